@@ -1,0 +1,35 @@
+#ifndef DCP_PANELS_H
+#define DCP_PANELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Element types, numbered as DCPCore.DataType.
+enum { dcp_bf16 = 1, dcp_f16 = 2, dcp_f32 = 3 };
+
+// The shape of one block's payload; see DCPAttention.PanelLayout for the layout and its reason.
+typedef struct {
+    int32_t data_type;
+    int32_t kv_heads;
+    int32_t key_dim;
+    int32_t value_dim;
+    int32_t block_tokens;
+} dcp_panel_shape;
+
+// Writes tokens of row-major K and V into the panels of a block, rounding to nearest, ties to even.
+//
+//   keys   [kv_heads][row_tokens][key_dim],   values [kv_heads][row_tokens][value_dim], of row_type, unaligned
+//   source [count]: which row token becomes the block's token first + i
+//
+// Returns 0, or -1 when a value is not finite in the panel's type (it was NaN or infinite, or too large for f16);
+// the block's tokens first..<first + count then hold unspecified values.
+int dcp_panel_write(const dcp_panel_shape *shape, int32_t row_type, const void *keys, const void *values,
+                    int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first);
+
+// Reads one token out of a block, in the panel's type: K [kv_heads][key_dim] then V [kv_heads][value_dim].
+void dcp_panel_read(const dcp_panel_shape *shape, const void *payload, int64_t token, void *row);
+
+// count values of row_type, unaligned, as Float32. Exact. Returns 0, or -1 when one is NaN or infinite.
+int dcp_rows_to_f32(int32_t row_type, const void *rows, int64_t count, float *out);
+
+#endif

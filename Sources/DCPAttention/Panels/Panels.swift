@@ -1,0 +1,60 @@
+internal import CAttentionKernels
+public import DCPCore
+
+/// Row-major keys and values as a step brings them, for the KV heads of one head group.
+///
+/// Borrowed memory: valid while the owner says so. Unaligned.
+public struct KeyValueRows {
+    public let dataType: DataType
+    /// `[kvHeads][tokens][Dk]`
+    public let keys: UnsafeRawPointer
+    /// `[kvHeads][tokens][Dv]`
+    public let values: UnsafeRawPointer
+    public let tokens: Int
+
+    public init(dataType: DataType, keys: UnsafeRawPointer, values: UnsafeRawPointer, tokens: Int) {
+        self.dataType = dataType
+        self.keys = keys
+        self.values = values
+        self.tokens = tokens
+    }
+}
+
+extension PanelLayout {
+    private var shape: dcp_panel_shape {
+        dcp_panel_shape(
+            data_type: Int32(dataType.rawValue), kv_heads: Int32(kvHeads), key_dim: Int32(keyDim),
+            value_dim: Int32(valueDim), block_tokens: Int32(blockTokens))
+    }
+
+    /// Rounds rows to the KV dtype, nearest and ties to even, and writes them into a block's panels.
+    ///
+    /// - Parameters:
+    ///   - rowTokens: for each token to write, its index in `rows`.
+    ///   - payload: `payloadByteCount` bytes, 64-byte aligned.
+    ///   - token: the block's token that receives the first of them.
+    /// - Returns: false when a value is not finite in the KV dtype; the tokens then hold unspecified values.
+    public func write(
+        _ rows: KeyValueRows, rowTokens: [UInt32], into payload: UnsafeMutableRawPointer, at token: Int
+    ) -> Bool {
+        precondition(token >= 0 && token + rowTokens.count <= blockTokens)
+        precondition(rowTokens.allSatisfy { Int($0) < rows.tokens })
+        return withUnsafePointer(to: shape) { shape in
+            dcp_panel_write(
+                shape, Int32(rows.dataType.rawValue), rows.keys, rows.values, Int64(rows.tokens), rowTokens,
+                Int64(rowTokens.count), payload, Int64(token)) == 0
+        }
+    }
+
+    /// Reads one token back out of a block's panels: `rowByteCount` bytes, in the KV dtype.
+    public func read(token: Int, of payload: UnsafeRawPointer, into row: UnsafeMutableRawPointer) {
+        precondition((0..<blockTokens).contains(token))
+        withUnsafePointer(to: shape) { dcp_panel_read($0, payload, Int64(token), row) }
+    }
+
+    /// The row that `read` gives, as rows of one token, to be written into another block.
+    public func rows(of row: UnsafeRawPointer) -> KeyValueRows {
+        KeyValueRows(
+            dataType: dataType, keys: row, values: row + kvHeads * keyDim * dataType.byteCount, tokens: 1)
+    }
+}

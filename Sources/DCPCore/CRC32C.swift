@@ -1,0 +1,31 @@
+internal import CChecksum
+
+/// CRC-32C (Castagnoli), the checksum of every frame and every stored value; RFC 3720 section 12.1.
+public struct CRC32C: Sendable {
+    private var state: UInt32 = 0
+
+    public init() {}
+
+    /// The checksum of everything fed so far.
+    public var value: UInt32 { state }
+
+    public mutating func update(_ bytes: UnsafeRawBufferPointer) {
+        guard let base = bytes.baseAddress else { return }
+        state = dcp_crc32c(state, base, bytes.count)
+    }
+
+    public static func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
+        var crc = CRC32C()
+        crc.update(bytes)
+        return crc.value
+    }
+
+    /// The implementation this machine uses: `sse4.2` or `scalar`.
+    public static var implementation: String { String(cString: dcp_crc32c_implementation()) }
+
+    /// The table-driven twin, for the tests that compare the two.
+    package static func scalarChecksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
+        guard let base = bytes.baseAddress else { return 0 }
+        return dcp_crc32c_scalar(0, base, bytes.count)
+    }
+}

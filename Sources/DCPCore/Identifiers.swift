@@ -1,0 +1,76 @@
+/// The stable number of one rank daemon, bound to the store it owns: `dcp-rank@N` is rank N.
+public struct RankIndex: Hashable, Comparable, Sendable, CustomStringConvertible {
+    public let value: UInt16
+
+    public init(_ value: UInt16) { self.value = value }
+
+    public static func < (a: RankIndex, b: RankIndex) -> Bool { a.value < b.value }
+    public var description: String { "rank \(value)" }
+}
+
+/// The membership generation. Every frame carries it; a rank refuses any epoch below the highest it persisted.
+public struct Epoch: Hashable, Comparable, Sendable, CustomStringConvertible {
+    public let value: UInt64
+
+    public init(_ value: UInt64) { self.value = value }
+
+    /// Before the first membership: no cluster was ever complete.
+    public static let none = Epoch(0)
+    public var next: Epoch { Epoch(value + 1) }
+
+    public static func < (a: Epoch, b: Epoch) -> Bool { a.value < b.value }
+    public var description: String { "epoch \(value)" }
+}
+
+/// A model's number in the cluster, given by the coordinator; never reused.
+public struct ModelID: Hashable, Comparable, Sendable, CustomStringConvertible {
+    public let value: UInt32
+
+    public init(_ value: UInt32) { self.value = value }
+
+    public static func < (a: ModelID, b: ModelID) -> Bool { a.value < b.value }
+    public var description: String { "model #\(value)" }
+}
+
+/// A sequence's number in the cluster, given by the coordinator; never reused.
+public struct SequenceID: Hashable, Comparable, Sendable, CustomStringConvertible {
+    public let value: UInt64
+
+    public init(_ value: UInt64) { self.value = value }
+
+    public static func < (a: SequenceID, b: SequenceID) -> Bool { a.value < b.value }
+    public var description: String { "sequence #\(value)" }
+}
+
+/// One client connection's identity, random, so that steps of different clients never share a tag.
+public struct ClientID: Hashable, Sendable, CustomStringConvertible {
+    public let value: UInt64
+
+    public init(_ value: UInt64) { self.value = value }
+
+    public static func random() -> ClientID { ClientID(UInt64.random(in: 1...UInt64.max)) }
+    public var description: String { "client " + String(value, radix: 16) }
+}
+
+/// A store's identity, random, written once when the store is created.
+public struct StoreID: Hashable, Sendable, CustomStringConvertible {
+    public let high: UInt64
+    public let low: UInt64
+
+    public init(high: UInt64, low: UInt64) {
+        self.high = high
+        self.low = low
+    }
+
+    public static func random() -> StoreID {
+        StoreID(high: UInt64.random(in: 1...UInt64.max), low: UInt64.random(in: 0...UInt64.max))
+    }
+
+    public var description: String {
+        func hexadecimal(_ value: UInt64) -> String {
+            let digits = String(value, radix: 16)
+            return String(repeating: "0", count: 16 - digits.count) + digits
+        }
+        return hexadecimal(high) + hexadecimal(low)
+    }
+}

@@ -1,0 +1,41 @@
+/// 64 bits that two parties compare before they exchange anything: equal exactly when their layouts are.
+///
+/// Derived in one place from one text, so that no two roles can read one setting at different times or in different
+/// units (TRAPS 20 to 23). The text is kept: a refusal names both.
+public struct LayoutFingerprint: Hashable, Sendable, CustomStringConvertible {
+    /// What was hashed, for people: `W=4 G=1 C=4 I=1 B=64 exchange=a2a format=1`.
+    public let text: String
+    /// FNV-1a, 64 bits, of the text's UTF-8 bytes (Fowler, Noll, Vo; draft-eastlake-fnv).
+    public let value: UInt64
+
+    /// The store format this build reads and writes. Raised when a byte of a stored value changes its meaning.
+    public static let storeFormat = 1
+
+    private init(text: String) {
+        self.text = text
+        var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+        for byte in text.utf8 {
+            hash ^= UInt64(byte)
+            hash &*= 0x0000_0100_0000_01b3
+        }
+        self.value = hash
+    }
+
+    /// The cluster's arrangement, exchanged in the first frame of every connection between ranks and coordinator.
+    public init(_ shape: ClusterShape) {
+        self.init(
+            text: "W=\(shape.ranks) G=\(shape.headGroups) C=\(shape.contextRanks) I=\(shape.layout.interleave) "
+                + "B=\(shape.layout.blockTokens) exchange=\(shape.exchange.name) format=\(Self.storeFormat)")
+    }
+
+    /// How a rank lays one model's tokens out in its store. The exchange is not part of it: it moves results, not KV.
+    public init(_ model: ModelShape, in shape: ClusterShape) {
+        self.init(
+            text: "layers=\(model.layers) Hq=\(model.queryHeads) Hkv=\(model.kvHeads) Dk=\(model.keyDim) "
+                + "Dv=\(model.valueDim) scale=\(model.scale) softcap=\(model.softcap ?? 0) "
+                + "dtype=\(model.kvDataType.name) G=\(shape.headGroups) C=\(shape.contextRanks) "
+                + "I=\(shape.layout.interleave) B=\(shape.layout.blockTokens) format=\(Self.storeFormat)")
+    }
+
+    public var description: String { text }
+}
