@@ -1,0 +1,62 @@
+public import DCPCore
+public import DCPWire
+public import NIOCore
+internal import NIOPosix
+
+/// Opens links to other daemons. Confined to one event loop, which all its links share.
+public final class Dialer {
+    private let eventLoop: any EventLoop
+    private let settings: LinkSettings
+
+    public init(eventLoop: any EventLoop, settings: LinkSettings = LinkSettings()) {
+        self.eventLoop = eventLoop
+        self.settings = settings
+    }
+
+    /// Connects and says hello. The delegate hears `opened` or `closed`; when the connection itself cannot be made,
+    /// only `failed` is called, with `.unreachable`.
+    public func dial(
+        _ endpoint: Endpoint, hello: Hello, delegate: any LinkDelegate, failed: @escaping (ServiceError) -> Void
+    ) {
+        eventLoop.preconditionInEventLoop()
+        let settings = settings
+        let bound = NIOLoopBound((delegate: delegate, failed: failed), eventLoop: eventLoop)
+        let bootstrap = ClientBootstrap(group: eventLoop)
+            .connectTimeout(settings.handshakeTimeout)
+            .channelOption(.socketOption(.so_keepalive), value: 1)
+            .channelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .channelOption(.recvAllocator, value: Link.receiveAllocator)
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    let link = Link(
+                        channel: channel, side: .dialled(hello: hello), settings: settings,
+                        delegate: bound.value.delegate)
+                    try channel.pipeline.syncOperations.addHandler(LinkHandler(link: link))
+                }
+            }
+        let connected: EventLoopFuture<any Channel>
+        switch endpoint {
+        case .unix(let path): connected = bootstrap.connect(unixDomainSocketPath: path)
+        case .tcp(let host, let port): connected = bootstrap.connect(host: host, port: port)
+        }
+        connected.whenFailure { error in
+            bound.value.failed(
+                ServiceError(
+                    .unreachable, "Nobody answers at \(endpoint) (\(Dialer.describe(error))); is the daemon running?"))
+        }
+    }
+
+    private static func describe(_ error: any Error) -> String {
+        if let failure = error as? NIOConnectionError, let first = failure.connectionErrors.first {
+            return "\(first.error)"
+        }
+        return "\(error)"
+    }
+}
+
+extension Link {
+    /// Larger reads for large frames: a chunk of prefill is megabytes.
+    static var receiveAllocator: any RecvByteBufferAllocator {
+        AdaptiveRecvByteBufferAllocator(minimum: 1 << 10, initial: 8 << 10, maximum: 1 << 20)
+    }
+}

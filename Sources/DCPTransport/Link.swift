@@ -1,0 +1,254 @@
+public import DCPCore
+public import DCPWire
+internal import NIOCore
+
+/// What a link tells its owner. All calls come on the link's event loop.
+public protocol LinkDelegate: AnyObject {
+    /// An incoming peer has said hello. Returns the welcome, or throws the refusal that is sent before closing.
+    func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello
+    /// Both sides know each other; frames may be sent.
+    func link(_ link: Link, opened peer: Hello)
+    func link(_ link: Link, received frame: Frame)
+    /// The connection is gone; the last call. After `opened` or instead of it.
+    func link(_ link: Link, closed error: ServiceError)
+}
+
+/// One connection that carries frames. Confined to its event loop.
+///
+/// Lifecycle: `greeting → open → closed`. A dialling link sends its hello at once; an accepting one waits for it. Both
+/// give up after `handshakeTimeout`. Until then nothing but a hello is read, with the limits of `.beforeHello`.
+public final class Link {
+    private enum State {
+        case greeting(deadline: Scheduled<Void>)
+        case open(Hello)
+        case closed
+    }
+
+    /// How the connection came to be: decides who speaks first.
+    enum Side {
+        case dialled(hello: Hello)
+        case accepted
+    }
+
+    private let channel: any Channel
+    private let side: Side
+    private let settings: LinkSettings
+    private weak var delegate: (any LinkDelegate)?
+    private var state: State
+    private var decoder = FrameDecoder(limits: .beforeHello)
+    private var inbound = ByteBuffer()
+    private var outboundByteCount = 0
+    private var lastWriteProgress = NIODeadline.now()
+    private var stallCheck: Scheduled<Void>?
+    private var closeReason: ServiceError?
+
+    /// Total bytes over the life of the link.
+    public private(set) var receivedByteCount: UInt64 = 0
+    public private(set) var sentByteCount: UInt64 = 0
+    /// Whether the peer broke the protocol or was refused.
+    public private(set) var wasRefused = false
+
+    init(channel: any Channel, side: Side, settings: LinkSettings, delegate: any LinkDelegate) {
+        channel.eventLoop.preconditionInEventLoop()
+        self.channel = channel
+        self.side = side
+        self.settings = settings
+        self.delegate = delegate
+        self.state = .closed
+        let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
+        state = .greeting(
+            deadline: channel.eventLoop.scheduleTask(in: settings.handshakeTimeout) {
+                bound.value.link?.handshakeExpired()
+            })
+    }
+
+    public var remoteAddress: String {
+        if let address = channel.remoteAddress, address.port != nil { return "\(address)" }
+        return channel.localAddress.map { "a peer on \($0)" } ?? "a peer"
+    }
+
+    /// The peer's hello, once it is known.
+    public var peer: Hello? {
+        if case .open(let hello) = state { return hello }
+        return nil
+    }
+
+    /// Sends a frame.
+    /// - Throws: `.overloaded` when too many bytes wait for this peer, `.rankUnavailable` when the link is closed.
+    public func send(_ frame: Frame) throws(ServiceError) {
+        channel.eventLoop.preconditionInEventLoop()
+        guard case .open(let peer) = state else {
+            throw ServiceError(.rankUnavailable, "The connection is closed; try again.")
+        }
+        guard outboundByteCount <= settings.outboundByteCountMax else {
+            throw ServiceError(
+                .overloaded,
+                "\(outboundByteCount) bytes already wait for \(peer.sender), the limit is "
+                    + "\(settings.outboundByteCountMax); send fewer steps at once, or smaller ones.")
+        }
+        write(frame)
+    }
+
+    /// Closes, telling the peer why when it has been greeted.
+    public func close(_ reason: ServiceError) {
+        channel.eventLoop.preconditionInEventLoop()
+        if closeReason == nil { closeReason = reason }
+        channel.close(promise: nil)
+    }
+
+    private func write(_ frame: Frame) {
+        let (head, payload) = frame.encode()
+        let byteCount = head.readableBytes + (payload?.readableBytes ?? 0)
+        outboundByteCount += byteCount
+        sentByteCount += UInt64(byteCount)
+        if stallCheck == nil {
+            lastWriteProgress = .now()
+            scheduleStallCheck()
+        }
+        let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
+        if let payload, payload.readableBytes > 0 {
+            channel.write(head, promise: nil)
+            channel.writeAndFlush(payload).whenComplete { _ in bound.value.link?.wrote(byteCount) }
+        } else {
+            channel.writeAndFlush(head).whenComplete { _ in bound.value.link?.wrote(byteCount) }
+        }
+    }
+
+    private func wrote(_ byteCount: Int) {
+        outboundByteCount -= byteCount
+        lastWriteProgress = .now()
+    }
+
+    /// A peer that does not read would hold our memory for ever. One timer per link, re-armed while bytes wait.
+    private func scheduleStallCheck() {
+        let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
+        stallCheck = channel.eventLoop.scheduleTask(in: settings.stallTimeout) { bound.value.link?.checkStall() }
+    }
+
+    private func checkStall() {
+        stallCheck = nil
+        guard outboundByteCount > 0 else { return }
+        if NIODeadline.now() - lastWriteProgress >= settings.stallTimeout {
+            let seconds = settings.stallTimeout.nanoseconds / 1_000_000_000
+            close(
+                ServiceError(
+                    .deadlineExceeded,
+                    "\(peer?.sender ?? "The peer") read nothing of \(outboundByteCount) waiting bytes for \(seconds) s; "
+                        + "the connection was closed."))
+        } else {
+            scheduleStallCheck()
+        }
+    }
+
+    private func handshakeExpired() {
+        guard case .greeting = state else { return }
+        close(ServiceError(.deadlineExceeded, "The peer sent no hello within the handshake deadline."))
+    }
+}
+
+/// Timers and write completions must not keep a link alive.
+private struct WeakLink {
+    weak var link: Link?
+    init(_ link: Link) { self.link = link }
+}
+
+// MARK: - Called by the channel handler
+
+extension Link {
+    func becameActive() {
+        if case .dialled(let hello) = side { write(Self.greeting(.hello(hello))) }
+    }
+
+    func received(_ bytes: inout ByteBuffer) {
+        receivedByteCount += UInt64(bytes.readableBytes)
+        if case .closed = state { return }
+        // Messages keep slices of the buffer they came in. Appending to a shared buffer would copy all of it, so what
+        // is left over starts a buffer of its own.
+        if inbound.readableBytes == 0 {
+            inbound = bytes
+        } else {
+            if let byteCount = decoder.frameByteCount {
+                inbound.reserveCapacity(minimumWritableBytes: max(0, byteCount - inbound.readableBytes))
+            }
+            inbound.writeBuffer(&bytes)
+        }
+        do throws(ServiceError) {
+            while let frame = try decoder.next(from: &inbound) {
+                try handle(frame)
+                if case .closed = state { return }
+            }
+        } catch {
+            refuse(error)
+            return
+        }
+        inbound = inbound.readableBytes == 0 ? ByteBuffer() : inbound.uniqueCopyIfMostlyRead()
+    }
+
+    func becameInactive(_ error: (any Error)?) {
+        if case .greeting(let deadline) = state { deadline.cancel() }
+        if case .closed = state { return }
+        state = .closed
+        stallCheck?.cancel()
+        let reason =
+            closeReason
+            ?? error.map { ServiceError(.rankUnavailable, "The connection failed: \($0).") }
+            ?? ServiceError(.rankUnavailable, "The peer closed the connection.")
+        delegate?.link(self, closed: reason)
+    }
+
+    private static func greeting(_ message: Message) -> Frame {
+        Frame(epoch: .none, tag: Tag(client: ClientID(0), number: 0), message: message)
+    }
+
+    private func handle(_ frame: Frame) throws(ServiceError) {
+        switch state {
+        case .open:
+            delegate?.link(self, received: frame)
+        case .greeting(let deadline):
+            let peer = try greet(frame)
+            deadline.cancel()
+            state = .open(peer)
+            decoder.limits = settings.frameLimits
+            delegate?.link(self, opened: peer)
+        case .closed:
+            break
+        }
+    }
+
+    private func greet(_ frame: Frame) throws(ServiceError) -> Hello {
+        switch (side, frame.message) {
+        case (.dialled, .welcome(let welcome)):
+            return welcome
+        case (.dialled, .failure(let refusal)):
+            closeReason = refusal
+            throw refusal
+        case (.accepted, .hello(let hello)):
+            guard let delegate else { throw ServiceError(.shuttingDown, "The daemon is stopping; try again later.") }
+            let welcome = try delegate.link(self, accepts: hello)
+            write(Self.greeting(.welcome(welcome)))
+            return hello
+        default:
+            throw ServiceError(
+                .protocolViolation, "A \(frame.message.type) frame came before the hello; the peer has a bug.")
+        }
+    }
+
+    /// Ends the connection over something the peer sent, telling it why in its own protocol where that is possible.
+    private func refuse(_ error: ServiceError) {
+        wasRefused = true
+        if case .accepted = side {
+            write(Self.greeting(.failure(error)))
+        }
+        close(error)
+    }
+}
+
+extension ByteBuffer {
+    /// Lets go of storage whose larger part has been handed out as messages.
+    fileprivate func uniqueCopyIfMostlyRead() -> ByteBuffer {
+        guard readerIndex > readableBytes else { return self }
+        var copy = ByteBufferAllocator().buffer(capacity: readableBytes)
+        copy.writeImmutableBuffer(self)
+        return copy
+    }
+}

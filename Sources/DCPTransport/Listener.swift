@@ -1,0 +1,80 @@
+internal import DCPCore
+internal import Glibc
+public import NIOCore
+internal import NIOPosix
+
+/// Accepts links at one endpoint. Confined to one event loop, which all its links share.
+public final class Listener {
+    private let eventLoop: any EventLoop
+    private let settings: LinkSettings
+    private var channel: (any Channel)?
+    private var connections = 0
+
+    /// Where it listens, with the port the system chose when 0 was asked for.
+    public private(set) var endpoint: Endpoint
+
+    public init(_ endpoint: Endpoint, eventLoop: any EventLoop, settings: LinkSettings = LinkSettings()) {
+        self.endpoint = endpoint
+        self.eventLoop = eventLoop
+        self.settings = settings
+    }
+
+    /// Starts to accept. A stale socket file is replaced: whoever owns the store beside it owns the path, so the caller
+    /// opens its store first.
+    ///
+    /// The future fails with a `ServiceError` that names the endpoint.
+    public func start(delegate: any LinkDelegate) -> EventLoopFuture<Void> {
+        eventLoop.preconditionInEventLoop()
+        let settings = settings
+        let bound = NIOLoopBound((listener: self, delegate: delegate), eventLoop: eventLoop)
+        let bootstrap = ServerBootstrap(group: eventLoop)
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .serverChannelOption(.backlog, value: 256)
+            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .childChannelOption(.recvAllocator, value: Link.receiveAllocator)
+            .childChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    let (listener, delegate) = bound.value
+                    guard listener.connections < settings.connectionsMax else {
+                        throw ServiceError(
+                            .overloaded, "\(settings.connectionsMax) connections are open, the limit; try again later.")
+                    }
+                    listener.connections += 1
+                    channel.closeFuture.whenComplete { _ in bound.value.listener.connections -= 1 }
+                    let link = Link(channel: channel, side: .accepted, settings: settings, delegate: delegate)
+                    try channel.pipeline.syncOperations.addHandler(LinkHandler(link: link))
+                }
+            }
+        let endpoint = endpoint
+        let bind: EventLoopFuture<any Channel>
+        switch endpoint {
+        case .unix(let path): bind = bootstrap.bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true)
+        case .tcp(let host, let port): bind = bootstrap.bind(host: host, port: port)
+        }
+        return bind.flatMapErrorThrowing { error in
+            throw ServiceError(
+                .invalidConfiguration, "Cannot listen at \(endpoint) (\(error)); choose another --listen address.")
+        }.map { channel in
+            bound.value.listener.bound(to: channel)
+        }
+    }
+
+    private func bound(to channel: any Channel) {
+        self.channel = channel
+        switch endpoint {
+        case .unix(let path):
+            // The directory's mode guards the instant before; see systemd/dcp-rank@.service.
+            chmod(path, 0o600)
+        case .tcp(let host, let port):
+            if port == 0, let chosen = channel.localAddress?.port { endpoint = .tcp(host: host, port: chosen) }
+        }
+    }
+
+    /// Stops to accept; links that are open stay.
+    public func stop() {
+        eventLoop.preconditionInEventLoop()
+        channel?.close(promise: nil)
+        channel = nil
+        if case .unix(let path) = endpoint { unlink(path) }
+    }
+}

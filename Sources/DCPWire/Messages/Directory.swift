@@ -1,0 +1,228 @@
+public import DCPCore
+
+/// A model as the directory keeps it.
+public struct ModelRecord: Hashable, Sendable {
+    public var id: ModelID
+    public var name: String
+    public var shape: ModelShape
+
+    public init(id: ModelID, name: String, shape: ModelShape) {
+        self.id = id
+        self.name = name
+        self.shape = shape
+    }
+
+    static let byteCountMin = 31
+
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        id = ModelID(try reader.read("model"))
+        name = try reader.readString("model name")
+        shape = try ModelShape(from: &reader)
+    }
+
+    package func encode(to writer: inout WireWriter) {
+        writer.write(id.value)
+        writer.write(name)
+        shape.encode(to: &writer)
+    }
+}
+
+/// A sequence as the directory keeps it. Its length is the ranks' to tell.
+public struct SequenceRecord: Hashable, Sendable {
+    public var id: SequenceID
+    public var name: String
+    public var model: ModelID
+
+    public init(id: SequenceID, name: String, model: ModelID) {
+        self.id = id
+        self.name = name
+        self.model = model
+    }
+
+    static let byteCountMin = 14
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        id = SequenceID(try reader.read("sequence"))
+        name = try reader.readString("sequence name")
+        model = ModelID(try reader.read("model"))
+    }
+
+    func encode(to writer: inout WireWriter) {
+        writer.write(id.value)
+        writer.write(name)
+        writer.write(model.value)
+    }
+}
+
+extension ModelShape {
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        let layers: UInt32 = try reader.read("layers")
+        let queryHeads: UInt16 = try reader.read("query heads")
+        let kvHeads: UInt16 = try reader.read("KV heads")
+        let keyDim: UInt16 = try reader.read("key dim")
+        let valueDim: UInt16 = try reader.read("value dim")
+        let scale = try reader.readFloat("scale")
+        let hasSoftcap = try reader.readBool("has soft cap")
+        let softcap = try reader.readFloat("soft cap")
+        let kvDataType: DataType = try reader.readCase("KV dtype")
+        try self.init(
+            layers: Int(layers), queryHeads: Int(queryHeads), kvHeads: Int(kvHeads), keyDim: Int(keyDim),
+            valueDim: Int(valueDim), scale: scale, softcap: hasSoftcap ? softcap : nil, kvDataType: kvDataType)
+    }
+
+    package func encode(to writer: inout WireWriter) {
+        writer.write(UInt32(layers))
+        writer.write(UInt16(queryHeads))
+        writer.write(UInt16(kvHeads))
+        writer.write(UInt16(keyDim))
+        writer.write(UInt16(valueDim))
+        writer.write(scale)
+        writer.write(softcap != nil)
+        writer.write(softcap ?? 0)
+        writer.write(kvDataType.rawValue)
+    }
+}
+
+/// What the coordinator carries to every rank after it has recorded it. Each is idempotent: at a rejoin it is sent again.
+public enum DirectoryOperation: Hashable, Sendable {
+    case putModel(ModelRecord)
+    case removeModel(ModelID)
+    case open(SequenceID, model: ModelID)
+    case fork(parent: SequenceID, child: SequenceID, length: Int)
+    case truncate(SequenceID, length: Int)
+    case close(SequenceID)
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        let kind: UInt8 = try reader.read("operation")
+        switch kind {
+        case 1: self = .putModel(try ModelRecord(from: &reader))
+        case 2: self = .removeModel(ModelID(try reader.read("model")))
+        case 3: self = .open(SequenceID(try reader.read("sequence")), model: ModelID(try reader.read("model")))
+        case 4:
+            self = .fork(
+                parent: SequenceID(try reader.read("parent")), child: SequenceID(try reader.read("child")),
+                length: try reader.readLength("length"))
+        case 5: self = .truncate(SequenceID(try reader.read("sequence")), length: try reader.readLength("length"))
+        case 6: self = .close(SequenceID(try reader.read("sequence")))
+        default: throw reader.malformed("has the unknown operation \(kind)")
+        }
+    }
+
+    func encode(to writer: inout WireWriter) {
+        switch self {
+        case .putModel(let record):
+            writer.write(UInt8(1))
+            record.encode(to: &writer)
+        case .removeModel(let model):
+            writer.write(UInt8(2))
+            writer.write(model.value)
+        case .open(let sequence, let model):
+            writer.write(UInt8(3))
+            writer.write(sequence.value)
+            writer.write(model.value)
+        case .fork(let parent, let child, let length):
+            writer.write(UInt8(4))
+            writer.write(parent.value)
+            writer.write(child.value)
+            writer.write(UInt64(length))
+        case .truncate(let sequence, let length):
+            writer.write(UInt8(5))
+            writer.write(sequence.value)
+            writer.write(UInt64(length))
+        case .close(let sequence):
+            writer.write(UInt8(6))
+            writer.write(sequence.value)
+        }
+    }
+}
+
+/// What a client asks of the coordinator's directory. Names are unique in the cluster.
+public enum DirectoryRequest: Hashable, Sendable {
+    /// Registers a model, or confirms that it is registered with the same shape.
+    case registerModel(name: String, shape: ModelShape)
+    case removeModel(name: String)
+    case listModels
+    /// Opens a sequence; creates it when it is new and `create` is set.
+    case openSequence(name: String, model: String, create: Bool)
+    case listSequences
+    case truncate(name: String, length: Int)
+    case fork(name: String, newName: String, length: Int)
+    case close(name: String)
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        let kind: UInt8 = try reader.read("request")
+        switch kind {
+        case 1: self = .registerModel(name: try reader.readString("name"), shape: try ModelShape(from: &reader))
+        case 2: self = .removeModel(name: try reader.readString("name"))
+        case 3: self = .listModels
+        case 4:
+            self = .openSequence(
+                name: try reader.readString("name"), model: try reader.readString("model"),
+                create: try reader.readBool("create"))
+        case 5: self = .listSequences
+        case 6: self = .truncate(name: try reader.readString("name"), length: try reader.readLength("length"))
+        case 7:
+            self = .fork(
+                name: try reader.readString("name"), newName: try reader.readString("new name"),
+                length: try reader.readLength("length"))
+        case 8: self = .close(name: try reader.readString("name"))
+        default: throw reader.malformed("has the unknown request \(kind)")
+        }
+    }
+
+    func encode(to writer: inout WireWriter) {
+        switch self {
+        case .registerModel(let name, let shape):
+            writer.write(UInt8(1))
+            writer.write(name)
+            shape.encode(to: &writer)
+        case .removeModel(let name):
+            writer.write(UInt8(2))
+            writer.write(name)
+        case .listModels: writer.write(UInt8(3))
+        case .openSequence(let name, let model, let create):
+            writer.write(UInt8(4))
+            writer.write(name)
+            writer.write(model)
+            writer.write(create)
+        case .listSequences: writer.write(UInt8(5))
+        case .truncate(let name, let length):
+            writer.write(UInt8(6))
+            writer.write(name)
+            writer.write(UInt64(length))
+        case .fork(let name, let newName, let length):
+            writer.write(UInt8(7))
+            writer.write(name)
+            writer.write(newName)
+            writer.write(UInt64(length))
+        case .close(let name):
+            writer.write(UInt8(8))
+            writer.write(name)
+        }
+    }
+}
+
+/// The records a directory request was about: all of them for a list, the ones it made or found otherwise.
+public struct DirectoryReply: Hashable, Sendable {
+    public var models: [ModelRecord]
+    public var sequences: [SequenceRecord]
+
+    public init(models: [ModelRecord] = [], sequences: [SequenceRecord] = []) {
+        self.models = models
+        self.sequences = sequences
+    }
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        models = try reader.readArray("models", byteCountMin: ModelRecord.byteCountMin) {
+            r throws(ServiceError) in try ModelRecord(from: &r)
+        }
+        sequences = try reader.readArray("sequences", byteCountMin: SequenceRecord.byteCountMin) {
+            r throws(ServiceError) in try SequenceRecord(from: &r)
+        }
+    }
+
+    func encode(to writer: inout WireWriter) {
+        writer.write(models) { $1.encode(to: &$0) }
+        writer.write(sequences) { $1.encode(to: &$0) }
+    }
+}

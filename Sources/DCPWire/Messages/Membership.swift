@@ -1,0 +1,169 @@
+public import DCPCore
+
+/// What a rank tells the coordinator about itself, when it connects and again at each new epoch.
+public struct Registration: Hashable, Sendable {
+    public var rank: RankIndex
+    public var store: StoreID
+    /// Where the other ranks and clients reach this rank: `unix:/path` or `tcp:host:port`.
+    public var endpoint: String
+    /// The highest epoch the rank has persisted.
+    public var epoch: Epoch
+    public var models: [ModelRecord]
+    public var sequences: [RegisteredSequence]
+
+    public struct RegisteredSequence: Hashable, Sendable {
+        public var sequence: SequenceID
+        public var model: ModelID
+        public var committedLength: Int
+
+        public init(sequence: SequenceID, model: ModelID, committedLength: Int) {
+            self.sequence = sequence
+            self.model = model
+            self.committedLength = committedLength
+        }
+    }
+
+    public init(
+        rank: RankIndex, store: StoreID, endpoint: String, epoch: Epoch, models: [ModelRecord],
+        sequences: [RegisteredSequence]
+    ) {
+        self.rank = rank
+        self.store = store
+        self.endpoint = endpoint
+        self.epoch = epoch
+        self.models = models
+        self.sequences = sequences
+    }
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        rank = RankIndex(try reader.read("rank"))
+        store = StoreID(high: try reader.read("store"), low: try reader.read("store"))
+        endpoint = try reader.readString("endpoint")
+        epoch = Epoch(try reader.read("epoch"))
+        models = try reader.readArray("models", byteCountMin: ModelRecord.byteCountMin) {
+            r throws(ServiceError) in try ModelRecord(from: &r)
+        }
+        sequences = try reader.readArray("sequences", byteCountMin: 20) { r throws(ServiceError) in
+            RegisteredSequence(
+                sequence: SequenceID(try r.read("sequence")), model: ModelID(try r.read("model")),
+                committedLength: try r.readLength("committed length"))
+        }
+    }
+
+    func encode(to writer: inout WireWriter) {
+        writer.write(rank.value)
+        writer.write(store.high)
+        writer.write(store.low)
+        writer.write(endpoint)
+        writer.write(epoch.value)
+        writer.write(models) { $1.encode(to: &$0) }
+        writer.write(sequences) {
+            $0.write($1.sequence.value)
+            $0.write($1.model.value)
+            $0.write(UInt64($1.committedLength))
+        }
+    }
+}
+
+/// Keeps a rank's lease. `linksReady` says that the rank reaches its head group in the frame's epoch.
+public struct LeaseRenewal: Hashable, Sendable {
+    public var stepsInFlight: UInt32
+
+    public init(stepsInFlight: UInt32) { self.stepsInFlight = stepsInFlight }
+
+    init(from reader: inout WireReader) throws(ServiceError) { stepsInFlight = try reader.read("steps in flight") }
+    func encode(to writer: inout WireWriter) { writer.write(stepsInFlight) }
+}
+
+/// The cluster as the coordinator sees it: what a client needs to send steps, and a rank to find its peers.
+public struct Topology: Hashable, Sendable {
+    public enum Phase: UInt8, Sendable {
+        /// A rank is missing. `reason` says which.
+        case incomplete = 1
+        /// All ranks are there; each registers again with its lengths of this epoch and connects to its head group.
+        case joining = 2
+        case ready = 3
+    }
+
+    public struct Member: Hashable, Sendable {
+        public var rank: RankIndex
+        /// Empty while the rank is missing.
+        public var endpoint: String
+
+        public init(rank: RankIndex, endpoint: String) {
+            self.rank = rank
+            self.endpoint = endpoint
+        }
+    }
+
+    public var epoch: Epoch
+    public var phase: Phase
+    /// Why the cluster is not ready, for people: `rank 2 missing (its connection closed)`. Empty when it is.
+    public var reason: String
+    public var shape: ClusterShape
+    /// How long a rank may stay silent before it counts as lost.
+    public var leaseMilliseconds: UInt32
+    /// All W ranks, in order.
+    public var members: [Member]
+
+    public init(
+        epoch: Epoch, phase: Phase, reason: String, shape: ClusterShape, leaseMilliseconds: UInt32, members: [Member]
+    ) {
+        precondition(members.count == shape.ranks)
+        self.epoch = epoch
+        self.phase = phase
+        self.reason = reason
+        self.shape = shape
+        self.leaseMilliseconds = leaseMilliseconds
+        self.members = members
+    }
+
+    public func endpoint(of rank: RankIndex) -> String { members[Int(rank.value)].endpoint }
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        epoch = Epoch(try reader.read("epoch"))
+        phase = try reader.readCase("phase")
+        reason = try reader.readString("reason")
+        shape = try ClusterShape(from: &reader)
+        leaseMilliseconds = try reader.read("lease")
+        members = try reader.readArray("members", byteCountMin: 4) { r throws(ServiceError) in
+            Member(rank: RankIndex(try r.read("rank")), endpoint: try r.readString("endpoint"))
+        }
+        guard members.map(\.rank) == shape.allRanks else {
+            throw reader.malformed("lists \(members.count) members, not each of the \(shape.ranks) ranks in order")
+        }
+    }
+
+    func encode(to writer: inout WireWriter) {
+        writer.write(epoch.value)
+        writer.write(phase.rawValue)
+        writer.write(reason)
+        shape.encode(to: &writer)
+        writer.write(leaseMilliseconds)
+        writer.write(members) {
+            $0.write($1.rank.value)
+            $0.write($1.endpoint)
+        }
+    }
+}
+
+extension ClusterShape {
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        let ranks: UInt16 = try reader.read("ranks")
+        let headGroups: UInt16 = try reader.read("head groups")
+        let interleave: UInt32 = try reader.read("interleave")
+        let blockTokens: UInt32 = try reader.read("block tokens")
+        let exchange: Exchange = try reader.readCase("exchange")
+        try self.init(
+            ranks: Int(ranks), headGroups: Int(headGroups), interleave: Int(interleave), blockTokens: Int(blockTokens),
+            exchange: exchange)
+    }
+
+    package func encode(to writer: inout WireWriter) {
+        writer.write(UInt16(ranks))
+        writer.write(UInt16(headGroups))
+        writer.write(UInt32(layout.interleave))
+        writer.write(UInt32(layout.blockTokens))
+        writer.write(exchange.rawValue)
+    }
+}

@@ -1,0 +1,166 @@
+public import DCPCore
+internal import NIOCore
+
+/// Every message of the protocol. The article *Protocol* describes each, byte by byte.
+public enum Message: Sendable {
+    case hello(Hello)
+    case welcome(Hello)
+    case failure(ServiceError)
+
+    case register(Registration)
+    case renewLease(LeaseRenewal)
+    case leaseRenewed
+    case topology(Topology)
+    case linksReady
+    case operation(DirectoryOperation)
+    case operationDone
+
+    /// Answered when the cluster is ready, or after so many milliseconds, whatever it is then.
+    case topologyRequest(waitMilliseconds: UInt32)
+    case directoryRequest(DirectoryRequest)
+    case directoryReply(DirectoryReply)
+
+    case step(StepRequest)
+    case stepResult(StepResult)
+    case commit([SequenceLength])
+    case committed
+    case sequenceStatusRequest([SequenceID])
+    case sequenceStatus([SequenceStatus])
+    case rewind(SequenceID, layerLengths: [Int])
+    case rewound
+    case rankStatusRequest
+    case rankStatus(RankStatus)
+
+    case query(QuerySlice)
+    case partial(PartialSlice)
+    case logSumExp(LogSumExpRows)
+    case corrected(CorrectedSlice)
+    case abort(ServiceError)
+
+    public var type: FrameType {
+        switch self {
+        case .hello: .hello
+        case .welcome: .welcome
+        case .failure: .failure
+        case .register: .register
+        case .renewLease: .renewLease
+        case .leaseRenewed: .leaseRenewed
+        case .topology: .topology
+        case .linksReady: .linksReady
+        case .operation: .operation
+        case .operationDone: .operationDone
+        case .topologyRequest: .topologyRequest
+        case .directoryRequest: .directoryRequest
+        case .directoryReply: .directoryReply
+        case .step: .step
+        case .stepResult: .stepResult
+        case .commit: .commit
+        case .committed: .committed
+        case .sequenceStatusRequest: .sequenceStatusRequest
+        case .sequenceStatus: .sequenceStatus
+        case .rewind: .rewind
+        case .rewound: .rewound
+        case .rankStatusRequest: .rankStatusRequest
+        case .rankStatus: .rankStatus
+        case .query: .query
+        case .partial: .partial
+        case .logSumExp: .logSumExp
+        case .corrected: .corrected
+        case .abort: .abort
+        }
+    }
+}
+
+extension Message {
+    /// Writes the fields; returns the payload, which follows them uncopied.
+    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+        switch self {
+        case .hello(let hello), .welcome(let hello): hello.encode(to: &writer)
+        case .failure(let error), .abort(let error): error.encode(to: &writer)
+        case .register(let registration): registration.encode(to: &writer)
+        case .renewLease(let renewal): renewal.encode(to: &writer)
+        case .topology(let topology): topology.encode(to: &writer)
+        case .operation(let operation): operation.encode(to: &writer)
+        case .topologyRequest(let waitMilliseconds): writer.write(waitMilliseconds)
+        case .directoryRequest(let request): request.encode(to: &writer)
+        case .directoryReply(let reply): reply.encode(to: &writer)
+        case .step(let step): return step.encode(to: &writer)
+        case .stepResult(let result): return result.encode(to: &writer)
+        case .commit(let lengths): writer.write(lengths) { $1.encode(to: &$0) }
+        case .sequenceStatusRequest(let sequences): writer.write(sequences) { $0.write($1.value) }
+        case .sequenceStatus(let statuses): writer.write(statuses) { $1.encode(to: &$0) }
+        case .rewind(let sequence, let layerLengths):
+            writer.write(sequence.value)
+            writer.write(layerLengths) { $0.write(UInt64($1)) }
+        case .rankStatus(let status): status.encode(to: &writer)
+        case .query(let slice): return slice.encode(to: &writer)
+        case .partial(let slice): return slice.encode(to: &writer)
+        case .logSumExp(let rows): return rows.encode(to: &writer)
+        case .corrected(let slice): return slice.encode(to: &writer)
+        case .leaseRenewed, .linksReady, .operationDone, .committed, .rewound, .rankStatusRequest: break
+        }
+        return nil
+    }
+
+    init(type: FrameType, fields reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+        switch type {
+        case .step: self = .step(try StepRequest(from: &reader, payload: payload))
+        case .stepResult: self = .stepResult(try StepResult(from: &reader, payload: payload))
+        case .query: self = .query(try QuerySlice(from: &reader, payload: payload))
+        case .partial: self = .partial(try PartialSlice(from: &reader, payload: payload))
+        case .logSumExp: self = .logSumExp(try LogSumExpRows(from: &reader, payload: payload))
+        case .corrected: self = .corrected(try CorrectedSlice(from: &reader, payload: payload))
+        default:
+            guard payload.readableBytes == 0 else {
+                throw reader.malformed("has \(payload.readableBytes) bytes of payload, but never has any")
+            }
+            try self.init(controlType: type, fields: &reader)
+        }
+    }
+
+    private init(controlType type: FrameType, fields reader: inout WireReader) throws(ServiceError) {
+        switch type {
+        case .hello: self = .hello(try Hello(from: &reader))
+        case .welcome: self = .welcome(try Hello(from: &reader))
+        case .failure: self = .failure(try ServiceError(from: &reader))
+        case .abort: self = .abort(try ServiceError(from: &reader))
+        case .register: self = .register(try Registration(from: &reader))
+        case .renewLease: self = .renewLease(try LeaseRenewal(from: &reader))
+        case .leaseRenewed: self = .leaseRenewed
+        case .topology: self = .topology(try Topology(from: &reader))
+        case .linksReady: self = .linksReady
+        case .operation: self = .operation(try DirectoryOperation(from: &reader))
+        case .operationDone: self = .operationDone
+        case .topologyRequest: self = .topologyRequest(waitMilliseconds: try reader.read("wait"))
+        case .directoryRequest: self = .directoryRequest(try DirectoryRequest(from: &reader))
+        case .directoryReply: self = .directoryReply(try DirectoryReply(from: &reader))
+        case .commit:
+            self = .commit(
+                try reader.readArray("sequences", byteCountMin: SequenceLength.byteCount) {
+                    r throws(ServiceError) in try SequenceLength(from: &r)
+                })
+        case .committed: self = .committed
+        case .sequenceStatusRequest:
+            self = .sequenceStatusRequest(
+                try reader.readArray("sequences", byteCountMin: 8) {
+                    r throws(ServiceError) in SequenceID(try r.read("sequence"))
+                })
+        case .sequenceStatus:
+            self = .sequenceStatus(
+                try reader.readArray("sequences", byteCountMin: SequenceStatus.byteCountMin) {
+                    r throws(ServiceError) in try SequenceStatus(from: &r)
+                })
+        case .rewind:
+            self = .rewind(
+                SequenceID(try reader.read("sequence")),
+                layerLengths: try reader.readArray("layers", byteCountMin: 8) {
+                    r throws(ServiceError) in try r.readLength("layer length")
+                })
+        case .rewound: self = .rewound
+        case .rankStatusRequest: self = .rankStatusRequest
+        case .rankStatus: self = .rankStatus(try RankStatus(from: &reader))
+        case .step, .stepResult, .query, .partial, .logSumExp, .corrected:
+            preconditionFailure("\(type) has a payload and is decoded with it")
+        }
+    }
+}

@@ -1,0 +1,139 @@
+public import DCPCore
+
+/// A sequence and a global length.
+public struct SequenceLength: Hashable, Sendable {
+    public var sequence: SequenceID
+    public var length: Int
+
+    public init(sequence: SequenceID, length: Int) {
+        self.sequence = sequence
+        self.length = length
+    }
+
+    static let byteCount = 16
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        sequence = SequenceID(try reader.read("sequence"))
+        length = try reader.readLength("length")
+    }
+
+    func encode(to writer: inout WireWriter) {
+        writer.write(sequence.value)
+        writer.write(UInt64(length))
+    }
+}
+
+/// One rank's view of a sequence. All lengths are global.
+public struct SequenceStatus: Hashable, Sendable {
+    public var sequence: SequenceID
+    public var committedLength: Int
+    /// Per layer, what steps have brought, committed or not.
+    public var layerLengths: [Int]
+    /// Committed tokens that this rank owns.
+    public var localTokens: Int
+
+    public init(sequence: SequenceID, committedLength: Int, layerLengths: [Int], localTokens: Int) {
+        self.sequence = sequence
+        self.committedLength = committedLength
+        self.layerLengths = layerLengths
+        self.localTokens = localTokens
+    }
+
+    static let byteCountMin = 28
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        sequence = SequenceID(try reader.read("sequence"))
+        committedLength = try reader.readLength("committed length")
+        localTokens = try reader.readLength("local tokens")
+        layerLengths = try reader.readArray("layer lengths", byteCountMin: 8) {
+            r throws(ServiceError) in try r.readLength("layer length")
+        }
+    }
+
+    func encode(to writer: inout WireWriter) {
+        writer.write(sequence.value)
+        writer.write(UInt64(committedLength))
+        writer.write(UInt64(localTokens))
+        writer.write(layerLengths) { $0.write(UInt64($1)) }
+    }
+}
+
+/// One rank's counters, for `dcpctl ranks` and `dcpctl status`.
+public struct RankStatus: Hashable, Sendable {
+    public var rank: RankIndex
+    public var processID: UInt32
+    public var store: StoreID
+    public var threads: UInt32
+    public var kernels: String
+    public var sequences: UInt64
+    /// Committed tokens in this rank's shards, over all sequences.
+    public var tokens: UInt64
+    public var sealedBlocks: UInt64
+    /// Bytes of RAM in open blocks, uncommitted ones included.
+    public var openBlockByteCount: UInt64
+    public var uncommittedByteCount: UInt64
+    /// Bytes of the store in use.
+    public var storeByteCount: UInt64
+    public var mapByteCountMax: UInt64
+    public var stepsInFlight: UInt64
+    public var stepsCompleted: UInt64
+    public var stepsAborted: UInt64
+    public var framesRefused: UInt64
+    public var receiveByteCount: UInt64
+    public var sendByteCount: UInt64
+
+    public init(
+        rank: RankIndex, processID: UInt32, store: StoreID, threads: UInt32, kernels: String, sequences: UInt64,
+        tokens: UInt64, sealedBlocks: UInt64, openBlockByteCount: UInt64, uncommittedByteCount: UInt64,
+        storeByteCount: UInt64, mapByteCountMax: UInt64, stepsInFlight: UInt64, stepsCompleted: UInt64,
+        stepsAborted: UInt64, framesRefused: UInt64, receiveByteCount: UInt64, sendByteCount: UInt64
+    ) {
+        self.rank = rank
+        self.processID = processID
+        self.store = store
+        self.threads = threads
+        self.kernels = kernels
+        self.sequences = sequences
+        self.tokens = tokens
+        self.sealedBlocks = sealedBlocks
+        self.openBlockByteCount = openBlockByteCount
+        self.uncommittedByteCount = uncommittedByteCount
+        self.storeByteCount = storeByteCount
+        self.mapByteCountMax = mapByteCountMax
+        self.stepsInFlight = stepsInFlight
+        self.stepsCompleted = stepsCompleted
+        self.stepsAborted = stepsAborted
+        self.framesRefused = framesRefused
+        self.receiveByteCount = receiveByteCount
+        self.sendByteCount = sendByteCount
+    }
+
+    private static var counters: [WritableKeyPath<RankStatus, UInt64>] {
+        [
+            \.sequences, \.tokens, \.sealedBlocks, \.openBlockByteCount, \.uncommittedByteCount, \.storeByteCount,
+            \.mapByteCountMax, \.stepsInFlight, \.stepsCompleted, \.stepsAborted, \.framesRefused,
+            \.receiveByteCount, \.sendByteCount,
+        ]
+    }
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        self.init(
+            rank: RankIndex(try reader.read("rank")), processID: try reader.read("process"),
+            store: StoreID(high: try reader.read("store"), low: try reader.read("store")),
+            threads: try reader.read("threads"), kernels: try reader.readString("kernels"), sequences: 0, tokens: 0,
+            sealedBlocks: 0, openBlockByteCount: 0, uncommittedByteCount: 0, storeByteCount: 0, mapByteCountMax: 0,
+            stepsInFlight: 0, stepsCompleted: 0, stepsAborted: 0, framesRefused: 0, receiveByteCount: 0,
+            sendByteCount: 0)
+        for counter in Self.counters { self[keyPath: counter] = try reader.read("counter") }
+    }
+
+    func encode(to writer: inout WireWriter) {
+        writer.write(rank.value)
+        writer.write(processID)
+        writer.write(store.high)
+        writer.write(store.low)
+        writer.write(threads)
+        writer.write(kernels)
+        for counter in Self.counters { writer.write(self[keyPath: counter]) }
+    }
+}

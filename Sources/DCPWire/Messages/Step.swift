@@ -1,0 +1,166 @@
+public import DCPCore
+public import NIOCore
+
+/// One attention call for one layer, as one rank receives it. The tag names the client, the step and the layer.
+///
+/// Tensors are head-major, `[head][token][dimension]`, with the tokens of all entries one after the other: a slice of
+/// heads is then a slice of bytes, and the slices of all ranks joined in rank order are the whole.
+public struct StepRequest: Sendable {
+    /// `count` new tokens of a sequence, from `position` on.
+    public struct Entry: Hashable, Sendable {
+        public var sequence: SequenceID
+        public var position: Int
+        public var count: Int
+
+        public init(sequence: SequenceID, position: Int, count: Int) {
+            self.sequence = sequence
+            self.position = position
+            self.count = count
+        }
+    }
+
+    /// How every rank of a head group comes to the queries of all the group's heads.
+    public enum QueryMode: UInt8, Sendable {
+        /// Each rank is sent its own heads' queries; the ranks gather them.
+        case gather = 1
+        /// The client sends all the group's queries to every rank; nothing is gathered.
+        case replicate = 2
+    }
+
+    public static let entriesMax = 4096
+    public static let tokensMax = 1 << 20
+
+    public var model: ModelID
+    public var queryMode: QueryMode
+    public var wantsLSE: Bool
+    /// How long the rank may take before it gives the step up, with a verdict to its group.
+    public var timeoutMilliseconds: UInt32
+    public var entries: [Entry]
+    public var queryDataType: DataType
+    public var keyValueDataType: DataType
+    /// Heads in `queries`: the rank's own, which may be none, or all of its group's.
+    public var queryHeads: Int
+    public var kvHeads: Int
+    public var keyDim: Int
+    public var valueDim: Int
+    /// `[queryHeads][tokens][keyDim]`
+    public var queries: ByteBuffer
+    /// `[kvHeads][tokens][keyDim]`
+    public var keys: ByteBuffer
+    /// `[kvHeads][tokens][valueDim]`
+    public var values: ByteBuffer
+
+    public init(
+        model: ModelID, queryMode: QueryMode, wantsLSE: Bool, timeoutMilliseconds: UInt32, entries: [Entry],
+        queryDataType: DataType, keyValueDataType: DataType, queryHeads: Int, kvHeads: Int, keyDim: Int,
+        valueDim: Int, queries: ByteBuffer, keys: ByteBuffer, values: ByteBuffer
+    ) {
+        self.model = model
+        self.queryMode = queryMode
+        self.wantsLSE = wantsLSE
+        self.timeoutMilliseconds = timeoutMilliseconds
+        self.entries = entries
+        self.queryDataType = queryDataType
+        self.keyValueDataType = keyValueDataType
+        self.queryHeads = queryHeads
+        self.kvHeads = kvHeads
+        self.keyDim = keyDim
+        self.valueDim = valueDim
+        self.queries = queries
+        self.keys = keys
+        self.values = values
+    }
+
+    public var tokens: Int { entries.reduce(0) { $0 + $1.count } }
+
+    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+        model = ModelID(try reader.read("model"))
+        queryMode = try reader.readCase("query mode")
+        wantsLSE = try reader.readBool("wants LSE")
+        timeoutMilliseconds = try reader.read("timeout")
+        queryDataType = try reader.readCase("query dtype")
+        keyValueDataType = try reader.readCase("key and value dtype")
+        queryHeads = Int(try reader.read("query heads", as: UInt16.self))
+        kvHeads = Int(try reader.read("KV heads", as: UInt16.self))
+        keyDim = Int(try reader.read("key dim", as: UInt16.self))
+        valueDim = Int(try reader.read("value dim", as: UInt16.self))
+        entries = try reader.readArray("entries", byteCountMin: 20) { r throws(ServiceError) in
+            Entry(
+                sequence: SequenceID(try r.read("sequence")), position: try r.readLength("position"),
+                count: Int(try r.read("count", as: UInt32.self)))
+        }
+        guard (1...Self.entriesMax).contains(entries.count) else {
+            throw reader.malformed("has \(entries.count) entries, outside 1...\(Self.entriesMax)")
+        }
+        guard entries.allSatisfy({ $0.count >= 1 }) else { throw reader.malformed("has an entry without tokens") }
+        let tokens = entries.reduce(0) { $0 + $1.count }
+        guard tokens <= Self.tokensMax else {
+            throw reader.malformed("has \(tokens) tokens, the limit of a step is \(Self.tokensMax)")
+        }
+        // 2^16 heads x 2^20 tokens x 2^16 dimensions x 4 bytes fits 64 bits: no product can overflow.
+        var rest = payload
+        queries = try rest.take(queryHeads * tokens * keyDim * queryDataType.byteCount, "queries", reader)
+        keys = try rest.take(kvHeads * tokens * keyDim * keyValueDataType.byteCount, "keys", reader)
+        values = try rest.take(kvHeads * tokens * valueDim * keyValueDataType.byteCount, "values", reader)
+        try rest.expectEmpty(reader)
+    }
+
+    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+        writer.write(model.value)
+        writer.write(queryMode.rawValue)
+        writer.write(wantsLSE)
+        writer.write(timeoutMilliseconds)
+        writer.write(queryDataType.rawValue)
+        writer.write(keyValueDataType.rawValue)
+        writer.write(UInt16(queryHeads))
+        writer.write(UInt16(kvHeads))
+        writer.write(UInt16(keyDim))
+        writer.write(UInt16(valueDim))
+        writer.write(entries) {
+            $0.write($1.sequence.value)
+            $0.write(UInt64($1.position))
+            $0.write(UInt32($1.count))
+        }
+        return joined([queries, keys, values])
+    }
+}
+
+/// A rank's answer to a step: the outputs of its own heads.
+public struct StepResult: Sendable {
+    public var tokens: Int
+    public var heads: Int
+    public var valueDim: Int
+    /// `[heads][tokens][valueDim]`, Float32.
+    public var outputs: ByteBuffer
+    /// `[heads][tokens]`, Float32, natural logarithm; nil when the step did not ask for it.
+    public var lse: ByteBuffer?
+
+    public init(tokens: Int, heads: Int, valueDim: Int, outputs: ByteBuffer, lse: ByteBuffer?) {
+        self.tokens = tokens
+        self.heads = heads
+        self.valueDim = valueDim
+        self.outputs = outputs
+        self.lse = lse
+    }
+
+    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+        tokens = Int(try reader.read("tokens", as: UInt32.self))
+        heads = Int(try reader.read("heads", as: UInt16.self))
+        valueDim = Int(try reader.read("value dim", as: UInt16.self))
+        let hasLSE = try reader.readBool("has LSE")
+        try reader.readLogarithmBase()
+        var rest = payload
+        outputs = try rest.take(tokens * heads * valueDim * 4, "outputs", reader)
+        lse = hasLSE ? try rest.take(tokens * heads * 4, "LSE", reader) : nil
+        try rest.expectEmpty(reader)
+    }
+
+    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+        writer.write(UInt32(tokens))
+        writer.write(UInt16(heads))
+        writer.write(UInt16(valueDim))
+        writer.write(lse != nil)
+        writer.writeLogarithmBase()
+        return joined([outputs, lse ?? ByteBuffer()])
+    }
+}

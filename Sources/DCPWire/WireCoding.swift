@@ -1,0 +1,121 @@
+public import DCPCore
+package import NIOCore
+
+/// Writes the fields of a frame: little-endian integers, strings as a 16-bit count and UTF-8.
+public struct WireWriter {
+    package private(set) var buffer: ByteBuffer
+
+    package init(allocator: ByteBufferAllocator = ByteBufferAllocator()) {
+        buffer = allocator.buffer(capacity: 128)
+    }
+
+    public mutating func write<Value: FixedWidthInteger>(_ value: Value) {
+        buffer.writeInteger(value, endianness: .little)
+    }
+
+    public mutating func write(_ value: Bool) { write(UInt8(value ? 1 : 0)) }
+    public mutating func write(_ value: Float) { write(value.bitPattern) }
+
+    /// At most 65,535 bytes; a longer text is cut at a character, with an ellipsis, since texts are for people.
+    public mutating func write(_ text: String) {
+        var kept = text
+        while kept.utf8.count > Int(UInt16.max) { kept = String(kept.prefix(kept.count - 1024)) + "…" }
+        write(UInt16(kept.utf8.count))
+        buffer.writeString(kept)
+    }
+
+    /// A 32-bit count, then each element.
+    public mutating func write<Element>(_ elements: [Element], _ body: (inout WireWriter, Element) -> Void) {
+        write(UInt32(elements.count))
+        for element in elements { body(&self, element) }
+    }
+}
+
+/// Reads the fields of a frame. Every count is checked against the bytes that are there before anything is allocated.
+public struct WireReader {
+    private var buffer: ByteBuffer
+    private let type: FrameType
+
+    package init(_ buffer: ByteBuffer, of type: FrameType) {
+        self.buffer = buffer
+        self.type = type
+    }
+
+    public mutating func read<Value: FixedWidthInteger>(
+        _ field: StaticString, as: Value.Type = Value.self
+    ) throws(ServiceError) -> Value {
+        guard let value = buffer.readInteger(endianness: .little, as: Value.self) else {
+            throw malformed("ends inside `\(field)`")
+        }
+        return value
+    }
+
+    public mutating func readBool(_ field: StaticString) throws(ServiceError) -> Bool {
+        let value: UInt8 = try read(field)
+        guard value <= 1 else { throw malformed("has \(value) in `\(field)`, which is 0 or 1") }
+        return value == 1
+    }
+
+    public mutating func readFloat(_ field: StaticString) throws(ServiceError) -> Float {
+        Float(bitPattern: try read(field))
+    }
+
+    public mutating func readString(_ field: StaticString) throws(ServiceError) -> String {
+        let count: UInt16 = try read(field)
+        guard let bytes = buffer.readBytes(length: Int(count)) else { throw malformed("ends inside `\(field)`") }
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            throw malformed("has a `\(field)` that is not UTF-8")
+        }
+        return text
+    }
+
+    /// - Parameter byteCountMin: the fewest bytes an element takes.
+    public mutating func readArray<Element>(
+        _ field: StaticString, byteCountMin: Int, _ body: (inout WireReader) throws(ServiceError) -> Element
+    ) throws(ServiceError) -> [Element] {
+        precondition(byteCountMin > 0)
+        let count: UInt32 = try read(field)
+        guard Int(count) <= buffer.readableBytes / byteCountMin else {
+            throw malformed(
+                "announces \(count) of `\(field)`, but has bytes for at most \(buffer.readableBytes / byteCountMin)")
+        }
+        var elements: [Element] = []
+        elements.reserveCapacity(Int(count))
+        for _ in 0..<count { elements.append(try body(&self)) }
+        return elements
+    }
+
+    /// Reads an enumeration's raw value.
+    public mutating func readCase<Value: RawRepresentable>(
+        _ field: StaticString, as: Value.Type = Value.self
+    ) throws(ServiceError) -> Value where Value.RawValue: FixedWidthInteger {
+        let raw: Value.RawValue = try read(field)
+        guard let value = Value(rawValue: raw) else { throw malformed("has the unknown value \(raw) in `\(field)`") }
+        return value
+    }
+
+    package func finish() throws(ServiceError) {
+        guard buffer.readableBytes == 0 else {
+            throw malformed("has \(buffer.readableBytes) bytes of fields too many")
+        }
+    }
+
+    /// A length as an `Int`, refused when no store could ever hold it.
+    public mutating func readLength(_ field: StaticString) throws(ServiceError) -> Int {
+        let value: UInt64 = try read(field)
+        guard value <= UInt64(Self.lengthMax) else {
+            throw malformed("has \(value) in `\(field)`, the limit is \(Self.lengthMax)")
+        }
+        return Int(value)
+    }
+
+    /// The longest sequence, in tokens: 2^48. Products with a block's bytes then still fit 64 bits.
+    public static let lengthMax = 1 << 48
+
+    public func malformed(_ what: String) -> ServiceError {
+        ServiceError(
+            .protocolViolation,
+            "A \(type) frame \(what); the peer has a bug or is of another release. Install the same release on both "
+                + "sides.")
+    }
+}
