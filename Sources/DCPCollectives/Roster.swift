@@ -1,0 +1,37 @@
+public import DCPCore
+
+/// One piece from each member of a head group, in whatever order they come; handed out in rank order.
+///
+/// The collectives below are values on top of it. They have no clock and no socket: a piece comes in, and when it was
+/// the last, all of them go out. Pieces may come before this rank has made its own: a fast peer is not told to wait.
+struct Roster<Piece: Sendable>: Sendable {
+    private var pieces: [Piece?]
+    private var missingCount: Int
+
+    init(members: Int) {
+        precondition(members >= 1)
+        pieces = Array(repeating: nil, count: members)
+        missingCount = members
+    }
+
+    /// - Throws: `.protocolViolation` for a member that does not exist or a second piece from one.
+    mutating func insert(_ piece: Piece, from member: Int, of collective: StaticString) throws(ServiceError) {
+        guard pieces.indices.contains(member) else {
+            throw ServiceError(
+                .protocolViolation,
+                "Context rank \(member) sent a piece of the \(collective), but the head group has \(pieces.count) ranks.")
+        }
+        guard pieces[member] == nil else {
+            throw ServiceError(
+                .protocolViolation, "Context rank \(member) sent a second piece of the \(collective) of one step.")
+        }
+        pieces[member] = piece
+        missingCount -= 1
+    }
+
+    /// All pieces in rank order, once they are there.
+    var complete: [Piece]? { missingCount == 0 ? pieces.map { $0! } : nil }
+
+    /// Whose pieces have not come.
+    var missing: [Int] { pieces.indices.filter { pieces[$0] == nil } }
+}

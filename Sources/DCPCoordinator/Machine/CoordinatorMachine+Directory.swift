@@ -1,0 +1,204 @@
+public import DCPCore
+public import DCPWire
+
+/// What clients ask of the directory.
+extension CoordinatorMachine {
+    public static let nameByteCountMax = 255
+
+    public mutating func directoryRequest(_ request: DirectoryRequest, link: LinkID, tag: Tag) -> [Action] {
+        do throws(ServiceError) {
+            return try handle(request, PendingOperation.Requester(link: link, tag: tag))
+        } catch {
+            return [.answer(.failure(error), tag, to: link)]
+        }
+    }
+
+    private mutating func handle(_ request: DirectoryRequest, _ requester: PendingOperation.Requester)
+        throws(ServiceError) -> [Action]
+    {
+        func answer(_ reply: DirectoryReply) -> [Action] {
+            [.answer(.directoryReply(reply), requester.tag, to: requester.link)]
+        }
+        switch request {
+        case .listModels:
+            return answer(DirectoryReply(models: state.sortedModels))
+        case .listSequences:
+            return answer(
+                DirectoryReply(
+                    models: state.sortedModels,
+                    sequences: state.sortedSequences.filter { !$0.isClosing }.map(\.record)))
+        case .registerModel, .removeModel, .openSequence, .truncate, .fork, .close:
+            break
+        }
+        guard case .ready = phase else {
+            throw ServiceError(.notReady, "The cluster is not ready: \(reason). Try again when it is.")
+        }
+        switch request {
+        case .listModels, .listSequences: return []
+        case .registerModel(let name, let shape): return try registerModel(name, shape, requester)
+        case .removeModel(let name): return try removeModel(name, requester)
+        case .openSequence(let name, let model, let create):
+            return try openSequence(name, model: model, create: create, requester)
+        case .truncate(let name, let length):
+            var entry = try sequence(name)
+            entry.truncateLength = length
+            return persist([.sequence(entry)])
+                + carry(
+                    PendingOperation(
+                        operation: .truncate(entry.record.id, length: length), awaited: [], requester: requester,
+                        reply: DirectoryReply(sequences: [entry.record]),
+                        whenDone: [.sequence(SequenceEntry(record: entry.record))],
+                        whenRefused: [.sequence(SequenceEntry(record: entry.record))]))
+        case .fork(let name, let newName, let length):
+            return try fork(name, newName, length, requester)
+        case .close(let name):
+            var entry = try sequence(name)
+            entry.isClosing = true
+            return persist([.sequence(entry)])
+                + carry(
+                    PendingOperation(
+                        operation: .close(entry.record.id), awaited: [], requester: requester,
+                        reply: DirectoryReply(sequences: [entry.record]),
+                        whenDone: removal(of: entry.record.id)))
+        }
+    }
+
+    private mutating func registerModel(
+        _ name: String, _ shape: ModelShape, _ requester: PendingOperation.Requester
+    ) throws(ServiceError) -> [Action] {
+        try check(name: name, of: "model")
+        try state.shape.check(shape)
+        if let known = state.model(named: name) {
+            let differences = shape.differences(from: known.shape)
+            guard differences.isEmpty else {
+                throw ServiceError(
+                    .modelMismatch,
+                    "Model `\(name)` is registered with another shape (\(differences.joined(separator: "; "))); choose "
+                        + "another --model name, or `dcpctl model remove \(name)` first.")
+            }
+            return [.answer(.directoryReply(DirectoryReply(models: [known])), requester.tag, to: requester.link)]
+        }
+        let record = ModelRecord(id: ModelID(state.nextModel), name: name, shape: shape)
+        return persist([.model(record), nextIDs(afterModel: record.id)])
+            + carry(
+                PendingOperation(
+                    operation: .putModel(record), awaited: [], requester: requester,
+                    reply: DirectoryReply(models: [record]), whenRefused: [.modelRemoved(record.id)]))
+    }
+
+    private mutating func removeModel(
+        _ name: String, _ requester: PendingOperation.Requester
+    ) throws(ServiceError) -> [Action] {
+        let record = try model(name)
+        let users = state.sortedSequences.filter { $0.record.model == record.id }
+        guard users.isEmpty else {
+            throw ServiceError(
+                .conflict,
+                "\(users.count) sequences use model `\(name)`, `\(users[0].record.name)` among them; close them first "
+                    + "(dcpctl sequence close).")
+        }
+        return persist([.modelRemoved(record.id)])
+            + carry(
+                PendingOperation(
+                    operation: .removeModel(record.id), awaited: [], requester: requester,
+                    reply: DirectoryReply(models: [record])))
+    }
+
+    private mutating func openSequence(
+        _ name: String, model modelName: String, create: Bool, _ requester: PendingOperation.Requester
+    ) throws(ServiceError) -> [Action] {
+        try check(name: name, of: "sequence")
+        if let known = state.sequence(named: name), !known.isClosing {
+            guard let owner = state.models[known.record.model] else {
+                throw ServiceError(.internal, "\(known.record.id) has the unknown \(known.record.model).")
+            }
+            guard owner.name == modelName || modelName.isEmpty else {
+                throw ServiceError(
+                    .modelMismatch,
+                    "Sequence `\(name)` belongs to model `\(owner.name)`, not `\(modelName)`; choose another --sequence "
+                        + "or --model.")
+            }
+            let reply = DirectoryReply(models: [owner], sequences: [known.record])
+            return [.answer(.directoryReply(reply), requester.tag, to: requester.link)]
+        }
+        guard create else { throw unknownSequence(name) }
+        let record = try model(modelName)
+        let new = try newSequence(name, model: record.id)
+        return persist([.sequence(SequenceEntry(record: new)), nextIDs(afterSequence: new.id)])
+            + carry(
+                PendingOperation(
+                    operation: .open(new.id, model: record.id), awaited: [], requester: requester,
+                    reply: DirectoryReply(models: [record], sequences: [new]),
+                    whenRefused: removal(of: new.id)))
+    }
+
+    private mutating func fork(
+        _ name: String, _ newName: String, _ length: Int, _ requester: PendingOperation.Requester
+    ) throws(ServiceError) -> [Action] {
+        try check(name: newName, of: "sequence")
+        let parent = try sequence(name)
+        let record = try newSequence(newName, model: parent.record.model)
+        var entry = SequenceEntry(record: record)
+        entry.fork = SequenceEntry.Fork(parent: parent.record.id, length: length)
+        var failed = entry
+        failed.isClosing = true
+        return persist([.sequence(entry), nextIDs(afterSequence: record.id)])
+            + carry(
+                PendingOperation(
+                    operation: .fork(parent: parent.record.id, child: record.id, length: length), awaited: [],
+                    requester: requester, reply: DirectoryReply(sequences: [record]),
+                    whenDone: [.sequence(SequenceEntry(record: record))], whenRefused: [.sequence(failed)]))
+    }
+
+    // MARK: Lookups
+
+    private func model(_ name: String) throws(ServiceError) -> ModelRecord {
+        guard let record = state.model(named: name) else {
+            throw ServiceError(
+                .unknownModel, "No model is called `\(name)`; `dcpctl model list` shows those there are.")
+        }
+        return record
+    }
+
+    private func sequence(_ name: String) throws(ServiceError) -> SequenceEntry {
+        guard let entry = state.sequence(named: name), !entry.isClosing else { throw unknownSequence(name) }
+        return entry
+    }
+
+    private func unknownSequence(_ name: String) -> ServiceError {
+        ServiceError(
+            .unknownSequence, "No sequence is called `\(name)`; `dcpctl sequence list` shows those there are.")
+    }
+
+    private func newSequence(_ name: String, model: ModelID) throws(ServiceError) -> SequenceRecord {
+        if let known = state.sequence(named: name) {
+            guard !known.isClosing else {
+                throw ServiceError(.notReady, "Sequence `\(name)` is still being closed; try again in a moment.")
+            }
+            throw ServiceError(
+                .conflict, "A sequence is called `\(name)` already; choose another name or close it first.")
+        }
+        return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model)
+    }
+
+    private func check(name: String, of kind: String) throws(ServiceError) {
+        let isPlain = name.unicodeScalars.allSatisfy { $0.value >= 0x20 && $0.value != 0x7F }
+        guard (1...Self.nameByteCountMax).contains(name.utf8.count), isPlain else {
+            throw ServiceError(
+                .invalidRequest,
+                "A \(kind)'s name has 1 to \(Self.nameByteCountMax) bytes and no control characters; this one has "
+                    + "\(name.utf8.count) bytes. Choose another --\(kind).")
+        }
+    }
+
+    /// Numbers are never given twice, also when their holder is removed and the coordinator restarts.
+    private func nextIDs(afterModel id: ModelID) -> StateChange {
+        .nextIDs(model: id.value + 1, sequence: state.nextSequence)
+    }
+
+    private func nextIDs(afterSequence id: SequenceID) -> StateChange {
+        .nextIDs(model: state.nextModel, sequence: id.value + 1)
+    }
+
+    private func removal(of id: SequenceID) -> [StateChange] { [.sequenceRemoved(id)] }
+}

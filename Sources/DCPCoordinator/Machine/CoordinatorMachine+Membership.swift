@@ -1,0 +1,167 @@
+public import DCPCore
+public import DCPWire
+
+/// Who is a member, and in which epoch.
+extension CoordinatorMachine {
+    /// A rank has registered: for the first time on this link, or again with its lengths of the epoch.
+    public mutating func registered(_ registration: Registration, link: LinkID, now: Duration) -> [Action] {
+        let rank = registration.rank
+        guard slots[rank] != nil else {
+            return refuse(
+                link,
+                ServiceError(
+                    .invalidConfiguration,
+                    "\(rank) is outside 0..<\(state.shape.ranks), the ranks of this cluster; correct --rank."))
+        }
+        if let known = self.rank(of: link) {
+            guard known == rank else {
+                return refuse(
+                    link, ServiceError(.protocolViolation, "\(known) registered again as \(rank) on one connection."))
+            }
+            return registeredAgain(registration, now: now)
+        }
+        var actions: [Action] = []
+        if case .present(let member) = slots[rank] {
+            guard member.registration.store == registration.store else {
+                return refuse(
+                    link,
+                    ServiceError(
+                        .conflict,
+                        "\(rank) is already here with store \(member.registration.store), a second one came with store "
+                            + "\(registration.store); start each rank once, with its own --rank."))
+            }
+            // One store is open in one process at a time, so the older connection is of a process that is gone.
+            actions += lost(rank, reason: "it connected again")
+            actions.append(.close(member.link, ServiceError(.rankUnavailable, "\(rank) has connected again.")))
+        }
+        guard registration.epoch <= state.epoch else {
+            return actions
+                + refuse(
+                    link,
+                    ServiceError(
+                        .storeRefused,
+                        "\(rank) has seen \(registration.epoch), this coordinator only \(state.epoch): its state was lost "
+                            + "or is another cluster's. Restore the coordinator's state directory."))
+        }
+        if let expected = state.stores[rank], expected != registration.store {
+            guard replaceableStores.remove(rank) != nil else {
+                return actions
+                    + refuse(
+                        link,
+                        ServiceError(
+                            .storeRefused,
+                            "\(rank) came with store \(registration.store), in this cluster it has \(expected). Start it "
+                                + "with the right --store; if that is lost for good, restart the coordinator with "
+                                + "--replace-store \(rank.value), which gives up the tokens it held."))
+            }
+        }
+        if state.stores[rank] != registration.store {
+            actions += persist([.store(rank, registration.store)])
+        }
+        slots[rank] = .present(Member(link: link, registration: registration, lastHeard: now))
+        actions.append(.report(.rankRegistered(rank, registration.store, endpoint: registration.endpoint)))
+        if members.count == state.shape.ranks {
+            actions += join()
+        } else {
+            actions += announce()
+        }
+        return actions
+    }
+
+    /// All ranks are here: a new epoch.
+    private mutating func join() -> [Action] {
+        phase = .joining
+        for rank in state.shape.allRanks {
+            update(rank) {
+                $0.hasJoined = false
+                $0.hasLinks = false
+            }
+        }
+        let actions = persist([.epoch(state.epoch.next)])
+        return actions + [.report(.joining(state.epoch))] + announce()
+    }
+
+    private mutating func registeredAgain(_ registration: Registration, now: Duration) -> [Action] {
+        // Lengths of an older epoch may still change; the rank registers once more in the current one.
+        guard case .joining = phase, registration.epoch == state.epoch else { return [] }
+        update(registration.rank) {
+            $0.registration = registration
+            $0.lastHeard = now
+            $0.hasJoined = true
+        }
+        guard members.allSatisfy({ $0.member.hasJoined }) else { return [] }
+        return reconcile() + becomeReadyIfDone()
+    }
+
+    public mutating func linksReady(_ link: LinkID, epoch: Epoch, now: Duration) -> [Action] {
+        guard let rank = rank(of: link), epoch == state.epoch else { return [] }
+        update(rank) {
+            $0.lastHeard = now
+            $0.hasLinks = true
+        }
+        return becomeReadyIfDone()
+    }
+
+    mutating func becomeReadyIfDone() -> [Action] {
+        guard case .joining = phase, members.count == state.shape.ranks,
+            members.allSatisfy({ $0.member.hasJoined && $0.member.hasLinks }), operations.isEmpty
+        else { return [] }
+        phase = .ready
+        var actions = announce() + [.report(.ready(state.epoch))]
+        for waiter in waiters { actions.append(.answer(.topology(topology), waiter.tag, to: waiter.link)) }
+        waiters = []
+        return actions
+    }
+
+    public mutating func renewed(_ link: LinkID, now: Duration) -> [Action] {
+        guard let rank = rank(of: link) else { return [] }
+        update(rank) { $0.lastHeard = now }
+        return [.send(.leaseRenewed, number: 0, to: link)]
+    }
+
+    public mutating func linkClosed(_ link: LinkID, reason: ServiceError) -> [Action] {
+        waiters.removeAll { $0.link == link }
+        for number in operations.keys where operations[number]?.requester?.link == link {
+            operations[number]?.requester = nil
+        }
+        guard let rank = rank(of: link) else { return [] }
+        return lost(rank, reason: "its connection closed")
+    }
+
+    /// Time passed: leases end, and waiting clients are answered.
+    public mutating func tick(now: Duration) -> [Action] {
+        var actions: [Action] = []
+        for (rank, member) in members where now - member.lastHeard > lease {
+            let reason = "it was silent for its whole lease of \(lease)"
+            actions += lost(rank, reason: reason)
+            actions.append(
+                .close(member.link, ServiceError(.deadlineExceeded, "The lease of \(rank) ended: \(reason).")))
+        }
+        let (due, waiting) = (waiters.filter { $0.deadline <= now }, waiters.filter { $0.deadline > now })
+        waiters = waiting
+        actions += due.map { .answer(.topology(topology), $0.tag, to: $0.link) }
+        return actions
+    }
+
+    public mutating func topologyRequest(_ link: LinkID, _ tag: Tag, wait: Duration, now: Duration) -> [Action] {
+        if case .ready = phase { return [.answer(.topology(topology), tag, to: link)] }
+        guard wait > .zero else { return [.answer(.topology(topology), tag, to: link)] }
+        waiters.append(Waiter(link: link, tag: tag, deadline: now + wait))
+        return []
+    }
+
+    private mutating func lost(_ rank: RankIndex, reason: String) -> [Action] {
+        slots[rank] = .missing(reason: reason)
+        phase = .incomplete
+        return [.report(.rankLost(rank, reason: reason))] + abandonOperations(lost: rank) + announce()
+    }
+
+    /// Tells every rank how the cluster is.
+    private func announce() -> [Action] {
+        members.map { .send(.topology(topology), number: 0, to: $0.member.link) }
+    }
+
+    private func refuse(_ link: LinkID, _ error: ServiceError) -> [Action] {
+        [.send(.failure(error), number: 0, to: link), .close(link, error)]
+    }
+}

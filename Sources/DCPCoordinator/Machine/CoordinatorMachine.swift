@@ -1,0 +1,149 @@
+public import DCPCore
+public import DCPWire
+
+/// Membership and directory as a value: events in, actions out; no async, no clock, no socket.
+///
+/// The cluster's phase: `incomplete → joining(e) → ready(e) → incomplete → joining(e + 1)`. It joins when every rank
+/// has registered; the epoch rises then. In `joining` each rank registers again, with the lengths it has once nothing
+/// of the old epoch can change them any more; the coordinator brings the ranks to one state (`Reconciliation`), and the
+/// ranks connect to their head groups. When all of that is confirmed the cluster is ready.
+///
+/// Actions are carried out in order. Those after a `persist` only when it is durable: whatever a rank or a client is
+/// told survives the coordinator.
+public struct CoordinatorMachine: Sendable {
+    /// A connection, as the shell numbers it.
+    public struct LinkID: Hashable, Sendable {
+        public let value: UInt64
+        public init(_ value: UInt64) { self.value = value }
+    }
+
+    public enum Action: Sendable {
+        case persist([StateChange])
+        case send(Message, number: UInt64, to: LinkID)
+        case answer(Message, Tag, to: LinkID)
+        case close(LinkID, ServiceError)
+        case report(CoordinatorEvent)
+    }
+
+    public enum Phase: Hashable, Sendable {
+        case incomplete
+        case joining
+        case ready
+    }
+
+    enum Slot: Sendable {
+        /// `reason` for people: why it is missing.
+        case missing(reason: String)
+        case present(Member)
+    }
+
+    struct Member: Sendable {
+        var link: LinkID
+        var registration: Registration
+        var lastHeard: Duration
+        /// Has registered its lengths in the current epoch.
+        var hasJoined = false
+        var hasLinks = false
+    }
+
+    struct Waiter: Sendable {
+        var link: LinkID
+        var tag: Tag
+        var deadline: Duration
+    }
+
+    public internal(set) var state: CoordinatorState
+    public internal(set) var phase = Phase.incomplete
+    var slots: [RankIndex: Slot]
+    var waiters: [Waiter] = []
+    var operations: [UInt64: PendingOperation] = [:]
+    var nextOperation: UInt64 = 1
+    /// Made durable when the operations of the reconciliation are confirmed.
+    var reconciliationChanges: [StateChange] = []
+    let lease: Duration
+    /// Ranks whose next store is taken, whatever it was before: an operator has said that the old one is lost.
+    var replaceableStores: Set<RankIndex>
+
+    public init(state: CoordinatorState, lease: Duration, replaceableStores: Set<RankIndex> = []) {
+        self.state = state
+        self.lease = lease
+        self.replaceableStores = replaceableStores
+        slots = Dictionary(
+            uniqueKeysWithValues: state.shape.allRanks.map { ($0, .missing(reason: "it has not registered yet")) })
+    }
+
+    var members: [(rank: RankIndex, member: Member)] {
+        state.shape.allRanks.compactMap { rank in
+            if case .present(let member) = slots[rank] { return (rank, member) }
+            return nil
+        }
+    }
+
+    func rank(of link: LinkID) -> RankIndex? { members.first { $0.member.link == link }?.rank }
+
+    mutating func update(_ rank: RankIndex, _ body: (inout Member) -> Void) {
+        guard case .present(var member) = slots[rank] else { return }
+        body(&member)
+        slots[rank] = .present(member)
+    }
+
+    /// Applies changes to the state and asks for them to be made durable.
+    mutating func persist(_ changes: [StateChange]) -> [Action] {
+        for change in changes { state.apply(change) }
+        return changes.isEmpty ? [] : [.persist(changes)]
+    }
+
+    /// Why the cluster is not ready, naming the ranks.
+    public var reason: String {
+        switch phase {
+        case .ready: return ""
+        case .incomplete:
+            let missing = state.shape.allRanks.compactMap { rank -> String? in
+                if case .missing(let reason) = slots[rank] { return "\(rank) missing (\(reason))" }
+                return nil
+            }
+            return missing.joined(separator: ", ")
+        case .joining:
+            let late = members.compactMap { rank, member -> String? in
+                if !member.hasJoined { return "\(rank) is joining \(state.epoch)" }
+                return member.hasLinks ? nil : "\(rank) is connecting to its head group"
+            }
+            return late.isEmpty ? "sequences are being reconciled" : late.joined(separator: ", ")
+        }
+    }
+
+    public var topology: Topology {
+        let members = state.shape.allRanks.map { rank in
+            if case .present(let member) = slots[rank] {
+                return Topology.Member(rank: rank, endpoint: member.registration.endpoint)
+            }
+            return Topology.Member(rank: rank, endpoint: "")
+        }
+        let wirePhase: Topology.Phase =
+            switch phase {
+            case .incomplete: .incomplete
+            case .joining: .joining
+            case .ready: .ready
+            }
+        return Topology(
+            epoch: state.epoch, phase: wirePhase, reason: reason, shape: state.shape,
+            leaseMilliseconds: UInt32(lease.components.seconds * 1000)
+                + UInt32(lease.components.attoseconds / 1_000_000_000_000_000),
+            members: members)
+    }
+}
+
+/// What the coordinator did that somebody may want to know. The library reports; the daemon logs, once each.
+public enum CoordinatorEvent: Sendable {
+    case listening(String)
+    case rankRegistered(RankIndex, StoreID, endpoint: String)
+    case rankLost(RankIndex, reason: String)
+    case joining(Epoch)
+    case ready(Epoch)
+    case reconciled(SequenceID, length: Int, truncated: [RankIndex])
+    /// Sequences on a rank that the directory does not know. They are left alone.
+    case unknownSequences(RankIndex, count: Int)
+    case operationFailed(DirectoryOperation, ServiceError)
+    case refused(peer: String, ServiceError)
+    case fatal(ServiceError)
+}

@@ -1,0 +1,169 @@
+public import DCPCore
+public import DCPTransport
+internal import DCPWire
+public import NIOCore
+
+/// The coordinator: a shell around `CoordinatorMachine`, confined to one event loop.
+///
+/// Actions are carried out in order, and those behind a `persist` wait until the writer thread has synced it; events
+/// that come meanwhile change the machine, and their actions queue up behind.
+public final class CoordinatorServer {
+    public struct Configuration: Sendable {
+        public var listen: Endpoint
+        /// How long a rank may stay silent before it counts as lost.
+        public var lease: Duration = .seconds(5)
+        public var replaceableStores: Set<RankIndex> = []
+        public var link = LinkSettings()
+
+        public init(listen: Endpoint) { self.listen = listen }
+    }
+
+    /// The longest a client may wait for the cluster to be ready, whatever it asks for.
+    public static let waitMax = Duration.seconds(600)
+
+    private let shape: ClusterShape
+    private let store: CoordinatorStore
+    private let eventLoop: any EventLoop
+    private let observe: (CoordinatorEvent) -> Void
+    private let listener: Listener
+    private var machine: CoordinatorMachine
+    private var links: [CoordinatorMachine.LinkID: Link] = [:]
+    private var linkIDs: [ObjectIdentifier: CoordinatorMachine.LinkID] = [:]
+    private var nextLink: UInt64 = 1
+    private var actions: [CoordinatorMachine.Action] = []
+    private var isPersisting = false
+    private var ticker: RepeatedTask?
+    private let started = NIODeadline.now()
+
+    /// - Parameter observe: called on the loop.
+    public init(
+        _ configuration: Configuration, store: CoordinatorStore, eventLoop: any EventLoop,
+        observe: @escaping (CoordinatorEvent) -> Void
+    ) {
+        shape = store.initialState.shape
+        self.store = store
+        self.eventLoop = eventLoop
+        self.observe = observe
+        listener = Listener(configuration.listen, eventLoop: eventLoop, settings: configuration.link)
+        machine = CoordinatorMachine(
+            state: store.initialState, lease: configuration.lease,
+            replaceableStores: configuration.replaceableStores)
+    }
+
+    /// Listens. The future fails when the endpoint cannot be bound.
+    public func start() -> EventLoopFuture<Void> {
+        eventLoop.preconditionInEventLoop()
+        let bound = NIOLoopBound(self, eventLoop: eventLoop)
+        ticker = eventLoop.scheduleRepeatedTask(initialDelay: .milliseconds(50), delay: .milliseconds(50)) { _ in
+            let server = bound.value
+            server.perform(server.machine.tick(now: server.now))
+        }
+        return listener.start(delegate: self).map {
+            bound.value.observe(.listening("\(bound.value.listener.endpoint)"))
+        }
+    }
+
+    /// Stops: what has been persisted stays, links are closed. Ranks keep serving.
+    public func stop() {
+        eventLoop.preconditionInEventLoop()
+        ticker?.cancel()
+        listener.stop()
+        for link in links.values {
+            link.close(ServiceError(.shuttingDown, "The coordinator has stopped; try again later."))
+        }
+    }
+
+    private var now: Duration { .nanoseconds((NIODeadline.now() - started).nanoseconds) }
+
+    private func perform(_ new: [CoordinatorMachine.Action]) {
+        actions += new
+        guard !isPersisting else { return }
+        while !actions.isEmpty {
+            let action = actions.removeFirst()
+            switch action {
+            case .persist(let changes):
+                persist(changes)
+                return
+            case .send(let message, let number, let id):
+                send(message, Tag(client: ClientID(0), number: number), to: id)
+            case .answer(let message, let tag, let id): send(message, tag, to: id)
+            case .close(let id, let error): links[id]?.close(error)
+            case .report(let event): observe(event)
+            }
+        }
+    }
+
+    private func persist(_ changes: [StateChange]) {
+        isPersisting = true
+        let bound = NIOLoopBound(self, eventLoop: eventLoop)
+        let eventLoop = eventLoop
+        store.persist(changes) { result in
+            eventLoop.execute {
+                let server = bound.value
+                switch result {
+                case .success:
+                    server.isPersisting = false
+                    server.perform([])
+                case .failure(let error):
+                    // What was promised cannot be kept: nobody is told anything more, and the daemon ends.
+                    server.observe(.fatal(error))
+                }
+            }
+        }
+    }
+
+    private func send(_ message: Message, _ tag: Tag, to id: CoordinatorMachine.LinkID) {
+        guard let link = links[id] else { return }
+        do throws(ServiceError) {
+            try link.send(Frame(epoch: machine.state.epoch, tag: tag, message: message))
+        } catch {
+            link.close(error)
+        }
+    }
+}
+
+extension CoordinatorServer: LinkDelegate {
+    package func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello {
+        try hello.check(against: LayoutFingerprint(shape))
+        return Hello(role: .coordinator, fingerprint: LayoutFingerprint(shape))
+    }
+
+    package func link(_ link: Link, opened peer: Hello) {
+        let id = CoordinatorMachine.LinkID(nextLink)
+        nextLink += 1
+        links[id] = link
+        linkIDs[ObjectIdentifier(link)] = id
+    }
+
+    package func link(_ link: Link, received frame: Frame) {
+        guard let id = linkIDs[ObjectIdentifier(link)] else { return }
+        let isRank = link.peer?.role == .rank
+        switch frame.message {
+        case .register(let registration) where isRank:
+            perform(machine.registered(registration, link: id, now: now))
+        case .renewLease where isRank: perform(machine.renewed(id, now: now))
+        case .linksReady where isRank: perform(machine.linksReady(id, epoch: frame.epoch, now: now))
+        case .operationDone where isRank: perform(machine.operationDone(id, number: frame.tag.number))
+        case .failure(let error) where isRank:
+            perform(machine.operationFailed(id, number: frame.tag.number, error))
+        case .topologyRequest(let milliseconds):
+            let wait = min(.milliseconds(Int64(milliseconds)), Self.waitMax)
+            perform(machine.topologyRequest(id, frame.tag, wait: wait, now: now))
+        case .directoryRequest(let request): perform(machine.directoryRequest(request, link: id, tag: frame.tag))
+        default:
+            let error = ServiceError(
+                .protocolViolation,
+                "\(link.peer?.sender ?? "A peer") sent a \(frame.message.type) frame, which the coordinator does not "
+                    + "take from it.")
+            observe(.refused(peer: link.remoteAddress, error))
+            link.close(error)
+        }
+    }
+
+    package func link(_ link: Link, closed error: ServiceError) {
+        if link.wasRefused { observe(.refused(peer: link.remoteAddress, error)) }
+        guard let id = linkIDs.removeValue(forKey: ObjectIdentifier(link)) else { return }
+        links[id] = nil
+        perform(machine.linkClosed(id, reason: error))
+    }
+}

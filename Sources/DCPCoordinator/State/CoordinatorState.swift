@@ -1,0 +1,77 @@
+public import DCPCore
+public import DCPWire
+
+/// What the coordinator remembers: the cluster's shape, its models, its sequences, its epoch. Names are unique.
+///
+/// A value that changes only through `StateChange`s, each of which is persisted before anybody is told of it.
+public struct CoordinatorState: Hashable, Sendable {
+    public let shape: ClusterShape
+    public private(set) var epoch = Epoch.none
+    /// The store that each rank brought first; another store in its place is refused.
+    public private(set) var stores: [RankIndex: StoreID] = [:]
+    public private(set) var models: [ModelID: ModelRecord] = [:]
+    public private(set) var sequences: [SequenceID: SequenceEntry] = [:]
+    private(set) var nextModel: UInt32 = 1
+    private(set) var nextSequence: UInt64 = 1
+
+    public init(shape: ClusterShape) { self.shape = shape }
+
+    mutating func apply(_ change: StateChange) {
+        switch change {
+        case .epoch(let epoch): self.epoch = epoch
+        case .store(let rank, let store): stores[rank] = store
+        case .model(let record):
+            models[record.id] = record
+            nextModel = max(nextModel, record.id.value + 1)
+        case .modelRemoved(let id): models[id] = nil
+        case .sequence(let entry):
+            sequences[entry.record.id] = entry
+            nextSequence = max(nextSequence, entry.record.id.value + 1)
+        case .sequenceRemoved(let id): sequences[id] = nil
+        case .nextIDs(let model, let sequence):
+            nextModel = max(nextModel, model)
+            nextSequence = max(nextSequence, sequence)
+        }
+    }
+
+    func model(named name: String) -> ModelRecord? { models.values.first { $0.name == name } }
+    func sequence(named name: String) -> SequenceEntry? { sequences.values.first { $0.record.name == name } }
+
+    var sortedModels: [ModelRecord] { models.values.sorted { $0.id < $1.id } }
+    var sortedSequences: [SequenceEntry] { sequences.values.sorted { $0.record.id < $1.record.id } }
+}
+
+/// A sequence in the directory, with what is still to be carried to ranks.
+public struct SequenceEntry: Hashable, Sendable {
+    public var record: SequenceRecord
+    /// Being closed: ranks that have it still are told so; it is forgotten when all have confirmed.
+    public var isClosing = false
+    /// Forked, and not yet confirmed by all ranks.
+    public var fork: Fork?
+    /// To be truncated, and not yet confirmed by all ranks.
+    public var truncateLength: Int?
+
+    public struct Fork: Hashable, Sendable {
+        public var parent: SequenceID
+        public var length: Int
+    }
+
+    init(record: SequenceRecord, isClosing: Bool = false, fork: Fork? = nil, truncateLength: Int? = nil) {
+        self.record = record
+        self.isClosing = isClosing
+        self.fork = fork
+        self.truncateLength = truncateLength
+    }
+}
+
+/// One durable change of the coordinator's state.
+public enum StateChange: Hashable, Sendable {
+    case epoch(Epoch)
+    case store(RankIndex, StoreID)
+    case model(ModelRecord)
+    case modelRemoved(ModelID)
+    case sequence(SequenceEntry)
+    case sequenceRemoved(SequenceID)
+    /// The next numbers to give, so that those of removed models and sequences are not given again.
+    case nextIDs(model: UInt32, sequence: UInt64)
+}

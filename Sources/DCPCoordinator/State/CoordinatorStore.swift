@@ -1,0 +1,117 @@
+public import DCPCore
+internal import DCPStore
+internal import DCPWire
+
+/// The coordinator's state on disk: one LMDB environment with the table `directory` (see `StateCoding`).
+///
+/// Every change is synced before it counts as persisted: there are few, and each is a promise to somebody.
+public final class CoordinatorStore: Sendable {
+    private let environment: Environment
+    private let writer: Writer
+    private let table: Table
+    /// What was on disk when it was opened.
+    public let initialState: CoordinatorState
+
+    private static let mapByteCountMax = 1 << 30
+    private static let queueDepthMax = 1024
+
+    /// - Parameters:
+    ///   - directory: created when it is missing.
+    ///   - shape: the shape the daemon was started with. A new state takes it; an old one must have it.
+    /// - Throws: `.storeRefused` for another shape, `.storeDamaged`.
+    public init(directory: String, shape: ClusterShape) throws(ServiceError) {
+        do {
+            environment = try Environment(
+                directory: directory, mapByteCountMax: Self.mapByteCountMax, tablesMax: 4, durability: .always)
+            var setup = try environment.beginSetup()
+            table = try setup.openTable("directory")
+            try setup.commit()
+            let records = try Self.load(environment, table)
+            writer = try Writer(
+                environment: environment, durability: .always, queueDepthMax: Self.queueDepthMax)
+            initialState = try Self.state(of: records, shape: shape, directory: directory)
+        } catch let error as ServiceError {
+            throw error
+        } catch {
+            throw Self.serviceError(error)
+        }
+        guard initialState.epoch == .none else { return }
+        environment.markCreated()
+        persist([StateCoding.encode(shape)]) { _ in }
+    }
+
+    /// Makes changes durable, all or none. The completion is called on the writer's thread.
+    public func persist(
+        _ changes: [StateChange], completion: @escaping @Sendable (Result<Void, ServiceError>) -> Void
+    ) {
+        persist(changes.map { StateCoding.encode($0) }, completion: completion)
+    }
+
+    private func persist(
+        _ records: [StateCoding.Record], completion: @escaping @Sendable (Result<Void, ServiceError>) -> Void
+    ) {
+        writer.submit(
+            WriteJob(
+                body: { [table] transaction in
+                    for (key, value) in records {
+                        if let value {
+                            try transaction.put(table, key, value)
+                        } else {
+                            _ = try transaction.delete(table, key)
+                        }
+                    }
+                },
+                completion: { result in completion(result.mapError { Self.serviceError($0) }) }))
+    }
+
+    /// Writes what waits, then closes.
+    public func close() {
+        writer.close()
+        environment.close()
+    }
+
+    private static func load(
+        _ environment: Environment, _ table: Table
+    ) throws(StoreError) -> [(key: [UInt8], value: [UInt8])] {
+        let transaction = try environment.beginRead()
+        var records: [(key: [UInt8], value: [UInt8])] = []
+        try transaction.scan(table) { key, value in
+            records.append((Array(key), Array(value)))
+            return true
+        }
+        return records
+    }
+
+    private static func state(
+        of records: [(key: [UInt8], value: [UInt8])], shape: ClusterShape, directory: String
+    ) throws(ServiceError) -> CoordinatorState {
+        var state = CoordinatorState(shape: shape)
+        for (key, value) in records {
+            if key == StateCoding.shapeKey {
+                let stored = try StateCoding.decodeShape(value)
+                guard LayoutFingerprint(stored) == LayoutFingerprint(shape) else {
+                    throw ServiceError(
+                        .storeRefused,
+                        "The state in \(directory) is of a cluster `\(LayoutFingerprint(stored))`, the daemon was started "
+                            + "for `\(LayoutFingerprint(shape))`; start it with the old shape, or with another --state.")
+                }
+            } else {
+                state.apply(try StateCoding.decode(key: key, value: value))
+            }
+        }
+        return state
+    }
+
+    private static func serviceError(_ error: any Error) -> ServiceError {
+        guard let error = error as? StoreError else { return ServiceError(.internal, "\(error)") }
+        let code: ServiceError.Code =
+            switch error.code {
+            case .full: .storeFull
+            case .overloaded: .overloaded
+            case .closed: .shuttingDown
+            case .damaged: .storeDamaged
+            default: .storeRefused
+            }
+        return ServiceError(code, error.message)
+    }
+}

@@ -1,0 +1,133 @@
+package import DCPCore
+internal import DCPWire
+internal import NIOCore
+
+/// The coordinator's state as keys and values of one table, `directory`.
+///
+/// | key | value |
+/// |---|---|
+/// | `s` | cluster shape: as in a topology frame |
+/// | `e` | epoch: u64 |
+/// | `n` | next model number: u32, next sequence number: u64 |
+/// | `r`, rank: u16 | store id: two u64 |
+/// | `m`, model: u32 | model record: as in a directory frame |
+/// | `q`, sequence: u64 | sequence record, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64 |
+///
+/// Numbers in keys are big-endian, so that they sort; in values little-endian. Every value ends with the CRC-32C of the
+/// bytes before it.
+package enum StateCoding {
+    package typealias Record = (key: [UInt8], value: [UInt8]?)
+
+    static let shapeKey: [UInt8] = [UInt8(ascii: "s")]
+
+    package static func encode(_ change: StateChange) -> Record {
+        switch change {
+        case .epoch(let epoch): return (key("e"), value { $0.write(epoch.value) })
+        case .nextIDs(let model, let sequence):
+            return (
+                key("n"),
+                value {
+                    $0.write(model)
+                    $0.write(sequence)
+                }
+            )
+        case .store(let rank, let store):
+            return (
+                key("r", rank.value),
+                value {
+                    $0.write(store.high)
+                    $0.write(store.low)
+                }
+            )
+        case .model(let record): return (key("m", record.id.value), value { record.encode(to: &$0) })
+        case .modelRemoved(let id): return (key("m", id.value), nil)
+        case .sequence(let entry): return (key("q", entry.record.id.value), value { encode(entry, to: &$0) })
+        case .sequenceRemoved(let id): return (key("q", id.value), nil)
+        }
+    }
+
+    package static func encode(_ shape: ClusterShape) -> Record { (shapeKey, value { shape.encode(to: &$0) }) }
+
+    /// - Throws: `.storeDamaged`, naming the key.
+    package static func decodeShape(_ value: [UInt8]) throws(ServiceError) -> ClusterShape {
+        try decode(shapeKey, value) { (r) throws(ServiceError) in try ClusterShape(from: &r) }
+    }
+
+    /// - Throws: `.storeDamaged`, naming the key.
+    package static func decode(key: [UInt8], value: [UInt8]) throws(ServiceError) -> StateChange {
+        try decode(key, value) { (r) throws(ServiceError) -> StateChange in
+            switch key.first {
+            case UInt8(ascii: "e"): return .epoch(Epoch(try r.read("epoch")))
+            case UInt8(ascii: "n"):
+                return .nextIDs(model: try r.read("next model"), sequence: try r.read("next sequence"))
+            case UInt8(ascii: "r") where key.count == 3:
+                let rank = RankIndex(UInt16(key[1]) << 8 | UInt16(key[2]))
+                return .store(rank, StoreID(high: try r.read("store"), low: try r.read("store")))
+            case UInt8(ascii: "m"): return .model(try ModelRecord(from: &r))
+            case UInt8(ascii: "q"): return .sequence(try entry(from: &r))
+            default: throw r.malformed("has the unknown key \(key)")
+            }
+        }
+    }
+
+    private static func encode(_ entry: SequenceEntry, to writer: inout WireWriter) {
+        entry.record.encode(to: &writer)
+        writer.write(entry.isClosing)
+        writer.write(entry.fork != nil)
+        writer.write(entry.fork?.parent.value ?? 0)
+        writer.write(UInt64(entry.fork?.length ?? 0))
+        writer.write(entry.truncateLength != nil)
+        writer.write(UInt64(entry.truncateLength ?? 0))
+    }
+
+    private static func entry(from reader: inout WireReader) throws(ServiceError) -> SequenceEntry {
+        var entry = SequenceEntry(record: try SequenceRecord(from: &reader))
+        entry.isClosing = try reader.readBool("closing")
+        let hasFork = try reader.readBool("has fork")
+        let fork = SequenceEntry.Fork(
+            parent: SequenceID(try reader.read("parent")), length: try reader.readLength("fork length"))
+        entry.fork = hasFork ? fork : nil
+        let hasTruncation = try reader.readBool("has truncation")
+        let length = try reader.readLength("truncation length")
+        entry.truncateLength = hasTruncation ? length : nil
+        return entry
+    }
+
+    private static func key<Number: FixedWidthInteger>(_ letter: Unicode.Scalar, _ number: Number) -> [UInt8] {
+        [UInt8(ascii: letter)] + withUnsafeBytes(of: number.bigEndian) { Array($0) }
+    }
+
+    private static func key(_ letter: Unicode.Scalar) -> [UInt8] { [UInt8(ascii: letter)] }
+
+    private static func value(_ body: (inout WireWriter) -> Void) -> [UInt8] {
+        var writer = WireWriter()
+        body(&writer)
+        var bytes = Array(writer.buffer.readableBytesView)
+        let checksum = bytes.withUnsafeBytes { CRC32C.checksum($0) }
+        withUnsafeBytes(of: checksum.littleEndian) { bytes.append(contentsOf: $0) }
+        return bytes
+    }
+
+    private static func decode<Value>(
+        _ key: [UInt8], _ value: [UInt8], _ body: (inout WireReader) throws(ServiceError) -> Value
+    ) throws(ServiceError) -> Value {
+        func damaged(_ what: String) -> ServiceError {
+            ServiceError(
+                .storeDamaged,
+                "The coordinator's record \(String(decoding: key.prefix(1), as: UTF8.self))\(key.dropFirst()) \(what); "
+                    + "restore its state directory from a copy.")
+        }
+        guard value.count >= 4 else { throw damaged("has only \(value.count) bytes") }
+        let body_ = value.dropLast(4)
+        let stored = value.suffix(4).reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
+        guard body_.withUnsafeBytes({ CRC32C.checksum($0) }) == stored else { throw damaged("fails its checksum") }
+        var reader = WireReader(ByteBuffer(bytes: body_), of: .directoryReply)
+        do throws(ServiceError) {
+            let result = try body(&reader)
+            try reader.finish()
+            return result
+        } catch {
+            throw damaged("cannot be read (\(error.message))")
+        }
+    }
+}

@@ -1,0 +1,27 @@
+internal import NIOPosix
+
+/// The rank's compute threads. Kernels, page faults and copies run here, never on an event loop and never on Swift's
+/// cooperative pool, which has as many threads as cores and must not block.
+///
+/// Jobs start in the order they were submitted. Bounded by the step table: a step has a handful of jobs at a time.
+public final class ComputePool: Sendable {
+    private let pool: NIOThreadPool
+    public let threads: Int
+
+    public init(threads: Int) {
+        precondition(threads >= 1)
+        self.threads = threads
+        pool = NIOThreadPool(numberOfThreads: threads)
+        pool.start()
+    }
+
+    /// Runs a job on one of the threads. After `shutDown` began, jobs are dropped.
+    public func submit(_ job: @escaping @Sendable () -> Void) {
+        pool.submit { state in
+            if case .active = state { job() }
+        }
+    }
+
+    /// Ends the threads after the jobs that run.
+    public func shutDown() async throws { try await pool.shutdownGracefully() }
+}

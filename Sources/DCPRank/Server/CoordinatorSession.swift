@@ -1,0 +1,287 @@
+internal import DCPCache
+internal import DCPCore
+internal import DCPTransport
+internal import DCPWire
+internal import NIOCore
+
+/// A rank's side of the membership: it registers, keeps its lease, follows the topology and carries out operations.
+///
+/// `unregistered < joining(e) < ready(e) < notReady`, then `joining(e + 1)`. When the coordinator is gone the rank
+/// keeps serving the epoch it holds, and dials again.
+final class CoordinatorSession {
+    private unowned let server: RankServer
+    private let hello: Hello
+    private let dialer: Dialer
+    private var link: Link?
+    private var endpoint: Endpoint?
+    private var serving: Serving = .refusing(
+        ServiceError(.notReady, "This rank has not joined the cluster yet; try again."))
+    private(set) var epoch: Epoch
+    private var topology: Topology?
+    private var hasSentLinksReady = false
+    private var renewal: RepeatedTask?
+    private var lastRenewed = NIODeadline.now()
+    private var isStopped = false
+    private var isDialling = false
+    private var hasReportedLoss = false
+
+    private enum Serving {
+        case yes
+        case refusing(ServiceError)
+    }
+
+    init(server: RankServer, hello: Hello, dialer: Dialer) {
+        self.server = server
+        self.hello = hello
+        self.dialer = dialer
+        epoch = server.cache.highestEpoch
+    }
+
+    func start(advertising endpoint: Endpoint) {
+        self.endpoint = endpoint
+        dial()
+    }
+
+    func stop() {
+        isStopped = true
+        renewal?.cancel()
+        link?.close(ServiceError(.shuttingDown, "\(server.configuration.rank) is stopping."))
+    }
+
+    func checkServing() throws(ServiceError) {
+        if case .refusing(let error) = serving { throw error }
+    }
+
+    func refuseSteps(_ error: ServiceError) { serving = .refusing(error) }
+
+    /// A link to a peer came up: perhaps it was the last that the epoch waits for.
+    func linksChanged() {
+        guard let topology, topology.phase == .joining, topology.epoch == epoch, !hasSentLinksReady,
+            server.peers.isComplete
+        else { return }
+        hasSentLinksReady = true
+        send(.linksReady)
+    }
+
+    // MARK: The connection
+
+    private func dial() {
+        guard !isStopped, link == nil, !isDialling else { return }
+        isDialling = true
+        let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
+        dialer.dial(server.configuration.coordinator, hello: hello, delegate: self) { error in
+            bound.value.isDialling = false
+            bound.value.lost(error)
+        }
+    }
+
+    private func lost(_ error: ServiceError) {
+        link = nil
+        renewal?.cancel()
+        guard !isStopped else { return }
+        if !error.isRetryable {
+            server.observe(.fatal(error))
+            return
+        }
+        // Once: the daemon dials several times a second.
+        if !hasReportedLoss {
+            hasReportedLoss = true
+            server.observe(.coordinatorLost(error))
+        }
+        let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
+        server.eventLoop.scheduleTask(in: server.configuration.redialDelay) { bound.value.dial() }
+    }
+
+    private func send(_ message: Message, number: UInt64 = 0) {
+        let frame = Frame(
+            epoch: epoch, tag: Tag(client: ClientID(0), number: number), sender: server.configuration.rank,
+            message: message)
+        do throws(ServiceError) {
+            try link?.send(frame)
+        } catch {
+            link?.close(error)
+        }
+    }
+
+    private func register() {
+        guard let endpoint else { preconditionFailure("started without an endpoint") }
+        send(
+            .register(
+                Registration(
+                    rank: server.configuration.rank, store: server.cache.storeID, endpoint: "\(endpoint)", epoch: epoch,
+                    models: server.cache.models.map { ModelRecord(id: $0.id, name: $0.name, shape: $0.shape) },
+                    sequences: server.cache.sequences.map {
+                        Registration.RegisteredSequence(
+                            sequence: $0.id, model: $0.model, committedLength: $0.committedLength)
+                    })))
+    }
+
+    /// Renews three times a lease; a coordinator that is silent for a whole lease is dialled anew.
+    private func keepLease(milliseconds: UInt32) {
+        renewal?.cancel()
+        lastRenewed = .now()
+        let lease = TimeAmount.milliseconds(Int64(milliseconds))
+        let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
+        let period = TimeAmount.milliseconds(Int64(max(1, milliseconds / 3)))
+        renewal = server.eventLoop.scheduleRepeatedTask(initialDelay: period, delay: period) { _ in
+            let session = bound.value
+            if NIODeadline.now() - session.lastRenewed > lease {
+                session.link?.close(ServiceError(.deadlineExceeded, "The coordinator was silent for a whole lease."))
+            } else {
+                session.send(
+                    .renewLease(LeaseRenewal(stepsInFlight: UInt32(session.server.steps.executions.count))))
+            }
+        }
+    }
+
+    // MARK: The topology
+
+    private func follow(_ topology: Topology) {
+        guard topology.epoch >= epoch else {
+            // The coordinator's state is older than ours: it was restored from a copy, or is not ours.
+            server.observe(
+                .fatal(
+                    ServiceError(
+                        .storeRefused,
+                        "The coordinator is at \(topology.epoch), this rank's store has seen \(epoch): the coordinator's "
+                            + "state was lost or is another cluster's. Restore its state directory.")))
+            return
+        }
+        self.topology = topology
+        keepLease(milliseconds: topology.leaseMilliseconds)
+        switch topology.phase {
+        case .incomplete:
+            let error = ServiceError(.notReady, "The cluster is not ready: \(topology.reason). Try again when it is.")
+            serving = .refusing(error)
+            server.observe(.notReady(reason: topology.reason))
+        case .joining:
+            join(topology)
+        case .ready:
+            guard topology.epoch == epoch else { return }
+            serving = .yes
+            server.observe(.ready(epoch))
+        }
+    }
+
+    /// A new epoch: steps of the old one end, the epoch is persisted, and the lengths of after that are registered.
+    private func join(_ topology: Topology) {
+        let next = topology.epoch
+        serving = .refusing(ServiceError(.notReady, "The cluster is joining \(next); try again in a moment."))
+        guard next > epoch else { return linksChanged() }
+        server.abortAllSteps(
+            ServiceError(.staleEpoch, "The membership changed to \(next) while the step was in flight; try again."))
+        server.steps.dropEarly()
+        server.cursors.forgetAll()
+        epoch = next
+        hasSentLinksReady = false
+        server.observe(.joining(next))
+        let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
+        let eventLoop = server.eventLoop
+        // The writer thread takes commits and this in order: the lengths registered afterwards are final for the epoch.
+        server.cache.persist(epoch: next) { result in
+            eventLoop.execute { bound.value.persisted(next, result) }
+        }
+    }
+
+    private func persisted(_ next: Epoch, _ result: Result<Void, ServiceError>) {
+        guard epoch == next, let topology else { return }
+        if case .failure(let error) = result {
+            link?.close(error)
+            return
+        }
+        register()
+        let group = server.cluster.members(ofHeadGroup: server.cluster.headGroup(of: server.configuration.rank))
+        do throws(ServiceError) {
+            var members: [(rank: RankIndex, endpoint: Endpoint)] = []
+            for rank in group { members.append((rank, try Endpoint(topology.endpoint(of: rank)))) }
+            server.peers.update(members, delegate: server)
+            linksChanged()
+        } catch {
+            link?.close(error)
+        }
+    }
+
+    // MARK: Operations
+
+    private func carryOut(_ operation: DirectoryOperation, number: UInt64) {
+        let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
+        let eventLoop = server.eventLoop
+        let done: @Sendable (Result<Void, ServiceError>) -> Void = { result in
+            eventLoop.execute { bound.value.carriedOut(operation, number, result) }
+        }
+        let changed = ServiceError(.stepAborted, "The sequence was changed while the step was in flight.")
+        let cache = server.cache
+        switch operation {
+        case .putModel(let record):
+            cache.putModel(id: record.id, name: record.name, shape: record.shape, completion: done)
+        case .removeModel(let model):
+            cache.removeModel(id: model, completion: done)
+        case .open(let sequence, let model):
+            cache.openSequence(id: sequence, model: model, completion: done)
+        case .fork(let parent, let child, let length):
+            cache.fork(parent: parent, child: child, length: length, completion: done)
+        case .truncate(let sequence, let length):
+            server.abortSteps(on: sequence, changed)
+            cache.truncate(id: sequence, length: length, completion: done)
+        case .close(let sequence):
+            server.abortSteps(on: sequence, changed)
+            cache.close(id: sequence, completion: done)
+        }
+    }
+
+    private func carriedOut(
+        _ operation: DirectoryOperation, _ number: UInt64, _ result: Result<Void, ServiceError>
+    ) {
+        switch operation {
+        case .truncate(let sequence, _), .close(let sequence): server.cursors.forget(sequence)
+        case .putModel, .removeModel, .open, .fork: break
+        }
+        switch result {
+        case .success: send(.operationDone, number: number)
+        case .failure(var error):
+            error.rank = server.configuration.rank
+            server.observe(.operationFailed(operation, error))
+            send(.failure(error), number: number)
+        }
+    }
+}
+
+extension CoordinatorSession: LinkDelegate {
+    func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello {
+        throw ServiceError(.internal, "A dialled link does not accept.")
+    }
+
+    func link(_ link: Link, opened peer: Hello) {
+        isDialling = false
+        guard !isStopped, peer.role == .coordinator else {
+            link.close(
+                ServiceError(.incompatible, "Found \(peer.sender) where the coordinator should be; check --coordinator."))
+            return
+        }
+        self.link = link
+        hasReportedLoss = false
+        server.observe(.coordinatorConnected)
+        register()
+    }
+
+    func link(_ link: Link, received frame: Frame) {
+        lastRenewed = .now()
+        switch frame.message {
+        case .topology(let topology): follow(topology)
+        case .operation(let operation): carryOut(operation, number: frame.tag.number)
+        case .leaseRenewed: break
+        case .failure(let error):
+            // The registration was refused; the coordinator closes the link.
+            link.close(error)
+        default:
+            link.close(
+                ServiceError(
+                    .protocolViolation, "The coordinator sent a \(frame.message.type) frame, which a rank does not take."))
+        }
+    }
+
+    func link(_ link: Link, closed error: ServiceError) {
+        isDialling = false
+        lost(error)
+    }
+}

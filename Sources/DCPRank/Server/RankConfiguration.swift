@@ -1,0 +1,33 @@
+public import DCPCore
+public import DCPTransport
+public import NIOCore
+
+/// What a rank needs to know to serve. Every limit has a default.
+public struct RankConfiguration: Sendable {
+    public var rank: RankIndex
+    public var listen: Endpoint
+    /// What the rank tells others to dial; `listen` unless an address is translated on the way.
+    public var advertise: Endpoint?
+    public var coordinator: Endpoint
+    /// Compute threads.
+    public var threads: Int
+    /// Steps in flight at once. One more is answered `overloaded`.
+    public var stepsInFlightMax = 1024
+    /// The longest a step may take, whatever the client asks for.
+    public var stepTimeoutMax = TimeAmount.seconds(300)
+    /// Bytes of peers' messages kept for steps whose request has not come yet.
+    public var earlyByteCountMax = 512 << 20
+    /// How long to wait before the coordinator is dialled again.
+    public var redialDelay = TimeAmount.milliseconds(250)
+    /// How long a graceful stop waits for steps in flight.
+    public var drainTimeout = TimeAmount.seconds(20)
+    public var link = LinkSettings()
+
+    public init(rank: RankIndex, listen: Endpoint, advertise: Endpoint? = nil, coordinator: Endpoint, threads: Int) {
+        self.rank = rank
+        self.listen = listen
+        self.advertise = advertise
+        self.coordinator = coordinator
+        self.threads = threads
+    }
+}

@@ -1,0 +1,21 @@
+public import DCPCore
+public import DCPWire
+
+/// What a rank did that somebody may want to know. The library reports; the daemon logs, once each.
+public enum RankEvent: Sendable {
+    case listening(String)
+    case coordinatorConnected
+    /// Serving goes on in the epoch that is held; dialling goes on too.
+    case coordinatorLost(ServiceError)
+    case joining(Epoch)
+    case ready(Epoch)
+    case notReady(reason: String)
+    case peerConnected(RankIndex)
+    case peerLost(RankIndex, ServiceError)
+    case stepAborted(Tag, ServiceError)
+    /// A peer was turned away or broke the protocol.
+    case refused(peer: String, ServiceError)
+    case operationFailed(DirectoryOperation, ServiceError)
+    /// The rank cannot serve under this configuration; the daemon ends.
+    case fatal(ServiceError)
+}

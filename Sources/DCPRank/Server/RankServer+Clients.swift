@@ -1,0 +1,210 @@
+internal import DCPAttention
+internal import DCPCache
+internal import DCPCore
+internal import DCPTransport
+internal import DCPWire
+internal import NIOCore
+
+/// What clients ask of a rank.
+extension RankServer {
+    func receive(_ frame: Frame, fromClient link: Link) {
+        switch frame.message {
+        case .step(let request):
+            admit(request, frame: frame, from: link)
+        case .commit(let lengths):
+            commit(lengths, frame: frame, from: link)
+        case .sequenceStatusRequest(let sequences):
+            answer(link, frame.tag, .sequenceStatus(status(of: sequences)))
+        case .rewind(let sequence, let layerLengths):
+            rewind(sequence, layerLengths, frame: frame, from: link)
+        case .rankStatusRequest:
+            answer(link, frame.tag, .rankStatus(status))
+        default:
+            counters.framesRefused += 1
+            link.close(
+                ServiceError(
+                    .protocolViolation, "A client sent a \(frame.message.type) frame, which a rank does not take."))
+        }
+    }
+
+    /// - Throws: why this rank cannot serve data at all, or not in the frame's epoch.
+    private func checkServing(_ epoch: Epoch) throws(ServiceError) {
+        try coordinator.checkServing()
+        guard epoch == coordinator.epoch else {
+            throw ServiceError(
+                .staleEpoch,
+                "The request is of \(epoch), \(configuration.rank) serves \(coordinator.epoch); ask the coordinator for "
+                    + "the topology and try again.")
+        }
+    }
+
+    // MARK: Steps
+
+    private func admit(_ request: StepRequest, frame: Frame, from link: Link) {
+        let tag = frame.tag
+        guard steps[tag] == nil else {
+            answer(link, tag, .failure(ServiceError(.conflict, "\(tag) is already in flight; wait for its answer.")))
+            return
+        }
+        do throws(ServiceError) {
+            try checkServing(frame.epoch)
+            guard steps.executions.count < configuration.stepsInFlightMax else {
+                throw ServiceError(
+                    .overloaded,
+                    "\(steps.executions.count) steps are in flight, the limit is \(configuration.stepsInFlightMax); "
+                        + "try again when some have ended.")
+            }
+            let (plan, appends, isContextReady) = try check(request, tag: tag)
+            let timeout = min(
+                .milliseconds(Int64(request.timeoutMilliseconds)), configuration.stepTimeoutMax)
+            let execution = StepExecution(
+                tag: tag, request: request, epoch: frame.epoch, machine: StepMachine(plan, appends: appends),
+                client: link, server: self, timeout: timeout)
+            let early = steps.insert(execution)
+            execution.start()
+            if isContextReady { execution.deliver(.contextReady) }
+            for (frame, member) in early { execution.receive(frame.message, from: member) }
+        } catch {
+            refuse(error, tag: tag, epoch: frame.epoch, from: link)
+        }
+    }
+
+    /// A step this rank cannot take: the verdict goes to the client and to the group, where the step may be waiting.
+    private func refuse(_ error: ServiceError, tag: Tag, epoch: Epoch, from link: Link) {
+        counters.stepsAborted += 1
+        observe(.stepAborted(tag, error))
+        answer(link, tag, .failure(error))
+        steps.refuse(tag)
+        guard epoch == coordinator.epoch else { return }
+        var verdict = error
+        verdict.rank = verdict.rank ?? configuration.rank
+        for peer in peers.links {
+            try? peer.send(Frame(epoch: epoch, tag: tag, sender: configuration.rank, message: .abort(verdict)))
+        }
+    }
+
+    private func check(_ request: StepRequest, tag: Tag) throws(ServiceError) -> (StepPlan, Bool, Bool) {
+        guard let model = cache.model(request.model) else {
+            throw ServiceError(.unknownModel, "\(request.model) is not registered; open the sequence again.")
+        }
+        let layer = Int(tag.layer)
+        guard layer < model.shape.layers else {
+            throw ServiceError(
+                .invalidRequest,
+                "Layer \(layer) is outside 0..<\(model.shape.layers) of model `\(model.name)`; correct --layer.")
+        }
+        let plan = try StepPlan(
+            request, model: ModelRecord(id: request.model, name: model.name, shape: model.shape), cluster: cluster,
+            rank: configuration.rank)
+        var admitted: [(StepRequest.Entry, LayerCursors.Admission)] = []
+        do throws(ServiceError) {
+            for entry in request.entries {
+                guard let state = cache.state(of: entry.sequence) else {
+                    throw ServiceError(.unknownSequence, "\(entry.sequence) is not open; open it again.")
+                }
+                guard state.model == request.model else {
+                    throw ServiceError(
+                        .modelMismatch,
+                        "\(entry.sequence) belongs to \(state.model), the step is for \(request.model); open the "
+                            + "sequence again.")
+                }
+                let admission = try cursors.admit(
+                    entry, tag: tag, layer: layer, length: state.layerLengths[layer])
+                admitted.append((entry, admission))
+            }
+            let repeats = admitted.count { $0.1 == .repeat }
+            guard repeats == 0 || repeats == admitted.count else {
+                throw ServiceError(
+                    .conflict, "Some of the step's tokens are already there and some are not; send a new step.")
+            }
+        } catch {
+            for (entry, admission) in admitted where admission != .repeat {
+                cursors.rolledBack(entry, layer: layer)
+            }
+            throw error
+        }
+        return (plan, admitted.allSatisfy { $0.1 != .repeat }, isContextReady(request.entries, layer: layer))
+    }
+
+    // MARK: Commits
+
+    private func commit(_ lengths: [SequenceLength], frame: Frame, from link: Link) {
+        do throws(ServiceError) {
+            try checkServing(frame.epoch)
+        } catch {
+            return answer(link, frame.tag, .failure(error))
+        }
+        let reply = replyOnLoop(to: link, frame.tag, success: .committed)
+        cache.commit(lengths.map { ($0.sequence, $0.length) }, completion: reply)
+    }
+
+    private func rewind(_ sequence: SequenceID, _ layerLengths: [Int], frame: Frame, from link: Link) {
+        do throws(ServiceError) {
+            try checkServing(frame.epoch)
+            guard let state = cache.state(of: sequence) else {
+                throw ServiceError(.unknownSequence, "\(sequence) is not open; open it again.")
+            }
+            guard layerLengths.count == state.layerLengths.count,
+                layerLengths.allSatisfy({ $0 >= state.committedLength })
+            else {
+                throw ServiceError(
+                    .invalidRequest,
+                    "A rewind of \(sequence) to \(layerLengths) needs \(state.layerLengths.count) lengths of at least "
+                        + "the committed \(state.committedLength); use `dcpctl sequence truncate` to go below it.")
+            }
+            abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
+            for (layer, length) in layerLengths.enumerated() where length < state.layerLengths[layer] {
+                cache.rewind(sequence: sequence, layer: layer, length: length)
+            }
+            cursors.forget(sequence)
+            answer(link, frame.tag, .rewound)
+        } catch {
+            answer(link, frame.tag, .failure(error))
+        }
+    }
+
+    /// A completion for the store's writer thread that answers the client from the loop.
+    private func replyOnLoop(to link: Link, _ tag: Tag, success: Message)
+        -> @Sendable (Result<Void, ServiceError>) -> Void
+    {
+        let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
+        let eventLoop = eventLoop
+        return { result in
+            eventLoop.execute {
+                let (server, link) = bound.value
+                switch result {
+                case .success: server.answer(link, tag, success)
+                case .failure(let error): server.answer(link, tag, .failure(error))
+                }
+            }
+        }
+    }
+
+    // MARK: Status
+
+    /// All sequences when none is named; a sequence this rank does not have is left out.
+    private func status(of sequences: [SequenceID]) -> [SequenceStatus] {
+        let states = sequences.isEmpty ? cache.sequences : sequences.compactMap { cache.state(of: $0) }
+        return states.map { state in
+            SequenceStatus(
+                sequence: state.id, committedLength: state.committedLength, layerLengths: state.layerLengths,
+                localTokens: cluster.layout.localLength(
+                    ofRank: cluster.contextRank(of: configuration.rank), length: state.committedLength))
+        }
+    }
+
+    private var status: RankStatus {
+        let statistics = cache.statistics()
+        let traffic = traffic
+        return RankStatus(
+            rank: configuration.rank, processID: processID, store: cache.storeID, threads: UInt32(pool.threads),
+            kernels: "\(KernelSelection.current)", sequences: UInt64(statistics.sequences),
+            tokens: UInt64(statistics.tokens), sealedBlocks: UInt64(statistics.sealedBlocks),
+            openBlockByteCount: UInt64(statistics.openBlockByteCount),
+            uncommittedByteCount: UInt64(statistics.uncommittedByteCount),
+            storeByteCount: UInt64(statistics.storeByteCount), mapByteCountMax: UInt64(statistics.mapByteCount),
+            stepsInFlight: UInt64(steps.executions.count), stepsCompleted: counters.stepsCompleted,
+            stepsAborted: counters.stepsAborted, framesRefused: counters.framesRefused,
+            receiveByteCount: traffic.received, sendByteCount: traffic.sent)
+    }
+}

@@ -1,0 +1,111 @@
+internal import DCPCore
+internal import DCPWire
+internal import NIOCore
+
+/// The steps in flight of one rank, and the frames that came for steps before their request did.
+///
+/// A peer's Q, partial or verdict may arrive before the client's own message: such frames wait here, bounded in bytes
+/// and time. Frames for a step that is over are dropped; its tag is remembered for a while to tell the two apart.
+struct StepTable {
+    private struct Early {
+        var frames: [(frame: Frame, member: Int)] = []
+        var byteCount = 0
+        var expires: NIODeadline
+    }
+
+    private(set) var executions: [Tag: StepExecution] = [:]
+    private var early: [Tag: Early] = [:]
+    private var earlyByteCount = 0
+    private var over = RecentTags(capacity: 8192)
+    private let earlyByteCountMax: Int
+
+    init(earlyByteCountMax: Int) { self.earlyByteCountMax = earlyByteCountMax }
+
+    subscript(tag: Tag) -> StepExecution? { executions[tag] }
+
+    /// Takes a step in; returns the frames that were waiting for it, in the order they came.
+    mutating func insert(_ execution: StepExecution) -> [(frame: Frame, member: Int)] {
+        precondition(executions[execution.tag] == nil)
+        executions[execution.tag] = execution
+        over.remove(execution.tag)
+        guard let waiting = early.removeValue(forKey: execution.tag) else { return [] }
+        earlyByteCount -= waiting.byteCount
+        return waiting.frames
+    }
+
+    mutating func remove(_ tag: Tag) {
+        executions[tag] = nil
+        over.insert(tag)
+    }
+
+    /// Remembers that a tag was refused before it became a step: whatever peers sent for it is dropped.
+    mutating func refuse(_ tag: Tag) {
+        if let waiting = early.removeValue(forKey: tag) { earlyByteCount -= waiting.byteCount }
+        over.insert(tag)
+    }
+
+    /// Keeps a frame for a step that has not come yet. Returns false when there is no room.
+    mutating func keep(_ frame: Frame, from member: Int, until expires: NIODeadline) -> Bool {
+        guard !over.contains(frame.tag) else { return true }
+        let byteCount = FrameHeader.byteCount + frame.payloadByteCount
+        guard earlyByteCount + byteCount <= earlyByteCountMax else { return false }
+        early[frame.tag, default: Early(expires: expires)].frames.append((frame, member))
+        early[frame.tag]!.byteCount += byteCount
+        earlyByteCount += byteCount
+        return true
+    }
+
+    /// Drops frames whose step never came.
+    mutating func expireEarly(now: NIODeadline) {
+        for (tag, waiting) in early where waiting.expires <= now {
+            earlyByteCount -= waiting.byteCount
+            early[tag] = nil
+            over.insert(tag)
+        }
+    }
+
+    /// A new epoch: nothing of the old one is waited for.
+    mutating func dropEarly() {
+        early = [:]
+        earlyByteCount = 0
+    }
+}
+
+/// The last tags that were inserted, up to a number.
+private struct RecentTags {
+    private var ring: [Tag] = []
+    private var next = 0
+    private var members: Set<Tag> = []
+    private let capacity: Int
+
+    init(capacity: Int) { self.capacity = capacity }
+
+    func contains(_ tag: Tag) -> Bool { members.contains(tag) }
+
+    mutating func insert(_ tag: Tag) {
+        guard members.insert(tag).inserted else { return }
+        if ring.count < capacity {
+            ring.append(tag)
+        } else {
+            members.remove(ring[next])
+            ring[next] = tag
+            next = (next + 1) % capacity
+        }
+    }
+
+    /// The ring keeps the slot: when it is overwritten, a tag that was inserted again is forgotten early, which costs
+    /// at most one kept frame.
+    mutating func remove(_ tag: Tag) { members.remove(tag) }
+}
+
+extension Frame {
+    fileprivate var payloadByteCount: Int {
+        switch message {
+        case .query(let slice): slice.queries.readableBytes
+        case .partial(let slice): slice.outputs.readableBytes + slice.lse.readableBytes
+        case .logSumExp(let rows): rows.lse.readableBytes
+        case .corrected(let slice): slice.outputs.readableBytes
+        default: 0
+        }
+    }
+}

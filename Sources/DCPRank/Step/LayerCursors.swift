@@ -1,0 +1,89 @@
+public import DCPCore
+public import DCPWire
+
+/// Where each layer of each sequence ends, steps in flight included, as a value.
+///
+/// A step starts exactly where its layer ends: that rule alone makes appends happen once (TRAPS 29). Steps may follow
+/// each other before the first is finished; a later one's context waits until the earlier one's tokens are in place.
+public struct LayerCursors: Sendable {
+    /// What a step on a layer may do.
+    public enum Admission: Hashable, Sendable {
+        /// New tokens: reserve them. `isContextReady` tells whether everything before them is in the cache.
+        case append(isContextReady: Bool)
+        /// The tokens are there from the same step sent before; only the attention is computed again.
+        case `repeat`
+    }
+
+    private struct Key: Hashable {
+        var sequence: SequenceID
+        var layer: Int
+    }
+
+    private struct Cursor {
+        /// The layer's length with all admitted steps.
+        var reserved: Int
+        /// The layer's length in the cache.
+        var appended: Int
+        /// The step that was admitted last.
+        var last: (tag: Tag, position: Int, count: Int)?
+    }
+
+    private var cursors: [Key: Cursor] = [:]
+
+    public init() {}
+
+    /// Admits one entry of a step, or refuses it.
+    ///
+    /// - Parameter length: the layer's length in the cache, for a layer this value has not seen.
+    /// - Throws: `.positionMismatch`, with both numbers; `.conflict` for a repeat of a step still in flight.
+    public mutating func admit(_ entry: StepRequest.Entry, tag: Tag, layer: Int, length: Int)
+        throws(ServiceError) -> Admission
+    {
+        let key = Key(sequence: entry.sequence, layer: layer)
+        var cursor = cursors[key] ?? Cursor(reserved: length, appended: length)
+        if let last = cursor.last, last.tag == tag, last.position == entry.position, last.count == entry.count {
+            guard cursor.appended >= entry.position + entry.count else {
+                throw ServiceError(.conflict, "\(tag) is already in flight; wait for its answer.")
+            }
+            return .repeat
+        }
+        guard entry.position == cursor.reserved else {
+            throw ServiceError(
+                .positionMismatch,
+                "The step starts at position \(entry.position), but layer \(layer) of \(entry.sequence) has "
+                    + "\(cursor.reserved) tokens; send the tokens from \(cursor.reserved) on.")
+        }
+        cursor.reserved = entry.position + entry.count
+        cursor.last = (tag, entry.position, entry.count)
+        cursors[key] = cursor
+        return .append(isContextReady: cursor.appended == entry.position)
+    }
+
+    /// The tokens of an admitted entry are in the cache.
+    public mutating func appended(_ entry: StepRequest.Entry, layer: Int) {
+        let key = Key(sequence: entry.sequence, layer: layer)
+        guard var cursor = cursors[key] else { return }
+        cursor.appended = max(cursor.appended, entry.position + entry.count)
+        cursors[key] = cursor
+    }
+
+    /// Whether every token before the entry is in the cache.
+    public func isContextReady(_ entry: StepRequest.Entry, layer: Int) -> Bool {
+        guard let cursor = cursors[Key(sequence: entry.sequence, layer: layer)] else { return false }
+        return cursor.appended >= entry.position
+    }
+
+    /// An admitted entry was taken back: the layer ends where it began.
+    public mutating func rolledBack(_ entry: StepRequest.Entry, layer: Int) {
+        let key = Key(sequence: entry.sequence, layer: layer)
+        guard let cursor = cursors[key], cursor.reserved > entry.position else { return }
+        cursors[key] = Cursor(reserved: entry.position, appended: min(cursor.appended, entry.position))
+    }
+
+    /// Forgets a sequence whose length was changed by something else than steps.
+    public mutating func forget(_ sequence: SequenceID) {
+        cursors = cursors.filter { $0.key.sequence != sequence }
+    }
+
+    public mutating func forgetAll() { cursors = [:] }
+}

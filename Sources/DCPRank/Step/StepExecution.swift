@@ -1,0 +1,190 @@
+internal import DCPAttention
+internal import DCPCache
+internal import DCPCore
+internal import DCPTransport
+internal import DCPWire
+internal import NIOCore
+
+/// One step's shell: it drives the machine, gives computations to the pool and messages to the links.
+///
+/// Confined to the event loop. Jobs on compute threads hold only what they need, all of it `Sendable`, and come back
+/// to the loop with an event.
+final class StepExecution {
+    let tag: Tag
+    let request: StepRequest
+    let epoch: Epoch
+    private(set) var machine: StepMachine
+    /// The client, while it is there.
+    private weak var client: Link?
+    private unowned let server: RankServer
+    private let work: StepWork
+    private var deadline: Scheduled<Void>?
+    private let layer: Int
+
+    init(
+        tag: Tag, request: StepRequest, epoch: Epoch, machine: StepMachine, client: Link, server: RankServer,
+        timeout: TimeAmount
+    ) {
+        self.tag = tag
+        self.request = request
+        self.epoch = epoch
+        self.machine = machine
+        self.client = client
+        self.server = server
+        layer = Int(tag.layer)
+        work = StepWork(
+            plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool)
+        let bound = NIOLoopBound(WeakExecution(self), eventLoop: server.eventLoop)
+        deadline = server.eventLoop.scheduleTask(in: timeout) { bound.value.execution?.deliver(.expired) }
+    }
+
+    func isClient(_ link: Link) -> Bool { client === link }
+
+    func touches(_ sequence: SequenceID) -> Bool { request.entries.contains { $0.sequence == sequence } }
+
+    func start() {
+        let own = QuerySlice(
+            tokens: machine.plan.tokens, heads: request.queryHeads, keyDim: request.keyDim,
+            dataType: request.queryDataType, queries: request.queries)
+        perform(machine.start(own))
+    }
+
+    func deliver(_ event: StepMachine.Event) {
+        perform(machine.handle(event))
+        if machine.isFinished { server.finished(self) }
+    }
+
+    /// A message of another rank of the group.
+    func receive(_ message: Message, from member: Int) {
+        switch message {
+        case .query(let slice): deliver(.query(slice, from: member))
+        case .partial(let slice):
+            let states = AttentionStates(
+                valueDim: slice.valueDim, outputs: slice.outputs.floats, lse: slice.lse.floats)
+            deliver(.partial(states, from: member))
+        case .logSumExp(let rows): deliver(.logSumExp(rows.lse.floats, from: member))
+        case .corrected(let slice): deliver(.corrected(slice.outputs.floats, from: member))
+        case .abort(let error): deliver(.aborted(error))
+        default: preconditionFailure("not a message between ranks of a step: \(message.type)")
+        }
+    }
+
+    private func perform(_ actions: [StepMachine.Action]) {
+        for action in actions { perform(action) }
+    }
+
+    private func perform(_ action: StepMachine.Action) {
+        let plan = machine.plan
+        switch action {
+        case .sendQuery(let slice, let member): send(.query(slice), to: member)
+        case .sendPartial(let states, let member):
+            send(
+                .partial(
+                    PartialSlice(
+                        tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
+                        valueDim: states.valueDim, outputs: ByteBuffer(floats: states.outputs),
+                        lse: ByteBuffer(floats: states.lse))), to: member)
+        case .sendLogSumExp(let lse, let member):
+            send(
+                .logSumExp(
+                    LogSumExpRows(
+                        tokens: plan.tokens, heads: plan.partition.queryHeads, lse: ByteBuffer(floats: lse))),
+                to: member)
+        case .sendCorrected(let outputs, let member):
+            send(
+                .corrected(
+                    CorrectedSlice(
+                        tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
+                        valueDim: plan.shape.valueDim, outputs: ByteBuffer(floats: outputs))), to: member)
+        case .startAppend:
+            let arrive = arrival { (execution: StepExecution, _: Void) in execution.appended() }
+            work.append(completion: arrive)
+        case .startNewTokens:
+            work.attendNewTokens(completion: arrival { $0.deliver(.newTokensDone($1)) })
+        case .startContext(let slices):
+            work.attendContext(slices, completion: arrival { $0.deliver(.contextDone($1)) })
+        case .startCorrection(let states, let lse):
+            work.correct(states, lse: lse, completion: arrival { $0.deliver(.correctionDone($1.0, lse: $1.1)) })
+        case .startMerge(let partials, let newTokens):
+            work.merge(partials, newTokens, completion: arrival { $0.deliver(.mergeDone($1)) })
+        case .startReduction(let summands, let lse, let newTokens):
+            work.reduce(summands, lse: lse, newTokens, completion: arrival { $0.deliver(.mergeDone($1)) })
+        case .reply(let states):
+            over()
+            let result = StepResult(
+                tokens: plan.tokens, heads: plan.ownHeads.count, valueDim: states.valueDim,
+                outputs: ByteBuffer(floats: states.outputs),
+                lse: plan.wantsLSE ? ByteBuffer(floats: states.lse) : nil)
+            server.answer(client, tag, .stepResult(result))
+            server.counters.stepsCompleted += 1
+        case .fail(let error):
+            over()
+            server.answer(client, tag, .failure(error))
+            server.counters.stepsAborted += 1
+            server.observe(.stepAborted(tag, error))
+        case .sendAbort(let error, let member): send(.abort(error), to: member)
+        case .rollBack: server.rollBack(request.entries, layer: layer)
+        }
+    }
+
+    /// The client has its answer: no deadline any more, and pieces that still wait for a thread are not computed.
+    private func over() {
+        deadline?.cancel()
+        work.cancel()
+    }
+
+    private func appended() {
+        server.appended(request.entries, layer: layer)
+        deliver(.appended)
+    }
+
+    private func send(_ message: Message, to member: Int) {
+        do throws(ServiceError) {
+            try server.send(message, to: member, of: self)
+        } catch {
+            guard !machine.isOver else { return }
+            deliver(.failed(error))
+        }
+    }
+
+    /// Brings a result back to the loop. A failure of the computation becomes the machine's, after it has counted the
+    /// computation as answered.
+    private func arrival<Value: Sendable>(
+        _ deliver: @escaping (StepExecution, Value) -> Void
+    ) -> @Sendable (Result<Value, ServiceError>) -> Void {
+        let bound = NIOLoopBound((execution: self, deliver: deliver), eventLoop: server.eventLoop)
+        let eventLoop = server.eventLoop
+        return { result in
+            eventLoop.execute {
+                let (execution, deliver) = bound.value
+                switch result {
+                case .success(let value): deliver(execution, value)
+                case .failure(let error): execution.deliver(.computationFailed(error))
+                }
+            }
+        }
+    }
+}
+
+private struct WeakExecution {
+    weak var execution: StepExecution?
+    init(_ execution: StepExecution) { self.execution = execution }
+}
+
+extension ByteBuffer {
+    init(floats: [Float]) {
+        var buffer = ByteBufferAllocator().buffer(capacity: floats.count * 4)
+        // Little-endian machines only; the package does not build for another.
+        _ = floats.withUnsafeBytes { buffer.writeBytes($0) }
+        self = buffer
+    }
+
+    /// Copied, since a slice of a frame is not aligned.
+    var floats: [Float] {
+        precondition(readableBytes % 4 == 0)
+        return [Float](unsafeUninitializedCapacity: readableBytes / 4) { floats, count in
+            withUnsafeReadableBytes { UnsafeMutableRawBufferPointer(floats).copyMemory(from: $0) }
+            count = readableBytes / 4
+        }
+    }
+}

@@ -1,0 +1,264 @@
+internal import DCPAttention
+internal import DCPCache
+internal import DCPCore
+internal import DCPWire
+internal import NIOCore
+internal import Synchronization
+
+/// What a step computes, on the pool's threads. Immutable but for the flag that stops it.
+///
+/// Each function returns at once; its completion is called once, on a compute thread.
+final class StepWork: Sendable {
+    private let plan: StepPlan
+    private let request: StepRequest
+    private let layer: Int
+    private let cache: ShardCache
+    private let pool: ComputePool
+    private let isCancelled = Atomic<Bool>(false)
+
+    init(plan: StepPlan, request: StepRequest, layer: Int, cache: ShardCache, pool: ComputePool) {
+        self.plan = plan
+        self.request = request
+        self.layer = layer
+        self.cache = cache
+        self.pool = pool
+    }
+
+    /// Pieces that have not begun are skipped. Completions are still called.
+    func cancel() { isCancelled.store(true, ordering: .relaxed) }
+
+    typealias Completion<Value> = @Sendable (Result<Value, ServiceError>) -> Void
+
+    /// The owned tokens into the cache, all entries or none.
+    func append(completion: @escaping Completion<Void>) {
+        submit(completion) { [self] () throws(ServiceError) in
+            var done: [(StepRequest.Entry, Int)] = []
+            try withRows { (rows) throws(ServiceError) in
+                for (entry, tokens) in entryTokens {
+                    do throws(ServiceError) {
+                        try cache.append(
+                            sequence: entry.sequence, layer: layer, position: entry.position, rows: rows, tokens: tokens)
+                        done.append((entry, tokens.count))
+                    } catch {
+                        for (entry, _) in done {
+                            cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
+                        }
+                        throw error
+                    }
+                }
+            }
+        }
+    }
+
+    /// Causal attention of the own heads over the step's own tokens.
+    func attendNewTokens(completion: @escaping Completion<AttentionStates>) {
+        submit(completion) { [self] () throws(ServiceError) -> Pieces in
+            var queries = QueryRows(heads: plan.ownHeads, tokens: plan.tokens, keyDim: plan.shape.keyDim)
+            let slice = ownQueries
+            try slice.withBytes { (bytes) throws(ServiceError) in
+                try queries.set(heads: plan.ownHeads, dataType: request.queryDataType, rows: bytes)
+            }
+            let layout = PanelLayout(
+                dataType: plan.shape.kvDataType, kvHeads: plan.partition.kvHeads, keyDim: plan.shape.keyDim,
+                valueDim: plan.shape.valueDim, blockTokens: Self.newTokenBlockTokens)
+            var panels: [NewTokenPanels] = []
+            try withRows { (rows) throws(ServiceError) in
+                for (_, tokens) in entryTokens {
+                    panels.append(try NewTokenPanels(layout: layout, rows: rows, tokens: tokens))
+                }
+            }
+            let works = zip(entryTokens, panels).map { item, panels in
+                AttentionWork(
+                    model: plan.shape, partition: plan.partition, heads: plan.ownHeads, queries: queries,
+                    tokens: item.1, over: panels.blocks, causal: true)
+            }
+            return Pieces(works: works, heads: plan.ownHeads.count, plan: plan, owners: panels)
+        }
+    }
+
+    /// Attention of all the group's heads over this rank's shard, never masked.
+    func attendContext(_ slices: [QuerySlice], completion: @escaping Completion<AttentionStates>) {
+        submit(completion) { [self] () throws(ServiceError) -> Pieces in
+            let allHeads = 0..<plan.partition.queryHeads
+            var queries = QueryRows(heads: allHeads, tokens: plan.tokens, keyDim: plan.shape.keyDim)
+            for (member, slice) in slices.enumerated() {
+                let heads = slices.count == 1 ? allHeads : plan.partition.ownHeads(ofRank: member)
+                try slice.queries.withBytes { (bytes) throws(ServiceError) in
+                    try queries.set(heads: heads, dataType: slice.dataType, rows: bytes)
+                }
+            }
+            var readers: [ContextReader] = []
+            let works = try entryTokens.map { (item) throws(ServiceError) -> AttentionWork in
+                let reader = try cache.context(
+                    sequence: item.0.sequence, layer: layer, length: item.0.position)
+                readers.append(reader)
+                return AttentionWork(
+                    model: plan.shape, partition: plan.partition, heads: allHeads, queries: queries, tokens: item.1,
+                    over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens), causal: false)
+            }
+            return Pieces(works: works, heads: allHeads.count, plan: plan, owners: readers)
+        }
+    }
+
+    /// Reduce-scatter, first half: this rank's outputs weighed by the combined LSE, cut by rank.
+    func correct(
+        _ states: AttentionStates, lse: [[Float]], completion: @escaping Completion<([[Float]], [Float])>
+    ) {
+        submit(completion) { [plan] () throws(ServiceError) in
+            let combined = try AttentionStates.combinedLSE(lse)
+            let outputs = states.corrected(by: combined)
+            let slices = (0..<plan.members).map { member in
+                let rows = plan.rows(ofRank: member)
+                return Array(outputs[rows.lowerBound * states.valueDim..<rows.upperBound * states.valueDim])
+            }
+            return (slices, combined.slice(rows: plan.rows(ofRank: plan.contextRank)).rounded)
+        }
+    }
+
+    func merge(
+        _ partials: [AttentionStates], _ newTokens: AttentionStates, completion: @escaping Completion<AttentionStates>
+    ) {
+        submit(completion) { () throws(ServiceError) in
+            try AttentionStates.merge([AttentionStates.merge(partials), newTokens])
+        }
+    }
+
+    func reduce(
+        _ summands: [[Float]], lse: [Float], _ newTokens: AttentionStates,
+        completion: @escaping Completion<AttentionStates>
+    ) {
+        submit(completion) { () throws(ServiceError) in
+            let context = AttentionStates(
+                valueDim: newTokens.valueDim, outputs: AttentionStates.sum(of: summands), lse: lse)
+            return try AttentionStates.merge([context, newTokens])
+        }
+    }
+
+    /// New tokens sit in blocks of their own size: their layout is nobody's but this step's.
+    private static var newTokenBlockTokens: Int { 64 }
+
+    private var entryTokens: [(StepRequest.Entry, Range<Int>)] {
+        var start = 0
+        return request.entries.map { entry in
+            defer { start += entry.count }
+            return (entry, start..<start + entry.count)
+        }
+    }
+
+    /// The own heads' part of the queries the client sent.
+    private var ownQueries: ByteBuffer {
+        guard request.queryMode == .replicate else { return request.queries }
+        let headByteCount = plan.tokens * plan.shape.keyDim * request.queryDataType.byteCount
+        return request.queries.getSlice(
+            at: request.queries.readerIndex + plan.ownHeads.lowerBound * headByteCount,
+            length: plan.ownHeads.count * headByteCount)!
+    }
+
+    private func withRows(_ body: (KeyValueRows) throws(ServiceError) -> Void) throws(ServiceError) {
+        try request.keys.withBytes { (keys) throws(ServiceError) in
+            try request.values.withBytes { (values) throws(ServiceError) in
+                try body(
+                    KeyValueRows(
+                        dataType: request.keyValueDataType, keys: keys, values: values, tokens: plan.tokens))
+            }
+        }
+    }
+}
+
+// MARK: - Jobs
+
+/// Attention works with their pieces numbered through, and what keeps their memory alive.
+private struct Pieces: Sendable {
+    let works: [AttentionWork]
+    let heads: Int
+    let plan: StepPlan
+    let owners: [any AnyObject & Sendable]
+
+    /// `[work, piece]`, in order.
+    var indices: [(Int, Int)] {
+        works.enumerated().flatMap { work, value in (0..<value.pieceCount).map { (work, $0) } }
+    }
+
+    func finish() -> AttentionStates {
+        var states = AttentionStates.empty(rows: heads * plan.tokens, valueDim: plan.shape.valueDim)
+        for work in works { work.finish(into: &states) }
+        return states
+    }
+}
+
+extension StepWork {
+    private func submit<Value: Sendable>(
+        _ completion: @escaping Completion<Value>, _ body: @escaping @Sendable () throws(ServiceError) -> Value
+    ) {
+        pool.submit {
+            do throws(ServiceError) {
+                completion(.success(try body()))
+            } catch {
+                completion(.failure(error))
+            }
+        }
+    }
+
+    /// Prepares on one thread, then deals the pieces to all of them. The thread that finishes the last piece merges
+    /// them: in fixed order, so the result does not depend on who that is.
+    private func submit(
+        _ completion: @escaping Completion<AttentionStates>,
+        _ prepare: @escaping @Sendable () throws(ServiceError) -> Pieces
+    ) {
+        pool.submit { [self] in
+            let pieces: Pieces
+            do throws(ServiceError) {
+                pieces = try prepare()
+            } catch {
+                return completion(.failure(error))
+            }
+            let indices = pieces.indices
+            guard pool.threads > 1, indices.count > 1 else {
+                for (work, piece) in indices where !isCancelled.load(ordering: .relaxed) {
+                    pieces.works[work].run(piece: piece)
+                }
+                return complete(pieces, completion)
+            }
+            let countdown = Countdown(indices.count)
+            for (work, piece) in indices {
+                pool.submit { [self] in
+                    if !isCancelled.load(ordering: .relaxed) { pieces.works[work].run(piece: piece) }
+                    if countdown.arriveIsLast() { complete(pieces, completion) }
+                }
+            }
+        }
+    }
+
+    private func complete(_ pieces: Pieces, _ completion: Completion<AttentionStates>) {
+        guard !isCancelled.load(ordering: .relaxed) else {
+            return completion(.failure(ServiceError(.stepAborted, "The step was over before it was computed.")))
+        }
+        completion(.success(pieces.finish()))
+    }
+}
+
+private final class Countdown: Sendable {
+    private let remaining: Atomic<Int>
+
+    init(_ count: Int) { remaining = Atomic(count) }
+
+    /// Whether this arrival was the last. Everything before any arrival happens before the last one returns.
+    func arriveIsLast() -> Bool { remaining.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 }
+}
+
+extension ByteBuffer {
+    /// The readable bytes as a pointer; never nil, also for none.
+    fileprivate func withBytes(_ body: (UnsafeRawPointer) throws(ServiceError) -> Void) throws(ServiceError) {
+        let result = withUnsafeReadableBytes { bytes -> Result<Void, ServiceError> in
+            withUnsafePointer(to: UInt64(0)) { nothing in
+                do throws(ServiceError) {
+                    try body(bytes.baseAddress ?? UnsafeRawPointer(nothing))
+                    return .success(())
+                } catch {
+                    return .failure(error)
+                }
+            }
+        }
+        try result.get()
+    }
+}
