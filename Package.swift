@@ -33,5 +33,8 @@ let package = Package(
         .target(name: "CAttentionKernels", cSettings: cSettings),
         library("DCPCore", ["CChecksum"]),
         library("DCPAttention", ["DCPCore", "CAttentionKernels", "COpenBLAS"]),
+        library("DCPTestKit", ["DCPCore", "DCPAttention"]),
+        tests("DCPCore"),
+        tests("DCPAttention", ["DCPCore"]),
     ]
 )
