@@ -24,6 +24,11 @@ public struct ReferenceAttention: Sendable {
         public var outputs: [Double]
         /// `[tokens][queryHeads]`, natural; -inf for a query that sees nothing.
         public var lse: [Double]
+
+        public init(outputs: [Double], lse: [Double]) {
+            self.outputs = outputs
+            self.lse = lse
+        }
     }
 
     /// - Parameters:
