@@ -1,0 +1,29 @@
+// Decode over bf16 panels: K [Dk/2][blockTokens][2], V [blockTokens/2][Dv][2]. A pair is one 32-bit word; its first
+// element is the low half (little-endian), so a shift and a mask make two Float32.
+#include "decode_block.h"
+
+static inline dcp_view load_keys(const dcp_decode_rows *rows, const void *panel, int64_t first, float *scratch) {
+    for (int64_t pair = 0; pair < rows->key_dim / 2; pair++) {
+        const uint32_t *words = (const uint32_t *)panel + pair * rows->block_tokens + first;
+        float *even = scratch + 2 * pair * dcp_lanes, *odd = even + dcp_lanes;
+        for (int i = 0; i < dcp_lanes; i++) even[i] = dcp_float(words[i] << 16);
+        for (int i = 0; i < dcp_lanes; i++) odd[i] = dcp_float(words[i] & 0xFFFF0000u);
+    }
+    return (dcp_view){scratch, dcp_lanes};
+}
+
+static inline dcp_view load_values(const dcp_decode_rows *rows, const void *panel, int64_t first, int64_t tokens,
+                                   int64_t dim, int64_t width, float *scratch) {
+    for (int64_t t = 0; t < tokens; t += 2) {
+        const uint32_t *words = (const uint32_t *)panel + (first + t) / 2 * rows->value_dim + dim;
+        float *even = scratch + t * dcp_lanes, *odd = even + dcp_lanes;
+        for (int64_t i = 0; i < width; i++) even[i] = dcp_float(words[i] << 16);
+        for (int64_t i = 0; i < width; i++) odd[i] = dcp_float(words[i] & 0xFFFF0000u);
+    }
+    return (dcp_view){scratch, dcp_lanes};
+}
+
+void dcp_decode_bf16_portable(const dcp_decode_rows *rows, const void *keys, const void *values,
+                              const int32_t *visible) {
+    dcp_decode_over(rows, keys, values, visible, load_keys, load_values);
+}

@@ -1,0 +1,116 @@
+// The decode kernel, written once over the two functions that a KV dtype supplies.
+//
+// Tokens lie along SIMD lanes: 16 tokens' scores accumulate side by side and need no horizontal sum. A group of 64
+// tokens is scored for all rows, weighted, and its values added, so K and V are converted once for all rows and the
+// scratch memory (about 28 KiB of stack) stays in the first-level cache. Sums run in runs of 16 dimensions and of 64
+// tokens which are then added up: several short sums lose less than one long one.
+#ifndef DCP_DECODE_BLOCK_H
+#define DCP_DECODE_BLOCK_H
+
+#include "decode.h"
+#include "softmax_row.h"
+
+#pragma STDC FP_CONTRACT OFF
+
+enum { dcp_group_tokens = 64, dcp_key_dim_max = 256 };
+
+// A view of Float32 rows: element [row][i] is at[row * stride + i].
+typedef struct {
+    const float *at;
+    int64_t stride;
+} dcp_view;
+
+// Keys of 16 tokens from `first`, as [key_dim][16]; `scratch` has room for them.
+typedef dcp_view dcp_load_keys(const dcp_decode_rows *rows, const void *panel, int64_t first, float *scratch);
+// Values of `tokens` tokens from `first`, dimensions dim..<dim + width, as [tokens][width], width <= 16; `scratch` has
+// room for tokens rounded up to even. A token beyond `tokens` may be loaded, never used.
+typedef dcp_view dcp_load_values(const dcp_decode_rows *rows, const void *panel, int64_t first, int64_t tokens,
+                                 int64_t dim, int64_t width, float *scratch);
+
+static inline void dcp_score_lanes(const float *restrict query, dcp_view keys, int64_t key_dim, float *restrict out) {
+    float total[dcp_lanes] = {0};
+    for (int64_t run = 0; run < key_dim; run += 16) {
+        const int64_t end = run + 16 < key_dim ? run + 16 : key_dim;
+        float even[dcp_lanes] = {0}, odd[dcp_lanes] = {0};
+        for (int64_t d = run; d < end; d += 2) {
+            const float q0 = query[d], q1 = query[d + 1];
+            const float *k0 = keys.at + d * keys.stride, *k1 = k0 + keys.stride;
+            for (int i = 0; i < dcp_lanes; i++) even[i] += q0 * k0[i];
+            for (int i = 0; i < dcp_lanes; i++) odd[i] += q1 * k1[i];
+        }
+        for (int i = 0; i < dcp_lanes; i++) total[i] += even[i] + odd[i];
+    }
+    for (int i = 0; i < dcp_lanes; i++) out[i] = total[i];
+}
+
+// out = out * factor + weights . values, over `width` dimensions.
+static inline __attribute__((always_inline)) void dcp_add_values(const float *restrict weights, dcp_view values,
+                                                                 int64_t tokens, int64_t width, float factor,
+                                                                 float *restrict out) {
+    float even[dcp_lanes] = {0}, odd[dcp_lanes] = {0};
+    int64_t t = 0;
+    for (; t + 1 < tokens; t += 2) {
+        const float w0 = weights[t], w1 = weights[t + 1];
+        const float *v0 = values.at + t * values.stride, *v1 = v0 + values.stride;
+        for (int64_t i = 0; i < width; i++) even[i] += w0 * v0[i];
+        for (int64_t i = 0; i < width; i++) odd[i] += w1 * v1[i];
+    }
+    if (t < tokens) {
+        for (int64_t i = 0; i < width; i++) even[i] += weights[t] * values.at[t * values.stride + i];
+    }
+    for (int64_t i = 0; i < width; i++) out[i] = out[i] * factor + (even[i] + odd[i]);
+}
+
+static inline __attribute__((always_inline)) void dcp_decode_group(const dcp_decode_rows *rows, const void *keys,
+                                                                   const void *values, const int32_t *visible,
+                                                                   int64_t first, int64_t tokens,
+                                                                   dcp_load_keys *load_keys,
+                                                                   dcp_load_values *load_values) {
+    float scores[dcp_decode_rows_max][dcp_group_tokens];
+    float factor[dcp_decode_rows_max];
+    int64_t seen[dcp_decode_rows_max];
+    for (int64_t r = 0; r < rows->rows; r++) {
+        const int64_t left = visible[r] - first;
+        seen[r] = left < 0 ? 0 : left < tokens ? left : tokens;
+    }
+    // Up to 15 tokens past the last visible one are scored: inside the panel, and replaced before they are read.
+    float key_scratch[dcp_key_dim_max * dcp_lanes];
+    for (int64_t t = 0; t < tokens; t += dcp_lanes) {
+        const dcp_view lanes = load_keys(rows, keys, first + t, key_scratch);
+        for (int64_t r = 0; r < rows->rows; r++) {
+            if (t < seen[r]) dcp_score_lanes(rows->queries + r * rows->key_dim, lanes, rows->key_dim, &scores[r][t]);
+        }
+    }
+    for (int64_t r = 0; r < rows->rows; r++) {
+        if (seen[r] == 0) continue;
+        factor[r] = dcp_softmax_row(scores[r], seen[r], rows->soft_cap, &rows->maximum[r], &rows->sum[r]);
+    }
+    float value_scratch[dcp_group_tokens * dcp_lanes];
+    for (int64_t dim = 0; dim < rows->value_dim; dim += dcp_lanes) {
+        const int64_t width = rows->value_dim - dim < dcp_lanes ? rows->value_dim - dim : dcp_lanes;
+        const dcp_view lanes = load_values(rows, values, first, tokens, dim, width, value_scratch);
+        for (int64_t r = 0; r < rows->rows; r++) {
+            if (seen[r] == 0) continue;
+            float *out = rows->output + r * rows->value_dim + dim;
+            if (width == dcp_lanes) {
+                dcp_add_values(scores[r], lanes, seen[r], dcp_lanes, factor[r], out);
+            } else {
+                dcp_add_values(scores[r], lanes, seen[r], width, factor[r], out);
+            }
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void dcp_decode_over(const dcp_decode_rows *rows, const void *keys,
+                                                                  const void *values, const int32_t *visible,
+                                                                  dcp_load_keys *load_keys,
+                                                                  dcp_load_values *load_values) {
+    int64_t end = 0;
+    for (int64_t r = 0; r < rows->rows; r++) end = visible[r] > end ? visible[r] : end;
+    for (int64_t first = 0; first < end; first += dcp_group_tokens) {
+        const int64_t tokens = end - first < dcp_group_tokens ? end - first : dcp_group_tokens;
+        dcp_decode_group(rows, keys, values, visible, first, tokens, load_keys, load_values);
+    }
+}
+
+#endif

@@ -1,0 +1,18 @@
+// Decode over f32 panels: K [Dk][blockTokens], V [blockTokens][Dv], read where they are.
+#include "decode_block.h"
+
+static inline dcp_view load_keys(const dcp_decode_rows *rows, const void *panel, int64_t first, float *scratch) {
+    (void)scratch;
+    return (dcp_view){(const float *)panel + first, rows->block_tokens};
+}
+
+static inline dcp_view load_values(const dcp_decode_rows *rows, const void *panel, int64_t first, int64_t tokens,
+                                   int64_t dim, int64_t width, float *scratch) {
+    (void)tokens, (void)width, (void)scratch;
+    return (dcp_view){(const float *)panel + first * rows->value_dim + dim, rows->value_dim};
+}
+
+void dcp_decode_f32_portable(const dcp_decode_rows *rows, const void *keys, const void *values,
+                             const int32_t *visible) {
+    dcp_decode_over(rows, keys, values, visible, load_keys, load_values);
+}

@@ -1,0 +1,39 @@
+#ifndef DCP_TILES_H
+#define DCP_TILES_H
+
+#include <stdint.h>
+
+#include "panels.h"
+
+// Many query rows: scores and outputs come from sgemm over Float32 tiles, the softmax runs between the two.
+
+// Copies tokens first..<first + count of one head's K panel as Float32 into tile [key_dim][stride]. Exact.
+void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t first, int64_t count, float *tile,
+                      int64_t stride);
+
+// Copies tokens first..<first + count of one head's V panel as Float32 into tile [count][value_dim]. Exact.
+void dcp_values_to_tile(const dcp_panel_shape *shape, const void *values, int64_t first, int64_t count, float *tile);
+
+// One online softmax step over a tile of scores.
+//
+//   scores   [rows][stride], stride a multiple of 16; columns 0..<columns in, weights out (0 where a row does not see)
+//   visible  [rows]: how many of the tile's first tokens each row sees, 0...columns; a row that sees none keeps its
+//            maximum, sum and output, and its weights are 0
+//   maximum, sum [rows], output [rows][value_dim]: the running state; output is rescaled, its new part is the caller's
+//            sgemm of the weights with the values
+void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stride, const int32_t *visible,
+                      float soft_cap, float *maximum, float *sum, float *output, int64_t value_dim);
+
+// The attention of one row from its running states in several pieces, in piece order.
+//
+//   maximum[p * row_stride], sum[p * row_stride], output[p * row_stride * value_dim ...]: piece p
+//   result [value_dim], lse: natural; a row without tokens in any piece is (0, -inf)
+void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t value_dim, const float *maximum, const float *sum,
+                    const float *output, float *result, float *lse);
+
+// e^x for count values <= 0, for the tests of the polynomial.
+void dcp_exp_values(const float *values, int64_t count, float *out);
+// tanh x, likewise.
+void dcp_tanh_values(const float *values, int64_t count, float *out);
+
+#endif

@@ -1,0 +1,50 @@
+// Panels of any KV dtype as Float32 tiles.
+#include "tiles.h"
+
+#include "convert.h"
+
+void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t first, int64_t count,
+                      float *restrict tile, int64_t stride) {
+    switch (shape->data_type) {
+    case dcp_bf16:
+        for (int64_t pair = 0; pair < shape->key_dim / 2; pair++) {
+            const uint32_t *words = (const uint32_t *)keys + pair * shape->block_tokens + first;
+            float *even = tile + 2 * pair * stride, *odd = even + stride;
+            for (int64_t t = 0; t < count; t++) even[t] = dcp_float(words[t] << 16);
+            for (int64_t t = 0; t < count; t++) odd[t] = dcp_float(words[t] & 0xFFFF0000u);
+        }
+        break;
+    case dcp_f16:
+        for (int64_t d = 0; d < shape->key_dim; d++) {
+            const uint16_t *halves = (const uint16_t *)keys + d * shape->block_tokens + first;
+            for (int64_t t = 0; t < count; t++) tile[d * stride + t] = dcp_f16_to_f32(halves[t]);
+        }
+        break;
+    default:
+        for (int64_t d = 0; d < shape->key_dim; d++)
+            memcpy(tile + d * stride, (const float *)keys + d * shape->block_tokens + first, 4 * (size_t)count);
+    }
+}
+
+void dcp_values_to_tile(const dcp_panel_shape *shape, const void *values, int64_t first, int64_t count,
+                        float *restrict tile) {
+    const int64_t dim = shape->value_dim;
+    switch (shape->data_type) {
+    case dcp_bf16:
+        for (int64_t t = 0; t < count; t++) {
+            const uint32_t *words = (const uint32_t *)values + (first + t) / 2 * dim;
+            if ((first + t) % 2 == 0) {
+                for (int64_t d = 0; d < dim; d++) tile[t * dim + d] = dcp_float(words[d] << 16);
+            } else {
+                for (int64_t d = 0; d < dim; d++) tile[t * dim + d] = dcp_float(words[d] & 0xFFFF0000u);
+            }
+        }
+        break;
+    case dcp_f16: {
+        const uint16_t *halves = (const uint16_t *)values + first * dim;
+        for (int64_t i = 0; i < count * dim; i++) tile[i] = dcp_f16_to_f32(halves[i]);
+        break;
+    }
+    default: memcpy(tile, (const float *)values + first * dim, 4 * (size_t)(count * dim));
+    }
+}

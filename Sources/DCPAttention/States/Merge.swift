@@ -1,0 +1,60 @@
+public import DCPCore
+
+/// Merging partials, in three steps that both exchange forms are made of, so that both give the same bits:
+/// all-to-all calls `merge` on the receiver; all-gather with reduce-scatter combines the gathered log-sum-exps, corrects
+/// on the sender and sums on the receiver.
+///
+/// The merge is associative and commutative up to rounding; ranks always merge in rank order, so a layout gives the same
+/// bits run after run.
+extension AttentionStates {
+    /// The log-sum-exp over ranks, per row: -inf where every partial is empty.
+    /// - Parameter partials: `[rank][row]` in rank order.
+    /// - Throws: `.internal` for NaN or +inf (TRAPS 6).
+    public static func combinedLSE(_ partials: [[Float]]) throws(ServiceError) -> CombinedLogSumExp {
+        try CombinedLogSumExp(of: partials)
+    }
+
+    /// This partial's share of the merged outputs: `o * exp(lse - LSE)`, row-major `[rows][valueDim]`.
+    ///
+    /// Where the weight is 0 the share is 0 whatever the output holds: 0 x NaN would be NaN (TRAPS 5).
+    public func corrected(by combined: CombinedLogSumExp) -> [Float] {
+        precondition(combined.values.count == rows, "The combined log-sum-exp is of other rows.")
+        return [Float](unsafeUninitializedCapacity: outputs.count) { shares, count in
+            outputs.withUnsafeBufferPointer { outputs in
+                for row in 0..<rows {
+                    let weight = combined.weight(of: lse[row], row: row)
+                    for index in row * valueDim..<(row + 1) * valueDim {
+                        shares.initializeElement(at: index, to: weight == 0 ? 0 : outputs[index] * weight)
+                    }
+                }
+            }
+            count = outputs.count
+        }
+    }
+
+    /// The sum of all ranks' shares, in rank order.
+    /// - Parameter shares: `[rank]` of row-major `[rows][valueDim]`, at least one.
+    public static func sum(of shares: [[Float]]) -> [Float] {
+        precondition(!shares.isEmpty && shares.allSatisfy { $0.count == shares[0].count })
+        // Started from the first share and not from 0, so that one share keeps its bits, -0 included.
+        var sum = shares[0]
+        for share in shares.dropFirst() {
+            sum.withUnsafeMutableBufferPointer { sum in
+                share.withUnsafeBufferPointer { share in
+                    for index in 0..<sum.count { sum[index] += share[index] }
+                }
+            }
+        }
+        return sum
+    }
+
+    /// The merged state of partials over disjoint tokens, in the order given. One partial keeps its bits.
+    /// - Throws: `.internal` when a log-sum-exp is NaN or +inf (TRAPS 6).
+    public static func merge(_ partials: [AttentionStates]) throws(ServiceError) -> AttentionStates {
+        precondition(!partials.isEmpty && partials.allSatisfy { $0.valueDim == partials[0].valueDim })
+        let combined = try combinedLSE(partials.map(\.lse))
+        return AttentionStates(
+            valueDim: partials[0].valueDim, outputs: sum(of: partials.map { $0.corrected(by: combined) }),
+            lse: combined.rounded)
+    }
+}

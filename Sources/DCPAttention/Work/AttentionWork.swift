@@ -1,0 +1,179 @@
+internal import CAttentionKernels
+public import DCPCore
+internal import Synchronization
+
+/// Attention of one entry's query tokens over some blocks: a shard's context, or the step's own new tokens.
+///
+/// DESIGN: the work is cut into pieces by its shape alone (`WorkSplit`). A piece is some query rows against some key
+/// tokens; it writes a state of its own, so pieces run in any order on any threads without a lock, and `finish` merges
+/// them in key order. Few rows go through the decode kernel, many through sgemm over tiles of 256 rows by 256 tokens.
+/// Scratch memory is that of one tile, whatever the context's length.
+///
+/// `@unchecked Sendable`: all is constant after `init` but the states; each is written by the one call of `run` for its
+/// piece, and read by `finish`, which checks through an atomic count that all calls have returned.
+public final class AttentionWork: @unchecked Sendable {
+    public let model: ModelShape
+    /// The query heads computed here, numbered inside the group.
+    public let heads: Range<Int>
+    /// This entry's tokens among the step's.
+    public let tokens: Range<Int>
+
+    let queries: QueryRows
+    let blocks: KVBlocks
+    let causal: Bool
+    let split: WorkSplit
+    /// For each tile, the first of its rows among the states.
+    private let firstRow: [Int]
+    /// `[tile][piece of the tile][row]`, and Dv numbers for each in `output`.
+    private let maximum: UnsafeMutablePointer<Float>
+    private let sum: UnsafeMutablePointer<Float>
+    private let output: UnsafeMutablePointer<Float>
+    private let finishedPieces = Atomic<Int>(0)
+
+    /// - Parameters:
+    ///   - model: its dims and KV dtype are those of `over.layout`.
+    ///   - partition: the group's heads; which KV head a query head reads.
+    ///   - heads: query heads to compute, numbered inside the group, contained in `queries.heads`; may be empty.
+    ///   - queries: the step's queries, unscaled; the model's scale is applied here, before the dot products.
+    ///   - tokens: this entry's tokens among the step's.
+    ///   - over: keys and values; their memory stays valid until `finish` has returned.
+    ///   - causal: the blocks hold the entry's own tokens, and its token i sees 0...i of them. Otherwise each of its
+    ///     tokens sees all of them.
+    public init(
+        model: ModelShape, partition: HeadPartition, heads: Range<Int>, queries: QueryRows, tokens: Range<Int>,
+        over blocks: KVBlocks, causal: Bool
+    ) {
+        precondition(
+            blocks.layout.dataType == model.kvDataType && blocks.layout.kvHeads == partition.kvHeads
+                && blocks.layout.keyDim == model.keyDim && blocks.layout.valueDim == model.valueDim,
+            "The blocks are laid out for another model.")
+        precondition(heads.lowerBound >= 0 && heads.upperBound <= partition.queryHeads)
+        precondition(heads.isEmpty || heads == heads.clamped(to: queries.heads), "Heads without queries.")
+        precondition(tokens.lowerBound >= 0 && tokens.upperBound <= queries.tokens, "Tokens without queries.")
+        precondition(queries.keyDim == model.keyDim)
+        precondition(!causal || blocks.tokens == tokens.count, "A causal part is over the entry's own tokens.")
+        self.model = model
+        self.heads = heads
+        self.tokens = tokens
+        self.queries = queries
+        self.blocks = blocks
+        self.causal = causal
+        let split = WorkSplit(
+            partition: partition, heads: heads, tokens: tokens.count, keyTokens: blocks.tokens,
+            blockTokens: blocks.layout.blockTokens, causal: causal)
+        self.split = split
+        var rows = 0
+        firstRow = split.tiles.map { tile in
+            defer { rows += tile.rows * tile.pieces.count }
+            return rows
+        }
+        maximum = .allocate(capacity: rows)
+        sum = .allocate(capacity: rows)
+        output = .allocate(capacity: rows * model.valueDim)
+    }
+
+    deinit {
+        maximum.deallocate()
+        sum.deallocate()
+        output.deallocate()
+    }
+
+    /// How many pieces there are to run; 0 when there are no heads, no tokens or nothing to attend over.
+    public var pieceCount: Int { split.pieces.count }
+
+    /// Computes one piece. Distinct pieces may run at the same time on different threads; each runs exactly once.
+    /// - Parameter piece: `0..<pieceCount`.
+    public func run(piece index: Int) {
+        let piece = split.pieces[index]
+        let tile = split.tiles[piece.tile]
+        let state = states(of: piece.tile, piece: index)
+        // Set here and not by the kernels: they only ever add to a state.
+        state.maximum.update(repeating: -.infinity, count: tile.rows)
+        state.sum.update(repeating: 0, count: tile.rows)
+        state.output.update(repeating: 0, count: tile.rows * model.valueDim)
+        if tile.usesDecodeKernel {
+            decode(piece, of: tile, into: state)
+        } else {
+            multiply(piece, of: tile, into: state)
+        }
+        finishedPieces.add(1, ordering: .acquiringAndReleasing)
+    }
+
+    /// Merges the pieces in key order and writes the entry's rows. All pieces have run.
+    ///
+    /// Rows of an entry with nothing to attend over become (0, -inf), by that length.
+    /// - Parameter states: rows `[heads][step tokens]`; only rows of this entry's tokens are written.
+    public func finish(into states: inout AttentionStates) {
+        precondition(finishedPieces.load(ordering: .acquiring) == pieceCount, "Each piece runs exactly once.")
+        precondition(
+            states.rows == heads.count * queries.tokens && states.valueDim == model.valueDim,
+            "The states are not [heads][step tokens][Dv] of this work.")
+        let dim = model.valueDim
+        states.outputs.withUnsafeMutableBufferPointer { outputs in
+            states.lse.withUnsafeMutableBufferPointer { lse in
+                if pieceCount == 0 {
+                    for head in 0..<heads.count {
+                        let first = head * queries.tokens
+                        for row in first + tokens.lowerBound..<first + tokens.upperBound {
+                            outputs[row * dim..<(row + 1) * dim].update(repeating: 0)
+                            lse[row] = NaturalLogSumExp.empty.value
+                        }
+                    }
+                }
+                guard let outputs = outputs.baseAddress, let lse = lse.baseAddress else { return }
+                for (index, tile) in split.tiles.enumerated() {
+                    for row in 0..<tile.rows {
+                        let (head, token) = row.quotientAndRemainder(dividingBy: tile.tokens.count)
+                        let destination =
+                            (tile.heads.lowerBound - heads.lowerBound + head) * queries.tokens + tokens.lowerBound
+                            + tile.tokens.lowerBound + token
+                        let source = firstRow[index] + row
+                        dcp_finish_row(
+                            Int64(tile.pieces.count), Int64(tile.rows), Int64(dim), maximum + source, sum + source,
+                            output + source * dim, outputs + destination * dim, lse + destination)
+                    }
+                }
+            }
+        }
+    }
+
+    /// The running state of a tile's rows in one piece: maximum and sum `[rows]`, output `[rows][Dv]`.
+    struct State {
+        let maximum: UnsafeMutablePointer<Float>
+        let sum: UnsafeMutablePointer<Float>
+        let output: UnsafeMutablePointer<Float>
+    }
+
+    private func states(of tileIndex: Int, piece: Int) -> State {
+        let tile = split.tiles[tileIndex]
+        let row = firstRow[tileIndex] + (piece - tile.pieces.lowerBound) * tile.rows
+        return State(maximum: maximum + row, sum: sum + row, output: output + row * model.valueDim)
+    }
+
+    /// Copies a tile's queries, scaled: `[rows][Dk]`.
+    func copyQueries(of tile: WorkSplit.Tile, into scaled: UnsafeMutablePointer<Float>) {
+        let dim = model.keyDim
+        queries.values.withUnsafeBufferPointer { values in
+            var at = scaled
+            for head in tile.heads {
+                let start =
+                    ((head - queries.heads.lowerBound) * queries.tokens + tokens.lowerBound + tile.tokens.lowerBound)
+                    * dim
+                for index in start..<start + tile.tokens.count * dim {
+                    at.initialize(to: values[index] * model.scale)
+                    at += 1
+                }
+            }
+        }
+    }
+
+    /// For each row of a tile, how many of the `count` key tokens from `first` it sees.
+    func setVisible(
+        _ visible: UnsafeMutablePointer<Int32>, of tile: WorkSplit.Tile, first: Int, count: Int
+    ) {
+        for row in 0..<tile.rows {
+            let token = tile.tokens.lowerBound + row % tile.tokens.count
+            visible[row] = Int32(causal ? min(max(token + 1 - first, 0), count) : count)
+        }
+    }
+}

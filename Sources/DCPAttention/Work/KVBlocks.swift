@@ -1,0 +1,91 @@
+public import DCPCore
+
+/// Keys and values of consecutive tokens of one sequence and layer, in panels: mapped pages, an open block, or a step's
+/// new tokens.
+///
+/// `@unchecked Sendable`: the memory is only read, and the caller keeps it alive and unchanged in its first `tokens`
+/// tokens until the result of all work over it is taken.
+public struct KVBlocks: @unchecked Sendable {
+    public let layout: PanelLayout
+    /// Payloads in token order, each `layout.payloadByteCount` bytes and 64-byte aligned. All but the last are full.
+    public let blocks: [UnsafeRawPointer]
+    /// Tokens in all blocks. What stands in the last block beyond them is never used, NaN included.
+    public let tokens: Int
+
+    public init(layout: PanelLayout, blocks: [UnsafeRawPointer], tokens: Int) {
+        precondition(tokens >= 0)
+        precondition(
+            blocks.count == (tokens + layout.blockTokens - 1) / layout.blockTokens,
+            "\(blocks.count) blocks cannot hold exactly \(tokens) tokens.")
+        self.layout = layout
+        self.blocks = blocks
+        self.tokens = tokens
+    }
+
+    public static func empty(layout: PanelLayout) -> KVBlocks { KVBlocks(layout: layout, blocks: [], tokens: 0) }
+
+    /// The parts of blocks that a range of tokens covers, in order.
+    func segments(of range: Range<Int>) -> [Segment] {
+        var found: [Segment] = []
+        var token = range.lowerBound
+        while token < range.upperBound {
+            let (block, first) = token.quotientAndRemainder(dividingBy: layout.blockTokens)
+            let count = min(range.upperBound - token, layout.blockTokens - first)
+            found.append(Segment(payload: blocks[block], first: first, count: count))
+            token += count
+        }
+        return found
+    }
+
+    struct Segment {
+        let payload: UnsafeRawPointer
+        /// The first of its tokens inside the block.
+        let first: Int
+        let count: Int
+    }
+}
+
+/// Panels of a step's own new tokens, for the causal part. Owns their memory; `blocks` is valid as long as this lives.
+///
+/// Values are rounded to the KV dtype as the cache rounds them, so a token weighs the same in the step that brings it and
+/// in all later ones.
+///
+/// `@unchecked Sendable`: written in `init` only.
+public final class NewTokenPanels: @unchecked Sendable {
+    public let blocks: KVBlocks
+    private let memory: UnsafeMutableRawPointer
+
+    /// - Parameters:
+    ///   - layout: the cache's layout. Few tokens take smaller blocks than it says.
+    ///   - rows: keys and values of the whole step, for all KV heads of the layout.
+    ///   - tokens: the tokens of `rows` that belong to this entry.
+    /// - Throws: `.invalidRequest` when a value is NaN, infinite, or beyond the KV dtype's range.
+    public init(layout: PanelLayout, rows: KeyValueRows, tokens: Range<Int>) throws(ServiceError) {
+        precondition(tokens.lowerBound >= 0 && tokens.upperBound <= rows.tokens)
+        let lanes = ContextLayout.blockTokensMultiple
+        let layout = PanelLayout(
+            dataType: layout.dataType, kvHeads: layout.kvHeads, keyDim: layout.keyDim, valueDim: layout.valueDim,
+            blockTokens: min(layout.blockTokens, max(1, (tokens.count + lanes - 1) / lanes) * lanes))
+        let count = (tokens.count + layout.blockTokens - 1) / layout.blockTokens
+        // A payload is a multiple of 64 bytes: its tokens are a multiple of 16, its dimensions even.
+        let memory = UnsafeMutableRawPointer.allocate(
+            byteCount: max(count * layout.payloadByteCount, 64), alignment: 64)
+        self.memory = memory
+        blocks = KVBlocks(
+            layout: layout, blocks: (0..<count).map { UnsafeRawPointer(memory) + $0 * layout.payloadByteCount },
+            tokens: tokens.count)
+        for block in 0..<count {
+            let first = tokens.lowerBound + block * layout.blockTokens
+            let end = min(first + layout.blockTokens, tokens.upperBound)
+            let payload = memory + block * layout.payloadByteCount
+            guard layout.write(rows, rowTokens: (first..<end).map { UInt32($0) }, into: payload, at: 0) else {
+                throw ServiceError(
+                    .invalidRequest,
+                    "A new key or value is NaN, infinite or too large for a KV cache of \(layout.dataType.name); "
+                        + "correct the model's output or choose a KV dtype with a wider range.")
+            }
+        }
+    }
+
+    deinit { memory.deallocate() }
+}

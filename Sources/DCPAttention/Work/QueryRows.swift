@@ -1,0 +1,53 @@
+internal import CAttentionKernels
+public import DCPCore
+
+/// The queries of one step and layer, for a contiguous range of the group's query heads: Float32, unscaled.
+public struct QueryRows: Sendable {
+    /// Numbered inside the head group.
+    public let heads: Range<Int>
+    /// Tokens of the whole step, over all its entries.
+    public let tokens: Int
+    /// Dk.
+    public let keyDim: Int
+    /// `[heads][tokens][keyDim]`.
+    public private(set) var values: [Float]
+
+    /// Rows to be filled by `set`; zeros until then.
+    public init(heads: Range<Int>, tokens: Int, keyDim: Int) {
+        self.init(
+            heads: heads, tokens: tokens, keyDim: keyDim,
+            values: [Float](repeating: 0, count: heads.count * tokens * keyDim))
+    }
+
+    /// - Parameter values: `[heads][tokens][keyDim]`.
+    public init(heads: Range<Int>, tokens: Int, keyDim: Int, values: [Float]) {
+        precondition(heads.lowerBound >= 0 && tokens >= 0 && values.count == heads.count * tokens * keyDim)
+        self.heads = heads
+        self.tokens = tokens
+        self.keyDim = keyDim
+        self.values = values
+    }
+
+    /// Takes the rows of some of the heads, as a client or another rank sent them.
+    ///
+    /// - Parameters:
+    ///   - slice: heads inside `heads`; may be empty.
+    ///   - rows: `[slice][tokens][keyDim]` of `dataType`, unaligned.
+    /// - Throws: `.invalidRequest` when a value is NaN or infinite.
+    public mutating func set(heads slice: Range<Int>, dataType: DataType, rows: UnsafeRawPointer) throws(ServiceError) {
+        guard !slice.isEmpty else { return }
+        precondition(slice.lowerBound >= heads.lowerBound && slice.upperBound <= heads.upperBound)
+        let start = (slice.lowerBound - heads.lowerBound) * tokens * keyDim
+        let count = slice.count * tokens * keyDim
+        let isFinite = values.withUnsafeMutableBufferPointer { values in
+            guard let base = values.baseAddress else { return true }
+            return dcp_rows_to_f32(Int32(dataType.rawValue), rows, Int64(count), base + start) == 0
+        }
+        guard isFinite else {
+            throw ServiceError(
+                .invalidRequest,
+                "A query of heads \(slice.lowerBound)..<\(slice.upperBound) is NaN or infinite; correct the model's "
+                    + "output.")
+        }
+    }
+}

@@ -1,0 +1,62 @@
+public import DCPAttention
+internal import DCPCore
+
+/// Blocks of panels made from token-major rows, for tests. All memory beyond the tokens is poison: NaN in every dtype.
+///
+/// `@unchecked Sendable`: written in `init` only.
+public final class TestPanels: @unchecked Sendable {
+    public let blocks: KVBlocks
+    private let memory: UnsafeMutableRawPointer
+
+    /// - Parameters:
+    ///   - keys: `[tokens][kvHeads][keyDim]`; rounded to the layout's dtype.
+    ///   - values: `[tokens][kvHeads][valueDim]`
+    public init(layout: PanelLayout, keys: [Float], values: [Float], tokens: Int) {
+        let count = (tokens + layout.blockTokens - 1) / layout.blockTokens
+        let size = max(count * layout.payloadByteCount, 64)
+        memory = .allocate(byteCount: size, alignment: 64)
+        memory.initializeMemory(as: UInt8.self, repeating: 0xFF, count: size)
+        blocks = KVBlocks(
+            layout: layout,
+            blocks: (0..<count).map { [memory] in UnsafeRawPointer(memory + $0 * layout.payloadByteCount) },
+            tokens: tokens)
+        let keys = RowOrder.headMajor(keys, tokens: tokens, heads: layout.kvHeads, dim: layout.keyDim)
+        let values = RowOrder.headMajor(values, tokens: tokens, heads: layout.kvHeads, dim: layout.valueDim)
+        keys.withUnsafeBytes { keys in
+            values.withUnsafeBytes { values in
+                guard let keys = keys.baseAddress, let values = values.baseAddress else { return }
+                let rows = KeyValueRows(dataType: .float32, keys: keys, values: values, tokens: tokens)
+                for block in 0..<count {
+                    let first = block * layout.blockTokens
+                    let some = (first..<min(first + layout.blockTokens, tokens)).map { UInt32($0) }
+                    let isFinite = layout.write(
+                        rows, rowTokens: some, into: memory + block * layout.payloadByteCount, at: 0)
+                    precondition(isFinite, "Test rows are finite.")
+                }
+            }
+        }
+    }
+
+    deinit { memory.deallocate() }
+}
+
+/// `[tokens][heads][dim]` and `[heads][tokens][dim]`: the order of files and references, and that of the system.
+public enum RowOrder {
+    public static func headMajor<Element>(_ rows: [Element], tokens: Int, heads: Int, dim: Int) -> [Element] {
+        swapped(rows, outer: tokens, inner: heads, dim: dim)
+    }
+
+    public static func tokenMajor<Element>(_ rows: [Element], tokens: Int, heads: Int, dim: Int) -> [Element] {
+        swapped(rows, outer: heads, inner: tokens, dim: dim)
+    }
+
+    private static func swapped<Element>(_ rows: [Element], outer: Int, inner: Int, dim: Int) -> [Element] {
+        precondition(rows.count == outer * inner * dim)
+        var result: [Element] = []
+        result.reserveCapacity(rows.count)
+        for i in 0..<inner {
+            for o in 0..<outer { result += rows[(o * inner + i) * dim..<(o * inner + i + 1) * dim] }
+        }
+        return result
+    }
+}

@@ -1,0 +1,136 @@
+import DCPAttention
+import DCPCore
+import DCPTestKit
+import Testing
+
+/// One attention problem with its inputs, run through the kernels and through the reference.
+struct AttentionCase: CustomStringConvertible, Sendable {
+    var dataType = DataType.float32
+    var kvHeads = 2
+    var group = 2
+    var keyDim = 64
+    var valueDim = 64
+    /// Query tokens.
+    var count = 1
+    /// Key tokens; `count` of them when causal.
+    var length = 64
+    var causal = false
+    var softcap: Float?
+    var blockTokens = 64
+    var contextRanks = 1
+    /// Largest magnitude of a score, about; queries are made for it.
+    var scoreLimit: Float = 8
+
+    var description: String {
+        "\(dataType.name) Hkv \(kvHeads) x \(group) Dk \(keyDim) Dv \(valueDim) count \(count) length \(length) "
+            + "causal \(causal) softcap \(softcap ?? 0) B \(blockTokens) scores \(scoreLimit)"
+    }
+
+    var queryHeads: Int { kvHeads * group }
+    var partition: HeadPartition {
+        HeadPartition(queryHeads: queryHeads, kvHeads: kvHeads, contextRanks: contextRanks)
+    }
+    var layout: PanelLayout {
+        PanelLayout(
+            dataType: dataType, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim, blockTokens: blockTokens)
+    }
+    func model() throws -> ModelShape {
+        try ModelShape(
+            layers: 1, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim,
+            scale: ModelShape.defaultScale(keyDim: keyDim), softcap: softcap, kvDataType: dataType)
+    }
+
+    /// Token-major, keys and values already rounded to the KV dtype.
+    struct Inputs: Sendable {
+        var queries: [Float]
+        var keys: [Float]
+        var values: [Float]
+    }
+
+    func inputs(salt: UInt64 = 0) -> Inputs {
+        var generator = SeededGenerator.ofRun(salt: salt)
+        // |q . k| * scale is about limit * sqrt(Dk) / 3 * scale for independent numbers in -limit...limit and -1...1.
+        return Inputs(
+            queries: generator.distinctRows(tokens: count, heads: queryHeads, dim: keyDim, limit: scoreLimit),
+            keys: Rounding.rounded(
+                generator.distinctRows(tokens: length, heads: kvHeads, dim: keyDim), to: dataType),
+            values: Rounding.rounded(
+                generator.distinctRows(tokens: length, heads: kvHeads, dim: valueDim), to: dataType))
+    }
+
+    func queryRows(_ inputs: Inputs) -> QueryRows {
+        QueryRows(
+            heads: 0..<queryHeads, tokens: count, keyDim: keyDim,
+            values: RowOrder.headMajor(inputs.queries, tokens: count, heads: queryHeads, dim: keyDim))
+    }
+
+    func work(_ inputs: Inputs, panels: TestPanels, heads: Range<Int>? = nil) throws -> AttentionWork {
+        AttentionWork(
+            model: try model(), partition: partition, heads: heads ?? 0..<queryHeads, queries: queryRows(inputs),
+            tokens: 0..<count, over: panels.blocks, causal: causal)
+    }
+
+    /// All pieces in order, on this thread. Rows `[heads][count]`.
+    func states(_ inputs: Inputs, heads: Range<Int>? = nil) throws -> AttentionStates {
+        let panels = TestPanels(layout: layout, keys: inputs.keys, values: inputs.values, tokens: length)
+        let heads = heads ?? 0..<queryHeads
+        let work = try work(inputs, panels: panels, heads: heads)
+        for piece in 0..<work.pieceCount { work.run(piece: piece) }
+        // Poison: every row has to be written.
+        var states = AttentionStates(
+            valueDim: valueDim, outputs: [Float](repeating: .nan, count: heads.count * count * valueDim),
+            lse: [Float](repeating: .nan, count: heads.count * count))
+        withExtendedLifetime(panels) { work.finish(into: &states) }
+        return states
+    }
+
+    func reference(_ inputs: Inputs) throws -> ReferenceAttention.Result {
+        ReferenceAttention(try model()).attend(
+            queries: inputs.queries, keys: inputs.keys, values: inputs.values, position: causal ? 0 : nil)
+    }
+
+    /// A dot product in Float32 is off by a few units of 2^-24 of the sum of its terms' magnitudes, which the product of
+    /// the norms bounds; that is the error of the log-sum-exp, and the relative error of a weight.
+    private func tolerance(_ inputs: Inputs) throws -> Double {
+        func largestNorm(_ rows: [Float]) -> Double {
+            stride(from: 0, to: rows.count, by: keyDim).reduce(0) { largest, start in
+                let squares = rows[start..<start + keyDim].reduce(0) { $0 + Double($1) * Double($1) }
+                return max(largest, squares.squareRoot())
+            }
+        }
+        let magnitude = largestNorm(inputs.queries) * largestNorm(inputs.keys) * Double(try model().scale)
+        return 2e-6 + 8e-7 * magnitude
+    }
+
+    /// Compares with the reference; records one issue with the largest difference.
+    func check(_ inputs: Inputs, sourceLocation: SourceLocation = #_sourceLocation) throws {
+        let states = try states(inputs)
+        let difference = Difference(states, try reference(inputs), tokens: count)
+        let tolerance = try tolerance(inputs)
+        #expect(
+            difference.output <= tolerance && difference.lse <= tolerance,
+            "\(self): o off by \(difference.output), lse by \(difference.lse); DCP_SEED=\(SeededGenerator.seed)",
+            sourceLocation: sourceLocation)
+    }
+}
+
+/// The largest absolute differences between head-major states and a token-major reference. NaN counts as infinite.
+struct Difference {
+    var output = 0.0
+    var lse = 0.0
+
+    init(_ states: AttentionStates, _ reference: ReferenceAttention.Result, tokens: Int) {
+        let heads = tokens == 0 ? 0 : states.rows / tokens
+        let outputs = RowOrder.tokenMajor(states.outputs, tokens: tokens, heads: heads, dim: states.valueDim)
+        let lse = RowOrder.tokenMajor(states.lse, tokens: tokens, heads: heads, dim: 1)
+        for (value, expected) in zip(outputs, reference.outputs) { Self.take(value, expected, into: &output) }
+        for (value, expected) in zip(lse, reference.lse) { Self.take(value, expected, into: &self.lse) }
+        if outputs.count != reference.outputs.count || lse.count != reference.lse.count { output = .infinity }
+    }
+
+    private static func take(_ value: Float, _ expected: Double, into worst: inout Double) {
+        if Double(value) == expected { return }
+        let difference = abs(Double(value) - expected)
+        worst = max(worst, difference.isNaN ? .infinity : difference)
+    }
+}

@@ -1,0 +1,37 @@
+import DCPCore
+import DCPTestKit
+import Testing
+
+@Suite("CRC-32C")
+struct CRC32CTests {
+    @Test("known answers: the check value, and those of RFC 3720 B.4")
+    func knownAnswers() {
+        func checksum(_ bytes: [UInt8]) -> UInt32 { bytes.withUnsafeBytes { CRC32C.checksum($0) } }
+        #expect(checksum(Array("123456789".utf8)) == 0xe306_9283)
+        #expect(checksum([]) == 0)
+        #expect(checksum([UInt8](repeating: 0, count: 32)) == 0x8a91_36aa)
+        #expect(checksum([UInt8](repeating: 0xff, count: 32)) == 0x62a8_ab43)
+        #expect(checksum(Array(0..<32)) == 0x46dd_794e)
+        #expect(checksum((0..<32).reversed()) == 0x113f_db5c)
+    }
+
+    @Test("the instruction and the table agree on any length and alignment, in one piece or in two")
+    func twins() {
+        var generator = SeededGenerator.ofRun(salt: 1)
+        let bytes = (0..<1100).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
+        bytes.withUnsafeBytes { all in
+            for start in 0..<9 {
+                for count in Array(0..<70) + [1000] {
+                    let some = UnsafeRawBufferPointer(rebasing: all[start..<start + count])
+                    let whole = CRC32C.checksum(some)
+                    #expect(whole == CRC32C.scalarChecksum(some))
+                    var parts = CRC32C()
+                    parts.update(UnsafeRawBufferPointer(rebasing: some[..<(count / 3)]))
+                    parts.update(UnsafeRawBufferPointer(rebasing: some[(count / 3)...]))
+                    #expect(parts.value == whole)
+                }
+            }
+        }
+        #expect(["sse4.2", "scalar"].contains(CRC32C.implementation))
+    }
+}
