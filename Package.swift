@@ -33,5 +33,13 @@ let package = Package(
         .target(name: "CAttentionKernels", cSettings: cSettings),
         library("DCPCore", ["CChecksum"]),
         library("DCPAttention", ["DCPCore", "CAttentionKernels", "COpenBLAS"]),
+        library("DCPStore", ["CLMDB"]),
+        library("DCPCache", ["DCPCore", "DCPAttention", "DCPStore"]),
+        library("DCPTestKit", []),
+        .executableTarget(
+            name: "cache-crasher", dependencies: ["DCPCore", "DCPAttention", "DCPCache"],
+            path: "Tests/Support/cache-crasher", swiftSettings: swiftSettings),
+        tests("DCPStore"),
+        tests("DCPCache", ["DCPCore", "DCPAttention", "DCPStore", "cache-crasher"]),
     ]
 )
