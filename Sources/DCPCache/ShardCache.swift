@@ -84,7 +84,7 @@ public final class ShardCache: Sendable {
             }
             guard wanted.value > stored ?? 0 else { return }
             try transaction.put(tables.meta, Counter.epoch, Counter.encoded(wanted.value, key: Counter.epoch))
-        } apply: { [epoch] in
+        } apply: { [self] in
             epoch.withLock { $0 = max($0, wanted) }
         }
     }

@@ -1,27 +1,24 @@
-internal import Glibc
+internal import Foundation
 
 /// A directory of a test's own, with everything in it gone when this object is.
-///
-/// @unchecked Sendable: `path` never changes.
-public final class TemporaryDirectory: @unchecked Sendable {
+public final class TemporaryDirectory: Sendable {
     public let path: String
 
-    /// - Parameter parent: where to make it; `TMPDIR`, or `/tmp`, unless given.
+    /// - Parameter parent: where to make it; the system's place for temporary files unless given.
     public init(in parent: String? = nil) {
-        let parent = parent ?? getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
-        var template = Array("\(parent)/dcp-test-XXXXXX".utf8CString)
-        let made = template.withUnsafeMutableBufferPointer { mkdtemp($0.baseAddress) != nil }
-        precondition(made, "cannot make a temporary directory in \(parent)")
-        path = template.withUnsafeBufferPointer { buffer in
-            buffer.baseAddress.map { String(cString: $0) } ?? ""
+        var parent = parent ?? NSTemporaryDirectory()
+        if parent.hasSuffix("/") { parent.removeLast() }
+        path = "\(parent)/dcp-test-\(UUID().uuidString)"
+        do {
+            try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        } catch {
+            preconditionFailure("cannot make the temporary directory \(path): \(error)")
         }
     }
 
-    /// The path of a file or directory in it.
+    /// The path of a file or directory in it, which need not exist.
     public func path(_ name: String) -> String { "\(path)/\(name)" }
 
-    deinit {
-        _ = nftw(
-            path, { name, _, _, _ in name.map { Glibc.remove($0) } ?? 0 }, 16, FTW_DEPTH | FTW_PHYS)
-    }
+    // A test that fails to clean up after itself has still tested what it tested.
+    deinit { try? FileManager.default.removeItem(atPath: path) }
 }
