@@ -1,0 +1,59 @@
+public import DCPAttention
+internal import DCPStore
+internal import Glibc
+internal import Synchronization
+
+/// The tokens of one rank, layer and length, readable in place for as long as this object lives.
+///
+/// Why the addresses stay valid without a lock. The reader's transaction begins *before* the addresses are looked up,
+/// and a deletion takes addresses out of the index *before* its transaction commits. So an address that was found
+/// belongs to a value that no transaction had deleted when this one began, and that only a later one can delete. LMDB
+/// does not reuse pages freed by a transaction while a reader older than it lives, and the pages of a large value never
+/// move while the value lives. A block that was sealed after this transaction began is safe for the same reason: its
+/// pages can only be freed by a still later one. Blocks in RAM are held by reference.
+///
+/// Hold it for one step, not longer: as long as it lives, no page freed since can be reused and the file grows.
+///
+/// @unchecked Sendable: nothing changes after `init` but the lease counts, which are atomic; the transaction is only
+/// ended, by whichever thread lets go last, which `MDB_NOTLS` allows.
+public final class ContextReader: @unchecked Sendable {
+    /// Each block's payload in `layout`, 64-byte aligned. All are full but the last.
+    public let blocks: [UnsafeRawPointer]
+    /// Local tokens. Places past them in the last block hold zeros, stale finite values of tokens appended since, or
+    /// bytes being written: mask them by selection, not by multiplication.
+    public let tokens: Int
+    public let layout: PanelLayout
+    private let memory: [MemoryBlock]
+    private let transaction: ReadTransaction
+    private let account: ByteAccount
+
+    /// - Parameters:
+    ///   - memory: already leased; this object ends the leases.
+    ///   - account: counts the readers alive.
+    init(
+        mapped: [BlockAddress], memory: [MemoryBlock], tokens: Int, layout: PanelLayout,
+        transaction: consuming ReadTransaction, account: ByteAccount
+    ) {
+        blocks = mapped.map(\.payload) + memory.map { UnsafeRawPointer($0.address) }
+        self.tokens = tokens
+        self.layout = layout
+        self.memory = memory
+        self.transaction = transaction
+        self.account = account
+        account.add(1)
+    }
+
+    deinit {
+        account.add(-1)
+        for block in memory { block.leases.subtract(1, ordering: .releasing) }
+    }
+
+    /// Asks the kernel for exactly a block's pages before their first touch: measured, twice as fast as read-ahead.
+    static func prefetch(_ payload: UnsafeRawPointer, byteCount: Int) {
+        let page = UInt(sysconf(Int32(_SC_PAGESIZE)))
+        let start = UInt(bitPattern: payload) / page * page
+        let end = UInt(bitPattern: payload) + UInt(byteCount)
+        // Advice: a refusal costs speed only.
+        _ = madvise(UnsafeMutableRawPointer(bitPattern: start), Int(end - start), MADV_WILLNEED)
+    }
+}

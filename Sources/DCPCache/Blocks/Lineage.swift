@@ -1,0 +1,104 @@
+internal import DCPCore
+
+/// Who wrote the sealed blocks of a sequence, in order.
+///
+/// Blocks are shared by forks and so are named after a *writer*, a rank-local number that is never given out twice, and
+/// not after a sequence. A sequence gets a writer when it is opened or forked, and a new one whenever it drops a sealed
+/// block: the dropped ones may live on in a fork, or still wait for deletion, and what it seals next must not take
+/// their keys.
+struct Lineage: Equatable, Sendable {
+    struct Entry: Equatable, Sendable {
+        var writer: UInt64
+        /// Blocks from the previous entry's end, or 0, up to this one are the writer's.
+        var endBlock: Int
+    }
+
+    /// The number its next sealed block is written under.
+    var writer: UInt64
+    private(set) var entries: [Entry]
+
+    init(writer: UInt64, entries: [Entry] = []) {
+        self.writer = writer
+        self.entries = entries
+    }
+
+    /// Sealed blocks, in each layer.
+    var sealedBlocks: Int { entries.last?.endBlock ?? 0 }
+
+    var ranges: [(writer: UInt64, blocks: Range<Int>)] {
+        var start = 0
+        return entries.map { entry in
+            defer { start = entry.endBlock }
+            return (entry.writer, start..<entry.endBlock)
+        }
+    }
+
+    func writer(ofBlock index: Int) -> UInt64? { entries.first { index < $0.endBlock }?.writer }
+
+    /// The own writer has sealed the blocks up to `end`.
+    mutating func seal(upTo end: Int) {
+        guard end > sealedBlocks else { return }
+        if entries.last?.writer == writer {
+            entries[entries.count - 1].endBlock = end
+        } else {
+            entries.append(Entry(writer: writer, endBlock: end))
+        }
+    }
+
+    /// The first `blocks` blocks, for a sequence that goes on as another writer.
+    func cut(to blocks: Int, writer: UInt64) -> Lineage {
+        var kept: [Entry] = []
+        for (writer, range) in ranges where range.lowerBound < blocks {
+            kept.append(Entry(writer: writer, endBlock: min(range.upperBound, blocks)))
+        }
+        return Lineage(writer: writer, entries: kept)
+    }
+}
+
+/// Blocks to delete, in every layer of a range.
+struct DoomedBlocks: Sendable {
+    var model: ModelID
+    var writer: UInt64
+    var layers: Range<Int>
+    var blocks: Range<Int>
+    /// Pages that one block takes.
+    var pages: Int
+}
+
+/// The lineages of all sequences, and for each writer who still uses which of its blocks.
+struct LineageTable: Sendable {
+    private var lineages: [SequenceID: Lineage] = [:]
+    private var users: [UInt64: [SequenceID: Range<Int>]] = [:]
+
+    subscript(_ id: SequenceID) -> Lineage? {
+        get { lineages[id] }
+        set {
+            for (writer, _) in lineages[id]?.ranges ?? [] {
+                users[writer]?[id] = nil
+                if users[writer]?.isEmpty == true { users[writer] = nil }
+            }
+            lineages[id] = newValue
+            for (writer, range) in newValue?.ranges ?? [] { users[writer, default: [:]][id] = range }
+        }
+    }
+
+    func isCovered(writer: UInt64, block: Int) -> Bool {
+        users[writer]?.values.contains { $0.contains(block) } ?? false
+    }
+
+    /// The blocks that no lineage would cover if a sequence's lineage became `replacement`.
+    func uncovered(by id: SequenceID, replacement: Lineage?) -> [(writer: UInt64, blocks: Range<Int>)] {
+        var found: [(writer: UInt64, blocks: Range<Int>)] = []
+        let kept = Dictionary(uniqueKeysWithValues: replacement?.ranges.map { ($0.writer, $0.blocks) } ?? [])
+        for (writer, range) in lineages[id]?.ranges ?? [] {
+            let others = (users[writer] ?? [:]).filter { $0.key != id }.map(\.value) + [kept[writer]].compactMap { $0 }
+            var start = range.lowerBound
+            for other in others.sorted(by: { $0.lowerBound < $1.lowerBound }) where other.upperBound > start {
+                if other.lowerBound > start { found.append((writer, start..<min(other.lowerBound, range.upperBound))) }
+                start = other.upperBound
+            }
+            if start < range.upperBound { found.append((writer, start..<range.upperBound)) }
+        }
+        return found.filter { !$0.blocks.isEmpty }
+    }
+}

@@ -1,0 +1,83 @@
+internal import DCPAttention
+internal import DCPCore
+internal import Synchronization
+
+/// Bytes in use of something, counted by many threads.
+final class ByteAccount: Sendable {
+    private let bytes = Atomic(0)
+
+    var value: Int { bytes.load(ordering: .relaxed) }
+
+    func add(_ count: Int) { bytes.wrappingAdd(count, ordering: .relaxed) }
+
+    /// Adds unless the sum would exceed the limit.
+    func add(_ count: Int, limit: Int) -> Bool {
+        let (_, sum) = bytes.wrappingAdd(count, ordering: .relaxed)
+        if count > 0, sum > limit {
+            add(-count)
+            return false
+        }
+        return true
+    }
+}
+
+/// A block in RAM, in the layout of the store: the open block of a layer, or a full one that is not committed.
+///
+/// @unchecked Sendable: `address` never changes. Tokens are written with the layer's mutex held, each at most once
+/// while a reader leases the block; readers only use tokens that were written before they took the mutex. So no byte is
+/// written that a reader may use.
+final class MemoryBlock: @unchecked Sendable {
+    /// `payloadByteCount` bytes, 64-byte aligned, zero where no token has been written.
+    let address: UnsafeMutableRawPointer
+    /// Readers that hold the block. Raised with the layer's mutex held; while it is 0 and the mutex is held, nobody
+    /// reads.
+    let leases = Atomic(0)
+    private let byteCount: Int
+    private let account: ByteAccount
+
+    init(_ panels: PanelLayout, account: ByteAccount) {
+        byteCount = panels.payloadByteCount
+        address = .allocate(byteCount: byteCount, alignment: BlockRecord.payloadAlignment)
+        address.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
+        self.account = account
+        account.add(byteCount)
+    }
+
+    /// The first `tokens` tokens of another block, and zeros.
+    convenience init(copying source: UnsafeRawPointer, tokens: Int, _ panels: PanelLayout, account: ByteAccount) {
+        self.init(panels, account: account)
+        address.copyMemory(from: source, byteCount: byteCount)
+        clear(from: tokens, panels)
+    }
+
+    /// Zeroes the tokens from `token` on: what was dropped is never seen again, not even past a reader's count.
+    func clear(from token: Int, _ panels: PanelLayout) {
+        guard token < panels.blockTokens else { return }
+        let zeros = [UInt8](repeating: 0, count: panels.rowByteCount)
+        zeros.withUnsafeBytes { zeros in
+            guard let row = zeros.baseAddress else { return }
+            let slots = [UInt32](repeating: 0, count: panels.blockTokens - token)
+            _ = panels.write(panels.rows(of: row), rowTokens: slots, into: address, at: token)
+        }
+    }
+
+    deinit {
+        address.deallocate()
+        account.add(-byteCount)
+    }
+}
+
+/// The payload of a sealed block in the map.
+///
+/// @unchecked Sendable: an address of memory that nobody writes; who follows it holds a read transaction, by the rule in
+/// `ContextReader`.
+struct BlockAddress: @unchecked Sendable {
+    let payload: UnsafeRawPointer
+
+    /// - Returns: nil when the value is not aligned or sized as a block of this layout is.
+    init?(_ value: UnsafeRawBufferPointer, byteCount: Int) {
+        guard value.count == byteCount, let base = value.baseAddress else { return nil }
+        payload = base + BlockRecord.headerByteCount
+        guard UInt(bitPattern: payload) % UInt(BlockRecord.payloadAlignment) == 0 else { return nil }
+    }
+}

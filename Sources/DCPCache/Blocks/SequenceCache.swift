@@ -1,0 +1,110 @@
+internal import DCPAttention
+internal import DCPCore
+internal import Synchronization
+
+/// A model as the cache holds it.
+final class ModelEntry: Sendable {
+    let id: ModelID
+    let name: String
+    let shape: ModelShape
+    let panels: PanelLayout
+
+    init(id: ModelID, name: String, shape: ModelShape, cluster: ClusterShape) {
+        self.id = id
+        self.name = name
+        self.shape = shape
+        panels = PanelLayout(shape, in: cluster)
+    }
+}
+
+/// What one layer of a sequence holds on this rank: block i is `mapped[i]`, or `memory[i - mapped.count]`.
+struct LayerState: Sendable {
+    /// Tokens appended, global, committed or not.
+    var length: Int
+    /// The sealed blocks, all committed.
+    var mapped: [BlockAddress]
+    /// The open block and, before it, full blocks that are not committed.
+    var memory: [MemoryBlock] = []
+    /// The first so many sealed blocks are known to be intact.
+    var verified = 0
+    /// Raised when sealed blocks are dropped, so that a check that ran meanwhile does not vouch for others.
+    var generation = 0
+    /// A truncation is on its way to the store.
+    var isFrozen = false
+    var isClosed = false
+}
+
+/// One sequence of this rank.
+///
+/// Locks: `core` before a layer's, one layer's at a time, and neither while the store is written. Appending to a layer
+/// and reading it exclude each other, layers and sequences do not.
+final class SequenceCache: Sendable {
+    let id: SequenceID
+    let model: ModelEntry
+    let origin: SequenceRecord.Origin?
+    let core: Mutex<Core>
+    let layers: [LayerCache]
+
+    struct Core: Sendable {
+        /// Global.
+        var committed: Int
+        /// Tokens below cannot be rewound: committed, or in a commit under way. Global.
+        var floor: Int
+        /// Whether the tail rows of the store have been brought into RAM.
+        var isTailLoaded: Bool
+        var isClosed = false
+        var damage: Damage?
+    }
+
+    /// Nothing from this local token on can be served.
+    struct Damage: Sendable {
+        var localIndex: Int
+        var message: String
+    }
+
+    init(
+        id: SequenceID, model: ModelEntry, origin: SequenceRecord.Origin?, committed: Int, isTailLoaded: Bool,
+        layers: [LayerState]
+    ) {
+        self.id = id
+        self.model = model
+        self.origin = origin
+        core = Mutex(Core(committed: committed, floor: committed, isTailLoaded: isTailLoaded))
+        self.layers = layers.map { LayerCache($0) }
+    }
+
+    /// Records damage; the earliest counts.
+    func markDamaged(fromLocalIndex index: Int, _ message: String) {
+        core.withLock { $0.markDamaged(fromLocalIndex: index, message) }
+    }
+}
+
+extension SequenceCache.Core {
+    mutating func markDamaged(fromLocalIndex index: Int, _ message: String) {
+        if let damage, damage.localIndex <= index { return }
+        damage = SequenceCache.Damage(localIndex: index, message: message)
+    }
+}
+
+final class LayerCache: Sendable {
+    let state: Mutex<LayerState>
+
+    init(_ state: LayerState) { self.state = Mutex(state) }
+}
+
+extension LayerState {
+    /// Drops the tokens from local index `count` on, all of them in RAM. Blocks that a reader holds are replaced, not
+    /// changed.
+    mutating func dropMemory(fromLocalIndex count: Int, _ panels: PanelLayout, account: ByteAccount) {
+        let blocks = (count + panels.blockTokens - 1) / panels.blockTokens - mapped.count
+        precondition(blocks >= 0, "sealed blocks are dropped by truncation only")
+        memory.removeLast(max(memory.count - blocks, 0))
+        let tokens = count % panels.blockTokens
+        guard tokens > 0, blocks > 0, let last = memory.last else { return }
+        if last.leases.load(ordering: .acquiring) == 0 {
+            last.clear(from: tokens, panels)
+        } else {
+            memory[memory.count - 1] = MemoryBlock(copying: last.address, tokens: tokens, panels, account: account)
+        }
+    }
+}

@@ -1,0 +1,91 @@
+public import DCPCore
+public import DCPStore
+
+/// The outcome of an operation on the store. Called once: on the writer's thread after the transaction committed, or at
+/// once on the caller's thread when the operation is refused (`.overloaded`, `.shuttingDown`). Must not block for long:
+/// every other commit waits behind it.
+public typealias CacheCompletion = @Sendable (Result<Void, ServiceError>) -> Void
+
+extension ShardCache {
+    public struct Settings: Sendable {
+        /// The largest size of the data file, bytes. Address space: the file grows as it is filled. Default 1 TiB.
+        public var mapByteCountMax: Int
+        /// When commits reach the disk. Default `everysec`.
+        public var durability: Durability
+        /// The most bytes of rows that may be appended and not committed, over all sequences. Bounds RAM together with
+        /// one open block for each layer of each sequence in use. Default 1 GiB.
+        public var uncommittedByteCountMax: Int
+        /// The most operations that may wait for the writer; further ones are refused as `.overloaded`. Default 1024.
+        public var queueDepthMax: Int
+
+        public init(
+            mapByteCountMax: Int = 1 << 40, durability: Durability = .everysec,
+            uncommittedByteCountMax: Int = 1 << 30, queueDepthMax: Int = 1024
+        ) {
+            self.mapByteCountMax = mapByteCountMax
+            self.durability = durability
+            self.uncommittedByteCountMax = uncommittedByteCountMax
+            self.queueDepthMax = queueDepthMax
+        }
+    }
+}
+
+/// One sequence as this rank knows it.
+public struct SequenceState: Hashable, Sendable {
+    public var id: SequenceID
+    public var model: ModelID
+    /// Durable length, global tokens.
+    public var committedLength: Int
+    /// Each layer's length including what is not committed, global tokens.
+    public var layerLengths: [Int]
+    /// What can be served: `committedLength`, or less when a stored value was found damaged. Truncating to it, or
+    /// below, makes the sequence usable again. Only damage met since the start is known.
+    public var intactLength: Int
+}
+
+/// What the cache holds, at one moment.
+public struct CacheStatistics: Hashable, Sendable {
+    public var sequences: Int
+    /// Committed tokens of this rank, summed over sequences; shared tokens of forks count in each.
+    public var localTokens: Int
+    /// Blocks in the store, each for one layer; shared ones count once.
+    public var sealedBlocks: Int
+    /// Bytes of open and uncommitted blocks in RAM, with those that only a reader still holds.
+    public var memoryByteCount: Int
+    /// Bytes of rows appended and not committed.
+    public var uncommittedByteCount: Int
+    /// Bytes of pages that hold something.
+    public var storeUsedByteCount: Int
+    /// Bytes of the data file.
+    public var storeFileByteCount: Int
+    /// The largest size of the data file.
+    public var storeMapByteCount: Int
+    /// Context readers alive.
+    public var readers: Int
+    /// Write transactions committed since the start; with several commits in one, fewer than operations.
+    public var transactionsCommitted: Int
+}
+
+extension ServiceError {
+    /// A store's failure in the words of the service.
+    init(_ error: StoreError, rank: RankIndex) {
+        let code: Code =
+            switch error.code {
+            case .full: .storeFull
+            case .inUse, .refused: .storeRefused
+            case .damaged: .storeDamaged
+            case .overloaded: .overloaded
+            case .closed: .shuttingDown
+            case .unexpected: .internal
+            }
+        self.init(code, error.description, rank: rank)
+    }
+
+    init(any error: any Error, rank: RankIndex) {
+        switch error {
+        case let error as ServiceError: self = error
+        case let error as StoreError: self.init(error, rank: rank)
+        default: self.init(.internal, "\(error)", rank: rank)
+        }
+    }
+}

@@ -1,0 +1,134 @@
+public import DCPAttention
+public import DCPCore
+internal import Synchronization
+
+extension ShardCache {
+    /// Appends a step's tokens to one layer, in RAM. Keeps those that this rank owns; the layer's length grows by all.
+    ///
+    /// - Parameters:
+    ///   - position: the global position of the first; must be the layer's length.
+    ///   - rows: keys and values of a whole step, for the KV heads of the group.
+    ///   - tokens: which of the step's tokens these are.
+    /// - Throws: `.positionMismatch`; `.invalidRequest` for a value that is not finite in the KV dtype, the length is
+    ///   then unchanged; `.overloaded` when too much waits to be committed; `.notReady` during a truncation;
+    ///   `.unknownSequence`, `.storeDamaged`.
+    public func append(
+        sequence id: SequenceID, layer: Int, position: Int, rows: KeyValueRows, tokens: Range<Int>
+    ) throws(ServiceError) {
+        let sequence = try sequence(id)
+        try checkLayer(layer, of: sequence)
+        guard tokens.lowerBound >= 0, tokens.upperBound <= rows.tokens, position >= 0 else {
+            throw fail(
+                .invalidRequest,
+                "Tokens \(tokens.lowerBound)..<\(tokens.upperBound) at position \(position) are outside the step's "
+                    + "\(rows.tokens) tokens.")
+        }
+        let core = try prepare(sequence)
+        let end = position + tokens.count
+        let local = cluster.layout.localRange(ofRank: contextRank, from: position, to: end)
+        try checkIntact(core, localLength: local.upperBound)
+        let byteCount = local.count * sequence.model.panels.rowByteCount
+        guard uncommitted.add(byteCount, limit: settings.uncommittedByteCountMax) else {
+            throw fail(
+                .overloaded,
+                "\(uncommitted.value) bytes on \(rank) wait to be committed and \(byteCount) more exceed the limit of "
+                    + "\(settings.uncommittedByteCountMax); commit first, then append again.")
+        }
+        do throws(ServiceError) {
+            let sources = local.map {
+                UInt32(cluster.layout.position(ofLocalIndex: $0, rank: contextRank) - position + tokens.lowerBound)
+            }
+            try sequence.layers[layer].state.withLock { state throws(ServiceError) in
+                try checkAppend(id, layer, position, state)
+                try write(rows, sources, at: local, &state, sequence.model.panels)
+                state.length = end
+            }
+        } catch {
+            uncommitted.add(-byteCount)
+            throw error
+        }
+    }
+
+    func checkLayer(_ layer: Int, of sequence: SequenceCache) throws(ServiceError) {
+        guard sequence.layers.indices.contains(layer) else {
+            throw fail(
+                .invalidRequest,
+                "Layer \(layer) is outside the \(sequence.layers.count) layers of \(sequence.model.name).")
+        }
+    }
+
+    private func checkAppend(
+        _ id: SequenceID, _ layer: Int, _ position: Int, _ state: LayerState
+    ) throws(ServiceError) {
+        guard !state.isClosed else { throw unknown(id) }
+        guard !state.isFrozen else { throw fail(.notReady, "\(id) is being truncated on \(rank); retry.") }
+        guard position == state.length else {
+            throw fail(
+                .positionMismatch,
+                "Layer \(layer) of \(id) has \(state.length) tokens on \(rank), but the step starts at position "
+                    + "\(position); continue at \(state.length), or rewind.")
+        }
+    }
+
+    /// Writes rows to local tokens, in new blocks where needed. With the layer's mutex held.
+    private func write(
+        _ rows: KeyValueRows, _ sources: [UInt32], at local: Range<Int>, _ state: inout LayerState,
+        _ panels: PanelLayout
+    ) throws(ServiceError) {
+        var next = local.lowerBound
+        while next < local.upperBound {
+            let (block, offset) = cluster.layout.block(ofLocalIndex: next)
+            if block - state.mapped.count == state.memory.count {
+                state.memory.append(MemoryBlock(panels, account: memory))
+            }
+            let count = min(blockTokens - offset, local.upperBound - next)
+            let slots = Array(sources[(next - local.lowerBound)..<(next - local.lowerBound + count)])
+            let target = state.memory[block - state.mapped.count]
+            guard panels.write(rows, rowTokens: slots, into: target.address, at: offset) else {
+                state.dropMemory(fromLocalIndex: local.lowerBound, panels, account: memory)
+                throw fail(
+                    .invalidRequest,
+                    "A key or value of the step is not finite in \(panels.dataType.name); check the model's output.")
+            }
+            next += count
+        }
+    }
+
+    /// Drops uncommitted tokens of one layer from `length` (global) on.
+    /// - Throws: `.positionMismatch` below the committed length, or below that of a commit under way, and above the
+    ///   layer's length.
+    public func rewind(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) {
+        let sequence = try sequence(id)
+        try checkLayer(layer, of: sequence)
+        try prepare(sequence)
+        try sequence.core.withLock { core throws(ServiceError) in
+            guard length >= core.floor else {
+                throw fail(
+                    .positionMismatch,
+                    "\(id) is committed up to \(core.floor) tokens on \(rank) and cannot be rewound to \(length); "
+                        + "truncate it instead.")
+            }
+            try checkIntact(core, localLength: localLength(length))
+            try sequence.layers[layer].state.withLock { state throws(ServiceError) in
+                guard !state.isClosed else { throw unknown(id) }
+                guard !state.isFrozen else { throw fail(.notReady, "\(id) is being truncated on \(rank); retry.") }
+                guard length <= state.length else {
+                    throw fail(
+                        .positionMismatch,
+                        "Layer \(layer) of \(id) has \(state.length) tokens on \(rank) and cannot be rewound to "
+                            + "\(length).")
+                }
+                drop(sequence, &state, to: length)
+            }
+        }
+    }
+
+    /// Drops a layer's uncommitted tokens from `length` on. With the layer's mutex held.
+    func drop(_ sequence: SequenceCache, _ state: inout LayerState, to length: Int) {
+        guard length < state.length else { return }
+        let local = localLength(length)
+        releaseUncommitted(sequence, from: local, to: localLength(state.length))
+        state.dropMemory(fromLocalIndex: local, sequence.model.panels, account: memory)
+        state.length = length
+    }
+}

@@ -1,0 +1,176 @@
+internal import DCPAttention
+public import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+/// What a commit of one sequence writes, planned under the locks and written without them.
+struct CommitPlan {
+    var sequence: SequenceCache
+    var committed: Int
+    var length: Int
+    /// Each layer's blocks in RAM, from the first that is not sealed up to the one that holds the last token.
+    var memory: [[MemoryBlock]] = []
+    var lineage: Lineage
+    /// Blocks that become sealed.
+    var sealed: Range<Int>
+}
+
+extension ShardCache {
+    /// Makes sequences durable up to the given global lengths, all in one transaction. Lengths at or below what is
+    /// committed are fine and change nothing.
+    ///
+    /// - Parameter completion: `.positionMismatch` when a layer has not reached the length, `.storeFull` (retryable: the
+    ///   tokens stay in RAM), `.unknownSequence`, `.storeDamaged`. After a failure none of the sequences has changed.
+    public func commit(_ lengths: [(SequenceID, Int)], completion: @escaping CacheCompletion) {
+        let wanted = lengths.reduce(into: [SequenceID: Int]()) { $0[$1.0] = max($0[$1.0] ?? 0, $1.1) }
+        let plans = Plan<[CommitPlan]>([])
+        enqueue(wanted.keys.map(Self.key), completion) { [self] transaction in
+            plans.value = []
+            // Everything is checked before the first byte is written: a refusal then concerns nobody else.
+            for (id, length) in wanted.sorted(by: { $0.key < $1.key }) {
+                if let plan = try plan(id, length) {
+                    plans.value.append(plan)
+                    try collectBlocks(&plans.value[plans.value.count - 1])
+                }
+            }
+            for plan in plans.value { try write(plan, &transaction) }
+        } undo: {
+            for plan in plans.value { plan.sequence.core.withLock { $0.floor = $0.committed } }
+            plans.value = []
+        } apply: { [self] in
+            for plan in plans.value { apply(plan) }
+            plans.value = []
+        }
+    }
+
+    /// Raises the floor, so that nothing the plan writes is rewound meanwhile. nil when there is nothing to do.
+    private func plan(_ id: SequenceID, _ length: Int) throws(ServiceError) -> CommitPlan? {
+        let sequence = try sequence(id)
+        try prepare(sequence)
+        guard var lineage = lineages.withLock({ $0[id] }) else { throw unknown(id) }
+        let start = lineage.sealedBlocks
+        let committed = try sequence.core.withLock { core throws(ServiceError) in
+            if length > core.committed {
+                try checkIntact(core, localLength: localLength(length))
+                core.floor = length
+            }
+            return core.committed
+        }
+        guard length > committed else { return nil }
+        lineage.seal(upTo: localLength(length) / blockTokens)
+        return CommitPlan(
+            sequence: sequence, committed: committed, length: length, lineage: lineage,
+            sealed: start..<lineage.sealedBlocks)
+    }
+
+    private func collectBlocks(_ plan: inout CommitPlan) throws(ServiceError) {
+        let count = (localLength(plan.length) + blockTokens - 1) / blockTokens - plan.sealed.lowerBound
+        for (index, layer) in plan.sequence.layers.enumerated() {
+            let length = plan.length
+            let id = plan.sequence.id
+            let blocks = try layer.state.withLock { state throws(ServiceError) in
+                guard state.length >= length else {
+                    throw fail(
+                        .positionMismatch,
+                        "Layer \(index) of \(id) has \(state.length) tokens on \(rank) and cannot be committed up to "
+                            + "\(length); append the rest first.")
+                }
+                return Array(state.memory.prefix(count))
+            }
+            plan.memory.append(blocks)
+        }
+    }
+
+    private func write(_ plan: CommitPlan, _ transaction: inout WriteTransaction) throws {
+        let sequence = plan.sequence
+        let panels = sequence.model.panels
+        let first = plan.sealed.lowerBound
+        let byteCount = sequence.model.blockByteCount(pageByteCount: environment.pageByteCount)
+        for (layer, blocks) in plan.memory.enumerated() {
+            for index in plan.sealed {
+                let key = BlockKey(model: sequence.model.id, writer: plan.lineage.writer, layer: layer, index: index)
+                let payload = UnsafeRawPointer(blocks[index - first].address)
+                try transaction.reserve(tables.blocks, key.bytes, byteCount: byteCount) {
+                    BlockRecord.write(key, payload: payload, panels: panels, into: $0)
+                }
+            }
+        }
+        let old = localLength(plan.committed)
+        let new = localLength(plan.length)
+        if !plan.sealed.isEmpty { try deleteRows(sequence.id, first * blockTokens..<old, &transaction) }
+        let open = plan.sealed.upperBound
+        try putRows(
+            sequence, max(old, open * blockTokens)..<new, blocks: plan.memory.compactMap { $0.dropFirst(open - first).first },
+            &transaction)
+        let record = SequenceRecord(
+            model: sequence.model.id, origin: sequence.origin, committed: plan.length, lineage: plan.lineage)
+        try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
+    }
+
+    /// Writes the tail rows of local tokens, which are all in `blocks`, one for each layer.
+    func putRows(
+        _ sequence: SequenceCache, _ tokens: Range<Int>, blocks: [MemoryBlock], _ transaction: inout WriteTransaction
+    ) throws {
+        let panels = sequence.model.panels
+        let byteCount = TailRecord.byteCount(panels, layers: sequence.layers.count)
+        for token in tokens {
+            let key = TailRecord.key(sequence.id, localIndex: token)
+            try transaction.reserve(tables.tail, key, byteCount: byteCount) {
+                TailRecord.write(key: key, payloads: blocks, token: token % panels.blockTokens, panels: panels, into: $0)
+            }
+        }
+    }
+
+    func deleteRows(_ id: SequenceID, _ tokens: Range<Int>, _ transaction: inout WriteTransaction) throws {
+        for token in tokens { try transaction.delete(tables.tail, TailRecord.key(id, localIndex: token)) }
+    }
+
+    /// Puts the mapped blocks in the place of those in RAM.
+    private func apply(_ plan: CommitPlan) {
+        let sequence = plan.sequence
+        // Before the layers: who finds a sealed block there must find its writer here.
+        lineages.withLock { $0[sequence.id] = plan.lineage }
+        sequence.core.withLock { core in
+            core.committed = plan.length
+            core.floor = plan.length
+        }
+        for _ in sequence.layers {
+            releaseUncommitted(sequence, from: localLength(plan.committed), to: localLength(plan.length))
+        }
+        guard !plan.sealed.isEmpty else { return }
+        do throws(StoreError) {
+            let addresses = try addresses(plan)
+            for (layer, addresses) in zip(sequence.layers, addresses) {
+                layer.state.withLock { state in
+                    // Just written from what the checksum was made of: as good as checked.
+                    if state.verified == state.mapped.count { state.verified += addresses.count }
+                    state.mapped += addresses
+                    state.memory.removeFirst(addresses.count)
+                }
+            }
+        } catch {
+            sequence.markDamaged(
+                fromLocalIndex: plan.sealed.lowerBound * blockTokens,
+                "The blocks of \(sequence.id) cannot be read back from the store of \(rank): \(error)")
+        }
+    }
+
+    private func addresses(_ plan: CommitPlan) throws(StoreError) -> [[BlockAddress]] {
+        let model = plan.sequence.model
+        let byteCount = model.blockByteCount(pageByteCount: environment.pageByteCount)
+        let read = try environment.beginRead(isPrivileged: true)
+        var all: [[BlockAddress]] = []
+        for layer in plan.sequence.layers.indices {
+            var addresses: [BlockAddress] = []
+            for index in plan.sealed {
+                let key = BlockKey(model: model.id, writer: plan.lineage.writer, layer: layer, index: index)
+                guard let value = try read.get(tables.blocks, key.bytes),
+                    let address = BlockAddress(value, byteCount: byteCount)
+                else { throw StoreError(.damaged, "block \(index) of layer \(layer) is missing or not aligned") }
+                addresses.append(address)
+            }
+            all.append(addresses)
+        }
+        return all
+    }
+}

@@ -1,0 +1,67 @@
+public import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+extension ShardCache {
+    /// Makes a sequence that starts with the first `length` (global) committed tokens of another.
+    ///
+    /// Sealed blocks wholly within the length are shared, the tokens of the block it cuts are copied. Parent and child
+    /// then live and end independently. Repeating a fork succeeds; another sequence of the child's id is `.conflict`.
+    /// - Parameter completion: `.invalidRequest` above the parent's committed length; `.unknownSequence`,
+    ///   `.storeDamaged`, `.storeFull`.
+    public func fork(parent: SequenceID, child: SequenceID, length: Int, completion: @escaping CacheCompletion) {
+        let origin = SequenceRecord.Origin(parent: parent, length: length)
+        let plan = Plan<(child: SequenceCache, lineage: Lineage)?>(nil)
+        enqueue([Self.key(parent), Self.key(child)], completion) { [self] transaction in
+            if damagedRecords.withLock({ $0[child] != nil }) { _ = try sequence(child) }
+            if let known = sequenceCaches.withLock({ $0[child] }) {
+                guard known.origin == origin else {
+                    throw fail(
+                        .conflict,
+                        "\(child) exists on \(rank) and is not a fork of \(parent) at \(length); use another id.")
+                }
+                return
+            }
+            plan.value = try fork(sequence(parent), child, origin, &transaction)
+        } undo: {
+            plan.value = nil
+        } apply: { [self] in
+            guard let (forked, lineage) = plan.value else { return }
+            lineages.withLock { $0[child] = lineage }
+            sequenceCaches.withLock { $0[child] = forked }
+        }
+    }
+
+    private func fork(
+        _ parent: SequenceCache, _ child: SequenceID, _ origin: SequenceRecord.Origin,
+        _ transaction: inout WriteTransaction
+    ) throws -> (SequenceCache, Lineage) {
+        let core = try prepare(parent)
+        let length = origin.length
+        guard (0...core.committed).contains(length) else {
+            throw fail(
+                .invalidRequest,
+                "\(parent.id) has \(core.committed) committed tokens on \(rank) and cannot be forked at \(length).")
+        }
+        let local = localLength(length)
+        try checkIntact(core, localLength: local)
+        guard let lineage = lineages.withLock({ $0[parent.id] }) else { throw unknown(parent.id) }
+        let copies = try straddlingBlocks(parent, lineage: lineage, localLength: local)
+        let shared = local / blockTokens
+        let layers = parent.layers.enumerated().map { index, layer in
+            layer.state.withLock { state in
+                LayerState(
+                    length: length, mapped: Array(state.mapped.prefix(shared)),
+                    memory: copies.isEmpty ? [] : [copies[index]], verified: min(state.verified, shared))
+            }
+        }
+        let forked = SequenceCache(
+            id: child, model: parent.model, origin: origin, committed: length, isTailLoaded: true, layers: layers)
+        let childLineage = lineage.cut(to: shared, writer: try takeWriter(&transaction))
+        try putRows(forked, shared * blockTokens..<local, blocks: copies, &transaction)
+        let record = SequenceRecord(
+            model: parent.model.id, origin: origin, committed: length, lineage: childLineage)
+        try transaction.put(tables.sequences, SequenceRecord.key(child), record.encoded(child))
+        return (forked, childLineage)
+    }
+}

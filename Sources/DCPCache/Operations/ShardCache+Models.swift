@@ -1,0 +1,54 @@
+public import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+extension ShardCache {
+    /// Adds a model. Repeating it succeeds; the same id with another name or shape is `.modelMismatch`.
+    public func putModel(id: ModelID, name: String, shape: ModelShape, completion: @escaping CacheCompletion) {
+        enqueue([], isAlone: true, completion) { [self] transaction in
+            try cluster.check(shape)
+            if let known = modelEntries.withLock({ $0[id] }) {
+                var differences = known.shape.differences(from: shape)
+                if known.name != name { differences.insert("name: \(known.name), not \(name)", at: 0) }
+                guard differences.isEmpty else {
+                    throw fail(
+                        .modelMismatch,
+                        "\(id) differs on \(rank): \(differences.joined(separator: "; ")). Use another model, or remove "
+                            + "this one first.")
+                }
+                return
+            }
+            let record = ModelRecord(
+                name: name, shape: shape, fingerprint: LayoutFingerprint(shape, in: cluster).value)
+            try transaction.put(tables.models, ModelRecord.key(id), record.encoded(id))
+        } apply: { [self] in
+            modelEntries.withLock { models in
+                if models[id] == nil {
+                    models[id] = ModelEntry(id: id, name: name, shape: shape, cluster: cluster)
+                }
+            }
+        }
+    }
+
+    /// Removes a model; succeeds when there is none. `.conflict` while a sequence uses it.
+    public func removeModel(_ id: ModelID, completion: @escaping CacheCompletion) {
+        enqueue([], isAlone: true, isFreeing: true, completion) { [self] transaction in
+            let users = sequenceCaches.withLock { $0.values.count { $0.model.id == id } }
+            guard users == 0 else {
+                throw fail(.conflict, "\(users) sequences use \(id) on \(rank); close them first.")
+            }
+            try transaction.delete(tables.models, ModelRecord.key(id))
+        } apply: { [self] in
+            modelEntries.withLock { $0[id] = nil }
+        }
+    }
+
+    public func model(_ id: ModelID) -> (name: String, shape: ModelShape)? {
+        modelEntries.withLock { $0[id] }.map { ($0.name, $0.shape) }
+    }
+
+    /// All models, by id.
+    public var models: [(id: ModelID, name: String, shape: ModelShape)] {
+        modelEntries.withLock { Array($0.values) }.sorted { $0.id < $1.id }.map { ($0.id, $0.name, $0.shape) }
+    }
+}

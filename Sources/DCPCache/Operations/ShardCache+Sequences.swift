@@ -1,0 +1,154 @@
+internal import DCPAttention
+public import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+extension ShardCache {
+    /// Opens an empty sequence. Repeating it succeeds; an id of another model, or of a fork, is `.conflict`.
+    public func openSequence(id: SequenceID, model: ModelID, completion: @escaping CacheCompletion) {
+        let plan = Plan<SequenceCache?>(nil)
+        let lineage = Plan<Lineage?>(nil)
+        enqueue([Self.key(id)], completion) { [self] transaction in
+            guard let entry = modelEntries.withLock({ $0[model] }) else {
+                throw fail(.unknownModel, "\(model) is not in the store of \(rank); add it first.")
+            }
+            if damagedRecords.withLock({ $0[id] != nil }) { _ = try sequence(id) }
+            if let known = sequenceCaches.withLock({ $0[id] }) {
+                guard known.model.id == model, known.origin == nil else {
+                    throw fail(
+                        .conflict,
+                        "\(id) exists on \(rank) as \(known.origin == nil ? "a sequence" : "a fork") of "
+                            + "\(known.model.id), not as a sequence of \(model); use another id.")
+                }
+                return
+            }
+            let fresh = Lineage(writer: try takeWriter(&transaction))
+            let record = SequenceRecord(model: model, origin: nil, committed: 0, lineage: fresh)
+            try transaction.put(tables.sequences, SequenceRecord.key(id), record.encoded(id))
+            let layers = [LayerState](repeating: LayerState(length: 0, mapped: []), count: entry.shape.layers)
+            plan.value = SequenceCache(
+                id: id, model: entry, origin: nil, committed: 0, isTailLoaded: true, layers: layers)
+            lineage.value = fresh
+        } undo: {
+            plan.value = nil
+        } apply: { [self] in
+            guard let opened = plan.value else { return }
+            lineages.withLock { $0[id] = lineage.value }
+            sequenceCaches.withLock { $0[id] = opened }
+        }
+    }
+
+    /// Removes a sequence with its uncommitted tokens; succeeds when there is none. Blocks that a fork shares stay.
+    public func close(_ id: SequenceID, completion: @escaping CacheCompletion) {
+        let plan = Plan<(closed: SequenceCache, layers: [LayerState])?>(nil)
+        let rest = Plan<[DoomedBlocks]>([])
+        enqueue([Self.key(id)], isFreeing: true, completion) { [self] transaction in
+            guard let closed = sequenceCaches.withLock({ $0[id] }) else {
+                try deleteDamagedRecord(id, &transaction)
+                return
+            }
+            let committed = closed.core.withLock { core in
+                core.isClosed = true
+                return core.committed
+            }
+            // Addresses leave the index before the transaction that deletes their blocks commits: see ContextReader.
+            let layers = closed.layers.map { layer in
+                layer.state.withLock { state in
+                    let saved = state
+                    state = LayerState(length: 0, mapped: [], generation: saved.generation + 1, isClosed: true)
+                    return saved
+                }
+            }
+            plan.value = (closed, layers)
+            try transaction.delete(tables.sequences, SequenceRecord.key(id))
+            let local = localLength(committed)
+            for index in (local / blockTokens * blockTokens)..<local {
+                try transaction.delete(tables.tail, TailRecord.key(id, localIndex: index))
+            }
+            rest.value = try delete(doomedBlocks(of: closed, replacement: nil), &transaction)
+        } undo: {
+            guard let (closed, layers) = plan.value else { return }
+            for (layer, saved) in zip(closed.layers, layers) { layer.state.withLock { $0 = saved } }
+            closed.core.withLock { $0.isClosed = false }
+            plan.value = nil
+        } apply: { [self] in
+            damagedRecords.withLock { $0[id] = nil }
+            guard let (closed, layers) = plan.value else { return }
+            let committed = localLength(closed.core.withLock { $0.committed })
+            for saved in layers { releaseUncommitted(closed, from: committed, to: localLength(saved.length)) }
+            lineages.withLock { $0[id] = nil }
+            sequenceCaches.withLock { $0[id] = nil }
+            sweepLater(rest.value)
+        }
+    }
+
+    /// Its blocks are found at the next start, when every record can be read again.
+    private func deleteDamagedRecord(_ id: SequenceID, _ transaction: inout WriteTransaction) throws {
+        guard damagedRecords.withLock({ $0[id] != nil }) else { return }
+        try transaction.delete(tables.sequences, SequenceRecord.key(id))
+        var rows: [Int] = []
+        try transaction.scan(tables.tail, from: TailRecord.key(id, localIndex: 0)) { key, _ in
+            guard key.count == TailRecord.keyByteCount, RecordReader.key(key, at: 0) == id.value else { return false }
+            rows.append(Int(RecordReader.key(key, at: 8) as UInt64))
+            return true
+        }
+        for row in rows { try transaction.delete(tables.tail, TailRecord.key(id, localIndex: row)) }
+    }
+
+    /// Blocks that only this sequence covers and no longer would.
+    func doomedBlocks(of sequence: SequenceCache, replacement: Lineage?) -> [DoomedBlocks] {
+        let pages = sequence.model.blockPages(pageByteCount: environment.pageByteCount)
+        return lineages.withLock { $0.uncovered(by: sequence.id, replacement: replacement) }.map {
+            DoomedBlocks(
+                model: sequence.model.id, writer: $0.writer, layers: 0..<sequence.model.shape.layers,
+                blocks: $0.blocks, pages: pages)
+        }
+    }
+
+    /// Tokens of one layer, by local index, are no longer uncommitted.
+    func releaseUncommitted(_ sequence: SequenceCache, from start: Int, to end: Int) {
+        uncommitted.add(-max(end - start, 0) * sequence.model.panels.rowByteCount)
+    }
+
+    // MARK: State
+
+    public func state(of id: SequenceID) -> SequenceState? {
+        sequenceCaches.withLock { $0[id] }.flatMap(state)
+    }
+
+    /// All sequences, by id. Those whose record is damaged are not among them.
+    public var sequences: [SequenceState] {
+        sequenceCaches.withLock { Array($0.values) }.compactMap(state).sorted { $0.id < $1.id }
+    }
+
+    /// Sequences whose record in the store is damaged. Only `close` accepts them.
+    public var damagedSequences: [SequenceID] { damagedRecords.withLock { $0.keys.sorted() } }
+
+    private func state(_ sequence: SequenceCache) -> SequenceState? {
+        let core = sequence.core.withLock { $0 }
+        guard !core.isClosed else { return nil }
+        var intact = core.committed
+        if let damage = core.damage {
+            // The first length that needs the damaged token is its position + 1.
+            intact = min(intact, cluster.layout.position(ofLocalIndex: damage.localIndex, rank: contextRank))
+        }
+        return SequenceState(
+            id: sequence.id, model: sequence.model.id, committedLength: core.committed,
+            layerLengths: sequence.layers.map { $0.state.withLock { $0.length } }, intactLength: intact)
+    }
+
+    public func statistics() throws(ServiceError) -> CacheStatistics {
+        let usage = try mapping { () throws(StoreError) in try environment.usage() }
+        let blocks = try mapping { () throws(StoreError) in
+            let read = try environment.beginRead(isPrivileged: true)
+            return try read.count(tables.blocks)
+        }
+        let all = sequenceCaches.withLock { Array($0.values) }
+        return CacheStatistics(
+            sequences: all.count, localTokens: all.reduce(0) { $0 + localLength($1.core.withLock { $0.committed }) },
+            sealedBlocks: blocks, memoryByteCount: memory.value, uncommittedByteCount: uncommitted.value,
+            storeUsedByteCount: usage.usedByteCount, storeFileByteCount: usage.fileByteCount,
+            storeMapByteCount: usage.mapByteCount, readers: readers.value,
+            transactionsCommitted: writer.transactionsCommitted)
+    }
+}

@@ -1,0 +1,71 @@
+internal import DCPAttention
+internal import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+extension ShardCache {
+    /// Brings the tail of a sequence into RAM at its first use after a start.
+    /// - Returns: the state of the sequence, which is open.
+    @discardableResult
+    func prepare(_ sequence: SequenceCache) throws(ServiceError) -> SequenceCache.Core {
+        try sequence.core.withLock { core throws(ServiceError) in
+            guard !core.isClosed else { throw unknown(sequence.id) }
+            if !core.isTailLoaded {
+                try loadTail(sequence, &core)
+                core.isTailLoaded = true
+            }
+            return core
+        }
+    }
+
+    private func loadTail(_ sequence: SequenceCache, _ core: inout SequenceCache.Core) throws(ServiceError) {
+        let panels = sequence.model.panels
+        let local = localLength(core.committed)
+        let first = local / blockTokens * blockTokens
+        guard first < local else { return }
+        // A missing block has left the index short; then nothing past it can be placed.
+        if let damage = core.damage, damage.localIndex < first { return }
+        let blocks = sequence.layers.map { _ in MemoryBlock(panels, account: memory) }
+        try mapping { () throws(StoreError) in
+            let read = try environment.beginRead(isPrivileged: true)
+            for index in first..<local {
+                let key = TailRecord.key(sequence.id, localIndex: index)
+                guard let value = try read.get(tables.tail, key),
+                    let rows = TailRecord.rows(key: key, value, panels: panels, layers: blocks.count)
+                else {
+                    let position = cluster.layout.position(ofLocalIndex: index, rank: contextRank)
+                    core.markDamaged(
+                        fromLocalIndex: index,
+                        "The row of token \(position) of \(sequence.id) in the store of \(rank) is missing or fails its "
+                            + "checksum")
+                    return
+                }
+                for (layer, block) in blocks.enumerated() {
+                    let row = panels.rows(of: rows + layer * panels.rowByteCount)
+                    _ = panels.write(row, rowTokens: [0], into: block.address, at: index - first)
+                }
+            }
+        }
+        for (layer, block) in zip(sequence.layers, blocks) { layer.state.withLock { $0.memory = [block] } }
+    }
+
+    /// Refuses lengths that reach into what was found damaged.
+    func checkIntact(_ core: SequenceCache.Core, localLength: Int) throws(ServiceError) {
+        guard let damage = core.damage, localLength > damage.localIndex else { return }
+        let position = cluster.layout.position(ofLocalIndex: damage.localIndex, rank: contextRank)
+        throw fail(.storeDamaged, "\(damage.message); truncate the sequence to \(position) tokens and prefill the rest.")
+    }
+
+    /// Reads a sealed block of a sequence completely and compares its checksums.
+    func checkBlock(
+        _ sequence: SequenceCache, layer: Int, index: Int, address: BlockAddress, lineage: Lineage?
+    ) throws(ServiceError) {
+        if let writer = lineage?.writer(ofBlock: index) {
+            let key = BlockKey(model: sequence.model.id, writer: writer, layer: layer, index: index)
+            if BlockRecord.isIntact(key, payload: address.payload, panels: sequence.model.panels) { return }
+        }
+        throw fail(
+            .storeDamaged,
+            "Block \(index) of layer \(layer) of \(sequence.id) in the store of \(rank) fails its checksum")
+    }
+}

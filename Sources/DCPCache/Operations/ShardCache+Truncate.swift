@@ -1,0 +1,144 @@
+internal import DCPAttention
+public import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+extension ShardCache {
+    private struct Truncation {
+        var sequence: SequenceCache
+        var committed: Int
+        var length: Int
+        /// Each layer as it was.
+        var layers: [LayerState]
+        var lineage: Lineage
+        var rest: [DoomedBlocks] = []
+    }
+
+    /// Cuts a sequence to a global length and drops all its uncommitted tokens.
+    ///
+    /// A sealed block that the cut goes through becomes the open block again. Readers that hold it keep it. Repeating a
+    /// truncation succeeds.
+    /// - Parameter completion: `.invalidRequest` above the committed length; `.storeDamaged` when the cut is behind, or
+    ///   goes through, something damaged; `.unknownSequence`, `.storeFull`.
+    public func truncate(_ id: SequenceID, length: Int, completion: @escaping CacheCompletion) {
+        let plan = Plan<Truncation?>(nil)
+        enqueue([Self.key(id)], isFreeing: true, completion) { [self] transaction in
+            let sequence = try sequence(id)
+            let core = try prepare(sequence)
+            guard (0...core.committed).contains(length) else {
+                throw fail(
+                    .invalidRequest,
+                    "\(id) has \(core.committed) committed tokens on \(rank) and cannot be truncated to \(length).")
+            }
+            try checkIntact(core, localLength: localLength(length))
+            if length == core.committed {
+                for layer in sequence.layers {
+                    layer.state.withLock { drop(sequence, &$0, to: length) }
+                }
+                return
+            }
+            try truncate(sequence, from: core.committed, to: length, plan, &transaction)
+        } undo: {
+            guard let truncation = plan.value else { return }
+            for (layer, saved) in zip(truncation.sequence.layers, truncation.layers) {
+                layer.state.withLock { state in
+                    let generation = state.generation + 1
+                    state = saved
+                    state.generation = generation
+                }
+            }
+            plan.value = nil
+        } apply: { [self] in
+            guard let truncation = plan.value else { return }
+            finish(truncation)
+        }
+    }
+
+    private func truncate(
+        _ sequence: SequenceCache, from committed: Int, to length: Int, _ plan: Plan<Truncation?>,
+        _ transaction: inout WriteTransaction
+    ) throws {
+        guard let lineage = lineages.withLock({ $0[sequence.id] }) else { throw unknown(sequence.id) }
+        let old = localLength(committed)
+        let new = localLength(length)
+        let kept = new / blockTokens
+        // Copies, also of an open block: until the commit the old blocks must stay as they are.
+        let copies = try straddlingBlocks(sequence, lineage: lineage, localLength: new)
+        var replacement = lineage
+        let dropsSealed = kept < lineage.sealedBlocks
+        if dropsSealed { replacement = lineage.cut(to: kept, writer: try takeWriter(&transaction)) }
+        // Addresses leave the index before the transaction that deletes their blocks commits: see ContextReader.
+        let saved = sequence.layers.enumerated().map { index, layer in
+            layer.state.withLock { state in
+                let saved = state
+                state.length = length
+                state.mapped.removeLast(max(state.mapped.count - kept, 0))
+                state.memory = copies.isEmpty ? [] : [copies[index]]
+                state.verified = min(state.verified, state.mapped.count)
+                state.generation += 1
+                state.isFrozen = true
+                return saved
+            }
+        }
+        plan.value = Truncation(
+            sequence: sequence, committed: committed, length: length, layers: saved, lineage: replacement)
+        let firstRow = lineage.sealedBlocks * blockTokens
+        if dropsSealed {
+            try deleteRows(sequence.id, firstRow..<old, &transaction)
+            try putRows(sequence, kept * blockTokens..<new, blocks: copies, &transaction)
+        } else {
+            try deleteRows(sequence.id, new..<old, &transaction)
+        }
+        let record = SequenceRecord(
+            model: sequence.model.id, origin: sequence.origin, committed: length, lineage: replacement)
+        try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
+        plan.value?.rest = try delete(doomedBlocks(of: sequence, replacement: replacement), &transaction)
+    }
+
+    /// New RAM blocks, one for each layer, with the tokens of the block that a local length cuts; none at a block's
+    /// edge. Writer thread: nobody else deletes the sealed block meanwhile.
+    func straddlingBlocks(
+        _ sequence: SequenceCache, lineage: Lineage, localLength: Int
+    ) throws(ServiceError) -> [MemoryBlock] {
+        let (index, tokens) = cluster.layout.block(ofLocalIndex: localLength)
+        guard tokens > 0 else { return [] }
+        let panels = sequence.model.panels
+        var copies: [MemoryBlock] = []
+        for (number, layer) in sequence.layers.enumerated() {
+            let source = layer.state.withLock { state in
+                index < state.mapped.count
+                    ? (sealed: state.mapped[index], memory: nil)
+                    : (sealed: nil, memory: state.memory[index - state.mapped.count]) as (BlockAddress?, MemoryBlock?)
+            }
+            if let sealed = source.0 {
+                do throws(ServiceError) {
+                    try checkBlock(sequence, layer: number, index: index, address: sealed, lineage: lineage)
+                } catch {
+                    sequence.markDamaged(fromLocalIndex: index * blockTokens, error.message)
+                    try checkIntact(sequence.core.withLock { $0 }, localLength: localLength)
+                }
+                copies.append(MemoryBlock(copying: sealed.payload, tokens: tokens, panels, account: memory))
+            } else if let open = source.1 {
+                copies.append(MemoryBlock(copying: open.address, tokens: tokens, panels, account: memory))
+            }
+        }
+        return copies
+    }
+
+    private func finish(_ truncation: Truncation) {
+        let sequence = truncation.sequence
+        let committed = localLength(truncation.committed)
+        for (layer, saved) in zip(sequence.layers, truncation.layers) {
+            releaseUncommitted(sequence, from: committed, to: localLength(saved.length))
+            layer.state.withLock { $0.isFrozen = false }
+        }
+        sequence.core.withLock { core in
+            core.committed = truncation.length
+            core.floor = truncation.length
+            // The cut was checked to be before it.
+            core.damage = nil
+        }
+        lineages.withLock { $0[sequence.id] = truncation.lineage }
+        sweepLater(truncation.rest)
+    }
+}

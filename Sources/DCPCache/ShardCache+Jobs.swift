@@ -1,0 +1,109 @@
+internal import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+/// What a job hands from its body to its undo and its apply.
+///
+/// @unchecked Sendable: all three run on the writer's thread, one after the other.
+final class Plan<Value>: @unchecked Sendable {
+    var value: Value
+
+    init(_ value: Value) { self.value = value }
+}
+
+extension ShardCache {
+    static let epochKey = WriteJob.Key(space: 0, value: 0)
+    static func key(_ id: SequenceID) -> WriteJob.Key { WriteJob.Key(space: 1, value: id.value) }
+
+    /// Hands an operation to the writer; see the DESIGN comment of `ShardCache` for the parts.
+    func enqueue(
+        _ keys: [WriteJob.Key], isAlone: Bool = false, isFreeing: Bool = false, isInternal: Bool = false,
+        _ completion: @escaping CacheCompletion,
+        body: @escaping @Sendable (inout WriteTransaction) throws -> Void,
+        undo: @escaping @Sendable () -> Void = {},
+        apply: @escaping @Sendable () -> Void = {}
+    ) {
+        let job = WriteJob(keys: keys, isAlone: isAlone, isFreeing: isFreeing, body: body, undo: undo) { [rank] in
+            switch $0 {
+            case .success:
+                apply()
+                completion(.success(()))
+            case .failure(let error):
+                completion(.failure(ServiceError(any: error, rank: rank)))
+            }
+        }
+        if isInternal { writer.submitInternal(job) } else { writer.submit(job) }
+    }
+
+    /// A writer number that was never given out before. Taken in the transaction, so an aborted one gives it back.
+    func takeWriter(_ transaction: inout WriteTransaction) throws -> UInt64 {
+        let stored = try transaction.get(tables.meta, Counter.writer)
+        guard let number = stored.flatMap({ Counter.decoded($0, key: Counter.writer) }) else {
+            throw fail(
+                .storeDamaged,
+                "The writer counter of the store \(environment.directory) is damaged; move the store away and restart, "
+                    + "the rank then starts empty.")
+        }
+        try transaction.put(tables.meta, Counter.writer, Counter.encoded(number + 1, key: Counter.writer))
+        return number
+    }
+
+    // MARK: Deleting blocks
+
+    /// The most pages one transaction frees: the list of freed pages is itself a value, and the reserve must hold it.
+    static let pagesFreedMax = 8192
+
+    /// Deletes blocks up to the bound of one transaction.
+    /// - Returns: what is left to delete.
+    func delete(_ doomed: [DoomedBlocks], _ transaction: inout WriteTransaction) throws -> [DoomedBlocks] {
+        var pages = 0
+        var rest: [DoomedBlocks] = []
+        for range in doomed {
+            for layer in range.layers {
+                var remaining = range
+                remaining.layers = layer..<layer + 1
+                while pages < Self.pagesFreedMax, let index = remaining.blocks.first {
+                    let key = BlockKey(model: range.model, writer: range.writer, layer: layer, index: index)
+                    try transaction.delete(tables.blocks, key.bytes)
+                    pages += range.pages
+                    remaining.blocks.removeFirst()
+                }
+                if !remaining.blocks.isEmpty { rest.append(remaining) }
+            }
+        }
+        return rest
+    }
+
+    /// Remembers blocks that a committed operation left to delete, and deletes them in transactions of their own. Were
+    /// the process to end before, the next start finds that no lineage covers them.
+    func sweepLater(_ rest: [DoomedBlocks]) {
+        let isPending = doomed.withLock { doomed in
+            doomed += rest
+            return !doomed.isEmpty
+        }
+        if isPending { sweep() }
+    }
+
+    func sweep() {
+        let plan = Plan<[DoomedBlocks]>([])
+        // Alone: its apply replaces the list, which no other job of the same transaction may have added to.
+        enqueue([], isAlone: true, isFreeing: true, isInternal: true, { _ in }) { [self] transaction in
+            let all = doomed.withLock { $0 }
+            plan.value = try delete(all, &transaction)
+        } apply: { [self] in
+            let isPending = doomed.withLock { doomed in
+                doomed = plan.value
+                return !doomed.isEmpty
+            }
+            if isPending { sweep() }
+        }
+    }
+}
+
+extension ModelEntry {
+    /// Bytes of a block's value, and pages it takes.
+    func blockByteCount(pageByteCount: Int) -> Int { BlockRecord.byteCount(panels, pageByteCount: pageByteCount) }
+    func blockPages(pageByteCount: Int) -> Int {
+        (15 + blockByteCount(pageByteCount: pageByteCount)) / pageByteCount + 1
+    }
+}

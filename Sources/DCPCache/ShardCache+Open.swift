@@ -1,0 +1,95 @@
+public import DCPCore
+internal import DCPStore
+
+/// The tables of a rank's store.
+struct CacheTables: Sendable {
+    let meta: Table
+    let models: Table
+    let sequences: Table
+    let blocks: Table
+    let tail: Table
+
+    static let count = 5
+
+    init(_ transaction: inout WriteTransaction) throws(StoreError) {
+        meta = try transaction.openTable("meta")
+        models = try transaction.openTable("models")
+        sequences = try transaction.openTable("sequences")
+        blocks = try transaction.openTable("blocks")
+        tail = try transaction.openTable("tail")
+    }
+}
+
+extension ShardCache {
+    /// Opens the store of a rank, or makes it when the directory is missing or empty.
+    ///
+    /// Reads keys and records only, no payload: the time depends on the number of blocks, not on their size.
+    /// - Throws: `.storeRefused` for a store in use, of another rank, cluster or format, or a path that is not a
+    ///   directory; `.storeDamaged` for a truncated file or a damaged superblock or model; `.storeFull`.
+    public static func open(
+        directory: String, rank: RankIndex, cluster: ClusterShape, settings: Settings = Settings()
+    ) throws(ServiceError) -> ShardCache {
+        precondition(Int(rank.value) < cluster.ranks, "the rank is outside its cluster")
+        do {
+            let environment = try Environment(
+                directory: directory, mapByteCountMax: settings.mapByteCountMax, tablesMax: CacheTables.count,
+                durability: settings.durability)
+            do {
+                return try open(environment, rank: rank, cluster: cluster, settings: settings)
+            } catch {
+                environment.close()
+                throw error
+            }
+        } catch {
+            throw ServiceError(any: error, rank: rank)
+        }
+    }
+
+    private static func open(
+        _ environment: Environment, rank: RankIndex, cluster: ClusterShape, settings: Settings
+    ) throws -> ShardCache {
+        var transaction = try environment.beginSetup()
+        let isNew = try transaction.rootEntries() == 0
+        let tables = try CacheTables(&transaction)
+        let wanted = Superblock(rank: rank, cluster: cluster, storeID: .random())
+        if isNew {
+            try transaction.put(tables.meta, Superblock.key, wanted.encoded())
+            try transaction.put(tables.meta, Counter.epoch, Counter.encoded(0, key: Counter.epoch))
+            try transaction.put(tables.meta, Counter.writer, Counter.encoded(1, key: Counter.writer))
+        } else {
+            try check(transaction.get(tables.meta, Superblock.key), wanted: wanted, environment.directory)
+        }
+        try transaction.commit()
+        if isNew {
+            // Durable whatever the setting: a rank must not forget which store it is.
+            try environment.sync()
+            environment.markCreated()
+        }
+        var loader = StoreLoader(rank: rank, cluster: cluster, environment: environment, tables: tables)
+        let content = try loader.load()
+        let writer = try Writer(
+            environment: environment, durability: settings.durability, queueDepthMax: settings.queueDepthMax)
+        return ShardCache(
+            rank: rank, cluster: cluster, settings: settings, environment: environment, tables: tables,
+            writer: writer, content: content)
+    }
+
+    private static func check(
+        _ stored: UnsafeRawBufferPointer?, wanted: Superblock, _ directory: String
+    ) throws(ServiceError) {
+        guard let stored else {
+            throw ServiceError(
+                .storeRefused,
+                "\(directory) holds an LMDB file that is not the store of a rank; give this rank a directory of its own.")
+        }
+        guard let found = Superblock(stored) else {
+            throw ServiceError(
+                .storeDamaged,
+                "The superblock of the store \(directory) is damaged; restore it, or move the store away and restart, "
+                    + "the rank then starts empty.")
+        }
+        if let refusal = found.refusal(wanted: wanted, directory: directory) {
+            throw ServiceError(.storeRefused, refusal)
+        }
+    }
+}

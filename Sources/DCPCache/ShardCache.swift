@@ -1,0 +1,114 @@
+internal import DCPAttention
+public import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+/// The KV cache of one rank: its shard of every sequence, in an LMDB store, with open blocks in RAM.
+///
+/// DESIGN. Sealed blocks are immutable values in the map that kernels read in place. The open block of each layer, and
+/// full blocks that are not committed yet, are in RAM in the same layout. A commit writes, in one transaction, what
+/// became durable; then the RAM blocks that it sealed give way to their mapped twins. All durable changes run on one
+/// thread, the writer's, in three parts: `body` checks, plans from memory and writes; `undo` takes back what it changed
+/// in memory if the transaction fails; `apply` changes memory once it has committed.
+///
+/// Threads: every method may be called from any thread. None of them blocks on the store except `close()`, and the
+/// first use of a sequence after a start, which reads its tail.
+public final class ShardCache: Sendable {
+    public let rank: RankIndex
+    public let cluster: ClusterShape
+    public let settings: Settings
+    public let storeID: StoreID
+
+    let environment: Environment
+    let tables: CacheTables
+    let writer: Writer
+    let modelEntries: Mutex<[ModelID: ModelEntry]>
+    let sequenceCaches: Mutex<[SequenceID: SequenceCache]>
+    /// Sequences whose record is damaged: nothing of them can be served, only `close` accepts them.
+    let damagedRecords: Mutex<[SequenceID: String]>
+    /// Changed by the writer's thread only.
+    let lineages: Mutex<LineageTable>
+    /// Blocks that no lineage covers and that are not deleted yet. Changed by the writer's thread only.
+    let doomed: Mutex<[DoomedBlocks]>
+    let epoch: Mutex<Epoch>
+    let readers = ByteAccount()
+    let memory = ByteAccount()
+    let uncommitted = ByteAccount()
+
+    init(
+        rank: RankIndex, cluster: ClusterShape, settings: Settings, environment: Environment, tables: CacheTables,
+        writer: Writer, content: StoreContent
+    ) {
+        self.rank = rank
+        self.cluster = cluster
+        self.settings = settings
+        self.environment = environment
+        self.tables = tables
+        self.writer = writer
+        storeID = content.storeID
+        modelEntries = Mutex(content.models)
+        sequenceCaches = Mutex(content.sequences)
+        damagedRecords = Mutex(content.damagedRecords)
+        lineages = Mutex(content.lineages)
+        doomed = Mutex(content.orphans)
+        epoch = Mutex(content.epoch)
+        if !content.orphans.isEmpty { sweep() }
+    }
+
+    /// This rank's place in its head group.
+    var contextRank: Int { cluster.contextRank(of: rank) }
+    var blockTokens: Int { cluster.layout.blockTokens }
+
+    func localLength(_ length: Int) -> Int { cluster.layout.localLength(ofRank: contextRank, length: length) }
+
+    /// Refuses further operations, runs those that wait, syncs and releases the store. Idempotent.
+    ///
+    /// The lock on the directory is released at once, or when the last `ContextReader` ends.
+    public func close() {
+        writer.close()
+        environment.close()
+    }
+
+    deinit { close() }
+
+    // MARK: Epoch
+
+    /// The highest membership epoch that has been persisted.
+    public var highestEpoch: Epoch { epoch.withLock { $0 } }
+
+    /// Persists an epoch. A lower one than the highest succeeds and changes nothing.
+    public func persist(epoch wanted: Epoch, completion: @escaping CacheCompletion) {
+        enqueue([Self.epochKey], completion) { [tables] transaction in
+            let stored = try transaction.get(tables.meta, Counter.epoch).flatMap {
+                Counter.decoded($0, key: Counter.epoch)
+            }
+            guard wanted.value > stored ?? 0 else { return }
+            try transaction.put(tables.meta, Counter.epoch, Counter.encoded(wanted.value, key: Counter.epoch))
+        } apply: { [self] in
+            epoch.withLock { $0 = max($0, wanted) }
+        }
+    }
+
+    // MARK: Looking things up
+
+    func fail(_ code: ServiceError.Code, _ message: String) -> ServiceError { ServiceError(code, message, rank: rank) }
+
+    func sequence(_ id: SequenceID) throws(ServiceError) -> SequenceCache {
+        if let found = sequenceCaches.withLock({ $0[id] }) { return found }
+        if let message = damagedRecords.withLock({ $0[id] }) { throw fail(.storeDamaged, message) }
+        throw unknown(id)
+    }
+
+    func unknown(_ id: SequenceID) -> ServiceError {
+        fail(.unknownSequence, "\(id) is not in the store of \(rank); open it first.")
+    }
+
+    /// Runs a store access, with its error in the words of the service.
+    func mapping<Result: ~Copyable>(_ access: () throws(StoreError) -> Result) throws(ServiceError) -> Result {
+        do throws(StoreError) {
+            return try access()
+        } catch {
+            throw ServiceError(error, rank: rank)
+        }
+    }
+}

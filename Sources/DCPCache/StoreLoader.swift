@@ -1,0 +1,183 @@
+internal import DCPCore
+internal import DCPStore
+
+/// What a store holds at its start.
+struct StoreContent {
+    var storeID: StoreID
+    var epoch: Epoch
+    var models: [ModelID: ModelEntry] = [:]
+    var sequences: [SequenceID: SequenceCache] = [:]
+    var damagedRecords: [SequenceID: String] = [:]
+    var lineages = LineageTable()
+    var orphans: [DoomedBlocks] = []
+}
+
+/// Rebuilds the index by one scan over records and block keys. No payload page is touched: a cursor gives a large
+/// value's address from its leaf page.
+struct StoreLoader {
+    let rank: RankIndex
+    let cluster: ClusterShape
+    let environment: Environment
+    let tables: CacheTables
+
+    /// A writer's blocks of one layer in key order, which is block order.
+    private typealias LayerBlocks = [(index: Int, address: BlockAddress?)]
+    private var blocks: [UInt64: [Int: LayerBlocks]] = [:]
+
+    init(rank: RankIndex, cluster: ClusterShape, environment: Environment, tables: CacheTables) {
+        self.rank = rank
+        self.cluster = cluster
+        self.environment = environment
+        self.tables = tables
+    }
+
+    mutating func load() throws -> StoreContent {
+        let read = try environment.beginRead()
+        guard let superblock = try read.get(tables.meta, Superblock.key).flatMap({ Superblock($0) }),
+            let epoch = try read.get(tables.meta, Counter.epoch).flatMap({ Counter.decoded($0, key: Counter.epoch) })
+        else { throw damaged("The superblock or the epoch") }
+        var content = StoreContent(storeID: superblock.storeID, epoch: Epoch(epoch))
+        content.models = try models(read)
+        let records = try records(read, &content)
+        for (id, record) in records { content.lineages[id] = record.lineage }
+        // With an unreadable record nobody knows which blocks it shares, so then no block is called an orphan.
+        let orphans = try index(read, models: content.models, lineages: content.lineages)
+        if content.damagedRecords.isEmpty { content.orphans = orphans }
+        for (id, record) in records {
+            content.sequences[id] = try sequence(id, record, content.models)
+        }
+        return content
+    }
+
+    private func damaged(_ what: String) -> ServiceError {
+        ServiceError(
+            .storeDamaged,
+            "\(what) of the store \(environment.directory) is damaged; restore the store, or move it away and restart, "
+                + "the rank then starts empty.", rank: rank)
+    }
+
+    private func models(_ read: borrowing ReadTransaction) throws -> [ModelID: ModelEntry] {
+        var models: [ModelID: ModelEntry] = [:]
+        var failure: ServiceError?
+        try read.scan(tables.models) { key, value in
+            guard key.count == 4 else {
+                failure = damaged("The table of models")
+                return false
+            }
+            let id = ModelID(RecordReader.key(key, at: 0))
+            guard let record = ModelRecord(id, value),
+                record.fingerprint == LayoutFingerprint(record.shape, in: cluster).value
+            else {
+                failure = damaged("The record of \(id)")
+                return false
+            }
+            models[id] = ModelEntry(id: id, name: record.name, shape: record.shape, cluster: cluster)
+            return true
+        }
+        if let failure { throw failure }
+        return models
+    }
+
+    private func records(
+        _ read: borrowing ReadTransaction, _ content: inout StoreContent
+    ) throws -> [(SequenceID, SequenceRecord)] {
+        var records: [(SequenceID, SequenceRecord)] = []
+        var damaged: [SequenceID: String] = [:]
+        let models = content.models
+        let layout = cluster.layout
+        let contextRank = cluster.contextRank(of: rank)
+        try read.scan(tables.sequences) { key, value in
+            guard key.count == 8 else { return true }
+            let id = SequenceID(RecordReader.key(key, at: 0))
+            if let record = SequenceRecord(id, value), models[record.model] != nil,
+                record.lineage.sealedBlocks
+                    == layout.localLength(ofRank: contextRank, length: record.committed) / layout.blockTokens
+            {
+                records.append((id, record))
+            } else {
+                damaged[id] = "The record of \(id) in the store of \(rank) is damaged; close it and prefill it again."
+            }
+            return true
+        }
+        content.damagedRecords = damaged
+        return records
+    }
+
+    /// Fills `blocks`. - Returns: blocks that no lineage covers, left by a deletion that did not come to its end.
+    private mutating func index(
+        _ read: borrowing ReadTransaction, models: [ModelID: ModelEntry], lineages: LineageTable
+    ) throws -> [DoomedBlocks] {
+        var orphans: [DoomedBlocks] = []
+        var found: [UInt64: [Int: LayerBlocks]] = [:]
+        let pageByteCount = environment.pageByteCount
+        try read.scan(tables.blocks) { bytes, value in
+            guard let key = BlockKey(bytes) else { return true }
+            guard let model = models[key.model], lineages.isCovered(writer: key.writer, block: key.index) else {
+                Self.append(key, pages: (15 + value.count) / pageByteCount + 1, to: &orphans)
+                return true
+            }
+            let byteCount = model.blockByteCount(pageByteCount: pageByteCount)
+            found[key.writer, default: [:]][key.layer, default: []].append(
+                (key.index, BlockAddress(value, byteCount: byteCount)))
+            return true
+        }
+        blocks = found
+        return orphans
+    }
+
+    private static func append(_ key: BlockKey, pages: Int, to orphans: inout [DoomedBlocks]) {
+        let layers = key.layer..<key.layer + 1
+        if let last = orphans.last, last.model == key.model, last.writer == key.writer, last.layers == layers,
+            last.blocks.upperBound == key.index
+        {
+            orphans[orphans.count - 1].blocks = last.blocks.lowerBound..<key.index + 1
+        } else {
+            orphans.append(
+                DoomedBlocks(
+                    model: key.model, writer: key.writer, layers: layers, blocks: key.index..<key.index + 1,
+                    pages: pages))
+        }
+    }
+
+    private func sequence(
+        _ id: SequenceID, _ record: SequenceRecord, _ models: [ModelID: ModelEntry]
+    ) throws -> SequenceCache {
+        guard let model = models[record.model] else { throw damaged("The record of \(id)") }
+        var missing: (layer: Int, block: Int)?
+        var layers: [LayerState] = []
+        for layer in 0..<model.shape.layers {
+            let addresses = addresses(of: record.lineage, layer: layer)
+            if addresses.count < record.lineage.sealedBlocks, addresses.count < missing?.block ?? .max {
+                missing = (layer, addresses.count)
+            }
+            layers.append(LayerState(length: record.committed, mapped: addresses))
+        }
+        let sequence = SequenceCache(
+            id: id, model: model, origin: record.origin, committed: record.committed, isTailLoaded: false,
+            layers: layers)
+        if let missing {
+            sequence.markDamaged(
+                fromLocalIndex: missing.block * cluster.layout.blockTokens,
+                "Block \(missing.block) of layer \(missing.layer) of \(id) is missing in the store of \(rank), or has a "
+                    + "wrong size")
+        }
+        return sequence
+    }
+
+    /// The addresses of a lineage's blocks, up to the first that is missing.
+    private func addresses(of lineage: Lineage, layer: Int) -> [BlockAddress] {
+        var addresses: [BlockAddress] = []
+        for (writer, range) in lineage.ranges {
+            let stored = blocks[writer]?[layer] ?? []
+            guard let first = stored.first?.index, first <= range.lowerBound else { return addresses }
+            for index in range {
+                // Contiguous unless a block is missing, so the position follows from the index.
+                let position = index - first
+                guard position < stored.count, stored[position].index == index, let address = stored[position].address
+                else { return addresses }
+                addresses.append(address)
+            }
+        }
+        return addresses
+    }
+}

@@ -1,0 +1,162 @@
+internal import CLMDB
+internal import Glibc
+internal import Synchronization
+
+/// One LMDB environment: a directory with `data.mdb`, `lock.mdb` and our lock file, open once on the whole machine.
+///
+/// Flags, and why:
+/// - `MDB_NOTLS`: read transactions belong to objects, not threads.
+/// - `MDB_NORDAHEAD` is left out. A block is one run of 64 KiB or more, and read-ahead brings it in with 190 us where
+///   faults without it take 790. The reader also asks for exactly a block's pages before its first touch, so the only
+///   reads that rely on read-ahead are those of pages that were evicted later.
+/// - never `MDB_WRITEMAP` (a full disk would be SIGBUS, a stray store would reach the file), `MDB_DUPSORT` or nested
+///   writers (fixes after 0.9.24 touch them).
+///
+/// Thread rules: any thread may begin reads; the one thread that owns the `Writer` begins writes.
+///
+/// @unchecked Sendable: `handle` is an LMDB environment, which any thread may use; it is closed exactly once, when
+/// `lifetime`, under its mutex, says that it is closing and that no transaction lives.
+public final class Environment: @unchecked Sendable {
+    public static let readersMax = 1024
+    /// Reader slots kept for the writer thread and for statistics, so that a crowd of readers cannot stop a commit.
+    static let readersReserved = 16
+    /// Pages above the configured size that only freeing jobs may use: a delete copies pages before it frees any, and a
+    /// truncation writes the rows of the block it cuts. 1 to 16 MiB, a 64th of the map.
+    let reservedPages: Int
+
+    let handle: OpaquePointer
+    public let directory: String
+    /// Bytes in a page of the data file.
+    public let pageByteCount: Int
+    /// Whether the store had been marked as created in an earlier run.
+    public let wasCreated: Bool
+    private let lifetime: Mutex<Lifetime>
+
+    private struct Lifetime: ~Copyable {
+        var transactions = 0
+        var isClosing = false
+        var lock: StoreLock?
+    }
+
+    /// - Parameters:
+    ///   - directory: created with mode 0700 when it is missing.
+    ///   - mapByteCountMax: the largest size of the data file. Address space only, the file grows as it is filled.
+    ///   - tablesMax: the largest number of tables.
+    /// - Throws: `.inUse`, `.refused`, `.damaged`.
+    public init(directory: String, mapByteCountMax: Int, tablesMax: Int, durability: Durability) throws(StoreError) {
+        try Self.makeDirectory(directory)
+        let lock = try StoreLock(directory: directory)
+        let dataPath = directory + "/data.mdb"
+        var status = stat()
+        let fileByteCount = stat(dataPath, &status) == 0 ? Int(status.st_size) : 0
+        guard fileByteCount > 0 || !lock.wasCreated else {
+            throw StoreError(
+                .damaged,
+                "The data file \(dataPath) is missing or empty, but this store has been written before; restore it, or "
+                    + "move \(directory) away and restart, the rank then starts empty.")
+        }
+        var created: OpaquePointer?
+        try StoreError.check(mdb_env_create(&created), "create an environment")
+        guard let handle = created else { throw StoreError(.unexpected, "mdb_env_create gave no environment.") }
+        let systemPageByteCount = Int(sysconf(Int32(_SC_PAGESIZE)))
+        let mapPages = mapByteCountMax / systemPageByteCount
+        let reservedPages = min(max(mapPages / 64, 256), 4096)
+        do throws(StoreError) {
+            let mapByteCount = (mapPages + reservedPages) * systemPageByteCount
+            try StoreError.check(mdb_env_set_mapsize(handle, mapByteCount), "set the map size")
+            try StoreError.check(mdb_env_set_maxreaders(handle, UInt32(Self.readersMax)), "set the reader limit")
+            try StoreError.check(mdb_env_set_maxdbs(handle, UInt32(tablesMax)), "set the table limit")
+            var flags = UInt32(MDB_NOTLS)
+            if durability != .always { flags |= UInt32(MDB_NOSYNC) }
+            try StoreError.check(mdb_env_open(handle, directory, flags, 0o600), "open the store \(directory)")
+            // A killed process leaves its reader slots, which would keep pages from being reused.
+            var dead: Int32 = 0
+            try StoreError.check(mdb_reader_check(handle, &dead), "check for stale readers of \(directory)")
+            try Self.checkLength(handle, dataPath)
+        } catch {
+            mdb_env_close(handle)
+            throw error
+        }
+        var pages = MDB_stat()
+        mdb_env_stat(handle, &pages)
+        self.handle = handle
+        self.reservedPages = reservedPages
+        self.directory = directory
+        self.pageByteCount = Int(pages.ms_psize)
+        self.wasCreated = lock.wasCreated
+        self.lifetime = Mutex(Lifetime(lock: lock))
+    }
+
+    private static func makeDirectory(_ directory: String) throws(StoreError) {
+        if mkdir(directory, 0o700) != 0, errno != EEXIST {
+            throw StoreError.lmdb(errno, "create the store's directory \(directory)")
+        }
+        var status = stat()
+        guard stat(directory, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
+            throw StoreError(.refused, "\(directory) is not a directory; give the store a directory of its own.")
+        }
+    }
+
+    /// Before the first read: a map that reaches past the end of its file is SIGBUS, not an error.
+    private static func checkLength(_ handle: OpaquePointer, _ path: String) throws(StoreError) {
+        var info = MDB_envinfo()
+        var pages = MDB_stat()
+        var status = stat()
+        try StoreError.check(mdb_env_info(handle, &info), "inspect \(path)")
+        try StoreError.check(mdb_env_stat(handle, &pages), "inspect \(path)")
+        guard stat(path, &status) == 0 else { throw StoreError.lmdb(errno, "inspect \(path)") }
+        let needed = (info.me_last_pgno + 1) * Int(pages.ms_psize)
+        guard Int(status.st_size) >= needed else {
+            throw StoreError(
+                .damaged,
+                "The data file \(path) has \(status.st_size) bytes, but its pages need \(needed): it was truncated. "
+                    + "Restore it, or move the store's directory away and restart, the rank then starts empty.")
+        }
+    }
+
+    /// Remembers that the store has been filled: from now on an empty data file is damage.
+    public func markCreated() {
+        lifetime.withLock { $0.lock?.markCreated() }
+    }
+
+    // MARK: Lifetime
+
+    /// Closes the environment and releases its lock, at once or when the last transaction ends. Idempotent.
+    public func close() {
+        lifetime.withLock { lifetime in
+            guard !lifetime.isClosing else { return }
+            lifetime.isClosing = true
+            if lifetime.transactions == 0 { release(&lifetime) }
+        }
+    }
+
+    private func release(_ lifetime: inout Lifetime) {
+        mdb_env_close(handle)
+        lifetime.lock = nil
+    }
+
+    func transactionBegins(isPrivileged: Bool) throws(StoreError) {
+        try lifetime.withLock { lifetime throws(StoreError) in
+            guard !lifetime.isClosing else { throw StoreError(.closed, "The store \(directory) has been closed.") }
+            guard isPrivileged || lifetime.transactions < Self.readersMax - Self.readersReserved else {
+                throw StoreError(
+                    .overloaded,
+                    "\(lifetime.transactions) readers use the store \(directory) at this moment, the most there can be; "
+                        + "retry.")
+            }
+            lifetime.transactions += 1
+        }
+    }
+
+    func transactionEnded() {
+        lifetime.withLock { lifetime in
+            lifetime.transactions -= 1
+            if lifetime.isClosing, lifetime.transactions == 0 { release(&lifetime) }
+        }
+    }
+
+    /// Live transactions, reads and writes.
+    public var transactionCount: Int { lifetime.withLock { $0.transactions } }
+
+    deinit { close() }
+}

@@ -1,0 +1,42 @@
+internal import CLMDB
+
+/// How much of a store is in use.
+public struct StoreUsage: Sendable {
+    /// Bytes of the data file up to its last used page: what it takes on disk.
+    public var fileByteCount: Int
+    /// Bytes of pages that hold something; the rest of the file is free for reuse.
+    public var usedByteCount: Int
+    /// The largest size the file may reach for new data.
+    public var mapByteCount: Int
+}
+
+extension Environment {
+    /// Any thread. Reads the free list: one record for each transaction whose freed pages are not reused yet.
+    public func usage() throws(StoreError) -> StoreUsage {
+        let read = try beginRead(isPrivileged: true)
+        var info = MDB_envinfo()
+        try StoreError.check(mdb_env_info(handle, &info), "inspect the store")
+        let filePages = info.me_last_pgno + 1
+        return StoreUsage(
+            fileByteCount: filePages * pageByteCount,
+            usedByteCount: (filePages - (try read.freePages())) * pageByteCount,
+            mapByteCount: info.me_mapsize - reservedPages * pageByteCount)
+    }
+
+    /// Pages that a write transaction could take before the map is full, as of the last commit. Counts pages that a
+    /// live reader still holds back, so it may be too large, never too small.
+    func availablePages(atLeast wanted: Int) throws(StoreError) -> Int {
+        var info = MDB_envinfo()
+        try StoreError.check(mdb_env_info(handle, &info), "inspect the store")
+        let untouched = info.me_mapsize / pageByteCount - (info.me_last_pgno + 1)
+        // The free list is only read when it can matter.
+        if untouched >= wanted { return untouched }
+        let read = try beginRead(isPrivileged: true)
+        return untouched + (try read.freePages())
+    }
+
+    /// Writes what the kernel holds of the data file to the disk. Writer thread, and once at creation.
+    public func sync() throws(StoreError) {
+        try StoreError.check(mdb_env_sync(handle, 1), "sync the store \(directory)")
+    }
+}

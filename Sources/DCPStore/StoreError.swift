@@ -1,0 +1,77 @@
+internal import CLMDB
+internal import Glibc
+
+/// A failure of the store: what happened, to which file or value, and what to do.
+public struct StoreError: Error, Sendable, CustomStringConvertible {
+    public var code: Code
+    public var message: String
+    /// The `errno` or LMDB return code behind it, when there is one.
+    public var cause: Int32?
+
+    public init(_ code: Code, _ message: String, cause: Int32? = nil) {
+        self.code = code
+        self.message = message
+        self.cause = cause
+    }
+
+    public enum Code: String, Sendable {
+        /// No page is left, in the map or on the disk. Reads go on; writes succeed again after something was deleted.
+        case full
+        /// Another process, or this one, has the store open.
+        case inUse
+        /// The path is not a directory, is not accessible, or holds a file that is not ours.
+        case refused
+        /// The file is shorter than its last page, a page is not what it says, or a sync failed.
+        case damaged
+        /// The queue of the writer, or the table of readers, is full. Retry.
+        case overloaded
+        /// The environment or the writer has been closed.
+        case closed
+        /// LMDB returned a code that a correct program does not meet.
+        case unexpected
+    }
+
+    public var description: String {
+        guard let cause else { return message }
+        return "\(message) [\(Self.text(cause))]"
+    }
+
+    static func text(_ code: Int32) -> String { String(cString: mdb_strerror(code)) + ", \(code)" }
+
+    /// Maps a return code. `action` completes "could not ...".
+    ///
+    /// EIO counts as full: on a full disk a `pwrite` of pages may fail with either, and after both a delete still
+    /// commits.
+    static func lmdb(_ code: Int32, _ action: @autoclosure () -> String) -> StoreError {
+        let what = action()
+        switch code {
+        case MDB_MAP_FULL:
+            return StoreError(
+                .full,
+                "Could not \(what): the store has reached its largest size; close or truncate sequences, or raise the "
+                    + "map size and restart.", cause: code)
+        case ENOSPC, EIO, EDQUOT:
+            return StoreError(
+                .full,
+                "Could not \(what): the disk is full or refuses writes; free space on it, or close sequences.",
+                cause: code)
+        case MDB_READERS_FULL:
+            return StoreError(
+                .overloaded, "Could not \(what): too many readers at the same moment; retry.", cause: code)
+        case MDB_CORRUPTED, MDB_PAGE_NOTFOUND, MDB_INVALID, MDB_PANIC, MDB_VERSION_MISMATCH:
+            return StoreError(
+                .damaged,
+                "Could not \(what): the data file is damaged or is not an LMDB file; move the store's directory away "
+                    + "and restart, the rank then starts empty.", cause: code)
+        case EACCES, EPERM, ENOENT, ENOTDIR, EROFS:
+            return StoreError(.refused, "Could not \(what); check the path and its permissions.", cause: code)
+        default:
+            return StoreError(.unexpected, "Could not \(what).", cause: code)
+        }
+    }
+
+    /// Throws unless the code is `MDB_SUCCESS`.
+    static func check(_ code: Int32, _ action: @autoclosure () -> String) throws(StoreError) {
+        guard code == MDB_SUCCESS else { throw lmdb(code, action()) }
+    }
+}

@@ -1,0 +1,64 @@
+internal import CLMDB
+
+/// A consistent view of the store. Ends when it goes out of scope.
+///
+/// Pages freed by later transactions are not reused while it lives, so it must not live long: one reader of hours makes
+/// the file grow by all that is written meanwhile. May move between threads (`MDB_NOTLS`), is used by one at a time.
+public struct ReadTransaction: ~Copyable {
+    private let handle: OpaquePointer
+    private let environment: Environment
+
+    init(_ environment: Environment, isPrivileged: Bool) throws(StoreError) {
+        try environment.transactionBegins(isPrivileged: isPrivileged)
+        var begun: OpaquePointer?
+        let code = mdb_txn_begin(environment.handle, nil, UInt32(MDB_RDONLY), &begun)
+        guard code == MDB_SUCCESS, let handle = begun else {
+            environment.transactionEnded()
+            throw StoreError.lmdb(code, "begin a read transaction")
+        }
+        self.handle = handle
+        self.environment = environment
+    }
+
+    /// The value of a key, or nil. Valid until the transaction ends.
+    public borrowing func get(_ table: Table, _ key: [UInt8]) throws(StoreError) -> UnsafeRawBufferPointer? {
+        try Access.get(handle, table, key)
+    }
+
+    public borrowing func count(_ table: Table) throws(StoreError) -> Int { try Access.count(handle, table) }
+
+    /// Calls `body` with each entry from the first key at or after `start`, in key order, until it returns false.
+    /// The value's address comes from its leaf page: a large value's own pages are not touched.
+    public borrowing func scan(
+        _ table: Table, from start: [UInt8] = [],
+        _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
+    ) throws(StoreError) { try Access.scan(handle, table, from: start, body) }
+
+    /// Pages on the free list. Each record of LMDB's table 0 is a count and then that many page numbers.
+    borrowing func freePages() throws(StoreError) -> Int {
+        var pages = 0
+        try scan(Table(name: "free list", identifier: 0)) { _, value in
+            pages += value.loadUnaligned(as: Int.self)
+            return true
+        }
+        return pages
+    }
+
+    deinit {
+        mdb_txn_abort(handle)
+        environment.transactionEnded()
+    }
+}
+
+extension Environment {
+    /// Any thread.
+    /// - Throws: `.overloaded` with too many readers, `.closed`.
+    public func beginRead() throws(StoreError) -> ReadTransaction {
+        try ReadTransaction(self, isPrivileged: false)
+    }
+
+    /// A read that finds a slot even among the most readers: for the writer thread and for statistics.
+    public func beginRead(isPrivileged: Bool) throws(StoreError) -> ReadTransaction {
+        try ReadTransaction(self, isPrivileged: isPrivileged)
+    }
+}

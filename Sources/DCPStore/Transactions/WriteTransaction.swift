@@ -1,0 +1,106 @@
+internal import CLMDB
+
+/// The one transaction that may change the store. Aborts when it goes out of scope without `commit()`.
+///
+/// Only on the writer's thread (LMDB's writer mutex belongs to the thread that took it), or before the writer starts.
+public struct WriteTransaction: ~Copyable {
+    private var handle: OpaquePointer?
+    private let environment: Environment
+    /// Puts and deletes so far; 0 means there is nothing to commit and nothing to undo.
+    public private(set) var changes = 0
+    /// An upper estimate of the pages that the puts so far need.
+    private(set) var pages = 0
+    /// LMDB marks a transaction as failed after an error inside a put or a delete; it can then only be aborted.
+    private(set) var isFailed = false
+
+    init(_ environment: Environment) throws(StoreError) {
+        try environment.transactionBegins(isPrivileged: true)
+        var begun: OpaquePointer?
+        let code = mdb_txn_begin(environment.handle, nil, 0, &begun)
+        guard code == MDB_SUCCESS, let handle = begun else {
+            environment.transactionEnded()
+            throw StoreError.lmdb(code, "begin a write transaction")
+        }
+        self.handle = handle
+        self.environment = environment
+    }
+
+    borrowing func live() throws(StoreError) -> OpaquePointer {
+        guard let handle else { throw StoreError(.unexpected, "The write transaction has ended.") }
+        return handle
+    }
+
+    /// The value of a key, or nil. Valid until the next change.
+    public borrowing func get(_ table: Table, _ key: [UInt8]) throws(StoreError) -> UnsafeRawBufferPointer? {
+        try Access.get(try live(), table, key)
+    }
+
+    public borrowing func count(_ table: Table) throws(StoreError) -> Int { try Access.count(try live(), table) }
+
+    /// As `ReadTransaction.scan`. The body must not change the store.
+    public borrowing func scan(
+        _ table: Table, from start: [UInt8] = [],
+        _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
+    ) throws(StoreError) { try Access.scan(try live(), table, from: start, body) }
+
+    public mutating func put(_ table: Table, _ key: [UInt8], _ value: [UInt8]) throws(StoreError) {
+        try reserve(table, key, byteCount: value.count) { place in
+            value.withUnsafeBytes { place.copyMemory(from: $0) }
+        }
+    }
+
+    /// Puts a value whose bytes are written in place: one copy fewer than `put`. `fill` must write all of them; it gets
+    /// memory of the transaction, not zeroed.
+    public mutating func reserve(
+        _ table: Table, _ key: [UInt8], byteCount: Int, fill: (UnsafeMutableRawBufferPointer) -> Void
+    ) throws(StoreError) {
+        let transaction = try live()
+        changes += 1
+        pages += environment.pageEstimate(keyByteCount: key.count, valueByteCount: byteCount)
+        var value = MDB_val(mv_size: byteCount, mv_data: nil)
+        let code = Access.withValue(key) {
+            mdb_put(transaction, table.identifier, &$0, &value, UInt32(MDB_RESERVE))
+        }
+        if code != MDB_SUCCESS { isFailed = true }
+        try StoreError.check(code, "write \(byteCount) bytes to the table \(table.name)")
+        fill(UnsafeMutableRawBufferPointer(start: value.mv_data, count: byteCount))
+    }
+
+    /// - Returns: false when there was no such key.
+    @discardableResult
+    public mutating func delete(_ table: Table, _ key: [UInt8]) throws(StoreError) -> Bool {
+        let transaction = try live()
+        let code = Access.withValue(key) { mdb_del(transaction, table.identifier, &$0, nil) }
+        if code == MDB_NOTFOUND { return false }
+        changes += 1
+        if code != MDB_SUCCESS { isFailed = true }
+        try StoreError.check(code, "delete from the table \(table.name)")
+        return true
+    }
+
+    public consuming func commit() throws(StoreError) {
+        let transaction = try live()
+        // LMDB frees the handle whether the commit succeeds or not.
+        handle = nil
+        let code = mdb_txn_commit(transaction)
+        environment.transactionEnded()
+        try StoreError.check(code, "commit to the store \(environment.directory)")
+    }
+
+    deinit {
+        guard let handle else { return }
+        mdb_txn_abort(handle)
+        environment.transactionEnded()
+    }
+}
+
+extension Environment {
+    /// For the setup of a store, before its writer starts; blocks while another write transaction lives.
+    public func beginSetup() throws(StoreError) -> WriteTransaction { try WriteTransaction(self) }
+
+    /// A large value takes its own run of pages after a 16-byte header; small ones fill leaves at least by half.
+    func pageEstimate(keyByteCount: Int, valueByteCount: Int) -> Int {
+        if valueByteCount > pageByteCount / 2 { return (15 + valueByteCount) / pageByteCount + 2 }
+        return 2 * (keyByteCount + valueByteCount + 16) / pageByteCount + 1
+    }
+}

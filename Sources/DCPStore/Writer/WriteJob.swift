@@ -1,0 +1,43 @@
+/// One unit of writing: all of it commits, or none.
+public struct WriteJob: Sendable {
+    /// Something that two jobs of one transaction must not both touch, because the second plans from the state the
+    /// first leaves in memory, which changes only after the commit.
+    public struct Key: Hashable, Sendable {
+        let space: UInt8
+        let value: UInt64
+
+        public init(space: UInt8, value: UInt64) {
+            self.space = space
+            self.value = value
+        }
+    }
+
+    /// What it touches.
+    public var keys: [Key]
+    /// Shares its transaction with no other job.
+    public var isAlone: Bool
+    /// Leaves fewer pages in use than before, so it may take the reserve of a full store.
+    public var isFreeing: Bool
+    /// Writes. May run twice: once in a shared transaction that fails, then again alone. Throw before the first change
+    /// and the other jobs of the transaction do not notice.
+    public var body: @Sendable (inout WriteTransaction) throws -> Void
+    /// Takes back what `body` changed in memory. Called after every run of `body` that did not commit, also one that
+    /// threw.
+    public var undo: @Sendable () -> Void
+    /// The outcome, once; a success after the commit is as durable as the setting says.
+    public var completion: @Sendable (Result<Void, any Error>) -> Void
+
+    public init(
+        keys: [Key] = [], isAlone: Bool = false, isFreeing: Bool = false,
+        body: @escaping @Sendable (inout WriteTransaction) throws -> Void,
+        undo: @escaping @Sendable () -> Void = {},
+        completion: @escaping @Sendable (Result<Void, any Error>) -> Void
+    ) {
+        self.keys = keys
+        self.isAlone = isAlone
+        self.isFreeing = isFreeing
+        self.body = body
+        self.undo = undo
+        self.completion = completion
+    }
+}

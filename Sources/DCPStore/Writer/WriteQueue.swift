@@ -1,0 +1,92 @@
+internal import Glibc
+
+/// The bounded queue between any thread and the writer's.
+///
+/// A pthread mutex and condition: `Synchronization.Mutex` has no condition to wait on, and the writer must not hold a
+/// thread of the cooperative pool.
+///
+/// @unchecked Sendable: `jobs`, `isStopped` are read and written with `mutex` held only; the mutex and the condition
+/// are made for use by all threads and live at stable addresses until deinit.
+final class WriteQueue: @unchecked Sendable {
+    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+    private let depthMax: Int
+    private var jobs: [WriteJob] = []
+    private var isStopped = false
+
+    enum Next {
+        /// Jobs for one transaction, in the order they came.
+        case group([WriteJob])
+        /// The deadline passed without a job.
+        case deadline
+        /// Stopped, and everything has been taken.
+        case end
+    }
+
+    init(depthMax: Int) {
+        self.depthMax = depthMax
+        pthread_mutex_init(mutex, nil)
+        var attributes = pthread_condattr_t()
+        pthread_condattr_init(&attributes)
+        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+        pthread_cond_init(condition, &attributes)
+        pthread_condattr_destroy(&attributes)
+    }
+
+    /// - Parameter isInternal: from the writer itself, which must never be refused for want of room.
+    func push(_ job: WriteJob, isInternal: Bool) -> StoreError? {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        if isStopped { return StoreError(.closed, "The store is being closed.") }
+        guard isInternal || jobs.count < depthMax else {
+            return StoreError(.overloaded, "\(jobs.count) writes wait for the store, the most allowed; retry.")
+        }
+        jobs.append(job)
+        pthread_cond_signal(condition)
+        return nil
+    }
+
+    /// Refuses further jobs; those waiting will still be taken.
+    func stop() {
+        pthread_mutex_lock(mutex)
+        isStopped = true
+        pthread_cond_signal(condition)
+        pthread_mutex_unlock(mutex)
+    }
+
+    /// Waits for jobs, until `deadline` (monotonic) when there is one. Writer thread.
+    func next(deadline: timespec?) -> Next {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        while jobs.isEmpty {
+            if isStopped { return .end }
+            if var deadline {
+                if pthread_cond_timedwait(condition, mutex, &deadline) == ETIMEDOUT { return .deadline }
+            } else {
+                pthread_cond_wait(condition, mutex)
+            }
+        }
+        let count = groupCount()
+        let group = Array(jobs[..<count])
+        jobs.removeFirst(count)
+        return .group(group)
+    }
+
+    /// All waiting jobs up to the first that touches what an earlier one of them touches.
+    private func groupCount() -> Int {
+        var touched: Set<WriteJob.Key> = []
+        for (index, job) in jobs.enumerated() {
+            if index > 0, job.isAlone || job.keys.contains(where: touched.contains) { return index }
+            if job.isAlone { return 1 }
+            touched.formUnion(job.keys)
+        }
+        return jobs.count
+    }
+
+    deinit {
+        pthread_cond_destroy(condition)
+        pthread_mutex_destroy(mutex)
+        condition.deallocate()
+        mutex.deallocate()
+    }
+}

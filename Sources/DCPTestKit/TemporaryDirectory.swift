@@ -1,0 +1,24 @@
+internal import Foundation
+
+/// A directory of a test's own, with everything in it gone when this object is.
+public final class TemporaryDirectory: Sendable {
+    public let path: String
+
+    /// - Parameter parent: where to make it; the system's place for temporary files unless given.
+    public init(in parent: String? = nil) {
+        var parent = parent ?? NSTemporaryDirectory()
+        if parent.hasSuffix("/") { parent.removeLast() }
+        path = "\(parent)/dcp-test-\(UUID().uuidString)"
+        do {
+            try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        } catch {
+            preconditionFailure("cannot make the temporary directory \(path): \(error)")
+        }
+    }
+
+    /// The path of a file or directory in it, which need not exist.
+    public func path(_ name: String) -> String { "\(path)/\(name)" }
+
+    // A test that fails to clean up after itself has still tested what it tested.
+    deinit { try? FileManager.default.removeItem(atPath: path) }
+}
