@@ -31,7 +31,12 @@ let package = Package(
         .systemLibrary(name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
         .target(name: "CChecksum", cSettings: cSettings),
         .target(name: "CAttentionKernels", cSettings: cSettings),
+        .target(name: "CLinux", cSettings: cSettings + [.define("_GNU_SOURCE")]),
         library("DCPCore", ["CChecksum"]),
         library("DCPAttention", ["DCPCore", "CAttentionKernels", "COpenBLAS"]),
+        library("DCPClient", ["DCPCore", "CLinux"]),
+        library("DCPConsole", ["DCPCore"]),
+        .testTarget(name: "DCPClientTests", dependencies: ["DCPClient", "DCPCore"], swiftSettings: swiftSettings),
+        .testTarget(name: "DCPConsoleTests", dependencies: ["DCPConsole", "DCPCore"], swiftSettings: swiftSettings),
     ]
 )
