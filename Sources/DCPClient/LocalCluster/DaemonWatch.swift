@@ -47,7 +47,7 @@ enum DaemonWatch {
             var milliseconds: Int32 = -1
             if let deadline {
                 let left = max(deadline - .now, .zero).components
-                // Rounded up: waking a moment too early would end the wait before its deadline.
+                // Rounded up: poll must not return a moment before the deadline, again and again.
                 let rounded = left.attoseconds / 1_000_000_000_000_000 + 1
                 milliseconds = left.seconds > 2_000_000 ? Int32.max : Int32(left.seconds * 1000 + rounded)
                 if left == (0, 0) { milliseconds = 0 }
@@ -55,7 +55,7 @@ enum DaemonWatch {
             let count = poll(&entries, nfds_t(entries.count), milliseconds)
             if count > 0 { return entries.firstIndex { $0.revents != 0 } }
             if count == 0, let deadline, deadline <= .now { return nil }
-            precondition(count >= 0 || errno == EINTR || errno == ENOMEM, "poll was given a descriptor that is not open")
+            precondition(count >= 0 || errno == EINTR || errno == ENOMEM, "poll refused its arguments")
         }
     }
 }
