@@ -74,7 +74,7 @@ struct OutputTests {
         bar.finish()
         #expect(
             terminal.written == [
-                "\rdecode  [#######----------------------]  80/320 tokens  80 tokens/s  ETA 3 s\u{1B}[K",
+                "\rdecode  [#######-----------------------]  80/320 tokens  80 tokens/s  ETA 3 s\u{1B}[K",
                 "\rdecode  [##############################]  320/320 tokens  302 tokens/s\u{1B}[K", "\r\u{1B}[K",
             ])
     }
