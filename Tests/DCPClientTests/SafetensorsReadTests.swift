@@ -3,35 +3,6 @@ import DCPCore
 import Foundation
 import Testing
 
-/// A directory of its own for one test, removed with the object.
-final class TemporaryDirectory: Sendable {
-    let path: String
-
-    init() throws {
-        path = FileManager.default.temporaryDirectory.appending(path: "dcp-test-\(UUID().uuidString.prefix(8))").path
-        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path) }
-
-    func file(_ name: String) -> String { "\(path)/\(name)" }
-
-    /// Everything in it, sorted.
-    func contents() throws -> [String] { try FileManager.default.contentsOfDirectory(atPath: path).sorted() }
-}
-
-/// A safetensors file as bytes, from a header that need not be true.
-func safetensorsBytes(_ header: String, data: [UInt8] = [], headerByteCount: UInt64? = nil) -> [UInt8] {
-    let text = Array(header.utf8)
-    let length = headerByteCount ?? UInt64(text.count)
-    return (0..<8).map { UInt8(truncatingIfNeeded: length >> ($0 * 8)) } + text + data
-}
-
-func repositoryFile(_ path: String) -> String {
-    URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
-        .appending(path: path).path
-}
-
 @Suite("safetensors: reading")
 struct SafetensorsReadTests {
     private let directory: TemporaryDirectory
@@ -254,18 +225,5 @@ struct SafetensorsReadTests {
         }
         // Damage to the tensors' bytes alone leaves a valid file: the loop has seen both sides.
         #expect(opened > 0 && opened < 4000, "seed \(seed)")
-    }
-}
-
-/// The generator of a seeded test: Steele, Lea and Flood, "Fast splittable pseudorandom number generators".
-struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
     }
 }
