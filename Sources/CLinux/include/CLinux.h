@@ -1,0 +1,4 @@
+// What Glibc hides from Swift, each with its reason. One header a topic.
+#pragma once
+
+#include "CLinuxProcess.h"

@@ -1,0 +1,110 @@
+public import DCPCore
+
+extension LocalCluster {
+    /// Asks the coordinator at an endpoint and returns when the cluster is ready. Ends soon after its task is
+    /// cancelled: only then does the wait end.
+    public typealias ReadyCheck = @Sendable (_ coordinatorEndpoint: String) async throws(ServiceError) -> Void
+
+    private enum Event: Sendable {
+        case ready
+        case failed(ServiceError)
+        case exited(DaemonRole)
+        case deadline
+    }
+
+    /// Waits until the check returns, a daemon ends, or the deadline has passed.
+    ///
+    /// - Throws: what the check throws; for a daemon that ended, `.rankUnavailable` or `.unreachable` (or
+    ///   `.invalidConfiguration` when its exit status says that trying again is useless) with the last lines of its
+    ///   log; `.deadlineExceeded`. The daemons go on running: stopping them is the caller's to decide.
+    public func waitUntilReady(deadline: Duration, _ check: @escaping ReadyCheck) async throws(ServiceError) {
+        let endpoint = coordinatorEndpoint
+        let instant = ContinuousClock.now + deadline
+        let event = await withTaskGroup(of: Event.self) { group in
+            group.addTask {
+                do throws(ServiceError) {
+                    try await check(endpoint)
+                    return .ready
+                } catch {
+                    return .failed(error)
+                }
+            }
+            group.addTask {
+                do throws(ServiceError) {
+                    return try await self.firstExit(until: instant).map { .exited($0.role) } ?? .deadline
+                } catch {
+                    return .failed(error)
+                }
+            }
+            var first = await group.next() ?? .deadline
+            group.cancelAll()
+            // A check that fails because a daemon died is explained by the daemon, not by the refused connection.
+            if case .failed = first, let role = self.roles.first(where: { self.daemon($0)?.exit != nil }) {
+                first = .exited(role)
+            }
+            return first
+        }
+        switch event {
+        case .ready: return
+        case .failed(let error): throw error
+        case .exited(let role): throw earlyExit(of: role)
+        case .deadline:
+            throw ServiceError(
+                .deadlineExceeded,
+                "The cluster in \(directory.path) was not ready within \(deadline); its daemons run, so look into "
+                    + "\(directory.logsDirectory) or wait longer.")
+        }
+    }
+
+    /// The error that tells of a daemon that ended by itself.
+    public func earlyExit(of role: DaemonRole) -> ServiceError {
+        guard let process = daemon(role) else {
+            return ServiceError(.unreachable, "The \(role) was never started; start it with `dcpctl up`.")
+        }
+        let exit = process.exit
+        let lines = process.lastLogLines()
+        let log =
+            lines.isEmpty
+            ? "Its log \(process.logPath) has nothing about it."
+            : "Last lines of \(process.logPath):\n" + lines.map { "  \($0)" }.joined(separator: "\n")
+        let message = "The \(role) \(exit.map(\.description) ?? "runs") before the cluster was ready. \(log)"
+        // sysexits: 64...78 say what is wrong; 69 and 75 say that it may be better later.
+        if case .status(let status) = exit, (64...78).contains(status), status != 69, status != 75 {
+            return ServiceError(.invalidConfiguration, message, rank: role.rank)
+        }
+        return ServiceError(role == .coordinator ? .unreachable : .rankUnavailable, message, rank: role.rank)
+    }
+
+    /// Runs a body with a cluster in a temporary directory that is stopped and removed afterwards, also when the start,
+    /// the check or the body fails.
+    ///
+    /// - Parameters:
+    ///   - readyDeadline: for all daemons to become ready.
+    ///   - stopDeadline: for each to end on SIGTERM.
+    public static func withEphemeral<Result>(
+        options: LocalClusterOptions, readyDeadline: Duration = .seconds(30), stopDeadline: Duration = .seconds(10),
+        ready: @escaping ReadyCheck, _ body: (LocalCluster) async throws -> Result
+    ) async throws -> Result {
+        let directory = try LocalClusterDirectory.ephemeral()
+        // Whatever else fails is the news; a directory that stays is not.
+        defer { try? directory.remove() }
+        var options = options
+        options.detached = false
+        let cluster = try start(in: directory, options: options)
+        do {
+            try await cluster.waitUntilReady(deadline: readyDeadline, ready)
+            let result = try await body(cluster)
+            await cluster.stop(deadline: stopDeadline)
+            return result
+        } catch {
+            await cluster.stop(deadline: stopDeadline)
+            throw error
+        }
+    }
+}
+
+extension DaemonRole {
+    public var rank: RankIndex? {
+        if case .rank(let rank) = self { rank } else { nil }
+    }
+}

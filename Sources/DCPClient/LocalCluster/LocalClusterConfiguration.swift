@@ -1,0 +1,98 @@
+public import DCPCore
+
+/// What the first `up` on a directory decides and `cluster.json` keeps: stores are laid out by it.
+public struct LocalClusterConfiguration: Codable, Hashable, Sendable {
+    public enum Transport: String, Codable, Sendable {
+        case unix
+        case tcp
+    }
+
+    public let ranks: Int
+    public let headGroups: Int
+    public let interleave: Int
+    public let blockTokens: Int
+    /// `a2a` or `ag-rs`.
+    public let exchange: String
+    public let transport: Transport
+
+    public init(shape: ClusterShape, transport: Transport) {
+        self.ranks = shape.ranks
+        self.headGroups = shape.headGroups
+        self.interleave = shape.layout.interleave
+        self.blockTokens = shape.layout.blockTokens
+        self.exchange = shape.exchange.name
+        self.transport = transport
+    }
+
+    /// - Throws: `.invalidConfiguration` for values that are no cluster, as an edited file may hold.
+    public func shape() throws(ServiceError) -> ClusterShape {
+        guard let exchange = Exchange(name: exchange) else {
+            throw ServiceError(
+                .invalidConfiguration, "The exchange \(exchange.debugDescription) is unknown; use a2a or ag-rs.")
+        }
+        return try ClusterShape(
+            ranks: ranks, headGroups: headGroups, interleave: interleave, blockTokens: blockTokens, exchange: exchange)
+    }
+}
+
+/// How to start a local cluster. What is nil is as the directory says, or else the default.
+public struct LocalClusterOptions: Sendable {
+    /// Default 4.
+    public var ranks: Int?
+    /// Default 1.
+    public var headGroups: Int?
+    /// Default 1.
+    public var interleave: Int?
+    /// Default 64.
+    public var blockTokens: Int?
+    /// Default `.allToAll`.
+    public var exchange: Exchange?
+    /// Default Unix sockets in the cluster's directory; TCP is on 127.0.0.1, without TLS.
+    public var transport: LocalClusterConfiguration.Transport?
+
+    /// Compute threads of each rank; nil divides the machine's cores among the ranks, at least 1 each.
+    public var threadsPerRank: Int?
+    /// Whether the daemons outlive this process. If not, they stop when it ends, in whatever way.
+    public var detached = false
+    /// Where `dcp-coordinator` and `dcp-rank` are; nil is `DCP_BIN_DIR`, or else beside the running executable.
+    public var binDirectory: String?
+    /// Appended to the daemons' own arguments.
+    public var coordinatorArguments: [String] = []
+    public var rankArguments: [String] = []
+    /// Added to the daemons' environment.
+    public var environment: [String: String] = [:]
+
+    public init() {}
+
+    /// The configuration of a new directory, or an existing one when no option contradicts it.
+    /// - Throws: `.invalidConfiguration` for values that are no cluster; `.conflict` naming each option that differs
+    ///   from what the directory's stores were created with.
+    func resolve(_ existing: LocalClusterConfiguration?, directory: String) throws(ServiceError)
+        -> LocalClusterConfiguration
+    {
+        guard let existing else {
+            let shape = try ClusterShape(
+                ranks: ranks ?? 4, headGroups: headGroups ?? 1, interleave: interleave ?? 1,
+                blockTokens: blockTokens ?? 64, exchange: exchange ?? .allToAll)
+            return LocalClusterConfiguration(shape: shape, transport: transport ?? .unix)
+        }
+        var differences: [String] = []
+        func compare<Value: Equatable>(_ name: String, _ stored: Value, _ asked: Value?) {
+            if let asked, asked != stored { differences.append("\(name) \(stored), not \(asked)") }
+        }
+        compare("--ranks", existing.ranks, ranks)
+        compare("--head-groups", existing.headGroups, headGroups)
+        compare("--interleave", existing.interleave, interleave)
+        compare("--block-tokens", existing.blockTokens, blockTokens)
+        compare("--exchange", existing.exchange, exchange?.name)
+        compare("transport", existing.transport.rawValue, transport?.rawValue)
+        guard differences.isEmpty else {
+            throw ServiceError(
+                .conflict,
+                "The cluster in \(directory) was created with \(differences.joined(separator: "; ")). Leave these options "
+                    + "out to start it as it is, or choose another --dir for a new cluster.")
+        }
+        _ = try existing.shape()
+        return existing
+    }
+}

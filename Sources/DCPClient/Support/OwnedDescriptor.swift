@@ -1,0 +1,44 @@
+internal import DCPCore
+internal import Glibc
+
+/// A file descriptor that is closed when its last owner goes. Never closed earlier, so a number held here is never
+/// another file's.
+final class OwnedDescriptor: Sendable {
+    let value: Int32
+
+    init(_ value: Int32) {
+        precondition(value >= 0)
+        self.value = value
+    }
+
+    deinit { close(value) }
+}
+
+/// The system's words for an error number: `No space left on device`.
+func systemMessage(_ number: Int32) -> String { String(cString: strerror(number)) }
+
+/// Opens a file, close-on-exec.
+/// - Throws: `.invalidRequest` that names the path and the system's reason.
+func openDescriptor(_ path: String, _ flags: Int32, mode: mode_t = 0o644) throws(ServiceError) -> OwnedDescriptor {
+    guard !path.utf8.contains(0) else {
+        throw ServiceError(.invalidRequest, "The path \(path.debugDescription) holds a NUL byte; give another path.")
+    }
+    while true {
+        let descriptor = open(path, flags | O_CLOEXEC, mode)
+        if descriptor >= 0 { return OwnedDescriptor(descriptor) }
+        let number = errno
+        if number == EINTR { continue }
+        throw ServiceError(
+            .invalidRequest, "\(path) cannot be opened: \(systemMessage(number)). Check the path and its permissions.")
+    }
+}
+
+extension Array where Element: BitwiseCopyable {
+    /// withUnsafeBytes for a body that throws a ServiceError: the standard library's forgets the type of the error.
+    func lendBytes(_ body: (UnsafeRawBufferPointer) throws(ServiceError) -> Void) throws(ServiceError) {
+        let result = withUnsafeBytes { bytes in
+            Result { () throws(ServiceError) in try body(bytes) }
+        }
+        try result.get()
+    }
+}

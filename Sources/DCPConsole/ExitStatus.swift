@@ -1,0 +1,28 @@
+public import DCPCore
+
+/// How a command ends: the numbers of sysexits.h that scripts and service managers know.
+public enum ExitStatus: Int32, CaseIterable, Sendable {
+    case success = 0
+    /// EX_USAGE: the command line is wrong.
+    case usage = 64
+    /// EX_DATAERR: a file, a model, a name or a position is wrong, or a result is not as expected.
+    case badData = 65
+    /// EX_UNAVAILABLE: nobody serves, or not in a way that we can talk to.
+    case unavailable = 69
+    /// EX_SOFTWARE: a bug of ours.
+    case bug = 70
+    /// EX_TEMPFAIL: the same command may succeed later.
+    case retryLater = 75
+
+    public init(_ error: ServiceError) {
+        switch error.code {
+        case .invalidConfiguration: self = .usage
+        // What the peer or its store is does not change by asking again, and is nothing that the user's data caused.
+        case .unreachable, .incompatible, .protocolViolation, .storeRefused: self = .unavailable
+        case .internal: self = .bug
+        case let code where code.isRetryable: self = .retryLater
+        // A newer service's code: below 100 the request is at fault, above the retryable ones the program.
+        case let code: self = code.rawValue < 100 ? .badData : .bug
+        }
+    }
+}

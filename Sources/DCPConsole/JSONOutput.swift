@@ -1,0 +1,19 @@
+public import DCPCore
+internal import Foundation
+
+/// What `--json` prints: one document, indented, keys in snake_case and in order, so that two outputs can be compared.
+public enum JSONOutput {
+    /// The document with a line feed at its end. Values that JSON cannot write become the strings `inf`, `-inf`, `nan`:
+    /// the LSE of no tokens is minus infinity.
+    /// - Throws: `.internal` for a value that cannot be encoded.
+    public static func string(_ value: some Encodable) throws(ServiceError) -> String {
+        let encoder = JSONEncoder()
+        encoder.keyEncodingStrategy = .convertToSnakeCase
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        encoder.nonConformingFloatEncodingStrategy = .convertToString(
+            positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
+        do { return String(decoding: try encoder.encode(value), as: UTF8.self) + "\n" } catch {
+            throw ServiceError(.internal, "The output cannot be written as JSON: \(error). Report this as a bug.")
+        }
+    }
+}
