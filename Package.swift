@@ -1,7 +1,7 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-// Targets stand in the order of DESIGN: imports only go down.
+// Targets stand in the order of the architecture: imports only go down. See Sources/DCPCore/DCPCore.docc.
 
 let swiftSettings: [SwiftSetting] = [
     .swiftLanguageMode(.v6),
@@ -17,19 +17,32 @@ let cSettings: [CSetting] = [.treatAllWarnings(as: .error), .enableWarning("all"
 let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 
 func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
 }
 
-func tests(_ module: String, _ dependencies: [Target.Dependency] = [], resources: [Resource]? = nil) -> Target {
+func executable(_ name: String, _ dependencies: [Target.Dependency], path: String? = nil) -> Target {
+    .executableTarget(name: name, dependencies: dependencies, path: path, swiftSettings: swiftSettings)
+}
+
+/// The tests of one module: they see it and whatever else they name.
+func tests(_ module: String, _ dependencies: [Target.Dependency] = []) -> Target {
     .testTarget(
-        name: "\(module)Tests", dependencies: [.byName(name: module), "DCPTestKit"] + dependencies,
-        resources: resources, swiftSettings: swiftSettings)
+        name: "\(module)Tests", dependencies: [.byName(name: module), "DCPCore", "DCPTestKit"] + dependencies,
+        swiftSettings: swiftSettings)
 }
 
 let package = Package(
     name: "dcp",
+    products: [
+        .library(name: "DCPClient", targets: ["DCPClient"]),
+        .executable(name: "dcp-rank", targets: ["dcp-rank"]),
+        .executable(name: "dcp-coordinator", targets: ["dcp-coordinator"]),
+        .executable(name: "dcpctl", targets: ["dcpctl"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
@@ -38,13 +51,52 @@ let package = Package(
         .package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0"),
     ],
     targets: [
+        // System libraries and C: leaves.
         .systemLibrary(name: "CLMDB", pkgConfig: "lmdb", providers: [.apt(["liblmdb-dev"])]),
         .systemLibrary(name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
+        .systemLibrary(name: "CSystemd", pkgConfig: "libsystemd", providers: [.apt(["libsystemd-dev"])]),
+        .target(name: "CLinux", cSettings: cSettings + [.define("_GNU_SOURCE")]),
         .target(name: "CChecksum", cSettings: cSettings),
         .target(name: "CAttentionKernels", cSettings: cSettings),
+
+        // What a rank computes and keeps.
         library("DCPCore", ["CChecksum"]),
         library("DCPAttention", ["DCPCore", "CAttentionKernels", "COpenBLAS"]),
+        library("DCPStore", ["CLMDB"]),
+        library("DCPCache", ["DCPCore", "DCPAttention", "DCPStore"]),
+
+        // How ranks, coordinator and clients talk.
         library("DCPWire", ["DCPCore", nioCore]),
         library("DCPTransport", ["DCPCore", "DCPWire", nioCore, nioPosix]),
+        library("DCPCollectives", ["DCPCore"]),
+
+        // The services.
+        library(
+            "DCPRank",
+            [
+                "DCPCore", "DCPAttention", "DCPCache", "DCPWire", "DCPTransport", "DCPCollectives", nioCore, nioPosix,
+            ]),
+        library("DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", nioCore]),
+        library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix]),
+        library(
+            "DCPDaemon",
+            [
+                "DCPCore", "DCPAttention", "DCPCache", "DCPStore", "DCPWire", "DCPTransport", "DCPRank", "DCPCoordinator",
+                "DCPClient", "CSystemd", nioCore, nioPosix, logging, lifecycle, argumentParser,
+            ]),
+        library("DCPConsole", ["DCPCore"]),
+        library("DCPTestKit", ["DCPCore", "DCPAttention"]),
+
+        // Thin executables.
+        executable("dcp-rank", ["DCPDaemon"]),
+        executable("dcp-coordinator", ["DCPDaemon"]),
+        executable("dcpctl", ["DCPCore", "DCPAttention", "DCPWire", "DCPClient", "DCPConsole", argumentParser]),
+        executable(
+            "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache"], path: "Tests/Support/cache-crasher"),
+
+        tests("DCPCore"),
+        tests("DCPAttention"),
+        tests("DCPClient"),
+        tests("DCPConsole"),
     ]
 )

@@ -1,0 +1,102 @@
+public import DCPCore
+public import DCPWire
+
+/// A sequence as a client holds it.
+public struct SequenceHandle: Hashable, Sendable {
+    public let record: SequenceRecord
+    public let model: ModelRecord
+
+    public func entry(position: Int, count: Int) -> StepRequest.Entry {
+        StepRequest.Entry(sequence: record.id, position: position, count: count)
+    }
+}
+
+/// Models and sequences, by name.
+extension Cluster {
+    /// Registers a model, or confirms that it is registered with the same shape.
+    /// - Throws: `.modelMismatch` with the differences.
+    @discardableResult
+    public func registerModel(_ name: String, _ shape: ModelShape) async throws(ServiceError) -> ModelRecord {
+        try Self.one(await directory(.registerModel(name: name, shape: shape)).models)
+    }
+
+    /// Removes a model that no sequence uses.
+    public func removeModel(_ name: String) async throws(ServiceError) {
+        _ = try await directory(.removeModel(name: name))
+    }
+
+    public func models() async throws(ServiceError) -> [ModelRecord] { try await directory(.listModels).models }
+
+    /// The model of that name, or nil.
+    public func model(named name: String) async throws(ServiceError) -> ModelRecord? {
+        try await models().first { $0.name == name }
+    }
+
+    /// Opens a sequence.
+    /// - Parameters:
+    ///   - model: the model it must belong to; nil takes whichever it belongs to, and then creates nothing.
+    /// - Throws: `.unknownSequence` when it does not exist and `create` is not set.
+    public func openSequence(_ name: String, model: String?, create: Bool = true)
+        async throws(ServiceError) -> SequenceHandle
+    {
+        let reply = try await directory(
+            .openSequence(name: name, model: model ?? "", create: create && model != nil))
+        return SequenceHandle(record: try Self.one(reply.sequences), model: try Self.one(reply.models))
+    }
+
+    public func sequences() async throws(ServiceError) -> [SequenceHandle] {
+        let reply = try await directory(.listSequences)
+        let models = Dictionary(reply.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })
+        return try reply.sequences.map { (record) throws(ServiceError) in
+            guard let model = models[record.model] else {
+                throw ServiceError(.internal, "Sequence `\(record.name)` has the unlisted \(record.model).")
+            }
+            return SequenceHandle(record: record, model: model)
+        }
+    }
+
+    /// Cuts a sequence to its first `length` committed tokens.
+    public func truncate(_ name: String, length: Int) async throws(ServiceError) {
+        let committed = try await status(of: openSequence(name, model: nil)).committedLength
+        guard length <= committed else {
+            throw ServiceError(
+                .positionMismatch,
+                "Sequence `\(name)` has \(committed) committed tokens and cannot be truncated to \(length); choose at "
+                    + "most \(committed).")
+        }
+        _ = try await directory(.truncate(name: name, length: length))
+    }
+
+    /// Makes a new sequence of the first `length` committed tokens of another. Sealed blocks are shared, not copied.
+    @discardableResult
+    public func fork(_ name: String, as newName: String, length: Int) async throws(ServiceError) -> SequenceRecord {
+        let committed = try await status(of: openSequence(name, model: nil)).committedLength
+        guard length <= committed else {
+            throw ServiceError(
+                .positionMismatch,
+                "Sequence `\(name)` has \(committed) committed tokens and cannot be forked at \(length); choose at most "
+                    + "\(committed).")
+        }
+        return try Self.one(await directory(.fork(name: name, newName: newName, length: length)).sequences)
+    }
+
+    /// Deletes a sequence. Blocks that forks share stay until the last of them is closed.
+    public func closeSequence(_ name: String) async throws(ServiceError) {
+        _ = try await directory(.close(name: name))
+    }
+
+    private func directory(_ request: DirectoryRequest) async throws(ServiceError) -> DirectoryReply {
+        let reply = try await ask(.directoryRequest(request))
+        guard case .directoryReply(let directory) = reply else {
+            throw Self.unexpected(reply, from: "the coordinator")
+        }
+        return directory
+    }
+
+    private static func one<Record>(_ records: [Record]) throws(ServiceError) -> Record {
+        guard let record = records.first else {
+            throw ServiceError(.protocolViolation, "The coordinator answered without the record that was asked for.")
+        }
+        return record
+    }
+}

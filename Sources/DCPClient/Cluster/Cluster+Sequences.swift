@@ -1,0 +1,98 @@
+public import DCPCore
+public import DCPWire
+
+/// How far a sequence is.
+public struct SequenceProgress: Hashable, Sendable {
+    /// What every rank has committed.
+    public var committedLength: Int
+    /// Per layer, what every rank has, committed or not.
+    public var layerLengths: [Int]
+    /// Per rank, the committed tokens it owns.
+    public var localTokens: [RankIndex: Int]
+    /// Whether some rank has tokens of a layer that another has not: a step failed half-way.
+    public var isUneven: Bool
+}
+
+/// Commits, and what the ranks hold.
+extension Cluster {
+    /// Makes the first tokens of sequences durable on every rank. All layers must have reached the length. Repeating a
+    /// commit is harmless.
+    public func commit(_ lengths: [SequenceLength]) async throws(ServiceError) {
+        let topology = try await readyTopology()
+        let replies = try await ask(
+            topology.shape.allRanks.map { ($0, .commit(lengths)) }, topology: topology,
+            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+        for reply in replies {
+            guard case .committed = reply else { throw Self.unexpected(reply, from: "a rank") }
+        }
+    }
+
+    /// What the ranks hold of a sequence.
+    public func status(of sequence: SequenceHandle) async throws(ServiceError) -> SequenceProgress {
+        guard let progress = try await statuses(of: [sequence])[sequence.record.id] else {
+            throw ServiceError(
+                .unknownSequence, "Not every rank has sequence `\(sequence.record.name)`; was it closed meanwhile?")
+        }
+        return progress
+    }
+
+    /// What the ranks hold of sequences; one that is not on every rank is left out.
+    public func statuses(of sequences: [SequenceHandle])
+        async throws(ServiceError) -> [SequenceID: SequenceProgress]
+    {
+        guard !sequences.isEmpty else { return [:] }
+        let topology = try await readyTopology()
+        let ranks = topology.shape.allRanks
+        let replies = try await ask(
+            ranks.map { ($0, .sequenceStatusRequest(sequences.map(\.record.id))) }, topology: topology,
+            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+        var found: [SequenceID: [(RankIndex, SequenceStatus)]] = [:]
+        for (rank, reply) in zip(ranks, replies) {
+            guard case .sequenceStatus(let statuses) = reply else { throw Self.unexpected(reply, from: "\(rank)") }
+            for status in statuses { found[status.sequence, default: []].append((rank, status)) }
+        }
+        return found.compactMapValues { statuses in
+            statuses.count == ranks.count ? SequenceProgress(statuses) : nil
+        }
+    }
+
+    /// Makes the ranks agree after a step that failed half-way: each layer is cut to what every rank has of it.
+    /// - Returns: the sequence's progress, from which a client goes on.
+    @discardableResult
+    public func resume(_ sequence: SequenceHandle) async throws(ServiceError) -> SequenceProgress {
+        let progress = try await status(of: sequence)
+        guard progress.isUneven else { return progress }
+        let topology = try await readyTopology()
+        let request = Message.rewind(sequence.record.id, layerLengths: progress.layerLengths)
+        let replies = try await ask(
+            topology.shape.allRanks.map { ($0, request) }, topology: topology,
+            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+        for reply in replies {
+            guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
+        }
+        return try await status(of: sequence)
+    }
+
+    /// Every rank's counters, in rank order.
+    public func rankStatuses() async throws(ServiceError) -> [RankStatus] {
+        let topology = try await topology()
+        let present = topology.members.filter { !$0.endpoint.isEmpty }.map(\.rank)
+        let replies = try await ask(
+            present.map { ($0, .rankStatusRequest) }, topology: topology,
+            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+        return try replies.map { (reply) throws(ServiceError) in
+            guard case .rankStatus(let status) = reply else { throw Self.unexpected(reply, from: "a rank") }
+            return status
+        }
+    }
+}
+
+extension SequenceProgress {
+    fileprivate init(_ statuses: [(RankIndex, SequenceStatus)]) {
+        let layers = statuses.map(\.1.layerLengths.count).min() ?? 0
+        committedLength = statuses.map(\.1.committedLength).min() ?? 0
+        layerLengths = (0..<layers).map { layer in statuses.map { $0.1.layerLengths[layer] }.min() ?? 0 }
+        localTokens = Dictionary(uniqueKeysWithValues: statuses.map { ($0.0, $0.1.localTokens) })
+        isUneven = (0..<layers).contains { layer in Set(statuses.map { $0.1.layerLengths[layer] }).count > 1 }
+    }
+}

@@ -1,0 +1,143 @@
+public import DCPCore
+public import DCPTransport
+public import DCPWire
+internal import NIOCore
+internal import NIOPosix
+
+/// A DCP cluster as its clients see it: models, sequences, steps.
+///
+/// ```swift
+/// let cluster = try await Cluster.connect(to: Endpoint("unix:/run/dcp/coordinator.sock"))
+/// let model = try await cluster.registerModel("llama", shape)
+/// let sequence = try await cluster.openSequence("chat-1", model: "llama")
+/// let answer = try await cluster.step(
+///     layer: 0, [sequence.entry(position: 0, count: 512)], queries: q, keys: k, values: v)
+/// try await cluster.commit([SequenceLength(sequence: sequence.record.id, length: 512)])
+/// ```
+///
+/// The coordinator is asked once for the topology; steps then go straight to the ranks. When the membership has changed
+/// a step fails with a retryable error; the next call asks for the new topology.
+public actor Cluster {
+    /// How long a request may take.
+    public struct Timeouts: Sendable {
+        /// For a step, from sending it to the last rank's answer. Given to the ranks as their deadline.
+        public var step: Duration
+        /// For anything else.
+        public var request: Duration
+
+        public init(step: Duration = .seconds(60), request: Duration = .seconds(30)) {
+            self.step = step
+            self.request = request
+        }
+    }
+
+    public nonisolated let client = ClientID.random()
+    public nonisolated let timeouts: Timeouts
+    let eventLoop: any EventLoop
+    private let coordinator: Connection
+    private var known: Topology?
+    private var ranks: [RankIndex: Connection] = [:]
+    private var nextNumber: UInt64 = 1
+
+    private init(coordinator: Connection, eventLoop: any EventLoop, timeouts: Timeouts) {
+        self.coordinator = coordinator
+        self.eventLoop = eventLoop
+        self.timeouts = timeouts
+    }
+
+    /// Connects to a coordinator.
+    /// - Throws: `.unreachable` when nobody listens there.
+    public static func connect(to coordinator: Endpoint, timeouts: Timeouts = Timeouts())
+        async throws(ServiceError) -> Cluster
+    {
+        let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
+        let connection = try await Connection.open(coordinator, name: "the coordinator", eventLoop: eventLoop)
+        return Cluster(coordinator: connection, eventLoop: eventLoop, timeouts: timeouts)
+    }
+
+    public func close() {
+        coordinator.close()
+        for connection in ranks.values { connection.close() }
+        ranks = [:]
+    }
+
+    // MARK: Topology
+
+    /// The cluster as it is now; waits up to `wait` for it to become ready, and answers in any case.
+    public func topology(wait: Duration = .zero) async throws(ServiceError) -> Topology {
+        let milliseconds = UInt32(clamping: Int(wait / .milliseconds(1)))
+        let reply = try await ask(
+            .topologyRequest(waitMilliseconds: milliseconds), timeout: wait + timeouts.request)
+        guard case .topology(let topology) = reply else { throw Self.unexpected(reply, from: "the coordinator") }
+        for (rank, connection) in ranks where topology.endpoint(of: rank) != "\(connection.endpoint)" {
+            connection.close()
+            ranks[rank] = nil
+        }
+        known = topology
+        return topology
+    }
+
+    /// The topology of a cluster that serves.
+    /// - Throws: `.notReady`, with the coordinator's reason, which names the missing ranks.
+    public func readyTopology(wait: Duration = .zero) async throws(ServiceError) -> Topology {
+        if let known, known.phase == .ready { return known }
+        let topology = try await topology(wait: wait)
+        guard topology.phase == .ready else {
+            throw ServiceError(.notReady, "The cluster is not ready: \(topology.reason). Try again when it is.")
+        }
+        return topology
+    }
+
+    /// After a failure that a change of membership may explain, the next call asks again.
+    func forgetTopology(after error: ServiceError) {
+        switch error.code {
+        case .notReady, .staleEpoch, .rankUnavailable, .shuttingDown, .unreachable, .deadlineExceeded: known = nil
+        default: break
+        }
+    }
+
+    // MARK: Requests
+
+    func takeNumber() -> UInt64 {
+        defer { nextNumber += 1 }
+        return nextNumber
+    }
+
+    /// Asks the coordinator.
+    func ask(_ message: Message, timeout: Duration? = nil) async throws(ServiceError) -> Message {
+        try await coordinator.request(
+            message, epoch: known?.epoch ?? .none, tag: Tag(client: client, number: takeNumber()),
+            timeout: timeout ?? timeouts.request
+        ).result()
+    }
+
+    /// Asks ranks, all at once; the first failure is the outcome.
+    /// - Returns: the replies in the order of `requests`.
+    func ask(
+        _ requests: [(rank: RankIndex, message: Message)], topology: Topology, tag: Tag, timeout: Duration
+    ) async throws(ServiceError) -> [Message] {
+        do throws(ServiceError) {
+            var connections: [Connection] = []
+            for (rank, _) in requests { connections.append(try await connection(to: rank, in: topology)) }
+            let futures = zip(requests, connections).map { request, connection in
+                connection.request(request.message, epoch: topology.epoch, tag: tag, timeout: timeout)
+            }
+            return try await EventLoopFuture.whenAllSucceed(futures, on: eventLoop).result()
+        } catch {
+            forgetTopology(after: error)
+            throw error
+        }
+    }
+
+    private func connection(to rank: RankIndex, in topology: Topology) async throws(ServiceError) -> Connection {
+        if let known = ranks[rank], await known.isOpen { return known }
+        let connection = try await Connection.open(
+            try Endpoint(topology.endpoint(of: rank)), name: "\(rank)", rank: rank, eventLoop: eventLoop)
+        ranks[rank] = connection
+        return connection
+    }
+
+    static func unexpected(_ message: Message, from peer: String) -> ServiceError {
+        ServiceError(.protocolViolation, "\(peer) answered with a \(message.type) frame, which answers something else.")
+    }
+}

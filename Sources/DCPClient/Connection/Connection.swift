@@ -1,0 +1,191 @@
+internal import DCPCore
+internal import DCPTransport
+internal import DCPWire
+internal import NIOCore
+
+/// A link with requests and replies, for `async` callers. Any thread.
+final class Connection: Sendable {
+    let endpoint: Endpoint
+    private let eventLoop: any EventLoop
+    private let state: NIOLoopBound<ConnectionState>
+
+    private init(endpoint: Endpoint, eventLoop: any EventLoop, state: NIOLoopBound<ConnectionState>) {
+        self.endpoint = endpoint
+        self.eventLoop = eventLoop
+        self.state = state
+    }
+
+    /// Dials and says hello as a client.
+    /// - Parameters:
+    ///   - name: who is expected to answer, for messages: `rank 2`, `the coordinator`.
+    ///   - rank: which rank that is, for errors.
+    /// - Throws: `.unreachable` or `.rankUnavailable` when nobody answers; the peer's refusal.
+    static func open(
+        _ endpoint: Endpoint, name: String, rank: RankIndex? = nil, eventLoop: any EventLoop
+    ) async throws(ServiceError) -> Connection {
+        let opened = eventLoop.flatSubmit {
+            let promise = eventLoop.makePromise(of: NIOLoopBound<ConnectionState>.self)
+            let state = ConnectionState(name: name, rank: rank, eventLoop: eventLoop, opened: promise)
+            Dialer(eventLoop: eventLoop).dial(endpoint, hello: Hello(role: .client, fingerprint: nil), delegate: state) {
+                error in state.failed(error)
+            }
+            return promise.futureResult
+        }
+        return Connection(endpoint: endpoint, eventLoop: eventLoop, state: try await opened.result())
+    }
+
+    var isOpen: Bool {
+        get async {
+            let state = state
+            return (try? await eventLoop.submit { state.value.isOpen }.get()) ?? false
+        }
+    }
+
+    /// Sends a request. The future is of this connection's loop; it fails with a `ServiceError`, at the latest after
+    /// `timeout`.
+    func request(_ message: Message, epoch: Epoch, tag: Tag, timeout: Duration) -> EventLoopFuture<Message> {
+        let state = state
+        let frame = Frame(epoch: epoch, tag: tag, message: message)
+        return eventLoop.flatSubmit { state.value.request(frame, timeout: TimeAmount(timeout)) }
+    }
+
+    func close() {
+        let state = state
+        eventLoop.execute { state.value.close() }
+    }
+
+    deinit { close() }
+}
+
+/// The loop's side of a connection.
+private final class ConnectionState: LinkDelegate {
+    private let name: String
+    private let rank: RankIndex?
+    private let eventLoop: any EventLoop
+    private var opened: EventLoopPromise<NIOLoopBound<ConnectionState>>?
+    private var link: Link?
+    private var pending: [Tag: (promise: EventLoopPromise<Message>, deadline: Scheduled<Void>)] = [:]
+    private var closeReason: ServiceError?
+    /// The link holds its delegate weakly.
+    private var keepsItself: ConnectionState?
+
+    init(
+        name: String, rank: RankIndex?, eventLoop: any EventLoop,
+        opened: EventLoopPromise<NIOLoopBound<ConnectionState>>
+    ) {
+        self.name = name
+        self.rank = rank
+        self.eventLoop = eventLoop
+        self.opened = opened
+        keepsItself = self
+    }
+
+    var isOpen: Bool { link != nil }
+
+    func request(_ frame: Frame, timeout: TimeAmount) -> EventLoopFuture<Message> {
+        let promise = eventLoop.makePromise(of: Message.self)
+        guard let link else {
+            promise.fail(closeReason ?? unavailable("The connection is closed."))
+            return promise.futureResult
+        }
+        let bound = NIOLoopBound(self, eventLoop: eventLoop)
+        let tag = frame.tag
+        let deadline = eventLoop.scheduleTask(in: timeout) { bound.value.expired(tag, after: timeout) }
+        precondition(pending[tag] == nil, "a tag is used once at a time")
+        pending[tag] = (promise, deadline)
+        do throws(ServiceError) {
+            try link.send(frame)
+        } catch {
+            finish(tag, .failure(error))
+        }
+        return promise.futureResult
+    }
+
+    func close() { link?.close(ServiceError(.shuttingDown, "The client closed the connection.")) }
+
+    /// The connection could not be made.
+    func failed(_ error: ServiceError) {
+        var error = error
+        if let rank {
+            error = ServiceError(.rankUnavailable, "\(error.message) Start it: systemctl start dcp-rank@\(rank.value).", rank: rank)
+        }
+        closeReason = error
+        opened?.fail(error)
+        opened = nil
+        keepsItself = nil
+    }
+
+    private func expired(_ tag: Tag, after timeout: TimeAmount) {
+        let seconds = Double(timeout.nanoseconds) / 1e9
+        finish(
+            tag,
+            .failure(
+                ServiceError(
+                    .deadlineExceeded, "\(name) did not answer within \(seconds) s; try again or raise --timeout.",
+                    rank: rank)))
+    }
+
+    private func finish(_ tag: Tag, _ result: Result<Message, ServiceError>) {
+        guard let (promise, deadline) = pending.removeValue(forKey: tag) else { return }
+        deadline.cancel()
+        switch result {
+        case .success(let message): promise.succeed(message)
+        case .failure(let error): promise.fail(error)
+        }
+    }
+
+    private func unavailable(_ what: String) -> ServiceError {
+        ServiceError(
+            rank == nil ? .unreachable : .rankUnavailable, "\(name): \(what) Try again when it is back.", rank: rank)
+    }
+
+    func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello {
+        throw ServiceError(.internal, "A dialled link does not accept.")
+    }
+
+    func link(_ link: Link, opened peer: Hello) {
+        guard peer.rank == rank else {
+            link.close(ServiceError(.incompatible, "Expected \(name) at this endpoint, found \(peer.sender)."))
+            return
+        }
+        self.link = link
+        opened?.succeed(NIOLoopBound(self, eventLoop: eventLoop))
+        opened = nil
+    }
+
+    func link(_ link: Link, received frame: Frame) {
+        if case .failure(let error) = frame.message {
+            finish(frame.tag, .failure(error))
+        } else {
+            finish(frame.tag, .success(frame.message))
+        }
+    }
+
+    func link(_ link: Link, closed error: ServiceError) {
+        self.link = nil
+        guard opened == nil else {
+            // Refused: the peer's own reason is the better message.
+            opened?.fail(error)
+            opened = nil
+            keepsItself = nil
+            return
+        }
+        let reason = error.code == .rankUnavailable ? unavailable(error.message) : error
+        closeReason = reason
+        for tag in pending.keys { finish(tag, .failure(reason)) }
+        keepsItself = nil
+    }
+}
+
+extension EventLoopFuture where Value: Sendable {
+    /// The value, with the error as the type it always is here.
+    func result() async throws(ServiceError) -> Value {
+        do {
+            return try await get()
+        } catch let error as ServiceError {
+            throw error
+        } catch {
+            throw ServiceError(.internal, "\(error)")
+        }
+    }
+}
