@@ -35,6 +35,6 @@ let package = Package(
         library("DCPAttention", ["DCPCore", "CAttentionKernels", "COpenBLAS"]),
         library("DCPTestKit", ["DCPCore", "DCPAttention"]),
         tests("DCPCore"),
-        tests("DCPAttention", ["DCPCore"]),
+        tests("DCPAttention", ["DCPCore", "CAttentionKernels"]),
     ]
 )
