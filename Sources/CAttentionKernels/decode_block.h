@@ -27,6 +27,28 @@ typedef dcp_view dcp_load_keys(const dcp_decode_rows *rows, const void *panel, i
 typedef dcp_view dcp_load_values(const dcp_decode_rows *rows, const void *panel, int64_t first, int64_t tokens,
                                  int64_t dim, int64_t width, float *scratch);
 
+// How a KV dtype's panels lie in memory, for prefetching: K has rows of `pair` dimensions, tokens beside each other.
+typedef struct {
+    int64_t element_bytes;
+    int64_t pair;
+} dcp_panel_form;
+
+static inline void dcp_prefetch(const char *from, const char *end) {
+    for (; from < end; from += 64) __builtin_prefetch(from, 0, 3);
+}
+
+// Lanes are read 16 tokens at a time, a stride that hardware does not foresee. So a group's keys are asked for in
+// address order before the first of them is used, and its values while the keys are being scored: measured from memory,
+// bf16, 4 rows, 4.1 GB/s without, 5.2 with both asked for at the start, 6.8 like this, 7.7 from cache.
+static inline void dcp_prefetch_keys(const dcp_decode_rows *rows, dcp_panel_form form, const void *keys, int64_t first,
+                                     int64_t tokens) {
+    const int64_t token_bytes = form.element_bytes * form.pair;
+    for (int64_t d = 0; d < rows->key_dim / form.pair; d++) {
+        const char *row = (const char *)keys + (d * rows->block_tokens + first) * token_bytes;
+        dcp_prefetch(row, row + tokens * token_bytes);
+    }
+}
+
 static inline void dcp_score_lanes(const float *restrict query, dcp_view keys, int64_t key_dim, float *restrict out) {
     float total[dcp_lanes] = {0};
     for (int64_t run = 0; run < key_dim; run += 16) {
@@ -64,6 +86,7 @@ static inline __attribute__((always_inline)) void dcp_add_values(const float *re
 static inline __attribute__((always_inline)) void dcp_decode_group(const dcp_decode_rows *rows, const void *keys,
                                                                    const void *values, const int32_t *visible,
                                                                    int64_t first, int64_t tokens,
+                                                                   dcp_panel_form form,
                                                                    dcp_load_keys *load_keys,
                                                                    dcp_load_values *load_values) {
     float scores[dcp_decode_rows_max][dcp_group_tokens];
@@ -75,9 +98,13 @@ static inline __attribute__((always_inline)) void dcp_decode_group(const dcp_dec
     }
     // Up to 15 tokens past the last visible one are scored: inside the panel, and replaced before they are read.
     float key_scratch[dcp_key_dim_max * dcp_lanes];
-    for (int64_t t = 0; t < tokens; t += dcp_lanes) {
+    dcp_prefetch_keys(rows, form, keys, first, dcp_padded(tokens));
+    const int64_t lanes_bytes = dcp_lanes * rows->value_dim * form.element_bytes;
+    const char *ahead = (const char *)values + first * rows->value_dim * form.element_bytes;
+    for (int64_t t = 0; t < tokens; t += dcp_lanes, ahead += lanes_bytes) {
         const dcp_view lanes = load_keys(rows, keys, first + t, key_scratch);
         for (int64_t r = 0; r < rows->rows; r++) {
+            dcp_prefetch(ahead + lanes_bytes * r / rows->rows, ahead + lanes_bytes * (r + 1) / rows->rows);
             if (t < seen[r]) dcp_score_lanes(rows->queries + r * rows->key_dim, lanes, rows->key_dim, &scores[r][t]);
         }
     }
@@ -103,13 +130,13 @@ static inline __attribute__((always_inline)) void dcp_decode_group(const dcp_dec
 
 static inline __attribute__((always_inline)) void dcp_decode_over(const dcp_decode_rows *rows, const void *keys,
                                                                   const void *values, const int32_t *visible,
-                                                                  dcp_load_keys *load_keys,
+                                                                  dcp_panel_form form, dcp_load_keys *load_keys,
                                                                   dcp_load_values *load_values) {
     int64_t end = 0;
     for (int64_t r = 0; r < rows->rows; r++) end = visible[r] > end ? visible[r] : end;
     for (int64_t first = 0; first < end; first += dcp_group_tokens) {
         const int64_t tokens = end - first < dcp_group_tokens ? end - first : dcp_group_tokens;
-        dcp_decode_group(rows, keys, values, visible, first, tokens, load_keys, load_values);
+        dcp_decode_group(rows, keys, values, visible, first, tokens, form, load_keys, load_values);
     }
 }
 

@@ -20,5 +20,5 @@ static inline dcp_view load_values(const dcp_decode_rows *rows, const void *pane
 
 void dcp_decode_f16_portable(const dcp_decode_rows *rows, const void *keys, const void *values,
                              const int32_t *visible) {
-    dcp_decode_over(rows, keys, values, visible, load_keys, load_values);
+    dcp_decode_over(rows, keys, values, visible, (dcp_panel_form){2, 1}, load_keys, load_values);
 }

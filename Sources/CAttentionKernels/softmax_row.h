@@ -18,7 +18,8 @@ static inline int64_t dcp_padded(int64_t count) { return (count + dcp_lanes - 1)
 //   scores [dcp_padded(visible)], in place; whatever stands at visible and beyond is replaced by a weight of 0
 //
 // The caller skips a row without visible tokens, so the new maximum is never the -inf of an empty row and no
-// (-inf) - (-inf) arises. A score that is NaN or +inf, or a maximum of -inf, makes the sum NaN: the fault stays visible.
+// (-inf) - (-inf) arises. A score that is NaN or +inf, or a maximum of -inf, makes the sum NaN: the fault stays
+// visible.
 static inline float dcp_softmax_row(float *restrict scores, int64_t visible, float soft_cap, float *maximum,
                                     float *sum) {
     const int64_t padded = dcp_padded(visible);

@@ -1,7 +1,7 @@
 public import DCPAttention
 internal import DCPCore
 
-/// Blocks of panels made from token-major rows, for tests. All memory beyond the tokens is poison: NaN in every dtype.
+/// Blocks of panels made from token-major rows, for tests. Memory beyond the tokens is poison.
 ///
 /// `@unchecked Sendable`: written in `init` only.
 public final class TestPanels: @unchecked Sendable {
@@ -11,11 +11,12 @@ public final class TestPanels: @unchecked Sendable {
     /// - Parameters:
     ///   - keys: `[tokens][kvHeads][keyDim]`; rounded to the layout's dtype.
     ///   - values: `[tokens][kvHeads][valueDim]`
-    public init(layout: PanelLayout, keys: [Float], values: [Float], tokens: Int) {
+    ///   - poison: the byte that fills unused memory; 0xFF makes NaN.
+    public init(layout: PanelLayout, keys: [Float], values: [Float], tokens: Int, poison: UInt8 = 0xFF) {
         let count = (tokens + layout.blockTokens - 1) / layout.blockTokens
         let size = max(count * layout.payloadByteCount, 64)
         memory = .allocate(byteCount: size, alignment: 64)
-        memory.initializeMemory(as: UInt8.self, repeating: 0xFF, count: size)
+        memory.initializeMemory(as: UInt8.self, repeating: poison, count: size)
         blocks = KVBlocks(
             layout: layout,
             blocks: (0..<count).map { [memory] in UnsafeRawPointer(memory + $0 * layout.payloadByteCount) },

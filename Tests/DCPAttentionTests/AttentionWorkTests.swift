@@ -28,6 +28,25 @@ struct AttentionWorkTests {
         #expect(again == expected)
     }
 
+    @Test("TRAPS 38: what unused tokens of the last block hold changes no bit", arguments: DataType.allCases)
+    func poisonedTail(dataType: DataType) throws {
+        for (count, length) in [(1, 1), (1, 65), (7, 79), (15, 17), (20, 1), (96, 97)] {
+            let problem = AttentionCase(dataType: dataType, count: count, length: length)
+            let inputs = problem.inputs()
+            let states = try [UInt8(0xFF), 0, 0x7F].map { poison in
+                let panels = TestPanels(
+                    layout: problem.layout, keys: inputs.keys, values: inputs.values, tokens: length, poison: poison)
+                let work = try problem.work(inputs, panels: panels)
+                for piece in 0..<work.pieceCount { work.run(piece: piece) }
+                var states = AttentionStates.empty(rows: 4 * count, valueDim: 64)
+                withExtendedLifetime(panels) { work.finish(into: &states) }
+                return states
+            }
+            #expect(states[0] == states[1] && states[0] == states[2])
+            #expect(states[0].outputs.allSatisfy { $0.isFinite })
+        }
+    }
+
     @Test("TRAPS 28: a slice of heads gives the bits of the same heads among all", arguments: [1, 2, 4, 8, 16])
     func slices(ranks: Int) throws {
         for (count, length, causal) in [(1, 70, false), (3, 3, true), (40, 70, false)] {

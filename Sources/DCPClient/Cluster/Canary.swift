@@ -1,0 +1,123 @@
+public import DCPCore
+internal import DCPWire
+
+#if canImport(Glibc)
+internal import Glibc
+#endif
+
+/// What a canary found.
+public struct HealthReport: Sendable {
+    public let epoch: Epoch
+    public let ranks: Int
+    /// The steps' largest difference from a float64 computation here.
+    public let outputErrorMax: Float
+    public let prefillStep: Duration
+    public let decodeStep: Duration
+}
+
+extension Cluster {
+    /// The canary's model: small, and with a query head for every rank of a group.
+    private static let canaryModel = ".canary"
+    private static let canaryErrorMax: Float = 1e-4
+
+    /// Sends a real step through all ranks: prefill long enough that every rank owns tokens, a decode step over them,
+    /// and a comparison. A cluster that answers this serves; one that only listens may not (TRAPS 14).
+    ///
+    /// - Throws: the step's failure; `.internal` when the answer is wrong.
+    public func health() async throws(ServiceError) -> HealthReport {
+        let topology = try await topology()
+        guard topology.phase == .ready else {
+            throw ServiceError(.notReady, "The cluster is not ready: \(topology.reason).")
+        }
+        let groups = topology.shape.headGroups
+        let heads = groups * max(2, topology.shape.contextRanks)
+        let shape = try ModelShape(
+            layers: 1, queryHeads: heads, kvHeads: groups, keyDim: 8, valueDim: 8, scale: 0.5, softcap: nil,
+            kvDataType: .float32)
+        let model = try await registerModel(Self.canaryModel, shape)
+        let name = ".canary-" + String(client.value, radix: 16)
+        let sequence = try await openSequence(name, model: Self.canaryModel)
+        do throws(ServiceError) {
+            let report = try await canary(sequence, model, topology)
+            try await closeSequence(name)
+            return report
+        } catch {
+            // The canary's own failure is the news; what it leaves behind is closed by the next one's name or by hand.
+            do throws(ServiceError) { try await closeSequence(name) } catch {}
+            throw error
+        }
+    }
+
+    private func canary(_ sequence: SequenceHandle, _ model: ModelRecord, _ topology: Topology)
+        async throws(ServiceError) -> HealthReport
+    {
+        let prefill = topology.shape.contextRanks * topology.shape.layout.interleave + 1
+        let tokens = prefill + 1
+        let shape = model.shape
+        var random = SystemRandomNumberGenerator()
+        func numbers(_ heads: Int, _ dim: Int) -> [Float] {
+            (0..<tokens * heads * dim).map { _ in Float.random(in: -1...1, using: &random) }
+        }
+        let queries = numbers(shape.queryHeads, shape.keyDim)
+        let keys = numbers(shape.kvHeads, shape.keyDim)
+        let values = numbers(shape.kvHeads, shape.valueDim)
+        func rows(_ values: [Float], _ heads: Int, _ dim: Int, _ range: Range<Int>) -> TokenRows {
+            let row = heads * dim
+            return TokenRows(
+                Array(values[range.lowerBound * row..<range.upperBound * row]), tokens: range.count, heads: heads,
+                dim: dim)
+        }
+        let clock = ContinuousClock()
+        var durations: [Duration] = []
+        var worst: Float = 0
+        for range in [0..<prefill, prefill..<tokens] {
+            let began = clock.now
+            let answer = try await step(
+                layer: 0, [sequence.entry(position: range.lowerBound, count: range.count)], model: model,
+                queries: rows(queries, shape.queryHeads, shape.keyDim, range),
+                keys: rows(keys, shape.kvHeads, shape.keyDim, range),
+                values: rows(values, shape.kvHeads, shape.valueDim, range))
+            durations.append(clock.now - began)
+            let last = range.upperBound - 1
+            let expected = Self.attend(shape, query: last, queries: queries, keys: keys, values: values)
+            let row = shape.queryHeads * shape.valueDim
+            for (value, wanted) in zip(answer.outputs.suffix(row), expected) {
+                let difference = abs(value - Float(wanted))
+                worst = difference.isNaN ? .infinity : max(worst, difference)
+            }
+        }
+        guard worst <= Self.canaryErrorMax else {
+            throw ServiceError(
+                .internal,
+                "The canary's answer is off by \(worst), the limit is \(Self.canaryErrorMax): the cluster computes wrongly. "
+                    + "Stop using it and report this.")
+        }
+        return HealthReport(
+            epoch: topology.epoch, ranks: topology.shape.ranks, outputErrorMax: worst, prefillStep: durations[0],
+            decodeStep: durations[1])
+    }
+
+    /// One token's causal attention in float64, all heads: what the cluster must answer.
+    private static func attend(
+        _ shape: ModelShape, query: Int, queries: [Float], keys: [Float], values: [Float]
+    ) -> [Double] {
+        (0..<shape.queryHeads).flatMap { head -> [Double] in
+            let kvHead = head / (shape.queryHeads / shape.kvHeads)
+            let scores = (0...query).map { token -> Double in
+                (0..<shape.keyDim).reduce(0) { sum, dim in
+                    sum + Double(queries[(query * shape.queryHeads + head) * shape.keyDim + dim])
+                        * Double(keys[(token * shape.kvHeads + kvHead) * shape.keyDim + dim])
+                } * Double(shape.scale)
+            }
+            let highest = scores.max() ?? 0
+            let weights = scores.map { exp($0 - highest) }
+            let total = weights.reduce(0, +)
+            return (0..<shape.valueDim).map { dim in
+                (0...query).reduce(0) { sum, token in
+                    sum + weights[token]
+                        * Double(values[(token * shape.kvHeads + kvHead) * shape.valueDim + dim])
+                } / total
+            }
+        }
+    }
+}

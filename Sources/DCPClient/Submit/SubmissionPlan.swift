@@ -1,0 +1,65 @@
+internal import DCPCore
+internal import DCPWire
+
+/// What a submission will do, settled from the flags, the file and the registered model, in this order of preference.
+struct SubmissionPlan: Sendable {
+    let modelName: String
+    let sequenceName: String
+    let shape: ModelShape
+    /// Where the file's tokens must begin; nil for wherever each layer ends.
+    let position: Int?
+    /// The token ranges of the steps: chunks of prefill, then single tokens.
+    let chunks: [Range<Int>]
+    let prefill: Int
+
+    /// - Parameter known: the registered model of that name, if there is one.
+    init(_ file: SubmitFile, _ options: SubmitOptions, modelName: String, known: ModelShape?) throws(ServiceError) {
+        self.modelName = modelName
+        sequenceName = options.sequence ?? file.metadata["sequence"] ?? file.baseName
+        position = try options.position ?? file.integer("position")
+        let fileLayers = (file.layers.map(\.index).max() ?? 0) + 1
+        let statedLayers = try options.layers ?? file.integer("layers")
+        let statedScale = try options.scale ?? file.number("scale")
+        let statedSoftcap = try options.softcap ?? file.number("softcap")
+        shape = try ModelShape(
+            layers: statedLayers ?? known?.layers ?? fileLayers, queryHeads: file.queryHeads, kvHeads: file.kvHeads,
+            keyDim: file.keyDim, valueDim: file.valueDim,
+            scale: statedScale ?? known?.scale ?? ModelShape.defaultScale(keyDim: file.keyDim),
+            softcap: statedSoftcap == 0 ? nil : statedSoftcap ?? known?.softcap,
+            kvDataType: options.kvDataType ?? known?.kvDataType ?? file.layers[0].keys.dataType)
+        guard fileLayers <= shape.layers else {
+            throw ServiceError(
+                .invalidRequest,
+                "\(file.path) has a layer \(fileLayers - 1), model `\(modelName)` has layers 0..<\(shape.layers); correct "
+                    + "--layer or --layers.")
+        }
+        let prefill = try options.prefill ?? file.integer("prefill_tokens") ?? file.tokens
+        guard (0...file.tokens).contains(prefill) else {
+            throw ServiceError(
+                .invalidRequest,
+                "A prefill of \(prefill) tokens is outside 0...\(file.tokens), the file's tokens; correct --prefill.")
+        }
+        guard (1...StepRequest.tokensMax).contains(options.chunk) else {
+            throw ServiceError(
+                .invalidRequest,
+                "A chunk of \(options.chunk) tokens is outside 1...\(StepRequest.tokensMax); correct --chunk.")
+        }
+        self.prefill = prefill
+        let starts = stride(from: 0, to: prefill, by: options.chunk)
+        chunks =
+            starts.map { $0..<min($0 + options.chunk, prefill) } + (prefill..<file.tokens).map { $0..<$0 + 1 }
+    }
+
+    static func modelName(_ file: SubmitFile, _ options: SubmitOptions) -> String {
+        options.model ?? file.metadata["model"] ?? file.baseName
+    }
+}
+
+extension SubmitFile {
+    /// The file's name without folders and ending.
+    var baseName: String {
+        let name = path.split(separator: "/").last.map(String.init) ?? path
+        guard let dot = name.lastIndex(of: "."), dot > name.startIndex else { return name }
+        return String(name[..<dot])
+    }
+}

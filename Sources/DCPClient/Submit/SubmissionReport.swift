@@ -1,0 +1,35 @@
+public import DCPCore
+public import DCPWire
+
+/// What a submission did.
+public struct SubmissionReport: Sendable {
+    public struct Layer: Sendable {
+        public let layer: Int
+        /// The largest absolute differences from the expected file; nil without one.
+        public internal(set) var outputErrorMax: Float?
+        public internal(set) var lseErrorMax: Float?
+    }
+
+    public internal(set) var model: String
+    public internal(set) var sequence: String
+    public internal(set) var tokens: Int
+    public internal(set) var prefillTokens: Int
+    public internal(set) var committedLength: Int
+    public internal(set) var layers: [Layer]
+    /// How long each step took, from sending it to the last rank's answer.
+    public internal(set) var prefillSteps: [Duration] = []
+    public internal(set) var decodeSteps: [Duration] = []
+    public internal(set) var commits: [Duration] = []
+    /// Each rank's counters after the last commit, and how many of the sequence's tokens it holds.
+    public internal(set) var ranks: [(status: RankStatus, tokens: Int)] = []
+
+    /// The value at a fraction of the sorted durations; nil when there are none.
+    public static func quantile(_ fraction: Double, of durations: [Duration]) -> Duration? {
+        guard !durations.isEmpty else { return nil }
+        let sorted = durations.sorted()
+        return sorted[min(sorted.count - 1, Int(fraction * Double(sorted.count)))]
+    }
+
+    public var outputErrorMax: Float? { layers.compactMap(\.outputErrorMax).max() }
+    public var lseErrorMax: Float? { layers.compactMap(\.lseErrorMax).max() }
+}

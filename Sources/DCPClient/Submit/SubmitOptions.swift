@@ -1,0 +1,26 @@
+public import DCPCore
+public import DCPWire
+
+/// How a file is submitted. What is nil comes from the file's metadata, then from the cluster, then from a default.
+public struct SubmitOptions: Sendable {
+    public var model: String?
+    public var sequence: String?
+    public var kvDataType: DataType?
+    /// For a file with one layer's `q`, `k`, `v`: which layer they are of. Default 0.
+    public var layer: Int?
+    /// The model's number of layers.
+    public var layers: Int?
+    /// Where the file's tokens begin. Default: where each layer ends.
+    public var position: Int?
+    /// How many tokens go in chunks; the rest go one at a time. Default: all.
+    public var prefill: Int?
+    public var chunk = 512
+    public var scale: Float?
+    public var softcap: Float?
+    public var queryMode = StepRequest.QueryMode.gather
+    /// A file to compare with, and by how much a value may differ.
+    public var expect: String?
+    public var tolerance: Float = 2e-5
+
+    public init() {}
+}
