@@ -74,7 +74,8 @@ public final class Link {
     }
 
     /// Sends a frame.
-    /// - Throws: `.overloaded` when too many bytes wait for this peer, `.rankUnavailable` when the link is closed.
+    /// - Throws: `.overloaded` when too many bytes wait for this peer, `.rankUnavailable` when the link is closed,
+    ///   `.invalidRequest` for a payload over the limit, which the peer would refuse.
     public func send(_ frame: Frame) throws(ServiceError) {
         channel.eventLoop.preconditionInEventLoop()
         guard case .open(let peer) = state else {
@@ -85,6 +86,13 @@ public final class Link {
                 .overloaded,
                 "\(outboundByteCount) bytes already wait for \(peer.sender), the limit is "
                     + "\(settings.outboundByteCountMax); send fewer steps at once, or smaller ones.")
+        }
+        let payloadByteCount = frame.message.payloadByteCount
+        guard payloadByteCount <= settings.frameLimits.payloadByteCountMax else {
+            throw ServiceError(
+                .invalidRequest,
+                "A \(frame.message.type) frame for \(peer.sender) has \(payloadByteCount) bytes of payload, the limit is "
+                    + "\(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl submit --chunk).")
         }
         write(frame)
     }

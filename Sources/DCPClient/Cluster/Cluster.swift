@@ -55,6 +55,47 @@ public actor Cluster {
         return Cluster(coordinator: connection, eventLoop: eventLoop, timeouts: timeouts)
     }
 
+    /// Connects to a coordinator that may still be starting, and waits until its cluster is ready.
+    ///
+    /// Dials again while nobody listens. Ends soon after its task is cancelled.
+    /// - Throws: `.notReady` with the coordinator's reason when `wait` has passed.
+    public static func connectWhenReady(
+        to coordinator: Endpoint, wait: Duration, timeouts: Timeouts = Timeouts()
+    ) async throws(ServiceError) -> Cluster {
+        let deadline = ContinuousClock.now + wait
+        while true {
+            do throws(ServiceError) {
+                let cluster = try await connect(to: coordinator, timeouts: timeouts)
+                do throws(ServiceError) {
+                    try await cluster.waitUntilReady(until: deadline)
+                    return cluster
+                } catch {
+                    await cluster.close()
+                    throw error
+                }
+            } catch {
+                guard error.code == .unreachable, ContinuousClock.now < deadline, !Task.isCancelled else { throw error }
+            }
+            // Between two dials: nothing tells when somebody listens at an address.
+            try? await Task.sleep(for: .milliseconds(20))
+        }
+    }
+
+    private func waitUntilReady(until deadline: ContinuousClock.Instant) async throws(ServiceError) {
+        let connection = coordinator
+        let outcome = await withTaskCancellationHandler {
+            () async -> Result<Topology, ServiceError> in
+            do throws(ServiceError) {
+                return .success(try await readyTopology(wait: max(.zero, deadline - .now)))
+            } catch {
+                return .failure(error)
+            }
+        } onCancel: {
+            connection.close()
+        }
+        _ = try outcome.get()
+    }
+
     public func close() {
         coordinator.close()
         for connection in ranks.values { connection.close() }

@@ -47,7 +47,7 @@ struct StepTable {
     /// Keeps a frame for a step that has not come yet. Returns false when there is no room.
     mutating func keep(_ frame: Frame, from member: Int, until expires: NIODeadline) -> Bool {
         guard !over.contains(frame.tag) else { return true }
-        let byteCount = FrameHeader.byteCount + frame.payloadByteCount
+        let byteCount = FrameHeader.byteCount + frame.message.payloadByteCount
         guard earlyByteCount + byteCount <= earlyByteCountMax else { return false }
         early[frame.tag, default: Early(expires: expires)].frames.append((frame, member))
         early[frame.tag]!.byteCount += byteCount
@@ -96,16 +96,4 @@ private struct RecentTags {
     /// The ring keeps the slot: when it is overwritten, a tag that was inserted again is forgotten early, which costs
     /// at most one kept frame.
     mutating func remove(_ tag: Tag) { members.remove(tag) }
-}
-
-extension Frame {
-    fileprivate var payloadByteCount: Int {
-        switch message {
-        case .query(let slice): slice.queries.readableBytes
-        case .partial(let slice): slice.outputs.readableBytes + slice.lse.readableBytes
-        case .logSumExp(let rows): rows.lse.readableBytes
-        case .corrected(let slice): slice.outputs.readableBytes
-        default: 0
-        }
-    }
 }

@@ -72,6 +72,20 @@ public enum Message: Sendable {
 }
 
 extension Message {
+    /// Bytes of tensors, which follow the fields.
+    public var payloadByteCount: Int {
+        switch self {
+        case .step(let step):
+            step.queries.readableBytes + step.keys.readableBytes + step.values.readableBytes
+        case .stepResult(let result): result.outputs.readableBytes + (result.lse?.readableBytes ?? 0)
+        case .query(let slice): slice.queries.readableBytes
+        case .partial(let slice): slice.outputs.readableBytes + slice.lse.readableBytes
+        case .logSumExp(let rows): rows.lse.readableBytes
+        case .corrected(let slice): slice.outputs.readableBytes
+        default: 0
+        }
+    }
+
     /// Writes the fields; returns the payload, which follows them uncopied.
     func encode(to writer: inout WireWriter) -> ByteBuffer? {
         switch self {

@@ -1,0 +1,6 @@
+import DCPDaemon
+
+@main
+struct Main {
+    static func main() async { await RankCommand.main() }
+}

@@ -1,0 +1,201 @@
+import ArgumentParser
+import DCPClient
+import DCPConsole
+import DCPCore
+import DCPWire
+
+struct Sequences: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sequence", abstract: "List, show, truncate, fork and close sequences.",
+        discussion: """
+            EXAMPLE
+              dcpctl sequence list
+              dcpctl sequence fork chat-1 chat-1-retry 4096
+            """,
+        subcommands: [List.self, Show.self, Truncate.self, Fork.self, Close.self])
+
+    struct List: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "List the sequences and how far each is committed.",
+            discussion: """
+                EXAMPLE
+                  dcpctl sequence list
+                """)
+
+        @OptionGroup var client: ClientOptions
+
+        func run() async throws {
+            try await execute {
+                try await client.withCluster { cluster in
+                    let sequences = try await cluster.sequences()
+                    // Lengths are the ranks' to tell; the names are there also while a rank is not.
+                    var progress: [SequenceID: SequenceProgress] = [:]
+                    if try await cluster.topology().phase == .ready {
+                        progress = try await cluster.statuses(of: sequences)
+                    }
+                    let views = sequences.map { SequenceView($0, progress[$0.record.id]) }
+                    try client.output.print(views) { SequenceView.table(views) }
+                }
+            }
+        }
+    }
+
+    struct Show: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Show one sequence: its lengths by layer, its tokens by rank.",
+            discussion: """
+                EXAMPLE
+                  dcpctl sequence show chat-1
+                """)
+
+        @Argument(help: "The sequence's name.")
+        var name: String
+        @OptionGroup var client: ClientOptions
+
+        func run() async throws {
+            try await execute {
+                try await client.withCluster { cluster in
+                    let sequence = try await cluster.openSequence(name, model: nil)
+                    let view = SequenceView(sequence, try await cluster.status(of: sequence))
+                    try client.output.print(view) { view.text }
+                }
+            }
+        }
+    }
+
+    struct Truncate: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Cut a sequence to its first LENGTH tokens; uncommitted tokens are dropped.",
+            discussion: """
+                EXAMPLE
+                  dcpctl sequence truncate chat-1 4096
+                """)
+
+        @Argument(help: "The sequence's name.")
+        var name: String
+        @Argument(help: "How many tokens are kept.")
+        var length: Int
+        @OptionGroup var client: ClientOptions
+
+        func validate() throws { try checkLength(length) }
+
+        func run() async throws {
+            try await execute {
+                try await client.withCluster { cluster in
+                    try await cluster.truncate(name, length: length)
+                    try client.output.print(LengthView(sequence: name, length: length)) {
+                        "Sequence `\(name)` has \(length) tokens."
+                    }
+                }
+            }
+        }
+    }
+
+    struct Fork: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Make sequence NEW of the first LENGTH tokens of NAME, sharing their blocks.",
+            discussion: """
+                EXAMPLE
+                  dcpctl sequence fork chat-1 chat-1-retry 4096
+                """)
+
+        @Argument(help: "The sequence to fork.")
+        var name: String
+        @Argument(help: "The new sequence's name.")
+        var new: String
+        @Argument(help: "How many committed tokens the new sequence begins with.")
+        var length: Int
+        @OptionGroup var client: ClientOptions
+
+        func validate() throws { try checkLength(length) }
+
+        func run() async throws {
+            try await execute {
+                try await client.withCluster { cluster in
+                    try await cluster.fork(name, as: new, length: length)
+                    try client.output.print(LengthView(sequence: new, length: length)) {
+                        "Sequence `\(new)` has the first \(length) tokens of `\(name)`."
+                    }
+                }
+            }
+        }
+    }
+
+    struct Close: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Delete a sequence.",
+            discussion: """
+                Blocks that forks share stay until the last of them is closed.
+
+                EXAMPLE
+                  dcpctl sequence close chat-1
+                """)
+
+        @Argument(help: "The sequence's name.")
+        var name: String
+        @OptionGroup var client: ClientOptions
+
+        func run() async throws {
+            try await execute {
+                try await client.withCluster { cluster in
+                    try await cluster.closeSequence(name)
+                    try client.output.print(["closed": name]) { "Closed sequence `\(name)`." }
+                }
+            }
+        }
+    }
+}
+
+private func checkLength(_ length: Int) throws {
+    guard (0...WireReader.lengthMax).contains(length) else {
+        throw ValidationError("A length of \(length) tokens is outside 0...\(WireReader.lengthMax); correct it.")
+    }
+}
+
+struct LengthView: Encodable {
+    var sequence: String
+    var length: Int
+}
+
+struct SequenceView: Encodable {
+    var id: UInt64
+    var name: String
+    var model: String
+    var committedLength: Int?
+    var layerLengths: [Int]?
+    var tokensByRank: [Int]?
+
+    init(_ sequence: SequenceHandle, _ progress: SequenceProgress?) {
+        id = sequence.record.id.value
+        name = sequence.record.name
+        model = sequence.model.name
+        committedLength = progress?.committedLength
+        layerLengths = progress?.layerLengths
+        tokensByRank = progress.map { $0.localTokens.sorted { $0.key < $1.key }.map(\.value) }
+    }
+
+    static func table(_ views: [SequenceView]) -> String {
+        guard !views.isEmpty else { return "No sequences." }
+        var table = TextTable("SEQUENCE", "MODEL", "COMMITTED", "UNCOMMITTED")
+        for view in views {
+            let ahead = view.layerLengths.flatMap { $0.max() }.flatMap { longest in
+                view.committedLength.map { longest - $0 }
+            }
+            table.append([
+                view.name, view.model, view.committedLength.map { "\($0)" } ?? "-", ahead.map { "\($0)" } ?? "-",
+            ])
+        }
+        return table.rendered()
+    }
+
+    var text: String {
+        let lengths = (layerLengths ?? []).enumerated().map { "layer \($0): \($1)" }.joined(separator: ", ")
+        let ranks = (tokensByRank ?? []).enumerated().map { "rank \($0): \($1)" }.joined(separator: ", ")
+        return """
+            Sequence \(name) of model \(model)
+            Committed: \(committedLength ?? 0) tokens
+            Lengths:   \(lengths)
+            Owned:     \(ranks)
+            """
+    }
+}

@@ -1,0 +1,192 @@
+import ArgumentParser
+import DCPClient
+import DCPConsole
+import DCPCore
+import DCPWire
+
+struct Status: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Show the cluster: whether it is ready, its shape, its ranks.",
+        discussion: """
+            EXAMPLE
+              dcpctl status
+              dcpctl status --json | jq .phase
+            """)
+
+    @OptionGroup var client: ClientOptions
+
+    func run() async throws {
+        try await execute {
+            try await client.withCluster { cluster in
+                let topology = try await cluster.topology()
+                // A rank that is counted as present may die at this moment: the status is then shown without counters.
+                var statuses: [RankStatus] = []
+                var missing: String?
+                do throws(ServiceError) {
+                    statuses = try await cluster.rankStatuses()
+                } catch {
+                    missing = error.message
+                }
+                let view = StatusView(topology, statuses)
+                try client.output.print(view) {
+                    view.text + (missing.map { "\n\nCounters are missing: \($0)" } ?? "")
+                }
+            }
+        }
+    }
+}
+
+struct Ranks: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Show every rank's counters.",
+        discussion: """
+            EXAMPLE
+              dcpctl ranks
+            """)
+
+    @OptionGroup var client: ClientOptions
+
+    func run() async throws {
+        try await execute {
+            try await client.withCluster { cluster in
+                let topology = try await cluster.topology()
+                let views = RankView.views(topology, try await cluster.rankStatuses())
+                try client.output.print(views) { RankView.counters(views) }
+            }
+        }
+    }
+}
+
+struct StatusView: Encodable {
+    var phase: String
+    var reason: String
+    var epoch: UInt64
+    var headGroups: Int
+    var contextRanks: Int
+    var interleave: Int
+    var blockTokens: Int
+    var exchange: String
+    var leaseMilliseconds: UInt32
+    var ranks: [RankView]
+
+    init(_ topology: Topology, _ statuses: [RankStatus]) {
+        switch topology.phase {
+        case .incomplete: phase = "incomplete"
+        case .joining: phase = "joining"
+        case .ready: phase = "ready"
+        }
+        reason = topology.reason
+        epoch = topology.epoch.value
+        headGroups = topology.shape.headGroups
+        contextRanks = topology.shape.contextRanks
+        interleave = topology.shape.layout.interleave
+        blockTokens = topology.shape.layout.blockTokens
+        exchange = topology.shape.exchange.name
+        leaseMilliseconds = topology.leaseMilliseconds
+        ranks = RankView.views(topology, statuses)
+    }
+
+    var text: String {
+        let state = phase == "ready" ? "ready" : "not ready: \(reason)"
+        return """
+            Cluster \(state)
+            Epoch \(epoch), \(ranks.count) ranks = \(headGroups) head groups x \(contextRanks) context ranks, interleave \
+            \(interleave), \(blockTokens) tokens a block, exchange \(exchange)
+
+            \(RankView.overview(ranks))
+            """
+    }
+}
+
+struct RankView: Encodable {
+    var rank: Int
+    var state: String
+    var endpoint: String
+    var counters: Counters?
+
+    struct Counters: Encodable {
+        var processId: UInt32
+        var store: String
+        var threads: UInt32
+        var kernels: String
+        var sequences: UInt64
+        var tokens: UInt64
+        var sealedBlocks: UInt64
+        var openBlockBytes: UInt64
+        var uncommittedBytes: UInt64
+        var storeBytes: UInt64
+        var mapBytesMax: UInt64
+        var stepsInFlight: UInt64
+        var stepsCompleted: UInt64
+        var stepsAborted: UInt64
+        var framesRefused: UInt64
+        var receivedBytes: UInt64
+        var sentBytes: UInt64
+    }
+
+    static func views(_ topology: Topology, _ statuses: [RankStatus]) -> [RankView] {
+        let byRank = Dictionary(statuses.map { ($0.rank, $0) }, uniquingKeysWith: { a, _ in a })
+        return topology.members.map { member in
+            RankView(
+                rank: Int(member.rank.value), state: member.endpoint.isEmpty ? "missing" : "present",
+                endpoint: member.endpoint, counters: byRank[member.rank].map { Counters($0) })
+        }
+    }
+
+    static func overview(_ views: [RankView]) -> String {
+        var table = TextTable("RANK", "STATE", "SEQUENCES", "TOKENS", "STORE", "IN FLIGHT", "ENDPOINT")
+        for view in views {
+            table.append([
+                "\(view.rank)", view.state, cell(view) { "\($0.sequences)" }, cell(view) { "\($0.tokens)" },
+                cell(view) { ByteFormat.format(Int($0.storeBytes)) }, cell(view) { "\($0.stepsInFlight)" },
+                view.endpoint.isEmpty ? "-" : view.endpoint,
+            ])
+        }
+        return table.rendered()
+    }
+
+    static func counters(_ views: [RankView]) -> String {
+        var table = TextTable(
+            "RANK", "STATE", "PID", "THREADS", "STEPS", "ABORTED", "REFUSED", "BLOCKS", "OPEN RAM", "UNCOMMITTED", "STORE",
+            "RECEIVED", "SENT")
+        for view in views {
+            table.append([
+                "\(view.rank)", view.state, cell(view) { "\($0.processId)" }, cell(view) { "\($0.threads)" },
+                cell(view) { "\($0.stepsCompleted)" }, cell(view) { "\($0.stepsAborted)" },
+                cell(view) { "\($0.framesRefused)" }, cell(view) { "\($0.sealedBlocks)" },
+                cell(view) { ByteFormat.format(Int($0.openBlockBytes)) },
+                cell(view) { ByteFormat.format(Int($0.uncommittedBytes)) },
+                cell(view) { ByteFormat.format(Int($0.storeBytes)) },
+                cell(view) { ByteFormat.format(Int($0.receivedBytes)) },
+                cell(view) { ByteFormat.format(Int($0.sentBytes)) },
+            ])
+        }
+        return table.rendered()
+    }
+
+    private static func cell(_ view: RankView, _ text: (Counters) -> String) -> String {
+        view.counters.map(text) ?? "-"
+    }
+}
+
+extension RankView.Counters {
+    init(_ status: RankStatus) {
+        processId = status.processID
+        store = "\(status.store)"
+        threads = status.threads
+        kernels = status.kernels
+        sequences = status.sequences
+        tokens = status.tokens
+        sealedBlocks = status.sealedBlocks
+        openBlockBytes = status.openBlockByteCount
+        uncommittedBytes = status.uncommittedByteCount
+        storeBytes = status.storeByteCount
+        mapBytesMax = status.mapByteCountMax
+        stepsInFlight = status.stepsInFlight
+        stepsCompleted = status.stepsCompleted
+        stepsAborted = status.stepsAborted
+        framesRefused = status.framesRefused
+        receivedBytes = status.receiveByteCount
+        sentBytes = status.sendByteCount
+    }
+}

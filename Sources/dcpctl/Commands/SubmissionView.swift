@@ -1,0 +1,97 @@
+import DCPClient
+import DCPConsole
+import DCPCore
+
+/// What `dcpctl submit` prints.
+struct SubmissionView: Encodable {
+    struct Layer: Encodable {
+        var layer: Int
+        var outputErrorMax: Float?
+        var lseErrorMax: Float?
+    }
+
+    struct Rank: Encodable {
+        var rank: Int
+        var tokens: Int
+        var blocks: UInt64
+        var storeBytes: UInt64
+        var kernels: String
+    }
+
+    struct Latency: Encodable {
+        var what: String
+        var count: Int
+        var p50Microseconds: Double
+        var p99Microseconds: Double
+        var maxMicroseconds: Double
+    }
+
+    var model: String
+    var sequence: String
+    var tokens: Int
+    var prefillTokens: Int
+    var committedLength: Int
+    var layers: [Layer]
+    var ranks: [Rank]
+    var latencies: [Latency]
+
+    init(_ report: SubmissionReport) {
+        model = report.model
+        sequence = report.sequence
+        tokens = report.tokens
+        prefillTokens = report.prefillTokens
+        committedLength = report.committedLength
+        layers = report.layers.map {
+            Layer(layer: $0.layer, outputErrorMax: $0.outputErrorMax, lseErrorMax: $0.lseErrorMax)
+        }
+        ranks = report.ranks.map {
+            Rank(
+                rank: Int($0.status.rank.value), tokens: $0.tokens, blocks: $0.status.sealedBlocks,
+                storeBytes: $0.status.storeByteCount, kernels: $0.status.kernels)
+        }
+        latencies = [
+            ("prefill step", report.prefillSteps), ("decode step", report.decodeSteps), ("commit", report.commits),
+        ].compactMap { what, durations in
+            guard let p50 = SubmissionReport.quantile(0.5, of: durations),
+                let p99 = SubmissionReport.quantile(0.99, of: durations), let worst = durations.max()
+            else { return nil }
+            return Latency(
+                what: what, count: durations.count, p50Microseconds: p50 / .microseconds(1),
+                p99Microseconds: p99 / .microseconds(1), maxMicroseconds: worst / .microseconds(1))
+        }
+    }
+
+    var text: String {
+        var parts = [
+            "Sequence `\(sequence)` of model `\(model)`: \(tokens) tokens sent (\(prefillTokens) of them in chunks), "
+                + "committed up to \(committedLength)."
+        ]
+        if layers.contains(where: { $0.outputErrorMax != nil }) {
+            var table = TextTable("LAYER", "MAX ERROR O", "MAX ERROR LSE")
+            for layer in layers {
+                table.append([
+                    "\(layer.layer)", layer.outputErrorMax.map { "\($0)" } ?? "-", layer.lseErrorMax.map { "\($0)" } ?? "-",
+                ])
+            }
+            parts.append(table.rendered())
+        }
+        var table = TextTable("RANK", "TOKENS", "BLOCKS", "STORE")
+        for rank in ranks {
+            table.append([
+                "\(rank.rank)", "\(rank.tokens)", "\(rank.blocks)", ByteFormat.format(Int(rank.storeBytes)),
+            ])
+        }
+        parts.append(table.rendered())
+        var times = TextTable("LATENCY", "COUNT", "P50", "P99", "MAX")
+        for latency in latencies {
+            func format(_ microseconds: Double) -> String { DurationFormat.latency(.microseconds(microseconds)) }
+            times.append([
+                latency.what, "\(latency.count)", format(latency.p50Microseconds), format(latency.p99Microseconds),
+                format(latency.maxMicroseconds),
+            ])
+        }
+        parts.append(times.rendered())
+        if let kernels = ranks.first?.kernels { parts.append("Kernels: \(kernels)") }
+        return parts.joined(separator: "\n\n")
+    }
+}

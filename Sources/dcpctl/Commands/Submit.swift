@@ -1,0 +1,154 @@
+import ArgumentParser
+import DCPClient
+import DCPConsole
+import DCPCore
+import DCPWire
+
+struct Submit: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Send a file of queries, keys and values; write the attention's answer.",
+        discussion: """
+            The file has tensors q [T, Hq, Dk], k [T, Hkv, Dk] and v [T, Hkv, Dv] for one layer, or layers.0.q, layers.0.k \
+            and so on for several; f32, bf16 or f16. Its metadata may give model, layers, query_heads, kv_heads, scale, \
+            softcap, prefill_tokens, position and sequence; options win over it. A model that is not known is registered \
+            from the file; a known one must match.
+
+            The first --prefill tokens go in chunks, the rest one at a time, as a decoder would. The answer is o [T, Hq, \
+            Dv] and lse [T, Hq], or layers.0.o and so on, float32. The sequence is committed as far as all layers of the \
+            model have come.
+
+            EXAMPLE
+              dcpctl submit prompt.safetensors --sequence chat-1 --chunk 256 --output answer.safetensors
+              dcpctl submit trace.safetensors --local 4 --expect expected.safetensors --tolerance 2e-5
+            """)
+
+    @Argument(help: "The safetensors file.")
+    var file: String
+
+    @Option(help: ArgumentHelp("Where the answer is written.", valueName: "file"))
+    var output: String?
+
+    @Option(help: ArgumentHelp("The sequence to append to; created when it is new. Default: the file's name.", valueName: "name"))
+    var sequence: String?
+
+    @Option(help: ArgumentHelp("The model. Default: the file's name.", valueName: "name"))
+    var model: String?
+
+    @Option(help: ArgumentHelp("What a new model's cache keeps: bf16, f16 or f32. Default: the keys' dtype.", valueName: "dtype"))
+    var kvDtype: String?
+
+    @Option(help: "Which layer q, k and v are of. Default: 0.")
+    var layer: Int?
+
+    @Option(help: "How many layers a new model has. Default: as many as the file.")
+    var layers: Int?
+
+    @Option(help: "Where the tokens begin. Default: where the sequence ends.")
+    var position: Int?
+
+    @Option(help: ArgumentHelp("How many tokens go in chunks; the rest one at a time. Default: all.", valueName: "tokens"))
+    var prefill: Int?
+
+    @Option(help: ArgumentHelp("Tokens in a chunk.", valueName: "tokens"))
+    var chunk: Int = 512
+
+    @Option(help: "The factor of every score. Default: 1 / sqrt(Dk).")
+    var scale: Float?
+
+    @Option(help: "c of c * tanh(score / c); 0 for none.")
+    var softcap: Float?
+
+    @Option(help: "How ranks come to the queries: gather (each is sent its own heads) or replicate (each is sent all).")
+    var query: String = "gather"
+
+    @Option(help: ArgumentHelp("Compare the answer with this file.", valueName: "file"))
+    var expect: String?
+
+    @Option(help: "By how much a value may differ from the expected one.")
+    var tolerance: Float = 2e-5
+
+    @Option(help: ArgumentHelp("Start a cluster of this many ranks for this one call.", valueName: "ranks"))
+    var local: Int?
+
+    @OptionGroup(title: "Local cluster") var cluster: ClusterOptions
+    @OptionGroup var client: ClientOptions
+
+    func validate() throws {
+        if let kvDtype, DataType(name: kvDtype) == nil {
+            throw ValidationError("`\(kvDtype)` is not a dtype; use bf16, f16 or f32.")
+        }
+        guard ["gather", "replicate"].contains(query) else {
+            throw ValidationError("`\(query)` is not a way to bring queries; use gather or replicate.")
+        }
+        guard tolerance >= 0 else { throw ValidationError("The tolerance \(tolerance) is negative; correct --tolerance.") }
+        for (name, value) in [("--layer", layer), ("--layers", layers), ("--position", position), ("--prefill", prefill)] {
+            if let value, value < 0 { throw ValidationError("\(name) \(value) is negative; correct it.") }
+        }
+    }
+
+    private var options: SubmitOptions {
+        var options = SubmitOptions()
+        options.model = model
+        options.sequence = sequence
+        options.kvDataType = kvDtype.flatMap { DataType(name: $0) }
+        options.layer = layer
+        options.layers = layers
+        options.position = position
+        options.prefill = prefill
+        options.chunk = chunk
+        options.scale = scale
+        options.softcap = softcap
+        options.queryMode = query == "replicate" ? .replicate : .gather
+        options.expect = expect
+        options.tolerance = tolerance
+        return options
+    }
+
+    func run() async throws {
+        try await execute {
+            let submission = try Submission(file, options: options, output: output)
+            if let local {
+                let options = cluster.options(ranks: local)
+                let client = client
+                try await interruptible {
+                    try await LocalCluster.withEphemeral(options: options, ready: clusterIsReady) { daemons in
+                        var ephemeral = client
+                        ephemeral.coordinator = daemons.coordinatorEndpoint
+                        try await submit(submission, ephemeral)
+                    }
+                }
+            } else {
+                try await submit(submission, client)
+            }
+        }
+    }
+
+    private func submit(_ submission: Submission, _ client: ClientOptions) async throws {
+        try await client.withCluster { cluster in
+            let bar = ProgressBar(label: "submit", total: submission.totalTokens)
+            let report: SubmissionReport
+            do {
+                report = try await submission.run(on: cluster) { bar.update(done: $0) }
+                bar.finish()
+            } catch {
+                bar.finish()
+                throw error
+            }
+            let view = SubmissionView(report)
+            try client.output.print(view) { view.text }
+            try check(report)
+        }
+    }
+
+    private func check(_ report: SubmissionReport) throws(ServiceError) {
+        for layer in report.layers {
+            for (name, error) in [("o", layer.outputErrorMax), ("lse", layer.lseErrorMax)] {
+                guard let error, error > tolerance else { continue }
+                throw ServiceError(
+                    .invalidRequest,
+                    "Layer \(layer.layer): \(name) is off by up to \(error) from \(expect ?? ""), the tolerance is "
+                        + "\(tolerance). Raise --tolerance if the expected file was computed with less precision.")
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+import ArgumentParser
+import DCPClient
+import DCPConsole
+import DCPCore
+import Glibc
+
+struct Up: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Start a coordinator and ranks on this machine.",
+        discussion: """
+            Starts real daemons over a directory, waits until they are ready and prints how to reach them. A directory \
+            that was used before is taken up again, with its sequences; options that are left out are then the old ones.
+
+            Without --detach the command stays until Ctrl-C or `dcpctl down`, and stops the daemons when it ends.
+
+            EXAMPLE
+              dcpctl up --ranks 4 --dir ./cluster --detach
+              export DCP_COORDINATOR=unix:$PWD/cluster/coordinator.sock
+            """)
+
+    @Option(help: "How many ranks. Default: 4.")
+    var ranks: Int?
+
+    @OptionGroup var cluster: ClusterOptions
+
+    @Option(
+        help: ArgumentHelp(
+            "Where stores, sockets and logs are. Default: $XDG_STATE_HOME/dcp or ~/.local/state/dcp.",
+            valueName: "directory"))
+    var dir: String?
+
+    @Flag(help: "Return when the cluster is ready and leave the daemons running.")
+    var detach = false
+
+    @Option(help: ArgumentHelp("How long the cluster may take to become ready.", valueName: "duration"))
+    var wait: String = "60s"
+
+    @OptionGroup var output: OutputOptions
+
+    func run() async throws {
+        try await execute {
+            let wait = try DurationFormat.parse(wait)
+            let directory = try LocalDirectory.resolve(dir)
+            var options = cluster.options(ranks: ranks)
+            options.detached = detach
+            let started = options
+            let detach = detach
+            try await interruptible {
+                let local = try LocalCluster.start(in: directory, options: started)
+                do {
+                    try await local.waitUntilReady(deadline: wait, clusterIsReady)
+                    try announce(local)
+                    if !detach { try await stay(local) }
+                } catch {
+                    _ = await local.stop(deadline: .seconds(30))
+                    throw error
+                }
+            }
+        }
+    }
+
+    private func announce(_ local: LocalCluster) throws {
+        let view = ClusterView(
+            coordinator: local.coordinatorEndpoint, ranks: local.rankEndpoints, directory: local.directory.path,
+            logs: local.directory.logsDirectory)
+        try output.print(view) {
+            """
+            The cluster is ready: \(view.ranks.count) ranks in \(view.directory), logs in \(view.logs).
+
+              export DCP_COORDINATOR=\(view.coordinator)
+
+            Try `dcpctl status`; stop it with `dcpctl down --dir \(view.directory)`.
+            """
+        }
+        // Whoever reads this through a pipe waits for it.
+        fflush(stdout)
+    }
+
+    /// Until a signal cancels the task, `dcpctl down` stops the daemons, or one of them ends by itself.
+    private func stay(_ local: LocalCluster) async throws {
+        while let (role, exit) = try await local.firstExit() {
+            try Task.checkCancellation()
+            if exit == .status(0) {
+                _ = await local.stop(deadline: .seconds(30))
+                return
+            }
+            fputs("dcpctl: The \(role) ended (\(exit)); start it again with `dcpctl up` when this command has ended.\n", stderr)
+            throw local.earlyExit(of: role)
+        }
+        throw CancellationError()
+    }
+}
+
+struct ClusterView: Encodable {
+    var coordinator: String
+    var ranks: [String]
+    var directory: String
+    var logs: String
+}
+
+struct Down: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Stop the daemons that `dcpctl up` started.",
+        discussion: """
+            Each daemon ends the steps in flight and closes its store; sequences stay, and the next `up` finds them.
+
+            EXAMPLE
+              dcpctl down --dir ./cluster
+            """)
+
+    @Option(help: ArgumentHelp("The directory given to `dcpctl up`.", valueName: "directory"))
+    var dir: String?
+
+    @Option(help: ArgumentHelp("How long the daemons may take before they are killed.", valueName: "duration"))
+    var deadline: String = "30s"
+
+    @OptionGroup var output: OutputOptions
+
+    func run() async throws {
+        try await execute {
+            let deadline = try DurationFormat.parse(deadline)
+            let directory = try LocalDirectory.resolve(dir)
+            guard let local = try LocalCluster.find(in: directory) else {
+                try output.print([StoppedView]()) { "Nothing runs in \(directory.path)." }
+                return
+            }
+            let stopped = await local.stop(deadline: deadline).map {
+                StoppedView(daemon: "\($0.role)", outcome: "\($0.outcome)")
+            }
+            try output.print(stopped) { stopped.map { "\($0.daemon): \($0.outcome)" }.joined(separator: "\n") }
+        }
+    }
+}
+
+struct StoppedView: Encodable {
+    var daemon: String
+    var outcome: String
+}

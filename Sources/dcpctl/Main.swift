@@ -1,0 +1,41 @@
+import ArgumentParser
+import DCPWire
+import Glibc
+
+@main
+struct Main {
+    static func main() async {
+        // A reader of our output that goes away (`dcpctl status | head`) ends us quietly.
+        signal(SIGPIPE, SIG_DFL)
+        await Dcpctl.main()
+    }
+}
+
+struct Dcpctl: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "dcpctl",
+        abstract: "Operates a DCP cluster: attention over KV caches that are sharded over ranks.",
+        discussion: """
+            Commands find the coordinator by --coordinator, else by the environment variable DCP_COORDINATOR, else at \
+            unix:/run/dcp/coordinator.sock. Data goes to standard output, messages to standard error.
+
+            EXAMPLE
+              dcpctl up --ranks 4 --detach
+              export DCP_COORDINATOR=unix:$HOME/.local/state/dcp/coordinator.sock
+              dcpctl submit prompt.safetensors --sequence chat-1 --output answer.safetensors
+              dcpctl status
+              dcpctl down
+
+            EXIT STATUS
+              0   done
+              64  the command line is wrong
+              65  a file, name, shape or position is wrong, or a result is not as expected
+              69  nobody serves there, or not in a way this program can talk to
+              70  a bug of dcpctl or of the cluster
+              75  not now: the same command may succeed later
+            """,
+        version: Release.current,
+        subcommands: [
+            Up.self, Down.self, Submit.self, Status.self, Ranks.self, Models.self, Sequences.self, Health.self,
+        ])
+}

@@ -1,0 +1,71 @@
+import ArgumentParser
+import DCPClient
+import DCPConsole
+import DCPCore
+import DCPTransport
+import Glibc
+
+/// How a command reaches a cluster, and how it prints.
+struct ClientOptions: ParsableArguments {
+    static let defaultCoordinator = "unix:/run/dcp/coordinator.sock"
+
+    @Option(
+        help: ArgumentHelp(
+            "Where the coordinator listens: unix:PATH or tcp:HOST:PORT. Default: DCP_COORDINATOR, then \(defaultCoordinator).",
+            valueName: "endpoint"))
+    var coordinator: String?
+
+    @Option(help: ArgumentHelp("How long a request may take: 500ms, 30s, 5m.", valueName: "duration"))
+    var timeout: String = "30s"
+
+    @OptionGroup var output: OutputOptions
+
+    func endpoint() throws(ServiceError) -> Endpoint {
+        try Endpoint(
+            coordinator ?? getenv("DCP_COORDINATOR").map { String(cString: $0) } ?? Self.defaultCoordinator)
+    }
+
+    /// Runs a body with a connected cluster.
+    func withCluster(_ body: (Cluster) async throws -> Void) async throws {
+        let duration = try DurationFormat.parse(timeout)
+        let endpoint = try endpoint()
+        let cluster: Cluster
+        do throws(ServiceError) {
+            cluster = try await Cluster.connect(to: endpoint, timeouts: .init(step: duration, request: duration))
+        } catch where error.code == .unreachable {
+            throw ServiceError(
+                .unreachable,
+                "\(error.message) Start a cluster with `dcpctl up`, or name another with --coordinator or DCP_COORDINATOR.")
+        }
+        do {
+            try await body(cluster)
+            await cluster.close()
+        } catch {
+            await cluster.close()
+            throw error
+        }
+    }
+}
+
+struct OutputOptions: ParsableArguments {
+    @Flag(help: "Print JSON instead of tables.")
+    var json = false
+
+    /// Prints a value: as JSON, or as text made for people.
+    func print(_ value: some Encodable, text: () -> String) throws {
+        try Swift.print(json ? JSONOutput.string(value) : text())
+    }
+}
+
+/// Runs a command's body and ends with its exit status; the error goes to standard error, once.
+func execute(_ body: () async throws -> Void) async throws {
+    do {
+        try await body()
+    } catch let error as ServiceError {
+        fputs("dcpctl: \(error)\n", stderr)
+        throw ExitCode(ExitStatus(error).rawValue)
+    } catch is CancellationError {
+        fputs("dcpctl: interrupted\n", stderr)
+        throw ExitCode(128 + SIGINT)
+    }
+}

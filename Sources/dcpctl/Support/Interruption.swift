@@ -1,0 +1,24 @@
+import DCPCore
+import UnixSignals
+
+/// Runs a body that is cancelled by SIGINT or SIGTERM, so that what it started is taken down again.
+func interruptible<Result: Sendable>(_ body: @escaping @Sendable () async throws -> Result) async throws -> Result {
+    let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+    return try await withThrowingTaskGroup(of: Result?.self) { group in
+        group.addTask { try await body() }
+        group.addTask {
+            for await _ in signals { return nil }
+            return nil
+        }
+        defer { group.cancelAll() }
+        guard let first = try await group.next(), let result = first else {
+            group.cancelAll()
+            // The body ends first: what it started is down before the program is.
+            while let late = try await group.next() {
+                if let result = late { return result }
+            }
+            throw CancellationError()
+        }
+        return result
+    }
+}

@@ -1,0 +1,65 @@
+import ArgumentParser
+import DCPClient
+import DCPCore
+import DCPTransport
+import Glibc
+
+/// The shape of a cluster on this machine.
+struct ClusterOptions: ParsableArguments {
+    @Option(help: "How many head groups the ranks form. Divides the ranks and every model's KV heads. Default: 1.")
+    var headGroups: Int?
+
+    @Option(help: "How many consecutive tokens one rank owns. Divides the block tokens. Default: 1.")
+    var interleave: Int?
+
+    @Option(help: "Local tokens in a block; a multiple of 16. Default: 64.")
+    var blockTokens: Int?
+
+    @Option(help: "How ranks exchange partial results: a2a or ag-rs. Default: a2a.")
+    var exchange: String?
+
+    @Option(help: "Compute threads of each rank. Default: 1.")
+    var threads: Int?
+
+    @Flag(help: "Use TCP on 127.0.0.1 instead of Unix sockets. Any local user can then reach the daemons.")
+    var tcp = false
+
+    func validate() throws {
+        if let exchange, Exchange(name: exchange) == nil {
+            throw ValidationError("`\(exchange)` is not an exchange; use a2a or ag-rs.")
+        }
+    }
+
+    func options(ranks: Int?) -> LocalClusterOptions {
+        var options = LocalClusterOptions()
+        options.ranks = ranks
+        options.headGroups = headGroups
+        options.interleave = interleave
+        options.blockTokens = blockTokens
+        options.exchange = exchange.flatMap { Exchange(name: $0) }
+        options.transport = tcp ? .tcp : nil
+        options.threadsPerRank = threads
+        return options
+    }
+}
+
+enum LocalDirectory {
+    /// `--dir`, else `$XDG_STATE_HOME/dcp`, else `~/.local/state/dcp`.
+    static func resolve(_ path: String?) throws(ServiceError) -> LocalClusterDirectory {
+        func variable(_ name: String) -> String? {
+            getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
+        }
+        if let path { return try LocalClusterDirectory(path: path) }
+        if let state = variable("XDG_STATE_HOME") { return try LocalClusterDirectory(path: state + "/dcp") }
+        guard let home = variable("HOME") else {
+            throw ServiceError(.invalidConfiguration, "Neither HOME nor XDG_STATE_HOME is set; name a directory with --dir.")
+        }
+        return try LocalClusterDirectory(path: home + "/.local/state/dcp")
+    }
+}
+
+/// Ready: every rank is there, all ranks of a head group reach each other, and all hold the same.
+let clusterIsReady: LocalCluster.ReadyCheck = { endpoint async throws(ServiceError) in
+    let cluster = try await Cluster.connectWhenReady(to: Endpoint(endpoint), wait: .seconds(120))
+    await cluster.close()
+}
