@@ -9,6 +9,7 @@ import Testing
 /// One rank's cache in a directory of its own, and what the tests do with it.
 final class Rig {
     let directory = TemporaryDirectory()
+    let storePath: String
     let rank: RankIndex
     let cluster: ClusterShape
     let shape: ModelShape
@@ -21,8 +22,9 @@ final class Rig {
         rank: UInt16 = 0, ranks: Int = 1, headGroups: Int = 1, interleave: Int = 1, blockTokens: Int = 16,
         layers: Int = 2, dataType: DataType = .float32, kvHeads: Int = 2, dims: (Int, Int) = (8, 10),
         settings: ShardCache.Settings = ShardCache.Settings(mapByteCountMax: 1 << 30, durability: .never),
-        subdirectory: String = "store"
+        path: String? = nil
     ) throws {
+        storePath = path ?? directory.path("store")
         self.rank = RankIndex(rank)
         cluster = try ClusterShape(
             ranks: ranks, headGroups: headGroups, interleave: interleave, blockTokens: blockTokens, exchange: .allToAll)
@@ -31,12 +33,11 @@ final class Rig {
             softcap: nil, kvDataType: dataType)
         self.settings = settings
         cache = try ShardCache.open(
-            directory: directory.path(subdirectory), rank: self.rank, cluster: cluster, settings: settings)
+            directory: storePath, rank: self.rank, cluster: cluster, settings: settings)
         try finish { cache.putModel(id: Self.model, name: "test", shape: shape, completion: $0) }
     }
 
-    var storePath: String { directory.path("store") }
-    var dataPath: String { directory.path("store/data.mdb") }
+    var dataPath: String { storePath + "/data.mdb" }
 
     func reopen() throws {
         cache.close()
