@@ -25,10 +25,13 @@ struct StoreLock: ~Copyable {
         guard locked == 0 else {
             Glibc.close(descriptor)
             guard cause == EWOULDBLOCK else { throw StoreError.lmdb(cause, "lock \(path)") }
-            let holder = content.split(separator: "\n").first { $0.hasPrefix("pid ") }.map { "process \($0.dropFirst(4))" }
+            let holder = content.split(separator: "\n").first { $0.hasPrefix("pid ") }.map {
+                "process \($0.dropFirst(4))"
+            }
             throw StoreError(
                 .inUse,
-                "The store \(directory) is in use by \(holder ?? "another process"); stop it, or use another directory.")
+                "The store \(directory) is in use by \(holder ?? "another process"); stop it, or use another directory."
+            )
         }
         self.descriptor = descriptor
         self.wasCreated = content.contains("created")

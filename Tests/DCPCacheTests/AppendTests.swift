@@ -72,7 +72,9 @@ struct AppendTests {
         let last = try #require(reader.blocks.last)
         var row = [UInt8](repeating: 1, count: reader.layout.rowByteCount)
         for place in (token % 16)..<16 where token % 16 != 0 {
-            try row.withUnsafeMutableBytes { reader.layout.read(token: place, of: last, into: try #require($0.baseAddress)) }
+            try row.withUnsafeMutableBytes {
+                reader.layout.read(token: place, of: last, into: try #require($0.baseAddress))
+            }
             if row.contains(where: { $0 != 0 }) { return false }
         }
         return true

@@ -104,7 +104,9 @@ struct DamageTests {
         // Sequence 1's record: model 7, no fork, no parent, forked at 0, committed 40.
         var record = Data()
         for field in [7, 0] as [UInt32] { withUnsafeBytes(of: field.littleEndian) { record.append(contentsOf: $0) } }
-        for field in [0, 0, 40] as [UInt64] { withUnsafeBytes(of: field.littleEndian) { record.append(contentsOf: $0) } }
+        for field in [0, 0, 40] as [UInt64] {
+            withUnsafeBytes(of: field.littleEndian) { record.append(contentsOf: $0) }
+        }
         try flip(rig, record, at: 24)
         #expect(rig.cache.damagedSequences == [SequenceID(1)])
         #expect(rig.cache.sequences.map(\.id) == [SequenceID(2), SequenceID(3)])

@@ -39,7 +39,9 @@ struct RefusalTests {
             var crc = CRC32C()
             Data("superblock".utf8).withUnsafeBytes { crc.update($0) }
             data[at.lowerBound..<at.lowerBound + 48].withUnsafeBytes { crc.update($0) }
-            withUnsafeBytes(of: crc.value.littleEndian) { data.replaceSubrange(at.lowerBound + 48..<at.lowerBound + 52, with: $0) }
+            withUnsafeBytes(of: crc.value.littleEndian) {
+                data.replaceSubrange(at.lowerBound + 48..<at.lowerBound + 52, with: $0)
+            }
             changed = at.upperBound
         }
         #expect(changed > 0)

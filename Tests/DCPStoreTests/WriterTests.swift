@@ -143,7 +143,8 @@ struct WriterTests {
         for index in 0..<3 {
             bench.writer.submit(
                 WriteJob(
-                    keys: [key], body: { try $0.put(table, [UInt8(index)], [1]) }, completion: outcomes.record("\(index)")))
+                    keys: [key], body: { try $0.put(table, [UInt8(index)], [1]) },
+                    completion: outcomes.record("\(index)")))
         }
         bench.writer.submit(
             WriteJob(isAlone: true, body: { try $0.put(table, [9], [1]) }, completion: outcomes.record("alone")))
