@@ -57,5 +57,10 @@ struct StoreLock: ~Copyable {
         return String(decoding: bytes.prefix(max(count, 0)), as: UTF8.self)
     }
 
-    deinit { Glibc.close(descriptor) }
+    deinit {
+        // Not left to the close: a child that another thread is just starting still has a copy of the descriptor, and
+        // would keep the store locked until its exec.
+        flock(descriptor, LOCK_UN)
+        Glibc.close(descriptor)
+    }
 }
