@@ -80,7 +80,8 @@ extension ShardCache {
         guard let stored else {
             throw ServiceError(
                 .storeRefused,
-                "\(directory) holds an LMDB file that is not the store of a rank; give this rank a directory of its own.")
+                "\(directory) holds an LMDB file that is not the store of a rank; give this rank a directory of its own."
+            )
         }
         guard let found = Superblock(stored) else {
             throw ServiceError(

@@ -25,10 +25,13 @@ struct StoreLock: ~Copyable {
         guard locked == 0 else {
             Glibc.close(descriptor)
             guard cause == EWOULDBLOCK else { throw StoreError.lmdb(cause, "lock \(path)") }
-            let holder = content.split(separator: "\n").first { $0.hasPrefix("pid ") }.map { "process \($0.dropFirst(4))" }
+            let holder = content.split(separator: "\n").first { $0.hasPrefix("pid ") }.map {
+                "process \($0.dropFirst(4))"
+            }
             throw StoreError(
                 .inUse,
-                "The store \(directory) is in use by \(holder ?? "another process"); stop it, or use another directory.")
+                "The store \(directory) is in use by \(holder ?? "another process"); stop it, or use another directory."
+            )
         }
         self.descriptor = descriptor
         self.wasCreated = content.contains("created")
@@ -54,5 +57,10 @@ struct StoreLock: ~Copyable {
         return String(decoding: bytes.prefix(max(count, 0)), as: UTF8.self)
     }
 
-    deinit { Glibc.close(descriptor) }
+    deinit {
+        // Not left to the close: a child that another thread is just starting still has a copy of the descriptor, and
+        // would keep the store locked until its exec.
+        flock(descriptor, LOCK_UN)
+        Glibc.close(descriptor)
+    }
 }

@@ -100,7 +100,8 @@ extension ShardCache {
         if !plan.sealed.isEmpty { try deleteRows(sequence.id, first * blockTokens..<old, &transaction) }
         let open = plan.sealed.upperBound
         try putRows(
-            sequence, max(old, open * blockTokens)..<new, blocks: plan.memory.compactMap { $0.dropFirst(open - first).first },
+            sequence, max(old, open * blockTokens)..<new,
+            blocks: plan.memory.compactMap { $0.dropFirst(open - first).first },
             &transaction)
         let record = SequenceRecord(
             model: sequence.model.id, origin: sequence.origin, committed: plan.length, lineage: plan.lineage)
@@ -116,7 +117,8 @@ extension ShardCache {
         for token in tokens {
             let key = TailRecord.key(sequence.id, localIndex: token)
             try transaction.reserve(tables.tail, key, byteCount: byteCount) {
-                TailRecord.write(key: key, payloads: blocks, token: token % panels.blockTokens, panels: panels, into: $0)
+                TailRecord.write(
+                    key: key, payloads: blocks, token: token % panels.blockTokens, panels: panels, into: $0)
             }
         }
     }

@@ -27,6 +27,7 @@ extension ShardCache {
             plan.value = nil
         } apply: { [self] in
             guard let (forked, lineage) = plan.value else { return }
+            plan.value = nil
             lineages.withLock { $0[child] = lineage }
             sequenceCaches.withLock { $0[child] = forked }
         }

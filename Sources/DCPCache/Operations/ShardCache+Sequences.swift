@@ -33,6 +33,7 @@ extension ShardCache {
             plan.value = nil
         } apply: { [self] in
             guard let opened = plan.value else { return }
+            plan.value = nil
             lineages.withLock { $0[id] = lineage.value }
             sequenceCaches.withLock { $0[id] = opened }
         }
@@ -74,6 +75,8 @@ extension ShardCache {
         } apply: { [self] in
             damagedRecords.withLock { $0[id] = nil }
             guard let (closed, layers) = plan.value else { return }
+            // Now, so that the RAM is free when the completion says so.
+            plan.value = nil
             let committed = localLength(closed.core.withLock { $0.committed })
             for saved in layers { releaseUncommitted(closed, from: committed, to: localLength(saved.length)) }
             lineages.withLock { $0[id] = nil }

@@ -53,7 +53,8 @@ extension ShardCache {
     func checkIntact(_ core: SequenceCache.Core, localLength: Int) throws(ServiceError) {
         guard let damage = core.damage, localLength > damage.localIndex else { return }
         let position = cluster.layout.position(ofLocalIndex: damage.localIndex, rank: contextRank)
-        throw fail(.storeDamaged, "\(damage.message); truncate the sequence to \(position) tokens and prefill the rest.")
+        throw fail(
+            .storeDamaged, "\(damage.message); truncate the sequence to \(position) tokens and prefill the rest.")
     }
 
     /// Reads a sealed block of a sequence completely and compares its checksums.

@@ -8,8 +8,11 @@ public struct WriteTransaction: ~Copyable {
     private let environment: Environment
     /// Puts and deletes so far; 0 means there is nothing to commit and nothing to undo.
     public private(set) var changes = 0
-    /// An upper estimate of the pages that the puts so far need.
-    private(set) var pages = 0
+    /// What the puts so far need: runs of pages for large values, and bytes in leaves.
+    private var largePages = 0
+    private var leafBytes = 0
+    /// An upper estimate of both in pages, but for the few that every commit copies: leaves are at least half full.
+    var pages: Int { largePages + 2 * leafBytes / environment.pageByteCount + 1 }
     /// LMDB marks a transaction as failed after an error inside a put or a delete; it can then only be aborted.
     private(set) var isFailed = false
 
@@ -56,7 +59,10 @@ public struct WriteTransaction: ~Copyable {
     ) throws(StoreError) {
         let transaction = try live()
         changes += 1
-        pages += environment.pageEstimate(keyByteCount: key.count, valueByteCount: byteCount)
+        let runPages = environment.runPages(valueByteCount: byteCount)
+        largePages += runPages
+        // A node of a leaf: 8 bytes of header, 2 of its offset, the key, and the value or the number of its first page.
+        leafBytes += key.count + 10 + (runPages > 0 ? 8 : byteCount)
         var value = MDB_val(mv_size: byteCount, mv_data: nil)
         let code = Access.withValue(key) {
             mdb_put(transaction, table.identifier, &$0, &value, UInt32(MDB_RESERVE))
@@ -98,9 +104,8 @@ extension Environment {
     /// For the setup of a store, before its writer starts; blocks while another write transaction lives.
     public func beginSetup() throws(StoreError) -> WriteTransaction { try WriteTransaction(self) }
 
-    /// A large value takes its own run of pages after a 16-byte header; small ones fill leaves at least by half.
-    func pageEstimate(keyByteCount: Int, valueByteCount: Int) -> Int {
-        if valueByteCount > pageByteCount / 2 { return (15 + valueByteCount) / pageByteCount + 2 }
-        return 2 * (keyByteCount + valueByteCount + 16) / pageByteCount + 1
+    /// Pages of the run that a large value takes, with its header of 16 bytes; 0 for one that fits a leaf.
+    func runPages(valueByteCount: Int) -> Int {
+        valueByteCount > pageByteCount / 2 ? (15 + valueByteCount) / pageByteCount + 1 : 0
     }
 }

@@ -131,7 +131,8 @@ final class WriterCore: @unchecked Sendable {
             // acknowledged since the last good one can be trusted, so nothing more is written.
             isDirty = false
             failure = StoreError(
-                .damaged, "A sync of the store failed, so acknowledged writes may be lost: restart the rank and verify "
+                .damaged,
+                "A sync of the store failed, so acknowledged writes may be lost: restart the rank and verify "
                     + "the store. (\(error))", cause: error.cause)
         }
     }

@@ -1,0 +1,242 @@
+import DCPAttention
+import DCPCache
+import DCPCore
+import DCPStore
+import DCPTestKit
+import Foundation
+import Testing
+
+/// One rank's cache in a directory of its own, and what the tests do with it.
+final class Rig {
+    let directory = TemporaryDirectory()
+    let storePath: String
+    let rank: RankIndex
+    let cluster: ClusterShape
+    let shape: ModelShape
+    var settings: ShardCache.Settings
+    private(set) var cache: ShardCache
+
+    static let model = ModelID(7)
+
+    init(
+        rank: UInt16 = 0, ranks: Int = 1, headGroups: Int = 1, interleave: Int = 1, blockTokens: Int = 16,
+        layers: Int = 2, dataType: DataType = .float32, kvHeads: Int = 2, dims: (Int, Int) = (8, 10),
+        settings: ShardCache.Settings = ShardCache.Settings(mapByteCountMax: 1 << 30, durability: .never),
+        path: String? = nil
+    ) throws {
+        storePath = path ?? directory.path("store")
+        self.rank = RankIndex(rank)
+        cluster = try ClusterShape(
+            ranks: ranks, headGroups: headGroups, interleave: interleave, blockTokens: blockTokens, exchange: .allToAll)
+        shape = try ModelShape(
+            layers: layers, queryHeads: kvHeads * 2, kvHeads: kvHeads, keyDim: dims.0, valueDim: dims.1, scale: 1,
+            softcap: nil, kvDataType: dataType)
+        self.settings = settings
+        cache = try ShardCache.open(
+            directory: storePath, rank: self.rank, cluster: cluster, settings: settings)
+        try finish { cache.putModel(id: Self.model, name: "test", shape: shape, completion: $0) }
+    }
+
+    var dataPath: String { storePath + "/data.mdb" }
+
+    func reopen() throws {
+        cache.close()
+        cache = try ShardCache.open(directory: storePath, rank: rank, cluster: cluster, settings: settings)
+    }
+
+    /// Closes, changes the data file, opens again.
+    func edit(_ change: (inout Data) throws -> Void) throws {
+        cache.close()
+        let url = URL(fileURLWithPath: dataPath)
+        var data = try Data(contentsOf: url)
+        try change(&data)
+        try data.write(to: url)
+        cache = try ShardCache.open(directory: storePath, rank: rank, cluster: cluster, settings: settings)
+    }
+
+    // MARK: Operations, awaited
+
+    func open(_ id: UInt64) throws {
+        try finish { cache.openSequence(id: SequenceID(id), model: Self.model, completion: $0) }
+    }
+
+    func commit(_ id: UInt64, _ length: Int) throws {
+        try finish { cache.commit([(SequenceID(id), length)], completion: $0) }
+    }
+
+    func truncate(_ id: UInt64, _ length: Int) throws {
+        try finish { cache.truncate(SequenceID(id), length: length, completion: $0) }
+    }
+
+    func fork(_ parent: UInt64, _ child: UInt64, _ length: Int) throws {
+        try finish { cache.fork(parent: SequenceID(parent), child: SequenceID(child), length: length, completion: $0) }
+    }
+
+    func close(_ id: UInt64) throws { try finish { cache.close(SequenceID(id), completion: $0) } }
+
+    func state(_ id: UInt64) throws -> SequenceState { try #require(cache.state(of: SequenceID(id))) }
+
+    /// Waits until the writer has done all that it was given, sweeps included.
+    func settle() throws {
+        for _ in 0..<3 { try finish { cache.removeModel(ModelID(999), completion: $0) } }
+    }
+
+    // MARK: Data
+
+    /// Appends tokens, named by tags, as part of a longer step, so that offsets matter.
+    func append(_ id: UInt64, layer: Int, at position: Int, _ tags: [UInt32], type: DataType = .float32) throws {
+        let step = StepRows(tags: [0xFFFF] + tags + [0xFFFE], layer: layer, shape: shape, cluster: cluster)
+        try step.withRows { rows in
+            try cache.append(
+                sequence: SequenceID(id), layer: layer, position: position, rows: rows, tokens: 1..<1 + tags.count)
+        }
+    }
+
+    func appendAll(_ id: UInt64, at position: Int, _ tags: [UInt32]) throws {
+        for layer in 0..<shape.layers { try append(id, layer: layer, at: position, tags) }
+    }
+
+    /// Whether the tokens of this rank among `tags`, all of the sequence's first, come back byte by byte.
+    func holds(_ id: UInt64, _ tags: [UInt32], layers: [Int]? = nil) throws -> Bool {
+        for layer in layers ?? Array(0..<shape.layers) {
+            let context = try cache.context(sequence: SequenceID(id), layer: layer, length: tags.count)
+            guard matches(context, tags, layer: layer) else { return false }
+        }
+        return true
+    }
+
+    func matches(_ context: ContextReader, _ tags: [UInt32], layer: Int) -> Bool {
+        let layout = cluster.layout
+        let contextRank = cluster.contextRank(of: rank)
+        guard context.tokens == layout.localLength(ofRank: contextRank, length: tags.count),
+            context.blocks.count == (context.tokens + layout.blockTokens - 1) / layout.blockTokens
+        else { return false }
+        var row = [UInt8](repeating: 0, count: context.layout.rowByteCount)
+        for index in 0..<context.tokens {
+            let (block, offset) = layout.block(ofLocalIndex: index)
+            row.withUnsafeMutableBytes { bytes in
+                guard let base = bytes.baseAddress else { return }
+                context.layout.read(token: offset, of: context.blocks[block], into: base)
+            }
+            let tag = tags[layout.position(ofLocalIndex: index, rank: contextRank)]
+            guard row == StepRows.stored(tag: tag, layer: layer, shape: shape, cluster: cluster) else { return false }
+        }
+        return true
+    }
+
+    deinit { cache.close() }
+}
+
+/// Rows whose numbers follow from a tag: integers up to 250, which every KV dtype holds exactly.
+struct StepRows {
+    private var keys: [Float] = []
+    private var values: [Float] = []
+    private let count: Int
+
+    init(tags: [UInt32], layer: Int, shape: ModelShape, cluster: ClusterShape) {
+        count = tags.count
+        for head in 0..<shape.kvHeads / cluster.headGroups {
+            for tag in tags {
+                keys += Self.numbers(tag, layer, head, 0, shape.keyDim)
+                values += Self.numbers(tag, layer, head, 1, shape.valueDim)
+            }
+        }
+    }
+
+    static func numbers(_ tag: UInt32, _ layer: Int, _ head: Int, _ part: Int, _ count: Int) -> [Float] {
+        (0..<count).map { dim in
+            let mixed = (Int(tag) &+ 1) &* 7919 &+ layer &* 104_729 &+ head &* 1299 &+ part &* 577 &+ dim &* 31
+            return Float((mixed ^ (mixed >> 9)) % 251)
+        }
+    }
+
+    /// The bytes `PanelLayout.read` must give for a token.
+    static func stored(tag: UInt32, layer: Int, shape: ModelShape, cluster: ClusterShape) -> [UInt8] {
+        let heads = 0..<shape.kvHeads / cluster.headGroups
+        let numbers =
+            heads.flatMap { Self.numbers(tag, layer, $0, 0, shape.keyDim) }
+            + heads.flatMap { Self.numbers(tag, layer, $0, 1, shape.valueDim) }
+        return numbers.flatMap { number -> [UInt8] in
+            switch shape.kvDataType {
+            case .float32: withUnsafeBytes(of: number) { Array($0) }
+            case .float16: withUnsafeBytes(of: Float16(number)) { Array($0) }
+            case .bfloat16: withUnsafeBytes(of: UInt16(number.bitPattern >> 16)) { Array($0) }
+            }
+        }
+    }
+
+    func withRows<Result>(_ body: (KeyValueRows) throws -> Result) throws -> Result {
+        try keys.withUnsafeBytes { keys in
+            try values.withUnsafeBytes { values in
+                try body(
+                    KeyValueRows(
+                        dataType: .float32, keys: #require(keys.baseAddress), values: #require(values.baseAddress),
+                        tokens: count))
+            }
+        }
+    }
+}
+
+/// Waits for an operation.
+func finish(_ start: (@escaping CacheCompletion) -> Void) throws {
+    let pending = Pending()
+    start { pending.finish($0) }
+    try pending.wait()
+}
+
+/// An operation under way.
+///
+/// @unchecked Sendable: `result` is written before the semaphore is signalled and read after it.
+final class Pending: @unchecked Sendable {
+    private let done = DispatchSemaphore(value: 0)
+    private var result: Result<Void, ServiceError>?
+
+    func finish(_ result: Result<Void, ServiceError>) {
+        self.result = result
+        done.signal()
+    }
+
+    func wait() throws {
+        done.wait()
+        try result?.get()
+    }
+}
+
+/// Fails the test unless `body` throws a service error of a code whose message has all the words.
+func expect(
+    _ code: ServiceError.Code, _ words: String..., sourceLocation: SourceLocation = #_sourceLocation,
+    _ body: () throws -> Void
+) {
+    do {
+        try body()
+        Issue.record("nothing was thrown; expected \(code)", sourceLocation: sourceLocation)
+    } catch let error as ServiceError {
+        #expect(error.code == code, "\(error)", sourceLocation: sourceLocation)
+        for word in words {
+            #expect(error.message.contains(word), "no \(word) in: \(error)", sourceLocation: sourceLocation)
+        }
+    } catch {
+        Issue.record("\(error)", sourceLocation: sourceLocation)
+    }
+}
+
+/// splitmix64; the seed is printed, and `DCP_SEED` replaces it.
+struct SeededGenerator: RandomNumberGenerator {
+    private var state: UInt64
+    let seed: UInt64
+
+    init(_ name: String) {
+        let given = ProcessInfo.processInfo.environment["DCP_SEED"].flatMap { UInt64($0) }
+        seed = given ?? UInt64.random(in: 0...UInt64(UInt32.max))
+        state = seed
+        print("\(name): DCP_SEED=\(seed)")
+    }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+}
