@@ -18,6 +18,7 @@ let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 
 func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -82,20 +83,24 @@ let package = Package(
             "DCPDaemon",
             [
                 "DCPCore", "DCPAttention", "DCPCache", "DCPStore", "DCPWire", "DCPTransport", "DCPRank", "DCPCoordinator",
-                "DCPClient", "CSystemd", nioCore, nioPosix, logging, lifecycle, argumentParser,
+                "DCPClient", "CSystemd", nioCore, nioPosix, logging, lifecycle, unixSignals, argumentParser,
             ]),
         library("DCPConsole", ["DCPCore"]),
         library("DCPTestKit", ["DCPCore", "DCPAttention"]),
 
         // Thin executables.
-        executable("dcp-rank", ["DCPDaemon"]),
-        executable("dcp-coordinator", ["DCPDaemon"]),
-        executable("dcpctl", ["DCPCore", "DCPAttention", "DCPWire", "DCPClient", "DCPConsole", argumentParser]),
+        executable("dcp-rank", ["DCPDaemon", argumentParser]),
+        executable("dcp-coordinator", ["DCPDaemon", argumentParser]),
+        executable(
+            "dcpctl",
+            ["DCPCore", "DCPWire", "DCPTransport", "DCPClient", "DCPConsole", argumentParser, unixSignals]),
         executable(
             "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache"], path: "Tests/Support/cache-crasher"),
 
         tests("DCPCore"),
         tests("DCPAttention"),
+        tests("DCPStore"),
+        tests("DCPCache", ["DCPAttention", "DCPStore", "cache-crasher"]),
         tests("DCPClient"),
         tests("DCPConsole"),
     ]

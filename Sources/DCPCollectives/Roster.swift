@@ -1,4 +1,4 @@
-public import DCPCore
+internal import DCPCore
 
 /// One piece from each member of a head group, in whatever order they come; handed out in rank order.
 ///

@@ -1,5 +1,5 @@
-public import DCPCore
-public import DCPWire
+package import DCPCore
+package import DCPWire
 public import NIOCore
 internal import NIOPosix
 
@@ -15,7 +15,7 @@ public final class Dialer {
 
     /// Connects and says hello. The delegate hears `opened` or `closed`; when the connection itself cannot be made,
     /// only `failed` is called, with `.unreachable`.
-    public func dial(
+    package func dial(
         _ endpoint: Endpoint, hello: Hello, delegate: any LinkDelegate, failed: @escaping (ServiceError) -> Void
     ) {
         eventLoop.preconditionInEventLoop()

@@ -3,7 +3,7 @@ public import DCPWire
 internal import NIOCore
 
 /// What a link tells its owner. All calls come on the link's event loop.
-public protocol LinkDelegate: AnyObject {
+package protocol LinkDelegate: AnyObject {
     /// An incoming peer has said hello. Returns the welcome, or throws the refusal that is sent before closing.
     func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello
     /// Both sides know each other; frames may be sent.

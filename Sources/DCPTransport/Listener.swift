@@ -23,7 +23,7 @@ public final class Listener {
     /// opens its store first.
     ///
     /// The future fails with a `ServiceError` that names the endpoint.
-    public func start(delegate: any LinkDelegate) -> EventLoopFuture<Void> {
+    package func start(delegate: any LinkDelegate) -> EventLoopFuture<Void> {
         eventLoop.preconditionInEventLoop()
         let settings = settings
         let bound = NIOLoopBound((listener: self, delegate: delegate), eventLoop: eventLoop)

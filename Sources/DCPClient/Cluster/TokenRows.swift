@@ -1,5 +1,5 @@
 public import DCPCore
-public import NIOCore
+internal import NIOCore
 
 /// Queries, keys or values of a step's tokens, token-major as models produce them: `[tokens][heads][dim]`.
 public struct TokenRows: Sendable {

@@ -16,11 +16,11 @@ struct SubmissionPlan: Sendable {
     init(_ file: SubmitFile, _ options: SubmitOptions, modelName: String, known: ModelShape?) throws(ServiceError) {
         self.modelName = modelName
         sequenceName = options.sequence ?? file.metadata["sequence"] ?? file.baseName
-        position = try options.position ?? file.integer("position")
+        position = try file.integer("position", flag: options.position)
         let fileLayers = (file.layers.map(\.index).max() ?? 0) + 1
-        let statedLayers = try options.layers ?? file.integer("layers")
-        let statedScale = try options.scale ?? file.number("scale")
-        let statedSoftcap = try options.softcap ?? file.number("softcap")
+        let statedLayers = try file.integer("layers", flag: options.layers)
+        let statedScale = try file.number("scale", flag: options.scale)
+        let statedSoftcap = try file.number("softcap", flag: options.softcap)
         shape = try ModelShape(
             layers: statedLayers ?? known?.layers ?? fileLayers, queryHeads: file.queryHeads, kvHeads: file.kvHeads,
             keyDim: file.keyDim, valueDim: file.valueDim,
@@ -33,7 +33,7 @@ struct SubmissionPlan: Sendable {
                 "\(file.path) has a layer \(fileLayers - 1), model `\(modelName)` has layers 0..<\(shape.layers); correct "
                     + "--layer or --layers.")
         }
-        let prefill = try options.prefill ?? file.integer("prefill_tokens") ?? file.tokens
+        let prefill = try file.integer("prefill_tokens", flag: options.prefill) ?? file.tokens
         guard (0...file.tokens).contains(prefill) else {
             throw ServiceError(
                 .invalidRequest,

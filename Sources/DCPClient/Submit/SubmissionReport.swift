@@ -1,4 +1,4 @@
-public import DCPCore
+internal import DCPCore
 public import DCPWire
 
 /// What a submission did.

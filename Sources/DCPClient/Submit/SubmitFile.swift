@@ -104,7 +104,9 @@ public struct SubmitFile: Sendable {
         }
     }
 
-    func integer(_ key: String) throws(ServiceError) -> Int? {
+    /// A whole number of the metadata; a flag wins over it.
+    func integer(_ key: String, flag: Int? = nil) throws(ServiceError) -> Int? {
+        if let flag { return flag }
         guard let text = metadata[key] else { return nil }
         guard let value = Int(text), value >= 0 else {
             throw ServiceError(.invalidRequest, "\(path): the metadata's \(key) is `\(text)`, not a whole number.")
@@ -112,7 +114,9 @@ public struct SubmitFile: Sendable {
         return value
     }
 
-    func number(_ key: String) throws(ServiceError) -> Float? {
+    /// A number of the metadata; a flag wins over it.
+    func number(_ key: String, flag: Float?) throws(ServiceError) -> Float? {
+        if let flag { return flag }
         guard let text = metadata[key] else { return nil }
         guard let value = Float(text) else {
             throw ServiceError(.invalidRequest, "\(path): the metadata's \(key) is `\(text)`, not a number.")

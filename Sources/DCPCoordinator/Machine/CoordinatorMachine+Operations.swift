@@ -1,4 +1,4 @@
-internal import DCPCore
+public import DCPCore
 internal import DCPWire
 
 /// An operation on its way to ranks.

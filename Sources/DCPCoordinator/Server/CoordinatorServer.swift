@@ -1,6 +1,6 @@
 public import DCPCore
 public import DCPTransport
-internal import DCPWire
+package import DCPWire
 public import NIOCore
 
 /// The coordinator: a shell around `CoordinatorMachine`, confined to one event loop.

@@ -67,8 +67,9 @@ public struct RankCommand: AsyncParsableCommand {
             throw ValidationError("`\(durability)` is not a durability; use always, everysec or never.")
         }
         _ = try common.level()
-        let coordinator = try checked { () throws(ServiceError) in try Endpoint(coordinator) }
-        let advertised = try advertise.map { text in try checked { () throws(ServiceError) in try Endpoint(text) } }
+        let coordinator: Endpoint = try checked { () throws(ServiceError) in try Endpoint(self.coordinator) }
+        var advertised: Endpoint?
+        if let advertise { advertised = try checked { () throws(ServiceError) in try Endpoint(advertise) } }
         let configuration = RankConfiguration(
             rank: RankIndex(rank), listen: try common.endpoint(), advertise: advertised, coordinator: coordinator,
             threads: threads)

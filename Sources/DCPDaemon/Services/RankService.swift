@@ -29,12 +29,12 @@ struct RankService: Service {
         let cache = try await NIOThreadPool.singleton.runIfActive { [storeDirectory, cacheSettings] in
             try ShardCache.open(directory: storeDirectory, rank: rank, cluster: cluster, settings: cacheSettings)
         }
-        let statistics = cache.statistics()
+        let statistics = try cache.statistics()
         logger.notice(
             "Store open",
             metadata: [
                 "path": "\(storeDirectory)", "store": "\(cache.storeID)", "sequences": "\(statistics.sequences)",
-                "tokens": "\(statistics.tokens)", "blocks": "\(statistics.sealedBlocks)",
+                "tokens": "\(statistics.localTokens)", "blocks": "\(statistics.sealedBlocks)",
                 "layout": "\(LayoutFingerprint(cluster))",
             ])
         let pool = ComputePool(threads: configuration.threads)

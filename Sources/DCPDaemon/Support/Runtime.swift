@@ -2,6 +2,7 @@ internal import DCPCore
 internal import Glibc
 internal import Logging
 internal import ServiceLifecycle
+internal import UnixSignals
 
 /// What both daemons do around their service: log, obey signals, end with the right status.
 enum Runtime {

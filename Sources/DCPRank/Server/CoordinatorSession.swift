@@ -215,17 +215,17 @@ final class CoordinatorSession {
         case .putModel(let record):
             cache.putModel(id: record.id, name: record.name, shape: record.shape, completion: done)
         case .removeModel(let model):
-            cache.removeModel(id: model, completion: done)
+            cache.removeModel(model, completion: done)
         case .open(let sequence, let model):
             cache.openSequence(id: sequence, model: model, completion: done)
         case .fork(let parent, let child, let length):
             cache.fork(parent: parent, child: child, length: length, completion: done)
         case .truncate(let sequence, let length):
             server.abortSteps(on: sequence, changed)
-            cache.truncate(id: sequence, length: length, completion: done)
+            cache.truncate(sequence, length: length, completion: done)
         case .close(let sequence):
             server.abortSteps(on: sequence, changed)
-            cache.close(id: sequence, completion: done)
+            cache.close(sequence, completion: done)
         }
     }
 

@@ -18,7 +18,7 @@ extension RankServer {
         case .rewind(let sequence, let layerLengths):
             rewind(sequence, layerLengths, frame: frame, from: link)
         case .rankStatusRequest:
-            answer(link, frame.tag, .rankStatus(status))
+            reportStatus(frame, to: link)
         default:
             counters.framesRefused += 1
             link.close(
@@ -154,7 +154,7 @@ extension RankServer {
             }
             abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
             for (layer, length) in layerLengths.enumerated() where length < state.layerLengths[layer] {
-                cache.rewind(sequence: sequence, layer: layer, length: length)
+                try cache.rewind(sequence: sequence, layer: layer, length: length)
             }
             cursors.forget(sequence)
             answer(link, frame.tag, .rewound)
@@ -193,16 +193,23 @@ extension RankServer {
         }
     }
 
-    private var status: RankStatus {
-        let statistics = cache.statistics()
+    private func reportStatus(_ frame: Frame, to link: Link) {
+        do throws(ServiceError) {
+            answer(link, frame.tag, .rankStatus(status(try cache.statistics())))
+        } catch {
+            answer(link, frame.tag, .failure(error))
+        }
+    }
+
+    private func status(_ statistics: CacheStatistics) -> RankStatus {
         let traffic = traffic
         return RankStatus(
             rank: configuration.rank, processID: processID, store: cache.storeID, threads: UInt32(pool.threads),
             kernels: "\(KernelSelection.current)", sequences: UInt64(statistics.sequences),
-            tokens: UInt64(statistics.tokens), sealedBlocks: UInt64(statistics.sealedBlocks),
-            openBlockByteCount: UInt64(statistics.openBlockByteCount),
+            tokens: UInt64(statistics.localTokens), sealedBlocks: UInt64(statistics.sealedBlocks),
+            openBlockByteCount: UInt64(statistics.memoryByteCount),
             uncommittedByteCount: UInt64(statistics.uncommittedByteCount),
-            storeByteCount: UInt64(statistics.storeByteCount), mapByteCountMax: UInt64(statistics.mapByteCount),
+            storeByteCount: UInt64(statistics.storeUsedByteCount), mapByteCountMax: UInt64(statistics.storeMapByteCount),
             stepsInFlight: UInt64(steps.executions.count), stepsCompleted: counters.stepsCompleted,
             stepsAborted: counters.stepsAborted, framesRefused: counters.framesRefused,
             receiveByteCount: traffic.received, sendByteCount: traffic.sent)

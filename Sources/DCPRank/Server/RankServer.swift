@@ -1,8 +1,8 @@
 internal import DCPAttention
 public import DCPCache
 public import DCPCore
-internal import DCPTransport
-internal import DCPWire
+package import DCPTransport
+package import DCPWire
 internal import Glibc
 public import NIOCore
 
@@ -175,7 +175,12 @@ public final class RankServer {
     /// Takes an aborted step's tokens back, and with them the steps that were built on them.
     func rollBack(_ entries: [StepRequest.Entry], layer: Int) {
         for entry in entries {
-            cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
+            do throws(ServiceError) {
+                try cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
+            } catch {
+                // The sequence was closed or truncated meanwhile: the tokens are gone with what they were part of.
+                cursors.forget(entry.sequence)
+            }
             cursors.rolledBack(entry, layer: layer)
             let error = ServiceError(
                 .stepAborted,

@@ -1,5 +1,5 @@
 public import DCPAttention
-public import DCPCollectives
+internal import DCPCollectives
 public import DCPCore
 public import DCPWire
 

@@ -41,7 +41,7 @@ final class StepWork: Sendable {
                         done.append((entry, tokens.count))
                     } catch {
                         for (entry, _) in done {
-                            cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
+                            try cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
                         }
                         throw error
                     }

@@ -41,13 +41,13 @@ public struct SequenceRecord: Hashable, Sendable {
 
     static let byteCountMin = 14
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         id = SequenceID(try reader.read("sequence"))
         name = try reader.readString("sequence name")
         model = ModelID(try reader.read("model"))
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(id.value)
         writer.write(name)
         writer.write(model.value)

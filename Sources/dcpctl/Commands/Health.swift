@@ -1,6 +1,7 @@
 import ArgumentParser
 import DCPClient
 import DCPConsole
+import DCPCore
 
 struct Health: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -19,19 +19,24 @@ struct Status: AsyncParsableCommand {
         try await execute {
             try await client.withCluster { cluster in
                 let topology = try await cluster.topology()
-                // A rank that is counted as present may die at this moment: the status is then shown without counters.
-                var statuses: [RankStatus] = []
-                var missing: String?
-                do throws(ServiceError) {
-                    statuses = try await cluster.rankStatuses()
-                } catch {
-                    missing = error.message
+                let view: StatusView
+                let note: String
+                switch await counters(cluster) {
+                case .success(let statuses): (view, note) = (StatusView(topology, statuses), "")
+                case .failure(let error):
+                    (view, note) = (StatusView(topology, []), "\n\nCounters are missing: \(error.message)")
                 }
-                let view = StatusView(topology, statuses)
-                try client.output.print(view) {
-                    view.text + (missing.map { "\n\nCounters are missing: \($0)" } ?? "")
-                }
+                try client.output.print(view) { view.text + note }
             }
+        }
+    }
+
+    /// A rank that is counted as present may die at this moment: the status is then shown without counters.
+    private func counters(_ cluster: Cluster) async -> Result<[RankStatus], ServiceError> {
+        do throws(ServiceError) {
+            return .success(try await cluster.rankStatuses())
+        } catch {
+            return .failure(error)
         }
     }
 }

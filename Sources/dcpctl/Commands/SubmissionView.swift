@@ -1,6 +1,7 @@
 import DCPClient
 import DCPConsole
 import DCPCore
+import DCPWire
 
 /// What `dcpctl submit` prints.
 struct SubmissionView: Encodable {

@@ -112,9 +112,7 @@ struct Submit: AsyncParsableCommand {
                 let client = client
                 try await interruptible {
                     try await LocalCluster.withEphemeral(options: options, ready: clusterIsReady) { daemons in
-                        var ephemeral = client
-                        ephemeral.coordinator = daemons.coordinatorEndpoint
-                        try await submit(submission, ephemeral)
+                        try await submit(submission, client.with(coordinator: daemons.coordinatorEndpoint))
                     }
                 }
             } else {

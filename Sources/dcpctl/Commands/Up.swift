@@ -41,12 +41,10 @@ struct Up: AsyncParsableCommand {
         try await execute {
             let wait = try DurationFormat.parse(wait)
             let directory = try LocalDirectory.resolve(dir)
-            var options = cluster.options(ranks: ranks)
-            options.detached = detach
-            let started = options
+            let options = cluster.options(ranks: ranks, detached: detach)
             let detach = detach
             try await interruptible {
-                let local = try LocalCluster.start(in: directory, options: started)
+                let local = try LocalCluster.start(in: directory, options: options)
                 do {
                     try await local.waitUntilReady(deadline: wait, clusterIsReady)
                     try announce(local)
@@ -73,7 +71,7 @@ struct Up: AsyncParsableCommand {
             """
         }
         // Whoever reads this through a pipe waits for it.
-        fflush(stdout)
+        fflush(nil)
     }
 
     /// Until a signal cancels the task, `dcpctl down` stops the daemons, or one of them ends by itself.
@@ -84,7 +82,7 @@ struct Up: AsyncParsableCommand {
                 _ = await local.stop(deadline: .seconds(30))
                 return
             }
-            fputs("dcpctl: The \(role) ended (\(exit)); start it again with `dcpctl up` when this command has ended.\n", stderr)
+            printMessage("The \(role) ended (\(exit)); start it again with `dcpctl up` when this command has ended.")
             throw local.earlyExit(of: role)
         }
         throw CancellationError()

@@ -25,18 +25,28 @@ struct ClientOptions: ParsableArguments {
             coordinator ?? getenv("DCP_COORDINATOR").map { String(cString: $0) } ?? Self.defaultCoordinator)
     }
 
-    /// Runs a body with a connected cluster.
-    func withCluster(_ body: (Cluster) async throws -> Void) async throws {
-        let duration = try DurationFormat.parse(timeout)
-        let endpoint = try endpoint()
-        let cluster: Cluster
+    func with(coordinator: String) -> ClientOptions {
+        var options = self
+        options.coordinator = coordinator
+        return options
+    }
+
+    private func connect(_ endpoint: Endpoint, _ timeouts: Cluster.Timeouts) async throws(ServiceError) -> Cluster {
         do throws(ServiceError) {
-            cluster = try await Cluster.connect(to: endpoint, timeouts: .init(step: duration, request: duration))
-        } catch where error.code == .unreachable {
+            return try await Cluster.connect(to: endpoint, timeouts: timeouts)
+        } catch {
+            guard error.code == .unreachable else { throw error }
             throw ServiceError(
                 .unreachable,
                 "\(error.message) Start a cluster with `dcpctl up`, or name another with --coordinator or DCP_COORDINATOR.")
         }
+    }
+
+    /// Runs a body with a connected cluster.
+    func withCluster(_ body: (Cluster) async throws -> Void) async throws {
+        let duration = try DurationFormat.parse(timeout)
+        let endpoint = try endpoint()
+        let cluster = try await connect(endpoint, Cluster.Timeouts(step: duration, request: duration))
         do {
             try await body(cluster)
             await cluster.close()
@@ -62,10 +72,17 @@ func execute(_ body: () async throws -> Void) async throws {
     do {
         try await body()
     } catch let error as ServiceError {
-        fputs("dcpctl: \(error)\n", stderr)
+        printMessage("\(error)")
         throw ExitCode(ExitStatus(error).rawValue)
     } catch is CancellationError {
-        fputs("dcpctl: interrupted\n", stderr)
+        printMessage("interrupted")
         throw ExitCode(128 + SIGINT)
     }
+}
+
+/// A message for people: on standard error, with the program's name.
+func printMessage(_ text: String) {
+    let bytes = Array("dcpctl: \(text)\n".utf8)
+    // A message that cannot be written has nobody to be told of it.
+    _ = write(STDERR_FILENO, bytes, bytes.count)
 }

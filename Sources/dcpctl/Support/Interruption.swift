@@ -10,15 +10,11 @@ func interruptible<Result: Sendable>(_ body: @escaping @Sendable () async throws
             for await _ in signals { return nil }
             return nil
         }
-        defer { group.cancelAll() }
-        guard let first = try await group.next(), let result = first else {
-            group.cancelAll()
-            // The body ends first: what it started is down before the program is.
-            while let late = try await group.next() {
-                if let result = late { return result }
-            }
-            throw CancellationError()
-        }
-        return result
+        let first = try await group.next()
+        group.cancelAll()
+        if let first, let result = first { return result }
+        // A signal: what the body started is down before the program is.
+        if let late = try await group.next(), let result = late { return result }
+        throw CancellationError()
     }
 }

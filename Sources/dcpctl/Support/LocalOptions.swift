@@ -30,8 +30,9 @@ struct ClusterOptions: ParsableArguments {
         }
     }
 
-    func options(ranks: Int?) -> LocalClusterOptions {
+    func options(ranks: Int?, detached: Bool = false) -> LocalClusterOptions {
         var options = LocalClusterOptions()
+        options.detached = detached
         options.ranks = ranks
         options.headGroups = headGroups
         options.interleave = interleave
