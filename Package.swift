@@ -101,7 +101,20 @@ let package = Package(
         tests("DCPAttention"),
         tests("DCPStore"),
         tests("DCPCache", ["DCPAttention", "DCPStore", "cache-crasher"]),
-        tests("DCPClient"),
+        tests("DCPWire", [nioCore]),
+        tests("DCPTransport", ["DCPWire", nioCore, nioPosix]),
+        tests("DCPCollectives"),
+        tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", nioCore]),
+        tests("DCPCoordinator", ["DCPWire"]),
+        tests("DCPClient", ["DCPWire", "DCPTransport"]),
+        tests("DCPDaemon", [argumentParser]),
         tests("DCPConsole"),
+        .testTarget(
+            name: "IntegrationTests",
+            dependencies: [
+                "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit", "dcp-rank",
+                "dcp-coordinator", "dcpctl",
+            ],
+            swiftSettings: swiftSettings),
     ]
 )
