@@ -19,7 +19,8 @@ struct Roster<Piece: Sendable>: Sendable {
         guard pieces.indices.contains(member) else {
             throw ServiceError(
                 .protocolViolation,
-                "Context rank \(member) sent a piece of the \(collective), but the head group has \(pieces.count) ranks.")
+                "Context rank \(member) sent a piece of the \(collective), but the head group has \(pieces.count) ranks."
+            )
         }
         guard pieces[member] == nil else {
             throw ServiceError(

@@ -39,7 +39,7 @@ public struct TextTable: Sendable {
         rows.append(cells.map(Self.printable))
     }
 
-    /// The table with a line feed after each line.
+    /// The table, lines separated by line feeds; none after the last.
     public func rendered() -> String {
         let widths = columns.indices.map { column in
             max(columns[column].title.count, rows.map { $0[column].count }.max() ?? 0)
@@ -52,9 +52,9 @@ public struct TextTable: Sendable {
                 text += (column == 0 ? "" : "  ") + (right[column] ? padding + cell : cell + padding)
             }
             while text.last == " " { text.removeLast() }
-            return text + "\n"
+            return text
         }
-        return line(columns.map(\.title)) + rows.map(line).joined()
+        return ([columns.map(\.title)] + rows).map(line).joined(separator: "\n")
     }
 
     private func isRightAligned(_ column: Int) -> Bool {

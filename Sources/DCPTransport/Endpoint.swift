@@ -22,7 +22,8 @@ public enum Endpoint: Hashable, Sendable, CustomStringConvertible {
             return
         }
         if let address = text.removingPrefix("tcp:"), let colon = address.lastIndex(of: ":"),
-            let port = Int(address[address.index(after: colon)...]), (0...65535).contains(port), colon > address.startIndex
+            let port = Int(address[address.index(after: colon)...]), (0...65535).contains(port),
+            colon > address.startIndex
         {
             var host = String(address[..<colon])
             if host.hasPrefix("["), host.hasSuffix("]") { host = String(host.dropFirst().dropLast()) }

@@ -92,7 +92,8 @@ public final class Link {
             throw ServiceError(
                 .invalidRequest,
                 "A \(frame.message.type) frame for \(peer.sender) has \(payloadByteCount) bytes of payload, the limit is "
-                    + "\(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl submit --chunk).")
+                    + "\(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl submit --chunk)."
+            )
         }
         write(frame)
     }

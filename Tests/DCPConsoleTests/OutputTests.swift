@@ -14,7 +14,6 @@ struct OutputTests {
             RANK  STATE    TOKENS     STORE
                0  ready     12800  64.0 MiB
               10  missing       -         -
-
             """
         #expect(table.rendered() == expected)
     }
@@ -22,16 +21,16 @@ struct OutputTests {
     @Test("an explicit alignment wins, and a table without rows is its titles")
     func alignment() {
         var table = TextTable([.init("NAME"), .init("N", alignment: .left), .init("X", alignment: .right)])
-        #expect(table.rendered() == "NAME  N  X\n")
+        #expect(table.rendered() == "NAME  N  X")
         table.append(["a", "1", "left"])
-        #expect(table.rendered() == "NAME  N     X\na     1  left\n")
+        #expect(table.rendered() == "NAME  N     X\na     1  left")
     }
 
     @Test("a name with control characters stays in its cell")
     func controlCharacters() {
         var table = TextTable("NAME")
         table.append(["a\nb\u{1B}[2J"])
-        #expect(table.rendered() == "NAME\na\\nb\\u{1B}[2J\n")
+        #expect(table.rendered() == "NAME\na\\nb\\u{1B}[2J")
     }
 
     private struct Status: Encodable {

@@ -2,7 +2,7 @@ public import DCPCore
 internal import DCPWire
 
 #if canImport(Glibc)
-internal import Glibc
+    internal import Glibc
 #endif
 
 /// What a canary found.

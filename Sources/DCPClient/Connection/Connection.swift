@@ -26,7 +26,8 @@ final class Connection: Sendable {
         let opened = eventLoop.flatSubmit {
             let promise = eventLoop.makePromise(of: NIOLoopBound<ConnectionState>.self)
             let state = ConnectionState(name: name, rank: rank, eventLoop: eventLoop, opened: promise)
-            Dialer(eventLoop: eventLoop).dial(endpoint, hello: Hello(role: .client, fingerprint: nil), delegate: state) {
+            Dialer(eventLoop: eventLoop).dial(endpoint, hello: Hello(role: .client, fingerprint: nil), delegate: state)
+            {
                 error in state.failed(error)
             }
             return promise.futureResult
@@ -107,7 +108,8 @@ private final class ConnectionState: LinkDelegate {
     func failed(_ error: ServiceError) {
         var error = error
         if let rank {
-            error = ServiceError(.rankUnavailable, "\(error.message) Start it: systemctl start dcp-rank@\(rank.value).", rank: rank)
+            error = ServiceError(
+                .rankUnavailable, "\(error.message) Start it: systemctl start dcp-rank@\(rank.value).", rank: rank)
         }
         closeReason = error
         opened?.fail(error)

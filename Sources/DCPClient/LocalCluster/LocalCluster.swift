@@ -102,6 +102,14 @@ public final class LocalCluster: Sendable {
         try writeRunning()
     }
 
+    /// Starts the daemons that have ended, as they were. Does not wait until they are ready.
+    /// - Returns: which these are.
+    public func startMissing() throws(ServiceError) -> [DaemonRole] {
+        let missing = roles.filter { daemon($0)?.exit != nil || daemon($0) == nil }
+        for role in missing { try start(role) }
+        return missing
+    }
+
     public func startRank(_ rank: Int) throws(ServiceError) { try start(.rank(try rankIndex(rank))) }
 
     public func killRank(_ rank: Int) async throws(ServiceError) { try await kill(.rank(try rankIndex(rank))) }

@@ -68,11 +68,13 @@ public struct SubmitFile: Sendable {
     }
 
     private static func layers(of file: SafetensorsFile, layer: Int?) throws(ServiceError) -> [Layer] {
-        let indices = Set(file.entries.compactMap { entry -> Int? in
-            let parts = entry.name.split(separator: ".", omittingEmptySubsequences: false)
-            guard parts.count == 3, parts[0] == "layers", ["q", "k", "v"].contains(parts[2]) else { return nil }
-            return Int(parts[1]).flatMap { $0 >= 0 && String($0) == parts[1] ? $0 : nil }
-        }).sorted()
+        let indices = Set(
+            file.entries.compactMap { entry -> Int? in
+                let parts = entry.name.split(separator: ".", omittingEmptySubsequences: false)
+                guard parts.count == 3, parts[0] == "layers", ["q", "k", "v"].contains(parts[2]) else { return nil }
+                return Int(parts[1]).flatMap { $0 >= 0 && String($0) == parts[1] ? $0 : nil }
+            }
+        ).sorted()
         func tensors(_ index: Int, _ prefix: String) throws(ServiceError) -> Layer {
             Layer(
                 index: index, queries: try file.tensor(named: prefix + "q"),
@@ -83,7 +85,8 @@ public struct SubmitFile: Sendable {
             guard layer == nil else {
                 throw ServiceError(
                     .invalidRequest,
-                    "\(file.path) names its layers (layers.\(indices[0]).q ...), so --layer has no meaning; leave it out.")
+                    "\(file.path) names its layers (layers.\(indices[0]).q ...), so --layer has no meaning; leave it out."
+                )
             }
             return try indices.map { (index) throws(ServiceError) in try tensors(index, "layers.\(index).") }
         }
@@ -100,7 +103,8 @@ public struct SubmitFile: Sendable {
         guard tensor.shape == shape else {
             throw ServiceError(
                 .invalidRequest,
-                "\(path): tensor \(tensor.name) has shape \(tensor.shape), the others need \(shape); correct its shape.")
+                "\(path): tensor \(tensor.name) has shape \(tensor.shape), the others need \(shape); correct its shape."
+            )
         }
     }
 

@@ -93,7 +93,8 @@ public final class CoordinatorStore: Sendable {
                     throw ServiceError(
                         .storeRefused,
                         "The state in \(directory) is of a cluster `\(LayoutFingerprint(stored))`, the daemon was started "
-                            + "for `\(LayoutFingerprint(shape))`; start it with the old shape, or with another --state.")
+                            + "for `\(LayoutFingerprint(shape))`; start it with the old shape, or with another --state."
+                    )
                 }
             } else {
                 state.apply(try StateCoding.decode(key: key, value: value))

@@ -118,10 +118,10 @@ package enum StateCoding {
                     + "restore its state directory from a copy.")
         }
         guard value.count >= 4 else { throw damaged("has only \(value.count) bytes") }
-        let body_ = value.dropLast(4)
+        let bytes = value.dropLast(4)
         let stored = value.suffix(4).reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
-        guard body_.withUnsafeBytes({ CRC32C.checksum($0) }) == stored else { throw damaged("fails its checksum") }
-        var reader = WireReader(ByteBuffer(bytes: body_), of: .directoryReply)
+        guard bytes.withUnsafeBytes({ CRC32C.checksum($0) }) == stored else { throw damaged("fails its checksum") }
+        var reader = WireReader(ByteBuffer(bytes: bytes), of: .directoryReply)
         do throws(ServiceError) {
             let result = try body(&reader)
             try reader.finish()

@@ -38,7 +38,9 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     @Option(help: "How ranks exchange partial results: a2a or ag-rs.")
     var exchange: String = "a2a"
 
-    @Option(help: ArgumentHelp("How long a rank may stay silent before it counts as lost, in seconds.", valueName: "seconds"))
+    @Option(
+        help: ArgumentHelp(
+            "How long a rank may stay silent before it counts as lost, in seconds.", valueName: "seconds"))
     var lease: Double = 5
 
     @Option(

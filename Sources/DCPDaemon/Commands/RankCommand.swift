@@ -41,7 +41,8 @@ public struct RankCommand: AsyncParsableCommand {
     @Option(help: "When a commit reaches the disk: always, everysec or never.")
     var durability: String = "everysec"
 
-    @Option(help: ArgumentHelp("The largest size of the store's file, in GiB. Address space, not disk.", valueName: "GiB"))
+    @Option(
+        help: ArgumentHelp("The largest size of the store's file, in GiB. Address space, not disk.", valueName: "GiB"))
     var mapSize: Int?
 
     @Option(help: ArgumentHelp("RAM for tokens that are not committed yet, in MiB.", valueName: "MiB"))

@@ -81,7 +81,8 @@ struct CoordinatorService: Service {
                 metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
         case .refused(let peer, let error):
             logger.warning(
-                "Refused a connection", metadata: ["peer": "\(peer)", "error": "\(error.code)", "reason": "\(error.message)"])
+                "Refused a connection",
+                metadata: ["peer": "\(peer)", "error": "\(error.code)", "reason": "\(error.message)"])
         case .fatal: break  // Logged once, with the exit.
         }
     }

@@ -31,7 +31,8 @@ struct RankEventLog {
                 metadata: ["step": "\(tag)", "error": "\(error.code)", "reason": "\(error.message)"])
         case .refused(let peer, let error):
             logger.warning(
-                "Refused a connection", metadata: ["peer": "\(peer)", "error": "\(error.code)", "reason": "\(error.message)"])
+                "Refused a connection",
+                metadata: ["peer": "\(peer)", "error": "\(error.code)", "reason": "\(error.message)"])
         case .operationFailed(let operation, let error):
             logger.error(
                 "Operation failed, the coordinator was told",

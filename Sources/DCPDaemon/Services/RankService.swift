@@ -23,7 +23,8 @@ struct RankService: Service {
         guard let cluster = try await clusterShape() else { return }
         guard rank.value < cluster.ranks else {
             throw ServiceError(
-                .invalidConfiguration, "\(rank) is outside 0..<\(cluster.ranks), the ranks of the cluster; correct --rank.")
+                .invalidConfiguration,
+                "\(rank) is outside 0..<\(cluster.ranks), the ranks of the cluster; correct --rank.")
         }
         // On a thread of its own: opening scans the keys of a store that may be large.
         let cache = try await NIOThreadPool.singleton.runIfActive { [storeDirectory, cacheSettings] in

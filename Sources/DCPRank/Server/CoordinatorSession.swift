@@ -255,7 +255,8 @@ extension CoordinatorSession: LinkDelegate {
         isDialling = false
         guard !isStopped, peer.role == .coordinator else {
             link.close(
-                ServiceError(.incompatible, "Found \(peer.sender) where the coordinator should be; check --coordinator."))
+                ServiceError(
+                    .incompatible, "Found \(peer.sender) where the coordinator should be; check --coordinator."))
             return
         }
         self.link = link
@@ -276,7 +277,8 @@ extension CoordinatorSession: LinkDelegate {
         default:
             link.close(
                 ServiceError(
-                    .protocolViolation, "The coordinator sent a \(frame.message.type) frame, which a rank does not take."))
+                    .protocolViolation,
+                    "The coordinator sent a \(frame.message.type) frame, which a rank does not take."))
         }
     }
 

@@ -92,7 +92,8 @@ final class PeerLinks {
     }
 
     private func dialIfNeeded(_ rank: RankIndex) {
-        guard !isStopped, own > rank, let delegate, var peer = peers[rank], let endpoint = peer.endpoint, peer.link == nil,
+        guard !isStopped, own > rank, let delegate, var peer = peers[rank], let endpoint = peer.endpoint,
+            peer.link == nil,
             !peer.isDialling
         else {
             return

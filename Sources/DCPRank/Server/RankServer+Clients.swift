@@ -209,7 +209,8 @@ extension RankServer {
             tokens: UInt64(statistics.localTokens), sealedBlocks: UInt64(statistics.sealedBlocks),
             openBlockByteCount: UInt64(statistics.memoryByteCount),
             uncommittedByteCount: UInt64(statistics.uncommittedByteCount),
-            storeByteCount: UInt64(statistics.storeUsedByteCount), mapByteCountMax: UInt64(statistics.storeMapByteCount),
+            storeByteCount: UInt64(statistics.storeUsedByteCount),
+            mapByteCountMax: UInt64(statistics.storeMapByteCount),
             stepsInFlight: UInt64(steps.executions.count), stepsCompleted: counters.stepsCompleted,
             stepsAborted: counters.stepsAborted, framesRefused: counters.framesRefused,
             receiveByteCount: traffic.received, sendByteCount: traffic.sent)

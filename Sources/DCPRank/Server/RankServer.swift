@@ -151,11 +151,9 @@ public final class RankServer {
         do throws(ServiceError) {
             try client.send(
                 Frame(epoch: coordinator.epoch, tag: tag, sender: configuration.rank, message: message))
-        } catch where error.code == .overloaded {
-            // The client does not read. It would wait for an answer that cannot be sent, so it hears of it this way.
-            client.close(error)
         } catch {
-            return
+            // A client that does not read would wait for an answer that cannot be sent: it hears of it this way.
+            if error.code == .overloaded { client.close(error) }
         }
     }
 
@@ -236,7 +234,8 @@ extension RankServer: LinkDelegate {
         }
         guard peers.opened(link, rank: rank) else {
             let error = ServiceError(
-                .protocolViolation, "\(rank) is not of the head group of \(configuration.rank); it has no business here.")
+                .protocolViolation,
+                "\(rank) is not of the head group of \(configuration.rank); it has no business here.")
             link.close(error)
             return
         }

@@ -37,7 +37,8 @@ final class StepWork: Sendable {
                 for (entry, tokens) in entryTokens {
                     do throws(ServiceError) {
                         try cache.append(
-                            sequence: entry.sequence, layer: layer, position: entry.position, rows: rows, tokens: tokens)
+                            sequence: entry.sequence, layer: layer, position: entry.position, rows: rows, tokens: tokens
+                        )
                         done.append((entry, tokens.count))
                     } catch {
                         for (entry, _) in done {

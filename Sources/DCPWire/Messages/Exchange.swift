@@ -154,7 +154,8 @@ extension WireReader {
 }
 
 extension ByteBuffer {
-    mutating func take(_ byteCount: Int, _ name: StaticString, _ reader: WireReader) throws(ServiceError) -> ByteBuffer {
+    mutating func take(_ byteCount: Int, _ name: StaticString, _ reader: WireReader) throws(ServiceError) -> ByteBuffer
+    {
         guard let slice = readSlice(length: byteCount) else {
             throw reader.malformed("needs \(byteCount) bytes of \(name) but has \(readableBytes)")
         }

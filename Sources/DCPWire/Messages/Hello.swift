@@ -42,7 +42,8 @@ public struct Hello: Hashable, Sendable {
         }
     }
 
-    public init(role: Role, rank: RankIndex? = nil, fingerprint: LayoutFingerprint?, release: String = Release.current) {
+    public init(role: Role, rank: RankIndex? = nil, fingerprint: LayoutFingerprint?, release: String = Release.current)
+    {
         self.role = role
         self.rank = rank
         self.fingerprint = fingerprint.map { Fingerprint($0) }

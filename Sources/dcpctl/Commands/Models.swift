@@ -109,7 +109,8 @@ struct ModelView: Encodable {
 
     static func table(_ views: [ModelView]) -> String {
         guard !views.isEmpty else { return "No models." }
-        var table = TextTable("MODEL", "LAYERS", "Q HEADS", "KV HEADS", "KEY DIM", "VALUE DIM", "SCALE", "SOFT CAP", "KV DTYPE")
+        var table = TextTable(
+            "MODEL", "LAYERS", "Q HEADS", "KV HEADS", "KEY DIM", "VALUE DIM", "SCALE", "SOFT CAP", "KV DTYPE")
         for view in views {
             table.append([
                 view.name, "\(view.layers)", "\(view.queryHeads)", "\(view.kvHeads)", "\(view.keyDim)",

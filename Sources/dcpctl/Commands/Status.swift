@@ -152,7 +152,8 @@ struct RankView: Encodable {
 
     static func counters(_ views: [RankView]) -> String {
         var table = TextTable(
-            "RANK", "STATE", "PID", "THREADS", "STEPS", "ABORTED", "REFUSED", "BLOCKS", "OPEN RAM", "UNCOMMITTED", "STORE",
+            "RANK", "STATE", "PID", "THREADS", "STEPS", "ABORTED", "REFUSED", "BLOCKS", "OPEN RAM", "UNCOMMITTED",
+            "STORE",
             "RECEIVED", "SENT")
         for view in views {
             table.append([

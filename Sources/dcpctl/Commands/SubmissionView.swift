@@ -71,7 +71,8 @@ struct SubmissionView: Encodable {
             var table = TextTable("LAYER", "MAX ERROR O", "MAX ERROR LSE")
             for layer in layers {
                 table.append([
-                    "\(layer.layer)", layer.outputErrorMax.map { "\($0)" } ?? "-", layer.lseErrorMax.map { "\($0)" } ?? "-",
+                    "\(layer.layer)", layer.outputErrorMax.map { "\($0)" } ?? "-",
+                    layer.lseErrorMax.map { "\($0)" } ?? "-",
                 ])
             }
             parts.append(table.rendered())

@@ -28,13 +28,17 @@ struct Submit: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Where the answer is written.", valueName: "file"))
     var output: String?
 
-    @Option(help: ArgumentHelp("The sequence to append to; created when it is new. Default: the file's name.", valueName: "name"))
+    @Option(
+        help: ArgumentHelp(
+            "The sequence to append to; created when it is new. Default: the file's name.", valueName: "name"))
     var sequence: String?
 
     @Option(help: ArgumentHelp("The model. Default: the file's name.", valueName: "name"))
     var model: String?
 
-    @Option(help: ArgumentHelp("What a new model's cache keeps: bf16, f16 or f32. Default: the keys' dtype.", valueName: "dtype"))
+    @Option(
+        help: ArgumentHelp(
+            "What a new model's cache keeps: bf16, f16 or f32. Default: the keys' dtype.", valueName: "dtype"))
     var kvDtype: String?
 
     @Option(help: "Which layer q, k and v are of. Default: 0.")
@@ -46,7 +50,8 @@ struct Submit: AsyncParsableCommand {
     @Option(help: "Where the tokens begin. Default: where the sequence ends.")
     var position: Int?
 
-    @Option(help: ArgumentHelp("How many tokens go in chunks; the rest one at a time. Default: all.", valueName: "tokens"))
+    @Option(
+        help: ArgumentHelp("How many tokens go in chunks; the rest one at a time. Default: all.", valueName: "tokens"))
     var prefill: Int?
 
     @Option(help: ArgumentHelp("Tokens in a chunk.", valueName: "tokens"))
@@ -80,8 +85,12 @@ struct Submit: AsyncParsableCommand {
         guard ["gather", "replicate"].contains(query) else {
             throw ValidationError("`\(query)` is not a way to bring queries; use gather or replicate.")
         }
-        guard tolerance >= 0 else { throw ValidationError("The tolerance \(tolerance) is negative; correct --tolerance.") }
-        for (name, value) in [("--layer", layer), ("--layers", layers), ("--position", position), ("--prefill", prefill)] {
+        guard tolerance >= 0 else {
+            throw ValidationError("The tolerance \(tolerance) is negative; correct --tolerance.")
+        }
+        for (name, value) in [
+            ("--layer", layer), ("--layers", layers), ("--position", position), ("--prefill", prefill),
+        ] {
             if let value, value < 0 { throw ValidationError("\(name) \(value) is negative; correct it.") }
         }
     }

@@ -9,7 +9,8 @@ struct Up: AsyncParsableCommand {
         abstract: "Start a coordinator and ranks on this machine.",
         discussion: """
             Starts real daemons over a directory, waits until they are ready and prints how to reach them. A directory \
-            that was used before is taken up again, with its sequences; options that are left out are then the old ones.
+            that was used before is taken up again, with its sequences; options that are left out are then the old ones. \
+            Of a detached cluster that still runs in part, the daemons that have died are started again.
 
             Without --detach the command stays until Ctrl-C or `dcpctl down`, and stops the daemons when it ends.
 
@@ -44,6 +45,11 @@ struct Up: AsyncParsableCommand {
             let options = cluster.options(ranks: ranks, detached: detach)
             let detach = detach
             try await interruptible {
+                if let local = try await restartMissing(in: directory, options) {
+                    try await local.waitUntilReady(deadline: wait, clusterIsReady)
+                    try announce(local)
+                    return
+                }
                 let local = try LocalCluster.start(in: directory, options: options)
                 do {
                     try await local.waitUntilReady(deadline: wait, clusterIsReady)
@@ -55,6 +61,19 @@ struct Up: AsyncParsableCommand {
                 }
             }
         }
+    }
+
+    /// A detached cluster of which some daemons have died gets just these back; nil when that is not so.
+    private func restartMissing(
+        in directory: LocalClusterDirectory, _ options: LocalClusterOptions
+    ) async throws(ServiceError) -> LocalCluster? {
+        guard directory.isCluster, let local = try LocalCluster.find(in: directory, options: options) else {
+            return nil
+        }
+        let started = try local.startMissing()
+        guard !started.isEmpty else { return nil }
+        printMessage("started again: " + started.map(\.description).joined(separator: ", "))
+        return local
     }
 
     private func announce(_ local: LocalCluster) throws {

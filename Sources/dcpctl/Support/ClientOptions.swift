@@ -38,7 +38,8 @@ struct ClientOptions: ParsableArguments {
             guard error.code == .unreachable else { throw error }
             throw ServiceError(
                 .unreachable,
-                "\(error.message) Start a cluster with `dcpctl up`, or name another with --coordinator or DCP_COORDINATOR.")
+                "\(error.message) Start a cluster with `dcpctl up`, or name another with --coordinator or DCP_COORDINATOR."
+            )
         }
     }
 

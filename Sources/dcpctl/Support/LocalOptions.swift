@@ -53,7 +53,8 @@ enum LocalDirectory {
         if let path { return try LocalClusterDirectory(path: path) }
         if let state = variable("XDG_STATE_HOME") { return try LocalClusterDirectory(path: state + "/dcp") }
         guard let home = variable("HOME") else {
-            throw ServiceError(.invalidConfiguration, "Neither HOME nor XDG_STATE_HOME is set; name a directory with --dir.")
+            throw ServiceError(
+                .invalidConfiguration, "Neither HOME nor XDG_STATE_HOME is set; name a directory with --dir.")
         }
         return try LocalClusterDirectory(path: home + "/.local/state/dcp")
     }
