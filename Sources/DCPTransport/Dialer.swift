@@ -1,5 +1,6 @@
 package import DCPCore
 package import DCPWire
+internal import Glibc
 public import NIOCore
 internal import NIOPosix
 
@@ -48,8 +49,9 @@ public final class Dialer {
 
     private static func describe(_ error: any Error) -> String {
         if let failure = error as? NIOConnectionError, let first = failure.connectionErrors.first {
-            return "\(first.error)"
+            return describe(first.error)
         }
+        if let failure = error as? IOError { return String(cString: strerror(failure.errnoCode)) }
         return "\(error)"
     }
 }

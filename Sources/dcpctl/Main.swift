@@ -22,7 +22,7 @@ struct Dcpctl: AsyncParsableCommand {
             EXAMPLE
               dcpctl up --ranks 4 --detach
               export DCP_COORDINATOR=unix:$HOME/.local/state/dcp/coordinator.sock
-              dcpctl submit prompt.safetensors --sequence chat-1 --output answer.safetensors
+              dcpctl submit prompt.safetensors --sequence chat-1 --output o.safetensors
               dcpctl status
               dcpctl down
 

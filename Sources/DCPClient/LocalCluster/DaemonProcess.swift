@@ -126,10 +126,18 @@ public final class DaemonProcess: Sendable {
     }
 
     /// What it took to stop a daemon.
-    public enum StopOutcome: Hashable, Sendable {
+    public enum StopOutcome: Hashable, Sendable, CustomStringConvertible {
         case stopped(ProcessExit)
         /// It did not end on SIGTERM within its deadline and got SIGKILL.
         case killed(after: Duration)
+
+        public var description: String {
+            switch self {
+            case .stopped(.status(0)), .stopped(.unknown): "stopped"
+            case .stopped(let exit): "\(exit)"
+            case .killed(let deadline): "did not stop within \(deadline) and was killed"
+            }
+        }
     }
 
     /// Sends SIGTERM, waits for the end, and sends SIGKILL when the deadline has passed. Blocks.

@@ -14,7 +14,8 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             client asks it once for the topology, then talks to the ranks. When it is stopped the ranks keep serving.
 
             EXAMPLE
-              dcp-coordinator --state /var/lib/dcp/coordinator --listen unix:/run/dcp/coordinator.sock --ranks 4
+              dcp-coordinator --ranks 4 --state /var/lib/dcp/coordinator \\
+                  --listen unix:/run/dcp/coordinator.sock
             """,
         version: Release.current)
 

@@ -16,7 +16,8 @@ public struct RankCommand: AsyncParsableCommand {
             there. Its store belongs to it: the rank's number, the cluster's shape and the store are bound to each other.
 
             EXAMPLE
-              dcp-rank --rank 0 --store /var/lib/dcp/rank-0 --listen unix:/run/dcp/rank-0.sock \\
+              dcp-rank --rank 0 --store /var/lib/dcp/rank-0 \\
+                  --listen unix:/run/dcp/rank-0.sock \\
                   --coordinator unix:/run/dcp/coordinator.sock
             """,
         version: Release.current)

@@ -18,8 +18,8 @@ struct Submit: AsyncParsableCommand {
             model have come.
 
             EXAMPLE
-              dcpctl submit prompt.safetensors --sequence chat-1 --chunk 256 --output answer.safetensors
-              dcpctl submit trace.safetensors --local 4 --expect expected.safetensors --tolerance 2e-5
+              dcpctl submit prompt.safetensors --sequence chat-1 --output o.safetensors
+              dcpctl submit trace.safetensors --local 4 --expect expected.safetensors
             """)
 
     @Argument(help: "The safetensors file.")
