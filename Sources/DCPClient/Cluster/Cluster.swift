@@ -37,6 +37,8 @@ public actor Cluster {
     private let coordinator: Connection
     private var known: Topology?
     private var ranks: [RankIndex: Connection] = [:]
+    /// Connections being made: callers that need the same one at the same moment share it.
+    private var opening: [RankIndex: Task<Result<Connection, ServiceError>, Never>] = [:]
     private var nextNumber: UInt64 = 1
 
     private init(coordinator: Connection, eventLoop: any EventLoop, timeouts: Timeouts) {
@@ -171,11 +173,23 @@ public actor Cluster {
     }
 
     private func connection(to rank: RankIndex, in topology: Topology) async throws(ServiceError) -> Connection {
-        if let known = ranks[rank], await known.isOpen { return known }
-        let connection = try await Connection.open(
-            try Endpoint(topology.endpoint(of: rank)), name: "\(rank)", rank: rank, eventLoop: eventLoop)
-        ranks[rank] = connection
-        return connection
+        if let shared = opening[rank] { return try await shared.value.get() }
+        if let known = ranks[rank], known.isOpen { return known }
+        let endpoint = try Endpoint(topology.endpoint(of: rank))
+        let eventLoop = eventLoop
+        let task = Task { () async -> Result<Connection, ServiceError> in
+            do throws(ServiceError) {
+                return .success(
+                    try await Connection.open(endpoint, name: "\(rank)", rank: rank, eventLoop: eventLoop))
+            } catch {
+                return .failure(error)
+            }
+        }
+        opening[rank] = task
+        let result = await task.value
+        opening[rank] = nil
+        if case .success(let connection) = result { ranks[rank] = connection }
+        return try result.get()
     }
 
     static func unexpected(_ message: Message, from peer: String) -> ServiceError {

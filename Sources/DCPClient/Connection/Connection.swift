@@ -2,17 +2,22 @@ internal import DCPCore
 internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
+internal import Synchronization
 
 /// A link with requests and replies, for `async` callers. Any thread.
 final class Connection: Sendable {
     let endpoint: Endpoint
     private let eventLoop: any EventLoop
     private let state: NIOLoopBound<ConnectionState>
+    private let openFlag: OpenFlag
 
-    private init(endpoint: Endpoint, eventLoop: any EventLoop, state: NIOLoopBound<ConnectionState>) {
+    private init(
+        endpoint: Endpoint, eventLoop: any EventLoop, state: NIOLoopBound<ConnectionState>, openFlag: OpenFlag
+    ) {
         self.endpoint = endpoint
         self.eventLoop = eventLoop
         self.state = state
+        self.openFlag = openFlag
     }
 
     /// Dials and says hello as a client.
@@ -23,24 +28,22 @@ final class Connection: Sendable {
     static func open(
         _ endpoint: Endpoint, name: String, rank: RankIndex? = nil, eventLoop: any EventLoop
     ) async throws(ServiceError) -> Connection {
+        let openFlag = OpenFlag()
         let opened = eventLoop.flatSubmit {
             let promise = eventLoop.makePromise(of: NIOLoopBound<ConnectionState>.self)
-            let state = ConnectionState(name: name, rank: rank, eventLoop: eventLoop, opened: promise)
+            let state = ConnectionState(name: name, rank: rank, eventLoop: eventLoop, openFlag: openFlag, opened: promise)
             Dialer(eventLoop: eventLoop).dial(endpoint, hello: Hello(role: .client, fingerprint: nil), delegate: state)
             {
                 error in state.failed(error)
             }
             return promise.futureResult
         }
-        return Connection(endpoint: endpoint, eventLoop: eventLoop, state: try await opened.result())
+        return Connection(
+            endpoint: endpoint, eventLoop: eventLoop, state: try await opened.result(), openFlag: openFlag)
     }
 
-    var isOpen: Bool {
-        get async {
-            let state = state
-            return (try? await eventLoop.submit { state.value.isOpen }.get()) ?? false
-        }
-    }
+    /// Whether requests may be sent; it may close at any moment after.
+    var isOpen: Bool { openFlag.value.load(ordering: .acquiring) }
 
     /// Sends a request. The future is of this connection's loop; it fails with a `ServiceError`, at the latest after
     /// `timeout`.
@@ -58,30 +61,37 @@ final class Connection: Sendable {
     deinit { close() }
 }
 
+/// Shared by a connection and its state on the loop, which sets it.
+private final class OpenFlag: Sendable {
+    let value = Atomic(false)
+}
+
 /// The loop's side of a connection.
 private final class ConnectionState: LinkDelegate {
     private let name: String
     private let rank: RankIndex?
     private let eventLoop: any EventLoop
+    private let openFlag: OpenFlag
     private var opened: EventLoopPromise<NIOLoopBound<ConnectionState>>?
-    private var link: Link?
+    private var link: Link? {
+        didSet { openFlag.value.store(link != nil, ordering: .releasing) }
+    }
     private var pending: [Tag: (promise: EventLoopPromise<Message>, deadline: Scheduled<Void>)] = [:]
     private var closeReason: ServiceError?
     /// The link holds its delegate weakly.
     private var keepsItself: ConnectionState?
 
     init(
-        name: String, rank: RankIndex?, eventLoop: any EventLoop,
+        name: String, rank: RankIndex?, eventLoop: any EventLoop, openFlag: OpenFlag,
         opened: EventLoopPromise<NIOLoopBound<ConnectionState>>
     ) {
         self.name = name
         self.rank = rank
         self.eventLoop = eventLoop
+        self.openFlag = openFlag
         self.opened = opened
         keepsItself = self
     }
-
-    var isOpen: Bool { link != nil }
 
     func request(_ frame: Frame, timeout: TimeAmount) -> EventLoopFuture<Message> {
         let promise = eventLoop.makePromise(of: Message.self)

@@ -38,16 +38,7 @@ struct RankService: Service {
                 "tokens": "\(statistics.localTokens)", "blocks": "\(statistics.sealedBlocks)",
                 "layout": "\(LayoutFingerprint(cluster))",
             ])
-        let pool = ComputePool(threads: configuration.threads)
-        do {
-            try await serve(cluster, cache, pool)
-        } catch {
-            try? await pool.shutDown()
-            cache.close()
-            throw error
-        }
-        try await pool.shutDown()
-        cache.close()
+        try await serve(cluster, cache, ComputePool(threads: configuration.threads))
     }
 
     /// Dials until the coordinator answers; nil when the daemon is stopped first.
@@ -84,16 +75,26 @@ struct RankService: Service {
                     RankEventLog(logger: logger).write(event)
                 }, eventLoop: eventLoop)
         }.get()
-        try await eventLoop.flatSubmit { server.value.start() }.get()
-        // Serves until it is told to stop, or cannot go on.
-        let failure = await withGracefulShutdownHandler {
-            await fatalErrors.first { _ in true }
-        } onGracefulShutdown: {
-            fatal.finish()
+        var failure: (any Error)?
+        do {
+            try await eventLoop.flatSubmit { server.value.start() }.get()
+            // Serves until it is told to stop, or cannot go on.
+            failure = await withGracefulShutdownHandler {
+                await fatalErrors.first { _ in true }
+            } onGracefulShutdown: {
+                fatal.finish()
+            }
+        } catch {
+            failure = error
         }
         ServiceManager.stopping()
         logger.notice("Draining", metadata: ["deadline": "\(configuration.drainTimeout.nanoseconds / 1_000_000_000) s"])
         try await eventLoop.flatSubmit { server.value.stop() }.get()
+        try await pool.shutDown()
+        // What clients have committed last is written before the daemon ends.
+        cache.close()
+        // Completions of pool and writer still come to the loop and need the server; this comes after all of them.
+        try await eventLoop.submit { _ = server.value }.get()
         if let failure { throw failure }
     }
 }

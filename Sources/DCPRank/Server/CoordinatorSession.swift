@@ -171,10 +171,15 @@ final class CoordinatorSession {
         server.abortAllSteps(
             ServiceError(.staleEpoch, "The membership changed to \(next) while the step was in flight; try again."))
         server.steps.dropEarly()
-        server.cursors.forgetAll()
         epoch = next
         hasSentLinksReady = false
         server.observe(.joining(next))
+        server.whenAllQuiet { self.persist(next) }
+    }
+
+    private func persist(_ next: Epoch) {
+        guard epoch == next else { return }
+        server.cursors.forgetAll()
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
         let eventLoop = server.eventLoop
         // The writer thread takes commits and this in order: the lengths registered afterwards are final for the epoch.
@@ -189,6 +194,9 @@ final class CoordinatorSession {
             link?.close(error)
             return
         }
+        // The coordinator calls the cluster ready only after this registration and all it asks for in answer, and no
+        // client sends in an epoch that is not ready. So whoever sends in it now has heard of that before this rank.
+        serving = .yes
         register()
         let group = server.cluster.members(ofHeadGroup: server.cluster.headGroup(of: server.configuration.rank))
         do throws(ServiceError) {
@@ -222,10 +230,10 @@ final class CoordinatorSession {
             cache.fork(parent: parent, child: child, length: length, completion: done)
         case .truncate(let sequence, let length):
             server.abortSteps(on: sequence, changed)
-            cache.truncate(sequence, length: length, completion: done)
+            server.whenQuiet(sequence) { cache.truncate(sequence, length: length, completion: done) }
         case .close(let sequence):
             server.abortSteps(on: sequence, changed)
-            cache.close(sequence, completion: done)
+            server.whenQuiet(sequence) { cache.close(sequence, completion: done) }
         }
     }
 

@@ -14,7 +14,9 @@ extension RankServer {
         case .commit(let lengths):
             commit(lengths, frame: frame, from: link)
         case .sequenceStatusRequest(let sequences):
-            answer(link, frame.tag, .sequenceStatus(status(of: sequences)))
+            whenRolledBack(sequences) { [weak link] in
+                self.answer(link, frame.tag, .sequenceStatus(self.status(of: sequences)))
+            }
         case .rewind(let sequence, let layerLengths):
             rewind(sequence, layerLengths, frame: frame, from: link)
         case .rankStatusRequest:
@@ -153,13 +155,24 @@ extension RankServer {
                         + "the committed \(state.committedLength); use `dcpctl sequence truncate` to go below it.")
             }
             abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
-            for (layer, length) in layerLengths.enumerated() where length < state.layerLengths[layer] {
+            whenQuiet(sequence) { [weak link] in
+                self.answer(link, frame.tag, self.rewound(sequence, layerLengths))
+            }
+        } catch {
+            answer(link, frame.tag, .failure(error))
+        }
+    }
+
+    private func rewound(_ sequence: SequenceID, _ layerLengths: [Int]) -> Message {
+        do throws(ServiceError) {
+            let lengths = cache.state(of: sequence)?.layerLengths ?? []
+            for (layer, length) in layerLengths.enumerated() where layer < lengths.count && length < lengths[layer] {
                 try cache.rewind(sequence: sequence, layer: layer, length: length)
             }
             cursors.forget(sequence)
-            answer(link, frame.tag, .rewound)
+            return .rewound
         } catch {
-            answer(link, frame.tag, .failure(error))
+            return .failure(error)
         }
     }
 

@@ -31,6 +31,13 @@ public final class RankServer {
     private var incoming: [ObjectIdentifier: Link] = [:]
     private var drained: EventLoopPromise<Void>?
     private var earlyTimer: RepeatedTask?
+    private var quietWaiters: [QuietWaiter] = []
+
+    /// Work that must not overlap the steps of some sequences.
+    private struct QuietWaiter {
+        var isQuiet: (StepTable) -> Bool
+        var body: () -> Void
+    }
 
     struct Counters {
         var stepsCompleted: UInt64 = 0
@@ -125,7 +132,41 @@ public final class RankServer {
     func finished(_ execution: StepExecution) {
         guard steps[execution.tag] === execution else { return }
         steps.remove(execution.tag)
+        let ready = quietWaiters.filter { $0.isQuiet(steps) }
+        if !ready.isEmpty {
+            quietWaiters.removeAll { $0.isQuiet(steps) }
+            for waiter in ready { waiter.body() }
+        }
         finishDrainIfEmpty()
+    }
+
+    /// Runs a body when no step touches a sequence any more, its computations included; at once when none does.
+    ///
+    /// An aborted step's append may still run on a compute thread, and is taken back when it ends. Whoever changes or
+    /// reads lengths in between would see tokens that are about to vanish, and ranks would disagree.
+    func whenQuiet(_ sequence: SequenceID, _ body: @escaping () -> Void) {
+        wait(for: { steps in !steps.executions.values.contains { $0.touches(sequence) } }, body)
+    }
+
+    /// Runs a body when no step is left, computations included.
+    func whenAllQuiet(_ body: @escaping () -> Void) { wait(for: { $0.executions.isEmpty }, body) }
+
+    /// Runs a body when no aborted step of some sequences is still being taken back; of all when none is named.
+    func whenRolledBack(_ sequences: [SequenceID], _ body: @escaping () -> Void) {
+        wait(
+            for: { steps in
+                !steps.executions.values.contains { execution in
+                    execution.machine.isOver && (sequences.isEmpty || sequences.contains { execution.touches($0) })
+                }
+            }, body)
+    }
+
+    private func wait(for isQuiet: @escaping (StepTable) -> Bool, _ body: @escaping () -> Void) {
+        if isQuiet(steps) {
+            body()
+        } else {
+            quietWaiters.append(QuietWaiter(isQuiet: isQuiet, body: body))
+        }
     }
 
     /// Sends to another rank of the step's group.

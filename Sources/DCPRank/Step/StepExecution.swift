@@ -16,7 +16,8 @@ final class StepExecution {
     private(set) var machine: StepMachine
     /// The client, while it is there.
     private weak var client: Link?
-    private unowned let server: RankServer
+    /// The server's table holds the execution until it is finished; then this cycle ends.
+    private let server: RankServer
     private let work: StepWork
     private var deadline: Scheduled<Void>?
     private let layer: Int
