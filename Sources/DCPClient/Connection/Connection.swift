@@ -31,7 +31,8 @@ final class Connection: Sendable {
         let openFlag = OpenFlag()
         let opened = eventLoop.flatSubmit {
             let promise = eventLoop.makePromise(of: NIOLoopBound<ConnectionState>.self)
-            let state = ConnectionState(name: name, rank: rank, eventLoop: eventLoop, openFlag: openFlag, opened: promise)
+            let state = ConnectionState(
+                name: name, rank: rank, eventLoop: eventLoop, openFlag: openFlag, opened: promise)
             Dialer(eventLoop: eventLoop).dial(endpoint, hello: Hello(role: .client, fingerprint: nil), delegate: state)
             {
                 error in state.failed(error)

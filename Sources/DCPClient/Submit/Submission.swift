@@ -29,10 +29,10 @@ public struct Submission: Sendable {
         let modelName = SubmissionPlan.modelName(file, options)
         let known = try await cluster.model(named: modelName)
         let plan = try SubmissionPlan(file, options, modelName: modelName, known: known?.shape)
-        let model = try await cluster.registerModel(modelName, plan.shape)
+        try await cluster.registerModel(modelName, plan.shape)
         let sequence = try await cluster.openSequence(plan.sequenceName, model: modelName)
         let start = try await cluster.resume(sequence)
-        var lengths = start.layerLengths
+        let lengths = start.layerLengths
         for layer in file.layers {
             guard let position = plan.position, position != lengths[layer.index] else { continue }
             throw ServiceError(
@@ -47,6 +47,28 @@ public struct Submission: Sendable {
             model: modelName, sequence: plan.sequenceName, tokens: file.tokens, prefillTokens: plan.prefill,
             committedLength: start.committedLength,
             layers: file.layers.map { SubmissionReport.Layer(layer: $0.index) })
+        do throws(ServiceError) {
+            try await send(plan, sequence, from: lengths, on: cluster, &report, writer, expectation, progress)
+        } catch {
+            var error = error
+            error.message +=
+                " Sequence `\(plan.sequenceName)` is committed up to \(report.committedLength) of "
+                + "\((start.layerLengths.min() ?? 0) + file.tokens) tokens."
+            throw error
+        }
+        try writer?.finish()
+        let holdings = try await cluster.status(of: sequence)
+        report.ranks = try await cluster.rankStatuses().map { ($0, holdings.localTokens[$0.rank] ?? 0) }
+        return report
+    }
+
+    /// The steps, chunk by chunk and layer by layer, each chunk committed.
+    private func send(
+        _ plan: SubmissionPlan, _ sequence: SequenceHandle, from start: [Int], on cluster: Cluster,
+        _ report: inout SubmissionReport, _ writer: SafetensorsWriter?, _ expectation: Expectation?,
+        _ progress: @Sendable (Int) -> Void
+    ) async throws(ServiceError) {
+        var lengths = start
         let clock = ContinuousClock()
         var done = 0
         for tokens in plan.chunks {
@@ -57,7 +79,7 @@ public struct Submission: Sendable {
                 let began = clock.now
                 let answer = try await cluster.step(
                     layer: layer.index, [sequence.entry(position: lengths[layer.index], count: tokens.count)],
-                    model: model, queries: queries, keys: keys, values: values, queryMode: options.queryMode)
+                    model: sequence.model, queries: queries, keys: keys, values: values, queryMode: options.queryMode)
                 let duration = clock.now - began
                 if tokens.lowerBound < plan.prefill {
                     report.prefillSteps.append(duration)
@@ -77,10 +99,6 @@ public struct Submission: Sendable {
                 report.committedLength = reached
             }
         }
-        try writer?.finish()
-        let progress = try await cluster.status(of: sequence)
-        report.ranks = try await cluster.rankStatuses().map { ($0, progress.localTokens[$0.rank] ?? 0) }
-        return report
     }
 
     private func record(
