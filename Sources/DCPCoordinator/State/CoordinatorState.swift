@@ -54,9 +54,14 @@ public struct SequenceEntry: Hashable, Sendable {
     public struct Fork: Hashable, Sendable {
         public var parent: SequenceID
         public var length: Int
+
+        package init(parent: SequenceID, length: Int) {
+            self.parent = parent
+            self.length = length
+        }
     }
 
-    init(record: SequenceRecord, isClosing: Bool = false, fork: Fork? = nil, truncateLength: Int? = nil) {
+    package init(record: SequenceRecord, isClosing: Bool = false, fork: Fork? = nil, truncateLength: Int? = nil) {
         self.record = record
         self.isClosing = isClosing
         self.fork = fork

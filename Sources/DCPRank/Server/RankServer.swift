@@ -215,7 +215,10 @@ public final class RankServer {
     func rollBack(_ entries: [StepRequest.Entry], layer: Int) {
         for entry in entries {
             do throws(ServiceError) {
-                try cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
+                // A step whose append failed or never began has nothing in the cache.
+                if let state = cache.state(of: entry.sequence), state.layerLengths[layer] > entry.position {
+                    try cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
+                }
             } catch {
                 // The sequence was closed or truncated meanwhile: the tokens are gone with what they were part of.
                 cursors.forget(entry.sequence)

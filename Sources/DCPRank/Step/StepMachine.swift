@@ -19,7 +19,7 @@ public struct StepMachine: Sendable {
         case sendQuery(QuerySlice, to: Int)
         /// Causal attention of the own heads over the step's tokens. Answer with `.newTokensDone`.
         case startNewTokens
-        /// The owned tokens into the cache. Answer with `.appended`.
+        /// The owned tokens into the cache. Answer with `.appended` or `.appendFailed`.
         case startAppend
         /// Attention of all the group's heads over this rank's shard. Answer with `.contextDone`.
         /// The slices are those of all ranks in rank order, or the one replicated slice.
@@ -39,7 +39,7 @@ public struct StepMachine: Sendable {
         case fail(ServiceError)
         /// The verdict, to the rest of the group; only from the rank where it arose.
         case sendAbort(ServiceError, to: Int)
-        /// Take the step's tokens out of the cache again.
+        /// Take the step's tokens, as far as they are there, and its place in the layer back.
         case rollBack
     }
 
@@ -56,7 +56,9 @@ public struct StepMachine: Sendable {
         case correctionDone([[Float]], lse: [Float])
         case corrected([Float], from: Int)
         case mergeDone(AttentionStates)
-        /// A computation that was started failed, and will not answer otherwise.
+        /// The append failed and left the cache as it was.
+        case appendFailed(ServiceError)
+        /// Another computation that was started failed, and will not answer otherwise.
         case computationFailed(ServiceError)
         /// Something else went wrong: the client or a peer is gone, a message could not be sent.
         case failed(ServiceError)
@@ -82,8 +84,17 @@ public struct StepMachine: Sendable {
         case failed
     }
 
+    private enum Append: Sendable {
+        /// A repeat: the cache holds the tokens already.
+        case none
+        /// For the tokens before the step's own.
+        case waiting
+        case running
+        case done
+        case failed
+    }
+
     public let plan: StepPlan
-    private let appends: Bool
     private var phase = Phase.gathering
     private var queries: AllGather<QuerySlice>
     private var gathered: [QuerySlice]?
@@ -97,7 +108,7 @@ public struct StepMachine: Sendable {
     private var exchanged: Exchanged?
     private var newTokens: AttentionStates?
     private var output: AttentionStates?
-    private var isAppended = false
+    private var append: Append
     private var hasRolledBack = false
 
     /// Computations that were started and have not answered. The step's memory is needed until it is zero.
@@ -106,7 +117,7 @@ public struct StepMachine: Sendable {
     /// - Parameter appends: false when the step repeats one whose tokens the cache already holds.
     public init(_ plan: StepPlan, appends: Bool) {
         self.plan = plan
-        self.appends = appends
+        append = appends ? .waiting : .none
         queries = AllGather(rank: plan.contextRank, members: plan.members)
         partials = AllToAll(rank: plan.contextRank, members: plan.members)
         logSumExps = AllGather(rank: plan.contextRank, members: plan.members)
@@ -126,15 +137,10 @@ public struct StepMachine: Sendable {
 
     /// Begins the step with the queries the client sent.
     public mutating func start(_ own: QuerySlice) -> [Action] {
-        var actions: [Action] = []
+        // A verdict of the group may be here before the client's request.
+        guard !isOver else { return [] }
         outstandingCount += 1
-        actions.append(.startNewTokens)
-        if appends {
-            outstandingCount += 1
-            actions.append(.startAppend)
-        } else {
-            isAppended = true
-        }
+        let actions = [Action.startNewTokens]
         if !plan.hasContext {
             phase = .exchanging
             exchanged = .nothing
@@ -165,20 +171,22 @@ public struct StepMachine: Sendable {
 
     private mutating func take(_ event: Event) throws(ServiceError) -> [Action] {
         switch event {
-        case .newTokensDone, .appended, .contextDone, .correctionDone, .mergeDone, .computationFailed:
+        case .newTokensDone, .appended, .appendFailed, .contextDone, .correctionDone, .mergeDone, .computationFailed:
             outstandingCount -= 1
         default: break
         }
         precondition(outstandingCount >= 0, "a computation answered twice")
-        if isOver {
-            // A late append of a failed step leaves tokens behind that no rank may keep.
-            if case .appended = event { isAppended = true }
-            return rollBackIfNeeded()
+        switch event {
+        case .appended: append = .done
+        case .appendFailed: append = .failed
+        default: break
         }
+        // A late append of a failed step leaves tokens behind that no rank may keep.
+        if isOver { return rollBackIfNeeded() }
         switch event {
         case .contextReady:
             isContextReady = true
-            return startContextIfReady()
+            return startAppendIfWaiting() + startContextIfReady()
         case .query(let slice, let member):
             try check(slice, from: member)
             return handle(try queries.receive(slice, from: member))
@@ -186,7 +194,6 @@ public struct StepMachine: Sendable {
             newTokens = states
             return startMergeIfReady()
         case .appended:
-            isAppended = true
             return replyIfReady()
         case .contextDone(let states):
             return try startExchange(states)
@@ -208,7 +215,7 @@ public struct StepMachine: Sendable {
         case .mergeDone(let states):
             output = states
             return replyIfReady()
-        case .computationFailed(let error), .failed(let error):
+        case .appendFailed(let error), .computationFailed(let error), .failed(let error):
             throw error
         case .aborted(let error):
             return end(error)
@@ -230,6 +237,14 @@ extension StepMachine {
                 return startContextIfReady()
             }
         }
+    }
+
+    /// Appends of one layer run in the order of their positions, on however many threads.
+    private mutating func startAppendIfWaiting() -> [Action] {
+        guard case .waiting = append else { return [] }
+        append = .running
+        outstandingCount += 1
+        return [.startAppend]
     }
 
     private mutating func startContextIfReady() -> [Action] {
@@ -308,7 +323,7 @@ extension StepMachine {
 
     /// The client may send its next step or its commit as soon as it has the reply, so the tokens are in place first.
     private mutating func replyIfReady() -> [Action] {
-        guard case .merging = phase, isAppended, let output else { return [] }
+        guard case .merging = phase, isInPlace, let output else { return [] }
         self.output = nil
         phase = .replied
         return [.reply(output)]
@@ -336,9 +351,20 @@ extension StepMachine {
     }
 
     private mutating func rollBackIfNeeded() -> [Action] {
-        guard case .failed = phase, appends, isAppended, !hasRolledBack else { return [] }
-        hasRolledBack = true
-        return [.rollBack]
+        guard case .failed = phase, !hasRolledBack else { return [] }
+        switch append {
+        case .none, .running: return []
+        case .waiting, .done, .failed:
+            hasRolledBack = true
+            return [.rollBack]
+        }
+    }
+
+    private var isInPlace: Bool {
+        switch append {
+        case .none, .done: true
+        case .waiting, .running, .failed: false
+        }
     }
 
     private func check(_ slice: QuerySlice, from member: Int) throws(ServiceError) {
@@ -383,7 +409,7 @@ extension StepMachine {
                 return contextPartial != nil
                     ? ranks(logSumExps.missing, "LSE") : ranks(corrections.missing, "corrected outputs")
             }
-        case .merging: return isAppended ? "its own merge" : "its own append"
+        case .merging: return isInPlace ? "its own merge" : "its own append"
         case .replied, .failed: return "nothing"
         }
     }

@@ -19,7 +19,7 @@ public struct QuerySlice: Sendable {
     }
 
     init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
-        tokens = Int(try reader.read("tokens", as: UInt32.self))
+        tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         keyDim = Int(try reader.read("key dim", as: UInt16.self))
         dataType = try reader.readCase("dtype")
@@ -56,7 +56,7 @@ public struct PartialSlice: Sendable {
     }
 
     init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
-        tokens = Int(try reader.read("tokens", as: UInt32.self))
+        tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         valueDim = Int(try reader.read("value dim", as: UInt16.self))
         try reader.readLogarithmBase()
@@ -89,7 +89,7 @@ public struct LogSumExpRows: Sendable {
     }
 
     init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
-        tokens = Int(try reader.read("tokens", as: UInt32.self))
+        tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         try reader.readLogarithmBase()
         var rest = payload
@@ -122,7 +122,7 @@ public struct CorrectedSlice: Sendable {
     }
 
     init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
-        tokens = Int(try reader.read("tokens", as: UInt32.self))
+        tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         valueDim = Int(try reader.read("value dim", as: UInt16.self))
         var rest = payload
@@ -144,6 +144,15 @@ extension WireWriter {
 }
 
 extension WireReader {
+    /// The tokens of a step. Bounded, so that no product with heads and dimensions can overflow.
+    mutating func readTokens() throws(ServiceError) -> Int {
+        let tokens: UInt32 = try read("tokens")
+        guard tokens <= StepRequest.tokensMax else {
+            throw malformed("has \(tokens) tokens, the limit of a step is \(StepRequest.tokensMax)")
+        }
+        return Int(tokens)
+    }
+
     /// 1 is the natural logarithm, the only base there is.
     mutating func readLogarithmBase() throws(ServiceError) {
         let base: UInt8 = try read("logarithm base")

@@ -144,7 +144,7 @@ public struct StepResult: Sendable {
     }
 
     init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
-        tokens = Int(try reader.read("tokens", as: UInt32.self))
+        tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         valueDim = Int(try reader.read("value dim", as: UInt16.self))
         let hasLSE = try reader.readBool("has LSE")

@@ -1,0 +1,173 @@
+import DCPCore
+import DCPWire
+import NIOCore
+import Testing
+
+@Suite("Fields: values that cannot be")
+struct FieldTests {
+    private func patched(_ message: Message, at offset: Int, _ bytes: [UInt8]) -> ServiceError? {
+        var raw = RawFrame(message)
+        raw.fields.replaceSubrange(offset..<offset + bytes.count, with: bytes)
+        return refusal(raw.bytes)
+    }
+
+    private func little<Value: FixedWidthInteger>(_ value: Value) -> [UInt8] {
+        withUnsafeBytes(of: value.littleEndian) { Array($0) }
+    }
+
+    /// Messages with an array, and where its count stands in the fields.
+    private var arrays: [(message: Message, offset: Int, count: UInt32)] {
+        [
+            (
+                .commit([SequenceLength(sequence: SequenceID(1), length: 1), .init(sequence: SequenceID(2), length: 2)]
+                ), 0, 2
+            ),
+            (.sequenceStatusRequest([SequenceID(1), SequenceID(2)]), 0, 2),
+            (
+                .sequenceStatus([
+                    SequenceStatus(sequence: SequenceID(1), committedLength: 0, layerLengths: [], localTokens: 0)
+                ]), 0, 1
+            ),
+            (.rewind(SequenceID(1), layerLengths: [1, 2, 3]), 8, 3), (.directoryReply(DirectoryReply()), 0, 0),
+            (.directoryReply(DirectoryReply()), 4, 0), (.step(Samples.step()), 20, 2),
+        ]
+    }
+
+    @Test("array counts that lie are refused before anything is allocated for them")
+    func counts() {
+        for (message, offset, count) in arrays {
+            #expect(patched(message, at: offset, little(count)) == nil, "the count of \(message.type) is at \(offset)")
+            for lie in [count &- 1, count + 1, count + 1000, 0x7FFF_FFFF, UInt32.max] where lie != count {
+                #expect(
+                    patched(message, at: offset, little(lie))?.code == .protocolViolation,
+                    "\(message.type) with a count of \(lie)")
+            }
+        }
+    }
+
+    @Test("a text that is not UTF-8 is refused, by its field")
+    func text() {
+        let name = Message.directoryRequest(.removeModel(name: "ab"))
+        for bytes: [UInt8] in [[0xFF, 0xFE], [0xC3, 0x28], [0xED, 0xA0], [0x80, 0x61]] {
+            let error = patched(name, at: 3, bytes)
+            #expect(error?.code == .protocolViolation && error?.message.contains("`name`") == true)
+            #expect(error?.message.contains("UTF-8") == true)
+        }
+    }
+
+    @Test("TRAPS 2: every LSE on the wire states its base, and base 2 is refused")
+    func logarithmBase() throws {
+        let outputs = Samples.bytes(4), lse = Samples.bytes(4)
+        let carriers: [(Message, Int)] = [
+            (.stepResult(StepResult(tokens: 1, heads: 1, valueDim: 1, outputs: outputs, lse: lse)), 9),
+            (.partial(PartialSlice(tokens: 1, heads: 1, valueDim: 1, outputs: outputs, lse: lse)), 8),
+            (.logSumExp(LogSumExpRows(tokens: 1, heads: 1, lse: lse)), 6),
+        ]
+        for (message, offset) in carriers {
+            #expect(patched(message, at: offset, [1]) == nil)
+            for base: UInt8 in [0, 2, 10, 255] {
+                let error = try #require(patched(message, at: offset, [base]))
+                #expect(error.code == .protocolViolation && error.message.contains("base \(base)"))
+            }
+        }
+    }
+
+    @Test("a step without entries, with an empty entry, or with too much of either is refused")
+    func stepEntries() throws {
+        func step(_ entries: [StepRequest.Entry]) -> ServiceError? {
+            var step = Samples.step()
+            step.entries = entries
+            // No heads: the tensors have no bytes, whatever the tokens.
+            (step.queryHeads, step.kvHeads) = (0, 0)
+            (step.queries, step.keys, step.values) = (ByteBuffer(), ByteBuffer(), ByteBuffer())
+            return refusal(encoded(Samples.frame(.step(step))))
+        }
+        func entry(_ count: Int) -> StepRequest.Entry { .init(sequence: SequenceID(1), position: 0, count: count) }
+        #expect(step([entry(1)]) == nil)
+        #expect(step([entry(StepRequest.tokensMax)]) == nil)
+        #expect(step([])?.message.contains("0 entries") == true)
+        #expect(step([entry(1), entry(0)])?.message.contains("without tokens") == true)
+        #expect(step([entry(StepRequest.tokensMax), entry(1)])?.message.contains("1048577 tokens") == true)
+        #expect(step([entry(0xFFFF_FFFF)])?.code == .protocolViolation)
+        #expect(step(Array(repeating: entry(1), count: StepRequest.entriesMax)) == nil)
+        #expect(step(Array(repeating: entry(1), count: StepRequest.entriesMax + 1))?.code == .protocolViolation)
+    }
+
+    @Test("tensor sizes whose product passes 64 bits are refused, not computed")
+    func tensorSizes() {
+        let huge: [UInt8] = [UInt8](repeating: 0xFF, count: 8)
+        let slices: [Message] = [
+            .stepResult(StepResult(tokens: 1, heads: 0, valueDim: 1, outputs: ByteBuffer(), lse: nil)),
+            .query(QuerySlice(tokens: 1, heads: 0, keyDim: 1, dataType: .float32, queries: ByteBuffer())),
+            .partial(PartialSlice(tokens: 1, heads: 0, valueDim: 1, outputs: ByteBuffer(), lse: ByteBuffer())),
+            .corrected(CorrectedSlice(tokens: 1, heads: 0, valueDim: 1, outputs: ByteBuffer())),
+        ]
+        for message in slices {
+            #expect(patched(message, at: 0, huge)?.code == .protocolViolation, "\(message.type)")
+        }
+        let rows = Message.logSumExp(LogSumExpRows(tokens: 1, heads: 0, lse: ByteBuffer()))
+        #expect(patched(rows, at: 0, Array(huge.prefix(6)))?.code == .protocolViolation)
+    }
+
+    @Test("lengths beyond 2^48 tokens, booleans of 2 and unknown cases are refused")
+    func values() {
+        let truncate = Message.operation(.truncate(SequenceID(1), length: 5))
+        #expect(patched(truncate, at: 9, little(UInt64(1) << 48)) == nil)
+        #expect(patched(truncate, at: 9, little(UInt64(1) << 48 + 1))?.message.contains("`length`") == true)
+        #expect(patched(truncate, at: 9, little(UInt64.max))?.code == .protocolViolation)
+        #expect(patched(truncate, at: 0, [7])?.message.contains("operation 7") == true)
+        #expect(patched(.directoryRequest(.listModels), at: 0, [9])?.message.contains("request 9") == true)
+        let step = Message.step(Samples.step())
+        #expect(patched(step, at: 4, [3])?.message.contains("`query mode`") == true)
+        #expect(patched(step, at: 5, [2])?.message.contains("`wants LSE`") == true)
+        #expect(patched(step, at: 10, [0])?.message.contains("`query dtype`") == true)
+    }
+
+    @Test("a hello is from a rank exactly when it has a rank's index")
+    func helloRank() throws {
+        let cluster = try ClusterShape(ranks: 1, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
+        let rank = Message.hello(Hello(role: .rank, rank: RankIndex(3), fingerprint: LayoutFingerprint(cluster)))
+        #expect(patched(rank, at: 1, [0xFF, 0xFF])?.code == .protocolViolation)
+        #expect(patched(rank, at: 0, [1])?.code == .protocolViolation)
+        #expect(patched(rank, at: 0, [4])?.message.contains("`role`") == true)
+    }
+
+    @Test("a topology lists each rank once, in order; a model and a cluster in it must be possible")
+    func shapes() throws {
+        let cluster = try ClusterShape(ranks: 2, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
+        func topology(_ ranks: [UInt16]) -> ServiceError? {
+            refusal(
+                encoded(
+                    Samples.frame(
+                        .topology(
+                            Topology(
+                                epoch: Epoch(1), phase: .ready, reason: "", shape: cluster, leaseMilliseconds: 1,
+                                members: ranks.map { .init(rank: RankIndex($0), endpoint: "unix:/x") })))))
+        }
+        #expect(topology([0, 1]) == nil)
+        #expect(topology([1, 0])?.code == .protocolViolation)
+        #expect(topology([0, 0])?.code == .protocolViolation)
+        // In a topology with an empty reason the cluster's shape begins at 11.
+        let whole = Message.topology(
+            Topology(
+                epoch: Epoch(1), phase: .ready, reason: "", shape: cluster, leaseMilliseconds: 1,
+                members: [.init(rank: RankIndex(0), endpoint: ""), .init(rank: RankIndex(1), endpoint: "")]))
+        #expect(patched(whole, at: 15, little(UInt32(3)))?.message.contains("interleave 3") == true)
+        #expect(patched(whole, at: 19, little(UInt32.max))?.code == .invalidConfiguration)
+    }
+
+    @Test("TRAPS 23: a hello with another layout is refused with both named; a client's has none")
+    func fingerprints() throws {
+        func layout(_ interleave: Int) throws -> LayoutFingerprint {
+            LayoutFingerprint(
+                try ClusterShape(
+                    ranks: 4, headGroups: 1, interleave: interleave, blockTokens: 64, exchange: .allToAll))
+        }
+        let hello = Hello(role: .rank, rank: RankIndex(1), fingerprint: try layout(4))
+        try hello.check(against: try layout(4))
+        try Hello(role: .client, fingerprint: nil).check(against: try layout(4))
+        let error = try #require(throws: ServiceError.self) { try hello.check(against: try layout(8)) }
+        #expect(error.code == .incompatible)
+        #expect(error.message.contains("I=4 ") && error.message.contains("I=8 ") && error.message.contains("rank 1"))
+    }
+}

@@ -1,0 +1,119 @@
+import DCPCore
+import DCPWire
+import NIOCore
+
+/// At least one message of every frame type, with every case of the enumerations inside.
+enum Samples {
+    static func messages() throws -> [Message] {
+        let shape = try ModelShape(
+            layers: 3, queryHeads: 9, kvHeads: 3, keyDim: 64, valueDim: 32, scale: 0.125, softcap: 30,
+            kvDataType: .bfloat16)
+        let plain = try ModelShape(
+            layers: 1, queryHeads: 8, kvHeads: 8, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvDataType: .float32)
+        let model = ModelRecord(id: ModelID(7), name: "smöl", shape: shape)
+        let cluster = try ClusterShape(
+            ranks: 4, headGroups: 2, interleave: 16, blockTokens: 64, exchange: .allGatherReduceScatter)
+        return try control(model, plain, cluster) + directory(model, plain) + clients(cluster) + peers()
+    }
+
+    private static func control(_ model: ModelRecord, _ plain: ModelShape, _ cluster: ClusterShape) throws -> [Message]
+    {
+        let members = (0..<4).map { Topology.Member(rank: RankIndex($0), endpoint: "unix:/run/\($0)") }
+        return [
+            .hello(Hello(role: .rank, rank: RankIndex(3), fingerprint: LayoutFingerprint(cluster))),
+            .hello(Hello(role: .client, fingerprint: nil, release: "9.9")),
+            .welcome(Hello(role: .coordinator, fingerprint: LayoutFingerprint(cluster))),
+            .failure(ServiceError(.overloaded, "Too much – wait.", rank: RankIndex(2))),
+            .failure(ServiceError(ServiceError.Code(rawValue: 4711), "")),
+            .register(
+                Registration(
+                    rank: RankIndex(1), store: StoreID(high: 1, low: UInt64.max), endpoint: "tcp:127.0.0.1:7400",
+                    epoch: Epoch(12), models: [model, ModelRecord(id: ModelID(8), name: "b", shape: plain)],
+                    sequences: [.init(sequence: SequenceID(5), model: ModelID(7), committedLength: 1 << 40)])),
+            .renewLease(LeaseRenewal(stepsInFlight: 77)), .leaseRenewed,
+            .topology(
+                Topology(
+                    epoch: Epoch(9), phase: .incomplete, reason: "rank 2 missing (gone)", shape: cluster,
+                    leaseMilliseconds: 5000, members: members)),
+            .linksReady,
+            .operation(.putModel(model)), .operation(.removeModel(ModelID(3))),
+            .operation(.open(SequenceID(4), model: ModelID(3))),
+            .operation(.fork(parent: SequenceID(4), child: SequenceID(6), length: 99)),
+            .operation(.truncate(SequenceID(4), length: 12)), .operation(.close(SequenceID(4))), .operationDone,
+        ]
+    }
+
+    private static func directory(_ model: ModelRecord, _ plain: ModelShape) -> [Message] {
+        let record = SequenceRecord(id: SequenceID(11), name: "chat", model: ModelID(7))
+        return [
+            .topologyRequest(waitMilliseconds: 30_000),
+            .directoryRequest(.registerModel(name: "m", shape: plain)), .directoryRequest(.removeModel(name: "m")),
+            .directoryRequest(.listModels), .directoryRequest(.listSequences),
+            .directoryRequest(.openSequence(name: "s", model: "m", create: true)),
+            .directoryRequest(.truncate(name: "s", length: 3)),
+            .directoryRequest(.fork(name: "s", newName: "t", length: 2)), .directoryRequest(.close(name: "s")),
+            .directoryReply(DirectoryReply(models: [model], sequences: [record, record])),
+        ]
+    }
+
+    private static func clients(_ cluster: ClusterShape) -> [Message] {
+        [
+            .step(step()),
+            .stepResult(StepResult(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: bytes(24))),
+            .stepResult(StepResult(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: nil)),
+            .commit([SequenceLength(sequence: SequenceID(1), length: 10), .init(sequence: SequenceID(2), length: 0)]),
+            .committed, .sequenceStatusRequest([SequenceID(1), SequenceID(9)]),
+            .sequenceStatus([
+                SequenceStatus(sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3)
+            ]),
+            .rewind(SequenceID(1), layerLengths: [4, 5]), .rewound, .rankStatusRequest,
+            .rankStatus(
+                RankStatus(
+                    rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",
+                    sequences: 1, tokens: 2, sealedBlocks: 3, openBlockByteCount: 4, uncommittedByteCount: 5,
+                    storeByteCount: 6, mapByteCountMax: 7, stepsInFlight: 8, stepsCompleted: 9, stepsAborted: 10,
+                    framesRefused: 11, receiveByteCount: 12, sendByteCount: 13)),
+        ]
+    }
+
+    private static func peers() -> [Message] {
+        [
+            .query(QuerySlice(tokens: 2, heads: 3, keyDim: 4, dataType: .float16, queries: bytes(48))),
+            .partial(PartialSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: bytes(24))),
+            // A rank with no own heads still takes part.
+            .partial(PartialSlice(tokens: 2, heads: 0, valueDim: 4, outputs: ByteBuffer(), lse: ByteBuffer())),
+            .logSumExp(LogSumExpRows(tokens: 2, heads: 3, lse: bytes(24))),
+            .corrected(CorrectedSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96))),
+            .abort(ServiceError(.storeFull, "The store is full.", rank: RankIndex(0))),
+        ]
+    }
+
+    /// Two entries of 1 and 2 tokens, 2 query heads and 1 KV head of dims 8 and 6.
+    static func step() -> StepRequest {
+        StepRequest(
+            model: ModelID(7), queryMode: .replicate, wantsLSE: true, timeoutMilliseconds: 2500,
+            entries: [
+                .init(sequence: SequenceID(1), position: 40, count: 1),
+                .init(sequence: SequenceID(2), position: 0, count: 2),
+            ], queryDataType: .float32, keyValueDataType: .bfloat16, queryHeads: 2, kvHeads: 1, keyDim: 8, valueDim: 6,
+            queries: bytes(2 * 3 * 8 * 4), keys: bytes(3 * 8 * 2), values: bytes(3 * 6 * 2))
+    }
+
+    static func bytes(_ count: Int) -> ByteBuffer {
+        ByteBuffer(bytes: (0..<count).map { UInt8(truncatingIfNeeded: $0) })
+    }
+
+    static func frame(_ message: Message) -> Frame {
+        Frame(
+            epoch: Epoch(6), tag: Tag(client: ClientID(0xABCD), number: 17, layer: 2), sender: RankIndex(1),
+            message: message)
+    }
+}
+
+/// Every stored value of anything, buffers by their readable bytes: what a round trip must keep.
+func structure(_ value: Any) -> String {
+    if let buffer = value as? ByteBuffer { return "\(Array(buffer.readableBytesView))" }
+    let children = Mirror(reflecting: value).children
+    guard !children.isEmpty else { return "\(value)" }
+    return "(" + children.map { "\($0.label ?? "_"): \(structure($0.value))" }.joined(separator: ", ") + ")"
+}
