@@ -78,7 +78,8 @@ public final class ShardCache: Sendable {
 
     /// Persists an epoch. A lower one than the highest succeeds and changes nothing.
     public func persist(epoch wanted: Epoch, completion: @escaping CacheCompletion) {
-        enqueue([Self.epochKey], completion) { [tables] transaction in
+        // From the reserve of a full store: a rank that could not join would leave nobody to free space.
+        enqueue([Self.epochKey], isFreeing: true, completion) { [tables] transaction in
             let stored = try transaction.get(tables.meta, Counter.epoch).flatMap {
                 Counter.decoded($0, key: Counter.epoch)
             }

@@ -13,7 +13,7 @@ internal import NIOCore
 /// | 24 | 8 | number: the client's step or request number |
 /// | 32 | 4 | layer |
 /// | 36 | 2 | sender: a rank's index, `0xFFFF` for a client or the coordinator |
-/// | 38 | 2 | zero |
+/// | 38 | 2 | attempt: how often the step was sent before |
 /// | 40 | 4 | bytes of fields that follow the header |
 /// | 44 | 4 | bytes of payload that follow the fields |
 /// | 48 | 4 | CRC-32C of fields and payload |
@@ -45,11 +45,19 @@ public struct Tag: Hashable, Sendable, CustomStringConvertible {
     public var client: ClientID
     public var number: UInt64
     public var layer: UInt32
+    /// Rises when a client sends a step again, so that late frames of an earlier attempt are not taken for the new one's.
+    public var attempt: UInt16
 
-    public init(client: ClientID, number: UInt64, layer: UInt32 = 0) {
+    public init(client: ClientID, number: UInt64, layer: UInt32 = 0, attempt: UInt16 = 0) {
         self.client = client
         self.number = number
         self.layer = layer
+        self.attempt = attempt
+    }
+
+    /// Whether both are attempts at one step.
+    public func isSameStep(as other: Tag) -> Bool {
+        client == other.client && number == other.number && layer == other.layer
     }
 
     public var description: String { "\(client) step \(number) layer \(layer)" }
@@ -59,14 +67,19 @@ public struct Tag: Hashable, Sendable, CustomStringConvertible {
 public struct FrameLimits: Hashable, Sendable {
     public var fieldsByteCountMax: Int
     public var payloadByteCountMax: Int
+    /// Whether anything but a hello, a welcome and a failure is refused unread.
+    public var isGreeting: Bool
 
-    public init(fieldsByteCountMax: Int = 16 << 20, payloadByteCountMax: Int = 256 << 20) {
+    public init(
+        fieldsByteCountMax: Int = 16 << 20, payloadByteCountMax: Int = 256 << 20, isGreeting: Bool = false
+    ) {
         self.fieldsByteCountMax = fieldsByteCountMax
         self.payloadByteCountMax = payloadByteCountMax
+        self.isGreeting = isGreeting
     }
 
     /// Until the peer has said who it is, only a hello is expected.
-    public static let beforeHello = FrameLimits(fieldsByteCountMax: 4096, payloadByteCountMax: 0)
+    public static let beforeHello = FrameLimits(fieldsByteCountMax: 4096, payloadByteCountMax: 0, isGreeting: true)
 }
 
 extension FrameHeader {
@@ -80,7 +93,7 @@ extension FrameHeader {
         buffer.writeInteger(tag.number, endianness: .little)
         buffer.writeInteger(tag.layer, endianness: .little)
         buffer.writeInteger(sender?.value ?? Self.noSender, endianness: .little)
-        buffer.writeInteger(UInt16(0))
+        buffer.writeInteger(tag.attempt, endianness: .little)
         buffer.writeInteger(UInt32(fieldsByteCount), endianness: .little)
         buffer.writeInteger(UInt32(payloadByteCount), endianness: .little)
         buffer.writeInteger(bodyChecksum, endianness: .little)
@@ -126,6 +139,10 @@ extension FrameHeader {
                 "Frame type \(rawType) is unknown to protocol version \(Self.version); install the same release on "
                     + "both sides.")
         }
+        guard !limits.isGreeting || type.isGreeting else {
+            throw ServiceError(
+                .protocolViolation, "A \(type) frame came before the hello; the peer has a bug.")
+        }
         let fields = Int(integer(40, as: UInt32.self))
         let payload = Int(integer(44, as: UInt32.self))
         for (name, count, limit) in [
@@ -139,7 +156,7 @@ extension FrameHeader {
         let sender: UInt16 = integer(36)
         return FrameHeader(
             type: type, epoch: Epoch(integer(8)),
-            tag: Tag(client: ClientID(integer(16)), number: integer(24), layer: integer(32)),
+            tag: Tag(client: ClientID(integer(16)), number: integer(24), layer: integer(32), attempt: integer(38)),
             sender: sender == noSender ? nil : RankIndex(sender), fieldsByteCount: fields,
             payloadByteCount: payload, bodyChecksum: integer(48))
     }

@@ -39,4 +39,7 @@ public enum FrameType: UInt16, CaseIterable, Sendable {
     case logSumExp = 52
     case corrected = 53
     case abort = 54
+
+    /// What may come before both sides know each other.
+    var isGreeting: Bool { self == .hello || self == .welcome || self == .failure }
 }

@@ -189,7 +189,10 @@ final class CoordinatorSession {
     }
 
     private func persisted(_ next: Epoch, _ result: Result<Void, ServiceError>) {
-        guard epoch == next, let topology else { return }
+        guard epoch == next, let topology, topology.epoch == next, topology.phase != .incomplete else {
+            // A rank was lost meanwhile: the next join has an epoch of its own.
+            return
+        }
         if case .failure(let error) = result {
             link?.close(error)
             return
@@ -229,9 +232,11 @@ final class CoordinatorSession {
         case .fork(let parent, let child, let length):
             cache.fork(parent: parent, child: child, length: length, completion: done)
         case .truncate(let sequence, let length):
+            server.changing.insert(sequence)
             server.abortSteps(on: sequence, changed)
             server.whenQuiet(sequence) { cache.truncate(sequence, length: length, completion: done) }
         case .close(let sequence):
+            server.changing.insert(sequence)
             server.abortSteps(on: sequence, changed)
             server.whenQuiet(sequence) { cache.close(sequence, completion: done) }
         }
@@ -241,7 +246,9 @@ final class CoordinatorSession {
         _ operation: DirectoryOperation, _ number: UInt64, _ result: Result<Void, ServiceError>
     ) {
         switch operation {
-        case .truncate(let sequence, _), .close(let sequence): server.cursors.forget(sequence)
+        case .truncate(let sequence, _), .close(let sequence):
+            server.cursors.forget(sequence)
+            server.changing.remove(sequence)
         case .putModel, .removeModel, .open, .fork: break
         }
         switch result {

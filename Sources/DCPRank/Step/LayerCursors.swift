@@ -14,11 +14,6 @@ public struct LayerCursors: Sendable {
         case `repeat`
     }
 
-    private struct Key: Hashable {
-        var sequence: SequenceID
-        var layer: Int
-    }
-
     private struct Cursor {
         /// The layer's length with all admitted steps.
         var reserved: Int
@@ -28,7 +23,7 @@ public struct LayerCursors: Sendable {
         var last: (tag: Tag, position: Int, count: Int)?
     }
 
-    private var cursors: [Key: Cursor] = [:]
+    private var cursors: [SequenceID: [Int: Cursor]] = [:]
 
     public init() {}
 
@@ -39,9 +34,8 @@ public struct LayerCursors: Sendable {
     public mutating func admit(_ entry: StepRequest.Entry, tag: Tag, layer: Int, length: Int)
         throws(ServiceError) -> Admission
     {
-        let key = Key(sequence: entry.sequence, layer: layer)
-        var cursor = cursors[key] ?? Cursor(reserved: length, appended: length)
-        if let last = cursor.last, last.tag == tag, last.position == entry.position, last.count == entry.count {
+        var cursor = cursors[entry.sequence]?[layer] ?? Cursor(reserved: length, appended: length)
+        if let last = cursor.last, last.tag.isSameStep(as: tag), last.position == entry.position, last.count == entry.count {
             guard cursor.appended >= entry.position + entry.count else {
                 throw ServiceError(.conflict, "\(tag) is already in flight; wait for its answer.")
             }
@@ -55,34 +49,32 @@ public struct LayerCursors: Sendable {
         }
         cursor.reserved = entry.position + entry.count
         cursor.last = (tag, entry.position, entry.count)
-        cursors[key] = cursor
+        cursors[entry.sequence, default: [:]][layer] = cursor
         return .append(isContextReady: cursor.appended == entry.position)
     }
 
     /// The tokens of an admitted entry are in the cache.
     public mutating func appended(_ entry: StepRequest.Entry, layer: Int) {
-        let key = Key(sequence: entry.sequence, layer: layer)
-        guard var cursor = cursors[key] else { return }
+        guard var cursor = cursors[entry.sequence]?[layer] else { return }
         cursor.appended = max(cursor.appended, entry.position + entry.count)
-        cursors[key] = cursor
+        cursors[entry.sequence]?[layer] = cursor
     }
 
     /// Whether every token before the entry is in the cache.
     public func isContextReady(_ entry: StepRequest.Entry, layer: Int) -> Bool {
-        guard let cursor = cursors[Key(sequence: entry.sequence, layer: layer)] else { return false }
+        guard let cursor = cursors[entry.sequence]?[layer] else { return false }
         return cursor.appended >= entry.position
     }
 
     /// An admitted entry was taken back: the layer ends where it began.
     public mutating func rolledBack(_ entry: StepRequest.Entry, layer: Int) {
-        let key = Key(sequence: entry.sequence, layer: layer)
-        guard let cursor = cursors[key], cursor.reserved > entry.position else { return }
-        cursors[key] = Cursor(reserved: entry.position, appended: min(cursor.appended, entry.position))
+        guard let cursor = cursors[entry.sequence]?[layer], cursor.reserved > entry.position else { return }
+        cursors[entry.sequence]?[layer] = Cursor(reserved: entry.position, appended: min(cursor.appended, entry.position))
     }
 
     /// Forgets a sequence whose length was changed by something else than steps.
     public mutating func forget(_ sequence: SequenceID) {
-        cursors = cursors.filter { $0.key.sequence != sequence }
+        cursors[sequence] = nil
     }
 
     public mutating func forgetAll() { cursors = [:] }

@@ -55,7 +55,11 @@ public struct Hello: Hashable, Sendable {
     /// Refuses a peer whose layout differs.
     /// - Throws: `.incompatible`, naming both layouts.
     public func check(against own: LayoutFingerprint) throws(ServiceError) {
-        guard let fingerprint, fingerprint.value != own.value else { return }
+        if role == .client && fingerprint == nil { return }
+        guard let fingerprint else {
+            throw ServiceError(.protocolViolation, "\(sender) came without the layout that every daemon states.")
+        }
+        guard fingerprint.value != own.value else { return }
         throw ServiceError(
             .incompatible,
             "\(sender) has the layout `\(fingerprint.text)`, this daemon `\(own.text)`; start both with the same cluster "
