@@ -41,6 +41,7 @@ public final class Link {
     private var lastWriteProgress = NIODeadline.now()
     private var stallCheck: Scheduled<Void>?
     private var closeReason: ServiceError?
+    private var closesWhenFlushed = false
 
     /// Total bytes over the life of the link.
     public private(set) var receivedByteCount: UInt64 = 0
@@ -81,6 +82,14 @@ public final class Link {
         guard case .open(let peer) = state else {
             throw ServiceError(.rankUnavailable, "The connection is closed; try again.")
         }
+        let (head, payload) = frame.encode()
+        let fieldsByteCount = head.readableBytes - FrameHeader.byteCount
+        guard fieldsByteCount <= settings.frameLimits.fieldsByteCountMax else {
+            throw ServiceError(
+                .invalidRequest,
+                "A \(frame.message.type) frame for \(peer.sender) has \(fieldsByteCount) bytes of fields, the limit is "
+                    + "\(settings.frameLimits.fieldsByteCountMax); ask about fewer sequences at once.")
+        }
         guard outboundByteCount <= settings.outboundByteCountMax else {
             throw ServiceError(
                 .overloaded,
@@ -95,18 +104,32 @@ public final class Link {
                     + "\(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl submit --chunk)."
             )
         }
-        write(frame)
+        write(head, payload)
     }
 
-    /// Closes, telling the peer why when it has been greeted.
+    /// Closes at once; what waits to be written is lost.
     public func close(_ reason: ServiceError) {
         channel.eventLoop.preconditionInEventLoop()
         if closeReason == nil { closeReason = reason }
         channel.close(promise: nil)
     }
 
+    /// Tells the peer why, and closes when that and everything before it has been written.
+    public func closeWhenFlushed(_ reason: ServiceError) {
+        channel.eventLoop.preconditionInEventLoop()
+        guard closeReason == nil else { return }
+        closeReason = reason
+        if case .open = state { write(Self.greeting(.failure(reason))) }
+        closesWhenFlushed = true
+        if outboundByteCount == 0 { channel.close(promise: nil) }
+    }
+
     private func write(_ frame: Frame) {
         let (head, payload) = frame.encode()
+        write(head, payload)
+    }
+
+    private func write(_ head: ByteBuffer, _ payload: ByteBuffer?) {
         let byteCount = head.readableBytes + (payload?.readableBytes ?? 0)
         outboundByteCount += byteCount
         sentByteCount += UInt64(byteCount)
@@ -126,6 +149,7 @@ public final class Link {
     private func wrote(_ byteCount: Int) {
         outboundByteCount -= byteCount
         lastWriteProgress = .now()
+        if closesWhenFlushed, outboundByteCount == 0 { channel.close(promise: nil) }
     }
 
     /// A peer that does not read would hold our memory for ever. One timer per link, re-armed while bytes wait.
@@ -182,7 +206,7 @@ extension Link {
             inbound.writeBuffer(&bytes)
         }
         do throws(ServiceError) {
-            while let frame = try decoder.next(from: &inbound) {
+            while closeReason == nil, let frame = try decoder.next(from: &inbound) {
                 try handle(frame)
                 if case .closed = state { return }
             }
@@ -216,6 +240,8 @@ extension Link {
         case .greeting(let deadline):
             let peer = try greet(frame)
             deadline.cancel()
+            // Writing the welcome to a peer that has gone closes the link, and its owner has been told.
+            guard case .greeting = state else { return }
             state = .open(peer)
             decoder.limits = settings.frameLimits
             delegate?.link(self, opened: peer)
@@ -246,6 +272,8 @@ extension Link {
     private func refuse(_ error: ServiceError) {
         wasRefused = true
         if case .accepted = side {
+            write(Self.greeting(.failure(error)))
+        } else if case .open = state {
             write(Self.greeting(.failure(error)))
         }
         close(error)

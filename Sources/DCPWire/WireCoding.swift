@@ -16,12 +16,16 @@ public struct WireWriter {
     public mutating func write(_ value: Bool) { write(UInt8(value ? 1 : 0)) }
     public mutating func write(_ value: Float) { write(value.bitPattern) }
 
-    /// At most 65,535 bytes; a longer text is cut at a character, with an ellipsis, since texts are for people.
+    /// At most 65,535 bytes; of a longer text, which can only be a message for people, as many whole scalars as fit.
     public mutating func write(_ text: String) {
-        var kept = text
-        while kept.utf8.count > Int(UInt16.max) { kept = String(kept.prefix(kept.count - 1024)) + "…" }
-        write(UInt16(kept.utf8.count))
-        buffer.writeString(kept)
+        var bytes = Array(text.utf8.prefix(Int(UInt16.max)))
+        if bytes.count < text.utf8.count {
+            // Bytes 10xxxxxx continue a scalar: the cut goes before the one that does not fit.
+            while let last = bytes.last, last & 0xC0 == 0x80 { bytes.removeLast() }
+            if !bytes.isEmpty { bytes.removeLast() }
+        }
+        write(UInt16(bytes.count))
+        buffer.writeBytes(bytes)
     }
 
     /// A 32-bit count, then each element.

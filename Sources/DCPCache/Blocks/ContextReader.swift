@@ -14,8 +14,7 @@ internal import Synchronization
 ///
 /// Hold it for one step, not longer: as long as it lives, no page freed since can be reused and the file grows.
 ///
-/// @unchecked Sendable: nothing changes after `init` but the lease counts, which are atomic; the transaction is only
-/// ended, by whichever thread lets go last, which `MDB_NOTLS` allows.
+/// @unchecked Sendable: nothing changes after `init` but the lease counts, which are atomic.
 public final class ContextReader: @unchecked Sendable {
     /// Each block's payload in `layout`, 64-byte aligned. All are full but the last.
     public let blocks: [UnsafeRawPointer]
@@ -24,7 +23,7 @@ public final class ContextReader: @unchecked Sendable {
     public let tokens: Int
     public let layout: PanelLayout
     private let memory: [MemoryBlock]
-    private let transaction: ReadTransaction
+    private let snapshot: Snapshot
     private let account: ByteAccount
 
     /// - Parameters:
@@ -32,13 +31,13 @@ public final class ContextReader: @unchecked Sendable {
     ///   - account: counts the readers alive.
     init(
         mapped: [BlockAddress], memory: [MemoryBlock], tokens: Int, layout: PanelLayout,
-        transaction: consuming ReadTransaction, account: ByteAccount
+        snapshot: Snapshot, account: ByteAccount
     ) {
         blocks = mapped.map(\.payload) + memory.map { UnsafeRawPointer($0.address) }
         self.tokens = tokens
         self.layout = layout
         self.memory = memory
-        self.transaction = transaction
+        self.snapshot = snapshot
         self.account = account
         account.add(1)
     }
@@ -56,4 +55,14 @@ public final class ContextReader: @unchecked Sendable {
         // Advice: a refusal costs speed only.
         _ = madvise(UnsafeMutableRawPointer(bitPattern: start), Int(end - start), MADV_WILLNEED)
     }
+}
+
+/// A read transaction that the contexts of one step share.
+///
+/// @unchecked Sendable: the transaction is never used after `init`, only ended, by whichever thread lets go last, which
+/// `MDB_NOTLS` allows.
+final class Snapshot: @unchecked Sendable {
+    private let transaction: ReadTransaction
+
+    init(_ transaction: consuming ReadTransaction) { self.transaction = transaction }
 }

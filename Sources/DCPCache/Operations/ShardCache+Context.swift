@@ -10,25 +10,48 @@ extension ShardCache {
     /// - Throws: `.positionMismatch` above the layer's length; `.storeDamaged` when a block fails its checksum;
     ///   `.overloaded` with too many readers; `.unknownSequence`.
     public func context(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) -> ContextReader {
+        try context(of: id, layer: layer, length: length, snapshot: snapshot())
+    }
+
+    /// The contexts of a step over several sequences, which share one read transaction: readers are few, and a step is
+    /// one of them however many sequences it has.
+    /// - Throws: as `context(sequence:layer:length:)`, for the first that cannot be read.
+    public func contexts(
+        _ wanted: [(sequence: SequenceID, length: Int)], layer: Int
+    ) throws(ServiceError) -> [ContextReader] {
+        let snapshot = try snapshot()
+        return try wanted.map { (item) throws(ServiceError) in
+            try context(of: item.sequence, layer: layer, length: item.length, snapshot: snapshot)
+        }
+    }
+
+    private func snapshot() throws(ServiceError) -> Snapshot {
+        Snapshot(try mapping { () throws(StoreError) in try environment.beginRead() })
+    }
+
+    private func context(
+        of id: SequenceID, layer: Int, length: Int, snapshot: Snapshot
+    ) throws(ServiceError) -> ContextReader {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
         while true {
             let core = try prepare(sequence)
             guard length >= 0 else { throw fail(.invalidRequest, "A context of \(length) tokens is negative.") }
             try checkIntact(core, localLength: localLength(length))
-            if let reader = try attempt(sequence, layer: layer, length: length) { return reader }
+            if let reader = try attempt(sequence, layer: layer, length: length, snapshot: snapshot) {
+                return reader
+            }
         }
     }
 
     /// - Returns: nil when sealed blocks were dropped while they were checked; then the state has to be read again.
     private func attempt(
-        _ sequence: SequenceCache, layer: Int, length: Int
+        _ sequence: SequenceCache, layer: Int, length: Int, snapshot: Snapshot
     ) throws(ServiceError) -> ContextReader? {
         let panels = sequence.model.panels
         let tokens = localLength(length)
         let count = (tokens + blockTokens - 1) / blockTokens
-        // Before the addresses are looked up: see ContextReader.
-        let transaction = try mapping { () throws(StoreError) in try environment.beginRead() }
+        // The snapshot was taken before the addresses are looked up: see ContextReader.
         let found = try sequence.layers[layer].state.withLock { state throws(ServiceError) in
             guard !state.isClosed else { throw unknown(sequence.id) }
             guard length <= state.length else {
@@ -43,7 +66,7 @@ extension ShardCache {
             return Found(mapped: mapped, memory: blocks, verified: state.verified, generation: state.generation)
         }
         let reader = ContextReader(
-            mapped: found.mapped, memory: found.memory, tokens: tokens, layout: panels, transaction: transaction,
+            mapped: found.mapped, memory: found.memory, tokens: tokens, layout: panels, snapshot: snapshot,
             account: readers)
         guard found.verified < found.mapped.count else { return reader }
         return try verify(sequence, layer: layer, found) ? reader : nil

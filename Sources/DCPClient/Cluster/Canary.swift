@@ -42,7 +42,7 @@ extension Cluster {
             try await closeSequence(name)
             return report
         } catch {
-            // The canary's own failure is the news; what it leaves behind is closed by the next one's name or by hand.
+            // The canary's own failure is the news. A sequence that cannot be closed now shows in `sequence list`.
             do throws(ServiceError) { try await closeSequence(name) } catch {}
             throw error
         }

@@ -40,8 +40,21 @@ extension Cluster {
     public func statuses(of sequences: [SequenceHandle])
         async throws(ServiceError) -> [SequenceID: SequenceProgress]
     {
-        guard !sequences.isEmpty else { return [:] }
         let topology = try await readyTopology()
+        var found: [SequenceID: SequenceProgress] = [:]
+        for start in stride(from: 0, to: sequences.count, by: Self.statusSequencesMax) {
+            let some = sequences[start..<min(start + Self.statusSequencesMax, sequences.count)]
+            found.merge(try await statuses(of: some, in: topology)) { a, _ in a }
+        }
+        return found
+    }
+
+    /// What a rank answers about at once.
+    private static var statusSequencesMax: Int { 1024 }
+
+    private func statuses(of sequences: ArraySlice<SequenceHandle>, in topology: Topology)
+        async throws(ServiceError) -> [SequenceID: SequenceProgress]
+    {
         let ranks = topology.shape.allRanks
         let replies = try await ask(
             ranks.map { ($0, .sequenceStatusRequest(sequences.map(\.record.id))) }, topology: topology,

@@ -34,7 +34,7 @@ public actor Cluster {
     public nonisolated let client = ClientID.random()
     public nonisolated let timeouts: Timeouts
     let eventLoop: any EventLoop
-    private let coordinator: Connection
+    private var coordinator: Connection
     private var known: Topology?
     private var ranks: [RankIndex: Connection] = [:]
     /// Connections being made: callers that need the same one at the same moment share it.
@@ -148,7 +148,11 @@ public actor Cluster {
 
     /// Asks the coordinator.
     func ask(_ message: Message, timeout: Duration? = nil) async throws(ServiceError) -> Message {
-        try await coordinator.request(
+        if !coordinator.isOpen {
+            coordinator = try await Connection.open(
+                coordinator.endpoint, name: "the coordinator", eventLoop: eventLoop)
+        }
+        return try await coordinator.request(
             message, epoch: known?.epoch ?? .none, tag: Tag(client: client, number: takeNumber()),
             timeout: timeout ?? timeouts.request
         ).result()

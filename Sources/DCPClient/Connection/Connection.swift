@@ -168,6 +168,8 @@ private final class ConnectionState: LinkDelegate {
 
     func link(_ link: Link, received frame: Frame) {
         if case .failure(let error) = frame.message {
+            // Without a client: the peer tells why it is about to close the connection.
+            if frame.tag.client == ClientID(0) { closeReason = error }
             finish(frame.tag, .failure(error))
         } else {
             finish(frame.tag, .success(frame.message))
@@ -183,7 +185,7 @@ private final class ConnectionState: LinkDelegate {
             keepsItself = nil
             return
         }
-        let reason = error.code == .rankUnavailable ? unavailable(error.message) : error
+        let reason = closeReason ?? (error.code == .rankUnavailable ? unavailable(error.message) : error)
         closeReason = reason
         for tag in pending.keys { finish(tag, .failure(reason)) }
         keepsItself = nil

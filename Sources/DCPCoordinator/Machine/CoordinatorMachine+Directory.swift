@@ -44,11 +44,8 @@ extension CoordinatorMachine {
             entry.truncateLength = length
             return persist([.sequence(entry)])
                 + carry(
-                    PendingOperation(
-                        operation: .truncate(entry.record.id, length: length), awaited: [], requester: requester,
-                        reply: DirectoryReply(sequences: [entry.record]),
-                        whenDone: [.sequence(SequenceEntry(record: entry.record))],
-                        whenRefused: [.sequence(SequenceEntry(record: entry.record))]))
+                    .truncate(entry.record.id, length: length), for: requester,
+                    reply: DirectoryReply(sequences: [entry.record]))
         case .fork(let name, let newName, let length):
             return try fork(name, newName, length, requester)
         case .close(let name):
@@ -56,10 +53,7 @@ extension CoordinatorMachine {
             entry.isClosing = true
             return persist([.sequence(entry)])
                 + carry(
-                    PendingOperation(
-                        operation: .close(entry.record.id), awaited: [], requester: requester,
-                        reply: DirectoryReply(sequences: [entry.record]),
-                        whenDone: removal(of: entry.record.id)))
+                    .close(entry.record.id), for: requester, reply: DirectoryReply(sequences: [entry.record]))
         }
     }
 
@@ -76,14 +70,13 @@ extension CoordinatorMachine {
                     "Model `\(name)` is registered with another shape (\(differences.joined(separator: "; "))); choose "
                         + "another --model name, or `dcpctl model remove \(name)` first.")
             }
+            let isOnItsWay = join(requester) { $0 == .putModel(known) }
+            if isOnItsWay { return [] }
             return [.answer(.directoryReply(DirectoryReply(models: [known])), requester.tag, to: requester.link)]
         }
         let record = ModelRecord(id: ModelID(state.nextModel), name: name, shape: shape)
         return persist([.model(record), nextIDs(afterModel: record.id)])
-            + carry(
-                PendingOperation(
-                    operation: .putModel(record), awaited: [], requester: requester,
-                    reply: DirectoryReply(models: [record]), whenRefused: [.modelRemoved(record.id)]))
+            + carry(.putModel(record), for: requester, reply: DirectoryReply(models: [record]))
     }
 
     private mutating func removeModel(
@@ -98,10 +91,7 @@ extension CoordinatorMachine {
                     + "(dcpctl sequence close).")
         }
         return persist([.modelRemoved(record.id)])
-            + carry(
-                PendingOperation(
-                    operation: .removeModel(record.id), awaited: [], requester: requester,
-                    reply: DirectoryReply(models: [record])))
+            + carry(.removeModel(record.id), for: requester, reply: DirectoryReply(models: [record]))
     }
 
     private mutating func openSequence(
@@ -118,6 +108,13 @@ extension CoordinatorMachine {
                     "Sequence `\(name)` belongs to model `\(owner.name)`, not `\(modelName)`; choose another --sequence "
                         + "or --model.")
             }
+            let isOnItsWay = join(requester) { operation in
+                switch operation {
+                case .open(let id, _), .fork(_, let id, _): id == known.record.id
+                case .putModel, .removeModel, .truncate, .close: false
+                }
+            }
+            if isOnItsWay { return [] }
             let reply = DirectoryReply(models: [owner], sequences: [known.record])
             return [.answer(.directoryReply(reply), requester.tag, to: requester.link)]
         }
@@ -126,10 +123,8 @@ extension CoordinatorMachine {
         let new = try newSequence(name, model: record.id)
         return persist([.sequence(SequenceEntry(record: new)), nextIDs(afterSequence: new.id)])
             + carry(
-                PendingOperation(
-                    operation: .open(new.id, model: record.id), awaited: [], requester: requester,
-                    reply: DirectoryReply(models: [record], sequences: [new]),
-                    whenRefused: removal(of: new.id)))
+                .open(new.id, model: record.id), for: requester,
+                reply: DirectoryReply(models: [record], sequences: [new]))
     }
 
     private mutating func fork(
@@ -140,14 +135,10 @@ extension CoordinatorMachine {
         let record = try newSequence(newName, model: parent.record.model)
         var entry = SequenceEntry(record: record)
         entry.fork = SequenceEntry.Fork(parent: parent.record.id, length: length)
-        var failed = entry
-        failed.isClosing = true
         return persist([.sequence(entry), nextIDs(afterSequence: record.id)])
             + carry(
-                PendingOperation(
-                    operation: .fork(parent: parent.record.id, child: record.id, length: length), awaited: [],
-                    requester: requester, reply: DirectoryReply(sequences: [record]),
-                    whenDone: [.sequence(SequenceEntry(record: record))], whenRefused: [.sequence(failed)]))
+                .fork(parent: parent.record.id, child: record.id, length: length), for: requester,
+                reply: DirectoryReply(sequences: [record]))
     }
 
     // MARK: Lookups
@@ -199,6 +190,4 @@ extension CoordinatorMachine {
     private func nextIDs(afterSequence id: SequenceID) -> StateChange {
         .nextIDs(model: state.nextModel, sequence: id.value + 1)
     }
-
-    private func removal(of id: SequenceID) -> [StateChange] { [.sequenceRemoved(id)] }
 }

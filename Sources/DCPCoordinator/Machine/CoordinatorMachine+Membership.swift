@@ -121,9 +121,7 @@ extension CoordinatorMachine {
 
     public mutating func linkClosed(_ link: LinkID, reason: ServiceError) -> [Action] {
         waiters.removeAll { $0.link == link }
-        for number in operations.keys where operations[number]?.requester?.link == link {
-            operations[number]?.requester = nil
-        }
+        for number in operations.keys { operations[number]!.requesters.removeAll { $0.link == link } }
         guard let rank = rank(of: link) else { return [] }
         return lost(rank, reason: "its connection closed")
     }
@@ -140,12 +138,17 @@ extension CoordinatorMachine {
         let (due, waiting) = (waiters.filter { $0.deadline <= now }, waiters.filter { $0.deadline > now })
         waiters = waiting
         actions += due.map { .answer(.topology(topology), $0.tag, to: $0.link) }
-        return actions
+        return actions + resendPostponed()
     }
+
+    /// Clients that may wait for the cluster at once; one more is answered at once.
+    static let waitersMax = 4096
 
     public mutating func topologyRequest(_ link: LinkID, _ tag: Tag, wait: Duration, now: Duration) -> [Action] {
         if case .ready = phase { return [.answer(.topology(topology), tag, to: link)] }
-        guard wait > .zero else { return [.answer(.topology(topology), tag, to: link)] }
+        guard wait > .zero, waiters.count < Self.waitersMax else {
+            return [.answer(.topology(topology), tag, to: link)]
+        }
         waiters.append(Waiter(link: link, tag: tag, deadline: now + wait))
         return []
     }

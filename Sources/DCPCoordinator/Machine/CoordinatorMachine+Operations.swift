@@ -9,18 +9,21 @@ struct PendingOperation: Sendable {
     }
 
     var operation: DirectoryOperation
+    /// Who has not confirmed.
     var awaited: Set<RankIndex>
-    /// The client to be told; nil for a reconciliation, or when it has gone.
-    var requester: Requester?
+    /// Of these, who answered that it cannot now, and is asked again at the next tick.
+    var postponed: Set<RankIndex> = []
+    /// The clients to be told; none for a reconciliation, or when they have gone.
+    var requesters: [Requester] = []
     var reply = DirectoryReply()
-    /// Made durable when every rank has confirmed.
-    var whenDone: [StateChange] = []
-    /// Made durable when a rank has refused for good.
-    var whenRefused: [StateChange] = []
+    /// The first refusal for good.
     var refusal: ServiceError?
 }
 
 /// Operations are recorded first, then carried to the ranks, and again at a rejoin while they are not confirmed.
+///
+/// A rank that cannot carry one out *now* (its queue is full) is asked again. One that refuses for good ends the
+/// operation: what it would have made is taken back everywhere, and the client is told.
 extension CoordinatorMachine {
     /// Brings the ranks of a new epoch to one state.
     mutating func reconcile() -> [Action] {
@@ -34,17 +37,28 @@ extension CoordinatorMachine {
                 actions.append(.send(.operation(operation), number: number, to: member.link))
             }
         }
-        reconciliationChanges = plan.changes
+        unconfirmed = plan.unconfirmed
         return actions + finishReconciliationIfDone()
     }
 
     /// Carries a recorded operation to all ranks.
-    mutating func carry(_ pending: PendingOperation) -> [Action] {
-        var pending = pending
-        pending.awaited = Set(state.shape.allRanks)
+    mutating func carry(
+        _ operation: DirectoryOperation, for requester: PendingOperation.Requester?, reply: DirectoryReply
+    ) -> [Action] {
         let number = takeNumber()
-        operations[number] = pending
-        return members.map { .send(.operation(pending.operation), number: number, to: $0.member.link) }
+        operations[number] = PendingOperation(
+            operation: operation, awaited: Set(state.shape.allRanks), requesters: requester.map { [$0] } ?? [],
+            reply: reply)
+        return members.map { .send(.operation(operation), number: number, to: $0.member.link) }
+    }
+
+    /// Lets a client wait for an operation that is on its way already; false when there is none.
+    mutating func join(
+        _ requester: PendingOperation.Requester, where isSame: (DirectoryOperation) -> Bool
+    ) -> Bool {
+        guard let number = operations.first(where: { isSame($0.value.operation) })?.key else { return false }
+        operations[number]!.requesters.append(requester)
+        return true
     }
 
     public mutating func operationDone(_ link: LinkID, number: UInt64) -> [Action] {
@@ -54,11 +68,26 @@ extension CoordinatorMachine {
     }
 
     public mutating func operationFailed(_ link: LinkID, number: UInt64, _ error: ServiceError) -> [Action] {
-        guard let rank = rank(of: link), operations[number] != nil else { return [] }
+        guard let rank = rank(of: link), let pending = operations[number] else { return [] }
+        if error.isRetryable && !pending.operation.isTakenBackWhenRefused {
+            operations[number]!.postponed.insert(rank)
+            return []
+        }
         operations[number]!.awaited.remove(rank)
-        // A refusal for good outweighs a failure that may pass.
-        if operations[number]!.refusal.map({ $0.isRetryable }) ?? true { operations[number]!.refusal = error }
+        if pending.refusal == nil { operations[number]!.refusal = error }
         return finishIfAnswered(number)
+    }
+
+    /// Asks the ranks again that could not carry an operation out.
+    mutating func resendPostponed() -> [Action] {
+        var actions: [Action] = []
+        for (number, pending) in operations.sorted(by: { $0.key < $1.key }) where !pending.postponed.isEmpty {
+            for (rank, member) in members where pending.postponed.contains(rank) {
+                actions.append(.send(.operation(pending.operation), number: number, to: member.link))
+            }
+            operations[number]!.postponed = []
+        }
+        return actions
     }
 
     private mutating func finishIfAnswered(_ number: UInt64) -> [Action] {
@@ -67,50 +96,93 @@ extension CoordinatorMachine {
         var actions: [Action] = []
         if let refusal = pending.refusal {
             actions.append(.report(.operationFailed(pending.operation, refusal)))
-            if !refusal.isRetryable { actions += persist(pending.whenRefused) }
-            if let requester = pending.requester {
-                actions.append(.answer(.failure(refusal), requester.tag, to: requester.link))
-            }
-            // Some ranks may have made the fork: it is taken away again, everywhere.
-            if case .fork(_, let child, _) = pending.operation, !refusal.isRetryable, case .ready = phase {
-                actions += carry(
-                    PendingOperation(operation: .close(child), awaited: [], whenDone: [.sequenceRemoved(child)]))
-            }
-            return actions + finishReconciliationIfDone()
-        }
-        actions += persist(pending.whenDone)
-        if let requester = pending.requester {
-            actions.append(.answer(.directoryReply(pending.reply), requester.tag, to: requester.link))
+            if let id = pending.operation.sequence { unconfirmed = unconfirmed.filter { $0.sequence != id } }
+            actions += takeBack(pending.operation)
+            actions += pending.requesters.map { .answer(.failure(refusal), $0.tag, to: $0.link) }
+        } else {
+            // A reconciliation's operations are confirmed together: the same one may be owed by several ranks.
+            if case .ready = phase { actions += persist(changes(whenConfirmed: pending.operation)) }
+            actions += pending.requesters.map { .answer(.directoryReply(pending.reply), $0.tag, to: $0.link) }
         }
         return actions + finishReconciliationIfDone()
     }
 
+    /// What is no longer owed to any rank.
+    private func changes(whenConfirmed operation: DirectoryOperation) -> [StateChange] {
+        switch operation {
+        case .putModel, .removeModel, .open: return []
+        case .fork(_, let child, _):
+            guard var entry = state.sequences[child], entry.fork != nil else { return [] }
+            entry.fork = nil
+            return [.sequence(entry)]
+        case .truncate(let id, let length):
+            guard var entry = state.sequences[id], entry.truncateLength == length else { return [] }
+            entry.truncateLength = nil
+            return [.sequence(entry)]
+        case .close(let id): return state.sequences[id] == nil ? [] : [.sequenceRemoved(id)]
+        }
+    }
+
+    /// Undoes what a refused operation recorded, and what some ranks may have made of it.
+    private mutating func takeBack(_ operation: DirectoryOperation) -> [Action] {
+        switch operation {
+        case .removeModel, .close: return []
+        case .truncate: return persist(changes(whenConfirmed: operation))
+        case .putModel(let record):
+            guard case .ready = phase else { return [] }
+            return persist([.modelRemoved(record.id)])
+                + carry(.removeModel(record.id), for: nil, reply: DirectoryReply())
+        case .open(let id, _), .fork(_, let id, _):
+            guard case .ready = phase, var entry = state.sequences[id] else { return [] }
+            entry.isClosing = true
+            return persist([.sequence(entry)]) + carry(.close(id), for: nil, reply: DirectoryReply())
+        }
+    }
+
     private mutating func finishReconciliationIfDone() -> [Action] {
         guard case .joining = phase, operations.isEmpty, members.allSatisfy({ $0.member.hasJoined }) else { return [] }
-        let changes = reconciliationChanges
-        reconciliationChanges = []
-        return persist(changes) + becomeReadyIfDone()
+        let confirmed = unconfirmed
+        unconfirmed = []
+        return confirmed.sorted { "\($0)" < "\($1)" }.flatMap { persist(changes(whenConfirmed: $0)) }
+            + becomeReadyIfDone()
     }
 
     /// A rank is lost: what it owed is carried to it when it is back, from what is recorded.
     mutating func abandonOperations(lost rank: RankIndex) -> [Action] {
         let abandoned = operations.sorted { $0.key < $1.key }
         operations = [:]
-        reconciliationChanges = []
-        return abandoned.compactMap { _, pending in
-            pending.requester.map { requester in
-                .answer(
-                    .failure(
-                        ServiceError(
-                            .rankUnavailable,
-                            "\(rank) was lost before it confirmed. The request is recorded and will be carried out when "
-                                + "\(rank) is back.", rank: rank)), requester.tag, to: requester.link)
-            }
+        unconfirmed = []
+        let error = ServiceError(
+            .rankUnavailable,
+            "\(rank) was lost before it confirmed. The request is recorded and will be carried out when \(rank) is back.",
+            rank: rank)
+        return abandoned.flatMap { _, pending in
+            pending.requesters.map { .answer(.failure(error), $0.tag, to: $0.link) }
         }
     }
 
+    /// Numbers of different epochs differ: a late answer confirms nothing else, also after the coordinator restarted.
     private mutating func takeNumber() -> UInt64 {
         defer { nextOperation += 1 }
-        return nextOperation
+        return state.epoch.value << 32 | nextOperation
+    }
+}
+
+extension DirectoryOperation {
+    /// The sequence it makes or changes.
+    var sequence: SequenceID? {
+        switch self {
+        case .putModel, .removeModel: nil
+        case .open(let id, _), .fork(_, let id, _), .truncate(let id, _), .close(let id): id
+        }
+    }
+
+    /// Whether any refusal, for now or for good, ends the operation: the client is told and may ask again. The others
+    /// give things back, cannot be undone, and are asked for until they are done.
+    var isTakenBackWhenRefused: Bool {
+        switch self {
+        case .putModel, .open, .fork: true
+        case .removeModel, .truncate, .close: false
+        }
     }
 }

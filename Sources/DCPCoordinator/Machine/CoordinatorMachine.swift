@@ -58,8 +58,8 @@ public struct CoordinatorMachine: Sendable {
     var waiters: [Waiter] = []
     var operations: [UInt64: PendingOperation] = [:]
     var nextOperation: UInt64 = 1
-    /// Made durable when the operations of the reconciliation are confirmed.
-    var reconciliationChanges: [StateChange] = []
+    /// What is recorded as owed to ranks, and is not when the reconciliation's operations are confirmed.
+    var unconfirmed: Set<DirectoryOperation> = []
     let lease: Duration
     /// Ranks whose next store is taken, whatever it was before: an operator has said that the old one is lost.
     var replaceableStores: Set<RankIndex>

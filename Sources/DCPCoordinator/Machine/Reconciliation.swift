@@ -8,7 +8,8 @@ internal import DCPWire
 /// their tokens), truncations, closings.
 struct Reconciliation {
     var operations: [RankIndex: [DirectoryOperation]] = [:]
-    var changes: [StateChange] = []
+    /// What the directory still owes, whether or not a rank turned out to lack it.
+    var unconfirmed: Set<DirectoryOperation> = []
     var events: [CoordinatorEvent] = []
 
     init(_ state: CoordinatorState, _ registrations: [RankIndex: Registration]) {
@@ -22,6 +23,10 @@ struct Reconciliation {
             let known = Dictionary(
                 registrations[rank]!.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })
             operations[rank] = state.sortedModels.filter { known[$0.id] != $0 }.map { .putModel($0) }
+            // A model that was removed while the rank was away; one that sequences still use is left with them.
+            let used = Set(registrations[rank]!.sequences.map(\.model))
+            operations[rank]! += known.keys.sorted().filter { state.models[$0] == nil && !used.contains($0) }
+                .map { .removeModel($0) }
         }
         var late: [RankIndex: [DirectoryOperation]] = [:]
         // By rising number, so that a parent comes before its forks.
@@ -57,13 +62,11 @@ struct Reconciliation {
             let unknown = registrations[rank]!.sequences.filter { state.sequences[$0.sequence] == nil }
             if !unknown.isEmpty { events.append(.unknownSequences(rank, count: unknown.count)) }
         }
-        // When all of this is confirmed nothing is owed to any rank.
         for entry in state.sortedSequences {
-            if entry.isClosing {
-                changes.append(.sequenceRemoved(entry.record.id))
-            } else if entry.fork != nil || entry.truncateLength != nil {
-                changes.append(.sequence(SequenceEntry(record: entry.record)))
-            }
+            let id = entry.record.id
+            if entry.isClosing { unconfirmed.insert(.close(id)) }
+            if let fork = entry.fork { unconfirmed.insert(.fork(parent: fork.parent, child: id, length: fork.length)) }
+            if let length = entry.truncateLength { unconfirmed.insert(.truncate(id, length: length)) }
         }
     }
 }

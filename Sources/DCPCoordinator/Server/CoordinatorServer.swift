@@ -30,7 +30,10 @@ public final class CoordinatorServer {
     private var links: [CoordinatorMachine.LinkID: Link] = [:]
     private var linkIDs: [ObjectIdentifier: CoordinatorMachine.LinkID] = [:]
     private var nextLink: UInt64 = 1
+    /// What is to be done, in order; the first `performed` of them are.
     private var actions: [CoordinatorMachine.Action] = []
+    private var performed = 0
+    private var isPerforming = false
     private var isPersisting = false
     private var ticker: RepeatedTask?
     private let started = NIODeadline.now()
@@ -77,13 +80,14 @@ public final class CoordinatorServer {
 
     private func perform(_ new: [CoordinatorMachine.Action]) {
         actions += new
-        guard !isPersisting else { return }
-        while !actions.isEmpty {
-            let action = actions.removeFirst()
+        // An action may close a link, which comes back here at once: its actions wait for those before them.
+        guard !isPerforming else { return }
+        isPerforming = true
+        while !isPersisting, performed < actions.count {
+            let action = actions[performed]
+            performed += 1
             switch action {
-            case .persist(let changes):
-                persist(changes)
-                return
+            case .persist(let changes): persist(changes)
             case .send(let message, let number, let id):
                 send(message, Tag(client: ClientID(0), number: number), to: id)
             case .answer(let message, let tag, let id): send(message, tag, to: id)
@@ -91,6 +95,9 @@ public final class CoordinatorServer {
             case .report(let event): observe(event)
             }
         }
+        actions.removeFirst(performed)
+        performed = 0
+        isPerforming = false
     }
 
     private func persist(_ changes: [StateChange]) {
@@ -139,7 +146,7 @@ extension CoordinatorServer: LinkDelegate {
         guard let id = linkIDs[ObjectIdentifier(link)] else { return }
         let isRank = link.peer?.role == .rank
         switch frame.message {
-        case .register(let registration) where isRank:
+        case .register(let registration) where isRank && registration.rank == link.peer?.rank:
             perform(machine.registered(registration, link: id, now: now))
         case .renewLease where isRank: perform(machine.renewed(id, now: now))
         case .linksReady where isRank: perform(machine.linksReady(id, epoch: frame.epoch, now: now))

@@ -14,7 +14,7 @@ internal import NIOCore
 /// | `q`, sequence: u64 | sequence record, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64 |
 ///
 /// Numbers in keys are big-endian, so that they sort; in values little-endian. Every value ends with the CRC-32C of the
-/// bytes before it.
+/// key and of the bytes before it.
 package enum StateCoding {
     package typealias Record = (key: [UInt8], value: [UInt8]?)
 
@@ -22,31 +22,25 @@ package enum StateCoding {
 
     package static func encode(_ change: StateChange) -> Record {
         switch change {
-        case .epoch(let epoch): return (key("e"), value { $0.write(epoch.value) })
+        case .epoch(let epoch): return record(key("e")) { $0.write(epoch.value) }
         case .nextIDs(let model, let sequence):
-            return (
-                key("n"),
-                value {
-                    $0.write(model)
-                    $0.write(sequence)
-                }
-            )
+            return record(key("n")) {
+                $0.write(model)
+                $0.write(sequence)
+            }
         case .store(let rank, let store):
-            return (
-                key("r", rank.value),
-                value {
-                    $0.write(store.high)
-                    $0.write(store.low)
-                }
-            )
-        case .model(let record): return (key("m", record.id.value), value { record.encode(to: &$0) })
+            return record(key("r", rank.value)) {
+                $0.write(store.high)
+                $0.write(store.low)
+            }
+        case .model(let model): return record(key("m", model.id.value)) { model.encode(to: &$0) }
         case .modelRemoved(let id): return (key("m", id.value), nil)
-        case .sequence(let entry): return (key("q", entry.record.id.value), value { encode(entry, to: &$0) })
+        case .sequence(let entry): return record(key("q", entry.record.id.value)) { encode(entry, to: &$0) }
         case .sequenceRemoved(let id): return (key("q", id.value), nil)
         }
     }
 
-    package static func encode(_ shape: ClusterShape) -> Record { (shapeKey, value { shape.encode(to: &$0) }) }
+    package static func encode(_ shape: ClusterShape) -> Record { record(shapeKey) { shape.encode(to: &$0) } }
 
     /// - Throws: `.storeDamaged`, naming the key.
     package static func decodeShape(_ value: [UInt8]) throws(ServiceError) -> ClusterShape {
@@ -99,13 +93,20 @@ package enum StateCoding {
 
     private static func key(_ letter: Unicode.Scalar) -> [UInt8] { [UInt8(ascii: letter)] }
 
-    private static func value(_ body: (inout WireWriter) -> Void) -> [UInt8] {
+    private static func record(_ key: [UInt8], _ body: (inout WireWriter) -> Void) -> Record {
         var writer = WireWriter()
         body(&writer)
         var bytes = Array(writer.buffer.readableBytesView)
-        let checksum = bytes.withUnsafeBytes { CRC32C.checksum($0) }
-        withUnsafeBytes(of: checksum.littleEndian) { bytes.append(contentsOf: $0) }
-        return bytes
+        withUnsafeBytes(of: checksum(key, bytes[...]).littleEndian) { bytes.append(contentsOf: $0) }
+        return (key, bytes)
+    }
+
+    /// Over the key too: a value under another record's key is damage.
+    private static func checksum(_ key: [UInt8], _ value: ArraySlice<UInt8>) -> UInt32 {
+        var crc = CRC32C()
+        key.withUnsafeBytes { crc.update($0) }
+        value.withUnsafeBytes { crc.update($0) }
+        return crc.value
     }
 
     private static func decode<Value>(
@@ -120,7 +121,7 @@ package enum StateCoding {
         guard value.count >= 4 else { throw damaged("has only \(value.count) bytes") }
         let bytes = value.dropLast(4)
         let stored = value.suffix(4).reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
-        guard bytes.withUnsafeBytes({ CRC32C.checksum($0) }) == stored else { throw damaged("fails its checksum") }
+        guard checksum(key, bytes) == stored else { throw damaged("fails its checksum") }
         var reader = WireReader(ByteBuffer(bytes: bytes), of: .directoryReply)
         do throws(ServiceError) {
             let result = try body(&reader)

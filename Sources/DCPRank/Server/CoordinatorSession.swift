@@ -22,6 +22,7 @@ final class CoordinatorSession {
     private var renewal: RepeatedTask?
     private var lastRenewed = NIODeadline.now()
     private var isStopped = false
+    private var isDraining = false
     private var isDialling = false
     private var hasReportedLoss = false
 
@@ -52,7 +53,11 @@ final class CoordinatorSession {
         if case .refusing(let error) = serving { throw error }
     }
 
-    func refuseSteps(_ error: ServiceError) { serving = .refusing(error) }
+    /// For good: the daemon drains, whatever the coordinator says from now on.
+    func refuseSteps(_ error: ServiceError) {
+        serving = .refusing(error)
+        isDraining = true
+    }
 
     /// A link to a peer came up: perhaps it was the last that the epoch waits for.
     func linksChanged() {
@@ -148,6 +153,7 @@ final class CoordinatorSession {
             return
         }
         self.topology = topology
+        guard !isDraining else { return }
         keepLease(milliseconds: topology.leaseMilliseconds)
         switch topology.phase {
         case .incomplete:
@@ -189,7 +195,7 @@ final class CoordinatorSession {
     }
 
     private func persisted(_ next: Epoch, _ result: Result<Void, ServiceError>) {
-        guard epoch == next, let topology, topology.epoch == next, topology.phase != .incomplete else {
+        guard !isDraining, epoch == next, let topology, topology.epoch == next, topology.phase != .incomplete else {
             // A rank was lost meanwhile: the next join has an epoch of its own.
             return
         }

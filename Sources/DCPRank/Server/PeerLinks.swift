@@ -88,7 +88,7 @@ final class PeerLinks {
 
     func stop() {
         isStopped = true
-        for link in links { link.close(ServiceError(.shuttingDown, "\(own) is stopping.")) }
+        for link in links { link.closeWhenFlushed(ServiceError(.shuttingDown, "\(own) is stopping.")) }
     }
 
     private func dialIfNeeded(_ rank: RankIndex) {

@@ -13,6 +13,8 @@ public struct RankConfiguration: Sendable {
     public var threads: Int
     /// Steps in flight at once. One more is answered `overloaded`.
     public var stepsInFlightMax = 1024
+    /// Bytes that the steps in flight may hold together; a single step may always run.
+    public var stepByteCountMax = 4 << 30
     /// The longest a step may take, whatever the client asks for.
     public var stepTimeoutMax = TimeAmount.seconds(300)
     /// Bytes of peers' messages kept for steps whose request has not come yet.

@@ -14,6 +14,13 @@ extension RankServer {
         case .commit(let lengths):
             commit(lengths, frame: frame, from: link)
         case .sequenceStatusRequest(let sequences):
+            guard sequences.count <= Self.statusSequencesMax else {
+                let error = ServiceError(
+                    .invalidRequest,
+                    "\(sequences.count) sequences are asked about at once, the limit is \(Self.statusSequencesMax); ask in "
+                        + "several requests.")
+                return answer(link, frame.tag, .failure(error))
+            }
             whenRolledBack(sequences) { [weak link] in
                 self.answer(link, frame.tag, .sequenceStatus(self.status(of: sequences)))
             }
@@ -44,12 +51,11 @@ extension RankServer {
 
     private func admit(_ request: StepRequest, frame: Frame, from link: Link) {
         let tag = frame.tag
-        guard steps[tag] == nil else {
-            answer(link, tag, .failure(ServiceError(.conflict, "\(tag) is already in flight; wait for its answer.")))
-            return
-        }
+        // Sent twice: the answer that is on its way answers both.
+        guard steps[tag] == nil else { return }
         do throws(ServiceError) {
             try checkServing(frame.epoch)
+            if let verdict = steps.verdict(for: tag) { throw verdict }
             guard steps.executions.count < configuration.stepsInFlightMax else {
                 throw ServiceError(
                     .overloaded,
@@ -59,6 +65,7 @@ extension RankServer {
             let (plan, appends, isContextReady) = try check(request, tag: tag)
             let timeout = min(
                 .milliseconds(Int64(request.timeoutMilliseconds)), configuration.stepTimeoutMax)
+            try reserve(request, plan)
             let execution = StepExecution(
                 tag: tag, request: request, epoch: frame.epoch, machine: StepMachine(plan, appends: appends),
                 client: link, server: self, timeout: timeout)
@@ -76,13 +83,10 @@ extension RankServer {
         counters.stepsAborted += 1
         observe(.stepAborted(tag, error))
         answer(link, tag, .failure(error))
-        steps.refuse(tag)
-        guard epoch == coordinator.epoch else { return }
         var verdict = error
         verdict.rank = verdict.rank ?? configuration.rank
-        for peer in peers.links {
-            try? peer.send(Frame(epoch: epoch, tag: tag, sender: configuration.rank, message: .abort(verdict)))
-        }
+        steps.refuse(tag, verdict)
+        if epoch == coordinator.epoch { abortInGroup(tag, verdict) }
     }
 
     private func check(_ request: StepRequest, tag: Tag) throws(ServiceError) -> (StepPlan, Bool, Bool) {
@@ -103,6 +107,12 @@ extension RankServer {
             for entry in request.entries {
                 guard let state = cache.state(of: entry.sequence) else {
                     throw ServiceError(.unknownSequence, "\(entry.sequence) is not open; open it again.")
+                }
+                guard !changing.contains(entry.sequence), !isRollingBack(entry, layer: layer) else {
+                    throw ServiceError(
+                        .stepAborted,
+                        "\(entry.sequence) is being changed, or an aborted step's tokens are being taken back; ask for its "
+                            + "length and try again.")
                 }
                 guard state.model == request.model else {
                     throw ServiceError(
@@ -128,6 +138,12 @@ extension RankServer {
         return (plan, admitted.allSatisfy { $0.1 != .repeat }, isContextReady(request.entries, layer: layer))
     }
 
+    private func isRollingBack(_ entry: StepRequest.Entry, layer: Int) -> Bool {
+        steps.executions.values.contains {
+            $0.machine.isOver && Int($0.tag.layer) == layer && $0.touches(entry.sequence)
+        }
+    }
+
     // MARK: Commits
 
     private func commit(_ lengths: [SequenceLength], frame: Frame, from link: Link) {
@@ -136,8 +152,20 @@ extension RankServer {
         } catch {
             return answer(link, frame.tag, .failure(error))
         }
-        let reply = replyOnLoop(to: link, frame.tag, success: .committed)
-        cache.commit(lengths.map { ($0.sequence, $0.length) }, completion: reply)
+        commitsInFlight += 1
+        let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
+        let eventLoop = eventLoop
+        cache.commit(lengths.map { ($0.sequence, $0.length) }) { result in
+            eventLoop.execute {
+                let (server, link) = bound.value
+                switch result {
+                case .success: server.answer(link, frame.tag, .committed)
+                case .failure(let error): server.answer(link, frame.tag, .failure(error))
+                }
+                server.commitsInFlight -= 1
+                server.finishDrainIfEmpty()
+            }
+        }
     }
 
     private func rewind(_ sequence: SequenceID, _ layerLengths: [Int], frame: Frame, from link: Link) {
@@ -176,29 +204,14 @@ extension RankServer {
         }
     }
 
-    /// A completion for the store's writer thread that answers the client from the loop.
-    private func replyOnLoop(to link: Link, _ tag: Tag, success: Message)
-        -> @Sendable (Result<Void, ServiceError>) -> Void
-    {
-        let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
-        let eventLoop = eventLoop
-        return { result in
-            eventLoop.execute {
-                let (server, link) = bound.value
-                switch result {
-                case .success: server.answer(link, tag, success)
-                case .failure(let error): server.answer(link, tag, .failure(error))
-                }
-            }
-        }
-    }
-
     // MARK: Status
 
-    /// All sequences when none is named; a sequence this rank does not have is left out.
+    /// With a thousand layers the answer still fits a frame.
+    static let statusSequencesMax = 1024
+
+    /// A sequence this rank does not have is left out.
     private func status(of sequences: [SequenceID]) -> [SequenceStatus] {
-        let states = sequences.isEmpty ? cache.sequences : sequences.compactMap { cache.state(of: $0) }
-        return states.map { state in
+        sequences.compactMap { cache.state(of: $0) }.map { state in
             SequenceStatus(
                 sequence: state.id, committedLength: state.committedLength, layerLengths: state.layerLengths,
                 localTokens: cluster.layout.localLength(

@@ -24,12 +24,19 @@ public final class RankServer {
     var counters = Counters()
     var steps: StepTable
     var cursors = LayerCursors()
+    /// Sequences that an operation of the coordinator is changing: no step is taken for them.
+    var changing: Set<SequenceID> = []
+    /// Bytes that the steps in flight hold.
+    private(set) var stepByteCount = 0
+    var commitsInFlight = 0
     let peers: PeerLinks
     private(set) var coordinator: CoordinatorSession!
     private let listener: Listener
     /// Every open incoming link, for a clean stop.
     private var incoming: [ObjectIdentifier: Link] = [:]
     private var drained: EventLoopPromise<Void>?
+    private var hasDrained = false
+    private let allClosed: EventLoopPromise<Void>
     private var earlyTimer: RepeatedTask?
     private var quietWaiters: [QuietWaiter] = []
 
@@ -62,6 +69,7 @@ public final class RankServer {
         self.pool = pool
         self.eventLoop = eventLoop
         self.observe = observe
+        allClosed = eventLoop.makePromise()
         steps = StepTable(earlyByteCountMax: configuration.earlyByteCountMax)
         let dialer = Dialer(eventLoop: eventLoop, settings: configuration.link)
         let hello = Hello(role: .rank, rank: configuration.rank, fingerprint: LayoutFingerprint(cluster))
@@ -103,7 +111,14 @@ public final class RankServer {
             bound.value.closeLinks()
         }
         finishDrainIfEmpty()
-        return promise.futureResult
+        // The last answers are written before the daemon ends; a peer that does not read them is not waited for long.
+        let closed = allClosed.futureResult
+        let flushDeadline = configuration.link.handshakeTimeout
+        return promise.futureResult.flatMap {
+            let server = bound.value
+            let giveUp = server.eventLoop.scheduleTask(in: flushDeadline) { bound.value.allClosed.succeed() }
+            return closed.always { _ in giveUp.cancel() }
+        }
     }
 
     private func abandonSteps() {
@@ -113,25 +128,35 @@ public final class RankServer {
         drained?.succeed()
     }
 
-    private func finishDrainIfEmpty() {
-        guard steps.executions.isEmpty else { return }
+    func finishDrainIfEmpty() {
+        guard steps.executions.isEmpty, commitsInFlight == 0 else { return }
         drained?.succeed()
     }
 
     private func closeLinks() {
+        hasDrained = true
         earlyTimer?.cancel()
         coordinator.stop()
         peers.stop()
         for link in incoming.values {
-            link.close(ServiceError(.shuttingDown, "\(configuration.rank) has stopped."))
+            link.closeWhenFlushed(ServiceError(.shuttingDown, "\(configuration.rank) has stopped."))
         }
+        finishCloseIfEmpty()
     }
+
+    private func finishCloseIfEmpty() {
+        guard incoming.isEmpty, peers.links.isEmpty else { return }
+        allClosed.succeed()
+    }
+
+    deinit { allClosed.succeed() }
 
     // MARK: Called by executions
 
     func finished(_ execution: StepExecution) {
         guard steps[execution.tag] === execution else { return }
         steps.remove(execution.tag)
+        stepByteCount -= execution.byteCount
         let ready = quietWaiters.filter { $0.isQuiet(steps) }
         if !ready.isEmpty {
             quietWaiters.removeAll { $0.isQuiet(steps) }
@@ -151,12 +176,12 @@ public final class RankServer {
     /// Runs a body when no step is left, computations included.
     func whenAllQuiet(_ body: @escaping () -> Void) { wait(for: { $0.executions.isEmpty }, body) }
 
-    /// Runs a body when no aborted step of some sequences is still being taken back; of all when none is named.
+    /// Runs a body when no aborted step of some sequences is still being taken back.
     func whenRolledBack(_ sequences: [SequenceID], _ body: @escaping () -> Void) {
         wait(
             for: { steps in
                 !steps.executions.values.contains { execution in
-                    execution.machine.isOver && (sequences.isEmpty || sequences.contains { execution.touches($0) })
+                    execution.machine.isOver && sequences.contains { execution.touches($0) }
                 }
             }, body)
     }
@@ -167,6 +192,27 @@ public final class RankServer {
         } else {
             quietWaiters.append(QuietWaiter(isQuiet: isQuiet, body: body))
         }
+    }
+
+    /// Takes the memory a step will need: its tensors, everybody's queries and the partials in Float32.
+    /// - Throws: `.overloaded` over the budget, `.invalidRequest` for an answer that no frame could hold.
+    func reserve(_ request: StepRequest, _ plan: StepPlan) throws(ServiceError) {
+        let resultByteCount = plan.ownHeads.count * plan.tokens * (plan.shape.valueDim + 1) * 4
+        let limit = configuration.link.frameLimits.payloadByteCountMax
+        guard resultByteCount <= limit else {
+            throw ServiceError(
+                .invalidRequest,
+                "The answer to \(plan.tokens) tokens would take \(resultByteCount) bytes, the limit of a frame is "
+                    + "\(limit); send fewer tokens in one step (dcpctl submit --chunk).")
+        }
+        let byteCount = StepExecution.byteCount(of: request, plan)
+        guard stepByteCount == 0 || stepByteCount + byteCount <= configuration.stepByteCountMax else {
+            throw ServiceError(
+                .overloaded,
+                "The steps in flight hold \(stepByteCount) bytes, this one needs \(byteCount) and the limit is "
+                    + "\(configuration.stepByteCountMax); try again when some have ended.")
+        }
+        stepByteCount += byteCount
     }
 
     /// Sends to another rank of the step's group.
@@ -193,8 +239,12 @@ public final class RankServer {
             try client.send(
                 Frame(epoch: coordinator.epoch, tag: tag, sender: configuration.rank, message: message))
         } catch {
+            switch error.code {
             // A client that does not read would wait for an answer that cannot be sent: it hears of it this way.
-            if error.code == .overloaded { client.close(error) }
+            case .overloaded: client.close(error)
+            case .invalidRequest: answer(client, tag, .failure(error))
+            default: break
+            }
         }
     }
 
@@ -246,6 +296,13 @@ public final class RankServer {
         }
     }
 
+    /// A step with nothing to exchange does not need its peers.
+    private func abortExchanges(_ error: ServiceError) {
+        for execution in steps.executions.values where execution.machine.plan.hasContext {
+            execution.deliver(.failed(error))
+        }
+    }
+
     func abortAllSteps(_ error: ServiceError) {
         for execution in steps.executions.values { execution.deliver(.failed(error)) }
     }
@@ -276,6 +333,7 @@ extension RankServer: LinkDelegate {
             incoming[ObjectIdentifier(link)] = link
             return
         }
+        let replaced = peers.link(to: rank) != nil
         guard peers.opened(link, rank: rank) else {
             let error = ServiceError(
                 .protocolViolation,
@@ -284,6 +342,13 @@ extension RankServer: LinkDelegate {
             return
         }
         observe(.peerConnected(rank))
+        if replaced {
+            abortExchanges(
+                ServiceError(
+                    .rankUnavailable,
+                    "\(rank) connected to \(configuration.rank) again while the step was in flight; try again.",
+                    rank: rank))
+        }
         coordinator.linksChanged()
     }
 
@@ -309,14 +374,12 @@ extension RankServer: LinkDelegate {
                 .rankUnavailable,
                 "\(configuration.rank) lost its connection to \(rank): \(error.message) Try again when \(rank) is back.",
                 rank: rank)
-            // A step with nothing to exchange does not need its peers.
-            for execution in steps.executions.values where execution.machine.plan.hasContext {
-                execution.deliver(.failed(lost))
-            }
+            abortExchanges(lost)
         }
         for execution in steps.executions.values where execution.isClient(link) {
             execution.deliver(.failed(ServiceError(.stepAborted, "The client closed its connection.")))
         }
+        if hasDrained { finishCloseIfEmpty() }
     }
 
     private func receive(_ frame: Frame, from rank: RankIndex, over link: Link) {
@@ -341,9 +404,21 @@ extension RankServer: LinkDelegate {
                 .overloaded,
                 "\(configuration.rank) holds \(configuration.earlyByteCountMax) bytes of messages for steps that have "
                     + "not come; send fewer steps at once.", rank: configuration.rank)
-            try? link.send(
-                Frame(epoch: frame.epoch, tag: frame.tag, sender: configuration.rank, message: .abort(error)))
-            steps.refuse(frame.tag)
+            steps.refuse(frame.tag, error)
+            abortInGroup(frame.tag, error)
+        }
+    }
+
+    /// Tells the group the verdict on a step that is none here. A peer that cannot be told has lost its link, which
+    /// fails its steps.
+    func abortInGroup(_ tag: Tag, _ verdict: ServiceError) {
+        for peer in peers.links {
+            do throws(ServiceError) {
+                try peer.send(
+                    Frame(epoch: coordinator.epoch, tag: tag, sender: configuration.rank, message: .abort(verdict)))
+            } catch {
+                peer.close(error)
+            }
         }
     }
 }

@@ -38,15 +38,27 @@ struct StepTable {
         over.insert(tag)
     }
 
-    /// Remembers that a tag was refused before it became a step: whatever peers sent for it is dropped.
-    mutating func refuse(_ tag: Tag) {
+    /// Remembers that a step was refused before its request came or could be taken: whatever peers sent for it is
+    /// dropped, and its request, if it comes, meets the same verdict.
+    mutating func refuse(_ tag: Tag, _ verdict: ServiceError) {
+        dropEarly(tag)
+        over.insert(tag, verdict)
+    }
+
+    /// Why a step is refused whose request has not come yet.
+    func verdict(for tag: Tag) -> ServiceError? { over.verdict(for: tag) }
+
+    private mutating func dropEarly(_ tag: Tag) {
         if let waiting = early.removeValue(forKey: tag) { earlyByteCount -= waiting.byteCount }
-        over.insert(tag)
     }
 
     /// Keeps a frame for a step that has not come yet. Returns false when there is no room.
     mutating func keep(_ frame: Frame, from member: Int, until expires: NIODeadline) -> Bool {
         guard !over.contains(frame.tag) else { return true }
+        if case .abort(let verdict) = frame.message {
+            refuse(frame.tag, verdict)
+            return true
+        }
         let byteCount = FrameHeader.byteCount + frame.message.payloadByteCount
         guard earlyByteCount + byteCount <= earlyByteCountMax else { return false }
         early[frame.tag, default: Early(expires: expires)].frames.append((frame, member))
@@ -58,8 +70,7 @@ struct StepTable {
     /// Drops frames whose step never came.
     mutating func expireEarly(now: NIODeadline) {
         for (tag, waiting) in early where waiting.expires <= now {
-            earlyByteCount -= waiting.byteCount
-            early[tag] = nil
+            dropEarly(tag)
             over.insert(tag)
         }
     }
@@ -71,23 +82,25 @@ struct StepTable {
     }
 }
 
-/// The last tags that were inserted, up to a number.
+/// The last tags that were inserted, up to a number, with the verdict of those that were refused.
 private struct RecentTags {
     private var ring: [Tag] = []
     private var next = 0
-    private var members: Set<Tag> = []
+    private var members: [Tag: ServiceError?] = [:]
     private let capacity: Int
 
     init(capacity: Int) { self.capacity = capacity }
 
-    func contains(_ tag: Tag) -> Bool { members.contains(tag) }
+    func contains(_ tag: Tag) -> Bool { members[tag] != nil }
 
-    mutating func insert(_ tag: Tag) {
-        guard members.insert(tag).inserted else { return }
+    func verdict(for tag: Tag) -> ServiceError? { members[tag] ?? nil }
+
+    mutating func insert(_ tag: Tag, _ verdict: ServiceError? = nil) {
+        guard members.updateValue(verdict, forKey: tag) == nil else { return }
         if ring.count < capacity {
             ring.append(tag)
         } else {
-            members.remove(ring[next])
+            members[ring[next]] = nil
             ring[next] = tag
             next = (next + 1) % capacity
         }
@@ -95,5 +108,5 @@ private struct RecentTags {
 
     /// The ring keeps the slot: when it is overwritten, a tag that was inserted again is forgotten early, which costs
     /// at most one kept frame.
-    mutating func remove(_ tag: Tag) { members.remove(tag) }
+    mutating func remove(_ tag: Tag) { members[tag] = nil }
 }

@@ -35,7 +35,9 @@ public struct LayerCursors: Sendable {
         throws(ServiceError) -> Admission
     {
         var cursor = cursors[entry.sequence]?[layer] ?? Cursor(reserved: length, appended: length)
-        if let last = cursor.last, last.tag.isSameStep(as: tag), last.position == entry.position, last.count == entry.count {
+        if let last = cursor.last, last.tag.isSameStep(as: tag), last.position == entry.position,
+            last.count == entry.count
+        {
             guard cursor.appended >= entry.position + entry.count else {
                 throw ServiceError(.conflict, "\(tag) is already in flight; wait for its answer.")
             }
@@ -69,7 +71,8 @@ public struct LayerCursors: Sendable {
     /// An admitted entry was taken back: the layer ends where it began.
     public mutating func rolledBack(_ entry: StepRequest.Entry, layer: Int) {
         guard let cursor = cursors[entry.sequence]?[layer], cursor.reserved > entry.position else { return }
-        cursors[entry.sequence]?[layer] = Cursor(reserved: entry.position, appended: min(cursor.appended, entry.position))
+        cursors[entry.sequence]?[layer] = Cursor(
+            reserved: entry.position, appended: min(cursor.appended, entry.position))
     }
 
     /// Forgets a sequence whose length was changed by something else than steps.

@@ -32,6 +32,9 @@ final class StepWork: Sendable {
     /// The owned tokens into the cache, all entries or none.
     func append(completion: @escaping Completion<Void>) {
         submit(completion) { [self] () throws(ServiceError) in
+            guard !isCancelled.load(ordering: .relaxed) else {
+                throw ServiceError(.stepAborted, "The step was over before its tokens were appended.")
+            }
             var done: [(StepRequest.Entry, Int)] = []
             try withRows { (rows) throws(ServiceError) in
                 for (entry, tokens) in entryTokens {
@@ -88,12 +91,9 @@ final class StepWork: Sendable {
                     try queries.set(heads: heads, dataType: slice.dataType, rows: bytes)
                 }
             }
-            var readers: [ContextReader] = []
-            let works = try entryTokens.map { (item) throws(ServiceError) -> AttentionWork in
-                let reader = try cache.context(
-                    sequence: item.0.sequence, layer: layer, length: item.0.position)
-                readers.append(reader)
-                return AttentionWork(
+            let readers = try cache.contexts(request.entries.map { ($0.sequence, $0.position) }, layer: layer)
+            let works = zip(entryTokens, readers).map { item, reader in
+                AttentionWork(
                     model: plan.shape, partition: plan.partition, heads: allHeads, queries: queries, tokens: item.1,
                     over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens), causal: false)
             }

@@ -12,7 +12,8 @@ public struct ModelRecord: Hashable, Sendable {
         self.shape = shape
     }
 
-    static let byteCountMin = 31
+    /// The id, an empty name and a shape.
+    static let byteCountMin = 28
 
     package init(from reader: inout WireReader) throws(ServiceError) {
         id = ModelID(try reader.read("model"))
