@@ -153,7 +153,6 @@ struct BoundsTests {
             let error = try await station.recorder.closed()
             #expect(error.code == .deadlineExceeded)
             #expect(error.message.contains("read nothing") && error.message.contains("waiting bytes"))
-            try await peer.close()
         }
     }
 
