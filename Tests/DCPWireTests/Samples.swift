@@ -117,3 +117,6 @@ func structure(_ value: Any) -> String {
     guard !children.isEmpty else { return "\(value)" }
     return "(" + children.map { "\($0.label ?? "_"): \(structure($0.value))" }.joined(separator: ", ") + ")"
 }
+
+/// Testing has tags of its own.
+typealias Tag = DCPWire.Tag

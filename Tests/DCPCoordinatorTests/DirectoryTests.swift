@@ -1,0 +1,207 @@
+import DCPCoordinator
+import DCPCore
+import DCPWire
+import Testing
+
+@Suite("CoordinatorMachine: the directory")
+struct DirectoryTests {
+    private func ready(sequences: [String] = []) throws -> Driver {
+        var driver = try Driver()
+        driver.becomeReady()
+        _ = try driver.carry(.registerModel(name: "m", shape: try shape()))
+        for name in sequences { _ = try driver.carry(.openSequence(name: name, model: "m", create: true)) }
+        return driver
+    }
+
+    private func close(_ driver: inout Driver, _ rank: UInt16) -> [CoordinatorMachine.Action] {
+        driver.on { $0.linkClosed(Driver.link(rank), reason: ServiceError(.rankUnavailable, "gone")) }
+    }
+
+    @Test("every change is recorded before it is sent, and answered when all ranks have confirmed")
+    func recordedFirst() throws {
+        var driver = try ready(sequences: ["s"])
+        for request in [
+            .registerModel(name: "n", shape: try shape(queryHeads: 4)),
+            .openSequence(name: "t", model: "m", create: true),
+            .truncate(name: "s", length: 3), .fork(name: "s", newName: "u", length: 2), .close(name: "s"),
+            .removeModel(name: "n"),
+        ] as [DirectoryRequest] {
+            let sent = driver.ask(request)
+            #expect(kinds(sent) == ["persist", "send operation", "send operation"], "\(request)")
+            let carried = operations(sent)
+            #expect(carried.map(\.link) == [Driver.link(0), Driver.link(1)])
+            let first = driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }
+            #expect(replies(first).isEmpty && errors(first).isEmpty)
+            let again = driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }
+            #expect(again.isEmpty, "a rank counts once")
+            let last = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
+            #expect(replies(last).count == 1)
+            if let persist = kinds(last).firstIndex(of: "persist") {
+                #expect(persist < (try #require(kinds(last).firstIndex(of: "answer directoryReply"))))
+            }
+        }
+        #expect(driver.machine.state.models.values.map(\.name) == ["m"])
+        #expect(driver.machine.state.sequences.values.map(\.record.name).sorted() == ["t", "u"])
+        #expect(driver.machine.state.sequences.values.allSatisfy { $0.fork == nil && $0.truncateLength == nil })
+    }
+
+    @Test("numbers are never given twice, also after a removal and a restart")
+    func numbers() throws {
+        var driver = try ready(sequences: ["s"])
+        _ = try driver.carry(.close(name: "s"))
+        _ = try driver.carry(.removeModel(name: "m"))
+        var restarted = Driver(restarting: driver)
+        restarted.becomeReady()
+        #expect(try restarted.carry(.registerModel(name: "m", shape: try shape())).models.map(\.id) == [ModelID(2)])
+        let opened = try restarted.carry(.openSequence(name: "s", model: "m", create: true))
+        #expect(opened.sequences.map(\.id) == [SequenceID(2)])
+    }
+
+    @Test("TRAPS 20, 21: a model is registered once; another shape under its name is refused with the differences")
+    func models() throws {
+        var driver = try ready()
+        let same = driver.ask(.registerModel(name: "m", shape: try shape()))
+        #expect(replies(same).map { $0.models.map(\.id) } == [[ModelID(1)]] && operations(same).isEmpty)
+        let error = try driver.refusal(of: .registerModel(name: "m", shape: try shape(queryHeads: 4, softcap: 30)))
+        #expect(error.code == .modelMismatch)
+        #expect(error.message.contains("query heads: 4, not 8") && error.message.contains("soft cap: 30.0, not none"))
+        #expect(!error.message.contains("KV heads"))
+    }
+
+    @Test("a model whose KV heads the head groups do not divide is refused; so is removing one in use, or none")
+    func modelRefusals() throws {
+        let shape = try ClusterShape(ranks: 4, headGroups: 4, interleave: 1, blockTokens: 16, exchange: .allToAll)
+        var grouped = try Driver(ranks: 4)
+        grouped.machine = CoordinatorMachine(state: CoordinatorState(shape: shape), lease: Driver.lease)
+        grouped.becomeReady()
+        let divide = try grouped.refusal(of: .registerModel(name: "m", shape: try DCPCoordinatorTests.shape()))
+        #expect(
+            divide.code == .invalidModel && divide.message.contains("2 KV heads") && divide.message.contains("4 head"))
+        var driver = try ready(sequences: ["s"])
+        let used = try driver.refusal(of: .removeModel(name: "m"))
+        #expect(used.code == .conflict && used.message.contains("`s`") && used.message.contains("1 sequences"))
+        let unknown = try driver.refusal(of: .removeModel(name: "x"))
+        #expect(unknown.code == .unknownModel && unknown.message.contains("`x`"))
+    }
+
+    @Test(
+        "names have 1 to 255 bytes and no control characters",
+        arguments: ["", "a\nb", "\u{7F}", String(repeating: "ü", count: 128)])
+    func names(name: String) throws {
+        var driver = try ready(sequences: ["s"])
+        for request in [
+            .registerModel(name: name, shape: try shape()), .openSequence(name: name, model: "m", create: true),
+            .fork(name: "s", newName: name, length: 0),
+        ] as [DirectoryRequest] {
+            let error = try driver.refusal(of: request)
+            #expect(error.code == .invalidRequest && error.message.contains("\(name.utf8.count) bytes"))
+        }
+        #expect(driver.machine.state.sequences.count == 1)
+        _ = try driver.carry(.openSequence(name: String(repeating: "ü", count: 127), model: "m", create: true))
+    }
+
+    @Test("opening: an open one is found, another model's is refused, an unknown one is made only when asked")
+    func opening() throws {
+        var driver = try ready(sequences: ["s"])
+        for model in ["m", ""] {
+            let found = driver.ask(.openSequence(name: "s", model: model, create: true))
+            #expect(replies(found).map { $0.sequences.map(\.name) } == [["s"]] && operations(found).isEmpty)
+            #expect(replies(found)[0].models.map(\.name) == ["m"])
+        }
+        let other = try driver.refusal(of: .openSequence(name: "s", model: "x", create: true))
+        #expect(other.code == .modelMismatch && other.message.contains("`m`") && other.message.contains("`x`"))
+        #expect(try driver.refusal(of: .openSequence(name: "t", model: "m", create: false)).code == .unknownSequence)
+        #expect(try driver.refusal(of: .openSequence(name: "t", model: "x", create: true)).code == .unknownModel)
+    }
+
+    @Test("a sequence that is not there, or a new name that is, is refused")
+    func sequences() throws {
+        var driver = try ready(sequences: ["s"])
+        for request in [.truncate(name: "x", length: 0), .close(name: "x"), .fork(name: "x", newName: "y", length: 0)]
+            as [DirectoryRequest]
+        {
+            #expect(try driver.refusal(of: request).code == .unknownSequence)
+        }
+        #expect(try driver.refusal(of: .fork(name: "s", newName: "s", length: 0)).code == .conflict)
+        // While it is being closed its name is neither there nor free.
+        _ = driver.ask(.close(name: "s"))
+        #expect(try driver.refusal(of: .close(name: "s")).code == .unknownSequence)
+        #expect(try driver.refusal(of: .openSequence(name: "s", model: "m", create: true)).code == .notReady)
+        #expect(replies(driver.ask(.listSequences)).map(\.sequences) == [[]])
+    }
+
+    @Test("while the cluster is not ready lists are answered, and changes refused with the reason")
+    func notReady() throws {
+        var driver = try ready(sequences: ["s"])
+        _ = close(&driver, 1)
+        #expect(replies(driver.ask(.listModels)).map { $0.models.map(\.name) } == [["m"]])
+        #expect(replies(driver.ask(.listSequences)).map { $0.sequences.map(\.name) } == [["s"]])
+        let error = try driver.refusal(of: .close(name: "s"))
+        #expect(error.code == .notReady && error.isRetryable && error.message.contains("rank 1 missing"))
+    }
+
+    @Test("a refusal for good takes the record back and reaches the client; one that may pass does not take it back")
+    func refused() throws {
+        for (code, isKept) in [(ServiceError.Code.invalidRequest, false), (.storeFull, true)] {
+            for request in [
+                .registerModel(name: "n", shape: try shape(queryHeads: 4)),
+                .openSequence(name: "t", model: "m", create: true), .truncate(name: "s", length: 3),
+            ] as [DirectoryRequest] {
+                var driver = try ready(sequences: ["s"])
+                let before = driver.machine.state
+                let carried = operations(driver.ask(request))
+                let error = ServiceError(code, "No.", rank: RankIndex(0))
+                driver.on { $0.operationFailed(carried[0].link, number: carried[0].number, error) }
+                let last = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
+                #expect(errors(last) == [error])
+                let isSame =
+                    before.models == driver.machine.state.models && before.sequences == driver.machine.state.sequences
+                #expect(isSame != isKept, "\(request), \(code)")
+                #expect(kinds(last).contains("persist") != isKept)
+            }
+        }
+    }
+
+    @Test("a fork that one rank refuses is closed again on all of them, and then forgotten")
+    func refusedFork() throws {
+        var driver = try ready(sequences: ["s"])
+        let carried = operations(driver.ask(.fork(name: "s", newName: "u", length: 9)))
+        driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }
+        let error = ServiceError(.invalidRequest, "It has 5 tokens.")
+        let last = driver.on { $0.operationFailed(carried[1].link, number: carried[1].number, error) }
+        #expect(errors(last) == [error])
+        #expect(operations(last).map(\.operation) == [.close(SequenceID(2)), .close(SequenceID(2))])
+        driver.confirm(last)
+        #expect(driver.machine.state.sequences.keys.map(\.value) == [1])
+    }
+
+    @Test("a rank lost during an operation: the client is told which, may try again, and the rejoin carries it")
+    func lostDuring() throws {
+        var driver = try ready(sequences: ["s"])
+        let carried = operations(driver.ask(.truncate(name: "s", length: 3)))
+        driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }
+        let told = errors(close(&driver, 1))
+        #expect(told.map(\.code) == [.rankUnavailable] && told[0].isRetryable)
+        #expect(told[0].rank == RankIndex(1) && told[0].message.contains("rank 1"))
+        // Its answer, should it still come, is nobody's.
+        #expect(driver.on { $0.operationDone(Driver.link(1), number: carried[1].number) }.isEmpty)
+        let from = driver.actions.count
+        let record = try #require(driver.machine.state.models[ModelID(1)])
+        _ = close(&driver, 0)
+        driver.becomeReady(models: [record], lengths: [[SequenceID(1): 3], [SequenceID(1): 8]])
+        let rejoin = operations(driver.actions[from...])
+        #expect(rejoin.map(\.operation) == [.truncate(SequenceID(1), length: 3)])
+        #expect(rejoin.map(\.link) == [Driver.link(1)])
+        #expect(driver.machine.phase == .ready && driver.machine.state.sequences[SequenceID(1)]?.truncateLength == nil)
+    }
+
+    @Test("a client that goes away during an operation is told nothing; the operation goes on")
+    func clientGone() throws {
+        var driver = try ready()
+        let sent = driver.ask(.openSequence(name: "t", model: "m", create: true))
+        driver.on { $0.linkClosed(Driver.client, reason: ServiceError(.rankUnavailable, "gone")) }
+        let from = driver.actions.count
+        driver.confirm(sent)
+        #expect(replies(driver.actions[from...]).isEmpty && driver.machine.state.sequences.count == 1)
+    }
+}

@@ -1,0 +1,158 @@
+import DCPCoordinator
+import DCPCore
+import DCPWire
+import Testing
+
+/// Testing has tags of its own.
+typealias Tag = DCPWire.Tag
+typealias LinkID = CoordinatorMachine.LinkID
+
+/// A machine with everything it ever said, and the promises it has to keep with each word: it persists a state before
+/// it tells anybody of it.
+struct Driver {
+    var machine: CoordinatorMachine
+    private(set) var actions: [CoordinatorMachine.Action] = []
+    private(set) var persisted: [StateChange] = []
+    var now: Duration = .zero
+    private var nextTag: UInt64 = 0
+
+    static let lease = Duration.seconds(5)
+
+    init(ranks: Int = 2, replaceable: Set<RankIndex> = []) throws {
+        let shape = try ClusterShape(
+            ranks: ranks, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
+        machine = CoordinatorMachine(
+            state: CoordinatorState(shape: shape), lease: Self.lease, replaceableStores: replaceable)
+    }
+
+    /// A coordinator that starts again with what another has persisted.
+    init(restarting other: Driver) {
+        machine = CoordinatorMachine(state: other.machine.state, lease: Self.lease)
+    }
+
+    @discardableResult
+    mutating func note(_ new: [CoordinatorMachine.Action]) -> [CoordinatorMachine.Action] {
+        for action in new {
+            if case .persist(let changes) = action { persisted += changes }
+            actions.append(action)
+        }
+        return new
+    }
+
+    /// Lets something happen to the machine, and returns what it did.
+    @discardableResult
+    mutating func on(_ body: (inout CoordinatorMachine) -> [CoordinatorMachine.Action]) -> [CoordinatorMachine.Action] {
+        note(body(&machine))
+    }
+
+    static func store(_ rank: UInt16) -> StoreID { StoreID(high: 7, low: UInt64(rank)) }
+    static func link(_ rank: UInt16) -> LinkID { LinkID(UInt64(rank) + 1) }
+    static let client = LinkID(100)
+
+    @discardableResult
+    mutating func register(
+        _ rank: UInt16, store: StoreID? = nil, link: LinkID? = nil, epoch: Epoch = .none, models: [ModelRecord] = [],
+        lengths: [SequenceID: Int] = [:]
+    ) -> [CoordinatorMachine.Action] {
+        let registration = Registration(
+            rank: RankIndex(rank), store: store ?? Self.store(rank), endpoint: "unix:/rank-\(rank)", epoch: epoch,
+            models: models,
+            sequences: lengths.sorted { $0.key < $1.key }.map {
+                .init(sequence: $0.key, model: ModelID(1), committedLength: $0.value)
+            })
+        return note(machine.registered(registration, link: link ?? Self.link(rank), now: now))
+    }
+
+    @discardableResult
+    mutating func linksReady(_ rank: UInt16) -> [CoordinatorMachine.Action] {
+        note(machine.linksReady(Self.link(rank), epoch: machine.state.epoch, now: now))
+    }
+
+    /// Brings all ranks from nothing to ready, confirming whatever they are asked for.
+    mutating func becomeReady(
+        models: [ModelRecord] = [], lengths: [[SequenceID: Int]] = []
+    ) {
+        let ranks = UInt16(machine.state.shape.ranks)
+        for rank in 0..<ranks { register(rank, epoch: machine.state.epoch) }
+        for rank in 0..<ranks {
+            let own = lengths.isEmpty ? [:] : lengths[Int(rank)]
+            confirm(register(rank, epoch: machine.state.epoch, models: models, lengths: own))
+        }
+        for rank in 0..<ranks { linksReady(rank) }
+    }
+
+    /// Confirms every operation among some actions, as the ranks would.
+    mutating func confirm(_ sent: [CoordinatorMachine.Action]) {
+        for (_, number, link) in operations(sent) { note(machine.operationDone(link, number: number)) }
+    }
+
+    /// A client's request, and what the machine did.
+    mutating func ask(_ request: DirectoryRequest) -> [CoordinatorMachine.Action] {
+        nextTag += 1
+        return note(
+            machine.directoryRequest(request, link: Self.client, tag: Tag(client: ClientID(1), number: nextTag)))
+    }
+
+    /// A client's request, carried through by all ranks.
+    mutating func carry(_ request: DirectoryRequest) throws -> DirectoryReply {
+        let sent = ask(request)
+        let before = actions.count
+        confirm(sent)
+        return try #require(replies(sent + actions[before...]).first)
+    }
+
+    /// The first error a client was answered with.
+    mutating func refusal(of request: DirectoryRequest) throws -> ServiceError {
+        try #require(errors(ask(request)).first)
+    }
+}
+
+// What actions are about.
+
+func operations(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(
+    operation: DirectoryOperation, number: UInt64, link: LinkID
+)] {
+    actions.compactMap {
+        guard case .send(.operation(let operation), let number, let link) = $0 else { return nil }
+        return (operation, number, link)
+    }
+}
+
+func replies(_ actions: some Sequence<CoordinatorMachine.Action>) -> [DirectoryReply] {
+    actions.compactMap { if case .answer(.directoryReply(let reply), _, _) = $0 { reply } else { nil } }
+}
+
+func errors(_ actions: some Sequence<CoordinatorMachine.Action>) -> [ServiceError] {
+    actions.compactMap { if case .answer(.failure(let error), _, _) = $0 { error } else { nil } }
+}
+
+func topologies(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(topology: Topology, link: LinkID)] {
+    actions.compactMap { if case .send(.topology(let topology), _, let link) = $0 { (topology, link) } else { nil } }
+}
+
+func answeredTopologies(_ actions: some Sequence<CoordinatorMachine.Action>) -> [Topology] {
+    actions.compactMap { if case .answer(.topology(let topology), _, _) = $0 { topology } else { nil } }
+}
+
+func refusals(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(link: LinkID, error: ServiceError)] {
+    actions.compactMap { if case .close(let link, let error) = $0 { (link, error) } else { nil } }
+}
+
+/// One word for each action, so that an order can be compared.
+func kinds(_ actions: some Sequence<CoordinatorMachine.Action>) -> [String] {
+    actions.map { action in
+        switch action {
+        case .persist: "persist"
+        case .send(let message, _, _): "send \(message.type)"
+        case .answer(let message, _, _): "answer \(message.type)"
+        case .close: "close"
+        case .report: "report"
+        }
+    }
+}
+
+func shape(queryHeads: Int = 8, softcap: Float? = nil) throws -> ModelShape {
+    try ModelShape(
+        layers: 2, queryHeads: queryHeads, kvHeads: 2, keyDim: 16, valueDim: 16, scale: 0.25, softcap: softcap,
+        kvDataType: .bfloat16)
+}

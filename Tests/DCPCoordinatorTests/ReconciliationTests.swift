@@ -1,0 +1,172 @@
+import DCPCoordinator
+import DCPCore
+import DCPWire
+import Testing
+
+@Suite("CoordinatorMachine: bringing the ranks of an epoch to one state")
+struct ReconciliationTests {
+    private let s = SequenceID(1), t = SequenceID(2)
+
+    /// Two ranks in a directory with model 1 and some open sequences, both gone since.
+    private func directory(_ names: [String]) throws -> Driver {
+        var driver = try Driver()
+        driver.becomeReady()
+        _ = try driver.carry(.registerModel(name: "m", shape: try shape()))
+        for name in names { _ = try driver.carry(.openSequence(name: name, model: "m", create: true)) }
+        return driver
+    }
+
+    private func leave(_ driver: inout Driver) {
+        for rank in 0..<2 as Range<UInt16> {
+            driver.on { $0.linkClosed(Driver.link(rank), reason: ServiceError(.rankUnavailable, "gone")) }
+        }
+    }
+
+    private func model(_ driver: Driver) throws -> ModelRecord { try #require(driver.machine.state.models[ModelID(1)]) }
+
+    /// Joins with these lengths; returns what each rank was asked to do, in order, before anything was confirmed.
+    private func join(_ driver: inout Driver, _ lengths: [[SequenceID: Int]], models: [ModelRecord]? = nil) throws
+        -> (asked: [[DirectoryOperation]], actions: [CoordinatorMachine.Action])
+    {
+        leave(&driver)
+        for rank in 0..<2 as Range<UInt16> { driver.register(rank, epoch: driver.machine.state.epoch) }
+        let epoch = driver.machine.state.epoch
+        let models = try models ?? [model(driver)]
+        #expect(operations(driver.register(0, epoch: epoch, models: models, lengths: lengths[0])).isEmpty)
+        let actions = driver.register(1, epoch: epoch, models: models, lengths: lengths[1])
+        let sent = operations(actions)
+        return ((0..<2).map { rank in sent.filter { $0.link == Driver.link(UInt16(rank)) }.map(\.operation) }, actions)
+    }
+
+    @Test("the length becomes the smallest; longer ranks truncate, others are left alone")
+    func minimum() throws {
+        var driver = try directory(["s", "t"])
+        let (asked, actions) = try join(&driver, [[s: 10, t: 4], [s: 7, t: 4]])
+        #expect(asked == [[.truncate(s, length: 7)], []])
+        let reported = actions.compactMap { action -> (SequenceID, Int, [RankIndex])? in
+            guard case .report(.reconciled(let id, let length, let truncated)) = action else { return nil }
+            return (id, length, truncated)
+        }
+        #expect(reported.count == 1 && reported[0] == (s, 7, [RankIndex(0)]))
+    }
+
+    @Test("the cluster is ready only when what was asked is confirmed, whatever came first")
+    func confirmedFirst() throws {
+        var driver = try directory(["s"])
+        let (_, actions) = try join(&driver, [[s: 10], [s: 7]])
+        for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
+        #expect(driver.machine.phase == .joining && driver.machine.reason == "sequences are being reconciled")
+        driver.confirm(actions)
+        #expect(driver.machine.phase == .ready)
+    }
+
+    @Test("a rank without a sequence, or without its model, gets it; the others fall back to its nothing")
+    func missing() throws {
+        var driver = try directory(["s"])
+        let record = try model(driver)
+        var (asked, _) = try join(&driver, [[s: 10], [:]])
+        #expect(asked == [[.truncate(s, length: 0)], [.open(s, model: ModelID(1))]])
+        (asked, _) = try join(&driver, [[:], [:]], models: [])
+        let both: [DirectoryOperation] = [.putModel(record), .open(s, model: ModelID(1))]
+        #expect(asked == [both, both])
+    }
+
+    @Test("TRAPS 20: a rank that holds another shape under a model's number gets the directory's")
+    func otherModel() throws {
+        var driver = try directory([])
+        let record = try model(driver)
+        let other = ModelRecord(id: record.id, name: record.name, shape: try shape(queryHeads: 4))
+        let (asked, _) = try join(&driver, [[:], [:]], models: [other])
+        #expect(asked == [[.putModel(record)], [.putModel(record)]])
+    }
+
+    @Test("a fork that one rank missed is made there, at a length both have, and is then no longer owed")
+    func fork() throws {
+        var driver = try directory(["s"])
+        _ = driver.ask(.fork(name: "s", newName: "t", length: 5))
+        let (asked, actions) = try join(&driver, [[s: 8, t: 5], [s: 8]])
+        #expect(asked == [[], [.fork(parent: s, child: t, length: 5)]])
+        driver.confirm(actions)
+        #expect(driver.machine.state.sequences[t]?.fork == nil)
+    }
+
+    @Test("a fork comes before its parent's truncation, and is cut to what the shorter parent has")
+    func forkOfShorterParent() throws {
+        var driver = try directory(["s"])
+        _ = driver.ask(.fork(name: "s", newName: "t", length: 5))
+        let (asked, _) = try join(&driver, [[s: 8, t: 5], [s: 3]])
+        #expect(asked[0].contains(.truncate(s, length: 3)) && asked[0].contains(.truncate(t, length: 3)))
+        #expect(asked[1] == [.fork(parent: s, child: t, length: 3)])
+        var late = try directory(["s"])
+        _ = late.ask(.fork(name: "s", newName: "t", length: 5))
+        leave(&late)
+        let (again, _) = try join(&late, [[s: 3], [s: 8]])
+        #expect(
+            again == [
+                [.fork(parent: s, child: t, length: 3)],
+                [.fork(parent: s, child: t, length: 3), .truncate(s, length: 3)],
+            ])
+    }
+
+    @Test("a fork of a fork that nobody has made yet is made after its parent")
+    func forkOfFork() throws {
+        var driver = try directory(["s"])
+        let u = SequenceID(3)
+        driver.confirm(driver.ask(.fork(name: "s", newName: "t", length: 5)))
+        _ = driver.ask(.fork(name: "t", newName: "u", length: 4))
+        let (asked, _) = try join(&driver, [[s: 8, t: 5, u: 4], [s: 8, t: 5]])
+        #expect(asked == [[], [.fork(parent: t, child: u, length: 4)]])
+    }
+
+    @Test("a recorded truncation is carried to ranks that missed it, and forgotten when all have it")
+    func truncation() throws {
+        var driver = try directory(["s"])
+        _ = driver.ask(.truncate(name: "s", length: 6))
+        let (asked, actions) = try join(&driver, [[s: 6], [s: 10]])
+        #expect(asked == [[], [.truncate(s, length: 6)]])
+        #expect(driver.machine.state.sequences[s]?.truncateLength == 6)
+        driver.confirm(actions)
+        #expect(driver.machine.state.sequences[s]?.truncateLength == nil)
+    }
+
+    @Test("a recorded closing is carried to ranks that have the sequence still, which is then removed")
+    func closing() throws {
+        var driver = try directory(["s"])
+        _ = driver.ask(.close(name: "s"))
+        let (asked, actions) = try join(&driver, [[:], [s: 10]])
+        #expect(asked == [[], [.close(s)]])
+        #expect(driver.machine.state.sequences[s]?.isClosing == true)
+        driver.confirm(actions)
+        #expect(driver.machine.state.sequences[s] == nil && driver.persisted.last == .sequenceRemoved(s))
+    }
+
+    @Test("nothing is forgotten when a rank is lost before it has confirmed")
+    func lostDuringJoin() throws {
+        var driver = try directory(["s"])
+        _ = driver.ask(.close(name: "s"))
+        _ = try join(&driver, [[s: 9], [s: 10]])
+        driver.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
+        #expect(driver.machine.state.sequences[s]?.isClosing == true)
+        let (asked, _) = try join(&driver, [[:], [s: 10]])
+        #expect(asked == [[], [.close(s)]])
+    }
+
+    @Test("sequences the directory does not know are reported, and left alone")
+    func unknown() throws {
+        var driver = try directory([])
+        let (asked, actions) = try join(&driver, [[SequenceID(77): 5, SequenceID(78): 6], [:]])
+        #expect(asked == [[], []])
+        let reported = actions.compactMap { action -> (RankIndex, Int)? in
+            guard case .report(.unknownSequences(let rank, let count)) = action else { return nil }
+            return (rank, count)
+        }
+        #expect(reported.count == 1 && reported[0] == (RankIndex(0), 2))
+    }
+
+    @Test("two ranks that agree are asked for nothing, and nothing is persisted but the epoch")
+    func agreed() throws {
+        var driver = try directory(["s", "t"])
+        let (asked, actions) = try join(&driver, [[s: 10, t: 0], [s: 10, t: 0]])
+        #expect(asked == [[], []] && !kinds(actions).contains("persist"))
+    }
+}

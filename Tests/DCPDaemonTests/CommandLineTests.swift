@@ -1,0 +1,143 @@
+import ArgumentParser
+import DCPDaemon
+import Testing
+
+/// What the command prints for a command line it refuses; nil when it takes it.
+private func refusal<Command: ParsableCommand>(_ command: Command.Type, _ arguments: [String]) -> String? {
+    do {
+        _ = try Command.parse(arguments)
+        return nil
+    } catch {
+        #expect(Command.exitCode(for: error).rawValue == 64)
+        return Command.message(for: error)
+    }
+}
+
+/// A command line that is refused, and what the message has to name: the value, and what to do.
+private struct BadLine: Sendable, CustomTestStringConvertible {
+    let arguments: [String]
+    let names: [String]
+
+    init(_ arguments: [String], _ names: [String]) {
+        self.arguments = arguments
+        self.names = names
+    }
+
+    var testDescription: String { arguments.joined(separator: " ") }
+}
+
+@Suite("dcp-rank: its command line")
+struct RankCommandTests {
+    private static let good = [
+        "--rank", "0", "--store", "/var/lib/dcp/rank-0", "--listen", "unix:/run/dcp/rank-0.sock", "--coordinator",
+        "unix:/run/dcp/coordinator.sock",
+    ]
+
+    @Test(
+        "good lines are taken",
+        arguments: [
+            [], ["--threads", "1024"], ["--durability", "always"], ["--durability", "never"], ["--map-size", "65536"],
+            ["--uncommitted-limit", "1"], ["--log-level", "trace"], ["--advertise", "tcp:10.0.0.1:7400"],
+            ["--stop-on-stdin-eof"], ["--listen", "tcp:127.0.0.1:0", "--insecure-loopback-only"],
+            ["--listen", "tcp:[::1]:7400", "--insecure-loopback-only"],
+        ])
+    func accepts(more: [String]) { #expect(refusal(RankCommand.self, Self.good + more) == nil) }
+
+    private static let bad = [
+        BadLine(["--threads", "0"], ["0 threads", "1...1024", "--threads"]),
+        BadLine(["--threads", "1025"], ["1025", "--threads"]),
+        BadLine(["--threads", "many"], ["many", "--threads"]),
+        BadLine(["--durability", "sometimes"], ["`sometimes`", "always, everysec or never"]),
+        BadLine(["--map-size", "0"], ["0 GiB", "1...65536", "--map-size"]),
+        BadLine(["--map-size", "65537"], ["65537 GiB", "--map-size"]),
+        BadLine(["--uncommitted-limit", "0"], ["0 MiB", "--uncommitted-limit"]),
+        BadLine(["--uncommitted-limit", "1048577"], ["1048577 MiB", "--uncommitted-limit"]),
+        BadLine(["--log-level", "loud"], ["`loud`", "trace, debug, info"]),
+        BadLine(["--listen", "/run/dcp.sock"], ["`/run/dcp.sock`", "unix:PATH or tcp:HOST:PORT"]),
+        BadLine(["--listen", "unix:"], ["0 bytes", "1...107"]),
+        BadLine(
+            ["--listen", "unix:/" + String(repeating: "a", count: 107)], ["108 bytes", "1...107", "shorter path"]),
+        BadLine(["--listen", "tcp:127.0.0.1:70000"], ["tcp:127.0.0.1:70000", "tcp:HOST:PORT"]),
+        BadLine(["--listen", "tcp:127.0.0.1:7400"], ["tcp:127.0.0.1:7400", "--insecure-loopback-only"]),
+        BadLine(
+            ["--listen", "tcp:0.0.0.0:7400", "--insecure-loopback-only"],
+            ["tcp:0.0.0.0:7400", "loopback", "tcp:127.0.0.1"]
+        ),
+        BadLine(["--listen", "tcp:10.0.0.1:7400", "--insecure-loopback-only"], ["tcp:10.0.0.1:7400", "loopback"]),
+        BadLine(["--listen", "tcp:localhost:7400", "--insecure-loopback-only"], ["tcp:localhost:7400", "loopback"]),
+        BadLine(["--listen", "tcp:[::]:7400", "--insecure-loopback-only"], ["tcp:[::]:7400", "loopback"]),
+        BadLine(["--coordinator", "nowhere"], ["`nowhere`", "unix:PATH"]),
+        BadLine(["--advertise", "http://x"], ["`http://x`", "unix:PATH"]),
+        BadLine(["--rank", "70000"], ["70000", "--rank"]),
+        BadLine(["--rank", "-1"], ["--rank"]),
+    ]
+
+    @Test("bad values are refused with the value and the remedy", arguments: bad)
+    private func refuses(line: BadLine) throws {
+        let message = try #require(refusal(RankCommand.self, Self.good + line.arguments))
+        for name in line.names { #expect(message.contains(name), "\(message)") }
+    }
+
+    @Test("what is required is asked for by name", arguments: ["--rank", "--store", "--listen", "--coordinator"])
+    func required(option: String) throws {
+        let index = try #require(Self.good.firstIndex(of: option))
+        var line = Self.good
+        line.removeSubrange(index...index + 1)
+        #expect(try #require(refusal(RankCommand.self, line)).contains(option))
+    }
+
+    @Test("--help has an example that parses")
+    func example() throws {
+        let help = RankCommand.helpMessage()
+        #expect(help.contains("EXAMPLE") && help.contains("dcp-rank --rank 0"))
+    }
+}
+
+@Suite("dcp-coordinator: its command line")
+struct CoordinatorCommandTests {
+    private static let good = ["--state", "/var/lib/dcp/coordinator", "--listen", "unix:/run/dcp/coordinator.sock"]
+
+    @Test(
+        "good lines are taken",
+        arguments: [
+            [], ["--ranks", "4", "--head-groups", "2"], ["--interleave", "64"], ["--block-tokens", "16"],
+            ["--exchange", "ag-rs"], ["--lease", "0.1"], ["--lease", "3600"],
+            ["--replace-store", "1", "--replace-store", "2"],
+        ])
+    func accepts(more: [String]) { #expect(refusal(CoordinatorCommand.self, Self.good + more) == nil) }
+
+    private static let bad = [
+        BadLine(["--ranks", "0"], ["0 ranks", "1...1024", "--ranks"]),
+        BadLine(["--ranks", "1025"], ["1025 ranks", "--ranks"]),
+        BadLine(["--ranks", "4", "--head-groups", "3"], ["4 ranks", "3 head groups", "--head-groups"]),
+        BadLine(["--head-groups", "0"], ["0 head groups", "--head-groups"]),
+        BadLine(["--interleave", "0"], ["interleave 0", "--interleave"]),
+        BadLine(["--interleave", "48"], ["64 tokens", "interleave 48", "--interleave"]),
+        BadLine(["--interleave", "128"], ["interleave 128", "--block-tokens"]),
+        BadLine(["--block-tokens", "0"], ["0 tokens", "--block-tokens"]),
+        BadLine(["--block-tokens", "40"], ["40 tokens", "multiple of 16", "--block-tokens"]),
+        BadLine(["--block-tokens", "8192"], ["8192 tokens", "4096"]),
+        BadLine(["--exchange", "ring"], ["`ring`", "a2a or ag-rs"]),
+        BadLine(["--lease", "0"], ["0.0 s", "0.1...3600", "--lease"]),
+        BadLine(["--lease", "nan"], ["nan s", "--lease"]),
+        BadLine(["--lease", "3601"], ["3601.0 s", "--lease"]),
+        BadLine(["--listen", "tcp:0.0.0.0:1", "--insecure-loopback-only"], ["tcp:0.0.0.0:1", "loopback"]),
+        BadLine(["--listen", "tcp:127.0.0.1:1"], ["--insecure-loopback-only"]),
+        BadLine(["--log-level", ""], ["``", "info"]),
+        BadLine(["--replace-store", "70000"], ["70000", "--replace-store"]),
+    ]
+
+    @Test("bad values are refused with the value and the remedy", arguments: bad)
+    private func refuses(line: BadLine) throws {
+        let message = try #require(refusal(CoordinatorCommand.self, Self.good + line.arguments))
+        for name in line.names { #expect(message.contains(name), "\(message)") }
+    }
+
+    @Test("a state directory and an endpoint are required", arguments: ["--state", "--listen"])
+    func required(option: String) throws {
+        let index = try #require(Self.good.firstIndex(of: option))
+        var line = Self.good
+        line.removeSubrange(index...index + 1)
+        #expect(try #require(refusal(CoordinatorCommand.self, line)).contains(option))
+    }
+}

@@ -1,0 +1,115 @@
+import DCPCore
+import DCPRank
+import DCPWire
+import NIOCore
+import Testing
+
+@Suite("StepPlan: what all ranks know alike")
+struct StepPlanTests {
+    private func model(queryHeads: Int = 9, kvHeads: Int = 3) throws -> ModelRecord {
+        ModelRecord(
+            id: ModelID(1), name: "smol",
+            shape: try ModelShape(
+                layers: 2, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: 64, valueDim: 32, scale: 1, softcap: nil,
+                kvDataType: .bfloat16))
+    }
+
+    private func cluster(_ ranks: Int, groups: Int = 1, interleave: Int = 1) throws -> ClusterShape {
+        try ClusterShape(
+            ranks: ranks, headGroups: groups, interleave: interleave, blockTokens: 64, exchange: .allToAll)
+    }
+
+    /// A request that fits rank 1 of four: 2 of 9 query heads.
+    private func request() -> StepRequest {
+        StepRequest(
+            model: ModelID(1), queryMode: .gather, wantsLSE: true, timeoutMilliseconds: 1,
+            entries: [.init(sequence: SequenceID(1), position: 5, count: 2)], queryDataType: .float32,
+            keyValueDataType: .bfloat16, queryHeads: 2, kvHeads: 3, keyDim: 64, valueDim: 32, queries: ByteBuffer(),
+            keys: ByteBuffer(), values: ByteBuffer())
+    }
+
+    @Test("a request that fits: own heads, rows and tokens")
+    func fits() throws {
+        let plan = try StepPlan(request(), model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        #expect(plan.ownHeads == 3..<5 && plan.members == 4 && plan.tokens == 2 && plan.hasContext)
+        #expect((0..<4).map { plan.rows(ofRank: $0) } == [0..<6, 6..<10, 10..<14, 14..<18])
+        var replicated = request()
+        replicated.queryMode = .replicate
+        replicated.queryHeads = 9
+        _ = try StepPlan(replicated, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+    }
+
+    @Test("head groups: a rank of the second group answers for its group's heads, numbered inside it")
+    func headGroups() throws {
+        var request = request()
+        (request.queryHeads, request.kvHeads) = (4, 2)
+        let plan = try StepPlan(
+            request, model: try model(queryHeads: 16, kvHeads: 4), cluster: try cluster(4, groups: 2),
+            rank: RankIndex(3))
+        #expect(plan.ownHeads == 4..<8 && plan.contextRank == 1 && plan.members == 2)
+    }
+
+    @Test("TRAPS 28: every number that does not fit is refused with both numbers, the rank and the model")
+    func refusals() throws {
+        let wrong: [(WritableKeyPath<StepRequest, Int>, Int, String, Int)] = [
+            (\.queryHeads, 3, "query heads of its own", 2), (\.queryHeads, 9, "query heads of its own", 2),
+            (\.kvHeads, 1, "KV heads", 3), (\.keyDim, 32, "key dimensions", 64),
+            (\.valueDim, 64, "value dimensions", 32),
+        ]
+        for (field, value, what, expected) in wrong {
+            var request = request()
+            request[keyPath: field] = value
+            let error = try #require(throws: ServiceError.self) {
+                try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+            }
+            #expect(error.code == .invalidRequest)
+            #expect(error.message.contains("\(value) \(what)") && error.message.contains("needs \(expected)"))
+            #expect(error.message.contains("rank 1") && error.message.contains("`smol`"))
+        }
+        var replicated = request()
+        replicated.queryMode = .replicate
+        let error = try #require(throws: ServiceError.self) {
+            try StepPlan(replicated, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        }
+        #expect(error.message.contains("2 query heads of its head group") && error.message.contains("needs 9"))
+    }
+
+    @Test("a sequence twice in one step is refused by name")
+    func twice() throws {
+        var request = request()
+        request.entries.append(.init(sequence: SequenceID(1), position: 7, count: 1))
+        let error = try #require(throws: ServiceError.self) {
+            try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        }
+        #expect(error.code == .invalidRequest && error.message.contains("sequence #1"))
+    }
+
+    /// (N, I, L): the local length of some rank is 0 while the sequence has context.
+    @Test(
+        "TRAPS 10: the skip decision is equal on all ranks",
+        arguments: [(2, 16, 10), (4, 16, 10), (8, 16, 10), (4, 1, 2)])
+    func skip(ranks: Int, interleave: Int, length: Int) throws {
+        let cluster = try cluster(ranks, interleave: interleave)
+        let model = try model(queryHeads: 8, kvHeads: 1)
+        let locals = (0..<ranks).map { cluster.layout.localLength(ofRank: $0, length: length) }
+        #expect(locals.contains(0) && locals.contains { $0 > 0 })
+        for position in [0, length] {
+            let decisions = try (0..<ranks).map { rank in
+                var request = request()
+                request.entries = [.init(sequence: SequenceID(1), position: position, count: 1)]
+                (request.queryHeads, request.kvHeads) = (8 / ranks, 1)
+                return try StepPlan(request, model: model, cluster: cluster, rank: RankIndex(UInt16(rank))).hasContext
+            }
+            #expect(decisions == Array(repeating: position > 0, count: ranks))
+        }
+    }
+
+    @Test("one entry with context is enough for the whole step to exchange")
+    func mixed() throws {
+        var request = request()
+        request.entries = (0..<3).map { .init(sequence: SequenceID($0), position: 0, count: 1) }
+        #expect(!(try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1))).hasContext)
+        request.entries[2].position = 1
+        #expect(try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1)).hasContext)
+    }
+}
