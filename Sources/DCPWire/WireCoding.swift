@@ -16,13 +16,16 @@ public struct WireWriter {
     public mutating func write(_ value: Bool) { write(UInt8(value ? 1 : 0)) }
     public mutating func write(_ value: Float) { write(value.bitPattern) }
 
-    /// At most 65,535 bytes; of a longer text, which can only be a message for people, as many whole scalars as fit.
+    /// At most 65,535 bytes; of a longer text, which can only be a message for people, as many whole scalars as fit, and
+    /// an ellipsis.
     public mutating func write(_ text: String) {
-        var bytes = Array(text.utf8.prefix(Int(UInt16.max)))
-        if bytes.count < text.utf8.count {
-            // Bytes 10xxxxxx continue a scalar: the cut goes before the one that does not fit.
-            while let last = bytes.last, last & 0xC0 == 0x80 { bytes.removeLast() }
-            if !bytes.isEmpty { bytes.removeLast() }
+        var bytes = Array(text.utf8)
+        if bytes.count > Int(UInt16.max) {
+            let ellipsis = Array("…".utf8)
+            var end = Int(UInt16.max) - ellipsis.count
+            // Bytes 10xxxxxx continue a scalar: the cut goes before one that does not fit whole.
+            while bytes[end] & 0xC0 == 0x80 { end -= 1 }
+            bytes = bytes[..<end] + ellipsis
         }
         write(UInt16(bytes.count))
         buffer.writeBytes(bytes)

@@ -140,26 +140,66 @@ struct DirectoryTests {
         #expect(error.code == .notReady && error.isRetryable && error.message.contains("rank 1 missing"))
     }
 
-    @Test("a refusal for good takes the record back and reaches the client; one that may pass does not take it back")
-    func refused() throws {
-        for (code, isKept) in [(ServiceError.Code.invalidRequest, false), (.storeFull, true)] {
-            for request in [
-                .registerModel(name: "n", shape: try shape(queryHeads: 4)),
-                .openSequence(name: "t", model: "m", create: true), .truncate(name: "s", length: 3),
-            ] as [DirectoryRequest] {
-                var driver = try ready(sequences: ["s"])
-                let before = driver.machine.state
-                let carried = operations(driver.ask(request))
-                let error = ServiceError(code, "No.", rank: RankIndex(0))
-                driver.on { $0.operationFailed(carried[0].link, number: carried[0].number, error) }
-                let last = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
-                #expect(errors(last) == [error])
-                let isSame =
-                    before.models == driver.machine.state.models && before.sequences == driver.machine.state.sequences
-                #expect(isSame != isKept, "\(request), \(code)")
-                #expect(kinds(last).contains("persist") != isKept)
-            }
+    @Test(
+        "a model or sequence that a rank refuses, for good or for now, is taken back on all ranks; the client is told",
+        arguments: [ServiceError.Code.invalidRequest, .storeFull])
+    func refused(code: ServiceError.Code) throws {
+        for request in [
+            .registerModel(name: "n", shape: try shape(queryHeads: 4)),
+            .openSequence(name: "t", model: "m", create: true),
+        ] as [DirectoryRequest] {
+            var driver = try ready(sequences: ["s"])
+            let before = driver.machine.state
+            let carried = operations(driver.ask(request))
+            let error = ServiceError(code, "No.", rank: RankIndex(0))
+            driver.on { $0.operationFailed(carried[0].link, number: carried[0].number, error) }
+            let last = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
+            #expect(errors(last) == [error])
+            #expect(operations(last).count == 2)
+            // Until it is gone everywhere nobody is told that it is there.
+            driver.confirm(last)
+            #expect(before.models == driver.machine.state.models)
+            #expect(before.sequences == driver.machine.state.sequences)
         }
+    }
+
+    @Test("a truncation that a rank refuses for good is no longer owed")
+    func refusedTruncation() throws {
+        var driver = try ready(sequences: ["s"])
+        let before = driver.machine.state
+        let carried = operations(driver.ask(.truncate(name: "s", length: 3)))
+        let error = ServiceError(.invalidRequest, "It has 2 tokens.", rank: RankIndex(0))
+        driver.on { $0.operationFailed(carried[0].link, number: carried[0].number, error) }
+        let last = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
+        #expect(errors(last) == [error])
+        #expect(before.sequences == driver.machine.state.sequences)
+    }
+
+    @Test(
+        "what a rank cannot truncate or close now is asked of it again at the next tick, and the client waits for it",
+        arguments: [DirectoryRequest.truncate(name: "s", length: 3), .close(name: "s")])
+    func postponed(request: DirectoryRequest) throws {
+        var driver = try ready(sequences: ["s"])
+        let carried = operations(driver.ask(request))
+        driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
+        let error = ServiceError(.overloaded, "The queue is full.", rank: RankIndex(0))
+        let refused = driver.on { $0.operationFailed(carried[0].link, number: carried[0].number, error) }
+        #expect(errors(refused).isEmpty && replies(refused).isEmpty)
+        let again = operations(driver.on { $0.tick(now: .zero) })
+        #expect(again.map(\.number) == [carried[0].number] && again.map(\.link) == [carried[0].link])
+        let last = driver.on { $0.operationDone(again[0].link, number: again[0].number) }
+        #expect(replies(last).count == 1)
+    }
+
+    @Test("a second client that opens a sequence which is still being made waits for the ranks like the first")
+    func openedTwiceAtOnce() throws {
+        var driver = try ready()
+        let carried = operations(driver.ask(.openSequence(name: "t", model: "m", create: true)))
+        let second = driver.ask(.openSequence(name: "t", model: "m", create: true))
+        #expect(replies(second).isEmpty && operations(second).isEmpty)
+        driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }
+        let last = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
+        #expect(replies(last).map { $0.sequences.map(\.name) } == [["t"], ["t"]])
     }
 
     @Test("a fork that one rank refuses is closed again on all of them, and then forgotten")
