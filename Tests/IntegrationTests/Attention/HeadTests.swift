@@ -27,7 +27,7 @@ extension Integration {
             }
         }
 
-        @Test("TRAPS 26: every dtype of rows into every KV dtype, through chunks and decode", arguments: DataType.allCases)
+        @Test("TRAPS 26: rows of every dtype into caches of every dtype", arguments: DataType.allCases)
         func dtypes(kvType: DataType) async throws {
             try await ClusterSetup(ranks: 2).run { cluster in
                 try await cluster.withClient { client in

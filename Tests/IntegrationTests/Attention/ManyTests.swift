@@ -7,9 +7,12 @@ import Testing
 extension Integration {
     @Suite("many at once")
     struct ManyTests {
-        @Test("TRAPS 6: steps of several sequences, some with no context, answer each as if alone", arguments: [
-            ClusterSetup(ranks: 3), ClusterSetup(ranks: 4, headGroups: 2, interleave: 4, exchange: .allGatherReduceScatter),
-        ])
+        static let setups = [
+            ClusterSetup(ranks: 3),
+            ClusterSetup(ranks: 4, headGroups: 2, interleave: 4, exchange: .allGatherReduceScatter),
+        ]
+
+        @Test("TRAPS 6: steps of several sequences, some with no context, answer each as if alone", arguments: setups)
         func entries(setup: ClusterSetup) async throws {
             let shape = try shape(6, 2, 16, 24, .bfloat16)
             // Lengths before the shared steps: none at all, fewer than ranks, an edge, and more.
@@ -75,8 +78,8 @@ extension Integration {
             let trace = Trace(try shape(4, 2, 16, 16, .bfloat16, softcap: nil), tokens: 64, salt: 8)
             try await ClusterSetup(ranks: 2).run { cluster in
                 let alone = try await cluster.withClient { client in
-                    try await client.play(
-                        trace, Cuts(counts: [Int](repeating: 2, count: 32)), on: client.open(trace, "waiting", model: "m"))
+                    let sequence = try await client.open(trace, "waiting", model: "m")
+                    return try await client.play(trace, Cuts(counts: [Int](repeating: 2, count: 32)), on: sequence)
                 }
                 trace.check(alone, "one after the other")
                 let sequence = try await cluster.withClient { try await $0.openSequence("pipelined", model: "m") }

@@ -18,7 +18,8 @@ struct PlainKernel {
     /// A step over some tokens of layer 0: the context, then the new tokens, then their merge.
     func attend(_ range: Range<Int>) throws -> Answer {
         let new = try newTokens(range)
-        let states = range.lowerBound == 0 ? new : try AttentionStates.merge([AttentionStates.merge([context(range)]), new])
+        let isFirst = range.lowerBound == 0
+        let states = isFirst ? new : try AttentionStates.merge([AttentionStates.merge([context(range)]), new])
         let heads = trace.shape.queryHeads
         return Answer(
             outputs: RowOrder.tokenMajor(states.outputs, tokens: range.count, heads: heads, dim: states.valueDim),

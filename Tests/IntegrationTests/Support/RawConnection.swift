@@ -50,7 +50,8 @@ final class RawConnection {
     /// Connects and says hello as a client.
     static func client(_ endpoint: String) throws -> RawConnection {
         let connection = try RawConnection(endpoint)
-        try connection.send(.hello(Hello(role: .client, fingerprint: nil)), epoch: .none, tag: Tag(client: ClientID(0), number: 0))
+        let hello = Message.hello(Hello(role: .client, fingerprint: nil))
+        try connection.send(hello, epoch: .none, tag: Tag(client: ClientID(0), number: 0))
         guard case .welcome? = try connection.receive()?.message else { throw Failure.ended }
         return connection
     }
@@ -71,7 +72,9 @@ final class RawConnection {
     func send(_ bytes: [UInt8]) -> Bool {
         var rest = bytes[...]
         while !rest.isEmpty {
-            let count = rest.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+            let count = rest.withUnsafeBytes {
+                Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+            }
             guard count > 0 else { return false }
             rest = rest.dropFirst(count)
         }
