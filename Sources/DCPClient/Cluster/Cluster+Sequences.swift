@@ -56,21 +56,26 @@ extension Cluster {
         }
     }
 
-    /// Makes the ranks agree after a step that failed half-way: each layer is cut to what every rank has of it.
+    /// Makes the ranks agree after a step that failed half-way: its remains are ended on every rank, and each layer is
+    /// cut to what every rank has of it. Ends steps of other clients on the sequence, too.
     /// - Returns: the sequence's progress, from which a client goes on.
     @discardableResult
     public func resume(_ sequence: SequenceHandle) async throws(ServiceError) -> SequenceProgress {
-        let progress = try await status(of: sequence)
-        guard progress.isUneven else { return progress }
-        let topology = try await readyTopology()
-        let request = Message.rewind(sequence.record.id, layerLengths: progress.layerLengths)
-        let replies = try await ask(
-            topology.shape.allRanks.map { ($0, request) }, topology: topology,
-            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
-        for reply in replies {
-            guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
-        }
-        return try await status(of: sequence)
+        var progress = try await status(of: sequence)
+        // Also when the lengths agree: a rank that has not heard the verdict yet may still hold the step. What such a
+        // rank takes back then may make the lengths differ, once.
+        repeat {
+            let topology = try await readyTopology()
+            let request = Message.rewind(sequence.record.id, layerLengths: progress.layerLengths)
+            let replies = try await ask(
+                topology.shape.allRanks.map { ($0, request) }, topology: topology,
+                tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+            for reply in replies {
+                guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
+            }
+            progress = try await status(of: sequence)
+        } while progress.isUneven
+        return progress
     }
 
     /// Every rank's counters, in rank order.

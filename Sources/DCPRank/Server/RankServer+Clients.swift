@@ -138,29 +138,38 @@ extension RankServer {
         cache.commit(lengths.map { ($0.sequence, $0.length) }, completion: reply)
     }
 
+    /// Ends the sequence's steps and cuts its layers, once nothing computes for those steps any more: an append that
+    /// came later would otherwise meet, or be rolled back together with, the tokens that the client sends next.
     private func rewind(_ sequence: SequenceID, _ layerLengths: [Int], frame: Frame, from link: Link) {
-        do throws(ServiceError) {
-            try checkServing(frame.epoch)
-            guard let state = cache.state(of: sequence) else {
-                throw ServiceError(.unknownSequence, "\(sequence) is not open; open it again.")
+        abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
+        whenIdle(sequence) { [weak self, weak link] in
+            guard let self, let link else { return }
+            do throws(ServiceError) {
+                try checkServing(frame.epoch)
+                try rewind(sequence, layerLengths)
+                answer(link, frame.tag, .rewound)
+            } catch {
+                answer(link, frame.tag, .failure(error))
             }
-            guard layerLengths.count == state.layerLengths.count,
-                layerLengths.allSatisfy({ $0 >= state.committedLength })
-            else {
-                throw ServiceError(
-                    .invalidRequest,
-                    "A rewind of \(sequence) to \(layerLengths) needs \(state.layerLengths.count) lengths of at least "
-                        + "the committed \(state.committedLength); use `dcpctl sequence truncate` to go below it.")
-            }
-            abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
-            for (layer, length) in layerLengths.enumerated() where length < state.layerLengths[layer] {
-                try cache.rewind(sequence: sequence, layer: layer, length: length)
-            }
-            cursors.forget(sequence)
-            answer(link, frame.tag, .rewound)
-        } catch {
-            answer(link, frame.tag, .failure(error))
         }
+    }
+
+    private func rewind(_ sequence: SequenceID, _ layerLengths: [Int]) throws(ServiceError) {
+        guard let state = cache.state(of: sequence) else {
+            throw ServiceError(.unknownSequence, "\(sequence) is not open; open it again.")
+        }
+        guard layerLengths.count == state.layerLengths.count,
+            layerLengths.allSatisfy({ $0 >= state.committedLength })
+        else {
+            throw ServiceError(
+                .invalidRequest,
+                "A rewind of \(sequence) to \(layerLengths) needs \(state.layerLengths.count) lengths of at least "
+                    + "the committed \(state.committedLength); use `dcpctl sequence truncate` to go below it.")
+        }
+        for (layer, length) in layerLengths.enumerated() where length < state.layerLengths[layer] {
+            try cache.rewind(sequence: sequence, layer: layer, length: length)
+        }
+        cursors.forget(sequence)
     }
 
     /// A completion for the store's writer thread that answers the client from the loop.

@@ -30,6 +30,8 @@ public final class RankServer {
     /// Every open incoming link, for a clean stop.
     private var incoming: [ObjectIdentifier: Link] = [:]
     private var drained: EventLoopPromise<Void>?
+    /// What waits until no step of a sequence is left.
+    private var idleWaiters: [(sequence: SequenceID, body: () -> Void)] = []
     private var earlyTimer: RepeatedTask?
 
     struct Counters {
@@ -125,7 +127,24 @@ public final class RankServer {
     func finished(_ execution: StepExecution) {
         guard steps[execution.tag] === execution else { return }
         steps.remove(execution.tag)
+        runIdleWaiters()
         finishDrainIfEmpty()
+    }
+
+    /// Runs a body when no step of the sequence is left, at once when there is none.
+    func whenIdle(_ sequence: SequenceID, _ body: @escaping () -> Void) {
+        idleWaiters.append((sequence, body))
+        runIdleWaiters()
+    }
+
+    private func runIdleWaiters() {
+        guard !idleWaiters.isEmpty else { return }
+        func isIdle(_ sequence: SequenceID) -> Bool {
+            steps.executions.values.allSatisfy { !$0.touches(sequence) }
+        }
+        let due = idleWaiters.filter { isIdle($0.sequence) }
+        idleWaiters.removeAll { isIdle($0.sequence) }
+        for waiter in due { waiter.body() }
     }
 
     /// Sends to another rank of the step's group.

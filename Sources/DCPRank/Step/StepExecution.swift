@@ -97,7 +97,9 @@ final class StepExecution {
                         tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
                         valueDim: plan.shape.valueDim, outputs: ByteBuffer(floats: outputs))), to: member)
         case .startAppend:
-            let arrive = arrival { (execution: StepExecution, _: Void) in execution.appended() }
+            let arrive = arrival(failed: { .appendFailed($0) }) { (execution: StepExecution, _: Void) in
+                execution.appended()
+            }
             work.append(completion: arrive)
         case .startNewTokens:
             work.attendNewTokens(completion: arrival { $0.deliver(.newTokensDone($1)) })
@@ -150,6 +152,7 @@ final class StepExecution {
     /// Brings a result back to the loop. A failure of the computation becomes the machine's, after it has counted the
     /// computation as answered.
     private func arrival<Value: Sendable>(
+        failed: @escaping @Sendable (ServiceError) -> StepMachine.Event = { .computationFailed($0) },
         _ deliver: @escaping (StepExecution, Value) -> Void
     ) -> @Sendable (Result<Value, ServiceError>) -> Void {
         let bound = NIOLoopBound((execution: self, deliver: deliver), eventLoop: server.eventLoop)
@@ -159,7 +162,7 @@ final class StepExecution {
                 let (execution, deliver) = bound.value
                 switch result {
                 case .success(let value): deliver(execution, value)
-                case .failure(let error): execution.deliver(.computationFailed(error))
+                case .failure(let error): execution.deliver(failed(error))
                 }
             }
         }

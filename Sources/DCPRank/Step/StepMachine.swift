@@ -39,7 +39,7 @@ public struct StepMachine: Sendable {
         case fail(ServiceError)
         /// The verdict, to the rest of the group; only from the rank where it arose.
         case sendAbort(ServiceError, to: Int)
-        /// Take the step's tokens out of the cache again.
+        /// Take the step's tokens out of the cache again, and the layer's end back to where the step began.
         case rollBack
     }
 
@@ -49,6 +49,8 @@ public struct StepMachine: Sendable {
         case query(QuerySlice, from: Int)
         case newTokensDone(AttentionStates)
         case appended
+        /// The append failed and left nothing behind; what was reserved for its tokens has to be given back.
+        case appendFailed(ServiceError)
         case contextDone(AttentionStates)
         case partial(AttentionStates, from: Int)
         case logSumExp([Float], from: Int)
@@ -98,6 +100,7 @@ public struct StepMachine: Sendable {
     private var newTokens: AttentionStates?
     private var output: AttentionStates?
     private var isAppended = false
+    private var hasAppendFailed = false
     private var hasRolledBack = false
 
     /// Computations that were started and have not answered. The step's memory is needed until it is zero.
@@ -165,11 +168,12 @@ public struct StepMachine: Sendable {
 
     private mutating func take(_ event: Event) throws(ServiceError) -> [Action] {
         switch event {
-        case .newTokensDone, .appended, .contextDone, .correctionDone, .mergeDone, .computationFailed:
+        case .newTokensDone, .appended, .appendFailed, .contextDone, .correctionDone, .mergeDone, .computationFailed:
             outstandingCount -= 1
         default: break
         }
         precondition(outstandingCount >= 0, "a computation answered twice")
+        if case .appendFailed = event { hasAppendFailed = true }
         if isOver {
             // A late append of a failed step leaves tokens behind that no rank may keep.
             if case .appended = event { isAppended = true }
@@ -208,7 +212,7 @@ public struct StepMachine: Sendable {
         case .mergeDone(let states):
             output = states
             return replyIfReady()
-        case .computationFailed(let error), .failed(let error):
+        case .appendFailed(let error), .computationFailed(let error), .failed(let error):
             throw error
         case .aborted(let error):
             return end(error)
@@ -336,7 +340,7 @@ extension StepMachine {
     }
 
     private mutating func rollBackIfNeeded() -> [Action] {
-        guard case .failed = phase, appends, isAppended, !hasRolledBack else { return [] }
+        guard case .failed = phase, appends, isAppended || hasAppendFailed, !hasRolledBack else { return [] }
         hasRolledBack = true
         return [.rollBack]
     }
