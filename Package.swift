@@ -114,7 +114,7 @@ let package = Package(
             name: "IntegrationTests",
             dependencies: [
                 "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit", "dcp-rank",
-                "dcp-coordinator", "dcpctl",
+                "dcp-coordinator", "dcpctl", nioCore,
             ],
             swiftSettings: swiftSettings),
     ]

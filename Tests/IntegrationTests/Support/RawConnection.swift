@@ -1,0 +1,186 @@
+import DCPClient
+import DCPCore
+import DCPTestKit
+import DCPTransport
+import DCPWire
+import Glibc
+import NIOCore
+
+/// A socket to a daemon with nothing between the test and the bytes. Blocking; confined to one thread.
+final class RawConnection {
+    enum Failure: Error {
+        case system(String, Int32)
+        case ended
+    }
+
+    private let descriptor: Int32
+    private var received = ByteBuffer()
+    private var decoder = FrameDecoder(limits: FrameLimits())
+
+    init(_ endpoint: String) throws {
+        switch try Endpoint(endpoint) {
+        case .unix(let path):
+            descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+            var address = sockaddr_un()
+            address.sun_family = sa_family_t(AF_UNIX)
+            withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+            try Self.connect(descriptor, &address, MemoryLayout<sockaddr_un>.size)
+        case .tcp(let host, let port):
+            descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+            var address = sockaddr_in()
+            address.sin_family = sa_family_t(AF_INET)
+            address.sin_port = in_port_t(port).bigEndian
+            inet_pton(AF_INET, host, &address.sin_addr)
+            try Self.connect(descriptor, &address, MemoryLayout<sockaddr_in>.size)
+        }
+        // A daemon that neither answers nor closes fails the test instead of holding it for ever.
+        var limit = timeval(tv_sec: 60, tv_usec: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+    }
+
+    deinit { close(descriptor) }
+
+    private static func connect<Address>(_ descriptor: Int32, _ address: inout Address, _ size: Int) throws {
+        let result = withUnsafeMutablePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { Glibc.connect(descriptor, $0, socklen_t(size)) }
+        }
+        guard result == 0 else { throw Failure.system("connect", errno) }
+    }
+
+    /// Connects and says hello as a client.
+    static func client(_ endpoint: String) throws -> RawConnection {
+        let connection = try RawConnection(endpoint)
+        let hello = Message.hello(Hello(role: .client, fingerprint: nil))
+        try connection.send(hello, epoch: .none, tag: Tag(client: ClientID(0), number: 0))
+        guard case .welcome? = try connection.receive()?.message else { throw Failure.ended }
+        return connection
+    }
+
+    func send(_ message: Message, epoch: Epoch, tag: Tag) throws {
+        guard send(RawConnection.bytes(Frame(epoch: epoch, tag: tag, message: message))) else {
+            throw Failure.system("send", errno)
+        }
+    }
+
+    static func bytes(_ frame: Frame) -> [UInt8] {
+        let (head, payload) = frame.encode()
+        return Array(head.readableBytesView) + (payload.map { Array($0.readableBytesView) } ?? [])
+    }
+
+    /// Returns false when the peer has closed already.
+    @discardableResult
+    func send(_ bytes: [UInt8]) -> Bool {
+        var rest = bytes[...]
+        while !rest.isEmpty {
+            let count = rest.withUnsafeBytes {
+                Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+            }
+            guard count > 0 else { return false }
+            rest = rest.dropFirst(count)
+        }
+        return true
+    }
+
+    /// The next frame; nil when the peer has closed.
+    func receive() throws -> Frame? {
+        while true {
+            if let frame = try decoder.next(from: &received) { return frame }
+            guard let bytes = read() else { return nil }
+            received.writeBytes(bytes)
+        }
+    }
+
+    /// Tells the peer that nothing more is sent.
+    func finishSending() { shutdown(descriptor, Int32(SHUT_WR)) }
+
+    private func read() -> [UInt8]? {
+        var bytes = [UInt8](repeating: 0, count: 1 << 16)
+        let count = recv(descriptor, &bytes, bytes.count, 0)
+        return count > 0 ? Array(bytes.prefix(count)) : nil
+    }
+}
+
+/// Step messages as a client makes them, one for each rank; queries are replicated.
+struct RawSteps: Sendable {
+    let topology: Topology
+    let client = ClientID.random()
+
+    func tag(_ number: UInt64) -> Tag { Tag(client: client, number: number) }
+
+    func message(_ trace: Trace, _ range: Range<Int>, to rank: RankIndex, on sequence: SequenceHandle) -> Message {
+        let partition = topology.shape.partition(of: trace.shape)
+        let group = topology.shape.headGroup(of: rank)
+        func rows(_ rows: [Float], _ heads: Int, _ slice: Range<Int>, _ dim: Int) -> ByteBuffer {
+            let part = Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim])
+            let turned = RowOrder.headMajor(part, tokens: range.count, heads: heads, dim: dim)
+            let own = Array(turned[slice.lowerBound * range.count * dim..<slice.upperBound * range.count * dim])
+            return ByteBuffer(bytes: Rounding.bytes(own, as: .float32))
+        }
+        let queryHeads = group * partition.queryHeads..<(group + 1) * partition.queryHeads
+        let kvHeads = group * partition.kvHeads..<(group + 1) * partition.kvHeads
+        let (shape, layer) = (trace.shape, trace.layers[0])
+        return .step(
+            StepRequest(
+                model: sequence.model.id, queryMode: .replicate, wantsLSE: true, timeoutMilliseconds: 60_000,
+                entries: [sequence.entry(position: range.lowerBound, count: range.count)], queryDataType: .float32,
+                keyValueDataType: .float32, queryHeads: queryHeads.count, kvHeads: kvHeads.count,
+                keyDim: shape.keyDim, valueDim: shape.valueDim,
+                queries: rows(layer.queries, shape.queryHeads, queryHeads, shape.keyDim),
+                keys: rows(layer.keys, shape.kvHeads, kvHeads, shape.keyDim),
+                values: rows(layer.values, shape.kvHeads, kvHeads, shape.valueDim)))
+    }
+
+    /// The answer of all heads from the ranks' results, in rank order.
+    static func answer(_ results: [StepResult], _ shape: ModelShape) -> Answer {
+        let tokens = results[0].tokens
+        func floats(_ buffer: ByteBuffer) -> [Float] {
+            let bytes = Array(buffer.readableBytesView)
+            return bytes.withUnsafeBytes { bytes in
+                (0..<bytes.count / 4).map { bytes.loadUnaligned(fromByteOffset: $0 * 4, as: Float.self) }
+            }
+        }
+        return Answer(
+            outputs: RowOrder.tokenMajor(
+                results.flatMap { floats($0.outputs) }, tokens: tokens, heads: shape.queryHeads, dim: shape.valueDim),
+            lse: RowOrder.tokenMajor(
+                results.flatMap { $0.lse.map(floats) ?? [] }, tokens: tokens, heads: shape.queryHeads, dim: 1))
+    }
+}
+
+/// Sends all steps of a trace to every rank before it reads the first answer.
+struct Pipeline: Sendable {
+    private let cluster: TestCluster
+
+    init(_ cluster: TestCluster) { self.cluster = cluster }
+
+    func send(_ trace: Trace, stepTokens: Int, on sequence: SequenceHandle) async throws -> Answer {
+        let topology = try await cluster.withClient { try await $0.readyTopology() }
+        let endpoints = cluster.local.rankEndpoints
+        return try await onOwnThread {
+            let steps = RawSteps(topology: topology)
+            let ranks = topology.shape.allRanks
+            let connections = try endpoints.map { try RawConnection.client($0) }
+            let starts = Array(stride(from: 0, to: trace.tokens, by: stepTokens))
+            for (number, start) in starts.enumerated() {
+                for (rank, connection) in zip(ranks, connections) {
+                    let message = steps.message(trace, start..<start + stepTokens, to: rank, on: sequence)
+                    try connection.send(message, epoch: topology.epoch, tag: steps.tag(UInt64(number + 1)))
+                }
+            }
+            var results: [[UInt64: StepResult]] = []
+            for connection in connections {
+                var own: [UInt64: StepResult] = [:]
+                while own.count < starts.count, let frame = try connection.receive() {
+                    guard case .stepResult(let result) = frame.message else { throw RawConnection.Failure.ended }
+                    own[frame.tag.number] = result
+                }
+                results.append(own)
+            }
+            var answer = Answer()
+            for number in 1...UInt64(starts.count) {
+                answer.append(RawSteps.answer(results.compactMap { $0[number] }, trace.shape))
+            }
+            return answer
+        }
+    }
+}
