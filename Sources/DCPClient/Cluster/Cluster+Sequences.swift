@@ -69,21 +69,31 @@ extension Cluster {
         }
     }
 
-    /// Makes the ranks agree after a step that failed half-way: each layer is cut to what every rank has of it.
+    /// Makes the ranks agree after a step that failed half-way: its remains are ended on every rank, and each layer is
+    /// cut to what every rank has of it. Ends steps of other clients on the sequence, too.
     /// - Returns: the sequence's progress, from which a client goes on.
+    /// - Throws: `.conflict` when the lengths do not settle, because another client appends meanwhile.
     @discardableResult
     public func resume(_ sequence: SequenceHandle) async throws(ServiceError) -> SequenceProgress {
-        let progress = try await status(of: sequence)
-        guard progress.isUneven else { return progress }
-        let topology = try await readyTopology()
-        let request = Message.rewind(sequence.record.id, layerLengths: progress.layerLengths)
-        let replies = try await ask(
-            topology.shape.allRanks.map { ($0, request) }, topology: topology,
-            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
-        for reply in replies {
-            guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
+        var progress = try await status(of: sequence)
+        // Also when the lengths agree: a rank that has not heard the verdict yet may still hold the step. What such a
+        // rank takes back then may make the lengths differ, once.
+        for _ in 0..<3 {
+            let topology = try await readyTopology()
+            let request = Message.rewind(sequence.record.id, layerLengths: progress.layerLengths)
+            let replies = try await ask(
+                topology.shape.allRanks.map { ($0, request) }, topology: topology,
+                tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+            for reply in replies {
+                guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
+            }
+            progress = try await status(of: sequence)
+            if !progress.isUneven { return progress }
         }
-        return try await status(of: sequence)
+        throw ServiceError(
+            .conflict,
+            "The ranks do not come to one length of sequence `\(sequence.record.name)`: another client appends to it. Let "
+                + "one client at a time use a sequence.")
     }
 
     /// Every rank's counters, in rank order.
