@@ -82,7 +82,8 @@ let package = Package(
         library(
             "DCPDaemon",
             [
-                "DCPCore", "DCPAttention", "DCPCache", "DCPStore", "DCPWire", "DCPTransport", "DCPRank", "DCPCoordinator",
+                "DCPCore", "DCPAttention", "DCPCache", "DCPStore", "DCPWire", "DCPTransport", "DCPRank",
+                "DCPCoordinator",
                 "DCPClient", "CSystemd", nioCore, nioPosix, logging, lifecycle, unixSignals, argumentParser,
             ]),
         library("DCPConsole", ["DCPCore"]),
