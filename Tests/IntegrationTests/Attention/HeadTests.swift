@@ -57,7 +57,8 @@ extension Integration {
                 lse: RowOrder.headMajor(lse, tokens: 4, heads: 4, dim: 1))
             let late = Answer(outputs: Array(outputs.dropFirst(32)) + outputs.prefix(32), lse: lse)
             for wrong in [transposed, late, Answer(outputs: outputs, lse: lse.map { $0 * 1.442695 })] {
-                withKnownIssue { trace.check(wrong, 0..<4, "wrong on purpose") }
+                let errors = wrong.errors(right)
+                #expect(errors.output > 10 * Answer.outputErrorMax || errors.lse > 10 * Answer.lseErrorMax)
             }
         }
 
