@@ -32,7 +32,8 @@ func executable(_ name: String, _ dependencies: [Target.Dependency], path: Strin
 /// The tests of one module: they see it and whatever else they name.
 func tests(_ module: String, _ dependencies: [Target.Dependency] = []) -> Target {
     .testTarget(
-        name: "\(module)Tests", dependencies: [.byName(name: module), "DCPCore", "DCPTestKit"] + dependencies,
+        name: "\(module)Tests",
+        dependencies: [.byName(name: module), "DCPTestKit"] + (module == "DCPCore" ? [] : ["DCPCore"]) + dependencies,
         swiftSettings: swiftSettings)
 }
 

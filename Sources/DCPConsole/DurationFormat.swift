@@ -7,7 +7,7 @@ public enum DurationFormat {
     static let secondsMax = 1e9
 
     /// Parses `500ms`, `30s`, `1.5m`, `2h`, `250us`. The unit is not optional: 30 of what is not for the program to guess.
-    /// - Throws: `.invalidRequest` with the text and the forms there are.
+    /// - Throws: `.invalidConfiguration` with the text and the forms there are.
     public static func parse(_ text: String) throws(ServiceError) -> Duration {
         let units: [(suffix: String, seconds: Double)] = [
             ("us", 1e-6), ("ms", 1e-3), ("s", 1), ("m", 60), ("h", 3600),
@@ -16,13 +16,14 @@ public enum DurationFormat {
         guard let number = Double(digits), let unit = units.first(where: { $0.suffix == text.dropFirst(digits.count) })
         else {
             throw ServiceError(
-                .invalidRequest,
+                .invalidConfiguration,
                 "\(text.debugDescription) is not a duration; write a number with its unit: 500ms, 30s, 5m or 2h.")
         }
         let seconds = number * unit.seconds
         guard seconds <= secondsMax else {
             throw ServiceError(
-                .invalidRequest, "The duration \(text) is more than \(Int(secondsMax)) seconds; write a shorter one.")
+                .invalidConfiguration,
+                "The duration \(text) is more than \(Int(secondsMax)) seconds; write a shorter one.")
         }
         return .seconds(seconds)
     }

@@ -19,7 +19,7 @@ struct FormatTests {
         arguments: ["", "30", "s", "-1s", "1..5s", "1d", "3 s", "1e5s", "99999999999h", "infs", "\u{0}s"])
     func refuses(text: String) {
         let error = #expect(throws: ServiceError.self) { try DurationFormat.parse(text) }
-        #expect(error?.code == .invalidRequest)
+        #expect(error?.code == .invalidConfiguration)
         #expect(error?.message.contains(text.isEmpty ? "\"\"" : text == "\u{0}s" ? "\\0s" : text) == true)
     }
 

@@ -44,6 +44,24 @@ extension Integration {
             }
         }
 
+        @Test("canary: an answer with two heads swapped, or one step late, is noticed")
+        func canary() async throws {
+            let trace = Trace(try shape(4, 2, 16, 8, .float32), tokens: 4, salt: 47)
+            let right = trace.reference(0, 0..<4)
+            let outputs = right.outputs.map { Float($0) }
+            let lse = right.lse.map { Float($0) }
+            trace.check(Answer(outputs: outputs, lse: lse), 0..<4, "the reference itself")
+            // As many tokens as heads: a transpose has the right size.
+            let transposed = Answer(
+                outputs: RowOrder.headMajor(outputs, tokens: 4, heads: 4, dim: 8),
+                lse: RowOrder.headMajor(lse, tokens: 4, heads: 4, dim: 1))
+            let late = Answer(outputs: Array(outputs.dropFirst(32)) + outputs.prefix(32), lse: lse)
+            for wrong in [transposed, late, Answer(outputs: outputs, lse: lse.map { $0 * 1.442695 })] {
+                let errors = wrong.errors(right)
+                #expect(errors.output > 10 * Answer.outputErrorMax || errors.lse > 10 * Answer.lseErrorMax)
+            }
+        }
+
         @Test("TRAPS 46: head dimensions that are no power of two")
         func dimensions() async throws {
             try await ClusterSetup(ranks: 2).run { cluster in

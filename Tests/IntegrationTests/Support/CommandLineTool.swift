@@ -8,6 +8,7 @@ struct CommandLineTool: Sendable {
     /// What `DCP_COORDINATOR` is for it; nil leaves it unset.
     var coordinator: String?
     var environment: [String: String] = [:]
+    var executable = "dcpctl"
 
     struct Outcome: Sendable {
         var status: Int32
@@ -29,14 +30,14 @@ struct CommandLineTool: Sendable {
     func run(_ arguments: String...) async throws -> Outcome { try await run(arguments) }
 
     func run(_ arguments: [String]) async throws -> Outcome {
-        let (coordinator, extra) = (coordinator, environment)
+        let (coordinator, extra, executable) = (coordinator, environment, executable)
         return try await onOwnThread {
             // Files and not pipes: a pipe that nobody reads yet would stop the child.
             let directory = TemporaryDirectory()
             let paths = (directory.path("out"), directory.path("err"))
             for path in [paths.0, paths.1] { try Data().write(to: URL(filePath: path)) }
             let process = Process()
-            process.executableURL = URL(filePath: Binaries.directory + "/dcpctl")
+            process.executableURL = URL(filePath: Binaries.directory + "/" + executable)
             process.arguments = arguments
             var environment = ProcessInfo.processInfo.environment
             environment["DCP_COORDINATOR"] = coordinator

@@ -1,0 +1,71 @@
+import DCPClient
+import DCPTestKit
+import Foundation
+import Testing
+
+extension Integration {
+    /// What needs no cluster: help, usage and exit status.
+    @Suite("dcpctl: manual and usage")
+    struct ManualTests {
+        static let commands = [
+            [], ["up"], ["down"], ["submit"], ["status"], ["ranks"], ["health"], ["model"], ["model", "list"],
+            ["model", "show"], ["model", "remove"], ["sequence"], ["sequence", "list"], ["sequence", "show"],
+            ["sequence", "truncate"], ["sequence", "fork"], ["sequence", "close"],
+        ]
+
+        @Test("every command has help with an example of itself", arguments: commands)
+        func help(command: [String]) async throws {
+            let outcome = try await CommandLineTool().run(command + ["--help"])
+            #expect(outcome.status == 0 && outcome.messages.isEmpty)
+            #expect(outcome.data.contains("EXAMPLE\n"))
+            #expect(outcome.data.contains((["dcpctl"] + command).joined(separator: " ")))
+            #expect(outcome.data.contains("OVERVIEW: "))
+        }
+
+        @Test("daemons have help with an example", arguments: ["dcp-rank", "dcp-coordinator"])
+        func daemonHelp(name: String) async throws {
+            let outcome = try await CommandLineTool(executable: name).run("--help")
+            #expect(outcome.status == 0 && outcome.data.contains("EXAMPLE\n  \(name) "))
+        }
+
+        @Test(
+            "a wrong command line ends with 64 and says what is wrong",
+            arguments: [
+                (["bogus"], "bogus"), (["up", "--bogus"], "--bogus"), (["submit"], "file"),
+                (["submit", "f", "--kv-dtype", "int8"], "int8"), (["submit", "f", "--query", "all"], "all"),
+                (["submit", "f", "--exchange", "ring"], "ring"), (["submit", "f", "--tolerance=-1"], "-1"),
+                (["submit", "f", "--layer", "x"], "x"), (["submit", "f", "--position=-4"], "-4"),
+                (["sequence", "truncate", "s", "--", "-1"], "-1"), (["sequence", "fork", "s"], "new"),
+                (["status", "--timeout", "soon"], "soon"), (["status", "--coordinator", "here"], "here"),
+            ])
+        func usage(arguments: [String], word: String) async throws {
+            try await CommandLineTool(coordinator: "unix:/nonexistent/c.sock").fails(64, saying: [word], arguments)
+        }
+
+        @Test(
+            "shapes that are no cluster end with 64, naming the values",
+            arguments: [
+                (["--block-tokens", "16", "--interleave", "3"], ["16", "interleave 3"]),
+                (["--block-tokens", "20"], ["20", "multiple of 16"]),
+                (["--head-groups", "3"], ["4 ranks", "3 head groups"]),
+                (["--ranks", "0"], ["0 ranks"]),
+            ])
+        func shape(options: [String], words: [String]) async throws {
+            let directory = TemporaryDirectory()
+            try await CommandLineTool().fails(
+                64, saying: words, ["up", "--detach", "--dir", directory.path("c")] + options)
+        }
+
+        @Test("nobody at the endpoint: 69, with the endpoint and what to do")
+        func nobody() async throws {
+            let directory = TemporaryDirectory()
+            let endpoint = "unix:" + directory.path("c.sock")
+            for arguments in [["status"], ["ranks"], ["health"], ["model", "list"], ["sequence", "list"]] {
+                try await CommandLineTool(coordinator: endpoint).fails(
+                    69, saying: [endpoint, "dcpctl up", "--coordinator"], arguments)
+                try await CommandLineTool(coordinator: "unix:/nonexistent").fails(
+                    69, saying: [endpoint], arguments + ["--coordinator", endpoint])
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+import DCPClient
+import DCPCore
+import DCPTestKit
+import Foundation
+import Testing
+
+extension Integration {
+    @Suite("dcpctl: submit")
+    struct SubmitTests {
+        @Test("--position, --expect and --output: what is wrong is refused with both numbers, what is right passes")
+        func expectations() async throws {
+            let trace = Trace(try shape(4, 2, 16, 8, .float32), tokens: 60, salt: 800)
+            try await ClusterSetup(ranks: 3).run { cluster in
+                func path(_ name: String) -> String { cluster.directory.path("\(name).safetensors") }
+                try trace.write(0..<40, to: path("a"))
+                try trace.write(40..<60, to: path("b"))
+                try trace.writeReference(0..<40, to: path("a-expected"))
+                try trace.writeReference(40..<60, to: path("b-expected"))
+                try trace.writeReference(40..<60, to: path("b-wrong"), offset: 1e-3)
+                let submit = ["submit", "--sequence", "s", "--model", "m", "--prefill", "30", "--chunk", "7"]
+
+                let first = try await cluster.tool.run(
+                    submit + [path("a"), "--expect", path("a-expected"), "--json", "--position", "0"])
+                #expect(first.status == 0, "\(first.messages)")
+                let report = try first.object()
+                #expect(report["committed_length"] as? Int == 40 && report["prefill_tokens"] as? Int == 30)
+                let layers = try #require(report["layers"] as? [[String: Any]])
+                #expect(layers.count == 1 && (layers[0]["output_error_max"] as? Double).map { $0 < 2e-5 } == true)
+                let latencies = try #require(report["latencies"] as? [[String: Any]])
+                #expect(latencies.compactMap { $0["count"] as? Int } == [5, 10, 15])
+
+                let rest = ["submit", "--sequence", "s", "--model", "m", path("b")]
+                for position in ["0", "39", "41"] {
+                    try await cluster.tool.fails(
+                        65, saying: ["position \(position)", "40 tokens"], rest + ["--position", position])
+                }
+                try await cluster.tool.fails(
+                    65, saying: ["[40, 4, 8]", "[20, 4, 8]"], rest + ["--expect", path("a-expected")])
+                // The answer is compared when it is there: the tokens are sent and stay.
+                let wrong = try await cluster.tool.run(
+                    rest + [
+                        "--position", "40", "--expect", path("b-wrong"), "--output", path("o"), "--query", "replicate",
+                    ])
+                #expect(wrong.status == 65 && wrong.messages.contains("2e-05"), "\(wrong.messages)")
+                trace.check(try Answer(file: path("o")), 40..<60, "the output file")
+                let loose = try await cluster.tool.run(
+                    "submit", path("a"), "--sequence", "t", "--model", "m", "--expect", path("a-expected"),
+                    "--tolerance", "1e-9")
+                #expect(loose.status == 65 && loose.messages.contains("--tolerance"))
+            }
+        }
+
+        @Test("one layer at a time: committed is what both layers have reached")
+        func layers() async throws {
+            let trace = Trace(try shape(layers: 2, 4, 2, 16, 8, .bfloat16), tokens: 30, salt: 801)
+            try await ClusterSetup(ranks: 2).run { cluster in
+                func submit(_ layer: Int, _ range: Range<Int>) async throws -> Int? {
+                    let file = cluster.directory.path("layer.safetensors")
+                    let output = cluster.directory.path("o.safetensors")
+                    try trace.write(range, layer: layer, to: file)
+                    let outcome = try await cluster.tool.run(
+                        "submit", file, "--sequence", "s", "--model", "m", "--layer", "\(layer)", "--layers", "2",
+                        "--kv-dtype", "bf16", "--output", output, "--json")
+                    #expect(outcome.status == 0, "\(outcome.messages)")
+                    trace.check(try Answer(file: output), layer: layer, range, "layer \(layer)")
+                    return try outcome.object()["committed_length"] as? Int
+                }
+                #expect(try await submit(0, 0..<20) == 0)
+                let show = try await cluster.tool.run("sequence", "show", "s", "--json").object()
+                #expect(show["layer_lengths"] as? [Int] == [20, 0] && show["committed_length"] as? Int == 0)
+                #expect(try await submit(1, 0..<12) == 12)
+                #expect(try await submit(1, 12..<30) == 20)
+                #expect(try await submit(0, 20..<30) == 30)
+            }
+        }
+
+        @Test("flags win over the metadata, the metadata over defaults; names default to the file's")
+        func precedence() async throws {
+            let trace = Trace(try shape(4, 2, 16, 8, .float32), tokens: 12, salt: 802)
+            try await ClusterSetup(ranks: 2).run { cluster in
+                let file = cluster.directory.path("prompt.safetensors")
+                func submit(_ options: String...) async throws -> [String: Any] {
+                    let outcome = try await cluster.tool.run(["submit", file, "--json"] + options)
+                    #expect(outcome.status == 0, "\(outcome.messages)")
+                    return try outcome.object()
+                }
+                func model(_ name: String) async throws -> [String: Any] {
+                    try await cluster.tool.run("model", "show", name, "--json").object()
+                }
+                try trace.write(to: file)
+                let plain = try await submit()
+                #expect(plain["model"] as? String == "prompt" && plain["sequence"] as? String == "prompt")
+                #expect(plain["prefill_tokens"] as? Int == 12)
+                #expect(try await model("prompt")["scale"] as? Double == 0.25)
+                #expect(try await model("prompt")["kv_dtype"] as? String == "f32")
+
+                try trace.write(
+                    to: file,
+                    metadata: [
+                        "model": "stated", "sequence": "told", "scale": "0.5", "softcap": "20", "layers": "3",
+                        "prefill_tokens": "8", "position": "0",
+                    ])
+                let stated = try await submit()
+                #expect(stated["model"] as? String == "stated" && stated["sequence"] as? String == "told")
+                #expect(stated["prefill_tokens"] as? Int == 8)
+                let shown = try await model("stated")
+                #expect(shown["scale"] as? Double == 0.5 && shown["softcap"] as? Double == 20)
+                #expect(shown["layers"] as? Int == 3)
+
+                let flagged = try await submit(
+                    "--model", "flag", "--sequence", "raised", "--scale", "2", "--softcap", "0", "--layers", "1",
+                    "--prefill", "4", "--kv-dtype", "f16")
+                #expect(flagged["model"] as? String == "flag" && flagged["sequence"] as? String == "raised")
+                #expect(flagged["prefill_tokens"] as? Int == 4)
+                let other = try await model("flag")
+                #expect(other["scale"] as? Double == 2 && other["softcap"] == nil && other["layers"] as? Int == 1)
+                #expect(other["kv_dtype"] as? String == "f16")
+            }
+        }
+
+        @Test("the SmolLM2 trace on a cluster of this one call: the expected answer, a table, and nothing left behind")
+        func local() async throws {
+            let directory = TemporaryDirectory()
+            var tool = CommandLineTool(coordinator: "unix:/nonexistent")
+            tool.environment["TMPDIR"] = directory.path
+            let arguments = [
+                "submit", repositoryFile("Tests/Fixtures/smollm2-trace.safetensors"), "--local", "4", "--chunk", "96",
+                "--expect", repositoryFile("Tests/Fixtures/smollm2-trace-expected.safetensors"),
+            ]
+            let text = try await tool.run(arguments)
+            #expect(text.status == 0, "\(text.messages)")
+            for word in ["MAX ERROR O", "MAX ERROR LSE", "TOKENS", "prefill step", "decode step"] {
+                #expect(text.data.contains(word), "\(text.data)")
+            }
+            let json = try await tool.run(arguments + ["--json", "--head-groups", "1", "--exchange", "ag-rs"])
+            #expect(json.status == 0, "\(json.messages)")
+            let layers = try #require(try json.object()["layers"] as? [[String: Any]])
+            #expect(layers.count == 3)
+            for layer in layers {
+                #expect((layer["output_error_max"] as? Double).map { $0 < 2e-5 } == true)
+                #expect((layer["lse_error_max"] as? Double).map { $0 < 2e-5 } == true)
+            }
+            #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path).isEmpty)
+        }
+    }
+}
