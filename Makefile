@@ -16,7 +16,7 @@ help:
 	@echo "make build    build dcp-rank, dcp-coordinator and dcpctl into $(BIN)"
 	@echo "make lint     check the format of the sources"
 	@echo "make docs     build the documentation"
-	@echo "make install  copy programs and systemd units below DESTDIR and PREFIX ($(PREFIX))"
+	@echo "make install  copy programs, systemd units, sysusers and tmpfiles below DESTDIR and PREFIX ($(PREFIX))"
 	@echo "make clean    remove build products"
 
 # Installs what is missing, as root or through sudo; otherwise says what to install.
@@ -53,8 +53,11 @@ docs: deps
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/systemd/system
+	install -d $(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d
 	install -m 755 $(BIN)/dcp-rank $(BIN)/dcp-coordinator $(BIN)/dcpctl $(DESTDIR)$(PREFIX)/bin
 	install -m 644 systemd/*.service systemd/*.target $(DESTDIR)/etc/systemd/system
+	install -m 644 systemd/dcp.sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/dcp.conf
+	install -m 644 systemd/dcp.tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/dcp.conf
 
 clean:
 	rm -rf .build
