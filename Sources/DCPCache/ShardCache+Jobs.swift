@@ -23,16 +23,31 @@ extension ShardCache {
         undo: @escaping @Sendable () -> Void = {},
         apply: @escaping @Sendable () -> Void = {}
     ) {
-        let job = WriteJob(keys: keys, isAlone: isAlone, isFreeing: isFreeing, body: body, undo: undo) { [rank] in
+        let job = WriteJob(keys: keys, isAlone: isAlone, isFreeing: isFreeing, body: body, undo: undo) { [self] in
             switch $0 {
             case .success:
                 apply()
+                if isFreeing { turnOver() }
                 completion(.success(()))
             case .failure(let error):
                 completion(.failure(ServiceError(any: error, rank: rank)))
             }
         }
         if isInternal { writer.submitInternal(job) } else { writer.submit(job) }
+    }
+
+    /// Makes freed pages usable. LMDB gives the pages that transaction N frees to N + 2 at the earliest, and a commit
+    /// that fails for lack of them makes no transaction: on a full store somebody has to.
+    private func turnOver() {
+        writer.submitInternal(
+            WriteJob(
+                isFreeing: true,
+                body: { [tables] transaction in
+                    guard let stored = try transaction.get(tables.meta, Counter.writer) else { return }
+                    try transaction.put(tables.meta, Counter.writer, Array(stored))
+                },
+                // Speeds up what would happen anyway; a store that cannot write says so at the next commit.
+                completion: { _ in }))
     }
 
     /// A writer number that was never given out before. Taken in the transaction, so an aborted one gives it back.

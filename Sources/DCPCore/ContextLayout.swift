@@ -3,7 +3,7 @@
 /// With C context ranks and interleave I, tokens are dealt in runs of I: `owner(t) = (t / I) % C`. Positions are always
 /// global; a *local index* counts the tokens of one shard, in position order. Blocks are `blockTokens` consecutive local
 /// tokens. `blockTokens` is a multiple of I: only then do the blocks of all shards cover the same range of positions
-/// (`TRAPS.md` 1.3: a rule of correctness, not of style).
+/// (a rule of correctness, not of style: vLLM checks it as `block_size % interleave == 0`).
 ///
 /// The formulas are those of vLLM's `get_dcp_local_seq_lens` (vllm #50391).
 public struct ContextLayout: Hashable, Sendable {

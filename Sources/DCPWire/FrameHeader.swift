@@ -60,7 +60,9 @@ public struct Tag: Hashable, Sendable, CustomStringConvertible {
         client == other.client && number == other.number && layer == other.layer
     }
 
-    public var description: String { "\(client) step \(number) layer \(layer)" }
+    public var description: String {
+        "\(client) step \(number) layer \(layer)" + (attempt > 0 ? " attempt \(attempt)" : "")
+    }
 }
 
 /// What a peer may send. Checked against the header, before anything is allocated.
@@ -78,7 +80,7 @@ public struct FrameLimits: Hashable, Sendable {
         self.isGreeting = isGreeting
     }
 
-    /// Until the peer has said who it is, only a hello is expected.
+    /// Until both sides know each other: a hello, a welcome or a refusal.
     public static let beforeHello = FrameLimits(fieldsByteCountMax: 4096, payloadByteCountMax: 0, isGreeting: true)
 }
 

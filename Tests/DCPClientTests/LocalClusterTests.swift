@@ -27,8 +27,13 @@ final class LocalClusterTests {
     private func script(_ name: String, _ text: String) throws {
         try FileManager.default.createDirectory(atPath: temporary.file("bin"), withIntermediateDirectories: true)
         let path = temporary.file("bin/\(name)")
-        try Data("#!/bin/sh\n\(text)\n".utf8).write(to: URL(filePath: path))
-        try FileManager.default.setAttributes([.posixPermissions: 0o755], ofItemAtPath: path)
+        let draft = temporary.file("\(name).draft")
+        try Data("#!/bin/sh\n\(text)\n".utf8).write(to: URL(filePath: draft))
+        // By a process of its own: a file that this one has open for writing, or a child of another test that it is just
+        // starting, cannot be executed (ETXTBSY).
+        let install = try Process.run(URL(filePath: "/usr/bin/install"), arguments: ["-m", "755", draft, path])
+        install.waitUntilExit()
+        try #require(install.terminationStatus == 0)
     }
 
     /// Starts the cluster and waits until every script runs.

@@ -11,7 +11,7 @@ internal import NIOPosix
 /// let model = try await cluster.registerModel("llama", shape)
 /// let sequence = try await cluster.openSequence("chat-1", model: "llama")
 /// let answer = try await cluster.step(
-///     layer: 0, [sequence.entry(position: 0, count: 512)], queries: q, keys: k, values: v)
+///     layer: 0, [sequence.entry(position: 0, count: 512)], model: model, queries: q, keys: k, values: v)
 /// try await cluster.commit([SequenceLength(sequence: sequence.record.id, length: 512)])
 /// ```
 ///

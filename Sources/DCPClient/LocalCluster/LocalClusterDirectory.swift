@@ -142,4 +142,10 @@ final class DirectoryLock: Sendable {
         ftruncate(descriptor.value, 0)
         pwrite(descriptor.value, text, text.count, 0)
     }
+
+    deinit {
+        // Not left to the close: a daemon that another thread is just starting still has a copy of the descriptor, and
+        // would keep the directory locked until its exec.
+        flock(descriptor.value, LOCK_UN)
+    }
 }

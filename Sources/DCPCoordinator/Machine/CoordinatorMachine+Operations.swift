@@ -22,8 +22,9 @@ struct PendingOperation: Sendable {
 
 /// Operations are recorded first, then carried to the ranks, and again at a rejoin while they are not confirmed.
 ///
-/// A rank that cannot carry one out *now* (its queue is full) is asked again. One that refuses for good ends the
-/// operation: what it would have made is taken back everywhere, and the client is told.
+/// What makes something (a model, a sequence, a fork) ends when any rank refuses it, is taken back everywhere, and the
+/// client is told. What gives something back (a truncation, a closing, a removal), and whatever a join owes, is asked for
+/// again while a rank cannot carry it out *now*.
 extension CoordinatorMachine {
     /// Brings the ranks of a new epoch to one state.
     mutating func reconcile() -> [Action] {
@@ -69,7 +70,8 @@ extension CoordinatorMachine {
 
     public mutating func operationFailed(_ link: LinkID, number: UInt64, _ error: ServiceError) -> [Action] {
         guard let rank = rank(of: link), let pending = operations[number] else { return [] }
-        if error.isRetryable && !pending.operation.isTakenBackWhenRefused {
+        // In a join no client waits for the operation, and the record it comes from is older: it stays owed.
+        if error.isRetryable && (phase == .joining || !pending.operation.isTakenBackWhenRefused) {
             operations[number]!.postponed.insert(rank)
             return []
         }

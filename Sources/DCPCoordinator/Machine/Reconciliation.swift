@@ -4,8 +4,8 @@ internal import DCPWire
 /// What each rank has to do so that all hold the same: computed once all have registered in an epoch.
 ///
 /// A sequence's length becomes the smallest over the ranks: what every rank has committed, and nothing that only some
-/// have. Operations of one rank are carried out in order: models, forks and new sequences (while parents still have
-/// their tokens), truncations, closings.
+/// have. Operations of one rank are carried out in order: models to put and to remove, forks and new sequences (while
+/// parents still have their tokens), truncations, closings.
 struct Reconciliation {
     var operations: [RankIndex: [DirectoryOperation]] = [:]
     /// What the directory still owes, whether or not a rank turned out to lack it.

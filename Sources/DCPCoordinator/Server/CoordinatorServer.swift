@@ -72,7 +72,7 @@ public final class CoordinatorServer {
         ticker?.cancel()
         listener.stop()
         for link in links.values {
-            link.close(ServiceError(.shuttingDown, "The coordinator has stopped; try again later."))
+            link.closeWhenFlushed(ServiceError(.shuttingDown, "The coordinator has stopped; try again later."))
         }
     }
 

@@ -77,7 +77,7 @@ struct CoordinatorService: Service {
                 metadata: ["rank": "\(rank.value)", "count": "\(count)"])
         case .operationFailed(let operation, let error):
             logger.error(
-                "Operation refused, the client was told",
+                "Operation refused by a rank and taken back where it made something",
                 metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
         case .refused(let peer, let error):
             logger.warning(

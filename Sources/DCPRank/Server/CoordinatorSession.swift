@@ -293,7 +293,7 @@ extension CoordinatorSession: LinkDelegate {
         case .operation(let operation): carryOut(operation, number: frame.tag.number)
         case .leaseRenewed: break
         case .failure(let error):
-            // The registration was refused; the coordinator closes the link.
+            // The registration was refused, or the coordinator stops: it is about to close the link.
             link.close(error)
         default:
             link.close(

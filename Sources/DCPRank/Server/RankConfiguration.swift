@@ -21,7 +21,7 @@ public struct RankConfiguration: Sendable {
     public var earlyByteCountMax = 512 << 20
     /// How long to wait before the coordinator is dialled again.
     public var redialDelay = TimeAmount.milliseconds(250)
-    /// How long a graceful stop waits for steps in flight.
+    /// How long a graceful stop waits for steps and commits in flight.
     public var drainTimeout = TimeAmount.seconds(20)
     public var link = LinkSettings()
 

@@ -65,10 +65,10 @@ extension RankServer {
             let (plan, appends, isContextReady) = try check(request, tag: tag)
             let timeout = min(
                 .milliseconds(Int64(request.timeoutMilliseconds)), configuration.stepTimeoutMax)
-            try reserve(request, plan)
             let execution = StepExecution(
                 tag: tag, request: request, epoch: frame.epoch, machine: StepMachine(plan, appends: appends),
                 client: link, server: self, timeout: timeout)
+            stepByteCount += execution.byteCount
             let early = steps.insert(execution)
             execution.start()
             if isContextReady { execution.deliver(.contextReady) }
@@ -102,6 +102,7 @@ extension RankServer {
         let plan = try StepPlan(
             request, model: ModelRecord(id: request.model, name: model.name, shape: model.shape), cluster: cluster,
             rank: configuration.rank)
+        try checkRoom(for: request, plan)
         var admitted: [(StepRequest.Entry, LayerCursors.Admission)] = []
         do throws(ServiceError) {
             for entry in request.entries {

@@ -27,7 +27,7 @@ public final class RankServer {
     /// Sequences that an operation of the coordinator is changing: no step is taken for them.
     var changing: Set<SequenceID> = []
     /// Bytes that the steps in flight hold.
-    private(set) var stepByteCount = 0
+    var stepByteCount = 0
     var commitsInFlight = 0
     let peers: PeerLinks
     private(set) var coordinator: CoordinatorSession!
@@ -194,9 +194,9 @@ public final class RankServer {
         }
     }
 
-    /// Takes the memory a step will need: its tensors, everybody's queries and the partials in Float32.
+    /// Whether there is room for what a step will hold: its tensors, everybody's queries and the partials in Float32.
     /// - Throws: `.overloaded` over the budget, `.invalidRequest` for an answer that no frame could hold.
-    func reserve(_ request: StepRequest, _ plan: StepPlan) throws(ServiceError) {
+    func checkRoom(for request: StepRequest, _ plan: StepPlan) throws(ServiceError) {
         let resultByteCount = plan.ownHeads.count * plan.tokens * (plan.shape.valueDim + 1) * 4
         let limit = configuration.link.frameLimits.payloadByteCountMax
         guard resultByteCount <= limit else {
@@ -212,7 +212,6 @@ public final class RankServer {
                 "The steps in flight hold \(stepByteCount) bytes, this one needs \(byteCount) and the limit is "
                     + "\(configuration.stepByteCountMax); try again when some have ended.")
         }
-        stepByteCount += byteCount
     }
 
     /// Sends to another rank of the step's group.
@@ -385,6 +384,10 @@ extension RankServer: LinkDelegate {
     private func receive(_ frame: Frame, from rank: RankIndex, over link: Link) {
         switch frame.message {
         case .query, .partial, .logSumExp, .corrected, .abort: break
+        case .failure(let error):
+            // Why it is about to close the link.
+            link.close(error)
+            return
         default:
             link.close(
                 ServiceError(.protocolViolation, "\(rank) sent a \(frame.message.type) frame, which no rank sends."))

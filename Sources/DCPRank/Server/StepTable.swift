@@ -16,7 +16,8 @@ struct StepTable {
     private(set) var executions: [Tag: StepExecution] = [:]
     private var early: [Tag: Early] = [:]
     private var earlyByteCount = 0
-    private var over = RecentTags(capacity: 8192)
+    private var over = RecentTags(capacity: Self.recentTagsMax)
+    private static let recentTagsMax = 8192
     private let earlyByteCountMax: Int
 
     init(earlyByteCountMax: Int) { self.earlyByteCountMax = earlyByteCountMax }
@@ -79,6 +80,7 @@ struct StepTable {
     mutating func dropEarly() {
         early = [:]
         earlyByteCount = 0
+        over = RecentTags(capacity: Self.recentTagsMax)
     }
 }
 
