@@ -9,7 +9,7 @@ internal import NIOCore
 /// `unregistered < joining(e) < ready(e) < notReady`, then `joining(e + 1)`. When the coordinator is gone the rank
 /// keeps serving the epoch it holds, and dials again.
 final class CoordinatorSession {
-    private unowned let server: RankServer
+    unowned let server: RankServer
     private let hello: Hello
     private let dialer: Dialer
     private var link: Link?
@@ -97,7 +97,7 @@ final class CoordinatorSession {
         server.eventLoop.scheduleTask(in: server.configuration.redialDelay) { bound.value.dial() }
     }
 
-    private func send(_ message: Message, number: UInt64 = 0) {
+    func send(_ message: Message, number: UInt64 = 0) {
         let frame = Frame(
             epoch: epoch, tag: Tag(client: ClientID(0), number: number), sender: server.configuration.rank,
             message: message)
@@ -215,54 +215,6 @@ final class CoordinatorSession {
             linksChanged()
         } catch {
             link?.close(error)
-        }
-    }
-
-    // MARK: Operations
-
-    private func carryOut(_ operation: DirectoryOperation, number: UInt64) {
-        let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
-        let eventLoop = server.eventLoop
-        let done: @Sendable (Result<Void, ServiceError>) -> Void = { result in
-            eventLoop.execute { bound.value.carriedOut(operation, number, result) }
-        }
-        let changed = ServiceError(.stepAborted, "The sequence was changed while the step was in flight.")
-        let cache = server.cache
-        switch operation {
-        case .putModel(let record):
-            cache.putModel(id: record.id, name: record.name, shape: record.shape, completion: done)
-        case .removeModel(let model):
-            cache.removeModel(model, completion: done)
-        case .open(let sequence, let model):
-            cache.openSequence(id: sequence, model: model, completion: done)
-        case .fork(let parent, let child, let length):
-            cache.fork(parent: parent, child: child, length: length, completion: done)
-        case .truncate(let sequence, let length):
-            server.changing.insert(sequence)
-            server.abortSteps(on: sequence, changed)
-            server.whenQuiet(sequence) { cache.truncate(sequence, length: length, completion: done) }
-        case .close(let sequence):
-            server.changing.insert(sequence)
-            server.abortSteps(on: sequence, changed)
-            server.whenQuiet(sequence) { cache.close(sequence, completion: done) }
-        }
-    }
-
-    private func carriedOut(
-        _ operation: DirectoryOperation, _ number: UInt64, _ result: Result<Void, ServiceError>
-    ) {
-        switch operation {
-        case .truncate(let sequence, _), .close(let sequence):
-            server.cursors.forget(sequence)
-            server.changing.remove(sequence)
-        case .putModel, .removeModel, .open, .fork: break
-        }
-        switch result {
-        case .success: send(.operationDone, number: number)
-        case .failure(var error):
-            error.rank = server.configuration.rank
-            server.observe(.operationFailed(operation, error))
-            send(.failure(error), number: number)
         }
     }
 }

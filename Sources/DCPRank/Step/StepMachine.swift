@@ -68,14 +68,14 @@ public struct StepMachine: Sendable {
         case expired
     }
 
-    private enum Exchanged: Sendable {
+    enum Exchanged: Sendable {
         /// No entry has context: there was nothing to exchange.
         case nothing
         case partials([AttentionStates])
         case summands([[Float]], lse: [Float])
     }
 
-    private enum Phase: Sendable {
+    enum Phase: Sendable {
         case gathering
         case attending
         case exchanging
@@ -84,7 +84,7 @@ public struct StepMachine: Sendable {
         case failed
     }
 
-    private enum Append: Sendable {
+    enum Append: Sendable {
         /// A repeat: the cache holds the tokens already.
         case none
         /// For the tokens before the step's own.
@@ -95,24 +95,24 @@ public struct StepMachine: Sendable {
     }
 
     public let plan: StepPlan
-    private var phase = Phase.gathering
-    private var queries: AllGather<QuerySlice>
-    private var gathered: [QuerySlice]?
-    private var isContextReady = false
-    private var partials: AllToAll<AttentionStates>
-    private var logSumExps: AllGather<[Float]>
-    private var corrections: ReduceScatter<[Float]>
-    private var ownLSE: [Float]?
-    private var contextPartial: AttentionStates?
+    var phase = Phase.gathering
+    var queries: AllGather<QuerySlice>
+    var gathered: [QuerySlice]?
+    var isContextReady = false
+    var partials: AllToAll<AttentionStates>
+    var logSumExps: AllGather<[Float]>
+    var corrections: ReduceScatter<[Float]>
+    var ownLSE: [Float]?
+    var contextPartial: AttentionStates?
     /// What the exchange left, waiting for the new tokens.
-    private var exchanged: Exchanged?
-    private var newTokens: AttentionStates?
-    private var output: AttentionStates?
-    private var append: Append
-    private var hasRolledBack = false
+    var exchanged: Exchanged?
+    var newTokens: AttentionStates?
+    var output: AttentionStates?
+    var append: Append
+    var hasRolledBack = false
 
     /// Computations that were started and have not answered. The step's memory is needed until it is zero.
-    public private(set) var outstandingCount = 0
+    public internal(set) var outstandingCount = 0
 
     /// - Parameter appends: false when the step repeats one whose tokens the cache already holds.
     public init(_ plan: StepPlan, appends: Bool) {
@@ -169,7 +169,7 @@ public struct StepMachine: Sendable {
         }
     }
 
-    private mutating func take(_ event: Event) throws(ServiceError) -> [Action] {
+    mutating func take(_ event: Event) throws(ServiceError) -> [Action] {
         switch event {
         case .newTokensDone, .appended, .appendFailed, .contextDone, .correctionDone, .mergeDone, .computationFailed:
             outstandingCount -= 1
@@ -221,196 +221,6 @@ public struct StepMachine: Sendable {
             return end(error)
         case .expired:
             throw ServiceError(.deadlineExceeded, "The step's deadline passed while it waited for \(waitingFor).")
-        }
-    }
-}
-
-// MARK: - The strands
-
-extension StepMachine {
-    private mutating func handle(_ actions: [AllGather<QuerySlice>.Action]) -> [Action] {
-        actions.flatMap { action in
-            switch action {
-            case .send(let slice, let member): return [Action.sendQuery(slice, to: member)]
-            case .finished(let slices):
-                gathered = slices
-                return startContextIfReady()
-            }
-        }
-    }
-
-    /// Appends of one layer run in the order of their positions, on however many threads.
-    private mutating func startAppendIfWaiting() -> [Action] {
-        guard case .waiting = append else { return [] }
-        append = .running
-        outstandingCount += 1
-        return [.startAppend]
-    }
-
-    private mutating func startContextIfReady() -> [Action] {
-        guard case .gathering = phase, let gathered, isContextReady else { return [] }
-        self.gathered = nil
-        phase = .attending
-        outstandingCount += 1
-        return [.startContext(gathered)]
-    }
-
-    private mutating func startExchange(_ states: AttentionStates) throws(ServiceError) -> [Action] {
-        phase = .exchanging
-        switch plan.exchange {
-        case .allToAll:
-            let slices = (0..<plan.members).map { states.slice(rows: plan.rows(ofRank: $0)) }
-            return handle(try partials.contribute(slices))
-        case .allGatherReduceScatter:
-            contextPartial = states
-            return handle(try logSumExps.contribute(states.lse))
-        }
-    }
-
-    private mutating func handle(_ actions: [AllToAll<AttentionStates>.Action]) -> [Action] {
-        actions.flatMap { action in
-            switch action {
-            case .send(let states, let member): return [Action.sendPartial(states, to: member)]
-            case .finished(let states):
-                exchanged = .partials(states)
-                return startMergeIfReady()
-            }
-        }
-    }
-
-    private mutating func handle(_ actions: [AllGather<[Float]>.Action]) -> [Action] {
-        actions.flatMap { action in
-            switch action {
-            case .send(let rows, let member): return [Action.sendLogSumExp(rows, to: member)]
-            case .finished(let rows):
-                guard let states = contextPartial else { preconditionFailure("LSE gathered before the own was given") }
-                contextPartial = nil
-                outstandingCount += 1
-                return [.startCorrection(states, lse: rows)]
-            }
-        }
-    }
-
-    private mutating func handle(_ actions: [ReduceScatter<[Float]>.Action]) -> [Action] {
-        actions.flatMap { action in
-            switch action {
-            case .send(let summand, let member): return [Action.sendCorrected(summand, to: member)]
-            case .reduce(let summands):
-                guard let ownLSE else { preconditionFailure("outputs gathered before the own were given") }
-                exchanged = .summands(summands, lse: ownLSE)
-                return startMergeIfReady()
-            }
-        }
-    }
-
-    private mutating func startMergeIfReady() -> [Action] {
-        guard case .exchanging = phase, let exchanged, let newTokens else { return [] }
-        self.exchanged = nil
-        self.newTokens = nil
-        phase = .merging
-        switch exchanged {
-        case .nothing:
-            output = newTokens
-            return replyIfReady()
-        case .partials(let partials):
-            outstandingCount += 1
-            return [.startMerge(partials, newTokens: newTokens)]
-        case .summands(let summands, let lse):
-            outstandingCount += 1
-            return [.startReduction(summands, lse: lse, newTokens: newTokens)]
-        }
-    }
-
-    /// The client may send its next step or its commit as soon as it has the reply, so the tokens are in place first.
-    private mutating func replyIfReady() -> [Action] {
-        guard case .merging = phase, isInPlace, let output else { return [] }
-        self.output = nil
-        phase = .replied
-        return [.reply(output)]
-    }
-}
-
-// MARK: - The verdict
-
-extension StepMachine {
-    /// A failure that arose here: the group is told.
-    private mutating func fail(_ error: ServiceError) -> [Action] {
-        guard !isOver else { return [] }
-        let aborts = (0..<plan.members).filter { $0 != plan.contextRank }.map { Action.sendAbort(error, to: $0) }
-        return aborts + end(error)
-    }
-
-    private mutating func end(_ error: ServiceError) -> [Action] {
-        phase = .failed
-        gathered = nil
-        contextPartial = nil
-        exchanged = nil
-        newTokens = nil
-        output = nil
-        return rollBackIfNeeded() + [.fail(error)]
-    }
-
-    private mutating func rollBackIfNeeded() -> [Action] {
-        guard case .failed = phase, !hasRolledBack else { return [] }
-        switch append {
-        case .none, .running: return []
-        case .waiting, .done, .failed:
-            hasRolledBack = true
-            return [.rollBack]
-        }
-    }
-
-    private var isInPlace: Bool {
-        switch append {
-        case .none, .done: true
-        case .waiting, .running, .failed: false
-        }
-    }
-
-    private func check(_ slice: QuerySlice, from member: Int) throws(ServiceError) {
-        let heads = plan.partition.ownHeads(ofRank: member).count
-        guard slice.tokens == plan.tokens, slice.heads == heads, slice.keyDim == plan.shape.keyDim else {
-            throw mismatch(
-                "queries [\(slice.heads), \(slice.tokens), \(slice.keyDim)]",
-                "[\(heads), \(plan.tokens), \(plan.shape.keyDim)]", member)
-        }
-    }
-
-    private func check(_ states: AttentionStates, from member: Int) throws(ServiceError) {
-        let rows = plan.ownHeads.count * plan.tokens
-        guard states.rows == rows, states.valueDim == plan.shape.valueDim else {
-            throw mismatch(
-                "outputs of \(states.rows) x \(states.valueDim)", "\(rows) x \(plan.shape.valueDim)", member)
-        }
-    }
-
-    private func mismatch(_ got: String, _ expected: String, _ member: Int) -> ServiceError {
-        ServiceError(
-            .protocolViolation,
-            "Context rank \(member) sent \(got) for a step that needs \(expected): it was given another step under the "
-                + "same tag. Send each step to all ranks alike.")
-    }
-
-    /// Whose pieces are missing, for a person who reads the log.
-    private var waitingFor: String {
-        func ranks(_ missing: [Int], _ what: String) -> String {
-            "the \(what) of context rank " + missing.map(String.init).joined(separator: ", ")
-        }
-        switch phase {
-        case .gathering:
-            if !isContextReady { return "the steps before it on the same layer" }
-            return ranks(queries.missing, "queries")
-        case .attending: return "its own attention over the context"
-        case .exchanging where exchanged != nil: return "its own attention over the new tokens"
-        case .exchanging:
-            switch plan.exchange {
-            case .allToAll: return ranks(partials.missing, "partials")
-            case .allGatherReduceScatter:
-                return contextPartial != nil
-                    ? ranks(logSumExps.missing, "LSE") : ranks(corrections.missing, "corrected outputs")
-            }
-        case .merging: return isInPlace ? "its own merge" : "its own append"
-        case .replied, .failed: return "nothing"
         }
     }
 }

@@ -1,0 +1,53 @@
+internal import DCPCache
+internal import DCPCore
+internal import DCPWire
+internal import NIOCore
+
+/// What the coordinator has recorded and every rank carries out.
+extension CoordinatorSession {
+    func carryOut(_ operation: DirectoryOperation, number: UInt64) {
+        let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
+        let eventLoop = server.eventLoop
+        let done: @Sendable (Result<Void, ServiceError>) -> Void = { result in
+            eventLoop.execute { bound.value.carriedOut(operation, number, result) }
+        }
+        let changed = ServiceError(.stepAborted, "The sequence was changed while the step was in flight.")
+        let cache = server.cache
+        switch operation {
+        case .putModel(let record):
+            cache.putModel(id: record.id, name: record.name, shape: record.shape, completion: done)
+        case .removeModel(let model):
+            cache.removeModel(model, completion: done)
+        case .open(let sequence, let model):
+            cache.openSequence(id: sequence, model: model, completion: done)
+        case .fork(let parent, let child, let length):
+            cache.fork(parent: parent, child: child, length: length, completion: done)
+        case .truncate(let sequence, let length):
+            server.changing.insert(sequence)
+            server.abortSteps(on: sequence, changed)
+            server.whenQuiet(sequence) { cache.truncate(sequence, length: length, completion: done) }
+        case .close(let sequence):
+            server.changing.insert(sequence)
+            server.abortSteps(on: sequence, changed)
+            server.whenQuiet(sequence) { cache.close(sequence, completion: done) }
+        }
+    }
+
+    func carriedOut(
+        _ operation: DirectoryOperation, _ number: UInt64, _ result: Result<Void, ServiceError>
+    ) {
+        switch operation {
+        case .truncate(let sequence, _), .close(let sequence):
+            server.cursors.forget(sequence)
+            server.changing.remove(sequence)
+        case .putModel, .removeModel, .open, .fork: break
+        }
+        switch result {
+        case .success: send(.operationDone, number: number)
+        case .failure(var error):
+            error.rank = server.configuration.rank
+            server.observe(.operationFailed(operation, error))
+            send(.failure(error), number: number)
+        }
+    }
+}

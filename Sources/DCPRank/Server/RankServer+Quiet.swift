@@ -1,0 +1,47 @@
+internal import DCPCore
+
+/// Waiting until steps are over, without blocking the loop: whoever waits is run by the last step that ends.
+extension RankServer {
+    /// Work that must not overlap the steps of some sequences.
+    struct QuietWaiter {
+        var isQuiet: (StepTable) -> Bool
+        var body: () -> Void
+    }
+
+    /// Runs a body when no step touches a sequence any more, its computations included; at once when none does.
+    ///
+    /// An aborted step's append may still run on a compute thread, and is taken back when it ends. Whoever changes or
+    /// reads lengths in between would see tokens that are about to vanish, and ranks would disagree.
+    func whenQuiet(_ sequence: SequenceID, _ body: @escaping () -> Void) {
+        wait(for: { steps in !steps.executions.values.contains { $0.touches(sequence) } }, body)
+    }
+
+    /// Runs a body when no step is left, computations included.
+    func whenAllQuiet(_ body: @escaping () -> Void) { wait(for: { $0.executions.isEmpty }, body) }
+
+    /// Runs a body when no aborted step of some sequences is still being taken back.
+    func whenRolledBack(_ sequences: [SequenceID], _ body: @escaping () -> Void) {
+        wait(
+            for: { steps in
+                !steps.executions.values.contains { execution in
+                    execution.machine.isOver && sequences.contains { execution.touches($0) }
+                }
+            }, body)
+    }
+
+    private func wait(for isQuiet: @escaping (StepTable) -> Bool, _ body: @escaping () -> Void) {
+        if isQuiet(steps) {
+            body()
+        } else {
+            quietWaiters.append(QuietWaiter(isQuiet: isQuiet, body: body))
+        }
+    }
+
+    /// A step has ended: runs what waited for it.
+    func runQuietWaiters() {
+        let ready = quietWaiters.filter { $0.isQuiet(steps) }
+        guard !ready.isEmpty else { return }
+        quietWaiters.removeAll { $0.isQuiet(steps) }
+        for waiter in ready { waiter.body() }
+    }
+}

@@ -1,0 +1,85 @@
+internal import DCPCache
+internal import DCPCore
+internal import DCPTransport
+internal import DCPWire
+
+/// What the steps in flight have in common: room, tokens that arrive, tokens that are taken back.
+extension RankServer {
+    /// Whether there is room for what a step will hold: its tensors, everybody's queries and the partials in Float32.
+    /// - Throws: `.overloaded` over the budget, `.invalidRequest` for an answer that no frame could hold.
+    func checkRoom(for request: StepRequest, _ plan: StepPlan) throws(ServiceError) {
+        let resultByteCount = plan.ownHeads.count * plan.tokens * (plan.shape.valueDim + 1) * 4
+        let limit = configuration.link.frameLimits.payloadByteCountMax
+        guard resultByteCount <= limit else {
+            throw ServiceError(
+                .invalidRequest,
+                "The answer to \(plan.tokens) tokens would take \(resultByteCount) bytes, the limit of a frame is "
+                    + "\(limit); send fewer tokens in one step (dcpctl submit --chunk).")
+        }
+        let byteCount = StepExecution.byteCount(of: request, plan)
+        guard stepByteCount == 0 || stepByteCount + byteCount <= configuration.stepByteCountMax else {
+            throw ServiceError(
+                .overloaded,
+                "The steps in flight hold \(stepByteCount) bytes, this one needs \(byteCount) and the limit is "
+                    + "\(configuration.stepByteCountMax); try again when some have ended.")
+        }
+    }
+
+    /// Tokens of a step are in the cache: steps behind it may go on.
+    func appended(_ entries: [StepRequest.Entry], layer: Int) {
+        for entry in entries { cursors.appended(entry, layer: layer) }
+        for execution in steps.executions.values
+        where Int(execution.tag.layer) == layer && isContextReady(execution.request.entries, layer: layer) {
+            execution.deliver(.contextReady)
+        }
+    }
+
+    func isContextReady(_ entries: [StepRequest.Entry], layer: Int) -> Bool {
+        entries.allSatisfy { cursors.isContextReady($0, layer: layer) }
+    }
+
+    /// Takes an aborted step's tokens back, and with them the steps that were built on them.
+    func rollBack(_ entries: [StepRequest.Entry], layer: Int) {
+        for entry in entries {
+            do throws(ServiceError) {
+                // A step whose append failed or never began has nothing in the cache.
+                if let state = cache.state(of: entry.sequence), state.layerLengths[layer] > entry.position {
+                    try cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
+                }
+            } catch {
+                // The sequence was closed meanwhile: the tokens are gone with what they were part of.
+            }
+            cursors.rolledBack(entry, layer: layer)
+            let error = ServiceError(
+                .stepAborted,
+                "The step builds on tokens from position \(entry.position) of \(entry.sequence), which were aborted; "
+                    + "send them again.")
+            for execution in steps.executions.values
+            where Int(execution.tag.layer) == layer
+                && execution.request.entries.contains(where: {
+                    $0.sequence == entry.sequence && $0.position > entry.position
+                })
+            {
+                execution.deliver(.failed(error))
+            }
+        }
+    }
+
+    /// Ends every step that touches a sequence, before something else changes it.
+    func abortSteps(on sequence: SequenceID, _ error: ServiceError) {
+        for execution in steps.executions.values where execution.touches(sequence) {
+            execution.deliver(.failed(error))
+        }
+    }
+
+    /// A step with nothing to exchange does not need its peers.
+    func abortExchanges(_ error: ServiceError) {
+        for execution in steps.executions.values where execution.machine.plan.hasContext {
+            execution.deliver(.failed(error))
+        }
+    }
+
+    func abortAllSteps(_ error: ServiceError) {
+        for execution in steps.executions.values { execution.deliver(.failed(error)) }
+    }
+}

@@ -1,0 +1,108 @@
+internal import DCPAttention
+internal import DCPCollectives
+internal import DCPCore
+internal import DCPWire
+
+/// The strands of a step, each carried as far as what is there allows.
+extension StepMachine {
+    mutating func handle(_ actions: [AllGather<QuerySlice>.Action]) -> [Action] {
+        actions.flatMap { action in
+            switch action {
+            case .send(let slice, let member): return [Action.sendQuery(slice, to: member)]
+            case .finished(let slices):
+                gathered = slices
+                return startContextIfReady()
+            }
+        }
+    }
+
+    /// Appends of one layer run in the order of their positions, on however many threads.
+    mutating func startAppendIfWaiting() -> [Action] {
+        guard case .waiting = append else { return [] }
+        append = .running
+        outstandingCount += 1
+        return [.startAppend]
+    }
+
+    mutating func startContextIfReady() -> [Action] {
+        guard case .gathering = phase, let gathered, isContextReady else { return [] }
+        self.gathered = nil
+        phase = .attending
+        outstandingCount += 1
+        return [.startContext(gathered)]
+    }
+
+    mutating func startExchange(_ states: AttentionStates) throws(ServiceError) -> [Action] {
+        phase = .exchanging
+        switch plan.exchange {
+        case .allToAll:
+            let slices = (0..<plan.members).map { states.slice(rows: plan.rows(ofRank: $0)) }
+            return handle(try partials.contribute(slices))
+        case .allGatherReduceScatter:
+            contextPartial = states
+            return handle(try logSumExps.contribute(states.lse))
+        }
+    }
+
+    mutating func handle(_ actions: [AllToAll<AttentionStates>.Action]) -> [Action] {
+        actions.flatMap { action in
+            switch action {
+            case .send(let states, let member): return [Action.sendPartial(states, to: member)]
+            case .finished(let states):
+                exchanged = .partials(states)
+                return startMergeIfReady()
+            }
+        }
+    }
+
+    mutating func handle(_ actions: [AllGather<[Float]>.Action]) -> [Action] {
+        actions.flatMap { action in
+            switch action {
+            case .send(let rows, let member): return [Action.sendLogSumExp(rows, to: member)]
+            case .finished(let rows):
+                guard let states = contextPartial else { preconditionFailure("LSE gathered before the own was given") }
+                contextPartial = nil
+                outstandingCount += 1
+                return [.startCorrection(states, lse: rows)]
+            }
+        }
+    }
+
+    mutating func handle(_ actions: [ReduceScatter<[Float]>.Action]) -> [Action] {
+        actions.flatMap { action in
+            switch action {
+            case .send(let summand, let member): return [Action.sendCorrected(summand, to: member)]
+            case .reduce(let summands):
+                guard let ownLSE else { preconditionFailure("outputs gathered before the own were given") }
+                exchanged = .summands(summands, lse: ownLSE)
+                return startMergeIfReady()
+            }
+        }
+    }
+
+    mutating func startMergeIfReady() -> [Action] {
+        guard case .exchanging = phase, let exchanged, let newTokens else { return [] }
+        self.exchanged = nil
+        self.newTokens = nil
+        phase = .merging
+        switch exchanged {
+        case .nothing:
+            output = newTokens
+            return replyIfReady()
+        case .partials(let partials):
+            outstandingCount += 1
+            return [.startMerge(partials, newTokens: newTokens)]
+        case .summands(let summands, let lse):
+            outstandingCount += 1
+            return [.startReduction(summands, lse: lse, newTokens: newTokens)]
+        }
+    }
+
+    /// The client may send its next step or its commit as soon as it has the reply, so the tokens are in place first.
+    mutating func replyIfReady() -> [Action] {
+        guard case .merging = phase, isInPlace, let output else { return [] }
+        self.output = nil
+        phase = .replied
+        return [.reply(output)]
+    }
+}

@@ -1,0 +1,88 @@
+internal import DCPAttention
+internal import DCPCollectives
+internal import DCPCore
+internal import DCPWire
+
+/// How a step fails, and the checks that make it.
+extension StepMachine {
+    /// A failure that arose here: the group is told.
+    mutating func fail(_ error: ServiceError) -> [Action] {
+        guard !isOver else { return [] }
+        let aborts = (0..<plan.members).filter { $0 != plan.contextRank }.map { Action.sendAbort(error, to: $0) }
+        return aborts + end(error)
+    }
+
+    mutating func end(_ error: ServiceError) -> [Action] {
+        phase = .failed
+        gathered = nil
+        contextPartial = nil
+        exchanged = nil
+        newTokens = nil
+        output = nil
+        return rollBackIfNeeded() + [.fail(error)]
+    }
+
+    mutating func rollBackIfNeeded() -> [Action] {
+        guard case .failed = phase, !hasRolledBack else { return [] }
+        switch append {
+        case .none, .running: return []
+        case .waiting, .done, .failed:
+            hasRolledBack = true
+            return [.rollBack]
+        }
+    }
+
+    var isInPlace: Bool {
+        switch append {
+        case .none, .done: true
+        case .waiting, .running, .failed: false
+        }
+    }
+
+    func check(_ slice: QuerySlice, from member: Int) throws(ServiceError) {
+        let heads = plan.partition.ownHeads(ofRank: member).count
+        guard slice.tokens == plan.tokens, slice.heads == heads, slice.keyDim == plan.shape.keyDim else {
+            throw mismatch(
+                "queries [\(slice.heads), \(slice.tokens), \(slice.keyDim)]",
+                "[\(heads), \(plan.tokens), \(plan.shape.keyDim)]", member)
+        }
+    }
+
+    func check(_ states: AttentionStates, from member: Int) throws(ServiceError) {
+        let rows = plan.ownHeads.count * plan.tokens
+        guard states.rows == rows, states.valueDim == plan.shape.valueDim else {
+            throw mismatch(
+                "outputs of \(states.rows) x \(states.valueDim)", "\(rows) x \(plan.shape.valueDim)", member)
+        }
+    }
+
+    func mismatch(_ got: String, _ expected: String, _ member: Int) -> ServiceError {
+        ServiceError(
+            .protocolViolation,
+            "Context rank \(member) sent \(got) for a step that needs \(expected): it was given another step under the "
+                + "same tag. Send each step to all ranks alike.")
+    }
+
+    /// Whose pieces are missing, for a person who reads the log.
+    var waitingFor: String {
+        func ranks(_ missing: [Int], _ what: String) -> String {
+            "the \(what) of context rank " + missing.map(String.init).joined(separator: ", ")
+        }
+        switch phase {
+        case .gathering:
+            if !isContextReady { return "the steps before it on the same layer" }
+            return ranks(queries.missing, "queries")
+        case .attending: return "its own attention over the context"
+        case .exchanging where exchanged != nil: return "its own attention over the new tokens"
+        case .exchanging:
+            switch plan.exchange {
+            case .allToAll: return ranks(partials.missing, "partials")
+            case .allGatherReduceScatter:
+                return contextPartial != nil
+                    ? ranks(logSumExps.missing, "LSE") : ranks(corrections.missing, "corrected outputs")
+            }
+        case .merging: return isInPlace ? "its own merge" : "its own append"
+        case .replied, .failed: return "nothing"
+        }
+    }
+}
