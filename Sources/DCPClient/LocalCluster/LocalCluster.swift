@@ -17,7 +17,8 @@ public final class LocalCluster: Sendable {
 
     let options: LocalClusterOptions
     let executables: DaemonExecutables?
-    private let lock: DirectoryLock?
+    /// Held from the start until all have been stopped.
+    private let lock: Mutex<DirectoryLock?>
     /// What was started or found; one that has ended stays until it is started again.
     private let daemons: Mutex<[DaemonRole: DaemonProcess]>
 
@@ -30,7 +31,7 @@ public final class LocalCluster: Sendable {
         self.configuration = configuration
         self.options = options
         self.executables = executables
-        self.lock = lock
+        self.lock = Mutex(lock)
         self.daemons = Mutex(daemons)
         let roles = (0..<configuration.ranks).map { DaemonRole.rank(RankIndex(UInt16($0))) }
         if let ports {
@@ -158,6 +159,8 @@ public final class LocalCluster: Sendable {
         }
         // A stale pids.json is harmless: the identities in it no longer run.
         try? writeRunning()
+        // Here, not when the last reference goes: whoever waited for the stop may start the next cluster at once.
+        lock.withLock { $0 = nil }
         return reports
     }
 
