@@ -49,6 +49,7 @@ lint:
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift
 
 docs: deps
+	swift package resolve
 	swift package generate-documentation --target DCPCore
 
 install: build
