@@ -1,22 +1,105 @@
 internal import CAttentionKernels
 internal import COpenBLAS
+public import DCPCore
+internal import Glibc
+
+/// The decode kernels of one instruction set that this machine supports.
+///
+/// `@unchecked Sendable`: the table is written before `main` and constant afterwards.
+public struct DecodeKernels: Hashable, @unchecked Sendable, CustomStringConvertible {
+    /// `scalar`, `avx2` or `avx512`.
+    public let name: String
+    let table: UnsafePointer<dcp_kernel_table>
+
+    /// Slowest first; `scalar` is always there.
+    public static let available: [DecodeKernels] = (0..<dcp_kernels_count()).compactMap { index in
+        dcp_kernels(index).map { DecodeKernels(name: String(cString: $0.pointee.name), table: $0) }
+    }
+
+    /// What `AttentionWork` computes with: what `DCP_KERNELS` names, else the fastest.
+    ///
+    /// With a value that `KernelSelection.check` refuses, the fastest: programs call that first and end.
+    public static let chosen: DecodeKernels = {
+        do throws(ServiceError) { return try named(KernelSelection.forced) } catch { return fastest }
+    }()
+
+    static var fastest: DecodeKernels { available[available.count - 1] }
+
+    /// - Parameter name: nil for the fastest.
+    /// - Throws: `.invalidConfiguration` when the name is unknown, or this machine does not support it.
+    public static func named(_ name: String?) throws(ServiceError) -> DecodeKernels {
+        guard let name else { return fastest }
+        guard let kernels = available.first(where: { $0.name == name }) else {
+            let names = available.map(\.name).joined(separator: ", ")
+            let reason =
+                ["avx2", "avx512"].contains(name)
+                ? "are not supported by this machine" : "do not exist"
+            throw ServiceError(
+                .invalidConfiguration,
+                "Kernels `\(name)` \(reason); set \(KernelSelection.variable) to one of \(names), or unset it.")
+        }
+        return kernels
+    }
+
+    public var description: String { name }
+}
 
 /// The kernels this process computes with, for `dcpctl` and the journal.
 public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
-    /// The instruction set of the decode kernels: `portable`.
+    /// The environment variable that forces an instruction set: `DCP_KERNELS=scalar|avx2|avx512`.
+    public static let variable = "DCP_KERNELS"
+
+    /// The instruction set of the decode kernels: `scalar`, `avx2` or `avx512`.
     public let decode: String
     /// The core type whose sgemm OpenBLAS chose, after `OPENBLAS_CORETYPE`: `Haswell`, `Cooperlake`.
     public let openBLASCore: String
+    /// Whether `OPENBLAS_CORETYPE` made OpenBLAS use narrower vectors than this CPU has: prefill is then slower.
+    public let openBLASCoreIsForcedOlder: Bool
 
     public static let current = KernelSelection()
 
-    private init() {
-        Self.useOneBLASThread
-        decode = String(cString: dcp_kernels_name())
-        openBLASCore = String(cString: openblas_get_corename())
+    /// Refuses a `DCP_KERNELS` that names no kernels, or kernels that this machine does not support.
+    /// - Throws: `.invalidConfiguration`, with the values that are possible.
+    public static func check() throws(ServiceError) { _ = try DecodeKernels.named(forced) }
+
+    /// `DCP_KERNELS`; set but empty is not set.
+    static var forced: String? { environment(variable) }
+
+    private static func environment(_ name: String) -> String? {
+        getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
     }
 
-    public var description: String { "decode \(decode), sgemm OpenBLAS \(openBLASCore)" }
+    private init() {
+        Self.useOneBLASThread
+        decode = DecodeKernels.chosen.name
+        let core = String(cString: openblas_get_corename())
+        openBLASCore = core
+        let widest = DecodeKernels.fastest.name
+        openBLASCoreIsForcedOlder =
+            Self.environment("OPENBLAS_CORETYPE") != nil && Self.isOlder(openBLASCore: core, than: widest)
+    }
+
+    /// Whether a core type's kernels use narrower vectors than an instruction set has.
+    package static func isOlder(openBLASCore core: String, than instructionSet: String) -> Bool {
+        // OpenBLAS, cpuid_x86.c: the core types with AVX-512 kernels, then those with AVX2; others are older.
+        let core = core.lowercased()
+        let bits =
+            switch core {
+            case "skylakex", "cooperlake", "sapphirerapids": 512
+            case "haswell", "zen": 256
+            default: 128
+            }
+        return switch instructionSet {
+        case "avx512": bits < 512
+        case "avx2": bits < 256
+        default: false
+        }
+    }
+
+    public var description: String {
+        "decode \(decode), sgemm OpenBLAS \(openBLASCore)"
+            + (openBLASCoreIsForcedOlder ? " (an older core than this CPU's, by OPENBLAS_CORETYPE)" : "")
+    }
 
     /// OpenBLAS would start threads of its own beside the rank's; touched before the first sgemm.
     static let useOneBLASThread: Void = openblas_set_num_threads(1)
