@@ -26,11 +26,12 @@ typedef struct {
 //   keys, values  the head's panels, 4-byte aligned
 //   visible       [rows]: how many of the block's first tokens each row sees, 0...block_tokens; a row that sees none
 //                 keeps its state untouched
-//   next_keys, next_values  the panels of the block that the caller takes after this one, only ever prefetched; NULL
-//                 when there is none
+//   next_keys, next_values
+//                 the panels of the block that the caller takes after this one, only ever prefetched; NULL when there
+//                 is none
 //
-// Tokens that a row does not see may hold anything, NaN included. Nothing outside the panels is read. What a row becomes
-// depends on no other row. Thread-safe.
+// Tokens that a row does not see may hold anything, NaN included. Nothing outside the panels is read. What a row
+// becomes depends on no other row. Thread-safe.
 typedef void dcp_decode_kernel(const dcp_decode_rows *rows, const void *keys, const void *values,
                                const int32_t *visible, const void *next_keys, const void *next_values);
 
