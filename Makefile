@@ -35,7 +35,7 @@ deps:
 build: deps
 	$(SWIFT_BUILD)
 
-# Three layers of SmolLM2 read 231 tokens in chunks of 96 and write 89. Portable kernels stay below 2e-5.
+# Three layers of SmolLM2 read 231 tokens in chunks of 96 and write 89. Kernels that compute in float32 stay below 2e-5.
 run: build
 	$(BIN)/dcpctl submit $(FIXTURES)/smollm2-trace.safetensors --local 4 --chunk 96 \
 		--expect $(FIXTURES)/smollm2-trace-expected.safetensors --tolerance 2e-5

@@ -95,7 +95,10 @@ let package = Package(
         executable("dcp-coordinator", ["DCPDaemon", argumentParser]),
         executable(
             "dcpctl",
-            ["DCPCore", "DCPWire", "DCPTransport", "DCPClient", "DCPConsole", argumentParser, unixSignals]),
+            [
+                "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPConsole", argumentParser,
+                unixSignals,
+            ]),
         executable(
             "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache"], path: "Tests/Support/cache-crasher"),
 

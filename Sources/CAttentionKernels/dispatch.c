@@ -1,28 +1,44 @@
-// The choice of kernels. A file for an instruction set adds its table here, behind its own check of the machine.
+// The table of kernels. A file for an instruction set adds its line here, behind its own check of the machine.
 #include "dispatch.h"
+
+#include <stddef.h>
 
 #include "panels.h"
 
-static const dcp_kernel_table portable = {
-    .name = "portable",
-    .decode_bf16 = dcp_decode_bf16_portable,
-    .decode_f16 = dcp_decode_f16_portable,
-    .decode_f32 = dcp_decode_f32_portable,
-};
-
-static dcp_kernel_table chosen;
-
-__attribute__((constructor)) static void choose(void) { chosen = portable; }
-
-const dcp_kernel_table *dcp_kernels(void) { return &chosen; }
-
-void dcp_decode_block(int32_t data_type, const dcp_decode_rows *rows, const void *keys, const void *values,
-                      const int32_t *visible) {
-    switch (data_type) {
-    case dcp_bf16: chosen.decode_bf16(rows, keys, values, visible); break;
-    case dcp_f16: chosen.decode_f16(rows, keys, values, visible); break;
-    default: chosen.decode_f32(rows, keys, values, visible);
+#define DCP_KERNELS(set)                                                                                               \
+    (dcp_kernel_table) {                                                                                               \
+        .name = #set, .decode_bf16 = dcp_decode_bf16_##set, .decode_f16 = dcp_decode_f16_##set,                        \
+        .decode_f32 = dcp_decode_f32_##set,                                                                            \
     }
+
+static dcp_kernel_table available[3];
+static int available_count;
+
+// __builtin_cpu_supports asks the CPU and, with XGETBV, whether the system saves the registers.
+__attribute__((constructor)) static void probe(void) {
+    available[available_count++] = DCP_KERNELS(scalar);
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (avx2) available[available_count++] = DCP_KERNELS(avx2);
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        available[available_count++] = DCP_KERNELS(avx512);
+#endif
 }
 
-const char *dcp_kernels_name(void) { return chosen.name; }
+int dcp_kernels_count(void) { return available_count; }
+
+const dcp_kernel_table *dcp_kernels(int index) {
+    return index >= 0 && index < available_count ? &available[index] : NULL;
+}
+
+void dcp_decode_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_decode_rows *rows,
+                      const void *keys, const void *values, const int32_t *visible, const void *next_keys,
+                      const void *next_values) {
+    switch (data_type) {
+    case dcp_bf16: kernels->decode_bf16(rows, keys, values, visible, next_keys, next_values); break;
+    case dcp_f16: kernels->decode_f16(rows, keys, values, visible, next_keys, next_values); break;
+    default: kernels->decode_f32(rows, keys, values, visible, next_keys, next_values);
+    }
+}

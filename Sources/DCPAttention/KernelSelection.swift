@@ -1,22 +1,63 @@
-internal import CAttentionKernels
 internal import COpenBLAS
+public import DCPCore
+internal import Glibc
 
 /// The kernels this process computes with, for `dcpctl` and the journal.
 public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
-    /// The instruction set of the decode kernels: `portable`.
+    /// The environment variable that forces an instruction set: `DCP_KERNELS=scalar|avx2|avx512`.
+    public static let variable = "DCP_KERNELS"
+
+    /// The instruction set of the decode kernels: `scalar`, `avx2` or `avx512`.
     public let decode: String
     /// The core type whose sgemm OpenBLAS chose, after `OPENBLAS_CORETYPE`: `Haswell`, `Cooperlake`.
     public let openBLASCore: String
+    /// Whether `OPENBLAS_CORETYPE` made OpenBLAS use narrower vectors than this CPU has: prefill is then slower.
+    public let openBLASCoreIsForcedOlder: Bool
 
     public static let current = KernelSelection()
 
-    private init() {
-        Self.useOneBLASThread
-        decode = String(cString: dcp_kernels_name())
-        openBLASCore = String(cString: openblas_get_corename())
+    /// Refuses a `DCP_KERNELS` that names no kernels, or kernels that this machine does not support.
+    /// - Throws: `.invalidConfiguration`, with the values that are possible.
+    public static func check() throws(ServiceError) { _ = try DecodeKernels.named(forced) }
+
+    /// `DCP_KERNELS`; set but empty is not set.
+    static var forced: String? { environment(variable) }
+
+    private static func environment(_ name: String) -> String? {
+        getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
     }
 
-    public var description: String { "decode \(decode), sgemm OpenBLAS \(openBLASCore)" }
+    private init() {
+        Self.useOneBLASThread
+        decode = DecodeKernels.chosen.name
+        let core = String(cString: openblas_get_corename())
+        openBLASCore = core
+        let widest = DecodeKernels.fastest.name
+        openBLASCoreIsForcedOlder =
+            Self.environment("OPENBLAS_CORETYPE") != nil && Self.isOlder(openBLASCore: core, than: widest)
+    }
+
+    /// Whether a core type's kernels use narrower vectors than an instruction set has.
+    package static func isOlder(openBLASCore core: String, than instructionSet: String) -> Bool {
+        // OpenBLAS, cpuid_x86.c: the core types with AVX-512 kernels, then those with AVX2; others are older.
+        let core = core.lowercased()
+        let bits =
+            switch core {
+            case "skylakex", "cooperlake", "sapphirerapids": 512
+            case "haswell", "zen": 256
+            default: 128
+            }
+        return switch instructionSet {
+        case "avx512": bits < 512
+        case "avx2": bits < 256
+        default: false
+        }
+    }
+
+    public var description: String {
+        "decode \(decode), sgemm OpenBLAS \(openBLASCore)"
+            + (openBLASCoreIsForcedOlder ? " (an older core than this CPU's, by OPENBLAS_CORETYPE)" : "")
+    }
 
     /// OpenBLAS would start threads of its own beside the rank's; touched before the first sgemm.
     static let useOneBLASThread: Void = openblas_set_num_threads(1)

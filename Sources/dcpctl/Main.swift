@@ -37,5 +37,6 @@ struct Dcpctl: AsyncParsableCommand {
         version: Release.current,
         subcommands: [
             Up.self, Down.self, Submit.self, Status.self, Ranks.self, Models.self, Sequences.self, Health.self,
+            Kernels.self,
         ])
 }

@@ -20,10 +20,11 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     var contextRanks = 1
     /// Largest magnitude of a score, about; queries are made for it.
     var scoreLimit: Float = 8
+    var kernels = DecodeKernels.chosen
 
     var description: String {
         "\(dataType.name) Hkv \(kvHeads) x \(group) Dk \(keyDim) Dv \(valueDim) count \(count) length \(length) "
-            + "causal \(causal) softcap \(softcap ?? 0) B \(blockTokens) scores \(scoreLimit)"
+            + "causal \(causal) softcap \(softcap ?? 0) B \(blockTokens) scores \(scoreLimit) kernels \(kernels)"
     }
 
     var queryHeads: Int { kvHeads * group }
@@ -67,7 +68,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     func work(_ inputs: Inputs, panels: TestPanels, heads: Range<Int>? = nil) throws -> AttentionWork {
         AttentionWork(
             model: try model(), partition: partition, heads: heads ?? 0..<queryHeads, queries: queryRows(inputs),
-            tokens: 0..<count, over: panels.blocks, causal: causal)
+            tokens: 0..<count, over: panels.blocks, causal: causal, kernels: kernels)
     }
 
     /// All pieces in order, on this thread. Rows `[heads][count]`.
@@ -112,6 +113,18 @@ struct AttentionCase: CustomStringConvertible, Sendable {
             "\(self): o off by \(difference.output), lse by \(difference.lse); DCP_SEED=\(SeededGenerator.seed)",
             sourceLocation: sourceLocation)
     }
+}
+
+/// A KV dtype and an instruction set: the grids run for all pairs.
+struct Variant: CustomTestStringConvertible, Sendable {
+    let dataType: DataType
+    let kernels: DecodeKernels
+
+    static let all = DataType.allCases.flatMap { dataType in
+        DecodeKernels.available.map { Variant(dataType: dataType, kernels: $0) }
+    }
+
+    var testDescription: String { "\(dataType.name), \(kernels)" }
 }
 
 /// The largest absolute differences between head-major states and a token-major reference. NaN counts as infinite.

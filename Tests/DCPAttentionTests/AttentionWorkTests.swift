@@ -5,9 +5,12 @@ import Testing
 
 @Suite("attention work")
 struct AttentionWorkTests {
-    @Test("a result has the same bits whatever the order and the threads of its pieces", arguments: [1, 40])
-    func order(count: Int) async throws {
-        let problem = AttentionCase(dataType: .bfloat16, keyDim: 32, valueDim: 16, count: count, length: 9000)
+    @Test(
+        "a result has the same bits whatever the order and the threads of its pieces", arguments: [1, 40],
+        DecodeKernels.available)
+    func order(count: Int, kernels: DecodeKernels) async throws {
+        let problem = AttentionCase(
+            dataType: .bfloat16, keyDim: 32, valueDim: 16, count: count, length: 9000, kernels: kernels)
         let inputs = problem.inputs()
         let expected = try problem.states(inputs)
         let panels = TestPanels(layout: problem.layout, keys: inputs.keys, values: inputs.values, tokens: 9000)
@@ -28,10 +31,11 @@ struct AttentionWorkTests {
         #expect(again == expected)
     }
 
-    @Test("TRAPS 38: what unused tokens of the last block hold changes no bit", arguments: DataType.allCases)
-    func poisonedTail(dataType: DataType) throws {
+    @Test("TRAPS 38: what unused tokens of the last block hold changes no bit", arguments: Variant.all)
+    func poisonedTail(variant: Variant) throws {
         for (count, length) in [(1, 1), (1, 65), (7, 79), (15, 17), (20, 1), (96, 97)] {
-            let problem = AttentionCase(dataType: dataType, count: count, length: length)
+            let problem = AttentionCase(
+                dataType: variant.dataType, count: count, length: length, kernels: variant.kernels)
             let inputs = problem.inputs()
             let states = try [UInt8(0xFF), 0, 0x7F].map { poison in
                 let panels = TestPanels(
@@ -47,12 +51,14 @@ struct AttentionWorkTests {
         }
     }
 
-    @Test("TRAPS 28: a slice of heads gives the bits of the same heads among all", arguments: [1, 2, 4, 8, 16])
-    func slices(ranks: Int) throws {
+    @Test(
+        "TRAPS 28: a slice of heads gives the bits of the same heads among all", arguments: [1, 2, 4, 8, 16],
+        DecodeKernels.available)
+    func slices(ranks: Int, kernels: DecodeKernels) throws {
         for (count, length, causal) in [(1, 70, false), (3, 3, true), (40, 70, false)] {
             let problem = AttentionCase(
                 dataType: .bfloat16, kvHeads: 3, group: 3, keyDim: 64, valueDim: 64, count: count, length: length,
-                causal: causal, contextRanks: ranks)
+                causal: causal, contextRanks: ranks, kernels: kernels)
             let inputs = problem.inputs()
             let reference = try problem.reference(inputs)
             let slices = try (0..<ranks).map { rank in
@@ -181,11 +187,5 @@ struct AttentionWorkTests {
                 }
             }
         }
-    }
-
-    @Test("the kernels in use have names")
-    func selection() {
-        #expect(KernelSelection.current.decode == "portable")
-        #expect(!KernelSelection.current.openBLASCore.isEmpty)
     }
 }

@@ -17,8 +17,13 @@ struct KernelContractTests {
     }
 
     private func decode(
-        _ queries: [Float], _ panels: TestPanels, block: Int, visible: [Int32], into state: inout State
-    ) {
+        _ queries: [Float], _ panels: TestPanels, block: Int, visible: [Int32], kernels: DecodeKernels,
+        into state: inout State
+    ) throws {
+        let table = try #require(
+            (0..<dcp_kernels_count()).compactMap { dcp_kernels($0) }.first {
+                String(cString: $0.pointee.name) == kernels.name
+            })
         let layout = panels.blocks.layout
         state.maximum.withUnsafeMutableBufferPointer { maximum in
             state.sum.withUnsafeMutableBufferPointer { sum in
@@ -30,8 +35,8 @@ struct KernelContractTests {
                             maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
                         let payload = panels.blocks.blocks[block]
                         dcp_decode_block(
-                            Int32(layout.dataType.rawValue), &rows, payload + layout.keyPanelOffset(ofHead: 0),
-                            payload + layout.valuePanelOffset(ofHead: 0), visible)
+                            table, Int32(layout.dataType.rawValue), &rows, payload + layout.keyPanelOffset(ofHead: 0),
+                            payload + layout.valuePanelOffset(ofHead: 0), visible, nil, nil)
                     }
                 }
             }
@@ -40,31 +45,35 @@ struct KernelContractTests {
 
     @Test(
         "TRAPS 8: leading blocks that a row does not see leave it untouched, and later ones count in full",
-        arguments: DataType.allCases)
-    func leadingMaskedBlocks(dataType: DataType) throws {
+        arguments: Variant.all)
+    func leadingMaskedBlocks(variant: Variant) throws {
         var generator = SeededGenerator.ofRun(salt: 11)
         let queries = generator.floats(Self.rows * Self.dim, limit: 3)
         let layout = PanelLayout(
-            dataType: dataType, kvHeads: 1, keyDim: Self.dim, valueDim: Self.dim, blockTokens: 80)
+            dataType: variant.dataType, kvHeads: 1, keyDim: Self.dim, valueDim: Self.dim, blockTokens: 80)
         let panels = TestPanels(
             layout: layout, keys: generator.floats(160 * Self.dim), values: generator.floats(160 * Self.dim),
             tokens: 160)
         // Row 0 sees neither block, row 1 only the second, row 2 part of both.
         var state = State()
-        decode(queries, panels, block: 0, visible: [0, 0, 65], into: &state)
+        try decode(
+            queries, panels, block: 0, visible: [0, 0, 65], kernels: variant.kernels, into: &state)
         #expect(state.maximum[1] == -.infinity && state.sum[1] == 0)
-        decode(queries, panels, block: 1, visible: [0, 80, 31], into: &state)
+        try decode(
+            queries, panels, block: 1, visible: [0, 80, 31], kernels: variant.kernels, into: &state)
         #expect(state.maximum[0] == -.infinity && state.sum[0] == 0)
         #expect(state.output[..<Self.dim].allSatisfy { $0 == 0 })
 
         var second = State()
-        decode(queries, panels, block: 1, visible: [0, 80, 0], into: &second)
+        try decode(
+            queries, panels, block: 1, visible: [0, 80, 0], kernels: variant.kernels, into: &second)
         #expect(state.maximum[1] == second.maximum[1] && state.sum[1] == second.sum[1])
         #expect(state.output[Self.dim..<2 * Self.dim] == second.output[Self.dim..<2 * Self.dim])
         #expect(state.output.allSatisfy { $0.isFinite } && state.sum[2] > 0)
 
         let untouched = state
-        decode(queries, panels, block: 0, visible: [0, 0, 0], into: &state)
+        try decode(
+            queries, panels, block: 0, visible: [0, 0, 0], kernels: variant.kernels, into: &state)
         #expect(state == untouched)
     }
 

@@ -11,52 +11,55 @@ struct KernelGridTests {
         (256, 256), (192, 128), (64, 10), (8, 256),
     ]
 
-    @Test("TRAPS 26, 46: context of any length, dtype and head dimension", arguments: dims, DataType.allCases)
-    func context(dims: (Int, Int), dataType: DataType) throws {
+    @Test("TRAPS 26, 46: context of any length, dtype and head dimension", arguments: dims, Variant.all)
+    func context(dims: (Int, Int), variant: Variant) throws {
         let groups = [1, 2, 3, 4, 6, 8, 16]
-        var number = dims.0 + Int(dataType.rawValue)
+        var number = dims.0 + Int(variant.dataType.rawValue)
         for length in [0, 1, 15, 16, 17, 63, 64, 65, 200] {
             for count in [1, 2, 7] {
                 number += 1
                 let problem = AttentionCase(
-                    dataType: dataType, kvHeads: 1 + number % 2, group: groups[number % groups.count],
+                    dataType: variant.dataType, kvHeads: 1 + number % 2, group: groups[number % groups.count],
                     keyDim: dims.0, valueDim: dims.1, count: count, length: length,
-                    blockTokens: [16, 64, 48][number % 3])
+                    blockTokens: [16, 64, 48][number % 3], kernels: variant.kernels)
                 try problem.check(problem.inputs(salt: UInt64(number)))
             }
         }
         for length in [0, 1, 65, 300] {
             let problem = AttentionCase(
-                dataType: dataType, kvHeads: 1, group: 3, keyDim: dims.0, valueDim: dims.1, count: 96, length: length)
+                dataType: variant.dataType, kvHeads: 1, group: 3, keyDim: dims.0, valueDim: dims.1, count: 96,
+                length: length, kernels: variant.kernels)
             try problem.check(problem.inputs(salt: UInt64(length)))
         }
     }
 
-    @Test("a step's own tokens, causal, through both paths", arguments: dims, DataType.allCases)
-    func causal(dims: (Int, Int), dataType: DataType) throws {
+    @Test("a step's own tokens, causal, through both paths", arguments: dims, Variant.all)
+    func causal(dims: (Int, Int), variant: Variant) throws {
         for (number, count) in [1, 2, 7, 15, 16, 17, 64, 65, 96].enumerated() {
             let problem = AttentionCase(
-                dataType: dataType, kvHeads: 1 + number % 2, group: [1, 2, 4][number % 3], keyDim: dims.0,
-                valueDim: dims.1, count: count, length: count, causal: true, blockTokens: [64, 16][number % 2])
+                dataType: variant.dataType, kvHeads: 1 + number % 2, group: [1, 2, 4][number % 3], keyDim: dims.0,
+                valueDim: dims.1, count: count, length: count, causal: true, blockTokens: [64, 16][number % 2],
+                kernels: variant.kernels)
             try problem.check(problem.inputs(salt: UInt64(count)))
         }
     }
 
-    @Test("1 to 16 query heads share a KV head", arguments: 1...16)
-    func groups(group: Int) throws {
+    @Test("1 to 16 query heads share a KV head", arguments: 1...16, DecodeKernels.available)
+    func groups(group: Int, kernels: DecodeKernels) throws {
         for count in [1, 2, 9] {
             let problem = AttentionCase(
-                dataType: .bfloat16, kvHeads: 3, group: group, keyDim: 16, valueDim: 24, count: count, length: 100)
+                dataType: .bfloat16, kvHeads: 3, group: group, keyDim: 16, valueDim: 24, count: count, length: 100,
+                kernels: kernels)
             try problem.check(problem.inputs(salt: UInt64(group)))
         }
     }
 
-    @Test("chunks of several row tiles and contexts of several pieces", arguments: DataType.allCases)
-    func large(dataType: DataType) throws {
+    @Test("chunks of several row tiles and contexts of several pieces", arguments: Variant.all)
+    func large(variant: Variant) throws {
         for (count, length, causal) in [(1, 6300, false), (3, 4096, false), (20, 4500, false), (700, 700, true)] {
             let problem = AttentionCase(
-                dataType: dataType, kvHeads: 1, group: 2, keyDim: 16, valueDim: 8, count: count, length: length,
-                causal: causal)
+                dataType: variant.dataType, kvHeads: 1, group: 2, keyDim: 16, valueDim: 8, count: count, length: length,
+                causal: causal, kernels: variant.kernels)
             try problem.check(problem.inputs(salt: UInt64(length)))
         }
     }
@@ -71,27 +74,29 @@ struct KernelGridTests {
         }
     }
 
-    @Test("soft cap, both paths", arguments: DataType.allCases, [Float(0.5), 15, 50])
-    func softcap(dataType: DataType, cap: Float) throws {
+    @Test("soft cap, both paths", arguments: Variant.all, [Float(0.5), 15, 50])
+    func softcap(variant: Variant, cap: Float) throws {
         for (count, causal) in [(1, false), (5, true), (40, false), (40, true)] {
             let problem = AttentionCase(
-                dataType: dataType, count: count, length: causal ? count : 150, causal: causal, softcap: cap,
-                scoreLimit: 40)
+                dataType: variant.dataType, count: count, length: causal ? count : 150, causal: causal, softcap: cap,
+                scoreLimit: 40, kernels: variant.kernels)
             try problem.check(problem.inputs(salt: UInt64(count)))
         }
     }
 
-    @Test("scores of +-1e4, one dominant score, all scores equal", arguments: DataType.allCases, [1, 24])
-    func extremes(dataType: DataType, count: Int) throws {
-        let large = AttentionCase(dataType: dataType, count: count, length: 130, scoreLimit: 1e4)
+    @Test("scores of +-1e4, one dominant score, all scores equal", arguments: Variant.all, [1, 24])
+    func extremes(variant: Variant, count: Int) throws {
+        let plain = AttentionCase(
+            dataType: variant.dataType, count: count, length: 130, kernels: variant.kernels)
+        var large = plain
+        large.scoreLimit = 1e4
         try large.check(large.inputs())
 
-        let plain = AttentionCase(dataType: dataType, count: count, length: 130)
         var dominant = plain.inputs()
         let row = plain.kvHeads * plain.keyDim
         for index in dominant.queries.indices { dominant.queries[index] = abs(dominant.queries[index]) + 1 }
         for index in 77 * row..<78 * row { dominant.keys[index] = 12 }
-        try AttentionCase(dataType: dataType, count: count, length: 130, scoreLimit: 1000).check(dominant)
+        try plain.check(dominant)
 
         var equal = plain.inputs()
         for index in equal.keys.indices { equal.keys[index] = 0 }

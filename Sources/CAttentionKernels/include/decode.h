@@ -26,12 +26,22 @@ typedef struct {
 //   keys, values  the head's panels, 4-byte aligned
 //   visible       [rows]: how many of the block's first tokens each row sees, 0...block_tokens; a row that sees none
 //                 keeps its state untouched
+//   next_keys, next_values
+//                 the panels of the block that the caller takes after this one, only ever prefetched; NULL when there
+//                 is none
 //
-// Tokens that no row sees may hold anything, NaN included. Nothing outside the panels is read. Thread-safe.
+// Tokens that a row does not see may hold anything, NaN included. Nothing outside the panels is read. What a row
+// becomes depends on no other row. Thread-safe.
 typedef void dcp_decode_kernel(const dcp_decode_rows *rows, const void *keys, const void *values,
-                               const int32_t *visible);
+                               const int32_t *visible, const void *next_keys, const void *next_values);
 
-// The portable kernels, the twins that others are tested against.
-dcp_decode_kernel dcp_decode_bf16_portable, dcp_decode_f16_portable, dcp_decode_f32_portable;
+// In C that a compiler vectorises for any machine: the twins that the others are tested against.
+dcp_decode_kernel dcp_decode_bf16_scalar, dcp_decode_f16_scalar, dcp_decode_f32_scalar;
+#if defined(__x86_64__)
+// AVX2, FMA and F16C.
+dcp_decode_kernel dcp_decode_bf16_avx2, dcp_decode_f16_avx2, dcp_decode_f32_avx2;
+// AVX-512 F, BW, VL and DQ.
+dcp_decode_kernel dcp_decode_bf16_avx512, dcp_decode_f16_avx512, dcp_decode_f32_avx512;
+#endif
 
 #endif

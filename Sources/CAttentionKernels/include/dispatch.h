@@ -3,21 +3,23 @@
 
 #include "decode.h"
 
-// The kernels in use: chosen once for this machine, before main, and never changed.
+// The decode kernels of one instruction set.
 typedef struct {
-    const char *name; // the instruction set they are written for
+    const char *name; // "scalar", "avx2", "avx512"
     dcp_decode_kernel *decode_bf16;
     dcp_decode_kernel *decode_f16;
     dcp_decode_kernel *decode_f32;
 } dcp_kernel_table;
 
-const dcp_kernel_table *dcp_kernels(void);
+// The instruction sets that CPU and operating system support, slowest first; probed once, before main.
+// dcp_kernels(0) is always "scalar".
+int dcp_kernels_count(void);
+// NULL when there are not as many.
+const dcp_kernel_table *dcp_kernels(int index);
 
-// Takes one block into the rows' state with the kernel in use for a panel's element type (dcp_bf16, dcp_f16, dcp_f32).
-void dcp_decode_block(int32_t data_type, const dcp_decode_rows *rows, const void *keys, const void *values,
-                      const int32_t *visible);
-
-// "portable": the name of the table in use.
-const char *dcp_kernels_name(void);
+// Takes one block into the rows' state with a table's kernel for a panel's element type (dcp_bf16, dcp_f16, dcp_f32).
+void dcp_decode_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_decode_rows *rows,
+                      const void *keys, const void *values, const int32_t *visible, const void *next_keys,
+                      const void *next_values);
 
 #endif

@@ -16,13 +16,18 @@ extension AttentionWork {
                     block_tokens: Int32(layout.blockTokens), soft_cap: model.softcap ?? 0, queries: scaled,
                     maximum: state.maximum, sum: state.sum, output: state.output)
                 var token = piece.keys.lowerBound
-                for segment in blocks.segments(of: piece.keys) {
+                let segments = blocks.segments(of: piece.keys)
+                for (index, segment) in segments.enumerated() {
                     precondition(segment.first == 0, "Pieces begin at blocks.")
                     setVisible(visible, of: tile, first: token, count: segment.count)
+                    // The piece after this one may run on another thread: its blocks are not asked for.
+                    let next = index + 1 < segments.count ? segments[index + 1].payload : nil
                     dcp_decode_block(
-                        Int32(layout.dataType.rawValue), &rows,
+                        kernels.table, Int32(layout.dataType.rawValue), &rows,
                         segment.payload + layout.keyPanelOffset(ofHead: tile.kvHead),
-                        segment.payload + layout.valuePanelOffset(ofHead: tile.kvHead), visible)
+                        segment.payload + layout.valuePanelOffset(ofHead: tile.kvHead), visible,
+                        next.map { $0 + layout.keyPanelOffset(ofHead: tile.kvHead) },
+                        next.map { $0 + layout.valuePanelOffset(ofHead: tile.kvHead) })
                     token += segment.count
                 }
             }

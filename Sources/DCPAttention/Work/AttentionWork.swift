@@ -21,6 +21,7 @@ public final class AttentionWork: @unchecked Sendable {
     let queries: QueryRows
     let blocks: KVBlocks
     let causal: Bool
+    let kernels: DecodeKernels
     let split: WorkSplit
     /// For each tile, the first of its rows among the states.
     private let firstRow: [Int]
@@ -39,9 +40,10 @@ public final class AttentionWork: @unchecked Sendable {
     ///   - over: keys and values; their memory stays valid until `finish` has returned.
     ///   - causal: the blocks hold the entry's own tokens, and its token i sees 0...i of them. Otherwise each of its
     ///     tokens sees all of them.
+    ///   - kernels: the decode kernels; sgemm is OpenBLAS's choice.
     public init(
         model: ModelShape, partition: HeadPartition, heads: Range<Int>, queries: QueryRows, tokens: Range<Int>,
-        over blocks: KVBlocks, causal: Bool
+        over blocks: KVBlocks, causal: Bool, kernels: DecodeKernels = .chosen
     ) {
         precondition(
             blocks.layout.dataType == model.kvDataType && blocks.layout.kvHeads == partition.kvHeads
@@ -58,6 +60,7 @@ public final class AttentionWork: @unchecked Sendable {
         self.queries = queries
         self.blocks = blocks
         self.causal = causal
+        self.kernels = kernels
         let split = WorkSplit(
             partition: partition, heads: heads, tokens: tokens.count, keyTokens: blocks.tokens,
             blockTokens: blocks.layout.blockTokens, causal: causal)

@@ -1,4 +1,5 @@
 public import ArgumentParser
+internal import DCPAttention
 internal import DCPCache
 internal import DCPCore
 internal import DCPRank
@@ -69,6 +70,7 @@ public struct RankCommand: AsyncParsableCommand {
             throw ValidationError("`\(durability)` is not a durability; use always, everysec or never.")
         }
         _ = try common.level()
+        try checked { () throws(ServiceError) in try KernelSelection.check() }
         let coordinator: Endpoint = try checked { () throws(ServiceError) in try Endpoint(self.coordinator) }
         var advertised: Endpoint?
         if let advertise { advertised = try checked { () throws(ServiceError) in try Endpoint(advertise) } }

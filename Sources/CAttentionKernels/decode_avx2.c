@@ -1,0 +1,81 @@
+// Decode with AVX2, FMA and F16C.
+//
+// Built on VFMADD231PS (two 256-bit FMAs a cycle, latency 4 to 5: four rows by two vectors are 8 independent sums),
+// VBROADCASTSS from memory for query elements and weights (a load port only), VPSLLD and VPAND to split bf16 pairs,
+// VCVTPH2PS for f16, and VPMASKMOVD and VMASKMOVPS for dimensions that do not fill a vector.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "decode.h"
+#include "panels.h"
+
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+
+#include "softmax_row.h"
+
+typedef __m256 dcp_vec;
+typedef __m256i dcp_words;
+
+enum { dcp_width = 8 };
+
+// 8 sums, up to 4 vectors of K or V and a broadcast: 13 of 16 registers.
+#define dcp_vectors_max(rows) ((rows) <= 2 ? 4 : 2)
+
+// -1 in the first n lanes.
+static inline __m256i lanes_mask(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// An even number of f16 elements below 8, as pairs: there is no masked load of 16-bit elements.
+static inline __m256 vec_from_f16_some(const uint16_t *at, int n) {
+    const __m128i mask = _mm_cmpgt_epi32(_mm_set1_epi32(n / 2), _mm_setr_epi32(0, 1, 2, 3));
+    return _mm256_cvtph_ps(_mm_maskload_epi32((const int *)at, mask));
+}
+
+static inline float vec_sum_lanes(__m256 vec) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(vec), _mm256_extractf128_ps(vec, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
+static inline float vec_max_lanes(__m256 vec) {
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(vec), _mm256_extractf128_ps(vec, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+
+#define vec_zero() _mm256_setzero_ps()
+#define vec_set1(value) _mm256_set1_ps(value)
+#define vec_load(at) _mm256_loadu_ps(at)
+#define vec_store(at, vec) _mm256_storeu_ps(at, vec)
+#define vec_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define vec_add(a, b) _mm256_add_ps(a, b)
+#define vec_sub(a, b) _mm256_sub_ps(a, b)
+#define vec_mul(a, b) _mm256_mul_ps(a, b)
+#define vec_max(a, b) _mm256_max_ps(a, b)
+#define vec_power(n)                                                                                                   \
+    _mm256_castsi256_ps(                                                                                               \
+        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(n), 23), _mm256_set1_epi32((127 + 32) << 23)))
+#define vec_zero_below(x, limit, vec)                                                                                  \
+    _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_LT_OQ), vec)
+#define vec_load_some(at, n) _mm256_maskload_ps(at, lanes_mask(n))
+#define vec_store_some(at, n, vec) _mm256_maskstore_ps(at, lanes_mask(n), vec)
+#define vec_from_f16(at) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(at)))
+#define words_load(at) _mm256_loadu_si256((const __m256i *)(at))
+#define words_load_some(at, n) _mm256_maskload_epi32((const int *)(at), lanes_mask(n))
+#define words_low(words) _mm256_castsi256_ps(_mm256_slli_epi32(words, 16))
+#define words_high(words) _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32((int)0xFFFF0000u)))
+
+#include "decode_vector.h"
+
+DCP_DECODE_KERNEL(dcp_decode_bf16_avx2, dcp_bf16)
+DCP_DECODE_KERNEL(dcp_decode_f16_avx2, dcp_f16)
+DCP_DECODE_KERNEL(dcp_decode_f32_avx2, dcp_f32)
+
+#pragma clang attribute pop
+
+#endif

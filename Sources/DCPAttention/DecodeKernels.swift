@@ -1,0 +1,43 @@
+internal import CAttentionKernels
+public import DCPCore
+
+/// The decode kernels of one instruction set that this machine supports.
+///
+/// `@unchecked Sendable`: the table is written before `main` and constant afterwards.
+public struct DecodeKernels: Hashable, @unchecked Sendable, CustomStringConvertible {
+    /// `scalar`, `avx2` or `avx512`.
+    public let name: String
+    let table: UnsafePointer<dcp_kernel_table>
+
+    /// Slowest first; `scalar` is always there.
+    public static let available: [DecodeKernels] = (0..<dcp_kernels_count()).compactMap { index in
+        dcp_kernels(index).map { DecodeKernels(name: String(cString: $0.pointee.name), table: $0) }
+    }
+
+    /// What `AttentionWork` computes with: what `DCP_KERNELS` names, else the fastest.
+    ///
+    /// With a value that `KernelSelection.check` refuses, the fastest: programs call that first and end.
+    public static let chosen: DecodeKernels = {
+        do throws(ServiceError) { return try named(KernelSelection.forced) } catch { return fastest }
+    }()
+
+    static var fastest: DecodeKernels { available[available.count - 1] }
+
+    /// - Parameter name: nil for the fastest.
+    /// - Throws: `.invalidConfiguration` when the name is unknown, or this machine does not support it.
+    public static func named(_ name: String?) throws(ServiceError) -> DecodeKernels {
+        guard let name else { return fastest }
+        guard let kernels = available.first(where: { $0.name == name }) else {
+            let names = available.map(\.name).joined(separator: ", ")
+            let reason =
+                ["avx2", "avx512"].contains(name)
+                ? "are not supported by this machine" : "do not exist"
+            throw ServiceError(
+                .invalidConfiguration,
+                "Kernels `\(name)` \(reason); set \(KernelSelection.variable) to one of \(names), or unset it.")
+        }
+        return kernels
+    }
+
+    public var description: String { name }
+}

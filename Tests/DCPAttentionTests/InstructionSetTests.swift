@@ -1,0 +1,240 @@
+import CAttentionKernels
+import DCPAttention
+import DCPCore
+import DCPTestKit
+import Glibc
+import Testing
+
+/// One block of one KV head whose last byte is the last of a page; the page behind it cannot be read.
+private final class GuardedBlock {
+    let keys: UnsafeRawPointer
+    let values: UnsafeRawPointer
+    private let map: UnsafeMutableRawPointer
+    private let mapByteCount: Int
+
+    /// - Parameter tokens: how many are written; the others are NaN.
+    init(layout: PanelLayout, tokens: Int, generator: inout SeededGenerator) throws {
+        let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+        let byteCount = (layout.payloadByteCount + page - 1) / page * page
+        mapByteCount = byteCount + page
+        map = try #require(mmap(nil, mapByteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
+        try #require(map != MAP_FAILED)
+        let payload = map + byteCount - layout.payloadByteCount
+        keys = UnsafeRawPointer(payload + layout.keyPanelOffset(ofHead: 0))
+        values = UnsafeRawPointer(payload + layout.valuePanelOffset(ofHead: 0))
+        map.initializeMemory(as: UInt8.self, repeating: 0xFF, count: byteCount)
+        let rows = (generator.floats(tokens * layout.keyDim), generator.floats(tokens * layout.valueDim))
+        let isFinite = rows.0.withUnsafeBytes { keys in
+            rows.1.withUnsafeBytes { values in
+                guard let keys = keys.baseAddress, let values = values.baseAddress else { return true }
+                return layout.write(
+                    KeyValueRows(dataType: .float32, keys: keys, values: values, tokens: tokens),
+                    rowTokens: (0..<UInt32(tokens)).map { $0 }, into: payload, at: 0)
+            }
+        }
+        try #require(isFinite)
+        try #require(mprotect(map + byteCount, page, PROT_NONE) == 0)
+    }
+
+    deinit { munmap(map, mapByteCount) }
+}
+
+/// A state and what a kernel makes of it.
+private struct Rows {
+    var count: Int
+    var keyDim: Int
+    var valueDim: Int
+    var softCap: Float
+    var queries: [Float]
+    var maximum: [Float]
+    var sum: [Float]
+    /// `[count][valueDim]`, and 16 numbers beyond that nobody may write.
+    var output: [Float]
+
+    static let beyond: Float = -77
+
+    init(count: Int, keyDim: Int, valueDim: Int, softCap: Float, generator: inout SeededGenerator) {
+        self.count = count
+        self.keyDim = keyDim
+        self.valueDim = valueDim
+        self.softCap = softCap
+        queries = generator.floats(count * keyDim, limit: 1)
+        maximum = [Float](repeating: -.infinity, count: count)
+        sum = [Float](repeating: 0, count: count)
+        output =
+            [Float](repeating: 0, count: count * valueDim) + [Float](repeating: Self.beyond, count: 16)
+    }
+
+    /// The rows of some indices, alone.
+    func only(_ rows: Range<Int>) -> Rows {
+        var some = self
+        some.count = rows.count
+        some.queries = Array(queries[rows.lowerBound * keyDim..<rows.upperBound * keyDim])
+        some.maximum = Array(maximum[rows])
+        some.sum = Array(sum[rows])
+        some.output =
+            Array(output[rows.lowerBound * valueDim..<rows.upperBound * valueDim])
+            + [Float](repeating: Self.beyond, count: 16)
+        return some
+    }
+
+    mutating func take(
+        _ block: GuardedBlock, layout: PanelLayout, visible: [Int32], table: UnsafePointer<dcp_kernel_table>
+    ) {
+        queries.withUnsafeBufferPointer { queries in
+            maximum.withUnsafeMutableBufferPointer { maximum in
+                sum.withUnsafeMutableBufferPointer { sum in
+                    output.withUnsafeMutableBufferPointer { output in
+                        var rows = dcp_decode_rows(
+                            rows: Int32(count), key_dim: Int32(keyDim), value_dim: Int32(valueDim),
+                            block_tokens: Int32(layout.blockTokens), soft_cap: softCap, queries: queries.baseAddress,
+                            maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
+                        // The block is its own next: prefetches run over its end, which is no read.
+                        dcp_decode_block(
+                            table, Int32(layout.dataType.rawValue), &rows, block.keys, block.values, visible,
+                            block.keys, block.values)
+                    }
+                }
+            }
+        }
+    }
+}
+
+private var tables: [UnsafePointer<dcp_kernel_table>] {
+    (0..<dcp_kernels_count()).compactMap { dcp_kernels($0) }
+}
+
+@Suite("instruction sets")
+struct InstructionSetTests {
+    @Test(
+        "blocks that end where memory ends: nothing beyond is read or written, and all sets agree with scalar",
+        arguments: KernelGridTests.dims, DataType.allCases)
+    func guarded(dims: (Int, Int), dataType: DataType) throws {
+        var generator = SeededGenerator.ofRun(salt: UInt64(dims.0 * 1000 + dims.1))
+        for (number, blockTokens) in [16, 32, 48, 64, 80, 128, 144].enumerated() {
+            let layout = PanelLayout(
+                dataType: dataType, kvHeads: 1, keyDim: dims.0, valueDim: dims.1, blockTokens: blockTokens)
+            for tokens in [blockTokens, blockTokens - 1, blockTokens - 15, 1, 2] {
+                let block = try GuardedBlock(layout: layout, tokens: tokens, generator: &generator)
+                let count = 1 + (number * 5 + tokens) % 16
+                let start = Rows(
+                    count: count, keyDim: dims.0, valueDim: dims.1, softCap: number % 3 == 0 ? 5 : 0,
+                    generator: &generator)
+                // Rows see all tokens, one, some, or none.
+                let visible = (0..<count).map {
+                    Int32([tokens, max(tokens - $0, 0), $0 * 7 % (tokens + 1), 0][$0 % 4])
+                }
+                var scalar = start
+                scalar.take(block, layout: layout, visible: visible, table: tables[0])
+                scalar.take(block, layout: layout, visible: visible, table: tables[0])
+                for table in tables.dropFirst() {
+                    var rows = start
+                    rows.take(block, layout: layout, visible: visible, table: table)
+                    rows.take(block, layout: layout, visible: visible, table: table)
+                    check(rows, scalar, "\(String(cString: table.pointee.name)) \(layout) \(visible)")
+                }
+            }
+        }
+    }
+
+    /// Elements of queries and keys are below 1, evenly spread: the product of two norms is about Dk / 3. Both twins' scores
+    /// are off by a few units of 2^-24 of it, in sums of different order; weights and their sums relative to that.
+    private func check(_ rows: Rows, _ twin: Rows, _ what: String) {
+        let relative = 2e-6 + 4e-7 * Float(rows.keyDim) / 3
+        for row in 0..<rows.count {
+            let sum = twin.sum[row]
+            #expect((rows.sum[row] == 0) == (sum == 0), "\(what), row \(row)")
+            if sum == 0 {
+                #expect(rows.maximum[row] == -.infinity, "\(what), row \(row)")
+                continue
+            }
+            #expect(abs(rows.maximum[row] - twin.maximum[row]) <= relative, "\(what), row \(row)")
+            #expect(abs(rows.sum[row] - sum) <= relative * sum, "\(what), row \(row)")
+        }
+        let worst = zip(rows.output.indices, rows.output).reduce(Float(0)) { worst, item in
+            let row = min(item.0 / rows.valueDim, rows.count - 1)
+            // Relative to the weights: values are below 1.
+            let difference = abs(item.1 - twin.output[item.0]) / max(twin.sum[row], 1)
+            return max(worst, difference.isNaN ? .infinity : difference)
+        }
+        #expect(worst <= relative, "\(what): output off by \(worst)")
+        #expect(rows.output.suffix(16).allSatisfy { $0 == Rows.beyond }, "\(what)")
+    }
+
+    @Test(
+        "a row's bits do not depend on the rows beside it, nor does a NaN that only those see",
+        arguments: DataType.allCases)
+    func alone(dataType: DataType) throws {
+        var generator = SeededGenerator.ofRun(salt: 21)
+        let layout = PanelLayout(dataType: dataType, kvHeads: 1, keyDim: 72, valueDim: 90, blockTokens: 144)
+        // Tokens 70 and beyond are NaN.
+        let block = try GuardedBlock(layout: layout, tokens: 70, generator: &generator)
+        let start = Rows(count: 16, keyDim: 72, valueDim: 90, softCap: 0, generator: &generator)
+        let visible = (0..<16).map { Int32([70, 69, 144, 33, 0, 71, 1][$0 % 7]) }
+        for table in tables {
+            var all = start
+            all.take(block, layout: layout, visible: visible, table: table)
+            for row in 0..<16 {
+                var alone = start.only(row..<row + 1)
+                alone.take(block, layout: layout, visible: [visible[row]], table: table)
+                if visible[row] > 70 {
+                    #expect(alone.sum[0].isNaN && all.sum[row].isNaN)
+                    continue
+                }
+                #expect(alone.maximum[0] == all.maximum[row] && alone.sum[0] == all.sum[row])
+                #expect(alone.output[..<90] == all.output[row * 90..<(row + 1) * 90])
+                #expect(alone.output[..<90].allSatisfy { $0.isFinite })
+            }
+        }
+    }
+
+    @Test("a score of +inf or a maximum of -inf stays visible as NaN in every set")
+    func infinities() throws {
+        let layout = PanelLayout(dataType: .float32, kvHeads: 1, keyDim: 8, valueDim: 8, blockTokens: 16)
+        var generator = SeededGenerator.ofRun(salt: 22)
+        let block = try GuardedBlock(layout: layout, tokens: 16, generator: &generator)
+        for query in [Float.infinity, -.infinity] {
+            var start = Rows(count: 2, keyDim: 8, valueDim: 8, softCap: 0, generator: &generator)
+            for d in 0..<8 { start.queries[d] = query }
+            for table in tables {
+                var rows = start
+                rows.take(block, layout: layout, visible: [16, 16], table: table)
+                #expect(rows.sum[0].isNaN && rows.sum[1].isFinite && rows.output[8..<16].allSatisfy { $0.isFinite })
+            }
+        }
+    }
+}
+
+@Suite("the choice of kernels")
+struct KernelSelectionTests {
+    @Test("names of sets that there are choose them, no name the fastest")
+    func named() throws {
+        let available = DecodeKernels.available
+        #expect(available.first?.name == "scalar")
+        #expect(Set(available.map(\.name)).isSubset(of: ["scalar", "avx2", "avx512"]))
+        for kernels in available { #expect(try DecodeKernels.named(kernels.name) == kernels) }
+        #expect(try DecodeKernels.named(nil) == available.last)
+        #expect(available.contains(DecodeKernels.chosen))
+        #expect(KernelSelection.current.decode == DecodeKernels.chosen.name)
+        #expect(!KernelSelection.current.openBLASCore.isEmpty)
+    }
+
+    @Test("an unknown name is refused with those that are possible", arguments: ["AVX2", "neon", "portable", " "])
+    func unknown(name: String) {
+        let error = #expect(throws: ServiceError.self) { try DecodeKernels.named(name) }
+        #expect(error?.code == .invalidConfiguration)
+        let names = DecodeKernels.available.map(\.name).joined(separator: ", ")
+        #expect(error?.message.contains("`\(name)` do not exist; set DCP_KERNELS to one of \(names)") == true)
+    }
+
+    @Test(
+        "OpenBLAS cores that use narrower vectors than the CPU has are told",
+        arguments: [
+            ("Haswell", "avx512", true), ("Zen", "avx512", true), ("Cooperlake", "avx512", false),
+            ("SkylakeX", "avx512", false), ("Haswell", "avx2", false), ("Nehalem", "avx2", true),
+            ("Prescott", "scalar", false),
+        ])
+    func olderCore(core: String, set: String, older: Bool) {
+        #expect(KernelSelection.isOlder(openBLASCore: core, than: set) == older)
+    }
+}
