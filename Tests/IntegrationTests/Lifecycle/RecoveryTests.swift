@@ -77,7 +77,7 @@ extension Integration {
             }
         }
 
-        @Test("TRAPS 13: steps that fail on one rank give every rank's places, bytes and tokens back")
+        @Test("TRAPS 13: steps that fail on one rank give every rank's places and tokens back")
         func failedSteps() async throws {
             // 256 tokens take half of the megabyte that a rank may hold uncommitted.
             let trace = Trace(try shape(16, 8, 64, 64, .float16), tokens: 500, salt: 802)
