@@ -71,6 +71,9 @@ public final class CoordinatorServer {
         eventLoop.preconditionInEventLoop()
         ticker?.cancel()
         listener.stop()
+        // From here on nobody is lost: a rank whose link is still open would hear that the others are missing, and stop
+        // serving.
+        linkIDs = [:]
         for link in links.values {
             link.closeWhenFlushed(ServiceError(.shuttingDown, "The coordinator has stopped; try again later."))
         }

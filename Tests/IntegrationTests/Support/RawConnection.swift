@@ -90,6 +90,9 @@ final class RawConnection {
         }
     }
 
+    /// Whether bytes are left that make no whole frame.
+    var hasPartOfFrame: Bool { received.readableBytes > 0 }
+
     /// Tells the peer that nothing more is sent.
     func finishSending() { shutdown(descriptor, Int32(SHUT_WR)) }
 

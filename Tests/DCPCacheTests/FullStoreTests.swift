@@ -1,0 +1,101 @@
+import DCPCache
+import DCPCore
+import DCPStore
+import Testing
+
+@Suite("full store")
+struct FullStoreTests {
+    private static let tags = (0..<UInt32(4000)).map { $0 }
+
+    /// A store that sequence 1 has filled.
+    private func full() throws -> (rig: Rig, length: Int) {
+        let settings = ShardCache.Settings(mapByteCountMax: 4 << 20, durability: .never)
+        let rig = try Rig(layers: 1, kvHeads: 4, dims: (64, 64), settings: settings)
+        try rig.open(1)
+        try rig.open(2)
+        for length in stride(from: 0, to: 4000, by: 40) {
+            try rig.appendAll(1, at: length, Array(Self.tags[length..<length + 40]))
+            do {
+                try rig.commit(1, length + 40)
+            } catch let error as ServiceError {
+                #expect(error.code == .storeFull)
+                return (rig, try fillGaps(rig, from: length))
+            }
+        }
+        throw ServiceError(.internal, "The store never filled up.")
+    }
+
+    /// Takes what is too little for a step of 40 tokens: one token at a time, then the smallest records.
+    private func fillGaps(_ rig: Rig, from length: Int) throws -> Int {
+        var length = length
+        while (try? rig.commit(1, length + 1)) != nil { length += 1 }
+        var id = UInt64(10)
+        while (try? rig.open(id)) != nil { id += 1 }
+        return length
+    }
+
+    @Test("an epoch is persisted on a full store, again and again, and is there after a restart")
+    func epoch() throws {
+        let (rig, length) = try full()
+        for epoch in 1...UInt64(20) {
+            try finish { rig.cache.persist(epoch: Epoch(epoch), completion: $0) }
+            expect(.storeFull) { try rig.commit(1, length + 1) }
+        }
+        #expect(rig.cache.highestEpoch == Epoch(20))
+        try rig.reopen()
+        #expect(rig.cache.highestEpoch == Epoch(20))
+        #expect(try rig.holds(1, Array(Self.tags[..<length])))
+    }
+
+    @Test("after a close on a full store the very next commit that fits succeeds")
+    func close() throws {
+        let (rig, length) = try full()
+        // Nearly all that the other sequence had.
+        let wanted = length * 4 / 5
+        try rig.appendAll(2, at: 0, Array(Self.tags[..<wanted]))
+        expect(.storeFull) { try rig.commit(2, wanted) }
+        try rig.close(1)
+        try rig.commit(2, wanted)
+        try rig.reopen()
+        #expect(try rig.holds(2, Array(Self.tags[..<wanted])))
+    }
+
+    @Test("after a truncation on a full store the very next commit that fits succeeds")
+    func truncate() throws {
+        let (rig, length) = try full()
+        let wanted = length * 2 / 5
+        try rig.appendAll(2, at: 0, Array(Self.tags[..<wanted]))
+        expect(.storeFull) { try rig.commit(2, wanted) }
+        try rig.truncate(1, length / 2)
+        try rig.commit(2, wanted)
+        try rig.reopen()
+        #expect(try rig.holds(2, Array(Self.tags[..<wanted])))
+        #expect(try rig.holds(1, Array(Self.tags[..<(length / 2)])))
+    }
+
+    @Test("one step's contexts share a read transaction: more sequences than the store has readers")
+    func manyContexts() throws {
+        let rig = try Rig()
+        let count = 1100
+        // One sealed block, and an open one.
+        func tags(_ id: Int) -> [UInt32] { [UInt32(id)] + (1...16) }
+        for id in 1...UInt64(count) {
+            try rig.open(id)
+            try rig.appendAll(id, at: 0, tags(Int(id)))
+        }
+        try finish { rig.cache.commit((1...UInt64(count)).map { (SequenceID($0), 17) }, completion: $0) }
+        let wanted = (1...UInt64(count)).map { (sequence: SequenceID($0), length: 17) }
+        var contexts = try rig.cache.contexts(wanted, layer: 1)
+        #expect(contexts.count == count)
+        #expect(try rig.cache.statistics().readers == count, "each counts while it lives")
+        for (index, context) in contexts.enumerated() {
+            #expect(rig.matches(context, tags(index + 1), layer: 1))
+        }
+        // The transaction is one, whatever of its contexts is left; another step has room.
+        contexts.removeLast(count - 1)
+        #expect(try rig.cache.contexts(wanted, layer: 0).count == count)
+        #expect(try rig.cache.statistics().readers == 1)
+        contexts = []
+        #expect(try rig.cache.statistics().readers == 0)
+    }
+}
