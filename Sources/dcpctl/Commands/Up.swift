@@ -56,8 +56,10 @@ struct Up: AsyncParsableCommand {
                     try announce(local)
                     if !detach { try await stay(local) }
                 } catch {
+                    // A daemon ends with 0 only when it is told to: `dcpctl down` came before the cluster was ready.
+                    let isStopped = local.roles.contains { local.daemon($0)?.exit == .status(0) }
                     _ = await local.stop(deadline: .seconds(30))
-                    throw error
+                    guard isStopped, !detach, !Task.isCancelled else { throw error }
                 }
             }
         }
