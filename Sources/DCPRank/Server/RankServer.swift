@@ -1,4 +1,3 @@
-internal import DCPAttention
 public import DCPCache
 public import DCPCore
 internal import DCPTransport

@@ -16,19 +16,17 @@ struct Health: AsyncParsableCommand {
     @OptionGroup var client: ClientOptions
 
     func run() async throws {
-        try await execute {
-            try await client.withCluster { cluster in
-                let report = try await cluster.health()
-                let view = HealthView(
-                    healthy: true, epoch: report.epoch.value, ranks: report.ranks,
-                    outputErrorMax: report.outputErrorMax,
-                    prefillStepMicroseconds: report.prefillStep / .microseconds(1),
-                    decodeStepMicroseconds: report.decodeStep / .microseconds(1))
-                try client.output.print(view) {
-                    "Healthy: a canary went through \(report.ranks) ranks in epoch \(report.epoch.value) (largest error "
-                        + "\(report.outputErrorMax), prefill step \(DurationFormat.latency(report.prefillStep)), decode "
-                        + "step \(DurationFormat.latency(report.decodeStep)))."
-                }
+        try await client.execute { cluster in
+            let report = try await cluster.health()
+            let view = HealthView(
+                healthy: true, epoch: report.epoch.value, ranks: report.ranks,
+                outputErrorMax: report.outputErrorMax,
+                prefillStepMicroseconds: report.prefillStep / .microseconds(1),
+                decodeStepMicroseconds: report.decodeStep / .microseconds(1))
+            try client.output.print(view) {
+                "Healthy: a canary went through \(report.ranks) ranks in epoch \(report.epoch.value) (largest error "
+                    + "\(report.outputErrorMax), prefill step \(DurationFormat.latency(report.prefillStep)), decode "
+                    + "step \(DurationFormat.latency(report.decodeStep)))."
             }
         }
     }

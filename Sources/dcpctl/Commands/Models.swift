@@ -24,11 +24,9 @@ struct Models: AsyncParsableCommand {
         @OptionGroup var client: ClientOptions
 
         func run() async throws {
-            try await execute {
-                try await client.withCluster { cluster in
-                    let views = try await cluster.models().map { ModelView($0) }
-                    try client.output.print(views) { ModelView.table(views) }
-                }
+            try await client.execute { cluster in
+                let views = try await cluster.models().map { ModelView($0) }
+                try client.output.print(views) { ModelView.table(views) }
             }
         }
     }
@@ -46,15 +44,13 @@ struct Models: AsyncParsableCommand {
         @OptionGroup var client: ClientOptions
 
         func run() async throws {
-            try await execute {
-                try await client.withCluster { cluster in
-                    guard let record = try await cluster.model(named: name) else {
-                        throw ServiceError(
-                            .unknownModel, "No model is called `\(name)`; `dcpctl model list` shows those there are.")
-                    }
-                    let view = ModelView(record)
-                    try client.output.print(view) { ModelView.table([view]) }
+            try await client.execute { cluster in
+                guard let record = try await cluster.model(named: name) else {
+                    throw ServiceError(
+                        .unknownModel, "No model is called `\(name)`; `dcpctl model list` shows those there are.")
                 }
+                let view = ModelView(record)
+                try client.output.print(view) { ModelView.table([view]) }
             }
         }
     }
@@ -72,11 +68,9 @@ struct Models: AsyncParsableCommand {
         @OptionGroup var client: ClientOptions
 
         func run() async throws {
-            try await execute {
-                try await client.withCluster { cluster in
-                    try await cluster.removeModel(name)
-                    try client.output.print(["removed": name]) { "Removed model `\(name)`." }
-                }
+            try await client.execute { cluster in
+                try await cluster.removeModel(name)
+                try client.output.print(["removed": name]) { "Removed model `\(name)`." }
             }
         }
     }

@@ -25,17 +25,15 @@ struct Sequences: AsyncParsableCommand {
         @OptionGroup var client: ClientOptions
 
         func run() async throws {
-            try await execute {
-                try await client.withCluster { cluster in
-                    let sequences = try await cluster.sequences()
-                    // Lengths are the ranks' to tell; the names are there also while a rank is not.
-                    var progress: [SequenceID: SequenceProgress] = [:]
-                    if try await cluster.topology().phase == .ready {
-                        progress = try await cluster.statuses(of: sequences)
-                    }
-                    let views = sequences.map { SequenceView($0, progress[$0.record.id]) }
-                    try client.output.print(views) { SequenceView.table(views) }
+            try await client.execute { cluster in
+                let sequences = try await cluster.sequences()
+                // Lengths are the ranks' to tell; the names are there also while a rank is not.
+                var progress: [SequenceID: SequenceProgress] = [:]
+                if try await cluster.topology().phase == .ready {
+                    progress = try await cluster.statuses(of: sequences)
                 }
+                let views = sequences.map { SequenceView($0, progress[$0.record.id]) }
+                try client.output.print(views) { SequenceView.table(views) }
             }
         }
     }
@@ -53,12 +51,10 @@ struct Sequences: AsyncParsableCommand {
         @OptionGroup var client: ClientOptions
 
         func run() async throws {
-            try await execute {
-                try await client.withCluster { cluster in
-                    let sequence = try await cluster.openSequence(name, model: nil)
-                    let view = SequenceView(sequence, try await cluster.status(of: sequence))
-                    try client.output.print(view) { view.text }
-                }
+            try await client.execute { cluster in
+                let sequence = try await cluster.openSequence(name, model: nil)
+                let view = SequenceView(sequence, try await cluster.status(of: sequence))
+                try client.output.print(view) { view.text }
             }
         }
     }
@@ -80,12 +76,10 @@ struct Sequences: AsyncParsableCommand {
         func validate() throws { try checkLength(length) }
 
         func run() async throws {
-            try await execute {
-                try await client.withCluster { cluster in
-                    try await cluster.truncate(name, length: length)
-                    try client.output.print(LengthView(sequence: name, length: length)) {
-                        "Sequence `\(name)` has \(length) tokens."
-                    }
+            try await client.execute { cluster in
+                try await cluster.truncate(name, length: length)
+                try client.output.print(LengthView(sequence: name, length: length)) {
+                    "Sequence `\(name)` has \(length) tokens."
                 }
             }
         }
@@ -110,12 +104,10 @@ struct Sequences: AsyncParsableCommand {
         func validate() throws { try checkLength(length) }
 
         func run() async throws {
-            try await execute {
-                try await client.withCluster { cluster in
-                    try await cluster.fork(name, as: new, length: length)
-                    try client.output.print(LengthView(sequence: new, length: length)) {
-                        "Sequence `\(new)` has the first \(length) tokens of `\(name)`."
-                    }
+            try await client.execute { cluster in
+                try await cluster.fork(name, as: new, length: length)
+                try client.output.print(LengthView(sequence: new, length: length)) {
+                    "Sequence `\(new)` has the first \(length) tokens of `\(name)`."
                 }
             }
         }
@@ -136,11 +128,9 @@ struct Sequences: AsyncParsableCommand {
         @OptionGroup var client: ClientOptions
 
         func run() async throws {
-            try await execute {
-                try await client.withCluster { cluster in
-                    try await cluster.closeSequence(name)
-                    try client.output.print(["closed": name]) { "Closed sequence `\(name)`." }
-                }
+            try await client.execute { cluster in
+                try await cluster.closeSequence(name)
+                try client.output.print(["closed": name]) { "Closed sequence `\(name)`." }
             }
         }
     }

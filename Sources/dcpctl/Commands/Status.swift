@@ -16,18 +16,16 @@ struct Status: AsyncParsableCommand {
     @OptionGroup var client: ClientOptions
 
     func run() async throws {
-        try await execute {
-            try await client.withCluster { cluster in
-                let topology = try await cluster.topology()
-                let view: StatusView
-                let note: String
-                switch await counters(cluster) {
-                case .success(let statuses): (view, note) = (StatusView(topology, statuses), "")
-                case .failure(let error):
-                    (view, note) = (StatusView(topology, []), "\n\nCounters are missing: \(error.message)")
-                }
-                try client.output.print(view) { view.text + note }
+        try await client.execute { cluster in
+            let topology = try await cluster.topology()
+            let view: StatusView
+            let note: String
+            switch await counters(cluster) {
+            case .success(let statuses): (view, note) = (StatusView(topology, statuses), "")
+            case .failure(let error):
+                (view, note) = (StatusView(topology, []), "\n\nCounters are missing: \(error.message)")
             }
+            try client.output.print(view) { view.text + note }
         }
     }
 
@@ -52,12 +50,10 @@ struct Ranks: AsyncParsableCommand {
     @OptionGroup var client: ClientOptions
 
     func run() async throws {
-        try await execute {
-            try await client.withCluster { cluster in
-                let topology = try await cluster.topology()
-                let views = RankView.views(topology, try await cluster.rankStatuses())
-                try client.output.print(views) { RankView.counters(views) }
-            }
+        try await client.execute { cluster in
+            let topology = try await cluster.topology()
+            let views = RankView.views(topology, try await cluster.rankStatuses())
+            try client.output.print(views) { RankView.counters(views) }
         }
     }
 }

@@ -31,6 +31,11 @@ struct ClientOptions: ParsableArguments {
         return options
     }
 
+    /// A whole command: a body with a connected cluster, ended with its exit status.
+    func execute(_ body: (Cluster) async throws -> Void) async throws {
+        try await dcpctl.execute { try await withCluster(body) }
+    }
+
     private func connect(_ endpoint: Endpoint, _ timeouts: Cluster.Timeouts) async throws(ServiceError) -> Cluster {
         do throws(ServiceError) {
             return try await Cluster.connect(to: endpoint, timeouts: timeouts)
