@@ -48,6 +48,26 @@ static inline float vec_max_lanes(__m256 vec) {
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
 
+// e^x as dcp_exp computes it, but with fused multiply-adds.
+static inline __m256 vec_exp(__m256 x) {
+    const __m256 round = _mm256_set1_ps(0x1.8p23f);
+    const __m256 shifted = _mm256_fmadd_ps(x, _mm256_set1_ps(1.44269504088896341f), round);
+    const __m256 n = _mm256_sub_ps(shifted, round);
+    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0.693359375f), x);
+    r = _mm256_fmadd_ps(n, _mm256_set1_ps(2.12194440e-4f), r);
+    __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(1.9875691500e-4f), r, _mm256_set1_ps(1.3981999507e-3f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
+    p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
+    // 2^n from the integer in the low bits of `shifted`; below 2^-126 it would not be one, and 0 is taken.
+    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127)), 23);
+    const __m256 limit = _mm256_set1_ps(-87.33654f);
+    return _mm256_andnot_ps(
+        _mm256_cmp_ps(x, limit, _CMP_LT_OQ), _mm256_mul_ps(p, _mm256_castsi256_ps(power)));
+}
+
 #define vec_zero() _mm256_setzero_ps()
 #define vec_set1(value) _mm256_set1_ps(value)
 #define vec_load(at) _mm256_loadu_ps(at)
@@ -57,11 +77,6 @@ static inline float vec_max_lanes(__m256 vec) {
 #define vec_sub(a, b) _mm256_sub_ps(a, b)
 #define vec_mul(a, b) _mm256_mul_ps(a, b)
 #define vec_max(a, b) _mm256_max_ps(a, b)
-#define vec_power(n)                                                                                                   \
-    _mm256_castsi256_ps(                                                                                               \
-        _mm256_add_epi32(_mm256_slli_epi32(_mm256_castps_si256(n), 23), _mm256_set1_epi32((127 + 32) << 23)))
-#define vec_zero_below(x, limit, vec)                                                                                  \
-    _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_LT_OQ), vec)
 #define vec_load_some(at, n) _mm256_maskload_ps(at, lanes_mask(n))
 #define vec_store_some(at, n, vec) _mm256_maskstore_ps(at, lanes_mask(n), vec)
 #define vec_from_f16(at) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(at)))

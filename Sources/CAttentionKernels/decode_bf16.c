@@ -24,7 +24,7 @@ static inline dcp_view load_values(const dcp_decode_rows *rows, const void *pane
 }
 
 void dcp_decode_bf16_scalar(const dcp_decode_rows *rows, const void *keys, const void *values,
-                            const int32_t *visible, const void *next_keys, const void *next_values) {
-    (void)next_keys, (void)next_values;
+                            const int32_t *visible, dcp_ahead ahead) {
+    (void)ahead;
     dcp_decode_over(rows, keys, values, visible, (dcp_panel_form){2, 2}, load_keys, load_values);
 }

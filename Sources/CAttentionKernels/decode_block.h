@@ -110,7 +110,7 @@ static inline __attribute__((always_inline)) void dcp_decode_group(const dcp_dec
     }
     for (int64_t r = 0; r < rows->rows; r++) {
         if (seen[r] == 0) continue;
-        factor[r] = dcp_softmax_row(scores[r], seen[r], rows->soft_cap, &rows->maximum[r], &rows->sum[r]);
+        factor[r] = dcp_softmax_row(scores[r], seen[r], rows->scale, rows->soft_cap, &rows->maximum[r], &rows->sum[r]);
     }
     float value_scratch[dcp_group_tokens * dcp_lanes];
     for (int64_t dim = 0; dim < rows->value_dim; dim += dcp_lanes) {

@@ -11,7 +11,7 @@
         .decode_f32 = dcp_decode_f32_##set,                                                                            \
     }
 
-static dcp_kernel_table available[3];
+static dcp_kernel_table available[4];
 static int available_count;
 
 // __builtin_cpu_supports asks the CPU and, with XGETBV, whether the system saves the registers.
@@ -22,8 +22,16 @@ __attribute__((constructor)) static void probe(void) {
     const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (avx2) available[available_count++] = DCP_KERNELS(avx2);
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
         available[available_count++] = DCP_KERNELS(avx512);
+        if (__builtin_cpu_supports("avx512bf16")) {
+            dcp_kernel_table table = DCP_KERNELS(avx512);
+            table.name = "avx512bf16";
+            table.decode_bf16 = dcp_decode_bf16_avx512bf16;
+            table.bf16_reads_terms = 1;
+            available[available_count++] = table;
+        }
+    }
 #endif
 }
 
@@ -34,11 +42,10 @@ const dcp_kernel_table *dcp_kernels(int index) {
 }
 
 void dcp_decode_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_decode_rows *rows,
-                      const void *keys, const void *values, const int32_t *visible, const void *next_keys,
-                      const void *next_values) {
+                      const void *keys, const void *values, const int32_t *visible, dcp_ahead ahead) {
     switch (data_type) {
-    case dcp_bf16: kernels->decode_bf16(rows, keys, values, visible, next_keys, next_values); break;
-    case dcp_f16: kernels->decode_f16(rows, keys, values, visible, next_keys, next_values); break;
-    default: kernels->decode_f32(rows, keys, values, visible, next_keys, next_values);
+    case dcp_bf16: kernels->decode_bf16(rows, keys, values, visible, ahead); break;
+    case dcp_f16: kernels->decode_f16(rows, keys, values, visible, ahead); break;
+    default: kernels->decode_f32(rows, keys, values, visible, ahead);
     }
 }

@@ -15,14 +15,16 @@ static inline int64_t dcp_padded(int64_t count) { return (count + dcp_lanes - 1)
 // Turns the scores of 1 or more visible tokens into weights relative to the new maximum and takes them into the
 // running maximum and sum. Returns the factor for what was accumulated before.
 //
-//   scores [dcp_padded(visible)], in place; whatever stands at visible and beyond is replaced by a weight of 0
+//   scores [dcp_padded(visible)], in place, not yet scaled; whatever stands at visible and beyond is replaced by a
+//          weight of 0
 //
 // The caller skips a row without visible tokens, so the new maximum is never the -inf of an empty row and no
 // (-inf) - (-inf) arises. A score that is NaN or +inf, or a maximum of -inf, makes the sum NaN: the fault stays
 // visible.
-static inline float dcp_softmax_row(float *restrict scores, int64_t visible, float soft_cap, float *maximum,
-                                    float *sum) {
+static inline float dcp_softmax_row(float *restrict scores, int64_t visible, float scale, float soft_cap,
+                                    float *maximum, float *sum) {
     const int64_t padded = dcp_padded(visible);
+    for (int64_t t = 0; t < padded; t++) scores[t] *= scale;
     if (soft_cap > 0.0f) {
         for (int64_t t = 0; t < padded; t++) scores[t] = soft_cap * dcp_tanh(scores[t] / soft_cap);
     }

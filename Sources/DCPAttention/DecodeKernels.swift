@@ -5,7 +5,7 @@ public import DCPCore
 ///
 /// `@unchecked Sendable`: the table is written before `main` and constant afterwards.
 public struct DecodeKernels: Hashable, @unchecked Sendable, CustomStringConvertible {
-    /// `scalar`, `avx2` or `avx512`.
+    /// `scalar`, `avx2`, `avx512` or `avx512bf16`.
     public let name: String
     let table: UnsafePointer<dcp_kernel_table>
 
@@ -30,7 +30,7 @@ public struct DecodeKernels: Hashable, @unchecked Sendable, CustomStringConverti
         guard let kernels = available.first(where: { $0.name == name }) else {
             let names = available.map(\.name).joined(separator: ", ")
             let reason =
-                ["avx2", "avx512"].contains(name)
+                ["avx2", "avx512", "avx512bf16"].contains(name)
                 ? "are not supported by this machine" : "do not exist"
             throw ServiceError(
                 .invalidConfiguration,
@@ -38,6 +38,18 @@ public struct DecodeKernels: Hashable, @unchecked Sendable, CustomStringConverti
         }
         return kernels
     }
+
+    /// Whether many rows are left to OpenBLAS: where there are no vector kernels.
+    var usesSgemm: Bool { name == "scalar" }
+
+    /// Up to so many rows the scalar kernels beat packing matrices for sgemm.
+    static let rowsMaxBesideSgemm = 15
+
+    /// Rows of one tile.
+    var rowsMax: Int { usesSgemm ? WorkSplit.rowsMax : Int(dcp_decode_rows_max) }
+
+    /// Whether queries are given as sums of bf16.
+    func readsTerms(of dataType: DataType) -> Bool { dataType == .bfloat16 && table.pointee.bf16_reads_terms != 0 }
 
     public var description: String { name }
 }

@@ -10,10 +10,10 @@ struct AttentionWorkTests {
         DecodeKernels.available)
     func order(count: Int, kernels: DecodeKernels) async throws {
         let problem = AttentionCase(
-            dataType: .bfloat16, keyDim: 32, valueDim: 16, count: count, length: 9000, kernels: kernels)
+            dataType: .bfloat16, keyDim: 128, valueDim: 96, count: count, length: 12_000, kernels: kernels)
         let inputs = problem.inputs()
         let expected = try problem.states(inputs)
-        let panels = TestPanels(layout: problem.layout, keys: inputs.keys, values: inputs.values, tokens: 9000)
+        let panels = TestPanels(layout: problem.layout, keys: inputs.keys, values: inputs.values, tokens: 12_000)
 
         let reversed = try problem.work(inputs, panels: panels)
         #expect(reversed.pieceCount >= 10)
@@ -121,25 +121,50 @@ struct AttentionWorkTests {
             (32, 8, 1, 131_072, false), (32, 8, 512, 32_768, false), (9, 3, 700, 700, true), (128, 1, 7, 5000, false),
             (32, 8, 4096, 4096, true), (8, 8, 1, 1, false),
         ] {
-            for blockTokens in [16, 48, 64, 4096] {
+            for (blockTokens, rowsMax) in [(16, 64), (48, 64), (64, 256), (4096, 64), (64, 64)] {
                 let partition = HeadPartition(queryHeads: heads, kvHeads: kvHeads, contextRanks: 1)
+                let layout = PanelLayout(
+                    dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: blockTokens)
                 let split = WorkSplit(
-                    partition: partition, heads: 0..<heads, tokens: tokens, keyTokens: keys, blockTokens: blockTokens,
-                    causal: causal)
+                    partition: partition, heads: 0..<heads, tokens: tokens, keyTokens: keys, layout: layout,
+                    causal: causal, rowsMax: rowsMax)
                 #expect(split.tiles.reduce(0) { $0 + $1.rows } == heads * tokens)
                 #expect(split.pieces.count <= max(WorkSplit.piecesMax, split.tiles.count))
                 for (index, tile) in split.tiles.enumerated() {
-                    #expect(tile.rows <= WorkSplit.rowsMax)
+                    #expect(tile.rows <= rowsMax)
                     #expect(tile.heads.allSatisfy { partition.kvHead(ofQueryHead: $0) == tile.kvHead })
                     #expect(tile.keyTokens == (causal ? tile.tokens.upperBound : keys))
                     var next = 0
                     for piece in split.pieces[tile.pieces] {
-                        #expect(piece.tile == index && piece.keys.lowerBound == next && next % blockTokens == 0)
+                        #expect(piece.tiles.contains(index))
+                        #expect(piece.keys.lowerBound == next && next % blockTokens == 0)
                         next = piece.keys.upperBound
                     }
-                    #expect(next == tile.keyTokens)
+                    #expect(next >= tile.keyTokens)
+                }
+                // The tiles of a piece are neighbours, each has the pieces that name it, and a block's bytes are read by
+                // one of them, or by a few that share its KV heads.
+                for (index, piece) in split.pieces.enumerated() {
+                    #expect(piece.tiles.allSatisfy { split.tiles[$0].pieces.contains(index) })
+                    let perHead = Dictionary(grouping: piece.tiles) { split.tiles[$0].kvHead }
+                    for tiles in perHead.values {
+                        #expect(tiles.reduce(0) { $0 + split.tiles[$1].rows } <= WorkSplit.rowsMax)
+                    }
                 }
             }
+        }
+    }
+
+    @Test("a decode step's pieces hold all KV heads, a single KV head's pieces share its tokens out")
+    func decodeSplit() {
+        for (kvHeads, expected) in [(8, 128), (1, 32)] {
+            let layout = PanelLayout(
+                dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64)
+            let split = WorkSplit(
+                partition: HeadPartition(queryHeads: kvHeads * 4, kvHeads: kvHeads, contextRanks: 1),
+                heads: 0..<kvHeads * 4, tokens: 1, keyTokens: 65_536, layout: layout, causal: false, rowsMax: 64)
+            #expect(split.tiles.count == kvHeads && split.pieces.count == expected)
+            #expect(split.pieces.allSatisfy { $0.tiles == 0..<kvHeads })
         }
     }
 

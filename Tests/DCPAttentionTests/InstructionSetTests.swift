@@ -37,6 +37,13 @@ private final class GuardedBlock {
     }
 
     deinit { munmap(map, mapByteCount) }
+
+    /// The block is its own next, with the page behind it: prefetches run over its end, which is no read.
+    var ahead: dcp_ahead {
+        let start = map.assumingMemoryBound(to: CChar.self)
+        return dcp_ahead(
+            at: keys.assumingMemoryBound(to: CChar.self), end: start + mapByteCount, then: start, then_end: start + 640)
+    }
 }
 
 /// A state and what a kernel makes of it.
@@ -58,7 +65,8 @@ private struct Rows {
         self.keyDim = keyDim
         self.valueDim = valueDim
         self.softCap = softCap
-        queries = generator.floats(count * keyDim, limit: 1)
+        // Halved by the scale: the twins' scores are those of elements below 1.
+        queries = generator.floats(count * keyDim, limit: 2)
         maximum = [Float](repeating: -.infinity, count: count)
         sum = [Float](repeating: 0, count: count)
         output =
@@ -81,18 +89,23 @@ private struct Rows {
     mutating func take(
         _ block: GuardedBlock, layout: PanelLayout, visible: [Int32], table: UnsafePointer<dcp_kernel_table>
     ) {
+        var terms = [UInt16](repeating: 0, count: 3 * queries.count)
+        let termCount = dcp_split_queries(queries, Int64(queries.count), &terms, Int64(queries.count))
         queries.withUnsafeBufferPointer { queries in
             maximum.withUnsafeMutableBufferPointer { maximum in
                 sum.withUnsafeMutableBufferPointer { sum in
                     output.withUnsafeMutableBufferPointer { output in
-                        var rows = dcp_decode_rows(
-                            rows: Int32(count), key_dim: Int32(keyDim), value_dim: Int32(valueDim),
-                            block_tokens: Int32(layout.blockTokens), soft_cap: softCap, queries: queries.baseAddress,
-                            maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
-                        // The block is its own next: prefetches run over its end, which is no read.
-                        dcp_decode_block(
-                            table, Int32(layout.dataType.rawValue), &rows, block.keys, block.values, visible,
-                            block.keys, block.values)
+                        terms.withUnsafeBytes { terms in
+                            var rows = dcp_decode_rows(
+                                rows: Int32(count), key_dim: Int32(keyDim), value_dim: Int32(valueDim),
+                                block_tokens: Int32(layout.blockTokens), terms: termCount, weight_terms: 2, scale: 0.5,
+                                soft_cap: softCap, queries: queries.baseAddress,
+                                query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
+                                maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
+                            dcp_decode_block(
+                                table, Int32(layout.dataType.rawValue), &rows, block.keys, block.values, visible,
+                                block.ahead)
+                        }
                     }
                 }
             }
@@ -116,7 +129,7 @@ struct InstructionSetTests {
                 dataType: dataType, kvHeads: 1, keyDim: dims.0, valueDim: dims.1, blockTokens: blockTokens)
             for tokens in [blockTokens, blockTokens - 1, blockTokens - 15, 1, 2] {
                 let block = try GuardedBlock(layout: layout, tokens: tokens, generator: &generator)
-                let count = 1 + (number * 5 + tokens) % 16
+                let count = [1 + (number * 5 + tokens) % 16, 17 + (tokens * 7) % 48][number % 2]
                 let start = Rows(
                     count: count, keyDim: dims.0, valueDim: dims.1, softCap: number % 3 == 0 ? 5 : 0,
                     generator: &generator)
@@ -131,15 +144,19 @@ struct InstructionSetTests {
                     var rows = start
                     rows.take(block, layout: layout, visible: visible, table: table)
                     rows.take(block, layout: layout, visible: visible, table: table)
-                    check(rows, scalar, "\(String(cString: table.pointee.name)) \(layout) \(visible)")
+                    let readsTerms = dataType == .bfloat16 && table.pointee.bf16_reads_terms != 0
+                    check(
+                        rows, scalar, weightError: readsTerms ? 0x1p-18 : 0,
+                        "\(String(cString: table.pointee.name)) \(layout) \(visible)")
                 }
             }
         }
     }
 
-    /// Elements of queries and keys are below 1, evenly spread: the product of two norms is about Dk / 3. Both twins' scores
-    /// are off by a few units of 2^-24 of it, in sums of different order; weights and their sums relative to that.
-    private func check(_ rows: Rows, _ twin: Rows, _ what: String) {
+    /// Elements of scaled queries and of keys are below 1, evenly spread: the product of two norms is about Dk / 3. Both
+    /// twins' scores are off by a few units of 2^-24 of it, in sums of different order; weights and their sums relative to
+    /// that. A weight that is a sum of two bf16 is off by another 2^-18.
+    private func check(_ rows: Rows, _ twin: Rows, weightError: Float, _ what: String) {
         let relative = 2e-6 + 4e-7 * Float(rows.keyDim) / 3
         for row in 0..<rows.count {
             let sum = twin.sum[row]
@@ -157,7 +174,7 @@ struct InstructionSetTests {
             let difference = abs(item.1 - twin.output[item.0]) / max(twin.sum[row], 1)
             return max(worst, difference.isNaN ? .infinity : difference)
         }
-        #expect(worst <= relative, "\(what): output off by \(worst)")
+        #expect(worst <= relative + weightError, "\(what): output off by \(worst)")
         #expect(rows.output.suffix(16).allSatisfy { $0 == Rows.beyond }, "\(what)")
     }
 
@@ -211,7 +228,7 @@ struct KernelSelectionTests {
     func named() throws {
         let available = DecodeKernels.available
         #expect(available.first?.name == "scalar")
-        #expect(Set(available.map(\.name)).isSubset(of: ["scalar", "avx2", "avx512"]))
+        #expect(Set(available.map(\.name)).isSubset(of: ["scalar", "avx2", "avx512", "avx512bf16"]))
         for kernels in available { #expect(try DecodeKernels.named(kernels.name) == kernels) }
         #expect(try DecodeKernels.named(nil) == available.last)
         #expect(available.contains(DecodeKernels.chosen))
@@ -230,7 +247,8 @@ struct KernelSelectionTests {
     @Test(
         "OpenBLAS cores that use narrower vectors than the CPU has are told",
         arguments: [
-            ("Haswell", "avx512", true), ("Zen", "avx512", true), ("Cooperlake", "avx512", false),
+            ("Haswell", "avx512bf16", true), ("Haswell", "avx512", true), ("Zen", "avx512", true),
+            ("Cooperlake", "avx512", false),
             ("SkylakeX", "avx512", false), ("Haswell", "avx2", false), ("Nehalem", "avx2", true),
             ("Prescott", "scalar", false),
         ])

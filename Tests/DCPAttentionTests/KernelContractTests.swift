@@ -25,18 +25,25 @@ struct KernelContractTests {
                 String(cString: $0.pointee.name) == kernels.name
             })
         let layout = panels.blocks.layout
+        var terms = [UInt16](repeating: 0, count: 3 * queries.count)
+        let termCount = dcp_split_queries(queries, Int64(queries.count), &terms, Int64(queries.count))
         state.maximum.withUnsafeMutableBufferPointer { maximum in
             state.sum.withUnsafeMutableBufferPointer { sum in
                 state.output.withUnsafeMutableBufferPointer { output in
                     queries.withUnsafeBufferPointer { queries in
-                        var rows = dcp_decode_rows(
-                            rows: Int32(Self.rows), key_dim: Int32(Self.dim), value_dim: Int32(Self.dim),
-                            block_tokens: Int32(layout.blockTokens), soft_cap: 0, queries: queries.baseAddress,
-                            maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
-                        let payload = panels.blocks.blocks[block]
-                        dcp_decode_block(
-                            table, Int32(layout.dataType.rawValue), &rows, payload + layout.keyPanelOffset(ofHead: 0),
-                            payload + layout.valuePanelOffset(ofHead: 0), visible, nil, nil)
+                        terms.withUnsafeBytes { terms in
+                            var rows = dcp_decode_rows(
+                                rows: Int32(Self.rows), key_dim: Int32(Self.dim), value_dim: Int32(Self.dim),
+                                block_tokens: Int32(layout.blockTokens), terms: termCount, weight_terms: 2, scale: 1,
+                                soft_cap: 0, queries: queries.baseAddress,
+                                query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
+                                maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
+                            let payload = panels.blocks.blocks[block]
+                            dcp_decode_block(
+                                table, Int32(layout.dataType.rawValue), &rows,
+                                payload + layout.keyPanelOffset(ofHead: 0),
+                                payload + layout.valuePanelOffset(ofHead: 0), visible, dcp_ahead())
+                        }
                     }
                 }
             }
@@ -85,13 +92,13 @@ struct KernelContractTests {
         // 20 columns of a stride of 32; what lies beyond a row's visible tokens is NaN.
         var scores = [Float](repeating: .nan, count: 64)
         for column in 0..<17 { scores[32 + column] = Float(column) }
-        dcp_softmax_tile(2, 20, &scores, 32, [0, 17], 0, &maximum, &sum, &output, 2)
+        dcp_softmax_tile(2, 20, &scores, 32, [0, 17], 1, 0, &maximum, &sum, &output, 2)
         #expect(maximum == [-.infinity, 16] && sum[0] == 0 && sum[1] > 1)
         #expect(scores[..<20].allSatisfy { $0 == 0 })
         #expect(scores[32 + 16] == 1 && scores[(32 + 17)..<(32 + 20)].allSatisfy { $0 == 0 })
 
         for column in 0..<20 { scores[column] = 2 }
-        dcp_softmax_tile(2, 20, &scores, 32, [20, 0], 0, &maximum, &sum, &output, 2)
+        dcp_softmax_tile(2, 20, &scores, 32, [20, 0], 1, 0, &maximum, &sum, &output, 2)
         #expect(maximum == [2, 16] && sum[0] == 20 && scores[..<20].allSatisfy { $0 == 1 })
         #expect(scores[32..<52].allSatisfy { $0 == 0 } && output.allSatisfy { $0 == 0 })
     }

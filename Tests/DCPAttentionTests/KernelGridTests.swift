@@ -56,7 +56,9 @@ struct KernelGridTests {
 
     @Test("chunks of several row tiles and contexts of several pieces", arguments: Variant.all)
     func large(variant: Variant) throws {
-        for (count, length, causal) in [(1, 6300, false), (3, 4096, false), (20, 4500, false), (700, 700, true)] {
+        for (count, length, causal) in [
+            (1, 6300, false), (3, 4096, false), (20, 4500, false), (50, 4501, false), (700, 700, true),
+        ] {
             let problem = AttentionCase(
                 dataType: variant.dataType, kvHeads: 1, group: 2, keyDim: 16, valueDim: 8, count: count, length: length,
                 causal: causal, kernels: variant.kernels)

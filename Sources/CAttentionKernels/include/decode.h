@@ -5,35 +5,55 @@
 
 // Few query rows against many tokens: decode and speculative verify.
 
-enum { dcp_decode_rows_max = 16 };
+enum { dcp_decode_rows_max = 64 };
 
 // The query rows that read one KV head, and their running state. Before the first block: maximum -inf, sum 0, output 0.
 // Afterwards the attention of row r is output[r] / sum[r], its log-sum-exp maximum[r] + log(sum[r]).
+//
+// A score is soft_cap * tanh(scale * (q . k) / soft_cap). The scale is applied to scores and not to queries, so that
+// queries that are bf16 stay bf16.
 typedef struct {
     int32_t rows;         // 1...dcp_decode_rows_max
     int32_t key_dim;      // even, 8...256
     int32_t value_dim;    // even, 8...256
     int32_t block_tokens; // a multiple of 16
-    float soft_cap;       // c of c * tanh(score / c); 0 for none
-    const float *queries; // [rows][key_dim], already scaled
+    int32_t terms;        // of query_terms, 1...3
+    int32_t weight_terms; // 1 or 2: with 1 the weights are rounded to bf16 in kernels that read query_terms
+    float scale;
+    float soft_cap;       // 0 for none
+    const float *queries; // [rows][key_dim]
+    // [terms][rows][key_dim / 2] pairs of bf16 whose sum over terms is the queries; see dcp_split_queries. Only for
+    // kernels that say so, otherwise NULL.
+    const uint32_t *query_terms;
     float *maximum;       // [rows]
     float *sum;           // [rows]
     float *output;        // [rows][value_dim]
 } dcp_decode_rows;
+
+// Memory that the caller will read next: at..<end, and then then..<then_end. NULL where there is none.
+typedef struct {
+    const char *at, *end, *then, *then_end;
+} dcp_ahead;
 
 // Takes one block of one KV head into the rows' state.
 //
 //   keys, values  the head's panels, 4-byte aligned
 //   visible       [rows]: how many of the block's first tokens each row sees, 0...block_tokens; a row that sees none
 //                 keeps its state untouched
-//   next_keys, next_values
-//                 the panels of the block that the caller takes after this one, only ever prefetched; NULL when there
-//                 is none
+//   ahead         asked for in address order while the block is computed, evenly spread; never read
 //
 // Tokens that a row does not see may hold anything, NaN included. Nothing outside the panels is read. What a row
 // becomes depends on no other row. Thread-safe.
 typedef void dcp_decode_kernel(const dcp_decode_rows *rows, const void *keys, const void *values,
-                               const int32_t *visible, const void *next_keys, const void *next_values);
+                               const int32_t *visible, dcp_ahead ahead);
+
+// Splits queries into a sum of bf16: exactly, with three terms, since 24 bits are 8 + 8 + 8. Fewer are enough for
+// queries that came as bf16 (1) or f16 (2), and give the same results: terms that are left out are 0.
+//
+//   queries [count]   terms [3][count], bf16, term k at terms + k * stride
+//
+// Returns how many of the three are needed: the others are all 0.
+int32_t dcp_split_queries(const float *queries, int64_t count, uint16_t *terms, int64_t stride);
 
 // In C that a compiler vectorises for any machine: the twins that the others are tested against.
 dcp_decode_kernel dcp_decode_bf16_scalar, dcp_decode_f16_scalar, dcp_decode_f32_scalar;
@@ -42,6 +62,8 @@ dcp_decode_kernel dcp_decode_bf16_scalar, dcp_decode_f16_scalar, dcp_decode_f32_
 dcp_decode_kernel dcp_decode_bf16_avx2, dcp_decode_f16_avx2, dcp_decode_f32_avx2;
 // AVX-512 F, BW, VL and DQ.
 dcp_decode_kernel dcp_decode_bf16_avx512, dcp_decode_f16_avx512, dcp_decode_f32_avx512;
+// With AVX512-BF16: reads query_terms.
+dcp_decode_kernel dcp_decode_bf16_avx512bf16;
 #endif
 
 #endif

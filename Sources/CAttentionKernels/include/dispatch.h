@@ -5,10 +5,11 @@
 
 // The decode kernels of one instruction set.
 typedef struct {
-    const char *name; // "scalar", "avx2", "avx512"
+    const char *name; // "scalar", "avx2", "avx512", "avx512bf16"
     dcp_decode_kernel *decode_bf16;
     dcp_decode_kernel *decode_f16;
     dcp_decode_kernel *decode_f32;
+    int32_t bf16_reads_terms; // decode_bf16 takes its queries from query_terms
 } dcp_kernel_table;
 
 // The instruction sets that CPU and operating system support, slowest first; probed once, before main.
@@ -19,7 +20,6 @@ const dcp_kernel_table *dcp_kernels(int index);
 
 // Takes one block into the rows' state with a table's kernel for a panel's element type (dcp_bf16, dcp_f16, dcp_f32).
 void dcp_decode_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_decode_rows *rows,
-                      const void *keys, const void *values, const int32_t *visible, const void *next_keys,
-                      const void *next_values);
+                      const void *keys, const void *values, const int32_t *visible, dcp_ahead ahead);
 
 #endif

@@ -1,121 +1,91 @@
 internal import CAttentionKernels
-internal import COpenBLAS
 internal import DCPCore
 
-/// The two ways of computing a piece.
+/// A piece through the kernels: block after block, in each the KV heads in the order of their addresses.
 extension AttentionWork {
-    /// Few rows: block after block through the decode kernel.
-    func decode(_ piece: WorkSplit.Piece, of tile: WorkSplit.Tile, into state: State) {
+    /// How far ahead of the kernels memory is asked for, as measured to serve 4 and 8 rows best; less is too late, more
+    /// falls out of the first-level cache before it is used.
+    private static var aheadByteCount: Int { 20 << 10 }
+
+    func attend(piece pieceIndex: Int) {
+        let piece = split.pieces[pieceIndex]
         let layout = blocks.layout
-        withUnsafeTemporaryAllocation(of: Float.self, capacity: tile.rows * model.keyDim) { scaled in
-            withUnsafeTemporaryAllocation(of: Int32.self, capacity: tile.rows) { visible in
-                guard let scaled = scaled.baseAddress, let visible = visible.baseAddress else { return }
-                copyQueries(of: tile, into: scaled)
-                var rows = dcp_decode_rows(
-                    rows: Int32(tile.rows), key_dim: Int32(model.keyDim), value_dim: Int32(model.valueDim),
-                    block_tokens: Int32(layout.blockTokens), soft_cap: model.softcap ?? 0, queries: scaled,
-                    maximum: state.maximum, sum: state.sum, output: state.output)
+        let headByteCount = layout.headByteCount
+        let count = piece.tiles.count
+        withUnsafeTemporaryAllocation(of: dcp_decode_rows.self, capacity: count) { tileRows in
+            withUnsafeTemporaryAllocation(of: Int32.self, capacity: Int(dcp_decode_rows_max)) { visible in
+                guard let rows = tileRows.baseAddress, let visible = visible.baseAddress else { return }
+                for index in 0..<count {
+                    (rows + index).initialize(to: kernelRows(ofTile: piece.tiles.lowerBound + index, piece: pieceIndex))
+                }
+                // K and V of the piece's KV heads lie beside each other in a block.
+                let heads = split.tiles[piece.tiles.lowerBound].kvHead...split.tiles[piece.tiles.upperBound - 1].kvHead
+                let start = heads.lowerBound * headByteCount, end = (heads.upperBound + 1) * headByteCount
                 var token = piece.keys.lowerBound
-                let segments = blocks.segments(of: piece.keys)
-                for (index, segment) in segments.enumerated() {
-                    precondition(segment.first == 0, "Pieces begin at blocks.")
-                    setVisible(visible, of: tile, first: token, count: segment.count)
-                    // The piece after this one may run on another thread: its blocks are not asked for.
-                    let next = index + 1 < segments.count ? segments[index + 1].payload : nil
-                    dcp_decode_block(
-                        kernels.table, Int32(layout.dataType.rawValue), &rows,
-                        segment.payload + layout.keyPanelOffset(ofHead: tile.kvHead),
-                        segment.payload + layout.valuePanelOffset(ofHead: tile.kvHead), visible,
-                        next.map { $0 + layout.keyPanelOffset(ofHead: tile.kvHead) },
-                        next.map { $0 + layout.valuePanelOffset(ofHead: tile.kvHead) })
-                    token += segment.count
+                while token < piece.keys.upperBound {
+                    let payload = blocks.blocks[token / layout.blockTokens]
+                    let next = token + layout.blockTokens
+                    let following = next < piece.keys.upperBound ? blocks.blocks[next / layout.blockTokens] : nil
+                    let tokens = min(next, piece.keys.upperBound) - token
+                    for index in 0..<count {
+                        let tile = split.tiles[piece.tiles.lowerBound + index]
+                        guard setVisible(visible, of: tile, first: token, count: tokens) else { continue }
+                        let head = payload + layout.keyPanelOffset(ofHead: tile.kvHead)
+                        // Tiles that share a KV head find it in a cache; the first of them asks for what comes next.
+                        let isFirst =
+                            index == 0 || split.tiles[piece.tiles.lowerBound + index - 1].kvHead != tile.kvHead
+                        let from = layout.keyPanelOffset(ofHead: tile.kvHead) + Self.aheadByteCount
+                        let ahead =
+                            isFirst
+                            ? Self.ahead(from..<from + headByteCount, of: payload, start..<end, then: following)
+                            : dcp_ahead()
+                        dcp_decode_block(
+                            kernels.table, Int32(layout.dataType.rawValue), rows + index, head,
+                            payload + layout.valuePanelOffset(ofHead: tile.kvHead), visible, ahead)
+                    }
+                    token = next
                 }
             }
         }
     }
 
-    /// Key tokens whose scores are computed at once. With 256 rows, a tile and its operands fit a second-level cache.
-    private static var tileTokens: Int { 256 }
-
-    /// Many rows: scores, softmax and outputs tile by tile, both products by sgemm.
-    func multiply(_ piece: WorkSplit.Piece, of tile: WorkSplit.Tile, into state: State) {
-        KernelSelection.useOneBLASThread
-        let scratch = TileScratch(rows: tile.rows, tokens: Self.tileTokens, model: model)
-        copyQueries(of: tile, into: scratch.queries)
-        for first in stride(from: piece.keys.lowerBound, to: piece.keys.upperBound, by: Self.tileTokens) {
-            let keys = first..<min(first + Self.tileTokens, piece.keys.upperBound)
-            let segments = blocks.segments(of: keys)
-            score(segments, count: keys.count, of: tile, with: scratch)
-            setVisible(scratch.visible, of: tile, first: first, count: keys.count)
-            dcp_softmax_tile(
-                Int64(tile.rows), Int64(keys.count), scratch.scores, Int64(Self.tileTokens), scratch.visible,
-                model.softcap ?? 0, state.maximum, state.sum, state.output, Int64(model.valueDim))
-            addValues(segments, count: keys.count, of: tile, with: scratch, into: state)
+    /// A range of a block's bytes that may run over the end of `read`, the part that is read of each block, into the
+    /// next block.
+    private static func ahead(
+        _ range: Range<Int>, of payload: UnsafeRawPointer, _ read: Range<Int>, then next: UnsafeRawPointer?
+    ) -> dcp_ahead {
+        func pointer(_ base: UnsafeRawPointer, _ offset: Int) -> UnsafePointer<CChar> {
+            (base + offset).assumingMemoryBound(to: CChar.self)
         }
+        let here = range.clamped(to: read)
+        let over = max(range.lowerBound, read.upperBound)..<max(range.upperBound, read.upperBound)
+        var ahead = dcp_ahead()
+        if !here.isEmpty {
+            ahead.at = pointer(payload, here.lowerBound)
+            ahead.end = pointer(payload, here.upperBound)
+        }
+        guard let next, !over.isEmpty else { return ahead }
+        let first = read.lowerBound + over.lowerBound - read.upperBound
+        let last = min(first + over.count, read.upperBound)
+        if here.isEmpty {
+            ahead.at = pointer(next, first)
+            ahead.end = pointer(next, last)
+        } else {
+            ahead.then = pointer(next, first)
+            ahead.then_end = pointer(next, last)
+        }
+        return ahead
     }
 
-    private var panelShape: dcp_panel_shape {
-        dcp_panel_shape(
-            data_type: Int32(blocks.layout.dataType.rawValue), kv_heads: Int32(blocks.layout.kvHeads),
-            key_dim: Int32(model.keyDim), value_dim: Int32(model.valueDim),
-            block_tokens: Int32(blocks.layout.blockTokens))
-    }
-
-    /// scores `[rows][tileTokens]` = queries `[rows][Dk]` x keys `[Dk][count]`.
-    private func score(
-        _ segments: [KVBlocks.Segment], count: Int, of tile: WorkSplit.Tile, with scratch: TileScratch
-    ) {
-        func product(_ keys: UnsafePointer<Float>, stride: Int, count: Int, column: Int) {
-            cblas_sgemm(
-                Int32(dcpBlasRowMajor), Int32(dcpBlasNoTrans), Int32(dcpBlasNoTrans), Int32(tile.rows), Int32(count),
-                Int32(model.keyDim), 1, scratch.queries, Int32(model.keyDim), keys, Int32(stride), 0,
-                scratch.scores + column, Int32(Self.tileTokens))
-        }
-        let layout = blocks.layout
-        var column = 0
-        var shape = panelShape
-        for segment in segments {
-            let panel = segment.payload + layout.keyPanelOffset(ofHead: tile.kvHead)
-            if layout.dataType == .float32 {
-                // The panel is an operand of sgemm as it stands.
-                let keys = panel.assumingMemoryBound(to: Float.self) + segment.first
-                product(keys, stride: layout.blockTokens, count: segment.count, column: column)
-            } else {
-                dcp_keys_to_tile(
-                    &shape, panel, Int64(segment.first), Int64(segment.count), scratch.keys + column,
-                    Int64(Self.tileTokens))
-            }
-            column += segment.count
-        }
-        if layout.dataType != .float32 { product(scratch.keys, stride: Self.tileTokens, count: count, column: 0) }
-    }
-
-    /// output `[rows][Dv]` += weights `[rows][count]` x values `[count][Dv]`.
-    private func addValues(
-        _ segments: [KVBlocks.Segment], count: Int, of tile: WorkSplit.Tile, with scratch: TileScratch,
-        into state: State
-    ) {
-        let dim = model.valueDim
-        func product(_ values: UnsafePointer<Float>, count: Int, column: Int) {
-            cblas_sgemm(
-                Int32(dcpBlasRowMajor), Int32(dcpBlasNoTrans), Int32(dcpBlasNoTrans), Int32(tile.rows), Int32(dim),
-                Int32(count), 1, scratch.scores + column, Int32(Self.tileTokens), values, Int32(dim), 1, state.output,
-                Int32(dim))
-        }
-        let layout = blocks.layout
-        var column = 0
-        var shape = panelShape
-        for segment in segments {
-            let panel = segment.payload + layout.valuePanelOffset(ofHead: tile.kvHead)
-            if layout.dataType == .float32 {
-                let values = panel.assumingMemoryBound(to: Float.self) + segment.first * dim
-                product(values, count: segment.count, column: column)
-            } else {
-                dcp_values_to_tile(
-                    &shape, panel, Int64(segment.first), Int64(segment.count), scratch.values + column * dim)
-            }
-            column += segment.count
-        }
-        if layout.dataType != .float32 { product(scratch.values, count: count, column: 0) }
+    private func kernelRows(ofTile index: Int, piece: Int) -> dcp_decode_rows {
+        let tile = split.tiles[index]
+        let state = state(ofTile: index, piece: piece)
+        let terms = tileQueries.terms(ofTile: index)
+        return dcp_decode_rows(
+            rows: Int32(tile.rows), key_dim: Int32(model.keyDim), value_dim: Int32(model.valueDim),
+            block_tokens: Int32(blocks.layout.blockTokens), terms: terms?.count ?? 0,
+            weight_terms: roundsWeights ? 1 : 2, scale: model.scale, soft_cap: model.softcap ?? 0,
+            queries: tileQueries.floats(ofTile: index), query_terms: terms?.0, maximum: state.maximum, sum: state.sum,
+            output: state.output)
     }
 }

@@ -6,8 +6,9 @@ internal import Synchronization
 ///
 /// DESIGN: the work is cut into pieces by its shape alone (`WorkSplit`). A piece is some query rows against some key
 /// tokens; it writes a state of its own, so pieces run in any order on any threads without a lock, and `finish` merges
-/// them in key order. Few rows go through the decode kernel, many through sgemm over tiles of 256 rows by 256 tokens.
-/// Scratch memory is that of one tile, whatever the context's length.
+/// them in key order. Few rows and many go through the same kernels, which take up to 64 rows that share a KV head at
+/// once; without vector kernels many rows go through sgemm, over tiles of 256 rows by 256 tokens. Scratch memory is that
+/// of one tile, whatever the context's length.
 ///
 /// `@unchecked Sendable`: all is constant after `init` but the states; each is written by the one call of `run` for its
 /// piece, and read by `finish`, which checks through an atomic count that all calls have returned.
@@ -23,6 +24,11 @@ public final class AttentionWork: @unchecked Sendable {
     let causal: Bool
     let kernels: DecodeKernels
     let split: WorkSplit
+    let tileQueries: TileQueries
+    /// Whether kernels that multiply bf16 round the weights to it, as FlashAttention does: twice as fast where arithmetic
+    /// is the limit, and off by up to 2^-9 of a weight. Not where it would gain little: when few rows wait for memory, or
+    /// over few tokens, whose errors do not average out.
+    let roundsWeights: Bool
     /// For each tile, the first of its rows among the states.
     private let firstRow: [Int]
     /// `[tile][piece of the tile][row]`, and Dv numbers for each in `output`.
@@ -40,7 +46,6 @@ public final class AttentionWork: @unchecked Sendable {
     ///   - over: keys and values; their memory stays valid until `finish` has returned.
     ///   - causal: the blocks hold the entry's own tokens, and its token i sees 0...i of them. Otherwise each of its
     ///     tokens sees all of them.
-    ///   - kernels: the decode kernels; sgemm is OpenBLAS's choice.
     public init(
         model: ModelShape, partition: HeadPartition, heads: Range<Int>, queries: QueryRows, tokens: Range<Int>,
         over blocks: KVBlocks, causal: Bool, kernels: DecodeKernels = .chosen
@@ -62,9 +67,14 @@ public final class AttentionWork: @unchecked Sendable {
         self.causal = causal
         self.kernels = kernels
         let split = WorkSplit(
-            partition: partition, heads: heads, tokens: tokens.count, keyTokens: blocks.tokens,
-            blockTokens: blocks.layout.blockTokens, causal: causal)
+            partition: partition, heads: heads, tokens: tokens.count, keyTokens: blocks.tokens, layout: blocks.layout,
+            causal: causal, rowsMax: kernels.rowsMax)
         self.split = split
+        tileQueries = TileQueries(
+            queries, tokens: tokens, tiles: split.tiles, asTerms: kernels.readsTerms(of: model.kvDataType))
+        roundsWeights =
+            !causal && blocks.tokens >= Self.roundedWeightsTokensMin
+            && partition.queryHeadsPerKVHead * tokens.count > Self.exactWeightsRowsMax
         var rows = 0
         firstRow = split.tiles.map { tile in
             defer { rows += tile.rows * tile.pieces.count }
@@ -81,6 +91,18 @@ public final class AttentionWork: @unchecked Sendable {
         output.deallocate()
     }
 
+    /// Fewer tokens than this are computed with exact weights whatever the number of rows.
+    private static let roundedWeightsTokensMin = 2048
+    /// Up to so many rows that share a KV head weights are exact: decode and speculative verify.
+    private static let exactWeightsRowsMax = 64
+
+    /// By how much a weight may be off, relative to itself, beside the rounding of its score: 0 with Float32 arithmetic,
+    /// 2^-18 where weights are sums of two bf16, 2^-9 where they are rounded to one. An output is off by no more than this
+    /// times the largest value; random signs make it less by the square root of the number of tokens that weigh.
+    package var weightErrorMax: Float {
+        kernels.readsTerms(of: model.kvDataType) ? (roundsWeights ? 0x1p-9 : 0x1p-18) : 0
+    }
+
     /// How many pieces there are to run; 0 when there are no heads, no tokens or nothing to attend over.
     public var pieceCount: Int { split.pieces.count }
 
@@ -88,16 +110,18 @@ public final class AttentionWork: @unchecked Sendable {
     /// - Parameter piece: `0..<pieceCount`.
     public func run(piece index: Int) {
         let piece = split.pieces[index]
-        let tile = split.tiles[piece.tile]
-        let state = states(of: piece.tile, piece: index)
-        // Set here and not by the kernels: they only ever add to a state.
-        state.maximum.update(repeating: -.infinity, count: tile.rows)
-        state.sum.update(repeating: 0, count: tile.rows)
-        state.output.update(repeating: 0, count: tile.rows * model.valueDim)
-        if tile.usesDecodeKernel {
-            decode(piece, of: tile, into: state)
+        for tile in piece.tiles {
+            let state = state(ofTile: tile, piece: index)
+            let rows = split.tiles[tile].rows
+            // Set here and not by the kernels: they only ever add to a state.
+            state.maximum.update(repeating: -.infinity, count: rows)
+            state.sum.update(repeating: 0, count: rows)
+            state.output.update(repeating: 0, count: rows * model.valueDim)
+        }
+        if kernels.usesSgemm, piece.tiles.contains(where: { split.tiles[$0].rows > DecodeKernels.rowsMaxBesideSgemm }) {
+            for tile in piece.tiles { multiply(piece.keys, ofTile: tile, into: state(ofTile: tile, piece: index)) }
         } else {
-            multiply(piece, of: tile, into: state)
+            attend(piece: index)
         }
         finishedPieces.add(1, ordering: .acquiringAndReleasing)
     }
@@ -147,36 +171,26 @@ public final class AttentionWork: @unchecked Sendable {
         let output: UnsafeMutablePointer<Float>
     }
 
-    private func states(of tileIndex: Int, piece: Int) -> State {
-        let tile = split.tiles[tileIndex]
-        let row = firstRow[tileIndex] + (piece - tile.pieces.lowerBound) * tile.rows
+    func state(ofTile index: Int, piece: Int) -> State {
+        let tile = split.tiles[index]
+        let row = firstRow[index] + (piece - tile.pieces.lowerBound) * tile.rows
         return State(maximum: maximum + row, sum: sum + row, output: output + row * model.valueDim)
     }
 
-    /// Copies a tile's queries, scaled: `[rows][Dk]`.
-    func copyQueries(of tile: WorkSplit.Tile, into scaled: UnsafeMutablePointer<Float>) {
-        let dim = model.keyDim
-        queries.values.withUnsafeBufferPointer { values in
-            var at = scaled
-            for head in tile.heads {
-                let start =
-                    ((head - queries.heads.lowerBound) * queries.tokens + tokens.lowerBound + tile.tokens.lowerBound)
-                    * dim
-                for index in start..<start + tile.tokens.count * dim {
-                    at.initialize(to: values[index] * model.scale)
-                    at += 1
-                }
-            }
-        }
-    }
-
     /// For each row of a tile, how many of the `count` key tokens from `first` it sees.
+    /// - Returns: whether any row sees one.
     func setVisible(
         _ visible: UnsafeMutablePointer<Int32>, of tile: WorkSplit.Tile, first: Int, count: Int
-    ) {
+    ) -> Bool {
+        guard causal else {
+            visible.update(repeating: Int32(count), count: tile.rows)
+            return true
+        }
+        guard tile.tokens.upperBound > first else { return false }
         for row in 0..<tile.rows {
             let token = tile.tokens.lowerBound + row % tile.tokens.count
-            visible[row] = Int32(causal ? min(max(token + 1 - first, 0), count) : count)
+            visible[row] = Int32(min(max(token + 1 - first, 0), count))
         }
+        return true
     }
 }

@@ -15,66 +15,84 @@ package struct WorkSplit: Sendable {
         package let tokens: Range<Int>
         /// Key tokens that the last of `tokens` sees.
         package let keyTokens: Int
-        /// Indices into `pieces`, in key order.
-        package let pieces: Range<Int>
+        /// Indices into `pieces`, in key order; shared with the tiles of the same pieces.
+        package internal(set) var pieces: Range<Int>
 
         package var rows: Int { heads.count * tokens.count }
-        package var usesDecodeKernel: Bool { rows <= WorkSplit.decodeRowsMax }
     }
 
-    /// A tile's rows against some of the key tokens.
+    /// Consecutive tiles against some of the key tokens. All KV heads of a decode step are in each of its pieces, since
+    /// they lie beside each other in a block: memory is read in the order of its addresses.
     package struct Piece: Hashable, Sendable {
-        package let tile: Int
+        package let tiles: Range<Int>
         package let keys: Range<Int>
     }
 
     package private(set) var tiles: [Tile] = []
     package private(set) var pieces: [Piece] = []
 
-    /// Up to here the decode kernel beats packing matrices for sgemm.
-    package static let decodeRowsMax = 15
-    package static let rowsMax = 256
     /// Rows of one tile come from at most this many heads, so that many heads and many tokens split both ways.
     package static let headsMax = 64
-    package static let keyTokensMin = 2048
+    /// Rows of the tiles of one piece that share a KV head: their running outputs stay in the second-level cache.
+    package static let rowsMax = 256
+    /// K and V of a piece, at least: what a thread reads in some 30 us.
+    package static let pieceByteCountMin = 1 << 20
     /// Above this many pieces their keys double: each piece keeps a state of its own until the end.
-    package static let piecesMax = 256
+    package static let piecesMax = 128
 
     /// - Parameters:
     ///   - heads: query heads to compute, numbered inside the group; may be empty.
     ///   - tokens: the entry's query tokens.
     ///   - keyTokens: tokens to attend over.
-    ///   - blockTokens: pieces begin and end at blocks.
+    ///   - layout: pieces begin and end at its blocks.
     ///   - causal: query token i sees key tokens 0...i.
+    ///   - rowsMax: of one tile.
     package init(
-        partition: HeadPartition, heads: Range<Int>, tokens: Int, keyTokens: Int, blockTokens: Int, causal: Bool
+        partition: HeadPartition, heads: Range<Int>, tokens: Int, keyTokens: Int, layout: PanelLayout, causal: Bool,
+        rowsMax: Int
     ) {
         guard !heads.isEmpty, tokens > 0, keyTokens > 0 else { return }
         let shared = partition.queryHeadsPerKVHead
-        var rows: [(kvHead: Int, heads: Range<Int>, tokens: Range<Int>)] = []
-        let lastKVHead = partition.kvHead(ofQueryHead: heads.upperBound - 1)
-        for kvHead in partition.kvHead(ofQueryHead: heads.lowerBound)...lastKVHead {
+        /// Tiles, by the pieces they share.
+        var bundles: [[Tile]] = []
+        let kvHeads =
+            partition.kvHead(ofQueryHead: heads.lowerBound)...partition.kvHead(ofQueryHead: heads.upperBound - 1)
+        for kvHead in kvHeads {
             let all = heads.clamped(to: kvHead * shared..<(kvHead + 1) * shared)
-            for some in Self.chunks(of: all, max: Self.headsMax) {
-                for slice in Self.chunks(of: 0..<tokens, max: max(1, Self.rowsMax / some.count)) {
-                    rows.append((kvHead, some, slice))
+            var own: [Tile] = []
+            for some in Self.chunks(of: all, max: min(Self.headsMax, rowsMax)) {
+                for slice in Self.chunks(of: 0..<tokens, max: max(1, rowsMax / some.count)) {
+                    let seen = causal ? min(slice.upperBound, keyTokens) : keyTokens
+                    own.append(Tile(kvHead: kvHead, heads: some, tokens: slice, keyTokens: seen, pieces: 0..<0))
                 }
             }
+            let perBundle = max(1, Self.rowsMax / rowsMax)
+            bundles += Self.chunks(of: 0..<own.count, max: perBundle).map { Array(own[$0]) }
         }
-        var keyTokensPerPiece = (Self.keyTokensMin + blockTokens - 1) / blockTokens * blockTokens
+        if bundles.count == kvHeads.count, bundles.allSatisfy({ $0.count == 1 }) {
+            bundles = [bundles.flatMap { $0 }]
+        }
+
+        let headByteCount = layout.headByteCount / layout.blockTokens
+        let tokenByteCount = headByteCount * Set(bundles[0].map(\.kvHead)).count
+        let blocks = (Self.pieceByteCountMin / tokenByteCount + layout.blockTokens - 1) / layout.blockTokens
+        var keyTokensPerPiece = max(1, blocks) * layout.blockTokens
         while keyTokensPerPiece < keyTokens,
-            rows.count * ((keyTokens + keyTokensPerPiece - 1) / keyTokensPerPiece) > Self.piecesMax
+            bundles.count * ((keyTokens + keyTokensPerPiece - 1) / keyTokensPerPiece) > Self.piecesMax
         {
             keyTokensPerPiece *= 2
         }
-        for (kvHead, heads, tokens) in rows {
-            let seen = causal ? min(tokens.upperBound, keyTokens) : keyTokens
+        for bundle in bundles {
             let first = pieces.count
+            let members = tiles.count..<tiles.count + bundle.count
+            let seen = bundle.reduce(0) { max($0, $1.keyTokens) }
             for keys in Self.chunks(of: 0..<seen, max: keyTokensPerPiece) {
-                pieces.append(Piece(tile: tiles.count, keys: keys))
+                pieces.append(Piece(tiles: members, keys: keys))
             }
-            tiles.append(
-                Tile(kvHead: kvHead, heads: heads, tokens: tokens, keyTokens: seen, pieces: first..<pieces.count))
+            for var tile in bundle {
+                tile.pieces = first..<pieces.count
+                tiles.append(tile)
+            }
         }
     }
 

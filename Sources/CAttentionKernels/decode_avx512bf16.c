@@ -1,0 +1,37 @@
+// Decode over bf16 panels with AVX512-BF16; f16 and f32 panels have no use for it.
+//
+// Built on VDPBF16PS: 32 products of bf16 added to 16 Float32 sums, two a cycle on Zen 5, one on Intel. It treats
+// denormals as zero, in products and in sums: below 1.2e-38, far below what an output of Float32 keeps.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "decode.h"
+#include "panels.h"
+
+#pragma clang attribute push(                                                                                          \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"))), apply_to = function)
+
+#include "softmax_row.h"
+#include "vector_avx512.h"
+
+#define DCP_DOT
+#define words_set1(word) _mm512_set1_epi32((int)(word))
+#define words_even(words) _mm512_and_si512(words, _mm512_set1_epi32(0x0000FFFF))
+#define vec_dot(a, b, c) _mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b))
+#define vec_bf16(vec) ((__m256i)_mm512_cvtneps_pbh(vec))
+#define vec_store_bf16(at, vec) _mm256_storeu_si256((__m256i *)(at), vec_bf16(vec))
+#define vec_bf16_residue(vec)                                                                                          \
+    _mm512_sub_ps(                                                                                                     \
+        vec, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(vec_bf16(vec)), 16)))
+
+#include "decode_vector.h"
+
+DCP_DECODE_KERNEL(dcp_decode_bf16_avx512bf16, dcp_bf16)
+
+#pragma clang attribute pop
+
+#endif

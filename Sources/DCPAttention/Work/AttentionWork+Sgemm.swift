@@ -1,0 +1,95 @@
+internal import CAttentionKernels
+internal import COpenBLAS
+internal import DCPCore
+
+/// Many rows on a machine without vector kernels of ours: OpenBLAS has sgemm for more of them.
+extension AttentionWork {
+    /// Key tokens whose scores are computed at once. With 256 rows, a tile and its operands fit a second-level cache.
+    private static var tileTokens: Int { 256 }
+
+    /// Many rows: scores, softmax and outputs tile by tile, both products by sgemm.
+    func multiply(_ keyTokens: Range<Int>, ofTile index: Int, into state: State) {
+        KernelSelection.useOneBLASThread
+        let tile = split.tiles[index]
+        guard let queries = tileQueries.floats(ofTile: index) else {
+            preconditionFailure("Kernels beside sgemm read Float32.")
+        }
+        let scratch = TileScratch(rows: tile.rows, tokens: Self.tileTokens, model: model)
+        for first in stride(from: keyTokens.lowerBound, to: keyTokens.upperBound, by: Self.tileTokens) {
+            let keys = first..<min(first + Self.tileTokens, keyTokens.upperBound)
+            let segments = blocks.segments(of: keys)
+            guard setVisible(scratch.visible, of: tile, first: first, count: keys.count) else { continue }
+            score(segments, count: keys.count, of: tile, queries: queries, with: scratch)
+            dcp_softmax_tile(
+                Int64(tile.rows), Int64(keys.count), scratch.scores, Int64(Self.tileTokens), scratch.visible,
+                model.scale, model.softcap ?? 0, state.maximum, state.sum, state.output, Int64(model.valueDim))
+            addValues(segments, count: keys.count, of: tile, with: scratch, into: state)
+        }
+    }
+
+    private var panelShape: dcp_panel_shape {
+        dcp_panel_shape(
+            data_type: Int32(blocks.layout.dataType.rawValue), kv_heads: Int32(blocks.layout.kvHeads),
+            key_dim: Int32(model.keyDim), value_dim: Int32(model.valueDim),
+            block_tokens: Int32(blocks.layout.blockTokens))
+    }
+
+    /// scores `[rows][tileTokens]` = queries `[rows][Dk]` x keys `[Dk][count]`.
+    private func score(
+        _ segments: [KVBlocks.Segment], count: Int, of tile: WorkSplit.Tile, queries: UnsafePointer<Float>,
+        with scratch: TileScratch
+    ) {
+        func product(_ keys: UnsafePointer<Float>, stride: Int, count: Int, column: Int) {
+            cblas_sgemm(
+                Int32(dcpBlasRowMajor), Int32(dcpBlasNoTrans), Int32(dcpBlasNoTrans), Int32(tile.rows), Int32(count),
+                Int32(model.keyDim), 1, queries, Int32(model.keyDim), keys, Int32(stride), 0,
+                scratch.scores + column, Int32(Self.tileTokens))
+        }
+        let layout = blocks.layout
+        var column = 0
+        var shape = panelShape
+        for segment in segments {
+            let panel = segment.payload + layout.keyPanelOffset(ofHead: tile.kvHead)
+            if layout.dataType == .float32 {
+                // The panel is an operand of sgemm as it stands.
+                let keys = panel.assumingMemoryBound(to: Float.self) + segment.first
+                product(keys, stride: layout.blockTokens, count: segment.count, column: column)
+            } else {
+                dcp_keys_to_tile(
+                    &shape, panel, Int64(segment.first), Int64(segment.count), scratch.keys + column,
+                    Int64(Self.tileTokens))
+            }
+            column += segment.count
+        }
+        if layout.dataType != .float32 { product(scratch.keys, stride: Self.tileTokens, count: count, column: 0) }
+    }
+
+    /// output `[rows][Dv]` += weights `[rows][count]` x values `[count][Dv]`.
+    private func addValues(
+        _ segments: [KVBlocks.Segment], count: Int, of tile: WorkSplit.Tile, with scratch: TileScratch,
+        into state: State
+    ) {
+        let dim = model.valueDim
+        func product(_ values: UnsafePointer<Float>, count: Int, column: Int) {
+            cblas_sgemm(
+                Int32(dcpBlasRowMajor), Int32(dcpBlasNoTrans), Int32(dcpBlasNoTrans), Int32(tile.rows), Int32(dim),
+                Int32(count), 1, scratch.scores + column, Int32(Self.tileTokens), values, Int32(dim), 1, state.output,
+                Int32(dim))
+        }
+        let layout = blocks.layout
+        var column = 0
+        var shape = panelShape
+        for segment in segments {
+            let panel = segment.payload + layout.valuePanelOffset(ofHead: tile.kvHead)
+            if layout.dataType == .float32 {
+                let values = panel.assumingMemoryBound(to: Float.self) + segment.first * dim
+                product(values, count: segment.count, column: column)
+            } else {
+                dcp_values_to_tile(
+                    &shape, panel, Int64(segment.first), Int64(segment.count), scratch.values + column * dim)
+            }
+            column += segment.count
+        }
+        if layout.dataType != .float32 { product(scratch.values, count: count, column: 0) }
+    }
+}
