@@ -363,7 +363,7 @@ DCP_INLINE void dcp_weigh_tokens(int type, dcp_group *group, int64_t row, int64_
 #ifdef DCP_DOT
         if (type == dcp_bf16) {
             vec_store_bf16(&group->weights[0][row][t / 2], weight);
-            vec_store_bf16(&group->weights[1][row][t / 2], vec_bf16_residue(weight));
+            if (rows->weight_terms > 1) vec_store_bf16(&group->weights[1][row][t / 2], vec_bf16_residue(weight));
             continue;
         }
 #else
