@@ -1,0 +1,74 @@
+internal import DCPConsole
+internal import Foundation
+
+extension Report {
+    /// A table of all figures, a line for each ceiling.
+    public var table: String {
+        var table = TextTable(
+            [TextTable.Column("WHAT", alignment: .left), TextTable.Column("FIGURE", alignment: .left)]
+                + ["MEDIAN", "P10", "P90", "RUNS"].map { TextTable.Column($0, alignment: .right) }
+                + [TextTable.Column("BESIDE", alignment: .left)]
+                + ["ITS MEDIAN", "OF IT", "ERROR O", "ERROR LSE"].map { TextTable.Column($0, alignment: .right) })
+        for result in results {
+            for (index, figure) in result.figures.enumerated() {
+                let value = figure.value
+                let left = [
+                    index == 0 ? result.parameters.label : "", figure.name,
+                    "\(Self.number(value.median)) \(value.unit)",
+                    Self.number(value.p10), Self.number(value.p90), "\(value.runs)",
+                ]
+                let errors =
+                    index == 0
+                    ? result.accuracy.map { [Self.error($0.outputMax), Self.error($0.lseMax)] } ?? ["", ""] : ["", ""]
+                if figure.ceilings.isEmpty { table.append(left + ["", "", ""] + errors) }
+                for (line, ceiling) in figure.ceilings.enumerated() {
+                    let right = [
+                        ceiling.name, "\(Self.number(ceiling.value.median)) \(ceiling.value.unit)",
+                        Self.ratio(ceiling.ratio),
+                    ]
+                    table.append(
+                        (line == 0 ? left : [String](repeating: "", count: left.count)) + right
+                            + (line == 0 ? errors : ["", ""]))
+                }
+            }
+        }
+        return table.rendered()
+    }
+
+    /// What the table does not say: machine, kernels, seed, how ceilings were measured, and what no figure tells.
+    public var notes: [String] {
+        var notes = [
+            "Machine: \(machine.cpu), \(machine.cores) cores, \(ByteFormat.format(machine.memoryBytes)), \(machine.system).",
+            "Kernels: decode \(kernels.decode), sgemm OpenBLAS \(kernels.openblasCore). Seed \(seed).",
+        ]
+        if kernels.openblasCoreIsForcedOlder {
+            notes.append(
+                "OPENBLAS_CORETYPE forces an older core than this CPU has: prefill and sgemm are slower than they could be; "
+                    + "unset it (and OPENBLAS_L2_SIZE), or run `make bench`.")
+        }
+        var details: [String] = []
+        for ceiling in results.flatMap(\.figures).flatMap(\.ceilings) where !ceiling.detail.isEmpty {
+            let detail = "\(ceiling.name): \(ceiling.detail)"
+            if !details.contains(detail) { details.append(detail) }
+        }
+        notes += details.map { "Beside: \($0)." }
+        let rows = results.compactMap(\.accuracy?.rows)
+        if let rows = rows.max() {
+            notes.append(
+                "Errors are the largest differences from dense attention in float64 over the same keys and values, on up "
+                    + "to \(rows) rows of each result.")
+        }
+        return notes + notMeasured.map { "Not measured: \($0)." }
+    }
+
+    /// Three digits, or whole numbers.
+    static func number(_ value: Double) -> String {
+        let magnitude = value.magnitude
+        let decimals = magnitude < 9.995 ? 2 : magnitude < 99.95 ? 1 : 0
+        return String(format: "%.\(decimals)f", value)
+    }
+
+    static func ratio(_ value: Double) -> String { String(format: "%.2f", value) }
+
+    static func error(_ value: Double) -> String { String(format: "%.1e", value) }
+}
