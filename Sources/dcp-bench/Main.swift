@@ -37,5 +37,5 @@ struct DcpBench: AsyncParsableCommand {
               75  not now: the same command may succeed later
             """,
         version: Release.current,
-        subcommands: [KernelCommands.self])
+        subcommands: [KernelCommands.self, CacheCommands.self, StepCommand.self, AllCommand.self])
 }

@@ -2,6 +2,7 @@ internal import DCPAttention
 internal import DCPCache
 internal import DCPCore
 internal import DCPStore
+internal import Foundation
 
 /// The store of one rank with one sequence, as a rank's own code writes it: what is measured reads its mapped pages.
 final class BenchmarkStore {
@@ -9,6 +10,7 @@ final class BenchmarkStore {
     let model: ModelShape
     let sequence: SequenceID
     private let directory: String
+    private let isTemporary: Bool
     private let modelID: ModelID
     private let chunkTokens = 512
     private(set) var length = 0
@@ -16,15 +18,18 @@ final class BenchmarkStore {
     /// - Parameters:
     ///   - directory: a new one's path, or that of a store which knows model and sequence.
     ///   - model: only layers, KV heads, dims and KV dtype matter.
+    ///   - isTemporary: whether the directory goes with this object.
     init(
         directory: String, rank: RankIndex = RankIndex(0), cluster: ClusterShape? = nil, model: ModelShape,
-        modelID: ModelID = ModelID(1), sequence: SequenceID = SequenceID(1), durability: Durability = .never
+        modelID: ModelID = ModelID(1), sequence: SequenceID = SequenceID(1), durability: Durability = .never,
+        isTemporary: Bool = true
     ) throws(ServiceError) {
         let cluster =
             if let cluster { cluster } else {
                 try ClusterShape(ranks: 1, headGroups: 1, interleave: 1, blockTokens: 64, exchange: .allToAll)
             }
         self.directory = directory
+        self.isTemporary = isTemporary
         self.model = model
         self.modelID = modelID
         self.sequence = sequence
@@ -88,5 +93,9 @@ final class BenchmarkStore {
         try cache.context(sequence: sequence, layer: layer, length: tokens)
     }
 
-    deinit { cache.close() }
+    deinit {
+        cache.close()
+        // Else it goes with the scratch directory.
+        if isTemporary { try? FileManager.default.removeItem(atPath: directory) }
+    }
 }

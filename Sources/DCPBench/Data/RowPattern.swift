@@ -1,3 +1,4 @@
+internal import DCPAttention
 internal import DCPCore
 internal import DCPTestKit
 
@@ -31,11 +32,57 @@ struct RowPattern {
             var at = rows
             for head in 0..<heads {
                 for position in positions {
-                    // An odd factor is a permutation of the places.
-                    let place = (position &* 0x9e37_79b1 &+ head &* 10007 &+ tensor &* 70001) & (Self.places - 1)
+                    let place = Self.place(tensor, head, position)
                     at.copyMemory(from: base + place * dataType.byteCount, byteCount: rowByteCount)
                     at += rowByteCount
                 }
+            }
+        }
+    }
+
+    /// Where a row begins. An odd factor is a permutation of the places.
+    private static func place(_ tensor: Int, _ head: Int, _ position: Int) -> Int {
+        (position &* 0x9e37_79b1 &+ head &* 10007 &+ tensor &* 70001) & (places - 1)
+    }
+
+    /// The bytes that `PanelLayout.read` must give for a position.
+    func stored(position: Int, as layout: PanelLayout) -> [UInt8] {
+        var numbers: [Float] = []
+        for (tensor, dim) in [layout.keyDim, layout.valueDim].enumerated() {
+            for head in 0..<layout.kvHeads {
+                numbers += self.numbers(tensor: tensor, head: head, position..<position + 1, dim: dim)
+            }
+        }
+        return Rounding.bytes(numbers, as: layout.dataType)
+    }
+
+    /// Rows of one head as Float32, exact: `[positions][dim]`.
+    func numbers(tensor: Int, head: Int, _ positions: Range<Int>, dim: Int) -> [Float] {
+        positions.flatMap { position in
+            let place = Self.place(tensor, head, position)
+            return (place..<place + dim).map { number(at: $0) }
+        }
+    }
+
+    /// Rows as a client sends them: `[positions][heads][dim]` of `dataType`.
+    func tokenMajor(tensor: Int, heads: Int, positions: Range<Int>, dim: Int) -> [UInt8] {
+        var rows: [UInt8] = []
+        rows.reserveCapacity(positions.count * heads * dim * dataType.byteCount)
+        for position in positions {
+            for head in 0..<heads {
+                let start = Self.place(tensor, head, position) * dataType.byteCount
+                rows += bytes[start..<start + dim * dataType.byteCount]
+            }
+        }
+        return rows
+    }
+
+    private func number(at index: Int) -> Float {
+        bytes.withUnsafeBytes { bytes in
+            switch dataType {
+            case .float32: bytes.load(fromByteOffset: index * 4, as: Float.self)
+            case .float16: Float(bytes.load(fromByteOffset: index * 2, as: Float16.self))
+            case .bfloat16: Rounding.float(bfloat16Bits: bytes.load(fromByteOffset: index * 2, as: UInt16.self))
             }
         }
     }

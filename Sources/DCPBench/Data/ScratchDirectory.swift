@@ -1,11 +1,13 @@
 public import DCPCore
 internal import Foundation
 internal import Glibc
+internal import Synchronization
 
 /// A directory for what is measured, on a real file system. A process that is killed leaves it behind, named
 /// `dcp-bench-*`.
 public final class ScratchDirectory: Sendable {
     public let path: String
+    private let taken = Atomic<Int>(0)
 
     /// - Parameter parent: nil for TMPDIR, or else /var/tmp: /tmp is often memory.
     /// - Throws: `.invalidConfiguration` when none can be made there.
@@ -20,6 +22,11 @@ public final class ScratchDirectory: Sendable {
                 "No directory can be made in \(parent): \(reason). Choose a --dir that exists and can be written.")
         }
         path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    /// A path in it that was not given before; nothing is there yet.
+    func fresh(_ stem: String) -> String {
+        "\(path)/\(stem)-\(taken.add(1, ordering: .relaxed).newValue)"
     }
 
     /// - Throws: `.invalidConfiguration` when the file system has less free space than that.

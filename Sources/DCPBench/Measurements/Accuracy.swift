@@ -26,6 +26,8 @@ struct AccuracyCheck {
 
     let rows: [Row]
 
+    init(_ rows: [Row]) { self.rows = rows }
+
     /// Rows that see all of the blocks, or, with `causal`, the block tokens up to their own.
     ///
     /// Computes the first and the last query head of the first and the last KV head, for the first and the last token: a

@@ -1,5 +1,6 @@
 internal import DCPAttention
 internal import DCPCache
+internal import DCPConsole
 public import DCPCore
 internal import DCPRank
 
@@ -52,7 +53,8 @@ public struct KernelBenchmark: Sendable {
     }
 
     /// Measures all combinations. Blocks; a thread of its own calls it.
-    public func run(_ bench: Bench, into results: inout [Finding]) throws {
+    public func run(_ bench: Bench) throws -> [Finding] {
+        var results: [Finding] = []
         for dataType in dataTypes {
             var store: (kvShape: AttentionShape, store: BenchmarkStore)?
             for shape in shapes {
@@ -69,15 +71,18 @@ public struct KernelBenchmark: Sendable {
                 if withNewTokens { try measureNewTokens(shape, model, bench, into: &results) }
             }
         }
+        return results
     }
 
     private func fill(_ model: ModelShape, _ bench: Bench) throws -> BenchmarkStore {
         let tokens = contexts.max() ?? 0
-        try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: tokens))
-        let name = "store-\(model.kvHeads)x\(model.keyDim)x\(model.valueDim)-\(model.kvDataType.name)"
-        let store = try BenchmarkStore(directory: bench.directory.path + "/" + name, model: model)
+        let byteCount = BenchmarkStore.diskByteCount(model, tokens: tokens)
+        try bench.directory.requireRoom(byteCount)
+        let store = try BenchmarkStore(directory: bench.directory.fresh("store"), model: model)
         let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
-        bench.progress("writing \(tokens) tokens of \(model.kvDataType.name) keys and values into a store")
+        bench.progress(
+            "writing \(tokens) tokens of \(model.kvDataType.name) keys and values into a store of about "
+                + ByteFormat.format(byteCount))
         try store.fill(upTo: tokens, pattern, bench.interruption)
         return store
     }
@@ -98,14 +103,14 @@ public struct KernelBenchmark: Sendable {
             bench.progress(parameters.label)
             let team = Team(threads: threads)
             let attention = Attention(work, team)
-            let figures =
+            let (figure, time) =
                 switch kind {
-                case .decode: try decodeFigures(attention, reader, team, bench)
-                case .prefill: try prefillFigures(attention, team, bench)
+                case .decode: try decodeFigure(attention, reader, team, bench)
+                case .prefill: try prefillFigure(attention, team, bench)
                 }
             results.append(
                 Finding(
-                    parameters: parameters, figures: figures,
+                    parameters: parameters, figures: [figure], time: time,
                     accuracy: check.compare(attention.states, tokens: count)))
         }
     }
@@ -130,10 +135,10 @@ public struct KernelBenchmark: Sendable {
             bench.progress(parameters.label)
             let team = Team(threads: threads)
             let attention = Attention(work, team)
-            let figures = try prefillFigures(attention, team, bench)
+            let (figure, time) = try prefillFigure(attention, team, bench)
             results.append(
                 Finding(
-                    parameters: parameters, figures: figures,
+                    parameters: parameters, figures: [figure], time: time,
                     accuracy: check.compare(attention.states, tokens: count)))
         }
     }
@@ -148,23 +153,23 @@ public struct KernelBenchmark: Sendable {
 
     // MARK: Figures
 
-    private func decodeFigures(
+    private func decodeFigure(
         _ attention: Attention, _ reader: ContextReader, _ team: Team, _ bench: Bench
-    ) throws -> [Figure] {
+    ) throws -> (figure: Figure, time: Quantity) {
         let read = StreamingRead(reader.blocks, payloadByteCount: reader.layout.payloadByteCount, owner: reader)
         try read.chooseWay(team, bench.interruption)
         let times = try bench.repetition.measure(
             until: bench.interruption, [{ try attention.run() }, { read.read(team) }])
         let byteCount = Double(reader.tokens * reader.layout.rowByteCount)
-        return [
-            Figure("K and V read", times[0].map { byteCount / $0 / 1e9 }, unit: "GB/s").under(
-                "streaming read", times[1].map { Double(read.byteCount) / $0 / 1e9 },
-                detail: "the same mapped pages, as many threads, " + read.wayName),
-            Figure("time", times[0].map { $0 * 1e3 }, unit: "ms"),
-        ]
+        let figure = Figure("K and V read", times[0].map { byteCount / $0 / 1e9 }, unit: "GB/s").under(
+            "streaming read", times[1].map { Double(read.byteCount) / $0 / 1e9 },
+            detail: "the same mapped pages, as many threads, " + read.wayName)
+        return (figure, Quantity(times[0].map { $0 * 1e3 }, unit: "ms"))
     }
 
-    private func prefillFigures(_ attention: Attention, _ team: Team, _ bench: Bench) throws -> [Figure] {
+    private func prefillFigure(
+        _ attention: Attention, _ team: Team, _ bench: Bench
+    ) throws -> (figure: Figure, time: Quantity) {
         let peak = ArithmeticPeak(team)
         var repetition = bench.repetition
         repetition.runsMin = min(repetition.runsMin, 5)
@@ -189,7 +194,7 @@ public struct KernelBenchmark: Sendable {
         if hasBFloat16 {
             figure = figure.under("vdpbf16ps", Samples(halves), detail: "registers only, 512-bit")
         }
-        return [figure, Figure("time", times[0].map { $0 * 1e3 }, unit: "ms")]
+        return (figure, Quantity(times[0].map { $0 * 1e3 }, unit: "ms"))
     }
 }
 

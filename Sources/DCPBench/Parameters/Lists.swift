@@ -1,4 +1,5 @@
 public import DCPCore
+public import DCPStore
 
 /// Lists in options: `32k,128k`, `1,2`, `bf16,f32`.
 public enum Lists {
@@ -51,6 +52,17 @@ public enum Lists {
                 .invalidConfiguration, "\(text.debugDescription) in \(option) is not a dtype; use bf16, f16 or f32.")
         }
         return type
+    }
+
+    public static func durabilities(_ text: String) throws(ServiceError) -> [Durability] {
+        try items(text, option: "--durability").map { (item) throws(ServiceError) in
+            guard let durability = Durability(rawValue: item.lowercased()) else {
+                throw ServiceError(
+                    .invalidConfiguration,
+                    "\(item.debugDescription) in --durability is no setting; use never, everysec or always.")
+            }
+            return durability
+        }
     }
 
     public static func shapes(_ text: String) throws(ServiceError) -> [AttentionShape] {

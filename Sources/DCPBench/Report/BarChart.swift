@@ -28,12 +28,16 @@ struct BarChart {
         var sections: [Section] = []
         for result in report.results {
             for figure in result.figures {
+                let parts = figure.beside.filter { $0.kind == .whole }.map {
+                    ", \(Report.ratio($0.ratio)) of the \($0.name)"
+                }
                 var bars = [
                     Bar(
                         label: figure.name, value: figure.value.median,
-                        text: "\(Report.number(figure.value.median)) \(figure.value.unit)", isCeiling: false)
+                        text: "\(Report.number(figure.value.median)) \(figure.value.unit)" + parts.joined(),
+                        isCeiling: false)
                 ]
-                for ceiling in figure.ceilings {
+                for ceiling in figure.beside where ceiling.kind == .ceiling {
                     bars.append(
                         Bar(
                             label: ceiling.name, value: ceiling.value.median,

@@ -2,33 +2,35 @@ internal import DCPConsole
 internal import Foundation
 
 extension Report {
-    /// A table of all figures, a line for each ceiling.
+    /// A table of all figures, a line for each other.
     public var table: String {
         var table = TextTable(
             [TextTable.Column("WHAT", alignment: .left), TextTable.Column("FIGURE", alignment: .left)]
-                + ["MEDIAN", "P10", "P90", "RUNS"].map { TextTable.Column($0, alignment: .right) }
+                + ["MEDIAN", "P10", "P90", "P99", "RUNS"].map { TextTable.Column($0, alignment: .right) }
                 + [TextTable.Column("BESIDE", alignment: .left)]
-                + ["ITS MEDIAN", "OF IT", "ERROR O", "ERROR LSE"].map { TextTable.Column($0, alignment: .right) })
+                + ["ITS MEDIAN", "OF IT", "TIME", "ERROR O", "ERROR LSE"].map {
+                    TextTable.Column($0, alignment: .right)
+                })
         for result in results {
             for (index, figure) in result.figures.enumerated() {
                 let value = figure.value
                 let left = [
                     index == 0 ? result.parameters.label : "", figure.name,
                     "\(Self.number(value.median)) \(value.unit)",
-                    Self.number(value.p10), Self.number(value.p90), "\(value.runs)",
+                    Self.number(value.p10), Self.number(value.p90), Self.number(value.p99), "\(value.runs)",
                 ]
-                let errors =
-                    index == 0
-                    ? result.accuracy.map { [Self.error($0.outputMax), Self.error($0.lseMax)] } ?? ["", ""] : ["", ""]
-                if figure.ceilings.isEmpty { table.append(left + ["", "", ""] + errors) }
-                for (line, ceiling) in figure.ceilings.enumerated() {
+                let errors = result.accuracy.map { [Self.error($0.outputMax), Self.error($0.lseMax)] } ?? ["", ""]
+                let time = result.time.map { "\(Self.number($0.median)) \($0.unit)" } ?? ""
+                let last = index == 0 ? [time] + errors : ["", "", ""]
+                if figure.beside.isEmpty { table.append(left + ["", "", ""] + last) }
+                for (line, other) in figure.beside.enumerated() {
                     let right = [
-                        ceiling.name, "\(Self.number(ceiling.value.median)) \(ceiling.value.unit)",
-                        Self.ratio(ceiling.ratio),
+                        other.name, "\(Self.number(other.value.median)) \(other.value.unit)",
+                        Self.ratio(other.ratio),
                     ]
                     table.append(
                         (line == 0 ? left : [String](repeating: "", count: left.count)) + right
-                            + (line == 0 ? errors : ["", ""]))
+                            + (line == 0 ? last : ["", "", ""]))
                 }
             }
         }
@@ -47,8 +49,8 @@ extension Report {
                     + "unset it (and OPENBLAS_L2_SIZE), or run `make bench`.")
         }
         var details: [String] = []
-        for ceiling in results.flatMap(\.figures).flatMap(\.ceilings) where !ceiling.detail.isEmpty {
-            let detail = "\(ceiling.name): \(ceiling.detail)"
+        for other in results.flatMap(\.figures).flatMap(\.beside) where !other.detail.isEmpty {
+            let detail = "\(other.name): \(other.detail)"
             if !details.contains(detail) { details.append(detail) }
         }
         notes += details.map { "Beside: \($0)." }
@@ -61,10 +63,10 @@ extension Report {
         return notes + notMeasured.map { "Not measured: \($0)." }
     }
 
-    /// Three digits, or whole numbers.
+    /// Three digits, or whole numbers; thousandths below one.
     static func number(_ value: Double) -> String {
         let magnitude = value.magnitude
-        let decimals = magnitude < 9.995 ? 2 : magnitude < 99.95 ? 1 : 0
+        let decimals = magnitude < 0.9995 ? 3 : magnitude < 9.995 ? 2 : magnitude < 99.95 ? 1 : 0
         return String(format: "%.\(decimals)f", value)
     }
 

@@ -6,6 +6,7 @@ public struct Quantity: Encodable, Hashable, Sendable {
     public var median: Double
     public var p10: Double
     public var p90: Double
+    public var p99: Double
     public var runs: Int
 
     public init(_ samples: Samples, unit: String) {
@@ -13,25 +14,34 @@ public struct Quantity: Encodable, Hashable, Sendable {
         median = samples.median
         p10 = samples.percentile(10)
         p90 = samples.percentile(90)
+        p99 = samples.percentile(99)
         runs = samples.count
     }
 }
 
-/// What a figure could be at most, measured in the same run.
-public struct Ceiling: Encodable, Hashable, Sendable {
+/// What a figure is printed beside, measured in the same run.
+public struct Comparison: Encodable, Hashable, Sendable {
+    public enum Kind: String, Encodable, Sendable {
+        /// What the figure could be at most.
+        case ceiling
+        /// What the figure is a part of.
+        case whole
+    }
+
+    public var kind: Kind
     public var name: String
     /// How it was measured: `512-bit, prefetch to L2 4 KiB ahead`.
     public var detail: String
     public var value: Quantity
-    /// The figure's median divided by the ceiling's, or the other way round for durations: 1 is as good as can be.
+    /// The figure's median divided by this one, for durations under a ceiling the other way round: 1 is as good as can be.
     public var ratio: Double
 }
 
-/// One measured figure beside its ceilings.
+/// One measured figure beside its ceilings, or what it is a part of.
 public struct Figure: Encodable, Hashable, Sendable {
     public var name: String
     public var value: Quantity
-    public private(set) var ceilings: [Ceiling] = []
+    public private(set) var beside: [Comparison] = []
 
     public init(_ name: String, _ samples: Samples, unit: String) {
         self.name = name
@@ -41,12 +51,23 @@ public struct Figure: Encodable, Hashable, Sendable {
     /// Whether less is better.
     public var isDuration: Bool { ["s", "ms", "us"].contains(value.unit) }
 
-    /// Adds a ceiling in the figure's unit.
+    /// Adds a ceiling, in the figure's unit.
     public func under(_ name: String, _ samples: Samples, detail: String = "") -> Figure {
         var figure = self
         let quantity = Quantity(samples, unit: value.unit)
         let ratio = isDuration ? quantity.median / value.median : value.median / quantity.median
-        figure.ceilings.append(Ceiling(name: name, detail: detail, value: quantity, ratio: ratio))
+        figure.beside.append(
+            Comparison(kind: .ceiling, name: name, detail: detail, value: quantity, ratio: ratio))
+        return figure
+    }
+
+    /// Adds what the figure is a part of, in the figure's unit.
+    public func of(_ name: String, _ samples: Samples, detail: String = "") -> Figure {
+        var figure = self
+        let quantity = Quantity(samples, unit: value.unit)
+        figure.beside.append(
+            Comparison(
+                kind: .whole, name: name, detail: detail, value: quantity, ratio: value.median / quantity.median))
         return figure
     }
 }
@@ -88,7 +109,7 @@ public struct Parameters: Encodable, Hashable, Sendable {
         var text = "\(benchmark) \(shape) \(dataType)"
         if let queries, queries == "f32" { text += " f32 queries" }
         if let causal, causal { text += " causal" }
-        if let context { text += ", \(Self.tokens(context))" }
+        if let context { text += context == 0 ? ", empty" : ", \(Self.tokens(context))" }
         if count > 1 { text += ", \(count) new" }
         if let rows { text += " \(rows) rows" }
         if let durability { text += ", \(durability)" }
@@ -105,6 +126,8 @@ public struct Parameters: Encodable, Hashable, Sendable {
 public struct Finding: Encodable, Hashable, Sendable {
     public var parameters: Parameters
     public var figures: [Figure]
+    /// What one run took, where the figures are rates.
+    public var time: Quantity?
     /// nil for what computes nothing.
     public var accuracy: Accuracy?
 }

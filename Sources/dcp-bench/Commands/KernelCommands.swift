@@ -51,7 +51,7 @@ struct DecodeCommand: AsyncParsableCommand {
             parameters["queries"] = queries
             try await options.execute(
                 "kernels decode", parameters, notMeasured: KernelBenchmark.notMeasured(.decode)
-            ) { try benchmark.run($0, into: &$1) }
+            ) { bench in try await onOwnThread { try benchmark.run(bench) } }
         }
     }
 }
@@ -100,7 +100,7 @@ struct PrefillCommand: AsyncParsableCommand {
             parameters["causal"] = "\(causal)"
             try await options.execute(
                 "kernels prefill", parameters, notMeasured: KernelBenchmark.notMeasured(.prefill)
-            ) { try benchmark.run($0, into: &$1) }
+            ) { bench in try await onOwnThread { try benchmark.run(bench) } }
         }
     }
 }

@@ -35,10 +35,10 @@ struct BenchOptions: ParsableArguments {
         }
     }
 
-    /// A whole command: measures on a thread of its own, prints, and ends with its exit status.
+    /// A whole command: measures, prints, and ends with its exit status.
     func execute(
         _ benchmark: String, _ parameters: [String: String], notMeasured: [String],
-        _ measure: @escaping @Sendable (Bench, inout [Finding]) throws -> Void
+        _ measure: @escaping @Sendable (Bench) async throws -> [Finding]
     ) async throws {
         try await dcp_bench.execute {
             try KernelSelection.check()
@@ -50,11 +50,7 @@ struct BenchOptions: ParsableArguments {
             var report = Report(
                 benchmark, parameters: parameters, seed: seed, directory: directory.path, notMeasured: notMeasured)
             do {
-                report.results = try await interruptible(interruption) {
-                    var results: [Finding] = []
-                    try measure(bench, &results)
-                    return results
-                }
+                report.results = try await interruptible(interruption) { try await measure(bench) }
             } catch {
                 // The measurement's own failure is the news.
                 try? directory.remove()

@@ -19,18 +19,13 @@ func execute(_ body: () async throws -> Void) async throws {
     }
 }
 
-/// Runs what blocks on a thread of its own; SIGINT and SIGTERM interrupt it, and what it made is removed before this
-/// returns.
+/// Runs a body that SIGINT and SIGTERM interrupt and cancel; it has ended when this returns.
 func interruptible<Value: Sendable>(
-    _ interruption: Interruption, _ body: @escaping @Sendable () throws -> Value
+    _ interruption: Interruption, _ body: @escaping @Sendable () async throws -> Value
 ) async throws -> Value {
     let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
     return try await withThrowingTaskGroup(of: Value?.self) { group in
-        group.addTask {
-            try await withCheckedThrowingContinuation { continuation in
-                Thread.detachNewThread { continuation.resume(with: Result { try body() }) }
-            }
-        }
+        group.addTask { try await body() }
         group.addTask {
             for await _ in signals { break }
             // Also when the group is cancelled, the measurement being done.
@@ -38,11 +33,17 @@ func interruptible<Value: Sendable>(
             return nil
         }
         for try await value in group {
-            guard let value else { continue }
             group.cancelAll()
-            return value
+            if let value { return value }
         }
         throw CancellationError()
+    }
+}
+
+/// Runs what blocks on a thread of its own: the threads that tasks share are few.
+func onOwnThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+    try await withCheckedThrowingContinuation { continuation in
+        Thread.detachNewThread { continuation.resume(with: Result { try body() }) }
     }
 }
 
