@@ -44,6 +44,7 @@ let package = Package(
         .executable(name: "dcp-rank", targets: ["dcp-rank"]),
         .executable(name: "dcp-coordinator", targets: ["dcp-coordinator"]),
         .executable(name: "dcpctl", targets: ["dcpctl"]),
+        .executable(name: "dcp-bench", targets: ["dcp-bench"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
@@ -60,6 +61,7 @@ let package = Package(
         .target(name: "CLinux", cSettings: cSettings + [.define("_GNU_SOURCE")]),
         .target(name: "CChecksum", cSettings: cSettings),
         .target(name: "CAttentionKernels", cSettings: cSettings),
+        .target(name: "CBenchmarkKernels", cSettings: cSettings),
 
         // What a rank computes and keeps.
         library("DCPCore", ["CChecksum"]),
@@ -89,6 +91,12 @@ let package = Package(
             ]),
         library("DCPConsole", ["DCPCore"]),
         library("DCPTestKit", ["DCPCore", "DCPAttention"]),
+        library(
+            "DCPBench",
+            [
+                "DCPCore", "DCPAttention", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPRank", "DCPClient",
+                "DCPConsole", "DCPTestKit", "CBenchmarkKernels",
+            ]),
 
         // Thin executables.
         executable("dcp-rank", ["DCPDaemon", argumentParser]),
@@ -99,6 +107,9 @@ let package = Package(
                 "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPConsole", argumentParser,
                 unixSignals,
             ]),
+        executable(
+            "dcp-bench",
+            ["DCPCore", "DCPAttention", "DCPStore", "DCPConsole", "DCPWire", "DCPBench", argumentParser, unixSignals]),
         executable(
             "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache"], path: "Tests/Support/cache-crasher"),
 
@@ -114,11 +125,12 @@ let package = Package(
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
         tests("DCPDaemon", [argumentParser]),
         tests("DCPConsole"),
+        tests("DCPBench"),
         .testTarget(
             name: "IntegrationTests",
             dependencies: [
                 "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit", "dcp-rank",
-                "dcp-coordinator", "dcpctl", nioCore,
+                "dcp-coordinator", "dcpctl", "dcp-bench", nioCore,
             ],
             swiftSettings: swiftSettings),
     ]

@@ -72,8 +72,15 @@ enum Samples {
                     rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",
                     sequences: 1, tokens: 2, sealedBlocks: 3, openBlockByteCount: 4, uncommittedByteCount: 5,
                     storeByteCount: 6, mapByteCountMax: 7, stepsInFlight: 8, stepsCompleted: 9, stepsAborted: 10,
-                    framesRefused: 11, receiveByteCount: 12, sendByteCount: 13)),
+                    framesRefused: 11, receiveByteCount: 12, sendByteCount: 13, stepTimes: stepTimes)),
         ]
+    }
+
+    private static var stepTimes: StepTimes {
+        var times = StepTimes()
+        (times.total, times.newTokens, times.context, times.kernels) = (14, 15, 16, 17)
+        (times.queryWait, times.partialWait, times.merge, times.other) = (18, 19, 20, 21)
+        return times
     }
 
     private static func peers() -> [Message] {

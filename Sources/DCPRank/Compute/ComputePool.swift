@@ -24,4 +24,8 @@ public final class ComputePool: Sendable {
 
     /// Ends the threads after the jobs that run.
     public func shutDown() async throws { try await pool.shutdownGracefully() }
+
+    /// `shutDown` for callers that are not async. Blocks; not to be called on one of the threads.
+    @available(*, noasync)
+    package func shutDownAndWait() throws { try pool.syncShutdownGracefully() }
 }

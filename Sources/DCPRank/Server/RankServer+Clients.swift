@@ -240,6 +240,6 @@ extension RankServer {
             mapByteCountMax: UInt64(statistics.storeMapByteCount),
             stepsInFlight: UInt64(steps.executions.count), stepsCompleted: counters.stepsCompleted,
             stepsAborted: counters.stepsAborted, framesRefused: counters.framesRefused,
-            receiveByteCount: traffic.received, sendByteCount: traffic.sent)
+            receiveByteCount: traffic.received, sendByteCount: traffic.sent, stepTimes: counters.stepTimes)
     }
 }

@@ -48,6 +48,8 @@ public final class RankServer {
         /// Of links that are closed; open ones are added when asked.
         var receivedByteCount: UInt64 = 0
         var sentByteCount: UInt64 = 0
+        /// Of the completed steps.
+        var stepTimes = StepTimes()
     }
 
     /// - Parameters:

@@ -21,6 +21,7 @@ final class StepExecution {
     private let work: StepWork
     private var deadline: Scheduled<Void>?
     private let layer: Int
+    private var timeline = StepTimeline(arrival: .now())
 
     init(
         tag: Tag, request: StepRequest, epoch: Epoch, machine: StepMachine, client: Link, server: RankServer,
@@ -113,15 +114,28 @@ final class StepExecution {
             }
             work.append(completion: arrive)
         case .startNewTokens:
-            work.attendNewTokens(completion: arrival { $0.deliver(.newTokensDone($1)) })
+            work.attendNewTokens(
+                completion: arrival { execution, result in
+                    execution.timeline.newTokens = result.span
+                    execution.deliver(.newTokensDone(result.states))
+                })
         case .startContext(let slices):
-            work.attendContext(slices, completion: arrival { $0.deliver(.contextDone($1)) })
+            timeline.contextReady = .now()
+            work.attendContext(
+                slices,
+                completion: arrival { execution, result in
+                    execution.timeline.context = result.span
+                    execution.timeline.partialReady = .now()
+                    execution.deliver(.contextDone(result.states))
+                })
         case .startCorrection(let states, let lse):
             work.correct(states, lse: lse, completion: arrival { $0.deliver(.correctionDone($1.0, lse: $1.1)) })
         case .startMerge(let partials, let newTokens):
-            work.merge(partials, newTokens, completion: arrival { $0.deliver(.mergeDone($1)) })
+            timeline.mergeReady = .now()
+            work.merge(partials, newTokens, completion: arrival { $0.merged($1) })
         case .startReduction(let summands, let lse, let newTokens):
-            work.reduce(summands, lse: lse, newTokens, completion: arrival { $0.deliver(.mergeDone($1)) })
+            timeline.mergeReady = .now()
+            work.reduce(summands, lse: lse, newTokens, completion: arrival { $0.merged($1) })
         case .reply(let states):
             over()
             let result = StepResult(
@@ -130,6 +144,7 @@ final class StepExecution {
                 lse: plan.wantsLSE ? ByteBuffer(floats: states.lse) : nil)
             server.answer(client, tag, .stepResult(result))
             server.counters.stepsCompleted += 1
+            server.counters.stepTimes += timeline.times(replied: .now())
         case .fail(let error):
             over()
             server.answer(client, tag, .failure(error))
@@ -144,6 +159,11 @@ final class StepExecution {
     private func over() {
         deadline?.cancel()
         work.cancel()
+    }
+
+    private func merged(_ states: AttentionStates) {
+        timeline.merged = .now()
+        deliver(.mergeDone(states))
     }
 
     private func appended() {

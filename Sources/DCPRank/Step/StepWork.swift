@@ -55,8 +55,8 @@ final class StepWork: Sendable {
     }
 
     /// Causal attention of the own heads over the step's own tokens.
-    func attendNewTokens(completion: @escaping Completion<AttentionStates>) {
-        submit(completion) { [self] () throws(ServiceError) -> Pieces in
+    func attendNewTokens(completion: @escaping Completion<AttentionResult>) {
+        attend(completion) { [self] () throws(ServiceError) -> AttentionJob in
             var queries = QueryRows(heads: plan.ownHeads, tokens: plan.tokens, keyDim: plan.shape.keyDim)
             let slice = ownQueries
             try slice.withBytes { (bytes) throws(ServiceError) in
@@ -76,13 +76,13 @@ final class StepWork: Sendable {
                     model: plan.shape, partition: plan.partition, heads: plan.ownHeads, queries: queries,
                     tokens: item.1, over: panels.blocks, causal: true)
             }
-            return Pieces(works: works, heads: plan.ownHeads.count, plan: plan, owners: panels)
+            return job(works, heads: plan.ownHeads.count, owners: panels)
         }
     }
 
     /// Attention of all the group's heads over this rank's shard, never masked.
-    func attendContext(_ slices: [QuerySlice], completion: @escaping Completion<AttentionStates>) {
-        submit(completion) { [self] () throws(ServiceError) -> Pieces in
+    func attendContext(_ slices: [QuerySlice], completion: @escaping Completion<AttentionResult>) {
+        attend(completion) { [self] () throws(ServiceError) -> AttentionJob in
             let allHeads = 0..<plan.partition.queryHeads
             var queries = QueryRows(heads: allHeads, tokens: plan.tokens, keyDim: plan.shape.keyDim)
             for (member, slice) in slices.enumerated() {
@@ -97,7 +97,7 @@ final class StepWork: Sendable {
                     model: plan.shape, partition: plan.partition, heads: allHeads, queries: queries, tokens: item.1,
                     over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens), causal: false)
             }
-            return Pieces(works: works, heads: allHeads.count, plan: plan, owners: readers)
+            return job(works, heads: allHeads.count, owners: readers)
         }
     }
 
@@ -168,25 +168,6 @@ final class StepWork: Sendable {
 
 // MARK: - Jobs
 
-/// Attention works with their pieces numbered through, and what keeps their memory alive.
-private struct Pieces: Sendable {
-    let works: [AttentionWork]
-    let heads: Int
-    let plan: StepPlan
-    let owners: [any AnyObject & Sendable]
-
-    /// `[work, piece]`, in order.
-    var indices: [(Int, Int)] {
-        works.enumerated().flatMap { work, value in (0..<value.pieceCount).map { (work, $0) } }
-    }
-
-    func finish() -> AttentionStates {
-        var states = AttentionStates.empty(rows: heads * plan.tokens, valueDim: plan.shape.valueDim)
-        for work in works { work.finish(into: &states) }
-        return states
-    }
-}
-
 extension StepWork {
     private func submit<Value: Sendable>(
         _ completion: @escaping Completion<Value>, _ body: @escaping @Sendable () throws(ServiceError) -> Value
@@ -200,51 +181,18 @@ extension StepWork {
         }
     }
 
-    /// Prepares on one thread, then deals the pieces to all of them. The thread that finishes the last piece merges
-    /// them: in fixed order, so the result does not depend on who that is.
-    private func submit(
-        _ completion: @escaping Completion<AttentionStates>,
-        _ prepare: @escaping @Sendable () throws(ServiceError) -> Pieces
+    private func attend(
+        _ completion: @escaping Completion<AttentionResult>,
+        _ prepare: @escaping @Sendable () throws(ServiceError) -> AttentionJob
     ) {
-        pool.submit { [self] in
-            let pieces: Pieces
-            do throws(ServiceError) {
-                pieces = try prepare()
-            } catch {
-                return completion(.failure(error))
-            }
-            let indices = pieces.indices
-            guard pool.threads > 1, indices.count > 1 else {
-                for (work, piece) in indices where !isCancelled.load(ordering: .relaxed) {
-                    pieces.works[work].run(piece: piece)
-                }
-                return complete(pieces, completion)
-            }
-            let countdown = Countdown(indices.count)
-            for (work, piece) in indices {
-                pool.submit { [self] in
-                    if !isCancelled.load(ordering: .relaxed) { pieces.works[work].run(piece: piece) }
-                    if countdown.arriveIsLast() { complete(pieces, completion) }
-                }
-            }
-        }
+        pool.attend(
+            isCancelled: { [self] in isCancelled.load(ordering: .relaxed) }, prepare: prepare, completion: completion)
     }
 
-    private func complete(_ pieces: Pieces, _ completion: Completion<AttentionStates>) {
-        guard !isCancelled.load(ordering: .relaxed) else {
-            return completion(.failure(ServiceError(.stepAborted, "The step was over before it was computed.")))
-        }
-        completion(.success(pieces.finish()))
+    private func job(_ works: [AttentionWork], heads: Int, owners: [any AnyObject & Sendable]) -> AttentionJob {
+        AttentionJob(
+            works: works, rows: heads * plan.tokens, valueDim: plan.shape.valueDim, owners: owners)
     }
-}
-
-private final class Countdown: Sendable {
-    private let remaining: Atomic<Int>
-
-    init(_ count: Int) { remaining = Atomic(count) }
-
-    /// Whether this arrival was the last. Everything before any arrival happens before the last one returns.
-    func arriveIsLast() -> Bool { remaining.subtract(1, ordering: .acquiringAndReleasing).newValue == 0 }
 }
 
 extension ByteBuffer {

@@ -53,7 +53,7 @@ struct Ranks: AsyncParsableCommand {
         try await client.execute { cluster in
             let topology = try await cluster.topology()
             let views = RankView.views(topology, try await cluster.rankStatuses())
-            try client.output.print(views) { RankView.counters(views) }
+            try client.output.print(views) { RankView.counters(views) + "\n\n" + RankView.meanStep(views) }
         }
     }
 }
@@ -123,6 +123,8 @@ struct RankView: Encodable {
         var framesRefused: UInt64
         var receivedBytes: UInt64
         var sentBytes: UInt64
+        /// Sums over the completed steps.
+        var stepNanoseconds: StepTimesView
     }
 
     static func views(_ topology: Topology, _ statuses: [RankStatus]) -> [RankView] {
@@ -166,8 +168,49 @@ struct RankView: Encodable {
         return table.rendered()
     }
 
+    /// Where the completed steps' time went, on average. The parts run side by side and need not add up.
+    static func meanStep(_ views: [RankView]) -> String {
+        let parts: [(String, KeyPath<StepTimesView, UInt64>)] = [
+            ("MEAN STEP", \.total), ("NEW TOKENS", \.newTokens), ("CONTEXT", \.context), ("KERNELS", \.kernels),
+            ("QUERY WAIT", \.queryWait), ("PARTIAL WAIT", \.partialWait), ("MERGE", \.merge), ("OTHER", \.other),
+        ]
+        var table = TextTable([TextTable.Column("RANK")] + parts.map { TextTable.Column($0.0) })
+        for view in views {
+            table.append(
+                ["\(view.rank)"]
+                    + parts.map { part in
+                        guard let counters = view.counters, counters.stepsCompleted > 0 else { return "-" }
+                        let mean = counters.stepNanoseconds[keyPath: part.1] / counters.stepsCompleted
+                        return DurationFormat.latency(.nanoseconds(Int64(clamping: mean)))
+                    })
+        }
+        return table.rendered()
+    }
+
     private static func cell(_ view: RankView, _ text: (Counters) -> String) -> String {
         view.counters.map(text) ?? "-"
+    }
+}
+
+struct StepTimesView: Encodable {
+    var total: UInt64
+    var newTokens: UInt64
+    var context: UInt64
+    var kernels: UInt64
+    var queryWait: UInt64
+    var partialWait: UInt64
+    var merge: UInt64
+    var other: UInt64
+
+    init(_ times: StepTimes) {
+        total = times.total
+        newTokens = times.newTokens
+        context = times.context
+        kernels = times.kernels
+        queryWait = times.queryWait
+        partialWait = times.partialWait
+        merge = times.merge
+        other = times.other
     }
 }
 
@@ -190,5 +233,6 @@ extension RankView.Counters {
         framesRefused = status.framesRefused
         receivedBytes = status.receiveByteCount
         sentBytes = status.sendByteCount
+        stepNanoseconds = StepTimesView(status.stepTimes)
     }
 }

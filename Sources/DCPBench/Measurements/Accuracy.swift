@@ -1,0 +1,128 @@
+internal import DCPAttention
+internal import DCPCore
+internal import DCPTestKit
+
+/// How far results are from dense attention in Float64 over the same numbers.
+public struct Accuracy: Encodable, Hashable, Sendable {
+    /// The largest difference of an output's element.
+    public var outputMax: Double
+    /// The same, divided by the largest output: outputs of long contexts are averages, and small.
+    public var outputRelativeMax: Double
+    /// The largest difference of a log-sum-exp.
+    public var lseMax: Double
+    /// How many rows, each a query head of a token, were compared.
+    public var rows: Int
+}
+
+/// Dense attention in Float64 for some rows, over keys and values as they stand in the panels.
+struct AccuracyCheck {
+    struct Row {
+        var head: Int
+        var token: Int
+        /// `[Dv]`
+        var output: [Double]
+        var lse: Double
+    }
+
+    let rows: [Row]
+
+    init(_ rows: [Row]) { self.rows = rows }
+
+    /// Rows that see all of the blocks, or, with `causal`, the block tokens up to their own.
+    ///
+    /// Computes the first and the last query head of the first and the last KV head, for the first and the last token: a
+    /// second or two at 128k tokens.
+    init(_ blocks: KVBlocks, queries: QueryRows, model: ModelShape, causal: Bool) throws(ServiceError) {
+        let shared = model.queryHeads / model.kvHeads
+        var rows: [Row] = []
+        for kvHead in Set([0, model.kvHeads - 1]).sorted() {
+            let (keys, values) = Self.read(blocks, kvHead: kvHead)
+            for head in Set([kvHead * shared, (kvHead + 1) * shared - 1]).sorted() {
+                for token in Set([0, queries.tokens - 1]).sorted() {
+                    let seen = causal ? token + 1 : blocks.tokens
+                    let start = (head * queries.tokens + token) * model.keyDim
+                    rows.append(
+                        try Self.row(
+                            head, token, model, query: Array(queries.values[start..<start + model.keyDim]),
+                            keys: keys, values: values, seen: seen))
+                }
+            }
+        }
+        self.rows = rows
+    }
+
+    /// One row from keys `[tokens][Dk]` and values `[tokens][Dv]` of its KV head.
+    static func row(
+        _ head: Int, _ token: Int, _ model: ModelShape, query: [Float], keys: [Float], values: [Float], seen: Int
+    ) throws(ServiceError) -> Row {
+        let single = try ModelShape(
+            layers: 1, queryHeads: 1, kvHeads: 1, keyDim: model.keyDim, valueDim: model.valueDim, scale: model.scale,
+            softcap: model.softcap, kvDataType: model.kvDataType)
+        let all = keys.count == seen * model.keyDim
+        let result = ReferenceAttention(single).attend(
+            queries: query, keys: all ? keys : Array(keys[..<(seen * model.keyDim)]),
+            values: all ? values : Array(values[..<(seen * model.valueDim)]), position: nil)
+        return Row(head: head, token: token, output: result.outputs, lse: result.lse[0])
+    }
+
+    /// One KV head read back out of the panels, as Float32: keys `[tokens][Dk]`, values `[tokens][Dv]`.
+    static func read(_ blocks: KVBlocks, kvHead: Int) -> (keys: [Float], values: [Float]) {
+        let layout = blocks.layout
+        // A head's two panels stand together, as the payload of a layout with that head alone.
+        let single = PanelLayout(
+            dataType: layout.dataType, kvHeads: 1, keyDim: layout.keyDim, valueDim: layout.valueDim,
+            blockTokens: layout.blockTokens)
+        var keys = [Float](repeating: 0, count: blocks.tokens * layout.keyDim)
+        var values = [Float](repeating: 0, count: blocks.tokens * layout.valueDim)
+        let row = UnsafeMutableRawPointer.allocate(byteCount: single.rowByteCount, alignment: 64)
+        defer { row.deallocate() }
+        for token in 0..<blocks.tokens {
+            let (block, offset) = token.quotientAndRemainder(dividingBy: layout.blockTokens)
+            single.read(token: offset, of: blocks.blocks[block] + layout.keyPanelOffset(ofHead: kvHead), into: row)
+            for dim in 0..<layout.keyDim { keys[token * layout.keyDim + dim] = layout.dataType.float(row, dim) }
+            for dim in 0..<layout.valueDim {
+                values[token * layout.valueDim + dim] = layout.dataType.float(row, layout.keyDim + dim)
+            }
+        }
+        return (keys, values)
+    }
+
+    /// - Parameters:
+    ///   - outputs: the element of a row.
+    ///   - lse: a row's.
+    func compare(
+        output: (_ head: Int, _ token: Int, _ dim: Int) -> Float, lse: (_ head: Int, _ token: Int) -> Float
+    ) -> Accuracy {
+        var accuracy = Accuracy(outputMax: 0, outputRelativeMax: 0, lseMax: 0, rows: rows.count)
+        var largest = 0.0
+        for row in rows {
+            for (dim, wanted) in row.output.enumerated() {
+                let difference = abs(Double(output(row.head, row.token, dim)) - wanted)
+                accuracy.outputMax = difference.isNaN ? .infinity : max(accuracy.outputMax, difference)
+                largest = max(largest, abs(wanted))
+            }
+            let difference = abs(Double(lse(row.head, row.token)) - row.lse)
+            accuracy.lseMax = difference.isNaN ? .infinity : max(accuracy.lseMax, difference)
+        }
+        accuracy.outputRelativeMax = accuracy.outputMax / largest
+        return accuracy
+    }
+
+    /// - Parameter states: rows `[Hq][tokens]`.
+    func compare(_ states: AttentionStates, tokens: Int) -> Accuracy {
+        compare(
+            output: { head, token, dim in states.outputs[(head * tokens + token) * states.valueDim + dim] },
+            lse: { head, token in states.lse[head * tokens + token] })
+    }
+}
+
+extension DataType {
+    /// A number of a row in this dtype. Exact.
+    fileprivate func float(_ row: UnsafeRawPointer, _ index: Int) -> Float {
+        switch self {
+        case .float32: row.load(fromByteOffset: index * 4, as: Float.self)
+        case .float16: Float(row.load(fromByteOffset: index * 2, as: Float16.self))
+        case .bfloat16: Float(bitPattern: UInt32(row.load(fromByteOffset: index * 2, as: UInt16.self)) << 16)
+        }
+    }
+}

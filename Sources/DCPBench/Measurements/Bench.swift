@@ -1,0 +1,49 @@
+internal import DCPAttention
+public import DCPCore
+internal import DCPTestKit
+
+/// What all measurements share: where, how often, with which seed, and how they are told to end.
+public struct Bench: Sendable {
+    public var repetition: Repetition
+    public var seed: UInt64
+    public var directory: ScratchDirectory
+    public var interruption: Interruption
+    /// Says what is going on, for a person who waits.
+    public var progress: @Sendable (String) -> Void
+
+    public init(
+        repetition: Repetition, seed: UInt64, directory: ScratchDirectory, interruption: Interruption,
+        progress: @escaping @Sendable (String) -> Void
+    ) {
+        self.repetition = repetition
+        self.seed = seed
+        self.directory = directory
+        self.interruption = interruption
+        self.progress = progress
+    }
+
+    /// Seeded queries of all heads, uniform in -3...3: with the keys' -1...1 and a scale of 1 / sqrt(Dk), scores have a
+    /// standard deviation of one.
+    func queries(_ model: ModelShape, tokens: Int, _ kind: QueryKind) -> QueryRows {
+        var random = SeededGenerator(seed: seed &+ 1)
+        var values = random.floats(model.queryHeads * tokens * model.keyDim, limit: 3)
+        if kind == .bfloat16 { values = Rounding.rounded(values, to: .bfloat16) }
+        return QueryRows(heads: 0..<model.queryHeads, tokens: tokens, keyDim: model.keyDim, values: values)
+    }
+}
+
+/// Which numbers queries are. Kernels may have a faster way for those that bf16 holds, as models that compute in bf16
+/// bring them.
+public enum QueryKind: String, CaseIterable, Sendable {
+    case bfloat16 = "bf16"
+    case float32 = "f32"
+
+    /// - Throws: `.invalidConfiguration`.
+    public init(option text: String) throws(ServiceError) {
+        guard let kind = Self(rawValue: text.lowercased()) else {
+            throw ServiceError(
+                .invalidConfiguration, "\(text.debugDescription) in --queries is no kind of query; use bf16 or f32.")
+        }
+        self = kind
+    }
+}

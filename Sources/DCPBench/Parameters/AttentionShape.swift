@@ -1,0 +1,49 @@
+public import DCPCore
+
+/// Heads and dimensions of what is measured: `32x8x128` is Hq x Hkv x D, `32x8x192x128` has its own Dk and Dv.
+public struct AttentionShape: Hashable, Sendable, CustomStringConvertible {
+    public let queryHeads: Int
+    public let kvHeads: Int
+    public let keyDim: Int
+    public let valueDim: Int
+
+    /// Shapes of models that many people know.
+    public static let named: [(name: String, text: String)] = [
+        ("llama-8b", "32x8x128"), ("llama-70b", "64x8x128"), ("smollm2-135m", "9x3x64"),
+    ]
+
+    /// - Throws: `.invalidConfiguration` with the text and the forms there are; `.invalidModel` for numbers that no
+    ///   model may have.
+    public init(_ text: String) throws(ServiceError) {
+        let written = Self.named.first { $0.name == text.lowercased() }?.text ?? text
+        let numbers = written.lowercased().split(separator: "x", omittingEmptySubsequences: false).map {
+            $0.allSatisfy(\.isWholeNumber) ? Int($0) : nil
+        }
+        guard (3...4).contains(numbers.count), let queryHeads = numbers[0], let kvHeads = numbers[1],
+            let keyDim = numbers[2], let valueDim = numbers[numbers.count - 1]
+        else {
+            let names = Self.named.map(\.name).joined(separator: ", ")
+            throw ServiceError(
+                .invalidConfiguration,
+                "\(text.debugDescription) is not a shape; write HqxHkvxD as 32x8x128, HqxHkvxDkxDv as 32x8x192x128, or "
+                    + "one of \(names).")
+        }
+        self.queryHeads = queryHeads
+        self.kvHeads = kvHeads
+        self.keyDim = keyDim
+        self.valueDim = valueDim
+        _ = try model(.bfloat16)
+    }
+
+    /// A model of this shape with one layer.
+    /// - Throws: `.invalidModel` for numbers that no model may have.
+    public func model(_ dataType: DataType, layers: Int = 1) throws(ServiceError) -> ModelShape {
+        try ModelShape(
+            layers: layers, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim,
+            scale: ModelShape.defaultScale(keyDim: keyDim), softcap: nil, kvDataType: dataType)
+    }
+
+    public var description: String {
+        keyDim == valueDim ? "\(queryHeads)x\(kvHeads)x\(keyDim)" : "\(queryHeads)x\(kvHeads)x\(keyDim)x\(valueDim)"
+    }
+}

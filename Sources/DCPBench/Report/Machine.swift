@@ -1,0 +1,55 @@
+internal import DCPAttention
+internal import Foundation
+internal import Glibc
+
+/// The machine that figures are of.
+public struct Machine: Encodable, Hashable, Sendable {
+    /// As /proc/cpuinfo names it.
+    public var cpu: String
+    /// Online, as the system counts them.
+    public var cores: Int
+    /// `Linux 6.1.0-13-amd64 x86_64`
+    public var system: String
+    public var memoryBytes: Int
+
+    public static let current: Machine = {
+        var names = utsname()
+        uname(&names)
+        func text<Value>(_ field: Value) -> String {
+            withUnsafeBytes(of: field) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        }
+        let information = (try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8)) ?? ""
+        return Machine(
+            cpu: cpuModel(information) ?? text(names.machine), cores: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
+            system: "\(text(names.sysname)) \(text(names.release)) \(text(names.machine))",
+            memoryBytes: Int(sysconf(Int32(_SC_PHYS_PAGES))) * Int(sysconf(Int32(_SC_PAGESIZE))))
+    }()
+
+    /// The first processor's `model name` in the text of /proc/cpuinfo.
+    static func cpuModel(_ information: String) -> String? {
+        for line in information.split(separator: "\n") {
+            let parts = line.split(separator: ":", maxSplits: 1)
+            guard parts.count == 2, parts[0].trimmingCharacters(in: .whitespaces) == "model name" else { continue }
+            return parts[1].trimmingCharacters(in: .whitespaces)
+        }
+        return nil
+    }
+}
+
+/// The kernels that were measured.
+public struct Kernels: Encodable, Hashable, Sendable {
+    public var decode: String
+    public var openblasCore: String
+    /// Whether the environment forces narrower vectors on OpenBLAS than this CPU has.
+    public var openblasCoreIsForcedOlder: Bool
+
+    public static var current: Kernels {
+        let selection = KernelSelection.current
+        return Kernels(
+            decode: selection.decode, openblasCore: selection.openBLASCore,
+            openblasCoreIsForcedOlder: selection.openBLASCoreIsForcedOlder)
+    }
+
+    /// `decode avx512, sgemm OpenBLAS Cooperlake`
+    public static var description: String { "\(KernelSelection.current)" }
+}

@@ -1,0 +1,160 @@
+internal import DCPCore
+
+/// A quantity that was measured many times.
+public struct Quantity: Encodable, Hashable, Sendable {
+    public var unit: String
+    public var median: Double
+    public var p10: Double
+    public var p90: Double
+    public var p99: Double
+    public var runs: Int
+
+    public init(_ samples: Samples, unit: String) {
+        self.unit = unit
+        median = samples.median
+        p10 = samples.percentile(10)
+        p90 = samples.percentile(90)
+        p99 = samples.percentile(99)
+        runs = samples.count
+    }
+}
+
+/// What a figure is printed beside, measured in the same run.
+public struct Comparison: Encodable, Hashable, Sendable {
+    public enum Kind: String, Encodable, Sendable {
+        /// What the figure could be at most.
+        case ceiling
+        /// What the figure is a part of.
+        case whole
+    }
+
+    public var kind: Kind
+    public var name: String
+    /// How it was measured: `512-bit, prefetch to L2 4 KiB ahead`.
+    public var detail: String
+    public var value: Quantity
+    /// The figure's median divided by this one, for durations under a ceiling the other way round: 1 is as good as can be.
+    public var ratio: Double
+}
+
+/// One measured figure beside its ceilings, or what it is a part of.
+public struct Figure: Encodable, Hashable, Sendable {
+    public var name: String
+    public var value: Quantity
+    public private(set) var beside: [Comparison] = []
+
+    public init(_ name: String, _ samples: Samples, unit: String) {
+        self.name = name
+        value = Quantity(samples, unit: unit)
+    }
+
+    /// Whether less is better.
+    public var isDuration: Bool { ["s", "ms", "us"].contains(value.unit) }
+
+    /// Adds a ceiling, in the figure's unit.
+    public func under(_ name: String, _ samples: Samples, detail: String = "") -> Figure {
+        var figure = self
+        let quantity = Quantity(samples, unit: value.unit)
+        let ratio = isDuration ? quantity.median / value.median : value.median / quantity.median
+        figure.beside.append(
+            Comparison(kind: .ceiling, name: name, detail: detail, value: quantity, ratio: ratio))
+        return figure
+    }
+
+    /// Adds what the figure is a part of, in the figure's unit.
+    public func of(_ name: String, _ samples: Samples, detail: String = "") -> Figure {
+        var figure = self
+        let quantity = Quantity(samples, unit: value.unit)
+        figure.beside.append(
+            Comparison(
+                kind: .whole, name: name, detail: detail, value: quantity, ratio: value.median / quantity.median))
+        return figure
+    }
+}
+
+/// What a measurement was made with. What does not apply is nil.
+public struct Parameters: Encodable, Hashable, Sendable {
+    /// `kernels decode`
+    public var benchmark: String
+    public var shape: String
+    /// `bf16`, of the KV cache.
+    public var dataType: String
+    /// Tokens before the step's.
+    public var context: Int?
+    /// Tokens of the step or chunk.
+    public var count: Int
+    public var threads: Int
+    /// Whether queries are numbers that bf16 holds, or any Float32: `bf16`, `f32`.
+    public var queries: String?
+    public var causal: Bool?
+    /// The dtype of the rows that steps bring.
+    public var rows: String?
+    public var durability: String?
+    public var ranks: Int?
+
+    init(
+        _ benchmark: String, _ shape: AttentionShape, _ dataType: DataType, context: Int? = nil, count: Int,
+        threads: Int
+    ) {
+        self.benchmark = benchmark
+        self.shape = "\(shape)"
+        self.dataType = dataType.name
+        self.context = context
+        self.count = count
+        self.threads = threads
+    }
+
+    /// `decode 32x8x128 bf16, 131072 tokens, 1 thread`
+    public var label: String {
+        var text = "\(benchmark) \(shape) \(dataType)"
+        if let queries, queries == "f32" { text += " f32 queries" }
+        if let causal, causal { text += " causal" }
+        if let context { text += context == 0 ? ", empty" : ", \(Self.tokens(context))" }
+        if count > 1 { text += ", \(count) new" }
+        if let rows { text += " \(rows) rows" }
+        if let durability { text += ", \(durability)" }
+        if let ranks { text += ", \(ranks) ranks x" }
+        return text + (ranks == nil ? "," : "") + " \(threads) thread\(threads == 1 ? "" : "s")"
+    }
+
+    private static func tokens(_ count: Int) -> String {
+        count % 1024 == 0 ? "\(count / 1024)k" : "\(count)"
+    }
+}
+
+/// The figures of one set of parameters.
+public struct Finding: Encodable, Hashable, Sendable {
+    public var parameters: Parameters
+    public var figures: [Figure]
+    /// What one run took, where the figures are rates.
+    public var time: Quantity?
+    /// nil for what computes nothing.
+    public var accuracy: Accuracy?
+}
+
+/// What `dcp-bench` prints, as a table or as JSON.
+public struct Report: Encodable, Sendable {
+    /// The command: `kernels decode`.
+    public var benchmark: String
+    public var machine: Machine
+    public var kernels: Kernels
+    /// The options in force, by their names.
+    public var parameters: [String: String]
+    public var seed: UInt64
+    /// Where stores and clusters were, while they were.
+    public var directory: String
+    public var results: [Finding] = []
+    public var notMeasured: [String]
+
+    public init(
+        _ benchmark: String, parameters: [String: String], seed: UInt64, directory: String, notMeasured: [String]
+    ) {
+        self.benchmark = benchmark
+        self.parameters = parameters
+        self.seed = seed
+        self.directory = directory
+        self.notMeasured = notMeasured
+        machine = Machine.current
+        kernels = Kernels.current
+    }
+}

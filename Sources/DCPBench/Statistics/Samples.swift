@@ -1,0 +1,27 @@
+/// Measured values of one quantity, in the order they were measured. Never empty.
+public struct Samples: Hashable, Sendable {
+    public let values: [Double]
+    private let sorted: [Double]
+
+    public init(_ values: [Double]) {
+        precondition(!values.isEmpty, "nothing was measured")
+        self.values = values
+        sorted = values.sorted()
+    }
+
+    public var count: Int { values.count }
+    public var median: Double { percentile(50) }
+
+    /// The value below which so many percent lie, between neighbours by linear interpolation: 0 is the least, 100 the
+    /// greatest.
+    public func percentile(_ percent: Double) -> Double {
+        precondition((0...100).contains(percent))
+        let place = percent / 100 * Double(sorted.count - 1)
+        let below = Int(place)
+        guard below + 1 < sorted.count else { return sorted[below] }
+        return sorted[below] + (place - Double(below)) * (sorted[below + 1] - sorted[below])
+    }
+
+    /// Each value through a function: seconds to bytes per second.
+    public func map(_ transform: (Double) -> Double) -> Samples { Samples(values.map(transform)) }
+}

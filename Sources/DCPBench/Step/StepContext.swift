@@ -1,0 +1,101 @@
+internal import DCPAttention
+internal import DCPCache
+internal import DCPClient
+internal import DCPCore
+internal import DCPTransport
+internal import DCPWire
+internal import Foundation
+
+/// A sequence that the ranks of a cluster hold, and parts of it for the float64 check.
+struct StepContext: Sendable {
+    static let model = "benchmark"
+    static let sequence = "benchmark"
+
+    let tokens: Int
+    let pattern: RowPattern
+    /// The first and the last KV head, and for each keys `[tokens][Dk]` and values `[tokens][Dv]` as the ranks hold them.
+    let heads: [(kvHead: Int, keys: [Float], values: [Float])]
+
+    /// Gives a running cluster a model and a sequence of so many committed tokens.
+    ///
+    /// The coordinator makes both; then the ranks are stopped, their stores are filled here by the code that ranks run,
+    /// and the ranks started again: they report what they hold, and the coordinator takes it. Prefill of 128k tokens step
+    /// by step would take minutes of attention that is not measured here.
+    static func fill(
+        _ local: LocalCluster, _ model: ModelShape, tokens: Int, _ bench: Bench
+    ) async throws -> StepContext {
+        let first = try await connect(local)
+        let sequence: SequenceHandle
+        do {
+            try await first.registerModel(Self.model, model)
+            sequence = try await first.openSequence(Self.sequence, model: Self.model)
+            await first.close()
+        } catch {
+            await first.close()
+            throw error
+        }
+        let shape = try local.configuration.shape()
+        let ranks = shape.allRanks.map { DaemonRole.rank($0) }
+        for rank in ranks { try await local.stop(rank, deadline: .seconds(20)) }
+        let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
+        let directories = ranks.map { local.directory.data(of: $0) }
+        bench.progress("writing \(tokens) tokens of keys and values into the stores of \(ranks.count) ranks")
+        let heads = try await onThread {
+            let kvHeads = Set([0, model.kvHeads - 1]).sorted()
+            var parts = kvHeads.map {
+                (
+                    kvHead: $0, keys: [Float](repeating: 0, count: tokens * model.keyDim),
+                    values: [Float](repeating: 0, count: tokens * model.valueDim)
+                )
+            }
+            for (rank, directory) in zip(shape.allRanks, directories) {
+                let store = try BenchmarkStore(
+                    directory: directory, rank: rank, cluster: shape, model: model, modelID: sequence.model.id,
+                    sequence: sequence.record.id, isTemporary: false)
+                try store.fill(upTo: tokens, pattern, bench.interruption)
+                try collect(store, rank, shape, tokens, model, into: &parts)
+            }
+            return parts
+        }
+        _ = try local.startMissing()
+        return StepContext(tokens: tokens, pattern: pattern, heads: heads)
+    }
+
+    /// Puts what a rank holds of some KV heads in its global place.
+    private static func collect(
+        _ store: BenchmarkStore, _ rank: RankIndex, _ shape: ClusterShape, _ tokens: Int, _ model: ModelShape,
+        into parts: inout [(kvHead: Int, keys: [Float], values: [Float])]
+    ) throws {
+        let reader = try store.context(tokens)
+        let blocks = KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens)
+        for index in parts.indices {
+            let (keys, values) = AccuracyCheck.read(blocks, kvHead: parts[index].kvHead)
+            for local in 0..<reader.tokens {
+                let position = shape.layout.position(ofLocalIndex: local, rank: shape.contextRank(of: rank))
+                for dim in 0..<model.keyDim {
+                    parts[index].keys[position * model.keyDim + dim] = keys[local * model.keyDim + dim]
+                }
+                for dim in 0..<model.valueDim {
+                    parts[index].values[position * model.valueDim + dim] = values[local * model.valueDim + dim]
+                }
+            }
+        }
+    }
+
+    /// A client of the cluster, once it is ready.
+    static func connect(_ local: LocalCluster) async throws -> Cluster {
+        let deadline = Duration.seconds(60)
+        try await local.waitUntilReady(deadline: deadline) { endpoint async throws(ServiceError) in
+            let cluster = try await Cluster.connectWhenReady(to: Endpoint(endpoint), wait: deadline)
+            await cluster.close()
+        }
+        return try await Cluster.connectWhenReady(to: Endpoint(local.coordinatorEndpoint), wait: deadline)
+    }
+
+    /// Runs what blocks on a thread of its own: the threads that tasks share are few.
+    static func onThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+        try await withCheckedThrowingContinuation { continuation in
+            Thread.detachNewThread { continuation.resume(with: Result { try body() }) }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+internal import DCPCore
+
+/// How long the parts of steps took on one rank, nanoseconds. In a rank's status: sums over the steps it has completed
+/// since its start, so that the difference of two answers is what happened between them.
+///
+/// Parts run side by side, so they need not add up to the total: queries are waited for while the new tokens are
+/// computed.
+public struct StepTimes: Hashable, Sendable {
+    /// From the request's arrival to the reply.
+    public var total: UInt64 = 0
+    /// Attention over the step's own tokens, from a thread's taking it up to its end.
+    public var newTokens: UInt64 = 0
+    /// Attention over the shard, likewise.
+    public var context: UInt64 = 0
+    /// In kernels, for both, summed over the compute threads.
+    public var kernels: UInt64 = 0
+    /// From the arrival until all ranks' queries, and all tokens before the step's, are there.
+    public var queryWait: UInt64 = 0
+    /// From the own context partial until all that is to be merged is there. The wait for a slower rank is in it.
+    public var partialWait: UInt64 = 0
+    /// Merging, the wait for a thread included.
+    public var merge: UInt64 = 0
+    /// In none of these: waits for a thread before attention, and for the append before the reply.
+    public var other: UInt64 = 0
+
+    public init() {}
+
+    private static var fields: [WritableKeyPath<StepTimes, UInt64>] {
+        [\.total, \.newTokens, \.context, \.kernels, \.queryWait, \.partialWait, \.merge, \.other]
+    }
+
+    public static func += (sums: inout StepTimes, times: StepTimes) {
+        // A sum wraps after five centuries.
+        for field in fields { sums[keyPath: field] &+= times[keyPath: field] }
+    }
+
+    /// What was added since an earlier answer of the same process.
+    public static func - (later: StepTimes, earlier: StepTimes) -> StepTimes {
+        var difference = later
+        for field in fields { difference[keyPath: field] &-= earlier[keyPath: field] }
+        return difference
+    }
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        for field in Self.fields { self[keyPath: field] = try reader.read("step time") }
+    }
+
+    func encode(to writer: inout WireWriter) {
+        for field in Self.fields { writer.write(self[keyPath: field]) }
+    }
+}

@@ -1,0 +1,106 @@
+import ArgumentParser
+import DCPBench
+import DCPCore
+
+struct KernelCommands: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "kernels",
+        abstract: "Measure attention over the mapped pages of a real store.",
+        discussion: """
+            EXAMPLE
+              dcp-bench kernels decode --context 128k --threads 1,2
+              dcp-bench kernels prefill --count 512 --causal
+            """,
+        subcommands: [DecodeCommand.self, PrefillCommand.self])
+}
+
+struct DecodeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "decode",
+        abstract: "Few query tokens: bytes of K and V a second, beside a streaming read of the same pages.",
+        discussion: """
+            EXAMPLE
+              dcp-bench kernels decode
+              dcp-bench kernels decode --shape 64x8x128 --context 32k,128k --threads 1,2 --dtype bf16,f32
+              dcp-bench kernels decode --count 4 --queries f32 --json
+            """)
+
+    @OptionGroup var shape: ShapeOptions
+
+    @Option(help: ArgumentHelp("Tokens to attend over; several with commas.", valueName: "counts"))
+    var context: String = "128k"
+
+    @Option(help: ArgumentHelp("Query tokens, at most 256.", valueName: "count"))
+    var count: String = "1"
+
+    @Option(help: ArgumentHelp("Queries that bf16 holds, or any Float32: bf16 or f32.", valueName: "kind"))
+    var queries: String = "bf16"
+
+    @OptionGroup var options: BenchOptions
+
+    func run() async throws {
+        try await execute {
+            let benchmark = KernelBenchmark(
+                .decode, shapes: try shape.shapes(), dataTypes: try shape.dataTypes(),
+                contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
+                threads: try shape.threadCounts(), count: try Lists.count(count, option: "--count", in: 1...256),
+                queries: try QueryKind(option: queries))
+            var parameters = shape.parameters
+            parameters["context"] = context
+            parameters["count"] = count
+            parameters["queries"] = queries
+            try await options.execute(
+                "kernels decode", parameters, notMeasured: KernelBenchmark.notMeasured(.decode)
+            ) { bench in try await onOwnThread { try benchmark.run(bench) } }
+        }
+    }
+}
+
+struct PrefillCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "prefill",
+        abstract: "Many query tokens: operations a second, beside sgemm and the machine's peak.",
+        discussion: """
+            Counts two operations for each multiplication with its addition: 2 (Dk + Dv) for each query head, query token \
+            and token it sees.
+
+            EXAMPLE
+              dcp-bench kernels prefill
+              dcp-bench kernels prefill --count 512 --context 32k --causal --plot prefill.svg
+            """)
+
+    @OptionGroup var shape: ShapeOptions
+
+    @Option(help: ArgumentHelp("Tokens to attend over; several with commas.", valueName: "counts"))
+    var context: String = "32k"
+
+    @Option(help: ArgumentHelp("Query tokens.", valueName: "count"))
+    var count: String = "512"
+
+    @Option(help: ArgumentHelp("Queries that bf16 holds, or any Float32: bf16 or f32.", valueName: "kind"))
+    var queries: String = "bf16"
+
+    @Flag(help: "Measure the chunk's attention to its own tokens, too.")
+    var causal = false
+
+    @OptionGroup var options: BenchOptions
+
+    func run() async throws {
+        try await execute {
+            let benchmark = KernelBenchmark(
+                .prefill, shapes: try shape.shapes(), dataTypes: try shape.dataTypes(),
+                contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
+                threads: try shape.threadCounts(),
+                count: try Lists.count(count, option: "--count", in: ShapeOptions.counts),
+                queries: try QueryKind(option: queries), withNewTokens: causal)
+            var parameters = shape.parameters
+            parameters["context"] = context
+            parameters["count"] = count
+            parameters["queries"] = queries
+            parameters["causal"] = "\(causal)"
+            try await options.execute(
+                "kernels prefill", parameters, notMeasured: KernelBenchmark.notMeasured(.prefill)
+            ) { bench in try await onOwnThread { try benchmark.run(bench) } }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+import ArgumentParser
+import DCPWire
+import Glibc
+
+@main
+struct Main {
+    static func main() async {
+        // A reader of our output that goes away (`dcp-bench ... | head`) ends us quietly.
+        signal(SIGPIPE, SIG_DFL)
+        await DcpBench.main()
+    }
+}
+
+struct DcpBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "dcp-bench",
+        abstract: "Measures what DCP is made of, each figure beside its ceiling in the same run.",
+        discussion: """
+            A ceiling is what the machine could do at most: a streaming read of the same pages, multiply-adds on \
+            registers, OpenBLAS's sgemm, memcpy, a ping-pong of the same bytes. Figures are medians of many runs, \
+            interleaved with those of their ceilings; results are compared with attention in float64. Stores are made in \
+            a directory of their own below --dir and removed at the end.
+
+            EXAMPLE
+              dcp-bench kernels decode --shape llama-8b --context 32k,128k --threads 1,2
+              dcp-bench kernels prefill --count 512 --context 32k --plot prefill.svg
+              dcp-bench cache append --durability always
+              dcp-bench step --ranks 2 --context 128k --json
+              dcp-bench all
+
+            EXIT STATUS
+              0   done
+              64  the command line is wrong
+              65  a shape or a request is wrong
+              69  the cluster of `step` does not serve
+              70  a bug
+              75  not now: the same command may succeed later
+            """,
+        version: Release.current,
+        subcommands: [KernelCommands.self, CacheCommands.self, StepCommand.self, AllCommand.self])
+}

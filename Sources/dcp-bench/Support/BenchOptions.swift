@@ -1,0 +1,107 @@
+import ArgumentParser
+import DCPAttention
+import DCPBench
+import DCPConsole
+import DCPCore
+import Foundation
+import Glibc
+
+/// The options of every measurement.
+struct BenchOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "How often to measure. Default: as often as gives a steady median within a few seconds.",
+            valueName: "count"))
+    var runs: Int?
+
+    @Option(help: "The seed of keys, values and queries.")
+    var seed: UInt64 = 1
+
+    @Option(
+        help: ArgumentHelp(
+            "Where to make a directory for stores, removed at the end. Default: $TMPDIR, then /var/tmp.",
+            valueName: "directory"))
+    var dir: String?
+
+    @Flag(help: "Print JSON instead of a table.")
+    var json = false
+
+    @Option(help: ArgumentHelp("Also draw the figures beside their ceilings.", valueName: "file.svg"))
+    var plot: String?
+
+    func validate() throws {
+        if let runs, !(1...100_000).contains(runs) {
+            throw ValidationError("\(runs) runs are outside 1...100000; correct --runs.")
+        }
+    }
+
+    /// A whole command: measures, prints, and ends with its exit status.
+    func execute(
+        _ benchmark: String, _ parameters: [String: String], notMeasured: [String],
+        _ measure: @escaping @Sendable (Bench) async throws -> [Finding]
+    ) async throws {
+        try await dcp_bench.execute {
+            try KernelSelection.check()
+            let directory = try ScratchDirectory(in: dir)
+            let interruption = Interruption()
+            let bench = Bench(
+                repetition: Repetition(runs: runs), seed: seed, directory: directory, interruption: interruption,
+                progress: { printMessage($0) })
+            var report = Report(
+                benchmark, parameters: parameters, seed: seed, directory: directory.path, notMeasured: notMeasured)
+            do {
+                report.results = try await interruptible(interruption) { try await measure(bench) }
+            } catch {
+                // The measurement's own failure is the news.
+                try? directory.remove()
+                throw error
+            }
+            try directory.remove()
+            try print(report)
+        }
+    }
+
+    private func print(_ report: Report) throws {
+        if let plot {
+            do { try report.svg.write(toFile: plot, atomically: true, encoding: .utf8) } catch {
+                throw ServiceError(
+                    .invalidConfiguration,
+                    "\(plot) cannot be written: \(error.localizedDescription) Choose another --plot.")
+            }
+        }
+        if json {
+            Swift.print(try JSONOutput.string(report), terminator: "")
+        } else {
+            Swift.print(report.table)
+        }
+        for note in report.notes { printMessage(note) }
+        if let plot { printMessage("The plot is in \(plot).") }
+    }
+}
+
+/// The options that say what attention is measured.
+struct ShapeOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "HqxHkvxD or HqxHkvxDkxDv, or llama-8b, llama-70b, smollm2-135m; several with commas. Default: 32x8x128.",
+            valueName: "shapes"))
+    var shape: String = "32x8x128"
+
+    @Option(help: ArgumentHelp("Compute threads; several with commas.", valueName: "counts"))
+    var threads: String = "1"
+
+    @Option(help: ArgumentHelp("The KV cache's dtype: bf16, f16 or f32; several with commas.", valueName: "dtypes"))
+    var dtype: String = "bf16"
+
+    func shapes() throws(ServiceError) -> [AttentionShape] { try Lists.shapes(shape) }
+    func dataTypes() throws(ServiceError) -> [DataType] { try Lists.dataTypes(dtype, option: "--dtype") }
+    func threadCounts() throws(ServiceError) -> [Int] {
+        try Lists.counts(threads, option: "--threads", in: 1...1024)
+    }
+
+    var parameters: [String: String] { ["shape": shape, "threads": threads, "dtype": dtype] }
+
+    /// The longest context that a command takes.
+    static let contexts = 1...(64 << 20)
+    static let counts = 1...65536
+}

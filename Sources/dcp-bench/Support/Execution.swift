@@ -1,0 +1,55 @@
+import ArgumentParser
+import DCPBench
+import DCPConsole
+import DCPCore
+import Foundation
+import Glibc
+import UnixSignals
+
+/// Runs a command's body and ends with its exit status; the error goes to standard error, once.
+func execute(_ body: () async throws -> Void) async throws {
+    do {
+        try await body()
+    } catch let error as ServiceError {
+        printMessage("\(error)")
+        throw ExitCode(ExitStatus(error).rawValue)
+    } catch is CancellationError {
+        printMessage("interrupted")
+        throw ExitCode(128 + SIGINT)
+    }
+}
+
+/// Runs a body that SIGINT and SIGTERM interrupt and cancel; it has ended when this returns.
+func interruptible<Value: Sendable>(
+    _ interruption: Interruption, _ body: @escaping @Sendable () async throws -> Value
+) async throws -> Value {
+    let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+    return try await withThrowingTaskGroup(of: Value?.self) { group in
+        group.addTask { try await body() }
+        group.addTask {
+            for await _ in signals { break }
+            // Also when the group is cancelled, the measurement being done.
+            interruption.interrupt()
+            return nil
+        }
+        for try await value in group {
+            group.cancelAll()
+            if let value { return value }
+        }
+        throw CancellationError()
+    }
+}
+
+/// Runs what blocks on a thread of its own: the threads that tasks share are few.
+func onOwnThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+    try await withCheckedThrowingContinuation { continuation in
+        Thread.detachNewThread { continuation.resume(with: Result { try body() }) }
+    }
+}
+
+/// A message for people: on standard error, with the program's name.
+func printMessage(_ text: String) {
+    let bytes = Array("dcp-bench: \(text)\n".utf8)
+    // A message that cannot be written has nobody to be told of it.
+    _ = write(STDERR_FILENO, bytes, bytes.count)
+}
