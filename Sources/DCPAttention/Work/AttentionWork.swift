@@ -29,6 +29,7 @@ public final class AttentionWork: @unchecked Sendable {
     /// is the limit, and off by up to 2^-9 of a weight. Not where it would gain little: when few rows wait for memory, or
     /// over few tokens, whose errors do not average out.
     let roundsWeights: Bool
+    private let readAhead: ReadAhead?
     /// For each tile, the first of its rows among the states.
     private let firstRow: [Int]
     /// `[tile][piece of the tile][row]`, and Dv numbers for each in `output`.
@@ -70,6 +71,7 @@ public final class AttentionWork: @unchecked Sendable {
             partition: partition, heads: heads, tokens: tokens.count, keyTokens: blocks.tokens, layout: blocks.layout,
             causal: causal, rowsMax: kernels.rowsMax)
         self.split = split
+        readAhead = blocks.isMapped ? ReadAhead(blocks, split.pieces) : nil
         tileQueries = TileQueries(
             queries, tokens: tokens, tiles: split.tiles, asTerms: kernels.readsTerms(of: model.kvDataType))
         roundsWeights =
@@ -109,6 +111,7 @@ public final class AttentionWork: @unchecked Sendable {
     /// Computes one piece. Distinct pieces may run at the same time on different threads; each runs exactly once.
     /// - Parameter piece: `0..<pieceCount`.
     public func run(piece index: Int) {
+        readAhead?.begin(piece: index)
         let piece = split.pieces[index]
         for tile in piece.tiles {
             let state = state(ofTile: tile, piece: index)

@@ -11,8 +11,10 @@ public struct KVBlocks: @unchecked Sendable {
     public let blocks: [UnsafeRawPointer]
     /// Tokens in all blocks. What stands in the last block beyond them is never used, NaN included.
     public let tokens: Int
+    /// Whether blocks are in a mapped file, so that pages of them may have to be read.
+    public let isMapped: Bool
 
-    public init(layout: PanelLayout, blocks: [UnsafeRawPointer], tokens: Int) {
+    public init(layout: PanelLayout, blocks: [UnsafeRawPointer], tokens: Int, isMapped: Bool = false) {
         precondition(tokens >= 0)
         precondition(
             blocks.count == (tokens + layout.blockTokens - 1) / layout.blockTokens,
@@ -20,6 +22,7 @@ public struct KVBlocks: @unchecked Sendable {
         self.layout = layout
         self.blocks = blocks
         self.tokens = tokens
+        self.isMapped = isMapped
     }
 
     public static func empty(layout: PanelLayout) -> KVBlocks { KVBlocks(layout: layout, blocks: [], tokens: 0) }

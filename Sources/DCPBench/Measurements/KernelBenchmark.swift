@@ -92,7 +92,7 @@ public struct KernelBenchmark: Sendable {
         into results: inout [Finding]
     ) throws {
         let reader = try store.context(context)
-        let blocks = KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens)
+        let blocks = KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true)
         let work = Work(
             model: model, queries: bench.queries(model, tokens: count, queries), blocks: blocks, causal: false,
             owner: reader)

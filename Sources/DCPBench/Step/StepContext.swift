@@ -67,7 +67,7 @@ struct StepContext: Sendable {
         into parts: inout [(kvHead: Int, keys: [Float], values: [Float])]
     ) throws {
         let reader = try store.context(tokens)
-        let blocks = KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens)
+        let blocks = KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true)
         for index in parts.indices {
             let (keys, values) = AccuracyCheck.read(blocks, kvHead: parts[index].kvHead)
             for local in 0..<reader.tokens {

@@ -1,6 +1,5 @@
 public import DCPAttention
 internal import DCPStore
-internal import Glibc
 internal import Synchronization
 
 /// The tokens of one rank, layer and length, readable in place for as long as this object lives.
@@ -47,13 +46,9 @@ public final class ContextReader: @unchecked Sendable {
         for block in memory { block.leases.subtract(1, ordering: .releasing) }
     }
 
-    /// Asks the kernel for exactly a block's pages before their first touch: measured, twice as fast as read-ahead.
+    /// Asks for a block's pages before their first touch.
     static func prefetch(_ payload: UnsafeRawPointer, byteCount: Int) {
-        let page = UInt(sysconf(Int32(_SC_PAGESIZE)))
-        let start = UInt(bitPattern: payload) / page * page
-        let end = UInt(bitPattern: payload) + UInt(byteCount)
-        // Advice: a refusal costs speed only.
-        _ = madvise(UnsafeMutableRawPointer(bitPattern: start), Int(end - start), MADV_WILLNEED)
+        MappedPages.ask(for: payload, byteCount: byteCount)
     }
 }
 

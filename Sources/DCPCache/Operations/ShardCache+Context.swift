@@ -72,6 +72,8 @@ extension ShardCache {
         return try verify(sequence, layer: layer, found) ? reader : nil
     }
 
+    private static var verifyAheadByteCount: Int { 16 << 20 }
+
     private struct Found: Sendable {
         var mapped: [BlockAddress]
         var memory: [MemoryBlock]
@@ -84,12 +86,18 @@ extension ShardCache {
     private func verify(_ sequence: SequenceCache, layer: Int, _ found: Found) throws(ServiceError) -> Bool {
         let lineage = lineages.withLock { $0[sequence.id] }
         let byteCount = sequence.model.panels.payloadByteCount
-        for index in found.verified..<found.mapped.count {
-            ContextReader.prefetch(found.mapped[index].payload, byteCount: byteCount)
+        // Some blocks ahead, not all: a long context may be larger than memory.
+        let ahead = max(1, Self.verifyAheadByteCount / byteCount)
+        func ask(_ blocks: Range<Int>) {
+            for index in blocks.clamped(to: found.verified..<found.mapped.count) {
+                ContextReader.prefetch(found.mapped[index].payload, byteCount: byteCount)
+            }
         }
+        ask(found.verified..<found.verified + ahead)
         var intact = found.verified
         var failure: ServiceError?
         for index in found.verified..<found.mapped.count {
+            ask(index + ahead..<index + ahead + 1)
             do throws(ServiceError) {
                 try checkBlock(sequence, layer: layer, index: index, address: found.mapped[index], lineage: lineage)
                 intact += 1

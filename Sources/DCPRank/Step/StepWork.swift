@@ -95,7 +95,8 @@ final class StepWork: Sendable {
             let works = zip(entryTokens, readers).map { item, reader in
                 AttentionWork(
                     model: plan.shape, partition: plan.partition, heads: allHeads, queries: queries, tokens: item.1,
-                    over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens), causal: false)
+                    over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true),
+                    causal: false)
             }
             return job(works, heads: allHeads.count, owners: readers)
         }
