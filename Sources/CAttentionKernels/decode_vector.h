@@ -258,8 +258,8 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
                 dcp_words visible[4];
                 DCP_UNROLL
                 for (int v = 0; v < vectors; v++) visible[v] = t + 1 < seen ? words[v] : words_even(words[v]);
-                dcp_add_dot(vectors, group->weights[0][row + r][t / 2], visible, total[r]);
-                dcp_add_dot(vectors, group->weights[1][row + r][t / 2], visible, total[r]);
+                for (int term = 0; term < group->rows->weight_terms; term++)
+                    dcp_add_dot(vectors, group->weights[term][row + r][t / 2], visible, total[r]);
             }
         }
 #endif
