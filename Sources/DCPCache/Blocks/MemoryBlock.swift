@@ -33,19 +33,24 @@ final class MemoryBlock: @unchecked Sendable {
     /// reads.
     let leases = Atomic(0)
     private let byteCount: Int
-    private let account: ByteAccount
+    private let pool: BlockPool
 
-    init(_ panels: PanelLayout, account: ByteAccount) {
+    enum Content {
+        case zeros
+        /// Whatever was there: the caller writes all tokens before anybody else sees the block.
+        case unspecified
+    }
+
+    init(_ panels: PanelLayout, _ content: Content, pool: BlockPool) {
         byteCount = panels.payloadByteCount
-        address = .allocate(byteCount: byteCount, alignment: BlockRecord.payloadAlignment)
-        address.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
-        self.account = account
-        account.add(byteCount)
+        address = pool.take(byteCount: byteCount)
+        self.pool = pool
+        if content == .zeros { address.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount) }
     }
 
     /// The first `tokens` tokens of another block, and zeros.
-    convenience init(copying source: UnsafeRawPointer, tokens: Int, _ panels: PanelLayout, account: ByteAccount) {
-        self.init(panels, account: account)
+    convenience init(copying source: UnsafeRawPointer, tokens: Int, _ panels: PanelLayout, pool: BlockPool) {
+        self.init(panels, .unspecified, pool: pool)
         address.copyMemory(from: source, byteCount: byteCount)
         clear(from: tokens, panels)
     }
@@ -61,10 +66,7 @@ final class MemoryBlock: @unchecked Sendable {
         }
     }
 
-    deinit {
-        address.deallocate()
-        account.add(-byteCount)
-    }
+    deinit { pool.give(address, byteCount: byteCount) }
 }
 
 /// The payload of a sealed block in the map.
