@@ -23,6 +23,8 @@ __attribute__((constructor)) static void probe(void) {
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
         available[available_count++] = DCP_KERNELS(avx512);
+#elif defined(__aarch64__)
+    available[available_count++] = DCP_KERNELS(neon);
 #endif
 }
 

@@ -49,10 +49,14 @@ static inline uint64_t three_streams(uint64_t crc, const unsigned char **bytes, 
     for (; *count >= 3 * stream; *bytes += 3 * stream, *count -= 3 * stream) {
         const unsigned char *at = *bytes;
         uint64_t second = 0, third = 0;
-        for (size_t i = 0; i < stream; i += 8) {
-            crc = _mm_crc32_u64(crc, word_at(at + i));
-            second = _mm_crc32_u64(second, word_at(at + stream + i));
-            third = _mm_crc32_u64(third, word_at(at + 2 * stream + i));
+        for (size_t line = 0; line < stream; line += 64) {
+            // Streams are too short for the processor's own prefetch: the next three are asked for here.
+            for (size_t s = 3; s < 6; s++) _mm_prefetch((const char *)at + s * stream + line, _MM_HINT_T0);
+            for (size_t i = line; i < line + 64; i += 8) {
+                crc = _mm_crc32_u64(crc, word_at(at + i));
+                second = _mm_crc32_u64(second, word_at(at + stream + i));
+                third = _mm_crc32_u64(third, word_at(at + 2 * stream + i));
+            }
         }
         crc = moved(crc, constants.past_two) ^ moved(second, constants.past_one) ^ third;
     }

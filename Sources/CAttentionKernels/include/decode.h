@@ -42,6 +42,8 @@ dcp_decode_kernel dcp_decode_bf16_scalar, dcp_decode_f16_scalar, dcp_decode_f32_
 dcp_decode_kernel dcp_decode_bf16_avx2, dcp_decode_f16_avx2, dcp_decode_f32_avx2;
 // AVX-512 F, BW, VL and DQ.
 dcp_decode_kernel dcp_decode_bf16_avx512, dcp_decode_f16_avx512, dcp_decode_f32_avx512;
+#elif defined(__aarch64__)
+dcp_decode_kernel dcp_decode_bf16_neon, dcp_decode_f16_neon, dcp_decode_f32_neon;
 #endif
 
 #endif

@@ -6,7 +6,7 @@
 
 // The kernels of one instruction set.
 typedef struct {
-    const char *name; // "scalar", "avx2", "avx512"
+    const char *name; // "scalar", "avx2", "avx512", "neon"
     dcp_decode_kernel *decode_bf16;
     dcp_decode_kernel *decode_f16;
     dcp_decode_kernel *decode_f32;

@@ -42,6 +42,9 @@ dcp_rows_converter dcp_rows_to_f32_scalar;
 #if defined(__x86_64__)
 dcp_panel_writer dcp_panel_write_avx2, dcp_panel_write_avx512;
 dcp_rows_converter dcp_rows_to_f32_avx2, dcp_rows_to_f32_avx512;
+#elif defined(__aarch64__)
+dcp_panel_writer dcp_panel_write_neon;
+dcp_rows_converter dcp_rows_to_f32_neon;
 #endif
 
 // Reads one token out of a block, in the panel's type: K [kv_heads][key_dim] then V [kv_heads][value_dim].
