@@ -16,7 +16,8 @@ extension ShardCache {
         /// one open block for each layer of each sequence in use. Default 1 GiB.
         public var uncommittedByteCountMax: Int
         /// The most bytes of blocks in RAM that are kept for later blocks after they were sealed or dropped. Default
-        /// 64 MiB: a step of 512 tokens in 32 layers of 8 KV heads of 128 + 128 bf16.
+        /// 64 MiB: a step of 512 tokens in 32 layers of 8 KV heads of 128 + 128 bf16. Large blocks share mappings of
+        /// 2 MiB or more; what is left of the last comes on top.
         public var spareByteCountMax: Int
         /// The most operations that may wait for the writer; further ones are refused as `.overloaded`. Default 1024.
         public var queueDepthMax: Int
@@ -56,7 +57,7 @@ public struct CacheStatistics: Hashable, Sendable {
     public var sealedBlocks: Int
     /// Bytes of open and uncommitted blocks in RAM, with those that only a reader still holds.
     public var memoryByteCount: Int
-    /// Bytes of blocks that were sealed or dropped, kept for later ones; at most `Settings.spareByteCountMax`.
+    /// Bytes of blocks that were sealed or dropped, kept for later ones: see `Settings.spareByteCountMax`.
     public var spareByteCount: Int
     /// Bytes of rows appended and not committed.
     public var uncommittedByteCount: Int

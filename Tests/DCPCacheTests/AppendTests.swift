@@ -143,4 +143,25 @@ struct AppendTests {
             }
         }
     }
+
+    @Test("large blocks share mappings, and beyond the bound their memory goes back and comes again")
+    func sharedMappings() throws {
+        let block = 64 * 2 * 256 * 4
+        let rig = try Rig(
+            blockTokens: 64, layers: 1, dims: (128, 128),
+            settings: ShardCache.Settings(mapByteCountMax: 1 << 30, durability: .never, spareByteCountMax: 3 * block))
+        // 128 KiB: 16 to a huge page. 24 take two, of which one stays half untouched.
+        for id in 1...3 as ClosedRange<UInt64> {
+            let tags = (0..<24 * 64).map { UInt32($0) * 7 + UInt32(id) }
+            try rig.open(id)
+            try rig.append(id, layer: 0, at: 0, Array(tags[..<1000]))
+            try rig.append(id, layer: 0, at: 1000, Array(tags[1000...]))
+            #expect(try rig.cache.statistics().memoryByteCount == 24 * block)
+            #expect(try rig.holds(id, tags))
+            try rig.commit(id, tags.count)
+            let statistics = try rig.cache.statistics()
+            #expect(statistics.memoryByteCount == 0 && statistics.spareByteCount <= 15 * block)
+            #expect(try rig.holds(id, tags))
+        }
+    }
 }

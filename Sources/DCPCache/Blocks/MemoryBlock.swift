@@ -29,6 +29,7 @@ final class ByteAccount: Sendable {
 final class MemoryBlock: @unchecked Sendable {
     /// `payloadByteCount` bytes, 64-byte aligned, zero where no token has been written.
     let address: UnsafeMutableRawPointer
+    private let place: BlockPlace
     /// Readers that hold the block. Raised with the layer's mutex held; while it is 0 and the mutex is held, nobody
     /// reads.
     let leases = Atomic(0)
@@ -43,7 +44,8 @@ final class MemoryBlock: @unchecked Sendable {
 
     init(_ panels: PanelLayout, _ content: Content, pool: BlockPool) {
         byteCount = panels.payloadByteCount
-        address = pool.take(byteCount: byteCount)
+        place = pool.take(byteCount: byteCount)
+        address = place.pointer
         self.pool = pool
         if content == .zeros { address.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount) }
     }
@@ -66,7 +68,7 @@ final class MemoryBlock: @unchecked Sendable {
         }
     }
 
-    deinit { pool.give(address, byteCount: byteCount) }
+    deinit { pool.give(place, byteCount: byteCount) }
 }
 
 /// The payload of a sealed block in the map.
