@@ -71,7 +71,9 @@ DCP_PANEL_INLINE void dcp_key_run(int from, int to, int streams, const dcp_run *
     const int64_t words = dcp_words_of(to, dim), steps = (words + dcp_width - 1) / dcp_width;
     for (int64_t step = 0; step < steps; step++) {
         dcp_run_ask(next, step, steps);
+        // The last vector overlaps the one before, whose lines are written and are not written again.
         const int64_t here = step < steps - 1 || words < dcp_width ? step * dcp_width : words - dcp_width;
+        const int64_t written = step * dcp_width - here;
         dcp_words tile[groups][dcp_width];
         if (words < dcp_width) {
             char scratch[8 * dcp_width];
@@ -90,6 +92,7 @@ DCP_PANEL_INLINE void dcp_key_run(int from, int to, int streams, const dcp_run *
         char *line = panel + 4 * here * block_tokens;
         DCP_PANEL_UNROLL
         for (int w = 0; w < dcp_width; w++, line += 4 * block_tokens) {
+            if (w < written) continue;
             if (here + w >= words) break;
             DCP_PANEL_UNROLL
             for (int g = 0; g < groups; g++) {
@@ -187,12 +190,12 @@ DCP_PANEL_INLINE int dcp_write_panels(int from, int to, const dcp_panel_shape *s
                                       char *payload, int64_t first, int streams) {
     const int64_t key_bytes = shape->block_tokens * shape->key_dim * dcp_type_bytes(to);
     const int64_t head_bytes = key_bytes + shape->block_tokens * shape->value_dim * dcp_type_bytes(to);
-    // Past the caches go whole lines only: where vectors overlap, or lines are shared, it would cost more than it saves.
+    // Past the caches go whole lines only, each once: otherwise it costs more than it saves.
     const int is_aligned = streams && (uintptr_t)payload % 64 == 0;
     const dcp_panel_job job = {
         .shape = shape, .keys = keys, .values = values, .row_tokens = row_tokens, .source = source, .first = first,
         .end = first + count, .payload = payload,
-        .streams_keys = is_aligned && dcp_words_of(to, shape->key_dim) % dcp_width == 0,
+        .streams_keys = is_aligned,
         .streams_values = is_aligned && shape->value_dim * (to == dcp_f16 ? 2 : 4) % 64 == 0,
     };
     dcp_words highest = words_zero();
