@@ -2,17 +2,20 @@
 
 # Debian 12's packages beside Swift 6.3: the store, sgemm, readiness notification, and where to find them.
 PACKAGES := liblmdb-dev libopenblas-dev libsystemd-dev pkg-config
+# To build the kernels for arm64 and run them under emulation.
+ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
 PREFIX ?= /usr/local
 SWIFT_BUILD := swift build -c release
 BIN := .build/release
 FIXTURES := Tests/Fixtures
 
-.PHONY: help deps build run test bench lint docs install clean
+.PHONY: help deps deps-arm64 build run test check-arm64 bench lint docs install clean
 
 help:
 	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
 	@echo "make test     build, then run all tests"
+	@echo "make check-arm64  compare the arm64 kernels with their scalar twins, under an emulator"
 	@echo "make bench    build, then measure what the README tells: about three minutes and 1.3 GB of disk in TMPDIR or /var/tmp"
 	@echo "make build    build dcp-rank, dcp-coordinator, dcpctl and dcp-bench into $(BIN)"
 	@echo "make lint     check the format of the sources"
@@ -20,10 +23,10 @@ help:
 	@echo "make install  copy programs, systemd units, sysusers and tmpfiles below DESTDIR and PREFIX ($(PREFIX))"
 	@echo "make clean    remove build products"
 
-# Installs what is missing, as root or through sudo; otherwise says what to install.
-deps:
+# Installs what is missing of some packages, as root or through sudo; otherwise says what to install.
+define install_missing
 	@missing=""; \
-	for package in $(PACKAGES); do \
+	for package in $(1); do \
 		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'install ok installed' || missing="$$missing $$package"; \
 	done; \
 	[ -z "$$missing" ] && exit 0; \
@@ -32,6 +35,13 @@ deps:
 	else echo "Install these Debian packages first:$$missing" >&2; exit 1; fi; \
 	echo "Installing$$missing"; \
 	$$run apt-get update -qq && $$run env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null
+endef
+
+deps:
+	$(call install_missing,$(PACKAGES))
+
+deps-arm64:
+	$(call install_missing,$(ARM64_PACKAGES))
 
 build: deps
 	$(SWIFT_BUILD)
@@ -51,6 +61,21 @@ test: deps
 BENCH ?= all
 bench: build
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/dcp-bench $(BENCH)
+
+# Compiled by Swift's clang, as SwiftPM would, and linked statically by Debian's cross gcc. CHECK_SEED=N repeats a run.
+KERNELS := Sources/CAttentionKernels
+ARM64_BUILD := .build/arm64
+ARM64_CC := clang --target=aarch64-linux-gnu -isystem /usr/aarch64-linux-gnu/include -std=gnu11 -O2 -Wall -Wextra -Werror
+check-arm64: deps-arm64
+	rm -rf $(ARM64_BUILD) && mkdir -p $(ARM64_BUILD)/check
+	for source in $(KERNELS)/*.c; do \
+		$(ARM64_CC) -I$(KERNELS)/include -c $$source -o $(ARM64_BUILD)/$$(basename $$source .c).o || exit 1; \
+	done
+	for source in Tests/Support/kernel-check/*.c; do \
+		$(ARM64_CC) -I$(KERNELS)/include -c $$source -o $(ARM64_BUILD)/check/$$(basename $$source .c).o || exit 1; \
+	done
+	aarch64-linux-gnu-gcc -static $(ARM64_BUILD)/*.o $(ARM64_BUILD)/check/*.o -lm -o $(ARM64_BUILD)/kernel-check
+	qemu-aarch64 $(ARM64_BUILD)/kernel-check neon $(CHECK_SEED)
 
 lint:
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift

@@ -3,12 +3,11 @@
 
 #include <stddef.h>
 
-#include "panels.h"
-
 #define DCP_KERNELS(set)                                                                                               \
     (dcp_kernel_table) {                                                                                               \
         .name = #set, .decode_bf16 = dcp_decode_bf16_##set, .decode_f16 = dcp_decode_f16_##set,                        \
         .decode_f32 = dcp_decode_f32_##set,                                                                            \
+        .write_panels = dcp_panel_write_##set, .rows_to_f32 = dcp_rows_to_f32_##set,                                   \
     }
 
 static dcp_kernel_table available[4];
@@ -32,6 +31,8 @@ __attribute__((constructor)) static void probe(void) {
             available[available_count++] = table;
         }
     }
+#elif defined(__aarch64__)
+    available[available_count++] = DCP_KERNELS(neon);
 #endif
 }
 
@@ -48,4 +49,14 @@ void dcp_decode_block(const dcp_kernel_table *kernels, int32_t data_type, const 
     case dcp_f16: kernels->decode_f16(rows, keys, values, visible, ahead); break;
     default: kernels->decode_f32(rows, keys, values, visible, ahead);
     }
+}
+
+int dcp_panel_write(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, int32_t row_type, const void *keys,
+                    const void *values, int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,
+                    int64_t first, int streams) {
+    return kernels->write_panels(shape, row_type, keys, values, row_tokens, source, count, payload, first, streams);
+}
+
+int dcp_rows_to_f32(const dcp_kernel_table *kernels, int32_t row_type, const void *rows, int64_t count, float *out) {
+    return kernels->rows_to_f32(row_type, rows, count, out);
 }

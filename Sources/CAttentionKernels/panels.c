@@ -1,25 +1,9 @@
-// Panels in scalar C: writing rows into them and reading rows back.
+// Panels in scalar C: the twin of the vector writers, and reading rows back.
 #include "panels.h"
 
 #include <string.h>
 
 #include "convert.h"
-
-static int write_element(int32_t data_type, void *at, float value) {
-    switch (data_type) {
-    case dcp_f32: memcpy(at, &value, 4); return dcp_f32_is_finite(value);
-    case dcp_bf16: {
-        uint16_t bits = dcp_f32_to_bf16(value);
-        memcpy(at, &bits, 2);
-        return (bits & 0x7F80) != 0x7F80;
-    }
-    default: {
-        uint16_t bits = dcp_f32_to_f16(value);
-        memcpy(at, &bits, 2);
-        return (bits & 0x7C00) != 0x7C00;
-    }
-    }
-}
 
 static float row_element(int32_t row_type, const void *rows, int64_t index) {
     if (row_type == dcp_f32) {
@@ -32,7 +16,30 @@ static float row_element(int32_t row_type, const void *rows, int64_t index) {
     return row_type == dcp_bf16 ? dcp_bf16_to_f32(bits) : dcp_f16_to_f32(bits);
 }
 
-static int64_t element_size(int32_t data_type) { return data_type == dcp_f32 ? 4 : 2; }
+// The bits of an element in the panel's type. Of the same type they are copied: a signalling NaN stays one.
+static uint32_t converted(int32_t row_type, const void *rows, int64_t index, int32_t data_type) {
+    if (row_type == data_type && data_type != dcp_f32) {
+        uint16_t bits;
+        memcpy(&bits, (const char *)rows + 2 * index, 2);
+        return bits;
+    }
+    const float value = row_element(row_type, rows, index);
+    switch (data_type) {
+    case dcp_bf16: return dcp_f32_to_bf16(value);
+    case dcp_f16: return dcp_f32_to_f16(value);
+    default: return dcp_bits(value);
+    }
+}
+
+static int write_element(int32_t data_type, void *panel, int64_t index, uint32_t bits) {
+    if (data_type == dcp_f32) {
+        ((uint32_t *)panel)[index] = bits;
+        return (bits & 0x7F800000u) != 0x7F800000u;
+    }
+    ((uint16_t *)panel)[index] = (uint16_t)bits;
+    const uint32_t exponent = data_type == dcp_bf16 ? 0x7F80 : 0x7C00;
+    return (bits & exponent) != exponent;
+}
 
 // Element offsets inside one KV head's K panel and V panel.
 static int64_t key_index(const dcp_panel_shape *s, int64_t token, int64_t dim) {
@@ -44,9 +51,11 @@ static int64_t value_index(const dcp_panel_shape *s, int64_t token, int64_t dim)
     return token * s->value_dim + dim;
 }
 
-int dcp_panel_write(const dcp_panel_shape *s, int32_t row_type, const void *keys, const void *values,
-                    int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first) {
-    const int64_t size = element_size(s->data_type);
+int dcp_panel_write_scalar(const dcp_panel_shape *s, int32_t row_type, const void *keys, const void *values,
+                           int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first,
+                           int streams) {
+    (void)streams;
+    const int64_t size = s->data_type == dcp_f32 ? 4 : 2;
     const int64_t head_bytes = (int64_t)s->block_tokens * (s->key_dim + s->value_dim) * size;
     int finite = 1;
     for (int64_t head = 0; head < s->kv_heads; head++) {
@@ -55,31 +64,40 @@ int dcp_panel_write(const dcp_panel_shape *s, int32_t row_type, const void *keys
         for (int64_t i = 0; i < count; i++) {
             const int64_t row = head * row_tokens + source[i];
             for (int64_t d = 0; d < s->key_dim; d++)
-                finite &= write_element(s->data_type, k + size * key_index(s, first + i, d),
-                                        row_element(row_type, keys, row * s->key_dim + d));
+                finite &= write_element(s->data_type, k, key_index(s, first + i, d),
+                                        converted(row_type, keys, row * s->key_dim + d, s->data_type));
             for (int64_t d = 0; d < s->value_dim; d++)
-                finite &= write_element(s->data_type, v + size * value_index(s, first + i, d),
-                                        row_element(row_type, values, row * s->value_dim + d));
+                finite &= write_element(s->data_type, v, value_index(s, first + i, d),
+                                        converted(row_type, values, row * s->value_dim + d, s->data_type));
         }
     }
     return finite ? 0 : -1;
 }
 
 void dcp_panel_read(const dcp_panel_shape *s, const void *payload, int64_t token, void *row) {
-    const int64_t size = element_size(s->data_type);
+    const int64_t size = s->data_type == dcp_f32 ? 4 : 2;
     const int64_t head_bytes = (int64_t)s->block_tokens * (s->key_dim + s->value_dim) * size;
-    char *out = row;
     for (int64_t head = 0; head < s->kv_heads; head++) {
         const char *k = (const char *)payload + head * head_bytes;
-        for (int64_t d = 0; d < s->key_dim; d++, out += size) memcpy(out, k + size * key_index(s, token, d), size);
-    }
-    for (int64_t head = 0; head < s->kv_heads; head++) {
-        const char *v = (const char *)payload + head * head_bytes + (int64_t)s->block_tokens * s->key_dim * size;
-        for (int64_t d = 0; d < s->value_dim; d++, out += size) memcpy(out, v + size * value_index(s, token, d), size);
+        const char *v = k + (int64_t)s->block_tokens * s->key_dim * size;
+        char *key = (char *)row + head * s->key_dim * size;
+        char *value = (char *)row + (s->kv_heads * s->key_dim + head * s->value_dim) * size;
+        // Words where the panel has a token's numbers in words: f32, and the pairs of dimensions of a bf16 key.
+        if (s->data_type != dcp_f16) {
+            const int64_t words = s->data_type == dcp_f32 ? s->key_dim : s->key_dim / 2;
+            for (int64_t w = 0; w < words; w++) memcpy(key + 4 * w, k + 4 * (w * s->block_tokens + token), 4);
+        } else {
+            for (int64_t d = 0; d < s->key_dim; d++) memcpy(key + 2 * d, k + 2 * (d * s->block_tokens + token), 2);
+        }
+        if (s->data_type == dcp_bf16) {
+            for (int64_t d = 0; d < s->value_dim; d++) memcpy(value + 2 * d, v + 2 * value_index(s, token, d), 2);
+        } else {
+            memcpy(value, v + token * s->value_dim * size, (size_t)(s->value_dim * size));
+        }
     }
 }
 
-int dcp_rows_to_f32(int32_t row_type, const void *rows, int64_t count, float *out) {
+int dcp_rows_to_f32_scalar(int32_t row_type, const void *rows, int64_t count, float *out) {
     int finite = 1;
     for (int64_t i = 0; i < count; i++) {
         out[i] = row_element(row_type, rows, i);

@@ -1,11 +1,11 @@
 internal import CAttentionKernels
 public import DCPCore
 
-/// The decode kernels of one instruction set that this machine supports.
+/// The kernels of one instruction set that this machine supports.
 ///
 /// `@unchecked Sendable`: the table is written before `main` and constant afterwards.
 public struct DecodeKernels: Hashable, @unchecked Sendable, CustomStringConvertible {
-    /// `scalar`, `avx2`, `avx512` or `avx512bf16`.
+    /// `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
     public let name: String
     let table: UnsafePointer<dcp_kernel_table>
 
@@ -30,7 +30,7 @@ public struct DecodeKernels: Hashable, @unchecked Sendable, CustomStringConverti
         guard let kernels = available.first(where: { $0.name == name }) else {
             let names = available.map(\.name).joined(separator: ", ")
             let reason =
-                ["avx2", "avx512", "avx512bf16"].contains(name)
+                ["avx2", "avx512", "avx512bf16", "neon"].contains(name)
                 ? "are not supported by this machine" : "do not exist"
             throw ServiceError(
                 .invalidConfiguration,

@@ -4,10 +4,10 @@ internal import Glibc
 
 /// The kernels this process computes with, for `dcpctl` and the journal.
 public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
-    /// The environment variable that forces an instruction set: `DCP_KERNELS=scalar|avx2|avx512|avx512bf16`.
+    /// The environment variable that forces an instruction set: `DCP_KERNELS=scalar|avx2|avx512|avx512bf16|neon`.
     public static let variable = "DCP_KERNELS"
 
-    /// The instruction set of the decode kernels: `scalar`, `avx2`, `avx512` or `avx512bf16`.
+    /// The instruction set of the decode kernels: `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
     public let decode: String
     /// The core type whose sgemm OpenBLAS chose, after `OPENBLAS_CORETYPE`: `Haswell`, `Cooperlake`.
     public let openBLASCore: String

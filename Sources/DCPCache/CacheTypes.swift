@@ -15,16 +15,21 @@ extension ShardCache {
         /// The most bytes of rows that may be appended and not committed, over all sequences. Bounds RAM together with
         /// one open block for each layer of each sequence in use. Default 1 GiB.
         public var uncommittedByteCountMax: Int
+        /// The most bytes of blocks in RAM that are kept for later blocks after they were sealed or dropped. Default
+        /// 64 MiB: a step of 512 tokens in 32 layers of 8 KV heads of 128 + 128 bf16. Large blocks share mappings of
+        /// 2 MiB or more; what is left of the last comes on top.
+        public var spareByteCountMax: Int
         /// The most operations that may wait for the writer; further ones are refused as `.overloaded`. Default 1024.
         public var queueDepthMax: Int
 
         public init(
             mapByteCountMax: Int = 1 << 40, durability: Durability = .everysec,
-            uncommittedByteCountMax: Int = 1 << 30, queueDepthMax: Int = 1024
+            uncommittedByteCountMax: Int = 1 << 30, spareByteCountMax: Int = 64 << 20, queueDepthMax: Int = 1024
         ) {
             self.mapByteCountMax = mapByteCountMax
             self.durability = durability
             self.uncommittedByteCountMax = uncommittedByteCountMax
+            self.spareByteCountMax = spareByteCountMax
             self.queueDepthMax = queueDepthMax
         }
     }
@@ -52,6 +57,8 @@ public struct CacheStatistics: Hashable, Sendable {
     public var sealedBlocks: Int
     /// Bytes of open and uncommitted blocks in RAM, with those that only a reader still holds.
     public var memoryByteCount: Int
+    /// Bytes of blocks that were sealed or dropped, kept for later ones: see `Settings.spareByteCountMax`.
+    public var spareByteCount: Int
     /// Bytes of rows appended and not committed.
     public var uncommittedByteCount: Int
     /// Bytes of pages that hold something.

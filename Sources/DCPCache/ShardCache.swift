@@ -32,7 +32,7 @@ public final class ShardCache: Sendable {
     let doomed: Mutex<[DoomedBlocks]>
     let epoch: Mutex<Epoch>
     let readers = ByteAccount()
-    let memory = ByteAccount()
+    let memory: BlockPool
     let uncommitted = ByteAccount()
 
     init(
@@ -46,6 +46,7 @@ public final class ShardCache: Sendable {
         self.tables = tables
         self.writer = writer
         storeID = content.storeID
+        memory = BlockPool(spareByteCountMax: settings.spareByteCountMax)
         modelEntries = Mutex(content.models)
         sequenceCaches = Mutex(content.sequences)
         damagedRecords = Mutex(content.damagedRecords)

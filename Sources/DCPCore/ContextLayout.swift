@@ -69,6 +69,26 @@ public struct ContextLayout: Hashable, Sendable {
         return (index / interleave) * contextRanks * interleave + rank * interleave + index % interleave
     }
 
+    /// The positions of consecutive local tokens of a rank, relative to `origin`, which is at or before the first.
+    public func offsets(ofLocalIndices range: Range<Int>, rank: Int, from origin: Int) -> [UInt32] {
+        guard !range.isEmpty else { return [] }
+        let first = position(ofLocalIndex: range.lowerBound, rank: rank)
+        precondition(first >= origin)
+        return [UInt32](unsafeUninitializedCapacity: range.count) { offsets, count in
+            var offset = UInt32(first - origin)
+            var left = interleave - range.lowerBound % interleave
+            for index in 0..<range.count {
+                offsets.initializeElement(at: index, to: offset)
+                offset += 1
+                left -= 1
+                guard left == 0 else { continue }
+                offset += UInt32((contextRanks - 1) * interleave)
+                left = interleave
+            }
+            count = range.count
+        }
+    }
+
     /// The block that holds a local token, and the token's place in it.
     public func block(ofLocalIndex index: Int) -> (block: Int, offset: Int) {
         precondition(index >= 0)

@@ -228,7 +228,7 @@ struct KernelSelectionTests {
     func named() throws {
         let available = DecodeKernels.available
         #expect(available.first?.name == "scalar")
-        #expect(Set(available.map(\.name)).isSubset(of: ["scalar", "avx2", "avx512", "avx512bf16"]))
+        #expect(Set(available.map(\.name)).isSubset(of: ["scalar", "avx2", "avx512", "avx512bf16", "neon"]))
         for kernels in available { #expect(try DecodeKernels.named(kernels.name) == kernels) }
         #expect(try DecodeKernels.named(nil) == available.last)
         #expect(available.contains(DecodeKernels.chosen))
@@ -236,7 +236,7 @@ struct KernelSelectionTests {
         #expect(!KernelSelection.current.openBLASCore.isEmpty)
     }
 
-    @Test("an unknown name is refused with those that are possible", arguments: ["AVX2", "neon", "portable", " "])
+    @Test("an unknown name is refused with those that are possible", arguments: ["AVX2", "sve", "portable", " "])
     func unknown(name: String) {
         let error = #expect(throws: ServiceError.self) { try DecodeKernels.named(name) }
         #expect(error?.code == .invalidConfiguration)

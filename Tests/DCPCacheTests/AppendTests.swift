@@ -112,4 +112,56 @@ struct AppendTests {
         #expect(try rig.cache.statistics().uncommittedByteCount == 0)
         #expect(try rig.cache.statistics().sealedBlocks == 0)
     }
+
+    @Test("RAM blocks are made of what earlier ones gave back, up to a bound, and show nothing of those")
+    func reuse() throws {
+        let block = 16 * 2 * 18 * 4
+        let rig = try Rig(
+            settings: ShardCache.Settings(
+                mapByteCountMax: 1 << 30, durability: .never, spareByteCountMax: 5 * block))
+        try rig.open(1)
+        try rig.appendAll(1, at: 0, [UInt32](repeating: 4, count: 64))
+        try rig.commit(1, 64)
+        // Eight blocks were sealed; five are kept.
+        #expect(try rig.cache.statistics().memoryByteCount == 0)
+        #expect(try rig.cache.statistics().spareByteCount == 5 * block)
+        try rig.open(2)
+        let tags: [UInt32] = [7, 8, 9]
+        try rig.appendAll(2, at: 0, tags)
+        #expect(try rig.cache.statistics().memoryByteCount == 2 * block)
+        #expect(try rig.cache.statistics().spareByteCount == 3 * block)
+        #expect(try rig.holds(2, tags))
+        var row = [UInt8](repeating: 1, count: 2 * 18 * 4)
+        for layer in 0..<2 {
+            let context = try rig.cache.context(sequence: SequenceID(2), layer: layer, length: 3)
+            for token in 3..<16 {
+                row.withUnsafeMutableBytes { bytes in
+                    guard let base = bytes.baseAddress else { return }
+                    context.layout.read(token: token, of: context.blocks[0], into: base)
+                }
+                #expect(row.allSatisfy { $0 == 0 })
+            }
+        }
+    }
+
+    @Test("large blocks share mappings, and beyond the bound their memory goes back and comes again")
+    func sharedMappings() throws {
+        let block = 64 * 2 * 256 * 4
+        let rig = try Rig(
+            blockTokens: 64, layers: 1, dims: (128, 128),
+            settings: ShardCache.Settings(mapByteCountMax: 1 << 30, durability: .never, spareByteCountMax: 3 * block))
+        // 128 KiB: 16 to a huge page. 24 take two, of which one stays half untouched.
+        for id in 1...3 as ClosedRange<UInt64> {
+            let tags = (0..<24 * 64).map { UInt32($0) * 7 + UInt32(id) }
+            try rig.open(id)
+            try rig.append(id, layer: 0, at: 0, Array(tags[..<1000]))
+            try rig.append(id, layer: 0, at: 1000, Array(tags[1000...]))
+            #expect(try rig.cache.statistics().memoryByteCount == 24 * block)
+            #expect(try rig.holds(id, tags))
+            try rig.commit(id, tags.count)
+            let statistics = try rig.cache.statistics()
+            #expect(statistics.memoryByteCount == 0 && statistics.spareByteCount <= 15 * block)
+            #expect(try rig.holds(id, tags))
+        }
+    }
 }

@@ -15,13 +15,14 @@ struct CRC32CTests {
         #expect(checksum((0..<32).reversed()) == 0x113f_db5c)
     }
 
+    // Three streams of 128 and of 1024 bytes lie side by side: lengths around those, and both after each other.
     @Test("the instruction and the table agree on any length and alignment, in one piece or in two")
     func twins() {
         var generator = SeededGenerator.ofRun(salt: 1)
-        let bytes = (0..<1100).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
+        let bytes = (0..<7000).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
         bytes.withUnsafeBytes { all in
             for start in 0..<9 {
-                for count in Array(0..<70) + [1000] {
+                for count in Array(0..<70) + [383, 384, 385, 775, 1000, 3071, 3072, 3079, 3500, 6921] {
                     let some = UnsafeRawBufferPointer(rebasing: all[start..<start + count])
                     let whole = CRC32C.checksum(some)
                     #expect(whole == CRC32C.scalarChecksum(some))

@@ -41,6 +41,19 @@ struct ContextLayoutTests {
         }
     }
 
+    @Test("offsets of local tokens are their positions", arguments: 1...8, [1, 3, 16])
+    func offsets(ranks: Int, interleave: Int) throws {
+        let layout = try layout(ranks, interleave)
+        for rank in 0..<ranks {
+            for range in [0..<0, 0..<1, 1..<5, 7..<120, 48..<96, 95..<97] {
+                let positions = range.map { layout.position(ofLocalIndex: $0, rank: rank) }
+                let origin = max((positions.first ?? 0) - 5, 0)
+                let offsets = layout.offsets(ofLocalIndices: range, rank: rank, from: origin)
+                #expect(offsets.map { Int($0) + origin } == positions)
+            }
+        }
+    }
+
     @Test("the example of vllm #25438: 25 tokens on 4 ranks")
     func example() throws {
         let layout = try layout(4, 1)

@@ -64,6 +64,8 @@ dcp_decode_kernel dcp_decode_bf16_avx2, dcp_decode_f16_avx2, dcp_decode_f32_avx2
 dcp_decode_kernel dcp_decode_bf16_avx512, dcp_decode_f16_avx512, dcp_decode_f32_avx512;
 // With AVX512-BF16: reads query_terms.
 dcp_decode_kernel dcp_decode_bf16_avx512bf16;
+#elif defined(__aarch64__)
+dcp_decode_kernel dcp_decode_bf16_neon, dcp_decode_f16_neon, dcp_decode_f32_neon;
 #endif
 
 #endif

@@ -2,14 +2,17 @@
 #define DCP_DISPATCH_H
 
 #include "decode.h"
+#include "panels.h"
 
-// The decode kernels of one instruction set.
+// The kernels of one instruction set.
 typedef struct {
-    const char *name; // "scalar", "avx2", "avx512", "avx512bf16"
+    const char *name; // "scalar", "avx2", "avx512", "avx512bf16", "neon"
     dcp_decode_kernel *decode_bf16;
     dcp_decode_kernel *decode_f16;
     dcp_decode_kernel *decode_f32;
     int32_t bf16_reads_terms; // decode_bf16 takes its queries from query_terms
+    dcp_panel_writer *write_panels;
+    dcp_rows_converter *rows_to_f32;
 } dcp_kernel_table;
 
 // The instruction sets that CPU and operating system support, slowest first; probed once, before main.
@@ -21,5 +24,11 @@ const dcp_kernel_table *dcp_kernels(int index);
 // Takes one block into the rows' state with a table's kernel for a panel's element type (dcp_bf16, dcp_f16, dcp_f32).
 void dcp_decode_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_decode_rows *rows,
                       const void *keys, const void *values, const int32_t *visible, dcp_ahead ahead);
+
+// Writes tokens into a block, and takes rows as Float32, with a table's kernels: see panels.h.
+int dcp_panel_write(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, int32_t row_type, const void *keys,
+                    const void *values, int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,
+                    int64_t first, int streams);
+int dcp_rows_to_f32(const dcp_kernel_table *kernels, int32_t row_type, const void *rows, int64_t count, float *out);
 
 #endif

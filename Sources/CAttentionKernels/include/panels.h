@@ -20,16 +20,34 @@ typedef struct {
 //
 //   keys   [kv_heads][row_tokens][key_dim],   values [kv_heads][row_tokens][value_dim], of row_type, unaligned
 //   source [count]: which row token becomes the block's token first + i
+//   payload 4-byte aligned; fastest when 64-byte aligned
+//   streams whether whole cache lines may go past the caches, which saves reading them first: for many tokens that are
+//           not read soon. They are visible to whoever synchronises with this thread afterwards.
+//
+// Writes the bytes of tokens first..<first + count and no others, not even with what they hold: threads may read the
+// block's other tokens meanwhile. Reads the named rows only.
 //
 // Returns 0, or -1 when a value is not finite in the panel's type (it was NaN or infinite, or too large for f16);
-// the block's tokens first..<first + count then hold unspecified values.
-int dcp_panel_write(const dcp_panel_shape *shape, int32_t row_type, const void *keys, const void *values,
-                    int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first);
+// the block's tokens first..<first + count are then written all the same.
+typedef int dcp_panel_writer(const dcp_panel_shape *shape, int32_t row_type, const void *keys, const void *values,
+                             int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first,
+                             int streams);
+
+// count values of row_type, unaligned, as Float32. Exact. Returns 0, or -1 when one is NaN or infinite.
+typedef int dcp_rows_converter(int32_t row_type, const void *rows, int64_t count, float *out);
+
+// The twins that the others equal in every bit, those of a NaN included.
+dcp_panel_writer dcp_panel_write_scalar;
+dcp_rows_converter dcp_rows_to_f32_scalar;
+#if defined(__x86_64__)
+dcp_panel_writer dcp_panel_write_avx2, dcp_panel_write_avx512;
+dcp_rows_converter dcp_rows_to_f32_avx2, dcp_rows_to_f32_avx512;
+#elif defined(__aarch64__)
+dcp_panel_writer dcp_panel_write_neon;
+dcp_rows_converter dcp_rows_to_f32_neon;
+#endif
 
 // Reads one token out of a block, in the panel's type: K [kv_heads][key_dim] then V [kv_heads][value_dim].
 void dcp_panel_read(const dcp_panel_shape *shape, const void *payload, int64_t token, void *row);
-
-// count values of row_type, unaligned, as Float32. Exact. Returns 0, or -1 when one is NaN or infinite.
-int dcp_rows_to_f32(int32_t row_type, const void *rows, int64_t count, float *out);
 
 #endif

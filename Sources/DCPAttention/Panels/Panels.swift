@@ -29,21 +29,35 @@ extension PanelLayout {
 
     /// Rounds rows to the KV dtype, nearest and ties to even, and writes them into a block's panels.
     ///
+    /// Touches the bytes of those tokens only: other threads may read the block's other tokens meanwhile.
+    ///
     /// - Parameters:
     ///   - rowTokens: for each token to write, its index in `rows`.
     ///   - payload: `payloadByteCount` bytes, 64-byte aligned.
     ///   - token: the block's token that receives the first of them.
+    ///   - isReadSoon: false lets whole cache lines go past the caches, which saves reading them before they are written:
+    ///     for many tokens that nothing reads next.
     /// - Returns: false when a value is not finite in the KV dtype; the tokens then hold unspecified values.
+    public func write(
+        _ rows: KeyValueRows, rowTokens: UnsafeBufferPointer<UInt32>, into payload: UnsafeMutableRawPointer,
+        at token: Int, isReadSoon: Bool = true, kernels: DecodeKernels = .chosen
+    ) -> Bool {
+        precondition(token >= 0 && token + rowTokens.count <= blockTokens)
+        precondition(max(keyDim, valueDim) <= ModelShape.headDims.upperBound)
+        precondition(rowTokens.allSatisfy { Int($0) < rows.tokens })
+        guard let sources = rowTokens.baseAddress else { return true }
+        return withUnsafePointer(to: shape) { shape in
+            dcp_panel_write(
+                kernels.table, shape, Int32(rows.dataType.rawValue), rows.keys, rows.values, Int64(rows.tokens),
+                sources, Int64(rowTokens.count), payload, Int64(token), isReadSoon ? 0 : 1) == 0
+        }
+    }
+
+    /// The same for an array.
     public func write(
         _ rows: KeyValueRows, rowTokens: [UInt32], into payload: UnsafeMutableRawPointer, at token: Int
     ) -> Bool {
-        precondition(token >= 0 && token + rowTokens.count <= blockTokens)
-        precondition(rowTokens.allSatisfy { Int($0) < rows.tokens })
-        return withUnsafePointer(to: shape) { shape in
-            dcp_panel_write(
-                shape, Int32(rows.dataType.rawValue), rows.keys, rows.values, Int64(rows.tokens), rowTokens,
-                Int64(rowTokens.count), payload, Int64(token)) == 0
-        }
+        rowTokens.withUnsafeBufferPointer { write(rows, rowTokens: $0, into: payload, at: token) }
     }
 
     /// Reads one token back out of a block's panels: `rowByteCount` bytes, in the KV dtype.

@@ -77,11 +77,15 @@ public final class NewTokenPanels: @unchecked Sendable {
         blocks = KVBlocks(
             layout: layout, blocks: (0..<count).map { UnsafeRawPointer(memory) + $0 * layout.payloadByteCount },
             tokens: tokens.count)
+        let sources = Array(UInt32(tokens.lowerBound)..<UInt32(tokens.upperBound))
         for block in 0..<count {
-            let first = tokens.lowerBound + block * layout.blockTokens
-            let end = min(first + layout.blockTokens, tokens.upperBound)
+            let first = block * layout.blockTokens
+            let end = min(first + layout.blockTokens, tokens.count)
             let payload = memory + block * layout.payloadByteCount
-            guard layout.write(rows, rowTokens: (first..<end).map { UInt32($0) }, into: payload, at: 0) else {
+            let isFinite = sources.withUnsafeBufferPointer {
+                layout.write(rows, rowTokens: UnsafeBufferPointer(rebasing: $0[first..<end]), into: payload, at: 0)
+            }
+            guard isFinite else {
                 throw ServiceError(
                     .invalidRequest,
                     "A new key or value is NaN, infinite or too large for a KV cache of \(layout.dataType.name); "

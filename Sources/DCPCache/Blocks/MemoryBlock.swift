@@ -29,23 +29,30 @@ final class ByteAccount: Sendable {
 final class MemoryBlock: @unchecked Sendable {
     /// `payloadByteCount` bytes, 64-byte aligned, zero where no token has been written.
     let address: UnsafeMutableRawPointer
+    private let place: BlockPlace
     /// Readers that hold the block. Raised with the layer's mutex held; while it is 0 and the mutex is held, nobody
     /// reads.
     let leases = Atomic(0)
     private let byteCount: Int
-    private let account: ByteAccount
+    private let pool: BlockPool
 
-    init(_ panels: PanelLayout, account: ByteAccount) {
+    enum Content {
+        case zeros
+        /// Whatever was there: the caller writes all tokens before anybody else sees the block.
+        case unspecified
+    }
+
+    init(_ panels: PanelLayout, _ content: Content, pool: BlockPool) {
         byteCount = panels.payloadByteCount
-        address = .allocate(byteCount: byteCount, alignment: BlockRecord.payloadAlignment)
-        address.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
-        self.account = account
-        account.add(byteCount)
+        place = pool.take(byteCount: byteCount)
+        address = place.pointer
+        self.pool = pool
+        if content == .zeros { address.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount) }
     }
 
     /// The first `tokens` tokens of another block, and zeros.
-    convenience init(copying source: UnsafeRawPointer, tokens: Int, _ panels: PanelLayout, account: ByteAccount) {
-        self.init(panels, account: account)
+    convenience init(copying source: UnsafeRawPointer, tokens: Int, _ panels: PanelLayout, pool: BlockPool) {
+        self.init(panels, .unspecified, pool: pool)
         address.copyMemory(from: source, byteCount: byteCount)
         clear(from: tokens, panels)
     }
@@ -61,10 +68,7 @@ final class MemoryBlock: @unchecked Sendable {
         }
     }
 
-    deinit {
-        address.deallocate()
-        account.add(-byteCount)
-    }
+    deinit { pool.give(place, byteCount: byteCount) }
 }
 
 /// The payload of a sealed block in the map.

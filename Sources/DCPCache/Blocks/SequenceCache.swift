@@ -95,7 +95,7 @@ final class LayerCache: Sendable {
 extension LayerState {
     /// Drops the tokens from local index `count` on, all of them in RAM. Blocks that a reader holds are replaced, not
     /// changed.
-    mutating func dropMemory(fromLocalIndex count: Int, _ panels: PanelLayout, account: ByteAccount) {
+    mutating func dropMemory(fromLocalIndex count: Int, _ panels: PanelLayout, pool: BlockPool) {
         let blocks = (count + panels.blockTokens - 1) / panels.blockTokens - mapped.count
         precondition(blocks >= 0, "sealed blocks are dropped by truncation only")
         memory.removeLast(max(memory.count - blocks, 0))
@@ -104,7 +104,7 @@ extension LayerState {
         if last.leases.load(ordering: .acquiring) == 0 {
             last.clear(from: tokens, panels)
         } else {
-            memory[memory.count - 1] = MemoryBlock(copying: last.address, tokens: tokens, panels, account: account)
+            memory[memory.count - 1] = MemoryBlock(copying: last.address, tokens: tokens, panels, pool: pool)
         }
     }
 }

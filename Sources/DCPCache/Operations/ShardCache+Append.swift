@@ -35,9 +35,9 @@ extension ShardCache {
                     + "\(settings.uncommittedByteCountMax); commit first, then append again.")
         }
         do throws(ServiceError) {
-            let sources = local.map {
-                UInt32(cluster.layout.position(ofLocalIndex: $0, rank: contextRank) - position + tokens.lowerBound)
-            }
+            // Of the step's tokens: its first is at `position - tokens.lowerBound`.
+            let sources = cluster.layout.offsets(
+                ofLocalIndices: local, rank: contextRank, from: position - tokens.lowerBound)
             try sequence.layers[layer].state.withLock { state throws(ServiceError) in
                 try checkAppend(id, layer, position, state)
                 try write(rows, sources, at: local, &state, sequence.model.panels)
@@ -78,14 +78,21 @@ extension ShardCache {
         var next = local.lowerBound
         while next < local.upperBound {
             let (block, offset) = cluster.layout.block(ofLocalIndex: next)
-            if block - state.mapped.count == state.memory.count {
-                state.memory.append(MemoryBlock(panels, account: memory))
-            }
             let count = min(blockTokens - offset, local.upperBound - next)
-            let slots = Array(sources[(next - local.lowerBound)..<(next - local.lowerBound + count)])
+            let isWhole = count == blockTokens
+            if block - state.mapped.count == state.memory.count {
+                state.memory.append(MemoryBlock(panels, isWhole ? .unspecified : .zeros, pool: memory))
+            }
             let target = state.memory[block - state.mapped.count]
-            guard panels.write(rows, rowTokens: slots, into: target.address, at: offset) else {
-                state.dropMemory(fromLocalIndex: local.lowerBound, panels, account: memory)
+            let start = next - local.lowerBound
+            // A block that fills at once is sealed next, not read.
+            let isFinite = sources.withUnsafeBufferPointer {
+                panels.write(
+                    rows, rowTokens: UnsafeBufferPointer(rebasing: $0[start..<start + count]), into: target.address,
+                    at: offset, isReadSoon: !isWhole)
+            }
+            guard isFinite else {
+                state.dropMemory(fromLocalIndex: local.lowerBound, panels, pool: memory)
                 throw fail(
                     .invalidRequest,
                     "A key or value of the step is not finite in \(panels.dataType.name); check the model's output.")
@@ -128,7 +135,7 @@ extension ShardCache {
         guard length < state.length else { return }
         let local = localLength(length)
         releaseUncommitted(sequence, from: local, to: localLength(state.length))
-        state.dropMemory(fromLocalIndex: local, sequence.model.panels, account: memory)
+        state.dropMemory(fromLocalIndex: local, sequence.model.panels, pool: memory)
         state.length = length
     }
 }

@@ -149,7 +149,8 @@ extension ShardCache {
         let all = sequenceCaches.withLock { Array($0.values) }
         return CacheStatistics(
             sequences: all.count, localTokens: all.reduce(0) { $0 + localLength($1.core.withLock { $0.committed }) },
-            sealedBlocks: blocks, memoryByteCount: memory.value, uncommittedByteCount: uncommitted.value,
+            sealedBlocks: blocks, memoryByteCount: memory.account.value, spareByteCount: memory.spareByteCount,
+            uncommittedByteCount: uncommitted.value,
             storeUsedByteCount: usage.usedByteCount, storeFileByteCount: usage.fileByteCount,
             storeMapByteCount: usage.mapByteCount, readers: readers.value,
             transactionsCommitted: writer.transactionsCommitted)

@@ -25,7 +25,7 @@ extension ShardCache {
         guard first < local else { return }
         // A missing block has left the index short; then nothing past it can be placed.
         if let damage = core.damage, damage.localIndex < first { return }
-        let blocks = sequence.layers.map { _ in MemoryBlock(panels, account: memory) }
+        let blocks = sequence.layers.map { _ in MemoryBlock(panels, .zeros, pool: memory) }
         try mapping { () throws(StoreError) in
             let read = try environment.beginRead(isPrivileged: true)
             for index in first..<local {

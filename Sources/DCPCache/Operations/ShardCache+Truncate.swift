@@ -118,9 +118,9 @@ extension ShardCache {
                     sequence.markDamaged(fromLocalIndex: index * blockTokens, error.message)
                     try checkIntact(sequence.core.withLock { $0 }, localLength: localLength)
                 }
-                copies.append(MemoryBlock(copying: sealed.payload, tokens: tokens, panels, account: memory))
+                copies.append(MemoryBlock(copying: sealed.payload, tokens: tokens, panels, pool: memory))
             } else if let open = source.1 {
-                copies.append(MemoryBlock(copying: open.address, tokens: tokens, panels, account: memory))
+                copies.append(MemoryBlock(copying: open.address, tokens: tokens, panels, pool: memory))
             }
         }
         return copies

@@ -7,8 +7,8 @@ struct Kernels: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show which kernels this machine computes with.",
         discussion: """
-            Decode runs on the widest instruction set that CPU and system support; DCP_KERNELS=scalar, avx2 or avx512 \
-            forces another, here and in the daemons. Prefill runs on OpenBLAS, which chooses by the CPU; \
+            Decode runs on the widest instruction set that CPU and system support; DCP_KERNELS=scalar, avx2, \
+            avx512 or neon forces another, here and in the daemons. Prefill runs on OpenBLAS, which chooses by the CPU; \
             OPENBLAS_CORETYPE forces it.
 
             EXAMPLE

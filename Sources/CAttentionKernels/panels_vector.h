@@ -1,0 +1,265 @@
+// The panel writer of an instruction set, over the operations that panels_words.h lists.
+//
+// A K panel is its rows' transpose, word by word for bf16 and f32, and with the pairs of a word taken apart for f16.
+// Tokens are taken in runs of up to 16, the tokens of a cache line of words: a whole run is transposed in registers, a
+// vector of words of 16 rows at a time, and leaves as whole lines. The tokens of a part of a run are written one by one,
+// since the bytes of their neighbours must not be touched. So are, in V, the tokens whose pair is not whole.
+//
+// Rows and panels are many short runs of memory, too short for the processor's own prefetch: while a run is written the
+// rows of the next are asked for.
+#ifndef DCP_PANELS_VECTOR_H
+#define DCP_PANELS_VECTOR_H
+
+#include "panels_words.h"
+
+enum { dcp_run_tokens = 16 };
+
+// What one call writes.
+typedef struct {
+    const dcp_panel_shape *shape;
+    const char *keys, *values;
+    int64_t row_tokens;
+    const uint32_t *source;
+    int64_t first, end;
+    char *payload;
+    int streams_keys, streams_values;
+} dcp_panel_job;
+
+// Tokens of one panel inside one multiple of dcp_run_tokens.
+typedef struct {
+    int64_t head;
+    int is_value;
+    int64_t token, count;
+    int64_t row_bytes;
+    const char *rows[dcp_run_tokens];
+} dcp_run;
+
+DCP_PANEL_INLINE void dcp_run_at(int from, const dcp_panel_job *job, int64_t head, int is_value, int64_t token,
+                                 dcp_run *run) {
+    const int64_t line_end = token / dcp_run_tokens * dcp_run_tokens + dcp_run_tokens;
+    run->head = head, run->is_value = is_value, run->token = token;
+    run->count = (line_end < job->end ? line_end : job->end) - token;
+    run->row_bytes = (is_value ? job->shape->value_dim : job->shape->key_dim) * dcp_type_bytes(from);
+    const char *rows = (is_value ? job->values : job->keys) + head * job->row_tokens * run->row_bytes;
+    const uint32_t *source = job->source + (token - job->first);
+    for (int64_t t = 0; t < run->count; t++) run->rows[t] = rows + source[t] * run->row_bytes;
+}
+
+// The run after one: the panel's next tokens, then the head's other panel, then the next head. Empty after the last.
+DCP_PANEL_INLINE void dcp_run_after(int from, const dcp_panel_job *job, const dcp_run *run, dcp_run *next) {
+    const int is_last = run->token + run->count == job->end;
+    const int64_t head = run->head + (is_last && run->is_value);
+    if (head < job->shape->kv_heads) {
+        dcp_run_at(from, job, head, is_last ? !run->is_value : run->is_value,
+                   is_last ? job->first : run->token + run->count, next);
+    } else {
+        next->count = 0;
+    }
+}
+
+// Asks for the rows of one of `steps` shares of a run.
+DCP_PANEL_INLINE void dcp_run_ask(const dcp_run *run, int64_t step, int64_t steps) {
+    for (int64_t r = run->count * step / steps; r < run->count * (step + 1) / steps; r++) {
+        for (int64_t byte = 0; byte < run->row_bytes; byte += 64) __builtin_prefetch(run->rows[r] + byte, 0, 3);
+    }
+}
+
+// A whole run of keys. `panel` is at the run's first token.
+DCP_PANEL_INLINE void dcp_key_run(int from, int to, int streams, const dcp_run *run, int64_t dim, int64_t block_tokens,
+                                  char *panel, dcp_words *highest, const dcp_run *next) {
+    enum { groups = dcp_run_tokens / dcp_width };
+    const int64_t words = dcp_words_of(to, dim), steps = (words + dcp_width - 1) / dcp_width;
+    for (int64_t step = 0; step < steps; step++) {
+        dcp_run_ask(next, step, steps);
+        // The last vector overlaps the one before, whose lines are written and are not written again.
+        const int64_t here = step < steps - 1 || words < dcp_width ? step * dcp_width : words - dcp_width;
+        const int64_t written = step * dcp_width - here;
+        dcp_words tile[groups][dcp_width];
+        if (words < dcp_width) {
+            char scratch[8 * dcp_width];
+            for (int t = 0; t < dcp_run_tokens; t++) {
+                const char *row = dcp_row_padded(from, run->rows[t], dim, scratch);
+                tile[t / dcp_width][t % dcp_width] = dcp_row_load(from, to, row, 0, highest);
+            }
+        } else {
+            DCP_PANEL_UNROLL
+            for (int t = 0; t < dcp_run_tokens; t++) {
+                tile[t / dcp_width][t % dcp_width] = dcp_row_load(from, to, run->rows[t], here, highest);
+            }
+        }
+        DCP_PANEL_UNROLL
+        for (int g = 0; g < groups; g++) words_transpose(tile[g]);
+        char *line = panel + 4 * here * block_tokens;
+        DCP_PANEL_UNROLL
+        for (int w = 0; w < dcp_width; w++, line += 4 * block_tokens) {
+            if (w < written) continue;
+            if (here + w >= words) break;
+            DCP_PANEL_UNROLL
+            for (int g = 0; g < groups; g++) {
+                if (to == dcp_f16) {
+                    words_store_low(line + 2 * dcp_width * g, tile[g][w]);
+                    words_store_high(line + 2 * block_tokens + 2 * dcp_width * g, tile[g][w]);
+                } else {
+                    dcp_put(streams, line + 4 * dcp_width * g, tile[g][w]);
+                }
+            }
+        }
+    }
+}
+
+// One token's key. `panel` is at the head's first token.
+DCP_PANEL_INLINE void dcp_key_token(int from, int to, const char *row, int64_t dim, int64_t block_tokens, char *panel,
+                                    int64_t token, dcp_words *highest) {
+    uint32_t words[dcp_row_words_max];
+    dcp_row_convert(from, to, 0, row, dim, (char *)words, highest);
+    const int64_t count = dcp_words_of(to, dim);
+    if (to == dcp_f16) {
+        uint16_t *at = (uint16_t *)panel + token;
+        for (int64_t w = 0; w < count; w++, at += 2 * block_tokens) {
+            at[0] = (uint16_t)words[w];
+            at[block_tokens] = (uint16_t)(words[w] >> 16);
+        }
+    } else {
+        uint32_t *at = (uint32_t *)panel + token;
+        for (int64_t w = 0; w < count; w++, at += block_tokens) *at = words[w];
+    }
+}
+
+// Both tokens of a bf16 pair, of at least dcp_width dimensions.
+DCP_PANEL_INLINE void dcp_value_pair(int from, int streams, const char *first, const char *second, int64_t dim,
+                                     char *out, dcp_words *highest) {
+    for (int64_t d = 0; d < dim; d += dcp_width) {
+        const int64_t here = d + dcp_width <= dim ? d : dim - dcp_width;
+        dcp_words a = dcp_as_f32(from, first + here * dcp_type_bytes(from));
+        dcp_words b = dcp_as_f32(from, second + here * dcp_type_bytes(from));
+        if (from != dcp_bf16) {
+            a = words_round_bf16(a);
+            b = words_round_bf16(b);
+        }
+        dcp_put(streams, out + 4 * here, dcp_checked(dcp_bf16, words_pair_high(a, b), highest));
+    }
+}
+
+// One token of a bf16 pair, whose other token may be in use.
+DCP_PANEL_INLINE void dcp_value_half(int from, const char *row, int64_t dim, char *panel, int64_t token,
+                                     dcp_words *highest) {
+    uint32_t words[dcp_row_words_max];
+    dcp_row_convert(from, dcp_bf16, 0, row, dim, (char *)words, highest);
+    uint16_t *at = (uint16_t *)panel + token / 2 * 2 * dim + token % 2;
+    for (int64_t w = 0; w < dim / 2; w++, at += 4) {
+        at[0] = (uint16_t)words[w];
+        at[2] = (uint16_t)(words[w] >> 16);
+    }
+}
+
+DCP_PANEL_INLINE void dcp_write_keys(int from, int to, const dcp_panel_job *job, const dcp_run *run, char *panel,
+                                     dcp_words *highest, const dcp_run *next) {
+    const int64_t dim = job->shape->key_dim, block_tokens = job->shape->block_tokens;
+    if (run->count == dcp_run_tokens) {
+        char *line = panel + run->token * (to == dcp_f16 ? 2 : 4);
+        dcp_key_run(from, to, job->streams_keys, run, dim, block_tokens, line, highest, next);
+        return;
+    }
+    for (int64_t t = 0; t < run->count; t++) {
+        dcp_run_ask(next, t, run->count);
+        dcp_key_token(from, to, run->rows[t], dim, block_tokens, panel, run->token + t, highest);
+    }
+}
+
+DCP_PANEL_INLINE void dcp_write_values(int from, int to, const dcp_panel_job *job, const dcp_run *run, char *panel,
+                                       dcp_words *highest, const dcp_run *next) {
+    const int64_t dim = job->shape->value_dim, row_bytes = dim * dcp_type_bytes(to);
+    for (int64_t t = 0; t < run->count; t++) {
+        const int64_t token = run->token + t;
+        dcp_run_ask(next, t, run->count);
+        if (to != dcp_bf16) {
+            dcp_row_convert(from, to, job->streams_values, run->rows[t], dim, panel + token * row_bytes, highest);
+        } else if (token % 2 == 0 && t + 1 < run->count && dim >= dcp_width) {
+            dcp_value_pair(from, job->streams_values, run->rows[t], run->rows[t + 1], dim, panel + token * row_bytes,
+                           highest);
+            t++;
+            dcp_run_ask(next, t, run->count);
+        } else {
+            dcp_value_half(from, run->rows[t], dim, panel, token, highest);
+        }
+    }
+}
+
+DCP_PANEL_INLINE int dcp_write_panels(int from, int to, const dcp_panel_shape *shape, const char *keys,
+                                      const char *values, int64_t row_tokens, const uint32_t *source, int64_t count,
+                                      char *payload, int64_t first, int streams) {
+    const int64_t key_bytes = shape->block_tokens * shape->key_dim * dcp_type_bytes(to);
+    const int64_t head_bytes = key_bytes + shape->block_tokens * shape->value_dim * dcp_type_bytes(to);
+    // Past the caches go whole lines only, each once: otherwise it costs more than it saves.
+    const int is_aligned = streams && (uintptr_t)payload % 64 == 0;
+    const dcp_panel_job job = {
+        .shape = shape, .keys = keys, .values = values, .row_tokens = row_tokens, .source = source, .first = first,
+        .end = first + count, .payload = payload,
+        .streams_keys = is_aligned,
+        .streams_values = is_aligned && shape->value_dim * (to == dcp_f16 ? 2 : 4) % 64 == 0,
+    };
+    dcp_words highest = words_zero();
+    dcp_run runs[2];
+    dcp_run_at(from, &job, 0, 0, first, &runs[0]);
+    for (int turn = 0; runs[turn].count > 0; turn = !turn) {
+        const dcp_run *run = &runs[turn];
+        dcp_run *next = &runs[!turn];
+        dcp_run_after(from, &job, run, next);
+        char *head = payload + run->head * head_bytes;
+        if (run->is_value) {
+            dcp_write_values(from, to, &job, run, head + key_bytes, &highest, next);
+        } else {
+            dcp_write_keys(from, to, &job, run, head, &highest, next);
+        }
+    }
+    if (is_aligned) words_fence();
+    return dcp_all_finite(to, highest) ? 0 : -1;
+}
+
+DCP_PANEL_INLINE int dcp_convert_rows(int from, const char *rows, int64_t count, float *out) {
+    dcp_words highest = words_zero();
+    dcp_row_convert(from, dcp_f32, 0, rows, count, (char *)out, &highest);
+    return dcp_all_finite(dcp_f32, highest) ? 0 : -1;
+}
+
+// The functions of an instruction set: a writer for each pair of types, and the choice among them.
+#define DCP_PANEL_WRITER(set, from, to)                                                                                \
+    static int write_##from##_##to##_##set(const dcp_panel_shape *shape, const void *keys, const void *values,         \
+                                           int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,   \
+                                           int64_t first, int streams) {                                               \
+        return dcp_write_panels(dcp_##from, dcp_##to, shape, keys, values, row_tokens, source, count, payload, first,  \
+                                streams);                                                                              \
+    }
+
+#define DCP_PANEL_KERNELS(set)                                                                                         \
+    DCP_PANEL_WRITER(set, bf16, bf16)                                                                                  \
+    DCP_PANEL_WRITER(set, bf16, f16)                                                                                   \
+    DCP_PANEL_WRITER(set, bf16, f32)                                                                                   \
+    DCP_PANEL_WRITER(set, f16, bf16)                                                                                   \
+    DCP_PANEL_WRITER(set, f16, f16)                                                                                    \
+    DCP_PANEL_WRITER(set, f16, f32)                                                                                    \
+    DCP_PANEL_WRITER(set, f32, bf16)                                                                                   \
+    DCP_PANEL_WRITER(set, f32, f16)                                                                                    \
+    DCP_PANEL_WRITER(set, f32, f32)                                                                                    \
+    int dcp_panel_write_##set(const dcp_panel_shape *shape, int32_t row_type, const void *keys, const void *values,    \
+                              int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first, \
+                              int streams) {                                                                           \
+        typedef int writer(const dcp_panel_shape *, const void *, const void *, int64_t, const uint32_t *, int64_t,    \
+                           void *, int64_t, int);                                                                      \
+        static writer *const writers[3][3] = {                                                                         \
+            {write_bf16_bf16_##set, write_bf16_f16_##set, write_bf16_f32_##set},                                       \
+            {write_f16_bf16_##set, write_f16_f16_##set, write_f16_f32_##set},                                          \
+            {write_f32_bf16_##set, write_f32_f16_##set, write_f32_f32_##set},                                          \
+        };                                                                                                             \
+        return writers[row_type - dcp_bf16][shape->data_type - dcp_bf16](shape, keys, values, row_tokens, source,      \
+                                                                         count, payload, first, streams);              \
+    }                                                                                                                  \
+    int dcp_rows_to_f32_##set(int32_t row_type, const void *rows, int64_t count, float *out) {                         \
+        switch (row_type) {                                                                                            \
+        case dcp_bf16: return dcp_convert_rows(dcp_bf16, rows, count, out);                                            \
+        case dcp_f16: return dcp_convert_rows(dcp_f16, rows, count, out);                                              \
+        default: return dcp_convert_rows(dcp_f32, rows, count, out);                                                   \
+        }                                                                                                              \
+    }
+
+#endif

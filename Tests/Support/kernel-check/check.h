@@ -1,0 +1,31 @@
+// What the checks of kernels share: a seeded generator, guarded memory, and the count of cases.
+#ifndef DCP_KERNEL_CHECK_H
+#define DCP_KERNEL_CHECK_H
+
+#include <stdint.h>
+
+#include "dispatch.h"
+
+// SplitMix64.
+uint64_t next_random(void);
+// Uniform in -1...1.
+float next_float(void);
+
+// Memory whose last byte is the last of a page; neither the page behind it nor the one before its first can be touched.
+typedef struct {
+    void *base, *map;
+    uint64_t byte_count, map_byte_count;
+} guarded;
+
+guarded guarded_make(uint64_t byte_count);
+void guarded_free(guarded memory);
+
+extern long cases, failures;
+
+// Counts a case, and says what failed.
+void check(int holds, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+void check_decode(const dcp_kernel_table *kernels);
+void check_panels(const dcp_kernel_table *kernels);
+
+#endif

@@ -1,0 +1,188 @@
+// Decode kernels against their scalar twins and against attention in float64.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../../Sources/CAttentionKernels/convert.h"
+#include "check.h"
+
+enum { blocks_max = 3, dim_max = 256, block_tokens_max = 144 };
+
+// Rows over a few blocks of one KV head.
+typedef struct {
+    dcp_panel_shape shape;
+    int rows, blocks;
+    float soft_cap;
+    guarded panels[blocks_max];
+    int visible[blocks_max][dcp_decode_rows_max];
+    float queries[dcp_decode_rows_max * dim_max];
+} problem;
+
+typedef struct {
+    float maximum[dcp_decode_rows_max], sum[dcp_decode_rows_max], output[dcp_decode_rows_max * dim_max];
+} states;
+
+static const void *values_of(const problem *p, int block) {
+    const int64_t size = p->shape.data_type == dcp_f32 ? 4 : 2;
+    return (const char *)p->panels[block].base + p->shape.block_tokens * p->shape.key_dim * size;
+}
+
+static void run(const problem *p, const dcp_kernel_table *kernels, states *s) {
+    memset(s, 0, sizeof *s);
+    for (int r = 0; r < p->rows; r++) s->maximum[r] = -INFINITY;
+    static uint16_t terms[3 * dcp_decode_rows_max * dim_max];
+    const int64_t elements = (int64_t)p->rows * p->shape.key_dim;
+    const int32_t term_count = dcp_split_queries(p->queries, elements, terms, elements);
+    const dcp_decode_rows rows = {
+        .rows = p->rows, .key_dim = p->shape.key_dim, .value_dim = p->shape.value_dim,
+        .block_tokens = p->shape.block_tokens, .terms = term_count, .weight_terms = 2, .scale = 0.5f,
+        .soft_cap = p->soft_cap, .queries = p->queries, .query_terms = (const uint32_t *)terms,
+        .maximum = s->maximum, .sum = s->sum, .output = s->output};
+    for (int b = 0; b < p->blocks; b++) {
+        dcp_ahead ahead = {0};
+        if (b + 1 < p->blocks) {
+            ahead.at = (const char *)p->panels[b].base + 64;
+            ahead.end = (const char *)p->panels[b].base + p->panels[b].byte_count;
+            ahead.then = p->panels[b + 1].base;
+            ahead.then_end = ahead.then + p->panels[b + 1].byte_count;
+        }
+        dcp_decode_block(kernels, p->shape.data_type, &rows, p->panels[b].base, values_of(p, b), p->visible[b], ahead);
+    }
+}
+
+static double element(int type, const void *panel, int64_t index) {
+    if (type == dcp_f32) return ((const float *)panel)[index];
+    const uint16_t bits = ((const uint16_t *)panel)[index];
+    return type == dcp_bf16 ? dcp_bf16_to_f32(bits) : dcp_f16_to_f32(bits);
+}
+
+// Output and log-sum-exp of one row.
+static double reference(const problem *p, int row, double *output) {
+    static double scores[blocks_max * block_tokens_max];
+    const int64_t key_dim = p->shape.key_dim, value_dim = p->shape.value_dim, tokens = p->shape.block_tokens;
+    const int type = p->shape.data_type;
+    double highest = -INFINITY, sum = 0;
+    for (int b = 0; b < p->blocks; b++) {
+        for (int64_t t = 0; t < p->visible[b][row]; t++) {
+            double score = 0;
+            for (int64_t d = 0; d < key_dim; d++) {
+                const int64_t index = type == dcp_bf16 ? (d / 2 * tokens + t) * 2 + d % 2 : d * tokens + t;
+                score += p->queries[row * key_dim + d] * element(type, p->panels[b].base, index);
+            }
+            score *= 0.5;
+            if (p->soft_cap > 0) score = p->soft_cap * tanh(score / p->soft_cap);
+            scores[b * block_tokens_max + t] = score;
+            highest = fmax(highest, score);
+        }
+    }
+    memset(output, 0, sizeof *output * (size_t)value_dim);
+    for (int b = 0; b < p->blocks; b++) {
+        for (int64_t t = 0; t < p->visible[b][row]; t++) {
+            const double weight = exp(scores[b * block_tokens_max + t] - highest);
+            sum += weight;
+            for (int64_t d = 0; d < value_dim; d++) {
+                const int64_t index = type == dcp_bf16 ? (t / 2 * value_dim + d) * 2 + t % 2 : t * value_dim + d;
+                output[d] += weight * element(type, values_of(p, b), index);
+            }
+        }
+    }
+    if (sum == 0) return -INFINITY;
+    for (int64_t d = 0; d < value_dim; d++) output[d] /= sum;
+    return highest + log(sum);
+}
+
+// Tokens that no row sees are NaN.
+static void fill_block(problem *p, int block) {
+    int most = 0;
+    for (int r = 0; r < p->rows; r++) most = p->visible[block][r] > most ? p->visible[block][r] : most;
+    memset(p->panels[block].base, 0xFF, p->panels[block].byte_count);
+    static float keys[block_tokens_max * dim_max], values[block_tokens_max * dim_max];
+    static uint32_t source[block_tokens_max];
+    for (int i = 0; i < most * p->shape.key_dim; i++) keys[i] = next_float();
+    for (int i = 0; i < most * p->shape.value_dim; i++) values[i] = next_float();
+    for (int i = 0; i < most; i++) source[i] = (uint32_t)i;
+    dcp_panel_write(dcp_kernels(0), &p->shape, dcp_f32, keys, values, most, source, most, p->panels[block].base, 0, 0);
+}
+
+static void compare(const problem *p, const states *ours, const states *twin) {
+    // Elements of scaled queries and of keys are below 1, so the product of two norms is about Dk / 3: scores are off by a
+    // few units of 2^-24 of it.
+    const double bound = 2e-6 + 4e-7 * p->shape.key_dim / 3;
+    for (int r = 0; r < p->rows; r++) {
+        double output[dim_max], worst = 0, worst_twin = 0;
+        const double lse = reference(p, r, output);
+        const int is_empty = lse == -INFINITY;
+        check(is_empty == (ours->sum[r] == 0) && is_empty == (ours->maximum[r] == -INFINITY), "row %d: empty or not", r);
+        if (is_empty) continue;
+        const double off = fabs(ours->maximum[r] + log(ours->sum[r]) - lse);
+        const double off_twin = fabs(ours->sum[r] - twin->sum[r]) / twin->sum[r];
+        for (int64_t d = 0; d < p->shape.value_dim; d++) {
+            const float mine = ours->output[r * p->shape.value_dim + d], other = twin->output[r * p->shape.value_dim + d];
+            worst = fmax(worst, fabs(mine / ours->sum[r] - output[d]));
+            worst_twin = fmax(worst_twin, fabs(mine - other) / twin->sum[r]);
+            if (isnan(mine)) worst = INFINITY;
+        }
+        check(off <= bound && worst <= bound && off_twin <= 2 * bound && worst_twin <= 2 * bound,
+              "type %d, dims %d and %d, block %d, row %d of %d, soft cap %g: lse off by %g, output by %g, twin by %g, %g",
+              p->shape.data_type, p->shape.key_dim, p->shape.value_dim, p->shape.block_tokens, r, p->rows, p->soft_cap,
+              off, worst, off_twin, worst_twin);
+    }
+}
+
+static void check_problem(const dcp_kernel_table *kernels, problem *p) {
+    const uint64_t bytes = (uint64_t)(p->shape.block_tokens * (p->shape.key_dim + p->shape.value_dim)
+                                      * (p->shape.data_type == dcp_f32 ? 4 : 2));
+    for (int i = 0; i < p->rows * p->shape.key_dim; i++) p->queries[i] = 2 * next_float();
+    for (int b = 0; b < p->blocks; b++) {
+        p->panels[b] = guarded_make(bytes);
+        // All tokens, none, or some: each row another number.
+        for (int r = 0; r < p->rows; r++) {
+            const uint64_t kind = next_random() % 4;
+            p->visible[b][r] = kind == 0 ? 0 : kind == 1 ? p->shape.block_tokens
+                                                         : (int)(next_random() % (uint64_t)(p->shape.block_tokens + 1));
+        }
+        fill_block(p, b);
+    }
+    static states ours, twin;
+    run(p, kernels, &ours);
+    run(p, dcp_kernels(0), &twin);
+    compare(p, &ours, &twin);
+    for (int b = 0; b < p->blocks; b++) guarded_free(p->panels[b]);
+}
+
+// A score that is infinite, or a maximum of -inf, makes its row's sum NaN, and no other row's.
+static void check_infinities(const dcp_kernel_table *kernels, problem *p) {
+    p->shape = (dcp_panel_shape){dcp_f32, 1, 8, 8, 16};
+    p->rows = 3, p->blocks = 1, p->soft_cap = 0;
+    for (int sign = -1; sign <= 1; sign += 2) {
+        p->panels[0] = guarded_make(16 * 16 * 4);
+        for (int r = 0; r < p->rows; r++) p->visible[0][r] = 16;
+        fill_block(p, 0);
+        for (int i = 0; i < 8; i++) p->queries[i] = p->queries[16 + i] = next_float();
+        for (int d = 0; d < 8; d++) p->queries[8 + d] = (float)sign * INFINITY;
+        static states ours;
+        run(p, kernels, &ours);
+        check(isfinite(ours.sum[0]) && isnan(ours.sum[1]) && isfinite(ours.sum[2]), "queries of %d inf", sign);
+        guarded_free(p->panels[0]);
+    }
+}
+
+void check_decode(const dcp_kernel_table *kernels) {
+    static const int dims[][2] = {{8, 8}, {10, 14}, {64, 64}, {72, 90}, {128, 128}, {256, 250}};
+    static const int block_tokens[] = {16, 48, 64, 144};
+    static problem p;
+    check_infinities(kernels, &p);
+    for (int type = dcp_bf16; type <= dcp_f32; type++) {
+        for (unsigned d = 0; d < sizeof dims / sizeof dims[0]; d++) {
+            for (unsigned b = 0; b < sizeof block_tokens / sizeof block_tokens[0]; b++) {
+                for (int rows = 1; rows <= dcp_decode_rows_max; rows += 1 + (int)(next_random() % 4)) {
+                    p.shape = (dcp_panel_shape){type, 1, dims[d][0], dims[d][1], block_tokens[b]};
+                    p.rows = rows;
+                    p.blocks = 1 + (int)(next_random() % blocks_max);
+                    p.soft_cap = next_random() % 3 ? 0 : 3;
+                    check_problem(kernels, &p);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+// Panel writers and row conversions: every bit of the scalar twin's, and no byte of other tokens.
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+
+static const char *const names[] = {"", "bf16", "f16", "f32"};
+
+static int64_t type_bytes(int type) { return type == dcp_f32 ? 4 : 2; }
+
+// Any bits: of 16-bit types every pattern comes up, and of f32 magnitudes that f16 rounds in all its ways.
+static void fill(guarded memory, int type) {
+    for (uint64_t at = 0; at + 1 < memory.byte_count; at += 2) {
+        const uint16_t bits = (uint16_t)next_random();
+        memcpy((char *)memory.base + at, &bits, 2);
+    }
+    if (type != dcp_f32 || next_random() % 2) return;
+    for (uint64_t at = 0; at < memory.byte_count; at += 4) {
+        uint32_t bits = (uint32_t)next_random();
+        // Exponents from below the smallest f16 denormal to above the largest number, and many ties.
+        bits = (bits & 0x807FFFFFu) | (uint32_t)(96 + next_random() % 48) << 23;
+        if (next_random() % 2) bits &= next_random() % 2 ? 0xFFFFF000u : 0xFFFF8000u;
+        memcpy((char *)memory.base + at, &bits, 4);
+    }
+}
+
+static int write_with(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, int row_type, guarded keys,
+                      guarded values, int64_t row_tokens, const uint32_t *source, int64_t count, int64_t first,
+                      guarded payload, int streams) {
+    return dcp_panel_write(kernels, shape, row_type, keys.base, values.base, row_tokens, source, count, payload.base,
+                           first, streams);
+}
+
+static void check_write(const dcp_kernel_table *kernels, int row_type, const dcp_panel_shape *shape, int64_t first,
+                        int64_t count) {
+    const int64_t stride = 1 + (int64_t)(next_random() % 3), row_tokens = shape->block_tokens * stride;
+    uint32_t source[256];
+    for (int64_t i = 0; i < count; i++) source[i] = (uint32_t)((first + i) * stride);
+    const uint64_t rows = (uint64_t)(shape->kv_heads * row_tokens * type_bytes(row_type));
+    guarded keys = guarded_make(rows * (uint64_t)shape->key_dim);
+    guarded values = guarded_make(rows * (uint64_t)shape->value_dim);
+    const uint64_t bytes = (uint64_t)((int64_t)shape->kv_heads * shape->block_tokens
+                                      * (shape->key_dim + shape->value_dim) * type_bytes(shape->data_type));
+    guarded ours = guarded_make(bytes), twin = guarded_make(bytes);
+    fill(keys, row_type);
+    fill(values, row_type);
+    fill(ours, dcp_bf16);
+    memcpy(twin.base, ours.base, bytes);
+    const int result = write_with(kernels, shape, row_type, keys, values, row_tokens, source, count, first, ours,
+                                  next_random() % 2);
+    const int expected = write_with(dcp_kernels(0), shape, row_type, keys, values, row_tokens, source, count, first,
+                                    twin, 0);
+    check(result == expected && memcmp(ours.base, twin.base, bytes) == 0,
+          "%s rows to %s panels, dims %d and %d, block %d, tokens %d..<%d", names[row_type], names[shape->data_type],
+          shape->key_dim, shape->value_dim, shape->block_tokens, (int)first, (int)(first + count));
+    guarded_free(keys);
+    guarded_free(values);
+    guarded_free(ours);
+    guarded_free(twin);
+}
+
+static void check_conversion(const dcp_kernel_table *kernels, int row_type, int64_t count) {
+    guarded rows = guarded_make((uint64_t)(count * type_bytes(row_type)));
+    guarded ours = guarded_make((uint64_t)count * 4), twin = guarded_make((uint64_t)count * 4);
+    fill(rows, row_type);
+    const int result = dcp_rows_to_f32(kernels, row_type, rows.base, count, ours.base);
+    const int expected = dcp_rows_to_f32(dcp_kernels(0), row_type, rows.base, count, twin.base);
+    check(result == expected && memcmp(ours.base, twin.base, ours.byte_count) == 0, "%d rows of %s as f32", (int)count,
+          names[row_type]);
+    guarded_free(rows);
+    guarded_free(ours);
+    guarded_free(twin);
+}
+
+void check_panels(const dcp_kernel_table *kernels) {
+    static const int dims[][2] = {{2, 2}, {8, 10}, {18, 34}, {64, 72}, {80, 6}, {128, 128}, {256, 254}};
+    for (int row_type = dcp_bf16; row_type <= dcp_f32; row_type++) {
+        for (int data_type = dcp_bf16; data_type <= dcp_f32; data_type++) {
+            for (unsigned d = 0; d < sizeof dims / sizeof dims[0]; d++) {
+                for (int block = 16; block <= 48; block += 32) {
+                    const dcp_panel_shape shape = {data_type, 1 + (int)(next_random() % 3), dims[d][0], dims[d][1],
+                                                   block};
+                    check_write(kernels, row_type, &shape, 0, block);
+                    check_write(kernels, row_type, &shape, 1, block - 2);
+                    check_write(kernels, row_type, &shape, block - 1, 1);
+                    const int64_t first = (int64_t)(next_random() % (unsigned)block);
+                    check_write(kernels, row_type, &shape, first, (int64_t)(next_random() % (unsigned)(block - first)));
+                }
+            }
+        }
+        for (int64_t count = 1; count < 70; count++) check_conversion(kernels, row_type, count);
+    }
+}
