@@ -5,8 +5,8 @@
 
 #define DCP_KERNELS(set)                                                                                               \
     (dcp_kernel_table) {                                                                                               \
-        .name = #set, .decode_bf16 = dcp_decode_bf16_##set, .decode_f16 = dcp_decode_f16_##set,                        \
-        .decode_f32 = dcp_decode_f32_##set,                                                                            \
+        .name = #set, .attend_bf16 = dcp_attend_bf16_##set, .attend_f16 = dcp_attend_f16_##set,                        \
+        .attend_f32 = dcp_attend_f32_##set,                                                                            \
         .write_panels = dcp_panel_write_##set, .rows_to_f32 = dcp_rows_to_f32_##set,                                   \
     }
 
@@ -26,7 +26,7 @@ __attribute__((constructor)) static void probe(void) {
         if (__builtin_cpu_supports("avx512bf16")) {
             dcp_kernel_table table = DCP_KERNELS(avx512);
             table.name = "avx512bf16";
-            table.decode_bf16 = dcp_decode_bf16_avx512bf16;
+            table.attend_bf16 = dcp_attend_bf16_avx512bf16;
             table.bf16_reads_terms = 1;
             available[available_count++] = table;
         }
@@ -42,12 +42,12 @@ const dcp_kernel_table *dcp_kernels(int index) {
     return index >= 0 && index < available_count ? &available[index] : NULL;
 }
 
-void dcp_decode_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_decode_rows *rows,
+void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
                       const void *keys, const void *values, const int32_t *visible, dcp_ahead ahead) {
     switch (data_type) {
-    case dcp_bf16: kernels->decode_bf16(rows, keys, values, visible, ahead); break;
-    case dcp_f16: kernels->decode_f16(rows, keys, values, visible, ahead); break;
-    default: kernels->decode_f32(rows, keys, values, visible, ahead);
+    case dcp_bf16: kernels->attend_bf16(rows, keys, values, visible, ahead); break;
+    case dcp_f16: kernels->attend_f16(rows, keys, values, visible, ahead); break;
+    default: kernels->attend_f32(rows, keys, values, visible, ahead);
     }
 }
 

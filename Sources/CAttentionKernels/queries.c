@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "convert.h"
-#include "decode.h"
+#include "attention.h"
 
 // Each term is cut off, not rounded: what remains then has 8 significant bits fewer, and the largest Float32 does not
 // become infinite.

@@ -1,4 +1,4 @@
-// The vector operations of decode_vector.h in AVX-512 F, BW, VL and DQ. Included inside a target bracket.
+// The vector operations of attend_vector.h in AVX-512 F, BW, VL and DQ. Included inside a target bracket.
 #ifndef DCP_VECTOR_AVX512_H
 #define DCP_VECTOR_AVX512_H
 

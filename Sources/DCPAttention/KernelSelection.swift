@@ -7,18 +7,21 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
     /// The environment variable that forces an instruction set: `DCP_KERNELS=scalar|avx2|avx512|avx512bf16|neon`.
     public static let variable = "DCP_KERNELS"
 
-    /// The instruction set of the decode kernels: `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
-    public let decode: String
+    /// `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
+    public let instructionSet: String
+    /// Whether many rows are computed by OpenBLAS's sgemm: beside scalar kernels.
+    public let prefillUsesSgemm: Bool
     /// The core type whose sgemm OpenBLAS chose, after `OPENBLAS_CORETYPE`: `Haswell`, `Cooperlake`.
     public let openBLASCore: String
-    /// Whether `OPENBLAS_CORETYPE` made OpenBLAS use narrower vectors than this CPU has: prefill is then slower.
+    /// Whether `OPENBLAS_CORETYPE` made OpenBLAS use narrower vectors than this CPU has: its sgemm is then
+    /// slower than it could be.
     public let openBLASCoreIsForcedOlder: Bool
 
     public static let current = KernelSelection()
 
     /// Refuses a `DCP_KERNELS` that names no kernels, or kernels that this machine does not support.
     /// - Throws: `.invalidConfiguration`, with the values that are possible.
-    public static func check() throws(ServiceError) { _ = try DecodeKernels.named(forced) }
+    public static func check() throws(ServiceError) { _ = try AttentionKernels.named(forced) }
 
     /// `DCP_KERNELS`; set but empty is not set.
     static var forced: String? { environment(variable) }
@@ -29,10 +32,11 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
 
     private init() {
         Self.useOneBLASThread
-        decode = DecodeKernels.chosen.name
+        instructionSet = AttentionKernels.chosen.name
+        prefillUsesSgemm = AttentionKernels.chosen.usesSgemm
         let core = String(cString: openblas_get_corename())
         openBLASCore = core
-        let widest = DecodeKernels.fastest.name
+        let widest = AttentionKernels.fastest.name
         openBLASCoreIsForcedOlder =
             Self.environment("OPENBLAS_CORETYPE") != nil && Self.isOlder(openBLASCore: core, than: widest)
     }
@@ -55,7 +59,7 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
     }
 
     public var description: String {
-        "decode \(decode), sgemm OpenBLAS \(openBLASCore)"
+        "\(instructionSet), \(prefillUsesSgemm ? "prefill by sgemm of " : "")OpenBLAS \(openBLASCore)"
             + (openBLASCoreIsForcedOlder ? " (an older core than this CPU's, by OPENBLAS_CORETYPE)" : "")
     }
 

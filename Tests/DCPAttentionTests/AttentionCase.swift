@@ -20,7 +20,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     var contextRanks = 1
     /// Largest magnitude of a score, about; queries are made for it.
     var scoreLimit: Float = 8
-    var kernels = DecodeKernels.chosen
+    var kernels = AttentionKernels.chosen
 
     var description: String {
         "\(dataType.name) Hkv \(kvHeads) x \(group) Dk \(keyDim) Dv \(valueDim) count \(count) length \(length) "
@@ -121,10 +121,10 @@ struct AttentionCase: CustomStringConvertible, Sendable {
 /// A KV dtype and an instruction set: the grids run for all pairs.
 struct Variant: CustomTestStringConvertible, Sendable {
     let dataType: DataType
-    let kernels: DecodeKernels
+    let kernels: AttentionKernels
 
     static let all = DataType.allCases.flatMap { dataType in
-        DecodeKernels.available.map { Variant(dataType: dataType, kernels: $0) }
+        AttentionKernels.available.map { Variant(dataType: dataType, kernels: $0) }
     }
 
     var testDescription: String { "\(dataType.name), \(kernels)" }

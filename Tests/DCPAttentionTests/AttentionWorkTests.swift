@@ -7,8 +7,8 @@ import Testing
 struct AttentionWorkTests {
     @Test(
         "a result has the same bits whatever the order and the threads of its pieces", arguments: [1, 40],
-        DecodeKernels.available)
-    func order(count: Int, kernels: DecodeKernels) async throws {
+        AttentionKernels.available)
+    func order(count: Int, kernels: AttentionKernels) async throws {
         let problem = AttentionCase(
             dataType: .bfloat16, keyDim: 128, valueDim: 96, count: count, length: 12_000, kernels: kernels)
         let inputs = problem.inputs()
@@ -53,8 +53,8 @@ struct AttentionWorkTests {
 
     @Test(
         "TRAPS 28: a slice of heads gives the bits of the same heads among all", arguments: [1, 2, 4, 8, 16],
-        DecodeKernels.available)
-    func slices(ranks: Int, kernels: DecodeKernels) throws {
+        AttentionKernels.available)
+    func slices(ranks: Int, kernels: AttentionKernels) throws {
         for (count, length, causal) in [(1, 70, false), (3, 3, true), (40, 70, false)] {
             let problem = AttentionCase(
                 dataType: .bfloat16, kvHeads: 3, group: 3, keyDim: 64, valueDim: 64, count: count, length: length,

@@ -96,13 +96,13 @@ private struct Rows {
                 sum.withUnsafeMutableBufferPointer { sum in
                     output.withUnsafeMutableBufferPointer { output in
                         terms.withUnsafeBytes { terms in
-                            var rows = dcp_decode_rows(
+                            var rows = dcp_attention_rows(
                                 rows: Int32(count), key_dim: Int32(keyDim), value_dim: Int32(valueDim),
                                 block_tokens: Int32(layout.blockTokens), terms: termCount, weight_terms: 2, scale: 0.5,
                                 soft_cap: softCap, queries: queries.baseAddress,
                                 query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
-                            dcp_decode_block(
+                            dcp_attend_block(
                                 table, Int32(layout.dataType.rawValue), &rows, block.keys, block.values, visible,
                                 block.ahead)
                         }
@@ -226,21 +226,21 @@ struct InstructionSetTests {
 struct KernelSelectionTests {
     @Test("names of sets that there are choose them, no name the fastest")
     func named() throws {
-        let available = DecodeKernels.available
+        let available = AttentionKernels.available
         #expect(available.first?.name == "scalar")
         #expect(Set(available.map(\.name)).isSubset(of: ["scalar", "avx2", "avx512", "avx512bf16", "neon"]))
-        for kernels in available { #expect(try DecodeKernels.named(kernels.name) == kernels) }
-        #expect(try DecodeKernels.named(nil) == available.last)
-        #expect(available.contains(DecodeKernels.chosen))
-        #expect(KernelSelection.current.decode == DecodeKernels.chosen.name)
+        for kernels in available { #expect(try AttentionKernels.named(kernels.name) == kernels) }
+        #expect(try AttentionKernels.named(nil) == available.last)
+        #expect(available.contains(AttentionKernels.chosen))
+        #expect(KernelSelection.current.instructionSet == AttentionKernels.chosen.name)
         #expect(!KernelSelection.current.openBLASCore.isEmpty)
     }
 
     @Test("an unknown name is refused with those that are possible", arguments: ["AVX2", "sve", "portable", " "])
     func unknown(name: String) {
-        let error = #expect(throws: ServiceError.self) { try DecodeKernels.named(name) }
+        let error = #expect(throws: ServiceError.self) { try AttentionKernels.named(name) }
         #expect(error?.code == .invalidConfiguration)
-        let names = DecodeKernels.available.map(\.name).joined(separator: ", ")
+        let names = AttentionKernels.available.map(\.name).joined(separator: ", ")
         #expect(error?.message.contains("`\(name)` do not exist; set DCP_KERNELS to one of \(names)") == true)
     }
 

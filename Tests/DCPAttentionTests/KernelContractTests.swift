@@ -17,7 +17,7 @@ struct KernelContractTests {
     }
 
     private func decode(
-        _ queries: [Float], _ panels: TestPanels, block: Int, visible: [Int32], kernels: DecodeKernels,
+        _ queries: [Float], _ panels: TestPanels, block: Int, visible: [Int32], kernels: AttentionKernels,
         into state: inout State
     ) throws {
         let table = try #require(
@@ -32,14 +32,14 @@ struct KernelContractTests {
                 state.output.withUnsafeMutableBufferPointer { output in
                     queries.withUnsafeBufferPointer { queries in
                         terms.withUnsafeBytes { terms in
-                            var rows = dcp_decode_rows(
+                            var rows = dcp_attention_rows(
                                 rows: Int32(Self.rows), key_dim: Int32(Self.dim), value_dim: Int32(Self.dim),
                                 block_tokens: Int32(layout.blockTokens), terms: termCount, weight_terms: 2, scale: 1,
                                 soft_cap: 0, queries: queries.baseAddress,
                                 query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
                             let payload = panels.blocks.blocks[block]
-                            dcp_decode_block(
+                            dcp_attend_block(
                                 table, Int32(layout.dataType.rawValue), &rows,
                                 payload + layout.keyPanelOffset(ofHead: 0),
                                 payload + layout.valuePanelOffset(ofHead: 0), visible, dcp_ahead())

@@ -44,8 +44,8 @@ struct KernelGridTests {
         }
     }
 
-    @Test("1 to 16 query heads share a KV head", arguments: 1...16, DecodeKernels.available)
-    func groups(group: Int, kernels: DecodeKernels) throws {
+    @Test("1 to 16 query heads share a KV head", arguments: 1...16, AttentionKernels.available)
+    func groups(group: Int, kernels: AttentionKernels) throws {
         for count in [1, 2, 9] {
             let problem = AttentionCase(
                 dataType: .bfloat16, kvHeads: 3, group: group, keyDim: 16, valueDim: 24, count: count, length: 100,

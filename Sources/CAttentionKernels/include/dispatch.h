@@ -1,16 +1,16 @@
 #ifndef DCP_DISPATCH_H
 #define DCP_DISPATCH_H
 
-#include "decode.h"
+#include "attention.h"
 #include "panels.h"
 
 // The kernels of one instruction set.
 typedef struct {
     const char *name; // "scalar", "avx2", "avx512", "avx512bf16", "neon"
-    dcp_decode_kernel *decode_bf16;
-    dcp_decode_kernel *decode_f16;
-    dcp_decode_kernel *decode_f32;
-    int32_t bf16_reads_terms; // decode_bf16 takes its queries from query_terms
+    dcp_attention_kernel *attend_bf16;
+    dcp_attention_kernel *attend_f16;
+    dcp_attention_kernel *attend_f32;
+    int32_t bf16_reads_terms; // attend_bf16 takes its queries from query_terms
     dcp_panel_writer *write_panels;
     dcp_rows_converter *rows_to_f32;
 } dcp_kernel_table;
@@ -22,7 +22,7 @@ int dcp_kernels_count(void);
 const dcp_kernel_table *dcp_kernels(int index);
 
 // Takes one block into the rows' state with a table's kernel for a panel's element type (dcp_bf16, dcp_f16, dcp_f32).
-void dcp_decode_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_decode_rows *rows,
+void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
                       const void *keys, const void *values, const int32_t *visible, dcp_ahead ahead);
 
 // Writes tokens into a block, and takes rows as Float32, with a table's kernels: see panels.h.

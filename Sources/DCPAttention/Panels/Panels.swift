@@ -40,7 +40,7 @@ extension PanelLayout {
     /// - Returns: false when a value is not finite in the KV dtype; the tokens then hold unspecified values.
     public func write(
         _ rows: KeyValueRows, rowTokens: UnsafeBufferPointer<UInt32>, into payload: UnsafeMutableRawPointer,
-        at token: Int, isReadSoon: Bool = true, kernels: DecodeKernels = .chosen
+        at token: Int, isReadSoon: Bool = true, kernels: AttentionKernels = .chosen
     ) -> Bool {
         precondition(token >= 0 && token + rowTokens.count <= blockTokens)
         precondition(max(keyDim, valueDim) <= ModelShape.headDims.upperBound)

@@ -12,8 +12,8 @@ extension AttentionWork {
         let layout = blocks.layout
         let headByteCount = layout.headByteCount
         let count = piece.tiles.count
-        withUnsafeTemporaryAllocation(of: dcp_decode_rows.self, capacity: count) { tileRows in
-            withUnsafeTemporaryAllocation(of: Int32.self, capacity: Int(dcp_decode_rows_max)) { visible in
+        withUnsafeTemporaryAllocation(of: dcp_attention_rows.self, capacity: count) { tileRows in
+            withUnsafeTemporaryAllocation(of: Int32.self, capacity: Int(dcp_attention_rows_max)) { visible in
                 guard let rows = tileRows.baseAddress, let visible = visible.baseAddress else { return }
                 for index in 0..<count {
                     (rows + index).initialize(to: kernelRows(ofTile: piece.tiles.lowerBound + index, piece: pieceIndex))
@@ -39,7 +39,7 @@ extension AttentionWork {
                             isFirst
                             ? Self.ahead(from..<from + headByteCount, of: payload, start..<end, then: following)
                             : dcp_ahead()
-                        dcp_decode_block(
+                        dcp_attend_block(
                             kernels.table, Int32(layout.dataType.rawValue), rows + index, head,
                             payload + layout.valuePanelOffset(ofHead: tile.kvHead), visible, ahead)
                     }
@@ -77,11 +77,11 @@ extension AttentionWork {
         return ahead
     }
 
-    private func kernelRows(ofTile index: Int, piece: Int) -> dcp_decode_rows {
+    private func kernelRows(ofTile index: Int, piece: Int) -> dcp_attention_rows {
         let tile = split.tiles[index]
         let state = state(ofTile: index, piece: piece)
         let terms = tileQueries.terms(ofTile: index)
-        return dcp_decode_rows(
+        return dcp_attention_rows(
             rows: Int32(tile.rows), key_dim: Int32(model.keyDim), value_dim: Int32(model.valueDim),
             block_tokens: Int32(blocks.layout.blockTokens), terms: terms?.count ?? 0,
             weight_terms: roundsWeights ? 1 : 2, scale: model.scale, soft_cap: model.softcap ?? 0,

@@ -22,7 +22,7 @@ public final class AttentionWork: @unchecked Sendable {
     let queries: QueryRows
     let blocks: KVBlocks
     let causal: Bool
-    let kernels: DecodeKernels
+    let kernels: AttentionKernels
     let split: WorkSplit
     let tileQueries: TileQueries
     /// Whether kernels that multiply bf16 round the weights to it, as FlashAttention does: twice as fast where arithmetic
@@ -49,7 +49,7 @@ public final class AttentionWork: @unchecked Sendable {
     ///     tokens sees all of them.
     public init(
         model: ModelShape, partition: HeadPartition, heads: Range<Int>, queries: QueryRows, tokens: Range<Int>,
-        over blocks: KVBlocks, causal: Bool, kernels: DecodeKernels = .chosen
+        over blocks: KVBlocks, causal: Bool, kernels: AttentionKernels = .chosen
     ) {
         precondition(
             blocks.layout.dataType == model.kvDataType && blocks.layout.kvHeads == partition.kvHeads
@@ -121,7 +121,9 @@ public final class AttentionWork: @unchecked Sendable {
             state.sum.update(repeating: 0, count: rows)
             state.output.update(repeating: 0, count: rows * model.valueDim)
         }
-        if kernels.usesSgemm, piece.tiles.contains(where: { split.tiles[$0].rows > DecodeKernels.rowsMaxBesideSgemm }) {
+        if kernels.usesSgemm,
+            piece.tiles.contains(where: { split.tiles[$0].rows > AttentionKernels.rowsMaxBesideSgemm })
+        {
             for tile in piece.tiles { multiply(piece.keys, ofTile: tile, into: state(ofTile: tile, piece: index)) }
         } else {
             attend(piece: index)

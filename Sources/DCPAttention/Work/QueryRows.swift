@@ -42,7 +42,7 @@ public struct QueryRows: Sendable {
         let isFinite = values.withUnsafeMutableBufferPointer { values in
             guard let base = values.baseAddress else { return true }
             return dcp_rows_to_f32(
-                DecodeKernels.chosen.table, Int32(dataType.rawValue), rows, Int64(count), base + start) == 0
+                AttentionKernels.chosen.table, Int32(dataType.rawValue), rows, Int64(count), base + start) == 0
         }
         guard isFinite else {
             throw ServiceError(

@@ -23,7 +23,7 @@ struct BarChart {
     init(_ report: Report) {
         title = "dcp-bench \(report.benchmark)"
         subtitle =
-            "\(report.machine.cpu), \(report.machine.cores) cores, decode \(report.kernels.decode), "
+            "\(report.machine.cpu), \(report.machine.cores) cores, \(report.kernels.instructionSet), "
             + "OpenBLAS \(report.kernels.openblasCore), seed \(report.seed). Medians."
         var sections: [Section] = []
         for result in report.results {

@@ -38,7 +38,7 @@ public struct Machine: Encodable, Hashable, Sendable {
 
 /// The kernels that were measured.
 public struct Kernels: Encodable, Hashable, Sendable {
-    public var decode: String
+    public var instructionSet: String
     public var openblasCore: String
     /// Whether the environment forces narrower vectors on OpenBLAS than this CPU has.
     public var openblasCoreIsForcedOlder: Bool
@@ -46,10 +46,10 @@ public struct Kernels: Encodable, Hashable, Sendable {
     public static var current: Kernels {
         let selection = KernelSelection.current
         return Kernels(
-            decode: selection.decode, openblasCore: selection.openBLASCore,
+            instructionSet: selection.instructionSet, openblasCore: selection.openBLASCore,
             openblasCoreIsForcedOlder: selection.openBLASCoreIsForcedOlder)
     }
 
-    /// `decode avx512, sgemm OpenBLAS Cooperlake`
+    /// `avx512bf16, OpenBLAS Cooperlake`
     public static var description: String { "\(KernelSelection.current)" }
 }

@@ -41,7 +41,7 @@ extension Report {
     public var notes: [String] {
         var notes = [
             "Machine: \(machine.cpu), \(machine.cores) cores, \(ByteFormat.format(machine.memoryBytes)), \(machine.system).",
-            "Kernels: decode \(kernels.decode), sgemm OpenBLAS \(kernels.openblasCore). Seed \(seed).",
+            "Kernels: \(kernels.instructionSet), OpenBLAS \(kernels.openblasCore). Seed \(seed).",
         ]
         if kernels.openblasCoreIsForcedOlder {
             notes.append(

@@ -9,11 +9,11 @@ extension Integration {
             let free = try await CommandLineTool(environment: ["DCP_KERNELS": ""]).run("kernels", "--json").object()
             let available = try #require(free["available"] as? [String])
             #expect(available.first == "scalar")
-            #expect(free["decode"] as? String == available.last)
+            #expect(free["instruction_set"] as? String == available.last)
             for name in available {
                 let tool = CommandLineTool(environment: ["DCP_KERNELS": name])
-                #expect(try await tool.run("kernels", "--json").object()["decode"] as? String == name)
-                #expect(try await tool.run("kernels").data.hasPrefix("Decode:  \(name) (available: scalar"))
+                #expect(try await tool.run("kernels", "--json").object()["instruction_set"] as? String == name)
+                #expect(try await tool.run("kernels").data.hasPrefix("Kernels:  \(name) (available: scalar"))
             }
             try await CommandLineTool(environment: ["DCP_KERNELS": "neon"]).fails(
                 64, saying: ["`neon`", "DCP_KERNELS", available.joined(separator: ", ")], ["kernels"])

@@ -14,12 +14,12 @@ typedef struct {
     int rows, blocks;
     float soft_cap;
     guarded panels[blocks_max];
-    int visible[blocks_max][dcp_decode_rows_max];
-    float queries[dcp_decode_rows_max * dim_max];
+    int visible[blocks_max][dcp_attention_rows_max];
+    float queries[dcp_attention_rows_max * dim_max];
 } problem;
 
 typedef struct {
-    float maximum[dcp_decode_rows_max], sum[dcp_decode_rows_max], output[dcp_decode_rows_max * dim_max];
+    float maximum[dcp_attention_rows_max], sum[dcp_attention_rows_max], output[dcp_attention_rows_max * dim_max];
 } states;
 
 static const void *values_of(const problem *p, int block) {
@@ -30,10 +30,10 @@ static const void *values_of(const problem *p, int block) {
 static void run(const problem *p, const dcp_kernel_table *kernels, states *s) {
     memset(s, 0, sizeof *s);
     for (int r = 0; r < p->rows; r++) s->maximum[r] = -INFINITY;
-    static uint16_t terms[3 * dcp_decode_rows_max * dim_max];
+    static uint16_t terms[3 * dcp_attention_rows_max * dim_max];
     const int64_t elements = (int64_t)p->rows * p->shape.key_dim;
     const int32_t term_count = dcp_split_queries(p->queries, elements, terms, elements);
-    const dcp_decode_rows rows = {
+    const dcp_attention_rows rows = {
         .rows = p->rows, .key_dim = p->shape.key_dim, .value_dim = p->shape.value_dim,
         .block_tokens = p->shape.block_tokens, .terms = term_count, .weight_terms = 2, .scale = 0.5f,
         .soft_cap = p->soft_cap, .queries = p->queries, .query_terms = (const uint32_t *)terms,
@@ -46,7 +46,7 @@ static void run(const problem *p, const dcp_kernel_table *kernels, states *s) {
             ahead.then = p->panels[b + 1].base;
             ahead.then_end = ahead.then + p->panels[b + 1].byte_count;
         }
-        dcp_decode_block(kernels, p->shape.data_type, &rows, p->panels[b].base, values_of(p, b), p->visible[b], ahead);
+        dcp_attend_block(kernels, p->shape.data_type, &rows, p->panels[b].base, values_of(p, b), p->visible[b], ahead);
     }
 }
 
@@ -175,7 +175,7 @@ void check_decode(const dcp_kernel_table *kernels) {
     for (int type = dcp_bf16; type <= dcp_f32; type++) {
         for (unsigned d = 0; d < sizeof dims / sizeof dims[0]; d++) {
             for (unsigned b = 0; b < sizeof block_tokens / sizeof block_tokens[0]; b++) {
-                for (int rows = 1; rows <= dcp_decode_rows_max; rows += 1 + (int)(next_random() % 4)) {
+                for (int rows = 1; rows <= dcp_attention_rows_max; rows += 1 + (int)(next_random() % 4)) {
                     p.shape = (dcp_panel_shape){type, 1, dims[d][0], dims[d][1], block_tokens[b]};
                     p.rows = rows;
                     p.blocks = 1 + (int)(next_random() % blocks_max);

@@ -1,4 +1,4 @@
-// Decode with NEON, which every arm64 machine has, fused multiply-adds included.
+// Attention with NEON, which every arm64 machine has, fused multiply-adds included.
 //
 // Built on FMLA (four rows by four vectors are 16 independent sums), LD1R for query elements and weights, SHL and AND to
 // split bf16 pairs, and FCVTL for f16. bf16 is widened, not fed to BFDOT: that would round the weights to bf16.
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "decode.h"
+#include "attention.h"
 #include "panels.h"
 #include "softmax_row.h"
 
@@ -67,10 +67,10 @@ static inline float32x4_t vec_from_f16_some(const uint16_t *at, int n) {
     return vec_from_f16(pair);
 }
 
-#include "decode_vector.h"
+#include "attend_vector.h"
 
-DCP_DECODE_KERNEL(dcp_decode_bf16_neon, dcp_bf16)
-DCP_DECODE_KERNEL(dcp_decode_f16_neon, dcp_f16)
-DCP_DECODE_KERNEL(dcp_decode_f32_neon, dcp_f32)
+DCP_ATTENTION_KERNEL(dcp_attend_bf16_neon, dcp_bf16)
+DCP_ATTENTION_KERNEL(dcp_attend_f16_neon, dcp_f16)
+DCP_ATTENTION_KERNEL(dcp_attend_f32_neon, dcp_f32)
 
 #endif

@@ -4,28 +4,28 @@ public import DCPCore
 /// The kernels of one instruction set that this machine supports.
 ///
 /// `@unchecked Sendable`: the table is written before `main` and constant afterwards.
-public struct DecodeKernels: Hashable, @unchecked Sendable, CustomStringConvertible {
+public struct AttentionKernels: Hashable, @unchecked Sendable, CustomStringConvertible {
     /// `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
     public let name: String
     let table: UnsafePointer<dcp_kernel_table>
 
     /// Slowest first; `scalar` is always there.
-    public static let available: [DecodeKernels] = (0..<dcp_kernels_count()).compactMap { index in
-        dcp_kernels(index).map { DecodeKernels(name: String(cString: $0.pointee.name), table: $0) }
+    public static let available: [AttentionKernels] = (0..<dcp_kernels_count()).compactMap { index in
+        dcp_kernels(index).map { AttentionKernels(name: String(cString: $0.pointee.name), table: $0) }
     }
 
     /// What `AttentionWork` computes with: what `DCP_KERNELS` names, else the fastest.
     ///
     /// With a value that `KernelSelection.check` refuses, the fastest: programs call that first and end.
-    public static let chosen: DecodeKernels = {
+    public static let chosen: AttentionKernels = {
         do throws(ServiceError) { return try named(KernelSelection.forced) } catch { return fastest }
     }()
 
-    static var fastest: DecodeKernels { available[available.count - 1] }
+    static var fastest: AttentionKernels { available[available.count - 1] }
 
     /// - Parameter name: nil for the fastest.
     /// - Throws: `.invalidConfiguration` when the name is unknown, or this machine does not support it.
-    public static func named(_ name: String?) throws(ServiceError) -> DecodeKernels {
+    public static func named(_ name: String?) throws(ServiceError) -> AttentionKernels {
         guard let name else { return fastest }
         guard let kernels = available.first(where: { $0.name == name }) else {
             let names = available.map(\.name).joined(separator: ", ")
@@ -46,7 +46,7 @@ public struct DecodeKernels: Hashable, @unchecked Sendable, CustomStringConverti
     static let rowsMaxBesideSgemm = 15
 
     /// Rows of one tile.
-    var rowsMax: Int { usesSgemm ? WorkSplit.rowsMax : Int(dcp_decode_rows_max) }
+    var rowsMax: Int { usesSgemm ? WorkSplit.rowsMax : Int(dcp_attention_rows_max) }
 
     /// Whether queries are given as sums of bf16.
     func readsTerms(of dataType: DataType) -> Bool { dataType == .bfloat16 && table.pointee.bf16_reads_terms != 0 }

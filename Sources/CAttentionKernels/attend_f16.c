@@ -1,7 +1,7 @@
-// Decode over f16 panels: K [Dk][blockTokens], V [blockTokens][Dv].
-#include "decode_block.h"
+// Attention over f16 panels: K [Dk][blockTokens], V [blockTokens][Dv].
+#include "attend_block.h"
 
-static inline dcp_view load_keys(const dcp_decode_rows *rows, const void *panel, int64_t first, float *scratch) {
+static inline dcp_view load_keys(const dcp_attention_rows *rows, const void *panel, int64_t first, float *scratch) {
     for (int64_t d = 0; d < rows->key_dim; d++) {
         const uint16_t *halves = (const uint16_t *)panel + d * rows->block_tokens + first;
         for (int i = 0; i < dcp_lanes; i++) scratch[d * dcp_lanes + i] = dcp_f16_to_f32(halves[i]);
@@ -9,7 +9,7 @@ static inline dcp_view load_keys(const dcp_decode_rows *rows, const void *panel,
     return (dcp_view){scratch, dcp_lanes};
 }
 
-static inline dcp_view load_values(const dcp_decode_rows *rows, const void *panel, int64_t first, int64_t tokens,
+static inline dcp_view load_values(const dcp_attention_rows *rows, const void *panel, int64_t first, int64_t tokens,
                                    int64_t dim, int64_t width, float *scratch) {
     for (int64_t t = 0; t < tokens; t++) {
         const uint16_t *halves = (const uint16_t *)panel + (first + t) * rows->value_dim + dim;
@@ -18,8 +18,8 @@ static inline dcp_view load_values(const dcp_decode_rows *rows, const void *pane
     return (dcp_view){scratch, dcp_lanes};
 }
 
-void dcp_decode_f16_scalar(const dcp_decode_rows *rows, const void *keys, const void *values,
+void dcp_attend_f16_scalar(const dcp_attention_rows *rows, const void *keys, const void *values,
                            const int32_t *visible, dcp_ahead ahead) {
     (void)ahead;
-    dcp_decode_over(rows, keys, values, visible, (dcp_panel_form){2, 1}, load_keys, load_values);
+    dcp_attend_over(rows, keys, values, visible, (dcp_panel_form){2, 1}, load_keys, load_values);
 }

@@ -1,4 +1,4 @@
-// The decode kernel of an instruction set, written once over a few vector operations. A file for an instruction set
+// The attention kernel of an instruction set, written once over a few vector operations. A file for an instruction set
 // defines these, opens its target bracket, and includes this header for what follows from them:
 //
 //   dcp_vec, dcp_words               16, 8 or 4 Float32; as many 32-bit words, each a bf16 pair
@@ -18,7 +18,7 @@
 //   vec_store_bf16                   rounds to bf16 and stores half as many words
 //   vec_bf16_residue                 what that rounding took away
 //
-// As in decode_block.h tokens lie along SIMD lanes and a group of 64 tokens is scored, weighted and added. Here up to
+// As in attend_block.h tokens lie along SIMD lanes and a group of 64 tokens is scored, weighted and added. Here up to
 // four rows share a register tile: a vector of keys or values is loaded and widened once for all of them. A row's sum
 // takes its terms one after the other, in the order of dimensions and tokens, whatever tile it is in: its bits depend
 // neither on the rows beside it nor on how many tokens those see.
@@ -32,8 +32,8 @@
 // are used. So the caller names the memory that comes next, and each loop asks for its share of it, in address order.
 // Measured (Zen 5, bf16, 4 rows): 0.56 of a streaming read without, 0.85 like this; 0.73 into the second-level cache;
 // 0.77 with a distance of 16 or 64 KiB instead of 24.
-#ifndef DCP_DECODE_VECTOR_H
-#define DCP_DECODE_VECTOR_H
+#ifndef DCP_ATTEND_VECTOR_H
+#define DCP_ATTEND_VECTOR_H
 
 enum { dcp_group_tokens = 64, dcp_tile_rows = 4 };
 
@@ -62,14 +62,14 @@ DCP_INLINE dcp_pace dcp_pace_of(int64_t lines, int64_t iterations) {
 
 // What the loops over one group share.
 typedef struct {
-    const dcp_decode_rows *rows;
+    const dcp_attention_rows *rows;
     const char *keys, *values; // at the group's first token
     int64_t tokens;            // of the group that some row sees
-    int64_t seen[dcp_decode_rows_max];
-    float factor[dcp_decode_rows_max];
-    float scores[dcp_decode_rows_max][dcp_group_tokens];
+    int64_t seen[dcp_attention_rows_max];
+    float factor[dcp_attention_rows_max];
+    float scores[dcp_attention_rows_max][dcp_group_tokens];
 #ifdef DCP_DOT
-    uint32_t weights[2][dcp_decode_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens
+    uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens
 #endif
     const char *ahead, *ahead_end;
     // Volatile so that a compiler does not keep them in registers that the loops need: they are read once a block.
@@ -157,7 +157,7 @@ DCP_INLINE void dcp_add_dot(int vectors, uint32_t pair, const dcp_words *words, 
 
 // Scores of `vectors` vectors of tokens from `token`, for `count` rows from `row`.
 DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *group, int64_t row, int64_t token) {
-    const dcp_decode_rows *rows = group->rows;
+    const dcp_attention_rows *rows = group->rows;
     const int64_t dim = rows->key_dim, stride = rows->block_tokens;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
     const char *keys = group->keys + token * (type == dcp_bf16 ? 4 : dcp_element_bytes(type));
@@ -349,7 +349,7 @@ DCP_INLINE void dcp_value_rows(int type, int count, dcp_group *group, int64_t ro
 
 // dcp_softmax_row, for one row that sees a token of the group; `padded` tokens are scored.
 DCP_INLINE void dcp_weigh_tokens(int type, dcp_group *group, int64_t row, int64_t padded) {
-    const dcp_decode_rows *rows = group->rows;
+    const dcp_attention_rows *rows = group->rows;
     float *scores = group->scores[row];
     dcp_vec best = vec_set1(-INFINITY);
     for (int64_t t = 0; t < padded; t += dcp_width) best = vec_max(vec_load(scores + t), best);
@@ -415,7 +415,7 @@ DCP_INLINE int64_t dcp_tiles(int64_t rows, int64_t lanes) {
 // rate keep the most lines in flight. An iteration's time is its multiplications; the weights of a row take about that
 // of 8 iterations, measured as what serves 4 and 8 rows best.
 DCP_INLINE void dcp_set_paces(int type, dcp_group *group, int64_t tokens, const dcp_ahead *ahead) {
-    const dcp_decode_rows *rows = group->rows;
+    const dcp_attention_rows *rows = group->rows;
     const int dot = dcp_dot && type == dcp_bf16;
     const int64_t lines = (ahead->end - ahead->at + ahead->then_end - ahead->then + 63) / 64;
     const int64_t groups = (tokens + dcp_group_tokens - 1) / dcp_group_tokens;
@@ -431,7 +431,7 @@ DCP_INLINE void dcp_set_paces(int type, dcp_group *group, int64_t tokens, const 
     group->value_pace = dcp_pace_of(lines * value_time / time, values);
 }
 
-DCP_INLINE void dcp_decode_panel(int type, const dcp_decode_rows *rows, const void *keys, const void *values,
+DCP_INLINE void dcp_attend_panel(int type, const dcp_attention_rows *rows, const void *keys, const void *values,
                                  const int32_t *visible, dcp_ahead ahead) {
     const int64_t size = dcp_element_bytes(type), pair = type == dcp_bf16 ? 2 : 1;
     int64_t end = 0;
@@ -463,10 +463,10 @@ DCP_INLINE void dcp_decode_panel(int type, const dcp_decode_rows *rows, const vo
 }
 
 // The three kernels of an instruction set.
-#define DCP_DECODE_KERNEL(name, type)                                                                                  \
-    void name(const dcp_decode_rows *rows, const void *keys, const void *values, const int32_t *visible,               \
+#define DCP_ATTENTION_KERNEL(name, type)                                                                                  \
+    void name(const dcp_attention_rows *rows, const void *keys, const void *values, const int32_t *visible,               \
               dcp_ahead ahead) {                                                                                       \
-        dcp_decode_panel(type, rows, keys, values, visible, ahead);                                                    \
+        dcp_attend_panel(type, rows, keys, values, visible, ahead);                                                    \
     }
 
 #endif

@@ -1,4 +1,4 @@
-// Decode with AVX-512 F, BW, VL and DQ.
+// Attention with AVX-512 F, BW, VL and DQ.
 //
 // Built on VFMADD231PS (two 512-bit FMAs a cycle, latency 4: four rows by four vectors are 16 independent sums),
 // VBROADCASTSS from memory for query elements and weights (a load port only), VPSLLD and VPANDD to split bf16 pairs,
@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "decode.h"
+#include "attention.h"
 #include "panels.h"
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"))),              \
@@ -21,11 +21,11 @@
 #include "vector_avx512.h"
 
 
-#include "decode_vector.h"
+#include "attend_vector.h"
 
-DCP_DECODE_KERNEL(dcp_decode_bf16_avx512, dcp_bf16)
-DCP_DECODE_KERNEL(dcp_decode_f16_avx512, dcp_f16)
-DCP_DECODE_KERNEL(dcp_decode_f32_avx512, dcp_f32)
+DCP_ATTENTION_KERNEL(dcp_attend_bf16_avx512, dcp_bf16)
+DCP_ATTENTION_KERNEL(dcp_attend_f16_avx512, dcp_f16)
+DCP_ATTENTION_KERNEL(dcp_attend_f32_avx512, dcp_f32)
 
 #pragma clang attribute pop
 

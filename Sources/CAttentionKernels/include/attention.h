@@ -1,11 +1,11 @@
-#ifndef DCP_DECODE_H
-#define DCP_DECODE_H
+#ifndef DCP_ATTENTION_H
+#define DCP_ATTENTION_H
 
 #include <stdint.h>
 
-// Few query rows against many tokens: decode and speculative verify.
+// Query rows against the tokens of one block: one row in decode, as many as there are in prefill.
 
-enum { dcp_decode_rows_max = 64 };
+enum { dcp_attention_rows_max = 64 };
 
 // The query rows that read one KV head, and their running state. Before the first block: maximum -inf, sum 0, output 0.
 // Afterwards the attention of row r is output[r] / sum[r], its log-sum-exp maximum[r] + log(sum[r]).
@@ -13,7 +13,7 @@ enum { dcp_decode_rows_max = 64 };
 // A score is soft_cap * tanh(scale * (q . k) / soft_cap). The scale is applied to scores and not to queries, so that
 // queries that are bf16 stay bf16.
 typedef struct {
-    int32_t rows;         // 1...dcp_decode_rows_max
+    int32_t rows;         // 1...dcp_attention_rows_max
     int32_t key_dim;      // even, 8...256
     int32_t value_dim;    // even, 8...256
     int32_t block_tokens; // a multiple of 16
@@ -28,7 +28,7 @@ typedef struct {
     float *maximum;       // [rows]
     float *sum;           // [rows]
     float *output;        // [rows][value_dim]
-} dcp_decode_rows;
+} dcp_attention_rows;
 
 // Memory that the caller will read next: at..<end, and then then..<then_end. NULL where there is none.
 typedef struct {
@@ -44,7 +44,7 @@ typedef struct {
 //
 // Tokens that a row does not see may hold anything, NaN included. Nothing outside the panels is read. What a row
 // becomes depends on no other row. Thread-safe.
-typedef void dcp_decode_kernel(const dcp_decode_rows *rows, const void *keys, const void *values,
+typedef void dcp_attention_kernel(const dcp_attention_rows *rows, const void *keys, const void *values,
                                const int32_t *visible, dcp_ahead ahead);
 
 // Splits queries into a sum of bf16: exactly, with three terms, since 24 bits are 8 + 8 + 8. Fewer are enough for
@@ -56,16 +56,16 @@ typedef void dcp_decode_kernel(const dcp_decode_rows *rows, const void *keys, co
 int32_t dcp_split_queries(const float *queries, int64_t count, uint16_t *terms, int64_t stride);
 
 // In C that a compiler vectorises for any machine: the twins that the others are tested against.
-dcp_decode_kernel dcp_decode_bf16_scalar, dcp_decode_f16_scalar, dcp_decode_f32_scalar;
+dcp_attention_kernel dcp_attend_bf16_scalar, dcp_attend_f16_scalar, dcp_attend_f32_scalar;
 #if defined(__x86_64__)
 // AVX2, FMA and F16C.
-dcp_decode_kernel dcp_decode_bf16_avx2, dcp_decode_f16_avx2, dcp_decode_f32_avx2;
+dcp_attention_kernel dcp_attend_bf16_avx2, dcp_attend_f16_avx2, dcp_attend_f32_avx2;
 // AVX-512 F, BW, VL and DQ.
-dcp_decode_kernel dcp_decode_bf16_avx512, dcp_decode_f16_avx512, dcp_decode_f32_avx512;
+dcp_attention_kernel dcp_attend_bf16_avx512, dcp_attend_f16_avx512, dcp_attend_f32_avx512;
 // With AVX512-BF16: reads query_terms.
-dcp_decode_kernel dcp_decode_bf16_avx512bf16;
+dcp_attention_kernel dcp_attend_bf16_avx512bf16;
 #elif defined(__aarch64__)
-dcp_decode_kernel dcp_decode_bf16_neon, dcp_decode_f16_neon, dcp_decode_f32_neon;
+dcp_attention_kernel dcp_attend_bf16_neon, dcp_attend_f16_neon, dcp_attend_f32_neon;
 #endif
 
 #endif

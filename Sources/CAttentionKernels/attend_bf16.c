@@ -1,8 +1,8 @@
-// Decode over bf16 panels: K [Dk/2][blockTokens][2], V [blockTokens/2][Dv][2]. A pair is one 32-bit word; its first
+// Attention over bf16 panels: K [Dk/2][blockTokens][2], V [blockTokens/2][Dv][2]. A pair is one 32-bit word; its first
 // element is the low half (little-endian), so a shift and a mask make two Float32.
-#include "decode_block.h"
+#include "attend_block.h"
 
-static inline dcp_view load_keys(const dcp_decode_rows *rows, const void *panel, int64_t first, float *scratch) {
+static inline dcp_view load_keys(const dcp_attention_rows *rows, const void *panel, int64_t first, float *scratch) {
     for (int64_t pair = 0; pair < rows->key_dim / 2; pair++) {
         const uint32_t *words = (const uint32_t *)panel + pair * rows->block_tokens + first;
         float *even = scratch + 2 * pair * dcp_lanes, *odd = even + dcp_lanes;
@@ -12,7 +12,7 @@ static inline dcp_view load_keys(const dcp_decode_rows *rows, const void *panel,
     return (dcp_view){scratch, dcp_lanes};
 }
 
-static inline dcp_view load_values(const dcp_decode_rows *rows, const void *panel, int64_t first, int64_t tokens,
+static inline dcp_view load_values(const dcp_attention_rows *rows, const void *panel, int64_t first, int64_t tokens,
                                    int64_t dim, int64_t width, float *scratch) {
     for (int64_t t = 0; t < tokens; t += 2) {
         const uint32_t *words = (const uint32_t *)panel + (first + t) / 2 * rows->value_dim + dim;
@@ -23,8 +23,8 @@ static inline dcp_view load_values(const dcp_decode_rows *rows, const void *pane
     return (dcp_view){scratch, dcp_lanes};
 }
 
-void dcp_decode_bf16_scalar(const dcp_decode_rows *rows, const void *keys, const void *values,
+void dcp_attend_bf16_scalar(const dcp_attention_rows *rows, const void *keys, const void *values,
                             const int32_t *visible, dcp_ahead ahead) {
     (void)ahead;
-    dcp_decode_over(rows, keys, values, visible, (dcp_panel_form){2, 2}, load_keys, load_values);
+    dcp_attend_over(rows, keys, values, visible, (dcp_panel_form){2, 2}, load_keys, load_values);
 }

@@ -1,13 +1,13 @@
-// The decode kernel, written once over the two functions that a KV dtype supplies.
+// The attention kernel, written once over the two functions that a KV dtype supplies.
 //
 // Tokens lie along SIMD lanes: 16 tokens' scores accumulate side by side and need no horizontal sum. A group of 64
 // tokens is scored for all rows, weighted, and its values added, so K and V are converted once for all rows and the
 // scratch memory (about 28 KiB of stack) stays in the first-level cache. Sums run in runs of 16 dimensions and of 64
 // tokens which are then added up: several short sums lose less than one long one.
-#ifndef DCP_DECODE_BLOCK_H
-#define DCP_DECODE_BLOCK_H
+#ifndef DCP_ATTEND_BLOCK_H
+#define DCP_ATTEND_BLOCK_H
 
-#include "decode.h"
+#include "attention.h"
 #include "softmax_row.h"
 
 #pragma STDC FP_CONTRACT OFF
@@ -21,10 +21,10 @@ typedef struct {
 } dcp_view;
 
 // Keys of 16 tokens from `first`, as [key_dim][16]; `scratch` has room for them.
-typedef dcp_view dcp_load_keys(const dcp_decode_rows *rows, const void *panel, int64_t first, float *scratch);
+typedef dcp_view dcp_load_keys(const dcp_attention_rows *rows, const void *panel, int64_t first, float *scratch);
 // Values of `tokens` tokens from `first`, dimensions dim..<dim + width, as [tokens][width], width <= 16; `scratch` has
 // room for tokens rounded up to even. A token beyond `tokens` may be loaded, never used.
-typedef dcp_view dcp_load_values(const dcp_decode_rows *rows, const void *panel, int64_t first, int64_t tokens,
+typedef dcp_view dcp_load_values(const dcp_attention_rows *rows, const void *panel, int64_t first, int64_t tokens,
                                  int64_t dim, int64_t width, float *scratch);
 
 // How a KV dtype's panels lie in memory, for prefetching: K has rows of `pair` dimensions, tokens beside each other.
@@ -40,7 +40,7 @@ static inline void dcp_prefetch(const char *from, const char *end) {
 // Lanes are read 16 tokens at a time, a stride that hardware does not foresee. So a group's keys are asked for in
 // address order before the first of them is used, and its values while the keys are being scored: measured from memory,
 // bf16, 4 rows, 4.1 GB/s without, 5.2 with both asked for at the start, 6.8 like this, 7.7 from cache.
-static inline void dcp_prefetch_keys(const dcp_decode_rows *rows, dcp_panel_form form, const void *keys, int64_t first,
+static inline void dcp_prefetch_keys(const dcp_attention_rows *rows, dcp_panel_form form, const void *keys, int64_t first,
                                      int64_t tokens) {
     const int64_t token_bytes = form.element_bytes * form.pair;
     for (int64_t d = 0; d < rows->key_dim / form.pair; d++) {
@@ -83,15 +83,15 @@ static inline __attribute__((always_inline)) void dcp_add_values(const float *re
     for (int64_t i = 0; i < width; i++) out[i] = out[i] * factor + (even[i] + odd[i]);
 }
 
-static inline __attribute__((always_inline)) void dcp_decode_group(const dcp_decode_rows *rows, const void *keys,
+static inline __attribute__((always_inline)) void dcp_attend_group(const dcp_attention_rows *rows, const void *keys,
                                                                    const void *values, const int32_t *visible,
                                                                    int64_t first, int64_t tokens,
                                                                    dcp_panel_form form,
                                                                    dcp_load_keys *load_keys,
                                                                    dcp_load_values *load_values) {
-    float scores[dcp_decode_rows_max][dcp_group_tokens];
-    float factor[dcp_decode_rows_max];
-    int64_t seen[dcp_decode_rows_max];
+    float scores[dcp_attention_rows_max][dcp_group_tokens];
+    float factor[dcp_attention_rows_max];
+    int64_t seen[dcp_attention_rows_max];
     for (int64_t r = 0; r < rows->rows; r++) {
         const int64_t left = visible[r] - first;
         seen[r] = left < 0 ? 0 : left < tokens ? left : tokens;
@@ -128,7 +128,7 @@ static inline __attribute__((always_inline)) void dcp_decode_group(const dcp_dec
     }
 }
 
-static inline __attribute__((always_inline)) void dcp_decode_over(const dcp_decode_rows *rows, const void *keys,
+static inline __attribute__((always_inline)) void dcp_attend_over(const dcp_attention_rows *rows, const void *keys,
                                                                   const void *values, const int32_t *visible,
                                                                   dcp_panel_form form, dcp_load_keys *load_keys,
                                                                   dcp_load_values *load_values) {
@@ -136,7 +136,7 @@ static inline __attribute__((always_inline)) void dcp_decode_over(const dcp_deco
     for (int64_t r = 0; r < rows->rows; r++) end = visible[r] > end ? visible[r] : end;
     for (int64_t first = 0; first < end; first += dcp_group_tokens) {
         const int64_t tokens = end - first < dcp_group_tokens ? end - first : dcp_group_tokens;
-        dcp_decode_group(rows, keys, values, visible, first, tokens, form, load_keys, load_values);
+        dcp_attend_group(rows, keys, values, visible, first, tokens, form, load_keys, load_values);
     }
 }
 

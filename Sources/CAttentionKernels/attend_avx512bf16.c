@@ -1,4 +1,4 @@
-// Decode over bf16 panels with AVX512-BF16; f16 and f32 panels have no use for it.
+// Attention over bf16 panels with AVX512-BF16; f16 and f32 panels have no use for it.
 //
 // Built on VDPBF16PS: 32 products of bf16 added to 16 Float32 sums, two a cycle on Zen 5, one on Intel. It treats
 // denormals as zero, in products and in sums: below 1.2e-38, far below what an output of Float32 keeps.
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "decode.h"
+#include "attention.h"
 #include "panels.h"
 
 #pragma clang attribute push(                                                                                          \
@@ -28,9 +28,9 @@
     _mm512_sub_ps(                                                                                                     \
         vec, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(vec_bf16(vec)), 16)))
 
-#include "decode_vector.h"
+#include "attend_vector.h"
 
-DCP_DECODE_KERNEL(dcp_decode_bf16_avx512bf16, dcp_bf16)
+DCP_ATTENTION_KERNEL(dcp_attend_bf16_avx512bf16, dcp_bf16)
 
 #pragma clang attribute pop
 

@@ -1,4 +1,4 @@
-// Decode with AVX2, FMA and F16C.
+// Attention with AVX2, FMA and F16C.
 //
 // Built on VFMADD231PS (two 256-bit FMAs a cycle, latency 4 to 5: four rows by two vectors are 8 independent sums),
 // VBROADCASTSS from memory for query elements and weights (a load port only), VPSLLD and VPAND to split bf16 pairs,
@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "decode.h"
+#include "attention.h"
 #include "panels.h"
 
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
@@ -85,11 +85,11 @@ static inline __m256 vec_exp(__m256 x) {
 #define words_low(words) _mm256_castsi256_ps(_mm256_slli_epi32(words, 16))
 #define words_high(words) _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32((int)0xFFFF0000u)))
 
-#include "decode_vector.h"
+#include "attend_vector.h"
 
-DCP_DECODE_KERNEL(dcp_decode_bf16_avx2, dcp_bf16)
-DCP_DECODE_KERNEL(dcp_decode_f16_avx2, dcp_f16)
-DCP_DECODE_KERNEL(dcp_decode_f32_avx2, dcp_f32)
+DCP_ATTENTION_KERNEL(dcp_attend_bf16_avx2, dcp_bf16)
+DCP_ATTENTION_KERNEL(dcp_attend_f16_avx2, dcp_f16)
+DCP_ATTENTION_KERNEL(dcp_attend_f32_avx2, dcp_f32)
 
 #pragma clang attribute pop
 

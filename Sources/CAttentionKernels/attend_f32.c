@@ -1,0 +1,19 @@
+// Attention over f32 panels: K [Dk][blockTokens], V [blockTokens][Dv], read where they are.
+#include "attend_block.h"
+
+static inline dcp_view load_keys(const dcp_attention_rows *rows, const void *panel, int64_t first, float *scratch) {
+    (void)scratch;
+    return (dcp_view){(const float *)panel + first, rows->block_tokens};
+}
+
+static inline dcp_view load_values(const dcp_attention_rows *rows, const void *panel, int64_t first, int64_t tokens,
+                                   int64_t dim, int64_t width, float *scratch) {
+    (void)tokens, (void)width, (void)scratch;
+    return (dcp_view){(const float *)panel + first * rows->value_dim + dim, rows->value_dim};
+}
+
+void dcp_attend_f32_scalar(const dcp_attention_rows *rows, const void *keys, const void *values,
+                           const int32_t *visible, dcp_ahead ahead) {
+    (void)ahead;
+    dcp_attend_over(rows, keys, values, visible, (dcp_panel_form){4, 1}, load_keys, load_values);
+}
