@@ -39,7 +39,7 @@ struct StepRun {
         var ranks: [StepTimes]
         /// The round of the ping-pong after the step, and reading the shards, seconds.
         var pingPong: Double
-        var read: Double
+        var reads: [Double]
     }
 
     func finding(_ parameters: Parameters) async throws -> Finding {
@@ -72,10 +72,10 @@ struct StepRun {
             let after = try await cluster.rankStatuses()
             let ranks = zip(after, before).map { $0.stepTimes - $1.stepTimes }
             before = after
-            let (round, read) = try await StepContext.onThread {
+            let (round, reads) = try await onOwnThread {
                 (try Stopwatch.seconds { try pingPong.round() }, shards.read())
             }
-            timings.append(Timing(latency: latency, ranks: ranks, pingPong: round, read: read))
+            timings.append(Timing(latency: latency, ranks: ranks, pingPong: round, reads: reads))
         }
         return Finding(
             parameters: parameters, figures: figures(Array(timings.dropFirst()), shards), accuracy: accuracy)
@@ -150,12 +150,13 @@ struct StepRun {
             samples { Double(value($0.ranks[rank])) / 1e9 }
         }
         let latency = samples(\.latency)
+        let (read, detail) = shards.fastest(timings.map(\.reads))
         let ranks = local.configuration.ranks
         let kernels = (0..<ranks).map { rank in time(rank) { $0.kernels / UInt64(threads) } }
         let slower = (0..<ranks).max { kernels[$0].median < kernels[$1].median } ?? 0
         var figures = [
             Figure("step at the client", latency, unit: "ms").under(
-                "streaming read", samples(\.read), detail: shards.detail)
+                "streaming read", read.map { $0 * 1e3 }, detail: detail)
         ]
         for rank in 0..<ranks {
             let name = "rank \(rank)" + (rank == slower && ranks > 1 ? " (slower)" : "")
@@ -191,7 +192,6 @@ struct StepRun {
 private final class Shards: Sendable {
     private let pages: StreamingRead
     private let team: Team
-    let detail: String
 
     init(_ local: LocalCluster, _ context: StepContext, _ model: ModelShape, threads: Int, _ bench: Bench) throws {
         let partByteCount = 256 << 10
@@ -207,12 +207,18 @@ private final class Shards: Sendable {
         }
         team = Team(threads: threads * shape.ranks)
         pages = StreamingRead(parts, payloadByteCount: partByteCount, owner: Owners(files))
-        try pages.chooseWay(team, bench.interruption)
-        detail = "the ranks' data files, \(pages.byteCount) bytes, by \(team.threads) threads, \(pages.wayName)"
+        try pages.chooseWays(team, bench.interruption)
     }
 
-    /// - Returns: seconds.
-    func read() -> Double { Stopwatch.seconds { pages.read(team) } }
+    /// - Returns: seconds, for each way.
+    func read() -> [Double] { pages.bodies(team).map { Stopwatch.seconds($0) } }
+
+    /// The faster way's durations, seconds, of what `read` returned each time.
+    func fastest(_ times: [[Double]]) -> (seconds: Samples, detail: String) {
+        let ways = times[0].indices.map { way in Samples(times.map { $0[way] }) }
+        let (seconds, way) = pages.fastest(ways[...])
+        return (seconds, "the ranks' data files, \(pages.byteCount) bytes, by \(team.threads) threads, \(way)")
+    }
 
     private final class Owners: Sendable {
         let files: [MappedFile]

@@ -2,7 +2,6 @@ import ArgumentParser
 import DCPBench
 import DCPConsole
 import DCPCore
-import Foundation
 import Glibc
 import UnixSignals
 
@@ -37,13 +36,6 @@ func interruptible<Value: Sendable>(
             if let value { return value }
         }
         throw CancellationError()
-    }
-}
-
-/// Runs what blocks on a thread of its own: the threads that tasks share are few.
-func onOwnThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
-    try await withCheckedThrowingContinuation { continuation in
-        Thread.detachNewThread { continuation.resume(with: Result { try body() }) }
     }
 }
 
