@@ -1,4 +1,3 @@
-internal import CBenchmarkKernels
 internal import DCPAttention
 internal import Synchronization
 
@@ -27,7 +26,7 @@ final class StreamingRead: @unchecked Sendable {
     /// measurement, since a ceiling must not be too low: whichever is the faster there counts.
     func chooseWays(_ team: Team, _ interruption: Interruption) throws {
         var times: [(way: Int, best: Double)] = []
-        for way in 0..<Int(dcp_read_ways()) {
+        for way in 0..<ReadWays.count {
             var best = Double.infinity
             for _ in 0..<4 {
                 try interruption.check()
@@ -48,7 +47,7 @@ final class StreamingRead: @unchecked Sendable {
         precondition(times.count == ways.count)
         let found = zip(ways, times).min { $0.1.median < $1.1.median }
         guard let (way, seconds) = found else { preconditionFailure("no way of reading") }
-        return (seconds, String(cString: dcp_read_way_name(Int32(way))))
+        return (seconds, ReadWays.name(way))
     }
 
     /// Reads all blocks once. Blocks the caller.
@@ -58,7 +57,7 @@ final class StreamingRead: @unchecked Sendable {
         team.deal((blocks.count + perPiece - 1) / perPiece) { [self] piece in
             var sum: UInt64 = 0
             for block in piece * perPiece..<min((piece + 1) * perPiece, blocks.count) {
-                sum ^= dcp_read_stream(Int32(way), blocks[block], payloadByteCount)
+                sum ^= ReadWays.read(way, blocks[block], byteCount: payloadByteCount)
             }
             digest.bitwiseXor(sum, ordering: .relaxed)
         }
