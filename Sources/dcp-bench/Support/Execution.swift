@@ -31,9 +31,15 @@ func interruptible<Value: Sendable>(
             interruption.interrupt()
             return nil
         }
-        for try await value in group {
-            group.cancelAll()
-            if let value { return value }
+        do {
+            for try await value in group {
+                group.cancelAll()
+                if let value { return value }
+            }
+        } catch {
+            // After a signal, what fails fails by it.
+            try interruption.check()
+            throw error
         }
         throw CancellationError()
     }
