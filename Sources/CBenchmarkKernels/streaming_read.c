@@ -56,7 +56,12 @@ typedef uint64_t dcp_read_function(const void *bytes, size_t count);
 #define vec_zero() _mm512_setzero_si512()
 #define vec_load(at) _mm512_load_si512(at)
 #define vec_xor(a, b) _mm512_xor_si512(a, b)
-#define fold(a) ((uint64_t)_mm512_reduce_add_epi64(a))
+static uint64_t fold_512(__m512i a) {
+    uint64_t words[8];
+    _mm512_storeu_si512(words, a);
+    return words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4] ^ words[5] ^ words[6] ^ words[7];
+}
+#define fold(a) fold_512(a)
 DCP_READ_WAY(read_512, 0, 0)
 DCP_READ_WAY(read_512_l1_1024, 3, 1024)
 DCP_READ_WAY(read_512_l1_4096, 3, 4096)
@@ -77,10 +82,12 @@ DCP_READ_STREAMS(read_512_streams)
 #define vec_zero() _mm256_setzero_si256()
 #define vec_load(at) _mm256_load_si256((const __m256i *)(const void *)(at))
 #define vec_xor(a, b) _mm256_xor_si256(a, b)
-static uint64_t fold(__m256i a) {
-    return (uint64_t)(_mm256_extract_epi64(a, 0) ^ _mm256_extract_epi64(a, 1) ^ _mm256_extract_epi64(a, 2)
-                      ^ _mm256_extract_epi64(a, 3));
+static uint64_t fold_256(__m256i a) {
+    uint64_t words[4];
+    _mm256_storeu_si256((__m256i *)(void *)words, a);
+    return words[0] ^ words[1] ^ words[2] ^ words[3];
 }
+#define fold(a) fold_256(a)
 DCP_READ_WAY(read_256, 0, 0)
 DCP_READ_WAY(read_256_l1_1024, 3, 1024)
 DCP_READ_WAY(read_256_l2_4096, 2, 4096)
@@ -90,6 +97,7 @@ DCP_READ_STREAMS(read_256_streams)
 #undef vec_zero
 #undef vec_load
 #undef vec_xor
+#undef fold
 #pragma clang attribute pop
 #endif
 

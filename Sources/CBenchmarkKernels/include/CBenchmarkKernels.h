@@ -11,7 +11,7 @@ int dcp_read_ways(void);
 const char *dcp_read_way_name(int way);
 /// Reads every byte of a buffer once. 64-byte aligned; bytes beyond the last whole 64 are not read, and prefetches may
 /// go beyond the end.
-/// Returns a digest of what was read, so that no load can be left out.
+/// Returns the exclusive or of all 64-bit words that were read, so that no load can be left out.
 uint64_t dcp_read_stream(int way, const void *bytes, size_t count);
 
 /// Float32 multiply-adds on registers alone, on the widest vectors that CPU and system support.

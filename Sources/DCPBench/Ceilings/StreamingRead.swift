@@ -1,4 +1,3 @@
-internal import CBenchmarkKernels
 internal import DCPAttention
 internal import Synchronization
 
@@ -12,8 +11,8 @@ final class StreamingRead: @unchecked Sendable {
     private let owner: (any AnyObject & Sendable)?
     /// What was read, so that it has to be.
     private let digest = Atomic<UInt64>(0)
-    /// The way that is measured.
-    private(set) var way = 0
+    /// The ways that are measured.
+    private var ways = [0]
 
     /// - Parameter owner: keeps the memory.
     init(_ blocks: [UnsafeRawPointer], payloadByteCount: Int, owner: (any AnyObject & Sendable)?) {
@@ -23,33 +22,42 @@ final class StreamingRead: @unchecked Sendable {
     }
 
     var byteCount: Int { blocks.count * payloadByteCount }
-    var wayName: String { String(cString: dcp_read_way_name(Int32(way))) }
-
-    /// Takes the way that reads fastest on this machine, here and now. The best of a few runs each: a ceiling must not be
-    /// too low.
-    func chooseWay(_ team: Team, _ interruption: Interruption) throws {
-        var best = Double.infinity
-        var bestWay = 0
-        for way in 0..<Int(dcp_read_ways()) {
-            self.way = way
+    /// Finds the ways that read fastest on this machine, here and now, by the best of a few runs. Two of them go into the
+    /// measurement, since a ceiling must not be too low: whichever is the faster there counts.
+    func chooseWays(_ team: Team, _ interruption: Interruption) throws {
+        var times: [(way: Int, best: Double)] = []
+        for way in 0..<ReadWays.count {
+            var best = Double.infinity
             for _ in 0..<4 {
                 try interruption.check()
-                let seconds = Stopwatch.seconds { read(team) }
-                if seconds < best { (best, bestWay) = (seconds, way) }
+                best = min(best, Stopwatch.seconds { read(way: way, team) })
             }
+            times.append((way, best))
         }
-        way = bestWay
+        ways = times.sorted { $0.best < $1.best }.prefix(2).map(\.way)
+    }
+
+    /// A body for each chosen way, to be timed.
+    func bodies(_ team: Team) -> [() -> Void] {
+        ways.map { way in { self.read(way: way, team) } }
+    }
+
+    /// The faster way's durations, of those of all bodies.
+    func fastest(_ times: ArraySlice<Samples>) -> (seconds: Samples, way: String) {
+        precondition(times.count == ways.count)
+        let found = zip(ways, times).min { $0.1.median < $1.1.median }
+        guard let (way, seconds) = found else { preconditionFailure("no way of reading") }
+        return (seconds, ReadWays.name(way))
     }
 
     /// Reads all blocks once. Blocks the caller.
-    func read(_ team: Team) {
-        let way = Int32(way)
+    private func read(way: Int, _ team: Team) {
         // As large as a piece of decode's, and enough of them for every thread.
         let perPiece = max(1, min(blocks.count / (team.threads * 8), 16))
         team.deal((blocks.count + perPiece - 1) / perPiece) { [self] piece in
             var sum: UInt64 = 0
             for block in piece * perPiece..<min((piece + 1) * perPiece, blocks.count) {
-                sum ^= dcp_read_stream(way, blocks[block], payloadByteCount)
+                sum ^= ReadWays.read(way, blocks[block], byteCount: payloadByteCount)
             }
             digest.bitwiseXor(sum, ordering: .relaxed)
         }

@@ -1,5 +1,6 @@
 internal import DCPAttention
 internal import DCPCache
+internal import DCPConsole
 internal import DCPCore
 internal import DCPStore
 internal import Foundation
@@ -55,11 +56,10 @@ final class BenchmarkStore {
         return model.layers * tokens * row / 8 * 9 + (64 << 20)
     }
 
-    /// Appends up to a length and seals, while the writer thread writes what came before.
-    /// - Parameter progress: told of the length reached.
-    func fill(
-        upTo end: Int, _ pattern: RowPattern, _ interruption: Interruption, progress: (Int) -> Void = { _ in }
-    ) throws {
+    /// Appends up to a length and seals, while the writer thread writes what came before. Shows how far it is.
+    func fill(upTo end: Int, _ pattern: RowPattern, _ interruption: Interruption) throws {
+        let bar = ProgressBar(label: "fill", total: end)
+        defer { bar.finish() }
         let chunk = KeyValueChunk(model, tokens: chunkTokens, dataType: pattern.dataType)
         var pending: Waiting<Void>?
         var written = length
@@ -80,7 +80,7 @@ final class BenchmarkStore {
                 pending = commit
                 written = length
             }
-            progress(length)
+            bar.update(done: length)
         }
         try pending?.wait()
         ScratchDirectory.sync(dataPath)

@@ -12,6 +12,13 @@ public struct Accuracy: Encodable, Hashable, Sendable {
     public var lseMax: Double
     /// How many rows, each a query head of a token, were compared.
     public var rows: Int
+
+    package init(outputMax: Double, outputRelativeMax: Double, lseMax: Double, rows: Int) {
+        self.outputMax = outputMax
+        self.outputRelativeMax = outputRelativeMax
+        self.lseMax = lseMax
+        self.rows = rows
+    }
 }
 
 /// Dense attention in Float64 for some rows, over keys and values as they stand in the panels.

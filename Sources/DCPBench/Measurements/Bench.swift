@@ -23,12 +23,20 @@ public struct Bench: Sendable {
     }
 
     /// Seeded queries of all heads, uniform in -3...3: with the keys' -1...1 and a scale of 1 / sqrt(Dk), scores have a
-    /// standard deviation of one.
-    func queries(_ model: ModelShape, tokens: Int, _ kind: QueryKind) -> QueryRows {
+    /// standard deviation of one. Taken in as a rank takes what a client sends.
+    func queries(_ model: ModelShape, tokens: Int, _ kind: QueryKind) throws(ServiceError) -> QueryRows {
         var random = SeededGenerator(seed: seed &+ 1)
-        var values = random.floats(model.queryHeads * tokens * model.keyDim, limit: 3)
-        if kind == .bfloat16 { values = Rounding.rounded(values, to: .bfloat16) }
-        return QueryRows(heads: 0..<model.queryHeads, tokens: tokens, keyDim: model.keyDim, values: values)
+        let heads = 0..<model.queryHeads
+        let bytes = Rounding.bytes(
+            random.floats(heads.count * tokens * model.keyDim, limit: 3), as: kind.dataType)
+        var queries = QueryRows(heads: heads, tokens: tokens, keyDim: model.keyDim)
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: max(bytes.count, 1), alignment: 64)
+        defer { memory.deallocate() }
+        bytes.withUnsafeBytes {
+            memory.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(memory), byteCount: $0.count)
+        }
+        try queries.set(heads: heads, dataType: kind.dataType, rows: memory)
+        return queries
     }
 }
 
@@ -37,6 +45,8 @@ public struct Bench: Sendable {
 public enum QueryKind: String, CaseIterable, Sendable {
     case bfloat16 = "bf16"
     case float32 = "f32"
+
+    var dataType: DataType { self == .bfloat16 ? .bfloat16 : .float32 }
 
     /// - Throws: `.invalidConfiguration`.
     public init(option text: String) throws(ServiceError) {

@@ -2,7 +2,6 @@ internal import DCPAttention
 internal import DCPCache
 internal import DCPConsole
 public import DCPCore
-internal import DCPRank
 
 /// Attention over a context in the mapped pages of a real store: what `kernels decode` and `kernels prefill` measure.
 public struct KernelBenchmark: Sendable {
@@ -94,7 +93,7 @@ public struct KernelBenchmark: Sendable {
         let reader = try store.context(context)
         let blocks = KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true)
         let work = Work(
-            model: model, queries: bench.queries(model, tokens: count, queries), blocks: blocks, causal: false,
+            model: model, queries: try bench.queries(model, tokens: count, queries), blocks: blocks, causal: false,
             owner: reader)
         let check = try AccuracyCheck(blocks, queries: work.queries, model: model, causal: false)
         for threads in threads {
@@ -125,7 +124,8 @@ public struct KernelBenchmark: Sendable {
             blockTokens: 64)
         let panels = try NewTokenPanels(layout: layout, rows: chunk.rows(count), tokens: 0..<count)
         let work = Work(
-            model: model, queries: bench.queries(model, tokens: count, queries), blocks: panels.blocks, causal: true,
+            model: model, queries: try bench.queries(model, tokens: count, queries), blocks: panels.blocks,
+            causal: true,
             owner: panels)
         let check = try AccuracyCheck(panels.blocks, queries: work.queries, model: model, causal: true)
         for threads in threads {
@@ -157,13 +157,14 @@ public struct KernelBenchmark: Sendable {
         _ attention: Attention, _ reader: ContextReader, _ team: Team, _ bench: Bench
     ) throws -> (figure: Figure, time: Quantity) {
         let read = StreamingRead(reader.blocks, payloadByteCount: reader.layout.payloadByteCount, owner: reader)
-        try read.chooseWay(team, bench.interruption)
+        try read.chooseWays(team, bench.interruption)
         let times = try bench.repetition.measure(
-            until: bench.interruption, [{ try attention.run() }, { read.read(team) }])
+            until: bench.interruption, [{ try attention.run() }] + read.bodies(team))
+        let (seconds, way) = read.fastest(times.dropFirst())
         let byteCount = Double(reader.tokens * reader.layout.rowByteCount)
         let figure = Figure("K and V read", times[0].map { byteCount / $0 / 1e9 }, unit: "GB/s").under(
-            "streaming read", times[1].map { Double(read.byteCount) / $0 / 1e9 },
-            detail: "the same mapped pages, as many threads, " + read.wayName)
+            "streaming read", seconds.map { Double(read.byteCount) / $0 / 1e9 },
+            detail: "the same mapped pages, as many threads, " + way)
         return (figure, Quantity(times[0].map { $0 * 1e3 }, unit: "ms"))
     }
 
@@ -201,50 +202,5 @@ public struct KernelBenchmark: Sendable {
 extension AttentionShape {
     func hasSameKeysAndValues(as other: AttentionShape) -> Bool {
         (kvHeads, keyDim, valueDim) == (other.kvHeads, other.keyDim, other.valueDim)
-    }
-}
-
-/// One attention that is computed again and again.
-private struct Work: Sendable {
-    let model: ModelShape
-    let queries: QueryRows
-    let blocks: KVBlocks
-    let causal: Bool
-    let owner: any AnyObject & Sendable
-
-    /// Two for each multiplication with its addition: Dk for a score, Dv for an output, for each row and key it sees.
-    var operations: Double {
-        let pairs =
-            causal
-            ? Double(queries.tokens) * Double(queries.tokens + 1) / 2 : Double(queries.tokens) * Double(blocks.tokens)
-        return 2 * Double(model.keyDim + model.valueDim) * pairs * Double(model.queryHeads)
-    }
-
-    var job: AttentionJob {
-        let work = AttentionWork(
-            model: model,
-            partition: HeadPartition(queryHeads: model.queryHeads, kvHeads: model.kvHeads, contextRanks: 1),
-            heads: 0..<model.queryHeads, queries: queries, tokens: 0..<queries.tokens, over: blocks, causal: causal)
-        return AttentionJob(
-            works: [work], rows: model.queryHeads * queries.tokens, valueDim: model.valueDim, owners: [owner])
-    }
-}
-
-private final class Attention {
-    let work: Work
-    private let team: Team
-    /// The last result. All are the same bits.
-    private(set) var states: AttentionStates
-
-    init(_ work: Work, _ team: Team) {
-        self.work = work
-        self.team = team
-        states = .empty(rows: 0, valueDim: work.model.valueDim)
-    }
-
-    /// As a rank does it: cut, dealt, merged.
-    func run() throws {
-        let work = work
-        states = try team.attend { work.job }
     }
 }

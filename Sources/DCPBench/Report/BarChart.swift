@@ -38,11 +38,12 @@ struct BarChart {
                         isCeiling: false)
                 ]
                 for ceiling in figure.beside where ceiling.kind == .ceiling {
+                    let ratio = Report.ratio(ceiling.ratio)
                     bars.append(
                         Bar(
                             label: ceiling.name, value: ceiling.value.median,
-                            text:
-                                "\(Report.number(ceiling.value.median)), figure is \(Report.ratio(ceiling.ratio)) of it",
+                            text: "\(Report.number(ceiling.value.median)), "
+                                + (figure.isDuration ? "\(ratio) of the figure" : "figure is \(ratio) of it"),
                             isCeiling: true))
                 }
                 let group = (title: result.parameters.label, bars: bars)

@@ -8,7 +8,7 @@ extension Report {
             [TextTable.Column("WHAT", alignment: .left), TextTable.Column("FIGURE", alignment: .left)]
                 + ["MEDIAN", "P10", "P90", "P99", "RUNS"].map { TextTable.Column($0, alignment: .right) }
                 + [TextTable.Column("BESIDE", alignment: .left)]
-                + ["ITS MEDIAN", "OF IT", "TIME", "ERROR O", "ERROR LSE"].map {
+                + ["ITS MEDIAN", "RATIO", "TIME", "ERROR O", "ERROR LSE"].map {
                     TextTable.Column($0, alignment: .right)
                 })
         for result in results {
@@ -48,6 +48,9 @@ extension Report {
                 "OPENBLAS_CORETYPE forces an older core than this CPU has: prefill and sgemm are slower than they could be; "
                     + "unset it (and OPENBLAS_L2_SIZE), or run `make bench`.")
         }
+        notes.append(
+            "RATIO is the figure divided by what stands beside it; a duration's ceiling is divided by the duration, so that 1 "
+                + "is as good as can be everywhere.")
         var details: [String] = []
         for other in results.flatMap(\.figures).flatMap(\.beside) where !other.detail.isEmpty {
             let detail = "\(other.name): \(other.detail)"

@@ -1,4 +1,4 @@
-internal import DCPCore
+package import DCPCore
 
 /// A quantity that was measured many times.
 public struct Quantity: Encodable, Hashable, Sendable {
@@ -92,7 +92,7 @@ public struct Parameters: Encodable, Hashable, Sendable {
     public var durability: String?
     public var ranks: Int?
 
-    init(
+    package init(
         _ benchmark: String, _ shape: AttentionShape, _ dataType: DataType, context: Int? = nil, count: Int,
         threads: Int
     ) {
@@ -130,6 +130,15 @@ public struct Finding: Encodable, Hashable, Sendable {
     public var time: Quantity?
     /// nil for what computes nothing.
     public var accuracy: Accuracy?
+
+    package init(
+        parameters: Parameters, figures: [Figure], time: Quantity? = nil, accuracy: Accuracy? = nil
+    ) {
+        self.parameters = parameters
+        self.figures = figures
+        self.time = time
+        self.accuracy = accuracy
+    }
 }
 
 /// What `dcp-bench` prints, as a table or as JSON.

@@ -85,7 +85,7 @@ public struct StepBenchmark: Sendable {
         bench.progress(parameters.label)
         let cluster = try await StepContext.connect(local)
         do {
-            let run = StepRun(
+            let run = try StepRun(
                 cluster, local, filled, model, count: count, queries: queries, threads: parameters.threads, bench)
             let finding = try await run.finding(parameters)
             await cluster.close()

@@ -4,7 +4,6 @@ internal import DCPClient
 internal import DCPCore
 internal import DCPTransport
 internal import DCPWire
-internal import Foundation
 
 /// A sequence that the ranks of a cluster hold, and parts of it for the float64 check.
 struct StepContext: Sendable {
@@ -40,7 +39,7 @@ struct StepContext: Sendable {
         let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
         let directories = ranks.map { local.directory.data(of: $0) }
         bench.progress("writing \(tokens) tokens of keys and values into the stores of \(ranks.count) ranks")
-        let heads = try await onThread {
+        let heads = try await onOwnThread {
             let kvHeads = Set([0, model.kvHeads - 1]).sorted()
             var parts = kvHeads.map {
                 (
@@ -90,12 +89,5 @@ struct StepContext: Sendable {
             await cluster.close()
         }
         return try await Cluster.connectWhenReady(to: Endpoint(local.coordinatorEndpoint), wait: deadline)
-    }
-
-    /// Runs what blocks on a thread of its own: the threads that tasks share are few.
-    static func onThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
-        try await withCheckedThrowingContinuation { continuation in
-            Thread.detachNewThread { continuation.resume(with: Result { try body() }) }
-        }
     }
 }

@@ -7,19 +7,19 @@ internal import DCPWire
 /// Decode steps one after the other, each at the end of the sequence, timed at the client and by the ranks.
 struct StepRun {
     private let cluster: Cluster
-    private let local: LocalCluster
+    let local: LocalCluster
     private let context: StepContext
     private let model: ModelShape
     private let count: Int
     private let queries: QueryRows
     private let queryDataType: DataType
-    private let threads: Int
+    let threads: Int
     private let bench: Bench
 
     init(
         _ cluster: Cluster, _ local: LocalCluster, _ context: StepContext, _ model: ModelShape, count: Int,
         queries kind: QueryKind, threads: Int, _ bench: Bench
-    ) {
+    ) throws(ServiceError) {
         self.cluster = cluster
         self.local = local
         self.context = context
@@ -27,19 +27,19 @@ struct StepRun {
         self.count = count
         self.threads = threads
         self.bench = bench
-        queries = bench.queries(model, tokens: count, kind)
-        queryDataType = kind == .bfloat16 ? .bfloat16 : .float32
+        queries = try bench.queries(model, tokens: count, kind)
+        queryDataType = kind.dataType
     }
 
     /// What one step took.
-    private struct Timing {
+    struct Timing {
         /// At the client, seconds.
         var latency: Double
         /// By rank.
         var ranks: [StepTimes]
         /// The round of the ping-pong after the step, and reading the shards, seconds.
         var pingPong: Double
-        var read: Double
+        var reads: [Double]
     }
 
     func finding(_ parameters: Parameters) async throws -> Finding {
@@ -72,10 +72,10 @@ struct StepRun {
             let after = try await cluster.rankStatuses()
             let ranks = zip(after, before).map { $0.stepTimes - $1.stepTimes }
             before = after
-            let (round, read) = try await StepContext.onThread {
+            let (round, reads) = try await onOwnThread {
                 (try Stopwatch.seconds { try pingPong.round() }, shards.read())
             }
-            timings.append(Timing(latency: latency, ranks: ranks, pingPong: round, read: read))
+            timings.append(Timing(latency: latency, ranks: ranks, pingPong: round, reads: reads))
         }
         return Finding(
             parameters: parameters, figures: figures(Array(timings.dropFirst()), shards), accuracy: accuracy)
@@ -84,7 +84,7 @@ struct StepRun {
     private func elapsed(_ start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start).inSeconds }
 
     /// What a rank sends each other rank in a step: its queries, then the partials of the other's heads.
-    private var exchangeByteCounts: [Int] {
+    var exchangeByteCounts: [Int] {
         let others = local.configuration.ranks - 1
         let heads = (model.queryHeads + others) / (others + 1)
         let rows = heads * count
@@ -140,82 +140,5 @@ struct StepRun {
             output: { head, token, dim in
                 answer.outputs[(token * model.queryHeads + head) * model.valueDim + dim]
             }, lse: { head, token in answer.lse[token * model.queryHeads + head] })
-    }
-
-    // MARK: Figures
-
-    private func figures(_ timings: [Timing], _ shards: Shards) -> [Figure] {
-        func samples(_ value: (Timing) -> Double) -> Samples { Samples(timings.map { value($0) * 1e3 }) }
-        func time(_ rank: Int, _ value: @escaping (StepTimes) -> UInt64) -> Samples {
-            samples { Double(value($0.ranks[rank])) / 1e9 }
-        }
-        let latency = samples(\.latency)
-        let ranks = local.configuration.ranks
-        let kernels = (0..<ranks).map { rank in time(rank) { $0.kernels / UInt64(threads) } }
-        let slower = (0..<ranks).max { kernels[$0].median < kernels[$1].median } ?? 0
-        var figures = [
-            Figure("step at the client", latency, unit: "ms").under(
-                "streaming read", samples(\.read), detail: shards.detail)
-        ]
-        for rank in 0..<ranks {
-            let name = "rank \(rank)" + (rank == slower && ranks > 1 ? " (slower)" : "")
-            figures.append(
-                Figure("\(name): kernels", kernels[rank], unit: "ms").of(
-                    "step", latency, detail: "what the figure is a part of, at the client"))
-            let parts: [(String, (StepTimes) -> UInt64)] = [
-                ("total", \.total), ("new tokens", \.newTokens), ("context", \.context), ("query wait", \.queryWait),
-                ("partial wait", \.partialWait), ("merge", \.merge), ("other", \.other),
-            ]
-            for (part, value) in parts {
-                figures.append(Figure("\(name): \(part)", time(rank, value), unit: "ms").of("step", latency))
-            }
-        }
-        if ranks > 1 {
-            // Who is last to be ready waits for nobody's computation: its waits are the exchange alone.
-            let exchange = samples { timing in
-                let query = timing.ranks.map(\.queryWait).min() ?? 0
-                let partial = timing.ranks.map(\.partialWait).min() ?? 0
-                return Double(query + partial) / 1e9
-            }
-            figures.append(
-                Figure("exchange, least waits", exchange, unit: "ms").under(
-                    "ping-pong", samples(\.pingPong),
-                    detail: "two round trips over a Unix socket: \(exchangeByteCounts[0]) bytes of queries, "
-                        + "\(exchangeByteCounts[1]) of partials"))
-        }
-        return figures
-    }
-}
-
-/// The ranks' shards in their files, read by as many threads as all ranks have.
-private final class Shards: Sendable {
-    private let pages: StreamingRead
-    private let team: Team
-    let detail: String
-
-    init(_ local: LocalCluster, _ context: StepContext, _ model: ModelShape, threads: Int, _ bench: Bench) throws {
-        let partByteCount = 256 << 10
-        let shape = try local.configuration.shape()
-        let row = model.kvHeads * (model.keyDim + model.valueDim) * model.kvDataType.byteCount
-        var files: [MappedFile] = []
-        var parts: [UnsafeRawPointer] = []
-        for rank in shape.allRanks {
-            let file = try MappedFile(local.directory.data(of: .rank(rank)) + "/data.mdb")
-            let tokens = shape.layout.localLength(ofRank: shape.contextRank(of: rank), length: context.tokens)
-            parts += file.parts(byteCount: max(tokens * row, partByteCount), of: partByteCount)
-            files.append(file)
-        }
-        team = Team(threads: threads * shape.ranks)
-        pages = StreamingRead(parts, payloadByteCount: partByteCount, owner: Owners(files))
-        try pages.chooseWay(team, bench.interruption)
-        detail = "the ranks' data files, \(pages.byteCount) bytes, by \(team.threads) threads, \(pages.wayName)"
-    }
-
-    /// - Returns: seconds.
-    func read() -> Double { Stopwatch.seconds { pages.read(team) } }
-
-    private final class Owners: Sendable {
-        let files: [MappedFile]
-        init(_ files: [MappedFile]) { self.files = files }
     }
 }

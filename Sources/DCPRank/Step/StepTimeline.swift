@@ -1,25 +1,25 @@
-internal import DCPWire
-internal import NIOCore
+package import DCPWire
+package import NIOCore
 
 /// When the parts of one step happened on this rank, on the monotonic clock.
 ///
 /// Kept by the shell: the machine has no clock. Moments of the event loop, so that what waits for the loop is waiting.
-struct StepTimeline {
-    let arrival: NIODeadline
+package struct StepTimeline {
+    package let arrival: NIODeadline
     /// The queries of all ranks are there, and all tokens before the step's; nil for a step without context.
-    var contextReady: NIODeadline?
+    package var contextReady: NIODeadline?
     /// The own context partial is there.
-    var partialReady: NIODeadline?
+    package var partialReady: NIODeadline?
     /// Everything that is to be merged is there.
-    var mergeReady: NIODeadline?
-    var merged: NIODeadline?
-    var newTokens: ComputeSpan?
-    var context: ComputeSpan?
+    package var mergeReady: NIODeadline?
+    package var merged: NIODeadline?
+    package var newTokens: ComputeSpan?
+    package var context: ComputeSpan?
 
-    init(arrival: NIODeadline) { self.arrival = arrival }
+    package init(arrival: NIODeadline) { self.arrival = arrival }
 
     /// What the step took, up to its reply.
-    func times(replied: NIODeadline) -> StepTimes {
+    package func times(replied: NIODeadline) -> StepTimes {
         let queryWait = contextReady.map { Span(arrival, $0) }
         let partialWait = partialReady.flatMap { ready in mergeReady.map { Span(ready, $0) } }
         let merge = mergeReady.flatMap { ready in merged.map { Span(ready, $0) } }

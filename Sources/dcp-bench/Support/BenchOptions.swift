@@ -42,11 +42,14 @@ struct BenchOptions: ParsableArguments {
     ) async throws {
         try await dcp_bench.execute {
             try KernelSelection.check()
+            try checkPlot()
             let directory = try ScratchDirectory(in: dir)
             let interruption = Interruption()
             let bench = Bench(
                 repetition: Repetition(runs: runs), seed: seed, directory: directory, interruption: interruption,
                 progress: { printMessage($0) })
+            var parameters = parameters
+            parameters["runs"] = runs.map { "\($0)" } ?? "default"
             var report = Report(
                 benchmark, parameters: parameters, seed: seed, directory: directory.path, notMeasured: notMeasured)
             do {
@@ -58,6 +61,17 @@ struct BenchOptions: ParsableArguments {
             }
             try directory.remove()
             try print(report)
+        }
+    }
+
+    /// Before minutes of measuring, not after.
+    private func checkPlot() throws(ServiceError) {
+        guard let plot else { return }
+        let parent = URL(filePath: plot).deletingLastPathComponent().path
+        guard access(parent, W_OK) == 0 else {
+            throw ServiceError(
+                .invalidConfiguration,
+                "\(plot) cannot be written: \(String(cString: strerror(errno))). Choose another --plot.")
         }
     }
 

@@ -2,7 +2,6 @@ import ArgumentParser
 import DCPBench
 import DCPConsole
 import DCPCore
-import Foundation
 import Glibc
 import UnixSignals
 
@@ -32,18 +31,17 @@ func interruptible<Value: Sendable>(
             interruption.interrupt()
             return nil
         }
-        for try await value in group {
-            group.cancelAll()
-            if let value { return value }
+        do {
+            for try await value in group {
+                group.cancelAll()
+                if let value { return value }
+            }
+        } catch {
+            // After a signal, what fails fails by it.
+            try interruption.check()
+            throw error
         }
         throw CancellationError()
-    }
-}
-
-/// Runs what blocks on a thread of its own: the threads that tasks share are few.
-func onOwnThread<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
-    try await withCheckedThrowingContinuation { continuation in
-        Thread.detachNewThread { continuation.resume(with: Result { try body() }) }
     }
 }
 

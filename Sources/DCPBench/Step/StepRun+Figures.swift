@@ -1,0 +1,48 @@
+internal import DCPClient
+internal import DCPWire
+
+/// From the timings of steps to figures.
+extension StepRun {
+    func figures(_ timings: [Timing], _ shards: Shards) -> [Figure] {
+        func samples(_ value: (Timing) -> Double) -> Samples { Samples(timings.map { value($0) * 1e3 }) }
+        func time(_ rank: Int, _ value: @escaping (StepTimes) -> UInt64) -> Samples {
+            samples { Double(value($0.ranks[rank])) / 1e9 }
+        }
+        let latency = samples(\.latency)
+        let (read, detail) = shards.fastest(timings.map(\.reads))
+        let ranks = local.configuration.ranks
+        let kernels = (0..<ranks).map { rank in time(rank) { $0.kernels / UInt64(threads) } }
+        let slower = (0..<ranks).max { kernels[$0].median < kernels[$1].median } ?? 0
+        var figures = [
+            Figure("step at the client", latency, unit: "ms").under(
+                "streaming read", read.map { $0 * 1e3 }, detail: detail)
+        ]
+        for rank in 0..<ranks {
+            let name = "rank \(rank)" + (rank == slower && ranks > 1 ? " (slower)" : "")
+            figures.append(
+                Figure("\(name): kernels", kernels[rank], unit: "ms").of(
+                    "step", latency, detail: "what the figure is a part of, at the client"))
+            let parts: [(String, (StepTimes) -> UInt64)] = [
+                ("total", \.total), ("new tokens", \.newTokens), ("context", \.context), ("query wait", \.queryWait),
+                ("partial wait", \.partialWait), ("merge", \.merge), ("other", \.other),
+            ]
+            for (part, value) in parts {
+                figures.append(Figure("\(name): \(part)", time(rank, value), unit: "ms").of("step", latency))
+            }
+        }
+        if ranks > 1 {
+            // Who is last to be ready waits for nobody's computation: its waits are the exchange alone.
+            let exchange = samples { timing in
+                let query = timing.ranks.map(\.queryWait).min() ?? 0
+                let partial = timing.ranks.map(\.partialWait).min() ?? 0
+                return Double(query + partial) / 1e9
+            }
+            figures.append(
+                Figure("exchange, least waits", exchange, unit: "ms").under(
+                    "ping-pong", samples(\.pingPong),
+                    detail: "two round trips over a Unix socket: \(exchangeByteCounts[0]) bytes of queries, "
+                        + "\(exchangeByteCounts[1]) of partials"))
+        }
+        return figures
+    }
+}

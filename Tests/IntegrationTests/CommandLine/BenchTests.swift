@@ -1,0 +1,226 @@
+import DCPTestKit
+import Foundation
+import FoundationXML
+import Testing
+
+extension Integration {
+    /// The real `dcp-bench` with tiny parameters: that it runs, what it prints, and that nothing stays behind. Its figures
+    /// are not looked at but for being there: how fast a machine is cannot be right or wrong.
+    @Suite("dcp-bench")
+    struct BenchTests {
+        private let directory = TemporaryDirectory()
+        private var tool: CommandLineTool { CommandLineTool(executable: "dcp-bench") }
+
+        /// Runs a command that must succeed; its JSON document, and nothing left in its directory.
+        private func run(_ arguments: String...) async throws -> [String: Any] {
+            let outcome = try await tool.run(
+                arguments + ["--runs", "2", "--seed", "5", "--json", "--dir", directory.path])
+            #expect(outcome.status == 0, "\(outcome.messages)")
+            #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path).isEmpty)
+            let object = try outcome.object()
+            #expect(object["seed"] as? Int == 5)
+            #expect((object["machine"] as? [String: Any])?["cpu"] is String)
+            #expect((object["kernels"] as? [String: Any])?["openblas_core"] is String)
+            #expect((object["not_measured"] as? [String])?.isEmpty == false)
+            #expect(outcome.messages.contains("Not measured: ") && outcome.messages.contains("Machine: "))
+            return object
+        }
+
+        private func results(_ object: [String: Any]) throws -> [[String: Any]] {
+            try #require(object["results"] as? [[String: Any]])
+        }
+
+        /// Figures by name, each with a positive median; a ceiling has one, too.
+        private func figures(_ result: [String: Any]) throws -> [String: [String: Any]] {
+            let list = try #require(result["figures"] as? [[String: Any]])
+            for figure in list {
+                let beside = try #require(figure["beside"] as? [[String: Any]])
+                for other in [figure] + beside.filter({ $0["kind"] as? String == "ceiling" }) {
+                    let value = try #require(other["value"] as? [String: Any])
+                    #expect(try #require(value["median"] as? Double) > 0)
+                    #expect(try #require(value["runs"] as? Int) >= 2)
+                }
+            }
+            return Dictionary(
+                uniqueKeysWithValues: try list.map { (try #require($0["name"] as? String), $0) })
+        }
+
+        /// bf16 kernels may round weights to bf16.
+        private func checkAccuracy(_ result: [String: Any]) throws {
+            let accuracy = try #require(result["accuracy"] as? [String: Any])
+            let parameters = try #require(result["parameters"] as? [String: Any])
+            let isBFloat16 = parameters["data_type"] as? String == "bf16"
+            #expect(try #require(accuracy["output_max"] as? Double) < (isBFloat16 ? 2e-3 : 1e-5), "\(parameters)")
+            #expect(try #require(accuracy["lse_max"] as? Double) < (isBFloat16 ? 1e-3 : 1e-5), "\(parameters)")
+            #expect(try #require(accuracy["rows"] as? Int) >= 1)
+        }
+
+        @Test("kernels decode: every combination, with a ceiling and small errors; its plot is well-formed")
+        func decode() async throws {
+            let plots = TemporaryDirectory()
+            let object = try await run(
+                "kernels", "decode", "--shape", "4x2x16,smollm2-135m,6x2x16x24", "--context", "96,1k", "--threads",
+                "1,2", "--dtype", "bf16,f16,f32", "--plot", plots.path("p.svg"))
+            let results = try results(object)
+            #expect(results.count == 36, "three shapes, two contexts, two thread counts, three dtypes")
+            for result in results {
+                let figure = try #require(try figures(result)["K and V read"])
+                #expect((figure["beside"] as? [[String: Any]])?.first?["name"] as? String == "streaming read")
+                try checkAccuracy(result)
+            }
+            #expect(XMLParser(data: try Data(contentsOf: URL(filePath: plots.path("p.svg")))).parse())
+        }
+
+        @Test("kernels decode: several query tokens, and queries that bf16 does not hold")
+        func severalTokens() async throws {
+            let object = try await run(
+                "kernels", "decode", "--shape", "8x2x32", "--context", "300", "--count", "5", "--queries", "f32")
+            for result in try results(object) { try checkAccuracy(result) }
+        }
+
+        @Test("kernels prefill: the context part and the new tokens, beside sgemm and the peaks")
+        func prefill() async throws {
+            let object = try await run(
+                "kernels", "prefill", "--shape", "4x2x32", "--context", "500", "--count", "70", "--causal", "--dtype",
+                "bf16,f32")
+            let results = try results(object)
+            #expect(results.count == 4)
+            for result in results {
+                let beside = try #require(try figures(result)["attention"]?["beside"] as? [[String: Any]])
+                #expect(beside.prefix(2).map { $0["name"] as? String } == ["sgemm", "f32 multiply-add"])
+                try checkAccuracy(result)
+            }
+            #expect(results.count { ($0["parameters"] as? [String: Any])?["causal"] as? Bool == true } == 2)
+        }
+
+        @Test("cache append: append and commit for each kind of rows and each durability")
+        func append() async throws {
+            let object = try await run(
+                "cache", "append", "--shape", "4x2x16", "--count", "40", "--context", "100", "--rows", "f32,bf16,f16",
+                "--durability", "never,everysec,always", "--threads", "2", "--dtype", "f16")
+            let results = try results(object)
+            #expect(results.count == 9, "three kinds of rows, three durabilities")
+            for result in results {
+                let figures = try figures(result)
+                #expect(figures.keys.sorted() == ["append to panels", "commit"])
+            }
+        }
+
+        @Test("step: latency, the ranks' parts and the exchange of real daemons", arguments: ["a2a", "ag-rs"])
+        func step(exchange: String) async throws {
+            let object = try await run(
+                "step", "--shape", "6x2x16", "--context", "200", "--ranks", "3", "--exchange", exchange, "--dtype",
+                "f32",
+                "--queries", "f32", "--count", "2")
+            let result = try #require(try results(object).first)
+            try checkAccuracy(result)
+            let list = try #require(result["figures"] as? [[String: Any]])
+            let names = Set(list.compactMap { $0["name"] as? String })
+            func median(_ name: String) throws -> Double {
+                let figure = try #require(list.first { ($0["name"] as? String)?.hasSuffix(name) == true })
+                return try #require((figure["value"] as? [String: Any])?["median"] as? Double)
+            }
+            // A rank's part of every step lies inside what the client measured of it, and the kernels' inside that.
+            #expect(try median(": kernels") > 0)
+            #expect(try median(": kernels") < median(": total") && median(": total") < median("step at the client"))
+            #expect(names.contains("step at the client") && names.contains("exchange, least waits"))
+            for rank in 0..<3 {
+                for part in ["total", "kernels", "context", "query wait", "partial wait", "merge", "other"] {
+                    #expect(names.contains { $0.hasPrefix("rank \(rank)") && $0.hasSuffix(": \(part)") })
+                }
+            }
+            #expect(names.count { $0.contains("(slower): kernels") } == 1)
+        }
+
+        @Test("all: one report of all benchmarks")
+        func all() async throws {
+            let object = try await run("all", "--context", "128,256", "--count", "32")
+            let kinds = try results(object).map {
+                ($0["parameters"] as? [String: Any])?["benchmark"] as? String ?? ""
+            }
+            let decodes = kinds.filter { $0 == "decode" }
+            #expect(decodes.count == 20, "five of shape and dtype, two contexts, two thread counts")
+            #expect(Set(kinds) == ["decode", "prefill", "append", "step"])
+        }
+
+        @Test(
+            "every command has help with an example of itself",
+            arguments: [
+                [], ["kernels"], ["kernels", "decode"], ["kernels", "prefill"], ["cache"], ["cache", "append"],
+                ["step"],
+                ["all"],
+            ])
+        func help(command: [String]) async throws {
+            let outcome = try await tool.run(command + ["--help"])
+            #expect(outcome.status == 0 && outcome.data.contains("EXAMPLE\n"))
+            #expect(outcome.data.contains((["dcp-bench"] + command).joined(separator: " ")))
+        }
+
+        struct Refusal: Sendable {
+            var status: Int32 = 64
+            var arguments: String
+            var words: [String]
+        }
+
+        static let refusals: [Refusal] = [
+            Refusal(arguments: "kernels decode --shape 32x8", words: ["32x8", "llama-8b"]),
+            Refusal(status: 65, arguments: "kernels decode --shape 3x2x64", words: ["2 KV heads", "3 query heads"]),
+            Refusal(arguments: "kernels decode --context 0", words: ["\"0\"", "--context"]),
+            Refusal(arguments: "kernels decode --context 32k,x", words: ["\"x\"", "--context", "32k"]),
+            Refusal(arguments: "kernels prefill --count 1,2", words: ["--count", "one number"]),
+            Refusal(arguments: "kernels decode --dtype int8", words: ["int8", "bf16, f16 or f32"]),
+            Refusal(arguments: "kernels decode --queries f16", words: ["f16", "bf16 or f32"]),
+            Refusal(arguments: "kernels decode --threads 0", words: ["\"0\"", "--threads"]),
+            Refusal(arguments: "kernels decode --runs 0", words: ["0 runs"]),
+            Refusal(arguments: "kernels decode --dir /nonexistent/x", words: ["/nonexistent/x", "--dir"]),
+            Refusal(arguments: "kernels decode --plot /nonexistent/p.svg", words: ["/nonexistent/p.svg", "--plot"]),
+            Refusal(arguments: "cache append --durability soon", words: ["soon", "everysec"]),
+            Refusal(arguments: "cache append --rows f8", words: ["f8", "--rows"]),
+            Refusal(arguments: "step --ranks 0", words: ["0 ranks"]),
+            Refusal(arguments: "step --exchange ring", words: ["ring", "a2a or ag-rs"]),
+            Refusal(arguments: "bogus", words: ["bogus"]),
+        ]
+
+        @Test(
+            "what cannot be measured is refused before anything is, with the value and the remedy", arguments: refusals)
+        func refused(refusal: Refusal) async throws {
+            let arguments = refusal.arguments.split(separator: " ").map(String.init)
+            try await tool.fails(refusal.status, saying: refusal.words, arguments)
+        }
+
+        @Test("kernels that do not exist are refused with those that do")
+        func unknownKernels() async throws {
+            let tool = CommandLineTool(environment: ["DCP_KERNELS": "neon"], executable: "dcp-bench")
+            try await tool.fails(64, saying: ["neon", "scalar"], ["kernels", "decode", "--context", "1k"])
+        }
+
+        @Test("an interrupted measurement ends with 130 and leaves nothing behind")
+        func interrupted() async throws {
+            let path = directory.path
+            let (status, messages) = try await onOwnThread {
+                let process = Process()
+                process.executableURL = URL(filePath: Binaries.directory + "/dcp-bench")
+                process.arguments = ["kernels", "decode", "--context", "4k", "--runs", "100000", "--dir", path]
+                let errors = Pipe()
+                process.standardInput = FileHandle.nullDevice
+                process.standardOutput = FileHandle.nullDevice
+                process.standardError = errors
+                try process.run()
+                var text = ""
+                // It measures when it says so.
+                while !text.contains("decode 32x8x128") {
+                    let data = errors.fileHandleForReading.availableData
+                    guard !data.isEmpty else { break }
+                    text += String(decoding: data, as: UTF8.self)
+                }
+                process.interrupt()
+                text += String(
+                    decoding: try errors.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
+                process.waitUntilExit()
+                return (process.terminationStatus, text)
+            }
+            #expect(status == 130 && messages.contains("interrupted"), "\(messages)")
+            #expect(try FileManager.default.contentsOfDirectory(atPath: path).isEmpty)
+        }
+    }
+}
