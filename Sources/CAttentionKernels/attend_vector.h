@@ -42,22 +42,12 @@ enum { dcp_group_tokens = 64, dcp_tile_rows = 4 };
 
 DCP_INLINE int64_t dcp_min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// What the iterations of one phase ask for: `lines` lines in each, and one more in those whose number has none of the
-// bits of `skip`.
-typedef struct {
-    int lines; // 0...dcp_pace_lines_max
-    int skip;  // 0, 1, 3, 7 or 15
-} dcp_pace;
+// A loop asks for lines in every fourth iteration: less often would come in bursts, in each costs as much as it gains.
+enum { dcp_ahead_iterations = 4 };
 
-enum { dcp_pace_lines_max = 6 };
-
-// So many lines over so many iterations, or a little more.
-DCP_INLINE dcp_pace dcp_pace_of(int64_t lines, int64_t iterations) {
-    if (lines <= 0 || iterations <= 0) return (dcp_pace){0, 15};
-    const int64_t each = (lines - 1) / iterations, rest = lines - each * iterations;
-    int skip = 0;
-    while (skip < 15 && (2 * skip + 2) * rest <= iterations) skip = 2 * skip + 1;
-    return (dcp_pace){each < dcp_pace_lines_max ? (int)each : dcp_pace_lines_max, skip};
+// So many lines over so many iterations, rounded up: how many each time.
+DCP_INLINE int64_t dcp_ahead_lines(int64_t lines, int64_t iterations) {
+    return iterations > 0 ? (lines * dcp_ahead_iterations + iterations - 1) / iterations : 0;
 }
 
 // What the loops over one group share.
@@ -74,23 +64,15 @@ typedef struct {
     const char *ahead, *ahead_end;
     // Volatile so that a compiler does not keep them in registers that the loops need: they are read once a block.
     const char *volatile then, *volatile then_end;
-    dcp_pace key_pace, value_pace;
-    int64_t weight_lines; // for each row
+    int64_t key_lines, weight_lines, value_lines; // each time, or for each row's weights
 } dcp_group;
 
-// One iteration's share. `at` and `end` are the caller's copies of the group's, kept in registers.
-DCP_INLINE void dcp_ahead_step(dcp_group *group, const char **at, const char **end, dcp_pace pace, int64_t i) {
-    if (*at >= *end) return;
-    if ((i & pace.skip) == 0) {
-        __builtin_prefetch(*at, 0, 3);
-        *at += 64;
-    }
-    DCP_UNROLL
-    for (int line = 0; line < dcp_pace_lines_max; line++) {
-        if (line < pace.lines) __builtin_prefetch(*at + 64 * line, 0, 3);
-    }
-    *at += 64 * pace.lines;
-    if (__builtin_expect(*at >= *end, 0)) {
+// Asks for up to so many lines. `at` and `end` are the caller's copies of the group's, kept in registers.
+DCP_INLINE void dcp_ask(dcp_group *group, const char **at, const char **end, int64_t lines) {
+    const char *stop = *at + 64 * lines;
+    if (stop > *end) stop = *end;
+    for (; *at < stop; *at += 64) __builtin_prefetch(*at, 0, 3);
+    if (__builtin_expect(*at >= *end && *end != NULL, 0)) {
         *at = group->then;
         *end = group->then_end;
         group->then = group->then_end = NULL;
@@ -174,7 +156,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
         for (int64_t term = rows->terms; term-- > 0;) {
             const uint32_t *query = rows->query_terms + (term * rows->rows + row) * (dim / 2);
             for (int64_t d = 0; d < dim / 2; d++) {
-                dcp_ahead_step(group, &ahead, &ahead_end, group->key_pace, d);
+                if (d % dcp_ahead_iterations == 0) dcp_ask(group, &ahead, &ahead_end, group->key_lines);
                 dcp_words words[4];
                 dcp_load_words(vectors, 0, keys + d * pair_bytes, words);
                 DCP_UNROLL
@@ -185,7 +167,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
     } else {
         const float *query = rows->queries + row * dim;
         for (int64_t d = 0; d < dim; d += 2, keys += pair_bytes) {
-            dcp_ahead_step(group, &ahead, &ahead_end, group->key_pace, d / 2);
+            if (d / 2 % dcp_ahead_iterations == 0) dcp_ask(group, &ahead, &ahead_end, group->key_lines);
             dcp_vec even[4], odd[4];
             dcp_load_pair(type, vectors, 0, keys, stride, even, odd);
             DCP_UNROLL
@@ -234,7 +216,7 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
         dcp_words words[4];
         if (group->rows->weight_terms == 1) {
             for (; t + 1 < all; t += 2, values += pair_bytes) {
-                dcp_ahead_step(group, &ahead, &ahead_end, group->value_pace, t / 2);
+                if (t / 2 % dcp_ahead_iterations == 0) dcp_ask(group, &ahead, &ahead_end, group->value_lines);
                 dcp_load_words(vectors, some, values, words);
                 DCP_UNROLL
                 for (int r = 0; r < count; r++)
@@ -242,7 +224,7 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
             }
         }
         for (; t + 1 < all; t += 2, values += pair_bytes) {
-            dcp_ahead_step(group, &ahead, &ahead_end, group->value_pace, t / 2);
+            if (t / 2 % dcp_ahead_iterations == 0) dcp_ask(group, &ahead, &ahead_end, group->value_lines);
             dcp_load_words(vectors, some, values, words);
             DCP_UNROLL
             for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
@@ -267,7 +249,7 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
         const float *weights = group->scores[row];
         dcp_vec even[4], odd[4];
         for (; t + 1 < all; t += 2, values += pair_bytes) {
-            dcp_ahead_step(group, &ahead, &ahead_end, group->value_pace, t / 2);
+            if (t / 2 % dcp_ahead_iterations == 0) dcp_ask(group, &ahead, &ahead_end, group->value_lines);
             dcp_load_pair(type, vectors, some, values, stride, even, odd);
             DCP_UNROLL
             for (int r = 0; r < count; r++) {
@@ -426,9 +408,9 @@ DCP_INLINE void dcp_set_paces(int type, dcp_group *group, int64_t tokens, const 
     const int64_t weights = groups * rows->rows;
     const int64_t key_time = keys, value_time = dot ? 2 * values : values, weight_time = 8 * weights;
     const int64_t time = key_time + value_time + weight_time;
-    group->key_pace = dcp_pace_of(lines * key_time / time, keys);
+    group->key_lines = dcp_ahead_lines(lines * key_time / time, keys);
     group->weight_lines = lines * weight_time / time / weights;
-    group->value_pace = dcp_pace_of(lines * value_time / time, values);
+    group->value_lines = dcp_ahead_lines(lines * value_time / time, values);
 }
 
 DCP_INLINE void dcp_attend_panel(int type, const dcp_attention_rows *rows, const void *keys, const void *values,
@@ -454,8 +436,7 @@ DCP_INLINE void dcp_attend_panel(int type, const dcp_attention_rows *rows, const
         }
         DCP_FOR_TILES(dcp_score_rows, type, &group);
         for (int64_t r = 0; r < rows->rows; r++) {
-            for (int64_t line = 0; line < group.weight_lines; line++)
-                dcp_ahead_step(&group, &group.ahead, &group.ahead_end, (dcp_pace){0, 0}, line);
+            dcp_ask(&group, &group.ahead, &group.ahead_end, group.weight_lines);
             if (group.seen[r] > 0) dcp_weigh_row(type, &group, r);
         }
         DCP_FOR_TILES(dcp_value_rows, type, &group);
