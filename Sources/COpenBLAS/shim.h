@@ -1,4 +1,4 @@
-// OpenBLAS, for the sgemm of prefill. Only DCPAttention imports it.
+// OpenBLAS, for the sgemm of prefill on machines without vector kernels, and as a benchmark's ceiling. Only DCPAttention imports it.
 //
 // Declared here instead of including <cblas.h>: Debian switches that header between BLAS implementations through
 // /etc/alternatives, and only OpenBLAS has the thread control that the rank daemon depends on.

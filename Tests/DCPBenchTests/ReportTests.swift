@@ -50,7 +50,7 @@ struct ReportTests {
         let machine = try #require(object["machine"] as? [String: Any])
         #expect((machine["cpu"] as? String)?.isEmpty == false && (machine["cores"] as? Int ?? 0) >= 1)
         let kernels = try #require(object["kernels"] as? [String: Any])
-        #expect(kernels["decode"] is String && kernels["openblas_core"] is String)
+        #expect(kernels["instruction_set"] is String && kernels["openblas_core"] is String)
         let result = try #require((object["results"] as? [[String: Any]])?.first)
         let figure = try #require((result["figures"] as? [[String: Any]])?.first)
         let value = try #require(figure["value"] as? [String: Any])

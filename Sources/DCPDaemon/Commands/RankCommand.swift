@@ -16,7 +16,7 @@ public struct RankCommand: AsyncParsableCommand {
             A rank registers with the coordinator, which tells it the cluster's shape, and serves when all ranks are \
             there. Its store belongs to it: the rank's number, the cluster's shape and the store are bound to each other.
 
-            The fastest decode kernels that the CPU has are used; the environment variable DCP_KERNELS forces others \
+            The fastest kernels that the CPU has are used; the environment variable DCP_KERNELS forces others \
             (`dcpctl kernels` lists them).
 
             EXAMPLE
