@@ -1,0 +1,45 @@
+internal import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+extension ShardCache {
+    /// Stops serving what a verification found damaged.
+    ///
+    /// On the writer's thread, which truncates and commits: what was found may have been cut off since, and what is in
+    /// its place is good.
+    func distrust(_ suspects: [Suspect]) {
+        let damaged = suspects.filter { $0.finding.isDamage && $0.localIndex != nil }
+        guard !damaged.isEmpty else { return }
+        let keys = Set(damaged.compactMap(\.finding.sequence)).map(Self.key)
+        enqueue(keys, isAlone: true, isInternal: true, { _ in }) { [self] transaction in
+            for suspect in damaged {
+                guard let id = suspect.finding.sequence, let index = suspect.localIndex,
+                    let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] })
+                else { continue }
+                let isStill: Bool
+                if let writer = suspect.writer {
+                    isStill = lineage.writer(ofBlock: index / blockTokens) == writer
+                } else {
+                    isStill = try isBadRow(index, of: sequence, lineage, transaction)
+                }
+                if isStill { sequence.markDamaged(fromLocalIndex: index, suspect.finding.message.withoutStop) }
+            }
+        }
+    }
+
+    private func isBadRow(
+        _ index: Int, of sequence: SequenceCache, _ lineage: Lineage, _ transaction: borrowing WriteTransaction
+    ) throws -> Bool {
+        let open = lineage.sealedBlocks * blockTokens..<localLength(sequence.core.withLock { $0.committed })
+        guard open.contains(index) else { return false }
+        let key = TailRecord.key(sequence.id, localIndex: index)
+        guard let value = try transaction.get(tables.tail, key) else { return true }
+        return TailRecord.rows(
+            key: key, value, panels: sequence.model.panels, layers: sequence.layers.count) == nil
+    }
+}
+
+extension String {
+    /// Without the full stop at its end: `checkIntact` goes on with the remedy.
+    fileprivate var withoutStop: String { hasSuffix(".") ? String(dropLast()) : self }
+}
