@@ -96,8 +96,8 @@ let package = Package(
         executable(
             "dcpctl",
             [
-                "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPConsole", argumentParser,
-                unixSignals,
+                "DCPCore", "DCPAttention", "DCPCache", "DCPWire", "DCPTransport", "DCPClient", "DCPConsole",
+                argumentParser, unixSignals,
             ]),
         executable(
             "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache"], path: "Tests/Support/cache-crasher"),
