@@ -77,6 +77,7 @@ public final class Environment: @unchecked Sendable {
                 "The data file \(dataPath) is missing or empty, but this store has been written before; restore it, or "
                     + "move \(directory) away and restart, the rank then starts empty.")
         }
+        if fileByteCount > 0 { try PageCheck.run(dataPath) }
         var created: OpaquePointer?
         try StoreError.check(mdb_env_create(&created), "create an environment")
         guard let handle = created else { throw StoreError(.unexpected, "mdb_env_create gave no environment.") }

@@ -66,8 +66,8 @@ struct Verify: AsyncParsableCommand {
 
     // MARK: One store
 
-    private func verify(store: String) throws(ServiceError) -> RankVerification {
-        let verification = try StoreVerification.open(directory: store)
+    private func verify(store: String) throws -> RankVerification {
+        let verification = try open(store)
         defer { verification.close() }
         var result = RankVerification(rank: verification.rank)
         let bar = LateProgressBar("verify", unit: "MiB")
@@ -78,6 +78,17 @@ struct Verify: AsyncParsableCommand {
             result.progress = batch.progress
             bar.update(megabytesOf: batch.progress)
             if batch.isDone { return result }
+        }
+    }
+
+    /// A store that is too damaged to be opened is damage that was found.
+    private func open(_ store: String) throws -> StoreVerification {
+        do throws(ServiceError) {
+            return try StoreVerification.open(directory: store)
+        } catch {
+            guard error.code == .storeDamaged else { throw error }
+            printMessage("\(error)")
+            throw ExitCode(ExitStatus.damage.rawValue)
         }
     }
 
