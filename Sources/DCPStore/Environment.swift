@@ -56,10 +56,10 @@ public final class Environment: @unchecked Sendable {
     }
 
     /// Opens an existing store to read it. Creates and changes nothing but the lock file.
+    /// Reads a page of each value: what a verification can afford.
     /// - Throws: `.refused` when there is none, `.inUse`, `.damaged`.
     public convenience init(readingDirectory directory: String, tablesMax: Int) throws(StoreError) {
         try Self.checkHoldsStore(directory)
-        // The map has the size that the file says.
         try self.init(
             directory: directory, mapPages: 0, reservedPages: 0, tablesMax: tablesMax, flags: Self.readingFlags)
     }
@@ -77,21 +77,22 @@ public final class Environment: @unchecked Sendable {
                 "The data file \(dataPath) is missing or empty, but this store has been written before; restore it, or "
                     + "move \(directory) away and restart, the rank then starts empty.")
         }
-        if fileByteCount > 0 { try PageCheck.run(dataPath) }
+        let isReading = flags & UInt32(MDB_RDONLY) != 0
+        if fileByteCount > 0 { try PageCheck.run(dataPath, isReading ? .values : .trees) }
         var created: OpaquePointer?
         try StoreError.check(mdb_env_create(&created), "create an environment")
         guard let handle = created else { throw StoreError(.unexpected, "mdb_env_create gave no environment.") }
         do throws(StoreError) {
-            if mapPages > 0 {
-                let mapByteCount = (mapPages + reservedPages) * Int(sysconf(Int32(_SC_PAGESIZE)))
-                try StoreError.check(mdb_env_set_mapsize(handle, mapByteCount), "set the map size")
-            }
+            // Not the size that the file says it was mapped with, which nothing has checked.
+            let mapByteCount =
+                isReading ? fileByteCount : (mapPages + reservedPages) * Int(sysconf(Int32(_SC_PAGESIZE)))
+            try StoreError.check(mdb_env_set_mapsize(handle, mapByteCount), "set the map size")
             try StoreError.check(mdb_env_set_maxreaders(handle, UInt32(Self.readersMax)), "set the reader limit")
             try StoreError.check(mdb_env_set_maxdbs(handle, UInt32(tablesMax)), "set the table limit")
             try StoreError.check(mdb_env_open(handle, directory, flags, 0o600), "open the store \(directory)")
             // A killed process leaves its reader slots, which would keep pages from being reused.
             var dead: Int32 = 0
-            if flags & UInt32(MDB_NOLOCK) == 0 {
+            if !isReading {
                 try StoreError.check(mdb_reader_check(handle, &dead), "check for stale readers of \(directory)")
             }
             try Self.checkLength(handle, dataPath)
