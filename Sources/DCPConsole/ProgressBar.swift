@@ -25,7 +25,11 @@ public final class ProgressBar: Sendable {
     ///   - total: how many there are.
     ///   - unit: of what.
     ///   - columns: the terminal's width; nil takes `COLUMNS`, or 80.
-    public convenience init(label: String, total: Int, unit: String = "tokens", columns: Int? = nil) {
+    ///   - start: when it began, for the rate.
+    public convenience init(
+        label: String, total: Int, unit: String = "tokens", columns: Int? = nil,
+        start: ContinuousClock.Instant = .now
+    ) {
         let isTerminal = isatty(STDERR_FILENO) == 1
         let variable = getenv("COLUMNS").map { String(cString: $0) } ?? ""
         // One write a line: a descriptor needs no lock, and a part of a line that is lost is redrawn.
@@ -34,7 +38,7 @@ public final class ProgressBar: Sendable {
             _ = Glibc.write(STDERR_FILENO, bytes, bytes.count)
         }
         self.init(
-            label: label, total: total, unit: unit, columns: columns ?? Int(variable) ?? 80, start: .now,
+            label: label, total: total, unit: unit, columns: columns ?? Int(variable) ?? 80, start: start,
             write: isTerminal ? draw : nil)
     }
 

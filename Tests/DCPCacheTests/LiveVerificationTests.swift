@@ -59,6 +59,27 @@ struct LiveVerificationTests {
         #expect(try rig.cache.statistics().uncommittedByteCount == 0)
     }
 
+    @Test("a record that goes bad while its sequence is in memory is written again")
+    func record() throws {
+        let rig = try Rig()
+        try rig.open(1)
+        try rig.appendAll(1, at: 0, Self.tags)
+        try rig.commit(1, 40)
+        var record = Data()
+        for field in [7, 0] as [UInt32] { withUnsafeBytes(of: field.littleEndian) { record.append(contentsOf: $0) } }
+        for field in [0, 0, 40] as [UInt64] {
+            withUnsafeBytes(of: field.littleEndian) { record.append(contentsOf: $0) }
+        }
+        try rig.flipLive(record, at: 24)
+        let damage = try Verdict(rig.cache.verification()).damage
+        #expect(damage.map(\.kind) == [.record] && damage[0].intactLength == 40)
+        #expect(damage[0].message.contains("written again"))
+        try rig.settle()
+        #expect(try Verdict(rig.cache.verification()).findings == [])
+        try rig.reopen()
+        #expect(try rig.holds(1, Self.tags))
+    }
+
     @Test("what was cut off before it is told of is not held against what took its place")
     func outdated() throws {
         let rig = try Rig()
@@ -165,10 +186,15 @@ extension Rig {
     /// Flips a bit in the file of the store that is open: the map shows it, as it would show what a disk lost.
     fileprivate func flipLive(_ bytes: Data, at offset: Int) throws {
         let data = try Data(contentsOf: URL(fileURLWithPath: dataPath))
-        let range = try #require(data.range(of: bytes))
         let file = try FileHandle(forUpdating: URL(fileURLWithPath: dataPath))
-        try file.seek(toOffset: UInt64(range.lowerBound + offset))
-        try file.write(contentsOf: [data[range.lowerBound + offset] ^ 0x10])
+        var start = 0
+        // Freed pages still hold what a leaf held before.
+        while let range = data.range(of: bytes, in: start..<data.count) {
+            try file.seek(toOffset: UInt64(range.lowerBound + offset))
+            try file.write(contentsOf: [data[range.lowerBound + offset] ^ 0x10])
+            start = range.upperBound
+        }
+        try #require(start > 0, "the bytes to damage were not found")
         try file.close()
     }
 }

@@ -27,6 +27,30 @@ extension ShardCache {
         }
     }
 
+    /// A record that is damaged in the store and good in memory is written again: nothing is lost.
+    func restoreRecord(_ suspect: Suspect) -> Suspect {
+        guard suspect.finding.kind == .record, let id = suspect.finding.sequence, let state = state(of: id) else {
+            return suspect
+        }
+        enqueue([Self.key(id)], isInternal: true, { _ in }) { [self] transaction in
+            guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }) else {
+                return
+            }
+            let key = SequenceRecord.key(id)
+            if let value = try transaction.get(tables.sequences, key), SequenceRecord(id, value) != nil { return }
+            let record = SequenceRecord(
+                model: sequence.model.id, origin: sequence.origin, committed: sequence.core.withLock { $0.committed },
+                lineage: lineage)
+            try transaction.put(tables.sequences, key, record.encoded(id))
+        }
+        var restored = suspect
+        restored.finding.intactLength = state.committedLength
+        restored.finding.message =
+            "The record of \(id) on \(rank) failed its checksum; it is written again from memory, and nothing is lost. Verify "
+            + "again."
+        return restored
+    }
+
     private func isBadRow(
         _ index: Int, of sequence: SequenceCache, _ lineage: Lineage, _ transaction: borrowing WriteTransaction
     ) throws -> Bool {

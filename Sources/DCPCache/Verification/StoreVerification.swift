@@ -106,7 +106,7 @@ public final class StoreVerification: Sendable {
         let rank = rank
         let (batch, suspects) = try check.withLock { check throws(ServiceError) in
             do {
-                let found = try check.advance()
+                let found = try check.advance().map { cache?.restoreRecord($0) ?? $0 }
                 let batch = Batch(findings: found.map(\.finding), progress: check.progress, isDone: check.isDone)
                 return (batch, found)
             } catch {

@@ -23,7 +23,7 @@ extension Cluster {
         for finding in ranks.flatMap(\.findings) where finding.isDamage {
             guard let id = finding.sequence, let length = finding.intactLength else { continue }
             intact[id] = min(intact[id] ?? .max, length)
-            if finding.kind == .record { lost.insert(id) }
+            if finding.kind == .record, length == 0 { lost.insert(id) }
         }
         let damaged = try await sequences().filter { intact[$0.record.id] != nil }
         let progress = try await statuses(of: damaged)

@@ -5,6 +5,7 @@ import Synchronization
 final class LateProgressBar: Sendable {
     private let label: String
     private let unit: String
+    private let start = ContinuousClock.now
     private let state = Mutex<(bar: ProgressBar?, total: Int)>((nil, 0))
 
     init(_ label: String, unit: String = "tokens") {
@@ -14,7 +15,9 @@ final class LateProgressBar: Sendable {
 
     func update(done: Int, of total: Int) {
         state.withLock { state in
-            if total > state.total { state = (ProgressBar(label: label, total: total, unit: unit), total) }
+            if total > state.total {
+                state = (ProgressBar(label: label, total: total, unit: unit, start: start), total)
+            }
             state.bar?.update(done: done)
         }
     }
