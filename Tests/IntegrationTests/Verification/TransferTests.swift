@@ -118,6 +118,8 @@ extension Integration {
                 #expect(error?.isRetryable == true, "\(String(describing: error))")
                 #expect(error?.message.contains("committed up to 512 of the file's 1300 tokens") == true)
                 #expect(error?.message.contains("--resume") == true)
+                let killed = try #require(cluster.local.daemon(.rank(RankIndex(1))))
+                _ = try await onOwnThread { killed.waitForExit() }
                 try cluster.local.startRank(1)
                 try await cluster.waitUntilReady()
                 try await cluster.tool.fails(65, saying: ["`long`", "--resume"], ["sequence", "import", path])
