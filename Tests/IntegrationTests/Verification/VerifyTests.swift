@@ -158,6 +158,44 @@ extension Integration {
             }
         }
 
+        @Test(
+            "more damage than a rank keeps findings of: listed up to the limit, counted beyond, gone after the repair")
+        func everything() async throws {
+            // 70 blocks in each of 64 layers.
+            let trace = Trace(try shape(layers: 64, 1, 1, 8, 8, .bfloat16), tokens: 1125, salt: 3006)
+            try await ClusterSetup(ranks: 1).run { cluster in
+                try await cluster.withClient { client in
+                    let sequence = try await client.open(trace, "s", model: "m")
+                    for layer in 0..<64 {
+                        let rows = trace.rows(layer, 0..<1125)
+                        try await client.append(
+                            layer: layer, [sequence.entry(position: 0, count: 1125)], model: sequence.model,
+                            keys: rows.keys, values: rows.values)
+                    }
+                    try await client.commit(sequence, 1125)
+                }
+                try await StoreDamage(cluster, rank: 0).flip(Data("DCPB".utf8), at: 60)
+                let found = try await cluster.tool.run("verify", "--json")
+                #expect(found.status == 74, "\(found.messages)")
+                let view = try found.object()
+                let findings = try #require(view["findings"] as? [[String: Any]])
+                #expect(findings.count == 4096 && view["damaged"] as? Int == 70 * 64)
+                let places = findings.map { ($0["layer"] as? Int ?? -1) * 70 + ($0["block"] as? Int ?? -1) }
+                #expect(places == Array(0..<4096))
+                #expect((view["ranks"] as? [[String: Any]])?.first?["unlisted"] as? Int == 384)
+                // What was not listed may be of another sequence: only another verification can tell.
+                let repaired = try await cluster.tool.run("verify", "--repair", "--yes")
+                #expect(
+                    repaired.status == 74 && repaired.data.contains("from 1125 to 0 tokens"), "\(repaired.messages)")
+                #expect(try await cluster.tool.run("verify").status == 0)
+                try await cluster.withClient { client in
+                    let sequence = try await client.openSequence("s", model: nil)
+                    let answer = Answer(try await client.step(trace, 0..<40, layer: 63, on: sequence))
+                    trace.check(answer, layer: 63, 0..<40, "after the repair")
+                }
+            }
+        }
+
         @Test("a rank that was killed has no damage, and verify says which rank is missing")
         func killed() async throws {
             let trace = try Self.trace(tokens: 150, salt: 3004)
