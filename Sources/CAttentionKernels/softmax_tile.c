@@ -29,10 +29,10 @@ void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t value_dim, const
     for (int64_t p = 0; p < pieces; p++) {
         // A sum of 0 is a piece in which the row sees no token. Any token that is seen adds a weight of 1, or NaN.
         if (sum[p * row_stride] == 0.0f) continue;
-        const double weight = exp((double)maximum[p * row_stride] - (double)highest);
-        total += weight * (double)sum[p * row_stride];
+        const float weight = expf(maximum[p * row_stride] - highest);
+        total += (double)weight * (double)sum[p * row_stride];
         const float *restrict part = output + p * row_stride * value_dim;
-        for (int64_t d = 0; d < value_dim; d++) result[d] += (float)weight * part[d];
+        for (int64_t d = 0; d < value_dim; d++) result[d] += weight * part[d];
     }
     if (total == 0.0) {
         *lse = -INFINITY;

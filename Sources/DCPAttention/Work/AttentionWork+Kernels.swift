@@ -7,74 +7,90 @@ extension AttentionWork {
     /// falls out of the first-level cache before it is used.
     private static var aheadByteCount: Int { 20 << 10 }
 
-    func attend(piece pieceIndex: Int) {
-        let piece = split.pieces[pieceIndex]
-        let layout = blocks.layout
-        let headByteCount = layout.headByteCount
-        let count = piece.tiles.count
-        withUnsafeTemporaryAllocation(of: dcp_attention_rows.self, capacity: count) { tileRows in
+    func attend(piece index: Int) {
+        let piece = split.pieces[index]
+        withUnsafeTemporaryAllocation(of: KernelTile.self, capacity: piece.tiles.count) { tiles in
             withUnsafeTemporaryAllocation(of: Int32.self, capacity: Int(dcp_attention_rows_max)) { visible in
-                guard let rows = tileRows.baseAddress, let visible = visible.baseAddress else { return }
-                for index in 0..<count {
-                    (rows + index).initialize(to: kernelRows(ofTile: piece.tiles.lowerBound + index, piece: pieceIndex))
+                guard let visible = visible.baseAddress else { return }
+                for (place, tile) in piece.tiles.enumerated() {
+                    tiles.initializeElement(at: place, to: kernelTile(tile, piece: index))
                 }
-                // K and V of the piece's KV heads lie beside each other in a block.
-                let heads = split.tiles[piece.tiles.lowerBound].kvHead...split.tiles[piece.tiles.upperBound - 1].kvHead
-                let start = heads.lowerBound * headByteCount, end = (heads.upperBound + 1) * headByteCount
-                var token = piece.keys.lowerBound
-                while token < piece.keys.upperBound {
-                    let payload = blocks.blocks[token / layout.blockTokens]
-                    let next = token + layout.blockTokens
-                    let following = next < piece.keys.upperBound ? blocks.blocks[next / layout.blockTokens] : nil
-                    let tokens = min(next, piece.keys.upperBound) - token
-                    for index in 0..<count {
-                        let tile = split.tiles[piece.tiles.lowerBound + index]
-                        guard setVisible(visible, of: tile, first: token, count: tokens) else { continue }
-                        let head = payload + layout.keyPanelOffset(ofHead: tile.kvHead)
-                        // Tiles that share a KV head find it in a cache; the first of them asks for what comes next.
-                        let isFirst =
-                            index == 0 || split.tiles[piece.tiles.lowerBound + index - 1].kvHead != tile.kvHead
-                        let from = layout.keyPanelOffset(ofHead: tile.kvHead) + Self.aheadByteCount
-                        let ahead =
-                            isFirst
-                            ? Self.ahead(from..<from + headByteCount, of: payload, start..<end, then: following)
-                            : dcp_ahead()
-                        dcp_attend_block(
-                            kernels.table, Int32(layout.dataType.rawValue), rows + index, head,
-                            payload + layout.valuePanelOffset(ofHead: tile.kvHead), visible, ahead)
-                    }
-                    token = next
-                }
+                attend(piece, tiles, visible)
             }
         }
     }
 
-    /// A range of a block's bytes that may run over the end of `read`, the part that is read of each block, into the
-    /// next block.
-    private static func ahead(
-        _ range: Range<Int>, of payload: UnsafeRawPointer, _ read: Range<Int>, then next: UnsafeRawPointer?
-    ) -> dcp_ahead {
-        func pointer(_ base: UnsafeRawPointer, _ offset: Int) -> UnsafePointer<CChar> {
-            (base + offset).assumingMemoryBound(to: CChar.self)
+    /// A tile as the loop over blocks needs it: that loop runs every microsecond.
+    private struct KernelTile {
+        var rows: dcp_attention_rows
+        /// Of its KV head's panels, from the start of a block.
+        var keyOffset: Int
+        var valueOffset: Int
+        /// Tiles that share a KV head find it in a cache; the first of them asks for what comes next.
+        var asksAhead: Bool
+        var index: Int
+    }
+
+    private func attend(
+        _ piece: WorkSplit.Piece, _ tiles: UnsafeMutableBufferPointer<KernelTile>,
+        _ visible: UnsafeMutablePointer<Int32>
+    ) {
+        let blockTokens = blocks.layout.blockTokens, headByteCount = blocks.layout.headByteCount
+        let dataType = Int32(blocks.layout.dataType.rawValue)
+        // K and V of the piece's KV heads lie beside each other in a block.
+        let start = tiles[0].keyOffset, end = tiles[tiles.count - 1].keyOffset + headByteCount
+        var visibleTokens = 0
+        var token = piece.keys.lowerBound
+        while token < piece.keys.upperBound {
+            let payload = blocks.blocks[token / blockTokens]
+            let next = token + blockTokens
+            let following = next < piece.keys.upperBound ? blocks.blocks[next / blockTokens] : nil
+            let tokens = min(next, piece.keys.upperBound) - token
+            if !causal, tokens != visibleTokens {
+                visible.update(repeating: Int32(tokens), count: Int(dcp_attention_rows_max))
+                visibleTokens = tokens
+            }
+            for place in tiles.indices {
+                let tile = UnsafePointer(tiles.baseAddress! + place)
+                if causal, !setVisible(visible, of: split.tiles[tile.pointee.index], first: token, count: tokens) {
+                    continue
+                }
+                var ahead = dcp_ahead()
+                if tile.pointee.asksAhead {
+                    // So many bytes later in the part of each block that is read: here, over its end, or all beyond it.
+                    let from = tile.pointee.keyOffset + Self.aheadByteCount, to = from + headByteCount
+                    let over = start - end
+                    if from < end {
+                        ahead.at = Self.chars(payload + from)
+                        ahead.end = Self.chars(payload + min(to, end))
+                        if to > end, let following {
+                            ahead.then = Self.chars(following + start)
+                            ahead.then_end = Self.chars(following + min(to + over, end))
+                        }
+                    } else if let following, from + over < end {
+                        ahead.at = Self.chars(following + (from + over))
+                        ahead.end = Self.chars(following + min(to + over, end))
+                    }
+                }
+                dcp_attend_block(
+                    kernels.table, dataType, &tiles[place].rows, payload + tile.pointee.keyOffset,
+                    payload + tile.pointee.valueOffset, visible, ahead)
+            }
+            token = next
         }
-        let here = range.clamped(to: read)
-        let over = max(range.lowerBound, read.upperBound)..<max(range.upperBound, read.upperBound)
-        var ahead = dcp_ahead()
-        if !here.isEmpty {
-            ahead.at = pointer(payload, here.lowerBound)
-            ahead.end = pointer(payload, here.upperBound)
-        }
-        guard let next, !over.isEmpty else { return ahead }
-        let first = read.lowerBound + over.lowerBound - read.upperBound
-        let last = min(first + over.count, read.upperBound)
-        if here.isEmpty {
-            ahead.at = pointer(next, first)
-            ahead.end = pointer(next, last)
-        } else {
-            ahead.then = pointer(next, first)
-            ahead.then_end = pointer(next, last)
-        }
-        return ahead
+    }
+
+    private static func chars(_ address: UnsafeRawPointer) -> UnsafePointer<CChar> {
+        address.assumingMemoryBound(to: CChar.self)
+    }
+
+    private func kernelTile(_ index: Int, piece: Int) -> KernelTile {
+        let kvHead = split.tiles[index].kvHead
+        let first = split.pieces[piece].tiles.lowerBound
+        return KernelTile(
+            rows: kernelRows(ofTile: index, piece: piece), keyOffset: blocks.layout.keyPanelOffset(ofHead: kvHead),
+            valueOffset: blocks.layout.valuePanelOffset(ofHead: kvHead),
+            asksAhead: index == first || split.tiles[index - 1].kvHead != kvHead, index: index)
     }
 
     private func kernelRows(ofTile index: Int, piece: Int) -> dcp_attention_rows {
