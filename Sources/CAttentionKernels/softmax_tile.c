@@ -17,6 +17,21 @@ void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stri
     }
 }
 
+// Adds some dimensions of up to finish_pieces_max pieces to those of a row, in registers.
+enum { finish_pieces_max = 64, finish_dims = 16 };
+
+static inline void add_pieces(int64_t pieces, const float *weights, const float *output, int64_t stride, int64_t dims,
+                              float *restrict result) {
+    float row[finish_dims] = {0};
+    for (int64_t p = 0; p < pieces; p++) {
+        // A piece in which the row sees no token may hold anything.
+        if (weights[p] == 0.0f) continue;
+        const float *part = output + p * stride;
+        for (int64_t d = 0; d < dims; d++) row[d] += weights[p] * part[d];
+    }
+    for (int64_t d = 0; d < dims; d++) result[d] += row[d];
+}
+
 void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t value_dim, const float *maximum, const float *sum,
                     const float *output, float *restrict result, float *lse) {
     float highest = -INFINITY;
@@ -26,13 +41,21 @@ void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t value_dim, const
     }
     for (int64_t d = 0; d < value_dim; d++) result[d] = 0.0f;
     double total = 0.0;
-    for (int64_t p = 0; p < pieces; p++) {
-        // A sum of 0 is a piece in which the row sees no token. Any token that is seen adds a weight of 1, or NaN.
-        if (sum[p * row_stride] == 0.0f) continue;
-        const float weight = expf(maximum[p * row_stride] - highest);
-        total += (double)weight * (double)sum[p * row_stride];
-        const float *restrict part = output + p * row_stride * value_dim;
-        for (int64_t d = 0; d < value_dim; d++) result[d] += weight * part[d];
+    const int64_t stride = row_stride * value_dim;
+    for (int64_t first = 0; first < pieces; first += finish_pieces_max) {
+        const int64_t count = pieces - first < finish_pieces_max ? pieces - first : finish_pieces_max;
+        float weights[finish_pieces_max];
+        for (int64_t p = 0; p < count; p++) {
+            const float part_sum = sum[(first + p) * row_stride];
+            // A sum of 0 is a piece in which the row sees no token. Any token that is seen adds a weight of 1, or NaN.
+            weights[p] = part_sum == 0.0f ? 0.0f : expf(maximum[(first + p) * row_stride] - highest);
+            if (part_sum != 0.0f) total += (double)weights[p] * (double)part_sum;
+        }
+        const float *part = output + first * stride;
+        int64_t d = 0;
+        for (; d + finish_dims <= value_dim; d += finish_dims)
+            add_pieces(count, weights, part + d, stride, finish_dims, result + d);
+        if (d < value_dim) add_pieces(count, weights, part + d, stride, value_dim - d, result + d);
     }
     if (total == 0.0) {
         *lse = -INFINITY;
