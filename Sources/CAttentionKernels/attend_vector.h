@@ -30,8 +30,8 @@
 //
 // Reading as fast as memory delivers takes some 64 lines in flight at any time, and hardware asks for more only as lines
 // are used. So the caller names the memory that comes next, and each loop asks for its share of it, in address order.
-// Measured (Zen 5, bf16, 4 rows): 0.56 of a streaming read without, 0.85 like this; 0.73 into the second-level cache;
-// 0.77 with a distance of 16 or 64 KiB instead of 24.
+// Measured (Zen 5, bf16, 4 rows): 0.56 of a streaming read without, 0.76 to 0.87 like this; Kernels.md in the DocC
+// catalogue has what else was tried.
 #ifndef DCP_ATTEND_VECTOR_H
 #define DCP_ATTEND_VECTOR_H
 
