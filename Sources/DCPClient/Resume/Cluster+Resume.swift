@@ -1,7 +1,30 @@
 public import DCPCore
+public import DCPTransport
 
 /// Going on after failures.
 extension Cluster {
+    /// Connects to a coordinator that may be down for a while.
+    /// - Throws: `.unreachable` when nobody has listened there for as long as is allowed.
+    public static func connect(
+        to coordinator: Endpoint, retryFor allowance: Duration, timeouts: Timeouts = Timeouts()
+    ) async throws(ServiceError) -> Cluster {
+        var outages = Outages(allowance: allowance)
+        while true {
+            let failure: ServiceError
+            do throws(ServiceError) {
+                return try await connect(to: coordinator, timeouts: timeouts)
+            } catch {
+                failure = error
+            }
+            switch outages.failed(failure, at: now) {
+            case .giveUp(let error): throw error
+            // Between two dials: nothing tells when somebody listens at an address.
+            case .retry(let pause, _, _): try? await Task.sleep(for: pause)
+            }
+            guard !Task.isCancelled else { throw failure }
+        }
+    }
+
     /// Does what the outages decide about a failure: returns when it is time to try again.
     ///
     /// - Parameter error: what the last call threw.

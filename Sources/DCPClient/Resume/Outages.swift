@@ -28,7 +28,7 @@ public struct Outages: Sendable {
         case retry(after: Duration, needsTopology: Bool, patience: Duration)
     }
 
-    static let pauseMax = Duration.milliseconds(500)
+    package static let pauseMax = Duration.milliseconds(500)
 
     public init(allowance: Duration) { self.allowance = allowance }
 

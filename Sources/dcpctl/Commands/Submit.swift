@@ -143,7 +143,7 @@ struct Submit: AsyncParsableCommand {
     }
 
     private func submit(_ submission: Submission, _ client: ClientOptions) async throws {
-        try await client.withCluster { cluster in
+        try await client.withCluster(retryFor: DurationFormat.parse(retryFor)) { cluster in
             let bar = ProgressBar(label: "submit", total: submission.totalTokens)
             let report: SubmissionReport
             do {
