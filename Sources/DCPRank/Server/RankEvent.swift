@@ -16,6 +16,8 @@ public enum RankEvent: Sendable {
     /// A peer was turned away or broke the protocol.
     case refused(peer: String, ServiceError)
     case operationFailed(DirectoryOperation, ServiceError)
+    /// A verification has come to its end, or could not go on.
+    case verified(findings: Int, damage: Int, failure: String?)
     /// The rank cannot serve under this configuration; the daemon ends.
     case fatal(ServiceError)
 }

@@ -28,6 +28,10 @@ public final class RankServer {
     /// Bytes that the steps in flight hold.
     var stepByteCount = 0
     var commitsInFlight = 0
+    /// Bytes of keys and values that are being read back for clients.
+    var rowsInFlightByteCount = 0
+    /// The verification that runs, or the last one.
+    var verification: VerificationRun?
     let peers: PeerLinks
     private(set) var coordinator: CoordinatorSession!
     let listener: Listener
