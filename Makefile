@@ -10,11 +10,12 @@ SWIFT_BUILD := swift build -c release
 BIN := .build/release
 FIXTURES := Tests/Fixtures
 
-.PHONY: help deps deps-arm64 build run test check-kernels check-arm64 bench lint docs install clean
+.PHONY: help deps deps-arm64 build run test soak check-kernels check-arm64 bench lint docs install clean
 
 help:
 	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
 	@echo "make test     build, then run all tests"
+	@echo "make soak     build, then kill daemons under checking clients for two minutes; MINUTES=15 for longer, SEED=N to repeat"
 	@echo "make check-kernels  compare the kernels in C with their scalar twins, under AddressSanitizer"
 	@echo "make check-arm64  compare the arm64 kernels with their scalar twins, under an emulator"
 	@echo "make bench    build, then measure what the README tells: about three minutes and 1.3 GB of disk in TMPDIR or /var/tmp"
@@ -62,6 +63,12 @@ test: deps
 BENCH ?= all
 bench: build
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/dcp-bench $(BENCH)
+
+# Real daemons that are killed, stopped, cut off and filled up by a schedule, and clients that check every answer to the
+# bit. Prints its seed. As root it fills a small disk, too.
+MINUTES ?= 2
+soak: build
+	$(BIN)/dcp-soak --duration $(MINUTES)m $(if $(SEED),--seed $(SEED)) $(SOAK)
 
 # Guard pages lie before and behind all panels; the sanitizers see the rest. CHECK_SEED=N repeats a run.
 KERNELS := Sources/CAttentionKernels

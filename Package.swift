@@ -112,6 +112,12 @@ let package = Package(
             ["DCPCore", "DCPAttention", "DCPStore", "DCPConsole", "DCPWire", "DCPBench", argumentParser, unixSignals]),
         executable(
             "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache"], path: "Tests/Support/cache-crasher"),
+        executable(
+            "dcp-soak",
+            [
+                "DCPCore", "DCPAttention", "DCPCache", "DCPClient", "DCPTransport", "DCPWire", "DCPConsole",
+                "DCPTestKit", argumentParser,
+            ], path: "Tests/Support/soak"),
 
         tests("DCPCore"),
         tests("DCPAttention"),
@@ -130,7 +136,7 @@ let package = Package(
             name: "IntegrationTests",
             dependencies: [
                 "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit", "dcp-rank",
-                "dcp-coordinator", "dcpctl", "dcp-bench", nioCore,
+                "dcp-coordinator", "dcpctl", "dcp-bench", "dcp-soak", nioCore,
             ],
             swiftSettings: swiftSettings),
     ]

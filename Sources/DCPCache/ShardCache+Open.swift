@@ -41,7 +41,9 @@ extension ShardCache {
                 directory: directory, mapByteCountMax: settings.mapByteCountMax, tablesMax: CacheTables.count,
                 durability: settings.durability)
             do {
-                return try open(environment, rank: rank, cluster: cluster, settings: settings)
+                return try environment.withoutReadAhead {
+                    try open(environment, rank: rank, cluster: cluster, settings: settings)
+                }
             } catch {
                 environment.close()
                 throw error

@@ -1,7 +1,7 @@
 public import DCPCore
 
 /// Every member gives one piece to all; every member ends with all pieces in rank order.
-public struct AllGather<Piece: Sendable>: Sendable {
+public struct AllGather<Piece: Equatable & Sendable>: Sendable {
     public enum Action: Sendable {
         /// The own piece, to each other member.
         case send(Piece, to: Int)
@@ -22,13 +22,12 @@ public struct AllGather<Piece: Sendable>: Sendable {
 
     /// Gives the own piece.
     public mutating func contribute(_ piece: Piece) throws(ServiceError) -> [Action] {
-        try roster.insert(piece, from: rank, of: "all-gather")
+        _ = try roster.insert(piece, from: rank, of: "all-gather")
         return (0..<members).filter { $0 != rank }.map { .send(piece, to: $0) } + finished
     }
 
     public mutating func receive(_ piece: Piece, from member: Int) throws(ServiceError) -> [Action] {
-        try roster.insert(piece, from: member, of: "all-gather")
-        return finished
+        try roster.insert(piece, from: member, of: "all-gather") ? finished : []
     }
 
     private var finished: [Action] { roster.complete.map { [.finished($0)] } ?? [] }

@@ -2,7 +2,7 @@ public import DCPCore
 
 /// Every member gives each other member a piece of its own; every member ends with the pieces made for it, in rank
 /// order of who made them.
-public struct AllToAll<Piece: Sendable>: Sendable {
+public struct AllToAll<Piece: Equatable & Sendable>: Sendable {
     public enum Action: Sendable {
         case send(Piece, to: Int)
         /// The pieces for this rank, its own among them, in rank order. Once.
@@ -23,13 +23,12 @@ public struct AllToAll<Piece: Sendable>: Sendable {
     /// Gives the own pieces, one for each member in rank order.
     public mutating func contribute(_ pieces: [Piece]) throws(ServiceError) -> [Action] {
         precondition(pieces.count == members)
-        try roster.insert(pieces[rank], from: rank, of: "all-to-all")
+        _ = try roster.insert(pieces[rank], from: rank, of: "all-to-all")
         return (0..<members).filter { $0 != rank }.map { .send(pieces[$0], to: $0) } + finished
     }
 
     public mutating func receive(_ piece: Piece, from member: Int) throws(ServiceError) -> [Action] {
-        try roster.insert(piece, from: member, of: "all-to-all")
-        return finished
+        try roster.insert(piece, from: member, of: "all-to-all") ? finished : []
     }
 
     private var finished: [Action] { roster.complete.map { [.finished($0)] } ?? [] }

@@ -4,7 +4,7 @@ public import DCPCore
 ///
 /// The sum itself is the caller's, on a compute thread and always in rank order: a tree or a ring would be faster on a
 /// wide cluster, but its order depends on who arrives first, and then two runs differ in their last bits.
-public struct ReduceScatter<Summand: Sendable>: Sendable {
+public struct ReduceScatter<Summand: Equatable & Sendable>: Sendable {
     public enum Action: Sendable {
         case send(Summand, to: Int)
         /// What to add up, in rank order. Once.

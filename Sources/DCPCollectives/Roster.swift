@@ -4,7 +4,7 @@ internal import DCPCore
 ///
 /// The collectives below are values on top of it. They have no clock and no socket: a piece comes in, and when it was
 /// the last, all of them go out. Pieces may come before this rank has made its own: a fast peer is not told to wait.
-struct Roster<Piece: Sendable>: Sendable {
+struct Roster<Piece: Equatable & Sendable>: Sendable {
     private var pieces: [Piece?]
     private var missingCount: Int
 
@@ -14,20 +14,26 @@ struct Roster<Piece: Sendable>: Sendable {
         missingCount = members
     }
 
-    /// - Throws: `.protocolViolation` for a member that does not exist or a second piece from one.
-    mutating func insert(_ piece: Piece, from member: Int, of collective: StaticString) throws(ServiceError) {
+    /// - Returns: false for the same piece again, which changes nothing: a frame may come twice.
+    /// - Throws: `.protocolViolation` for a member that does not exist or a second, different piece from one.
+    mutating func insert(_ piece: Piece, from member: Int, of collective: StaticString) throws(ServiceError) -> Bool {
         guard pieces.indices.contains(member) else {
             throw ServiceError(
                 .protocolViolation,
                 "Context rank \(member) sent a piece of the \(collective), but the head group has \(pieces.count) ranks."
             )
         }
-        guard pieces[member] == nil else {
-            throw ServiceError(
-                .protocolViolation, "Context rank \(member) sent a second piece of the \(collective) of one step.")
+        if let known = pieces[member] {
+            guard known == piece else {
+                throw ServiceError(
+                    .protocolViolation,
+                    "Context rank \(member) sent a second, different piece of the \(collective) of one step.")
+            }
+            return false
         }
         pieces[member] = piece
         missingCount -= 1
+        return true
     }
 
     /// All pieces in rank order, once they are there.

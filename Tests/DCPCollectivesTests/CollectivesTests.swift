@@ -114,7 +114,7 @@ struct CollectivesTests {
         }
     }
 
-    @Test("a second piece of one member is refused at every point, and changes nothing")
+    @Test("a second piece of one member is refused at every point, the same piece again dropped; neither changes anything")
     func duplicates() throws {
         for (members, rank, order) in cases where members > 1 {
             for repeated in order.indices {
@@ -148,6 +148,9 @@ struct CollectivesTests {
                         #expect(error.code == .protocolViolation)
                         #expect(error.message.contains("Context rank \(member)") && error.message.contains("second"))
                     }
+                    #expect(try gather.receive("a", from: member).isEmpty)
+                    #expect(try exchange.receive("a", from: member).isEmpty)
+                    #expect(try scatter.receive("a", from: member).isEmpty)
                     #expect((gather.missing, exchange.missing, scatter.missing) == before)
                 }
             }

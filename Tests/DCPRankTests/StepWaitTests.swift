@@ -62,7 +62,7 @@ struct StepWaitTests {
         #expect(try expired(member).contains("the corrected outputs of context rank 0"))
     }
 
-    @Test("TRAPS 33: pieces of another shape, of strangers or sent twice end the step, and say who sent them")
+    @Test("TRAPS 33: pieces of another shape, of strangers or replaced end the step, and say who sent them")
     func wrongPieces() throws {
         let test = StepCase(ranks: 3, queryHeads: 3, kvHeads: 1)
         let good = test.queries(ofRank: 1)
@@ -73,7 +73,7 @@ struct StepWaitTests {
         let rows = AttentionStates.empty(rows: test.tokens, valueDim: StepCase.valueDim)
         let bad: [(StepMachine.Event, String)] = [
             (.query(tokens, from: 1), "Context rank 1 sent queries"), (.query(heads, from: 1), "another step"),
-            (.query(dims, from: 1), "another step"), (.query(good, from: 0), "second piece"),
+            (.query(dims, from: 1), "another step"), (.query(good, from: 0), "second, different piece"),
             (.partial(.empty(rows: test.tokens + 1, valueDim: StepCase.valueDim), from: 2), "Context rank 2"),
             (.partial(.empty(rows: test.tokens, valueDim: 4), from: 2), "Context rank 2"),
             (.partial(rows, from: 3), "3 ranks"),
@@ -93,6 +93,10 @@ struct StepWaitTests {
         _ = try member.deliver(.partial(rows, from: 2))
         #expect(member.outcome.endings == 0, "an early partial is kept")
         _ = try member.deliver(.partial(rows, from: 2))
+        #expect(member.outcome.endings == 0, "a frame may come twice")
+        var other = rows
+        other.outputs[0] = 1
+        _ = try member.deliver(.partial(other, from: 2))
         #expect(member.outcome.verdicts.map(\.code) == [.protocolViolation])
     }
 

@@ -12,7 +12,7 @@ final class BenchmarkStore {
     let sequence: SequenceID
     private let directory: String
     private let isTemporary: Bool
-    private let modelID: ModelID
+    let modelID: ModelID
     private let chunkTokens = 512
     private(set) var length = 0
 

@@ -34,10 +34,12 @@ extension ShardCache {
                 }
             }
             for plan in plans.value { try write(plan, &transaction) }
+            FailPoint.commitBefore.pass()
         } undo: {
             for plan in plans.value { plan.sequence.core.withLock { $0.floor = $0.committed } }
             plans.value = []
         } apply: { [self] in
+            FailPoint.commitAfter.pass()
             for plan in plans.value { apply(plan) }
             plans.value = []
         }
@@ -95,6 +97,7 @@ extension ShardCache {
                 }
             }
         }
+        if !plan.sealed.isEmpty { FailPoint.commitSealed.pass() }
         let old = localLength(plan.committed)
         let new = localLength(plan.length)
         if !plan.sealed.isEmpty { try deleteRows(sequence.id, first * blockTokens..<old, &transaction) }

@@ -50,6 +50,7 @@ extension ShardCache {
             plan.value = nil
         } apply: { [self] in
             guard let truncation = plan.value else { return }
+            FailPoint.truncateAfter.pass()
             plan.value = nil
             finish(truncation)
         }

@@ -71,16 +71,24 @@ extension Cluster {
 
     /// Makes the ranks agree after a step that failed half-way: its remains are ended on every rank, and each layer is
     /// cut to what every rank has of it. Ends steps of other clients on the sequence, too.
+    /// - Parameter lengthsMax: per layer, what is kept at most; nil keeps what every rank has. Never cuts below the
+    ///   committed length.
     /// - Returns: the sequence's progress, from which a client goes on.
     /// - Throws: `.conflict` when the lengths do not settle, because another client appends meanwhile.
     @discardableResult
-    public func resume(_ sequence: SequenceHandle) async throws(ServiceError) -> SequenceProgress {
+    public func resume(_ sequence: SequenceHandle, atMost lengthsMax: [Int]? = nil)
+        async throws(ServiceError) -> SequenceProgress
+    {
         var progress = try await status(of: sequence)
         // Also when the lengths agree: a rank that has not heard the verdict yet may still hold the step. What such a
         // rank takes back then may make the lengths differ, once.
         for _ in 0..<3 {
             let topology = try await readyTopology()
-            let request = Message.rewind(sequence.record.id, layerLengths: progress.layerLengths)
+            let committed = progress.committedLength
+            let lengths = progress.layerLengths.enumerated().map { layer, length in
+                max(min(length, lengthsMax?.dropFirst(layer).first ?? length), committed)
+            }
+            let request = Message.rewind(sequence.record.id, layerLengths: lengths)
             let replies = try await ask(
                 topology.shape.allRanks.map { ($0, request) }, topology: topology,
                 tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)

@@ -133,10 +133,7 @@ public actor Cluster {
 
     /// After a failure that a change of membership may explain, the next call asks again.
     func forgetTopology(after error: ServiceError) {
-        switch error.code {
-        case .notReady, .staleEpoch, .rankUnavailable, .shuttingDown, .unreachable, .deadlineExceeded: known = nil
-        default: break
-        }
+        if error.code.concernsMembership { known = nil }
     }
 
     // MARK: Requests

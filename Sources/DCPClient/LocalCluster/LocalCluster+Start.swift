@@ -134,6 +134,9 @@ extension LocalCluster {
                 "--coordinator", coordinatorEndpoint, "--threads", "\(threads)",
             ]
         }
+        if case .rank(let rank) = role, let advertised = options.advertisedEndpoints[rank] {
+            arguments += ["--advertise", advertised]
+        }
         if configuration.transport == .tcp { arguments.append("--insecure-loopback-only") }
         if !options.detached { arguments.append("--stop-on-stdin-eof") }
         return arguments + (role == .coordinator ? options.coordinatorArguments : options.rankArguments)

@@ -66,8 +66,9 @@ public final class LocalCluster: Sendable {
     // MARK: One daemon
 
     /// Starts a daemon that does not run, on the store and the endpoint it had. Does not wait until it is ready.
+    /// - Parameter environment: for this run alone, above that of the options.
     /// - Throws: `.conflict` when it runs; `.invalidConfiguration` when it cannot be run.
-    public func start(_ role: DaemonRole) throws(ServiceError) {
+    public func start(_ role: DaemonRole, environment: [String: String] = [:]) throws(ServiceError) {
         guard roles.contains(role) else {
             throw ServiceError(
                 .invalidRequest,
@@ -82,7 +83,8 @@ public final class LocalCluster: Sendable {
         directory.removeStaleSocket(of: role)
         let process = try DaemonProcess.spawn(
             name: role.description, executable: executables.path(of: role), arguments: arguments(of: role),
-            environment: options.environment, logPath: directory.log(of: role), lifeline: !options.detached)
+            environment: options.environment.merging(environment) { $1 }, logPath: directory.log(of: role),
+            lifeline: !options.detached)
         daemons.withLock { $0[role] = process }
         try writeRunning()
     }

@@ -59,6 +59,8 @@ public struct LocalClusterOptions: Sendable {
     /// Appended to the daemons' own arguments.
     public var coordinatorArguments: [String] = []
     public var rankArguments: [String] = []
+    /// What each rank advertises instead of the endpoint it listens at: where a proxy stands before it.
+    public var advertisedEndpoints: [RankIndex: String] = [:]
     /// Added to the daemons' environment.
     public var environment: [String: String] = [:]
 

@@ -20,18 +20,30 @@ public struct Submission: Sendable {
     /// Steps over all layers: what `progress` counts.
     public var totalTokens: Int { file.tokens * file.layers.count }
 
-    /// Runs the submission.
-    /// - Parameter progress: called after each step with the tokens done, over all layers.
+    /// Runs the submission, through outages of the cluster as long as `options.retryFor` allows.
+    ///
+    /// After an outage it goes on from what every rank holds. Tokens that a rank has lost, because they were not
+    /// committed when it died, are sent again in the same steps: their answers, which are already written, would have
+    /// the same bits, and are not written again. An answer that never came is asked for by sending its step again.
+    /// - Parameters:
+    ///   - progress: called after each step with the tokens answered, over all layers.
+    ///   - resumed: called when an outage is over.
     /// - Throws: `.positionMismatch` before anything is sent, when the file does not begin where the sequence ends.
-    public func run(on cluster: Cluster, progress: @Sendable (Int) -> Void) async throws(ServiceError)
-        -> SubmissionReport
-    {
+    public func run(
+        on cluster: Cluster, progress: @escaping @Sendable (Int) -> Void,
+        resumed: @escaping @Sendable (SubmissionReport.Resume) -> Void = { _ in }
+    ) async throws(ServiceError) -> SubmissionReport {
+        var outages = Outages(allowance: options.retryFor)
         let modelName = SubmissionPlan.modelName(file, options)
-        let known = try await cluster.model(named: modelName)
-        let plan = try SubmissionPlan(file, options, modelName: modelName, known: known?.shape)
-        try await cluster.registerModel(modelName, plan.shape)
-        let sequence = try await cluster.openSequence(plan.sequenceName, model: modelName)
-        let start = try await cluster.resume(sequence)
+        let (file, options) = (file, options)
+        let (plan, sequence, start) = try await cluster.persistently(&outages) {
+            () async throws(ServiceError) -> (SubmissionPlan, SequenceHandle, SequenceProgress) in
+            let known = try await cluster.model(named: modelName)
+            let plan = try SubmissionPlan(file, options, modelName: modelName, known: known?.shape)
+            try await cluster.registerModel(modelName, plan.shape)
+            let sequence = try await cluster.openSequence(plan.sequenceName, model: modelName)
+            return (plan, sequence, try await cluster.resume(sequence))
+        }
         let lengths = start.layerLengths
         for layer in file.layers {
             guard let position = plan.position, position != lengths[layer.index] else { continue }
@@ -43,81 +55,26 @@ public struct Submission: Sendable {
         }
         let expectation = try options.expect.map { (path) throws(ServiceError) in try Expectation(path, for: file) }
         let writer = try outputPath.map { (path) throws(ServiceError) in try makeWriter(path, plan) }
-        var report = SubmissionReport(
-            model: modelName, sequence: plan.sequenceName, tokens: file.tokens, prefillTokens: plan.prefill,
-            committedLength: start.committedLength,
-            layers: file.layers.map { SubmissionReport.Layer(layer: $0.index) })
+        var transfer = SubmissionTransfer(
+            file: file, plan: plan, sequence: sequence, queryMode: options.queryMode, start: start, writer: writer,
+            expectation: expectation, outages: outages, progress: progress, resumed: resumed)
         do throws(ServiceError) {
-            try await send(plan, sequence, from: lengths, on: cluster, &report, writer, expectation, progress)
+            try await transfer.run(on: cluster)
         } catch {
             var error = error
             error.message +=
-                " Sequence `\(plan.sequenceName)` is committed up to \(report.committedLength) of "
+                " Sequence `\(plan.sequenceName)` is committed up to \(transfer.report.committedLength) of "
                 + "\((start.layerLengths.min() ?? 0) + file.tokens) tokens."
             throw error
         }
         try writer?.finish()
-        let holdings = try await cluster.status(of: sequence)
-        report.ranks = try await cluster.rankStatuses().map { ($0, holdings.localTokens[$0.rank] ?? 0) }
-        return report
-    }
-
-    /// The steps, chunk by chunk and layer by layer, each chunk committed.
-    private func send(
-        _ plan: SubmissionPlan, _ sequence: SequenceHandle, from start: [Int], on cluster: Cluster,
-        _ report: inout SubmissionReport, _ writer: SafetensorsWriter?, _ expectation: Expectation?,
-        _ progress: @Sendable (Int) -> Void
-    ) async throws(ServiceError) {
-        var lengths = start
-        let clock = ContinuousClock()
-        var done = 0
-        for tokens in plan.chunks {
-            for (index, layer) in file.layers.enumerated() {
-                let queries = try rows(layer.queries, tokens)
-                let keys = try rows(layer.keys, tokens)
-                let values = try rows(layer.values, tokens)
-                let began = clock.now
-                let answer = try await cluster.step(
-                    layer: layer.index, [sequence.entry(position: lengths[layer.index], count: tokens.count)],
-                    model: sequence.model, queries: queries, keys: keys, values: values, queryMode: options.queryMode)
-                let duration = clock.now - began
-                if tokens.lowerBound < plan.prefill {
-                    report.prefillSteps.append(duration)
-                } else {
-                    report.decodeSteps.append(duration)
-                }
-                lengths[layer.index] += tokens.count
-                try record(answer, tokens, layer, index, writer, expectation, &report)
-                done += tokens.count
-                progress(done)
-            }
-            // Durable is what every layer of the model has reached.
-            if let reached = lengths.min(), reached > report.committedLength {
-                let began = clock.now
-                try await cluster.commit([SequenceLength(sequence: sequence.record.id, length: reached)])
-                report.commits.append(clock.now - began)
-                report.committedLength = reached
-            }
+        outages = transfer.outages
+        transfer.report.ranks = try await cluster.persistently(&outages) {
+            () async throws(ServiceError) -> [(status: RankStatus, tokens: Int)] in
+            let holdings = try await cluster.status(of: sequence)
+            return try await cluster.rankStatuses().map { ($0, holdings.localTokens[$0.rank] ?? 0) }
         }
-    }
-
-    private func record(
-        _ answer: AttentionOutput, _ tokens: Range<Int>, _ layer: SubmitFile.Layer, _ index: Int,
-        _ writer: SafetensorsWriter?, _ expectation: Expectation?, _ report: inout SubmissionReport
-    ) throws(ServiceError) {
-        try writer?.append(answer.outputs, to: layer.prefix + "o")
-        try writer?.append(answer.lse, to: layer.prefix + "lse")
-        guard let expectation else { return }
-        let outputError = try expectation.errorMax(of: answer.outputs, tensor: layer.prefix + "o", tokens: tokens)
-        let lseError = try expectation.errorMax(of: answer.lse, tensor: layer.prefix + "lse", tokens: tokens)
-        report.layers[index].outputErrorMax = max(report.layers[index].outputErrorMax ?? 0, outputError)
-        report.layers[index].lseErrorMax = max(report.layers[index].lseErrorMax ?? 0, lseError)
-    }
-
-    private func rows(_ tensor: SafetensorsTensor, _ tokens: Range<Int>) throws(ServiceError) -> TokenRows {
-        let bytes = try tensor.withRows(tokens) { (bytes) throws(ServiceError) in Array(bytes) }
-        return TokenRows(
-            dataType: tensor.dataType, tokens: tokens.count, heads: tensor.shape[1], dim: tensor.shape[2], bytes: bytes)
+        return transfer.report
     }
 
     private func makeWriter(_ path: String, _ plan: SubmissionPlan) throws(ServiceError) -> SafetensorsWriter {

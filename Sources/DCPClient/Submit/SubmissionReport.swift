@@ -1,4 +1,4 @@
-internal import DCPCore
+public import DCPCore
 public import DCPWire
 
 /// What a submission did.
@@ -8,6 +8,16 @@ public struct SubmissionReport: Sendable {
         /// The largest absolute differences from the expected file; nil without one.
         public internal(set) var outputErrorMax: Float?
         public internal(set) var lseErrorMax: Float?
+    }
+
+    /// An outage that the submission got over.
+    public struct Resume: Sendable {
+        /// The failure that began it.
+        public let cause: ServiceError
+        /// From that failure to the next step or commit that succeeded.
+        public let outage: Duration
+        /// What was durable when it ended: the submission went on from there, or from later where ranks still held it.
+        public let committedLength: Int
     }
 
     public internal(set) var model: String
@@ -20,6 +30,9 @@ public struct SubmissionReport: Sendable {
     public internal(set) var prefillSteps: [Duration] = []
     public internal(set) var decodeSteps: [Duration] = []
     public internal(set) var commits: [Duration] = []
+    public internal(set) var resumes: [Resume] = []
+    /// Tokens, over all layers, that were sent again though their answers had come: a rank had lost them uncommitted.
+    public internal(set) var resentTokens = 0
     /// Each rank's counters after the last commit, and how many of the sequence's tokens it holds.
     public internal(set) var ranks: [(status: RankStatus, tokens: Int)] = []
 

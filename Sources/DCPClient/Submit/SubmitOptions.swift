@@ -22,5 +22,8 @@ public struct SubmitOptions: Sendable {
     public var expect: String?
     public var tolerance: Float = 2e-5
 
+    /// How long an outage of the cluster may last before the submission fails. Default: it fails at once.
+    public var retryFor = Duration.zero
+
     public init() {}
 }

@@ -112,6 +112,7 @@ public final class CoordinatorServer {
                 let server = bound.value
                 switch result {
                 case .success:
+                    FailPoint.coordinatorPersisted.pass()
                     server.isPersisting = false
                     server.perform([])
                 case .failure(let error):

@@ -26,6 +26,7 @@ struct CommonOptions: ParsableArguments {
     }
 
     func level() throws -> Logger.Level {
+        try checked { () throws(ServiceError) in try FailPoint.check() }
         guard let level = Logger.Level(rawValue: logLevel) else {
             throw ValidationError("`\(logLevel)` is not a log level; use trace, debug, info, notice, warning or error.")
         }

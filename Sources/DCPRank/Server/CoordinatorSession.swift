@@ -159,6 +159,8 @@ final class CoordinatorSession {
         case .incomplete:
             let error = ServiceError(.notReady, "The cluster is not ready: \(topology.reason). Try again when it is.")
             serving = .refusing(error)
+            // The next join ends them anyway; a lost rank that still has its links open would be waited for until then.
+            server.abortExchanges(error)
             server.observe(.notReady(reason: topology.reason))
         case .joining:
             join(topology)
@@ -206,6 +208,7 @@ final class CoordinatorSession {
         // The coordinator calls the cluster ready only after this registration and all it asks for in answer, and no
         // client sends in an epoch that is not ready. So whoever sends in it now has heard of that before this rank.
         serving = .yes
+        FailPoint.registerAgain.pass()
         register()
         let group = server.cluster.members(ofHeadGroup: server.cluster.headGroup(of: server.configuration.rank))
         do throws(ServiceError) {
@@ -235,6 +238,7 @@ extension CoordinatorSession: LinkDelegate {
         self.link = link
         hasReportedLoss = false
         server.observe(.coordinatorConnected)
+        FailPoint.registerFirst.pass()
         register()
     }
 

@@ -42,13 +42,17 @@ extension RankServer {
 
     /// - Throws: why this rank cannot serve data at all, or not in the frame's epoch.
     func checkServing(_ epoch: Epoch) throws(ServiceError) {
+        // Whether it serves or not: an older epoch's request can never be taken, and its sender is to know why.
+        guard epoch >= coordinator.epoch else { throw staleEpoch(epoch) }
         try coordinator.checkServing()
-        guard epoch == coordinator.epoch else {
-            throw ServiceError(
-                .staleEpoch,
-                "The request is of \(epoch), \(configuration.rank) serves \(coordinator.epoch); ask the coordinator for "
-                    + "the topology and try again.")
-        }
+        guard epoch == coordinator.epoch else { throw staleEpoch(epoch) }
+    }
+
+    private func staleEpoch(_ epoch: Epoch) -> ServiceError {
+        ServiceError(
+            .staleEpoch,
+            "The request is of \(epoch), \(configuration.rank) serves \(coordinator.epoch); ask the coordinator for "
+                + "the topology and try again.")
     }
 
     // MARK: Steps

@@ -22,6 +22,8 @@ struct PageFile: ~Copyable {
     private static func open(_ path: String) throws(StoreError) -> (Int32, MetaPage) {
         let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw StoreError.lmdb(errno, "open the data file \(path)") }
+        // Tree pages are few and lie apart: what the kernel would read ahead of each is blocks, megabytes at a time.
+        posix_fadvise(descriptor, 0, 0, POSIX_FADV_RANDOM)
         var head = [UInt8](repeating: 0, count: MetaPage.byteCount)
         let count = pread(descriptor, &head, head.count, 0)
         guard count == head.count, let meta = head.withUnsafeBytes({ MetaPage(Page($0, number: 0)) }) else {

@@ -2,7 +2,7 @@ public import DCPCore
 public import NIOCore
 
 /// The queries of a rank's own heads, for the other ranks of its head group.
-public struct QuerySlice: Sendable {
+public struct QuerySlice: Equatable, Sendable {
     public var tokens: Int
     public var heads: Int
     public var keyDim: Int

@@ -10,8 +10,111 @@ struct CacheCommands: AsyncParsableCommand {
         discussion: """
             EXAMPLE
               dcp-bench cache append --rows f32 --durability never,always
+              dcp-bench cache commit --clients 1,8
+              dcp-bench cache open --context 1m
             """,
-        subcommands: [AppendCommand.self])
+        subcommands: [AppendCommand.self, CommitCommand.self, OpenCommand.self])
+}
+
+struct CommitCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "commit",
+        abstract: "Commit decode tokens one by one: latency, and bytes written beside those of the tokens.",
+        discussion: """
+            Each client appends a token to all layers of its own sequence and commits it. Commits that wait at the same \
+            moment share a transaction. A round fills and seals one block of each layer; --runs says how many.
+
+            EXAMPLE
+              dcp-bench cache commit --clients 1,8 --durability always,everysec,never
+              dcp-bench cache commit --layers 32 --ranks 1,4 --durability everysec
+            """)
+
+    @OptionGroup var shape: CacheShapeOptions
+
+    @Option(help: "Layers of the model.")
+    var layers: Int = 32
+
+    @Option(help: ArgumentHelp("Clients at the same time; several with commas.", valueName: "counts"))
+    var clients: String = "1,8"
+
+    @Option(
+        help: ArgumentHelp(
+            "Context ranks: this one owns one token in so many, and commits with all; several with commas.",
+            valueName: "counts"))
+    var ranks: String = "1"
+
+    @Option(help: ArgumentHelp("never, everysec or always; several with commas.", valueName: "settings"))
+    var durability: String = "always,everysec,never"
+
+    @OptionGroup var options: BenchOptions
+
+    func validate() throws {
+        guard (1...1024).contains(layers) else {
+            throw ValidationError("\(layers) layers are outside 1...1024; correct --layers.")
+        }
+    }
+
+    func run() async throws {
+        try await execute {
+            let benchmark = CommitBenchmark(
+                shapes: try Lists.shapes(shape.shape),
+                dataTypes: try Lists.dataTypes(shape.dtype, option: "--dtype"), layers: layers,
+                clients: try Lists.counts(clients, option: "--clients", in: 1...64),
+                ranks: try Lists.counts(ranks, option: "--ranks", in: 1...1024),
+                durabilities: try Lists.durabilities(durability))
+            let parameters = [
+                "shape": shape.shape, "dtype": shape.dtype, "layers": "\(layers)", "clients": clients, "ranks": ranks,
+                "durability": durability,
+            ]
+            try await options.execute("cache commit", parameters, notMeasured: CommitBenchmark.notMeasured) { bench in
+                try await onOwnThread { try benchmark.run(bench) }
+            }
+        }
+    }
+}
+
+struct OpenCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "open",
+        abstract: "Open a store that the kernel holds nothing of, as a rank does at its start.",
+        discussion: """
+            The store has one sequence and one layer. 1m tokens of the default shape take 4.5 GiB of disk.
+
+            EXAMPLE
+              dcp-bench cache open --context 1m --runs 5
+            """)
+
+    @OptionGroup var shape: CacheShapeOptions
+
+    @Option(help: ArgumentHelp("Tokens in the store; several with commas.", valueName: "counts"))
+    var context: String = "128k"
+
+    @OptionGroup var options: BenchOptions
+
+    func run() async throws {
+        try await execute {
+            let benchmark = OpenBenchmark(
+                shapes: try Lists.shapes(shape.shape),
+                dataTypes: try Lists.dataTypes(shape.dtype, option: "--dtype"),
+                contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts))
+            let parameters = ["shape": shape.shape, "dtype": shape.dtype, "context": context]
+            try await options.execute("cache open", parameters, notMeasured: OpenBenchmark.notMeasured) { bench in
+                try await onOwnThread { try benchmark.run(bench) }
+            }
+        }
+    }
+}
+
+/// What the cache of one rank keeps, where no compute threads are involved.
+struct CacheShapeOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "HqxHkvxD or HqxHkvxDkxDv, or llama-8b, llama-70b, smollm2-135m; several with commas. Default: 32x8x128.",
+            valueName: "shapes"))
+    var shape: String = "32x8x128"
+
+    @Option(help: ArgumentHelp("The KV cache's dtype: bf16, f16 or f32; several with commas.", valueName: "dtypes"))
+    var dtype: String = "bf16"
 }
 
 struct AppendCommand: AsyncParsableCommand {

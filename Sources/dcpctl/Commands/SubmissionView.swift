@@ -35,6 +35,10 @@ struct SubmissionView: Encodable {
     var layers: [Layer]
     var ranks: [Rank]
     var latencies: [Latency]
+    /// Outages that the command got over, the longest of them, and what had to be sent again for them.
+    var resumes: Int
+    var outageMaxMicroseconds: Double
+    var resentTokens: Int
 
     init(_ report: SubmissionReport) {
         model = report.model
@@ -50,6 +54,9 @@ struct SubmissionView: Encodable {
                 rank: Int($0.status.rank.value), tokens: $0.tokens, blocks: $0.status.sealedBlocks,
                 storeBytes: $0.status.storeByteCount, kernels: $0.status.kernels)
         }
+        resumes = report.resumes.count
+        outageMaxMicroseconds = (report.resumes.map(\.outage).max() ?? .zero) / .microseconds(1)
+        resentTokens = report.resentTokens
         latencies = [
             ("prefill step", report.prefillSteps), ("decode step", report.decodeSteps), ("commit", report.commits),
         ].compactMap { what, durations in
@@ -67,6 +74,12 @@ struct SubmissionView: Encodable {
             "Sequence `\(sequence)` of model `\(model)`: \(tokens) tokens sent (\(prefillTokens) of them in chunks), "
                 + "committed up to \(committedLength)."
         ]
+        if resumes > 0 {
+            let longest = DurationFormat.latency(.microseconds(outageMaxMicroseconds))
+            parts.append(
+                "Resumed \(resumes) times, the longest outage took \(longest); \(resentTokens) tokens of layers were sent "
+                    + "again.")
+        }
         if layers.contains(where: { $0.outputErrorMax != nil }) {
             var table = TextTable("LAYER", "MAX ERROR O", "MAX ERROR LSE")
             for layer in layers {

@@ -17,8 +17,13 @@ struct Submit: AsyncParsableCommand {
             Dv] and lse [T, Hq], or layers.0.o and so on, float32. The sequence is committed as far as all layers of the \
             model have come.
 
+            With --retry-for the command waits while a daemon is restarted, learns how far every rank has come, and goes \
+            on from there; the answer is the same to the bit. Each time it says so on standard error. A request to a \
+            daemon that is stopped and not dead fails only after --timeout, which should then be shorter.
+
             EXAMPLE
               dcpctl submit prompt.safetensors --sequence chat-1 --output o.safetensors
+              dcpctl submit prompt.safetensors --sequence chat-1 --output o.safetensors --retry-for 1m
               dcpctl submit trace.safetensors --local 4 --expect expected.safetensors
             """)
 
@@ -66,6 +71,12 @@ struct Submit: AsyncParsableCommand {
     @Option(help: "How ranks come to the queries: gather (each is sent its own heads) or replicate (each is sent all).")
     var query: String = "gather"
 
+    @Option(
+        help: ArgumentHelp(
+            "Go on after an outage of the cluster that is over within this time: 30s, 5m. Default: fail at once.",
+            valueName: "duration"))
+    var retryFor: String = "0s"
+
     @Option(help: ArgumentHelp("Compare the answer with this file.", valueName: "file"))
     var expect: String?
 
@@ -95,7 +106,7 @@ struct Submit: AsyncParsableCommand {
         }
     }
 
-    private var options: SubmitOptions {
+    private func submitOptions() throws(ServiceError) -> SubmitOptions {
         var options = SubmitOptions()
         options.model = model
         options.sequence = sequence
@@ -110,12 +121,13 @@ struct Submit: AsyncParsableCommand {
         options.queryMode = query == "replicate" ? .replicate : .gather
         options.expect = expect
         options.tolerance = tolerance
+        options.retryFor = try DurationFormat.parse(retryFor)
         return options
     }
 
     func run() async throws {
         try await execute {
-            let submission = try Submission(file, options: options, output: output)
+            let submission = try Submission(file, options: submitOptions(), output: output)
             if let local {
                 let options = cluster.options(ranks: local)
                 let client = client
@@ -131,11 +143,17 @@ struct Submit: AsyncParsableCommand {
     }
 
     private func submit(_ submission: Submission, _ client: ClientOptions) async throws {
-        try await client.withCluster { cluster in
+        try await client.withCluster(retryFor: DurationFormat.parse(retryFor)) { cluster in
             let bar = ProgressBar(label: "submit", total: submission.totalTokens)
             let report: SubmissionReport
             do {
-                report = try await submission.run(on: cluster) { bar.update(done: $0) }
+                report = try await submission.run(on: cluster) {
+                    bar.update(done: $0)
+                } resumed: { resume in
+                    printMessage(
+                        "resumed after \(DurationFormat.latency(resume.outage)), committed up to "
+                            + "\(resume.committedLength): \(resume.cause)")
+                }
                 bar.finish()
             } catch {
                 bar.finish()

@@ -36,9 +36,11 @@ struct ClientOptions: ParsableArguments {
         try await dcpctl.execute { try await withCluster(body) }
     }
 
-    private func connect(_ endpoint: Endpoint, _ timeouts: Cluster.Timeouts) async throws(ServiceError) -> Cluster {
+    private func connect(
+        _ endpoint: Endpoint, _ timeouts: Cluster.Timeouts, retryFor: Duration
+    ) async throws(ServiceError) -> Cluster {
         do throws(ServiceError) {
-            return try await Cluster.connect(to: endpoint, timeouts: timeouts)
+            return try await Cluster.connect(to: endpoint, retryFor: retryFor, timeouts: timeouts)
         } catch {
             guard error.code == .unreachable else { throw error }
             throw ServiceError(
@@ -49,10 +51,12 @@ struct ClientOptions: ParsableArguments {
     }
 
     /// Runs a body with a connected cluster.
-    func withCluster(_ body: (Cluster) async throws -> Void) async throws {
+    /// - Parameter retryFor: how long the coordinator may be down at the beginning.
+    func withCluster(retryFor: Duration = .zero, _ body: (Cluster) async throws -> Void) async throws {
         let duration = try DurationFormat.parse(timeout)
         let endpoint = try endpoint()
-        let cluster = try await connect(endpoint, Cluster.Timeouts(step: duration, request: duration))
+        let cluster = try await connect(
+            endpoint, Cluster.Timeouts(step: duration, request: duration), retryFor: retryFor)
         do {
             try await body(cluster)
             await cluster.close()

@@ -1,0 +1,150 @@
+internal import DCPCore
+internal import DCPWire
+
+/// The steps and commits of a submission, chunk by chunk and layer by layer, again and again from where the ranks are.
+struct SubmissionTransfer {
+    let file: SubmitFile
+    let plan: SubmissionPlan
+    let sequence: SequenceHandle
+    let queryMode: StepRequest.QueryMode
+    let writer: SafetensorsWriter?
+    let expectation: Expectation?
+    let progress: @Sendable (Int) -> Void
+    let resumed: @Sendable (SubmissionReport.Resume) -> Void
+    private(set) var outages: Outages
+    var report: SubmissionReport
+
+    /// Per layer of the model, where the file's first token is.
+    private let start: [Int]
+    /// Per layer of the model, where it ends on every rank.
+    private var lengths: [Int]
+    /// Per layer of the file, how many of its tokens have their answers.
+    private var answered: [Int]
+
+    init(
+        file: SubmitFile, plan: SubmissionPlan, sequence: SequenceHandle, queryMode: StepRequest.QueryMode,
+        start: SequenceProgress, writer: SafetensorsWriter?, expectation: Expectation?, outages: Outages,
+        progress: @escaping @Sendable (Int) -> Void, resumed: @escaping @Sendable (SubmissionReport.Resume) -> Void
+    ) {
+        self.file = file
+        self.plan = plan
+        self.sequence = sequence
+        self.queryMode = queryMode
+        self.writer = writer
+        self.expectation = expectation
+        self.outages = outages
+        self.progress = progress
+        self.resumed = resumed
+        self.start = start.layerLengths
+        lengths = start.layerLengths
+        answered = file.layers.map { _ in 0 }
+        report = SubmissionReport(
+            model: plan.modelName, sequence: plan.sequenceName, tokens: file.tokens, prefillTokens: plan.prefill,
+            committedLength: start.committedLength,
+            layers: file.layers.map { SubmissionReport.Layer(layer: $0.index) })
+    }
+
+    /// Sends what is missing until all is there, through outages.
+    mutating func run(on cluster: Cluster) async throws(ServiceError) {
+        while true {
+            let failure: ServiceError
+            do throws(ServiceError) {
+                return try await sendMissing(to: cluster)
+            } catch {
+                failure = error
+            }
+            try await resume(after: failure, on: cluster)
+        }
+    }
+
+    private mutating func resume(after failure: ServiceError, on cluster: Cluster) async throws(ServiceError) {
+        var kept = start
+        for (index, layer) in file.layers.enumerated() { kept[layer.index] += answered[index] }
+        let found = try await cluster.resume(sequence, after: failure, answered: kept, &outages)
+        for layer in file.layers where found.layerLengths[layer.index] < start[layer.index] {
+            // What was there before this file and not committed: somebody else has to send it again.
+            throw ServiceError(
+                .positionMismatch,
+                "Layer \(layer.index) of sequence `\(plan.sequenceName)` has fallen back to "
+                    + "\(found.layerLengths[layer.index]) tokens, the file begins at \(start[layer.index]): tokens before "
+                    + "it were not committed and are lost. Send those again, then this file.")
+        }
+        lengths = found.layerLengths
+        report.committedLength = found.committedLength
+    }
+
+    /// One pass over the chunks; layers that hold a chunk already are left out.
+    private mutating func sendMissing(to cluster: Cluster) async throws(ServiceError) {
+        let clock = ContinuousClock()
+        for tokens in plan.chunks {
+            for (index, layer) in file.layers.enumerated() {
+                let position = start[layer.index] + tokens.lowerBound
+                guard lengths[layer.index] < position + tokens.count else { continue }
+                guard lengths[layer.index] == position else {
+                    throw ServiceError(
+                        .conflict,
+                        "Layer \(layer.index) of sequence `\(plan.sequenceName)` ends at \(lengths[layer.index]), inside a "
+                            + "step of this file: another client uses it. Let one client at a time use a sequence.")
+                }
+                let (queries, keys, values) = (
+                    try rows(layer.queries, tokens), try rows(layer.keys, tokens), try rows(layer.values, tokens)
+                )
+                let began = clock.now
+                let answer = try await cluster.step(
+                    layer: layer.index, [sequence.entry(position: position, count: tokens.count)],
+                    model: sequence.model, queries: queries, keys: keys, values: values, queryMode: queryMode)
+                let duration = clock.now - began
+                lengths[layer.index] += tokens.count
+                if tokens.lowerBound < plan.prefill {
+                    report.prefillSteps.append(duration)
+                } else {
+                    report.decodeSteps.append(duration)
+                }
+                try record(answer, tokens, layer, index)
+                succeeded()
+            }
+            // Durable is what every layer of the model has reached.
+            if let reached = lengths.min(), reached > report.committedLength {
+                let began = clock.now
+                try await cluster.commit([SequenceLength(sequence: sequence.record.id, length: reached)])
+                report.commits.append(clock.now - began)
+                report.committedLength = reached
+                succeeded()
+            }
+        }
+    }
+
+    private mutating func succeeded() {
+        guard let outage = outages.succeeded(at: Cluster.now) else { return }
+        let resume = SubmissionReport.Resume(
+            cause: outage.cause, outage: outage.duration, committedLength: report.committedLength)
+        report.resumes.append(resume)
+        resumed(resume)
+    }
+
+    /// Keeps an answer; one that was kept before has the same bits.
+    private mutating func record(
+        _ answer: AttentionOutput, _ tokens: Range<Int>, _ layer: SubmitFile.Layer, _ index: Int
+    ) throws(ServiceError) {
+        guard answered[index] < tokens.upperBound else {
+            report.resentTokens += tokens.count
+            return
+        }
+        answered[index] = tokens.upperBound
+        try writer?.append(answer.outputs, to: layer.prefix + "o")
+        try writer?.append(answer.lse, to: layer.prefix + "lse")
+        if let expectation {
+            let outputError = try expectation.errorMax(of: answer.outputs, tensor: layer.prefix + "o", tokens: tokens)
+            let lseError = try expectation.errorMax(of: answer.lse, tensor: layer.prefix + "lse", tokens: tokens)
+            report.layers[index].outputErrorMax = max(report.layers[index].outputErrorMax ?? 0, outputError)
+            report.layers[index].lseErrorMax = max(report.layers[index].lseErrorMax ?? 0, lseError)
+        }
+        progress(answered.reduce(0, +))
+    }
+
+    private func rows(_ tensor: SafetensorsTensor, _ tokens: Range<Int>) throws(ServiceError) -> TokenRows {
+        let bytes = try tensor.withRows(tokens) { (bytes) throws(ServiceError) in Array(bytes) }
+        return TokenRows(
+            dataType: tensor.dataType, tokens: tokens.count, heads: tensor.shape[1], dim: tensor.shape[2], bytes: bytes)
+    }
+}

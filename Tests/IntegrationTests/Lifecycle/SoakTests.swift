@@ -1,0 +1,38 @@
+import DCPTestKit
+import Foundation
+import Testing
+
+extension Integration {
+    /// A short run of what `make soak` runs for minutes.
+    @Suite("soak")
+    struct SoakTests {
+        @Test("daemons killed again and again under clients: every bit as undisturbed, nothing that was committed lost")
+        func short() async throws {
+            var soak = CommandLineTool()
+            soak.executable = "dcp-soak"
+            let outcome = try await soak.run("--duration", "20s", "--seed", "\(SeededGenerator.seed)", "--json")
+            #expect(outcome.status == 0, "\(outcome.data)\n\(outcome.messages)")
+            let counts = try outcome.object()
+            let kills = try #require(counts["kills"] as? [String: Int])
+            #expect(kills.values.reduce(0, +) > 0)
+            for name in ["answers_compared", "commits", "commits_checked", "resumes", "stored_tokens_compared"] {
+                #expect((counts[name] as? Int).map { $0 > 0 } == true, "\(name): \(outcome.data)")
+            }
+        }
+
+        @Test("an unknown fail point stops a daemon with the names there are")
+        func failPoint() async throws {
+            for executable in ["dcp-rank", "dcp-coordinator"] {
+                var daemon = CommandLineTool()
+                daemon.executable = executable
+                daemon.environment["DCP_FAIL_POINT"] = "commit-maybe"
+                var arguments = ["--listen", "unix:/nowhere/s"]
+                arguments +=
+                    executable == "dcp-rank"
+                    ? ["--rank", "0", "--store", "/nowhere", "--coordinator", "unix:/nowhere/c"]
+                    : ["--state", "/nowhere"]
+                try await daemon.fails(64, saying: ["commit-maybe", "commit-sealed", "for tests"], arguments)
+            }
+        }
+    }
+}

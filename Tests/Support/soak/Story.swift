@@ -1,0 +1,124 @@
+import DCPClient
+import DCPCore
+import DCPTestKit
+
+/// A conversation's inputs, and where its steps are cut: what a client plays, in whole or from a fork on.
+///
+/// A story may begin as another one. Its first tokens and cuts are then the other's, so a fork of a sequence that
+/// played the other one at that cut goes on as this one.
+struct Story: Sendable {
+    struct Parent: Sendable {
+        var story: Int
+        /// How many of the parent's steps it shares.
+        var steps: Int
+    }
+
+    let shape: ModelShape
+    let parent: Parent?
+    /// Token ranges of the steps, without gaps.
+    private(set) var steps: [Range<Int>] = []
+    /// By layer: `[tokens][Hq][Dk]`, `[tokens][Hkv][Dk]`, `[tokens][Hkv][Dv]`.
+    private(set) var queries: [[Float]]
+    private(set) var keys: [[Float]]
+    private(set) var values: [[Float]]
+
+    var tokens: Int { steps.last?.upperBound ?? 0 }
+
+    /// Where step `index` begins; the end of all for the number of steps.
+    func position(ofStep index: Int) -> Int { index == 0 ? 0 : steps[index - 1].upperBound }
+
+    /// - Parameter length: at least so many tokens: chunks of prefill for half of what is its own, then decode.
+    init(_ shape: ModelShape, length: Int, parent: (story: Story, index: Int)?, _ random: inout SeededGenerator) {
+        self.shape = shape
+        var shared = 0
+        if let parent {
+            let count = Int.random(in: 1..<parent.story.steps.count, using: &random)
+            self.parent = Parent(story: parent.index, steps: count)
+            steps = Array(parent.story.steps.prefix(count))
+            shared = parent.story.position(ofStep: count)
+        } else {
+            self.parent = nil
+        }
+        var end = shared
+        while end < length {
+            let count =
+                end - shared < (length - shared) / 2
+                ? Int.random(in: 5...40, using: &random) : Int.random(in: 1...3, using: &random)
+            steps.append(end..<end + count)
+            end += count
+        }
+        func rows(_ old: [Float]?, _ heads: Int, _ dim: Int, _ limit: Float) -> [Float] {
+            Array((old ?? []).prefix(shared * heads * dim))
+                + random.distinctRows(tokens: end - shared, heads: heads, dim: dim, limit: limit)
+        }
+        (queries, keys, values) = ([], [], [])
+        for layer in 0..<shape.layers {
+            queries.append(rows(parent?.story.queries[layer], shape.queryHeads, shape.keyDim, 2))
+            keys.append(rows(parent?.story.keys[layer], shape.kvHeads, shape.keyDim, 1))
+            values.append(rows(parent?.story.values[layer], shape.kvHeads, shape.valueDim, 1))
+        }
+    }
+
+    /// A tree of stories: every second begins as an earlier one.
+    static func tree(_ shape: ModelShape, count: Int, length: Int, _ random: inout SeededGenerator) -> [Story] {
+        var stories: [Story] = []
+        for index in 0..<count {
+            let parent = index % 2 == 0 ? nil : Int.random(in: 0..<index, using: &random)
+            stories.append(
+                Story(
+                    shape, length: length, parent: parent.map { (stories[$0], $0) }, &random))
+        }
+        return stories
+    }
+
+    /// What a step brings.
+    func rows(_ step: Int, layer: Int) -> (queries: TokenRows, keys: TokenRows, values: TokenRows) {
+        let range = steps[step]
+        func some(_ rows: [Float], _ heads: Int, _ dim: Int) -> TokenRows {
+            TokenRows(
+                Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim]), tokens: range.count,
+                heads: heads, dim: dim)
+        }
+        return (
+            some(queries[layer], shape.queryHeads, shape.keyDim), some(keys[layer], shape.kvHeads, shape.keyDim),
+            some(values[layer], shape.kvHeads, shape.valueDim)
+        )
+    }
+
+    /// A token's row as a store holds it: K of the group's heads, then V.
+    func storedRow(_ position: Int, layer: Int, kvHeads: Range<Int>) -> [UInt8] {
+        func some(_ rows: [Float], _ dim: Int) -> [Float] {
+            kvHeads.flatMap { head in
+                let start = (position * shape.kvHeads + head) * dim
+                return rows[start..<start + dim]
+            }
+        }
+        return Rounding.bytes(
+            some(keys[layer], shape.keyDim) + some(values[layer], shape.valueDim), as: shape.kvDataType)
+    }
+
+    /// The answer to a step in Float64, over keys and values as the cache holds them.
+    func reference(_ step: Int, layer: Int) -> ReferenceAttention.Result {
+        let range = steps[step]
+        func some(_ rows: [Float], _ heads: Int, _ dim: Int, _ range: Range<Int>) -> [Float] {
+            Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim])
+        }
+        let seen = 0..<range.upperBound
+        return ReferenceAttention(shape).attend(
+            queries: some(queries[layer], shape.queryHeads, shape.keyDim, range),
+            keys: Rounding.rounded(some(keys[layer], shape.kvHeads, shape.keyDim, seen), to: shape.kvDataType),
+            values: Rounding.rounded(some(values[layer], shape.kvHeads, shape.valueDim, seen), to: shape.kvDataType),
+            position: range.lowerBound)
+    }
+}
+
+/// The bits of an answer.
+struct AnswerBits: Equatable, Sendable {
+    let outputs: [UInt32]
+    let lse: [UInt32]
+
+    init(_ output: AttentionOutput) {
+        outputs = output.outputs.map(\.bitPattern)
+        lse = output.lse.map(\.bitPattern)
+    }
+}
