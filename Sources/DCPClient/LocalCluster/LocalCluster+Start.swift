@@ -134,6 +134,8 @@ extension LocalCluster {
                 "--coordinator", coordinatorEndpoint, "--threads", "\(threads)",
             ]
         }
+        // A cluster of its own, not the host's: nothing is taken from the host's configuration file.
+        arguments += ["--config", "/dev/null"]
         if configuration.transport == .tcp { arguments.append("--insecure-loopback-only") }
         if !options.detached { arguments.append("--stop-on-stdin-eof") }
         return arguments + (role == .coordinator ? options.coordinatorArguments : options.rankArguments)
