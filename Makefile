@@ -5,12 +5,20 @@ PACKAGES := liblmdb-dev libopenblas-dev libsystemd-dev pkg-config
 # To build the kernels for arm64 and run them under emulation.
 ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 
+# To build a Debian package and judge it.
+DEB_PACKAGES := dpkg-dev lintian
+
 PREFIX ?= /usr/local
 SWIFT_BUILD := swift build -c release
 BIN := .build/release
 FIXTURES := Tests/Fixtures
 
-.PHONY: help deps deps-arm64 build run test soak check-kernels check-arm64 bench lint docs install clean
+REFERENCE := .build/reference
+DEB := .build/deb
+VERSION := $(shell sed -n 's/.*static let current = "\(.*\)".*/\1/p' Sources/DCPWire/*.swift Sources/DCPWire/*/*.swift)
+
+.PHONY: help deps deps-arm64 deps-deb build run test soak check-kernels check-arm64 check-units check-systemd bench lint docs reference package-reference \
+	install stage deb clean
 
 help:
 	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
@@ -22,7 +30,11 @@ help:
 	@echo "make build    build dcp-rank, dcp-coordinator, dcpctl and dcp-bench into $(BIN)"
 	@echo "make lint     check the format of the sources"
 	@echo "make docs     build the documentation"
-	@echo "make install  copy programs, systemd units, sysusers and tmpfiles below DESTDIR and PREFIX ($(PREFIX))"
+	@echo "make reference  write again what is made from the code: the article on the configuration, the message catalog"
+	@echo "make install  copy programs, units, manual pages and completions below DESTDIR and PREFIX ($(PREFIX))"
+	@echo "make deb      build a Debian package into $(DEB), with the Swift runtime linked statically"
+	@echo "make check-units    check the units, and their exposure, with systemd-analyze"
+	@echo "make check-systemd  install the package in a real systemd and operate a cluster there, as root"
 	@echo "make clean    remove build products"
 
 # Installs what is missing of some packages, as root or through sudo; otherwise says what to install.
@@ -99,13 +111,58 @@ docs: deps
 	swift package resolve
 	swift package generate-documentation --target DCPCore
 
-install: build
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/systemd/system
-	install -d $(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d
-	install -m 755 $(BIN)/dcp-rank $(BIN)/dcp-coordinator $(BIN)/dcpctl $(DESTDIR)$(PREFIX)/bin
-	install -m 644 systemd/*.service systemd/*.target $(DESTDIR)/etc/systemd/system
-	install -m 644 systemd/dcp.sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/dcp.conf
-	install -m 644 systemd/dcp.tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/dcp.conf
+reference: deps
+	$(SWIFT_BUILD) --product dcp-reference
+	$(BIN)/dcp-reference --sources .
+
+package-reference: build
+	$(BIN)/dcp-reference --package $(REFERENCE) --programs $(BIN)
+
+install: package-reference stage
+
+# systemd, the catalog, sysusers and tmpfiles look below /usr/local/lib as they do below /usr/lib.
+PROGRAMS := dcp-rank dcp-coordinator dcpctl dcp-bench
+LIB = $(DESTDIR)$(PREFIX)/lib
+SHARE = $(DESTDIR)$(PREFIX)/share
+stage:
+	install -d $(DESTDIR)$(PREFIX)/bin $(LIB)/systemd/system $(LIB)/systemd/system-preset $(LIB)/systemd/catalog \
+		$(LIB)/sysusers.d $(LIB)/tmpfiles.d $(SHARE)/man/man1 $(SHARE)/man/man5 $(SHARE)/doc/dcp/examples \
+		$(SHARE)/bash-completion/completions $(SHARE)/zsh/vendor-completions $(SHARE)/fish/vendor_completions.d \
+		$(DESTDIR)/etc/dcp
+	install -m 755 $(addprefix $(BIN)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 systemd/*.service systemd/*.socket systemd/*.target systemd/*.slice $(LIB)/systemd/system
+	sed -i 's|/usr/bin/dcp|$(PREFIX)/bin/dcp|' $(LIB)/systemd/system/dcp*.service
+	install -m 644 systemd/dcp.preset $(LIB)/systemd/system-preset/50-dcp.preset
+	install -m 644 systemd/dcp.catalog $(LIB)/systemd/catalog
+	install -m 644 systemd/dcp.sysusers.conf $(LIB)/sysusers.d/dcp.conf
+	install -m 644 systemd/dcp.tmpfiles.conf $(LIB)/tmpfiles.d/dcp.conf
+	install -m 644 systemd/unix-only.conf $(SHARE)/doc/dcp/examples
+	install -m 644 $(REFERENCE)/man/*.1 $(SHARE)/man/man1
+	install -m 644 $(REFERENCE)/man/*.5 $(SHARE)/man/man5
+	install -m 644 $(REFERENCE)/completions/bash/* $(SHARE)/bash-completion/completions
+	install -m 644 $(REFERENCE)/completions/zsh/* $(SHARE)/zsh/vendor-completions
+	install -m 644 $(REFERENCE)/completions/fish/* $(SHARE)/fish/vendor_completions.d
+	[ -e $(DESTDIR)/etc/dcp/dcp.yaml ] || install -m 644 $(REFERENCE)/dcp.yaml $(DESTDIR)/etc/dcp/dcp.yaml
+
+# Only the link is done again for the static runtime; the next build links once more.
+deb: deps deps-deb
+	$(SWIFT_BUILD) --product dcp-reference
+	for program in $(PROGRAMS); do $(SWIFT_BUILD) --static-swift-stdlib --product $$program || exit 1; done
+	rm -rf $(DEB) $(REFERENCE) && mkdir -p $(DEB)
+	$(BIN)/dcp-reference --package $(REFERENCE) --programs $(BIN)
+	$(MAKE) stage DESTDIR=$(DEB)/root PREFIX=/usr
+	packaging/deb $(DEB)/root $(DEB) $(VERSION)
+	lintian --no-tag-display-limit --fail-on error $(DEB)/*.deb
+
+deps-deb:
+	$(call install_missing,$(DEB_PACKAGES))
+
+check-units:
+	Tests/Support/systemd/check-units
+
+# A minute, on top of `make deb`. Without root, or where namespaces are not allowed, it fails and says so.
+check-systemd: deb
+	Tests/Support/systemd/boot Tests/Support/systemd/check-cluster $(CURDIR)/$(DEB)/dcp_$(VERSION)_*.deb
 
 clean:
 	rm -rf .build

@@ -19,6 +19,7 @@ let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
 let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
+let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 
 func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -51,6 +52,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
         .package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0"),
     ],
     targets: [
@@ -82,14 +84,14 @@ let package = Package(
             ]),
         library("DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", nioCore]),
         library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix]),
+        library("DCPConsole", ["DCPCore"]),
         library(
             "DCPDaemon",
             [
                 "DCPCore", "DCPAttention", "DCPCache", "DCPStore", "DCPWire", "DCPTransport", "DCPRank",
-                "DCPCoordinator",
-                "DCPClient", "CSystemd", nioCore, nioPosix, logging, lifecycle, unixSignals, argumentParser,
+                "DCPCoordinator", "DCPClient", "DCPConsole", "CSystemd", nioCore, nioPosix, logging, lifecycle,
+                unixSignals, argumentParser, yams,
             ]),
-        library("DCPConsole", ["DCPCore"]),
         library("DCPTestKit", ["DCPCore", "DCPAttention"]),
         library(
             "DCPBench",
@@ -110,6 +112,7 @@ let package = Package(
         executable(
             "dcp-bench",
             ["DCPCore", "DCPAttention", "DCPStore", "DCPConsole", "DCPWire", "DCPBench", argumentParser, unixSignals]),
+        executable("dcp-reference", ["DCPDaemon", "DCPWire", argumentParser]),
         executable(
             "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache"], path: "Tests/Support/cache-crasher"),
         executable(
@@ -129,7 +132,7 @@ let package = Package(
         tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", nioCore]),
         tests("DCPCoordinator", ["DCPWire"]),
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
-        tests("DCPDaemon", [argumentParser]),
+        tests("DCPDaemon", ["DCPRank", nioCore, logging, argumentParser]),
         tests("DCPConsole"),
         tests("DCPBench"),
         .testTarget(

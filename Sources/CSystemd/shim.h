@@ -1,2 +1,6 @@
-// libsystemd: readiness and status notifications. Only DCPDaemon imports it.
+// libsystemd: readiness, watchdog, passed sockets, journal. Only DCPDaemon imports it.
+//
+// Without this sd_journal_sendv is a macro, which Swift does not see; the fields it adds are given by the caller.
+#define SD_JOURNAL_SUPPRESS_LOCATION
 #include <systemd/sd-daemon.h>
+#include <systemd/sd-journal.h>

@@ -30,10 +30,12 @@ extension ShardCache {
     /// Opens the store of a rank, or makes it when the directory is missing or empty.
     ///
     /// Reads keys and records only, no payload: the time depends on the number of blocks, not on their size.
+    /// - Parameter progress: counts while it reads.
     /// - Throws: `.storeRefused` for a store in use, of another rank, cluster or format, or a path that is not a
     ///   directory; `.storeDamaged` for a truncated file or a damaged superblock or model; `.storeFull`.
     public static func open(
-        directory: String, rank: RankIndex, cluster: ClusterShape, settings: Settings = Settings()
+        directory: String, rank: RankIndex, cluster: ClusterShape, settings: Settings = Settings(),
+        progress: LoadProgress? = nil
     ) throws(ServiceError) -> ShardCache {
         precondition(Int(rank.value) < cluster.ranks, "the rank is outside its cluster")
         do {
@@ -42,7 +44,7 @@ extension ShardCache {
                 durability: settings.durability)
             do {
                 return try environment.withoutReadAhead {
-                    try open(environment, rank: rank, cluster: cluster, settings: settings)
+                    try open(environment, rank: rank, cluster: cluster, settings: settings, progress)
                 }
             } catch {
                 environment.close()
@@ -54,7 +56,8 @@ extension ShardCache {
     }
 
     private static func open(
-        _ environment: Environment, rank: RankIndex, cluster: ClusterShape, settings: Settings
+        _ environment: Environment, rank: RankIndex, cluster: ClusterShape, settings: Settings,
+        _ progress: LoadProgress?
     ) throws -> ShardCache {
         var transaction = try environment.beginSetup()
         let isNew = try transaction.rootEntries() == 0
@@ -73,7 +76,8 @@ extension ShardCache {
             try environment.sync()
             environment.markCreated()
         }
-        var loader = StoreLoader(rank: rank, cluster: cluster, environment: environment, tables: tables)
+        var loader = StoreLoader(
+            rank: rank, cluster: cluster, environment: environment, tables: tables, progress: progress)
         let content = try loader.load()
         let writer = try Writer(
             environment: environment, durability: settings.durability, queueDepthMax: settings.queueDepthMax)

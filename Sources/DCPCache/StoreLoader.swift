@@ -19,16 +19,20 @@ struct StoreLoader {
     let cluster: ClusterShape
     let environment: Environment
     let tables: CacheTables
+    let progress: LoadProgress?
 
     /// A writer's blocks of one layer in key order, which is block order.
     private typealias LayerBlocks = [(index: Int, address: BlockAddress?)]
     private var blocks: [UInt64: [Int: LayerBlocks]] = [:]
 
-    init(rank: RankIndex, cluster: ClusterShape, environment: Environment, tables: CacheTables) {
+    init(
+        rank: RankIndex, cluster: ClusterShape, environment: Environment, tables: CacheTables, progress: LoadProgress?
+    ) {
         self.rank = rank
         self.cluster = cluster
         self.environment = environment
         self.tables = tables
+        self.progress = progress
     }
 
     mutating func load() throws -> StoreContent {
@@ -111,6 +115,7 @@ struct StoreLoader {
         var found: [UInt64: [Int: LayerBlocks]] = [:]
         let pageByteCount = environment.pageByteCount
         try read.scan(tables.blocks) { bytes, value in
+            progress?.advance()
             guard let key = BlockKey(bytes) else { return true }
             guard let model = models[key.model], lineages.isCovered(writer: key.writer, block: key.index) else {
                 Self.append(key, pages: (15 + value.count) / pageByteCount + 1, to: &orphans)

@@ -7,14 +7,21 @@ internal import NIOPosix
 public final class Listener {
     private let eventLoop: any EventLoop
     private let settings: LinkSettings
+    private let inheritedSocket: CInt?
     private var channel: (any Channel)?
     private var connections = 0
 
     /// Where it listens, with the port the system chose when 0 was asked for.
     public private(set) var endpoint: Endpoint
 
-    public init(_ endpoint: Endpoint, eventLoop: any EventLoop, settings: LinkSettings = LinkSettings()) {
+    /// - Parameter inheritedSocket: a socket of that endpoint which listens already, passed by a service manager. It is
+    ///   the manager's: its file stays when this listener stops, and clients wait in its queue until the next one starts.
+    public init(
+        _ endpoint: Endpoint, inheritedSocket: CInt? = nil, eventLoop: any EventLoop,
+        settings: LinkSettings = LinkSettings()
+    ) {
         self.endpoint = endpoint
+        self.inheritedSocket = inheritedSocket
         self.eventLoop = eventLoop
         self.settings = settings
     }
@@ -48,6 +55,7 @@ public final class Listener {
         let endpoint = endpoint
         let bind: EventLoopFuture<any Channel>
         switch endpoint {
+        case _ where inheritedSocket != nil: bind = bootstrap.withBoundSocket(inheritedSocket!)
         case .unix(let path): bind = bootstrap.bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true)
         case .tcp(let host, let port): bind = bootstrap.bind(host: host, port: port)
         }
@@ -61,6 +69,7 @@ public final class Listener {
 
     private func bound(to channel: any Channel) {
         self.channel = channel
+        guard inheritedSocket == nil else { return }
         switch endpoint {
         case .unix(let path):
             // The directory's mode guards the instant before; see systemd/dcp-rank@.service.
@@ -75,6 +84,6 @@ public final class Listener {
         eventLoop.preconditionInEventLoop()
         channel?.close(promise: nil)
         channel = nil
-        if case .unix(let path) = endpoint { unlink(path) }
+        if case .unix(let path) = endpoint, inheritedSocket == nil { unlink(path) }
     }
 }

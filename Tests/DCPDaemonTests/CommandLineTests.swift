@@ -3,10 +3,16 @@ import DCPDaemon
 import Testing
 
 /// What the command prints for a command line it refuses; nil when it takes it.
-private func refusal<Command: ParsableCommand>(_ command: Command.Type, _ arguments: [String]) -> String? {
+private func refusal<Command: ParsableCommand>(
+    _ command: Command.Type, _ arguments: [String], check: (Command) throws -> Void
+) -> String? {
     do {
-        _ = try Command.parse(arguments)
+        // Without the configuration of the machine that the tests run on.
+        try check(Command.parse(arguments + ["--config", "/dev/null"]))
         return nil
+    } catch let error as ConfigurationError {
+        #expect(error.status == .commandLine)
+        return error.message
     } catch {
         #expect(Command.exitCode(for: error).rawValue == 64)
         return Command.message(for: error)
@@ -41,11 +47,11 @@ struct RankCommandTests {
             ["--stop-on-stdin-eof"], ["--listen", "tcp:127.0.0.1:0", "--insecure-loopback-only"],
             ["--listen", "tcp:[::1]:7400", "--insecure-loopback-only"],
         ])
-    func accepts(more: [String]) { #expect(refusal(RankCommand.self, Self.good + more) == nil) }
+    func accepts(more: [String]) { #expect(refusal(RankCommand.self, Self.good + more) { try $0.check() } == nil) }
 
     private static let bad = [
         BadLine(["--threads", "0"], ["0 threads", "1...1024", "--threads"]),
-        BadLine(["--threads", "1025"], ["1025", "--threads"]),
+        BadLine(["--threads", "1025"], ["1025 threads", "--threads"]),
         BadLine(["--threads", "many"], ["many", "--threads"]),
         BadLine(["--durability", "sometimes"], ["`sometimes`", "always, everysec or never"]),
         BadLine(["--map-size", "0"], ["0 GiB", "1...65536", "--map-size"]),
@@ -74,16 +80,22 @@ struct RankCommandTests {
 
     @Test("bad values are refused with the value and the remedy", arguments: bad)
     private func refuses(line: BadLine) throws {
-        let message = try #require(refusal(RankCommand.self, Self.good + line.arguments))
+        let message = try #require(refusal(RankCommand.self, Self.good + line.arguments) { try $0.check() })
         for name in line.names { #expect(message.contains(name), "\(message)") }
     }
 
-    @Test("what is required is asked for by name", arguments: ["--rank", "--store", "--listen", "--coordinator"])
-    func required(option: String) throws {
-        let index = try #require(Self.good.firstIndex(of: option))
-        var line = Self.good
-        line.removeSubrange(index...index + 1)
-        #expect(try #require(refusal(RankCommand.self, line)).contains(option))
+    @Test("which rank it is has to be said, unless it only looks at its configuration")
+    func required() throws {
+        let message = try #require(refusal(RankCommand.self, []) { try $0.check() })
+        #expect(message.contains("--rank 0"))
+        #expect(refusal(RankCommand.self, ["--check-config"]) { try $0.check() } == nil)
+        #expect(refusal(RankCommand.self, ["--print-config", "--json"]) { try $0.check() } == nil)
+    }
+
+    @Test("--json goes with --print-config")
+    func json() throws {
+        let message = try #require(refusal(RankCommand.self, ["--rank", "0", "--json"]) { try $0.check() })
+        #expect(message.contains("--print-config"))
     }
 
     @Test("--help has an example that parses")
@@ -104,40 +116,35 @@ struct CoordinatorCommandTests {
             ["--exchange", "ag-rs"], ["--lease", "0.1"], ["--lease", "3600"],
             ["--replace-store", "1", "--replace-store", "2"],
         ])
-    func accepts(more: [String]) { #expect(refusal(CoordinatorCommand.self, Self.good + more) == nil) }
+    func accepts(more: [String]) {
+        #expect(refusal(CoordinatorCommand.self, Self.good + more) { try $0.check() } == nil)
+    }
 
     private static let bad = [
         BadLine(["--ranks", "0"], ["0 ranks", "1...1024", "--ranks"]),
         BadLine(["--ranks", "1025"], ["1025 ranks", "--ranks"]),
         BadLine(["--ranks", "4", "--head-groups", "3"], ["4 ranks", "3 head groups", "--head-groups"]),
         BadLine(["--head-groups", "0"], ["0 head groups", "--head-groups"]),
-        BadLine(["--interleave", "0"], ["interleave 0", "--interleave"]),
+        BadLine(["--interleave", "0"], ["0 tokens", "--interleave"]),
         BadLine(["--interleave", "48"], ["64 tokens", "interleave 48", "--interleave"]),
         BadLine(["--interleave", "128"], ["interleave 128", "--block-tokens"]),
         BadLine(["--block-tokens", "0"], ["0 tokens", "--block-tokens"]),
         BadLine(["--block-tokens", "40"], ["40 tokens", "multiple of 16", "--block-tokens"]),
         BadLine(["--block-tokens", "8192"], ["8192 tokens", "4096"]),
         BadLine(["--exchange", "ring"], ["`ring`", "a2a or ag-rs"]),
-        BadLine(["--lease", "0"], ["0.0 s", "0.1...3600", "--lease"]),
-        BadLine(["--lease", "nan"], ["nan s", "--lease"]),
-        BadLine(["--lease", "3601"], ["3601.0 s", "--lease"]),
+        BadLine(["--lease", "0"], ["`0`", "0.1...3600", "--lease"]),
+        BadLine(["--lease", "nan"], ["`nan`", "--lease"]),
+        BadLine(["--lease", "3601"], ["`3601`", "--lease"]),
         BadLine(["--listen", "tcp:0.0.0.0:1", "--insecure-loopback-only"], ["tcp:0.0.0.0:1", "loopback"]),
         BadLine(["--listen", "tcp:127.0.0.1:1"], ["--insecure-loopback-only"]),
-        BadLine(["--log-level", ""], ["``", "info"]),
+        BadLine(["--log-level", ""], ["``", "info", "--log-level"]),
         BadLine(["--replace-store", "70000"], ["70000", "--replace-store"]),
     ]
 
     @Test("bad values are refused with the value and the remedy", arguments: bad)
     private func refuses(line: BadLine) throws {
-        let message = try #require(refusal(CoordinatorCommand.self, Self.good + line.arguments))
+        let arguments = Self.good + line.arguments
+        let message = try #require(refusal(CoordinatorCommand.self, arguments) { try $0.check() })
         for name in line.names { #expect(message.contains(name), "\(message)") }
-    }
-
-    @Test("a state directory and an endpoint are required", arguments: ["--state", "--listen"])
-    func required(option: String) throws {
-        let index = try #require(Self.good.firstIndex(of: option))
-        var line = Self.good
-        line.removeSubrange(index...index + 1)
-        #expect(try #require(refusal(CoordinatorCommand.self, line)).contains(option))
     }
 }

@@ -137,6 +137,8 @@ extension LocalCluster {
         if case .rank(let rank) = role, let advertised = options.advertisedEndpoints[rank] {
             arguments += ["--advertise", advertised]
         }
+        // A cluster of its own, not the host's: nothing is taken from the host's configuration file.
+        arguments += ["--config", "/dev/null"]
         if configuration.transport == .tcp { arguments.append("--insecure-loopback-only") }
         if !options.detached { arguments.append("--stop-on-stdin-eof") }
         return arguments + (role == .coordinator ? options.coordinatorArguments : options.rankArguments)

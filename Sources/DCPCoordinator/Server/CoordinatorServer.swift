@@ -10,6 +10,8 @@ public import NIOCore
 public final class CoordinatorServer {
     public struct Configuration: Sendable {
         public var listen: Endpoint
+        /// A socket that listens already and belongs to whoever passed it; nil binds one at `listen`.
+        public var inheritedSocket: CInt?
         /// How long a rank may stay silent before it counts as lost.
         public var lease: Duration = .seconds(5)
         public var replaceableStores: Set<RankIndex> = []
@@ -47,7 +49,9 @@ public final class CoordinatorServer {
         self.store = store
         self.eventLoop = eventLoop
         self.observe = observe
-        listener = Listener(configuration.listen, eventLoop: eventLoop, settings: configuration.link)
+        listener = Listener(
+            configuration.listen, inheritedSocket: configuration.inheritedSocket, eventLoop: eventLoop,
+            settings: configuration.link)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease,
             replaceableStores: configuration.replaceableStores)
@@ -77,6 +81,11 @@ public final class CoordinatorServer {
         for link in links.values {
             link.closeWhenFlushed(ServiceError(.shuttingDown, "The coordinator has stopped; try again later."))
         }
+    }
+
+    /// What it holds, for a line of status.
+    public var summary: (epoch: Epoch, models: Int, sequences: Int, reason: String) {
+        (machine.state.epoch, machine.state.models.count, machine.state.sequences.count, machine.reason)
     }
 
     private var now: Duration { .nanoseconds((NIODeadline.now() - started).nanoseconds) }

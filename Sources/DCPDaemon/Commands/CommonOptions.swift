@@ -1,44 +1,61 @@
 internal import ArgumentParser
 internal import DCPCore
-internal import DCPTransport
-internal import Logging
 
-/// Options both daemons have.
+/// Options both daemons have that are no settings.
 struct CommonOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("Where to listen: unix:PATH or tcp:HOST:PORT.", valueName: "endpoint"))
-    var listen: String
+    @Option(
+        help: ArgumentHelp(
+            "The configuration file (default: \(ConfigurationFile.defaultPath), which need not exist).",
+            valueName: "file"))
+    var config: String?
 
-    @Flag(help: "Allow plain TCP, on loopback addresses only. Any local user can then reach the daemon.")
-    var insecureLoopbackOnly = false
+    @Flag(help: "Check the configuration, say what is wrong with it, and end: 0 when it is good, 64 or 78 when not.")
+    var checkConfig = false
 
-    @Option(help: ArgumentHelp("What to log: trace, debug, info, notice, warning, error.", valueName: "level"))
-    var logLevel: String = "info"
+    @Flag(help: "Show every setting with its value, its default and where the value comes from, and end.")
+    var printConfig = false
+
+    @Flag(help: "With --print-config: as JSON, with the flag and the environment variable of each setting.")
+    var json = false
 
     @Flag(help: "Stop when standard input ends, so that the daemon does not outlive the program that started it.")
     var stopOnStdinEof = false
 
-    func endpoint() throws -> Endpoint {
-        let endpoint = try checked { () throws(ServiceError) in try Endpoint(listen) }
-        try checked { () throws(ServiceError) in
-            try endpoint.checkPlainAllowed(insecureLoopbackOnly: insecureLoopbackOnly)
-        }
-        return endpoint
+    /// Whether the daemon only looks at its configuration.
+    var isInspection: Bool { checkConfig || printConfig }
+
+    func validate() throws {
+        do throws(ServiceError) { try FailPoint.check() } catch { throw ValidationError(error.message) }
+        guard !json || printConfig else { throw ValidationError("--json goes with --print-config.") }
     }
 
-    func level() throws -> Logger.Level {
-        try checked { () throws(ServiceError) in try FailPoint.check() }
-        guard let level = Logger.Level(rawValue: logLevel) else {
-            throw ValidationError("`\(logLevel)` is not a log level; use trace, debug, info, notice, warning or error.")
-        }
-        return level
+    /// Prints what was asked for about a configuration that is good.
+    func report(_ configuration: Configuration) throws {
+        let report = ConfigurationReport(configuration: configuration)
+        if printConfig { print(json ? try report.json() : report.text(), terminator: "") }
+        if checkConfig { Message.write("The configuration is good.") }
     }
 }
 
-/// A configuration error becomes a usage error, which ArgumentParser prints with the usage and exit status 64.
-func checked<Value>(_ body: () throws(ServiceError) -> Value) throws -> Value {
-    do throws(ServiceError) {
-        return try body()
-    } catch {
-        throw ValidationError(error.message)
+extension ArgumentHelp {
+    /// The help of a setting's flag, from the table.
+    static func setting(_ key: ConfigurationKey) -> ArgumentHelp {
+        let initial = key.defaultValue.map { " (default: \($0))" } ?? ""
+        let isFlag = if case .boolean = key.kind { true } else { false }
+        return ArgumentHelp(
+            isFlag ? "\(key.summary) \(key.detail)" : key.summary + initial, valueName: key.kind.placeholder)
     }
+}
+
+/// Settings that the command line gives, checked one by one, so that a slip is answered with the usage.
+func givenFlags(_ options: KeyValuePairs<ConfigurationKey, String?>) throws -> [ConfigurationKey: String] {
+    var given: [ConfigurationKey: String] = [:]
+    for (key, text) in options {
+        guard let text else { continue }
+        if let refusal = key.kind.refusal(text.replacing("{rank}", with: "0")) {
+            throw ValidationError("\(key.flag): \(refusal)")
+        }
+        given[key] = text
+    }
+    return given
 }

@@ -1,7 +1,6 @@
 public import ArgumentParser
 internal import DCPCoordinator
 internal import DCPCore
-internal import DCPTransport
 internal import DCPWire
 
 /// `dcp-coordinator`
@@ -13,6 +12,9 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             The coordinator knows which ranks there are, which models and which sequences. It is off the data path: a \
             client asks it once for the topology, then talks to the ranks. When it is stopped the ranks keep serving.
 
+            A setting is taken from its flag, else from its environment variable, else from the configuration file; \
+            --print-config shows them all. SIGHUP reads the file again.
+
             EXAMPLE
               dcp-coordinator --ranks 4 --state /var/lib/dcp/coordinator \\
                   --listen unix:/run/dcp/coordinator.sock
@@ -21,28 +23,16 @@ public struct CoordinatorCommand: AsyncParsableCommand {
 
     @OptionGroup var common: CommonOptions
 
-    @Option(help: ArgumentHelp("The directory of its state; created when missing.", valueName: "directory"))
-    var state: String
-
-    @Option(help: "How many ranks the cluster has.")
-    var ranks: Int = 1
-
-    @Option(help: "How many head groups the ranks form. Divides the ranks and every model's KV heads.")
-    var headGroups: Int = 1
-
-    @Option(help: "How many consecutive tokens one rank owns. Divides the block tokens.")
-    var interleave: Int = 1
-
-    @Option(help: "Local tokens in a block; a multiple of 16.")
-    var blockTokens: Int = 64
-
-    @Option(help: "How ranks exchange partial results: a2a or ag-rs.")
-    var exchange: String = "a2a"
-
-    @Option(
-        help: ArgumentHelp(
-            "How long a rank may stay silent before it counts as lost, in seconds.", valueName: "seconds"))
-    var lease: Double = 5
+    @Option(help: .setting(.ranks)) var ranks: String?
+    @Option(help: .setting(.headGroups)) var headGroups: String?
+    @Option(help: .setting(.interleave)) var interleave: String?
+    @Option(help: .setting(.blockTokens)) var blockTokens: String?
+    @Option(help: .setting(.exchange)) var exchange: String?
+    @Option(help: .setting(.coordinatorListen)) var listen: String?
+    @Option(help: .setting(.state)) var state: String?
+    @Option(help: .setting(.lease)) var lease: String?
+    @Flag(help: .setting(.coordinatorInsecureLoopbackOnly)) var insecureLoopbackOnly = false
+    @Option(help: .setting(.coordinatorLogLevel)) var logLevel: String?
 
     @Option(
         help: ArgumentHelp(
@@ -52,32 +42,37 @@ public struct CoordinatorCommand: AsyncParsableCommand {
 
     public init() {}
 
-    public func validate() throws { _ = try settings() }
+    public func validate() throws { _ = try flags() }
 
     public func run() async throws {
-        let (configuration, shape) = try settings()
+        let source = try source()
+        var (configuration, settings) = try Runtime.refusing { try Self.load(source) }
+        if common.isInspection { return try common.report(configuration) }
+        settings.server.replaceableStores = Set(replaceStore.map { RankIndex($0) })
+        let log = DaemonLog(label: "dcp-coordinator", level: settings.logLevel)
         let service = CoordinatorService(
-            configuration: configuration, stateDirectory: state, shape: shape,
-            logger: Runtime.logger("dcp-coordinator", level: try common.level()))
-        await Runtime.run(service, logger: service.logger, stopOnStandardInputEnd: common.stopOnStdinEof)
+            settings: settings, log: log, reload: Reload(source: source, configuration: configuration))
+        await Runtime.run(service, log: log, stopOnStandardInputEnd: common.stopOnStdinEof)
     }
 
-    private func settings() throws -> (CoordinatorServer.Configuration, ClusterShape) {
-        guard let exchange = Exchange(name: exchange) else {
-            throw ValidationError("`\(exchange)` is not an exchange; use a2a or ag-rs.")
-        }
-        guard (0.1...3600).contains(lease) else {
-            throw ValidationError("A lease of \(lease) s is outside 0.1...3600; correct --lease.")
-        }
-        let shape = try checked { () throws(ServiceError) in
-            try ClusterShape(
-                ranks: ranks, headGroups: headGroups, interleave: interleave, blockTokens: blockTokens,
-                exchange: exchange)
-        }
-        _ = try common.level()
-        var configuration = CoordinatorServer.Configuration(listen: try common.endpoint())
-        configuration.lease = .milliseconds(Int(lease * 1000))
-        configuration.replaceableStores = Set(replaceStore.map { RankIndex($0) })
-        return (configuration, shape)
+    /// All of the configuration, checked; what `run` does before it serves.
+    package func check() throws { _ = try Self.load(try source()) }
+
+    static func load(_ source: ConfigurationSource) throws -> (Configuration, CoordinatorSettings) {
+        let configuration = try source.load()
+        return (configuration, try CoordinatorSettings(configuration))
+    }
+
+    private func source() throws -> ConfigurationSource {
+        ConfigurationSource(
+            keys: ConfigurationKey.ofCoordinator, rank: nil, flags: try flags(), filePath: common.config)
+    }
+
+    private func flags() throws -> [ConfigurationKey: String] {
+        try givenFlags([
+            .ranks: ranks, .headGroups: headGroups, .interleave: interleave, .blockTokens: blockTokens,
+            .exchange: exchange, .coordinatorListen: listen, .state: state, .lease: lease,
+            .coordinatorInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil, .coordinatorLogLevel: logLevel,
+        ])
     }
 }

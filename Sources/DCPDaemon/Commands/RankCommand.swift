@@ -1,10 +1,5 @@
 public import ArgumentParser
-internal import DCPAttention
-internal import DCPCache
 internal import DCPCore
-internal import DCPRank
-internal import DCPStore
-internal import DCPTransport
 internal import DCPWire
 
 /// `dcp-rank`
@@ -15,6 +10,10 @@ public struct RankCommand: AsyncParsableCommand {
         discussion: """
             A rank registers with the coordinator, which tells it the cluster's shape, and serves when all ranks are \
             there. Its store belongs to it: the rank's number, the cluster's shape and the store are bound to each other.
+
+            A setting is taken from its flag, else from its environment variable, else from the configuration file; \
+            --print-config shows them all. SIGHUP reads the file again. `{rank}` in a path or an address is the rank's \
+            number.
 
             The fastest kernels that the CPU has are used; the environment variable DCP_KERNELS forces others \
             (`dcpctl kernels` lists them).
@@ -28,70 +27,61 @@ public struct RankCommand: AsyncParsableCommand {
 
     @OptionGroup var common: CommonOptions
 
-    @Option(help: "This rank's number, from 0.")
-    var rank: UInt16
+    @Option(help: "This rank's number, from 0. With --check-config or --print-config it may be left out.")
+    var rank: UInt16?
 
-    @Option(help: ArgumentHelp("The directory of its store; created when missing.", valueName: "directory"))
-    var store: String
-
-    @Option(help: ArgumentHelp("Where the coordinator listens.", valueName: "endpoint"))
-    var coordinator: String
-
-    @Option(help: ArgumentHelp("What others dial instead of --listen.", valueName: "endpoint"))
-    var advertise: String?
-
-    @Option(help: "Compute threads.")
-    var threads: Int = 1
-
-    @Option(help: "When a commit reaches the disk: always, everysec or never.")
-    var durability: String = "everysec"
-
-    @Option(
-        help: ArgumentHelp("The largest size of the store's file, in GiB. Address space, not disk.", valueName: "GiB"))
-    var mapSize: Int?
-
-    @Option(help: ArgumentHelp("RAM for tokens that are not committed yet, in MiB.", valueName: "MiB"))
-    var uncommittedLimit: Int = 1024
+    @Option(help: .setting(.rankListen)) var listen: String?
+    @Option(help: .setting(.advertise)) var advertise: String?
+    @Option(help: .setting(.coordinator)) var coordinator: String?
+    @Option(help: .setting(.store)) var store: String?
+    @Option(help: .setting(.threads)) var threads: String?
+    @Option(help: .setting(.durability)) var durability: String?
+    @Option(help: .setting(.mapSize)) var mapSize: String?
+    @Option(help: .setting(.uncommittedLimit)) var uncommittedLimit: String?
+    @Option(help: .setting(.drainTimeout)) var drainTimeout: String?
+    @Flag(help: .setting(.rankInsecureLoopbackOnly)) var insecureLoopbackOnly = false
+    @Option(help: .setting(.rankLogLevel)) var logLevel: String?
 
     public init() {}
 
-    public func validate() throws { _ = try settings() }
-
-    public func run() async throws {
-        let (configuration, cacheSettings) = try settings()
-        let service = RankService(
-            configuration: configuration, storeDirectory: store, cacheSettings: cacheSettings,
-            logger: Runtime.logger("dcp-rank@\(rank)", level: try common.level()))
-        await Runtime.run(service, logger: service.logger, stopOnStandardInputEnd: common.stopOnStdinEof)
+    public func validate() throws {
+        guard rank != nil || common.isInspection else {
+            throw ValidationError("Which rank this is is missing; give --rank 0, --rank 1 and so on.")
+        }
+        _ = try flags()
     }
 
-    private func settings() throws -> (RankConfiguration, ShardCache.Settings) {
-        guard (1...1024).contains(threads) else {
-            throw ValidationError("\(threads) threads are outside 1...1024; correct --threads.")
-        }
-        guard let durability = Durability(rawValue: durability) else {
-            throw ValidationError("`\(durability)` is not a durability; use always, everysec or never.")
-        }
-        _ = try common.level()
-        try checked { () throws(ServiceError) in try KernelSelection.check() }
-        let coordinator: Endpoint = try checked { () throws(ServiceError) in try Endpoint(self.coordinator) }
-        var advertised: Endpoint?
-        if let advertise { advertised = try checked { () throws(ServiceError) in try Endpoint(advertise) } }
-        let configuration = RankConfiguration(
-            rank: RankIndex(rank), listen: try common.endpoint(), advertise: advertised, coordinator: coordinator,
-            threads: threads)
-        var settings = ShardCache.Settings()
-        settings.durability = durability
-        if let mapSize {
-            guard (1...65536).contains(mapSize) else {
-                throw ValidationError("A map of \(mapSize) GiB is outside 1...65536; correct --map-size.")
-            }
-            settings.mapByteCountMax = mapSize << 30
-        }
-        guard (1...1 << 20).contains(uncommittedLimit) else {
-            throw ValidationError("\(uncommittedLimit) MiB are outside 1...\(1 << 20); correct --uncommitted-limit.")
-        }
-        settings.uncommittedByteCountMax = uncommittedLimit << 20
-        return (configuration, settings)
+    public func run() async throws {
+        let source = try source()
+        let index = RankIndex(rank ?? 0)
+        let (configuration, settings) = try Runtime.refusing { try Self.load(source, index) }
+        if common.isInspection { return try common.report(configuration) }
+        let log = DaemonLog(label: "dcp-rank@\(index.value)", level: settings.logLevel, rank: index)
+        let service = RankService(
+            settings: settings, log: log, reload: Reload(source: source, configuration: configuration))
+        await Runtime.run(service, log: log, stopOnStandardInputEnd: common.stopOnStdinEof)
+    }
+
+    /// All of the configuration, checked; what `run` does before it serves.
+    package func check() throws { _ = try Self.load(try source(), RankIndex(rank ?? 0)) }
+
+    static func load(_ source: ConfigurationSource, _ rank: RankIndex) throws -> (Configuration, RankSettings) {
+        let configuration = try source.load()
+        return (configuration, try RankSettings(configuration, rank: rank))
+    }
+
+    private func source() throws -> ConfigurationSource {
+        ConfigurationSource(
+            keys: ConfigurationKey.ofRank, rank: rank.map { RankIndex($0) }, flags: try flags(),
+            filePath: common.config)
+    }
+
+    private func flags() throws -> [ConfigurationKey: String] {
+        try givenFlags([
+            .rankListen: listen, .advertise: advertise, .coordinator: coordinator, .store: store, .threads: threads,
+            .durability: durability, .mapSize: mapSize, .uncommittedLimit: uncommittedLimit,
+            .drainTimeout: drainTimeout, .rankInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil,
+            .rankLogLevel: logLevel,
+        ])
     }
 }

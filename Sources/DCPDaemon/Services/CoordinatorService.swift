@@ -1,5 +1,6 @@
 internal import DCPCoordinator
 internal import DCPCore
+internal import DCPRank
 internal import DCPTransport
 internal import DCPWire
 internal import Logging
@@ -8,82 +9,72 @@ internal import NIOPosix
 internal import ServiceLifecycle
 
 /// The coordinator daemon: opens its state, serves, stops.
-struct CoordinatorService: Service {
-    let configuration: CoordinatorServer.Configuration
-    let stateDirectory: String
-    let shape: ClusterShape
-    let logger: Logger
+struct CoordinatorService: DaemonService {
+    let settings: CoordinatorSettings
+    let log: DaemonLog
+    let reload: Reload
+
+    private var logger: Logger { log.logger }
+
+    func apply(_ configuration: Configuration) {
+        log.set(level: Logger.Level(rawValue: configuration.text(.coordinatorLogLevel))!)
+    }
 
     func run() async throws {
         logger.notice("Starting", metadata: ["release": "\(Release.current)"])
-        let store = try await NIOThreadPool.singleton.runIfActive { [stateDirectory, shape] in
-            try CoordinatorStore(directory: stateDirectory, shape: shape)
+        var configuration = settings.server
+        if let passed = try PassedSocket.take() {
+            try passed.endpoint.checkPlainAllowed(
+                insecureLoopbackOnly: reload.current.flag(.coordinatorInsecureLoopbackOnly))
+            configuration.listen = passed.endpoint
+            configuration.inheritedSocket = passed.descriptor
+        }
+        let store = try await NIOThreadPool.singleton.runIfActive { [settings] in
+            try CoordinatorStore(directory: settings.stateDirectory, shape: settings.shape)
         }
         let state = store.initialState
         logger.notice(
             "State open",
             metadata: [
-                "path": "\(stateDirectory)", "epoch": "\(state.epoch.value)", "models": "\(state.models.count)",
-                "sequences": "\(state.sequences.count)", "layout": "\(LayoutFingerprint(shape))",
+                "path": "\(settings.stateDirectory)", "epoch": "\(state.epoch.value)",
+                "models": "\(state.models.count)", "sequences": "\(state.sequences.count)",
+                "layout": "\(LayoutFingerprint(settings.shape))",
             ])
         let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
         let (fatalErrors, fatal) = AsyncStream.makeStream(of: ServiceError.self)
-        let server = try await eventLoop.submit { [configuration, logger] in
-            NIOLoopBound(
-                CoordinatorServer(configuration, store: store, eventLoop: eventLoop) { event in
-                    if case .fatal(let error) = event { fatal.yield(error) }
-                    Self.log(event, to: logger)
-                }, eventLoop: eventLoop)
+        let serving = try await eventLoop.submit { [configuration, log] in
+            let server = CoordinatorServer(configuration, store: store, eventLoop: eventLoop) { event in
+                if case .fatal(let error) = event { fatal.yield(error) }
+                CoordinatorEventLog(log: log).write(event)
+            }
+            // It has no compute threads: its loop is all there is to watch.
+            let ticker = ServiceTicker(
+                logger: log.logger, status: { Self.status(server) }, progress: { ComputeProgress() })
+            return NIOLoopBound((server: server, ticker: ticker), eventLoop: eventLoop)
         }.get()
-        try await eventLoop.flatSubmit { server.value.start() }.get()
-        // Ready to take ranks; that the cluster is complete is the ranks' readiness.
-        ServiceManager.ready(status: "waiting for \(shape.ranks) ranks")
+        try await eventLoop.flatSubmit { serving.value.server.start() }.get()
+        try await eventLoop.submit {
+            // Ready to take ranks; that the cluster is complete is the ranks' readiness.
+            ServiceManager.ready(status: Self.status(serving.value.server))
+            serving.value.ticker.start(on: eventLoop)
+        }.get()
         let failure = await withGracefulShutdownHandler {
             await fatalErrors.first { _ in true }
         } onGracefulShutdown: {
             fatal.finish()
         }
         ServiceManager.stopping()
-        try await eventLoop.submit { server.value.stop() }.get()
+        try await eventLoop.submit {
+            serving.value.ticker.stop()
+            serving.value.server.stop()
+        }.get()
         store.close()
         if let failure { throw failure }
     }
 
-    private static func log(_ event: CoordinatorEvent, to logger: Logger) {
-        switch event {
-        case .listening(let endpoint): logger.notice("Listening", metadata: ["endpoint": "\(endpoint)"])
-        case .rankRegistered(let rank, let store, let endpoint):
-            logger.notice(
-                "Rank registered",
-                metadata: ["rank": "\(rank.value)", "store": "\(store)", "endpoint": "\(endpoint)"])
-        case .rankLost(let rank, let reason):
-            logger.warning(
-                "Rank lost, the cluster waits for it", metadata: ["rank": "\(rank.value)", "reason": "\(reason)"])
-            ServiceManager.status("rank \(rank.value) missing")
-        case .joining(let epoch): logger.info("Joining", metadata: ["epoch": "\(epoch.value)"])
-        case .ready(let epoch):
-            logger.notice("Cluster ready", metadata: ["epoch": "\(epoch.value)"])
-            ServiceManager.status("cluster ready in epoch \(epoch.value)")
-        case .reconciled(let sequence, let length, let truncated):
-            logger.notice(
-                "Sequence reconciled to what every rank has",
-                metadata: [
-                    "sequence": "\(sequence.value)", "length": "\(length)",
-                    "truncated": "\(truncated.map { "\($0.value)" }.joined(separator: ","))",
-                ])
-        case .unknownSequences(let rank, let count):
-            logger.warning(
-                "A rank holds sequences the directory does not know, leaving them alone",
-                metadata: ["rank": "\(rank.value)", "count": "\(count)"])
-        case .operationFailed(let operation, let error):
-            logger.error(
-                "Operation refused by a rank and taken back where it made something",
-                metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
-        case .refused(let peer, let error):
-            logger.warning(
-                "Refused a connection",
-                metadata: ["peer": "\(peer)", "error": "\(error.code)", "reason": "\(error.message)"])
-        case .fatal: break  // Logged once, with the exit.
-        }
+    private static func status(_ server: CoordinatorServer) -> String {
+        let (epoch, models, sequences, reason) = server.summary
+        let standing = reason.isEmpty ? "cluster ready in epoch \(epoch.value)" : "cluster not ready, \(reason)"
+        return "\(standing): \(models) models, \(sequences) sequences"
     }
 }

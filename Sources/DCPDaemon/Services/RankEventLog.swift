@@ -1,10 +1,51 @@
+internal import DCPCache
 internal import DCPCore
 internal import DCPRank
 internal import Logging
+internal import NIOCore
 
-/// One line for each event, at the level syslog means by it.
-struct RankEventLog {
-    let logger: Logger
+/// One line for each event, at the level syslog means by it; and what systemd is told. Confined to the rank's loop.
+final class RankEventLog {
+    let log: DaemonLog
+    var logger: Logger { log.logger }
+    private let cache: ShardCache
+    private let ticker: ServiceTicker
+    private let eventLoop: any EventLoop
+    private var isRegistered = false
+    private var joinedAt: NIODeadline?
+    private let standing = Standing()
+
+    /// What the rank does, in words.
+    private final class Standing {
+        var text = "waiting for the coordinator"
+    }
+
+    init(log: DaemonLog, cache: ShardCache, pool: ComputePool, eventLoop: any EventLoop) {
+        self.log = log
+        self.cache = cache
+        self.eventLoop = eventLoop
+        ticker = ServiceTicker(
+            logger: log.logger,
+            status: { [standing] in "\(standing.text): \(Self.holdings(cache))" }, progress: { pool.progress })
+    }
+
+    func stop() { ticker.stop() }
+
+    private static func holdings(_ cache: ShardCache) -> String {
+        guard let held = try? cache.statistics() else { return "its store does not answer" }
+        return "\(held.sequences) sequences, \(held.localTokens) tokens"
+    }
+
+    /// The coordinator has answered the registration. The store is open, peers and clients can connect: the rank is up,
+    /// whether its cluster is complete or not.
+    private func registered(_ text: String) {
+        standing.text = text
+        let status = "\(text): \(Self.holdings(cache))"
+        guard !isRegistered else { return ServiceManager.status(status) }
+        isRegistered = true
+        ServiceManager.ready(status: status)
+        ticker.start(on: eventLoop)
+    }
 
     func write(_ event: RankEvent) {
         switch event {
@@ -14,25 +55,31 @@ struct RankEventLog {
             logger.warning(
                 "Coordinator lost, serving on in the epoch held and dialling again",
                 metadata: ["reason": "\(error.message)"])
-        case .joining(let epoch): logger.info("Joining", metadata: ["epoch": "\(epoch.value)"])
+        case .joining(let epoch):
+            joinedAt = .now()
+            log.write(.epochChanged, .notice, "Joining", cause: "\(epoch)", ["epoch": "\(epoch.value)"])
+            registered("joining epoch \(epoch.value)")
         case .ready(let epoch):
-            logger.notice("Ready", metadata: ["epoch": "\(epoch.value)"])
-            ServiceManager.ready(status: "serving in epoch \(epoch.value)")
+            var metadata: Logger.Metadata = ["epoch": "\(epoch.value)"]
+            if let joinedAt { metadata["duration-us"] = "\((NIODeadline.now() - joinedAt).nanoseconds / 1000)" }
+            log.write(.rankReady, .notice, "Ready", cause: "\(epoch)", metadata)
+            registered("serving in epoch \(epoch.value)")
         case .notReady(let reason):
             logger.warning("Not serving, the cluster is incomplete", metadata: ["reason": "\(reason)"])
-            ServiceManager.status("not serving: \(reason)")
+            registered("not serving, \(reason)")
         case .peerConnected(let rank): logger.info("Peer connected", metadata: ["peer": "\(rank.value)"])
         case .peerLost(let rank, let error):
-            logger.warning(
-                "Peer lost, its steps are aborted", metadata: ["peer": "\(rank.value)", "reason": "\(error.message)"])
-        case .stepAborted(let tag, let error):
-            logger.info(
-                "Step aborted, the client was told",
-                metadata: ["step": "\(tag)", "error": "\(error.code)", "reason": "\(error.message)"])
+            log.write(
+                .peerLost, .warning, "Peer lost, its steps are aborted", cause: "\(rank) \(error.code)",
+                ["peer": "\(rank.value)", "reason": "\(error.message)"])
+        case .stepAborted(let tag, let sequences, let error):
+            fail("Step aborted, the client was told", ["step": "\(tag)"], sequences, error)
+        case .commitFailed(let sequences, let error):
+            fail("Commit failed, the client was told", [:], sequences, error)
         case .refused(let peer, let error):
-            logger.warning(
-                "Refused a connection",
-                metadata: ["peer": "\(peer)", "error": "\(error.code)", "reason": "\(error.message)"])
+            log.write(
+                .connectionRefused, .warning, "Refused a connection", cause: "\(error.code)",
+                ["peer": "\(peer)", "error": "\(error.code)", "reason": "\(error.message)"])
         case .operationFailed(let operation, let error):
             logger.error(
                 "Operation failed, the coordinator was told",
@@ -47,5 +94,25 @@ struct RankEventLog {
                 metadata: ["damage": "\(damage)", "leftovers": "\(findings - damage)"])
         case .fatal: break  // Logged once, with the exit.
         }
+    }
+
+    /// What a failure means for an operator depends on its cause: the disk, the store, a peer, or the request alone.
+    private func fail(
+        _ what: Logger.Message, _ metadata: Logger.Metadata, _ sequences: [SequenceID], _ error: ServiceError
+    ) {
+        var metadata = metadata
+        metadata["sequence"] = "\(sequences.map { "\($0.value)" }.joined(separator: ","))"
+        metadata["error"] = "\(error.code)"
+        metadata["reason"] = "\(error.message)"
+        let (event, level): (JournalEvent, Logger.Level) =
+            switch error.code {
+            case .storeDamaged: (.storeDamaged, .error)
+            case .storeFull: (.diskFull, .error)
+            case .internal: (.stepAborted, .error)
+            case .rankUnavailable, .deadlineExceeded, .overloaded: (.stepAborted, .warning)
+            default: (.stepAborted, .info)
+            }
+        let origin = error.rank.map { "\($0)" } ?? ""
+        log.write(event, level, what, cause: "\(error.code) \(origin)", metadata)
     }
 }

@@ -9,13 +9,21 @@ internal import Logging
 internal import NIOCore
 internal import NIOPosix
 internal import ServiceLifecycle
+internal import Synchronization
 
 /// The rank daemon: asks the coordinator for the cluster's shape, opens the store, serves, and drains at the end.
-struct RankService: Service {
-    let configuration: RankConfiguration
-    let storeDirectory: String
-    let cacheSettings: ShardCache.Settings
-    let logger: Logger
+struct RankService: DaemonService {
+    let settings: RankSettings
+    let log: DaemonLog
+    let reload: Reload
+
+    private var configuration: RankConfiguration { settings.rank }
+    private var logger: Logger { log.logger }
+
+    func apply(_ configuration: Configuration) {
+        // The drain timeout is read when it is needed.
+        log.set(level: Logger.Level(rawValue: configuration.text(.rankLogLevel))!)
+    }
 
     func run() async throws {
         let rank = configuration.rank
@@ -26,19 +34,9 @@ struct RankService: Service {
                 .invalidConfiguration,
                 "\(rank) is outside 0..<\(cluster.ranks), the ranks of the cluster; correct --rank.")
         }
-        // On a thread of its own: opening scans the keys of a store that may be large.
-        let cache = try await NIOThreadPool.singleton.runIfActive { [storeDirectory, cacheSettings] in
-            try ShardCache.open(directory: storeDirectory, rank: rank, cluster: cluster, settings: cacheSettings)
-        }
-        let statistics = try cache.statistics()
-        logger.notice(
-            "Store open",
-            metadata: [
-                "path": "\(storeDirectory)", "store": "\(cache.storeID)", "sequences": "\(statistics.sequences)",
-                "tokens": "\(statistics.localTokens)", "blocks": "\(statistics.sealedBlocks)",
-                "layout": "\(LayoutFingerprint(cluster))",
-            ])
-        try await serve(cluster, cache, ComputePool(threads: configuration.threads))
+        let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
+        let cache = try await open(cluster, eventLoop)
+        try await serve(cluster, cache, ComputePool(threads: configuration.threads), eventLoop)
     }
 
     /// Dials until the coordinator answers; nil when the daemon is stopped first.
@@ -56,6 +54,8 @@ struct RankService: Service {
                     logger.warning("Coordinator not reached, retrying", metadata: ["reason": "\(error.message)"])
                     hasReported = true
                 }
+                // Each attempt has run to its end: the daemon is not stuck, it waits for somebody else.
+                ServiceManager.extendTimeout(by: Self.startExtension, status: "dialling the coordinator")
                 // Between two dials, not for something to happen: nothing tells when a socket will exist.
                 try? await cancelWhenGracefulShutdown {
                     try await Task.sleep(for: .nanoseconds(configuration.redialDelay.nanoseconds))
@@ -65,19 +65,63 @@ struct RankService: Service {
         return nil
     }
 
-    private func serve(_ cluster: ClusterShape, _ cache: ShardCache, _ pool: ComputePool) async throws {
-        let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
+    /// More than the time between two signs of progress, less than anybody would wait for a daemon that hangs.
+    private static let startExtension = Duration.seconds(60)
+
+    private func open(_ cluster: ClusterShape, _ eventLoop: any EventLoop) async throws -> ShardCache {
+        let begin = NIODeadline.now()
+        let progress = LoadProgress()
+        // systemd gives a start more time for as long as blocks are being indexed, and ends one that hangs.
+        let seen = Mutex(0)
+        let ticker = eventLoop.scheduleRepeatedTask(initialDelay: .seconds(5), delay: .seconds(5)) { _ in
+            let blocks = progress.blocks
+            let hasAdvanced = seen.withLock { seen in
+                defer { seen = blocks }
+                return blocks > seen
+            }
+            guard hasAdvanced else { return }
+            ServiceManager.extendTimeout(
+                by: Self.startExtension, status: "loading the store: \(blocks) blocks so far")
+        }
+        defer { ticker.cancel() }
+        // On a thread of its own: opening scans the keys of a store that may be large.
+        let cache = try await NIOThreadPool.singleton.runIfActive { [settings] in
+            try ShardCache.open(
+                directory: settings.storeDirectory, rank: settings.rank.rank, cluster: cluster,
+                settings: settings.cache, progress: progress)
+        }
+        let statistics = try cache.statistics()
+        let metadata: Logger.Metadata = [
+            "path": "\(settings.storeDirectory)", "store": "\(cache.storeID)", "sequences": "\(statistics.sequences)",
+            "tokens": "\(statistics.localTokens)", "blocks": "\(statistics.sealedBlocks)",
+            "epoch": "\(cache.highestEpoch.value)", "layout": "\(LayoutFingerprint(cluster))",
+            "duration-us": "\((NIODeadline.now() - begin).nanoseconds / 1000)",
+        ]
+        if cache.highestEpoch == .none {
+            logger.notice("Store open, it is new", metadata: metadata)
+        } else {
+            log.write(.recovered, .notice, "Store open, every sequence is back at its last commit", metadata)
+        }
+        return cache
+    }
+
+    private func serve(
+        _ cluster: ClusterShape, _ cache: ShardCache, _ pool: ComputePool, _ eventLoop: any EventLoop
+    ) async throws {
         let (fatalErrors, fatal) = AsyncStream.makeStream(of: ServiceError.self)
-        let server = try await eventLoop.submit { [configuration, logger] in
-            NIOLoopBound(
-                RankServer(configuration, cluster: cluster, cache: cache, pool: pool, eventLoop: eventLoop) { event in
-                    if case .fatal(let error) = event { fatal.yield(error) }
-                    RankEventLog(logger: logger).write(event)
-                }, eventLoop: eventLoop)
+        let server = try await eventLoop.submit { [configuration, log] in
+            let events = RankEventLog(log: log, cache: cache, pool: pool, eventLoop: eventLoop)
+            let server = RankServer(
+                configuration, cluster: cluster, cache: cache, pool: pool, eventLoop: eventLoop
+            ) { event in
+                if case .fatal(let error) = event { fatal.yield(error) }
+                events.write(event)
+            }
+            return NIOLoopBound((server: server, events: events), eventLoop: eventLoop)
         }.get()
         var failure: (any Error)?
         do {
-            try await eventLoop.flatSubmit { server.value.start() }.get()
+            try await eventLoop.flatSubmit { server.value.server.start() }.get()
             // Serves until it is told to stop, or cannot go on.
             failure = await withGracefulShutdownHandler {
                 await fatalErrors.first { _ in true }
@@ -88,13 +132,14 @@ struct RankService: Service {
             failure = error
         }
         ServiceManager.stopping()
-        logger.notice("Draining", metadata: ["deadline": "\(configuration.drainTimeout.nanoseconds / 1_000_000_000) s"])
-        try await eventLoop.flatSubmit { server.value.stop() }.get()
+        let timeout = reload.current.timeAmount(.drainTimeout)
+        logger.notice("Draining", metadata: ["deadline": "\(timeout.nanoseconds / 1_000_000_000) s"])
+        try await eventLoop.flatSubmit { server.value.server.stop(drainTimeout: timeout) }.get()
         try await pool.shutDown()
         // What clients have committed last is written before the daemon ends.
         cache.close()
         // Completions of pool and writer still come to the loop and need the server; this comes after all of them.
-        try await eventLoop.submit { _ = server.value }.get()
+        try await eventLoop.submit { server.value.events.stop() }.get()
         if let failure { throw failure }
     }
 }

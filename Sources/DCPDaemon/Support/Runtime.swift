@@ -1,49 +1,72 @@
+internal import ArgumentParser
 internal import DCPCore
 internal import Glibc
 internal import Logging
 internal import ServiceLifecycle
 internal import UnixSignals
 
+/// A daemon's service: runs until it is told to stop, and takes over settings that can change at run time.
+protocol DaemonService: Service {
+    var reload: Reload { get }
+    func apply(_ configuration: Configuration)
+}
+
 /// What both daemons do around their service: log, obey signals, end with the right status.
 enum Runtime {
     /// Runs a service until SIGTERM or SIGINT, the end of the lifeline, or its own failure; then exits the process.
+    /// SIGHUP reloads the configuration.
     ///
     /// Exit status (sysexits.h): 0 after a graceful stop, 69 when it could not serve, 70 for a bug, 78 for a
     /// configuration, a store or a cluster that does not fit; systemd does not restart after 78.
-    static func run(_ service: some Service, logger: Logger, stopOnStandardInputEnd: Bool) async -> Never {
+    static func run(_ service: some DaemonService, log: DaemonLog, stopOnStandardInputEnd: Bool) async -> Never {
         signal(SIGPIPE, SIG_IGN)
+        let reload = ReloadService(reload: service.reload, log: log) { service.apply($0) }
         var services = [
             ServiceGroupConfiguration.ServiceConfiguration(
                 service: service, successTerminationBehavior: .gracefullyShutdownGroup,
-                failureTerminationBehavior: .gracefullyShutdownGroup)
+                failureTerminationBehavior: .gracefullyShutdownGroup),
+            .init(service: reload, successTerminationBehavior: .ignore),
         ]
         if stopOnStandardInputEnd {
             services.append(.init(service: Lifeline(), successTerminationBehavior: .gracefullyShutdownGroup))
         }
         // The group's own narration of its shutdown is not an operator's business.
-        var quiet = logger
-        quiet.logLevel = .critical
+        let quiet = Logger(label: "service-group") { _ in SwiftLogNoOpLogHandler() }
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
                 services: services, gracefulShutdownSignals: [.sigterm, .sigint], logger: quiet))
         do {
             try await group.run()
-            logger.notice("Stopped")
+            log.logger.notice("Stopped")
             exit(0)
         } catch let error as ServiceError {
-            logger.critical("Stopping: \(error.message)", metadata: ["error": "\(error.code)"])
+            // A store that does not open is the operator's first concern; the exit is the same.
+            let event: JournalEvent = error.code == .storeDamaged ? .storeDamaged : .stoppedByFailure
+            log.write(event, .critical, "Stopping: \(error.message)", ["error": "\(error.code)"])
             exit(status(of: error))
         } catch {
-            logger.critical("Stopping: \(error)")
+            log.write(.stoppedByFailure, .critical, "Stopping: \(error)")
             exit(70)
         }
     }
 
-    static func logger(_ label: String, level: Logger.Level) -> Logger {
-        LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
-        var logger = Logger(label: label)
-        logger.logLevel = level
-        return logger
+    /// Reads the configuration; a refusal is also an entry of the journal, where an operator looks for it.
+    static func refusing<Result>(_ load: () throws -> Result) throws -> Result {
+        do {
+            return try load()
+        } catch let error as ConfigurationError {
+            if Journal.isConnected {
+                let program = CommandLine.arguments[0].split(separator: "/").last.map(String.init) ?? "dcp"
+                let log = DaemonLog(label: program, level: .info)
+                log.write(.configurationRefused, .critical, "\(error.message)")
+                exit(error.status.rawValue)
+            }
+            if error.status == .configuration {
+                Message.write("Error: \(error.message)")
+                exit(error.status.rawValue)
+            }
+            throw ValidationError(error.message)
+        }
     }
 
     private static func status(of error: ServiceError) -> Int32 {

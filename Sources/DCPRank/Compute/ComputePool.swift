@@ -6,7 +6,11 @@ internal import NIOPosix
 /// Jobs start in the order they were submitted. Bounded by the step table: a step has a handful of jobs at a time.
 public final class ComputePool: Sendable {
     private let pool: NIOThreadPool
+    private let meter = ComputeProgressMeter()
     public let threads: Int
+
+    /// For whoever watches that the threads get on with their work.
+    public var progress: ComputeProgress { meter.progress }
 
     public init(threads: Int) {
         precondition(threads >= 1)
@@ -17,8 +21,12 @@ public final class ComputePool: Sendable {
 
     /// Runs a job on one of the threads. After `shutDown` began, jobs are dropped.
     public func submit(_ job: @escaping @Sendable () -> Void) {
-        pool.submit { state in
-            if case .active = state { job() }
+        meter.submitted()
+        pool.submit { [meter] state in
+            guard case .active = state else { return meter.dropped() }
+            let number = meter.began()
+            job()
+            meter.ended(number)
         }
     }
 

@@ -12,7 +12,9 @@ public enum RankEvent: Sendable {
     case notReady(reason: String)
     case peerConnected(RankIndex)
     case peerLost(RankIndex, ServiceError)
-    case stepAborted(Tag, ServiceError)
+    case stepAborted(Tag, [SequenceID], ServiceError)
+    /// The client was told.
+    case commitFailed([SequenceID], ServiceError)
     /// A peer was turned away or broke the protocol.
     case refused(peer: String, ServiceError)
     case operationFailed(DirectoryOperation, ServiceError)

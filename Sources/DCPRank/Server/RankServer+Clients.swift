@@ -82,14 +82,14 @@ extension RankServer {
             if isContextReady { execution.deliver(.contextReady) }
             for (frame, member) in early { execution.receive(frame.message, from: member) }
         } catch {
-            refuse(error, tag: tag, epoch: frame.epoch, from: link)
+            refuse(error, request, tag: tag, epoch: frame.epoch, from: link)
         }
     }
 
     /// A step this rank cannot take: the verdict goes to the client and to the group, where the step may be waiting.
-    private func refuse(_ error: ServiceError, tag: Tag, epoch: Epoch, from link: Link) {
+    private func refuse(_ error: ServiceError, _ request: StepRequest, tag: Tag, epoch: Epoch, from link: Link) {
         counters.stepsAborted += 1
-        observe(.stepAborted(tag, error))
+        observe(.stepAborted(tag, request.entries.map(\.sequence), error))
         answer(link, tag, .failure(error))
         var verdict = error
         verdict.rank = verdict.rank ?? configuration.rank
@@ -169,7 +169,9 @@ extension RankServer {
                 let (server, link) = bound.value
                 switch result {
                 case .success: server.answer(link, frame.tag, .committed)
-                case .failure(let error): server.answer(link, frame.tag, .failure(error))
+                case .failure(let error):
+                    server.observe(.commitFailed(lengths.map(\.sequence), error))
+                    server.answer(link, frame.tag, .failure(error))
                 }
                 server.commitsInFlight -= 1
                 server.finishDrainIfEmpty()

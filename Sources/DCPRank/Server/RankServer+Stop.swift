@@ -6,7 +6,9 @@ public import NIOCore
 extension RankServer {
     /// Stops cleanly: refuses new steps, lets those in flight end within the drain timeout, closes all links.
     /// The store is the caller's to close afterwards.
-    public func stop() -> EventLoopFuture<Void> {
+    ///
+    /// - Parameter drainTimeout: the configuration's unless given.
+    public func stop(drainTimeout: TimeAmount? = nil) -> EventLoopFuture<Void> {
         eventLoop.preconditionInEventLoop()
         if let drained { return drained.futureResult }
         let promise = eventLoop.makePromise(of: Void.self)
@@ -15,7 +17,8 @@ extension RankServer {
         verification?.stop()
         coordinator.refuseSteps(ServiceError(.shuttingDown, "\(configuration.rank) is stopping; try again later."))
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
-        let deadline = eventLoop.scheduleTask(in: configuration.drainTimeout) { bound.value.abandonSteps() }
+        let timeout = drainTimeout ?? configuration.drainTimeout
+        let deadline = eventLoop.scheduleTask(in: timeout) { bound.value.abandonSteps() }
         promise.futureResult.whenComplete { _ in
             deadline.cancel()
             bound.value.closeLinks()

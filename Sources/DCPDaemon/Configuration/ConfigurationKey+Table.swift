@@ -1,0 +1,100 @@
+internal import DCPCore
+internal import DCPStore
+
+/// Every setting there is. Flags, variables, the file's keys, `--print-config`, the manual page dcp.yaml(5) and the
+/// article Configuration.md are made from this table.
+extension ConfigurationKey {
+    package static let ranks = ConfigurationKey(
+        .cluster, "ranks", .integer(1...1024, unit: "ranks"), default: "1",
+        "How many ranks the cluster has.",
+        "Like all keys of `cluster`, for life: once the coordinator's state exists, another value is refused.")
+    package static let headGroups = ConfigurationKey(
+        .cluster, "head-groups", .integer(1...1024, unit: "head groups"), default: "1",
+        "How many head groups the ranks form.", "Divides the ranks and every model's KV heads.")
+    package static let interleave = ConfigurationKey(
+        .cluster, "interleave", .integer(1...4096, unit: "tokens"), default: "1",
+        "How many consecutive tokens one rank owns.", "Divides the block tokens.")
+    package static let blockTokens = ConfigurationKey(
+        .cluster, "block-tokens", .integer(16...4096, unit: "tokens"), default: "64",
+        "Local tokens in a block; a multiple of 16.", "What a commit writes at once when a block fills.")
+    package static let exchange = ConfigurationKey(
+        .cluster, "exchange", .choice(["a2a", "ag-rs"], noun: "an exchange"), default: "a2a",
+        "How ranks exchange partial results: a2a or ag-rs.",
+        "`a2a` sends each rank its slice in one message; `ag-rs` gathers the log-sum-exps, corrects and reduces. Both give "
+            + "the same bits; `a2a` saves a round trip per layer.")
+
+    package static let coordinatorListen = ConfigurationKey(
+        .coordinator, "listen", .endpoint, default: "unix:/run/dcp/coordinator.sock",
+        "Where the coordinator listens: unix:PATH or tcp:HOST:PORT.",
+        "A socket that systemd passes (dcp-coordinator.socket) is used instead.")
+    package static let state = ConfigurationKey(
+        .coordinator, "state", .path, default: "/var/lib/dcp/coordinator",
+        "The directory of the coordinator's state; created when missing.")
+    package static let lease = ConfigurationKey(
+        .coordinator, "lease", .seconds(0.1...3600), default: "5",
+        "How long a rank may stay silent before it counts as lost, in seconds.",
+        "Ranks renew three times a lease. A machine that stalls for longer than the lease costs the cluster an epoch.")
+    package static let coordinatorInsecureLoopbackOnly = insecureLoopbackOnly(.coordinator)
+    package static let coordinatorLogLevel = logLevel(.coordinator)
+
+    package static let rankListen = ConfigurationKey(
+        .rank, "listen", .endpoint, default: "unix:/run/dcp/rank-{rank}.sock",
+        "Where the rank listens: unix:PATH or tcp:HOST:PORT.")
+    package static let advertise = ConfigurationKey(
+        .rank, "advertise", .endpoint, default: nil, "What others dial instead of the address the rank listens at.",
+        "For addresses that are translated on the way.")
+    package static let coordinator = ConfigurationKey(
+        .rank, "coordinator", .endpoint, default: "unix:/run/dcp/coordinator.sock", "Where the coordinator listens.")
+    package static let store = ConfigurationKey(
+        .rank, "store", .path, default: "/var/lib/dcp/rank-{rank}",
+        "The directory of the rank's store; created when missing.",
+        "A store belongs to one rank of one cluster shape and refuses to be opened as anything else.")
+    package static let threads = ConfigurationKey(
+        .rank, "threads", .integer(1...1024, unit: "threads"), default: "1", "Compute threads.",
+        "The event loop and the store's writer have a thread each besides. With a core to each thread a decode step reads "
+            + "the shard at the speed of memory; more threads than cores only add switches.")
+    package static let durability = ConfigurationKey(
+        .rank, "durability", .choice(Durability.allCases.map(\.rawValue), noun: "a durability"), default: "everysec",
+        "When a commit reaches the disk: always, everysec or never.",
+        "Whatever it is, an acknowledged commit survives the death of the process. `always` survives power loss too, "
+            + "`everysec` loses up to a second then, `never` whatever the kernel had not written.")
+    package static let mapSize = ConfigurationKey(
+        .rank, "map-size", .integer(1...65536, unit: "GiB"), default: "1024",
+        "The largest size of the store's file, in GiB. Address space, not disk.")
+    package static let uncommittedLimit = ConfigurationKey(
+        .rank, "uncommitted-limit", .integer(1...1 << 20, unit: "MiB"), default: "1024",
+        "RAM for tokens that are not committed yet, in MiB.", "A step over it is answered with a retryable error.")
+    package static let drainTimeout = ConfigurationKey(
+        .rank, "drain-timeout", .seconds(0...3600), default: "20", isReloadable: true,
+        "How long a stop waits for steps and commits in flight, in seconds.",
+        "Steps that have not ended by then are aborted; their clients are told. Keep it below TimeoutStopSec= of the unit."
+    )
+    package static let rankInsecureLoopbackOnly = insecureLoopbackOnly(.rank)
+    package static let rankLogLevel = logLevel(.rank)
+
+    package static let logLevels = ["trace", "debug", "info", "notice", "warning", "error", "critical"]
+
+    private static func insecureLoopbackOnly(_ section: Section) -> ConfigurationKey {
+        ConfigurationKey(
+            section, "insecure-loopback-only", .boolean, default: "false",
+            "Allow plain TCP, on loopback addresses only.", "Any local user can then reach the daemon.")
+    }
+
+    private static func logLevel(_ section: Section) -> ConfigurationKey {
+        ConfigurationKey(
+            section, "log-level", .choice(logLevels, noun: "a log level"), default: "info", isReloadable: true,
+            "What to log: \(logLevels.joined(separator: ", ")).")
+    }
+
+    /// In the order of the reference.
+    package static let all: [ConfigurationKey] = [
+        ranks, headGroups, interleave, blockTokens, exchange, coordinatorListen, state, lease,
+        coordinatorInsecureLoopbackOnly, coordinatorLogLevel, rankListen, advertise, coordinator, store, threads,
+        durability, mapSize, uncommittedLimit, drainTimeout,
+        rankInsecureLoopbackOnly, rankLogLevel,
+    ]
+
+    /// Those a daemon reads.
+    package static let ofCoordinator = all.filter { $0.section != .rank }
+    package static let ofRank = all.filter { $0.section == .rank }
+}

@@ -1,0 +1,39 @@
+package import DCPCore
+internal import Foundation
+
+/// All that a configuration is read from, so that a reload can read it again. The file may have changed; flags and
+/// environment cannot.
+package struct ConfigurationSource: Sendable {
+    package var keys: [ConfigurationKey]
+    package var rank: RankIndex?
+    package var flags: [ConfigurationKey: String]
+    package var environment: [String: String]
+    /// nil: the default path, where a file need not be.
+    package var filePath: String?
+
+    package static let pathVariable = "DCP_CONFIG"
+
+    package init(
+        keys: [ConfigurationKey], rank: RankIndex?, flags: [ConfigurationKey: String], filePath: String?,
+        environment: [String: String] = ProcessInfo.processInfo.environment
+    ) {
+        self.keys = keys
+        self.rank = rank
+        self.flags = flags
+        self.environment = environment
+        self.filePath = filePath ?? environment[Self.pathVariable]
+    }
+
+    /// - Throws: `ConfigurationError`.
+    package func load() throws -> Configuration {
+        let file: ConfigurationFile
+        if let filePath {
+            file = try ConfigurationFile(reading: filePath)
+        } else if access(ConfigurationFile.defaultPath, F_OK) == 0 {
+            file = try ConfigurationFile(reading: ConfigurationFile.defaultPath)
+        } else {
+            file = .absent(ConfigurationFile.defaultPath)
+        }
+        return try Configuration(keys: keys, rank: rank, flags: flags, environment: environment, file: file)
+    }
+}

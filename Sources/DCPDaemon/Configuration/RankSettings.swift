@@ -1,0 +1,56 @@
+internal import DCPAttention
+internal import DCPCache
+internal import DCPCore
+internal import DCPRank
+internal import DCPStore
+internal import DCPTransport
+internal import Logging
+internal import NIOCore
+
+/// A rank's configuration as the types that the rank is made from.
+struct RankSettings {
+    var rank: RankConfiguration
+    var cache: ShardCache.Settings
+    var storeDirectory: String
+    var logLevel: Logger.Level
+
+    /// - Throws: `ConfigurationError` for what single values do not show: plain TCP that was not asked for, kernels that
+    ///   the CPU does not have.
+    init(_ configuration: Configuration, rank: RankIndex) throws {
+        do throws(ServiceError) { try KernelSelection.check() } catch {
+            throw ConfigurationError(.variable("DCP_KERNELS"), error.message)
+        }
+        let listen = try configuration.listenEndpoint(.rankListen, .rankInsecureLoopbackOnly)
+        var advertised: Endpoint?
+        if configuration[.advertise] != nil { advertised = try configuration.endpoint(.advertise) }
+        self.rank = RankConfiguration(
+            rank: rank, listen: listen, advertise: advertised, coordinator: try configuration.endpoint(.coordinator),
+            threads: configuration.integer(.threads))
+        self.rank.drainTimeout = configuration.timeAmount(.drainTimeout)
+        cache = ShardCache.Settings()
+        cache.durability = Durability(rawValue: configuration.text(.durability))!
+        cache.mapByteCountMax = configuration.integer(.mapSize) << 30
+        cache.uncommittedByteCountMax = configuration.integer(.uncommittedLimit) << 20
+        storeDirectory = configuration.text(.store)
+        logLevel = Logger.Level(rawValue: configuration.text(.rankLogLevel))!
+    }
+}
+
+extension Configuration {
+    func endpoint(_ key: ConfigurationKey) throws -> Endpoint {
+        try checked([key]) { () throws(ServiceError) in try Endpoint(text(key)) }
+    }
+
+    /// An endpoint to listen at: a plain one within this machine, and only when that was asked for by name.
+    func listenEndpoint(_ key: ConfigurationKey, _ insecure: ConfigurationKey) throws -> Endpoint {
+        try checked([key, insecure]) { () throws(ServiceError) in
+            let endpoint = try Endpoint(text(key))
+            try endpoint.checkPlainAllowed(insecureLoopbackOnly: flag(insecure))
+            return endpoint
+        }
+    }
+
+    func timeAmount(_ key: ConfigurationKey) -> TimeAmount {
+        .nanoseconds(Int64((seconds(key) * 1e9).rounded()))
+    }
+}

@@ -1,0 +1,72 @@
+internal import DCPCore
+internal import DCPTransport
+
+/// What a value may be. A flag, a variable and a line of the file go through the same check.
+package enum ValueKind: Sendable {
+    case integer(ClosedRange<Int>, unit: String)
+    case seconds(ClosedRange<Double>)
+    case boolean
+    case choice([String], noun: String)
+    case endpoint
+    case path
+
+    /// - Returns: nil for a good value, else what is wrong with it and what would be right, without a name before it.
+    package func refusal(_ text: String) -> String? {
+        switch self {
+        case .integer(let range, let unit):
+            guard let value = Int(text) else {
+                return "`\(text)` is not a whole number; write one in \(range.lowerBound)...\(range.upperBound)."
+            }
+            guard range.contains(value) else {
+                return "\(value) \(unit) are outside \(range.lowerBound)...\(range.upperBound)."
+            }
+        case .seconds(let range):
+            // What starts with a digit: `nan` and `inf` parse as numbers too.
+            guard text.first?.isNumber == true, let value = Double(text), range.contains(value) else {
+                return "`\(text)` is not a number of seconds in \(range.lowerBound)...\(range.upperBound)."
+            }
+        case .boolean:
+            guard text == "true" || text == "false" else { return "`\(text)` is neither true nor false." }
+        case .choice(let values, let noun):
+            guard values.contains(text) else {
+                return "`\(text)` is not \(noun); use \(Self.list(values))."
+            }
+        case .endpoint:
+            do throws(ServiceError) { _ = try Endpoint(text) } catch { return error.message }
+        case .path:
+            guard !text.isEmpty, !text.utf8.contains(0) else {
+                return "`\(text)` is not a path."
+            }
+        }
+        return nil
+    }
+
+    /// For usage lines and tables.
+    package var placeholder: String {
+        switch self {
+        case .integer(_, let unit): unit == "GiB" || unit == "MiB" ? unit : "n"
+        case .seconds: "seconds"
+        case .boolean: "true|false"
+        case .choice: "name"
+        case .endpoint: "endpoint"
+        case .path: "directory"
+        }
+    }
+
+    /// What is allowed, for the reference.
+    package var domain: String {
+        switch self {
+        case .integer(let range, let unit): "\(range.lowerBound) to \(range.upperBound) \(unit)"
+        case .seconds(let range): "\(range.lowerBound) to \(range.upperBound) seconds"
+        case .boolean: "true or false"
+        case .choice(let values, _): Self.list(values)
+        case .endpoint: "unix:PATH or tcp:HOST:PORT"
+        case .path: "a path"
+        }
+    }
+
+    private static func list(_ values: [String]) -> String {
+        guard values.count > 1 else { return values.first ?? "" }
+        return values.dropLast().joined(separator: ", ") + " or " + values.last!
+    }
+}

@@ -1,0 +1,118 @@
+internal import Logging
+
+/// What an operator may want to find or be told of: a number for `journalctl MESSAGE_ID=`, and the text that
+/// `journalctl -x` shows for it. The numbers never change.
+package struct JournalEvent: Hashable, Sendable {
+    /// 128 bits, as `systemd-id128 new` makes them: 32 hexadecimal digits.
+    package let messageID: String
+    package let subject: String
+    /// What it means and what to do, in lines of the catalog; `@FIELD@` stands for a field of the entry.
+    package let explanation: String
+
+    private init(_ messageID: String, _ subject: String, _ explanation: String) {
+        self.messageID = messageID
+        self.subject = subject
+        self.explanation = explanation
+    }
+
+    package static let rankReady = JournalEvent(
+        "dc7e849d4b584d9c8dea9c32b3ffe248", "Rank @DCP_RANK@ serves in epoch @DCP_EPOCH@",
+        """
+        All ranks of the cluster are there, this one has reached its head group, and all hold the same. Steps are served.
+        """)
+    package static let epochChanged = JournalEvent(
+        "36105359423240f5af455ae5a37fc5c3", "The membership has changed to epoch @DCP_EPOCH@",
+        """
+        A rank came back, or all ranks came for the first time. Steps that were in flight are aborted; clients send them
+        again. Every sequence goes back to the length that all ranks have committed. Nothing has to be done.
+
+        Epochs that follow each other without a restart of yours mean that a rank does not stay: look for the entries
+        about lost peers, and at the load of the machine that it runs on.
+        """)
+    package static let peerLost = JournalEvent(
+        "a1886ef10423484981b0f0ea2f51f985", "The connection to rank @DCP_PEER@ is lost",
+        """
+        Steps that need rank @DCP_PEER@ are aborted and their clients are told. Service goes on when the rank is back, in a
+        new epoch, from what every rank has committed.
+
+        Look at the rank:
+            systemctl status dcp-rank@@DCP_PEER@
+            journalctl -u dcp-rank@@DCP_PEER@ -e
+        Where it was restarted or its machine was, nothing has to be done.
+        """)
+    package static let stepAborted = JournalEvent(
+        "89731d26ab414520aeaa46fd6c371d97", "A step was aborted",
+        """
+        The client has been told why; the entry says the same. What the step had brought is taken back on every rank, and
+        the client may send it again. A client that went away, a restart of a rank and a wrong request are the usual
+        reasons; without any of them, see what the entries before this one tell about peers and disk.
+        """)
+    package static let storeDamaged = JournalEvent(
+        "b6ae26caef1c41b5aed218fbb4d3e0ed", "The store of rank @DCP_RANK@ is damaged",
+        """
+        A stored value does not have its checksum or its length. It is not served: the sequence ends before it.
+
+        The usual cause is the disk or the memory of the machine: look at the kernel's messages (journalctl -k) and at
+        the disk's own diagnosis. A sequence that is damaged can be truncated or closed, and prefilled again. With a
+        store that does not open, stop the rank, move the store's directory away, start the rank, which begins empty,
+        and tell the coordinator with --replace-store.
+        """)
+    package static let diskFull = JournalEvent(
+        "773e92e3175d4c9696ddd15683a87617", "The store of rank @DCP_RANK@ cannot grow",
+        """
+        The disk is full, or the store has reached its largest size. Nothing is lost: what is committed is served on, and
+        new tokens are refused with an error that clients may retry.
+
+        Close or truncate sequences (dcpctl sequence), or free space on the disk. Where the store's size is the limit,
+        raise map-size and restart the rank.
+        """)
+    package static let recovered = JournalEvent(
+        "1bb5aeb822c14eb1aebbeef02efb483d", "Rank @DCP_RANK@ has taken up its store",
+        """
+        Every sequence is back at its last commit, whatever ended the daemon before. Tokens that were not committed are
+        sent again by their clients. Nothing has to be done.
+        """)
+    package static let connectionRefused = JournalEvent(
+        "c8d56ad637e94369b16fe7f7c57c2ab3", "A connection was refused",
+        """
+        Somebody connected who is of another version or another cluster, or does not speak this protocol at all. Refusals
+        of one cause are counted, not written one by one: the field DCP_SUPPRESSED tells how many were not.
+
+        A rank or client of an older release has to be brought to this one. A scanner or a health check that only opens
+        connections belongs elsewhere: `dcpctl health` asks for a step.
+        """)
+    package static let stoppedByFailure = JournalEvent(
+        "f9de1664c3a7432e8862c8e07453a443", "A daemon stops because it cannot serve",
+        """
+        The entry says why. With exit status 64 or 78 the configuration, the store or the cluster does not fit, which does
+        not get better by itself: systemd does not start it again. After everything else it does.
+        """)
+    package static let configurationReloaded = JournalEvent(
+        "11292f1110224702972ec68f8a75b6bc", "The configuration was read again",
+        """
+        Settings that can change at run time have their new values. The entry names those that take a restart.
+        """)
+    package static let configurationRefused = JournalEvent(
+        "6799036c3e394136b33a4321a0073360", "The configuration is refused",
+        """
+        The entry names the file and the line, the variable or the flag. A daemon that runs goes on with the settings it
+        has; one that starts does not, and is not started again. To check after a correction, as the daemon would:
+            dcp-rank --check-config
+            dcp-coordinator --check-config
+        """)
+
+    /// In the order of the catalog.
+    package static let all = [
+        rankReady, epochChanged, peerLost, stepAborted, storeDamaged, diskFull, recovered, connectionRefused,
+        stoppedByFailure, configurationReloaded, configurationRefused,
+    ]
+
+    /// The catalog's text: `systemd/dcp.catalog`, installed in /usr/lib/systemd/catalog.
+    package static var catalog: String {
+        var text = "# See journalctl(1), option -x. Made by `make reference` from JournalEvent.swift.\n"
+        for event in all {
+            text += "\n-- \(event.messageID)\nSubject: \(event.subject)\nDefined-By: dcp\n\n\(event.explanation)\n"
+        }
+        return text
+    }
+}

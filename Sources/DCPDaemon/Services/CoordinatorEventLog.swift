@@ -1,0 +1,48 @@
+internal import DCPCoordinator
+internal import DCPCore
+internal import Logging
+
+/// One line for each event of the coordinator, at the level syslog means by it.
+struct CoordinatorEventLog {
+    let log: DaemonLog
+    private var logger: Logger { log.logger }
+
+    init(log: DaemonLog) { self.log = log }
+
+    func write(_ event: CoordinatorEvent) {
+        switch event {
+        case .listening(let endpoint): logger.notice("Listening", metadata: ["endpoint": "\(endpoint)"])
+        case .rankRegistered(let rank, let store, let endpoint):
+            logger.notice(
+                "Rank registered",
+                metadata: ["peer": "\(rank.value)", "store": "\(store)", "endpoint": "\(endpoint)"])
+        case .rankLost(let rank, let reason):
+            log.write(
+                .peerLost, .warning, "Rank lost, the cluster waits for it", cause: "\(rank)",
+                ["peer": "\(rank.value)", "reason": "\(reason)"])
+        case .joining(let epoch): logger.info("Joining", metadata: ["epoch": "\(epoch.value)"])
+        case .ready(let epoch):
+            log.write(.epochChanged, .notice, "Cluster ready", cause: "\(epoch)", ["epoch": "\(epoch.value)"])
+        case .reconciled(let sequence, let length, let truncated):
+            logger.notice(
+                "Sequence reconciled to what every rank has",
+                metadata: [
+                    "sequence": "\(sequence.value)", "length": "\(length)",
+                    "truncated": "\(truncated.map { "\($0.value)" }.joined(separator: ","))",
+                ])
+        case .unknownSequences(let rank, let count):
+            logger.warning(
+                "A rank holds sequences the directory does not know, leaving them alone",
+                metadata: ["peer": "\(rank.value)", "count": "\(count)"])
+        case .operationFailed(let operation, let error):
+            logger.error(
+                "Operation refused by a rank and taken back where it made something",
+                metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
+        case .refused(let peer, let error):
+            log.write(
+                .connectionRefused, .warning, "Refused a connection", cause: "\(error.code)",
+                ["peer": "\(peer)", "error": "\(error.code)", "reason": "\(error.message)"])
+        case .fatal: break  // Logged once, with the exit.
+        }
+    }
+}

@@ -1,0 +1,62 @@
+public import NIOCore
+internal import Synchronization
+
+/// What the compute threads are at, at one moment.
+public struct ComputeProgress: Hashable, Sendable {
+    /// Jobs that no thread has taken up.
+    public var waiting = 0
+    public var running = 0
+    /// Jobs that have ended since the start.
+    public var finished: UInt64 = 0
+    /// When the job that has run longest was taken up.
+    public var oldestStart: NIODeadline?
+
+    public init(waiting: Int = 0, running: Int = 0, finished: UInt64 = 0, oldestStart: NIODeadline? = nil) {
+        self.waiting = waiting
+        self.running = running
+        self.finished = finished
+        self.oldestStart = oldestStart
+    }
+}
+
+/// Keeps count of a pool's jobs. Two short critical sections a job; a job is 10 us or more.
+final class ComputeProgressMeter: Sendable {
+    private struct State {
+        var waiting = 0
+        var finished: UInt64 = 0
+        var nextJob: UInt64 = 0
+        /// As many as there are threads at most.
+        var running: [UInt64: NIODeadline] = [:]
+    }
+
+    private let state = Mutex(State())
+
+    var progress: ComputeProgress {
+        state.withLock { state in
+            ComputeProgress(
+                waiting: state.waiting, running: state.running.count, finished: state.finished,
+                oldestStart: state.running.values.min())
+        }
+    }
+
+    func submitted() { state.withLock { $0.waiting += 1 } }
+    func dropped() { state.withLock { $0.waiting -= 1 } }
+
+    /// - Returns: the job's number for `ended`.
+    func began() -> UInt64 {
+        let now = NIODeadline.now()
+        return state.withLock { state in
+            state.waiting -= 1
+            state.nextJob += 1
+            state.running[state.nextJob] = now
+            return state.nextJob
+        }
+    }
+
+    func ended(_ job: UInt64) {
+        state.withLock { state in
+            state.running[job] = nil
+            state.finished += 1
+        }
+    }
+}

@@ -1,0 +1,68 @@
+import DCPDaemon
+import DCPRank
+import Dispatch
+import NIOCore
+import Testing
+
+@Suite("The watchdog's judgement")
+struct WatchdogTests {
+    private let start = NIODeadline.uptimeNanoseconds(1_000_000_000_000)
+
+    private func isAlive(_ verdict: Watchdog.Verdict) -> Bool { verdict == .alive }
+
+    @Test("an idle daemon is alive for as long as somebody asks")
+    func idle() {
+        var watchdog = Watchdog(interval: .seconds(10))
+        for second in stride(from: 0, to: 100, by: 5) {
+            #expect(watchdog.check(ComputeProgress(), now: start + .seconds(Int64(second))) == .alive)
+        }
+    }
+
+    @Test("a job may run for an interval, and no longer, whatever other threads finish")
+    func stuckJob() {
+        var watchdog = Watchdog(interval: .seconds(10))
+        for (second, expected) in [(5, true), (10, true), (11, false), (15, false)] {
+            let progress = ComputeProgress(waiting: 3, running: 2, finished: UInt64(second) * 100, oldestStart: start)
+            #expect(isAlive(watchdog.check(progress, now: start + .seconds(Int64(second)))) == expected)
+        }
+        #expect(watchdog.check(ComputeProgress(finished: 2000), now: start + .seconds(20)) == .alive)
+    }
+
+    @Test("jobs that wait while no thread runs any are taken for alive once, not twice")
+    func deadThreads() {
+        var watchdog = Watchdog(interval: .seconds(10))
+        let waiting = ComputeProgress(waiting: 4, finished: 9)
+        #expect(watchdog.check(waiting, now: start) == .alive)
+        #expect(!isAlive(watchdog.check(waiting, now: start + .seconds(5))))
+        #expect(watchdog.check(ComputeProgress(waiting: 3, finished: 10), now: start + .seconds(10)) == .alive)
+    }
+
+    @Test("a pool counts what waits, runs and has ended")
+    func pool() async throws {
+        let pool = ComputePool(threads: 1)
+        #expect(pool.progress == ComputeProgress())
+        // The only thread is held while a second job waits behind it.
+        let (entered, enter) = AsyncStream.makeStream(of: Void.self)
+        let gate = ThreadGate()
+        pool.submit {
+            enter.yield()
+            gate.wait()
+        }
+        pool.submit { enter.yield() }
+        var events = entered.makeAsyncIterator()
+        await events.next()
+        let held = pool.progress
+        #expect(held.waiting == 1 && held.running == 1 && held.finished == 0 && held.oldestStart != nil)
+        gate.open()
+        await events.next()
+        try await pool.shutDown()
+        #expect(pool.progress == ComputeProgress(finished: 2))
+    }
+}
+
+/// Holds a thread until it is opened.
+private final class ThreadGate: Sendable {
+    private let lock = DispatchSemaphore(value: 0)
+    func wait() { lock.wait() }
+    func open() { lock.signal() }
+}
