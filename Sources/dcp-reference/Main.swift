@@ -40,8 +40,11 @@ struct Main: ParsableCommand {
                     ProgramHelp.self, from: try output(of: path, ["--experimental-dump-help"]))
                 try write(help.command.manual(release: Release.current), "\(package)/man/\(program).1")
                 for (shell, name) in [("bash", program), ("zsh", "_\(program)"), ("fish", "\(program).fish")] {
-                    let script = try output(of: path, ["--generate-completion-script", shell])
-                    try write(String(decoding: script, as: UTF8.self), "\(package)/completions/\(shell)/\(name)")
+                    let script = String(
+                        decoding: try output(of: path, ["--generate-completion-script", shell]), as: UTF8.self)
+                    // bash reads completions into itself; a first line that names an interpreter is for programs.
+                    let lines = script.hasPrefix("#!") ? script.drop { $0 != "\n" }.dropFirst() : script[...]
+                    try write(String(lines), "\(package)/completions/\(shell)/\(name)")
                 }
             }
         }

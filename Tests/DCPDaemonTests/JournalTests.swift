@@ -6,7 +6,9 @@ import Testing
 @Suite("Entries of the journal")
 struct JournalTests {
     private func entry(_ message: String, _ metadata: Logger.Metadata, level: Logger.Level = .warning) -> JournalEntry {
-        JournalEntry(level: level, message: message, metadata: metadata, file: "F.swift", line: 7, function: "f()")
+        JournalEntry(
+            level: level, message: message, metadata: metadata, context: ["rank"], file: "F.swift", line: 7,
+            function: "f()")
     }
 
     @Test("metadata becomes fields, the message tells it too, the number of the event only a field")
@@ -16,7 +18,7 @@ struct JournalTests {
         let fields = entry.fields(identifier: "dcp-rank@1")
         #expect(
             fields == [
-                "MESSAGE=Peer lost (duration-us: 17, peer: 2, rank: 1, reason: a\nb)", "PRIORITY=4",
+                "MESSAGE=Peer lost (duration-us: 17, peer: 2, reason: a\nb)", "PRIORITY=4",
                 "SYSLOG_IDENTIFIER=dcp-rank@1", "CODE_FILE=F.swift", "CODE_LINE=7", "CODE_FUNC=f()",
                 "MESSAGE_ID=abc", "DCP_DURATION_US=17", "DCP_PEER=2", "DCP_RANK=1", "DCP_REASON=a\nb",
             ])

@@ -33,12 +33,11 @@ struct DaemonLogHandler: LogHandler {
     func log(event: LogEvent) {
         var fields = metadata
         fields.merge(event.metadata ?? [:]) { $1 }
-        var entry = JournalEntry(
-            level: event.level, message: "\(event.message)", metadata: fields, file: event.file, line: event.line,
-            function: event.function)
+        let entry = JournalEntry(
+            level: event.level, message: "\(event.message)", metadata: fields,
+            context: Set(metadata.keys).subtracting(event.metadata?.keys.map { $0 } ?? []), file: event.file,
+            line: event.line, function: event.function)
         if Journal.isConnected, Journal.send(entry.fields(identifier: label)) { return }
-        // The label says which daemon it is.
-        for key in metadata.keys where event.metadata?[key] == nil { entry.metadata[key] = nil }
         // One write a line, so that lines of several threads do not mix.
         let line = Array("\(Self.timestamp()) \(entry.level) \(label): \(entry.text)\n".utf8)
         _ = Glibc.write(STDERR_FILENO, line, line.count)

@@ -9,16 +9,20 @@ package struct JournalEntry {
     package var level: Logger.Level
     package var message: String
     package var metadata: Logger.Metadata
+    /// Keys that every entry of the daemon has: fields, but no news in the line.
+    package var context: Set<String>
     package var file: String
     package var line: UInt
     package var function: String
 
     package init(
-        level: Logger.Level, message: String, metadata: Logger.Metadata, file: String, line: UInt, function: String
+        level: Logger.Level, message: String, metadata: Logger.Metadata, context: Set<String> = [], file: String,
+        line: UInt, function: String
     ) {
         self.level = level
         self.message = message
         self.metadata = metadata
+        self.context = context
         self.file = file
         self.line = line
         self.function = function
@@ -42,7 +46,7 @@ package struct JournalEntry {
 
     /// `Peer lost, its steps are aborted (peer 2, reason: it closed the connection)`: for people, who see no fields.
     package var text: String {
-        let shown = details
+        let shown = details.filter { !context.contains($0.key) }
         guard !shown.isEmpty else { return message }
         return message + " (" + shown.map { "\($0.key): \($0.value)" }.joined(separator: ", ") + ")"
     }

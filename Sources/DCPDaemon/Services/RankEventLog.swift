@@ -69,8 +69,10 @@ final class RankEventLog {
             registered("not serving, \(reason)")
         case .peerConnected(let rank): logger.info("Peer connected", metadata: ["peer": "\(rank.value)"])
         case .peerLost(let rank, let error):
+            // A rank that stops has said so.
             log.write(
-                .peerLost, .warning, "Peer lost, its steps are aborted", cause: "\(rank) \(error.code)",
+                .peerLost, error.code == .shuttingDown ? .notice : .warning, "Peer lost, its steps are aborted",
+                cause: "\(rank) \(error.code)",
                 ["peer": "\(rank.value)", "reason": "\(error.message)"])
         case .stepAborted(let tag, let sequences, let error):
             fail("Step aborted, the client was told", ["step": "\(tag)"], sequences, error)
