@@ -58,6 +58,7 @@ extension CoordinatorMachine {
         if state.stores[rank] != registration.store {
             actions += persist([.store(rank, registration.store)])
         }
+        actions += persist(numbersTaken(by: registration))
         slots[rank] = .present(Member(link: link, registration: registration, lastHeard: now))
         actions.append(.report(.rankRegistered(rank, registration.store, endpoint: registration.endpoint)))
         if members.count == state.shape.ranks {
@@ -90,6 +91,7 @@ extension CoordinatorMachine {
             $0.hasJoined = true
         }
         guard members.allSatisfy({ $0.member.hasJoined }) else { return [] }
+        noteUnknownSequences(now: now)
         return reconcile() + becomeReadyIfDone()
     }
 
@@ -138,7 +140,7 @@ extension CoordinatorMachine {
         let (due, waiting) = (waiters.filter { $0.deadline <= now }, waiters.filter { $0.deadline > now })
         waiters = waiting
         actions += due.map { .answer(.topology(topology), $0.tag, to: $0.link) }
-        return actions + resendPostponed()
+        return actions + resendPostponed() + dropUnknownSequences(now: now)
     }
 
     /// Clients that may wait for the cluster at once; one more is answered at once.

@@ -13,6 +13,8 @@ public final class CoordinatorServer {
         /// How long a rank may stay silent before it counts as lost.
         public var lease: Duration = .seconds(5)
         public var replaceableStores: Set<RankIndex> = []
+        /// How long ranks keep sequences that the directory does not know.
+        public var unknownGrace: Duration = .seconds(3600)
         public var link = LinkSettings()
 
         public init(listen: Endpoint) { self.listen = listen }
@@ -49,7 +51,7 @@ public final class CoordinatorServer {
         self.observe = observe
         listener = Listener(configuration.listen, eventLoop: eventLoop, settings: configuration.link)
         machine = CoordinatorMachine(
-            state: store.initialState, lease: configuration.lease,
+            state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
             replaceableStores: configuration.replaceableStores)
     }
 

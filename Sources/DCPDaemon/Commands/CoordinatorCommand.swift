@@ -46,6 +46,12 @@ public struct CoordinatorCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "How long ranks keep sequences that the directory does not know, in seconds: there are such when its state was restored from a copy.",
+            valueName: "seconds"))
+    var unknownGrace: Double = 3600
+
+    @Option(
+        help: ArgumentHelp(
             "Take another store for this rank: its old one is lost for good. The tokens it held are given up.",
             valueName: "rank"))
     var replaceStore: [UInt16] = []
@@ -69,6 +75,9 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         guard (0.1...3600).contains(lease) else {
             throw ValidationError("A lease of \(lease) s is outside 0.1...3600; correct --lease.")
         }
+        guard (0...1e9).contains(unknownGrace) else {
+            throw ValidationError("A grace time of \(unknownGrace) s is outside 0...1e9; correct --unknown-grace.")
+        }
         let shape = try checked { () throws(ServiceError) in
             try ClusterShape(
                 ranks: ranks, headGroups: headGroups, interleave: interleave, blockTokens: blockTokens,
@@ -77,6 +86,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         _ = try common.level()
         var configuration = CoordinatorServer.Configuration(listen: try common.endpoint())
         configuration.lease = .milliseconds(Int(lease * 1000))
+        configuration.unknownGrace = .seconds(unknownGrace)
         configuration.replaceableStores = Set(replaceStore.map { RankIndex($0) })
         return (configuration, shape)
     }
