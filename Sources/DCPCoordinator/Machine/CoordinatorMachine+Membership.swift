@@ -58,7 +58,6 @@ extension CoordinatorMachine {
         if state.stores[rank] != registration.store {
             actions += persist([.store(rank, registration.store)])
         }
-        actions += persist(numbersTaken(by: registration))
         slots[rank] = .present(Member(link: link, registration: registration, lastHeard: now))
         actions.append(.report(.rankRegistered(rank, registration.store, endpoint: registration.endpoint)))
         if members.count == state.shape.ranks {
@@ -90,9 +89,10 @@ extension CoordinatorMachine {
             $0.lastHeard = now
             $0.hasJoined = true
         }
-        guard members.allSatisfy({ $0.member.hasJoined }) else { return [] }
+        let actions = persist(numbersTaken(by: registration))
+        guard members.allSatisfy({ $0.member.hasJoined }) else { return actions }
         noteUnknownSequences(now: now)
-        return reconcile() + becomeReadyIfDone()
+        return actions + reconcile() + becomeReadyIfDone()
     }
 
     public mutating func linksReady(_ link: LinkID, epoch: Epoch, now: Duration) -> [Action] {
