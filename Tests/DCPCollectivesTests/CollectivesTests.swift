@@ -114,9 +114,7 @@ struct CollectivesTests {
         }
     }
 
-    @Test(
-        "a second piece of one member is refused at every point, the same piece again dropped; neither changes anything"
-    )
+    @Test("a second piece of one member is refused at every point, the same again dropped; neither changes anything")
     func duplicates() throws {
         for (members, rank, order) in cases where members > 1 {
             for repeated in order.indices {

@@ -18,11 +18,14 @@ struct Driver {
 
     static let lease = Duration.seconds(5)
 
+    static let unknownGrace = Duration.seconds(60)
+
     init(ranks: Int = 2, replaceable: Set<RankIndex> = []) throws {
         let shape = try ClusterShape(
             ranks: ranks, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
         machine = CoordinatorMachine(
-            state: CoordinatorState(shape: shape), lease: Self.lease, replaceableStores: replaceable)
+            state: CoordinatorState(shape: shape), lease: Self.lease, unknownGrace: Self.unknownGrace,
+            replaceableStores: replaceable)
     }
 
     /// A coordinator that starts again with what another has persisted.

@@ -151,7 +151,7 @@ struct ReconciliationTests {
         #expect(asked == [[], [.close(s)]])
     }
 
-    @Test("sequences the directory does not know are reported, and left alone")
+    @Test("sequences the directory does not know are reported, and left alone at first")
     func unknown() throws {
         var driver = try directory([])
         let (asked, actions) = try join(&driver, [[SequenceID(77): 5, SequenceID(78): 6], [:]])
@@ -161,6 +161,53 @@ struct ReconciliationTests {
             return (rank, count)
         }
         #expect(reported.count == 1 && reported[0] == (RankIndex(0), 2))
+    }
+
+    /// Lets time pass with every rank renewing its lease.
+    private func pass(_ duration: Duration, _ driver: inout Driver) -> [CoordinatorMachine.Action] {
+        driver.now += duration
+        for rank in 0..<2 as Range<UInt16> {
+            driver.on { [now = driver.now] in $0.renewed(Driver.link(rank), now: now) }
+        }
+        return driver.on { [now = driver.now] in $0.tick(now: now) }
+    }
+
+    @Test("sequences the directory does not know are dropped after the grace time, where they are, once")
+    func unknownDropped() throws {
+        var driver = try directory(["s"])
+        func rejoin() throws {
+            let (_, actions) = try join(
+                &driver, [[s: 1, SequenceID(77): 5, SequenceID(78): 6], [s: 1, SequenceID(77): 5]])
+            driver.confirm(actions)
+            for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
+            #expect(driver.machine.phase == .ready)
+        }
+        try rejoin()
+        #expect(operations(pass(Driver.unknownGrace - .seconds(1), &driver)).isEmpty)
+        // A join in between does not begin the time again.
+        try rejoin()
+        let dropped = pass(.seconds(2), &driver)
+        let sent = operations(dropped).map { ($0.operation, $0.link) }
+        #expect(sent.map(\.0) == [.close(SequenceID(77)), .close(SequenceID(77)), .close(SequenceID(78))])
+        #expect(sent.map(\.1) == [Driver.link(0), Driver.link(1), Driver.link(0)])
+        driver.confirm(dropped)
+        #expect(operations(pass(Driver.unknownGrace * 2, &driver)).isEmpty)
+        #expect(driver.machine.state.sequences[s] != nil)
+    }
+
+    @Test("a new sequence or model never takes a number that a rank's store uses, whatever the directory has forgotten")
+    func numbersInUse() throws {
+        var driver = try directory([])
+        let old = ModelRecord(id: ModelID(9), name: "forgotten", shape: try shape())
+        let (_, actions) = try join(&driver, [[SequenceID(77): 5], [:]], models: [model(driver), old])
+        driver.confirm(actions)
+        for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
+        let reply = try driver.carry(.openSequence(name: "new", model: "m", create: true))
+        #expect(reply.sequences.map(\.id) == [SequenceID(78)])
+        let other = try driver.carry(.registerModel(name: "other", shape: try shape()))
+        #expect(other.models.map(\.id) == [ModelID(10)])
+        // Also after a restart of the coordinator: the numbers are durable.
+        #expect(driver.persisted.contains(.nextIDs(model: 10, sequence: 78)))
     }
 
     @Test("two ranks that agree are asked for nothing, and nothing is persisted but the epoch")

@@ -89,8 +89,10 @@ extension CoordinatorMachine {
             $0.lastHeard = now
             $0.hasJoined = true
         }
-        guard members.allSatisfy({ $0.member.hasJoined }) else { return [] }
-        return reconcile() + becomeReadyIfDone()
+        let actions = persist(numbersTaken(by: registration))
+        guard members.allSatisfy({ $0.member.hasJoined }) else { return actions }
+        noteUnknownSequences(now: now)
+        return actions + reconcile() + becomeReadyIfDone()
     }
 
     public mutating func linksReady(_ link: LinkID, epoch: Epoch, now: Duration) -> [Action] {
@@ -138,7 +140,7 @@ extension CoordinatorMachine {
         let (due, waiting) = (waiters.filter { $0.deadline <= now }, waiters.filter { $0.deadline > now })
         waiters = waiting
         actions += due.map { .answer(.topology(topology), $0.tag, to: $0.link) }
-        return actions + resendPostponed()
+        return actions + resendPostponed() + dropUnknownSequences(now: now)
     }
 
     /// Clients that may wait for the cluster at once; one more is answered at once.

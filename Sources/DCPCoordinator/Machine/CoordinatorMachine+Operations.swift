@@ -53,6 +53,15 @@ extension CoordinatorMachine {
         return members.map { .send(.operation(operation), number: number, to: $0.member.link) }
     }
 
+    /// Carries an operation that nobody waits for to some ranks.
+    mutating func carry(_ operation: DirectoryOperation, to ranks: Set<RankIndex>) -> [Action] {
+        let number = takeNumber()
+        operations[number] = PendingOperation(operation: operation, awaited: ranks)
+        return members.filter { ranks.contains($0.rank) }.map {
+            .send(.operation(operation), number: number, to: $0.member.link)
+        }
+    }
+
     /// Lets a client wait for an operation that is on its way already; false when there is none.
     mutating func join(
         _ requester: PendingOperation.Requester, where isSame: (DirectoryOperation) -> Bool

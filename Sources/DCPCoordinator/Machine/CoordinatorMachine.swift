@@ -60,13 +60,21 @@ public struct CoordinatorMachine: Sendable {
     var nextOperation: UInt64 = 1
     /// What is recorded as owed to ranks, and is not when the reconciliation's operations are confirmed.
     var unconfirmed: Set<DirectoryOperation> = []
+    /// What ranks hold and the directory does not know, as of the last join.
+    var unknownSequences: [SequenceID: UnknownSequence] = [:]
     let lease: Duration
+    let unknownGrace: Duration
     /// Ranks whose next store is taken, whatever it was before: an operator has said that the old one is lost.
     var replaceableStores: Set<RankIndex>
 
-    public init(state: CoordinatorState, lease: Duration, replaceableStores: Set<RankIndex> = []) {
+    /// - Parameter unknownGrace: how long ranks keep sequences that the directory does not know.
+    public init(
+        state: CoordinatorState, lease: Duration, unknownGrace: Duration = .seconds(3600),
+        replaceableStores: Set<RankIndex> = []
+    ) {
         self.state = state
         self.lease = lease
+        self.unknownGrace = unknownGrace
         self.replaceableStores = replaceableStores
         slots = Dictionary(
             uniqueKeysWithValues: state.shape.allRanks.map { ($0, .missing(reason: "it has not registered yet")) })
@@ -141,8 +149,10 @@ public enum CoordinatorEvent: Sendable {
     case joining(Epoch)
     case ready(Epoch)
     case reconciled(SequenceID, length: Int, truncated: [RankIndex])
-    /// Sequences on a rank that the directory does not know. They are left alone.
+    /// Sequences on a rank that the directory does not know. They are left alone for a grace time.
     case unknownSequences(RankIndex, count: Int)
+    /// The grace time of one is over: the ranks that hold it are told to close it.
+    case droppedUnknown(SequenceID, ranks: [RankIndex])
     case operationFailed(DirectoryOperation, ServiceError)
     case refused(peer: String, ServiceError)
     case fatal(ServiceError)

@@ -15,6 +15,8 @@ public final class CoordinatorServer {
         /// How long a rank may stay silent before it counts as lost.
         public var lease: Duration = .seconds(5)
         public var replaceableStores: Set<RankIndex> = []
+        /// How long ranks keep sequences that the directory does not know.
+        public var unknownGrace: Duration = .seconds(3600)
         public var link = LinkSettings()
 
         public init(listen: Endpoint) { self.listen = listen }
@@ -53,7 +55,7 @@ public final class CoordinatorServer {
             configuration.listen, inheritedSocket: configuration.inheritedSocket, eventLoop: eventLoop,
             settings: configuration.link)
         machine = CoordinatorMachine(
-            state: store.initialState, lease: configuration.lease,
+            state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
             replaceableStores: configuration.replaceableStores)
     }
 

@@ -31,6 +31,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     @Option(help: .setting(.coordinatorListen)) var listen: String?
     @Option(help: .setting(.state)) var state: String?
     @Option(help: .setting(.lease)) var lease: String?
+    @Option(help: .setting(.unknownGrace)) var unknownGrace: String?
     @Flag(help: .setting(.coordinatorInsecureLoopbackOnly)) var insecureLoopbackOnly = false
     @Option(help: .setting(.coordinatorLogLevel)) var logLevel: String?
 
@@ -72,6 +73,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         try givenFlags([
             .ranks: ranks, .headGroups: headGroups, .interleave: interleave, .blockTokens: blockTokens,
             .exchange: exchange, .coordinatorListen: listen, .state: state, .lease: lease,
+            .unknownGrace: unknownGrace,
             .coordinatorInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil, .coordinatorLogLevel: logLevel,
         ])
     }

@@ -34,6 +34,10 @@ extension ConfigurationKey {
         .coordinator, "lease", .seconds(0.1...3600), default: "5",
         "How long a rank may stay silent before it counts as lost, in seconds.",
         "Ranks renew three times a lease. A machine that stalls for longer than the lease costs the cluster an epoch.")
+    package static let unknownGrace = ConfigurationKey(
+        .coordinator, "unknown-grace", .seconds(0...1e9), default: "3600",
+        "How long ranks keep sequences that the directory does not know, in seconds.",
+        "There are such when the coordinator's state was restored from a copy.")
     package static let coordinatorInsecureLoopbackOnly = insecureLoopbackOnly(.coordinator)
     package static let coordinatorLogLevel = logLevel(.coordinator)
 
@@ -88,7 +92,7 @@ extension ConfigurationKey {
 
     /// In the order of the reference.
     package static let all: [ConfigurationKey] = [
-        ranks, headGroups, interleave, blockTokens, exchange, coordinatorListen, state, lease,
+        ranks, headGroups, interleave, blockTokens, exchange, coordinatorListen, state, lease, unknownGrace,
         coordinatorInsecureLoopbackOnly, coordinatorLogLevel, rankListen, advertise, coordinator, store, threads,
         durability, mapSize, uncommittedLimit, drainTimeout,
         rankInsecureLoopbackOnly, rankLogLevel,

@@ -24,6 +24,7 @@ struct CoordinatorSettings {
         server = CoordinatorServer.Configuration(
             listen: try configuration.listenEndpoint(.coordinatorListen, .coordinatorInsecureLoopbackOnly))
         server.lease = .milliseconds(Int((configuration.seconds(.lease) * 1000).rounded()))
+        server.unknownGrace = .milliseconds(Int((configuration.seconds(.unknownGrace) * 1000).rounded()))
         stateDirectory = configuration.text(.state)
         logLevel = Logger.Level(rawValue: configuration.text(.coordinatorLogLevel))!
     }

@@ -32,8 +32,14 @@ struct CoordinatorEventLog {
                 ])
         case .unknownSequences(let rank, let count):
             logger.warning(
-                "A rank holds sequences the directory does not know, leaving them alone",
+                "A rank holds sequences the directory does not know, dropping them after the grace time",
                 metadata: ["peer": "\(rank.value)", "count": "\(count)"])
+        case .droppedUnknown(let sequence, let ranks):
+            logger.warning(
+                "Dropping a sequence the directory does not know",
+                metadata: [
+                    "sequence": "\(sequence.value)", "ranks": "\(ranks.map { "\($0.value)" }.joined(separator: ","))",
+                ])
         case .operationFailed(let operation, let error):
             logger.error(
                 "Operation refused by a rank and taken back where it made something",

@@ -106,6 +106,39 @@ extension Integration {
             }
         }
 
+        @Test("cache commit: what is written beside the tokens' bytes, alone and shared, for each durability")
+        func commit() async throws {
+            let object = try await run(
+                "cache", "commit", "--shape", "4x2x16", "--layers", "3", "--clients", "1,4", "--ranks", "1,2",
+                "--durability", "never,everysec,always")
+            let results = try results(object)
+            #expect(results.count == 12, "two numbers of clients and of ranks, three durabilities")
+            for result in results {
+                let list = try #require(result["figures"] as? [[String: Any]])
+                let names = list.compactMap { $0["name"] as? String }
+                #expect(
+                    names == ["written, sealing included", "of it to the disk", "commit", "commits a transaction"])
+                func median(_ index: Int) throws -> Double {
+                    try #require((list[index]["value"] as? [String: Any])?["median"] as? Double)
+                }
+                let beside = try #require((list[0]["beside"] as? [[String: Any]])?.first)
+                let payload = try #require((beside["value"] as? [String: Any])?["median"] as? Double)
+                #expect(payload == 3 * 2 * 2 * 16 * 2 / 1024.0)
+                // As a row at the commit, and again in its block.
+                #expect(try median(0) >= 2 * payload)
+                #expect(try median(3) >= 1)
+            }
+        }
+
+        @Test("cache open: a start reads a small part of what the store holds")
+        func open() async throws {
+            let object = try await run("cache", "open", "--shape", "4x2x16", "--context", "20000", "--runs", "2")
+            let list = try #require(try results(object).first?["figures"] as? [[String: Any]])
+            #expect(list.compactMap { $0["name"] as? String } == ["open, nothing in memory", "read from the disk"])
+            let beside = try #require((list[1]["beside"] as? [[String: Any]])?.first)
+            #expect(try #require(beside["ratio"] as? Double) < 0.5)
+        }
+
         @Test("step: latency, the ranks' parts and the exchange of real daemons", arguments: ["a2a", "ag-rs"])
         func step(exchange: String) async throws {
             let object = try await run(
@@ -147,8 +180,7 @@ extension Integration {
             "every command has help with an example of itself",
             arguments: [
                 [], ["kernels"], ["kernels", "decode"], ["kernels", "prefill"], ["cache"], ["cache", "append"],
-                ["step"],
-                ["all"],
+                ["cache", "commit"], ["cache", "open"], ["step"], ["all"],
             ])
         func help(command: [String]) async throws {
             let outcome = try await tool.run(command + ["--help"])

@@ -88,6 +88,46 @@ extension Integration {
             }
         }
 
+        @Test("a request of an older epoch is refused with both epochs named, whether the rank serves or not")
+        func olderEpoch() async throws {
+            let trace = try Self.trace()
+            try await ClusterSetup(ranks: 2).run { cluster in
+                let (topology, sequence) = try await cluster.withClient { client in
+                    (try await client.readyTopology(), try await client.open(trace, "s", model: "m"))
+                }
+                try await cluster.local.killRank(1)
+                try cluster.local.startRank(1)
+                try await cluster.waitUntilReady()
+                let current = try await cluster.withClient { try await $0.readyTopology().epoch }
+                #expect(current > topology.epoch)
+                let endpoint = cluster.local.rankEndpoints[0]
+                for isServing in [true, false] {
+                    if !isServing { try await cluster.local.killRank(1) }
+                    let steps = RawSteps(topology: topology)
+                    let messages: [Message] = [
+                        .commit([SequenceLength(sequence: sequence.record.id, length: 0)]),
+                        .rewind(sequence.record.id, layerLengths: [0, 0]),
+                        steps.message(trace, 0..<4, to: RankIndex(0), on: sequence),
+                    ]
+                    let answers = try await onOwnThread {
+                        let connection = try RawConnection.client(endpoint)
+                        return try messages.enumerated().map { index, message in
+                            try connection.send(message, epoch: topology.epoch, tag: steps.tag(UInt64(index + 1)))
+                            return try connection.receive()?.message
+                        }
+                    }
+                    for answer in answers {
+                        guard case .failure(let error) = answer else {
+                            Issue.record("\(String(describing: answer))")
+                            continue
+                        }
+                        #expect(error.code == .staleEpoch && error.rank == RankIndex(0))
+                        #expect(error.message.contains("\(topology.epoch)") && error.message.contains("\(current)"))
+                    }
+                }
+            }
+        }
+
         @Test("a client that resumes: a step never counts twice, an answer that never came is asked for again")
         func unanswered() async throws {
             let trace = try Self.trace()

@@ -20,6 +20,21 @@ extension Integration {
             }
         }
 
+        @Test("a soak whose cluster loses acknowledged commits fails, and says which")
+        func sabotage() async throws {
+            var soak = CommandLineTool()
+            soak.executable = "dcp-soak"
+            let outcome = try await soak.run(
+                "--duration", "6s", "--seed", "\(SeededGenerator.seed)", "--sabotage", "--json")
+            #expect(outcome.status == 1, "\(outcome.data)")
+            let failures = try #require(try outcome.object()["failures"] as? [String])
+            #expect(!failures.isEmpty)
+            // What a failed run keeps for its explanation.
+            let kept = FileManager.default.temporaryDirectory.appending(path: "dcp-soak-\(SeededGenerator.seed)")
+            #expect(FileManager.default.fileExists(atPath: kept.path))
+            try FileManager.default.removeItem(at: kept)
+        }
+
         @Test("an unknown fail point stops a daemon with the names there are")
         func failPoint() async throws {
             for executable in ["dcp-rank", "dcp-coordinator"] {

@@ -37,6 +37,9 @@ struct Soak: AsyncParsableCommand {
     @Option(help: "Clients at the same time.")
     var clients: Int = 3
 
+    @Flag(help: "Put an older copy of a store back half-way. The run must fail: it tests the soak itself.")
+    var sabotage = false
+
     @Flag(help: "Say what is done to the cluster, on standard error.")
     var verbose = false
 
@@ -52,8 +55,11 @@ struct Soak: AsyncParsableCommand {
         let tally = Tally()
         let start = ContinuousClock.now
         do {
-            try await SoakRun(seed: seed, directory: directory.path, tally: tally, clients: clients, isVerbose: verbose)
-                .run(for: length)
+            try await SoakRun(
+                seed: seed, directory: directory.path, tally: tally, clients: clients, isVerbose: verbose,
+                isSabotaged: sabotage
+            )
+            .run(for: length)
         } catch {
             tally.fail("\(error)")
         }
@@ -83,6 +89,7 @@ struct SoakRun {
     let tally: Tally
     let clients: Int
     let isVerbose: Bool
+    let isSabotaged: Bool
 
     private static let model = "soak"
     /// Outages may overlap; this is far beyond what one takes, so a longer one is a failure.
@@ -187,6 +194,11 @@ struct SoakRun {
             }
             let outcome: Result<Void, any Error>
             do {
+                if isSabotaged {
+                    let sabotage = try await Sabotage(local)
+                    try await chaos.run(until: .now + length / 2)
+                    try await sabotage.strike()
+                }
                 try await chaos.run(until: end)
                 outcome = .success(())
             } catch {

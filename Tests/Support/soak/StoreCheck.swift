@@ -13,6 +13,7 @@ enum StoreCheck {
     ) throws -> Int {
         var tokens = 0
         for rank in shape.allRanks {
+            try verify(local.directory.data(of: .rank(rank)), rank)
             let cache = try ShardCache.open(
                 directory: local.directory.data(of: .rank(rank)), rank: rank, cluster: shape)
             defer { cache.close() }
@@ -36,6 +37,21 @@ enum StoreCheck {
             }
         }
         return tokens
+    }
+
+    /// As `dcpctl verify --store` does.
+    private static func verify(_ directory: String, _ rank: RankIndex) throws {
+        let verification = try StoreVerification.open(directory: directory)
+        defer { verification.close() }
+        var findings: [StoreFinding] = []
+        while true {
+            let batch = try verification.advance()
+            findings += batch.findings
+            if batch.isDone { break }
+        }
+        guard findings.isEmpty else {
+            throw SoakFailure("The store of \(rank) has \(findings.count) findings: \(findings.prefix(5))")
+        }
     }
 
     private static func compare(
