@@ -34,6 +34,7 @@ public final class ShardCache: Sendable {
     let readers = ByteAccount()
     let memory: BlockPool
     let uncommitted = ByteAccount()
+    let reverified = Mutex<Reverification?>(nil)
 
     init(
         rank: RankIndex, cluster: ClusterShape, settings: Settings, environment: Environment, tables: CacheTables,

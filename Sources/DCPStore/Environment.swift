@@ -31,6 +31,8 @@ public final class Environment: @unchecked Sendable {
     /// Whether the store had been marked as created in an earlier run.
     public let wasCreated: Bool
     private let lifetime: Mutex<Lifetime>
+    /// For tests; set before the writer starts.
+    let faults = Mutex<StoreFaults?>(nil)
 
     private struct Lifetime: ~Copyable {
         var transactions = 0
@@ -47,6 +49,7 @@ public final class Environment: @unchecked Sendable {
         try Self.makeDirectory(directory)
         let lock = try StoreLock(directory: directory)
         let dataPath = directory + "/data.mdb"
+        if lock.isSuspect { SyncWitness.dropCache(dataPath) }
         var status = stat()
         let fileByteCount = stat(dataPath, &status) == 0 ? Int(status.st_size) : 0
         guard fileByteCount > 0 || !lock.wasCreated else {
@@ -60,7 +63,7 @@ public final class Environment: @unchecked Sendable {
         guard let handle = created else { throw StoreError(.unexpected, "mdb_env_create gave no environment.") }
         let systemPageByteCount = Int(sysconf(Int32(_SC_PAGESIZE)))
         let mapPages = mapByteCountMax / systemPageByteCount
-        let reservedPages = min(max(mapPages / 64, 256), 4096)
+        let reservedPages = Self.reservedPages(mapPages: mapPages)
         do throws(StoreError) {
             let mapByteCount = (mapPages + reservedPages) * systemPageByteCount
             try StoreError.check(mdb_env_set_mapsize(handle, mapByteCount), "set the map size")
@@ -86,6 +89,8 @@ public final class Environment: @unchecked Sendable {
         self.wasCreated = lock.wasCreated
         self.lifetime = Mutex(Lifetime(lock: lock))
     }
+
+    static func reservedPages(mapPages: Int) -> Int { min(max(mapPages / 64, 256), 4096) }
 
     private static func makeDirectory(_ directory: String) throws(StoreError) {
         if mkdir(directory, 0o700) != 0, errno != EEXIST {
@@ -118,6 +123,16 @@ public final class Environment: @unchecked Sendable {
     public func markCreated() {
         lifetime.withLock { $0.lock?.markCreated() }
     }
+
+    var dataPath: String { directory + "/data.mdb" }
+
+    /// Whether a sync of the store failed and nothing has verified it since.
+    public var isSuspect: Bool { lifetime.withLock { $0.lock?.isSuspect ?? false } }
+
+    /// Remembers that the store has to be verified before it is trusted again, or that it was.
+    public func mark(suspect: Bool) { lifetime.withLock { $0.lock?.mark(suspect: suspect) } }
+
+    package func inject(_ faults: StoreFaults) { self.faults.withLock { $0 = faults } }
 
     // MARK: Lifetime
 

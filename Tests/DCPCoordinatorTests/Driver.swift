@@ -18,11 +18,14 @@ struct Driver {
 
     static let lease = Duration.seconds(5)
 
-    init(ranks: Int = 2, replaceable: Set<RankIndex> = []) throws {
+    init(
+        ranks: Int = 2, replaceable: Set<RankIndex> = [], evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10)
+    ) throws {
         let shape = try ClusterShape(
             ranks: ranks, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
         machine = CoordinatorMachine(
-            state: CoordinatorState(shape: shape), lease: Self.lease, replaceableStores: replaceable)
+            state: CoordinatorState(shape: shape), lease: Self.lease, replaceableStores: replaceable,
+            evict: evict, evictIdle: evictIdle)
     }
 
     /// A coordinator that starts again with what another has persisted.

@@ -61,11 +61,19 @@ public struct CoordinatorMachine: Sendable {
     /// What is recorded as owed to ranks, and is not when the reconciliation's operations are confirmed.
     var unconfirmed: Set<DirectoryOperation> = []
     let lease: Duration
+    /// Why ranks take no new tokens, as each said last.
+    var refusals: [RankIndex: ServiceError] = [:]
+    var eviction: Eviction
     /// Ranks whose next store is taken, whatever it was before: an operator has said that the old one is lost.
     var replaceableStores: Set<RankIndex>
 
-    public init(state: CoordinatorState, lease: Duration, replaceableStores: Set<RankIndex> = []) {
+    /// - Parameter evictIdle: with `lru`, how long a sequence must not have been used to be evicted.
+    public init(
+        state: CoordinatorState, lease: Duration, replaceableStores: Set<RankIndex> = [],
+        evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10)
+    ) {
         self.state = state
+        eviction = Eviction(policy: evict, idle: evictIdle)
         self.lease = lease
         self.replaceableStores = replaceableStores
         slots = Dictionary(
@@ -144,6 +152,8 @@ public enum CoordinatorEvent: Sendable {
     /// Sequences on a rank that the directory does not know. They are left alone.
     case unknownSequences(RankIndex, count: Int)
     case operationFailed(DirectoryOperation, ServiceError)
+    /// A sequence is closed to make room: a rank wants so many bytes freed.
+    case evicted(SequenceID, name: String, rank: RankIndex, byteCount: UInt64)
     case refused(peer: String, ServiceError)
     case fatal(ServiceError)
 }

@@ -13,6 +13,10 @@ public final class CoordinatorServer {
         /// How long a rank may stay silent before it counts as lost.
         public var lease: Duration = .seconds(5)
         public var replaceableStores: Set<RankIndex> = []
+        public var evict = EvictionPolicy.off
+        /// With `lru`, how long a sequence must not have been used to be evicted. Uses are reported with the leases, so
+        /// at least a lease.
+        public var evictIdle: Duration = .seconds(10)
         public var link = LinkSettings()
 
         public init(listen: Endpoint) { self.listen = listen }
@@ -50,7 +54,8 @@ public final class CoordinatorServer {
         listener = Listener(configuration.listen, eventLoop: eventLoop, settings: configuration.link)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease,
-            replaceableStores: configuration.replaceableStores)
+            replaceableStores: configuration.replaceableStores, evict: configuration.evict,
+            evictIdle: configuration.evictIdle)
     }
 
     /// Listens. The future fails when the endpoint cannot be bound.
@@ -151,7 +156,7 @@ extension CoordinatorServer: LinkDelegate {
         switch frame.message {
         case .register(let registration) where isRank && registration.rank == link.peer?.rank:
             perform(machine.registered(registration, link: id, now: now))
-        case .renewLease where isRank: perform(machine.renewed(id, now: now))
+        case .renewLease(let renewal) where isRank: perform(machine.renewed(id, renewal, now: now))
         case .linksReady where isRank: perform(machine.linksReady(id, epoch: frame.epoch, now: now))
         case .operationDone where isRank: perform(machine.operationDone(id, number: frame.tag.number))
         case .failure(let error) where isRank:

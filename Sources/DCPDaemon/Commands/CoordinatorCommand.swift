@@ -13,6 +13,9 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             The coordinator knows which ranks there are, which models and which sequences. It is off the data path: a \
             client asks it once for the topology, then talks to the ranks. When it is stopped the ranks keep serving.
 
+            With --evict lru the least recently used sequence is closed when a rank's store is above its high watermark or \
+            its disk is full, and again until it is not. Pinned sequences (dcpctl sequence pin) and those in use stay.
+
             EXAMPLE
               dcp-coordinator --ranks 4 --state /var/lib/dcp/coordinator \\
                   --listen unix:/run/dcp/coordinator.sock
@@ -50,6 +53,18 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             valueName: "rank"))
     var replaceStore: [UInt16] = []
 
+    @Option(
+        help: ArgumentHelp(
+            "When a rank's store is full: off (refuse new tokens) or lru (close the least recently used sequence).",
+            valueName: "policy"))
+    var evict: String = "off"
+
+    @Option(
+        help: ArgumentHelp(
+            "With --evict lru, how long a sequence must not have been used to be evicted, in seconds; at least --lease.",
+            valueName: "seconds"))
+    var evictIdle: Double = 10
+
     public init() {}
 
     public func validate() throws { _ = try settings() }
@@ -69,6 +84,14 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         guard (0.1...3600).contains(lease) else {
             throw ValidationError("A lease of \(lease) s is outside 0.1...3600; correct --lease.")
         }
+        guard let policy = EvictionPolicy(rawValue: evict) else {
+            throw ValidationError("`\(evict)` is not an eviction policy; use off or lru.")
+        }
+        // Uses are told with the leases: below one a sequence in use could look idle.
+        guard (lease...86_400).contains(evictIdle) || policy == .off else {
+            throw ValidationError(
+                "An idle time of \(evictIdle) s is outside \(lease)...86400, from the lease to a day; correct --evict-idle.")
+        }
         let shape = try checked { () throws(ServiceError) in
             try ClusterShape(
                 ranks: ranks, headGroups: headGroups, interleave: interleave, blockTokens: blockTokens,
@@ -77,6 +100,8 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         _ = try common.level()
         var configuration = CoordinatorServer.Configuration(listen: try common.endpoint())
         configuration.lease = .milliseconds(Int(lease * 1000))
+        configuration.evict = policy
+        configuration.evictIdle = .milliseconds(Int(min(evictIdle, 86_400) * 1000))
         configuration.replaceableStores = Set(replaceStore.map { RankIndex($0) })
         return (configuration, shape)
     }

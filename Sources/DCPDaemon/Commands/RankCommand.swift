@@ -19,10 +19,17 @@ public struct RankCommand: AsyncParsableCommand {
             The fastest kernels that the CPU has are used; the environment variable DCP_KERNELS forces others \
             (`dcpctl kernels` lists them).
 
+            With --disk-limit the data file never grows beyond that size. New tokens are refused, retryably, when the high \
+            watermark of the room for data is passed, until less than the low one is in use; closing and truncating \
+            sequences frees room. The same goes for a disk that is full: the rank reads on, and writes again by itself.
+
+            --durability says what a loss of power may cost: nothing that was acknowledged (always), the last second \
+            (everysec), or what the kernel had not written (never). The death of the process costs nothing in any.
+
             EXAMPLE
               dcp-rank --rank 0 --store /var/lib/dcp/rank-0 \\
                   --listen unix:/run/dcp/rank-0.sock \\
-                  --coordinator unix:/run/dcp/coordinator.sock
+                  --coordinator unix:/run/dcp/coordinator.sock --disk-limit 200GB
             """,
         version: Release.current)
 
@@ -50,10 +57,24 @@ public struct RankCommand: AsyncParsableCommand {
         help: ArgumentHelp("The largest size of the store's file, in GiB. Address space, not disk.", valueName: "GiB"))
     var mapSize: Int?
 
+    @Option(
+        help: ArgumentHelp(
+            "The most the store's data file may take on the disk: 200GB, 64MiB. At least 4MiB.", valueName: "size"))
+    var diskLimit: ByteSize?
+
+    @Option(help: ArgumentHelp("New tokens are refused from this share of the store's room on.", valueName: "percent"))
+    var highWatermark: Int = 95
+
+    @Option(help: ArgumentHelp("Below this share they are taken again.", valueName: "percent"))
+    var lowWatermark: Int = 90
+
     @Option(help: ArgumentHelp("RAM for tokens that are not committed yet, in MiB.", valueName: "MiB"))
     var uncommittedLimit: Int = 1024
 
     public init() {}
+
+    /// The reserve for deletions and a little data.
+    private static let diskLimitMin = 4 << 20
 
     public func validate() throws { _ = try settings() }
 
@@ -88,6 +109,21 @@ public struct RankCommand: AsyncParsableCommand {
             }
             settings.mapByteCountMax = mapSize << 30
         }
+        if let diskLimit {
+            guard diskLimit.byteCount >= Self.diskLimitMin else {
+                throw ValidationError(
+                    "A disk limit of \(diskLimit.byteCount) bytes is below the smallest of \(Self.diskLimitMin); correct "
+                        + "--disk-limit.")
+            }
+            let mapByteCount = ShardCache.Settings.mapByteCountMax(diskByteCountMax: diskLimit.byteCount)
+            settings.mapByteCountMax = mapSize == nil ? mapByteCount : min(mapByteCount, settings.mapByteCountMax)
+        }
+        guard let watermarks = Watermarks(high: highWatermark, low: lowWatermark) else {
+            throw ValidationError(
+                "Watermarks of \(highWatermark) % and \(lowWatermark) % are not 1 <= low < high <= 100; correct "
+                    + "--high-watermark or --low-watermark.")
+        }
+        settings.watermarks = watermarks
         guard (1...1 << 20).contains(uncommittedLimit) else {
             throw ValidationError("\(uncommittedLimit) MiB are outside 1...\(1 << 20); correct --uncommitted-limit.")
         }

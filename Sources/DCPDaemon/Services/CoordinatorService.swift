@@ -79,6 +79,13 @@ struct CoordinatorService: Service {
             logger.error(
                 "Operation refused by a rank and taken back where it made something",
                 metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
+        case .evicted(let sequence, let name, let rank, let byteCount):
+            logger.notice(
+                "Sequence evicted to make room",
+                metadata: [
+                    "sequence": "\(sequence.value)", "name": "\(name)", "rank": "\(rank.value)",
+                    "wanted": "\(byteCount) bytes",
+                ])
         case .refused(let peer, let error):
             logger.warning(
                 "Refused a connection",

@@ -3,6 +3,7 @@ internal import DCPCache
 internal import DCPClient
 internal import DCPCore
 internal import DCPRank
+internal import DCPStore
 internal import DCPTransport
 internal import DCPWire
 internal import Logging
@@ -36,8 +37,18 @@ struct RankService: Service {
             metadata: [
                 "path": "\(storeDirectory)", "store": "\(cache.storeID)", "sequences": "\(statistics.sequences)",
                 "tokens": "\(statistics.localTokens)", "blocks": "\(statistics.sealedBlocks)",
-                "layout": "\(LayoutFingerprint(cluster))",
+                "layout": "\(LayoutFingerprint(cluster))", "durability": "\(cacheSettings.durability.rawValue)",
+                "used": "\(statistics.storeUsedByteCount)", "limit": "\(statistics.storeMapByteCount)",
             ])
+        if let found = cache.reverification {
+            logger.log(
+                level: found.damagedSequences.isEmpty ? .notice : .error,
+                "Verified the store, in which a sync had failed; what is damaged is not served",
+                metadata: [
+                    "blocks": "\(found.blocks)",
+                    "damaged": "\(found.damagedSequences.map { "\($0.value)" }.joined(separator: ","))",
+                ])
+        }
         try await serve(cluster, cache, ComputePool(threads: configuration.threads))
     }
 

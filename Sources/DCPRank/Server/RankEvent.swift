@@ -16,6 +16,8 @@ public enum RankEvent: Sendable {
     /// A peer was turned away or broke the protocol.
     case refused(peer: String, ServiceError)
     case operationFailed(DirectoryOperation, ServiceError)
+    /// The store takes no new tokens, for a reason, or takes them again.
+    case storeCondition(refusal: ServiceError?)
     /// The rank cannot serve under this configuration; the daemon ends.
     case fatal(ServiceError)
 }
