@@ -10,11 +10,12 @@ SWIFT_BUILD := swift build -c release
 BIN := .build/release
 FIXTURES := Tests/Fixtures
 
-.PHONY: help deps deps-arm64 build run test check-arm64 bench lint docs install clean
+.PHONY: help deps deps-arm64 build run test check-kernels check-arm64 bench lint docs install clean
 
 help:
 	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
 	@echo "make test     build, then run all tests"
+	@echo "make check-kernels  compare the kernels in C with their scalar twins, under AddressSanitizer"
 	@echo "make check-arm64  compare the arm64 kernels with their scalar twins, under an emulator"
 	@echo "make bench    build, then measure what the README tells: about three minutes and 1.3 GB of disk in TMPDIR or /var/tmp"
 	@echo "make build    build dcp-rank, dcp-coordinator, dcpctl and dcp-bench into $(BIN)"
@@ -62,8 +63,15 @@ BENCH ?= all
 bench: build
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/dcp-bench $(BENCH)
 
-# Compiled by Swift's clang, as SwiftPM would, and linked statically by Debian's cross gcc. CHECK_SEED=N repeats a run.
+# Guard pages lie before and behind all panels; the sanitizers see the rest. CHECK_SEED=N repeats a run.
 KERNELS := Sources/CAttentionKernels
+check-kernels:
+	mkdir -p .build
+	clang -std=gnu11 -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all -fuse-ld=lld \
+		-I$(KERNELS)/include $(KERNELS)/*.c Tests/Support/kernel-check/*.c -lm -o .build/kernel-check
+	.build/kernel-check all $(CHECK_SEED)
+
+# Compiled by Swift's clang, as SwiftPM would, and linked statically by Debian's cross gcc.
 ARM64_BUILD := .build/arm64
 ARM64_CC := clang --target=aarch64-linux-gnu -isystem /usr/aarch64-linux-gnu/include -std=gnu11 -O2 -Wall -Wextra -Werror
 check-arm64: deps-arm64

@@ -105,8 +105,8 @@ let package = Package(
         executable(
             "dcpctl",
             [
-                "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPConsole", argumentParser,
-                unixSignals,
+                "DCPCore", "DCPAttention", "DCPCache", "DCPWire", "DCPTransport", "DCPClient", "DCPConsole",
+                argumentParser, unixSignals,
             ]),
         executable(
             "dcp-bench",

@@ -69,10 +69,11 @@ typedef struct {
 
 // Asks for up to so many lines. `at` and `end` are the caller's copies of the group's, kept in registers.
 DCP_INLINE void dcp_ask(dcp_group *group, const char **at, const char **end, int64_t lines) {
+    if (*at >= *end) return;
     const char *stop = *at + 64 * lines;
     if (stop > *end) stop = *end;
     for (; *at < stop; *at += 64) __builtin_prefetch(*at, 0, 3);
-    if (__builtin_expect(*at >= *end && *end != NULL, 0)) {
+    if (__builtin_expect(*at >= *end, 0)) {
         *at = group->then;
         *end = group->then_end;
         group->then = group->then_end = NULL;

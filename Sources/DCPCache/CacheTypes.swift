@@ -80,7 +80,7 @@ public struct CacheStatistics: Hashable, Sendable {
 
 extension ServiceError {
     /// A store's failure in the words of the service.
-    init(_ error: StoreError, rank: RankIndex) {
+    init(_ error: StoreError, rank: RankIndex?) {
         let code: Code =
             switch error.code {
             case .full: .storeFull

@@ -18,6 +18,12 @@ struct CacheTables: Sendable {
         blocks = try transaction.openTable("blocks")
         tail = try transaction.openTable("tail")
     }
+
+    /// Of a store that is only read.
+    init(reading environment: Environment) throws(StoreError) {
+        let found = try environment.openTables(reading: ["meta", "models", "sequences", "blocks", "tail"])
+        (meta, models, sequences, blocks, tail) = (found[0], found[1], found[2], found[3], found[4])
+    }
 }
 
 extension ShardCache {

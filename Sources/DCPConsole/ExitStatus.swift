@@ -11,6 +11,8 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
     case unavailable = 69
     /// EX_SOFTWARE: a bug of ours.
     case bug = 70
+    /// EX_IOERR: a verification found damage in a store, and it is still there.
+    case damage = 74
     /// EX_TEMPFAIL: the same command may succeed later.
     case retryLater = 75
 

@@ -12,6 +12,7 @@ public final class ProgressBar: Sendable {
 
     private let label: String
     private let total: Int
+    private let unit: String
     private let start: ContinuousClock.Instant
     private let columns: Int
     private let write: (@Sendable (String) -> Void)?
@@ -21,9 +22,14 @@ public final class ProgressBar: Sendable {
 
     /// - Parameters:
     ///   - label: what is done: `prefill`.
-    ///   - total: the tokens there are.
+    ///   - total: how many there are.
+    ///   - unit: of what.
     ///   - columns: the terminal's width; nil takes `COLUMNS`, or 80.
-    public convenience init(label: String, total: Int, columns: Int? = nil) {
+    ///   - start: when it began, for the rate.
+    public convenience init(
+        label: String, total: Int, unit: String = "tokens", columns: Int? = nil,
+        start: ContinuousClock.Instant = .now
+    ) {
         let isTerminal = isatty(STDERR_FILENO) == 1
         let variable = getenv("COLUMNS").map { String(cString: $0) } ?? ""
         // One write a line: a descriptor needs no lock, and a part of a line that is lost is redrawn.
@@ -32,23 +38,24 @@ public final class ProgressBar: Sendable {
             _ = Glibc.write(STDERR_FILENO, bytes, bytes.count)
         }
         self.init(
-            label: label, total: total, columns: columns ?? Int(variable) ?? 80, start: .now,
+            label: label, total: total, unit: unit, columns: columns ?? Int(variable) ?? 80, start: start,
             write: isTerminal ? draw : nil)
     }
 
     /// - Parameter write: receives what goes to the terminal; nil draws nothing.
     package init(
-        label: String, total: Int, columns: Int, start: ContinuousClock.Instant,
+        label: String, total: Int, unit: String = "tokens", columns: Int, start: ContinuousClock.Instant,
         write: (@Sendable (String) -> Void)?
     ) {
         self.label = label
         self.total = total
+        self.unit = unit
         self.columns = columns
         self.start = start
         self.write = write
     }
 
-    /// Shows that so many tokens are done.
+    /// Shows that so many are done.
     public func update(done: Int, at now: ContinuousClock.Instant = .now) {
         guard let write else { return }
         state.withLock { state in
@@ -72,9 +79,9 @@ public final class ProgressBar: Sendable {
     package func line(done: Int, elapsed: Duration) -> String {
         let seconds = elapsed.inSeconds
         let rate = seconds > 0 ? Double(done) / seconds : 0
-        var text = "  \(done)/\(total) tokens"
+        var text = "  \(done)/\(total) \(unit)"
         if rate > 0 {
-            text += "  \(rate < 10 ? fixed(rate, decimals: 1) : fixed(rate, decimals: 0)) tokens/s"
+            text += "  \(rate < 10 ? fixed(rate, decimals: 1) : fixed(rate, decimals: 0)) \(unit)/s"
             if done < total {
                 text += "  ETA \(DurationFormat.short(.seconds(Double(total - done) / rate)))"
             }

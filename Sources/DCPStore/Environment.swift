@@ -45,8 +45,30 @@ public final class Environment: @unchecked Sendable {
     ///   - mapByteCountMax: the largest size of the data file. Address space only, the file grows as it is filled.
     ///   - tablesMax: the largest number of tables.
     /// - Throws: `.inUse`, `.refused`, `.damaged`.
-    public init(directory: String, mapByteCountMax: Int, tablesMax: Int, durability: Durability) throws(StoreError) {
+    public convenience init(
+        directory: String, mapByteCountMax: Int, tablesMax: Int, durability: Durability
+    ) throws(StoreError) {
         try Self.makeDirectory(directory)
+        let mapPages = mapByteCountMax / Int(sysconf(Int32(_SC_PAGESIZE)))
+        var flags = UInt32(MDB_NOTLS)
+        if durability != .always { flags |= UInt32(MDB_NOSYNC) }
+        try self.init(
+            directory: directory, mapPages: mapPages, reservedPages: Self.reservedPages(mapPages: mapPages),
+            tablesMax: tablesMax, flags: flags)
+    }
+
+    /// Opens an existing store to read it. Creates and changes nothing but the lock file.
+    /// Reads a page of each value: what a verification can afford.
+    /// - Throws: `.refused` when there is none, `.inUse`, `.damaged`.
+    public convenience init(readingDirectory directory: String, tablesMax: Int) throws(StoreError) {
+        try Self.checkHoldsStore(directory)
+        try self.init(
+            directory: directory, mapPages: 0, reservedPages: 0, tablesMax: tablesMax, flags: Self.readingFlags)
+    }
+
+    private init(
+        directory: String, mapPages: Int, reservedPages: Int, tablesMax: Int, flags: UInt32
+    ) throws(StoreError) {
         let lock = try StoreLock(directory: directory)
         let dataPath = directory + "/data.mdb"
         if lock.isSuspect { SyncWitness.dropCache(dataPath) }
@@ -58,23 +80,24 @@ public final class Environment: @unchecked Sendable {
                 "The data file \(dataPath) is missing or empty, but this store has been written before; restore it, or "
                     + "move \(directory) away and restart, the rank then starts empty.")
         }
+        let isReading = flags & UInt32(MDB_RDONLY) != 0
+        if fileByteCount > 0 { try PageCheck.run(dataPath, isReading ? .values : .trees) }
         var created: OpaquePointer?
         try StoreError.check(mdb_env_create(&created), "create an environment")
         guard let handle = created else { throw StoreError(.unexpected, "mdb_env_create gave no environment.") }
-        let systemPageByteCount = Int(sysconf(Int32(_SC_PAGESIZE)))
-        let mapPages = mapByteCountMax / systemPageByteCount
-        let reservedPages = Self.reservedPages(mapPages: mapPages)
         do throws(StoreError) {
-            let mapByteCount = (mapPages + reservedPages) * systemPageByteCount
+            // Not the size that the file says it was mapped with, which nothing has checked.
+            let mapByteCount =
+                isReading ? fileByteCount : (mapPages + reservedPages) * Int(sysconf(Int32(_SC_PAGESIZE)))
             try StoreError.check(mdb_env_set_mapsize(handle, mapByteCount), "set the map size")
             try StoreError.check(mdb_env_set_maxreaders(handle, UInt32(Self.readersMax)), "set the reader limit")
             try StoreError.check(mdb_env_set_maxdbs(handle, UInt32(tablesMax)), "set the table limit")
-            var flags = UInt32(MDB_NOTLS)
-            if durability != .always { flags |= UInt32(MDB_NOSYNC) }
             try StoreError.check(mdb_env_open(handle, directory, flags, 0o600), "open the store \(directory)")
             // A killed process leaves its reader slots, which would keep pages from being reused.
             var dead: Int32 = 0
-            try StoreError.check(mdb_reader_check(handle, &dead), "check for stale readers of \(directory)")
+            if !isReading {
+                try StoreError.check(mdb_reader_check(handle, &dead), "check for stale readers of \(directory)")
+            }
             try Self.checkLength(handle, dataPath)
         } catch {
             mdb_env_close(handle)

@@ -34,6 +34,10 @@ public enum FrameType: UInt16, CaseIterable, Sendable {
     case rewound = 37
     case rankStatusRequest = 38
     case rankStatus = 39
+    case verificationRequest = 40
+    case verification = 41
+    case rowsRequest = 42
+    case rows = 43
 
     // Rank and rank, inside a head group.
     case query = 50

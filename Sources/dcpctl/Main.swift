@@ -32,11 +32,12 @@ struct Dcpctl: AsyncParsableCommand {
               65  a file, name, shape or position is wrong, or a result is not as expected
               69  nobody serves there, or not in a way this program can talk to
               70  a bug of dcpctl or of the cluster
+              74  a verification found damage in a store, and it is still there
               75  not now: the same command may succeed later
             """,
         version: Release.current,
         subcommands: [
-            Up.self, Down.self, Submit.self, Status.self, Ranks.self, Models.self, Sequences.self, Health.self,
-            Kernels.self,
+            Up.self, Down.self, Submit.self, Status.self, Ranks.self, Models.self, Sequences.self, Verify.self,
+            Health.self, Kernels.self,
         ])
 }

@@ -97,7 +97,7 @@ struct SafetensorsWriteTests {
         do {
             let writer = try SafetensorsWriter(path: path, tensors: [])
             let error = #expect(throws: ServiceError.self) { try writer.finish() }
-            #expect(error?.message.contains("choose another --output") == true)
+            #expect(error?.message.contains("choose another path") == true)
         }
         #expect(try directory.contents() == ["taken"])
     }
@@ -116,7 +116,7 @@ struct SafetensorsWriteTests {
                 let error = #expect(throws: ServiceError.self) {
                     try writer.append([Float](repeating: 1, count: 2000), to: "o")
                 }
-                #expect(error?.message.contains("Free space or choose another --output") == true)
+                #expect(error?.message.contains("Free space or choose another path") == true)
             }
             #expect(try directory.contents() == [])
         }

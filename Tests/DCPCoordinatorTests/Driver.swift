@@ -19,7 +19,8 @@ struct Driver {
     static let lease = Duration.seconds(5)
 
     init(
-        ranks: Int = 2, replaceable: Set<RankIndex> = [], evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10)
+        ranks: Int = 2, replaceable: Set<RankIndex> = [], evict: EvictionPolicy = .off,
+        evictIdle: Duration = .seconds(10)
     ) throws {
         let shape = try ClusterShape(
             ranks: ranks, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)

@@ -4,7 +4,9 @@ import DCPWire
 import Testing
 
 /// What ranks are told of full stores.
-private func refusalLists(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(refusals: [ServiceError], link: LinkID)] {
+private func refusalLists(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(
+    refusals: [ServiceError], link: LinkID
+)] {
     actions.compactMap { if case .send(.refusals(let refusals), _, let link) = $0 { (refusals, link) } else { nil } }
 }
 
@@ -83,7 +85,8 @@ struct FullStoreTests {
         }
         #expect(driver.persisted.contains(.sequenceRemoved(SequenceID(2))))
         let now = driver.now
-        #expect(evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }).isEmpty)
+        #expect(
+            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }).isEmpty)
     }
 
     @Test("one at a time: the next goes only when the ranks still want more after the last is gone")
@@ -92,7 +95,8 @@ struct FullStoreTests {
         let now = driver.now
         let first = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }
         #expect(evictions(first).count == 1)
-        #expect(evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }).isEmpty)
+        #expect(
+            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }).isEmpty)
         driver.confirm(first)
         // The other rank has nothing to say on it; the full one is satisfied.
         #expect(evictions(driver.on { $0.renewed(Driver.link(0), self.renewal(), now: now) }).isEmpty)
@@ -113,11 +117,17 @@ struct FullStoreTests {
         let later = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) }
         #expect(evictions(later) == [SequenceID(2)])
         driver.confirm(later)
-        #expect(evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(300)) }).isEmpty)
+        #expect(
+            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(300)) })
+                .isEmpty)
         _ = driver.ask(.unpin(name: "s1"))
-        #expect(evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(400)) }) == [SequenceID(1)])
+        #expect(
+            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(400)) })
+                == [SequenceID(1)])
         var off = try ready(evict: .off)
-        #expect(evictions(off.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(400)) }).isEmpty)
+        #expect(
+            evictions(off.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(400)) })
+                .isEmpty)
     }
 
     @Test("what an operation is changing, or a fork is reading, is not evicted")
@@ -131,7 +141,8 @@ struct FullStoreTests {
     @Test("an evicted name answers so, until it is opened anew")
     func evictedName() throws {
         var driver = try ready(sequences: 1)
-        driver.confirm(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) })
+        driver.confirm(
+            driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) })
         for request: DirectoryRequest in [
             .openSequence(name: "s1", model: "", create: false), .truncate(name: "s1", length: 0), .pin(name: "s1"),
         ] {

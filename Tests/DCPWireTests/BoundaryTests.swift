@@ -40,6 +40,10 @@ struct BoundaryTests {
             .stepResult(StepResult(tokens: tokens, heads: most, valueDim: most, outputs: none, lse: none)),
             .query(QuerySlice(tokens: tokens, heads: most, keyDim: most, dataType: .float32, queries: none)),
             .partial(PartialSlice(tokens: tokens, heads: most, valueDim: most, outputs: none, lse: none)),
+            .rows(
+                RowsReply(
+                    generation: 0, tokens: tokens, dataType: .float32, kvHeads: most, keyDim: most, valueDim: most,
+                    keys: none, values: none)),
             .logSumExp(LogSumExpRows(tokens: tokens, heads: most, lse: none)),
             .corrected(CorrectedSlice(tokens: tokens, heads: most, valueDim: most, outputs: none)),
         ]

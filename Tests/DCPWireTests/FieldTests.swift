@@ -32,7 +32,43 @@ struct FieldTests {
             (.directoryReply(DirectoryReply()), 4, 0), (.directoryReply(DirectoryReply(pinned: [SequenceID(1)])), 8, 1),
             (.renewLease(LeaseRenewal(stepsInFlight: 0, usedSequences: [SequenceID(1), SequenceID(2)])), 19, 2),
             (.refusals([ServiceError(.storeFull, "")]), 0, 1), (.step(Samples.step()), 20, 2),
+            (.verification(verification(findings: 2)), 84, 2),
         ]
+    }
+
+    private func verification(findings: Int, message: String = "") -> VerificationStatus {
+        VerificationStatus(
+            run: 1, state: .done, sequence: nil, progress: VerificationProgress(), failure: "", findingCount: findings,
+            damageCount: findings, keptCount: findings, firstFinding: 0,
+            findings: Array(repeating: StoreFinding(.block, message), count: findings))
+    }
+
+    @Test("a verification's answer has at most a page of findings, each as long as a text may be")
+    func verificationPages() throws {
+        let text = String(repeating: "x", count: 65_535)
+        let page = try decode(RawFrame(.verification(verification(findings: 128, message: text))).bytes)
+        guard case .verification(let status)? = page?.message else {
+            Issue.record("no verification")
+            return
+        }
+        #expect(status.findings.count == 128 && status.findings[127].message == text)
+        let error = refusal(RawFrame(.verification(verification(findings: 129))).bytes)
+        #expect(error?.code == .protocolViolation && error?.message.contains("129 findings") == true)
+    }
+
+    @Test("an absent value has no bytes but zeros, and what is there fits its type")
+    func optionals() {
+        let request = Message.verificationRequest(VerificationRequest(start: true))
+        #expect(patched(request, at: 1, [0] + little(UInt64(0))) == nil)
+        #expect(patched(request, at: 1, [1] + little(UInt64.max)) == nil)
+        for bytes in [[0] + little(UInt64(5)), [2] + little(UInt64(0))] {
+            let error = patched(request, at: 1, bytes)
+            #expect(error?.code == .protocolViolation && error?.message.contains("`sequence`") == true)
+        }
+        let rows = Message.rowsRequest(RowsRequest(sequence: SequenceID(1), layer: 0, position: 0, count: 1))
+        #expect(patched(rows, at: 20, little(UInt32(1 << 20))) == nil)
+        #expect(patched(rows, at: 20, little(UInt32(1 << 20) + 1))?.code == .protocolViolation)
+        #expect(patched(rows, at: 12, little(UInt64(1 << 48) + 1))?.code == .protocolViolation)
     }
 
     @Test("array counts that lie are refused before anything is allocated for them")
@@ -120,7 +156,7 @@ struct FieldTests {
         #expect(patched(truncate, at: 0, [8])?.message.contains("operation 8") == true)
         #expect(patched(.directoryRequest(.listModels), at: 0, [11])?.message.contains("request 11") == true)
         let step = Message.step(Samples.step())
-        #expect(patched(step, at: 4, [3])?.message.contains("`query mode`") == true)
+        #expect(patched(step, at: 4, [4])?.message.contains("`query mode`") == true)
         #expect(patched(step, at: 5, [2])?.message.contains("`wants LSE`") == true)
         #expect(patched(step, at: 10, [0])?.message.contains("`query dtype`") == true)
     }

@@ -88,7 +88,51 @@ enum Samples {
                     room: StoreRoom(
                         durability: "always", condition: .refused, refusal: "No space.", fileByteCount: 22,
                         highByteCount: 23, lowByteCount: 24, deletingByteCount: 25))),
+        ] + readers()
+    }
+
+    private static func readers() -> [Message] {
+        var progress = VerificationProgress()
+        (progress.byteCount, progress.byteCountTotal, progress.sequences) = (1 << 40, 1 << 41, 3)
+        (progress.blocks, progress.rows) = (4, 5)
+        let findings = [
+            StoreFinding(
+                .block, sequence: SequenceID(7), layer: 0, block: 9, intactLength: 640, "Block 9 fails its checksum."),
+            StoreFinding(.record, sequence: SequenceID(8), intactLength: 0, "The record."),
+            StoreFinding(.strayRows, sequence: SequenceID(0), ""), StoreFinding(.superblock, "Größe"),
         ]
+        return [
+            .verificationRequest(VerificationRequest(start: true, sequence: SequenceID(0), firstFinding: 0)),
+            .verificationRequest(VerificationRequest(start: false, firstFinding: 256)),
+            .verification(
+                VerificationStatus(
+                    run: 2, state: .running, sequence: nil, progress: progress, failure: "", findingCount: 5000,
+                    damageCount: 4999, keptCount: 4096, firstFinding: 100, findings: findings)),
+            .verification(
+                VerificationStatus(
+                    run: 3, state: .failed, sequence: SequenceID(4), progress: VerificationProgress(),
+                    failure: "The rank is stopping.", findingCount: 0, damageCount: 0, keptCount: 0, firstFinding: 0,
+                    findings: [])),
+            .rowsRequest(RowsRequest(sequence: SequenceID(5), layer: 3, position: 4096, count: 512)),
+            .rows(
+                RowsReply(
+                    generation: 6, tokens: 3, dataType: .bfloat16, kvHeads: 2, keyDim: 8, valueDim: 6,
+                    keys: bytes(3 * 2 * 8 * 2), values: bytes(3 * 2 * 6 * 2))),
+            // A rank that owns none of the tokens answers all the same.
+            .rows(
+                RowsReply(
+                    generation: 0, tokens: 0, dataType: .float32, kvHeads: 2, keyDim: 8, valueDim: 6,
+                    keys: ByteBuffer(),
+                    values: ByteBuffer())),
+            .step(append()),
+        ]
+    }
+
+    /// A step without queries.
+    static func append() -> StepRequest {
+        var step = step()
+        (step.queryMode, step.queryHeads, step.queries) = (.absent, 0, ByteBuffer())
+        return step
     }
 
     private static var stepTimes: StepTimes {

@@ -102,6 +102,7 @@ extension ShardCache {
     }
 
     /// Drops uncommitted tokens of one layer from `length` (global) on.
+    /// Damage is no obstacle: what is dropped is in RAM, and a step that met the damage has to be taken back.
     /// - Throws: `.positionMismatch` below the committed length, or below that of a commit under way, and above the
     ///   layer's length.
     public func rewind(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) {
@@ -115,7 +116,6 @@ extension ShardCache {
                     "\(id) is committed up to \(core.floor) tokens on \(rank) and cannot be rewound to \(length); "
                         + "truncate it instead.")
             }
-            try checkIntact(core, localLength: localLength(length))
             try sequence.layers[layer].state.withLock { state throws(ServiceError) in
                 guard !state.isClosed else { throw unknown(id) }
                 guard !state.isFrozen else { throw fail(.notReady, "\(id) is being truncated on \(rank); retry.") }

@@ -1,3 +1,4 @@
+internal import DCPAttention
 public import DCPCore
 public import DCPStore
 internal import Glibc
@@ -60,7 +61,8 @@ extension ShardCache {
         let pageByteCount = environment.pageByteCount
         return modelEntries.withLock { models in
             models.values.map {
-                $0.blockPages(pageByteCount: pageByteCount) * pageByteCount * 100 / ($0.panels.rowByteCount * blockTokens)
+                $0.blockPages(pageByteCount: pageByteCount) * pageByteCount * 100
+                    / ($0.panels.rowByteCount * blockTokens)
             }.max() ?? 100
         }
     }

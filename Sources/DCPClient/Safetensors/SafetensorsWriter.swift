@@ -150,7 +150,7 @@ public final class SafetensorsWriter: Sendable {
     private func failure(_ number: Int32) -> ServiceError {
         ServiceError(
             .invalidRequest,
-            "\(path) cannot be written: \(systemMessage(number)). Free space or choose another --output; what was there "
+            "\(path) cannot be written: \(systemMessage(number)). Free space or choose another path; what was there "
                 + "before is unchanged.")
     }
 

@@ -90,7 +90,8 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         // Uses are told with the leases: below one a sequence in use could look idle.
         guard (lease...86_400).contains(evictIdle) || policy == .off else {
             throw ValidationError(
-                "An idle time of \(evictIdle) s is outside \(lease)...86400, from the lease to a day; correct --evict-idle.")
+                "An idle time of \(evictIdle) s is outside \(lease)...86400, from the lease to a day; correct --evict-idle."
+            )
         }
         let shape = try checked { () throws(ServiceError) in
             try ClusterShape(

@@ -46,6 +46,14 @@ struct RankEventLog {
         case .storeCondition(nil):
             logger.notice("The store takes new tokens again")
             ServiceManager.status("serving")
+        case .verified(_, _, let failure?):
+            logger.error("Verification failed", metadata: ["reason": "\(failure)"])
+        case .verified(let findings, 0, nil):
+            logger.notice("Store verified, no damage", metadata: ["leftovers": "\(findings)"])
+        case .verified(let findings, let damage, nil):
+            logger.error(
+                "Store verified, damage found; it is not served, cut it off with `dcpctl verify --repair`",
+                metadata: ["damage": "\(damage)", "leftovers": "\(findings - damage)"])
         case .fatal: break  // Logged once, with the exit.
         }
     }

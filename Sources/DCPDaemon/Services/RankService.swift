@@ -45,7 +45,7 @@ struct RankService: Service {
                 level: found.damagedSequences.isEmpty ? .notice : .error,
                 "Verified the store, in which a sync had failed; what is damaged is not served",
                 metadata: [
-                    "blocks": "\(found.blocks)",
+                    "blocks": "\(found.progress.blocks)", "findings": "\(found.findings.count)",
                     "damaged": "\(found.damagedSequences.map { "\($0.value)" }.joined(separator: ","))",
                 ])
         }

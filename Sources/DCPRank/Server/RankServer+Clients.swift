@@ -28,6 +28,10 @@ extension RankServer {
             rewind(sequence, layerLengths, frame: frame, from: link)
         case .rankStatusRequest:
             reportStatus(frame, to: link)
+        case .verificationRequest(let request):
+            verify(request, frame: frame, from: link)
+        case .rowsRequest(let request):
+            readRows(request, frame: frame, from: link)
         default:
             counters.framesRefused += 1
             link.close(
@@ -37,7 +41,7 @@ extension RankServer {
     }
 
     /// - Throws: why this rank cannot serve data at all, or not in the frame's epoch.
-    private func checkServing(_ epoch: Epoch) throws(ServiceError) {
+    func checkServing(_ epoch: Epoch) throws(ServiceError) {
         try coordinator.checkServing()
         guard epoch == coordinator.epoch else {
             throw ServiceError(

@@ -12,6 +12,7 @@ extension RankServer {
         let promise = eventLoop.makePromise(of: Void.self)
         drained = promise
         listener.stop()
+        verification?.stop()
         coordinator.refuseSteps(ServiceError(.shuttingDown, "\(configuration.rank) is stopping; try again later."))
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let deadline = eventLoop.scheduleTask(in: configuration.drainTimeout) { bound.value.abandonSteps() }

@@ -32,6 +32,10 @@ public final class RankServer {
     var otherRefusals: [ServiceError] = []
     var uses = UseLog()
     var evicted = EvictedSequences()
+    /// Bytes of keys and values that are being read back for clients.
+    var rowsInFlightByteCount = 0
+    /// The verification that runs, or the last one.
+    var verification: VerificationRun?
     let peers: PeerLinks
     private(set) var coordinator: CoordinatorSession!
     let listener: Listener

@@ -139,6 +139,12 @@ public struct StepMachine: Sendable {
     public mutating func start(_ own: QuerySlice) -> [Action] {
         // A verdict of the group may be here before the client's request.
         guard !isOver else { return [] }
+        if plan.queryMode == .absent {
+            // Only the append is left; a repeat has nothing to do at all.
+            phase = .merging
+            output = .empty(rows: 0, valueDim: plan.shape.valueDim)
+            return replyIfReady()
+        }
         outstandingCount += 1
         let actions = [Action.startNewTokens]
         if !plan.hasContext {
@@ -147,6 +153,7 @@ public struct StepMachine: Sendable {
             return actions
         }
         switch plan.queryMode {
+        case .absent: preconditionFailure("a step without queries has no context")
         case .replicate:
             gathered = [own]
             return actions + startContextIfReady()

@@ -18,10 +18,11 @@ public struct StepPlan: Sendable {
 
     /// Ranks in the head group.
     public var members: Int { partition.contextRanks }
-    public var ownHeads: Range<Int> { partition.ownHeads(ofRank: contextRank) }
+    /// The heads that this rank answers for; none in a step without queries.
+    public var ownHeads: Range<Int> { queryMode == .absent ? 0..<0 : partition.ownHeads(ofRank: contextRank) }
 
-    /// Whether any entry has tokens before its position. Without, no rank has anything to exchange.
-    public var hasContext: Bool { entries.contains { $0.position > 0 } }
+    /// Whether any entry has tokens before its position that queries attend to. Without, no rank has anything to exchange.
+    public var hasContext: Bool { queryMode != .absent && entries.contains { $0.position > 0 } }
 
     /// Checks a request against the model and this rank's place in the cluster.
     /// - Throws: `.invalidRequest`, naming the value and what it should be.
@@ -43,6 +44,7 @@ public struct StepPlan: Sendable {
         switch request.queryMode {
         case .gather: try require("query heads of its own", request.queryHeads, ownHeads.count)
         case .replicate: try require("query heads of its head group", request.queryHeads, partition.queryHeads)
+        case .absent: try require("query heads in a step without queries", request.queryHeads, 0)
         }
         try require("KV heads", request.kvHeads, partition.kvHeads)
         try require("key dimensions", request.keyDim, shape.keyDim)

@@ -32,6 +32,10 @@ public enum Message: Sendable {
     case rewound
     case rankStatusRequest
     case rankStatus(RankStatus)
+    case verificationRequest(VerificationRequest)
+    case verification(VerificationStatus)
+    case rowsRequest(RowsRequest)
+    case rows(RowsReply)
 
     case query(QuerySlice)
     case partial(PartialSlice)
@@ -65,6 +69,10 @@ public enum Message: Sendable {
         case .rewound: .rewound
         case .rankStatusRequest: .rankStatusRequest
         case .rankStatus: .rankStatus
+        case .verificationRequest: .verificationRequest
+        case .verification: .verification
+        case .rowsRequest: .rowsRequest
+        case .rows: .rows
         case .query: .query
         case .partial: .partial
         case .logSumExp: .logSumExp
@@ -81,6 +89,7 @@ extension Message {
         case .step(let step):
             step.queries.readableBytes + step.keys.readableBytes + step.values.readableBytes
         case .stepResult(let result): result.outputs.readableBytes + (result.lse?.readableBytes ?? 0)
+        case .rows(let rows): rows.keys.readableBytes + rows.values.readableBytes
         case .query(let slice): slice.queries.readableBytes
         case .partial(let slice): slice.outputs.readableBytes + slice.lse.readableBytes
         case .logSumExp(let rows): rows.lse.readableBytes
@@ -111,6 +120,10 @@ extension Message {
             writer.write(sequence.value)
             writer.write(layerLengths) { $0.write(UInt64($1)) }
         case .rankStatus(let status): status.encode(to: &writer)
+        case .verificationRequest(let request): request.encode(to: &writer)
+        case .verification(let status): status.encode(to: &writer)
+        case .rowsRequest(let request): request.encode(to: &writer)
+        case .rows(let rows): return rows.encode(to: &writer)
         case .query(let slice): return slice.encode(to: &writer)
         case .partial(let slice): return slice.encode(to: &writer)
         case .logSumExp(let rows): return rows.encode(to: &writer)
@@ -124,6 +137,7 @@ extension Message {
         switch type {
         case .step: self = .step(try StepRequest(from: &reader, payload: payload))
         case .stepResult: self = .stepResult(try StepResult(from: &reader, payload: payload))
+        case .rows: self = .rows(try RowsReply(from: &reader, payload: payload))
         case .query: self = .query(try QuerySlice(from: &reader, payload: payload))
         case .partial: self = .partial(try PartialSlice(from: &reader, payload: payload))
         case .logSumExp: self = .logSumExp(try LogSumExpRows(from: &reader, payload: payload))
@@ -182,7 +196,10 @@ extension Message {
         case .rewound: self = .rewound
         case .rankStatusRequest: self = .rankStatusRequest
         case .rankStatus: self = .rankStatus(try RankStatus(from: &reader))
-        case .step, .stepResult, .query, .partial, .logSumExp, .corrected:
+        case .verificationRequest: self = .verificationRequest(try VerificationRequest(from: &reader))
+        case .verification: self = .verification(try VerificationStatus(from: &reader))
+        case .rowsRequest: self = .rowsRequest(try RowsRequest(from: &reader))
+        case .step, .stepResult, .rows, .query, .partial, .logSumExp, .corrected:
             preconditionFailure("\(type) has a payload and is decoded with it")
         }
     }

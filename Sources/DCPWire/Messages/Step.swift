@@ -25,6 +25,8 @@ public struct StepRequest: Sendable {
         case gather = 1
         /// The client sends all the group's queries to every rank; nothing is gathered.
         case replicate = 2
+        /// There are no queries: the step's tokens are appended, and nothing is computed or exchanged.
+        case absent = 3
     }
 
     public static let entriesMax = 4096

@@ -6,13 +6,15 @@ import DCPWire
 
 struct Sequences: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "sequence", abstract: "List, show, truncate, fork, pin and close sequences.",
+        commandName: "sequence", abstract: "List, show, truncate, fork, pin, close, export and import sequences.",
         discussion: """
             EXAMPLE
               dcpctl sequence list
               dcpctl sequence fork chat-1 chat-1-retry 4096
             """,
-        subcommands: [List.self, Show.self, Truncate.self, Fork.self, Close.self, Pin.self, Unpin.self])
+        subcommands: [
+            List.self, Show.self, Truncate.self, Fork.self, Close.self, Pin.self, Unpin.self, Export.self, Import.self,
+        ])
 
     struct List: AsyncParsableCommand {
         static let configuration = CommandConfiguration(

@@ -60,7 +60,8 @@ extension Integration {
                     let refusal = await #expect(throws: ServiceError.self) {
                         try await client.step(trace, next..<next + 1, on: sequence)
                     }
-                    #expect(refusal?.code == .storeFull && refusal?.rank == RankIndex(1), "\(String(describing: refusal))")
+                    #expect(
+                        refusal?.code == .storeFull && refusal?.rank == RankIndex(1), "\(String(describing: refusal))")
                     let progress = try await client.resume(sequence)
                     #expect(progress.committedLength == committed && progress.layerLengths == [next])
                 }
@@ -81,7 +82,7 @@ extension Integration {
                 let answer = Answer(try await client.step(trace, next..<next + 1, on: sequence))
                 trace.check(answer, next..<next + 1, "with room again")
             }
-        // After the failed submit the ranks agree again, and nothing that was answered is lost.
+            // After the failed submit the ranks agree again, and nothing that was answered is lost.
             for role in cluster.local.roles { try await cluster.local.kill(role) }
             for role in cluster.local.roles { try cluster.local.start(role) }
             try await cluster.waitUntilReady()

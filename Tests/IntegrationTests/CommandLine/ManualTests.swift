@@ -10,7 +10,8 @@ extension Integration {
         static let commands = [
             [], ["up"], ["down"], ["submit"], ["status"], ["ranks"], ["health"], ["model"], ["model", "list"],
             ["model", "show"], ["model", "remove"], ["sequence"], ["sequence", "list"], ["sequence", "show"],
-            ["sequence", "truncate"], ["sequence", "fork"], ["sequence", "close"],
+            ["sequence", "truncate"], ["sequence", "fork"], ["sequence", "close"], ["sequence", "export"],
+            ["sequence", "import"], ["verify"],
         ]
 
         @Test("every command has help with an example of itself", arguments: commands)
@@ -36,7 +37,10 @@ extension Integration {
                 (["submit", "f", "--exchange", "ring"], "ring"), (["submit", "f", "--tolerance=-1"], "-1"),
                 (["submit", "f", "--layer", "x"], "x"), (["submit", "f", "--position=-4"], "-4"),
                 (["sequence", "truncate", "s", "--", "-1"], "-1"), (["sequence", "fork", "s"], "new"),
-                (["status", "--timeout", "soon"], "soon"), (["status", "--coordinator", "here"], "here"),
+                (["verify", "--store", "s", "--repair", "--yes"], "all ranks"), (["verify", "--yes"], "--repair"),
+                (["verify", "--store", "s", "--sequence", "a"], "number"), (["verify", "--repair"], "--yes"),
+                (["sequence", "export", "s"], "file"), (["status", "--timeout", "soon"], "soon"),
+                (["status", "--coordinator", "here"], "here"),
             ])
         func usage(arguments: [String], word: String) async throws {
             try await CommandLineTool(coordinator: "unix:/nonexistent/c.sock").fails(64, saying: [word], arguments)
@@ -60,7 +64,7 @@ extension Integration {
         func nobody() async throws {
             let directory = TemporaryDirectory()
             let endpoint = "unix:" + directory.path("c.sock")
-            for arguments in [["status"], ["ranks"], ["health"], ["model", "list"], ["sequence", "list"]] {
+            for arguments in [["status"], ["ranks"], ["health"], ["model", "list"], ["sequence", "list"], ["verify"]] {
                 try await CommandLineTool(coordinator: endpoint).fails(
                     69, saying: [endpoint, "dcpctl up", "--coordinator"], arguments)
                 try await CommandLineTool(coordinator: "unix:/nonexistent").fails(

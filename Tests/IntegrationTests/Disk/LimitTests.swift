@@ -14,7 +14,9 @@ extension Integration {
 
         @Test(
             "--disk-limit: above the high watermark all ranks refuse new tokens alike, and closing a sequence ends it",
-            arguments: [ClusterSetup(ranks: 2, blockTokens: 64), ClusterSetup(ranks: 4, headGroups: 2, blockTokens: 64)])
+            arguments: [
+                ClusterSetup(ranks: 2, blockTokens: 64), ClusterSetup(ranks: 4, headGroups: 2, blockTokens: 64),
+            ])
         func limit(_ setup: ClusterSetup) async throws {
             let trace = try Self.trace(710)
             var setup = setup
@@ -43,7 +45,9 @@ extension Integration {
                         #expect(status.room.highByteCount < status.mapByteCountMax && status.mapByteCountMax < limit)
                     }
                     let ranks = try await cluster.tool.run("ranks", "--json").list()
-                    let conditions = ranks.compactMap { ($0["counters"] as? [String: Any])?["store_condition"] as? String }
+                    let conditions = ranks.compactMap {
+                        ($0["counters"] as? [String: Any])?["store_condition"] as? String
+                    }
                     #expect(conditions.contains("full") && conditions.count == setup.ranks)
                     try await client.closeSequence("filler")
                     _ = try await client.statuses { $0.allSatisfy(\.room.refusal.isEmpty) }
@@ -103,7 +107,9 @@ extension Integration {
             }
         }
 
-        @Test("a durability survives the death of all daemons, and status shows it", arguments: ["always", "everysec", "never"])
+        @Test(
+            "a durability survives the death of all daemons, and status shows it",
+            arguments: ["always", "everysec", "never"])
         func kill(_ durability: String) async throws {
             let trace = try Self.trace(712)
             var setup = ClusterSetup(ranks: 2)

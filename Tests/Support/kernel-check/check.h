@@ -25,7 +25,7 @@ extern long cases, failures;
 // Counts a case, and says what failed.
 void check(int holds, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-void check_decode(const dcp_kernel_table *kernels);
+void check_attention(const dcp_kernel_table *kernels);
 void check_panels(const dcp_kernel_table *kernels);
 
 #endif

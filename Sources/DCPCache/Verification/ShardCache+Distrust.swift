@@ -1,0 +1,69 @@
+internal import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+extension ShardCache {
+    /// Stops serving what a verification found damaged.
+    ///
+    /// On the writer's thread, which truncates and commits: what was found may have been cut off since, and what is in
+    /// its place is good.
+    func distrust(_ suspects: [Suspect]) {
+        let damaged = suspects.filter { $0.finding.isDamage && $0.localIndex != nil }
+        guard !damaged.isEmpty else { return }
+        let keys = Set(damaged.compactMap(\.finding.sequence)).map(Self.key)
+        enqueue(keys, isAlone: true, isInternal: true, { _ in }) { [self] transaction in
+            for suspect in damaged {
+                guard let id = suspect.finding.sequence, let index = suspect.localIndex,
+                    let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] })
+                else { continue }
+                let isStill: Bool
+                if let writer = suspect.writer {
+                    isStill = lineage.writer(ofBlock: index / blockTokens) == writer
+                } else {
+                    isStill = try isBadRow(index, of: sequence, lineage, transaction)
+                }
+                if isStill { sequence.markDamaged(fromLocalIndex: index, suspect.finding.message.withoutStop) }
+            }
+        }
+    }
+
+    /// A record that is damaged in the store and good in memory is written again: nothing is lost.
+    func restoreRecord(_ suspect: Suspect) -> Suspect {
+        guard suspect.finding.kind == .record, let id = suspect.finding.sequence, let state = state(of: id) else {
+            return suspect
+        }
+        enqueue([Self.key(id)], isInternal: true, { _ in }) { [self] transaction in
+            guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }) else {
+                return
+            }
+            let key = SequenceRecord.key(id)
+            if let value = try transaction.get(tables.sequences, key), SequenceRecord(id, value) != nil { return }
+            let record = SequenceRecord(
+                model: sequence.model.id, origin: sequence.origin, committed: sequence.core.withLock { $0.committed },
+                lineage: lineage)
+            try transaction.put(tables.sequences, key, record.encoded(id))
+        }
+        var restored = suspect
+        restored.finding.intactLength = state.committedLength
+        restored.finding.message =
+            "The record of \(id) on \(rank) failed its checksum; it is written again from memory, and nothing is lost. Verify "
+            + "again."
+        return restored
+    }
+
+    private func isBadRow(
+        _ index: Int, of sequence: SequenceCache, _ lineage: Lineage, _ transaction: borrowing WriteTransaction
+    ) throws -> Bool {
+        let open = lineage.sealedBlocks * blockTokens..<localLength(sequence.core.withLock { $0.committed })
+        guard open.contains(index) else { return false }
+        let key = TailRecord.key(sequence.id, localIndex: index)
+        guard let value = try transaction.get(tables.tail, key) else { return true }
+        return TailRecord.rows(
+            key: key, value, panels: sequence.model.panels, layers: sequence.layers.count) == nil
+    }
+}
+
+extension String {
+    /// Without the full stop at its end: `checkIntact` goes on with the remedy.
+    fileprivate var withoutStop: String { hasSuffix(".") ? String(dropLast()) : self }
+}

@@ -1,0 +1,168 @@
+internal import DCPAttention
+internal import DCPCore
+internal import DCPStore
+
+/// Where inside a sequence the next batch begins: the parts of it come in this order.
+struct SequencePlace: Sendable {
+    var layer = 0
+    var block = 0
+    var isBegun = false
+}
+
+/// What has been checked of one writer's blocks. Forks share blocks: each is read once, and its damage is that of every
+/// sequence that refers to it.
+struct WriterCheck: Sendable {
+    /// By layer, the first block that has not been read.
+    var next: [Int]
+    /// By layer and block.
+    var damage: [Place: (kind: StoreFinding.Kind, what: String)] = [:]
+
+    struct Place: Hashable, Sendable {
+        var layer: Int
+        var block: Int
+    }
+}
+
+extension StoreCheck {
+    /// Checks sequences until a batch is full.
+    mutating func checkSequences(from start: Int, _ read: borrowing ReadTransaction) throws -> [Suspect] {
+        var found: [Suspect] = []
+        var index = start
+        let stop = progress.byteCount + batchByteCount
+        var visited = 0
+        while index < sequences.count {
+            guard progress.byteCount < stop, visited < batchEntries else {
+                phase = .sequences(index)
+                return found
+            }
+            visited += 1
+            guard try check(sequences[index], until: stop, read, &found) else { continue }
+            progress.sequences += 1
+            place = SequencePlace()
+            index += 1
+        }
+        progress.byteCount = min(progress.byteCount, progress.byteCountTotal)
+        phase = only == nil ? .blocks([]) : .done
+        return found
+    }
+
+    /// - Returns: false when the batch is full before the sequence's end.
+    private mutating func check(
+        _ id: SequenceID, until stop: Int, _ read: borrowing ReadTransaction, _ found: inout [Suspect]
+    ) throws -> Bool {
+        // Closed since the list was made.
+        guard try read.get(tables.sequences, SequenceRecord.key(id)) != nil else { return true }
+        guard let (record, model) = try record(of: id, read) else {
+            hasDamagedRecord = true
+            let message =
+                "The record of \(id) on \(rank) fails its checksum, or does not agree with its model and length; close the "
+                + "sequence and prefill it again."
+            found.append(Suspect(finding: StoreFinding(.record, sequence: id, intactLength: 0, message)))
+            return true
+        }
+        if !place.isBegun { try checkWriters(id, record, read, &found) }
+        place.isBegun = true
+        while place.layer < model.shape.layers {
+            for (writer, range) in record.lineage.ranges where range.upperBound > place.block {
+                guard
+                    try checkBlocks(
+                        of: id, model, writer, max(range.lowerBound, place.block)..<range.upperBound, until: stop, read,
+                        &found)
+                else { return false }
+            }
+            place.layer += 1
+            place.block = 0
+        }
+        try checkRows(of: id, record, model, read, &found)
+        return true
+    }
+
+    /// A writer number that would be given out again would let new blocks take the keys of old ones.
+    private func checkWriters(
+        _ id: SequenceID, _ record: SequenceRecord, _ read: borrowing ReadTransaction, _ found: inout [Suspect]
+    ) throws {
+        guard let value = try read.get(tables.meta, Counter.writer),
+            let next = Counter.decoded(value, key: Counter.writer)
+        else { return }
+        let used = record.lineage.entries.map(\.writer) + [record.lineage.writer]
+        guard let highest = used.max(), highest >= next else { return }
+        let message =
+            "The counter `writer` of \(rank) is \(next), but \(id) uses writer \(highest): new blocks would take the keys of "
+            + "old ones; restore the store."
+        found.append(Suspect(finding: StoreFinding(.superblock, message)))
+    }
+
+    // MARK: Blocks
+
+    /// Checks one layer's blocks of one writer. - Returns: false when the batch is full first.
+    private mutating func checkBlocks(
+        of id: SequenceID, _ model: ModelEntry, _ writer: UInt64, _ blocks: Range<Int>, until stop: Int,
+        _ read: borrowing ReadTransaction, _ found: inout [Suspect]
+    ) throws -> Bool {
+        let layer = place.layer
+        var known =
+            writers.removeValue(forKey: writer) ?? WriterCheck(next: Array(repeating: 0, count: model.shape.layers))
+        defer { writers[writer] = known }
+        for index in blocks {
+            if index >= known.next[layer] {
+                guard progress.byteCount < stop else { return false }
+                let key = BlockKey(model: model.id, writer: writer, layer: layer, index: index)
+                if let damage = try damage(of: key, model, read) {
+                    known.damage[WriterCheck.Place(layer: layer, block: index)] = damage
+                }
+                known.next[layer] = index + 1
+                progress.blocks += 1
+                progress.byteCount += model.panels.payloadByteCount
+            }
+            if let damage = known.damage[WriterCheck.Place(layer: layer, block: index)] {
+                let local = index * blockTokens
+                let finding = StoreFinding(
+                    damage.kind, sequence: id, layer: layer, block: index, intactLength: position(ofLocalIndex: local),
+                    "Block \(index) of layer \(layer) of \(id) on \(rank) \(damage.what)")
+                found.append(Suspect(finding: finding, localIndex: local, writer: writer))
+            }
+            place.block = index + 1
+        }
+        return true
+    }
+
+    private func damage(
+        of key: BlockKey, _ model: ModelEntry, _ read: borrowing ReadTransaction
+    ) throws -> (StoreFinding.Kind, String)? {
+        guard let value = try read.get(tables.blocks, key.bytes) else { return (.missingBlock, "is missing.") }
+        let byteCount = model.blockByteCount(pageByteCount: environment.pageByteCount)
+        guard value.count == byteCount else { return (.block, "has \(value.count) bytes, not \(byteCount).") }
+        guard let address = BlockAddress(value, byteCount: byteCount) else {
+            return (.block, "does not begin at a multiple of \(BlockRecord.payloadAlignment) bytes.")
+        }
+        ContextReader.prefetch(address.payload, byteCount: model.panels.payloadByteCount)
+        return BlockRecord.damage(key, payload: address.payload, panels: model.panels).map { (.block, $0) }
+    }
+
+    // MARK: Rows
+
+    /// The rows of the open block: all there, and good. At most a block's worth, so always in one batch.
+    private mutating func checkRows(
+        of id: SequenceID, _ record: SequenceRecord, _ model: ModelEntry, _ read: borrowing ReadTransaction,
+        _ found: inout [Suspect]
+    ) throws {
+        let first = record.lineage.sealedBlocks * blockTokens
+        for index in first..<localLength(record.committed) {
+            let key = TailRecord.key(id, localIndex: index)
+            let value = try read.get(tables.tail, key)
+            progress.rows += 1
+            progress.byteCount += model.panels.rowByteCount * model.shape.layers
+            let isGood = value.map {
+                TailRecord.rows(key: key, $0, panels: model.panels, layers: model.shape.layers) != nil
+            }
+            if isGood == true { continue }
+            let position = position(ofLocalIndex: index)
+            let finding = StoreFinding(
+                isGood == nil ? .missingRow : .row, sequence: id, block: record.lineage.sealedBlocks,
+                intactLength: position,
+                "The row of token \(position) of \(id) on \(rank) "
+                    + (isGood == nil ? "is missing." : "fails its checksum, or has a wrong size."))
+            found.append(Suspect(finding: finding, localIndex: index))
+        }
+    }
+}

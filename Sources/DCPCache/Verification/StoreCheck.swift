@@ -1,0 +1,229 @@
+internal import DCPAttention
+internal import DCPCore
+internal import DCPStore
+
+/// A finding, and where in the index it is: what a serving rank needs to stop serving it.
+struct Suspect: Sendable {
+    var finding: StoreFinding
+    /// The first local token that is not good; nil where no token is concerned.
+    var localIndex: Int?
+    /// Who wrote the damaged block; nil for a row.
+    var writer: UInt64?
+}
+
+/// The state of a verification between two batches.
+///
+/// `catalogue < sequences < blocks < rows < done`: superblock, counters and models; then each sequence with its blocks and
+/// rows; then, unless one sequence is verified, what no sequence refers to.
+struct StoreCheck: Sendable {
+    enum Phase: Sendable {
+        case catalogue
+        /// The sequence of this index is next.
+        case sequences(Int)
+        /// From this key on.
+        case blocks([UInt8])
+        case rows([UInt8])
+        case done
+    }
+
+    /// Payload bytes of one batch. 4 MiB take some milliseconds, too short for the writer to miss the pages held back.
+    static let batchByteCountDefault = 4 << 20
+
+    let rank: RankIndex
+    let cluster: ClusterShape
+    let environment: Environment
+    let tables: CacheTables
+    /// The only sequence to verify, or all.
+    let only: SequenceID?
+    let batchByteCount: Int
+    /// Entries of a key scan in one batch: an entry costs about as much as 64 bytes of payload.
+    var batchEntries: Int { max(batchByteCount / 64, 1) }
+
+    var phase = Phase.catalogue
+    var progress = VerificationProgress()
+    /// What the store held at the start.
+    var sequences: [SequenceID] = []
+    /// Where the sequence of the phase has been checked up to.
+    var place = SequencePlace()
+    /// Blocks that have been checked, by writer.
+    var writers: [UInt64: WriterCheck] = [:]
+    var hasDamagedRecord = false
+    /// Rows that belong to no open block, of the sequence that the scan is in.
+    var strays: (sequence: SequenceID, rows: [Int])?
+
+    init(
+        rank: RankIndex, cluster: ClusterShape, environment: Environment, tables: CacheTables,
+        sequence: SequenceID? = nil, batchByteCount: Int = batchByteCountDefault
+    ) {
+        self.rank = rank
+        self.cluster = cluster
+        self.environment = environment
+        self.tables = tables
+        only = sequence
+        self.batchByteCount = batchByteCount
+    }
+
+    var isDone: Bool {
+        if case .done = phase { return true }
+        return false
+    }
+
+    var contextRank: Int { cluster.contextRank(of: rank) }
+    var blockTokens: Int { cluster.layout.blockTokens }
+
+    func localLength(_ length: Int) -> Int { cluster.layout.localLength(ofRank: contextRank, length: length) }
+    func position(ofLocalIndex index: Int) -> Int {
+        cluster.layout.position(ofLocalIndex: index, rank: contextRank)
+    }
+
+    /// One batch, in one read transaction.
+    mutating func advance() throws -> [Suspect] {
+        let read = try environment.beginRead()
+        switch phase {
+        case .catalogue: return try checkCatalogue(read)
+        case .sequences(let index): return try checkSequences(from: index, read)
+        case .blocks(let start): return try checkReferences(from: start, read)
+        case .rows(let start): return try checkStrays(from: start, read)
+        case .done: return []
+        }
+    }
+
+    // MARK: Superblock, counters, models
+
+    private mutating func checkCatalogue(_ read: borrowing ReadTransaction) throws -> [Suspect] {
+        var found: [Suspect] = []
+        try listSequences(read, &found)
+        phase = .sequences(0)
+        guard only == nil else { return found }
+        var damaged: [String] = []
+        if try read.get(tables.meta, Superblock.key).flatMap({ Superblock($0) }) == nil {
+            damaged.append("The superblock")
+        }
+        for key in [Counter.epoch, Counter.writer]
+        where try read.get(tables.meta, key).flatMap({ Counter.decoded($0, key: key) }) == nil {
+            damaged.append("The counter `\(String(decoding: key, as: UTF8.self))`")
+        }
+        for what in damaged {
+            let message = "\(what) of \(rank) is missing or fails its checksum; restore the store."
+            found.append(Suspect(finding: StoreFinding(.superblock, message)))
+        }
+        var models: [ModelID] = []
+        try scan(tables.models, read, &found) { key, value in
+            guard key.count == 4 else { return false }
+            let id = ModelID(RecordReader.key(key, at: 0))
+            if model(id, value) == nil { models.append(id) }
+            return true
+        }
+        for id in models {
+            let message =
+                "The record of \(id) on \(rank) fails its checksum or is of another cluster shape; restore the store, or "
+                + "move it away and start the coordinator with --replace-store."
+            found.append(Suspect(finding: StoreFinding(.model, message)))
+        }
+        return found
+    }
+
+    /// The sequences there are, and how many bytes of them there will be to read.
+    private mutating func listSequences(_ read: borrowing ReadTransaction, _ found: inout [Suspect]) throws {
+        var ids: [SequenceID] = []
+        var total = 0
+        var counted: [UInt64: Int] = [:]
+        if let only {
+            ids = [only]
+            guard try read.get(tables.sequences, SequenceRecord.key(only)) != nil else {
+                throw ServiceError(.unknownSequence, "\(only) is not in the store of \(rank).", rank: rank)
+            }
+        } else {
+            try scan(tables.sequences, read, &found) { key, _ in
+                guard key.count == 8 else { return false }
+                ids.append(SequenceID(RecordReader.key(key, at: 0)))
+                return true
+            }
+        }
+        for id in ids {
+            guard let (record, model) = try record(of: id, read) else { continue }
+            for (writer, range) in record.lineage.ranges {
+                let new = max(range.upperBound - max(counted[writer] ?? 0, range.lowerBound), 0)
+                counted[writer] = max(counted[writer] ?? 0, range.upperBound)
+                total += new * model.shape.layers * model.panels.payloadByteCount
+            }
+            let rows = localLength(record.committed) % blockTokens
+            total += rows * model.panels.rowByteCount * model.shape.layers
+        }
+        sequences = ids
+        progress.byteCountTotal = total
+    }
+
+    // MARK: Records
+
+    /// A model's layout, when its record is good.
+    func model(_ id: ModelID, _ value: UnsafeRawBufferPointer) -> ModelEntry? {
+        guard let record = ModelRecord(id, value), cluster.accepts(record.shape),
+            record.fingerprint == LayoutFingerprint(record.shape, in: cluster).value
+        else { return nil }
+        return ModelEntry(id: id, name: record.name, shape: record.shape, cluster: cluster)
+    }
+
+    /// A sequence's record with its model, when both are good and agree with the sequence's length.
+    func record(
+        of id: SequenceID, _ read: borrowing ReadTransaction
+    ) throws -> (record: SequenceRecord, model: ModelEntry)? {
+        guard let value = try read.get(tables.sequences, SequenceRecord.key(id)),
+            let record = SequenceRecord(id, value),
+            record.lineage.sealedBlocks == localLength(record.committed) / blockTokens,
+            let stored = try read.get(tables.models, ModelRecord.key(record.model)),
+            let model = model(record.model, stored)
+        else { return nil }
+        return (record, model)
+    }
+
+    // MARK: Scanning
+
+    /// Scans a table in key order. A key that is not above the one before, or that `body` does not know, and a table that
+    /// cannot be read to its end, are findings.
+    /// - Parameter body: false for a key of a wrong size.
+    func scan(
+        _ table: Table, _ read: borrowing ReadTransaction, _ found: inout [Suspect],
+        _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
+    ) throws {
+        _ = try scan(table, from: [], entriesMax: .max, read, &found, body)
+    }
+
+    /// - Returns: where the next scan goes on; nil at the table's end.
+    func scan(
+        _ table: Table, from start: [UInt8], entriesMax: Int, _ read: borrowing ReadTransaction,
+        _ found: inout [Suspect], _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
+    ) throws -> [UInt8]? {
+        var last: [UInt8] = []
+        var entries = 0
+        var isWhole = true
+        var wrong = 0
+        do throws(StoreError) {
+            try read.scan(table, from: start) { key, value in
+                guard entries < entriesMax else {
+                    isWhole = false
+                    return false
+                }
+                entries += 1
+                let isAscending = last.isEmpty || last.lexicographicallyPrecedes(key)
+                if !isAscending || !body(key, value) { wrong += 1 }
+                last = Array(key)
+                // A loop in a damaged tree would never end.
+                return isAscending
+            }
+        } catch {
+            guard error.code == .damaged || error.code == .unexpected else { throw error }
+            found.append(Suspect(finding: StoreFinding(.table, "The table `\(table.name)` is damaged: \(error)")))
+        }
+        if wrong > 0 {
+            let message = "The table `\(table.name)` has \(wrong) keys of a wrong size or order; restore the store."
+            found.append(Suspect(finding: StoreFinding(.table, message)))
+        }
+        // The smallest key above the last.
+        return isWhole ? nil : last + [0]
+    }
+}
+
+extension ClusterShape {
+    fileprivate func accepts(_ shape: ModelShape) -> Bool { (try? check(shape)) != nil }
+}

@@ -1,0 +1,53 @@
+public import DCPCore
+public import DCPWire
+internal import NIOCore
+
+extension Cluster {
+    /// Appends keys and values of one layer without attention: a step without queries, under the rules of steps.
+    ///
+    /// - Parameters:
+    ///   - keys: `[tokens][Hkv][Dk]`, the entries' tokens one after the other.
+    ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`.
+    /// - Throws: as `step`; after any error call `resume` before going on.
+    public func append(
+        layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, keys: TokenRows, values: TokenRows
+    ) async throws(ServiceError) {
+        let tokens = entries.reduce(0) { $0 + $1.count }
+        let shape = model.shape
+        guard (keys.tokens, keys.heads, keys.dim) == (tokens, shape.kvHeads, shape.keyDim),
+            (values.tokens, values.heads, values.dim) == (tokens, shape.kvHeads, shape.valueDim),
+            keys.dataType == values.dataType
+        else {
+            throw ServiceError(
+                .invalidRequest,
+                "Keys are [\(keys.tokens), \(keys.heads), \(keys.dim)] \(keys.dataType.name) and values [\(values.tokens), "
+                    + "\(values.heads), \(values.dim)] \(values.dataType.name); the entries and model `\(model.name)` need "
+                    + "[\(tokens), \(shape.kvHeads), \(shape.keyDim)] and [\(tokens), \(shape.kvHeads), \(shape.valueDim)] of "
+                    + "one dtype.")
+        }
+        let topology = try await readyTopology()
+        let groupHeads = shape.kvHeads / topology.shape.headGroups
+        let requests = topology.shape.allRanks.map { rank in
+            let group = topology.shape.headGroup(of: rank)
+            let heads = group * groupHeads..<(group + 1) * groupHeads
+            return (
+                rank: rank,
+                message: Message.step(
+                    StepRequest(
+                        model: model.id, queryMode: .absent, wantsLSE: false,
+                        timeoutMilliseconds: UInt32(clamping: Int(timeouts.step / .milliseconds(1))), entries: entries,
+                        queryDataType: keys.dataType, keyValueDataType: keys.dataType, queryHeads: 0,
+                        kvHeads: groupHeads, keyDim: shape.keyDim, valueDim: shape.valueDim, queries: ByteBuffer(),
+                        keys: keys.headMajor(heads), values: values.headMajor(heads)))
+            )
+        }
+        let replies = try await ask(
+            requests, topology: topology,
+            tag: Tag(client: client, number: takeNumber(), layer: UInt32(layer)), timeout: timeouts.step + .seconds(2))
+        for ((rank, _), reply) in zip(requests, replies) {
+            guard case .stepResult(let result) = reply, result.tokens == tokens, result.heads == 0 else {
+                throw Self.unexpected(reply, from: "\(rank)")
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+public import DCPCore
+internal import DCPWire
+internal import NIOCore
+
+/// Keys and values as the cache holds them: token-major, all KV heads of the model, in its KV dtype.
+public struct CachedRows: Sendable {
+    /// `[tokens][Hkv][Dk]`
+    public internal(set) var keys: [UInt8]
+    /// `[tokens][Hkv][Dv]`
+    public internal(set) var values: [UInt8]
+    /// What they were read from.
+    public let version: Version
+
+    /// Equal versions are of one uncut sequence: nothing was truncated between the two answers, on any rank.
+    public struct Version: Hashable, Sendable {
+        var epoch: Epoch
+        var generations: [UInt64]
+    }
+}
+
+extension Cluster {
+    /// Reads committed tokens of one layer back from all ranks, bit by bit as they are attended to.
+    /// - Throws: `.positionMismatch` above the committed length, `.storeDamaged`, `.invalidRequest` for more than a rank
+    ///   answers at once (64 MiB).
+    public func rows(
+        of sequence: SequenceHandle, layer: Int, positions: Range<Int>
+    ) async throws(ServiceError) -> CachedRows {
+        let topology = try await readyTopology()
+        let shape = topology.shape
+        let request = Message.rowsRequest(
+            RowsRequest(
+                sequence: sequence.record.id, layer: layer, position: positions.lowerBound, count: positions.count))
+        let replies = try await ask(
+            shape.allRanks.map { ($0, request) }, topology: topology, tag: Tag(client: client, number: takeNumber()),
+            timeout: timeouts.request)
+        var parts: [RowsReply] = []
+        for (rank, reply) in zip(shape.allRanks, replies) {
+            let owned = shape.layout.localRange(
+                ofRank: shape.contextRank(of: rank), from: positions.lowerBound, to: positions.upperBound)
+            guard case .rows(let rows) = reply, rows.tokens == owned.count,
+                rows.dataType == sequence.model.shape.kvDataType,
+                rows.kvHeads == sequence.model.shape.kvHeads / shape.headGroups,
+                rows.keyDim == sequence.model.shape.keyDim, rows.valueDim == sequence.model.shape.valueDim
+            else { throw Self.unexpected(reply, from: "\(rank)") }
+            parts.append(rows)
+        }
+        let version = CachedRows.Version(epoch: topology.epoch, generations: parts.map(\.generation))
+        var rows = CachedRows(sequence.model.shape, tokens: positions.count, version: version)
+        for (rank, part) in zip(shape.allRanks, parts) { rows.insert(part, of: rank, shape, positions) }
+        return rows
+    }
+}
+
+extension CachedRows {
+    fileprivate init(_ shape: ModelShape, tokens: Int, version: Version) {
+        let headByteCount = tokens * shape.kvHeads * shape.kvDataType.byteCount
+        keys = [UInt8](repeating: 0, count: headByteCount * shape.keyDim)
+        values = [UInt8](repeating: 0, count: headByteCount * shape.valueDim)
+        self.version = version
+    }
+
+    /// Puts a rank's tokens and heads in their places.
+    fileprivate mutating func insert(
+        _ part: RowsReply, of rank: RankIndex, _ cluster: ClusterShape, _ positions: Range<Int>
+    ) {
+        let layout = cluster.layout
+        let contextRank = cluster.contextRank(of: rank)
+        let first = layout.localLength(ofRank: contextRank, length: positions.lowerBound)
+        let tokens = (0..<part.tokens).map {
+            layout.position(ofLocalIndex: first + $0, rank: contextRank) - positions.lowerBound
+        }
+        let group = cluster.headGroup(of: rank)
+        func spread(_ source: ByteBuffer, _ target: inout [UInt8], rowByteCount: Int) {
+            source.withUnsafeReadableBytes { source in
+                target.withUnsafeMutableBytes { target in
+                    for (index, token) in tokens.enumerated() {
+                        let place = (token * cluster.headGroups + group) * rowByteCount
+                        UnsafeMutableRawBufferPointer(rebasing: target[place..<place + rowByteCount]).copyMemory(
+                            from: UnsafeRawBufferPointer(
+                                rebasing: source[index * rowByteCount..<(index + 1) * rowByteCount]))
+                    }
+                }
+            }
+        }
+        let headByteCount = part.kvHeads * part.dataType.byteCount
+        spread(part.keys, &keys, rowByteCount: headByteCount * part.keyDim)
+        spread(part.values, &values, rowByteCount: headByteCount * part.valueDim)
+    }
+}

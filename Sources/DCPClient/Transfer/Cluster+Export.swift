@@ -1,0 +1,79 @@
+public import DCPCore
+internal import DCPWire
+
+/// What a transfer moved.
+public struct TransferReport: Sendable {
+    public let sequence: String
+    public let model: String
+    public let layers: Int
+    /// Tokens of the sequence.
+    public let tokens: Int
+    /// Tokens that an import found in place already.
+    public var tokensKept = 0
+    /// Bytes of keys and values.
+    public let byteCount: Int
+
+    init(sequence: String, model: ModelRecord, tokens: Int) {
+        self.sequence = sequence
+        self.model = model.name
+        layers = model.shape.layers
+        self.tokens = tokens
+        byteCount = tokens * model.shape.layers * model.shape.rowByteCount
+    }
+}
+
+extension ModelShape {
+    /// Keys and values of one token in one layer, all KV heads.
+    var rowByteCount: Int { kvHeads * (keyDim + valueDim) * kvDataType.byteCount }
+
+    /// How many tokens of one layer are moved at once: some megabytes, at least one token.
+    var transferTokens: Int { min(max((8 << 20) / rowByteCount, 1), StepRequest.tokensMax) }
+}
+
+extension Cluster {
+    /// Writes the committed tokens of a sequence to a file, which appears under its name complete or not at all.
+    ///
+    /// Memory is bounded by some megabytes, whatever the length. Steps on the sequence go on; what they commit meanwhile is
+    /// not in the file.
+    /// - Parameter progress: called with the tokens done of the tokens there are, over all layers.
+    /// - Throws: `.conflict` when the sequence was cut meanwhile or a rank came back: the file would mix two states.
+    public func export(
+        _ name: String, to path: String, progress: @Sendable (_ done: Int, _ total: Int) -> Void = { _, _ in }
+    ) async throws(ServiceError) -> TransferReport {
+        let sequence = try await openSequence(name, model: nil)
+        let shape = sequence.model.shape
+        let length = try await status(of: sequence).committedLength
+        let writer = try SequenceFile.writer(
+            path, sequence: name, model: sequence.model.name, shape: shape, length: length)
+        var version: CachedRows.Version?
+        var done = 0
+        for layer in 0..<shape.layers {
+            for start in stride(from: 0, to: length, by: shape.transferTokens) {
+                try checkNotCancelled()
+                let positions = start..<min(start + shape.transferTokens, length)
+                let rows = try await rows(of: sequence, layer: layer, positions: positions)
+                guard version == nil || version == rows.version else {
+                    throw ServiceError(
+                        .conflict,
+                        "Sequence `\(name)` was truncated, or a rank came back, while it was exported; \(path) is not "
+                            + "written. Export it again.")
+                }
+                version = rows.version
+                try rows.keys.lendBytes { (bytes) throws(ServiceError) in
+                    try writer.append(bytes, to: SequenceFile.keys(layer))
+                }
+                try rows.values.lendBytes { (bytes) throws(ServiceError) in
+                    try writer.append(bytes, to: SequenceFile.values(layer))
+                }
+                done += positions.count
+                progress(done, length * shape.layers)
+            }
+        }
+        try writer.finish()
+        return TransferReport(sequence: name, model: sequence.model, tokens: length)
+    }
+
+    func checkNotCancelled() throws(ServiceError) {
+        guard !Task.isCancelled else { throw ServiceError(.stepAborted, "The transfer was interrupted.") }
+    }
+}

@@ -1,0 +1,65 @@
+internal import DCPCache
+internal import DCPCore
+internal import DCPTransport
+internal import DCPWire
+internal import NIOCore
+
+/// Keys and values that clients read back.
+extension RankServer {
+    /// Bytes of one answer.
+    static let rowsByteCountMax = 64 << 20
+    /// Bytes of all answers that are being read.
+    static let rowsInFlightByteCountMax = 512 << 20
+
+    func readRows(_ request: RowsRequest, frame: Frame, from link: Link) {
+        do throws(ServiceError) {
+            try checkServing(frame.epoch)
+            let byteCount = try cache.rowsByteCount(sequence: request.sequence, positions: request.positions)
+            guard byteCount <= Self.rowsByteCountMax else {
+                throw ServiceError(
+                    .invalidRequest,
+                    "\(configuration.rank) owns \(byteCount) bytes of positions \(request.position)..<"
+                        + "\(request.positions.upperBound), the limit of an answer is \(Self.rowsByteCountMax); ask for fewer "
+                        + "tokens.")
+            }
+            guard rowsInFlightByteCount + byteCount <= Self.rowsInFlightByteCountMax else {
+                throw ServiceError(
+                    .overloaded,
+                    "\(rowsInFlightByteCount) bytes of rows are being read, this answer needs \(byteCount) and the limit is "
+                        + "\(Self.rowsInFlightByteCountMax); try again when some have been sent.")
+            }
+            rowsInFlightByteCount += byteCount
+            let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
+            let (cache, eventLoop) = (cache, eventLoop)
+            pool.submit {
+                let result = Result { () throws(ServiceError) in
+                    try cache.rows(sequence: request.sequence, layer: request.layer, positions: request.positions)
+                }
+                eventLoop.execute {
+                    let (server, link) = bound.value
+                    server.rowsInFlightByteCount -= byteCount
+                    server.answer(link, frame.tag, server.message(result, request))
+                }
+            }
+        } catch {
+            answer(link, frame.tag, .failure(error))
+        }
+    }
+
+    private func message(_ result: Result<StoredRows, ServiceError>, _ request: RowsRequest) -> Message {
+        do throws(ServiceError) {
+            let rows = try result.get()
+            guard let state = cache.state(of: request.sequence), let model = cache.model(state.model) else {
+                throw ServiceError(.unknownSequence, "\(request.sequence) is not open; open it again.")
+            }
+            return .rows(
+                RowsReply(
+                    generation: rows.generation, tokens: rows.tokens, dataType: model.shape.kvDataType,
+                    kvHeads: model.shape.kvHeads / cluster.headGroups, keyDim: model.shape.keyDim,
+                    valueDim: model.shape.valueDim, keys: ByteBuffer(bytes: rows.keys),
+                    values: ByteBuffer(bytes: rows.values)))
+        } catch {
+            return .failure(error)
+        }
+    }
+}

@@ -1,0 +1,43 @@
+internal import DCPCache
+internal import DCPCore
+internal import DCPTransport
+internal import DCPWire
+
+/// Verifications that clients ask for: one at a time, whoever asks.
+extension RankServer {
+    /// Answers at once. A rank that is not serving verifies too: that may be why it is not.
+    func verify(_ request: VerificationRequest, frame: Frame, from link: Link) {
+        if request.start, verification?.state != .running {
+            guard drained == nil else {
+                let error = ServiceError(.shuttingDown, "\(configuration.rank) is stopping; try again later.")
+                return answer(link, frame.tag, .failure(error))
+            }
+            if let sequence = request.sequence, cache.state(of: sequence) == nil {
+                let error = ServiceError(
+                    .unknownSequence,
+                    "\(sequence) is not in the store of \(configuration.rank), or its record is damaged; verify the whole "
+                        + "store.")
+                return answer(link, frame.tag, .failure(error))
+            }
+            startVerification(of: request.sequence)
+        }
+        let status =
+            verification?.status(from: request.firstFinding)
+            ?? VerificationStatus(
+                run: 0, state: .idle, sequence: nil, progress: VerificationProgress(), failure: "", findingCount: 0,
+                damageCount: 0, keptCount: 0, firstFinding: request.firstFinding, findings: [])
+        answer(link, frame.tag, .verification(status))
+    }
+
+    private func startVerification(of sequence: SequenceID?) {
+        let run = VerificationRun(
+            number: (verification?.number ?? 0) + 1, sequence: sequence, cache: cache, eventLoop: eventLoop,
+            isBusy: { [weak self] in self.map { !$0.steps.executions.isEmpty } ?? false },
+            ended: { [weak self] run in
+                let failure = run.state == .failed ? run.failure : nil
+                self?.observe(.verified(findings: run.findingCount, damage: run.damageCount, failure: failure))
+            })
+        verification = run
+        run.advance()
+    }
+}

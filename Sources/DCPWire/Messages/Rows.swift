@@ -1,0 +1,90 @@
+public import DCPCore
+public import NIOCore
+
+/// Asks a rank for the keys and values it holds of some committed tokens of one layer.
+public struct RowsRequest: Hashable, Sendable {
+    public var sequence: SequenceID
+    public var layer: Int
+    /// The first token, global.
+    public var position: Int
+    /// Tokens of the sequence; the rank answers with those among them that it owns.
+    public var count: Int
+
+    public init(sequence: SequenceID, layer: Int, position: Int, count: Int) {
+        self.sequence = sequence
+        self.layer = layer
+        self.position = position
+        self.count = count
+    }
+
+    public var positions: Range<Int> { position..<position + count }
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        sequence = SequenceID(try reader.read("sequence"))
+        layer = Int(try reader.read("layer", as: UInt32.self))
+        position = try reader.readLength("position")
+        count = try reader.readTokens()
+    }
+
+    func encode(to writer: inout WireWriter) {
+        writer.write(sequence.value)
+        writer.write(UInt32(layer))
+        writer.write(UInt64(position))
+        writer.write(UInt32(count))
+    }
+}
+
+/// The owned tokens' keys and values of a request, by rising position, as the cache holds them.
+public struct RowsReply: Sendable {
+    /// Changes whenever the rank cuts the sequence: two answers of one epoch and one generation are of one sequence.
+    public var generation: UInt64
+    /// Tokens in the payload.
+    public var tokens: Int
+    /// The model's KV dtype.
+    public var dataType: DataType
+    /// KV heads of the rank's head group.
+    public var kvHeads: Int
+    public var keyDim: Int
+    public var valueDim: Int
+    /// `[tokens][kvHeads][keyDim]`
+    public var keys: ByteBuffer
+    /// `[tokens][kvHeads][valueDim]`
+    public var values: ByteBuffer
+
+    public init(
+        generation: UInt64, tokens: Int, dataType: DataType, kvHeads: Int, keyDim: Int, valueDim: Int,
+        keys: ByteBuffer, values: ByteBuffer
+    ) {
+        self.generation = generation
+        self.tokens = tokens
+        self.dataType = dataType
+        self.kvHeads = kvHeads
+        self.keyDim = keyDim
+        self.valueDim = valueDim
+        self.keys = keys
+        self.values = values
+    }
+
+    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+        generation = try reader.read("generation")
+        tokens = try reader.readTokens()
+        dataType = try reader.readCase("dtype")
+        kvHeads = Int(try reader.read("KV heads", as: UInt16.self))
+        keyDim = Int(try reader.read("key dim", as: UInt16.self))
+        valueDim = Int(try reader.read("value dim", as: UInt16.self))
+        var rest = payload
+        keys = try rest.take(tokens * kvHeads * keyDim * dataType.byteCount, "keys", reader)
+        values = try rest.take(tokens * kvHeads * valueDim * dataType.byteCount, "values", reader)
+        try rest.expectEmpty(reader)
+    }
+
+    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+        writer.write(generation)
+        writer.write(UInt32(tokens))
+        writer.write(dataType.rawValue)
+        writer.write(UInt16(kvHeads))
+        writer.write(UInt16(keyDim))
+        writer.write(UInt16(valueDim))
+        return joined([keys, values])
+    }
+}
