@@ -11,11 +11,18 @@ extension ShardCache {
 
     /// Has every change of the store's condition told. The body runs on the writer's thread and must not block.
     public func observeCondition(_ body: @escaping @Sendable (StoreHealth) -> Void) {
-        writer.observeCondition { [weak self] health in
-            body(health)
+        conditionObserver.withLock { $0 = body }
+    }
+
+    /// Writer's thread.
+    func conditionChanged(_ health: StoreHealth) {
+        switch health.condition {
+        case .writable, .full:
             // Deletions that the disk refused are tried again when it has room.
-            if health.condition == .writable { self?.sweepIfPending() }
+            if doomed.withLock({ !$0.isEmpty }) { sweep() }
+        case .refused, .failed: break
         }
+        conditionObserver.withLock { $0 }?(health)
     }
 
     /// Why no new tokens are taken, nil when they are. Tokens that are appended already may be committed in any case;
@@ -86,10 +93,6 @@ extension ShardCache {
         doomed.withLock { doomed in
             doomed.reduce(0) { $0 + $1.layers.count * $1.blocks.count * $1.pages } * environment.pageByteCount
         }
-    }
-
-    private func sweepIfPending() {
-        if doomed.withLock({ !$0.isEmpty }) { sweep() }
     }
 }
 
