@@ -38,7 +38,8 @@ struct RankCommandTests {
         arguments: [
             [], ["--threads", "1024"], ["--durability", "always"], ["--durability", "never"], ["--map-size", "65536"],
             ["--uncommitted-limit", "1"], ["--disk-limit", "200GB"], ["--disk-limit", "4MiB", "--map-size", "1"],
-            ["--disk-limit", "1.5TiB", "--high-watermark", "100", "--low-watermark", "99"], ["--log-level", "trace"], ["--advertise", "tcp:10.0.0.1:7400"],
+            ["--disk-limit", "1.5TiB", "--high-watermark", "100", "--low-watermark", "99"], ["--log-level", "trace"],
+            ["--advertise", "tcp:10.0.0.1:7400"],
             ["--stop-on-stdin-eof"], ["--listen", "tcp:127.0.0.1:0", "--insecure-loopback-only"],
             ["--listen", "tcp:[::1]:7400", "--insecure-loopback-only"],
         ])
