@@ -80,7 +80,8 @@ let package = Package(
         library(
             "DCPRank",
             [
-                "DCPCore", "DCPAttention", "DCPCache", "DCPWire", "DCPTransport", "DCPCollectives", nioCore, nioPosix,
+                "DCPCore", "DCPAttention", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPCollectives", nioCore,
+                nioPosix,
             ]),
         library("DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", nioCore]),
         library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix]),

@@ -21,6 +21,11 @@ extension ShardCache {
         public var spareByteCountMax: Int
         /// The most operations that may wait for the writer; further ones are refused as `.overloaded`. Default 1024.
         public var queueDepthMax: Int
+        /// When new tokens are refused, and when they are taken again: shares of the room that the data file has. Default
+        /// 95 % and 90 %.
+        public var watermarks = Watermarks.standard
+        /// For tests.
+        package var faults: StoreFaults?
 
         public init(
             mapByteCountMax: Int = 1 << 40, durability: Durability = .everysec,

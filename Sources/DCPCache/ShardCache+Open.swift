@@ -79,11 +79,15 @@ extension ShardCache {
         var loader = StoreLoader(
             rank: rank, cluster: cluster, environment: environment, tables: tables, progress: progress)
         let content = try loader.load()
+        if let faults = settings.faults { environment.inject(faults) }
         let writer = try Writer(
-            environment: environment, durability: settings.durability, queueDepthMax: settings.queueDepthMax)
-        return ShardCache(
+            environment: environment, durability: settings.durability, queueDepthMax: settings.queueDepthMax,
+            watermarks: settings.watermarks)
+        let cache = ShardCache(
             rank: rank, cluster: cluster, settings: settings, environment: environment, tables: tables,
             writer: writer, content: content)
+        try cache.reverifyIfSuspect()
+        return cache
     }
 
     private static func check(

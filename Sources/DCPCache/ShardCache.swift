@@ -34,6 +34,8 @@ public final class ShardCache: Sendable {
     let readers = ByteAccount()
     let memory: BlockPool
     let uncommitted = ByteAccount()
+    let reverified = Mutex<Reverification?>(nil)
+    let conditionObserver = Mutex<(@Sendable (StoreHealth) -> Void)?>(nil)
 
     init(
         rank: RankIndex, cluster: ClusterShape, settings: Settings, environment: Environment, tables: CacheTables,
@@ -53,6 +55,7 @@ public final class ShardCache: Sendable {
         lineages = Mutex(content.lineages)
         doomed = Mutex(content.orphans)
         epoch = Mutex(content.epoch)
+        writer.observeCondition { [weak self] in self?.conditionChanged($0) }
         if !content.orphans.isEmpty { sweep() }
     }
 

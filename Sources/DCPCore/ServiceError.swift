@@ -39,6 +39,8 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let storeDamaged = Code(rawValue: 11)
         /// A name is taken, or something is in use by something else.
         public static let conflict = Code(rawValue: 12)
+        /// The sequence was closed to make room on a full store; it has to be prefilled anew.
+        public static let evicted = Code(rawValue: 13)
 
         /// The cluster is not complete; it answers again when it is.
         public static let notReady = Code(rawValue: 101)
@@ -67,6 +69,7 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
             .unknownSequence: "unknown sequence", .positionMismatch: "position mismatch",
             .incompatible: "incompatible", .protocolViolation: "protocol violation",
             .storeRefused: "store refused", .storeDamaged: "store damaged", .conflict: "conflict",
+            .evicted: "evicted",
             .notReady: "not ready", .staleEpoch: "stale epoch", .overloaded: "overloaded",
             .rankUnavailable: "rank unavailable", .deadlineExceeded: "deadline exceeded", .storeFull: "store full",
             .shuttingDown: "shutting down", .stepAborted: "step aborted", .unreachable: "unreachable",

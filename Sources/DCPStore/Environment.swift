@@ -31,6 +31,8 @@ public final class Environment: @unchecked Sendable {
     /// Whether the store had been marked as created in an earlier run.
     public let wasCreated: Bool
     private let lifetime: Mutex<Lifetime>
+    /// For tests; set before the writer starts.
+    let faults = Mutex<StoreFaults?>(nil)
 
     private struct Lifetime: ~Copyable {
         var transactions = 0
@@ -51,7 +53,7 @@ public final class Environment: @unchecked Sendable {
         var flags = UInt32(MDB_NOTLS)
         if durability != .always { flags |= UInt32(MDB_NOSYNC) }
         try self.init(
-            directory: directory, mapPages: mapPages, reservedPages: min(max(mapPages / 64, 256), 4096),
+            directory: directory, mapPages: mapPages, reservedPages: Self.reservedPages(mapPages: mapPages),
             tablesMax: tablesMax, flags: flags)
     }
 
@@ -69,6 +71,7 @@ public final class Environment: @unchecked Sendable {
     ) throws(StoreError) {
         let lock = try StoreLock(directory: directory)
         let dataPath = directory + "/data.mdb"
+        if lock.isSuspect { SyncWitness.dropCache(dataPath) }
         var status = stat()
         let fileByteCount = stat(dataPath, &status) == 0 ? Int(status.st_size) : 0
         guard fileByteCount > 0 || !lock.wasCreated else {
@@ -110,6 +113,8 @@ public final class Environment: @unchecked Sendable {
         self.lifetime = Mutex(Lifetime(lock: lock))
     }
 
+    static func reservedPages(mapPages: Int) -> Int { min(max(mapPages / 64, 256), 4096) }
+
     private static func makeDirectory(_ directory: String) throws(StoreError) {
         if mkdir(directory, 0o700) != 0, errno != EEXIST {
             throw StoreError.lmdb(errno, "create the store's directory \(directory)")
@@ -141,6 +146,16 @@ public final class Environment: @unchecked Sendable {
     public func markCreated() {
         lifetime.withLock { $0.lock?.markCreated() }
     }
+
+    var dataPath: String { directory + "/data.mdb" }
+
+    /// Whether a sync of the store failed and nothing has verified it since.
+    public var isSuspect: Bool { lifetime.withLock { $0.lock?.isSuspect ?? false } }
+
+    /// Remembers that the store has to be verified before it is trusted again, or that it was.
+    public func mark(suspect: Bool) { lifetime.withLock { $0.lock?.mark(suspect: suspect) } }
+
+    package func inject(_ faults: StoreFaults) { self.faults.withLock { $0 = faults } }
 
     // MARK: Lifetime
 

@@ -1,4 +1,6 @@
 internal import CLMDB
+internal import Glibc
+internal import Synchronization
 
 /// How much of a store is in use.
 public struct StoreUsage: Sendable {
@@ -35,8 +37,42 @@ extension Environment {
         return untouched + (try read.freePages())
     }
 
+    /// The map for a data file of at most this size, with the reserve for deletions inside.
+    public static func mapByteCountMax(fileByteCountMax: Int) -> Int {
+        let pageByteCount = Int(sysconf(Int32(_SC_PAGESIZE)))
+        let pages = fileByteCountMax / pageByteCount
+        return max(pages - reservedPages(mapPages: pages), 0) * pageByteCount
+    }
+
+    /// Bytes that new data may take.
+    var capacityByteCount: Int {
+        var info = MDB_envinfo()
+        guard mdb_env_info(handle, &info) == MDB_SUCCESS else { return 0 }
+        return info.me_mapsize - reservedPages * pageByteCount
+    }
+
+    /// Bytes of pages in use. The free list is only read when the file has grown to `threshold`; below it the answer is
+    /// the file's size, an upper bound.
+    func usedByteCount(exactFrom threshold: Int) throws(StoreError) -> Int {
+        var info = MDB_envinfo()
+        try StoreError.check(mdb_env_info(handle, &info), "inspect the store")
+        let filePages = info.me_last_pgno + 1
+        guard filePages * pageByteCount >= threshold else { return filePages * pageByteCount }
+        let read = try beginRead(isPrivileged: true)
+        return (filePages - (try read.freePages())) * pageByteCount
+    }
+
+    /// Pages on the free list, of which a live reader may still hold some back.
+    func freeListPages() throws(StoreError) -> Int {
+        let read = try beginRead(isPrivileged: true)
+        return try read.freePages()
+    }
+
     /// Writes what the kernel holds of the data file to the disk. Writer thread, and once at creation.
     public func sync() throws(StoreError) {
+        let faults = faults.withLock { $0 }
+        if let code = faults?.sync(), code != 0 { throw StoreError.lmdb(code, "sync the store \(directory)") }
         try StoreError.check(mdb_env_sync(handle, 1), "sync the store \(directory)")
+        faults?.synced(dataPath)
     }
 }

@@ -48,8 +48,8 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         case MDB_MAP_FULL:
             return StoreError(
                 .full,
-                "Could not \(what): the store has reached its largest size; close or truncate sequences, or raise the "
-                    + "map size and restart.", cause: code)
+                "Could not \(what): the store has reached its largest size; close or truncate sequences, or raise "
+                    + "--disk-limit or --map-size and restart.", cause: code)
         case ENOSPC, EIO, EDQUOT:
             return StoreError(
                 .full,

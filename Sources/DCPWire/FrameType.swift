@@ -15,6 +15,8 @@ public enum FrameType: UInt16, CaseIterable, Sendable {
     case linksReady = 14
     case operation = 15
     case operationDone = 16
+    /// From the coordinator: why ranks of the cluster take no new tokens.
+    case refusals = 17
 
     // Client and coordinator.
     case topologyRequest = 20

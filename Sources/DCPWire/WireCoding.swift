@@ -101,6 +101,9 @@ public struct WireReader {
         return value
     }
 
+    /// Bytes not read yet.
+    package var remainingByteCount: Int { buffer.readableBytes }
+
     package func finish() throws(ServiceError) {
         guard buffer.readableBytes == 0 else {
             throw malformed("has \(buffer.readableBytes) bytes of fields too many")

@@ -20,12 +20,15 @@ struct Driver {
 
     static let unknownGrace = Duration.seconds(60)
 
-    init(ranks: Int = 2, replaceable: Set<RankIndex> = []) throws {
+    init(
+        ranks: Int = 2, replaceable: Set<RankIndex> = [], evict: EvictionPolicy = .off,
+        evictIdle: Duration = .seconds(10)
+    ) throws {
         let shape = try ClusterShape(
             ranks: ranks, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
         machine = CoordinatorMachine(
             state: CoordinatorState(shape: shape), lease: Self.lease, unknownGrace: Self.unknownGrace,
-            replaceableStores: replaceable)
+            replaceableStores: replaceable, evict: evict, evictIdle: evictIdle)
     }
 
     /// A coordinator that starts again with what another has persisted.

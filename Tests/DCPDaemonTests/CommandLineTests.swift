@@ -43,7 +43,9 @@ struct RankCommandTests {
         "good lines are taken",
         arguments: [
             [], ["--threads", "1024"], ["--durability", "always"], ["--durability", "never"], ["--map-size", "65536"],
-            ["--uncommitted-limit", "1"], ["--log-level", "trace"], ["--advertise", "tcp:10.0.0.1:7400"],
+            ["--uncommitted-limit", "1"], ["--disk-limit", "200GB"], ["--disk-limit", "4MiB", "--map-size", "1"],
+            ["--disk-limit", "1.5TiB", "--high-watermark", "100", "--low-watermark", "99"], ["--log-level", "trace"],
+            ["--advertise", "tcp:10.0.0.1:7400"],
             ["--stop-on-stdin-eof"], ["--listen", "tcp:127.0.0.1:0", "--insecure-loopback-only"],
             ["--listen", "tcp:[::1]:7400", "--insecure-loopback-only"],
         ])
@@ -58,6 +60,12 @@ struct RankCommandTests {
         BadLine(["--map-size", "65537"], ["65537 GiB", "--map-size"]),
         BadLine(["--uncommitted-limit", "0"], ["0 MiB", "--uncommitted-limit"]),
         BadLine(["--uncommitted-limit", "1048577"], ["1048577 MiB", "--uncommitted-limit"]),
+        BadLine(["--disk-limit", "4095KiB"], ["4193280 bytes", "4194304", "--disk-limit"]),
+        BadLine(["--disk-limit", "5parsecs"], ["5parsecs", "--disk-limit"]),
+        BadLine(["--disk-limit", "-1GB"], ["--disk-limit"]),
+        BadLine(["--high-watermark", "90"], ["90 % and 90 %", "low < high", "--high-watermark"]),
+        BadLine(["--high-watermark", "101"], ["101 %", "1...100", "--high-watermark"]),
+        BadLine(["--low-watermark", "0"], ["0 %", "--low-watermark"]),
         BadLine(["--log-level", "loud"], ["`loud`", "trace, debug, info"]),
         BadLine(["--listen", "/run/dcp.sock"], ["`/run/dcp.sock`", "unix:PATH or tcp:HOST:PORT"]),
         BadLine(["--listen", "unix:"], ["0 bytes", "1...107"]),
@@ -115,6 +123,7 @@ struct CoordinatorCommandTests {
             [], ["--ranks", "4", "--head-groups", "2"], ["--interleave", "64"], ["--block-tokens", "16"],
             ["--exchange", "ag-rs"], ["--lease", "0.1"], ["--lease", "3600"],
             ["--replace-store", "1", "--replace-store", "2"],
+            ["--evict", "off"], ["--evict", "lru", "--lease", "1", "--evict-idle", "1"],
         ])
     func accepts(more: [String]) {
         #expect(refusal(CoordinatorCommand.self, Self.good + more) { try $0.check() } == nil)
@@ -135,6 +144,8 @@ struct CoordinatorCommandTests {
         BadLine(["--lease", "0"], ["`0`", "0.1...3600", "--lease"]),
         BadLine(["--lease", "nan"], ["`nan`", "--lease"]),
         BadLine(["--lease", "3601"], ["`3601`", "--lease"]),
+        BadLine(["--evict", "fifo"], ["`fifo`", "off or lru"]),
+        BadLine(["--evict", "lru", "--evict-idle", "1"], ["1.0 s", "5.0...86400", "--evict-idle"]),
         BadLine(["--listen", "tcp:0.0.0.0:1", "--insecure-loopback-only"], ["tcp:0.0.0.0:1", "loopback"]),
         BadLine(["--listen", "tcp:127.0.0.1:1"], ["--insecure-loopback-only"]),
         BadLine(["--log-level", ""], ["``", "info", "--log-level"]),

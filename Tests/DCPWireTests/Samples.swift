@@ -31,6 +31,15 @@ enum Samples {
                     epoch: Epoch(12), models: [model, ModelRecord(id: ModelID(8), name: "b", shape: plain)],
                     sequences: [.init(sequence: SequenceID(5), model: ModelID(7), committedLength: 1 << 40)])),
             .renewLease(LeaseRenewal(stepsInFlight: 77)), .leaseRenewed,
+            .renewLease(
+                LeaseRenewal(
+                    stepsInFlight: 1, refusal: ServiceError(.storeFull, "Full.", rank: RankIndex(3)),
+                    evictionByteCount: 1 << 33, usedSequences: [SequenceID(9), SequenceID(2)])),
+            .refusals([]),
+            .refusals([
+                ServiceError(.storeFull, "Full.", rank: RankIndex(3)),
+                ServiceError(.storeDamaged, "Lost.", rank: RankIndex(0)),
+            ]),
             .topology(
                 Topology(
                     epoch: Epoch(9), phase: .incomplete, reason: "rank 2 missing (gone)", shape: cluster,
@@ -39,7 +48,8 @@ enum Samples {
             .operation(.putModel(model)), .operation(.removeModel(ModelID(3))),
             .operation(.open(SequenceID(4), model: ModelID(3))),
             .operation(.fork(parent: SequenceID(4), child: SequenceID(6), length: 99)),
-            .operation(.truncate(SequenceID(4), length: 12)), .operation(.close(SequenceID(4))), .operationDone,
+            .operation(.truncate(SequenceID(4), length: 12)), .operation(.close(SequenceID(4))),
+            .operation(.evict(SequenceID(4))), .operationDone,
         ]
     }
 
@@ -52,7 +62,9 @@ enum Samples {
             .directoryRequest(.openSequence(name: "s", model: "m", create: true)),
             .directoryRequest(.truncate(name: "s", length: 3)),
             .directoryRequest(.fork(name: "s", newName: "t", length: 2)), .directoryRequest(.close(name: "s")),
-            .directoryReply(DirectoryReply(models: [model], sequences: [record, record])),
+            .directoryRequest(.pin(name: "s")), .directoryRequest(.unpin(name: "s")),
+            .directoryReply(
+                DirectoryReply(models: [model], sequences: [record, record], pinned: [SequenceID(11)])),
         ]
     }
 
@@ -72,7 +84,10 @@ enum Samples {
                     rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",
                     sequences: 1, tokens: 2, sealedBlocks: 3, openBlockByteCount: 4, uncommittedByteCount: 5,
                     storeByteCount: 6, mapByteCountMax: 7, stepsInFlight: 8, stepsCompleted: 9, stepsAborted: 10,
-                    framesRefused: 11, receiveByteCount: 12, sendByteCount: 13, stepTimes: stepTimes)),
+                    framesRefused: 11, receiveByteCount: 12, sendByteCount: 13, stepTimes: stepTimes,
+                    room: StoreRoom(
+                        durability: "always", condition: .refused, refusal: "No space.", fileByteCount: 22,
+                        highByteCount: 23, lowByteCount: 24, deletingByteCount: 25))),
         ] + readers()
     }
 

@@ -5,6 +5,8 @@ public import DCPWire
 public struct SequenceHandle: Hashable, Sendable {
     public let record: SequenceRecord
     public let model: ModelRecord
+    /// Never evicted, as of the list that this is from.
+    public internal(set) var isPinned = false
 
     public func entry(position: Int, count: Int) -> StepRequest.Entry {
         StepRequest.Entry(sequence: record.id, position: position, count: count)
@@ -51,8 +53,15 @@ extension Cluster {
             guard let model = models[record.model] else {
                 throw ServiceError(.internal, "Sequence `\(record.name)` has the unlisted \(record.model).")
             }
-            return SequenceHandle(record: record, model: model)
+            var handle = SequenceHandle(record: record, model: model)
+            handle.isPinned = reply.pinned.contains(record.id)
+            return handle
         }
+    }
+
+    /// Keeps a sequence from being evicted, or lets it be again. Durable.
+    public func setPinned(_ isPinned: Bool, _ name: String) async throws(ServiceError) {
+        _ = try await directory(isPinned ? .pin(name: name) : .unpin(name: name))
     }
 
     /// Cuts a sequence to its first `length` committed tokens.

@@ -26,7 +26,10 @@ extension CoordinatorMachine {
             return answer(
                 DirectoryReply(
                     models: state.sortedModels,
-                    sequences: state.sortedSequences.filter { !$0.isClosing }.map(\.record)))
+                    sequences: state.sortedSequences.filter { !$0.isClosing }.map(\.record),
+                    pinned: state.sortedSequences.filter { !$0.isClosing && $0.isPinned }.map(\.record.id)))
+        case .pin(let name): return try pin(name, true, requester)
+        case .unpin(let name): return try pin(name, false, requester)
         case .registerModel, .removeModel, .openSequence, .truncate, .fork, .close:
             break
         }
@@ -34,7 +37,7 @@ extension CoordinatorMachine {
             throw ServiceError(.notReady, "The cluster is not ready: \(reason). Try again when it is.")
         }
         switch request {
-        case .listModels, .listSequences: return []
+        case .listModels, .listSequences, .pin, .unpin: return []
         case .registerModel(let name, let shape): return try registerModel(name, shape, requester)
         case .removeModel(let name): return try removeModel(name, requester)
         case .openSequence(let name, let model, let create):
@@ -111,7 +114,7 @@ extension CoordinatorMachine {
             let isOnItsWay = join(requester) { operation in
                 switch operation {
                 case .open(let id, _), .fork(_, let id, _): id == known.record.id
-                case .putModel, .removeModel, .truncate, .close: false
+                case .putModel, .removeModel, .truncate, .close, .evict: false
                 }
             }
             if isOnItsWay { return [] }
@@ -121,6 +124,7 @@ extension CoordinatorMachine {
         guard create else { throw unknownSequence(name) }
         let record = try model(modelName)
         let new = try newSequence(name, model: record.id)
+        eviction.opened(name)
         return persist([.sequence(SequenceEntry(record: new)), nextIDs(afterSequence: new.id)])
             + carry(
                 .open(new.id, model: record.id), for: requester,
@@ -151,13 +155,19 @@ extension CoordinatorMachine {
         return record
     }
 
-    private func sequence(_ name: String) throws(ServiceError) -> SequenceEntry {
+    func sequence(_ name: String) throws(ServiceError) -> SequenceEntry {
         guard let entry = state.sequence(named: name), !entry.isClosing else { throw unknownSequence(name) }
         return entry
     }
 
     private func unknownSequence(_ name: String) -> ServiceError {
-        ServiceError(
+        if eviction.wasEvicted(name) {
+            return ServiceError(
+                .evicted,
+                "Sequence `\(name)` was the least recently used when a store was full, and was closed to make room (--evict "
+                    + "lru); prefill it again, and pin it if it must stay (dcpctl sequence pin).")
+        }
+        return ServiceError(
             .unknownSequence, "No sequence is called `\(name)`; `dcpctl sequence list` shows those there are.")
     }
 

@@ -110,15 +110,10 @@ extension CoordinatorMachine {
         else { return [] }
         phase = .ready
         var actions = announce() + [.report(.ready(state.epoch))]
+        if !refusals.isEmpty { actions += tellRefusals() }
         for waiter in waiters { actions.append(.answer(.topology(topology), waiter.tag, to: waiter.link)) }
         waiters = []
         return actions
-    }
-
-    public mutating func renewed(_ link: LinkID, now: Duration) -> [Action] {
-        guard let rank = rank(of: link) else { return [] }
-        update(rank) { $0.lastHeard = now }
-        return [.send(.leaseRenewed, number: 0, to: link)]
     }
 
     public mutating func linkClosed(_ link: LinkID, reason: ServiceError) -> [Action] {
@@ -159,6 +154,7 @@ extension CoordinatorMachine {
         slots[rank] = .missing(reason: reason)
         phase = .incomplete
         return [.report(.rankLost(rank, reason: reason))] + abandonOperations(lost: rank) + announce()
+            + forgetRoom(of: rank)
     }
 
     /// Tells every rank how the cluster is.

@@ -104,6 +104,7 @@ extension CoordinatorMachine {
     private mutating func finishIfAnswered(_ number: UInt64) -> [Action] {
         guard let pending = operations[number], pending.awaited.isEmpty else { return [] }
         operations[number] = nil
+        if case .evict = pending.operation { eviction.ended() }
         var actions: [Action] = []
         if let refusal = pending.refusal {
             actions.append(.report(.operationFailed(pending.operation, refusal)))
@@ -130,14 +131,14 @@ extension CoordinatorMachine {
             guard var entry = state.sequences[id], entry.truncateLength == length else { return [] }
             entry.truncateLength = nil
             return [.sequence(entry)]
-        case .close(let id): return state.sequences[id] == nil ? [] : [.sequenceRemoved(id)]
+        case .close(let id), .evict(let id): return state.sequences[id] == nil ? [] : [.sequenceRemoved(id)]
         }
     }
 
     /// Undoes what a refused operation recorded, and what some ranks may have made of it.
     private mutating func takeBack(_ operation: DirectoryOperation) -> [Action] {
         switch operation {
-        case .removeModel, .close: return []
+        case .removeModel, .close, .evict: return []
         case .truncate: return persist(changes(whenConfirmed: operation))
         case .putModel(let record):
             guard case .ready = phase else { return [] }
@@ -163,6 +164,7 @@ extension CoordinatorMachine {
         let abandoned = operations.sorted { $0.key < $1.key }
         operations = [:]
         unconfirmed = []
+        eviction.ended()
         let error = ServiceError(
             .rankUnavailable,
             "\(rank) was lost before it confirmed. The request is recorded and will be carried out when \(rank) is back.",
@@ -184,7 +186,7 @@ extension DirectoryOperation {
     var sequence: SequenceID? {
         switch self {
         case .putModel, .removeModel: nil
-        case .open(let id, _), .fork(_, let id, _), .truncate(let id, _), .close(let id): id
+        case .open(let id, _), .fork(_, let id, _), .truncate(let id, _), .close(let id), .evict(let id): id
         }
     }
 
@@ -193,7 +195,7 @@ extension DirectoryOperation {
     var isTakenBackWhenRefused: Bool {
         switch self {
         case .putModel, .open, .fork: true
-        case .removeModel, .truncate, .close: false
+        case .removeModel, .truncate, .close, .evict: false
         }
     }
 }

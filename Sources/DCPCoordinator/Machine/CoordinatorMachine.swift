@@ -64,15 +64,21 @@ public struct CoordinatorMachine: Sendable {
     var unknownSequences: [SequenceID: UnknownSequence] = [:]
     let lease: Duration
     let unknownGrace: Duration
+    /// Why ranks take no new tokens, as each said last.
+    var refusals: [RankIndex: ServiceError] = [:]
+    var eviction: Eviction
     /// Ranks whose next store is taken, whatever it was before: an operator has said that the old one is lost.
     var replaceableStores: Set<RankIndex>
 
-    /// - Parameter unknownGrace: how long ranks keep sequences that the directory does not know.
+    /// - Parameters:
+    ///   - unknownGrace: how long ranks keep sequences that the directory does not know.
+    ///   - evictIdle: with `lru`, how long a sequence must not have been used to be evicted.
     public init(
         state: CoordinatorState, lease: Duration, unknownGrace: Duration = .seconds(3600),
-        replaceableStores: Set<RankIndex> = []
+        replaceableStores: Set<RankIndex> = [], evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10)
     ) {
         self.state = state
+        eviction = Eviction(policy: evict, idle: evictIdle)
         self.lease = lease
         self.unknownGrace = unknownGrace
         self.replaceableStores = replaceableStores
@@ -154,6 +160,8 @@ public enum CoordinatorEvent: Sendable {
     /// The grace time of one is over: the ranks that hold it are told to close it.
     case droppedUnknown(SequenceID, ranks: [RankIndex])
     case operationFailed(DirectoryOperation, ServiceError)
+    /// A sequence is closed to make room: a rank wants so many bytes freed.
+    case evicted(SequenceID, name: String, rank: RankIndex, byteCount: UInt64)
     case refused(peer: String, ServiceError)
     case fatal(ServiceError)
 }

@@ -17,6 +17,10 @@ public final class CoordinatorServer {
         public var replaceableStores: Set<RankIndex> = []
         /// How long ranks keep sequences that the directory does not know.
         public var unknownGrace: Duration = .seconds(3600)
+        public var evict = EvictionPolicy.off
+        /// With `lru`, how long a sequence must not have been used to be evicted. Uses are reported with the leases, so
+        /// at least a lease.
+        public var evictIdle: Duration = .seconds(10)
         public var link = LinkSettings()
 
         public init(listen: Endpoint) { self.listen = listen }
@@ -56,7 +60,8 @@ public final class CoordinatorServer {
             settings: configuration.link)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
-            replaceableStores: configuration.replaceableStores)
+            replaceableStores: configuration.replaceableStores, evict: configuration.evict,
+            evictIdle: configuration.evictIdle)
     }
 
     /// Listens. The future fails when the endpoint cannot be bound.
@@ -163,7 +168,7 @@ extension CoordinatorServer: LinkDelegate {
         switch frame.message {
         case .register(let registration) where isRank && registration.rank == link.peer?.rank:
             perform(machine.registered(registration, link: id, now: now))
-        case .renewLease where isRank: perform(machine.renewed(id, now: now))
+        case .renewLease(let renewal) where isRank: perform(machine.renewed(id, renewal, now: now))
         case .linksReady where isRank: perform(machine.linksReady(id, epoch: frame.epoch, now: now))
         case .operationDone where isRank: perform(machine.operationDone(id, number: frame.tag.number))
         case .failure(let error) where isRank:

@@ -50,6 +50,8 @@ public struct SequenceEntry: Hashable, Sendable {
     public var fork: Fork?
     /// To be truncated, and not yet confirmed by all ranks.
     public var truncateLength: Int?
+    /// Never evicted.
+    public var isPinned = false
 
     public struct Fork: Hashable, Sendable {
         public var parent: SequenceID
@@ -61,11 +63,15 @@ public struct SequenceEntry: Hashable, Sendable {
         }
     }
 
-    package init(record: SequenceRecord, isClosing: Bool = false, fork: Fork? = nil, truncateLength: Int? = nil) {
+    package init(
+        record: SequenceRecord, isClosing: Bool = false, fork: Fork? = nil, truncateLength: Int? = nil,
+        isPinned: Bool = false
+    ) {
         self.record = record
         self.isClosing = isClosing
         self.fork = fork
         self.truncateLength = truncateLength
+        self.isPinned = isPinned
     }
 }
 

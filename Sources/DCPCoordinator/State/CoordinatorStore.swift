@@ -35,6 +35,8 @@ public final class CoordinatorStore: Sendable {
         } catch {
             throw Self.serviceError(error)
         }
+        // Every record has just been read from the disk and compared with its checksum.
+        if environment.isSuspect { environment.mark(suspect: false) }
         guard initialState.epoch == .none else { return }
         environment.markCreated()
         persist([StateCoding.encode(shape)]) { _ in }

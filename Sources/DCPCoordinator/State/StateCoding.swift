@@ -11,7 +11,7 @@ internal import NIOCore
 /// | `n` | next model number: u32, next sequence number: u64 |
 /// | `r`, rank: u16 | store id: two u64 |
 /// | `m`, model: u32 | model record: as in a directory frame |
-/// | `q`, sequence: u64 | sequence record, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64 |
+/// | `q`, sequence: u64 | sequence record, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64, pinned: u8 |
 ///
 /// Numbers in keys are big-endian, so that they sort; in values little-endian. Every value ends with the CRC-32C of the
 /// key and of the bytes before it.
@@ -72,6 +72,7 @@ package enum StateCoding {
         writer.write(UInt64(entry.fork?.length ?? 0))
         writer.write(entry.truncateLength != nil)
         writer.write(UInt64(entry.truncateLength ?? 0))
+        writer.write(entry.isPinned)
     }
 
     private static func entry(from reader: inout WireReader) throws(ServiceError) -> SequenceEntry {
@@ -84,6 +85,8 @@ package enum StateCoding {
         let hasTruncation = try reader.readBool("has truncation")
         let length = try reader.readLength("truncation length")
         entry.truncateLength = hasTruncation ? length : nil
+        // A record of before there were pins ends here.
+        if reader.remainingByteCount > 0 { entry.isPinned = try reader.readBool("pinned") }
         return entry
     }
 

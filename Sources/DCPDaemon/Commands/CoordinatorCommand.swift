@@ -12,6 +12,9 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             The coordinator knows which ranks there are, which models and which sequences. It is off the data path: a \
             client asks it once for the topology, then talks to the ranks. When it is stopped the ranks keep serving.
 
+            With --evict lru the least recently used sequence is closed when a rank's store is above its high watermark or \
+            its disk is full, and again until it is not. Pinned sequences (dcpctl sequence pin) and those in use stay.
+
             A setting is taken from its flag, else from its environment variable, else from the configuration file; \
             --print-config shows them all. SIGHUP reads the file again.
 
@@ -32,6 +35,8 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     @Option(help: .setting(.state)) var state: String?
     @Option(help: .setting(.lease)) var lease: String?
     @Option(help: .setting(.unknownGrace)) var unknownGrace: String?
+    @Option(help: .setting(.evict)) var evict: String?
+    @Option(help: .setting(.evictIdle)) var evictIdle: String?
     @Flag(help: .setting(.coordinatorInsecureLoopbackOnly)) var insecureLoopbackOnly = false
     @Option(help: .setting(.coordinatorLogLevel)) var logLevel: String?
 
@@ -73,7 +78,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         try givenFlags([
             .ranks: ranks, .headGroups: headGroups, .interleave: interleave, .blockTokens: blockTokens,
             .exchange: exchange, .coordinatorListen: listen, .state: state, .lease: lease,
-            .unknownGrace: unknownGrace,
+            .unknownGrace: unknownGrace, .evict: evict, .evictIdle: evictIdle,
             .coordinatorInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil, .coordinatorLogLevel: logLevel,
         ])
     }

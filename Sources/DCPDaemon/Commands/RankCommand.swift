@@ -18,10 +18,17 @@ public struct RankCommand: AsyncParsableCommand {
             The fastest kernels that the CPU has are used; the environment variable DCP_KERNELS forces others \
             (`dcpctl kernels` lists them).
 
+            With --disk-limit the data file never grows beyond that size. New tokens are refused, retryably, when the high \
+            watermark of the room for data is passed, until less than the low one is in use; closing and truncating \
+            sequences frees room. The same goes for a disk that is full: the rank reads on, and writes again by itself.
+
+            --durability says what a loss of power may cost: nothing that was acknowledged (always), the last second \
+            (everysec), or what the kernel had not written (never). The death of the process costs nothing in any.
+
             EXAMPLE
               dcp-rank --rank 0 --store /var/lib/dcp/rank-0 \\
                   --listen unix:/run/dcp/rank-0.sock \\
-                  --coordinator unix:/run/dcp/coordinator.sock
+                  --coordinator unix:/run/dcp/coordinator.sock --disk-limit 200GB
             """,
         version: Release.current)
 
@@ -37,6 +44,9 @@ public struct RankCommand: AsyncParsableCommand {
     @Option(help: .setting(.threads)) var threads: String?
     @Option(help: .setting(.durability)) var durability: String?
     @Option(help: .setting(.mapSize)) var mapSize: String?
+    @Option(help: .setting(.diskLimit)) var diskLimit: String?
+    @Option(help: .setting(.highWatermark)) var highWatermark: String?
+    @Option(help: .setting(.lowWatermark)) var lowWatermark: String?
     @Option(help: .setting(.uncommittedLimit)) var uncommittedLimit: String?
     @Option(help: .setting(.drainTimeout)) var drainTimeout: String?
     @Flag(help: .setting(.rankInsecureLoopbackOnly)) var insecureLoopbackOnly = false
@@ -79,7 +89,8 @@ public struct RankCommand: AsyncParsableCommand {
     private func flags() throws -> [ConfigurationKey: String] {
         try givenFlags([
             .rankListen: listen, .advertise: advertise, .coordinator: coordinator, .store: store, .threads: threads,
-            .durability: durability, .mapSize: mapSize, .uncommittedLimit: uncommittedLimit,
+            .durability: durability, .mapSize: mapSize, .diskLimit: diskLimit,
+            .highWatermark: highWatermark, .lowWatermark: lowWatermark, .uncommittedLimit: uncommittedLimit,
             .drainTimeout: drainTimeout, .rankInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil,
             .rankLogLevel: logLevel,
         ])

@@ -1,3 +1,4 @@
+internal import DCPCoordinator
 internal import DCPCore
 internal import DCPStore
 
@@ -38,6 +39,15 @@ extension ConfigurationKey {
         .coordinator, "unknown-grace", .seconds(0...1e9), default: "3600",
         "How long ranks keep sequences that the directory does not know, in seconds.",
         "There are such when the coordinator's state was restored from a copy.")
+    package static let evict = ConfigurationKey(
+        .coordinator, "evict", .choice(EvictionPolicy.allCases.map(\.rawValue), noun: "an eviction policy"),
+        default: "off",
+        "When a rank's store is full: off (refuse new tokens) or lru (close the least recently used sequence).",
+        "Pinned sequences (dcpctl sequence pin) and those in use stay.")
+    package static let evictIdle = ConfigurationKey(
+        .coordinator, "evict-idle", .seconds(0.1...86_400), default: "10",
+        "With `lru`, how long a sequence must not have been used to be evicted, in seconds.",
+        "At least the lease: uses are told with the leases, and below one a sequence in use could look idle.")
     package static let coordinatorInsecureLoopbackOnly = insecureLoopbackOnly(.coordinator)
     package static let coordinatorLogLevel = logLevel(.coordinator)
 
@@ -65,6 +75,16 @@ extension ConfigurationKey {
     package static let mapSize = ConfigurationKey(
         .rank, "map-size", .integer(1...65536, unit: "GiB"), default: "1024",
         "The largest size of the store's file, in GiB. Address space, not disk.")
+    package static let diskLimit = ConfigurationKey(
+        .rank, "disk-limit", .size(minimum: 4 << 20), default: nil,
+        "The most that the store's data file may take on the disk: 200GB, 64MiB.",
+        "The file never grows beyond it. Without a limit the store ends at `map-size`, or with the disk.")
+    package static let highWatermark = ConfigurationKey(
+        .rank, "high-watermark", .integer(1...100, unit: "%"), default: "95",
+        "New tokens are refused from this share of the store's room on.",
+        "Retryably, and on all ranks alike. Closing and truncating sequences makes room.")
+    package static let lowWatermark = ConfigurationKey(
+        .rank, "low-watermark", .integer(1...100, unit: "%"), default: "90", "Below this share they are taken again.")
     package static let uncommittedLimit = ConfigurationKey(
         .rank, "uncommitted-limit", .integer(1...1 << 20, unit: "MiB"), default: "1024",
         "RAM for tokens that are not committed yet, in MiB.", "A step over it is answered with a retryable error.")
@@ -93,8 +113,9 @@ extension ConfigurationKey {
     /// In the order of the reference.
     package static let all: [ConfigurationKey] = [
         ranks, headGroups, interleave, blockTokens, exchange, coordinatorListen, state, lease, unknownGrace,
+        evict, evictIdle,
         coordinatorInsecureLoopbackOnly, coordinatorLogLevel, rankListen, advertise, coordinator, store, threads,
-        durability, mapSize, uncommittedLimit, drainTimeout,
+        durability, mapSize, diskLimit, highWatermark, lowWatermark, uncommittedLimit, drainTimeout,
         rankInsecureLoopbackOnly, rankLogLevel,
     ]
 

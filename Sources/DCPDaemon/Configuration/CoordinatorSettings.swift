@@ -25,6 +25,18 @@ struct CoordinatorSettings {
             listen: try configuration.listenEndpoint(.coordinatorListen, .coordinatorInsecureLoopbackOnly))
         server.lease = .milliseconds(Int((configuration.seconds(.lease) * 1000).rounded()))
         server.unknownGrace = .milliseconds(Int((configuration.seconds(.unknownGrace) * 1000).rounded()))
+        server.evict = EvictionPolicy(rawValue: configuration.text(.evict))!
+        let lease = configuration.seconds(.lease), idle = configuration.seconds(.evictIdle)
+        server.evictIdle = .milliseconds(Int((idle * 1000).rounded()))
+        if server.evict != .off {
+            try configuration.checked([.evictIdle, .lease]) { () throws(ServiceError) in
+                guard idle >= lease else {
+                    throw ServiceError(
+                        .invalidConfiguration,
+                        "An idle time of \(idle) s is outside \(lease)...86400, from the lease to a day.")
+                }
+            }
+        }
         stateDirectory = configuration.text(.state)
         logLevel = Logger.Level(rawValue: configuration.text(.coordinatorLogLevel))!
     }

@@ -30,6 +30,20 @@ struct RankSettings {
         cache = ShardCache.Settings()
         cache.durability = Durability(rawValue: configuration.text(.durability))!
         cache.mapByteCountMax = configuration.integer(.mapSize) << 30
+        if let limit = configuration[.diskLimit].flatMap({ ByteSize($0.text) }) {
+            let byteCount = ShardCache.Settings.mapByteCountMax(diskByteCountMax: limit.byteCount)
+            let isBuiltIn = configuration[.mapSize]?.origin == .builtIn
+            cache.mapByteCountMax = isBuiltIn ? byteCount : min(byteCount, cache.mapByteCountMax)
+        }
+        let (high, low) = (configuration.integer(.highWatermark), configuration.integer(.lowWatermark))
+        cache.watermarks = try configuration.checked([.highWatermark, .lowWatermark]) { () throws(ServiceError) in
+            guard let watermarks = Watermarks(high: high, low: low) else {
+                throw ServiceError(
+                    .invalidConfiguration,
+                    "Watermarks of \(high) % and \(low) % are not 1 <= low < high <= 100; correct one of them.")
+            }
+            return watermarks
+        }
         cache.uncommittedByteCountMax = configuration.integer(.uncommittedLimit) << 20
         storeDirectory = configuration.text(.store)
         logLevel = Logger.Level(rawValue: configuration.text(.rankLogLevel))!

@@ -5,6 +5,8 @@ internal import DCPTransport
 package enum ValueKind: Sendable {
     case integer(ClosedRange<Int>, unit: String)
     case seconds(ClosedRange<Double>)
+    /// Bytes, as `ByteSize` reads them.
+    case size(minimum: Int)
     case boolean
     case choice([String], noun: String)
     case endpoint
@@ -24,6 +26,11 @@ package enum ValueKind: Sendable {
             // What starts with a digit: `nan` and `inf` parse as numbers too.
             guard text.first?.isNumber == true, let value = Double(text), range.contains(value) else {
                 return "`\(text)` is not a number of seconds in \(range.lowerBound)...\(range.upperBound)."
+            }
+        case .size(let minimum):
+            guard let size = ByteSize(text) else { return "`\(text)` is not a size; write one like 200GB or 64MiB." }
+            guard size.byteCount >= minimum else {
+                return "\(size.byteCount) bytes are below the smallest of \(minimum)."
             }
         case .boolean:
             guard text == "true" || text == "false" else { return "`\(text)` is neither true nor false." }
@@ -46,6 +53,7 @@ package enum ValueKind: Sendable {
         switch self {
         case .integer(_, let unit): unit == "GiB" || unit == "MiB" ? unit : "n"
         case .seconds: "seconds"
+        case .size: "size"
         case .boolean: "true|false"
         case .choice: "name"
         case .endpoint: "endpoint"
@@ -58,6 +66,7 @@ package enum ValueKind: Sendable {
         switch self {
         case .integer(let range, let unit): "\(range.lowerBound) to \(range.upperBound) \(unit)"
         case .seconds(let range): "\(range.lowerBound) to \(range.upperBound) seconds"
+        case .size(let minimum): "a size from \(minimum) bytes on"
         case .boolean: "true or false"
         case .choice(let values, _): Self.list(values)
         case .endpoint: "unix:PATH or tcp:HOST:PORT"

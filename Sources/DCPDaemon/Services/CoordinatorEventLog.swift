@@ -44,6 +44,13 @@ struct CoordinatorEventLog {
             logger.error(
                 "Operation refused by a rank and taken back where it made something",
                 metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
+        case .evicted(let sequence, let name, let rank, let byteCount):
+            logger.notice(
+                "Sequence evicted to make room",
+                metadata: [
+                    "sequence": "\(sequence.value)", "name": "\(name)", "peer": "\(rank.value)",
+                    "wanted": "\(byteCount) bytes",
+                ])
         case .refused(let peer, let error):
             log.write(
                 .connectionRefused, .warning, "Refused a connection", cause: "\(error.code)",

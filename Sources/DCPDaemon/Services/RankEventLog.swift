@@ -86,6 +86,15 @@ final class RankEventLog {
             logger.error(
                 "Operation failed, the coordinator was told",
                 metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
+        case .storeCondition(let refusal?):
+            let level: Logger.Level = refusal.isRetryable ? .warning : .critical
+            logger.log(
+                level: level, "The store takes no new tokens",
+                metadata: ["error": "\(refusal.code)", "reason": "\(refusal.message)"])
+            ServiceManager.status("no new tokens: \(refusal.message)")
+        case .storeCondition(nil):
+            logger.notice("The store takes new tokens again")
+            ServiceManager.status("serving")
         case .verified(_, _, let failure?):
             logger.error("Verification failed", metadata: ["reason": "\(failure)"])
         case .verified(let findings, 0, nil):

@@ -3,6 +3,7 @@ internal import DCPCache
 internal import DCPClient
 internal import DCPCore
 internal import DCPRank
+internal import DCPStore
 internal import DCPTransport
 internal import DCPWire
 internal import Logging
@@ -95,8 +96,19 @@ struct RankService: DaemonService {
             "path": "\(settings.storeDirectory)", "store": "\(cache.storeID)", "sequences": "\(statistics.sequences)",
             "tokens": "\(statistics.localTokens)", "blocks": "\(statistics.sealedBlocks)",
             "epoch": "\(cache.highestEpoch.value)", "layout": "\(LayoutFingerprint(cluster))",
+            "durability": "\(settings.cache.durability.rawValue)", "used": "\(statistics.storeUsedByteCount)",
+            "limit": "\(statistics.storeMapByteCount)",
             "duration-us": "\((NIODeadline.now() - begin).nanoseconds / 1000)",
         ]
+        if let found = cache.reverification {
+            logger.log(
+                level: found.damagedSequences.isEmpty ? .notice : .error,
+                "Verified the store, in which a sync had failed; what is damaged is not served",
+                metadata: [
+                    "blocks": "\(found.progress.blocks)", "findings": "\(found.findings.count)",
+                    "damaged": "\(found.damagedSequences.map { "\($0.value)" }.joined(separator: ","))",
+                ])
+        }
         if cache.highestEpoch == .none {
             logger.notice("Store open, it is new", metadata: metadata)
         } else {

@@ -26,7 +26,8 @@ extension CoordinatorSession {
             server.changing.insert(sequence)
             server.abortSteps(on: sequence, changed)
             server.whenQuiet(sequence) { cache.truncate(sequence, length: length, completion: done) }
-        case .close(let sequence):
+        case .close(let sequence), .evict(let sequence):
+            if case .evict = operation { server.evicted.insert(sequence) }
             server.changing.insert(sequence)
             server.abortSteps(on: sequence, changed)
             server.whenQuiet(sequence) { cache.close(sequence, completion: done) }
@@ -37,7 +38,7 @@ extension CoordinatorSession {
         _ operation: DirectoryOperation, _ number: UInt64, _ result: Result<Void, ServiceError>
     ) {
         switch operation {
-        case .truncate(let sequence, _), .close(let sequence):
+        case .truncate(let sequence, _), .close(let sequence), .evict(let sequence):
             server.cursors.forget(sequence)
             server.changing.remove(sequence)
         case .putModel, .removeModel, .open, .fork: break

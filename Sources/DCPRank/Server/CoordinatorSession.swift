@@ -83,6 +83,8 @@ final class CoordinatorSession {
     private func lost(_ error: ServiceError) {
         link = nil
         renewal?.cancel()
+        // Nobody would tell when they end. A full rank of the own group still aborts its steps.
+        server.take(refusals: [])
         guard !isStopped else { return }
         if !error.isRetryable {
             server.observe(.fatal(error))
@@ -133,10 +135,23 @@ final class CoordinatorSession {
             if NIODeadline.now() - session.lastRenewed > lease {
                 session.link?.close(ServiceError(.deadlineExceeded, "The coordinator was silent for a whole lease."))
             } else {
-                session.send(
-                    .renewLease(LeaseRenewal(stepsInFlight: UInt32(session.server.steps.executions.count))))
+                session.renew()
             }
         }
+    }
+
+    /// Renews the lease, and tells what changed since the last time. Also at once when the store's condition changes.
+    func renew() {
+        guard link != nil else { return }
+        let steps = server.steps.executions.values
+        server.uses.note(steps.lazy.flatMap { $0.request.entries.map(\.sequence) })
+        var refusal = server.cache.refusal
+        refusal?.rank = server.configuration.rank
+        send(
+            .renewLease(
+                LeaseRenewal(
+                    stepsInFlight: UInt32(steps.count), refusal: refusal,
+                    evictionByteCount: UInt64(server.cache.evictionByteCount), usedSequences: server.uses.take())))
     }
 
     // MARK: The topology
@@ -168,6 +183,7 @@ final class CoordinatorSession {
             guard topology.epoch == epoch else { return }
             serving = .yes
             server.observe(.ready(epoch))
+            if server.cache.refusal != nil { renew() }
         }
     }
 
@@ -248,6 +264,7 @@ extension CoordinatorSession: LinkDelegate {
         case .topology(let topology): follow(topology)
         case .operation(let operation): carryOut(operation, number: frame.tag.number)
         case .leaseRenewed: break
+        case .refusals(let refusals): server.take(refusals: refusals)
         case .failure(let error):
             // The registration was refused, or the coordinator stops: it is about to close the link.
             link.close(error)

@@ -18,6 +18,8 @@ public enum RankEvent: Sendable {
     /// A peer was turned away or broke the protocol.
     case refused(peer: String, ServiceError)
     case operationFailed(DirectoryOperation, ServiceError)
+    /// The store takes no new tokens, for a reason, or takes them again.
+    case storeCondition(refusal: ServiceError?)
     /// A verification has come to its end, or could not go on.
     case verified(findings: Int, damage: Int, failure: String?)
     /// The rank cannot serve under this configuration; the daemon ends.

@@ -115,7 +115,7 @@ extension RankServer {
         do throws(ServiceError) {
             for entry in request.entries {
                 guard let state = cache.state(of: entry.sequence) else {
-                    throw ServiceError(.unknownSequence, "\(entry.sequence) is not open; open it again.")
+                    throw unknown(entry.sequence)
                 }
                 guard !changing.contains(entry.sequence), !isRollingBack(entry, layer: layer) else {
                     throw ServiceError(
@@ -138,6 +138,8 @@ extension RankServer {
                 throw ServiceError(
                     .conflict, "Some of the step's tokens are already there and some are not; send a new step.")
             }
+            if repeats == 0 { try checkTakesTokens(request.entries) }
+            uses.note(request.entries.lazy.map(\.sequence))
         } catch {
             for (entry, admission) in admitted where admission != .repeat {
                 cursors.rolledBack(entry, layer: layer)
@@ -162,6 +164,7 @@ extension RankServer {
             return answer(link, frame.tag, .failure(error))
         }
         commitsInFlight += 1
+        uses.note(lengths.lazy.map(\.sequence))
         let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
         let eventLoop = eventLoop
         cache.commit(lengths.map { ($0.sequence, $0.length) }) { result in
@@ -169,7 +172,12 @@ extension RankServer {
                 let (server, link) = bound.value
                 switch result {
                 case .success: server.answer(link, frame.tag, .committed)
-                case .failure(let error):
+                case .failure(var error):
+                    if error.code == .unknownSequence,
+                        let gone = lengths.first(where: { server.evicted.contains($0.sequence) })
+                    {
+                        error = server.unknown(gone.sequence)
+                    }
                     server.observe(.commitFailed(lengths.map(\.sequence), error))
                     server.answer(link, frame.tag, .failure(error))
                 }
@@ -250,6 +258,7 @@ extension RankServer {
             mapByteCountMax: UInt64(statistics.storeMapByteCount),
             stepsInFlight: UInt64(steps.executions.count), stepsCompleted: counters.stepsCompleted,
             stepsAborted: counters.stepsAborted, framesRefused: counters.framesRefused,
-            receiveByteCount: traffic.received, sendByteCount: traffic.sent, stepTimes: counters.stepTimes)
+            receiveByteCount: traffic.received, sendByteCount: traffic.sent, stepTimes: counters.stepTimes,
+            room: room(statistics))
     }
 }

@@ -28,6 +28,10 @@ public final class RankServer {
     /// Bytes that the steps in flight hold.
     var stepByteCount = 0
     var commitsInFlight = 0
+    /// Why other ranks take no new tokens, as the coordinator says.
+    var otherRefusals: [ServiceError] = []
+    var uses = UseLog()
+    var evicted = EvictedSequences()
     /// Bytes of keys and values that are being read back for clients.
     var rowsInFlightByteCount = 0
     /// The verification that runs, or the last one.
@@ -92,6 +96,7 @@ public final class RankServer {
         return listener.start(delegate: self).map {
             let server = bound.value
             server.observe(.listening("\(server.listener.endpoint)"))
+            server.observeStore()
             server.coordinator.start(advertising: server.configuration.advertise ?? server.listener.endpoint)
         }
     }

@@ -15,9 +15,15 @@ public final class Writer: @unchecked Sendable {
     private let isJoined = Mutex(false)
 
     /// Starts the thread.
-    /// - Parameter queueDepthMax: the most jobs that may wait; further ones are refused as `.overloaded`.
-    public init(environment: Environment, durability: Durability, queueDepthMax: Int) throws(StoreError) {
-        let core = WriterCore(environment: environment, durability: durability, queueDepthMax: queueDepthMax)
+    /// - Parameters:
+    ///   - queueDepthMax: the most jobs that may wait; further ones are refused as `.overloaded`.
+    ///   - watermarks: when the store counts as full. The writer only says so (`health`); it takes data up to the
+    ///     capacity.
+    public init(
+        environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks = .standard
+    ) throws(StoreError) {
+        let core = try WriterCore(
+            environment: environment, durability: durability, queueDepthMax: queueDepthMax, watermarks: watermarks)
         var thread = pthread_t()
         let argument = Unmanaged.passRetained(core)
         let code = pthread_create(
@@ -47,6 +53,14 @@ public final class Writer: @unchecked Sendable {
     /// Transactions committed since the start.
     public var transactionsCommitted: Int { core.transactionsCommitted.load(ordering: .relaxed) }
 
+    /// How the store is doing, as of the last commit.
+    public var health: StoreHealth { core.health.withLock { $0 } }
+
+    /// Has every change of the condition told, on the writer's thread; the body must not block. One observer at a time.
+    public func observeCondition(_ body: @escaping @Sendable (StoreHealth) -> Void) {
+        core.observer.withLock { $0 = body }
+    }
+
     /// Refuses new jobs, runs those that wait, syncs, and ends the thread. Idempotent.
     ///
     /// From a completion, which runs on the thread itself, it returns before the rest has been run.
@@ -64,135 +78,4 @@ public final class Writer: @unchecked Sendable {
     }
 
     deinit { close() }
-}
-
-/// What the thread owns; apart from `Writer` so that the thread does not keep its own handle alive.
-///
-/// @unchecked Sendable: `failure` and `isDirty` are touched by the writer's thread only.
-final class WriterCore: @unchecked Sendable {
-    let queue: WriteQueue
-    let transactionsCommitted = Atomic(0)
-    private let environment: Environment
-    private let durability: Durability
-    private var failure: StoreError?
-    private var isDirty = false
-
-    init(environment: Environment, durability: Durability, queueDepthMax: Int) {
-        self.environment = environment
-        self.durability = durability
-        self.queue = WriteQueue(depthMax: queueDepthMax)
-    }
-
-    func submit(_ job: WriteJob, isInternal: Bool) {
-        if let refusal = queue.push(job, isInternal: isInternal) { job.completion(.failure(refusal)) }
-    }
-
-    func run() {
-        Self.nameThread("dcp-writer")
-        var nextSync: timespec?
-        loop: while true {
-            switch queue.next(deadline: nextSync) {
-            case .group(let jobs): execute(jobs)
-            case .deadline: break
-            case .end: break loop
-            }
-            guard durability == .everysec, isDirty else { continue }
-            let now = Self.now()
-            if let due = nextSync, (now.tv_sec, now.tv_nsec) >= (due.tv_sec, due.tv_nsec) {
-                sync()
-                nextSync = nil
-            } else if nextSync == nil {
-                nextSync = timespec(tv_sec: now.tv_sec + 1, tv_nsec: now.tv_nsec)
-            }
-        }
-        if isDirty { sync() }
-    }
-
-    /// For `top -H` and core files. Swift's Glibc lacks `pthread_setname_np`.
-    private static func nameThread(_ name: String) {
-        let descriptor = Glibc.open("/proc/thread-self/comm", O_WRONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { return }
-        _ = name.withCString { write(descriptor, $0, name.utf8.count) }
-        Glibc.close(descriptor)
-    }
-
-    private static func now() -> timespec {
-        var now = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        return now
-    }
-
-    private func sync() {
-        do throws(StoreError) {
-            try environment.sync()
-            isDirty = false
-        } catch {
-            // After a failed fsync the kernel calls the lost pages clean and the next sync succeeds: nothing that was
-            // acknowledged since the last good one can be trusted, so nothing more is written.
-            isDirty = false
-            failure = StoreError(
-                .damaged,
-                "A sync of the store failed, so acknowledged writes may be lost: restart the rank and verify "
-                    + "the store. (\(error))", cause: error.cause)
-        }
-    }
-
-    /// Runs jobs in one transaction, or one by one when that fails.
-    private func execute(_ jobs: [WriteJob]) {
-        if let failure {
-            for job in jobs { job.completion(.failure(failure)) }
-            return
-        }
-        do {
-            let outcomes = try attempt(jobs)
-            for (job, outcome) in zip(jobs, outcomes) { job.completion(outcome) }
-        } catch {
-            if jobs.count == 1 { return jobs[0].completion(.failure(error)) }
-            for job in jobs { execute([job]) }
-        }
-    }
-
-    /// - Returns: each job's outcome, when the transaction committed or had nothing to commit.
-    /// - Throws: when the transaction was aborted; every job has then been undone.
-    private func attempt(_ jobs: [WriteJob]) throws -> [Result<Void, any Error>] {
-        var outcomes: [Result<Void, any Error>] = []
-        var ran: [WriteJob] = []
-        var transaction = try WriteTransaction(environment)
-        do {
-            for job in jobs {
-                let changes = transaction.changes
-                ran.append(job)
-                do {
-                    try job.body(&transaction)
-                    outcomes.append(.success(()))
-                } catch {
-                    outcomes.append(.failure(error))
-                    // Refused before it changed anything: the others need not know.
-                    guard transaction.changes == changes, !transaction.isFailed else { throw error }
-                    ran.removeLast()
-                    job.undo()
-                }
-            }
-            guard transaction.changes > 0 else { return outcomes }
-            if !jobs.allSatisfy(\.isFreeing) { try checkRoom(for: transaction.pages) }
-            try transaction.commit()
-        } catch {
-            for job in ran.reversed() { job.undo() }
-            throw error
-        }
-        transactionsCommitted.wrappingAdd(1, ordering: .relaxed)
-        isDirty = durability != .always
-        return outcomes
-    }
-
-    /// New data stops short of the last pages, so that a delete finds the pages it copies before it frees any.
-    private func checkRoom(for pages: Int) throws(StoreError) {
-        let wanted = pages + environment.reservedPages
-        guard try environment.availablePages(atLeast: wanted) >= wanted else {
-            throw StoreError(
-                .full,
-                "The store \(environment.directory) has reached its largest size; close or truncate sequences, or raise "
-                    + "the map size and restart.")
-        }
-    }
 }

@@ -92,6 +92,8 @@ public enum DirectoryOperation: Hashable, Sendable {
     case fork(parent: SequenceID, child: SequenceID, length: Int)
     case truncate(SequenceID, length: Int)
     case close(SequenceID)
+    /// Closes a sequence that nobody asked to close, to make room.
+    case evict(SequenceID)
 
     init(from reader: inout WireReader) throws(ServiceError) {
         let kind: UInt8 = try reader.read("operation")
@@ -105,6 +107,7 @@ public enum DirectoryOperation: Hashable, Sendable {
                 length: try reader.readLength("length"))
         case 5: self = .truncate(SequenceID(try reader.read("sequence")), length: try reader.readLength("length"))
         case 6: self = .close(SequenceID(try reader.read("sequence")))
+        case 7: self = .evict(SequenceID(try reader.read("sequence")))
         default: throw reader.malformed("has the unknown operation \(kind)")
         }
     }
@@ -133,6 +136,9 @@ public enum DirectoryOperation: Hashable, Sendable {
         case .close(let sequence):
             writer.write(UInt8(6))
             writer.write(sequence.value)
+        case .evict(let sequence):
+            writer.write(UInt8(7))
+            writer.write(sequence.value)
         }
     }
 }
@@ -149,6 +155,9 @@ public enum DirectoryRequest: Hashable, Sendable {
     case truncate(name: String, length: Int)
     case fork(name: String, newName: String, length: Int)
     case close(name: String)
+    /// Keeps a sequence from being evicted.
+    case pin(name: String)
+    case unpin(name: String)
 
     init(from reader: inout WireReader) throws(ServiceError) {
         let kind: UInt8 = try reader.read("request")
@@ -167,6 +176,8 @@ public enum DirectoryRequest: Hashable, Sendable {
                 name: try reader.readString("name"), newName: try reader.readString("new name"),
                 length: try reader.readLength("length"))
         case 8: self = .close(name: try reader.readString("name"))
+        case 9: self = .pin(name: try reader.readString("name"))
+        case 10: self = .unpin(name: try reader.readString("name"))
         default: throw reader.malformed("has the unknown request \(kind)")
         }
     }
@@ -199,6 +210,12 @@ public enum DirectoryRequest: Hashable, Sendable {
         case .close(let name):
             writer.write(UInt8(8))
             writer.write(name)
+        case .pin(let name):
+            writer.write(UInt8(9))
+            writer.write(name)
+        case .unpin(let name):
+            writer.write(UInt8(10))
+            writer.write(name)
         }
     }
 }
@@ -207,10 +224,13 @@ public enum DirectoryRequest: Hashable, Sendable {
 public struct DirectoryReply: Hashable, Sendable {
     public var models: [ModelRecord]
     public var sequences: [SequenceRecord]
+    /// Those of the sequences that are pinned.
+    public var pinned: [SequenceID]
 
-    public init(models: [ModelRecord] = [], sequences: [SequenceRecord] = []) {
+    public init(models: [ModelRecord] = [], sequences: [SequenceRecord] = [], pinned: [SequenceID] = []) {
         self.models = models
         self.sequences = sequences
+        self.pinned = pinned
     }
 
     init(from reader: inout WireReader) throws(ServiceError) {
@@ -220,10 +240,14 @@ public struct DirectoryReply: Hashable, Sendable {
         sequences = try reader.readArray("sequences", byteCountMin: SequenceRecord.byteCountMin) {
             r throws(ServiceError) in try SequenceRecord(from: &r)
         }
+        pinned = try reader.readArray("pinned", byteCountMin: 8) { r throws(ServiceError) in
+            SequenceID(try r.read("sequence"))
+        }
     }
 
     func encode(to writer: inout WireWriter) {
         writer.write(models) { $1.encode(to: &$0) }
         writer.write(sequences) { $1.encode(to: &$0) }
+        writer.write(pinned) { $0.write($1.value) }
     }
 }

@@ -65,16 +65,6 @@ public struct Registration: Hashable, Sendable {
     }
 }
 
-/// Keeps a rank's lease. `linksReady` says that the rank reaches its head group in the frame's epoch.
-public struct LeaseRenewal: Hashable, Sendable {
-    public var stepsInFlight: UInt32
-
-    public init(stepsInFlight: UInt32) { self.stepsInFlight = stepsInFlight }
-
-    init(from reader: inout WireReader) throws(ServiceError) { stepsInFlight = try reader.read("steps in flight") }
-    func encode(to writer: inout WireWriter) { writer.write(stepsInFlight) }
-}
-
 /// The cluster as the coordinator sees it: what a client needs to send steps, and a rank to find its peers.
 public struct Topology: Hashable, Sendable {
     public enum Phase: UInt8, Sendable {

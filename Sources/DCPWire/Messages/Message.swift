@@ -14,6 +14,8 @@ public enum Message: Sendable {
     case linksReady
     case operation(DirectoryOperation)
     case operationDone
+    /// Why ranks of the cluster take no new tokens, each with its rank; empty when all do.
+    case refusals([ServiceError])
 
     /// Answered when the cluster is ready, or after so many milliseconds, whatever it is then.
     case topologyRequest(waitMilliseconds: UInt32)
@@ -53,6 +55,7 @@ public enum Message: Sendable {
         case .linksReady: .linksReady
         case .operation: .operation
         case .operationDone: .operationDone
+        case .refusals: .refusals
         case .topologyRequest: .topologyRequest
         case .directoryRequest: .directoryRequest
         case .directoryReply: .directoryReply
@@ -104,6 +107,7 @@ extension Message {
         case .renewLease(let renewal): renewal.encode(to: &writer)
         case .topology(let topology): topology.encode(to: &writer)
         case .operation(let operation): operation.encode(to: &writer)
+        case .refusals(let refusals): writer.write(refusals) { $1.encode(to: &$0) }
         case .topologyRequest(let waitMilliseconds): writer.write(waitMilliseconds)
         case .directoryRequest(let request): request.encode(to: &writer)
         case .directoryReply(let reply): reply.encode(to: &writer)
@@ -159,6 +163,11 @@ extension Message {
         case .linksReady: self = .linksReady
         case .operation: self = .operation(try DirectoryOperation(from: &reader))
         case .operationDone: self = .operationDone
+        case .refusals:
+            self = .refusals(
+                try reader.readArray("refusals", byteCountMin: 6) {
+                    r throws(ServiceError) in try ServiceError(from: &r)
+                })
         case .topologyRequest: self = .topologyRequest(waitMilliseconds: try reader.read("wait"))
         case .directoryRequest: self = .directoryRequest(try DirectoryRequest(from: &reader))
         case .directoryReply: self = .directoryReply(try DirectoryReply(from: &reader))

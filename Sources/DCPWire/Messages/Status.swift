@@ -83,13 +83,14 @@ public struct RankStatus: Hashable, Sendable {
     public var sendByteCount: UInt64
     /// Summed over the completed steps.
     public var stepTimes: StepTimes
+    public var room: StoreRoom
 
     public init(
         rank: RankIndex, processID: UInt32, store: StoreID, threads: UInt32, kernels: String, sequences: UInt64,
         tokens: UInt64, sealedBlocks: UInt64, openBlockByteCount: UInt64, uncommittedByteCount: UInt64,
         storeByteCount: UInt64, mapByteCountMax: UInt64, stepsInFlight: UInt64, stepsCompleted: UInt64,
         stepsAborted: UInt64, framesRefused: UInt64, receiveByteCount: UInt64, sendByteCount: UInt64,
-        stepTimes: StepTimes
+        stepTimes: StepTimes, room: StoreRoom
     ) {
         self.rank = rank
         self.processID = processID
@@ -110,6 +111,7 @@ public struct RankStatus: Hashable, Sendable {
         self.receiveByteCount = receiveByteCount
         self.sendByteCount = sendByteCount
         self.stepTimes = stepTimes
+        self.room = room
     }
 
     private static var counters: [WritableKeyPath<RankStatus, UInt64>] {
@@ -127,9 +129,13 @@ public struct RankStatus: Hashable, Sendable {
             threads: try reader.read("threads"), kernels: try reader.readString("kernels"), sequences: 0, tokens: 0,
             sealedBlocks: 0, openBlockByteCount: 0, uncommittedByteCount: 0, storeByteCount: 0, mapByteCountMax: 0,
             stepsInFlight: 0, stepsCompleted: 0, stepsAborted: 0, framesRefused: 0, receiveByteCount: 0,
-            sendByteCount: 0, stepTimes: StepTimes())
+            sendByteCount: 0, stepTimes: StepTimes(),
+            room: StoreRoom(
+                durability: "", condition: .writable, refusal: "", fileByteCount: 0, highByteCount: 0, lowByteCount: 0,
+                deletingByteCount: 0))
         for counter in Self.counters { self[keyPath: counter] = try reader.read("counter") }
         stepTimes = try StepTimes(from: &reader)
+        room = try StoreRoom(from: &reader)
     }
 
     func encode(to writer: inout WireWriter) {
@@ -141,5 +147,6 @@ public struct RankStatus: Hashable, Sendable {
         writer.write(kernels)
         for counter in Self.counters { writer.write(self[keyPath: counter]) }
         stepTimes.encode(to: &writer)
+        room.encode(to: &writer)
     }
 }

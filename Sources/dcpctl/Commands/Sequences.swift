@@ -6,14 +6,14 @@ import DCPWire
 
 struct Sequences: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "sequence", abstract: "List, show, truncate, fork, close, export and import sequences.",
+        commandName: "sequence", abstract: "List, show, truncate, fork, pin, close, export and import sequences.",
         discussion: """
             EXAMPLE
               dcpctl sequence list
               dcpctl sequence fork chat-1 chat-1-retry 4096
             """,
         subcommands: [
-            List.self, Show.self, Truncate.self, Fork.self, Close.self, Export.self, Import.self,
+            List.self, Show.self, Truncate.self, Fork.self, Close.self, Pin.self, Unpin.self, Export.self, Import.self,
         ])
 
     struct List: AsyncParsableCommand {
@@ -153,6 +153,7 @@ struct SequenceView: Encodable {
     var id: UInt64
     var name: String
     var model: String
+    var pinned: Bool
     var committedLength: Int?
     var layerLengths: [Int]?
     var tokensByRank: [Int]?
@@ -161,6 +162,7 @@ struct SequenceView: Encodable {
         id = sequence.record.id.value
         name = sequence.record.name
         model = sequence.model.name
+        pinned = sequence.isPinned
         committedLength = progress?.committedLength
         layerLengths = progress?.layerLengths
         tokensByRank = progress.map { $0.localTokens.sorted { $0.key < $1.key }.map(\.value) }
@@ -168,13 +170,14 @@ struct SequenceView: Encodable {
 
     static func table(_ views: [SequenceView]) -> String {
         guard !views.isEmpty else { return "No sequences." }
-        var table = TextTable("SEQUENCE", "MODEL", "COMMITTED", "UNCOMMITTED")
+        var table = TextTable("SEQUENCE", "MODEL", "COMMITTED", "UNCOMMITTED", "PINNED")
         for view in views {
             let ahead = view.layerLengths.flatMap { $0.max() }.flatMap { longest in
                 view.committedLength.map { longest - $0 }
             }
             table.append([
                 view.name, view.model, view.committedLength.map { "\($0)" } ?? "-", ahead.map { "\($0)" } ?? "-",
+                view.pinned ? "yes" : "no",
             ])
         }
         return table.rendered()

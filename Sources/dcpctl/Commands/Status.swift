@@ -53,7 +53,10 @@ struct Ranks: AsyncParsableCommand {
         try await client.execute { cluster in
             let topology = try await cluster.topology()
             let views = RankView.views(topology, try await cluster.rankStatuses())
-            try client.output.print(views) { RankView.counters(views) + "\n\n" + RankView.meanStep(views) }
+            try client.output.print(views) {
+                [RankView.counters(views), RankView.stores(views), RankView.meanStep(views)].joined(separator: "\n\n")
+                    + RankView.refusal(views)
+            }
         }
     }
 }
@@ -94,7 +97,7 @@ struct StatusView: Encodable {
             Epoch \(epoch), \(ranks.count) ranks = \(headGroups) head groups x \(contextRanks) context ranks, interleave \
             \(interleave), \(blockTokens) tokens a block, exchange \(exchange)
 
-            \(RankView.overview(ranks))
+            \(RankView.overview(ranks))\(RankView.refusal(ranks))
             """
     }
 }
@@ -125,6 +128,15 @@ struct RankView: Encodable {
         var sentBytes: UInt64
         /// Sums over the completed steps.
         var stepNanoseconds: StepTimesView
+        var durability: String
+        /// `writable`, `full`, `refused` or `failed`.
+        var storeCondition: String
+        /// Why new tokens are refused; empty when they are taken.
+        var refusal: String
+        var fileBytes: UInt64
+        var highWatermarkBytes: UInt64
+        var lowWatermarkBytes: UInt64
+        var deletingBytes: UInt64
     }
 
     static func views(_ topology: Topology, _ statuses: [RankStatus]) -> [RankView] {
@@ -137,13 +149,37 @@ struct RankView: Encodable {
     }
 
     static func overview(_ views: [RankView]) -> String {
-        var table = TextTable("RANK", "STATE", "SEQUENCES", "TOKENS", "STORE", "IN FLIGHT", "ENDPOINT")
+        var table = TextTable(
+            "RANK", "STATE", "SEQUENCES", "TOKENS", "STORE", "DISK", "DURABILITY", "IN FLIGHT", "ENDPOINT")
         for view in views {
             table.append([
                 "\(view.rank)", view.state, cell(view) { "\($0.sequences)" }, cell(view) { "\($0.tokens)" },
-                cell(view) { ByteFormat.format(Int($0.storeBytes)) }, cell(view) { "\($0.stepsInFlight)" },
+                cell(view) { ByteFormat.format(Int($0.storeBytes)) }, cell(view) { $0.storeCondition },
+                cell(view) { $0.durability }, cell(view) { "\($0.stepsInFlight)" },
                 view.endpoint.isEmpty ? "-" : view.endpoint,
             ])
+        }
+        return table.rendered()
+    }
+
+    /// Why the cluster takes no new tokens, for a person; empty when it does.
+    static func refusal(_ views: [RankView]) -> String {
+        // Ranks that are well repeat what a full one said.
+        let own = views.first { $0.counters?.storeCondition != "writable" && $0.counters?.refusal.isEmpty == false }
+        guard let refusal = own?.counters?.refusal else { return "" }
+        return "\n\nNo new tokens: \(refusal)"
+    }
+
+    /// How each rank keeps its store, and how full it is.
+    static func stores(_ views: [RankView]) -> String {
+        var table = TextTable("RANK", "DURABILITY", "DISK", "IN USE", "FILE", "HIGH", "LOW", "LIMIT", "DELETING")
+        for view in views {
+            let sizes: [(Counters) -> UInt64] = [
+                \.storeBytes, \.fileBytes, \.highWatermarkBytes, \.lowWatermarkBytes, \.mapBytesMax, \.deletingBytes,
+            ]
+            table.append(
+                ["\(view.rank)", cell(view) { $0.durability }, cell(view) { $0.storeCondition }]
+                    + sizes.map { size in cell(view) { ByteFormat.format(Int(clamping: size($0))) } })
         }
         return table.rendered()
     }
@@ -234,5 +270,12 @@ extension RankView.Counters {
         receivedBytes = status.receiveByteCount
         sentBytes = status.sendByteCount
         stepNanoseconds = StepTimesView(status.stepTimes)
+        durability = status.room.durability
+        storeCondition = "\(status.room.condition)"
+        refusal = status.room.refusal
+        fileBytes = status.room.fileByteCount
+        highWatermarkBytes = status.room.highByteCount
+        lowWatermarkBytes = status.room.lowByteCount
+        deletingBytes = status.room.deletingByteCount
     }
 }

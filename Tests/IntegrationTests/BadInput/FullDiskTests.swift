@@ -9,7 +9,7 @@ import Testing
 extension Integration {
     @Suite("full disk")
     struct FullDiskTests {
-        @Test("TRAPS 12: a rank's full disk fails commits with a retryable error; ranks serve on, and space heals it")
+        @Test("TRAPS 12: a rank's full disk fails commits and new tokens alike on all ranks, retryably; space heals it")
         func fullDisk() async throws {
             let disk = TemporaryDirectory()
             guard geteuid() == 0, mount("tmpfs", disk.path, "tmpfs", 0, "size=2m") == 0 else {
@@ -54,20 +54,33 @@ extension Integration {
                 #expect(error.code == .storeFull && error.isRetryable)
                 #expect("\(error)".contains("rank 1") && error.message.contains("disk is full"), "\(error)")
                 #expect(committed > 0)
-                // The tokens are there and are served; only durability waits.
+                // The tokens are there; only durability waits. New ones are refused, and the ranks stay even.
                 let next = committed + 100
-                let answer = Answer(try await client.step(trace, next..<next + 1, on: sequence))
-                trace.check(answer, next..<next + 1, "on a full disk")
-                let progress = try await client.status(of: sequence)
-                #expect(progress.committedLength == committed && progress.layerLengths == [next + 1])
+                for _ in 0..<3 {
+                    let refusal = await #expect(throws: ServiceError.self) {
+                        try await client.step(trace, next..<next + 1, on: sequence)
+                    }
+                    #expect(
+                        refusal?.code == .storeFull && refusal?.rank == RankIndex(1), "\(String(describing: refusal))")
+                    let progress = try await client.resume(sequence)
+                    #expect(progress.committedLength == committed && progress.layerLengths == [next])
+                }
+                // Rank 0, whose disk has room, has heard of it.
+                let statuses = try await client.statuses { $0[0].room.refusal.contains("rank 1") }
+                #expect(statuses[0].room.condition == .writable && statuses[1].room.condition == .refused)
                 let file = cluster.directory.path("more.safetensors")
-                try trace.write(next + 1..<next + 101, to: file)
+                try trace.write(next..<next + 100, to: file)
                 try await cluster.tool.fails(
                     75, saying: ["rank 1", "full"], ["submit", file, "--sequence", "s", "--model", "m"])
-                // Space makes the same commit succeed.
+                let status = try await cluster.tool.run("status")
+                #expect(status.data.contains("No new tokens: The disk of the store of rank 1"), "\(status.data)")
+                // Space makes the same commit succeed, and then all ranks take tokens again.
                 try await client.closeSequence("filler")
-                try await client.commit(sequence, next + 1)
-                #expect(try await client.status(of: sequence).committedLength == next + 1)
+                try await client.commit(sequence, next)
+                #expect(try await client.status(of: sequence).committedLength == next)
+                _ = try await client.statuses { $0.allSatisfy(\.room.refusal.isEmpty) }
+                let answer = Answer(try await client.step(trace, next..<next + 1, on: sequence))
+                trace.check(answer, next..<next + 1, "with room again")
             }
             // After the failed submit the ranks agree again, and nothing that was answered is lost.
             for role in cluster.local.roles { try await cluster.local.kill(role) }

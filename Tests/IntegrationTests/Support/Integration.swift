@@ -20,6 +20,8 @@ struct ClusterSetup: Sendable, CustomTestStringConvertible {
     var threads = 1
     var transport = LocalClusterConfiguration.Transport.unix
     var rankArguments: [String] = []
+    var coordinatorArguments: [String] = []
+    var environment: [String: String] = [:]
 
     var contextRanks: Int { ranks / headGroups }
 
@@ -37,6 +39,8 @@ struct ClusterSetup: Sendable, CustomTestStringConvertible {
         options.transport = transport
         options.threadsPerRank = threads
         options.rankArguments = rankArguments
+        options.coordinatorArguments = coordinatorArguments
+        options.environment = environment
         options.binDirectory = Binaries.directory
         return options
     }

@@ -1,0 +1,105 @@
+internal import DCPAttention
+public import DCPCore
+public import DCPStore
+internal import Glibc
+internal import Synchronization
+
+/// Whether the store takes new tokens, and what it would like to be rid of.
+extension ShardCache {
+    /// As of the last commit.
+    public var health: StoreHealth { writer.health }
+
+    /// Has every change of the store's condition told. The body runs on the writer's thread and must not block.
+    public func observeCondition(_ body: @escaping @Sendable (StoreHealth) -> Void) {
+        conditionObserver.withLock { $0 = body }
+    }
+
+    /// Writer's thread.
+    func conditionChanged(_ health: StoreHealth) {
+        switch health.condition {
+        case .writable, .full:
+            // Deletions that the disk refused are tried again when it has room.
+            if doomed.withLock({ !$0.isEmpty }) { sweep() }
+        case .refused, .failed: break
+        }
+        conditionObserver.withLock { $0 }?(health)
+    }
+
+    /// Why no new tokens are taken, nil when they are. Tokens that are appended already may be committed in any case;
+    /// whether the disk takes them is seen then.
+    public var refusal: ServiceError? {
+        let health = health
+        let (used, capacity) = (health.usedByteCount, health.capacityByteCount)
+        let marks = settings.watermarks
+        let remedy = "close or truncate sequences, or raise --disk-limit of \(rank) and restart it"
+        switch health.condition {
+        case .writable: return nil
+        case .full:
+            return fail(
+                .storeFull,
+                "The store of \(rank) is full with \(used) bytes, the high watermark is \(marks.high) % of \(capacity) bytes: "
+                    + "new tokens are refused until it holds less than \(marks.low) %; \(remedy).")
+        case .refused(let code):
+            return fail(
+                .storeFull,
+                "The disk of the store of \(rank) is full or refuses writes (\(String(cString: strerror(code)))) at \(used) "
+                    + "of \(capacity) bytes: new tokens are refused until it takes them again; free space on it, or close "
+                    + "or truncate sequences.")
+        case .failed(let error):
+            return fail(.storeDamaged, error.message)
+        }
+    }
+
+    /// Why no new tokens are taken at this moment although there is room: what is appended and not committed would fill it.
+    public var crowding: ServiceError? {
+        let health = health
+        let (used, capacity) = (health.usedByteCount, health.capacityByteCount)
+        let waiting = uncommitted.value * blockPercent / 100
+        guard waiting > 0, used + waiting >= settings.watermarks.highByteCount(capacity: capacity) else { return nil }
+        return fail(
+            .storeFull,
+            "The store of \(rank) holds \(used) bytes and \(waiting) wait to be committed, above the high watermark of "
+                + "\(settings.watermarks.high) % of \(capacity) bytes: commit or rewind, then retry.")
+    }
+
+    /// What blocks take in the store, in percent of their rows: whole pages, for small shapes several times as much. Of
+    /// the model for which it is the most.
+    private var blockPercent: Int {
+        let pageByteCount = environment.pageByteCount
+        return modelEntries.withLock { models in
+            models.values.map {
+                $0.blockPages(pageByteCount: pageByteCount) * pageByteCount * 100
+                    / ($0.panels.rowByteCount * blockTokens)
+            }.max() ?? 100
+        }
+    }
+
+    /// Bytes that evictions should free: down to the low watermark, or what the disk refused. What is already to be
+    /// deleted counts as freed.
+    public var evictionByteCount: Int {
+        let health = health
+        let pending = doomedByteCount
+        switch health.condition {
+        case .writable, .failed: return 0
+        case .full:
+            let low = settings.watermarks.lowByteCount(capacity: health.capacityByteCount)
+            return max(health.usedByteCount - pending - low, 0)
+        case .refused: return max(health.wantedByteCount - pending, 0)
+        }
+    }
+
+    /// Bytes of blocks that no sequence has and that are not deleted yet.
+    public var doomedByteCount: Int {
+        doomed.withLock { doomed in
+            doomed.reduce(0) { $0 + $1.layers.count * $1.blocks.count * $1.pages } * environment.pageByteCount
+        }
+    }
+}
+
+extension ShardCache.Settings {
+    /// The size of the map for a data file that must not grow beyond a limit, whatever is deleted from it: the reserve for
+    /// deletions lies inside.
+    public static func mapByteCountMax(diskByteCountMax: Int) -> Int {
+        Environment.mapByteCountMax(fileByteCountMax: diskByteCountMax)
+    }
+}

@@ -1,0 +1,131 @@
+internal import CLMDB
+internal import Glibc
+internal import Synchronization
+
+/// What the writer makes of a disk that fails, and of one that has room again.
+extension WriterCore {
+    /// A commit has reached the file.
+    func committed(pages: Int, isFreeing: Bool) {
+        if case .refused = health.withLock({ $0.condition }) {
+            // A commit that took as much as was refused has shown that there is room. A smaller one may have found it on
+            // the free list, and a deletion always does; then the probe decides, which a deletion may have changed.
+            let byteCount = pages * environment.pageByteCount
+            if !isFreeing, byteCount >= health.withLock({ $0.wantedByteCount }) {
+                endRefusal()
+            } else if isFreeing, isRoomOnFreeList {
+                endRefusal()
+            }
+        }
+        // Fails for want of a reader only, of which some are kept; what was measured before then stays.
+        try? measure()
+    }
+
+    /// Takes stock after a commit: how much is in use, and whether that is too much.
+    func measure() throws(StoreError) {
+        let capacity = environment.capacityByteCount
+        let low = watermarks.lowByteCount(capacity: capacity)
+        let used = try environment.usedByteCount(exactFrom: low)
+        update { health in
+            (health.usedByteCount, health.capacityByteCount) = (used, capacity)
+            switch health.condition {
+            case .writable, .full:
+                let isFull = watermarks.isFull(health.condition == .full, used: used, capacity: capacity)
+                health.condition = isFull ? .full : .writable
+            case .refused, .failed: break
+            }
+        }
+    }
+
+    /// What a transaction that was aborted says about the disk.
+    /// - Returns: the error for the jobs.
+    func judged(_ error: any Error, pages: Int) -> any Error {
+        guard let error = error as? StoreError else { return error }
+        guard let cause = error.cause, cause != MDB_MAP_FULL else {
+            // No page, or no run of pages, is left below the watermark: full all the same.
+            if error.code == .full { update { if case .writable = $0.condition { $0.condition = .full } } }
+            return error
+        }
+        switch cause {
+        case MDB_PANIC, MDB_CORRUPTED, MDB_PAGE_NOTFOUND: return fail(error)
+        case ENOSPC, EIO, EDQUOT:
+            // A commit with `always` syncs. If that is what failed, its pages are lost and called clean: a second attempt
+            // would succeed without them.
+            if durability == .always, hasLostWrites { return fail(error) }
+            refuse(cause, byteCount: pages * environment.pageByteCount)
+            return error
+        default: return error
+        }
+    }
+
+    private var hasLostWrites: Bool {
+        if let code = environment.faults.withLock({ $0 })?.sync(), code != 0 { return true }
+        return witness.check() != 0
+    }
+
+    /// For good. After a failed fsync the kernel calls the lost pages clean and the next sync succeeds: nothing that was
+    /// acknowledged since the last good one can be trusted, so nothing more is written.
+    @discardableResult
+    func fail(_ error: StoreError) -> StoreError {
+        if let failure { return failure }
+        let failure = StoreError(
+            .damaged,
+            "A write or a sync of the store \(environment.directory) failed, so what was acknowledged last may be lost, and "
+                + "nothing more is written: check the disk, then restart the rank, which verifies the store. (\(error))",
+            cause: error.cause)
+        self.failure = failure
+        nextProbe = nil
+        environment.mark(suspect: true)
+        update { $0.condition = .failed(failure) }
+        return failure
+    }
+
+    private func refuse(_ code: Int32, byteCount: Int) {
+        nextProbe = Self.inOneSecond()
+        update { health in
+            health.condition = .refused(code)
+            health.wantedByteCount = max(health.wantedByteCount, min(byteCount, RoomProbe.byteCountRange.upperBound))
+        }
+    }
+
+    /// Asks the disk again. The commits that wait meanwhile are those of one allocation and one sync.
+    func probe() {
+        nextProbe = nil
+        guard case .refused = health.withLock({ $0.condition }) else { return }
+        let wanted = health.withLock { $0.wantedByteCount }
+        if let code = environment.faults.withLock({ $0 })?.write(), code != 0 {
+            nextProbe = Self.inOneSecond()
+        } else if isRoomOnFreeList || RoomProbe.run(directory: environment.directory, byteCount: wanted) == 0 {
+            endRefusal()
+        } else {
+            nextProbe = Self.inOneSecond()
+        }
+    }
+
+    /// Whether the file itself has as much free space as was refused: what a deletion left.
+    private var isRoomOnFreeList: Bool {
+        let wanted = max(health.withLock { $0.wantedByteCount }, RoomProbe.byteCountRange.lowerBound)
+        let free = (try? environment.freeListPages()) ?? 0
+        return free * environment.pageByteCount >= wanted
+    }
+
+    private func endRefusal() {
+        nextProbe = nil
+        update { health in
+            health.condition = .writable
+            health.wantedByteCount = 0
+            let isFull = watermarks.isFull(
+                false, used: health.usedByteCount, capacity: health.capacityByteCount)
+            if isFull { health.condition = .full }
+        }
+    }
+
+    /// Changes the health, and tells of a condition that is another than before.
+    private func update(_ change: (inout StoreHealth) -> Void) {
+        let changed = health.withLock { health -> StoreHealth? in
+            let before = health.condition
+            change(&health)
+            return health.condition == before ? nil : health
+        }
+        if let changed { observer.withLock { $0 }?(changed) }
+    }
+}

@@ -1,0 +1,166 @@
+internal import Glibc
+internal import Synchronization
+
+/// What the writer's thread owns; apart from `Writer` so that the thread does not keep its own handle alive.
+///
+/// @unchecked Sendable: `health` and `observer` are mutexes, `transactionsCommitted` is an atomic, and everything else is
+/// touched by the writer's thread only, after `init`.
+final class WriterCore: @unchecked Sendable {
+    let queue: WriteQueue
+    let transactionsCommitted = Atomic(0)
+    let health = Mutex(StoreHealth())
+    let observer = Mutex<(@Sendable (StoreHealth) -> Void)?>(nil)
+    let environment: Environment
+    let durability: Durability
+    let watermarks: Watermarks
+    let witness: SyncWitness
+    var failure: StoreError?
+    /// When the disk is asked again whether it takes data; nil unless it refused some.
+    var nextProbe: timespec?
+    private var isDirty = false
+    /// With `everysec`, when the oldest commit that is not synced will be. Nil with nothing to sync: an idle store has no
+    /// timer.
+    private var nextSync: timespec?
+
+    init(
+        environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks
+    ) throws(StoreError) {
+        self.environment = environment
+        self.durability = durability
+        self.watermarks = watermarks
+        queue = WriteQueue(depthMax: queueDepthMax)
+        witness = try SyncWitness(environment.dataPath)
+        try measure()
+    }
+
+    func submit(_ job: WriteJob, isInternal: Bool) {
+        if let refusal = queue.push(job, isInternal: isInternal) { job.completion(.failure(refusal)) }
+    }
+
+    func run() {
+        Self.nameThread("dcp-writer")
+        loop: while true {
+            switch queue.next(deadline: Self.earlier(nextSync, nextProbe)) {
+            case .group(let jobs): execute(jobs)
+            case .deadline: break
+            case .end: break loop
+            }
+            if let due = nextSync, Self.isPast(due) { sync() }
+            if let due = nextProbe, Self.isPast(due) { probe() }
+        }
+        if isDirty { sync() }
+    }
+
+    /// For `top -H` and core files. Swift's Glibc lacks `pthread_setname_np`.
+    private static func nameThread(_ name: String) {
+        let descriptor = Glibc.open("/proc/thread-self/comm", O_WRONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { return }
+        _ = name.withCString { write(descriptor, $0, name.utf8.count) }
+        Glibc.close(descriptor)
+    }
+
+    // MARK: Deadlines, monotonic
+
+    static func inOneSecond() -> timespec {
+        var now = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        return timespec(tv_sec: now.tv_sec + 1, tv_nsec: now.tv_nsec)
+    }
+
+    private static func isPast(_ due: timespec) -> Bool {
+        var now = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        return (now.tv_sec, now.tv_nsec) >= (due.tv_sec, due.tv_nsec)
+    }
+
+    private static func earlier(_ a: timespec?, _ b: timespec?) -> timespec? {
+        guard let a, let b else { return a ?? b }
+        return (a.tv_sec, a.tv_nsec) <= (b.tv_sec, b.tv_nsec) ? a : b
+    }
+
+    private func sync() {
+        nextSync = nil
+        isDirty = false
+        do throws(StoreError) {
+            try environment.sync()
+        } catch {
+            fail(error)
+        }
+    }
+
+    // MARK: Transactions
+
+    /// Runs jobs in one transaction, or one by one when that fails.
+    private func execute(_ jobs: [WriteJob]) {
+        if let failure {
+            for job in jobs { job.completion(.failure(failure)) }
+            return
+        }
+        do {
+            let outcomes = try attempt(jobs)
+            for (job, outcome) in zip(jobs, outcomes) { job.completion(outcome) }
+        } catch {
+            if jobs.count == 1 { return jobs[0].completion(.failure(error)) }
+            for job in jobs { execute([job]) }
+        }
+    }
+
+    /// - Returns: each job's outcome, when the transaction committed or had nothing to commit.
+    /// - Throws: when the transaction was aborted; every job has then been undone.
+    private func attempt(_ jobs: [WriteJob]) throws -> [Result<Void, any Error>] {
+        var outcomes: [Result<Void, any Error>] = []
+        var ran: [WriteJob] = []
+        let isFreeing = jobs.allSatisfy(\.isFreeing)
+        var pages = 0
+        do {
+            var transaction = try WriteTransaction(environment)
+            for job in jobs {
+                let changes = transaction.changes
+                ran.append(job)
+                do {
+                    try job.body(&transaction)
+                    outcomes.append(.success(()))
+                } catch {
+                    outcomes.append(.failure(error))
+                    // Refused before it changed anything: the others need not know.
+                    guard transaction.changes == changes, !transaction.isFailed else { throw error }
+                    ran.removeLast()
+                    job.undo()
+                }
+            }
+            guard transaction.changes > 0 else { return outcomes }
+            pages = transaction.pages
+            if !isFreeing { try checkRoom(for: pages) }
+            try commit(transaction)
+        } catch {
+            for job in ran.reversed() { job.undo() }
+            throw judged(error, pages: pages)
+        }
+        transactionsCommitted.wrappingAdd(1, ordering: .relaxed)
+        if durability != .always { isDirty = true }
+        if durability == .everysec, nextSync == nil { nextSync = Self.inOneSecond() }
+        committed(pages: pages, isFreeing: isFreeing)
+        return outcomes
+    }
+
+    /// With `always` this syncs the pages, and then the page that makes them count.
+    private func commit(_ transaction: consuming WriteTransaction) throws(StoreError) {
+        let faults = environment.faults.withLock { $0 }
+        if let code = faults?.write(), code != 0 { throw StoreError.lmdb(code, "commit") }
+        if durability == .always, let code = faults?.sync(), code != 0 { throw StoreError.lmdb(code, "commit") }
+        try transaction.commit()
+        if durability == .always { faults?.synced(environment.dataPath) }
+    }
+
+    /// New data stops short of the last pages, so that a delete finds the pages it copies before it frees any.
+    private func checkRoom(for pages: Int) throws(StoreError) {
+        let wanted = pages + environment.reservedPages
+        guard try environment.availablePages(atLeast: wanted) >= wanted else {
+            throw StoreError(
+                .full,
+                "The store \(environment.directory) has reached its largest size of "
+                    + "\(environment.capacityByteCount) bytes; close or truncate sequences, or raise --disk-limit or "
+                    + "--map-size and restart.")
+        }
+    }
+}

@@ -1,0 +1,42 @@
+public import DCPCore
+
+/// Keeps a rank's lease, and tells what the coordinator decides by: whether the rank takes new tokens, and which sequences
+/// are in use.
+public struct LeaseRenewal: Hashable, Sendable {
+    public var stepsInFlight: UInt32
+    /// Why the rank takes no new tokens; nil when it does.
+    public var refusal: ServiceError?
+    /// Bytes that evictions should free, without what is being deleted already.
+    public var evictionByteCount: UInt64
+    /// Sequences used since the last renewal, in the order of their last use, and those that steps in flight use.
+    public var usedSequences: [SequenceID]
+
+    public init(
+        stepsInFlight: UInt32, refusal: ServiceError? = nil, evictionByteCount: UInt64 = 0,
+        usedSequences: [SequenceID] = []
+    ) {
+        self.stepsInFlight = stepsInFlight
+        self.refusal = refusal
+        self.evictionByteCount = evictionByteCount
+        self.usedSequences = usedSequences
+    }
+
+    init(from reader: inout WireReader) throws(ServiceError) {
+        stepsInFlight = try reader.read("steps in flight")
+        let hasRefusal = try reader.readBool("has refusal")
+        let error = try ServiceError(from: &reader)
+        refusal = hasRefusal ? error : nil
+        evictionByteCount = try reader.read("eviction bytes")
+        usedSequences = try reader.readArray("used sequences", byteCountMin: 8) { r throws(ServiceError) in
+            SequenceID(try r.read("sequence"))
+        }
+    }
+
+    func encode(to writer: inout WireWriter) {
+        writer.write(stepsInFlight)
+        writer.write(refusal != nil)
+        (refusal ?? ServiceError(ServiceError.Code(rawValue: 0), "")).encode(to: &writer)
+        writer.write(evictionByteCount)
+        writer.write(usedSequences) { $0.write($1.value) }
+    }
+}

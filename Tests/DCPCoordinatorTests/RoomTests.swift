@@ -1,0 +1,192 @@
+import DCPCoordinator
+import DCPCore
+import DCPWire
+import Testing
+
+/// What ranks are told of full stores.
+private func refusalLists(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(
+    refusals: [ServiceError], link: LinkID
+)] {
+    actions.compactMap { if case .send(.refusals(let refusals), _, let link) = $0 { (refusals, link) } else { nil } }
+}
+
+private func evictions(_ actions: some Sequence<CoordinatorMachine.Action>) -> [SequenceID] {
+    let ids = operations(actions).compactMap { sent -> SequenceID? in
+        if case .evict(let id) = sent.operation { id } else { nil }
+    }
+    return Array(Set(ids)).sorted()
+}
+
+@Suite("full stores")
+struct FullStoreTests {
+    private func ready(ranks: Int = 2, evict: EvictionPolicy = .lru, sequences: Int = 4) throws -> Driver {
+        var driver = try Driver(ranks: ranks, evict: evict, evictIdle: .seconds(10))
+        driver.becomeReady()
+        _ = try driver.carry(.registerModel(name: "m", shape: shape()))
+        for index in 1...sequences {
+            _ = try driver.carry(.openSequence(name: "s\(index)", model: "m", create: true))
+        }
+        driver.now = .seconds(100)
+        return driver
+    }
+
+    private func renewal(
+        _ refusal: ServiceError? = nil, wants byteCount: UInt64 = 0, used: [UInt64] = []
+    ) -> LeaseRenewal {
+        LeaseRenewal(
+            stepsInFlight: 0, refusal: refusal, evictionByteCount: byteCount,
+            usedSequences: used.map { SequenceID($0) })
+    }
+
+    private let full = ServiceError(.storeFull, "Full.", rank: RankIndex(1))
+
+    @Test("one rank's refusal is told to all ranks, once; its end as well")
+    func told() throws {
+        var driver = try ready(ranks: 3, evict: .off)
+        let now = driver.now
+        let first = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full), now: now) }
+        #expect(refusalLists(first).map(\.refusals) == [[full], [full], [full]])
+        #expect(refusalLists(first).map(\.link) == [Driver.link(0), Driver.link(1), Driver.link(2)])
+        #expect(refusalLists(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full), now: now) }).isEmpty)
+        let other = ServiceError(.storeDamaged, "Lost.", rank: RankIndex(0))
+        let both = driver.on { $0.renewed(Driver.link(0), self.renewal(other), now: now) }
+        #expect(refusalLists(both).map(\.refusals) == [[other, full], [other, full], [other, full]])
+        let one = driver.on { $0.renewed(Driver.link(1), self.renewal(), now: now) }
+        #expect(refusalLists(one).map(\.refusals) == [[other], [other], [other]])
+    }
+
+    @Test("a lost rank's refusal goes with it, and a ready cluster hears what still holds")
+    func lost() throws {
+        var driver = try ready(evict: .off)
+        let now = driver.now
+        driver.on { $0.renewed(Driver.link(1), self.renewal(self.full), now: now) }
+        let gone = ServiceError(.rankUnavailable, "Gone.")
+        let lost = driver.on { $0.linkClosed(Driver.link(1), reason: gone) }
+        #expect(refusalLists(lost).map(\.refusals) == [[]])
+        driver.on { $0.renewed(Driver.link(0), self.renewal(self.full), now: now) }
+        let before = driver.actions.count
+        driver.becomeReady()
+        #expect(refusalLists(driver.actions[before...]).map(\.refusals).last == [full])
+    }
+
+    @Test("lru: the sequence whose last use is the oldest goes first, recorded before ranks are told")
+    func leastRecentlyUsed() throws {
+        var driver = try ready()
+        driver.on { $0.renewed(Driver.link(0), self.renewal(used: [2, 1, 4]), now: .seconds(20)) }
+        driver.on { $0.renewed(Driver.link(0), self.renewal(used: [2]), now: .seconds(30)) }
+        // Opening is a use too, so 3 was used at the start, before the others.
+        for expected: UInt64 in [3, 1, 4, 2] {
+            let now = driver.now
+            let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }
+            #expect(evictions(sent) == [SequenceID(expected)])
+            let words = kinds(sent)
+            #expect(words.firstIndex(of: "persist")! < words.firstIndex(of: "send operation")!)
+            driver.confirm(sent)
+        }
+        #expect(driver.persisted.contains(.sequenceRemoved(SequenceID(2))))
+        let now = driver.now
+        #expect(
+            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }).isEmpty)
+    }
+
+    @Test("one at a time: the next goes only when the ranks still want more after the last is gone")
+    func oneAtATime() throws {
+        var driver = try ready()
+        let now = driver.now
+        let first = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }
+        #expect(evictions(first).count == 1)
+        #expect(
+            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }).isEmpty)
+        driver.confirm(first)
+        // The other rank has nothing to say on it; the full one is satisfied.
+        #expect(evictions(driver.on { $0.renewed(Driver.link(0), self.renewal(), now: now) }).isEmpty)
+        #expect(evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full), now: now) }).isEmpty)
+        #expect(evictions(driver.on { $0.renewed(Driver.link(0), self.renewal(wants: 1), now: now) }).count == 1)
+    }
+
+    @Test("pinned sequences and those in use stay, and with the policy off all do")
+    func spared() throws {
+        var driver = try ready(sequences: 3)
+        _ = try #require(replies(driver.ask(.pin(name: "s1"))).first)
+        #expect(replies(driver.ask(.listSequences)).first?.pinned == [SequenceID(1)])
+        driver.on { $0.renewed(Driver.link(0), self.renewal(used: [2]), now: .seconds(95)) }
+        driver.on { $0.renewed(Driver.link(0), self.renewal(used: [3]), now: .seconds(89)) }
+        let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(100)) }
+        #expect(evictions(sent) == [SequenceID(3)], "2 was used 5 s ago, 1 is pinned")
+        driver.confirm(sent)
+        let later = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) }
+        #expect(evictions(later) == [SequenceID(2)])
+        driver.confirm(later)
+        #expect(
+            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(300)) })
+                .isEmpty)
+        _ = driver.ask(.unpin(name: "s1"))
+        #expect(
+            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(400)) })
+                == [SequenceID(1)])
+        var off = try ready(evict: .off)
+        #expect(
+            evictions(off.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(400)) })
+                .isEmpty)
+    }
+
+    @Test("what an operation is changing, or a fork is reading, is not evicted")
+    func busy() throws {
+        var driver = try ready(sequences: 2)
+        _ = driver.ask(.fork(name: "s1", newName: "t", length: 0))
+        let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) }
+        #expect(evictions(sent) == [SequenceID(2)])
+    }
+
+    @Test("an evicted name answers so, until it is opened anew")
+    func evictedName() throws {
+        var driver = try ready(sequences: 1)
+        driver.confirm(
+            driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) })
+        for request: DirectoryRequest in [
+            .openSequence(name: "s1", model: "", create: false), .truncate(name: "s1", length: 0), .pin(name: "s1"),
+        ] {
+            let refusal = try driver.refusal(of: request)
+            #expect(refusal.code == .evicted && refusal.message.contains("`s1`") && !refusal.isRetryable)
+        }
+        #expect(try driver.refusal(of: .truncate(name: "s9", length: 0)).code == .unknownSequence)
+        _ = try driver.carry(.openSequence(name: "s1", model: "m", create: true))
+        _ = try driver.carry(.close(name: "s1"))
+        #expect(try driver.refusal(of: .truncate(name: "s1", length: 0)).code == .unknownSequence)
+    }
+
+    @Test("a rank lost during an eviction: it is closed at the rejoin, and another may go")
+    func lostMeanwhile() throws {
+        var driver = try ready(sequences: 2)
+        let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) }
+        #expect(evictions(sent) == [SequenceID(1)])
+        driver.on { $0.linkClosed(Driver.link(0), reason: ServiceError(.rankUnavailable, "Gone.")) }
+        driver.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "Gone.")) }
+        let lengths = [SequenceID(1): 5, SequenceID(2): 5]
+        driver.becomeReady(models: driver.machine.state.models.map(\.value), lengths: [lengths, lengths])
+        #expect(driver.machine.phase == .ready)
+        #expect(driver.machine.state.sequences[SequenceID(1)] == nil)
+        let next = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(300)) }
+        #expect(evictions(next) == [SequenceID(2)])
+    }
+
+    @Test("pins are durable, and a record of before there were pins is not pinned")
+    func pinCoding() throws {
+        let record = SequenceRecord(id: SequenceID(3), name: "chat", model: ModelID(1))
+        let pinned = SequenceEntry(record: record, isPinned: true)
+        let (key, value) = StateCoding.encode(.sequence(pinned))
+        #expect(try StateCoding.decode(key: key, value: #require(value)) == .sequence(pinned))
+        var old = try #require(value).dropLast(5)
+        var crc = CRC32C()
+        key.withUnsafeBytes { crc.update($0) }
+        old.withUnsafeBytes { crc.update($0) }
+        withUnsafeBytes(of: crc.value.littleEndian) { old += Array($0) }
+        #expect(try StateCoding.decode(key: key, value: Array(old)) == .sequence(SequenceEntry(record: record)))
+        var driver = try ready(sequences: 1)
+        _ = driver.ask(.pin(name: "s1"))
+        #expect(driver.persisted.contains { if case .sequence(let entry) = $0 { entry.isPinned } else { false } })
+        let count = driver.persisted.count
+        _ = driver.ask(.pin(name: "s1"))
+        #expect(driver.persisted.count == count)
+    }
+}
