@@ -45,6 +45,7 @@ let package = Package(
         .executable(name: "dcp-coordinator", targets: ["dcp-coordinator"]),
         .executable(name: "dcpctl", targets: ["dcpctl"]),
         .executable(name: "dcp-bench", targets: ["dcp-bench"]),
+        .executable(name: "dcp-simulator", targets: ["dcp-simulator"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
@@ -98,6 +99,13 @@ let package = Package(
                 "DCPConsole", "DCPTestKit", "CBenchmarkKernels",
             ]),
 
+        library(
+            "DCPSimulator",
+            [
+                "DCPCore", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPRank", "DCPCoordinator", "DCPTestKit",
+                nioCore,
+            ]),
+
         // Thin executables.
         executable("dcp-rank", ["DCPDaemon", argumentParser]),
         executable("dcp-coordinator", ["DCPDaemon", argumentParser]),
@@ -110,6 +118,7 @@ let package = Package(
         executable(
             "dcp-bench",
             ["DCPCore", "DCPAttention", "DCPStore", "DCPConsole", "DCPWire", "DCPBench", argumentParser, unixSignals]),
+        executable("dcp-simulator", ["DCPCore", "DCPConsole", "DCPRank", "DCPSimulator", argumentParser]),
         executable(
             "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache"], path: "Tests/Support/cache-crasher"),
 

@@ -21,6 +21,10 @@ extension ShardCache {
         public var spareByteCountMax: Int
         /// The most operations that may wait for the writer; further ones are refused as `.overloaded`. Default 1024.
         public var queueDepthMax: Int
+        /// Runs the writer's jobs instead of a thread of its own, for simulations.
+        package var writerHost: (any WriterHost)?
+        /// The identity of a store that is made here; random unless given.
+        package var newStoreID: StoreID?
 
         public init(
             mapByteCountMax: Int = 1 << 40, durability: Durability = .everysec,

@@ -51,7 +51,7 @@ extension ShardCache {
         var transaction = try environment.beginSetup()
         let isNew = try transaction.rootEntries() == 0
         let tables = try CacheTables(&transaction)
-        let wanted = Superblock(rank: rank, cluster: cluster, storeID: .random())
+        let wanted = Superblock(rank: rank, cluster: cluster, storeID: settings.newStoreID ?? .random())
         if isNew {
             try transaction.put(tables.meta, Superblock.key, wanted.encoded())
             try transaction.put(tables.meta, Counter.epoch, Counter.encoded(0, key: Counter.epoch))
@@ -68,7 +68,8 @@ extension ShardCache {
         var loader = StoreLoader(rank: rank, cluster: cluster, environment: environment, tables: tables)
         let content = try loader.load()
         let writer = try Writer(
-            environment: environment, durability: settings.durability, queueDepthMax: settings.queueDepthMax)
+            environment: environment, durability: settings.durability, queueDepthMax: settings.queueDepthMax,
+            host: settings.writerHost)
         return ShardCache(
             rank: rank, cluster: cluster, settings: settings, environment: environment, tables: tables,
             writer: writer, content: content)

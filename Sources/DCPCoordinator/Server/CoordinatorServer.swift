@@ -36,7 +36,7 @@ public final class CoordinatorServer {
     private var isPerforming = false
     private var isPersisting = false
     private var ticker: RepeatedTask?
-    private let started = NIODeadline.now()
+    private let started: NIODeadline
 
     /// - Parameter observe: called on the loop.
     public init(
@@ -46,6 +46,7 @@ public final class CoordinatorServer {
         shape = store.initialState.shape
         self.store = store
         self.eventLoop = eventLoop
+        started = eventLoop.now
         self.observe = observe
         listener = Listener(configuration.listen, eventLoop: eventLoop, settings: configuration.link)
         machine = CoordinatorMachine(
@@ -74,12 +75,12 @@ public final class CoordinatorServer {
         // From here on nobody is lost: a rank whose link is still open would hear that the others are missing, and stop
         // serving.
         linkIDs = [:]
-        for link in links.values {
+        for (_, link) in links.sorted(by: { $0.key.value < $1.key.value }) {
             link.closeWhenFlushed(ServiceError(.shuttingDown, "The coordinator has stopped; try again later."))
         }
     }
 
-    private var now: Duration { .nanoseconds((NIODeadline.now() - started).nanoseconds) }
+    private var now: Duration { .nanoseconds((eventLoop.now - started).nanoseconds) }
 
     private func perform(_ new: [CoordinatorMachine.Action]) {
         actions += new

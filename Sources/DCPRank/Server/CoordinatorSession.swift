@@ -20,7 +20,7 @@ final class CoordinatorSession {
     private var topology: Topology?
     private var hasSentLinksReady = false
     private var renewal: RepeatedTask?
-    private var lastRenewed = NIODeadline.now()
+    private var lastRenewed: NIODeadline
     private var isStopped = false
     private var isDraining = false
     private var isDialling = false
@@ -36,6 +36,7 @@ final class CoordinatorSession {
         self.hello = hello
         self.dialer = dialer
         epoch = server.cache.highestEpoch
+        lastRenewed = server.eventLoop.now
     }
 
     func start(advertising endpoint: Endpoint) {
@@ -124,13 +125,13 @@ final class CoordinatorSession {
     /// Renews three times a lease; a coordinator that is silent for a whole lease is dialled anew.
     private func keepLease(milliseconds: UInt32) {
         renewal?.cancel()
-        lastRenewed = .now()
+        lastRenewed = server.eventLoop.now
         let lease = TimeAmount.milliseconds(Int64(milliseconds))
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
         let period = TimeAmount.milliseconds(Int64(max(1, milliseconds / 3)))
         renewal = server.eventLoop.scheduleRepeatedTask(initialDelay: period, delay: period) { _ in
             let session = bound.value
-            if NIODeadline.now() - session.lastRenewed > lease {
+            if session.server.eventLoop.now - session.lastRenewed > lease {
                 session.link?.close(ServiceError(.deadlineExceeded, "The coordinator was silent for a whole lease."))
             } else {
                 session.send(
@@ -239,7 +240,7 @@ extension CoordinatorSession: LinkDelegate {
     }
 
     func link(_ link: Link, received frame: Frame) {
-        lastRenewed = .now()
+        lastRenewed = server.eventLoop.now
         switch frame.message {
         case .topology(let topology): follow(topology)
         case .operation(let operation): carryOut(operation, number: frame.tag.number)

@@ -39,7 +39,7 @@ extension RankServer {
     /// - Throws: why this rank cannot serve data at all, or not in the frame's epoch.
     private func checkServing(_ epoch: Epoch) throws(ServiceError) {
         try coordinator.checkServing()
-        guard epoch == coordinator.epoch else {
+        guard epoch == coordinator.epoch || configuration.broken == .epoch else {
             throw ServiceError(
                 .staleEpoch,
                 "The request is of \(epoch), \(configuration.rank) serves \(coordinator.epoch); ask the coordinator for "
@@ -65,9 +65,10 @@ extension RankServer {
             let (plan, appends, isContextReady) = try check(request, tag: tag)
             let timeout = min(
                 .milliseconds(Int64(request.timeoutMilliseconds)), configuration.stepTimeoutMax)
+            var machine = StepMachine(plan, appends: appends)
+            machine.repliesBeforeAppend = configuration.broken == .append
             let execution = StepExecution(
-                tag: tag, request: request, epoch: frame.epoch, machine: StepMachine(plan, appends: appends),
-                client: link, server: self, timeout: timeout)
+                tag: tag, request: request, epoch: frame.epoch, machine: machine, client: link, server: self, timeout: timeout)
             stepByteCount += execution.byteCount
             let early = steps.insert(execution)
             execution.start()
@@ -154,6 +155,7 @@ extension RankServer {
             return answer(link, frame.tag, .failure(error))
         }
         commitsInFlight += 1
+        if configuration.broken == .commit { answer(link, frame.tag, .committed) }
         let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
         let eventLoop = eventLoop
         cache.commit(lengths.map { ($0.sequence, $0.length) }) { result in

@@ -11,13 +11,24 @@ internal import Synchronization
 /// mutex or an atomic.
 public final class Writer: @unchecked Sendable {
     private let core: WriterCore
-    private let thread: pthread_t
+    /// nil with a host.
+    private let thread: pthread_t?
     private let isJoined = Mutex(false)
 
     /// Starts the thread.
-    /// - Parameter queueDepthMax: the most jobs that may wait; further ones are refused as `.overloaded`.
-    public init(environment: Environment, durability: Durability, queueDepthMax: Int) throws(StoreError) {
-        let core = WriterCore(environment: environment, durability: durability, queueDepthMax: queueDepthMax)
+    /// - Parameters:
+    ///   - queueDepthMax: the most jobs that may wait; further ones are refused as `.overloaded`.
+    ///   - host: runs the jobs instead of a thread.
+    public init(
+        environment: Environment, durability: Durability, queueDepthMax: Int, host: (any WriterHost)? = nil
+    ) throws(StoreError) {
+        let core = WriterCore(
+            environment: environment, durability: durability, queueDepthMax: queueDepthMax, host: host)
+        guard host == nil else {
+            self.core = core
+            thread = nil
+            return
+        }
         var thread = pthread_t()
         let argument = Unmanaged.passRetained(core)
         let code = pthread_create(
@@ -52,6 +63,7 @@ public final class Writer: @unchecked Sendable {
     /// From a completion, which runs on the thread itself, it returns before the rest has been run.
     public func close() {
         core.queue.stop()
+        guard let thread else { return core.finish() }
         isJoined.withLock { isJoined in
             guard !isJoined else { return }
             isJoined = true
@@ -61,6 +73,12 @@ public final class Writer: @unchecked Sendable {
                 pthread_join(thread, nil)
             }
         }
+    }
+
+    /// With a host only: drops the jobs that wait, uncalled, and syncs nothing, as the death of the process would.
+    package func abandon() {
+        precondition(thread == nil, "a writer with a thread is closed")
+        core.abandon()
     }
 
     deinit { close() }
@@ -74,18 +92,50 @@ final class WriterCore: @unchecked Sendable {
     let transactionsCommitted = Atomic(0)
     private let environment: Environment
     private let durability: Durability
+    private let host: (any WriterHost)?
     private var failure: StoreError?
     private var isDirty = false
+    private var isSyncScheduled = false
 
-    init(environment: Environment, durability: Durability, queueDepthMax: Int) {
+    init(environment: Environment, durability: Durability, queueDepthMax: Int, host: (any WriterHost)?) {
         self.environment = environment
         self.durability = durability
+        self.host = host
         self.queue = WriteQueue(depthMax: queueDepthMax)
     }
 
     func submit(_ job: WriteJob, isInternal: Bool) {
-        if let refusal = queue.push(job, isInternal: isInternal) { job.completion(.failure(refusal)) }
+        if let refusal = queue.push(job, isInternal: isInternal) { return job.completion(.failure(refusal)) }
+        host?.schedule(after: .zero) { [weak self] in self?.runWaiting() }
     }
+
+    // MARK: With a host
+
+    /// What `run` does in one turn.
+    private func runWaiting() {
+        guard let jobs = queue.poll() else { return }
+        execute(jobs)
+        if durability == .everysec, isDirty, !isSyncScheduled {
+            isSyncScheduled = true
+            host?.schedule(after: .seconds(1)) { [weak self] in
+                guard let self else { return }
+                isSyncScheduled = false
+                if isDirty { sync() }
+            }
+        }
+    }
+
+    func finish() {
+        while let jobs = queue.poll() { execute(jobs) }
+        if isDirty { sync() }
+    }
+
+    func abandon() {
+        queue.abandon()
+        isDirty = false
+    }
+
+    // MARK: The thread
 
     func run() {
         Self.nameThread("dcp-writer")
@@ -126,6 +176,7 @@ final class WriterCore: @unchecked Sendable {
         do throws(StoreError) {
             try environment.sync()
             isDirty = false
+            host?.synced()
         } catch {
             // After a failed fsync the kernel calls the lost pages clean and the next sync succeeds: nothing that was
             // acknowledged since the last good one can be trusted, so nothing more is written.
@@ -182,6 +233,7 @@ final class WriterCore: @unchecked Sendable {
         }
         transactionsCommitted.wrappingAdd(1, ordering: .relaxed)
         isDirty = durability != .always
+        if durability == .always { host?.synced() }
         return outcomes
     }
 
