@@ -10,11 +10,12 @@ SWIFT_BUILD := swift build -c release
 BIN := .build/release
 FIXTURES := Tests/Fixtures
 
-.PHONY: help deps deps-arm64 build run test check-arm64 bench lint docs install clean
+.PHONY: help deps deps-arm64 build run test simulate check-arm64 bench lint docs install clean
 
 help:
 	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
 	@echo "make test     build, then run all tests"
+	@echo "make simulate build, then run whole clusters with the faults of SEEDS=1000 seeds, from SEED on"
 	@echo "make check-arm64  compare the arm64 kernels with their scalar twins, under an emulator"
 	@echo "make bench    build, then measure what the README tells: about three minutes and 1.3 GB of disk in TMPDIR or /var/tmp"
 	@echo "make build    build dcp-rank, dcp-coordinator, dcpctl and dcp-bench into $(BIN)"
@@ -55,6 +56,11 @@ run: build
 test: deps
 	$(SWIFT_BUILD) --build-tests
 	swift test -c release --skip-build
+
+# Ends at the first seed that breaks a rule, with the command that repeats it. SEED=N begins there instead of anywhere.
+SEEDS ?= 1000
+simulate: build
+	$(BIN)/dcp-simulator run --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
 
 # Every figure beside its ceiling in the same run. Variables that force older kernels on OpenBLAS are left out; set BENCH to
 # measure something else: make bench BENCH="kernels decode --context 128k".

@@ -136,6 +136,8 @@ let package = Package(
         tests("DCPConsole"),
         tests("DCPBench"),
         .testTarget(
+            name: "SimulationTests", dependencies: ["DCPTestKit", "dcp-simulator"], swiftSettings: swiftSettings),
+        .testTarget(
             name: "IntegrationTests",
             dependencies: [
                 "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit", "dcp-rank",

@@ -54,8 +54,10 @@ final class Faults: @unchecked Sendable {
             let (a, b) = somePair()
             simulation.network.reset(a, b, simulation.processes)
         case .bitFlip:
-            guard rank.disk.flipBit() else { return }
-            simulation.hasDamage = true
+            // At rest: a rank reads its blocks from the disk at its first use of them after a start, and checks them then.
+            rank.kill()
+            if rank.disk.flipBit() { simulation.hasDamage = true }
+            restart(rank, downTime)
         }
     }
 

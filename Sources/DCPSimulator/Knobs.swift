@@ -15,6 +15,8 @@ struct Knobs {
     var clients: Int
     /// Script entries each client completes.
     var stepsPerClient: Int
+    /// How often a client drops its connections, with what is on its way, and begins again as another.
+    var clientCrashes: Double
     var stepsInFlightMax: Int
     var earlyByteCountMax: Int
     var faults: FaultKnobs
@@ -38,8 +40,8 @@ struct Knobs {
         durability = pick([.always, .everysec, .everysec, .never])
         let isFast = pick([true, false])
         network = NetworkKnobs(
-            latency: .microseconds(20) ... (isFast ? .microseconds(400) : .milliseconds(pick([2, 20, 80]))),
-            loss: pick([0, 0.002, 0.03]), splits: pick([0, 0.05, 0.4]), resets: pick([0, 0.3, 1]),
+            latency: .microseconds(20)...(isFast ? .microseconds(400) : .milliseconds(pick([2, 20, 80]))),
+            loss: pick([0, 0.002, 0.03, 0.15]), splits: pick([0, 0.05, 0.4]), resets: pick([0, 0.3, 1]),
             flips: pick([0, 0, 0.001]), socketBufferByteCount: pick([4096, 1 << 16, 1 << 20]))
         lease = .milliseconds(pick([900, 1500, 3000]))
         stepTimeout = .milliseconds(pick([400, 1500, 4000]))
@@ -47,6 +49,7 @@ struct Knobs {
         threads = pick([1, 2, 3])
         clients = pick([1, 1, 2, 3])
         stepsPerClient = max(1, steps / clients)
+        clientCrashes = pick([0.01, 0.03, 0.25])
         stepsInFlightMax = pick([3, 1024, 1024])
         earlyByteCountMax = pick([600, 1 << 20, 1 << 20])
         faults = FaultKnobs(random: &random)

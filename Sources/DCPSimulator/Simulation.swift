@@ -195,7 +195,8 @@ public final class Simulation: @unchecked Sendable {
         if let later = answers[rank]?.last(where: { $0.time < sent && $0.epoch > frame.epoch }) {
             violate(
                 .twoEpochs,
-                "\(rank) had answered in \(later.epoch), and now answers \(frame.tag), sent after that, in \(frame.epoch)")
+                "\(rank) had answered in \(later.epoch), and now answers \(frame.tag), sent after that, in \(frame.epoch)"
+            )
         }
         if frame.epoch > answers[rank]?.last?.epoch ?? .none {
             answers[rank, default: []].append((world.now, frame.epoch))
@@ -218,9 +219,7 @@ public final class Simulation: @unchecked Sendable {
     func lostPower(_ rank: RankIndex) {
         guard knobs.durability != .always else { return }
         let synced = ranks[Int(rank.value)].disk.syncTime
-        for client in clients {
-            for sequence in client.sequences { sequence.forgive(after: synced) }
-        }
+        for client in clients { client.lostPower(after: synced) }
     }
 
     func restart(after delay: Duration, _ start: @escaping () -> Void) {

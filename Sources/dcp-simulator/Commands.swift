@@ -22,7 +22,11 @@ struct Options: ParsableArguments {
             let names = BrokenRule.allCases.map(\.rawValue).joined(separator: ", ")
             throw ValidationError("--canary \(canary ?? "") is none of \(names).")
         }
-        return try Batch(in: dir, steps: steps, canary: rule ?? nil)
+        do throws(ServiceError) {
+            return try Batch(in: dir, steps: steps, canary: rule ?? nil)
+        } catch {
+            throw ValidationError(error.message)
+        }
     }
 
     func repeatCommand(_ seed: UInt64) -> String {

@@ -16,7 +16,8 @@ struct Main {
 struct DcpSimulator: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dcp-simulator",
-        abstract: "Runs whole clusters in one thread, with faults drawn from a seed, and checks the rules they must keep.",
+        abstract:
+            "Runs whole clusters in one thread, with faults drawn from a seed, and checks the rules they must keep.",
         discussion: """
             A seed draws a cluster, its clients and what happens to them: lost and late packets, partitions, connections \
             that break, ranks that are killed, stopped, paused or slow, power that fails, bits that flip. Rank and \

@@ -42,7 +42,8 @@ struct Summary: Encodable {
 
     var text: String {
         let pace = seconds > 0 ? " in \(Int(seconds)) s, \(Int(Double(seeds) / seconds)) seeds/s" : ""
-        var text = "\(seeds) seeds from \(seed), \(steps) steps each\(pace): \(events) events, "
+        var text =
+            "\(seeds) seeds from \(seed), \(steps) steps each\(pace): \(events) events, "
             + "\(Int(simulatedSeconds)) simulated seconds\n"
         for (what, count) in counts.sorted(by: { $0.key < $1.key }) { text += "  \(what): \(count)\n" }
         text += "trace \(traceHash)\n"

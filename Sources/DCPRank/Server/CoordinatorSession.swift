@@ -85,7 +85,8 @@ final class CoordinatorSession {
         link = nil
         renewal?.cancel()
         guard !isStopped else { return }
-        if !error.isRetryable {
+        // Bytes that were damaged on the way, in either direction, are no reason to end: the next connection has others.
+        if !error.isRetryable, error.code != .protocolViolation {
             server.observe(.fatal(error))
             return
         }

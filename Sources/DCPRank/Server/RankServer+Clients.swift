@@ -68,7 +68,8 @@ extension RankServer {
             var machine = StepMachine(plan, appends: appends)
             machine.repliesBeforeAppend = configuration.broken == .append
             let execution = StepExecution(
-                tag: tag, request: request, epoch: frame.epoch, machine: machine, client: link, server: self, timeout: timeout)
+                tag: tag, request: request, epoch: frame.epoch, machine: machine, client: link, server: self,
+                timeout: timeout)
             stepByteCount += execution.byteCount
             let early = steps.insert(execution)
             execution.start()

@@ -90,7 +90,7 @@ final class ClientConnection: LinkDelegate {
 
     func link(_ link: Link, received frame: Frame) {
         if case .failure(let error) = frame.message {
-            if frame.tag.client.value == 0 { return end(error) }
+            if frame.tag.client.value == 0 { return end(ServiceError(unreachable, error.message)) }
             return answer(frame.tag, .failure(error))
         }
         answer(frame.tag, .success(frame))

@@ -30,13 +30,12 @@ final class ModelSequence {
         layers = Array(repeating: Layer(), count: shape.layers)
     }
 
-    /// A fork of the first tokens of another.
-    init(name: String, forkOf parent: ModelSequence, length: Int, time: UInt64) {
+    /// A fork of the first tokens of another, not acknowledged yet.
+    init(name: String, forkOf parent: ModelSequence, length: Int) {
         self.name = name
         shape = parent.shape
         layers = parent.layers
         askedLength = length
-        acknowledged = [(time, length)]
         for layer in layers.indices { cut(layer, to: length) }
     }
 

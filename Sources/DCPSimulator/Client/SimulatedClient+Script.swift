@@ -14,6 +14,7 @@ extension SimulatedClient {
         if let long = sequences.first(where: { $0.length > Self.lengthMax }) {
             return truncate(long, to: world.draw(0...min(long.floor, Self.lengthMax / 2)))
         }
+        if world.chance(simulation.knobs.clientCrashes / 4) { return crash() }
         switch world.draw(0...99) {
         case 0..<66: steps()
         case 66..<86: commit(world.chance(0.8) ? sequences : [sequences[0]])
@@ -22,7 +23,6 @@ extension SimulatedClient {
             truncate(sequence, to: world.draw(0...sequence.floor))
         case 90..<94 where sequences.count < 3: fork(sequences[0])
         case 94..<96 where sequences.count > 1: close(sequences.count - 1)
-        case 96..<97: crash()
         default: steps()
         }
     }
@@ -61,7 +61,7 @@ extension SimulatedClient {
                 }
             }
             // Its ranks learn of it by the end of the connection, in the middle of the steps.
-            if world.chance(0.04) {
+            if world.chance(simulation.knobs.clientCrashes) {
                 let turn = turn
                 world.after(world.delay(.zero ... .milliseconds(20)), process, "client crash") { [self] in
                     if turn == self.turn, !isFinished { crash() }
@@ -111,13 +111,15 @@ extension SimulatedClient {
         }
         for (sequence, length) in lengths { sequence.askedLength = max(sequence.askedLength, length) }
         let message = Message.commit(lengths.map { SequenceLength(sequence: $0.0.record!.id, length: $0.1) })
+        let losses = powerLosses
         askRanks(
             Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
             timeout: simulation.knobs.requestTimeout
         ) { [self] result in
             switch result {
             case .success:
-                for (sequence, length) in lengths {
+                // A rank that answered and then lost its power has promised nothing, if its disk lags behind.
+                for (sequence, length) in lengths where losses == powerLosses {
                     sequence.acknowledge(length, at: world.now)
                     world.trace.note("\(name): \(length) tokens of \(sequence.name) are committed")
                 }
@@ -155,10 +157,11 @@ extension SimulatedClient {
         forks += 1
         let length = world.draw(0...parent.floor)
         let name = "\(name)-fork-\(forks)"
-        let child = ModelSequence(name: name, forkOf: parent, length: length, time: world.now)
+        let losses = powerLosses
+        let child = ModelSequence(name: name, forkOf: parent, length: length)
         func opened(_ reply: DirectoryReply, isAcknowledged: Bool) {
             child.record = reply.sequences.first
-            if !isAcknowledged { child.promiseAtMost(0) }
+            if isAcknowledged, losses == powerLosses { child.acknowledge(length, at: world.now) }
             sequences.append(child)
             recover(after: nil)
         }
@@ -175,6 +178,8 @@ extension SimulatedClient {
                         refused: { [self] in recover(after: $0) })
                     askDirectory()
                 case .storeDamaged where simulation.hasDamage: truncate(parent, to: 0)
+                // The parent has become shorter: a loss of power that took what was not synced.
+                case .invalidRequest where length > parent.floor: recover(after: error)
                 default: unexpected(error, "forking \(parent.name) at \(length)")
                 }
             })

@@ -23,6 +23,8 @@ final class SimulatedClient: @unchecked Sendable {
     var model: ModelRecord?
     var sequences: [ModelSequence] = []
     var forks = 0
+    /// Losses of power that may have taken what ranks had answered.
+    private(set) var powerLosses = 0
     /// Asked of the directory and not answered: repeated until it is.
     var unanswered: DirectoryWish?
     /// Script entries still to do.
@@ -105,7 +107,8 @@ final class SimulatedClient: @unchecked Sendable {
         return made
     }
 
-    func askCoordinator(_ message: Message, timeout: Duration, done: @escaping (Result<Message, ServiceError>) -> Void) {
+    func askCoordinator(_ message: Message, timeout: Duration, done: @escaping (Result<Message, ServiceError>) -> Void)
+    {
         let turn = turn
         if coordinator?.isClosed ?? true {
             coordinator = ClientConnection(
@@ -117,6 +120,12 @@ final class SimulatedClient: @unchecked Sendable {
             guard turn == self.turn, !isFinished else { return }
             done(result.map(\.message))
         }
+    }
+
+    /// A rank has lost what it wrote after `time`.
+    func lostPower(after time: UInt64) {
+        powerLosses += 1
+        for sequence in sequences { sequence.forgive(after: time) }
     }
 
     /// Asks all ranks, each in its own order of arrival; the first failure is the outcome.
@@ -197,7 +206,8 @@ final class SimulatedClient: @unchecked Sendable {
                     askDirectory()
                 case .success(.topology(let topology)):
                     recover(after: ServiceError(.notReady, topology.reason))
-                case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), "asking for the topology")
+                case .success(let other):
+                    unexpected(ServiceError(.internal, "\(other.type)"), "asking for the topology")
                 case .failure(let error): recover(after: error)
                 }
             }
@@ -256,7 +266,8 @@ final class SimulatedClient: @unchecked Sendable {
         let message = Message.sequenceStatusRequest(ids)
         askRanks(
             Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
-            timeout: simulation.knobs.requestTimeout, each: { _, frame in isCurrent = isCurrent && frame.epoch == epoch }
+            timeout: simulation.knobs.requestTimeout,
+            each: { _, frame in isCurrent = isCurrent && frame.epoch == epoch }
         ) { [self] result in
             switch result {
             case .success where !isCurrent:
@@ -336,7 +347,9 @@ final class SimulatedClient: @unchecked Sendable {
         if error.code == .storeDamaged {
             guard simulation.hasDamage else { return unexpected(error, doing) }
             // The ranks name a position; which sequence it is of only the words tell, so all are given up that far.
-            if let sequence = sequences.first(where: { error.message.contains("\($0.record!.id) ") || error.message.contains("\($0.record!.id);") }) ?? sequences.first {
+            if let sequence = sequences.first(where: {
+                error.message.contains("\($0.record!.id) ") || error.message.contains("\($0.record!.id);")
+            }) ?? sequences.first {
                 return truncate(sequence, to: world.chance(0.5) ? Self.position(in: error.message) ?? 0 : 0)
             }
         }

@@ -96,7 +96,7 @@ final class DiskHost: WriterHost, @unchecked Sendable {
     }
 
     func schedule(after delay: Duration, _ body: @escaping @Sendable () -> Void) {
-        let latency = process.world.delay(.microseconds(10) ... latencyMax) * process.slowness
+        let latency = process.world.delay(.microseconds(10)...latencyMax) * process.slowness
         process.world.after(delay.nanoseconds + latency, process, "write", body)
     }
 

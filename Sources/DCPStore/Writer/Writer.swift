@@ -234,6 +234,10 @@ final class WriterCore: @unchecked Sendable {
         transactionsCommitted.wrappingAdd(1, ordering: .relaxed)
         isDirty = durability != .always
         if durability == .always { host?.synced() }
+        if isDirty, jobs.contains(where: \.isSynced) {
+            sync()
+            if let failure { return jobs.map { $0.isSynced ? .failure(failure) : .success(()) } }
+        }
         return outcomes
     }
 
