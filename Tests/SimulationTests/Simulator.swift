@@ -28,7 +28,7 @@ enum Simulator {
         let paths = (directory.path("out"), directory.path("err"))
         for path in [paths.0, paths.1] { try Data().write(to: URL(filePath: path)) }
         let process = Process()
-        process.executableURL = URL(filePath: directory + "/dcp-simulator")
+        process.executableURL = URL(filePath: Self.directory + "/dcp-simulator")
         process.arguments = arguments
         process.environment = ProcessInfo.processInfo.environment.filter { $0.key != "DCP_KERNELS" }
         process.standardInput = FileHandle.nullDevice

@@ -188,6 +188,8 @@ final class CoordinatorSession {
     private func persist(_ next: Epoch) {
         guard epoch == next else { return }
         server.cursors.forgetAll()
+        // Whatever was sent before is of an older epoch.
+        server.rewinds = [:]
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
         let eventLoop = server.eventLoop
         // The writer thread takes commits and this in order: the lengths registered afterwards are final for the epoch.

@@ -117,6 +117,7 @@ extension RankServer {
                         "\(entry.sequence) is being changed, or an aborted step's tokens are being taken back; ask for its "
                             + "length and try again.")
                 }
+                try checkNotRewound(entry.sequence, tag)
                 guard state.model == request.model else {
                     throw ServiceError(
                         .modelMismatch,
@@ -139,6 +140,16 @@ extension RankServer {
             throw error
         }
         return (plan, admitted.allSatisfy { $0.1 != .repeat }, isContextReady(request.entries, layer: layer))
+    }
+
+    /// Refuses a step that was sent before a rewind and comes after it: over an older connection, or from a client whose
+    /// place another has taken. It would append tokens that nobody counts on any more.
+    private func checkNotRewound(_ sequence: SequenceID, _ tag: Tag) throws(ServiceError) {
+        guard let rewind = rewinds[sequence], rewind.client != tag.client || rewind.number > tag.number else { return }
+        throw ServiceError(
+            .stepAborted,
+            "\(sequence) was rewound by \(rewind.client) since \(tag.client) last did so; one client at a time uses a "
+                + "sequence. Resume it, then send the tokens from its length on.")
     }
 
     private func isRollingBack(_ entry: StepRequest.Entry, layer: Int) -> Bool {
@@ -186,6 +197,7 @@ extension RankServer {
                     "A rewind of \(sequence) to \(layerLengths) needs \(state.layerLengths.count) lengths of at least "
                         + "the committed \(state.committedLength); use `dcpctl sequence truncate` to go below it.")
             }
+            rewinds[sequence] = frame.tag
             abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
             whenQuiet(sequence) { [weak link] in
                 self.answer(link, frame.tag, self.rewound(sequence, layerLengths))
