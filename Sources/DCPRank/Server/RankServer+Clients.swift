@@ -128,6 +128,13 @@ extension RankServer {
                     entry, tag: tag, layer: layer, length: state.layerLengths[layer])
                 admitted.append((entry, admission))
             }
+            // A copy that comes after the original was answered and its tokens were cut off again.
+            if steps.isOver(tag), admitted.contains(where: { $0.1 != .repeat }) {
+                throw ServiceError(
+                    .stepAborted,
+                    "\(tag) is over, and what it appended is gone; resume the sequence, or send the step with a higher "
+                        + "attempt.")
+            }
             let repeats = admitted.count { $0.1 == .repeat }
             guard repeats == 0 || repeats == admitted.count else {
                 throw ServiceError(

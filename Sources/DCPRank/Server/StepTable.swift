@@ -54,6 +54,9 @@ struct StepTable {
         over.insert(tag, verdict)
     }
 
+    /// Whether a step of this tag, the attempt included, is over; the last thousands are remembered.
+    func isOver(_ tag: Tag) -> Bool { over.contains(tag) }
+
     /// Why a step is refused whose request has not come yet.
     func verdict(for tag: Tag) -> ServiceError? { over.verdict(for: tag) }
 

@@ -21,6 +21,8 @@ final class ModelSequence {
     var layers: [Layer]
     /// The longest length of which a commit was sent since the last cut: more than this, no rank may have committed.
     var askedLength = 0
+    /// A cut was asked for while steps may have been on their way: until the next rewind a rank may have those, too.
+    var mayBeLonger = false
     /// What was acknowledged as committed, and when: the last entry is what no rank may have lost.
     private(set) var acknowledged: [(time: UInt64, length: Int)] = [(0, 0)]
 

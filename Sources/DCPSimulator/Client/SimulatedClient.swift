@@ -310,7 +310,9 @@ final class SimulatedClient: @unchecked Sendable {
                     return false
                 }
                 for (layer, length) in status.layerLengths.enumerated()
-                where length > sequence.layers[layer].count || length < status.committedLength {
+                where (length > sequence.layers[layer].count && !sequence.mayBeLonger)
+                    || length < status.committedLength
+                {
                     simulation.violate(
                         .appliedTwice,
                         "\(rank) has \(length) tokens in layer \(layer) of \(sequence.name), of which "
@@ -326,14 +328,19 @@ final class SimulatedClient: @unchecked Sendable {
         guard let sequence = rest.first else { return done() }
         let id = sequence.record!.id
         let all = cluster.allRanks.map { statuses[$0]![id]! }
-        let lengths = sequence.layers.indices.map { layer in all.map { $0.layerLengths[layer] }.min()! }
+        // No more than what it knows of: late steps may have been appended behind a cut.
+        let lengths = sequence.layers.indices.map { layer in
+            min(all.map { $0.layerLengths[layer] }.min()!, max(sequence.layers[layer].count, all[0].committedLength))
+        }
         let message = Message.rewind(id, layerLengths: lengths)
         askRanks(
             Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
             timeout: simulation.knobs.requestTimeout
         ) { [self] result in
             switch result {
-            case .success: rewind(Array(rest.dropFirst()), statuses, done: done)
+            case .success:
+                sequence.mayBeLonger = false
+                rewind(Array(rest.dropFirst()), statuses, done: done)
             case .failure(let error) where error.code == .invalidRequest || error.code == .positionMismatch:
                 // A rank has committed more than another has: only a cut takes that back.
                 truncate(sequence, to: all.map(\.committedLength).min()!)
@@ -346,6 +353,7 @@ final class SimulatedClient: @unchecked Sendable {
     func failed(_ error: ServiceError) {
         if error.code == .storeDamaged {
             guard simulation.hasDamage else { return unexpected(error, doing) }
+            for sequence in sequences { sequence.mayBeLonger = true }
             // The ranks name a position; which sequence it is of only the words tell, so all are given up that far.
             if let sequence = sequences.first(where: {
                 error.message.contains("\($0.record!.id) ") || error.message.contains("\($0.record!.id);")

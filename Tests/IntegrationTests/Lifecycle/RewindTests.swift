@@ -1,3 +1,4 @@
+import DCPClient
 import DCPCore
 import DCPTestKit
 import DCPWire
@@ -6,6 +7,47 @@ import Testing
 extension Integration {
     @Suite("rewind")
     struct RewindTests {
+        /// A client without connections of its own making: it asks every rank and waits for every answer.
+        private struct Stranger {
+            let steps: RawSteps
+            let connections: [RawConnection]
+
+            init(_ topology: Topology, _ endpoints: [String]) throws {
+                steps = RawSteps(topology: topology)
+                connections = try endpoints.map { try RawConnection.client($0) }
+            }
+
+            func ask(_ number: UInt64, _ messages: [Message]) throws -> [Message] {
+                for (connection, message) in zip(connections, messages) {
+                    try connection.send(message, epoch: steps.topology.epoch, tag: steps.tag(number))
+                }
+                var answers: [Message] = []
+                for connection in connections {
+                    guard let frame = try connection.receive() else { throw RawConnection.Failure.ended }
+                    answers.append(frame.message)
+                }
+                return answers
+            }
+        }
+
+        /// What a stranger's steps and rewinds of a sequence were answered with.
+        private func answers(
+            _ trace: Trace, on sequence: SequenceHandle, _ topology: Topology, _ endpoints: [String]
+        ) throws -> [[Message]] {
+            let stranger = try Stranger(topology, endpoints)
+            let step = topology.shape.allRanks.map {
+                stranger.steps.message(trace, 30..<40, to: $0, on: sequence)
+            }
+            let rewind = topology.shape.allRanks.map { _ in
+                Message.rewind(sequence.record.id, layerLengths: [30])
+            }
+            // Without a rewind of its own; older than that, newer than that.
+            return [
+                try stranger.ask(1, step), try stranger.ask(3, rewind), try stranger.ask(2, step),
+                try stranger.ask(4, step),
+            ]
+        }
+
         /// The simulator's track record, 5.
         @Test(
             "a step of before a rewind that comes after it is refused; its client takes the sequence over by a rewind")
@@ -18,33 +60,17 @@ extension Integration {
                     #expect(try await client.resume(sequence).layerLengths == [30])
                     let topology = try await client.readyTopology()
                     let endpoints = cluster.local.rankEndpoints
-                    try await onOwnThread {
-                        let steps = RawSteps(topology: topology)
-                        let connections = try endpoints.map { try RawConnection.client($0) }
-                        func answers(_ number: UInt64, _ message: (RankIndex) -> Message) throws -> [Message] {
-                            for (rank, connection) in connections.enumerated() {
-                                try connection.send(
-                                    message(RankIndex(UInt16(rank))), epoch: topology.epoch, tag: steps.tag(number))
-                            }
-                            return try connections.map { connection in
-                                guard let frame = try connection.receive() else { throw RawConnection.Failure.ended }
-                                return frame.message
-                            }
-                        }
-                        for answer in try answers(1, { steps.message(trace, 30..<40, to: $0, on: sequence) }) {
-                            guard case .failure(let error) = answer else {
-                                Issue.record("\(answer.type) to a step of a client whose place was taken")
-                                continue
-                            }
-                            #expect(error.code == .stepAborted && error.message.contains("rewound"), "\(error)")
-                        }
-                        let rewind = Message.rewind(sequence.record.id, layerLengths: [30])
-                        #expect(try answers(3, { _ in rewind }).allSatisfy { $0.type == .rewound })
-                        // Older than its own rewind, then newer.
-                        for (number, type) in [(2, FrameType.failure), (4, .stepResult)] as [(UInt64, FrameType)] {
-                            let all = try answers(number) { steps.message(trace, 30..<40, to: $0, on: sequence) }
-                            #expect(all.allSatisfy { $0.type == type }, "\(all.map(\.type))")
-                        }
+                    let answers = try await onOwnThread { () throws -> [[Message]] in
+                        try self.answers(trace, on: sequence, topology, endpoints)
+                    }
+                    #expect(
+                        answers.map { $0.map(\.type) } == [
+                            [.failure, .failure], [.rewound, .rewound], [.failure, .failure],
+                            [.stepResult, .stepResult],
+                        ])
+                    for answer in answers.joined() {
+                        guard case .failure(let error) = answer else { continue }
+                        #expect(error.code == .stepAborted && error.message.contains("rewound"), "\(error)")
                     }
                     #expect(try await client.status(of: sequence).layerLengths == [40])
                 }
