@@ -17,12 +17,13 @@ REFERENCE := .build/reference
 DEB := .build/deb
 VERSION := $(shell sed -n 's/.*static let current = "\(.*\)".*/\1/p' Sources/DCPWire/*.swift Sources/DCPWire/*/*.swift)
 
-.PHONY: help deps deps-arm64 deps-deb build run test soak check-kernels check-arm64 check-units check-systemd bench lint docs reference package-reference \
+.PHONY: help deps deps-arm64 deps-deb build run test soak simulate check-kernels check-arm64 check-units check-systemd bench lint docs reference package-reference \
 	install stage deb clean
 
 help:
 	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
 	@echo "make test     build, then run all tests"
+	@echo "make simulate build, then run whole clusters with the faults of SEEDS=1000 seeds, from SEED on"
 	@echo "make soak     build, then kill daemons under checking clients for two minutes; MINUTES=15 for longer, SEED=N to repeat"
 	@echo "make check-kernels  compare the kernels in C with their scalar twins, under AddressSanitizer"
 	@echo "make check-arm64  compare the arm64 kernels with their scalar twins, under an emulator"
@@ -69,6 +70,11 @@ run: build
 test: deps
 	$(SWIFT_BUILD) --build-tests
 	swift test -c release --skip-build
+
+# Ends at the first seed that breaks a rule, with the command that repeats it. SEED=N begins there instead of anywhere.
+SEEDS ?= 1000
+simulate: build
+	$(BIN)/dcp-simulator run --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
 
 # Every figure beside its ceiling in the same run. Variables that force older kernels on OpenBLAS are left out; set BENCH to
 # measure something else: make bench BENCH="kernels decode --context 128k".

@@ -46,6 +46,7 @@ let package = Package(
         .executable(name: "dcp-coordinator", targets: ["dcp-coordinator"]),
         .executable(name: "dcpctl", targets: ["dcpctl"]),
         .executable(name: "dcp-bench", targets: ["dcp-bench"]),
+        .executable(name: "dcp-simulator", targets: ["dcp-simulator"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
@@ -101,6 +102,13 @@ let package = Package(
                 "DCPConsole", "DCPTestKit", "CBenchmarkKernels",
             ]),
 
+        library(
+            "DCPSimulator",
+            [
+                "DCPCore", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPRank", "DCPCoordinator", "DCPTestKit",
+                nioCore,
+            ]),
+
         // Thin executables.
         executable("dcp-rank", ["DCPDaemon", argumentParser]),
         executable("dcp-coordinator", ["DCPDaemon", argumentParser]),
@@ -114,6 +122,7 @@ let package = Package(
             "dcp-bench",
             ["DCPCore", "DCPAttention", "DCPStore", "DCPConsole", "DCPWire", "DCPBench", argumentParser, unixSignals]),
         executable("dcp-reference", ["DCPDaemon", "DCPWire", argumentParser]),
+        executable("dcp-simulator", ["DCPCore", "DCPConsole", "DCPRank", "DCPSimulator", argumentParser]),
         executable(
             "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache"], path: "Tests/Support/cache-crasher"),
         executable(
@@ -136,6 +145,8 @@ let package = Package(
         tests("DCPDaemon", ["DCPRank", nioCore, logging, argumentParser]),
         tests("DCPConsole"),
         tests("DCPBench"),
+        .testTarget(
+            name: "SimulationTests", dependencies: ["DCPTestKit", "dcp-simulator"], swiftSettings: swiftSettings),
         .testTarget(
             name: "IntegrationTests",
             dependencies: [

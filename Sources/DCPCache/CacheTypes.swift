@@ -26,6 +26,10 @@ extension ShardCache {
         public var watermarks = Watermarks.standard
         /// For tests.
         package var faults: StoreFaults?
+        /// Runs the writer's jobs instead of a thread of its own, for simulations.
+        package var writerHost: (any WriterHost)?
+        /// The identity of a store that is made here; random unless given.
+        package var newStoreID: StoreID?
 
         public init(
             mapByteCountMax: Int = 1 << 40, durability: Durability = .everysec,

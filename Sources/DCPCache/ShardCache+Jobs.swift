@@ -17,13 +17,16 @@ extension ShardCache {
 
     /// Hands an operation to the writer; see the DESIGN comment of `ShardCache` for the parts.
     func enqueue(
-        _ keys: [WriteJob.Key], isAlone: Bool = false, isFreeing: Bool = false, isInternal: Bool = false,
+        _ keys: [WriteJob.Key], isAlone: Bool = false, isFreeing: Bool = false, isSynced: Bool = false,
+        isInternal: Bool = false,
         _ completion: @escaping CacheCompletion,
         body: @escaping @Sendable (inout WriteTransaction) throws -> Void,
         undo: @escaping @Sendable () -> Void = {},
         apply: @escaping @Sendable () -> Void = {}
     ) {
-        let job = WriteJob(keys: keys, isAlone: isAlone, isFreeing: isFreeing, body: body, undo: undo) { [self] in
+        let job = WriteJob(
+            keys: keys, isAlone: isAlone, isFreeing: isFreeing, isSynced: isSynced, body: body, undo: undo
+        ) { [self] in
             switch $0 {
             case .success:
                 apply()

@@ -62,7 +62,7 @@ extension ShardCache {
         var transaction = try environment.beginSetup()
         let isNew = try transaction.rootEntries() == 0
         let tables = try CacheTables(&transaction)
-        let wanted = Superblock(rank: rank, cluster: cluster, storeID: .random())
+        let wanted = Superblock(rank: rank, cluster: cluster, storeID: settings.newStoreID ?? .random())
         if isNew {
             try transaction.put(tables.meta, Superblock.key, wanted.encoded())
             try transaction.put(tables.meta, Counter.epoch, Counter.encoded(0, key: Counter.epoch))
@@ -82,7 +82,7 @@ extension ShardCache {
         if let faults = settings.faults { environment.inject(faults) }
         let writer = try Writer(
             environment: environment, durability: settings.durability, queueDepthMax: settings.queueDepthMax,
-            watermarks: settings.watermarks)
+            watermarks: settings.watermarks, host: settings.writerHost)
         let cache = ShardCache(
             rank: rank, cluster: cluster, settings: settings, environment: environment, tables: tables,
             writer: writer, content: content)

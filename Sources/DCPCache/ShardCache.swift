@@ -73,6 +73,13 @@ public final class ShardCache: Sendable {
         environment.close()
     }
 
+    /// Releases the store as the death of the process would: nothing that waits is written, nothing is synced. With a
+    /// writer's host only.
+    package func abandon() {
+        writer.abandon()
+        environment.close()
+    }
+
     deinit { close() }
 
     // MARK: Epoch

@@ -22,23 +22,15 @@ public final class Dialer {
         eventLoop.preconditionInEventLoop()
         let settings = settings
         let bound = NIOLoopBound((delegate: delegate, failed: failed), eventLoop: eventLoop)
-        let bootstrap = ClientBootstrap(group: eventLoop)
-            .connectTimeout(settings.handshakeTimeout)
-            .channelOption(.socketOption(.so_keepalive), value: 1)
-            .channelOption(.tcpOption(.tcp_nodelay), value: 1)
-            .channelOption(.recvAllocator, value: Link.receiveAllocator)
-            .channelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    let link = Link(
-                        channel: channel, side: .dialled(hello: hello), settings: settings,
-                        delegate: bound.value.delegate)
-                    try channel.pipeline.syncOperations.addHandler(LinkHandler(link: link))
-                }
+        let connected = settings.network.connect(
+            to: endpoint, on: eventLoop, timeout: settings.handshakeTimeout
+        ) { channel in
+            channel.eventLoop.makeCompletedFuture {
+                let link = Link(
+                    channel: channel, side: .dialled(hello: hello), settings: settings,
+                    delegate: bound.value.delegate)
+                try channel.pipeline.syncOperations.addHandler(LinkHandler(link: link))
             }
-        let connected: EventLoopFuture<any Channel>
-        switch endpoint {
-        case .unix(let path): connected = bootstrap.connect(unixDomainSocketPath: path)
-        case .tcp(let host, let port): connected = bootstrap.connect(host: host, port: port)
         }
         connected.whenFailure { error in
             bound.value.failed(
@@ -53,12 +45,5 @@ public final class Dialer {
         }
         if let failure = error as? IOError { return String(cString: strerror(failure.errnoCode)) }
         return "\(error)"
-    }
-}
-
-extension Link {
-    /// Larger reads for large frames: a chunk of prefill is megabytes.
-    static var receiveAllocator: any RecvByteBufferAllocator {
-        AdaptiveRecvByteBufferAllocator(minimum: 1 << 10, initial: 8 << 10, maximum: 1 << 20)
     }
 }

@@ -38,7 +38,7 @@ public final class Link {
     private var decoder = FrameDecoder(limits: .beforeHello)
     private var inbound = ByteBuffer()
     private var outboundByteCount = 0
-    private var lastWriteProgress = NIODeadline.now()
+    private var lastWriteProgress: NIODeadline
     private var stallCheck: Scheduled<Void>?
     private var closeReason: ServiceError?
     private var closesWhenFlushed = false
@@ -56,6 +56,7 @@ public final class Link {
         self.settings = settings
         self.delegate = delegate
         self.state = .closed
+        lastWriteProgress = channel.eventLoop.now
         let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
         state = .greeting(
             deadline: channel.eventLoop.scheduleTask(in: settings.handshakeTimeout) {
@@ -134,7 +135,7 @@ public final class Link {
         outboundByteCount += byteCount
         sentByteCount += UInt64(byteCount)
         if stallCheck == nil {
-            lastWriteProgress = .now()
+            lastWriteProgress = channel.eventLoop.now
             scheduleStallCheck()
         }
         let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
@@ -148,7 +149,7 @@ public final class Link {
 
     private func wrote(_ byteCount: Int) {
         outboundByteCount -= byteCount
-        lastWriteProgress = .now()
+        lastWriteProgress = channel.eventLoop.now
         if closesWhenFlushed, outboundByteCount == 0 { channel.close(promise: nil) }
     }
 
@@ -161,7 +162,7 @@ public final class Link {
     private func checkStall() {
         stallCheck = nil
         guard outboundByteCount > 0 else { return }
-        if NIODeadline.now() - lastWriteProgress >= settings.stallTimeout {
+        if channel.eventLoop.now - lastWriteProgress >= settings.stallTimeout {
             let seconds = settings.stallTimeout.nanoseconds / 1_000_000_000
             close(
                 ServiceError(
@@ -271,6 +272,11 @@ extension Link {
     /// Ends the connection over something the peer sent, telling it why in its own protocol where that is possible.
     private func refuse(_ error: ServiceError) {
         wasRefused = true
+        var error = error
+        if case .open = state, error.code == .incompatible {
+            // Both have spoken this version before: the bytes are damaged, and another connection may go well.
+            error = ServiceError(.protocolViolation, error.message)
+        }
         if case .accepted = side {
             write(Self.greeting(.failure(error)))
         } else if case .open = state {

@@ -14,15 +14,19 @@ public struct LinkSettings: Sendable {
     public var stallTimeout: TimeAmount
     /// Connections a listener serves at once; one more is closed at once.
     public var connectionsMax: Int
+    /// What carries it.
+    public var network: any Network
 
     public init(
         frameLimits: FrameLimits = FrameLimits(), outboundByteCountMax: Int = 512 << 20,
-        handshakeTimeout: TimeAmount = .seconds(5), stallTimeout: TimeAmount = .seconds(30), connectionsMax: Int = 1024
+        handshakeTimeout: TimeAmount = .seconds(5), stallTimeout: TimeAmount = .seconds(30), connectionsMax: Int = 1024,
+        network: any Network = SocketNetwork()
     ) {
         self.frameLimits = frameLimits
         self.outboundByteCountMax = outboundByteCountMax
         self.handshakeTimeout = handshakeTimeout
         self.stallTimeout = stallTimeout
         self.connectionsMax = connectionsMax
+        self.network = network
     }
 }

@@ -1,7 +1,6 @@
 internal import DCPCore
 internal import Glibc
 public import NIOCore
-internal import NIOPosix
 
 /// Accepts links at one endpoint. Confined to one event loop, which all its links share.
 public final class Listener {
@@ -34,30 +33,20 @@ public final class Listener {
         eventLoop.preconditionInEventLoop()
         let settings = settings
         let bound = NIOLoopBound((listener: self, delegate: delegate), eventLoop: eventLoop)
-        let bootstrap = ServerBootstrap(group: eventLoop)
-            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
-            .serverChannelOption(.backlog, value: 256)
-            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
-            .childChannelOption(.recvAllocator, value: Link.receiveAllocator)
-            .childChannelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    let (listener, delegate) = bound.value
-                    guard listener.connections < settings.connectionsMax else {
-                        throw ServiceError(
-                            .overloaded, "\(settings.connectionsMax) connections are open, the limit; try again later.")
-                    }
-                    listener.connections += 1
-                    channel.closeFuture.whenComplete { _ in bound.value.listener.connections -= 1 }
-                    let link = Link(channel: channel, side: .accepted, settings: settings, delegate: delegate)
-                    try channel.pipeline.syncOperations.addHandler(LinkHandler(link: link))
-                }
-            }
         let endpoint = endpoint
-        let bind: EventLoopFuture<any Channel>
-        switch endpoint {
-        case _ where inheritedSocket != nil: bind = bootstrap.withBoundSocket(inheritedSocket!)
-        case .unix(let path): bind = bootstrap.bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true)
-        case .tcp(let host, let port): bind = bootstrap.bind(host: host, port: port)
+        let network = inheritedSocket.map { SocketNetwork(inheritedSocket: $0) } ?? settings.network
+        let bind = network.listen(at: endpoint, on: eventLoop) { channel in
+            channel.eventLoop.makeCompletedFuture {
+                let (listener, delegate) = bound.value
+                guard listener.connections < settings.connectionsMax else {
+                    throw ServiceError(
+                        .overloaded, "\(settings.connectionsMax) connections are open, the limit; try again later.")
+                }
+                listener.connections += 1
+                channel.closeFuture.whenComplete { _ in bound.value.listener.connections -= 1 }
+                let link = Link(channel: channel, side: .accepted, settings: settings, delegate: delegate)
+                try channel.pipeline.syncOperations.addHandler(LinkHandler(link: link))
+            }
         }
         return bind.flatMapErrorThrowing { error in
             throw ServiceError(

@@ -90,6 +90,29 @@ struct ReconciliationTests {
         #expect(driver.machine.state.sequences[t]?.fork == nil)
     }
 
+    @Test(
+        "a fork that a rank missed and cannot make any more is opened empty there, and so everywhere, in another join")
+    func forkRefusedInJoin() throws {
+        var driver = try directory(["s"])
+        // Rank 1 is lost before it confirms.
+        _ = driver.ask(.fork(name: "s", newName: "t", length: 6))
+        let (asked, actions) = try join(&driver, [[s: 10, t: 6], [s: 10]])
+        #expect(asked == [[], [.fork(parent: s, child: t, length: 6)]])
+        let sent = try #require(operations(actions).first)
+        let epoch = driver.machine.state.epoch
+        driver.on {
+            $0.operationFailed(sent.link, number: sent.number, ServiceError(.storeDamaged, "a block of the parent"))
+        }
+        #expect(driver.machine.phase == .joining && driver.machine.state.epoch == epoch.next)
+        let next = driver.machine.state.epoch
+        driver.register(0, epoch: next, models: [try model(driver)], lengths: [s: 10, t: 6])
+        let again = driver.register(1, epoch: next, models: [try model(driver)], lengths: [s: 10])
+        #expect(Set(operations(again).map(\.operation)) == [.truncate(t, length: 0), .open(t, model: ModelID(1))])
+        driver.confirm(again)
+        for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
+        #expect(driver.machine.phase == .ready && driver.machine.state.sequences[t]?.fork == nil)
+    }
+
     @Test("a fork comes before its parent's truncation, and is cut to what the shorter parent has")
     func forkOfShorterParent() throws {
         var driver = try directory(["s"])

@@ -43,7 +43,8 @@ extension ShardCache {
     public func close(_ id: SequenceID, completion: @escaping CacheCompletion) {
         let plan = Plan<(closed: SequenceCache, layers: [LayerState])?>(nil)
         let rest = Plan<[DoomedBlocks]>([])
-        enqueue([Self.key(id)], isFreeing: true, completion) { [self] transaction in
+        // Synced: the directory forgets it for good, and would not tell a rank that had it again.
+        enqueue([Self.key(id)], isFreeing: true, isSynced: true, completion) { [self] transaction in
             guard let closed = sequenceCaches.withLock({ $0[id] }) else {
                 try deleteDamagedRecord(id, &transaction)
                 return

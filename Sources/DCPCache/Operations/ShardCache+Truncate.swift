@@ -22,7 +22,8 @@ extension ShardCache {
     ///   goes through, something damaged; `.unknownSequence`, `.storeFull`.
     public func truncate(_ id: SequenceID, length: Int, completion: @escaping CacheCompletion) {
         let plan = Plan<Truncation?>(nil)
-        enqueue([Self.key(id)], isFreeing: true, completion) { [self] transaction in
+        // Synced: a rank that lost the cut with its power would come back with the tokens that others have replaced.
+        enqueue([Self.key(id)], isFreeing: true, isSynced: true, completion) { [self] transaction in
             let sequence = try sequence(id)
             let core = try prepare(sequence)
             guard (0...core.committed).contains(length) else {

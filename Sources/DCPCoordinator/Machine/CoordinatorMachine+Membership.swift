@@ -69,7 +69,7 @@ extension CoordinatorMachine {
     }
 
     /// All ranks are here: a new epoch.
-    private mutating func join() -> [Action] {
+    mutating func join() -> [Action] {
         phase = .joining
         for rank in state.shape.allRanks {
             update(rank) {

@@ -144,6 +144,14 @@ extension CoordinatorMachine {
             guard case .ready = phase else { return [] }
             return persist([.modelRemoved(record.id)])
                 + carry(.removeModel(record.id), for: nil, reply: DirectoryReply())
+        case .fork(_, let id, _) where phase == .joining:
+            // A rank that missed the fork cannot make it any more. Without it the sequence would be on some ranks only,
+            // for good: the next join opens it empty there, and cuts it to that everywhere.
+            guard var entry = state.sequences[id], entry.fork != nil else { return [] }
+            entry.fork = nil
+            operations = [:]
+            unconfirmed = []
+            return persist([.sequence(entry)]) + join()
         case .open(let id, _), .fork(_, let id, _):
             guard case .ready = phase, var entry = state.sequences[id] else { return [] }
             entry.isClosing = true

@@ -44,7 +44,7 @@ public final class CoordinatorServer {
     private var isPerforming = false
     private var isPersisting = false
     private var ticker: RepeatedTask?
-    private let started = NIODeadline.now()
+    private let started: NIODeadline
 
     /// - Parameter observe: called on the loop.
     public init(
@@ -54,6 +54,7 @@ public final class CoordinatorServer {
         shape = store.initialState.shape
         self.store = store
         self.eventLoop = eventLoop
+        started = eventLoop.now
         self.observe = observe
         listener = Listener(
             configuration.listen, inheritedSocket: configuration.inheritedSocket, eventLoop: eventLoop,
@@ -85,7 +86,7 @@ public final class CoordinatorServer {
         // From here on nobody is lost: a rank whose link is still open would hear that the others are missing, and stop
         // serving.
         linkIDs = [:]
-        for link in links.values {
+        for (_, link) in links.sorted(by: { $0.key.value < $1.key.value }) {
             link.closeWhenFlushed(ServiceError(.shuttingDown, "The coordinator has stopped; try again later."))
         }
     }
@@ -95,7 +96,7 @@ public final class CoordinatorServer {
         (machine.state.epoch, machine.state.models.count, machine.state.sequences.count, machine.reason)
     }
 
-    private var now: Duration { .nanoseconds((NIODeadline.now() - started).nanoseconds) }
+    private var now: Duration { .nanoseconds((eventLoop.now - started).nanoseconds) }
 
     private func perform(_ new: [CoordinatorMachine.Action]) {
         actions += new

@@ -1,5 +1,5 @@
 public import DCPCore
-internal import DCPStore
+public import DCPStore
 internal import DCPWire
 
 /// The coordinator's state on disk: one LMDB environment with the table `directory` (see `StateCoding`).
@@ -18,8 +18,11 @@ public final class CoordinatorStore: Sendable {
     /// - Parameters:
     ///   - directory: created when it is missing.
     ///   - shape: the shape the daemon was started with. A new state takes it; an old one must have it.
+    ///   - writerHost: runs the writer's jobs instead of a thread, for simulations.
     /// - Throws: `.storeRefused` for another shape, `.storeDamaged`.
-    public init(directory: String, shape: ClusterShape) throws(ServiceError) {
+    public init(
+        directory: String, shape: ClusterShape, writerHost: (any WriterHost)? = nil
+    ) throws(ServiceError) {
         do {
             environment = try Environment(
                 directory: directory, mapByteCountMax: Self.mapByteCountMax, tablesMax: 4, durability: .always)
@@ -28,7 +31,8 @@ public final class CoordinatorStore: Sendable {
             try setup.commit()
             let records = try Self.load(environment, table)
             writer = try Writer(
-                environment: environment, durability: .always, queueDepthMax: Self.queueDepthMax)
+                environment: environment, durability: .always, queueDepthMax: Self.queueDepthMax,
+                host: writerHost)
             initialState = try Self.state(of: records, shape: shape, directory: directory)
         } catch let error as ServiceError {
             throw error
@@ -69,6 +73,12 @@ public final class CoordinatorStore: Sendable {
     /// Writes what waits, then closes.
     public func close() {
         writer.close()
+        environment.close()
+    }
+
+    /// Releases the state as the death of the process would. With a writer's host only.
+    package func abandon() {
+        writer.abandon()
         environment.close()
     }
 

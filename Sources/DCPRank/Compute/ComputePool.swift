@@ -5,7 +5,12 @@ internal import NIOPosix
 ///
 /// Jobs start in the order they were submitted. Bounded by the step table: a step has a handful of jobs at a time.
 public final class ComputePool: Sendable {
-    private let pool: NIOThreadPool
+    private enum Workers: Sendable {
+        case threads(NIOThreadPool)
+        case host(@Sendable (@escaping @Sendable () -> Void) -> Void)
+    }
+
+    private let workers: Workers
     private let meter = ComputeProgressMeter()
     public let threads: Int
 
@@ -15,25 +20,43 @@ public final class ComputePool: Sendable {
     public init(threads: Int) {
         precondition(threads >= 1)
         self.threads = threads
-        pool = NIOThreadPool(numberOfThreads: threads)
+        let pool = NIOThreadPool(numberOfThreads: threads)
+        workers = .threads(pool)
         pool.start()
+    }
+
+    /// Jobs are handed to `host`, which runs each once, in any order that as many threads could: for simulations.
+    package init(threads: Int, host: @escaping @Sendable (@escaping @Sendable () -> Void) -> Void) {
+        precondition(threads >= 1)
+        self.threads = threads
+        workers = .host(host)
     }
 
     /// Runs a job on one of the threads. After `shutDown` began, jobs are dropped.
     public func submit(_ job: @escaping @Sendable () -> Void) {
-        meter.submitted()
-        pool.submit { [meter] state in
-            guard case .active = state else { return meter.dropped() }
-            let number = meter.began()
-            job()
-            meter.ended(number)
+        switch workers {
+        case .threads(let pool):
+            meter.submitted()
+            pool.submit { [meter] state in
+                guard case .active = state else { return meter.dropped() }
+                let number = meter.began()
+                job()
+                meter.ended(number)
+            }
+        case .host(let run): run(job)
         }
     }
 
     /// Ends the threads after the jobs that run.
-    public func shutDown() async throws { try await pool.shutdownGracefully() }
+    public func shutDown() async throws {
+        guard case .threads(let pool) = workers else { return }
+        try await pool.shutdownGracefully()
+    }
 
     /// `shutDown` for callers that are not async. Blocks; not to be called on one of the threads.
     @available(*, noasync)
-    package func shutDownAndWait() throws { try pool.syncShutdownGracefully() }
+    package func shutDownAndWait() throws {
+        guard case .threads(let pool) = workers else { return }
+        try pool.syncShutdownGracefully()
+    }
 }

@@ -20,7 +20,7 @@ final class CoordinatorSession {
     private var topology: Topology?
     private var hasSentLinksReady = false
     private var renewal: RepeatedTask?
-    private var lastRenewed = NIODeadline.now()
+    private var lastRenewed: NIODeadline
     private var isStopped = false
     private var isDraining = false
     private var isDialling = false
@@ -36,6 +36,7 @@ final class CoordinatorSession {
         self.hello = hello
         self.dialer = dialer
         epoch = server.cache.highestEpoch
+        lastRenewed = server.eventLoop.now
     }
 
     func start(advertising endpoint: Endpoint) {
@@ -86,7 +87,8 @@ final class CoordinatorSession {
         // Nobody would tell when they end. A full rank of the own group still aborts its steps.
         server.take(refusals: [])
         guard !isStopped else { return }
-        if !error.isRetryable {
+        // Bytes that were damaged on the way, in either direction, are no reason to end: the next connection has others.
+        if !error.isRetryable, error.code != .protocolViolation {
             server.observe(.fatal(error))
             return
         }
@@ -126,13 +128,13 @@ final class CoordinatorSession {
     /// Renews three times a lease; a coordinator that is silent for a whole lease is dialled anew.
     private func keepLease(milliseconds: UInt32) {
         renewal?.cancel()
-        lastRenewed = .now()
+        lastRenewed = server.eventLoop.now
         let lease = TimeAmount.milliseconds(Int64(milliseconds))
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
         let period = TimeAmount.milliseconds(Int64(max(1, milliseconds / 3)))
         renewal = server.eventLoop.scheduleRepeatedTask(initialDelay: period, delay: period) { _ in
             let session = bound.value
-            if NIODeadline.now() - session.lastRenewed > lease {
+            if session.server.eventLoop.now - session.lastRenewed > lease {
                 session.link?.close(ServiceError(.deadlineExceeded, "The coordinator was silent for a whole lease."))
             } else {
                 session.renew()
@@ -204,6 +206,8 @@ final class CoordinatorSession {
     private func persist(_ next: Epoch) {
         guard epoch == next else { return }
         server.cursors.forgetAll()
+        // Whatever was sent before is of an older epoch.
+        server.rewinds = [:]
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
         let eventLoop = server.eventLoop
         // The writer thread takes commits and this in order: the lengths registered afterwards are final for the epoch.
@@ -259,7 +263,7 @@ extension CoordinatorSession: LinkDelegate {
     }
 
     func link(_ link: Link, received frame: Frame) {
-        lastRenewed = .now()
+        lastRenewed = server.eventLoop.now
         switch frame.message {
         case .topology(let topology): follow(topology)
         case .operation(let operation): carryOut(operation, number: frame.tag.number)

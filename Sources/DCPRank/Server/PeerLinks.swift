@@ -41,7 +41,7 @@ final class PeerLinks {
 
     func link(to rank: RankIndex) -> Link? { peers[rank]?.link }
 
-    var links: [Link] { peers.values.compactMap(\.link) }
+    var links: [Link] { peers.sorted { $0.key < $1.key }.compactMap(\.value.link) }
 
     /// Takes the members of an epoch: keeps the links that still lead to the same place, dials the others that are
     /// this rank's to dial.

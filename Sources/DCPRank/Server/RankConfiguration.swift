@@ -24,6 +24,8 @@ public struct RankConfiguration: Sendable {
     /// How long a graceful stop waits for steps and commits in flight.
     public var drainTimeout = TimeAmount.seconds(20)
     public var link = LinkSettings()
+    /// What the rank does wrong on purpose, in a simulation.
+    package var broken: BrokenRule?
 
     public init(rank: RankIndex, listen: Endpoint, advertise: Endpoint? = nil, coordinator: Endpoint, threads: Int) {
         self.rank = rank

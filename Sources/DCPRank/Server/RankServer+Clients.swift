@@ -43,9 +43,9 @@ extension RankServer {
     /// - Throws: why this rank cannot serve data at all, or not in the frame's epoch.
     func checkServing(_ epoch: Epoch) throws(ServiceError) {
         // Whether it serves or not: an older epoch's request can never be taken, and its sender is to know why.
-        guard epoch >= coordinator.epoch else { throw staleEpoch(epoch) }
+        guard epoch >= coordinator.epoch || configuration.broken == .epoch else { throw staleEpoch(epoch) }
         try coordinator.checkServing()
-        guard epoch == coordinator.epoch else { throw staleEpoch(epoch) }
+        guard epoch == coordinator.epoch || configuration.broken == .epoch else { throw staleEpoch(epoch) }
     }
 
     private func staleEpoch(_ epoch: Epoch) -> ServiceError {
@@ -73,9 +73,11 @@ extension RankServer {
             let (plan, appends, isContextReady) = try check(request, tag: tag)
             let timeout = min(
                 .milliseconds(Int64(request.timeoutMilliseconds)), configuration.stepTimeoutMax)
+            var machine = StepMachine(plan, appends: appends)
+            machine.repliesBeforeAppend = configuration.broken == .append
             let execution = StepExecution(
-                tag: tag, request: request, epoch: frame.epoch, machine: StepMachine(plan, appends: appends),
-                client: link, server: self, timeout: timeout)
+                tag: tag, request: request, epoch: frame.epoch, machine: machine, client: link, server: self,
+                timeout: timeout)
             stepByteCount += execution.byteCount
             let early = steps.insert(execution)
             execution.start()
@@ -123,6 +125,7 @@ extension RankServer {
                         "\(entry.sequence) is being changed, or an aborted step's tokens are being taken back; ask for its "
                             + "length and try again.")
                 }
+                try checkNotRewound(entry.sequence, tag)
                 guard state.model == request.model else {
                     throw ServiceError(
                         .modelMismatch,
@@ -132,6 +135,13 @@ extension RankServer {
                 let admission = try cursors.admit(
                     entry, tag: tag, layer: layer, length: state.layerLengths[layer])
                 admitted.append((entry, admission))
+            }
+            // A copy that comes after the original was answered and its tokens were cut off again.
+            if steps.isOver(tag), admitted.contains(where: { $0.1 != .repeat }) {
+                throw ServiceError(
+                    .stepAborted,
+                    "\(tag) is over, and what it appended is gone; resume the sequence, or send the step with a higher "
+                        + "attempt.")
             }
             let repeats = admitted.count { $0.1 == .repeat }
             guard repeats == 0 || repeats == admitted.count else {
@@ -147,6 +157,16 @@ extension RankServer {
             throw error
         }
         return (plan, admitted.allSatisfy { $0.1 != .repeat }, isContextReady(request.entries, layer: layer))
+    }
+
+    /// Refuses a step that was sent before a rewind and comes after it: over an older connection, or from a client whose
+    /// place another has taken. It would append tokens that nobody counts on any more.
+    private func checkNotRewound(_ sequence: SequenceID, _ tag: Tag) throws(ServiceError) {
+        guard let rewind = rewinds[sequence], rewind.client != tag.client || rewind.number > tag.number else { return }
+        throw ServiceError(
+            .stepAborted,
+            "\(sequence) was rewound by \(rewind.client) since \(tag.client) last did so; one client at a time uses a "
+                + "sequence. Resume it, then send the tokens from its length on.")
     }
 
     private func isRollingBack(_ entry: StepRequest.Entry, layer: Int) -> Bool {
@@ -165,6 +185,7 @@ extension RankServer {
         }
         commitsInFlight += 1
         uses.note(lengths.lazy.map(\.sequence))
+        if configuration.broken == .commit { answer(link, frame.tag, .committed) }
         let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
         let eventLoop = eventLoop
         cache.commit(lengths.map { ($0.sequence, $0.length) }) { result in
@@ -201,6 +222,7 @@ extension RankServer {
                     "A rewind of \(sequence) to \(layerLengths) needs \(state.layerLengths.count) lengths of at least "
                         + "the committed \(state.committedLength); use `dcpctl sequence truncate` to go below it.")
             }
+            rewinds[sequence] = frame.tag
             abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
             whenQuiet(sequence) { [weak link] in
                 self.answer(link, frame.tag, self.rewound(sequence, layerLengths))

@@ -15,7 +15,8 @@ extension RankServer: LinkDelegate {
 
     package func link(_ link: Link, opened peer: Hello) {
         guard let rank = peer.rank else {
-            incoming[ObjectIdentifier(link)] = link
+            incoming[ObjectIdentifier(link)] = (nextIncoming, link)
+            nextIncoming += 1
             return
         }
         let replaced = peers.link(to: rank) != nil
@@ -61,7 +62,7 @@ extension RankServer: LinkDelegate {
                 rank: rank)
             abortExchanges(lost)
         }
-        for execution in steps.executions.values where execution.isClient(link) {
+        for execution in steps.inOrder({ $0.isClient(link) }) {
             execution.deliver(.failed(ServiceError(.stepAborted, "The client closed its connection.")))
         }
         if hasDrained { finishCloseIfEmpty() }
@@ -88,7 +89,7 @@ extension RankServer: LinkDelegate {
         let member = cluster.contextRank(of: rank)
         if let execution = steps[frame.tag] {
             execution.receive(frame.message, from: member)
-        } else if !steps.keep(frame, from: member, until: .now() + configuration.stepTimeoutMax) {
+        } else if !steps.keep(frame, from: member, until: eventLoop.now + configuration.stepTimeoutMax) {
             let error = ServiceError(
                 .overloaded,
                 "\(configuration.rank) holds \(configuration.earlyByteCountMax) bytes of messages for steps that have "

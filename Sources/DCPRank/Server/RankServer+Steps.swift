@@ -28,10 +28,10 @@ extension RankServer {
     /// Tokens of a step are in the cache: steps behind it may go on.
     func appended(_ entries: [StepRequest.Entry], layer: Int) {
         for entry in entries { cursors.appended(entry, layer: layer) }
-        for execution in steps.executions.values
-        where Int(execution.tag.layer) == layer && isContextReady(execution.request.entries, layer: layer) {
-            execution.deliver(.contextReady)
+        let ready = steps.inOrder {
+            Int($0.tag.layer) == layer && isContextReady($0.request.entries, layer: layer)
         }
+        for execution in ready { execution.deliver(.contextReady) }
     }
 
     func isContextReady(_ entries: [StepRequest.Entry], layer: Int) -> Bool {
@@ -54,32 +54,31 @@ extension RankServer {
                 .stepAborted,
                 "The step builds on tokens from position \(entry.position) of \(entry.sequence), which were aborted; "
                     + "send them again.")
-            for execution in steps.executions.values
-            where Int(execution.tag.layer) == layer
-                && execution.request.entries.contains(where: {
-                    $0.sequence == entry.sequence && $0.position > entry.position
-                })
-            {
-                execution.deliver(.failed(error))
+            let built = steps.inOrder { execution in
+                Int(execution.tag.layer) == layer
+                    && execution.request.entries.contains {
+                        $0.sequence == entry.sequence && $0.position > entry.position
+                    }
             }
+            for execution in built { execution.deliver(.failed(error)) }
         }
     }
 
     /// Ends every step that touches a sequence, before something else changes it.
     func abortSteps(on sequence: SequenceID, _ error: ServiceError) {
-        for execution in steps.executions.values where execution.touches(sequence) {
+        for execution in steps.inOrder({ $0.touches(sequence) }) {
             execution.deliver(.failed(error))
         }
     }
 
     /// A step with nothing to exchange does not need its peers.
     func abortExchanges(_ error: ServiceError) {
-        for execution in steps.executions.values where execution.machine.plan.hasContext {
+        for execution in steps.inOrder({ $0.machine.plan.hasContext }) {
             execution.deliver(.failed(error))
         }
     }
 
     func abortAllSteps(_ error: ServiceError) {
-        for execution in steps.executions.values { execution.deliver(.failed(error)) }
+        for execution in steps.inOrder({ _ in true }) { execution.deliver(.failed(error)) }
     }
 }

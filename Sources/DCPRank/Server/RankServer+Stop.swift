@@ -37,7 +37,7 @@ extension RankServer {
     private func abandonSteps() {
         let error = ServiceError(
             .shuttingDown, "\(configuration.rank) stopped before the step ended; try again later.")
-        for execution in steps.executions.values { execution.deliver(.failed(error)) }
+        for execution in steps.inOrder({ _ in true }) { execution.deliver(.failed(error)) }
         drained?.succeed()
     }
 
@@ -51,7 +51,7 @@ extension RankServer {
         earlyTimer?.cancel()
         coordinator.stop()
         peers.stop()
-        for link in incoming.values {
+        for (_, link) in incoming.values.sorted(by: { $0.ordinal < $1.ordinal }) {
             link.closeWhenFlushed(ServiceError(.shuttingDown, "\(configuration.rank) has stopped."))
         }
         finishCloseIfEmpty()

@@ -25,6 +25,9 @@ public final class RankServer {
     var cursors = LayerCursors()
     /// Sequences that an operation of the coordinator is changing: no step is taken for them.
     var changing: Set<SequenceID> = []
+    /// Who rewound each sequence last, in this epoch: earlier steps may still be on their way, over connections that are
+    /// closed already.
+    var rewinds: [SequenceID: Tag] = [:]
     /// Bytes that the steps in flight hold.
     var stepByteCount = 0
     var commitsInFlight = 0
@@ -39,8 +42,9 @@ public final class RankServer {
     let peers: PeerLinks
     private(set) var coordinator: CoordinatorSession!
     let listener: Listener
-    /// Every open incoming link, for a clean stop.
-    var incoming: [ObjectIdentifier: Link] = [:]
+    /// Every open link of a client, with its place in the order they came, for a clean stop.
+    var incoming: [ObjectIdentifier: (ordinal: UInt64, link: Link)] = [:]
+    var nextIncoming: UInt64 = 0
     /// Done when no step and no commit is in flight; nil until the rank is told to stop.
     var drained: EventLoopPromise<Void>?
     var hasDrained = false
@@ -91,7 +95,8 @@ public final class RankServer {
         eventLoop.preconditionInEventLoop()
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         earlyTimer = eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { _ in
-            bound.value.steps.expireEarly(now: .now())
+            let server = bound.value
+            server.steps.expireEarly(now: server.eventLoop.now)
         }
         return listener.start(delegate: self).map {
             let server = bound.value
@@ -102,6 +107,16 @@ public final class RankServer {
     }
 
     deinit { allClosed.succeed() }
+
+    /// Lets go of steps and links without telling anybody, as the death of the process would: for simulations, in which
+    /// the process lives on. Nothing may be asked of the server after it.
+    package func abandon() {
+        earlyTimer?.cancel()
+        for execution in steps.inOrder({ _ in true }) { steps.remove(execution.tag) }
+        incoming = [:]
+        quietWaiters = []
+        coordinator = nil
+    }
 
     // MARK: Called by executions
 
@@ -147,7 +162,7 @@ public final class RankServer {
     }
 
     var traffic: (received: UInt64, sent: UInt64) {
-        let links = Array(incoming.values) + peers.links.filter { incoming[ObjectIdentifier($0)] == nil }
+        let links = incoming.values.map(\.link) + peers.links.filter { incoming[ObjectIdentifier($0)] == nil }
         return links.reduce((counters.receivedByteCount, counters.sentByteCount)) {
             ($0.0 + $1.receivedByteCount, $0.1 + $1.sentByteCount)
         }

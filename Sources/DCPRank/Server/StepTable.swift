@@ -14,6 +14,7 @@ struct StepTable {
     }
 
     private(set) var executions: [Tag: StepExecution] = [:]
+    private var nextOrdinal: UInt64 = 0
     private var early: [Tag: Early] = [:]
     private var earlyByteCount = 0
     private var over = RecentTags(capacity: Self.recentTagsMax)
@@ -22,12 +23,19 @@ struct StepTable {
 
     init(earlyByteCountMax: Int) { self.earlyByteCountMax = earlyByteCountMax }
 
+    /// Some of the steps, in the order they came: what is told to several is told in the same order in every run.
+    func inOrder(_ isIncluded: (StepExecution) -> Bool) -> [StepExecution] {
+        executions.values.filter(isIncluded).sorted { $0.ordinal < $1.ordinal }
+    }
+
     subscript(tag: Tag) -> StepExecution? { executions[tag] }
 
     /// Takes a step in; returns the frames that were waiting for it, in the order they came.
     mutating func insert(_ execution: StepExecution) -> [(frame: Frame, member: Int)] {
         precondition(executions[execution.tag] == nil)
         executions[execution.tag] = execution
+        execution.ordinal = nextOrdinal
+        nextOrdinal += 1
         over.remove(execution.tag)
         guard let waiting = early.removeValue(forKey: execution.tag) else { return [] }
         earlyByteCount -= waiting.byteCount
@@ -45,6 +53,9 @@ struct StepTable {
         dropEarly(tag)
         over.insert(tag, verdict)
     }
+
+    /// Whether a step of this tag, the attempt included, is over; the last thousands are remembered.
+    func isOver(_ tag: Tag) -> Bool { over.contains(tag) }
 
     /// Why a step is refused whose request has not come yet.
     func verdict(for tag: Tag) -> ServiceError? { over.verdict(for: tag) }

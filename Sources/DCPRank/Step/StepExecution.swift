@@ -13,6 +13,8 @@ final class StepExecution {
     let tag: Tag
     let request: StepRequest
     let epoch: Epoch
+    /// Its place among the steps of this rank; the table's to set.
+    var ordinal: UInt64 = 0
     private(set) var machine: StepMachine
     /// The client, while it is there.
     private weak var client: Link?
@@ -21,7 +23,7 @@ final class StepExecution {
     private let work: StepWork
     private var deadline: Scheduled<Void>?
     private let layer: Int
-    private var timeline = StepTimeline(arrival: .now())
+    private var timeline: StepTimeline
 
     init(
         tag: Tag, request: StepRequest, epoch: Epoch, machine: StepMachine, client: Link, server: RankServer,
@@ -33,6 +35,7 @@ final class StepExecution {
         self.machine = machine
         self.client = client
         self.server = server
+        timeline = StepTimeline(arrival: server.eventLoop.now)
         layer = Int(tag.layer)
         work = StepWork(
             plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool)
@@ -120,21 +123,21 @@ final class StepExecution {
                     execution.deliver(.newTokensDone(result.states))
                 })
         case .startContext(let slices):
-            timeline.contextReady = .now()
+            timeline.contextReady = server.eventLoop.now
             work.attendContext(
                 slices,
                 completion: arrival { execution, result in
                     execution.timeline.context = result.span
-                    execution.timeline.partialReady = .now()
+                    execution.timeline.partialReady = execution.server.eventLoop.now
                     execution.deliver(.contextDone(result.states))
                 })
         case .startCorrection(let states, let lse):
             work.correct(states, lse: lse, completion: arrival { $0.deliver(.correctionDone($1.0, lse: $1.1)) })
         case .startMerge(let partials, let newTokens):
-            timeline.mergeReady = .now()
+            timeline.mergeReady = server.eventLoop.now
             work.merge(partials, newTokens, completion: arrival { $0.merged($1) })
         case .startReduction(let summands, let lse, let newTokens):
-            timeline.mergeReady = .now()
+            timeline.mergeReady = server.eventLoop.now
             work.reduce(summands, lse: lse, newTokens, completion: arrival { $0.merged($1) })
         case .reply(let states):
             over()
@@ -144,7 +147,7 @@ final class StepExecution {
                 lse: plan.wantsLSE ? ByteBuffer(floats: states.lse) : nil)
             server.answer(client, tag, .stepResult(result))
             server.counters.stepsCompleted += 1
-            server.counters.stepTimes += timeline.times(replied: .now())
+            server.counters.stepTimes += timeline.times(replied: server.eventLoop.now)
         case .fail(let error):
             over()
             server.answer(client, tag, .failure(error))
@@ -162,7 +165,7 @@ final class StepExecution {
     }
 
     private func merged(_ states: AttentionStates) {
-        timeline.merged = .now()
+        timeline.merged = server.eventLoop.now
         deliver(.mergeDone(states))
     }
 

@@ -100,7 +100,7 @@ extension StepMachine {
 
     /// The client may send its next step or its commit as soon as it has the reply, so the tokens are in place first.
     mutating func replyIfReady() -> [Action] {
-        guard case .merging = phase, isInPlace, let output else { return [] }
+        guard case .merging = phase, isInPlace || repliesBeforeAppend, let output else { return [] }
         self.output = nil
         phase = .replied
         return [.reply(output)]

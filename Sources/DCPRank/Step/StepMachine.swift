@@ -110,6 +110,8 @@ public struct StepMachine: Sendable {
     var output: AttentionStates?
     var append: Append
     var hasRolledBack = false
+    /// `BrokenRule.append`.
+    var repliesBeforeAppend = false
 
     /// Computations that were started and have not answered. The step's memory is needed until it is zero.
     public internal(set) var outstandingCount = 0

@@ -18,6 +18,8 @@ public struct WriteJob: Sendable {
     public var isAlone: Bool
     /// Leaves fewer pages in use than before, so it may take the reserve of a full store.
     public var isFreeing: Bool
+    /// Is on the disk when it completes, whatever the durability: undone by a loss of power, it would do harm.
+    public var isSynced: Bool
     /// Writes. May run twice: once in a shared transaction that fails, then again alone. Throw before the first change
     /// and the other jobs of the transaction do not notice.
     public var body: @Sendable (inout WriteTransaction) throws -> Void
@@ -28,7 +30,7 @@ public struct WriteJob: Sendable {
     public var completion: @Sendable (Result<Void, any Error>) -> Void
 
     public init(
-        keys: [Key] = [], isAlone: Bool = false, isFreeing: Bool = false,
+        keys: [Key] = [], isAlone: Bool = false, isFreeing: Bool = false, isSynced: Bool = false,
         body: @escaping @Sendable (inout WriteTransaction) throws -> Void,
         undo: @escaping @Sendable () -> Void = {},
         completion: @escaping @Sendable (Result<Void, any Error>) -> Void
@@ -36,6 +38,7 @@ public struct WriteJob: Sendable {
         self.keys = keys
         self.isAlone = isAlone
         self.isFreeing = isFreeing
+        self.isSynced = isSynced
         self.body = body
         self.undo = undo
         self.completion = completion

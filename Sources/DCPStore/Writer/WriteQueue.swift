@@ -72,6 +72,28 @@ final class WriteQueue: @unchecked Sendable {
         return .group(group)
     }
 
+    /// Takes what `next` would, without waiting; nil when there is nothing.
+    func poll() -> [WriteJob]? {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        guard !jobs.isEmpty else { return nil }
+        let count = groupCount()
+        let group = Array(jobs[..<count])
+        jobs.removeFirst(count)
+        return group
+    }
+
+    /// Refuses further jobs and drops those that wait, uncalled.
+    func abandon() {
+        pthread_mutex_lock(mutex)
+        isStopped = true
+        let dropped = jobs
+        jobs = []
+        pthread_mutex_unlock(mutex)
+        // Released here, not with the mutex held: a job may hold the last reference to what owns this queue.
+        withExtendedLifetime(dropped) {}
+    }
+
     /// All waiting jobs up to the first that touches what an earlier one of them touches.
     private func groupCount() -> Int {
         var touched: Set<WriteJob.Key> = []

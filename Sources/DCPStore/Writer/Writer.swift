@@ -11,7 +11,8 @@ internal import Synchronization
 /// mutex or an atomic.
 public final class Writer: @unchecked Sendable {
     private let core: WriterCore
-    private let thread: pthread_t
+    /// nil with a host.
+    private let thread: pthread_t?
     private let isJoined = Mutex(false)
 
     /// Starts the thread.
@@ -19,11 +20,19 @@ public final class Writer: @unchecked Sendable {
     ///   - queueDepthMax: the most jobs that may wait; further ones are refused as `.overloaded`.
     ///   - watermarks: when the store counts as full. The writer only says so (`health`); it takes data up to the
     ///     capacity.
+    ///   - host: runs the jobs instead of a thread.
     public init(
-        environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks = .standard
+        environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks = .standard,
+        host: (any WriterHost)? = nil
     ) throws(StoreError) {
         let core = try WriterCore(
-            environment: environment, durability: durability, queueDepthMax: queueDepthMax, watermarks: watermarks)
+            environment: environment, durability: durability, queueDepthMax: queueDepthMax, watermarks: watermarks,
+            host: host)
+        guard host == nil else {
+            self.core = core
+            thread = nil
+            return
+        }
         var thread = pthread_t()
         let argument = Unmanaged.passRetained(core)
         let code = pthread_create(
@@ -66,6 +75,7 @@ public final class Writer: @unchecked Sendable {
     /// From a completion, which runs on the thread itself, it returns before the rest has been run.
     public func close() {
         core.queue.stop()
+        guard let thread else { return core.finish() }
         isJoined.withLock { isJoined in
             guard !isJoined else { return }
             isJoined = true
@@ -75,6 +85,12 @@ public final class Writer: @unchecked Sendable {
                 pthread_join(thread, nil)
             }
         }
+    }
+
+    /// With a host only: drops the jobs that wait, uncalled, and syncs nothing, as the death of the process would.
+    package func abandon() {
+        precondition(thread == nil, "a writer with a thread is closed")
+        core.abandon()
     }
 
     deinit { close() }

@@ -17,25 +17,58 @@ final class WriterCore: @unchecked Sendable {
     var failure: StoreError?
     /// When the disk is asked again whether it takes data; nil unless it refused some.
     var nextProbe: timespec?
+    /// Runs the jobs instead of a thread, for simulations.
+    private let host: (any WriterHost)?
     private var isDirty = false
+    private var isSyncScheduled = false
     /// With `everysec`, when the oldest commit that is not synced will be. Nil with nothing to sync: an idle store has no
     /// timer.
     private var nextSync: timespec?
 
     init(
-        environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks
+        environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks,
+        host: (any WriterHost)?
     ) throws(StoreError) {
         self.environment = environment
         self.durability = durability
         self.watermarks = watermarks
+        self.host = host
         queue = WriteQueue(depthMax: queueDepthMax)
         witness = try SyncWitness(environment.dataPath)
         try measure()
     }
 
     func submit(_ job: WriteJob, isInternal: Bool) {
-        if let refusal = queue.push(job, isInternal: isInternal) { job.completion(.failure(refusal)) }
+        if let refusal = queue.push(job, isInternal: isInternal) { return job.completion(.failure(refusal)) }
+        host?.schedule(after: .zero) { [weak self] in self?.runWaiting() }
     }
+
+    // MARK: With a host
+
+    /// What `run` does in one turn.
+    private func runWaiting() {
+        guard let jobs = queue.poll() else { return }
+        execute(jobs)
+        guard durability == .everysec, isDirty, !isSyncScheduled else { return }
+        isSyncScheduled = true
+        host?.schedule(after: .seconds(1)) { [weak self] in
+            guard let self else { return }
+            isSyncScheduled = false
+            if isDirty { sync() }
+        }
+    }
+
+    func finish() {
+        while let jobs = queue.poll() { execute(jobs) }
+        if isDirty { sync() }
+    }
+
+    func abandon() {
+        queue.abandon()
+        isDirty = false
+    }
+
+    // MARK: The thread
 
     func run() {
         Self.nameThread("dcp-writer")
@@ -83,6 +116,7 @@ final class WriterCore: @unchecked Sendable {
         isDirty = false
         do throws(StoreError) {
             try environment.sync()
+            host?.synced()
         } catch {
             fail(error)
         }
@@ -138,8 +172,13 @@ final class WriterCore: @unchecked Sendable {
         }
         transactionsCommitted.wrappingAdd(1, ordering: .relaxed)
         if durability != .always { isDirty = true }
-        if durability == .everysec, nextSync == nil { nextSync = Self.inOneSecond() }
+        if durability == .always { host?.synced() }
+        if durability == .everysec, nextSync == nil, host == nil { nextSync = Self.inOneSecond() }
         committed(pages: pages, isFreeing: isFreeing)
+        if isDirty, jobs.contains(where: \.isSynced) {
+            sync()
+            if let failure { return jobs.map { $0.isSynced ? .failure(failure) : .success(()) } }
+        }
         return outcomes
     }
 

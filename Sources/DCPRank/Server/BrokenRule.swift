@@ -1,0 +1,11 @@
+/// A rule that a rank breaks on purpose: a simulation that does not notice would notice nothing else either.
+///
+/// nil in every daemon; only `package` code can set it.
+package enum BrokenRule: String, CaseIterable, Sendable {
+    /// Answers a commit before the store has it.
+    case commit
+    /// Serves requests of any epoch.
+    case epoch
+    /// Replies to a step before its tokens are in the cache.
+    case append
+}

@@ -1,0 +1,44 @@
+package import DCPCore
+package import DCPRank
+internal import Foundation
+internal import Glibc
+
+/// Runs seeds one after the other, each in a directory of its own that is removed afterwards.
+package struct Batch: Sendable {
+    private let directory: String
+    private let steps: Int
+    private let canary: BrokenRule?
+
+    /// - Parameters:
+    ///   - parent: where the stores are made; `/dev/shm` is fastest.
+    ///   - steps: script entries over all clients of a seed.
+    package init(in parent: String, steps: Int, canary: BrokenRule?) throws(ServiceError) {
+        self.steps = steps
+        self.canary = canary
+        var template = Array("\(parent)/dcp-simulator-XXXXXX".utf8CString)
+        guard mkdtemp(&template) != nil else {
+            throw ServiceError(
+                .invalidConfiguration,
+                "Cannot make a directory in \(parent) (\(String(cString: strerror(errno)))); choose another --dir.")
+        }
+        directory = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
+    }
+
+    package func run(seed: UInt64, print: ((String) -> Void)? = nil) throws(ServiceError) -> Outcome {
+        let path = directory + "/\(seed)"
+        mkdir(path, 0o700)
+        let simulation = try Simulation(
+            seed: seed, steps: steps, directory: path, canary: canary, trace: Trace(print: print))
+        let outcome = simulation.run()
+        remove(path)
+        return outcome
+    }
+
+    /// Removes what the runs have left.
+    package func close() { remove(directory) }
+
+    private func remove(_ path: String) {
+        // What is left in /dev/shm is memory; but a run whose files cannot be removed has run.
+        try? FileManager.default.removeItem(atPath: path)
+    }
+}

@@ -1,0 +1,77 @@
+internal import DCPCore
+internal import DCPTestKit
+internal import DCPWire
+
+/// What a client believes one sequence to hold, kept apart from the system: the reference.
+///
+/// A token that is sent again after it was taken back brings other values, so that a rank that kept the old ones answers
+/// wrongly.
+final class ModelSequence {
+    struct Layer {
+        /// `[token][kvHeads][Dk]`, rounded to the KV dtype.
+        var keys: [Float] = []
+        /// `[token][kvHeads][Dv]`
+        var values: [Float] = []
+        var count = 0
+    }
+
+    let name: String
+    let shape: ModelShape
+    var record: SequenceRecord?
+    var layers: [Layer]
+    /// The longest length of which a commit was sent since the last cut: more than this, no rank may have committed.
+    var askedLength = 0
+    /// A cut was asked for while steps may have been on their way: until the next rewind a rank may have those, too.
+    var mayBeLonger = false
+    /// What was acknowledged as committed, and when: the last entry is what no rank may have lost.
+    private(set) var acknowledged: [(time: UInt64, length: Int)] = [(0, 0)]
+
+    init(name: String, shape: ModelShape) {
+        self.name = name
+        self.shape = shape
+        layers = Array(repeating: Layer(), count: shape.layers)
+    }
+
+    /// A fork of the first tokens of another, not acknowledged yet.
+    init(name: String, forkOf parent: ModelSequence, length: Int) {
+        self.name = name
+        shape = parent.shape
+        layers = parent.layers
+        askedLength = length
+        for layer in layers.indices { cut(layer, to: length) }
+    }
+
+    var floor: Int { acknowledged.last!.length }
+    /// Where all layers agree.
+    var length: Int { layers.map(\.count).min() ?? 0 }
+
+    func acknowledge(_ length: Int, at time: UInt64) {
+        guard length > floor else { return }
+        acknowledged.append((time, length))
+    }
+
+    /// A rank has lost what it wrote after `time`: that is not promised.
+    func forgive(after time: UInt64) {
+        while acknowledged.count > 1, acknowledged.last!.time > time { acknowledged.removeLast() }
+        if acknowledged.last!.time > time { acknowledged = [(0, 0)] }
+    }
+
+    /// The client has asked for a cut: less is promised from now on.
+    func promiseAtMost(_ length: Int) {
+        acknowledged = acknowledged.map { ($0.time, min($0.length, length)) }
+    }
+
+    func cut(_ layer: Int, to length: Int) {
+        guard length < layers[layer].count else { return }
+        layers[layer].keys.removeLast((layers[layer].count - length) * shape.kvHeads * shape.keyDim)
+        layers[layer].values.removeLast((layers[layer].count - length) * shape.kvHeads * shape.valueDim)
+        layers[layer].count = length
+    }
+
+    /// Takes new tokens in, as they are about to be sent.
+    func append(_ layer: Int, _ keys: [Float], _ values: [Float], tokens: Int) {
+        layers[layer].keys += Rounding.rounded(keys, to: shape.kvDataType)
+        layers[layer].values += Rounding.rounded(values, to: shape.kvDataType)
+        layers[layer].count += tokens
+    }
+}

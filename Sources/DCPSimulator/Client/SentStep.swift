@@ -1,0 +1,117 @@
+internal import DCPCore
+internal import DCPTestKit
+internal import DCPWire
+internal import NIOCore
+
+/// A step as a client sent it, with the answer it must get.
+struct SentStep {
+    let layer: Int
+    let tag: Tag
+    let requests: [RankIndex: StepRequest]
+    /// `[tokens][Hq][Dv]` and `[tokens][Hq]`, in Float64 over what the client has sent.
+    private let expected: ReferenceAttention.Result
+    private let cluster: ClusterShape
+    private let model: ModelShape
+    private let tokens: Int
+
+    /// Of a float32 computation over at most a few hundred tokens with values up to 4.
+    private static let tolerance = 2e-4
+
+    /// Draws the tokens of the entries, appends them to their sequences and prepares what each rank is sent.
+    init(
+        _ entries: [(sequence: ModelSequence, count: Int)], layer: Int, tag: Tag, model: ModelRecord,
+        cluster: ClusterShape, mode: StepRequest.QueryMode, timeout: Duration, random: inout SeededGenerator
+    ) {
+        let shape = model.shape
+        self.layer = layer
+        self.tag = tag
+        self.cluster = cluster
+        self.model = shape
+        tokens = entries.reduce(0) { $0 + $1.count }
+        let reference = ReferenceAttention(shape)
+        var joined = ReferenceAttention.Result(outputs: [], lse: [])
+        var queries: [Float] = []
+        var keys: [Float] = []
+        var values: [Float] = []
+        var wire: [StepRequest.Entry] = []
+        for (sequence, count) in entries {
+            let position = sequence.layers[layer].count
+            let q = random.floats(count * shape.queryHeads * shape.keyDim, limit: 2)
+            let k = random.distinctRows(tokens: count, heads: shape.kvHeads, dim: shape.keyDim, limit: 2)
+            let v = random.distinctRows(tokens: count, heads: shape.kvHeads, dim: shape.valueDim, limit: 4)
+            sequence.append(layer, k, v, tokens: count)
+            let held = sequence.layers[layer]
+            let part = reference.attend(queries: q, keys: held.keys, values: held.values, position: position)
+            joined.outputs += part.outputs
+            joined.lse += part.lse
+            queries += q
+            keys += k
+            values += v
+            wire.append(StepRequest.Entry(sequence: sequence.record!.id, position: position, count: count))
+        }
+        expected = joined
+        let partition = cluster.partition(of: shape)
+        let tokens = tokens
+        let rows = (
+            RowOrder.headMajor(queries, tokens: tokens, heads: shape.queryHeads, dim: shape.keyDim),
+            RowOrder.headMajor(keys, tokens: tokens, heads: shape.kvHeads, dim: shape.keyDim),
+            RowOrder.headMajor(values, tokens: tokens, heads: shape.kvHeads, dim: shape.valueDim)
+        )
+        func bytes(_ rows: [Float], _ heads: Range<Int>, _ dim: Int) -> ByteBuffer {
+            let part = Array(rows[heads.lowerBound * tokens * dim..<heads.upperBound * tokens * dim])
+            return ByteBuffer(bytes: part.withUnsafeBytes { [UInt8]($0) })
+        }
+        var requests: [RankIndex: StepRequest] = [:]
+        for rank in cluster.allRanks {
+            let group = cluster.headGroup(of: rank)
+            let own = Self.ownHeads(of: rank, cluster, partition)
+            let all = group * partition.queryHeads..<(group + 1) * partition.queryHeads
+            let heads = mode == .replicate ? all : own
+            let kvHeads = group * partition.kvHeads..<(group + 1) * partition.kvHeads
+            requests[rank] = StepRequest(
+                model: model.id, queryMode: mode, wantsLSE: true,
+                timeoutMilliseconds: UInt32(timeout.nanoseconds / 1_000_000), entries: wire,
+                queryDataType: .float32, keyValueDataType: .float32, queryHeads: heads.count, kvHeads: kvHeads.count,
+                keyDim: shape.keyDim, valueDim: shape.valueDim, queries: bytes(rows.0, heads, shape.keyDim),
+                keys: bytes(rows.1, kvHeads, shape.keyDim), values: bytes(rows.2, kvHeads, shape.valueDim))
+        }
+        self.requests = requests
+    }
+
+    private static func ownHeads(
+        of rank: RankIndex, _ cluster: ClusterShape, _ partition: HeadPartition
+    ) -> Range<Int> {
+        let start = cluster.headGroup(of: rank) * partition.queryHeads
+        let own = partition.ownHeads(ofRank: cluster.contextRank(of: rank))
+        return start + own.lowerBound..<start + own.upperBound
+    }
+
+    /// What is wrong with a rank's answer; nil when it is the reference's.
+    func fault(in result: StepResult, from rank: RankIndex) -> String? {
+        let heads = Self.ownHeads(of: rank, cluster, cluster.partition(of: model))
+        guard result.heads == heads.count, result.tokens == tokens, result.valueDim == model.valueDim,
+            let lse = result.lse
+        else { return "it has the shape [\(result.heads), \(result.tokens), \(result.valueDim)]" }
+        func float(_ buffer: ByteBuffer, _ index: Int) -> Double {
+            let bits: UInt32 = buffer.getInteger(at: buffer.readerIndex + index * 4, endianness: .little) ?? 0x7fc0_0000
+            return Double(Float(bitPattern: bits))
+        }
+        for (slot, head) in heads.enumerated() {
+            for token in 0..<tokens {
+                let row = token * model.queryHeads + head
+                let found = float(lse, slot * tokens + token)
+                guard abs(found - expected.lse[row]) <= Self.tolerance * max(1, abs(expected.lse[row])) else {
+                    return "the LSE of head \(head), token \(token) is \(found), not \(expected.lse[row])"
+                }
+                for dim in 0..<model.valueDim {
+                    let found = float(result.outputs, (slot * tokens + token) * model.valueDim + dim)
+                    let wanted = expected.outputs[row * model.valueDim + dim]
+                    guard abs(found - wanted) <= Self.tolerance * 4 else {
+                        return "output \(dim) of head \(head), token \(token) is \(found), not \(wanted)"
+                    }
+                }
+            }
+        }
+        return nil
+    }
+}

@@ -1,0 +1,244 @@
+internal import DCPCore
+internal import DCPTestKit
+internal import DCPWire
+internal import NIOCore
+
+/// What a client does when nothing is wrong.
+extension SimulatedClient {
+    private static var lengthMax: Int { 150 }
+
+    func next() {
+        guard !isFinished else { return }
+        guard remaining > 0 else { return verify() }
+        remaining -= 1
+        if let long = sequences.first(where: { $0.length > Self.lengthMax }) {
+            return truncate(long, to: world.draw(0...min(long.floor, Self.lengthMax / 2)))
+        }
+        if world.chance(simulation.knobs.clientCrashes / 4) { return crash() }
+        switch world.draw(0...99) {
+        case 0..<66: steps()
+        case 66..<86: commit(world.chance(0.8) ? sequences : [sequences[0]])
+        case 86..<90:
+            let sequence = sequences[world.draw(0...sequences.count - 1)]
+            truncate(sequence, to: world.draw(0...sequence.floor))
+        case 90..<94 where sequences.count < 3: fork(sequences[0])
+        case 94..<96 where sequences.count > 1: close(sequences.count - 1)
+        default: steps()
+        }
+    }
+
+    // MARK: Steps
+
+    /// New tokens through all layers, one layer after the other or all at once, one chunk or two behind each other.
+    private func steps() {
+        doing = "sending steps"
+        let some = sequences.filter { _ in sequences.count == 1 || world.chance(0.6) }
+        let chosen = some.isEmpty ? [sequences[0]] : some
+        let mode: StepRequest.QueryMode = world.chance(0.3) ? .replicate : .gather
+        let isBurst = world.chance(0.4)
+        let chunks = isBurst ? world.draw(1...2) : 1
+        // To one length: after a failure some layers have more than others.
+        var target = chosen.map { $0.layers.map(\.count).max()! }.max()!
+        var sent: [() -> SentStep] = []
+        for _ in 0..<chunks {
+            target += world.chance(0.5) ? 1 : world.draw(2...24)
+            let end = target
+            for layer in simulation.knobs.model.layerIndices {
+                sent.append { [self] in
+                    SentStep(
+                        chosen.map { ($0, end - $0.layers[layer].count) }, layer: layer, tag: takeTag(layer: layer),
+                        model: model!, cluster: cluster, mode: mode, timeout: simulation.knobs.stepTimeout,
+                        random: &world.random)
+                }
+            }
+        }
+        if isBurst {
+            var open = sent.count
+            for make in sent {
+                send(make()) { [self] in
+                    open -= 1
+                    if open == 0 { next() }
+                }
+            }
+            // Its ranks learn of it by the end of the connection, in the middle of the steps.
+            if world.chance(simulation.knobs.clientCrashes) {
+                let turn = turn
+                world.after(world.delay(.zero ... .milliseconds(20)), process, "client crash") { [self] in
+                    if turn == self.turn, !isFinished { crash() }
+                }
+            }
+        } else {
+            sendInOrder(sent)
+        }
+    }
+
+    private func sendInOrder(_ rest: [() -> SentStep]) {
+        guard let make = rest.first else { return next() }
+        let step = make()
+        send(step) { [self] in
+            guard world.chance(0.06) else { return sendInOrder(Array(rest.dropFirst())) }
+            // Sent again: nothing is appended, and the answer is the same.
+            var tag = step.tag
+            tag.attempt += 1
+            send(step, as: tag) { [self] in sendInOrder(Array(rest.dropFirst())) }
+        }
+    }
+
+    private func send(_ step: SentStep, as tag: Tag? = nil, done: @escaping () -> Void) {
+        askRanks(
+            step.requests.mapValues { .step($0) }, tag: tag ?? step.tag,
+            timeout: simulation.knobs.stepTimeout + .seconds(2)
+        ) { [self] rank, frame in
+            guard case .stepResult(let result) = frame.message else { return }
+            if let fault = step.fault(in: result, from: rank) {
+                simulation.violate(.wrongAnswer, "\(name): \(rank) answered \(frame.tag) wrongly: \(fault)")
+            }
+        } done: { [self] result in
+            switch result {
+            case .success: done()
+            case .failure(let error): failed(error)
+            }
+        }
+    }
+
+    // MARK: Commits
+
+    private func commit(_ some: [ModelSequence]) {
+        doing = "committing"
+        let lengths = some.map { sequence -> (ModelSequence, Int) in
+            let length = sequence.length
+            return (sequence, world.chance(0.85) ? length : world.draw(min(sequence.floor, length)...length))
+        }
+        for (sequence, length) in lengths { sequence.askedLength = max(sequence.askedLength, length) }
+        let message = Message.commit(lengths.map { SequenceLength(sequence: $0.0.record!.id, length: $0.1) })
+        let losses = powerLosses
+        askRanks(
+            Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
+            timeout: simulation.knobs.requestTimeout
+        ) { [self] result in
+            switch result {
+            case .success:
+                // A rank that answered and then lost its power has promised nothing, if its disk lags behind.
+                for (sequence, length) in lengths where losses == powerLosses {
+                    sequence.acknowledge(length, at: world.now)
+                    world.trace.note("\(name): \(length) tokens of \(sequence.name) are committed")
+                }
+                next()
+            case .failure(let error) where error.code == .positionMismatch:
+                simulation.violate(.answeredNotInPlace, "\(name) commits what was answered: \(error)")
+            case .failure(let error): failed(error)
+            }
+        }
+    }
+
+    // MARK: The directory
+
+    func truncate(_ sequence: ModelSequence, to length: Int) {
+        sequence.promiseAtMost(length)
+        unanswered = DirectoryWish(
+            request: .truncate(name: sequence.name, length: length),
+            done: { [self] _ in
+                for layer in sequence.layers.indices { sequence.cut(layer, to: length) }
+                sequence.askedLength = length
+                recover(after: nil)
+            },
+            refused: { [self] error in
+                switch error.code {
+                case .storeDamaged where simulation.hasDamage: truncate(sequence, to: 0)
+                // A rank has less than the others by now; the lengths tell.
+                case .invalidRequest: recover(after: error)
+                default: unexpected(error, "truncating \(sequence.name) to \(length)")
+                }
+            })
+        askDirectory()
+    }
+
+    private func fork(_ parent: ModelSequence) {
+        forks += 1
+        let length = world.draw(0...parent.floor)
+        let name = "\(name)-fork-\(forks)"
+        let losses = powerLosses
+        let child = ModelSequence(name: name, forkOf: parent, length: length)
+        func opened(_ reply: DirectoryReply, isAcknowledged: Bool) {
+            child.record = reply.sequences.first
+            if isAcknowledged, losses == powerLosses { child.acknowledge(length, at: world.now) }
+            sequences.append(child)
+            recover(after: nil)
+        }
+        unanswered = DirectoryWish(
+            request: .fork(name: parent.name, newName: name, length: length),
+            done: { opened($0, isAcknowledged: true) },
+            refused: { [self] error in
+                switch error.code {
+                case .conflict:
+                    // An earlier request that was not answered had made it, or is still being undone.
+                    unanswered = DirectoryWish(
+                        request: .openSequence(name: name, model: "", create: false),
+                        done: { opened($0, isAcknowledged: false) },
+                        refused: { [self] in recover(after: $0) })
+                    askDirectory()
+                case .storeDamaged where simulation.hasDamage: truncate(parent, to: 0)
+                // The parent has become shorter: a loss of power that took what was not synced.
+                case .invalidRequest where length > parent.floor: recover(after: error)
+                default: unexpected(error, "forking \(parent.name) at \(length)")
+                }
+            })
+        askDirectory()
+    }
+
+    private func close(_ index: Int) {
+        let sequence = sequences.remove(at: index)
+        unanswered = DirectoryWish(
+            request: .close(name: sequence.name), done: { [self] _ in recover(after: nil) },
+            refused: { [self] error in
+                // An earlier request that was not answered had closed it.
+                if error.code == .unknownSequence { return recover(after: nil) }
+                unexpected(error, "closing \(sequence.name)")
+            })
+        askDirectory()
+    }
+
+    // MARK: The end
+
+    /// One more token for every sequence, whose attention reads all that was kept, and a commit of all.
+    private func verify() {
+        guard simulation.isCalm else {
+            // Until the faults stop there is always something to do.
+            doing = "waiting for the faults to stop"
+            let turn = turn
+            world.after(UInt64(50_000_000), process, "wait") { [self] in
+                if turn == self.turn { next() }
+            }
+            return
+        }
+        doing = "verifying"
+        let all = sequences.map { ($0, $0.layers.map(\.count).max()! + 1) }
+        verify(all, layer: 0)
+    }
+
+    private func verify(_ all: [(ModelSequence, Int)], layer: Int) {
+        guard layer < simulation.knobs.model.layers else {
+            for sequence in sequences { sequence.askedLength = max(sequence.askedLength, sequence.length) }
+            let message = Message.commit(
+                sequences.map { SequenceLength(sequence: $0.record!.id, length: $0.length) })
+            return askRanks(
+                Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
+                timeout: simulation.knobs.requestTimeout
+            ) { [self] result in
+                switch result {
+                case .success: finish()
+                case .failure(let error): failed(error)
+                }
+            }
+        }
+        let step = SentStep(
+            all.map { ($0.0, $0.1 - $0.0.layers[layer].count) }, layer: layer, tag: takeTag(layer: layer),
+            model: model!, cluster: cluster, mode: .gather, timeout: simulation.knobs.stepTimeout,
+            random: &world.random)
+        send(step) { [self] in verify(all, layer: layer + 1) }
+    }
+}
+
+extension ModelShape {
+    fileprivate var layerIndices: Range<Int> { 0..<layers }
+}

@@ -1,0 +1,83 @@
+internal import DCPCoordinator
+internal import DCPCore
+internal import DCPStore
+internal import DCPTransport
+internal import NIOCore
+
+/// The machine of the coordinator.
+final class CoordinatorNode: @unchecked Sendable {
+    static let endpoint = Endpoint.tcp(host: "coordinator", port: 7300)
+    static let name = "coordinator"
+
+    private unowned let simulation: Simulation
+    private let disk: SimulatedDisk
+    private(set) var process: Process?
+    private var server: CoordinatorServer?
+    private var store: CoordinatorStore?
+    private var dangling: [SimulatedChannel] = []
+    private var starts = 0
+
+    init(simulation: Simulation) {
+        self.simulation = simulation
+        disk = SimulatedDisk(directory: simulation.directory + "/coordinator", world: simulation.world)
+    }
+
+    var isUp: Bool { process != nil }
+
+    func start() {
+        guard process == nil else { return }
+        let world = simulation.world
+        let process = Process(name: Self.name, world: world)
+        self.process = process
+        simulation.network.tellPeers(of: dangling)
+        dangling = []
+        starts += 1
+        do throws(ServiceError) {
+            let isNew = starts == 1
+            let store = try CoordinatorStore(
+                directory: disk.directory, shape: simulation.knobs.shape,
+                writerHost: DiskHost(disk, process, latencyMax: simulation.knobs.diskLatencyMax))
+            if isNew { disk.sync() }
+            self.store = store
+            var configuration = CoordinatorServer.Configuration(listen: Self.endpoint)
+            configuration.lease = simulation.knobs.lease
+            configuration.link.network = simulation.network
+            configuration.link.handshakeTimeout = .seconds(2)
+            configuration.link.stallTimeout = .seconds(6)
+            let server = CoordinatorServer(configuration, store: store, eventLoop: SimulatedLoop(process)) {
+                [weak self] event in self?.observe(event, of: process)
+            }
+            self.server = server
+            world.after(0, process, "start") { _ = server.start() }
+        } catch {
+            simulation.violate(.refusedStart, "the coordinator does not start: \(error)")
+        }
+    }
+
+    private func observe(_ event: CoordinatorEvent, of process: Process) {
+        simulation.world.trace.note("\(Self.name): \(event)")
+        switch event {
+        case .joining(let epoch): simulation.began(epoch)
+        case .fatal(let error): simulation.violate(.refusedStart, "the coordinator ends: \(error)")
+        default: break
+        }
+    }
+
+    func kill() { end(withMachine: false) }
+
+    func losePower() {
+        guard isUp else { return }
+        end(withMachine: true)
+        disk.losePower(.always)
+    }
+
+    private func end(withMachine: Bool) {
+        guard let process else { return }
+        self.process = nil
+        process.die()
+        dangling += simulation.network.died(process, withMachine: withMachine)
+        server = nil
+        store?.abandon()
+        store = nil
+    }
+}

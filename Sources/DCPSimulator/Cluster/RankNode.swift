@@ -1,0 +1,122 @@
+internal import DCPCache
+internal import DCPCore
+internal import DCPRank
+internal import DCPStore
+internal import DCPTestKit
+internal import DCPTransport
+internal import NIOCore
+
+/// A machine that runs one rank, again and again: `RankServer` and `ShardCache` as the daemon has them.
+final class RankNode: @unchecked Sendable {
+    let rank: RankIndex
+    let disk: SimulatedDisk
+    private unowned let simulation: Simulation
+    private(set) var process: Process?
+    private var server: RankServer?
+    private var cache: ShardCache?
+    /// Connections that a loss of power has left open at their other ends.
+    private var dangling: [SimulatedChannel] = []
+    private var starts = 0
+
+    init(_ rank: RankIndex, simulation: Simulation) {
+        self.rank = rank
+        self.simulation = simulation
+        disk = SimulatedDisk(directory: simulation.directory + "/rank-\(rank.value)", world: simulation.world)
+    }
+
+    var name: String { "rank-\(rank.value)" }
+    var endpoint: Endpoint { .tcp(host: name, port: 7400) }
+    var isUp: Bool { process != nil }
+
+    func start() {
+        guard process == nil else { return }
+        let world = simulation.world
+        let knobs = simulation.knobs
+        let process = Process(name: name, world: world)
+        self.process = process
+        simulation.network.tellPeers(of: dangling)
+        dangling = []
+        starts += 1
+        var settings = ShardCache.Settings(mapByteCountMax: 64 << 20, durability: knobs.durability)
+        settings.writerHost = DiskHost(disk, process, latencyMax: knobs.diskLatencyMax)
+        settings.newStoreID = StoreID(high: world.random.next() | 1, low: world.random.next())
+        do throws(ServiceError) {
+            let isNew = starts == 1
+            let cache = try ShardCache.open(
+                directory: disk.directory, rank: rank, cluster: knobs.shape, settings: settings)
+            if isNew { disk.sync() }
+            self.cache = cache
+            let loop = SimulatedLoop(process)
+            let pool = ComputePool(threads: knobs.threads) { job in
+                world.after(
+                    world.delay(.microseconds(5) ... .milliseconds(2)) * process.slowness, process, "compute", job)
+            }
+            var configuration = RankConfiguration(
+                rank: rank, listen: endpoint, coordinator: CoordinatorNode.endpoint, threads: knobs.threads)
+            configuration.stepsInFlightMax = knobs.stepsInFlightMax
+            configuration.earlyByteCountMax = knobs.earlyByteCountMax
+            configuration.drainTimeout = .seconds(2)
+            configuration.stepTimeoutMax = .seconds(20)
+            configuration.link.network = simulation.network
+            configuration.link.handshakeTimeout = .seconds(2)
+            configuration.link.stallTimeout = .seconds(6)
+            configuration.broken = simulation.canary
+            let server = RankServer(
+                configuration, cluster: knobs.shape, cache: cache, pool: pool, eventLoop: loop
+            ) { [weak self] event in self?.observe(event, of: process) }
+            self.server = server
+            world.after(0, process, "start") { _ = server.start() }
+        } catch {
+            simulation.violate(.refusedStart, "\(name) does not start: \(error)")
+        }
+    }
+
+    private func observe(_ event: RankEvent, of process: Process) {
+        simulation.world.trace.note("\(name): \(event)")
+        guard case .fatal(let error) = event, self.process === process else { return }
+        simulation.fatal(name, error)
+        // As systemd would: the daemon ends and is started again.
+        simulation.world.after(0, nil, "exit") { [weak self] in
+            guard let self, self.process === process else { return }
+            kill()
+            simulation.restart(after: .milliseconds(300)) { self.start() }
+        }
+    }
+
+    /// SIGTERM: drains, closes the store, ends.
+    func stop(_ done: @escaping @Sendable () -> Void) {
+        guard let process, let server, process.pausedUntil <= simulation.world.now else { return }
+        simulation.world.after(0, process, "stop") {
+            server.stop().whenComplete { [weak self] _ in
+                self?.simulation.world.after(0, nil, "stopped") { [weak self] in
+                    guard let self, self.process === process else { return }
+                    cache?.close()
+                    disk.sync()
+                    kill()
+                    done()
+                }
+            }
+        }
+    }
+
+    /// SIGKILL: the process is gone, what it had written is the kernel's.
+    func kill() { end(withMachine: false) }
+
+    func losePower() {
+        guard isUp else { return }
+        end(withMachine: true)
+        disk.losePower(simulation.knobs.durability)
+        simulation.lostPower(rank)
+    }
+
+    private func end(withMachine: Bool) {
+        guard let process else { return }
+        self.process = nil
+        process.die()
+        dangling += simulation.network.died(process, withMachine: withMachine)
+        server?.abandon()
+        server = nil
+        cache?.abandon()
+        cache = nil
+    }
+}

@@ -1,0 +1,104 @@
+internal import DCPStore
+internal import DCPTestKit
+internal import Foundation
+internal import Glibc
+
+/// The disk of one daemon: a real directory with a real LMDB environment, and what of it would survive a loss of power.
+final class SimulatedDisk: @unchecked Sendable {
+    let directory: String
+    private let world: World
+    /// The data file as it was when everything in it was last synced.
+    private var synced: [UInt8] = []
+    /// When that was.
+    private(set) var syncTime: UInt64 = 0
+    private static let pageByteCount = 4096
+
+    init(directory: String, world: World) {
+        self.directory = directory
+        self.world = world
+    }
+
+    private var dataPath: String { directory + "/data.mdb" }
+
+    func sync() {
+        synced = read()
+        syncTime = world.now
+    }
+
+    private func read() -> [UInt8] {
+        let file = open(dataPath, O_RDONLY | O_CLOEXEC)
+        guard file >= 0 else { return [] }
+        defer { close(file) }
+        var status = stat()
+        fstat(file, &status)
+        let byteCount = Int(status.st_size)
+        return [UInt8](unsafeUninitializedCapacity: byteCount) { bytes, count in
+            count = max(pread(file, bytes.baseAddress, byteCount, 0), 0)
+        }
+    }
+
+    private func write(_ bytes: [UInt8]) {
+        let file = open(dataPath, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+        precondition(file >= 0, "cannot write \(dataPath)")
+        let count = bytes.withUnsafeBytes { pwrite(file, $0.baseAddress, bytes.count, 0) }
+        close(file)
+        precondition(count == bytes.count, "short write to \(dataPath)")
+    }
+
+    /// The machine loses power; the environment is closed. What was not synced is lost, all of it or nothing: the
+    /// simulated file system keeps the order of writes, as DurabilityNote in Storage.md asks. A transaction that was
+    /// being written may have left torn pages behind the end of what was synced.
+    func losePower(_ durability: Durability) {
+        let current = read()
+        var survived = synced
+        if durability != .always, world.chance(0.5) { survived = current }
+        if survived.count >= 2 * Self.pageByteCount, world.chance(0.5) {
+            for _ in 0..<world.draw(1...3) {
+                survived += (0..<Self.pageByteCount).map { _ in UInt8(truncatingIfNeeded: world.random.next()) }
+            }
+        }
+        write(survived)
+        synced = survived
+    }
+
+    /// Flips a bit of a sealed block. Returns false when there is none.
+    func flipBit() -> Bool {
+        let bytes = read()
+        // A value of its own pages begins at byte 16 of the first.
+        let blocks = stride(from: 16, to: bytes.count - 64, by: Self.pageByteCount).filter {
+            bytes[$0] == 0x44 && bytes[$0 + 1] == 0x43 && bytes[$0 + 2] == 0x50 && bytes[$0 + 3] == 0x42
+        }
+        guard let start = blocks.randomElement(using: &world.random) else { return false }
+        let payload = bytes.withUnsafeBytes { Int($0.loadUnaligned(fromByteOffset: start + 28, as: UInt32.self)) }
+        let place = start + world.draw(0...48 + payload - 1)
+        guard place < bytes.count else { return false }
+        let file = open(dataPath, O_RDWR | O_CLOEXEC)
+        guard file >= 0 else { return false }
+        defer { close(file) }
+        var byte = bytes[place] ^ (1 << UInt8(world.draw(0...7)))
+        guard pwrite(file, &byte, 1, off_t(place)) == 1 else { return false }
+        if place < synced.count { synced[place] = byte }
+        world.trace.note("a bit flips at byte \(place) of \(dataPath)")
+        return true
+    }
+}
+
+/// The writer of one process's store, as events of the world.
+final class DiskHost: WriterHost, @unchecked Sendable {
+    private let disk: SimulatedDisk
+    private let process: Process
+    private let latencyMax: Duration
+
+    init(_ disk: SimulatedDisk, _ process: Process, latencyMax: Duration) {
+        self.disk = disk
+        self.process = process
+        self.latencyMax = latencyMax
+    }
+
+    func schedule(after delay: Duration, _ body: @escaping @Sendable () -> Void) {
+        let latency = process.world.delay(.microseconds(10)...latencyMax) * process.slowness
+        process.world.after(delay.nanoseconds + latency, process, "write", body)
+    }
+
+    func synced() { disk.sync() }
+}

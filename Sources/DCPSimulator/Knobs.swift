@@ -1,0 +1,91 @@
+internal import DCPCore
+internal import DCPStore
+internal import DCPTestKit
+
+/// What one seed's cluster is and what happens to it, drawn before anything runs.
+struct Knobs {
+    var shape: ClusterShape
+    var model: ModelShape
+    var durability: Durability
+    var network: NetworkKnobs
+    var lease: Duration
+    var stepTimeout: Duration
+    var requestTimeout: Duration
+    var threads: Int
+    var clients: Int
+    /// Script entries each client completes.
+    var stepsPerClient: Int
+    /// How often a client drops its connections, with what is on its way, and begins again as another.
+    var clientCrashes: Double
+    var stepsInFlightMax: Int
+    var earlyByteCountMax: Int
+    var faults: FaultKnobs
+    /// The longest a disk takes for a transaction.
+    var diskLatencyMax: Duration
+
+    init(seed: UInt64, steps: Int) throws(ServiceError) {
+        var random = SeededGenerator(seed: seed ^ 0x6b6e_6f62)
+        func pick<Value>(_ values: [Value]) -> Value { values.randomElement(using: &random)! }
+        let headGroups = pick([1, 1, 1, 2])
+        let contextRanks = headGroups == 2 ? pick([1, 2]) : pick([1, 2, 2, 3, 4])
+        let interleave = pick([1, 1, 2, 4, 16])
+        shape = try ClusterShape(
+            ranks: headGroups * contextRanks, headGroups: headGroups, interleave: interleave,
+            blockTokens: pick([16, 16, 32]), exchange: pick([.allToAll, .allToAll, .allGatherReduceScatter]))
+        let kvHeads = headGroups == 2 ? 2 : pick([1, 2, 3])
+        model = try ModelShape(
+            layers: pick([1, 2, 3]), queryHeads: kvHeads * pick([1, 2, 3]), kvHeads: kvHeads, keyDim: 8,
+            valueDim: pick([8, 10]), scale: 0.4, softcap: pick([nil, nil, 20]),
+            kvDataType: pick([.float32, .bfloat16, .float16]))
+        durability = pick([.always, .everysec, .everysec, .never])
+        let isFast = pick([true, false])
+        network = NetworkKnobs(
+            latency: .microseconds(20)...(isFast ? .microseconds(400) : .milliseconds(pick([2, 20, 80]))),
+            loss: pick([0, 0.002, 0.03, 0.15]), splits: pick([0, 0.05, 0.4]), resets: pick([0, 0.3, 1]),
+            flips: pick([0, 0, 0.001]), socketBufferByteCount: pick([4096, 1 << 16, 1 << 20]))
+        lease = .milliseconds(pick([900, 1500, 3000]))
+        stepTimeout = .milliseconds(pick([400, 1500, 4000]))
+        requestTimeout = .milliseconds(pick([1500, 4000]))
+        threads = pick([1, 2, 3])
+        clients = pick([1, 1, 2, 3])
+        stepsPerClient = max(1, steps / clients)
+        clientCrashes = pick([0.01, 0.03, 0.25])
+        stepsInFlightMax = pick([3, 1024, 1024])
+        earlyByteCountMax = pick([600, 1 << 20, 1 << 20])
+        faults = FaultKnobs(random: &random)
+        diskLatencyMax = .milliseconds(pick([1, 5, 60]))
+    }
+}
+
+struct NetworkKnobs {
+    /// One way, between two processes.
+    var latency: ClosedRange<Duration>
+    /// How often a segment is sent again, which delays it and all behind it.
+    var loss: Double
+    /// How often a write arrives in two pieces.
+    var splits: Double
+    /// How often a closed connection loses what was on its way.
+    var resets: Double
+    /// How often a bit of a write flips.
+    var flips: Double
+    var socketBufferByteCount: Int
+}
+
+/// How often each fault happens, in events a simulated second; 0 leaves it out.
+struct FaultKnobs {
+    enum Kind: CaseIterable {
+        case kill, powerLoss, stop, pause, partition, halfPartition, reset, slow, bitFlip, killCoordinator
+    }
+
+    var rates: [(kind: Kind, rate: Double)]
+
+    init(random: inout SeededGenerator) {
+        // A third of the seeds has every fault, a third some, a third few: a bug may need quiet beside its fault.
+        let share = [1.0, 0.5, 0.15].randomElement(using: &random)!
+        let pace = [0.05, 0.15, 0.4].randomElement(using: &random)!
+        rates = Kind.allCases.map { kind in
+            let isIn = Double.random(in: 0..<1, using: &random) < share
+            return (kind, isIn ? pace * Double.random(in: 0.3...1, using: &random) : 0)
+        }
+    }
+}

@@ -1,0 +1,228 @@
+package import DCPCore
+package import DCPRank
+internal import DCPStore
+internal import DCPTransport
+internal import DCPWire
+internal import NIOCore
+
+/// A rule of the system that a history broke. The article *Simulation* states each.
+public struct Violation: Error, Sendable {
+    public enum Rule: String, Sendable, CaseIterable {
+        /// No acknowledged commit is lost.
+        case lostCommit = "lost commit"
+        /// No rank has committed what nobody asked it to.
+        case inventedCommit = "invented commit"
+        /// Every answered step equals the reference.
+        case wrongAnswer = "wrong answer"
+        /// What is answered is in place: it can be committed.
+        case answeredNotInPlace = "answered, not in place"
+        /// No step is applied twice, or after it was taken back.
+        case appliedTwice = "applied twice"
+        /// No two epochs serve at once.
+        case twoEpochs = "two epochs"
+        /// Every wait ends.
+        case endlessWait = "endless wait"
+        /// No request is refused for good that is right.
+        case wrongRefusal = "wrong refusal"
+        /// A daemon starts again after whatever happened to it.
+        case refusedStart = "refused start"
+    }
+
+    public var rule: Rule
+    public var message: String
+}
+
+/// What one seed came to.
+public struct Outcome: Sendable {
+    public var seed: UInt64
+    public var steps: Int
+    public var traceHash: UInt64
+    public var events: Int
+    public var simulatedSeconds: Double
+    public var violation: Violation?
+    /// How often what happened, for those who wonder whether enough does.
+    public var counts: [String: Int]
+}
+
+/// One seed's history: a coordinator, W ranks and clients on one thread, and what happens to them.
+///
+/// First the faults that the seed draws, then calm: everything that is down is started, partitions heal, and every client
+/// must come to its end.
+public final class Simulation: @unchecked Sendable {
+    let world: World
+    let knobs: Knobs
+    let network: SimulatedNetwork
+    let directory: String
+    let canary: BrokenRule?
+    private let seed: UInt64
+    private let steps: Int
+    private(set) var isCalm = false
+    /// A bit of a stored block has been flipped.
+    var hasDamage = false
+    private(set) var coordinator: CoordinatorNode!
+    private(set) var ranks: [RankNode] = []
+    private(set) var clients: [SimulatedClient] = []
+    private var violation: Violation?
+    private var counts: [String: Int] = [:]
+    private var calmTime: UInt64 = 0
+    private var epoch = Epoch.none
+    /// The highest epoch each rank has answered in, and when the client had the answer; rising.
+    private var answers: [RankIndex: [(time: UInt64, epoch: Epoch)]] = [:]
+
+    private static let faultSeconds = 40
+    private static let calmSeconds = 180
+
+    /// - Parameters:
+    ///   - steps: script entries over all clients.
+    ///   - directory: where the stores are made; removed by the caller.
+    ///   - canary: a rule that the ranks break.
+    package init(
+        seed: UInt64, steps: Int, directory: String, canary: BrokenRule? = nil, trace: Trace = Trace()
+    ) throws(ServiceError) {
+        self.seed = seed
+        self.steps = steps
+        self.directory = directory
+        self.canary = canary
+        knobs = try Knobs(seed: seed, steps: steps)
+        world = World(seed: seed, trace: trace)
+        network = SimulatedNetwork(world: world, knobs: knobs.network)
+    }
+
+    package func run() -> Outcome {
+        world.trace.note("\(knobs)")
+        coordinator = CoordinatorNode(simulation: self)
+        ranks = knobs.shape.allRanks.map { RankNode($0, simulation: self) }
+        clients = (0..<knobs.clients).map { SimulatedClient(index: $0, simulation: self) }
+        coordinator.start()
+        for rank in ranks { world.after(world.delay(.zero ... .milliseconds(500)), nil, "boot") { rank.start() } }
+        for client in clients {
+            world.after(world.delay(.zero ... .seconds(1)), nil, "client") { client.start() }
+        }
+        let faults = Faults(self)
+        faults.start()
+        let start = world.now
+        run(until: start + UInt64(Self.faultSeconds) * 1_000_000_000) {
+            self.clients.allSatisfy { $0.isFinished || $0.remaining == 0 }
+        }
+        if violation == nil {
+            faults.stop()
+            calmDown()
+            run(until: calmTime + UInt64(Self.calmSeconds) * 1_000_000_000) {
+                self.clients.allSatisfy(\.isFinished)
+            }
+            for client in clients where !client.isFinished && violation == nil {
+                violate(
+                    .endlessWait,
+                    "\(client.name) is still \(client.doing), \(Self.calmSeconds) s after the last fault")
+            }
+        }
+        let outcome = Outcome(
+            seed: seed, steps: steps, traceHash: world.trace.hash, events: world.eventCount,
+            simulatedSeconds: Double(world.now - start) / 1e9, violation: violation, counts: counts)
+        tearDown()
+        return outcome
+    }
+
+    private func run(until deadline: UInt64, isDone: () -> Bool) {
+        while violation == nil, !isDone(), world.step(until: deadline) {}
+    }
+
+    private func calmDown() {
+        world.trace.note("calm")
+        isCalm = true
+        calmTime = world.now
+        network.isCalm = true
+        network.healAll()
+        for client in clients { client.remaining = min(client.remaining, 3) }
+        if !coordinator.isUp { coordinator.start() }
+        for rank in ranks where !rank.isUp { rank.start() }
+        for process in processes {
+            process.pausedUntil = world.now
+            process.slowness = 1
+        }
+    }
+
+    /// Those that live, in a fixed order.
+    var processes: [Process] {
+        [coordinator.process].compactMap { $0 } + ranks.compactMap(\.process) + clients.map(\.process)
+    }
+
+    private func tearDown() {
+        for client in clients { client.process.die() }
+        for rank in ranks { rank.kill() }
+        coordinator.kill()
+        for client in clients { _ = network.died(client.process, withMachine: true) }
+        world.dropEverything()
+    }
+
+    var clientLink: LinkSettings {
+        LinkSettings(handshakeTimeout: .seconds(2), stallTimeout: .seconds(6), network: network)
+    }
+
+    // MARK: What is noticed
+
+    /// The first counts: what follows a broken rule proves nothing.
+    func violate(_ rule: Violation.Rule, _ message: String) {
+        world.trace.note("VIOLATION \(rule.rawValue): \(message)")
+        if violation == nil { violation = Violation(rule: rule, message: message) }
+    }
+
+    func count(_ what: String) { counts[what, default: 0] += 1 }
+
+    func began(_ epoch: Epoch) {
+        count("epochs")
+        guard epoch > self.epoch else {
+            return violate(.twoEpochs, "the coordinator begins \(epoch) after \(self.epoch)")
+        }
+        self.epoch = epoch
+    }
+
+    /// A rank's answer has come to a client that had asked at `sent`, in the epoch `asked`.
+    func answered(_ rank: RankIndex, _ frame: Frame, asked: Epoch, at sent: UInt64) {
+        count("\(frame.message.type)")
+        switch frame.message {
+        case .stepResult:
+            guard frame.epoch == asked else {
+                return violate(
+                    .twoEpochs, "\(rank) answered a step of \(asked) in \(frame.epoch): \(frame.tag)")
+            }
+        case .committed, .rewound:
+            guard frame.epoch >= asked else {
+                return violate(.twoEpochs, "\(rank) answered a request of \(asked) in \(frame.epoch): \(frame.tag)")
+            }
+        default: return
+        }
+        if let later = answers[rank]?.last(where: { $0.time < sent && $0.epoch > frame.epoch }) {
+            violate(
+                .twoEpochs,
+                "\(rank) had answered in \(later.epoch), and now answers \(frame.tag), sent after that, in \(frame.epoch)"
+            )
+        }
+        if frame.epoch > answers[rank]?.last?.epoch ?? .none {
+            answers[rank, default: []].append((world.now, frame.epoch))
+        }
+    }
+
+    func timedOut(_ client: String, _ request: String) {
+        count("timeouts")
+        // Time for what was sent before the calm, and for the cluster to become complete.
+        guard isCalm, world.now > calmTime + 60_000_000_000 else { return }
+        violate(.endlessWait, "\(client) had no answer to a \(request), and nothing is wrong any more")
+    }
+
+    func fatal(_ name: String, _ error: ServiceError) {
+        count("fatal")
+        if !hasDamage { violate(.refusedStart, "\(name) ends: \(error)") }
+    }
+
+    /// What the rank had not synced is not promised any more.
+    func lostPower(_ rank: RankIndex) {
+        guard knobs.durability != .always else { return }
+        let synced = ranks[Int(rank.value)].disk.syncTime
+        for client in clients { client.lostPower(after: synced) }
+    }
+
+    func restart(after delay: Duration, _ start: @escaping () -> Void) {
+        world.after(delay.nanoseconds, nil, "restart", start)
+    }
+}

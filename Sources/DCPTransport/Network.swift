@@ -1,0 +1,67 @@
+internal import Glibc
+public import NIOCore
+internal import NIOPosix
+
+/// How connections come to be: sockets in the daemons, a simulated network where a seed decides what arrives and when.
+///
+/// Called on `eventLoop`, which every channel it makes belongs to.
+public protocol Network: AnyObject, Sendable {
+    /// Accepts connections at an endpoint until the channel is closed.
+    /// - Parameter initialize: sets up each channel before its first byte; a failure closes it.
+    func listen(
+        at endpoint: Endpoint, on eventLoop: any EventLoop,
+        initialize: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
+    ) -> EventLoopFuture<any Channel>
+
+    /// - Parameter initialize: sets the channel up before it becomes active.
+    func connect(
+        to endpoint: Endpoint, on eventLoop: any EventLoop, timeout: TimeAmount,
+        initialize: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
+    ) -> EventLoopFuture<any Channel>
+}
+
+/// Unix and TCP sockets.
+public final class SocketNetwork: Network {
+    private let inheritedSocket: CInt?
+
+    /// - Parameter inheritedSocket: a socket that listens already, which `listen` takes instead of making one.
+    public init(inheritedSocket: CInt? = nil) { self.inheritedSocket = inheritedSocket }
+
+    public func listen(
+        at endpoint: Endpoint, on eventLoop: any EventLoop,
+        initialize: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
+    ) -> EventLoopFuture<any Channel> {
+        let bootstrap = ServerBootstrap(group: eventLoop)
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .serverChannelOption(.backlog, value: 256)
+            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .childChannelOption(.recvAllocator, value: Self.receiveAllocator)
+            .childChannelInitializer(initialize)
+        if let inheritedSocket { return bootstrap.withBoundSocket(inheritedSocket) }
+        switch endpoint {
+        case .unix(let path): return bootstrap.bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true)
+        case .tcp(let host, let port): return bootstrap.bind(host: host, port: port)
+        }
+    }
+
+    public func connect(
+        to endpoint: Endpoint, on eventLoop: any EventLoop, timeout: TimeAmount,
+        initialize: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
+    ) -> EventLoopFuture<any Channel> {
+        let bootstrap = ClientBootstrap(group: eventLoop)
+            .connectTimeout(timeout)
+            .channelOption(.socketOption(.so_keepalive), value: 1)
+            .channelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .channelOption(.recvAllocator, value: Self.receiveAllocator)
+            .channelInitializer(initialize)
+        switch endpoint {
+        case .unix(let path): return bootstrap.connect(unixDomainSocketPath: path)
+        case .tcp(let host, let port): return bootstrap.connect(host: host, port: port)
+        }
+    }
+
+    /// Larger reads for large frames: a chunk of prefill is megabytes.
+    private static var receiveAllocator: any RecvByteBufferAllocator {
+        AdaptiveRecvByteBufferAllocator(minimum: 1 << 10, initial: 8 << 10, maximum: 1 << 20)
+    }
+}

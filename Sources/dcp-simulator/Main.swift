@@ -1,0 +1,40 @@
+import ArgumentParser
+import DCPWire
+import Glibc
+
+@main
+struct Main {
+    static func main() {
+        // A reader of our output that goes away (`dcp-simulator replay ... | head`) ends us quietly.
+        signal(SIGPIPE, SIG_DFL)
+        // Kernels that are the same on every machine, unless others are asked for.
+        setenv("DCP_KERNELS", "scalar", 0)
+        DcpSimulator.main()
+    }
+}
+
+struct DcpSimulator: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "dcp-simulator",
+        abstract:
+            "Runs whole clusters in one thread, with faults drawn from a seed, and checks the rules they must keep.",
+        discussion: """
+            A seed draws a cluster, its clients and what happens to them: lost and late packets, partitions, connections \
+            that break, ranks that are killed, stopped, paused or slow, power that fails, bits that flip. Rank and \
+            coordinator are the daemons' own code with real stores; clock, network, threads and randomness are the \
+            simulator's. The same seed and steps give the same history, bit for bit.
+
+            EXAMPLE
+              dcp-simulator run --seeds 1000
+              dcp-simulator run --seed 42 --json
+              dcp-simulator replay --seed 42 | less
+              dcp-simulator run --seeds 200 --canary commit
+
+            EXIT STATUS
+              0   every rule was kept
+              64  the command line is wrong
+              70  a rule was broken: a bug
+            """,
+        version: Release.current,
+        subcommands: [Run.self, Replay.self])
+}

@@ -1,0 +1,80 @@
+import DCPClient
+import DCPCore
+import DCPTestKit
+import DCPWire
+import Testing
+
+extension Integration {
+    @Suite("rewind")
+    struct RewindTests {
+        /// A client without connections of its own making: it asks every rank and waits for every answer.
+        private struct Stranger {
+            let steps: RawSteps
+            let connections: [RawConnection]
+
+            init(_ topology: Topology, _ endpoints: [String]) throws {
+                steps = RawSteps(topology: topology)
+                connections = try endpoints.map { try RawConnection.client($0) }
+            }
+
+            func ask(_ number: UInt64, _ messages: [Message]) throws -> [Message] {
+                for (connection, message) in zip(connections, messages) {
+                    try connection.send(message, epoch: steps.topology.epoch, tag: steps.tag(number))
+                }
+                var answers: [Message] = []
+                for connection in connections {
+                    guard let frame = try connection.receive() else { throw RawConnection.Failure.ended }
+                    answers.append(frame.message)
+                }
+                return answers
+            }
+        }
+
+        /// What a stranger's steps and rewinds of a sequence were answered with.
+        private func answers(
+            _ trace: Trace, on sequence: SequenceHandle, _ topology: Topology, _ endpoints: [String]
+        ) throws -> [[Message]] {
+            let stranger = try Stranger(topology, endpoints)
+            let step = topology.shape.allRanks.map {
+                stranger.steps.message(trace, 30..<40, to: $0, on: sequence)
+            }
+            let rewind = topology.shape.allRanks.map { _ in
+                Message.rewind(sequence.record.id, layerLengths: [30])
+            }
+            // Without a rewind of its own; older than that, newer than that.
+            return [
+                try stranger.ask(1, step), try stranger.ask(3, rewind), try stranger.ask(2, step),
+                try stranger.ask(4, step),
+            ]
+        }
+
+        /// The simulator's track record, 5.
+        @Test(
+            "a step of before a rewind that comes after it is refused; its client takes the sequence over by a rewind")
+        func late() async throws {
+            let trace = Trace(try shape(4, 2, 16, 16, .float32), tokens: 40, salt: 907)
+            try await ClusterSetup(ranks: 2).run { cluster in
+                try await cluster.withClient { client in
+                    let sequence = try await client.open(trace, "s")
+                    _ = try await client.play(trace, Cuts([0, 30]), on: sequence)
+                    #expect(try await client.resume(sequence).layerLengths == [30])
+                    let topology = try await client.readyTopology()
+                    let endpoints = cluster.local.rankEndpoints
+                    let answers = try await onOwnThread { () throws -> [[Message]] in
+                        try self.answers(trace, on: sequence, topology, endpoints)
+                    }
+                    #expect(
+                        answers.map { $0.map(\.type) } == [
+                            [.failure, .failure], [.rewound, .rewound], [.failure, .failure],
+                            [.stepResult, .stepResult],
+                        ])
+                    for answer in answers.joined() {
+                        guard case .failure(let error) = answer else { continue }
+                        #expect(error.code == .stepAborted && error.message.contains("rewound"), "\(error)")
+                    }
+                    #expect(try await client.status(of: sequence).layerLengths == [40])
+                }
+            }
+        }
+    }
+}
