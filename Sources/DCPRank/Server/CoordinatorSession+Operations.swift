@@ -40,7 +40,7 @@ extension CoordinatorSession {
         switch operation {
         case .truncate(let sequence, _), .close(let sequence), .evict(let sequence):
             server.cursors.forget(sequence)
-            if case .close = operation { server.rewinds[sequence] = nil }
+            if case .close = operation { server.fences[sequence] = nil }
             server.changing.remove(sequence)
         case .putModel, .removeModel, .open, .fork: break
         }

@@ -207,7 +207,7 @@ final class CoordinatorSession {
         guard epoch == next else { return }
         server.cursors.forgetAll()
         // Whatever was sent before is of an older epoch.
-        server.rewinds = [:]
+        server.fences = [:]
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
         let eventLoop = server.eventLoop
         // The writer thread takes commits and this in order: the lengths registered afterwards are final for the epoch.

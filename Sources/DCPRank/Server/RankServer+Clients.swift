@@ -82,6 +82,7 @@ extension RankServer {
             let early = steps.insert(execution)
             execution.start()
             if isContextReady { execution.deliver(.contextReady) }
+            for entry in request.entries { fences[entry.sequence, default: RewindFence()].stepped(tag) }
             for (frame, member) in early { execution.receive(frame.message, from: member) }
         } catch {
             refuse(error, request, tag: tag, epoch: frame.epoch, from: link)
@@ -162,11 +163,11 @@ extension RankServer {
     /// Refuses a step that was sent before a rewind and comes after it: over an older connection, or from a client whose
     /// place another has taken. It would append tokens that nobody counts on any more.
     private func checkNotRewound(_ sequence: SequenceID, _ tag: Tag) throws(ServiceError) {
-        guard let rewind = rewinds[sequence], rewind.client != tag.client || rewind.number > tag.number else { return }
+        guard let fence = fences[sequence], fence.isTooLate(tag) else { return }
         throw ServiceError(
             .stepAborted,
-            "\(sequence) was rewound by \(rewind.client) since \(tag.client) last did so; one client at a time uses a "
-                + "sequence. Resume it, then send the tokens from its length on.")
+            "\(sequence) was rewound after \(tag.client) had sent the step; one client at a time uses a sequence. Resume "
+                + "it, then send the tokens from its length on.")
     }
 
     private func isRollingBack(_ entry: StepRequest.Entry, layer: Int) -> Bool {
@@ -222,7 +223,7 @@ extension RankServer {
                     "A rewind of \(sequence) to \(layerLengths) needs \(state.layerLengths.count) lengths of at least "
                         + "the committed \(state.committedLength); use `dcpctl sequence truncate` to go below it.")
             }
-            rewinds[sequence] = frame.tag
+            fences[sequence, default: RewindFence()].rewound(frame.tag)
             abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
             whenQuiet(sequence) { [weak link] in
                 self.answer(link, frame.tag, self.rewound(sequence, layerLengths))

@@ -25,9 +25,8 @@ public final class RankServer {
     var cursors = LayerCursors()
     /// Sequences that an operation of the coordinator is changing: no step is taken for them.
     var changing: Set<SequenceID> = []
-    /// Who rewound each sequence last, in this epoch: earlier steps may still be on their way, over connections that are
-    /// closed already.
-    var rewinds: [SequenceID: Tag] = [:]
+    /// What may still be on its way to a sequence from before a rewind, in this epoch.
+    var fences: [SequenceID: RewindFence] = [:]
     /// Bytes that the steps in flight hold.
     var stepByteCount = 0
     var commitsInFlight = 0

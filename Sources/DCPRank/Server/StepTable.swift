@@ -18,6 +18,7 @@ struct StepTable {
     private var early: [Tag: Early] = [:]
     private var earlyByteCount = 0
     private var over = RecentTags(capacity: Self.recentTagsMax)
+    private var answered = RecentTags(capacity: Self.recentTagsMax)
     private static let recentTagsMax = 8192
     private let earlyByteCountMax: Int
 
@@ -43,8 +44,10 @@ struct StepTable {
     }
 
     mutating func remove(_ tag: Tag) {
+        let isAnswered = executions[tag]?.machine.isAnswered ?? false
         executions[tag] = nil
-        over.insert(tag)
+        // A step that was answered had all that peers send for it: what comes under its tag now is of a repeat, and is kept.
+        if isAnswered { answered.insert(tag) } else { over.insert(tag) }
     }
 
     /// Remembers that a step was refused before its request came or could be taken: whatever peers sent for it is
@@ -55,7 +58,7 @@ struct StepTable {
     }
 
     /// Whether a step of this tag, the attempt included, is over; the last thousands are remembered.
-    func isOver(_ tag: Tag) -> Bool { over.contains(tag) }
+    func isOver(_ tag: Tag) -> Bool { over.contains(tag) || answered.contains(tag) }
 
     /// Why a step is refused whose request has not come yet.
     func verdict(for tag: Tag) -> ServiceError? { over.verdict(for: tag) }
@@ -92,6 +95,7 @@ struct StepTable {
         early = [:]
         earlyByteCount = 0
         over = RecentTags(capacity: Self.recentTagsMax)
+        answered = RecentTags(capacity: Self.recentTagsMax)
     }
 }
 

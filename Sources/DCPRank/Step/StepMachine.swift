@@ -134,6 +134,12 @@ public struct StepMachine: Sendable {
         }
     }
 
+    /// Whether the client has the outputs.
+    var isAnswered: Bool {
+        if case .replied = phase { return true }
+        return false
+    }
+
     /// Whether nothing of the step is left to happen on this rank.
     public var isFinished: Bool { isOver && outstandingCount == 0 }
 

@@ -353,6 +353,7 @@ final class SimulatedClient: @unchecked Sendable {
     func failed(_ error: ServiceError) {
         if error.code == .storeDamaged {
             guard simulation.hasDamage else { return unexpected(error, doing) }
+            turn += 1
             for sequence in sequences { sequence.mayBeLonger = true }
             // The ranks name a position; which sequence it is of only the words tell, so all are given up that far.
             if let sequence = sequences.first(where: {

@@ -12,8 +12,8 @@ extension Integration {
             let steps: RawSteps
             let connections: [RawConnection]
 
-            init(_ topology: Topology, _ endpoints: [String]) throws {
-                steps = RawSteps(topology: topology)
+            init(_ steps: RawSteps, _ endpoints: [String]) throws {
+                self.steps = steps
                 connections = try endpoints.map { try RawConnection.client($0) }
             }
 
@@ -32,20 +32,20 @@ extension Integration {
 
         /// What a stranger's steps and rewinds of a sequence were answered with.
         private func answers(
-            _ trace: Trace, on sequence: SequenceHandle, _ topology: Topology, _ endpoints: [String]
+            _ trace: Trace, on sequence: SequenceHandle, _ steps: RawSteps, _ endpoints: [String]
         ) throws -> [[Message]] {
-            let stranger = try Stranger(topology, endpoints)
-            let step = topology.shape.allRanks.map {
-                stranger.steps.message(trace, 30..<40, to: $0, on: sequence)
-            }
-            let rewind = topology.shape.allRanks.map { _ in
-                Message.rewind(sequence.record.id, layerLengths: [30])
-            }
-            // Without a rewind of its own; older than that, newer than that.
+            let stranger = try Stranger(steps, endpoints)
+            let step = steps.topology.shape.allRanks.map { steps.message(trace, 30..<40, to: $0, on: sequence) }
+            let rewind = Self.rewind(sequence, steps)
+            // After another's rewind; after its own, but older than that; newer than that.
             return [
-                try stranger.ask(1, step), try stranger.ask(3, rewind), try stranger.ask(2, step),
-                try stranger.ask(4, step),
+                try stranger.ask(2, step), try stranger.ask(5, rewind), try stranger.ask(4, step),
+                try stranger.ask(6, step),
             ]
+        }
+
+        private static func rewind(_ sequence: SequenceHandle, _ steps: RawSteps) -> [Message] {
+            steps.topology.shape.allRanks.map { _ in .rewind(sequence.record.id, layerLengths: [30]) }
         }
 
         /// The simulator's track record, 5.
@@ -57,11 +57,15 @@ extension Integration {
                 try await cluster.withClient { client in
                     let sequence = try await client.open(trace, "s")
                     _ = try await client.play(trace, Cuts([0, 30]), on: sequence)
-                    #expect(try await client.resume(sequence).layerLengths == [30])
-                    let topology = try await client.readyTopology()
+                    let steps = RawSteps(topology: try await client.readyTopology())
                     let endpoints = cluster.local.rankEndpoints
+                    let first = try await onOwnThread { () throws -> [Message] in
+                        try Stranger(steps, endpoints).ask(1, Self.rewind(sequence, steps))
+                    }
+                    #expect(first.map(\.type) == [.rewound, .rewound])
+                    #expect(try await client.resume(sequence).layerLengths == [30])
                     let answers = try await onOwnThread { () throws -> [[Message]] in
-                        try self.answers(trace, on: sequence, topology, endpoints)
+                        try self.answers(trace, on: sequence, steps, endpoints)
                     }
                     #expect(
                         answers.map { $0.map(\.type) } == [
