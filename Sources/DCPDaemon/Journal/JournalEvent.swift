@@ -60,11 +60,11 @@ package struct JournalEvent: Hashable, Sendable {
     package static let diskFull = JournalEvent(
         "773e92e3175d4c9696ddd15683a87617", "The store of rank @DCP_RANK@ cannot grow",
         """
-        The disk is full, or the store has reached its largest size. Nothing is lost: what is committed is served on, and
-        new tokens are refused with an error that clients may retry.
+        The disk is full, or the store is above its high watermark. Nothing is lost: what is committed is served on, and
+        new tokens are refused by all ranks with an error that clients may retry, until there is room.
 
         Close or truncate sequences (dcpctl sequence), or free space on the disk. Where the store's size is the limit,
-        raise map-size and restart the rank.
+        raise disk-limit or map-size and restart the rank. The coordinator's evict closes sequences by itself.
         """)
     package static let recovered = JournalEvent(
         "1bb5aeb822c14eb1aebbeef02efb483d", "Rank @DCP_RANK@ has taken up its store",

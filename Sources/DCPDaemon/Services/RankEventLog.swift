@@ -33,7 +33,8 @@ final class RankEventLog {
 
     private static func holdings(_ cache: ShardCache) -> String {
         guard let held = try? cache.statistics() else { return "its store does not answer" }
-        return "\(held.sequences) sequences, \(held.localTokens) tokens"
+        let room = cache.refusal.map { ", no new tokens (\($0.code))" } ?? ""
+        return "\(held.sequences) sequences, \(held.localTokens) tokens\(room)"
     }
 
     /// The coordinator has answered the registration. The store is open, peers and clients can connect: the rank is up,
@@ -87,14 +88,10 @@ final class RankEventLog {
                 "Operation failed, the coordinator was told",
                 metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
         case .storeCondition(let refusal?):
-            let level: Logger.Level = refusal.isRetryable ? .warning : .critical
-            logger.log(
-                level: level, "The store takes no new tokens",
-                metadata: ["error": "\(refusal.code)", "reason": "\(refusal.message)"])
-            ServiceManager.status("no new tokens: \(refusal.message)")
-        case .storeCondition(nil):
-            logger.notice("The store takes new tokens again")
-            ServiceManager.status("serving")
+            log.write(
+                refusal.isRetryable ? .diskFull : .storeDamaged, refusal.isRetryable ? .warning : .critical,
+                "The store takes no new tokens", ["error": "\(refusal.code)", "reason": "\(refusal.message)"])
+        case .storeCondition(nil): logger.notice("The store takes new tokens again")
         case .verified(_, _, let failure?):
             logger.error("Verification failed", metadata: ["reason": "\(failure)"])
         case .verified(let findings, 0, nil):
