@@ -119,7 +119,7 @@ package enum ConfigurationReference {
         for (section, _, _) in headings {
             text += "\n\(section.rawValue):\n"
             for key in ConfigurationKey.all where key.section == section {
-                text += "  # \(key.summary)\n  #\(key.name): \(key.defaultValue ?? "unix:/run/dcp/elsewhere.sock")\n"
+                text += "  # \(key.summary)\n  #\(key.name): \(key.defaultValue ?? key.kind.example)\n"
             }
         }
         return text + "\n# What is different for single ranks.\nranks:\n  #0:\n    #threads: 4\n"

@@ -61,6 +61,19 @@ package enum ValueKind: Sendable {
         }
     }
 
+    /// A good value, where a file shows a key without default.
+    package var example: String {
+        switch self {
+        case .integer(let range, _): "\(range.lowerBound)"
+        case .seconds(let range): "\(range.lowerBound)"
+        case .size: "200GB"
+        case .boolean: "false"
+        case .choice(let values, _): values[0]
+        case .endpoint: "unix:/run/dcp/elsewhere.sock"
+        case .path: "/var/lib/dcp/elsewhere"
+        }
+    }
+
     /// What is allowed, for the reference.
     package var domain: String {
         switch self {

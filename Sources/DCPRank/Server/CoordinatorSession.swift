@@ -145,7 +145,7 @@ final class CoordinatorSession {
     /// Renews the lease, and tells what changed since the last time. Also at once when the store's condition changes.
     func renew() {
         guard link != nil else { return }
-        let steps = server.steps.executions.values
+        let steps = server.steps.inOrder { _ in true }
         server.uses.note(steps.lazy.flatMap { $0.request.entries.map(\.sequence) })
         var refusal = server.cache.refusal
         refusal?.rank = server.configuration.rank

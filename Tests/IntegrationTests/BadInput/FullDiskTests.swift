@@ -79,6 +79,8 @@ extension Integration {
                 try await client.commit(sequence, next)
                 #expect(try await client.status(of: sequence).committedLength == next)
                 _ = try await client.statuses { $0.allSatisfy(\.room.refusal.isEmpty) }
+                // `submit` has used the sequence meanwhile: steps are refused until this client resumes it.
+                #expect(try await client.resume(sequence).layerLengths == [next])
                 let answer = Answer(try await client.step(trace, next..<next + 1, on: sequence))
                 trace.check(answer, next..<next + 1, "with room again")
             }
