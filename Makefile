@@ -170,7 +170,7 @@ check-units:
 
 # A minute, on top of `make deb`. Without root, or where namespaces are not allowed, it fails and says so.
 check-systemd: deb
-	Tests/Support/systemd/boot Tests/Support/systemd/check-cluster $(CURDIR)/$(DEB)/dcp_$(VERSION)_*.deb
+	Tests/Support/systemd/boot $(CURDIR)/Tests/Support/systemd/check-cluster $(CURDIR)/$(DEB)/dcp_$(VERSION)_*.deb
 
 clean:
 	rm -rf .build

@@ -75,6 +75,8 @@ public final class Writer: @unchecked Sendable {
     /// From a completion, which runs on the thread itself, it returns before the rest has been run.
     public func close() {
         core.queue.stop()
+        // It holds whoever watches, and that one this store.
+        core.observer.withLock { $0 = nil }
         guard let thread else { return core.finish() }
         isJoined.withLock { isJoined in
             guard !isJoined else { return }
@@ -90,6 +92,7 @@ public final class Writer: @unchecked Sendable {
     /// With a host only: drops the jobs that wait, uncalled, and syncs nothing, as the death of the process would.
     package func abandon() {
         precondition(thread == nil, "a writer with a thread is closed")
+        core.observer.withLock { $0 = nil }
         core.abandon()
     }
 

@@ -59,7 +59,7 @@ extension WriterCore {
 
     private var hasLostWrites: Bool {
         if let code = environment.faults.withLock({ $0 })?.sync(), code != 0 { return true }
-        return witness.check() != 0
+        return (witness?.check() ?? 0) != 0
     }
 
     /// For good. After a failed fsync the kernel calls the lost pages clean and the next sync succeeds: nothing that was

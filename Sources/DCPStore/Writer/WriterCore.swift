@@ -13,7 +13,8 @@ final class WriterCore: @unchecked Sendable {
     let environment: Environment
     let durability: Durability
     let watermarks: Watermarks
-    let witness: SyncWitness
+    /// nil when the writer has ended.
+    var witness: SyncWitness?
     var failure: StoreError?
     /// When the disk is asked again whether it takes data; nil unless it refused some.
     var nextProbe: timespec?
@@ -61,11 +62,13 @@ final class WriterCore: @unchecked Sendable {
     func finish() {
         while let jobs = queue.poll() { execute(jobs) }
         if isDirty { sync() }
+        witness = nil
     }
 
     func abandon() {
         queue.abandon()
         isDirty = false
+        witness = nil
     }
 
     // MARK: The thread
@@ -82,6 +85,7 @@ final class WriterCore: @unchecked Sendable {
             if let due = nextProbe, Self.isPast(due) { probe() }
         }
         if isDirty { sync() }
+        witness = nil
     }
 
     /// For `top -H` and core files. Swift's Glibc lacks `pthread_setname_np`.
