@@ -28,6 +28,14 @@ struct RefusalTests {
         #expect(try #require(refusal(raw.bytes)).message.contains("44 43 50 32"))
     }
 
+    @Test("a version whose header fails its checksum is damage, not another version")
+    func damagedVersion() throws {
+        var bytes = RawFrame(.linksReady).bytes
+        bytes[5] ^= 8
+        let error = try #require(refusal(bytes))
+        #expect(error.code == .protocolViolation && error.message.contains("damaged"))
+    }
+
     @Test("another version is refused with both named, from its first 6 bytes")
     func version() throws {
         var raw = RawFrame(.linksReady)
