@@ -25,7 +25,7 @@
 //
 // With DCP_DOT the products of bf16 are exact and sums are Float32, as without. Queries are a sum of up to three bf16
 // (dcp_split_queries) and weights one of two, which keeps 16 of their 24 bits: results differ from Float32 arithmetic by
-// 2^-17 of the values, not by the 2^-9 of weights that are simply rounded. From memory it costs nothing: the second
+// 2^-18 of the values, not by the 2^-9 of weights that are simply rounded. From memory it costs nothing: the second
 // term of the weights waits for no load.
 //
 // Reading as fast as memory delivers takes some 64 lines in flight at any time, and hardware asks for more only as lines
@@ -397,7 +397,7 @@ DCP_INLINE int64_t dcp_tiles(int64_t rows, int64_t lanes) {
 // Deals out what is ahead over the loops of the block, in proportion to the time they take: requests that come at an even
 // rate keep the most lines in flight. An iteration's time is its multiplications; the weights of a row take about that
 // of 8 iterations, measured as what serves 4 and 8 rows best.
-DCP_INLINE void dcp_set_paces(int type, dcp_group *group, int64_t tokens, const dcp_ahead *ahead) {
+DCP_INLINE void dcp_deal_ahead(int type, dcp_group *group, int64_t tokens, const dcp_ahead *ahead) {
     const dcp_attention_rows *rows = group->rows;
     const int dot = dcp_dot && type == dcp_bf16;
     const int64_t lines = (ahead->end - ahead->at + ahead->then_end - ahead->then + 63) / 64;
@@ -426,7 +426,7 @@ DCP_INLINE void dcp_attend_panel(int type, const dcp_attention_rows *rows, const
     group.ahead_end = ahead.end;
     group.then = ahead.then;
     group.then_end = ahead.then_end;
-    dcp_set_paces(type, &group, end, &ahead);
+    dcp_deal_ahead(type, &group, end, &ahead);
     for (int64_t first = 0; first < end; first += dcp_group_tokens) {
         group.keys = (const char *)keys + first * pair * size;
         group.values = (const char *)values + first * rows->value_dim * size;

@@ -45,11 +45,6 @@ public final class ContextReader: @unchecked Sendable {
         account.add(-1)
         for block in memory { block.leases.subtract(1, ordering: .releasing) }
     }
-
-    /// Asks for a block's pages before their first touch.
-    static func prefetch(_ payload: UnsafeRawPointer, byteCount: Int) {
-        MappedPages.ask(for: payload, byteCount: byteCount)
-    }
 }
 
 /// A read transaction that the contexts of one step share.

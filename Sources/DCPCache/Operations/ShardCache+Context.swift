@@ -90,7 +90,7 @@ extension ShardCache {
         let ahead = max(1, Self.verifyAheadByteCount / byteCount)
         func ask(_ blocks: Range<Int>) {
             for index in blocks.clamped(to: found.verified..<found.mapped.count) {
-                ContextReader.prefetch(found.mapped[index].payload, byteCount: byteCount)
+                MappedPages.ask(for: found.mapped[index].payload, byteCount: byteCount)
             }
         }
         ask(found.verified..<found.verified + ahead)

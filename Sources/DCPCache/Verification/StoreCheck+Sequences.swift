@@ -135,7 +135,7 @@ extension StoreCheck {
         guard let address = BlockAddress(value, byteCount: byteCount) else {
             return (.block, "does not begin at a multiple of \(BlockRecord.payloadAlignment) bytes.")
         }
-        ContextReader.prefetch(address.payload, byteCount: model.panels.payloadByteCount)
+        MappedPages.ask(for: address.payload, byteCount: model.panels.payloadByteCount)
         return BlockRecord.damage(key, payload: address.payload, panels: model.panels).map { (.block, $0) }
     }
 
