@@ -145,9 +145,11 @@ final class StepExecution {
                 tokens: plan.tokens, heads: plan.ownHeads.count, valueDim: states.valueDim,
                 outputs: ByteBuffer(floats: states.outputs),
                 lse: plan.wantsLSE ? ByteBuffer(floats: states.lse) : nil)
+            // Before the answer leaves: the client may run as soon as it is written, and this thread only after it.
+            let replied = server.eventLoop.now
             server.answer(client, tag, .stepResult(result))
             server.counters.stepsCompleted += 1
-            server.counters.stepTimes += timeline.times(replied: server.eventLoop.now)
+            server.counters.stepTimes += timeline.times(replied: replied)
         case .fail(let error):
             over()
             server.answer(client, tag, .failure(error))

@@ -155,7 +155,8 @@ extension Integration {
             }
             // A rank's part of every step lies inside what the client measured of it, and the kernels' inside that.
             #expect(try median(": kernels") > 0)
-            #expect(try median(": kernels") < median(": total") && median(": total") < median("step at the client"))
+            #expect(try median(": kernels") <= median(": total"))
+            #expect(try median(": total") <= median("step at the client"))
             #expect(names.contains("step at the client") && names.contains("exchange, least waits"))
             for rank in 0..<3 {
                 for part in ["total", "kernels", "context", "query wait", "partial wait", "merge", "other"] {
