@@ -20,6 +20,7 @@ let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
 let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
+let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 
 func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -50,6 +51,7 @@ let package = Package(
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
@@ -76,23 +78,25 @@ let package = Package(
         library("DCPWire", ["DCPCore", nioCore]),
         library("DCPTransport", ["DCPCore", "DCPWire", nioCore, nioPosix]),
         library("DCPCollectives", ["DCPCore"]),
+        library("DCPObservability", ["DCPCore"]),
 
         // The services.
         library(
             "DCPRank",
             [
-                "DCPCore", "DCPAttention", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPCollectives", nioCore,
-                nioPosix,
+                "DCPCore", "DCPAttention", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPCollectives",
+                "DCPObservability", nioCore, nioPosix,
             ]),
-        library("DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", nioCore]),
+        library(
+            "DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", "DCPObservability", nioCore]),
         library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix]),
         library("DCPConsole", ["DCPCore"]),
         library(
             "DCPDaemon",
             [
                 "DCPCore", "DCPAttention", "DCPCache", "DCPStore", "DCPWire", "DCPTransport", "DCPRank",
-                "DCPCoordinator", "DCPClient", "DCPConsole", "CSystemd", nioCore, nioPosix, logging, lifecycle,
-                unixSignals, argumentParser, yams,
+                "DCPCoordinator", "DCPClient", "DCPConsole", "DCPObservability", "CSystemd", nioCore, nioPosix, logging,
+                lifecycle, unixSignals, argumentParser, yams, hummingbird,
             ]),
         library("DCPTestKit", ["DCPCore", "DCPAttention"]),
         library(
@@ -142,7 +146,8 @@ let package = Package(
         tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", nioCore]),
         tests("DCPCoordinator", ["DCPWire"]),
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
-        tests("DCPDaemon", ["DCPRank", nioCore, logging, argumentParser]),
+        tests("DCPObservability"),
+        tests("DCPDaemon", ["DCPRank", "DCPObservability", nioCore, logging, argumentParser]),
         tests("DCPConsole"),
         tests("DCPBench"),
         .testTarget(

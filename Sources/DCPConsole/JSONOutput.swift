@@ -7,12 +7,22 @@ public enum JSONOutput {
     /// the LSE of no tokens is minus infinity.
     /// - Throws: `.internal` for a value that cannot be encoded.
     public static func string(_ value: some Encodable) throws(ServiceError) -> String {
+        try encode(value, [.prettyPrinted]) + "\n"
+    }
+
+    /// The document as one line, without its end: for one document after the other.
+    /// - Throws: `.internal` for a value that cannot be encoded.
+    public static func line(_ value: some Encodable) throws(ServiceError) -> String { try encode(value, []) }
+
+    private static func encode(
+        _ value: some Encodable, _ formatting: JSONEncoder.OutputFormatting
+    ) throws(ServiceError) -> String {
         let encoder = JSONEncoder()
         encoder.keyEncodingStrategy = .convertToSnakeCase
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        encoder.outputFormatting = formatting.union([.sortedKeys, .withoutEscapingSlashes])
         encoder.nonConformingFloatEncodingStrategy = .convertToString(
             positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
-        do { return String(decoding: try encoder.encode(value), as: UTF8.self) + "\n" } catch {
+        do { return String(decoding: try encoder.encode(value), as: UTF8.self) } catch {
             throw ServiceError(.internal, "The output cannot be written as JSON: \(error). Report this as a bug.")
         }
     }

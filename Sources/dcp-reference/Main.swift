@@ -16,7 +16,7 @@ struct Main: ParsableCommand {
               dcp-reference --package .build/reference --programs .build/release
             """)
 
-    @Option(help: "Write the article Configuration.md and systemd/dcp.catalog below this source tree.")
+    @Option(help: "Write the articles Configuration.md and Metrics.md, and systemd/dcp.catalog below this source tree.")
     var sources: String?
 
     @Option(help: "Write manual pages, completions and dcp.yaml into this directory.")
@@ -29,6 +29,7 @@ struct Main: ParsableCommand {
         if let sources {
             try write(
                 ConfigurationReference.article(), sources + "/Sources/DCPCore/DCPCore.docc/Configuration.md")
+            try write(MetricsArticle.text, sources + "/Sources/DCPCore/DCPCore.docc/Metrics.md")
             try write(JournalEvent.catalog, sources + "/systemd/dcp.catalog")
         }
         if let package {

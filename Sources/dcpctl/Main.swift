@@ -37,7 +37,8 @@ struct Dcpctl: AsyncParsableCommand {
             """,
         version: Release.current,
         subcommands: [
-            Up.self, Down.self, Submit.self, Status.self, Ranks.self, Models.self, Sequences.self, Verify.self,
+            Up.self, Down.self, Submit.self, Status.self, Top.self, Ranks.self, Models.self, Sequences.self,
+            Verify.self,
             Health.self, Kernels.self,
         ])
 }

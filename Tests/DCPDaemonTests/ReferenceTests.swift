@@ -17,6 +17,11 @@ struct ReferenceTests {
         #expect(try committed("Sources/DCPCore/DCPCore.docc/Configuration.md") == ConfigurationReference.article())
     }
 
+    @Test("the article on metrics is up to date: make reference")
+    func metrics() throws {
+        #expect(try committed("Sources/DCPCore/DCPCore.docc/Metrics.md") == MetricsArticle.text)
+    }
+
     @Test("the message catalog is up to date: make reference")
     func catalog() throws { #expect(try committed("systemd/dcp.catalog") == JournalEvent.catalog) }
 

@@ -84,7 +84,8 @@ enum Samples {
                     rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",
                     sequences: 1, tokens: 2, sealedBlocks: 3, openBlockByteCount: 4, uncommittedByteCount: 5,
                     storeByteCount: 6, mapByteCountMax: 7, stepsInFlight: 8, stepsCompleted: 9, stepsAborted: 10,
-                    framesRefused: 11, receiveByteCount: 12, sendByteCount: 13, stepTimes: stepTimes,
+                    framesRefused: 11, receiveByteCount: 12, sendByteCount: 13, stepTokens: 26, commits: 27,
+                    commitNanoseconds: 28, peersConnected: 29, stepTimes: stepTimes,
                     room: StoreRoom(
                         durability: "always", condition: .refused, refusal: "No space.", fileByteCount: 22,
                         highByteCount: 23, lowByteCount: 24, deletingByteCount: 25))),

@@ -16,27 +16,18 @@ public struct HealthReport: Sendable {
 }
 
 extension Cluster {
-    /// The canary's model: small, and with a query head for every rank of a group.
-    private static let canaryModel = ".canary"
     private static let canaryErrorMax: Float = 1e-4
 
     /// Sends a real step through all ranks: prefill long enough that every rank owns tokens, a decode step over them,
     /// and a comparison. A cluster that answers this serves; one that only listens may not (TRAPS 14).
     ///
+    /// In a sequence of its own, which is closed again.
+    ///
     /// - Throws: the step's failure; `.internal` when the answer is wrong.
     public func health() async throws(ServiceError) -> HealthReport {
-        let topology = try await topology()
-        guard topology.phase == .ready else {
-            throw ServiceError(.notReady, "The cluster is not ready: \(topology.reason).")
-        }
-        let groups = topology.shape.headGroups
-        let heads = groups * max(2, topology.shape.contextRanks)
-        let shape = try ModelShape(
-            layers: 1, queryHeads: heads, kvHeads: groups, keyDim: 8, valueDim: 8, scale: 0.5, softcap: nil,
-            kvDataType: .float32)
-        let model = try await registerModel(Self.canaryModel, shape)
-        let name = ".canary-" + String(client.value, radix: 16)
-        let sequence = try await openSequence(name, model: Self.canaryModel)
+        let (topology, model) = try await prepareCanary()
+        let name = "\(CanaryNames.sequence)-" + String(client.value, radix: 16)
+        let sequence = try await openSequence(name, model: CanaryNames.model)
         do throws(ServiceError) {
             let report = try await canary(sequence, model, topology)
             try await closeSequence(name)
@@ -46,6 +37,34 @@ extension Cluster {
             do throws(ServiceError) { try await closeSequence(name) } catch {}
             throw error
         }
+    }
+
+    /// As `health`, to be asked again and again: always in the same sequence, whose tokens are taken back and never
+    /// committed. Apart from the first time nothing is written to any disk, so it works with full ones too. One at a time.
+    ///
+    /// - Throws: the step's failure; `.internal` when the answer is wrong.
+    package func lastingCanary() async throws(ServiceError) -> HealthReport {
+        let (topology, model) = try await prepareCanary()
+        let sequence = try await openSequence(CanaryNames.sequence, model: CanaryNames.model)
+        // What a canary left that did not come to its end.
+        try await resume(sequence, atMost: [0])
+        let report = try await canary(sequence, model, topology)
+        try await resume(sequence, atMost: [0])
+        return report
+    }
+
+    /// The canary's model: small, and with a query head for every rank of a group.
+    private func prepareCanary() async throws(ServiceError) -> (Topology, ModelRecord) {
+        let topology = try await topology()
+        guard topology.phase == .ready else {
+            throw ServiceError(.notReady, "The cluster is not ready: \(topology.reason).")
+        }
+        let groups = topology.shape.headGroups
+        let heads = groups * max(2, topology.shape.contextRanks)
+        let shape = try ModelShape(
+            layers: 1, queryHeads: heads, kvHeads: groups, keyDim: 8, valueDim: 8, scale: 0.5, softcap: nil,
+            kvDataType: .float32)
+        return (topology, try await registerModel(CanaryNames.model, shape))
     }
 
     private func canary(_ sequence: SequenceHandle, _ model: ModelRecord, _ topology: Topology)

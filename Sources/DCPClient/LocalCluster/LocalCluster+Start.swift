@@ -137,6 +137,7 @@ extension LocalCluster {
         if case .rank(let rank) = role, let advertised = options.advertisedEndpoints[rank] {
             arguments += ["--advertise", advertised]
         }
+        arguments += ["--http", directory.http(of: role), "--canary-interval", "off"]
         // A cluster of its own, not the host's: nothing is taken from the host's configuration file.
         arguments += ["--config", "/dev/null"]
         if configuration.transport == .tcp { arguments.append("--insecure-loopback-only") }

@@ -35,6 +35,7 @@ public enum DaemonRole: Hashable, Sendable, CustomStringConvertible {
 /// coordinator/       the coordinator's state
 /// rank-N/            the store of rank N
 /// coordinator.sock, rank-N.sock
+/// coordinator.http, rank-N.http
 /// logs/coordinator.log, logs/rank-N.log
 /// ```
 public struct LocalClusterDirectory: Hashable, Sendable {
@@ -78,6 +79,11 @@ public struct LocalClusterDirectory: Hashable, Sendable {
     /// The coordinator's state or a rank's store.
     public func data(of role: DaemonRole) -> String { "\(path)/\(role.fileName)" }
     public func socket(of role: DaemonRole) -> String { "\(path)/\(role.fileName).sock" }
+    /// Where a daemon answers HTTP: a socket, or `off` where the path is too long for one, as it may be with TCP.
+    public func http(of role: DaemonRole) -> String {
+        let path = "\(path)/\(role.fileName).http"
+        return path.utf8.count <= Self.socketPathByteCountMax ? "unix:\(path)" : "off"
+    }
     public func log(of role: DaemonRole) -> String { "\(logsDirectory)/\(role.fileName).log" }
 
     /// Whether an `up` has been here.

@@ -41,6 +41,7 @@ extension CoordinatorMachine {
         }
         let candidates = state.sortedSequences.filter {
             !$0.isClosing && !$0.isPinned && $0.fork == nil && !busy.contains($0.record.id)
+                && !CanaryNames.isSequence($0.record.name)
         }
         guard var entry = eviction.victim(among: candidates, now: now) else { return [] }
         eviction.began(entry)

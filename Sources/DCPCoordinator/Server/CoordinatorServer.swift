@@ -31,11 +31,12 @@ public final class CoordinatorServer {
 
     private let shape: ClusterShape
     private let store: CoordinatorStore
-    private let eventLoop: any EventLoop
-    private let observe: (CoordinatorEvent) -> Void
+    let eventLoop: any EventLoop
+    private let observer: (CoordinatorEvent) -> Void
     private let listener: Listener
-    private var machine: CoordinatorMachine
-    private var links: [CoordinatorMachine.LinkID: Link] = [:]
+    private(set) var machine: CoordinatorMachine
+    private(set) var counters = CoordinatorCounters()
+    private(set) var links: [CoordinatorMachine.LinkID: Link] = [:]
     private var linkIDs: [ObjectIdentifier: CoordinatorMachine.LinkID] = [:]
     private var nextLink: UInt64 = 1
     /// What is to be done, in order; the first `performed` of them are.
@@ -55,7 +56,7 @@ public final class CoordinatorServer {
         self.store = store
         self.eventLoop = eventLoop
         started = eventLoop.now
-        self.observe = observe
+        observer = observe
         listener = Listener(
             configuration.listen, inheritedSocket: configuration.inheritedSocket, eventLoop: eventLoop,
             settings: configuration.link)
@@ -91,9 +92,17 @@ public final class CoordinatorServer {
         }
     }
 
+    /// Where it listens, with the port the system chose when 0 was asked for.
+    public var endpoint: Endpoint { listener.endpoint }
+
     /// What it holds, for a line of status.
     public var summary: (epoch: Epoch, models: Int, sequences: Int, reason: String) {
         (machine.state.epoch, machine.state.models.count, machine.state.sequences.count, machine.reason)
+    }
+
+    private func observe(_ event: CoordinatorEvent) {
+        counters.count(event)
+        observer(event)
     }
 
     private var now: Duration { .nanoseconds((eventLoop.now - started).nanoseconds) }

@@ -37,6 +37,9 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     @Option(help: .setting(.unknownGrace)) var unknownGrace: String?
     @Option(help: .setting(.evict)) var evict: String?
     @Option(help: .setting(.evictIdle)) var evictIdle: String?
+    @Option(help: .setting(.canaryInterval)) var canaryInterval: String?
+    @Option(help: .setting(.coordinatorHTTP)) var http: String?
+    @Flag(help: .setting(.coordinatorHTTPAnyAddress)) var insecureHttpAnyAddress = false
     @Flag(help: .setting(.coordinatorInsecureLoopbackOnly)) var insecureLoopbackOnly = false
     @Option(help: .setting(.coordinatorLogLevel)) var logLevel: String?
 
@@ -58,7 +61,8 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         let log = DaemonLog(label: "dcp-coordinator", level: settings.logLevel)
         let service = CoordinatorService(
             settings: settings, log: log, reload: Reload(source: source, configuration: configuration))
-        await Runtime.run(service, log: log, stopOnStandardInputEnd: common.stopOnStdinEof)
+        await Runtime.run(
+            service, companions: service.companions, log: log, stopOnStandardInputEnd: common.stopOnStdinEof)
     }
 
     /// All of the configuration, checked; what `run` does before it serves.
@@ -79,6 +83,8 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             .ranks: ranks, .headGroups: headGroups, .interleave: interleave, .blockTokens: blockTokens,
             .exchange: exchange, .coordinatorListen: listen, .state: state, .lease: lease,
             .unknownGrace: unknownGrace, .evict: evict, .evictIdle: evictIdle,
+            .canaryInterval: canaryInterval, .coordinatorHTTP: http,
+            .coordinatorHTTPAnyAddress: insecureHttpAnyAddress ? "true" : nil,
             .coordinatorInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil, .coordinatorLogLevel: logLevel,
         ])
     }

@@ -49,6 +49,9 @@ public struct RankCommand: AsyncParsableCommand {
     @Option(help: .setting(.lowWatermark)) var lowWatermark: String?
     @Option(help: .setting(.uncommittedLimit)) var uncommittedLimit: String?
     @Option(help: .setting(.drainTimeout)) var drainTimeout: String?
+    @Option(help: .setting(.expectedCanaryInterval)) var canaryInterval: String?
+    @Option(help: .setting(.rankHTTP)) var http: String?
+    @Flag(help: .setting(.rankHTTPAnyAddress)) var insecureHttpAnyAddress = false
     @Flag(help: .setting(.rankInsecureLoopbackOnly)) var insecureLoopbackOnly = false
     @Option(help: .setting(.rankLogLevel)) var logLevel: String?
 
@@ -69,7 +72,8 @@ public struct RankCommand: AsyncParsableCommand {
         let log = DaemonLog(label: "dcp-rank@\(index.value)", level: settings.logLevel, rank: index)
         let service = RankService(
             settings: settings, log: log, reload: Reload(source: source, configuration: configuration))
-        await Runtime.run(service, log: log, stopOnStandardInputEnd: common.stopOnStdinEof)
+        await Runtime.run(
+            service, companions: service.companions, log: log, stopOnStandardInputEnd: common.stopOnStdinEof)
     }
 
     /// All of the configuration, checked; what `run` does before it serves.
@@ -91,7 +95,9 @@ public struct RankCommand: AsyncParsableCommand {
             .rankListen: listen, .advertise: advertise, .coordinator: coordinator, .store: store, .threads: threads,
             .durability: durability, .mapSize: mapSize, .diskLimit: diskLimit,
             .highWatermark: highWatermark, .lowWatermark: lowWatermark, .uncommittedLimit: uncommittedLimit,
-            .drainTimeout: drainTimeout, .rankInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil,
+            .drainTimeout: drainTimeout, .expectedCanaryInterval: canaryInterval, .rankHTTP: http,
+            .rankHTTPAnyAddress: insecureHttpAnyAddress ? "true" : nil,
+            .rankInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil,
             .rankLogLevel: logLevel,
         ])
     }

@@ -48,6 +48,14 @@ extension ConfigurationKey {
         .coordinator, "evict-idle", .seconds(0.1...86_400), default: "10",
         "With `lru`, how long a sequence must not have been used to be evicted, in seconds.",
         "At least the lease: uses are told with the leases, and below one a sequence in use could look idle.")
+    package static let canaryInterval = ConfigurationKey(
+        .coordinator, "canary-interval", .secondsOrOff(0.1...3600), default: "10",
+        "How often a canary, a small step, is sent through all ranks, in seconds; or off.",
+        "`/healthz` is good only while one went through within three intervals. A canary leaves nothing behind: its tokens "
+            + "are taken back and never committed. It works with full stores, too; only the first needs to write.")
+    package static let coordinatorHTTP = http(
+        .coordinator, default: "unix:/run/dcp/coordinator.http", example: "`127.0.0.1:9469`")
+    package static let coordinatorHTTPAnyAddress = httpAnyAddress(.coordinator)
     package static let coordinatorInsecureLoopbackOnly = insecureLoopbackOnly(.coordinator)
     package static let coordinatorLogLevel = logLevel(.coordinator)
 
@@ -93,6 +101,14 @@ extension ConfigurationKey {
         "How long a stop waits for steps and commits in flight, in seconds.",
         "Steps that have not ended by then are aborted; their clients are told. Keep it below TimeoutStopSec= of the unit."
     )
+    package static let expectedCanaryInterval = ConfigurationKey(
+        .rank, "canary-interval", .secondsOrOff(0.1...3600), default: "10",
+        "How often the coordinator sends canaries, in seconds; or off.",
+        "The same as `coordinator.canary-interval`: a rank's `/healthz` is good only while one went through it within "
+            + "three intervals.")
+    package static let rankHTTP = http(
+        .rank, default: "unix:/run/dcp/rank-{rank}.http", example: "`127.0.0.1:947{rank}`, for ranks 0 to 9,")
+    package static let rankHTTPAnyAddress = httpAnyAddress(.rank)
     package static let rankInsecureLoopbackOnly = insecureLoopbackOnly(.rank)
     package static let rankLogLevel = logLevel(.rank)
 
@@ -104,6 +120,20 @@ extension ConfigurationKey {
             "Allow plain TCP, on loopback addresses only.", "Any local user can then reach the daemon.")
     }
 
+    private static func http(_ section: Section, default place: String, example: String) -> ConfigurationKey {
+        ConfigurationKey(
+            section, "http", .httpAddress, default: place,
+            "Where /metrics, /healthz and /readyz are answered: IP:PORT, unix:PATH or off.",
+            "\(example) is for a Prometheus that scrapes this host. Nobody is asked who he is.")
+    }
+
+    private static func httpAnyAddress(_ section: Section) -> ConfigurationKey {
+        ConfigurationKey(
+            section, "insecure-http-any-address", .boolean, default: "false",
+            "Allow an HTTP address that is not loopback.",
+            "Whoever reaches it reads the metrics. The unit's IPAddressDeny= has to be opened too.")
+    }
+
     private static func logLevel(_ section: Section) -> ConfigurationKey {
         ConfigurationKey(
             section, "log-level", .choice(logLevels, noun: "a log level"), default: "info", isReloadable: true,
@@ -113,10 +143,10 @@ extension ConfigurationKey {
     /// In the order of the reference.
     package static let all: [ConfigurationKey] = [
         ranks, headGroups, interleave, blockTokens, exchange, coordinatorListen, state, lease, unknownGrace,
-        evict, evictIdle,
+        evict, evictIdle, canaryInterval, coordinatorHTTP, coordinatorHTTPAnyAddress,
         coordinatorInsecureLoopbackOnly, coordinatorLogLevel, rankListen, advertise, coordinator, store, threads,
         durability, mapSize, diskLimit, highWatermark, lowWatermark, uncommittedLimit, drainTimeout,
-        rankInsecureLoopbackOnly, rankLogLevel,
+        expectedCanaryInterval, rankHTTP, rankHTTPAnyAddress, rankInsecureLoopbackOnly, rankLogLevel,
     ]
 
     /// Those a daemon reads.

@@ -9,6 +9,7 @@ struct CoordinatorSettings {
     var server: CoordinatorServer.Configuration
     var shape: ClusterShape
     var stateDirectory: String
+    var observability: ObservabilitySettings
     var logLevel: Logger.Level
 
     /// - Throws: `ConfigurationError` for what single values do not show: a shape that does not come out even, plain TCP
@@ -37,6 +38,9 @@ struct CoordinatorSettings {
                 }
             }
         }
+        observability = try ObservabilitySettings(
+            configuration, http: .coordinatorHTTP, anyAddress: .coordinatorHTTPAnyAddress,
+            canaryInterval: .canaryInterval)
         stateDirectory = configuration.text(.state)
         logLevel = Logger.Level(rawValue: configuration.text(.coordinatorLogLevel))!
     }

@@ -12,6 +12,7 @@ struct RankSettings {
     var rank: RankConfiguration
     var cache: ShardCache.Settings
     var storeDirectory: String
+    var observability: ObservabilitySettings
     var logLevel: Logger.Level
 
     /// - Throws: `ConfigurationError` for what single values do not show: plain TCP that was not asked for, kernels that
@@ -45,6 +46,8 @@ struct RankSettings {
             return watermarks
         }
         cache.uncommittedByteCountMax = configuration.integer(.uncommittedLimit) << 20
+        observability = try ObservabilitySettings(
+            configuration, http: .rankHTTP, anyAddress: .rankHTTPAnyAddress, canaryInterval: .expectedCanaryInterval)
         storeDirectory = configuration.text(.store)
         logLevel = Logger.Level(rawValue: configuration.text(.rankLogLevel))!
     }

@@ -5,11 +5,14 @@ internal import DCPTransport
 package enum ValueKind: Sendable {
     case integer(ClosedRange<Int>, unit: String)
     case seconds(ClosedRange<Double>)
+    case secondsOrOff(ClosedRange<Double>)
     /// Bytes, as `ByteSize` reads them.
     case size(minimum: Int)
     case boolean
     case choice([String], noun: String)
     case endpoint
+    /// Where HTTP is answered, or `off`.
+    case httpAddress
     case path
 
     /// - Returns: nil for a good value, else what is wrong with it and what would be right, without a name before it.
@@ -27,6 +30,11 @@ package enum ValueKind: Sendable {
             guard text.first?.isNumber == true, let value = Double(text), range.contains(value) else {
                 return "`\(text)` is not a number of seconds in \(range.lowerBound)...\(range.upperBound)."
             }
+        case .secondsOrOff(let range):
+            guard text != "off" else { return nil }
+            guard text.first?.isNumber == true, let value = Double(text), range.contains(value) else {
+                return "`\(text)` is neither off nor a number of seconds in \(range.lowerBound)...\(range.upperBound)."
+            }
         case .size(let minimum):
             guard let size = ByteSize(text) else { return "`\(text)` is not a size; write one like 200GB or 64MiB." }
             guard size.byteCount >= minimum else {
@@ -40,6 +48,7 @@ package enum ValueKind: Sendable {
             }
         case .endpoint:
             do throws(ServiceError) { _ = try Endpoint(text) } catch { return error.message }
+        case .httpAddress: return HTTPAddress.refusal(text)
         case .path:
             guard !text.isEmpty, !text.utf8.contains(0) else {
                 return "`\(text)` is not a path."
@@ -53,10 +62,12 @@ package enum ValueKind: Sendable {
         switch self {
         case .integer(_, let unit): unit == "GiB" || unit == "MiB" ? unit : "n"
         case .seconds: "seconds"
+        case .secondsOrOff: "seconds|off"
         case .size: "size"
         case .boolean: "true|false"
         case .choice: "name"
         case .endpoint: "endpoint"
+        case .httpAddress: "address"
         case .path: "directory"
         }
     }
@@ -65,11 +76,12 @@ package enum ValueKind: Sendable {
     package var example: String {
         switch self {
         case .integer(let range, _): "\(range.lowerBound)"
-        case .seconds(let range): "\(range.lowerBound)"
+        case .seconds(let range), .secondsOrOff(let range): "\(range.lowerBound)"
         case .size: "200GB"
         case .boolean: "false"
         case .choice(let values, _): values[0]
         case .endpoint: "unix:/run/dcp/elsewhere.sock"
+        case .httpAddress: "127.0.0.1:9470"
         case .path: "/var/lib/dcp/elsewhere"
         }
     }
@@ -79,10 +91,12 @@ package enum ValueKind: Sendable {
         switch self {
         case .integer(let range, let unit): "\(range.lowerBound) to \(range.upperBound) \(unit)"
         case .seconds(let range): "\(range.lowerBound) to \(range.upperBound) seconds"
+        case .secondsOrOff(let range): "\(range.lowerBound) to \(range.upperBound) seconds, or off"
         case .size(let minimum): "a size from \(minimum) bytes on"
         case .boolean: "true or false"
         case .choice(let values, _): Self.list(values)
         case .endpoint: "unix:PATH or tcp:HOST:PORT"
+        case .httpAddress: "IP:PORT, unix:PATH or off"
         case .path: "a path"
         }
     }

@@ -81,6 +81,17 @@ package struct JournalEvent: Hashable, Sendable {
         A rank or client of an older release has to be brought to this one. A scanner or a health check that only opens
         connections belongs elsewhere: `dcpctl health` asks for a step.
         """)
+    package static let canaryFailing = JournalEvent(
+        "df80d32412a644558635ae22d036b070", "Canaries of the coordinator fail, or go through again",
+        """
+        The coordinator sends a small step through all ranks every so often (canary-interval) and compares the answer. The
+        entry says why the first one of a row failed; the next entry comes when they go through again. Meanwhile /healthz
+        of the coordinator answers 503.
+
+        While a rank is missing canaries fail, and go through again by themselves when it is back. Otherwise ask for one:
+            dcpctl health
+            dcpctl status
+        """)
     package static let stoppedByFailure = JournalEvent(
         "f9de1664c3a7432e8862c8e07453a443", "A daemon stops because it cannot serve",
         """
@@ -104,6 +115,7 @@ package struct JournalEvent: Hashable, Sendable {
     /// In the order of the catalog.
     package static let all = [
         rankReady, epochChanged, peerLost, stepAborted, storeDamaged, diskFull, recovered, connectionRefused,
+        canaryFailing,
         stoppedByFailure, configurationReloaded, configurationRefused,
     ]
 

@@ -14,6 +14,21 @@ struct CoordinatorService: DaemonService {
     let log: DaemonLog
     let reload: Reload
 
+    let observed: CoordinatorObserved
+
+    init(settings: CoordinatorSettings, log: DaemonLog, reload: Reload) {
+        self.settings = settings
+        self.log = log
+        self.reload = reload
+        observed = CoordinatorObserved(
+            process: ProcessFigures(kernels: ""), canaryInterval: settings.observability.canaryInterval,
+            canaries: CanaryRecord())
+    }
+
+    var companions: [any Service] {
+        settings.observability.http.map { [HTTPService(address: $0, observed: observed, log: log)] } ?? []
+    }
+
     private var logger: Logger { log.logger }
 
     func apply(_ configuration: Configuration) {
@@ -53,17 +68,26 @@ struct CoordinatorService: DaemonService {
             return NIOLoopBound((server: server, ticker: ticker), eventLoop: eventLoop)
         }.get()
         try await eventLoop.flatSubmit { serving.value.server.start() }.get()
-        try await eventLoop.submit {
+        let endpoint = try await eventLoop.submit { [observed] in
+            observed.observation.began(NIOLoopBound(serving.value.server, eventLoop: eventLoop), eventLoop)
             // Ready to take ranks; that the cluster is complete is the ranks' readiness.
             ServiceManager.ready(status: Self.status(serving.value.server))
             serving.value.ticker.start(on: eventLoop)
+            return serving.value.server.endpoint
         }.get()
+        let canaries = settings.observability.canaryInterval.map { interval in
+            Task {
+                await Canaries(interval: interval, coordinator: endpoint, record: observed.canaries, log: log).run()
+            }
+        }
         let failure = await withGracefulShutdownHandler {
             await fatalErrors.first { _ in true }
         } onGracefulShutdown: {
             fatal.finish()
         }
         ServiceManager.stopping()
+        canaries?.cancel()
+        observed.observation.ended()
         try await eventLoop.submit {
             serving.value.ticker.stop()
             serving.value.server.stop()

@@ -18,6 +18,22 @@ struct RankService: DaemonService {
     let log: DaemonLog
     let reload: Reload
 
+    let observed: RankObserved
+
+    init(settings: RankSettings, log: DaemonLog, reload: Reload) {
+        self.settings = settings
+        self.log = log
+        self.reload = reload
+        observed = RankObserved(
+            rank: settings.rank.rank, threads: settings.rank.threads,
+            canaryInterval: settings.observability.canaryInterval,
+            process: ProcessFigures(kernels: "\(KernelSelection.current)"))
+    }
+
+    var companions: [any Service] {
+        settings.observability.http.map { [HTTPService(address: $0, observed: observed, log: log)] } ?? []
+    }
+
     private var configuration: RankConfiguration { settings.rank }
     private var logger: Logger { log.logger }
 
@@ -29,6 +45,7 @@ struct RankService: DaemonService {
     func run() async throws {
         let rank = configuration.rank
         logger.notice("Starting", metadata: ["release": "\(Release.current)", "kernels": "\(KernelSelection.current)"])
+        observed.observation.isStarting("waiting for the coordinator")
         guard let cluster = try await clusterShape() else { return }
         guard rank.value < cluster.ranks else {
             throw ServiceError(
@@ -36,6 +53,7 @@ struct RankService: DaemonService {
                 "\(rank) is outside 0..<\(cluster.ranks), the ranks of the cluster; correct --rank.")
         }
         let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
+        observed.observation.isStarting("opening its store")
         let cache = try await open(cluster, eventLoop)
         try await serve(cluster, cache, ComputePool(threads: configuration.threads), eventLoop)
     }
@@ -121,7 +139,7 @@ struct RankService: DaemonService {
         _ cluster: ClusterShape, _ cache: ShardCache, _ pool: ComputePool, _ eventLoop: any EventLoop
     ) async throws {
         let (fatalErrors, fatal) = AsyncStream.makeStream(of: ServiceError.self)
-        let server = try await eventLoop.submit { [configuration, log] in
+        let server = try await eventLoop.submit { [configuration, log, observed] in
             let events = RankEventLog(log: log, cache: cache, pool: pool, eventLoop: eventLoop)
             let server = RankServer(
                 configuration, cluster: cluster, cache: cache, pool: pool, eventLoop: eventLoop
@@ -129,6 +147,8 @@ struct RankService: DaemonService {
                 if case .fatal(let error) = event { fatal.yield(error) }
                 events.write(event)
             }
+            observed.observation.began(
+                NIOLoopBound((server: server, cache: cache, pool: pool), eventLoop: eventLoop), eventLoop)
             return NIOLoopBound((server: server, events: events), eventLoop: eventLoop)
         }.get()
         var failure: (any Error)?
@@ -147,6 +167,7 @@ struct RankService: DaemonService {
         let timeout = reload.current.timeAmount(.drainTimeout)
         logger.notice("Draining", metadata: ["deadline": "\(timeout.nanoseconds / 1_000_000_000) s"])
         try await eventLoop.flatSubmit { server.value.server.stop(drainTimeout: timeout) }.get()
+        observed.observation.ended()
         try await pool.shutDown()
         // What clients have committed last is written before the daemon ends.
         cache.close()

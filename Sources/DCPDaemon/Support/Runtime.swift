@@ -16,12 +16,22 @@ enum Runtime {
     /// Runs a service until SIGTERM or SIGINT, the end of the lifeline, or its own failure; then exits the process.
     /// SIGHUP reloads the configuration.
     ///
+    /// Companions begin before the service and end after it.
+    ///
     /// Exit status (sysexits.h): 0 after a graceful stop, 69 when it could not serve, 70 for a bug, 78 for a
     /// configuration, a store or a cluster that does not fit; systemd does not restart after 78.
-    static func run(_ service: some DaemonService, log: DaemonLog, stopOnStandardInputEnd: Bool) async -> Never {
+    static func run(
+        _ service: some DaemonService, companions: [any Service], log: DaemonLog, stopOnStandardInputEnd: Bool
+    ) async -> Never {
         signal(SIGPIPE, SIG_IGN)
         let reload = ReloadService(reload: service.reload, log: log) { service.apply($0) }
-        var services = [
+        // A group stops its services in the reverse order.
+        var services = companions.map {
+            ServiceGroupConfiguration.ServiceConfiguration(
+                service: $0, successTerminationBehavior: .gracefullyShutdownGroup,
+                failureTerminationBehavior: .gracefullyShutdownGroup)
+        }
+        services += [
             ServiceGroupConfiguration.ServiceConfiguration(
                 service: service, successTerminationBehavior: .gracefullyShutdownGroup,
                 failureTerminationBehavior: .gracefullyShutdownGroup),

@@ -50,6 +50,8 @@ final class CoordinatorSession {
         link?.close(ServiceError(.shuttingDown, "\(server.configuration.rank) is stopping."))
     }
 
+    var isConnected: Bool { link != nil }
+
     func checkServing() throws(ServiceError) {
         if case .refusing(let error) = serving { throw error }
     }

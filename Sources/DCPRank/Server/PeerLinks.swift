@@ -39,6 +39,9 @@ final class PeerLinks {
     /// Whether every other rank of the group is reached.
     var isComplete: Bool { peers.values.allSatisfy { $0.link != nil } }
 
+    /// How many others the group has.
+    var count: Int { peers.count }
+
     func link(to rank: RankIndex) -> Link? { peers[rank]?.link }
 
     var links: [Link] { peers.sorted { $0.key < $1.key }.compactMap(\.value.link) }

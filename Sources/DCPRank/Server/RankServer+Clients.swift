@@ -1,6 +1,7 @@
 internal import DCPAttention
 internal import DCPCache
 internal import DCPCore
+internal import DCPObservability
 internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
@@ -33,7 +34,7 @@ extension RankServer {
         case .rowsRequest(let request):
             readRows(request, frame: frame, from: link)
         default:
-            counters.framesRefused += 1
+            counters.framesRefused.count(.protocolViolation)
             link.close(
                 ServiceError(
                     .protocolViolation, "A client sent a \(frame.message.type) frame, which a rank does not take."))
@@ -91,7 +92,7 @@ extension RankServer {
 
     /// A step this rank cannot take: the verdict goes to the client and to the group, where the step may be waiting.
     private func refuse(_ error: ServiceError, _ request: StepRequest, tag: Tag, epoch: Epoch, from link: Link) {
-        counters.stepsAborted += 1
+        counters.stepsAborted.count(error.code)
         observe(.stepAborted(tag, request.entries.map(\.sequence), error))
         answer(link, tag, .failure(error))
         var verdict = error
@@ -149,7 +150,8 @@ extension RankServer {
                 throw ServiceError(
                     .conflict, "Some of the step's tokens are already there and some are not; send a new step.")
             }
-            if repeats == 0 { try checkTakesTokens(request.entries) }
+            // A canary tells whether steps go through; that the disk is full, the store's condition tells.
+            if repeats == 0, model.name != CanaryNames.model { try checkTakesTokens(request.entries) }
             uses.note(request.entries.lazy.map(\.sequence))
         } catch {
             for (entry, admission) in admitted where admission != .repeat {
@@ -185,6 +187,7 @@ extension RankServer {
             return answer(link, frame.tag, .failure(error))
         }
         commitsInFlight += 1
+        let began = eventLoop.now
         uses.note(lengths.lazy.map(\.sequence))
         if configuration.broken == .commit { answer(link, frame.tag, .committed) }
         let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
@@ -193,13 +196,16 @@ extension RankServer {
             eventLoop.execute {
                 let (server, link) = bound.value
                 switch result {
-                case .success: server.answer(link, frame.tag, .committed)
+                case .success:
+                    server.counters.commits.observe(server.eventLoop.now - began)
+                    server.answer(link, frame.tag, .committed)
                 case .failure(var error):
                     if error.code == .unknownSequence,
                         let gone = lengths.first(where: { server.evicted.contains($0.sequence) })
                     {
                         error = server.unknown(gone.sequence)
                     }
+                    server.counters.commitsFailed.count(error.code)
                     server.observe(.commitFailed(lengths.map(\.sequence), error))
                     server.answer(link, frame.tag, .failure(error))
                 }
@@ -280,8 +286,9 @@ extension RankServer {
             storeByteCount: UInt64(statistics.storeUsedByteCount),
             mapByteCountMax: UInt64(statistics.storeMapByteCount),
             stepsInFlight: UInt64(steps.executions.count), stepsCompleted: counters.stepsCompleted,
-            stepsAborted: counters.stepsAborted, framesRefused: counters.framesRefused,
-            receiveByteCount: traffic.received, sendByteCount: traffic.sent, stepTimes: counters.stepTimes,
-            room: room(statistics))
+            stepsAborted: counters.stepsAborted.total, framesRefused: counters.framesRefused.total,
+            receiveByteCount: traffic.received, sendByteCount: traffic.sent, stepTokens: counters.tokens,
+            commits: counters.commits.count, commitNanoseconds: counters.commits.sum,
+            peersConnected: UInt64(peers.links.count), stepTimes: counters.stepTimes, room: room(statistics))
     }
 }

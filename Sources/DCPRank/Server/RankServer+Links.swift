@@ -1,4 +1,5 @@
 package import DCPCore
+internal import DCPObservability
 package import DCPTransport
 package import DCPWire
 internal import NIOCore
@@ -51,10 +52,11 @@ extension RankServer: LinkDelegate {
         counters.receivedByteCount += link.receivedByteCount
         counters.sentByteCount += link.sentByteCount
         if link.wasRefused {
-            counters.framesRefused += 1
+            counters.framesRefused.count(error.code)
             observe(.refused(peer: link.remoteAddress, error))
         }
         if let rank = peers.closed(link) {
+            counters.peersLost += 1
             observe(.peerLost(rank, error))
             let lost = ServiceError(
                 .rankUnavailable,

@@ -1,5 +1,6 @@
 public import DCPCache
 public import DCPCore
+internal import DCPObservability
 internal import DCPTransport
 internal import DCPWire
 internal import Glibc
@@ -20,7 +21,7 @@ public final class RankServer {
     let eventLoop: any EventLoop
     let observe: (RankEvent) -> Void
 
-    var counters = Counters()
+    var counters = RankCounters()
     var steps: StepTable
     var cursors = LayerCursors()
     /// Sequences that an operation of the coordinator is changing: no step is taken for them.
@@ -51,17 +52,8 @@ public final class RankServer {
     let allClosed: EventLoopPromise<Void>
     var earlyTimer: RepeatedTask?
     var quietWaiters: [QuietWaiter] = []
-
-    struct Counters {
-        var stepsCompleted: UInt64 = 0
-        var stepsAborted: UInt64 = 0
-        var framesRefused: UInt64 = 0
-        /// Of links that are closed; open ones are added when asked.
-        var receivedByteCount: UInt64 = 0
-        var sentByteCount: UInt64 = 0
-        /// Of the completed steps.
-        var stepTimes = StepTimes()
-    }
+    /// When a canary's decode step last went through this rank.
+    var lastCanary: NIODeadline?
 
     /// - Parameters:
     ///   - cache: open, of this rank and cluster.

@@ -1,6 +1,7 @@
 internal import DCPAttention
 internal import DCPCache
 internal import DCPCore
+internal import DCPObservability
 internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
@@ -148,12 +149,11 @@ final class StepExecution {
             // Before the answer leaves: the client may run as soon as it is written, and this thread only after it.
             let replied = server.eventLoop.now
             server.answer(client, tag, .stepResult(result))
-            server.counters.stepsCompleted += 1
-            server.counters.stepTimes += timeline.times(replied: replied)
+            server.completed(self, timeline.times(replied: replied))
         case .fail(let error):
             over()
             server.answer(client, tag, .failure(error))
-            server.counters.stepsAborted += 1
+            server.counters.stepsAborted.count(error.code)
             server.observe(.stepAborted(tag, request.entries.map(\.sequence), error))
         case .sendAbort(let error, let member): send(.abort(error), to: member)
         case .rollBack: server.rollBack(request.entries, layer: layer)

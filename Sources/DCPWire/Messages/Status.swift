@@ -81,6 +81,13 @@ public struct RankStatus: Hashable, Sendable {
     public var framesRefused: UInt64
     public var receiveByteCount: UInt64
     public var sendByteCount: UInt64
+    /// Tokens that completed steps brought, counted at the first layer.
+    public var stepTokens: UInt64
+    /// Commits that succeeded, and how long they took together.
+    public var commits: UInt64
+    public var commitNanoseconds: UInt64
+    /// Other ranks of the head group that are connected.
+    public var peersConnected: UInt64
     /// Summed over the completed steps.
     public var stepTimes: StepTimes
     public var room: StoreRoom
@@ -90,7 +97,8 @@ public struct RankStatus: Hashable, Sendable {
         tokens: UInt64, sealedBlocks: UInt64, openBlockByteCount: UInt64, uncommittedByteCount: UInt64,
         storeByteCount: UInt64, mapByteCountMax: UInt64, stepsInFlight: UInt64, stepsCompleted: UInt64,
         stepsAborted: UInt64, framesRefused: UInt64, receiveByteCount: UInt64, sendByteCount: UInt64,
-        stepTimes: StepTimes, room: StoreRoom
+        stepTokens: UInt64, commits: UInt64, commitNanoseconds: UInt64, peersConnected: UInt64, stepTimes: StepTimes,
+        room: StoreRoom
     ) {
         self.rank = rank
         self.processID = processID
@@ -110,6 +118,10 @@ public struct RankStatus: Hashable, Sendable {
         self.framesRefused = framesRefused
         self.receiveByteCount = receiveByteCount
         self.sendByteCount = sendByteCount
+        self.stepTokens = stepTokens
+        self.commits = commits
+        self.commitNanoseconds = commitNanoseconds
+        self.peersConnected = peersConnected
         self.stepTimes = stepTimes
         self.room = room
     }
@@ -118,7 +130,7 @@ public struct RankStatus: Hashable, Sendable {
         [
             \.sequences, \.tokens, \.sealedBlocks, \.openBlockByteCount, \.uncommittedByteCount, \.storeByteCount,
             \.mapByteCountMax, \.stepsInFlight, \.stepsCompleted, \.stepsAborted, \.framesRefused,
-            \.receiveByteCount, \.sendByteCount,
+            \.receiveByteCount, \.sendByteCount, \.stepTokens, \.commits, \.commitNanoseconds, \.peersConnected,
         ]
     }
 
@@ -129,7 +141,8 @@ public struct RankStatus: Hashable, Sendable {
             threads: try reader.read("threads"), kernels: try reader.readString("kernels"), sequences: 0, tokens: 0,
             sealedBlocks: 0, openBlockByteCount: 0, uncommittedByteCount: 0, storeByteCount: 0, mapByteCountMax: 0,
             stepsInFlight: 0, stepsCompleted: 0, stepsAborted: 0, framesRefused: 0, receiveByteCount: 0,
-            sendByteCount: 0, stepTimes: StepTimes(),
+            sendByteCount: 0, stepTokens: 0, commits: 0, commitNanoseconds: 0, peersConnected: 0,
+            stepTimes: StepTimes(),
             room: StoreRoom(
                 durability: "", condition: .writable, refusal: "", fileByteCount: 0, highByteCount: 0, lowByteCount: 0,
                 deletingByteCount: 0))

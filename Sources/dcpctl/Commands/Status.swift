@@ -74,11 +74,7 @@ struct StatusView: Encodable {
     var ranks: [RankView]
 
     init(_ topology: Topology, _ statuses: [RankStatus]) {
-        switch topology.phase {
-        case .incomplete: phase = "incomplete"
-        case .joining: phase = "joining"
-        case .ready: phase = "ready"
-        }
+        phase = Self.name(of: topology.phase)
         reason = topology.reason
         epoch = topology.epoch.value
         headGroups = topology.shape.headGroups
@@ -88,6 +84,14 @@ struct StatusView: Encodable {
         exchange = topology.shape.exchange.name
         leaseMilliseconds = topology.leaseMilliseconds
         ranks = RankView.views(topology, statuses)
+    }
+
+    static func name(of phase: Topology.Phase) -> String {
+        switch phase {
+        case .incomplete: "incomplete"
+        case .joining: "joining"
+        case .ready: "ready"
+        }
     }
 
     var text: String {

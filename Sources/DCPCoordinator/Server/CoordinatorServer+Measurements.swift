@@ -1,0 +1,49 @@
+package import DCPCore
+package import DCPObservability
+internal import DCPWire
+internal import NIOCore
+
+/// What a coordinator has counted since its start. Owned by its event loop.
+package struct CoordinatorCounters: Sendable {
+    package var ranksLost: [RankIndex: UInt64] = [:]
+    package var evictions: UInt64 = 0
+    package var operationsFailed = CauseCounts([.storeFull])
+    /// Connections that ended because of what the peer is or sent.
+    package var framesRefused = CauseCounts([.incompatible, .protocolViolation])
+
+    mutating func count(_ event: CoordinatorEvent) {
+        switch event {
+        case .rankLost(let rank, _): ranksLost[rank, default: 0] += 1
+        case .evicted: evictions += 1
+        case .operationFailed(_, let error): operationsFailed.count(error.code)
+        case .refused(_, let error): framesRefused.count(error.code)
+        case .listening, .rankRegistered, .joining, .ready, .reconciled, .unknownSequences, .droppedUnknown, .fatal:
+            break
+        }
+    }
+}
+
+/// How the cluster is, as its coordinator knows it, at one moment of its event loop.
+package struct CoordinatorMeasurements: Sendable {
+    package var epoch: Epoch
+    /// Why the cluster is not ready; empty when it is.
+    package var reason: String
+    /// Every rank of the cluster, and whether it holds its lease.
+    package var ranks: [(rank: RankIndex, isPresent: Bool)]
+    package var models: Int
+    package var sequences: Int
+    package var pinned: Int
+    package var connections: Int
+    package var counters: CoordinatorCounters
+}
+
+extension CoordinatorServer {
+    package var measurements: CoordinatorMeasurements {
+        eventLoop.preconditionInEventLoop()
+        return CoordinatorMeasurements(
+            epoch: machine.state.epoch, reason: machine.reason,
+            ranks: machine.topology.members.map { ($0.rank, !$0.endpoint.isEmpty) },
+            models: machine.state.models.count, sequences: machine.state.sequences.count,
+            pinned: machine.state.sequences.values.count { $0.isPinned }, connections: links.count, counters: counters)
+    }
+}

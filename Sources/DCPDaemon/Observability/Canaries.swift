@@ -1,0 +1,50 @@
+internal import DCPClient
+internal import DCPCore
+internal import DCPTransport
+internal import Logging
+
+/// Sends a canary through all ranks every so often, as any client would: over the coordinator's own endpoint.
+struct Canaries: Sendable {
+    let interval: Duration
+    let coordinator: Endpoint
+    let record: CanaryRecord
+    let log: DaemonLog
+
+    /// For a step and for any request of a canary. A cluster that takes longer is not well.
+    private static let timeout = Duration.seconds(10)
+
+    /// Until its task is cancelled. What is under way then is not heard of.
+    func run() async {
+        var cluster: Cluster?
+        while !Task.isCancelled {
+            cluster = await send(over: cluster)
+            try? await Task.sleep(for: interval)
+        }
+        await cluster?.close()
+    }
+
+    /// - Parameter known: a connection of before; what it needs anew it asks for by itself.
+    private func send(over known: Cluster?) async -> Cluster? {
+        var cluster = known
+        let began = ContinuousClock.now
+        do throws(ServiceError) {
+            if cluster == nil {
+                cluster = try await Cluster.connect(
+                    to: coordinator, timeouts: Cluster.Timeouts(step: Self.timeout, request: Self.timeout))
+            }
+            guard let cluster else { preconditionFailure("connected above") }
+            let report = try await cluster.lastingCanary()
+            if record.succeeded(after: .now - began) {
+                log.write(.canaryFailing, .notice, "Canaries go through again", ["epoch": "\(report.epoch.value)"])
+            }
+        } catch {
+            guard !Task.isCancelled else { return cluster }
+            if record.failed(error) {
+                log.write(
+                    .canaryFailing, .warning, "A canary failed, going on with the next",
+                    ["error": "\(error.code)", "reason": "\(error.message)"])
+            }
+        }
+        return cluster
+    }
+}

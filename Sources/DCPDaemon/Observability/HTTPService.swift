@@ -1,0 +1,158 @@
+internal import DCPCore
+internal import DCPObservability
+internal import Foundation
+internal import Glibc
+internal import HTTPTypes
+internal import Hummingbird
+internal import HummingbirdCore
+internal import Logging
+internal import NIOCore
+internal import NIOPosix
+internal import ServiceLifecycle
+
+/// A daemon's HTTP endpoint: `/metrics`, `/healthz`, `/readyz`.
+///
+/// It has a thread of its own and shares none with steps. Whoever connects is bounded: so many connections, so much header,
+/// so much time for a request, no methods but GET and HEAD.
+struct HTTPService: Service {
+    let address: HTTPAddress
+    let observed: any Observed
+    let log: DaemonLog
+
+    static let connectionsMax = 32
+    /// A connection that sends no whole request head, or no next one, for so long is closed.
+    static let idleTimeout = TimeAmount.seconds(30)
+    /// However busy it is, a connection is closed after this; a scraper connects again.
+    static let connectionTimeMax = TimeAmount.seconds(300)
+    static let headerByteCountMax = 8192
+    static let headersMax = 64
+    /// How long a stop waits for answers under way.
+    private static let stopTimeout = Duration.seconds(5)
+
+    /// - Throws: `.invalidConfiguration` when it cannot listen there.
+    func run() async throws {
+        if case .unix(let path) = address { try checkUnused(path) }
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        do {
+            try await serve(on: group)
+        } catch {
+            try await group.shutdownGracefully()
+            guard !(error is CancellationError) else { return }
+            throw ServiceError(
+                .invalidConfiguration,
+                "The HTTP endpoint cannot listen at \(address) (\(error)); choose another --http address, or `--http off`."
+            )
+        }
+        if case .unix(let path) = address { unlink(path) }
+        try await group.shutdownGracefully()
+    }
+
+    private func serve(on group: MultiThreadedEventLoopGroup) async throws {
+        let limits = HTTP1Channel.Configuration.DecoderConfiguration(
+            maxHeaderFieldSize: Self.headerByteCountMax, maxHeaderListSize: Self.headerByteCountMax,
+            maxHeaderFieldCount: Self.headersMax)
+        let channel = HTTP1Channel.Configuration(
+            additionalChannelHandlers: [ConnectionDeadline(after: Self.connectionTimeMax)],
+            idleTimeout: Self.idleTimeout, httpDecoderConfiguration: limits)
+        // The library's own narration is not an operator's business; what fails is thrown.
+        let quiet = Logger(label: "http") { _ in SwiftLogNoOpLogHandler() }
+        let bind: BindAddress =
+            switch address {
+            case .unix(let path): .unixDomainSocket(path: path)
+            case .tcp(let host, let port): .hostname(host, port: port)
+            }
+        let (observed, address, log) = (observed, address, log)
+        let application = Application(
+            responder: CallbackResponder<BasicRequestContext> { request, _ in
+                await Self.respond(to: request, observed)
+            },
+            server: .http1(configuration: channel),
+            configuration: ApplicationConfiguration(
+                address: bind, serverName: nil, backlog: Self.connectionsMax,
+                availableConnectionsDelegate: MaximumAvailableConnections(Self.connectionsMax, logger: quiet)),
+            onServerRunning: { channel in
+                var place = "\(address)"
+                switch address {
+                // The directory's mode guards the instant before, as it does for the protocol's socket.
+                case .unix(let path): chmod(path, 0o600)
+                case .tcp(let host, _):
+                    if let port = channel.localAddress?.port { place = "\(HTTPAddress.tcp(address: host, port: port))" }
+                }
+                log.logger.notice("HTTP endpoint listening", metadata: ["endpoint": "\(place)"])
+            },
+            eventLoopGroupProvider: .shared(group), logger: quiet)
+        try await application.run()
+    }
+
+    /// Another daemon's socket is not to be taken away from it; one that nobody listens at is left over and replaced.
+    private func checkUnused(_ path: String) throws(ServiceError) {
+        let descriptor = socket(AF_UNIX, CInt(SOCK_STREAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { return }
+        defer { close(descriptor) }
+        var socketAddress = sockaddr_un()
+        socketAddress.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &socketAddress.sun_path) { $0.copyBytes(from: path.utf8) }
+        let isAnswered = withUnsafePointer(to: &socketAddress) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0
+            }
+        }
+        guard !isAnswered else {
+            throw ServiceError(
+                .invalidConfiguration,
+                "Another daemon's HTTP endpoint listens at \(address); choose another --http address, or `--http off`.")
+        }
+    }
+}
+
+extension HTTPService {
+    static func respond(to request: Request, _ observed: any Observed) async -> Response {
+        guard request.method == .get || request.method == .head else {
+            return text(.methodNotAllowed, "Use GET.\n", [.allow: "GET, HEAD"])
+        }
+        let answer: Response
+        switch request.uri.path {
+        case "/metrics":
+            answer = text(.ok, await observed.metrics().text, [.contentType: Exposition.contentType])
+        case "/healthz": answer = verdict(await observed.health())
+        case "/readyz": answer = verdict(await observed.readiness())
+        default: answer = text(.notFound, "There are /metrics, /healthz and /readyz.\n")
+        }
+        return request.method == .head ? answer.createHeadResponse() : answer
+    }
+
+    private static func verdict(_ verdict: HealthVerdict) -> Response {
+        let encoder = JSONEncoder()
+        encoder.keyEncodingStrategy = .convertToSnakeCase
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        guard let data = try? encoder.encode(verdict) else { return Response(status: .internalServerError) }
+        return text(
+            verdict.ok ? .ok : .serviceUnavailable, String(decoding: data, as: UTF8.self) + "\n",
+            [.contentType: "application/json"])
+    }
+
+    private static func text(
+        _ status: HTTPResponse.Status, _ body: String, _ headers: HTTPFields = [:]
+    ) -> Response {
+        var headers = headers
+        if headers[.contentType] == nil { headers[.contentType] = "text/plain; charset=utf-8" }
+        headers[.cacheControl] = "no-store"
+        return Response(status: status, headers: headers, body: ResponseBody(byteBuffer: ByteBuffer(string: body)))
+    }
+}
+
+/// Closes a connection when its time is over, whatever it is doing.
+private final class ConnectionDeadline: ChannelInboundHandler, RemovableChannelHandler {
+    typealias InboundIn = Any
+    private let time: TimeAmount
+    private var deadline: Scheduled<Void>?
+
+    init(after time: TimeAmount) { self.time = time }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        let channel = context.channel
+        deadline = context.eventLoop.scheduleTask(in: time) { channel.close(promise: nil) }
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) { deadline?.cancel() }
+}

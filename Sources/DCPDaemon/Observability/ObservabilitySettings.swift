@@ -1,0 +1,26 @@
+internal import DCPCore
+
+/// The endpoint's and the canary's part of a daemon's configuration.
+struct ObservabilitySettings: Sendable {
+    /// nil: off.
+    var http: HTTPAddress?
+    /// How often a canary goes through the ranks; nil: never.
+    var canaryInterval: Duration?
+
+    /// - Throws: `ConfigurationError` for an address that others reach and that was not asked for by name.
+    init(
+        _ configuration: Configuration, http key: ConfigurationKey, anyAddress: ConfigurationKey,
+        canaryInterval interval: ConfigurationKey
+    ) throws {
+        http = HTTPAddress(configuration.text(key))
+        if let http, !http.isLocal, !configuration.flag(anyAddress) {
+            try configuration.checked([key, anyAddress]) { () throws(ServiceError) in
+                throw ServiceError(
+                    .invalidConfiguration,
+                    "\(http) is not a loopback address, and the endpoint asks nobody who he is; use 127.0.0.1:PORT or a "
+                        + "Unix socket, or pass \(anyAddress.flag) where the network is trusted.")
+            }
+        }
+        canaryInterval = Double(configuration.text(interval)).map { .seconds($0) }
+    }
+}

@@ -1,0 +1,135 @@
+internal import DCPCache
+internal import DCPCore
+internal import DCPObservability
+internal import DCPRank
+internal import DCPStore
+internal import DCPWire
+internal import Foundation
+internal import NIOCore
+
+/// A rank at its HTTP endpoint.
+struct RankObserved: Observed {
+    /// What a request finds: the loop's measurements, and the store and the threads, which answer any thread.
+    struct Parts: Sendable {
+        var measurements: RankMeasurements
+        var cache: ShardCache
+        var progress: ComputeProgress
+    }
+
+    typealias Serving = (server: RankServer, cache: ShardCache, pool: ComputePool)
+
+    let rank: RankIndex
+    let threads: Int
+    let canaryInterval: Duration?
+    let process: ProcessFigures
+    let observation = Observation<Serving, Parts> {
+        Parts(measurements: $0.server.measurements, cache: $0.cache, progress: $0.pool.progress)
+    }
+
+    func readiness() async -> HealthVerdict {
+        do throws(ServiceError) {
+            return verdict(try await observation.measurements().measurements)
+        } catch {
+            return verdict(refusal: error.message, epoch: nil, canaryAge: nil)
+        }
+    }
+
+    func health() async -> HealthVerdict { await readiness().health(failure: nil) }
+
+    private func verdict(_ measured: RankMeasurements) -> HealthVerdict {
+        verdict(refusal: measured.refusal?.message, epoch: measured.epoch.value, canaryAge: measured.canaryAge)
+    }
+
+    private func verdict(refusal: String?, epoch: UInt64?, canaryAge: TimeAmount?) -> HealthVerdict {
+        HealthVerdict(
+            readiness: refusal, rank: Int(rank.value), release: Release.current, epoch: epoch,
+            canary: HealthVerdict.Canary(
+                intervalSeconds: canaryInterval.map { $0 / .seconds(1) },
+                ageSeconds: canaryAge.map { Double($0.nanoseconds) / 1e9 }))
+    }
+
+    func metrics() async -> Exposition {
+        var exposition = Exposition(labels: [("rank", "\(rank.value)")])
+        process.add(to: &exposition)
+        exposition.add(.canaryInterval, canaryInterval.map { $0 / .seconds(1) } ?? 0)
+        exposition.add(.computeThreads, threads)
+        do throws(ServiceError) {
+            let parts = try await observation.measurements()
+            add(parts.measurements, to: &exposition)
+            add(parts.progress, to: &exposition)
+            try add(parts.cache, to: &exposition)
+        } catch {
+            // Starting, stopping, stuck, or without its store: what is known is told, and that it does not serve.
+            if !exposition.contains(.serving) { exposition.add(.serving, 0) }
+        }
+        return exposition
+    }
+
+    private func add(_ measured: RankMeasurements, to exposition: inout Exposition) {
+        let counters = measured.counters
+        exposition.add(.epoch, measured.epoch.value)
+        exposition.add(.serving, measured.refusal == nil ? 1 : 0)
+        exposition.add(.coordinatorConnected, measured.isCoordinatorConnected ? 1 : 0)
+        exposition.add(.peers, measured.peers)
+        exposition.add(.peersConnected, measured.peersConnected)
+        exposition.add(.peersLost, counters.peersLost)
+        exposition.add(.connections, measured.clients)
+        exposition.add(.framesRefused, counters.framesRefused)
+        exposition.add(.receivedBytes, measured.receivedByteCount)
+        exposition.add(.sentBytes, measured.sentByteCount)
+        exposition.add(
+            .stepDuration, [(["decode"], counters.decodeSteps), (["prefill"], counters.prefillSteps)])
+        exposition.add(.stepCompute, counters.stepCompute)
+        exposition.add(.stepExchange, counters.stepExchange)
+        exposition.add(.stepsAborted, counters.stepsAborted)
+        exposition.add(.stepsInFlight, measured.stepsInFlight)
+        exposition.add(.stepBytesInFlight, measured.stepByteCount)
+        exposition.add(.tokens, counters.tokens)
+        exposition.add(.commitDuration, counters.commits)
+        exposition.add(.commitsFailed, counters.commitsFailed)
+        exposition.add(.commitsInFlight, measured.commitsInFlight)
+        exposition.add(.verifications, measured.verifications)
+        exposition.add(.verificationRunning, measured.isVerifying ? 1 : 0)
+        exposition.add(.verificationDamage, measured.damageFound)
+        let age = measured.canaryAge.map { Double($0.nanoseconds) / 1e9 }
+        exposition.add(.canaryLast, age.map { Date().timeIntervalSince1970 - $0 } ?? 0)
+    }
+
+    private func add(_ progress: ComputeProgress, to exposition: inout Exposition) {
+        exposition.add(.computeWaiting, progress.waiting)
+        exposition.add(.computeRunning, progress.running)
+        exposition.add(.computeFinished, progress.finished)
+    }
+
+    /// - Throws: when the store is closed meanwhile, or out of readers.
+    private func add(_ cache: ShardCache, to exposition: inout Exposition) throws(ServiceError) {
+        let statistics = try cache.statistics()
+        let capacity = statistics.storeMapByteCount
+        exposition.add(.storeUsed, statistics.storeUsedByteCount)
+        exposition.add(.storeFile, statistics.storeFileByteCount)
+        exposition.add(.storeLimit, capacity)
+        exposition.add(.storeHigh, cache.settings.watermarks.highByteCount(capacity: capacity))
+        exposition.add(.storeLow, cache.settings.watermarks.lowByteCount(capacity: capacity))
+        exposition.add(.storeDeleting, cache.doomedByteCount)
+        let condition = Self.name(of: cache.health.condition)
+        exposition.add(
+            .storeCondition, ["writable", "full", "refused", "failed"].map { ([$0], $0 == condition ? 1 : 0) })
+        exposition.add(.storeTransactions, statistics.transactionsCommitted)
+        exposition.add(.storeReaders, statistics.readers)
+        exposition.add(.sequences, statistics.sequences)
+        exposition.add(.committedTokens, statistics.localTokens)
+        exposition.add(.sealedBlocks, statistics.sealedBlocks)
+        exposition.add(.openBlockBytes, statistics.memoryByteCount)
+        exposition.add(.spareBlockBytes, statistics.spareByteCount)
+        exposition.add(.uncommittedBytes, statistics.uncommittedByteCount)
+    }
+
+    private static func name(of condition: StoreCondition) -> String {
+        switch condition {
+        case .writable: "writable"
+        case .full: "full"
+        case .refused: "refused"
+        case .failed: "failed"
+        }
+    }
+}

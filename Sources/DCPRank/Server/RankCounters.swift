@@ -1,0 +1,33 @@
+internal import DCPCore
+package import DCPObservability
+package import DCPWire
+package import NIOCore
+
+/// What a rank has counted since its start. Owned by the event loop; copies go to whoever asks.
+package struct RankCounters: Sendable {
+    package var decodeSteps = Histogram(.seconds)
+    package var prefillSteps = Histogram(.seconds)
+    package var stepCompute = Histogram(.seconds)
+    package var stepExchange = Histogram(.seconds)
+    package var stepsAborted = CauseCounts([.staleEpoch, .rankUnavailable, .deadlineExceeded, .overloaded, .storeFull])
+    /// Tokens of completed steps, at the first layer.
+    package var tokens: UInt64 = 0
+    package var commits = Histogram(.seconds)
+    package var commitsFailed = CauseCounts([.storeFull, .storeDamaged])
+    /// Connections that ended because of what the peer is or sent. What refuses connections before their first frame
+    /// counts here too.
+    package var framesRefused = CauseCounts([.incompatible, .protocolViolation])
+    package var peersLost: UInt64 = 0
+    /// Of links that are closed; open ones are added when asked.
+    package var receivedByteCount: UInt64 = 0
+    package var sentByteCount: UInt64 = 0
+    /// Of the completed steps.
+    package var stepTimes = StepTimes()
+
+    package var stepsCompleted: UInt64 { decodeSteps.count &+ prefillSteps.count }
+}
+
+extension Histogram {
+    /// A length of time, in a histogram of seconds.
+    package mutating func observe(_ time: TimeAmount) { observe(UInt64(max(time.nanoseconds, 0))) }
+}

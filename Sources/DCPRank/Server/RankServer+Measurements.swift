@@ -1,0 +1,63 @@
+internal import DCPCache
+package import DCPCore
+internal import DCPObservability
+internal import DCPTransport
+internal import DCPWire
+package import NIOCore
+
+/// How a rank is, at one moment of its event loop: what is cheap to copy there. What its cache and its threads hold may be
+/// asked from any thread.
+package struct RankMeasurements: Sendable {
+    package var epoch: Epoch
+    /// Why steps are refused; nil while they are served.
+    package var refusal: ServiceError?
+    package var isCoordinatorConnected: Bool
+    package var peers: Int
+    package var peersConnected: Int
+    /// Open connections of clients.
+    package var clients: Int
+    package var stepsInFlight: Int
+    package var stepByteCount: Int
+    package var commitsInFlight: Int
+    package var counters: RankCounters
+    package var receivedByteCount: UInt64
+    package var sentByteCount: UInt64
+    /// Number of the last verification, 0 before the first.
+    package var verifications: UInt64
+    package var isVerifying: Bool
+    package var damageFound: Int
+    /// Since a canary last went through; nil before the first.
+    package var canaryAge: TimeAmount?
+}
+
+extension RankServer {
+    package var measurements: RankMeasurements {
+        eventLoop.preconditionInEventLoop()
+        var refusal: ServiceError?
+        do throws(ServiceError) { try coordinator.checkServing() } catch { refusal = error }
+        let traffic = traffic
+        return RankMeasurements(
+            epoch: coordinator.epoch, refusal: refusal, isCoordinatorConnected: coordinator.isConnected,
+            peers: peers.count, peersConnected: peers.links.count, clients: incoming.count,
+            stepsInFlight: steps.executions.count, stepByteCount: stepByteCount, commitsInFlight: commitsInFlight,
+            counters: counters, receivedByteCount: traffic.received, sentByteCount: traffic.sent,
+            verifications: verification?.number ?? 0, isVerifying: verification?.state == .running,
+            damageFound: verification?.damageCount ?? 0, canaryAge: lastCanary.map { eventLoop.now - $0 })
+    }
+
+    /// A step's answer has left.
+    func completed(_ execution: StepExecution, _ times: StepTimes) {
+        let request = execution.request
+        let isDecode = request.entries.allSatisfy { $0.count == 1 }
+        if isDecode {
+            counters.decodeSteps.observe(times.total)
+        } else {
+            counters.prefillSteps.observe(times.total)
+        }
+        counters.stepCompute.observe(times.newTokens &+ times.context)
+        counters.stepExchange.observe(times.queryWait &+ times.partialWait)
+        counters.stepTimes += times
+        if execution.tag.layer == 0 { counters.tokens &+= UInt64(execution.machine.plan.tokens) }
+        if isDecode, cache.model(request.model)?.name == CanaryNames.model { lastCanary = eventLoop.now }
+    }
+}

@@ -1,0 +1,113 @@
+import ArgumentParser
+import DCPClient
+import DCPConsole
+import DCPCore
+import DCPWire
+import Glibc
+import UnixSignals
+
+struct Top: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Watch the ranks: throughput, latencies, stores, and the busiest sequences.",
+        discussion: """
+            Rates and latencies are of the time since the refresh before; in the first they are not known. A step is one \
+            layer's; tokens are counted once. q or Ctrl-C ends it. On anything but a terminal each refresh is printed \
+            below the one before.
+
+            EXAMPLE
+              dcpctl top
+              dcpctl top --once
+              dcpctl top --json --interval 5s | jq -c '.ranks[] | [.rank, .tokens_per_second]'
+            """)
+
+    @Option(help: ArgumentHelp("How often to refresh: 500ms, 2s.", valueName: "duration"))
+    var interval = "1s"
+
+    @Flag(help: "Print one refresh, of one interval, and end.")
+    var once = false
+
+    @Option(help: ArgumentHelp("How many sequences to show, the busiest first.", valueName: "n"))
+    var sequences = 10
+
+    @OptionGroup var client: ClientOptions
+
+    static let intervalMin = Duration.milliseconds(100)
+
+    func validate() throws {
+        let duration: Duration
+        do throws(ServiceError) { duration = try DurationFormat.parse(interval) } catch {
+            throw ValidationError("--interval: \(error.message)")
+        }
+        guard duration >= Self.intervalMin else {
+            throw ValidationError("--interval: \(interval) is below the shortest of 100ms.")
+        }
+        guard (0...1000).contains(sequences) else {
+            throw ValidationError("--sequences: \(sequences) is outside 0...1000.")
+        }
+    }
+
+    func run() async throws {
+        try await dcpctl.execute {
+            let screen = once || client.output.json ? nil : LiveScreen()
+            let quit = await quitting(screen)
+            defer { quit.cancel() }
+            do {
+                try await client.withCluster { try await watch($0, on: screen) }
+            } catch {
+                // Before anything is said about it: the message belongs on the terminal that stays.
+                screen?.close()
+                throw error
+            }
+            screen?.close()
+        }
+    }
+
+    /// Ends the program on q, or on a signal, also while a rank is being waited for: nothing is left behind but the screen.
+    private func quitting(_ screen: LiveScreen?) async -> Task<Void, Never> {
+        let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+        return Task {
+            await withTaskGroup(of: Int32?.self) { group in
+                group.addTask {
+                    for await signal in signals { return screen == nil ? 128 + signal.rawValue : 0 }
+                    return nil
+                }
+                if let screen {
+                    group.addTask {
+                        for await key in screen.keys where key == "q" || key == "Q" { return 0 }
+                        return nil
+                    }
+                }
+                for await status in group {
+                    guard let status else { continue }
+                    screen?.close()
+                    Glibc.exit(status)
+                }
+            }
+        }
+    }
+
+    private func watch(_ cluster: Cluster, on screen: LiveScreen?) async throws {
+        let period = try DurationFormat.parse(interval)
+        var before = try await TopSample.take(cluster)
+        screen?.show(TopView(before, since: nil, sequences: sequences).text)
+        while true {
+            try await Task.sleep(for: period)
+            let now = try await TopSample.take(cluster)
+            let view = TopView(now, since: before, sequences: sequences)
+            if let screen { screen.show(view.text) } else { try print(view) }
+            if once { return }
+            before = now
+        }
+    }
+
+    private func print(_ view: TopView) throws {
+        if client.output.json {
+            // One object a line, so that a reader takes one refresh at a time.
+            Swift.print(try JSONOutput.line(view))
+        } else {
+            Swift.print(view.text + (once ? "" : "\n"))
+        }
+        // A reader at the other end of a pipe sees each refresh when it is made.
+        fflush(nil)
+    }
+}
