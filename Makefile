@@ -17,7 +17,7 @@ REFERENCE := .build/reference
 DEB := .build/deb
 VERSION := $(shell sed -n 's/.*static let current = "\(.*\)".*/\1/p' Sources/DCPWire/*.swift Sources/DCPWire/*/*.swift)
 
-.PHONY: help deps deps-arm64 deps-deb build run test soak simulate check-kernels check-arm64 check-units check-systemd bench lint docs reference package-reference \
+.PHONY: help deps deps-arm64 deps-deb build run test soak simulate check-kernels check-arm64 check-metrics check-units check-systemd bench lint docs reference package-reference \
 	install stage deb clean
 
 help:
@@ -27,11 +27,12 @@ help:
 	@echo "make soak     build, then kill daemons under checking clients for two minutes; MINUTES=15 for longer, SEED=N to repeat"
 	@echo "make check-kernels  compare the kernels in C with their scalar twins, under AddressSanitizer"
 	@echo "make check-arm64  compare the arm64 kernels with their scalar twins, under an emulator"
+	@echo "make check-metrics  build, then check a live cluster's metrics and the alert rules with promtool"
 	@echo "make bench    build, then measure what the README tells: about three minutes and 1.3 GB of disk in TMPDIR or /var/tmp"
 	@echo "make build    build dcp-rank, dcp-coordinator, dcpctl and dcp-bench into $(BIN)"
 	@echo "make lint     check the format of the sources"
 	@echo "make docs     build the documentation"
-	@echo "make reference  write again what is made from the code: the article on the configuration, the message catalog"
+	@echo "make reference  write again what is made from the code: the articles on configuration and metrics, the message catalog"
 	@echo "make install  copy programs, units, manual pages and completions below DESTDIR and PREFIX ($(PREFIX))"
 	@echo "make deb      build a Debian package into $(DEB), with the Swift runtime linked statically"
 	@echo "make check-units    check the units, and their exposure, with systemd-analyze"
@@ -110,6 +111,10 @@ check-arm64: deps-arm64
 	aarch64-linux-gnu-gcc -static $(ARM64_BUILD)/*.o $(ARM64_BUILD)/check/*.o -lm -o $(ARM64_BUILD)/kernel-check
 	qemu-aarch64 $(ARM64_BUILD)/kernel-check neon $(CHECK_SEED)
 
+# Debian's promtool; nothing is installed or started but a cluster in a temporary directory.
+check-metrics: build
+	Tests/Support/metrics/check-metrics $(BIN)
+
 lint:
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift
 
@@ -132,7 +137,8 @@ LIB = $(DESTDIR)$(PREFIX)/lib
 SHARE = $(DESTDIR)$(PREFIX)/share
 stage:
 	install -d $(DESTDIR)$(PREFIX)/bin $(LIB)/systemd/system $(LIB)/systemd/system-preset $(LIB)/systemd/catalog \
-		$(LIB)/sysusers.d $(LIB)/tmpfiles.d $(SHARE)/man/man1 $(SHARE)/man/man5 $(SHARE)/doc/dcp/examples \
+		$(LIB)/sysusers.d $(LIB)/tmpfiles.d $(SHARE)/man/man1 $(SHARE)/man/man5 $(SHARE)/doc/dcp/examples $(SHARE)/dcp/prometheus \
+		$(SHARE)/dcp/grafana \
 		$(SHARE)/bash-completion/completions $(SHARE)/zsh/vendor-completions $(SHARE)/fish/vendor_completions.d \
 		$(DESTDIR)/etc/dcp
 	install -m 755 $(addprefix $(BIN)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
@@ -143,6 +149,8 @@ stage:
 	install -m 644 systemd/dcp.sysusers.conf $(LIB)/sysusers.d/dcp.conf
 	install -m 644 systemd/dcp.tmpfiles.conf $(LIB)/tmpfiles.d/dcp.conf
 	install -m 644 systemd/unix-only.conf $(SHARE)/doc/dcp/examples
+	install -m 644 observability/dcp-rules.yaml observability/dcp-rules-test.yaml $(SHARE)/dcp/prometheus
+	install -m 644 observability/dcp-dashboard.json $(SHARE)/dcp/grafana
 	install -m 644 $(REFERENCE)/man/*.1 $(SHARE)/man/man1
 	install -m 644 $(REFERENCE)/man/*.5 $(SHARE)/man/man5
 	install -m 644 $(REFERENCE)/completions/bash/* $(SHARE)/bash-completion/completions

@@ -104,6 +104,19 @@ struct FullStoreTests {
         #expect(evictions(driver.on { $0.renewed(Driver.link(0), self.renewal(wants: 1), now: now) }).count == 1)
     }
 
+    @Test("a canary's sequence stays: closing it would free nothing")
+    func canary() throws {
+        var driver = try ready(sequences: 1)
+        for name in [".canary", ".canary-5f"] {
+            _ = try driver.carry(.openSequence(name: name, model: "m", create: true))
+        }
+        let first = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 9), now: .seconds(200)) }
+        #expect(evictions(first) == [SequenceID(1)])
+        driver.confirm(first)
+        let next = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 9), now: .seconds(300)) }
+        #expect(evictions(next).isEmpty)
+    }
+
     @Test("pinned sequences and those in use stay, and with the policy off all do")
     func spared() throws {
         var driver = try ready(sequences: 3)

@@ -1,0 +1,59 @@
+import DCPObservability
+import Foundation
+import Testing
+
+/// The dashboard and the rules may only use what there is.
+@Suite("dashboard and alert rules")
+struct AssetsTests {
+    private static func text(_ name: String) throws -> String {
+        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .deletingLastPathComponent()
+        return try String(contentsOf: root.appending(path: "observability/" + name), encoding: .utf8)
+    }
+
+    /// What can be asked for: a histogram is three series.
+    private static let series: Set<String> = Set(
+        Metric.all.flatMap { metric in
+            metric.kind == .histogram
+                ? ["_bucket", "_sum", "_count"].map { metric.name + $0 } : [metric.name]
+        })
+
+    private static func names(in text: String) -> Set<String> {
+        Set(text.matches(of: /\b(dcp|process)_[a-z0-9_]+/).map { String($0.output.0) })
+    }
+
+    @Test("every metric named exists", arguments: ["dcp-dashboard.json", "dcp-rules.yaml", "dcp-rules-test.yaml"])
+    func names(_ file: String) throws {
+        let names = Self.names(in: try Self.text(file))
+        #expect(names.count >= 8, "\(names)")
+        // A description may speak of a histogram as a whole.
+        let known = Self.series.union(Metric.all.map(\.name))
+        for name in names.sorted() { #expect(known.contains(name), "\(file) uses \(name)") }
+    }
+
+    @Test("the dashboard is JSON; every panel has a query, its own number and its place")
+    func dashboard() throws {
+        let document = try JSONSerialization.jsonObject(with: Data(Self.text("dcp-dashboard.json").utf8))
+        let dashboard = try #require(document as? [String: Any])
+        let panels = try #require(dashboard["panels"] as? [[String: Any]])
+        #expect(Set(panels.compactMap { $0["id"] as? Int }).count == panels.count)
+        for panel in panels where panel["type"] as? String != "row" {
+            let title = panel["title"] as? String ?? ""
+            let targets = try #require(panel["targets"] as? [[String: Any]], "\(title)")
+            for target in targets {
+                let expression = try #require(target["expr"] as? String, "\(title)")
+                let names = Self.names(in: expression)
+                #expect(!names.isEmpty && names.isSubset(of: Self.series), "\(title): \(expression)")
+            }
+        }
+    }
+
+    @Test("every alert has a severity, a summary and a description")
+    func rules() throws {
+        let rules = try Self.text("dcp-rules.yaml").split(separator: "- alert: ").dropFirst()
+        #expect(rules.count >= 8)
+        for rule in rules {
+            for part in ["severity:", "summary:", "description:"] { #expect(rule.contains(part), "\(rule.prefix(30))") }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+import DCPClient
+import DCPCore
+import DCPTestKit
+import DCPTransport
+import Foundation
+import Testing
+
+extension Integration {
+    @Suite("health by canaries")
+    struct CanaryTests {
+        private static let ranks = [DaemonRole.rank(RankIndex(0)), .rank(RankIndex(1))]
+
+        private var setup: ClusterSetup {
+            var setup = ClusterSetup()
+            setup.coordinatorArguments = ["--canary-interval", "1"]
+            setup.rankArguments = ["--canary-interval", "1"]
+            return setup
+        }
+
+        @Test("healthy when a canary went through; not while a rank is dead; again when it is back")
+        func health() async throws {
+            try await setup.run { cluster in
+                for role in Self.ranks + [.coordinator] {
+                    let answer = try await cluster.get("/healthz", of: role) { $0.status == 200 }
+                    let canary = try #require(try answer.json()["canary"] as? [String: Any])
+                    #expect(canary["interval_seconds"] as? Double == 1)
+                    #expect(try answer.json()["ok"] as? Bool == true)
+                }
+                try await cluster.local.kill(.rank(RankIndex(1)))
+                let unready = try await cluster.get("/readyz", of: .coordinator) { $0.status == 503 }
+                #expect(try #require(try unready.json()["reason"] as? String).contains("rank 1"))
+                let unhealthy = try await cluster.get("/healthz", of: .coordinator) { $0.status == 503 }
+                #expect(try #require(try unhealthy.json()["reason"] as? String).contains("no canary went through"))
+                _ = try await cluster.get("/healthz", of: Self.ranks[0]) { $0.status == 503 }
+                try cluster.local.start(.rank(RankIndex(1)))
+                for role in Self.ranks + [.coordinator] {
+                    _ = try await cluster.get("/healthz", of: role) { $0.status == 200 }
+                }
+                let log = try cluster.log(of: .coordinator)
+                #expect(log.contains("A canary failed") && log.contains("Canaries go through again"))
+            }
+        }
+
+        @Test("canaries write nothing, and leave neither tokens nor sequences behind but the one they go on in")
+        func traces() async throws {
+            try await setup.run { cluster in
+                func canaries(_ count: Double) async throws {
+                    _ = try await cluster.get("/metrics", of: .coordinator) {
+                        $0.sample("dcp_canary_duration_seconds_count") ?? 0 >= count
+                    }
+                }
+                try await canaries(1)
+                let before = try await cluster.get("/metrics", of: Self.ranks[0])
+                try await canaries(4)
+                let after = try await cluster.get("/metrics", of: Self.ranks[0])
+                for name in ["dcp_store_transactions_total", "dcp_store_used_bytes", "dcp_sequences"] {
+                    let sample = name + #"{rank="0"}"#
+                    #expect(before.sample(sample) != nil && before.sample(sample) == after.sample(sample), "\(name)")
+                }
+                #expect(after.sample(#"dcp_committed_tokens{rank="0"}"#) == 0)
+                let decodes = #"dcp_step_duration_seconds_count{rank="0",kind="decode"}"#
+                #expect(try #require(after.sample(decodes)) > before.sample(decodes) ?? 0)
+                let listed = try await cluster.tool.run("sequence", "list", "--json").list()
+                #expect(listed.map { $0["name"] as? String } == [".canary"])
+            }
+        }
+
+        @Test("with a full store canaries go through, while new tokens are refused")
+        func fullStore() async throws {
+            var setup = setup
+            setup.blockTokens = 64
+            setup.rankArguments += ["--disk-limit", "6MiB"]
+            try await setup.run { cluster in
+                _ = try await cluster.get("/healthz", of: .coordinator) { $0.status == 200 }
+                let trace = Trace(try shape(layers: 2, 4, 4, 64, 64, .float32), tokens: 12_000, salt: 912)
+                try await cluster.withClient { client in
+                    let sequence = try await client.open(trace, "s", model: "m")
+                    let (_, refusal) = try await client.fill(trace, stride: 100, on: sequence)
+                    #expect(try #require(refusal).code == .storeFull)
+                    _ = try await client.resume(sequence)
+                }
+                let full = try await cluster.get("/metrics", of: Self.ranks[0])
+                let other = try await cluster.get("/metrics", of: Self.ranks[1])
+                let writable = [
+                    full.sample(#"dcp_store_condition{rank="0",condition="writable"}"#),
+                    other.sample(#"dcp_store_condition{rank="1",condition="writable"}"#),
+                ]
+                #expect(writable.contains(0))
+                let count = try #require(
+                    try await cluster.get("/metrics", of: .coordinator).sample("dcp_canary_duration_seconds_count"))
+                _ = try await cluster.get("/metrics", of: .coordinator) {
+                    $0.sample("dcp_canary_duration_seconds_count") ?? 0 >= count + 2
+                }
+                #expect(try await cluster.get("/healthz", of: .coordinator).status == 200)
+            }
+        }
+
+        @Test("with canaries off health is readiness, and says so")
+        func off() async throws {
+            try await ClusterSetup().run { cluster in
+                let answer = try await cluster.get("/healthz", of: .coordinator)
+                #expect(answer.status == 200)
+                #expect(try #require(try answer.json()["reason"] as? String).contains("off"))
+                #expect(try await cluster.tool.run("sequence", "list", "--json").list().isEmpty)
+            }
+        }
+    }
+}
