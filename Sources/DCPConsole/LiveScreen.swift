@@ -56,7 +56,7 @@ public final class LiveScreen: Sendable {
         let isKnown = ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0 && size.ws_row > 0
         let (rows, columns) = isKnown ? (Int(size.ws_row), Int(size.ws_col)) : (24, 80)
         Self.write(
-            "\u{1B}[H" + Self.fitted(page, rows: rows, columns: columns).joined(separator: "\u{1B}[K\r\n")
+            "\u{1B}[H" + Self.fitted(page, rows: rows, columns: columns).joined(separator: "\u{1B}[K\n")
                 + "\u{1B}[K\u{1B}[J")
     }
 

@@ -61,8 +61,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         let log = DaemonLog(label: "dcp-coordinator", level: settings.logLevel)
         let service = CoordinatorService(
             settings: settings, log: log, reload: Reload(source: source, configuration: configuration))
-        await Runtime.run(
-            service, companions: service.companions, log: log, stopOnStandardInputEnd: common.stopOnStdinEof)
+        await Runtime.run(service, log: log, stopOnStandardInputEnd: common.stopOnStdinEof)
     }
 
     /// All of the configuration, checked; what `run` does before it serves.

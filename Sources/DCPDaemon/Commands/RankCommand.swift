@@ -72,8 +72,7 @@ public struct RankCommand: AsyncParsableCommand {
         let log = DaemonLog(label: "dcp-rank@\(index.value)", level: settings.logLevel, rank: index)
         let service = RankService(
             settings: settings, log: log, reload: Reload(source: source, configuration: configuration))
-        await Runtime.run(
-            service, companions: service.companions, log: log, stopOnStandardInputEnd: common.stopOnStdinEof)
+        await Runtime.run(service, log: log, stopOnStandardInputEnd: common.stopOnStdinEof)
     }
 
     /// All of the configuration, checked; what `run` does before it serves.

@@ -9,6 +9,8 @@ internal import UnixSignals
 protocol DaemonService: Service {
     var reload: Reload { get }
     func apply(_ configuration: Configuration)
+    /// What begins before the service and ends after it.
+    var companions: [any Service] { get }
 }
 
 /// What both daemons do around their service: log, obey signals, end with the right status.
@@ -16,30 +18,13 @@ enum Runtime {
     /// Runs a service until SIGTERM or SIGINT, the end of the lifeline, or its own failure; then exits the process.
     /// SIGHUP reloads the configuration.
     ///
-    /// Companions begin before the service and end after it.
-    ///
     /// Exit status (sysexits.h): 0 after a graceful stop, 69 when it could not serve, 70 for a bug, 78 for a
     /// configuration, a store or a cluster that does not fit; systemd does not restart after 78.
     static func run(
-        _ service: some DaemonService, companions: [any Service], log: DaemonLog, stopOnStandardInputEnd: Bool
+        _ service: some DaemonService, log: DaemonLog, stopOnStandardInputEnd: Bool
     ) async -> Never {
         signal(SIGPIPE, SIG_IGN)
-        let reload = ReloadService(reload: service.reload, log: log) { service.apply($0) }
-        // A group stops its services in the reverse order.
-        var services = companions.map {
-            ServiceGroupConfiguration.ServiceConfiguration(
-                service: $0, successTerminationBehavior: .gracefullyShutdownGroup,
-                failureTerminationBehavior: .gracefullyShutdownGroup)
-        }
-        services += [
-            ServiceGroupConfiguration.ServiceConfiguration(
-                service: service, successTerminationBehavior: .gracefullyShutdownGroup,
-                failureTerminationBehavior: .gracefullyShutdownGroup),
-            .init(service: reload, successTerminationBehavior: .ignore),
-        ]
-        if stopOnStandardInputEnd {
-            services.append(.init(service: Lifeline(), successTerminationBehavior: .gracefullyShutdownGroup))
-        }
+        let services = services(of: service, log: log, stopOnStandardInputEnd: stopOnStandardInputEnd)
         // The group's own narration of its shutdown is not an operator's business.
         let quiet = Logger(label: "service-group") { _ in SwiftLogNoOpLogHandler() }
         let group = ServiceGroup(
@@ -58,6 +43,31 @@ enum Runtime {
             log.write(.stoppedByFailure, .critical, "Stopping: \(error)")
             exit(70)
         }
+    }
+
+    /// A group begins them in this order and stops them in the reverse one.
+    ///
+    /// Not a part of `run`: in an async function that never returns the optimizer of Swift 6.3.1 lets go of the service before
+    /// it is copied into the group.
+    @inline(never)
+    private static func services(
+        of service: some DaemonService, log: DaemonLog, stopOnStandardInputEnd: Bool
+    ) -> [ServiceGroupConfiguration.ServiceConfiguration] {
+        var services = service.companions.map {
+            ServiceGroupConfiguration.ServiceConfiguration(
+                service: $0, successTerminationBehavior: .gracefullyShutdownGroup,
+                failureTerminationBehavior: .gracefullyShutdownGroup)
+        }
+        services.append(
+            .init(
+                service: service, successTerminationBehavior: .gracefullyShutdownGroup,
+                failureTerminationBehavior: .gracefullyShutdownGroup))
+        let reload = ReloadService(reload: service.reload, log: log) { service.apply($0) }
+        services.append(.init(service: reload, successTerminationBehavior: .ignore))
+        if stopOnStandardInputEnd {
+            services.append(.init(service: Lifeline(), successTerminationBehavior: .gracefullyShutdownGroup))
+        }
+        return services
     }
 
     /// Reads the configuration; a refusal is also an entry of the journal, where an operator looks for it.
