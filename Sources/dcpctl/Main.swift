@@ -39,6 +39,6 @@ struct Dcpctl: AsyncParsableCommand {
         subcommands: [
             Up.self, Down.self, Submit.self, Status.self, Top.self, Ranks.self, Models.self, Sequences.self,
             Verify.self,
-            Health.self, Kernels.self,
+            Health.self, Kernels.self, Certificates.self,
         ])
 }

@@ -92,6 +92,10 @@ public final class CoordinatorServer {
         }
     }
 
+    /// Lets go of what keeps it alive without telling anybody, as the death of the process would: for simulations, in
+    /// which the process lives on.
+    package func abandon() { ticker?.cancel() }
+
     /// Where it listens, with the port the system chose when 0 was asked for.
     public var endpoint: Endpoint { listener.endpoint }
 

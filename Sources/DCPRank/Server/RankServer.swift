@@ -106,6 +106,7 @@ public final class RankServer {
         for execution in steps.inOrder({ _ in true }) { steps.remove(execution.tag) }
         incoming = [:]
         quietWaiters = []
+        coordinator.abandon()
         coordinator = nil
     }
 
