@@ -26,9 +26,6 @@ public struct Histogram: Hashable, Sendable {
                 100_000_000, 250_000_000, 500_000_000, 1_000_000_000, 2_500_000_000, 5_000_000_000, 10_000_000_000,
                 30_000_000_000, 60_000_000_000,
             ], ticksPerUnit: 1_000_000_000)
-
-        /// Bytes from 1 KiB to 1 GiB, four times from bound to bound.
-        public static let bytes = Buckets(bounds: (0...10).map { 1024 << (2 * $0) }, ticksPerUnit: 1)
     }
 
     public let buckets: Buckets
@@ -44,7 +41,7 @@ public struct Histogram: Hashable, Sendable {
 
     public var count: UInt64 { counts.reduce(0, &+) }
 
-    /// - Parameter ticks: nanoseconds for seconds, bytes for bytes.
+    /// - Parameter ticks: nanoseconds for seconds.
     public mutating func observe(_ ticks: UInt64) {
         let place = buckets.bounds.firstIndex { ticks <= $0 } ?? buckets.bounds.count
         counts[place] &+= 1

@@ -59,11 +59,14 @@ final class LocalClusterTests {
         #expect(
             commands == [
                 "dcp-coordinator --state \(d)/coordinator --listen unix:\(d)/coordinator.sock --ranks 2 --head-groups 1 "
-                    + "--interleave 1 --block-tokens 64 --exchange a2a --config /dev/null --stop-on-stdin-eof",
+                    + "--interleave 1 --block-tokens 64 --exchange a2a --http unix:\(d)/coordinator.http "
+                    + "--canary-interval off --config /dev/null --stop-on-stdin-eof",
                 "dcp-rank --rank 0 --store \(d)/rank-0 --listen unix:\(d)/rank-0.sock --coordinator "
-                    + "unix:\(d)/coordinator.sock --threads 3 --config /dev/null --stop-on-stdin-eof",
+                    + "unix:\(d)/coordinator.sock --threads 3 --http unix:\(d)/rank-0.http "
+                    + "--canary-interval off --config /dev/null --stop-on-stdin-eof",
                 "dcp-rank --rank 1 --store \(d)/rank-1 --listen unix:\(d)/rank-1.sock --coordinator "
-                    + "unix:\(d)/coordinator.sock --threads 3 --config /dev/null --stop-on-stdin-eof",
+                    + "unix:\(d)/coordinator.sock --threads 3 --http unix:\(d)/rank-1.http "
+                    + "--canary-interval off --config /dev/null --stop-on-stdin-eof",
             ])
         try await cluster.waitUntilReady(deadline: .seconds(60)) { endpoint in
             #expect(endpoint == "unix:\(d)/coordinator.sock")

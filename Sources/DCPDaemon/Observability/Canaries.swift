@@ -40,8 +40,10 @@ struct Canaries: Sendable {
         } catch {
             guard !Task.isCancelled else { return cluster }
             if record.failed(error) {
+                // Of a cluster that is not complete the membership's own entries tell.
                 log.write(
-                    .canaryFailing, .warning, "A canary failed, going on with the next",
+                    .canaryFailing, error.code == .notReady ? .info : .warning,
+                    "A canary failed, going on with the next",
                     ["error": "\(error.code)", "reason": "\(error.message)"])
             }
         }

@@ -26,8 +26,6 @@ struct HTTPService: Service {
     static let connectionTimeMax = TimeAmount.seconds(300)
     static let headerByteCountMax = 8192
     static let headersMax = 64
-    /// How long a stop waits for answers under way.
-    private static let stopTimeout = Duration.seconds(5)
 
     /// - Throws: `.invalidConfiguration` when it cannot listen there.
     func run() async throws {

@@ -16,7 +16,8 @@ extension Integration {
             let log = directory.path("\(name)-\(UUID().uuidString.prefix(8)).log")
             return try await onOwnThread {
                 let process = try DaemonProcess.spawn(
-                    name: name, executable: "\(Binaries.directory)/\(name)", arguments: arguments, environment: [:],
+                    name: name, executable: "\(Binaries.directory)/\(name)",
+                    arguments: arguments + ["--http", "off"], environment: [:],
                     logPath: log, lifeline: true)
                 // Ends in a moment; the deadline is for a daemon that wrongly serves.
                 let exit = process.waitForExit(until: .now + .seconds(60))
