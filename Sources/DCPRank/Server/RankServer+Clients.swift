@@ -24,8 +24,8 @@ extension RankServer {
             whenRolledBack(sequences) { [weak link] in
                 self.answer(link, frame.tag, .sequenceStatus(self.status(of: sequences)))
             }
-        case .rewind(let sequence, let layerLengths):
-            rewind(sequence, layerLengths, frame: frame, from: link)
+        case .rewind(let sequence, let claim, let layerLengths):
+            rewind(sequence, claim, layerLengths, frame: frame, from: link)
         case .rankStatusRequest:
             reportStatus(frame, to: link)
         case .verificationRequest(let request):
@@ -185,7 +185,6 @@ extension RankServer {
             return answer(link, frame.tag, .failure(error))
         }
         commitsInFlight += 1
-        uses.note(lengths.lazy.map(\.sequence))
         if configuration.broken == .commit { answer(link, frame.tag, .committed) }
         let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
         let eventLoop = eventLoop
@@ -193,7 +192,9 @@ extension RankServer {
             eventLoop.execute {
                 let (server, link) = bound.value
                 switch result {
-                case .success: server.answer(link, frame.tag, .committed)
+                case .success:
+                    server.uses.note(lengths.lazy.map(\.sequence))
+                    server.answer(link, frame.tag, .committed)
                 case .failure(var error):
                     if error.code == .unknownSequence,
                         let gone = lengths.first(where: { server.evicted.contains($0.sequence) })
@@ -209,7 +210,9 @@ extension RankServer {
         }
     }
 
-    private func rewind(_ sequence: SequenceID, _ layerLengths: [Int], frame: Frame, from link: Link) {
+    private func rewind(
+        _ sequence: SequenceID, _ claim: Claim, _ layerLengths: [Int], frame: Frame, from link: Link
+    ) {
         do throws(ServiceError) {
             try checkServing(frame.epoch)
             guard let state = cache.state(of: sequence) else {
@@ -223,7 +226,10 @@ extension RankServer {
                     "A rewind of \(sequence) to \(layerLengths) needs \(state.layerLengths.count) lengths of at least "
                         + "the committed \(state.committedLength); use `dcpctl sequence truncate` to go below it.")
             }
-            fences[sequence, default: RewindFence()].rewound(frame.tag)
+            var fence = fences[sequence] ?? RewindFence()
+            try fence.check(claim, of: sequence, in: frame.epoch)
+            fence.rewound(frame.tag, claim)
+            fences[sequence] = fence
             abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
             whenQuiet(sequence) { [weak link] in
                 self.answer(link, frame.tag, self.rewound(sequence, layerLengths))
