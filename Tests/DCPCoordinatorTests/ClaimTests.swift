@@ -24,8 +24,8 @@ struct ClaimTests {
     @Test("what comes after the successor's claim is refused, retryably, and nothing is recorded", arguments: 0..<3)
     func late(_ kind: Int) throws {
         var driver = try ready()
-        let old = try #require(driver.claim("s"))
-        let new = try #require(driver.claim("s"))
+        let old = try driver.taken("s")
+        let new = try driver.taken("s")
         #expect(old < new)
         let before = driver.machine.state
         let refused = driver.send(Self.changes(of: "s", old)[kind])
@@ -36,14 +36,14 @@ struct ClaimTests {
         #expect(driver.machine.state == before)
         // The successor's own is taken, and so is that on another sequence.
         #expect(operations(driver.send(Self.changes(of: "s", new)[kind])).count == 2)
-        let other = try #require(driver.claim("t"))
+        let other = try driver.taken("t")
         #expect(operations(driver.send(.truncate(name: "t", length: 1, claim: other))).count == 2)
     }
 
     @Test("what was taken before is carried out on all ranks before the claim is answered", arguments: 0..<3)
     func underWay(_ kind: Int) throws {
         var driver = try ready()
-        let old = try #require(driver.claim("s"))
+        let old = try driver.taken("s")
         let carried = operations(driver.send(Self.changes(of: "s", old)[kind]))
         #expect(carried.count == 2)
         let isClosing = kind == 2
@@ -77,7 +77,7 @@ struct ClaimTests {
     @Test("a claim that waits refuses older requests already")
     func waiting() throws {
         var driver = try ready()
-        let old = try #require(driver.claim("s"))
+        let old = try driver.taken("s")
         let carried = operations(driver.send(.truncate(name: "s", length: 9, claim: old)))
         #expect(driver.send(.claim(name: "s")).isEmpty)
         #expect(errors(driver.send(.truncate(name: "s", length: 3, claim: old))).map(\.code) == [.claimed])
@@ -89,7 +89,7 @@ struct ClaimTests {
     @Test("a claim that waits when a rank is lost is answered so, retryably; the truncation is over before the next")
     func rankLost() throws {
         var driver = try ready()
-        let old = try #require(driver.claim("s"))
+        let old = try driver.taken("s")
         _ = driver.send(.truncate(name: "s", length: 2, claim: old))
         #expect(driver.send(.claim(name: "s")).isEmpty)
         let gone = ServiceError(.rankUnavailable, "Gone.")
@@ -102,14 +102,14 @@ struct ClaimTests {
         let before = driver.actions.count
         driver.becomeReady(models: driver.machine.state.models.map(\.value), lengths: [lengths, lengths])
         #expect(operations(driver.actions[before...]).map(\.operation).contains(.truncate(SequenceID(1), length: 2)))
-        let claim = try #require(driver.claim("s"))
+        let claim = try driver.taken("s")
         #expect(claim.isOf(driver.machine.state.epoch) && claim > old && !old.isOf(driver.machine.state.epoch))
     }
 
     @Test("a client that is gone is not answered")
     func clientGone() throws {
         var driver = try ready()
-        let old = try #require(driver.claim("s"))
+        let old = try driver.taken("s")
         let carried = operations(driver.send(.truncate(name: "s", length: 2, claim: old)))
         _ = driver.send(.claim(name: "s"))
         driver.on { $0.linkClosed(Driver.client, reason: ServiceError(.rankUnavailable, "Gone.")) }
@@ -121,12 +121,12 @@ struct ClaimTests {
     @Test("after a restart of the coordinator a claim of before it is refused, until its holder claims anew")
     func restart() throws {
         var driver = try ready()
-        let old = try #require(driver.claim("s"))
+        let old = try driver.taken("s")
         var restarted = Driver(restarting: driver)
         let lengths = [SequenceID(1): 5, SequenceID(2): 5]
         restarted.becomeReady(models: driver.machine.state.models.map(\.value), lengths: [lengths, lengths])
         #expect(errors(restarted.send(.truncate(name: "s", length: 1, claim: old))).map(\.code) == [.claimed])
-        let new = try #require(restarted.claim("s"))
+        let new = try restarted.taken("s")
         #expect(new > old)
         #expect(operations(restarted.send(.truncate(name: "s", length: 1, claim: new))).count == 2)
     }
@@ -134,7 +134,7 @@ struct ClaimTests {
     @Test("a late request under a name does not reach the sequence that was opened under it since")
     func reopened() throws {
         var driver = try ready()
-        let old = try #require(driver.claim("s"))
+        let old = try driver.taken("s")
         _ = try driver.carry(.close(name: "s"))
         _ = try driver.carry(.openSequence(name: "s", model: "m", create: true))
         for request in Self.changes(of: "s", old) {

@@ -102,6 +102,11 @@ struct Driver {
     /// The claim that a client is answered at once.
     mutating func claim(_ name: String) -> Claim? { replies(send(.claim(name: name))).first?.claim }
 
+    mutating func taken(_ name: String) throws -> Claim {
+        let claim = claim(name)
+        return try #require(claim)
+    }
+
     /// A client's request as it is.
     mutating func send(_ request: DirectoryRequest) -> [CoordinatorMachine.Action] {
         nextTag += 1

@@ -28,6 +28,7 @@ struct RankService: DaemonService {
 
     func run() async throws {
         let rank = configuration.rank
+        FaultReport.report()
         logger.notice("Starting", metadata: ["release": "\(Release.current)", "kernels": "\(KernelSelection.current)"])
         guard let cluster = try await clusterShape() else { return }
         guard rank.value < cluster.ranks else {

@@ -1,6 +1,5 @@
 internal import ArgumentParser
 internal import DCPCore
-internal import DCPStore
 internal import Glibc
 internal import Logging
 internal import ServiceLifecycle
@@ -21,8 +20,6 @@ enum Runtime {
     /// configuration, a store or a cluster that does not fit; systemd does not restart after 78.
     static func run(_ service: some DaemonService, log: DaemonLog, stopOnStandardInputEnd: Bool) async -> Never {
         signal(SIGPIPE, SIG_IGN)
-        // The journal reads standard error line by line; `<2>` is critical, as for other ends by failure.
-        MapFaults.report(prefix: Journal.isConnected ? "<2>" : "")
         let reload = ReloadService(reload: service.reload, log: log) { service.apply($0) }
         var services = [
             ServiceGroupConfiguration.ServiceConfiguration(

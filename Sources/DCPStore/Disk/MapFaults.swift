@@ -1,4 +1,3 @@
-internal import CLMDB
 internal import CLinux
 
 /// Reads that fail under a store's map: SIGBUS, since no call is there to return an error.
@@ -11,14 +10,5 @@ public enum MapFaults {
     public static func report(prefix: String = "") {
         // Without the report it ends as well.
         _ = dcp_fault_report(prefix)
-    }
-}
-
-extension Environment {
-    /// Has faults under this store's map named. - Returns: for `dcp_map_forget`.
-    static func watchMap(_ handle: OpaquePointer, _ path: String) -> Int32 {
-        var info = MDB_envinfo()
-        guard mdb_env_info(handle, &info) == MDB_SUCCESS, let map = info.me_mapaddr else { return -1 }
-        return dcp_map_watch(map, info.me_mapsize, path)
     }
 }
