@@ -77,7 +77,7 @@ let package = Package(
         // What a rank computes and keeps.
         library("DCPCore", ["CChecksum"]),
         library("DCPAttention", ["DCPCore", "CAttentionKernels", "COpenBLAS"]),
-        library("DCPStore", ["CLMDB"]),
+        library("DCPStore", ["CLMDB", "CLinux"]),
         library("DCPCache", ["DCPCore", "DCPAttention", "DCPStore"]),
 
         // How ranks, coordinator and clients talk.
@@ -135,7 +135,7 @@ let package = Package(
         executable("dcp-reference", ["DCPDaemon", "DCPWire", argumentParser]),
         executable("dcp-simulator", ["DCPCore", "DCPConsole", "DCPRank", "DCPSimulator", argumentParser]),
         executable(
-            "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache"], path: "Tests/Support/cache-crasher"),
+            "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache", "DCPStore"], path: "Tests/Support/cache-crasher"),
         executable(
             "dcp-soak",
             [

@@ -55,6 +55,9 @@ public struct SequenceState: Hashable, Sendable {
     /// What can be served: `committedLength`, or less when a stored value was found damaged. Truncating to it, or
     /// below, makes the sequence usable again. Only damage met since the start is known.
     public var intactLength: Int
+    /// Its place in the order of this store's changes: the higher, the later it was opened, committed, forked or cut.
+    /// Durable with the change.
+    public var lastChange: UInt64
 }
 
 /// What the cache holds, at one moment.

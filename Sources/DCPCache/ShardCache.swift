@@ -31,6 +31,8 @@ public final class ShardCache: Sendable {
     /// Blocks that no lineage covers and that are not deleted yet. Changed by the writer's thread only.
     let doomed: Mutex<[DoomedBlocks]>
     let epoch: Mutex<Epoch>
+    /// The last place given in the order of changes.
+    let changes: Atomic<UInt64>
     let readers = ByteAccount()
     let memory: BlockPool
     let uncommitted = ByteAccount()
@@ -55,6 +57,7 @@ public final class ShardCache: Sendable {
         lineages = Mutex(content.lineages)
         doomed = Mutex(content.orphans)
         epoch = Mutex(content.epoch)
+        changes = Atomic(content.sequences.values.map { $0.core.withLock(\.lastChange) }.max() ?? 0)
         writer.observeCondition { [weak self] in self?.conditionChanged($0) }
         if !content.orphans.isEmpty { sweep() }
     }

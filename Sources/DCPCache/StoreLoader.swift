@@ -158,8 +158,8 @@ struct StoreLoader {
             layers.append(LayerState(length: record.committed, mapped: addresses))
         }
         let sequence = SequenceCache(
-            id: id, model: model, origin: record.origin, committed: record.committed, isTailLoaded: false,
-            layers: layers)
+            id: id, model: model, origin: record.origin, committed: record.committed, lastChange: record.lastChange,
+            isTailLoaded: false, layers: layers)
         if let missing {
             sequence.markDamaged(
                 fromLocalIndex: missing.block * cluster.layout.blockTokens,

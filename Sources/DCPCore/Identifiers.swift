@@ -42,6 +42,29 @@ public struct SequenceID: Hashable, Comparable, Sendable, CustomStringConvertibl
     public var description: String { "sequence #\(value)" }
 }
 
+/// Who may change a sequence: the latest number that the coordinator gave out for it.
+///
+/// A client takes one when it resumes a sequence, and states it when it truncates, forks or closes. What its predecessor
+/// had sent before, and what comes late, states an older one and is refused. Claims rise, and name the epoch that they
+/// were given in.
+public struct Claim: Hashable, Comparable, Sendable, CustomStringConvertible {
+    public let value: UInt64
+
+    public init(_ value: UInt64) { self.value = value }
+
+    /// - Parameter number: rises with each claim of one epoch.
+    public init(in epoch: Epoch, number: UInt64) { value = epoch.value << 32 | number }
+
+    /// No claim: never the latest.
+    public static let none = Claim(0)
+
+    /// Epochs differ in their low 32 bits for as long as a claim is remembered.
+    public func isOf(_ epoch: Epoch) -> Bool { value >> 32 == epoch.value & 0xFFFF_FFFF }
+
+    public static func < (a: Claim, b: Claim) -> Bool { a.value < b.value }
+    public var description: String { "claim \(value >> 32).\(value & 0xFFFF_FFFF)" }
+}
+
 /// One client connection's identity, random, so that steps of different clients never share a tag.
 public struct ClientID: Hashable, Sendable, CustomStringConvertible {
     public let value: UInt64

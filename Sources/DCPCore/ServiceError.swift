@@ -55,6 +55,8 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let stepAborted = Code(rawValue: 108)
         /// Nobody listens at the address.
         public static let unreachable = Code(rawValue: 109)
+        /// Another client has claimed the sequence since.
+        public static let claimed = Code(rawValue: 110)
 
         /// A bug of ours.
         public static let `internal` = Code(rawValue: 200)
@@ -73,6 +75,7 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
             .notReady: "not ready", .staleEpoch: "stale epoch", .overloaded: "overloaded",
             .rankUnavailable: "rank unavailable", .deadlineExceeded: "deadline exceeded", .storeFull: "store full",
             .shuttingDown: "shutting down", .stepAborted: "step aborted", .unreachable: "unreachable",
+            .claimed: "claimed",
             .internal: "internal error",
         ]
 

@@ -1,4 +1,3 @@
-internal import CLMDB
 internal import Glibc
 
 extension Environment {
@@ -13,11 +12,8 @@ extension Environment {
 
     /// Advice: what fails costs time only.
     private func advise(_ advice: Int32) {
-        var info = MDB_envinfo()
-        // mdb_env_info gives the map's address whether it is fixed or not (mdb.c, `arg->me_mapaddr = env->me_map`).
-        guard mdb_env_info(handle, &info) == MDB_SUCCESS, let map = info.me_mapaddr else { return }
         var status = stat()
-        guard stat(directory + "/data.mdb", &status) == 0 else { return }
-        madvise(map, min(Int(status.st_size), info.me_mapsize), advice)
+        guard let map, stat(dataPath, &status) == 0 else { return }
+        madvise(map.address, min(Int(status.st_size), map.byteCount), advice)
     }
 }

@@ -1,4 +1,5 @@
 internal import CLMDB
+internal import CLinux
 internal import Glibc
 internal import Synchronization
 
@@ -31,6 +32,9 @@ public final class Environment: @unchecked Sendable {
     /// Whether the store had been marked as created in an earlier run.
     public let wasCreated: Bool
     private let lifetime: Mutex<Lifetime>
+    /// nil where /proc does not tell: then there is no advice, and no report of faults.
+    let map: EnvironmentMap?
+    private let watchedMap: Int32
     /// For tests; set before the writer starts.
     let faults = Mutex<StoreFaults?>(nil)
 
@@ -110,6 +114,8 @@ public final class Environment: @unchecked Sendable {
         self.directory = directory
         self.pageByteCount = Int(pages.ms_psize)
         self.wasCreated = lock.wasCreated
+        map = EnvironmentMap(of: dataPath)
+        watchedMap = map.map { dcp_map_watch($0.address, $0.byteCount, dataPath) } ?? -1
         self.lifetime = Mutex(Lifetime(lock: lock))
     }
 
@@ -169,6 +175,7 @@ public final class Environment: @unchecked Sendable {
     }
 
     private func release(_ lifetime: inout Lifetime) {
+        dcp_map_forget(watchedMap)
         mdb_env_close(handle)
         lifetime.lock = nil
     }

@@ -8,6 +8,7 @@ import Testing
 final class Crasher {
     let process = Process()
     private let output = Pipe()
+    private let errors = Pipe()
     private let input = Pipe()
     private var buffer = Data()
 
@@ -17,7 +18,10 @@ final class Crasher {
         let beside = URL(fileURLWithPath: own).deletingLastPathComponent().appendingPathComponent("cache-crasher")
         process.executableURL = beside
         process.arguments = arguments
+        // The test runner's, which would narrate a crash that is meant.
+        process.environment = ProcessInfo.processInfo.environment.merging(["SWIFT_BACKTRACE": "enable=no"]) { $1 }
         process.standardOutput = output
+        process.standardError = errors
         process.standardInput = input
         try process.run()
     }
@@ -35,6 +39,9 @@ final class Crasher {
             buffer += more
         }
     }
+
+    /// All that it said on standard error, when it has ended.
+    func messages() -> String { String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self) }
 
     func kill() {
         Foundation.kill(process.processIdentifier, SIGKILL)
@@ -64,5 +71,65 @@ struct CrashTests {
             let verifier = try Crasher("verify", path, last)
             #expect(verifier.status() == 0, "DCP_SEED=\(generator.seed), \(last) acknowledged")
         }
+    }
+
+    /// Fills sealed blocks and cuts them off again, which frees and takes pages in every round.
+    private func growth(_ rig: Rig, rounds: Int) throws -> Int {
+        let before = try rig.cache.statistics().storeFileByteCount
+        for _ in 0..<rounds {
+            let length = try rig.state(2).committedLength
+            for position in length..<length + 64 { try rig.appendAll(2, at: position, [UInt32(position)]) }
+            try rig.commit(2, length + 64)
+            try rig.truncate(2, length)
+            try rig.settle()
+        }
+        return try rig.cache.statistics().storeFileByteCount - before
+    }
+
+    @Test("a process that is killed while it reads holds no pages: the next one uses again what it frees")
+    func deadReader() throws {
+        let directory = TemporaryDirectory()
+        let path = directory.path("store")
+        // Beside the model and the sequence of the crasher.
+        func rig() throws -> Rig { try Rig(kvHeads: 1, dims: (8, 8), path: path) }
+        do {
+            let rig = try rig()
+            try rig.open(2)
+            _ = try growth(rig, rounds: 20)
+            #expect(try growth(rig, rounds: 60) == 0, "in steady state the file does not grow")
+            rig.cache.close()
+        }
+        let child = try Crasher("read", path)
+        #expect(child.line() == "ready")
+        child.kill()
+        let rig = try rig()
+        #expect(try rig.cache.statistics().readers == 0)
+        #expect(try growth(rig, rounds: 60) == 0)
+        // What a reader that lives costs; with the dead one's slot it would be this.
+        let reader = try rig.cache.context(sequence: SequenceID(2), layer: 0, length: 0)
+        #expect(try growth(rig, rounds: 60) > 0)
+        withExtendedLifetime(reader) {}
+    }
+
+    @Test(
+        "a read that fails under the map ends the process by SIGBUS, after one line that names file, place and remedy")
+    func fault() throws {
+        let directory = TemporaryDirectory()
+        let path = directory.path("store")
+        let writer = try Crasher("write", path)
+        while let line = writer.line(), let length = Int(line), length < 60 {}
+        writer.kill()
+        let child = try Crasher("fault", path)
+        let messages = child.messages()
+        child.process.waitUntilExit()
+        #expect(child.process.terminationReason == .uncaughtSignal && child.process.terminationStatus == SIGBUS)
+        #expect(messages.split(separator: "\n").count == 1, "\(messages)")
+        #expect(messages.hasPrefix("<2>\(path)/data.mdb cannot be read at byte "), "\(messages)")
+        #expect(messages.contains("SIGBUS") && messages.contains("`dcpctl verify`"))
+        let offset = try #require(messages.firstMatch(of: #/at byte ([0-9]+)/#)?.1)
+        #expect(try #require(Int(offset)) >= 16384)
+        // The next start says what is the matter, and does not read past the end.
+        let next = try Crasher("hold", path)
+        #expect(next.status() == 1 && next.messages().contains("truncated"))
     }
 }

@@ -32,8 +32,8 @@ struct Driver {
     }
 
     /// A coordinator that starts again with what another has persisted.
-    init(restarting other: Driver) {
-        machine = CoordinatorMachine(state: other.machine.state, lease: Self.lease)
+    init(restarting other: Driver, evict: EvictionPolicy = .off) {
+        machine = CoordinatorMachine(state: other.machine.state, lease: Self.lease, evict: evict)
     }
 
     @discardableResult
@@ -58,14 +58,15 @@ struct Driver {
     @discardableResult
     mutating func register(
         _ rank: UInt16, store: StoreID? = nil, link: LinkID? = nil, epoch: Epoch = .none, models: [ModelRecord] = [],
-        lengths: [SequenceID: Int] = [:]
+        lengths: [SequenceID: Int] = [:], order: [SequenceID] = [], useCount: UInt64 = 0
     ) -> [CoordinatorMachine.Action] {
+        let place = { (id: SequenceID) in order.firstIndex(of: id) ?? -1 }
         let registration = Registration(
             rank: RankIndex(rank), store: store ?? Self.store(rank), endpoint: "unix:/rank-\(rank)", epoch: epoch,
             models: models,
-            sequences: lengths.sorted { $0.key < $1.key }.map {
+            sequences: lengths.sorted { (place($0.key), $0.key) < (place($1.key), $1.key) }.map {
                 .init(sequence: $0.key, model: ModelID(1), committedLength: $0.value)
-            })
+            }, useCount: useCount)
         return note(machine.registered(registration, link: link ?? Self.link(rank), now: now))
     }
 
@@ -92,8 +93,22 @@ struct Driver {
         for (_, number, link) in operations(sent) { note(machine.operationDone(link, number: number)) }
     }
 
-    /// A client's request, and what the machine did.
+    /// A client's request, and what the machine did. One that needs a claim and states none takes one first.
     mutating func ask(_ request: DirectoryRequest) -> [CoordinatorMachine.Action] {
+        guard let (name, stating) = request.claimable else { return send(request) }
+        return send(stating(claim(name) ?? .none))
+    }
+
+    /// The claim that a client is answered at once.
+    mutating func claim(_ name: String) -> Claim? { replies(send(.claim(name: name))).first?.claim }
+
+    mutating func taken(_ name: String) throws -> Claim {
+        let claim = claim(name)
+        return try #require(claim)
+    }
+
+    /// A client's request as it is.
+    mutating func send(_ request: DirectoryRequest) -> [CoordinatorMachine.Action] {
         nextTag += 1
         return note(
             machine.directoryRequest(request, link: Self.client, tag: Tag(client: ClientID(1), number: nextTag)))
@@ -110,6 +125,25 @@ struct Driver {
     /// The first error a client was answered with.
     mutating func refusal(of request: DirectoryRequest) throws -> ServiceError {
         try #require(errors(ask(request)).first)
+    }
+}
+
+extension DirectoryRequest {
+    static func truncate(name: String, length: Int) -> Self { .truncate(name: name, length: length, claim: .none) }
+    static func fork(name: String, newName: String, length: Int) -> Self {
+        .fork(name: name, newName: newName, length: length, claim: .none)
+    }
+    static func close(name: String) -> Self { .close(name: name, claim: .none) }
+
+    /// The sequence that is to be claimed first, and the request with its claim.
+    fileprivate var claimable: (name: String, stating: (Claim) -> Self)? {
+        switch self {
+        case .truncate(let name, let length, .none): (name, { .truncate(name: name, length: length, claim: $0) })
+        case .fork(let name, let new, let length, .none):
+            (name, { .fork(name: name, newName: new, length: length, claim: $0) })
+        case .close(let name, .none): (name, { .close(name: name, claim: $0) })
+        default: nil
+        }
     }
 }
 

@@ -89,6 +89,34 @@ struct FullStoreTests {
             evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }).isEmpty)
     }
 
+    @Test("lru: after a restart of the coordinator the order is that of the rank that has seen most")
+    func restart() throws {
+        let before = try ready()
+        var driver = Driver(restarting: before, evict: .lru)
+        let lengths = Dictionary(uniqueKeysWithValues: (1...4).map { (SequenceID($0), 5) })
+        let models = before.machine.state.models.map(\.value)
+        let orders: [(order: [UInt64], useCount: UInt64)] = [([3, 1, 4, 2], 9), ([1, 2, 3, 4], 0)]
+        func register(_ epoch: Epoch) {
+            for (rank, told) in orders.enumerated() {
+                driver.confirm(
+                    driver.register(
+                        UInt16(rank), epoch: epoch, models: models, lengths: lengths,
+                        order: told.order.map { SequenceID($0) }, useCount: told.useCount))
+            }
+        }
+        register(driver.machine.state.epoch)
+        register(driver.machine.state.epoch)
+        for rank: UInt16 in 0..<2 { driver.linksReady(rank) }
+        #expect(driver.machine.phase == .ready)
+        // What is used since counts above all of that.
+        driver.on { $0.renewed(Driver.link(0), self.renewal(used: [3]), now: .seconds(20)) }
+        for expected: UInt64 in [1, 4, 2, 3] {
+            let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(60)) }
+            #expect(evictions(sent) == [SequenceID(expected)])
+            driver.confirm(sent)
+        }
+    }
+
     @Test("one at a time: the next goes only when the ranks still want more after the last is gone")
     func oneAtATime() throws {
         var driver = try ready()

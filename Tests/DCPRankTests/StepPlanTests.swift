@@ -39,6 +39,22 @@ struct StepPlanTests {
         _ = try StepPlan(replicated, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
     }
 
+    @Test("a step is charged for its tensors, and with queries for what is computed of them")
+    func byteCount() throws {
+        var request = request()
+        request.keys = ByteBuffer(repeating: 0, count: 2 * 3 * 64 * 2)
+        request.values = ByteBuffer(repeating: 0, count: 2 * 3 * 32 * 2)
+        request.queries = ByteBuffer(repeating: 0, count: 2 * 2 * 64 * 4)
+        let brought = 768 + 384
+        let plan = try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        #expect(plan.byteCount(of: request) == brought + 1024 + 2 * 9 * (64 + 2 * 32) * 4)
+        request.queryMode = .absent
+        request.queryHeads = 0
+        request.queries = ByteBuffer()
+        let appending = try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        #expect(appending.byteCount(of: request) == brought)
+    }
+
     @Test("head groups: a rank of the second group answers for its group's heads, numbered inside it")
     func headGroups() throws {
         var request = request()

@@ -28,7 +28,8 @@ struct FieldTests {
                     SequenceStatus(sequence: SequenceID(1), committedLength: 0, layerLengths: [], localTokens: 0)
                 ]), 0, 1
             ),
-            (.rewind(SequenceID(1), layerLengths: [1, 2, 3]), 8, 3), (.directoryReply(DirectoryReply()), 0, 0),
+            (.rewind(SequenceID(1), claim: .none, layerLengths: [1, 2, 3]), 16, 3),
+            (.directoryReply(DirectoryReply()), 0, 0),
             (.directoryReply(DirectoryReply()), 4, 0), (.directoryReply(DirectoryReply(pinned: [SequenceID(1)])), 8, 1),
             (.renewLease(LeaseRenewal(stepsInFlight: 0, usedSequences: [SequenceID(1), SequenceID(2)])), 19, 2),
             (.refusals([ServiceError(.storeFull, "")]), 0, 1), (.step(Samples.step()), 20, 2),
@@ -154,7 +155,7 @@ struct FieldTests {
         #expect(patched(truncate, at: 9, little(UInt64(1) << 48 + 1))?.message.contains("`length`") == true)
         #expect(patched(truncate, at: 9, little(UInt64.max))?.code == .protocolViolation)
         #expect(patched(truncate, at: 0, [8])?.message.contains("operation 8") == true)
-        #expect(patched(.directoryRequest(.listModels), at: 0, [11])?.message.contains("request 11") == true)
+        #expect(patched(.directoryRequest(.listModels), at: 0, [12])?.message.contains("request 12") == true)
         let step = Message.step(Samples.step())
         #expect(patched(step, at: 4, [4])?.message.contains("`query mode`") == true)
         #expect(patched(step, at: 5, [2])?.message.contains("`wants LSE`") == true)

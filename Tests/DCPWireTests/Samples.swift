@@ -60,8 +60,10 @@ enum Samples {
             .directoryRequest(.registerModel(name: "m", shape: plain)), .directoryRequest(.removeModel(name: "m")),
             .directoryRequest(.listModels), .directoryRequest(.listSequences),
             .directoryRequest(.openSequence(name: "s", model: "m", create: true)),
-            .directoryRequest(.truncate(name: "s", length: 3)),
-            .directoryRequest(.fork(name: "s", newName: "t", length: 2)), .directoryRequest(.close(name: "s")),
+            .directoryRequest(.truncate(name: "s", length: 3, claim: Claim(9))),
+            .directoryRequest(.fork(name: "s", newName: "t", length: 2, claim: Claim(9))),
+            .directoryRequest(.close(name: "s", claim: Claim(9))), .directoryRequest(.claim(name: "s")),
+            .directoryReply(DirectoryReply(claim: Claim(9))),
             .directoryRequest(.pin(name: "s")), .directoryRequest(.unpin(name: "s")),
             .directoryReply(
                 DirectoryReply(models: [model], sequences: [record, record], pinned: [SequenceID(11)])),
@@ -78,7 +80,7 @@ enum Samples {
             .sequenceStatus([
                 SequenceStatus(sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3)
             ]),
-            .rewind(SequenceID(1), layerLengths: [4, 5]), .rewound, .rankStatusRequest,
+            .rewind(SequenceID(1), claim: Claim(8), layerLengths: [4, 5]), .rewound, .rankStatusRequest,
             .rankStatus(
                 RankStatus(
                     rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",

@@ -1,33 +1,39 @@
 internal import DCPAttention
 internal import DCPCache
+internal import DCPClient
 public import DCPCore
 internal import DCPStore
+internal import DCPWire
 internal import Glibc
 
-/// A rank's start: from a closed store to one that serves: what `cache open` measures.
+/// A rank's start, from a closed store to one that serves, and from a killed process to a cluster that is ready: what
+/// `cache open` measures.
 public struct OpenBenchmark: Sendable {
     public var shapes: [AttentionShape]
     public var dataTypes: [DataType]
     public var contexts: [Int]
+    /// Of the cluster. One of them is killed and started.
+    public var ranks: Int
 
-    public init(shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int]) {
+    public init(shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], ranks: Int) {
         self.shapes = shapes
         self.dataTypes = dataTypes
         self.contexts = contexts
+        self.ranks = ranks
     }
 
     /// What these figures do not tell.
     public static let notMeasured = [
-        "starting the process, registering and joining, which do not depend on the store",
+        "noticing that a rank has died: it is started when the coordinator knows",
         "the first use of a block, which checks its checksum",
     ]
 
-    /// Measures all combinations. Blocks; a thread of its own calls it.
-    public func run(_ bench: Bench) throws -> [Finding] {
+    /// Measures all combinations, each with a cluster of its own.
+    public func run(_ bench: Bench) async throws -> [Finding] {
         var results: [Finding] = []
         for dataType in dataTypes {
             for shape in shapes {
-                for context in contexts { results.append(try measure(shape, dataType, context, bench)) }
+                for context in contexts { results.append(try await measure(shape, dataType, context, bench)) }
             }
         }
         return results
@@ -35,48 +41,111 @@ public struct OpenBenchmark: Sendable {
 
     private func measure(
         _ shape: AttentionShape, _ dataType: DataType, _ context: Int, _ bench: Bench
-    ) throws -> Finding {
-        let parameters = Parameters("open", shape, dataType, context: context, count: 1, threads: 1)
-        bench.progress(parameters.label)
+    ) async throws -> Finding {
+        var parameters = Parameters("open", shape, dataType, context: context, count: 1, threads: 1)
+        parameters.ranks = ranks
         let model = try shape.model(dataType, layers: 1)
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: context))
-        let directory = bench.directory.fresh("store")
-        let cluster: ClusterShape
-        let path: String
+        var options = LocalClusterOptions()
+        options.ranks = ranks
+        options.threadsPerRank = 1
+        let local = try LocalCluster.start(
+            in: LocalClusterDirectory(path: bench.directory.fresh("c")), options: options)
         do {
-            let store = try BenchmarkStore(directory: directory, model: model, isTemporary: false)
-            try store.fill(upTo: context, RowPattern(seed: bench.seed, dataType: dataType), bench.interruption)
-            (cluster, path) = (store.cache.cluster, store.dataPath)
+            let pattern = RowPattern(seed: bench.seed, dataType: dataType)
+            try await StepContext.fillStores(local, model, tokens: context, pattern, bench)
+            bench.progress(parameters.label)
+            let finding = try await measure(parameters, model, context, local, bench)
+            await local.stop(deadline: .seconds(20))
+            return finding
+        } catch {
+            await local.stop(deadline: .seconds(20))
+            throw error
         }
-        func open(_ file: String) throws -> Double {
-            try Self.evict(file)
-            return try Stopwatch.seconds {
-                let cache = try ShardCache.open(directory: directory, rank: RankIndex(0), cluster: cluster)
-                defer { cache.close() }
-                guard cache.state(of: SequenceID(1))?.committedLength == context else {
-                    throw ServiceError(
-                        .internal, "A store of \(context) tokens opens with others. Report this as a bug.")
+    }
+
+    /// What one death and start took.
+    private struct Timing {
+        /// Seconds.
+        var open: Double
+        var readByteCount: Int
+        /// From before the process is made, seconds.
+        var start: Double
+    }
+
+    private func measure(
+        _ parameters: Parameters, _ model: ModelShape, _ context: Int, _ local: LocalCluster, _ bench: Bench
+    ) async throws -> Finding {
+        let rank = RankIndex(0)
+        let shape = try local.configuration.shape()
+        let directory = local.directory.data(of: .rank(rank))
+        _ = try local.startMissing()
+        let cluster = try await StepContext.connect(local)
+        var timings: [Timing] = []
+        do {
+            let began = ContinuousClock.now
+            // One that does not count: executables and libraries are in memory by then, as at any restart.
+            while timings.isEmpty
+                || bench.repetition.wantsAnother(
+                    after: timings.count - 1, elapsed: (ContinuousClock.now - began).inSeconds)
+            {
+                try bench.interruption.check()
+                try await local.kill(.rank(rank))
+                // The coordinator sees the connection end; nothing but its answer tells when.
+                while try await cluster.topology().phase == .ready { try bench.interruption.check() }
+                let (open, readByteCount) = try await onOwnThread {
+                    try Self.open(directory, rank, shape, context)
                 }
+                try Self.evict(directory + "/data.mdb")
+                let clock = ContinuousClock.now
+                try local.start(.rank(rank))
+                _ = try await cluster.readyTopology(wait: .seconds(60))
+                let start = (ContinuousClock.now - clock).inSeconds
+                timings.append(Timing(open: open, readByteCount: readByteCount, start: start))
+            }
+            let sequence = try await cluster.openSequence(StepContext.sequence, model: nil)
+            let length = try await cluster.status(of: sequence).committedLength
+            guard length == context else {
+                throw ServiceError(
+                    .internal,
+                    "The cluster came back with \(length) tokens instead of \(context). Report this as a bug.")
+            }
+            await cluster.close()
+        } catch {
+            await cluster.close()
+            throw error
+        }
+        return Finding(parameters: parameters, figures: figures(Array(timings.dropFirst()), model, shape, context))
+    }
+
+    private func figures(
+        _ timings: [Timing], _ model: ModelShape, _ shape: ClusterShape, _ context: Int
+    ) -> [Figure] {
+        let open = Samples(timings.map { $0.open * 1e3 })
+        let held = Double(shape.layout.localLength(ofRank: 0, length: context))
+        return [
+            Figure("open, nothing in memory", open, unit: "ms"),
+            Figure("read from the disk", Samples(timings.map { Double($0.readByteCount) / 1048576 }), unit: "MiB").of(
+                "K and V", Samples([held * Double(PanelLayout(model, in: shape).rowByteCount) / 1048576])),
+            Figure("start to ready", Samples(timings.map { $0.start * 1e3 }), unit: "ms").under("open", open),
+        ]
+    }
+
+    /// Opens the store of a rank that does not run, as it will. Seconds, and bytes read from the disk.
+    private static func open(
+        _ directory: String, _ rank: RankIndex, _ shape: ClusterShape, _ context: Int
+    ) throws -> (Double, Int) {
+        try evict(directory + "/data.mdb")
+        let before = bytesRead
+        let seconds = try Stopwatch.seconds {
+            let cache = try ShardCache.open(directory: directory, rank: rank, cluster: shape)
+            defer { cache.close() }
+            guard cache.sequences.map(\.committedLength) == [context] else {
+                throw ServiceError(
+                    .internal, "A store of \(context) tokens opens with others. Report this as a bug.")
             }
         }
-        var faults: [Double] = []
-        let times = try bench.repetition.measure(
-            until: bench.interruption,
-            timed: [
-                {
-                    let before = Self.bytesRead
-                    let seconds = try open(path)
-                    faults.append(Double(Self.bytesRead - before) / 1048576)
-                    return seconds
-                }
-            ])
-        return Finding(
-            parameters: parameters,
-            figures: [
-                Figure("open, nothing in memory", times[0].map { $0 * 1e3 }, unit: "ms"),
-                Figure("read from the disk", Samples(Array(faults.dropFirst())), unit: "MiB").of(
-                    "K and V", Samples([Double(context * PanelLayout(model, in: cluster).rowByteCount) / 1048576])),
-            ])
+        return (seconds, bytesRead - before)
     }
 
     /// The kernel forgets what it holds of a file: the next reads come from the disk.

@@ -23,6 +23,35 @@ struct StepContext: Sendable {
     static func fill(
         _ local: LocalCluster, _ model: ModelShape, tokens: Int, _ bench: Bench
     ) async throws -> StepContext {
+        let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
+        let shape = try local.configuration.shape()
+        let heads = Heads(
+            parts: Set([0, model.kvHeads - 1]).sorted().map {
+                (
+                    kvHead: $0, keys: [Float](repeating: 0, count: tokens * model.keyDim),
+                    values: [Float](repeating: 0, count: tokens * model.valueDim)
+                )
+            })
+        try await fillStores(local, model, tokens: tokens, pattern, bench) { store, rank in
+            try collect(store, rank, shape, tokens, model, into: &heads.parts)
+        }
+        _ = try local.startMissing()
+        return StepContext(tokens: tokens, pattern: pattern, heads: heads.parts)
+    }
+
+    /// @unchecked Sendable: changed on the thread that fills, and read when that is done.
+    private final class Heads: @unchecked Sendable {
+        var parts: [(kvHead: Int, keys: [Float], values: [Float])]
+
+        init(parts: [(kvHead: Int, keys: [Float], values: [Float])]) { self.parts = parts }
+    }
+
+    /// Makes model and sequence, stops the ranks and fills their stores; the ranks are left stopped.
+    /// - Parameter visit: sees each store when it is full, before it is closed.
+    static func fillStores(
+        _ local: LocalCluster, _ model: ModelShape, tokens: Int, _ pattern: RowPattern, _ bench: Bench,
+        visit: @escaping @Sendable (BenchmarkStore, RankIndex) throws -> Void = { _, _ in }
+    ) async throws {
         let first = try await connect(local)
         let sequence: SequenceHandle
         do {
@@ -36,28 +65,17 @@ struct StepContext: Sendable {
         let shape = try local.configuration.shape()
         let ranks = shape.allRanks.map { DaemonRole.rank($0) }
         for rank in ranks { try await local.stop(rank, deadline: .seconds(20)) }
-        let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
         let directories = ranks.map { local.directory.data(of: $0) }
         bench.progress("writing \(tokens) tokens of keys and values into the stores of \(ranks.count) ranks")
-        let heads = try await onOwnThread {
-            let kvHeads = Set([0, model.kvHeads - 1]).sorted()
-            var parts = kvHeads.map {
-                (
-                    kvHead: $0, keys: [Float](repeating: 0, count: tokens * model.keyDim),
-                    values: [Float](repeating: 0, count: tokens * model.valueDim)
-                )
-            }
+        try await onOwnThread {
             for (rank, directory) in zip(shape.allRanks, directories) {
                 let store = try BenchmarkStore(
                     directory: directory, rank: rank, cluster: shape, model: model, modelID: sequence.model.id,
                     sequence: sequence.record.id, isTemporary: false)
                 try store.fill(upTo: tokens, pattern, bench.interruption)
-                try collect(store, rank, shape, tokens, model, into: &parts)
+                try visit(store, rank)
             }
-            return parts
         }
-        _ = try local.startMissing()
-        return StepContext(tokens: tokens, pattern: pattern, heads: heads)
     }
 
     /// Puts what a rank holds of some KV heads in its global place.

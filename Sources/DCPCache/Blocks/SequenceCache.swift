@@ -50,6 +50,8 @@ final class SequenceCache: Sendable {
         var committed: Int
         /// Tokens below cannot be rewound: committed, or in a commit under way. Global.
         var floor: Int
+        /// As in the record; see `SequenceRecord.lastChange`.
+        var lastChange: UInt64
         /// Whether the tail rows of the store have been brought into RAM.
         var isTailLoaded: Bool
         var isClosed = false
@@ -63,13 +65,14 @@ final class SequenceCache: Sendable {
     }
 
     init(
-        id: SequenceID, model: ModelEntry, origin: SequenceRecord.Origin?, committed: Int, isTailLoaded: Bool,
-        layers: [LayerState]
+        id: SequenceID, model: ModelEntry, origin: SequenceRecord.Origin?, committed: Int, lastChange: UInt64,
+        isTailLoaded: Bool, layers: [LayerState]
     ) {
         self.id = id
         self.model = model
         self.origin = origin
-        core = Mutex(Core(committed: committed, floor: committed, isTailLoaded: isTailLoaded))
+        core = Mutex(
+            Core(committed: committed, floor: committed, lastChange: lastChange, isTailLoaded: isTailLoaded))
         self.layers = layers.map { LayerCache($0) }
     }
 

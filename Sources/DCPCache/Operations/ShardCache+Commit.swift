@@ -11,6 +11,7 @@ struct CommitPlan {
     /// Each layer's blocks in RAM, from the first that is not sealed up to the one that holds the last token.
     var memory: [[MemoryBlock]] = []
     var lineage: Lineage
+    var change: UInt64
     /// Blocks that become sealed.
     var sealed: Range<Int>
 }
@@ -61,7 +62,7 @@ extension ShardCache {
         guard length > committed else { return nil }
         lineage.seal(upTo: localLength(length) / blockTokens)
         return CommitPlan(
-            sequence: sequence, committed: committed, length: length, lineage: lineage,
+            sequence: sequence, committed: committed, length: length, lineage: lineage, change: takeChange(),
             sealed: start..<lineage.sealedBlocks)
     }
 
@@ -107,7 +108,8 @@ extension ShardCache {
             blocks: plan.memory.compactMap { $0.dropFirst(open - first).first },
             &transaction)
         let record = SequenceRecord(
-            model: sequence.model.id, origin: sequence.origin, committed: plan.length, lineage: plan.lineage)
+            model: sequence.model.id, origin: sequence.origin, committed: plan.length, lineage: plan.lineage,
+            lastChange: plan.change)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
     }
 
@@ -138,6 +140,7 @@ extension ShardCache {
         sequence.core.withLock { core in
             core.committed = plan.length
             core.floor = plan.length
+            core.lastChange = plan.change
         }
         for _ in sequence.layers {
             releaseUncommitted(sequence, from: localLength(plan.committed), to: localLength(plan.length))

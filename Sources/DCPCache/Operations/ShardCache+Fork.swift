@@ -56,12 +56,15 @@ extension ShardCache {
                     memory: copies.isEmpty ? [] : [copies[index]], verified: min(state.verified, shared))
             }
         }
+        let change = takeChange()
         let forked = SequenceCache(
-            id: child, model: parent.model, origin: origin, committed: length, isTailLoaded: true, layers: layers)
+            id: child, model: parent.model, origin: origin, committed: length, lastChange: change, isTailLoaded: true,
+            layers: layers)
         let childLineage = lineage.cut(to: shared, writer: try takeWriter(&transaction))
         try putRows(forked, shared * blockTokens..<local, blocks: copies, &transaction)
         let record = SequenceRecord(
-            model: parent.model.id, origin: origin, committed: length, lineage: childLineage)
+            model: parent.model.id, origin: origin, committed: length, lineage: childLineage,
+            lastChange: change)
         try transaction.put(tables.sequences, SequenceRecord.key(child), record.encoded(child))
         return (forked, childLineage)
     }

@@ -23,11 +23,14 @@ extension ShardCache {
                 return
             }
             let fresh = Lineage(writer: try takeWriter(&transaction))
-            let record = SequenceRecord(model: model, origin: nil, committed: 0, lineage: fresh)
+            let change = takeChange()
+            let record = SequenceRecord(
+                model: model, origin: nil, committed: 0, lineage: fresh, lastChange: change)
             try transaction.put(tables.sequences, SequenceRecord.key(id), record.encoded(id))
             let layers = [LayerState](repeating: LayerState(length: 0, mapped: []), count: entry.shape.layers)
             plan.value = SequenceCache(
-                id: id, model: entry, origin: nil, committed: 0, isTailLoaded: true, layers: layers)
+                id: id, model: entry, origin: nil, committed: 0, lastChange: change, isTailLoaded: true,
+                layers: layers)
             lineage.value = fresh
         } undo: {
             plan.value = nil
@@ -138,8 +141,12 @@ extension ShardCache {
         }
         return SequenceState(
             id: sequence.id, model: sequence.model.id, committedLength: core.committed,
-            layerLengths: sequence.layers.map { $0.state.withLock { $0.length } }, intactLength: intact)
+            layerLengths: sequence.layers.map { $0.state.withLock { $0.length } }, intactLength: intact,
+            lastChange: core.lastChange)
     }
+
+    /// The next place in the order of changes. Writer thread; one that an undone change took is not given again.
+    func takeChange() -> UInt64 { changes.add(1, ordering: .relaxed).newValue }
 
     public func statistics() throws(ServiceError) -> CacheStatistics {
         let usage = try mapping { () throws(StoreError) in try environment.usage() }

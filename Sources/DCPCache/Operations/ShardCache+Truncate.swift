@@ -92,8 +92,11 @@ extension ShardCache {
         } else {
             try deleteRows(sequence.id, new..<old, &transaction)
         }
+        let change = takeChange()
+        sequence.core.withLock { $0.lastChange = change }
         let record = SequenceRecord(
-            model: sequence.model.id, origin: sequence.origin, committed: length, lineage: replacement)
+            model: sequence.model.id, origin: sequence.origin, committed: length, lineage: replacement,
+            lastChange: change)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
         plan.value?.rest = try delete(doomedBlocks(of: sequence, replacement: replacement), &transaction)
     }

@@ -15,7 +15,8 @@ internal import DCPCore
 /// | 48 + 16 i | 8 | entry i: writer |
 /// | 56 + 16 i | 4 | entry i: end block; blocks from the previous entry's end up to it are this writer's |
 /// | 60 + 16 i | 4 | 0 |
-/// | 48 + 16 n | 4 | CRC-32C of key and bytes 0..<48 + 16 n |
+/// | 48 + 16 n | 8 | last change: rises with each change of a sequence in this store |
+/// | 56 + 16 n | 4 | CRC-32C of key and bytes 0..<56 + 16 n |
 struct SequenceRecord {
     /// Where a fork came from. Kept so that a repeated fork is recognised.
     struct Origin: Equatable, Sendable {
@@ -27,6 +28,8 @@ struct SequenceRecord {
     var origin: Origin?
     var committed: Int
     var lineage: Lineage
+    /// In which order sequences were changed: what is left of the order of their uses when no process remembers it.
+    var lastChange: UInt64
 
     static func key(_ id: SequenceID) -> [UInt8] { KeyBytes.of(id.value) }
 
@@ -45,6 +48,7 @@ struct SequenceRecord {
             record.append(UInt32(entry.endBlock))
             record.append(UInt32(0))
         }
+        record.append(lastChange)
         return record.sealed(key: Self.key(id))
     }
 }
@@ -65,6 +69,8 @@ extension SequenceRecord {
             else { return nil }
             entries.append(Lineage.Entry(writer: writer, endBlock: Int(end)))
         }
+        // A record of before there was an order ends here.
+        lastChange = reader.isAtEnd ? 0 : reader.next(UInt64.self) ?? 0
         guard reader.isAtEnd else { return nil }
         self.model = ModelID(model)
         origin = isFork == 1 ? Origin(parent: SequenceID(parent), length: originLength) : nil

@@ -38,9 +38,10 @@ extension ShardCache {
             }
             let key = SequenceRecord.key(id)
             if let value = try transaction.get(tables.sequences, key), SequenceRecord(id, value) != nil { return }
+            let core = sequence.core.withLock { $0 }
             let record = SequenceRecord(
-                model: sequence.model.id, origin: sequence.origin, committed: sequence.core.withLock { $0.committed },
-                lineage: lineage)
+                model: sequence.model.id, origin: sequence.origin, committed: core.committed, lineage: lineage,
+                lastChange: core.lastChange)
             try transaction.put(tables.sequences, key, record.encoded(id))
         }
         var restored = suspect

@@ -66,35 +66,42 @@ extension Cluster {
 
     /// Cuts a sequence to its first `length` committed tokens.
     public func truncate(_ name: String, length: Int) async throws(ServiceError) {
-        let committed = try await status(of: openSequence(name, model: nil)).committedLength
+        let sequence = try await openSequence(name, model: nil)
+        let committed = try await status(of: sequence).committedLength
         guard length <= committed else {
             throw ServiceError(
                 .positionMismatch,
                 "Sequence `\(name)` has \(committed) committed tokens and cannot be truncated to \(length); choose at "
                     + "most \(committed).")
         }
-        _ = try await directory(.truncate(name: name, length: length))
+        try await withClaim(on: sequence.record) { .truncate(name: name, length: length, claim: $0) }
     }
 
     /// Makes a new sequence of the first `length` committed tokens of another. Sealed blocks are shared, not copied.
     @discardableResult
     public func fork(_ name: String, as newName: String, length: Int) async throws(ServiceError) -> SequenceRecord {
-        let committed = try await status(of: openSequence(name, model: nil)).committedLength
+        let sequence = try await openSequence(name, model: nil)
+        let committed = try await status(of: sequence).committedLength
         guard length <= committed else {
             throw ServiceError(
                 .positionMismatch,
                 "Sequence `\(name)` has \(committed) committed tokens and cannot be forked at \(length); choose at most "
                     + "\(committed).")
         }
-        return try Self.one(await directory(.fork(name: name, newName: newName, length: length)).sequences)
+        let reply = try await withClaim(on: sequence.record) {
+            .fork(name: name, newName: newName, length: length, claim: $0)
+        }
+        return try Self.one(reply.sequences)
     }
 
     /// Deletes a sequence. Blocks that forks share stay until the last of them is closed.
     public func closeSequence(_ name: String) async throws(ServiceError) {
-        _ = try await directory(.close(name: name))
+        let sequence = try await openSequence(name, model: nil).record
+        try await withClaim(on: sequence) { .close(name: name, claim: $0) }
+        claims[sequence.id] = nil
     }
 
-    private func directory(_ request: DirectoryRequest) async throws(ServiceError) -> DirectoryReply {
+    func directory(_ request: DirectoryRequest) async throws(ServiceError) -> DirectoryReply {
         let reply = try await ask(.directoryRequest(request))
         guard case .directoryReply(let directory) = reply else {
             throw Self.unexpected(reply, from: "the coordinator")

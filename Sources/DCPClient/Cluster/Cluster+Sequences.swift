@@ -74,11 +74,14 @@ extension Cluster {
     /// - Parameter lengthsMax: per layer, what is kept at most; nil keeps what every rank has. Never cuts below the
     ///   committed length.
     /// - Returns: the sequence's progress, from which a client goes on.
-    /// - Throws: `.conflict` when the lengths do not settle, because another client appends meanwhile.
+    /// - Throws: `.claimed`, retryable, when another client has resumed the sequence meanwhile; `.conflict` when the
+    ///   lengths do not settle, because another client appends.
     @discardableResult
     public func resume(_ sequence: SequenceHandle, atMost lengthsMax: [Int]? = nil)
         async throws(ServiceError) -> SequenceProgress
     {
+        // Before anything is asked of the ranks: what another client had sent to the directory is then done or refused.
+        _ = try await claim(of: sequence.record, in: readyTopology().epoch)
         var progress = try await status(of: sequence)
         // Also when the lengths agree: a rank that has not heard the verdict yet may still hold the step. What such a
         // rank takes back then may make the lengths differ, once.
@@ -88,10 +91,17 @@ extension Cluster {
             let lengths = progress.layerLengths.enumerated().map { layer, length in
                 max(min(length, lengthsMax?.dropFirst(layer).first ?? length), committed)
             }
-            let request = Message.rewind(sequence.record.id, layerLengths: lengths)
-            let replies = try await ask(
-                topology.shape.allRanks.map { ($0, request) }, topology: topology,
-                tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+            let claim = try await claim(of: sequence.record, in: topology.epoch)
+            let request = Message.rewind(sequence.record.id, claim: claim, layerLengths: lengths)
+            let replies: [Message]
+            do throws(ServiceError) {
+                replies = try await ask(
+                    topology.shape.allRanks.map { ($0, request) }, topology: topology,
+                    tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+            } catch {
+                if error.code == .claimed { claims[sequence.record.id] = nil }
+                throw error
+            }
             for reply in replies {
                 guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
             }

@@ -40,6 +40,8 @@ public actor Cluster {
     /// Connections being made: callers that need the same one at the same moment share it.
     private var opening: [RankIndex: Task<Result<Connection, ServiceError>, Never>] = [:]
     private var nextNumber: UInt64 = 1
+    /// Of the sequences that this client has resumed or changed; see `Cluster+Claims.swift`.
+    var claims: [SequenceID: Claim] = [:]
 
     private init(coordinator: Connection, eventLoop: any EventLoop, timeouts: Timeouts) {
         self.coordinator = coordinator

@@ -56,7 +56,7 @@ extension LocalCluster {
         } else {
             try directory.checkSocketPaths(ranks: configuration.ranks)
         }
-        if existing == nil { try directory.writeConfiguration(configuration) }
+        if existing != configuration { try directory.writeConfiguration(configuration) }
         if let ports { try directory.writePorts(ports) }
         let cluster = LocalCluster(
             directory: directory, configuration: configuration, ports: ports, options: options,
@@ -78,7 +78,7 @@ extension LocalCluster {
     public static func find(
         in directory: LocalClusterDirectory, options: LocalClusterOptions = LocalClusterOptions()
     ) throws(ServiceError) -> LocalCluster? {
-        guard let configuration = try directory.readConfiguration() else {
+        guard var configuration = try directory.readConfiguration() else {
             throw ServiceError(
                 .invalidRequest,
                 "There is no cluster in \(directory.path): it has no cluster.json. Give --dir the directory of "
@@ -86,6 +86,7 @@ extension LocalCluster {
         }
         let daemons = try attached(in: directory)
         if daemons.isEmpty { return nil }
+        configuration.disk = options.disk.over(configuration.disk)
         var options = options
         // Found daemons have no lifeline to this process; neither has one that joins them.
         options.detached = true
@@ -140,6 +141,7 @@ extension LocalCluster {
         arguments += ["--http", directory.http(of: role), "--canary-interval", "off"]
         // A cluster of its own, not the host's: nothing is taken from the host's configuration file.
         arguments += ["--config", "/dev/null"]
+        arguments += configuration.disk?.arguments(ofCoordinator: role == .coordinator) ?? []
         if configuration.transport == .tcp { arguments.append("--insecure-loopback-only") }
         if !options.detached { arguments.append("--stop-on-stdin-eof") }
         return arguments + (role == .coordinator ? options.coordinatorArguments : options.rankArguments)

@@ -14,6 +14,8 @@ public struct LocalClusterConfiguration: Codable, Hashable, Sendable {
     /// `a2a` or `ag-rs`.
     public let exchange: String
     public let transport: Transport
+    /// Unlike the rest these may change from one start to the next. nil in files of before there were any.
+    public internal(set) var disk: DiskOptions?
 
     public init(shape: ClusterShape, transport: Transport) {
         self.ranks = shape.ranks
@@ -35,6 +37,51 @@ public struct LocalClusterConfiguration: Codable, Hashable, Sendable {
     }
 }
 
+/// What a local cluster's daemons are told of disks, in the words of their own options. The daemons check the values.
+/// What is nil is as the directory says, or else the daemons' default.
+public struct DiskOptions: Codable, Hashable, Sendable {
+    /// Of each rank: `200GB`.
+    public var diskLimit: String?
+    /// Per cent.
+    public var highWatermark: String?
+    /// Per cent.
+    public var lowWatermark: String?
+    /// `always`, `everysec` or `never`.
+    public var durability: String?
+    /// `off` or `lru`.
+    public var evict: String?
+    /// Seconds.
+    public var evictIdle: String?
+
+    public init() {}
+
+    /// These, and the older ones where these say nothing.
+    func over(_ older: DiskOptions?) -> DiskOptions {
+        var merged = self
+        for field in Self.fields {
+            merged[keyPath: field.path] = merged[keyPath: field.path] ?? older?[keyPath: field.path]
+        }
+        return merged
+    }
+
+    /// Of the daemon's command line.
+    func arguments(ofCoordinator: Bool) -> [String] {
+        Self.fields.filter { $0.isCoordinators == ofCoordinator }.flatMap { field in
+            self[keyPath: field.path].map { [field.option, $0] } ?? []
+        }
+    }
+
+    private typealias Field = (path: WritableKeyPath<DiskOptions, String?>, option: String, isCoordinators: Bool)
+
+    private static var fields: [Field] {
+        [
+            (\.diskLimit, "--disk-limit", false), (\.highWatermark, "--high-watermark", false),
+            (\.lowWatermark, "--low-watermark", false), (\.durability, "--durability", false),
+            (\.evict, "--evict", true), (\.evictIdle, "--evict-idle", true),
+        ]
+    }
+}
+
 /// How to start a local cluster. What is nil is as the directory says, or else the default.
 public struct LocalClusterOptions: Sendable {
     /// Default 4.
@@ -49,6 +96,8 @@ public struct LocalClusterOptions: Sendable {
     public var exchange: Exchange?
     /// Default Unix sockets in the cluster's directory; TCP is on 127.0.0.1, without TLS.
     public var transport: LocalClusterConfiguration.Transport?
+
+    public var disk = DiskOptions()
 
     /// Compute threads of each rank; nil divides the machine's cores among the ranks, at least 1 each.
     public var threadsPerRank: Int?
@@ -76,7 +125,9 @@ public struct LocalClusterOptions: Sendable {
             let shape = try ClusterShape(
                 ranks: ranks ?? 4, headGroups: headGroups ?? 1, interleave: interleave ?? 1,
                 blockTokens: blockTokens ?? 64, exchange: exchange ?? .allToAll)
-            return LocalClusterConfiguration(shape: shape, transport: transport ?? .unix)
+            var configuration = LocalClusterConfiguration(shape: shape, transport: transport ?? .unix)
+            configuration.disk = disk
+            return configuration
         }
         var differences: [String] = []
         func compare<Value: Equatable>(_ name: String, _ stored: Value, _ asked: Value?) {
@@ -95,6 +146,8 @@ public struct LocalClusterOptions: Sendable {
                     + "out to start it as it is, or choose another --dir for a new cluster.")
         }
         _ = try existing.shape()
-        return existing
+        var configuration = existing
+        configuration.disk = disk.over(existing.disk)
+        return configuration
     }
 }

@@ -30,7 +30,7 @@ extension CoordinatorMachine {
                     pinned: state.sortedSequences.filter { !$0.isClosing && $0.isPinned }.map(\.record.id)))
         case .pin(let name): return try pin(name, true, requester)
         case .unpin(let name): return try pin(name, false, requester)
-        case .registerModel, .removeModel, .openSequence, .truncate, .fork, .close:
+        case .registerModel, .removeModel, .openSequence, .truncate, .fork, .close, .claim:
             break
         }
         guard case .ready = phase else {
@@ -42,17 +42,20 @@ extension CoordinatorMachine {
         case .removeModel(let name): return try removeModel(name, requester)
         case .openSequence(let name, let model, let create):
             return try openSequence(name, model: model, create: create, requester)
-        case .truncate(let name, let length):
+        case .claim(let name): return try claim(name, requester)
+        case .truncate(let name, let length, let claim):
             var entry = try sequence(name)
+            try check(claim, of: entry)
             entry.truncateLength = length
             return persist([.sequence(entry)])
                 + carry(
                     .truncate(entry.record.id, length: length), for: requester,
                     reply: DirectoryReply(sequences: [entry.record]))
-        case .fork(let name, let newName, let length):
-            return try fork(name, newName, length, requester)
-        case .close(let name):
+        case .fork(let name, let newName, let length, let claim):
+            return try fork(name, newName, length, claim, requester)
+        case .close(let name, let claim):
             var entry = try sequence(name)
+            try check(claim, of: entry)
             entry.isClosing = true
             return persist([.sequence(entry)])
                 + carry(
@@ -132,10 +135,11 @@ extension CoordinatorMachine {
     }
 
     private mutating func fork(
-        _ name: String, _ newName: String, _ length: Int, _ requester: PendingOperation.Requester
+        _ name: String, _ newName: String, _ length: Int, _ claim: Claim, _ requester: PendingOperation.Requester
     ) throws(ServiceError) -> [Action] {
         try check(name: newName, of: "sequence")
         let parent = try sequence(name)
+        try check(claim, of: parent)
         let record = try newSequence(newName, model: parent.record.model)
         var entry = SequenceEntry(record: record)
         entry.fork = SequenceEntry.Fork(parent: parent.record.id, length: length)

@@ -91,6 +91,7 @@ extension CoordinatorMachine {
         }
         let actions = persist(numbersTaken(by: registration))
         guard members.allSatisfy({ $0.member.hasJoined }) else { return actions }
+        eviction.begin(members.map(\.member.registration))
         noteUnknownSequences(now: now)
         return actions + reconcile() + becomeReadyIfDone()
     }
@@ -119,6 +120,7 @@ extension CoordinatorMachine {
     public mutating func linkClosed(_ link: LinkID, reason: ServiceError) -> [Action] {
         waiters.removeAll { $0.link == link }
         for number in operations.keys { operations[number]!.requesters.removeAll { $0.link == link } }
+        claims.forget(link)
         guard let rank = rank(of: link) else { return [] }
         return lost(rank, reason: "its connection closed")
     }

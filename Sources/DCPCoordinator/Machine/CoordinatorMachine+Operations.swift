@@ -116,7 +116,7 @@ extension CoordinatorMachine {
             if case .ready = phase { actions += persist(changes(whenConfirmed: pending.operation)) }
             actions += pending.requesters.map { .answer(.directoryReply(pending.reply), $0.tag, to: $0.link) }
         }
-        return actions + finishReconciliationIfDone()
+        return actions + answerClaims() + finishReconciliationIfDone()
     }
 
     /// What is no longer owed to any rank.
@@ -177,19 +177,24 @@ extension CoordinatorMachine {
             .rankUnavailable,
             "\(rank) was lost before it confirmed. The request is recorded and will be carried out when \(rank) is back.",
             rank: rank)
-        return abandoned.flatMap { _, pending in
-            pending.requesters.map { .answer(.failure(error), $0.tag, to: $0.link) }
-        }
+        let requesters = abandoned.flatMap { $0.value.requesters } + claims.takeWaiting().map(\.requester)
+        return requesters.map { .answer(.failure(error), $0.tag, to: $0.link) }
     }
 
     /// Numbers of different epochs differ: a late answer confirms nothing else, also after the coordinator restarted.
-    private mutating func takeNumber() -> UInt64 {
+    mutating func takeNumber() -> UInt64 {
         defer { nextOperation += 1 }
         return state.epoch.value << 32 | nextOperation
     }
 }
 
 extension DirectoryOperation {
+    /// Whether it makes, changes or reads a sequence.
+    func concerns(_ id: SequenceID) -> Bool {
+        if case .fork(id, _, _) = self { return true }
+        return sequence == id
+    }
+
     /// The sequence it makes or changes.
     var sequence: SequenceID? {
         switch self {

@@ -58,6 +58,7 @@ public struct CoordinatorMachine: Sendable {
     var waiters: [Waiter] = []
     var operations: [UInt64: PendingOperation] = [:]
     var nextOperation: UInt64 = 1
+    var claims = Claims()
     /// What is recorded as owed to ranks, and is not when the reconciliation's operations are confirmed.
     var unconfirmed: Set<DirectoryOperation> = []
     /// What ranks hold and the directory does not know, as of the last join.
@@ -103,7 +104,13 @@ public struct CoordinatorMachine: Sendable {
 
     /// Applies changes to the state and asks for them to be made durable.
     mutating func persist(_ changes: [StateChange]) -> [Action] {
-        for change in changes { state.apply(change) }
+        for change in changes {
+            state.apply(change)
+            if case .sequenceRemoved(let id) = change {
+                claims.closed(id)
+                eviction.closed(id)
+            }
+        }
         return changes.isEmpty ? [] : [.persist(changes)]
     }
 

@@ -13,7 +13,8 @@ public enum EvictionPolicy: String, CaseIterable, Sendable {
 ///
 /// One at a time: after each the ranks first report anew what they still want freed, so no more go than needed. Uses are
 /// ordered by the coordinator's own count of the reports it was given, never by a clock of a rank. They are not
-/// persisted: after a restart of the coordinator all sequences count as used at its start, the oldest first.
+/// persisted here: after a restart of the coordinator all sequences count as used at its start, in the order that the
+/// ranks remember. Rejected: an order in the coordinator's state, which is a synced write for what costs nothing to ask.
 struct Eviction: Sendable {
     /// Names remembered of what was evicted; the oldest are forgotten.
     static let remembersMax = 1024
@@ -28,6 +29,7 @@ struct Eviction: Sendable {
     /// Bytes that each rank wants freed, as reported since the last eviction ended.
     private var wanted: [RankIndex: UInt64] = [:]
     private var evictedNames: [String] = []
+    private var hasBegun = false
 
     struct Use: Sendable {
         var order: UInt64
@@ -44,6 +46,21 @@ struct Eviction: Sendable {
         for sequence in sequences {
             clock += 1
             uses[sequence] = Use(order: clock, at: now)
+        }
+    }
+
+    /// The ranks have joined for the first time since the start: what they say is the order so far.
+    ///
+    /// All have seen much the same; one that was started later has seen less, and knows of the time before only the order
+    /// of changes. So the one that has seen most has the last word, on each sequence that it has.
+    mutating func begin(_ registrations: [Registration]) {
+        guard policy != .off, !hasBegun else { return }
+        hasBegun = true
+        for registration in registrations.sorted(by: { ($0.useCount, $0.rank) < ($1.useCount, $1.rank) }) {
+            for held in registration.sequences {
+                clock += 1
+                uses[held.sequence] = Use(order: clock, at: uses[held.sequence]?.at ?? .zero)
+            }
         }
     }
 

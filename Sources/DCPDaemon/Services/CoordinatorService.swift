@@ -36,6 +36,7 @@ struct CoordinatorService: DaemonService {
     }
 
     func run() async throws {
+        FaultReport.report()
         logger.notice("Starting", metadata: ["release": "\(Release.current)"])
         var configuration = settings.server
         if let passed = try PassedSocket.take() {

@@ -44,6 +44,7 @@ struct RankService: DaemonService {
 
     func run() async throws {
         let rank = configuration.rank
+        FaultReport.report()
         logger.notice("Starting", metadata: ["release": "\(Release.current)", "kernels": "\(KernelSelection.current)"])
         observed.observation.isStarting("waiting for the coordinator")
         guard let cluster = try await clusterShape() else { return }

@@ -45,7 +45,12 @@ extension CoordinatorSession {
         case .putModel, .removeModel, .open, .fork: break
         }
         switch result {
-        case .success: send(.operationDone, number: number)
+        case .success:
+            switch operation {
+            case .close(let sequence), .evict(let sequence): server.uses.forget(sequence)
+            case .putModel, .removeModel, .open, .fork, .truncate: break
+            }
+            send(.operationDone, number: number)
         case .failure(var error):
             error.rank = server.configuration.rank
             server.observe(.operationFailed(operation, error))

@@ -124,7 +124,8 @@ final class CoordinatorSession {
                     sequences: server.cache.sequences.map {
                         Registration.RegisteredSequence(
                             sequence: $0.id, model: $0.model, committedLength: $0.committedLength)
-                    })))
+                    }.sorted { server.uses.lastUse(of: $0.sequence) < server.uses.lastUse(of: $1.sequence) },
+                    useCount: server.uses.count)))
     }
 
     /// Renews three times a lease; a coordinator that is silent for a whole lease is dialled anew.

@@ -25,8 +25,8 @@ extension RankServer {
             whenRolledBack(sequences) { [weak link] in
                 self.answer(link, frame.tag, .sequenceStatus(self.status(of: sequences)))
             }
-        case .rewind(let sequence, let layerLengths):
-            rewind(sequence, layerLengths, frame: frame, from: link)
+        case .rewind(let sequence, let claim, let layerLengths):
+            rewind(sequence, claim, layerLengths, frame: frame, from: link)
         case .rankStatusRequest:
             reportStatus(frame, to: link)
         case .verificationRequest(let request):
@@ -188,7 +188,6 @@ extension RankServer {
         }
         commitsInFlight += 1
         let began = eventLoop.now
-        uses.note(lengths.lazy.map(\.sequence))
         if configuration.broken == .commit { answer(link, frame.tag, .committed) }
         let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
         let eventLoop = eventLoop
@@ -198,6 +197,7 @@ extension RankServer {
                 switch result {
                 case .success:
                     server.counters.commits.observe(server.eventLoop.now - began)
+                    server.uses.note(lengths.lazy.map(\.sequence))
                     server.answer(link, frame.tag, .committed)
                 case .failure(var error):
                     if error.code == .unknownSequence,
@@ -215,7 +215,9 @@ extension RankServer {
         }
     }
 
-    private func rewind(_ sequence: SequenceID, _ layerLengths: [Int], frame: Frame, from link: Link) {
+    private func rewind(
+        _ sequence: SequenceID, _ claim: Claim, _ layerLengths: [Int], frame: Frame, from link: Link
+    ) {
         do throws(ServiceError) {
             try checkServing(frame.epoch)
             guard let state = cache.state(of: sequence) else {
@@ -229,7 +231,10 @@ extension RankServer {
                     "A rewind of \(sequence) to \(layerLengths) needs \(state.layerLengths.count) lengths of at least "
                         + "the committed \(state.committedLength); use `dcpctl sequence truncate` to go below it.")
             }
-            fences[sequence, default: RewindFence()].rewound(frame.tag)
+            var fence = fences[sequence] ?? RewindFence()
+            try fence.check(claim, of: sequence, in: frame.epoch)
+            fence.rewound(frame.tag, claim)
+            fences[sequence] = fence
             abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
             whenQuiet(sequence) { [weak link] in
                 self.answer(link, frame.tag, self.rewound(sequence, layerLengths))

@@ -16,7 +16,7 @@ extension RankServer {
                 "The answer to \(plan.tokens) tokens would take \(resultByteCount) bytes, the limit of a frame is "
                     + "\(limit); send fewer tokens in one step (dcpctl submit --chunk).")
         }
-        let byteCount = StepExecution.byteCount(of: request, plan)
+        let byteCount = plan.byteCount(of: request)
         guard stepByteCount == 0 || stepByteCount + byteCount <= configuration.stepByteCountMax else {
             throw ServiceError(
                 .overloaded,

@@ -33,7 +33,7 @@ public final class RankServer {
     var commitsInFlight = 0
     /// Why other ranks take no new tokens, as the coordinator says.
     var otherRefusals: [ServiceError] = []
-    var uses = UseLog()
+    var uses: UseLog
     var evicted = EvictedSequences()
     /// Bytes of keys and values that are being read back for clients.
     var rowsInFlightByteCount = 0
@@ -70,6 +70,7 @@ public final class RankServer {
         self.eventLoop = eventLoop
         self.observe = observe
         allClosed = eventLoop.makePromise()
+        uses = UseLog(cache.sequences.sorted { $0.lastChange < $1.lastChange }.lazy.map(\.id))
         steps = StepTable(earlyByteCountMax: configuration.earlyByteCountMax)
         let dialer = Dialer(eventLoop: eventLoop, settings: configuration.link)
         let hello = Hello(role: .rank, rank: configuration.rank, fingerprint: LayoutFingerprint(cluster))

@@ -1,24 +1,47 @@
 internal import DCPCore
 
-/// Which sequences were used since the coordinator was told last, in the order of their last use.
+/// In which order sequences were used, and which of them since the coordinator was told last.
+///
+/// After a start the order is that of the last changes, which the store remembers.
 struct UseLog {
     /// A renewal tells of no more than so many; of more it tells the latest.
     static let reportedMax = 1 << 20
 
-    private var uses: [SequenceID: UInt64] = [:]
+    /// Uses since the start. Of several ranks the one with the most knows the order best.
+    private(set) var count: UInt64 = 0
+    private var lastUses: [SequenceID: UInt64] = [:]
+    private var untold: Set<SequenceID> = []
     private var clock: UInt64 = 0
+
+    /// - Parameter sequences: the least recently changed first.
+    init(_ sequences: some Sequence<SequenceID> = []) {
+        for sequence in sequences {
+            clock += 1
+            lastUses[sequence] = clock
+        }
+    }
 
     mutating func note(_ sequences: some Sequence<SequenceID>) {
         for sequence in sequences {
             clock += 1
-            uses[sequence] = clock
+            count += 1
+            lastUses[sequence] = clock
+            untold.insert(sequence)
         }
     }
 
-    /// Returns what was noted and forgets it.
+    mutating func forget(_ sequence: SequenceID) {
+        lastUses[sequence] = nil
+        untold.remove(sequence)
+    }
+
+    /// The higher, the later; 0 for one that was never used.
+    func lastUse(of sequence: SequenceID) -> UInt64 { lastUses[sequence] ?? 0 }
+
+    /// Returns what was used since the last call, in the order of the last uses.
     mutating func take() -> [SequenceID] {
-        defer { uses = [:] }
-        return uses.sorted { $0.value < $1.value }.suffix(Self.reportedMax).map(\.key)
+        defer { untold = [] }
+        return untold.sorted { lastUse(of: $0) < lastUse(of: $1) }.suffix(Self.reportedMax)
     }
 }
 

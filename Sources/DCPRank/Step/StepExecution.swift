@@ -44,15 +44,8 @@ final class StepExecution {
         deadline = server.eventLoop.scheduleTask(in: timeout) { bound.value.execution?.deliver(.expired) }
     }
 
-    /// What the step holds while it is in flight, roughly: the tensors it brought, and in Float32 the group's queries,
-    /// its partials and the own heads' states.
-    var byteCount: Int { Self.byteCount(of: request, machine.plan) }
-
-    static func byteCount(of request: StepRequest, _ plan: StepPlan) -> Int {
-        let tensors = Message.step(request).payloadByteCount
-        let groupRows = plan.partition.queryHeads * plan.tokens
-        return tensors + groupRows * (plan.shape.keyDim + 2 * plan.shape.valueDim) * 4
-    }
+    /// What the step holds while it is in flight.
+    var byteCount: Int { machine.plan.byteCount(of: request) }
 
     func isClient(_ link: Link) -> Bool { client === link }
 

@@ -80,6 +80,14 @@ public struct StepPlan: Sendable {
         tokens = entries.reduce(0) { $0 + $1.count }
     }
 
+    /// What a step holds while it is in flight, roughly: the tensors it brought, and in Float32 the group's queries, its
+    /// partials and the own heads' states; without queries the tensors alone.
+    public func byteCount(of request: StepRequest) -> Int {
+        let tensors = Message.step(request).payloadByteCount
+        guard queryMode != .absent else { return tensors }
+        return tensors + partition.queryHeads * tokens * (shape.keyDim + 2 * shape.valueDim) * 4
+    }
+
     /// The rows of a context rank's own heads in `[head][token]` states of the whole group.
     public func rows(ofRank rank: Int) -> Range<Int> {
         let heads = partition.ownHeads(ofRank: rank)

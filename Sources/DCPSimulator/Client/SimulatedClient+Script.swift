@@ -61,14 +61,18 @@ extension SimulatedClient {
                 }
             }
             // Its ranks learn of it by the end of the connection, in the middle of the steps.
-            if world.chance(simulation.knobs.clientCrashes) {
-                let turn = turn
-                world.after(world.delay(.zero ... .milliseconds(20)), process, "client crash") { [self] in
-                    if turn == self.turn, !isFinished { crash() }
-                }
-            }
+            mayCrash()
         } else {
             sendInOrder(sent)
+        }
+    }
+
+    /// Crashes soon, in the middle of what it has just begun, or does not.
+    private func mayCrash() {
+        guard world.chance(simulation.knobs.clientCrashes) else { return }
+        let turn = turn
+        world.after(world.delay(.zero ... .milliseconds(20)), process, "client crash") { [self] in
+            if turn == self.turn, !isFinished { crash() }
         }
     }
 
@@ -136,7 +140,7 @@ extension SimulatedClient {
     func truncate(_ sequence: ModelSequence, to length: Int) {
         sequence.promiseAtMost(length)
         unanswered = DirectoryWish(
-            request: .truncate(name: sequence.name, length: length),
+            of: sequence.name, request: { .truncate(name: sequence.name, length: length, claim: $0) },
             done: { [self] _ in
                 for layer in sequence.layers.indices { sequence.cut(layer, to: length) }
                 sequence.askedLength = length
@@ -150,7 +154,9 @@ extension SimulatedClient {
                 default: unexpected(error, "truncating \(sequence.name) to \(length)")
                 }
             })
+        unanswered!.isForgettable = true
         askDirectory()
+        mayCrash()
     }
 
     private func fork(_ parent: ModelSequence) {
@@ -166,7 +172,7 @@ extension SimulatedClient {
             recover(after: nil)
         }
         unanswered = DirectoryWish(
-            request: .fork(name: parent.name, newName: name, length: length),
+            of: parent.name, request: { .fork(name: parent.name, newName: name, length: length, claim: $0) },
             done: { opened($0, isAcknowledged: true) },
             refused: { [self] error in
                 switch error.code {
@@ -189,7 +195,8 @@ extension SimulatedClient {
     private func close(_ index: Int) {
         let sequence = sequences.remove(at: index)
         unanswered = DirectoryWish(
-            request: .close(name: sequence.name), done: { [self] _ in recover(after: nil) },
+            of: sequence.name, request: { .close(name: sequence.name, claim: $0) },
+            done: { [self] _ in recover(after: nil) },
             refused: { [self] error in
                 // An earlier request that was not answered had closed it.
                 if error.code == .unknownSequence { return recover(after: nil) }

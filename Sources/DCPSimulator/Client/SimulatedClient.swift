@@ -27,6 +27,8 @@ final class SimulatedClient: @unchecked Sendable {
     private(set) var powerLosses = 0
     /// Asked of the directory and not answered: repeated until it is.
     var unanswered: DirectoryWish?
+    /// Of its sequences, by name.
+    private var claims: [String: Claim] = [:]
     /// Script entries still to do.
     var remaining: Int
     private(set) var isFinished = false
@@ -36,7 +38,32 @@ final class SimulatedClient: @unchecked Sendable {
     private(set) var turn = 0
 
     struct DirectoryWish {
-        var request: DirectoryRequest
+        init(
+            request: DirectoryRequest, done: @escaping (DirectoryReply) -> Void,
+            refused: @escaping (ServiceError) -> Void
+        ) {
+            self.request = { _ in request }
+            self.done = done
+            self.refused = refused
+        }
+
+        /// Of a sequence that has to be claimed.
+        init(
+            of claimed: String, request: @escaping (Claim) -> DirectoryRequest,
+            done: @escaping (DirectoryReply) -> Void, refused: @escaping (ServiceError) -> Void
+        ) {
+            self.request = request
+            self.claimed = claimed
+            self.done = done
+            self.refused = refused
+        }
+
+        /// With the claim that it has just been given.
+        var request: (Claim) -> DirectoryRequest
+        /// The sequence that is claimed first; nil when the request needs no claim.
+        var claimed: String?
+        /// Whether the next client can do without knowing.
+        var isForgettable = false
         /// With the records of the reply.
         var done: (DirectoryReply) -> Void
         /// A refusal for good; recovers after it.
@@ -184,6 +211,8 @@ final class SimulatedClient: @unchecked Sendable {
         for rank in cluster.allRanks { ranks[rank]?.close() }
         coordinator = nil
         ranks = [:]
+        // What it had asked for may be carried out or not, but not after its successor has resumed.
+        if unanswered?.isForgettable ?? false { unanswered = nil }
         id = ClientID(world.random.next() | 1)
         recover(after: nil)
     }
@@ -216,13 +245,28 @@ final class SimulatedClient: @unchecked Sendable {
 
     /// Repeats what the directory has not answered; then resumes.
     func askDirectory() {
-        guard let wish = unanswered else { return resume(rounds: 0) }
-        doing = "asking the directory for \(wish.request)"
-        askCoordinator(.directoryRequest(wish.request), timeout: simulation.knobs.requestTimeout) { [self] result in
+        guard let wish = unanswered else { return claim(sequences) }
+        if let name = wish.claimed {
+            askDirectory(.claim(name: name), for: wish) { [self] in ask(wish, $0.claim) }
+        } else {
+            ask(wish, .none)
+        }
+    }
+
+    private func ask(_ wish: DirectoryWish, _ claim: Claim) {
+        askDirectory(wish.request(claim), for: wish) { [self] reply in
+            unanswered = nil
+            wish.done(reply)
+        }
+    }
+
+    private func askDirectory(
+        _ request: DirectoryRequest, for wish: DirectoryWish, done: @escaping (DirectoryReply) -> Void
+    ) {
+        doing = "asking the directory for \(request)"
+        askCoordinator(.directoryRequest(request), timeout: simulation.knobs.requestTimeout) { [self] result in
             switch result {
-            case .success(.directoryReply(let reply)):
-                unanswered = nil
-                wish.done(reply)
+            case .success(.directoryReply(let reply)): done(reply)
             case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
             case .failure(let error) where error.isRetryable: recover(after: error)
             case .failure(let error):
@@ -233,6 +277,24 @@ final class SimulatedClient: @unchecked Sendable {
     }
 
     // MARK: Resuming
+
+    /// Takes its sequences over from itself, or from who it was before it crashed.
+    private func claim(_ rest: [ModelSequence]) {
+        guard let sequence = rest.first else { return resume(rounds: 0) }
+        doing = "claiming \(sequence.name)"
+        askCoordinator(
+            .directoryRequest(.claim(name: sequence.name)), timeout: simulation.knobs.requestTimeout
+        ) { [self] result in
+            switch result {
+            case .success(.directoryReply(let reply)):
+                claims[sequence.name] = reply.claim
+                claim(Array(rest.dropFirst()))
+            case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
+            case .failure(let error) where error.isRetryable: recover(after: error)
+            case .failure(let error): unexpected(error, doing)
+            }
+        }
+    }
 
     /// Makes the ranks agree, checks what they hold, and takes their lengths over.
     func resume(rounds: Int) {
@@ -332,7 +394,7 @@ final class SimulatedClient: @unchecked Sendable {
         let lengths = sequence.layers.indices.map { layer in
             min(all.map { $0.layerLengths[layer] }.min()!, max(sequence.layers[layer].count, all[0].committedLength))
         }
-        let message = Message.rewind(id, layerLengths: lengths)
+        let message = Message.rewind(id, claim: claims[sequence.name]!, layerLengths: lengths)
         askRanks(
             Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
             timeout: simulation.knobs.requestTimeout

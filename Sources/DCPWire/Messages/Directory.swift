@@ -152,12 +152,15 @@ public enum DirectoryRequest: Hashable, Sendable {
     /// Opens a sequence; creates it when it is new and `create` is set.
     case openSequence(name: String, model: String, create: Bool)
     case listSequences
-    case truncate(name: String, length: Int)
-    case fork(name: String, newName: String, length: Int)
-    case close(name: String)
+    /// This and the next two are refused unless the claim is the sequence's latest.
+    case truncate(name: String, length: Int, claim: Claim)
+    case fork(name: String, newName: String, length: Int, claim: Claim)
+    case close(name: String, claim: Claim)
     /// Keeps a sequence from being evicted.
     case pin(name: String)
     case unpin(name: String)
+    /// Takes a sequence over from whoever had it: answered when no operation of an earlier claim is under way.
+    case claim(name: String)
 
     init(from reader: inout WireReader) throws(ServiceError) {
         let kind: UInt8 = try reader.read("request")
@@ -170,14 +173,18 @@ public enum DirectoryRequest: Hashable, Sendable {
                 name: try reader.readString("name"), model: try reader.readString("model"),
                 create: try reader.readBool("create"))
         case 5: self = .listSequences
-        case 6: self = .truncate(name: try reader.readString("name"), length: try reader.readLength("length"))
+        case 6:
+            self = .truncate(
+                name: try reader.readString("name"), length: try reader.readLength("length"),
+                claim: Claim(try reader.read("claim")))
         case 7:
             self = .fork(
                 name: try reader.readString("name"), newName: try reader.readString("new name"),
-                length: try reader.readLength("length"))
-        case 8: self = .close(name: try reader.readString("name"))
+                length: try reader.readLength("length"), claim: Claim(try reader.read("claim")))
+        case 8: self = .close(name: try reader.readString("name"), claim: Claim(try reader.read("claim")))
         case 9: self = .pin(name: try reader.readString("name"))
         case 10: self = .unpin(name: try reader.readString("name"))
+        case 11: self = .claim(name: try reader.readString("name"))
         default: throw reader.malformed("has the unknown request \(kind)")
         }
     }
@@ -198,23 +205,29 @@ public enum DirectoryRequest: Hashable, Sendable {
             writer.write(model)
             writer.write(create)
         case .listSequences: writer.write(UInt8(5))
-        case .truncate(let name, let length):
+        case .truncate(let name, let length, let claim):
             writer.write(UInt8(6))
             writer.write(name)
             writer.write(UInt64(length))
-        case .fork(let name, let newName, let length):
+            writer.write(claim.value)
+        case .fork(let name, let newName, let length, let claim):
             writer.write(UInt8(7))
             writer.write(name)
             writer.write(newName)
             writer.write(UInt64(length))
-        case .close(let name):
+            writer.write(claim.value)
+        case .close(let name, let claim):
             writer.write(UInt8(8))
             writer.write(name)
+            writer.write(claim.value)
         case .pin(let name):
             writer.write(UInt8(9))
             writer.write(name)
         case .unpin(let name):
             writer.write(UInt8(10))
+            writer.write(name)
+        case .claim(let name):
+            writer.write(UInt8(11))
             writer.write(name)
         }
     }
@@ -226,11 +239,16 @@ public struct DirectoryReply: Hashable, Sendable {
     public var sequences: [SequenceRecord]
     /// Those of the sequences that are pinned.
     public var pinned: [SequenceID]
+    /// What was asked for by `claim`, else none.
+    public var claim: Claim
 
-    public init(models: [ModelRecord] = [], sequences: [SequenceRecord] = [], pinned: [SequenceID] = []) {
+    public init(
+        models: [ModelRecord] = [], sequences: [SequenceRecord] = [], pinned: [SequenceID] = [], claim: Claim = .none
+    ) {
         self.models = models
         self.sequences = sequences
         self.pinned = pinned
+        self.claim = claim
     }
 
     init(from reader: inout WireReader) throws(ServiceError) {
@@ -243,11 +261,13 @@ public struct DirectoryReply: Hashable, Sendable {
         pinned = try reader.readArray("pinned", byteCountMin: 8) { r throws(ServiceError) in
             SequenceID(try r.read("sequence"))
         }
+        claim = Claim(try reader.read("claim"))
     }
 
     func encode(to writer: inout WireWriter) {
         writer.write(models) { $1.encode(to: &$0) }
         writer.write(sequences) { $1.encode(to: &$0) }
         writer.write(pinned) { $0.write($1.value) }
+        writer.write(claim.value)
     }
 }

@@ -9,7 +9,10 @@ public struct Registration: Hashable, Sendable {
     /// The highest epoch the rank has persisted.
     public var epoch: Epoch
     public var models: [ModelRecord]
+    /// In the order of their last use, the least recent first, as far as the rank knows it.
     public var sequences: [RegisteredSequence]
+    /// Uses of sequences that the rank has seen since its start: the rank with the most knows the order best.
+    public var useCount: UInt64
 
     public struct RegisteredSequence: Hashable, Sendable {
         public var sequence: SequenceID
@@ -25,7 +28,7 @@ public struct Registration: Hashable, Sendable {
 
     public init(
         rank: RankIndex, store: StoreID, endpoint: String, epoch: Epoch, models: [ModelRecord],
-        sequences: [RegisteredSequence]
+        sequences: [RegisteredSequence], useCount: UInt64 = 0
     ) {
         self.rank = rank
         self.store = store
@@ -33,6 +36,7 @@ public struct Registration: Hashable, Sendable {
         self.epoch = epoch
         self.models = models
         self.sequences = sequences
+        self.useCount = useCount
     }
 
     init(from reader: inout WireReader) throws(ServiceError) {
@@ -48,6 +52,7 @@ public struct Registration: Hashable, Sendable {
                 sequence: SequenceID(try r.read("sequence")), model: ModelID(try r.read("model")),
                 committedLength: try r.readLength("committed length"))
         }
+        useCount = try reader.read("use count")
     }
 
     func encode(to writer: inout WireWriter) {
@@ -62,6 +67,7 @@ public struct Registration: Hashable, Sendable {
             $0.write($1.model.value)
             $0.write(UInt64($1.committedLength))
         }
+        writer.write(useCount)
     }
 }
 

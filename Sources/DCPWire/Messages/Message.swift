@@ -28,7 +28,7 @@ public enum Message: Sendable {
     case committed
     case sequenceStatusRequest([SequenceID])
     case sequenceStatus([SequenceStatus])
-    case rewind(SequenceID, layerLengths: [Int])
+    case rewind(SequenceID, claim: Claim, layerLengths: [Int])
     case rewound
     case rankStatusRequest
     case rankStatus(RankStatus)
@@ -116,8 +116,9 @@ extension Message {
         case .commit(let lengths): writer.write(lengths) { $1.encode(to: &$0) }
         case .sequenceStatusRequest(let sequences): writer.write(sequences) { $0.write($1.value) }
         case .sequenceStatus(let statuses): writer.write(statuses) { $1.encode(to: &$0) }
-        case .rewind(let sequence, let layerLengths):
+        case .rewind(let sequence, let claim, let layerLengths):
             writer.write(sequence.value)
+            writer.write(claim.value)
             writer.write(layerLengths) { $0.write(UInt64($1)) }
         case .rankStatus(let status): status.encode(to: &writer)
         case .verificationRequest(let request): request.encode(to: &writer)
@@ -189,7 +190,7 @@ extension Message {
                 })
         case .rewind:
             self = .rewind(
-                SequenceID(try reader.read("sequence")),
+                SequenceID(try reader.read("sequence")), claim: Claim(try reader.read("claim")),
                 layerLengths: try reader.readArray("layers", byteCountMin: 8) {
                     r throws(ServiceError) in try r.readLength("layer length")
                 })

@@ -76,12 +76,14 @@ struct CommitCommand: AsyncParsableCommand {
 struct OpenCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "open",
-        abstract: "Open a store that the kernel holds nothing of, as a rank does at its start.",
+        abstract: "Start a rank that was killed: opening its store, and from its start to a cluster that is ready.",
         discussion: """
-            The store has one sequence and one layer. 1m tokens of the default shape take 4.5 GiB of disk.
+            Real daemons, with a store that the kernel holds nothing of, of one sequence and one layer. 1m tokens of the \
+            default shape take 4.5 GiB of disk.
 
             EXAMPLE
               dcp-bench cache open --context 1m --runs 5
+              dcp-bench cache open --context 1m --ranks 2
             """)
 
     @OptionGroup var shape: CacheShapeOptions
@@ -89,17 +91,26 @@ struct OpenCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Tokens in the store; several with commas.", valueName: "counts"))
     var context: String = "128k"
 
+    @Option(help: "Ranks of the cluster, which share the tokens; the first is killed and started.")
+    var ranks: Int = 1
+
     @OptionGroup var options: BenchOptions
+
+    func validate() throws {
+        guard (1...64).contains(ranks) else {
+            throw ValidationError("\(ranks) ranks are outside 1...64; correct --ranks.")
+        }
+    }
 
     func run() async throws {
         try await execute {
             let benchmark = OpenBenchmark(
                 shapes: try Lists.shapes(shape.shape),
                 dataTypes: try Lists.dataTypes(shape.dtype, option: "--dtype"),
-                contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts))
-            let parameters = ["shape": shape.shape, "dtype": shape.dtype, "context": context]
+                contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts), ranks: ranks)
+            let parameters = ["shape": shape.shape, "dtype": shape.dtype, "context": context, "ranks": "\(ranks)"]
             try await options.execute("cache open", parameters, notMeasured: OpenBenchmark.notMeasured) { bench in
-                try await onOwnThread { try benchmark.run(bench) }
+                try await benchmark.run(bench)
             }
         }
     }

@@ -16,6 +16,7 @@ struct Up: AsyncParsableCommand {
 
             EXAMPLE
               dcpctl up --ranks 4 --dir ./cluster --detach
+              dcpctl up --dir ./cluster --disk-limit 200GB --evict lru
               export DCP_COORDINATOR=unix:$PWD/cluster/coordinator.sock
             """)
 
@@ -23,6 +24,7 @@ struct Up: AsyncParsableCommand {
     var ranks: Int?
 
     @OptionGroup var cluster: ClusterOptions
+    @OptionGroup(title: "Disks") var disks: LocalDiskOptions
 
     @Option(
         help: ArgumentHelp(
@@ -42,15 +44,16 @@ struct Up: AsyncParsableCommand {
         try await execute {
             let wait = try DurationFormat.parse(wait)
             let directory = try LocalDirectory.resolve(dir)
-            let options = cluster.options(ranks: ranks, detached: detach)
-            let detach = detach
+            var options = cluster.options(ranks: ranks, detached: detach)
+            options.disk = disks.options
+            let (detach, wanted) = (detach, options)
             try await interruptible {
-                if let local = try await restartMissing(in: directory, options) {
+                if let local = try await restartMissing(in: directory, wanted) {
                     try await local.waitUntilReady(deadline: wait, clusterIsReady)
                     try announce(local)
                     return
                 }
-                let local = try LocalCluster.start(in: directory, options: options)
+                let local = try LocalCluster.start(in: directory, options: wanted)
                 do {
                     try await local.waitUntilReady(deadline: wait, clusterIsReady)
                     try announce(local)

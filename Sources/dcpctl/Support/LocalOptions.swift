@@ -44,6 +44,53 @@ struct ClusterOptions: ParsableArguments {
     }
 }
 
+/// What the daemons of a local cluster are told of disks; they check the values.
+struct LocalDiskOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "The most that each rank's data file may take on the disk: 200GB, 64MiB. Default: no limit.",
+            valueName: "size"))
+    var diskLimit: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "New tokens are refused from this share of a store's room on, in per cent. Default: 95.",
+            valueName: "per cent"))
+    var highWatermark: String?
+
+    @Option(
+        help: ArgumentHelp("Below this share they are taken again, in per cent. Default: 90.", valueName: "per cent"))
+    var lowWatermark: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "When a commit reaches the disk: always, everysec or never. Default: everysec.", valueName: "durability"))
+    var durability: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "When a store is full: off (refuse new tokens) or lru (close the least recently used sequence). Default: off.",
+            valueName: "policy"))
+    var evict: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "With lru, how long a sequence must not have been used to be evicted, in seconds. Default: 10.",
+            valueName: "seconds"))
+    var evictIdle: String?
+
+    var options: DiskOptions {
+        var options = DiskOptions()
+        options.diskLimit = diskLimit
+        options.highWatermark = highWatermark
+        options.lowWatermark = lowWatermark
+        options.durability = durability
+        options.evict = evict
+        options.evictIdle = evictIdle
+        return options
+    }
+}
+
 enum LocalDirectory {
     /// `--dir`, else `$XDG_STATE_HOME/dcp`, else `~/.local/state/dcp`.
     static func resolve(_ path: String?) throws(ServiceError) -> LocalClusterDirectory {

@@ -132,9 +132,12 @@ extension Integration {
 
         @Test("cache open: a start reads a small part of what the store holds")
         func open() async throws {
-            let object = try await run("cache", "open", "--shape", "4x2x16", "--context", "20000", "--runs", "2")
+            let object = try await run("cache", "open", "--shape", "4x2x16", "--context", "20000", "--ranks", "2")
             let list = try #require(try results(object).first?["figures"] as? [[String: Any]])
-            #expect(list.compactMap { $0["name"] as? String } == ["open, nothing in memory", "read from the disk"])
+            #expect(
+                list.compactMap { $0["name"] as? String } == [
+                    "open, nothing in memory", "read from the disk", "start to ready",
+                ])
             let beside = try #require((list[1]["beside"] as? [[String: Any]])?.first)
             #expect(try #require(beside["ratio"] as? Double) < 0.5)
         }

@@ -63,6 +63,32 @@ extension Integration {
             }
         }
 
+        @Test("up: what is said of disks reaches every daemon, and holds for the next up; the daemons check it")
+        func disks() async throws {
+            let options = ["--disk-limit", "8MiB", "--high-watermark", "80", "--low-watermark", "60", "--evict", "lru"]
+            try await withDetached(options + ["--durability", "always"]) { tool, directory in
+                func check(_ durability: String) async throws {
+                    let ranks = try await tool.run("ranks", "--json").list()
+                    #expect(ranks.count == 2)
+                    for rank in ranks {
+                        let counters = try #require(rank["counters"] as? [String: Any])
+                        let high = try #require(counters["high_watermark_bytes"] as? Int)
+                        let low = try #require(counters["low_watermark_bytes"] as? Int)
+                        #expect(high < 8 << 20 && low < high && counters["durability"] as? String == durability)
+                    }
+                }
+                try await check("always")
+                #expect(try await tool.run("down", "--dir", directory).status == 0)
+                let up = ["up", "--dir", directory, "--detach"]
+                #expect(try await tool.run(up).status == 0)
+                try await check("always")
+                #expect(try await tool.run("down", "--dir", directory).status == 0)
+                try await tool.fails(64, saying: ["disk-limit", "3x"], up + ["--disk-limit", "3x"])
+                #expect(try await tool.run(up + ["--disk-limit", "9MiB", "--durability", "never"]).status == 0)
+                try await check("never")
+            }
+        }
+
         @Test("up in the foreground ends with 0 when down stops it, and takes its directory from the environment")
         func foreground() async throws {
             let temporary = TemporaryDirectory()

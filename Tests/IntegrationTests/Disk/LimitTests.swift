@@ -112,6 +112,51 @@ extension Integration {
         }
 
         @Test(
+            "--evict lru: the order of uses survives the coordinator; that of commits survives all daemons",
+            arguments: [false, true])
+        func order(allDie: Bool) async throws {
+            let trace = try Self.trace(713)
+            var setup = ClusterSetup(ranks: 2, blockTokens: 64)
+            setup.rankArguments = ["--disk-limit", "6MiB"]
+            setup.coordinatorArguments = ["--evict", "lru", "--lease", "0.6", "--evict-idle", "0.6"]
+            let names = ["alpha", "beta", "gamma"]
+            try await setup.run { cluster in
+                try await cluster.withClient { client in
+                    var handles: [SequenceHandle] = []
+                    for name in names {
+                        let handle = try await client.open(trace, name, model: "m")
+                        _ = try await client.play(trace, Cuts([0, 300]), on: handle)
+                        handles.append(handle)
+                    }
+                    // Neither by number nor, with ranks that live, by commit is beta the oldest.
+                    for index in allDie ? [1, 2, 0] : [0, 1, 2] {
+                        _ = try await client.play(trace, Cuts([300, 301]), on: handles[index])
+                    }
+                    if !allDie {
+                        for index in [1, 2, 0] { _ = try await client.step(trace, 301..<302, on: handles[index]) }
+                    }
+                }
+                let dying: [DaemonRole] = allDie ? cluster.local.roles : [.coordinator]
+                for role in dying { try await cluster.local.kill(role) }
+                for role in dying { try cluster.local.start(role) }
+                try await cluster.waitUntilReady()
+                try await cluster.withClient { client in
+                    let filler = try await client.open(trace, "filler", model: "m")
+                    var (committed, refusal) = (0, ServiceError?.none)
+                    var left: Set<String> = []
+                    repeat {
+                        (committed, refusal) = try await client.fill(trace, stride: 100, on: filler, from: committed)
+                        if refusal != nil { committed = try await client.resume(filler).layerLengths.min() ?? 0 }
+                        left = Set(try await client.sequences().map(\.record.name))
+                    } while left.isSuperset(of: names)
+                }
+                let lines = try cluster.log(of: .coordinator).split(separator: "\n")
+                let first = lines.first { $0.contains("Sequence evicted to make room") }
+                #expect(first?.contains("beta") == true, "\(String(describing: first))")
+            }
+        }
+
+        @Test(
             "a durability survives the death of all daemons, and status shows it",
             arguments: ["always", "everysec", "never"])
         func kill(_ durability: String) async throws {

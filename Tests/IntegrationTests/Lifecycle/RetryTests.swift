@@ -106,7 +106,7 @@ extension Integration {
                     let steps = RawSteps(topology: topology)
                     let messages: [Message] = [
                         .commit([SequenceLength(sequence: sequence.record.id, length: 0)]),
-                        .rewind(sequence.record.id, layerLengths: [0, 0]),
+                        .rewind(sequence.record.id, claim: .none, layerLengths: [0, 0]),
                         steps.message(trace, 0..<4, to: RankIndex(0), on: sequence),
                     ]
                     let answers = try await onOwnThread {

@@ -32,20 +32,23 @@ extension Integration {
 
         /// What a stranger's steps and rewinds of a sequence were answered with.
         private func answers(
-            _ trace: Trace, on sequence: SequenceHandle, _ steps: RawSteps, _ endpoints: [String]
+            _ trace: Trace, on sequence: SequenceHandle, _ steps: RawSteps, _ old: Claim, _ new: Claim,
+            _ endpoints: [String]
         ) throws -> [[Message]] {
             let stranger = try Stranger(steps, endpoints)
             let step = steps.topology.shape.allRanks.map { steps.message(trace, 30..<40, to: $0, on: sequence) }
-            let rewind = Self.rewind(sequence, steps)
-            // After another's rewind; after its own, but older than that; newer than that.
+            // After another's rewind, with a claim of before it; after its own, but older than that; newer than that.
             return [
-                try stranger.ask(2, step), try stranger.ask(5, rewind), try stranger.ask(4, step),
+                try stranger.ask(2, step), try stranger.ask(3, Self.rewind(sequence, steps, old)),
+                try stranger.ask(5, Self.rewind(sequence, steps, new)), try stranger.ask(4, step),
                 try stranger.ask(6, step),
             ]
         }
 
-        private static func rewind(_ sequence: SequenceHandle, _ steps: RawSteps) -> [Message] {
-            steps.topology.shape.allRanks.map { _ in .rewind(sequence.record.id, layerLengths: [30]) }
+        private static func rewind(_ sequence: SequenceHandle, _ steps: RawSteps, _ claim: Claim) -> [Message] {
+            steps.topology.shape.allRanks.map { _ in
+                .rewind(sequence.record.id, claim: claim, layerLengths: [30])
+            }
         }
 
         /// The simulator's track record, 5.
@@ -59,20 +62,30 @@ extension Integration {
                     _ = try await client.play(trace, Cuts([0, 30]), on: sequence)
                     let steps = RawSteps(topology: try await client.readyTopology())
                     let endpoints = cluster.local.rankEndpoints
+                    let coordinator = cluster.local.coordinatorEndpoint
+                    func claim() async throws -> Claim {
+                        try await onOwnThread { try RawConnection.client(coordinator).claim("s", number: 1) }
+                    }
+                    let old = try await claim()
                     let first = try await onOwnThread { () throws -> [Message] in
-                        try Stranger(steps, endpoints).ask(1, Self.rewind(sequence, steps))
+                        try Stranger(steps, endpoints).ask(1, Self.rewind(sequence, steps, old))
                     }
                     #expect(first.map(\.type) == [.rewound, .rewound])
                     #expect(try await client.resume(sequence).layerLengths == [30])
+                    let new = try await claim()
                     let answers = try await onOwnThread { () throws -> [[Message]] in
-                        try self.answers(trace, on: sequence, steps, endpoints)
+                        try self.answers(trace, on: sequence, steps, old, new, endpoints)
                     }
                     #expect(
                         answers.map { $0.map(\.type) } == [
-                            [.failure, .failure], [.rewound, .rewound], [.failure, .failure],
+                            [.failure, .failure], [.failure, .failure], [.rewound, .rewound], [.failure, .failure],
                             [.stepResult, .stepResult],
                         ])
-                    for answer in answers.joined() {
+                    for answer in answers[1] {
+                        guard case .failure(let error) = answer else { continue }
+                        #expect(error.code == .claimed && error.message.contains("\(old)"), "\(error)")
+                    }
+                    for answer in answers.enumerated().filter({ $0.offset != 1 }).flatMap(\.element) {
                         guard case .failure(let error) = answer else { continue }
                         #expect(error.code == .stepAborted && error.message.contains("rewound"), "\(error)")
                     }

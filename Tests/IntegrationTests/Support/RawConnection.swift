@@ -62,6 +62,19 @@ final class RawConnection {
         }
     }
 
+    /// Asks a coordinator's directory; the next answer, whatever it answers.
+    func ask(_ request: DirectoryRequest, number: UInt64) throws -> Message {
+        try send(.directoryRequest(request), epoch: .none, tag: Tag(client: ClientID(5), number: number))
+        guard let frame = try receive() else { throw Failure.ended }
+        return frame.message
+    }
+
+    /// Claims a sequence.
+    func claim(_ name: String, number: UInt64) throws -> Claim {
+        guard case .directoryReply(let reply) = try ask(.claim(name: name), number: number) else { throw Failure.ended }
+        return reply.claim
+    }
+
     static func bytes(_ frame: Frame) -> [UInt8] {
         let (head, payload) = frame.encode()
         return Array(head.readableBytesView) + (payload.map { Array($0.readableBytesView) } ?? [])

@@ -1,12 +1,15 @@
 import DCPAttention
 import DCPCache
 import DCPCore
+import DCPStore
 import Foundation
 
 // A process for the tests to kill, and to lock a store with.
 //
 //   cache-crasher hold DIRECTORY            opens the store, prints "ready", waits for the end of standard input
 //   cache-crasher write DIRECTORY           appends and commits for ever, prints each committed length
+//   cache-crasher read DIRECTORY            holds a reader over what is committed, prints "ready", and waits likewise
+//   cache-crasher fault DIRECTORY           truncates the data file under its map and reads what is committed
 //   cache-crasher verify DIRECTORY LENGTH   exits 0 when at least LENGTH tokens are there and every byte is right
 //
 // Exit codes: 0 as said, 1 the check failed or the store refused, 2 wrong use.
@@ -101,6 +104,16 @@ do {
         _ = FileHandle.standardInput.readDataToEndOfFile()
     case "write":
         try write(cache)
+    case "read":
+        let length = cache.state(of: sequence)?.committedLength ?? 0
+        let reader = try cache.context(sequence: sequence, layer: 0, length: length)
+        report("ready")
+        _ = FileHandle.standardInput.readDataToEndOfFile()
+        withExtendedLifetime(reader) {}
+    case "fault":
+        MapFaults.report(prefix: "<2>")
+        guard truncate(arguments[2] + "/data.mdb", 16384) == 0 else { exit(1) }
+        _ = try verify(cache, 0)
     case "verify":
         guard arguments.count == 4, let length = Int(arguments[3]) else { exit(2) }
         guard try verify(cache, length) else { exit(1) }

@@ -1,0 +1,147 @@
+import DCPCoordinator
+import DCPCore
+import DCPWire
+import Testing
+
+/// A request of a client that died may come at any time. Each test is one order of arrival.
+@Suite("CoordinatorMachine: claims on sequences")
+struct ClaimTests {
+    private func ready() throws -> Driver {
+        var driver = try Driver()
+        driver.becomeReady()
+        _ = try driver.carry(.registerModel(name: "m", shape: try shape()))
+        for name in ["s", "t"] { _ = try driver.carry(.openSequence(name: name, model: "m", create: true)) }
+        return driver
+    }
+
+    private static func changes(of name: String, _ claim: Claim) -> [DirectoryRequest] {
+        [
+            .truncate(name: name, length: 3, claim: claim),
+            .fork(name: name, newName: "u", length: 3, claim: claim), .close(name: name, claim: claim),
+        ]
+    }
+
+    @Test("what comes after the successor's claim is refused, retryably, and nothing is recorded", arguments: 0..<3)
+    func late(_ kind: Int) throws {
+        var driver = try ready()
+        let old = try driver.taken("s")
+        let new = try driver.taken("s")
+        #expect(old < new)
+        let before = driver.machine.state
+        let refused = driver.send(Self.changes(of: "s", old)[kind])
+        #expect(kinds(refused) == ["answer failure"])
+        let error = try #require(errors(refused).first)
+        #expect(error.code == .claimed && error.isRetryable)
+        #expect(error.message.contains("`s`") && error.message.contains("\(old)"), "\(error)")
+        #expect(driver.machine.state == before)
+        // The successor's own is taken, and so is that on another sequence.
+        #expect(operations(driver.send(Self.changes(of: "s", new)[kind])).count == 2)
+        let other = try driver.taken("t")
+        #expect(operations(driver.send(.truncate(name: "t", length: 1, claim: other))).count == 2)
+    }
+
+    @Test("what was taken before is carried out on all ranks before the claim is answered", arguments: 0..<3)
+    func underWay(_ kind: Int) throws {
+        var driver = try ready()
+        let old = try driver.taken("s")
+        let carried = operations(driver.send(Self.changes(of: "s", old)[kind]))
+        #expect(carried.count == 2)
+        let isClosing = kind == 2
+        if isClosing {
+            // Being closed, it is not there any more for anybody.
+            #expect(errors(driver.send(.claim(name: "s"))).map(\.code) == [.unknownSequence])
+        } else {
+            #expect(driver.send(.claim(name: "s")).isEmpty)
+        }
+        // Nobody waits for it on another sequence.
+        #expect(driver.claim("t") != nil)
+        #expect(driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }.isEmpty)
+        // A rank that cannot now is asked again, and waited for.
+        if kind != 1 {
+            let busy = ServiceError(.storeFull, "Busy.")
+            #expect(driver.on { $0.operationFailed(carried[1].link, number: carried[1].number, busy) }.isEmpty)
+            let now = driver.now
+            #expect(operations(driver.on { $0.tick(now: now) }).map(\.link) == [carried[1].link])
+        }
+        let done = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
+        let claims = replies(done).map(\.claim).filter { $0 != .none }
+        #expect(claims.count == (isClosing ? 0 : 1))
+        for claim in claims {
+            #expect(claim > old)
+            // It is durable that nothing is owed any more before the successor hears.
+            #expect(kinds(done).first == "persist" && kinds(done).last == "answer directoryReply")
+            #expect(errors(driver.send(.truncate(name: "s", length: 0, claim: old))).map(\.code) == [.claimed])
+        }
+    }
+
+    @Test("a claim that waits refuses older requests already")
+    func waiting() throws {
+        var driver = try ready()
+        let old = try driver.taken("s")
+        let carried = operations(driver.send(.truncate(name: "s", length: 9, claim: old)))
+        #expect(driver.send(.claim(name: "s")).isEmpty)
+        #expect(errors(driver.send(.truncate(name: "s", length: 3, claim: old))).map(\.code) == [.claimed])
+        driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }
+        let done = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
+        #expect(replies(done).count == 2, "the truncation's and the claim's")
+    }
+
+    @Test("a claim that waits when a rank is lost is answered so, retryably; the truncation is over before the next")
+    func rankLost() throws {
+        var driver = try ready()
+        let old = try driver.taken("s")
+        _ = driver.send(.truncate(name: "s", length: 2, claim: old))
+        #expect(driver.send(.claim(name: "s")).isEmpty)
+        let gone = ServiceError(.rankUnavailable, "Gone.")
+        let lost = driver.on { $0.linkClosed(Driver.link(1), reason: gone) }
+        #expect(errors(lost).map(\.code) == [.rankUnavailable, .rankUnavailable])
+        #expect(errors(driver.send(.claim(name: "s"))).map(\.code) == [.notReady])
+        // The rejoin carries it out; the cluster is not ready, and nothing claimed, before.
+        driver.on { $0.linkClosed(Driver.link(0), reason: gone) }
+        let lengths = [SequenceID(1): 5, SequenceID(2): 5]
+        let before = driver.actions.count
+        driver.becomeReady(models: driver.machine.state.models.map(\.value), lengths: [lengths, lengths])
+        #expect(operations(driver.actions[before...]).map(\.operation).contains(.truncate(SequenceID(1), length: 2)))
+        let claim = try driver.taken("s")
+        #expect(claim.isOf(driver.machine.state.epoch) && claim > old && !old.isOf(driver.machine.state.epoch))
+    }
+
+    @Test("a client that is gone is not answered")
+    func clientGone() throws {
+        var driver = try ready()
+        let old = try driver.taken("s")
+        let carried = operations(driver.send(.truncate(name: "s", length: 2, claim: old)))
+        _ = driver.send(.claim(name: "s"))
+        driver.on { $0.linkClosed(Driver.client, reason: ServiceError(.rankUnavailable, "Gone.")) }
+        for (_, number, link) in carried {
+            #expect(replies(driver.on { $0.operationDone(link, number: number) }) == [])
+        }
+    }
+
+    @Test("after a restart of the coordinator a claim of before it is refused, until its holder claims anew")
+    func restart() throws {
+        var driver = try ready()
+        let old = try driver.taken("s")
+        var restarted = Driver(restarting: driver)
+        let lengths = [SequenceID(1): 5, SequenceID(2): 5]
+        restarted.becomeReady(models: driver.machine.state.models.map(\.value), lengths: [lengths, lengths])
+        #expect(errors(restarted.send(.truncate(name: "s", length: 1, claim: old))).map(\.code) == [.claimed])
+        let new = try restarted.taken("s")
+        #expect(new > old)
+        #expect(operations(restarted.send(.truncate(name: "s", length: 1, claim: new))).count == 2)
+    }
+
+    @Test("a late request under a name does not reach the sequence that was opened under it since")
+    func reopened() throws {
+        var driver = try ready()
+        let old = try driver.taken("s")
+        _ = try driver.carry(.close(name: "s"))
+        _ = try driver.carry(.openSequence(name: "s", model: "m", create: true))
+        for request in Self.changes(of: "s", old) {
+            #expect(errors(driver.send(request)).map(\.code) == [.claimed], "\(request)")
+        }
+        for request in Self.changes(of: "s", .none) {
+            #expect(errors(driver.send(request)).map(\.code) == [.claimed], "\(request)")
+        }
+    }
+}
