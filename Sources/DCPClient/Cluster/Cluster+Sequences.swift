@@ -79,29 +79,26 @@ extension Cluster {
     public func resume(_ sequence: SequenceHandle, atMost lengthsMax: [Int]? = nil)
         async throws(ServiceError) -> SequenceProgress
     {
-        var progress = try await status(of: sequence)
-        // Also when the lengths agree: a rank that has not heard the verdict yet may still hold the step. What such a
-        // rank takes back then may make the lengths differ, once.
-        for _ in 0..<3 {
-            let topology = try await readyTopology()
-            let committed = progress.committedLength
-            let lengths = progress.layerLengths.enumerated().map { layer, length in
-                max(min(length, lengthsMax?.dropFirst(layer).first ?? length), committed)
+        var resumption = Resumption(atMost: lengthsMax)
+        while true {
+            switch resumption.next(try await status(of: sequence)) {
+            case .settled(let progress): return progress
+            case .rewind(let lengths):
+                let topology = try await readyTopology()
+                let request = Message.rewind(sequence.record.id, layerLengths: lengths)
+                let replies = try await ask(
+                    topology.shape.allRanks.map { ($0, request) }, topology: topology,
+                    tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+                for reply in replies {
+                    guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
+                }
+            case .unsettled:
+                throw ServiceError(
+                    .conflict,
+                    "The ranks do not come to one length of sequence `\(sequence.record.name)`: another client appends to "
+                        + "it. Let one client at a time use a sequence.")
             }
-            let request = Message.rewind(sequence.record.id, layerLengths: lengths)
-            let replies = try await ask(
-                topology.shape.allRanks.map { ($0, request) }, topology: topology,
-                tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
-            for reply in replies {
-                guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
-            }
-            progress = try await status(of: sequence)
-            if !progress.isUneven { return progress }
         }
-        throw ServiceError(
-            .conflict,
-            "The ranks do not come to one length of sequence `\(sequence.record.name)`: another client appends to it. Let "
-                + "one client at a time use a sequence.")
     }
 
     /// Every rank's counters, in rank order.
@@ -115,15 +112,5 @@ extension Cluster {
             guard case .rankStatus(let status) = reply else { throw Self.unexpected(reply, from: "a rank") }
             return status
         }
-    }
-}
-
-extension SequenceProgress {
-    fileprivate init(_ statuses: [(RankIndex, SequenceStatus)]) {
-        let layers = statuses.map(\.1.layerLengths.count).min() ?? 0
-        committedLength = statuses.map(\.1.committedLength).min() ?? 0
-        layerLengths = (0..<layers).map { layer in statuses.map { $0.1.layerLengths[layer] }.min() ?? 0 }
-        localTokens = Dictionary(uniqueKeysWithValues: statuses.map { ($0.0, $0.1.localTokens) })
-        isUneven = (0..<layers).contains { layer in Set(statuses.map { $0.1.layerLengths[layer] }).count > 1 }
     }
 }
