@@ -105,8 +105,8 @@ let package = Package(
         library(
             "DCPSimulator",
             [
-                "DCPCore", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPRank", "DCPCoordinator", "DCPTestKit",
-                nioCore,
+                "DCPCore", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPRank", "DCPCoordinator", "DCPClient",
+                "DCPTestKit", nioCore,
             ]),
 
         // Thin executables.
@@ -139,7 +139,7 @@ let package = Package(
         tests("DCPWire", [nioCore]),
         tests("DCPTransport", ["DCPWire", nioCore, nioPosix]),
         tests("DCPCollectives"),
-        tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", nioCore]),
+        tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", "DCPTransport", nioCore, nioPosix]),
         tests("DCPCoordinator", ["DCPWire"]),
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
         tests("DCPDaemon", ["DCPRank", nioCore, logging, argumentParser]),

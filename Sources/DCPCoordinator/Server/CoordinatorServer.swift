@@ -91,6 +91,14 @@ public final class CoordinatorServer {
         }
     }
 
+    /// Lets go of links and timers without telling anybody, as the death of the process would: for simulations, in which the
+    /// process lives on. Nothing may be asked of the server after it.
+    package func abandon() {
+        ticker?.cancel()
+        links = [:]
+        linkIDs = [:]
+    }
+
     /// What it holds, for a line of status.
     public var summary: (epoch: Epoch, models: Int, sequences: Int, reason: String) {
         (machine.state.epoch, machine.state.models.count, machine.state.sequences.count, machine.reason)

@@ -50,6 +50,13 @@ final class CoordinatorSession {
         link?.close(ServiceError(.shuttingDown, "\(server.configuration.rank) is stopping."))
     }
 
+    /// See `RankServer.abandon`.
+    func abandon() {
+        isStopped = true
+        renewal?.cancel()
+        link = nil
+    }
+
     func checkServing() throws(ServiceError) {
         if case .refusing(let error) = serving { throw error }
     }

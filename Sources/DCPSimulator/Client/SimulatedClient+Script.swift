@@ -1,3 +1,4 @@
+internal import DCPClient
 internal import DCPCore
 internal import DCPTestKit
 internal import DCPWire
@@ -95,11 +96,15 @@ extension SimulatedClient {
             }
         } done: { [self] result in
             switch result {
-            case .success: done()
+            case .success:
+                succeeded()
+                done()
             case .failure(let error): failed(error)
             }
         }
     }
+
+    private func succeeded() { outages.succeeded(at: .nanoseconds(Int64(world.now))) }
 
     // MARK: Commits
 
@@ -118,6 +123,7 @@ extension SimulatedClient {
         ) { [self] result in
             switch result {
             case .success:
+                succeeded()
                 // A rank that answered and then lost its power has promised nothing, if its disk lags behind.
                 for (sequence, length) in lengths where losses == powerLosses {
                     sequence.acknowledge(length, at: world.now)

@@ -75,6 +75,7 @@ final class CoordinatorNode: @unchecked Sendable {
         guard let process else { return }
         self.process = nil
         process.die()
+        server?.abandon()
         dangling += simulation.network.died(process, withMachine: withMachine)
         server = nil
         store?.abandon()
