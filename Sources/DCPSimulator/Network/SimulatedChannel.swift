@@ -175,6 +175,8 @@ final class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {
         loop.execute { [self] in
             removeHandlers(pipeline: pipeline)
             closePromise.succeed(())
+            connecting?.fail(ChannelError.ioOnClosedChannel)
+            connecting = nil
             loop.process.channels.removeAll { $0 === self }
         }
     }
