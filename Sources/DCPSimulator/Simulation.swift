@@ -158,6 +158,7 @@ public final class Simulation: @unchecked Sendable {
         for rank in ranks { rank.kill() }
         coordinator.kill()
         for client in clients { _ = network.died(client.process, withMachine: true) }
+        network.dropEverything()
         world.dropEverything()
     }
 

@@ -227,5 +227,8 @@ final class SimulatedNetwork: Network, @unchecked Sendable {
         }
     }
 
+    /// The simulation is over. Held channels hold this.
+    func dropEverything() { held = [] }
+
     func healAll() { for path in blocked.sorted(by: { ($0.from, $0.to) < ($1.from, $1.to) }) { heal(path) } }
 }
