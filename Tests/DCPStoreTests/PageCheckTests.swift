@@ -119,6 +119,7 @@ struct PageCheckTests {
         let directory = TemporaryDirectory()
         let path = directory.path("store")
         var environment = try Environment(directory: path, mapByteCountMax: 1 << 24, tablesMax: 2, durability: .never)
+        var shortCount = 0
         for round in 0..<3 {
             var transaction = try environment.beginSetup()
             let table = try transaction.openTable("a")
@@ -131,14 +132,16 @@ struct PageCheckTests {
             let data = try Data(contentsOf: URL(fileURLWithPath: path + "/data.mdb"))
             // Byte 136 of the newer of both meta pages: the last page of the newest transaction.
             let lastPage = data.withUnsafeBytes { bytes in
-                max(bytes.loadUnaligned(fromByteOffset: 136, as: UInt64.self),
+                max(
+                    bytes.loadUnaligned(fromByteOffset: 136, as: UInt64.self),
                     bytes.loadUnaligned(fromByteOffset: 4096 + 136, as: UInt64.self))
             }
-            #expect(Int(lastPage) >= data.count / 4096, "LMDB has written what this test is about")
+            if Int(lastPage) >= data.count / 4096 { shortCount += 1 }
             #expect(try readAll(path) == (0...round).reduce(0) { $0 + $1 + 70 })
             environment = try Environment(directory: path, mapByteCountMax: 1 << 24, tablesMax: 2, durability: .never)
         }
         environment.close()
+        #expect(shortCount > 0, "no file ended before its last page: this tests nothing")
     }
 
     private func write(_ byte: UInt8, at place: Int, of url: URL) throws {

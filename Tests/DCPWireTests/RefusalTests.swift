@@ -35,7 +35,9 @@ struct RefusalTests {
         for bit in 32..<64 * 8 {
             var damaged = bytes
             damaged[bit / 8] ^= 1 << UInt8(bit % 8)
-            for count in [6, 8, 63] { #expect(refusal(Array(damaged.prefix(count))) == nil, "bit \(bit), \(count) bytes") }
+            for count in [6, 8, 63] {
+                #expect(refusal(Array(damaged.prefix(count))) == nil, "bit \(bit), \(count) bytes")
+            }
             let error = try #require(refusal(damaged))
             #expect(error.code == .protocolViolation && error.message.contains("damaged"), "bit \(bit)")
         }

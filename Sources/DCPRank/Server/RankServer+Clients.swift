@@ -24,7 +24,8 @@ extension RankServer {
             guard coordinator.hasJoined else {
                 let error = ServiceError(
                     .notReady,
-                    "\(configuration.rank) has started and not joined the cluster yet, so its lengths may change; try again.")
+                    "\(configuration.rank) has started and not joined the cluster yet, so its lengths may change; try again."
+                )
                 return answer(link, frame.tag, .failure(error))
             }
             whenRolledBack(sequences) { [weak link] in

@@ -159,6 +159,7 @@ extension SimulatedClient {
                 return truncate(sequence, to: world.chance(0.5) ? Self.position(in: error.message) ?? 0 : 0)
             }
         }
+        guard error.isRetryable else { return unexpected(error, doing) }
         recover(after: error)
     }
 
