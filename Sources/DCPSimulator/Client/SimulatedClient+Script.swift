@@ -55,8 +55,8 @@ extension SimulatedClient {
         }
         if isBurst {
             var open = sent.count
-            for make in sent {
-                send(make()) { [self] in
+            for (index, make) in sent.enumerated() {
+                send(make(), isBehind: index >= simulation.knobs.model.layers) { [self] in
                     open -= 1
                     if open == 0 { next() }
                 }
@@ -85,7 +85,10 @@ extension SimulatedClient {
         }
     }
 
-    private func send(_ step: SentStep, as tag: Tag? = nil, done: @escaping () -> Void) {
+    /// - Parameter isBehind: whether an earlier step of its layer has not been answered yet.
+    private func send(
+        _ step: SentStep, as tag: Tag? = nil, isBehind: Bool = false, done: @escaping () -> Void
+    ) {
         askRanks(
             step.requests.mapValues { .step($0) }, tag: tag ?? step.tag,
             timeout: simulation.knobs.stepTimeout + .seconds(2)
@@ -99,6 +102,8 @@ extension SimulatedClient {
             case .success:
                 succeeded()
                 done()
+            // The step before it was refused, and its verdict is still on the way.
+            case .failure(let error) where isBehind && error.code == .positionMismatch: recover(after: error)
             case .failure(let error): failed(error)
             }
         }
