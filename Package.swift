@@ -116,8 +116,8 @@ let package = Package(
         library(
             "DCPSimulator",
             [
-                "DCPCore", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPRank", "DCPCoordinator", "DCPTestKit",
-                nioCore,
+                "DCPCore", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPRank", "DCPCoordinator", "DCPClient",
+                "DCPTestKit", nioCore,
             ]),
 
         // Thin executables.
@@ -151,7 +151,7 @@ let package = Package(
         tests("DCPWire", [nioCore]),
         tests("DCPTransport", ["DCPWire", nioCore, nioPosix]),
         tests("DCPCollectives"),
-        tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", nioCore]),
+        tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", "DCPTransport", nioCore, nioPosix]),
         tests("DCPCoordinator", ["DCPWire"]),
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
         tests("DCPObservability"),

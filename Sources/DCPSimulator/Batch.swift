@@ -27,11 +27,18 @@ package struct Batch: Sendable {
     package func run(seed: UInt64, print: ((String) -> Void)? = nil) throws(ServiceError) -> Outcome {
         let path = directory + "/\(seed)"
         mkdir(path, 0o700)
-        let simulation = try Simulation(
-            seed: seed, steps: steps, directory: path, canary: canary, trace: Trace(print: print))
-        let outcome = simulation.run()
+        let (outcome, census) = try play(seed, path, Trace(print: print))
         remove(path)
+        let survivors = census.survivors
+        // Not `precondition`, whose message a release build drops.
+        guard survivors.isEmpty else { fatalError("seed \(seed) is over, and something still holds \(survivors)") }
         return outcome
+    }
+
+    /// The simulation is gone when it returns.
+    private func play(_ seed: UInt64, _ path: String, _ trace: Trace) throws(ServiceError) -> (Outcome, Census) {
+        let simulation = try Simulation(seed: seed, steps: steps, directory: path, canary: canary, trace: trace)
+        return (simulation.run(), simulation.world.census)
     }
 
     /// Removes what the runs have left.

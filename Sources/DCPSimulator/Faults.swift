@@ -58,6 +58,13 @@ final class Faults: @unchecked Sendable {
             rank.kill()
             if rank.disk.flipBit() { simulation.hasDamage = true }
             restart(rank, downTime)
+        case .tornPage:
+            rank.kill()
+            if rank.disk.tearPage() { simulation.hasDamage = true }
+            restart(rank, downTime)
+        case .fullDisk:
+            let time = world.delay(.milliseconds(200) ... .seconds(8))
+            rank.disk.fill(until: world.now + time)
         }
     }
 

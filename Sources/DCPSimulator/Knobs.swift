@@ -74,7 +74,8 @@ struct NetworkKnobs {
 /// How often each fault happens, in events a simulated second; 0 leaves it out.
 struct FaultKnobs {
     enum Kind: CaseIterable {
-        case kill, powerLoss, stop, pause, partition, halfPartition, reset, slow, bitFlip, killCoordinator
+        case kill, powerLoss, stop, pause, partition, halfPartition, reset, slow, bitFlip, killCoordinator, fullDisk,
+            tornPage
     }
 
     var rates: [(kind: Kind, rate: Double)]

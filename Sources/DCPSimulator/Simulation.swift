@@ -135,7 +135,10 @@ public final class Simulation: @unchecked Sendable {
         network.healAll()
         for client in clients { client.remaining = min(client.remaining, 3) }
         if !coordinator.isUp { coordinator.start() }
-        for rank in ranks where !rank.isUp { rank.start() }
+        for rank in ranks {
+            rank.disk.empty()
+            if !rank.isUp { rank.start() }
+        }
         for process in processes {
             process.pausedUntil = world.now
             process.slowness = 1
@@ -148,10 +151,14 @@ public final class Simulation: @unchecked Sendable {
     }
 
     private func tearDown() {
-        for client in clients { client.process.die() }
+        for client in clients {
+            client.process.die()
+            client.abandon()
+        }
         for rank in ranks { rank.kill() }
         coordinator.kill()
         for client in clients { _ = network.died(client.process, withMachine: true) }
+        network.dropEverything()
         world.dropEverything()
     }
 

@@ -85,6 +85,7 @@ public final class Environment: @unchecked Sendable {
                     + "move \(directory) away and restart, the rank then starts empty.")
         }
         let isReading = flags & UInt32(MDB_RDONLY) != 0
+        // Also against SIGBUS: what is read through the map is in the file.
         if fileByteCount > 0 { try PageCheck.run(dataPath, isReading ? .values : .trees) }
         var created: OpaquePointer?
         try StoreError.check(mdb_env_create(&created), "create an environment")
@@ -102,7 +103,6 @@ public final class Environment: @unchecked Sendable {
             if !isReading {
                 try StoreError.check(mdb_reader_check(handle, &dead), "check for stale readers of \(directory)")
             }
-            try Self.checkLength(handle, dataPath)
         } catch {
             mdb_env_close(handle)
             throw error
@@ -128,23 +128,6 @@ public final class Environment: @unchecked Sendable {
         var status = stat()
         guard stat(directory, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
             throw StoreError(.refused, "\(directory) is not a directory; give the store a directory of its own.")
-        }
-    }
-
-    /// Before the first read: a map that reaches past the end of its file is SIGBUS, not an error.
-    private static func checkLength(_ handle: OpaquePointer, _ path: String) throws(StoreError) {
-        var info = MDB_envinfo()
-        var pages = MDB_stat()
-        var status = stat()
-        try StoreError.check(mdb_env_info(handle, &info), "inspect \(path)")
-        try StoreError.check(mdb_env_stat(handle, &pages), "inspect \(path)")
-        guard stat(path, &status) == 0 else { throw StoreError.lmdb(errno, "inspect \(path)") }
-        let needed = (info.me_last_pgno + 1) * Int(pages.ms_psize)
-        guard Int(status.st_size) >= needed else {
-            throw StoreError(
-                .damaged,
-                "The data file \(path) has \(status.st_size) bytes, but its pages need \(needed): it was truncated. "
-                    + "Restore it, or move the store's directory away and restart, the rank then starts empty.")
         }
     }
 

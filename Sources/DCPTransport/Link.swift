@@ -272,11 +272,6 @@ extension Link {
     /// Ends the connection over something the peer sent, telling it why in its own protocol where that is possible.
     private func refuse(_ error: ServiceError) {
         wasRefused = true
-        var error = error
-        if case .open = state, error.code == .incompatible {
-            // Both have spoken this version before: the bytes are damaged, and another connection may go well.
-            error = ServiceError(.protocolViolation, error.message)
-        }
         if case .accepted = side {
             write(Self.greeting(.failure(error)))
         } else if case .open = state {

@@ -117,25 +117,23 @@ extension FrameHeader {
         guard buffer.readableBytes >= 4 else { return nil }
         let magic: UInt32 = integer(0)
         guard magic == Self.magic else { throw stranger(buffer) }
-        guard buffer.readableBytes >= 6 else { return nil }
-        let version: UInt16 = integer(4)
-        // Where the checksum is, and of what, is the same in all versions: one that does not hold says that the number of
-        // the version may be what was damaged, and then another connection may go well.
-        let isWhole = buffer.readableBytes >= byteCount
-        let expected: UInt32 = isWhole ? integer(60) : 0
-        let computed = isWhole ? buffer.viewBytes(at: start, length: 60)!.withUnsafeBytes { CRC32C.checksum($0) } : 0
-        guard version == Self.version || expected != computed else {
-            throw ServiceError(
-                .incompatible,
-                "The peer speaks protocol version \(version), this program version \(Self.version); install the same "
-                    + "release on both sides.")
-        }
-        guard isWhole else { return nil }
+        guard buffer.readableBytes >= byteCount else { return nil }
+        let expected: UInt32 = integer(60)
+        let computed = buffer.viewBytes(at: start, length: 60)!.withUnsafeBytes { CRC32C.checksum($0) }
         guard expected == computed else {
             throw ServiceError(
                 .protocolViolation,
                 "A frame header has checksum \(hex(computed)), not the \(hex(expected)) it states: the bytes were "
                     + "damaged on the way or are not a frame. Connect again.")
+        }
+        // Only then, though 6 bytes would do: a damaged number is no other version, and another connection may go well.
+        // Where the checksum is, and of what, is the same in all versions.
+        let version: UInt16 = integer(4)
+        guard version == Self.version else {
+            throw ServiceError(
+                .incompatible,
+                "The peer speaks protocol version \(version), this program version \(Self.version); install the same "
+                    + "release on both sides.")
         }
         let rawType: UInt16 = integer(6)
         guard let type = FrameType(rawValue: rawType) else {

@@ -85,6 +85,31 @@ struct WriterTests {
                 }, completion: outcomes.record(key)))
     }
 
+    /// The simulator's track record, 10.
+    @Test("a store that is closed leaves no descriptor open, with a thread and with a host", arguments: [true, false])
+    func descriptors(hasHost: Bool) throws {
+        final class Host: WriterHost {
+            func schedule(after delay: Duration, _ body: @escaping @Sendable () -> Void) {}
+            func synced() {}
+        }
+        let directory = TemporaryDirectory()
+        // Those of this store only: other tests run in this process.
+        func open() throws -> [String] {
+            try FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").compactMap {
+                try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/fd/\($0)")
+            }.filter { $0.hasPrefix(directory.path("")) }
+        }
+        let environment = try Environment(
+            directory: directory.path("store"), mapByteCountMax: 1 << 24, tablesMax: 2, durability: .always)
+        let writer = try Writer(
+            environment: environment, durability: .always, queueDepthMax: 8, host: hasHost ? Host() : nil)
+        #expect(try !open().isEmpty)
+        if hasHost { writer.abandon() } else { writer.close() }
+        environment.close()
+        let left = try withExtendedLifetime(writer) { try open() }
+        #expect(left.isEmpty, "\(left)")
+    }
+
     @Test("group commit: jobs that wait together share one transaction")
     func group() throws {
         let bench = try Bench()

@@ -19,14 +19,16 @@ struct SimulationTests {
         let counts = try #require(object["counts"] as? [String: Int])
         for what in [
             "stepResult", "committed", "rewound", "epochs", "kill", "killCoordinator", "powerLoss", "stop", "pause",
-            "partition", "halfPartition", "reset", "slow", "bitFlip", "timeouts",
+            "partition", "halfPartition", "reset", "slow", "bitFlip", "tornPage", "fullDisk", "timeouts",
         ] {
             #expect(counts[what] ?? 0 > 0, "no \(what) in \(counts)")
         }
     }
 
     /// Seeds that once broke a rule: the article's table says which, and what was wrong.
-    @Test("seeds that once found a bug keep every rule", arguments: [15, 335, 490, 10956, 21026, 21575])
+    @Test(
+        "seeds that once found a bug keep every rule",
+        arguments: [15, 335, 490, 10956, 21026, 21575, 202_205, 502_564, 503_146])
     func found(seed: Int) async throws {
         let outcome = try await Simulator.run("run", "--seed", "\(seed)")
         #expect(outcome.status == 0, "\(outcome.messages)")

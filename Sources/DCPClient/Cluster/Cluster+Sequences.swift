@@ -82,36 +82,36 @@ extension Cluster {
     {
         // Before anything is asked of the ranks: what another client had sent to the directory is then done or refused.
         _ = try await claim(of: sequence.record, in: readyTopology().epoch)
-        var progress = try await status(of: sequence)
-        // Also when the lengths agree: a rank that has not heard the verdict yet may still hold the step. What such a
-        // rank takes back then may make the lengths differ, once.
-        for _ in 0..<3 {
-            let topology = try await readyTopology()
-            let committed = progress.committedLength
-            let lengths = progress.layerLengths.enumerated().map { layer, length in
-                max(min(length, lengthsMax?.dropFirst(layer).first ?? length), committed)
+        var resumption = Resumption(atMost: lengthsMax)
+        while true {
+            switch resumption.next(try await status(of: sequence)) {
+            case .settled(let progress): return progress
+            case .rewind(let lengths): try await rewind(sequence, to: lengths)
+            case .unsettled:
+                throw ServiceError(
+                    .conflict,
+                    "The ranks do not come to one length of sequence `\(sequence.record.name)`: another client appends to "
+                        + "it. Let one client at a time use a sequence.")
             }
-            let claim = try await claim(of: sequence.record, in: topology.epoch)
-            let request = Message.rewind(sequence.record.id, claim: claim, layerLengths: lengths)
-            let replies: [Message]
-            do throws(ServiceError) {
-                replies = try await ask(
-                    topology.shape.allRanks.map { ($0, request) }, topology: topology,
-                    tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
-            } catch {
-                if error.code == .claimed { claims[sequence.record.id] = nil }
-                throw error
-            }
-            for reply in replies {
-                guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
-            }
-            progress = try await status(of: sequence)
-            if !progress.isUneven { return progress }
         }
-        throw ServiceError(
-            .conflict,
-            "The ranks do not come to one length of sequence `\(sequence.record.name)`: another client appends to it. Let "
-                + "one client at a time use a sequence.")
+    }
+
+    private func rewind(_ sequence: SequenceHandle, to layerLengths: [Int]) async throws(ServiceError) {
+        let topology = try await readyTopology()
+        let claim = try await claim(of: sequence.record, in: topology.epoch)
+        let request = Message.rewind(sequence.record.id, claim: claim, layerLengths: layerLengths)
+        let replies: [Message]
+        do throws(ServiceError) {
+            replies = try await ask(
+                topology.shape.allRanks.map { ($0, request) }, topology: topology,
+                tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+        } catch {
+            if error.code == .claimed { claims[sequence.record.id] = nil }
+            throw error
+        }
+        for reply in replies {
+            guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
+        }
     }
 
     /// Every rank's counters, in rank order.
@@ -125,15 +125,5 @@ extension Cluster {
             guard case .rankStatus(let status) = reply else { throw Self.unexpected(reply, from: "a rank") }
             return status
         }
-    }
-}
-
-extension SequenceProgress {
-    fileprivate init(_ statuses: [(RankIndex, SequenceStatus)]) {
-        let layers = statuses.map(\.1.layerLengths.count).min() ?? 0
-        committedLength = statuses.map(\.1.committedLength).min() ?? 0
-        layerLengths = (0..<layers).map { layer in statuses.map { $0.1.layerLengths[layer] }.min() ?? 0 }
-        localTokens = Dictionary(uniqueKeysWithValues: statuses.map { ($0.0, $0.1.localTokens) })
-        isUneven = (0..<layers).contains { layer in Set(statuses.map { $0.1.layerLengths[layer] }).count > 1 }
     }
 }

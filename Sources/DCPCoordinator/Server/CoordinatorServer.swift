@@ -92,9 +92,13 @@ public final class CoordinatorServer {
         }
     }
 
-    /// Lets go of what keeps it alive without telling anybody, as the death of the process would: for simulations, in
-    /// which the process lives on.
-    package func abandon() { ticker?.cancel() }
+    /// Lets go of links and timers without telling anybody, as the death of the process would: for simulations, in which the
+    /// process lives on. Nothing may be asked of the server after it.
+    package func abandon() {
+        ticker?.cancel()
+        links = [:]
+        linkIDs = [:]
+    }
 
     /// Where it listens, with the port the system chose when 0 was asked for.
     public var endpoint: Endpoint { listener.endpoint }

@@ -17,6 +17,8 @@ final class CoordinatorSession {
     private var serving: Serving = .refusing(
         ServiceError(.notReady, "This rank has not joined the cluster yet; try again."))
     private(set) var epoch: Epoch
+    /// Whether this process has joined an epoch. Before that its store may lack what the others have: the join mends it.
+    private(set) var hasJoined = false
     private var topology: Topology?
     private var hasSentLinksReady = false
     private var renewal: RepeatedTask?
@@ -51,6 +53,13 @@ final class CoordinatorSession {
     }
 
     var isConnected: Bool { link != nil }
+
+    /// See `RankServer.abandon`.
+    func abandon() {
+        isStopped = true
+        renewal?.cancel()
+        link = nil
+    }
 
     func checkServing() throws(ServiceError) {
         if case .refusing(let error) = serving { throw error }
@@ -145,9 +154,6 @@ final class CoordinatorSession {
         }
     }
 
-    /// See `RankServer.abandon`.
-    func abandon() { renewal?.cancel() }
-
     /// Renews the lease, and tells what changed since the last time. Also at once when the store's condition changes.
     func renew() {
         guard link != nil else { return }
@@ -234,6 +240,7 @@ final class CoordinatorSession {
         // The coordinator calls the cluster ready only after this registration and all it asks for in answer, and no
         // client sends in an epoch that is not ready. So whoever sends in it now has heard of that before this rank.
         serving = .yes
+        hasJoined = true
         FailPoint.registerAgain.pass()
         register()
         let group = server.cluster.members(ofHeadGroup: server.cluster.headGroup(of: server.configuration.rank))

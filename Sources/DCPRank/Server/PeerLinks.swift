@@ -94,6 +94,12 @@ final class PeerLinks {
         for link in links { link.closeWhenFlushed(ServiceError(.shuttingDown, "\(own) is stopping.")) }
     }
 
+    /// See `RankServer.abandon`.
+    func abandon() {
+        isStopped = true
+        for rank in peers.keys { peers[rank]?.link = nil }
+    }
+
     private func dialIfNeeded(_ rank: RankIndex) {
         guard !isStopped, own > rank, let delegate, var peer = peers[rank], let endpoint = peer.endpoint,
             peer.link == nil,

@@ -22,6 +22,13 @@ extension RankServer {
                         + "several requests.")
                 return answer(link, frame.tag, .failure(error))
             }
+            guard coordinator.hasJoined else {
+                let error = ServiceError(
+                    .notReady,
+                    "\(configuration.rank) has started and not joined the cluster yet, so its lengths may change; try again."
+                )
+                return answer(link, frame.tag, .failure(error))
+            }
             whenRolledBack(sequences) { [weak link] in
                 self.answer(link, frame.tag, .sequenceStatus(self.status(of: sequences)))
             }

@@ -19,7 +19,7 @@ extension RankServer {
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let timeout = drainTimeout ?? configuration.drainTimeout
         let deadline = eventLoop.scheduleTask(in: timeout) { bound.value.abandonSteps() }
-        promise.futureResult.whenComplete { _ in
+        promise.futureResult.whenSuccess {
             deadline.cancel()
             bound.value.closeLinks()
         }

@@ -107,6 +107,8 @@ public final class RankServer {
         for execution in steps.inOrder({ _ in true }) { steps.remove(execution.tag) }
         incoming = [:]
         quietWaiters = []
+        drained?.fail(ServiceError(.shuttingDown, "The process has ended."))
+        peers.abandon()
         coordinator.abandon()
         coordinator = nil
     }

@@ -1,3 +1,4 @@
+internal import DCPClient
 internal import DCPCore
 internal import DCPTestKit
 internal import DCPWire
@@ -54,8 +55,8 @@ extension SimulatedClient {
         }
         if isBurst {
             var open = sent.count
-            for make in sent {
-                send(make()) { [self] in
+            for (index, make) in sent.enumerated() {
+                send(make(), isBehind: index >= simulation.knobs.model.layers) { [self] in
                     open -= 1
                     if open == 0 { next() }
                 }
@@ -88,7 +89,10 @@ extension SimulatedClient {
         }
     }
 
-    private func send(_ step: SentStep, as tag: Tag? = nil, done: @escaping () -> Void) {
+    /// - Parameter isBehind: whether an earlier step of its layer has not been answered yet.
+    private func send(
+        _ step: SentStep, as tag: Tag? = nil, isBehind: Bool = false, done: @escaping () -> Void
+    ) {
         askRanks(
             step.requests.mapValues { .step($0) }, tag: tag ?? step.tag,
             timeout: simulation.knobs.stepTimeout + .seconds(2)
@@ -99,11 +103,17 @@ extension SimulatedClient {
             }
         } done: { [self] result in
             switch result {
-            case .success: done()
+            case .success:
+                succeeded()
+                done()
+            // The step before it was refused, and its verdict is still on the way.
+            case .failure(let error) where isBehind && error.code == .positionMismatch: recover(after: error)
             case .failure(let error): failed(error)
             }
         }
     }
+
+    private func succeeded() { outages.succeeded(at: .nanoseconds(Int64(world.now))) }
 
     // MARK: Commits
 
@@ -122,6 +132,7 @@ extension SimulatedClient {
         ) { [self] result in
             switch result {
             case .success:
+                succeeded()
                 // A rank that answered and then lost its power has promised nothing, if its disk lags behind.
                 for (sequence, length) in lengths where losses == powerLosses {
                     sequence.acknowledge(length, at: world.now)

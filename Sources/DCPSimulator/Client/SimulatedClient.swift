@@ -1,15 +1,16 @@
+internal import DCPClient
 internal import DCPCore
 internal import DCPTestKit
 internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
-/// A client: it runs a drawn script of steps, commits, cuts and forks, keeps the rules of `Cluster`, and compares every
-/// answer with the reference.
+/// A client: it runs a drawn script of steps, commits, cuts and forks (`+Script`), keeps the rules of `Cluster`
+/// (`+Recovery`), and compares every answer with the reference (`+Checks`). Here are its connections and requests.
 ///
-/// Its rules: the first failure of a request over all ranks ends it; after any failure it asks for the topology, repeats
-/// what it had asked of the directory until that is answered, and resumes (status, rewind, status) before it goes on.
-/// Nobody else uses its sequences.
+/// Its rules: the first failure of a request over all ranks ends it; after any failure it asks for the topology where that
+/// may have changed, repeats what it had asked of the directory until that is answered, and resumes before it goes on. Nobody
+/// else uses its sequences.
 final class SimulatedClient: @unchecked Sendable {
     let name: String
     unowned let simulation: Simulation
@@ -28,14 +29,15 @@ final class SimulatedClient: @unchecked Sendable {
     /// Asked of the directory and not answered: repeated until it is.
     var unanswered: DirectoryWish?
     /// Of its sequences, by name.
-    private var claims: [String: Claim] = [:]
+    var claims: [String: Claim] = [:]
     /// Script entries still to do.
     var remaining: Int
-    private(set) var isFinished = false
+    var isFinished = false
     /// What it does, for people who ask why it does not finish.
     var doing = "starting"
     /// Raised at each failure: what was asked before it no longer matters.
-    private(set) var turn = 0
+    var turn = 0
+    var outages = Outages(allowance: .seconds(1_000_000))
 
     struct DirectoryWish {
         init(
@@ -112,10 +114,12 @@ final class SimulatedClient: @unchecked Sendable {
         }
     }
 
-    /// A refusal that no fault explains.
-    func unexpected(_ error: ServiceError, _ what: String) {
-        simulation.violate(.wrongRefusal, "\(name), \(what): \(error)")
+    /// The simulation is over: whoever waits for an answer gets none.
+    func abandon() {
         isFinished = true
+        unanswered = nil
+        coordinator = nil
+        ranks = [:]
     }
 
     // MARK: Requests
@@ -147,6 +151,17 @@ final class SimulatedClient: @unchecked Sendable {
             guard turn == self.turn, !isFinished else { return }
             done(result.map(\.message))
         }
+    }
+
+    /// Closes all connections, and takes another identity.
+    func becomeAnother() {
+        coordinator?.close()
+        for rank in cluster.allRanks { ranks[rank]?.close() }
+        coordinator = nil
+        ranks = [:]
+        // What it had asked for may be carried out or not, but not after its successor has resumed.
+        if unanswered?.isForgettable ?? false { unanswered = nil }
+        id = ClientID(world.random.next() | 1)
     }
 
     /// A rank has lost what it wrote after `time`.
@@ -193,243 +208,5 @@ final class SimulatedClient: @unchecked Sendable {
             // A request that is sent twice: the ranks answer once, or twice alike.
             if world.chance(0.03) { connection.send(frame) }
         }
-    }
-
-    /// When all faults are over every request is answered in time.
-    private func noteTimeout(_ result: Result<Frame, ServiceError>, _ message: Message) {
-        guard case .failure(let error) = result, error.code == .deadlineExceeded, error.rank == nil else { return }
-        simulation.timedOut(name, "\(message.type)")
-    }
-
-    // MARK: Recovery
-
-    /// Forgets the connections, as a client that is started again would; its sequences live on in the ranks.
-    func crash() {
-        world.trace.note("\(name) drops its connections and is another client from here on")
-        turn += 1
-        coordinator?.close()
-        for rank in cluster.allRanks { ranks[rank]?.close() }
-        coordinator = nil
-        ranks = [:]
-        // What it had asked for may be carried out or not, but not after its successor has resumed.
-        if unanswered?.isForgettable ?? false { unanswered = nil }
-        id = ClientID(world.random.next() | 1)
-        recover(after: nil)
-    }
-
-    /// Begins again with the topology; `error` is why.
-    func recover(after error: ServiceError?) {
-        turn += 1
-        doing = "recovering after \(error.map { "\($0)" } ?? "nothing")"
-        if let error { world.trace.note("\(name) recovers after \(error)") }
-        let turn = turn
-        world.after(error == nil ? 0 : world.delay(.milliseconds(5) ... .milliseconds(300)), process, "recover") {
-            [self] in
-            guard turn == self.turn, !isFinished else { return }
-            askCoordinator(
-                .topologyRequest(waitMilliseconds: 1000), timeout: .seconds(1) + simulation.knobs.requestTimeout
-            ) { [self] result in
-                switch result {
-                case .success(.topology(let topology)) where topology.phase == .ready:
-                    self.topology = topology
-                    askDirectory()
-                case .success(.topology(let topology)):
-                    recover(after: ServiceError(.notReady, topology.reason))
-                case .success(let other):
-                    unexpected(ServiceError(.internal, "\(other.type)"), "asking for the topology")
-                case .failure(let error): recover(after: error)
-                }
-            }
-        }
-    }
-
-    /// Repeats what the directory has not answered; then resumes.
-    func askDirectory() {
-        guard let wish = unanswered else { return claim(sequences) }
-        if let name = wish.claimed {
-            askDirectory(.claim(name: name), for: wish) { [self] in ask(wish, $0.claim) }
-        } else {
-            ask(wish, .none)
-        }
-    }
-
-    private func ask(_ wish: DirectoryWish, _ claim: Claim) {
-        askDirectory(wish.request(claim), for: wish) { [self] reply in
-            unanswered = nil
-            wish.done(reply)
-        }
-    }
-
-    private func askDirectory(
-        _ request: DirectoryRequest, for wish: DirectoryWish, done: @escaping (DirectoryReply) -> Void
-    ) {
-        doing = "asking the directory for \(request)"
-        askCoordinator(.directoryRequest(request), timeout: simulation.knobs.requestTimeout) { [self] result in
-            switch result {
-            case .success(.directoryReply(let reply)): done(reply)
-            case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
-            case .failure(let error) where error.isRetryable: recover(after: error)
-            case .failure(let error):
-                unanswered = nil
-                wish.refused(error)
-            }
-        }
-    }
-
-    // MARK: Resuming
-
-    /// Takes its sequences over from itself, or from who it was before it crashed.
-    private func claim(_ rest: [ModelSequence]) {
-        guard let sequence = rest.first else { return resume(rounds: 0) }
-        doing = "claiming \(sequence.name)"
-        askCoordinator(
-            .directoryRequest(.claim(name: sequence.name)), timeout: simulation.knobs.requestTimeout
-        ) { [self] result in
-            switch result {
-            case .success(.directoryReply(let reply)):
-                claims[sequence.name] = reply.claim
-                claim(Array(rest.dropFirst()))
-            case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
-            case .failure(let error) where error.isRetryable: recover(after: error)
-            case .failure(let error): unexpected(error, doing)
-            }
-        }
-    }
-
-    /// Makes the ranks agree, checks what they hold, and takes their lengths over.
-    func resume(rounds: Int) {
-        doing = "resuming"
-        guard rounds < 4 else { return recover(after: ServiceError(.conflict, "The lengths do not settle.")) }
-        statuses { [self] first in
-            guard check(first) else { return }
-            rewind(sequences, first) { [self] in
-                statuses { [self] second in
-                    guard check(second) else { return }
-                    let agree = sequences.allSatisfy { sequence in
-                        Set(cluster.allRanks.map { second[$0]![sequence.record!.id]!.layerLengths }).count == 1
-                    }
-                    guard agree else { return resume(rounds: rounds + 1) }
-                    for sequence in sequences {
-                        let lengths = second[RankIndex(0)]![sequence.record!.id]!.layerLengths
-                        for (layer, length) in lengths.enumerated() { sequence.cut(layer, to: length) }
-                    }
-                    next()
-                }
-            }
-        }
-    }
-
-    private typealias Statuses = [RankIndex: [SequenceID: SequenceStatus]]
-
-    private func statuses(done: @escaping (Statuses) -> Void) {
-        let epoch = topology!.epoch
-        var isCurrent = true
-        let ids = sequences.compactMap { $0.record?.id }
-        let message = Message.sequenceStatusRequest(ids)
-        askRanks(
-            Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
-            timeout: simulation.knobs.requestTimeout,
-            each: { _, frame in isCurrent = isCurrent && frame.epoch == epoch }
-        ) { [self] result in
-            switch result {
-            case .success where !isCurrent:
-                // A status is answered in any epoch. Only in the client's own do the lengths have to be what it knows.
-                recover(after: ServiceError(.staleEpoch, "The membership changed meanwhile."))
-            case .success(let answers):
-                done(
-                    answers.mapValues { answer in
-                        guard case .sequenceStatus(let statuses) = answer else { return [:] }
-                        return Dictionary(uniqueKeysWithValues: statuses.map { ($0.sequence, $0) })
-                    })
-            case .failure(let error): failed(error)
-            }
-        }
-    }
-
-    /// Whether what the ranks hold is what they may hold.
-    private func check(_ statuses: Statuses) -> Bool {
-        for sequence in sequences {
-            for rank in cluster.allRanks {
-                guard let status = statuses[rank]![sequence.record!.id] else {
-                    simulation.violate(.lostCommit, "\(rank) has no \(sequence.name), which is open")
-                    return false
-                }
-                world.trace.note(
-                    "\(name): \(rank) has \(sequence.name) committed \(status.committedLength), layers "
-                        + "\(status.layerLengths)")
-                guard status.committedLength >= sequence.floor else {
-                    simulation.violate(
-                        .lostCommit,
-                        "\(rank) has \(status.committedLength) committed tokens of \(sequence.name), of which "
-                            + "\(sequence.floor) were acknowledged")
-                    return false
-                }
-                guard status.committedLength <= sequence.askedLength else {
-                    simulation.violate(
-                        .inventedCommit,
-                        "\(rank) has \(status.committedLength) committed tokens of \(sequence.name), of which "
-                            + "\(sequence.askedLength) were asked to be")
-                    return false
-                }
-                for (layer, length) in status.layerLengths.enumerated()
-                where (length > sequence.layers[layer].count && !sequence.mayBeLonger)
-                    || length < status.committedLength
-                {
-                    simulation.violate(
-                        .appliedTwice,
-                        "\(rank) has \(length) tokens in layer \(layer) of \(sequence.name), of which "
-                            + "\(sequence.layers[layer].count) were sent and \(status.committedLength) are committed")
-                    return false
-                }
-            }
-        }
-        return true
-    }
-
-    private func rewind(_ rest: [ModelSequence], _ statuses: Statuses, done: @escaping () -> Void) {
-        guard let sequence = rest.first else { return done() }
-        let id = sequence.record!.id
-        let all = cluster.allRanks.map { statuses[$0]![id]! }
-        // No more than what it knows of: late steps may have been appended behind a cut.
-        let lengths = sequence.layers.indices.map { layer in
-            min(all.map { $0.layerLengths[layer] }.min()!, max(sequence.layers[layer].count, all[0].committedLength))
-        }
-        let message = Message.rewind(id, claim: claims[sequence.name]!, layerLengths: lengths)
-        askRanks(
-            Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
-            timeout: simulation.knobs.requestTimeout
-        ) { [self] result in
-            switch result {
-            case .success:
-                sequence.mayBeLonger = false
-                rewind(Array(rest.dropFirst()), statuses, done: done)
-            case .failure(let error) where error.code == .invalidRequest || error.code == .positionMismatch:
-                // A rank has committed more than another has: only a cut takes that back.
-                truncate(sequence, to: all.map(\.committedLength).min()!)
-            case .failure(let error): failed(error)
-            }
-        }
-    }
-
-    /// Goes on after a failure of a request to the ranks.
-    func failed(_ error: ServiceError) {
-        if error.code == .storeDamaged {
-            guard simulation.hasDamage else { return unexpected(error, doing) }
-            turn += 1
-            for sequence in sequences { sequence.mayBeLonger = true }
-            // The ranks name a position; which sequence it is of only the words tell, so all are given up that far.
-            if let sequence = sequences.first(where: {
-                error.message.contains("\($0.record!.id) ") || error.message.contains("\($0.record!.id);")
-            }) ?? sequences.first {
-                return truncate(sequence, to: world.chance(0.5) ? Self.position(in: error.message) ?? 0 : 0)
-            }
-        }
-        recover(after: error)
-    }
-
-    /// "truncate the sequence to 48 tokens".
-    private static func position(in message: String) -> Int? {
-        guard let range = message.firstRange(of: "truncate the sequence to ") else { return nil }
-        return Int(message[range.upperBound...].prefix { $0.isNumber })
     }
 }

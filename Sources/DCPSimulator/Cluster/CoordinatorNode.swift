@@ -75,8 +75,8 @@ final class CoordinatorNode: @unchecked Sendable {
         guard let process else { return }
         self.process = nil
         process.die()
-        dangling += simulation.network.died(process, withMachine: withMachine)
         server?.abandon()
+        dangling += simulation.network.died(process, withMachine: withMachine)
         server = nil
         store?.abandon()
         store = nil

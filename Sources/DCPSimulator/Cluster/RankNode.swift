@@ -39,6 +39,7 @@ final class RankNode: @unchecked Sendable {
         starts += 1
         var settings = ShardCache.Settings(mapByteCountMax: 64 << 20, durability: knobs.durability)
         settings.writerHost = DiskHost(disk, process, latencyMax: knobs.diskLatencyMax)
+        settings.faults = disk.faults
         settings.newStoreID = StoreID(high: world.random.next() | 1, low: world.random.next())
         do throws(ServiceError) {
             let isNew = starts == 1
@@ -113,8 +114,8 @@ final class RankNode: @unchecked Sendable {
         guard let process else { return }
         self.process = nil
         process.die()
-        dangling += simulation.network.died(process, withMachine: withMachine)
         server?.abandon()
+        dangling += simulation.network.died(process, withMachine: withMachine)
         server = nil
         cache?.abandon()
         cache = nil

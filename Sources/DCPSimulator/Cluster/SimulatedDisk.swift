@@ -11,11 +11,24 @@ final class SimulatedDisk: @unchecked Sendable {
     private var synced: [UInt8] = []
     /// When that was.
     private(set) var syncTime: UInt64 = 0
+    /// Writes are refused for want of room until then.
+    private var fullUntil: UInt64 = 0
     private static let pageByteCount = 4096
 
     init(directory: String, world: World) {
         self.directory = directory
         self.world = world
+    }
+
+    func fill(until time: UInt64) { fullUntil = max(fullUntil, time) }
+
+    func empty() { fullUntil = 0 }
+
+    var isFull: Bool { world.now < fullUntil }
+
+    /// What the disk does to the store of a daemon.
+    var faults: StoreFaults {
+        StoreFaults(write: { [weak self] in self?.isFull ?? false ? ENOSPC : 0 })
     }
 
     private var dataPath: String { directory + "/data.mdb" }
@@ -63,6 +76,37 @@ final class SimulatedDisk: @unchecked Sendable {
 
     /// Flips a bit of a sealed block. Returns false when there is none.
     func flipBit() -> Bool {
+        damage { block in
+            let place = world.draw(0...block.count - 1)
+            world.trace.note("a bit flips at byte \(block.lowerBound + place) of \(dataPath)")
+            return (place, [block.bytes[block.lowerBound + place] ^ (1 << UInt8(world.draw(0...7)))])
+        }
+    }
+
+    /// A sector of a sealed block is left as it was before the block was written. Returns false when there is no block.
+    func tearPage() -> Bool {
+        damage { block in
+            let sectorByteCount = 512
+            let first = (block.lowerBound + sectorByteCount - 1) / sectorByteCount * sectorByteCount - block.lowerBound
+            guard first < block.count else { return nil }
+            let place = first + sectorByteCount * world.draw(0...(block.count - 1 - first) / sectorByteCount)
+            let count = min(sectorByteCount, block.count - place)
+            world.trace.note("a sector at byte \(block.lowerBound + place) of \(dataPath) is torn")
+            return (place, (0..<count).map { _ in UInt8(truncatingIfNeeded: world.random.next()) })
+        }
+    }
+
+    private struct Block {
+        /// Its place in the file.
+        var lowerBound: Int
+        /// Header and payload.
+        var bytes: ArraySlice<UInt8>
+        var count: Int { bytes.count }
+    }
+
+    /// Changes a drawn block of the file, and of what survives a loss of power.
+    /// - Parameter change: the place in the block and the bytes there.
+    private func damage(_ change: (Block) -> (place: Int, bytes: [UInt8])?) -> Bool {
         let bytes = read()
         // A value of its own pages begins at byte 16 of the first.
         let blocks = stride(from: 16, to: bytes.count - 64, by: Self.pageByteCount).filter {
@@ -70,15 +114,18 @@ final class SimulatedDisk: @unchecked Sendable {
         }
         guard let start = blocks.randomElement(using: &world.random) else { return false }
         let payload = bytes.withUnsafeBytes { Int($0.loadUnaligned(fromByteOffset: start + 28, as: UInt32.self)) }
-        let place = start + world.draw(0...48 + payload - 1)
-        guard place < bytes.count else { return false }
+        let end = start + 48 + payload
+        guard end <= bytes.count,
+            let (place, changed) = change(Block(lowerBound: start, bytes: bytes[start..<end]))
+        else { return false }
         let file = open(dataPath, O_RDWR | O_CLOEXEC)
         guard file >= 0 else { return false }
         defer { close(file) }
-        var byte = bytes[place] ^ (1 << UInt8(world.draw(0...7)))
-        guard pwrite(file, &byte, 1, off_t(place)) == 1 else { return false }
-        if place < synced.count { synced[place] = byte }
-        world.trace.note("a bit flips at byte \(place) of \(dataPath)")
+        guard pwrite(file, changed, changed.count, off_t(start + place)) == changed.count else { return false }
+        // Only this block: before the last sync something else may have been in its place.
+        if end <= synced.count, synced[start..<end] == bytes[start..<end] {
+            synced.replaceSubrange(start + place..<start + place + changed.count, with: changed)
+        }
         return true
     }
 }

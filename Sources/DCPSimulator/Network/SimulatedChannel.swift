@@ -22,6 +22,8 @@ final class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {
     private var blocked: [(arrived: Int, promise: EventLoopPromise<Void>)] = []
     private var sentByteCount = 0
     private var arrivedByteCount = 0
+    /// Whoever dials, until the connection is made.
+    var connecting: EventLoopPromise<any Channel>?
     /// When the last segment arrives, at the earliest.
     var lastArrival: UInt64 = 0
 
@@ -66,11 +68,15 @@ final class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {
         guard !outbound.isEmpty else { return nil }
         let segment = outbound.removeFirst()
         if case .bytes(let bytes) = segment { arrivedByteCount += bytes.readableBytes }
+        if let first = blocked.first, first.arrived <= arrivedByteCount { loop.execute { [self] in unblock() } }
+        return segment
+    }
+
+    private func unblock() {
         while let first = blocked.first, first.arrived <= arrivedByteCount {
             blocked.removeFirst()
-            loop.execute { first.promise.succeed(()) }
+            first.promise.succeed(())
         }
-        return segment
     }
 
     func receive(_ segment: Segment) {
@@ -90,15 +96,25 @@ final class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {
         outbound.append(.end)
     }
 
-    /// The process has died: nobody here is told.
+    /// The process has died, and nobody in it is told.
+    ///
+    /// But each promise is completed: a future that is not keeps itself and its callbacks, and these the daemon, for good. The
+    /// daemon has been abandoned before, and does nothing about it.
     func vanish() {
         isOpen = false
         isActive = false
+        removeHandlers(pipeline: pipeline)
+        closePromise.succeed(())
+        failWrites()
+        connecting?.fail(ChannelError.ioOnClosedChannel)
+        connecting = nil
+    }
+
+    private func failWrites() {
+        let lost = pending.compactMap(\.promise) + blocked.map(\.promise)
         pending = []
         blocked = []
-        removeHandlers(pipeline: pipeline)
-        // Whoever waits for the end holds what the process held.
-        closePromise.succeed(())
+        for promise in lost { promise.fail(ChannelError.ioOnClosedChannel) }
     }
 
     // MARK: ChannelCore
@@ -153,15 +169,14 @@ final class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {
         isActive = false
         network.ended(self)
         promise?.succeed(())
-        let lost = pending.compactMap(\.promise) + blocked.map(\.promise)
-        pending = []
-        blocked = []
-        for promise in lost { promise.fail(ChannelError.ioOnClosedChannel) }
+        failWrites()
         if wasActive { pipeline.syncOperations.fireChannelInactive() }
         // Later, since handlers of the pipeline may be running: as in NIO's own channels.
         loop.execute { [self] in
             removeHandlers(pipeline: pipeline)
             closePromise.succeed(())
+            connecting?.fail(ChannelError.ioOnClosedChannel)
+            connecting = nil
             loop.process.channels.removeAll { $0 === self }
         }
     }

@@ -60,11 +60,12 @@ final class SimulatedNetwork: Network, @unchecked Sendable {
         let loop = Self.loop(eventLoop)
         let promise = loop.makePromise(of: (any Channel).self)
         let channel = SimulatedChannel(loop: loop, network: self)
+        channel.connecting = promise
         let deadline = world.now + UInt64(timeout.nanoseconds)
         initialize(channel).whenComplete { [self] result in
             switch result {
-            case .success: knock(at: endpoint, for: channel, until: deadline, promise)
-            case .failure(let error): promise.fail(error)
+            case .success: knock(at: endpoint, for: channel, until: deadline)
+            case .failure(let error): refuse(channel, error)
             }
         }
         return promise.futureResult
@@ -76,30 +77,32 @@ final class SimulatedNetwork: Network, @unchecked Sendable {
     }
 
     /// One attempt to reach a listener; repeated while a partition is in the way.
-    private func knock(
-        at endpoint: Endpoint, for channel: SimulatedChannel, until deadline: UInt64,
-        _ promise: EventLoopPromise<any Channel>
-    ) {
+    private func knock(at endpoint: Endpoint, for channel: SimulatedChannel, until deadline: UInt64) {
         world.after(latency, channel.loop.process, "connect") { [self] in
-            guard channel.isOpen else { return promise.fail(ChannelError.ioOnClosedChannel) }
+            guard channel.isOpen else { return refuse(channel, ChannelError.ioOnClosedChannel) }
             guard let point = points[endpoint], point.channel.isOpen else {
-                channel.close0(error: ChannelError.eof, mode: .all, promise: nil)
-                return promise.fail(IOError(errnoCode: ECONNREFUSED, reason: "connect"))
+                return refuse(channel, IOError(errnoCode: ECONNREFUSED, reason: "connect"))
             }
             if isBlocked(channel, point.channel) || isBlocked(point.channel, channel) {
                 guard world.now < deadline else {
-                    channel.close0(error: ChannelError.eof, mode: .all, promise: nil)
-                    return promise.fail(ChannelError.connectTimeout(.nanoseconds(0)))
+                    return refuse(channel, ChannelError.connectTimeout(.nanoseconds(0)))
                 }
                 world.after(UInt64(200_000_000), channel.loop.process, "connect again") { [self] in
-                    knock(at: endpoint, for: channel, until: deadline, promise)
+                    knock(at: endpoint, for: channel, until: deadline)
                 }
                 return
             }
             accept(at: point, from: channel)
-            promise.succeed(channel)
+            channel.connecting?.succeed(channel)
+            channel.connecting = nil
             channel.activate()
         }
+    }
+
+    private func refuse(_ channel: SimulatedChannel, _ error: any Error) {
+        channel.close0(error: ChannelError.eof, mode: .all, promise: nil)
+        channel.connecting?.fail(error)
+        channel.connecting = nil
     }
 
     /// The kernel of the listener makes the connection, whether or not its process runs.
@@ -223,6 +226,9 @@ final class SimulatedNetwork: Network, @unchecked Sendable {
             for _ in channel.outbound { send(from: channel) }
         }
     }
+
+    /// The simulation is over. Held channels hold this.
+    func dropEverything() { held = [] }
 
     func healAll() { for path in blocked.sorted(by: { ($0.from, $0.to) < ($1.from, $1.to) }) { heal(path) } }
 }

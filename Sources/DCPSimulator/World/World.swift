@@ -13,7 +13,7 @@ internal import DCPTestKit
 final class World: @unchecked Sendable {
     /// Something that will happen. Held by the queue, and by whoever may cancel it.
     final class Event: @unchecked Sendable {
-        let time: UInt64
+        fileprivate(set) var time: UInt64
         let ordinal: UInt64
         let process: Process?
         let label: StaticString
@@ -37,6 +37,7 @@ final class World: @unchecked Sendable {
     var random: SeededGenerator
     let trace: Trace
     private(set) var eventCount = 0
+    let census = Census()
     private var queue = EventHeap()
     private var nextOrdinal: UInt64 = 0
 
@@ -90,12 +91,10 @@ final class World: @unchecked Sendable {
             guard event.time <= deadline else { return false }
             queue.removeFirst()
             if let process = event.process, process.pausedUntil > event.time {
-                // With its old ordinal: what a paused process finds when it wakes is in the order it came.
-                queue.push(
-                    Event(
-                        time: process.pausedUntil, ordinal: event.ordinal, process: process, label: event.label,
-                        body: event.body!))
-                event.cancel()
+                // With its old ordinal: what a paused process finds when it wakes is in the order it came. And the same
+                // event: whoever wants to cancel it has this one.
+                event.time = process.pausedUntil
+                queue.push(event)
                 continue
             }
             now = event.time
@@ -134,6 +133,7 @@ final class Process: @unchecked Sendable {
     init(name: String, world: World) {
         self.name = name
         self.world = world
+        world.census.add(self)
     }
 
     /// Ends it between two events.

@@ -65,11 +65,10 @@ struct PageCheck: ~Copyable {
             if meta.transaction > newest?.transaction ?? 0 || newest == nil { newest = meta }
         }
         guard let meta = newest else { throw file.damaged("there is no meta page") }
-        guard meta.lastPage >= 1, meta.lastPage < UInt64(file.pages) else {
-            let needed = meta.lastPage == .max ? "more pages than there can be" : "\(meta.lastPage + 1) pages"
-            throw file.damaged("it uses \(needed) and has \(file.pages), so it was truncated")
+        guard meta.lastPage >= 1, meta.lastPage < UInt64(Int.max) else {
+            throw file.damaged("its last page is \(meta.lastPage)")
         }
-        used = PageSet(count: Int(meta.lastPage) + 1)
+        used = PageSet(count: file.pages)
         levels = Array(repeating: [], count: Self.depthMax)
         self.meta = meta
         self.extent = extent
@@ -82,10 +81,17 @@ struct PageCheck: ~Copyable {
         try walk(meta.free, .free, "the free list")
         try walk(meta.main, .main, "the root table")
         for (name, tree) in tables { try walk(tree, .table, "the table `\(name)`") }
+        // A page that its own transaction gave back was never written: the file may end before it.
+        var absent = Set<Int>()
         for page in freePages {
-            guard page >= 2, page <= meta.lastPage, used.insert(page) else {
+            guard page >= 2, page < file.pages ? used.insert(page) : absent.insert(page).inserted else {
                 throw file.damaged("page \(page) is on the free list and in use, or is there twice")
             }
+        }
+        let missing = max(Int(meta.lastPage) + 1 - file.pages, 0)
+        guard absent.count == missing else {
+            throw file.damaged(
+                "it was truncated to \(file.pages) pages, and of the \(missing) missing ones \(absent.count) are free")
         }
     }
 
@@ -112,6 +118,10 @@ struct PageCheck: ~Copyable {
     private mutating func take(_ number: UInt64, count: Int = 1, _ name: String) throws(StoreError) -> Int {
         guard number >= 2, count >= 1, number <= meta.lastPage, UInt64(count) - 1 <= meta.lastPage - number else {
             throw file.damaged("\(name) points at page \(number), outside 2...\(meta.lastPage)")
+        }
+        guard number < UInt64(file.pages), count <= file.pages - Int(number) else {
+            throw file.damaged(
+                "it was truncated to \(file.pages) pages, and \(name) uses page \(Int(number) + count - 1)")
         }
         for page in Int(number)..<Int(number) + count {
             guard used.insert(page) else {

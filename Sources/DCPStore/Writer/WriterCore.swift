@@ -22,6 +22,7 @@ final class WriterCore: @unchecked Sendable {
     private let host: (any WriterHost)?
     private var isDirty = false
     private var isSyncScheduled = false
+    private var isProbeScheduled = false
     /// With `everysec`, when the oldest commit that is not synced will be. Nil with nothing to sync: an idle store has no
     /// timer.
     private var nextSync: timespec?
@@ -50,12 +51,25 @@ final class WriterCore: @unchecked Sendable {
     private func runWaiting() {
         guard let jobs = queue.poll() else { return }
         execute(jobs)
-        guard durability == .everysec, isDirty, !isSyncScheduled else { return }
-        isSyncScheduled = true
+        if durability == .everysec, isDirty, !isSyncScheduled {
+            isSyncScheduled = true
+            host?.schedule(after: .seconds(1)) { [weak self] in
+                guard let self else { return }
+                isSyncScheduled = false
+                if isDirty { sync() }
+            }
+        }
+        scheduleProbe()
+    }
+
+    private func scheduleProbe() {
+        guard nextProbe != nil, !isProbeScheduled else { return }
+        isProbeScheduled = true
         host?.schedule(after: .seconds(1)) { [weak self] in
             guard let self else { return }
-            isSyncScheduled = false
-            if isDirty { sync() }
+            isProbeScheduled = false
+            if nextProbe != nil { probe() }
+            scheduleProbe()
         }
     }
 
