@@ -16,6 +16,7 @@ let cSettings: [CSetting] = [.treatAllWarnings(as: .error), .enableWarning("all"
 
 let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
 let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
@@ -52,6 +53,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
         .package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0"),
@@ -74,7 +76,7 @@ let package = Package(
 
         // How ranks, coordinator and clients talk.
         library("DCPWire", ["DCPCore", nioCore]),
-        library("DCPTransport", ["DCPCore", "DCPWire", nioCore, nioPosix]),
+        library("DCPTransport", ["DCPCore", "DCPWire", "CLinux", nioCore, nioPosix, nioSSL]),
         library("DCPCollectives", ["DCPCore"]),
 
         // The services.
