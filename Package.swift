@@ -22,6 +22,9 @@ let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "
 let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+let x509: Target.Dependency = .product(name: "X509", package: "swift-certificates")
+let swiftASN1: Target.Dependency = .product(name: "SwiftASN1", package: "swift-asn1")
+let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
 
 func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
@@ -51,6 +54,9 @@ let package = Package(
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-asn1", from: "1.7.0"),
+        .package(url: "https://github.com/apple/swift-certificates", from: "1.21.0"),
+        .package(url: "https://github.com/apple/swift-crypto", "3.12.3"..<"5.0.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
         .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.0"),
@@ -75,6 +81,7 @@ let package = Package(
         library("DCPCache", ["DCPCore", "DCPAttention", "DCPStore"]),
 
         // How ranks, coordinator and clients talk.
+        library("DCPCertificates", ["DCPCore", x509, swiftASN1, crypto]),
         library("DCPWire", ["DCPCore", nioCore]),
         library("DCPTransport", ["DCPCore", "DCPWire", "CLinux", nioCore, nioPosix, nioSSL]),
         library("DCPCollectives", ["DCPCore"]),
@@ -117,8 +124,8 @@ let package = Package(
         executable(
             "dcpctl",
             [
-                "DCPCore", "DCPAttention", "DCPCache", "DCPWire", "DCPTransport", "DCPClient", "DCPConsole",
-                argumentParser, unixSignals,
+                "DCPCore", "DCPAttention", "DCPCache", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient",
+                "DCPConsole", argumentParser, unixSignals,
             ]),
         executable(
             "dcp-bench",
@@ -138,6 +145,7 @@ let package = Package(
         tests("DCPAttention"),
         tests("DCPStore"),
         tests("DCPCache", ["DCPAttention", "DCPStore", "cache-crasher"]),
+        tests("DCPCertificates", [x509, swiftASN1]),
         tests("DCPWire", [nioCore]),
         tests("DCPTransport", ["DCPWire", nioCore, nioPosix]),
         tests("DCPCollectives"),

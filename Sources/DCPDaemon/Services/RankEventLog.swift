@@ -75,8 +75,10 @@ final class RankEventLog {
                 .peerLost, error.code == .shuttingDown ? .notice : .warning, "Peer lost, its steps are aborted",
                 cause: "\(rank) \(error.code)",
                 ["peer": "\(rank.value)", "reason": "\(error.message)"])
-        case .stepAborted(let tag, let sequences, let error):
-            fail("Step aborted, the client was told", ["step": "\(tag)"], sequences, error)
+        case .stepAborted(let tag, let sequences, let error, let age):
+            var metadata: Logger.Metadata = ["step": "\(tag)"]
+            if let age { metadata["duration-us"] = "\(age.nanoseconds / 1000)" }
+            fail("Step aborted, the client was told", metadata, sequences, error)
         case .commitFailed(let sequences, let error):
             fail("Commit failed, the client was told", [:], sequences, error)
         case .refused(let peer, let error):

@@ -1,5 +1,6 @@
 public import DCPCore
 public import DCPWire
+public import NIOCore
 
 /// What a rank did that somebody may want to know. The library reports; the daemon logs, once each.
 public enum RankEvent: Sendable {
@@ -12,7 +13,8 @@ public enum RankEvent: Sendable {
     case notReady(reason: String)
     case peerConnected(RankIndex)
     case peerLost(RankIndex, ServiceError)
-    case stepAborted(Tag, [SequenceID], ServiceError)
+    /// - Parameter after: since its request came; nil when it never began.
+    case stepAborted(Tag, [SequenceID], ServiceError, after: TimeAmount?)
     /// The client was told.
     case commitFailed([SequenceID], ServiceError)
     /// A peer was turned away or broke the protocol.

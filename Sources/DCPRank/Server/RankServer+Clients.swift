@@ -92,7 +92,7 @@ extension RankServer {
     /// A step this rank cannot take: the verdict goes to the client and to the group, where the step may be waiting.
     private func refuse(_ error: ServiceError, _ request: StepRequest, tag: Tag, epoch: Epoch, from link: Link) {
         counters.stepsAborted += 1
-        observe(.stepAborted(tag, request.entries.map(\.sequence), error))
+        observe(.stepAborted(tag, request.entries.map(\.sequence), error, after: nil))
         answer(link, tag, .failure(error))
         var verdict = error
         verdict.rank = verdict.rank ?? configuration.rank

@@ -154,7 +154,9 @@ final class StepExecution {
             over()
             server.answer(client, tag, .failure(error))
             server.counters.stepsAborted += 1
-            server.observe(.stepAborted(tag, request.entries.map(\.sequence), error))
+            server.observe(
+                .stepAborted(
+                    tag, request.entries.map(\.sequence), error, after: server.eventLoop.now - timeline.arrival))
         case .sendAbort(let error, let member): send(.abort(error), to: member)
         case .rollBack: server.rollBack(request.entries, layer: layer)
         }

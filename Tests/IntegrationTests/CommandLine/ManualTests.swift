@@ -12,6 +12,7 @@ extension Integration {
             ["model", "show"], ["model", "remove"], ["sequence"], ["sequence", "list"], ["sequence", "show"],
             ["sequence", "truncate"], ["sequence", "fork"], ["sequence", "close"], ["sequence", "export"],
             ["sequence", "import"], ["sequence", "pin"], ["sequence", "unpin"], ["verify"],
+            ["certs"], ["certs", "init"], ["certs", "add"], ["certs", "renew"], ["certs", "show"],
         ]
 
         @Test("every command has help with an example of itself", arguments: commands)
@@ -42,6 +43,10 @@ extension Integration {
                 (["verify", "--store", "s", "--sequence", "a"], "number"), (["verify", "--repair"], "--yes"),
                 (["sequence", "export", "s"], "file"), (["status", "--timeout", "soon"], "soon"),
                 (["status", "--coordinator", "here"], "here"),
+                (["certs", "init", "--directory", "d", "--ranks", "0"], "0 ranks"),
+                (["certs", "init", "--directory", "d", "--ranks", "2", "--days", "0"], "0 days"),
+                (["certs", "add", "--directory", "d"], "--client"),
+                (["certs", "add", "--directory", "d", "--rank", "1024"], "1024"),
             ])
         func usage(arguments: [String], word: String) async throws {
             try await CommandLineTool(coordinator: "unix:/nonexistent/c.sock").fails(64, saying: [word], arguments)

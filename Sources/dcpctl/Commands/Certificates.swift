@@ -1,0 +1,154 @@
+import ArgumentParser
+import DCPCertificates
+import DCPConsole
+import DCPCore
+
+struct Certificates: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "certs", abstract: "Make, renew and show the certificates of a cluster.",
+        discussion: """
+            A cluster has an authority of its own. Its certificates say who may be the coordinator, rank 3 or a client; hosts \
+            and addresses do not matter. Keep ca-key.pem where no daemon runs: whoever has it can be anybody in the cluster.
+
+            EXAMPLE
+              dcpctl certs init --directory ./certificates --ranks 4 --client alice
+              dcpctl certs show ./certificates
+              dcpctl certs renew --directory ./certificates
+            """,
+        subcommands: [Init.self, Add.self, Renew.self, Show.self])
+
+    struct Init: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Make an authority, and certificates for the coordinator, the ranks and clients.",
+            discussion: """
+                The directory must not exist; it appears when all is written. In it are ca.pem, coordinator.pem, rank-0.pem and so \
+                on, client-NAME.pem, and a key beside each, as in rank-0-key.pem, that its owner alone may read. A host \
+                needs ca.pem, and the certificates and keys of what runs there. The authority is valid for ten years.
+
+                EXAMPLE
+                  dcpctl certs init --directory ./certificates --ranks 4 --client alice --client bob
+                """)
+
+        @Option(help: ArgumentHelp("The directory to make.", valueName: "directory"))
+        var directory: String
+
+        @Option(help: "How many ranks the cluster has.")
+        var ranks: Int
+
+        @Option(help: ArgumentHelp("The name of a client; may be given more than once.", valueName: "name"))
+        var client: [String] = []
+
+        @OptionGroup var validity: ValidityOptions
+        @OptionGroup var output: OutputOptions
+
+        func validate() throws {
+            guard (1...ClusterShape.ranksMax).contains(ranks) else {
+                throw ValidationError(
+                    "A cluster of \(ranks) ranks cannot be; give 1 to \(ClusterShape.ranksMax) with --ranks.")
+            }
+        }
+
+        func run() async throws {
+            try await execute {
+                let files = try CertificateDirectory(path: directory).create(
+                    ranks: ranks, clients: client, days: validity.days)
+                try CertificateView.print(files, output)
+            }
+        }
+    }
+
+    struct Add: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Make certificates for more clients and ranks, by the same authority.",
+            discussion: """
+                EXAMPLE
+                  dcpctl certs add --directory ./certificates --client carol
+                """)
+
+        @Option(help: ArgumentHelp("The directory that `dcpctl certs init` made.", valueName: "directory"))
+        var directory: String
+
+        @Option(help: ArgumentHelp("The name of a client; may be given more than once.", valueName: "name"))
+        var client: [String] = []
+
+        @Option(help: ArgumentHelp("The number of a rank; may be given more than once.", valueName: "rank"))
+        var rank: [Int] = []
+
+        @OptionGroup var validity: ValidityOptions
+        @OptionGroup var output: OutputOptions
+
+        func validate() throws {
+            guard !client.isEmpty || !rank.isEmpty else {
+                throw ValidationError("There is nothing to make; name a client with --client or a rank with --rank.")
+            }
+            for number in rank where !(0..<ClusterShape.ranksMax).contains(number) {
+                throw ValidationError("There is no rank \(number); give 0 to \(ClusterShape.ranksMax - 1) with --rank.")
+            }
+            guard Set(rank).count == rank.count else { throw ValidationError("A rank is named twice; name each once.") }
+        }
+
+        func run() async throws {
+            try await execute {
+                let files = try CertificateDirectory(path: directory).add(
+                    ranks: rank.map { RankIndex(UInt16($0)) }, clients: client, days: validity.days)
+                try CertificateView.print(files, output)
+            }
+        }
+    }
+
+    struct Renew: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Make the certificates of a directory anew, by the same authority and for the same keys.",
+            discussion: """
+                Copy them to where the old ones were, and `systemctl reload` the daemons. The authority itself is not renewed: \
+                before it ends, make another directory and replace the certificates of the whole cluster.
+
+                EXAMPLE
+                  dcpctl certs renew --directory ./certificates --days 90
+                """)
+
+        @Option(help: ArgumentHelp("The directory that `dcpctl certs init` made.", valueName: "directory"))
+        var directory: String
+
+        @OptionGroup var validity: ValidityOptions
+        @OptionGroup var output: OutputOptions
+
+        func run() async throws {
+            try await execute {
+                let files = try CertificateDirectory(path: directory).renew(days: validity.days)
+                try CertificateView.print(files, output)
+            }
+        }
+    }
+
+    struct Show: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Show the role, serial number, end and issuer of certificates.",
+            discussion: """
+                EXAMPLE
+                  dcpctl certs show ./certificates
+                  dcpctl certs show /etc/dcp/rank-0.pem --json | jq '.[0].not_after'
+                """)
+
+        @Argument(help: "A directory of certificates, or one of its files.")
+        var path: String
+
+        @OptionGroup var output: OutputOptions
+
+        func run() async throws {
+            try await execute { try CertificateView.print(try CertificateFile.all(at: path), output) }
+        }
+    }
+}
+
+struct ValidityOptions: ParsableArguments {
+    @Option(help: "How many days the certificates are valid: 1 to \(CertificateValidity.authorityDays).")
+    var days = CertificateValidity.leafDays
+
+    func validate() throws {
+        guard (1...CertificateValidity.authorityDays).contains(days) else {
+            throw ValidationError(
+                "\(days) days are not a certificate's; give 1 to \(CertificateValidity.authorityDays) with --days.")
+        }
+    }
+}
