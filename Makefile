@@ -142,7 +142,7 @@ stage:
 	install -m 644 systemd/dcp.catalog $(LIB)/systemd/catalog
 	install -m 644 systemd/dcp.sysusers.conf $(LIB)/sysusers.d/dcp.conf
 	install -m 644 systemd/dcp.tmpfiles.conf $(LIB)/tmpfiles.d/dcp.conf
-	install -m 644 systemd/unix-only.conf $(SHARE)/doc/dcp/examples
+	install -m 644 systemd/unix-only.conf systemd/tls-*.conf systemd/local-users.conf $(SHARE)/doc/dcp/examples
 	install -m 644 $(REFERENCE)/man/*.1 $(SHARE)/man/man1
 	install -m 644 $(REFERENCE)/man/*.5 $(SHARE)/man/man5
 	install -m 644 $(REFERENCE)/completions/bash/* $(SHARE)/bash-completion/completions

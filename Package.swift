@@ -16,6 +16,7 @@ let cSettings: [CSetting] = [.treatAllWarnings(as: .error), .enableWarning("all"
 
 let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioTLS: Target.Dependency = .product(name: "NIOTLS", package: "swift-nio")
 let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
@@ -83,7 +84,7 @@ let package = Package(
         // How ranks, coordinator and clients talk.
         library("DCPCertificates", ["DCPCore", x509, swiftASN1, crypto]),
         library("DCPWire", ["DCPCore", nioCore]),
-        library("DCPTransport", ["DCPCore", "DCPWire", "CLinux", nioCore, nioPosix, nioSSL]),
+        library("DCPTransport", ["DCPCore", "DCPWire", nioCore, nioPosix, nioTLS, nioSSL]),
         library("DCPCollectives", ["DCPCore"]),
 
         // The services.
@@ -147,7 +148,7 @@ let package = Package(
         tests("DCPCache", ["DCPAttention", "DCPStore", "cache-crasher"]),
         tests("DCPCertificates", [x509, swiftASN1]),
         tests("DCPWire", [nioCore]),
-        tests("DCPTransport", ["DCPWire", nioCore, nioPosix]),
+        tests("DCPTransport", ["DCPCertificates", "DCPWire", nioCore, nioPosix, nioSSL]),
         tests("DCPCollectives"),
         tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", nioCore]),
         tests("DCPCoordinator", ["DCPWire"]),
@@ -160,8 +161,8 @@ let package = Package(
         .testTarget(
             name: "IntegrationTests",
             dependencies: [
-                "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit", "dcp-rank",
-                "dcp-coordinator", "dcpctl", "dcp-bench", "dcp-soak", nioCore,
+                "DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit",
+                "dcp-rank", "dcp-coordinator", "dcpctl", "dcp-bench", "dcp-soak", nioCore, nioPosix, nioSSL,
             ],
             swiftSettings: swiftSettings),
     ]

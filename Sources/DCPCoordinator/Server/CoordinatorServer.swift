@@ -57,7 +57,8 @@ public final class CoordinatorServer {
         started = eventLoop.now
         self.observe = observe
         listener = Listener(
-            configuration.listen, inheritedSocket: configuration.inheritedSocket, eventLoop: eventLoop,
+            configuration.listen, as: .coordinator, inheritedSocket: configuration.inheritedSocket,
+            eventLoop: eventLoop,
             settings: configuration.link)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
@@ -183,13 +184,13 @@ extension CoordinatorServer: LinkDelegate {
                 .protocolViolation,
                 "\(link.peer?.sender ?? "A peer") sent a \(frame.message.type) frame, which the coordinator does not "
                     + "take from it.")
-            observe(.refused(peer: link.remoteAddress, error))
+            observe(.refused(peer: link.remoteAddress, .protocolViolation, error))
             link.close(error)
         }
     }
 
     package func link(_ link: Link, closed error: ServiceError) {
-        if link.wasRefused { observe(.refused(peer: link.remoteAddress, error)) }
+        if let cause = link.refusal { observe(.refused(peer: link.remoteAddress, cause, error)) }
         guard let id = linkIDs.removeValue(forKey: ObjectIdentifier(link)) else { return }
         links[id] = nil
         perform(machine.linkClosed(id, reason: error))

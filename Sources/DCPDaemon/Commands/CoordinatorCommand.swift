@@ -37,7 +37,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     @Option(help: .setting(.unknownGrace)) var unknownGrace: String?
     @Option(help: .setting(.evict)) var evict: String?
     @Option(help: .setting(.evictIdle)) var evictIdle: String?
-    @Flag(help: .setting(.coordinatorInsecureLoopbackOnly)) var insecureLoopbackOnly = false
+    @OptionGroup var access: AccessOptions
     @Option(help: .setting(.coordinatorLogLevel)) var logLevel: String?
 
     @Option(
@@ -79,7 +79,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             .ranks: ranks, .headGroups: headGroups, .interleave: interleave, .blockTokens: blockTokens,
             .exchange: exchange, .coordinatorListen: listen, .state: state, .lease: lease,
             .unknownGrace: unknownGrace, .evict: evict, .evictIdle: evictIdle,
-            .coordinatorInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil, .coordinatorLogLevel: logLevel,
-        ])
+            .coordinatorLogLevel: logLevel,
+        ]).merging(access.flags(ConfigurationKey.coordinatorAccess)) { $1 }
     }
 }

@@ -49,7 +49,7 @@ public struct RankCommand: AsyncParsableCommand {
     @Option(help: .setting(.lowWatermark)) var lowWatermark: String?
     @Option(help: .setting(.uncommittedLimit)) var uncommittedLimit: String?
     @Option(help: .setting(.drainTimeout)) var drainTimeout: String?
-    @Flag(help: .setting(.rankInsecureLoopbackOnly)) var insecureLoopbackOnly = false
+    @OptionGroup var access: AccessOptions
     @Option(help: .setting(.rankLogLevel)) var logLevel: String?
 
     public init() {}
@@ -63,9 +63,9 @@ public struct RankCommand: AsyncParsableCommand {
 
     public func run() async throws {
         let source = try source()
-        let index = RankIndex(rank ?? 0)
-        let (configuration, settings) = try Runtime.refusing { try Self.load(source, index) }
+        let (configuration, settings) = try Runtime.refusing { try load(source) }
         if common.isInspection { return try common.report(configuration) }
+        let index = RankIndex(rank ?? 0)
         let log = DaemonLog(label: "dcp-rank@\(index.value)", level: settings.logLevel, rank: index)
         let service = RankService(
             settings: settings, log: log, reload: Reload(source: source, configuration: configuration))
@@ -73,11 +73,14 @@ public struct RankCommand: AsyncParsableCommand {
     }
 
     /// All of the configuration, checked; what `run` does before it serves.
-    package func check() throws { _ = try Self.load(try source(), RankIndex(rank ?? 0)) }
+    package func check() throws { _ = try load(try source()) }
 
-    static func load(_ source: ConfigurationSource, _ rank: RankIndex) throws -> (Configuration, RankSettings) {
+    private func load(_ source: ConfigurationSource) throws -> (Configuration, RankSettings) {
         let configuration = try source.load()
-        return (configuration, try RankSettings(configuration, rank: rank))
+        return (
+            configuration,
+            try RankSettings(configuration, rank: RankIndex(rank ?? 0), isKnown: rank != nil)
+        )
     }
 
     private func source() throws -> ConfigurationSource {
@@ -91,8 +94,8 @@ public struct RankCommand: AsyncParsableCommand {
             .rankListen: listen, .advertise: advertise, .coordinator: coordinator, .store: store, .threads: threads,
             .durability: durability, .mapSize: mapSize, .diskLimit: diskLimit,
             .highWatermark: highWatermark, .lowWatermark: lowWatermark, .uncommittedLimit: uncommittedLimit,
-            .drainTimeout: drainTimeout, .rankInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil,
+            .drainTimeout: drainTimeout,
             .rankLogLevel: logLevel,
-        ])
+        ]).merging(access.flags(ConfigurationKey.rankAccess)) { $1 }
     }
 }

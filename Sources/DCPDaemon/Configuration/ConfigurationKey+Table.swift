@@ -48,7 +48,7 @@ extension ConfigurationKey {
         .coordinator, "evict-idle", .seconds(0.1...86_400), default: "10",
         "With `lru`, how long a sequence must not have been used to be evicted, in seconds.",
         "At least the lease: uses are told with the leases, and below one a sequence in use could look idle.")
-    package static let coordinatorInsecureLoopbackOnly = insecureLoopbackOnly(.coordinator)
+    package static let coordinatorAccess = AccessKeys(.coordinator)
     package static let coordinatorLogLevel = logLevel(.coordinator)
 
     package static let rankListen = ConfigurationKey(
@@ -93,16 +93,10 @@ extension ConfigurationKey {
         "How long a stop waits for steps and commits in flight, in seconds.",
         "Steps that have not ended by then are aborted; their clients are told. Keep it below TimeoutStopSec= of the unit."
     )
-    package static let rankInsecureLoopbackOnly = insecureLoopbackOnly(.rank)
+    package static let rankAccess = AccessKeys(.rank)
     package static let rankLogLevel = logLevel(.rank)
 
     package static let logLevels = ["trace", "debug", "info", "notice", "warning", "error", "critical"]
-
-    private static func insecureLoopbackOnly(_ section: Section) -> ConfigurationKey {
-        ConfigurationKey(
-            section, "insecure-loopback-only", .boolean, default: "false",
-            "Allow plain TCP, on loopback addresses only.", "Any local user can then reach the daemon.")
-    }
 
     private static func logLevel(_ section: Section) -> ConfigurationKey {
         ConfigurationKey(
@@ -111,13 +105,14 @@ extension ConfigurationKey {
     }
 
     /// In the order of the reference.
-    package static let all: [ConfigurationKey] = [
-        ranks, headGroups, interleave, blockTokens, exchange, coordinatorListen, state, lease, unknownGrace,
-        evict, evictIdle,
-        coordinatorInsecureLoopbackOnly, coordinatorLogLevel, rankListen, advertise, coordinator, store, threads,
-        durability, mapSize, diskLimit, highWatermark, lowWatermark, uncommittedLimit, drainTimeout,
-        rankInsecureLoopbackOnly, rankLogLevel,
-    ]
+    package static let all: [ConfigurationKey] =
+        [
+            ranks, headGroups, interleave, blockTokens, exchange, coordinatorListen, state, lease, unknownGrace,
+            evict, evictIdle,
+        ] + coordinatorAccess.all + [
+            coordinatorLogLevel, rankListen, advertise, coordinator, store, threads, durability, mapSize, diskLimit,
+            highWatermark, lowWatermark, uncommittedLimit, drainTimeout,
+        ] + rankAccess.all + [rankLogLevel]
 
     /// Those a daemon reads.
     package static let ofCoordinator = all.filter { $0.section != .rank }

@@ -75,7 +75,9 @@ final class CoordinatorSession {
         guard !isStopped, link == nil, !isDialling else { return }
         isDialling = true
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
-        dialer.dial(server.configuration.coordinator, hello: hello, delegate: self) { error in
+        dialer.dial(
+            server.configuration.coordinator, expecting: .coordinator, hello: hello, delegate: self
+        ) { error in
             bound.value.isDialling = false
             bound.value.lost(error)
         }

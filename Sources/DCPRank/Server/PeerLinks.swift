@@ -101,7 +101,7 @@ final class PeerLinks {
         peer.isDialling = true
         peers[rank] = peer
         let attempt = DialAttempt(rank: rank, peers: self, delegate: delegate)
-        dialer.dial(endpoint, hello: hello, delegate: attempt) { _ in attempt.failed() }
+        dialer.dial(endpoint, expecting: .rank(rank), hello: hello, delegate: attempt) { _ in attempt.failed() }
     }
 
     private func redial(_ rank: RankIndex) {

@@ -1,4 +1,5 @@
 public import DCPCore
+public import DCPTransport
 public import DCPWire
 public import NIOCore
 
@@ -18,7 +19,7 @@ public enum RankEvent: Sendable {
     /// The client was told.
     case commitFailed([SequenceID], ServiceError)
     /// A peer was turned away or broke the protocol.
-    case refused(peer: String, ServiceError)
+    case refused(peer: String, RefusalCause, ServiceError)
     case operationFailed(DirectoryOperation, ServiceError)
     /// The store takes no new tokens, for a reason, or takes them again.
     case storeCondition(refusal: ServiceError?)

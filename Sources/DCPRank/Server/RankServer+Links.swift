@@ -50,9 +50,9 @@ extension RankServer: LinkDelegate {
         incoming[ObjectIdentifier(link)] = nil
         counters.receivedByteCount += link.receivedByteCount
         counters.sentByteCount += link.sentByteCount
-        if link.wasRefused {
-            counters.framesRefused += 1
-            observe(.refused(peer: link.remoteAddress, error))
+        if let cause = link.refusal {
+            if cause.concernsFrame { counters.framesRefused += 1 }
+            observe(.refused(peer: link.remoteAddress, cause, error))
         }
         if let rank = peers.closed(link) {
             observe(.peerLost(rank, error))

@@ -85,7 +85,8 @@ public final class RankServer {
             own: configuration.rank,
             group: cluster.members(ofHeadGroup: cluster.headGroup(of: configuration.rank)), hello: hello,
             dialer: dialer, eventLoop: eventLoop, redialDelay: configuration.redialDelay)
-        listener = Listener(configuration.listen, eventLoop: eventLoop, settings: configuration.link)
+        listener = Listener(
+            configuration.listen, as: .rank(configuration.rank), eventLoop: eventLoop, settings: configuration.link)
         coordinator = CoordinatorSession(server: self, hello: hello, dialer: dialer)
     }
 
