@@ -92,6 +92,10 @@ public final class CoordinatorServer {
         }
     }
 
+    /// Lets go of what keeps it alive without telling anybody, as the death of the process would: for simulations, in
+    /// which the process lives on.
+    package func abandon() { ticker?.cancel() }
+
     /// What it holds, for a line of status.
     public var summary: (epoch: Epoch, models: Int, sequences: Int, reason: String) {
         (machine.state.epoch, machine.state.models.count, machine.state.sequences.count, machine.reason)

@@ -144,6 +144,9 @@ final class CoordinatorSession {
         }
     }
 
+    /// See `RankServer.abandon`.
+    func abandon() { renewal?.cancel() }
+
     /// Renews the lease, and tells what changed since the last time. Also at once when the store's condition changes.
     func renew() {
         guard link != nil else { return }

@@ -115,6 +115,7 @@ public final class RankServer {
         for execution in steps.inOrder({ _ in true }) { steps.remove(execution.tag) }
         incoming = [:]
         quietWaiters = []
+        coordinator.abandon()
         coordinator = nil
     }
 

@@ -76,6 +76,7 @@ final class CoordinatorNode: @unchecked Sendable {
         self.process = nil
         process.die()
         dangling += simulation.network.died(process, withMachine: withMachine)
+        server?.abandon()
         server = nil
         store?.abandon()
         store = nil

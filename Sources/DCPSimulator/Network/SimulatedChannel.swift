@@ -97,6 +97,8 @@ final class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {
         pending = []
         blocked = []
         removeHandlers(pipeline: pipeline)
+        // Whoever waits for the end holds what the process held.
+        closePromise.succeed(())
     }
 
     // MARK: ChannelCore
