@@ -101,6 +101,9 @@ public final class CoordinatorServer {
         (machine.state.epoch, machine.state.models.count, machine.state.sequences.count, machine.reason)
     }
 
+    /// Of the connections that came here, on its loop.
+    public var refusedConnections: RefusedConnections { listener.refused }
+
     private var now: Duration { .nanoseconds((eventLoop.now - started).nanoseconds) }
 
     private func perform(_ new: [CoordinatorMachine.Action]) {

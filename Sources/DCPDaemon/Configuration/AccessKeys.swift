@@ -46,12 +46,12 @@ package struct AccessKeys: Sendable {
             "Allow plain TCP, on loopback addresses only.",
             "Any local user can then reach the daemon. Without effect beside the tls-keys.")
         users = key(
-            "allowed-uids", .ids, default: "",
+            "allowed-uids", .ids,
             "Unix sockets: users that may connect beside root and the daemon's own, by number.",
             "For example 1000,1001. When there are any the socket's mode is 0666, and the kernel's word on the peer decides."
         )
         groups = key(
-            "allowed-gids", .ids, default: "", "Unix sockets: groups whose members may connect, by number.",
+            "allowed-gids", .ids, "Unix sockets: groups whose members may connect, by number.",
             "Supplementary groups count, as they were when the peer's process began.")
         handshakeTimeout = key(
             "handshake-timeout", .seconds(0.1...600), default: "5",

@@ -38,7 +38,8 @@ extension Configuration {
         link.admission.unauthenticatedPerPeerMax = integer(keys.connectionsPerPeer)
         link.admission.unauthenticatedMax = integer(keys.unauthenticatedConnections)
         link.unixAccess = UnixAccess(
-            users: ValueKind.ids(text(keys.users)), groups: ValueKind.ids(text(keys.groups)))
+            users: ValueKind.ids(self[keys.users]?.text ?? ""),
+            groups: ValueKind.ids(self[keys.groups]?.text ?? ""))
         if let files = try tlsFiles(keys), let role {
             link.tls = try checked(keys.files) { () throws(ServiceError) in try TLSCredentials(files, for: role) }
         }

@@ -78,6 +78,10 @@ final class RankEventLog {
                 .peerLost, error.code == .shuttingDown ? .notice : .warning, "Peer lost, its steps are aborted",
                 cause: "\(rank) \(error.code)",
                 ["peer": "\(rank.value)", "reason": "\(error.message)"])
+        case .peerNotReached(let rank, let error):
+            logger.warning(
+                "Peer not reached, dialling again",
+                metadata: ["peer": "\(rank.value)", "error": "\(error.code)", "reason": "\(error.message)"])
         case .stepAborted(let tag, let sequences, let error, let age):
             var metadata: Logger.Metadata = ["step": "\(tag)"]
             if let age { metadata["duration-us"] = "\(age.nanoseconds / 1000)" }

@@ -52,7 +52,8 @@ struct RankService: DaemonService {
                 await client.close()
                 return topology.shape
             } catch {
-                guard error.isRetryable else { throw error }
+                // Certificates and the other side's settings are read again while daemons run.
+                guard error.isRetryable || error.code == .accessDenied else { throw error }
                 if !hasReported {
                     logger.warning("Coordinator not reached, retrying", metadata: ["reason": "\(error.message)"])
                     hasReported = true

@@ -90,7 +90,8 @@ final class CoordinatorSession {
         server.take(refusals: [])
         guard !isStopped else { return }
         // Bytes that were damaged on the way, in either direction, are no reason to end: the next connection has others.
-        if !error.isRetryable, error.code != .protocolViolation {
+        // Nor is being denied: certificates and settings are read again while daemons run.
+        if !error.isRetryable, error.code != .protocolViolation, error.code != .accessDenied {
             server.observe(.fatal(error))
             return
         }

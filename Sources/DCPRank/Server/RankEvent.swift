@@ -14,6 +14,8 @@ public enum RankEvent: Sendable {
     case notReady(reason: String)
     case peerConnected(RankIndex)
     case peerLost(RankIndex, ServiceError)
+    /// It answers, and not as it should; it is dialled again.
+    case peerNotReached(RankIndex, ServiceError)
     /// - Parameter after: since its request came; nil when it never began.
     case stepAborted(Tag, [SequenceID], ServiceError, after: TimeAmount?)
     /// The client was told.

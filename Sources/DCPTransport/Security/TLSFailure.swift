@@ -32,47 +32,44 @@ enum TLSFailure {
                 ))
         }
         return Refusal(
-            .failedHandshake, ServiceError(.accessDenied, "TLS failed: \(explanation(names, of: "The peer"))."))
+            .failedHandshake,
+            ServiceError(.accessDenied, "TLS failed: the peer \(reason(names)?.text ?? "broke it off (\(names))")."))
     }
 
-    /// For the side that dials: what to tell whoever wanted the connection. Retryable, because a certificate that was
-    /// renewed and a daemon that was restarted change it.
+    /// For the side that dials: what to tell whoever wanted the connection.
     static func dialError(_ error: any Error, identity: TLSIdentity?, endpoint: String) -> ServiceError {
         let names = "\(error)"
-        let text: String
         if names.contains("CERTIFICATE_VERIFY_FAILED") {
-            if let identity, !identity.isValid(at: TLSIdentity.now) {
-                text =
-                    "The certificate of \(endpoint) is valid no more, or not yet; renew it with dcpctl certs, or set the clocks."
-            } else {
-                text =
-                    "The certificate of \(endpoint) is not from an authority in tls-ca; correct tls-ca, or the certificate there."
-            }
-        } else if names.contains("EOF during handshake") {
-            text = "\(endpoint) ended the connection during the TLS handshake; its journal says why."
-        } else {
-            text = "TLS with \(endpoint) failed: \(explanation(names, of: "It"))."
+            let remedy =
+                identity.map { $0.isValid(at: TLSIdentity.now) } == false
+                ? "valid no more, or not yet; renew it with dcpctl certs, or set the clocks."
+                : "not from an authority in tls-ca; correct tls-ca, or the certificate there."
+            return ServiceError(.accessDenied, "The certificate of \(endpoint) is \(remedy)")
         }
-        return ServiceError(.rankUnavailable, text)
+        guard let reason = reason(names) else {
+            return ServiceError(
+                .rankUnavailable,
+                "\(endpoint) ended the connection during the TLS handshake (\(error)); its journal may say why.")
+        }
+        return ServiceError(reason.code, "TLS with \(endpoint) failed: it \(reason.text).")
     }
 
     /// Reasons that an operator can do something about, by the names of BoringSSL's errors and of TLS alerts.
-    private static let reasons: [(name: String, text: String)] = [
-        ("CERTIFICATE_REQUIRED", "wants a certificate, and none was shown"),
-        ("CERTIFICATE_EXPIRED", "does not accept the certificate that it is shown: it is valid no more"),
+    private static let reasons: [(name: String, code: ServiceError.Code, text: String)] = [
+        ("CERTIFICATE_REQUIRED", .accessDenied, "wants a certificate, and none was shown"),
+        ("CERTIFICATE_EXPIRED", .accessDenied, "does not accept the certificate that it is shown: it is valid no more"),
         (
-            "UNKNOWN_CA",
+            "UNKNOWN_CA", .accessDenied,
             "does not accept the certificate that it is shown: it is not from an authority that is believed there"
         ),
-        ("ALERT_BAD_CERTIFICATE", "does not accept the certificate that it is shown"),
-        ("ALERT_CERTIFICATE_UNKNOWN", "does not accept the certificate that it is shown"),
-        ("WRONG_VERSION_NUMBER", "does not speak TLS"),
-        ("UNSUPPORTED_PROTOCOL", "does not speak TLS 1.3"),
-        ("ALERT_PROTOCOL_VERSION", "does not speak TLS 1.3"),
+        ("ALERT_BAD_CERTIFICATE", .accessDenied, "does not accept the certificate that it is shown"),
+        ("ALERT_CERTIFICATE_UNKNOWN", .accessDenied, "does not accept the certificate that it is shown"),
+        ("WRONG_VERSION_NUMBER", .protocolViolation, "does not speak TLS"),
+        ("UNSUPPORTED_PROTOCOL", .protocolViolation, "does not speak TLS 1.3"),
+        ("ALERT_PROTOCOL_VERSION", .protocolViolation, "does not speak TLS 1.3"),
     ]
 
-    private static func explanation(_ names: String, of peer: String) -> String {
-        if let reason = reasons.first(where: { names.contains($0.name) }) { return "\(peer) \(reason.text)" }
-        return names
+    private static func reason(_ names: String) -> (name: String, code: ServiceError.Code, text: String)? {
+        reasons.first { names.contains($0.name) }
     }
 }

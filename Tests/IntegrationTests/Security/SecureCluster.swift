@@ -119,7 +119,15 @@ extension TestCluster {
         }
     }
 
-    func refusals(_ role: DaemonRole, cause: String) throws -> Int {
-        try log(of: role).split(separator: "\n").count { $0.contains("Refused a connection (cause: \(cause),") }
+    /// Reads a daemon's log until it has told of refusals of one cause that many times.
+    func waitForRefusals(of role: DaemonRole, cause: String, _ count: Int) async throws {
+        func written() throws -> Int {
+            try log(of: role).split(separator: "\n").count { $0.contains("Refused a connection (cause: \(cause),") }
+        }
+        while try written() < count {
+            try Task.checkCancellation()
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        #expect(try written() == count)
     }
 }

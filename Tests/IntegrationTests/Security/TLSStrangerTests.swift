@@ -69,7 +69,7 @@ extension Integration {
                             #expect(error.code == .accessDenied && error.message.contains("dcpctl certs"), "\(error)")
                             try await stillServes()
                         }
-                        #expect(try cluster.refusals(role, cause: "wrong-role") == wrong.count)
+                        try await cluster.waitForRefusals(of: role, cause: "wrong-role", wrong.count)
                         let plain = [client, Array("GET / HTTP/1.1\r\n\r\n".utf8), [0, 1, 2, 3]]
                         for bytes in plain {
                             let frame = try await onOwnThread {
@@ -84,12 +84,12 @@ extension Integration {
                             }
                             try await stillServes()
                         }
-                        #expect(try cluster.refusals(role, cause: "plain-text") == plain.count)
+                        try await cluster.waitForRefusals(of: role, cause: "plain-text", plain.count)
                     }
                     answer.append(try await own.step(trace, position..<60, on: sequence))
                     trace.check([answer], "among strangers")
                 }
-                try await secure.tool(from: other).fails(75, saying: ["TLS"], ["status"])
+                try await secure.tool(from: other).fails(77, saying: ["TLS"], ["status"])
                 try await cluster.tool.fails(77, saying: ["TLS", "tls-ca"], ["status"])
                 let status = try await secure.tool().run("status")
                 #expect(status.status == 0, "\(status.messages)")
@@ -153,7 +153,7 @@ extension Integration {
                 let other = CertificateDirectory(path: secure.cluster.directory.path("other"))
                 _ = try other.create(ranks: 1, clients: ["bob"])
                 let bob = secure.tool(as: .client("bob"), from: other)
-                #expect(try await bob.run("status").status == 75)
+                #expect(try await bob.run("status").status == 77)
                 let path = secure.certificates.path + "/ca.pem"
                 let own = try String(contentsOfFile: path, encoding: .utf8)
                 let both = own + (try String(contentsOfFile: other.path + "/ca.pem", encoding: .utf8))

@@ -53,7 +53,7 @@ extension Integration {
                     let outcome = try await status(cluster, as: identity[0], identity[1], identity[2])
                     #expect(outcome.status == 77 && outcome.messages.contains("allowed-uids"), "\(outcome)")
                 }
-                #expect(try cluster.refusals(.coordinator, cause: "wrong-uid") == 2)
+                try await cluster.waitForRefusals(of: .coordinator, cause: "wrong-uid", 2)
                 for identity in [
                     ["--reuid=4002", "--regid=4003", "--clear-groups"],
                     ["--reuid=4003", "--regid=4100", "--clear-groups"],
