@@ -148,7 +148,7 @@ stage:
 	install -m 644 systemd/dcp.catalog $(LIB)/systemd/catalog
 	install -m 644 systemd/dcp.sysusers.conf $(LIB)/sysusers.d/dcp.conf
 	install -m 644 systemd/dcp.tmpfiles.conf $(LIB)/tmpfiles.d/dcp.conf
-	install -m 644 systemd/unix-only.conf $(SHARE)/doc/dcp/examples
+	install -m 644 systemd/unix-only.conf systemd/tls-*.conf systemd/local-users.conf $(SHARE)/doc/dcp/examples
 	install -m 644 observability/dcp-rules.yaml observability/dcp-rules-test.yaml $(SHARE)/dcp/prometheus
 	install -m 644 observability/dcp-dashboard.json $(SHARE)/dcp/grafana
 	install -m 644 $(REFERENCE)/man/*.1 $(SHARE)/man/man1

@@ -16,6 +16,8 @@ let cSettings: [CSetting] = [.treatAllWarnings(as: .error), .enableWarning("all"
 
 let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioTLS: Target.Dependency = .product(name: "NIOTLS", package: "swift-nio")
+let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
 let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
@@ -60,6 +62,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-crypto", "3.12.3"..<"5.0.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
         .package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0"),
@@ -83,7 +86,7 @@ let package = Package(
         // How ranks, coordinator and clients talk.
         library("DCPCertificates", ["DCPCore", x509, swiftASN1, crypto]),
         library("DCPWire", ["DCPCore", nioCore]),
-        library("DCPTransport", ["DCPCore", "DCPWire", nioCore, nioPosix]),
+        library("DCPTransport", ["DCPCore", "DCPWire", nioCore, nioPosix, nioTLS, nioSSL]),
         library("DCPCollectives", ["DCPCore"]),
         library("DCPObservability", ["DCPCore"]),
 
@@ -149,7 +152,7 @@ let package = Package(
         tests("DCPCache", ["DCPAttention", "DCPStore", "cache-crasher"]),
         tests("DCPCertificates", [x509, swiftASN1]),
         tests("DCPWire", [nioCore]),
-        tests("DCPTransport", ["DCPWire", nioCore, nioPosix]),
+        tests("DCPTransport", ["DCPCertificates", "DCPWire", nioCore, nioPosix, nioSSL]),
         tests("DCPCollectives"),
         tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", "DCPTransport", nioCore, nioPosix]),
         tests("DCPCoordinator", ["DCPWire"]),
@@ -163,8 +166,8 @@ let package = Package(
         .testTarget(
             name: "IntegrationTests",
             dependencies: [
-                "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit", "dcp-rank",
-                "dcp-coordinator", "dcpctl", "dcp-bench", "dcp-soak", nioCore,
+                "DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit",
+                "dcp-rank", "dcp-coordinator", "dcpctl", "dcp-bench", "dcp-soak", nioCore, nioPosix, nioSSL,
             ],
             swiftSettings: swiftSettings),
     ]

@@ -15,12 +15,15 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
     case damage = 74
     /// EX_TEMPFAIL: the same command may succeed later.
     case retryLater = 75
+    /// EX_NOPERM: a daemon does not take this user's, or this certificate's, connections.
+    case accessDenied = 77
 
     public init(_ error: ServiceError) {
         switch error.code {
         case .invalidConfiguration: self = .usage
         // What the peer or its store is does not change by asking again, and is nothing that the user's data caused.
         case .unreachable, .incompatible, .protocolViolation, .storeRefused: self = .unavailable
+        case .accessDenied: self = .accessDenied
         case .internal: self = .bug
         case let code where code.isRetryable: self = .retryLater
         // A newer service's code: below 100 the request is at fault, above the retryable ones the program.

@@ -41,6 +41,8 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let conflict = Code(rawValue: 12)
         /// The sequence was closed to make room on a full store; it has to be prefilled anew.
         public static let evicted = Code(rawValue: 13)
+        /// Who asks may not: another user, another certificate, another role.
+        public static let accessDenied = Code(rawValue: 14)
 
         /// The cluster is not complete; it answers again when it is.
         public static let notReady = Code(rawValue: 101)
@@ -71,7 +73,7 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
             .unknownSequence: "unknown sequence", .positionMismatch: "position mismatch",
             .incompatible: "incompatible", .protocolViolation: "protocol violation",
             .storeRefused: "store refused", .storeDamaged: "store damaged", .conflict: "conflict",
-            .evicted: "evicted",
+            .evicted: "evicted", .accessDenied: "access denied",
             .notReady: "not ready", .staleEpoch: "stale epoch", .overloaded: "overloaded",
             .rankUnavailable: "rank unavailable", .deadlineExceeded: "deadline exceeded", .storeFull: "store full",
             .shuttingDown: "shutting down", .stepAborted: "step aborted", .unreachable: "unreachable",

@@ -15,20 +15,28 @@ public final class Dialer {
     }
 
     /// Connects and says hello. The delegate hears `opened` or `closed`; when the connection itself cannot be made,
-    /// only `failed` is called, with `.unreachable`.
+    /// only `failed` is called, with `.unreachable`, or with `.invalidConfiguration` for plain TCP beyond this machine.
+    /// - Parameter role: what the certificate that answers has to be for, over TLS.
     package func dial(
-        _ endpoint: Endpoint, hello: Hello, delegate: any LinkDelegate, failed: @escaping (ServiceError) -> Void
+        _ endpoint: Endpoint, expecting role: CertificateRole, hello: Hello, delegate: any LinkDelegate,
+        failed: @escaping (ServiceError) -> Void
     ) {
         eventLoop.preconditionInEventLoop()
         let settings = settings
+        let credentials = endpoint.isTCP ? settings.tls : nil
+        if credentials == nil, !settings.network.isPrivate {
+            do throws(ServiceError) { try endpoint.checkPlainDialAllowed() } catch { return failed(error) }
+        }
         let bound = NIOLoopBound((delegate: delegate, failed: failed), eventLoop: eventLoop)
         let connected = settings.network.connect(
             to: endpoint, on: eventLoop, timeout: settings.handshakeTimeout
         ) { channel in
             channel.eventLoop.makeCompletedFuture {
+                let tls = try credentials?.makeDialer()
                 let link = Link(
-                    channel: channel, side: .dialled(hello: hello), settings: settings,
-                    delegate: bound.value.delegate)
+                    channel: channel, side: .dialled(endpoint, expecting: role, hello: hello), settings: settings,
+                    delegate: bound.value.delegate, tls: tls)
+                if let tls { try channel.pipeline.syncOperations.addHandler(tls) }
                 try channel.pipeline.syncOperations.addHandler(LinkHandler(link: link))
             }
         }

@@ -1,6 +1,7 @@
 public import DCPCore
 public import DCPWire
 internal import NIOCore
+internal import NIOSSL
 
 /// What a link tells its owner. All calls come on the link's event loop.
 package protocol LinkDelegate: AnyObject {
@@ -9,14 +10,17 @@ package protocol LinkDelegate: AnyObject {
     /// Both sides know each other; frames may be sent.
     func link(_ link: Link, opened peer: Hello)
     func link(_ link: Link, received frame: Frame)
-    /// The connection is gone; the last call. After `opened` or instead of it.
+    /// The connection is gone; the last call. After `opened` or instead of it, also for a connection that was turned away
+    /// before it sent anything: `refusal` tells them apart.
     func link(_ link: Link, closed error: ServiceError)
 }
 
 /// One connection that carries frames. Confined to its event loop.
 ///
-/// Lifecycle: `greeting → open → closed`. A dialling link sends its hello at once; an accepting one waits for it. Both
-/// give up after `handshakeTimeout`. Until then nothing but a hello is read, with the limits of `.beforeHello`.
+/// Lifecycle: `greeting → open → closed`. A dialling link sends its hello at once, over TLS when the other side's
+/// certificate has the role that was dialled; an accepting one waits for it, and over TLS takes it when the certificate
+/// has the role that the hello claims. Both give up after `handshakeTimeout`. Until then nothing but a hello is read,
+/// with the limits of `.beforeHello`.
 public final class Link {
     private enum State {
         case greeting(deadline: Scheduled<Void>)
@@ -26,14 +30,20 @@ public final class Link {
 
     /// How the connection came to be: decides who speaks first.
     enum Side {
-        case dialled(hello: Hello)
-        case accepted
+        case dialled(Endpoint, expecting: CertificateRole, hello: Hello)
+        case accepted(by: CertificateRole)
     }
 
     private let channel: any Channel
     private let side: Side
     private let settings: LinkSettings
     private weak var delegate: (any LinkDelegate)?
+    /// nil over a connection without TLS.
+    private let tls: NIOSSLHandler?
+    /// Told once, when the hello has been accepted.
+    private var authenticated: (() -> Void)?
+    private(set) var wasAuthenticated = false
+    private var turnedAway: Refusal?
     private var state: State
     private var decoder = FrameDecoder(limits: .beforeHello)
     private var inbound = ByteBuffer()
@@ -46,15 +56,25 @@ public final class Link {
     /// Total bytes over the life of the link.
     public private(set) var receivedByteCount: UInt64 = 0
     public private(set) var sentByteCount: UInt64 = 0
-    /// Whether the peer broke the protocol or was refused.
-    public private(set) var wasRefused = false
+    /// Why this side refused the peer, if it did: it was not let in, or broke the protocol.
+    public private(set) var refusal: RefusalCause?
 
-    init(channel: any Channel, side: Side, settings: LinkSettings, delegate: any LinkDelegate) {
+    /// - Parameters:
+    ///   - tls: in the channel's pipeline before this link.
+    ///   - turnedAway: why the connection is closed as soon as it is there.
+    ///   - authenticated: called when the hello has been accepted.
+    init(
+        channel: any Channel, side: Side, settings: LinkSettings, delegate: any LinkDelegate,
+        tls: NIOSSLHandler? = nil, turnedAway: Refusal? = nil, authenticated: (() -> Void)? = nil
+    ) {
         channel.eventLoop.preconditionInEventLoop()
         self.channel = channel
         self.side = side
         self.settings = settings
         self.delegate = delegate
+        self.tls = tls
+        self.turnedAway = turnedAway
+        self.authenticated = authenticated
         self.state = .closed
         lastWriteProgress = channel.eventLoop.now
         let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
@@ -67,6 +87,11 @@ public final class Link {
     public var remoteAddress: String {
         if let address = channel.remoteAddress, address.port != nil { return "\(address)" }
         return channel.localAddress.map { "a peer on \($0)" } ?? "a peer"
+    }
+
+    var isGreeting: Bool {
+        if case .greeting = state { return true }
+        return false
     }
 
     /// The peer's hello, once it is known.
@@ -176,7 +201,13 @@ public final class Link {
 
     private func handshakeExpired() {
         guard case .greeting = state else { return }
-        close(ServiceError(.deadlineExceeded, "The peer sent no hello within the handshake deadline."))
+        let milliseconds = settings.handshakeTimeout.nanoseconds / 1_000_000
+        let error = ServiceError(
+            .deadlineExceeded,
+            "The peer sent no hello within \(milliseconds) ms; the connection was closed. handshake-timeout allows more."
+        )
+        if case .accepted = side, refusal == nil { refusal = .timeout }
+        close(error)
     }
 }
 
@@ -190,7 +221,63 @@ private struct WeakLink {
 
 extension Link {
     func becameActive() {
-        if case .dialled(let hello) = side { write(Self.greeting(.hello(hello))) }
+        if let turnedAway { return refuse(turnedAway) }
+        if case .dialled(_, _, let hello) = side, tls == nil { write(Self.greeting(.hello(hello))) }
+    }
+
+    /// The TLS handshake is done, and BoringSSL holds the peer's certificate for the cluster's.
+    func becameSecure() {
+        guard case .greeting = state, case .dialled(_, let role, let hello) = side else { return }
+        do throws(ServiceError) {
+            try identity().check(is: role)
+            write(Self.greeting(.hello(hello)))
+        } catch {
+            close(error)
+        }
+    }
+
+    /// Of the certificate that the peer has shown. Its dates are looked at here once more: a session that is resumed is
+    /// not verified again.
+    private func identity() throws(ServiceError) -> TLSIdentity {
+        guard let certificate = tls?.peerCertificate else {
+            throw ServiceError(.accessDenied, "The peer showed no certificate; make it one with dcpctl certs.")
+        }
+        let identity = TLSIdentity(certificate)
+        guard identity.isValid(at: TLSIdentity.now) else {
+            throw ServiceError(
+                .accessDenied,
+                "The peer's certificate (\(identity.roleList)) is valid no more; renew it with dcpctl certs.")
+        }
+        return identity
+    }
+
+    /// The channel reports an error, and is closed next.
+    func failed(_ error: any Error) {
+        guard closeReason == nil else { return }
+        if case .greeting = state, let tls {
+            let identity = tls.peerCertificate.map { TLSIdentity($0) }
+            switch side {
+            case .accepted:
+                if let found = TLSFailure.refusal(error, identity: identity) {
+                    refusal = found.cause
+                    closeReason = found.error
+                }
+            case .dialled(let endpoint, _, _):
+                closeReason = TLSFailure.dialError(error, identity: identity, endpoint: "\(endpoint)")
+            }
+        } else if case .uncleanShutdown? = error as? NIOSSLError {
+            // The peer's end, without a farewell: what a killed process leaves.
+        } else {
+            closeReason = ServiceError(.rankUnavailable, "The connection failed: \(error).")
+        }
+    }
+
+    /// Turns a peer away that has not said hello yet. It is told why unless TLS stands between.
+    func refuse(_ new: Refusal) {
+        guard closeReason == nil else { return }
+        refusal = new.cause
+        if tls == nil, new.isTold { write(Self.greeting(.failure(new.error))) }
+        close(new.error)
     }
 
     func received(_ bytes: inout ByteBuffer) {
@@ -218,19 +305,17 @@ extension Link {
         inbound = inbound.readableBytes == 0 ? ByteBuffer() : inbound.uniqueCopyIfMostlyRead()
     }
 
-    func becameInactive(_ error: (any Error)?) {
+    func becameInactive() {
         if case .greeting(let deadline) = state { deadline.cancel() }
         if case .closed = state { return }
         state = .closed
         stallCheck?.cancel()
-        let reason =
-            closeReason
-            ?? error.map { ServiceError(.rankUnavailable, "The connection failed: \($0).") }
-            ?? ServiceError(.rankUnavailable, "The peer closed the connection.")
-        delegate?.link(self, closed: reason)
+        authenticated = nil
+        delegate?.link(
+            self, closed: closeReason ?? ServiceError(.rankUnavailable, "The peer closed the connection."))
     }
 
-    private static func greeting(_ message: Message) -> Frame {
+    static func greeting(_ message: Message) -> Frame {
         Frame(epoch: .none, tag: Tag(client: ClientID(0), number: 0), message: message)
     }
 
@@ -245,6 +330,9 @@ extension Link {
             guard case .greeting = state else { return }
             state = .open(peer)
             decoder.limits = settings.frameLimits
+            wasAuthenticated = true
+            authenticated?()
+            authenticated = nil
             delegate?.link(self, opened: peer)
         case .closed:
             break
@@ -258,7 +346,8 @@ extension Link {
         case (.dialled, .failure(let refusal)):
             closeReason = refusal
             throw refusal
-        case (.accepted, .hello(let hello)):
+        case (.accepted(let role), .hello(let hello)):
+            if tls != nil { try identity().check(hello, acceptedBy: role) }
             guard let delegate else { throw ServiceError(.shuttingDown, "The daemon is stopping; try again later.") }
             let welcome = try delegate.link(self, accepts: hello)
             write(Self.greeting(.welcome(welcome)))
@@ -271,13 +360,22 @@ extension Link {
 
     /// Ends the connection over something the peer sent, telling it why in its own protocol where that is possible.
     private func refuse(_ error: ServiceError) {
-        wasRefused = true
+        refusal = cause(of: error)
         if case .accepted = side {
             write(Self.greeting(.failure(error)))
         } else if case .open = state {
             write(Self.greeting(.failure(error)))
         }
         close(error)
+    }
+
+    private func cause(of error: ServiceError) -> RefusalCause {
+        guard case .greeting = state else { return .protocolViolation }
+        switch error.code {
+        case .accessDenied: return .wrongRole
+        case .incompatible: return .incompatible
+        default: return decoder.wasOverLimit ? .oversizedHello : .notDCP
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 internal import NIOCore
+internal import NIOTLS
 
 /// Ties a link to its channel: the last handler of the pipeline.
 final class LinkHandler: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
 
     private let link: Link
-    private var failure: (any Error)?
 
     init(link: Link) { self.link = link }
 
@@ -15,15 +15,20 @@ final class LinkHandler: ChannelInboundHandler {
 
     func channelActive(context: ChannelHandlerContext) { link.becameActive() }
 
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case .handshakeCompleted? = event as? TLSUserEvent { link.becameSecure() }
+        context.fireUserInboundEventTriggered(event)
+    }
+
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         var bytes = unwrapInboundIn(data)
         link.received(&bytes)
     }
 
-    func channelInactive(context: ChannelHandlerContext) { link.becameInactive(failure) }
+    func channelInactive(context: ChannelHandlerContext) { link.becameInactive() }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        failure = error
+        link.failed(error)
         context.close(promise: nil)
     }
 }

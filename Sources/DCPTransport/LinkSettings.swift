@@ -12,21 +12,28 @@ public struct LinkSettings: Sendable {
     public var handshakeTimeout: TimeAmount
     /// How long written bytes may stay unread by the peer before the link is closed.
     public var stallTimeout: TimeAmount
-    /// Connections a listener serves at once; one more is closed at once.
-    public var connectionsMax: Int
+    /// What a listener grants to whom it does not know yet.
+    public var admission: AdmissionLimits
+    /// Who may connect to a Unix socket; nil asks nobody who they are, which is for tests.
+    public var unixAccess: UnixAccess?
+    /// All TCP is TLS with these, both ways; nil makes all TCP plain, which `SocketNetwork` dials on loopback only.
+    public var tls: TLSCredentials?
     /// What carries it.
     public var network: any Network
 
     public init(
         frameLimits: FrameLimits = FrameLimits(), outboundByteCountMax: Int = 512 << 20,
-        handshakeTimeout: TimeAmount = .seconds(5), stallTimeout: TimeAmount = .seconds(30), connectionsMax: Int = 1024,
+        handshakeTimeout: TimeAmount = .seconds(5), stallTimeout: TimeAmount = .seconds(30),
+        admission: AdmissionLimits = AdmissionLimits(), unixAccess: UnixAccess? = nil, tls: TLSCredentials? = nil,
         network: any Network = SocketNetwork()
     ) {
         self.frameLimits = frameLimits
         self.outboundByteCountMax = outboundByteCountMax
         self.handshakeTimeout = handshakeTimeout
         self.stallTimeout = stallTimeout
-        self.connectionsMax = connectionsMax
+        self.admission = admission
+        self.unixAccess = unixAccess
+        self.tls = tls
         self.network = network
     }
 }

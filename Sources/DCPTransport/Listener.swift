@@ -1,25 +1,35 @@
-internal import DCPCore
+public import DCPCore
 internal import Glibc
 public import NIOCore
+internal import NIOSSL
 
 /// Accepts links at one endpoint. Confined to one event loop, which all its links share.
 public final class Listener {
     private let eventLoop: any EventLoop
     private let settings: LinkSettings
+    private let role: CertificateRole
     private let inheritedSocket: CInt?
     private var channel: (any Channel)?
-    private var connections = 0
+    private var admission: Admission
+
+    /// Of the connections that came here.
+    public private(set) var refused = RefusedConnections()
 
     /// Where it listens, with the port the system chose when 0 was asked for.
     public private(set) var endpoint: Endpoint
 
-    /// - Parameter inheritedSocket: a socket of that endpoint which listens already, passed by a service manager. It is
-    ///   the manager's: its file stays when this listener stops, and clients wait in its queue until the next one starts.
+    /// - Parameters:
+    ///   - role: whose listener it is: what peers may claim to be depends on it.
+    ///   - inheritedSocket: a socket of that endpoint which listens already, passed by a service manager. It is
+    ///     the manager's: its file stays when this listener stops, and clients wait in its queue until the next one
+    ///     starts.
     public init(
-        _ endpoint: Endpoint, inheritedSocket: CInt? = nil, eventLoop: any EventLoop,
+        _ endpoint: Endpoint, as role: CertificateRole, inheritedSocket: CInt? = nil, eventLoop: any EventLoop,
         settings: LinkSettings = LinkSettings()
     ) {
         self.endpoint = endpoint
+        self.role = role
+        admission = Admission(limits: settings.admission)
         self.inheritedSocket = inheritedSocket
         self.eventLoop = eventLoop
         self.settings = settings
@@ -31,22 +41,11 @@ public final class Listener {
     /// The future fails with a `ServiceError` that names the endpoint.
     package func start(delegate: any LinkDelegate) -> EventLoopFuture<Void> {
         eventLoop.preconditionInEventLoop()
-        let settings = settings
         let bound = NIOLoopBound((listener: self, delegate: delegate), eventLoop: eventLoop)
         let endpoint = endpoint
         let network = inheritedSocket.map { SocketNetwork(inheritedSocket: $0) } ?? settings.network
         let bind = network.listen(at: endpoint, on: eventLoop) { channel in
-            channel.eventLoop.makeCompletedFuture {
-                let (listener, delegate) = bound.value
-                guard listener.connections < settings.connectionsMax else {
-                    throw ServiceError(
-                        .overloaded, "\(settings.connectionsMax) connections are open, the limit; try again later.")
-                }
-                listener.connections += 1
-                channel.closeFuture.whenComplete { _ in bound.value.listener.connections -= 1 }
-                let link = Link(channel: channel, side: .accepted, settings: settings, delegate: delegate)
-                try channel.pipeline.syncOperations.addHandler(LinkHandler(link: link))
-            }
+            bound.value.listener.admit(channel, delegate: bound.value.delegate)
         }
         return bind.flatMapErrorThrowing { error in
             throw ServiceError(
@@ -56,13 +55,56 @@ public final class Listener {
         }
     }
 
+    /// Decides about a connection before its first byte is read.
+    private func admit(_ channel: any Channel, delegate: any LinkDelegate) -> EventLoopFuture<Void> {
+        let bound = NIOLoopBound((listener: self, delegate: delegate), eventLoop: eventLoop)
+        guard case .unix = endpoint, let access = settings.unixAccess else {
+            let peer = channel.remoteAddress?.ipAddress.map { Admission.Peer.address($0) } ?? .unknown
+            return eventLoop.makeCompletedFuture { try attach(channel, of: peer, refusal: nil, delegate) }
+        }
+        return PeerCredentials.read(from: channel).flatMapThrowing { credentials in
+            let (listener, delegate) = bound.value
+            try listener.attach(
+                channel, of: .user(credentials.user), refusal: access.refusal(of: credentials), delegate)
+        }
+    }
+
+    private func attach(
+        _ channel: any Channel, of peer: Admission.Peer, refusal: Refusal?, _ delegate: any LinkDelegate
+    ) throws {
+        var refusal = refusal ?? admission.enter(peer)
+        let credentials = endpoint.isTCP ? settings.tls : nil
+        refusal?.isTold = credentials == nil
+        let tls = refusal == nil ? credentials?.makeAcceptor() : nil
+        let bound = NIOLoopBound(self, eventLoop: eventLoop)
+        let link = Link(
+            channel: channel, side: .accepted(by: role), settings: settings, delegate: delegate, tls: tls,
+            turnedAway: refusal
+        ) { bound.value.admission.authenticated(peer) }
+        let boundLink = NIOLoopBound(link, eventLoop: eventLoop)
+        let hasEntered = refusal == nil
+        channel.closeFuture.whenComplete { _ in
+            let (listener, link) = (bound.value, boundLink.value)
+            if let cause = link.refusal { listener.refused.count(cause) }
+            if hasEntered { listener.admission.leave(peer, wasAuthenticated: link.wasAuthenticated) }
+        }
+        let handlers = channel.pipeline.syncOperations
+        if refusal == nil {
+            try handlers.addHandler(
+                GreetingGuard(
+                    link: link, expectsTLS: tls != nil, byteCountMax: settings.admission.handshakeByteCountMax))
+        }
+        if let tls { try handlers.addHandler(tls) }
+        try handlers.addHandler(LinkHandler(link: link))
+    }
+
     private func bound(to channel: any Channel) {
         self.channel = channel
         guard inheritedSocket == nil else { return }
         switch endpoint {
         case .unix(let path):
-            // The directory's mode guards the instant before; see systemd/dcp-rank@.service.
-            chmod(path, 0o600)
+            // Whom the mode lets in is still asked for. Before this instant the peer's credentials guard it alone.
+            chmod(path, settings.unixAccess?.namesOthers == true ? 0o666 : 0o600)
         case .tcp(let host, let port):
             if port == 0, let chosen = channel.localAddress?.port { endpoint = .tcp(host: host, port: chosen) }
         }

@@ -6,6 +6,9 @@ internal import NIOPosix
 ///
 /// Called on `eventLoop`, which every channel it makes belongs to.
 public protocol Network: AnyObject, Sendable {
+    /// Whether nobody else is on it: plain TCP may then go to any address.
+    var isPrivate: Bool { get }
+
     /// Accepts connections at an endpoint until the channel is closed.
     /// - Parameter initialize: sets up each channel before its first byte; a failure closes it.
     func listen(
@@ -23,6 +26,8 @@ public protocol Network: AnyObject, Sendable {
 /// Unix and TCP sockets.
 public final class SocketNetwork: Network {
     private let inheritedSocket: CInt?
+
+    public var isPrivate: Bool { false }
 
     /// - Parameter inheritedSocket: a socket that listens already, which `listen` takes instead of making one.
     public init(inheritedSocket: CInt? = nil) { self.inheritedSocket = inheritedSocket }

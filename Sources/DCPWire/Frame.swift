@@ -39,6 +39,8 @@ extension Frame {
 public struct FrameDecoder: Sendable {
     public var limits: FrameLimits
     private var header: FrameHeader?
+    /// Whether the stream has ended over a frame that announced more than the limits allow.
+    public private(set) var wasOverLimit = false
 
     public init(limits: FrameLimits) { self.limits = limits }
 
@@ -50,7 +52,14 @@ public struct FrameDecoder: Sendable {
     /// Takes the next whole frame off the buffer; nil when more bytes are needed.
     /// - Throws: `.protocolViolation` or `.incompatible`; the stream cannot go on after it.
     public mutating func next(from buffer: inout ByteBuffer) throws(ServiceError) -> Frame? {
-        if header == nil { header = try FrameHeader.peek(buffer, limits: limits) }
+        if header == nil {
+            let next = try FrameHeader.peek(buffer, limits: limits)
+            do throws(ServiceError) { try next?.checkByteCounts(limits) } catch {
+                wasOverLimit = true
+                throw error
+            }
+            header = next
+        }
         guard let header, let byteCount = frameByteCount, buffer.readableBytes >= byteCount else { return nil }
         self.header = nil
         buffer.moveReaderIndex(forwardBy: FrameHeader.byteCount)

@@ -148,14 +148,6 @@ extension FrameHeader {
         }
         let fields = Int(integer(40, as: UInt32.self))
         let payload = Int(integer(44, as: UInt32.self))
-        for (name, count, limit) in [
-            ("fields", fields, limits.fieldsByteCountMax), ("payload", payload, limits.payloadByteCountMax),
-        ] where count > limit {
-            throw ServiceError(
-                .protocolViolation,
-                "A \(type) frame announces \(count) bytes of \(name), the limit is \(limit); send fewer tokens in one "
-                    + "step (dcpctl submit --chunk).")
-        }
         let sender: UInt16 = integer(36)
         return FrameHeader(
             type: type, epoch: Epoch(integer(8)),
@@ -164,13 +156,29 @@ extension FrameHeader {
             payloadByteCount: payload, bodyChecksum: integer(48))
     }
 
+    /// Before anything is allocated for the frame.
+    func checkByteCounts(_ limits: FrameLimits) throws(ServiceError) {
+        for (name, count, limit) in [
+            ("fields", fieldsByteCount, limits.fieldsByteCountMax),
+            ("payload", payloadByteCount, limits.payloadByteCountMax),
+        ] where count > limit {
+            throw ServiceError(
+                .protocolViolation,
+                "A \(type) frame announces \(count) bytes of \(name), the limit is \(limit); send fewer tokens in one "
+                    + "step (dcpctl submit --chunk).")
+        }
+    }
+
     /// Names what a foreign peer seems to speak.
     private static func stranger(_ buffer: ByteBuffer) -> ServiceError {
         let first = buffer.getBytes(at: buffer.readerIndex, length: 4) ?? []
         let guess: String
         switch String(decoding: first, as: UTF8.self) {
         case "GET ", "POST", "HEAD", "PUT ", "OPTI", "PRI ", "HTTP": guess = "the peer speaks HTTP"
-        default: guess = first.starts(with: [0x16, 0x03]) ? "the peer speaks TLS" : "the peer speaks something else"
+        default:
+            // A handshake record, or an alert from a port that takes TLS only.
+            let isTLS = first.starts(with: [0x16, 0x03]) || first.starts(with: [0x15, 0x03])
+            guess = isTLS ? "the peer speaks TLS" : "the peer speaks something else"
         }
         let bytes = first.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: " ")
         return ServiceError(

@@ -90,6 +90,7 @@ struct OutputTests {
         "every error ends in the status that scripts expect",
         arguments: [
             (ServiceError.Code.invalidConfiguration, DCPConsole.ExitStatus.usage), (.invalidRequest, .badData),
+            (.accessDenied, .accessDenied),
             (.invalidModel, .badData), (.modelMismatch, .badData), (.unknownModel, .badData),
             (.unknownSequence, .badData), (.positionMismatch, .badData), (.conflict, .badData),
             (.storeDamaged, .badData), (.unreachable, .unavailable), (.incompatible, .unavailable),

@@ -47,7 +47,9 @@ struct RankCommandTests {
             ["--disk-limit", "1.5TiB", "--high-watermark", "100", "--low-watermark", "99"], ["--log-level", "trace"],
             ["--advertise", "tcp:10.0.0.1:7400"],
             ["--stop-on-stdin-eof"], ["--listen", "tcp:127.0.0.1:0", "--insecure-loopback-only"],
-            ["--listen", "tcp:[::1]:7400", "--insecure-loopback-only"],
+            ["--listen", "tcp:[::1]:7400", "--insecure-loopback-only"], ["--coordinator", "tcp:127.0.0.1:7300"],
+            ["--allowed-uids", "1000, 1001", "--allowed-gids", "50"], ["--allowed-uids", ""],
+            ["--handshake-timeout", "0.5", "--handshake-limit", "8KiB", "--connections-per-peer", "1024"],
         ])
     func accepts(more: [String]) { #expect(refusal(RankCommand.self, Self.good + more) { try $0.check() } == nil) }
 
@@ -72,7 +74,20 @@ struct RankCommandTests {
         BadLine(
             ["--listen", "unix:/" + String(repeating: "a", count: 107)], ["108 bytes", "1...107", "shorter path"]),
         BadLine(["--listen", "tcp:127.0.0.1:70000"], ["tcp:127.0.0.1:70000", "tcp:HOST:PORT"]),
-        BadLine(["--listen", "tcp:127.0.0.1:7400"], ["tcp:127.0.0.1:7400", "--insecure-loopback-only"]),
+        BadLine(
+            ["--listen", "tcp:127.0.0.1:7400"], ["tcp:127.0.0.1:7400", "--insecure-loopback-only", "tls-certificate"]),
+        BadLine(["--coordinator", "tcp:10.0.0.1:7300"], ["tcp:10.0.0.1:7300", "loopback", "tls-ca", "dcpctl certs"]),
+        BadLine(["--tls-ca", "/ca.pem"], ["/ca.pem", "rank.tls-certificate and rank.tls-key", "credentials"]),
+        BadLine(
+            ["--tls-ca", "/nowhere/ca.pem", "--tls-certificate", "/c", "--tls-key", "/k"],
+            ["/nowhere/ca.pem cannot be read", "--tls-ca"]),
+        BadLine(["--allowed-uids", "alice"], ["`alice`", "id -u", "--allowed-uids"]),
+        BadLine(["--allowed-gids", "1,,2"], ["``", "--allowed-gids"]),
+        BadLine(["--allowed-uids", "-1"], ["--allowed-uids"]),
+        BadLine(["--handshake-timeout", "0"], ["`0`", "0.1...600", "--handshake-timeout"]),
+        BadLine(["--handshake-limit", "1KiB"], ["1024 bytes", "8192", "--handshake-limit"]),
+        BadLine(["--connections-per-peer", "0"], ["0 connections", "1...1024"]),
+        BadLine(["--unauthenticated-connections", "1025"], ["1025 connections", "1...1024"]),
         BadLine(
             ["--listen", "tcp:0.0.0.0:7400", "--insecure-loopback-only"],
             ["tcp:0.0.0.0:7400", "loopback", "tcp:127.0.0.1"]

@@ -156,16 +156,18 @@ struct BoundsTests {
         }
     }
 
-    @Test("one connection over the limit is closed at once; when another leaves there is room again")
+    @Test("one connection over the limit is told so and closed; when another leaves there is room again")
     func connections() async throws {
-        try await withStation(unix, settings: LinkSettings(connectionsMax: 2)) { station, endpoint in
+        try await withStation(unix, settings: LinkSettings(admission: AdmissionLimits(connectionsMax: 2))) {
+            station, endpoint in
             let first = try await station.dial(endpoint)
             _ = try await (first.opened(), station.recorder.opened())
             let second = try await station.dial(endpoint)
             _ = try await (second.opened(), station.recorder.opened())
             for _ in 0..<3 {
                 let third = try await station.dial(endpoint)
-                #expect(try await third.closed().code == .rankUnavailable)
+                #expect(try await third.closed().code == .overloaded)
+                #expect(try await station.recorder.closed().code == .overloaded)
             }
             try await station.on(first) { $0.close(ServiceError(.shuttingDown, "Done.")) }
             _ = try await station.recorder.closed()
@@ -176,7 +178,8 @@ struct BoundsTests {
 
     @Test("a connection that was dropped before its hello gives its place back")
     func droppedEarly() async throws {
-        try await withStation(unix, settings: LinkSettings(connectionsMax: 1)) { station, endpoint in
+        try await withStation(unix, settings: LinkSettings(admission: AdmissionLimits(connectionsMax: 1))) {
+            station, endpoint in
             for _ in 0..<5 {
                 let peer = try await RawPeer(endpoint, on: station.group)
                 try await peer.send([0x44])

@@ -3,6 +3,7 @@ import DCPTransport
 import DCPWire
 import NIOCore
 import NIOPosix
+import NIOSSL
 
 /// A peer without our protocol's code: it writes bytes, and reads only when it is told to.
 final class RawPeer: Sendable {
@@ -20,12 +21,17 @@ final class RawPeer: Sendable {
         func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
     }
 
-    init(_ endpoint: Endpoint, on group: any EventLoopGroup, reads: Bool = true) async throws {
+    init(_ endpoint: Endpoint, on group: any EventLoopGroup, reads: Bool = true, tls: NIOSSLContext? = nil) async throws
+    {
         let (events, continuation) = AsyncStream<ByteBuffer>.makeStream()
         self.events = events
         let bootstrap = ClientBootstrap(group: group).channelOption(.autoRead, value: reads)
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
+                    if let tls {
+                        let handler = try NIOSSLClientHandler(context: tls, serverHostname: nil)
+                        try channel.pipeline.syncOperations.addHandler(handler)
+                    }
                     try channel.pipeline.syncOperations.addHandler(Handler(continuation))
                 }
             }

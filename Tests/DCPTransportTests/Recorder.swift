@@ -40,7 +40,7 @@ final class Recorder: LinkDelegate, @unchecked Sendable {
     func link(_ link: Link, received frame: Frame) { continuation.yield(.received(frame)) }
 
     func link(_ link: Link, closed error: ServiceError) {
-        continuation.yield(.closed(error, wasRefused: link.wasRefused))
+        continuation.yield(.closed(error, wasRefused: link.refusal != nil))
     }
 
     func failed(_ error: ServiceError) { continuation.yield(.failed(error)) }
@@ -82,7 +82,7 @@ final class Station: @unchecked Sendable {
         group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         loop = group.next()
         self.recorder = recorder
-        listener = Listener(endpoint, eventLoop: loop, settings: settings)
+        listener = Listener(endpoint, as: .coordinator, eventLoop: loop, settings: settings)
     }
 
     /// Where it listens, once it does.
@@ -91,13 +91,14 @@ final class Station: @unchecked Sendable {
         return try await loop.submit { self.listener.endpoint }.get()
     }
 
-    func dial(_ endpoint: Endpoint, hello: Hello = client, settings: LinkSettings = LinkSettings()) async throws
-        -> Recorder
-    {
+    func dial(
+        _ endpoint: Endpoint, hello: Hello = client, settings: LinkSettings = LinkSettings(),
+        expecting role: CertificateRole = .coordinator
+    ) async throws -> Recorder {
         let recorder = Recorder()
         try await loop.submit {
             Dialer(eventLoop: self.loop, settings: settings)
-                .dial(endpoint, hello: hello, delegate: recorder) { recorder.failed($0) }
+                .dial(endpoint, expecting: role, hello: hello, delegate: recorder) { recorder.failed($0) }
         }.get()
         return recorder
     }
@@ -108,6 +109,8 @@ final class Station: @unchecked Sendable {
     ) async throws -> Value {
         try await loop.submit { try body(recorder.links[index]) }.get()
     }
+
+    func refused() async throws -> RefusedConnections { try await loop.submit { self.listener.refused }.get() }
 
     func stop() async throws {
         try await loop.submit { self.listener.stop() }.get()

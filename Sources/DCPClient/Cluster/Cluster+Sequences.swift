@@ -83,10 +83,19 @@ extension Cluster {
         // Before anything is asked of the ranks: what another client had sent to the directory is then done or refused.
         _ = try await claim(of: sequence.record, in: readyTopology().epoch)
         var resumption = Resumption(atMost: lengthsMax)
+        var hasTakenOver = false
         while true {
             switch resumption.next(try await status(of: sequence)) {
             case .settled(let progress): return progress
-            case .rewind(let lengths): try await rewind(sequence, to: lengths)
+            case .rewind(let lengths):
+                do throws(ServiceError) {
+                    try await rewind(sequence, to: lengths)
+                } catch {
+                    // Another client has resumed it since this one did; now it is this one's again. Two that do so at the
+                    // same time are told.
+                    guard error.code == .claimed, !hasTakenOver else { throw error }
+                    hasTakenOver = true
+                }
             case .unsettled:
                 throw ServiceError(
                     .conflict,

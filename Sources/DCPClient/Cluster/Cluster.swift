@@ -33,6 +33,8 @@ public actor Cluster {
 
     public nonisolated let client = ClientID.random()
     public nonisolated let timeouts: Timeouts
+    /// For connections over TCP.
+    private let tls: TLSCredentials?
     let eventLoop: any EventLoop
     private var coordinator: Connection
     private var known: Topology?
@@ -43,20 +45,24 @@ public actor Cluster {
     /// Of the sequences that this client has resumed or changed; see `Cluster+Claims.swift`.
     var claims: [SequenceID: Claim] = [:]
 
-    private init(coordinator: Connection, eventLoop: any EventLoop, timeouts: Timeouts) {
+    private init(coordinator: Connection, tls: TLSCredentials?, eventLoop: any EventLoop, timeouts: Timeouts) {
         self.coordinator = coordinator
+        self.tls = tls
         self.eventLoop = eventLoop
         self.timeouts = timeouts
     }
 
     /// Connects to a coordinator.
-    /// - Throws: `.unreachable` when nobody listens there.
-    public static func connect(to coordinator: Endpoint, timeouts: Timeouts = Timeouts())
-        async throws(ServiceError) -> Cluster
-    {
+    /// - Parameter tls: who this client is to daemons that it reaches over TCP; nil for Unix sockets, and for plain TCP on
+    ///   this machine.
+    /// - Throws: `.unreachable` when nobody listens there; `.accessDenied` when this client may not.
+    public static func connect(
+        to coordinator: Endpoint, tls: TLSCredentials? = nil, timeouts: Timeouts = Timeouts()
+    ) async throws(ServiceError) -> Cluster {
         let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
-        let connection = try await Connection.open(coordinator, name: "the coordinator", eventLoop: eventLoop)
-        return Cluster(coordinator: connection, eventLoop: eventLoop, timeouts: timeouts)
+        let connection = try await Connection.open(
+            coordinator, name: "the coordinator", tls: tls, eventLoop: eventLoop)
+        return Cluster(coordinator: connection, tls: tls, eventLoop: eventLoop, timeouts: timeouts)
     }
 
     /// Connects to a coordinator that may still be starting, and waits until its cluster is ready.
@@ -64,12 +70,12 @@ public actor Cluster {
     /// Dials again while nobody listens. Ends soon after its task is cancelled.
     /// - Throws: `.notReady` with the coordinator's reason when `wait` has passed.
     public static func connectWhenReady(
-        to coordinator: Endpoint, wait: Duration, timeouts: Timeouts = Timeouts()
+        to coordinator: Endpoint, wait: Duration, tls: TLSCredentials? = nil, timeouts: Timeouts = Timeouts()
     ) async throws(ServiceError) -> Cluster {
         let deadline = ContinuousClock.now + wait
         while true {
             do throws(ServiceError) {
-                let cluster = try await connect(to: coordinator, timeouts: timeouts)
+                let cluster = try await connect(to: coordinator, tls: tls, timeouts: timeouts)
                 do throws(ServiceError) {
                     try await cluster.waitUntilReady(until: deadline)
                     return cluster
@@ -149,7 +155,7 @@ public actor Cluster {
     func ask(_ message: Message, timeout: Duration? = nil) async throws(ServiceError) -> Message {
         if !coordinator.isOpen {
             coordinator = try await Connection.open(
-                coordinator.endpoint, name: "the coordinator", eventLoop: eventLoop)
+                coordinator.endpoint, name: "the coordinator", tls: tls, eventLoop: eventLoop)
         }
         return try await coordinator.request(
             message, epoch: known?.epoch ?? .none, tag: Tag(client: client, number: takeNumber()),
@@ -179,11 +185,11 @@ public actor Cluster {
         if let shared = opening[rank] { return try await shared.value.get() }
         if let known = ranks[rank], known.isOpen { return known }
         let endpoint = try Endpoint(topology.endpoint(of: rank))
-        let eventLoop = eventLoop
+        let (eventLoop, tls) = (eventLoop, tls)
         let task = Task { () async -> Result<Connection, ServiceError> in
             do throws(ServiceError) {
                 return .success(
-                    try await Connection.open(endpoint, name: "\(rank)", rank: rank, eventLoop: eventLoop))
+                    try await Connection.open(endpoint, name: "\(rank)", rank: rank, tls: tls, eventLoop: eventLoop))
             } catch {
                 return .failure(error)
             }

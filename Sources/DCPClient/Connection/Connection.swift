@@ -23,20 +23,21 @@ final class Connection: Sendable {
     /// Dials and says hello as a client.
     /// - Parameters:
     ///   - name: who is expected to answer, for messages: `rank 2`, `the coordinator`.
-    ///   - rank: which rank that is, for errors.
+    ///   - rank: which rank that is, for errors, and for what its certificate has to say.
+    ///   - tls: for TCP; nil dials plain TCP, on loopback only.
     /// - Throws: `.unreachable` or `.rankUnavailable` when nobody answers; the peer's refusal.
     static func open(
-        _ endpoint: Endpoint, name: String, rank: RankIndex? = nil, eventLoop: any EventLoop
+        _ endpoint: Endpoint, name: String, rank: RankIndex? = nil, tls: TLSCredentials?, eventLoop: any EventLoop
     ) async throws(ServiceError) -> Connection {
         let openFlag = OpenFlag()
         let opened = eventLoop.flatSubmit {
             let promise = eventLoop.makePromise(of: NIOLoopBound<ConnectionState>.self)
             let state = ConnectionState(
                 name: name, rank: rank, eventLoop: eventLoop, openFlag: openFlag, opened: promise)
-            Dialer(eventLoop: eventLoop).dial(endpoint, hello: Hello(role: .client, fingerprint: nil), delegate: state)
-            {
-                error in state.failed(error)
-            }
+            Dialer(eventLoop: eventLoop, settings: LinkSettings(tls: tls)).dial(
+                endpoint, expecting: rank.map { .rank($0) } ?? .coordinator,
+                hello: Hello(role: .client, fingerprint: nil), delegate: state
+            ) { error in state.failed(error) }
             return promise.futureResult
         }
         return Connection(
@@ -118,7 +119,7 @@ private final class ConnectionState: LinkDelegate {
     /// The connection could not be made.
     func failed(_ error: ServiceError) {
         var error = error
-        if let rank {
+        if let rank, error.code == .unreachable {
             error = ServiceError(
                 .rankUnavailable, "\(error.message) Start it: systemctl start dcp-rank@\(rank.value).", rank: rank)
         }

@@ -6,13 +6,14 @@ extension Cluster {
     /// Connects to a coordinator that may be down for a while.
     /// - Throws: `.unreachable` when nobody has listened there for as long as is allowed.
     public static func connect(
-        to coordinator: Endpoint, retryFor allowance: Duration, timeouts: Timeouts = Timeouts()
+        to coordinator: Endpoint, retryFor allowance: Duration, tls: TLSCredentials? = nil,
+        timeouts: Timeouts = Timeouts()
     ) async throws(ServiceError) -> Cluster {
         var outages = Outages(allowance: allowance)
         while true {
             let failure: ServiceError
             do throws(ServiceError) {
-                return try await connect(to: coordinator, timeouts: timeouts)
+                return try await connect(to: coordinator, tls: tls, timeouts: timeouts)
             } catch {
                 failure = error
             }

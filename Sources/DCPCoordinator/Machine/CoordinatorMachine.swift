@@ -1,4 +1,5 @@
 public import DCPCore
+public import DCPTransport
 public import DCPWire
 
 /// Membership and directory as a value: events in, actions out; no async, no clock, no socket.
@@ -169,6 +170,6 @@ public enum CoordinatorEvent: Sendable {
     case operationFailed(DirectoryOperation, ServiceError)
     /// A sequence is closed to make room: a rank wants so many bytes freed.
     case evicted(SequenceID, name: String, rank: RankIndex, byteCount: UInt64)
-    case refused(peer: String, ServiceError)
+    case refused(peer: String, RefusalCause, ServiceError)
     case fatal(ServiceError)
 }

@@ -1,5 +1,6 @@
 package import DCPCore
 package import DCPObservability
+internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
@@ -16,7 +17,7 @@ package struct CoordinatorCounters: Sendable {
         case .rankLost(let rank, _): ranksLost[rank, default: 0] += 1
         case .evicted: evictions += 1
         case .operationFailed(_, let error): operationsFailed.count(error.code)
-        case .refused(_, let error): framesRefused.count(error.code)
+        case .refused(_, let cause, let error): if cause.concernsFrame { framesRefused.count(error.code) }
         case .listening, .rankRegistered, .joining, .ready, .reconciled, .unknownSequences, .droppedUnknown, .fatal:
             break
         }

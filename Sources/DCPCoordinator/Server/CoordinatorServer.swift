@@ -58,7 +58,8 @@ public final class CoordinatorServer {
         started = eventLoop.now
         observer = observe
         listener = Listener(
-            configuration.listen, inheritedSocket: configuration.inheritedSocket, eventLoop: eventLoop,
+            configuration.listen, as: .coordinator, inheritedSocket: configuration.inheritedSocket,
+            eventLoop: eventLoop,
             settings: configuration.link)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
@@ -112,6 +113,9 @@ public final class CoordinatorServer {
         counters.count(event)
         observer(event)
     }
+
+    /// Of the connections that came here, on its loop.
+    public var refusedConnections: RefusedConnections { listener.refused }
 
     private var now: Duration { .nanoseconds((eventLoop.now - started).nanoseconds) }
 
@@ -200,13 +204,13 @@ extension CoordinatorServer: LinkDelegate {
                 .protocolViolation,
                 "\(link.peer?.sender ?? "A peer") sent a \(frame.message.type) frame, which the coordinator does not "
                     + "take from it.")
-            observe(.refused(peer: link.remoteAddress, error))
+            observe(.refused(peer: link.remoteAddress, .protocolViolation, error))
             link.close(error)
         }
     }
 
     package func link(_ link: Link, closed error: ServiceError) {
-        if link.wasRefused { observe(.refused(peer: link.remoteAddress, error)) }
+        if let cause = link.refusal { observe(.refused(peer: link.remoteAddress, cause, error)) }
         guard let id = linkIDs.removeValue(forKey: ObjectIdentifier(link)) else { return }
         links[id] = nil
         perform(machine.linkClosed(id, reason: error))

@@ -40,7 +40,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     @Option(help: .setting(.canaryInterval)) var canaryInterval: String?
     @Option(help: .setting(.coordinatorHTTP)) var http: String?
     @Flag(help: .setting(.coordinatorHTTPAnyAddress)) var insecureHttpAnyAddress = false
-    @Flag(help: .setting(.coordinatorInsecureLoopbackOnly)) var insecureLoopbackOnly = false
+    @OptionGroup var access: AccessOptions
     @Option(help: .setting(.coordinatorLogLevel)) var logLevel: String?
 
     @Option(
@@ -83,8 +83,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             .exchange: exchange, .coordinatorListen: listen, .state: state, .lease: lease,
             .unknownGrace: unknownGrace, .evict: evict, .evictIdle: evictIdle,
             .canaryInterval: canaryInterval, .coordinatorHTTP: http,
-            .coordinatorHTTPAnyAddress: insecureHttpAnyAddress ? "true" : nil,
-            .coordinatorInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil, .coordinatorLogLevel: logLevel,
-        ])
+            .coordinatorHTTPAnyAddress: insecureHttpAnyAddress ? "true" : nil, .coordinatorLogLevel: logLevel,
+        ]).merging(access.flags(ConfigurationKey.coordinatorAccess)) { $1 }
     }
 }

@@ -52,7 +52,7 @@ public struct RankCommand: AsyncParsableCommand {
     @Option(help: .setting(.expectedCanaryInterval)) var canaryInterval: String?
     @Option(help: .setting(.rankHTTP)) var http: String?
     @Flag(help: .setting(.rankHTTPAnyAddress)) var insecureHttpAnyAddress = false
-    @Flag(help: .setting(.rankInsecureLoopbackOnly)) var insecureLoopbackOnly = false
+    @OptionGroup var access: AccessOptions
     @Option(help: .setting(.rankLogLevel)) var logLevel: String?
 
     public init() {}
@@ -66,9 +66,9 @@ public struct RankCommand: AsyncParsableCommand {
 
     public func run() async throws {
         let source = try source()
-        let index = RankIndex(rank ?? 0)
-        let (configuration, settings) = try Runtime.refusing { try Self.load(source, index) }
+        let (configuration, settings) = try Runtime.refusing { try load(source) }
         if common.isInspection { return try common.report(configuration) }
+        let index = RankIndex(rank ?? 0)
         let log = DaemonLog(label: "dcp-rank@\(index.value)", level: settings.logLevel, rank: index)
         let service = RankService(
             settings: settings, log: log, reload: Reload(source: source, configuration: configuration))
@@ -76,11 +76,14 @@ public struct RankCommand: AsyncParsableCommand {
     }
 
     /// All of the configuration, checked; what `run` does before it serves.
-    package func check() throws { _ = try Self.load(try source(), RankIndex(rank ?? 0)) }
+    package func check() throws { _ = try load(try source()) }
 
-    static func load(_ source: ConfigurationSource, _ rank: RankIndex) throws -> (Configuration, RankSettings) {
+    private func load(_ source: ConfigurationSource) throws -> (Configuration, RankSettings) {
         let configuration = try source.load()
-        return (configuration, try RankSettings(configuration, rank: rank))
+        return (
+            configuration,
+            try RankSettings(configuration, rank: RankIndex(rank ?? 0), isKnown: rank != nil)
+        )
     }
 
     private func source() throws -> ConfigurationSource {
@@ -96,8 +99,7 @@ public struct RankCommand: AsyncParsableCommand {
             .highWatermark: highWatermark, .lowWatermark: lowWatermark, .uncommittedLimit: uncommittedLimit,
             .drainTimeout: drainTimeout, .expectedCanaryInterval: canaryInterval, .rankHTTP: http,
             .rankHTTPAnyAddress: insecureHttpAnyAddress ? "true" : nil,
-            .rankInsecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil,
             .rankLogLevel: logLevel,
-        ])
+        ]).merging(access.flags(ConfigurationKey.rankAccess)) { $1 }
     }
 }

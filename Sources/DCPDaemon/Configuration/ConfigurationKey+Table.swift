@@ -56,7 +56,7 @@ extension ConfigurationKey {
     package static let coordinatorHTTP = http(
         .coordinator, default: "unix:/run/dcp/coordinator.http", example: "`127.0.0.1:9469`")
     package static let coordinatorHTTPAnyAddress = httpAnyAddress(.coordinator)
-    package static let coordinatorInsecureLoopbackOnly = insecureLoopbackOnly(.coordinator)
+    package static let coordinatorAccess = AccessKeys(.coordinator)
     package static let coordinatorLogLevel = logLevel(.coordinator)
 
     package static let rankListen = ConfigurationKey(
@@ -109,16 +109,10 @@ extension ConfigurationKey {
     package static let rankHTTP = http(
         .rank, default: "unix:/run/dcp/rank-{rank}.http", example: "`127.0.0.1:947{rank}`, for ranks 0 to 9,")
     package static let rankHTTPAnyAddress = httpAnyAddress(.rank)
-    package static let rankInsecureLoopbackOnly = insecureLoopbackOnly(.rank)
+    package static let rankAccess = AccessKeys(.rank)
     package static let rankLogLevel = logLevel(.rank)
 
     package static let logLevels = ["trace", "debug", "info", "notice", "warning", "error", "critical"]
-
-    private static func insecureLoopbackOnly(_ section: Section) -> ConfigurationKey {
-        ConfigurationKey(
-            section, "insecure-loopback-only", .boolean, default: "false",
-            "Allow plain TCP, on loopback addresses only.", "Any local user can then reach the daemon.")
-    }
 
     private static func http(_ section: Section, default place: String, example: String) -> ConfigurationKey {
         ConfigurationKey(
@@ -141,13 +135,15 @@ extension ConfigurationKey {
     }
 
     /// In the order of the reference.
-    package static let all: [ConfigurationKey] = [
-        ranks, headGroups, interleave, blockTokens, exchange, coordinatorListen, state, lease, unknownGrace,
-        evict, evictIdle, canaryInterval, coordinatorHTTP, coordinatorHTTPAnyAddress,
-        coordinatorInsecureLoopbackOnly, coordinatorLogLevel, rankListen, advertise, coordinator, store, threads,
-        durability, mapSize, diskLimit, highWatermark, lowWatermark, uncommittedLimit, drainTimeout,
-        expectedCanaryInterval, rankHTTP, rankHTTPAnyAddress, rankInsecureLoopbackOnly, rankLogLevel,
-    ]
+    package static let all: [ConfigurationKey] =
+        [
+            ranks, headGroups, interleave, blockTokens, exchange, coordinatorListen, state, lease, unknownGrace,
+            evict, evictIdle, canaryInterval, coordinatorHTTP, coordinatorHTTPAnyAddress,
+        ] + coordinatorAccess.all + [
+            coordinatorLogLevel, rankListen, advertise, coordinator, store, threads, durability, mapSize, diskLimit,
+            highWatermark, lowWatermark, uncommittedLimit, drainTimeout, expectedCanaryInterval, rankHTTP,
+            rankHTTPAnyAddress,
+        ] + rankAccess.all + [rankLogLevel]
 
     /// Those a daemon reads.
     package static let ofCoordinator = all.filter { $0.section != .rank }

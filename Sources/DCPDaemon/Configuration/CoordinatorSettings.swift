@@ -22,8 +22,10 @@ struct CoordinatorSettings {
                 interleave: configuration.integer(.interleave), blockTokens: configuration.integer(.blockTokens),
                 exchange: Exchange(name: configuration.text(.exchange))!)
         }
+        let access = ConfigurationKey.coordinatorAccess
         server = CoordinatorServer.Configuration(
-            listen: try configuration.listenEndpoint(.coordinatorListen, .coordinatorInsecureLoopbackOnly))
+            listen: try configuration.listenEndpoint(.coordinatorListen, access))
+        server.link = try configuration.link(access, role: .coordinator)
         server.lease = .milliseconds(Int((configuration.seconds(.lease) * 1000).rounded()))
         server.unknownGrace = .milliseconds(Int((configuration.seconds(.unknownGrace) * 1000).rounded()))
         server.evict = EvictionPolicy(rawValue: configuration.text(.evict))!

@@ -17,16 +17,21 @@ struct RankSettings {
 
     /// - Throws: `ConfigurationError` for what single values do not show: plain TCP that was not asked for, kernels that
     ///   the CPU does not have.
-    init(_ configuration: Configuration, rank: RankIndex) throws {
+    /// - Parameter isKnown: whether it is this rank that is configured, and not the file without a rank that is looked at.
+    init(_ configuration: Configuration, rank: RankIndex, isKnown: Bool = true) throws {
         do throws(ServiceError) { try KernelSelection.check() } catch {
             throw ConfigurationError(.variable("DCP_KERNELS"), error.message)
         }
-        let listen = try configuration.listenEndpoint(.rankListen, .rankInsecureLoopbackOnly)
+        let access = ConfigurationKey.rankAccess
+        let link = try configuration.link(access, role: isKnown ? .rank(rank) : nil)
+        let listen = try configuration.listenEndpoint(.rankListen, access)
         var advertised: Endpoint?
         if configuration[.advertise] != nil { advertised = try configuration.endpoint(.advertise) }
         self.rank = RankConfiguration(
-            rank: rank, listen: listen, advertise: advertised, coordinator: try configuration.endpoint(.coordinator),
+            rank: rank, listen: listen, advertise: advertised,
+            coordinator: try configuration.dialledEndpoint(.coordinator, access),
             threads: configuration.integer(.threads))
+        self.rank.link = link
         self.rank.drainTimeout = configuration.timeAmount(.drainTimeout)
         cache = ShardCache.Settings()
         cache.durability = Durability(rawValue: configuration.text(.durability))!
@@ -56,15 +61,6 @@ struct RankSettings {
 extension Configuration {
     func endpoint(_ key: ConfigurationKey) throws -> Endpoint {
         try checked([key]) { () throws(ServiceError) in try Endpoint(text(key)) }
-    }
-
-    /// An endpoint to listen at: a plain one within this machine, and only when that was asked for by name.
-    func listenEndpoint(_ key: ConfigurationKey, _ insecure: ConfigurationKey) throws -> Endpoint {
-        try checked([key, insecure]) { () throws(ServiceError) in
-            let endpoint = try Endpoint(text(key))
-            try endpoint.checkPlainAllowed(insecureLoopbackOnly: flag(insecure))
-            return endpoint
-        }
     }
 
     func timeAmount(_ key: ConfigurationKey) -> TimeAmount {

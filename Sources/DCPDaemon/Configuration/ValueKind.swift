@@ -14,6 +14,8 @@ package enum ValueKind: Sendable {
     /// Where HTTP is answered, or `off`.
     case httpAddress
     case path
+    /// Numbers of users or groups, with commas between; none is an empty text.
+    case ids
 
     /// - Returns: nil for a good value, else what is wrong with it and what would be right, without a name before it.
     package func refusal(_ text: String) -> String? {
@@ -53,9 +55,24 @@ package enum ValueKind: Sendable {
             guard !text.isEmpty, !text.utf8.contains(0) else {
                 return "`\(text)` is not a path."
             }
+        case .ids:
+            if let wrong = Self.parts(text).first(where: { UInt32($0) == nil || $0.hasPrefix("+") }) {
+                return
+                    "`\(wrong)` is not a user's or group's number; write numbers with commas between (id -u NAME, getent "
+                    + "group NAME)."
+            }
         }
         return nil
     }
+
+    private static func parts(_ text: String) -> [String] {
+        text.split(separator: ",", omittingEmptySubsequences: !text.contains(",")).map {
+            String($0.drop { $0 == " " })
+        }
+    }
+
+    /// The numbers of a good `ids` value.
+    static func ids(_ text: String) -> Set<UInt32> { Set(parts(text).map { UInt32($0)! }) }
 
     /// For usage lines and tables.
     package var placeholder: String {
@@ -68,7 +85,8 @@ package enum ValueKind: Sendable {
         case .choice: "name"
         case .endpoint: "endpoint"
         case .httpAddress: "address"
-        case .path: "directory"
+        case .path: "path"
+        case .ids: "ids"
         }
     }
 
@@ -83,6 +101,7 @@ package enum ValueKind: Sendable {
         case .endpoint: "unix:/run/dcp/elsewhere.sock"
         case .httpAddress: "127.0.0.1:9470"
         case .path: "/var/lib/dcp/elsewhere"
+        case .ids: "1000,1001"
         }
     }
 
@@ -98,6 +117,7 @@ package enum ValueKind: Sendable {
         case .endpoint: "unix:PATH or tcp:HOST:PORT"
         case .httpAddress: "IP:PORT, unix:PATH or off"
         case .path: "a path"
+        case .ids: "numbers with commas between"
         }
     }
 

@@ -75,11 +75,15 @@ package struct JournalEvent: Hashable, Sendable {
     package static let connectionRefused = JournalEvent(
         "c8d56ad637e94369b16fe7f7c57c2ab3", "A connection was refused",
         """
-        Somebody connected who is of another version or another cluster, or does not speak this protocol at all. Refusals
+        Somebody connected who may not (another user, certificate or role), who is of another version or cluster, or who
+        does not speak this protocol at all. The cause is @DCP_CAUSE@; the article Security tells what each means. Refusals
         of one cause are counted, not written one by one: the field DCP_SUPPRESSED tells how many were not.
 
-        A rank or client of an older release has to be brought to this one. A scanner or a health check that only opens
-        connections belongs elsewhere: `dcpctl health` asks for a step.
+        wrong-uid: name the user in allowed-uids, if it should connect. plain-text, no-certificate, unknown-authority,
+        expired, wrong-role: give the peer a certificate of this cluster (dcpctl certs). timeout, too-many-*: a peer that
+        does not say who it is, or the limits handshake-timeout, connections-per-peer and unauthenticated-connections are
+        too low for so many at once. incompatible: bring the peer to this release. A scanner or a health check that only
+        opens connections belongs elsewhere: `dcpctl health` asks for a step.
         """)
     package static let canaryFailing = JournalEvent(
         "df80d32412a644558635ae22d036b070", "Canaries of the coordinator fail, or go through again",

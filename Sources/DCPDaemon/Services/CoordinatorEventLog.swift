@@ -1,5 +1,6 @@
 internal import DCPCoordinator
 internal import DCPCore
+internal import DCPTransport
 internal import Logging
 
 /// One line for each event of the coordinator, at the level syslog means by it.
@@ -7,11 +8,16 @@ struct CoordinatorEventLog {
     let log: DaemonLog
     private var logger: Logger { log.logger }
 
-    init(log: DaemonLog) { self.log = log }
+    private let link: LinkSettings
+
+    init(log: DaemonLog, link: LinkSettings) {
+        self.log = log
+        self.link = link
+    }
 
     func write(_ event: CoordinatorEvent) {
         switch event {
-        case .listening(let endpoint): logger.notice("Listening", metadata: ["endpoint": "\(endpoint)"])
+        case .listening(let endpoint): log.listening(endpoint, link)
         case .rankRegistered(let rank, let store, let endpoint):
             logger.notice(
                 "Rank registered",
@@ -51,10 +57,13 @@ struct CoordinatorEventLog {
                     "sequence": "\(sequence.value)", "name": "\(name)", "peer": "\(rank.value)",
                     "wanted": "\(byteCount) bytes",
                 ])
-        case .refused(let peer, let error):
+        case .refused(let peer, let cause, let error):
             log.write(
-                .connectionRefused, .warning, "Refused a connection", cause: "\(error.code)",
-                ["peer": "\(peer)", "error": "\(error.code)", "reason": "\(error.message)"])
+                .connectionRefused, .warning, "Refused a connection", cause: cause.rawValue,
+                [
+                    "peer": "\(peer)", "cause": "\(cause.rawValue)", "error": "\(error.code)",
+                    "reason": "\(error.message)",
+                ])
         case .fatal: break  // Logged once, with the exit.
         }
     }

@@ -33,6 +33,7 @@ struct CoordinatorService: DaemonService {
 
     func apply(_ configuration: Configuration) {
         log.set(level: Logger.Level(rawValue: configuration.text(.coordinatorLogLevel))!)
+        log.reload(settings.server.link.tls, configuration, ConfigurationKey.coordinatorAccess)
     }
 
     func run() async throws {
@@ -40,8 +41,10 @@ struct CoordinatorService: DaemonService {
         logger.notice("Starting", metadata: ["release": "\(Release.current)"])
         var configuration = settings.server
         if let passed = try PassedSocket.take() {
-            try passed.endpoint.checkPlainAllowed(
-                insecureLoopbackOnly: reload.current.flag(.coordinatorInsecureLoopbackOnly))
+            if configuration.link.tls == nil {
+                let insecure = ConfigurationKey.coordinatorAccess.insecureLoopbackOnly
+                try passed.endpoint.checkPlainAllowed(insecureLoopbackOnly: reload.current.flag(insecure))
+            }
             configuration.listen = passed.endpoint
             configuration.inheritedSocket = passed.descriptor
         }
@@ -61,7 +64,7 @@ struct CoordinatorService: DaemonService {
         let serving = try await eventLoop.submit { [configuration, log] in
             let server = CoordinatorServer(configuration, store: store, eventLoop: eventLoop) { event in
                 if case .fatal(let error) = event { fatal.yield(error) }
-                CoordinatorEventLog(log: log).write(event)
+                CoordinatorEventLog(log: log, link: configuration.link).write(event)
             }
             // It has no compute threads: its loop is all there is to watch.
             let ticker = ServiceTicker(

@@ -1,6 +1,7 @@
 internal import DCPCache
 internal import DCPCore
 internal import DCPRank
+internal import DCPTransport
 internal import Logging
 internal import NIOCore
 
@@ -8,6 +9,7 @@ internal import NIOCore
 final class RankEventLog {
     let log: DaemonLog
     var logger: Logger { log.logger }
+    private let link: LinkSettings
     private let cache: ShardCache
     private let ticker: ServiceTicker
     private let eventLoop: any EventLoop
@@ -20,8 +22,9 @@ final class RankEventLog {
         var text = "waiting for the coordinator"
     }
 
-    init(log: DaemonLog, cache: ShardCache, pool: ComputePool, eventLoop: any EventLoop) {
+    init(log: DaemonLog, link: LinkSettings, cache: ShardCache, pool: ComputePool, eventLoop: any EventLoop) {
         self.log = log
+        self.link = link
         self.cache = cache
         self.eventLoop = eventLoop
         ticker = ServiceTicker(
@@ -50,7 +53,7 @@ final class RankEventLog {
 
     func write(_ event: RankEvent) {
         switch event {
-        case .listening(let endpoint): logger.notice("Listening", metadata: ["endpoint": "\(endpoint)"])
+        case .listening(let endpoint): log.listening(endpoint, link)
         case .coordinatorConnected: logger.info("Coordinator connected")
         case .coordinatorLost(let error):
             logger.warning(
@@ -75,16 +78,23 @@ final class RankEventLog {
                 .peerLost, error.code == .shuttingDown ? .notice : .warning, "Peer lost, its steps are aborted",
                 cause: "\(rank) \(error.code)",
                 ["peer": "\(rank.value)", "reason": "\(error.message)"])
+        case .peerNotReached(let rank, let error):
+            logger.warning(
+                "Peer not reached, dialling again",
+                metadata: ["peer": "\(rank.value)", "error": "\(error.code)", "reason": "\(error.message)"])
         case .stepAborted(let tag, let sequences, let error, let age):
             var metadata: Logger.Metadata = ["step": "\(tag)"]
             if let age { metadata["duration-us"] = "\(age.nanoseconds / 1000)" }
             fail("Step aborted, the client was told", metadata, sequences, error)
         case .commitFailed(let sequences, let error):
             fail("Commit failed, the client was told", [:], sequences, error)
-        case .refused(let peer, let error):
+        case .refused(let peer, let cause, let error):
             log.write(
-                .connectionRefused, .warning, "Refused a connection", cause: "\(error.code)",
-                ["peer": "\(peer)", "error": "\(error.code)", "reason": "\(error.message)"])
+                .connectionRefused, .warning, "Refused a connection", cause: cause.rawValue,
+                [
+                    "peer": "\(peer)", "cause": "\(cause.rawValue)", "error": "\(error.code)",
+                    "reason": "\(error.message)",
+                ])
         case .operationFailed(let operation, let error):
             logger.error(
                 "Operation failed, the coordinator was told",

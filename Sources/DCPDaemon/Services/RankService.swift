@@ -40,6 +40,7 @@ struct RankService: DaemonService {
     func apply(_ configuration: Configuration) {
         // The drain timeout is read when it is needed.
         log.set(level: Logger.Level(rawValue: configuration.text(.rankLogLevel))!)
+        log.reload(settings.rank.link.tls, configuration, ConfigurationKey.rankAccess)
     }
 
     func run() async throws {
@@ -64,12 +65,14 @@ struct RankService: DaemonService {
         var hasReported = false
         while !Task.isShuttingDownGracefully {
             do throws(ServiceError) {
-                let client = try await Cluster.connect(to: configuration.coordinator)
+                let client = try await Cluster.connect(
+                    to: configuration.coordinator, tls: configuration.link.tls)
                 let topology = try await client.topology()
                 await client.close()
                 return topology.shape
             } catch {
-                guard error.isRetryable else { throw error }
+                // Certificates and the other side's settings are read again while daemons run.
+                guard error.isRetryable || error.code == .accessDenied else { throw error }
                 if !hasReported {
                     logger.warning("Coordinator not reached, retrying", metadata: ["reason": "\(error.message)"])
                     hasReported = true
@@ -141,7 +144,8 @@ struct RankService: DaemonService {
     ) async throws {
         let (fatalErrors, fatal) = AsyncStream.makeStream(of: ServiceError.self)
         let server = try await eventLoop.submit { [configuration, log, observed] in
-            let events = RankEventLog(log: log, cache: cache, pool: pool, eventLoop: eventLoop)
+            let events = RankEventLog(
+                log: log, link: configuration.link, cache: cache, pool: pool, eventLoop: eventLoop)
             let server = RankServer(
                 configuration, cluster: cluster, cache: cache, pool: pool, eventLoop: eventLoop
             ) { event in

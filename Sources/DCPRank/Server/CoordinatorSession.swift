@@ -86,7 +86,9 @@ final class CoordinatorSession {
         guard !isStopped, link == nil, !isDialling else { return }
         isDialling = true
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
-        dialer.dial(server.configuration.coordinator, hello: hello, delegate: self) { error in
+        dialer.dial(
+            server.configuration.coordinator, expecting: .coordinator, hello: hello, delegate: self
+        ) { error in
             bound.value.isDialling = false
             bound.value.lost(error)
         }
@@ -99,7 +101,8 @@ final class CoordinatorSession {
         server.take(refusals: [])
         guard !isStopped else { return }
         // Bytes that were damaged on the way, in either direction, are no reason to end: the next connection has others.
-        if !error.isRetryable, error.code != .protocolViolation {
+        // Nor is being denied: certificates and settings are read again while daemons run.
+        if !error.isRetryable, error.code != .protocolViolation, error.code != .accessDenied {
             server.observe(.fatal(error))
             return
         }

@@ -13,12 +13,16 @@ final class PeerLinks {
         var endpoint: Endpoint?
         var link: Link?
         var isDialling = false
+        /// Once for each time that the peer was lost: it is dialled several times a second.
+        var hasReported = false
     }
 
     private let own: RankIndex
     private let dialer: Dialer
     private let eventLoop: any EventLoop
     private let redialDelay: TimeAmount
+    /// A peer answers, and not as it should.
+    private let report: (RankIndex, ServiceError) -> Void
     private let hello: Hello
     private var peers: [RankIndex: Peer] = [:]
     private weak var delegate: (any LinkDelegate)?
@@ -26,7 +30,7 @@ final class PeerLinks {
 
     init(
         own: RankIndex, group: [RankIndex], hello: Hello, dialer: Dialer, eventLoop: any EventLoop,
-        redialDelay: TimeAmount
+        redialDelay: TimeAmount, report: @escaping (RankIndex, ServiceError) -> Void
     ) {
         for rank in group where rank != own { peers[rank] = Peer() }
         self.own = own
@@ -34,6 +38,7 @@ final class PeerLinks {
         self.dialer = dialer
         self.eventLoop = eventLoop
         self.redialDelay = redialDelay
+        self.report = report
     }
 
     /// Whether every other rank of the group is reached.
@@ -68,6 +73,7 @@ final class PeerLinks {
         let old = peer.link
         peer.link = link
         peer.isDialling = false
+        peer.hasReported = false
         peers[rank] = peer
         if let old, old !== link {
             old.close(ServiceError(.rankUnavailable, "\(rank) has connected again; this link is older."))
@@ -84,8 +90,12 @@ final class PeerLinks {
     }
 
     /// A dialled link that never opened.
-    func dialFailed(_ rank: RankIndex) {
+    func dialFailed(_ rank: RankIndex, _ error: ServiceError) {
         peers[rank]?.isDialling = false
+        if !error.isRetryable, peers[rank]?.hasReported == false {
+            peers[rank]?.hasReported = true
+            report(rank, error)
+        }
         redial(rank)
     }
 
@@ -110,7 +120,7 @@ final class PeerLinks {
         peer.isDialling = true
         peers[rank] = peer
         let attempt = DialAttempt(rank: rank, peers: self, delegate: delegate)
-        dialer.dial(endpoint, hello: hello, delegate: attempt) { _ in attempt.failed() }
+        dialer.dial(endpoint, expecting: .rank(rank), hello: hello, delegate: attempt) { attempt.failed($0) }
     }
 
     private func redial(_ rank: RankIndex) {
@@ -154,12 +164,12 @@ private final class DialAttempt: LinkDelegate {
 
     func link(_ link: Link, closed error: ServiceError) {
         if isOpen { delegate?.link(link, closed: error) }
-        if !isOpen { failed() }
+        if !isOpen { failed(error) }
         keepsItself = nil
     }
 
-    func failed() {
+    func failed(_ error: ServiceError) {
         keepsItself = nil
-        peers?.dialFailed(rank)
+        peers?.dialFailed(rank, error)
     }
 }

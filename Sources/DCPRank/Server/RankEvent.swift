@@ -1,4 +1,5 @@
 public import DCPCore
+public import DCPTransport
 public import DCPWire
 public import NIOCore
 
@@ -13,12 +14,14 @@ public enum RankEvent: Sendable {
     case notReady(reason: String)
     case peerConnected(RankIndex)
     case peerLost(RankIndex, ServiceError)
+    /// It answers, and not as it should; it is dialled again.
+    case peerNotReached(RankIndex, ServiceError)
     /// - Parameter after: since its request came; nil when it never began.
     case stepAborted(Tag, [SequenceID], ServiceError, after: TimeAmount?)
     /// The client was told.
     case commitFailed([SequenceID], ServiceError)
     /// A peer was turned away or broke the protocol.
-    case refused(peer: String, ServiceError)
+    case refused(peer: String, RefusalCause, ServiceError)
     case operationFailed(DirectoryOperation, ServiceError)
     /// The store takes no new tokens, for a reason, or takes them again.
     case storeCondition(refusal: ServiceError?)

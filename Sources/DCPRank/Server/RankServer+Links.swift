@@ -51,9 +51,9 @@ extension RankServer: LinkDelegate {
         incoming[ObjectIdentifier(link)] = nil
         counters.receivedByteCount += link.receivedByteCount
         counters.sentByteCount += link.sentByteCount
-        if link.wasRefused {
-            counters.framesRefused.count(error.code)
-            observe(.refused(peer: link.remoteAddress, error))
+        if let cause = link.refusal {
+            if cause.concernsFrame { counters.framesRefused.count(error.code) }
+            observe(.refused(peer: link.remoteAddress, cause, error))
         }
         if let rank = peers.closed(link) {
             counters.peersLost += 1

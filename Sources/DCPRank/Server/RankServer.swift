@@ -1,7 +1,7 @@
 public import DCPCache
 public import DCPCore
 internal import DCPObservability
-internal import DCPTransport
+public import DCPTransport
 internal import DCPWire
 internal import Glibc
 public import NIOCore
@@ -77,8 +77,10 @@ public final class RankServer {
         peers = PeerLinks(
             own: configuration.rank,
             group: cluster.members(ofHeadGroup: cluster.headGroup(of: configuration.rank)), hello: hello,
-            dialer: dialer, eventLoop: eventLoop, redialDelay: configuration.redialDelay)
-        listener = Listener(configuration.listen, eventLoop: eventLoop, settings: configuration.link)
+            dialer: dialer, eventLoop: eventLoop, redialDelay: configuration.redialDelay,
+            report: { observe(.peerNotReached($0, $1)) })
+        listener = Listener(
+            configuration.listen, as: .rank(configuration.rank), eventLoop: eventLoop, settings: configuration.link)
         coordinator = CoordinatorSession(server: self, hello: hello, dialer: dialer)
     }
 
@@ -155,6 +157,9 @@ public final class RankServer {
             }
         }
     }
+
+    /// Of the connections that came to this rank, on its loop.
+    public var refusedConnections: RefusedConnections { listener.refused }
 
     var traffic: (received: UInt64, sent: UInt64) {
         let links = incoming.values.map(\.link) + peers.links.filter { incoming[ObjectIdentifier($0)] == nil }

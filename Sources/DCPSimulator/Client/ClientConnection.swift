@@ -20,12 +20,15 @@ final class ClientConnection: LinkDelegate {
     private var pending: [Tag: Pending] = [:]
     private(set) var isClosed = false
 
-    init(_ endpoint: Endpoint, loop: SimulatedLoop, settings: LinkSettings, unreachable: ServiceError.Code) {
+    init(
+        _ endpoint: Endpoint, of role: CertificateRole, loop: SimulatedLoop, settings: LinkSettings,
+        unreachable: ServiceError.Code
+    ) {
         self.loop = loop
         self.unreachable = unreachable
         let bound = NIOLoopBound(self, eventLoop: loop)
         Dialer(eventLoop: loop, settings: settings).dial(
-            endpoint, hello: Hello(role: .client, fingerprint: nil), delegate: self
+            endpoint, expecting: role, hello: Hello(role: .client, fingerprint: nil), delegate: self
         ) { error in bound.value.end(ServiceError(bound.value.unreachable, error.message)) }
     }
 

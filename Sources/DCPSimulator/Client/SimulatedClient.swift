@@ -132,8 +132,8 @@ final class SimulatedClient: @unchecked Sendable {
     func connection(to rank: RankIndex) -> ClientConnection {
         if let known = ranks[rank], !known.isClosed { return known }
         let made = ClientConnection(
-            .tcp(host: "rank-\(rank.value)", port: 7400), loop: loop, settings: simulation.clientLink,
-            unreachable: .rankUnavailable)
+            .tcp(host: "rank-\(rank.value)", port: 7400), of: .rank(rank), loop: loop,
+            settings: simulation.clientLink, unreachable: .rankUnavailable)
         ranks[rank] = made
         return made
     }
@@ -143,7 +143,8 @@ final class SimulatedClient: @unchecked Sendable {
         let turn = turn
         if coordinator?.isClosed ?? true {
             coordinator = ClientConnection(
-                CoordinatorNode.endpoint, loop: loop, settings: simulation.clientLink, unreachable: .unreachable)
+                CoordinatorNode.endpoint, of: .coordinator, loop: loop, settings: simulation.clientLink,
+                unreachable: .unreachable)
         }
         let frame = Frame(epoch: topology?.epoch ?? .none, tag: takeTag(), message: message)
         coordinator!.request(frame, timeout: timeout) { [self] result in

@@ -39,6 +39,8 @@ final class SimulatedNetwork: Network, @unchecked Sendable {
 
     // MARK: Network
 
+    var isPrivate: Bool { true }
+
     func listen(
         at endpoint: Endpoint, on eventLoop: any EventLoop,
         initialize: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>

@@ -18,6 +18,8 @@ struct ClientOptions: ParsableArguments {
     @Option(help: ArgumentHelp("How long a request may take: 500ms, 30s, 5m.", valueName: "duration"))
     var timeout: String = "30s"
 
+    @OptionGroup var tls: TLSOptions
+
     @OptionGroup var output: OutputOptions
 
     func endpoint() throws(ServiceError) -> Endpoint {
@@ -40,7 +42,8 @@ struct ClientOptions: ParsableArguments {
         _ endpoint: Endpoint, _ timeouts: Cluster.Timeouts, retryFor: Duration
     ) async throws(ServiceError) -> Cluster {
         do throws(ServiceError) {
-            return try await Cluster.connect(to: endpoint, retryFor: retryFor, timeouts: timeouts)
+            return try await Cluster.connect(
+                to: endpoint, retryFor: retryFor, tls: try tls.credentials(), timeouts: timeouts)
         } catch {
             guard error.code == .unreachable else { throw error }
             throw ServiceError(

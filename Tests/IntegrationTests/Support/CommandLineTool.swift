@@ -8,6 +8,7 @@ struct CommandLineTool: Sendable {
     /// What `DCP_COORDINATOR` is for it; nil leaves it unset.
     var coordinator: String?
     var environment: [String: String] = [:]
+    /// One of the products, or a path.
     var executable = "dcpctl"
 
     struct Outcome: Sendable {
@@ -37,7 +38,8 @@ struct CommandLineTool: Sendable {
             let paths = (directory.path("out"), directory.path("err"))
             for path in [paths.0, paths.1] { try Data().write(to: URL(filePath: path)) }
             let process = Process()
-            process.executableURL = URL(filePath: Binaries.directory + "/" + executable)
+            process.executableURL = URL(
+                filePath: executable.hasPrefix("/") ? executable : Binaries.directory + "/" + executable)
             process.arguments = arguments
             var environment = ProcessInfo.processInfo.environment
             environment["DCP_COORDINATOR"] = coordinator

@@ -17,7 +17,12 @@ final class RawConnection {
     private var received = ByteBuffer()
     private var decoder = FrameDecoder(limits: FrameLimits())
 
-    init(_ endpoint: String) throws {
+    /// - Parameters:
+    ///   - address: which of the machine's IPv4 addresses it comes from.
+    ///   - limit: a daemon that neither answers nor closes fails the test instead of holding it for ever.
+    init(
+        _ endpoint: String, from source: String? = nil, receiveTimeout limit: timeval = timeval(tv_sec: 60, tv_usec: 0)
+    ) throws {
         switch try Endpoint(endpoint) {
         case .unix(let path):
             descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
@@ -27,18 +32,30 @@ final class RawConnection {
             try Self.connect(descriptor, &address, MemoryLayout<sockaddr_un>.size)
         case .tcp(let host, let port):
             descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+            if let source { try Self.bind(descriptor, to: source) }
             var address = sockaddr_in()
             address.sin_family = sa_family_t(AF_INET)
             address.sin_port = in_port_t(port).bigEndian
             inet_pton(AF_INET, host, &address.sin_addr)
             try Self.connect(descriptor, &address, MemoryLayout<sockaddr_in>.size)
         }
-        // A daemon that neither answers nor closes fails the test instead of holding it for ever.
-        var limit = timeval(tv_sec: 60, tv_usec: 0)
+        var limit = limit
         setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
     }
 
     deinit { close(descriptor) }
+
+    private static func bind(_ descriptor: Int32, to source: String) throws {
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        inet_pton(AF_INET, source, &address.sin_addr)
+        let result = withUnsafeMutablePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                Glibc.bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        guard result == 0 else { throw Failure.system("bind", errno) }
+    }
 
     private static func connect<Address>(_ descriptor: Int32, _ address: inout Address, _ size: Int) throws {
         let result = withUnsafeMutablePointer(to: &address) {
@@ -105,6 +122,14 @@ final class RawConnection {
 
     /// Whether bytes are left that make no whole frame.
     var hasPartOfFrame: Bool { received.readableBytes > 0 }
+
+    /// Whether the peer has closed, or reset, the connection. Reads for up to the receive timeout; with bytes that have come
+    /// they are lost.
+    func isClosedByPeer() -> Bool {
+        var byte: UInt8 = 0
+        let count = recv(descriptor, &byte, 1, 0)
+        return count == 0 || count < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR
+    }
 
     /// Tells the peer that nothing more is sent.
     func finishSending() { shutdown(descriptor, Int32(SHUT_WR)) }

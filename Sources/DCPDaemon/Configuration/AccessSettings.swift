@@ -1,0 +1,77 @@
+internal import DCPCore
+internal import DCPTransport
+internal import Glibc
+
+/// Who may talk to a daemon, from its configuration.
+extension Configuration {
+    /// The TLS files that are configured, or that systemd has passed as credentials; nil when there are none.
+    /// - Parameter credentials: `$CREDENTIALS_DIRECTORY`.
+    /// - Throws: `ConfigurationError` for a part of the three.
+    func tlsFiles(
+        _ keys: AccessKeys, credentials: String? = getenv("CREDENTIALS_DIRECTORY").map { String(cString: $0) }
+    ) throws -> TLSFiles? {
+        let names = ["ca.pem", "certificate.pem", "key.pem"]
+        let configured = keys.files.map { self[$0]?.text }
+        var paths = configured
+        if configured.allSatisfy({ $0 == nil }), let credentials {
+            paths = names.map { access("\(credentials)/\($0)", F_OK) == 0 ? "\(credentials)/\($0)" : nil }
+        }
+        guard paths.contains(where: { $0 != nil }) else { return nil }
+        return try checked(keys.files) { () throws(ServiceError) in
+            guard let authority = paths[0], let certificate = paths[1], let key = paths[2] else {
+                let missing = zip(keys.files, paths).filter { $0.1 == nil }.map(\.0.path)
+                throw ServiceError(
+                    .invalidConfiguration,
+                    "TLS takes an authority, a certificate and its key; set \(missing.joined(separator: " and ")) too, "
+                        + "or pass \(names.joined(separator: ", ")) as credentials of the unit.")
+            }
+            return TLSFiles(authority: authority, certificate: certificate, key: key)
+        }
+    }
+
+    /// Limits and checks of connections, both those that come and those that are dialled.
+    /// - Parameter role: whose certificate it has to be; nil to leave the files unread, where nobody knows who it is.
+    func link(_ keys: AccessKeys, role: CertificateRole?) throws -> LinkSettings {
+        var link = LinkSettings()
+        link.handshakeTimeout = timeAmount(keys.handshakeTimeout)
+        link.admission.handshakeByteCountMax = ByteSize(text(keys.handshakeLimit))!.byteCount
+        link.admission.unauthenticatedPerPeerMax = integer(keys.connectionsPerPeer)
+        link.admission.unauthenticatedMax = integer(keys.unauthenticatedConnections)
+        link.unixAccess = UnixAccess(
+            users: ValueKind.ids(self[keys.users]?.text ?? ""),
+            groups: ValueKind.ids(self[keys.groups]?.text ?? ""))
+        if let files = try tlsFiles(keys), let role {
+            link.tls = try checked(keys.files) { () throws(ServiceError) in try TLSCredentials(files, for: role) }
+        }
+        return link
+    }
+
+    /// An endpoint to listen at: over TCP with certificates, or plain within this machine when that was asked for by name.
+    func listenEndpoint(_ key: ConfigurationKey, _ keys: AccessKeys) throws -> Endpoint {
+        let hasTLS = try tlsFiles(keys) != nil
+        return try checked([key, keys.insecureLoopbackOnly]) { () throws(ServiceError) in
+            let endpoint = try Endpoint(text(key))
+            if !hasTLS { try endpoint.checkPlainAllowed(insecureLoopbackOnly: flag(keys.insecureLoopbackOnly)) }
+            return endpoint
+        }
+    }
+
+    /// An endpoint to dial.
+    func dialledEndpoint(_ key: ConfigurationKey, _ keys: AccessKeys) throws -> Endpoint {
+        let hasTLS = try tlsFiles(keys) != nil
+        return try checked([key]) { () throws(ServiceError) in
+            let endpoint = try Endpoint(text(key))
+            if !hasTLS { try endpoint.checkPlainDialAllowed() }
+            return endpoint
+        }
+    }
+}
+
+extension LinkSettings {
+    /// For the journal: who may connect to an endpoint.
+    func callers(at endpoint: String) -> String {
+        guard endpoint.hasPrefix("tcp:") else { return unixAccess?.summary ?? "every user of this machine" }
+        guard let tls else { return "every user of this machine, over plain TCP" }
+        return "holders of a certificate from \(tls.files.authority), over TLS 1.3"
+    }
+}

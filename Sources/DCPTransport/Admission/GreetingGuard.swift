@@ -1,0 +1,58 @@
+internal import DCPCore
+internal import DCPWire
+internal import NIOCore
+
+/// Stands before everything else on an accepted connection until its hello is accepted: counts the bytes, and tells plain
+/// bytes from TLS by the first one.
+final class GreetingGuard: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    private let link: Link
+    private let expectsTLS: Bool
+    private let byteCountMax: Int
+    private var byteCount = 0
+
+    /// RFC 8446, 5.1: the content type of a handshake record, with which TLS begins.
+    private static let handshakeRecord: UInt8 = 22
+
+    init(link: Link, expectsTLS: Bool, byteCountMax: Int) {
+        self.link = link
+        self.expectsTLS = expectsTLS
+        self.byteCountMax = byteCountMax
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        guard link.isGreeting else { return context.fireChannelRead(data) }
+        let bytes = unwrapInboundIn(data)
+        let isFirst = byteCount == 0
+        byteCount += bytes.readableBytes
+        if expectsTLS, isFirst, let first = bytes.getInteger(at: bytes.readerIndex, as: UInt8.self),
+            first != Self.handshakeRecord
+        {
+            return refusePlainText(bytes, context)
+        }
+        guard byteCount <= byteCountMax else {
+            return link.refuse(
+                Refusal(
+                    .oversizedHello,
+                    ServiceError(
+                        .protocolViolation,
+                        "\(byteCount) bytes came before a hello was accepted, the limit is \(byteCountMax); "
+                            + "handshake-limit raises it.")))
+        }
+        context.fireChannelRead(data)
+    }
+
+    /// A peer of ours that was not told of TLS is answered in its own, plain protocol; the bytes are not looked at further.
+    private func refusePlainText(_ bytes: ByteBuffer, _ context: ChannelHandlerContext) {
+        let error = ServiceError(
+            .accessDenied,
+            "This port takes TLS with certificates only; give tls-ca, tls-certificate and tls-key (dcpctl certs).")
+        if bytes.getInteger(at: bytes.readerIndex, endianness: .little, as: UInt32.self) == FrameHeader.magic {
+            let (head, _) = Link.greeting(.failure(error)).encode()
+            context.writeAndFlush(wrapOutboundOut(head), promise: nil)
+        }
+        link.refuse(Refusal(.plainText, error))
+    }
+}

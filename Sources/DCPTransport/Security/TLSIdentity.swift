@@ -1,0 +1,72 @@
+package import DCPCore
+package import DCPWire
+internal import Glibc
+internal import NIOSSL
+
+/// What a verified certificate says of its holder.
+///
+/// That the certificate is the cluster's is BoringSSL's to check; what it may be used for is checked here. There is no
+/// check of host names: a rank's number is bound to its store while its host and address change, so the role takes the
+/// name's place. Who dials rank 3 demands a certificate of rank 3, whatever the address was.
+package struct TLSIdentity: Hashable, Sendable {
+    package var roles: Set<CertificateRole>
+    /// Seconds since 1970.
+    package var notBefore: Int
+    package var notAfter: Int
+
+    package init(roles: Set<CertificateRole>, notBefore: Int, notAfter: Int) {
+        self.roles = roles
+        self.notBefore = notBefore
+        self.notAfter = notAfter
+    }
+
+    init(_ certificate: NIOSSLCertificate) {
+        var roles: Set<CertificateRole> = []
+        for name in certificate._subjectAlternativeNames() where name.nameType == .uri {
+            let uri = name.contents.withUnsafeBufferPointer { String(decoding: $0, as: UTF8.self) }
+            if let role = CertificateRole(uri: uri) { roles.insert(role) }
+        }
+        self.init(
+            roles: roles, notBefore: Int(certificate.notValidBefore), notAfter: Int(certificate.notValidAfter))
+    }
+
+    package func isValid(at now: Int) -> Bool { (notBefore...max(notBefore, notAfter)).contains(now) }
+
+    /// For messages: `dcp:rank:3, dcp:client:alice`.
+    package var roleList: String {
+        roles.isEmpty ? "no role" : roles.map(\.uri).sorted().joined(separator: ", ")
+    }
+
+    /// Whoever dials: the certificate of the one that answers has to carry this role.
+    package func check(is expected: CertificateRole) throws(ServiceError) {
+        guard roles.contains(expected) else {
+            throw ServiceError(
+                .accessDenied,
+                "The certificate that answers is for \(roleList), not for \(expected.uri); correct the address, or the "
+                    + "certificate there.")
+        }
+    }
+
+    /// Whoever accepts: the certificate has to carry the role that the hello claims.
+    ///
+    /// A rank asks for the cluster's shape before it can state its layout: its certificate passes as a client's at the
+    /// coordinator, and only there.
+    package func check(_ hello: Hello, acceptedBy acceptor: CertificateRole) throws(ServiceError) {
+        let isAllowed = roles.contains { role in
+            switch (hello.role, role) {
+            case (.rank, .rank(let rank)): rank == hello.rank
+            case (.coordinator, .coordinator), (.client, .client): true
+            case (.client, .rank): acceptor == .coordinator
+            default: false
+            }
+        }
+        guard isAllowed else {
+            throw ServiceError(
+                .accessDenied,
+                "The certificate is for \(roleList), and the hello is from \(hello.sender); use a certificate with that "
+                    + "role (dcpctl certs).")
+        }
+    }
+
+    static var now: Int { time(nil) }
+}
