@@ -94,11 +94,13 @@ let package = Package(
         library("DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", nioCore]),
         library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix]),
         library("DCPConsole", ["DCPCore"]),
+        library("DCPDoctor", ["DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPClient", "DCPConsole"]),
         library(
             "DCPDaemon",
             [
                 "DCPCore", "DCPAttention", "DCPCache", "DCPStore", "DCPWire", "DCPTransport", "DCPRank",
-                "DCPCoordinator", "DCPClient", "DCPConsole", "CSystemd", nioCore, nioPosix, logging, lifecycle,
+                "DCPCoordinator", "DCPClient", "DCPConsole", "CSystemd", nioCore, nioPosix, logging,
+                lifecycle,
                 unixSignals, argumentParser, yams,
             ]),
         library("DCPTestKit", ["DCPCore", "DCPAttention"]),
@@ -123,7 +125,7 @@ let package = Package(
             "dcpctl",
             [
                 "DCPCore", "DCPAttention", "DCPCache", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient",
-                "DCPConsole", argumentParser, unixSignals,
+                "DCPConsole", "DCPDoctor", argumentParser, unixSignals,
             ]),
         executable(
             "dcp-bench",
@@ -152,13 +154,15 @@ let package = Package(
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
         tests("DCPDaemon", ["DCPRank", nioCore, logging, argumentParser]),
         tests("DCPConsole"),
+        tests("DCPDoctor", ["DCPCertificates", "DCPClient", "DCPWire"]),
         tests("DCPBench"),
         .testTarget(
             name: "SimulationTests", dependencies: ["DCPTestKit", "dcp-simulator"], swiftSettings: swiftSettings),
         .testTarget(
             name: "IntegrationTests",
             dependencies: [
-                "DCPCore", "DCPAttention", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit", "dcp-rank",
+                "DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit",
+                "dcp-rank",
                 "dcp-coordinator", "dcpctl", "dcp-bench", "dcp-soak", nioCore,
             ],
             swiftSettings: swiftSettings),

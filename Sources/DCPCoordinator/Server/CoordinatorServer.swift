@@ -1,6 +1,6 @@
 public import DCPCore
 public import DCPTransport
-package import DCPWire
+public import DCPWire
 public import NIOCore
 
 /// The coordinator: a shell around `CoordinatorMachine`, confined to one event loop.
@@ -22,6 +22,8 @@ public final class CoordinatorServer {
         /// at least a lease.
         public var evictIdle: Duration = .seconds(10)
         public var link = LinkSettings()
+        /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
+        public var hostReport: (@Sendable () -> HostReport)?
 
         public init(listen: Endpoint) { self.listen = listen }
     }
@@ -34,6 +36,7 @@ public final class CoordinatorServer {
     private let eventLoop: any EventLoop
     private let observe: (CoordinatorEvent) -> Void
     private let listener: Listener
+    private let hostReporter: HostReporter
     private var machine: CoordinatorMachine
     private var links: [CoordinatorMachine.LinkID: Link] = [:]
     private var linkIDs: [ObjectIdentifier: CoordinatorMachine.LinkID] = [:]
@@ -59,6 +62,7 @@ public final class CoordinatorServer {
         listener = Listener(
             configuration.listen, inheritedSocket: configuration.inheritedSocket, eventLoop: eventLoop,
             settings: configuration.link)
+        hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
             replaceableStores: configuration.replaceableStores, evict: configuration.evict,
@@ -177,6 +181,13 @@ extension CoordinatorServer: LinkDelegate {
         case .topologyRequest(let milliseconds):
             let wait = min(.milliseconds(Int64(milliseconds)), Self.waitMax)
             perform(machine.topologyRequest(id, frame.tag, wait: wait, now: now))
+        case .hostReportRequest where !isRank:
+            hostReporter.report { [weak self] result in
+                switch result {
+                case .success(let report): self?.send(.hostReport(report), frame.tag, to: id)
+                case .failure(let error): self?.send(.failure(error), frame.tag, to: id)
+                }
+            }
         case .directoryRequest(let request): perform(machine.directoryRequest(request, link: id, tag: frame.tag))
         default:
             let error = ServiceError(

@@ -1,3 +1,4 @@
+internal import DCPClient
 internal import DCPCoordinator
 internal import DCPCore
 internal import DCPTransport
@@ -37,7 +38,9 @@ struct CoordinatorSettings {
                 }
             }
         }
-        stateDirectory = configuration.text(.state)
+        let state = configuration.text(.state)
+        stateDirectory = state
+        server.hostReport = { HostInspection.report(store: state) }
         logLevel = Logger.Level(rawValue: configuration.text(.coordinatorLogLevel))!
     }
 }

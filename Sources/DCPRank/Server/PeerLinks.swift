@@ -39,6 +39,11 @@ final class PeerLinks {
     /// Whether every other rank of the group is reached.
     var isComplete: Bool { peers.values.allSatisfy { $0.link != nil } }
 
+    /// Every other rank of the group, in order.
+    var reached: [(rank: RankIndex, isReached: Bool)] {
+        peers.sorted { $0.key < $1.key }.map { ($0.key, $0.value.link != nil) }
+    }
+
     func link(to rank: RankIndex) -> Link? { peers[rank]?.link }
 
     var links: [Link] { peers.sorted { $0.key < $1.key }.compactMap(\.value.link) }

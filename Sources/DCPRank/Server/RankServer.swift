@@ -41,6 +41,7 @@ public final class RankServer {
     let peers: PeerLinks
     private(set) var coordinator: CoordinatorSession!
     let listener: Listener
+    let hostReporter: HostReporter
     /// Every open link of a client, with its place in the order they came, for a clean stop.
     var incoming: [ObjectIdentifier: (ordinal: UInt64, link: Link)] = [:]
     var nextIncoming: UInt64 = 0
@@ -86,6 +87,7 @@ public final class RankServer {
             group: cluster.members(ofHeadGroup: cluster.headGroup(of: configuration.rank)), hello: hello,
             dialer: dialer, eventLoop: eventLoop, redialDelay: configuration.redialDelay)
         listener = Listener(configuration.listen, eventLoop: eventLoop, settings: configuration.link)
+        hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
         coordinator = CoordinatorSession(server: self, hello: hello, dialer: dialer)
     }
 
