@@ -101,6 +101,7 @@ let package = Package(
             "DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", "DCPObservability", nioCore]),
         library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix]),
         library("DCPConsole", ["DCPCore"]),
+        library("DCPDoctor", ["DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPClient", "DCPConsole"]),
         library(
             "DCPDaemon",
             [
@@ -130,7 +131,7 @@ let package = Package(
             "dcpctl",
             [
                 "DCPCore", "DCPAttention", "DCPCache", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient",
-                "DCPConsole", argumentParser, unixSignals,
+                "DCPConsole", "DCPDoctor", argumentParser, unixSignals,
             ]),
         executable(
             "dcp-bench",
@@ -160,6 +161,7 @@ let package = Package(
         tests("DCPObservability"),
         tests("DCPDaemon", ["DCPRank", "DCPObservability", nioCore, logging, argumentParser]),
         tests("DCPConsole"),
+        tests("DCPDoctor", ["DCPCertificates", "DCPClient", "DCPWire"]),
         tests("DCPBench"),
         .testTarget(
             name: "SimulationTests", dependencies: ["DCPTestKit", "dcp-simulator"], swiftSettings: swiftSettings),

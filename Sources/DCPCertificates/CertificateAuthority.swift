@@ -27,7 +27,8 @@ public struct CertificateAuthority: Sendable {
             let name = try DistinguishedName { CommonName("DCP cluster authority \(mark)") }
             let certificate = try Certificate(
                 version: .v3, serialNumber: .random(), publicKey: key.publicKey,
-                notValidBefore: validity.notBefore, notValidAfter: validity.notAfter, issuer: name, subject: name,
+                notValidBefore: CertificateValidity.date(validity.notBefore),
+                notValidAfter: CertificateValidity.date(validity.notAfter), issuer: name, subject: name,
                 extensions: Certificate.Extensions {
                     // No authority below this one.
                     Critical(BasicConstraints.isCertificateAuthority(maxPathLength: 0))
@@ -63,9 +64,10 @@ public struct CertificateAuthority: Sendable {
     ) throws(ServiceError) -> KeyedCertificate {
         precondition(!roles.isEmpty, "a certificate without a role opens nothing")
         let authority = issuer.certificate
-        guard validity.notAfter <= authority.notValidAfter else {
+        let end = Int64(authority.notValidAfter.timeIntervalSince1970)
+        guard validity.notAfter <= end else {
             // A minute for whoever types the number.
-            let days = max(0, Int((authority.notValidAfter.timeIntervalSinceNow - 60) / 86400))
+            let days = max(0, (end - CertificateValidity.now - 60) / 86400)
             throw ServiceError(
                 .invalidRequest,
                 "The certificates would end after their authority; make them for at most \(days) days, or begin anew with "
@@ -74,7 +76,8 @@ public struct CertificateAuthority: Sendable {
         return try Self.building { () throws in
             let certificate = try Certificate(
                 version: .v3, serialNumber: .random(), publicKey: key.publicKey,
-                notValidBefore: validity.notBefore, notValidAfter: validity.notAfter, issuer: authority.subject,
+                notValidBefore: CertificateValidity.date(validity.notBefore),
+                notValidAfter: CertificateValidity.date(validity.notAfter), issuer: authority.subject,
                 subject: try DistinguishedName { CommonName(roles[0].uri) },
                 extensions: Certificate.Extensions {
                     Critical(BasicConstraints.notCertificateAuthority)

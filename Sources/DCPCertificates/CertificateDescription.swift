@@ -51,6 +51,7 @@ public struct CertificateDescription: Hashable, Sendable {
             (byte < 16 ? "0" : "") + String(byte, radix: 16)
         }.joined()
         validity = CertificateValidity(
-            notBefore: certificate.notValidBefore, notAfter: certificate.notValidAfter)
+            notBefore: Int64(certificate.notValidBefore.timeIntervalSince1970),
+            notAfter: Int64(certificate.notValidAfter.timeIntervalSince1970))
     }
 }

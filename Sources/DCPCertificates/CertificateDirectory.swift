@@ -1,5 +1,5 @@
 public import DCPCore
-public import Foundation
+internal import Foundation
 internal import Glibc
 
 /// The certificates and keys of one cluster, as `dcpctl certs` keeps them.
@@ -31,7 +31,7 @@ public struct CertificateDirectory: Sendable {
     /// - Throws: `.conflict` when there is something at the path; `.invalidRequest` for a name that is none, or when it cannot
     ///   be written. Then nothing is left behind.
     public func create(
-        ranks: Int, clients: [String], days: Int = CertificateValidity.leafDays, now: Date = Date()
+        ranks: Int, clients: [String], days: Int = CertificateValidity.leafDays, now: Int64 = CertificateValidity.now
     ) throws(ServiceError) -> [CertificateFile] {
         precondition((1...ClusterShape.ranksMax).contains(ranks))
         let roles =
@@ -73,7 +73,8 @@ public struct CertificateDirectory: Sendable {
     /// Makes certificates for more ranks and clients, by the authority that is here.
     /// - Throws: `.conflict` when one of them has a certificate; `.invalidRequest` as `create` does. Then none is made.
     public func add(
-        ranks: [RankIndex], clients: [String], days: Int = CertificateValidity.leafDays, now: Date = Date()
+        ranks: [RankIndex], clients: [String], days: Int = CertificateValidity.leafDays,
+        now: Int64 = CertificateValidity.now
     ) throws(ServiceError) -> [CertificateFile] {
         let roles = ranks.map { .rank($0) } + (try Self.clientRoles(clients))
         for role in roles {
@@ -102,7 +103,7 @@ public struct CertificateDirectory: Sendable {
     /// come with a new directory.
     /// - Throws: `.invalidRequest` when one cannot be read or written. Those that were not replaced yet are as before.
     public func renew(
-        days: Int = CertificateValidity.leafDays, now: Date = Date()
+        days: Int = CertificateValidity.leafDays, now: Int64 = CertificateValidity.now
     ) throws(ServiceError) -> [CertificateFile] {
         let authority = try authority()
         var texts: [(path: String, text: String, mode: mode_t)] = []

@@ -46,6 +46,10 @@ public enum FrameType: UInt16, CaseIterable, Sendable {
     case corrected = 53
     case abort = 54
 
+    // Client and any daemon.
+    case hostReportRequest = 60
+    case hostReport = 61
+
     /// What may come before both sides know each other.
     var isGreeting: Bool { self == .hello || self == .welcome || self == .failure }
 }

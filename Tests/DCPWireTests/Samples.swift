@@ -70,12 +70,29 @@ enum Samples {
         ]
     }
 
+    private static func hostReport() -> HostReport {
+        var report = HostReport(release: "9.9", processID: 12, userID: 107)
+        (report.hostName, report.bootID, report.hugePages) = ("node-1", "5b3c", "madvise")
+        (report.wallNanoseconds, report.openFiles, report.openFilesMax) = (1 << 60, 30, 4096)
+        report.lockedByteCountMax = .max
+        report.disk = HostReport.Disk(
+            directory: "/var/lib/dcp/rank-1", fileSystem: "ext4", freeByteCount: 1 << 40, byteCount: 1 << 41)
+        report.kernels = HostReport.Kernels(
+            instructionSet: "avx2", widest: "avx512bf16", openBLASCore: "Haswell", openBLASCoreIsForcedOlder: true)
+        report.variables = ["OPENBLAS_CORETYPE=Haswell", ""]
+        report.peers = [
+            HostReport.Peer(rank: RankIndex(0), isReached: true), HostReport.Peer(rank: RankIndex(2), isReached: false),
+        ]
+        return report
+    }
+
     private static func clients(_ cluster: ClusterShape) -> [Message] {
         [
             .step(step()),
             .stepResult(StepResult(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: bytes(24))),
             .stepResult(StepResult(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: nil)),
             .commit([SequenceLength(sequence: SequenceID(1), length: 10), .init(sequence: SequenceID(2), length: 0)]),
+            .hostReportRequest, .hostReport(HostReport()), .hostReport(hostReport()),
             .committed, .sequenceStatusRequest([SequenceID(1), SequenceID(9)]),
             .sequenceStatus([
                 SequenceStatus(sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3)

@@ -1,6 +1,6 @@
 public import DCPCore
 public import DCPTransport
-package import DCPWire
+public import DCPWire
 public import NIOCore
 
 /// The coordinator: a shell around `CoordinatorMachine`, confined to one event loop.
@@ -22,6 +22,8 @@ public final class CoordinatorServer {
         /// at least a lease.
         public var evictIdle: Duration = .seconds(10)
         public var link = LinkSettings()
+        /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
+        public var hostReport: (@Sendable () -> HostReport)?
 
         public init(listen: Endpoint) { self.listen = listen }
     }
@@ -34,6 +36,7 @@ public final class CoordinatorServer {
     let eventLoop: any EventLoop
     private let observer: (CoordinatorEvent) -> Void
     private let listener: Listener
+    private let hostReporter: HostReporter
     private(set) var machine: CoordinatorMachine
     private(set) var counters = CoordinatorCounters()
     private(set) var links: [CoordinatorMachine.LinkID: Link] = [:]
@@ -61,6 +64,7 @@ public final class CoordinatorServer {
             configuration.listen, as: .coordinator, inheritedSocket: configuration.inheritedSocket,
             eventLoop: eventLoop,
             settings: configuration.link)
+        hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
             replaceableStores: configuration.replaceableStores, evict: configuration.evict,
@@ -198,6 +202,13 @@ extension CoordinatorServer: LinkDelegate {
         case .topologyRequest(let milliseconds):
             let wait = min(.milliseconds(Int64(milliseconds)), Self.waitMax)
             perform(machine.topologyRequest(id, frame.tag, wait: wait, now: now))
+        case .hostReportRequest where !isRank:
+            hostReporter.report { [weak self] result in
+                switch result {
+                case .success(let report): self?.send(.hostReport(report), frame.tag, to: id)
+                case .failure(let error): self?.send(.failure(error), frame.tag, to: id)
+                }
+            }
         case .directoryRequest(let request): perform(machine.directoryRequest(request, link: id, tag: frame.tag))
         default:
             let error = ServiceError(

@@ -1,3 +1,4 @@
+internal import DCPClient
 internal import DCPCoordinator
 internal import DCPCore
 internal import DCPTransport
@@ -43,7 +44,9 @@ struct CoordinatorSettings {
         observability = try ObservabilitySettings(
             configuration, http: .coordinatorHTTP, anyAddress: .coordinatorHTTPAnyAddress,
             canaryInterval: .canaryInterval)
-        stateDirectory = configuration.text(.state)
+        let state = configuration.text(.state)
+        stateDirectory = state
+        server.hostReport = { HostInspection.report(store: state) }
         logLevel = Logger.Level(rawValue: configuration.text(.coordinatorLogLevel))!
     }
 }

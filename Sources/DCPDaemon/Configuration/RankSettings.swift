@@ -1,5 +1,6 @@
 internal import DCPAttention
 internal import DCPCache
+internal import DCPClient
 internal import DCPCore
 internal import DCPRank
 internal import DCPStore
@@ -53,7 +54,9 @@ struct RankSettings {
         cache.uncommittedByteCountMax = configuration.integer(.uncommittedLimit) << 20
         observability = try ObservabilitySettings(
             configuration, http: .rankHTTP, anyAddress: .rankHTTPAnyAddress, canaryInterval: .expectedCanaryInterval)
-        storeDirectory = configuration.text(.store)
+        let store = configuration.text(.store)
+        storeDirectory = store
+        self.rank.hostReport = { HostInspection.report(store: store) }
         logLevel = Logger.Level(rawValue: configuration.text(.rankLogLevel))!
     }
 }

@@ -47,6 +47,11 @@ final class PeerLinks {
     /// How many others the group has.
     var count: Int { peers.count }
 
+    /// Every other rank of the group, in order.
+    var reached: [(rank: RankIndex, isReached: Bool)] {
+        peers.sorted { $0.key < $1.key }.map { ($0.key, $0.value.link != nil) }
+    }
+
     func link(to rank: RankIndex) -> Link? { peers[rank]?.link }
 
     var links: [Link] { peers.sorted { $0.key < $1.key }.compactMap(\.value.link) }

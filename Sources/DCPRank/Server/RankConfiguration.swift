@@ -1,5 +1,6 @@
 public import DCPCore
 public import DCPTransport
+public import DCPWire
 public import NIOCore
 
 /// What a rank needs to know to serve. Every limit has a default.
@@ -24,6 +25,8 @@ public struct RankConfiguration: Sendable {
     /// How long a graceful stop waits for steps and commits in flight.
     public var drainTimeout = TimeAmount.seconds(20)
     public var link = LinkSettings()
+    /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
+    public var hostReport: (@Sendable () -> HostReport)?
     /// What the rank does wrong on purpose, in a simulation.
     package var broken: BrokenRule?
 

@@ -36,6 +36,8 @@ extension RankServer {
             rewind(sequence, claim, layerLengths, frame: frame, from: link)
         case .rankStatusRequest:
             reportStatus(frame, to: link)
+        case .hostReportRequest:
+            reportHost(frame, to: link)
         case .verificationRequest(let request):
             verify(request, frame: frame, from: link)
         case .rowsRequest(let request):
@@ -284,6 +286,24 @@ extension RankServer {
             answer(link, frame.tag, .rankStatus(status(try cache.statistics())))
         } catch {
             answer(link, frame.tag, .failure(error))
+        }
+    }
+
+    /// The rank adds what it alone knows: its kernels, and whether it reaches the others of its group.
+    private func reportHost(_ frame: Frame, to link: Link) {
+        hostReporter.report { [weak self, weak link] result in
+            guard let self else { return }
+            switch result {
+            case .success(var report):
+                report.peers = peers.reached.map { HostReport.Peer(rank: $0.rank, isReached: $0.isReached) }
+                let kernels = KernelSelection.current
+                report.kernels = HostReport.Kernels(
+                    instructionSet: kernels.instructionSet, widest: AttentionKernels.available.last!.name,
+                    openBLASCore: kernels.openBLASCore,
+                    openBLASCoreIsForcedOlder: kernels.openBLASCoreIsForcedOlder)
+                answer(link, frame.tag, .hostReport(report))
+            case .failure(let error): answer(link, frame.tag, .failure(error))
+            }
         }
     }
 

@@ -42,6 +42,7 @@ public final class RankServer {
     let peers: PeerLinks
     private(set) var coordinator: CoordinatorSession!
     let listener: Listener
+    let hostReporter: HostReporter
     /// Every open link of a client, with its place in the order they came, for a clean stop.
     var incoming: [ObjectIdentifier: (ordinal: UInt64, link: Link)] = [:]
     var nextIncoming: UInt64 = 0
@@ -81,6 +82,7 @@ public final class RankServer {
             report: { observe(.peerNotReached($0, $1)) })
         listener = Listener(
             configuration.listen, as: .rank(configuration.rank), eventLoop: eventLoop, settings: configuration.link)
+        hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
         coordinator = CoordinatorSession(server: self, hello: hello, dialer: dialer)
     }
 

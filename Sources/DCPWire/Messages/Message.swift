@@ -43,6 +43,9 @@ public enum Message: Sendable {
     case corrected(CorrectedSlice)
     case abort(ServiceError)
 
+    case hostReportRequest
+    case hostReport(HostReport)
+
     public var type: FrameType {
         switch self {
         case .hello: .hello
@@ -78,6 +81,8 @@ public enum Message: Sendable {
         case .logSumExp: .logSumExp
         case .corrected: .corrected
         case .abort: .abort
+        case .hostReportRequest: .hostReportRequest
+        case .hostReport: .hostReport
         }
     }
 }
@@ -125,11 +130,13 @@ extension Message {
         case .verification(let status): status.encode(to: &writer)
         case .rowsRequest(let request): request.encode(to: &writer)
         case .rows(let rows): return rows.encode(to: &writer)
+        case .hostReport(let report): report.encode(to: &writer)
         case .query(let slice): return slice.encode(to: &writer)
         case .partial(let slice): return slice.encode(to: &writer)
         case .logSumExp(let rows): return rows.encode(to: &writer)
         case .corrected(let slice): return slice.encode(to: &writer)
-        case .leaseRenewed, .linksReady, .operationDone, .committed, .rewound, .rankStatusRequest: break
+        case .leaseRenewed, .linksReady, .operationDone, .committed, .rewound, .rankStatusRequest, .hostReportRequest:
+            break
         }
         return nil
     }
@@ -200,6 +207,8 @@ extension Message {
         case .verificationRequest: self = .verificationRequest(try VerificationRequest(from: &reader))
         case .verification: self = .verification(try VerificationStatus(from: &reader))
         case .rowsRequest: self = .rowsRequest(try RowsRequest(from: &reader))
+        case .hostReportRequest: self = .hostReportRequest
+        case .hostReport: self = .hostReport(try HostReport(from: &reader))
         case .step, .stepResult, .rows, .query, .partial, .logSumExp, .corrected:
             preconditionFailure("\(type) has a payload and is decoded with it")
         }

@@ -1,7 +1,6 @@
 import DCPCertificates
 import DCPConsole
 import DCPCore
-import Foundation
 
 struct CertificateView: Encodable {
     var file: String
@@ -25,8 +24,8 @@ struct CertificateView: Encodable {
         serial = certificate.serial
         subject = certificate.subject
         issuer = certificate.issuer
-        notBefore = certificate.validity.notBefore.formatted(.iso8601)
-        notAfter = certificate.validity.notAfter.formatted(.iso8601)
+        notBefore = CertificateValidity.text(certificate.validity.notBefore)
+        notAfter = CertificateValidity.text(certificate.validity.notAfter)
         keyFile = file.key?.path
         keyMode = file.key.map { "0" + String($0.mode, radix: 8) }
     }

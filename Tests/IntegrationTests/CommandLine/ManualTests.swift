@@ -11,7 +11,7 @@ extension Integration {
             [], ["up"], ["down"], ["submit"], ["status"], ["ranks"], ["health"], ["model"], ["model", "list"],
             ["model", "show"], ["model", "remove"], ["sequence"], ["sequence", "list"], ["sequence", "show"],
             ["sequence", "truncate"], ["sequence", "fork"], ["sequence", "close"], ["sequence", "export"],
-            ["sequence", "import"], ["sequence", "pin"], ["sequence", "unpin"], ["verify"],
+            ["sequence", "import"], ["sequence", "pin"], ["sequence", "unpin"], ["verify"], ["doctor"],
             ["certs"], ["certs", "init"], ["certs", "add"], ["certs", "renew"], ["certs", "show"],
         ]
 
