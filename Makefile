@@ -17,7 +17,7 @@ REFERENCE := .build/reference
 DEB := .build/deb
 VERSION := $(shell sed -n 's/.*static let current = "\(.*\)".*/\1/p' Sources/DCPWire/*.swift Sources/DCPWire/*/*.swift)
 
-.PHONY: help deps deps-arm64 deps-deb build run test soak simulate check-kernels check-arm64 check-metrics check-units check-systemd bench lint docs reference package-reference \
+.PHONY: help deps deps-arm64 deps-deb build run test soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
 	install stage deb clean
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make soak     build, then kill daemons under checking clients for two minutes; MINUTES=15 for longer, SEED=N to repeat"
 	@echo "make check-kernels  compare the kernels in C with their scalar twins, under AddressSanitizer"
 	@echo "make check-arm64  compare the arm64 kernels with their scalar twins, under an emulator"
+	@echo "make check-hosts  build, then operate a cluster over two hosts with TLS, a slow link and a cut one, as root"
 	@echo "make check-metrics  build, then check a live cluster's metrics and the alert rules with promtool"
 	@echo "make bench    build, then measure what the README tells: about three minutes and 1.3 GB of disk in TMPDIR or /var/tmp"
 	@echo "make build    build dcp-rank, dcp-coordinator, dcpctl and dcp-bench into $(BIN)"
@@ -114,6 +115,12 @@ check-arm64: deps-arm64
 # Debian's promtool; nothing is installed or started but a cluster in a temporary directory.
 check-metrics: build
 	Tests/Support/metrics/check-metrics $(BIN)
+
+# Two network namespaces joined by a virtual cable, as root.
+HOSTS_PACKAGES := iproute2 iputils-ping
+check-hosts: build
+	$(call install_missing,$(HOSTS_PACKAGES))
+	Tests/Support/hosts/check-hosts $(BIN)
 
 lint:
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift

@@ -42,6 +42,8 @@ public final class Link {
     private let tls: NIOSSLHandler?
     /// Told once, when the hello has been accepted.
     private var authenticated: (() -> Void)?
+    /// Called once, before the delegate hears of the end, when the peer was refused.
+    var refused: ((RefusalCause) -> Void)?
     private(set) var wasAuthenticated = false
     private var turnedAway: Refusal?
     private var state: State
@@ -311,8 +313,16 @@ extension Link {
         state = .closed
         stallCheck?.cancel()
         authenticated = nil
+        tellRefusal()
         delegate?.link(
             self, closed: closeReason ?? ServiceError(.rankUnavailable, "The peer closed the connection."))
+    }
+
+    /// Also for a connection that ends before it was active.
+    func tellRefusal() {
+        guard let refusal else { return }
+        refused?(refusal)
+        refused = nil
     }
 
     static func greeting(_ message: Message) -> Frame {

@@ -81,11 +81,12 @@ public final class Listener {
             channel: channel, side: .accepted(by: role), settings: settings, delegate: delegate, tls: tls,
             turnedAway: refusal
         ) { bound.value.admission.authenticated(peer) }
+        link.refused = { bound.value.refused.count($0) }
         let boundLink = NIOLoopBound(link, eventLoop: eventLoop)
         let hasEntered = refusal == nil
         channel.closeFuture.whenComplete { _ in
             let (listener, link) = (bound.value, boundLink.value)
-            if let cause = link.refusal { listener.refused.count(cause) }
+            link.tellRefusal()
             if hasEntered { listener.admission.leave(peer, wasAuthenticated: link.wasAuthenticated) }
         }
         let handlers = channel.pipeline.syncOperations

@@ -21,7 +21,7 @@ struct InspectionTests {
 
     @Test("name, limits, clock and file system are the machine's")
     func host() throws {
-        let directory = TemporaryDirectory()
+        let directory = DCPTestKit.TemporaryDirectory()
         let before = UInt64(Date().timeIntervalSince1970 * 1e9)
         let report = HostInspection.report(store: directory.path("not/made/yet"))
         let after = UInt64(Date().timeIntervalSince1970 * 1e9)

@@ -58,7 +58,11 @@ struct SimulationTests {
     /// A simulator that does not notice these notices nothing.
     @Test(
         "canary: a rank that breaks a rule is caught within 50 seeds",
-        arguments: [("commit", ["lost commit"]), ("epoch", ["two epochs"]), ("append", ["answered, not in place"])])
+        arguments: [
+            // What was appended wrongly shows in what the ranks hold, or in what they then refuse.
+            ("commit", ["lost commit"]), ("epoch", ["two epochs"]),
+            ("append", ["answered, not in place", "wrong refusal"]),
+        ])
     func canary(rule: String, expected: [String]) async throws {
         let outcome = try await Simulator.run("run", "--seed", "1", "--seeds", "50", "--canary", rule, "--json")
         #expect(outcome.status == 70, "\(outcome.messages)")

@@ -44,9 +44,9 @@ final class TestCertificates: Sendable {
 
 extension CertificateValidity {
     static var over: CertificateValidity {
-        CertificateValidity(notBefore: Date(timeIntervalSinceNow: -7200), notAfter: Date(timeIntervalSinceNow: -60))
+        CertificateValidity(notBefore: now - 7200, notAfter: now - 60)
     }
     static var toCome: CertificateValidity {
-        CertificateValidity(notBefore: Date(timeIntervalSinceNow: 3600), notAfter: Date(timeIntervalSinceNow: 7200))
+        CertificateValidity(notBefore: now + 3600, notAfter: now + 7200)
     }
 }

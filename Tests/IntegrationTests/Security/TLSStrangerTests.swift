@@ -34,7 +34,7 @@ extension Integration {
                 let other = CertificateDirectory(path: cluster.directory.path("other"))
                 _ = try other.create(ranks: 1, clients: ["alice"])
                 let old = CertificateValidity(
-                    notBefore: Date(timeIntervalSinceNow: -7200), notAfter: Date(timeIntervalSinceNow: -60))
+                    notBefore: CertificateValidity.now - 7200, notAfter: CertificateValidity.now - 60)
                 let expired = try secure.issue([SecureCluster.client], validity: old, as: "expired")
                 let alice = SecureCluster.files(of: SecureCluster.client, in: secure.certificates)
                 let rank1 = SecureCluster.files(of: .rank(RankIndex(1)), in: secure.certificates)
