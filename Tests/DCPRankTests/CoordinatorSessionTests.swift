@@ -149,7 +149,8 @@ struct CoordinatorSessionTests {
             let asking = try await loop.submit {
                 let asking = Asking(continuation)
                 Dialer(eventLoop: loop).dial(
-                    .unix(path: directory.path("rank")), expecting: .rank(RankIndex(0)), hello: Hello(role: .client, fingerprint: nil), delegate: asking
+                    .unix(path: directory.path("rank")), expecting: .rank(RankIndex(0)),
+                    hello: Hello(role: .client, fingerprint: nil), delegate: asking
                 ) { _ in continuation.finish() }
                 return NIOLoopBound(asking, eventLoop: loop)
             }.get()

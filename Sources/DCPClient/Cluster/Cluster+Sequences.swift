@@ -95,6 +95,7 @@ extension Cluster {
                     // same time are told.
                     guard error.code == .claimed, !hasTakenOver else { throw error }
                     hasTakenOver = true
+                    resumption = Resumption(atMost: lengthsMax)
                 }
             case .unsettled:
                 throw ServiceError(

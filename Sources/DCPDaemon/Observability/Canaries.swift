@@ -7,6 +7,8 @@ internal import Logging
 struct Canaries: Sendable {
     let interval: Duration
     let coordinator: Endpoint
+    /// The coordinator's own certificate, which passes as a client's.
+    let tls: TLSCredentials?
     let record: CanaryRecord
     let log: DaemonLog
 
@@ -30,7 +32,8 @@ struct Canaries: Sendable {
         do throws(ServiceError) {
             if cluster == nil {
                 cluster = try await Cluster.connect(
-                    to: coordinator, timeouts: Cluster.Timeouts(step: Self.timeout, request: Self.timeout))
+                    to: coordinator, tls: tls,
+                    timeouts: Cluster.Timeouts(step: Self.timeout, request: Self.timeout))
             }
             guard let cluster else { preconditionFailure("connected above") }
             let report = try await cluster.lastingCanary()

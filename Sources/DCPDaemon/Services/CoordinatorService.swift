@@ -80,8 +80,10 @@ struct CoordinatorService: DaemonService {
             return serving.value.server.endpoint
         }.get()
         let canaries = settings.observability.canaryInterval.map { interval in
-            Task {
-                await Canaries(interval: interval, coordinator: endpoint, record: observed.canaries, log: log).run()
+            Task { [tls = configuration.link.tls] in
+                await Canaries(
+                    interval: interval, coordinator: endpoint, tls: tls, record: observed.canaries, log: log
+                ).run()
             }
         }
         let failure = await withGracefulShutdownHandler {

@@ -50,13 +50,14 @@ package struct TLSIdentity: Hashable, Sendable {
     /// Whoever accepts: the certificate has to carry the role that the hello claims.
     ///
     /// A rank asks for the cluster's shape before it can state its layout: its certificate passes as a client's at the
-    /// coordinator, and only there.
+    /// coordinator, and only there. The coordinator's passes as a client's everywhere: it sends the canaries.
     package func check(_ hello: Hello, acceptedBy acceptor: CertificateRole) throws(ServiceError) {
         let isAllowed = roles.contains { role in
             switch (hello.role, role) {
             case (.rank, .rank(let rank)): rank == hello.rank
             case (.coordinator, .coordinator), (.client, .client): true
             case (.client, .rank): acceptor == .coordinator
+            case (.client, .coordinator): true
             default: false
             }
         }

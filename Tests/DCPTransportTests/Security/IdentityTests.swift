@@ -40,7 +40,8 @@ struct IdentityTests {
         // It asks for the shape, and for nothing else.
         Claim(roles: [rank3], hello: client, acceptor: .coordinator, isAllowed: true),
         Claim(roles: [rank3], hello: client, acceptor: rank0, isAllowed: false),
-        Claim(roles: [.coordinator], hello: client, acceptor: rank0, isAllowed: false),
+        // With a canary.
+        Claim(roles: [.coordinator], hello: client, acceptor: rank0, isAllowed: true),
         Claim(roles: [.coordinator], hello: rank(0), acceptor: rank0, isAllowed: false),
         Claim(roles: [], hello: client, acceptor: .coordinator, isAllowed: false),
         Claim(roles: [rank0, rank3], hello: rank(0), acceptor: rank3, isAllowed: true),

@@ -41,6 +41,15 @@ extension Integration {
             }
         }
 
+        @Test("over TLS the coordinator sends them under its own certificate")
+        func secure() async throws {
+            try await SecureCluster.run(arguments: ["--canary-interval", "1"]) { secure in
+                for role in Self.ranks + [.coordinator] {
+                    _ = try await secure.cluster.get("/healthz", of: role) { $0.status == 200 }
+                }
+            }
+        }
+
         @Test("canaries write nothing, and leave neither tokens nor sequences behind but the one they go on in")
         func traces() async throws {
             try await setup.run { cluster in
