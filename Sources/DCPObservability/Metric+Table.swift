@@ -23,6 +23,14 @@ extension Metric {
         "Frames after which the connection was closed, by cause.",
         "Also peers that were turned away at the hello. `incompatible`: another release or cluster; "
             + "`protocol_violation`: not this protocol, or damage on the way.")
+    public static let connectionsRefused = Metric(
+        "dcp_connections_refused_total", .counter, [.rank, .coordinator], labels: ["cause"],
+        "Connections that were refused, by cause.",
+        "Users and certificates that are not let in, too many, too slow, or not of this protocol; the causes are those of "
+            + "the journal's DCP_CAUSE.")
+    public static let certificateEnd = Metric(
+        "dcp_certificate_end_timestamp_seconds", .gauge, [.rank, .coordinator],
+        "When the daemon's certificate ends, seconds since 1970.", "There is none without TLS.")
 
     // MARK: Steps
 
@@ -157,7 +165,8 @@ extension Metric {
 
     /// In the order of exposition and article.
     public static let all: [Metric] = [
-        buildInfo, startTime, residentBytes, epoch, connections, framesRefused, stepDuration, stepCompute, stepExchange,
+        buildInfo, startTime, residentBytes, epoch, connections, framesRefused,
+        connectionsRefused, certificateEnd, stepDuration, stepCompute, stepExchange,
         stepsAborted, stepsInFlight, stepBytesInFlight, tokens, commitDuration, commitsFailed, commitsInFlight,
         storeUsed, storeFile, storeLimit, storeHigh, storeLow, storeDeleting, storeCondition, storeTransactions,
         storeReaders, verifications, verificationRunning, verificationDamage, sequences, committedTokens, sealedBlocks,

@@ -1,6 +1,6 @@
 package import DCPCore
 package import DCPObservability
-internal import DCPTransport
+package import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
@@ -36,6 +36,9 @@ package struct CoordinatorMeasurements: Sendable {
     package var pinned: Int
     package var connections: Int
     package var counters: CoordinatorCounters
+    package var refused: RefusedConnections
+    /// Seconds since 1970; nil without TLS.
+    package var certificateEnd: Int?
 }
 
 extension CoordinatorServer {
@@ -45,6 +48,7 @@ extension CoordinatorServer {
             epoch: machine.state.epoch, reason: machine.reason,
             ranks: machine.topology.members.map { ($0.rank, !$0.endpoint.isEmpty) },
             models: machine.state.models.count, sequences: machine.state.sequences.count,
-            pinned: machine.state.sequences.values.count { $0.isPinned }, connections: links.count, counters: counters)
+            pinned: machine.state.sequences.values.count { $0.isPinned }, connections: links.count, counters: counters,
+            refused: refusedConnections, certificateEnd: tls?.notAfter)
     }
 }

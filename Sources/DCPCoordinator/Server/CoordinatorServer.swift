@@ -36,6 +36,7 @@ public final class CoordinatorServer {
     let eventLoop: any EventLoop
     private let observer: (CoordinatorEvent) -> Void
     private let listener: Listener
+    let tls: TLSCredentials?
     private let hostReporter: HostReporter
     private(set) var machine: CoordinatorMachine
     private(set) var counters = CoordinatorCounters()
@@ -64,6 +65,7 @@ public final class CoordinatorServer {
             configuration.listen, as: .coordinator, inheritedSocket: configuration.inheritedSocket,
             eventLoop: eventLoop,
             settings: configuration.link)
+        tls = configuration.link.tls
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,

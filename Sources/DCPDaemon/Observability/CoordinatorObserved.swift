@@ -60,5 +60,6 @@ struct CoordinatorObserved: Observed {
         exposition.add(.operationsFailed, counters.operationsFailed)
         exposition.add(.connections, measured.connections)
         exposition.add(.framesRefused, counters.framesRefused)
+        exposition.add(measured.refused, certificateEnd: measured.certificateEnd)
     }
 }

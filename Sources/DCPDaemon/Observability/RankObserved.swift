@@ -75,6 +75,7 @@ struct RankObserved: Observed {
         exposition.add(.peersLost, counters.peersLost)
         exposition.add(.connections, measured.clients)
         exposition.add(.framesRefused, counters.framesRefused)
+        exposition.add(measured.refused, certificateEnd: measured.certificateEnd)
         exposition.add(.receivedBytes, measured.receivedByteCount)
         exposition.add(.sentBytes, measured.sentByteCount)
         exposition.add(

@@ -1,7 +1,7 @@
 internal import DCPCache
 package import DCPCore
 internal import DCPObservability
-internal import DCPTransport
+package import DCPTransport
 internal import DCPWire
 package import NIOCore
 
@@ -28,6 +28,9 @@ package struct RankMeasurements: Sendable {
     package var damageFound: Int
     /// Since a canary last went through; nil before the first.
     package var canaryAge: TimeAmount?
+    package var refused: RefusedConnections
+    /// Seconds since 1970; nil without TLS.
+    package var certificateEnd: Int?
 }
 
 extension RankServer {
@@ -42,7 +45,8 @@ extension RankServer {
             stepsInFlight: steps.executions.count, stepByteCount: stepByteCount, commitsInFlight: commitsInFlight,
             counters: counters, receivedByteCount: traffic.received, sentByteCount: traffic.sent,
             verifications: verification?.number ?? 0, isVerifying: verification?.state == .running,
-            damageFound: verification?.damageCount ?? 0, canaryAge: lastCanary.map { eventLoop.now - $0 })
+            damageFound: verification?.damageCount ?? 0, canaryAge: lastCanary.map { eventLoop.now - $0 },
+            refused: refusedConnections, certificateEnd: configuration.link.tls?.notAfter)
     }
 
     /// A step's answer has left.
