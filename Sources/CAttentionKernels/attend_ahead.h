@@ -11,6 +11,8 @@ enum { dcp_group_tokens = 64, dcp_tile_rows = 4 };
 
 #define DCP_INLINE static inline __attribute__((always_inline))
 #define DCP_UNROLL _Pragma("clang loop unroll(full)")
+// For a handful of iterations, which a compiler would make a call of memcpy.
+#define DCP_NO_CALL _Pragma("clang loop vectorize(disable) unroll(disable)")
 
 DCP_INLINE int64_t dcp_min(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -22,41 +24,54 @@ enum { dcp_dot = 0 };
 
 DCP_INLINE int64_t dcp_element_bytes(int type) { return type == dcp_f32 ? 4 : 2; }
 
-// A loop asks for lines in every fourth iteration: less often would come in bursts, in each costs as much as it gains.
-enum { dcp_ahead_iterations = 4 };
-
-// So many lines over so many iterations, rounded up: how many each time.
-DCP_INLINE int64_t dcp_ahead_lines(int64_t lines, int64_t iterations) {
-    return iterations > 0 ? (lines * dcp_ahead_iterations + iterations - 1) / iterations : 0;
-}
-
 // What the loops over one group share.
 typedef struct {
     const dcp_attention_rows *rows;
     const char *keys, *values; // at the group's first token
     int64_t tokens;            // of the group that some row sees
     int64_t seen[dcp_attention_rows_max];
-    float factor[dcp_attention_rows_max];
+    float maximum[dcp_attention_rows_max], sum[dcp_attention_rows_max]; // the rows' state
+    float highest[dcp_attention_rows_max];                              // the maximum with this group
+    float added[dcp_attention_rows_max];                                // to the sum by this group
+    float factor[dcp_attention_rows_max];                               // for what was accumulated before
     float scores[dcp_attention_rows_max][dcp_group_tokens];
 #ifdef DCP_DOT
     uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens
+    uint64_t heavy[dcp_attention_rows_max / dcp_tile_rows]; // a bit for each token with a second term in a row of the tile
 #endif
-    const char *ahead, *ahead_end;
+    uintptr_t ahead, ahead_due, ahead_end; // addresses: asked for, due by now, the end
     // Volatile so that a compiler does not keep them in registers that the loops need: they are read once a block.
-    const char *volatile then, *volatile then_end;
-    int64_t key_lines, weight_lines, value_lines; // each time, or for each row's weights
+    volatile uintptr_t then, then_end;
+    uintptr_t key_bytes, weight_bytes, value_bytes; // due each time, or for each row's weights
 } dcp_group;
 
-// Asks for up to so many lines. `at` and `end` are the caller's copies of the group's, kept in registers.
-DCP_INLINE void dcp_ask(dcp_group *group, const char **at, const char **end, int64_t lines) {
-    if (*at >= *end) return;
-    const char *stop = *at + 64 * lines;
-    if (stop > *end) stop = *end;
-    for (; *at < stop; *at += 64) __builtin_prefetch(*at, 0, 3);
-    if (__builtin_expect(*at >= *end, 0)) {
-        *at = group->then;
-        *end = group->then_end;
-        group->then = group->then_end = NULL;
+// What a loop keeps of the group's in registers.
+typedef struct {
+    uintptr_t at, due, end;
+} dcp_asking;
+
+DCP_INLINE dcp_asking dcp_begin_asking(const dcp_group *group) {
+    return (dcp_asking){group->ahead, group->ahead_due, group->ahead_end};
+}
+
+DCP_INLINE void dcp_end_asking(dcp_group *group, dcp_asking asking) {
+    group->ahead = asking.at;
+    group->ahead_due = asking.due;
+    group->ahead_end = asking.end;
+}
+
+// Asks for what is due when so many more bytes are.
+DCP_INLINE void dcp_ask(dcp_group *group, dcp_asking *asking, uintptr_t bytes) {
+    asking->due += bytes;
+    for (; asking->at < asking->due; asking->at += 64) {
+        if (__builtin_expect(asking->at >= asking->end, 0)) {
+            if (group->then == 0) return;
+            asking->due += group->then - asking->at;
+            asking->at = group->then;
+            asking->end = group->then_end;
+            group->then = group->then_end = 0;
+        }
+        __builtin_prefetch((const void *)asking->at, 0, 3);
     }
 }
 
@@ -67,23 +82,24 @@ DCP_INLINE int64_t dcp_tiles(int64_t rows, int64_t lanes) {
 }
 
 // Deals out what is ahead over the loops of the block, in proportion to the time they take: requests that come at an even
-// rate keep the most lines in flight. An iteration's time is its multiplications; the weights of a row take about that
-// of 8 iterations, measured as what serves 4 and 8 rows best.
+// rate keep the most lines in flight. The unit of time is an iteration of a loop over keys; an iteration over values
+// takes two where each weight has two terms, and the weights of a row about eight: measured as what serves 4 and 8 rows
+// best. In Float32, since an integer division takes some 20 cycles, and the whole block 2,000.
 DCP_INLINE void dcp_deal_ahead(int type, dcp_group *group, int64_t tokens, const dcp_ahead *ahead) {
     const dcp_attention_rows *rows = group->rows;
     const int dot = dcp_dot && type == dcp_bf16;
-    const int64_t lines = (ahead->end - ahead->at + ahead->then_end - ahead->then + 63) / 64;
+    const int64_t bytes = ahead->end - ahead->at + ahead->then_end - ahead->then;
     const int64_t groups = (tokens + dcp_group_tokens - 1) / dcp_group_tokens;
     const int64_t group_tokens = dcp_min(tokens, dcp_group_tokens);
-    const int64_t keys =
-        groups * dcp_tiles(rows->rows, dcp_padded(group_tokens)) * (dot ? rows->terms : 1) * (rows->key_dim / 2);
-    const int64_t values = groups * dcp_tiles(rows->rows, rows->value_dim) * (group_tokens / 2);
-    const int64_t weights = groups * rows->rows;
-    const int64_t key_time = keys, value_time = dot ? 2 * values : values, weight_time = 8 * weights;
-    const int64_t time = key_time + value_time + weight_time;
-    group->key_lines = dcp_ahead_lines(lines * key_time / time, keys);
-    group->weight_lines = lines * weight_time / time / weights;
-    group->value_lines = dcp_ahead_lines(lines * value_time / time, values);
+    const int64_t keys = dcp_tiles(rows->rows, dcp_padded(group_tokens)) * (dot ? rows->terms : 1) * (rows->key_dim / 2);
+    const int64_t values = dcp_tiles(rows->rows, rows->value_dim) * (group_tokens / 2);
+    const int64_t value_time = dot && rows->light_share == 0.0f ? 2 : 1, weight_time = dot ? 8 : 4;
+    const float time = (float)(groups * (keys + value_time * values + weight_time * rows->rows));
+    const float rate = (float)bytes / time;
+    // Rounded up: what is asked for too late is of no use.
+    group->key_bytes = (uintptr_t)rate + 1;
+    group->value_bytes = (uintptr_t)(rate * (float)value_time) + 1;
+    group->weight_bytes = (uintptr_t)(rate * (float)weight_time) + 1;
 }
 
 #endif

@@ -60,7 +60,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
     const int64_t dim = rows->key_dim, stride = rows->block_tokens;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
     const char *keys = group->keys + token * (type == dcp_bf16 ? 4 : dcp_element_bytes(type));
-    const char *ahead = group->ahead, *ahead_end = group->ahead_end;
+    dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
@@ -73,7 +73,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
         for (int64_t term = rows->terms; term-- > 0;) {
             const uint32_t *query = rows->query_terms + (term * rows->rows + row) * (dim / 2);
             for (int64_t d = 0; d < dim / 2; d++) {
-                if (d % dcp_ahead_iterations == 0) dcp_ask(group, &ahead, &ahead_end, group->key_lines);
+                dcp_ask(group, &asking, group->key_bytes);
                 dcp_words words[4];
                 dcp_load_words(vectors, 0, keys + d * pair_bytes, words);
                 DCP_UNROLL
@@ -84,7 +84,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
     } else {
         const float *query = rows->queries + row * dim;
         for (int64_t d = 0; d < dim; d += 2, keys += pair_bytes) {
-            if (d / 2 % dcp_ahead_iterations == 0) dcp_ask(group, &ahead, &ahead_end, group->key_lines);
+            dcp_ask(group, &asking, group->key_bytes);
             dcp_vec even[4], odd[4];
             dcp_load_pair(type, vectors, 0, keys, stride, even, odd);
             DCP_UNROLL
@@ -93,8 +93,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
             }
         }
     }
-    group->ahead = ahead;
-    group->ahead_end = ahead_end;
+    dcp_end_asking(group, asking);
     const dcp_vec scale = vec_set1(rows->scale);
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
@@ -118,7 +117,7 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
         all = seen < all ? seen : all;
         most = seen > most ? seen : most;
     }
-    const char *ahead = group->ahead, *ahead_end = group->ahead_end;
+    dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
@@ -131,17 +130,27 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
     if (dcp_dot && type == dcp_bf16) {
 #ifdef DCP_DOT
         dcp_words words[4];
-        if (group->rows->weight_terms == 1) {
+        // Second terms in the same loop if all tokens have them, afterwards for those that do.
+        const int always = group->rows->light_share == 0.0f;
+        if (!always) {
             for (; t + 1 < all; t += 2, values += pair_bytes) {
-                if (t / 2 % dcp_ahead_iterations == 0) dcp_ask(group, &ahead, &ahead_end, group->value_lines);
+                dcp_ask(group, &asking, group->value_bytes);
                 dcp_load_words(vectors, some, values, words);
                 DCP_UNROLL
                 for (int r = 0; r < count; r++)
                     dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
             }
+            uint64_t heavy = group->heavy[row / dcp_tile_rows] & (t < 64 ? (1ull << t) - 1 : ~0ull);
+            while (heavy) {
+                const int64_t pair = __builtin_ctzll(heavy) / 2;
+                heavy &= ~(3ull << 2 * pair);
+                dcp_load_words(vectors, some, values + (pair - t / 2) * pair_bytes, words);
+                DCP_UNROLL
+                for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[1][row + r][pair], words, total[r]);
+            }
         }
         for (; t + 1 < all; t += 2, values += pair_bytes) {
-            if (t / 2 % dcp_ahead_iterations == 0) dcp_ask(group, &ahead, &ahead_end, group->value_lines);
+            dcp_ask(group, &asking, group->value_bytes);
             dcp_load_words(vectors, some, values, words);
             DCP_UNROLL
             for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
@@ -157,7 +166,7 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
                 dcp_words visible[4];
                 DCP_UNROLL
                 for (int v = 0; v < vectors; v++) visible[v] = t + 1 < seen ? words[v] : words_even(words[v]);
-                for (int term = 0; term < group->rows->weight_terms; term++)
+                for (int term = 0; term < 2; term++)
                     dcp_add_dot(vectors, group->weights[term][row + r][t / 2], visible, total[r]);
             }
         }
@@ -166,7 +175,7 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
         const float *weights = group->scores[row];
         dcp_vec even[4], odd[4];
         for (; t + 1 < all; t += 2, values += pair_bytes) {
-            if (t / 2 % dcp_ahead_iterations == 0) dcp_ask(group, &ahead, &ahead_end, group->value_lines);
+            dcp_ask(group, &asking, group->value_bytes);
             dcp_load_pair(type, vectors, some, values, stride, even, odd);
             DCP_UNROLL
             for (int r = 0; r < count; r++) {
@@ -190,8 +199,7 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
             }
         }
     }
-    group->ahead = ahead;
-    group->ahead_end = ahead_end;
+    dcp_end_asking(group, asking);
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         if (group->seen[row + r] == 0) continue;

@@ -31,51 +31,7 @@
 #define DCP_ATTEND_VECTOR_H
 
 #include "attend_tiles.h"
-
-// dcp_softmax_row, for one row that sees a token of the group; `padded` tokens are scored.
-DCP_INLINE void dcp_weigh_tokens(int type, dcp_group *group, int64_t row, int64_t padded) {
-    const dcp_attention_rows *rows = group->rows;
-    float *scores = group->scores[row];
-    dcp_vec best = vec_set1(-INFINITY);
-    for (int64_t t = 0; t < padded; t += dcp_width) best = vec_max(vec_load(scores + t), best);
-    const float before = rows->maximum[row], here = vec_max_lanes(best);
-    const float highest = here > before ? here : before;
-    const dcp_vec shift = vec_set1(highest);
-    dcp_vec sum = vec_zero();
-    for (int64_t t = 0; t < padded; t += dcp_width) {
-        const dcp_vec weight = vec_exp(vec_sub(vec_load(scores + t), shift));
-        sum = vec_add(sum, weight);
-#ifdef DCP_DOT
-        if (type == dcp_bf16) {
-            vec_store_bf16(&group->weights[0][row][t / 2], weight);
-            if (rows->weight_terms > 1) vec_store_bf16(&group->weights[1][row][t / 2], vec_bf16_residue(weight));
-            continue;
-        }
-#else
-        (void)type;
-#endif
-        vec_store(scores + t, weight);
-    }
-    group->factor[row] = highest == before ? 1.0f : dcp_exp(before - highest);
-    rows->sum[row] = rows->sum[row] * group->factor[row] + vec_sum_lanes(sum);
-    rows->maximum[row] = highest;
-}
-
-DCP_INLINE void dcp_weigh_row(int type, dcp_group *group, int64_t row) {
-    const float soft_cap = group->rows->soft_cap;
-    float *scores = group->scores[row];
-    const int64_t padded = dcp_padded(group->seen[row]);
-    if (soft_cap > 0.0f) {
-        for (int64_t t = 0; t < padded; t++) scores[t] = soft_cap * dcp_tanh(scores[t] / soft_cap);
-    }
-    for (int64_t t = group->seen[row]; t < padded; t++) scores[t] = -INFINITY;
-    // A count that the compiler knows keeps the whole row in registers: nothing else runs meanwhile.
-    if (padded == dcp_group_tokens) {
-        dcp_weigh_tokens(type, group, row, dcp_group_tokens);
-    } else {
-        dcp_weigh_tokens(type, group, row, padded);
-    }
-}
+#include "attend_weights.h"
 
 // Calls a step with the number of rows of each tile as a constant.
 #define DCP_FOR_TILES(step, type, group)                                                                               \
@@ -98,11 +54,13 @@ DCP_INLINE void dcp_attend_panel(int type, const dcp_attention_rows *rows, const
     if (end == 0) return;
     dcp_group group;
     group.rows = rows;
-    group.ahead = ahead.at;
-    group.ahead_end = ahead.end;
-    group.then = ahead.then;
-    group.then_end = ahead.then_end;
+    group.ahead = group.ahead_due = (uintptr_t)ahead.at;
+    group.ahead_end = (uintptr_t)ahead.end;
+    group.then = (uintptr_t)ahead.then;
+    group.then_end = (uintptr_t)ahead.then_end;
     dcp_deal_ahead(type, &group, end, &ahead);
+    DCP_NO_CALL
+    for (int64_t r = 0; r < rows->rows; r++) group.maximum[r] = rows->maximum[r], group.sum[r] = rows->sum[r];
     for (int64_t first = 0; first < end; first += dcp_group_tokens) {
         group.keys = (const char *)keys + first * pair * size;
         group.values = (const char *)values + first * rows->value_dim * size;
@@ -112,12 +70,11 @@ DCP_INLINE void dcp_attend_panel(int type, const dcp_attention_rows *rows, const
             group.seen[r] = visible[r] < first ? 0 : dcp_min(visible[r] - first, group.tokens);
         }
         DCP_FOR_TILES(dcp_score_rows, type, &group);
-        for (int64_t r = 0; r < rows->rows; r++) {
-            dcp_ask(&group, &group.ahead, &group.ahead_end, group.weight_lines);
-            if (group.seen[r] > 0) dcp_weigh_row(type, &group, r);
-        }
+        dcp_weigh_group(type, &group);
         DCP_FOR_TILES(dcp_value_rows, type, &group);
     }
+    DCP_NO_CALL
+    for (int64_t r = 0; r < rows->rows; r++) rows->maximum[r] = group.maximum[r], rows->sum[r] = group.sum[r];
 }
 
 // The three kernels of an instruction set.

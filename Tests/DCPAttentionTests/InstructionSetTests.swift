@@ -52,6 +52,7 @@ private struct Rows {
     var keyDim: Int
     var valueDim: Int
     var softCap: Float
+    var lightShare: Float = 0
     var queries: [Float]
     var maximum: [Float]
     var sum: [Float]
@@ -98,8 +99,8 @@ private struct Rows {
                         terms.withUnsafeBytes { terms in
                             var rows = dcp_attention_rows(
                                 rows: Int32(count), key_dim: Int32(keyDim), value_dim: Int32(valueDim),
-                                block_tokens: Int32(layout.blockTokens), terms: termCount, weight_terms: 2, scale: 0.5,
-                                soft_cap: softCap, queries: queries.baseAddress,
+                                block_tokens: Int32(layout.blockTokens), terms: termCount, scale: 0.5,
+                                soft_cap: softCap, light_share: lightShare, queries: queries.baseAddress,
                                 query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
                             dcp_attend_block(
@@ -180,13 +181,14 @@ struct InstructionSetTests {
 
     @Test(
         "a row's bits do not depend on the rows beside it, nor does a NaN that only those see",
-        arguments: DataType.allCases)
-    func alone(dataType: DataType) throws {
+        arguments: DataType.allCases, [Float(0), 1 / 32, 1 / 4, .infinity])
+    func alone(dataType: DataType, lightShare: Float) throws {
         var generator = SeededGenerator.ofRun(salt: 21)
         let layout = PanelLayout(dataType: dataType, kvHeads: 1, keyDim: 72, valueDim: 90, blockTokens: 144)
         // Tokens 70 and beyond are NaN.
         let block = try GuardedBlock(layout: layout, tokens: 70, generator: &generator)
-        let start = Rows(count: 16, keyDim: 72, valueDim: 90, softCap: 0, generator: &generator)
+        var start = Rows(count: 16, keyDim: 72, valueDim: 90, softCap: 0, generator: &generator)
+        start.lightShare = lightShare
         let visible = (0..<16).map { Int32([70, 69, 144, 33, 0, 71, 1][$0 % 7]) }
         for table in tables {
             var all = start

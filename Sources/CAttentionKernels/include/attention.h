@@ -18,9 +18,11 @@ typedef struct {
     int32_t value_dim;    // even, 8...256
     int32_t block_tokens; // a multiple of 16
     int32_t terms;        // of query_terms, 1...3
-    int32_t weight_terms; // 1 or 2: with 1 the weights are rounded to bf16 in kernels that read query_terms
     float scale;
     float soft_cap;       // 0 for none
+    // Where kernels read query_terms: weights of at most this share of the sum of those before them are rounded to bf16;
+    // heavier ones keep 16 bits. 0: all keep them.
+    float light_share;
     const float *queries; // [rows][key_dim]
     // [terms][rows][key_dim / 2] pairs of bf16 whose sum over terms is the queries; see dcp_split_queries. Only for
     // kernels that say so, otherwise NULL.

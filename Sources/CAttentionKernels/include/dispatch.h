@@ -11,6 +11,7 @@ typedef struct {
     dcp_attention_kernel *attend_f16;
     dcp_attention_kernel *attend_f32;
     int32_t bf16_reads_terms; // attend_bf16 takes its queries from query_terms
+    int32_t lanes;            // Float32 in a vector
     dcp_panel_writer *write_panels;
     dcp_rows_converter *rows_to_f32;
 } dcp_kernel_table;
@@ -24,6 +25,13 @@ const dcp_kernel_table *dcp_kernels(int index);
 // Takes one block into the rows' state with a table's kernel for a panel's element type (dcp_bf16, dcp_f16, dcp_f32).
 void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
                       const void *keys, const void *values, const int32_t *visible, dcp_ahead ahead);
+
+// How many bytes before their use these rows' keys and values are best asked for (`ahead` of the kernels): near what a
+// first-level cache holds, and less where a loop over the panel is over before memory delivers the next one.
+//
+//   head_bytes   keys and values of one KV head in a block
+int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
+                        int64_t head_bytes);
 
 // Writes tokens into a block, and takes rows as Float32, with a table's kernels: see panels.h.
 int dcp_panel_write(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, int32_t row_type, const void *keys,

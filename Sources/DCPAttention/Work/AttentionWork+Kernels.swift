@@ -3,10 +3,6 @@ internal import DCPCore
 
 /// A piece through the kernels: block after block, in each the KV heads in the order of their addresses.
 extension AttentionWork {
-    /// How far ahead of the kernels memory is asked for, as measured to serve 4 and 8 rows best; less is too late, more
-    /// falls out of the first-level cache before it is used.
-    private static var aheadByteCount: Int { 20 << 10 }
-
     func attend(piece index: Int) {
         let piece = split.pieces[index]
         withUnsafeTemporaryAllocation(of: KernelTile.self, capacity: piece.tiles.count) { tiles in
@@ -28,6 +24,8 @@ extension AttentionWork {
         var valueOffset: Int
         /// Tiles that share a KV head find it in a cache; the first of them asks for what comes next.
         var asksAhead: Bool
+        /// How many bytes later.
+        var aheadByteCount: Int
         var index: Int
     }
 
@@ -58,7 +56,7 @@ extension AttentionWork {
                 var ahead = dcp_ahead()
                 if tile.pointee.asksAhead {
                     // So many bytes later in the part of each block that is read: here, over its end, or all beyond it.
-                    let from = tile.pointee.keyOffset + Self.aheadByteCount, to = from + headByteCount
+                    let from = tile.pointee.keyOffset + tile.pointee.aheadByteCount, to = from + headByteCount
                     let over = start - end
                     if from < end {
                         ahead.at = Self.chars(payload + from)
@@ -87,10 +85,14 @@ extension AttentionWork {
     private func kernelTile(_ index: Int, piece: Int) -> KernelTile {
         let kvHead = split.tiles[index].kvHead
         let first = split.pieces[piece].tiles.lowerBound
+        var rows = kernelRows(ofTile: index, piece: piece)
+        let ahead = dcp_ahead_bytes(
+            kernels.table, Int32(blocks.layout.dataType.rawValue), &rows, Int64(blocks.layout.headByteCount))
         return KernelTile(
-            rows: kernelRows(ofTile: index, piece: piece), keyOffset: blocks.layout.keyPanelOffset(ofHead: kvHead),
+            rows: rows, keyOffset: blocks.layout.keyPanelOffset(ofHead: kvHead),
             valueOffset: blocks.layout.valuePanelOffset(ofHead: kvHead),
-            asksAhead: index == first || split.tiles[index - 1].kvHead != kvHead, index: index)
+            asksAhead: index == first || split.tiles[index - 1].kvHead != kvHead,
+            aheadByteCount: Int(ahead), index: index)
     }
 
     private func kernelRows(ofTile index: Int, piece: Int) -> dcp_attention_rows {
@@ -100,7 +102,7 @@ extension AttentionWork {
         return dcp_attention_rows(
             rows: Int32(tile.rows), key_dim: Int32(model.keyDim), value_dim: Int32(model.valueDim),
             block_tokens: Int32(blocks.layout.blockTokens), terms: terms?.count ?? 0,
-            weight_terms: roundsWeights ? 1 : 2, scale: model.scale, soft_cap: model.softcap ?? 0,
+            scale: model.scale, soft_cap: model.softcap ?? 0, light_share: lightShare,
             queries: tileQueries.floats(ofTile: index), query_terms: terms?.0, maximum: state.maximum, sum: state.sum,
             output: state.output)
     }

@@ -25,10 +25,10 @@ public final class AttentionWork: @unchecked Sendable {
     let kernels: AttentionKernels
     let split: WorkSplit
     let tileQueries: TileQueries
-    /// Whether kernels that multiply bf16 round the weights to it, as FlashAttention does: twice as fast where arithmetic
-    /// is the limit, and off by up to 2^-9 of a weight. Not where it would gain little: when few rows wait for memory, or
-    /// over few tokens, whose errors do not average out.
-    let roundsWeights: Bool
+    /// Kernels that multiply bf16 round weights to it that are at most this share of those before them: a third less to
+    /// compute. FlashAttention rounds all of them, which costs up to 2^-9 when few tokens weigh much; of light ones the
+    /// errors average out. 0 where it would gain little: when few rows wait for memory, or over few tokens.
+    let lightShare: Float
     private let readAhead: ReadAhead?
     /// For each tile, the first of its rows among the states.
     private let firstRow: [Int]
@@ -74,9 +74,10 @@ public final class AttentionWork: @unchecked Sendable {
         readAhead = blocks.isMapped ? ReadAhead(blocks, split.pieces) : nil
         tileQueries = TileQueries(
             queries, tokens: tokens, tiles: split.tiles, asTerms: kernels.readsTerms(of: model.kvDataType))
-        roundsWeights =
-            !causal && blocks.tokens >= Self.roundedWeightsTokensMin
-            && partition.queryHeadsPerKVHead * tokens.count > Self.exactWeightsRowsMax
+        let isLarge =
+            !causal && blocks.tokens >= Self.lightTokensMin
+            && partition.queryHeadsPerKVHead * tokens.count > Self.exactRowsMax
+        lightShare = isLarge ? Self.lightShareMax : 0
         var rows = 0
         firstRow = split.tiles.map { tile in
             defer { rows += tile.rows * tile.pieces.count }
@@ -93,16 +94,18 @@ public final class AttentionWork: @unchecked Sendable {
         output.deallocate()
     }
 
-    /// Fewer tokens than this are computed with exact weights whatever the number of rows.
-    private static let roundedWeightsTokensMin = 2048
-    /// Up to so many rows that share a KV head weights are exact: decode and speculative verify.
-    private static let exactWeightsRowsMax = 64
+    /// Over fewer tokens than this no weight is rounded.
+    private static let lightTokensMin = 2048
+    /// Up to so many rows that share a KV head memory is the limit, and no weight is rounded.
+    private static let exactRowsMax = 4
+    private static let lightShareMax: Float = 1 / 32
 
     /// By how much a weight may be off, relative to itself, beside the rounding of its score: 0 with Float32 arithmetic,
-    /// 2^-18 where weights are sums of two bf16, 2^-9 where they are rounded to one. An output is off by no more than this
-    /// times the largest value; random signs make it less by the square root of the number of tokens that weigh.
+    /// 2^-18 where weights are sums of two bf16, 2^-9 where light ones are rounded to one. An output is off by no more
+    /// than this times the largest value. Of light weights that is the case where all roundings have the sign of their
+    /// values; with random signs the standard deviation is below 2^-9 * sqrt(`lightShareMax`) / 2.
     package var weightErrorMax: Float {
-        kernels.readsTerms(of: model.kvDataType) ? (roundsWeights ? 0x1p-9 : 0x1p-18) : 0
+        kernels.readsTerms(of: model.kvDataType) ? (lightShare > 0 ? 0x1p-9 : 0x1p-18) : 0
     }
 
     /// How many pieces there are to run; 0 when there are no heads, no tokens or nothing to attend over.

@@ -38,7 +38,7 @@ package struct WorkSplit: Sendable {
     /// K and V of a piece, at least: what a thread reads in some 30 us.
     package static let pieceByteCountMin = 1 << 20
     /// Above this many pieces their keys double: each piece keeps a state of its own until the end.
-    package static let piecesMax = 64
+    package static let piecesMax = 32
 
     /// - Parameters:
     ///   - heads: query heads to compute, numbered inside the group; may be empty.

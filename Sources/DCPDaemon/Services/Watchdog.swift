@@ -3,8 +3,8 @@ package import NIOCore
 
 /// Whether a daemon may tell systemd that it is alive. A value without a clock.
 ///
-/// It is asked on the event loop, so the loop turns or nobody asks. It then looks at the compute threads: a job that has run
-/// for a whole watchdog interval, or jobs that wait while no thread takes any up, is a daemon that serves nobody, and no
+/// It is asked on the event loop, so the loop turns or nobody asks. It then looks at the compute threads: a job that has
+/// run for a whole watchdog interval and ended no piece of it, or jobs that wait while no thread takes any up, is a daemon that serves nobody, and no
 /// ping is sent. systemd then kills and restarts it; the cluster goes on from what is committed. A piece of attention
 /// takes milliseconds, the longest append some hundred.
 package struct Watchdog {

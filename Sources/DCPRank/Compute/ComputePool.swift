@@ -33,17 +33,21 @@ public final class ComputePool: Sendable {
     }
 
     /// Runs a job on one of the threads. After `shutDown` began, jobs are dropped.
-    public func submit(_ job: @escaping @Sendable () -> Void) {
+    public func submit(_ job: @escaping @Sendable () -> Void) { submit { _ in job() } }
+
+    /// `submit` for a job of many pieces, which calls `goesOn` after each: whoever watches the threads then knows a long
+    /// job from one that is stuck.
+    func submit(_ job: @escaping @Sendable (_ goesOn: () -> Void) -> Void) {
         switch workers {
         case .threads(let pool):
             meter.submitted()
             pool.submit { [meter] state in
                 guard case .active = state else { return meter.dropped() }
                 let number = meter.began()
-                job()
+                job { meter.goesOn(number) }
                 meter.ended(number)
             }
-        case .host(let run): run(job)
+        case .host(let run): run { job {} }
         }
     }
 

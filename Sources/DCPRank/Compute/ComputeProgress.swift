@@ -8,7 +8,7 @@ public struct ComputeProgress: Hashable, Sendable {
     public var running = 0
     /// Jobs that have ended since the start.
     public var finished: UInt64 = 0
-    /// When the job that has run longest was taken up.
+    /// When the job that has shown nothing for longest was taken up, or a piece of it ended.
     public var oldestStart: NIODeadline?
 
     public init(waiting: Int = 0, running: Int = 0, finished: UInt64 = 0, oldestStart: NIODeadline? = nil) {
@@ -19,7 +19,7 @@ public struct ComputeProgress: Hashable, Sendable {
     }
 }
 
-/// Keeps count of a pool's jobs. Two short critical sections a job; a job is 10 us or more.
+/// Keeps count of a pool's jobs. Two short critical sections a job and one a piece; either is 10 us or more.
 final class ComputeProgressMeter: Sendable {
     private struct State {
         var waiting = 0
@@ -51,6 +51,12 @@ final class ComputeProgressMeter: Sendable {
             state.running[state.nextJob] = now
             return state.nextJob
         }
+    }
+
+    /// A piece of the job has ended.
+    func goesOn(_ job: UInt64) {
+        let now = NIODeadline.now()
+        state.withLock { $0.running[job] = now }
     }
 
     func ended(_ job: UInt64) {

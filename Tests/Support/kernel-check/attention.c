@@ -11,8 +11,8 @@ enum { blocks_max = 3, dim_max = 256, block_tokens_max = 144 };
 // Rows over a few blocks of one KV head.
 typedef struct {
     dcp_panel_shape shape;
-    int rows, blocks, weight_terms;
-    float soft_cap;
+    int rows, blocks;
+    float soft_cap, light_share;
     guarded panels[blocks_max];
     int visible[blocks_max][dcp_attention_rows_max];
     float queries[dcp_attention_rows_max * dim_max];
@@ -35,8 +35,8 @@ static void run(const problem *p, const dcp_kernel_table *kernels, states *s) {
     const int32_t term_count = dcp_split_queries(p->queries, elements, terms, elements);
     const dcp_attention_rows rows = {
         .rows = p->rows, .key_dim = p->shape.key_dim, .value_dim = p->shape.value_dim,
-        .block_tokens = p->shape.block_tokens, .terms = term_count, .weight_terms = p->weight_terms, .scale = 0.5f,
-        .soft_cap = p->soft_cap, .queries = p->queries, .query_terms = (const uint32_t *)terms,
+        .block_tokens = p->shape.block_tokens, .terms = term_count, .scale = 0.5f,
+        .soft_cap = p->soft_cap, .light_share = p->light_share, .queries = p->queries, .query_terms = (const uint32_t *)terms,
         .maximum = s->maximum, .sum = s->sum, .output = s->output};
     for (int b = 0; b < p->blocks; b++) {
         dcp_ahead ahead = {0};
@@ -110,7 +110,7 @@ static void compare(const dcp_kernel_table *kernels, const problem *p, const sta
     const double bound = 2e-6 + 4e-7 * p->shape.key_dim / 3;
     // Weights as one or two bf16, of values below 1.
     const int reads_terms = kernels->bf16_reads_terms && p->shape.data_type == dcp_bf16;
-    const double weight_error = !reads_terms ? 0 : p->weight_terms == 1 ? 0x1p-9 : 0x1p-18;
+    const double weight_error = !reads_terms ? 0 : p->light_share > 0 ? 0x1p-9 : 0x1p-18;
     for (int r = 0; r < p->rows; r++) {
         double output[dim_max], worst = 0, worst_twin = 0;
         const double lse = reference(p, r, output);
@@ -157,7 +157,7 @@ static void check_problem(const dcp_kernel_table *kernels, problem *p) {
 // A score that is infinite, or a maximum of -inf, makes its row's sum NaN, and no other row's.
 static void check_infinities(const dcp_kernel_table *kernels, problem *p) {
     p->shape = (dcp_panel_shape){dcp_f32, 1, 8, 8, 16};
-    p->rows = 3, p->blocks = 1, p->weight_terms = 2, p->soft_cap = 0;
+    p->rows = 3, p->blocks = 1, p->light_share = 0, p->soft_cap = 0;
     for (int sign = -1; sign <= 1; sign += 2) {
         p->panels[0] = guarded_make(16 * 16 * 4);
         for (int r = 0; r < p->rows; r++) p->visible[0][r] = 16;
@@ -184,7 +184,7 @@ void check_attention(const dcp_kernel_table *kernels) {
                     p.rows = rows;
                     p.blocks = 1 + (int)(next_random() % blocks_max);
                     p.soft_cap = next_random() % 3 ? 0 : 3;
-                    p.weight_terms = 1 + (int)(next_random() % 2);
+                    p.light_share = (float[]){0, 1 / 32.0f, 0.5f, INFINITY}[next_random() % 4];
                     check_problem(kernels, &p);
                 }
             }

@@ -1,0 +1,99 @@
+// The softmax of one group of tokens, for all rows: scores become weights. Included by attend_vector.h.
+//
+// In passes over all rows and not row by row: what one row computes is a chain of dependent instructions, and rows beside
+// each other hide each other's latency. Nothing waits for the factors of what was accumulated before, which come last.
+#ifndef DCP_ATTEND_WEIGHTS_H
+#define DCP_ATTEND_WEIGHTS_H
+
+#include "attend_ahead.h"
+
+// The maximum of a row with this group. Scores of tokens that it does not see become -inf.
+DCP_INLINE void dcp_raise_maximum(dcp_group *group, int64_t row) {
+    const float soft_cap = group->rows->soft_cap;
+    const int64_t padded = dcp_padded(group->seen[row]);
+    float *scores = group->scores[row];
+    if (soft_cap > 0.0f) {
+        for (int64_t t = 0; t < padded; t++) scores[t] = soft_cap * dcp_tanh(scores[t] / soft_cap);
+    }
+    for (int64_t t = group->seen[row]; t < padded; t++) scores[t] = -INFINITY;
+    dcp_vec best = vec_set1(-INFINITY);
+    for (int64_t t = 0; t < padded; t += dcp_width) best = vec_max(vec_load(scores + t), best);
+    const float here = vec_max_lanes(best), before = group->maximum[row];
+    group->highest[row] = here > before ? here : before;
+}
+
+// The weights of a row and their sum; `padded` tokens are scored.
+DCP_INLINE void dcp_weigh_tokens(dcp_group *group, int64_t row, int64_t padded) {
+    float *scores = group->scores[row];
+    const dcp_vec shift = vec_set1(group->highest[row]);
+    dcp_vec sum = vec_zero();
+    for (int64_t t = 0; t < padded; t += dcp_width) {
+        const dcp_vec weight = vec_exp(vec_sub(vec_load(scores + t), shift));
+        sum = vec_add(sum, weight);
+        vec_store(scores + t, weight);
+    }
+    group->added[row] = vec_sum_lanes(sum);
+}
+
+#ifdef DCP_DOT
+// The first terms of a row's weights, and in the lanes of `heavy` the second ones.
+DCP_INLINE void dcp_split_weights(dcp_group *group, int64_t row, int64_t padded) {
+    const float share = group->rows->light_share;
+    // Of the sum before the group only what needs no factor is counted: too little where the maximum rose.
+    const float before = group->highest[row] == group->maximum[row] ? group->sum[row] : 0.0f;
+    const dcp_vec light = vec_set1(share * (before + group->added[row]));
+    uint64_t heavy = 0;
+    for (int64_t t = 0; t < padded; t += dcp_width) {
+        const dcp_vec weight = vec_load(group->scores[row] + t);
+        const uint64_t lanes = share == 0.0f ? vec_all : vec_above(weight, light);
+        vec_store_bf16(&group->weights[0][row][t / 2], weight);
+        // Second terms of light tokens are 0, and change no bit of the row where one beside it has a heavy token.
+        vec_store_bf16(&group->weights[1][row][t / 2], vec_bf16_residue(weight, lanes));
+        heavy |= lanes << t;
+    }
+    group->heavy[row / dcp_tile_rows] |= heavy;
+}
+#endif
+
+// The rows' factors, sums and maxima. Rows lie along the lanes here; lanes beyond the last row do not matter.
+DCP_INLINE void dcp_update_sums(dcp_group *group) {
+    for (int64_t row = 0; row < group->rows->rows; row += dcp_width) {
+        const dcp_vec before = vec_load(group->maximum + row), highest = vec_load(group->highest + row);
+        // -inf - (-inf), of a row that has seen nothing yet, is no number: a factor of 0 keeps its sum 0.
+        const dcp_vec factor = vec_exp(vec_max(vec_sub(before, highest), vec_set1(-INFINITY)));
+        vec_store(group->factor + row, factor);
+        vec_store(group->sum + row, vec_fma(vec_load(group->sum + row), factor, vec_load(group->added + row)));
+        vec_store(group->maximum + row, highest);
+    }
+}
+
+DCP_INLINE void dcp_weigh_group(int type, dcp_group *group) {
+    const int64_t rows = group->rows->rows;
+    dcp_asking asking = dcp_begin_asking(group);
+    for (int64_t r = 0; r < rows; r++) dcp_raise_maximum(group, r);
+    for (int64_t r = 0; r < rows; r++) {
+        dcp_ask(group, &asking, group->weight_bytes);
+        // A count that the compiler knows keeps the whole row in registers.
+        if (group->seen[r] == dcp_group_tokens) {
+            dcp_weigh_tokens(group, r, dcp_group_tokens);
+        } else {
+            dcp_weigh_tokens(group, r, dcp_padded(group->seen[r]));
+        }
+    }
+    dcp_end_asking(group, asking);
+    if (dcp_dot && type == dcp_bf16) {
+#ifdef DCP_DOT
+        for (int64_t r = 0; r < rows; r += dcp_tile_rows) group->heavy[r / dcp_tile_rows] = 0;
+        for (int64_t r = 0; r < rows; r++) {
+            if (group->seen[r] == dcp_group_tokens) {
+                dcp_split_weights(group, r, dcp_group_tokens);
+            } else {
+                dcp_split_weights(group, r, dcp_padded(group->seen[r]));
+            }
+        }
+#endif
+    }
+    dcp_update_sums(group);
+}
+
+#endif
