@@ -2,57 +2,7 @@
 #ifndef DCP_ATTEND_TILES_H
 #define DCP_ATTEND_TILES_H
 
-#include "attend_ahead.h"
-
-// Two rows of `vectors` vectors: keys of two dimensions, values of two tokens. `pair` is where the first row's vector 0
-// is, `stride` the elements between the two rows; bf16 has them interleaved. Of the last vector only `some` lanes are
-// read when `some` is not 0.
-DCP_INLINE void dcp_load_pair(int type, int vectors, int some, const char *pair, int64_t stride, dcp_vec *first,
-                              dcp_vec *second) {
-    DCP_UNROLL
-    for (int v = 0; v < vectors; v++) {
-        if (type == dcp_bf16) {
-            const uint32_t *at = (const uint32_t *)pair + v * dcp_width;
-            const dcp_words words = some ? words_load_some(at, some) : words_load(at);
-            first[v] = words_low(words);
-            second[v] = words_high(words);
-        } else if (type == dcp_f16) {
-            const uint16_t *at = (const uint16_t *)pair + v * dcp_width;
-            first[v] = some ? vec_from_f16_some(at, some) : vec_from_f16(at);
-            second[v] = some ? vec_from_f16_some(at + stride, some) : vec_from_f16(at + stride);
-        } else {
-            const float *at = (const float *)pair + v * dcp_width;
-            first[v] = some ? vec_load_some(at, some) : vec_load(at);
-            second[v] = some ? vec_load_some(at + stride, some) : vec_load(at + stride);
-        }
-    }
-}
-
-// Adds two dimensions, or two tokens, of one row to its sums.
-DCP_INLINE void dcp_add_pair(int vectors, float first, float second, const dcp_vec *even, const dcp_vec *odd,
-                             dcp_vec *total) {
-    const dcp_vec a = vec_set1(first), b = vec_set1(second);
-    DCP_UNROLL
-    for (int v = 0; v < vectors; v++) total[v] = vec_fma(a, even[v], total[v]);
-    DCP_UNROLL
-    for (int v = 0; v < vectors; v++) total[v] = vec_fma(b, odd[v], total[v]);
-}
-
-#ifdef DCP_DOT
-DCP_INLINE void dcp_load_words(int vectors, int some, const char *pair, dcp_words *words) {
-    DCP_UNROLL
-    for (int v = 0; v < vectors; v++) {
-        const uint32_t *at = (const uint32_t *)pair + v * dcp_width;
-        words[v] = some ? words_load_some(at, some) : words_load(at);
-    }
-}
-
-DCP_INLINE void dcp_add_dot(int vectors, uint32_t pair, const dcp_words *words, dcp_vec *total) {
-    const dcp_words both = words_set1(pair);
-    DCP_UNROLL
-    for (int v = 0; v < vectors; v++) total[v] = vec_dot(both, words[v], total[v]);
-}
-#endif
+#include "attend_sums.h"
 
 // Scores of `vectors` vectors of tokens from `token`, for `count` rows from `row`.
 DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *group, int64_t row, int64_t token) {
@@ -110,12 +60,12 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
     const int64_t stride = group->rows->value_dim;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
     const char *values = group->values + dim * (type == dcp_bf16 ? 4 : dcp_element_bytes(type));
-    int64_t all = group->tokens, most = 0;
+    dcp_sight sight = {group->tokens, 0};
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         const int64_t seen = group->seen[row + r];
-        all = seen < all ? seen : all;
-        most = seen > most ? seen : most;
+        sight.all = seen < sight.all ? seen : sight.all;
+        sight.most = seen > sight.most ? seen : sight.most;
     }
     dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
@@ -124,80 +74,16 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
         DCP_UNROLL
         for (int v = 0; v < vectors; v++) total[r][v] = vec_zero();
     }
-    // Tokens that all rows see, in pairs. Then those that some see: rows that see fewer drop out, since a weight of 0
-    // would take in a value that is NaN. Panels hold tokens in pairs, so the token after an odd last one is inside.
-    int64_t t = 0;
     if (dcp_dot && type == dcp_bf16) {
 #ifdef DCP_DOT
-        dcp_words words[4];
-        // Second terms in the same loop if all tokens have them, afterwards for those that do.
-        const int always = group->rows->light_share == 0.0f;
-        if (!always) {
-            for (; t + 1 < all; t += 2, values += pair_bytes) {
-                dcp_ask(group, &asking, group->value_bytes);
-                dcp_load_words(vectors, some, values, words);
-                DCP_UNROLL
-                for (int r = 0; r < count; r++)
-                    dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
-            }
-            uint64_t heavy = group->heavy[row / dcp_tile_rows] & (t < 64 ? (1ull << t) - 1 : ~0ull);
-            while (heavy) {
-                const int64_t pair = __builtin_ctzll(heavy) / 2;
-                heavy &= ~(3ull << 2 * pair);
-                dcp_load_words(vectors, some, values + (pair - t / 2) * pair_bytes, words);
-                DCP_UNROLL
-                for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[1][row + r][pair], words, total[r]);
-            }
-        }
-        for (; t + 1 < all; t += 2, values += pair_bytes) {
-            dcp_ask(group, &asking, group->value_bytes);
-            dcp_load_words(vectors, some, values, words);
-            DCP_UNROLL
-            for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
-            DCP_UNROLL
-            for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[1][row + r][t / 2], words, total[r]);
-        }
-        for (; t < most; t += 2, values += pair_bytes) {
-            dcp_load_words(vectors, some, values, words);
-            DCP_UNROLL
-            for (int r = 0; r < count; r++) {
-                const int64_t seen = group->seen[row + r];
-                if (t >= seen) continue;
-                dcp_words visible[4];
-                DCP_UNROLL
-                for (int v = 0; v < vectors; v++) visible[v] = t + 1 < seen ? words[v] : words_even(words[v]);
-                for (int term = 0; term < 2; term++)
-                    dcp_add_dot(vectors, group->weights[term][row + r][t / 2], visible, total[r]);
-            }
+        if (group->rows->light_share == 0.0f) {
+            dcp_sum_exact_dots(count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+        } else {
+            dcp_sum_dots(count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
         }
 #endif
     } else {
-        const float *weights = group->scores[row];
-        dcp_vec even[4], odd[4];
-        for (; t + 1 < all; t += 2, values += pair_bytes) {
-            dcp_ask(group, &asking, group->value_bytes);
-            dcp_load_pair(type, vectors, some, values, stride, even, odd);
-            DCP_UNROLL
-            for (int r = 0; r < count; r++) {
-                const float *weight = weights + r * dcp_group_tokens + t;
-                dcp_add_pair(vectors, weight[0], weight[1], even, odd, total[r]);
-            }
-        }
-        for (; t < most; t += 2, values += pair_bytes) {
-            dcp_load_pair(type, vectors, some, values, stride, even, odd);
-            DCP_UNROLL
-            for (int r = 0; r < count; r++) {
-                const float *weight = weights + r * dcp_group_tokens + t;
-                if (t < group->seen[row + r]) {
-                    DCP_UNROLL
-                    for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[0]), even[v], total[r][v]);
-                }
-                if (t + 1 < group->seen[row + r]) {
-                    DCP_UNROLL
-                    for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[1]), odd[v], total[r][v]);
-                }
-            }
-        }
+        dcp_sum_products(type, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
     }
     dcp_end_asking(group, asking);
     DCP_UNROLL

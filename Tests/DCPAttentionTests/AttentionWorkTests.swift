@@ -157,7 +157,7 @@ struct AttentionWorkTests {
 
     @Test("a decode step's pieces hold all KV heads, a single KV head's pieces share its tokens out")
     func decodeSplit() {
-        for (kvHeads, expected) in [(8, 64), (1, 32)] {
+        for (kvHeads, expected) in [(8, 32), (1, 32)] {
             let layout = PanelLayout(
                 dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64)
             let split = WorkSplit(

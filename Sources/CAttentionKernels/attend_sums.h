@@ -1,0 +1,114 @@
+// The sums of a tile's weighted values, over `vectors` vectors of dimensions from `values`, or `some` dimensions, for
+// `count` rows. Included by attend_tiles.h.
+//
+// First tokens that all rows see, in pairs. Then those that some see: rows that see fewer drop out, since a weight of 0
+// would take in a value that is NaN. Panels hold tokens in pairs, so the token after an odd last one is inside.
+#ifndef DCP_ATTEND_SUMS_H
+#define DCP_ATTEND_SUMS_H
+
+#include "attend_loads.h"
+
+// What the rows of a tile see of a group: all of them the first tokens, some of them more.
+typedef struct {
+    int64_t all, most;
+} dcp_sight;
+
+#ifdef DCP_DOT
+// One term of a pair of tokens that not all rows see.
+DCP_INLINE void dcp_add_seen_dots(int count, int vectors, const dcp_group *group, int64_t row, int64_t t, int term,
+                                  const dcp_words *words, dcp_vec total[][4]) {
+    DCP_UNROLL
+    for (int r = 0; r < count; r++) {
+        const int64_t seen = group->seen[row + r];
+        if (t >= seen) continue;
+        dcp_words visible[4];
+        DCP_UNROLL
+        for (int v = 0; v < vectors; v++) visible[v] = t + 1 < seen ? words[v] : words_even(words[v]);
+        dcp_add_dot(vectors, group->weights[term][row + r][t / 2], visible, total[r]);
+    }
+}
+
+// All tokens have a second term: both in one loop, which loads values once.
+DCP_INLINE void dcp_sum_exact_dots(int count, int vectors, int some, dcp_group *group, int64_t row, dcp_sight sight,
+                                   const char *values, int64_t pair_bytes, dcp_asking *asking, dcp_vec total[][4]) {
+    dcp_words words[4];
+    int64_t t = 0;
+    for (; t + 1 < sight.all; t += 2, values += pair_bytes) {
+        dcp_ask(group, asking, group->value_bytes);
+        dcp_load_words(vectors, some, values, words);
+        DCP_UNROLL
+        for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
+        DCP_UNROLL
+        for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[1][row + r][t / 2], words, total[r]);
+    }
+    for (; t < sight.most; t += 2, values += pair_bytes) {
+        dcp_load_words(vectors, some, values, words);
+        for (int term = 0; term < 2; term++)
+            dcp_add_seen_dots(count, vectors, group, row, t, term, words, total);
+    }
+}
+
+// Second terms afterwards, for the few tokens that have them. A row's sum has the same order beside any others.
+DCP_INLINE void dcp_sum_dots(int count, int vectors, int some, dcp_group *group, int64_t row, dcp_sight sight,
+                             const char *values, int64_t pair_bytes, dcp_asking *asking, dcp_vec total[][4]) {
+    dcp_words words[4];
+    const char *at = values;
+    int64_t t = 0;
+    for (; t + 1 < sight.all; t += 2, at += pair_bytes) {
+        dcp_ask(group, asking, group->value_bytes);
+        dcp_load_words(vectors, some, at, words);
+        DCP_UNROLL
+        for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
+    }
+    const int64_t shared = t;
+    for (; t < sight.most; t += 2, at += pair_bytes) {
+        dcp_load_words(vectors, some, at, words);
+        dcp_add_seen_dots(count, vectors, group, row, t, 0, words, total);
+    }
+    for (uint64_t heavy = group->heavy[row / dcp_tile_rows]; heavy != 0; heavy &= ~(3ull << t)) {
+        t = __builtin_ctzll(heavy) / 2 * 2;
+        dcp_load_words(vectors, some, values + t / 2 * pair_bytes, words);
+        if (t >= shared) {
+            dcp_add_seen_dots(count, vectors, group, row, t, 1, words, total);
+            continue;
+        }
+        DCP_UNROLL
+        for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[1][row + r][t / 2], words, total[r]);
+    }
+}
+#endif
+
+DCP_INLINE void dcp_sum_products(int type, int count, int vectors, int some, dcp_group *group, int64_t row,
+                                 dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
+                                 dcp_vec total[][4]) {
+    const float *weights = group->scores[row];
+    const int64_t stride = group->rows->value_dim;
+    dcp_vec even[4], odd[4];
+    int64_t t = 0;
+    for (; t + 1 < sight.all; t += 2, values += pair_bytes) {
+        dcp_ask(group, asking, group->value_bytes);
+        dcp_load_pair(type, vectors, some, values, stride, even, odd);
+        DCP_UNROLL
+        for (int r = 0; r < count; r++) {
+            const float *weight = weights + r * dcp_group_tokens + t;
+            dcp_add_pair(vectors, weight[0], weight[1], even, odd, total[r]);
+        }
+    }
+    for (; t < sight.most; t += 2, values += pair_bytes) {
+        dcp_load_pair(type, vectors, some, values, stride, even, odd);
+        DCP_UNROLL
+        for (int r = 0; r < count; r++) {
+            const float *weight = weights + r * dcp_group_tokens + t;
+            if (t < group->seen[row + r]) {
+                DCP_UNROLL
+                for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[0]), even[v], total[r][v]);
+            }
+            if (t + 1 < group->seen[row + r]) {
+                DCP_UNROLL
+                for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[1]), odd[v], total[r][v]);
+            }
+        }
+    }
+}
+
+#endif
