@@ -66,6 +66,20 @@ struct KernelGridTests {
         }
     }
 
+    @Test(
+        "tokens that weigh much keep 16 bits beside thousands that weigh little", arguments: AttentionKernels.available)
+    func heavy(kernels: AttentionKernels) throws {
+        // So many rows and tokens that weights may be rounded to bf16.
+        let problem = AttentionCase(
+            dataType: .bfloat16, kvHeads: 1, group: 8, keyDim: 16, valueDim: 8, length: 5000, kernels: kernels)
+        var inputs = problem.inputs()
+        for index in inputs.queries.indices { inputs.queries[index] = abs(inputs.queries[index]) + 1 }
+        for (token, element) in [(1, Float(12)), (2500, 11.9375), (2501, 11.875), (4999, 11.75)] {
+            for index in token * 16..<(token + 1) * 16 { inputs.keys[index] = element }
+        }
+        try problem.check(inputs, weightErrorMax: 0x1p-17)
+    }
+
     @Test("TRAPS 47: as many tokens as heads, and as many dimensions, do not hide a transpose")
     func square() throws {
         for size in [8, 16] {

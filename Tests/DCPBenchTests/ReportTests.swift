@@ -18,7 +18,7 @@ struct ReportTests {
                 parameters: parameters,
                 figures: [
                     Figure("K and V read", Samples([10, 20, 30]), unit: "GB/s")
-                        .under("streaming & read", Samples([40]), detail: "512-bit")
+                        .under("streaming & read", Samples([40, 40, 40]), detail: "512-bit")
                 ],
                 time: Quantity(Samples([0.25]), unit: "ms"),
                 accuracy: Accuracy(outputMax: 1e-8, outputRelativeMax: 1e-6, lseMax: .infinity, rows: 4)),
@@ -37,6 +37,13 @@ struct ReportTests {
         let figures = try Self.report().results.flatMap(\.figures)
         #expect(figures.flatMap(\.beside).map(\.ratio) == [0.5, 0.25, 0.75])
         #expect(figures.flatMap(\.beside).map(\.kind) == [.ceiling, .ceiling, .whole])
+    }
+
+    @Test("a ratio is that of each round, whatever comes over the machine for a while")
+    func rounds() {
+        let figure = Figure("K and V read", Samples([10, 20, 20]), unit: "GB/s")
+            .under("streaming read", Samples([20, 50, 40]))
+        #expect(figure.beside.map(\.ratio) == [0.5] && figure.beside.map(\.value.median) == [40])
     }
 
     @Test("JSON: one object with machine, kernels, parameters, seed, results and what is not measured")

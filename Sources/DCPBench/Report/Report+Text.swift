@@ -49,8 +49,8 @@ extension Report {
                     + "unset it (and OPENBLAS_L2_SIZE), or run `make bench`.")
         }
         notes.append(
-            "RATIO is the figure divided by what stands beside it; a duration's ceiling is divided by the duration, so that 1 "
-                + "is as good as can be everywhere.")
+            "RATIO is the median over all rounds of the figure divided by what stands beside it; a duration's ceiling is "
+                + "divided by the duration, so that 1 is as good as can be everywhere.")
         var details: [String] = []
         for other in results.flatMap(\.figures).flatMap(\.beside) where !other.detail.isEmpty {
             let detail = "\(other.name): \(other.detail)"

@@ -33,7 +33,8 @@ public struct Comparison: Encodable, Hashable, Sendable {
     /// How it was measured: `512-bit, prefetch to L2 4 KiB ahead`.
     public var detail: String
     public var value: Quantity
-    /// The figure's median divided by this one, for durations under a ceiling the other way round: 1 is as good as can be.
+    /// The median over all rounds of the figure divided by this, for durations under a ceiling the other way round: 1 is as
+    /// good as can be. By rounds and not of the two medians, since what disturbs a machine for a while meets both.
     public var ratio: Double
 }
 
@@ -42,32 +43,38 @@ public struct Figure: Encodable, Hashable, Sendable {
     public var name: String
     public var value: Quantity
     public private(set) var beside: [Comparison] = []
+    private let samples: Samples
+
+    private enum CodingKeys: CodingKey { case name, value, beside }
 
     public init(_ name: String, _ samples: Samples, unit: String) {
         self.name = name
+        self.samples = samples
         value = Quantity(samples, unit: unit)
     }
 
     /// Whether less is better.
     public var isDuration: Bool { ["s", "ms", "us"].contains(value.unit) }
 
-    /// Adds a ceiling, in the figure's unit.
+    /// Adds a ceiling, in the figure's unit, measured in the same rounds.
     public func under(_ name: String, _ samples: Samples, detail: String = "") -> Figure {
-        var figure = self
-        let quantity = Quantity(samples, unit: value.unit)
-        let ratio = isDuration ? quantity.median / value.median : value.median / quantity.median
-        figure.beside.append(
-            Comparison(kind: .ceiling, name: name, detail: detail, value: quantity, ratio: ratio))
-        return figure
+        let ratio = isDuration ? samples.divided(by: self.samples) : self.samples.divided(by: samples)
+        return adding(.ceiling, name, samples, ratio, detail)
     }
 
-    /// Adds what the figure is a part of, in the figure's unit.
+    /// Adds what the figure is a part of, in the figure's unit, measured in the same rounds.
     public func of(_ name: String, _ samples: Samples, detail: String = "") -> Figure {
+        adding(.whole, name, samples, self.samples.divided(by: samples), detail)
+    }
+
+    private func adding(
+        _ kind: Comparison.Kind, _ name: String, _ samples: Samples, _ ratio: Samples, _ detail: String
+    ) -> Figure {
         var figure = self
-        let quantity = Quantity(samples, unit: value.unit)
         figure.beside.append(
             Comparison(
-                kind: .whole, name: name, detail: detail, value: quantity, ratio: value.median / quantity.median))
+                kind: kind, name: name, detail: detail, value: Quantity(samples, unit: value.unit),
+                ratio: ratio.median))
         return figure
     }
 }

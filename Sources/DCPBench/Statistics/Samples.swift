@@ -24,4 +24,10 @@ public struct Samples: Hashable, Sendable {
 
     /// Each value through a function: seconds to bytes per second.
     public func map(_ transform: (Double) -> Double) -> Samples { Samples(values.map(transform)) }
+
+    /// Each value by the one of the same round.
+    public func divided(by other: Samples) -> Samples {
+        precondition(count == other.count, "measured in other rounds")
+        return Samples(zip(values, other.values).map { $0 / $1 })
+    }
 }

@@ -9,19 +9,25 @@ extension StepRun {
             samples { Double(value($0.ranks[rank])) / 1e9 }
         }
         let latency = samples(\.latency)
+        let partOfStep = "what the figure is a part of, at the client"
         let (read, detail) = shards.fastest(timings.map(\.reads))
         let ranks = local.configuration.ranks
         let kernels = (0..<ranks).map { rank in time(rank) { $0.kernels / UInt64(threads) } }
-        let slower = (0..<ranks).max { kernels[$0].median < kernels[$1].median } ?? 0
         var figures = [
             Figure("step at the client", latency, unit: "ms").under(
                 "streaming read", read.map { $0 * 1e3 }, detail: detail)
         ]
+        if ranks > 1 {
+            // Whichever it is in each step: all wait for it.
+            let slower = samples { timing in
+                Double((timing.ranks.map(\.kernels).max() ?? 0) / UInt64(threads)) / 1e9
+            }
+            figures.append(Figure("slower rank: kernels", slower, unit: "ms").of("step", latency, detail: partOfStep))
+        }
         for rank in 0..<ranks {
-            let name = "rank \(rank)" + (rank == slower && ranks > 1 ? " (slower)" : "")
+            let name = "rank \(rank)"
             figures.append(
-                Figure("\(name): kernels", kernels[rank], unit: "ms").of(
-                    "step", latency, detail: "what the figure is a part of, at the client"))
+                Figure("\(name): kernels", kernels[rank], unit: "ms").of("step", latency, detail: partOfStep))
             let parts: [(String, (StepTimes) -> UInt64)] = [
                 ("total", \.total), ("new tokens", \.newTokens), ("context", \.context), ("query wait", \.queryWait),
                 ("partial wait", \.partialWait), ("merge", \.merge), ("other", \.other),

@@ -58,8 +58,8 @@ extension ComputePool {
     /// Prepares a job on one thread, then deals its pieces to all of them: each takes the next when it has ended one. The
     /// thread that ends the last piece merges them: in fixed order, so the result does not depend on who that is.
     ///
-    /// A piece is not a job of the pool. A job is a closure, a lock and the waking of a thread, 20 us together, which is a
-    /// quarter of a piece's time.
+    /// Pieces are no jobs of the pool, each with a closure, a lock, and perhaps the waking of a thread: the threads that are
+    /// free are woken once.
     ///
     /// - Parameters:
     ///   - isCancelled: asked before each piece; the job then ends as `.stepAborted`.
