@@ -25,8 +25,9 @@ public struct Samples: Hashable, Sendable {
     /// Each value through a function: seconds to bytes per second.
     public func map(_ transform: (Double) -> Double) -> Samples { Samples(values.map(transform)) }
 
-    /// Each value by the one of the same round.
+    /// Each value by the one of the same round; a single one is that of all rounds.
     public func divided(by other: Samples) -> Samples {
+        if other.count == 1 { return map { $0 / other.values[0] } }
         precondition(count == other.count, "measured in other rounds")
         return Samples(zip(values, other.values).map { $0 / $1 })
     }
