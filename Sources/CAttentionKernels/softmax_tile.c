@@ -34,8 +34,8 @@ static inline void add_pieces(int64_t pieces, const float *weights, const float 
     for (int64_t d = 0; d < dims; d++) result[d] += row[d];
 }
 
-void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t value_dim, const float *maximum, const float *sum,
-                    const float *output, float *restrict result, float *lse) {
+void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, int64_t value_dim, const float *maximum,
+                    const float *sum, const float *output, float *restrict result, float *lse) {
     float highest = -INFINITY;
     for (int64_t p = 0; p < pieces; p++) {
         const float value = maximum[p * row_stride];
@@ -43,7 +43,6 @@ void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t value_dim, const
     }
     for (int64_t d = 0; d < value_dim; d++) result[d] = 0.0f;
     double total = 0.0;
-    const int64_t stride = row_stride * value_dim;
     for (int64_t first = 0; first < pieces; first += finish_pieces_max) {
         const int64_t count = pieces - first < finish_pieces_max ? pieces - first : finish_pieces_max;
         float weights[finish_pieces_max];
@@ -53,11 +52,11 @@ void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t value_dim, const
             weights[p] = part_sum == 0.0f ? 0.0f : expf(maximum[(first + p) * row_stride] - highest);
             if (part_sum != 0.0f) total += (double)weights[p] * (double)part_sum;
         }
-        const float *part = output + first * stride;
+        const float *part = output + first * output_stride;
         int64_t d = 0;
         for (; d + finish_dims <= value_dim; d += finish_dims)
-            add_pieces(count, weights, part + d, stride, value_dim, finish_dims, result + d);
-        if (d < value_dim) add_pieces(count, weights, part + d, stride, value_dim, value_dim - d, result + d);
+            add_pieces(count, weights, part + d, output_stride, value_dim, finish_dims, result + d);
+        if (d < value_dim) add_pieces(count, weights, part + d, output_stride, value_dim, value_dim - d, result + d);
     }
     if (total == 0.0) {
         *lse = -INFINITY;

@@ -110,9 +110,9 @@ struct KernelContractTests {
         let output: [Float] = [.nan, .nan, 4, 8, .infinity, .nan]
         var result: [Float] = [9, 9]
         var lse: Float = 9
-        dcp_finish_row(3, 1, 2, maximum, sum, output, &result, &lse)
+        dcp_finish_row(3, 1, 2, 2, maximum, sum, output, &result, &lse)
         #expect(result == [2, 4] && abs(lse - 3.693_147_2) < 1e-6)
-        dcp_finish_row(1, 1, 2, maximum, sum, output, &result, &lse)
+        dcp_finish_row(1, 1, 2, 2, maximum, sum, output, &result, &lse)
         #expect(result == [0, 0] && lse == -.infinity)
     }
 }
