@@ -2,7 +2,7 @@
 //
 // Reading as fast as memory delivers takes some 64 lines in flight at any time, and hardware asks for more only as lines
 // are used. So the caller names the memory that comes next, and each loop asks for its share of it, in address order.
-// Measured (Zen 5, bf16, 4 rows): 0.56 of a streaming read without, 0.76 to 0.87 like this; Kernels.md in the DocC
+// Measured (Zen 5, bf16, 4 rows): 0.56 of a streaming read without, 0.86 to 0.88 like this; Kernels.md in the DocC
 // catalogue has what else was tried.
 #ifndef DCP_ATTEND_AHEAD_H
 #define DCP_ATTEND_AHEAD_H
@@ -83,8 +83,8 @@ DCP_INLINE int64_t dcp_tiles(int64_t rows, int64_t lanes) {
 
 // Deals out what is ahead over the loops of the block, in proportion to the time they take: requests that come at an even
 // rate keep the most lines in flight. The unit of time is an iteration of a loop over keys; an iteration over values
-// takes two where each weight has two terms, and the weights of a row about eight: measured as what serves 4 and 8 rows
-// best. In Float32, since an integer division takes some 20 cycles, and the whole block 2,000.
+// takes two where each weight has two terms, and the weights of a row about eight, or four of the longer iterations
+// without DCP_DOT: measured as what serves 4 and 8 rows best.
 DCP_INLINE void dcp_deal_ahead(int type, dcp_group *group, int64_t tokens, const dcp_ahead *ahead) {
     const dcp_attention_rows *rows = group->rows;
     const int dot = dcp_dot && type == dcp_bf16;

@@ -58,6 +58,30 @@ struct WatchdogTests {
         try await pool.shutDown()
         #expect(pool.progress == ComputeProgress(finished: 2))
     }
+
+    @Test("a job that ends piece after piece is not taken for one that is stuck")
+    func pieces() async throws {
+        let pool = ComputePool(threads: 1)
+        let (entered, enter) = AsyncStream.makeStream(of: Void.self)
+        let gates = [ThreadGate(), ThreadGate()]
+        pool.submit { goesOn in
+            for gate in gates {
+                enter.yield()
+                gate.wait()
+                goesOn()
+            }
+        }
+        var events = entered.makeAsyncIterator()
+        await events.next()
+        let first = try #require(pool.progress.oldestStart)
+        gates[0].open()
+        await events.next()
+        let second = try #require(pool.progress.oldestStart)
+        #expect(second > first && pool.progress.running == 1)
+        gates[1].open()
+        try await pool.shutDown()
+        #expect(pool.progress == ComputeProgress(finished: 1))
+    }
 }
 
 /// Holds a thread until it is opened.

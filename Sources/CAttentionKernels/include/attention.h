@@ -20,8 +20,8 @@ typedef struct {
     int32_t terms;        // of query_terms, 1...3
     float scale;
     float soft_cap;       // 0 for none
-    // Where kernels read query_terms: weights of at most this share of the sum of those before them are rounded to bf16;
-    // heavier ones keep 16 bits. 0: all keep them.
+    // Where kernels read query_terms: weights of at most this share of the row's sum so far are rounded to bf16; heavier
+    // ones keep 16 bits. 0: all keep them.
     float light_share;
     const float *queries; // [rows][key_dim]
     // [terms][rows][key_dim / 2] pairs of bf16 whose sum over terms is the queries; see dcp_split_queries. Only for

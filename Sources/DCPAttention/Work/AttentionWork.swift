@@ -25,8 +25,8 @@ public final class AttentionWork: @unchecked Sendable {
     let kernels: AttentionKernels
     let split: WorkSplit
     let tileQueries: TileQueries
-    /// Kernels that multiply bf16 round weights to it that are at most this share of those before them: a third less to
-    /// compute. FlashAttention rounds all of them, which costs up to 2^-9 when few tokens weigh much; of light ones the
+    /// Kernels that multiply bf16 round weights to it that are at most this share of the sum so far: a third less to
+    /// compute. FlashAttention rounds all of them, which costs up to 2^-8 when few tokens weigh much; of light ones the
     /// errors average out. 0 where it would gain little: when few rows wait for memory, or over few tokens.
     let lightShare: Float
     private let readAhead: ReadAhead?
@@ -111,11 +111,11 @@ public final class AttentionWork: @unchecked Sendable {
     private static let freeFloats = 16
 
     /// By how much a weight may be off, relative to itself, beside the rounding of its score: 0 with Float32 arithmetic,
-    /// 2^-18 where weights are sums of two bf16, 2^-9 where light ones are rounded to one. An output is off by no more
+    /// 2^-17 where weights are sums of two bf16, 2^-8 where light ones are rounded to one. An output is off by no more
     /// than this times the largest value. Of light weights that is the case where all roundings have the sign of their
-    /// values; with random signs the standard deviation is below 2^-9 * sqrt(`lightShareMax`) / 2.
+    /// values; with random signs the standard deviation is below 2^-9 * sqrt(`lightShareMax`).
     package var weightErrorMax: Float {
-        kernels.readsTerms(of: model.kvDataType) ? (lightShare > 0 ? 0x1p-9 : 0x1p-18) : 0
+        kernels.readsTerms(of: model.kvDataType) ? (lightShare > 0 ? 0x1p-8 : 0x1p-17) : 0
     }
 
     /// How many pieces there are to run; 0 when there are no heads, no tokens or nothing to attend over.

@@ -37,7 +37,7 @@ public final class ComputePool: Sendable {
 
     /// `submit` for a job of many pieces, which calls `goesOn` after each: whoever watches the threads then knows a long
     /// job from one that is stuck.
-    func submit(_ job: @escaping @Sendable (_ goesOn: () -> Void) -> Void) {
+    package func submit(_ job: @escaping @Sendable (_ goesOn: () -> Void) -> Void) {
         switch workers {
         case .threads(let pool):
             meter.submitted()

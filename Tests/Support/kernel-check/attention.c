@@ -110,7 +110,7 @@ static void compare(const dcp_kernel_table *kernels, const problem *p, const sta
     const double bound = 2e-6 + 4e-7 * p->shape.key_dim / 3;
     // Weights as one or two bf16, of values below 1.
     const int reads_terms = kernels->bf16_reads_terms && p->shape.data_type == dcp_bf16;
-    const double weight_error = !reads_terms ? 0 : p->light_share > 0 ? 0x1p-9 : 0x1p-18;
+    const double weight_error = !reads_terms ? 0 : p->light_share > 0 ? 0x1p-8 : 0x1p-17;
     for (int r = 0; r < p->rows; r++) {
         double output[dim_max], worst = 0, worst_twin = 0;
         const double lse = reference(p, r, output);
