@@ -180,7 +180,9 @@ struct PageCheckTests {
         #expect(messages.contains { $0.contains("is used twice") }, "\(messages)")
         #expect(messages.allSatisfy { $0 == "nothing" || $0.contains("is used twice") }, "\(messages)")
         try Data(good.prefix(good.count / 8192 * 4096)).write(to: url)
-        #expect(refusal().contains("truncated"))
+        // Which it is depends on the page that is met first: one that is not there, or one that points there.
+        let half = refusal()
+        #expect(half.contains("truncated") || half.contains("the file has"), "\(half)")
         try Data(good.prefix(100)).write(to: url)
         #expect(refusal().contains("not an LMDB file"))
         try good.write(to: url)
