@@ -16,7 +16,8 @@
 //   words_set1, words_even           a word in all lanes; words whose second element is 0
 //   vec_dot (c + a.first * b.first + a.second * b.second)
 //   vec_store_bf16                   rounds to bf16 and stores half as many words
-//   vec_bf16_residue                 what that rounding took away
+//   vec_bf16_residue                 what that rounding took away, in some lanes, and 0 in the others
+//   vec_above, vec_all               the lanes that are above a vector's, as bits; all lanes
 //
 // As in attend_block.h tokens lie along SIMD lanes and a group of 64 tokens is scored, weighted and added. Here up to
 // four rows share a register tile: a vector of keys or values is loaded and widened once for all of them. A row's sum
