@@ -18,6 +18,10 @@ public struct Violation: Error, Sendable {
         case answeredNotInPlace = "answered, not in place"
         /// No step is applied twice, or after it was taken back.
         case appliedTwice = "applied twice"
+        /// Who resumes a sequence finds all its layers at one length.
+        case layersApart = "layers apart"
+        /// Nothing is answered to a client after another has resumed its sequence.
+        case overruledClaim = "overruled claim"
         /// No two epochs serve at once.
         case twoEpochs = "two epochs"
         /// Every wait ends.

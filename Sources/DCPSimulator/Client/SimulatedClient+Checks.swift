@@ -1,3 +1,4 @@
+internal import DCPClient
 internal import DCPCore
 internal import DCPWire
 
@@ -13,6 +14,14 @@ extension SimulatedClient {
     func noteTimeout(_ result: Result<Frame, ServiceError>, _ message: Message) {
         guard case .failure(let error) = result, error.code == .deadlineExceeded, error.rank == nil else { return }
         simulation.timedOut(name, "\(message.type)")
+    }
+
+    /// Whether a client that knows nothing of a sequence but its lengths can go on there: with the same token in each layer.
+    func check(_ progress: SequenceProgress, of sequence: ModelSequence) -> Bool {
+        guard isNew, Set(progress.layerLengths).count > 1 else { return true }
+        simulation.violate(
+            .layersApart, "\(name) has resumed \(sequence.name), whose layers end at \(progress.layerLengths)")
+        return false
     }
 
     /// Whether what the ranks hold is what they may hold.

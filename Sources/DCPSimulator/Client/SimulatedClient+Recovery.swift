@@ -122,11 +122,15 @@ extension SimulatedClient {
                 switch resuming[index].resumption.next(progress) {
                 case .rewind(let lengths): rewinds.append((sequence, lengths, progress.committedLength))
                 case .settled(let progress):
+                    guard check(progress, of: sequence) else { return }
                     for (layer, length) in progress.layerLengths.enumerated() { sequence.cut(layer, to: length) }
                 case .unsettled: return recover(after: ServiceError(.conflict, "The lengths do not settle."))
                 }
             }
-            guard !rewinds.isEmpty else { return next() }
+            guard !rewinds.isEmpty else {
+                resumed()
+                return next()
+            }
             rewind(rewinds) { [self] in settle(resuming) }
         }
     }

@@ -38,6 +38,10 @@ final class SimulatedClient: @unchecked Sendable {
     /// Raised at each failure: what was asked before it no longer matters.
     var turn = 0
     var outages = Outages(allowance: .seconds(1_000_000))
+    /// Who it was before, when that one lives on.
+    private(set) var predecessor: Predecessor?
+    /// It has crashed and not resumed since: of its sequences it knows what the ranks hold, and nothing else.
+    var isNew = false
 
     struct DirectoryWish {
         init(
@@ -109,6 +113,7 @@ final class SimulatedClient: @unchecked Sendable {
     func finish() {
         isFinished = true
         doing = "finished"
+        predecessor?.close()
         for connection in [coordinator].compactMap({ $0 }) + cluster.allRanks.compactMap({ ranks[$0] }) {
             connection.close()
         }
@@ -118,6 +123,7 @@ final class SimulatedClient: @unchecked Sendable {
     func abandon() {
         isFinished = true
         unanswered = nil
+        predecessor = nil
         coordinator = nil
         ranks = [:]
     }
@@ -154,10 +160,13 @@ final class SimulatedClient: @unchecked Sendable {
         }
     }
 
-    /// Closes all connections, and takes another identity.
+    /// Takes another identity, and closes all connections, unless who it was lives on with them.
     func becomeAnother() {
         coordinator?.close()
-        for rank in cluster.allRanks { ranks[rank]?.close() }
+        predecessor?.close()
+        predecessor = world.chance(0.5) ? Predecessor(of: self, connections: ranks, nextNumber: nextNumber) : nil
+        if predecessor == nil { for rank in cluster.allRanks { ranks[rank]?.close() } }
+        isNew = true
         coordinator = nil
         ranks = [:]
         // What it had asked for may be carried out or not, but not after its successor has resumed.
@@ -169,6 +178,13 @@ final class SimulatedClient: @unchecked Sendable {
     func lostPower(after time: UInt64) {
         powerLosses += 1
         for sequence in sequences { sequence.forgive(after: time) }
+    }
+
+    /// It has resumed: who it was goes on from here, in vain.
+    func resumed() {
+        isNew = false
+        predecessor?.goOn()
+        predecessor = nil
     }
 
     /// Asks all ranks, each in its own order of arrival; the first failure is the outcome.
