@@ -24,6 +24,8 @@ struct Knobs {
     var diskLatencyMax: Duration
     /// Writes that may wait for a rank's store; with few, a join owes more operations than that.
     var queueDepthMax: Int
+    /// Operations on their way to one rank; as many as fit in its queue, or more.
+    var operationWindow: Int
 
     init(seed: UInt64, steps: Int) throws(ServiceError) {
         var random = SeededGenerator(seed: seed ^ 0x6b6e_6f62)
@@ -57,6 +59,7 @@ struct Knobs {
         faults = FaultKnobs(random: &random)
         diskLatencyMax = .milliseconds(pick([1, 5, 60]))
         queueDepthMax = pick([1024, 1024, 1, 2, 4])
+        operationWindow = pick([queueDepthMax, 256])
     }
 }
 
