@@ -22,6 +22,10 @@ struct Knobs {
     var faults: FaultKnobs
     /// The longest a disk takes for a transaction.
     var diskLatencyMax: Duration
+    /// Writes that may wait for a rank's store; with few, a join owes more operations than that.
+    var queueDepthMax: Int
+    /// Operations on their way to one rank; as many as fit in its queue, or more.
+    var operationWindow: Int
 
     init(seed: UInt64, steps: Int) throws(ServiceError) {
         var random = SeededGenerator(seed: seed ^ 0x6b6e_6f62)
@@ -54,6 +58,8 @@ struct Knobs {
         earlyByteCountMax = pick([600, 1 << 20, 1 << 20])
         faults = FaultKnobs(random: &random)
         diskLatencyMax = .milliseconds(pick([1, 5, 60]))
+        queueDepthMax = pick([1024, 1024, 1, 2, 4])
+        operationWindow = pick([queueDepthMax, 256])
     }
 }
 

@@ -233,6 +233,20 @@ public final class Simulation: @unchecked Sendable {
         for client in clients { client.lostPower(after: synced) }
     }
 
+    /// Kills a rank within moments, or does not: what is on its way to it then is owed at its next join.
+    func mayKillSoon() {
+        guard !isCalm, knobs.faults.rates.contains(where: { $0.kind == .kill && $0.rate > 0 }), world.chance(0.5)
+        else { return }
+        let rank = ranks[world.draw(0...ranks.count - 1)]
+        world.after(world.delay(.zero ... .milliseconds(50)), nil, "kill soon") { [self] in
+            guard !isCalm, rank.isUp else { return }
+            world.trace.note("\(rank.name) is killed in the middle of it")
+            count("kill soon")
+            rank.kill()
+            restart(after: .milliseconds(200)) { rank.start() }
+        }
+    }
+
     func restart(after delay: Duration, _ start: @escaping () -> Void) {
         world.after(delay.nanoseconds, nil, "restart", start)
     }

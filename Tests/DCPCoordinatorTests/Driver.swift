@@ -15,6 +15,8 @@ struct Driver {
     private(set) var persisted: [StateChange] = []
     var now: Duration = .zero
     private var nextTag: UInt64 = 0
+    /// What a client was given last, for requests behind each other.
+    private(set) var lastClaim = Claim.none
 
     static let lease = Duration.seconds(5)
 
@@ -58,14 +60,16 @@ struct Driver {
     @discardableResult
     mutating func register(
         _ rank: UInt16, store: StoreID? = nil, link: LinkID? = nil, epoch: Epoch = .none, models: [ModelRecord] = [],
-        lengths: [SequenceID: Int] = [:], order: [SequenceID] = [], useCount: UInt64 = 0
+        lengths: [SequenceID: Int] = [:], intact: [SequenceID: Int] = [:], order: [SequenceID] = [],
+        useCount: UInt64 = 0
     ) -> [CoordinatorMachine.Action] {
         let place = { (id: SequenceID) in order.firstIndex(of: id) ?? -1 }
         let registration = Registration(
             rank: RankIndex(rank), store: store ?? Self.store(rank), endpoint: "unix:/rank-\(rank)", epoch: epoch,
             models: models,
             sequences: lengths.sorted { (place($0.key), $0.key) < (place($1.key), $1.key) }.map {
-                .init(sequence: $0.key, model: ModelID(1), committedLength: $0.value)
+                .init(
+                    sequence: $0.key, model: ModelID(1), committedLength: $0.value, intactLength: intact[$0.key])
             }, useCount: useCount)
         return note(machine.registered(registration, link: link ?? Self.link(rank), now: now))
     }
@@ -88,15 +92,19 @@ struct Driver {
         for rank in 0..<ranks { linksReady(rank) }
     }
 
-    /// Confirms every operation among some actions, as the ranks would.
+    /// Confirms every operation among some actions, and those that had waited for them, as the ranks would.
     mutating func confirm(_ sent: [CoordinatorMachine.Action]) {
-        for (_, number, link) in operations(sent) { note(machine.operationDone(link, number: number)) }
+        var asked = operations(sent)[...]
+        while let (_, number, link) = asked.popFirst() {
+            asked += operations(note(machine.operationDone(link, number: number)))
+        }
     }
 
     /// A client's request, and what the machine did. One that needs a claim and states none takes one first.
     mutating func ask(_ request: DirectoryRequest) -> [CoordinatorMachine.Action] {
         guard let (name, stating) = request.claimable else { return send(request) }
-        return send(stating(claim(name) ?? .none))
+        lastClaim = claim(name) ?? .none
+        return send(stating(lastClaim))
     }
 
     /// The claim that a client is answered at once.
@@ -108,6 +116,7 @@ struct Driver {
     }
 
     /// A client's request as it is.
+    @discardableResult
     mutating func send(_ request: DirectoryRequest) -> [CoordinatorMachine.Action] {
         nextTag += 1
         return note(

@@ -43,11 +43,16 @@ struct ReconciliationTests {
         var driver = try directory(["s", "t"])
         let (asked, actions) = try join(&driver, [[s: 10, t: 4], [s: 7, t: 4]])
         #expect(asked == [[.truncate(s, length: 7)], []])
-        let reported = actions.compactMap { action -> (SequenceID, Int, [RankIndex])? in
-            guard case .report(.reconciled(let id, let length, let truncated)) = action else { return nil }
-            return (id, length, truncated)
+        let cuts = cuts(actions)
+        #expect(cuts.map(\.sequence) == [s] && cuts[0].name == "s" && cuts[0].ranks == [RankIndex(0)])
+        #expect(cuts.map(\.from) == [10] && cuts.map(\.to) == [7])
+    }
+
+    private func cuts(_ actions: [CoordinatorMachine.Action]) -> [SequenceCut] {
+        actions.flatMap { action -> [SequenceCut] in
+            guard case .report(.reconciled(let cuts)) = action else { return [] }
+            return cuts
         }
-        #expect(reported.count == 1 && reported[0] == (s, 7, [RankIndex(0)]))
     }
 
     @Test("the cluster is ready only when what was asked is confirmed, whatever came first")
@@ -66,9 +71,12 @@ struct ReconciliationTests {
         let record = try model(driver)
         var (asked, _) = try join(&driver, [[s: 10], [:]])
         #expect(asked == [[.truncate(s, length: 0)], [.open(s, model: ModelID(1))]])
-        (asked, _) = try join(&driver, [[:], [:]], models: [])
-        let both: [DirectoryOperation] = [.putModel(record), .open(s, model: ModelID(1))]
-        #expect(asked == [both, both])
+        let actions: [CoordinatorMachine.Action]
+        (asked, actions) = try join(&driver, [[:], [:]], models: [])
+        #expect(asked == [[.putModel(record)], [.putModel(record)]])
+        let (_, number, link) = try #require(operations(actions).first)
+        let then = driver.on { $0.operationDone(link, number: number) }
+        #expect(operations(then).map(\.operation) == [.open(s, model: ModelID(1))])
     }
 
     @Test("TRAPS 20: a rank that holds another shape under a model's number gets the directory's")
@@ -90,8 +98,7 @@ struct ReconciliationTests {
         #expect(driver.machine.state.sequences[t]?.fork == nil)
     }
 
-    @Test(
-        "a fork that a rank missed and cannot make any more is opened empty there, and so everywhere, in another join")
+    @Test("a fork that a rank missed, of a parent that is damaged there, keeps what is intact, and the cut is reported")
     func forkRefusedInJoin() throws {
         var driver = try directory(["s"])
         // Rank 1 is lost before it confirms.
@@ -106,11 +113,59 @@ struct ReconciliationTests {
         #expect(driver.machine.phase == .joining && driver.machine.state.epoch == epoch.next)
         let next = driver.machine.state.epoch
         driver.register(0, epoch: next, models: [try model(driver)], lengths: [s: 10, t: 6])
-        let again = driver.register(1, epoch: next, models: [try model(driver)], lengths: [s: 10])
-        #expect(Set(operations(again).map(\.operation)) == [.truncate(t, length: 0), .open(t, model: ModelID(1))])
+        let again = driver.register(1, epoch: next, models: [try model(driver)], lengths: [s: 10], intact: [s: 4])
+        #expect(
+            Set(operations(again).map(\.operation))
+                == [.truncate(t, length: 4), .fork(parent: s, child: t, length: 4)])
+        #expect(cuts(again).map(\.sequence) == [t] && cuts(again)[0].from == 6 && cuts(again)[0].to == 4)
         driver.confirm(again)
         for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
         #expect(driver.machine.phase == .ready && driver.machine.state.sequences[t]?.fork == nil)
+    }
+
+    @Test("a fork that a rank refuses again at the length it is said to be good for stays owed, and the join ends")
+    func forkRefusedAgain() throws {
+        var driver = try directory(["s"])
+        _ = driver.ask(.fork(name: "s", newName: "t", length: 6))
+        let (_, actions) = try join(&driver, [[s: 10, t: 6], [s: 10]])
+        func refuse(_ actions: [CoordinatorMachine.Action]) throws {
+            let (_, number, link) = try #require(operations(actions).first)
+            driver.on { $0.operationFailed(link, number: number, ServiceError(.storeDamaged, "the record of t")) }
+        }
+        try refuse(actions)
+        let epoch = driver.machine.state.epoch
+        driver.register(0, epoch: epoch, models: [try model(driver)], lengths: [s: 10, t: 6])
+        try refuse(driver.register(1, epoch: epoch, models: [try model(driver)], lengths: [s: 10]))
+        for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
+        #expect(driver.machine.phase == .ready && driver.machine.state.sequences[t]?.fork != nil)
+    }
+
+    @Test("a truncation that a rank refuses for damage at a join stays owed, and is asked for at the next")
+    func truncationRefusedInJoin() throws {
+        var driver = try directory(["s"])
+        _ = driver.ask(.truncate(name: "s", length: 6))
+        for _ in 0..<2 {
+            let (asked, actions) = try join(&driver, [[s: 6], [s: 10]])
+            #expect(asked == [[], [.truncate(s, length: 6)]] && cuts(actions).isEmpty)
+            let sent = try #require(operations(actions).first)
+            driver.on {
+                $0.operationFailed(sent.link, number: sent.number, ServiceError(.storeDamaged, "a block before it"))
+            }
+            for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
+            #expect(driver.machine.phase == .ready && driver.machine.state.sequences[s]?.truncateLength == 6)
+        }
+        // The client cuts it before the damage, which settles both.
+        driver.confirm(driver.ask(.truncate(name: "s", length: 2)))
+        #expect(driver.machine.state.sequences[s]?.truncateLength == nil)
+    }
+
+    @Test("a truncation that no rank has carried out yet is not forgotten for a later one that leaves more")
+    func twoTruncations() throws {
+        var driver = try directory(["s"])
+        _ = driver.ask(.truncate(name: "s", length: 4))
+        _ = driver.send(.truncate(name: "s", length: 6, claim: driver.lastClaim))
+        let (asked, _) = try join(&driver, [[s: 10], [s: 10]])
+        #expect(asked == [[.truncate(s, length: 4)], [.truncate(s, length: 4)]])
     }
 
     @Test("a fork comes before its parent's truncation, and is cut to what the shorter parent has")
@@ -123,12 +178,12 @@ struct ReconciliationTests {
         var late = try directory(["s"])
         _ = late.ask(.fork(name: "s", newName: "t", length: 5))
         leave(&late)
-        let (again, _) = try join(&late, [[s: 3], [s: 8]])
-        #expect(
-            again == [
-                [.fork(parent: s, child: t, length: 3)],
-                [.fork(parent: s, child: t, length: 3), .truncate(s, length: 3)],
-            ])
+        let (again, actions) = try join(&late, [[s: 3], [s: 8]])
+        let fork = DirectoryOperation.fork(parent: s, child: t, length: 3)
+        #expect(again == [[fork], [fork]])
+        let (_, number, link) = try #require(operations(actions).last)
+        let then = late.on { $0.operationDone(link, number: number) }
+        #expect(operations(then).map(\.operation) == [.truncate(s, length: 3)])
     }
 
     @Test("a fork of a fork that nobody has made yet is made after its parent")

@@ -60,8 +60,8 @@ extension CoordinatorMachine {
 
     /// Answers the claims before which nothing is under way any more.
     mutating func answerClaims() -> [Action] {
-        let underWay = operations.values.map(\.operation)
-        return claims.takeWaiting { id in !underWay.contains { $0.concerns(id) } }.map { waiting in
+        guard !claims.waiting.isEmpty else { return [] }
+        return claims.takeWaiting { [underWay] in underWay[$0] == nil }.map { waiting in
             let requester = waiting.requester
             guard let entry = state.sequences[waiting.sequence], !entry.isClosing else {
                 let error = ServiceError(

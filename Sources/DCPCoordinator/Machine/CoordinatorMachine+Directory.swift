@@ -46,7 +46,8 @@ extension CoordinatorMachine {
         case .truncate(let name, let length, let claim):
             var entry = try sequence(name)
             try check(claim, of: entry)
-            entry.truncateLength = length
+            // An earlier one that some rank may still owe holds, whatever comes after it.
+            entry.truncateLength = min(entry.truncateLength ?? length, length)
             return persist([.sequence(entry)])
                 + carry(
                     .truncate(entry.record.id, length: length), for: requester,

@@ -110,6 +110,7 @@ extension CoordinatorMachine {
             members.allSatisfy({ $0.member.hasJoined && $0.member.hasLinks }), operations.isEmpty
         else { return [] }
         phase = .ready
+        refusedForks = [:]
         var actions = announce() + [.report(.ready(state.epoch))]
         if !refusals.isEmpty { actions += tellRefusals() }
         for waiter in waiters { actions.append(.answer(.topology(topology), waiter.tag, to: waiter.link)) }

@@ -9,10 +9,10 @@ struct PendingOperation: Sendable {
     }
 
     var operation: DirectoryOperation
-    /// Who has not confirmed.
+    /// Who has neither confirmed nor refused it for good.
     var awaited: Set<RankIndex>
-    /// Of these, who answered that it cannot now, and is asked again at the next tick.
-    var postponed: Set<RankIndex> = []
+    /// Who has refused it: what builds on it waits there until it is over everywhere.
+    var refusedBy: Set<RankIndex> = []
     /// The clients to be told; none for a reconciliation, or when they have gone.
     var requesters: [Requester] = []
     var reply = DirectoryReply()
@@ -24,42 +24,74 @@ struct PendingOperation: Sendable {
 ///
 /// What makes something (a model, a sequence, a fork) ends when any rank refuses it, is taken back everywhere, and the
 /// client is told. What gives something back (a truncation, a closing, a removal), and whatever a join owes, is asked for
-/// again while a rank cannot carry it out *now*.
+/// again while a rank cannot carry it out *now*. The order in which a rank is asked is its `OperationQueue`'s.
+///
+/// In a join nothing is taken back: clients were told that it is recorded. What a rank refuses for good stays owed to it, and the
+/// next join asks again.
 extension CoordinatorMachine {
     /// Brings the ranks of a new epoch to one state.
     mutating func reconcile() -> [Action] {
         let plan = Reconciliation(
             state, Dictionary(uniqueKeysWithValues: members.map { ($0.rank, $0.member.registration) }))
         var actions: [Action] = plan.events.map { .report($0) }
-        for (rank, member) in members {
+        for (rank, _) in members {
             for operation in plan.operations[rank] ?? [] {
-                let number = takeNumber()
-                operations[number] = PendingOperation(operation: operation, awaited: [rank])
-                actions.append(.send(.operation(operation), number: number, to: member.link))
+                begin(PendingOperation(operation: operation, awaited: [rank]))
             }
+            actions += sendQueued(to: rank)
         }
-        unconfirmed = plan.unconfirmed
+        owed = plan.owed
         return actions + finishReconciliationIfDone()
     }
+
+    private mutating func begin(_ pending: PendingOperation) {
+        let number = takeNumber()
+        operations[number] = pending
+        for id in pending.operation.sequences { underWay[id, default: 0] += 1 }
+        let model = pending.operation.sequence.flatMap { state.sequences[$0]?.record.model }
+        for rank in pending.awaited {
+            queues[rank, default: OperationQueue(window: operationWindow)].append(number, pending.operation, of: model)
+        }
+    }
+
+    private mutating func end(_ number: UInt64) {
+        guard let pending = operations.removeValue(forKey: number) else { return }
+        for id in pending.operation.sequences {
+            underWay[id]! -= 1
+            if underWay[id] == 0 { underWay[id] = nil }
+        }
+        for rank in pending.refusedBy { queues[rank]!.remove(number) }
+    }
+
+    private mutating func dropOperations() {
+        operations = [:]
+        underWay = [:]
+        queues = [:]
+        owed = []
+    }
+
+    private mutating func sendQueued(to rank: RankIndex) -> [Action] {
+        guard case .present(let member) = slots[rank], let sendable = queues[rank]?.takeSendable() else { return [] }
+        return sendable.map { .send(.operation($0.operation), number: $0.number, to: member.link) }
+    }
+
+    private mutating func sendQueued() -> [Action] { state.shape.allRanks.flatMap { sendQueued(to: $0) } }
 
     /// Carries a recorded operation to all ranks.
     mutating func carry(
         _ operation: DirectoryOperation, for requester: PendingOperation.Requester?, reply: DirectoryReply
     ) -> [Action] {
-        let number = takeNumber()
-        operations[number] = PendingOperation(
-            operation: operation, awaited: Set(state.shape.allRanks), requesters: requester.map { [$0] } ?? [],
-            reply: reply)
-        return members.map { .send(.operation(operation), number: number, to: $0.member.link) }
+        begin(
+            PendingOperation(
+                operation: operation, awaited: Set(state.shape.allRanks), requesters: requester.map { [$0] } ?? [],
+                reply: reply))
+        return sendQueued()
     }
 
     /// Carries an operation that nobody waits for to some ranks.
     mutating func carry(_ operation: DirectoryOperation, to ranks: Set<RankIndex>) -> [Action] {
-        let number = takeNumber()
-        operations[number] = PendingOperation(operation: operation, awaited: ranks)
-        return members.filter { ranks.contains($0.rank) }.map {
-            .send(.operation(operation), number: number, to: $0.member.link)
-        }
+        begin(PendingOperation(operation: operation, awaited: ranks))
+        return sendQueued()
     }
 
     /// Lets a client wait for an operation that is on its way already; false when there is none.
@@ -72,44 +104,43 @@ extension CoordinatorMachine {
     }
 
     public mutating func operationDone(_ link: LinkID, number: UInt64) -> [Action] {
-        guard let rank = rank(of: link), operations[number] != nil else { return [] }
+        guard let rank = rank(of: link), queues[rank]?.answered(number) ?? false else { return [] }
+        queues[rank]!.remove(number)
         operations[number]!.awaited.remove(rank)
-        return finishIfAnswered(number)
+        return sendQueued(to: rank) + finishIfAnswered(number)
     }
 
     public mutating func operationFailed(_ link: LinkID, number: UInt64, _ error: ServiceError) -> [Action] {
-        guard let rank = rank(of: link), let pending = operations[number] else { return [] }
-        // In a join no client waits for the operation, and the record it comes from is older: it stays owed.
-        if error.isRetryable && (phase == .joining || !pending.operation.isTakenBackWhenRefused) {
-            operations[number]!.postponed.insert(rank)
-            return []
+        guard let rank = rank(of: link), queues[rank]?.answered(number) ?? false, let pending = operations[number]
+        else { return [] }
+        // In a join no client waits for the operation, and the record it comes from is older: it stays owed. A rank that
+        // has too much to write at this moment has room in the next.
+        if error.isRetryable
+            && (phase == .joining || error.code == .overloaded || !pending.operation.isTakenBackWhenRefused)
+        {
+            queues[rank]!.postpone(number)
+            return sendQueued(to: rank)
         }
         operations[number]!.awaited.remove(rank)
+        operations[number]!.refusedBy.insert(rank)
         if pending.refusal == nil { operations[number]!.refusal = error }
-        return finishIfAnswered(number)
+        return finishIfAnswered(number) + sendQueued(to: rank)
     }
 
     /// Asks the ranks again that could not carry an operation out.
     mutating func resendPostponed() -> [Action] {
-        var actions: [Action] = []
-        for (number, pending) in operations.sorted(by: { $0.key < $1.key }) where !pending.postponed.isEmpty {
-            for (rank, member) in members where pending.postponed.contains(rank) {
-                actions.append(.send(.operation(pending.operation), number: number, to: member.link))
-            }
-            operations[number]!.postponed = []
-        }
-        return actions
+        for rank in queues.keys { queues[rank]!.retry() }
+        return sendQueued()
     }
 
     private mutating func finishIfAnswered(_ number: UInt64) -> [Action] {
         guard let pending = operations[number], pending.awaited.isEmpty else { return [] }
-        operations[number] = nil
+        end(number)
         if case .evict = pending.operation { eviction.ended() }
-        var actions: [Action] = []
+        var actions = pending.refusedBy.isEmpty ? [] : sendQueued()
         if let refusal = pending.refusal {
             actions.append(.report(.operationFailed(pending.operation, refusal)))
-            if let id = pending.operation.sequence { unconfirmed = unconfirmed.filter { $0.sequence != id } }
-            actions += takeBack(pending.operation)
+            actions += phase == .joining ? keepOwed(pending.operation) : takeBack(pending.operation)
             actions += pending.requesters.map { .answer(.failure(refusal), $0.tag, to: $0.link) }
         } else {
             // A reconciliation's operations are confirmed together: the same one may be owed by several ranks.
@@ -141,37 +172,46 @@ extension CoordinatorMachine {
         case .removeModel, .close, .evict: return []
         case .truncate: return persist(changes(whenConfirmed: operation))
         case .putModel(let record):
-            guard case .ready = phase else { return [] }
             return persist([.modelRemoved(record.id)])
                 + carry(.removeModel(record.id), for: nil, reply: DirectoryReply())
-        case .fork(_, let id, _) where phase == .joining:
-            // A rank that missed the fork cannot make it any more. Without it the sequence would be on some ranks only,
-            // for good: the next join opens it empty there, and cuts it to that everywhere.
-            guard var entry = state.sequences[id], entry.fork != nil else { return [] }
-            entry.fork = nil
-            operations = [:]
-            unconfirmed = []
-            return persist([.sequence(entry)]) + join()
         case .open(let id, _), .fork(_, let id, _):
-            guard case .ready = phase, var entry = state.sequences[id] else { return [] }
+            guard var entry = state.sequences[id] else { return [] }
             entry.isClosing = true
             return persist([.sequence(entry)]) + carry(.close(id), for: nil, reply: DirectoryReply())
         }
     }
 
+    /// A rank has refused for good what it owes. The record stays, so the next join asks again: a truncation goes through
+    /// when the damage in its way is gone. Until then the sequence is longer there than elsewhere, and takes no tokens.
+    private mutating func keepOwed(_ operation: DirectoryOperation) -> [Action] {
+        if let id = operation.sequence { owed.remove(id) }
+        // What a fork would read of its parent is damaged there, which the rank has found by this. It says so when it
+        // registers, and the next join makes the fork as far as the parent is intact: without another join the sequence
+        // would be on some ranks only. At a length that was refused before it is something else, which a join does not mend.
+        guard case .fork(_, let child, let length) = operation, length < refusedForks[child] ?? .max else { return [] }
+        refusedForks[child] = length
+        dropOperations()
+        return join()
+    }
+
     private mutating func finishReconciliationIfDone() -> [Action] {
         guard case .joining = phase, operations.isEmpty, members.allSatisfy({ $0.member.hasJoined }) else { return [] }
-        let confirmed = unconfirmed
-        unconfirmed = []
-        return confirmed.sorted { "\($0)" < "\($1)" }.flatMap { persist(changes(whenConfirmed: $0)) }
-            + becomeReadyIfDone()
+        // In one transaction, however many there are.
+        let changes = owed.sorted().compactMap { id -> StateChange? in
+            guard var entry = state.sequences[id] else { return nil }
+            if entry.isClosing { return .sequenceRemoved(id) }
+            entry.fork = nil
+            entry.truncateLength = nil
+            return .sequence(entry)
+        }
+        owed = []
+        return persist(changes) + becomeReadyIfDone()
     }
 
     /// A rank is lost: what it owed is carried to it when it is back, from what is recorded.
     mutating func abandonOperations(lost rank: RankIndex) -> [Action] {
         let abandoned = operations.sorted { $0.key < $1.key }
-        operations = [:]
-        unconfirmed = []
+        dropOperations()
         eviction.ended()
         let error = ServiceError(
             .rankUnavailable,
@@ -189,10 +229,10 @@ extension CoordinatorMachine {
 }
 
 extension DirectoryOperation {
-    /// Whether it makes, changes or reads a sequence.
-    func concerns(_ id: SequenceID) -> Bool {
-        if case .fork(id, _, _) = self { return true }
-        return sequence == id
+    /// The sequences it makes, changes or reads.
+    var sequences: [SequenceID] {
+        if case .fork(let parent, let child, _) = self { return [parent, child] }
+        return sequence.map { [$0] } ?? []
     }
 
     /// The sequence it makes or changes.

@@ -58,10 +58,18 @@ public struct CoordinatorMachine: Sendable {
     var slots: [RankIndex: Slot]
     var waiters: [Waiter] = []
     var operations: [UInt64: PendingOperation] = [:]
+    /// How many of them make, change or read each sequence.
+    var underWay: [SequenceID: Int] = [:]
+    /// In which order each rank carries them out.
+    var queues: [RankIndex: OperationQueue] = [:]
+    let operationWindow: Int
     var nextOperation: UInt64 = 1
     var claims = Claims()
-    /// What is recorded as owed to ranks, and is not when the reconciliation's operations are confirmed.
-    var unconfirmed: Set<DirectoryOperation> = []
+    /// Sequences of which something is recorded as owed to ranks, and is not when the reconciliation's operations are
+    /// confirmed.
+    var owed: Set<SequenceID> = []
+    /// The length at which a rank refused to make a fork in the last join.
+    var refusedForks: [SequenceID: Int] = [:]
     /// What ranks hold and the directory does not know, as of the last join.
     var unknownSequences: [SequenceID: UnknownSequence] = [:]
     let lease: Duration
@@ -75,15 +83,18 @@ public struct CoordinatorMachine: Sendable {
     /// - Parameters:
     ///   - unknownGrace: how long ranks keep sequences that the directory does not know.
     ///   - evictIdle: with `lru`, how long a sequence must not have been used to be evicted.
+    ///   - operationWindow: how many operations may be on their way to one rank at once.
     public init(
         state: CoordinatorState, lease: Duration, unknownGrace: Duration = .seconds(3600),
-        replaceableStores: Set<RankIndex> = [], evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10)
+        replaceableStores: Set<RankIndex> = [], evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10),
+        operationWindow: Int = 256
     ) {
         self.state = state
         eviction = Eviction(policy: evict, idle: evictIdle)
         self.lease = lease
         self.unknownGrace = unknownGrace
         self.replaceableStores = replaceableStores
+        self.operationWindow = operationWindow
         slots = Dictionary(
             uniqueKeysWithValues: state.shape.allRanks.map { ($0, .missing(reason: "it has not registered yet")) })
     }
@@ -162,7 +173,8 @@ public enum CoordinatorEvent: Sendable {
     case rankLost(RankIndex, reason: String)
     case joining(Epoch)
     case ready(Epoch)
-    case reconciled(SequenceID, length: Int, truncated: [RankIndex])
+    /// Tokens that nobody asked to be cut are cut at a join, since not every rank has them.
+    case reconciled([SequenceCut])
     /// Sequences on a rank that the directory does not know. They are left alone for a grace time.
     case unknownSequences(RankIndex, count: Int)
     /// The grace time of one is over: the ranks that hold it are told to close it.

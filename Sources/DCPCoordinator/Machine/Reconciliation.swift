@@ -1,4 +1,4 @@
-internal import DCPCore
+public import DCPCore
 internal import DCPWire
 
 /// What each rank has to do so that all hold the same: computed once all have registered in an epoch.
@@ -8,15 +8,20 @@ internal import DCPWire
 /// parents still have their tokens), truncations, closings.
 struct Reconciliation {
     var operations: [RankIndex: [DirectoryOperation]] = [:]
-    /// What the directory still owes, whether or not a rank turned out to lack it.
-    var unconfirmed: Set<DirectoryOperation> = []
+    /// Of what the directory still owes something, whether or not a rank turned out to lack it.
+    var owed: Set<SequenceID> = []
     var events: [CoordinatorEvent] = []
 
     init(_ state: CoordinatorState, _ registrations: [RankIndex: Registration]) {
         var lengths: [RankIndex: [SequenceID: Int]] = [:]
+        /// What a fork can have of each.
+        var intact: [RankIndex: [SequenceID: Int]] = [:]
         for (rank, registration) in registrations {
             lengths[rank] = Dictionary(
                 registration.sequences.map { ($0.sequence, $0.committedLength) }, uniquingKeysWith: { a, _ in a })
+            intact[rank] = Dictionary(
+                registration.sequences.map { ($0.sequence, min($0.intactLength, $0.committedLength)) },
+                uniquingKeysWith: { a, _ in a })
         }
         let ranks = registrations.keys.sorted()
         for rank in ranks {
@@ -28,45 +33,69 @@ struct Reconciliation {
             operations[rank]! += known.keys.sorted().filter { state.models[$0] == nil && !used.contains($0) }
                 .map { .removeModel($0) }
         }
-        var late: [RankIndex: [DirectoryOperation]] = [:]
+        var truncations: [RankIndex: [DirectoryOperation]] = [:]
+        var closings: [RankIndex: [DirectoryOperation]] = [:]
+        var cuts: [SequenceCut] = []
         // By rising number, so that a parent comes before its forks.
         for entry in state.sortedSequences {
             let id = entry.record.id
+            if entry.isClosing || entry.fork != nil || entry.truncateLength != nil { owed.insert(id) }
             if entry.isClosing {
-                for rank in ranks where lengths[rank]![id] != nil { late[rank, default: []].append(.close(id)) }
+                for rank in ranks where lengths[rank]![id] != nil { closings[rank, default: []].append(.close(id)) }
                 continue
             }
             // What each rank can have of it: its own, or for a fork that it missed what the parent has there.
             let available = ranks.map { rank in
-                lengths[rank]![id] ?? entry.fork.map { min($0.length, lengths[rank]![$0.parent] ?? 0) } ?? 0
+                lengths[rank]![id] ?? entry.fork.map { min($0.length, intact[rank]![$0.parent] ?? 0) } ?? 0
             }
             let target = min(available.min() ?? 0, entry.truncateLength ?? Int.max)
+            // What some rank has, or all were to have, and no client has given up.
+            let longest = min(max(available.max() ?? 0, entry.fork?.length ?? 0), entry.truncateLength ?? Int.max)
             var truncated: [RankIndex] = []
             for rank in ranks {
                 if let length = lengths[rank]![id] {
                     guard length > target else { continue }
                     truncated.append(rank)
-                    late[rank, default: []].insert(.truncate(id, length: target), at: 0)
+                    truncations[rank, default: []].append(.truncate(id, length: target))
                 } else if let fork = entry.fork, lengths[rank]![fork.parent] != nil {
                     operations[rank]!.append(.fork(parent: fork.parent, child: id, length: target))
                     lengths[rank]![id] = target
+                    intact[rank]![id] = target
                 } else {
                     operations[rank]!.append(.open(id, model: entry.record.model))
                     lengths[rank]![id] = 0
+                    intact[rank]![id] = 0
                 }
             }
-            if !truncated.isEmpty { events.append(.reconciled(id, length: target, truncated: truncated)) }
+            if target < longest {
+                cuts.append(
+                    SequenceCut(entry.record, from: longest, to: target, ranks: truncated))
+            }
         }
+        if !cuts.isEmpty { events.append(.reconciled(cuts)) }
         for rank in ranks {
-            operations[rank]! += late[rank] ?? []
+            operations[rank]! += (truncations[rank] ?? []) + (closings[rank] ?? [])
             let unknown = registrations[rank]!.sequences.filter { state.sequences[$0.sequence] == nil }
             if !unknown.isEmpty { events.append(.unknownSequences(rank, count: unknown.count)) }
         }
-        for entry in state.sortedSequences {
-            let id = entry.record.id
-            if entry.isClosing { unconfirmed.insert(.close(id)) }
-            if let fork = entry.fork { unconfirmed.insert(.fork(parent: fork.parent, child: id, length: fork.length)) }
-            if let length = entry.truncateLength { unconfirmed.insert(.truncate(id, length: length)) }
-        }
+    }
+}
+
+/// Committed tokens of one sequence that are given up at a join: some ranks had them, or were to have them, and not all.
+public struct SequenceCut: Hashable, Sendable {
+    public var sequence: SequenceID
+    public var name: String
+    /// The longest that a rank had.
+    public var from: Int
+    public var to: Int
+    /// Who had more than is left.
+    public var ranks: [RankIndex]
+
+    init(_ record: SequenceRecord, from: Int, to: Int, ranks: [RankIndex]) {
+        sequence = record.id
+        name = record.name
+        self.from = from
+        self.to = to
+        self.ranks = ranks
     }
 }

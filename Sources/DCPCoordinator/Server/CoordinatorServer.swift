@@ -21,6 +21,8 @@ public final class CoordinatorServer {
         /// With `lru`, how long a sequence must not have been used to be evicted. Uses are reported with the leases, so
         /// at least a lease.
         public var evictIdle: Duration = .seconds(10)
+        /// How many operations may be on their way to one rank at once: fewer than its store lets wait.
+        public var operationWindow = 256
         public var link = LinkSettings()
         /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
         public var hostReport: (@Sendable () -> HostReport)?
@@ -70,7 +72,7 @@ public final class CoordinatorServer {
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
             replaceableStores: configuration.replaceableStores, evict: configuration.evict,
-            evictIdle: configuration.evictIdle)
+            evictIdle: configuration.evictIdle, operationWindow: configuration.operationWindow)
     }
 
     /// Listens. The future fails when the endpoint cannot be bound.

@@ -29,13 +29,7 @@ struct CoordinatorEventLog {
         case .joining(let epoch): logger.info("Joining", metadata: ["epoch": "\(epoch.value)"])
         case .ready(let epoch):
             log.write(.epochChanged, .notice, "Cluster ready", cause: "\(epoch)", ["epoch": "\(epoch.value)"])
-        case .reconciled(let sequence, let length, let truncated):
-            logger.notice(
-                "Sequence reconciled to what every rank has",
-                metadata: [
-                    "sequence": "\(sequence.value)", "length": "\(length)",
-                    "truncated": "\(truncated.map { "\($0.value)" }.joined(separator: ","))",
-                ])
+        case .reconciled(let cuts): write(cuts)
         case .unknownSequences(let rank, let count):
             logger.warning(
                 "A rank holds sequences the directory does not know, dropping them after the grace time",
@@ -66,5 +60,24 @@ struct CoordinatorEventLog {
                 ])
         case .fatal: break  // Logged once, with the exit.
         }
+    }
+
+    /// Sequences named at one join.
+    private static let cutsNamedMax = 100
+
+    private func write(_ cuts: [SequenceCut]) {
+        for cut in cuts.prefix(Self.cutsNamedMax) {
+            logger.warning(
+                "Committed tokens that not every rank has are cut",
+                metadata: [
+                    "sequence": "\(cut.sequence.value)", "name": "\(cut.name)", "from": "\(cut.from)",
+                    "to": "\(cut.to)",
+                    "ranks": "\(cut.ranks.map { "\($0.value)" }.joined(separator: ","))",
+                ])
+        }
+        guard cuts.count > Self.cutsNamedMax else { return }
+        logger.warning(
+            "Committed tokens that not every rank has are cut, of more sequences than are named",
+            metadata: ["count": "\(cuts.count)"])
     }
 }

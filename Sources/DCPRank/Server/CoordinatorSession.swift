@@ -135,7 +135,8 @@ final class CoordinatorSession {
                     models: server.cache.models.map { ModelRecord(id: $0.id, name: $0.name, shape: $0.shape) },
                     sequences: server.cache.sequences.map {
                         Registration.RegisteredSequence(
-                            sequence: $0.id, model: $0.model, committedLength: $0.committedLength)
+                            sequence: $0.id, model: $0.model, committedLength: $0.committedLength,
+                            intactLength: $0.intactLength)
                     }.sorted { server.uses.lastUse(of: $0.sequence) < server.uses.lastUse(of: $1.sequence) },
                     useCount: server.uses.count)))
     }

@@ -60,21 +60,35 @@ extension SimulatedClient {
     }
 
     private func ask(_ wish: DirectoryWish, _ claim: Claim) {
-        askDirectory(wish.request(claim), for: wish) { [self] reply in
+        unanswered?.isRepeated = true
+        askDirectory(wish.request(claim), for: wish, recorded: wish.isRepeated ? {} : wish.recorded) { [self] reply in
             unanswered = nil
             wish.done(reply)
+        }
+        for (request, recorded) in wish.behind {
+            let message = Message.directoryRequest(request(claim))
+            coordinator?.request(
+                Frame(epoch: topology?.epoch ?? .none, tag: takeTag(), message: message),
+                timeout: simulation.knobs.requestTimeout
+            ) { [self] result in
+                noteTimeout(result, message)
+                if !wish.isRepeated, case .failure(let error) = result, error.code == .rankUnavailable { recorded() }
+            }
         }
     }
 
     private func askDirectory(
-        _ request: DirectoryRequest, for wish: DirectoryWish, done: @escaping (DirectoryReply) -> Void
+        _ request: DirectoryRequest, for wish: DirectoryWish, recorded: @escaping () -> Void = {},
+        done: @escaping (DirectoryReply) -> Void
     ) {
         doing = "asking the directory for \(request)"
         askCoordinator(.directoryRequest(request), timeout: simulation.knobs.requestTimeout) { [self] result in
             switch result {
             case .success(.directoryReply(let reply)): done(reply)
             case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
-            case .failure(let error) where error.isRetryable: recover(after: error)
+            case .failure(let error) where error.isRetryable:
+                if error.code == .rankUnavailable { recorded() }
+                recover(after: error)
             case .failure(let error):
                 unanswered = nil
                 wish.refused(error)

@@ -170,39 +170,6 @@ extension SimulatedClient {
         mayCrash()
     }
 
-    private func fork(_ parent: ModelSequence) {
-        forks += 1
-        let length = world.draw(0...parent.floor)
-        let name = "\(name)-fork-\(forks)"
-        let losses = powerLosses
-        let child = ModelSequence(name: name, forkOf: parent, length: length)
-        func opened(_ reply: DirectoryReply, isAcknowledged: Bool) {
-            child.record = reply.sequences.first
-            if isAcknowledged, losses == powerLosses { child.acknowledge(length, at: world.now) }
-            sequences.append(child)
-            recover(after: nil)
-        }
-        unanswered = DirectoryWish(
-            of: parent.name, request: { .fork(name: parent.name, newName: name, length: length, claim: $0) },
-            done: { opened($0, isAcknowledged: true) },
-            refused: { [self] error in
-                switch error.code {
-                case .conflict:
-                    // An earlier request that was not answered had made it, or is still being undone.
-                    unanswered = DirectoryWish(
-                        request: .openSequence(name: name, model: "", create: false),
-                        done: { opened($0, isAcknowledged: false) },
-                        refused: { [self] in recover(after: $0) })
-                    askDirectory()
-                case .storeDamaged where simulation.hasDamage: truncate(parent, to: 0)
-                // The parent has become shorter: a loss of power that took what was not synced.
-                case .invalidRequest where length > parent.floor: recover(after: error)
-                default: unexpected(error, "forking \(parent.name) at \(length)")
-                }
-            })
-        askDirectory()
-    }
-
     private func close(_ index: Int) {
         let sequence = sequences.remove(at: index)
         unanswered = DirectoryWish(

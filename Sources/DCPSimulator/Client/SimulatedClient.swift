@@ -18,7 +18,7 @@ final class SimulatedClient: @unchecked Sendable {
     let loop: SimulatedLoop
     private(set) var id: ClientID
     private var nextNumber: UInt64 = 1
-    private var coordinator: ClientConnection?
+    private(set) var coordinator: ClientConnection?
     private var ranks: [RankIndex: ClientConnection] = [:]
     var topology: Topology?
     var model: ModelRecord?
@@ -70,6 +70,12 @@ final class SimulatedClient: @unchecked Sendable {
         var claimed: String?
         /// Whether the next client can do without knowing.
         var isForgettable = false
+        /// Sent right behind it with the same claim, without waiting for its answer.
+        var behind: [(request: (Claim) -> DirectoryRequest, recorded: () -> Void)] = []
+        /// Whether it was sent before.
+        var isRepeated = false
+        /// The first answer was that a rank is lost, and that it will be carried out when that is back.
+        var recorded: () -> Void = {}
         /// With the records of the reply.
         var done: (DirectoryReply) -> Void
         /// A refusal for good; recovers after it.

@@ -41,6 +41,7 @@ final class CoordinatorNode: @unchecked Sendable {
             self.store = store
             var configuration = CoordinatorServer.Configuration(listen: Self.endpoint)
             configuration.lease = simulation.knobs.lease
+            configuration.operationWindow = simulation.knobs.operationWindow
             configuration.link.network = simulation.network
             configuration.link.handshakeTimeout = .seconds(2)
             configuration.link.stallTimeout = .seconds(6)

@@ -40,6 +40,7 @@ final class RankNode: @unchecked Sendable {
         var settings = ShardCache.Settings(mapByteCountMax: 64 << 20, durability: knobs.durability)
         settings.writerHost = DiskHost(disk, process, latencyMax: knobs.diskLatencyMax)
         settings.faults = disk.faults
+        settings.queueDepthMax = knobs.queueDepthMax
         settings.newStoreID = StoreID(high: world.random.next() | 1, low: world.random.next())
         do throws(ServiceError) {
             let isNew = starts == 1

@@ -18,11 +18,14 @@ public struct Registration: Hashable, Sendable {
         public var sequence: SequenceID
         public var model: ModelID
         public var committedLength: Int
+        /// Up to where it is not known to be damaged: what a fork of it can have.
+        public var intactLength: Int
 
-        public init(sequence: SequenceID, model: ModelID, committedLength: Int) {
+        public init(sequence: SequenceID, model: ModelID, committedLength: Int, intactLength: Int? = nil) {
             self.sequence = sequence
             self.model = model
             self.committedLength = committedLength
+            self.intactLength = intactLength ?? committedLength
         }
     }
 
@@ -47,10 +50,10 @@ public struct Registration: Hashable, Sendable {
         models = try reader.readArray("models", byteCountMin: ModelRecord.byteCountMin) {
             r throws(ServiceError) in try ModelRecord(from: &r)
         }
-        sequences = try reader.readArray("sequences", byteCountMin: 20) { r throws(ServiceError) in
+        sequences = try reader.readArray("sequences", byteCountMin: 28) { r throws(ServiceError) in
             RegisteredSequence(
                 sequence: SequenceID(try r.read("sequence")), model: ModelID(try r.read("model")),
-                committedLength: try r.readLength("committed length"))
+                committedLength: try r.readLength("committed length"), intactLength: try r.readLength("intact length"))
         }
         useCount = try reader.read("use count")
     }
@@ -66,6 +69,7 @@ public struct Registration: Hashable, Sendable {
             $0.write($1.sequence.value)
             $0.write($1.model.value)
             $0.write(UInt64($1.committedLength))
+            $0.write(UInt64($1.intactLength))
         }
         writer.write(useCount)
     }

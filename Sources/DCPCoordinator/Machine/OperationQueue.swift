@@ -1,0 +1,164 @@
+internal import DCPCore
+internal import DCPWire
+internal import NIOCore
+
+/// What one rank is still to carry out, and what of it may be sent now, as a value.
+///
+/// Operations on the same model or sequence are carried out in the order they were recorded in, whatever becomes of each.
+/// Every operation takes a place in the line of each thing it concerns, and is sent when it stands at the front of all of
+/// them. It keeps its places until it is confirmed or ended: one that the rank cannot carry out now is passed by what
+/// concerns other things, and by nothing that builds on it. Operations that only need a thing to be there, as an open
+/// its model and a fork its parent, stand side by side.
+///
+/// At most `window` are on their way at once. Rejected: to send all of them and leave the order to the rank's write queue.
+/// That refuses what is above its bound and takes what comes later when there is room again, so truncations passed the
+/// forks that were to keep their tokens.
+///
+/// Places are taken in all lines at once, in the order of the operations' numbers, so no two wait for each other. What an
+/// operation costs does not depend on how many there are.
+struct OperationQueue: Sendable {
+    private enum Thing: Hashable {
+        case model(ModelID)
+        case sequence(SequenceID)
+    }
+
+    private struct Place {
+        var thing: Thing
+        /// Needs it to be there, and does not change it.
+        var isShared: Bool
+    }
+
+    private struct Entry {
+        var operation: DirectoryOperation
+        var places: [Place]
+        /// Lines at whose front it does not stand yet.
+        var linesAhead = 0
+        var isOnItsWay = false
+        /// Is or was sent again.
+        var isRetried = false
+    }
+
+    private struct Line {
+        private var front = 0
+        private var isFrontShared = true
+        private var others = CircularBuffer<(number: UInt64, isShared: Bool)>(initialCapacity: 1)
+
+        var isEmpty: Bool { front == 0 }
+
+        private func takes(_ isShared: Bool) -> Bool { front == 0 || (isShared && isFrontShared) }
+
+        /// - Returns: whether it stands at the front at once.
+        mutating func join(_ number: UInt64, isShared: Bool) -> Bool {
+            guard others.isEmpty, takes(isShared) else {
+                others.append((number, isShared))
+                return false
+            }
+            front += 1
+            isFrontShared = isShared
+            return true
+        }
+
+        /// One at the front leaves.
+        /// - Returns: those who stand at the front from now on.
+        mutating func leave() -> [UInt64] {
+            front -= 1
+            var moved: [UInt64] = []
+            while let next = others.first, takes(next.isShared) {
+                others.removeFirst()
+                front += 1
+                isFrontShared = next.isShared
+                moved.append(next.number)
+            }
+            return moved
+        }
+    }
+
+    private let window: Int
+    private var entries: [UInt64: Entry] = [:]
+    private var lines: [Thing: Line] = [:]
+    /// At the front of all their lines, and not sent yet.
+    private var sendable = CircularBuffer<UInt64>()
+    /// Sent, and the rank could not carry them out then.
+    private var postponed = CircularBuffer<UInt64>()
+    /// How many of those may be sent again now.
+    private var retries = 0
+    private var onTheirWay = 0
+
+    init(window: Int) { self.window = window }
+
+    /// - Parameter model: of the sequence that the operation concerns, where it is known.
+    mutating func append(_ number: UInt64, _ operation: DirectoryOperation, of model: ModelID?) {
+        var entry = Entry(operation: operation, places: Self.places(of: operation, model))
+        for place in entry.places {
+            let isFirst = lines[place.thing, default: Line()].join(number, isShared: place.isShared)
+            if !isFirst { entry.linesAhead += 1 }
+        }
+        entries[number] = entry
+        if entry.linesAhead == 0 { sendable.append(number) }
+    }
+
+    private static func places(of operation: DirectoryOperation, _ model: ModelID?) -> [Place] {
+        func uses(_ model: ModelID?) -> [Place] { model.map { [Place(thing: .model($0), isShared: true)] } ?? [] }
+        return switch operation {
+        case .putModel(let record): [Place(thing: .model(record.id), isShared: false)]
+        case .removeModel(let id): [Place(thing: .model(id), isShared: false)]
+        case .open(let id, let model): uses(model) + [Place(thing: .sequence(id), isShared: false)]
+        case .fork(let parent, let child, _):
+            uses(model) + [
+                Place(thing: .sequence(parent), isShared: true), Place(thing: .sequence(child), isShared: false),
+            ]
+        case .truncate(let id, _), .close(let id), .evict(let id):
+            uses(model) + [Place(thing: .sequence(id), isShared: false)]
+        }
+    }
+
+    /// What is to be sent now; it is on its way from here on.
+    mutating func takeSendable() -> [(number: UInt64, operation: DirectoryOperation)] {
+        var taken: [(number: UInt64, operation: DirectoryOperation)] = []
+        while onTheirWay < window {
+            let number: UInt64
+            if retries > 0, let again = postponed.popFirst() {
+                retries -= 1
+                number = again
+                entries[number]!.isRetried = true
+            } else if let first = sendable.popFirst() {
+                number = first
+            } else {
+                break
+            }
+            onTheirWay += 1
+            entries[number]!.isOnItsWay = true
+            taken.append((number, entries[number]!.operation))
+        }
+        return taken
+    }
+
+    /// The rank has answered.
+    /// - Returns: false when it was not asked.
+    mutating func answered(_ number: UInt64) -> Bool {
+        guard entries[number]?.isOnItsWay ?? false else { return false }
+        entries[number]!.isOnItsWay = false
+        onTheirWay -= 1
+        return true
+    }
+
+    /// The rank cannot carry out now what it was asked for: it is asked again.
+    mutating func postpone(_ number: UInt64) { postponed.append(number) }
+
+    /// Time has passed. One window of what is postponed is tried, and more while the rank carries some of it out: a rank
+    /// that cannot is not asked for everything it owes at each turn.
+    mutating func retry() { retries = min(window, postponed.count) }
+
+    /// It has been answered, and is over: what stood behind it may go.
+    mutating func remove(_ number: UInt64) {
+        guard let entry = entries.removeValue(forKey: number) else { return }
+        if entry.isRetried, retries < postponed.count { retries += 1 }
+        for place in entry.places {
+            for next in lines[place.thing]!.leave() {
+                entries[next]!.linesAhead -= 1
+                if entries[next]!.linesAhead == 0 { sendable.append(next) }
+            }
+            if lines[place.thing]!.isEmpty { lines[place.thing] = nil }
+        }
+    }
+}
