@@ -58,6 +58,8 @@ public struct SequenceState: Hashable, Sendable {
     /// Its place in the order of this store's changes: the higher, the later it was opened, committed, forked or cut.
     /// Durable with the change.
     public var lastChange: UInt64
+    /// The latest that this rank has been told of; as of the last change, when the store was opened since.
+    public var claim: Claim
 }
 
 /// What the cache holds, at one moment.

@@ -159,7 +159,7 @@ struct StoreLoader {
         }
         let sequence = SequenceCache(
             id: id, model: model, origin: record.origin, committed: record.committed, lastChange: record.lastChange,
-            isTailLoaded: false, layers: layers)
+            claim: record.claim, isTailLoaded: false, layers: layers)
         if let missing {
             sequence.markDamaged(
                 fromLocalIndex: missing.block * cluster.layout.blockTokens,

@@ -44,9 +44,9 @@ public struct SequenceID: Hashable, Comparable, Sendable, CustomStringConvertibl
 
 /// Who may change a sequence: the latest number that the coordinator gave out for it.
 ///
-/// A client takes one when it resumes a sequence, and states it when it truncates, forks or closes. What its predecessor
-/// had sent before, and what comes late, states an older one and is refused. Claims rise, and name the epoch that they
-/// were given in.
+/// A client takes one when it resumes a sequence, or at its first step, and states it in every step, commit and rewind, and
+/// when it truncates, forks or closes. What its predecessor had sent before, and what comes late, states an older one and
+/// is refused. Claims rise, and name the epoch that they were given in; only in that one are they good for anything.
 public struct Claim: Hashable, Comparable, Sendable, CustomStringConvertible {
     public let value: UInt64
 

@@ -43,6 +43,8 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let evicted = Code(rawValue: 13)
         /// Who asks may not: another user, another certificate, another role.
         public static let accessDenied = Code(rawValue: 14)
+        /// Another client has claimed the sequence since. Who resumes it takes it over in turn.
+        public static let claimed = Code(rawValue: 15)
 
         /// The cluster is not complete; it answers again when it is.
         public static let notReady = Code(rawValue: 101)
@@ -57,8 +59,6 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let stepAborted = Code(rawValue: 108)
         /// Nobody listens at the address.
         public static let unreachable = Code(rawValue: 109)
-        /// Another client has claimed the sequence since.
-        public static let claimed = Code(rawValue: 110)
 
         /// A bug of ours.
         public static let `internal` = Code(rawValue: 200)
@@ -73,11 +73,10 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
             .unknownSequence: "unknown sequence", .positionMismatch: "position mismatch",
             .incompatible: "incompatible", .protocolViolation: "protocol violation",
             .storeRefused: "store refused", .storeDamaged: "store damaged", .conflict: "conflict",
-            .evicted: "evicted", .accessDenied: "access denied",
+            .evicted: "evicted", .accessDenied: "access denied", .claimed: "claimed",
             .notReady: "not ready", .staleEpoch: "stale epoch", .overloaded: "overloaded",
             .rankUnavailable: "rank unavailable", .deadlineExceeded: "deadline exceeded", .storeFull: "store full",
             .shuttingDown: "shutting down", .stepAborted: "step aborted", .unreachable: "unreachable",
-            .claimed: "claimed",
             .internal: "internal error",
         ]
 

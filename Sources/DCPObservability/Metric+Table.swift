@@ -107,6 +107,12 @@ extension Metric {
     public static let uncommittedBytes = Metric(
         "dcp_uncommitted_bytes", .gauge, [.rank], "Rows appended and not committed.", "Bounded by `uncommitted-limit`.")
 
+    public static let uncommittedLimit = Metric(
+        "dcp_uncommitted_limit_bytes", .gauge, [.rank], "The most that may be appended and not committed.")
+    public static let claimsEnded = Metric(
+        "dcp_claims_ended_total", .counter, [.rank],
+        "Clients that were gone for `claim-timeout` with uncommitted tokens, which were taken back.")
+
     // MARK: A rank and its threads, peers and coordinator
 
     public static let computeThreads = Metric("dcp_compute_threads", .gauge, [.rank], "Compute threads.")
@@ -170,7 +176,7 @@ extension Metric {
         stepsAborted, stepsInFlight, stepBytesInFlight, tokens, commitDuration, commitsFailed, commitsInFlight,
         storeUsed, storeFile, storeLimit, storeHigh, storeLow, storeDeleting, storeCondition, storeTransactions,
         storeReaders, verifications, verificationRunning, verificationDamage, sequences, committedTokens, sealedBlocks,
-        openBlockBytes, spareBlockBytes, uncommittedBytes, computeThreads, computeWaiting, computeRunning,
+        openBlockBytes, spareBlockBytes, uncommittedBytes, uncommittedLimit, claimsEnded, computeThreads, computeWaiting, computeRunning,
         computeFinished, serving, coordinatorConnected, peers, peersConnected, peersLost, receivedBytes, sentBytes,
         clusterReady, clusterRanks, rankRegistered, ranksLost, models, directorySequences, pinnedSequences, evictions,
         operationsFailed, canaryInterval, canaryLast, canaryDuration, canariesFailed,

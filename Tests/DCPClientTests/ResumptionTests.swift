@@ -3,10 +3,10 @@ import DCPCore
 import DCPWire
 import Testing
 
-@Suite("Resumption: what is rewound after a failure")
+@Suite("Resumption: what is rewound after a claim")
 struct ResumptionTests {
-    private func progress(_ ranks: (committed: Int, layers: [Int])...) -> SequenceProgress {
-        SequenceProgress(
+    private func action(_ ranks: (committed: Int, layers: [Int])..., atMost lengthMax: Int? = nil) -> Resumption {
+        let progress = SequenceProgress(
             ranks.enumerated().map { index, rank in
                 (
                     RankIndex(UInt16(index)),
@@ -15,44 +15,30 @@ struct ResumptionTests {
                         localTokens: 0)
                 )
             })
+        return Resumption(of: progress, atMost: lengthMax)
     }
 
-    private func lengths(_ action: Resumption.Action) -> [Int]? {
-        if case .rewind(let lengths) = action { return lengths }
-        return nil
+    @Test("to what every rank has of all layers")
+    func shortest() {
+        #expect(action((3, [9, 8]), (5, [7, 9])) == .rewind(7))
+        #expect(action((3, [9, 7]), (5, [9, 7])) == .rewind(7))
+        #expect(action((3, [7, 7]), (5, [7, 7])) == .settled)
+        #expect(action((0, [0, 0]), (0, [0, 0])) == .settled)
     }
 
-    @Test("each layer to what every rank has, also when all have the same; then it is settled")
-    func shortest() throws {
-        var uneven = Resumption(atMost: nil)
-        #expect(lengths(uneven.next(progress((3, [9, 8]), (5, [7, 9])))) == [7, 8])
-        let after = progress((5, [7, 8]), (5, [7, 8]))
-        guard case .settled(let settled) = uneven.next(after) else {
-            Issue.record("not settled")
-            return
-        }
-        #expect(settled == after)
-        var even = Resumption(atMost: nil)
-        #expect(lengths(even.next(after)) == [7, 8])
-    }
-
-    @Test("no more than the client has answers for, and no less than is committed")
+    @Test("no more than the client has answers for, and no less than any rank has committed")
     func bounds() {
-        var some = Resumption(atMost: [6, 20])
-        #expect(lengths(some.next(progress((5, [7, 9]), (5, [8, 9])))) == [6, 9])
-        var committed = Resumption(atMost: [2, 2])
-        #expect(lengths(committed.next(progress((5, [7, 9])))) == [5, 5])
+        #expect(action((5, [8, 8]), (5, [8, 8]), atMost: 6) == .rewind(6))
+        #expect(action((5, [8, 8]), (5, [8, 8]), atMost: 2) == .rewind(5))
+        #expect(action((5, [8, 8]), (7, [8, 8]), atMost: 2) == .rewind(7))
+        #expect(action((5, [8, 8]), (5, [8, 8]), atMost: 9) == .settled)
     }
 
-    @Test("lengths that differ after three rewinds are another client's doing")
-    func unsettled() {
-        var resumption = Resumption(atMost: nil)
-        for round in 1...3 {
-            #expect(lengths(resumption.next(progress((0, [round]), (0, [round + 1])))) == [round])
-        }
-        guard case .unsettled = resumption.next(progress((0, [4]), (0, [5]))) else {
-            Issue.record("it goes on")
-            return
-        }
+    @Test("what one rank has committed and another has lost is cut by the directory, to what all have committed")
+    func lostCommit() {
+        #expect(action((5, [5, 5]), (6, [6, 6])) == .truncate(5))
+        #expect(action((4, [5, 5]), (6, [8, 8]), atMost: 3) == .truncate(4))
+        // The other has the token still, and its next commit makes it equal.
+        #expect(action((5, [6, 6]), (6, [6, 6])) == .settled)
     }
 }

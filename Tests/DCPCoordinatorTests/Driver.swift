@@ -107,8 +107,19 @@ struct Driver {
         return send(stating(lastClaim))
     }
 
-    /// The claim that a client is answered at once.
-    mutating func claim(_ name: String) -> Claim? { replies(send(.claim(name: name))).first?.claim }
+    /// A client's request for a claim.
+    @discardableResult
+    mutating func sendClaim(_ name: String, held: Claim = .none) -> [CoordinatorMachine.Action] {
+        let id = machine.state.sequences.values.first { $0.record.name == name }?.record.id ?? SequenceID(0)
+        return send(.claim(id, held: held))
+    }
+
+    /// The claim that a client is answered when all ranks have been told.
+    mutating func claim(_ name: String, held: Claim = .none) -> Claim? {
+        let before = actions.count
+        confirm(sendClaim(name, held: held))
+        return replies(Array(actions[before...])).lazy.map(\.claim).first { $0 != .none }
+    }
 
     mutating func taken(_ name: String) throws -> Claim {
         let claim = claim(name)

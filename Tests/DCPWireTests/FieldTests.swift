@@ -28,7 +28,6 @@ struct FieldTests {
                     SequenceStatus(sequence: SequenceID(1), committedLength: 0, layerLengths: [], localTokens: 0)
                 ]), 0, 1
             ),
-            (.rewind(SequenceID(1), claim: .none, layerLengths: [1, 2, 3]), 16, 3),
             (.directoryReply(DirectoryReply()), 0, 0),
             (.directoryReply(DirectoryReply()), 4, 0), (.directoryReply(DirectoryReply(pinned: [SequenceID(1)])), 8, 1),
             (.renewLease(LeaseRenewal(stepsInFlight: 0, usedSequences: [SequenceID(1), SequenceID(2)])), 19, 2),

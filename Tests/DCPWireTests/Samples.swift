@@ -62,7 +62,7 @@ enum Samples {
             .directoryRequest(.openSequence(name: "s", model: "m", create: true)),
             .directoryRequest(.truncate(name: "s", length: 3, claim: Claim(9))),
             .directoryRequest(.fork(name: "s", newName: "t", length: 2, claim: Claim(9))),
-            .directoryRequest(.close(name: "s", claim: Claim(9))), .directoryRequest(.claim(name: "s")),
+            .directoryRequest(.close(name: "s", claim: Claim(9))), .directoryRequest(.claim(SequenceID(4), held: Claim(8))),
             .directoryReply(DirectoryReply(claim: Claim(9))),
             .directoryRequest(.pin(name: "s")), .directoryRequest(.unpin(name: "s")),
             .directoryReply(
@@ -91,13 +91,16 @@ enum Samples {
             .step(step()),
             .stepResult(StepResult(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: bytes(24))),
             .stepResult(StepResult(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: nil)),
-            .commit([SequenceLength(sequence: SequenceID(1), length: 10), .init(sequence: SequenceID(2), length: 0)]),
+            .commit([
+                SequenceLength(sequence: SequenceID(1), length: 10, claim: Claim(3)),
+                .init(sequence: SequenceID(2), length: 0),
+            ]),
             .hostReportRequest, .hostReport(HostReport()), .hostReport(hostReport()),
             .committed, .sequenceStatusRequest([SequenceID(1), SequenceID(9)]),
             .sequenceStatus([
-                SequenceStatus(sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3)
+                SequenceStatus(sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3, claim: Claim(6))
             ]),
-            .rewind(SequenceID(1), claim: Claim(8), layerLengths: [4, 5]), .rewound, .rankStatusRequest,
+            .rewind(SequenceLength(sequence: SequenceID(1), length: 4, claim: Claim(8))), .rewound, .rankStatusRequest,
             .rankStatus(
                 RankStatus(
                     rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",

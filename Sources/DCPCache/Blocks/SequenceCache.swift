@@ -52,6 +52,8 @@ final class SequenceCache: Sendable {
         var floor: Int
         /// As in the record; see `SequenceRecord.lastChange`.
         var lastChange: UInt64
+        /// The latest that this rank has been told of.
+        var claim: Claim
         /// Whether the tail rows of the store have been brought into RAM.
         var isTailLoaded: Bool
         var isClosed = false
@@ -66,13 +68,15 @@ final class SequenceCache: Sendable {
 
     init(
         id: SequenceID, model: ModelEntry, origin: SequenceRecord.Origin?, committed: Int, lastChange: UInt64,
-        isTailLoaded: Bool, layers: [LayerState]
+        claim: Claim = .none, isTailLoaded: Bool, layers: [LayerState]
     ) {
         self.id = id
         self.model = model
         self.origin = origin
         core = Mutex(
-            Core(committed: committed, floor: committed, lastChange: lastChange, isTailLoaded: isTailLoaded))
+            Core(
+                committed: committed, floor: committed, lastChange: lastChange, claim: claim,
+                isTailLoaded: isTailLoaded))
         self.layers = layers.map { LayerCache($0) }
     }
 

@@ -12,6 +12,7 @@ struct CommitPlan {
     var memory: [[MemoryBlock]] = []
     var lineage: Lineage
     var change: UInt64
+    var claim: Claim
     /// Blocks that become sealed.
     var sealed: Range<Int>
 }
@@ -52,18 +53,18 @@ extension ShardCache {
         try prepare(sequence)
         guard var lineage = lineages.withLock({ $0[id] }) else { throw unknown(id) }
         let start = lineage.sealedBlocks
-        let committed = try sequence.core.withLock { core throws(ServiceError) in
+        let (committed, claim) = try sequence.core.withLock { core throws(ServiceError) in
             if length > core.committed {
                 try checkIntact(core, localLength: localLength(length))
                 core.floor = length
             }
-            return core.committed
+            return (core.committed, core.claim)
         }
         guard length > committed else { return nil }
         lineage.seal(upTo: localLength(length) / blockTokens)
         return CommitPlan(
             sequence: sequence, committed: committed, length: length, lineage: lineage, change: takeChange(),
-            sealed: start..<lineage.sealedBlocks)
+            claim: claim, sealed: start..<lineage.sealedBlocks)
     }
 
     private func collectBlocks(_ plan: inout CommitPlan) throws(ServiceError) {
@@ -109,7 +110,7 @@ extension ShardCache {
             &transaction)
         let record = SequenceRecord(
             model: sequence.model.id, origin: sequence.origin, committed: plan.length, lineage: plan.lineage,
-            lastChange: plan.change)
+            lastChange: plan.change, claim: plan.claim)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
     }
 

@@ -64,7 +64,7 @@ extension ShardCache {
         try putRows(forked, shared * blockTokens..<local, blocks: copies, &transaction)
         let record = SequenceRecord(
             model: parent.model.id, origin: origin, committed: length, lineage: childLineage,
-            lastChange: change)
+            lastChange: change, claim: .none)
         try transaction.put(tables.sequences, SequenceRecord.key(child), record.encoded(child))
         return (forked, childLineage)
     }

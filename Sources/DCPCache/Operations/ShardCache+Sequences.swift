@@ -25,7 +25,7 @@ extension ShardCache {
             let fresh = Lineage(writer: try takeWriter(&transaction))
             let change = takeChange()
             let record = SequenceRecord(
-                model: model, origin: nil, committed: 0, lineage: fresh, lastChange: change)
+                model: model, origin: nil, committed: 0, lineage: fresh, lastChange: change, claim: .none)
             try transaction.put(tables.sequences, SequenceRecord.key(id), record.encoded(id))
             let layers = [LayerState](repeating: LayerState(length: 0, mapped: []), count: entry.shape.layers)
             plan.value = SequenceCache(
@@ -142,7 +142,7 @@ extension ShardCache {
         return SequenceState(
             id: sequence.id, model: sequence.model.id, committedLength: core.committed,
             layerLengths: sequence.layers.map { $0.state.withLock { $0.length } }, intactLength: intact,
-            lastChange: core.lastChange)
+            lastChange: core.lastChange, claim: core.claim)
     }
 
     /// The next place in the order of changes. Writer thread; one that an undone change took is not given again.

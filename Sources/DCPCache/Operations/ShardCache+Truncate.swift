@@ -93,10 +93,13 @@ extension ShardCache {
             try deleteRows(sequence.id, new..<old, &transaction)
         }
         let change = takeChange()
-        sequence.core.withLock { $0.lastChange = change }
+        let claim = sequence.core.withLock { core in
+            core.lastChange = change
+            return core.claim
+        }
         let record = SequenceRecord(
             model: sequence.model.id, origin: sequence.origin, committed: length, lineage: replacement,
-            lastChange: change)
+            lastChange: change, claim: claim)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
         plan.value?.rest = try delete(doomedBlocks(of: sequence, replacement: replacement), &transaction)
     }

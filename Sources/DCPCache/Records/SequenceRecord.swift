@@ -16,7 +16,8 @@ internal import DCPCore
 /// | 56 + 16 i | 4 | entry i: end block; blocks from the previous entry's end up to it are this writer's |
 /// | 60 + 16 i | 4 | 0 |
 /// | 48 + 16 n | 8 | last change: rises with each change of a sequence in this store |
-/// | 56 + 16 n | 4 | CRC-32C of key and bytes 0..<56 + 16 n |
+/// | 56 + 16 n | 8 | claim: the latest when it was changed last; 0 for none |
+/// | 64 + 16 n | 4 | CRC-32C of key and bytes 0..<64 + 16 n |
 struct SequenceRecord {
     /// Where a fork came from. Kept so that a repeated fork is recognised.
     struct Origin: Equatable, Sendable {
@@ -30,6 +31,8 @@ struct SequenceRecord {
     var lineage: Lineage
     /// In which order sequences were changed: what is left of the order of their uses when no process remembers it.
     var lastChange: UInt64
+    /// Whose the tokens are: a client that held an older one finds out that another has been here since.
+    var claim: Claim
 
     static func key(_ id: SequenceID) -> [UInt8] { KeyBytes.of(id.value) }
 
@@ -49,6 +52,7 @@ struct SequenceRecord {
             record.append(UInt32(0))
         }
         record.append(lastChange)
+        record.append(claim.value)
         return record.sealed(key: Self.key(id))
     }
 }
@@ -69,9 +73,11 @@ extension SequenceRecord {
             else { return nil }
             entries.append(Lineage.Entry(writer: writer, endBlock: Int(end)))
         }
-        // A record of before there was an order ends here.
-        lastChange = reader.isAtEnd ? 0 : reader.next(UInt64.self) ?? 0
-        guard reader.isAtEnd else { return nil }
+        guard let change = reader.next(UInt64.self), let claim = reader.next(UInt64.self), reader.isAtEnd else {
+            return nil
+        }
+        lastChange = change
+        self.claim = Claim(claim)
         self.model = ModelID(model)
         origin = isFork == 1 ? Origin(parent: SequenceID(parent), length: originLength) : nil
         self.committed = length

@@ -41,7 +41,7 @@ extension ShardCache {
             let core = sequence.core.withLock { $0 }
             let record = SequenceRecord(
                 model: sequence.model.id, origin: sequence.origin, committed: core.committed, lineage: lineage,
-                lastChange: core.lastChange)
+                lastChange: core.lastChange, claim: core.claim)
             try transaction.put(tables.sequences, key, record.encoded(id))
         }
         var restored = suspect

@@ -47,9 +47,9 @@ extension Cluster {
         let (topology, model) = try await prepareCanary()
         let sequence = try await openSequence(CanaryNames.sequence, model: CanaryNames.model)
         // What a canary left that did not come to its end.
-        try await resume(sequence, atMost: [0])
+        try await resume(sequence, atMost: 0)
         let report = try await canary(sequence, model, topology)
-        try await resume(sequence, atMost: [0])
+        try await resume(sequence, atMost: 0)
         return report
     }
 

@@ -26,6 +26,7 @@ extension Cluster {
                     + "one dtype.")
         }
         let topology = try await readyTopology()
+        let entries = try await claimed(entries, in: topology.epoch)
         let groupHeads = shape.kvHeads / topology.shape.headGroups
         let requests = topology.shape.allRanks.map { rank in
             let group = topology.shape.headGroup(of: rank)

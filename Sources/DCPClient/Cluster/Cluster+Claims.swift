@@ -1,32 +1,108 @@
 internal import DCPCore
 internal import DCPWire
 
+/// A claim of this client.
+struct HeldClaim {
+    var claim: Claim
+    /// A request with it was not answered and may still come to the coordinator: the sequence is claimed anew before the
+    /// next one.
+    var isSpent = false
+}
+
 /// Who may change a sequence: this client, once it has claimed it, until another does.
 extension Cluster {
-    /// This client's claim on a sequence; asks the coordinator for one when it has none.
-    /// - Parameter epoch: the claim must have been given in it; nil takes whichever it has.
-    func claim(of sequence: SequenceRecord, in epoch: Epoch? = nil) async throws(ServiceError) -> Claim {
-        if let known = claims[sequence.id], epoch.map(known.isOf) ?? true { return known }
-        let reply = try await directory(.claim(name: sequence.name))
-        guard reply.sequences.first?.id == sequence.id else {
-            throw ServiceError(
-                .unknownSequence,
-                "Sequence `\(sequence.name)` was closed and another was opened under its name; open it again.")
-        }
-        claims[sequence.id] = reply.claim
-        return reply.claim
+    /// Entries with this client's claims on their sequences. A sequence that it has not used yet is claimed first.
+    /// - Throws: `.staleEpoch` for one that it used in an older epoch: it has to be resumed.
+    func claimed(_ entries: [StepRequest.Entry], in epoch: Epoch) async throws(ServiceError) -> [StepRequest.Entry] {
+        var claimed = entries
+        for index in entries.indices { claimed[index].claim = try await claim(of: entries[index].sequence, in: epoch) }
+        return claimed
     }
 
-    /// Asks the directory to change a sequence. Without an answer the request may still come there, so the claim is given
-    /// up: the next one fences it off, or waits for it.
+    /// As `claimed` for entries.
+    func claimed(_ lengths: [SequenceLength], in epoch: Epoch) async throws(ServiceError) -> [SequenceLength] {
+        var claimed = lengths
+        for index in lengths.indices { claimed[index].claim = try await claim(of: lengths[index].sequence, in: epoch) }
+        return claimed
+    }
+
+    private func claim(of sequence: SequenceID, in epoch: Epoch) async throws(ServiceError) -> Claim {
+        guard let known = claims[sequence] else { return try await takeClaim(of: sequence) }
+        guard known.claim.isOf(epoch), !known.isSpent else {
+            throw ServiceError(
+                .staleEpoch,
+                "\(known.claim) on \(sequence) is of before \(epoch), or before a request that was not answered; resume the "
+                    + "sequence.")
+        }
+        return known.claim
+    }
+
+    /// Claims a sequence anew.
+    /// - Parameter held: the claim to go on from; none takes the sequence over from whoever has it.
+    /// - Throws: `.claimed` when another client has claimed it since.
+    @discardableResult
+    func takeClaim(of sequence: SequenceID, held: Claim = .none) async throws(ServiceError) -> Claim {
+        if let shared = claiming[sequence] { return try await shared.value.get() }
+        let task = Task { () async -> Result<Claim, ServiceError> in
+            do throws(ServiceError) {
+                return .success(try await directory(.claim(sequence, held: held)).claim)
+            } catch {
+                return .failure(error)
+            }
+        }
+        claiming[sequence] = task
+        let result = await task.value
+        claiming[sequence] = nil
+        let claim = try result.get()
+        claims[sequence] = HeldClaim(claim: claim)
+        return claim
+    }
+
+    /// Claims a sequence that this client had a claim on, unless another client has claimed it since.
+    func keepClaim(on sequence: SequenceRecord) async throws(ServiceError) {
+        let held = claims[sequence.id]?.claim
+        // What the coordinator may have forgotten over a restart, ranks and their stores remember.
+        if let held { try await checkNotClaimed(sequence, since: held) }
+        try await takeClaim(of: sequence.id, held: held ?? .none)
+    }
+
+    /// Asks the directory to change a sequence, with this client's claim or a new one.
     @discardableResult
     func withClaim(
         on sequence: SequenceRecord, _ request: (Claim) -> DirectoryRequest
     ) async throws(ServiceError) -> DirectoryReply {
-        let claim = try await claim(of: sequence)
-        claims[sequence.id] = nil
-        let reply = try await directory(request(claim))
-        if claims[sequence.id] == nil { claims[sequence.id] = claim }
-        return reply
+        if let known = claims[sequence.id], !known.isSpent {
+            do throws(ServiceError) {
+                return try await change(sequence, request(known.claim))
+            } catch {
+                // Of before the coordinator's restart.
+                guard error.code == .staleEpoch else { throw error }
+            }
+        }
+        try await keepClaim(on: sequence)
+        return try await change(sequence, request(claims[sequence.id]!.claim))
+    }
+
+    /// Without an answer the request may still come to the coordinator. The claim is spent with it: the next one fences the
+    /// request off, or waits for it.
+    private func change(
+        _ sequence: SequenceRecord, _ request: DirectoryRequest
+    ) async throws(ServiceError) -> DirectoryReply {
+        do throws(ServiceError) {
+            return try await directory(request)
+        } catch {
+            if error.isRetryable { claims[sequence.id]?.isSpent = true }
+            throw error
+        }
+    }
+
+    /// - Throws: `.claimed` when ranks know of a later claim.
+    private func checkNotClaimed(_ sequence: SequenceRecord, since held: Claim) async throws(ServiceError) {
+        let statuses = try await rankStatuses(of: [sequence.id][...], in: readyTopology())[sequence.id] ?? []
+        guard let latest = statuses.map(\.1.claim).max(), latest > held else { return }
+        throw ServiceError(
+            .claimed,
+            "Sequence `\(sequence.name)` was claimed by another client (\(latest)) after \(held). One client at a time uses a "
+                + "sequence: resume it to take it over.")
     }
 }

@@ -5,12 +5,17 @@ public import DCPWire
 public struct SequenceProgress: Hashable, Sendable {
     /// What every rank has committed.
     public var committedLength: Int
+    /// What some rank has committed: more, after a commit that not all ranks have carried out.
+    public var longestCommittedLength: Int
     /// Per layer, what every rank has, committed or not.
     public var layerLengths: [Int]
     /// Per rank, the committed tokens it owns.
     public var localTokens: [RankIndex: Int]
     /// Whether some rank has tokens of a layer that another has not: a step failed half-way.
     public var isUneven: Bool
+
+    /// Where the sequence ends: what every layer has on every rank.
+    public var length: Int { layerLengths.min() ?? 0 }
 }
 
 /// Commits, and what the ranks hold.
@@ -19,6 +24,7 @@ extension Cluster {
     /// commit is harmless.
     public func commit(_ lengths: [SequenceLength]) async throws(ServiceError) {
         let topology = try await readyTopology()
+        let lengths = try await claimed(lengths, in: topology.epoch)
         let replies = try await ask(
             topology.shape.allRanks.map { ($0, .commit(lengths)) }, topology: topology,
             tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
@@ -55,70 +61,73 @@ extension Cluster {
     private func statuses(of sequences: ArraySlice<SequenceHandle>, in topology: Topology)
         async throws(ServiceError) -> [SequenceID: SequenceProgress]
     {
+        let found = try await rankStatuses(of: sequences.map(\.record.id)[...], in: topology)
+        return found.compactMapValues { statuses in
+            statuses.count == topology.shape.ranks ? SequenceProgress(statuses) : nil
+        }
+    }
+
+    /// What each rank that has a sequence says of it.
+    func rankStatuses(of sequences: ArraySlice<SequenceID>, in topology: Topology)
+        async throws(ServiceError) -> [SequenceID: [(RankIndex, SequenceStatus)]]
+    {
         let ranks = topology.shape.allRanks
         let replies = try await ask(
-            ranks.map { ($0, .sequenceStatusRequest(sequences.map(\.record.id))) }, topology: topology,
+            ranks.map { ($0, .sequenceStatusRequest(Array(sequences))) }, topology: topology,
             tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
         var found: [SequenceID: [(RankIndex, SequenceStatus)]] = [:]
         for (rank, reply) in zip(ranks, replies) {
             guard case .sequenceStatus(let statuses) = reply else { throw Self.unexpected(reply, from: "\(rank)") }
             for status in statuses { found[status.sequence, default: []].append((rank, status)) }
         }
-        return found.compactMapValues { statuses in
-            statuses.count == ranks.count ? SequenceProgress(statuses) : nil
-        }
+        return found
     }
 
-    /// Makes the ranks agree after a step that failed half-way: its remains are ended on every rank, and each layer is
-    /// cut to what every rank has of it. Ends steps of other clients on the sequence, too.
-    /// - Parameter lengthsMax: per layer, what is kept at most; nil keeps what every rank has. Never cuts below the
-    ///   committed length.
-    /// - Returns: the sequence's progress, from which a client goes on.
-    /// - Throws: `.claimed`, retryable, when another client has resumed the sequence meanwhile; `.conflict` when the
-    ///   lengths do not settle, because another client appends.
+    /// Takes a sequence over, from another client or after a failure of one's own, and makes the ranks agree on it: what is
+    /// under way ends, and all layers are cut to what every rank has of all of them.
+    ///
+    /// - Parameter lengthMax: what is kept at most; nil keeps what all have. Never cuts below what is committed.
+    /// - Returns: the sequence's progress, from which a client goes on: all layers end at one length.
+    /// - Throws: `.claimed` when another client takes it over at the same moment.
     @discardableResult
-    public func resume(_ sequence: SequenceHandle, atMost lengthsMax: [Int]? = nil)
+    public func resume(_ sequence: SequenceHandle, atMost lengthMax: Int? = nil)
         async throws(ServiceError) -> SequenceProgress
     {
-        // Before anything is asked of the ranks: what another client had sent to the directory is then done or refused.
-        _ = try await claim(of: sequence.record, in: readyTopology().epoch)
-        var resumption = Resumption(atMost: lengthsMax)
-        var hasTakenOver = false
+        // Before anything is asked of the ranks: what another client had sent is then done or refused.
+        try await takeClaim(of: sequence.record.id)
+        return try await settle(sequence, atMost: lengthMax)
+    }
+
+    /// As `resume`, but does not take the sequence over from a client that has claimed it since this one did.
+    /// - Throws: `.claimed` when one has.
+    func resumeOwn(_ sequence: SequenceHandle, atMost lengthMax: Int) async throws(ServiceError) -> SequenceProgress {
+        try await keepClaim(on: sequence.record)
+        return try await settle(sequence, atMost: lengthMax)
+    }
+
+    private func settle(_ sequence: SequenceHandle, atMost lengthMax: Int?) async throws(ServiceError)
+        -> SequenceProgress
+    {
         while true {
-            switch resumption.next(try await status(of: sequence)) {
-            case .settled(let progress): return progress
-            case .rewind(let lengths):
-                do throws(ServiceError) {
-                    try await rewind(sequence, to: lengths)
-                } catch {
-                    // Another client has resumed it since this one did; now it is this one's again. Two that do so at the
-                    // same time are told.
-                    guard error.code == .claimed, !hasTakenOver else { throw error }
-                    hasTakenOver = true
-                    resumption = Resumption(atMost: lengthsMax)
+            let progress = try await status(of: sequence)
+            switch Resumption(of: progress, atMost: lengthMax) {
+            case .settled: return progress
+            case .rewind(let length): try await rewind(sequence, to: length)
+            case .truncate(let length):
+                try await withClaim(on: sequence.record) {
+                    .truncate(name: sequence.record.name, length: length, claim: $0)
                 }
-            case .unsettled:
-                throw ServiceError(
-                    .conflict,
-                    "The ranks do not come to one length of sequence `\(sequence.record.name)`: another client appends to "
-                        + "it. Let one client at a time use a sequence.")
             }
         }
     }
 
-    private func rewind(_ sequence: SequenceHandle, to layerLengths: [Int]) async throws(ServiceError) {
+    private func rewind(_ sequence: SequenceHandle, to length: Int) async throws(ServiceError) {
         let topology = try await readyTopology()
-        let claim = try await claim(of: sequence.record, in: topology.epoch)
-        let request = Message.rewind(sequence.record.id, claim: claim, layerLengths: layerLengths)
-        let replies: [Message]
-        do throws(ServiceError) {
-            replies = try await ask(
-                topology.shape.allRanks.map { ($0, request) }, topology: topology,
-                tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
-        } catch {
-            if error.code == .claimed { claims[sequence.record.id] = nil }
-            throw error
-        }
+        let lengths = try await claimed(
+            [SequenceLength(sequence: sequence.record.id, length: length)], in: topology.epoch)
+        let replies = try await ask(
+            topology.shape.allRanks.map { ($0, .rewind(lengths[0])) }, topology: topology,
+            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
         for reply in replies {
             guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
         }

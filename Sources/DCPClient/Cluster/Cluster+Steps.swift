@@ -29,6 +29,7 @@ extension Cluster {
                 "Keys are \(keys.dataType.name) and values \(values.dataType.name); bring both in one dtype.")
         }
         let topology = try await readyTopology()
+        let entries = try await claimed(entries, in: topology.epoch)
         let partition = topology.shape.partition(of: model.shape)
         let requests = topology.shape.allRanks.map { rank in
             let group = topology.shape.headGroup(of: rank)

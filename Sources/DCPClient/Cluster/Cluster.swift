@@ -42,8 +42,10 @@ public actor Cluster {
     /// Connections being made: callers that need the same one at the same moment share it.
     private var opening: [RankIndex: Task<Result<Connection, ServiceError>, Never>] = [:]
     private var nextNumber: UInt64 = 1
-    /// Of the sequences that this client has resumed or changed; see `Cluster+Claims.swift`.
-    var claims: [SequenceID: Claim] = [:]
+    /// Of the sequences that this client has used; see `Cluster+Claims.swift`.
+    var claims: [SequenceID: HeldClaim] = [:]
+    /// Claims being asked for: callers that need the same one at the same moment share it.
+    var claiming: [SequenceID: Task<Result<Claim, ServiceError>, Never>] = [:]
 
     private init(coordinator: Connection, tls: TLSCredentials?, eventLoop: any EventLoop, timeouts: Timeouts) {
         self.coordinator = coordinator

@@ -74,19 +74,20 @@ extension Cluster {
     ///
     /// The outage is not over by that: call `outages.succeeded(at:)` after the next step or commit that succeeds.
     /// - Parameters:
-    ///   - answered: per layer, up to where the caller has answers. Tokens that ranks hold beyond are given up, so that
+    ///   - answered: up to where the caller has answers in all layers. Tokens that ranks hold beyond are given up, so that
     ///     they are sent again and answered; those below that a rank has lost have to be sent again, and the same steps
     ///     give the same bits.
-    /// - Returns: where each layer ends now: at most `answered`, at least the committed length.
-    /// - Throws: the error for the caller, when the outages give up.
+    /// - Returns: where the sequence ends now, in all layers: at most `answered`, at least the committed length.
+    /// - Throws: the error for the caller, when the outages give up; `.claimed` when another client has taken the sequence
+    ///   over.
     public nonisolated func resume(
-        _ sequence: SequenceHandle, after error: ServiceError, answered: [Int], _ outages: inout Outages
+        _ sequence: SequenceHandle, after error: ServiceError, answered: Int, _ outages: inout Outages
     ) async throws(ServiceError) -> SequenceProgress {
         var failure = error
         while true {
             try await waitOut(failure, &outages)
             do throws(ServiceError) {
-                return try await resume(sequence, atMost: answered)
+                return try await resumeOwn(sequence, atMost: answered)
             } catch {
                 failure = error
             }

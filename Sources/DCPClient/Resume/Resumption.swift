@@ -1,36 +1,29 @@
 package import DCPCore
 package import DCPWire
 
-/// How a client makes the ranks agree on a sequence after a failure, as a value: what they hold comes in, what to ask of
-/// them goes out. Driven by `Cluster.resume` and by the simulator's clients.
-package struct Resumption {
-    package enum Action {
-        /// Every rank is to cut its layers to these lengths; then they are looked at again.
-        case rewind([Int])
-        /// The client goes on from here.
-        case settled(SequenceProgress)
-        /// The lengths differ again and again: another client appends.
-        case unsettled
-    }
+/// How a client makes the ranks agree on a sequence that it has just claimed, as a value: what they hold comes in, what to
+/// ask of them goes out. Driven by `Cluster.resume` and by the simulator's clients.
+///
+/// The claim has ended everything that was under way, so what the ranks hold changes by nothing but what is asked here.
+package enum Resumption: Hashable, Sendable {
+    /// All layers end at one length on all ranks: the client goes on from there.
+    case settled
+    /// Every rank is to cut all layers to this length.
+    case rewind(Int)
+    /// A rank has committed what another has lost. Nobody was told of that commit; only the directory takes it back.
+    case truncate(Int)
 
-    private let lengthsMax: [Int]?
-    private var rewinds = 0
-    /// What a rank takes back that had not heard the verdict yet may make the lengths differ once.
-    private static let rewindsMax = 3
-
-    /// - Parameter lengthsMax: per layer, what is kept at most; nil keeps what every rank has.
-    package init(atMost lengthsMax: [Int]?) { self.lengthsMax = lengthsMax }
-
-    /// - Parameter progress: what the ranks hold now.
-    package mutating func next(_ progress: SequenceProgress) -> Action {
-        if rewinds > 0, !progress.isUneven { return .settled(progress) }
-        guard rewinds < Self.rewindsMax else { return .unsettled }
-        // Once also when the lengths agree: a rank that has not heard the verdict yet may still hold the step.
-        rewinds += 1
-        return .rewind(
-            progress.layerLengths.enumerated().map { layer, length in
-                max(min(length, lengthsMax?.dropFirst(layer).first ?? length), progress.committedLength)
-            })
+    /// - Parameter lengthMax: what is kept at most, unless more is committed; nil keeps what every rank has of all layers.
+    package init(of progress: SequenceProgress, atMost lengthMax: Int?) {
+        let kept = progress.length
+        guard progress.longestCommittedLength <= kept else {
+            self = .truncate(progress.committedLength)
+            return
+        }
+        // Tokens that one rank has committed stay: the others have them, and the next commit makes them equal.
+        let target = max(min(kept, lengthMax ?? kept), progress.longestCommittedLength)
+        let isEven = !progress.isUneven && progress.layerLengths.allSatisfy { $0 == target }
+        self = isEven ? .settled : .rewind(target)
     }
 }
 
@@ -39,6 +32,7 @@ extension SequenceProgress {
     package init(_ statuses: [(RankIndex, SequenceStatus)]) {
         let layers = statuses.map(\.1.layerLengths.count).min() ?? 0
         committedLength = statuses.map(\.1.committedLength).min() ?? 0
+        longestCommittedLength = statuses.map(\.1.committedLength).max() ?? 0
         layerLengths = (0..<layers).map { layer in statuses.map { $0.1.layerLengths[layer] }.min() ?? 0 }
         localTokens = Dictionary(uniqueKeysWithValues: statuses.map { ($0.0, $0.1.localTokens) })
         isUneven = (0..<layers).contains { layer in Set(statuses.map { $0.1.layerLengths[layer] }).count > 1 }

@@ -44,14 +44,11 @@ public struct Submission: Sendable {
             let sequence = try await cluster.openSequence(plan.sequenceName, model: modelName)
             return (plan, sequence, try await cluster.resume(sequence))
         }
-        let lengths = start.layerLengths
-        for layer in file.layers {
-            guard let position = plan.position, position != lengths[layer.index] else { continue }
+        if let position = plan.position, position != start.length {
             throw ServiceError(
                 .positionMismatch,
-                "The file starts at position \(position), but layer \(layer.index) of sequence `\(plan.sequenceName)` has "
-                    + "\(lengths[layer.index]) tokens; send the tokens from \(lengths[layer.index]) on, or choose another "
-                    + "--sequence.")
+                "The file starts at position \(position), but sequence `\(plan.sequenceName)` has \(start.length) tokens; send "
+                    + "the tokens from \(start.length) on, or choose another --sequence.")
         }
         let expectation = try options.expect.map { (path) throws(ServiceError) in try Expectation(path, for: file) }
         let writer = try outputPath.map { (path) throws(ServiceError) in try makeWriter(path, plan) }
@@ -64,7 +61,7 @@ public struct Submission: Sendable {
             var error = error
             error.message +=
                 " Sequence `\(plan.sequenceName)` is committed up to \(transfer.report.committedLength) of "
-                + "\((start.layerLengths.min() ?? 0) + file.tokens) tokens."
+                + "\(start.length + file.tokens) tokens."
             throw error
         }
         try writer?.finish()

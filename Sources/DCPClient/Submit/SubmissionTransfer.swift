@@ -14,8 +14,8 @@ struct SubmissionTransfer {
     private(set) var outages: Outages
     var report: SubmissionReport
 
-    /// Per layer of the model, where the file's first token is.
-    private let start: [Int]
+    /// Where the file's first token is.
+    private let start: Int
     /// Per layer of the model, where it ends on every rank.
     private var lengths: [Int]
     /// Per layer of the file, how many of its tokens have their answers.
@@ -35,7 +35,7 @@ struct SubmissionTransfer {
         self.outages = outages
         self.progress = progress
         self.resumed = resumed
-        self.start = start.layerLengths
+        self.start = start.length
         lengths = start.layerLengths
         answered = file.layers.map { _ in 0 }
         report = SubmissionReport(
@@ -58,16 +58,14 @@ struct SubmissionTransfer {
     }
 
     private mutating func resume(after failure: ServiceError, on cluster: Cluster) async throws(ServiceError) {
-        var kept = start
-        for (index, layer) in file.layers.enumerated() { kept[layer.index] += answered[index] }
+        let kept = start + (answered.min() ?? 0)
         let found = try await cluster.resume(sequence, after: failure, answered: kept, &outages)
-        for layer in file.layers where found.layerLengths[layer.index] < start[layer.index] {
+        guard found.length >= start else {
             // What was there before this file and not committed: somebody else has to send it again.
             throw ServiceError(
                 .positionMismatch,
-                "Layer \(layer.index) of sequence `\(plan.sequenceName)` has fallen back to "
-                    + "\(found.layerLengths[layer.index]) tokens, the file begins at \(start[layer.index]): tokens before "
-                    + "it were not committed and are lost. Send those again, then this file.")
+                "Sequence `\(plan.sequenceName)` has fallen back to \(found.length) tokens, the file begins at \(start): tokens "
+                    + "before it were not committed and are lost. Send those again, then this file.")
         }
         lengths = found.layerLengths
         report.committedLength = found.committedLength
@@ -78,7 +76,7 @@ struct SubmissionTransfer {
         let clock = ContinuousClock()
         for tokens in plan.chunks {
             for (index, layer) in file.layers.enumerated() {
-                let position = start[layer.index] + tokens.lowerBound
+                let position = start + tokens.lowerBound
                 guard lengths[layer.index] < position + tokens.count else { continue }
                 guard lengths[layer.index] == position else {
                     throw ServiceError(

@@ -1,86 +1,81 @@
 internal import DCPCore
 internal import DCPWire
 
-/// Who may change each sequence, as a value: the latest claim, and who waits for theirs to be answered.
+/// Who may change each sequence, as a value: the latest claim that was given out.
 ///
-/// A request to truncate, fork or close that a client sent before it died may come after its successor has resumed the
-/// sequence and committed. It would take tokens away that the successor was told are there. So the successor claims the
-/// sequence first: from then on requests of older claims are refused, and its answer waits until those that were taken
-/// before are carried out on all ranks.
+/// What a client sent before it died, or before another took its sequence over, may come at any time. It would take tokens
+/// away that the successor was told are there, or be answered over the successor's tokens. So the successor claims the
+/// sequence first: from then on requests of older claims are refused here, and on each rank from when it is told. The claim
+/// is answered when all ranks have been, and its place in their queues is behind every operation that was taken before.
 ///
 /// Claims are not persisted. Their numbers rise over restarts with the epoch, and a sequence without a known claim takes
 /// no request: whoever held one claims it anew.
 struct Claims: Sendable {
-    struct Waiting: Sendable {
-        var requester: PendingOperation.Requester
-        var sequence: SequenceID
-        var claim: Claim
+    /// Claims on their way to ranks. One more is `overloaded`.
+    static let underWayMax = 4096
+
+    private var latest: [SequenceID: (claim: Claim, tag: Tag)] = [:]
+    var underWay = 0
+
+    func latest(of sequence: SequenceID) -> Claim? { latest[sequence]?.claim }
+
+    /// Whether the request for a claim was sent before the one that the latest was given for, and comes after it: over a
+    /// connection that its client has given up. It would take the sequence away from its own sender.
+    func isLate(_ tag: Tag, for sequence: SequenceID) -> Bool {
+        guard let latest = latest[sequence]?.tag else { return false }
+        return latest.client == tag.client && latest.number > tag.number
     }
 
-    /// One more is `overloaded`.
-    static let waitingMax = 4096
-
-    private var latest: [SequenceID: Claim] = [:]
-    private(set) var waiting: [Waiting] = []
-
-    func isLatest(_ claim: Claim, of sequence: SequenceID) -> Bool { latest[sequence] == claim }
-
-    mutating func take(_ claim: Claim, of sequence: SequenceID) { latest[sequence] = claim }
-
-    mutating func wait(_ one: Waiting) { waiting.append(one) }
-
-    /// Those for whom nothing is under way any more, in the order of their requests.
-    mutating func takeWaiting(where isReady: (SequenceID) -> Bool = { _ in true }) -> [Waiting] {
-        let ready = waiting.filter { isReady($0.sequence) }
-        waiting.removeAll { isReady($0.sequence) }
-        return ready
-    }
-
-    mutating func forget(_ link: CoordinatorMachine.LinkID) { waiting.removeAll { $0.requester.link == link } }
+    mutating func take(_ claim: Claim, of sequence: SequenceID, for tag: Tag) { latest[sequence] = (claim, tag) }
 
     /// The sequence is gone; its number is never given again.
     mutating func closed(_ sequence: SequenceID) { latest[sequence] = nil }
 }
 
 extension CoordinatorMachine {
-    mutating func claim(_ name: String, _ requester: PendingOperation.Requester) throws(ServiceError) -> [Action] {
-        let entry = try sequence(name)
-        let id = entry.record.id
-        guard claims.waiting.count < Claims.waitingMax else {
+    /// - Parameter held: the claim that the client goes on from; none takes the sequence over from whoever has it.
+    mutating func claim(
+        _ id: SequenceID, held: Claim, _ requester: PendingOperation.Requester
+    ) throws(ServiceError) -> [Action] {
+        guard let entry = state.sequences[id], !entry.isClosing else {
+            let name = state.sequences[id]?.record.name
+            if let name, eviction.wasEvicted(name) { throw unknownSequence(name) }
+            throw ServiceError(
+                .unknownSequence,
+                "\(id)\(name.map { ", `\($0)`," } ?? "") is closed, or is being closed; open it again by its name.")
+        }
+        guard !claims.isLate(requester.tag, for: id) else {
+            throw ServiceError(
+                .stepAborted, "\(requester.tag.client) has claimed \(id) with a later request; nothing was changed.")
+        }
+        if held != .none, let latest = claims.latest(of: id), latest > held { throw claimedSince(held, entry) }
+        guard claims.underWay < Claims.underWayMax else {
             throw ServiceError(
                 .overloaded,
-                "\(claims.waiting.count) clients wait to claim sequences, the limit is \(Claims.waitingMax); try again in "
-                    + "a moment.")
+                "\(claims.underWay) claims are on their way to ranks, the limit is \(Claims.underWayMax); try again in a "
+                    + "moment.")
         }
         let claim = Claim(in: state.epoch, number: takeNumber() & 0xFFFF_FFFF)
-        claims.take(claim, of: id)
-        claims.wait(Claims.Waiting(requester: requester, sequence: id, claim: claim))
-        return answerClaims()
-    }
-
-    /// Answers the claims before which nothing is under way any more.
-    mutating func answerClaims() -> [Action] {
-        guard !claims.waiting.isEmpty else { return [] }
-        return claims.takeWaiting { [underWay] in underWay[$0] == nil }.map { waiting in
-            let requester = waiting.requester
-            guard let entry = state.sequences[waiting.sequence], !entry.isClosing else {
-                let error = ServiceError(
-                    .unknownSequence,
-                    "\(waiting.sequence) was closed while it was being claimed; `dcpctl sequence list` shows those there are."
-                )
-                return .answer(.failure(error), requester.tag, to: requester.link)
-            }
-            let reply = DirectoryReply(sequences: [entry.record], claim: waiting.claim)
-            return .answer(.directoryReply(reply), requester.tag, to: requester.link)
-        }
+        claims.take(claim, of: id, for: requester.tag)
+        return carry(
+            .claim(id, claim), for: requester, reply: DirectoryReply(sequences: [entry.record], claim: claim))
     }
 
     /// Refuses what its sender has lost the sequence for, or lost it before it came.
     func check(_ claim: Claim, of entry: SequenceEntry) throws(ServiceError) {
-        guard !claims.isLatest(claim, of: entry.record.id) else { return }
+        let latest = claims.latest(of: entry.record.id)
+        guard latest != claim else { return }
+        if let latest, latest > claim { throw claimedSince(claim, entry) }
         throw ServiceError(
+            .staleEpoch,
+            "\(claim) on sequence `\(entry.record.name)` is of before the coordinator's restart; nothing was changed. Claim the "
+                + "sequence again.")
+    }
+
+    private func claimedSince(_ claim: Claim, _ entry: SequenceEntry) -> ServiceError {
+        ServiceError(
             .claimed,
-            "Sequence `\(entry.record.name)` was claimed by another client, or the coordinator restarted, after \(claim) "
-                + "was given; nothing was changed. Resume the sequence, then ask again.")
+            "Sequence `\(entry.record.name)` was claimed by another client after \(claim); nothing was changed. One client at a "
+                + "time uses a sequence: resume it to take it over.")
     }
 }

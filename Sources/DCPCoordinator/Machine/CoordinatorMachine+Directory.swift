@@ -42,7 +42,7 @@ extension CoordinatorMachine {
         case .removeModel(let name): return try removeModel(name, requester)
         case .openSequence(let name, let model, let create):
             return try openSequence(name, model: model, create: create, requester)
-        case .claim(let name): return try claim(name, requester)
+        case .claim(let id, let held): return try claim(id, held: held, requester)
         case .truncate(let name, let length, let claim):
             var entry = try sequence(name)
             try check(claim, of: entry)
@@ -118,7 +118,7 @@ extension CoordinatorMachine {
             let isOnItsWay = join(requester) { operation in
                 switch operation {
                 case .open(let id, _), .fork(_, let id, _): id == known.record.id
-                case .putModel, .removeModel, .truncate, .close, .evict: false
+                case .putModel, .removeModel, .truncate, .close, .evict, .claim: false
                 }
             }
             if isOnItsWay { return [] }
@@ -165,7 +165,7 @@ extension CoordinatorMachine {
         return entry
     }
 
-    private func unknownSequence(_ name: String) -> ServiceError {
+    func unknownSequence(_ name: String) -> ServiceError {
         if eviction.wasEvicted(name) {
             return ServiceError(
                 .evicted,

@@ -121,7 +121,6 @@ extension CoordinatorMachine {
     public mutating func linkClosed(_ link: LinkID, reason: ServiceError) -> [Action] {
         waiters.removeAll { $0.link == link }
         for number in operations.keys { operations[number]!.requesters.removeAll { $0.link == link } }
-        claims.forget(link)
         guard let rank = rank(of: link) else { return [] }
         return lost(rank, reason: "its connection closed")
     }

@@ -23,7 +23,7 @@ struct PendingOperation: Sendable {
 /// Operations are recorded first, then carried to the ranks, and again at a rejoin while they are not confirmed.
 ///
 /// What makes something (a model, a sequence, a fork) ends when any rank refuses it, is taken back everywhere, and the
-/// client is told. What gives something back (a truncation, a closing, a removal), and whatever a join owes, is asked for
+/// client is told. So does a claim, of which there is nothing to take back, and nothing is recorded. What gives something back (a truncation, a closing, a removal), and whatever a join owes, is asked for
 /// again while a rank cannot carry it out *now*. The order in which a rank is asked is its `OperationQueue`'s.
 ///
 /// In a join nothing is taken back: clients were told that it is recorded. What a rank refuses for good stays owed to it, and the
@@ -47,6 +47,7 @@ extension CoordinatorMachine {
     private mutating func begin(_ pending: PendingOperation) {
         let number = takeNumber()
         operations[number] = pending
+        if case .claim = pending.operation { claims.underWay += 1 }
         for id in pending.operation.sequences { underWay[id, default: 0] += 1 }
         let model = pending.operation.sequence.flatMap { state.sequences[$0]?.record.model }
         for rank in pending.awaited {
@@ -56,6 +57,7 @@ extension CoordinatorMachine {
 
     private mutating func end(_ number: UInt64) {
         guard let pending = operations.removeValue(forKey: number) else { return }
+        if case .claim = pending.operation { claims.underWay -= 1 }
         for id in pending.operation.sequences {
             underWay[id]! -= 1
             if underWay[id] == 0 { underWay[id] = nil }
@@ -65,6 +67,7 @@ extension CoordinatorMachine {
 
     private mutating func dropOperations() {
         operations = [:]
+        claims.underWay = 0
         underWay = [:]
         queues = [:]
         owed = []
@@ -147,13 +150,13 @@ extension CoordinatorMachine {
             if case .ready = phase { actions += persist(changes(whenConfirmed: pending.operation)) }
             actions += pending.requesters.map { .answer(.directoryReply(pending.reply), $0.tag, to: $0.link) }
         }
-        return actions + answerClaims() + finishReconciliationIfDone()
+        return actions + finishReconciliationIfDone()
     }
 
     /// What is no longer owed to any rank.
     private func changes(whenConfirmed operation: DirectoryOperation) -> [StateChange] {
         switch operation {
-        case .putModel, .removeModel, .open: return []
+        case .putModel, .removeModel, .open, .claim: return []
         case .fork(_, let child, _):
             guard var entry = state.sequences[child], entry.fork != nil else { return [] }
             entry.fork = nil
@@ -169,7 +172,7 @@ extension CoordinatorMachine {
     /// Undoes what a refused operation recorded, and what some ranks may have made of it.
     private mutating func takeBack(_ operation: DirectoryOperation) -> [Action] {
         switch operation {
-        case .removeModel, .close, .evict: return []
+        case .removeModel, .close, .evict, .claim: return []
         case .truncate: return persist(changes(whenConfirmed: operation))
         case .putModel(let record):
             return persist([.modelRemoved(record.id)])
@@ -213,12 +216,17 @@ extension CoordinatorMachine {
         let abandoned = operations.sorted { $0.key < $1.key }
         dropOperations()
         eviction.ended()
-        let error = ServiceError(
-            .rankUnavailable,
-            "\(rank) was lost before it confirmed. The request is recorded and will be carried out when \(rank) is back.",
-            rank: rank)
-        let requesters = abandoned.flatMap { $0.value.requesters } + claims.takeWaiting().map(\.requester)
-        return requesters.map { .answer(.failure(error), $0.tag, to: $0.link) }
+        return abandoned.flatMap { _, pending in
+            let outlook: String
+            if case .claim = pending.operation {
+                outlook = "Ask again when \(rank) is back."
+            } else {
+                outlook = "The request is recorded and will be carried out when \(rank) is back."
+            }
+            let error = ServiceError(
+                .rankUnavailable, "\(rank) was lost before it confirmed. \(outlook)", rank: rank)
+            return pending.requesters.map { Action.answer(.failure(error), $0.tag, to: $0.link) }
+        }
     }
 
     /// Numbers of different epochs differ: a late answer confirms nothing else, also after the coordinator restarted.
@@ -239,7 +247,9 @@ extension DirectoryOperation {
     var sequence: SequenceID? {
         switch self {
         case .putModel, .removeModel: nil
-        case .open(let id, _), .fork(_, let id, _), .truncate(let id, _), .close(let id), .evict(let id): id
+        case .open(let id, _), .fork(_, let id, _), .truncate(let id, _), .close(let id), .evict(let id),
+            .claim(let id, _):
+            id
         }
     }
 
@@ -247,7 +257,7 @@ extension DirectoryOperation {
     /// give things back, cannot be undone, and are asked for until they are done.
     var isTakenBackWhenRefused: Bool {
         switch self {
-        case .putModel, .open, .fork: true
+        case .putModel, .open, .fork, .claim: true
         case .removeModel, .truncate, .close, .evict: false
         }
     }

@@ -96,6 +96,10 @@ extension ConfigurationKey {
     package static let uncommittedLimit = ConfigurationKey(
         .rank, "uncommitted-limit", .integer(1...1 << 20, unit: "MiB"), default: "1024",
         "RAM for tokens that are not committed yet, in MiB.", "A step over it is answered with a retryable error.")
+    package static let claimTimeout = ConfigurationKey(
+        .rank, "claim-timeout", .seconds(0.1...86_400), default: "15",
+        "How long a client may be gone before what it has not committed is taken back, in seconds.",
+        "A client is gone when its connection is closed. One that is back in time goes on as if nothing had happened.")
     package static let drainTimeout = ConfigurationKey(
         .rank, "drain-timeout", .seconds(0...3600), default: "20", isReloadable: true,
         "How long a stop waits for steps and commits in flight, in seconds.",
@@ -141,7 +145,7 @@ extension ConfigurationKey {
             evict, evictIdle, canaryInterval, coordinatorHTTP, coordinatorHTTPAnyAddress,
         ] + coordinatorAccess.all + [
             coordinatorLogLevel, rankListen, advertise, coordinator, store, threads, durability, mapSize, diskLimit,
-            highWatermark, lowWatermark, uncommittedLimit, drainTimeout, expectedCanaryInterval, rankHTTP,
+            highWatermark, lowWatermark, uncommittedLimit, claimTimeout, drainTimeout, expectedCanaryInterval, rankHTTP,
             rankHTTPAnyAddress,
         ] + rankAccess.all + [rankLogLevel]
 

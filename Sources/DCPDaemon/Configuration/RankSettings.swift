@@ -34,6 +34,7 @@ struct RankSettings {
             threads: configuration.integer(.threads))
         self.rank.link = link
         self.rank.drainTimeout = configuration.timeAmount(.drainTimeout)
+        self.rank.claimTimeout = configuration.timeAmount(.claimTimeout)
         cache = ShardCache.Settings()
         cache.durability = Durability(rawValue: configuration.text(.durability))!
         cache.mapByteCountMax = configuration.integer(.mapSize) << 30

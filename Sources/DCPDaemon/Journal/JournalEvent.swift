@@ -66,6 +66,16 @@ package struct JournalEvent: Hashable, Sendable {
         Close or truncate sequences (dcpctl sequence), or free space on the disk. Where the store's size is the limit,
         raise disk-limit or map-size and restart the rank. The coordinator's evict closes sequences by itself.
         """)
+    package static let claimEnded = JournalEvent(
+        "2c1dd4a4f0b94d3c8ab5a1b9f6a0c8e7", "Uncommitted tokens of a client that is gone were taken back",
+        """
+        A client had appended tokens to a sequence, did not commit them, and went away: it was killed, lost its network, or
+        ended without a commit. After claim-timeout the tokens are taken back on this rank, so that they do not keep others
+        from appending. What was committed stays. The client finds out when it comes back, resumes the sequence and sends
+        the tokens again.
+
+        A client that is often late needs a longer claim-timeout; one that never commits needs to be corrected.
+        """)
     package static let recovered = JournalEvent(
         "1bb5aeb822c14eb1aebbeef02efb483d", "Rank @DCP_RANK@ has taken up its store",
         """
@@ -118,7 +128,8 @@ package struct JournalEvent: Hashable, Sendable {
 
     /// In the order of the catalog.
     package static let all = [
-        rankReady, epochChanged, peerLost, stepAborted, storeDamaged, diskFull, recovered, connectionRefused,
+        rankReady, epochChanged, peerLost, stepAborted, storeDamaged, diskFull, claimEnded, recovered,
+        connectionRefused,
         canaryFailing,
         stoppedByFailure, configurationReloaded, configurationRefused,
     ]

@@ -73,6 +73,7 @@ struct RankObserved: Observed {
         exposition.add(.peers, measured.peers)
         exposition.add(.peersConnected, measured.peersConnected)
         exposition.add(.peersLost, counters.peersLost)
+        exposition.add(.claimsEnded, counters.claimsEnded)
         exposition.add(.connections, measured.clients)
         exposition.add(.framesRefused, counters.framesRefused)
         exposition.add(measured.refused, certificateEnd: measured.certificateEnd)
@@ -123,6 +124,7 @@ struct RankObserved: Observed {
         exposition.add(.openBlockBytes, statistics.memoryByteCount)
         exposition.add(.spareBlockBytes, statistics.spareByteCount)
         exposition.add(.uncommittedBytes, statistics.uncommittedByteCount)
+        exposition.add(.uncommittedLimit, cache.settings.uncommittedByteCountMax)
     }
 
     private static func name(of condition: StoreCondition) -> String {

@@ -99,6 +99,17 @@ final class RankEventLog {
             logger.error(
                 "Operation failed, the coordinator was told",
                 metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
+        case .claimEnded(let sequence, let tokens, let patience):
+            log.write(
+                .claimEnded, .warning, "A client is gone, its uncommitted tokens were taken back", cause: "\(sequence)",
+                [
+                    "sequence": "\(sequence.value)", "tokens": "\(tokens)",
+                    "duration-us": "\(patience.nanoseconds / 1000)",
+                ])
+        case .claimNotEnded(let sequence, let error):
+            logger.error(
+                "A client is gone, and its uncommitted tokens could not be taken back",
+                metadata: ["sequence": "\(sequence.value)", "reason": "\(error.message)"])
         case .storeCondition(let refusal?):
             log.write(
                 refusal.isRetryable ? .diskFull : .storeDamaged, refusal.isRetryable ? .warning : .critical,

@@ -31,6 +31,8 @@ extension CoordinatorSession {
             server.changing.insert(sequence)
             server.abortSteps(on: sequence, changed)
             server.whenQuiet(sequence) { cache.close(sequence, completion: done) }
+        case .claim(let sequence, let claim):
+            server.take(over: sequence, claim) { [weak self] in self?.carriedOut(operation, number, $0) }
         }
     }
 
@@ -40,15 +42,16 @@ extension CoordinatorSession {
         switch operation {
         case .truncate(let sequence, _), .close(let sequence), .evict(let sequence):
             server.cursors.forget(sequence)
-            if case .close = operation { server.fences[sequence] = nil }
             server.changing.remove(sequence)
-        case .putModel, .removeModel, .open, .fork: break
+        case .putModel, .removeModel, .open, .fork, .claim: break
         }
         switch result {
         case .success:
             switch operation {
-            case .close(let sequence), .evict(let sequence): server.uses.forget(sequence)
-            case .putModel, .removeModel, .open, .fork, .truncate: break
+            case .close(let sequence), .evict(let sequence):
+                server.uses.forget(sequence)
+                server.owners.forget(sequence)
+            case .putModel, .removeModel, .open, .fork, .truncate, .claim: break
             }
             send(.operationDone, number: number)
         case .failure(var error):

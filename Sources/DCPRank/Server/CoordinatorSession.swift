@@ -222,8 +222,6 @@ final class CoordinatorSession {
     private func persist(_ next: Epoch) {
         guard epoch == next else { return }
         server.cursors.forgetAll()
-        // Whatever was sent before is of an older epoch.
-        server.fences = [:]
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
         let eventLoop = server.eventLoop
         // The writer thread takes commits and this in order: the lengths registered afterwards are final for the epoch.

@@ -24,6 +24,8 @@ public struct RankConfiguration: Sendable {
     public var redialDelay = TimeAmount.milliseconds(250)
     /// How long a graceful stop waits for steps and commits in flight.
     public var drainTimeout = TimeAmount.seconds(20)
+    /// How long a client may be gone before what it has appended and not committed is taken back.
+    public var claimTimeout = TimeAmount.seconds(15)
     public var link = LinkSettings()
     /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
     public var hostReport: (@Sendable () -> HostReport)?

@@ -18,6 +18,8 @@ package struct RankCounters: Sendable {
     /// counts here too.
     package var framesRefused = CauseCounts([.incompatible, .protocolViolation])
     package var peersLost: UInt64 = 0
+    /// Claims of clients that were gone, with uncommitted tokens that were taken back.
+    package var claimsEnded: UInt64 = 0
     /// Of links that are closed; open ones are added when asked.
     package var receivedByteCount: UInt64 = 0
     package var sentByteCount: UInt64 = 0

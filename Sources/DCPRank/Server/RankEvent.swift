@@ -23,6 +23,10 @@ public enum RankEvent: Sendable {
     /// A peer was turned away or broke the protocol.
     case refused(peer: String, RefusalCause, ServiceError)
     case operationFailed(DirectoryOperation, ServiceError)
+    /// A client was gone for too long, and its uncommitted tokens were taken back.
+    case claimEnded(SequenceID, tokens: Int, after: TimeAmount)
+    /// They could not be: they stay until somebody resumes the sequence.
+    case claimNotEnded(SequenceID, ServiceError)
     /// The store takes no new tokens, for a reason, or takes them again.
     case storeCondition(refusal: ServiceError?)
     /// A verification has come to its end, or could not go on.

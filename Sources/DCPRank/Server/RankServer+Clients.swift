@@ -32,8 +32,8 @@ extension RankServer {
             whenRolledBack(sequences) { [weak link] in
                 self.answer(link, frame.tag, .sequenceStatus(self.status(of: sequences)))
             }
-        case .rewind(let sequence, let claim, let layerLengths):
-            rewind(sequence, claim, layerLengths, frame: frame, from: link)
+        case .rewind(let length):
+            rewind(length, frame: frame, from: link)
         case .rankStatusRequest:
             reportStatus(frame, to: link)
         case .hostReportRequest:
@@ -80,6 +80,7 @@ extension RankServer {
                     "\(steps.executions.count) steps are in flight, the limit is \(configuration.stepsInFlightMax); "
                         + "try again when some have ended.")
             }
+            for entry in request.entries { try checkClaim(entry.claim, on: entry.sequence, from: link) }
             let (plan, appends, isContextReady) = try check(request, tag: tag)
             let timeout = min(
                 .milliseconds(Int64(request.timeoutMilliseconds)), configuration.stepTimeoutMax)
@@ -92,7 +93,6 @@ extension RankServer {
             let early = steps.insert(execution)
             execution.start()
             if isContextReady { execution.deliver(.contextReady) }
-            for entry in request.entries { fences[entry.sequence, default: RewindFence()].stepped(tag) }
             for (frame, member) in early { execution.receive(frame.message, from: member) }
         } catch {
             refuse(error, request, tag: tag, epoch: frame.epoch, from: link)
@@ -136,7 +136,6 @@ extension RankServer {
                         "\(entry.sequence) is being changed, or an aborted step's tokens are being taken back; ask for its "
                             + "length and try again.")
                 }
-                try checkNotRewound(entry.sequence, tag)
                 guard state.model == request.model else {
                     throw ServiceError(
                         .modelMismatch,
@@ -171,16 +170,6 @@ extension RankServer {
         return (plan, admitted.allSatisfy { $0.1 != .repeat }, isContextReady(request.entries, layer: layer))
     }
 
-    /// Refuses a step that was sent before a rewind and comes after it: over an older connection, or from a client whose
-    /// place another has taken. It would append tokens that nobody counts on any more.
-    private func checkNotRewound(_ sequence: SequenceID, _ tag: Tag) throws(ServiceError) {
-        guard let fence = fences[sequence], fence.isTooLate(tag) else { return }
-        throw ServiceError(
-            .stepAborted,
-            "\(sequence) was rewound after \(tag.client) had sent the step; one client at a time uses a sequence. Resume "
-                + "it, then send the tokens from its length on.")
-    }
-
     private func isRollingBack(_ entry: StepRequest.Entry, layer: Int) -> Bool {
         steps.executions.values.contains {
             $0.machine.isOver && Int($0.tag.layer) == layer && $0.touches(entry.sequence)
@@ -192,10 +181,12 @@ extension RankServer {
     private func commit(_ lengths: [SequenceLength], frame: Frame, from link: Link) {
         do throws(ServiceError) {
             try checkServing(frame.epoch)
+            for length in lengths { try checkClaim(length.claim, on: length.sequence, from: link) }
         } catch {
             return answer(link, frame.tag, .failure(error))
         }
         commitsInFlight += 1
+        for length in lengths { commitsOn[length.sequence, default: 0] += 1 }
         let began = eventLoop.now
         if configuration.broken == .commit { answer(link, frame.tag, .committed) }
         let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
@@ -208,57 +199,46 @@ extension RankServer {
                     server.counters.commits.observe(server.eventLoop.now - began)
                     server.uses.note(lengths.lazy.map(\.sequence))
                     server.answer(link, frame.tag, .committed)
-                case .failure(var error):
-                    if error.code == .unknownSequence,
-                        let gone = lengths.first(where: { server.evicted.contains($0.sequence) })
-                    {
-                        error = server.unknown(gone.sequence)
-                    }
+                case .failure(let error):
                     server.counters.commitsFailed.count(error.code)
                     server.observe(.commitFailed(lengths.map(\.sequence), error))
                     server.answer(link, frame.tag, .failure(error))
                 }
                 server.commitsInFlight -= 1
+                for length in lengths {
+                    let rest = server.commitsOn[length.sequence, default: 1] - 1
+                    server.commitsOn[length.sequence] = rest > 0 ? rest : nil
+                }
+                server.runQuietWaiters()
                 server.finishDrainIfEmpty()
             }
         }
     }
 
-    private func rewind(
-        _ sequence: SequenceID, _ claim: Claim, _ layerLengths: [Int], frame: Frame, from link: Link
-    ) {
+    private func rewind(_ length: SequenceLength, frame: Frame, from link: Link) {
+        let sequence = length.sequence
         do throws(ServiceError) {
             try checkServing(frame.epoch)
-            guard let state = cache.state(of: sequence) else {
-                throw ServiceError(.unknownSequence, "\(sequence) is not open; open it again.")
-            }
-            guard layerLengths.count == state.layerLengths.count,
-                layerLengths.allSatisfy({ $0 >= state.committedLength })
-            else {
+            try checkClaim(length.claim, on: sequence, from: link)
+            let committed = cache.state(of: sequence)?.committedLength ?? 0
+            guard length.length >= committed else {
                 throw ServiceError(
                     .invalidRequest,
-                    "A rewind of \(sequence) to \(layerLengths) needs \(state.layerLengths.count) lengths of at least "
-                        + "the committed \(state.committedLength); use `dcpctl sequence truncate` to go below it.")
+                    "\(sequence) has \(committed) committed tokens and cannot be rewound to \(length.length); use `dcpctl "
+                        + "sequence truncate` to go below them.")
             }
-            var fence = fences[sequence] ?? RewindFence()
-            try fence.check(claim, of: sequence, in: frame.epoch)
-            fence.rewound(frame.tag, claim)
-            fences[sequence] = fence
             abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
             whenQuiet(sequence) { [weak link] in
-                self.answer(link, frame.tag, self.rewound(sequence, layerLengths))
+                self.answer(link, frame.tag, self.rewound(sequence, to: length.length))
             }
         } catch {
             answer(link, frame.tag, .failure(error))
         }
     }
 
-    private func rewound(_ sequence: SequenceID, _ layerLengths: [Int]) -> Message {
+    private func rewound(_ sequence: SequenceID, to length: Int) -> Message {
         do throws(ServiceError) {
-            let lengths = cache.state(of: sequence)?.layerLengths ?? []
-            for (layer, length) in layerLengths.enumerated() where layer < lengths.count && length < lengths[layer] {
-                try cache.rewind(sequence: sequence, layer: layer, length: length)
-            }
+            try cache.rewind(sequence: sequence, length: length)
             cursors.forget(sequence)
             return .rewound
         } catch {
@@ -277,7 +257,8 @@ extension RankServer {
             SequenceStatus(
                 sequence: state.id, committedLength: state.committedLength, layerLengths: state.layerLengths,
                 localTokens: cluster.layout.localLength(
-                    ofRank: cluster.contextRank(of: configuration.rank), length: state.committedLength))
+                    ofRank: cluster.contextRank(of: configuration.rank), length: state.committedLength),
+                claim: state.claim)
         }
     }
 

@@ -48,7 +48,9 @@ extension RankServer: LinkDelegate {
     }
 
     package func link(_ link: Link, closed error: ServiceError) {
-        incoming[ObjectIdentifier(link)] = nil
+        if let connection = incoming.removeValue(forKey: ObjectIdentifier(link))?.ordinal {
+            owners.closed(connection, at: now)
+        }
         counters.receivedByteCount += link.receivedByteCount
         counters.sentByteCount += link.sentByteCount
         if let cause = link.refusal {

@@ -16,6 +16,14 @@ extension RankServer {
         wait(for: { steps in !steps.executions.values.contains { $0.touches(sequence) } }, body)
     }
 
+    /// Runs a body when neither a step nor a commit touches a sequence any more.
+    func whenIdle(_ sequence: SequenceID, _ body: @escaping () -> Void) {
+        wait(
+            for: { [unowned self] steps in
+                commitsOn[sequence] == nil && !steps.executions.values.contains { $0.touches(sequence) }
+            }, body)
+    }
+
     /// Runs a body when no step is left, computations included.
     func whenAllQuiet(_ body: @escaping () -> Void) { wait(for: { $0.executions.isEmpty }, body) }
 

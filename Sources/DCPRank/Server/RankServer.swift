@@ -26,11 +26,12 @@ public final class RankServer {
     var cursors = LayerCursors()
     /// Sequences that an operation of the coordinator is changing: no step is taken for them.
     var changing: Set<SequenceID> = []
-    /// What may still be on its way to a sequence from before a rewind, in this epoch.
-    var fences: [SequenceID: RewindFence] = [:]
+    var owners = SequenceOwners()
     /// Bytes that the steps in flight hold.
     var stepByteCount = 0
     var commitsInFlight = 0
+    /// How many of them concern a sequence; no entry for none.
+    var commitsOn: [SequenceID: Int] = [:]
     /// Why other ranks take no new tokens, as the coordinator says.
     var otherRefusals: [ServiceError] = []
     var uses: UseLog
@@ -93,6 +94,7 @@ public final class RankServer {
         earlyTimer = eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { _ in
             let server = bound.value
             server.steps.expireEarly(now: server.eventLoop.now)
+            server.endAbandonedClaims()
         }
         return listener.start(delegate: self).map {
             let server = bound.value

@@ -20,7 +20,7 @@ final class StepExecution {
     /// The client, while it is there.
     private weak var client: Link?
     /// The server's table holds the execution until it is finished; then this cycle ends.
-    private let server: RankServer
+    let server: RankServer
     private let work: StepWork
     private var deadline: Scheduled<Void>?
     private let layer: Int
@@ -106,7 +106,8 @@ final class StepExecution {
                         tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
                         valueDim: plan.shape.valueDim, outputs: ByteBuffer(floats: outputs))), to: member)
         case .startAppend:
-            let arrive = arrival(failed: { .appendFailed($0) }) { (execution: StepExecution, _: Void) in
+            let arrive = arrival(failed: { .appendFailed($0.server.withHolders($1)) }) {
+                (execution: StepExecution, _: Void) in
                 execution.appended()
             }
             work.append(completion: arrive)
@@ -184,7 +185,7 @@ final class StepExecution {
     /// Brings a result back to the loop. A failure of the computation becomes the machine's, after it has counted the
     /// computation as answered.
     private func arrival<Value: Sendable>(
-        failed: @escaping @Sendable (ServiceError) -> StepMachine.Event = { .computationFailed($0) },
+        failed: @escaping @Sendable (StepExecution, ServiceError) -> StepMachine.Event = { .computationFailed($1) },
         _ deliver: @escaping (StepExecution, Value) -> Void
     ) -> @Sendable (Result<Value, ServiceError>) -> Void {
         let bound = NIOLoopBound((execution: self, deliver: deliver), eventLoop: server.eventLoop)
@@ -194,7 +195,7 @@ final class StepExecution {
                 let (execution, deliver) = bound.value
                 switch result {
                 case .success(let value): deliver(execution, value)
-                case .failure(let error): execution.deliver(failed(error))
+                case .failure(let error): execution.deliver(failed(execution, error))
                 }
             }
         }

@@ -61,9 +61,9 @@ final class Predecessor {
             let message: Message
             switch kind {
             case 0:
-                message = .step(step(sequence, position: lengths[layer], on: rank))
-            case 1: message = .commit([SequenceLength(sequence: sequence, length: length)])
-            default: message = .rewind(sequence, claim: claim, layerLengths: lengths)
+                message = .step(step(sequence, claim, position: lengths[layer], on: rank))
+            case 1: message = .commit([SequenceLength(sequence: sequence, length: length, claim: claim)])
+            default: message = .rewind(SequenceLength(sequence: sequence, length: length, claim: claim))
             }
             let frame = Frame(epoch: epoch, tag: tag, message: message)
             connections[rank]!.request(frame, timeout: simulation.knobs.requestTimeout) { [simulation] result in
@@ -78,14 +78,15 @@ final class Predecessor {
     }
 
     /// One token without attention.
-    private func step(_ sequence: SequenceID, position: Int, on rank: RankIndex) -> StepRequest {
+    private func step(_ sequence: SequenceID, _ claim: Claim, position: Int, on rank: RankIndex) -> StepRequest {
         let shape = model.shape
         let heads = shape.kvHeads / simulation.knobs.shape.headGroups
         let (keyDim, valueDim) = (shape.keyDim, shape.valueDim)
         return StepRequest(
             model: model.id, queryMode: .absent, wantsLSE: false,
             timeoutMilliseconds: UInt32(simulation.knobs.stepTimeout.nanoseconds / 1_000_000),
-            entries: [StepRequest.Entry(sequence: sequence, position: position, count: 1)], queryDataType: .float32,
+            entries: [StepRequest.Entry(sequence: sequence, position: position, count: 1, claim: claim)],
+            queryDataType: .float32,
             keyValueDataType: .float32, queryHeads: 0, kvHeads: heads, keyDim: keyDim, valueDim: valueDim,
             queries: ByteBuffer(), keys: ByteBuffer(repeating: 0, count: heads * keyDim * 4),
             values: ByteBuffer(repeating: 0, count: heads * valueDim * 4))

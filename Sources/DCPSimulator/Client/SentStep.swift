@@ -19,7 +19,8 @@ struct SentStep {
 
     /// Draws the tokens of the entries, appends them to their sequences and prepares what each rank is sent.
     init(
-        _ entries: [(sequence: ModelSequence, count: Int)], layer: Int, tag: Tag, model: ModelRecord,
+        _ entries: [(sequence: ModelSequence, count: Int)], claims: [String: Claim], layer: Int, tag: Tag,
+        model: ModelRecord,
         cluster: ClusterShape, mode: StepRequest.QueryMode, timeout: Duration, random: inout SeededGenerator
     ) {
         let shape = model.shape
@@ -47,7 +48,9 @@ struct SentStep {
             queries += q
             keys += k
             values += v
-            wire.append(StepRequest.Entry(sequence: sequence.record!.id, position: position, count: count))
+            wire.append(
+                StepRequest.Entry(
+                    sequence: sequence.record!.id, position: position, count: count, claim: claims[sequence.name]!))
         }
         expected = joined
         let partition = cluster.partition(of: shape)

@@ -53,7 +53,7 @@ extension SimulatedClient {
             fork(parent, Array(branches.dropFirst()), cut: cut)
         }
         unanswered = DirectoryWish(
-            of: parent.name, request: request(branch, of: parent), done: { opened($0, isWhole: true) },
+            of: parent, request: request(branch, of: parent), done: { opened($0, isWhole: true) },
             refused: { [self] error in
                 switch error.code {
                 case .conflict:

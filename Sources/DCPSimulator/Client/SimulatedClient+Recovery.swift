@@ -52,8 +52,8 @@ extension SimulatedClient {
     /// Repeats what the directory has not answered; then resumes.
     func askDirectory() {
         guard let wish = unanswered else { return claim(sequences) }
-        if let name = wish.claimed {
-            askDirectory(.claim(name: name), for: wish) { [self] in ask(wish, $0.claim) }
+        if let sequence = wish.claimed {
+            askDirectory(.claim(sequence.record!.id, held: .none), for: wish) { [self] in ask(wish, $0.claim) }
         } else {
             ask(wish, .none)
         }
@@ -89,6 +89,7 @@ extension SimulatedClient {
             case .failure(let error) where error.isRetryable:
                 if error.code == .rankUnavailable { recorded() }
                 recover(after: error)
+            case .failure(let error) where error.code == .claimed && hasCrashed: recover(after: error)
             case .failure(let error):
                 unanswered = nil
                 wish.refused(error)
@@ -103,7 +104,7 @@ extension SimulatedClient {
         guard let sequence = rest.first else { return resume() }
         doing = "claiming \(sequence.name)"
         askCoordinator(
-            .directoryRequest(.claim(name: sequence.name)), timeout: simulation.knobs.requestTimeout
+            .directoryRequest(.claim(sequence.record!.id, held: .none)), timeout: simulation.knobs.requestTimeout
         ) { [self] result in
             switch result {
             case .success(.directoryReply(let reply)):
@@ -116,36 +117,28 @@ extension SimulatedClient {
         }
     }
 
-    private typealias Resuming = (sequence: ModelSequence, resumption: Resumption)
-
     /// Makes the ranks agree, checks what they hold, and takes their lengths over.
     private func resume() {
         doing = "resuming"
-        settle(sequences.map { ($0, Resumption(atMost: $0.layers.map(\.count))) })
-    }
-
-    private func settle(_ resuming: [Resuming]) {
         statuses { [self] statuses in
             guard check(statuses) else { return }
-            var resuming = resuming
-            var rewinds: [Rewind] = []
-            for index in resuming.indices {
-                let sequence = resuming[index].sequence
-                let progress = SequenceProgress(
-                    cluster.allRanks.map { ($0, statuses[$0]![sequence.record!.id]!) })
-                switch resuming[index].resumption.next(progress) {
-                case .rewind(let lengths): rewinds.append((sequence, lengths, progress.committedLength))
-                case .settled(let progress):
+            var rewinds: [(ModelSequence, Int)] = []
+            for sequence in sequences {
+                let progress = SequenceProgress(cluster.allRanks.map { ($0, statuses[$0]![sequence.record!.id]!) })
+                switch Resumption(of: progress, atMost: sequence.length) {
+                case .rewind(let length): rewinds.append((sequence, length))
+                case .settled:
                     guard check(progress, of: sequence) else { return }
-                    for (layer, length) in progress.layerLengths.enumerated() { sequence.cut(layer, to: length) }
-                case .unsettled: return recover(after: ServiceError(.conflict, "The lengths do not settle."))
+                    sequence.mayBeLonger = false
+                    for layer in sequence.layers.indices { sequence.cut(layer, to: progress.length) }
+                case .truncate(let length): return truncate(sequence, to: length)
                 }
             }
             guard !rewinds.isEmpty else {
                 resumed()
                 return next()
             }
-            rewind(rewinds) { [self] in settle(resuming) }
+            rewind(rewinds) { [self] in resume() }
         }
     }
 
@@ -176,23 +169,15 @@ extension SimulatedClient {
         }
     }
 
-    private typealias Rewind = (sequence: ModelSequence, lengths: [Int], committed: Int)
-
-    private func rewind(_ rest: [Rewind], done: @escaping () -> Void) {
-        guard let (sequence, lengths, committed) = rest.first else { return done() }
-        let message = Message.rewind(
-            sequence.record!.id, claim: claims[sequence.name]!, layerLengths: lengths)
+    private func rewind(_ rest: [(ModelSequence, Int)], done: @escaping () -> Void) {
+        guard let (sequence, length) = rest.first else { return done() }
+        let message = Message.rewind(self.length(length, of: sequence))
         askRanks(
             Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
             timeout: simulation.knobs.requestTimeout
         ) { [self] result in
             switch result {
-            case .success:
-                sequence.mayBeLonger = false
-                rewind(Array(rest.dropFirst()), done: done)
-            case .failure(let error) where error.code == .invalidRequest || error.code == .positionMismatch:
-                // A rank has committed more than another has: only a cut takes that back.
-                truncate(sequence, to: committed)
+            case .success: rewind(Array(rest.dropFirst()), done: done)
             case .failure(let error): failed(error)
             }
         }
@@ -211,6 +196,8 @@ extension SimulatedClient {
                 return truncate(sequence, to: world.chance(0.5) ? Self.position(in: error.message) ?? 0 : 0)
             }
         }
+        // A claim that it had asked for before it crashed came after its own. Whoever runs such a client starts it again.
+        if error.code == .claimed, hasCrashed { return recover(after: error) }
         guard error.isRetryable else { return unexpected(error, doing) }
         recover(after: error)
     }

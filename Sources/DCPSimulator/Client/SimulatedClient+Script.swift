@@ -47,7 +47,8 @@ extension SimulatedClient {
             for layer in simulation.knobs.model.layerIndices {
                 sent.append { [self] in
                     SentStep(
-                        chosen.map { ($0, end - $0.layers[layer].count) }, layer: layer, tag: takeTag(layer: layer),
+                        chosen.map { ($0, end - $0.layers[layer].count) }, claims: claims, layer: layer,
+                        tag: takeTag(layer: layer),
                         model: model!, cluster: cluster, mode: mode, timeout: simulation.knobs.stepTimeout,
                         random: &world.random)
                 }
@@ -117,6 +118,10 @@ extension SimulatedClient {
 
     // MARK: Commits
 
+    func length(_ length: Int, of sequence: ModelSequence) -> SequenceLength {
+        SequenceLength(sequence: sequence.record!.id, length: length, claim: claims[sequence.name]!)
+    }
+
     private func commit(_ some: [ModelSequence]) {
         doing = "committing"
         let lengths = some.map { sequence -> (ModelSequence, Int) in
@@ -124,7 +129,7 @@ extension SimulatedClient {
             return (sequence, world.chance(0.85) ? length : world.draw(min(sequence.floor, length)...length))
         }
         for (sequence, length) in lengths { sequence.askedLength = max(sequence.askedLength, length) }
-        let message = Message.commit(lengths.map { SequenceLength(sequence: $0.0.record!.id, length: $0.1) })
+        let message = Message.commit(lengths.map { length($0.1, of: $0.0) })
         let losses = powerLosses
         askRanks(
             Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
@@ -151,7 +156,7 @@ extension SimulatedClient {
     func truncate(_ sequence: ModelSequence, to length: Int) {
         sequence.promiseAtMost(length)
         unanswered = DirectoryWish(
-            of: sequence.name, request: { .truncate(name: sequence.name, length: length, claim: $0) },
+            of: sequence, request: { .truncate(name: sequence.name, length: length, claim: $0) },
             done: { [self] _ in
                 for layer in sequence.layers.indices { sequence.cut(layer, to: length) }
                 sequence.askedLength = length
@@ -173,7 +178,7 @@ extension SimulatedClient {
     private func close(_ index: Int) {
         let sequence = sequences.remove(at: index)
         unanswered = DirectoryWish(
-            of: sequence.name, request: { .close(name: sequence.name, claim: $0) },
+            of: sequence, request: { .close(name: sequence.name, claim: $0) },
             done: { [self] _ in recover(after: nil) },
             refused: { [self] error in
                 // An earlier request that was not answered had closed it.
@@ -205,7 +210,7 @@ extension SimulatedClient {
         guard layer < simulation.knobs.model.layers else {
             for sequence in sequences { sequence.askedLength = max(sequence.askedLength, sequence.length) }
             let message = Message.commit(
-                sequences.map { SequenceLength(sequence: $0.record!.id, length: $0.length) })
+                sequences.map { length($0.length, of: $0) })
             return askRanks(
                 Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
                 timeout: simulation.knobs.requestTimeout
@@ -217,7 +222,8 @@ extension SimulatedClient {
             }
         }
         let step = SentStep(
-            all.map { ($0.0, $0.1 - $0.0.layers[layer].count) }, layer: layer, tag: takeTag(layer: layer),
+            all.map { ($0.0, $0.1 - $0.0.layers[layer].count) }, claims: claims, layer: layer,
+            tag: takeTag(layer: layer),
             model: model!, cluster: cluster, mode: .gather, timeout: simulation.knobs.stepTimeout,
             random: &world.random)
         send(step) { [self] in verify(all, layer: layer + 1) }

@@ -42,6 +42,7 @@ final class SimulatedClient: @unchecked Sendable {
     private(set) var predecessor: Predecessor?
     /// It has crashed and not resumed since: of its sequences it knows what the ranks hold, and nothing else.
     var isNew = false
+    private(set) var hasCrashed = false
 
     struct DirectoryWish {
         init(
@@ -55,7 +56,7 @@ final class SimulatedClient: @unchecked Sendable {
 
         /// Of a sequence that has to be claimed.
         init(
-            of claimed: String, request: @escaping (Claim) -> DirectoryRequest,
+            of claimed: ModelSequence, request: @escaping (Claim) -> DirectoryRequest,
             done: @escaping (DirectoryReply) -> Void, refused: @escaping (ServiceError) -> Void
         ) {
             self.request = request
@@ -67,7 +68,7 @@ final class SimulatedClient: @unchecked Sendable {
         /// With the claim that it has just been given.
         var request: (Claim) -> DirectoryRequest
         /// The sequence that is claimed first; nil when the request needs no claim.
-        var claimed: String?
+        var claimed: ModelSequence?
         /// Whether the next client can do without knowing.
         var isForgettable = false
         /// Sent right behind it with the same claim, without waiting for its answer.
@@ -173,6 +174,7 @@ final class SimulatedClient: @unchecked Sendable {
         predecessor = world.chance(0.5) ? Predecessor(of: self, connections: ranks, nextNumber: nextNumber) : nil
         if predecessor == nil { for rank in cluster.allRanks { ranks[rank]?.close() } }
         isNew = true
+        hasCrashed = true
         coordinator = nil
         ranks = [:]
         // What it had asked for may be carried out or not, but not after its successor has resumed.

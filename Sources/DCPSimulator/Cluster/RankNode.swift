@@ -58,6 +58,7 @@ final class RankNode: @unchecked Sendable {
             configuration.stepsInFlightMax = knobs.stepsInFlightMax
             configuration.earlyByteCountMax = knobs.earlyByteCountMax
             configuration.drainTimeout = .seconds(2)
+            configuration.claimTimeout = .seconds(3)
             configuration.stepTimeoutMax = .seconds(20)
             configuration.link.network = simulation.network
             configuration.link.handshakeTimeout = .seconds(2)

@@ -94,6 +94,8 @@ public enum DirectoryOperation: Hashable, Sendable {
     case close(SequenceID)
     /// Closes a sequence that nobody asked to close, to make room.
     case evict(SequenceID)
+    /// A client takes a sequence over: older claims are refused from now on. Never recorded.
+    case claim(SequenceID, Claim)
 
     init(from reader: inout WireReader) throws(ServiceError) {
         let kind: UInt8 = try reader.read("operation")
@@ -108,6 +110,7 @@ public enum DirectoryOperation: Hashable, Sendable {
         case 5: self = .truncate(SequenceID(try reader.read("sequence")), length: try reader.readLength("length"))
         case 6: self = .close(SequenceID(try reader.read("sequence")))
         case 7: self = .evict(SequenceID(try reader.read("sequence")))
+        case 8: self = .claim(SequenceID(try reader.read("sequence")), Claim(try reader.read("claim")))
         default: throw reader.malformed("has the unknown operation \(kind)")
         }
     }
@@ -139,6 +142,10 @@ public enum DirectoryOperation: Hashable, Sendable {
         case .evict(let sequence):
             writer.write(UInt8(7))
             writer.write(sequence.value)
+        case .claim(let sequence, let claim):
+            writer.write(UInt8(8))
+            writer.write(sequence.value)
+            writer.write(claim.value)
         }
     }
 }
@@ -159,8 +166,10 @@ public enum DirectoryRequest: Hashable, Sendable {
     /// Keeps a sequence from being evicted.
     case pin(name: String)
     case unpin(name: String)
-    /// Takes a sequence over from whoever had it: answered when no operation of an earlier claim is under way.
-    case claim(name: String)
+    /// Takes a sequence over: answered when every rank refuses older claims, and no operation of one is under way.
+    ///
+    /// With a claim that is held the sequence is only kept: refused when somebody else has claimed it since.
+    case claim(SequenceID, held: Claim)
 
     init(from reader: inout WireReader) throws(ServiceError) {
         let kind: UInt8 = try reader.read("request")
@@ -184,7 +193,7 @@ public enum DirectoryRequest: Hashable, Sendable {
         case 8: self = .close(name: try reader.readString("name"), claim: Claim(try reader.read("claim")))
         case 9: self = .pin(name: try reader.readString("name"))
         case 10: self = .unpin(name: try reader.readString("name"))
-        case 11: self = .claim(name: try reader.readString("name"))
+        case 11: self = .claim(SequenceID(try reader.read("sequence")), held: Claim(try reader.read("claim")))
         default: throw reader.malformed("has the unknown request \(kind)")
         }
     }
@@ -226,9 +235,10 @@ public enum DirectoryRequest: Hashable, Sendable {
         case .unpin(let name):
             writer.write(UInt8(10))
             writer.write(name)
-        case .claim(let name):
+        case .claim(let sequence, let held):
             writer.write(UInt8(11))
-            writer.write(name)
+            writer.write(sequence.value)
+            writer.write(held.value)
         }
     }
 }

@@ -28,7 +28,8 @@ public enum Message: Sendable {
     case committed
     case sequenceStatusRequest([SequenceID])
     case sequenceStatus([SequenceStatus])
-    case rewind(SequenceID, claim: Claim, layerLengths: [Int])
+    /// To one length in all layers.
+    case rewind(SequenceLength)
     case rewound
     case rankStatusRequest
     case rankStatus(RankStatus)
@@ -121,10 +122,7 @@ extension Message {
         case .commit(let lengths): writer.write(lengths) { $1.encode(to: &$0) }
         case .sequenceStatusRequest(let sequences): writer.write(sequences) { $0.write($1.value) }
         case .sequenceStatus(let statuses): writer.write(statuses) { $1.encode(to: &$0) }
-        case .rewind(let sequence, let claim, let layerLengths):
-            writer.write(sequence.value)
-            writer.write(claim.value)
-            writer.write(layerLengths) { $0.write(UInt64($1)) }
+        case .rewind(let length): length.encode(to: &writer)
         case .rankStatus(let status): status.encode(to: &writer)
         case .verificationRequest(let request): request.encode(to: &writer)
         case .verification(let status): status.encode(to: &writer)
@@ -195,12 +193,7 @@ extension Message {
                 try reader.readArray("sequences", byteCountMin: SequenceStatus.byteCountMin) {
                     r throws(ServiceError) in try SequenceStatus(from: &r)
                 })
-        case .rewind:
-            self = .rewind(
-                SequenceID(try reader.read("sequence")), claim: Claim(try reader.read("claim")),
-                layerLengths: try reader.readArray("layers", byteCountMin: 8) {
-                    r throws(ServiceError) in try r.readLength("layer length")
-                })
+        case .rewind: self = .rewind(try SequenceLength(from: &reader))
         case .rewound: self = .rewound
         case .rankStatusRequest: self = .rankStatusRequest
         case .rankStatus: self = .rankStatus(try RankStatus(from: &reader))

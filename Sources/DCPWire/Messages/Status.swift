@@ -4,22 +4,27 @@ public import DCPCore
 public struct SequenceLength: Hashable, Sendable {
     public var sequence: SequenceID
     public var length: Int
+    /// The sender's, on the sequence. `Cluster` fills it in.
+    public var claim: Claim
 
-    public init(sequence: SequenceID, length: Int) {
+    public init(sequence: SequenceID, length: Int, claim: Claim = .none) {
         self.sequence = sequence
         self.length = length
+        self.claim = claim
     }
 
-    static let byteCount = 16
+    static let byteCount = 24
 
     init(from reader: inout WireReader) throws(ServiceError) {
         sequence = SequenceID(try reader.read("sequence"))
         length = try reader.readLength("length")
+        claim = Claim(try reader.read("claim"))
     }
 
     func encode(to writer: inout WireWriter) {
         writer.write(sequence.value)
         writer.write(UInt64(length))
+        writer.write(claim.value)
     }
 }
 
@@ -31,20 +36,26 @@ public struct SequenceStatus: Hashable, Sendable {
     public var layerLengths: [Int]
     /// Committed tokens that this rank owns.
     public var localTokens: Int
+    /// The latest that the rank has been told of, in whichever epoch; as of the last commit, when it was started since.
+    public var claim: Claim
 
-    public init(sequence: SequenceID, committedLength: Int, layerLengths: [Int], localTokens: Int) {
+    public init(
+        sequence: SequenceID, committedLength: Int, layerLengths: [Int], localTokens: Int, claim: Claim = .none
+    ) {
         self.sequence = sequence
         self.committedLength = committedLength
         self.layerLengths = layerLengths
         self.localTokens = localTokens
+        self.claim = claim
     }
 
-    static let byteCountMin = 28
+    static let byteCountMin = 36
 
     init(from reader: inout WireReader) throws(ServiceError) {
         sequence = SequenceID(try reader.read("sequence"))
         committedLength = try reader.readLength("committed length")
         localTokens = try reader.readLength("local tokens")
+        claim = Claim(try reader.read("claim"))
         layerLengths = try reader.readArray("layer lengths", byteCountMin: 8) {
             r throws(ServiceError) in try r.readLength("layer length")
         }
@@ -54,6 +65,7 @@ public struct SequenceStatus: Hashable, Sendable {
         writer.write(sequence.value)
         writer.write(UInt64(committedLength))
         writer.write(UInt64(localTokens))
+        writer.write(claim.value)
         writer.write(layerLengths) { $0.write(UInt64($1)) }
     }
 }

@@ -11,12 +11,17 @@ public struct StepRequest: Sendable {
         public var sequence: SequenceID
         public var position: Int
         public var count: Int
+        /// The sender's, on the sequence. `Cluster` fills it in.
+        public var claim: Claim
 
-        public init(sequence: SequenceID, position: Int, count: Int) {
+        public init(sequence: SequenceID, position: Int, count: Int, claim: Claim = .none) {
             self.sequence = sequence
             self.position = position
             self.count = count
+            self.claim = claim
         }
+
+        static let byteCount = 28
     }
 
     /// How every rank of a head group comes to the queries of all the group's heads.
@@ -86,10 +91,10 @@ public struct StepRequest: Sendable {
         kvHeads = Int(try reader.read("KV heads", as: UInt16.self))
         keyDim = Int(try reader.read("key dim", as: UInt16.self))
         valueDim = Int(try reader.read("value dim", as: UInt16.self))
-        entries = try reader.readArray("entries", byteCountMin: 20) { r throws(ServiceError) in
+        entries = try reader.readArray("entries", byteCountMin: Entry.byteCount) { r throws(ServiceError) in
             Entry(
                 sequence: SequenceID(try r.read("sequence")), position: try r.readLength("position"),
-                count: Int(try r.read("count", as: UInt32.self)))
+                count: Int(try r.read("count", as: UInt32.self)), claim: Claim(try r.read("claim")))
         }
         guard (1...Self.entriesMax).contains(entries.count) else {
             throw reader.malformed("has \(entries.count) entries, outside 1...\(Self.entriesMax)")
@@ -122,6 +127,7 @@ public struct StepRequest: Sendable {
             $0.write($1.sequence.value)
             $0.write(UInt64($1.position))
             $0.write(UInt32($1.count))
+            $0.write($1.claim.value)
         }
         return joined([queries, keys, values])
     }

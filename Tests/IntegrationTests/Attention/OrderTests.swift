@@ -26,7 +26,7 @@ extension Integration {
                 }
                 let endpoints = cluster.local.rankEndpoints
                 let answers = try await onOwnThread {
-                    let clients = [RawSteps(topology: topology), RawSteps(topology: topology)]
+                    let clients = try [first, second].map { try RawSteps(topology: topology, claiming: $0, in: cluster) }
                     let connections = try clients.map { _ in try endpoints.map { try RawConnection.client($0) } }
                     func send(_ client: Int, to rank: Int) throws {
                         let message = clients[client].message(
@@ -78,7 +78,8 @@ extension Integration {
                 }
                 let endpoints = cluster.local.rankEndpoints
                 let answers = try await onOwnThread {
-                    let steps = RawSteps(topology: topology)
+                    let steps = try RawSteps(
+                        topology: topology, claiming: sequences[0], sequences[1], in: cluster)
                     let connections = try endpoints.map { try RawConnection.client($0) }
                     for (rank, order) in [[0, 1], [1, 0]].enumerated() {
                         for index in order {
@@ -138,7 +139,7 @@ extension Integration {
                 }
                 let endpoints = cluster.local.rankEndpoints
                 let answers = try await onOwnThread {
-                    let steps = RawSteps(topology: topology)
+                    let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
                     let connections = try endpoints.map { try RawConnection.client($0) }
                     return try (0..<3).map { _ in
                         for (rank, connection) in connections.enumerated() {

@@ -28,7 +28,7 @@ extension Integration {
                     let sequence = try await client.open(trace, "s")
                     _ = try await client.play(trace, Cuts([0, 30]), on: sequence)
                     let coordinator = cluster.local.coordinatorEndpoint
-                    let old = try await onOwnThread { try RawConnection.client(coordinator).claim("s", number: 1) }
+                    let old = try await onOwnThread { try RawConnection.client(coordinator).claim(sequence, number: 1) }
                     #expect(try await client.resume(sequence).committedLength == 30)
                     _ = try await client.play(trace, Cuts([30, 50]), on: sequence)
                     let late = try await onOwnThread {
@@ -41,7 +41,7 @@ extension Integration {
                             continue
                         }
                         #expect(
-                            error.code == .claimed && error.isRetryable && error.message.contains("`s`"), "\(error)")
+                            error.code == .claimed && !error.isRetryable && error.message.contains("`s`"), "\(error)")
                     }
                     #expect(try await client.sequences().map(\.record.name) == ["s"])
                     #expect(try await client.status(of: sequence).committedLength == 50)
@@ -69,14 +69,14 @@ extension Integration {
                     let claim = try await onOwnThread {
                         let dead = try RawConnection.client(coordinator)
                         let next = try RawConnection.client(coordinator)
-                        let old = try dead.claim("s", number: 1)
+                        let old = try dead.claim(sequence, number: 1)
                         sleeper.signal(SIGSTOP)
                         defer { sleeper.signal(SIGCONT) }
                         let cut = Message.directoryRequest(.truncate(name: "s", length: 5, claim: old))
                         try dead.send(cut, epoch: .none, tag: Tag(client: ClientID(5), number: 2))
                         // Frames of a connection are taken in order: the truncation is under way when this is answered.
                         try Self.expectList(dead.ask(.listSequences, number: 3))
-                        let claim = Message.directoryRequest(.claim(name: "s"))
+                        let claim = Message.directoryRequest(.claim(sequence.record.id, held: .none))
                         try next.send(claim, epoch: .none, tag: Tag(client: ClientID(6), number: 1))
                         // And the claim waits while others are answered.
                         try Self.expectList(next.ask(.listSequences, number: 2))
@@ -102,26 +102,134 @@ extension Integration {
             }
         }
 
-        @Test(
-            "after the coordinator's death a claim is void; resuming gives another, and within an epoch none is needed")
+        @Test("after the coordinator's death a claim is void; who held it goes on, unless another has come meanwhile")
         func restart() async throws {
             let trace = try Self.trace()
             try await ClusterSetup(ranks: 2).run { cluster in
                 try await cluster.withClient { client in
                     let sequence = try await client.open(trace, "s")
                     _ = try await client.play(trace, Cuts([0, 30]), on: sequence)
-                    #expect(try await client.resume(sequence).committedLength == 30)
                     try await cluster.local.kill(.coordinator)
-                    // The claim is of the epoch that the ranks serve.
-                    #expect(try await client.resume(sequence).committedLength == 30)
+                    // Steps and commits need no coordinator.
+                    _ = try await client.play(trace, Cuts([30, 40]), on: sequence)
                     try cluster.local.start(.coordinator)
                     try await cluster.waitUntilReady()
                     _ = try await client.topology()
-                    let error = await #expect(throws: ServiceError.self) { try await client.truncate("s", length: 20) }
-                    #expect(error?.code == .claimed, "\(String(describing: error))")
-                    #expect(try await client.resume(sequence).committedLength == 30)
+                    let error = await #expect(throws: ServiceError.self) {
+                        try await client.step(trace, 40..<50, on: sequence)
+                    }
+                    #expect(error?.code == .staleEpoch, "\(String(describing: error))")
+                    // Of the directory it is asked by name, and claims anew by itself.
                     try await client.truncate("s", length: 20)
                     #expect(try await client.status(of: sequence).committedLength == 20)
+                    // Another client; then a coordinator that knows of neither.
+                    try await cluster.withClient { other in
+                        #expect(try await other.resume(sequence).length == 20)
+                        _ = try await other.play(trace, Cuts([20, 30]), on: sequence)
+                    }
+                    try await cluster.local.kill(.coordinator)
+                    try cluster.local.start(.coordinator)
+                    try await cluster.waitUntilReady()
+                    _ = try await client.topology()
+                    let late = await #expect(throws: ServiceError.self) { try await client.truncate("s", length: 10) }
+                    #expect(late?.code == .claimed, "\(String(describing: late))")
+                    #expect(try await client.status(of: sequence).committedLength == 30)
+                }
+            }
+        }
+
+        @Test("when ranks and coordinator are started again, the stores still tell that another has come")
+        func stored() async throws {
+            let trace = try Self.trace()
+            try await ClusterSetup(ranks: 2).run { cluster in
+                try await cluster.withClient { client in
+                    let sequence = try await client.open(trace, "s")
+                    _ = try await client.play(trace, Cuts([0, 20]), on: sequence)
+                    try await cluster.withClient { other in
+                        #expect(try await other.resume(sequence).length == 20)
+                        _ = try await other.play(trace, Cuts([20, 30]), on: sequence)
+                    }
+                    try await cluster.local.kill(.coordinator)
+                    for rank in 0..<2 { try await cluster.local.killRank(rank) }
+                    try cluster.local.start(.coordinator)
+                    for rank in 0..<2 { try cluster.local.startRank(rank) }
+                    try await cluster.waitUntilReady()
+                    var outages = Outages(allowance: .seconds(30))
+                    let gone = ServiceError(.rankUnavailable, "Gone.")
+                    let error = await #expect(throws: ServiceError.self) {
+                        try await client.resume(sequence, after: gone, answered: 20, &outages)
+                    }
+                    #expect(error?.code == .claimed, "\(String(describing: error))")
+                }
+            }
+        }
+
+        @Test("of two clients on one sequence the one that came last goes on, and the other is told so")
+        func two() async throws {
+            let trace = try Self.trace()
+            try await ClusterSetup(ranks: 2).run { cluster in
+                try await cluster.withClient { first in
+                    let sequence = try await first.open(trace, "s")
+                    _ = try await first.play(trace, Cuts([0, 10, 20]), on: sequence, commit: .never)
+                    try await first.commit(sequence, 10)
+                    try await cluster.withClient { second in
+                        #expect(try await second.resume(sequence, atMost: 10).length == 10)
+                        let step = await #expect(throws: ServiceError.self) {
+                            try await first.step(trace, 20..<30, on: sequence)
+                        }
+                        let commit = await #expect(throws: ServiceError.self) { try await first.commit(sequence, 20) }
+                        #expect(step?.code == .claimed && commit?.code == .claimed)
+                        var outages = Outages(allowance: .seconds(30))
+                        let resume = await #expect(throws: ServiceError.self) {
+                            try await first.resume(sequence, after: ServiceError(.notReady, ""), answered: 20, &outages)
+                        }
+                        #expect(resume?.code == .claimed)
+                        _ = try await second.play(trace, Cuts([10, 20, 40]), on: sequence)
+                        #expect(try await second.status(of: sequence).committedLength == 40)
+                    }
+                    // It may come back, by asking for it.
+                    #expect(try await first.resume(sequence).length == 40)
+                    trace.check(Answer(try await first.step(trace, 40..<50, on: sequence)), 40..<50, "taken back")
+                }
+            }
+        }
+
+        @Test("a commit that one rank has carried out and another has rewound is healed by the next resume")
+        func halfCommitted() async throws {
+            let trace = try Self.trace()
+            try await ClusterSetup(ranks: 2).run { cluster in
+                try await cluster.withClient { client in
+                    let sequence = try await client.open(trace, "s")
+                    _ = try await client.play(trace, Cuts([0, 20]), on: sequence)
+                    let topology = try await client.readyTopology()
+                    let endpoints = cluster.local.rankEndpoints
+                    try await onOwnThread {
+                        let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
+                        let connections = try endpoints.map { try RawConnection.client($0) }
+                        func ask(_ rank: Int, _ message: Message, _ number: UInt64) throws {
+                            try connections[rank].send(message, epoch: topology.epoch, tag: steps.tag(number))
+                        }
+                        for rank in 0..<2 {
+                            try ask(rank, steps.message(trace, 20..<21, to: RankIndex(UInt16(rank)), on: sequence), 1)
+                        }
+                        for connection in connections {
+                            let answer = try connection.receive()?.message.type
+                            #expect(answer == .stepResult)
+                        }
+                        // Rank 1 commits, rank 0 rewinds: a client that died between the two.
+                        try ask(1, .commit([steps.length(21, of: sequence)]), 2)
+                        try ask(0, .rewind(steps.length(20, of: sequence)), 3)
+                        for (rank, type) in [FrameType.rewound, .committed].enumerated() {
+                            let answer = try connections[rank].receive()?.message.type
+                            #expect(answer == type)
+                        }
+                    }
+                    #expect(try await client.status(of: sequence).longestCommittedLength == 21)
+                    let progress = try await client.resume(sequence)
+                    #expect(progress.length == 20 && progress.longestCommittedLength == 20)
+                    let answer = Answer(try await client.step(trace, 20..<30, on: sequence))
+                    trace.check(answer, 20..<30, "after half a commit")
+                    try await client.commit(sequence, 30)
                 }
             }
         }

@@ -25,7 +25,10 @@ extension Integration {
                 try await cluster.withClient { client in
                     let sequence = try await client.open(trace, "s")
                     _ = try await client.play(trace, Cuts([0, 30]), on: sequence)
-                    let steps = RawSteps(topology: try await client.readyTopology())
+                    let topology = try await client.readyTopology()
+                    let steps = try await onOwnThread {
+                        try RawSteps(topology: topology, claiming: sequence, in: cluster)
+                    }
                     let endpoints = cluster.local.rankEndpoints
                     @Sendable func send() throws -> [Message] {
                         try zip(steps.topology.shape.allRanks, endpoints).map { rank, endpoint in
@@ -41,8 +44,24 @@ extension Integration {
                     }
                     let first = try await onOwnThread { try send() }
                     #expect(first.map(\.type) == [.stepResult, .stepResult])
-                    try await client.commit([SequenceLength(sequence: sequence.record.id, length: 40)])
-                    try await client.truncate("s", length: 30)
+                    let commits = try await onOwnThread {
+                        try endpoints.map { endpoint -> Message? in
+                            let connection = try RawConnection.client(endpoint)
+                            let commit = Message.commit([steps.length(40, of: sequence)])
+                            try connection.send(commit, epoch: topology.epoch, tag: steps.tag(2))
+                            return try connection.receive()?.message
+                        }
+                    }
+                    #expect(commits.map { $0?.type } == [.committed, .committed])
+                    // By the same client, so that its claim is still the latest.
+                    let cut = DirectoryRequest.truncate(
+                        name: "s", length: 30, claim: steps.claims[sequence.record.id]!)
+                    let coordinator = cluster.local.coordinatorEndpoint
+                    let answer = try await onOwnThread { try RawConnection.client(coordinator).ask(cut, number: 9) }
+                    guard case .directoryReply = answer else {
+                        Issue.record("\(answer)")
+                        return
+                    }
                     for message in try await onOwnThread({ try send() }) {
                         guard case .failure(let error) = message else {
                             Issue.record("a copy was answered: \(message.type)")
@@ -66,7 +85,7 @@ extension Integration {
                 }
                 let endpoints = cluster.local.rankEndpoints
                 let answers = try await onOwnThread { () throws -> [Answer] in
-                    let steps = RawSteps(topology: topology)
+                    let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
                     let connections = try endpoints.map { try RawConnection.client($0) }
                     let watch = try RawConnection.client(endpoints[0])
                     func send(to rank: Int) throws {

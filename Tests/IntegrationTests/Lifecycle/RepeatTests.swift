@@ -24,7 +24,7 @@ extension Integration {
                 }
                 let endpoints = cluster.local.rankEndpoints
                 let answer = try await onOwnThread {
-                    let steps = RawSteps(topology: topology)
+                    let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
                     let connections = try endpoints.map { try RawConnection.client($0) }
                     func send(to rank: Int) throws {
                         let message = steps.message(trace, 30..<40, to: RankIndex(UInt16(rank)), on: sequence)
@@ -69,7 +69,7 @@ extension Integration {
                 }
                 let endpoints = cluster.local.rankEndpoints
                 let answers = try await onOwnThread {
-                    let steps = RawSteps(topology: topology)
+                    let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
                     let connections = try endpoints.map { try RawConnection.client($0) }
                     return try (0..<UInt16(3)).map { attempt in
                         var tag = steps.tag(1)
@@ -146,7 +146,7 @@ extension Integration {
                     let endpoints = cluster.local.rankEndpoints
                     let victim = try #require(cluster.local.daemon(.rank(RankIndex(1))))
                     let frames = try await onOwnThread {
-                        let steps = RawSteps(topology: topology)
+                        let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
                         let connections = try endpoints.map { try RawConnection.client($0) }
                         for (rank, connection) in connections.enumerated() {
                             let message = steps.message(trace, 0..<1200, to: RankIndex(UInt16(rank)), on: sequence)

@@ -50,7 +50,7 @@ extension Integration {
                 for round in 0..<6 {
                     // Steps to some of the ranks or all, and nobody waits for the answer.
                     try await onOwnThread {
-                        let steps = RawSteps(topology: topology)
+                        let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
                         for rank in 0...round % 3 {
                             let connection = try RawConnection.client(endpoints[rank])
                             let message = steps.message(trace, 300..<600, to: RankIndex(UInt16(rank)), on: sequence)

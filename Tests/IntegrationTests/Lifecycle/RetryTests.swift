@@ -106,7 +106,7 @@ extension Integration {
                     let steps = RawSteps(topology: topology)
                     let messages: [Message] = [
                         .commit([SequenceLength(sequence: sequence.record.id, length: 0)]),
-                        .rewind(sequence.record.id, claim: .none, layerLengths: [0, 0]),
+                        .rewind(SequenceLength(sequence: sequence.record.id, length: 0)),
                         steps.message(trace, 0..<4, to: RankIndex(0), on: sequence),
                     ]
                     let answers = try await onOwnThread {
@@ -139,14 +139,17 @@ extension Integration {
                     // As if its answer had been lost on the way: the ranks hold 50 tokens, the caller has 40 answered.
                     var outages = Outages(allowance: .seconds(30))
                     let lost = ServiceError(.deadlineExceeded, "lost")
-                    let progress = try await client.resume(sequence, after: lost, answered: [40, 40], &outages)
+                    let progress = try await client.resume(sequence, after: lost, answered: 40, &outages)
                     #expect(progress.layerLengths == [40, 40] && progress.committedLength == 40)
                     #expect(Answer(try await client.step(trace, 40..<50, on: sequence)) == first)
-                    // What is answered stays.
-                    let kept = try await client.resume(sequence, after: lost, answered: [50, 40], &outages)
-                    #expect(kept.layerLengths == [50, 40])
+                    // A layer that is ahead of another falls back with it; what is answered in all layers stays.
+                    let even = try await client.resume(sequence, after: lost, answered: 50, &outages)
+                    #expect(even.layerLengths == [40, 40])
+                    for layer in 0..<2 { _ = try await client.step(trace, 40..<50, layer: layer, on: sequence) }
+                    let kept = try await client.resume(sequence, after: lost, answered: 50, &outages)
+                    #expect(kept.layerLengths == [50, 50])
                     // Never below what is committed.
-                    let floor = try await client.resume(sequence, after: lost, answered: [0, 0], &outages)
+                    let floor = try await client.resume(sequence, after: lost, answered: 0, &outages)
                     #expect(floor.layerLengths == [40, 40])
                     #expect(answers.count == 2)
                 }

@@ -30,65 +30,48 @@ extension Integration {
             }
         }
 
-        /// What a stranger's steps and rewinds of a sequence were answered with.
-        private func answers(
-            _ trace: Trace, on sequence: SequenceHandle, _ steps: RawSteps, _ old: Claim, _ new: Claim,
-            _ endpoints: [String]
-        ) throws -> [[Message]] {
-            let stranger = try Stranger(steps, endpoints)
-            let step = steps.topology.shape.allRanks.map { steps.message(trace, 30..<40, to: $0, on: sequence) }
-            // After another's rewind, with a claim of before it; after its own, but older than that; newer than that.
-            return [
-                try stranger.ask(2, step), try stranger.ask(3, Self.rewind(sequence, steps, old)),
-                try stranger.ask(5, Self.rewind(sequence, steps, new)), try stranger.ask(4, step),
-                try stranger.ask(6, step),
-            ]
-        }
-
-        private static func rewind(_ sequence: SequenceHandle, _ steps: RawSteps, _ claim: Claim) -> [Message] {
-            steps.topology.shape.allRanks.map { _ in
-                .rewind(sequence.record.id, claim: claim, layerLengths: [30])
-            }
+        private static func rewind(_ sequence: SequenceHandle, _ steps: RawSteps) -> [Message] {
+            steps.topology.shape.allRanks.map { _ in .rewind(steps.length(30, of: sequence)) }
         }
 
         /// The simulator's track record, 5.
-        @Test(
-            "a step of before a rewind that comes after it is refused; its client takes the sequence over by a rewind")
+        @Test("what a client sent before another claimed the sequence, and comes after it, is refused on every rank")
         func late() async throws {
             let trace = Trace(try shape(4, 2, 16, 16, .float32), tokens: 40, salt: 907)
             try await ClusterSetup(ranks: 2).run { cluster in
                 try await cluster.withClient { client in
                     let sequence = try await client.open(trace, "s")
                     _ = try await client.play(trace, Cuts([0, 30]), on: sequence)
-                    let steps = RawSteps(topology: try await client.readyTopology())
+                    let topology = try await client.readyTopology()
                     let endpoints = cluster.local.rankEndpoints
-                    let coordinator = cluster.local.coordinatorEndpoint
-                    func claim() async throws -> Claim {
-                        try await onOwnThread { try RawConnection.client(coordinator).claim("s", number: 1) }
+                    let old = try await onOwnThread {
+                        try RawSteps(topology: topology, claiming: sequence, in: cluster)
                     }
-                    let old = try await claim()
-                    let first = try await onOwnThread { () throws -> [Message] in
-                        try Stranger(steps, endpoints).ask(1, Self.rewind(sequence, steps, old))
+                    let ranks = topology.shape.allRanks
+                    let step = ranks.map { old.message(trace, 30..<40, to: $0, on: sequence) }
+                    let commit = ranks.map { _ in Message.commit([old.length(30, of: sequence)]) }
+                    #expect(try await client.resume(sequence).length == 30)
+                    let refused = try await onOwnThread { () throws -> [Message] in
+                        let stranger = try Stranger(old, endpoints)
+                        return try stranger.ask(1, step) + stranger.ask(2, commit)
+                            + stranger.ask(3, Self.rewind(sequence, old))
                     }
-                    #expect(first.map(\.type) == [.rewound, .rewound])
-                    #expect(try await client.resume(sequence).layerLengths == [30])
-                    let new = try await claim()
-                    let answers = try await onOwnThread { () throws -> [[Message]] in
-                        try self.answers(trace, on: sequence, steps, old, new, endpoints)
+                    for answer in refused {
+                        guard case .failure(let error) = answer else {
+                            Issue.record("answered: \(answer.type)")
+                            continue
+                        }
+                        let claim = old.claims[sequence.record.id]!
+                        #expect(error.code == .claimed && error.message.contains("\(claim)"), "\(error)")
                     }
-                    #expect(
-                        answers.map { $0.map(\.type) } == [
-                            [.failure, .failure], [.failure, .failure], [.rewound, .rewound], [.failure, .failure],
-                            [.stepResult, .stepResult],
-                        ])
-                    for answer in answers[1] {
-                        guard case .failure(let error) = answer else { continue }
-                        #expect(error.code == .claimed && error.message.contains("\(old)"), "\(error)")
+                    // With a claim of its own it goes on.
+                    let taken = try await onOwnThread { () throws -> [Message] in
+                        let new = try RawSteps(topology: topology, claiming: sequence, in: cluster)
+                        let stranger = try Stranger(new, endpoints)
+                        let step = ranks.map { new.message(trace, 30..<40, to: $0, on: sequence) }
+                        return try stranger.ask(1, Self.rewind(sequence, new)) + stranger.ask(2, step)
                     }
-                    for answer in answers.enumerated().filter({ $0.offset != 1 }).flatMap(\.element) {
-                        guard case .failure(let error) = answer else { continue }
-                        #expect(error.code == .stepAborted && error.message.contains("rewound"), "\(error)")
-                    }
+                    #expect(taken.map(\.type) == [.rewound, .rewound, .stepResult, .stepResult])
                     #expect(try await client.status(of: sequence).layerLengths == [40])
                 }
             }

@@ -87,8 +87,10 @@ final class RawConnection {
     }
 
     /// Claims a sequence.
-    func claim(_ name: String, number: UInt64) throws -> Claim {
-        guard case .directoryReply(let reply) = try ask(.claim(name: name), number: number) else { throw Failure.ended }
+    func claim(_ sequence: SequenceHandle, number: UInt64) throws -> Claim {
+        guard case .directoryReply(let reply) = try ask(.claim(sequence.record.id, held: .none), number: number) else {
+            throw Failure.ended
+        }
         return reply.claim
     }
 
@@ -144,7 +146,24 @@ final class RawConnection {
 /// Step messages as a client makes them, one for each rank; queries are replicated.
 struct RawSteps: Sendable {
     let topology: Topology
+    var claims: [SequenceID: Claim] = [:]
     let client = ClientID.random()
+
+    init(topology: Topology) { self.topology = topology }
+
+    /// Takes sequences over.
+    init(topology: Topology, claiming sequences: SequenceHandle..., in cluster: TestCluster) throws {
+        self.topology = topology
+        let coordinator = try RawConnection.client(cluster.local.coordinatorEndpoint)
+        for (index, sequence) in sequences.enumerated() {
+            claims[sequence.record.id] = try coordinator.claim(sequence, number: UInt64(index + 1))
+        }
+    }
+
+    /// A claimed sequence and a length of it, for a commit or a rewind.
+    func length(_ length: Int, of sequence: SequenceHandle) -> SequenceLength {
+        SequenceLength(sequence: sequence.record.id, length: length, claim: claims[sequence.record.id] ?? .none)
+    }
 
     func tag(_ number: UInt64) -> Tag { Tag(client: client, number: number) }
 
@@ -163,7 +182,11 @@ struct RawSteps: Sendable {
         return .step(
             StepRequest(
                 model: sequence.model.id, queryMode: .replicate, wantsLSE: true, timeoutMilliseconds: 60_000,
-                entries: [sequence.entry(position: range.lowerBound, count: range.count)], queryDataType: .float32,
+                entries: [
+                    StepRequest.Entry(
+                        sequence: sequence.record.id, position: range.lowerBound, count: range.count,
+                        claim: claims[sequence.record.id] ?? .none)
+                ], queryDataType: .float32,
                 keyValueDataType: .float32, queryHeads: queryHeads.count, kvHeads: kvHeads.count,
                 keyDim: shape.keyDim, valueDim: shape.valueDim,
                 queries: rows(layer.queries, shape.queryHeads, queryHeads, shape.keyDim),
@@ -198,7 +221,7 @@ struct Pipeline: Sendable {
         let topology = try await cluster.withClient { try await $0.readyTopology() }
         let endpoints = cluster.local.rankEndpoints
         return try await onOwnThread {
-            let steps = RawSteps(topology: topology)
+            let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
             let ranks = topology.shape.allRanks
             let connections = try endpoints.map { try RawConnection.client($0) }
             let starts = Array(stride(from: 0, to: trace.tokens, by: stepTokens))

@@ -174,7 +174,7 @@ struct SoakClient {
             } catch {
                 failure = error
             }
-            let progress = try await resume(index, after: failure, answered: answered)
+            let progress = try await resume(index, after: failure, answered: answered.min() ?? 0)
             try check(progress, conversations[index])
             lengths = progress.layerLengths
         }
@@ -214,7 +214,7 @@ struct SoakClient {
     }
 
     private mutating func resume(
-        _ index: Int, after failure: ServiceError?, answered: [Int]? = nil
+        _ index: Int, after failure: ServiceError?, answered: Int = 0
     ) async throws -> SequenceProgress {
         let (cluster, handle) = (cluster, conversations[index].handle)
         guard let failure else {
@@ -222,7 +222,7 @@ struct SoakClient {
         }
         let name = "\(failure.code)"
         tally.update { $0.errors[name, default: 0] += 1 }
-        return try await cluster.resume(handle, after: failure, answered: answered ?? [], &outages)
+        return try await cluster.resume(handle, after: failure, answered: answered, &outages)
     }
 
     private mutating func succeeded() {
@@ -258,9 +258,9 @@ struct SoakClient {
                 "\(conversation.handle.record.name) has \(progress.committedLength) committed tokens, acknowledged were "
                     + "\(allowed.first ?? 0), asked for at most \(allowed.last ?? 0)")
         }
-        guard progress.layerLengths.allSatisfy({ $0 >= progress.committedLength }) else {
+        guard progress.layerLengths.allSatisfy({ $0 == progress.length && $0 >= progress.committedLength }) else {
             throw SoakFailure(
-                "\(conversation.handle.record.name) has layers shorter than what is committed: \(progress)")
+                "\(conversation.handle.record.name) has layers that end apart, or before what is committed: \(progress)")
         }
         tally.update { $0.commitsChecked += 1 }
     }

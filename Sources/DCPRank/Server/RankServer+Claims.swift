@@ -1,0 +1,79 @@
+internal import DCPCache
+internal import DCPCore
+internal import DCPTransport
+internal import DCPWire
+internal import NIOCore
+
+/// Who may change a sequence, and what becomes of tokens whose client is gone.
+extension RankServer {
+    /// Refuses what does not state the latest claim on its sequence; otherwise notes that its client is there.
+    func checkClaim(_ claim: Claim, on sequence: SequenceID, from link: Link) throws(ServiceError) {
+        guard let state = cache.state(of: sequence) else { throw unknown(sequence) }
+        try owners.check(claim, on: sequence, stored: state.claim, in: coordinator.epoch)
+        guard let connection = incoming[ObjectIdentifier(link)]?.ordinal else { return }
+        owners.use(sequence, over: connection)
+    }
+
+    /// A client takes a sequence over. Older claims are refused from now on; what they have begun ends first.
+    func take(over sequence: SequenceID, _ claim: Claim, done: @escaping (Result<Void, ServiceError>) -> Void) {
+        owners.claimed(sequence, claim, at: now)
+        abortSteps(
+            on: sequence,
+            ServiceError(.claimed, "\(sequence) was claimed by another client while the step was in flight."))
+        whenIdle(sequence) { [self] in
+            do throws(ServiceError) {
+                try cache.take(over: sequence, claim)
+                cursors.forget(sequence)
+                done(.success(()))
+            } catch {
+                done(.failure(error))
+            }
+        }
+    }
+
+    /// Takes back what clients that are gone have appended and not committed.
+    func endAbandonedClaims() {
+        let ended = owners.end(goneFor: UInt64(configuration.claimTimeout.nanoseconds), at: now) { sequence in
+            guard let state = cache.state(of: sequence) else { return false }
+            return state.layerLengths.contains { $0 > state.committedLength }
+        }
+        for sequence in ended { takeBackUncommitted(of: sequence) }
+    }
+
+    private func takeBackUncommitted(of sequence: SequenceID) {
+        abortSteps(on: sequence, ServiceError(.stepAborted, "The client of \(sequence) is gone."))
+        whenIdle(sequence) { [self] in
+            guard let state = cache.state(of: sequence) else { return }
+            let tokens = (state.layerLengths.max() ?? 0) - state.committedLength
+            do throws(ServiceError) {
+                try cache.rewind(sequence: sequence, length: state.committedLength)
+                cursors.forget(sequence)
+                counters.claimsEnded += 1
+                observe(.claimEnded(sequence, tokens: tokens, after: configuration.claimTimeout))
+            } catch {
+                observe(.claimNotEnded(sequence, error))
+            }
+        }
+    }
+
+    /// As the cache's refusal of an append for want of memory, with who has it.
+    func withHolders(_ error: ServiceError) -> ServiceError {
+        let holdings = cache.uncommittedHoldings
+        guard error.code == .overloaded, !holdings.isEmpty else { return error }
+        let named = holdings.prefix(Self.holdersNamedMax).map { sequence, byteCount in
+            let isGone = owners.goneFor(sequence, at: now).map { gone in
+                let left = max(0, configuration.claimTimeout.nanoseconds - Int64(gone)) / 1_000_000_000
+                return ", whose client is gone, taken back in \(left) s"
+            }
+            return "\(sequence) \(byteCount) bytes\(isGone ?? "")"
+        }
+        let rest = holdings.count - named.count
+        var error = error
+        error.message += " Held by \(named.joined(separator: "; "))\(rest > 0 ? "; and \(rest) more" : "")."
+        return error
+    }
+
+    private static let holdersNamedMax = 8
+
+    var now: UInt64 { eventLoop.now.uptimeNanoseconds }
+}

@@ -1,0 +1,111 @@
+package import DCPCore
+
+/// Who may change each sequence on this rank, as a value: the client with the latest claim, for as long as it is there.
+///
+/// The coordinator tells every rank of a claim before its holder hears of it, so a request must state exactly the claim
+/// that is known here. What an older holder sent, whenever it comes, states another one.
+///
+/// A client that is gone, whose connection has closed or that has never come, keeps its claim for a while. Then the claim
+/// ends, and what the client has appended and not committed is nobody's: it would take up its place for ever.
+package struct SequenceOwners {
+    /// A connection of a client, as the server numbers them.
+    package typealias Connection = UInt64
+
+    private struct Owner {
+        var claim: Claim
+        /// The one that its last request came over, while it is open.
+        var connection: Connection?
+        var hasEnded = false
+    }
+
+    private var owners: [SequenceID: Owner] = [:]
+    private var used: [Connection: Set<SequenceID>] = [:]
+    /// Since when a holder is gone, and nobody has looked whether it has left something; in nanoseconds of any clock that
+    /// does not go back.
+    private var gone: [SequenceID: UInt64] = [:]
+
+    package init() {}
+
+    /// A client has claimed a sequence. One that comes again, or late, changes nothing.
+    package mutating func claimed(_ sequence: SequenceID, _ claim: Claim, at now: UInt64) {
+        if let owner = owners[sequence], owner.claim >= claim { return }
+        forget(sequence)
+        owners[sequence] = Owner(claim: claim)
+        gone[sequence] = now
+    }
+
+    /// The sequence is gone; its number is never given again.
+    package mutating func forget(_ sequence: SequenceID) {
+        leave(sequence)
+        owners[sequence] = nil
+        gone[sequence] = nil
+    }
+
+    private mutating func leave(_ sequence: SequenceID) {
+        guard let connection = owners[sequence]?.connection else { return }
+        used[connection]?.remove(sequence)
+        if used[connection]?.isEmpty ?? false { used[connection] = nil }
+        owners[sequence]!.connection = nil
+    }
+
+    /// Refuses a request that does not state the latest claim on a sequence.
+    ///
+    /// - Parameters:
+    ///   - stored: the claim that the store knows, where this value knows none.
+    ///   - epoch: the one that is served.
+    /// - Throws: `.claimed` when another client has claimed it since; `.staleEpoch` for a claim of an older epoch;
+    ///   `.stepAborted` when the claim has ended.
+    package func check(
+        _ claim: Claim, on sequence: SequenceID, stored: Claim, in epoch: Epoch
+    ) throws(ServiceError) {
+        let owner = owners[sequence]
+        let latest = max(owner?.claim ?? .none, stored)
+        if claim == latest, claim.isOf(epoch), let owner, !owner.hasEnded { return }
+        guard claim >= latest else {
+            throw ServiceError(
+                .claimed,
+                "\(sequence) was claimed by another client (\(latest)) after \(claim); one client at a time uses a sequence. "
+                    + "Resume it to take it over.")
+        }
+        guard claim.isOf(epoch) else {
+            throw ServiceError(.staleEpoch, "\(claim) on \(sequence) is not of \(epoch), which is served; resume it.")
+        }
+        throw ServiceError(
+            .stepAborted,
+            "\(claim) on \(sequence) has ended: its client was gone for too long, and what it had not committed was taken back. "
+                + "Resume the sequence.")
+    }
+
+    /// A request of the owner has come.
+    package mutating func use(_ sequence: SequenceID, over connection: Connection) {
+        guard let owner = owners[sequence], owner.connection != connection else { return }
+        leave(sequence)
+        owners[sequence]!.connection = connection
+        used[connection, default: []].insert(sequence)
+        gone[sequence] = nil
+    }
+
+    package mutating func closed(_ connection: Connection, at now: UInt64) {
+        for sequence in used.removeValue(forKey: connection) ?? [] {
+            owners[sequence]!.connection = nil
+            gone[sequence] = now
+        }
+    }
+
+    /// Ends the claims of clients that have been gone for some time.
+    ///
+    /// - Parameter isHolding: whether a sequence has uncommitted tokens. A claim that holds nothing does no harm: it stays.
+    /// - Returns: the sequences, by number.
+    package mutating func end(
+        goneFor patience: UInt64, at now: UInt64, where isHolding: (SequenceID) -> Bool
+    ) -> [SequenceID] {
+        let due = gone.filter { now >= $0.value + patience }.keys
+        for sequence in due { gone[sequence] = nil }
+        let ended = due.filter(isHolding).sorted()
+        for sequence in ended { owners[sequence]!.hasEnded = true }
+        return ended
+    }
+
+    /// For how long the holder of a sequence has been gone; nil while it is there, or nobody holds it.
+    package func goneFor(_ sequence: SequenceID, at now: UInt64) -> UInt64? { gone[sequence].map { now - $0 } }
+}
