@@ -86,7 +86,13 @@ extension ShardCache {
         let cache = ShardCache(
             rank: rank, cluster: cluster, settings: settings, environment: environment, tables: tables,
             writer: writer, content: content)
-        try cache.reverifyIfSuspect()
+        do throws(ServiceError) {
+            try cache.reverifyIfSuspect()
+        } catch {
+            // Not left to its deinit: what it has given to the writer holds it.
+            cache.close()
+            throw error
+        }
         return cache
     }
 
