@@ -19,7 +19,8 @@ struct SimulationTests {
         let counts = try #require(object["counts"] as? [String: Int])
         for what in [
             "stepResult", "committed", "rewound", "epochs", "kill", "killCoordinator", "powerLoss", "stop", "pause",
-            "partition", "halfPartition", "reset", "slow", "bitFlip", "tornPage", "fullDisk", "timeouts",
+            "partition", "halfPartition", "reset", "slow", "bitFlip", "tornPage", "fullDisk", "failedSync",
+            "timeouts", "overcommits", "closed together",
         ] {
             #expect(counts[what] ?? 0 > 0, "no \(what) in \(counts)")
         }

@@ -64,6 +64,7 @@ extension SimulatedClient {
             unanswered = nil
             wish.done(reply)
         }
+        mayOvercommit(beside: wish.claimed)
     }
 
     private func askDirectory(
@@ -74,7 +75,8 @@ extension SimulatedClient {
             switch result {
             case .success(.directoryReply(let reply)): done(reply)
             case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
-            case .failure(let error) where error.isRetryable: recover(after: error)
+            case .failure(let error) where error.isRetryable || simulation.isAwaitingRestart(error):
+                recover(after: error)
             case .failure(let error):
                 unanswered = nil
                 wish.refused(error)
@@ -182,6 +184,7 @@ extension SimulatedClient {
 
     /// Goes on after a failure of a request to the ranks.
     func failed(_ error: ServiceError) {
+        if simulation.isAwaitingRestart(error) { return recover(after: error) }
         if error.code == .storeDamaged {
             guard simulation.hasDamage else { return unexpected(error, doing) }
             turn += 1
