@@ -166,6 +166,39 @@ struct FaultTests {
         again.close()
     }
 
+    @Test(
+        "a failed sync fails the jobs that had to be synced, which are undone; the others have their own outcomes",
+        arguments: [Durability.everysec, .never])
+    func failedSyncOfGroup(_ durability: Durability) throws {
+        let disk = FaultyDisk()
+        let bench = try Bench(durability: durability)
+        bench.environment.inject(disk.faults)
+        let table = bench.table
+        let outcomes = Outcomes()
+        let undone = Mutex<[String]>([])
+        func submit(_ name: String, isSynced: Bool, isRefused: Bool) {
+            bench.writer.submit(
+                WriteJob(
+                    isSynced: isSynced,
+                    body: {
+                        if isRefused { throw Refused() }
+                        try $0.put(table, Array(name.utf8), [1])
+                    }, undo: { undone.withLock { $0.append(name) } }, completion: outcomes.record(name)))
+        }
+        let gate = bench.hold()
+        submit("refused", isSynced: false, isRefused: true)
+        submit("cut", isSynced: true, isRefused: false)
+        submit("refused cut", isSynced: true, isRefused: true)
+        submit("commit", isSynced: false, isRefused: false)
+        submit("close", isSynced: true, isRefused: false)
+        disk.failSyncs(EIO)
+        gate.open()
+        #expect(
+            outcomes.wait(5) == ["refused failed", "cut failed", "refused cut failed", "commit", "close failed"])
+        #expect(undone.withLock { $0 } == ["refused", "refused cut", "close", "cut"])
+        #expect(bench.writer.transactionsCommitted == 1)
+    }
+
     @Test("a disk that refuses writes fails commits, changes nothing, and is asked again until it takes them")
     func refusedWrite() throws {
         let disk = FaultyDisk()

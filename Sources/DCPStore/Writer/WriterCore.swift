@@ -195,9 +195,19 @@ final class WriterCore: @unchecked Sendable {
         committed(pages: pages, isFreeing: isFreeing)
         if isDirty, jobs.contains(where: \.isSynced) {
             sync()
-            if let failure { return jobs.map { $0.isSynced ? .failure(failure) : .success(()) } }
+            if let failure { failSynced(jobs, &outcomes, failure) }
         }
         return outcomes
+    }
+
+    /// The transaction is in the file and may never be on the disk: what had to be there has failed, and memory shows it
+    /// no longer. The others have the outcomes they had.
+    private func failSynced(_ jobs: [WriteJob], _ outcomes: inout [Result<Void, any Error>], _ failure: StoreError) {
+        for (index, job) in jobs.enumerated().reversed() where job.isSynced {
+            guard case .success = outcomes[index] else { continue }
+            job.undo()
+            outcomes[index] = .failure(failure)
+        }
     }
 
     /// With `always` this syncs the pages, and then the page that makes them count.
