@@ -49,8 +49,10 @@ public final class Environment: @unchecked Sendable {
     ///   - mapByteCountMax: the largest size of the data file. Address space only, the file grows as it is filled.
     ///   - tablesMax: the largest number of tables.
     /// - Throws: `.inUse`, `.refused`, `.damaged`.
+    ///   - checkedPage: called for each page that is checked before the store is opened: on a slow disk that takes a while.
     public convenience init(
-        directory: String, mapByteCountMax: Int, tablesMax: Int, durability: Durability
+        directory: String, mapByteCountMax: Int, tablesMax: Int, durability: Durability,
+        checkedPage: @escaping () -> Void = {}
     ) throws(StoreError) {
         try Self.makeDirectory(directory)
         let mapPages = mapByteCountMax / Int(sysconf(Int32(_SC_PAGESIZE)))
@@ -58,7 +60,7 @@ public final class Environment: @unchecked Sendable {
         if durability != .always { flags |= UInt32(MDB_NOSYNC) }
         try self.init(
             directory: directory, mapPages: mapPages, reservedPages: Self.reservedPages(mapPages: mapPages),
-            tablesMax: tablesMax, flags: flags)
+            tablesMax: tablesMax, flags: flags, checkedPage: checkedPage)
     }
 
     /// Opens an existing store to read it. Creates and changes nothing but the lock file.
@@ -67,11 +69,13 @@ public final class Environment: @unchecked Sendable {
     public convenience init(readingDirectory directory: String, tablesMax: Int) throws(StoreError) {
         try Self.checkHoldsStore(directory)
         try self.init(
-            directory: directory, mapPages: 0, reservedPages: 0, tablesMax: tablesMax, flags: Self.readingFlags)
+            directory: directory, mapPages: 0, reservedPages: 0, tablesMax: tablesMax, flags: Self.readingFlags,
+            checkedPage: {})
     }
 
     private init(
-        directory: String, mapPages: Int, reservedPages: Int, tablesMax: Int, flags: UInt32
+        directory: String, mapPages: Int, reservedPages: Int, tablesMax: Int, flags: UInt32,
+        checkedPage: @escaping () -> Void
     ) throws(StoreError) {
         let lock = try StoreLock(directory: directory)
         let dataPath = directory + "/data.mdb"
@@ -86,7 +90,7 @@ public final class Environment: @unchecked Sendable {
         }
         let isReading = flags & UInt32(MDB_RDONLY) != 0
         // Also against SIGBUS: what is read through the map is in the file.
-        if fileByteCount > 0 { try PageCheck.run(dataPath, isReading ? .values : .trees) }
+        if fileByteCount > 0 { try PageCheck.run(dataPath, isReading ? .values : .trees, checkedPage) }
         var created: OpaquePointer?
         try StoreError.check(mdb_env_create(&created), "create an environment")
         guard let handle = created else { throw StoreError(.unexpected, "mdb_env_create gave no environment.") }
