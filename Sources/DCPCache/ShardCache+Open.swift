@@ -75,7 +75,7 @@ extension ShardCache {
         if isNew {
             // Durable whatever the setting: a rank must not forget which store it is.
             try environment.sync()
-            environment.markCreated()
+            try environment.markCreated()
         }
         var loader = StoreLoader(
             rank: rank, cluster: cluster, environment: environment, tables: tables, progress: progress)

@@ -49,7 +49,7 @@ struct DurabilityTests {
         let path = directory.path("store")
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         try disk.lastCopy.write(to: URL(fileURLWithPath: path + "/data.mdb"))
-        try "pid 1\ncreated\n".write(toFile: path + "/dcp-store.lock", atomically: true, encoding: .utf8)
+        try Data().write(to: URL(fileURLWithPath: path + "/dcp-store.created"))
         let rig = try Rig(path: path)
         try body(rig)
     }

@@ -129,6 +129,7 @@ struct FaultTests {
         let disk = FaultyDisk()
         let bench = try Bench(durability: durability)
         bench.environment.inject(disk.faults)
+        try bench.environment.markCreated()
         let conditions = Conditions()
         bench.writer.observeCondition { conditions.note($0) }
         try put(bench, "a")
@@ -158,12 +159,54 @@ struct FaultTests {
         let reopened = try Environment(
             directory: bench.directory.path("store"), mapByteCountMax: 1 << 26, tablesMax: 2, durability: durability)
         #expect(reopened.isSuspect, "the mark is in the directory")
-        reopened.mark(suspect: false)
+        try reopened.mark(suspect: false)
         reopened.close()
         let again = try Environment(
             directory: bench.directory.path("store"), mapByteCountMax: 1 << 26, tablesMax: 2, durability: durability)
         #expect(!again.isSuspect && again.wasCreated)
         again.close()
+    }
+
+    @Test("a store that cannot be marked after a failed sync says so, with what to do instead")
+    func unmarkable() throws {
+        let disk = FaultyDisk()
+        let bench = try Bench(durability: .always)
+        bench.environment.inject(disk.faults)
+        // In the place of the mark, and not to be opened for writing.
+        try FileManager.default.createDirectory(
+            atPath: bench.directory.path("store/dcp-store.suspect"), withIntermediateDirectories: false)
+        disk.failSyncs(EIO)
+        let error = try refusal { try put(bench, "a") }
+        #expect(error.code == .damaged && error.cause == EIO)
+        #expect(error.message.contains("could not be marked") && error.message.contains("dcpctl verify"))
+    }
+
+    @Test("what a store remembers is not lost when its lock file is")
+    func marks() throws {
+        let directory = TemporaryDirectory()
+        let path = directory.path("store")
+        func open() throws -> Environment {
+            try Environment(directory: path, mapByteCountMax: 1 << 24, tablesMax: 2, durability: .never)
+        }
+        var environment = try open()
+        #expect(!environment.wasCreated && !environment.isSuspect)
+        try environment.beginSetup().commit()
+        for _ in 0..<2 {
+            try environment.markCreated()
+            try environment.mark(suspect: true)
+        }
+        environment.close()
+        // As a loss of power leaves a file that was being written.
+        try Data().write(to: URL(fileURLWithPath: path + "/dcp-store.lock"))
+        environment = try open()
+        #expect(environment.wasCreated && environment.isSuspect)
+        for _ in 0..<2 { try environment.mark(suspect: false) }
+        environment.close()
+        environment = try open()
+        #expect(environment.wasCreated && !environment.isSuspect)
+        environment.close()
+        try FileManager.default.removeItem(atPath: path + "/data.mdb")
+        #expect(try refusal { _ = try open() }.code == .damaged)
     }
 
     @Test(

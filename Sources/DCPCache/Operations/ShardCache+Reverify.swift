@@ -33,8 +33,10 @@ extension ShardCache {
         result.progress = batch.progress
         let damaged = result.findings.filter(\.isDamage).compactMap(\.sequence)
         result.damagedSequences = Set(damaged + damagedSequences).sorted()
-        try mapping { () throws(StoreError) in try environment.sync() }
-        environment.mark(suspect: false)
+        try mapping { () throws(StoreError) in
+            try environment.sync()
+            try environment.mark(suspect: false)
+        }
         reverified.withLock { $0 = result }
     }
 }

@@ -39,10 +39,14 @@ public final class CoordinatorStore: Sendable {
         } catch {
             throw Self.serviceError(error)
         }
-        // Every record has just been read from the disk and compared with its checksum.
-        if environment.isSuspect { environment.mark(suspect: false) }
-        guard initialState.epoch == .none else { return }
-        environment.markCreated()
+        do throws(StoreError) {
+            // Every record has just been read from the disk and compared with its checksum.
+            if environment.isSuspect { try environment.mark(suspect: false) }
+            guard initialState.epoch == .none else { return }
+            try environment.markCreated()
+        } catch {
+            throw Self.serviceError(error)
+        }
         persist([StateCoding.encode(shape)]) { _ in }
     }
 
