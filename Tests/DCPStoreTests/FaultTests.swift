@@ -209,6 +209,25 @@ struct FaultTests {
         #expect(try refusal { _ = try open() }.code == .damaged)
     }
 
+    @Test("the writer tells since when it is at something, and that it waits")
+    func busy() throws {
+        let bench = try Bench()
+        let (entered, gate) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
+        let done = Outcome()
+        bench.writer.submit(
+            WriteJob(
+                body: { _ in
+                    entered.signal()
+                    gate.wait()
+                }, completion: done.finish))
+        entered.wait()
+        #expect(bench.writer.busySince != nil)
+        gate.signal()
+        try done.wait()
+        bench.writer.close()
+        #expect(bench.writer.busySince == nil)
+    }
+
     @Test(
         "a failed sync fails the jobs that had to be synced, which are undone; the others have their own outcomes",
         arguments: [Durability.everysec, .never])

@@ -50,6 +50,9 @@ public final class CoordinatorStore: Sendable {
         persist([StateCoding.encode(shape)]) { _ in }
     }
 
+    /// As `Writer.busySince`.
+    public var writerBusySince: UInt64? { writer.busySince }
+
     /// Makes changes durable, all or none. The completion is called on the writer's thread.
     public func persist(
         _ changes: [StateChange], completion: @escaping @Sendable (Result<Void, ServiceError>) -> Void

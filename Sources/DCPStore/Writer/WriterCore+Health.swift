@@ -95,6 +95,7 @@ extension WriterCore {
 
     /// Asks the disk again. The commits that wait meanwhile are those of one allocation and one sync.
     func probe() {
+        beginsPiece()
         nextProbe = nil
         guard case .refused = health.withLock({ $0.condition }) else { return }
         let wanted = health.withLock { $0.wantedByteCount }
