@@ -2,12 +2,28 @@ internal import Synchronization
 
 /// How far the loading of a store is. Read from any thread while another loads.
 public final class LoadProgress: Sendable {
-    private let count = Atomic<Int>(0)
+    private let pages = Atomic<Int>(0)
+    private let blocks = Atomic<Int>(0)
+    private let sequences = Atomic<Int>(0)
+    private let batches = Atomic<Int>(0)
 
     public init() {}
 
-    /// Blocks that have been indexed.
-    public var blocks: Int { count.load(ordering: .relaxed) }
+    /// Everything that was done so far, whatever it was: more than before for as long as the loading goes on.
+    public var steps: Int { count(pages) + count(blocks) + count(sequences) + count(batches) }
 
-    func advance() { count.add(1, ordering: .relaxed) }
+    /// For the line of `systemctl status`.
+    public var description: String {
+        let loaded = "\(count(pages)) pages checked, \(count(blocks)) blocks and \(count(sequences)) sequences indexed"
+        return count(batches) == 0 ? loaded : loaded + ", \(count(batches)) batches verified after a failed sync"
+    }
+
+    private func count(_ part: borrowing Atomic<Int>) -> Int { part.load(ordering: .relaxed) }
+
+    /// A page of a tree has been checked.
+    func checkedPage() { pages.add(1, ordering: .relaxed) }
+    func indexedBlock() { blocks.add(1, ordering: .relaxed) }
+    func indexedSequence() { sequences.add(1, ordering: .relaxed) }
+    /// Some megabytes of a store in which a sync had failed.
+    func verifiedBatch() { batches.add(1, ordering: .relaxed) }
 }

@@ -71,19 +71,17 @@ extension ShardCache {
     /// The most pages one transaction frees: the list of freed pages is itself a value, and the reserve must hold it.
     static let pagesFreedMax = 8192
 
-    /// Deletes blocks up to the bound of one transaction.
+    /// Deletes blocks up to the bound of one transaction, whose other jobs delete some too.
     /// - Returns: what is left to delete.
     func delete(_ doomed: [DoomedBlocks], _ transaction: inout WriteTransaction) throws -> [DoomedBlocks] {
-        var pages = 0
         var rest: [DoomedBlocks] = []
         for range in doomed {
             for layer in range.layers {
                 var remaining = range
                 remaining.layers = layer..<layer + 1
-                while pages < Self.pagesFreedMax, let index = remaining.blocks.first {
+                while transaction.pagesFreed < Self.pagesFreedMax, let index = remaining.blocks.first {
                     let key = BlockKey(model: range.model, writer: range.writer, layer: layer, index: index)
-                    try transaction.delete(tables.blocks, key.bytes)
-                    pages += range.pages
+                    try transaction.delete(tables.blocks, key.bytes, pages: range.pages)
                     remaining.blocks.removeFirst()
                 }
                 if !remaining.blocks.isEmpty { rest.append(remaining) }

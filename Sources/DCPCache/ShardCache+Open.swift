@@ -29,7 +29,8 @@ struct CacheTables: Sendable {
 extension ShardCache {
     /// Opens the store of a rank, or makes it when the directory is missing or empty.
     ///
-    /// Reads keys and records only, no payload: the time depends on the number of blocks, not on their size.
+    /// Reads keys and records only, no payload: the time depends on the number of blocks, not on their size. After a sync
+    /// that failed it reads everything.
     /// - Parameter progress: counts while it reads.
     /// - Throws: `.storeRefused` for a store in use, of another rank, cluster or format, or a path that is not a
     ///   directory; `.storeDamaged` for a truncated file or a damaged superblock or model; `.storeFull`.
@@ -41,7 +42,7 @@ extension ShardCache {
         do {
             let environment = try Environment(
                 directory: directory, mapByteCountMax: settings.mapByteCountMax, tablesMax: CacheTables.count,
-                durability: settings.durability)
+                durability: settings.durability, checkedPage: { progress?.checkedPage() })
             do {
                 return try environment.withoutReadAhead {
                     try open(environment, rank: rank, cluster: cluster, settings: settings, progress)
@@ -74,7 +75,7 @@ extension ShardCache {
         if isNew {
             // Durable whatever the setting: a rank must not forget which store it is.
             try environment.sync()
-            environment.markCreated()
+            try environment.markCreated()
         }
         var loader = StoreLoader(
             rank: rank, cluster: cluster, environment: environment, tables: tables, progress: progress)
@@ -86,7 +87,13 @@ extension ShardCache {
         let cache = ShardCache(
             rank: rank, cluster: cluster, settings: settings, environment: environment, tables: tables,
             writer: writer, content: content)
-        try cache.reverifyIfSuspect()
+        do throws(ServiceError) {
+            try cache.reverifyIfSuspect(progress)
+        } catch {
+            // Not left to its deinit: what it has given to the writer holds it.
+            cache.close()
+            throw error
+        }
         return cache
     }
 

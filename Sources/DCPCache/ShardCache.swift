@@ -26,7 +26,8 @@ public final class ShardCache: Sendable {
     let sequenceCaches: Mutex<[SequenceID: SequenceCache]>
     /// Sequences whose record is damaged: nothing of them can be served, only `close` accepts them.
     let damagedRecords: Mutex<[SequenceID: String]>
-    /// Changed by the writer's thread only.
+    /// Changed by the writer's thread only: of a cut and of a close in the body, so that those behind it in the transaction
+    /// see what is no longer covered, and taken back by the undo.
     let lineages: Mutex<LineageTable>
     /// Blocks that no lineage covers and that are not deleted yet. Changed by the writer's thread only.
     let doomed: Mutex<[DoomedBlocks]>

@@ -49,6 +49,7 @@ struct StoreLoader {
         if content.damagedRecords.isEmpty { content.orphans = orphans }
         for (id, record) in records {
             content.sequences[id] = try sequence(id, record, content.models)
+            progress?.indexedSequence()
         }
         return content
     }
@@ -115,7 +116,7 @@ struct StoreLoader {
         var found: [UInt64: [Int: LayerBlocks]] = [:]
         let pageByteCount = environment.pageByteCount
         try read.scan(tables.blocks) { bytes, value in
-            progress?.advance()
+            progress?.indexedBlock()
             guard let key = BlockKey(bytes) else { return true }
             guard let model = models[key.model], lineages.isCovered(writer: key.writer, block: key.index) else {
                 Self.append(key, pages: (15 + value.count) / pageByteCount + 1, to: &orphans)

@@ -48,14 +48,28 @@ public struct ClusterShape: Hashable, Sendable {
         (0..<contextRanks).map { rank(headGroup: group, contextRank: $0) }
     }
 
+    /// A block is one value of a store, which keeps its size in 32 bits. Room for its header is left.
+    public static let blockByteCountMax = (1 << 32) - 4096
+
     /// Whether a model can be served by this cluster.
-    /// - Throws: `.invalidModel` when the head groups do not divide the KV heads.
+    /// - Throws: `.invalidModel` when the head groups do not divide the KV heads, or a block would be too large.
     public func check(_ model: ModelShape) throws(ServiceError) {
         guard model.kvHeads % headGroups == 0 else {
             throw ServiceError(
                 .invalidModel,
                 "\(model.kvHeads) KV heads cannot be divided over the cluster's \(headGroups) head groups; serve this "
                     + "model from a cluster whose --head-groups divides its KV heads (1 always does).")
+        }
+        let tokenByteCount =
+            model.kvHeads / headGroups * (model.keyDim + model.valueDim) * model.kvDataType.byteCount
+        guard tokenByteCount * layout.blockTokens <= Self.blockByteCountMax else {
+            throw ServiceError(
+                .invalidModel,
+                "A block of \(layout.blockTokens) tokens of \(tokenByteCount) bytes has "
+                    + "\(tokenByteCount * layout.blockTokens) bytes, above the limit of \(Self.blockByteCountMax); serve this "
+                    + "model from a cluster with fewer --block-tokens, at most "
+                    + "\(Self.blockByteCountMax / tokenByteCount / ContextLayout.blockTokensMultiple * ContextLayout.blockTokensMultiple), "
+                    + "or more --head-groups.")
         }
     }
 

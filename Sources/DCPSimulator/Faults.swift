@@ -65,6 +65,9 @@ final class Faults: @unchecked Sendable {
         case .fullDisk:
             let time = world.delay(.milliseconds(200) ... .seconds(8))
             rank.disk.fill(until: world.now + time)
+        case .failedSync:
+            let time = world.delay(.milliseconds(200) ... .seconds(8))
+            rank.disk.failSyncs(until: world.now + time)
         }
     }
 

@@ -30,6 +30,8 @@ public struct Violation: Error, Sendable {
         case wrongRefusal = "wrong refusal"
         /// A daemon starts again after whatever happened to it.
         case refusedStart = "refused start"
+        /// Nothing stays in a store that no sequence refers to.
+        case leftover = "leftover"
     }
 
     public var rule: Rule
@@ -75,6 +77,7 @@ public final class Simulation: @unchecked Sendable {
 
     private static let faultSeconds = 40
     private static let calmSeconds = 180
+    private static let deletionSeconds = 60
 
     /// - Parameters:
     ///   - steps: script entries over all clients.
@@ -120,6 +123,7 @@ public final class Simulation: @unchecked Sendable {
                     "\(client.name) is still \(client.doing), \(Self.calmSeconds) s after the last fault")
             }
         }
+        if violation == nil { verifyStores() }
         let outcome = Outcome(
             seed: seed, steps: steps, traceHash: world.trace.hash, events: world.eventCount,
             simulatedSeconds: Double(world.now - start) / 1e9, violation: violation, counts: counts)
@@ -131,6 +135,27 @@ public final class Simulation: @unchecked Sendable {
         while violation == nil, !isDone(), world.step(until: deadline) {}
     }
 
+    /// All is done, and what was closed is deleted: a store holds what its sequences refer to, and nothing else.
+    private func verifyStores() {
+        run(until: world.now + UInt64(Self.deletionSeconds) * 1_000_000_000) { self.ranks.allSatisfy(\.isQuiet) }
+        for rank in ranks where violation == nil {
+            guard rank.isQuiet else {
+                return violate(
+                    .endlessWait, "\(rank.name) still deletes, \(Self.deletionSeconds) s after the last close")
+            }
+            do throws(ServiceError) {
+                let findings = try rank.verify()
+                if let leftover = findings.first(where: { !$0.kind.isDamage }) {
+                    violate(.leftover, leftover.message)
+                } else if !hasDamage, let damage = findings.first {
+                    violate(.lostCommit, damage.message)
+                }
+            } catch {
+                violate(.wrongRefusal, "\(rank.name) cannot be verified: \(error)")
+            }
+        }
+    }
+
     private func calmDown() {
         world.trace.note("calm")
         isCalm = true
@@ -140,7 +165,7 @@ public final class Simulation: @unchecked Sendable {
         for client in clients { client.remaining = min(client.remaining, 3) }
         if !coordinator.isUp { coordinator.start() }
         for rank in ranks {
-            rank.disk.empty()
+            rank.disk.heal()
             if !rank.isUp { rank.start() }
         }
         for process in processes {
@@ -223,14 +248,20 @@ public final class Simulation: @unchecked Sendable {
 
     func fatal(_ name: String, _ error: ServiceError) {
         count("fatal")
-        if !hasDamage { violate(.refusedStart, "\(name) ends: \(error)") }
+        if !hasDamage, !isAwaitingRestart(error) { violate(.refusedStart, "\(name) ends: \(error)") }
     }
 
     /// What the rank had not synced is not promised any more.
-    func lostPower(_ rank: RankIndex) {
+    func lostUnsynced(_ rank: RankIndex) {
         guard knobs.durability != .always else { return }
         let synced = ranks[Int(rank.value)].disk.syncTime
-        for client in clients { client.lostPower(after: synced) }
+        for client in clients { client.lostUnsynced(after: synced) }
+    }
+
+    /// Whether an error says that a sync of a rank's store has failed, so that it waits to be started again.
+    func isAwaitingRestart(_ error: ServiceError) -> Bool {
+        error.code == .storeDamaged && error.message.contains("nothing more is written")
+            && counts["\(FaultKnobs.Kind.failedSync)"] != nil
     }
 
     /// Kills a rank within moments, or does not: what is on its way to it then is owed at its next join.

@@ -41,6 +41,7 @@ public final class Environment: @unchecked Sendable {
     private struct Lifetime: ~Copyable {
         var transactions = 0
         var isClosing = false
+        var isSuspect: Bool
         var lock: StoreLock?
     }
 
@@ -48,9 +49,11 @@ public final class Environment: @unchecked Sendable {
     ///   - directory: created with mode 0700 when it is missing.
     ///   - mapByteCountMax: the largest size of the data file. Address space only, the file grows as it is filled.
     ///   - tablesMax: the largest number of tables.
+    ///   - checkedPage: called for each page that is checked before the store is opened: on a slow disk that takes a while.
     /// - Throws: `.inUse`, `.refused`, `.damaged`.
     public convenience init(
-        directory: String, mapByteCountMax: Int, tablesMax: Int, durability: Durability
+        directory: String, mapByteCountMax: Int, tablesMax: Int, durability: Durability,
+        checkedPage: @escaping () -> Void = {}
     ) throws(StoreError) {
         try Self.makeDirectory(directory)
         let mapPages = mapByteCountMax / Int(sysconf(Int32(_SC_PAGESIZE)))
@@ -58,7 +61,7 @@ public final class Environment: @unchecked Sendable {
         if durability != .always { flags |= UInt32(MDB_NOSYNC) }
         try self.init(
             directory: directory, mapPages: mapPages, reservedPages: Self.reservedPages(mapPages: mapPages),
-            tablesMax: tablesMax, flags: flags)
+            tablesMax: tablesMax, flags: flags, checkedPage: checkedPage)
     }
 
     /// Opens an existing store to read it. Creates and changes nothing but the lock file.
@@ -67,18 +70,22 @@ public final class Environment: @unchecked Sendable {
     public convenience init(readingDirectory directory: String, tablesMax: Int) throws(StoreError) {
         try Self.checkHoldsStore(directory)
         try self.init(
-            directory: directory, mapPages: 0, reservedPages: 0, tablesMax: tablesMax, flags: Self.readingFlags)
+            directory: directory, mapPages: 0, reservedPages: 0, tablesMax: tablesMax, flags: Self.readingFlags,
+            checkedPage: {})
     }
 
     private init(
-        directory: String, mapPages: Int, reservedPages: Int, tablesMax: Int, flags: UInt32
+        directory: String, mapPages: Int, reservedPages: Int, tablesMax: Int, flags: UInt32,
+        checkedPage: @escaping () -> Void
     ) throws(StoreError) {
         let lock = try StoreLock(directory: directory)
+        let wasCreated = StoreMark.created.isSet(in: directory)
+        let isSuspect = StoreMark.suspect.isSet(in: directory)
         let dataPath = directory + "/data.mdb"
-        if lock.isSuspect { SyncWitness.dropCache(dataPath) }
+        if isSuspect { SyncWitness.dropCache(dataPath) }
         var status = stat()
         let fileByteCount = stat(dataPath, &status) == 0 ? Int(status.st_size) : 0
-        guard fileByteCount > 0 || !lock.wasCreated else {
+        guard fileByteCount > 0 || !wasCreated else {
             throw StoreError(
                 .damaged,
                 "The data file \(dataPath) is missing or empty, but this store has been written before; restore it, or "
@@ -86,7 +93,7 @@ public final class Environment: @unchecked Sendable {
         }
         let isReading = flags & UInt32(MDB_RDONLY) != 0
         // Also against SIGBUS: what is read through the map is in the file.
-        if fileByteCount > 0 { try PageCheck.run(dataPath, isReading ? .values : .trees) }
+        if fileByteCount > 0 { try PageCheck.run(dataPath, isReading ? .values : .trees, checkedPage) }
         var created: OpaquePointer?
         try StoreError.check(mdb_env_create(&created), "create an environment")
         guard let handle = created else { throw StoreError(.unexpected, "mdb_env_create gave no environment.") }
@@ -113,16 +120,19 @@ public final class Environment: @unchecked Sendable {
         self.reservedPages = reservedPages
         self.directory = directory
         self.pageByteCount = Int(pages.ms_psize)
-        self.wasCreated = lock.wasCreated
+        self.wasCreated = wasCreated
         map = EnvironmentMap(of: dataPath)
         watchedMap = map.map { dcp_map_watch($0.address, $0.byteCount, dataPath) } ?? -1
-        self.lifetime = Mutex(Lifetime(lock: lock))
+        self.lifetime = Mutex(Lifetime(isSuspect: isSuspect, lock: lock))
     }
 
     static func reservedPages(mapPages: Int) -> Int { min(max(mapPages / 64, 256), 4096) }
 
     private static func makeDirectory(_ directory: String) throws(StoreError) {
-        if mkdir(directory, 0o700) != 0, errno != EEXIST {
+        if mkdir(directory, 0o700) == 0 {
+            // What is made durable in it is no use if its own name is lost.
+            try StoreMark.sync(directory + "/..")
+        } else if errno != EEXIST {
             throw StoreError.lmdb(errno, "create the store's directory \(directory)")
         }
         var status = stat()
@@ -131,18 +141,20 @@ public final class Environment: @unchecked Sendable {
         }
     }
 
-    /// Remembers that the store has been filled: from now on an empty data file is damage.
-    public func markCreated() {
-        lifetime.withLock { $0.lock?.markCreated() }
-    }
+    /// Remembers durably that the store has been filled: from now on an empty data file is damage.
+    public func markCreated() throws(StoreError) { try StoreMark.created.set(in: directory) }
 
     var dataPath: String { directory + "/data.mdb" }
 
     /// Whether a sync of the store failed and nothing has verified it since.
-    public var isSuspect: Bool { lifetime.withLock { $0.lock?.isSuspect ?? false } }
+    public var isSuspect: Bool { lifetime.withLock { $0.isSuspect } }
 
-    /// Remembers that the store has to be verified before it is trusted again, or that it was.
-    public func mark(suspect: Bool) { lifetime.withLock { $0.lock?.mark(suspect: suspect) } }
+    /// Remembers durably that the store has to be verified before it is trusted again, or that it was. By the writer's
+    /// thread, or before there is one, so the store is still locked.
+    public func mark(suspect: Bool) throws(StoreError) {
+        lifetime.withLock { $0.isSuspect = suspect }
+        try suspect ? StoreMark.suspect.set(in: directory) : StoreMark.suspect.clear(in: directory)
+    }
 
     package func inject(_ faults: StoreFaults) { self.faults.withLock { $0 = faults } }
 

@@ -6,17 +6,12 @@ internal import Glibc
 /// database twice in the same process at the same time". An `flock` belongs to the open file description, so it
 /// excludes both, and the kernel releases it when the process dies.
 ///
-/// The file is text: `pid <holder>`, then `created` once the store has been filled for the first time, then `suspect`
-/// after a sync that failed. `created` tells a data file that was emptied from one that was never written; `suspect`
-/// lasts until the store was verified.
+/// The file is text, `pid <holder>`, for whoever is told that the store is in use. What has to be remembered is in files of
+/// its own: see `StoreMark`.
 struct StoreLock: ~Copyable {
     static let fileName = "dcp-store.lock"
 
     private let descriptor: Int32
-    /// Whether the store had been marked as created when it was locked.
-    let wasCreated: Bool
-    /// Whether a sync of it failed and nothing has verified it since.
-    private(set) var isSuspect: Bool
 
     init(directory: String) throws(StoreError) {
         let path = directory + "/" + Self.fileName
@@ -24,8 +19,8 @@ struct StoreLock: ~Copyable {
         guard descriptor >= 0 else { throw StoreError.lmdb(errno, "open the lock file \(path)") }
         let locked = flock(descriptor, LOCK_EX | LOCK_NB)
         let cause = errno
-        let content = Self.read(descriptor)
         guard locked == 0 else {
+            let content = Self.read(descriptor)
             Glibc.close(descriptor)
             guard cause == EWOULDBLOCK else { throw StoreError.lmdb(cause, "lock \(path)") }
             let holder = content.split(separator: "\n").first { $0.hasPrefix("pid ") }.map {
@@ -37,27 +32,12 @@ struct StoreLock: ~Copyable {
             )
         }
         self.descriptor = descriptor
-        self.wasCreated = content.contains("created")
-        self.isSuspect = content.contains("suspect")
-        write(created: wasCreated)
+        writeHolder()
     }
 
-    /// Remembers that the store has been written, durably.
-    func markCreated() {
-        write(created: true)
-        fsync(descriptor)
-    }
-
-    /// Remembers that the store has to be verified, or that it was, as durably as the disk can.
-    mutating func mark(suspect: Bool) {
-        isSuspect = suspect
-        write(created: true)
-        fsync(descriptor)
-    }
-
-    private func write(created: Bool) {
-        let text = "pid \(getpid())\n" + (created ? "created\n" : "") + (isSuspect ? "suspect\n" : "")
-        // The content only serves messages and the emptied-file check, so a failed write is not an error of the store.
+    private func writeHolder() {
+        let text = "pid \(getpid())\n"
+        // It only serves messages, so a failed write is not an error of the store.
         _ = ftruncate(descriptor, 0)
         _ = text.withCString { pwrite(descriptor, $0, text.utf8.count, 0) }
     }

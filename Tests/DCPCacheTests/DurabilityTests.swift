@@ -49,7 +49,7 @@ struct DurabilityTests {
         let path = directory.path("store")
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         try disk.lastCopy.write(to: URL(fileURLWithPath: path + "/data.mdb"))
-        try "pid 1\ncreated\n".write(toFile: path + "/dcp-store.lock", atomically: true, encoding: .utf8)
+        try Data().write(to: URL(fileURLWithPath: path + "/dcp-store.created"))
         let rig = try Rig(path: path)
         try body(rig)
     }
@@ -99,6 +99,35 @@ struct DurabilityTests {
         try rig.commit(1, 20)
         rig.cache.close()
         try afterPowerLoss(disk) { (survivor: Rig) throws in #expect(try survivor.holds(1, tags(20))) }
+    }
+
+    @Test("a failed sync of a shared transaction: a refused commit stays refused, cuts and closes are not half done")
+    func failedSyncOfGroup() throws {
+        let disk = Disk()
+        let rig = try rig(.never, disk)
+        for id in 1...4 as ClosedRange<UInt64> {
+            try rig.open(id)
+            try rig.appendAll(id, at: 0, tags(40))
+            try rig.commit(id, id == 3 ? 20 : 40)
+        }
+        let gate = rig.hold()
+        let (cut, refused, good, closed) = (Pending(), Pending(), Pending(), Pending())
+        rig.cache.truncate(SequenceID(1), length: 10, completion: cut.finish)
+        rig.cache.commit([(SequenceID(2), 1000)], completion: refused.finish)
+        rig.cache.commit([(SequenceID(3), 40)], completion: good.finish)
+        rig.cache.close(SequenceID(4), completion: closed.finish)
+        disk.failSyncs(EIO)
+        gate.signal()
+        expect(.storeDamaged, "nothing more is written") { try cut.wait() }
+        expect(.positionMismatch, "1000") { try refused.wait() }
+        try good.wait()
+        expect(.storeDamaged, "nothing more is written") { try closed.wait() }
+        // As before, until the restart that decides.
+        for id in 1...4 as ClosedRange<UInt64> {
+            #expect(try rig.state(id).committedLength == 40)
+            #expect(try rig.holds(id, tags(40)))
+            try rig.append(id, layer: 0, at: 40, [1])
+        }
     }
 
     @Test("a failed sync: commits fail, the context is read on, and opening again verifies before it serves")

@@ -76,6 +76,18 @@ final class Rig {
 
     func state(_ id: UInt64) throws -> SequenceState { try #require(cache.state(of: SequenceID(id))) }
 
+    /// Keeps the writer in a completion until the returned semaphore is signalled: what is submitted meanwhile shares
+    /// transactions as far as it may.
+    func hold() -> DispatchSemaphore {
+        let (entered, gate) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
+        cache.removeModel(ModelID(999)) { _ in
+            entered.signal()
+            gate.wait()
+        }
+        entered.wait()
+        return gate
+    }
+
     /// Waits until the writer has done all that it was given, sweeps included.
     func settle() throws {
         for _ in 0..<3 { try finish { cache.removeModel(ModelID(999), completion: $0) } }

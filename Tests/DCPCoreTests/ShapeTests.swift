@@ -59,6 +59,19 @@ struct ShapeTests {
         #expect(error?.message.contains("4 KV heads") == true && error?.message.contains("3 head groups") == true)
     }
 
+    @Test("a model whose blocks are larger than a value can be is refused with the size, the limit and what fits")
+    func blockSize() throws {
+        let wide = try model(queryHeads: 1024, kvHeads: 1024, keyDim: 256, valueDim: 256, kvDataType: .float32)
+        let error = #expect(throws: ServiceError.self) { try cluster(blockTokens: 4096).check(wide) }
+        #expect(error?.code == .invalidModel)
+        for word in ["8589934592", "4294963200", "at most 2032", "--head-groups"] {
+            #expect(error?.message.contains(word) == true, "\(error?.message ?? "") has \(word)")
+        }
+        try cluster(blockTokens: 2032).check(wide)
+        try cluster(ranks: 4, headGroups: 4, blockTokens: 4096).check(wide)
+        #expect(throws: ServiceError.self) { try cluster(blockTokens: 2048).check(wide) }
+    }
+
     @Test("ranks are numbered by head group, then by context rank")
     func ranks() throws {
         let shape = try cluster(ranks: 6, headGroups: 2)

@@ -37,6 +37,16 @@ struct WatchdogTests {
         #expect(watchdog.check(ComputeProgress(waiting: 3, finished: 10), now: start + .seconds(10)) == .alive)
     }
 
+    @Test("the store's writer may be at one transaction or sync for ten minutes, and no longer")
+    func stuckWriter() {
+        var watchdog = Watchdog(interval: .seconds(10))
+        let limit = Watchdog.writerTimeMax
+        #expect(watchdog.check(ComputeProgress(), writerBusySince: start, now: start + limit) == .alive)
+        #expect(
+            !isAlive(watchdog.check(ComputeProgress(), writerBusySince: start, now: start + limit + .seconds(1))))
+        #expect(watchdog.check(ComputeProgress(), writerBusySince: nil, now: start + limit + limit) == .alive)
+    }
+
     @Test("a pool counts what waits, runs and has ended")
     func pool() async throws {
         let pool = ComputePool(threads: 1)

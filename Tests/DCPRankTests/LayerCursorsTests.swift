@@ -92,6 +92,23 @@ struct LayerCursorsTests {
         #expect(try cursors.admit(first, tag: tag(3), layer: 0, length: 0) == .append(isContextReady: true))
     }
 
+    @Test("after a roll back the step before it is the last again, and may be repeated")
+    func rollBackAndRepeat() throws {
+        var cursors = LayerCursors()
+        let first = entry(0, 3), second = entry(3, 2)
+        _ = try cursors.admit(first, tag: tag(1), layer: 0, length: 0)
+        cursors.appended(first, layer: 0)
+        // Refused for another of its entries, or for want of room, after this one was admitted.
+        _ = try cursors.admit(second, tag: tag(2), layer: 0, length: 3)
+        cursors.rolledBack(second, layer: 0)
+        #expect(try cursors.admit(first, tag: tag(1), layer: 0, length: 3) == .repeat)
+        #expect(try cursors.admit(second, tag: tag(3), layer: 0, length: 3) == .append(isContextReady: true))
+        // Nobody repeats a step that was taken back itself.
+        cursors.rolledBack(second, layer: 0)
+        cursors.rolledBack(first, layer: 0)
+        #expect(try cursors.admit(first, tag: tag(1), layer: 0, length: 0) == .append(isContextReady: true))
+    }
+
     @Test("a roll back before the append gives the place back")
     func rollBackOfReservation() throws {
         var cursors = LayerCursors()

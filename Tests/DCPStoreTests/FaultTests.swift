@@ -129,6 +129,7 @@ struct FaultTests {
         let disk = FaultyDisk()
         let bench = try Bench(durability: durability)
         bench.environment.inject(disk.faults)
+        try bench.environment.markCreated()
         let conditions = Conditions()
         bench.writer.observeCondition { conditions.note($0) }
         try put(bench, "a")
@@ -158,12 +159,106 @@ struct FaultTests {
         let reopened = try Environment(
             directory: bench.directory.path("store"), mapByteCountMax: 1 << 26, tablesMax: 2, durability: durability)
         #expect(reopened.isSuspect, "the mark is in the directory")
-        reopened.mark(suspect: false)
+        try reopened.mark(suspect: false)
         reopened.close()
         let again = try Environment(
             directory: bench.directory.path("store"), mapByteCountMax: 1 << 26, tablesMax: 2, durability: durability)
         #expect(!again.isSuspect && again.wasCreated)
         again.close()
+    }
+
+    @Test("a store that cannot be marked after a failed sync says so, with what to do instead")
+    func unmarkable() throws {
+        let disk = FaultyDisk()
+        let bench = try Bench(durability: .always)
+        bench.environment.inject(disk.faults)
+        // In the place of the mark, and not to be opened for writing.
+        try FileManager.default.createDirectory(
+            atPath: bench.directory.path("store/dcp-store.suspect"), withIntermediateDirectories: false)
+        disk.failSyncs(EIO)
+        let error = try refusal { try put(bench, "a") }
+        #expect(error.code == .damaged && error.cause == EIO)
+        #expect(error.message.contains("could not be marked") && error.message.contains("dcpctl verify"))
+    }
+
+    @Test("what a store remembers is not lost when its lock file is")
+    func marks() throws {
+        let directory = TemporaryDirectory()
+        let path = directory.path("store")
+        func open() throws -> Environment {
+            try Environment(directory: path, mapByteCountMax: 1 << 24, tablesMax: 2, durability: .never)
+        }
+        var environment = try open()
+        #expect(!environment.wasCreated && !environment.isSuspect)
+        try environment.beginSetup().commit()
+        for _ in 0..<2 {
+            try environment.markCreated()
+            try environment.mark(suspect: true)
+        }
+        environment.close()
+        // As a loss of power leaves a file that was being written.
+        try Data().write(to: URL(fileURLWithPath: path + "/dcp-store.lock"))
+        environment = try open()
+        #expect(environment.wasCreated && environment.isSuspect)
+        for _ in 0..<2 { try environment.mark(suspect: false) }
+        environment.close()
+        environment = try open()
+        #expect(environment.wasCreated && !environment.isSuspect)
+        environment.close()
+        try FileManager.default.removeItem(atPath: path + "/data.mdb")
+        #expect(try refusal { _ = try open() }.code == .damaged)
+    }
+
+    @Test("the writer tells since when it is at something, and that it waits")
+    func busy() throws {
+        let bench = try Bench()
+        let (entered, gate) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
+        let done = Outcome()
+        bench.writer.submit(
+            WriteJob(
+                body: { _ in
+                    entered.signal()
+                    gate.wait()
+                }, completion: done.finish))
+        entered.wait()
+        #expect(bench.writer.busySince != nil)
+        gate.signal()
+        try done.wait()
+        bench.writer.close()
+        #expect(bench.writer.busySince == nil)
+    }
+
+    @Test(
+        "a failed sync fails the jobs that had to be synced, which are undone; the others have their own outcomes",
+        arguments: [Durability.everysec, .never])
+    func failedSyncOfGroup(_ durability: Durability) throws {
+        let disk = FaultyDisk()
+        let bench = try Bench(durability: durability)
+        bench.environment.inject(disk.faults)
+        let table = bench.table
+        let outcomes = Outcomes()
+        let undone = Mutex<[String]>([])
+        func submit(_ name: String, isSynced: Bool, isRefused: Bool) {
+            bench.writer.submit(
+                WriteJob(
+                    isSynced: isSynced,
+                    body: {
+                        if isRefused { throw Refused() }
+                        try $0.put(table, Array(name.utf8), [1])
+                    }, undo: { undone.withLock { $0.append(name) } }, completion: outcomes.record(name)))
+        }
+        let gate = bench.hold()
+        submit("refused", isSynced: false, isRefused: true)
+        submit("cut", isSynced: true, isRefused: false)
+        submit("refused cut", isSynced: true, isRefused: true)
+        submit("commit", isSynced: false, isRefused: false)
+        submit("close", isSynced: true, isRefused: false)
+        disk.failSyncs(EIO)
+        gate.open()
+        #expect(
+            outcomes.wait(5) == ["refused failed", "cut failed", "refused cut failed", "commit", "close failed"])
+        #expect(undone.withLock { $0 } == ["refused", "refused cut", "close", "cut"])
+        #expect(bench.writer.transactionsCommitted == 1)
     }
 
     @Test("a disk that refuses writes fails commits, changes nothing, and is asked again until it takes them")

@@ -28,7 +28,7 @@ struct PageCheckTests {
             }
             try transaction.commit()
         }
-        environment.markCreated()
+        try environment.markCreated()
     }
 
     /// Opens the store to read it and reads every byte of every table.

@@ -62,7 +62,8 @@ enum Samples {
             .directoryRequest(.openSequence(name: "s", model: "m", create: true)),
             .directoryRequest(.truncate(name: "s", length: 3, claim: Claim(9))),
             .directoryRequest(.fork(name: "s", newName: "t", length: 2, claim: Claim(9))),
-            .directoryRequest(.close(name: "s", claim: Claim(9))), .directoryRequest(.claim(SequenceID(4), held: Claim(8))),
+            .directoryRequest(.close(name: "s", claim: Claim(9))),
+            .directoryRequest(.claim(SequenceID(4), held: Claim(8))),
             .directoryReply(DirectoryReply(claim: Claim(9))),
             .directoryRequest(.pin(name: "s")), .directoryRequest(.unpin(name: "s")),
             .directoryReply(
@@ -98,7 +99,9 @@ enum Samples {
             .hostReportRequest, .hostReport(HostReport()), .hostReport(hostReport()),
             .committed, .sequenceStatusRequest([SequenceID(1), SequenceID(9)]),
             .sequenceStatus([
-                SequenceStatus(sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3, claim: Claim(6))
+                SequenceStatus(
+                    sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3,
+                    claim: Claim(6))
             ]),
             .rewind(SequenceLength(sequence: SequenceID(1), length: 4, claim: Claim(8))), .rewound, .rankStatusRequest,
             .rankStatus(

@@ -86,14 +86,16 @@ struct LineageTable: Sendable {
         users[writer]?.values.contains { $0.contains(block) } ?? false
     }
 
-    /// The blocks that no lineage would cover if a sequence's lineage became `replacement`.
-    func uncovered(by id: SequenceID, replacement: Lineage?) -> [(writer: UInt64, blocks: Range<Int>)] {
+    /// Gives a sequence another lineage, or none.
+    /// - Returns: the blocks that it covered and that no lineage covers now.
+    mutating func replace(_ id: SequenceID, by replacement: Lineage?) -> [(writer: UInt64, blocks: Range<Int>)] {
+        let former = lineages[id]?.ranges ?? []
+        self[id] = replacement
         var found: [(writer: UInt64, blocks: Range<Int>)] = []
-        let kept = Dictionary(uniqueKeysWithValues: replacement?.ranges.map { ($0.writer, $0.blocks) } ?? [])
-        for (writer, range) in lineages[id]?.ranges ?? [] {
-            let others = (users[writer] ?? [:]).filter { $0.key != id }.map(\.value) + [kept[writer]].compactMap { $0 }
+        for (writer, range) in former {
+            let users = (users[writer] ?? [:]).values.sorted { $0.lowerBound < $1.lowerBound }
             var start = range.lowerBound
-            for other in others.sorted(by: { $0.lowerBound < $1.lowerBound }) where other.upperBound > start {
+            for other in users where other.upperBound > start {
                 if other.lowerBound > start { found.append((writer, start..<min(other.lowerBound, range.upperBound))) }
                 start = other.upperBound
             }

@@ -100,6 +100,13 @@ final class LayerCache: Sendable {
 }
 
 extension LayerState {
+    /// Becomes what it was before a job that is taken back.
+    mutating func restore(_ saved: LayerState) {
+        let generation = generation + 1
+        self = saved
+        self.generation = generation
+    }
+
     /// Drops the tokens from local index `count` on, all of them in RAM. Blocks that a reader holds are replaced, not
     /// changed.
     mutating func dropMemory(fromLocalIndex count: Int, _ panels: PanelLayout, pool: BlockPool) {

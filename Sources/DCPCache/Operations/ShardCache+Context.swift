@@ -10,96 +10,136 @@ extension ShardCache {
     /// - Throws: `.positionMismatch` above the layer's length; `.storeDamaged` when a block fails its checksum;
     ///   `.overloaded` with too many readers; `.unknownSequence`.
     public func context(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) -> ContextReader {
-        try context(of: id, layer: layer, length: length, snapshot: snapshot())
+        try contexts([(id, length)], layer: layer)[0]
     }
 
     /// The contexts of a step over several sequences, which share one read transaction: readers are few, and a step is
     /// one of them however many sequences it has.
+    /// - Parameter goesOn: called after each piece of blocks that was checked; what it throws ends the call, and what was
+    ///   checked stays so.
     /// - Throws: as `context(sequence:layer:length:)`, for the first that cannot be read.
     public func contexts(
-        _ wanted: [(sequence: SequenceID, length: Int)], layer: Int
+        _ wanted: [(sequence: SequenceID, length: Int)], layer: Int,
+        goesOn: () throws(ServiceError) -> Void = {}
     ) throws(ServiceError) -> [ContextReader] {
-        let snapshot = try snapshot()
-        return try wanted.map { (item) throws(ServiceError) in
-            try context(of: item.sequence, layer: layer, length: item.length, snapshot: snapshot)
+        while true {
+            if let readers = try readers(wanted, layer: layer) { return readers }
+            // Without the snapshot that the readers share: it would live as long as all checks.
+            for item in wanted { try checkBlocks(of: item.sequence, layer: layer, length: item.length, goesOn) }
         }
+    }
+
+    /// - Returns: nil when not all of the sealed blocks have been checked.
+    private func readers(
+        _ wanted: [(sequence: SequenceID, length: Int)], layer: Int
+    ) throws(ServiceError) -> [ContextReader]? {
+        let snapshot = try snapshot()
+        var readers: [ContextReader] = []
+        for item in wanted {
+            guard let reader = try reader(item.sequence, layer: layer, length: item.length, snapshot) else {
+                return nil
+            }
+            readers.append(reader)
+        }
+        return readers
     }
 
     private func snapshot() throws(ServiceError) -> Snapshot {
         Snapshot(try mapping { () throws(StoreError) in try environment.beginRead() })
     }
 
-    private func context(
-        of id: SequenceID, layer: Int, length: Int, snapshot: Snapshot
-    ) throws(ServiceError) -> ContextReader {
-        let sequence = try sequence(id)
-        try checkLayer(layer, of: sequence)
-        while true {
-            let core = try prepare(sequence)
-            guard length >= 0 else { throw fail(.invalidRequest, "A context of \(length) tokens is negative.") }
-            try checkIntact(core, localLength: localLength(length))
-            if let reader = try attempt(sequence, layer: layer, length: length, snapshot: snapshot) {
-                return reader
-            }
+    private func reader(
+        _ id: SequenceID, layer: Int, length: Int, _ snapshot: Snapshot
+    ) throws(ServiceError) -> ContextReader? {
+        try withReadable(id, layer: layer, length: length) { sequence, tokens, state in
+            let count = (tokens + blockTokens - 1) / blockTokens
+            let mapped = Array(state.mapped.prefix(count))
+            guard state.verified >= mapped.count else { return nil }
+            let blocks = Array(state.memory.prefix(count - mapped.count))
+            for block in blocks { block.leases.add(1, ordering: .acquiring) }
+            return ContextReader(
+                mapped: mapped, memory: blocks, tokens: tokens, layout: sequence.model.panels, snapshot: snapshot,
+                account: readers)
         }
     }
 
-    /// - Returns: nil when sealed blocks were dropped while they were checked; then the state has to be read again.
-    private func attempt(
-        _ sequence: SequenceCache, layer: Int, length: Int, snapshot: Snapshot
-    ) throws(ServiceError) -> ContextReader? {
-        let panels = sequence.model.panels
+    /// Looks at a layer whose first `length` tokens can be served. With the layer's mutex held.
+    private func withReadable<Result>(
+        _ id: SequenceID, layer: Int, length: Int, _ body: (SequenceCache, _ tokens: Int, LayerState) -> Result
+    ) throws(ServiceError) -> Result {
+        let sequence = try sequence(id)
+        try checkLayer(layer, of: sequence)
+        let core = try prepare(sequence)
+        guard length >= 0 else { throw fail(.invalidRequest, "A context of \(length) tokens is negative.") }
         let tokens = localLength(length)
-        let count = (tokens + blockTokens - 1) / blockTokens
-        // The snapshot was taken before the addresses are looked up: see ContextReader.
-        let found = try sequence.layers[layer].state.withLock { state throws(ServiceError) in
-            guard !state.isClosed else { throw unknown(sequence.id) }
+        try checkIntact(core, localLength: tokens)
+        return try sequence.layers[layer].state.withLock { state throws(ServiceError) in
+            guard !state.isClosed else { throw unknown(id) }
             guard length <= state.length else {
                 throw fail(
                     .positionMismatch,
-                    "Layer \(layer) of \(sequence.id) has \(state.length) tokens on \(rank), fewer than the \(length) of "
-                        + "the context; append them first.")
+                    "Layer \(layer) of \(id) has \(state.length) tokens on \(rank), fewer than the \(length) of the "
+                        + "context; append them first.")
             }
-            let mapped = Array(state.mapped.prefix(count))
-            let blocks = Array(state.memory.prefix(count - mapped.count))
-            for block in blocks { block.leases.add(1, ordering: .acquiring) }
-            return Found(mapped: mapped, memory: blocks, verified: state.verified, generation: state.generation)
+            return body(sequence, tokens, state)
         }
-        let reader = ContextReader(
-            mapped: found.mapped, memory: found.memory, tokens: tokens, layout: panels, snapshot: snapshot,
-            account: readers)
-        guard found.verified < found.mapped.count else { return reader }
-        return try verify(sequence, layer: layer, found) ? reader : nil
     }
 
-    private static var verifyAheadByteCount: Int { 16 << 20 }
+    // MARK: The first use of blocks
 
-    private struct Found: Sendable {
-        var mapped: [BlockAddress]
-        var memory: [MemoryBlock]
-        var verified: Int
+    /// Blocks that are checked together.
+    private struct Piece {
+        var sequence: SequenceCache
+        var indices: Range<Int>
+        /// Of these and of those behind them, which are asked for meanwhile.
+        var addresses: [BlockAddress]
         var generation: Int
     }
 
-    /// Checks the blocks that have not been checked yet, without a lock, and remembers the result.
-    /// - Returns: false when the sequence dropped blocks meanwhile, so that its lineage may not be that of `found`.
-    private func verify(_ sequence: SequenceCache, layer: Int, _ found: Found) throws(ServiceError) -> Bool {
+    /// Bytes of a piece: some milliseconds from memory, a second from a slow disk.
+    private static var pieceByteCount: Int { 16 << 20 }
+
+    /// Compares the checksums of blocks that have not been used since the start, a piece at a time: a long context takes
+    /// minutes. Each piece has a read transaction of its own, and counts as checked whatever becomes of the next.
+    private func checkBlocks(
+        of id: SequenceID, layer: Int, length: Int, _ goesOn: () throws(ServiceError) -> Void
+    ) throws(ServiceError) {
+        while try checkPiece(of: id, layer: layer, length: length) { try goesOn() }
+    }
+
+    /// - Returns: false when there was nothing to check.
+    private func checkPiece(of id: SequenceID, layer: Int, length: Int) throws(ServiceError) -> Bool {
+        // The snapshot is taken before the addresses are looked up: see ContextReader.
+        let snapshot = try snapshot()
+        defer { withExtendedLifetime(snapshot) {} }
+        let piece = try withReadable(id, layer: layer, length: length) { sequence, tokens, state -> Piece in
+            let count = max(1, Self.pieceByteCount / sequence.model.panels.payloadByteCount)
+            let sealed = min((tokens + blockTokens - 1) / blockTokens, state.mapped.count)
+            let rest = state.mapped[min(state.verified, sealed)..<sealed]
+            return Piece(
+                sequence: sequence, indices: rest.startIndex..<min(rest.startIndex + count, sealed),
+                addresses: Array(rest.prefix(2 * count)), generation: state.generation)
+        }
+        guard !piece.indices.isEmpty else { return false }
+        try check(piece, layer: layer)
+        return true
+    }
+
+    /// Checks blocks, without a lock, and remembers the result.
+    private func check(_ piece: Piece, layer: Int) throws(ServiceError) {
+        let sequence = piece.sequence
         let lineage = lineages.withLock { $0[sequence.id] }
         let byteCount = sequence.model.panels.payloadByteCount
-        // Some blocks ahead, not all: a long context may be larger than memory.
-        let ahead = max(1, Self.verifyAheadByteCount / byteCount)
-        func ask(_ blocks: Range<Int>) {
-            for index in blocks.clamped(to: found.verified..<found.mapped.count) {
-                MappedPages.ask(for: found.mapped[index].payload, byteCount: byteCount)
-            }
+        func ask(_ addresses: some Sequence<BlockAddress>) {
+            for address in addresses { MappedPages.ask(for: address.payload, byteCount: byteCount) }
         }
-        ask(found.verified..<found.verified + ahead)
-        var intact = found.verified
+        ask(piece.addresses.prefix(piece.indices.count))
+        var intact = piece.indices.lowerBound
         var failure: ServiceError?
-        for index in found.verified..<found.mapped.count {
-            ask(index + ahead..<index + ahead + 1)
+        for (offset, address) in piece.addresses.prefix(piece.indices.count).enumerated() {
+            ask(piece.addresses.dropFirst(piece.indices.count + offset).prefix(1))
             do throws(ServiceError) {
-                try checkBlock(sequence, layer: layer, index: index, address: found.mapped[index], lineage: lineage)
+                try checkBlock(sequence, layer: layer, index: intact, address: address, lineage: lineage)
                 intact += 1
             } catch {
                 failure = error
@@ -107,15 +147,14 @@ extension ShardCache {
             }
         }
         let isCurrent = sequence.layers[layer].state.withLock { state in
-            guard state.generation == found.generation else { return false }
+            guard state.generation == piece.generation else { return false }
             state.verified = max(state.verified, intact)
             return true
         }
-        guard let failure else { return true }
-        // A truncation changes the generation before it changes the lineage, so here both are those of `found`.
-        guard isCurrent else { return false }
+        // Dropped meanwhile, so the lineage may not be that of the addresses. A truncation changes the generation before it
+        // changes the lineage, so when it is current, both are of the piece.
+        guard isCurrent, let failure else { return }
         sequence.markDamaged(fromLocalIndex: intact * blockTokens, failure.message)
         try checkIntact(sequence.core.withLock { $0 }, localLength: intact * blockTokens + 1)
-        return false
     }
 }

@@ -20,7 +20,7 @@ extension ShardCache {
     /// What is damaged is not served from then on; the mark goes, since each further start compares checksums at the first
     /// use.
     /// - Throws: `.storeDamaged` when the disk still does not sync.
-    func reverifyIfSuspect() throws(ServiceError) {
+    func reverifyIfSuspect(_ progress: LoadProgress?) throws(ServiceError) {
         guard environment.isSuspect else { return }
         var result = Reverification()
         let verification = verification()
@@ -28,12 +28,15 @@ extension ShardCache {
         repeat {
             batch = try verification.advance()
             result.findings += batch.findings
+            progress?.verifiedBatch()
         } while !batch.isDone
         result.progress = batch.progress
         let damaged = result.findings.filter(\.isDamage).compactMap(\.sequence)
         result.damagedSequences = Set(damaged + damagedSequences).sorted()
-        try mapping { () throws(StoreError) in try environment.sync() }
-        environment.mark(suspect: false)
+        try mapping { () throws(StoreError) in
+            try environment.sync()
+            try environment.mark(suspect: false)
+        }
         reverified.withLock { $0 = result }
     }
 }

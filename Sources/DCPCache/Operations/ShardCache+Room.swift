@@ -9,6 +9,9 @@ extension ShardCache {
     /// As of the last commit.
     public var health: StoreHealth { writer.health }
 
+    /// As `Writer.busySince`.
+    public var writerBusySince: UInt64? { writer.busySince }
+
     /// Has every change of the store's condition told. The body runs on the writer's thread and must not block.
     public func observeCondition(_ body: @escaping @Sendable (StoreHealth) -> Void) {
         conditionObserver.withLock { $0 = body }

@@ -44,7 +44,7 @@ extension ShardCache {
 
     /// Removes a sequence with its uncommitted tokens; succeeds when there is none. Blocks that a fork shares stay.
     public func close(_ id: SequenceID, completion: @escaping CacheCompletion) {
-        let plan = Plan<(closed: SequenceCache, layers: [LayerState])?>(nil)
+        let plan = Plan<(closed: SequenceCache, layers: [LayerState], lineage: Lineage?)?>(nil)
         let rest = Plan<[DoomedBlocks]>([])
         // Synced: the directory forgets it for good, and would not tell a rank that had it again.
         enqueue([Self.key(id)], isFreeing: true, isSynced: true, completion) { [self] transaction in
@@ -64,26 +64,26 @@ extension ShardCache {
                     return saved
                 }
             }
-            plan.value = (closed, layers)
+            plan.value = (closed, layers, lineages.withLock { $0[id] })
             try transaction.delete(tables.sequences, SequenceRecord.key(id))
             let local = localLength(committed)
             for index in (local / blockTokens * blockTokens)..<local {
                 try transaction.delete(tables.tail, TailRecord.key(id, localIndex: index))
             }
-            rest.value = try delete(doomedBlocks(of: closed, replacement: nil), &transaction)
-        } undo: {
-            guard let (closed, layers) = plan.value else { return }
-            for (layer, saved) in zip(closed.layers, layers) { layer.state.withLock { $0 = saved } }
+            rest.value = try delete(replaceLineage(of: closed, by: nil), &transaction)
+        } undo: { [self] in
+            guard let (closed, layers, lineage) = plan.value else { return }
+            lineages.withLock { $0[id] = lineage }
+            for (layer, saved) in zip(closed.layers, layers) { layer.state.withLock { $0.restore(saved) } }
             closed.core.withLock { $0.isClosed = false }
             plan.value = nil
         } apply: { [self] in
             damagedRecords.withLock { $0[id] = nil }
-            guard let (closed, layers) = plan.value else { return }
+            guard let (closed, layers, _) = plan.value else { return }
             // Now, so that the RAM is free when the completion says so.
             plan.value = nil
             let committed = localLength(closed.core.withLock { $0.committed })
             for saved in layers { releaseUncommitted(closed, from: committed, to: localLength(saved.length)) }
-            lineages.withLock { $0[id] = nil }
             sequenceCaches.withLock { $0[id] = nil }
             sweepLater(rest.value)
         }
@@ -102,10 +102,12 @@ extension ShardCache {
         for row in rows { try transaction.delete(tables.tail, TailRecord.key(id, localIndex: row)) }
     }
 
-    /// Blocks that only this sequence covers and no longer would.
-    func doomedBlocks(of sequence: SequenceCache, replacement: Lineage?) -> [DoomedBlocks] {
+    /// Gives a sequence another lineage, or none; part of a job's body, after its addresses have left the index. Undone by
+    /// putting the former back before the addresses: a check of blocks takes a lineage for that of the addresses it found.
+    /// - Returns: blocks that no sequence covers any more, also of those that drop them in the same transaction.
+    func replaceLineage(of sequence: SequenceCache, by replacement: Lineage?) -> [DoomedBlocks] {
         let pages = sequence.model.blockPages(pageByteCount: environment.pageByteCount)
-        return lineages.withLock { $0.uncovered(by: sequence.id, replacement: replacement) }.map {
+        return lineages.withLock { $0.replace(sequence.id, by: replacement) }.map {
             DoomedBlocks(
                 model: sequence.model.id, writer: $0.writer, layers: 0..<sequence.model.shape.layers,
                 blocks: $0.blocks, pages: pages)

@@ -10,6 +10,7 @@ extension ShardCache {
         var length: Int
         /// Each layer as it was.
         var layers: [LayerState]
+        /// As it was.
         var lineage: Lineage
         var rest: [DoomedBlocks] = []
     }
@@ -39,14 +40,11 @@ extension ShardCache {
                 return
             }
             try truncate(sequence, from: core.committed, to: length, plan, &transaction)
-        } undo: {
+        } undo: { [self] in
             guard let truncation = plan.value else { return }
+            lineages.withLock { $0[id] = truncation.lineage }
             for (layer, saved) in zip(truncation.sequence.layers, truncation.layers) {
-                layer.state.withLock { state in
-                    let generation = state.generation + 1
-                    state = saved
-                    state.generation = generation
-                }
+                layer.state.withLock { $0.restore(saved) }
             }
             plan.value = nil
         } apply: { [self] in
@@ -84,7 +82,7 @@ extension ShardCache {
             }
         }
         plan.value = Truncation(
-            sequence: sequence, committed: committed, length: length, layers: saved, lineage: replacement)
+            sequence: sequence, committed: committed, length: length, layers: saved, lineage: lineage)
         let firstRow = lineage.sealedBlocks * blockTokens
         if dropsSealed {
             try deleteRows(sequence.id, firstRow..<old, &transaction)
@@ -101,7 +99,7 @@ extension ShardCache {
             model: sequence.model.id, origin: sequence.origin, committed: length, lineage: replacement,
             lastChange: change, claim: claim)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
-        plan.value?.rest = try delete(doomedBlocks(of: sequence, replacement: replacement), &transaction)
+        plan.value?.rest = try delete(replaceLineage(of: sequence, by: replacement), &transaction)
     }
 
     /// New RAM blocks, one for each layer, with the tokens of the block that a local length cuts; none at a block's
@@ -147,7 +145,6 @@ extension ShardCache {
             // The cut was checked to be before it.
             core.damage = nil
         }
-        lineages.withLock { $0[sequence.id] = truncation.lineage }
         sweepLater(truncation.rest)
     }
 }

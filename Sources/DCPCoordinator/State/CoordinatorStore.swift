@@ -39,12 +39,19 @@ public final class CoordinatorStore: Sendable {
         } catch {
             throw Self.serviceError(error)
         }
-        // Every record has just been read from the disk and compared with its checksum.
-        if environment.isSuspect { environment.mark(suspect: false) }
-        guard initialState.epoch == .none else { return }
-        environment.markCreated()
+        do throws(StoreError) {
+            // Every record has just been read from the disk and compared with its checksum.
+            if environment.isSuspect { try environment.mark(suspect: false) }
+            guard initialState.epoch == .none else { return }
+            try environment.markCreated()
+        } catch {
+            throw Self.serviceError(error)
+        }
         persist([StateCoding.encode(shape)]) { _ in }
     }
+
+    /// As `Writer.busySince`.
+    public var writerBusySince: UInt64? { writer.busySince }
 
     /// Makes changes durable, all or none. The completion is called on the writer's thread.
     public func persist(

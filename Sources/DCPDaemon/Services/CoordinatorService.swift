@@ -66,9 +66,10 @@ struct CoordinatorService: DaemonService {
                 if case .fatal(let error) = event { fatal.yield(error) }
                 CoordinatorEventLog(log: log, link: configuration.link).write(event)
             }
-            // It has no compute threads: its loop is all there is to watch.
+            // It has no compute threads: its loop and its store are all there is to watch.
             let ticker = ServiceTicker(
-                logger: log.logger, status: { Self.status(server) }, progress: { ComputeProgress() })
+                logger: log.logger, status: { Self.status(server) }, progress: { ComputeProgress() },
+                writerBusySince: { store.writerBusySince })
             return NIOLoopBound((server: server, ticker: ticker), eventLoop: eventLoop)
         }.get()
         try await eventLoop.flatSubmit { serving.value.server.start() }.get()

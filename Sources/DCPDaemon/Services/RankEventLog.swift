@@ -29,7 +29,8 @@ final class RankEventLog {
         self.eventLoop = eventLoop
         ticker = ServiceTicker(
             logger: log.logger,
-            status: { [standing] in "\(standing.text): \(Self.holdings(cache))" }, progress: { pool.progress })
+            status: { [standing] in "\(standing.text): \(Self.holdings(cache))" }, progress: { pool.progress },
+            writerBusySince: { cache.writerBusySince })
     }
 
     func stop() { ticker.stop() }

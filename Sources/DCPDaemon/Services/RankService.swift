@@ -94,17 +94,17 @@ struct RankService: DaemonService {
     private func open(_ cluster: ClusterShape, _ eventLoop: any EventLoop) async throws -> ShardCache {
         let begin = NIODeadline.now()
         let progress = LoadProgress()
-        // systemd gives a start more time for as long as blocks are being indexed, and ends one that hangs.
+        // systemd gives a start more time for as long as the store is being read, and ends one that hangs.
         let seen = Mutex(0)
         let ticker = eventLoop.scheduleRepeatedTask(initialDelay: .seconds(5), delay: .seconds(5)) { _ in
-            let blocks = progress.blocks
+            let steps = progress.steps
             let hasAdvanced = seen.withLock { seen in
-                defer { seen = blocks }
-                return blocks > seen
+                defer { seen = steps }
+                return steps > seen
             }
             guard hasAdvanced else { return }
             ServiceManager.extendTimeout(
-                by: Self.startExtension, status: "loading the store: \(blocks) blocks so far")
+                by: Self.startExtension, status: "loading the store: \(progress.description)")
         }
         defer { ticker.cancel() }
         // On a thread of its own: opening scans the keys of a store that may be large.

@@ -7,6 +7,7 @@ internal import NIOCore
 final class ServiceTicker {
     private let status: () -> String
     private let progress: () -> ComputeProgress
+    private let writerBusySince: () -> UInt64?
     private let logger: Logger
     private var watchdog: Watchdog?
     private var hasReportedStuck = false
@@ -19,9 +20,14 @@ final class ServiceTicker {
     /// - Parameters:
     ///   - status: asked on the loop.
     ///   - progress: of compute threads; a daemon without them has an empty one.
-    init(logger: Logger, status: @escaping () -> String, progress: @escaping () -> ComputeProgress) {
+    ///   - writerBusySince: of its store's writer.
+    init(
+        logger: Logger, status: @escaping () -> String, progress: @escaping () -> ComputeProgress,
+        writerBusySince: @escaping () -> UInt64?
+    ) {
         self.status = status
         self.progress = progress
+        self.writerBusySince = writerBusySince
         self.logger = logger
     }
 
@@ -53,7 +59,8 @@ final class ServiceTicker {
 
     private func ping() {
         guard watchdog != nil else { return }
-        switch watchdog!.check(progress(), now: .now()) {
+        let since = writerBusySince().map { NIODeadline.uptimeNanoseconds($0) }
+        switch watchdog!.check(progress(), writerBusySince: since, now: .now()) {
         case .alive:
             hasReportedStuck = false
             ServiceManager.watchdogPing()

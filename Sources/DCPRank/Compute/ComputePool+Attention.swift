@@ -63,17 +63,18 @@ extension ComputePool {
     ///
     /// - Parameters:
     ///   - isCancelled: asked before each piece; the job then ends as `.stepAborted`.
+    ///   - prepare: calls what it is given after each piece of a long preparation.
     ///   - completion: called once, on a compute thread.
     package func attend(
         isCancelled: @escaping @Sendable () -> Bool,
-        prepare: @escaping @Sendable () throws(ServiceError) -> AttentionJob,
+        prepare: @escaping @Sendable (_ goesOn: () -> Void) throws(ServiceError) -> AttentionJob,
         completion: @escaping @Sendable (Result<AttentionResult, ServiceError>) -> Void
     ) {
         submit { [self] goesOn in
             let begin = NIODeadline.now()
             let job: AttentionJob
             do throws(ServiceError) {
-                job = try prepare()
+                job = try prepare(goesOn)
             } catch {
                 return completion(.failure(error))
             }

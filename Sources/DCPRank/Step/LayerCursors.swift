@@ -14,13 +14,17 @@ public struct LayerCursors: Sendable {
         case `repeat`
     }
 
+    private typealias Step = (tag: Tag, position: Int, count: Int)
+
     private struct Cursor {
         /// The layer's length with all admitted steps.
         var reserved: Int
         /// The layer's length in the cache.
         var appended: Int
         /// The step that was admitted last.
-        var last: (tag: Tag, position: Int, count: Int)?
+        var last: Step?
+        /// The one before it: the last again when that is taken back.
+        var former: Step?
     }
 
     private var cursors: [SequenceID: [Int: Cursor]] = [:]
@@ -50,6 +54,7 @@ public struct LayerCursors: Sendable {
                     + "\(cursor.reserved) tokens; send the tokens from \(cursor.reserved) on.")
         }
         cursor.reserved = entry.position + entry.count
+        cursor.former = cursor.last
         cursor.last = (tag, entry.position, entry.count)
         cursors[entry.sequence, default: [:]][layer] = cursor
         return .append(isContextReady: cursor.appended == entry.position)
@@ -68,11 +73,13 @@ public struct LayerCursors: Sendable {
         return cursor.appended >= entry.position
     }
 
-    /// An admitted entry was taken back: the layer ends where it began.
+    /// An admitted entry was taken back, or its step was refused for another: the layer ends where it began. The step before
+    /// it may then be sent again.
     public mutating func rolledBack(_ entry: StepRequest.Entry, layer: Int) {
         guard let cursor = cursors[entry.sequence]?[layer], cursor.reserved > entry.position else { return }
+        let former = cursor.former.flatMap { $0.position + $0.count == entry.position ? $0 : nil }
         cursors[entry.sequence]?[layer] = Cursor(
-            reserved: entry.position, appended: min(cursor.appended, entry.position))
+            reserved: entry.position, appended: min(cursor.appended, entry.position), last: former)
     }
 
     /// Forgets a sequence whose length was changed by something else than steps.

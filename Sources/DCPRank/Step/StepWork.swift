@@ -56,7 +56,7 @@ final class StepWork: Sendable {
 
     /// Causal attention of the own heads over the step's own tokens.
     func attendNewTokens(completion: @escaping Completion<AttentionResult>) {
-        attend(completion) { [self] () throws(ServiceError) -> AttentionJob in
+        attend(completion) { [self] (_) throws(ServiceError) -> AttentionJob in
             var queries = QueryRows(heads: plan.ownHeads, tokens: plan.tokens, keyDim: plan.shape.keyDim)
             let slice = ownQueries
             try slice.withBytes { (bytes) throws(ServiceError) in
@@ -82,7 +82,7 @@ final class StepWork: Sendable {
 
     /// Attention of all the group's heads over this rank's shard, never masked.
     func attendContext(_ slices: [QuerySlice], completion: @escaping Completion<AttentionResult>) {
-        attend(completion) { [self] () throws(ServiceError) -> AttentionJob in
+        attend(completion) { [self] (goesOn) throws(ServiceError) -> AttentionJob in
             let allHeads = 0..<plan.partition.queryHeads
             var queries = QueryRows(heads: allHeads, tokens: plan.tokens, keyDim: plan.shape.keyDim)
             for (member, slice) in slices.enumerated() {
@@ -91,7 +91,13 @@ final class StepWork: Sendable {
                     try queries.set(heads: heads, dataType: slice.dataType, rows: bytes)
                 }
             }
-            let readers = try cache.contexts(request.entries.map { ($0.sequence, $0.position) }, layer: layer)
+            let wanted = request.entries.map { ($0.sequence, $0.position) }
+            let readers = try cache.contexts(wanted, layer: layer) { () throws(ServiceError) in
+                goesOn()
+                guard !isCancelled.load(ordering: .relaxed) else {
+                    throw ServiceError(.stepAborted, "The step was over before its context was checked.")
+                }
+            }
             let works = zip(entryTokens, readers).map { item, reader in
                 AttentionWork(
                     model: plan.shape, partition: plan.partition, heads: allHeads, queries: queries, tokens: item.1,
@@ -184,7 +190,7 @@ extension StepWork {
 
     private func attend(
         _ completion: @escaping Completion<AttentionResult>,
-        _ prepare: @escaping @Sendable () throws(ServiceError) -> AttentionJob
+        _ prepare: @escaping @Sendable (_ goesOn: () -> Void) throws(ServiceError) -> AttentionJob
     ) {
         pool.attend(
             isCancelled: { [self] in isCancelled.load(ordering: .relaxed) }, prepare: prepare, completion: completion)

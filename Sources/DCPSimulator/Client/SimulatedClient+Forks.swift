@@ -24,7 +24,7 @@ extension SimulatedClient {
         let branches = (0..<(isBurst ? world.draw(1...3) : 1)).map { _ in
             forks += 1
             return Branch(
-                "\(name)-fork-\(forks)", of: parent, length: world.draw(0...parent.floor), losses: powerLosses)
+                "\(name)-fork-\(forks)", of: parent, length: world.draw(0...parent.floor), losses: losses)
         }
         guard isBurst else { return fork(parent, branches, cut: nil) }
         let cut = world.draw(0...branches.map(\.length).min()!)
@@ -48,7 +48,7 @@ extension SimulatedClient {
         let name = branch.child.name
         func opened(_ reply: DirectoryReply, isWhole: Bool) {
             branch.child.record = reply.sequences.first
-            if isWhole, branch.losses == powerLosses { branch.child.acknowledge(branch.length, at: world.now) }
+            if isWhole, branch.losses == losses { branch.child.acknowledge(branch.length, at: world.now) }
             sequences.append(branch.child)
             fork(parent, Array(branches.dropFirst()), cut: cut)
         }

@@ -75,6 +75,7 @@ extension SimulatedClient {
                 if !wish.isRepeated, case .failure(let error) = result, error.code == .rankUnavailable { recorded() }
             }
         }
+        mayOvercommit(beside: wish.claimed)
     }
 
     private func askDirectory(
@@ -86,7 +87,7 @@ extension SimulatedClient {
             switch result {
             case .success(.directoryReply(let reply)): done(reply)
             case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
-            case .failure(let error) where error.isRetryable:
+            case .failure(let error) where error.isRetryable || simulation.isAwaitingRestart(error):
                 if error.code == .rankUnavailable { recorded() }
                 recover(after: error)
             case .failure(let error) where error.code == .claimed && hasCrashed: recover(after: error)
@@ -185,6 +186,7 @@ extension SimulatedClient {
 
     /// Goes on after a failure of a request to the ranks.
     func failed(_ error: ServiceError) {
+        if simulation.isAwaitingRestart(error) { return recover(after: error) }
         if error.code == .storeDamaged {
             guard simulation.hasDamage else { return unexpected(error, doing) }
             turn += 1

@@ -91,7 +91,7 @@ extension SimulatedClient {
     }
 
     /// - Parameter isBehind: whether an earlier step of its layer has not been answered yet.
-    private func send(
+    func send(
         _ step: SentStep, as tag: Tag? = nil, isBehind: Bool = false, done: @escaping () -> Void
     ) {
         askRanks(
@@ -130,7 +130,7 @@ extension SimulatedClient {
         }
         for (sequence, length) in lengths { sequence.askedLength = max(sequence.askedLength, length) }
         let message = Message.commit(lengths.map { length($0.1, of: $0.0) })
-        let losses = powerLosses
+        let losses = losses
         askRanks(
             Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
             timeout: simulation.knobs.requestTimeout
@@ -139,7 +139,7 @@ extension SimulatedClient {
             case .success:
                 succeeded()
                 // A rank that answered and then lost its power has promised nothing, if its disk lags behind.
-                for (sequence, length) in lengths where losses == powerLosses {
+                for (sequence, length) in lengths where losses == self.losses {
                     sequence.acknowledge(length, at: world.now)
                     world.trace.note("\(name): \(length) tokens of \(sequence.name) are committed")
                 }
@@ -148,6 +148,36 @@ extension SimulatedClient {
                 simulation.violate(.answeredNotInPlace, "\(name) commits what was answered: \(error)")
             case .failure(let error): failed(error)
             }
+        }
+    }
+
+    /// Asks at times for a commit of tokens that nobody ever sent, while another sequence is changed: every rank must refuse
+    /// it, whatever becomes of the other. Nobody waits for the answers.
+    func mayOvercommit(beside changed: ModelSequence?) {
+        guard let changed, let sequence = sequences.first(where: { $0 !== changed }), world.chance(0.4) else { return }
+        // About as long as the other request is on its way to the ranks.
+        let delay = world.delay(
+            .zero...simulation.knobs.network.latency.upperBound * 4 + simulation.knobs.diskLatencyMax * 2)
+        let turn = turn
+        world.after(delay, process, "overcommit") { [self] in
+            if turn == self.turn, !isFinished { overcommit(sequence) }
+        }
+    }
+
+    private func overcommit(_ sequence: ModelSequence) {
+        let sent = sequence.layers.map(\.count).max()!
+        // More than it will have when this arrives late.
+        let length = sent + 10 * Self.lengthMax
+        let message = Message.commit([self.length(length, of: sequence)])
+        simulation.count("overcommits")
+        askRanks(
+            Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
+            timeout: simulation.knobs.requestTimeout
+        ) { [self] rank, frame in
+            guard case .committed = frame.message else { return }
+            simulation.violate(
+                .lostCommit, "\(rank) acknowledged \(length) tokens of \(sequence.name), of which \(sent) were sent")
+        } done: { _ in
         }
     }
 
@@ -186,47 +216,6 @@ extension SimulatedClient {
                 unexpected(error, "closing \(sequence.name)")
             })
         askDirectory()
-    }
-
-    // MARK: The end
-
-    /// One more token for every sequence, whose attention reads all that was kept, and a commit of all.
-    private func verify() {
-        guard simulation.isCalm else {
-            // Until the faults stop there is always something to do.
-            doing = "waiting for the faults to stop"
-            let turn = turn
-            world.after(UInt64(50_000_000), process, "wait") { [self] in
-                if turn == self.turn { next() }
-            }
-            return
-        }
-        doing = "verifying"
-        let all = sequences.map { ($0, $0.layers.map(\.count).max()! + 1) }
-        verify(all, layer: 0)
-    }
-
-    private func verify(_ all: [(ModelSequence, Int)], layer: Int) {
-        guard layer < simulation.knobs.model.layers else {
-            for sequence in sequences { sequence.askedLength = max(sequence.askedLength, sequence.length) }
-            let message = Message.commit(
-                sequences.map { length($0.length, of: $0) })
-            return askRanks(
-                Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
-                timeout: simulation.knobs.requestTimeout
-            ) { [self] result in
-                switch result {
-                case .success: finish()
-                case .failure(let error): failed(error)
-                }
-            }
-        }
-        let step = SentStep(
-            all.map { ($0.0, $0.1 - $0.0.layers[layer].count) }, claims: claims, layer: layer,
-            tag: takeTag(layer: layer),
-            model: model!, cluster: cluster, mode: .gather, timeout: simulation.knobs.stepTimeout,
-            random: &world.random)
-        send(step) { [self] in verify(all, layer: layer + 1) }
     }
 }
 

@@ -6,7 +6,8 @@ internal import DCPWire
 internal import NIOCore
 
 /// A client: it runs a drawn script of steps, commits, cuts and forks (`+Script`), keeps the rules of `Cluster`
-/// (`+Recovery`), and compares every answer with the reference (`+Checks`). Here are its connections and requests.
+/// (`+Recovery`), compares every answer with the reference (`+Checks`), and closes some of its sequences at the end (`+End`).
+/// Here are its connections and requests.
 ///
 /// Its rules: the first failure of a request over all ranks ends it; after any failure it asks for the topology where that
 /// may have changed, repeats what it had asked of the directory until that is answered, and resumes before it goes on. Nobody
@@ -24,8 +25,8 @@ final class SimulatedClient: @unchecked Sendable {
     var model: ModelRecord?
     var sequences: [ModelSequence] = []
     var forks = 0
-    /// Losses of power that may have taken what ranks had answered.
-    private(set) var powerLosses = 0
+    /// Losses of power and failed syncs that may have taken what ranks had answered.
+    private(set) var losses = 0
     /// Asked of the directory and not answered: repeated until it is.
     var unanswered: DirectoryWish?
     /// Of its sequences, by name.
@@ -183,8 +184,8 @@ final class SimulatedClient: @unchecked Sendable {
     }
 
     /// A rank has lost what it wrote after `time`.
-    func lostPower(after time: UInt64) {
-        powerLosses += 1
+    func lostUnsynced(after time: UInt64) {
+        losses += 1
         for sequence in sequences { sequence.forgive(after: time) }
     }
 

@@ -37,6 +37,10 @@ final class RankNode: @unchecked Sendable {
         simulation.network.tellPeers(of: dangling)
         dangling = []
         starts += 1
+        if disk.hasLostWrites {
+            disk.dropCache(knobs.durability)
+            simulation.lostUnsynced(rank)
+        }
         var settings = ShardCache.Settings(mapByteCountMax: 64 << 20, durability: knobs.durability)
         settings.writerHost = DiskHost(disk, process, latencyMax: knobs.diskLatencyMax)
         settings.faults = disk.faults
@@ -70,20 +74,51 @@ final class RankNode: @unchecked Sendable {
             self.server = server
             world.after(0, process, "start") { _ = server.start() }
         } catch {
-            simulation.violate(.refusedStart, "\(name) does not start: \(error)")
+            // A store in which a sync had failed has to be synced before it serves.
+            guard disk.isFailingSyncs else {
+                return simulation.violate(.refusedStart, "\(name) does not start: \(error)")
+            }
+            kill()
+            simulation.restart(after: .milliseconds(300)) { self.start() }
         }
     }
 
     private func observe(_ event: RankEvent, of process: Process) {
         simulation.world.trace.note("\(name): \(event)")
-        guard case .fatal(let error) = event, self.process === process else { return }
-        simulation.fatal(name, error)
-        // As systemd would: the daemon ends and is started again.
-        simulation.world.after(0, nil, "exit") { [weak self] in
+        guard self.process === process else { return }
+        switch event {
+        case .fatal(let error):
+            simulation.fatal(name, error)
+            // As systemd would: the daemon ends and is started again.
+            replace(process, after: 0)
+        case .storeCondition(let refusal) where refusal?.code == .storeDamaged:
+            // As an operator would, who has read that nothing more is written.
+            replace(process, after: simulation.world.delay(.milliseconds(300) ... .seconds(6)))
+        default: break
+        }
+    }
+
+    private func replace(_ process: Process, after delay: UInt64) {
+        simulation.world.after(delay, nil, "exit") { [weak self] in
             guard let self, self.process === process else { return }
             kill()
             simulation.restart(after: .milliseconds(300)) { self.start() }
         }
+    }
+
+    /// Up, with nothing left to delete and nothing that its disk may have lost.
+    var isQuiet: Bool { cache?.doomedByteCount == 0 && !disk.hasLostWrites }
+
+    /// What a verification of the store finds at this moment.
+    func verify() throws(ServiceError) -> [StoreFinding] {
+        guard let verification = cache?.verification() else { return [] }
+        var findings: [StoreFinding] = []
+        var batch: StoreVerification.Batch
+        repeat {
+            batch = try verification.advance()
+            findings += batch.findings
+        } while !batch.isDone
+        return findings
     }
 
     /// SIGTERM: drains, closes the store, ends.
@@ -109,7 +144,7 @@ final class RankNode: @unchecked Sendable {
         guard isUp else { return }
         end(withMachine: true)
         disk.losePower(simulation.knobs.durability)
-        simulation.lostPower(rank)
+        simulation.lostUnsynced(rank)
     }
 
     private func end(withMachine: Bool) {

@@ -13,6 +13,10 @@ final class SimulatedDisk: @unchecked Sendable {
     private(set) var syncTime: UInt64 = 0
     /// Writes are refused for want of room until then.
     private var fullUntil: UInt64 = 0
+    /// Syncs fail until then.
+    private var syncsFailUntil: UInt64 = 0
+    /// A sync has failed: what was written since the last good one may never reach the disk, and is called clean.
+    private(set) var hasLostWrites = false
     private static let pageByteCount = 4096
 
     init(directory: String, world: World) {
@@ -22,18 +26,31 @@ final class SimulatedDisk: @unchecked Sendable {
 
     func fill(until time: UInt64) { fullUntil = max(fullUntil, time) }
 
-    func empty() { fullUntil = 0 }
+    func failSyncs(until time: UInt64) { syncsFailUntil = max(syncsFailUntil, time) }
+
+    /// Nothing fails any more. What a sync has lost stays lost.
+    func heal() { (fullUntil, syncsFailUntil) = (0, 0) }
 
     var isFull: Bool { world.now < fullUntil }
+    var isFailingSyncs: Bool { world.now < syncsFailUntil }
 
     /// What the disk does to the store of a daemon.
     var faults: StoreFaults {
-        StoreFaults(write: { [weak self] in self?.isFull ?? false ? ENOSPC : 0 })
+        StoreFaults(
+            sync: { [weak self] in self?.failSync() ?? 0 },
+            write: { [weak self] in self?.isFull ?? false ? ENOSPC : 0 })
+    }
+
+    private func failSync() -> Int32 {
+        guard isFailingSyncs else { return 0 }
+        hasLostWrites = true
+        return EIO
     }
 
     private var dataPath: String { directory + "/data.mdb" }
 
     func sync() {
+        guard !hasLostWrites else { return }
         synced = read()
         syncTime = world.now
     }
@@ -62,16 +79,27 @@ final class SimulatedDisk: @unchecked Sendable {
     /// simulated file system keeps the order of writes, as DurabilityNote in Storage.md asks. A transaction that was
     /// being written may have left torn pages behind the end of what was synced.
     func losePower(_ durability: Durability) {
-        let current = read()
-        var survived = synced
-        if durability != .always, world.chance(0.5) { survived = current }
+        var survived = whatSurvives(durability)
         if survived.count >= 2 * Self.pageByteCount, world.chance(0.5) {
             for _ in 0..<world.draw(1...3) {
                 survived += (0..<Self.pageByteCount).map { _ in UInt8(truncatingIfNeeded: world.random.next()) }
             }
         }
+        keep(survived)
+    }
+
+    /// A store in which a sync had failed is opened again: its cached pages are dropped, and it is what the disk has.
+    func dropCache(_ durability: Durability) { keep(whatSurvives(durability)) }
+
+    /// What was last synced, or all that was written.
+    private func whatSurvives(_ durability: Durability) -> [UInt8] {
+        durability != .always && world.chance(0.5) ? read() : synced
+    }
+
+    private func keep(_ survived: [UInt8]) {
         write(survived)
         synced = survived
+        hasLostWrites = false
     }
 
     /// Flips a bit of a sealed block. Returns false when there is none.

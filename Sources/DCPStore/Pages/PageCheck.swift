@@ -21,6 +21,7 @@ struct PageCheck: ~Copyable {
     private let file: PageFile
     private let meta: MetaPage
     private let extent: Extent
+    private let checkedPage: () -> Void
     private var used: PageSet
     /// A page in memory for each level.
     private var levels: [[UInt8]]
@@ -48,12 +49,13 @@ struct PageCheck: ~Copyable {
 
     /// Checks the file's newest transaction.
     /// - Throws: `.damaged` with the page and what is wrong with it.
-    static func run(_ path: String, _ extent: Extent) throws(StoreError) {
-        var check = try PageCheck(path, extent)
+    /// - Parameter checkedPage: called for each page.
+    static func run(_ path: String, _ extent: Extent, _ checkedPage: @escaping () -> Void) throws(StoreError) {
+        var check = try PageCheck(path, extent, checkedPage)
         try check.walk()
     }
 
-    private init(_ path: String, _ extent: Extent) throws(StoreError) {
+    private init(_ path: String, _ extent: Extent, _ checkedPage: @escaping () -> Void) throws(StoreError) {
         let file = try PageFile(path)
         var newest: MetaPage?
         var bytes: [UInt8] = []
@@ -72,6 +74,7 @@ struct PageCheck: ~Copyable {
         levels = Array(repeating: [], count: Self.depthMax)
         self.meta = meta
         self.extent = extent
+        self.checkedPage = checkedPage
         self.file = file
     }
 
@@ -138,6 +141,7 @@ struct PageCheck: ~Copyable {
         var bytes = levels[level]
         levels[level] = []
         try file.read(number, into: &bytes)
+        checkedPage()
         let isLeaf = level == tree.depth - 1
         let nodes = try readNodes(bytes, number: number, isLeaf: isLeaf, kind, name)
         if isLeaf { counts.leafPages += 1 } else { counts.branchPages += 1 }
@@ -291,6 +295,7 @@ struct PageCheck: ~Copyable {
         let number = Int(pointer)
         var bytes: [UInt8] = []
         try file.read(number, into: &bytes)
+        checkedPage()
         let (own, flags, count) = bytes.withUnsafeBytes { buffer in
             let page = Page(buffer, number: number)
             return (page.ownNumber, page.flags, page.overflowPages)

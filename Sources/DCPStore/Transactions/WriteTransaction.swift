@@ -13,6 +13,8 @@ public struct WriteTransaction: ~Copyable {
     private var leafBytes = 0
     /// An upper estimate of both in pages, but for the few that every commit copies: leaves are at least half full.
     var pages: Int { largePages + 2 * leafBytes / environment.pageByteCount + 1 }
+    /// What the deletes so far have given back, as the callers say.
+    public private(set) var pagesFreed = 0
     /// LMDB marks a transaction as failed after an error inside a put or a delete; it can then only be aborted.
     private(set) var isFailed = false
 
@@ -72,15 +74,17 @@ public struct WriteTransaction: ~Copyable {
         fill(UnsafeMutableRawBufferPointer(start: value.mv_data, count: byteCount))
     }
 
+    /// - Parameter pages: what the value takes.
     /// - Returns: false when there was no such key.
     @discardableResult
-    public mutating func delete(_ table: Table, _ key: [UInt8]) throws(StoreError) -> Bool {
+    public mutating func delete(_ table: Table, _ key: [UInt8], pages: Int = 0) throws(StoreError) -> Bool {
         let transaction = try live()
         let code = Access.withValue(key) { mdb_del(transaction, table.identifier, &$0, nil) }
         if code == MDB_NOTFOUND { return false }
         changes += 1
         if code != MDB_SUCCESS { isFailed = true }
         try StoreError.check(code, "delete from the table \(table.name)")
+        pagesFreed += pages
         return true
     }
 

@@ -24,7 +24,8 @@ public struct WriteJob: Sendable {
     /// and the other jobs of the transaction do not notice.
     public var body: @Sendable (inout WriteTransaction) throws -> Void
     /// Takes back what `body` changed in memory. Called after every run of `body` that did not commit, also one that
-    /// threw.
+    /// threw, and of a synced job whose commit did not reach the disk: nothing is written after that, so what it deleted
+    /// can still be read.
     public var undo: @Sendable () -> Void
     /// The outcome, once; a success after the commit is as durable as the setting says.
     public var completion: @Sendable (Result<Void, any Error>) -> Void

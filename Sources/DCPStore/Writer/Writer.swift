@@ -62,6 +62,12 @@ public final class Writer: @unchecked Sendable {
     /// Transactions committed since the start.
     public var transactionsCommitted: Int { core.transactionsCommitted.load(ordering: .relaxed) }
 
+    /// When the thread began the transaction, sync or probe that it is at, in nanoseconds, monotonic; nil while it waits.
+    public var busySince: UInt64? {
+        let since = core.busySince.load(ordering: .relaxed)
+        return since == 0 ? nil : since
+    }
+
     /// How the store is doing, as of the last commit.
     public var health: StoreHealth { core.health.withLock { $0 } }
 

@@ -67,14 +67,20 @@ extension WriterCore {
     @discardableResult
     func fail(_ error: StoreError) -> StoreError {
         if let failure { return failure }
+        var remedy = "check the disk, then restart the rank, which verifies the store"
+        do throws(StoreError) {
+            try environment.mark(suspect: true)
+        } catch {
+            remedy =
+                "check the disk, verify the store with dcpctl verify, for it could not be marked (\(error)), then restart"
+        }
         let failure = StoreError(
             .damaged,
             "A write or a sync of the store \(environment.directory) failed, so what was acknowledged last may be lost, and "
-                + "nothing more is written: check the disk, then restart the rank, which verifies the store. (\(error))",
+                + "nothing more is written: \(remedy). (\(error))",
             cause: error.cause)
         self.failure = failure
         nextProbe = nil
-        environment.mark(suspect: true)
         update { $0.condition = .failed(failure) }
         return failure
     }
@@ -89,6 +95,7 @@ extension WriterCore {
 
     /// Asks the disk again. The commits that wait meanwhile are those of one allocation and one sync.
     func probe() {
+        beginsPiece()
         nextProbe = nil
         guard case .refused = health.withLock({ $0.condition }) else { return }
         let wanted = health.withLock { $0.wantedByteCount }

@@ -3,11 +3,13 @@ internal import Synchronization
 
 /// What the writer's thread owns; apart from `Writer` so that the thread does not keep its own handle alive.
 ///
-/// @unchecked Sendable: `health` and `observer` are mutexes, `transactionsCommitted` is an atomic, and everything else is
-/// touched by the writer's thread only, after `init`.
+/// @unchecked Sendable: `health` and `observer` are mutexes, `transactionsCommitted` and `busySince` are atomics, and
+/// everything else is touched by the writer's thread only, after `init`.
 final class WriterCore: @unchecked Sendable {
     let queue: WriteQueue
     let transactionsCommitted = Atomic(0)
+    /// When the thread began the transaction, sync or probe that it is at, in nanoseconds, monotonic; 0 while it waits.
+    let busySince = Atomic<UInt64>(0)
     let health = Mutex(StoreHealth())
     let observer = Mutex<(@Sendable (StoreHealth) -> Void)?>(nil)
     let environment: Environment
@@ -90,6 +92,7 @@ final class WriterCore: @unchecked Sendable {
     func run() {
         Self.nameThread("dcp-writer")
         loop: while true {
+            busySince.store(0, ordering: .relaxed)
             switch queue.next(deadline: Self.earlier(nextSync, nextProbe)) {
             case .group(let jobs): execute(jobs)
             case .deadline: break
@@ -99,7 +102,16 @@ final class WriterCore: @unchecked Sendable {
             if let due = nextProbe, Self.isPast(due) { probe() }
         }
         if isDirty { sync() }
+        busySince.store(0, ordering: .relaxed)
         witness = nil
+    }
+
+    /// For whoever watches that the thread gets on with its work.
+    func beginsPiece() {
+        guard host == nil else { return }
+        var now = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        busySince.store(UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec), ordering: .relaxed)
     }
 
     /// For `top -H` and core files. Swift's Glibc lacks `pthread_setname_np`.
@@ -130,6 +142,7 @@ final class WriterCore: @unchecked Sendable {
     }
 
     private func sync() {
+        beginsPiece()
         nextSync = nil
         isDirty = false
         do throws(StoreError) {
@@ -148,6 +161,7 @@ final class WriterCore: @unchecked Sendable {
             for job in jobs { job.completion(.failure(failure)) }
             return
         }
+        beginsPiece()
         do {
             let outcomes = try attempt(jobs)
             for (job, outcome) in zip(jobs, outcomes) { job.completion(outcome) }
@@ -195,9 +209,19 @@ final class WriterCore: @unchecked Sendable {
         committed(pages: pages, isFreeing: isFreeing)
         if isDirty, jobs.contains(where: \.isSynced) {
             sync()
-            if let failure { return jobs.map { $0.isSynced ? .failure(failure) : .success(()) } }
+            if let failure { failSynced(jobs, &outcomes, failure) }
         }
         return outcomes
+    }
+
+    /// The transaction is in the file and may never be on the disk: what had to be there has failed, and memory shows it
+    /// no longer. The others have the outcomes they had.
+    private func failSynced(_ jobs: [WriteJob], _ outcomes: inout [Result<Void, any Error>], _ failure: StoreError) {
+        for (index, job) in jobs.enumerated().reversed() where job.isSynced {
+            guard case .success = outcomes[index] else { continue }
+            job.undo()
+            outcomes[index] = .failure(failure)
+        }
     }
 
     /// With `always` this syncs the pages, and then the page that makes them count.

@@ -26,7 +26,9 @@ extension Integration {
                 }
                 let endpoints = cluster.local.rankEndpoints
                 let answers = try await onOwnThread {
-                    let clients = try [first, second].map { try RawSteps(topology: topology, claiming: $0, in: cluster) }
+                    let clients = try [first, second].map {
+                        try RawSteps(topology: topology, claiming: $0, in: cluster)
+                    }
                     let connections = try clients.map { _ in try endpoints.map { try RawConnection.client($0) } }
                     func send(_ client: Int, to rank: Int) throws {
                         let message = clients[client].message(

@@ -260,7 +260,8 @@ struct SoakClient {
         }
         guard progress.layerLengths.allSatisfy({ $0 == progress.length && $0 >= progress.committedLength }) else {
             throw SoakFailure(
-                "\(conversation.handle.record.name) has layers that end apart, or before what is committed: \(progress)")
+                "\(conversation.handle.record.name) has layers that end apart, or before what is committed: \(progress)"
+            )
         }
         tally.update { $0.commitsChecked += 1 }
     }

@@ -1,0 +1,91 @@
+internal import DCPCore
+internal import DCPTestKit
+internal import DCPWire
+
+/// What a client does when its script is done.
+extension SimulatedClient {
+    /// One more token for every sequence, whose attention reads all that was kept, and a commit of all.
+    func verify() {
+        guard simulation.isCalm else {
+            // Until the faults stop there is always something to do.
+            doing = "waiting for the faults to stop"
+            let turn = turn
+            world.after(UInt64(50_000_000), process, "wait") { [self] in
+                if turn == self.turn { next() }
+            }
+            return
+        }
+        guard !sequences.isEmpty else { return finish() }
+        doing = "verifying"
+        let all = sequences.map { ($0, $0.layers.map(\.count).max()! + 1) }
+        verify(all, layer: 0)
+    }
+
+    private func verify(_ all: [(ModelSequence, Int)], layer: Int) {
+        guard layer < simulation.knobs.model.layers else {
+            for sequence in sequences { sequence.askedLength = max(sequence.askedLength, sequence.length) }
+            let message = Message.commit(
+                sequences.map { length($0.length, of: $0) })
+            return askRanks(
+                Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
+                timeout: simulation.knobs.requestTimeout
+            ) { [self] result in
+                switch result {
+                case .success: closeTogether()
+                case .failure(let error): failed(error)
+                }
+            }
+        }
+        let step = SentStep(
+            all.map { ($0.0, $0.1 - $0.0.layers[layer].count) }, claims: claims, layer: layer,
+            tag: takeTag(layer: layer),
+            model: model!, cluster: cluster, mode: .gather, timeout: simulation.knobs.stepTimeout,
+            random: &world.random)
+        send(step) { [self] in verify(all, layer: layer + 1) }
+    }
+
+    /// Closes some of its sequences at once, at times a parent with its forks: what they share is nobody's then.
+    private func closeTogether() {
+        doing = "closing"
+        let closing = sequences.filter { _ in world.chance(0.7) }
+        sequences.removeAll { sequence in closing.contains { $0 === sequence } }
+        var open = closing.count
+        guard open > 0 else { return finish() }
+        if open > 1 { simulation.count("closed together") }
+        for sequence in closing {
+            close(sequence, claims[sequence.name]!) { [self] in
+                open -= 1
+                if open == 0 { finish() }
+            }
+        }
+    }
+
+    private func close(_ sequence: ModelSequence, _ claim: Claim, done: @escaping () -> Void) {
+        askToClose(.close(name: sequence.name, claim: claim), sequence, done: done) { _ in done() }
+    }
+
+    /// Repeats a request on the way to a close, with a new claim, until it is answered.
+    private func askToClose(
+        _ request: DirectoryRequest, _ sequence: ModelSequence, done: @escaping () -> Void,
+        answered: @escaping (DirectoryReply) -> Void
+    ) {
+        let turn = turn
+        askCoordinator(.directoryRequest(request), timeout: simulation.knobs.requestTimeout) { [self] result in
+            switch result {
+            case .success(.directoryReply(let reply)): answered(reply)
+            case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
+            // A request that was not answered had closed it.
+            case .failure(let error) where error.code == .unknownSequence: done()
+            case .failure(let error)
+            where error.isRetryable || simulation.isAwaitingRestart(error) || error.code == .claimed && hasCrashed:
+                world.after(UInt64(50_000_000), process, "close again") { [self] in
+                    guard turn == self.turn else { return }
+                    askToClose(.claim(sequence.record!.id, held: .none), sequence, done: done) { [self] in
+                        close(sequence, $0.claim, done: done)
+                    }
+                }
+            case .failure(let error): unexpected(error, "closing \(sequence.name)")
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+internal import Glibc
+
+/// What a store's directory remembers beside its data, whatever happens to the machine.
+///
+/// Each mark is an empty file, there or not. No lines of the lock file: that one has to stay the inode that is locked, so
+/// nothing durable can take its place, and written in place it is empty for a moment. A name can neither be torn nor need
+/// a page of a disk that is full.
+enum StoreMark: String, CaseIterable {
+    /// The store has been filled for the first time: from then on an empty data file is damage.
+    case created = "dcp-store.created"
+    /// A sync of it failed, and nothing has verified it since.
+    case suspect = "dcp-store.suspect"
+
+    func isSet(in directory: String) -> Bool { access(path(in: directory), F_OK) == 0 }
+
+    /// Durable when it returns, with every name in the directory. Idempotent.
+    func set(in directory: String) throws(StoreError) {
+        let path = path(in: directory)
+        let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else { throw StoreError.lmdb(errno, "make the mark \(path)") }
+        let code = fsync(descriptor) == 0 ? 0 : errno
+        Glibc.close(descriptor)
+        guard code == 0 else { throw StoreError.lmdb(code, "sync the mark \(path)") }
+        try Self.sync(directory)
+    }
+
+    /// Durable when it returns. Idempotent.
+    func clear(in directory: String) throws(StoreError) {
+        let path = path(in: directory)
+        guard unlink(path) == 0 || errno == ENOENT else { throw StoreError.lmdb(errno, "remove the mark \(path)") }
+        try Self.sync(directory)
+    }
+
+    private func path(in directory: String) -> String { directory + "/" + rawValue }
+
+    /// Makes the names in a directory durable.
+    static func sync(_ directory: String) throws(StoreError) {
+        let descriptor = Glibc.open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw StoreError.lmdb(errno, "open the directory \(directory)") }
+        defer { Glibc.close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw StoreError.lmdb(errno, "sync the directory \(directory)") }
+    }
+}

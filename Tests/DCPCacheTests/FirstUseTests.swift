@@ -1,0 +1,86 @@
+import DCPCache
+import DCPCore
+import Foundation
+import Testing
+
+/// What a start leaves to the first use of a sequence, and how it tells that it goes on.
+@Suite("first use after a start")
+struct FirstUseTests {
+    private struct GivenUp: Error {}
+
+    @Test("blocks are checked a piece at a time, and what was checked stays checked when the caller gives up")
+    func pieces() throws {
+        // Blocks of 128 KiB, 128 of them in a piece.
+        let rig = try Rig(layers: 1, kvHeads: 8, dims: (128, 128))
+        let tags = (0..<UInt32(300 * 16)).map { $0 }
+        try rig.open(1)
+        for start in stride(from: 0, to: tags.count, by: 800) {
+            try rig.appendAll(1, at: start, Array(tags[start..<start + 800]))
+            try rig.commit(1, start + 800)
+        }
+        try rig.reopen()
+        func pieces(givingUpAfter limit: Int = .max) throws -> Int {
+            var count = 0
+            do throws(ServiceError) {
+                _ = try rig.cache.contexts([(SequenceID(1), tags.count)], layer: 0) { () throws(ServiceError) in
+                    count += 1
+                    if count == limit { throw ServiceError(.stepAborted, "enough") }
+                }
+            } catch {
+                #expect(error.code == .stepAborted && count == limit)
+            }
+            return count
+        }
+        #expect(try pieces(givingUpAfter: 1) == 1)
+        #expect(try pieces() == 2)
+        #expect(try pieces() == 0)
+        #expect(try rig.holds(1, tags))
+    }
+
+    @Test("a damaged block in a later piece is found, and those before it are served")
+    func damage() throws {
+        let rig = try Rig(layers: 1, kvHeads: 8, dims: (128, 128))
+        let tags = (0..<UInt32(200 * 16)).map { $0 }
+        try rig.open(1)
+        for start in stride(from: 0, to: tags.count, by: 800) {
+            try rig.appendAll(1, at: start, Array(tags[start..<start + 800]))
+            try rig.commit(1, start + 800)
+        }
+        try rig.flip(payload(of: 190 * 16, rig), at: 0)
+        try rig.reopen()
+        expect(.storeDamaged, "Block 190", "truncate the sequence to 3040") {
+            _ = try rig.cache.context(sequence: SequenceID(1), layer: 0, length: tags.count)
+        }
+        #expect(try rig.holds(1, Array(tags[..<3040])))
+    }
+
+    /// Bytes that only the block with this token has.
+    private func payload(of token: Int, _ rig: Rig) throws -> Data {
+        let context = try rig.cache.context(sequence: SequenceID(1), layer: 0, length: token + 16)
+        return Data(bytes: context.blocks[token / 16], count: 1024)
+    }
+
+    @Test("a start tells how far it is, whatever it is at")
+    func progress() throws {
+        let rig = try Rig()
+        try rig.open(1)
+        try rig.appendAll(1, at: 0, Array(0..<100))
+        try rig.commit(1, 100)
+        rig.cache.close()
+        func start() throws -> LoadProgress {
+            let progress = LoadProgress()
+            let cache = try ShardCache.open(
+                directory: rig.storePath, rank: rig.rank, cluster: rig.cluster, settings: rig.settings,
+                progress: progress)
+            cache.close()
+            return progress
+        }
+        let plain = try start()
+        #expect(plain.description.contains("12 blocks and 1 sequences indexed"))
+        // The root table and the trees of five tables come before them.
+        #expect(plain.steps >= 13 + 6 && !plain.description.contains("verified"))
+        try Data().write(to: URL(fileURLWithPath: rig.storePath + "/dcp-store.suspect"))
+        let verified = try start()
+        #expect(verified.steps > plain.steps && verified.description.contains("verified after a failed sync"))
+    }
+}
