@@ -125,8 +125,8 @@ let package = Package(
             ]),
 
         // Thin executables.
-        executable("dcp-rank", ["DCPDaemon", argumentParser]),
-        executable("dcp-coordinator", ["DCPDaemon", argumentParser]),
+        executable("dcp-rank", ["DCPConsole", "DCPDaemon", argumentParser]),
+        executable("dcp-coordinator", ["DCPConsole", "DCPDaemon", argumentParser]),
         executable(
             "dcpctl",
             [

@@ -1,7 +1,11 @@
 import ArgumentParser
+import DCPConsole
 import DCPDaemon
 
 @main
 struct Main {
-    static func main() async { await CoordinatorCommand.main() }
+    static func main() async {
+        ArgumentBytes.requireUTF8()
+        await CoordinatorCommand.main()
+    }
 }

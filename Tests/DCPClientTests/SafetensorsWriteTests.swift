@@ -90,16 +90,51 @@ struct SafetensorsWriteTests {
         #expect(try directory.contents() == ["out.safetensors"])
     }
 
-    @Test("a rename that fails leaves no half file")
-    func renameFails() throws {
+    @Test("a path that no file can take is refused before anything is written: a directory, a device, no name")
+    func noPlace() throws {
         let path = directory.file("taken")
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false)
-        do {
-            let writer = try SafetensorsWriter(path: path, tensors: [])
-            let error = #expect(throws: ServiceError.self) { try writer.finish() }
-            #expect(error?.message.contains("choose another path") == true)
+        for (place, word) in [(path, "is a directory"), (path + "/", "is a directory"), ("/dev/null", "regular file")] {
+            let error = #expect(throws: ServiceError.self) { try SafetensorsWriter(path: place, tensors: []) }
+            #expect(error?.message.contains(word) == true, "\(String(describing: error))")
         }
         #expect(try directory.contents() == ["taken"])
+        #expect(try FileManager.default.contentsOfDirectory(atPath: path).isEmpty)
+    }
+
+    @Test("what a killed writer has left is removed by the next of that name; another's and a live one's stay")
+    func abandonedFiles() throws {
+        let path = directory.file("o.safetensors")
+        let (dead, other) = (".o.safetensors.1-a.partial", ".o.safetensors.x.1-a.partial")
+        for name in [dead, other] { try Data("half".utf8).write(to: URL(filePath: directory.file(name))) }
+        let first = try SafetensorsWriter(path: path, tensors: [.init(name: "o", dataType: .float32, shape: [1])])
+        let second = try SafetensorsWriter(path: path, tensors: [.init(name: "o", dataType: .float32, shape: [1])])
+        let names = try directory.contents()
+        #expect(names.count == 3 && names.contains(other) && !names.contains(dead), "\(names)")
+        for writer in [first, second] {
+            try writer.append([1], to: "o")
+            try writer.finish()
+        }
+        #expect(try Set(directory.contents()) == [other, "o.safetensors"])
+    }
+
+    @Test("names of tensors are bytes: equal in Unicode and unequal in bytes are two")
+    func namesAreBytes() throws {
+        let path = directory.file("out.safetensors")
+        let (composed, decomposed) = ("caf\u{e9}", "cafe\u{301}")
+        let writer = try SafetensorsWriter(
+            path: path,
+            tensors: [
+                .init(name: composed, dataType: .float32, shape: [1]),
+                .init(name: decomposed, dataType: .float32, shape: [1]),
+            ])
+        try writer.append([1], to: composed)
+        try writer.append([2], to: decomposed)
+        try writer.finish()
+        let file = try SafetensorsFile.open(path)
+        #expect(file.entries.count == 2)
+        #expect(try file.tensor(named: composed).floats(rows: 0..<1) == [1])
+        #expect(try file.tensor(named: decomposed).floats(rows: 0..<1) == [2])
     }
 
     @Test("a write that the system refuses is an error that names the remedy, and leaves no half file")
@@ -111,10 +146,10 @@ struct SafetensorsWriteTests {
             var limit = rlimit(rlim_cur: 4096, rlim_max: 4096)
             #expect(setrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &limit) == 0)
             do {
-                let writer = try SafetensorsWriter(
-                    path: directory.file("out"), tensors: [.init(name: "o", dataType: .float32, shape: [2000])])
+                // Before the first byte: the space is reserved.
                 let error = #expect(throws: ServiceError.self) {
-                    try writer.append([Float](repeating: 1, count: 2000), to: "o")
+                    try SafetensorsWriter(
+                        path: directory.file("out"), tensors: [.init(name: "o", dataType: .float32, shape: [2000])])
                 }
                 #expect(error?.message.contains("Free space or choose another path") == true)
             }

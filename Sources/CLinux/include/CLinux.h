@@ -3,3 +3,4 @@
 
 #include "CLinuxProcess.h"
 #include "CLinuxFault.h"
+#include "CLinuxFile.h"

@@ -9,7 +9,9 @@ extension ShardCache {
             try cluster.check(shape)
             if let known = modelEntries.withLock({ $0[id] }) {
                 var differences = known.shape.differences(from: shape)
-                if known.name != name { differences.insert("name: \(known.name), not \(name)", at: 0) }
+                if NameKey(known.name) != NameKey(name) {
+                    differences.insert("name: \(known.name), not \(name)", at: 0)
+                }
                 guard differences.isEmpty else {
                     throw fail(
                         .modelMismatch,

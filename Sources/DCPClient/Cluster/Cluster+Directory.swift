@@ -31,7 +31,7 @@ extension Cluster {
 
     /// The model of that name, or nil.
     public func model(named name: String) async throws(ServiceError) -> ModelRecord? {
-        try await models().first { $0.name == name }
+        try await models().first { NameKey($0.name) == NameKey(name) }
     }
 
     /// Opens a sequence.

@@ -1,3 +1,5 @@
+internal import DCPCore
+
 /// The JSON of a safetensors header, parsed strictly from bytes that nobody vouches for.
 ///
 /// Not Foundation's parser: that one keeps one of two members of the same name, turns 1.0 into 1 and true into a
@@ -72,7 +74,7 @@ struct HeaderJSON {
 
     private mutating func object(depth: Int) throws(SyntaxError) -> [(name: String, value: Value)] {
         var members: [(name: String, value: Value)] = []
-        var names: Set<String> = []
+        var names: Set<NameKey> = []
         try expect("{")
         skipSpace()
         if current == UInt8(ascii: "}") {
@@ -81,7 +83,9 @@ struct HeaderJSON {
         }
         while true {
             let name = try string()
-            guard names.insert(name).inserted else { throw error("the name \(name.debugDescription) occurs twice") }
+            guard names.insert(NameKey(name)).inserted else {
+                throw error("the name \(name.debugDescription) occurs twice")
+            }
             guard members.count < Self.membersMax else { throw error("more than \(Self.membersMax) members") }
             skipSpace()
             try expect(":")

@@ -14,7 +14,7 @@ public struct SafetensorsFile: Sendable {
 
     private let descriptor: OwnedDescriptor
     private let dataOffset: Int
-    private let indexByName: [String: Int]
+    private let indexByName: [NameKey: Int]
 
     /// The same limit as the reference implementation's.
     public static let headerByteCountMax = 100_000_000
@@ -64,11 +64,11 @@ public struct SafetensorsFile: Sendable {
         self.entries = header.entries
         self.metadata = header.metadata
         self.indexByName = Dictionary(
-            uniqueKeysWithValues: header.entries.enumerated().map { ($0.element.name, $0.offset) })
+            uniqueKeysWithValues: header.entries.enumerated().map { (NameKey($0.element.name), $0.offset) })
     }
 
     /// What the header declares under a name; of any dtype.
-    public func entry(named name: String) -> SafetensorsEntry? { indexByName[name].map { entries[$0] } }
+    public func entry(named name: String) -> SafetensorsEntry? { indexByName[NameKey(name)].map { entries[$0] } }
 
     /// A tensor to be used as rows.
     /// - Throws: `.invalidRequest` when there is none of this name, or its dtype is not BF16, F16 or F32.

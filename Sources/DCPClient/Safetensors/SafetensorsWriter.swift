@@ -1,12 +1,11 @@
 public import DCPCore
-internal import Glibc
 internal import Synchronization
 
 /// Writes a safetensors file piece by piece. The file appears under its name complete or not at all.
 ///
 /// Tensors are declared first; then rows are appended to any of them in any turn, as steps of several layers bring them.
-/// Everything goes to a temporary file in the same directory, which `finish` syncs and renames; a writer that is dropped
-/// before removes it, and a file that stood under the name before stays as it was. Safe to use from any thread; calls
+/// Everything goes to a `PartialFile`, whose space is reserved at once and which `finish` syncs and renames; a writer that is
+/// dropped before removes it, and a file that stood under the name before stays as it was. Safe to use from any thread; calls
 /// block on the disk.
 public final class SafetensorsWriter: Sendable {
     /// A tensor to be written.
@@ -35,15 +34,14 @@ public final class SafetensorsWriter: Sendable {
     }
 
     public let path: String
-    private let temporaryPath: String
-    private let descriptor: OwnedDescriptor
+    private let file: PartialFile
     private let dataOffset: Int
-    private let indexByName: [String: Int]
+    private let indexByName: [NameKey: Int]
     private let state: Mutex<State>
 
-    /// Creates the temporary file with its header.
-    /// - Throws: `.invalidRequest` for two tensors of one name, a name that is reserved, a shape that has no size, or a
-    ///   directory that cannot be written.
+    /// Creates the partial file with its header.
+    /// - Throws: `.invalidRequest` for two tensors of one name, a name that is reserved, a shape that has no size, a place
+    ///   that cannot be written, or a disk without room for the whole file.
     public init(path: String, tensors: [Declaration], metadata: [String: String] = [:]) throws(ServiceError) {
         // Wider elements first, so that every tensor starts aligned to its own element.
         let ordered = tensors.enumerated().sorted {
@@ -51,9 +49,9 @@ public final class SafetensorsWriter: Sendable {
         }.map(\.element)
         var offset = 0
         var placed: [Tensor] = []
-        var indexByName: [String: Int] = [:]
+        var indexByName: [NameKey: Int] = [:]
         for declaration in ordered {
-            guard declaration.name != "__metadata__", indexByName[declaration.name] == nil else {
+            guard declaration.name != "__metadata__", indexByName[NameKey(declaration.name)] == nil else {
                 throw ServiceError(
                     .invalidRequest,
                     "\(path): the tensor name \(declaration.name.debugDescription) is reserved or used twice; rename "
@@ -68,32 +66,24 @@ public final class SafetensorsWriter: Sendable {
                     "\(path): tensor \(declaration.name.debugDescription) of shape \(declaration.shape) has no size up to "
                         + "\(Int.max / 8) bytes; correct its shape.")
             }
-            indexByName[declaration.name] = placed.count
+            indexByName[NameKey(declaration.name)] = placed.count
             placed.append(Tensor(name: declaration.name, byteRange: offset..<end))
             offset = end
         }
         let header = SafetensorsHeaderText.bytes(
             of: zip(ordered, placed).map { ($0, $1.byteRange) }, metadata: metadata)
-        let (directory, name) = Self.split(path)
-        let token = String(UInt64.random(in: 0...UInt64.max), radix: 36)
         self.path = path
-        self.temporaryPath = "\(directory)/.\(name).\(getpid())-\(token).partial"
-        self.descriptor = try openDescriptor(temporaryPath, O_WRONLY | O_CREAT | O_EXCL)
+        file = try PartialFile(for: path, byteCount: header.count + offset)
         self.dataOffset = header.count
         self.indexByName = indexByName
         self.state = Mutex(State(tensors: placed))
-        try header.lendBytes { bytes throws(ServiceError) in try write(bytes, at: 0) }
-    }
-
-    deinit {
-        // Not finished: whatever was written is worth nothing, and a half file must not stay.
-        if !state.withLock({ $0.isFinished }) { unlink(temporaryPath) }
+        try header.lendBytes { bytes throws(ServiceError) in try file.write(bytes, at: 0) }
     }
 
     /// Writes the next bytes of a tensor, row-major and little-endian.
     /// - Throws: `.invalidRequest` for an undeclared name, more bytes than declared, or a disk that is full.
     public func append(_ bytes: UnsafeRawBufferPointer, to name: String) throws(ServiceError) {
-        guard let index = indexByName[name] else {
+        guard let index = indexByName[NameKey(name)] else {
             throw ServiceError(
                 .invalidRequest, "\(path): tensor \(name.debugDescription) was not declared; declare it.")
         }
@@ -110,7 +100,7 @@ public final class SafetensorsWriter: Sendable {
                 "\(path): \(bytes.count) bytes are more than tensor \(name.debugDescription) has left of its declared "
                     + "shape; declare a larger shape.")
         }
-        try write(bytes, at: dataOffset + start)
+        try file.write(bytes, at: dataOffset + start)
     }
 
     /// Writes the next values of a Float32 tensor.
@@ -131,33 +121,8 @@ public final class SafetensorsWriter: Sendable {
                 "\(path) is not written: tensor \(incomplete.name.debugDescription) has \(incomplete.byteCountWritten) of "
                     + "its \(incomplete.byteRange.count) bytes; append the rest before finishing.")
         }
-        guard fsync(descriptor.value) == 0, rename(temporaryPath, path) == 0 else { throw failure(errno) }
+        try file.publish()
         state.withLock { $0.isFinished = true }
-        // The name is durable once the directory is; some file systems cannot sync one, and the file is whole anyway.
-        if let directory = try? openDescriptor(Self.split(path).directory, O_RDONLY | O_DIRECTORY) {
-            fsync(directory.value)
-        }
-    }
-
-    private func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) throws(ServiceError) {
-        var done = 0
-        while done < bytes.count {
-            let count = pwrite(descriptor.value, bytes.baseAddress! + done, bytes.count - done, off_t(offset + done))
-            if count >= 0 { done += count } else if errno != EINTR { throw failure(errno) }
-        }
-    }
-
-    private func failure(_ number: Int32) -> ServiceError {
-        ServiceError(
-            .invalidRequest,
-            "\(path) cannot be written: \(systemMessage(number)). Free space or choose another path; what was there "
-                + "before is unchanged.")
-    }
-
-    private static func split(_ path: String) -> (directory: String, name: String) {
-        guard let slash = path.lastIndex(of: "/") else { return (".", path) }
-        let directory = String(path[..<slash])
-        return (directory.isEmpty ? "/" : directory, String(path[path.index(after: slash)...]))
     }
 }
 

@@ -5,22 +5,23 @@ internal import DCPWire
 public struct Submission: Sendable {
     private let file: SubmitFile
     private let options: SubmitOptions
-    private let outputPath: String?
+    private let writer: SafetensorsWriter?
 
-    /// Opens and checks everything that can be checked without a cluster.
+    /// Opens and checks everything that can be checked without a cluster, and reserves the output's space.
     /// - Parameter output: where `o` and `lse` are written, or nil.
     /// - Throws: `.invalidRequest`, naming file, tensor, value and remedy.
     public init(_ path: String, options: SubmitOptions, output: String?) throws(ServiceError) {
         file = try SubmitFile(path, layer: options.layer)
         self.options = options
-        outputPath = output
+        let file = file
+        writer = try output.map { (path) throws(ServiceError) in try Self.makeWriter(path, file, options) }
         if let expected = options.expect { _ = try Expectation(expected, for: file) }
     }
 
     /// Steps over all layers: what `progress` counts.
     public var totalTokens: Int { file.tokens * file.layers.count }
 
-    /// Runs the submission, through outages of the cluster as long as `options.retryFor` allows.
+    /// Runs the submission, once, through outages of the cluster as long as `options.retryFor` allows.
     ///
     /// After an outage it goes on from what every rank holds. Tokens that a rank has lost, because they were not
     /// committed when it died, are sent again in the same steps: their answers, which are already written, would have
@@ -51,7 +52,6 @@ public struct Submission: Sendable {
                     + "the tokens from \(start.length) on, or choose another --sequence.")
         }
         let expectation = try options.expect.map { (path) throws(ServiceError) in try Expectation(path, for: file) }
-        let writer = try outputPath.map { (path) throws(ServiceError) in try makeWriter(path, plan) }
         var transfer = SubmissionTransfer(
             file: file, plan: plan, sequence: sequence, queryMode: options.queryMode, start: start, writer: writer,
             expectation: expectation, outages: outages, progress: progress, resumed: resumed)
@@ -65,16 +65,19 @@ public struct Submission: Sendable {
             throw error
         }
         try writer?.finish()
-        outages = transfer.outages
-        transfer.report.ranks = try await cluster.persistently(&outages) {
-            () async throws(ServiceError) -> [(status: RankStatus, tokens: Int)] in
+        // All is committed and written. What cannot be asked now is no failure of that, and nothing to wait for.
+        do throws(ServiceError) {
             let holdings = try await cluster.status(of: sequence)
-            return try await cluster.rankStatuses().map { ($0, holdings.localTokens[$0.rank] ?? 0) }
+            transfer.report.ranks = try await cluster.rankStatuses().map { ($0, holdings.localTokens[$0.rank] ?? 0) }
+        } catch {
+            transfer.report.ranksFailure = error
         }
         return transfer.report
     }
 
-    private func makeWriter(_ path: String, _ plan: SubmissionPlan) throws(ServiceError) -> SafetensorsWriter {
+    private static func makeWriter(
+        _ path: String, _ file: SubmitFile, _ options: SubmitOptions
+    ) throws(ServiceError) -> SafetensorsWriter {
         let tensors = file.layers.flatMap { layer in
             [
                 SafetensorsWriter.Declaration(
@@ -86,6 +89,9 @@ public struct Submission: Sendable {
         }
         return try SafetensorsWriter(
             path: path, tensors: tensors,
-            metadata: ["model": plan.modelName, "sequence": plan.sequenceName, "lse": "natural logarithm"])
+            metadata: [
+                "model": SubmissionPlan.modelName(file, options),
+                "sequence": SubmissionPlan.sequenceName(file, options), "lse": "natural logarithm",
+            ])
     }
 }

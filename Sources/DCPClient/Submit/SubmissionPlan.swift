@@ -15,7 +15,7 @@ struct SubmissionPlan: Sendable {
     /// - Parameter known: the registered model of that name, if there is one.
     init(_ file: SubmitFile, _ options: SubmitOptions, modelName: String, known: ModelShape?) throws(ServiceError) {
         self.modelName = modelName
-        sequenceName = options.sequence ?? file.metadata["sequence"] ?? file.baseName
+        sequenceName = Self.sequenceName(file, options)
         position = try file.integer("position", flag: options.position)
         let fileLayers = (file.layers.map(\.index).max() ?? 0) + 1
         let statedLayers = try file.integer("layers", flag: options.layers)
@@ -52,6 +52,10 @@ struct SubmissionPlan: Sendable {
 
     static func modelName(_ file: SubmitFile, _ options: SubmitOptions) -> String {
         options.model ?? file.metadata["model"] ?? file.baseName
+    }
+
+    static func sequenceName(_ file: SubmitFile, _ options: SubmitOptions) -> String {
+        options.sequence ?? file.metadata["sequence"] ?? file.baseName
     }
 }
 

@@ -35,6 +35,8 @@ public struct SubmissionReport: Sendable {
     public internal(set) var resentTokens = 0
     /// Each rank's counters after the last commit, and how many of the sequence's tokens it holds.
     public internal(set) var ranks: [(status: RankStatus, tokens: Int)] = []
+    /// Why `ranks` is empty: the cluster went away when everything had been committed and written.
+    public internal(set) var ranksFailure: ServiceError?
 
     /// The value at a fraction of the sorted durations; nil when there are none.
     public static func quantile(_ fraction: Double, of durations: [Duration]) -> Duration? {

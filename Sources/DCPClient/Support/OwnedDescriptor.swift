@@ -18,8 +18,11 @@ final class OwnedDescriptor: Sendable {
 func systemMessage(_ number: Int32) -> String { String(cString: strerror(number)) }
 
 /// Opens a file, close-on-exec.
+/// - Parameter shown: what the error names instead of a path that the user does not know.
 /// - Throws: `.invalidRequest` that names the path and the system's reason.
-func openDescriptor(_ path: String, _ flags: Int32, mode: mode_t = 0o644) throws(ServiceError) -> OwnedDescriptor {
+func openDescriptor(
+    _ path: String, _ flags: Int32, mode: mode_t = 0o644, shown: String? = nil
+) throws(ServiceError) -> OwnedDescriptor {
     guard !path.utf8.contains(0) else {
         throw ServiceError(.invalidRequest, "The path \(path.debugDescription) holds a NUL byte; give another path.")
     }
@@ -29,7 +32,8 @@ func openDescriptor(_ path: String, _ flags: Int32, mode: mode_t = 0o644) throws
         let number = errno
         if number == EINTR { continue }
         throw ServiceError(
-            .invalidRequest, "\(path) cannot be opened: \(systemMessage(number)). Check the path and its permissions.")
+            .invalidRequest,
+            "\(shown ?? path) cannot be opened: \(systemMessage(number)). Check the path and its permissions.")
     }
 }
 

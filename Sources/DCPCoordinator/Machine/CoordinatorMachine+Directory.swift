@@ -109,7 +109,7 @@ extension CoordinatorMachine {
             guard let owner = state.models[known.record.model] else {
                 throw ServiceError(.internal, "\(known.record.id) has the unknown \(known.record.model).")
             }
-            guard owner.name == modelName || modelName.isEmpty else {
+            guard NameKey(owner.name) == NameKey(modelName) || modelName.isEmpty else {
                 throw ServiceError(
                     .modelMismatch,
                     "Sequence `\(name)` belongs to model `\(owner.name)`, not `\(modelName)`; choose another --sequence "

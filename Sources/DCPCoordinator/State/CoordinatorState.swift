@@ -34,8 +34,10 @@ public struct CoordinatorState: Hashable, Sendable {
         }
     }
 
-    func model(named name: String) -> ModelRecord? { models.values.first { $0.name == name } }
-    func sequence(named name: String) -> SequenceEntry? { sequences.values.first { $0.record.name == name } }
+    func model(named name: String) -> ModelRecord? { models.values.first { NameKey($0.name) == NameKey(name) } }
+    func sequence(named name: String) -> SequenceEntry? {
+        sequences.values.first { NameKey($0.record.name) == NameKey(name) }
+    }
 
     var sortedModels: [ModelRecord] { models.values.sorted { $0.id < $1.id } }
     var sortedSequences: [SequenceEntry] { sequences.values.sorted { $0.record.id < $1.record.id } }

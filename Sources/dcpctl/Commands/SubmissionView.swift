@@ -90,13 +90,15 @@ struct SubmissionView: Encodable {
             }
             parts.append(table.rendered())
         }
-        var table = TextTable("RANK", "TOKENS", "BLOCKS", "STORE")
-        for rank in ranks {
-            table.append([
-                "\(rank.rank)", "\(rank.tokens)", "\(rank.blocks)", ByteFormat.format(Int(rank.storeBytes)),
-            ])
+        if !ranks.isEmpty {
+            var table = TextTable("RANK", "TOKENS", "BLOCKS", "STORE")
+            for rank in ranks {
+                table.append([
+                    "\(rank.rank)", "\(rank.tokens)", "\(rank.blocks)", ByteFormat.format(Int(rank.storeBytes)),
+                ])
+            }
+            parts.append(table.rendered())
         }
-        parts.append(table.rendered())
         var times = TextTable("LATENCY", "COUNT", "P50", "P99", "MAX")
         for latency in latencies {
             func format(_ microseconds: Double) -> String { DurationFormat.latency(.microseconds(microseconds)) }

@@ -159,6 +159,9 @@ struct Submit: AsyncParsableCommand {
                 bar.finish()
                 throw error
             }
+            if let failure = report.ranksFailure {
+                printMessage("everything is committed; what each rank holds could not be asked: \(failure)")
+            }
             let view = SubmissionView(report)
             try client.output.print(view) { view.text }
             try check(report)
