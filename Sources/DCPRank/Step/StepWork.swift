@@ -104,7 +104,7 @@ final class StepWork: Sendable {
 
     /// Reduce-scatter, first half: this rank's outputs weighed by the combined LSE, cut by rank.
     func correct(
-        _ states: AttentionStates, lse: [[Float]], completion: @escaping Completion<([[Float]], [Float])>
+        _ states: AttentionStates, lse: [[Double]], completion: @escaping Completion<([[Float]], [Double])>
     ) {
         submit(completion) { [plan] () throws(ServiceError) in
             let combined = try AttentionStates.combinedLSE(lse)
@@ -113,7 +113,7 @@ final class StepWork: Sendable {
                 let rows = plan.rows(ofRank: member)
                 return Array(outputs[rows.lowerBound * states.valueDim..<rows.upperBound * states.valueDim])
             }
-            return (slices, combined.slice(rows: plan.rows(ofRank: plan.contextRank)).rounded)
+            return (slices, combined.slice(rows: plan.rows(ofRank: plan.contextRank)).values)
         }
     }
 
@@ -126,7 +126,7 @@ final class StepWork: Sendable {
     }
 
     func reduce(
-        _ summands: [[Float]], lse: [Float], _ newTokens: AttentionStates,
+        _ summands: [[Float]], lse: [Double], _ newTokens: AttentionStates,
         completion: @escaping Completion<AttentionStates>
     ) {
         submit(completion) { () throws(ServiceError) in
