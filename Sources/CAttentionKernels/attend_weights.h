@@ -49,16 +49,24 @@ static const uint32_t dcp_thresholds[dcp_group_tokens] = {
     DCP_THRESHOLDS(32), DCP_THRESHOLDS(40), DCP_THRESHOLDS(48), DCP_THRESHOLDS(56),
 };
 
-// The first terms of a row's weights, and in the lanes of `heavy` the second ones.
+// The first terms of a row's weights, and the second ones: all, or in the lanes of `heavy`.
 DCP_INLINE void dcp_split_weights(dcp_group *group, int64_t row, int64_t padded) {
     const float share = group->rows->light_share;
+    if (share == 0.0f) {
+        for (int64_t t = 0; t < padded; t += dcp_width) {
+            const dcp_vec weight = vec_load(group->scores[row] + t);
+            vec_store_bf16(&group->weights[0][row][t / 2], weight);
+            vec_store_bf16(&group->weights[1][row][t / 2], vec_sub(weight, vec_nearest_bf16(weight)));
+        }
+        return;
+    }
     // Of the sum before the group only what needs no factor is counted: too little where the maximum rose.
     const float before = group->highest[row] == group->maximum[row] ? group->sum[row] : 0.0f;
     const dcp_vec light = vec_set1(share * (before + group->added[row]));
     uint64_t heavy = 0;
     for (int64_t t = 0; t < padded; t += dcp_width) {
         const dcp_vec weight = vec_load(group->scores[row] + t);
-        const uint64_t lanes = share == 0.0f ? vec_all : vec_above(weight, light);
+        const uint64_t lanes = vec_above(weight, light);
         const dcp_words first = vec_round_bf16(weight, lanes, words_load(dcp_thresholds + t));
         words_store_high(&group->weights[0][row][t / 2], first);
         // Second terms of light tokens are 0, and change no bit of the row where one beside it has a heavy token.

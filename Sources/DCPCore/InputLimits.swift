@@ -101,8 +101,8 @@ extension DataType {
         for start in stride(from: 0, to: words, by: run) {
             let end = min(start + run, words)
             var beyond: UInt64 = 0
-            for word in start..<end {
-                let value = bytes.loadUnaligned(fromByteOffset: word * 8, as: UInt64.self)
+            for offset in stride(from: start * 8, to: end * 8, by: 8) {
+                let value = bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
                 beyond |= (value & ~signs) &+ added
             }
             if beyond & signs != 0 {

@@ -203,7 +203,8 @@ public final class AttentionWork: @unchecked Sendable {
 
     /// For pieces that are longer than a state may be.
     func carriedStates(of tiles: Range<Int>) -> CarriedStates? {
-        CarriedStates(rows: split.tiles[tiles].map(\.rows), valueDim: model.valueDim, shift: carryShift)
+        guard carryShift > 0 else { return nil }
+        return CarriedStates(rows: split.tiles[tiles].map(\.rows), valueDim: model.valueDim, shift: carryShift)
     }
 
     /// For each row of a tile, how many of the `count` key tokens from `first` it sees.

@@ -16,9 +16,8 @@ final class CarriedStates {
 
     /// - Parameters:
     ///   - rows: of each tile.
-    ///   - shift: of the work; nil for pieces that need no second level.
-    init?(rows: [Int], valueDim: Int, shift: Int32) {
-        guard shift > 0 else { return nil }
+    ///   - shift: of the work.
+    init(rows: [Int], valueDim: Int, shift: Int32) {
         var count = 0
         firstRow = rows.map { rows in
             defer { count += rows }
