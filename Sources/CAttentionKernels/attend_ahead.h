@@ -30,10 +30,13 @@ typedef struct {
     const char *keys, *values; // at the group's first token
     int64_t tokens;            // of the group that some row sees
     int64_t seen[dcp_attention_rows_max];
-    float maximum[dcp_attention_rows_max], sum[dcp_attention_rows_max]; // the rows' state
-    float highest[dcp_attention_rows_max];                              // the maximum with this group
-    float added[dcp_attention_rows_max];                                // to the sum by this group
-    float factor[dcp_attention_rows_max];                               // for what was accumulated before
+    // At the start of a line: each vector of what follows lay in one line or over two, as the stack happened to. From
+    // memory four rows of bf16 gain 6 %.
+    _Alignas(64) float maximum[dcp_attention_rows_max]; // with `sum` the rows' state
+    float sum[dcp_attention_rows_max];
+    float highest[dcp_attention_rows_max]; // the maximum with this group
+    float added[dcp_attention_rows_max];   // to the sum by this group
+    float factor[dcp_attention_rows_max];  // for what was accumulated before
     float scores[dcp_attention_rows_max][dcp_group_tokens];
 #ifdef DCP_DOT
     uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens

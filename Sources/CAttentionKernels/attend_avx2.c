@@ -48,8 +48,8 @@ static inline float vec_max_lanes(__m256 vec) {
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
 
-// e^x as dcp_exp computes it, but with fused multiply-adds.
-static inline __m256 vec_exp(__m256 x) {
+// e^x / 2^shift as dcp_shifted_exp computes it, but with fused multiply-adds.
+static inline __attribute__((always_inline)) __m256 vec_shifted_exp(__m256 x, int shift) {
     const __m256 round = _mm256_set1_ps(0x1.8p23f);
     const __m256 shifted = _mm256_fmadd_ps(x, _mm256_set1_ps(1.44269504088896341f), round);
     const __m256 n = _mm256_sub_ps(shifted, round);
@@ -62,8 +62,9 @@ static inline __m256 vec_exp(__m256 x) {
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
     p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
     // 2^n from the integer in the low bits of `shifted`; below 2^-126 it would not be one, and 0 is taken.
-    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127)), 23);
-    const __m256 limit = _mm256_set1_ps(-87.33654f);
+    const __m256i bias = _mm256_set1_epi32(127 - shift);
+    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(shifted), bias), 23);
+    const __m256 limit = _mm256_set1_ps(-87.33654f + 0.69314718f * (float)shift);
     return _mm256_andnot_ps(
         _mm256_cmp_ps(x, limit, _CMP_LT_OQ), _mm256_mul_ps(p, _mm256_castsi256_ps(power)));
 }

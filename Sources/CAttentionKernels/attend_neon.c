@@ -24,8 +24,8 @@ enum { dcp_width = 4 };
 // FMAX gives NaN where either is NaN; a comparison is false there and selects the second.
 static inline float32x4_t vec_max(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 
-// e^x as dcp_exp computes it, but with fused multiply-adds.
-static inline float32x4_t vec_exp(float32x4_t x) {
+// e^x / 2^shift as dcp_shifted_exp computes it, but with fused multiply-adds.
+static inline __attribute__((always_inline)) float32x4_t vec_shifted_exp(float32x4_t x, int shift) {
     const float32x4_t n = vrndnq_f32(vmulq_n_f32(x, 1.44269504088896341f));
     float32x4_t r = vfmaq_n_f32(x, n, -0.693359375f);
     r = vfmaq_n_f32(r, n, 2.12194440e-4f);
@@ -36,9 +36,10 @@ static inline float32x4_t vec_exp(float32x4_t x) {
     p = vfmaq_f32(vdupq_n_f32(5.0000001201e-1f), p, r);
     p = vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0f));
     // 2^n by its exponent; below 2^-126 it has none, and 0 is taken.
-    const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
+    const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127 - shift)), 23);
     const float32x4_t result = vmulq_f32(p, vreinterpretq_f32_s32(power));
-    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(result), vcltq_f32(x, vdupq_n_f32(-87.33654f))));
+    const float32x4_t limit = vdupq_n_f32(-87.33654f + 0.69314718f * (float)shift);
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(result), vcltq_f32(x, limit)));
 }
 
 #define vec_zero() vdupq_n_f32(0)

@@ -5,7 +5,8 @@
 //   dcp_width                        that number
 //   vec_zero, vec_set1, vec_load, vec_store, vec_add, vec_sub, vec_mul, vec_fma (a * b + c, one rounding)
 //   vec_max (the second where the first is NaN), vec_sum_lanes, vec_max_lanes
-//   vec_exp (e^x for x <= 0: at most 2 ulp, 1 at 0, 0 where it is below 2^-126, NaN for NaN)
+//   vec_shifted_exp (e^x / 2^shift for x <= 0: at most 2 ulp, exact at 0, 0 where it is below 2^-126, NaN for NaN; the shift
+//   is a constant)
 //   vec_load_some, vec_store_some    the first n lanes only, the others are neither read nor written
 //   vec_from_f16, vec_from_f16_some  the same many f16 elements, widened
 //   words_load, words_load_some, words_low, words_high
@@ -15,9 +16,13 @@
 //
 //   words_set1, words_even           a word in all lanes; words whose second element is 0
 //   vec_dot (c + a.first * b.first + a.second * b.second)
-//   vec_store_bf16                   rounds to bf16 and stores half as many words
-//   vec_bf16_residue                 what that rounding took away, in some lanes, and 0 in the others
-//   vec_above, vec_all               the lanes that are above a vector's, as bits; all lanes
+//   vec_store_bf16                   rounds to bf16, the nearest, and stores half as many words
+//   vec_nearest_bf16                 what that stores, widened
+//   vec_round_bf16                   bf16 in the high halves of words: the nearest in some lanes; in the others the number
+//                                    above where the low half with the lane's threshold added carries. The low is anything
+//   words_store_high                 the high halves, as half as many words
+//   vec_residue                      the difference of two vectors in some lanes, and 0 in the others
+//   vec_above                        the lanes that are above a vector's, as bits
 //
 // As in attend_block.h tokens lie along SIMD lanes and a group of 64 tokens is scored, weighted and added. Here up to
 // four rows share a register tile: a vector of keys or values is loaded and widened once for all of them. A row's sum

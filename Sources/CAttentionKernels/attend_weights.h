@@ -28,7 +28,7 @@ DCP_INLINE void dcp_weigh_tokens(dcp_group *group, int64_t row, int64_t padded) 
     const dcp_vec shift = vec_set1(group->highest[row]);
     dcp_vec sum = vec_zero();
     for (int64_t t = 0; t < padded; t += dcp_width) {
-        const dcp_vec weight = vec_exp(vec_sub(vec_load(scores + t), shift));
+        const dcp_vec weight = vec_shifted_exp(vec_sub(vec_load(scores + t), shift), dcp_weight_shift);
         sum = vec_add(sum, weight);
         vec_store(scores + t, weight);
     }
@@ -36,19 +36,41 @@ DCP_INLINE void dcp_weigh_tokens(dcp_group *group, int64_t row, int64_t padded) 
 }
 
 #ifdef DCP_DOT
-// The first terms of a row's weights, and in the lanes of `heavy` the second ones.
+// What is added to the bits of a light token's weight before their lower half is cut off. Rounded to nearest, equal weights
+// would all be off alike, and thousands of them as much as one: 2^-8 of what they share. With these a token rounds up as
+// often as its weight is near the number above: among 64 tokens, and among every second, fourth or eighth of them. The
+// place in its group decides, so the bits of a layout are always the same.
+#define DCP_THRESHOLD(token) (39 * (token) % 64 * 1024 + 512)
+#define DCP_THRESHOLDS(token)                                                                                          \
+    DCP_THRESHOLD(token), DCP_THRESHOLD(token + 1), DCP_THRESHOLD(token + 2), DCP_THRESHOLD(token + 3),                \
+        DCP_THRESHOLD(token + 4), DCP_THRESHOLD(token + 5), DCP_THRESHOLD(token + 6), DCP_THRESHOLD(token + 7)
+static const uint32_t dcp_thresholds[dcp_group_tokens] = {
+    DCP_THRESHOLDS(0),  DCP_THRESHOLDS(8),  DCP_THRESHOLDS(16), DCP_THRESHOLDS(24),
+    DCP_THRESHOLDS(32), DCP_THRESHOLDS(40), DCP_THRESHOLDS(48), DCP_THRESHOLDS(56),
+};
+
+// The first terms of a row's weights, and the second ones: all, or in the lanes of `heavy`.
 DCP_INLINE void dcp_split_weights(dcp_group *group, int64_t row, int64_t padded) {
     const float share = group->rows->light_share;
+    if (share == 0.0f) {
+        for (int64_t t = 0; t < padded; t += dcp_width) {
+            const dcp_vec weight = vec_load(group->scores[row] + t);
+            vec_store_bf16(&group->weights[0][row][t / 2], weight);
+            vec_store_bf16(&group->weights[1][row][t / 2], vec_sub(weight, vec_nearest_bf16(weight)));
+        }
+        return;
+    }
     // Of the sum before the group only what needs no factor is counted: too little where the maximum rose.
     const float before = group->highest[row] == group->maximum[row] ? group->sum[row] : 0.0f;
     const dcp_vec light = vec_set1(share * (before + group->added[row]));
     uint64_t heavy = 0;
     for (int64_t t = 0; t < padded; t += dcp_width) {
         const dcp_vec weight = vec_load(group->scores[row] + t);
-        const uint64_t lanes = share == 0.0f ? vec_all : vec_above(weight, light);
-        vec_store_bf16(&group->weights[0][row][t / 2], weight);
+        const uint64_t lanes = vec_above(weight, light);
+        const dcp_words first = vec_round_bf16(weight, lanes, words_load(dcp_thresholds + t));
+        words_store_high(&group->weights[0][row][t / 2], first);
         // Second terms of light tokens are 0, and change no bit of the row where one beside it has a heavy token.
-        vec_store_bf16(&group->weights[1][row][t / 2], vec_bf16_residue(weight, lanes));
+        vec_store_bf16(&group->weights[1][row][t / 2], vec_residue(weight, lanes, words_high(first)));
         heavy |= lanes << t;
     }
     group->heavy[row / dcp_tile_rows] |= heavy;
@@ -60,7 +82,7 @@ DCP_INLINE void dcp_update_sums(dcp_group *group) {
     for (int64_t row = 0; row < group->rows->rows; row += dcp_width) {
         const dcp_vec before = vec_load(group->maximum + row), highest = vec_load(group->highest + row);
         // -inf - (-inf), of a row that has seen nothing yet, is no number: a factor of 0 keeps its sum 0.
-        const dcp_vec factor = vec_exp(vec_max(vec_sub(before, highest), vec_set1(-INFINITY)));
+        const dcp_vec factor = vec_shifted_exp(vec_max(vec_sub(before, highest), vec_set1(-INFINITY)), 0);
         vec_store(group->factor + row, factor);
         vec_store(group->sum + row, vec_fma(vec_load(group->sum + row), factor, vec_load(group->added + row)));
         vec_store(group->maximum + row, highest);

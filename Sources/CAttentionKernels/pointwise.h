@@ -7,9 +7,9 @@
 
 #pragma STDC FP_CONTRACT OFF
 
-// e^x for x <= 0: at most 2 ulp over [-88, 0], 1 at 0, exactly 0 below -88 and at -inf, NaN for NaN.
-// Positive x are correct up to 88; the softmax has none.
-static inline float dcp_exp(float x) {
+// e^x / 2^shift for x <= 0: at most 2 ulp over [-88, 0] while it is a normal number, exact at 0, exactly 0 below -88 and at
+// -inf, NaN for NaN. Positive x are correct up to 88; the softmax has none.
+static inline float dcp_shifted_exp(float x, int shift) {
     // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
     const float shifted = x * 1.44269504088896341f + 0x1.8p23f;
     const float n = shifted - 0x1.8p23f;
@@ -22,10 +22,12 @@ static inline float dcp_exp(float x) {
     p = p * r + 5.0000001201e-1f;
     p = (p * (r * r) + r) + 1.0f;
     // 2^n in two factors: below 2^-126 the product is a denormal, rounded once, by the second.
-    const uint32_t exponent = dcp_bits(shifted) - 0x4B400000u + 127u + 32u;
+    const uint32_t exponent = dcp_bits(shifted) - 0x4B400000u + 127u + 32u - (uint32_t)shift;
     const float result = p * dcp_float(exponent << 23) * 0x1p-32f;
     return x < -88.0f ? 0.0f : result;
 }
+
+static inline float dcp_exp(float x) { return dcp_shifted_exp(x, 0); }
 
 // tanh x, relative error at most about 2e-7: a polynomial near 0, where the exponential would cancel.
 static inline float dcp_tanh(float x) {

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "attention.h"
 #include "pointwise.h"
 
 #pragma STDC FP_CONTRACT OFF
@@ -12,7 +13,7 @@ enum { dcp_lanes = 16 };
 
 static inline int64_t dcp_padded(int64_t count) { return (count + dcp_lanes - 1) / dcp_lanes * dcp_lanes; }
 
-// Turns the scores of 1 or more visible tokens into weights relative to the new maximum and takes them into the
+// Turns the scores of 1 or more visible tokens into weights (dcp_weight_shift) relative to the new maximum and takes them into the
 // running maximum and sum. Returns the factor for what was accumulated before.
 //
 //   scores [dcp_padded(visible)], in place, not yet scaled; whatever stands at visible and beyond is replaced by a
@@ -41,7 +42,7 @@ static inline float dcp_softmax_row(float *restrict scores, int64_t visible, flo
     float partial[dcp_lanes] = {0};
     for (int64_t t = 0; t < padded; t += dcp_lanes) {
         for (int i = 0; i < dcp_lanes; i++) {
-            const float weight = dcp_exp(scores[t + i] - highest);
+            const float weight = dcp_shifted_exp(scores[t + i] - highest, dcp_weight_shift);
             scores[t + i] = weight;
             partial[i] += weight;
         }

@@ -2,6 +2,8 @@
 #include "softmax_row.h"
 #include "tiles.h"
 
+#include <float.h>
+
 #pragma STDC FP_CONTRACT OFF
 
 void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stride, const int32_t *visible,
@@ -34,22 +36,35 @@ static inline void add_pieces(int64_t pieces, const float *weights, const float 
     for (int64_t d = 0; d < dims; d++) result[d] += row[d];
 }
 
-void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, int64_t value_dim, const float *maximum,
-                    const float *sum, const float *output, float *restrict result, float *lse) {
+// A mean of the largest finite numbers may round to beyond them: a sum that was finite stays so.
+static inline float divided(float sum, float divisor) {
+    const float mean = sum / divisor;
+    const float largest = mean > FLT_MAX ? FLT_MAX : mean < -FLT_MAX ? -FLT_MAX : mean;
+    return sum <= FLT_MAX && sum >= -FLT_MAX ? largest : mean;
+}
+
+void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, int64_t value_dim, int32_t shift,
+                    const float *maximum, const float *sum, const float *output, float *restrict result, double *lse) {
     float highest = -INFINITY;
     for (int64_t p = 0; p < pieces; p++) {
         const float value = maximum[p * row_stride];
         highest = value > highest ? value : highest;
     }
     for (int64_t d = 0; d < value_dim; d++) result[d] = 0.0f;
+    // Each piece's sum is at most 1/2. So that all are, their weights are smaller by as many powers of two as there are
+    // pieces.
+    int halvings = 0;
+    while (pieces >> halvings > 1) halvings++;
+    halvings++;
+    const float unit = ldexpf(1.0f, -halvings);
     double total = 0.0;
     for (int64_t first = 0; first < pieces; first += finish_pieces_max) {
         const int64_t count = pieces - first < finish_pieces_max ? pieces - first : finish_pieces_max;
         float weights[finish_pieces_max];
         for (int64_t p = 0; p < count; p++) {
             const float part_sum = sum[(first + p) * row_stride];
-            // A sum of 0 is a piece in which the row sees no token. Any token that is seen adds a weight of 1, or NaN.
-            weights[p] = part_sum == 0.0f ? 0.0f : expf(maximum[(first + p) * row_stride] - highest);
+            // A sum of 0 is a piece in which the row sees no token: the heaviest that it sees adds 2^-shift, or NaN.
+            weights[p] = part_sum == 0.0f ? 0.0f : unit * expf(maximum[(first + p) * row_stride] - highest);
             if (part_sum != 0.0f) total += (double)weights[p] * (double)part_sum;
         }
         const float *part = output + first * output_stride;
@@ -63,8 +78,8 @@ void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, i
         return;
     }
     const float divisor = (float)total;
-    for (int64_t d = 0; d < value_dim; d++) result[d] /= divisor;
-    *lse = (float)((double)highest + log(total));
+    for (int64_t d = 0; d < value_dim; d++) result[d] = divided(result[d], divisor);
+    *lse = (double)highest + log(ldexp(total, shift + halvings));
 }
 
 void dcp_exp_values(const float *restrict values, int64_t count, float *restrict out) {

@@ -21,19 +21,22 @@ enum { dcp_width = 16 };
 #define vec_max(a, b) _mm512_max_ps(a, b)
 #define vec_sum_lanes(vec) _mm512_reduce_add_ps(vec)
 #define vec_max_lanes(vec) _mm512_reduce_max_ps(vec)
-// e^x for x <= 0 as dcp_exp promises it, in 12 instructions: 2^x for the part that is no integer, by the polynomial with
-// the least relative error (3e-9) among those of degree 6 that are 1 at 0, then VSCALEFPS. 0 below 2^-126.
-static inline __m512 vec_exp(__m512 x) {
+// e^x / 2^shift for x <= 0 as dcp_shifted_exp promises it, in 12 instructions: 2^x for the part that is no integer, by the
+// polynomial with the least relative error (3e-9) among those of degree 6 that are 1 at 0, then VSCALEFPS. The shift is in
+// the polynomial's constants, since VSCALEFPS has no room for it. 0 below 2^-126.
+static inline __attribute__((always_inline)) __m512 vec_shifted_exp(__m512 x, int shift) {
+    const float unit = 1.0f / (float)(1 << shift);
     const __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f));
     const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m512 f = _mm512_fmsub_ps(x, _mm512_set1_ps(1.44269504088896341f), n);
-    __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(1.5594678e-4f), _mm512_set1_ps(1.3406644e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6176930e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5503106e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022653e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314721e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, n);
+    __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(1.5594678e-4f * unit), _mm512_set1_ps(1.3406644e-3f * unit));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6176930e-3f * unit));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5503106e-2f * unit));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022653e-1f * unit));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314721e-1f * unit));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(unit));
+    const __m512 limit = _mm512_set1_ps(-126.0f + (float)shift);
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, limit, _CMP_NLT_UQ), p, n);
 }
 #define lanes_mask(n) ((__mmask16)((1u << (n)) - 1))
 #define vec_load_some(at, n) _mm512_maskz_loadu_ps(lanes_mask(n), at)

@@ -21,6 +21,8 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     /// Largest magnitude of a score, about; queries are made for it.
     var scoreLimit: Float = 8
     var kernels = AttentionKernels.chosen
+    /// nil for the model's default.
+    var scale: Float?
 
     var description: String {
         "\(dataType.name) Hkv \(kvHeads) x \(group) Dk \(keyDim) Dv \(valueDim) count \(count) length \(length) "
@@ -38,7 +40,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     func model() throws -> ModelShape {
         try ModelShape(
             layers: 1, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim,
-            scale: ModelShape.defaultScale(keyDim: keyDim), softcap: softcap, kvDataType: dataType)
+            scale: scale ?? ModelShape.defaultScale(keyDim: keyDim), softcap: softcap, kvDataType: dataType)
     }
 
     /// Token-major, keys and values already rounded to the KV dtype.
@@ -80,7 +82,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
         // Poison: every row has to be written.
         var states = AttentionStates(
             valueDim: valueDim, outputs: [Float](repeating: .nan, count: heads.count * count * valueDim),
-            lse: [Float](repeating: .nan, count: heads.count * count))
+            lse: [Double](repeating: .nan, count: heads.count * count))
         withExtendedLifetime(panels) { work.finish(into: &states) }
         return states
     }
@@ -92,7 +94,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
 
     /// A dot product in Float32 is off by a few units of 2^-24 of the sum of its terms' magnitudes, which the product of
     /// the norms bounds; that is the error of the log-sum-exp, and the relative error of a weight.
-    private func tolerance(_ inputs: Inputs) throws -> Double {
+    func tolerance(_ inputs: Inputs) throws -> Double {
         func largestNorm(_ rows: [Float]) -> Double {
             stride(from: 0, to: rows.count, by: keyDim).reduce(0) { largest, start in
                 let squares = rows[start..<start + keyDim].reduce(0) { $0 + Double($1) * Double($1) }
@@ -142,14 +144,14 @@ struct Difference {
         let heads = tokens == 0 ? 0 : states.rows / tokens
         let outputs = RowOrder.tokenMajor(states.outputs, tokens: tokens, heads: heads, dim: states.valueDim)
         let lse = RowOrder.tokenMajor(states.lse, tokens: tokens, heads: heads, dim: 1)
-        for (value, expected) in zip(outputs, reference.outputs) { Self.take(value, expected, into: &output) }
+        for (value, expected) in zip(outputs, reference.outputs) { Self.take(Double(value), expected, into: &output) }
         for (value, expected) in zip(lse, reference.lse) { Self.take(value, expected, into: &self.lse) }
         if outputs.count != reference.outputs.count || lse.count != reference.lse.count { output = .infinity }
     }
 
-    private static func take(_ value: Float, _ expected: Double, into worst: inout Double) {
-        if Double(value) == expected { return }
-        let difference = abs(Double(value) - expected)
+    private static func take(_ value: Double, _ expected: Double, into worst: inout Double) {
+        if value == expected { return }
+        let difference = abs(value - expected)
         worst = max(worst, difference.isNaN ? .infinity : difference)
     }
 }

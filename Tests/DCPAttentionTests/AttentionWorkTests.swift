@@ -76,7 +76,7 @@ struct AttentionWorkTests {
         let queries = problem.inputs()
         var states = AttentionStates(
             valueDim: 64, outputs: [Float](repeating: .nan, count: 4 * 6 * 64),
-            lse: [Float](repeating: .nan, count: 4 * 6))
+            lse: [Double](repeating: .nan, count: 4 * 6))
         var expected = ReferenceAttention.Result(outputs: [], lse: [])
         for (tokens, length) in [(0..<1, 33), (1..<3, 0), (3..<6, 100)] {
             var entry = problem

@@ -89,17 +89,18 @@ struct KernelContractTests {
         var maximum: [Float] = [-.infinity, -.infinity]
         var sum: [Float] = [0, 0]
         var output: [Float] = [0, 0, 0, 0]
+        let unit = Float(sign: .plus, exponent: -Int(dcp_weight_shift), significand: 1)
         // 20 columns of a stride of 32; what lies beyond a row's visible tokens is NaN.
         var scores = [Float](repeating: .nan, count: 64)
         for column in 0..<17 { scores[32 + column] = Float(column) }
         dcp_softmax_tile(2, 20, &scores, 32, [0, 17], 1, 0, &maximum, &sum, &output, 2)
-        #expect(maximum == [-.infinity, 16] && sum[0] == 0 && sum[1] > 1)
+        #expect(maximum == [-.infinity, 16] && sum[0] == 0 && sum[1] > unit)
         #expect(scores[..<20].allSatisfy { $0 == 0 })
-        #expect(scores[32 + 16] == 1 && scores[(32 + 17)..<(32 + 20)].allSatisfy { $0 == 0 })
+        #expect(scores[32 + 16] == unit && scores[(32 + 17)..<(32 + 20)].allSatisfy { $0 == 0 })
 
         for column in 0..<20 { scores[column] = 2 }
         dcp_softmax_tile(2, 20, &scores, 32, [20, 0], 1, 0, &maximum, &sum, &output, 2)
-        #expect(maximum == [2, 16] && sum[0] == 20 && scores[..<20].allSatisfy { $0 == 1 })
+        #expect(maximum == [2, 16] && sum[0] == 20 * unit && scores[..<20].allSatisfy { $0 == unit })
         #expect(scores[32..<52].allSatisfy { $0 == 0 } && output.allSatisfy { $0 == 0 })
     }
 
@@ -109,10 +110,10 @@ struct KernelContractTests {
         let sum: [Float] = [0, 2, 0]
         let output: [Float] = [.nan, .nan, 4, 8, .infinity, .nan]
         var result: [Float] = [9, 9]
-        var lse: Float = 9
-        dcp_finish_row(3, 1, 2, 2, maximum, sum, output, &result, &lse)
+        var lse = 9.0
+        dcp_finish_row(3, 1, 2, 2, 0, maximum, sum, output, &result, &lse)
         #expect(result == [2, 4] && abs(lse - 3.693_147_2) < 1e-6)
-        dcp_finish_row(1, 1, 2, 2, maximum, sum, output, &result, &lse)
+        dcp_finish_row(1, 1, 2, 2, 0, maximum, sum, output, &result, &lse)
         #expect(result == [0, 0] && lse == -.infinity)
     }
 }

@@ -74,7 +74,7 @@ struct StepCase: Sendable, CustomTestStringConvertible {
         var generator = SeededGenerator(seed: salt)
         return AttentionStates(
             valueDim: Self.valueDim, outputs: generator.floats(rows * Self.valueDim, limit: 3),
-            lse: generator.floats(rows, limit: 8))
+            lse: generator.floats(rows, limit: 8).map { Double($0) })
     }
 
     /// What every rank has to answer, without any exchange.
@@ -105,7 +105,7 @@ func answer(to action: StepMachine.Action, of test: StepCase, rank: Int) throws 
             let rows = plan.rows(ofRank: member)
             return Array(outputs[rows.lowerBound * states.valueDim..<rows.upperBound * states.valueDim])
         }
-        return .correctionDone(slices, lse: combined.slice(rows: plan.rows(ofRank: rank)).rounded)
+        return .correctionDone(slices, lse: combined.slice(rows: plan.rows(ofRank: rank)).values)
     case .startMerge(let partials, let newTokens):
         return .mergeDone(try AttentionStates.merge([AttentionStates.merge(partials), newTokens]))
     case .startReduction(let summands, let lse, let newTokens):
@@ -131,15 +131,17 @@ func message(of action: StepMachine.Action, from rank: Int) -> (to: Int, event: 
 }
 
 /// The bits of everything an action carries, so that -0, NaN and order count.
-func bits(_ states: AttentionStates) -> [UInt32] { (states.outputs + states.lse).map(\.bitPattern) }
+func bits(_ states: AttentionStates) -> [UInt64] {
+    states.outputs.map { UInt64($0.bitPattern) } + states.lse.map(\.bitPattern)
+}
 
-func bits(_ event: StepMachine.Event) -> [UInt32] {
+func bits(_ event: StepMachine.Event) -> [UInt64] {
     switch event {
-    case .query(let slice, let member): [0, UInt32(member)] + slice.queries.readableBytesView.map { UInt32($0) }
-    case .partial(let states, let member): [1, UInt32(member)] + bits(states)
-    case .logSumExp(let lse, let member): [2, UInt32(member)] + lse.map(\.bitPattern)
-    case .corrected(let outputs, let member): [3, UInt32(member)] + outputs.map(\.bitPattern)
-    default: [UInt32.max]
+    case .query(let slice, let member): [0, UInt64(member)] + slice.queries.readableBytesView.map { UInt64($0) }
+    case .partial(let states, let member): [1, UInt64(member)] + bits(states)
+    case .logSumExp(let lse, let member): [2, UInt64(member)] + lse.map(\.bitPattern)
+    case .corrected(let outputs, let member): [3, UInt64(member)] + outputs.map { UInt64($0.bitPattern) }
+    default: [UInt64.max]
     }
 }
 

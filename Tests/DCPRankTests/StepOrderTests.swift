@@ -122,7 +122,7 @@ struct StepOrderTests {
         var group = try Group(test)
         try group.run { _ in 0 }
         let kinds = (group.outcomes[0].sent[1] ?? []).map { bits($0)[0] }
-        let gathered: [UInt32] = test.queryMode == .gather ? [0] : []
+        let gathered: [UInt64] = test.queryMode == .gather ? [0] : []
         #expect(kinds == gathered + (test.exchange == .allToAll ? [1] : [2, 3]))
     }
 

@@ -77,7 +77,7 @@ struct StepWaitTests {
             (.partial(.empty(rows: test.tokens + 1, valueDim: StepCase.valueDim), from: 2), "Context rank 2"),
             (.partial(.empty(rows: test.tokens, valueDim: 4), from: 2), "Context rank 2"),
             (.partial(rows, from: 3), "3 ranks"),
-            (.logSumExp([Float](repeating: 0, count: 5), from: 2), "5 LSE values"),
+            (.logSumExp([Double](repeating: 0, count: 5), from: 2), "5 LSE values"),
             (.corrected([Float](repeating: 0, count: 3), from: 2), "3 outputs"),
         ]
         for (event, text) in bad {

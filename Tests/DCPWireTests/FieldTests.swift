@@ -95,9 +95,9 @@ struct FieldTests {
 
     @Test("TRAPS 2: every LSE on the wire states its base, and base 2 is refused")
     func logarithmBase() throws {
-        let outputs = Samples.bytes(4), lse = Samples.bytes(4)
+        let outputs = Samples.bytes(4), lse = Samples.bytes(8)
         let carriers: [(Message, Int)] = [
-            (.stepResult(StepResult(tokens: 1, heads: 1, valueDim: 1, outputs: outputs, lse: lse)), 9),
+            (.stepResult(StepResult(tokens: 1, heads: 1, valueDim: 1, outputs: outputs, lse: Samples.bytes(4))), 9),
             (.partial(PartialSlice(tokens: 1, heads: 1, valueDim: 1, outputs: outputs, lse: lse)), 8),
             (.logSumExp(LogSumExpRows(tokens: 1, heads: 1, lse: lse)), 6),
         ]

@@ -171,10 +171,10 @@ enum Samples {
     private static func peers() -> [Message] {
         [
             .query(QuerySlice(tokens: 2, heads: 3, keyDim: 4, dataType: .float16, queries: bytes(48))),
-            .partial(PartialSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: bytes(24))),
+            .partial(PartialSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: bytes(48))),
             // A rank with no own heads still takes part.
             .partial(PartialSlice(tokens: 2, heads: 0, valueDim: 4, outputs: ByteBuffer(), lse: ByteBuffer())),
-            .logSumExp(LogSumExpRows(tokens: 2, heads: 3, lse: bytes(24))),
+            .logSumExp(LogSumExpRows(tokens: 2, heads: 3, lse: bytes(48))),
             .corrected(CorrectedSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96))),
             .abort(ServiceError(.storeFull, "The store is full.", rank: RankIndex(0))),
         ]

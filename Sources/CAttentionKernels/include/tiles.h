@@ -27,10 +27,11 @@ void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stri
 
 // The attention of one row from its running states in several pieces, in piece order.
 //
+//   shift  weights of all pieces are e^(score - maximum) / 2^shift
 //   maximum[p * row_stride], sum[p * row_stride], output[p * output_stride ...]: piece p
 //   result [value_dim], lse: natural; a row without tokens in any piece is (0, -inf)
-void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, int64_t value_dim, const float *maximum,
-                    const float *sum, const float *output, float *result, float *lse);
+void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, int64_t value_dim, int32_t shift,
+                    const float *maximum, const float *sum, const float *output, float *result, double *lse);
 
 // e^x for count values <= 0, for the tests of the polynomial.
 void dcp_exp_values(const float *values, int64_t count, float *out);

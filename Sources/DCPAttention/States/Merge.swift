@@ -10,7 +10,7 @@ extension AttentionStates {
     /// The log-sum-exp over ranks, per row: -inf where every partial is empty.
     /// - Parameter partials: `[rank][row]` in rank order.
     /// - Throws: `.internal` for NaN or +inf (TRAPS 6).
-    public static func combinedLSE(_ partials: [[Float]]) throws(ServiceError) -> CombinedLogSumExp {
+    public static func combinedLSE(_ partials: [[Double]]) throws(ServiceError) -> CombinedLogSumExp {
         try CombinedLogSumExp(of: partials)
     }
 
@@ -33,7 +33,7 @@ extension AttentionStates {
     }
 
     /// The sum of all ranks' shares, in rank order.
-    /// - Parameter shares: `[rank]` of row-major `[rows][valueDim]`, at least one.
+    /// - Parameter shares: `[rank]` of row-major `[rows][valueDim]`, at least one, all finite.
     public static func sum(of shares: [[Float]]) -> [Float] {
         precondition(!shares.isEmpty && shares.allSatisfy { $0.count == shares[0].count })
         // Started from the first share and not from 0, so that one share keeps its bits, -0 included.
@@ -45,6 +45,9 @@ extension AttentionStates {
                 }
             }
         }
+        // Weights add up to 1, so a sum of finite shares is at most rounding beyond the largest number.
+        let largest = Float.greatestFiniteMagnitude
+        for index in 0..<sum.count { sum[index] = min(max(sum[index], -largest), largest) }
         return sum
     }
 
@@ -55,6 +58,6 @@ extension AttentionStates {
         let combined = try combinedLSE(partials.map(\.lse))
         return AttentionStates(
             valueDim: partials[0].valueDim, outputs: sum(of: partials.map { $0.corrected(by: combined) }),
-            lse: combined.rounded)
+            lse: combined.values)
     }
 }

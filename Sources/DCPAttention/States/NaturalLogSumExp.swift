@@ -6,12 +6,12 @@ internal import Glibc
 /// The base is in the type: kernels of other projects return base 2, and a base-2 value in a base-e merge is a quiet,
 /// plausible and wrong answer (TRAPS 1 to 3). -inf stands for "no tokens".
 public struct NaturalLogSumExp: Hashable, Sendable {
-    public var value: Float
+    public var value: Double
 
-    public init(_ value: Float) { self.value = value }
+    public init(_ value: Double) { self.value = value }
 
     /// From a base-2 log-sum-exp, as FlashInfer and TensorRT-LLM return it.
-    public init(base2 value: Float) { self.value = Float(Double(value) * M_LN2) }
+    public init(base2 value: Double) { self.value = value * M_LN2 }
 
     /// No tokens.
     public static let empty = NaturalLogSumExp(-.infinity)
@@ -21,16 +21,14 @@ public struct NaturalLogSumExp: Hashable, Sendable {
     public var isSound: Bool { value < .infinity }
 }
 
-/// The log-sum-exp of all partials of each row, in the precision the weights need.
-///
-/// Float64, because at a log-sum-exp of 40 rounding it to Float32 alone would scale outputs by 1 +- 2e-6.
+/// The log-sum-exp of all partials of each row.
 public struct CombinedLogSumExp: Hashable, Sendable {
     /// `[rows]`, natural; -inf for a row that no partial has tokens for.
     public private(set) var values: [Double]
 
     /// - Parameter partials: `[partial][row]` in rank order, at least one, natural logarithms.
     /// - Throws: `.internal` when a value is NaN or +inf, naming the partial and the row.
-    public init(of partials: [[Float]]) throws(ServiceError) {
+    public init(of partials: [[Double]]) throws(ServiceError) {
         precondition(!partials.isEmpty, "There is nothing to combine.")
         let rows = partials[0].count
         precondition(partials.allSatisfy { $0.count == rows }, "Partials differ in their number of rows.")
@@ -43,13 +41,13 @@ public struct CombinedLogSumExp: Hashable, Sendable {
             }
         }
         values = (0..<rows).map { row in
-            var highest = -Float.infinity
+            var highest = -Double.infinity
             for partial in partials { highest = max(highest, partial[row]) }
             // Every partial is empty: (-inf) - (-inf) would be NaN (TRAPS 7).
             guard highest > -.infinity else { return -.infinity }
             var sum = 0.0
-            for partial in partials { sum += exp(Double(partial[row]) - Double(highest)) }
-            return Double(highest) + log(sum)
+            for partial in partials { sum += exp(partial[row] - highest) }
+            return highest + log(sum)
         }
     }
 
@@ -58,11 +56,8 @@ public struct CombinedLogSumExp: Hashable, Sendable {
     /// The rows of a slice of heads.
     public func slice(rows: Range<Int>) -> CombinedLogSumExp { CombinedLogSumExp(values: Array(values[rows])) }
 
-    /// What goes into a result: `[rows]`, natural, rounded to Float32.
-    public var rounded: [Float] { values.map { Float($0) } }
-
     /// The weight of a partial in the merge of a row: `exp(lse - LSE)`, 0 for an empty partial.
-    func weight(of lse: Float, row: Int) -> Float {
-        lse == -.infinity ? 0 : Float(exp(Double(lse) - values[row]))
+    func weight(of lse: Double, row: Int) -> Float {
+        lse == -.infinity ? 0 : Float(exp(lse - values[row]))
     }
 }

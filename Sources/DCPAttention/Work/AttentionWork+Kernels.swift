@@ -38,12 +38,16 @@ extension AttentionWork {
         // K and V of the piece's KV heads lie beside each other in a block.
         let start = tiles[0].keyOffset, end = tiles[tiles.count - 1].keyOffset + headByteCount
         var visibleTokens = 0
+        let carried = carriedStates(of: piece.tiles)
         var token = piece.keys.lowerBound
         while token < piece.keys.upperBound {
             let payload = blocks.blocks[token / blockTokens]
             let next = token + blockTokens
             let following = next < piece.keys.upperBound ? blocks.blocks[next / blockTokens] : nil
             let tokens = min(next, piece.keys.upperBound) - token
+            if let carried, carried.isFull(for: tokens) {
+                for place in tiles.indices { carried.carry(&tiles[place].rows, tile: place) }
+            }
             if !causal, tokens != visibleTokens {
                 visible.update(repeating: Int32(tokens), count: Int(dcp_attention_rows_max))
                 visibleTokens = tokens
@@ -76,6 +80,7 @@ extension AttentionWork {
             }
             token = next
         }
+        if let carried { for place in tiles.indices { carried.settle(&tiles[place].rows, tile: place) } }
     }
 
     private static func chars(_ address: UnsafeRawPointer) -> UnsafePointer<CChar> {
@@ -95,7 +100,7 @@ extension AttentionWork {
             aheadByteCount: Int(ahead), index: index)
     }
 
-    private func kernelRows(ofTile index: Int, piece: Int) -> dcp_attention_rows {
+    func kernelRows(ofTile index: Int, piece: Int) -> dcp_attention_rows {
         let tile = split.tiles[index]
         let state = state(ofTile: index, piece: piece)
         let terms = tileQueries.terms(ofTile: index)

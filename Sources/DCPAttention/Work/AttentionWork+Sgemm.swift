@@ -8,16 +8,20 @@ extension AttentionWork {
     private static var tileTokens: Int { 256 }
 
     /// Many rows: scores, softmax and outputs tile by tile, both products by sgemm.
-    func multiply(_ keyTokens: Range<Int>, ofTile index: Int, into state: State) {
+    func multiply(_ keyTokens: Range<Int>, ofTile index: Int, piece: Int) {
         KernelSelection.useOneBLASThread
         let tile = split.tiles[index]
         guard let queries = tileQueries.floats(ofTile: index) else {
             preconditionFailure("Kernels beside sgemm read Float32.")
         }
+        let state = state(ofTile: index, piece: piece)
+        var rows = kernelRows(ofTile: index, piece: piece)
+        let carried = carriedStates(of: index..<index + 1)
         let scratch = TileScratch(rows: tile.rows, tokens: Self.tileTokens, model: model)
         for first in stride(from: keyTokens.lowerBound, to: keyTokens.upperBound, by: Self.tileTokens) {
             let keys = first..<min(first + Self.tileTokens, keyTokens.upperBound)
             let segments = blocks.segments(of: keys)
+            if let carried, carried.isFull(for: keys.count) { carried.carry(&rows, tile: 0) }
             guard setVisible(scratch.visible, of: tile, first: first, count: keys.count) else { continue }
             score(segments, count: keys.count, of: tile, queries: queries, with: scratch)
             dcp_softmax_tile(
@@ -25,6 +29,7 @@ extension AttentionWork {
                 model.scale, model.softcap ?? 0, state.maximum, state.sum, state.output, Int64(model.valueDim))
             addValues(segments, count: keys.count, of: tile, with: scratch, into: state)
         }
+        carried?.settle(&rows, tile: 0)
     }
 
     private var panelShape: dcp_panel_shape {

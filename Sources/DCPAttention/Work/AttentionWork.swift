@@ -27,8 +27,10 @@ public final class AttentionWork: @unchecked Sendable {
     let tileQueries: TileQueries
     /// Kernels that multiply bf16 round weights to it that are at most this share of the sum so far: a third less to
     /// compute. FlashAttention rounds all of them, which costs up to 2^-8 when few tokens weigh much; of light ones the
-    /// errors average out. 0 where it would gain little: when few rows wait for memory, or over few tokens.
+    /// errors cancel each other out. 0 where it would gain little: when few rows wait for memory, or over few tokens.
     let lightShare: Float
+    /// See `CarriedStates.shift`.
+    private let carryShift: Int32
     private let readAhead: ReadAhead?
     /// For each tile, the first of its rows among the states.
     private let firstRow: [Int]
@@ -73,6 +75,7 @@ public final class AttentionWork: @unchecked Sendable {
             partition: partition, heads: heads, tokens: tokens.count, keyTokens: blocks.tokens, layout: blocks.layout,
             causal: causal, rowsMax: kernels.rowsMax)
         self.split = split
+        carryShift = CarriedStates.shift(tokensMax: split.pieces.reduce(0) { max($0, $1.keys.count) })
         readAhead = blocks.isMapped ? ReadAhead(blocks, split.pieces) : nil
         tileQueries = TileQueries(
             queries, tokens: tokens, tiles: split.tiles, asTerms: kernels.readsTerms(of: model.kvDataType))
@@ -111,11 +114,11 @@ public final class AttentionWork: @unchecked Sendable {
     private static let freeFloats = 16
 
     /// By how much a weight may be off, relative to itself, beside the rounding of its score: 0 with Float32 arithmetic,
-    /// 2^-17 where weights are sums of two bf16, 2^-8 where light ones are rounded to one. An output is off by no more
-    /// than this times the largest value. Of light weights that is the case where all roundings have the sign of their
-    /// values; with random signs the standard deviation is below 2^-9 * sqrt(`lightShareMax`).
+    /// 2^-17 where weights are sums of two bf16, 2^-7 where light ones are one. An output is off by no more than this times
+    /// the largest value. Of light weights that is the case where all roundings have the sign of their values; they are
+    /// rounded up and down in turn, so what is left is below 2^-11 unless values were made for it.
     package var weightErrorMax: Float {
-        kernels.readsTerms(of: model.kvDataType) ? (lightShare > 0 ? 0x1p-8 : 0x1p-17) : 0
+        kernels.readsTerms(of: model.kvDataType) ? (lightShare > 0 ? 0x1p-7 : 0x1p-17) : 0
     }
 
     /// How many pieces there are to run; 0 when there are no heads, no tokens or nothing to attend over.
@@ -137,7 +140,7 @@ public final class AttentionWork: @unchecked Sendable {
         if kernels.usesSgemm,
             piece.tiles.contains(where: { split.tiles[$0].rows > AttentionKernels.rowsMaxBesideSgemm })
         {
-            for tile in piece.tiles { multiply(piece.keys, ofTile: tile, into: state(ofTile: tile, piece: index)) }
+            for tile in piece.tiles { multiply(piece.keys, ofTile: tile, piece: index) }
         } else {
             attend(piece: index)
         }
@@ -175,8 +178,8 @@ public final class AttentionWork: @unchecked Sendable {
                             + tile.tokens.lowerBound + token
                         dcp_finish_row(
                             Int64(tile.pieces.count), Int64(tile.rows), Int64(tile.rows * dim + Self.freeFloats),
-                            Int64(dim), first.maximum + row, first.sum + row, first.output + row * dim,
-                            outputs + destination * dim, lse + destination)
+                            Int64(dim), Int32(dcp_weight_shift) + carryShift, first.maximum + row, first.sum + row,
+                            first.output + row * dim, outputs + destination * dim, lse + destination)
                     }
                 }
             }
@@ -196,6 +199,12 @@ public final class AttentionWork: @unchecked Sendable {
         let row = firstRow[index] + number * tile.rows
         let free = (firstPiece[index] + number) * Self.freeFloats
         return State(maximum: maximum + row, sum: sum + row, output: output + row * model.valueDim + free)
+    }
+
+    /// For pieces that are longer than a state may be.
+    func carriedStates(of tiles: Range<Int>) -> CarriedStates? {
+        guard carryShift > 0 else { return nil }
+        return CarriedStates(rows: split.tiles[tiles].map(\.rows), valueDim: model.valueDim, shift: carryShift)
     }
 
     /// For each row of a tile, how many of the `count` key tokens from `first` it sees.

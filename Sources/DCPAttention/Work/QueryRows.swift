@@ -33,22 +33,21 @@ public struct QueryRows: Sendable {
     /// - Parameters:
     ///   - slice: heads inside `heads`; may be empty.
     ///   - rows: `[slice][tokens][keyDim]` of `dataType`, unaligned.
-    /// - Throws: `.invalidRequest` when a value is NaN or infinite.
-    public mutating func set(heads slice: Range<Int>, dataType: DataType, rows: UnsafeRawPointer) throws(ServiceError) {
+    /// - Throws: `.invalidRequest` when a number is beyond the limits.
+    public mutating func set(
+        heads slice: Range<Int>, dataType: DataType, rows: UnsafeRawPointer, limits: InputLimits
+    ) throws(ServiceError) {
         guard !slice.isEmpty else { return }
         precondition(slice.lowerBound >= heads.lowerBound && slice.upperBound <= heads.upperBound)
         let start = (slice.lowerBound - heads.lowerBound) * tokens * keyDim
         let count = slice.count * tokens * keyDim
-        let isFinite = values.withUnsafeMutableBufferPointer { values in
-            guard let base = values.baseAddress else { return true }
-            return dcp_rows_to_f32(
-                AttentionKernels.chosen.table, Int32(dataType.rawValue), rows, Int64(count), base + start) == 0
-        }
-        guard isFinite else {
-            throw ServiceError(
-                .invalidRequest,
-                "A query of heads \(slice.lowerBound)..<\(slice.upperBound) is NaN or infinite; correct the model's "
-                    + "output.")
+        let bytes = UnsafeRawBufferPointer(start: rows, count: count * dataType.byteCount)
+        try limits.check(.query, bytes, dataType: dataType, firstHead: slice.lowerBound, tokens: tokens, dim: keyDim)
+        values.withUnsafeMutableBufferPointer { values in
+            guard let base = values.baseAddress else { return }
+            let result = dcp_rows_to_f32(
+                AttentionKernels.chosen.table, Int32(dataType.rawValue), rows, Int64(count), base + start)
+            precondition(result == 0, "Checked to be finite.")
         }
     }
 }

@@ -119,7 +119,7 @@ struct AccuracyCheck {
     func compare(_ states: AttentionStates, tokens: Int) -> Accuracy {
         compare(
             output: { head, token, dim in states.outputs[(head * tokens + token) * states.valueDim + dim] },
-            lse: { head, token in states.lse[head * tokens + token] })
+            lse: { head, token in Float(states.lse[head * tokens + token]) })
     }
 }
 

@@ -35,7 +35,7 @@ public struct Bench: Sendable {
         bytes.withUnsafeBytes {
             memory.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(memory), byteCount: $0.count)
         }
-        try queries.set(heads: heads, dataType: kind.dataType, rows: memory)
+        try queries.set(heads: heads, dataType: kind.dataType, rows: memory, limits: InputLimits(model))
         return queries
     }
 }

@@ -13,7 +13,7 @@ extension Cluster {
     ///   - keys: `[tokens][Hkv][Dk]`
     ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`.
     ///   - queryMode: whether ranks gather the queries or are each sent all of them.
-    /// - Throws: `.positionMismatch` with both numbers; a retryable error when the cluster cannot answer now. After any
+    /// - Throws: `.invalidRequest` for a number beyond `InputLimits`; `.positionMismatch` with both numbers; a retryable error when the cluster cannot answer now. After any
     ///   error call `resume` before going on.
     public func step(
         layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, queries: TokenRows, keys: TokenRows,
@@ -28,6 +28,11 @@ extension Cluster {
                 .invalidRequest,
                 "Keys are \(keys.dataType.name) and values \(values.dataType.name); bring both in one dtype.")
         }
+        // Ranks check again. Here nothing is sent yet, and a number can be named by its head in the model.
+        let limits = InputLimits(model.shape)
+        try queries.check(.query, limits)
+        try keys.check(.key, limits)
+        try values.check(.value, limits)
         let topology = try await readyTopology()
         let entries = try await claimed(entries, in: topology.epoch)
         let partition = topology.shape.partition(of: model.shape)

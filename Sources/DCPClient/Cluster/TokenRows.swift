@@ -24,6 +24,18 @@ public struct TokenRows: Sendable {
             dataType: .float32, tokens: tokens, heads: heads, dim: dim, bytes: values.withUnsafeBytes { Array($0) })
     }
 
+    /// - Throws: `.invalidRequest`, with the first number that is NaN, infinite or beyond its limit.
+    func check(_ tensor: InputLimits.Tensor, _ limits: InputLimits) throws(ServiceError) {
+        let found: (index: Int, value: Float)? = bytes.withUnsafeBytes { bytes in
+            dataType.firstBeyond(limits.magnitudeMax(of: tensor), in: bytes).map {
+                ($0, dataType.float(at: $0, of: bytes))
+            }
+        }
+        guard let found else { return }
+        let (token, head) = (found.index / dim).quotientAndRemainder(dividingBy: heads)
+        throw limits.error(tensor, found.value, head: head, token: token)
+    }
+
     /// Some of the heads, head-major as the wire wants them: `[slice][tokens][dim]`.
     func headMajor(_ slice: Range<Int>) -> ByteBuffer {
         precondition(slice.lowerBound >= 0 && slice.upperBound <= heads)

@@ -124,19 +124,6 @@ extension SafetensorsTensor {
 }
 
 extension DataType {
-    /// The element at an index of little-endian bytes, at any alignment.
-    package func float(at index: Int, of bytes: UnsafeRawBufferPointer) -> Float {
-        switch self {
-        case .bfloat16:
-            Float(
-                bitPattern: UInt32(bytes.loadUnaligned(fromByteOffset: index * 2, as: UInt16.self)) << 16)
-        case .float16:
-            Float(Float16(bitPattern: bytes.loadUnaligned(fromByteOffset: index * 2, as: UInt16.self)))
-        case .float32:
-            Float(bitPattern: bytes.loadUnaligned(fromByteOffset: index * 4, as: UInt32.self))
-        }
-    }
-
     /// The index of the first element whose exponent is all ones.
     package func firstNonFinite(in bytes: UnsafeRawBufferPointer) -> Int? {
         func first<Bits: FixedWidthInteger>(exponent: Bits) -> Int? {

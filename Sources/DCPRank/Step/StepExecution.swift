@@ -69,9 +69,9 @@ final class StepExecution {
         case .query(let slice): deliver(.query(slice, from: member))
         case .partial(let slice):
             let states = AttentionStates(
-                valueDim: slice.valueDim, outputs: slice.outputs.floats, lse: slice.lse.floats)
+                valueDim: slice.valueDim, outputs: slice.outputs.floats, lse: slice.lse.doubles)
             deliver(.partial(states, from: member))
-        case .logSumExp(let rows): deliver(.logSumExp(rows.lse.floats, from: member))
+        case .logSumExp(let rows): deliver(.logSumExp(rows.lse.doubles, from: member))
         case .corrected(let slice): deliver(.corrected(slice.outputs.floats, from: member))
         case .abort(let error): deliver(.aborted(error))
         default: preconditionFailure("not a message between ranks of a step: \(message.type)")
@@ -92,12 +92,12 @@ final class StepExecution {
                     PartialSlice(
                         tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
                         valueDim: states.valueDim, outputs: ByteBuffer(floats: states.outputs),
-                        lse: ByteBuffer(floats: states.lse))), to: member)
+                        lse: ByteBuffer(doubles: states.lse))), to: member)
         case .sendLogSumExp(let lse, let member):
             send(
                 .logSumExp(
                     LogSumExpRows(
-                        tokens: plan.tokens, heads: plan.partition.queryHeads, lse: ByteBuffer(floats: lse))),
+                        tokens: plan.tokens, heads: plan.partition.queryHeads, lse: ByteBuffer(doubles: lse))),
                 to: member)
         case .sendCorrected(let outputs, let member):
             send(
@@ -139,7 +139,7 @@ final class StepExecution {
             let result = StepResult(
                 tokens: plan.tokens, heads: plan.ownHeads.count, valueDim: states.valueDim,
                 outputs: ByteBuffer(floats: states.outputs),
-                lse: plan.wantsLSE ? ByteBuffer(floats: states.lse) : nil)
+                lse: plan.wantsLSE ? ByteBuffer(floats: states.lse.map { Float($0) }) : nil)
             // Before the answer leaves: the client may run as soon as it is written, and this thread only after it.
             let replied = server.eventLoop.now
             server.answer(client, tag, .stepResult(result))
@@ -208,19 +208,26 @@ private struct WeakExecution {
 }
 
 extension ByteBuffer {
-    init(floats: [Float]) {
-        var buffer = ByteBufferAllocator().buffer(capacity: floats.count * 4)
+    init(floats: [Float]) { self.init(numbers: floats) }
+    init(doubles: [Double]) { self.init(numbers: doubles) }
+
+    var floats: [Float] { numbers() }
+    var doubles: [Double] { numbers() }
+
+    private init<Number: BitwiseCopyable>(numbers: [Number]) {
+        var buffer = ByteBufferAllocator().buffer(capacity: numbers.count * MemoryLayout<Number>.size)
         // Little-endian machines only; the package does not build for another.
-        _ = floats.withUnsafeBytes { buffer.writeBytes($0) }
+        _ = numbers.withUnsafeBytes { buffer.writeBytes($0) }
         self = buffer
     }
 
     /// Copied, since a slice of a frame is not aligned.
-    var floats: [Float] {
-        precondition(readableBytes % 4 == 0)
-        return [Float](unsafeUninitializedCapacity: readableBytes / 4) { floats, count in
-            withUnsafeReadableBytes { UnsafeMutableRawBufferPointer(floats).copyMemory(from: $0) }
-            count = readableBytes / 4
+    private func numbers<Number: BitwiseCopyable>() -> [Number] {
+        let size = MemoryLayout<Number>.size
+        precondition(readableBytes % size == 0)
+        return [Number](unsafeUninitializedCapacity: readableBytes / size) { numbers, count in
+            withUnsafeReadableBytes { UnsafeMutableRawBufferPointer(numbers).copyMemory(from: $0) }
+            count = readableBytes / size
         }
     }
 }

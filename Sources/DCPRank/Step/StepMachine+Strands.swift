@@ -55,7 +55,7 @@ extension StepMachine {
         }
     }
 
-    mutating func handle(_ actions: [AllGather<[Float]>.Action]) -> [Action] {
+    mutating func handle(_ actions: [AllGather<[Double]>.Action]) -> [Action] {
         actions.flatMap { action in
             switch action {
             case .send(let rows, let member): return [Action.sendLogSumExp(rows, to: member)]

@@ -25,14 +25,14 @@ public struct StepMachine: Sendable {
         /// The slices are those of all ranks in rank order, or the one replicated slice.
         case startContext([QuerySlice])
         case sendPartial(AttentionStates, to: Int)
-        case sendLogSumExp([Float], to: Int)
+        case sendLogSumExp([Double], to: Int)
         /// Weighs the context partial by `exp(own LSE - combined LSE)`. Answer with `.correctionDone`.
-        case startCorrection(AttentionStates, lse: [[Float]])
+        case startCorrection(AttentionStates, lse: [[Double]])
         case sendCorrected([Float], to: Int)
         /// All-to-all: merge the ranks' partials in rank order, then the new tokens. Answer with `.mergeDone`.
         case startMerge([AttentionStates], newTokens: AttentionStates)
         /// Reduce-scatter: add the corrected outputs in rank order, then merge the new tokens. Answer with `.mergeDone`.
-        case startReduction([[Float]], lse: [Float], newTokens: AttentionStates)
+        case startReduction([[Float]], lse: [Double], newTokens: AttentionStates)
         /// The outputs of the own heads, `[head][token]`.
         case reply(AttentionStates)
         /// The verdict, to the client.
@@ -51,9 +51,9 @@ public struct StepMachine: Sendable {
         case appended
         case contextDone(AttentionStates)
         case partial(AttentionStates, from: Int)
-        case logSumExp([Float], from: Int)
+        case logSumExp([Double], from: Int)
         /// The weighed outputs for each rank's own heads, in rank order, and the combined LSE of this rank's.
-        case correctionDone([[Float]], lse: [Float])
+        case correctionDone([[Float]], lse: [Double])
         case corrected([Float], from: Int)
         case mergeDone(AttentionStates)
         /// The append failed and left the cache as it was.
@@ -72,7 +72,7 @@ public struct StepMachine: Sendable {
         /// No entry has context: there was nothing to exchange.
         case nothing
         case partials([AttentionStates])
-        case summands([[Float]], lse: [Float])
+        case summands([[Float]], lse: [Double])
     }
 
     enum Phase: Sendable {
@@ -100,9 +100,9 @@ public struct StepMachine: Sendable {
     var gathered: [QuerySlice]?
     var isContextReady = false
     var partials: AllToAll<AttentionStates>
-    var logSumExps: AllGather<[Float]>
+    var logSumExps: AllGather<[Double]>
     var corrections: ReduceScatter<[Float]>
-    var ownLSE: [Float]?
+    var ownLSE: [Double]?
     var contextPartial: AttentionStates?
     /// What the exchange left, waiting for the new tokens.
     var exchanged: Exchanged?

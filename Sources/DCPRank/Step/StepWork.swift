@@ -11,14 +11,18 @@ internal import Synchronization
 final class StepWork: Sendable {
     private let plan: StepPlan
     private let request: StepRequest
+    private let limits: InputLimits
     private let layer: Int
     private let cache: ShardCache
     private let pool: ComputePool
     private let isCancelled = Atomic<Bool>(false)
+    /// What the check of the step's tensors found, once it has run.
+    private let inputs = Mutex<Result<Void, ServiceError>?>(nil)
 
     init(plan: StepPlan, request: StepRequest, layer: Int, cache: ShardCache, pool: ComputePool) {
         self.plan = plan
         self.request = request
+        limits = InputLimits(plan.shape)
         self.layer = layer
         self.cache = cache
         self.pool = pool
@@ -29,12 +33,39 @@ final class StepWork: Sendable {
 
     typealias Completion<Value> = @Sendable (Result<Value, ServiceError>) -> Void
 
+    /// Checks all the step's tensors, and not only what this rank keeps of them: the ranks of a group are given the same
+    /// keys and values, so none of them appends what another refuses. Whichever job is first runs it, the others wait for
+    /// it.
+    private func checkInputs() throws(ServiceError) {
+        let result = inputs.withLock { known in
+            if let known { return known }
+            let found = Result { () throws(ServiceError) in
+                let heads = request.queryMode == .gather ? plan.ownHeads.lowerBound : 0
+                for (tensor, rows, dataType, firstHead, dim) in [
+                    (InputLimits.Tensor.query, request.queries, request.queryDataType, heads, request.keyDim),
+                    (.key, request.keys, request.keyValueDataType, 0, request.keyDim),
+                    (.value, request.values, request.keyValueDataType, 0, request.valueDim),
+                ] {
+                    try rows.withBytes { (bytes) throws(ServiceError) in
+                        try limits.check(
+                            tensor, UnsafeRawBufferPointer(start: bytes, count: rows.readableBytes), dataType: dataType,
+                            firstHead: firstHead, tokens: plan.tokens, dim: dim)
+                    }
+                }
+            }
+            known = found
+            return found
+        }
+        try result.get()
+    }
+
     /// The owned tokens into the cache, all entries or none.
     func append(completion: @escaping Completion<Void>) {
         submit(completion) { [self] () throws(ServiceError) in
             guard !isCancelled.load(ordering: .relaxed) else {
                 throw ServiceError(.stepAborted, "The step was over before its tokens were appended.")
             }
+            try checkInputs()
             var done: [(StepRequest.Entry, Int)] = []
             try withRows { (rows) throws(ServiceError) in
                 for (entry, tokens) in entryTokens {
@@ -57,10 +88,12 @@ final class StepWork: Sendable {
     /// Causal attention of the own heads over the step's own tokens.
     func attendNewTokens(completion: @escaping Completion<AttentionResult>) {
         attend(completion) { [self] (_) throws(ServiceError) -> AttentionJob in
+            try checkInputs()
             var queries = QueryRows(heads: plan.ownHeads, tokens: plan.tokens, keyDim: plan.shape.keyDim)
             let slice = ownQueries
             try slice.withBytes { (bytes) throws(ServiceError) in
-                try queries.set(heads: plan.ownHeads, dataType: request.queryDataType, rows: bytes)
+                try queries.set(
+                    heads: plan.ownHeads, dataType: request.queryDataType, rows: bytes, limits: limits)
             }
             let layout = PanelLayout(
                 dataType: plan.shape.kvDataType, kvHeads: plan.partition.kvHeads, keyDim: plan.shape.keyDim,
@@ -88,7 +121,7 @@ final class StepWork: Sendable {
             for (member, slice) in slices.enumerated() {
                 let heads = slices.count == 1 ? allHeads : plan.partition.ownHeads(ofRank: member)
                 try slice.queries.withBytes { (bytes) throws(ServiceError) in
-                    try queries.set(heads: heads, dataType: slice.dataType, rows: bytes)
+                    try queries.set(heads: heads, dataType: slice.dataType, rows: bytes, limits: limits)
                 }
             }
             let wanted = request.entries.map { ($0.sequence, $0.position) }
@@ -110,16 +143,17 @@ final class StepWork: Sendable {
 
     /// Reduce-scatter, first half: this rank's outputs weighed by the combined LSE, cut by rank.
     func correct(
-        _ states: AttentionStates, lse: [[Float]], completion: @escaping Completion<([[Float]], [Float])>
+        _ states: AttentionStates, lse: [[Double]], completion: @escaping Completion<([[Float]], [Double])>
     ) {
         submit(completion) { [plan] () throws(ServiceError) in
+            for (member, rows) in lse.enumerated() { try ReceivedNumbers.check(lse: rows, from: member) }
             let combined = try AttentionStates.combinedLSE(lse)
             let outputs = states.corrected(by: combined)
             let slices = (0..<plan.members).map { member in
                 let rows = plan.rows(ofRank: member)
                 return Array(outputs[rows.lowerBound * states.valueDim..<rows.upperBound * states.valueDim])
             }
-            return (slices, combined.slice(rows: plan.rows(ofRank: plan.contextRank)).rounded)
+            return (slices, combined.slice(rows: plan.rows(ofRank: plan.contextRank)).values)
         }
     }
 
@@ -127,15 +161,19 @@ final class StepWork: Sendable {
         _ partials: [AttentionStates], _ newTokens: AttentionStates, completion: @escaping Completion<AttentionStates>
     ) {
         submit(completion) { () throws(ServiceError) in
-            try AttentionStates.merge([AttentionStates.merge(partials), newTokens])
+            for (member, partial) in partials.enumerated() { try ReceivedNumbers.check(partial, from: member) }
+            return try AttentionStates.merge([AttentionStates.merge(partials), newTokens])
         }
     }
 
     func reduce(
-        _ summands: [[Float]], lse: [Float], _ newTokens: AttentionStates,
+        _ summands: [[Float]], lse: [Double], _ newTokens: AttentionStates,
         completion: @escaping Completion<AttentionStates>
     ) {
         submit(completion) { () throws(ServiceError) in
+            for (member, outputs) in summands.enumerated() {
+                try ReceivedNumbers.check(corrected: outputs, from: member)
+            }
             let context = AttentionStates(
                 valueDim: newTokens.valueDim, outputs: AttentionStates.sum(of: summands), lse: lse)
             return try AttentionStates.merge([context, newTokens])

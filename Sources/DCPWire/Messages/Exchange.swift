@@ -44,7 +44,7 @@ public struct PartialSlice: Sendable {
     public var valueDim: Int
     /// `[heads][tokens][valueDim]`, Float32, normalised by the sender's own sum.
     public var outputs: ByteBuffer
-    /// `[heads][tokens]`, Float32, natural logarithm, -inf where the sender's shard has no token.
+    /// `[heads][tokens]`, Float64, natural logarithm, -inf where the sender's shard has no token.
     public var lse: ByteBuffer
 
     public init(tokens: Int, heads: Int, valueDim: Int, outputs: ByteBuffer, lse: ByteBuffer) {
@@ -62,7 +62,7 @@ public struct PartialSlice: Sendable {
         try reader.readLogarithmBase()
         var rest = payload
         outputs = try rest.take(tokens * heads * valueDim * 4, "outputs", reader)
-        lse = try rest.take(tokens * heads * 4, "LSE", reader)
+        lse = try rest.take(tokens * heads * 8, "LSE", reader)
         try rest.expectEmpty(reader)
     }
 
@@ -79,7 +79,7 @@ public struct PartialSlice: Sendable {
 public struct LogSumExpRows: Sendable {
     public var tokens: Int
     public var heads: Int
-    /// `[heads][tokens]`, Float32, natural logarithm.
+    /// `[heads][tokens]`, Float64, natural logarithm.
     public var lse: ByteBuffer
 
     public init(tokens: Int, heads: Int, lse: ByteBuffer) {
@@ -93,7 +93,7 @@ public struct LogSumExpRows: Sendable {
         heads = Int(try reader.read("heads", as: UInt16.self))
         try reader.readLogarithmBase()
         var rest = payload
-        lse = try rest.take(tokens * heads * 4, "LSE", reader)
+        lse = try rest.take(tokens * heads * 8, "LSE", reader)
         try rest.expectEmpty(reader)
     }
 

@@ -131,7 +131,7 @@ extension Integration {
                         try bad.write(30..<40, to: file)
                         try await cluster.tool.fails(
                             65, saying: ["\(field)[3, 1, 5] is \(name)"], submit + [file])
-                        // Without the tool's check the ranks see it.
+                        // Without the tool's check the client sees it.
                         try await cluster.withClient { client in
                             let sequence = try await client.openSequence("s", model: nil)
                             let error = await #expect(throws: ServiceError.self) {

@@ -23,7 +23,7 @@ struct PlainKernel {
         let heads = trace.shape.queryHeads
         return Answer(
             outputs: RowOrder.tokenMajor(states.outputs, tokens: range.count, heads: heads, dim: states.valueDim),
-            lse: RowOrder.tokenMajor(states.lse, tokens: range.count, heads: heads, dim: 1))
+            lse: RowOrder.tokenMajor(states.lse.map { Float($0) }, tokens: range.count, heads: heads, dim: 1))
     }
 
     private func context(_ range: Range<Int>) -> AttentionStates {
