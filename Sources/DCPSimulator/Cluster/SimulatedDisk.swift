@@ -14,6 +14,9 @@ final class SimulatedDisk: @unchecked Sendable {
     /// Writes are refused for want of room until then.
     private var fullUntil: UInt64 = 0
     private static let pageByteCount = 4096
+    /// Synced states that somebody has kept a copy of, the older first.
+    private var copies: [(time: UInt64, bytes: [UInt8])] = []
+    private static let copyAge: UInt64 = 5_000_000_000
 
     init(directory: String, world: World) {
         self.directory = directory
@@ -36,7 +39,24 @@ final class SimulatedDisk: @unchecked Sendable {
     func sync() {
         synced = read()
         syncTime = world.now
+        guard world.now >= (copies.last?.time ?? 0) + Self.copyAge else { return }
+        copies = copies.suffix(1) + [(world.now, synced)]
     }
+
+    /// What it holds now.
+    var contents: [UInt8] { read() }
+
+    /// A synced state of some time ago; nil when there is none yet.
+    var olderContents: [UInt8]? { copies.first { $0.time + Self.copyAge <= world.now }?.bytes }
+
+    /// The disk of another machine, or of another time, in the place of this one.
+    func replace(with bytes: [UInt8]) {
+        mkdir(directory, 0o700)
+        write(bytes)
+        synced = bytes
+    }
+
+    func remove() { try? FileManager.default.removeItem(atPath: directory) }
 
     private func read() -> [UInt8] {
         let file = open(dataPath, O_RDONLY | O_CLOEXEC)
