@@ -28,7 +28,7 @@ struct SimulationTests {
     /// Seeds that once broke a rule: the article's table says which, and what was wrong.
     @Test(
         "seeds that once found a bug keep every rule",
-        arguments: [15, 300, 335, 490, 3114, 10956, 21026, 21575, 202_205, 502_564, 503_146])
+        arguments: [15, 24, 65, 97, 300, 335, 490, 3114, 10956, 21026, 21575, 202_205, 502_564, 503_146])
     func found(seed: Int) async throws {
         let outcome = try await Simulator.run("run", "--seed", "\(seed)")
         #expect(outcome.status == 0, "\(outcome.messages)")

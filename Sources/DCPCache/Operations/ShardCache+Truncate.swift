@@ -11,6 +11,7 @@ extension ShardCache {
         /// Each layer as it was.
         var layers: [LayerState]
         var lineage: Lineage
+        var change: UInt64 = 0
         var rest: [DoomedBlocks] = []
     }
 
@@ -94,6 +95,7 @@ extension ShardCache {
         }
         let change = takeChange()
         sequence.core.withLock { $0.lastChange = change }
+        plan.value?.change = change
         let record = SequenceRecord(
             model: sequence.model.id, origin: sequence.origin, committed: length, lineage: replacement,
             lastChange: change)
@@ -133,6 +135,7 @@ extension ShardCache {
 
     private func finish(_ truncation: Truncation) {
         let sequence = truncation.sequence
+        stored(truncation.change)
         let committed = localLength(truncation.committed)
         for (layer, saved) in zip(sequence.layers, truncation.layers) {
             releaseUncommitted(sequence, from: committed, to: localLength(saved.length))

@@ -59,6 +59,9 @@ final class CoordinatorNode: @unchecked Sendable {
     /// Whether a rank that was there had to give way to another connection, the last time it was lost.
     func hasReplaced(_ rank: RankIndex) -> Bool { replaced.contains(rank) }
 
+    /// How far it knows a rank's store to have come.
+    func mark(of rank: RankIndex) -> UInt64 { server?.mark(of: rank) ?? 0 }
+
     private func observe(_ event: CoordinatorEvent, of process: Process) {
         simulation.world.trace.note("\(Self.name): \(event)")
         switch event {

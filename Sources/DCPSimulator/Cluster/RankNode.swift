@@ -53,6 +53,7 @@ final class RankNode: @unchecked Sendable {
             let isNew = starts == 1
             let cache = try ShardCache.open(
                 directory: disk.directory, rank: rank, cluster: knobs.shape, settings: settings)
+            disk.markMax = { [weak cache] in cache?.markMax ?? .max }
             if isNew { disk.sync() }
             self.cache = cache
             let loop = SimulatedLoop(process)
@@ -62,6 +63,8 @@ final class RankNode: @unchecked Sendable {
             }
             var configuration = RankConfiguration(
                 rank: rank, listen: endpoint, coordinator: CoordinatorNode.endpoint, threads: knobs.threads)
+            configuration.incarnation = world.random.next()
+            configuration.holder = name
             configuration.stepsInFlightMax = knobs.stepsInFlightMax
             configuration.earlyByteCountMax = knobs.earlyByteCountMax
             configuration.drainTimeout = .seconds(2)
@@ -164,9 +167,11 @@ final class RankNode: @unchecked Sendable {
         }
     }
 
-    /// Puts an older state of the disk in its place, if there is one; the rank is down.
+    /// Puts an older state of the disk in its place, if there is one that the coordinator can tell; the rank is down.
     func restoreOlder() {
-        guard process == nil, newer == nil, let older = disk.olderContents else { return }
+        guard process == nil, newer == nil,
+            let older = disk.olderContents(before: simulation.coordinator.mark(of: rank))
+        else { return }
         simulation.world.trace.note("\(name) gets an older store")
         newer = disk.contents
         disk.replace(with: older)

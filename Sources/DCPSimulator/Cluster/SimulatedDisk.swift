@@ -15,7 +15,9 @@ final class SimulatedDisk: @unchecked Sendable {
     private var fullUntil: UInt64 = 0
     private static let pageByteCount = 4096
     /// Synced states that somebody has kept a copy of, the older first.
-    private var copies: [(time: UInt64, bytes: [UInt8])] = []
+    private var copies: [(time: UInt64, markMax: UInt64, bytes: [UInt8])] = []
+    /// At most what the store on it has come to.
+    var markMax: () -> UInt64 = { .max }
     private static let copyAge: UInt64 = 5_000_000_000
 
     init(directory: String, world: World) {
@@ -40,14 +42,16 @@ final class SimulatedDisk: @unchecked Sendable {
         synced = read()
         syncTime = world.now
         guard world.now >= (copies.last?.time ?? 0) + Self.copyAge else { return }
-        copies = copies.suffix(1) + [(world.now, synced)]
+        copies = copies.suffix(1) + [(world.now, markMax(), synced)]
     }
 
     /// What it holds now.
     var contents: [UInt8] { read() }
 
     /// A synced state of some time ago; nil when there is none yet.
-    var olderContents: [UInt8]? { copies.first { $0.time + Self.copyAge <= world.now }?.bytes }
+    func olderContents(before mark: UInt64) -> [UInt8]? {
+        copies.first { $0.time + Self.copyAge <= world.now && $0.markMax < mark }?.bytes
+    }
 
     /// The disk of another machine, or of another time, in the place of this one.
     func replace(with bytes: [UInt8]) {
