@@ -68,6 +68,7 @@ extension ShardCache {
             try transaction.put(tables.meta, Superblock.key, wanted.encoded())
             try transaction.put(tables.meta, Counter.epoch, Counter.encoded(0, key: Counter.epoch))
             try transaction.put(tables.meta, Counter.writer, Counter.encoded(1, key: Counter.writer))
+            try transaction.put(tables.meta, Counter.change, Counter.encoded(0, key: Counter.change))
         } else {
             try check(transaction.get(tables.meta, Superblock.key), wanted: wanted, environment.directory)
         }

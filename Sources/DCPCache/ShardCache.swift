@@ -34,6 +34,10 @@ public final class ShardCache: Sendable {
     let epoch: Mutex<Epoch>
     /// The last place given in the order of changes.
     let changes: Atomic<UInt64>
+    /// The highest that is in a committed transaction, and in one that is known to be on the disk. Changed by the writer's
+    /// thread only.
+    let storedChange: Atomic<UInt64>
+    let durableChange = Atomic<UInt64>(0)
     let readers = ByteAccount()
     let memory: BlockPool
     let uncommitted = ByteAccount()
@@ -58,7 +62,9 @@ public final class ShardCache: Sendable {
         lineages = Mutex(content.lineages)
         doomed = Mutex(content.orphans)
         epoch = Mutex(content.epoch)
-        changes = Atomic(content.sequences.values.map { $0.core.withLock(\.lastChange) }.max() ?? 0)
+        changes = Atomic(content.change)
+        storedChange = Atomic(content.change)
+        writer.observeSync { [weak self] in self?.noteSync() }
         writer.observeCondition { [weak self] in self?.conditionChanged($0) }
         if !content.orphans.isEmpty { sweep() }
     }

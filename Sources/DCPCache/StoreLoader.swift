@@ -5,6 +5,8 @@ internal import DCPStore
 struct StoreContent {
     var storeID: StoreID
     var epoch: Epoch
+    /// The last place in the order of changes.
+    var change: UInt64
     var models: [ModelID: ModelEntry] = [:]
     var sequences: [SequenceID: SequenceCache] = [:]
     var damagedRecords: [SequenceID: String] = [:]
@@ -38,9 +40,10 @@ struct StoreLoader {
     mutating func load() throws -> StoreContent {
         let read = try environment.beginRead()
         guard let superblock = try read.get(tables.meta, Superblock.key).flatMap({ Superblock($0) }),
-            let epoch = try read.get(tables.meta, Counter.epoch).flatMap({ Counter.decoded($0, key: Counter.epoch) })
-        else { throw damaged("The superblock or the epoch") }
-        var content = StoreContent(storeID: superblock.storeID, epoch: Epoch(epoch))
+            let epoch = try read.get(tables.meta, Counter.epoch).flatMap({ Counter.decoded($0, key: Counter.epoch) }),
+            let change = try read.get(tables.meta, Counter.change).flatMap({ Counter.decoded($0, key: Counter.change) })
+        else { throw damaged("The superblock or a counter") }
+        var content = StoreContent(storeID: superblock.storeID, epoch: Epoch(epoch), change: change)
         content.models = try models(read)
         let records = try records(read, &content)
         for (id, record) in records { content.lineages[id] = record.lineage }
@@ -50,7 +53,10 @@ struct StoreLoader {
         for (id, record) in records {
             content.sequences[id] = try sequence(id, record, content.models)
             progress?.indexedSequence()
+            content.change = max(content.change, record.lastChange)
         }
+        // A record that cannot be read may have had the highest. The order goes on well above whatever that was.
+        if !content.damagedRecords.isEmpty { content.change += 1 << 32 }
         return content
     }
 

@@ -62,6 +62,14 @@ final class Faults: @unchecked Sendable {
             rank.kill()
             if rank.disk.tearPage() { simulation.hasDamage = true }
             restart(rank, downTime)
+        case .twin:
+            rank.startTwin(
+                after: world.delay(.milliseconds(200) ... .seconds(4)), for: world.delay(.seconds(1) ... .seconds(6)))
+        case .restored:
+            guard simulation.coordinator.isUp else { return }
+            rank.kill()
+            rank.restoreOlder()
+            restart(rank, downTime)
         case .fullDisk:
             let time = world.delay(.milliseconds(200) ... .seconds(8))
             rank.disk.fill(until: world.now + time)

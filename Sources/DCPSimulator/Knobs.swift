@@ -81,7 +81,7 @@ struct NetworkKnobs {
 struct FaultKnobs {
     enum Kind: CaseIterable {
         case kill, powerLoss, stop, pause, partition, halfPartition, reset, slow, bitFlip, killCoordinator, fullDisk,
-            tornPage, failedSync
+            tornPage, failedSync, twin, restored
     }
 
     var rates: [(kind: Kind, rate: Double)]

@@ -23,19 +23,20 @@ struct Driver {
     static let unknownGrace = Duration.seconds(60)
 
     init(
-        ranks: Int = 2, replaceable: Set<RankIndex> = [], evict: EvictionPolicy = .off,
+        ranks: Int = 2, replaceable: Set<RankIndex> = [], acceptable: Set<RankIndex> = [], evict: EvictionPolicy = .off,
         evictIdle: Duration = .seconds(10)
     ) throws {
         let shape = try ClusterShape(
             ranks: ranks, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
         machine = CoordinatorMachine(
             state: CoordinatorState(shape: shape), lease: Self.lease, unknownGrace: Self.unknownGrace,
-            replaceableStores: replaceable, evict: evict, evictIdle: evictIdle)
+            replaceableStores: replaceable, acceptableOlderStores: acceptable, evict: evict, evictIdle: evictIdle)
     }
 
     /// A coordinator that starts again with what another has persisted.
-    init(restarting other: Driver, evict: EvictionPolicy = .off) {
-        machine = CoordinatorMachine(state: other.machine.state, lease: Self.lease, evict: evict)
+    init(restarting other: Driver, acceptable: Set<RankIndex> = [], evict: EvictionPolicy = .off) {
+        machine = CoordinatorMachine(
+            state: other.machine.state, lease: Self.lease, acceptableOlderStores: acceptable, evict: evict)
     }
 
     @discardableResult
@@ -61,7 +62,7 @@ struct Driver {
     mutating func register(
         _ rank: UInt16, store: StoreID? = nil, link: LinkID? = nil, epoch: Epoch = .none, models: [ModelRecord] = [],
         lengths: [SequenceID: Int] = [:], intact: [SequenceID: Int] = [:], order: [SequenceID] = [],
-        useCount: UInt64 = 0
+        useCount: UInt64 = 0, incarnation: UInt64 = 0, mark: UInt64 = 0
     ) -> [CoordinatorMachine.Action] {
         let place = { (id: SequenceID) in order.firstIndex(of: id) ?? -1 }
         let registration = Registration(
@@ -70,7 +71,7 @@ struct Driver {
             sequences: lengths.sorted { (place($0.key), $0.key) < (place($1.key), $1.key) }.map {
                 .init(
                     sequence: $0.key, model: ModelID(1), committedLength: $0.value, intactLength: intact[$0.key])
-            }, useCount: useCount)
+            }, useCount: useCount, incarnation: incarnation, holder: "process \(incarnation)", mark: mark)
         return note(machine.registered(registration, link: link ?? Self.link(rank), now: now))
     }
 

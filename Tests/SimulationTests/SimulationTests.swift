@@ -29,7 +29,9 @@ struct SimulationTests {
     /// Seeds that once broke a rule: the article's table says which, and what was wrong.
     @Test(
         "seeds that once found a bug keep every rule",
-        arguments: [1, 2, 6, 15, 20, 61, 300, 335, 490, 1453, 3114, 10956, 21026, 21575, 202_205, 502_564, 503_146])
+        arguments: [
+            1, 2, 6, 15, 20, 24, 61, 65, 97, 300, 335, 490, 1453, 3114, 10956, 21026, 21575, 202_205, 502_564, 503_146,
+        ])
     func found(seed: Int) async throws {
         let outcome = try await Simulator.run("run", "--seed", "\(seed)")
         #expect(outcome.status == 0, "\(outcome.messages)")

@@ -136,6 +136,7 @@ extension ShardCache {
     /// Puts the mapped blocks in the place of those in RAM.
     private func apply(_ plan: CommitPlan) {
         let sequence = plan.sequence
+        stored(plan.change)
         // Before the layers: who finds a sealed block there must find its writer here.
         lineages.withLock { $0[sequence.id] = plan.lineage }
         sequence.core.withLock { core in

@@ -28,6 +28,7 @@ extension ShardCache {
         } apply: { [self] in
             guard let (forked, lineage) = plan.value else { return }
             plan.value = nil
+            stored(forked.core.withLock { $0.lastChange })
             lineages.withLock { $0[child] = lineage }
             sequenceCaches.withLock { $0[child] = forked }
         }

@@ -37,6 +37,7 @@ extension ShardCache {
         } apply: { [self] in
             guard let opened = plan.value else { return }
             plan.value = nil
+            stored(opened.core.withLock { $0.lastChange })
             lineages.withLock { $0[id] = lineage.value }
             sequenceCaches.withLock { $0[id] = opened }
         }
@@ -46,9 +47,12 @@ extension ShardCache {
     public func close(_ id: SequenceID, completion: @escaping CacheCompletion) {
         let plan = Plan<(closed: SequenceCache, layers: [LayerState], lineage: Lineage?)?>(nil)
         let rest = Plan<[DoomedBlocks]>([])
+        let change = Plan<UInt64>(0)
         // Synced: the directory forgets it for good, and would not tell a rank that had it again.
         enqueue([Self.key(id)], isFreeing: true, isSynced: true, completion) { [self] transaction in
+            change.value = 0
             guard let closed = sequenceCaches.withLock({ $0[id] }) else {
+                if damagedRecords.withLock({ $0[id] != nil }) { change.value = try putChange(&transaction) }
                 try deleteDamagedRecord(id, &transaction)
                 return
             }
@@ -65,6 +69,7 @@ extension ShardCache {
                 }
             }
             plan.value = (closed, layers, lineages.withLock { $0[id] })
+            change.value = try putChange(&transaction)
             try transaction.delete(tables.sequences, SequenceRecord.key(id))
             let local = localLength(committed)
             for index in (local / blockTokens * blockTokens)..<local {
@@ -79,6 +84,7 @@ extension ShardCache {
             plan.value = nil
         } apply: { [self] in
             damagedRecords.withLock { $0[id] = nil }
+            stored(change.value)
             guard let (closed, layers, _) = plan.value else { return }
             // Now, so that the RAM is free when the completion says so.
             plan.value = nil
@@ -149,6 +155,32 @@ extension ShardCache {
 
     /// The next place in the order of changes. Writer thread; one that an undone change took is not given again.
     func takeChange() -> UInt64 { changes.add(1, ordering: .relaxed).newValue }
+
+    /// Takes one for a closing, which leaves no record to hold it: a store never falls behind what it was.
+    private func putChange(_ transaction: inout WriteTransaction) throws -> UInt64 {
+        let change = takeChange()
+        try transaction.put(tables.meta, Counter.change, Counter.encoded(change, key: Counter.change))
+        return change
+    }
+
+    /// A change is in a committed transaction. Writer thread.
+    func stored(_ change: UInt64) { storedChange.max(change, ordering: .relaxed) }
+
+    /// What has been committed by now is on the disk. Writer thread.
+    func noteSync() { durableChange.max(storedChange.load(ordering: .relaxed), ordering: .relaxed) }
+
+    /// The store's place in the order of its own changes.
+    public var mark: UInt64 { storedChange.load(ordering: .relaxed) }
+
+    /// No store of this process has come further.
+    package var markMax: UInt64 { changes.load(ordering: .relaxed) }
+
+    /// The mark that no loss of power takes back; at times somewhat less, never more. What an earlier process has written
+    /// counts from the first sync of this one.
+    public var durableMark: UInt64 {
+        let durable = durableChange.load(ordering: .relaxed)
+        return settings.durability == .always && durable > 0 ? mark : durable
+    }
 
     public func statistics() throws(ServiceError) -> CacheStatistics {
         let usage = try mapping { () throws(StoreError) in try environment.usage() }

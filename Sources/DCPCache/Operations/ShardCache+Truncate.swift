@@ -12,6 +12,7 @@ extension ShardCache {
         var layers: [LayerState]
         /// As it was.
         var lineage: Lineage
+        var change: UInt64 = 0
         var rest: [DoomedBlocks] = []
     }
 
@@ -95,6 +96,7 @@ extension ShardCache {
             core.lastChange = change
             return core.claim
         }
+        plan.value?.change = change
         let record = SequenceRecord(
             model: sequence.model.id, origin: sequence.origin, committed: length, lineage: replacement,
             lastChange: change, claim: claim)
@@ -134,6 +136,7 @@ extension ShardCache {
 
     private func finish(_ truncation: Truncation) {
         let sequence = truncation.sequence
+        stored(truncation.change)
         let committed = localLength(truncation.committed)
         for (layer, saved) in zip(sequence.layers, truncation.layers) {
             releaseUncommitted(sequence, from: committed, to: localLength(saved.length))

@@ -89,13 +89,15 @@ struct Superblock: Equatable {
     }
 }
 
-/// The two counters of the table `meta`: `epoch` and `writer`. Bytes 0..<8 the value, 8..<12 the CRC-32C of key and
+/// The three counters of the table `meta`: `epoch`, `writer` and `change`. Bytes 0..<8 the value, 8..<12 the CRC-32C of key and
 /// value.
 enum Counter {
     /// The highest membership epoch seen.
     static let epoch = Array("epoch".utf8)
     /// The next writer number to give out.
     static let writer = Array("writer".utf8)
+    /// The place of the last closing in the order of changes: those of the sequences there are stand in their records.
+    static let change = Array("change".utf8)
 
     static func encoded(_ value: UInt64, key: [UInt8]) -> [UInt8] {
         var record = RecordBytes()

@@ -99,7 +99,7 @@ struct StoreCheck: Sendable {
         if try read.get(tables.meta, Superblock.key).flatMap({ Superblock($0) }) == nil {
             damaged.append("The superblock")
         }
-        for key in [Counter.epoch, Counter.writer]
+        for key in [Counter.epoch, Counter.writer, Counter.change]
         where try read.get(tables.meta, key).flatMap({ Counter.decoded($0, key: key) }) == nil {
             damaged.append("The counter `\(String(decoding: key, as: UTF8.self))`")
         }

@@ -30,7 +30,10 @@ extension CoordinatorMachine {
                         "\(rank) is already here with store \(member.registration.store), a second one came with store "
                             + "\(registration.store); start each rank once, with its own --rank."))
             }
-            // One store is open in one process at a time, so the older connection is of a process that is gone.
+            guard member.registration.incarnation == registration.incarnation else {
+                return refuseSecondHolder(registration, link, beside: member, now: now)
+            }
+            // The same process: its older connection is of no use any more.
             actions += lost(rank, reason: "it connected again")
             actions.append(.close(member.link, ServiceError(.rankUnavailable, "\(rank) has connected again.")))
         }
@@ -55,9 +58,16 @@ extension CoordinatorMachine {
                                 + "--replace-store \(rank.value), which gives up the tokens it held."))
             }
         }
-        if state.stores[rank] != registration.store {
-            actions += persist([.store(rank, registration.store)])
+        if state.stores[rank] == registration.store, registration.mark < state.marks[rank] ?? 0 {
+            guard acceptableOlderStores.remove(rank) != nil else {
+                return actions + refuse(link, olderStore(registration))
+            }
+            actions += persist([.mark(rank, registration.mark)])
         }
+        if state.stores[rank] != registration.store {
+            actions += persist([.store(rank, registration.store), .mark(rank, 0)])
+        }
+        secondHolders.forget(rank)
         slots[rank] = .present(Member(link: link, registration: registration, lastHeard: now))
         actions.append(.report(.rankRegistered(rank, registration.store, endpoint: registration.endpoint)))
         if members.count == state.shape.ranks {
@@ -137,7 +147,7 @@ extension CoordinatorMachine {
         let (due, waiting) = (waiters.filter { $0.deadline <= now }, waiters.filter { $0.deadline > now })
         waiters = waiting
         actions += due.map { .answer(.topology(topology), $0.tag, to: $0.link) }
-        return actions + resendPostponed() + dropUnknownSequences(now: now)
+        return actions + recordMarks(now: now) + resendPostponed() + dropUnknownSequences(now: now)
     }
 
     /// Clients that may wait for the cluster at once; one more is answered at once.
@@ -155,7 +165,8 @@ extension CoordinatorMachine {
     private mutating func lost(_ rank: RankIndex, reason: String) -> [Action] {
         slots[rank] = .missing(reason: reason)
         phase = .incomplete
-        return [.report(.rankLost(rank, reason: reason))] + abandonOperations(lost: rank) + announce()
+        return recordMarks(lost: rank) + [.report(.rankLost(rank, reason: reason))] + abandonOperations(lost: rank)
+            + announce()
             + forgetRoom(of: rank)
     }
 
@@ -164,7 +175,7 @@ extension CoordinatorMachine {
         members.map { .send(.topology(topology), number: 0, to: $0.member.link) }
     }
 
-    private func refuse(_ link: LinkID, _ error: ServiceError) -> [Action] {
+    func refuse(_ link: LinkID, _ error: ServiceError) -> [Action] {
         [.send(.failure(error), number: 0, to: link), .close(link, error)]
     }
 }

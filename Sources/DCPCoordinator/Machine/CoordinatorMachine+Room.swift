@@ -10,6 +10,7 @@ extension CoordinatorMachine {
         guard let rank = rank(of: link) else { return [] }
         update(rank) { $0.lastHeard = now }
         var actions: [Action] = [.send(.leaseRenewed, number: 0, to: link)]
+        marks.report(renewal.durableMark, from: rank)
         eviction.used(renewal.usedSequences, at: now)
         eviction.report(renewal.evictionByteCount, from: rank)
         if refusals[rank] != renewal.refusal {

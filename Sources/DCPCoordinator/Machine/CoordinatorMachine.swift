@@ -79,6 +79,10 @@ public struct CoordinatorMachine: Sendable {
     var eviction: Eviction
     /// Ranks whose next store is taken, whatever it was before: an operator has said that the old one is lost.
     var replaceableStores: Set<RankIndex>
+    /// Ranks whose store is taken next although it is behind: an operator has said that the newer one is lost.
+    var acceptableOlderStores: Set<RankIndex>
+    var marks = StoreMarks()
+    var secondHolders = SecondHolders()
 
     /// - Parameters:
     ///   - unknownGrace: how long ranks keep sequences that the directory does not know.
@@ -86,14 +90,15 @@ public struct CoordinatorMachine: Sendable {
     ///   - operationWindow: how many operations may be on their way to one rank at once.
     public init(
         state: CoordinatorState, lease: Duration, unknownGrace: Duration = .seconds(3600),
-        replaceableStores: Set<RankIndex> = [], evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10),
-        operationWindow: Int = 256
+        replaceableStores: Set<RankIndex> = [], acceptableOlderStores: Set<RankIndex> = [],
+        evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10), operationWindow: Int = 256
     ) {
         self.state = state
         eviction = Eviction(policy: evict, idle: evictIdle)
         self.lease = lease
         self.unknownGrace = unknownGrace
         self.replaceableStores = replaceableStores
+        self.acceptableOlderStores = acceptableOlderStores
         self.operationWindow = operationWindow
         slots = Dictionary(
             uniqueKeysWithValues: state.shape.allRanks.map { ($0, .missing(reason: "it has not registered yet")) })
@@ -171,6 +176,8 @@ public enum CoordinatorEvent: Sendable {
     case listening(String)
     case rankRegistered(RankIndex, StoreID, endpoint: String)
     case rankLost(RankIndex, reason: String)
+    /// Two processes that live have one rank's store; the one that came later is refused. The text names both.
+    case secondHolder(RankIndex, ServiceError)
     case joining(Epoch)
     case ready(Epoch)
     /// Tokens that nobody asked to be cut are cut at a join, since not every rank has them.

@@ -18,7 +18,8 @@ package struct CoordinatorCounters: Sendable {
         case .evicted: evictions += 1
         case .operationFailed(_, let error): operationsFailed.count(error.code)
         case .refused(_, let cause, let error): if cause.concernsFrame { framesRefused.count(error.code) }
-        case .listening, .rankRegistered, .joining, .ready, .reconciled, .unknownSequences, .droppedUnknown, .fatal:
+        case .listening, .rankRegistered, .secondHolder, .joining, .ready, .reconciled, .unknownSequences,
+            .droppedUnknown, .fatal:
             break
         }
     }
@@ -42,6 +43,8 @@ package struct CoordinatorMeasurements: Sendable {
 }
 
 extension CoordinatorServer {
+    package func mark(of rank: RankIndex) -> UInt64 { machine.state.marks[rank] ?? 0 }
+
     package var measurements: CoordinatorMeasurements {
         eventLoop.preconditionInEventLoop()
         return CoordinatorMeasurements(

@@ -15,6 +15,8 @@ public final class CoordinatorServer {
         /// How long a rank may stay silent before it counts as lost.
         public var lease: Duration = .seconds(5)
         public var replaceableStores: Set<RankIndex> = []
+        /// Ranks whose store may be behind what it was, once.
+        public var acceptableOlderStores: Set<RankIndex> = []
         /// How long ranks keep sequences that the directory does not know.
         public var unknownGrace: Duration = .seconds(3600)
         public var evict = EvictionPolicy.off
@@ -71,7 +73,8 @@ public final class CoordinatorServer {
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
-            replaceableStores: configuration.replaceableStores, evict: configuration.evict,
+            replaceableStores: configuration.replaceableStores,
+            acceptableOlderStores: configuration.acceptableOlderStores, evict: configuration.evict,
             evictIdle: configuration.evictIdle, operationWindow: configuration.operationWindow)
     }
 

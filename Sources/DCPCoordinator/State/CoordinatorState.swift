@@ -9,6 +9,8 @@ public struct CoordinatorState: Hashable, Sendable {
     public private(set) var epoch = Epoch.none
     /// The store that each rank brought first; another store in its place is refused.
     public private(set) var stores: [RankIndex: StoreID] = [:]
+    /// How far each rank's store had come for certain: one that is behind is an older copy.
+    public private(set) var marks: [RankIndex: UInt64] = [:]
     public private(set) var models: [ModelID: ModelRecord] = [:]
     public private(set) var sequences: [SequenceID: SequenceEntry] = [:]
     private(set) var nextModel: UInt32 = 1
@@ -20,6 +22,7 @@ public struct CoordinatorState: Hashable, Sendable {
         switch change {
         case .epoch(let epoch): self.epoch = epoch
         case .store(let rank, let store): stores[rank] = store
+        case .mark(let rank, let mark): marks[rank] = mark
         case .model(let record):
             models[record.id] = record
             nextModel = max(nextModel, record.id.value + 1)
@@ -81,6 +84,7 @@ public struct SequenceEntry: Hashable, Sendable {
 public enum StateChange: Hashable, Sendable {
     case epoch(Epoch)
     case store(RankIndex, StoreID)
+    case mark(RankIndex, UInt64)
     case model(ModelRecord)
     case modelRemoved(ModelID)
     case sequence(SequenceEntry)

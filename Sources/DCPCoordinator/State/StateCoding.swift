@@ -10,6 +10,7 @@ internal import NIOCore
 /// | `e` | epoch: u64 |
 /// | `n` | next model number: u32, next sequence number: u64 |
 /// | `r`, rank: u16 | store id: two u64 |
+/// | `k`, rank: u16 | the highest durable mark of its store: u64 |
 /// | `m`, model: u32 | model record: as in a directory frame |
 /// | `q`, sequence: u64 | sequence record, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64, pinned: u8 |
 ///
@@ -33,6 +34,7 @@ package enum StateCoding {
                 $0.write(store.high)
                 $0.write(store.low)
             }
+        case .mark(let rank, let mark): return record(key("k", rank.value)) { $0.write(mark) }
         case .model(let model): return record(key("m", model.id.value)) { model.encode(to: &$0) }
         case .modelRemoved(let id): return (key("m", id.value), nil)
         case .sequence(let entry): return record(key("q", entry.record.id.value)) { encode(entry, to: &$0) }
@@ -57,6 +59,8 @@ package enum StateCoding {
             case UInt8(ascii: "r") where key.count == 3:
                 let rank = RankIndex(UInt16(key[1]) << 8 | UInt16(key[2]))
                 return .store(rank, StoreID(high: try r.read("store"), low: try r.read("store")))
+            case UInt8(ascii: "k") where key.count == 3:
+                return .mark(RankIndex(UInt16(key[1]) << 8 | UInt16(key[2])), try r.read("mark"))
             case UInt8(ascii: "m"): return .model(try ModelRecord(from: &r))
             case UInt8(ascii: "q"): return .sequence(try entry(from: &r))
             default: throw r.malformed("has the unknown key \(key)")

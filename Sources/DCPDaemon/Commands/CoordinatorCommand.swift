@@ -49,6 +49,12 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             valueName: "rank"))
     var replaceStore: [UInt16] = []
 
+    @Option(
+        help: ArgumentHelp(
+            "Take an older copy of this rank's store: the newer one is lost for good. Every sequence is cut to what it holds.",
+            valueName: "rank"))
+    var acceptOlderStore: [UInt16] = []
+
     public init() {}
 
     public func validate() throws { _ = try flags() }
@@ -58,6 +64,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         var (configuration, settings) = try Runtime.refusing { try Self.load(source) }
         if common.isInspection { return try common.report(configuration) }
         settings.server.replaceableStores = Set(replaceStore.map { RankIndex($0) })
+        settings.server.acceptableOlderStores = Set(acceptOlderStore.map { RankIndex($0) })
         let log = DaemonLog(label: "dcp-coordinator", level: settings.logLevel)
         let service = CoordinatorService(
             settings: settings, log: log, reload: Reload(source: source, configuration: configuration))

@@ -40,6 +40,15 @@ package struct JournalEvent: Hashable, Sendable {
             journalctl -u dcp-rank@@DCP_PEER@ -e
         Where it was restarted or its machine was, nothing has to be done.
         """)
+    package static let secondHolder = JournalEvent(
+        "78cd34c6ded843fcb7ec60e6632d0de0", "Two processes have the store of rank @DCP_PEER@",
+        """
+        A copy of the store runs beside the original: a restored backup, a cloned machine, a move that was done by half. The
+        process that was there first serves on; the other is refused and goes on asking. The entry names both.
+
+        Stop the one that should not be there, and remove its copy. If it is the first: stop it, and the other one is
+        taken when its store is not behind.
+        """)
     package static let stepAborted = JournalEvent(
         "89731d26ab414520aeaa46fd6c371d97", "A step was aborted",
         """
@@ -128,7 +137,7 @@ package struct JournalEvent: Hashable, Sendable {
 
     /// In the order of the catalog.
     package static let all = [
-        rankReady, epochChanged, peerLost, stepAborted, storeDamaged, diskFull, claimEnded, recovered,
+        rankReady, epochChanged, peerLost, secondHolder, stepAborted, storeDamaged, diskFull, claimEnded, recovered,
         connectionRefused,
         canaryFailing,
         stoppedByFailure, configurationReloaded, configurationRefused,

@@ -26,6 +26,11 @@ struct CoordinatorEventLog {
             log.write(
                 .peerLost, .warning, "Rank lost, the cluster waits for it", cause: "\(rank)",
                 ["peer": "\(rank.value)", "reason": "\(reason)"])
+        case .secondHolder(let rank, let error):
+            log.write(
+                .secondHolder, .error, "Two processes have the store of one rank, the second is refused",
+                cause: "\(rank)",
+                ["peer": "\(rank.value)", "reason": "\(error.message)"])
         case .joining(let epoch): logger.info("Joining", metadata: ["epoch": "\(epoch.value)"])
         case .ready(let epoch):
             log.write(.epochChanged, .notice, "Cluster ready", cause: "\(epoch)", ["epoch": "\(epoch.value)"])

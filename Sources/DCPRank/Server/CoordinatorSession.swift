@@ -27,6 +27,8 @@ final class CoordinatorSession {
     private var isDraining = false
     private var isDialling = false
     private var hasReportedLoss = false
+    /// Whether the coordinator has answered on this link: one that refuses the registration closes it.
+    private var isHeard = false
 
     private enum Serving {
         case yes
@@ -138,7 +140,8 @@ final class CoordinatorSession {
                             sequence: $0.id, model: $0.model, committedLength: $0.committedLength,
                             intactLength: $0.intactLength)
                     }.sorted { server.uses.lastUse(of: $0.sequence) < server.uses.lastUse(of: $1.sequence) },
-                    useCount: server.uses.count)))
+                    useCount: server.uses.count, incarnation: server.configuration.incarnation,
+                    holder: server.configuration.holder, mark: server.cache.mark)))
     }
 
     /// Renews three times a lease; a coordinator that is silent for a whole lease is dialled anew.
@@ -169,7 +172,8 @@ final class CoordinatorSession {
             .renewLease(
                 LeaseRenewal(
                     stepsInFlight: UInt32(steps.count), refusal: refusal,
-                    evictionByteCount: UInt64(server.cache.evictionByteCount), usedSequences: server.uses.take())))
+                    evictionByteCount: UInt64(server.cache.evictionByteCount), usedSequences: server.uses.take(),
+                    durableMark: server.cache.durableMark)))
     }
 
     // MARK: The topology
@@ -271,8 +275,7 @@ extension CoordinatorSession: LinkDelegate {
             return
         }
         self.link = link
-        hasReportedLoss = false
-        server.observe(.coordinatorConnected)
+        isHeard = false
         FailPoint.registerFirst.pass()
         register()
     }
@@ -280,7 +283,13 @@ extension CoordinatorSession: LinkDelegate {
     func link(_ link: Link, received frame: Frame) {
         lastRenewed = server.eventLoop.now
         switch frame.message {
-        case .topology(let topology): follow(topology)
+        case .topology(let topology):
+            if !isHeard {
+                isHeard = true
+                hasReportedLoss = false
+                server.observe(.coordinatorConnected)
+            }
+            follow(topology)
         case .operation(let operation): carryOut(operation, number: frame.tag.number)
         case .leaseRenewed: break
         case .refusals(let refusals): server.take(refusals: refusals)

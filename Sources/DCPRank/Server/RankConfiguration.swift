@@ -1,6 +1,7 @@
 public import DCPCore
 public import DCPTransport
 public import DCPWire
+internal import Glibc
 public import NIOCore
 
 /// What a rank needs to know to serve. Every limit has a default.
@@ -26,6 +27,10 @@ public struct RankConfiguration: Sendable {
     public var drainTimeout = TimeAmount.seconds(20)
     /// How long a client may be gone before what it has appended and not committed is taken back.
     public var claimTimeout = TimeAmount.seconds(15)
+    /// Which process this is: another with the same store is a copy of it.
+    public var incarnation = UInt64.random(in: 1 ... .max)
+    /// The same, for people.
+    public var holder = Self.thisProcess
     public var link = LinkSettings()
     /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
     public var hostReport: (@Sendable () -> HostReport)?
@@ -38,5 +43,11 @@ public struct RankConfiguration: Sendable {
         self.advertise = advertise
         self.coordinator = coordinator
         self.threads = threads
+    }
+
+    private static var thisProcess: String {
+        var name = [CChar](repeating: 0, count: 256)
+        let host = gethostname(&name, name.count - 1) == 0 ? name.prefix { $0 != 0 } : []
+        return "process \(getpid()) on \(String(decoding: host.map { UInt8(bitPattern: $0) }, as: UTF8.self))"
     }
 }

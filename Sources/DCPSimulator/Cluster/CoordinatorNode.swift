@@ -16,6 +16,7 @@ final class CoordinatorNode: @unchecked Sendable {
     private var store: CoordinatorStore?
     private var dangling: [SimulatedChannel] = []
     private var starts = 0
+    private var replaced: Set<RankIndex> = []
 
     init(simulation: Simulation) {
         self.simulation = simulation
@@ -55,10 +56,18 @@ final class CoordinatorNode: @unchecked Sendable {
         }
     }
 
+    /// Whether a rank that was there had to give way to another connection, the last time it was lost.
+    func hasReplaced(_ rank: RankIndex) -> Bool { replaced.contains(rank) }
+
+    /// How far it knows a rank's store to have come.
+    func mark(of rank: RankIndex) -> UInt64 { server?.mark(of: rank) ?? 0 }
+
     private func observe(_ event: CoordinatorEvent, of process: Process) {
         simulation.world.trace.note("\(Self.name): \(event)")
         switch event {
         case .joining(let epoch): simulation.began(epoch)
+        case .rankLost(let rank, let reason):
+            if reason == "it connected again" { replaced.insert(rank) } else { replaced.remove(rank) }
         case .fatal(let error): simulation.violate(.refusedStart, "the coordinator ends: \(error)")
         default: break
         }

@@ -17,14 +17,21 @@ final class RankNode: @unchecked Sendable {
     /// Connections that a loss of power has left open at their other ends.
     private var dangling: [SimulatedChannel] = []
     private var starts = 0
+    /// Whether it runs on a copy of another's disk, beside that one.
+    private let isTwin: Bool
+    private var twin: RankNode?
+    /// What the disk held when an older state of it was put in its place.
+    private var newer: [UInt8]?
 
-    init(_ rank: RankIndex, simulation: Simulation) {
+    init(_ rank: RankIndex, simulation: Simulation, isTwin: Bool = false) {
         self.rank = rank
         self.simulation = simulation
-        disk = SimulatedDisk(directory: simulation.directory + "/rank-\(rank.value)", world: simulation.world)
+        self.isTwin = isTwin
+        name = "rank-\(rank.value)" + (isTwin ? "-twin" : "")
+        disk = SimulatedDisk(directory: simulation.directory + "/\(name)", world: simulation.world)
     }
 
-    var name: String { "rank-\(rank.value)" }
+    let name: String
     var endpoint: Endpoint { .tcp(host: name, port: 7400) }
     var isUp: Bool { process != nil }
 
@@ -50,6 +57,7 @@ final class RankNode: @unchecked Sendable {
             let isNew = starts == 1
             let cache = try ShardCache.open(
                 directory: disk.directory, rank: rank, cluster: knobs.shape, settings: settings)
+            disk.markMax = { [weak cache] in cache?.markMax ?? .max }
             if isNew { disk.sync() }
             self.cache = cache
             let loop = SimulatedLoop(process)
@@ -59,6 +67,8 @@ final class RankNode: @unchecked Sendable {
             }
             var configuration = RankConfiguration(
                 rank: rank, listen: endpoint, coordinator: CoordinatorNode.endpoint, threads: knobs.threads)
+            configuration.incarnation = world.random.next()
+            configuration.holder = name
             configuration.stepsInFlightMax = knobs.stepsInFlightMax
             configuration.earlyByteCountMax = knobs.earlyByteCountMax
             configuration.drainTimeout = .seconds(2)
@@ -86,7 +96,9 @@ final class RankNode: @unchecked Sendable {
     private func observe(_ event: RankEvent, of process: Process) {
         simulation.world.trace.note("\(name): \(event)")
         guard self.process === process else { return }
+        if isTwin { return twinObserves(event) }
         switch event {
+        case .fatal where newer != nil: putNewerBack()
         case .fatal(let error):
             simulation.fatal(name, error)
             // As systemd would: the daemon ends and is started again.
@@ -148,6 +160,7 @@ final class RankNode: @unchecked Sendable {
     }
 
     private func end(withMachine: Bool) {
+        endTwin()
         guard let process else { return }
         self.process = nil
         process.die()
@@ -156,5 +169,61 @@ final class RankNode: @unchecked Sendable {
         server = nil
         cache?.abandon()
         cache = nil
+    }
+
+    // MARK: Copies of its disk
+
+    /// Starts another process on a copy of the disk, under another address, and ends it after a while: a restored backup or
+    /// a cloned machine beside the original.
+    func startTwin(after delay: UInt64, for duration: UInt64) {
+        guard isUp, twin == nil, newer == nil else { return }
+        let twin = RankNode(rank, simulation: simulation, isTwin: true)
+        twin.disk.replace(with: disk.contents)
+        self.twin = twin
+        simulation.world.after(delay, nil, "twin") { [weak self] in if self?.twin === twin { twin.start() } }
+        simulation.world.after(delay + duration, nil, "twin ends") { [weak self] in
+            if self?.twin === twin { self?.endTwin() }
+        }
+    }
+
+    private func endTwin() {
+        twin?.kill()
+        twin?.disk.remove()
+        twin = nil
+    }
+
+    /// It may get in when the original has lost its lease: then it goes before it has changed anything, for what the
+    /// original has not reported yet nobody could miss.
+    private func twinObserves(_ event: RankEvent) {
+        switch event {
+        case .joining where !simulation.coordinator.hasReplaced(rank), .fatal:
+            simulation.world.after(0, nil, "twin goes") { [weak self] in self?.kill() }
+        default: break
+        }
+    }
+
+    /// Puts an older state of the disk in its place, if there is one that the coordinator can tell; the rank is down.
+    func restoreOlder() {
+        guard process == nil, newer == nil,
+            let older = disk.olderContents(before: simulation.coordinator.mark(of: rank))
+        else { return }
+        simulation.world.trace.note("\(name) gets an older store")
+        newer = disk.contents
+        disk.replace(with: older)
+    }
+
+    /// The rank was told that its store is an older one, and somebody brings the newer one.
+    private func putNewerBack() {
+        simulation.count("older store refused")
+        simulation.world.after(0, nil, "exit") { [weak self] in
+            guard let self, newer != nil else { return }
+            kill()
+            simulation.restart(after: .milliseconds(simulation.world.draw(100...3000))) { [weak self] in
+                guard let self, let newer, process == nil else { return }
+                disk.replace(with: newer)
+                self.newer = nil
+                start()
+            }
+        }
     }
 }

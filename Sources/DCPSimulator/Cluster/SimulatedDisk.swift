@@ -18,6 +18,11 @@ final class SimulatedDisk: @unchecked Sendable {
     /// A sync has failed: what was written since the last good one may never reach the disk, and is called clean.
     private(set) var hasLostWrites = false
     private static let pageByteCount = 4096
+    /// Synced states that somebody has kept a copy of, the older first.
+    private var copies: [(time: UInt64, markMax: UInt64, bytes: [UInt8])] = []
+    /// At most what the store on it has come to.
+    var markMax: () -> UInt64 = { .max }
+    private static let copyAge: UInt64 = 5_000_000_000
 
     init(directory: String, world: World) {
         self.directory = directory
@@ -53,7 +58,26 @@ final class SimulatedDisk: @unchecked Sendable {
         guard !hasLostWrites else { return }
         synced = read()
         syncTime = world.now
+        guard world.now >= (copies.last?.time ?? 0) + Self.copyAge else { return }
+        copies = copies.suffix(1) + [(world.now, markMax(), synced)]
     }
+
+    /// What it holds now.
+    var contents: [UInt8] { read() }
+
+    /// A synced state of some time ago; nil when there is none yet.
+    func olderContents(before mark: UInt64) -> [UInt8]? {
+        copies.first { $0.time + Self.copyAge <= world.now && $0.markMax < mark }?.bytes
+    }
+
+    /// The disk of another machine, or of another time, in the place of this one.
+    func replace(with bytes: [UInt8]) {
+        mkdir(directory, 0o700)
+        write(bytes)
+        synced = bytes
+    }
+
+    func remove() { try? FileManager.default.removeItem(atPath: directory) }
 
     private func read() -> [UInt8] {
         let file = open(dataPath, O_RDONLY | O_CLOEXEC)

@@ -76,6 +76,10 @@ public final class Writer: @unchecked Sendable {
         core.observer.withLock { $0 = body }
     }
 
+    /// Has every sync told, on the writer's thread: every transaction whose jobs have completed by then is on the disk. The
+    /// body must not block. One observer at a time.
+    public func observeSync(_ body: @escaping @Sendable () -> Void) { core.syncObserver.withLock { $0 = body } }
+
     /// Refuses new jobs, runs those that wait, syncs, and ends the thread. Idempotent.
     ///
     /// From a completion, which runs on the thread itself, it returns before the rest has been run.
@@ -83,6 +87,7 @@ public final class Writer: @unchecked Sendable {
         core.queue.stop()
         // It holds whoever watches, and that one this store.
         core.observer.withLock { $0 = nil }
+        core.syncObserver.withLock { $0 = nil }
         guard let thread else { return core.finish() }
         isJoined.withLock { isJoined in
             guard !isJoined else { return }
@@ -99,6 +104,7 @@ public final class Writer: @unchecked Sendable {
     package func abandon() {
         precondition(thread == nil, "a writer with a thread is closed")
         core.observer.withLock { $0 = nil }
+        core.syncObserver.withLock { $0 = nil }
         core.abandon()
     }
 

@@ -12,6 +12,7 @@ final class WriterCore: @unchecked Sendable {
     let busySince = Atomic<UInt64>(0)
     let health = Mutex(StoreHealth())
     let observer = Mutex<(@Sendable (StoreHealth) -> Void)?>(nil)
+    let syncObserver = Mutex<(@Sendable () -> Void)?>(nil)
     let environment: Environment
     let durability: Durability
     let watermarks: Watermarks
@@ -147,10 +148,15 @@ final class WriterCore: @unchecked Sendable {
         isDirty = false
         do throws(StoreError) {
             try environment.sync()
-            host?.synced()
+            noteSync()
         } catch {
             fail(error)
         }
+    }
+
+    private func noteSync() {
+        host?.synced()
+        syncObserver.withLock { $0 }?()
     }
 
     // MARK: Transactions
@@ -204,7 +210,7 @@ final class WriterCore: @unchecked Sendable {
         }
         transactionsCommitted.wrappingAdd(1, ordering: .relaxed)
         if durability != .always { isDirty = true }
-        if durability == .always { host?.synced() }
+        if durability == .always { noteSync() }
         if durability == .everysec, nextSync == nil, host == nil { nextSync = Self.inOneSecond() }
         committed(pages: pages, isFreeing: isFreeing)
         if isDirty, jobs.contains(where: \.isSynced) {

@@ -10,15 +10,18 @@ public struct LeaseRenewal: Hashable, Sendable {
     public var evictionByteCount: UInt64
     /// Sequences used since the last renewal, in the order of their last use, and those that steps in flight use.
     public var usedSequences: [SequenceID]
+    /// The mark that no loss of power takes from the store.
+    public var durableMark: UInt64
 
     public init(
         stepsInFlight: UInt32, refusal: ServiceError? = nil, evictionByteCount: UInt64 = 0,
-        usedSequences: [SequenceID] = []
+        usedSequences: [SequenceID] = [], durableMark: UInt64 = 0
     ) {
         self.stepsInFlight = stepsInFlight
         self.refusal = refusal
         self.evictionByteCount = evictionByteCount
         self.usedSequences = usedSequences
+        self.durableMark = durableMark
     }
 
     init(from reader: inout WireReader) throws(ServiceError) {
@@ -30,6 +33,7 @@ public struct LeaseRenewal: Hashable, Sendable {
         usedSequences = try reader.readArray("used sequences", byteCountMin: 8) { r throws(ServiceError) in
             SequenceID(try r.read("sequence"))
         }
+        durableMark = try reader.read("durable mark")
     }
 
     func encode(to writer: inout WireWriter) {
@@ -38,5 +42,6 @@ public struct LeaseRenewal: Hashable, Sendable {
         (refusal ?? ServiceError(ServiceError.Code(rawValue: 0), "")).encode(to: &writer)
         writer.write(evictionByteCount)
         writer.write(usedSequences) { $0.write($1.value) }
+        writer.write(durableMark)
     }
 }

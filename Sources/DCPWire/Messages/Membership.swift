@@ -13,6 +13,12 @@ public struct Registration: Hashable, Sendable {
     public var sequences: [RegisteredSequence]
     /// Uses of sequences that the rank has seen since its start: the rank with the most knows the order best.
     public var useCount: UInt64
+    /// Drawn by each start of a rank: the same one on another connection is the same process.
+    public var incarnation: UInt64
+    /// Which process it is, for people.
+    public var holder: String
+    /// The store's place in the order of its changes.
+    public var mark: UInt64
 
     public struct RegisteredSequence: Hashable, Sendable {
         public var sequence: SequenceID
@@ -31,7 +37,8 @@ public struct Registration: Hashable, Sendable {
 
     public init(
         rank: RankIndex, store: StoreID, endpoint: String, epoch: Epoch, models: [ModelRecord],
-        sequences: [RegisteredSequence], useCount: UInt64 = 0
+        sequences: [RegisteredSequence], useCount: UInt64 = 0, incarnation: UInt64 = 0, holder: String = "",
+        mark: UInt64 = 0
     ) {
         self.rank = rank
         self.store = store
@@ -40,6 +47,9 @@ public struct Registration: Hashable, Sendable {
         self.models = models
         self.sequences = sequences
         self.useCount = useCount
+        self.incarnation = incarnation
+        self.holder = holder
+        self.mark = mark
     }
 
     init(from reader: inout WireReader) throws(ServiceError) {
@@ -56,6 +66,9 @@ public struct Registration: Hashable, Sendable {
                 committedLength: try r.readLength("committed length"), intactLength: try r.readLength("intact length"))
         }
         useCount = try reader.read("use count")
+        incarnation = try reader.read("incarnation")
+        holder = try reader.readString("holder")
+        mark = try reader.read("mark")
     }
 
     func encode(to writer: inout WireWriter) {
@@ -72,6 +85,9 @@ public struct Registration: Hashable, Sendable {
             $0.write(UInt64($1.intactLength))
         }
         writer.write(useCount)
+        writer.write(incarnation)
+        writer.write(holder)
+        writer.write(mark)
     }
 }
 

@@ -1,0 +1,94 @@
+internal import DCPCore
+internal import DCPWire
+
+/// How far the ranks' stores have come for certain, as they reported it, as a value.
+struct StoreMarks: Sendable {
+    /// At most so often is a mark that rises made durable.
+    static let period = Duration.seconds(1)
+
+    private(set) var reported: [RankIndex: UInt64] = [:]
+    private var recordedAt = Duration.zero
+
+    mutating func report(_ mark: UInt64, from rank: RankIndex) {
+        if mark > reported[rank] ?? 0 { reported[rank] = mark }
+    }
+
+    mutating func isDue(now: Duration) -> Bool {
+        guard now - recordedAt >= Self.period else { return false }
+        recordedAt = now
+        return true
+    }
+
+    mutating func forget(_ rank: RankIndex) { reported[rank] = nil }
+}
+
+/// Processes that came with a store whose holder was there, by incarnation, as a value.
+struct SecondHolders: Sendable {
+    private struct Newcomer {
+        var rank: RankIndex
+        var since: Duration
+        var isReported = false
+    }
+
+    private static let max = 1024
+    private var newcomers: [UInt64: Newcomer] = [:]
+
+    /// - Parameter heard: when the holder was heard last. One that is heard after the newcomer came is no process that
+    ///   died a moment ago.
+    /// - Returns: whether somebody is to be told, once.
+    mutating func came(_ incarnation: UInt64, _ rank: RankIndex, heard: Duration, now: Duration) -> Bool {
+        guard let known = newcomers[incarnation] else {
+            if newcomers.count >= Self.max { newcomers = [:] }
+            newcomers[incarnation] = Newcomer(rank: rank, since: now)
+            return false
+        }
+        guard !known.isReported, heard > known.since else { return false }
+        newcomers[incarnation]!.isReported = true
+        return true
+    }
+
+    mutating func forget(_ rank: RankIndex) { newcomers = newcomers.filter { $0.value.rank != rank } }
+}
+
+/// Which of two stores of one rank is the right one: never two at a time, and never one that is behind what it was.
+extension CoordinatorMachine {
+    /// Two processes with one store are a copy beside the original. The one that is there stays while it keeps its lease; the
+    /// other asks again, and gets in when the first was dead all along.
+    mutating func refuseSecondHolder(
+        _ newcomer: Registration, _ link: LinkID, beside member: Member, now: Duration
+    ) -> [Action] {
+        let rank = newcomer.rank, holder = member.registration
+        let error = ServiceError(
+            .notReady,
+            "\(rank) is here already with store \(holder.store): \(holder.holder), at \(holder.endpoint), was heard "
+                + "\(now - member.lastHeard) ago. Another process came with the same store: \(newcomer.holder), at "
+                + "\(newcomer.endpoint). One of the two runs on a copy: stop that one.", rank: rank)
+        let isNews = secondHolders.came(newcomer.incarnation, rank, heard: member.lastHeard, now: now)
+        return (isNews ? [.report(.secondHolder(rank, error))] : []) + refuse(link, error)
+    }
+
+    func olderStore(_ registration: Registration) -> ServiceError {
+        let rank = registration.rank
+        return ServiceError(
+            .storeRefused,
+            "\(rank) came with its store \(registration.store) at change \(registration.mark), which had come to change "
+                + "\(state.marks[rank] ?? 0) for certain: it is an older copy. Bring the newer store back; if that is lost for "
+                + "good, restart the coordinator with --accept-older-store \(rank.value), which cuts every sequence to what this "
+                + "one holds.", rank: rank)
+    }
+
+    /// Makes the marks durable that have risen.
+    mutating func recordMarks(now: Duration) -> [Action] { marks.isDue(now: now) ? recordMarks() : [] }
+
+    mutating func recordMarks(lost rank: RankIndex) -> [Action] {
+        defer { marks.forget(rank) }
+        return recordMarks()
+    }
+
+    private mutating func recordMarks() -> [Action] {
+        persist(
+            marks.reported.sorted { $0.key < $1.key }.filter { $0.value > state.marks[$0.key] ?? 0 }.map {
+                .mark($0.key, $0.value)
+            })
+    }
+}
