@@ -62,14 +62,14 @@ public struct ClusterShape: Hashable, Sendable {
         }
         let tokenByteCount =
             model.kvHeads / headGroups * (model.keyDim + model.valueDim) * model.kvDataType.byteCount
-        guard tokenByteCount * layout.blockTokens <= Self.blockByteCountMax else {
+        let byteCount = tokenByteCount * layout.blockTokens
+        guard byteCount <= Self.blockByteCountMax else {
+            let multiple = ContextLayout.blockTokensMultiple
             throw ServiceError(
                 .invalidModel,
-                "A block of \(layout.blockTokens) tokens of \(tokenByteCount) bytes has "
-                    + "\(tokenByteCount * layout.blockTokens) bytes, above the limit of \(Self.blockByteCountMax); serve this "
-                    + "model from a cluster with fewer --block-tokens, at most "
-                    + "\(Self.blockByteCountMax / tokenByteCount / ContextLayout.blockTokensMultiple * ContextLayout.blockTokensMultiple), "
-                    + "or more --head-groups.")
+                "A block of \(layout.blockTokens) tokens of \(tokenByteCount) bytes has \(byteCount) bytes, above the limit "
+                    + "of \(Self.blockByteCountMax); serve this model from a cluster with fewer --block-tokens, at most "
+                    + "\(Self.blockByteCountMax / tokenByteCount / multiple * multiple), or with more --head-groups.")
         }
     }
 

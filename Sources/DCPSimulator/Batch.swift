@@ -16,16 +16,18 @@ package struct Batch: Sendable {
         self.steps = steps
         self.canary = canary
         var template = Array("\(parent)/dcp-simulator-XXXXXX".utf8CString)
-        guard mkdtemp(&template) != nil else {
+        // The process works in it: the paths in messages, and so the bytes of frames, are those of every run of a seed.
+        guard mkdtemp(&template) != nil, let path = realpath(template, nil), chdir(path) == 0 else {
             throw ServiceError(
                 .invalidConfiguration,
                 "Cannot make a directory in \(parent) (\(String(cString: strerror(errno)))); choose another --dir.")
         }
-        directory = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
+        directory = String(cString: path)
+        free(path)
     }
 
     package func run(seed: UInt64, print: ((String) -> Void)? = nil) throws(ServiceError) -> Outcome {
-        let path = directory + "/\(seed)"
+        let path = "\(seed)"
         mkdir(path, 0o700)
         let (outcome, census) = try play(seed, path, Trace(print: print))
         remove(path)

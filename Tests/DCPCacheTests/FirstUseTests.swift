@@ -6,18 +6,21 @@ import Testing
 /// What a start leaves to the first use of a sequence, and how it tells that it goes on.
 @Suite("first use after a start")
 struct FirstUseTests {
-    private struct GivenUp: Error {}
-
-    @Test("blocks are checked a piece at a time, and what was checked stays checked when the caller gives up")
-    func pieces() throws {
-        // Blocks of 128 KiB, 128 of them in a piece.
+    /// A sequence of so many blocks of 128 KiB, of which 128 are a piece.
+    private func filled(blocks: Int) throws -> (rig: Rig, tags: [UInt32]) {
         let rig = try Rig(layers: 1, kvHeads: 8, dims: (128, 128))
-        let tags = (0..<UInt32(300 * 16)).map { $0 }
+        let tags = (0..<UInt32(blocks * 16)).map { $0 }
         try rig.open(1)
         for start in stride(from: 0, to: tags.count, by: 800) {
             try rig.appendAll(1, at: start, Array(tags[start..<start + 800]))
             try rig.commit(1, start + 800)
         }
+        return (rig, tags)
+    }
+
+    @Test("blocks are checked a piece at a time, and what was checked stays checked when the caller gives up")
+    func pieces() throws {
+        let (rig, tags) = try filled(blocks: 300)
         try rig.reopen()
         func pieces(givingUpAfter limit: Int = .max) throws -> Int {
             var count = 0
@@ -34,18 +37,18 @@ struct FirstUseTests {
         #expect(try pieces(givingUpAfter: 1) == 1)
         #expect(try pieces() == 2)
         #expect(try pieces() == 0)
+        // Read back as rows they are checked alike.
+        try rig.reopen()
+        var count = 0
+        let last = tags.count - 1..<tags.count
+        _ = try rig.cache.rows(sequence: SequenceID(1), layer: 0, positions: last) { count += 1 }
+        #expect(count == 3)
         #expect(try rig.holds(1, tags))
     }
 
     @Test("a damaged block in a later piece is found, and those before it are served")
     func damage() throws {
-        let rig = try Rig(layers: 1, kvHeads: 8, dims: (128, 128))
-        let tags = (0..<UInt32(200 * 16)).map { $0 }
-        try rig.open(1)
-        for start in stride(from: 0, to: tags.count, by: 800) {
-            try rig.appendAll(1, at: start, Array(tags[start..<start + 800]))
-            try rig.commit(1, start + 800)
-        }
+        let (rig, tags) = try filled(blocks: 200)
         try rig.flip(payload(of: 190 * 16, rig), at: 0)
         try rig.reopen()
         expect(.storeDamaged, "Block 190", "truncate the sequence to 3040") {

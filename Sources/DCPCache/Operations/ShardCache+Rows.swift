@@ -27,9 +27,10 @@ extension ShardCache {
     /// This rank's keys and values of committed tokens of one layer, bit by bit as they are attended to.
     ///
     /// Reads the blocks before them too, once after a start, to compare their checksums.
+    /// - Parameter goesOn: called after each piece of these.
     /// - Throws: `.positionMismatch` above the committed length; `.storeDamaged`, `.unknownSequence`, `.overloaded`.
     public func rows(
-        sequence id: SequenceID, layer: Int, positions: Range<Int>
+        sequence id: SequenceID, layer: Int, positions: Range<Int>, goesOn: () -> Void = {}
     ) throws(ServiceError) -> StoredRows {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
@@ -43,7 +44,7 @@ extension ShardCache {
                     "\(id) has \(core.committed) committed tokens on \(rank); positions \(positions.lowerBound)..<"
                         + "\(positions.upperBound) cannot be read.")
             }
-            let context = try context(sequence: id, layer: layer, length: positions.upperBound)
+            let context = try contexts([(id, positions.upperBound)], layer: layer, goesOn: goesOn)[0]
             // Cut and grown again since: the reader may be of either.
             guard sequence.layers[layer].state.withLock({ $0.generation }) == before else { continue }
             let local = localLength(positions.lowerBound)..<context.tokens

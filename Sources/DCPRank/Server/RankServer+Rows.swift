@@ -31,9 +31,10 @@ extension RankServer {
             rowsInFlightByteCount += byteCount
             let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
             let (cache, eventLoop) = (cache, eventLoop)
-            pool.submit {
+            pool.submit { goesOn in
                 let result = Result { () throws(ServiceError) in
-                    try cache.rows(sequence: request.sequence, layer: request.layer, positions: request.positions)
+                    try cache.rows(
+                        sequence: request.sequence, layer: request.layer, positions: request.positions, goesOn: goesOn)
                 }
                 eventLoop.execute {
                     let (server, link) = bound.value
