@@ -13,8 +13,8 @@ enum { dcp_lanes = 16 };
 
 static inline int64_t dcp_padded(int64_t count) { return (count + dcp_lanes - 1) / dcp_lanes * dcp_lanes; }
 
-// Turns the scores of 1 or more visible tokens into weights (dcp_weight_shift) relative to the new maximum and takes them into the
-// running maximum and sum. Returns the factor for what was accumulated before.
+// Turns the scores of 1 or more visible tokens into weights (dcp_weight_shift) relative to the new maximum and takes them
+// into the running maximum and sum. Returns the factor for what was accumulated before.
 //
 //   scores [dcp_padded(visible)], in place, not yet scaled; whatever stands at visible and beyond is replaced by a
 //          weight of 0

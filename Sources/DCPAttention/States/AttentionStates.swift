@@ -12,7 +12,7 @@ public struct AttentionStates: Hashable, Sendable {
     /// `[rows]`, natural; -inf for a row without tokens.
     ///
     /// Float64: a log-sum-exp is as large as the scores, and its rounding is the relative error of a weight. In Float32 it
-    /// was 5e-5 at scores of 1e4, and at 1e8 four tokens weighed as much as a thousand.
+    /// was 5e-5 at scores of 1e4, and at 1e8 one token weighed as much as a thousand.
     public var lse: [Double]
 
     /// - Parameters:

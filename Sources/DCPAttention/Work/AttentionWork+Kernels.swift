@@ -45,7 +45,7 @@ extension AttentionWork {
             let next = token + blockTokens
             let following = next < piece.keys.upperBound ? blocks.blocks[next / blockTokens] : nil
             let tokens = min(next, piece.keys.upperBound) - token
-            if let carried, carried.isFull(for: tokens) {
+            if let carried, carried.count(tokens) {
                 for place in tiles.indices { carried.carry(&tiles[place].rows, tile: place) }
             }
             if !causal, tokens != visibleTokens {

@@ -21,7 +21,7 @@ extension AttentionWork {
         for first in stride(from: keyTokens.lowerBound, to: keyTokens.upperBound, by: Self.tileTokens) {
             let keys = first..<min(first + Self.tileTokens, keyTokens.upperBound)
             let segments = blocks.segments(of: keys)
-            if let carried, carried.isFull(for: keys.count) { carried.carry(&rows, tile: 0) }
+            if let carried, carried.count(keys.count) { carried.carry(&rows, tile: 0) }
             guard setVisible(scratch.visible, of: tile, first: first, count: keys.count) else { continue }
             score(segments, count: keys.count, of: tile, queries: queries, with: scratch)
             dcp_softmax_tile(

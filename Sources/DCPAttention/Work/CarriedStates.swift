@@ -47,11 +47,12 @@ final class CarriedStates {
         return shift
     }
 
-    /// Called before so many more tokens are taken: whether the states have to be carried first.
-    func isFull(for tokens: Int) -> Bool {
-        let isFull = heldTokens + tokens > dcp_state_tokens_max
-        heldTokens = isFull ? tokens : heldTokens + tokens
-        return isFull
+    /// Counts tokens that the states take next.
+    /// - Returns: whether they have to be carried before.
+    func count(_ tokens: Int) -> Bool {
+        let areFull = heldTokens + tokens > dcp_state_tokens_max
+        heldTokens = areFull ? tokens : heldTokens + tokens
+        return areFull
     }
 
     func carry(_ rows: inout dcp_attention_rows, tile: Int) { dcp_carry_rows(&rows, self[tile]) }
