@@ -164,7 +164,7 @@ public enum CoordinatorEvent: Sendable {
     case ready(Epoch)
     case reconciled(SequenceID, length: Int, truncated: [RankIndex])
     /// Sequences on a rank that the directory does not know. They are left alone for a grace time.
-    case unknownSequences(RankIndex, count: Int)
+    case unknownSequences(RankIndex, [SequenceID])
     /// The grace time of one is over: the ranks that hold it are told to close it.
     case droppedUnknown(SequenceID, ranks: [RankIndex])
     case operationFailed(DirectoryOperation, ServiceError)

@@ -60,7 +60,7 @@ struct Reconciliation {
         for rank in ranks {
             operations[rank]! += late[rank] ?? []
             let unknown = registrations[rank]!.sequences.filter { state.sequences[$0.sequence] == nil }
-            if !unknown.isEmpty { events.append(.unknownSequences(rank, count: unknown.count)) }
+            if !unknown.isEmpty { events.append(.unknownSequences(rank, unknown.map(\.sequence).sorted())) }
         }
         for entry in state.sortedSequences {
             let id = entry.record.id
