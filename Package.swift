@@ -26,6 +26,7 @@ let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hum
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let x509: Target.Dependency = .product(name: "X509", package: "swift-certificates")
 let swiftASN1: Target.Dependency = .product(name: "SwiftASN1", package: "swift-asn1")
+let system: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
 
 func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -63,6 +64,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
         .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.0"),
+        .package(url: "https://github.com/apple/swift-system.git", from: "1.8.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
         .package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0"),
@@ -78,13 +80,13 @@ let package = Package(
         .target(name: "CBenchmarkKernels", cSettings: cSettings),
 
         // What a rank computes and keeps.
-        library("DCPCore", ["CChecksum"]),
+        library("DCPCore", ["CChecksum", system]),
         library("DCPAttention", ["DCPCore", "CAttentionKernels", "COpenBLAS"]),
         library("DCPStore", ["CLMDB", "CLinux"]),
         library("DCPCache", ["DCPCore", "DCPAttention", "DCPStore"]),
 
         // How ranks, coordinator and clients talk.
-        library("DCPCertificates", ["DCPCore", x509, swiftASN1, crypto]),
+        library("DCPCertificates", ["DCPCore", x509, swiftASN1, crypto, system]),
         library("DCPWire", ["DCPCore", nioCore]),
         library("DCPTransport", ["DCPCore", "DCPWire", nioCore, nioPosix, nioTLS, nioSSL]),
         library("DCPCollectives", ["DCPCore"]),
@@ -99,9 +101,11 @@ let package = Package(
             ]),
         library(
             "DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", "DCPObservability", nioCore]),
-        library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix]),
+        library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix, system]),
         library("DCPConsole", ["DCPCore"]),
-        library("DCPDoctor", ["DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPClient", "DCPConsole"]),
+        library(
+            "DCPDoctor",
+            ["DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPClient", "DCPConsole", system]),
         library(
             "DCPDaemon",
             [
@@ -131,7 +135,7 @@ let package = Package(
             "dcpctl",
             [
                 "DCPCore", "DCPAttention", "DCPCache", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient",
-                "DCPConsole", "DCPDoctor", argumentParser, unixSignals,
+                "DCPConsole", "DCPDoctor", argumentParser, unixSignals, system,
             ]),
         executable(
             "dcp-bench",

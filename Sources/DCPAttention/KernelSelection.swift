@@ -1,6 +1,5 @@
 internal import COpenBLAS
 public import DCPCore
-internal import Glibc
 
 /// The kernels this process computes with, for `dcpctl` and the journal.
 public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
@@ -24,11 +23,7 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
     public static func check() throws(ServiceError) { _ = try AttentionKernels.named(forced) }
 
     /// `DCP_KERNELS`; set but empty is not set.
-    static var forced: String? { environment(variable) }
-
-    private static func environment(_ name: String) -> String? {
-        getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
-    }
+    static var forced: String? { EnvironmentVariable.value(variable) }
 
     private init() {
         Self.useOneBLASThread
@@ -38,7 +33,7 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
         openBLASCore = core
         let widest = AttentionKernels.fastest.name
         openBLASCoreIsForcedOlder =
-            Self.environment("OPENBLAS_CORETYPE") != nil && Self.isOlder(openBLASCore: core, than: widest)
+            EnvironmentVariable.value("OPENBLAS_CORETYPE") != nil && Self.isOlder(openBLASCore: core, than: widest)
     }
 
     /// Whether a core type's kernels use narrower vectors than an instruction set has.

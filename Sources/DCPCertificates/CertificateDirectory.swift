@@ -1,6 +1,7 @@
 public import DCPCore
 internal import Foundation
 internal import Glibc
+internal import SystemPackage
 
 /// The certificates and keys of one cluster, as `dcpctl certs` keeps them.
 ///
@@ -49,8 +50,8 @@ public struct CertificateDirectory: Sendable {
         for role in roles {
             pairs.append((role.fileName, try authority.issue([role], validity: .days(days, from: now))))
         }
-        let parent = (path as NSString).deletingLastPathComponent
-        var template = Array("\(parent.isEmpty ? "." : parent)/.dcp-certificates-XXXXXX".utf8CString)
+        let parent = FilePath(path).directory.string
+        var template = Array("\(parent)/.dcp-certificates-XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else { throw FileAccess.failure("made", path, errno) }
         let temporary = CertificateDirectory(
             path: String(decoding: template.dropLast().map(UInt8.init(bitPattern:)), as: UTF8.self))
@@ -66,7 +67,7 @@ public struct CertificateDirectory: Sendable {
             try? FileManager.default.removeItem(atPath: temporary.path)
             throw error
         }
-        try FileAccess.syncDirectory(parent.isEmpty ? "." : parent)
+        try FileAccess.syncDirectory(parent)
         return try files()
     }
 
@@ -178,8 +179,8 @@ public struct CertificateDirectory: Sendable {
     ) throws(ServiceError) {
         let mark = ".new-\(getpid())"
         func temporary(_ path: String) -> String {
-            let name = path as NSString
-            return "\(name.deletingLastPathComponent)/.\(name.lastPathComponent)\(mark)"
+            let path = FilePath(path)
+            return "\(path.directory)/.\(path.lastComponent?.string ?? "")\(mark)"
         }
         do throws(ServiceError) {
             for file in texts { try FileAccess.create(temporary(file.path), file.text, mode: file.mode) }

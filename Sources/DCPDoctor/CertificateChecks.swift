@@ -1,6 +1,7 @@
 public import DCPCertificates
 internal import DCPCore
 internal import Foundation
+internal import SystemPackage
 
 /// Whether certificates and keys are what daemons and clients will accept, and for how long.
 public enum CertificateChecks {
@@ -27,7 +28,7 @@ public enum CertificateChecks {
             let files = try CertificateFile.all(at: path)
             let beside =
                 files.first { $0.certificates[0].isAuthority }
-                ?? (try? CertificateFile(path: (path as NSString).deletingLastPathComponent + "/ca.pem"))
+                ?? (try? CertificateFile(path: FilePath(path).directory.string + "/ca.pem"))
             return checks(files, authorities: beside, now: now)
         } catch {
             return [
@@ -63,7 +64,7 @@ public enum CertificateChecks {
     private static func role(_ file: CertificateFile) -> Check {
         let roles = file.certificates[0].roles
         // The name of a file is a promise only where it is one of ours.
-        let stem = ((file.path as NSString).lastPathComponent as NSString).deletingPathExtension
+        let stem = FilePath(file.path).stem ?? ""
         let isNamed = stem == "coordinator" || stem.hasPrefix("rank-") || stem.hasPrefix("client-")
         let limit = isNamed ? stem : "a role"
         let value = roles.isEmpty ? "none" : roles.map(\.uri).joined(separator: " ")

@@ -104,7 +104,14 @@ public final class Environment: @unchecked Sendable {
             try StoreError.check(mdb_env_set_mapsize(handle, mapByteCount), "set the map size")
             try StoreError.check(mdb_env_set_maxreaders(handle, UInt32(Self.readersMax)), "set the reader limit")
             try StoreError.check(mdb_env_set_maxdbs(handle, UInt32(tablesMax)), "set the table limit")
-            try StoreError.check(mdb_env_open(handle, directory, flags, 0o600), "open the store \(directory)")
+            let opened = mdb_env_open(handle, directory, flags, 0o600)
+            guard opened != ENOMEM else {
+                throw StoreError(
+                    .refused,
+                    "The store \(directory) cannot be mapped: there is no address space for \(mapByteCount) bytes. Lower "
+                        + "map-size or disk-limit, or raise the process's limit (ulimit -v).")
+            }
+            try StoreError.check(opened, "open the store \(directory)")
             // A killed process leaves its reader slots, which would keep pages from being reused.
             var dead: Int32 = 0
             if !isReading {

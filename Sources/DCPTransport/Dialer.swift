@@ -2,7 +2,6 @@ package import DCPCore
 package import DCPWire
 internal import Glibc
 public import NIOCore
-internal import NIOPosix
 
 /// Opens links to other daemons. Confined to one event loop, which all its links share.
 public final class Dialer {
@@ -41,17 +40,16 @@ public final class Dialer {
             }
         }
         connected.whenFailure { error in
+            let reason = NetworkFailure.reason(of: error)
+            guard let number = NetworkFailure.number(of: error), [EACCES, EPERM].contains(number) else {
+                return bound.value.failed(
+                    ServiceError(.unreachable, "Nobody answers at \(endpoint) (\(reason)); is the daemon running?"))
+            }
             bound.value.failed(
                 ServiceError(
-                    .unreachable, "Nobody answers at \(endpoint) (\(Dialer.describe(error))); is the daemon running?"))
+                    .accessDenied,
+                    "uid \(geteuid()) may not connect to \(endpoint) (\(reason)); run as a user whom the socket and its "
+                        + "directory let through, and whom the daemon's allowed-uids or allowed-gids name."))
         }
-    }
-
-    private static func describe(_ error: any Error) -> String {
-        if let failure = error as? NIOConnectionError, let first = failure.connectionErrors.first {
-            return describe(first.error)
-        }
-        if let failure = error as? IOError { return String(cString: strerror(failure.errnoCode)) }
-        return "\(error)"
     }
 }

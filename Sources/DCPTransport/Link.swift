@@ -49,6 +49,8 @@ public final class Link {
     private var state: State
     private var decoder = FrameDecoder(limits: .beforeHello)
     private var inbound = ByteBuffer()
+    /// Of the frame whose first bytes are in `inbound`; from the hello on.
+    private var frameWatch: FrameWatch?
     private var outboundByteCount = 0
     private var lastWriteProgress: NIODeadline
     private var stallCheck: Scheduled<Void>?
@@ -231,26 +233,11 @@ extension Link {
     func becameSecure() {
         guard case .greeting = state, case .dialled(_, let role, let hello) = side else { return }
         do throws(ServiceError) {
-            try identity().check(is: role)
+            try TLSIdentity.shown(to: tls).check(is: role)
             write(Self.greeting(.hello(hello)))
         } catch {
             close(error)
         }
-    }
-
-    /// Of the certificate that the peer has shown. Its dates are looked at here once more: a session that is resumed is
-    /// not verified again.
-    private func identity() throws(ServiceError) -> TLSIdentity {
-        guard let certificate = tls?.peerCertificate else {
-            throw ServiceError(.accessDenied, "The peer showed no certificate; make it one with dcpctl certs.")
-        }
-        let identity = TLSIdentity(certificate)
-        guard identity.isValid(at: TLSIdentity.now) else {
-            throw ServiceError(
-                .accessDenied,
-                "The peer's certificate (\(identity.roleList)) is valid no more; renew it with dcpctl certs.")
-        }
-        return identity
     }
 
     /// The channel reports an error, and is closed next.
@@ -270,7 +257,7 @@ extension Link {
         } else if case .uncleanShutdown? = error as? NIOSSLError {
             // The peer's end, without a farewell: what a killed process leaves.
         } else {
-            closeReason = ServiceError(.rankUnavailable, "The connection failed: \(error).")
+            closeReason = ServiceError(.rankUnavailable, "The connection failed: \(NetworkFailure.reason(of: error)).")
         }
     }
 
@@ -295,8 +282,10 @@ extension Link {
             }
             inbound.writeBuffer(&bytes)
         }
+        var hasEnded = false
         do throws(ServiceError) {
             while closeReason == nil, let frame = try decoder.next(from: &inbound) {
+                hasEnded = true
                 try handle(frame)
                 if case .closed = state { return }
             }
@@ -304,7 +293,8 @@ extension Link {
             refuse(error)
             return
         }
-        inbound = inbound.readableBytes == 0 ? ByteBuffer() : inbound.uniqueCopyIfMostlyRead()
+        inbound = inbound.readableBytes == 0 ? ByteBuffer() : inbound.copiedIfMostlyRead()
+        frameWatch?.received(unfinished: inbound.readableBytes, hasEnded: hasEnded)
     }
 
     func becameInactive() {
@@ -312,6 +302,8 @@ extension Link {
         if case .closed = state { return }
         state = .closed
         stallCheck?.cancel()
+        frameWatch?.stop()
+        inbound = ByteBuffer()
         authenticated = nil
         tellRefusal()
         delegate?.link(
@@ -340,12 +332,22 @@ extension Link {
             guard case .greeting = state else { return }
             state = .open(peer)
             decoder.limits = settings.frameLimits
+            frameWatch = makeFrameWatch()
             wasAuthenticated = true
             authenticated?()
             authenticated = nil
             delegate?.link(self, opened: peer)
         case .closed:
             break
+        }
+    }
+
+    private func makeFrameWatch() -> FrameWatch {
+        FrameWatch(eventLoop: channel.eventLoop, settings: settings) { [weak self] cause, error in
+            guard let self, closeReason == nil else { return }
+            refusal = cause
+            write(Self.greeting(.failure(error)))
+            close(error)
         }
     }
 
@@ -357,7 +359,7 @@ extension Link {
             closeReason = refusal
             throw refusal
         case (.accepted(let role), .hello(let hello)):
-            if tls != nil { try identity().check(hello, acceptedBy: role) }
+            if tls != nil { try TLSIdentity.shown(to: tls).check(hello, acceptedBy: role) }
             guard let delegate else { throw ServiceError(.shuttingDown, "The daemon is stopping; try again later.") }
             let welcome = try delegate.link(self, accepts: hello)
             write(Self.greeting(.welcome(welcome)))
@@ -386,15 +388,5 @@ extension Link {
         case .incompatible: return .incompatible
         default: return decoder.wasOverLimit ? .oversizedHello : .notDCP
         }
-    }
-}
-
-extension ByteBuffer {
-    /// Lets go of storage whose larger part has been handed out as messages.
-    fileprivate func uniqueCopyIfMostlyRead() -> ByteBuffer {
-        guard readerIndex > readableBytes else { return self }
-        var copy = ByteBufferAllocator().buffer(capacity: readableBytes)
-        copy.writeImmutableBuffer(self)
-        return copy
     }
 }

@@ -12,6 +12,10 @@ public struct LinkSettings: Sendable {
     public var handshakeTimeout: TimeAmount
     /// How long written bytes may stay unread by the peer before the link is closed.
     public var stallTimeout: TimeAmount
+    /// From a frame's first byte to its last.
+    public var frameTimeout: TimeAmount
+    /// What the links of these settings may hold of frames that have not ended; copies of the settings share it.
+    public var unfinishedFrames: UnfinishedFrames
     /// What a listener grants to whom it does not know yet.
     public var admission: AdmissionLimits
     /// Who may connect to a Unix socket; nil asks nobody who they are, which is for tests.
@@ -24,6 +28,7 @@ public struct LinkSettings: Sendable {
     public init(
         frameLimits: FrameLimits = FrameLimits(), outboundByteCountMax: Int = 512 << 20,
         handshakeTimeout: TimeAmount = .seconds(5), stallTimeout: TimeAmount = .seconds(30),
+        frameTimeout: TimeAmount = .seconds(60), unfinishedFrames: UnfinishedFrames = UnfinishedFrames(),
         admission: AdmissionLimits = AdmissionLimits(), unixAccess: UnixAccess? = nil, tls: TLSCredentials? = nil,
         network: any Network = SocketNetwork()
     ) {
@@ -31,6 +36,8 @@ public struct LinkSettings: Sendable {
         self.outboundByteCountMax = outboundByteCountMax
         self.handshakeTimeout = handshakeTimeout
         self.stallTimeout = stallTimeout
+        self.frameTimeout = frameTimeout
+        self.unfinishedFrames = unfinishedFrames
         self.admission = admission
         self.unixAccess = unixAccess
         self.tls = tls

@@ -49,7 +49,8 @@ public final class Listener {
         }
         return bind.flatMapErrorThrowing { error in
             throw ServiceError(
-                .invalidConfiguration, "Cannot listen at \(endpoint) (\(error)); choose another --listen address.")
+                .invalidConfiguration,
+                "Cannot listen at \(endpoint) (\(NetworkFailure.reason(of: error))); choose another --listen address.")
         }.map { channel in
             bound.value.listener.bound(to: channel)
         }

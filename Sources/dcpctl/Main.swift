@@ -9,6 +9,7 @@ struct Main {
         // A reader of our output that goes away (`dcpctl status | head`) ends us quietly.
         signal(SIGPIPE, SIG_DFL)
         ArgumentBytes.requireUTF8()
+        NegativeArgument.refuse(in: CommandLine.arguments)
         await Dcpctl.main()
     }
 }

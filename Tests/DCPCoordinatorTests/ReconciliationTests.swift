@@ -234,11 +234,11 @@ struct ReconciliationTests {
         var driver = try directory([])
         let (asked, actions) = try join(&driver, [[SequenceID(77): 5, SequenceID(78): 6], [:]])
         #expect(asked == [[], []])
-        let reported = actions.compactMap { action -> (RankIndex, Int)? in
-            guard case .report(.unknownSequences(let rank, let count)) = action else { return nil }
-            return (rank, count)
+        let reported = actions.compactMap { action -> (RankIndex, [SequenceID])? in
+            guard case .report(.unknownSequences(let rank, let sequences)) = action else { return nil }
+            return (rank, sequences)
         }
-        #expect(reported.count == 1 && reported[0] == (RankIndex(0), 2))
+        #expect(reported.count == 1 && reported[0] == (RankIndex(0), [SequenceID(77), SequenceID(78)]))
     }
 
     /// Lets time pass with every rank renewing its lease.

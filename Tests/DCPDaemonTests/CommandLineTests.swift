@@ -50,6 +50,7 @@ struct RankCommandTests {
             ["--listen", "tcp:[::1]:7400", "--insecure-loopback-only"], ["--coordinator", "tcp:127.0.0.1:7300"],
             ["--allowed-uids", "1000, 1001", "--allowed-gids", "50"], ["--allowed-uids", ""],
             ["--handshake-timeout", "0.5", "--handshake-limit", "8KiB", "--connections-per-peer", "1024"],
+            ["--frame-timeout", "0.1", "--unfinished-frames-limit", "512MiB"],
         ])
     func accepts(more: [String]) { #expect(refusal(RankCommand.self, Self.good + more) { try $0.check() } == nil) }
 
@@ -86,6 +87,8 @@ struct RankCommandTests {
         BadLine(["--allowed-uids", "-1"], ["--allowed-uids"]),
         BadLine(["--handshake-timeout", "0"], ["`0`", "0.1...600", "--handshake-timeout"]),
         BadLine(["--handshake-limit", "1KiB"], ["1024 bytes", "8192", "--handshake-limit"]),
+        BadLine(["--frame-timeout", "0"], ["`0`", "0.1...3600", "--frame-timeout"]),
+        BadLine(["--unfinished-frames-limit", "1MiB"], ["1048576 bytes", "536870912"]),
         BadLine(["--connections-per-peer", "0"], ["0 connections", "1...1024"]),
         BadLine(["--unauthenticated-connections", "1025"], ["1025 connections", "1...1024"]),
         BadLine(

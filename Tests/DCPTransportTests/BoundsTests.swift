@@ -156,6 +156,62 @@ struct BoundsTests {
         }
     }
 
+    @Test("a frame that begins and does not end is refused at its deadline, by its cause")
+    func unfinishedFrame() async throws {
+        try await withStation(unix, settings: LinkSettings(frameTimeout: .milliseconds(50))) { station, endpoint in
+            let peer = try await RawPeer(endpoint, on: station.group)
+            try await peer.send(RawPeer.hello)
+            _ = try await station.recorder.opened()
+            try await peer.send(bytes(of: frame(1, block(1024))).dropLast())
+            let error = try await station.recorder.closed()
+            #expect(error.code == .deadlineExceeded && error.message.contains("frame-timeout"))
+            // The welcome, and why.
+            guard case .failure(error)? = try await peer.frames(2).last?.message else {
+                Issue.record("the peer was not told")
+                return
+            }
+            #expect(try await station.refused()[.unfinishedFrame] == 1)
+        }
+    }
+
+    @Test("over the budget of begun frames the one that began first is refused, and the others come whole")
+    func unfinishedFrames() async throws {
+        let settings = LinkSettings(unfinishedFrames: UnfinishedFrames(byteCountMax: 1536 << 10))
+        try await withStation(unix, settings: settings) { station, endpoint in
+            var peers: [(peer: RawPeer, bytes: [UInt8])] = []
+            for number in 0..<3 as Range<UInt64> {
+                let peer = try await RawPeer(endpoint, on: station.group)
+                try await peer.send(RawPeer.hello)
+                _ = try await station.recorder.opened()
+                let slice = QuerySlice(
+                    tokens: 16, heads: 1, keyDim: (900 << 10) / 4 / 16, dataType: .float32, queries: block(900 << 10))
+                let bytes = bytes(
+                    of: Frame(
+                        epoch: Epoch(1), tag: Tag(client: ClientID(1), number: number), message: .query(slice)))
+                peers.append((peer, bytes))
+                // More than a socket holds: when it is written, most of it has been read.
+                try await peer.send(bytes.prefix(600 << 10))
+            }
+            let error = try await station.recorder.closed()
+            #expect(error.code == .overloaded && error.isRetryable)
+            #expect(error.message.contains("\(1536 << 10)") && error.message.contains("unfinished-frames-limit"))
+            guard case .failure(error)? = try await peers[0].peer.frames(2).last?.message else {
+                Issue.record("the first peer was not told")
+                return
+            }
+            for number in 1..<3 {
+                try await peers[number].peer.send(peers[number].bytes.dropFirst(600 << 10))
+                #expect(try await station.recorder.frame().tag.number == UInt64(number))
+            }
+            #expect(try await station.refused()[.tooManyUnfinished] == 1)
+        }
+    }
+
+    private func bytes(of frame: Frame) -> [UInt8] {
+        let (head, payload) = frame.encode()
+        return Array(head.readableBytesView) + (payload.map { Array($0.readableBytesView) } ?? [])
+    }
+
     @Test("one connection over the limit is told so and closed; when another leaves there is room again")
     func connections() async throws {
         try await withStation(unix, settings: LinkSettings(admission: AdmissionLimits(connectionsMax: 2))) {

@@ -1,6 +1,8 @@
+internal import DCPCore
 internal import DCPWire
 internal import Foundation
 internal import Glibc
+internal import SystemPackage
 
 /// The file system under a directory, by the name it is mounted with.
 enum DiskInspection {
@@ -23,9 +25,8 @@ enum DiskInspection {
         var path = path
         while true {
             let descriptor = open(path, pathOnly | O_CLOEXEC)
-            if descriptor >= 0 || errno != ENOENT || path == "/" || path.isEmpty { return descriptor }
-            path = (path as NSString).deletingLastPathComponent
-            if path.isEmpty { path = "." }
+            if descriptor >= 0 || errno != ENOENT || path == "/" || path == "." { return descriptor }
+            path = FilePath(path).directory.string
         }
     }
 

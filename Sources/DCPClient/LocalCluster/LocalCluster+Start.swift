@@ -1,6 +1,7 @@
 public import DCPCore
 internal import Foundation
 internal import Glibc
+internal import SystemPackage
 
 /// Where the daemons' executables are.
 struct DaemonExecutables: Sendable {
@@ -8,11 +9,11 @@ struct DaemonExecutables: Sendable {
 
     /// - Throws: `.invalidConfiguration` naming the executable that is missing and where it was looked for.
     init(binDirectory: String?) throws(ServiceError) {
-        if let binDirectory = binDirectory ?? ProcessInfo.processInfo.environment["DCP_BIN_DIR"] {
+        if let binDirectory = binDirectory ?? EnvironmentVariable.value("DCP_BIN_DIR") {
             directory = binDirectory
         } else {
             let running = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
-            directory = URL(fileURLWithPath: running).deletingLastPathComponent().path
+            directory = FilePath(running).directory.string
         }
         for name in ["dcp-coordinator", "dcp-rank"] where access("\(directory)/\(name)", X_OK) != 0 {
             throw ServiceError(

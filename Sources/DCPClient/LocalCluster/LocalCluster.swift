@@ -83,10 +83,20 @@ public final class LocalCluster: Sendable {
         directory.removeStaleSocket(of: role)
         let process = try DaemonProcess.spawn(
             name: role.description, executable: executables.path(of: role), arguments: arguments(of: role),
-            environment: options.environment.merging(environment) { $1 }, logPath: directory.log(of: role),
+            environment: Self.backtrace.merging(options.environment) { $1 }.merging(environment) { $1 },
+            logPath: directory.log(of: role),
             lifeline: !options.detached)
         daemons.withLock { $0[role] = process }
         try writeRunning()
+    }
+
+    /// As the units have it: a trap writes its stack as addresses, in milliseconds. What the user has set wins.
+    private static var backtrace: [String: String] {
+        guard EnvironmentVariable.value("SWIFT_BACKTRACE") == nil else { return [:] }
+        return [
+            "SWIFT_BACKTRACE":
+                "enable=yes,threads=crashed,registers=none,images=mentioned,limit=32,interactive=no,color=no,symbolicate=off"
+        ]
     }
 
     /// Sends SIGTERM and, after the deadline, SIGKILL; nil when it did not run.

@@ -2,6 +2,7 @@ internal import CLinux
 public import DCPCore
 internal import Foundation
 internal import Glibc
+internal import SystemPackage
 
 /// One daemon of a local cluster.
 public enum DaemonRole: Hashable, Sendable, CustomStringConvertible {
@@ -52,13 +53,14 @@ public struct LocalClusterDirectory: Hashable, Sendable {
                 .invalidConfiguration,
                 "\(path.debugDescription) is no directory for a cluster; give --dir the path of one.")
         }
-        self.path = URL(fileURLWithPath: path).standardizedFileURL.path
+        self.path =
+            FilePath(FileManager.default.currentDirectoryPath).pushing(FilePath(path)).lexicallyNormalized().string
     }
 
     /// A new directory of its own under TMPDIR (default /tmp), for a cluster that is removed after use.
     /// - Throws: `.invalidConfiguration` when none can be made there.
     public static func ephemeral() throws(ServiceError) -> LocalClusterDirectory {
-        let parent = ProcessInfo.processInfo.environment["TMPDIR"].flatMap { $0.isEmpty ? nil : $0 } ?? "/tmp"
+        let parent = EnvironmentVariable.value("TMPDIR") ?? "/tmp"
         var template = Array("\(parent)/dcp-local-XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else {
             throw ServiceError(
@@ -97,7 +99,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
         } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(path) cannot be made: \(error.localizedDescription) Choose a --dir that can be written.")
+                "\(path) cannot be made: \(systemReason(error)). Choose a --dir that can be written.")
         }
     }
 
@@ -123,7 +125,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
     public func remove() throws(ServiceError) {
         do { try FileManager.default.removeItem(atPath: path) } catch {
             guard FileManager.default.fileExists(atPath: path) else { return }
-            throw ServiceError(.internal, "\(path) cannot be removed: \(error.localizedDescription) Remove it by hand.")
+            throw ServiceError(.internal, "\(path) cannot be removed: \(systemReason(error)). Remove it by hand.")
         }
     }
 }

@@ -52,7 +52,8 @@ extension LocalClusterDirectory {
         do { return try decoder.decode(Value.self, from: Data(contentsOf: URL(fileURLWithPath: file))) } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(file) cannot be understood: \(error). Restore it, or remove \(path) to start with an empty cluster.")
+                "\(file) cannot be understood: \(systemReason(error)). Restore it, or remove \(path) to start with an empty cluster."
+            )
         }
     }
 
@@ -64,7 +65,7 @@ extension LocalClusterDirectory {
         do { try encoder.encode(value).write(to: URL(fileURLWithPath: file), options: .atomic) } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(file) cannot be written: \(error.localizedDescription) Free space, or choose another --dir.")
+                "\(file) cannot be written: \(systemReason(error)). Free space, or choose another --dir.")
         }
     }
 }

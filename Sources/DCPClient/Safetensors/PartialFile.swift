@@ -1,6 +1,7 @@
 internal import CLinux
 internal import DCPCore
 internal import Glibc
+internal import SystemPackage
 
 /// A file that is being written: in the directory of its later name, under a hidden name of its own until it is whole.
 ///
@@ -16,8 +17,8 @@ final class PartialFile: Sendable {
     /// Creates the file and reserves its space.
     /// - Throws: `.invalidRequest` when the path is no place for a file or the disk has no room for it.
     init(for path: String, byteCount: Int) throws(ServiceError) {
+        try Self.checkTarget(path)
         let (directory, name) = Self.split(path)
-        try Self.checkTarget(path, name)
         Self.removeAbandoned(directory, name)
         self.path = path
         self.byteCount = byteCount
@@ -52,10 +53,14 @@ final class PartialFile: Sendable {
     }
 
     /// What a rename would fail at when everything has been computed, or would destroy: a directory, a device, a pipe.
-    private static func checkTarget(_ path: String, _ name: String) throws(ServiceError) {
+    private static func checkTarget(_ path: String) throws(ServiceError) {
+        guard !path.isEmpty, !path.utf8.contains(0) else {
+            throw ServiceError(.invalidRequest, "\(path.debugDescription) is no path of a file; name one.")
+        }
         var status = stat()
-        guard !path.utf8.contains(0), stat(path, &status) == 0 || name.isEmpty else { return }
-        guard !name.isEmpty, status.st_mode & S_IFMT != S_IFDIR else {
+        let isThere = stat(path, &status) == 0
+        guard isThere || path.utf8.last == UInt8(ascii: "/") else { return }
+        guard isThere, status.st_mode & S_IFMT != S_IFDIR else {
             throw ServiceError(
                 .invalidRequest, "\(path) is a directory, and no file can be written in its place; name a file in it.")
         }
@@ -117,9 +122,7 @@ final class PartialFile: Sendable {
     }
 
     private static func split(_ path: String) -> (directory: String, name: String) {
-        let bytes = path.utf8
-        guard let slash = bytes.lastIndex(of: UInt8(ascii: "/")) else { return (".", path) }
-        let directory = String(path[..<slash])
-        return (directory.isEmpty ? "/" : directory, String(path[bytes.index(after: slash)...]))
+        let path = FilePath(path)
+        return (path.directory.string, path.lastComponent?.string ?? "")
     }
 }

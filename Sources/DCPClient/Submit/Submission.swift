@@ -65,6 +65,7 @@ public struct Submission: Sendable {
             throw error
         }
         try writer?.finish()
+        transfer.report.missingLayers = plan.missingLayers
         // All is committed and written. What cannot be asked now is no failure of that, and nothing to wait for.
         do throws(ServiceError) {
             let holdings = try await cluster.status(of: sequence)

@@ -11,6 +11,8 @@ struct SubmissionPlan: Sendable {
     /// The token ranges of the steps: chunks of prefill, then single tokens.
     let chunks: [Range<Int>]
     let prefill: Int
+    /// Layers of the model that the file has not. Nothing is committed beyond where they end.
+    let missingLayers: [Int]
 
     /// - Parameter known: the registered model of that name, if there is one.
     init(_ file: SubmitFile, _ options: SubmitOptions, modelName: String, known: ModelShape?) throws(ServiceError) {
@@ -32,6 +34,16 @@ struct SubmissionPlan: Sendable {
                 .invalidRequest,
                 "\(file.path) has a layer \(fileLayers - 1), model `\(modelName)` has layers 0..<\(shape.layers); correct "
                     + "--layer or --layers.")
+        }
+        missingLayers = Set(0..<shape.layers).subtracting(file.layers.map(\.index)).sorted()
+        // How many layers a model has is a guess here: one in the middle that the file lacks may never come from anywhere.
+        guard missingLayers.isEmpty || statedLayers != nil || known != nil || options.layer != nil else {
+            let missing = missingLayers.map(String.init).joined(separator: ", ")
+            throw ServiceError(
+                .invalidRequest,
+                "\(file.path) has a layer \(fileLayers - 1) and lacks \(missing), without which nothing of the new model "
+                    + "`\(modelName)` could ever be committed; add what is missing, or give --layers when other files have "
+                    + "it.")
         }
         let prefill = try file.integer("prefill_tokens", flag: options.prefill) ?? file.tokens
         guard (0...file.tokens).contains(prefill) else {

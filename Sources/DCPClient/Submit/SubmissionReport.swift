@@ -26,6 +26,8 @@ public struct SubmissionReport: Sendable {
     public internal(set) var prefillTokens: Int
     public internal(set) var committedLength: Int
     public internal(set) var layers: [Layer]
+    /// Layers of the model that the file has not, which commits wait for.
+    public internal(set) var missingLayers: [Int] = []
     /// How long each step took, from sending it to the last rank's answer.
     public internal(set) var prefillSteps: [Duration] = []
     public internal(set) var decodeSteps: [Duration] = []

@@ -183,7 +183,7 @@ public enum CoordinatorEvent: Sendable {
     /// Tokens that nobody asked to be cut are cut at a join, since not every rank has them.
     case reconciled([SequenceCut])
     /// Sequences on a rank that the directory does not know. They are left alone for a grace time.
-    case unknownSequences(RankIndex, count: Int)
+    case unknownSequences(RankIndex, [SequenceID])
     /// The grace time of one is over: the ranks that hold it are told to close it.
     case droppedUnknown(SequenceID, ranks: [RankIndex])
     case operationFailed(DirectoryOperation, ServiceError)

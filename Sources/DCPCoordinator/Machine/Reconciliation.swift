@@ -76,7 +76,7 @@ struct Reconciliation {
         for rank in ranks {
             operations[rank]! += (truncations[rank] ?? []) + (closings[rank] ?? [])
             let unknown = registrations[rank]!.sequences.filter { state.sequences[$0.sequence] == nil }
-            if !unknown.isEmpty { events.append(.unknownSequences(rank, count: unknown.count)) }
+            if !unknown.isEmpty { events.append(.unknownSequences(rank, unknown.map(\.sequence).sorted())) }
         }
     }
 }

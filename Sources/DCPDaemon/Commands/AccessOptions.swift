@@ -14,6 +14,8 @@ struct AccessOptions: ParsableArguments {
     @Option(help: .setting(ConfigurationKey.rankAccess.connectionsPerPeer)) var connectionsPerPeer: String?
     @Option(help: .setting(ConfigurationKey.rankAccess.unauthenticatedConnections)) var unauthenticatedConnections:
         String?
+    @Option(help: .setting(ConfigurationKey.rankAccess.frameTimeout)) var frameTimeout: String?
+    @Option(help: .setting(ConfigurationKey.rankAccess.unfinishedFramesLimit)) var unfinishedFramesLimit: String?
 
     func flags(_ keys: AccessKeys) throws -> [ConfigurationKey: String] {
         try givenFlags([
@@ -21,7 +23,8 @@ struct AccessOptions: ParsableArguments {
             keys.insecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil, keys.users: allowedUids,
             keys.groups: allowedGids, keys.handshakeTimeout: handshakeTimeout, keys.handshakeLimit: handshakeLimit,
             keys.connectionsPerPeer: connectionsPerPeer,
-            keys.unauthenticatedConnections: unauthenticatedConnections,
+            keys.unauthenticatedConnections: unauthenticatedConnections, keys.frameTimeout: frameTimeout,
+            keys.unfinishedFramesLimit: unfinishedFramesLimit,
         ])
     }
 }

@@ -10,12 +10,14 @@ package struct AccessKeys: Sendable {
     package let handshakeLimit: ConfigurationKey
     package let connectionsPerPeer: ConfigurationKey
     package let unauthenticatedConnections: ConfigurationKey
+    package let frameTimeout: ConfigurationKey
+    package let unfinishedFramesLimit: ConfigurationKey
 
     /// In the order of the reference.
     package var all: [ConfigurationKey] {
         [
             authority, certificate, key, insecureLoopbackOnly, users, groups, handshakeTimeout, handshakeLimit,
-            connectionsPerPeer, unauthenticatedConnections,
+            connectionsPerPeer, unauthenticatedConnections, frameTimeout, unfinishedFramesLimit,
         ]
     }
 
@@ -66,6 +68,14 @@ package struct AccessKeys: Sendable {
         unauthenticatedConnections = key(
             "unauthenticated-connections", .integer(1...1024, unit: "connections"), default: "256",
             "Connections of all peers that may wait for their hello at once.",
-            "Of 1024 connections in all.")
+            "Of 1024 connections in all, or fewer where the system allows fewer descriptors.")
+        frameTimeout = key(
+            "frame-timeout", .seconds(0.1...3600), default: "60",
+            "How long a frame may take from its first byte to its last, in seconds.",
+            "A connection whose frame does not end is closed.")
+        unfinishedFramesLimit = key(
+            "unfinished-frames-limit", .size(minimum: 512 << 20), default: "1GiB",
+            "Bytes of frames that have begun and not ended, of all connections.",
+            "Beyond it the connection whose frame began first is refused, retryably.")
     }
 }

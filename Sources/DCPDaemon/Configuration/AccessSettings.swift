@@ -8,7 +8,7 @@ extension Configuration {
     /// - Parameter credentials: `$CREDENTIALS_DIRECTORY`.
     /// - Throws: `ConfigurationError` for a part of the three.
     func tlsFiles(
-        _ keys: AccessKeys, credentials: String? = getenv("CREDENTIALS_DIRECTORY").map { String(cString: $0) }
+        _ keys: AccessKeys, credentials: String? = EnvironmentVariable.value("CREDENTIALS_DIRECTORY")
     ) throws -> TLSFiles? {
         let names = ["ca.pem", "certificate.pem", "key.pem"]
         let configured = keys.files.map { self[$0]?.text }
@@ -37,6 +37,9 @@ extension Configuration {
         link.admission.handshakeByteCountMax = ByteSize(text(keys.handshakeLimit))!.byteCount
         link.admission.unauthenticatedPerPeerMax = integer(keys.connectionsPerPeer)
         link.admission.unauthenticatedMax = integer(keys.unauthenticatedConnections)
+        link.frameTimeout = timeAmount(keys.frameTimeout)
+        link.unfinishedFrames = UnfinishedFrames(byteCountMax: ByteSize(text(keys.unfinishedFramesLimit))!.byteCount)
+        link.admission.connectionsMax = min(link.admission.connectionsMax, Descriptors.connectionsMax)
         link.unixAccess = UnixAccess(
             users: ValueKind.ids(self[keys.users]?.text ?? ""),
             groups: ValueKind.ids(self[keys.groups]?.text ?? ""))

@@ -20,8 +20,9 @@ package struct ConfigurationSource: Sendable {
         self.keys = keys
         self.rank = rank
         self.flags = flags
-        self.environment = environment
-        self.filePath = filePath ?? environment[Self.pathVariable]
+        // Set and empty is not set, as for every variable.
+        self.environment = environment.filter { !$0.value.isEmpty }
+        self.filePath = filePath ?? self.environment[Self.pathVariable]
     }
 
     /// - Throws: `ConfigurationError`.

@@ -1,5 +1,6 @@
 internal import DCPCore
 internal import DCPObservability
+internal import DCPTransport
 internal import Foundation
 internal import Glibc
 internal import HTTPTypes
@@ -19,6 +20,7 @@ struct HTTPService: Service {
     let observed: any Observed
     let log: DaemonLog
 
+    /// With one more the connection that has been silent for longest is closed: an idle one must not keep a probe waiting.
     static let connectionsMax = 32
     /// A connection that sends no whole request head, or no next one, for so long is closed.
     static let idleTimeout = TimeAmount.seconds(30)
@@ -38,7 +40,8 @@ struct HTTPService: Service {
             guard !(error is CancellationError) else { return }
             throw ServiceError(
                 .invalidConfiguration,
-                "The HTTP endpoint cannot listen at \(address) (\(error)); choose another --http address, or `--http off`."
+                "The HTTP endpoint cannot listen at \(address) (\(NetworkFailure.reason(of: error))); choose another --http "
+                    + "address, or `--http off`."
             )
         }
         if case .unix(let path) = address { unlink(path) }
@@ -49,8 +52,9 @@ struct HTTPService: Service {
         let limits = HTTP1Channel.Configuration.DecoderConfiguration(
             maxHeaderFieldSize: Self.headerByteCountMax, maxHeaderListSize: Self.headerByteCountMax,
             maxHeaderFieldCount: Self.headersMax)
+        let open = NIOLoopBoundBox.makeBoxSendingValue(OpenConnections(), eventLoop: group.next())
         let channel = HTTP1Channel.Configuration(
-            additionalChannelHandlers: [ConnectionDeadline(after: Self.connectionTimeMax)],
+            additionalChannelHandlers: [ConnectionDeadline(after: Self.connectionTimeMax, among: open)],
             idleTimeout: Self.idleTimeout, httpDecoderConfiguration: limits)
         // The library's own narration is not an operator's business; what fails is thrown.
         let quiet = Logger(label: "http") { _ in SwiftLogNoOpLogHandler() }
@@ -67,7 +71,7 @@ struct HTTPService: Service {
             server: .http1(configuration: channel),
             configuration: ApplicationConfiguration(
                 address: bind, serverName: nil, backlog: Self.connectionsMax,
-                availableConnectionsDelegate: MaximumAvailableConnections(Self.connectionsMax, logger: quiet)),
+                availableConnectionsDelegate: MaximumAvailableConnections(Self.connectionsMax + 1, logger: quiet)),
             onServerRunning: { channel in
                 var place = "\(address)"
                 switch address {
@@ -139,18 +143,48 @@ extension HTTPService {
     }
 }
 
-/// Closes a connection when its time is over, whatever it is doing.
+/// The connections there are, with the time of the last bytes of each. Confined to the endpoint's loop.
+private struct OpenConnections {
+    private var all: [ObjectIdentifier: (channel: any Channel, lastRead: NIODeadline)] = [:]
+
+    mutating func enter(_ channel: any Channel) {
+        if all.count >= HTTPService.connectionsMax, let idlest = all.min(by: { $0.value.lastRead < $1.value.lastRead })
+        {
+            all[idlest.key] = nil
+            idlest.value.channel.close(promise: nil)
+        }
+        touch(channel)
+    }
+
+    mutating func touch(_ channel: any Channel) { all[ObjectIdentifier(channel)] = (channel, channel.eventLoop.now) }
+    mutating func leave(_ channel: any Channel) { all[ObjectIdentifier(channel)] = nil }
+}
+
+/// Closes a connection when its time is over, whatever it is doing, or when another needs its place.
 private final class ConnectionDeadline: ChannelInboundHandler, RemovableChannelHandler {
     typealias InboundIn = Any
     private let time: TimeAmount
+    private let open: NIOLoopBoundBox<OpenConnections>
     private var deadline: Scheduled<Void>?
 
-    init(after time: TimeAmount) { self.time = time }
+    init(after time: TimeAmount, among open: NIOLoopBoundBox<OpenConnections>) {
+        self.time = time
+        self.open = open
+    }
 
     func handlerAdded(context: ChannelHandlerContext) {
         let channel = context.channel
         deadline = context.eventLoop.scheduleTask(in: time) { channel.close(promise: nil) }
+        open.value.enter(channel)
     }
 
-    func handlerRemoved(context: ChannelHandlerContext) { deadline?.cancel() }
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        open.value.touch(context.channel)
+        context.fireChannelRead(data)
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) {
+        deadline?.cancel()
+        open.value.leave(context.channel)
+    }
 }

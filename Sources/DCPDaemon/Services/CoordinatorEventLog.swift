@@ -9,6 +9,8 @@ struct CoordinatorEventLog {
     private var logger: Logger { log.logger }
 
     private let link: LinkSettings
+    /// A line of the journal is to be read; the count says how many more there are.
+    private static let sequencesNamedMax = 100
 
     init(log: DaemonLog, link: LinkSettings) {
         self.log = log
@@ -35,10 +37,14 @@ struct CoordinatorEventLog {
         case .ready(let epoch):
             log.write(.epochChanged, .notice, "Cluster ready", cause: "\(epoch)", ["epoch": "\(epoch.value)"])
         case .reconciled(let cuts): write(cuts)
-        case .unknownSequences(let rank, let count):
+        case .unknownSequences(let rank, let sequences):
+            let named = sequences.prefix(Self.sequencesNamedMax).map { "\($0.value)" }.joined(separator: ",")
             logger.warning(
                 "A rank holds sequences the directory does not know, dropping them after the grace time",
-                metadata: ["peer": "\(rank.value)", "count": "\(count)"])
+                metadata: [
+                    "peer": "\(rank.value)", "count": "\(sequences.count)",
+                    "sequences": "\(named)\(sequences.count > Self.sequencesNamedMax ? ",..." : "")",
+                ])
         case .droppedUnknown(let sequence, let ranks):
             logger.warning(
                 "Dropping a sequence the directory does not know",

@@ -38,7 +38,7 @@ enum Runtime {
             // A store that does not open is the operator's first concern; the exit is the same.
             let event: JournalEvent = error.code == .storeDamaged ? .storeDamaged : .stoppedByFailure
             log.write(event, .critical, "Stopping: \(error.message)", ["error": "\(error.code)"])
-            exit(status(of: error))
+            end(status(of: error))
         } catch {
             log.write(.stoppedByFailure, .critical, "Stopping: \(error)")
             exit(70)
@@ -79,7 +79,7 @@ enum Runtime {
                 let program = CommandLine.arguments[0].split(separator: "/").last.map(String.init) ?? "dcp"
                 let log = DaemonLog(label: program, level: .info)
                 log.write(.configurationRefused, .critical, "\(error.message)")
-                exit(error.status.rawValue)
+                end(error.status.rawValue)
             }
             if error.status == .configuration {
                 Message.write("Error: \(error.message)")
@@ -88,6 +88,16 @@ enum Runtime {
             throw ValidationError(error.message)
         }
     }
+
+    /// Ends over what does not get better by itself. Where a socket was passed, whoever waits there would have systemd start
+    /// this daemon again at once, without end: a pause makes a retry of that, which finds a repaired file.
+    private static func end(_ status: Int32) -> Never {
+        let isFinal = ConfigurationError.Status(rawValue: status) != nil
+        if isFinal, ServiceManager.hasPassedSockets { _ = sleep(retryPause) }
+        exit(status)
+    }
+
+    private static let retryPause: UInt32 = 5
 
     private static func status(of error: ServiceError) -> Int32 {
         switch error.code {

@@ -5,6 +5,7 @@ internal import Synchronization
 /// What systemd is told, and what it has given. Without systemd (no `NOTIFY_SOCKET`) nothing is told.
 enum ServiceManager {
     private static let hasBeenReady = Atomic(false)
+    private static let hasTakenSockets = Atomic(false)
 
     /// The daemon is up: `systemctl start` returns now, and the watchdog is armed.
     static func ready(status: String) {
@@ -44,9 +45,13 @@ enum ServiceManager {
 
     /// Sockets that a socket unit passes: their descriptors, close-on-exec, from now on ours.
     static func takeSockets() -> [CInt] {
+        if hasPassedSockets { hasTakenSockets.store(true, ordering: .relaxed) }
         let count = sd_listen_fds(1)
         return (0..<max(0, count)).map { SD_LISTEN_FDS_START + $0 }
     }
+
+    /// Whether a socket unit has started this process, or holds the socket of its service.
+    static var hasPassedSockets: Bool { hasTakenSockets.load(ordering: .relaxed) || sd_listen_fds(0) > 0 }
 
     /// A line feed would begin another assignment.
     private static func line(_ status: String) -> String { status.replacing("\n", with: " ") }

@@ -24,13 +24,19 @@ public enum RefusalCause: String, CaseIterable, Sendable {
     case notDCP = "not-dcp"
     /// Another version, or another cluster's layout.
     case incompatible
+    /// A frame that began and did not end within `frameTimeout`.
+    case unfinishedFrame = "unfinished-frame"
+    /// A frame that had begun first of all when they were more bytes than `unfinishedFrames` allows.
+    case tooManyUnfinished = "too-many-unfinished"
     /// A peer that is known broke the rules.
     case protocolViolation = "protocol-violation"
 
     /// Whether it was a frame, and not the connection, that was refused.
     public var concernsFrame: Bool {
         switch self {
-        case .oversizedHello, .notDCP, .incompatible, .wrongRole, .protocolViolation: true
+        case .oversizedHello, .notDCP, .incompatible, .wrongRole, .protocolViolation, .unfinishedFrame,
+            .tooManyUnfinished:
+            true
         default: false
         }
     }

@@ -30,6 +30,21 @@ package struct TLSIdentity: Hashable, Sendable {
             roles: roles, notBefore: Int(certificate.notValidBefore), notAfter: Int(certificate.notValidAfter))
     }
 
+    /// Of the certificate that a peer has shown. Its dates are looked at here once more: a session that is resumed is not
+    /// verified again.
+    static func shown(to tls: NIOSSLHandler?) throws(ServiceError) -> TLSIdentity {
+        guard let certificate = tls?.peerCertificate else {
+            throw ServiceError(.accessDenied, "The peer showed no certificate; make it one with dcpctl certs.")
+        }
+        let identity = TLSIdentity(certificate)
+        guard identity.isValid(at: now) else {
+            throw ServiceError(
+                .accessDenied,
+                "The peer's certificate (\(identity.roleList)) is valid no more; renew it with dcpctl certs.")
+        }
+        return identity
+    }
+
     package func isValid(at now: Int) -> Bool { (notBefore...max(notBefore, notAfter)).contains(now) }
 
     /// For messages: `dcp:rank:3, dcp:client:alice`.

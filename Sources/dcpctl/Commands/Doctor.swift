@@ -58,7 +58,7 @@ struct Doctor: AsyncParsableCommand {
 
     /// A cluster that was named is expected to be there; at the default address it may be.
     private func hasCluster() throws(ServiceError) -> Bool {
-        if client.coordinator != nil || getenv("DCP_COORDINATOR") != nil { return true }
+        if client.coordinator != nil || EnvironmentVariable.value("DCP_COORDINATOR") != nil { return true }
         guard case .unix(let path) = try client.endpoint() else { return true }
         return access(path, F_OK) == 0
     }

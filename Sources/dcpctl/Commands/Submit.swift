@@ -159,6 +159,12 @@ struct Submit: AsyncParsableCommand {
                 bar.finish()
                 throw error
             }
+            if !report.missingLayers.isEmpty {
+                let missing = report.missingLayers.map(String.init).joined(separator: ", ")
+                printMessage(
+                    "the file lacks layers \(missing) of model `\(report.model)`: sequence `\(report.sequence)` is committed up "
+                        + "to \(report.committedLength), and further when these have come")
+            }
             if let failure = report.ranksFailure {
                 printMessage("everything is committed; what each rank holds could not be asked: \(failure)")
             }

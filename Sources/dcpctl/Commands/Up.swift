@@ -89,9 +89,9 @@ struct Up: AsyncParsableCommand {
             """
             The cluster is ready: \(view.ranks.count) ranks in \(view.directory), logs in \(view.logs).
 
-              export DCP_COORDINATOR=\(view.coordinator)
+              export DCP_COORDINATOR=\(ShellQuoting.quoted(view.coordinator))
 
-            Try `dcpctl status`; stop it with `dcpctl down --dir \(view.directory)`.
+            Try `dcpctl status`; stop it with `dcpctl down --dir \(ShellQuoting.quoted(view.directory))`.
             """
         }
         // Whoever reads this through a pipe waits for it.

@@ -4,6 +4,7 @@ import DCPConsole
 import DCPCore
 import DCPTransport
 import Glibc
+import SystemPackage
 
 /// How a command reaches a cluster, and how it prints.
 struct ClientOptions: ParsableArguments {
@@ -24,7 +25,7 @@ struct ClientOptions: ParsableArguments {
 
     func endpoint() throws(ServiceError) -> Endpoint {
         try Endpoint(
-            coordinator ?? getenv("DCP_COORDINATOR").map { String(cString: $0) } ?? Self.defaultCoordinator)
+            coordinator ?? EnvironmentVariable.value("DCP_COORDINATOR") ?? Self.defaultCoordinator)
     }
 
     func with(coordinator: String) -> ClientOptions {
@@ -48,9 +49,18 @@ struct ClientOptions: ParsableArguments {
             guard error.code == .unreachable else { throw error }
             throw ServiceError(
                 .unreachable,
-                "\(error.message) Start a cluster with `dcpctl up`, or name another with --coordinator or DCP_COORDINATOR."
-            )
+                "\(error.message) \(Self.start(of: endpoint)), or name another with --coordinator or DCP_COORDINATOR.")
         }
+    }
+
+    /// How the cluster of an endpoint is started: units have their sockets in /run/dcp, and `dcpctl up` in its directory.
+    private static func start(of endpoint: Endpoint) -> String {
+        guard case .unix(let path) = endpoint else { return "Start its daemons" }
+        let directory = FilePath(path).directory.string
+        if directory == "/run/dcp" {
+            return "Start the units with `systemctl start dcp.target`, or a cluster of your own with `dcpctl up`"
+        }
+        return "Start it with `dcpctl up --dir \(ShellQuoting.quoted(directory))`"
     }
 
     /// Runs a body with a connected cluster.

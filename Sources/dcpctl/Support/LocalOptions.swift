@@ -94,12 +94,11 @@ struct LocalDiskOptions: ParsableArguments {
 enum LocalDirectory {
     /// `--dir`, else `$XDG_STATE_HOME/dcp`, else `~/.local/state/dcp`.
     static func resolve(_ path: String?) throws(ServiceError) -> LocalClusterDirectory {
-        func variable(_ name: String) -> String? {
-            getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
-        }
         if let path { return try LocalClusterDirectory(path: path) }
-        if let state = variable("XDG_STATE_HOME") { return try LocalClusterDirectory(path: state + "/dcp") }
-        guard let home = variable("HOME") else {
+        if let state = EnvironmentVariable.value("XDG_STATE_HOME") {
+            return try LocalClusterDirectory(path: state + "/dcp")
+        }
+        guard let home = EnvironmentVariable.value("HOME") else {
             throw ServiceError(
                 .invalidConfiguration, "Neither HOME nor XDG_STATE_HOME is set; name a directory with --dir.")
         }

@@ -38,6 +38,6 @@ struct TLSOptions: ParsableArguments {
     }
 
     private func value(_ flag: String?, _ variable: String) -> String? {
-        flag ?? getenv(variable).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
+        flag ?? EnvironmentVariable.value(variable)
     }
 }

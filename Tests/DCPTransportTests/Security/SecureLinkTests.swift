@@ -142,7 +142,8 @@ struct SecureLinkTests {
         try await withStation(Endpoint("tcp:127.0.0.1:0"), settings: limited) { station, endpoint in
             let slow = try await RawPeer(endpoint, on: station.group)
             // A handshake record of 512 bytes, of which the first few come.
-            try await slow.send([22, 3, 1, 2, 0, 1] as [UInt8])
+            // Where the machine is busy the connection may be closed before they do.
+            try? await slow.send([22, 3, 1, 2, 0, 1] as [UInt8])
             #expect(try await station.recorder.closed().code == .deadlineExceeded)
             try await slow.closed()
             #expect(try await station.refused()[.timeout] == 1)

@@ -1,0 +1,28 @@
+internal import Glibc
+internal import NIOCore
+
+/// Stops accepting for a moment when the system has no descriptor for one more connection.
+///
+/// NIO's own handler delays the next read, but the event loop still waits for the socket, which stays readable, and turns
+/// without end.
+final class AcceptPause: ChannelInboundHandler {
+    typealias InboundIn = Any
+
+    private static let pause = TimeAmount.milliseconds(200)
+    private var isPaused = false
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        guard let failure = error as? IOError, [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(failure.errnoCode) else {
+            return context.fireErrorCaught(error)
+        }
+        guard !isPaused else { return }
+        isPaused = true
+        let (bound, channel) = (NIOLoopBound(self, eventLoop: context.eventLoop), context.channel)
+        channel.setOption(.autoRead, value: false).whenComplete { _ in
+            channel.eventLoop.scheduleTask(in: Self.pause) {
+                bound.value.isPaused = false
+                _ = channel.setOption(.autoRead, value: true)
+            }
+        }
+    }
+}

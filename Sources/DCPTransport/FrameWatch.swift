@@ -1,0 +1,90 @@
+internal import DCPCore
+internal import NIOCore
+
+/// Bounds the frame that is on its way over one link, in time and, with those of all links, in bytes. Confined to the link's
+/// loop.
+///
+/// Until the hello, `handshakeTimeout` and the limits before it bound all that there is; from then on this does.
+final class FrameWatch {
+    private let eventLoop: any EventLoop
+    private let timeout: TimeAmount
+    private let frames: UnfinishedFrames
+    /// Called when the peer is refused.
+    private let refuse: (RefusalCause, ServiceError) -> Void
+    /// Of the frame on its way: when its first bytes came, how many there are, and its number when they are counted.
+    private var current: (since: NIODeadline, byteCount: Int, number: UInt64?)?
+    private var check: Scheduled<Void>?
+
+    init(eventLoop: any EventLoop, settings: LinkSettings, refuse: @escaping (RefusalCause, ServiceError) -> Void) {
+        self.eventLoop = eventLoop
+        timeout = settings.frameTimeout
+        frames = settings.unfinishedFrames
+        self.refuse = refuse
+    }
+
+    /// Bytes have come.
+    /// - Parameters:
+    ///   - byteCount: what there is of a frame whose end has not come.
+    ///   - hasEnded: whether the frame that was on its way has.
+    func received(unfinished byteCount: Int, hasEnded: Bool) {
+        if hasEnded || byteCount == 0 { forget() }
+        guard byteCount > 0 else { return }
+        if current == nil { current = (eventLoop.now, 0, nil) }
+        current?.byteCount = byteCount
+        if check == nil { scheduleCheck(in: timeout) }
+        guard byteCount > UnfinishedFrames.uncountedByteCount else { return }
+        if current?.number == nil {
+            let (bound, eventLoop) = (NIOLoopBound(Weak(watch: self), eventLoop: eventLoop), eventLoop)
+            current?.number = frames.begin { number in
+                eventLoop.execute { bound.value.watch?.overBudget(number) }
+            }
+        }
+        if let number = current?.number { frames.update(number, byteCount: byteCount) }
+    }
+
+    /// The link is closed.
+    func stop() {
+        check?.cancel()
+        forget()
+    }
+
+    private func forget() {
+        if let number = current?.number { frames.end(number) }
+        current = nil
+    }
+
+    /// One timer per link, re-armed while a frame is on its way: most end long before it comes.
+    private func scheduleCheck(in time: TimeAmount) {
+        let bound = NIOLoopBound(Weak(watch: self), eventLoop: eventLoop)
+        check = eventLoop.scheduleTask(in: time) { bound.value.watch?.checkTime() }
+    }
+
+    private func checkTime() {
+        check = nil
+        guard let current else { return }
+        let left = timeout - (eventLoop.now - current.since)
+        guard left <= .zero else { return scheduleCheck(in: left) }
+        refuse(
+            .unfinishedFrame,
+            ServiceError(
+                .deadlineExceeded,
+                "\(current.byteCount) bytes of a frame came, and in \(timeout.nanoseconds / 1_000_000) ms not its end; the "
+                    + "connection was closed. Send smaller frames, or raise frame-timeout."))
+    }
+
+    private func overBudget(_ number: UInt64) {
+        // Its end may have come since that was decided.
+        guard current?.number == number else { return }
+        refuse(
+            .tooManyUnfinished,
+            ServiceError(
+                .overloaded,
+                "Frames that have begun and not ended hold more than \(frames.byteCountMax) bytes of this daemon, the "
+                    + "limit, and this connection's began first; try again, or raise unfinished-frames-limit."))
+    }
+
+    /// Timers and the budget must not keep a link alive.
+    private struct Weak {
+        weak var watch: FrameWatch?
+    }
+}

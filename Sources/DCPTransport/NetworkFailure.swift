@@ -1,0 +1,23 @@
+internal import Glibc
+internal import NIOCore
+internal import NIOPosix
+
+/// Why a socket failed, in the system's words.
+package enum NetworkFailure {
+    /// The error number, when it is the system that refused.
+    package static func number(of error: any Error) -> CInt? {
+        if let failure = error as? NIOConnectionError, let first = failure.connectionErrors.first {
+            return number(of: first.error)
+        }
+        return (error as? IOError)?.errnoCode
+    }
+
+    /// `Connection refused`, and not the name of NIO's function.
+    package static func reason(of error: any Error) -> String {
+        if let number = number(of: error) { return String(cString: strerror(number)) }
+        if let failure = error as? NIOConnectionError, let first = failure.connectionErrors.first {
+            return reason(of: first.error)
+        }
+        return "\(error)"
+    }
+}
