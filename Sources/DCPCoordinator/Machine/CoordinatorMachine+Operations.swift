@@ -104,7 +104,7 @@ extension CoordinatorMachine {
     private mutating func finishIfAnswered(_ number: UInt64) -> [Action] {
         guard let pending = operations[number], pending.awaited.isEmpty else { return [] }
         operations[number] = nil
-        if case .evict = pending.operation { eviction.ended() }
+        if case .evict(let id) = pending.operation { eviction.ended(id) }
         var actions: [Action] = []
         if let refusal = pending.refusal {
             actions.append(.report(.operationFailed(pending.operation, refusal)))
@@ -172,7 +172,7 @@ extension CoordinatorMachine {
         let abandoned = operations.sorted { $0.key < $1.key }
         operations = [:]
         unconfirmed = []
-        eviction.ended()
+        eviction.abandon()
         let error = ServiceError(
             .rankUnavailable,
             "\(rank) was lost before it confirmed. The request is recorded and will be carried out when \(rank) is back.",
