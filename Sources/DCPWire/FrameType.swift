@@ -17,6 +17,9 @@ public enum FrameType: UInt16, CaseIterable, Sendable {
     case operationDone = 16
     /// From the coordinator: why ranks of the cluster take no new tokens.
     case refusals = 17
+    /// From the coordinator: which of these sequences to close, to free what the rank wants.
+    case victimsRequest = 18
+    case victims = 19
 
     // Client and coordinator.
     case topologyRequest = 20

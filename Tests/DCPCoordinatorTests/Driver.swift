@@ -132,7 +132,8 @@ struct Driver {
     mutating func send(_ request: DirectoryRequest) -> [CoordinatorMachine.Action] {
         nextTag += 1
         return note(
-            machine.directoryRequest(request, link: Self.client, tag: Tag(client: ClientID(1), number: nextTag)))
+            machine.directoryRequest(
+                request, link: Self.client, tag: Tag(client: ClientID(1), number: nextTag), now: now))
     }
 
     /// A client's request, carried through by all ranks.

@@ -17,6 +17,16 @@ private func evictions(_ actions: some Sequence<CoordinatorMachine.Action>) -> [
     return Array(Set(ids)).sorted()
 }
 
+/// What ranks are asked for victims among.
+private func inquiries(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(
+    candidates: [SequenceID], number: UInt64, link: LinkID
+)] {
+    actions.compactMap {
+        guard case .send(.victimsRequest(let candidates), let number, let link) = $0 else { return nil }
+        return (candidates, number, link)
+    }
+}
+
 @Suite("full stores")
 struct FullStoreTests {
     private func ready(ranks: Int = 2, evict: EvictionPolicy = .lru, sequences: Int = 4) throws -> Driver {
@@ -39,6 +49,18 @@ struct FullStoreTests {
     }
 
     private let full = ServiceError(.storeFull, "Full.", rank: RankIndex(1))
+
+    /// A full rank renews, and answers what it is asked with the first `count` candidates.
+    private func evict(
+        _ driver: inout Driver, at now: Duration, _ count: Int = 1
+    ) -> [CoordinatorMachine.Action] {
+        let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }
+        return inquiries(sent).flatMap { asked in
+            driver.on {
+                $0.victims(asked.link, number: asked.number, Array(asked.candidates.prefix(count)), now: now)
+            }
+        }
+    }
 
     @Test("one rank's refusal is told to all ranks, once; its end as well")
     func told() throws {
@@ -76,17 +98,14 @@ struct FullStoreTests {
         driver.on { $0.renewed(Driver.link(0), self.renewal(used: [2]), now: .seconds(30)) }
         // Opening is a use too, so 3 was used at the start, before the others.
         for expected: UInt64 in [3, 1, 4, 2] {
-            let now = driver.now
-            let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }
+            let sent = evict(&driver, at: driver.now)
             #expect(evictions(sent) == [SequenceID(expected)])
             let words = kinds(sent)
             #expect(words.firstIndex(of: "persist")! < words.firstIndex(of: "send operation")!)
             driver.confirm(sent)
         }
         #expect(driver.persisted.contains(.sequenceRemoved(SequenceID(2))))
-        let now = driver.now
-        #expect(
-            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }).isEmpty)
+        #expect(evict(&driver, at: driver.now).isEmpty)
     }
 
     @Test("lru: after a restart of the coordinator the order is that of the rank that has seen most")
@@ -111,25 +130,59 @@ struct FullStoreTests {
         // What is used since counts above all of that.
         driver.on { $0.renewed(Driver.link(0), self.renewal(used: [3]), now: .seconds(20)) }
         for expected: UInt64 in [1, 4, 2, 3] {
-            let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(60)) }
+            let sent = evict(&driver, at: .seconds(60))
             #expect(evictions(sent) == [SequenceID(expected)])
             driver.confirm(sent)
         }
     }
 
-    @Test("one at a time: the next goes only when the ranks still want more after the last is gone")
-    func oneAtATime() throws {
-        var driver = try ready()
+    @Test("a round: the ranks that want room say what has to go, all of that goes at once, then it is asked again")
+    func rounds() throws {
+        var driver = try ready(ranks: 3)
         let now = driver.now
         let first = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }
-        #expect(evictions(first).count == 1)
-        #expect(
-            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: now) }).isEmpty)
-        driver.confirm(first)
-        // The other rank has nothing to say on it; the full one is satisfied.
-        #expect(evictions(driver.on { $0.renewed(Driver.link(0), self.renewal(), now: now) }).isEmpty)
-        #expect(evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full), now: now) }).isEmpty)
-        #expect(evictions(driver.on { $0.renewed(Driver.link(0), self.renewal(wants: 1), now: now) }).count == 1)
+        let asked = try #require(inquiries(first).first)
+        #expect(inquiries(first).map(\.link) == [Driver.link(1)], "rank 0 and rank 2 want nothing")
+        #expect(asked.candidates == [1, 2, 3, 4].map { SequenceID($0) })
+        // While it is asked nobody is asked again, whoever else is full by now.
+        #expect(inquiries(driver.on { $0.renewed(Driver.link(0), self.renewal(wants: 5), now: now) }).isEmpty)
+        let answer = [1, 3, 4].map { SequenceID($0) }
+        #expect(driver.on { $0.victims(Driver.link(1), number: asked.number + 1, answer, now: now) }.isEmpty)
+        #expect(driver.on { $0.victims(LinkID(77), number: asked.number, answer, now: now) }.isEmpty)
+        // What was used meanwhile stays.
+        driver.on { $0.renewed(Driver.link(2), self.renewal(used: [3]), now: now) }
+        let gone = driver.on { $0.victims(Driver.link(1), number: asked.number, answer, now: now) }
+        #expect(evictions(gone) == [SequenceID(1), SequenceID(4)])
+        #expect(driver.on { $0.victims(Driver.link(1), number: asked.number, answer, now: now) }.isEmpty)
+        #expect(inquiries(driver.on { $0.renewed(Driver.link(1), self.renewal(wants: 9), now: now) }).isEmpty)
+        driver.confirm(gone)
+        // Both ask for room, and what either needs goes.
+        let later: Duration = .seconds(200)
+        let second = driver.on { $0.renewed(Driver.link(1), self.renewal(wants: 9), now: later) }
+        #expect(Set(inquiries(second).map(\.link)) == [Driver.link(0), Driver.link(1)])
+        let number = inquiries(second)[0].number
+        #expect(driver.on { $0.victims(Driver.link(0), number: number, [SequenceID(3)], now: later) }.isEmpty)
+        let last = driver.on { $0.victims(Driver.link(1), number: number, [SequenceID(2)], now: later) }
+        #expect(evictions(last) == [SequenceID(2), SequenceID(3)])
+    }
+
+    @Test("opening, forking, claiming and cutting are uses")
+    func requestsAreUses() throws {
+        var driver = try ready(sequences: 4)
+        driver.now = .seconds(195)
+        _ = try driver.carry(.openSequence(name: "s1", model: "", create: false))
+        _ = try driver.carry(.openSequence(name: "new", model: "m", create: true))
+        _ = try driver.carry(.fork(name: "s2", newName: "t", length: 0))
+        _ = driver.claim("s4")
+        let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) }
+        #expect(inquiries(sent).map(\.candidates) == [[SequenceID(3)]])
+    }
+
+    @Test("a round of which nothing goes ends, and the next asks anew")
+    func nothingToFree() throws {
+        var driver = try ready(sequences: 2)
+        #expect(evict(&driver, at: driver.now, 0).isEmpty)
+        #expect(evictions(evict(&driver, at: driver.now)) == [SequenceID(1)])
     }
 
     @Test("a canary's sequence stays: closing it would free nothing")
@@ -138,11 +191,10 @@ struct FullStoreTests {
         for name in [".canary", ".canary-5f"] {
             _ = try driver.carry(.openSequence(name: name, model: "m", create: true))
         }
-        let first = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 9), now: .seconds(200)) }
+        let first = evict(&driver, at: .seconds(200), 9)
         #expect(evictions(first) == [SequenceID(1)])
         driver.confirm(first)
-        let next = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 9), now: .seconds(300)) }
-        #expect(evictions(next).isEmpty)
+        #expect(evict(&driver, at: .seconds(300)).isEmpty)
     }
 
     @Test("pinned sequences and those in use stay, and with the policy off all do")
@@ -152,38 +204,31 @@ struct FullStoreTests {
         #expect(replies(driver.ask(.listSequences)).first?.pinned == [SequenceID(1)])
         driver.on { $0.renewed(Driver.link(0), self.renewal(used: [2]), now: .seconds(95)) }
         driver.on { $0.renewed(Driver.link(0), self.renewal(used: [3]), now: .seconds(89)) }
-        let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(100)) }
+        let sent = evict(&driver, at: .seconds(100))
         #expect(evictions(sent) == [SequenceID(3)], "2 was used 5 s ago, 1 is pinned")
         driver.confirm(sent)
-        let later = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) }
+        let later = evict(&driver, at: .seconds(200))
         #expect(evictions(later) == [SequenceID(2)])
         driver.confirm(later)
-        #expect(
-            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(300)) })
-                .isEmpty)
+        #expect(evict(&driver, at: .seconds(300)).isEmpty)
         _ = driver.ask(.unpin(name: "s1"))
-        #expect(
-            evictions(driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(400)) })
-                == [SequenceID(1)])
+        #expect(evictions(evict(&driver, at: .seconds(400))) == [SequenceID(1)])
         var off = try ready(evict: .off)
-        #expect(
-            evictions(off.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(400)) })
-                .isEmpty)
+        #expect(evict(&off, at: .seconds(400)).isEmpty)
     }
 
     @Test("what an operation is changing, or a fork is reading, is not evicted")
     func busy() throws {
         var driver = try ready(sequences: 2)
         _ = driver.ask(.fork(name: "s1", newName: "t", length: 0))
-        let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) }
+        let sent = evict(&driver, at: .seconds(200))
         #expect(evictions(sent) == [SequenceID(2)])
     }
 
     @Test("an evicted name answers so, until it is opened anew")
     func evictedName() throws {
         var driver = try ready(sequences: 1)
-        driver.confirm(
-            driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) })
+        driver.confirm(evict(&driver, at: .seconds(200)))
         for request: DirectoryRequest in [
             .openSequence(name: "s1", model: "", create: false), .truncate(name: "s1", length: 0), .pin(name: "s1"),
         ] {
@@ -199,7 +244,7 @@ struct FullStoreTests {
     @Test("a rank lost during an eviction: it is closed at the rejoin, and another may go")
     func lostMeanwhile() throws {
         var driver = try ready(sequences: 2)
-        let sent = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(200)) }
+        let sent = evict(&driver, at: .seconds(200))
         #expect(evictions(sent) == [SequenceID(1)])
         driver.on { $0.linkClosed(Driver.link(0), reason: ServiceError(.rankUnavailable, "Gone.")) }
         driver.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "Gone.")) }
@@ -207,7 +252,7 @@ struct FullStoreTests {
         driver.becomeReady(models: driver.machine.state.models.map(\.value), lengths: [lengths, lengths])
         #expect(driver.machine.phase == .ready)
         #expect(driver.machine.state.sequences[SequenceID(1)] == nil)
-        let next = driver.on { $0.renewed(Driver.link(1), self.renewal(self.full, wants: 100), now: .seconds(300)) }
+        let next = evict(&driver, at: .seconds(300))
         #expect(evictions(next) == [SequenceID(2)])
     }
 

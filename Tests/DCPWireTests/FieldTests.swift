@@ -23,6 +23,7 @@ struct FieldTests {
                 ), 0, 2
             ),
             (.sequenceStatusRequest([SequenceID(1), SequenceID(2)]), 0, 2),
+            (.victimsRequest([SequenceID(1), SequenceID(2)]), 0, 2), (.victims([SequenceID(1)]), 0, 1),
             (
                 .sequenceStatus([
                     SequenceStatus(sequence: SequenceID(1), committedLength: 0, layerLengths: [], localTokens: 0)

@@ -35,6 +35,7 @@ enum Samples {
                 LeaseRenewal(
                     stepsInFlight: 1, refusal: ServiceError(.storeFull, "Full.", rank: RankIndex(3)),
                     evictionByteCount: 1 << 33, usedSequences: [SequenceID(9), SequenceID(2)])),
+            .victimsRequest([SequenceID(2), SequenceID(9)]), .victimsRequest([]), .victims([SequenceID(9)]),
             .refusals([]),
             .refusals([
                 ServiceError(.storeFull, "Full.", rank: RankIndex(3)),

@@ -68,7 +68,7 @@ struct DoomedBlocks: Sendable {
 /// The lineages of all sequences, and for each writer who still uses which of its blocks.
 struct LineageTable: Sendable {
     private var lineages: [SequenceID: Lineage] = [:]
-    private var users: [UInt64: [SequenceID: Range<Int>]] = [:]
+    private(set) var users: [UInt64: [SequenceID: Range<Int>]] = [:]
 
     subscript(_ id: SequenceID) -> Lineage? {
         get { lineages[id] }

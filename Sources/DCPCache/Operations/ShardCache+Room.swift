@@ -86,7 +86,8 @@ extension ShardCache {
         case .writable, .failed: return 0
         case .full:
             let low = settings.watermarks.lowByteCount(capacity: health.capacityByteCount)
-            return max(health.usedByteCount - pending - low, 0)
+            // Below it, not to it: at the watermark the store is still full.
+            return max(health.usedByteCount - pending - low + environment.pageByteCount, 0)
         case .refused: return max(health.wantedByteCount - pending, 0)
         }
     }

@@ -127,6 +127,8 @@ extension ShardCache {
 
     // MARK: State
 
+    public func holds(_ id: SequenceID) -> Bool { sequenceCaches.withLock { $0[id] != nil } }
+
     public func state(of id: SequenceID) -> SequenceState? {
         sequenceCaches.withLock { $0[id] }.flatMap(state)
     }

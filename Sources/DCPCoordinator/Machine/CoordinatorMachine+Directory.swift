@@ -5,9 +5,13 @@ public import DCPWire
 extension CoordinatorMachine {
     public static let nameByteCountMax = 255
 
-    public mutating func directoryRequest(_ request: DirectoryRequest, link: LinkID, tag: Tag) -> [Action] {
+    public mutating func directoryRequest(
+        _ request: DirectoryRequest, link: LinkID, tag: Tag, now: Duration
+    ) -> [Action] {
         do throws(ServiceError) {
-            return try handle(request, PendingOperation.Requester(link: link, tag: tag))
+            let actions = try handle(request, PendingOperation.Requester(link: link, tag: tag))
+            noteUse(by: request, now: now)
+            return actions
         } catch {
             return [.answer(.failure(error), tag, to: link)]
         }

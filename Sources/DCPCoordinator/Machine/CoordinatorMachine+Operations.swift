@@ -139,7 +139,7 @@ extension CoordinatorMachine {
     private mutating func finishIfAnswered(_ number: UInt64) -> [Action] {
         guard let pending = operations[number], pending.awaited.isEmpty else { return [] }
         end(number)
-        if case .evict = pending.operation { eviction.ended() }
+        if case .evict(let id) = pending.operation { eviction.ended(id) }
         var actions = pending.refusedBy.isEmpty ? [] : sendQueued()
         if let refusal = pending.refusal {
             actions.append(.report(.operationFailed(pending.operation, refusal)))
@@ -215,7 +215,7 @@ extension CoordinatorMachine {
     mutating func abandonOperations(lost rank: RankIndex) -> [Action] {
         let abandoned = operations.sorted { $0.key < $1.key }
         dropOperations()
-        eviction.ended()
+        eviction.abandon()
         return abandoned.flatMap { _, pending in
             let outlook: String
             if case .claim = pending.operation {

@@ -1,4 +1,4 @@
-internal import DCPCore
+public import DCPCore
 public import DCPWire
 
 /// Stores that are full: every rank is told alike, and, if that is the policy, sequences go.
@@ -33,23 +33,67 @@ extension CoordinatorMachine {
     }
 
     private mutating func evictIfDue(now: Duration) -> [Action] {
-        guard phase == .ready, eviction.isDue, let (rank, byteCount) = eviction.mostWanted else { return [] }
+        guard phase == .ready, eviction.isDue else { return [] }
+        let candidates = evictable(now: now).map(\.record.id)
+        guard !candidates.isEmpty else { return [] }
+        let number = takeNumber()
+        let (ranks, told) = eviction.ask(number, candidates)
+        return members.filter { ranks.contains($0.rank) }.map {
+            .send(.victimsRequest(told), number: number, to: $0.member.link)
+        }
+    }
+
+    /// A rank says what has to go to make the room that it wants.
+    public mutating func victims(
+        _ link: LinkID, number: UInt64, _ sequences: [SequenceID], now: Duration
+    ) -> [Action] {
+        guard let rank = rank(of: link), phase == .ready,
+            let chosen = eviction.answered(rank, number, sequences),
+            let (mostWanting, byteCount) = eviction.mostWanted
+        else { return [] }
+        // Some may have been used, pinned or forked since the ranks were asked.
+        let victims = evictable(now: now).filter { chosen.contains($0.record.id) }
+        var actions = persist(
+            victims.map { victim in
+                var entry = victim
+                entry.isClosing = true
+                return .sequence(entry)
+            })
+        for victim in victims {
+            let id = victim.record.id
+            eviction.began(victim)
+            actions.append(
+                .report(.evicted(id, name: victim.record.name, rank: mostWanting, byteCount: byteCount)))
+            actions += carry(.evict(id), for: nil, reply: DirectoryReply())
+        }
+        return actions
+    }
+
+    /// What may go, the least recently used first.
+    private func evictable(now: Duration) -> [SequenceEntry] {
         // What an operation is about to change, or a fork is about to read, is in use.
         var busy: Set<SequenceID> = []
         for pending in operations.values {
             if let id = pending.operation.sequence { busy.insert(id) }
             if case .fork(let parent, _, _) = pending.operation { busy.insert(parent) }
         }
-        let candidates = state.sortedSequences.filter {
+        let entries = state.sequences.values.filter {
             !$0.isClosing && !$0.isPinned && $0.fork == nil && !busy.contains($0.record.id)
                 && !CanaryNames.isSequence($0.record.name)
         }
-        guard var entry = eviction.victim(among: candidates, now: now) else { return [] }
-        eviction.began(entry)
-        entry.isClosing = true
-        return persist([.sequence(entry)])
-            + [.report(.evicted(entry.record.id, name: entry.record.name, rank: rank, byteCount: byteCount))]
-            + carry(.evict(entry.record.id), for: nil, reply: DirectoryReply())
+        return eviction.candidates(among: entries, now: now)
+    }
+
+    /// Who opens, claims, forks or cuts a sequence is about to use it.
+    mutating func noteUse(by request: DirectoryRequest, now: Duration) {
+        guard eviction.policy != .off else { return }
+        let names: [String] =
+            switch request {
+            case .openSequence(let name, _, _), .claim(let name), .truncate(let name, _, _): [name]
+            case .fork(let name, let newName, _, _): [name, newName]
+            case .registerModel, .removeModel, .listModels, .listSequences, .close, .pin, .unpin: []
+            }
+        eviction.used(names.compactMap { state.sequence(named: $0)?.record.id }, at: now)
     }
 
     /// Pins a sequence, or takes that back. Durable; concerns the coordinator alone.

@@ -5,31 +5,49 @@ internal import DCPWire
 public enum EvictionPolicy: String, CaseIterable, Sendable {
     /// Nothing: new tokens are refused until somebody closes or truncates sequences.
     case off
-    /// Closes the least recently used sequence, on all ranks, and again while a store is still full.
+    /// Closes the least recently used sequences, on all ranks, whose blocks make the room that a store wants.
     case lru
 }
 
-/// Which sequence goes next, and when, as a value.
+/// Which sequences go next, and when, as a value.
 ///
-/// One at a time: after each the ranks first report anew what they still want freed, so no more go than needed. Uses are
-/// ordered by the coordinator's own count of the reports it was given, never by a clock of a rank. They are not
+/// In rounds. The ranks that want bytes freed are told what may go, in the order of the last uses, and each answers with
+/// what has to: only it knows which blocks sequences share. All of these go together, and only then is asked again, so
+/// no more go than needed and nobody waits for a renewal between two. Rejected: each rank's bytes with its renewals. What
+/// a sequence frees depends on which others go, and those that are pinned or busy only the coordinator knows.
+///
+/// Uses are ordered by the coordinator's own count of the reports it was given, never by a clock of a rank. They are not
 /// persisted here: after a restart of the coordinator all sequences count as used at its start, in the order that the
 /// ranks remember. Rejected: an order in the coordinator's state, which is a synced write for what costs nothing to ask.
 struct Eviction: Sendable {
     /// Names remembered of what was evicted; the oldest are forgotten.
     static let remembersMax = 1024
+    /// Sequences that ranks are told of in one round, half a megabyte; the next round tells of later ones when none of
+    /// these frees anything.
+    static let candidatesMax = 65_536
 
     let policy: EvictionPolicy
     /// A sequence that was used within this time counts as in use.
     let idle: Duration
-    /// On its way.
-    private(set) var current: SequenceID?
+    private var inquiry: Inquiry?
+    /// On their way.
+    private var current: Set<SequenceID> = []
+    /// Candidates that are passed over, because they freed nothing.
+    private var skipped = 0
     private var uses: [SequenceID: Use] = [:]
     private var clock: UInt64 = 0
-    /// Bytes that each rank wants freed, as reported since the last eviction ended.
+    /// Bytes that each rank wanted freed when it said so last. Whether it still does it says when it is asked.
     private var wanted: [RankIndex: UInt64] = [:]
     private var evictedNames: [String] = []
     private var hasBegun = false
+
+    /// A question to the ranks that want bytes freed.
+    private struct Inquiry: Sendable {
+        var number: UInt64
+        var awaited: Set<RankIndex>
+        var isCut: Bool
+        var victims: Set<SequenceID> = []
+    }
 
     struct Use: Sendable {
         var order: UInt64
@@ -68,33 +86,61 @@ struct Eviction: Sendable {
 
     mutating func forget(_ rank: RankIndex) { wanted[rank] = nil }
 
-    /// Whether one should go now.
-    var isDue: Bool { policy == .lru && current == nil && !wanted.isEmpty }
+    /// Whether the ranks should be asked now.
+    var isDue: Bool { policy == .lru && inquiry == nil && current.isEmpty && !wanted.isEmpty }
 
     /// The rank that wants most, and how much, for the log.
     var mostWanted: (rank: RankIndex, byteCount: UInt64)? {
         wanted.max { ($0.value, $1.key) < ($1.value, $0.key) }.map { ($0.key, $0.value) }
     }
 
-    /// The least recently used of some sequences that are not in use; nil when all are.
-    func victim(among candidates: [SequenceEntry], now: Duration) -> SequenceEntry? {
+    /// Sequences that are not in use, the least recently used first.
+    func candidates(among entries: [SequenceEntry], now: Duration) -> [SequenceEntry] {
         func use(_ entry: SequenceEntry) -> Use { uses[entry.record.id] ?? Use(order: 0, at: .zero) }
-        return candidates.filter { now - use($0).at >= idle }.min {
+        return entries.filter { now - use($0).at >= idle }.sorted {
             (use($0).order, $0.record.id) < (use($1).order, $1.record.id)
         }
     }
 
+    /// Begins a round.
+    /// - Parameter candidates: the least recently used first.
+    /// - Returns: whom to ask, and for which of the candidates.
+    mutating func ask(
+        _ number: UInt64, _ candidates: [SequenceID]
+    ) -> (ranks: Set<RankIndex>, candidates: [SequenceID]) {
+        if skipped >= candidates.count { skipped = 0 }
+        let told = Array(candidates[skipped...].prefix(Self.candidatesMax))
+        inquiry = Inquiry(
+            number: number, awaited: Set(wanted.keys), isCut: skipped > 0 || told.count < candidates.count)
+        return (Set(wanted.keys), told)
+    }
+
+    /// - Returns: what has to go, when that was the last answer; nil until then, and for an answer to an older question.
+    mutating func answered(_ rank: RankIndex, _ number: UInt64, _ victims: [SequenceID]) -> Set<SequenceID>? {
+        guard var asked = inquiry, asked.number == number else { return nil }
+        asked.awaited.remove(rank)
+        asked.victims.formUnion(victims)
+        inquiry = asked.awaited.isEmpty ? nil : asked
+        guard asked.awaited.isEmpty else { return nil }
+        skipped = asked.isCut && asked.victims.isEmpty ? skipped + Self.candidatesMax : 0
+        return asked.victims
+    }
+
     mutating func began(_ entry: SequenceEntry) {
-        current = entry.record.id
+        current.insert(entry.record.id)
         uses[entry.record.id] = nil
         evictedNames.removeAll { $0 == entry.record.name }
         evictedNames.append(entry.record.name)
         if evictedNames.count > Self.remembersMax { evictedNames.removeFirst() }
     }
 
-    /// It is gone, or a rank was lost meanwhile: what is still wanted is for the ranks to say again.
-    mutating func ended() {
-        current = nil
+    /// It is gone, on all ranks.
+    mutating func ended(_ sequence: SequenceID) { current.remove(sequence) }
+
+    /// A rank was lost: what is still wanted is for the ranks to say again.
+    mutating func abandon() {
+        inquiry = nil
+        current = []
         wanted = [:]
     }
 

@@ -202,6 +202,8 @@ extension CoordinatorServer: LinkDelegate {
         case .register(let registration) where isRank && registration.rank == link.peer?.rank:
             perform(machine.registered(registration, link: id, now: now))
         case .renewLease(let renewal) where isRank: perform(machine.renewed(id, renewal, now: now))
+        case .victims(let sequences) where isRank:
+            perform(machine.victims(id, number: frame.tag.number, sequences, now: now))
         case .linksReady where isRank: perform(machine.linksReady(id, epoch: frame.epoch, now: now))
         case .operationDone where isRank: perform(machine.operationDone(id, number: frame.tag.number))
         case .failure(let error) where isRank:
@@ -216,7 +218,8 @@ extension CoordinatorServer: LinkDelegate {
                 case .failure(let error): self?.send(.failure(error), frame.tag, to: id)
                 }
             }
-        case .directoryRequest(let request): perform(machine.directoryRequest(request, link: id, tag: frame.tag))
+        case .directoryRequest(let request):
+            perform(machine.directoryRequest(request, link: id, tag: frame.tag, now: now))
         default:
             let error = ServiceError(
                 .protocolViolation,

@@ -51,9 +51,14 @@ extension CoordinatorSession {
             case .close(let sequence), .evict(let sequence):
                 server.uses.forget(sequence)
                 server.owners.forget(sequence)
-            case .putModel, .removeModel, .open, .fork, .truncate, .claim: break
+            case .open(let sequence, _), .truncate(let sequence, _), .claim(let sequence, _):
+                server.uses.note([sequence])
+            case .fork(let parent, let child, _): server.uses.note([parent, child])
+            case .putModel, .removeModel: break
             }
             send(.operationDone, number: number)
+            // Whether that was enough: the coordinator asks again when the last rank is done.
+            if case .evict = operation { renew() }
         case .failure(var error):
             error.rank = server.configuration.rank
             server.observe(.operationFailed(operation, error))

@@ -164,14 +164,13 @@ final class CoordinatorSession {
     /// Renews the lease, and tells what changed since the last time. Also at once when the store's condition changes.
     func renew() {
         guard link != nil else { return }
-        let steps = server.steps.inOrder { _ in true }
-        server.uses.note(steps.lazy.flatMap { $0.request.entries.map(\.sequence) })
+        server.noteStepsInFlight()
         var refusal = server.cache.refusal
         refusal?.rank = server.configuration.rank
         send(
             .renewLease(
                 LeaseRenewal(
-                    stepsInFlight: UInt32(steps.count), refusal: refusal,
+                    stepsInFlight: UInt32(server.steps.executions.count), refusal: refusal,
                     evictionByteCount: UInt64(server.cache.evictionByteCount), usedSequences: server.uses.take(),
                     durableMark: server.cache.durableMark)))
     }
@@ -293,6 +292,8 @@ extension CoordinatorSession: LinkDelegate {
         case .operation(let operation): carryOut(operation, number: frame.tag.number)
         case .leaseRenewed: break
         case .refusals(let refusals): server.take(refusals: refusals)
+        case .victimsRequest(let candidates):
+            send(.victims(server.victims(among: candidates)), number: frame.tag.number)
         case .failure(let error):
             // The registration was refused, or the coordinator stops: it is about to close the link.
             link.close(error)

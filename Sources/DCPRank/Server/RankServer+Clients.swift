@@ -130,6 +130,8 @@ extension RankServer {
                 guard let state = cache.state(of: entry.sequence) else {
                     throw unknown(entry.sequence)
                 }
+                // Of a refused step as well: who tries again will need it.
+                uses.note([entry.sequence])
                 guard !changing.contains(entry.sequence), !isRollingBack(entry, layer: layer) else {
                     throw ServiceError(
                         .stepAborted,
@@ -160,7 +162,6 @@ extension RankServer {
             }
             // A canary tells whether steps go through; that the disk is full, the store's condition tells.
             if repeats == 0, model.name != CanaryNames.model { try checkTakesTokens(request.entries) }
-            uses.note(request.entries.lazy.map(\.sequence))
         } catch {
             for (entry, admission) in admitted where admission != .repeat {
                 cursors.rolledBack(entry, layer: layer)
@@ -194,10 +195,10 @@ extension RankServer {
         cache.commit(lengths.map { ($0.sequence, $0.length) }) { result in
             eventLoop.execute {
                 let (server, link) = bound.value
+                server.uses.note(lengths.lazy.map(\.sequence).filter { server.cache.holds($0) })
                 switch result {
                 case .success:
                     server.counters.commits.observe(server.eventLoop.now - began)
-                    server.uses.note(lengths.lazy.map(\.sequence))
                     server.answer(link, frame.tag, .committed)
                 case .failure(let error):
                     server.counters.commitsFailed.count(error.code)

@@ -44,6 +44,16 @@ extension RankServer {
         otherRefusals = refusals.filter { $0.rank != configuration.rank }
     }
 
+    func noteStepsInFlight() {
+        uses.note(steps.inOrder { _ in true }.lazy.flatMap { $0.request.entries.map(\.sequence) })
+    }
+
+    /// Which of the sequences that may be evicted have to go. None that was used since the coordinator was told.
+    func victims(among candidates: [SequenceID]) -> [SequenceID] {
+        noteStepsInFlight()
+        return cache.victims(among: candidates.filter { !uses.isUntold($0) })
+    }
+
     func unknown(_ sequence: SequenceID) -> ServiceError {
         if evicted.contains(sequence) {
             return ServiceError(

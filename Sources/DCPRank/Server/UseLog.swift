@@ -38,6 +38,8 @@ struct UseLog {
     /// The higher, the later; 0 for one that was never used.
     func lastUse(of sequence: SequenceID) -> UInt64 { lastUses[sequence] ?? 0 }
 
+    func isUntold(_ sequence: SequenceID) -> Bool { untold.contains(sequence) }
+
     /// Returns what was used since the last call, in the order of the last uses.
     mutating func take() -> [SequenceID] {
         defer { untold = [] }

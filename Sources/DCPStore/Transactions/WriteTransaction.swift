@@ -109,7 +109,7 @@ extension Environment {
     public func beginSetup() throws(StoreError) -> WriteTransaction { try WriteTransaction(self) }
 
     /// Pages of the run that a large value takes, with its header of 16 bytes; 0 for one that fits a leaf.
-    func runPages(valueByteCount: Int) -> Int {
+    public func runPages(valueByteCount: Int) -> Int {
         valueByteCount > pageByteCount / 2 ? (15 + valueByteCount) / pageByteCount + 1 : 0
     }
 }

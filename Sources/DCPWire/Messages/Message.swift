@@ -16,6 +16,10 @@ public enum Message: Sendable {
     case operationDone
     /// Why ranks of the cluster take no new tokens, each with its rank; empty when all do.
     case refusals([ServiceError])
+    /// Sequences that may be evicted, the least recently used first.
+    case victimsRequest([SequenceID])
+    /// Those of them that have to go, so that the rank's store has the room it wants.
+    case victims([SequenceID])
 
     /// Answered when the cluster is ready, or after so many milliseconds, whatever it is then.
     case topologyRequest(waitMilliseconds: UInt32)
@@ -60,6 +64,8 @@ public enum Message: Sendable {
         case .operation: .operation
         case .operationDone: .operationDone
         case .refusals: .refusals
+        case .victimsRequest: .victimsRequest
+        case .victims: .victims
         case .topologyRequest: .topologyRequest
         case .directoryRequest: .directoryRequest
         case .directoryReply: .directoryReply
@@ -120,7 +126,8 @@ extension Message {
         case .step(let step): return step.encode(to: &writer)
         case .stepResult(let result): return result.encode(to: &writer)
         case .commit(let lengths): writer.write(lengths) { $1.encode(to: &$0) }
-        case .sequenceStatusRequest(let sequences): writer.write(sequences) { $0.write($1.value) }
+        case .sequenceStatusRequest(let sequences), .victimsRequest(let sequences), .victims(let sequences):
+            writer.write(sequences) { $0.write($1.value) }
         case .sequenceStatus(let statuses): writer.write(statuses) { $1.encode(to: &$0) }
         case .rewind(let length): length.encode(to: &writer)
         case .rankStatus(let status): status.encode(to: &writer)
@@ -174,6 +181,8 @@ extension Message {
                 try reader.readArray("refusals", byteCountMin: 6) {
                     r throws(ServiceError) in try ServiceError(from: &r)
                 })
+        case .victimsRequest: self = .victimsRequest(try Self.sequences(from: &reader))
+        case .victims: self = .victims(try Self.sequences(from: &reader))
         case .topologyRequest: self = .topologyRequest(waitMilliseconds: try reader.read("wait"))
         case .directoryRequest: self = .directoryRequest(try DirectoryRequest(from: &reader))
         case .directoryReply: self = .directoryReply(try DirectoryReply(from: &reader))
@@ -184,10 +193,7 @@ extension Message {
                 })
         case .committed: self = .committed
         case .sequenceStatusRequest:
-            self = .sequenceStatusRequest(
-                try reader.readArray("sequences", byteCountMin: 8) {
-                    r throws(ServiceError) in SequenceID(try r.read("sequence"))
-                })
+            self = .sequenceStatusRequest(try Self.sequences(from: &reader))
         case .sequenceStatus:
             self = .sequenceStatus(
                 try reader.readArray("sequences", byteCountMin: SequenceStatus.byteCountMin) {
@@ -204,6 +210,12 @@ extension Message {
         case .hostReport: self = .hostReport(try HostReport(from: &reader))
         case .step, .stepResult, .rows, .query, .partial, .logSumExp, .corrected:
             preconditionFailure("\(type) has a payload and is decoded with it")
+        }
+    }
+
+    private static func sequences(from reader: inout WireReader) throws(ServiceError) -> [SequenceID] {
+        try reader.readArray("sequences", byteCountMin: 8) { r throws(ServiceError) in
+            SequenceID(try r.read("sequence"))
         }
     }
 }
