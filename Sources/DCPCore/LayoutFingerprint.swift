@@ -3,13 +3,13 @@
 /// Derived in one place from one text, so that no two roles can read one setting at different times or in different
 /// units (TRAPS 20 to 23). The text is kept: a refusal names both.
 public struct LayoutFingerprint: Hashable, Sendable, CustomStringConvertible {
-    /// What was hashed, for people: `W=4 G=1 C=4 I=1 B=64 exchange=a2a format=1`.
+    /// What was hashed, for people: `W=4 G=1 C=4 I=1 B=64 exchange=a2a format=2`.
     public let text: String
     /// FNV-1a, 64 bits, of the text's UTF-8 bytes (Fowler, Noll, Vo; draft-eastlake-fnv).
     public let value: UInt64
 
     /// The store format this build reads and writes. Raised when a byte of a stored value changes its meaning.
-    public static let storeFormat = 1
+    public static let storeFormat = 2
 
     private init(text: String) {
         self.text = text

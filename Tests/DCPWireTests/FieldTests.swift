@@ -154,7 +154,7 @@ struct FieldTests {
         #expect(patched(truncate, at: 9, little(UInt64(1) << 48)) == nil)
         #expect(patched(truncate, at: 9, little(UInt64(1) << 48 + 1))?.message.contains("`length`") == true)
         #expect(patched(truncate, at: 9, little(UInt64.max))?.code == .protocolViolation)
-        #expect(patched(truncate, at: 0, [8])?.message.contains("operation 8") == true)
+        #expect(patched(truncate, at: 0, [9])?.message.contains("operation 9") == true)
         #expect(patched(.directoryRequest(.listModels), at: 0, [12])?.message.contains("request 12") == true)
         let step = Message.step(Samples.step())
         #expect(patched(step, at: 4, [4])?.message.contains("`query mode`") == true)

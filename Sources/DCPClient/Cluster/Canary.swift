@@ -21,9 +21,11 @@ extension Cluster {
     /// Sends a real step through all ranks: prefill long enough that every rank owns tokens, a decode step over them,
     /// and a comparison. A cluster that answers this serves; one that only listens may not (TRAPS 14).
     ///
-    /// In a sequence of its own, which is closed again.
+    /// In a sequence of its own, which is closed again. A canary is small and goes through where nothing else would, so what
+    /// ranks hold uncommitted is looked at, too.
     ///
-    /// - Throws: the step's failure; `.internal` when the answer is wrong.
+    /// - Throws: the step's failure; `.internal` when the answer is wrong; `.overloaded` when a rank is about to refuse tokens,
+    ///   since others are not committed.
     public func health() async throws(ServiceError) -> HealthReport {
         let (topology, model) = try await prepareCanary()
         let name = "\(CanaryNames.sequence)-" + String(client.value, radix: 16)
@@ -31,12 +33,23 @@ extension Cluster {
         do throws(ServiceError) {
             let report = try await canary(sequence, model, topology)
             try await closeSequence(name)
+            for status in try await rankStatuses() { try Self.checkUncommitted(status) }
             return report
         } catch {
             // The canary's own failure is the news. A sequence that cannot be closed now shows in `sequence list`.
             do throws(ServiceError) { try await closeSequence(name) } catch {}
             throw error
         }
+    }
+
+    private static func checkUncommitted(_ status: RankStatus) throws(ServiceError) {
+        let (held, limit) = (status.uncommittedByteCount, status.uncommittedByteCountMax)
+        guard held > limit / 16 * 15 else { return }
+        throw ServiceError(
+            .overloaded,
+            "Clients hold \(held) bytes uncommitted on \(status.rank), its limit is \(limit) (uncommitted-limit): steps of others "
+                + "are refused, with the names of the sequences. They go on when these are committed, or claim-timeout after "
+                + "their clients are gone.", rank: status.rank)
     }
 
     /// As `health`, to be asked again and again: always in the same sequence, whose tokens are taken back and never

@@ -5,6 +5,8 @@ internal import DCPWire
 public struct Submission: Sendable {
     private let file: SubmitFile
     private let options: SubmitOptions
+    private let output: String?
+    /// nil also until it is known where to go on from.
     private let writer: SafetensorsWriter?
 
     /// Opens and checks everything that can be checked without a cluster, and reserves the output's space.
@@ -13,8 +15,12 @@ public struct Submission: Sendable {
     public init(_ path: String, options: SubmitOptions, output: String?) throws(ServiceError) {
         file = try SubmitFile(path, layer: options.layer)
         self.options = options
+        self.output = output
         let file = file
-        writer = try output.map { (path) throws(ServiceError) in try Self.makeWriter(path, file, options) }
+        let earlyOutput = options.continues ? nil : output
+        writer = try earlyOutput.map { (path) throws(ServiceError) in
+            try Self.makeWriter(path, file, options, tokens: 0..<file.tokens)
+        }
         if let expected = options.expect { _ = try Expectation(expected, for: file) }
     }
 
@@ -29,7 +35,8 @@ public struct Submission: Sendable {
     /// - Parameters:
     ///   - progress: called after each step with the tokens answered, over all layers.
     ///   - resumed: called when an outage is over.
-    /// - Throws: `.positionMismatch` before anything is sent, when the file does not begin where the sequence ends.
+    /// - Throws: `.positionMismatch` before anything is sent, when the file does not begin where the sequence ends, or does
+    ///   not reach there; `.conflict` when what is stored is not the file's beginning.
     public func run(
         on cluster: Cluster, progress: @escaping @Sendable (Int) -> Void,
         resumed: @escaping @Sendable (SubmissionReport.Resume) -> Void = { _ in }
@@ -43,17 +50,19 @@ public struct Submission: Sendable {
             let plan = try SubmissionPlan(file, options, modelName: modelName, known: known?.shape)
             try await cluster.registerModel(modelName, plan.shape)
             let sequence = try await cluster.openSequence(plan.sequenceName, model: modelName)
-            return (plan, sequence, try await cluster.resume(sequence))
+            // Only what is committed can be compared with the file.
+            let progress = try await cluster.resume(sequence, atMost: options.continues ? 0 : nil)
+            return (plan, sequence, progress)
         }
-        if let position = plan.position, position != start.length {
-            throw ServiceError(
-                .positionMismatch,
-                "The file starts at position \(position), but sequence `\(plan.sequenceName)` has \(start.length) tokens; send "
-                    + "the tokens from \(start.length) on, or choose another --sequence.")
+        let kept = try await kept(of: sequence, start, plan, on: cluster)
+        var writer = writer
+        if let output, writer == nil {
+            writer = try Self.makeWriter(output, file, options, tokens: kept..<file.tokens)
         }
         let expectation = try options.expect.map { (path) throws(ServiceError) in try Expectation(path, for: file) }
         var transfer = SubmissionTransfer(
-            file: file, plan: plan, sequence: sequence, queryMode: options.queryMode, start: start, writer: writer,
+            file: file, plan: plan, sequence: sequence, queryMode: options.queryMode, start: start, kept: kept,
+            writer: writer,
             expectation: expectation, outages: outages, progress: progress, resumed: resumed)
         do throws(ServiceError) {
             try await transfer.run(on: cluster)
@@ -61,7 +70,7 @@ public struct Submission: Sendable {
             var error = error
             error.message +=
                 " Sequence `\(plan.sequenceName)` is committed up to \(transfer.report.committedLength) of "
-                + "\(start.length + file.tokens) tokens."
+                + "\(start.length + file.tokens - kept) tokens."
             throw error
         }
         try writer?.finish()
@@ -76,16 +85,40 @@ public struct Submission: Sendable {
         return transfer.report
     }
 
+    /// How many of the file's tokens are there already.
+    private func kept(
+        of sequence: SequenceHandle, _ start: SequenceProgress, _ plan: SubmissionPlan, on cluster: Cluster
+    ) async throws(ServiceError) -> Int {
+        guard options.continues else {
+            guard let position = plan.position, position != start.length else { return 0 }
+            throw ServiceError(
+                .positionMismatch,
+                "The file starts at position \(position), but sequence `\(plan.sequenceName)` has \(start.length) tokens; send "
+                    + "the tokens from \(start.length) on, go on in the file with --continue, or choose another --sequence."
+            )
+        }
+        let position = plan.position ?? 0
+        guard (position...position + file.tokens).contains(start.length) else {
+            throw ServiceError(
+                .positionMismatch,
+                "Sequence `\(plan.sequenceName)` has \(start.length) committed tokens, the file has those at "
+                    + "\(position)..<\(position + file.tokens): it cannot be continued. Correct --position, or choose another "
+                    + "--sequence.")
+        }
+        try await cluster.compare(file, from: position, with: sequence, upTo: start.length)
+        return start.length - position
+    }
+
     private static func makeWriter(
-        _ path: String, _ file: SubmitFile, _ options: SubmitOptions
+        _ path: String, _ file: SubmitFile, _ options: SubmitOptions, tokens: Range<Int>
     ) throws(ServiceError) -> SafetensorsWriter {
         let tensors = file.layers.flatMap { layer in
             [
                 SafetensorsWriter.Declaration(
                     name: layer.prefix + "o", dataType: .float32,
-                    shape: [file.tokens, file.queryHeads, file.valueDim]),
+                    shape: [tokens.count, file.queryHeads, file.valueDim]),
                 SafetensorsWriter.Declaration(
-                    name: layer.prefix + "lse", dataType: .float32, shape: [file.tokens, file.queryHeads]),
+                    name: layer.prefix + "lse", dataType: .float32, shape: [tokens.count, file.queryHeads]),
             ]
         }
         return try SafetensorsWriter(
@@ -93,6 +126,7 @@ public struct Submission: Sendable {
             metadata: [
                 "model": SubmissionPlan.modelName(file, options),
                 "sequence": SubmissionPlan.sequenceName(file, options), "lse": "natural logarithm",
+                "first_token": "\(tokens.lowerBound)",
             ])
     }
 }

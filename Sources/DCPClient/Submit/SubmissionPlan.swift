@@ -6,12 +6,13 @@ struct SubmissionPlan: Sendable {
     let modelName: String
     let sequenceName: String
     let shape: ModelShape
-    /// Where the file's tokens must begin; nil for wherever each layer ends.
+    /// Where the file's tokens must begin; nil for wherever the sequence ends.
     let position: Int?
-    /// The token ranges of the steps: chunks of prefill, then single tokens.
-    let chunks: [Range<Int>]
+    /// How many tokens go in chunks; the others go one at a time.
     let prefill: Int
-    /// Layers of the model that the file has not. Nothing is committed beyond where they end.
+    private let chunk: Int
+    private let tokens: Int
+    /// Layers of the model that the file has not. Nothing of it can be committed without them.
     let missingLayers: [Int]
 
     /// - Parameter known: the registered model of that name, if there is one.
@@ -42,8 +43,8 @@ struct SubmissionPlan: Sendable {
             throw ServiceError(
                 .invalidRequest,
                 "\(file.path) has a layer \(fileLayers - 1) and lacks \(missing), without which nothing of the new model "
-                    + "`\(modelName)` could ever be committed; add what is missing, or give --layers when other files have "
-                    + "it.")
+                    + "`\(modelName)` could be committed; add what is missing, or give --layers to compute without a commit."
+            )
         }
         let prefill = try file.integer("prefill_tokens", flag: options.prefill) ?? file.tokens
         guard (0...file.tokens).contains(prefill) else {
@@ -57,9 +58,14 @@ struct SubmissionPlan: Sendable {
                 "A chunk of \(options.chunk) tokens is outside 1...\(StepRequest.tokensMax); correct --chunk.")
         }
         self.prefill = prefill
-        let starts = stride(from: 0, to: prefill, by: options.chunk)
-        chunks =
-            starts.map { $0..<min($0 + options.chunk, prefill) } + (prefill..<file.tokens).map { $0..<$0 + 1 }
+        chunk = options.chunk
+        tokens = file.tokens
+    }
+
+    /// The token ranges of the steps from one of the file's tokens on: chunks of prefill, then single tokens.
+    func chunks(from start: Int) -> [Range<Int>] {
+        let chunks = stride(from: start, to: prefill, by: chunk).map { $0..<min($0 + chunk, prefill) }
+        return chunks + (max(start, prefill)..<max(start, tokens)).map { $0..<$0 + 1 }
     }
 
     static func modelName(_ file: SubmitFile, _ options: SubmitOptions) -> String {

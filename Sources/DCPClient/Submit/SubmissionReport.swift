@@ -24,9 +24,11 @@ public struct SubmissionReport: Sendable {
     public internal(set) var sequence: String
     public internal(set) var tokens: Int
     public internal(set) var prefillTokens: Int
+    /// Tokens of the file that were stored before, and compared with it.
+    public internal(set) var keptTokens = 0
     public internal(set) var committedLength: Int
     public internal(set) var layers: [Layer]
-    /// Layers of the model that the file has not, which commits wait for.
+    /// Layers of the model that the file has not, without which nothing of it is committed.
     public internal(set) var missingLayers: [Int] = []
     /// How long each step took, from sending it to the last rank's answer.
     public internal(set) var prefillSteps: [Duration] = []

@@ -16,6 +16,8 @@ struct SubmissionTransfer {
 
     /// Where the file's first token is.
     private let start: Int
+    /// How many of the file's tokens were there before.
+    private let kept: Int
     /// Per layer of the model, where it ends on every rank.
     private var lengths: [Int]
     /// Per layer of the file, how many of its tokens have their answers.
@@ -23,7 +25,7 @@ struct SubmissionTransfer {
 
     init(
         file: SubmitFile, plan: SubmissionPlan, sequence: SequenceHandle, queryMode: StepRequest.QueryMode,
-        start: SequenceProgress, writer: SafetensorsWriter?, expectation: Expectation?, outages: Outages,
+        start: SequenceProgress, kept: Int, writer: SafetensorsWriter?, expectation: Expectation?, outages: Outages,
         progress: @escaping @Sendable (Int) -> Void, resumed: @escaping @Sendable (SubmissionReport.Resume) -> Void
     ) {
         self.file = file
@@ -35,13 +37,15 @@ struct SubmissionTransfer {
         self.outages = outages
         self.progress = progress
         self.resumed = resumed
-        self.start = start.length
+        self.start = start.length - kept
+        self.kept = kept
         lengths = start.layerLengths
-        answered = file.layers.map { _ in 0 }
+        answered = file.layers.map { _ in kept }
         report = SubmissionReport(
             model: plan.modelName, sequence: plan.sequenceName, tokens: file.tokens, prefillTokens: plan.prefill,
             committedLength: start.committedLength,
             layers: file.layers.map { SubmissionReport.Layer(layer: $0.index) })
+        report.keptTokens = kept
     }
 
     /// Sends what is missing until all is there, through outages.
@@ -58,14 +62,15 @@ struct SubmissionTransfer {
     }
 
     private mutating func resume(after failure: ServiceError, on cluster: Cluster) async throws(ServiceError) {
-        let kept = start + (answered.min() ?? 0)
-        let found = try await cluster.resume(sequence, after: failure, answered: kept, &outages)
-        guard found.length >= start else {
-            // What was there before this file and not committed: somebody else has to send it again.
+        let answered = start + (answered.min() ?? 0)
+        let found = try await cluster.resume(sequence, after: failure, answered: answered, &outages)
+        guard found.length >= start + kept else {
+            // What was there before and is lost: it was not committed, or a rank's disk has lost it.
             throw ServiceError(
                 .positionMismatch,
-                "Sequence `\(plan.sequenceName)` has fallen back to \(found.length) tokens, the file begins at \(start): tokens "
-                    + "before it were not committed and are lost. Send those again, then this file.")
+                "Sequence `\(plan.sequenceName)` has fallen back to \(found.length) tokens, this submission began at "
+                    + "\(start + kept): tokens before are lost. Send those again, then go on in this file with --continue."
+            )
         }
         lengths = found.layerLengths
         report.committedLength = found.committedLength
@@ -74,7 +79,7 @@ struct SubmissionTransfer {
     /// One pass over the chunks; layers that hold a chunk already are left out.
     private mutating func sendMissing(to cluster: Cluster) async throws(ServiceError) {
         let clock = ContinuousClock()
-        for tokens in plan.chunks {
+        for tokens in plan.chunks(from: kept) {
             for (index, layer) in file.layers.enumerated() {
                 let position = start + tokens.lowerBound
                 guard lengths[layer.index] < position + tokens.count else { continue }

@@ -10,8 +10,10 @@ public struct SubmitOptions: Sendable {
     public var layer: Int?
     /// The model's number of layers.
     public var layers: Int?
-    /// Where the file's tokens begin. Default: where each layer ends.
+    /// Where the file's tokens begin. Default: where the sequence ends; with `continues`, 0.
     public var position: Int?
+    /// Goes on where the sequence stands in the file, once what is stored has been compared with it.
+    public var continues = false
     /// How many tokens go in chunks; the rest go one at a time. Default: all.
     public var prefill: Int?
     public var chunk = 512

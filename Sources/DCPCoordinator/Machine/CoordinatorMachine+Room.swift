@@ -72,13 +72,8 @@ extension CoordinatorMachine {
     /// What may go, the least recently used first.
     private func evictable(now: Duration) -> [SequenceEntry] {
         // What an operation is about to change, or a fork is about to read, is in use.
-        var busy: Set<SequenceID> = []
-        for pending in operations.values {
-            if let id = pending.operation.sequence { busy.insert(id) }
-            if case .fork(let parent, _, _) = pending.operation { busy.insert(parent) }
-        }
         let entries = state.sequences.values.filter {
-            !$0.isClosing && !$0.isPinned && $0.fork == nil && !busy.contains($0.record.id)
+            !$0.isClosing && !$0.isPinned && $0.fork == nil && underWay[$0.record.id] == nil
                 && !CanaryNames.isSequence($0.record.name)
         }
         return eviction.candidates(among: entries, now: now)
@@ -87,13 +82,15 @@ extension CoordinatorMachine {
     /// Who opens, claims, forks or cuts a sequence is about to use it.
     mutating func noteUse(by request: DirectoryRequest, now: Duration) {
         guard eviction.policy != .off else { return }
-        let names: [String] =
+        let used: [SequenceID?] =
             switch request {
-            case .openSequence(let name, _, _), .claim(let name), .truncate(let name, _, _): [name]
-            case .fork(let name, let newName, _, _): [name, newName]
+            case .openSequence(let name, _, _), .truncate(let name, _, _): [state.sequence(named: name)?.record.id]
+            case .fork(let name, let newName, _, _):
+                [name, newName].map { state.sequence(named: $0)?.record.id }
+            case .claim(let id, _): [id]
             case .registerModel, .removeModel, .listModels, .listSequences, .close, .pin, .unpin: []
             }
-        eviction.used(names.compactMap { state.sequence(named: $0)?.record.id }, at: now)
+        eviction.used(used.compactMap(\.self), at: now)
     }
 
     /// Pins a sequence, or takes that back. Durable; concerns the coordinator alone.

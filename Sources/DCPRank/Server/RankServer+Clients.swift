@@ -291,7 +291,7 @@ extension RankServer {
 
     private func status(_ statistics: CacheStatistics) -> RankStatus {
         let traffic = traffic
-        return RankStatus(
+        var status = RankStatus(
             rank: configuration.rank, processID: processID, store: cache.storeID, threads: UInt32(pool.threads),
             kernels: "\(KernelSelection.current)", sequences: UInt64(statistics.sequences),
             tokens: UInt64(statistics.localTokens), sealedBlocks: UInt64(statistics.sealedBlocks),
@@ -304,5 +304,7 @@ extension RankServer {
             receiveByteCount: traffic.received, sendByteCount: traffic.sent, stepTokens: counters.tokens,
             commits: counters.commits.count, commitNanoseconds: counters.commits.sum,
             peersConnected: UInt64(peers.links.count), stepTimes: counters.stepTimes, room: room(statistics))
+        status.uncommittedByteCountMax = UInt64(cache.settings.uncommittedByteCountMax)
+        return status
     }
 }

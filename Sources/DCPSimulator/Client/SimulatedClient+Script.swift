@@ -154,7 +154,10 @@ extension SimulatedClient {
     /// Asks at times for a commit of tokens that nobody ever sent, while another sequence is changed: every rank must refuse
     /// it, whatever becomes of the other. Nobody waits for the answers.
     func mayOvercommit(beside changed: ModelSequence?) {
-        guard let changed, let sequence = sequences.first(where: { $0 !== changed }), world.chance(0.4) else { return }
+        // One that it has claimed: a fork may just have been made.
+        guard let changed, world.chance(0.4),
+            let sequence = sequences.first(where: { $0 !== changed && claims[$0.name] != nil })
+        else { return }
         // About as long as the other request is on its way to the ranks.
         let delay = world.delay(
             .zero...simulation.knobs.network.latency.upperBound * 4 + simulation.knobs.diskLatencyMax * 2)

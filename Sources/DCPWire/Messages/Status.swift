@@ -84,6 +84,8 @@ public struct RankStatus: Hashable, Sendable {
     /// Bytes of RAM in open blocks, uncommitted ones included.
     public var openBlockByteCount: UInt64
     public var uncommittedByteCount: UInt64
+    /// The most of them that the rank takes.
+    public var uncommittedByteCountMax: UInt64 = 0
     /// Bytes of the store in use.
     public var storeByteCount: UInt64
     public var mapByteCountMax: UInt64
@@ -140,7 +142,8 @@ public struct RankStatus: Hashable, Sendable {
 
     private static var counters: [WritableKeyPath<RankStatus, UInt64>] {
         [
-            \.sequences, \.tokens, \.sealedBlocks, \.openBlockByteCount, \.uncommittedByteCount, \.storeByteCount,
+            \.sequences, \.tokens, \.sealedBlocks, \.openBlockByteCount, \.uncommittedByteCount,
+            \.uncommittedByteCountMax, \.storeByteCount,
             \.mapByteCountMax, \.stepsInFlight, \.stepsCompleted, \.stepsAborted, \.framesRefused,
             \.receiveByteCount, \.sendByteCount, \.stepTokens, \.commits, \.commitNanoseconds, \.peersConnected,
         ]

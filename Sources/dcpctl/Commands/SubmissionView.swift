@@ -31,6 +31,8 @@ struct SubmissionView: Encodable {
     var sequence: String
     var tokens: Int
     var prefillTokens: Int
+    /// Of the file's tokens, those that were stored before.
+    var keptTokens: Int
     var committedLength: Int
     var layers: [Layer]
     var ranks: [Rank]
@@ -45,6 +47,7 @@ struct SubmissionView: Encodable {
         sequence = report.sequence
         tokens = report.tokens
         prefillTokens = report.prefillTokens
+        keptTokens = report.keptTokens
         committedLength = report.committedLength
         layers = report.layers.map {
             Layer(layer: $0.layer, outputErrorMax: $0.outputErrorMax, lseErrorMax: $0.lseErrorMax)
@@ -71,7 +74,7 @@ struct SubmissionView: Encodable {
 
     var text: String {
         var parts = [
-            "Sequence `\(sequence)` of model `\(model)`: \(tokens) tokens sent (\(prefillTokens) of them in chunks), "
+            "Sequence `\(sequence)` of model `\(model)`: \(tokens - keptTokens) tokens sent (\(prefillTokens) of them in chunks), "
                 + "committed up to \(committedLength)."
         ]
         if resumes > 0 {

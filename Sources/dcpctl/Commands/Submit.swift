@@ -9,13 +9,14 @@ struct Submit: AsyncParsableCommand {
         abstract: "Send a file of queries, keys and values; write the attention's answer.",
         discussion: """
             The file has tensors q [T, Hq, Dk], k [T, Hkv, Dk] and v [T, Hkv, Dv] for one layer, or layers.0.q, layers.0.k \
-            and so on for several; f32, bf16 or f16. Its metadata may give model, layers, query_heads, kv_heads, scale, \
+            and so on for several; f32, bf16 or f16. All layers of the model come in one file: a token is committed with all \
+            its layers. Its metadata may give model, layers, query_heads, kv_heads, scale, \
             softcap, prefill_tokens, position and sequence; options win over it. A model that is not known is registered \
             from the file; a known one must match.
 
             The first --prefill tokens go in chunks, the rest one at a time, as a decoder would. The answer is o [T, Hq, \
-            Dv] and lse [T, Hq], or layers.0.o and so on, float32. The sequence is committed as far as all layers of the \
-            model have come.
+            Dv] and lse [T, Hq], or layers.0.o and so on, float32. With --continue, after a command that was interrupted, only \
+            the tokens that are not committed yet are sent and answered; the output's metadata has the first one's number.
 
             With --retry-for the command waits while a daemon is restarted, learns how far every rank has come, and goes \
             on from there; the answer is the same to the bit. Each time it says so on standard error. A request to a \
@@ -24,6 +25,7 @@ struct Submit: AsyncParsableCommand {
             EXAMPLE
               dcpctl submit prompt.safetensors --sequence chat-1 --output o.safetensors
               dcpctl submit prompt.safetensors --sequence chat-1 --output o.safetensors --retry-for 1m
+              dcpctl submit prompt.safetensors --sequence chat-1 --continue
               dcpctl submit trace.safetensors --local 4 --expect expected.safetensors
             """)
 
@@ -52,8 +54,13 @@ struct Submit: AsyncParsableCommand {
     @Option(help: "How many layers a new model has. Default: as many as the file.")
     var layers: Int?
 
-    @Option(help: "Where the tokens begin. Default: where the sequence ends.")
+    @Option(help: "Where the tokens begin. Default: where the sequence ends; with --continue, 0.")
     var position: Int?
+
+    @Flag(
+        name: .customLong("continue"),
+        help: "Go on where the sequence stands in the file, after comparing what is stored with it.")
+    var continues = false
 
     @Option(
         help: ArgumentHelp("How many tokens go in chunks; the rest one at a time. Default: all.", valueName: "tokens"))
@@ -114,6 +121,7 @@ struct Submit: AsyncParsableCommand {
         options.layer = layer
         options.layers = layers
         options.position = position
+        options.continues = continues
         options.prefill = prefill
         options.chunk = chunk
         options.scale = scale
@@ -162,8 +170,8 @@ struct Submit: AsyncParsableCommand {
             if !report.missingLayers.isEmpty {
                 let missing = report.missingLayers.map(String.init).joined(separator: ", ")
                 printMessage(
-                    "the file lacks layers \(missing) of model `\(report.model)`: sequence `\(report.sequence)` is committed up "
-                        + "to \(report.committedLength), and further when these have come")
+                    "the file lacks layers \(missing) of model `\(report.model)`: nothing of it is committed, and the next client of "
+                        + "sequence `\(report.sequence)` takes it back")
             }
             if let failure = report.ranksFailure {
                 printMessage("everything is committed; what each rank holds could not be asked: \(failure)")

@@ -76,11 +76,11 @@ extension Integration {
                 #expect(status.data.contains("No new tokens: The disk of the store of rank 1"), "\(status.data)")
                 // Space makes the same commit succeed, and then all ranks take tokens again.
                 try await client.closeSequence("filler")
+                // `submit` has claimed the sequence meanwhile.
+                #expect(try await client.resume(sequence).layerLengths == [next])
                 try await client.commit(sequence, next)
                 #expect(try await client.status(of: sequence).committedLength == next)
                 _ = try await client.statuses { $0.allSatisfy(\.room.refusal.isEmpty) }
-                // `submit` has used the sequence meanwhile: steps are refused until this client resumes it.
-                #expect(try await client.resume(sequence).layerLengths == [next])
                 let answer = Answer(try await client.step(trace, next..<next + 1, on: sequence))
                 trace.check(answer, next..<next + 1, "with room again")
             }

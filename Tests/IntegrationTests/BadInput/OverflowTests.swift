@@ -11,10 +11,11 @@ extension Integration {
         private func verdicts(
             _ trace: Trace, _ range: Range<Int>, on sequence: SequenceHandle, _ cluster: TestCluster
         ) async throws -> [Message?] {
-            let steps = RawSteps(topology: try await cluster.withClient { try await $0.readyTopology() })
+            let topology = try await cluster.withClient { try await $0.readyTopology() }
             let endpoints = cluster.local.rankEndpoints
             return try await onOwnThread {
-                try endpoints.enumerated().map { rank, endpoint in
+                let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
+                return try endpoints.enumerated().map { rank, endpoint in
                     let connection = try RawConnection.client(endpoint)
                     let message = steps.message(trace, range, to: RankIndex(UInt16(rank)), on: sequence)
                     try connection.send(message, epoch: steps.topology.epoch, tag: steps.tag(1))

@@ -50,27 +50,69 @@ extension Integration {
             }
         }
 
-        @Test("one layer at a time: committed is what both layers have reached")
+        @Test("a file with some of a model's layers is answered, and nothing of it is committed or stays")
         func layers() async throws {
             let trace = Trace(try shape(layers: 2, 4, 2, 16, 8, .bfloat16), tokens: 30, salt: 801)
             try await ClusterSetup(ranks: 2).run { cluster in
-                func submit(_ layer: Int, _ range: Range<Int>) async throws -> Int? {
-                    let file = cluster.directory.path("layer.safetensors")
-                    let output = cluster.directory.path("o.safetensors")
-                    try trace.write(range, layer: layer, to: file)
+                let file = cluster.directory.path("layer.safetensors")
+                let output = cluster.directory.path("o.safetensors")
+                for layer in 0..<2 {
+                    // The same position each time: the next client does not find what the one before has left.
+                    try trace.write(0..<20, layer: layer, to: file)
                     let outcome = try await cluster.tool.run(
                         "submit", file, "--sequence", "s", "--model", "m", "--layer", "\(layer)", "--layers", "2",
-                        "--kv-dtype", "bf16", "--output", output, "--json")
-                    #expect(outcome.status == 0, "\(outcome.messages)")
-                    trace.check(try Answer(file: output), layer: layer, range, "layer \(layer)")
-                    return try outcome.object()["committed_length"] as? Int
+                        "--kv-dtype", "bf16", "--output", output, "--json", "--position", "0")
+                    #expect(outcome.status == 0 && outcome.messages.contains("lacks layers \(1 - layer)"))
+                    trace.check(try Answer(file: output), layer: layer, 0..<20, "layer \(layer)")
+                    #expect(try outcome.object()["committed_length"] as? Int == 0)
                 }
-                #expect(try await submit(0, 0..<20) == 0)
-                let show = try await cluster.tool.run("sequence", "show", "s", "--json").object()
-                #expect(show["layer_lengths"] as? [Int] == [20, 0] && show["committed_length"] as? Int == 0)
-                #expect(try await submit(1, 0..<12) == 12)
-                #expect(try await submit(1, 12..<30) == 20)
-                #expect(try await submit(0, 20..<30) == 30)
+                let whole = cluster.directory.path("whole.safetensors")
+                try trace.write(layer: nil, to: whole)
+                let outcome = try await cluster.tool.run(
+                    "submit", whole, "--sequence", "s", "--model", "m", "--position", "0", "--json")
+                #expect(try outcome.object()["committed_length"] as? Int == 30, "\(outcome.messages)")
+            }
+        }
+
+        @Test(
+            "--continue goes on where the sequence stands in the file, and not in another file", arguments: [nil, 20])
+        func continues(position: Int?) async throws {
+            let trace = Trace(try shape(layers: 2, 4, 2, 16, 8, .bfloat16), tokens: 80, salt: 803)
+            let first = position ?? 0
+            try await ClusterSetup(ranks: 2).run { cluster in
+                func path(_ name: String) -> String { cluster.directory.path("\(name).safetensors") }
+                let (whole, other, output) = (path("whole"), path("other"), path("o"))
+                try trace.write(
+                    first..<80, layer: nil, to: whole, metadata: position.map { ["position": "\($0)"] } ?? [:])
+                var changed = trace
+                // In the last layer, at a position that is stored.
+                changed.layers[1].values[(40 * 2 + 1) * 8 + 3] += 0.5
+                try changed.write(first..<80, layer: nil, to: other)
+                let submit = [
+                    "submit", "--sequence", "s", "--model", "m", "--kv-dtype", "bf16", "--continue", "--json",
+                ]
+                // What a command has left that was interrupted: tokens up to 50 are committed, some layers have more.
+                try await cluster.withClient { client in
+                    let sequence = try await client.open(trace, "s", model: "m")
+                    _ = try await client.play(trace, Cuts([0, 20, 50]), on: sequence)
+                    _ = try await client.step(trace, 50..<60, on: sequence)
+                }
+                try await cluster.tool.fails(
+                    65, saying: ["layer 1", "not the beginning"], submit + [other, "--position", "\(first)"])
+                try await cluster.tool.fails(
+                    65, saying: ["50 committed tokens", "51..<\(131 - first)"], submit + [whole, "--position", "51"])
+                let outcome = try await cluster.tool.run(submit + [whole, "--output", output])
+                #expect(outcome.status == 0, "\(outcome.messages)")
+                let report = try outcome.object()
+                #expect(report["kept_tokens"] as? Int == 50 - first && report["committed_length"] as? Int == 80)
+                for layer in 0..<2 {
+                    trace.check(
+                        try Answer(file: output, prefix: "layers.\(layer)."), layer: layer, 50..<80, "layer \(layer)")
+                }
+                #expect(try SafetensorsFile.open(output).metadata["first_token"] == "\(50 - first)")
+                // Once more, there is nothing left to do.
+                let again = try await cluster.tool.run(submit + [whole])
+                #expect(try again.object()["kept_tokens"] as? Int == 80 - first, "\(again.messages)")
             }
         }
 

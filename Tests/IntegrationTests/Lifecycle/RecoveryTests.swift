@@ -28,6 +28,7 @@ extension Integration {
                     #expect(try await client.openSequence("s", model: "m") == sequence)
                     let other = try await client.openSequence("t", model: "n")
                     _ = try await client.topology()
+                    #expect(try await client.resume(sequence).length == 30)
                     answer.append(try await client.step(trace, 30..<60, on: sequence))
                     trace.check(answer, 0..<60, "with a coordinator that was stopped in between")
                     let second = Answer(try await client.step(trace, 0..<60, on: other))
@@ -86,6 +87,7 @@ extension Integration {
             bad.layers[0].values[bad.layers[0].values.count - 1] = 1e6
             try await ClusterSetup(ranks: 2, rankArguments: ["--uncommitted-limit", "1"]).run { [bad] cluster in
                 try await cluster.withClient { client in
+                    await client.sendUnchecked()
                     let sequence = try await client.open(trace, "s")
                     // More than the places for steps, of which there are 1,024, and many times the bytes.
                     for (range, count) in [(499..<500, 1100), (100..<500, 20)] {

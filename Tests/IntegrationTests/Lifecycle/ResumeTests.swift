@@ -18,6 +18,7 @@ extension Integration {
             let trace = Trace(try shape(8, 4, 16, 16, .float16), tokens: 120, salt: 950)
             try await setup.run { cluster in
                 try await cluster.withClient { client in
+                    await client.sendUnchecked()
                     let sequence = try await client.open(trace, "s", model: "m")
                     var answer = Answer()
                     for position in stride(from: 0, to: 120, by: 3) {
