@@ -29,10 +29,12 @@ extension Cluster {
     private func claim(of sequence: SequenceID, in epoch: Epoch) async throws(ServiceError) -> Claim {
         guard let known = claims[sequence] else { return try await takeClaim(of: sequence) }
         guard known.claim.isOf(epoch), !known.isSpent else {
-            throw ServiceError(
+            let error = ServiceError(
                 .staleEpoch,
-                "\(known.claim) on \(sequence) is of before \(epoch), or before a request that was not answered; resume the "
-                    + "sequence.")
+                "\(known.claim) on \(sequence) is not of \(epoch), or a request with it was not answered; resume the sequence.")
+            // The claim may be the newer of the two: the coordinator, which gave it, is ahead of the topology that is known.
+            forgetTopology(after: error)
+            throw error
         }
         return known.claim
     }

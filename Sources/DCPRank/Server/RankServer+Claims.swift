@@ -21,6 +21,8 @@ extension RankServer {
             on: sequence,
             ServiceError(.claimed, "\(sequence) was claimed by another client while the step was in flight."))
         whenIdle(sequence) { [self] in
+            // Nothing of a sequence whose record is damaged is served to anybody.
+            guard cache.state(of: sequence) != nil else { return done(.success(())) }
             do throws(ServiceError) {
                 try cache.take(over: sequence, claim)
                 cursors.forget(sequence)
