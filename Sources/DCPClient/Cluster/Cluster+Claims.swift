@@ -31,7 +31,8 @@ extension Cluster {
         guard known.claim.isOf(epoch), !known.isSpent else {
             let error = ServiceError(
                 .staleEpoch,
-                "\(known.claim) on \(sequence) is not of \(epoch), or a request with it was not answered; resume the sequence.")
+                "\(known.claim) on \(sequence) is not of \(epoch), or a request with it was not answered; resume the sequence."
+            )
             // The claim may be the newer of the two: the coordinator, which gave it, is ahead of the topology that is known.
             forgetTopology(after: error)
             throw error

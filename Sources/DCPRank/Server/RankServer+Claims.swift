@@ -9,7 +9,8 @@ extension RankServer {
     /// Refuses what does not state the latest claim on its sequence; otherwise notes that its client is there.
     func checkClaim(_ claim: Claim, on sequence: SequenceID, from link: Link) throws(ServiceError) {
         guard let state = cache.state(of: sequence) else { throw unknown(sequence) }
-        try owners.check(claim, on: sequence, stored: state.claim, in: coordinator.epoch)
+        let epoch = configuration.broken == .epoch ? Epoch(claim.value >> 32) : coordinator.epoch
+        try owners.check(claim, on: sequence, stored: state.claim, in: epoch)
         guard let connection = incoming[ObjectIdentifier(link)]?.ordinal else { return }
         owners.use(sequence, over: connection)
     }
