@@ -110,9 +110,11 @@ struct Driver {
 
     /// A client's request for a claim.
     @discardableResult
-    mutating func sendClaim(_ name: String, held: Claim = .none) -> [CoordinatorMachine.Action] {
+    mutating func sendClaim(
+        _ name: String, held: Claim = .none, client: ClientID = ClientID(1)
+    ) -> [CoordinatorMachine.Action] {
         let id = machine.state.sequences.values.first { $0.record.name == name }?.record.id ?? SequenceID(0)
-        return send(.claim(id, held: held))
+        return send(.claim(id, held: held), client: client)
     }
 
     /// The claim that a client is answered when all ranks have been told.
@@ -129,11 +131,13 @@ struct Driver {
 
     /// A client's request as it is.
     @discardableResult
-    mutating func send(_ request: DirectoryRequest) -> [CoordinatorMachine.Action] {
+    mutating func send(
+        _ request: DirectoryRequest, client: ClientID = ClientID(1)
+    ) -> [CoordinatorMachine.Action] {
         nextTag += 1
         return note(
             machine.directoryRequest(
-                request, link: Self.client, tag: Tag(client: ClientID(1), number: nextTag), now: now))
+                request, link: Self.client, tag: Tag(client: client, number: nextTag), now: now))
     }
 
     /// A client's request, carried through by all ranks.

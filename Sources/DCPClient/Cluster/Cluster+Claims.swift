@@ -7,6 +7,8 @@ struct HeldClaim {
     /// A request with it was not answered and may still come to the coordinator: the sequence is claimed anew before the
     /// next one.
     var isSpent = false
+    /// A later one was asked for and not answered: ranks may know of it.
+    var hasSuccessor = false
 }
 
 /// Who may change a sequence: this client, once it has claimed it, until another does.
@@ -56,6 +58,7 @@ extension Cluster {
         claiming[sequence] = task
         let result = await task.value
         claiming[sequence] = nil
+        if case .failure(let error) = result, error.isRetryable { claims[sequence]?.hasSuccessor = true }
         let claim = try result.get()
         claims[sequence] = HeldClaim(claim: claim)
         return claim
@@ -63,10 +66,11 @@ extension Cluster {
 
     /// Claims a sequence that this client had a claim on, unless another client has claimed it since.
     func keepClaim(on sequence: SequenceRecord) async throws(ServiceError) {
-        let held = claims[sequence.id]?.claim
-        // What the coordinator may have forgotten over a restart, ranks and their stores remember.
-        if let held { try await checkNotClaimed(sequence, since: held) }
-        try await takeClaim(of: sequence.id, held: held ?? .none)
+        let held = claims[sequence.id]
+        // What the coordinator may have forgotten over a restart, ranks and their stores remember. They do not tell a later
+        // claim of this client, whose answer was lost, from another's; the coordinator does.
+        if let held, !held.hasSuccessor { try await checkNotClaimed(sequence, since: held.claim) }
+        try await takeClaim(of: sequence.id, held: held?.claim ?? .none)
     }
 
     /// Asks the directory to change a sequence, with this client's claim or a new one.
@@ -99,6 +103,21 @@ extension Cluster {
         }
     }
 
+    /// What overruled a request may be a later claim of this very client, which has resumed the sequence meanwhile.
+    func explained(_ error: ServiceError, of requests: [Message]) -> ServiceError {
+        guard error.code == .claimed,
+            requests.contains(where: { message in
+                message.claims.contains { sequence, sent in
+                    let held = claims[sequence]
+                    return claiming[sequence] != nil || held?.hasSuccessor ?? false || held?.claim ?? .none > sent
+                }
+            })
+        else { return error }
+        return ServiceError(
+            .stepAborted, "This client has resumed the sequence since it sent the request; go on from there.",
+            rank: error.rank)
+    }
+
     /// - Throws: `.claimed` when ranks know of a later claim.
     private func checkNotClaimed(_ sequence: SequenceRecord, since held: Claim) async throws(ServiceError) {
         let statuses = try await rankStatuses(of: [sequence.id][...], in: readyTopology())[sequence.id] ?? []
@@ -107,5 +126,17 @@ extension Cluster {
             .claimed,
             "Sequence `\(sequence.name)` was claimed by another client (\(latest)) after \(held). One client at a time uses a "
                 + "sequence: resume it to take it over.")
+    }
+}
+
+extension Message {
+    /// The claims that a request states.
+    fileprivate var claims: [(sequence: SequenceID, claim: Claim)] {
+        switch self {
+        case .step(let step): step.entries.map { ($0.sequence, $0.claim) }
+        case .commit(let lengths): lengths.map { ($0.sequence, $0.claim) }
+        case .rewind(let length): [(length.sequence, length.claim)]
+        default: []
+        }
     }
 }

@@ -184,7 +184,7 @@ public actor Cluster {
             return try await EventLoopFuture.whenAllSucceed(futures, on: eventLoop).result()
         } catch {
             forgetTopology(after: error)
-            throw error
+            throw explained(error, of: requests.map(\.message))
         }
     }
 

@@ -19,6 +19,12 @@ struct Claims: Sendable {
 
     func latest(of sequence: SequenceID) -> Claim? { latest[sequence]?.claim }
 
+    /// Whether another client has claimed the sequence since; a claim of the same one, whose answer was lost, is none.
+    func isOverruled(_ held: Claim, of sequence: SequenceID, by client: ClientID) -> Bool {
+        guard let latest = latest[sequence] else { return false }
+        return latest.claim > held && latest.tag.client != client
+    }
+
     /// Whether the request for a claim was sent before the one that the latest was given for, and comes after it: over a
     /// connection that its client has given up. It would take the sequence away from its own sender.
     func isLate(_ tag: Tag, for sequence: SequenceID) -> Bool {
@@ -48,7 +54,9 @@ extension CoordinatorMachine {
             throw ServiceError(
                 .stepAborted, "\(requester.tag.client) has claimed \(id) with a later request; nothing was changed.")
         }
-        if held != .none, let latest = claims.latest(of: id), latest > held { throw claimedSince(held, entry) }
+        if held != .none, claims.isOverruled(held, of: id, by: requester.tag.client) {
+            throw claimedSince(held, entry)
+        }
         guard claims.underWay < Claims.underWayMax else {
             throw ServiceError(
                 .overloaded,

@@ -18,9 +18,10 @@ extension RankServer {
     /// A client takes a sequence over. Older claims are refused from now on; what they have begun ends first.
     func take(over sequence: SequenceID, _ claim: Claim, done: @escaping (Result<Void, ServiceError>) -> Void) {
         owners.claimed(sequence, claim, at: now)
+        // Retryable: it may be the same client that claims anew, and another finds out when it resumes.
         abortSteps(
             on: sequence,
-            ServiceError(.claimed, "\(sequence) was claimed by another client while the step was in flight."))
+            ServiceError(.stepAborted, "\(sequence) was claimed while the step was in flight; resume the sequence."))
         whenIdle(sequence) { [self] in
             // Nothing of a sequence whose record is damaged is served to anybody.
             guard cache.state(of: sequence) != nil else { return done(.success(())) }

@@ -194,6 +194,32 @@ extension Integration {
             }
         }
 
+        @Test(
+            "a client that overrules itself, by a resume beside a step, is told to go on and not that it was taken over"
+        )
+        func itself() async throws {
+            let trace = try Self.trace()
+            try await ClusterSetup(ranks: 2).run { cluster in
+                try await cluster.withClient { client in
+                    let sequence = try await client.open(trace, "s")
+                    _ = try await client.play(trace, Cuts([0, 10]), on: sequence)
+                    for round in 0..<20 {
+                        async let step: Void = {
+                            do throws(ServiceError) {
+                                _ = try await client.step(trace, 10..<60, on: sequence)
+                            } catch {
+                                #expect(
+                                    error.isRetryable || error.code == .positionMismatch, "round \(round): \(error)")
+                            }
+                        }()
+                        try await client.resume(sequence, atMost: 10)
+                        await step
+                        #expect(try await client.resume(sequence, atMost: 10).length == 10)
+                    }
+                }
+            }
+        }
+
         @Test("a commit that one rank has carried out and another has rewound is healed by the next resume")
         func halfCommitted() async throws {
             let trace = try Self.trace()
