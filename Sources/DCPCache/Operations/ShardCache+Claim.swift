@@ -17,6 +17,11 @@ extension ShardCache {
         sequence.core.withLock { $0.claim = max($0.claim, claim) }
     }
 
+    /// The latest claim that this rank has been told of; nil for a sequence that it does not serve.
+    public func claim(of id: SequenceID) -> Claim? {
+        sequenceCaches.withLock { $0[id] }.flatMap { $0.core.withLock { $0.isClosed ? nil : $0.claim } }
+    }
+
     /// Drops the uncommitted tokens of all layers from `length` (global) on.
     /// - Throws: as `rewind(sequence:layer:length:)`; a layer that ends before `length` is left as it is.
     public func rewind(sequence id: SequenceID, length: Int) throws(ServiceError) {

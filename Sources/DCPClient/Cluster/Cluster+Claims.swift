@@ -13,18 +13,11 @@ struct HeldClaim {
 
 /// Who may change a sequence: this client, once it has claimed it, until another does.
 extension Cluster {
-    /// Entries with this client's claims on their sequences. A sequence that it has not used yet is claimed first.
+    /// Entries or lengths with this client's claims on their sequences. A sequence that it has not used yet is claimed first.
     /// - Throws: `.staleEpoch` for one that it used in an older epoch: it has to be resumed.
-    func claimed(_ entries: [StepRequest.Entry], in epoch: Epoch) async throws(ServiceError) -> [StepRequest.Entry] {
-        var claimed = entries
-        for index in entries.indices { claimed[index].claim = try await claim(of: entries[index].sequence, in: epoch) }
-        return claimed
-    }
-
-    /// As `claimed` for entries.
-    func claimed(_ lengths: [SequenceLength], in epoch: Epoch) async throws(ServiceError) -> [SequenceLength] {
-        var claimed = lengths
-        for index in lengths.indices { claimed[index].claim = try await claim(of: lengths[index].sequence, in: epoch) }
+    func claimed<Part: ClaimStating>(_ parts: [Part], in epoch: Epoch) async throws(ServiceError) -> [Part] {
+        var claimed = parts
+        for index in parts.indices { claimed[index].claim = try await claim(of: parts[index].sequence, in: epoch) }
         return claimed
     }
 
@@ -65,12 +58,13 @@ extension Cluster {
     }
 
     /// Claims a sequence that this client had a claim on, unless another client has claimed it since.
-    func keepClaim(on sequence: SequenceRecord) async throws(ServiceError) {
+    @discardableResult
+    func keepClaim(on sequence: SequenceRecord) async throws(ServiceError) -> Claim {
         let held = claims[sequence.id]
         // What the coordinator may have forgotten over a restart, ranks and their stores remember. They do not tell a later
         // claim of this client, whose answer was lost, from another's; the coordinator does.
         if let held, !held.hasSuccessor { try await checkNotClaimed(sequence, since: held.claim) }
-        try await takeClaim(of: sequence.id, held: held?.claim ?? .none)
+        return try await takeClaim(of: sequence.id, held: held?.claim ?? .none)
     }
 
     /// Asks the directory to change a sequence, with this client's claim or a new one.
@@ -86,8 +80,7 @@ extension Cluster {
                 guard error.code == .staleEpoch else { throw error }
             }
         }
-        try await keepClaim(on: sequence)
-        return try await change(sequence, request(claims[sequence.id]!.claim))
+        return try await change(sequence, request(try await keepClaim(on: sequence)))
     }
 
     /// Without an answer the request may still come to the coordinator. The claim is spent with it: the next one fences the
@@ -107,9 +100,10 @@ extension Cluster {
     func explained(_ error: ServiceError, of requests: [Message]) -> ServiceError {
         guard error.code == .claimed,
             requests.contains(where: { message in
-                message.claims.contains { sequence, sent in
-                    let held = claims[sequence]
-                    return claiming[sequence] != nil || held?.hasSuccessor ?? false || held?.claim ?? .none > sent
+                message.claimStating.contains { part in
+                    let held = claims[part.sequence]
+                    return claiming[part.sequence] != nil || held?.hasSuccessor ?? false
+                        || held?.claim ?? .none > part.claim
                 }
             })
         else { return error }
@@ -129,13 +123,21 @@ extension Cluster {
     }
 }
 
+/// A part of a request that is about one sequence.
+protocol ClaimStating {
+    var sequence: SequenceID { get }
+    var claim: Claim { get set }
+}
+
+extension StepRequest.Entry: ClaimStating {}
+extension SequenceLength: ClaimStating {}
+
 extension Message {
-    /// The claims that a request states.
-    fileprivate var claims: [(sequence: SequenceID, claim: Claim)] {
+    fileprivate var claimStating: [any ClaimStating] {
         switch self {
-        case .step(let step): step.entries.map { ($0.sequence, $0.claim) }
-        case .commit(let lengths): lengths.map { ($0.sequence, $0.claim) }
-        case .rewind(let length): [(length.sequence, length.claim)]
+        case .step(let step): step.entries
+        case .commit(let lengths): lengths
+        case .rewind(let length): [length]
         default: []
         }
     }

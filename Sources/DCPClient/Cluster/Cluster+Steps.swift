@@ -13,8 +13,9 @@ extension Cluster {
     ///   - keys: `[tokens][Hkv][Dk]`
     ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`.
     ///   - queryMode: whether ranks gather the queries or are each sent all of them.
-    /// - Throws: `.invalidRequest` for a number beyond `InputLimits`; `.positionMismatch` with both numbers; a retryable error when the cluster cannot answer now. After any
-    ///   error call `resume` before going on.
+    /// - Throws: `.invalidRequest` for a number beyond `InputLimits`; `.positionMismatch` with both numbers; `.claimed` when
+    ///   another client has taken a sequence over; a retryable error when the cluster cannot answer now. After any error call
+    ///   `resume` before going on.
     public func step(
         layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, queries: TokenRows, keys: TokenRows,
         values: TokenRows, queryMode: StepRequest.QueryMode = .gather, wantsLSE: Bool = true

@@ -8,9 +8,9 @@ internal import NIOCore
 extension RankServer {
     /// Refuses what does not state the latest claim on its sequence; otherwise notes that its client is there.
     func checkClaim(_ claim: Claim, on sequence: SequenceID, from link: Link) throws(ServiceError) {
-        guard let state = cache.state(of: sequence) else { throw unknown(sequence) }
+        guard let stored = cache.claim(of: sequence) else { throw unknown(sequence) }
         let epoch = configuration.broken == .epoch ? Epoch(claim.value >> 32) : coordinator.epoch
-        try owners.check(claim, on: sequence, stored: state.claim, in: epoch)
+        try owners.check(claim, on: sequence, stored: stored, in: epoch)
         guard let connection = incoming[ObjectIdentifier(link)]?.ordinal else { return }
         owners.use(sequence, over: connection)
     }
@@ -24,7 +24,7 @@ extension RankServer {
             ServiceError(.stepAborted, "\(sequence) was claimed while the step was in flight; resume the sequence."))
         whenIdle(sequence) { [self] in
             // Nothing of a sequence whose record is damaged is served to anybody.
-            guard cache.state(of: sequence) != nil else { return done(.success(())) }
+            guard cache.claim(of: sequence) != nil else { return done(.success(())) }
             do throws(ServiceError) {
                 try cache.take(over: sequence, claim)
                 cursors.forget(sequence)
