@@ -61,6 +61,17 @@ public struct ModelShape: Hashable, Sendable {
         self.kvDataType = kvDataType
     }
 
+    /// The attention of a layer.
+    public func attention(ofLayer layer: Int) -> LayerAttention {
+        do throws(ServiceError) {
+            return try LayerAttention(
+                queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, values: .own(valueDim), scale: scale,
+                softcap: softcap)
+        } catch {
+            preconditionFailure("The limits of a model are those of its layers: \(error)")
+        }
+    }
+
     /// The factor a model uses unless it says otherwise: `1 / sqrt(Dk)`.
     public static func defaultScale(keyDim: Int) -> Float { 1 / Float(keyDim).squareRoot() }
 
