@@ -60,13 +60,15 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
     const int64_t stride = group->rows->value_dim;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
     const char *values = group->values + dim * (type == dcp_bf16 ? 4 : dcp_element_bytes(type));
-    dcp_sight sight = {group->tokens, 0};
+    dcp_sight sight = {group->tokens, group->tokens, 0};
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
-        const int64_t seen = group->seen[row + r];
-        sight.all = seen < sight.all ? seen : sight.all;
-        sight.most = seen > sight.most ? seen : sight.most;
+        const int64_t begin = group->begin[row + r], end = group->end[row + r], plain = group->plain[row + r];
+        sight.least = end > 0 && begin < sight.least ? begin : sight.least;
+        sight.all = plain < sight.all ? plain : sight.all;
+        sight.most = end > sight.most ? end : sight.most;
     }
+    sight.least -= sight.least % 2;
     dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
     DCP_UNROLL
@@ -88,7 +90,7 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
     dcp_end_asking(group, asking);
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
-        if (group->seen[row + r] == 0) continue;
+        if (group->end[row + r] == 0) continue;
         float *out = group->rows->output + (row + r) * stride + dim;
         const dcp_vec factor = vec_set1(group->factor[row + r]);
         DCP_UNROLL

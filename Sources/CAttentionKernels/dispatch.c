@@ -43,7 +43,7 @@ const dcp_kernel_table *dcp_kernels(int index) {
 }
 
 void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
-                      const void *keys, const void *values, const int32_t *visible, dcp_ahead ahead) {
+                      const void *keys, const void *values, dcp_token_ranges visible, dcp_ahead ahead) {
     switch (data_type) {
     case dcp_bf16: kernels->attend_bf16(rows, keys, values, visible, ahead); break;
     case dcp_f16: kernels->attend_f16(rows, keys, values, visible, ahead); break;

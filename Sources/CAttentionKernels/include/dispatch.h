@@ -24,7 +24,7 @@ const dcp_kernel_table *dcp_kernels(int index);
 
 // Takes one block into the rows' state with a table's kernel for a panel's element type (dcp_bf16, dcp_f16, dcp_f32).
 void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
-                      const void *keys, const void *values, const int32_t *visible, dcp_ahead ahead);
+                      const void *keys, const void *values, dcp_token_ranges visible, dcp_ahead ahead);
 
 // How many bytes before their use these rows' keys and values are best asked for (`ahead` of the kernels): near what a
 // first-level cache holds, and less where a loop over the panel is over before memory delivers the next one.

@@ -43,7 +43,6 @@ extension PanelLayout {
         at token: Int, isReadSoon: Bool = true, kernels: AttentionKernels = .chosen
     ) -> Bool {
         precondition(token >= 0 && token + rowTokens.count <= blockTokens)
-        precondition(max(keyDim, valueDim) <= ModelShape.headDims.upperBound)
         precondition(rowTokens.allSatisfy { Int($0) < rows.tokens })
         guard let sources = rowTokens.baseAddress else { return true }
         return withUnsafePointer(to: shape) { shape in

@@ -6,12 +6,13 @@ extension AttentionWork {
     func attend(piece index: Int) {
         let piece = split.pieces[index]
         withUnsafeTemporaryAllocation(of: KernelTile.self, capacity: piece.tiles.count) { tiles in
-            withUnsafeTemporaryAllocation(of: Int32.self, capacity: Int(dcp_attention_rows_max)) { visible in
-                guard let visible = visible.baseAddress else { return }
+            let rowsMax = Int(dcp_attention_rows_max)
+            withUnsafeTemporaryAllocation(of: Int32.self, capacity: 2 * rowsMax) { memory in
+                guard let memory = memory.baseAddress else { return }
                 for (place, tile) in piece.tiles.enumerated() {
                     tiles.initializeElement(at: place, to: kernelTile(tile, piece: index))
                 }
-                attend(piece, tiles, visible)
+                attend(piece, tiles, RowRanges(memory, rows: rowsMax))
             }
         }
     }
@@ -26,18 +27,21 @@ extension AttentionWork {
         var asksAhead: Bool
         /// How many bytes later.
         var aheadByteCount: Int
+        /// Key tokens that all rows see.
+        var shared: Range<Int>
         var index: Int
     }
 
     private func attend(
         _ piece: WorkSplit.Piece, _ tiles: UnsafeMutableBufferPointer<KernelTile>,
-        _ visible: UnsafeMutablePointer<Int32>
+        _ ranges: RowRanges
     ) {
         let blockTokens = blocks.layout.blockTokens, headByteCount = blocks.layout.headByteCount
         let dataType = Int32(blocks.layout.dataType.rawValue)
         // K and V of the piece's KV heads lie beside each other in a block.
         let start = tiles[0].keyOffset, end = tiles[tiles.count - 1].keyOffset + headByteCount
-        var visibleTokens = 0
+        /// How many of a block's first tokens all rows see, by `ranges`; 0 when they differ.
+        var sharedTokens = 0
         let carried = carriedStates(of: piece.tiles)
         var token = piece.keys.lowerBound
         while token < piece.keys.upperBound {
@@ -48,14 +52,19 @@ extension AttentionWork {
             if let carried, carried.count(tokens) {
                 for place in tiles.indices { carried.carry(&tiles[place].rows, tile: place) }
             }
-            if !causal, tokens != visibleTokens {
-                visible.update(repeating: Int32(tokens), count: Int(dcp_attention_rows_max))
-                visibleTokens = tokens
-            }
             for place in tiles.indices {
                 let tile = UnsafePointer(tiles.baseAddress! + place)
-                if causal, !setVisible(visible, of: split.tiles[tile.pointee.index], first: token, count: tokens) {
-                    continue
+                if tile.pointee.shared.lowerBound <= token, token + tokens <= tile.pointee.shared.upperBound {
+                    if sharedTokens != tokens {
+                        ranges.first.update(repeating: 0, count: Int(dcp_attention_rows_max))
+                        ranges.end.update(repeating: Int32(tokens), count: Int(dcp_attention_rows_max))
+                        sharedTokens = tokens
+                    }
+                } else {
+                    sharedTokens = 0
+                    guard setVisible(ranges, of: split.tiles[tile.pointee.index], in: token..<token + tokens) else {
+                        continue
+                    }
                 }
                 var ahead = dcp_ahead()
                 if tile.pointee.asksAhead {
@@ -76,7 +85,7 @@ extension AttentionWork {
                 }
                 dcp_attend_block(
                     kernels.table, dataType, &tiles[place].rows, payload + tile.pointee.keyOffset,
-                    payload + tile.pointee.valueOffset, visible, ahead)
+                    payload + tile.pointee.valueOffset, ranges.ranges, ahead)
             }
             token = next
         }
@@ -97,7 +106,7 @@ extension AttentionWork {
             rows: rows, keyOffset: blocks.layout.keyPanelOffset(ofHead: kvHead),
             valueOffset: blocks.layout.valuePanelOffset(ofHead: kvHead),
             asksAhead: index == first || split.tiles[index - 1].kvHead != kvHead,
-            aheadByteCount: Int(ahead), index: index)
+            aheadByteCount: Int(ahead), shared: split.tiles[index].shared, index: index)
     }
 
     func kernelRows(ofTile index: Int, piece: Int) -> dcp_attention_rows {
@@ -105,9 +114,9 @@ extension AttentionWork {
         let state = state(ofTile: index, piece: piece)
         let terms = tileQueries.terms(ofTile: index)
         return dcp_attention_rows(
-            rows: Int32(tile.rows), key_dim: Int32(model.keyDim), value_dim: Int32(model.valueDim),
+            rows: Int32(tile.rows), key_dim: Int32(attention.keyDim), value_dim: Int32(attention.valueDim),
             block_tokens: Int32(blocks.layout.blockTokens), terms: terms?.count ?? 0,
-            scale: model.scale, soft_cap: model.softcap ?? 0, light_share: lightShare,
+            scale: attention.scale, soft_cap: attention.softcap ?? 0, light_share: lightShare,
             queries: tileQueries.floats(ofTile: index), query_terms: terms?.0, maximum: state.maximum, sum: state.sum,
             output: state.output)
     }

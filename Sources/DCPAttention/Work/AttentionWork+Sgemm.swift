@@ -17,16 +17,17 @@ extension AttentionWork {
         let state = state(ofTile: index, piece: piece)
         var rows = kernelRows(ofTile: index, piece: piece)
         let carried = carriedStates(of: index..<index + 1)
-        let scratch = TileScratch(rows: tile.rows, tokens: Self.tileTokens, model: model)
+        let scratch = TileScratch(rows: tile.rows, tokens: Self.tileTokens, layout: blocks.layout)
         for first in stride(from: keyTokens.lowerBound, to: keyTokens.upperBound, by: Self.tileTokens) {
             let keys = first..<min(first + Self.tileTokens, keyTokens.upperBound)
             let segments = blocks.segments(of: keys)
             if let carried, carried.count(keys.count) { carried.carry(&rows, tile: 0) }
-            guard setVisible(scratch.visible, of: tile, first: first, count: keys.count) else { continue }
+            guard setVisible(scratch.ranges, of: tile, in: keys) else { continue }
             score(segments, count: keys.count, of: tile, queries: queries, with: scratch)
             dcp_softmax_tile(
-                Int64(tile.rows), Int64(keys.count), scratch.scores, Int64(Self.tileTokens), scratch.visible,
-                model.scale, model.softcap ?? 0, state.maximum, state.sum, state.output, Int64(model.valueDim))
+                Int64(tile.rows), Int64(keys.count), scratch.scores, Int64(Self.tileTokens), scratch.ranges.ranges,
+                attention.scale, attention.softcap ?? 0, state.maximum, state.sum, state.output,
+                Int64(attention.valueDim))
             addValues(segments, count: keys.count, of: tile, with: scratch, into: state)
         }
         carried?.settle(&rows, tile: 0)
@@ -35,7 +36,7 @@ extension AttentionWork {
     private var panelShape: dcp_panel_shape {
         dcp_panel_shape(
             data_type: Int32(blocks.layout.dataType.rawValue), kv_heads: Int32(blocks.layout.kvHeads),
-            key_dim: Int32(model.keyDim), value_dim: Int32(model.valueDim),
+            key_dim: Int32(attention.keyDim), value_dim: Int32(attention.valueDim),
             block_tokens: Int32(blocks.layout.blockTokens))
     }
 
@@ -47,7 +48,7 @@ extension AttentionWork {
         func product(_ keys: UnsafePointer<Float>, stride: Int, count: Int, column: Int) {
             cblas_sgemm(
                 Int32(dcpBlasRowMajor), Int32(dcpBlasNoTrans), Int32(dcpBlasNoTrans), Int32(tile.rows), Int32(count),
-                Int32(model.keyDim), 1, queries, Int32(model.keyDim), keys, Int32(stride), 0,
+                Int32(attention.keyDim), 1, queries, Int32(attention.keyDim), keys, Int32(stride), 0,
                 scratch.scores + column, Int32(Self.tileTokens))
         }
         let layout = blocks.layout
@@ -74,7 +75,7 @@ extension AttentionWork {
         _ segments: [KVBlocks.Segment], count: Int, of tile: WorkSplit.Tile, with scratch: TileScratch,
         into state: State
     ) {
-        let dim = model.valueDim
+        let dim = attention.valueDim
         func product(_ values: UnsafePointer<Float>, count: Int, column: Int) {
             cblas_sgemm(
                 Int32(dcpBlasRowMajor), Int32(dcpBlasNoTrans), Int32(dcpBlasNoTrans), Int32(tile.rows), Int32(dim),

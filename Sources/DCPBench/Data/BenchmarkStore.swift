@@ -48,7 +48,7 @@ final class BenchmarkStore {
     /// Bytes of K and V of so many of this rank's tokens in one layer.
     func byteCount(localTokens: Int) -> Int { localTokens * layout.rowByteCount }
 
-    var layout: PanelLayout { PanelLayout(model, in: cache.cluster) }
+    var layout: PanelLayout { PanelLayout(model.attention(ofLayer: 0), model.kvDataType, in: cache.cluster) }
 
     /// What a store of so many tokens takes on disk, roughly and not too little.
     static func diskByteCount(_ model: ModelShape, tokens: Int) -> Int {

@@ -62,9 +62,9 @@ struct AccuracyCheck {
     static func row(
         _ head: Int, _ token: Int, _ model: ModelShape, query: [Float], keys: [Float], values: [Float], seen: Int
     ) throws(ServiceError) -> Row {
-        let single = try ModelShape(
-            layers: 1, queryHeads: 1, kvHeads: 1, keyDim: model.keyDim, valueDim: model.valueDim, scale: model.scale,
-            softcap: model.softcap, kvDataType: model.kvDataType)
+        let single = try LayerAttention(
+            queryHeads: 1, kvHeads: 1, keyDim: model.keyDim, values: .own(model.valueDim), scale: model.scale,
+            softcap: model.softcap)
         let all = keys.count == seen * model.keyDim
         let result = ReferenceAttention(single).attend(
             queries: query, keys: all ? keys : Array(keys[..<(seen * model.keyDim)]),

@@ -20,9 +20,12 @@ struct Work: Sendable {
 
     var job: AttentionJob {
         let work = AttentionWork(
-            model: model,
+            attention: model.attention(ofLayer: 0),
             partition: HeadPartition(queryHeads: model.queryHeads, kvHeads: model.kvHeads, contextRanks: 1),
-            heads: 0..<model.queryHeads, queries: queries, tokens: 0..<queries.tokens, over: blocks, causal: causal)
+            heads: 0..<model.queryHeads, queries: queries, tokens: 0..<queries.tokens,
+            visible: causal
+                ? .new(.all, at: 0..<queries.tokens) : .all(count: queries.tokens, of: blocks.tokens),
+            over: blocks)
         return AttentionJob(
             works: [work], rows: model.queryHeads * queries.tokens, valueDim: model.valueDim, owners: [owner])
     }

@@ -123,10 +123,11 @@ public struct OpenBenchmark: Sendable {
     ) -> [Figure] {
         let open = Samples(timings.map { $0.open * 1e3 })
         let held = Double(shape.layout.localLength(ofRank: 0, length: context))
+        let layout = PanelLayout(model.attention(ofLayer: 0), model.kvDataType, in: shape)
         return [
             Figure("open, nothing in memory", open, unit: "ms"),
             Figure("read from the disk", Samples(timings.map { Double($0.readByteCount) / 1048576 }), unit: "MiB").of(
-                "K and V", Samples([held * Double(PanelLayout(model, in: shape).rowByteCount) / 1048576])),
+                "K and V", Samples([held * Double(layout.rowByteCount) / 1048576])),
             Figure("start to ready", Samples(timings.map { $0.start * 1e3 }), unit: "ms").under("open", open),
         ]
     }

@@ -13,7 +13,7 @@ final class ModelEntry: Sendable {
         self.id = id
         self.name = name
         self.shape = shape
-        panels = PanelLayout(shape, in: cluster)
+        panels = PanelLayout(shape.attention(ofLayer: 0), shape.kvDataType, in: cluster)
     }
 }
 

@@ -95,9 +95,10 @@ final class StepWork: Sendable {
                 try queries.set(
                     heads: plan.ownHeads, dataType: request.queryDataType, rows: bytes, limits: limits)
             }
+            let attention = plan.shape.attention(ofLayer: layer)
             let layout = PanelLayout(
-                dataType: plan.shape.kvDataType, kvHeads: plan.partition.kvHeads, keyDim: plan.shape.keyDim,
-                valueDim: plan.shape.valueDim, blockTokens: Self.newTokenBlockTokens)
+                attention, plan.shape.kvDataType, kvHeads: plan.partition.kvHeads,
+                blockTokens: Self.newTokenBlockTokens)
             var panels: [NewTokenPanels] = []
             try withRows { (rows) throws(ServiceError) in
                 for (_, tokens) in entryTokens {
@@ -105,9 +106,11 @@ final class StepWork: Sendable {
                 }
             }
             let works = zip(entryTokens, panels).map { item, panels in
-                AttentionWork(
-                    model: plan.shape, partition: plan.partition, heads: plan.ownHeads, queries: queries,
-                    tokens: item.1, over: panels.blocks, causal: true)
+                let position = item.0.position
+                return AttentionWork(
+                    attention: attention, partition: plan.partition, heads: plan.ownHeads, queries: queries,
+                    tokens: item.1, visible: .new(attention.visibility, at: position..<position + item.1.count),
+                    over: panels.blocks)
             }
             return job(works, heads: plan.ownHeads.count, owners: panels)
         }
@@ -133,9 +136,9 @@ final class StepWork: Sendable {
             }
             let works = zip(entryTokens, readers).map { item, reader in
                 AttentionWork(
-                    model: plan.shape, partition: plan.partition, heads: allHeads, queries: queries, tokens: item.1,
-                    over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true),
-                    causal: false)
+                    attention: plan.shape.attention(ofLayer: layer), partition: plan.partition, heads: allHeads,
+                    queries: queries, tokens: item.1, visible: .all(count: item.1.count, of: reader.tokens),
+                    over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true))
             }
             return job(works, heads: allHeads.count, owners: readers)
         }

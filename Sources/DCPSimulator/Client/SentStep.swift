@@ -29,7 +29,7 @@ struct SentStep {
         self.cluster = cluster
         self.model = shape
         tokens = entries.reduce(0) { $0 + $1.count }
-        let reference = ReferenceAttention(shape)
+        let reference = ReferenceAttention(shape.attention(ofLayer: layer))
         var joined = ReferenceAttention.Result(outputs: [], lse: [])
         var queries: [Float] = []
         var keys: [Float] = []

@@ -60,7 +60,7 @@ struct Trace: Sendable {
                 Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim]), to: wireType)
         }
         let seen = 0..<range.upperBound
-        return ReferenceAttention(shape).attend(
+        return ReferenceAttention(shape.attention(ofLayer: layer)).attend(
             queries: some(layers[layer].queries, shape.queryHeads, shape.keyDim, range),
             keys: Rounding.rounded(
                 some(layers[layer].keys, shape.kvHeads, shape.keyDim, seen), to: shape.kvDataType),

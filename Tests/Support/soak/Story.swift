@@ -104,7 +104,7 @@ struct Story: Sendable {
             Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim])
         }
         let seen = 0..<range.upperBound
-        return ReferenceAttention(shape).attend(
+        return ReferenceAttention(shape.attention(ofLayer: layer)).attend(
             queries: some(queries[layer], shape.queryHeads, shape.keyDim, range),
             keys: Rounding.rounded(some(keys[layer], shape.kvHeads, shape.keyDim, seen), to: shape.kvDataType),
             values: Rounding.rounded(some(values[layer], shape.kvHeads, shape.valueDim, seen), to: shape.kvDataType),
