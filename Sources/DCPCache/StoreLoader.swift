@@ -77,12 +77,12 @@ struct StoreLoader {
             }
             let id = ModelID(RecordReader.key(key, at: 0))
             guard let record = ModelRecord(id, value),
-                record.fingerprint == LayoutFingerprint(record.shape, in: cluster).value
+                record.fingerprint == LayoutFingerprint(record.description, in: cluster).value
             else {
                 failure = damaged("The record of \(id)")
                 return false
             }
-            models[id] = ModelEntry(id: id, name: record.name, shape: record.shape, cluster: cluster)
+            models[id] = ModelEntry(id: id, name: record.name, description: record.description, cluster: cluster)
             return true
         }
         if let failure { throw failure }
@@ -128,7 +128,9 @@ struct StoreLoader {
                 Self.append(key, pages: (15 + value.count) / pageByteCount + 1, to: &orphans)
                 return true
             }
-            let byteCount = model.blockByteCount(pageByteCount: pageByteCount)
+            // No layer of the model's: nobody reads it, `verify` tells.
+            guard key.layer < model.layers else { return true }
+            let byteCount = model.blockByteCount(layer: key.layer, pageByteCount: pageByteCount)
             found[key.writer, default: [:]][key.layer, default: []].append(
                 (key.index, BlockAddress(value, byteCount: byteCount)))
             return true
@@ -157,7 +159,7 @@ struct StoreLoader {
         guard let model = models[record.model] else { throw damaged("The record of \(id)") }
         var missing: (layer: Int, block: Int)?
         var layers: [LayerState] = []
-        for layer in 0..<model.shape.layers {
+        for layer in 0..<model.layers {
             let addresses = addresses(of: record.lineage, layer: layer)
             if addresses.count < record.lineage.sealedBlocks, addresses.count < missing?.block ?? .max {
                 missing = (layer, addresses.count)

@@ -57,10 +57,7 @@ struct LargeNumberTests {
                     length: 70,
                     kernels: variant.kernels)
                 problem.scale = scale
-                let limits = InputLimits(
-                    try ModelShape(
-                        layers: 1, queryHeads: 2, kvHeads: 1, keyDim: keyDim, valueDim: 8, scale: scale, softcap: nil,
-                        kvDataType: variant.dataType))
+                let limits = InputLimits(try problem.attention(), kvDataType: variant.dataType)
                 var inputs = problem.inputs(salt: UInt64(keyDim))
                 let key = Rounding.rounded([limits.key], to: variant.dataType)[0]
                 for index in inputs.queries.indices {

@@ -1,17 +1,18 @@
 internal import DCPAttention
 internal import DCPCore
+internal import DCPTestKit
 
 /// Memory for the keys and values of some consecutive tokens, row-major as steps bring them.
 ///
 /// @unchecked Sendable: written by `fill` only, before it is read by others.
 final class KeyValueChunk: @unchecked Sendable {
     let tokens: Int
-    private let shape: ModelShape
+    private let shape: ModelDescription
     private let dataType: DataType
     private let keys: UnsafeMutableRawPointer
     private let values: UnsafeMutableRawPointer
 
-    init(_ shape: ModelShape, tokens: Int, dataType: DataType) {
+    init(_ shape: ModelDescription, tokens: Int, dataType: DataType) {
         self.tokens = tokens
         self.shape = shape
         self.dataType = dataType

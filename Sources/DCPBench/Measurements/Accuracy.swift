@@ -39,7 +39,7 @@ struct AccuracyCheck {
     ///
     /// Computes the first and the last query head of the first and the last KV head, for the first and the last token: a
     /// second or two at 128k tokens.
-    init(_ blocks: KVBlocks, queries: QueryRows, model: ModelShape, causal: Bool) throws(ServiceError) {
+    init(_ blocks: KVBlocks, queries: QueryRows, model: ModelDescription, causal: Bool) throws(ServiceError) {
         let shared = model.queryHeads / model.kvHeads
         var rows: [Row] = []
         for kvHead in Set([0, model.kvHeads - 1]).sorted() {
@@ -60,11 +60,11 @@ struct AccuracyCheck {
 
     /// One row from keys `[tokens][Dk]` and values `[tokens][Dv]` of its KV head.
     static func row(
-        _ head: Int, _ token: Int, _ model: ModelShape, query: [Float], keys: [Float], values: [Float], seen: Int
+        _ head: Int, _ token: Int, _ model: ModelDescription, query: [Float], keys: [Float], values: [Float], seen: Int
     ) throws(ServiceError) -> Row {
         let single = try LayerAttention(
-            queryHeads: 1, kvHeads: 1, keyDim: model.keyDim, values: .own(model.valueDim), scale: model.scale,
-            softcap: model.softcap)
+            queryHeads: 1, kvHeads: 1, keyDim: model.keyDim, values: .own(model.valueDim), scale: model[0].scale,
+            softcap: model[0].softcap)
         let all = keys.count == seen * model.keyDim
         let result = ReferenceAttention(single).attend(
             queries: query, keys: all ? keys : Array(keys[..<(seen * model.keyDim)]),

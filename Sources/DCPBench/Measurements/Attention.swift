@@ -1,10 +1,11 @@
 internal import DCPAttention
 internal import DCPCore
 internal import DCPRank
+internal import DCPTestKit
 
 /// One attention that is computed again and again.
 struct Work: Sendable {
-    let model: ModelShape
+    let model: ModelDescription
     let queries: QueryRows
     let blocks: KVBlocks
     let causal: Bool
@@ -20,7 +21,7 @@ struct Work: Sendable {
 
     var job: AttentionJob {
         let work = AttentionWork(
-            attention: model.attention(ofLayer: 0),
+            attention: model[0],
             partition: HeadPartition(queryHeads: model.queryHeads, kvHeads: model.kvHeads, contextRanks: 1),
             heads: 0..<model.queryHeads, queries: queries, tokens: 0..<queries.tokens,
             visible: causal

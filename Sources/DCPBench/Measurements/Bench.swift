@@ -24,7 +24,7 @@ public struct Bench: Sendable {
 
     /// Seeded queries of all heads, uniform in -3...3: with the keys' -1...1 and a scale of 1 / sqrt(Dk), scores have a
     /// standard deviation of one. Taken in as a rank takes what a client sends.
-    func queries(_ model: ModelShape, tokens: Int, _ kind: QueryKind) throws(ServiceError) -> QueryRows {
+    func queries(_ model: ModelDescription, tokens: Int, _ kind: QueryKind) throws(ServiceError) -> QueryRows {
         var random = SeededGenerator(seed: seed &+ 1)
         let heads = 0..<model.queryHeads
         let bytes = Rounding.bytes(
@@ -35,7 +35,9 @@ public struct Bench: Sendable {
         bytes.withUnsafeBytes {
             memory.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(memory), byteCount: $0.count)
         }
-        try queries.set(heads: heads, dataType: kind.dataType, rows: memory, limits: InputLimits(model))
+        try queries.set(
+            heads: heads, dataType: kind.dataType, rows: memory,
+            limits: InputLimits(model[0], kvDataType: model.kvDataType))
         return queries
     }
 }

@@ -2,6 +2,7 @@ internal import DCPAttention
 internal import DCPCache
 internal import DCPConsole
 public import DCPCore
+internal import DCPTestKit
 
 /// Attention over a context in the mapped pages of a real store: what `kernels decode` and `kernels prefill` measure.
 public struct KernelBenchmark: Sendable {
@@ -73,7 +74,7 @@ public struct KernelBenchmark: Sendable {
         return results
     }
 
-    private func fill(_ model: ModelShape, _ bench: Bench) throws -> BenchmarkStore {
+    private func fill(_ model: ModelDescription, _ bench: Bench) throws -> BenchmarkStore {
         let tokens = contexts.max() ?? 0
         let byteCount = BenchmarkStore.diskByteCount(model, tokens: tokens)
         try bench.directory.requireRoom(byteCount)
@@ -87,7 +88,7 @@ public struct KernelBenchmark: Sendable {
     }
 
     private func measure(
-        _ shape: AttentionShape, _ model: ModelShape, _ context: Int, _ store: BenchmarkStore, _ bench: Bench,
+        _ shape: AttentionShape, _ model: ModelDescription, _ context: Int, _ store: BenchmarkStore, _ bench: Bench,
         into results: inout [Finding]
     ) throws {
         let reader = try store.context(context)
@@ -115,7 +116,7 @@ public struct KernelBenchmark: Sendable {
     }
 
     private func measureNewTokens(
-        _ shape: AttentionShape, _ model: ModelShape, _ bench: Bench, into results: inout [Finding]
+        _ shape: AttentionShape, _ model: ModelDescription, _ bench: Bench, into results: inout [Finding]
     ) throws {
         let chunk = KeyValueChunk(model, tokens: count, dataType: model.kvDataType)
         chunk.fill(0..<count, RowPattern(seed: bench.seed, dataType: model.kvDataType))
@@ -144,7 +145,7 @@ public struct KernelBenchmark: Sendable {
     }
 
     private func parameters(
-        _ shape: AttentionShape, _ model: ModelShape, context: Int?, threads: Int
+        _ shape: AttentionShape, _ model: ModelDescription, context: Int?, threads: Int
     ) -> Parameters {
         Parameters(
             kind == .decode ? "decode" : "prefill", shape, model.kvDataType, context: context, count: count,

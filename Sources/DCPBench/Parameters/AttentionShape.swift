@@ -37,10 +37,10 @@ public struct AttentionShape: Hashable, Sendable, CustomStringConvertible {
 
     /// A model of this shape with one layer.
     /// - Throws: `.invalidModel` for numbers that no model may have.
-    public func model(_ dataType: DataType, layers: Int = 1) throws(ServiceError) -> ModelShape {
-        try ModelShape(
+    public func model(_ dataType: DataType, layers: Int = 1) throws(ServiceError) -> ModelDescription {
+        try ModelDescription(
             layers: layers, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim,
-            scale: ModelShape.defaultScale(keyDim: keyDim), softcap: nil, kvDataType: dataType)
+            scale: LayerAttention.defaultScale(keyDim: keyDim), softcap: nil, kvDataType: dataType)
     }
 
     public var description: String {

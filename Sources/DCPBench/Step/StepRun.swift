@@ -9,7 +9,7 @@ struct StepRun {
     private let cluster: Cluster
     let local: LocalCluster
     private let context: StepContext
-    private let model: ModelShape
+    private let model: ModelDescription
     private let count: Int
     private let queries: QueryRows
     private let queryDataType: DataType
@@ -17,7 +17,7 @@ struct StepRun {
     private let bench: Bench
 
     init(
-        _ cluster: Cluster, _ local: LocalCluster, _ context: StepContext, _ model: ModelShape, count: Int,
+        _ cluster: Cluster, _ local: LocalCluster, _ context: StepContext, _ model: ModelDescription, count: Int,
         queries kind: QueryKind, threads: Int, _ bench: Bench
     ) throws(ServiceError) {
         self.cluster = cluster

@@ -87,10 +87,10 @@ extension ShardCache {
 
     private func write(_ plan: CommitPlan, _ transaction: inout WriteTransaction) throws {
         let sequence = plan.sequence
-        let panels = sequence.model.panels
         let first = plan.sealed.lowerBound
-        let byteCount = sequence.model.blockByteCount(pageByteCount: environment.pageByteCount)
         for (layer, blocks) in plan.memory.enumerated() {
+            let panels = sequence.model.panels[layer]
+            let byteCount = sequence.model.blockByteCount(layer: layer, pageByteCount: environment.pageByteCount)
             for index in plan.sealed {
                 let key = BlockKey(model: sequence.model.id, writer: plan.lineage.writer, layer: layer, index: index)
                 let payload = UnsafeRawPointer(blocks[index - first].address)
@@ -118,13 +118,12 @@ extension ShardCache {
     func putRows(
         _ sequence: SequenceCache, _ tokens: Range<Int>, blocks: [MemoryBlock], _ transaction: inout WriteTransaction
     ) throws {
-        let panels = sequence.model.panels
-        let byteCount = TailRecord.byteCount(panels, layers: sequence.layers.count)
+        let layout = sequence.model.tail
         for token in tokens {
             let key = TailRecord.key(sequence.id, localIndex: token)
-            try transaction.reserve(tables.tail, key, byteCount: byteCount) {
+            try transaction.reserve(tables.tail, key, byteCount: layout.byteCount) {
                 TailRecord.write(
-                    key: key, payloads: blocks, token: token % panels.blockTokens, panels: panels, into: $0)
+                    key: key, payloads: blocks, token: token % blockTokens, layout: layout, into: $0)
             }
         }
     }
@@ -144,8 +143,9 @@ extension ShardCache {
             core.floor = plan.length
             core.lastChange = plan.change
         }
-        for _ in sequence.layers {
-            releaseUncommitted(sequence, from: localLength(plan.committed), to: localLength(plan.length))
+        for layer in sequence.layers.indices {
+            releaseUncommitted(
+                sequence, layer: layer, from: localLength(plan.committed), to: localLength(plan.length))
         }
         guard !plan.sealed.isEmpty else { return }
         do throws(StoreError) {
@@ -153,7 +153,12 @@ extension ShardCache {
             for (layer, addresses) in zip(sequence.layers, addresses) {
                 layer.state.withLock { state in
                     // Just written from what the checksum was made of: as good as checked.
-                    if state.verified == state.mapped.count { state.verified += addresses.count }
+                    let written = state.mapped.count..<state.mapped.count + addresses.count
+                    if state.verified.isEmpty {
+                        state.verified = written
+                    } else if state.verified.upperBound == written.lowerBound {
+                        state.verified = state.verified.lowerBound..<written.upperBound
+                    }
                     state.mapped += addresses
                     state.memory.removeFirst(addresses.count)
                 }
@@ -167,10 +172,10 @@ extension ShardCache {
 
     private func addresses(_ plan: CommitPlan) throws(StoreError) -> [[BlockAddress]] {
         let model = plan.sequence.model
-        let byteCount = model.blockByteCount(pageByteCount: environment.pageByteCount)
         let read = try environment.beginRead(isPrivileged: true)
         var all: [[BlockAddress]] = []
         for layer in plan.sequence.layers.indices {
+            let byteCount = model.blockByteCount(layer: layer, pageByteCount: environment.pageByteCount)
             var addresses: [BlockAddress] = []
             for index in plan.sealed {
                 let key = BlockKey(model: model.id, writer: plan.lineage.writer, layer: layer, index: index)

@@ -54,7 +54,7 @@ extension ShardCache {
             layer.state.withLock { state in
                 LayerState(
                     length: length, mapped: Array(state.mapped.prefix(shared)),
-                    memory: copies.isEmpty ? [] : [copies[index]], verified: min(state.verified, shared))
+                    memory: copies.isEmpty ? [] : [copies[index]], verified: state.verified.clamped(to: 0..<shared))
             }
         }
         let change = takeChange()

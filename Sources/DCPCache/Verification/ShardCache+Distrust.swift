@@ -59,8 +59,7 @@ extension ShardCache {
         guard open.contains(index) else { return false }
         let key = TailRecord.key(sequence.id, localIndex: index)
         guard let value = try transaction.get(tables.tail, key) else { return true }
-        return TailRecord.rows(
-            key: key, value, panels: sequence.model.panels, layers: sequence.layers.count) == nil
+        return TailRecord.rows(key: key, value, layout: sequence.model.tail) == nil
     }
 }
 

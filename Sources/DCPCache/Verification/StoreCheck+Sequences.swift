@@ -62,7 +62,7 @@ extension StoreCheck {
         }
         if !place.isBegun { try checkWriters(id, record, read, &found) }
         place.isBegun = true
-        while place.layer < model.shape.layers {
+        while place.layer < model.layers {
             for (writer, range) in record.lineage.ranges where range.upperBound > place.block {
                 guard
                     try checkBlocks(
@@ -101,7 +101,7 @@ extension StoreCheck {
     ) throws -> Bool {
         let layer = place.layer
         var known =
-            writers.removeValue(forKey: writer) ?? WriterCheck(next: Array(repeating: 0, count: model.shape.layers))
+            writers.removeValue(forKey: writer) ?? WriterCheck(next: Array(repeating: 0, count: model.layers))
         defer { writers[writer] = known }
         for index in blocks {
             if index >= known.next[layer] {
@@ -112,7 +112,7 @@ extension StoreCheck {
                 }
                 known.next[layer] = index + 1
                 progress.blocks += 1
-                progress.byteCount += model.panels.payloadByteCount
+                progress.byteCount += model.panels[layer].payloadByteCount
             }
             if let damage = known.damage[WriterCheck.Place(layer: layer, block: index)] {
                 let local = index * blockTokens
@@ -130,13 +130,13 @@ extension StoreCheck {
         of key: BlockKey, _ model: ModelEntry, _ read: borrowing ReadTransaction
     ) throws -> (StoreFinding.Kind, String)? {
         guard let value = try read.get(tables.blocks, key.bytes) else { return (.missingBlock, "is missing.") }
-        let byteCount = model.blockByteCount(pageByteCount: environment.pageByteCount)
+        let byteCount = model.blockByteCount(layer: key.layer, pageByteCount: environment.pageByteCount)
         guard value.count == byteCount else { return (.block, "has \(value.count) bytes, not \(byteCount).") }
         guard let address = BlockAddress(value, byteCount: byteCount) else {
             return (.block, "does not begin at a multiple of \(BlockRecord.payloadAlignment) bytes.")
         }
-        MappedPages.ask(for: address.payload, byteCount: model.panels.payloadByteCount)
-        return BlockRecord.damage(key, payload: address.payload, panels: model.panels).map { (.block, $0) }
+        MappedPages.ask(for: address.payload, byteCount: model.panels[key.layer].payloadByteCount)
+        return BlockRecord.damage(key, payload: address.payload, panels: model.panels[key.layer]).map { (.block, $0) }
     }
 
     // MARK: Rows
@@ -151,9 +151,9 @@ extension StoreCheck {
             let key = TailRecord.key(id, localIndex: index)
             let value = try read.get(tables.tail, key)
             progress.rows += 1
-            progress.byteCount += model.panels.rowByteCount * model.shape.layers
+            progress.byteCount += model.rowByteCount
             let isGood = value.map {
-                TailRecord.rows(key: key, $0, panels: model.panels, layers: model.shape.layers) != nil
+                TailRecord.rows(key: key, $0, layout: model.tail) != nil
             }
             if isGood == true { continue }
             let position = position(ofLocalIndex: index)

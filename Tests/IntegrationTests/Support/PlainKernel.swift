@@ -11,7 +11,7 @@ struct PlainKernel {
         self.trace = trace
         let shape = trace.shape
         layout = PanelLayout(
-            shape.attention(ofLayer: 0), shape.kvDataType, kvHeads: shape.kvHeads, blockTokens: blockTokens)
+            shape[0], shape.kvDataType, kvHeads: shape.kvHeads, blockTokens: blockTokens)
     }
 
     /// A step over some tokens of layer 0: the context, then the new tokens, then their merge.
@@ -48,7 +48,7 @@ struct PlainKernel {
             try values.withUnsafeBytes { values in
                 try NewTokenPanels(
                     layout: PanelLayout(
-                        shape.attention(ofLayer: 0), shape.kvDataType, kvHeads: shape.kvHeads, blockTokens: 64),
+                        shape[0], shape.kvDataType, kvHeads: shape.kvHeads, blockTokens: 64),
                     rows: KeyValueRows(
                         dataType: .float32, keys: keys.baseAddress!, values: values.baseAddress!,
                         tokens: range.count),
@@ -64,7 +64,7 @@ struct PlainKernel {
             part(trace.layers[0].queries, range, shape.queryHeads, shape.keyDim), tokens: range.count,
             heads: shape.queryHeads, dim: shape.keyDim)
         let work = AttentionWork(
-            attention: shape.attention(ofLayer: 0),
+            attention: shape[0],
             partition: HeadPartition(queryHeads: shape.queryHeads, kvHeads: shape.kvHeads, contextRanks: 1),
             heads: 0..<shape.queryHeads,
             queries: QueryRows(
