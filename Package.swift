@@ -152,7 +152,7 @@ let package = Package(
             ], path: "Tests/Support/soak"),
 
         tests("DCPCore"),
-        tests("DCPAttention"),
+        tests("DCPAttention", ["DCPClient"]),
         tests("DCPStore"),
         tests("DCPCache", ["DCPAttention", "DCPStore", "cache-crasher"]),
         tests("DCPCertificates", [x509, swiftASN1]),

@@ -44,6 +44,9 @@ typedef struct {
     uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens
     uint64_t heavy[dcp_attention_rows_max / dcp_tile_rows]; // a bit for each token with a second term in a row of the tile
 #endif
+    // What the loops over keys and over values take at a time.
+    int64_t term, end_term, key_dim, end_key_dim, value_dim, end_value_dim;
+    int begins_scores, ends_scores;
     uintptr_t ahead, ahead_due, ahead_end; // addresses: asked for, due by now, the end
     // Volatile so that a compiler does not keep them in registers that the loops need: they are read once a block.
     volatile uintptr_t then, then_end;

@@ -52,6 +52,35 @@
         }                                                                                                              \
     } while (0)
 
+// Keys and values of many dimensions do not fit the first-level cache beside what else a group's loops touch. So many rows
+// take some dimensions at a time, and find them there. It changes no sum's order.
+enum { dcp_wide_dim = 256, dcp_key_share = 144, dcp_value_share = 64 };
+
+DCP_INLINE void dcp_score_group(int type, dcp_group *group) {
+    const int64_t dim = group->rows->key_dim, terms = dcp_dot && type == dcp_bf16 ? group->rows->terms : 1;
+    const int is_wide = dim > dcp_wide_dim && group->rows->rows > dcp_tile_rows;
+    const int64_t share = is_wide ? dcp_key_share : dim, term_share = is_wide ? 1 : terms;
+    for (group->end_term = terms; group->end_term > 0; group->end_term = group->term) {
+        group->term = group->end_term - term_share;
+        for (group->key_dim = 0; group->key_dim < dim; group->key_dim = group->end_key_dim) {
+            group->end_key_dim = dcp_min(group->key_dim + share, dim);
+            group->begins_scores = group->key_dim == 0 && group->end_term == terms;
+            group->ends_scores = group->end_key_dim == dim && group->term == 0;
+            DCP_FOR_TILES(dcp_score_rows, type, group);
+        }
+    }
+}
+
+DCP_INLINE void dcp_value_group(int type, dcp_group *group) {
+    const int64_t dim = group->rows->value_dim;
+    const int is_wide = dim > dcp_wide_dim && group->rows->rows > dcp_tile_rows;
+    const int64_t share = is_wide ? dcp_value_share : dim;
+    for (group->value_dim = 0; group->value_dim < dim; group->value_dim = group->end_value_dim) {
+        group->end_value_dim = dcp_min(group->value_dim + share, dim);
+        DCP_FOR_TILES(dcp_value_rows, type, group);
+    }
+}
+
 DCP_INLINE void dcp_attend_panel(int type, const dcp_attention_rows *rows, const void *keys, const void *values,
                                  dcp_token_ranges visible, dcp_ahead ahead) {
     const int64_t size = dcp_element_bytes(type), pair = type == dcp_bf16 ? 2 : 1;
@@ -80,9 +109,9 @@ DCP_INLINE void dcp_attend_panel(int type, const dcp_attention_rows *rows, const
             group.begin[r] = begin < end ? begin : 0;
             group.plain[r] = begin == 0 ? end : 0;
         }
-        DCP_FOR_TILES(dcp_score_rows, type, &group);
+        dcp_score_group(type, &group);
         dcp_weigh_group(type, &group);
-        DCP_FOR_TILES(dcp_value_rows, type, &group);
+        dcp_value_group(type, &group);
     }
     DCP_NO_CALL
     for (int64_t r = 0; r < rows->rows; r++) rows->maximum[r] = group.maximum[r], rows->sum[r] = group.sum[r];

@@ -14,6 +14,8 @@ struct StepCase: CustomStringConvertible, Sendable {
     var keyDim = 16
     var values = LayerAttention.Values.own(24)
     var visibility = Visibility.all
+    /// nil for the default of Dk.
+    var scale: Float?
     var softcap: Float?
     /// One for each query head, or none.
     var sinks: [Float] = []
@@ -34,7 +36,7 @@ struct StepCase: CustomStringConvertible, Sendable {
         get throws {
             try LayerAttention(
                 queryHeads: heads, kvHeads: kvHeads, keyDim: keyDim, values: values,
-                scale: LayerAttention.defaultScale(keyDim: keyDim), softcap: softcap, visibility: visibility,
+                scale: scale ?? LayerAttention.defaultScale(keyDim: keyDim), softcap: softcap, visibility: visibility,
                 hasSinks: !sinks.isEmpty)
         }
     }

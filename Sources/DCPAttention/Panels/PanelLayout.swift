@@ -2,7 +2,8 @@ public import DCPCore
 
 /// Where every number of a block's payload is: the layout that the kernels read and the store keeps.
 ///
-/// A payload holds, for each KV head of the head group, its K panel and then its V panel:
+/// A payload holds, for each KV head of the head group, its K panel and then its V panel; no V panel where values are the
+/// first dimensions of keys:
 ///
 /// | KV dtype | K panel | V panel |
 /// |---|---|---|
@@ -40,7 +41,7 @@ public struct PanelLayout: Hashable, Sendable {
             dataType: dataType, kvHeads: kvHeads, keyDim: keyDim, values: .own(valueDim), blockTokens: blockTokens)
     }
 
-    init(dataType: DataType, kvHeads: Int, keyDim: Int, values: LayerAttention.Values, blockTokens: Int) {
+    package init(dataType: DataType, kvHeads: Int, keyDim: Int, values: LayerAttention.Values, blockTokens: Int) {
         precondition(kvHeads >= 1 && (2...LayerAttention.keyDims.upperBound).contains(keyDim) && keyDim % 2 == 0)
         precondition(blockTokens >= 1 && blockTokens % ContextLayout.blockTokensMultiple == 0)
         self.dataType = dataType
@@ -77,4 +78,7 @@ public struct PanelLayout: Hashable, Sendable {
 
     public func keyPanelOffset(ofHead head: Int) -> Int { head * headByteCount }
     public func valuePanelOffset(ofHead head: Int) -> Int { head * headByteCount + keyPanelByteCount }
+
+    /// From the start of a K panel to one of its tokens; bf16 has two dimensions there.
+    func keyTokenOffset(_ token: Int) -> Int { token * (dataType == .float16 ? 2 : 4) }
 }

@@ -61,7 +61,7 @@ final class BenchmarkStore {
     func fill(upTo end: Int, _ pattern: RowPattern, _ interruption: Interruption) throws {
         let bar = ProgressBar(label: "fill", total: end)
         defer { bar.finish() }
-        let chunk = KeyValueChunk(model, tokens: chunkTokens, dataType: pattern.dataType)
+        let chunk = KeyValueChunk(layout, tokens: chunkTokens, dataType: pattern.dataType)
         var pending: Waiting<Void>?
         var written = length
         while length < end {

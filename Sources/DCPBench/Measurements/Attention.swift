@@ -1,34 +1,34 @@
 internal import DCPAttention
 internal import DCPCore
 internal import DCPRank
-internal import DCPTestKit
 
 /// One attention that is computed again and again.
 struct Work: Sendable {
-    let model: ModelDescription
+    let attention: LayerAttention
     let queries: QueryRows
+    let visible: VisibleTokens
     let blocks: KVBlocks
-    let causal: Bool
     let owner: any AnyObject & Sendable
 
     /// Two for each multiplication with its addition: Dk for a score, Dv for an output, for each row and key it sees.
     var operations: Double {
-        let pairs =
-            causal
-            ? Double(queries.tokens) * Double(queries.tokens + 1) / 2 : Double(queries.tokens) * Double(blocks.tokens)
-        return 2 * Double(model.keyDim + model.valueDim) * pairs * Double(model.queryHeads)
+        let pairs = (0..<visible.count).reduce(0.0) { $0 + Double(visible[$1].count) }
+        return 2 * Double(attention.keyDim + attention.valueDim) * pairs * Double(attention.queryHeads)
     }
 
     var job: AttentionJob {
         let work = AttentionWork(
-            attention: model[0],
-            partition: HeadPartition(queryHeads: model.queryHeads, kvHeads: model.kvHeads, contextRanks: 1),
-            heads: 0..<model.queryHeads, queries: queries, tokens: 0..<queries.tokens,
-            visible: causal
-                ? .new(.all, at: 0..<queries.tokens) : .all(count: queries.tokens, of: blocks.tokens),
+            attention: attention,
+            partition: HeadPartition(queryHeads: attention.queryHeads, kvHeads: attention.kvHeads, contextRanks: 1),
+            heads: 0..<attention.queryHeads, queries: queries, tokens: 0..<queries.tokens, visible: visible,
             over: blocks)
         return AttentionJob(
-            works: [work], rows: model.queryHeads * queries.tokens, valueDim: model.valueDim, owners: [owner])
+            works: [work], rows: attention.queryHeads * queries.tokens, valueDim: attention.valueDim, owners: [owner])
+    }
+
+    /// The blocks that any query sees.
+    var seenBlocks: ArraySlice<UnsafeRawPointer> {
+        blocks.blocks[(visible[0].lowerBound / blocks.layout.blockTokens)...]
     }
 }
 
@@ -41,7 +41,7 @@ final class Attention {
     init(_ work: Work, _ team: Team) {
         self.work = work
         self.team = team
-        states = .empty(rows: 0, valueDim: work.model.valueDim)
+        states = .empty(rows: 0, valueDim: work.attention.valueDim)
     }
 
     /// As a rank does it: cut, dealt, merged.
