@@ -51,8 +51,9 @@ struct StoreCopyTests {
         #expect(first.persisted.contains(.mark(RankIndex(1), 42)))
 
         var driver = Driver(restarting: first)
-        let refused = refusals(driver.register(1, mark: 41))
-        #expect(refused.map(\.error.code) == [.storeRefused])
+        let actions = driver.register(1, mark: 41)
+        let refused = refusals(actions)
+        #expect(refused.map(\.error.code) == [.storeRefused] && kinds(actions) == ["report", "send failure", "close"])
         for part in ["rank 1", "\(Driver.store(1))", "41", "42", "--accept-older-store 1"] {
             #expect(refused[0].error.message.contains(part))
         }

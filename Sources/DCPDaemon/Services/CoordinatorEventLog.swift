@@ -33,6 +33,10 @@ struct CoordinatorEventLog {
                 .secondHolder, .error, "Two processes have the store of one rank, the second is refused",
                 cause: "\(rank)",
                 ["peer": "\(rank.value)", "reason": "\(error.message)"])
+        case .olderStore(let rank, let error):
+            log.write(
+                .olderStore, .error, "An older copy of a rank's store is refused", cause: "\(rank)",
+                ["peer": "\(rank.value)", "reason": "\(error.message)"])
         case .joining(let epoch): logger.info("Joining", metadata: ["epoch": "\(epoch.value)"])
         case .ready(let epoch):
             log.write(.epochChanged, .notice, "Cluster ready", cause: "\(epoch)", ["epoch": "\(epoch.value)"])
