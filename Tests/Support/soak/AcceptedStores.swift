@@ -5,25 +5,26 @@ import Synchronization
 ///
 /// All that was acknowledged before a copy's *period* began, and not cut since, is in the copy.
 final class AcceptedStores: Sendable {
-    struct State: Sendable {
-        /// Rises before a copy is made.
-        var period = 0
-        /// How many older stores were taken.
+    /// An older store that was taken.
+    struct Acceptance: Sendable {
+        /// How many there have been.
         var count = 0
-        /// What the last of them had committed of each sequence.
+        /// The period that the copy was made in.
+        var period = 0
+        /// What it had committed of each sequence.
         var held: [SequenceID: Int] = [:]
     }
 
-    private let value = Mutex(State())
+    private let state = Mutex((period: 0, last: Acceptance()))
 
-    var state: State { value.withLock { $0 } }
+    /// Rises before a copy is made.
+    var period: Int { state.withLock { $0.period } }
 
-    func beginPeriod() { value.withLock { $0.period += 1 } }
+    var last: Acceptance { state.withLock { $0.last } }
+
+    func beginPeriod() { state.withLock { $0.period += 1 } }
 
     func accept(_ held: [SequenceID: Int]) {
-        value.withLock { state in
-            state.count += 1
-            state.held = held
-        }
+        state.withLock { $0.last = Acceptance(count: $0.last.count + 1, period: $0.period, held: held) }
     }
 }

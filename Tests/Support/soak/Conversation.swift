@@ -99,7 +99,7 @@ struct SoakClient {
         conversations.append(
             Conversation(
                 handle: handle, story: Int.random(in: stories.indices, using: &random),
-                period: settings.accepted.state.period))
+                period: settings.accepted.period))
     }
 
     private mutating func fork(_ index: Int) async throws {
@@ -132,7 +132,7 @@ struct SoakClient {
         }
         conversations.append(
             Conversation(
-                handle: handle, story: story, committedSteps: steps, period: settings.accepted.state.period))
+                handle: handle, story: story, committedSteps: steps, period: settings.accepted.period))
         tally.update { $0.forks += 1 }
     }
 
@@ -144,7 +144,7 @@ struct SoakClient {
         let conversation = conversations[index]
         let length = stories[conversation.story].position(ofStep: steps)
         // From here on both lengths are right, until it is acknowledged.
-        conversations[index].note(period: settings.accepted.state.period, sinkingTo: steps)
+        conversations[index].note(period: settings.accepted.period, sinkingTo: steps)
         conversations[index].committedSteps = steps
         let (cluster, handle) = (cluster, conversation.handle)
         try await persistently { () async throws(ServiceError) in
@@ -152,7 +152,7 @@ struct SoakClient {
         }
         conversations[index].askedSteps = steps
         // It may have been carried out by a copy that was made meanwhile, or not.
-        conversations[index].note(period: settings.accepted.state.period, sinkingTo: steps)
+        conversations[index].note(period: settings.accepted.period, sinkingTo: steps)
         let progress = try await resume(index, after: nil)
         guard progress.committedLength == length, progress.layerLengths.allSatisfy({ $0 == length }) else {
             throw SoakFailure("\(handle.record.name), truncated to \(length), has \(progress)")
@@ -273,7 +273,7 @@ struct SoakClient {
     /// After an older store was accepted: each sequence is cut to what that held, and to nothing less. It holds what was
     /// acknowledged before the copy was made, and not cut since.
     private mutating func followAcceptance() async throws {
-        let accepted = settings.accepted.state
+        let accepted = settings.accepted.last
         guard accepted.count > acceptedCount else { return }
         acceptedCount = accepted.count
         for index in conversations.indices {
