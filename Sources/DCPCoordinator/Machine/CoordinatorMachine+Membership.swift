@@ -63,7 +63,7 @@ extension CoordinatorMachine {
                 let error = olderStore(registration)
                 return actions + [.report(.olderStore(rank, error))] + refuse(link, error)
             }
-            actions += persist([.mark(rank, registration.mark)])
+            actions += takeOlder(registration)
         }
         if state.stores[rank] != registration.store {
             actions += persist([.store(rank, registration.store), .mark(rank, 0)])

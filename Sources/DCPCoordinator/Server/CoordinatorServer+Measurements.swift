@@ -23,7 +23,8 @@ package struct CoordinatorCounters: Sendable {
         case .evicted: evictions += 1
         case .operationFailed(_, let error): operationsFailed.count(error.code)
         case .refused(_, let cause, let error): if cause.concernsFrame { framesRefused.count(error.code) }
-        case .listening, .rankRegistered, .joining, .ready, .reconciled, .unknownSequences, .droppedUnknown, .fatal:
+        case .listening, .rankRegistered, .olderStoreTaken, .joining, .ready, .reconciled, .unknownSequences,
+            .droppedUnknown, .fatal:
             break
         }
     }
