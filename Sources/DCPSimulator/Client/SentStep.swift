@@ -14,6 +14,8 @@ struct SentStep {
     private let model: ModelShape
     private let tokens: Int
 
+    var limits: InputLimits { InputLimits(model) }
+
     /// Of a float32 computation over at most a few hundred tokens with values up to 4.
     private static let tolerance = 2e-4
 
