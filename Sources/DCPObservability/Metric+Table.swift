@@ -146,6 +146,14 @@ extension Metric {
     public static let ranksLost = Metric(
         "dcp_ranks_lost_total", .counter, [.coordinator], labels: ["peer"],
         "How often a rank's lease or connection was lost, by rank.")
+    public static let storeMark = Metric(
+        "dcp_rank_store_mark", .gauge, [.coordinator], labels: ["peer"],
+        "The change up to which a rank's store is recorded to be on the disk, by rank.",
+        "A copy of the store that was made when it stood lower is refused as an older one.")
+    public static let storesRefused = Metric(
+        "dcp_stores_refused_total", .counter, [.coordinator], labels: ["peer", "cause"],
+        "Processes that were refused since they came with a copy of a rank's store, by rank and cause.",
+        "`older_store`: it is behind what the store reported. `second_holder`: another process that lives has it.")
     public static let models = Metric("dcp_directory_models", .gauge, [.coordinator], "Models in the directory.")
     public static let directorySequences = Metric(
         "dcp_directory_sequences", .gauge, [.coordinator], "Sequences in the directory.")
@@ -179,7 +187,7 @@ extension Metric {
         openBlockBytes, spareBlockBytes, uncommittedBytes, uncommittedLimit, claimsEnded, computeThreads,
         computeWaiting, computeRunning,
         computeFinished, serving, coordinatorConnected, peers, peersConnected, peersLost, receivedBytes, sentBytes,
-        clusterReady, clusterRanks, rankRegistered, ranksLost, models, directorySequences, pinnedSequences, evictions,
-        operationsFailed, canaryInterval, canaryLast, canaryDuration, canariesFailed,
+        clusterReady, clusterRanks, rankRegistered, ranksLost, storeMark, storesRefused, models, directorySequences,
+        pinnedSequences, evictions, operationsFailed, canaryInterval, canaryLast, canaryDuration, canariesFailed,
     ]
 }

@@ -174,13 +174,15 @@ struct DirectoryTests {
     @Test("a truncation that a rank refuses for good is no longer owed")
     func refusedTruncation() throws {
         var driver = try ready(sequences: ["s"])
-        let before = driver.machine.state
         let carried = operations(driver.ask(.truncate(name: "s", length: 3)))
         let error = ServiceError(.invalidRequest, "It has 2 tokens.", rank: RankIndex(0))
         driver.on { $0.operationFailed(carried[0].link, number: carried[0].number, error) }
         let last = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
         #expect(errors(last) == [error])
-        #expect(before.sequences == driver.machine.state.sequences)
+        let entry = try #require(driver.machine.state.sequences.values.first)
+        #expect(entry.truncateLength == nil)
+        // The other rank has cut it.
+        #expect(entry.history.shortest(since: driver.machine.state.epoch) == 3)
     }
 
     @Test(

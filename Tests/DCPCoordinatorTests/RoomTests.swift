@@ -257,7 +257,7 @@ struct FullStoreTests {
         #expect(evictions(next) == [SequenceID(2)])
     }
 
-    @Test("pins are durable, and are written once")
+    @Test("pins are durable, and recorded once")
     func pinCoding() throws {
         let record = SequenceRecord(id: SequenceID(3), name: "chat", model: ModelID(1))
         let pinned = SequenceEntry(record: record, isPinned: true)

@@ -10,13 +10,14 @@ import Testing
 private func allChanges() throws -> [StateChange] {
     let model = ModelRecord(id: ModelID(0x0102_0304), name: "smöl", description: try shape(softcap: 30))
     let record = SequenceRecord(id: SequenceID(0x0102_0304_0506_0708), name: "chat", model: model.id)
+    let cuts = CutHistory([.init(epoch: Epoch(3), length: 0), .init(epoch: Epoch(4), length: 1 << 40)])
     return [
         .epoch(Epoch(UInt64.max - 1)), .store(RankIndex(0x0102), StoreID(high: 5, low: UInt64.max)), .model(model),
         .model(ModelRecord(id: ModelID(1), name: "", description: try shape())), .modelRemoved(ModelID(9)),
         .sequence(SequenceEntry(record: record)), .sequence(SequenceEntry(record: record, isClosing: true)),
         .sequence(SequenceEntry(record: record, fork: .init(parent: SequenceID(3), length: 1 << 40))),
         .sequence(SequenceEntry(record: record, fork: .init(parent: SequenceID(0), length: 0), truncateLength: 0)),
-        .sequence(SequenceEntry(record: record, truncateLength: 12)), .sequenceRemoved(SequenceID(8)),
+        .sequence(SequenceEntry(record: record, truncateLength: 12, history: cuts)), .sequenceRemoved(SequenceID(8)),
         .nextIDs(model: 7, sequence: 9),
     ]
 }

@@ -61,9 +61,8 @@ extension Cluster {
     @discardableResult
     func keepClaim(on sequence: SequenceRecord) async throws(ServiceError) -> Claim {
         let held = claims[sequence.id]
-        // What the coordinator may have forgotten over a restart, ranks and their stores remember. They do not tell a later
-        // claim of this client, whose answer was lost, from another's; the coordinator does.
-        if let held, !held.hasSuccessor { try await checkNotClaimed(sequence, since: held.claim) }
+        // What the coordinator may have forgotten over a restart, ranks and their stores remember.
+        if let held { try await checkNotClaimed(sequence, since: held) }
         return try await takeClaim(of: sequence.id, held: held?.claim ?? .none)
     }
 
@@ -112,13 +111,15 @@ extension Cluster {
             rank: error.rank)
     }
 
-    /// - Throws: `.claimed` when ranks know of a later claim.
-    private func checkNotClaimed(_ sequence: SequenceRecord, since held: Claim) async throws(ServiceError) {
+    /// Ranks do not tell a later claim of this client, whose answer was lost, from another's; the coordinator does.
+    /// - Throws: `.claimed` when ranks know of a later claim of another client.
+    func checkNotClaimed(_ sequence: SequenceRecord, since held: HeldClaim) async throws(ServiceError) {
+        guard !held.hasSuccessor else { return }
         let statuses = try await rankStatuses(of: [sequence.id][...], in: readyTopology())[sequence.id] ?? []
-        guard let latest = statuses.map(\.1.claim).max(), latest > held else { return }
+        guard let latest = statuses.map(\.1.claim).max(), latest > held.claim else { return }
         throw ServiceError(
             .claimed,
-            "Sequence `\(sequence.name)` was claimed by another client (\(latest)) after \(held). One client at a time uses a "
+            "Sequence `\(sequence.name)` was claimed by another client (\(latest)) after \(held.claim). One client at a time uses a "
                 + "sequence: resume it to take it over.")
     }
 }

@@ -72,13 +72,7 @@ extension Cluster {
     /// Cuts a sequence to its first `length` committed tokens.
     public func truncate(_ name: String, length: Int) async throws(ServiceError) {
         let sequence = try await openSequence(name, model: nil)
-        let committed = try await status(of: sequence).committedLength
-        guard length <= committed else {
-            throw ServiceError(
-                .positionMismatch,
-                "Sequence `\(name)` has \(committed) committed tokens and cannot be truncated to \(length); choose at "
-                    + "most \(committed).")
-        }
+        try await checkCommitted(length, of: sequence, "truncated to")
         try await withClaim(on: sequence.record) { .truncate(name: name, length: length, claim: $0) }
     }
 
@@ -89,17 +83,24 @@ extension Cluster {
         _ name: String, as newName: String, length: Int, revision: String? = nil
     ) async throws(ServiceError) -> SequenceRecord {
         let sequence = try await openSequence(name, model: nil, revision: revision)
-        let committed = try await status(of: sequence).committedLength
-        guard length <= committed else {
-            throw ServiceError(
-                .positionMismatch,
-                "Sequence `\(name)` has \(committed) committed tokens and cannot be forked at \(length); choose at most "
-                    + "\(committed).")
-        }
+        try await checkCommitted(length, of: sequence, "forked at")
         let reply = try await withClaim(on: sequence.record) {
             .fork(name: name, newName: newName, length: length, claim: $0)
         }
         return try Self.one(reply.sequences)
+    }
+
+    /// - Throws: `.positionMismatch` when fewer tokens are committed; `.claimed` when another client may have seen to that.
+    private func checkCommitted(
+        _ length: Int, of sequence: SequenceHandle, _ change: String
+    ) async throws(ServiceError) {
+        let committed = try await status(of: sequence).committedLength
+        guard length > committed else { return }
+        if let held = claims[sequence.record.id] { try await checkNotClaimed(sequence.record, since: held) }
+        throw ServiceError(
+            .positionMismatch,
+            "Sequence `\(sequence.record.name)` has \(committed) committed tokens and cannot be \(change) \(length); choose at "
+                + "most \(committed).")
     }
 
     /// Deletes a sequence. Blocks that forks share stay until the last of them is closed.

@@ -66,9 +66,13 @@ public final class LocalCluster: Sendable {
     // MARK: One daemon
 
     /// Starts a daemon that does not run, on the store and the endpoint it had. Does not wait until it is ready.
-    /// - Parameter environment: for this run alone, above that of the options.
+    /// - Parameters:
+    ///   - arguments: for this run alone, after its own.
+    ///   - environment: for this run alone, above that of the options.
     /// - Throws: `.conflict` when it runs; `.invalidConfiguration` when it cannot be run.
-    public func start(_ role: DaemonRole, environment: [String: String] = [:]) throws(ServiceError) {
+    public func start(
+        _ role: DaemonRole, arguments: [String] = [], environment: [String: String] = [:]
+    ) throws(ServiceError) {
         guard roles.contains(role) else {
             throw ServiceError(
                 .invalidRequest,
@@ -82,7 +86,8 @@ public final class LocalCluster: Sendable {
             if let executables { executables } else { try DaemonExecutables(binDirectory: options.binDirectory) }
         directory.removeStaleSocket(of: role)
         let process = try DaemonProcess.spawn(
-            name: role.description, executable: executables.path(of: role), arguments: arguments(of: role),
+            name: role.description, executable: executables.path(of: role),
+            arguments: self.arguments(of: role) + arguments,
             environment: Self.backtrace.merging(options.environment) { $1 }.merging(environment) { $1 },
             logPath: directory.log(of: role),
             lifeline: !options.detached)

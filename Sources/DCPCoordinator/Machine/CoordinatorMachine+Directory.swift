@@ -52,6 +52,7 @@ extension CoordinatorMachine {
             try check(claim, of: entry)
             // An earlier one that some rank may still owe holds, whatever comes after it.
             entry.truncateLength = min(entry.truncateLength ?? length, length)
+            entry.history.note(length, in: state.epoch)
             return persist([.sequence(entry)])
                 + carry(
                     .truncate(entry.record.id, length: length), for: requester,

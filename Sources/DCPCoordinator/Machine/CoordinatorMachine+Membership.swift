@@ -60,9 +60,10 @@ extension CoordinatorMachine {
         }
         if state.stores[rank] == registration.store, registration.mark < state.marks[rank] ?? 0 {
             guard acceptableOlderStores.remove(rank) != nil else {
-                return actions + refuse(link, olderStore(registration))
+                let error = olderStore(registration)
+                return actions + [.report(.olderStore(rank, error))] + refuse(link, error)
             }
-            actions += persist([.mark(rank, registration.mark)])
+            actions += takeOlder(registration)
         }
         if state.stores[rank] != registration.store {
             actions += persist([.store(rank, registration.store), .mark(rank, 0)])

@@ -33,7 +33,7 @@ extension CoordinatorMachine {
     mutating func reconcile() -> [Action] {
         let plan = Reconciliation(
             state, Dictionary(uniqueKeysWithValues: members.map { ($0.rank, $0.member.registration) }))
-        var actions: [Action] = plan.events.map { .report($0) }
+        var actions: [Action] = plan.events.map { .report($0) } + noteCuts(plan.cutLengths)
         for (rank, _) in members {
             for operation in plan.operations[rank] ?? [] {
                 begin(PendingOperation(operation: operation, awaited: [rank]))
@@ -42,6 +42,16 @@ extension CoordinatorMachine {
         }
         owed = plan.owed
         return actions + finishReconciliationIfDone()
+    }
+
+    /// Of this epoch, also where they were asked for in an earlier one: a rank's store has seen this one before it cuts.
+    private mutating func noteCuts(_ lengths: [SequenceID: Int]) -> [Action] {
+        persist(
+            lengths.sorted { $0.key < $1.key }.compactMap { id, length in
+                guard var entry = state.sequences[id] else { return nil }
+                entry.history.note(length, in: state.epoch)
+                return entry == state.sequences[id] ? nil : .sequence(entry)
+            })
     }
 
     private mutating func begin(_ pending: PendingOperation) {

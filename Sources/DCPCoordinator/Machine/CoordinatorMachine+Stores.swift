@@ -77,6 +77,29 @@ extension CoordinatorMachine {
                 + "one holds.", rank: rank)
     }
 
+    /// Takes an older store in the place of the newer one, which is lost.
+    ///
+    /// A join cuts each sequence to what all ranks have of it. That is too much where the sequence was cut since: what it has
+    /// from there on may be other tokens than the older store's, and nobody could tell. So it is cut to there again.
+    mutating func takeOlder(_ registration: Registration) -> [Action] {
+        let (rank, epoch, recorded) = (registration.rank, registration.epoch, state.marks[registration.rank] ?? 0)
+        var changes = [StateChange.mark(rank, registration.mark)]
+        var cuts: [(SequenceRecord, to: Int)] = []
+        for var entry in state.sortedSequences {
+            let known = entry
+            if let length = entry.history.shortest(since: epoch), length < entry.truncateLength ?? .max {
+                entry.truncateLength = length
+                cuts.append((entry.record, to: length))
+            }
+            if let fork = entry.fork, let length = state.sequences[fork.parent]?.history.shortest(since: epoch) {
+                entry.fork!.length = min(fork.length, length)
+            }
+            if entry != known { changes.append(.sequence(entry)) }
+        }
+        return persist(changes)
+            + [.report(.olderStoreTaken(rank, mark: registration.mark, recorded: recorded, cuts: cuts))]
+    }
+
     /// Makes the marks durable that have risen.
     mutating func recordMarks(now: Duration) -> [Action] { marks.isDue(now: now) ? recordMarks() : [] }
 

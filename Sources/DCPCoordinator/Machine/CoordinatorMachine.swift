@@ -178,6 +178,10 @@ public enum CoordinatorEvent: Sendable {
     case rankLost(RankIndex, reason: String)
     /// Two processes that live have one rank's store; the one that came later is refused. The text names both.
     case secondHolder(RankIndex, ServiceError)
+    /// A store that is behind what it reported is refused. The text names both marks.
+    case olderStore(RankIndex, ServiceError)
+    /// One is taken instead, as the operator wants it. Sequences that were cut since its epoch are cut to there again.
+    case olderStoreTaken(RankIndex, mark: UInt64, recorded: UInt64, cuts: [(SequenceRecord, to: Int)])
     case joining(Epoch)
     case ready(Epoch)
     /// Tokens that nobody asked to be cut are cut at a join, since not every rank has them.

@@ -10,6 +10,8 @@ struct Reconciliation {
     var operations: [RankIndex: [DirectoryOperation]] = [:]
     /// Of what the directory still owes something, whether or not a rank turned out to lack it.
     var owed: Set<SequenceID> = []
+    /// What some rank has to cut, or what was to be cut before, and to where.
+    var cutLengths: [SequenceID: Int] = [:]
     var events: [CoordinatorEvent] = []
 
     init(_ state: CoordinatorState, _ registrations: [RankIndex: Registration]) {
@@ -67,6 +69,7 @@ struct Reconciliation {
                     intact[rank]![id] = 0
                 }
             }
+            if !truncated.isEmpty || entry.truncateLength != nil { cutLengths[id] = target }
             if target < longest {
                 cuts.append(
                     SequenceCut(entry.record, from: longest, to: target, ranks: truncated))

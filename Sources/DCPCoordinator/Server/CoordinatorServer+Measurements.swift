@@ -7,6 +7,9 @@ internal import NIOCore
 /// What a coordinator has counted since its start. Owned by its event loop.
 package struct CoordinatorCounters: Sendable {
     package var ranksLost: [RankIndex: UInt64] = [:]
+    /// Copies beside an original that lives, each once.
+    package var secondHolders: [RankIndex: UInt64] = [:]
+    package var olderStores: [RankIndex: UInt64] = [:]
     package var evictions: UInt64 = 0
     package var operationsFailed = CauseCounts([.storeFull])
     /// Connections that ended because of what the peer is or sent.
@@ -15,10 +18,12 @@ package struct CoordinatorCounters: Sendable {
     mutating func count(_ event: CoordinatorEvent) {
         switch event {
         case .rankLost(let rank, _): ranksLost[rank, default: 0] += 1
+        case .secondHolder(let rank, _): secondHolders[rank, default: 0] += 1
+        case .olderStore(let rank, _): olderStores[rank, default: 0] += 1
         case .evicted: evictions += 1
         case .operationFailed(_, let error): operationsFailed.count(error.code)
         case .refused(_, let cause, let error): if cause.concernsFrame { framesRefused.count(error.code) }
-        case .listening, .rankRegistered, .secondHolder, .joining, .ready, .reconciled, .unknownSequences,
+        case .listening, .rankRegistered, .olderStoreTaken, .joining, .ready, .reconciled, .unknownSequences,
             .droppedUnknown, .fatal:
             break
         }
@@ -30,8 +35,8 @@ package struct CoordinatorMeasurements: Sendable {
     package var epoch: Epoch
     /// Why the cluster is not ready; empty when it is.
     package var reason: String
-    /// Every rank of the cluster, and whether it holds its lease.
-    package var ranks: [(rank: RankIndex, isPresent: Bool)]
+    /// Every rank of the cluster, whether it holds its lease, and the durable mark of its store as recorded.
+    package var ranks: [(rank: RankIndex, isPresent: Bool, mark: UInt64)]
     package var models: Int
     package var sequences: Int
     package var pinned: Int
@@ -49,7 +54,7 @@ extension CoordinatorServer {
         eventLoop.preconditionInEventLoop()
         return CoordinatorMeasurements(
             epoch: machine.state.epoch, reason: machine.reason,
-            ranks: machine.topology.members.map { ($0.rank, !$0.endpoint.isEmpty) },
+            ranks: machine.topology.members.map { ($0.rank, !$0.endpoint.isEmpty, mark(of: $0.rank)) },
             models: machine.state.models.count, sequences: machine.state.sequences.count,
             pinned: machine.state.sequences.values.count { $0.isPinned }, connections: links.count, counters: counters,
             refused: refusedConnections, certificateEnd: tls?.notAfter)

@@ -57,6 +57,7 @@ public struct SequenceEntry: Hashable, Sendable {
     public var truncateLength: Int?
     /// Never evicted.
     public var isPinned = false
+    package var history: CutHistory
 
     public struct Fork: Hashable, Sendable {
         public var parent: SequenceID
@@ -70,13 +71,14 @@ public struct SequenceEntry: Hashable, Sendable {
 
     package init(
         record: SequenceRecord, isClosing: Bool = false, fork: Fork? = nil, truncateLength: Int? = nil,
-        isPinned: Bool = false
+        isPinned: Bool = false, history: CutHistory = CutHistory()
     ) {
         self.record = record
         self.isClosing = isClosing
         self.fork = fork
         self.truncateLength = truncateLength
         self.isPinned = isPinned
+        self.history = history
     }
 }
 

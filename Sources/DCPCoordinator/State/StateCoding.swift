@@ -13,7 +13,7 @@ internal import NIOCore
 /// | `r`, rank: u16 | store id: two u64 |
 /// | `k`, rank: u16 | the highest durable mark of its store: u64 |
 /// | `m`, model: u32 | model record: as in a directory frame |
-/// | `q`, sequence: u64 | sequence record, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64, pinned: u8 |
+/// | `q`, sequence: u64 | sequence record, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64, pinned: u8, cuts: u8, each epoch: u64, length: u64 |
 ///
 /// Numbers in keys are big-endian, so that they sort; in values little-endian. Every value ends with the CRC-32C of the
 /// key and of the bytes before it.
@@ -101,6 +101,11 @@ package enum StateCoding {
         writer.write(entry.truncateLength != nil)
         writer.write(UInt64(entry.truncateLength ?? 0))
         writer.write(entry.isPinned)
+        writer.write(UInt8(entry.history.cuts.count))
+        for cut in entry.history.cuts {
+            writer.write(cut.epoch.value)
+            writer.write(UInt64(cut.length))
+        }
     }
 
     private static func entry(from reader: inout WireReader) throws(ServiceError) -> SequenceEntry {
@@ -114,6 +119,14 @@ package enum StateCoding {
         let length = try reader.readLength("truncation length")
         entry.truncateLength = hasTruncation ? length : nil
         entry.isPinned = try reader.readBool("pinned")
+        let count: UInt8 = try reader.read("cuts")
+        guard count <= CutHistory.cutsMax else { throw reader.malformed("has \(count) cuts") }
+        var cuts: [CutHistory.Cut] = []
+        for _ in 0..<count {
+            let epoch = Epoch(try reader.read("epoch of a cut"))
+            cuts.append(CutHistory.Cut(epoch: epoch, length: try reader.readLength("length of a cut")))
+        }
+        entry.history = CutHistory(cuts)
         return entry
     }
 

@@ -49,6 +49,17 @@ package struct JournalEvent: Hashable, Sendable {
         Stop the one that should not be there, and remove its copy. If it is the first: stop it, and the other one is
         taken when its store is not behind.
         """)
+    package static let olderStore = JournalEvent(
+        "9400da2c8b6a4a3db7533775216cf642", "The store of rank @DCP_PEER@ is an older copy",
+        """
+        The rank came with a store that is behind what it had reported to be on the disk: a restored backup, a snapshot that
+        was rolled back, the wrong directory. Its daemon has ended with status 78. The entry names both changes. Nothing was
+        cut, and the cluster waits.
+
+        Stop the rank, bring the newer store back and start it. If that is lost for good, start the coordinator once with
+            --accept-older-store @DCP_PEER@
+        which cuts every sequence to what the older store holds.
+        """)
     package static let stepAborted = JournalEvent(
         "89731d26ab414520aeaa46fd6c371d97", "A step was aborted",
         """
@@ -137,10 +148,8 @@ package struct JournalEvent: Hashable, Sendable {
 
     /// In the order of the catalog.
     package static let all = [
-        rankReady, epochChanged, peerLost, secondHolder, stepAborted, storeDamaged, diskFull, claimEnded, recovered,
-        connectionRefused,
-        canaryFailing,
-        stoppedByFailure, configurationReloaded, configurationRefused,
+        rankReady, epochChanged, peerLost, secondHolder, olderStore, stepAborted, storeDamaged, diskFull, claimEnded,
+        recovered, connectionRefused, canaryFailing, stoppedByFailure, configurationReloaded, configurationRefused,
     ]
 
     /// The catalog's text: `systemd/dcp.catalog`, installed in /usr/lib/systemd/catalog.

@@ -53,6 +53,15 @@ struct CoordinatorObserved: Observed {
         exposition.add(.rankRegistered, measured.ranks.map { (["\($0.rank.value)"], $0.isPresent ? 1 : 0) })
         exposition.add(
             .ranksLost, measured.ranks.map { (["\($0.rank.value)"], Double(counters.ranksLost[$0.rank] ?? 0)) })
+        exposition.add(.storeMark, measured.ranks.map { (["\($0.rank.value)"], Double($0.mark)) })
+        exposition.add(
+            .storesRefused,
+            measured.ranks.flatMap { rank, _, _ in
+                [
+                    (["\(rank.value)", "older_store"], Double(counters.olderStores[rank] ?? 0)),
+                    (["\(rank.value)", "second_holder"], Double(counters.secondHolders[rank] ?? 0)),
+                ]
+            })
         exposition.add(.models, measured.models)
         exposition.add(.directorySequences, measured.sequences)
         exposition.add(.pinnedSequences, measured.pinned)

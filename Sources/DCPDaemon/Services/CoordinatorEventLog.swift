@@ -1,6 +1,7 @@
 internal import DCPCoordinator
 internal import DCPCore
 internal import DCPTransport
+internal import DCPWire
 internal import Logging
 
 /// One line for each event of the coordinator, at the level syslog means by it.
@@ -33,6 +34,11 @@ struct CoordinatorEventLog {
                 .secondHolder, .error, "Two processes have the store of one rank, the second is refused",
                 cause: "\(rank)",
                 ["peer": "\(rank.value)", "reason": "\(error.message)"])
+        case .olderStore(let rank, let error):
+            log.write(
+                .olderStore, .error, "An older copy of a rank's store is refused", cause: "\(rank)",
+                ["peer": "\(rank.value)", "reason": "\(error.message)"])
+        case .olderStoreTaken(let rank, let mark, let recorded, let cuts): write(rank, mark, recorded, cuts)
         case .joining(let epoch): logger.info("Joining", metadata: ["epoch": "\(epoch.value)"])
         case .ready(let epoch):
             log.write(.epochChanged, .notice, "Cluster ready", cause: "\(epoch)", ["epoch": "\(epoch.value)"])
@@ -75,6 +81,19 @@ struct CoordinatorEventLog {
 
     /// Sequences named at one join.
     private static let cutsNamedMax = 100
+
+    private func write(_ rank: RankIndex, _ mark: UInt64, _ recorded: UInt64, _ cuts: [(SequenceRecord, to: Int)]) {
+        logger.warning(
+            "An older store is accepted, sequences are cut to what it holds",
+            metadata: [
+                "peer": "\(rank.value)", "change": "\(mark)", "recorded": "\(recorded)", "count": "\(cuts.count)",
+            ])
+        for (sequence, length) in cuts.prefix(Self.cutsNamedMax) {
+            logger.warning(
+                "A sequence that was cut after the older store's epoch began is cut to there again",
+                metadata: ["sequence": "\(sequence.id.value)", "name": "\(sequence.name)", "to": "\(length)"])
+        }
+    }
 
     private func write(_ cuts: [SequenceCut]) {
         for cut in cuts.prefix(Self.cutsNamedMax) {

@@ -14,6 +14,8 @@ struct SentStep {
     private let attention: LayerAttention
     private let tokens: Int
 
+    let limits: InputLimits
+
     /// Of a float32 computation over at most a few hundred tokens with values up to 4.
     private static let tolerance = 2e-4
 
@@ -28,6 +30,7 @@ struct SentStep {
         self.tag = tag
         self.cluster = cluster
         self.attention = attention
+        limits = InputLimits(attention, kvDataType: model.description.kvDataType)
         tokens = entries.reduce(0) { $0 + $1.count }
         let reference = ReferenceAttention(attention)
         var joined = ReferenceAttention.Result(outputs: [], lse: [])

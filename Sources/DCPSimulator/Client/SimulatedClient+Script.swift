@@ -24,6 +24,7 @@ extension SimulatedClient {
             truncate(sequence, to: world.draw(0...sequence.floor))
         case 90..<94 where sequences.count < 3: fork(sequences[0])
         case 94..<96 where sequences.count > 1: close(sequences.count - 1)
+        case 96: stepBeyondLimits()
         default: steps()
         }
     }

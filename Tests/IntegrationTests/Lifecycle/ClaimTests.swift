@@ -179,12 +179,19 @@ extension Integration {
                         }
                         let commit = await #expect(throws: ServiceError.self) { try await first.commit(sequence, 20) }
                         #expect(step?.code == .claimed && commit?.code == .claimed)
+                        // Also where it asks for more than there is since.
+                        try await second.truncate("s", length: 5)
+                        let cut = await #expect(throws: ServiceError.self) { try await first.truncate("s", length: 10) }
+                        let fork = await #expect(throws: ServiceError.self) {
+                            try await first.fork("s", as: "f", length: 10)
+                        }
+                        #expect(cut?.code == .claimed && fork?.code == .claimed)
                         var outages = Outages(allowance: .seconds(30))
                         let resume = await #expect(throws: ServiceError.self) {
                             try await first.resume(sequence, after: ServiceError(.notReady, ""), answered: 20, &outages)
                         }
                         #expect(resume?.code == .claimed)
-                        _ = try await second.play(trace, Cuts([10, 20, 40]), on: sequence)
+                        _ = try await second.play(trace, Cuts([5, 20, 40]), on: sequence)
                         #expect(try await second.status(of: sequence).committedLength == 40)
                     }
                     // It may come back, by asking for it.

@@ -55,6 +55,42 @@ extension Integration {
             }
         }
 
+        @Test("a first chunk that one rank refuses stays on no other when its client is gone, and nobody has to resume")
+        func refusedByOne() async throws {
+            let trace = Trace(try shape(4, 2, 16, 16, .float32), tokens: 40, salt: 933)
+            var spoilt = trace
+            // Token 3, query head 2: one of rank 1's own, so rank 0 is not sent it; and without a context it asks nobody.
+            spoilt.layers[0].queries[(3 * 4 + 2) * 16] = .greatestFiniteMagnitude
+            var setup = ClusterSetup(ranks: 2)
+            setup.rankArguments = ["--claim-timeout", "0.5"]
+            try await setup.run { [spoilt] cluster in
+                try await cluster.withClient { client in
+                    let sequence = try await client.open(trace, "s")
+                    let topology = try await client.readyTopology()
+                    let verdicts = try await onOwnThread { () throws -> [Message?] in
+                        let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
+                        return try zip(topology.shape.allRanks, cluster.local.rankEndpoints).map { rank, endpoint in
+                            let connection = try RawConnection.client(endpoint)
+                            let step = steps.message(spoilt, 0..<40, to: rank, on: sequence, queryMode: .gather)
+                            try connection.send(step, epoch: topology.epoch, tag: steps.tag(1))
+                            return try connection.receive()?.message
+                        }
+                    }
+                    guard case .stepResult? = verdicts[0], case .failure(let error)? = verdicts[1] else {
+                        Issue.record("\(verdicts)")
+                        return
+                    }
+                    #expect(error.code == .invalidRequest, "\(error)")
+                    _ = try await cluster.get("/metrics", of: .rank(RankIndex(0))) {
+                        $0.sample(#"dcp_claims_ended_total{rank="0"}"#) == 1
+                    }
+                    #expect(try await !client.status(of: sequence).isUneven)
+                    let answer = Answer(try await client.step(trace, 0..<40, on: sequence))
+                    trace.check(answer, 0..<40, "after the chunk that one rank refused")
+                }
+            }
+        }
+
         @Test("what a client that is gone has not committed is named, then taken back, and others append again")
         func abandoned() async throws {
             // 8 KiB a token: a rank with 1 MiB for uncommitted tokens has room for 128.

@@ -13,8 +13,10 @@ extension Integration {
             let outcome = try await soak.run("--duration", "20s", "--seed", "\(SeededGenerator.seed)", "--json")
             #expect(outcome.status == 0, "\(outcome.data)\n\(outcome.messages)")
             let counts = try outcome.object()
-            let kills = try #require(counts["kills"] as? [String: Int])
-            #expect(kills.values.reduce(0, +) > 0)
+            for name in ["kills", "interrupted_clients", "overruled_clients"] {
+                let kinds = try #require(counts[name] as? [String: Int])
+                #expect(kinds.values.reduce(0, +) > 0, "\(name): \(outcome.data)")
+            }
             for name in ["answers_compared", "commits", "commits_checked", "resumes", "stored_tokens_compared"] {
                 #expect((counts[name] as? Int).map { $0 > 0 } == true, "\(name): \(outcome.data)")
             }

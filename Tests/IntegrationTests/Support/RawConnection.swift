@@ -143,7 +143,7 @@ final class RawConnection {
     }
 }
 
-/// Step messages as a client makes them, one for each rank; queries are replicated.
+/// Step messages as a client makes them, one for each rank.
 struct RawSteps: Sendable {
     let topology: Topology
     var claims: [SequenceID: Claim] = [:]
@@ -167,7 +167,10 @@ struct RawSteps: Sendable {
 
     func tag(_ number: UInt64) -> Tag { Tag(client: client, number: number) }
 
-    func message(_ trace: Trace, _ range: Range<Int>, to rank: RankIndex, on sequence: SequenceHandle) -> Message {
+    func message(
+        _ trace: Trace, _ range: Range<Int>, to rank: RankIndex, on sequence: SequenceHandle,
+        queryMode: StepRequest.QueryMode = .replicate
+    ) -> Message {
         let partition = topology.shape.partition(of: trace.shape.attention)
         let group = topology.shape.headGroup(of: rank)
         func rows(_ rows: [Float], _ heads: Int, _ slice: Range<Int>, _ dim: Int) -> ByteBuffer {
@@ -176,12 +179,15 @@ struct RawSteps: Sendable {
             let own = Array(turned[slice.lowerBound * range.count * dim..<slice.upperBound * range.count * dim])
             return ByteBuffer(bytes: Rounding.bytes(own, as: .float32))
         }
-        let queryHeads = group * partition.queryHeads..<(group + 1) * partition.queryHeads
+        let own = partition.ownHeads(ofRank: topology.shape.contextRank(of: rank))
+        let heads = queryMode == .gather ? own : 0..<partition.queryHeads
+        let first = group * partition.queryHeads
+        let queryHeads = first + heads.lowerBound..<first + heads.upperBound
         let kvHeads = group * partition.kvHeads..<(group + 1) * partition.kvHeads
         let (shape, layer) = (trace.shape, trace.layers[0])
         return .step(
             StepRequest(
-                model: sequence.model.id, queryMode: .replicate, wantsLSE: true, timeoutMilliseconds: 60_000,
+                model: sequence.model.id, queryMode: queryMode, wantsLSE: true, timeoutMilliseconds: 60_000,
                 entries: [
                     StepRequest.Entry(
                         sequence: sequence.record.id, position: range.lowerBound, count: range.count,

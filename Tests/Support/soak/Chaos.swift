@@ -5,12 +5,15 @@ import DCPTransport
 import Foundation
 import Glibc
 
-/// Kills, stops, cuts off and fills up the daemons of a cluster, by a schedule that a seed replays.
+/// Kills, stops, cuts off and fills up the daemons of a cluster, and brings copies of their stores, by a schedule that a seed
+/// replays.
 struct Chaos {
     let local: LocalCluster
     let proxies: [FaultProxy]
     let disk: SmallDisk?
     let tally: Tally
+    let pause: Pause
+    let accepted: AcceptedStores
     let isVerbose: Bool
     private var random: SeededGenerator
     private let began = ContinuousClock.now
@@ -21,12 +24,15 @@ struct Chaos {
     static let readyMax = Duration.seconds(60)
 
     init(
-        local: LocalCluster, proxies: [FaultProxy], disk: SmallDisk?, tally: Tally, seed: UInt64, isVerbose: Bool
+        local: LocalCluster, proxies: [FaultProxy], disk: SmallDisk?, tally: Tally, pause: Pause,
+        accepted: AcceptedStores, seed: UInt64, isVerbose: Bool
     ) {
         self.local = local
         self.proxies = proxies
         self.disk = disk
         self.tally = tally
+        self.pause = pause
+        self.accepted = accepted
         self.isVerbose = isVerbose
         random = SeededGenerator(seed: seed)
     }
@@ -49,7 +55,7 @@ struct Chaos {
 
     private mutating func disturb() async throws {
         // All draws before anything is done: what happens meanwhile does not change the schedule.
-        let kind = Int.random(in: 0..<100, using: &random)
+        let kind = Int.random(in: 0..<112, using: &random)
         let rank = ranks.randomElement(using: &random)!
         let other = ranks.randomElement(using: &random)!
         let point = FailPoint.allCases.randomElement(using: &random)!
@@ -60,6 +66,7 @@ struct Chaos {
             .drop(oneIn: 20), .duplicate(oneIn: 3), .delay(microseconds: 3000), .cut(towardsRank: true),
             .cut(towardsRank: false),
         ].randomElement(using: &random)!
+        let isOther = Bool.random(using: &random)
         switch kind {
         case 0..<32: try await kill([rank], as: "rank")
         case 32..<40: try await kill(Array(Set([rank, other])), as: "rank, of two at once")
@@ -73,7 +80,9 @@ struct Chaos {
             try await Task.sleep(for: pause)
             proxy.set(.none)
             tally.update { $0.disturbances["proxy: \(fault.name)", default: 0] += 1 }
-        default: try await fillDisk(for: pause)
+        case 95..<100: try await fillDisk(for: pause)
+        case 100..<107: try await restoreOlder(rank, accepting: isOther)
+        default: try await startSecondHolder(of: rank, killsOriginal: isOther)
         }
     }
 
@@ -134,7 +143,7 @@ struct Chaos {
     // MARK: Recovery
 
     /// Waits until the cluster serves. A daemon that has ended by itself is a failure.
-    private func waitUntilReady() async throws {
+    func waitUntilReady() async throws {
         let start = ContinuousClock.now
         let endpoint = try Endpoint(local.coordinatorEndpoint)
         do throws(ServiceError) {
@@ -148,7 +157,7 @@ struct Chaos {
         tally.recovered(in: (ContinuousClock.now - start) / .seconds(1))
     }
 
-    private func say(_ text: String) {
+    func say(_ text: String) {
         guard isVerbose else { return }
         let seconds = ((ContinuousClock.now - began) / .seconds(1) * 1000).rounded() / 1000
         FileHandle.standardError.write(Data("dcp-soak: \(seconds) s: \(text)\n".utf8))

@@ -11,48 +11,63 @@ struct Conversation: Sendable {
     var committedSteps = 0
     /// Steps whose commit was asked for: the cluster may have more than it has acknowledged.
     var askedSteps = 0
+    /// The fewest that were committed since a period of `AcceptedStores` began: an older store that is accepted has these.
+    private(set) var leastSteps = 0
+    private(set) var period = 0
+
+    init(handle: SequenceHandle, story: Int, committedSteps: Int = 0, period: Int) {
+        self.handle = handle
+        self.story = story
+        self.committedSteps = committedSteps
+        self.period = period
+        (askedSteps, leastSteps) = (committedSteps, committedSteps)
+    }
+
+    /// Before `committedSteps` sinks.
+    mutating func note(period now: Int, sinkingTo steps: Int) {
+        leastSteps = min(now > period ? committedSteps : leastSteps, steps)
+        period = now
+    }
 }
 
 /// A client that prefills, decodes, forks, truncates and closes, through whatever happens to the cluster, and compares
 /// every answer.
 struct SoakClient {
     let name: String
-    let cluster: Cluster
-    let stories: [Story]
-    let expected: Undisturbed
-    let model: String
-    let tally: Tally
-    private var random: SeededGenerator
-    private var outages: Outages
-    private(set) var conversations: [Conversation] = []
+    let settings: SoakClientSettings
+    var cluster: Cluster
+    var random: SeededGenerator
+    var outages: Outages
+    var conversations: [Conversation] = []
     private var nextName = 0
+    /// How many of the older stores that were accepted it knows of.
+    private var acceptedCount = 0
 
     static let conversationsMax = 4
 
-    /// - Parameter patience: the longest outage that is not a failure of the cluster.
-    init(
-        name: String, cluster: Cluster, stories: [Story], expected: Undisturbed, model: String, tally: Tally,
-        seed: UInt64, patience: Duration
-    ) {
+    var stories: [Story] { settings.stories }
+    var tally: Tally { settings.tally }
+
+    init(name: String, settings: SoakClientSettings, seed: UInt64) async throws {
         self.name = name
-        self.cluster = cluster
-        self.stories = stories
-        self.expected = expected
-        self.model = model
-        self.tally = tally
+        self.settings = settings
+        cluster = try await settings.connect()
         random = SeededGenerator(seed: seed)
-        outages = Outages(allowance: patience)
+        outages = Outages(allowance: settings.patience)
     }
 
     /// One operation, chosen at random.
     mutating func act() async throws {
+        try await followAcceptance()
         guard let index = conversations.indices.randomElement(using: &random) else { return try await open() }
         let story = stories[conversations[index].story]
-        switch Int.random(in: 0..<10, using: &random) {
+        switch Int.random(in: 0..<12, using: &random) {
         case 0 where conversations.count < Self.conversationsMax: try await open()
         case 1 where conversations.count < Self.conversationsMax: try await fork(index)
         case 2: try await truncate(index)
         case 3 where conversations[index].committedSteps == story.steps.count: try await close(index)
+        case 4: try await dieAndResume(index)
+        case 5: try await beOverruled(index)
         default:
             if conversations[index].committedSteps == story.steps.count { return try await truncate(index) }
             let steps = Int.random(in: 1...12, using: &random)
@@ -63,6 +78,7 @@ struct SoakClient {
 
     /// At the end: all that was promised is there, and each sequence still goes on.
     mutating func finish() async throws {
+        try await followAcceptance()
         for index in conversations.indices {
             let progress = try await resume(index, after: nil)
             try check(progress, conversations[index])
@@ -74,13 +90,16 @@ struct SoakClient {
 
     private mutating func open() async throws {
         nextName += 1
-        let (cluster, sequence, model, shape) = (cluster, "\(name)-\(nextName)", model, stories[0].shape)
+        let (cluster, sequence) = (cluster, "\(name)-\(nextName)")
+        let (model, shape) = (settings.model, stories[0].shape)
         let handle = try await persistently { () async throws(ServiceError) -> SequenceHandle in
             try await cluster.registerModel(model, shape)
             return try await cluster.openSequence(sequence, model: model)
         }
         conversations.append(
-            Conversation(handle: handle, story: Int.random(in: stories.indices, using: &random)))
+            Conversation(
+                handle: handle, story: Int.random(in: stories.indices, using: &random),
+                period: settings.accepted.period))
     }
 
     private mutating func fork(_ index: Int) async throws {
@@ -112,21 +131,28 @@ struct SoakClient {
                 "\(child), forked from \(parent) at \(length), has \(progress.committedLength) committed tokens")
         }
         conversations.append(
-            Conversation(handle: handle, story: story, committedSteps: steps, askedSteps: steps))
+            Conversation(
+                handle: handle, story: story, committedSteps: steps, period: settings.accepted.period))
         tally.update { $0.forks += 1 }
     }
 
     private mutating func truncate(_ index: Int) async throws {
+        try await truncate(index, to: Int.random(in: 0...conversations[index].committedSteps, using: &random))
+    }
+
+    mutating func truncate(_ index: Int, to steps: Int) async throws {
         let conversation = conversations[index]
-        let steps = Int.random(in: 0...conversation.committedSteps, using: &random)
         let length = stories[conversation.story].position(ofStep: steps)
         // From here on both lengths are right, until it is acknowledged.
+        conversations[index].note(period: settings.accepted.period, sinkingTo: steps)
         conversations[index].committedSteps = steps
         let (cluster, handle) = (cluster, conversation.handle)
         try await persistently { () async throws(ServiceError) in
             try await cluster.truncate(handle.record.name, length: length)
         }
         conversations[index].askedSteps = steps
+        // It may have been carried out by a copy that was made meanwhile, or not.
+        conversations[index].note(period: settings.accepted.period, sinkingTo: steps)
         let progress = try await resume(index, after: nil)
         guard progress.committedLength == length, progress.layerLengths.allSatisfy({ $0 == length }) else {
             throw SoakFailure("\(handle.record.name), truncated to \(length), has \(progress)")
@@ -149,12 +175,17 @@ struct SoakClient {
     }
 
     /// Sends steps and commits, again from where the ranks are after each failure.
-    private mutating func append(_ index: Int, steps count: Int, commitEvery every: Int) async throws {
+    /// - Parameter progress: of a resume just before; else nothing is uncommitted.
+    mutating func append(
+        _ index: Int, steps count: Int, commitEvery every: Int, from progress: SequenceProgress? = nil
+    ) async throws {
         let story = stories[conversations[index].story]
         let first = conversations[index].committedSteps
         let end = min(first + count, story.steps.count)
         guard first < end else { return }
-        var lengths = [Int](repeating: story.position(ofStep: first), count: story.shape.layers)
+        var lengths =
+            progress?.layerLengths
+            ?? [Int](repeating: story.position(ofStep: first), count: story.shape.layers)
         var answered = lengths
         while true {
             let failure: ServiceError
@@ -180,7 +211,7 @@ struct SoakClient {
         }
     }
 
-    private func send(
+    func send(
         _ step: Int, layer: Int, _ conversation: Conversation
     ) async throws(ServiceError) -> AttentionOutput {
         let story = stories[conversation.story]
@@ -203,7 +234,7 @@ struct SoakClient {
 
     // MARK: Outages
 
-    private mutating func persistently<Value: Sendable>(
+    mutating func persistently<Value: Sendable>(
         _ body: @Sendable () async throws(ServiceError) -> Value
     ) async throws -> Value {
         let before = outages.count
@@ -213,7 +244,7 @@ struct SoakClient {
         return value
     }
 
-    private mutating func resume(
+    mutating func resume(
         _ index: Int, after failure: ServiceError?, answered: Int = 0
     ) async throws -> SequenceProgress {
         let (cluster, handle) = (cluster, conversations[index].handle)
@@ -239,8 +270,36 @@ struct SoakClient {
 
     // MARK: Checks
 
-    private func compare(_ bits: AnswerBits, step: Int, layer: Int, _ conversation: Conversation) {
-        guard bits == expected.answers[conversation.story][step][layer] else {
+    /// After an older store was accepted: each sequence is cut to what that held, and to nothing less. It holds what was
+    /// acknowledged before the copy was made, and not cut since.
+    private mutating func followAcceptance() async throws {
+        let accepted = settings.accepted.last
+        guard accepted.count > acceptedCount else { return }
+        acceptedCount = accepted.count
+        for index in conversations.indices {
+            let progress = try await resume(index, after: nil)
+            conversations[index].note(period: accepted.period, sinkingTo: conversations[index].committedSteps)
+            let (conversation, story) = (conversations[index], stories[conversations[index].story])
+            let held = accepted.held[conversation.handle.record.id] ?? 0
+            let committed = story.position(ofStep: conversation.committedSteps)
+            let least = min(story.position(ofStep: conversation.leastSteps), held)
+            let steps = (0...conversation.committedSteps).first { story.position(ofStep: $0) == progress.length }
+            guard progress.committedLength == progress.length, let steps,
+                (least...min(committed, held)).contains(progress.length)
+            else {
+                throw SoakFailure(
+                    "\(conversation.handle.record.name) had \(committed) committed tokens, at least "
+                        + "\(story.position(ofStep: conversation.leastSteps)) since a copy was made that held \(held); when that "
+                        + "was accepted it has \(progress)")
+            }
+            conversations[index].note(period: accepted.period, sinkingTo: steps)
+            (conversations[index].committedSteps, conversations[index].askedSteps) = (steps, steps)
+            tally.update { $0.tokensCut += committed - progress.length }
+        }
+    }
+
+    func compare(_ bits: AnswerBits, step: Int, layer: Int, _ conversation: Conversation) {
+        guard bits == settings.expected.answers[conversation.story][step][layer] else {
             tally.fail(
                 "\(conversation.handle.record.name): step \(step) of story \(conversation.story), layer \(layer), has other "
                     + "bits than undisturbed")
@@ -250,7 +309,7 @@ struct SoakClient {
     }
 
     /// Between what was acknowledged and what was asked for, and where a step ends.
-    private func check(_ progress: SequenceProgress, _ conversation: Conversation) throws {
+    func check(_ progress: SequenceProgress, _ conversation: Conversation) throws {
         let story = stories[conversation.story]
         let allowed = (conversation.committedSteps...conversation.askedSteps).map { story.position(ofStep: $0) }
         guard allowed.contains(progress.committedLength) else {

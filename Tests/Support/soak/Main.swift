@@ -15,8 +15,9 @@ struct Soak: AsyncParsableCommand {
         abstract: "Kills the daemons of a cluster again and again under clients that check every answer.",
         discussion: """
             Starts real daemons, lets clients prefill, decode, fork, truncate and close, and meanwhile sends SIGKILL at \
-            random moments and at named fail points, SIGSTOP beyond the lease, fills the disk of one rank (as root), and \
-            loses, doubles and delays frames between ranks. Every answer must have the bits of an undisturbed run, every \
+            random moments and at named fail points, SIGSTOP beyond the lease, fills the disk of one rank (as root), loses, \
+            doubles and delays frames between ranks, and brings copies of stores, in the place of the original and beside \
+            it. Clients die in the middle and have successors, or are overruled by others. Every answer must have the bits of an undisturbed run, every \
             acknowledged commit must be there, and at the end every stored byte must be right.
 
             EXAMPLE
@@ -37,7 +38,7 @@ struct Soak: AsyncParsableCommand {
     @Option(help: "Clients at the same time.")
     var clients: Int = 3
 
-    @Flag(help: "Put an older copy of a store back half-way. The run must fail: it tests the soak itself.")
+    @Flag(help: "Have an older copy of a store accepted half-way, untold. The run must fail: it tests the soak.")
     var sabotage = false
 
     @Flag(help: "Say what is done to the cluster, on standard error.")
@@ -127,7 +128,8 @@ struct SoakRun {
         var options = LocalClusterOptions()
         (options.ranks, options.headGroups, options.interleave) = (chosen.ranks, chosen.groups, chosen.interleave)
         (options.blockTokens, options.exchange, options.threadsPerRank) = (16, chosen.exchange, 1)
-        options.coordinatorArguments = ["--lease", "\(Chaos.lease / .seconds(1))"]
+        // What an older store that is accepted still holds of closed sequences is dropped before the end.
+        options.coordinatorArguments = ["--lease", "\(Chaos.lease / .seconds(1))", "--unknown-grace", "0"]
         options.rankArguments = ["--durability", durability]
         for rank in shape.allRanks {
             options.advertisedEndpoints[rank] = "unix:\(directory)/proxy-\(rank.value).sock"
@@ -140,6 +142,7 @@ struct SoakRun {
         let local = try LocalCluster.start(in: place, options: options)
         do {
             let conversations = try await disturb(local, proxies, disk, stories, for: length, &random)
+            if !tally.hasFailed { try await waitUntilDropped(allBut: conversations.count, local) }
             for report in await local.stop(deadline: .seconds(60)) {
                 guard case .stopped(.status(0)) = report.outcome else {
                     throw SoakFailure("\(report.role) at the end: \(report.outcome)")
@@ -156,6 +159,22 @@ struct SoakRun {
         }
     }
 
+    /// An older store that was accepted holds sequences that were closed since; the coordinator drops them.
+    private func waitUntilDropped(allBut count: Int, _ local: LocalCluster) async throws {
+        let deadline = ContinuousClock.now + Self.patience
+        let cluster = try await Cluster.connectWhenReady(to: Endpoint(local.coordinatorEndpoint), wait: Self.patience)
+        while true {
+            let held = try await cluster.rankStatuses().map { Int($0.sequences) }
+            if held.allSatisfy({ $0 == count }) { break }
+            guard ContinuousClock.now < deadline else {
+                throw SoakFailure("The ranks hold \(held) sequences, of which \(count) are open")
+            }
+            // Between two questions: nobody is told when a sequence is dropped.
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        await cluster.close()
+    }
+
     /// Lets clients work while the cluster is disturbed.
     /// - Returns: what they hold at the end.
     private func disturb(
@@ -170,26 +189,33 @@ struct SoakRun {
         await cluster.close()
 
         let end = ContinuousClock.now + length
+        let (pause, accepted) = (Pause(clients: clients), AcceptedStores())
         var chaos = Chaos(
-            local: local, proxies: proxies, disk: disk, tally: tally, seed: random.next(), isVerbose: isVerbose)
+            local: local, proxies: proxies, disk: disk, tally: tally, pause: pause, accepted: accepted,
+            seed: random.next(), isVerbose: isVerbose)
         let seeds = (0..<clients).map { _ in random.next() }
         let (tally, isDone) = (tally, EndSignal())
+        let settings = SoakClientSettings(
+            coordinator: endpoint, timeouts: timeouts, patience: Self.patience, stories: stories, expected: expected,
+            model: Self.model, tally: tally, accepted: accepted)
         return try await withThrowingTaskGroup(of: [Conversation].self) { group in
             for (index, seed) in seeds.enumerated() {
                 group.addTask {
-                    let cluster = try await Cluster.connectWhenReady(
-                        to: endpoint, wait: Self.patience, timeouts: timeouts)
-                    var client = SoakClient(
-                        name: "client-\(index)", cluster: cluster, stories: stories, expected: expected,
-                        model: Self.model, tally: tally, seed: seed, patience: Self.patience)
                     do {
-                        while !isDone.isSet, !tally.hasFailed { try await client.act() }
+                        var client = try await SoakClient(name: "client-\(index)", settings: settings, seed: seed)
+                        while !isDone.isSet, !tally.hasFailed {
+                            await pause.pass()
+                            try await client.act()
+                        }
+                        await pause.leave()
                         if !tally.hasFailed { try await client.finish() }
+                        await client.cluster.close()
+                        return client.conversations
                     } catch {
                         tally.fail("client-\(index): \(error)")
+                        await pause.leave()
+                        return []
                     }
-                    await cluster.close()
-                    return client.conversations
                 }
             }
             let outcome: Result<Void, any Error>

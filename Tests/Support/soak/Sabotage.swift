@@ -2,7 +2,7 @@ import DCPClient
 import DCPCore
 import Foundation
 
-/// An older copy of rank 1's store in the place of its own: acknowledged commits are lost, and the soak must say so.
+/// An older copy of rank 1's store in the place of its own, accepted: acknowledged commits are lost, and the soak must say so.
 struct Sabotage {
     private let local: LocalCluster
     private let role = DaemonRole.rank(RankIndex(1))
@@ -21,6 +21,8 @@ struct Sabotage {
         try await local.kill(role)
         try FileManager.default.removeItem(atPath: data)
         try FileManager.default.moveItem(atPath: copy, toPath: data)
+        try await local.kill(.coordinator)
+        try local.start(.coordinator, arguments: ["--accept-older-store", "1"])
         try local.start(role)
     }
 }

@@ -71,6 +71,14 @@ struct Story: Sendable {
         return stories
     }
 
+    /// How many steps two stories of a tree begin with in common.
+    static func sharedSteps(_ first: Int, _ second: Int, in tree: [Story]) -> Int {
+        guard first != second else { return tree[first].steps.count }
+        let (older, younger) = (min(first, second), max(first, second))
+        guard let parent = tree[younger].parent else { return 0 }
+        return min(parent.steps, sharedSteps(older, parent.story, in: tree))
+    }
+
     /// What a step brings.
     func rows(_ step: Int, layer: Int) -> (queries: TokenRows, keys: TokenRows, values: TokenRows) {
         let range = steps[step]

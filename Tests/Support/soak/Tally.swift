@@ -12,6 +12,14 @@ final class Tally: Sendable {
         /// What else was done to the cluster, by kind.
         var disturbances: [String: Int] = [:]
         var proxiedFramesDisturbed = 0
+        /// Copies of stores where none belongs, by what became of them.
+        var copies: [String: Int] = [:]
+        /// Committed tokens that older stores which were accepted have cost.
+        var tokensCut = 0
+        /// Clients that ended in the middle and had successors, by where they ended.
+        var interruptedClients: [String: Int] = [:]
+        /// Clients that were told `claimed` after another had taken their sequence over, by what they asked for then.
+        var overruledClients: [String: Int] = [:]
         var answersCompared = 0
         var commits = 0
         /// How often an acknowledged commit was found again after an outage.
@@ -63,6 +71,9 @@ extension Tally.Counts {
             Seed \(seed): \(cluster), \(Int(seconds)) s
             Kills survived: \(totalKills) (\(list(kills)))
             Disturbances: \(list(disturbances)); \(proxiedFramesDisturbed) frames lost, doubled or delayed
+            Copies of stores: \(list(copies)); \(tokensCut) committed tokens cut with accepted ones
+            Clients interrupted: \(list(interruptedClients))
+            Clients overruled: \(list(overruledClients))
             Answers equal to the bit: \(answersCompared)
             Commits: \(commits); found again after an outage: \(commitsChecked)
             Forks \(forks), truncations \(truncations), closings \(closings)

@@ -1,0 +1,66 @@
+internal import DCPCore
+internal import DCPTestKit
+internal import DCPWire
+internal import NIOCore
+
+/// Steps with numbers that attention cannot be computed over: every rank must refuse them before it appends anything.
+extension SimulatedClient {
+    func stepBeyondLimits() {
+        doing = "sending a step with numbers beyond the limits"
+        let sequence = sequences[world.draw(0...sequences.count - 1)]
+        let layer = world.draw(0...simulation.knobs.model.layers - 1)
+        let position = sequence.layers[layer].count
+        let mode: StepRequest.QueryMode = world.chance(0.5) ? .replicate : .gather
+        let step = SentStep(
+            [(sequence, world.draw(1...24))], claims: claims, layer: layer, tag: takeTag(layer: layer), model: model!,
+            cluster: cluster, mode: mode, timeout: simulation.knobs.stepTimeout, random: &world.random)
+        // It is none of the sequence's: whoever appends it has more than was sent.
+        sequence.cut(layer, to: position)
+        // A rank that has no query heads of its own is sent none.
+        let tensors: [InputLimits.Tensor] = mode == .replicate ? [.query, .key, .value] : [.key, .value]
+        let tensor = tensors[world.draw(0...tensors.count - 1)]
+        simulation.count("steps beyond the limits")
+        askRanks(
+            step.requests(beyondLimitsIn: tensor, random: &world.random).mapValues { .step($0) }, tag: step.tag,
+            timeout: simulation.knobs.stepTimeout + .seconds(2)
+        ) { [self] rank, frame in
+            guard case .stepResult = frame.message else { return }
+            simulation.violate(.wrongAnswer, "\(name): \(rank) answered \(frame.tag), with numbers beyond its limits")
+        } done: { [self] result in
+            switch result {
+            case .success: break
+            // Others may still be at it: after any error a client resumes. Nothing is left of it then.
+            case .failure(let error) where error.code == .invalidRequest: recover(after: nil)
+            case .failure(let error): failed(error)
+            }
+        }
+    }
+}
+
+extension SentStep {
+    /// The same step with a number in each head of a tensor, in one of its tokens, that is beyond the limit.
+    func requests(
+        beyondLimitsIn tensor: InputLimits.Tensor, random: inout SeededGenerator
+    ) -> [RankIndex: StepRequest] {
+        let limit = limits.magnitudeMax(of: tensor)
+        let number = [limit.nextUp, -2 * limit, .infinity, .nan].randomElement(using: &random)!
+        let place = Double.random(in: 0..<1, using: &random)
+        return requests.mapValues { request in
+            var request = request
+            switch tensor {
+            case .query: Self.spoil(&request.queries, heads: request.queryHeads, place, with: number)
+            case .key: Self.spoil(&request.keys, heads: request.kvHeads, place, with: number)
+            case .value: Self.spoil(&request.values, heads: request.kvHeads, place, with: number)
+            }
+            return request
+        }
+    }
+
+    private static func spoil(_ tensor: inout ByteBuffer, heads: Int, _ place: Double, with number: Float) {
+        let perHead = tensor.readableBytes / 4 / heads
+        for head in 0..<heads {
+            let index = head * perHead + Int(place * Double(perHead))
+            tensor.setInteger(number.bitPattern, at: tensor.readerIndex + index * 4, endianness: .little)
+        }
+    }
+}
