@@ -11,7 +11,8 @@ struct StoreContent {
     var sequences: [SequenceID: SequenceCache] = [:]
     var damagedRecords: [SequenceID: String] = [:]
     var lineages = LineageTable()
-    var orphans: [DoomedBlocks] = []
+    var doomed = Doomed()
+    var pieced: [PiecedBlocks.Block] = []
 }
 
 /// Rebuilds the index by one scan over records and block keys. No payload page is touched: a cursor gives a large
@@ -48,8 +49,10 @@ struct StoreLoader {
         let records = try records(read, &content)
         for (id, record) in records { content.lineages[id] = record.lineage }
         // With an unreadable record nobody knows which blocks it shares, so then no block is called an orphan.
-        let orphans = try index(read, models: content.models, lineages: content.lineages)
-        if content.damagedRecords.isEmpty { content.orphans = orphans }
+        let orphans = try index(read, &content)
+        if content.damagedRecords.isEmpty {
+            content.doomed = Doomed(blocks: orphans, rows: try strayRows(read, records))
+        }
         for (id, record) in records {
             content.sequences[id] = try sequence(id, record, content.models)
             progress?.indexedSequence()
@@ -116,15 +119,43 @@ struct StoreLoader {
 
     /// Fills `blocks`. - Returns: blocks that no lineage covers, left by a deletion that did not come to its end.
     private mutating func index(
-        _ read: borrowing ReadTransaction, models: [ModelID: ModelEntry], lineages: LineageTable
+        _ read: borrowing ReadTransaction, _ content: inout StoreContent
     ) throws -> [DoomedBlocks] {
         var orphans: [DoomedBlocks] = []
         var found: [UInt64: [Int: LayerBlocks]] = [:]
+        var pieced: [PiecedBlocks.Block] = []
+        /// The block whose pieces the scan is at, and their bytes, nil when one is missing.
+        var open: (key: BlockKey, pieces: Int, byteCount: Int?)?
         let pageByteCount = environment.pageByteCount
+        func close() {
+            guard let (key, pieces, byteCount) = open else { return }
+            open = nil
+            guard let model = content.models[key.model],
+                content.lineages.isCovered(writer: key.writer, block: key.index)
+            else { return Self.append(key, pages: pieces, to: &orphans) }
+            let isWhole = byteCount == model.blockByteCount(pageByteCount: pageByteCount)
+            found[key.writer, default: [:]][key.layer, default: []].append((key.index, isWhole ? .inPieces : nil))
+            guard isWhole else { return }
+            pieced.append(
+                PiecedBlocks.Block(key: key, pages: model.blockPages(pageByteCount: pageByteCount), pieces: pieces))
+        }
         try read.scan(tables.blocks) { bytes, value in
-            progress?.indexedBlock()
             guard let key = BlockKey(bytes) else { return true }
-            guard let model = models[key.model], lineages.isCovered(writer: key.writer, block: key.index) else {
+            if let piece = BlockKey.piece(bytes) {
+                if open?.key != key {
+                    close()
+                    open = (key, 0, 0)
+                    progress?.indexedBlock()
+                }
+                let byteCount = open?.pieces == piece ? open?.byteCount : nil
+                open = (key, piece + 1, byteCount.map { $0 + value.count })
+                return true
+            }
+            close()
+            progress?.indexedBlock()
+            guard let model = content.models[key.model],
+                content.lineages.isCovered(writer: key.writer, block: key.index)
+            else {
                 Self.append(key, pages: (15 + value.count) / pageByteCount + 1, to: &orphans)
                 return true
             }
@@ -133,7 +164,9 @@ struct StoreLoader {
                 (key.index, BlockAddress(value, byteCount: byteCount)))
             return true
         }
+        close()
         blocks = found
+        content.pieced = pieced
         return orphans
     }
 

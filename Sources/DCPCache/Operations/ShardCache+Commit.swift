@@ -15,6 +15,10 @@ struct CommitPlan {
     var claim: Claim
     /// Blocks that become sealed.
     var sealed: Range<Int>
+    /// Those of them that found no run of pages.
+    var inPieces: Set<BlockKey> = []
+    /// Rows of theirs that are left to delete.
+    var rest: [DoomedRows] = []
 }
 
 extension ShardCache {
@@ -35,7 +39,7 @@ extension ShardCache {
                     try collectBlocks(&plans.value[plans.value.count - 1])
                 }
             }
-            for plan in plans.value { try write(plan, &transaction) }
+            for index in plans.value.indices { try write(&plans.value[index], &transaction) }
             FailPoint.commitBefore.pass()
         } undo: {
             for plan in plans.value { plan.sequence.core.withLock { $0.floor = $0.committed } }
@@ -44,6 +48,8 @@ extension ShardCache {
             FailPoint.commitAfter.pass()
             for plan in plans.value { apply(plan) }
             plans.value = []
+            pieced.withLock { $0.noteCommit(transactions: writer.transactionsCommitted) }
+            healPieces()
         }
     }
 
@@ -85,7 +91,7 @@ extension ShardCache {
         }
     }
 
-    private func write(_ plan: CommitPlan, _ transaction: inout WriteTransaction) throws {
+    private func write(_ plan: inout CommitPlan, _ transaction: inout WriteTransaction) throws {
         let sequence = plan.sequence
         let panels = sequence.model.panels
         let first = plan.sealed.lowerBound
@@ -94,15 +100,16 @@ extension ShardCache {
             for index in plan.sealed {
                 let key = BlockKey(model: sequence.model.id, writer: plan.lineage.writer, layer: layer, index: index)
                 let payload = UnsafeRawPointer(blocks[index - first].address)
-                try transaction.reserve(tables.blocks, key.bytes, byteCount: byteCount) {
+                let isInPieces = try transaction.place(tables.blocks, key.bytes, byteCount: byteCount) {
                     BlockRecord.write(key, payload: payload, panels: panels, into: $0)
                 }
+                if isInPieces { plan.inPieces.insert(key) }
             }
         }
         if !plan.sealed.isEmpty { FailPoint.commitSealed.pass() }
         let old = localLength(plan.committed)
         let new = localLength(plan.length)
-        if !plan.sealed.isEmpty { try deleteRows(sequence.id, first * blockTokens..<old, &transaction) }
+        if !plan.sealed.isEmpty { plan.rest = try deleteRows(sequence, first * blockTokens..<old, &transaction) }
         let open = plan.sealed.upperBound
         try putRows(
             sequence, max(old, open * blockTokens)..<new,
@@ -120,17 +127,16 @@ extension ShardCache {
     ) throws {
         let panels = sequence.model.panels
         let byteCount = TailRecord.byteCount(panels, layers: sequence.layers.count)
+        let isAnyLeft = doomed.withLock { $0.rows.contains { $0.sequence == sequence.id } }
         for token in tokens {
             let key = TailRecord.key(sequence.id, localIndex: token)
-            try transaction.reserve(tables.tail, key, byteCount: byteCount) {
+            // What a cut or a seal has left there may be of the other kind, whole or in pieces.
+            if isAnyLeft { try transaction.remove(tables.tail, key) }
+            try transaction.place(tables.tail, key, byteCount: byteCount) {
                 TailRecord.write(
                     key: key, payloads: blocks, token: token % panels.blockTokens, panels: panels, into: $0)
             }
         }
-    }
-
-    func deleteRows(_ id: SequenceID, _ tokens: Range<Int>, _ transaction: inout WriteTransaction) throws {
-        for token in tokens { try transaction.delete(tables.tail, TailRecord.key(id, localIndex: token)) }
     }
 
     /// Puts the mapped blocks in the place of those in RAM.
@@ -148,16 +154,27 @@ extension ShardCache {
             releaseUncommitted(sequence, from: localLength(plan.committed), to: localLength(plan.length))
         }
         guard !plan.sealed.isEmpty else { return }
+        if !plan.rest.isEmpty { sweepLater(Doomed(rows: plan.rest)) }
         do throws(StoreError) {
             let addresses = try addresses(plan)
             for (layer, addresses) in zip(sequence.layers, addresses) {
                 layer.state.withLock { state in
+                    for (offset, address) in addresses.enumerated() where address.payload == nil {
+                        state.assembled[plan.sealed.lowerBound + offset] = keep(
+                            state.memory[offset], sequence.model.panels)
+                    }
                     // Just written from what the checksum was made of: as good as checked.
                     if state.verified == state.mapped.count { state.verified += addresses.count }
                     state.mapped += addresses
                     state.memory.removeFirst(addresses.count)
                 }
             }
+            let model = sequence.model
+            let pages = model.blockPages(pageByteCount: environment.pageByteCount)
+            let pieces = environment.pieces(
+                valueByteCount: model.blockByteCount(pageByteCount: environment.pageByteCount))
+            let found = plan.inPieces.map { PiecedBlocks.Block(key: $0, pages: pages, pieces: pieces) }
+            pieced.withLock { $0.add(found.sorted { $0.key < $1.key }) }
         } catch {
             sequence.markDamaged(
                 fromLocalIndex: plan.sealed.lowerBound * blockTokens,
@@ -174,6 +191,10 @@ extension ShardCache {
             var addresses: [BlockAddress] = []
             for index in plan.sealed {
                 let key = BlockKey(model: model.id, writer: plan.lineage.writer, layer: layer, index: index)
+                guard !plan.inPieces.contains(key) else {
+                    addresses.append(.inPieces)
+                    continue
+                }
                 guard let value = try read.get(tables.blocks, key.bytes),
                     let address = BlockAddress(value, byteCount: byteCount)
                 else { throw StoreError(.damaged, "block \(index) of layer \(layer) is missing or not aligned") }

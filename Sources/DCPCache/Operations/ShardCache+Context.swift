@@ -51,16 +51,46 @@ extension ShardCache {
     private func reader(
         _ id: SequenceID, layer: Int, length: Int, _ snapshot: Snapshot
     ) throws(ServiceError) -> ContextReader? {
-        try withReadable(id, layer: layer, length: length) { sequence, tokens, state in
-            let count = (tokens + blockTokens - 1) / blockTokens
-            let mapped = Array(state.mapped.prefix(count))
-            guard state.verified >= mapped.count else { return nil }
-            let blocks = Array(state.memory.prefix(count - mapped.count))
-            for block in blocks { block.leases.add(1, ordering: .acquiring) }
-            return ContextReader(
-                mapped: mapped, memory: blocks, tokens: tokens, layout: sequence.model.panels, snapshot: snapshot,
-                account: readers)
+        var own: [Int: AssembledBlock] = [:]
+        var generation: Int?
+        while true {
+            let view = try withReadable(id, layer: layer, length: length) { sequence, tokens, state -> ReaderView in
+                let count = (tokens + blockTokens - 1) / blockTokens
+                let mapped = Array(state.mapped.prefix(count))
+                guard state.verified >= mapped.count else { return .unchecked }
+                // Put together before the sequence was cut, so perhaps others.
+                if generation != state.generation { own = [:] }
+                var assembled: [Int: AssembledBlock] = [:]
+                var missing: [Int] = []
+                for (index, address) in mapped.enumerated() where address.payload == nil {
+                    assembled[index] = state.assembled[index] ?? own[index]
+                    if assembled[index] == nil { missing.append(index) }
+                }
+                guard missing.isEmpty else { return .inPieces(sequence, missing, generation: state.generation) }
+                let blocks = Array(state.memory.prefix(count - mapped.count))
+                for block in blocks { block.leases.add(1, ordering: .acquiring) }
+                return .reader(
+                    ContextReader(
+                        mapped: mapped, assembled: assembled, memory: blocks, tokens: tokens,
+                        layout: sequence.model.panels, snapshot: snapshot, account: readers))
+            }
+            switch view {
+            case .unchecked: return nil
+            case .reader(let reader): return reader
+            case .inPieces(let sequence, let missing, let current):
+                generation = current
+                own.merge(try assemble(sequence, layer: layer, missing, generation: current)) { $1 }
+            }
         }
+    }
+
+    /// What a look at a layer came to.
+    private enum ReaderView {
+        case reader(ContextReader)
+        /// Not all of the sealed blocks have been checked.
+        case unchecked
+        /// These are in pieces and have to be put together first.
+        case inPieces(SequenceCache, [Int], generation: Int)
     }
 
     /// Looks at a layer whose first `length` tokens can be served. With the layer's mutex held.
@@ -131,7 +161,7 @@ extension ShardCache {
         let lineage = lineages.withLock { $0[sequence.id] }
         let byteCount = sequence.model.panels.payloadByteCount
         func ask(_ addresses: some Sequence<BlockAddress>) {
-            for address in addresses { MappedPages.ask(for: address.payload, byteCount: byteCount) }
+            for payload in addresses.compactMap(\.payload) { MappedPages.ask(for: payload, byteCount: byteCount) }
         }
         ask(piece.addresses.prefix(piece.indices.count))
         var intact = piece.indices.lowerBound

@@ -30,19 +30,23 @@ extension ShardCache {
             let read = try environment.beginRead(isPrivileged: true)
             for index in first..<local {
                 let key = TailRecord.key(sequence.id, localIndex: index)
-                guard let value = try read.get(tables.tail, key),
-                    let rows = TailRecord.rows(key: key, value, panels: panels, layers: blocks.count)
-                else {
+                let isGood = try read.withValue(tables.tail, key) { value in
+                    guard let rows = TailRecord.rows(key: key, value, panels: panels, layers: blocks.count) else {
+                        return false
+                    }
+                    for (layer, block) in blocks.enumerated() {
+                        let row = panels.rows(of: rows + layer * panels.rowByteCount)
+                        _ = panels.write(row, rowTokens: [0], into: block.address, at: index - first)
+                    }
+                    return true
+                }
+                guard isGood == true else {
                     let position = cluster.layout.position(ofLocalIndex: index, rank: contextRank)
                     core.markDamaged(
                         fromLocalIndex: index,
                         "The row of token \(position) of \(sequence.id) in the store of \(rank) is missing or fails its "
                             + "checksum")
                     return
-                }
-                for (layer, block) in blocks.enumerated() {
-                    let row = panels.rows(of: rows + layer * panels.rowByteCount)
-                    _ = panels.write(row, rowTokens: [0], into: block.address, at: index - first)
                 }
             }
         }
@@ -63,7 +67,12 @@ extension ShardCache {
     ) throws(ServiceError) {
         if let writer = lineage?.writer(ofBlock: index) {
             let key = BlockKey(model: sequence.model.id, writer: writer, layer: layer, index: index)
-            if BlockRecord.isIntact(key, payload: address.payload, panels: sequence.model.panels) { return }
+            let panels = sequence.model.panels
+            if let payload = address.payload {
+                if BlockRecord.isIntact(key, payload: payload, panels: panels) { return }
+            } else if try mapping({ () throws(StoreError) in try assemble(key, panels) }) != nil {
+                return
+            }
         }
         throw fail(
             .storeDamaged,

@@ -58,9 +58,10 @@ extension ShardCache {
         let open = lineage.sealedBlocks * blockTokens..<localLength(sequence.core.withLock { $0.committed })
         guard open.contains(index) else { return false }
         let key = TailRecord.key(sequence.id, localIndex: index)
-        guard let value = try transaction.get(tables.tail, key) else { return true }
-        return TailRecord.rows(
-            key: key, value, panels: sequence.model.panels, layers: sequence.layers.count) == nil
+        let isGood = try transaction.withValue(tables.tail, key) {
+            TailRecord.rows(key: key, $0, panels: sequence.model.panels, layers: sequence.layers.count) != nil
+        }
+        return isGood != true
     }
 }
 
