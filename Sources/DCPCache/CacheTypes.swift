@@ -20,7 +20,7 @@ extension ShardCache {
         /// 2 MiB or more; what is left of the last comes on top.
         public var spareByteCountMax: Int
         /// Up to so many bytes of blocks that are in pieces in the store are kept in RAM, put together. A step puts together
-        /// for itself what is beyond, and begins to when all steps have no more than as much again. Default 256 MiB.
+        /// for itself what is beyond, and begins to while the others hold no more than as much. Default 256 MiB.
         public var assembledByteCountMax = 256 << 20
         /// The most operations that may wait for the writer; further ones are refused as `.overloaded`. Default 1024.
         public var queueDepthMax: Int

@@ -43,8 +43,9 @@ public final class ShardCache: Sendable {
     let readers = ByteAccount()
     let memory: BlockPool
     let uncommitted = ByteAccount()
-    /// Bytes of blocks in pieces that are in RAM, put together.
-    let assembled = ByteAccount()
+    /// Bytes of blocks in pieces that were put together in RAM, and stay there, or are of one step each.
+    let keptPieces = ByteAccount()
+    let borrowedPieces = ByteAccount()
     let reverified = Mutex<Reverification?>(nil)
     let conditionObserver = Mutex<(@Sendable (StoreHealth) -> Void)?>(nil)
 

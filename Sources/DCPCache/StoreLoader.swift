@@ -24,9 +24,7 @@ struct StoreLoader {
     let tables: CacheTables
     let progress: LoadProgress?
 
-    /// A writer's blocks of one layer in key order, which is block order.
-    private typealias LayerBlocks = [(index: Int, address: BlockAddress?)]
-    private var blocks: [UInt64: [Int: LayerBlocks]] = [:]
+    private var blocks: [UInt64: [Int: BlockScan.LayerBlocks]] = [:]
 
     init(
         rank: RankIndex, cluster: ClusterShape, environment: Environment, tables: CacheTables, progress: LoadProgress?
@@ -49,9 +47,17 @@ struct StoreLoader {
         let records = try records(read, &content)
         for (id, record) in records { content.lineages[id] = record.lineage }
         // With an unreadable record nobody knows which blocks it shares, so then no block is called an orphan.
-        let orphans = try index(read, &content)
+        var scan = BlockScan(
+            models: content.models, lineages: content.lineages, pageByteCount: environment.pageByteCount)
+        try read.scan(tables.blocks) { key, value in
+            if scan.take(key, value) { progress?.indexedBlock() }
+            return true
+        }
+        scan.end()
+        blocks = scan.blocks
+        content.pieced = scan.pieced
         if content.damagedRecords.isEmpty {
-            content.doomed = Doomed(blocks: orphans, rows: try strayRows(read, records))
+            content.doomed = Doomed(blocks: scan.orphans, rows: try strayRows(read, records))
         }
         for (id, record) in records {
             content.sequences[id] = try sequence(id, record, content.models)
@@ -115,73 +121,6 @@ struct StoreLoader {
         }
         content.damagedRecords = damaged
         return records
-    }
-
-    /// Fills `blocks`. - Returns: blocks that no lineage covers, left by a deletion that did not come to its end.
-    private mutating func index(
-        _ read: borrowing ReadTransaction, _ content: inout StoreContent
-    ) throws -> [DoomedBlocks] {
-        var orphans: [DoomedBlocks] = []
-        var found: [UInt64: [Int: LayerBlocks]] = [:]
-        var pieced: [PiecedBlocks.Block] = []
-        /// The block whose pieces the scan is at, and their bytes, nil when one is missing.
-        var open: (key: BlockKey, pieces: Int, byteCount: Int?)?
-        let pageByteCount = environment.pageByteCount
-        func close() {
-            guard let (key, pieces, byteCount) = open else { return }
-            open = nil
-            guard let model = content.models[key.model],
-                content.lineages.isCovered(writer: key.writer, block: key.index)
-            else { return Self.append(key, pages: pieces, to: &orphans) }
-            let isWhole = byteCount == model.blockByteCount(pageByteCount: pageByteCount)
-            found[key.writer, default: [:]][key.layer, default: []].append((key.index, isWhole ? .inPieces : nil))
-            guard isWhole else { return }
-            pieced.append(
-                PiecedBlocks.Block(key: key, pages: model.blockPages(pageByteCount: pageByteCount), pieces: pieces))
-        }
-        try read.scan(tables.blocks) { bytes, value in
-            guard let key = BlockKey(bytes) else { return true }
-            if let piece = BlockKey.piece(bytes) {
-                if open?.key != key {
-                    close()
-                    open = (key, 0, 0)
-                    progress?.indexedBlock()
-                }
-                let byteCount = open?.pieces == piece ? open?.byteCount : nil
-                open = (key, piece + 1, byteCount.map { $0 + value.count })
-                return true
-            }
-            close()
-            progress?.indexedBlock()
-            guard let model = content.models[key.model],
-                content.lineages.isCovered(writer: key.writer, block: key.index)
-            else {
-                Self.append(key, pages: (15 + value.count) / pageByteCount + 1, to: &orphans)
-                return true
-            }
-            let byteCount = model.blockByteCount(pageByteCount: pageByteCount)
-            found[key.writer, default: [:]][key.layer, default: []].append(
-                (key.index, BlockAddress(value, byteCount: byteCount)))
-            return true
-        }
-        close()
-        blocks = found
-        content.pieced = pieced
-        return orphans
-    }
-
-    private static func append(_ key: BlockKey, pages: Int, to orphans: inout [DoomedBlocks]) {
-        let layers = key.layer..<key.layer + 1
-        if let last = orphans.last, last.model == key.model, last.writer == key.writer, last.layers == layers,
-            last.blocks.upperBound == key.index
-        {
-            orphans[orphans.count - 1].blocks = last.blocks.lowerBound..<key.index + 1
-        } else {
-            orphans.append(
-                DoomedBlocks(
-                    model: key.model, writer: key.writer, layers: layers, blocks: key.index..<key.index + 1,
-                    pages: pages))
-        }
     }
 
     private func sequence(

@@ -5,13 +5,24 @@ final class AssembledBlock: Sendable {
     private let memory: MemoryBlock
     private let byteCount: Int
     private let account: ByteAccount
+    /// It may stay in RAM when the step that needed it is over.
+    let isKept: Bool
 
-    /// - Parameter account: counts the bytes of those alive.
-    init(_ memory: MemoryBlock, _ panels: PanelLayout, account: ByteAccount) {
+    /// - Parameters:
+    ///   - budget: what may be kept, and how many bytes are; nil for a block that is not to be.
+    ///   - borrowed: counts the bytes of the others.
+    init(
+        _ memory: MemoryBlock, _ panels: PanelLayout, budget: (kept: ByteAccount, byteCountMax: Int)?,
+        borrowed: ByteAccount
+    ) {
         self.memory = memory
-        self.account = account
         byteCount = panels.payloadByteCount
-        account.add(byteCount)
+        if let budget, budget.kept.add(byteCount, limit: budget.byteCountMax) {
+            (account, isKept) = (budget.kept, true)
+        } else {
+            (account, isKept) = (borrowed, false)
+            borrowed.add(byteCount)
+        }
     }
 
     var payload: UnsafeRawPointer { UnsafeRawPointer(memory.address) }

@@ -160,8 +160,8 @@ extension ShardCache {
             for (layer, addresses) in zip(sequence.layers, addresses) {
                 layer.state.withLock { state in
                     for (offset, address) in addresses.enumerated() where address.payload == nil {
-                        state.assembled[plan.sealed.lowerBound + offset] = keep(
-                            state.memory[offset], sequence.model.panels)
+                        let block = assembled(state.memory[offset], sequence.model.panels, mayBeKept: true)
+                        if block.isKept { state.assembled[plan.sealed.lowerBound + offset] = block }
                     }
                     // Just written from what the checksum was made of: as good as checked.
                     if state.verified == state.mapped.count { state.verified += addresses.count }

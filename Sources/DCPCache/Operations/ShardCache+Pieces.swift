@@ -10,18 +10,27 @@ extension ShardCache {
     /// A block, whole or in pieces, in RAM and checked; nil when it is not there or not intact.
     ///
     /// In a read transaction of its own: that of a step may have begun before the block was in pieces.
-    func assemble(_ key: BlockKey, _ panels: PanelLayout, isPrivileged: Bool = false) throws(StoreError)
-        -> AssembledBlock?
-    {
-        let read = try environment.beginRead(isPrivileged: isPrivileged)
+    /// - Parameter mayBeKept: beyond the step that needs it, as far as there is room for that.
+    func assemble(
+        _ key: BlockKey, _ panels: PanelLayout, mayBeKept: Bool, isPrivileged: Bool = false
+    ) throws(ServiceError) -> AssembledBlock? {
         let byteCount = BlockRecord.byteCount(panels, pageByteCount: environment.pageByteCount)
-        let block = try read.withValue(tables.blocks, key.bytes) { value -> MemoryBlock? in
-            guard let payload = BlockRecord.intactPayload(key, value, byteCount: byteCount, panels: panels) else {
-                return nil
+        let block = try mapping { () throws(StoreError) -> MemoryBlock?? in
+            let read = try environment.beginRead(isPrivileged: isPrivileged)
+            return try read.withValue(tables.blocks, key.bytes) { value in
+                BlockRecord.intactPayload(key, value, byteCount: byteCount, panels: panels).map {
+                    MemoryBlock(copying: $0, tokens: panels.blockTokens, panels, pool: memory)
+                }
             }
-            return MemoryBlock(copying: payload, tokens: panels.blockTokens, panels, pool: memory)
         }
-        return block.flatMap { $0 }.map { AssembledBlock($0, panels, account: assembled) }
+        return block.flatMap { $0 }.map { assembled($0, panels, mayBeKept: mayBeKept) }
+    }
+
+    /// The first come are kept, so that a context beyond the limit does not push itself out.
+    func assembled(_ block: MemoryBlock, _ panels: PanelLayout, mayBeKept: Bool) -> AssembledBlock {
+        AssembledBlock(
+            block, panels, budget: mayBeKept ? (keptPieces, settings.assembledByteCountMax) : nil,
+            borrowed: borrowedPieces)
     }
 
     /// Puts blocks of a layer together for a step, and keeps them for later ones as far as there is room for that.
@@ -30,23 +39,22 @@ extension ShardCache {
     func assemble(
         _ sequence: SequenceCache, layer: Int, _ indices: [Int], generation: Int
     ) throws(ServiceError) -> [Int: AssembledBlock] {
-        guard assembled.value <= 2 * settings.assembledByteCountMax else {
+        guard borrowedPieces.value <= settings.assembledByteCountMax else {
             throw fail(
                 .overloaded,
-                "\(assembled.value) bytes of blocks that are in pieces in the store of \(rank) are in RAM for other steps, and "
-                    + "one begins at no more than \(2 * settings.assembledByteCountMax); retry.")
+                "Other steps on \(rank) have put together \(borrowedPieces.value) bytes of blocks that are in pieces in its "
+                    + "store, and one more begins to at \(settings.assembledByteCountMax) at the most; retry.")
         }
         let panels = sequence.model.panels
         let lineage = lineages.withLock { $0[sequence.id] }
         var blocks: [Int: AssembledBlock] = [:]
         var failed: Int?
         for index in indices {
-            let block = try mapping { () throws(StoreError) -> AssembledBlock? in
-                guard let writer = lineage?.writer(ofBlock: index) else { return nil }
-                return try assemble(
-                    BlockKey(model: sequence.model.id, writer: writer, layer: layer, index: index), panels)
-            }
-            guard let block else {
+            guard let writer = lineage?.writer(ofBlock: index),
+                let block = try assemble(
+                    BlockKey(model: sequence.model.id, writer: writer, layer: layer, index: index), panels,
+                    mayBeKept: true)
+            else {
                 failed = index
                 break
             }
@@ -54,7 +62,7 @@ extension ShardCache {
         }
         let isCurrent = sequence.layers[layer].state.withLock { state in
             guard state.generation == generation else { return false }
-            for (index, block) in blocks where state.mapped[index].payload == nil && isKept {
+            for (index, block) in blocks where block.isKept && state.mapped[index].payload == nil {
                 state.assembled[index] = block
             }
             return true
@@ -62,21 +70,10 @@ extension ShardCache {
         // As of a check: when the generation is current, the lineage was that of the blocks.
         if isCurrent, let failed {
             sequence.markDamaged(
-                fromLocalIndex: failed * blockTokens,
-                "Block \(failed) of layer \(layer) of \(sequence.id) in the store of \(rank) fails its checksum, or lacks a "
-                    + "piece")
+                fromLocalIndex: failed * blockTokens, damagedBlock(failed, layer: layer, of: sequence.id).message)
             try checkIntact(sequence.core.withLock { $0 }, localLength: failed * blockTokens + 1)
         }
         return blocks
-    }
-
-    /// Whether one more may be kept: the first come is, so that a context beyond the limit does not push itself out.
-    private var isKept: Bool { assembled.value <= settings.assembledByteCountMax }
-
-    /// A block that a commit has sealed in pieces is in RAM already.
-    func keep(_ block: MemoryBlock, _ panels: PanelLayout) -> AssembledBlock? {
-        guard isKept else { return nil }
-        return AssembledBlock(block, panels, account: assembled)
     }
 
     // MARK: Making them whole

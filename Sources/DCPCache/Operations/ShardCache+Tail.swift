@@ -70,12 +70,17 @@ extension ShardCache {
             let panels = sequence.model.panels
             if let payload = address.payload {
                 if BlockRecord.isIntact(key, payload: payload, panels: panels) { return }
-            } else if try mapping({ () throws(StoreError) in try assemble(key, panels) }) != nil {
+            } else if try assemble(key, panels, mayBeKept: false) != nil {
                 return
             }
         }
-        throw fail(
+        throw damagedBlock(index, layer: layer, of: sequence.id)
+    }
+
+    func damagedBlock(_ index: Int, layer: Int, of id: SequenceID) -> ServiceError {
+        fail(
             .storeDamaged,
-            "Block \(index) of layer \(layer) of \(sequence.id) in the store of \(rank) fails its checksum")
+            "Block \(index) of layer \(layer) of \(id) in the store of \(rank) fails its checksum, or a part of it is missing"
+        )
     }
 }

@@ -121,12 +121,13 @@ extension ShardCache {
             }
             if let sealed = source.0 {
                 do throws(ServiceError) {
-                    try checkBlock(sequence, layer: number, index: index, address: sealed, lineage: lineage)
+                    copies.append(try copy(sealed, of: sequence, layer: number, index: index, lineage, tokens: tokens))
                 } catch {
+                    guard error.code == .storeDamaged else { throw error }
                     sequence.markDamaged(fromLocalIndex: index * blockTokens, error.message)
                     try checkIntact(sequence.core.withLock { $0 }, localLength: localLength)
+                    throw error
                 }
-                copies.append(try copy(sealed, of: sequence, layer: number, index: index, lineage, tokens: tokens))
             } else if let open = source.1 {
                 copies.append(MemoryBlock(copying: open.address, tokens: tokens, panels, pool: memory))
             }
@@ -134,22 +135,20 @@ extension ShardCache {
         return copies
     }
 
-    /// The first tokens of a sealed block that has been checked.
+    /// The first tokens of a sealed block, which is checked.
     private func copy(
         _ address: BlockAddress, of sequence: SequenceCache, layer: Int, index: Int, _ lineage: Lineage, tokens: Int
     ) throws(ServiceError) -> MemoryBlock {
         let panels = sequence.model.panels
-        if let payload = address.payload { return MemoryBlock(copying: payload, tokens: tokens, panels, pool: memory) }
-        let block = try mapping { () throws(StoreError) -> AssembledBlock? in
-            guard let writer = lineage.writer(ofBlock: index) else { return nil }
-            let key = BlockKey(model: sequence.model.id, writer: writer, layer: layer, index: index)
-            return try assemble(key, panels, isPrivileged: true)
+        if let payload = address.payload {
+            try checkBlock(sequence, layer: layer, index: index, address: address, lineage: lineage)
+            return MemoryBlock(copying: payload, tokens: tokens, panels, pool: memory)
         }
-        guard let block else {
-            throw fail(
-                .storeDamaged,
-                "Block \(index) of layer \(layer) of \(sequence.id) cannot be read again on \(rank).")
-        }
+        guard let writer = lineage.writer(ofBlock: index),
+            let block = try assemble(
+                BlockKey(model: sequence.model.id, writer: writer, layer: layer, index: index), panels,
+                mayBeKept: false, isPrivileged: true)
+        else { throw damagedBlock(index, layer: layer, of: sequence.id) }
         return MemoryBlock(copying: block.payload, tokens: tokens, panels, pool: memory)
     }
 

@@ -6,7 +6,6 @@ package struct StoreFaults: Sendable {
     package var write: @Sendable () -> Int32
     /// The data file has reached the disk as it is now: what a loss of power would leave at the least.
     package var synced: @Sendable (_ dataPath: String) -> Void
-
     /// No run of free pages is longer than this.
     package var runPagesMax: @Sendable () -> Int
 

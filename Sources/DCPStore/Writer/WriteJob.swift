@@ -20,11 +20,10 @@ public struct WriteJob: Sendable {
     public var isFreeing: Bool
     /// Is on the disk when it completes, whatever the durability: undone by a loss of power, it would do harm.
     public var isSynced: Bool
-    /// Only makes better what is good. Has whole runs of pages or fails, and its failure says nothing of the store.
+    /// Only makes better what is good: has whole runs of pages or fails, and that it found none says nothing of the store.
     public var isOptional: Bool
-    /// Writes. May run several times: in a shared transaction that fails, then again alone, and again with values in
-    /// pieces. Throw before the first change
-    /// and the other jobs of the transaction do not notice.
+    /// Writes. May run several times: in a shared transaction that fails, then again alone, and again with values in pieces.
+    /// Throw before the first change and the other jobs of the transaction do not notice.
     public var body: @Sendable (inout WriteTransaction) throws -> Void
     /// Takes back what `body` changed in memory. Called after every run of `body` that did not commit, also one that
     /// threw, and of a synced job whose commit did not reach the disk: nothing is written after that, so what it deleted

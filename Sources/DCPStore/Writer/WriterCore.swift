@@ -203,7 +203,8 @@ final class WriterCore: @unchecked Sendable {
             var usage = Usage()
             do {
                 return try run(jobs, &usage)
-            } catch let error as StoreError where error.isOutOfPages && !isOptional {
+            } catch let error as StoreError where error.isOutOfPages {
+                if isOptional { throw error }
                 let needed = usage.pages + (isFreeing ? 0 : environment.reservedPages)
                 if error.cause != nil, hasRoom(for: needed), splitMore(usage.runPagesFailed) { continue }
                 if !hasTurnedOver, turnOver(for: needed) {
@@ -212,7 +213,7 @@ final class WriterCore: @unchecked Sendable {
                 }
                 throw judged(error, pages: usage.pages)
             } catch {
-                throw isOptional ? error : judged(error, pages: usage.pages)
+                throw judged(error, pages: usage.pages)
             }
         }
     }
@@ -277,7 +278,14 @@ final class WriterCore: @unchecked Sendable {
             environment.reuseHorizon == environment.lastTransaction
         else { return false }
         var usage = Usage()
-        return (try? run([WriteJob(isFreeing: true, body: turningOver, completion: { _ in })], &usage)) != nil
+        do {
+            _ = try run([WriteJob(isFreeing: true, body: turningOver, completion: { _ in })], &usage)
+            return true
+        } catch {
+            // A sync may have failed, which counts for all that follows.
+            _ = judged(error, pages: usage.pages)
+            return false
+        }
     }
 
     /// Whether a transaction can take so many pages.
