@@ -11,7 +11,8 @@ struct PiecedBlocks: Sendable {
 
     /// By pages.
     private var waiting: [Int: [Block]] = [:]
-    /// Those that are being made whole.
+    /// Some are being made whole: these, but for those that have been dropped since.
+    private var isBusy = false
     private var taken: [Block] = []
     /// Damaged ones, which stay as they are.
     private var damaged: [Block] = []
@@ -55,10 +56,11 @@ struct PiecedBlocks: Sendable {
 
     /// The next to be made whole together, all of one size, the smallest first; nil while others are.
     mutating func next() -> [Block]? {
-        guard taken.isEmpty, let pages = waiting.keys.min(), pages < runPagesMissing,
+        guard !isBusy, let pages = waiting.keys.min(), pages < runPagesMissing,
             var blocks = waiting.removeValue(forKey: pages)
         else { return nil }
         let count = min(max(Self.pagesMax / pages, 1), blocks.count)
+        isBusy = true
         taken = Array(blocks.suffix(count))
         blocks.removeLast(count)
         if !blocks.isEmpty { waiting[pages] = blocks }
@@ -66,15 +68,15 @@ struct PiecedBlocks: Sendable {
     }
 
     /// What `next` gave has come to its end.
-    /// - Parameter damaged: those that are not intact; nil when no run was found.
-    mutating func end(damaged found: Set<BlockKey>?, transactions now: Int) {
+    /// - Parameter found: those that are not intact; nil when no run was found.
+    mutating func end(_ blocks: [Block], damaged found: Set<BlockKey>?, transactions now: Int) {
         if let found {
             damaged += taken.filter { found.contains($0.key) }
-        } else if let pages = taken.first?.pages {
+        } else if let pages = blocks.first?.pages {
             add(taken)
             runPagesMissing = min(runPagesMissing, pages)
             transactions = now
         }
-        taken = []
+        (isBusy, taken) = (false, [])
     }
 }

@@ -169,12 +169,13 @@ extension ShardCache {
                     state.memory.removeFirst(addresses.count)
                 }
             }
-            let model = sequence.model
-            let pages = model.blockPages(pageByteCount: environment.pageByteCount)
-            let pieces = environment.pieces(
-                valueByteCount: model.blockByteCount(pageByteCount: environment.pageByteCount))
-            let found = plan.inPieces.map { PiecedBlocks.Block(key: $0, pages: pages, pieces: pieces) }
-            pieced.withLock { $0.add(found.sorted { $0.key < $1.key }) }
+            let found = plan.inPieces.sorted().map { key in
+                let byteCount = sequence.model.blockByteCount(pageByteCount: environment.pageByteCount)
+                return PiecedBlocks.Block(
+                    key: key, pages: environment.runPages(valueByteCount: byteCount),
+                    pieces: environment.pieces(valueByteCount: byteCount))
+            }
+            pieced.withLock { $0.add(found) }
         } catch {
             sequence.markDamaged(
                 fromLocalIndex: plan.sealed.lowerBound * blockTokens,

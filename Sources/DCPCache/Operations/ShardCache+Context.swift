@@ -22,8 +22,9 @@ extension ShardCache {
         _ wanted: [(sequence: SequenceID, length: Int)], layer: Int,
         goesOn: () throws(ServiceError) -> Void = {}
     ) throws(ServiceError) -> [ContextReader] {
+        var isAssembling = false
         while true {
-            if let readers = try readers(wanted, layer: layer) { return readers }
+            if let readers = try readers(wanted, layer: layer, &isAssembling) { return readers }
             // Without the snapshot that the readers share: it would live as long as all checks.
             for item in wanted { try checkBlocks(of: item.sequence, layer: layer, length: item.length, goesOn) }
         }
@@ -31,14 +32,15 @@ extension ShardCache {
 
     /// - Returns: nil when not all of the sealed blocks have been checked.
     private func readers(
-        _ wanted: [(sequence: SequenceID, length: Int)], layer: Int
+        _ wanted: [(sequence: SequenceID, length: Int)], layer: Int, _ isAssembling: inout Bool
     ) throws(ServiceError) -> [ContextReader]? {
         let snapshot = try snapshot()
         var readers: [ContextReader] = []
         for item in wanted {
-            guard let reader = try reader(item.sequence, layer: layer, length: item.length, snapshot) else {
-                return nil
-            }
+            guard
+                let reader = try reader(
+                    item.sequence, layer: layer, length: item.length, snapshot, &isAssembling)
+            else { return nil }
             readers.append(reader)
         }
         return readers
@@ -49,7 +51,7 @@ extension ShardCache {
     }
 
     private func reader(
-        _ id: SequenceID, layer: Int, length: Int, _ snapshot: Snapshot
+        _ id: SequenceID, layer: Int, length: Int, _ snapshot: Snapshot, _ isAssembling: inout Bool
     ) throws(ServiceError) -> ContextReader? {
         var own: [Int: AssembledBlock] = [:]
         var generation: Int?
@@ -79,7 +81,9 @@ extension ShardCache {
             case .reader(let reader): return reader
             case .inPieces(let sequence, let missing, let current):
                 generation = current
-                own.merge(try assemble(sequence, layer: layer, missing, generation: current)) { $1 }
+                let blocks = try assemble(
+                    sequence, layer: layer, missing, generation: current, hasBegun: &isAssembling)
+                own.merge(blocks) { $1 }
             }
         }
     }

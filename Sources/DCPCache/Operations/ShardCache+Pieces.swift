@@ -34,17 +34,20 @@ extension ShardCache {
     }
 
     /// Puts blocks of a layer together for a step, and keeps them for later ones as far as there is room for that.
-    /// - Parameter generation: of the layer, when their indices were looked up.
+    /// - Parameters:
+    ///   - generation: of the layer, when their indices were looked up.
+    ///   - hasBegun: whether the step has put blocks together before, for another sequence. It is not refused halfway.
     /// - Returns: fewer when the sequence has been cut since.
     func assemble(
-        _ sequence: SequenceCache, layer: Int, _ indices: [Int], generation: Int
+        _ sequence: SequenceCache, layer: Int, _ indices: [Int], generation: Int, hasBegun: inout Bool
     ) throws(ServiceError) -> [Int: AssembledBlock] {
-        guard borrowedPieces.value <= settings.assembledByteCountMax else {
+        guard hasBegun || borrowedPieces.value <= settings.assembledByteCountMax else {
             throw fail(
                 .overloaded,
                 "Other steps on \(rank) have put together \(borrowedPieces.value) bytes of blocks that are in pieces in its "
                     + "store, and one more begins to at \(settings.assembledByteCountMax) at the most; retry.")
         }
+        hasBegun = true
         let panels = sequence.model.panels
         let lineage = lineages.withLock { $0[sequence.id] }
         var blocks: [Int: AssembledBlock] = [:]
@@ -96,7 +99,7 @@ extension ShardCache {
         enqueue([], isAlone: true, isInternal: true, isOptional: true) { [self] result in
             let isDone = (try? result.get()) != nil
             let transactions = writer.transactionsCommitted
-            pieced.withLock { $0.end(damaged: isDone ? damaged.value : nil, transactions: transactions) }
+            pieced.withLock { $0.end(batch, damaged: isDone ? damaged.value : nil, transactions: transactions) }
             healPieces()
         } body: { [self] transaction in
             damaged.value = []

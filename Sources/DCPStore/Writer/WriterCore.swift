@@ -319,12 +319,19 @@ final class WriterCore: @unchecked Sendable {
     /// New data stops short of the last pages, so that a delete finds the pages it copies before it frees any.
     private func checkRoom(for pages: Int) throws(StoreError) {
         let wanted = pages + environment.reservedPages
-        guard try environment.availablePages(atLeast: wanted) >= wanted else {
+        let available = try environment.availablePages(atLeast: wanted)
+        guard available < wanted else { return }
+        guard isEmpty(for: wanted) else {
             throw StoreError(
                 .full,
                 "The store \(environment.directory) has reached its largest size of "
                     + "\(environment.capacityByteCount) bytes; close or truncate sequences, or raise --disk-limit or "
                     + "--map-size and restart.")
         }
+        throw StoreError(
+            .full,
+            "The store \(environment.directory) has room, but steps that read it hold back what has just been deleted: of "
+                + "\(wanted * environment.pageByteCount) bytes \(available * environment.pageByteCount) can be used; retry "
+                + "when they are over.")
     }
 }
