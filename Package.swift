@@ -152,7 +152,7 @@ let package = Package(
             ], path: "Tests/Support/soak"),
 
         tests("DCPCore"),
-        tests("DCPAttention"),
+        tests("DCPAttention", ["DCPClient"]),
         tests("DCPStore"),
         tests("DCPCache", ["DCPAttention", "DCPStore", "cache-crasher"]),
         tests("DCPCertificates", [x509, swiftASN1]),
@@ -160,7 +160,7 @@ let package = Package(
         tests("DCPTransport", ["DCPCertificates", "DCPWire", nioCore, nioPosix, nioSSL]),
         tests("DCPCollectives"),
         tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", "DCPTransport", nioCore, nioPosix]),
-        tests("DCPCoordinator", ["DCPWire"]),
+        tests("DCPCoordinator", ["DCPWire", "DCPStore"]),
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
         tests("DCPObservability"),
         tests("DCPDaemon", ["DCPRank", "DCPObservability", nioCore, logging, argumentParser]),

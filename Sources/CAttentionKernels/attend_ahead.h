@@ -28,8 +28,10 @@ DCP_INLINE int64_t dcp_element_bytes(int type) { return type == dcp_f32 ? 4 : 2;
 typedef struct {
     const dcp_attention_rows *rows;
     const char *keys, *values; // at the group's first token
-    int64_t tokens;            // of the group that some row sees
-    int64_t seen[dcp_attention_rows_max];
+    int64_t tokens;            // of the group, up to the last that some row sees
+    // What each row sees of the group; begin == end: nothing. `plain` is the end where the row begins with the group, else
+    // 0: up to there it is like a row that sees all.
+    int32_t begin[dcp_attention_rows_max], end[dcp_attention_rows_max], plain[dcp_attention_rows_max];
     // At the start of a line: each vector of what follows lay in one line or over two, as the stack happened to. From
     // memory four rows of bf16 gain 6 %.
     _Alignas(64) float maximum[dcp_attention_rows_max]; // with `sum` the rows' state
@@ -42,6 +44,9 @@ typedef struct {
     uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens
     uint64_t heavy[dcp_attention_rows_max / dcp_tile_rows]; // a bit for each token with a second term in a row of the tile
 #endif
+    // What the loops over keys and over values take at a time.
+    int64_t term, end_term, key_dim, end_key_dim, value_dim, end_value_dim;
+    int begins_scores, ends_scores;
     uintptr_t ahead, ahead_due, ahead_end; // addresses: asked for, due by now, the end
     // Volatile so that a compiler does not keep them in registers that the loops need: they are read once a block.
     volatile uintptr_t then, then_end;

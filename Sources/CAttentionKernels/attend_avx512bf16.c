@@ -20,7 +20,7 @@
 
 #define DCP_DOT
 #define words_set1(word) _mm512_set1_epi32((int)(word))
-#define words_even(words) _mm512_and_si512(words, _mm512_set1_epi32(0x0000FFFF))
+#define words_and(a, b) _mm512_and_si512(a, b)
 #define vec_dot(a, b, c) _mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b))
 #define vec_bf16(vec) ((__m256i)_mm512_cvtneps_pbh(vec))
 #define vec_store_bf16(at, vec) _mm256_storeu_si256((__m256i *)(at), vec_bf16(vec))

@@ -2,7 +2,7 @@
 //
 // Tokens lie along SIMD lanes: 16 tokens' scores accumulate side by side and need no horizontal sum. A group of 64
 // tokens is scored for all rows, weighted, and its values added, so K and V are converted once for all rows and the
-// scratch memory (about 28 KiB of stack) stays in the first-level cache. Sums run in runs of 16 dimensions and of 64
+// scratch memory (up to 60 KiB of stack, less by as much as keys have fewer dimensions than 576) stays in the first-level cache. Sums run in runs of 16 dimensions and of 64
 // tokens which are then added up: several short sums lose less than one long one.
 #ifndef DCP_ATTEND_BLOCK_H
 #define DCP_ATTEND_BLOCK_H
@@ -12,7 +12,7 @@
 
 #pragma STDC FP_CONTRACT OFF
 
-enum { dcp_group_tokens = 64, dcp_key_dim_max = 256 };
+enum { dcp_group_tokens = 64, dcp_key_dim_max = 576 };
 
 // A view of Float32 rows: element [row][i] is at[row * stride + i].
 typedef struct {
@@ -84,19 +84,19 @@ static inline __attribute__((always_inline)) void dcp_add_values(const float *re
 }
 
 static inline __attribute__((always_inline)) void dcp_attend_group(const dcp_attention_rows *rows, const void *keys,
-                                                                   const void *values, const int32_t *visible,
-                                                                   int64_t first, int64_t tokens,
-                                                                   dcp_panel_form form,
+                                                                   const void *values,
+                                                                   dcp_token_ranges visible, int64_t first, int64_t tokens, dcp_panel_form form,
                                                                    dcp_load_keys *load_keys,
                                                                    dcp_load_values *load_values) {
     float scores[dcp_attention_rows_max][dcp_group_tokens];
     float factor[dcp_attention_rows_max];
-    int64_t seen[dcp_attention_rows_max];
+    // What each row sees of the group; begin == end: nothing.
+    int32_t begin[dcp_attention_rows_max], end[dcp_attention_rows_max];
     for (int64_t r = 0; r < rows->rows; r++) {
-        const int64_t left = visible[r] - first;
-        seen[r] = left < 0 ? 0 : left < tokens ? left : tokens;
+        end[r] = dcp_clamped(visible.end[r] - (int32_t)first, (int32_t)tokens);
+        begin[r] = dcp_clamped(visible.first[r] - (int32_t)first, end[r]);
     }
-    // Up to 15 tokens past the last visible one are scored: inside the panel, and replaced before they are read.
+    // Up to 15 tokens beside the visible ones are scored: inside the panel, and replaced before they are read.
     float key_scratch[dcp_key_dim_max * dcp_lanes];
     dcp_prefetch_keys(rows, form, keys, first, dcp_padded(tokens));
     const int64_t lanes_bytes = dcp_lanes * rows->value_dim * form.element_bytes;
@@ -105,37 +105,42 @@ static inline __attribute__((always_inline)) void dcp_attend_group(const dcp_att
         const dcp_view lanes = load_keys(rows, keys, first + t, key_scratch);
         for (int64_t r = 0; r < rows->rows; r++) {
             dcp_prefetch(ahead + lanes_bytes * r / rows->rows, ahead + lanes_bytes * (r + 1) / rows->rows);
-            if (t < seen[r]) dcp_score_lanes(rows->queries + r * rows->key_dim, lanes, rows->key_dim, &scores[r][t]);
+            if (t < end[r] && t + dcp_lanes > begin[r]) dcp_score_lanes(rows->queries + r * rows->key_dim, lanes, rows->key_dim, &scores[r][t]);
         }
     }
     for (int64_t r = 0; r < rows->rows; r++) {
-        if (seen[r] == 0) continue;
-        factor[r] = dcp_softmax_row(scores[r], seen[r], rows->scale, rows->soft_cap, &rows->maximum[r], &rows->sum[r]);
+        if (begin[r] == end[r]) continue;
+        const int64_t start = begin[r] / dcp_lanes * dcp_lanes;
+        factor[r] = dcp_softmax_row(scores[r] + start, begin[r] - start, end[r] - start, rows->scale, rows->soft_cap,
+                                    &rows->maximum[r], &rows->sum[r]);
     }
     float value_scratch[dcp_group_tokens * dcp_lanes];
     for (int64_t dim = 0; dim < rows->value_dim; dim += dcp_lanes) {
         const int64_t width = rows->value_dim - dim < dcp_lanes ? rows->value_dim - dim : dcp_lanes;
         const dcp_view lanes = load_values(rows, values, first, tokens, dim, width, value_scratch);
         for (int64_t r = 0; r < rows->rows; r++) {
-            if (seen[r] == 0) continue;
+            if (begin[r] == end[r]) continue;
             float *out = rows->output + r * rows->value_dim + dim;
+            const float *weights = scores[r] + begin[r];
+            const dcp_view seen = {lanes.at + begin[r] * lanes.stride, lanes.stride};
             if (width == dcp_lanes) {
-                dcp_add_values(scores[r], lanes, seen[r], dcp_lanes, factor[r], out);
+                dcp_add_values(weights, seen, end[r] - begin[r], dcp_lanes, factor[r], out);
             } else {
-                dcp_add_values(scores[r], lanes, seen[r], width, factor[r], out);
+                dcp_add_values(weights, seen, end[r] - begin[r], width, factor[r], out);
             }
         }
     }
 }
 
 static inline __attribute__((always_inline)) void dcp_attend_over(const dcp_attention_rows *rows, const void *keys,
-                                                                  const void *values, const int32_t *visible,
+                                                                  const void *values, dcp_token_ranges visible,
                                                                   dcp_panel_form form, dcp_load_keys *load_keys,
                                                                   dcp_load_values *load_values) {
-    int64_t end = 0;
-    for (int64_t r = 0; r < rows->rows; r++) end = visible[r] > end ? visible[r] : end;
-    for (int64_t first = 0; first < end; first += dcp_group_tokens) {
-        const int64_t tokens = end - first < dcp_group_tokens ? end - first : dcp_group_tokens;
+    const dcp_seen_tokens seen = dcp_seen_by_some(rows->rows, visible);
+    // Groups begin at multiples of their size, wherever rows begin: what a row becomes depends on no other row.
+    const int64_t start = seen.first / dcp_group_tokens * dcp_group_tokens;
+    for (int64_t first = start; first < seen.end; first += dcp_group_tokens) {
+        const int64_t tokens = seen.end - first < dcp_group_tokens ? seen.end - first : dcp_group_tokens;
         dcp_attend_group(rows, keys, values, visible, first, tokens, form, load_keys, load_values);
     }
 }

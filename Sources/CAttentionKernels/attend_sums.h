@@ -1,16 +1,18 @@
 // The sums of a tile's weighted values, over `vectors` vectors of dimensions from `values`, or `some` dimensions, for
 // `count` rows. Included by attend_tiles.h.
 //
-// First tokens that all rows see, in pairs. Then those that some see: rows that see fewer drop out, since a weight of 0
-// would take in a value that is NaN. Panels hold tokens in pairs, so the token after an odd last one is inside.
+// First tokens that all rows see, in pairs; none where a row begins inside the group. Then those that some see: a row takes
+// only what it sees, since a weight of 0 would take in a value that is NaN. Panels hold tokens in pairs, so the token beside
+// an odd one is inside.
 #ifndef DCP_ATTEND_SUMS_H
 #define DCP_ATTEND_SUMS_H
 
 #include "attend_loads.h"
 
-// What the rows of a tile see of a group: all of them the first tokens, some of them more.
+// What the rows of a tile see of a group: some of them from `least` on, which is even, all of them up to `all`, some of
+// them up to `most`.
 typedef struct {
-    int64_t all, most;
+    int64_t least, all, most;
 } dcp_sight;
 
 #ifdef DCP_DOT
@@ -19,11 +21,12 @@ DCP_INLINE void dcp_add_seen_dots(int count, int vectors, const dcp_group *group
                                   const dcp_words *words, dcp_vec total[][4]) {
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
-        const int64_t seen = group->seen[row + r];
-        if (t >= seen) continue;
+        const int64_t begin = group->begin[row + r], end = group->end[row + r];
+        if (t + 1 < begin || t >= end) continue;
+        const uint32_t mask = (t >= begin ? 0x0000FFFFu : 0) | (t + 1 < end ? 0xFFFF0000u : 0);
         dcp_words visible[4];
         DCP_UNROLL
-        for (int v = 0; v < vectors; v++) visible[v] = t + 1 < seen ? words[v] : words_even(words[v]);
+        for (int v = 0; v < vectors; v++) visible[v] = words_and(words[v], words_set1(mask));
         dcp_add_dot(vectors, group->weights[term][row + r][t / 2], visible, total[r]);
     }
 }
@@ -35,7 +38,8 @@ DCP_INLINE void dcp_add_seen_dots(int count, int vectors, const dcp_group *group
 DCP_INLINE void dcp_sum_exact_dots(int count, int vectors, int some, dcp_group *group, int64_t row, dcp_sight sight,
                                    const char *values, int64_t pair_bytes, dcp_asking *asking, dcp_vec total[][4]) {
     dcp_words words[4];
-    int64_t t = 0;
+    int64_t t = sight.least;
+    values += t / 2 * pair_bytes;
     for (; t + 1 < sight.all; t += 2, values += pair_bytes) {
         dcp_ask(group, asking, group->value_bytes);
         dcp_load_words(vectors, some, values, words);
@@ -55,8 +59,8 @@ DCP_INLINE void dcp_sum_exact_dots(int count, int vectors, int some, dcp_group *
 DCP_INLINE void dcp_sum_dots(int count, int vectors, int some, dcp_group *group, int64_t row, dcp_sight sight,
                              const char *values, int64_t pair_bytes, dcp_asking *asking, dcp_vec total[][4]) {
     dcp_words words[4];
-    const char *at = values;
-    int64_t t = 0;
+    int64_t t = sight.least;
+    const char *at = values + t / 2 * pair_bytes;
     for (; t + 1 < sight.all; t += 2, at += pair_bytes) {
         dcp_ask(group, asking, group->value_bytes);
         dcp_load_words(vectors, some, at, words);
@@ -87,7 +91,8 @@ DCP_INLINE void dcp_sum_products(int type, int count, int vectors, int some, dcp
     const float *weights = group->scores[row];
     const int64_t stride = group->rows->value_dim;
     dcp_vec even[4], odd[4];
-    int64_t t = 0;
+    int64_t t = sight.least;
+    values += t / 2 * pair_bytes;
     for (; t + 1 < sight.all; t += 2, values += pair_bytes) {
         dcp_ask(group, asking, group->value_bytes);
         dcp_load_pair(type, vectors, some, values, stride, even, odd);
@@ -102,11 +107,12 @@ DCP_INLINE void dcp_sum_products(int type, int count, int vectors, int some, dcp
         DCP_UNROLL
         for (int r = 0; r < count; r++) {
             const float *weight = weights + r * dcp_group_tokens + t;
-            if (t < group->seen[row + r]) {
+            const int64_t begin = group->begin[row + r], end = group->end[row + r];
+            if (t >= begin && t < end) {
                 DCP_UNROLL
                 for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[0]), even[v], total[r][v]);
             }
-            if (t + 1 < group->seen[row + r]) {
+            if (t + 1 >= begin && t + 1 < end) {
                 DCP_UNROLL
                 for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[1]), odd[v], total[r][v]);
             }

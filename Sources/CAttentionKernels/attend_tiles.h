@@ -4,25 +4,30 @@
 
 #include "attend_sums.h"
 
-// Scores of `vectors` vectors of tokens from `token`, for `count` rows from `row`.
+// Scores of `vectors` vectors of tokens from `token`, for `count` rows from `row`: some dimensions, or terms, of the sums,
+// which stay in the scores until the last.
 DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *group, int64_t row, int64_t token) {
     const dcp_attention_rows *rows = group->rows;
     const int64_t dim = rows->key_dim, stride = rows->block_tokens;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
-    const char *keys = group->keys + token * (type == dcp_bf16 ? 4 : dcp_element_bytes(type));
+    const int64_t from = group->key_dim, to = group->end_key_dim;
+    const char *keys = group->keys + token * (type == dcp_bf16 ? 4 : dcp_element_bytes(type)) + from / 2 * pair_bytes;
     dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
+    const int begins = group->begins_scores;
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         DCP_UNROLL
-        for (int v = 0; v < vectors; v++) total[r][v] = vec_zero();
+        for (int v = 0; v < vectors; v++) {
+            total[r][v] = begins ? vec_zero() : vec_load(&group->scores[row + r][token + v * dcp_width]);
+        }
     }
     if (dcp_dot && type == dcp_bf16) {
 #ifdef DCP_DOT
         // The smallest first: their sums round at their own magnitude, not at that of the score.
-        for (int64_t term = rows->terms; term-- > 0;) {
-            const uint32_t *query = rows->query_terms + (term * rows->rows + row) * (dim / 2);
-            for (int64_t d = 0; d < dim / 2; d++) {
+        for (int64_t term = group->end_term; term-- > group->term;) {
+            const uint32_t *query = rows->query_terms + (term * rows->rows + row) * (dim / 2) + from / 2;
+            for (int64_t d = 0; d < (to - from) / 2; d++) {
                 dcp_ask(group, &asking, group->key_bytes);
                 dcp_words words[4];
                 dcp_load_words(vectors, 0, keys + d * pair_bytes, words);
@@ -33,7 +38,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
 #endif
     } else {
         const float *query = rows->queries + row * dim;
-        for (int64_t d = 0; d < dim; d += 2, keys += pair_bytes) {
+        for (int64_t d = from; d < to; d += 2, keys += pair_bytes) {
             dcp_ask(group, &asking, group->key_bytes);
             dcp_vec even[4], odd[4];
             dcp_load_pair(type, vectors, 0, keys, stride, even, odd);
@@ -44,7 +49,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
         }
     }
     dcp_end_asking(group, asking);
-    const dcp_vec scale = vec_set1(rows->scale);
+    const dcp_vec scale = vec_set1(group->ends_scores ? rows->scale : 1.0f);
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         DCP_UNROLL
@@ -60,13 +65,15 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
     const int64_t stride = group->rows->value_dim;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
     const char *values = group->values + dim * (type == dcp_bf16 ? 4 : dcp_element_bytes(type));
-    dcp_sight sight = {group->tokens, 0};
+    dcp_sight sight = {group->tokens, group->tokens, 0};
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
-        const int64_t seen = group->seen[row + r];
-        sight.all = seen < sight.all ? seen : sight.all;
-        sight.most = seen > sight.most ? seen : sight.most;
+        const int64_t begin = group->begin[row + r], end = group->end[row + r], plain = group->plain[row + r];
+        sight.least = end > 0 && begin < sight.least ? begin : sight.least;
+        sight.all = plain < sight.all ? plain : sight.all;
+        sight.most = end > sight.most ? end : sight.most;
     }
+    sight.least -= sight.least % 2;
     dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
     DCP_UNROLL
@@ -88,7 +95,7 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
     dcp_end_asking(group, asking);
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
-        if (group->seen[row + r] == 0) continue;
+        if (group->end[row + r] == 0) continue;
         float *out = group->rows->output + (row + r) * stride + dim;
         const dcp_vec factor = vec_set1(group->factor[row + r]);
         DCP_UNROLL
@@ -121,8 +128,8 @@ DCP_INLINE void dcp_score_rows(int type, int count, dcp_group *group, int64_t ro
 }
 
 DCP_INLINE void dcp_value_rows(int type, int count, dcp_group *group, int64_t row) {
-    const int64_t dims = group->rows->value_dim;
-    for (int64_t dim = 0; dim < dims;) {
+    const int64_t dims = group->end_value_dim;
+    for (int64_t dim = group->value_dim; dim < dims;) {
         const int64_t vectors = (dims - dim) / dcp_width;
         if (vectors >= 4 && dcp_vectors_max(count) >= 4) {
             dcp_value_tile(type, count, 4, 0, group, row, dim);

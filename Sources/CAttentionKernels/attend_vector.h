@@ -14,7 +14,7 @@
 //
 // and, where bf16 pairs are multiplied and added as they are, DCP_DOT and
 //
-//   words_set1, words_even           a word in all lanes; words whose second element is 0
+//   words_set1, words_and            a word in all lanes; the bits that are in both
 //   vec_dot (c + a.first * b.first + a.second * b.second)
 //   vec_store_bf16                   rounds to bf16, the nearest, and stores half as many words
 //   vec_nearest_bf16                 what that stores, widened
@@ -52,32 +52,66 @@
         }                                                                                                              \
     } while (0)
 
+// Keys and values of many dimensions do not fit the first-level cache beside what else a group's loops touch. So many rows
+// take some dimensions at a time, and find them there. It changes no sum's order.
+enum { dcp_wide_dim = 256, dcp_key_share = 144, dcp_value_share = 64 };
+
+DCP_INLINE void dcp_score_group(int type, dcp_group *group) {
+    const int64_t dim = group->rows->key_dim, terms = dcp_dot && type == dcp_bf16 ? group->rows->terms : 1;
+    const int is_wide = dim > dcp_wide_dim && group->rows->rows > dcp_tile_rows;
+    const int64_t share = is_wide ? dcp_key_share : dim, term_share = is_wide ? 1 : terms;
+    for (group->end_term = terms; group->end_term > 0; group->end_term = group->term) {
+        group->term = group->end_term - term_share;
+        for (group->key_dim = 0; group->key_dim < dim; group->key_dim = group->end_key_dim) {
+            group->end_key_dim = dcp_min(group->key_dim + share, dim);
+            group->begins_scores = group->key_dim == 0 && group->end_term == terms;
+            group->ends_scores = group->end_key_dim == dim && group->term == 0;
+            DCP_FOR_TILES(dcp_score_rows, type, group);
+        }
+    }
+}
+
+DCP_INLINE void dcp_value_group(int type, dcp_group *group) {
+    const int64_t dim = group->rows->value_dim;
+    const int is_wide = dim > dcp_wide_dim && group->rows->rows > dcp_tile_rows;
+    const int64_t share = is_wide ? dcp_value_share : dim;
+    for (group->value_dim = 0; group->value_dim < dim; group->value_dim = group->end_value_dim) {
+        group->end_value_dim = dcp_min(group->value_dim + share, dim);
+        DCP_FOR_TILES(dcp_value_rows, type, group);
+    }
+}
+
 DCP_INLINE void dcp_attend_panel(int type, const dcp_attention_rows *rows, const void *keys, const void *values,
-                                 const int32_t *visible, dcp_ahead ahead) {
+                                 dcp_token_ranges visible, dcp_ahead ahead) {
     const int64_t size = dcp_element_bytes(type), pair = type == dcp_bf16 ? 2 : 1;
-    int64_t end = 0;
-    for (int64_t r = 0; r < rows->rows; r++) end = visible[r] > end ? visible[r] : end;
-    if (end == 0) return;
+    const dcp_seen_tokens seen = dcp_seen_by_some(rows->rows, visible);
+    if (seen.end == 0) return;
+    // Groups begin at multiples of their size, wherever rows begin: what a row becomes depends on no other row.
+    const int64_t start = seen.first / dcp_group_tokens * dcp_group_tokens;
     dcp_group group;
     group.rows = rows;
     group.ahead = group.ahead_due = (uintptr_t)ahead.at;
     group.ahead_end = (uintptr_t)ahead.end;
     group.then = (uintptr_t)ahead.then;
     group.then_end = (uintptr_t)ahead.then_end;
-    dcp_deal_ahead(type, &group, end, &ahead);
+    dcp_deal_ahead(type, &group, seen.end - start, &ahead);
     DCP_NO_CALL
     for (int64_t r = 0; r < rows->rows; r++) group.maximum[r] = rows->maximum[r], group.sum[r] = rows->sum[r];
-    for (int64_t first = 0; first < end; first += dcp_group_tokens) {
+    for (int64_t first = start; first < seen.end; first += dcp_group_tokens) {
         group.keys = (const char *)keys + first * pair * size;
         group.values = (const char *)values + first * rows->value_dim * size;
-        group.tokens = dcp_min(end - first, dcp_group_tokens);
-        // Up to 15 tokens past the last visible one are scored: inside the panel, and replaced before they are read.
+        group.tokens = dcp_min(seen.end - first, dcp_group_tokens);
+        // Tokens beside the visible ones are scored as well: inside the panel, and replaced before they are read.
         for (int64_t r = 0; r < rows->rows; r++) {
-            group.seen[r] = visible[r] < first ? 0 : dcp_min(visible[r] - first, group.tokens);
+            const int32_t end = dcp_clamped(visible.end[r] - (int32_t)first, (int32_t)group.tokens);
+            const int32_t begin = dcp_clamped(visible.first[r] - (int32_t)first, end);
+            group.end[r] = begin < end ? end : 0;
+            group.begin[r] = begin < end ? begin : 0;
+            group.plain[r] = begin == 0 ? end : 0;
         }
-        DCP_FOR_TILES(dcp_score_rows, type, &group);
+        dcp_score_group(type, &group);
         dcp_weigh_group(type, &group);
-        DCP_FOR_TILES(dcp_value_rows, type, &group);
+        dcp_value_group(type, &group);
     }
     DCP_NO_CALL
     for (int64_t r = 0; r < rows->rows; r++) rows->maximum[r] = group.maximum[r], rows->sum[r] = group.sum[r];
@@ -85,7 +119,7 @@ DCP_INLINE void dcp_attend_panel(int type, const dcp_attention_rows *rows, const
 
 // The three kernels of an instruction set.
 #define DCP_ATTENTION_KERNEL(name, type)                                                                                  \
-    void name(const dcp_attention_rows *rows, const void *keys, const void *values, const int32_t *visible,               \
+    void name(const dcp_attention_rows *rows, const void *keys, const void *values, dcp_token_ranges visible,               \
               dcp_ahead ahead) {                                                                                       \
         dcp_attend_panel(type, rows, keys, values, visible, ahead);                                                    \
     }

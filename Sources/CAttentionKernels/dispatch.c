@@ -8,6 +8,7 @@
         .name = #set, .lanes = width,                                                                                  \
         .attend_bf16 = dcp_attend_bf16_##set, .attend_f16 = dcp_attend_f16_##set, .attend_f32 = dcp_attend_f32_##set,  \
         .write_panels = dcp_panel_write_##set, .rows_to_f32 = dcp_rows_to_f32_##set,                                   \
+        .values_of_keys = dcp_values_of_keys_##set,                                                                    \
     }
 
 static dcp_kernel_table available[4];
@@ -43,7 +44,7 @@ const dcp_kernel_table *dcp_kernels(int index) {
 }
 
 void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
-                      const void *keys, const void *values, const int32_t *visible, dcp_ahead ahead) {
+                      const void *keys, const void *values, dcp_token_ranges visible, dcp_ahead ahead) {
     switch (data_type) {
     case dcp_bf16: kernels->attend_bf16(rows, keys, values, visible, ahead); break;
     case dcp_f16: kernels->attend_f16(rows, keys, values, visible, ahead); break;
@@ -76,4 +77,9 @@ int dcp_panel_write(const dcp_kernel_table *kernels, const dcp_panel_shape *shap
 
 int dcp_rows_to_f32(const dcp_kernel_table *kernels, int32_t row_type, const void *rows, int64_t count, float *out) {
     return kernels->rows_to_f32(row_type, rows, count, out);
+}
+
+void dcp_values_of_keys(const dcp_kernel_table *kernels, int32_t data_type, const void *keys, int64_t block_tokens,
+                        int64_t value_dim, int64_t tokens, void *values) {
+    kernels->values_of_keys(data_type, keys, block_tokens, value_dim, tokens, values);
 }

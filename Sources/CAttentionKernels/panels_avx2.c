@@ -80,9 +80,13 @@ static inline __attribute__((always_inline)) void words_transpose(__m256i *t) {
     for (int i = 0; i < 8; i++) t[i] = u[i];
 }
 
+#define words_raise(words) _mm256_slli_epi32(words, 16)
+
 #include "panels_vector.h"
+#include "values_vector.h"
 
 DCP_PANEL_KERNELS(avx2)
+DCP_VALUES_OF_KEYS(avx2)
 
 #pragma clang attribute pop
 

@@ -55,8 +55,12 @@ static inline __attribute__((always_inline)) void words_transpose(uint32x4_t *t)
     t[3] = words_trn64(2, odd01, odd23);
 }
 
+#define words_raise(words) vshlq_n_u32(words, 16)
+
 #include "panels_vector.h"
+#include "values_vector.h"
 
 DCP_PANEL_KERNELS(neon)
+DCP_VALUES_OF_KEYS(neon)
 
 #endif

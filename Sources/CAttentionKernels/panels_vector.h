@@ -45,12 +45,14 @@ DCP_PANEL_INLINE void dcp_run_at(int from, const dcp_panel_job *job, int64_t hea
     for (int64_t t = 0; t < run->count; t++) run->rows[t] = rows + source[t] * run->row_bytes;
 }
 
-// The run after one: the panel's next tokens, then the head's other panel, then the next head. Empty after the last.
+// The run after one: the panel's next tokens, then the head's other panel, if it has one, then the next head. Empty after
+// the last.
 DCP_PANEL_INLINE void dcp_run_after(int from, const dcp_panel_job *job, const dcp_run *run, dcp_run *next) {
     const int is_last = run->token + run->count == job->end;
-    const int64_t head = run->head + (is_last && run->is_value);
+    const int is_last_of_head = is_last && (run->is_value || job->shape->value_dim == 0);
+    const int64_t head = run->head + is_last_of_head;
     if (head < job->shape->kv_heads) {
-        dcp_run_at(from, job, head, is_last ? !run->is_value : run->is_value,
+        dcp_run_at(from, job, head, is_last ? !is_last_of_head : run->is_value,
                    is_last ? job->first : run->token + run->count, next);
     } else {
         next->count = 0;

@@ -23,7 +23,7 @@
 #ifndef DCP_PANELS_WORDS_H
 #define DCP_PANELS_WORDS_H
 
-enum { dcp_row_words_max = 256 };
+enum { dcp_row_words_max = 576 };
 
 #define DCP_PANEL_INLINE static inline __attribute__((always_inline))
 #define DCP_PANEL_UNROLL _Pragma("clang loop unroll(full)")

@@ -11,25 +11,49 @@
 
 enum { dcp_lanes = 16 };
 
+// The tokens of a block that one row or another sees: none where end is 0. Without branches, as what it calls: a loop over
+// rows becomes vectors.
+typedef struct {
+    int32_t first, end;
+} dcp_seen_tokens;
+
+static inline dcp_seen_tokens dcp_seen_by_some(int64_t rows, dcp_token_ranges visible) {
+    dcp_seen_tokens seen = {INT32_MAX, 0};
+    for (int64_t r = 0; r < rows; r++) {
+        const int32_t first = visible.first[r], end = visible.first[r] < visible.end[r] ? visible.end[r] : 0;
+        const int32_t begin = end > 0 ? first : INT32_MAX;
+        seen.first = begin < seen.first ? begin : seen.first;
+        seen.end = end > seen.end ? end : seen.end;
+    }
+    return seen;
+}
+
+// A number as far as it is in 0...most.
+static inline int32_t dcp_clamped(int32_t number, int32_t most) {
+    const int32_t positive = number > 0 ? number : 0;
+    return positive < most ? positive : most;
+}
+
 static inline int64_t dcp_padded(int64_t count) { return (count + dcp_lanes - 1) / dcp_lanes * dcp_lanes; }
 
-// Turns the scores of 1 or more visible tokens into weights (dcp_weight_shift) relative to the new maximum and takes them
-// into the running maximum and sum. Returns the factor for what was accumulated before.
+// Turns the scores of the 1 or more visible tokens first..<end into weights (dcp_weight_shift) relative to the new maximum
+// and takes them into the running maximum and sum. Returns the factor for what was accumulated before.
 //
-//   scores [dcp_padded(visible)], in place, not yet scaled; whatever stands at visible and beyond is replaced by a
+//   scores [dcp_padded(end)], in place, not yet scaled; whatever stands before first, at end and beyond is replaced by a
 //          weight of 0
 //
 // The caller skips a row without visible tokens, so the new maximum is never the -inf of an empty row and no
 // (-inf) - (-inf) arises. A score that is NaN or +inf, or a maximum of -inf, makes the sum NaN: the fault stays
 // visible.
-static inline float dcp_softmax_row(float *restrict scores, int64_t visible, float scale, float soft_cap,
+static inline float dcp_softmax_row(float *restrict scores, int64_t first, int64_t end, float scale, float soft_cap,
                                     float *maximum, float *sum) {
-    const int64_t padded = dcp_padded(visible);
+    const int64_t padded = dcp_padded(end);
     for (int64_t t = 0; t < padded; t++) scores[t] *= scale;
     if (soft_cap > 0.0f) {
         for (int64_t t = 0; t < padded; t++) scores[t] = soft_cap * dcp_tanh(scores[t] / soft_cap);
     }
-    for (int64_t t = visible; t < padded; t++) scores[t] = -INFINITY;
+    for (int64_t t = 0; t < first; t++) scores[t] = -INFINITY;
+    for (int64_t t = end; t < padded; t++) scores[t] = -INFINITY;
 
     float best[dcp_lanes];
     for (int i = 0; i < dcp_lanes; i++) best[i] = scores[i];

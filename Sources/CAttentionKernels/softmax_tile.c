@@ -6,13 +6,17 @@
 
 #pragma STDC FP_CONTRACT OFF
 
-void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stride, const int32_t *visible,
+void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stride, dcp_token_ranges visible,
                       float scale, float soft_cap, float *maximum, float *sum, float *output, int64_t value_dim) {
     for (int64_t r = 0; r < rows; r++) {
         float *restrict row = scores + r * stride;
         float factor = 1.0f;
-        if (visible[r] > 0) factor = dcp_softmax_row(row, visible[r], scale, soft_cap, &maximum[r], &sum[r]);
-        for (int64_t t = visible[r]; t < columns; t++) row[t] = 0.0f;
+        const int64_t first = visible.first[r], end = visible.end[r], start = first / dcp_lanes * dcp_lanes;
+        if (first < end) {
+            factor = dcp_softmax_row(row + start, first - start, end - start, scale, soft_cap, &maximum[r], &sum[r]);
+        }
+        for (int64_t t = 0; t < first; t++) row[t] = 0.0f;
+        for (int64_t t = end; t < columns; t++) row[t] = 0.0f;
         if (factor == 1.0f) continue;
         float *restrict out = output + r * value_dim;
         for (int64_t d = 0; d < value_dim; d++) out[d] *= factor;

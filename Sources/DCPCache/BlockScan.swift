@@ -49,7 +49,7 @@ struct BlockScan {
         guard let last = blocks[key.writer]?[key.layer]?.last, last.index == key.index, last.address != nil,
             let model = models[key.model]
         else { return }
-        let pages = model.blockPages(pageByteCount: pageByteCount)
+        let pages = model.blockPages(pageByteCount: pageByteCount)[key.layer]
         pieced.append(PiecedBlocks.Block(key: key, pages: pages, pieces: pieces))
     }
 
@@ -58,7 +58,9 @@ struct BlockScan {
         guard let model = models[key.model], lineages.isCovered(writer: key.writer, block: key.index) else {
             return addOrphan(key, pages: pages)
         }
-        let address = address(model.blockByteCount(pageByteCount: pageByteCount))
+        // No layer of the model's: nobody reads it, `verify` tells.
+        guard key.layer < model.layers else { return }
+        let address = address(model.blockByteCount(layer: key.layer, pageByteCount: pageByteCount))
         blocks[key.writer, default: [:]][key.layer, default: []].append((key.index, address))
     }
 

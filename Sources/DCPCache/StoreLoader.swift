@@ -86,12 +86,12 @@ struct StoreLoader {
             }
             let id = ModelID(RecordReader.key(key, at: 0))
             guard let record = ModelRecord(id, value),
-                record.fingerprint == LayoutFingerprint(record.shape, in: cluster).value
+                record.fingerprint == LayoutFingerprint(record.description, in: cluster).value
             else {
                 failure = damaged("The record of \(id)")
                 return false
             }
-            models[id] = ModelEntry(id: id, name: record.name, shape: record.shape, cluster: cluster)
+            models[id] = ModelEntry(id: id, name: record.name, description: record.description, cluster: cluster)
             return true
         }
         if let failure { throw failure }
@@ -129,7 +129,7 @@ struct StoreLoader {
         guard let model = models[record.model] else { throw damaged("The record of \(id)") }
         var missing: (layer: Int, block: Int)?
         var layers: [LayerState] = []
-        for layer in 0..<model.shape.layers {
+        for layer in 0..<model.layers {
             let addresses = addresses(of: record.lineage, layer: layer)
             if addresses.count < record.lineage.sealedBlocks, addresses.count < missing?.block ?? .max {
                 missing = (layer, addresses.count)

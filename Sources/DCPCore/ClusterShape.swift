@@ -53,15 +53,18 @@ public struct ClusterShape: Hashable, Sendable {
 
     /// Whether a model can be served by this cluster.
     /// - Throws: `.invalidModel` when the head groups do not divide the KV heads, or a block would be too large.
-    public func check(_ model: ModelShape) throws(ServiceError) {
-        guard model.kvHeads % headGroups == 0 else {
+    public func check(_ model: ModelDescription) throws(ServiceError) {
+        for kind in model.kinds { try check(kind, kvDataType: model.kvDataType) }
+    }
+
+    private func check(_ kind: LayerAttention, kvDataType: DataType) throws(ServiceError) {
+        guard kind.kvHeads % headGroups == 0 else {
             throw ServiceError(
                 .invalidModel,
-                "\(model.kvHeads) KV heads cannot be divided over the cluster's \(headGroups) head groups; serve this "
+                "\(kind.kvHeads) KV heads cannot be divided over the cluster's \(headGroups) head groups; serve this "
                     + "model from a cluster whose --head-groups divides its KV heads (1 always does).")
         }
-        let tokenByteCount =
-            model.kvHeads / headGroups * (model.keyDim + model.valueDim) * model.kvDataType.byteCount
+        let tokenByteCount = kind.kvHeads / headGroups * (kind.keyDim + kind.ownValueDim) * kvDataType.byteCount
         let byteCount = tokenByteCount * layout.blockTokens
         guard byteCount <= Self.blockByteCountMax else {
             let multiple = ContextLayout.blockTokensMultiple
@@ -73,11 +76,12 @@ public struct ClusterShape: Hashable, Sendable {
         }
     }
 
-    /// The partition of one group's query heads. The model has passed `check(_:)`.
-    public func partition(of model: ModelShape) -> HeadPartition {
-        precondition(model.kvHeads % headGroups == 0)
+    /// The partition of one group's query heads in a layer. Its model has passed `check(_:)`.
+    public func partition(of attention: LayerAttention) -> HeadPartition {
+        precondition(attention.kvHeads % headGroups == 0)
         return HeadPartition(
-            queryHeads: model.queryHeads / headGroups, kvHeads: model.kvHeads / headGroups, contextRanks: contextRanks)
+            queryHeads: attention.queryHeads / headGroups, kvHeads: attention.kvHeads / headGroups,
+            contextRanks: contextRanks)
     }
 }
 

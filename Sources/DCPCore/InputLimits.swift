@@ -12,14 +12,14 @@ public struct InputLimits: Hashable, Sendable {
     public let value: Float
     private let kvDataType: DataType
 
-    public init(_ shape: ModelShape) {
+    public init(_ attention: LayerAttention, kvDataType: DataType) {
         func exponent(above number: Float) -> Int {
             Int(number.exponent) + (number.significand == 1 ? 0 : 1)
         }
         // Scores are scaled after the product, so a scale below 1 does not help.
-        let left = 126 - exponent(above: Float(shape.keyDim)) - max(0, exponent(above: shape.scale))
+        let left = 126 - exponent(above: Float(attention.keyDim)) - max(0, exponent(above: attention.scale))
         query = Float(sign: .plus, exponent: left >> 1, significand: 1)
-        kvDataType = shape.kvDataType
+        self.kvDataType = kvDataType
         value = kvDataType.inputMagnitudeMax
         key = min(query, value)
     }

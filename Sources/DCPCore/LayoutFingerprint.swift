@@ -3,13 +3,13 @@
 /// Derived in one place from one text, so that no two roles can read one setting at different times or in different
 /// units (TRAPS 20 to 23). The text is kept: a refusal names both.
 public struct LayoutFingerprint: Hashable, Sendable, CustomStringConvertible {
-    /// What was hashed, for people: `W=4 G=1 C=4 I=1 B=64 exchange=a2a format=2`.
+    /// What was hashed, for people: `W=4 G=1 C=4 I=1 B=64 exchange=a2a format=3`.
     public let text: String
     /// FNV-1a, 64 bits, of the text's UTF-8 bytes (Fowler, Noll, Vo; draft-eastlake-fnv).
     public let value: UInt64
 
     /// The store format this build reads and writes. Raised when a byte of a stored value changes its meaning.
-    public static let storeFormat = 2
+    public static let storeFormat = 3
 
     private init(text: String) {
         self.text = text
@@ -29,12 +29,15 @@ public struct LayoutFingerprint: Hashable, Sendable, CustomStringConvertible {
     }
 
     /// How a rank lays one model's tokens out in its store. The exchange is not part of it: it moves results, not KV.
-    public init(_ model: ModelShape, in shape: ClusterShape) {
+    public init(_ model: ModelDescription, in shape: ClusterShape) {
+        let runs = model.runs.map { run in
+            let kind = model.kinds[run.kind]
+            return "\(run.layers.count)x[Hkv=\(kind.kvHeads) Dk=\(kind.keyDim) Dv=\(kind.ownValueDim)]"
+        }
         self.init(
-            text: "layers=\(model.layers) Hq=\(model.queryHeads) Hkv=\(model.kvHeads) Dk=\(model.keyDim) "
-                + "Dv=\(model.valueDim) scale=\(model.scale) softcap=\(model.softcap ?? 0) "
-                + "dtype=\(model.kvDataType.name) G=\(shape.headGroups) C=\(shape.contextRanks) "
-                + "I=\(shape.layout.interleave) B=\(shape.layout.blockTokens) format=\(Self.storeFormat)")
+            text: "layers=\(runs.joined(separator: ",")) dtype=\(model.kvDataType.name) G=\(shape.headGroups) "
+                + "C=\(shape.contextRanks) I=\(shape.layout.interleave) B=\(shape.layout.blockTokens) "
+                + "format=\(Self.storeFormat)")
     }
 
     public var description: String { text }

@@ -5,7 +5,7 @@ internal import DCPTestKit
 /// What one seed's cluster is and what happens to it, drawn before anything runs.
 struct Knobs {
     var shape: ClusterShape
-    var model: ModelShape
+    var model: ModelDescription
     var durability: Durability
     var network: NetworkKnobs
     var lease: Duration
@@ -39,7 +39,7 @@ struct Knobs {
             ranks: headGroups * contextRanks, headGroups: headGroups, interleave: interleave,
             blockTokens: pick([16, 16, 32]), exchange: pick([.allToAll, .allToAll, .allGatherReduceScatter]))
         let kvHeads = headGroups == 2 ? 2 : pick([1, 2, 3])
-        model = try ModelShape(
+        model = try ModelDescription(
             layers: pick([1, 2, 3]), queryHeads: kvHeads * pick([1, 2, 3]), kvHeads: kvHeads, keyDim: 8,
             // Also blocks, and rows, of several pages.
             valueDim: pick([8, 10, 136]), scale: 0.4, softcap: pick([nil, nil, 20]),

@@ -3,26 +3,14 @@ internal import Glibc
 
 /// Dense attention in Float64: slow, obvious, and what every kernel is compared with.
 public struct ReferenceAttention: Sendable {
-    public let queryHeads: Int
-    public let kvHeads: Int
-    public let keyDim: Int
-    public let valueDim: Int
-    public let scale: Double
-    public let softcap: Double?
+    public let attention: LayerAttention
 
-    public init(_ model: ModelShape) {
-        queryHeads = model.queryHeads
-        kvHeads = model.kvHeads
-        keyDim = model.keyDim
-        valueDim = model.valueDim
-        scale = Double(model.scale)
-        softcap = model.softcap.map { Double($0) }
-    }
+    public init(_ attention: LayerAttention) { self.attention = attention }
 
     public struct Result: Sendable {
         /// `[tokens][queryHeads][valueDim]`
         public var outputs: [Double]
-        /// `[tokens][queryHeads]`, natural; -inf for a query that sees nothing.
+        /// `[tokens][queryHeads]`, natural, sinks counted; -inf for a query that sees nothing.
         public var lse: [Double]
 
         public init(outputs: [Double], lse: [Double]) {
@@ -34,35 +22,46 @@ public struct ReferenceAttention: Sendable {
     /// - Parameters:
     ///   - queries: `[tokens][queryHeads][keyDim]`
     ///   - keys: `[keyTokens][kvHeads][keyDim]`
-    ///   - values: `[keyTokens][kvHeads][valueDim]`
-    ///   - position: the position of the first query: query i sees keys 0...position + i. nil: every query sees all.
-    public func attend(queries: [Float], keys: [Float], values: [Float], position: Int?) -> Result {
+    ///   - values: `[keyTokens][kvHeads][valueDim]`; none where the keys hold them.
+    ///   - position: the position of the first query, with keys from position 0 on: query i sees those up to position + i,
+    ///     as far as the layer's visibility goes. nil: every query sees all.
+    ///   - sinks: one for each query head, or none.
+    public func attend(
+        queries: [Float], keys: [Float], values: [Float], position: Int?, sinks: [Float] = []
+    ) -> Result {
+        let (queryHeads, kvHeads) = (attention.queryHeads, attention.kvHeads)
+        let (keyDim, valueDim) = (attention.keyDim, attention.valueDim)
         let tokens = queries.count / (queryHeads * keyDim)
         let keyTokens = keys.count / (kvHeads * keyDim)
-        precondition(values.count == keyTokens * kvHeads * valueDim)
+        precondition(values.count == keyTokens * kvHeads * attention.ownValueDim)
+        precondition(sinks.isEmpty || sinks.count == queryHeads)
+        // Leading values are read out of the keys' rows.
+        let (held, stride) = attention.ownValueDim > 0 ? (values, valueDim) : (keys, keyDim)
         var result = Result(
             outputs: [Double](repeating: 0, count: tokens * queryHeads * valueDim),
             lse: [Double](repeating: -.infinity, count: tokens * queryHeads))
         for token in 0..<tokens {
-            let seen = position.map { min($0 + token + 1, keyTokens) } ?? keyTokens
+            let end = position.map { min($0 + token + 1, keyTokens) } ?? keyTokens
+            let seen = min(position.map { attention.visibility.first(seenFrom: $0 + token) } ?? 0, end)..<end
             for head in 0..<queryHeads {
                 let kvHead = head / (queryHeads / kvHeads)
                 let row = token * queryHeads + head
-                let scores = (0..<seen).map { key in
+                let scores = seen.map { key in
                     var dot = 0.0
                     for d in 0..<keyDim {
                         dot += Double(queries[row * keyDim + d]) * Double(keys[(key * kvHeads + kvHead) * keyDim + d])
                     }
-                    let score = dot * scale
-                    return softcap.map { $0 * tanh(score / $0) } ?? score
+                    let score = dot * Double(attention.scale)
+                    return attention.softcap.map { Double($0) * tanh(score / Double($0)) } ?? score
                 }
-                guard let highest = scores.max() else { continue }
+                let sink = sinks.isEmpty ? [] : [Double(sinks[head])]
+                guard let highest = (scores + sink).max() else { continue }
                 let weights = scores.map { exp($0 - highest) }
-                let total = weights.reduce(0, +)
-                for (key, weight) in weights.enumerated() {
+                let total = sink.reduce(weights.reduce(0, +)) { $0 + exp($1 - highest) }
+                for (key, weight) in zip(seen, weights) {
                     for d in 0..<valueDim {
                         result.outputs[row * valueDim + d] +=
-                            weight / total * Double(values[(key * kvHeads + kvHead) * valueDim + d])
+                            weight / total * Double(held[(key * kvHeads + kvHead) * stride + d])
                     }
                 }
                 result.lse[row] = highest + log(total)

@@ -10,7 +10,7 @@ public final class TestPanels: @unchecked Sendable {
 
     /// - Parameters:
     ///   - keys: `[tokens][kvHeads][keyDim]`; rounded to the layout's dtype.
-    ///   - values: `[tokens][kvHeads][valueDim]`
+    ///   - values: `[tokens][kvHeads][valueDim]`; none where keys hold them.
     ///   - poison: the byte that fills unused memory; 0xFF makes NaN.
     public init(layout: PanelLayout, keys: [Float], values: [Float], tokens: Int, poison: UInt8 = 0xFF) {
         let count = (tokens + layout.blockTokens - 1) / layout.blockTokens
@@ -22,11 +22,12 @@ public final class TestPanels: @unchecked Sendable {
             blocks: (0..<count).map { [memory] in UnsafeRawPointer(memory + $0 * layout.payloadByteCount) },
             tokens: tokens)
         let keys = RowOrder.headMajor(keys, tokens: tokens, heads: layout.kvHeads, dim: layout.keyDim)
-        let values = RowOrder.headMajor(values, tokens: tokens, heads: layout.kvHeads, dim: layout.valueDim)
+        let values = RowOrder.headMajor(values, tokens: tokens, heads: layout.kvHeads, dim: layout.ownValueDim)
         keys.withUnsafeBytes { keys in
             values.withUnsafeBytes { values in
-                guard let keys = keys.baseAddress, let values = values.baseAddress else { return }
-                let rows = KeyValueRows(dataType: .float32, keys: keys, values: values, tokens: tokens)
+                guard let keys = keys.baseAddress else { return }
+                let rows = KeyValueRows(
+                    dataType: .float32, keys: keys, values: values.baseAddress ?? keys, tokens: tokens)
                 for block in 0..<count {
                     let first = block * layout.blockTokens
                     let some = (first..<min(first + layout.blockTokens, tokens)).map { UInt32($0) }

@@ -31,6 +31,12 @@ public struct WireWriter {
         buffer.writeBytes(bytes)
     }
 
+    /// A 32-bit count, then the bytes.
+    package mutating func write(bytes: [UInt8]) {
+        write(UInt32(bytes.count))
+        buffer.writeBytes(bytes)
+    }
+
     /// A 32-bit count, then each element.
     public mutating func write<Element>(_ elements: [Element], _ body: (inout WireWriter, Element) -> Void) {
         write(UInt32(elements.count))
@@ -76,6 +82,12 @@ public struct WireReader {
         return text
     }
 
+    package mutating func readBytes(_ field: StaticString) throws(ServiceError) -> [UInt8] {
+        let count: UInt32 = try read(field)
+        guard let bytes = buffer.readBytes(length: Int(count)) else { throw malformed("ends inside `\(field)`") }
+        return bytes
+    }
+
     /// - Parameter byteCountMin: the fewest bytes an element takes.
     public mutating func readArray<Element>(
         _ field: StaticString, byteCountMin: Int, _ body: (inout WireReader) throws(ServiceError) -> Element
@@ -100,9 +112,6 @@ public struct WireReader {
         guard let value = Value(rawValue: raw) else { throw malformed("has the unknown value \(raw) in `\(field)`") }
         return value
     }
-
-    /// Bytes not read yet.
-    package var remainingByteCount: Int { buffer.readableBytes }
 
     package func finish() throws(ServiceError) {
         guard buffer.readableBytes == 0 else {

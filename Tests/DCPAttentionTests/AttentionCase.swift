@@ -21,7 +21,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     /// Largest magnitude of a score, about; queries are made for it.
     var scoreLimit: Float = 8
     var kernels = AttentionKernels.chosen
-    /// nil for the model's default.
+    /// nil for the default of Dk.
     var scale: Float?
 
     var description: String {
@@ -37,10 +37,13 @@ struct AttentionCase: CustomStringConvertible, Sendable {
         PanelLayout(
             dataType: dataType, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim, blockTokens: blockTokens)
     }
-    func model() throws -> ModelShape {
-        try ModelShape(
-            layers: 1, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim,
-            scale: scale ?? ModelShape.defaultScale(keyDim: keyDim), softcap: softcap, kvDataType: dataType)
+    func attention() throws -> LayerAttention {
+        try LayerAttention(
+            queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, values: .own(valueDim),
+            scale: scale ?? LayerAttention.defaultScale(keyDim: keyDim), softcap: softcap)
+    }
+    var visible: VisibleTokens {
+        causal ? .new(.all, at: 0..<count) : .all(count: count, of: length)
     }
 
     /// Token-major, keys and values already rounded to the KV dtype.
@@ -69,8 +72,8 @@ struct AttentionCase: CustomStringConvertible, Sendable {
 
     func work(_ inputs: Inputs, panels: TestPanels, heads: Range<Int>? = nil) throws -> AttentionWork {
         AttentionWork(
-            model: try model(), partition: partition, heads: heads ?? 0..<queryHeads, queries: queryRows(inputs),
-            tokens: 0..<count, over: panels.blocks, causal: causal, kernels: kernels)
+            attention: try attention(), partition: partition, heads: heads ?? 0..<queryHeads,
+            queries: queryRows(inputs), tokens: 0..<count, visible: visible, over: panels.blocks, kernels: kernels)
     }
 
     /// All pieces in order, on this thread. Rows `[heads][count]`.
@@ -88,7 +91,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     }
 
     func reference(_ inputs: Inputs) throws -> ReferenceAttention.Result {
-        ReferenceAttention(try model()).attend(
+        ReferenceAttention(try attention()).attend(
             queries: inputs.queries, keys: inputs.keys, values: inputs.values, position: causal ? 0 : nil)
     }
 
@@ -101,7 +104,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
                 return max(largest, squares.squareRoot())
             }
         }
-        let magnitude = largestNorm(inputs.queries) * largestNorm(inputs.keys) * Double(try model().scale)
+        let magnitude = largestNorm(inputs.queries) * largestNorm(inputs.keys) * Double(try attention().scale)
         return 2e-6 + 8e-7 * magnitude
     }
 

@@ -84,8 +84,9 @@ struct AttentionWorkTests {
             var inputs = entry.inputs(salt: UInt64(length))
             let panels = TestPanels(layout: entry.layout, keys: inputs.keys, values: inputs.values, tokens: length)
             let work = AttentionWork(
-                model: try entry.model(), partition: entry.partition, heads: 0..<4, queries: problem.queryRows(queries),
-                tokens: tokens, over: panels.blocks, causal: false)
+                attention: try entry.attention(), partition: entry.partition, heads: 0..<4,
+                queries: problem.queryRows(queries), tokens: tokens, visible: .all(count: tokens.count, of: length),
+                over: panels.blocks)
             #expect((work.pieceCount == 0) == (length == 0))
             for piece in 0..<work.pieceCount { work.run(piece: piece) }
             withExtendedLifetime(panels) { work.finish(into: &states) }
@@ -126,21 +127,23 @@ struct AttentionWorkTests {
                 let layout = PanelLayout(
                     dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: blockTokens)
                 let split = WorkSplit(
-                    partition: partition, heads: 0..<heads, tokens: tokens, keyTokens: keys, layout: layout,
-                    causal: causal, rowsMax: rowsMax)
+                    partition: partition, heads: 0..<heads,
+                    visible: causal ? .new(.all, at: 0..<tokens) : .all(count: tokens, of: keys), layout: layout,
+                    rowsMax: rowsMax)
                 #expect(split.tiles.reduce(0) { $0 + $1.rows } == heads * tokens)
                 #expect(split.pieces.count <= max(WorkSplit.piecesMax, split.tiles.count))
                 for (index, tile) in split.tiles.enumerated() {
                     #expect(tile.rows <= rowsMax)
                     #expect(tile.heads.allSatisfy { partition.kvHead(ofQueryHead: $0) == tile.kvHead })
-                    #expect(tile.keyTokens == (causal ? tile.tokens.upperBound : keys))
+                    #expect(tile.seen == 0..<(causal ? tile.tokens.upperBound : keys))
+                    #expect(tile.shared == 0..<(causal ? tile.tokens.lowerBound + 1 : keys))
                     var next = 0
                     for piece in split.pieces[tile.pieces] {
                         #expect(piece.tiles.contains(index))
                         #expect(piece.keys.lowerBound == next && next % blockTokens == 0)
                         next = piece.keys.upperBound
                     }
-                    #expect(next >= tile.keyTokens)
+                    #expect(next >= tile.seen.upperBound)
                 }
                 // The tiles of a piece are neighbours, each has the pieces that name it, and a block's bytes are read by
                 // one of them, or by a few that share its KV heads.
@@ -162,7 +165,7 @@ struct AttentionWorkTests {
                 dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64)
             let split = WorkSplit(
                 partition: HeadPartition(queryHeads: kvHeads * 4, kvHeads: kvHeads, contextRanks: 1),
-                heads: 0..<kvHeads * 4, tokens: 1, keyTokens: 65_536, layout: layout, causal: false, rowsMax: 64)
+                heads: 0..<kvHeads * 4, visible: .all(count: 1, of: 65_536), layout: layout, rowsMax: 64)
             #expect(split.tiles.count == kvHeads && split.pieces.count == expected)
             #expect(split.pieces.allSatisfy { $0.tiles == 0..<kvHeads })
         }
@@ -184,8 +187,8 @@ struct AttentionWorkTests {
         }
         #expect(panels.blocks.tokens == 17 && panels.blocks.layout.blockTokens == 32)
         let work = AttentionWork(
-            model: try problem.model(), partition: problem.partition, heads: 0..<4,
-            queries: problem.queryRows(inputs), tokens: 3..<20, over: panels.blocks, causal: true)
+            attention: try problem.attention(), partition: problem.partition, heads: 0..<4,
+            queries: problem.queryRows(inputs), tokens: 3..<20, visible: .new(.all, at: 0..<17), over: panels.blocks)
         for piece in 0..<work.pieceCount { work.run(piece: piece) }
         var states = AttentionStates.empty(rows: 4 * 20, valueDim: 64)
         withExtendedLifetime(panels) { work.finish(into: &states) }

@@ -9,9 +9,7 @@ struct ConversionTests {
     @Test("from bf16 and f16: all 65536 patterns are exact, NaN and those beyond the limit are refused")
     func toFloat() throws {
         let limits = InputLimits(
-            try ModelShape(
-                layers: 1, queryHeads: 1, kvHeads: 1, keyDim: 8, valueDim: 8, scale: 1, softcap: nil,
-                kvDataType: .bfloat16))
+            try LayerAttention(queryHeads: 1, kvHeads: 1, keyDim: 8, values: .own(8), scale: 1), kvDataType: .bfloat16)
         func convert(_ bits: UInt16, _ type: DataType) -> Float? {
             var rows = QueryRows(heads: 0..<1, tokens: 1, keyDim: 1)
             return withUnsafeBytes(of: bits) { bytes in

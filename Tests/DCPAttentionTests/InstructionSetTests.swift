@@ -12,8 +12,10 @@ private final class GuardedBlock {
     private let map: UnsafeMutableRawPointer
     private let mapByteCount: Int
 
-    /// - Parameter tokens: how many are written; the others are NaN.
-    init(layout: PanelLayout, tokens: Int, generator: inout SeededGenerator) throws {
+    /// - Parameters:
+    ///   - first: the first token that is written.
+    ///   - tokens: how many are written; the others are NaN.
+    init(layout: PanelLayout, first: Int = 0, tokens: Int, generator: inout SeededGenerator) throws {
         let page = Int(sysconf(Int32(_SC_PAGESIZE)))
         let byteCount = (layout.payloadByteCount + page - 1) / page * page
         mapByteCount = byteCount + page
@@ -29,7 +31,7 @@ private final class GuardedBlock {
                 guard let keys = keys.baseAddress, let values = values.baseAddress else { return true }
                 return layout.write(
                     KeyValueRows(dataType: .float32, keys: keys, values: values, tokens: tokens),
-                    rowTokens: (0..<UInt32(tokens)).map { $0 }, into: payload, at: 0)
+                    rowTokens: (0..<UInt32(tokens)).map { $0 }, into: payload, at: first)
             }
         }
         try #require(isFinite)
@@ -88,7 +90,7 @@ private struct Rows {
     }
 
     mutating func take(
-        _ block: GuardedBlock, layout: PanelLayout, visible: [Int32], table: UnsafePointer<dcp_kernel_table>
+        _ block: GuardedBlock, layout: PanelLayout, visible: SeenTokens, table: UnsafePointer<dcp_kernel_table>
     ) {
         var terms = [UInt16](repeating: 0, count: 3 * queries.count)
         let termCount = dcp_split_queries(queries, Int64(queries.count), &terms, Int64(queries.count))
@@ -103,9 +105,11 @@ private struct Rows {
                                 soft_cap: softCap, light_share: lightShare, queries: queries.baseAddress,
                                 query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
-                            dcp_attend_block(
-                                table, Int32(layout.dataType.rawValue), &rows, block.keys, block.values, visible,
-                                block.ahead)
+                            visible.withRanges {
+                                dcp_attend_block(
+                                    table, Int32(layout.dataType.rawValue), &rows, block.keys, block.values, $0,
+                                    block.ahead)
+                            }
                         }
                     }
                 }
@@ -134,10 +138,13 @@ struct InstructionSetTests {
                 let start = Rows(
                     count: count, keyDim: dims.0, valueDim: dims.1, softCap: number % 3 == 0 ? 5 : 0,
                     generator: &generator)
-                // Rows see all tokens, one, some, or none.
-                let visible = (0..<count).map {
-                    Int32([tokens, max(tokens - $0, 0), $0 * 7 % (tokens + 1), 0][$0 % 4])
-                }
+                // Rows see all tokens, one, some, or none; from the first on, or, of a third of the rows, from anywhere.
+                let visible = SeenTokens(
+                    (0..<count).map { row in
+                        let end = [tokens, max(tokens - row, 0), row * 7 % (tokens + 1), 0][row % 4]
+                        let first = row % 3 == 0 ? row * 11 % (end + 1) : 0
+                        return (first, end)
+                    })
                 var scalar = start
                 scalar.take(block, layout: layout, visible: visible, table: tables[0])
                 scalar.take(block, layout: layout, visible: visible, table: tables[0])
@@ -183,20 +190,32 @@ struct InstructionSetTests {
         "a row's bits do not depend on the rows beside it, nor does a NaN that only those see",
         arguments: DataType.allCases, [Float(0), 1 / 32, 1 / 4, .infinity])
     func alone(dataType: DataType, lightShare: Float) throws {
+        for firstWritten in [0, 2] { try alone(dataType, lightShare, firstWritten: firstWritten) }
+    }
+
+    private func alone(_ dataType: DataType, _ lightShare: Float, firstWritten: Int) throws {
         var generator = SeededGenerator.ofRun(salt: 21)
         let layout = PanelLayout(dataType: dataType, kvHeads: 1, keyDim: 72, valueDim: 90, blockTokens: 144)
-        // Tokens 70 and beyond are NaN.
-        let block = try GuardedBlock(layout: layout, tokens: 70, generator: &generator)
+        // Tokens 70 and beyond are NaN, and those before the first written.
+        let block = try GuardedBlock(
+            layout: layout, first: firstWritten, tokens: 70 - firstWritten, generator: &generator)
         var start = Rows(count: 16, keyDim: 72, valueDim: 90, softCap: 0, generator: &generator)
         start.lightShare = lightShare
-        let visible = (0..<16).map { Int32([70, 69, 144, 33, 0, 71, 1][$0 % 7]) }
+        let ranges = (0..<16).map { row in
+            let (first, end) = [
+                (0, 70), (0, 69), (0, 144), (0, 33), (0, 0), (0, 71), (0, 3), (1, 70), (65, 70), (63, 66), (40, 40),
+                (33, 34),
+                (17, 64), (66, 144), (0, 64), (3, 65),
+            ][row]
+            return (first: min(end, first + (row == 2 ? 0 : firstWritten)), end: end)
+        }
         for table in tables {
             var all = start
-            all.take(block, layout: layout, visible: visible, table: table)
+            all.take(block, layout: layout, visible: SeenTokens(ranges), table: table)
             for row in 0..<16 {
                 var alone = start.only(row..<row + 1)
-                alone.take(block, layout: layout, visible: [visible[row]], table: table)
-                if visible[row] > 70 {
+                alone.take(block, layout: layout, visible: SeenTokens([ranges[row]]), table: table)
+                if ranges[row].end > 70 {
                     #expect(alone.sum[0].isNaN && all.sum[row].isNaN)
                     continue
                 }
@@ -217,7 +236,9 @@ struct InstructionSetTests {
             for d in 0..<8 { start.queries[d] = query }
             for table in tables {
                 var rows = start
-                rows.take(block, layout: layout, visible: [16, 16], table: table)
+                rows.take(
+                    block, layout: layout,
+                    visible: SeenTokens(upTo: 16, 16), table: table)
                 #expect(rows.sum[0].isNaN && rows.sum[1].isFinite && rows.output[8..<16].allSatisfy { $0.isFinite })
             }
         }

@@ -23,11 +23,10 @@ private struct JoinCase: CustomStringConvertible {
 
     var heads: Int { kvHeads * group }
     var partition: HeadPartition { HeadPartition(queryHeads: heads, kvHeads: kvHeads, contextRanks: ranks) }
-    var model: ModelShape {
+    var attention: LayerAttention {
         get throws {
-            try ModelShape(
-                layers: 1, queryHeads: heads, kvHeads: kvHeads, keyDim: Self.dim, valueDim: Self.dim, scale: 1,
-                softcap: nil, kvDataType: dataType)
+            try LayerAttention(
+                queryHeads: heads, kvHeads: kvHeads, keyDim: Self.dim, values: .own(Self.dim), scale: 1)
         }
     }
 
@@ -54,11 +53,12 @@ private struct JoinCase: CustomStringConvertible {
                 dataType: dataType, kvHeads: kvHeads, keyDim: Self.dim, valueDim: Self.dim, blockTokens: 48),
             keys: rows(inputs.keys), values: rows(inputs.values), tokens: tokens.count)
         let work = AttentionWork(
-            model: try model, partition: partition, heads: 0..<heads,
+            attention: try attention, partition: partition, heads: 0..<heads,
             queries: QueryRows(
                 heads: 0..<heads, tokens: count, keyDim: Self.dim,
                 values: RowOrder.headMajor(inputs.queries, tokens: count, heads: heads, dim: Self.dim)),
-            tokens: 0..<count, over: panels.blocks, causal: causal)
+            tokens: 0..<count,
+            visible: causal ? .new(.all, at: 0..<count) : .all(count: count, of: tokens.count), over: panels.blocks)
         for piece in 0..<work.pieceCount { work.run(piece: piece) }
         var states = AttentionStates.empty(rows: heads * count, valueDim: Self.dim)
         withExtendedLifetime(panels) { work.finish(into: &states) }
@@ -91,7 +91,7 @@ private struct JoinCase: CustomStringConvertible {
             #expect(try AttentionStates.merge([summed, new.slice(rows: rows)]) == allToAll, "\(self)")
             slices.append(allToAll)
         }
-        let reference = ReferenceAttention(try model).attend(
+        let reference = ReferenceAttention(try attention).attend(
             queries: inputs.queries, keys: inputs.keys, values: inputs.values, position: context)
         let difference = Difference(AttentionStates(joining: slices), reference, tokens: count)
         // Weights of bf16 keep 16 bits.

@@ -17,7 +17,7 @@ struct KernelContractTests {
     }
 
     private func decode(
-        _ queries: [Float], _ panels: TestPanels, block: Int, visible: [Int32], kernels: AttentionKernels,
+        _ queries: [Float], _ panels: TestPanels, block: Int, visible: SeenTokens, kernels: AttentionKernels,
         into state: inout State
     ) throws {
         let table = try #require(
@@ -39,10 +39,12 @@ struct KernelContractTests {
                                 query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
                             let payload = panels.blocks.blocks[block]
-                            dcp_attend_block(
-                                table, Int32(layout.dataType.rawValue), &rows,
-                                payload + layout.keyPanelOffset(ofHead: 0),
-                                payload + layout.valuePanelOffset(ofHead: 0), visible, dcp_ahead())
+                            visible.withRanges {
+                                dcp_attend_block(
+                                    table, Int32(layout.dataType.rawValue), &rows,
+                                    payload + layout.keyPanelOffset(ofHead: 0),
+                                    payload + layout.valuePanelOffset(ofHead: 0), $0, dcp_ahead())
+                            }
                         }
                     }
                 }
@@ -64,23 +66,23 @@ struct KernelContractTests {
         // Row 0 sees neither block, row 1 only the second, row 2 part of both.
         var state = State()
         try decode(
-            queries, panels, block: 0, visible: [0, 0, 65], kernels: variant.kernels, into: &state)
+            queries, panels, block: 0, visible: SeenTokens(upTo: 0, 0, 65), kernels: variant.kernels, into: &state)
         #expect(state.maximum[1] == -.infinity && state.sum[1] == 0)
         try decode(
-            queries, panels, block: 1, visible: [0, 80, 31], kernels: variant.kernels, into: &state)
+            queries, panels, block: 1, visible: SeenTokens(upTo: 0, 80, 31), kernels: variant.kernels, into: &state)
         #expect(state.maximum[0] == -.infinity && state.sum[0] == 0)
         #expect(state.output[..<Self.dim].allSatisfy { $0 == 0 })
 
         var second = State()
         try decode(
-            queries, panels, block: 1, visible: [0, 80, 0], kernels: variant.kernels, into: &second)
+            queries, panels, block: 1, visible: SeenTokens(upTo: 0, 80, 0), kernels: variant.kernels, into: &second)
         #expect(state.maximum[1] == second.maximum[1] && state.sum[1] == second.sum[1])
         #expect(state.output[Self.dim..<2 * Self.dim] == second.output[Self.dim..<2 * Self.dim])
         #expect(state.output.allSatisfy { $0.isFinite } && state.sum[2] > 0)
 
         let untouched = state
         try decode(
-            queries, panels, block: 0, visible: [0, 0, 0], kernels: variant.kernels, into: &state)
+            queries, panels, block: 0, visible: SeenTokens(upTo: 0, 0, 0), kernels: variant.kernels, into: &state)
         #expect(state == untouched)
     }
 
@@ -93,13 +95,17 @@ struct KernelContractTests {
         // 20 columns of a stride of 32; what lies beyond a row's visible tokens is NaN.
         var scores = [Float](repeating: .nan, count: 64)
         for column in 0..<17 { scores[32 + column] = Float(column) }
-        dcp_softmax_tile(2, 20, &scores, 32, [0, 17], 1, 0, &maximum, &sum, &output, 2)
+        SeenTokens(upTo: 0, 17).withRanges {
+            dcp_softmax_tile(2, 20, &scores, 32, $0, 1, 0, &maximum, &sum, &output, 2)
+        }
         #expect(maximum == [-.infinity, 16] && sum[0] == 0 && sum[1] > unit)
         #expect(scores[..<20].allSatisfy { $0 == 0 })
         #expect(scores[32 + 16] == unit && scores[(32 + 17)..<(32 + 20)].allSatisfy { $0 == 0 })
 
         for column in 0..<20 { scores[column] = 2 }
-        dcp_softmax_tile(2, 20, &scores, 32, [20, 0], 1, 0, &maximum, &sum, &output, 2)
+        SeenTokens(upTo: 20, 0).withRanges {
+            dcp_softmax_tile(2, 20, &scores, 32, $0, 1, 0, &maximum, &sum, &output, 2)
+        }
         #expect(maximum == [2, 16] && sum[0] == 20 * unit && scores[..<20].allSatisfy { $0 == unit })
         #expect(scores[32..<52].allSatisfy { $0 == 0 } && output.allSatisfy { $0 == 0 })
     }

@@ -8,7 +8,7 @@ struct KernelGridTests {
     /// Dk, Dv. TRAPS 46: not only powers of two, and nothing read past the end.
     static let dims = [
         (8, 8), (10, 10), (62, 62), (64, 64), (80, 80), (96, 96), (112, 112), (128, 128), (192, 192), (254, 254),
-        (256, 256), (192, 128), (64, 10), (8, 256),
+        (256, 256), (192, 128), (64, 10), (8, 256), (576, 512), (302, 450),
     ]
 
     @Test("TRAPS 26, 46: context of any length, dtype and head dimension", arguments: dims, Variant.all)

@@ -57,7 +57,7 @@ struct LargeNumberTests {
                     length: 70,
                     kernels: variant.kernels)
                 problem.scale = scale
-                let limits = InputLimits(try problem.model())
+                let limits = InputLimits(try problem.attention(), kvDataType: variant.dataType)
                 var inputs = problem.inputs(salt: UInt64(keyDim))
                 let key = Rounding.rounded([limits.key], to: variant.dataType)[0]
                 for index in inputs.queries.indices {

@@ -1,6 +1,7 @@
 import DCPAttention
 import DCPCore
 import DCPTestKit
+import Glibc
 import Testing
 
 @Suite("merge")
@@ -45,14 +46,12 @@ struct MergeTests {
                 layout: layout, keys: tokens.flatMap { [Float($0)] + zeros },
                 values: tokens.flatMap { [Float](repeating: Float(1 << $0), count: dim) }, tokens: tokens.count)
             let work = AttentionWork(
-                model: try ModelShape(
-                    layers: 1, queryHeads: 1, kvHeads: 1, keyDim: dim, valueDim: dim, scale: 1, softcap: nil,
-                    kvDataType: dataType),
+                attention: try LayerAttention(queryHeads: 1, kvHeads: 1, keyDim: dim, values: .own(dim), scale: 1),
                 partition: HeadPartition(queryHeads: 1, kvHeads: 1, contextRanks: 1), heads: 0..<1,
                 queries: QueryRows(
                     heads: 0..<1, tokens: count, keyDim: dim,
                     values: (0..<count).flatMap { _ in [Float(1)] + zeros }),
-                tokens: 0..<count, over: panels.blocks, causal: false)
+                tokens: 0..<count, visible: .all(count: count, of: tokens.count), over: panels.blocks)
             for piece in 0..<work.pieceCount { work.run(piece: piece) }
             var states = AttentionStates.empty(rows: count, valueDim: dim)
             withExtendedLifetime(panels) { work.finish(into: &states) }
@@ -156,6 +155,34 @@ struct MergeTests {
         let error = #expect(throws: ServiceError.self) { try AttentionStates.merge(partials) }
         #expect(error?.code == .internal)
         #expect(error?.message.contains("Partial 2") == true && error?.message.contains("row 4") == true)
+    }
+
+    @Test("a sink counts once in its head's rows, whatever the parts; without tokens it is all there is")
+    func sinks() throws {
+        var generator = SeededGenerator.ofRun(salt: 8)
+        let sinks: [Float] = [3, -40, 0.5]
+        // Two tokens of each of three heads.
+        let parts = (0..<3).map { _ in random(&generator) } + [.empty(rows: 6, valueDim: 8)]
+        let plain = try AttentionStates.merge(parts)
+        let merged = try AttentionStates.merge(
+            [AttentionStates.merge(parts), .empty(rows: 6, valueDim: 8)], sinks: sinks)
+        for row in 0..<6 {
+            let sink = Double(sinks[row / 2])
+            let lse = plain.lse[row] + log1p(exp(sink - plain.lse[row]))
+            #expect(abs(merged.lse[row] - lse) < 1e-12)
+            for dim in row * 8..<(row + 1) * 8 {
+                #expect(
+                    abs(Double(merged.outputs[dim]) - Double(plain.outputs[dim]) * exp(plain.lse[row] - lse)) < 1e-6)
+            }
+        }
+        let alone = try AttentionStates.merge([.empty(rows: 6, valueDim: 8)], sinks: sinks)
+        #expect(alone.lse == [3, 3, -40, -40, 0.5, 0.5] && alone.outputs.allSatisfy { $0 == 0 })
+        // A rank that owns no head.
+        #expect(try AttentionStates.merge([.empty(rows: 0, valueDim: 8)], sinks: []).rows == 0)
+        // A head that its sink outweighs keeps nothing of its tokens, and one whose sink is far below keeps its bits.
+        let heavy = try AttentionStates.merge([plain], sinks: [1e4, -1e4, -.infinity])
+        #expect(heavy.outputs[..<16].allSatisfy { $0 == 0 } && heavy.lse[..<2].allSatisfy { $0 == 1e4 })
+        #expect(heavy.slice(rows: 2..<6) == plain.slice(rows: 2..<6))
     }
 
     @Test("both exchange forms give the same bits: merged slices of heads, and shares summed by slice")

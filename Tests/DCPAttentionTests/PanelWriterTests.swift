@@ -93,7 +93,8 @@ struct PanelWriterTests {
     }
 
     static let dims = [
-        (2, 2), (8, 10), (14, 16), (16, 8), (18, 34), (64, 64), (80, 72), (96, 98), (128, 128), (256, 254),
+        (2, 2), (8, 10), (14, 16), (16, 8), (18, 34), (64, 64), (80, 72), (96, 98), (128, 128), (256, 254), (576, 512),
+        (64, 0), (576, 0),
     ]
 
     /// Patterns that conversions have to treat with care, of a row type: ties and their neighbours, denormals, the

@@ -49,8 +49,8 @@ struct ReadAheadTests {
         let isOnDisk = !MappedPages.isResident(last)
 
         let work = AttentionWork(
-            model: try problem.model(), partition: problem.partition, heads: 0..<problem.queryHeads,
-            queries: problem.queryRows(inputs), tokens: 0..<1, over: mapped.blocks, causal: false)
+            attention: try problem.attention(), partition: problem.partition, heads: 0..<problem.queryHeads,
+            queries: problem.queryRows(inputs), tokens: 0..<1, visible: problem.visible, over: mapped.blocks)
         #expect(work.pieceCount == 10)
         work.run(piece: 0)
         if isOnDisk {

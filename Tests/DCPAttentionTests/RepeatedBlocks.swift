@@ -24,12 +24,13 @@ struct RepeatedBlocks {
 
     func work() throws -> AttentionWork {
         AttentionWork(
-            model: try problem.model(), partition: problem.partition, heads: 0..<problem.queryHeads,
+            attention: try problem.attention(), partition: problem.partition, heads: 0..<problem.queryHeads,
             queries: problem.queryRows(inputs), tokens: 0..<problem.count,
+            visible: .all(count: problem.count, of: problem.length * copies),
             over: KVBlocks(
                 layout: problem.layout, blocks: (0..<copies).flatMap { _ in panels.blocks.blocks },
                 tokens: problem.length * copies),
-            causal: false, kernels: problem.kernels)
+            kernels: problem.kernels)
     }
 
     func states() throws -> AttentionStates {

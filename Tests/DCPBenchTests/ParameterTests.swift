@@ -17,6 +17,14 @@ struct ParameterTests {
         #expect("\(shape)" == description)
     }
 
+    @Test("a latent shape's values are the first dimensions of its keys, which have as many")
+    func latent() throws {
+        let shape = try AttentionShape("128x1x576x512", isLatent: true)
+        #expect(shape.isLatent && "\(shape)" == "128x1x576x512 latent")
+        #expect(try Lists.shapes("8x1x64x32,4x1x64", areLatent: true).map(\.isLatent) == [true, true])
+        refused(.invalidModel, words: ["128", "64"]) { _ = try AttentionShape("8x1x64x128", isLatent: true) }
+    }
+
     @Test(
         "what is no shape is refused with the text and the forms there are",
         arguments: [

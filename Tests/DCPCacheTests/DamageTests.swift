@@ -34,7 +34,7 @@ struct DamageTests {
     /// The header of a block of the first writer, as it is in the file.
     private func header(layer: UInt32, index: UInt32) -> Data {
         var bytes = Data("DCPB".utf8)
-        withUnsafeBytes(of: UInt32(2).littleEndian) { bytes.append(contentsOf: $0) }
+        withUnsafeBytes(of: UInt32(LayoutFingerprint.storeFormat).littleEndian) { bytes.append(contentsOf: $0) }
         withUnsafeBytes(of: UInt64(1).littleEndian) { bytes.append(contentsOf: $0) }
         withUnsafeBytes(of: layer.littleEndian) { bytes.append(contentsOf: $0) }
         withUnsafeBytes(of: index.littleEndian) { bytes.append(contentsOf: $0) }

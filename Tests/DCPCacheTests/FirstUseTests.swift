@@ -25,7 +25,7 @@ struct FirstUseTests {
         func pieces(givingUpAfter limit: Int = .max) throws -> Int {
             var count = 0
             do throws(ServiceError) {
-                _ = try rig.cache.contexts([(SequenceID(1), tags.count)], layer: 0) { () throws(ServiceError) in
+                _ = try rig.cache.contexts([(SequenceID(1), 0..<tags.count)], layer: 0) { () throws(ServiceError) in
                     count += 1
                     if count == limit { throw ServiceError(.stepAborted, "enough") }
                 }
@@ -37,13 +37,40 @@ struct FirstUseTests {
         #expect(try pieces(givingUpAfter: 1) == 1)
         #expect(try pieces() == 2)
         #expect(try pieces() == 0)
-        // Read back as rows they are checked alike.
+        // Read back as rows they are checked alike, and what is before them is not read; it is when it is used.
         try rig.reopen()
-        var count = 0
-        let last = tags.count - 1..<tags.count
-        _ = try rig.cache.rows(sequence: SequenceID(1), layer: 0, positions: last) { count += 1 }
-        #expect(count == 3)
+        func piecesOfRows(_ positions: Range<Int>) throws -> Int {
+            var count = 0
+            _ = try rig.cache.rows(sequence: SequenceID(1), layer: 0, positions: positions) { count += 1 }
+            return count
+        }
+        #expect(try piecesOfRows(200 * 16..<200 * 16 + 1) == 1)
+        #expect(try piecesOfRows(200 * 16..<tags.count) == 1)
+        #expect(try piecesOfRows(10 * 16..<210 * 16) == 2)
+        #expect(try pieces() == 1)
+        #expect(try pieces() == 0)
         #expect(try rig.holds(1, tags))
+    }
+
+    @Test("what a window does not see is not read, damaged or not; a window elsewhere is checked anew")
+    func windows() throws {
+        let (rig, tags) = try filled(blocks: 200)
+        try rig.flip(payload(of: 50 * 16, rig), at: 0)
+        try rig.reopen()
+        func tokens(_ positions: Range<Int>) throws -> (first: Int, tokens: Int) {
+            let context = try rig.cache.contexts([(SequenceID(1), positions)], layer: 0)[0]
+            for index in 0..<context.tokens {
+                let tag = tags[context.firstIndex + index]
+                #expect(rig.row(index, of: context) == rig.stored(tag))
+            }
+            return (context.firstIndex, context.tokens)
+        }
+        #expect(try tokens(1000..<3200) == (992, 2208))
+        #expect(try tokens(3199..<3200) == (3184, 16))
+        #expect(try tokens(0..<100) == (0, 100))
+        #expect(try tokens(3100..<3200) == (3088, 112))
+        #expect(try tokens(3200..<3200) == (3200, 0))
+        expect(.storeDamaged, "Block 50", "truncate the sequence to 800") { _ = try tokens(800..<900) }
     }
 
     @Test("a damaged block in a later piece is found, and those before it are served")

@@ -84,7 +84,7 @@ struct FullStoreTests {
             try rig.appendAll(id, at: 0, tags(Int(id)))
         }
         try finish { rig.cache.commit((1...UInt64(count)).map { (SequenceID($0), 17) }, completion: $0) }
-        let wanted = (1...UInt64(count)).map { (sequence: SequenceID($0), length: 17) }
+        let wanted = (1...UInt64(count)).map { (sequence: SequenceID($0), positions: 0..<17) }
         var contexts = try rig.cache.contexts(wanted, layer: 1)
         #expect(contexts.count == count)
         #expect(try rig.cache.statistics().readers == count, "each counts while it lives")

@@ -167,7 +167,7 @@ struct LiveVerificationTests {
                 #expect(rows.tokens == owned.count)
                 #expect(rows.keys == stored.flatMap { $0.prefix(2 * 8 * 2) })
                 #expect(rows.values == stored.flatMap { $0.dropFirst(2 * 8 * 2) })
-                let byteCount = try rig.cache.rowsByteCount(sequence: SequenceID(1), positions: range)
+                let byteCount = try rig.cache.rowsByteCount(sequence: SequenceID(1), layer: 0, positions: range)
                 #expect(byteCount == rows.keys.count + rows.values.count)
             }
         }

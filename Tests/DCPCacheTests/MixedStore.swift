@@ -18,7 +18,7 @@ final class MixedStore: @unchecked Sendable {
     }
 
     let rig: Rig
-    let shapes: [ModelShape]
+    let shapes: [ModelDescription]
     var sequences: [UInt64: Reference] = [:]
     var nextID: UInt64 = 1
 
@@ -31,13 +31,13 @@ final class MixedStore: @unchecked Sendable {
         let rig = try Rig(layers: 1, kvHeads: 1, settings: settings)
         self.rig = rig
         self.shapes = try shapes.map {
-            try ModelShape(
+            try ModelDescription(
                 layers: $0.layers, queryHeads: $0.heads, kvHeads: $0.heads, keyDim: $0.dim, valueDim: $0.dim, scale: 1,
                 softcap: nil, kvDataType: .float32)
         }
         for (index, shape) in self.shapes.enumerated() {
             try finish {
-                rig.cache.putModel(id: Self.model(index), name: "m\(index)", shape: shape, completion: $0)
+                rig.cache.putModel(id: Self.model(index), name: "m\(index)", description: shape, completion: $0)
             }
         }
     }

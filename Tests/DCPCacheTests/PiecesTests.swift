@@ -236,7 +236,7 @@ struct PiecesTests {
         // A step over several sequences is not refused halfway.
         let child = try store.fork(large, reference.committed)
         reader = nil
-        let wanted = [large, child].map { (sequence: SequenceID($0), length: reference.committed) }
+        let wanted = [large, child].map { (sequence: SequenceID($0), positions: 0..<reference.committed) }
         for context in try store.cache.contexts(wanted, layer: 0) {
             #expect(store.matches(context, reference.committedTags, model: 1, layer: 0))
         }

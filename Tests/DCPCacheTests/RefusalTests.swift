@@ -46,7 +46,7 @@ struct RefusalTests {
         }
         #expect(changed > 0)
         try data.write(to: url)
-        expect(.storeRefused, "format 99", "format 2") { try open(rig) }
+        expect(.storeRefused, "format 99", "format 3") { try open(rig) }
         data = original
         while let at = data.range(of: magic) { data[at.lowerBound] = 0 }
         try data.write(to: url)
@@ -92,10 +92,10 @@ struct RefusalTests {
         expect(.storeRefused, "/proc/none") {
             _ = try ShardCache.open(directory: "/proc/none/here", rank: RankIndex(0), cluster: rig.cluster)
         }
-        let other = try ModelShape(
+        let other = try ModelDescription(
             layers: 3, queryHeads: 4, kvHeads: 2, keyDim: 8, valueDim: 10, scale: 1, softcap: nil, kvDataType: .float32)
-        expect(.modelMismatch, "layers: 2, not 3") {
-            try finish { rig.cache.putModel(id: Rig.model, name: "test", shape: other, completion: $0) }
+        expect(.modelMismatch, "layers: 3, not 2") {
+            try finish { rig.cache.putModel(id: Rig.model, name: "test", description: other, completion: $0) }
         }
     }
 }

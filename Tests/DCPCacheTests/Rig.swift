@@ -12,7 +12,7 @@ final class Rig {
     let storePath: String
     let rank: RankIndex
     let cluster: ClusterShape
-    let shape: ModelShape
+    let shape: ModelDescription
     var settings: ShardCache.Settings
     private(set) var cache: ShardCache
 
@@ -28,13 +28,13 @@ final class Rig {
         self.rank = RankIndex(rank)
         cluster = try ClusterShape(
             ranks: ranks, headGroups: headGroups, interleave: interleave, blockTokens: blockTokens, exchange: .allToAll)
-        shape = try ModelShape(
+        shape = try ModelDescription(
             layers: layers, queryHeads: kvHeads * 2, kvHeads: kvHeads, keyDim: dims.0, valueDim: dims.1, scale: 1,
             softcap: nil, kvDataType: dataType)
         self.settings = settings
         cache = try ShardCache.open(
             directory: storePath, rank: self.rank, cluster: cluster, settings: settings)
-        try finish { cache.putModel(id: Self.model, name: "test", shape: shape, completion: $0) }
+        try finish { cache.putModel(id: Self.model, name: "test", description: shape, completion: $0) }
     }
 
     var dataPath: String { storePath + "/data.mdb" }
@@ -123,17 +123,25 @@ final class Rig {
         guard context.tokens == layout.localLength(ofRank: contextRank, length: tags.count),
             context.blocks.count == (context.tokens + layout.blockTokens - 1) / layout.blockTokens
         else { return false }
-        var row = [UInt8](repeating: 0, count: context.layout.rowByteCount)
-        for index in 0..<context.tokens {
-            let (block, offset) = layout.block(ofLocalIndex: index)
-            row.withUnsafeMutableBytes { bytes in
-                guard let base = bytes.baseAddress else { return }
-                context.layout.read(token: offset, of: context.blocks[block], into: base)
-            }
-            let tag = tags[layout.position(ofLocalIndex: index, rank: contextRank)]
-            guard row == StepRows.stored(tag: tag, layer: layer, shape: shape, cluster: cluster) else { return false }
+        return (0..<context.tokens).allSatisfy { index in
+            row(index, of: context)
+                == stored(tags[layout.position(ofLocalIndex: index, rank: contextRank)], layer: layer)
         }
-        return true
+    }
+
+    /// A token of a reader as it is stored.
+    func row(_ index: Int, of context: ContextReader) -> [UInt8] {
+        let (block, offset) = cluster.layout.block(ofLocalIndex: index)
+        var row = [UInt8](repeating: 0, count: context.layout.rowByteCount)
+        row.withUnsafeMutableBytes { bytes in
+            guard let base = bytes.baseAddress else { return }
+            context.layout.read(token: offset, of: context.blocks[block], into: base)
+        }
+        return row
+    }
+
+    func stored(_ tag: UInt32, layer: Int = 0) -> [UInt8] {
+        StepRows.stored(tag: tag, layer: layer, shape: shape, cluster: cluster)
     }
 
     deinit { cache.close() }
@@ -145,7 +153,7 @@ struct StepRows {
     private var values: [Float] = []
     private let count: Int
 
-    init(tags: [UInt32], layer: Int, shape: ModelShape, cluster: ClusterShape) {
+    init(tags: [UInt32], layer: Int, shape: ModelDescription, cluster: ClusterShape) {
         count = tags.count
         for head in 0..<shape.kvHeads / cluster.headGroups {
             for tag in tags {
@@ -163,7 +171,7 @@ struct StepRows {
     }
 
     /// The bytes `PanelLayout.read` must give for a token.
-    static func stored(tag: UInt32, layer: Int, shape: ModelShape, cluster: ClusterShape) -> [UInt8] {
+    static func stored(tag: UInt32, layer: Int, shape: ModelDescription, cluster: ClusterShape) -> [UInt8] {
         let heads = 0..<shape.kvHeads / cluster.headGroups
         let numbers =
             heads.flatMap { Self.numbers(tag, layer, $0, 0, shape.keyDim) }

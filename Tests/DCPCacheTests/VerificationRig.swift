@@ -82,7 +82,7 @@ extension Rig {
     /// The begin of a block's header, as it is in the file.
     static func header(writer: UInt64, layer: UInt32, index: UInt32) -> Data {
         var bytes = Data("DCPB".utf8)
-        withUnsafeBytes(of: UInt32(2).littleEndian) { bytes.append(contentsOf: $0) }
+        withUnsafeBytes(of: UInt32(LayoutFingerprint.storeFormat).littleEndian) { bytes.append(contentsOf: $0) }
         withUnsafeBytes(of: writer.littleEndian) { bytes.append(contentsOf: $0) }
         withUnsafeBytes(of: layer.littleEndian) { bytes.append(contentsOf: $0) }
         withUnsafeBytes(of: index.littleEndian) { bytes.append(contentsOf: $0) }

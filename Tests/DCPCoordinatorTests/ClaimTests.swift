@@ -9,8 +9,10 @@ struct ClaimTests {
     private func ready() throws -> Driver {
         var driver = try Driver()
         driver.becomeReady()
-        _ = try driver.carry(.registerModel(name: "m", shape: try shape()))
-        for name in ["s", "t"] { _ = try driver.carry(.openSequence(name: name, model: "m", create: true)) }
+        _ = try driver.carry(.registerModel(name: "m", try shape()))
+        for name in ["s", "t"] {
+            _ = try driver.carry(.openSequence(name: name, model: "m", revision: "", create: true))
+        }
         return driver
     }
 
@@ -189,7 +191,7 @@ struct ClaimTests {
         var driver = try ready()
         let old = try driver.taken("s")
         _ = try driver.carry(.close(name: "s"))
-        _ = try driver.carry(.openSequence(name: "s", model: "m", create: true))
+        _ = try driver.carry(.openSequence(name: "s", model: "m", revision: "", create: true))
         for request in Self.changes(of: "s", old) {
             #expect(errors(driver.send(request)).map(\.code) == [.staleEpoch], "\(request)")
         }

@@ -8,8 +8,10 @@ struct DirectoryTests {
     private func ready(sequences: [String] = []) throws -> Driver {
         var driver = try Driver()
         driver.becomeReady()
-        _ = try driver.carry(.registerModel(name: "m", shape: try shape()))
-        for name in sequences { _ = try driver.carry(.openSequence(name: name, model: "m", create: true)) }
+        _ = try driver.carry(.registerModel(name: "m", try shape()))
+        for name in sequences {
+            _ = try driver.carry(.openSequence(name: name, model: "m", revision: "", create: true))
+        }
         return driver
     }
 
@@ -21,8 +23,8 @@ struct DirectoryTests {
     func recordedFirst() throws {
         var driver = try ready(sequences: ["s"])
         for request in [
-            .registerModel(name: "n", shape: try shape(queryHeads: 4)),
-            .openSequence(name: "t", model: "m", create: true),
+            .registerModel(name: "n", try shape(queryHeads: 4)),
+            .openSequence(name: "t", model: "m", revision: "", create: true),
             .truncate(name: "s", length: 3), .fork(name: "s", newName: "u", length: 2), .close(name: "s"),
             .removeModel(name: "n"),
         ] as [DirectoryRequest] {
@@ -52,17 +54,17 @@ struct DirectoryTests {
         _ = try driver.carry(.removeModel(name: "m"))
         var restarted = Driver(restarting: driver)
         restarted.becomeReady()
-        #expect(try restarted.carry(.registerModel(name: "m", shape: try shape())).models.map(\.id) == [ModelID(2)])
-        let opened = try restarted.carry(.openSequence(name: "s", model: "m", create: true))
+        #expect(try restarted.carry(.registerModel(name: "m", try shape())).models.map(\.id) == [ModelID(2)])
+        let opened = try restarted.carry(.openSequence(name: "s", model: "m", revision: "", create: true))
         #expect(opened.sequences.map(\.id) == [SequenceID(2)])
     }
 
     @Test("TRAPS 20, 21: a model is registered once; another shape under its name is refused with the differences")
     func models() throws {
         var driver = try ready()
-        let same = driver.ask(.registerModel(name: "m", shape: try shape()))
+        let same = driver.ask(.registerModel(name: "m", try shape()))
         #expect(replies(same).map { $0.models.map(\.id) } == [[ModelID(1)]] && operations(same).isEmpty)
-        let error = try driver.refusal(of: .registerModel(name: "m", shape: try shape(queryHeads: 4, softcap: 30)))
+        let error = try driver.refusal(of: .registerModel(name: "m", try shape(queryHeads: 4, softcap: 30)))
         #expect(error.code == .modelMismatch)
         #expect(error.message.contains("query heads: 4, not 8") && error.message.contains("soft cap: 30.0, not none"))
         #expect(!error.message.contains("KV heads"))
@@ -74,7 +76,7 @@ struct DirectoryTests {
         var grouped = try Driver(ranks: 4)
         grouped.machine = CoordinatorMachine(state: CoordinatorState(shape: shape), lease: Driver.lease)
         grouped.becomeReady()
-        let divide = try grouped.refusal(of: .registerModel(name: "m", shape: try DCPCoordinatorTests.shape()))
+        let divide = try grouped.refusal(of: .registerModel(name: "m", try DCPCoordinatorTests.shape()))
         #expect(
             divide.code == .invalidModel && divide.message.contains("2 KV heads") && divide.message.contains("4 head"))
         var driver = try ready(sequences: ["s"])
@@ -90,28 +92,33 @@ struct DirectoryTests {
     func names(name: String) throws {
         var driver = try ready(sequences: ["s"])
         for request in [
-            .registerModel(name: name, shape: try shape()), .openSequence(name: name, model: "m", create: true),
+            .registerModel(name: name, try shape()), .openSequence(name: name, model: "m", revision: "", create: true),
             .fork(name: "s", newName: name, length: 0),
         ] as [DirectoryRequest] {
             let error = try driver.refusal(of: request)
             #expect(error.code == .invalidRequest && error.message.contains("\(name.utf8.count) bytes"))
         }
         #expect(driver.machine.state.sequences.count == 1)
-        _ = try driver.carry(.openSequence(name: String(repeating: "ü", count: 127), model: "m", create: true))
+        _ = try driver.carry(
+            .openSequence(name: String(repeating: "ü", count: 127), model: "m", revision: "", create: true))
     }
 
     @Test("opening: an open one is found, another model's is refused, an unknown one is made only when asked")
     func opening() throws {
         var driver = try ready(sequences: ["s"])
         for model in ["m", ""] {
-            let found = driver.ask(.openSequence(name: "s", model: model, create: true))
+            let found = driver.ask(.openSequence(name: "s", model: model, revision: "", create: true))
             #expect(replies(found).map { $0.sequences.map(\.name) } == [["s"]] && operations(found).isEmpty)
             #expect(replies(found)[0].models.map(\.name) == ["m"])
         }
-        let other = try driver.refusal(of: .openSequence(name: "s", model: "x", create: true))
+        let other = try driver.refusal(of: .openSequence(name: "s", model: "x", revision: "", create: true))
         #expect(other.code == .modelMismatch && other.message.contains("`m`") && other.message.contains("`x`"))
-        #expect(try driver.refusal(of: .openSequence(name: "t", model: "m", create: false)).code == .unknownSequence)
-        #expect(try driver.refusal(of: .openSequence(name: "t", model: "x", create: true)).code == .unknownModel)
+        #expect(
+            try driver.refusal(of: .openSequence(name: "t", model: "m", revision: "", create: false)).code
+                == .unknownSequence)
+        #expect(
+            try driver.refusal(of: .openSequence(name: "t", model: "x", revision: "", create: true)).code
+                == .unknownModel)
     }
 
     @Test("a sequence that is not there, or a new name that is, is refused")
@@ -126,7 +133,8 @@ struct DirectoryTests {
         // While it is being closed its name is neither there nor free.
         _ = driver.ask(.close(name: "s"))
         #expect(try driver.refusal(of: .close(name: "s")).code == .unknownSequence)
-        #expect(try driver.refusal(of: .openSequence(name: "s", model: "m", create: true)).code == .notReady)
+        #expect(
+            try driver.refusal(of: .openSequence(name: "s", model: "m", revision: "", create: true)).code == .notReady)
         #expect(replies(driver.ask(.listSequences)).map(\.sequences) == [[]])
     }
 
@@ -145,8 +153,8 @@ struct DirectoryTests {
         arguments: [ServiceError.Code.invalidRequest, .storeFull])
     func refused(code: ServiceError.Code) throws {
         for request in [
-            .registerModel(name: "n", shape: try shape(queryHeads: 4)),
-            .openSequence(name: "t", model: "m", create: true),
+            .registerModel(name: "n", try shape(queryHeads: 4)),
+            .openSequence(name: "t", model: "m", revision: "", create: true),
         ] as [DirectoryRequest] {
             var driver = try ready(sequences: ["s"])
             let before = driver.machine.state
@@ -194,8 +202,8 @@ struct DirectoryTests {
     @Test("a second client that opens a sequence which is still being made waits for the ranks like the first")
     func openedTwiceAtOnce() throws {
         var driver = try ready()
-        let carried = operations(driver.ask(.openSequence(name: "t", model: "m", create: true)))
-        let second = driver.ask(.openSequence(name: "t", model: "m", create: true))
+        let carried = operations(driver.ask(.openSequence(name: "t", model: "m", revision: "", create: true)))
+        let second = driver.ask(.openSequence(name: "t", model: "m", revision: "", create: true))
         #expect(replies(second).isEmpty && operations(second).isEmpty)
         driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }
         let last = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
@@ -238,7 +246,7 @@ struct DirectoryTests {
     @Test("a client that goes away during an operation is told nothing; the operation goes on")
     func clientGone() throws {
         var driver = try ready()
-        let sent = driver.ask(.openSequence(name: "t", model: "m", create: true))
+        let sent = driver.ask(.openSequence(name: "t", model: "m", revision: "", create: true))
         driver.on { $0.linkClosed(Driver.client, reason: ServiceError(.rankUnavailable, "gone")) }
         let from = driver.actions.count
         driver.confirm(sent)

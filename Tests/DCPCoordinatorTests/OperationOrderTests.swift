@@ -13,8 +13,8 @@ struct OperationOrderTests {
     private func ready(_ names: [String]) throws -> Driver {
         var driver = try Driver()
         driver.becomeReady()
-        _ = try driver.carry(.registerModel(name: "m", shape: try shape()))
-        for name in names { _ = try driver.carry(.openSequence(name: name, model: "m", create: true)) }
+        _ = try driver.carry(.registerModel(name: "m", try shape()))
+        for name in names { _ = try driver.carry(.openSequence(name: name, model: "m", revision: "", create: true)) }
         return driver
     }
 

@@ -11,8 +11,8 @@ struct ReconciliationTests {
     private func directory(_ names: [String]) throws -> Driver {
         var driver = try Driver()
         driver.becomeReady()
-        _ = try driver.carry(.registerModel(name: "m", shape: try shape()))
-        for name in names { _ = try driver.carry(.openSequence(name: name, model: "m", create: true)) }
+        _ = try driver.carry(.registerModel(name: "m", try shape()))
+        for name in names { _ = try driver.carry(.openSequence(name: name, model: "m", revision: "", create: true)) }
         return driver
     }
 
@@ -83,7 +83,7 @@ struct ReconciliationTests {
     func otherModel() throws {
         var driver = try directory([])
         let record = try model(driver)
-        let other = ModelRecord(id: record.id, name: record.name, shape: try shape(queryHeads: 4))
+        let other = ModelRecord(id: record.id, name: record.name, description: try shape(queryHeads: 4))
         let (asked, _) = try join(&driver, [[:], [:]], models: [other])
         #expect(asked == [[.putModel(record)], [.putModel(record)]])
     }
@@ -276,13 +276,13 @@ struct ReconciliationTests {
     @Test("a new sequence or model never takes a number that a rank's store uses, whatever the directory has forgotten")
     func numbersInUse() throws {
         var driver = try directory([])
-        let old = ModelRecord(id: ModelID(9), name: "forgotten", shape: try shape())
+        let old = ModelRecord(id: ModelID(9), name: "forgotten", description: try shape())
         let (_, actions) = try join(&driver, [[SequenceID(77): 5], [:]], models: [model(driver), old])
         driver.confirm(actions)
         for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
-        let reply = try driver.carry(.openSequence(name: "new", model: "m", create: true))
+        let reply = try driver.carry(.openSequence(name: "new", model: "m", revision: "", create: true))
         #expect(reply.sequences.map(\.id) == [SequenceID(78)])
-        let other = try driver.carry(.registerModel(name: "other", shape: try shape()))
+        let other = try driver.carry(.registerModel(name: "other", try shape()))
         #expect(other.models.map(\.id) == [ModelID(10)])
         // Also after a restart of the coordinator: the numbers are durable.
         #expect(driver.persisted.contains(.nextIDs(model: 10, sequence: 78)))

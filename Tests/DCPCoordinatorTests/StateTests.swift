@@ -1,5 +1,6 @@
 import DCPCoordinator
 import DCPCore
+import DCPStore
 import DCPTestKit
 import DCPWire
 import Synchronization
@@ -7,11 +8,11 @@ import Testing
 
 /// One of each change, with each optional part present and absent.
 private func allChanges() throws -> [StateChange] {
-    let model = ModelRecord(id: ModelID(0x0102_0304), name: "smöl", shape: try shape(softcap: 30))
+    let model = ModelRecord(id: ModelID(0x0102_0304), name: "smöl", description: try shape(softcap: 30))
     let record = SequenceRecord(id: SequenceID(0x0102_0304_0506_0708), name: "chat", model: model.id)
     return [
         .epoch(Epoch(UInt64.max - 1)), .store(RankIndex(0x0102), StoreID(high: 5, low: UInt64.max)), .model(model),
-        .model(ModelRecord(id: ModelID(1), name: "", shape: try shape())), .modelRemoved(ModelID(9)),
+        .model(ModelRecord(id: ModelID(1), name: "", description: try shape())), .modelRemoved(ModelID(9)),
         .sequence(SequenceEntry(record: record)), .sequence(SequenceEntry(record: record, isClosing: true)),
         .sequence(SequenceEntry(record: record, fork: .init(parent: SequenceID(3), length: 1 << 40))),
         .sequence(SequenceEntry(record: record, fork: .init(parent: SequenceID(0), length: 0), truncateLength: 0)),
@@ -29,7 +30,7 @@ struct StateCodingTests {
             switch change {
             case .modelRemoved(let id):
                 #expect(value == nil)
-                #expect(key == StateCoding.encode(.model(ModelRecord(id: id, name: "x", shape: try shape()))).key)
+                #expect(key == StateCoding.encode(.model(ModelRecord(id: id, name: "x", description: try shape()))).key)
             case .sequenceRemoved(let id):
                 let record = SequenceRecord(id: id, name: "x", model: ModelID(1))
                 #expect(value == nil && key == StateCoding.encode(.sequence(SequenceEntry(record: record))).key)
@@ -99,8 +100,10 @@ struct CoordinatorStoreTests {
     func reopening() async throws {
         var driver = try Driver()
         driver.becomeReady()
-        _ = try driver.carry(.registerModel(name: "m", shape: try shape()))
-        for name in ["a", "b", "c"] { _ = try driver.carry(.openSequence(name: name, model: "m", create: true)) }
+        _ = try driver.carry(.registerModel(name: "m", try shape()))
+        for name in ["a", "b", "c"] {
+            _ = try driver.carry(.openSequence(name: name, model: "m", revision: "", create: true))
+        }
         _ = try driver.carry(.close(name: "c"))
         _ = driver.ask(.fork(name: "a", newName: "d", length: 4))
         _ = driver.ask(.truncate(name: "b", length: 2))
@@ -143,6 +146,40 @@ struct CoordinatorStoreTests {
         let again = try CoordinatorStore(directory: path, shape: try cluster(2))
         #expect(again.initialState.epoch == Epoch(3))
         again.close()
+    }
+
+    /// Changes the superblock, or deletes it.
+    private func setFormat(_ format: UInt32?, in path: String) throws {
+        let environment = try Environment(
+            directory: path, mapByteCountMax: 1 << 30, tablesMax: 4, durability: .always)
+        defer { environment.close() }
+        var transaction = try environment.beginSetup()
+        let table = try transaction.openTable("directory")
+        let (key, value) = StateCoding.superblock(format: format ?? 0)
+        if format == nil {
+            #expect(try transaction.delete(table, key))
+        } else {
+            try transaction.put(table, key, try #require(value))
+        }
+        try transaction.commit()
+    }
+
+    @Test("another format is refused with both numbers, none at all with the one that is read; nothing is written")
+    func otherFormat() async throws {
+        for format in [nil, 2, 77] as [UInt32?] {
+            let path = directory.path("state-\(format ?? 0)")
+            let store = try CoordinatorStore(directory: path, shape: try cluster())
+            try await persist([.epoch(Epoch(3))], in: store)
+            store.close()
+            try setFormat(format, in: path)
+            for _ in 0..<2 {
+                let error = try #require(throws: ServiceError.self) {
+                    _ = try CoordinatorStore(directory: path, shape: try cluster())
+                }
+                #expect(error.code == .storeRefused && error.message.contains("reads \(StateCoding.format)"))
+                if let format { #expect(error.message.contains("format \(format)")) }
+            }
+        }
     }
 
     @Test("a second coordinator on the same directory is refused, and the first goes on")

@@ -6,8 +6,8 @@ struct ShapeTests {
     private func model(
         layers: Int = 2, queryHeads: Int = 8, kvHeads: Int = 4, keyDim: Int = 64, valueDim: Int = 32,
         scale: Float = 0.125, softcap: Float? = nil, kvDataType: DataType = .bfloat16
-    ) throws(ServiceError) -> ModelShape {
-        try ModelShape(
+    ) throws(ServiceError) -> ModelDescription {
+        try ModelDescription(
             layers: layers, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim, scale: scale,
             softcap: softcap, kvDataType: kvDataType)
     }
@@ -23,7 +23,7 @@ struct ShapeTests {
     func modelValidation() throws {
         _ = try model()
         _ = try model(keyDim: 8, valueDim: 256, softcap: 30)
-        func refused(_ words: [String], _ make: () throws -> ModelShape) {
+        func refused(_ words: [String], _ make: () throws -> ModelDescription) {
             let error = #expect(throws: ServiceError.self) { try make() }
             #expect(error?.code == .invalidModel)
             for word in words { #expect(error?.message.contains(word) == true, "\(error?.message ?? "") has \(word)") }
@@ -34,9 +34,9 @@ struct ShapeTests {
         refused(["3 KV heads", "8 query heads"]) { try model(kvHeads: 3) }
         refused(["16 KV heads"]) { try model(kvHeads: 16) }
         refused(["0 KV heads"]) { try model(kvHeads: 0) }
-        refused(["key head dimension 63", "8...256", "pad"]) { try model(keyDim: 63) }
+        refused(["key head dimension 63", "8...576", "pad"]) { try model(keyDim: 63) }
         refused(["key head dimension 6 "]) { try model(keyDim: 6) }
-        refused(["value head dimension 258"]) { try model(valueDim: 258) }
+        refused(["value head dimension 514"]) { try model(valueDim: 514) }
         refused(["scale 0.0"]) { try model(scale: 0) }
         refused(["scale nan"]) { try model(scale: .nan) }
         refused(["soft cap -1.0"]) { try model(softcap: -1) }
@@ -79,15 +79,16 @@ struct ShapeTests {
         #expect(shape.allRanks.map { shape.headGroup(of: $0) } == [0, 0, 0, 1, 1, 1])
         #expect(shape.allRanks.map { shape.contextRank(of: $0) } == [0, 1, 2, 0, 1, 2])
         #expect(shape.members(ofHeadGroup: 1) == [RankIndex(3), RankIndex(4), RankIndex(5)])
-        let partition = shape.partition(of: try model())
+        let partition = shape.partition(of: try model()[0])
         #expect(partition == HeadPartition(queryHeads: 4, kvHeads: 2, contextRanks: 3))
     }
 
     @Test("TRAPS 21: fingerprints differ on every field that changes the layout")
     func fingerprints() throws {
+        // What no byte of a store depends on is left out: query heads, scale and soft cap.
         let models = [
-            try model(), try model(layers: 3), try model(queryHeads: 16), try model(kvHeads: 8), try model(keyDim: 66),
-            try model(valueDim: 34), try model(scale: 0.25), try model(softcap: 30), try model(kvDataType: .float16),
+            try model(), try model(layers: 3), try model(kvHeads: 8), try model(keyDim: 66), try model(valueDim: 34),
+            try model(kvDataType: .float16),
         ]
         let clusters = [
             try cluster(), try cluster(ranks: 8), try cluster(ranks: 8, headGroups: 2), try cluster(headGroups: 2),
@@ -104,6 +105,5 @@ struct ShapeTests {
         #expect(Set(ofModels.map(\.value)).count == ofModels.count)
         #expect(Set(ofModels.map(\.text)).count == ofModels.count)
         #expect(LayoutFingerprint(try model(), in: try cluster()) == ofModels[0])
-        for different in models.dropFirst() { #expect(models[0].differences(from: different).count == 1) }
     }
 }

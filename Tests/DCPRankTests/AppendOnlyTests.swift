@@ -72,7 +72,7 @@ struct AppendOnlyTests {
     func plan() throws {
         let plan = try StepCase(ranks: 3, queryMode: .absent).plan(ofRank: 1)
         #expect(!plan.hasContext && plan.ownHeads.isEmpty)
-        let shape = try ModelShape(
+        let shape = try ModelDescription(
             layers: 1, queryHeads: 4, kvHeads: 2, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvDataType: .float32)
         let cluster = try ClusterShape(
             ranks: 3, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
@@ -81,11 +81,11 @@ struct AppendOnlyTests {
             entries: [.init(sequence: SequenceID(1), position: 5, count: 2)], queryDataType: .float32,
             keyValueDataType: .float32, queryHeads: 0, kvHeads: 2, keyDim: 8, valueDim: 8, queries: ByteBuffer(),
             keys: ByteBuffer(), values: ByteBuffer())
-        let model = ModelRecord(id: ModelID(1), name: "m", shape: shape)
-        _ = try StepPlan(request, model: model, cluster: cluster, rank: RankIndex(0))
+        let model = ModelRecord(id: ModelID(1), name: "m", description: shape)
+        _ = try StepPlan(request, layer: 0, model: model, cluster: cluster, rank: RankIndex(0))
         request.queryHeads = 2
         let error = #expect(throws: ServiceError.self) {
-            try StepPlan(request, model: model, cluster: cluster, rank: RankIndex(0))
+            try StepPlan(request, layer: 0, model: model, cluster: cluster, rank: RankIndex(0))
         }
         #expect(error?.code == .invalidRequest && error?.message.contains("needs 0") == true)
     }

@@ -33,9 +33,10 @@ struct StepCase: Sendable, CustomTestStringConvertible {
 
     func plan(ofRank rank: Int) throws -> StepPlan {
         StepPlan(
-            shape: try ModelShape(
-                layers: 2, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: Self.keyDim, valueDim: Self.valueDim,
-                scale: 1, softcap: nil, kvDataType: .float32), partition: partition, contextRank: rank,
+            attention: try LayerAttention(
+                queryHeads: queryHeads, kvHeads: kvHeads, keyDim: Self.keyDim, values: .own(Self.valueDim), scale: 1),
+            kvDataType: .float32, partition: partition,
+            layout: try ContextLayout(contextRanks: ranks, interleave: 1, blockTokens: 16), contextRank: rank,
             exchange: exchange, queryMode: queryMode, wantsLSE: true, entries: entries)
     }
 

@@ -9,7 +9,7 @@ struct StepPlanTests {
     private func model(queryHeads: Int = 9, kvHeads: Int = 3) throws -> ModelRecord {
         ModelRecord(
             id: ModelID(1), name: "smol",
-            shape: try ModelShape(
+            description: try ModelDescription(
                 layers: 2, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: 64, valueDim: 32, scale: 1, softcap: nil,
                 kvDataType: .bfloat16))
     }
@@ -30,13 +30,13 @@ struct StepPlanTests {
 
     @Test("a request that fits: own heads, rows and tokens")
     func fits() throws {
-        let plan = try StepPlan(request(), model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        let plan = try StepPlan(request(), layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
         #expect(plan.ownHeads == 3..<5 && plan.members == 4 && plan.tokens == 2 && plan.hasContext)
         #expect((0..<4).map { plan.rows(ofRank: $0) } == [0..<6, 6..<10, 10..<14, 14..<18])
         var replicated = request()
         replicated.queryMode = .replicate
         replicated.queryHeads = 9
-        _ = try StepPlan(replicated, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        _ = try StepPlan(replicated, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
     }
 
     @Test("a step is charged for its tensors, and with queries for what is computed of them")
@@ -46,12 +46,12 @@ struct StepPlanTests {
         request.values = ByteBuffer(repeating: 0, count: 2 * 3 * 32 * 2)
         request.queries = ByteBuffer(repeating: 0, count: 2 * 2 * 64 * 4)
         let brought = 768 + 384
-        let plan = try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        let plan = try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
         #expect(plan.byteCount(of: request) == brought + 1024 + 2 * 9 * (64 + 2 * 32) * 4)
         request.queryMode = .absent
         request.queryHeads = 0
         request.queries = ByteBuffer()
-        let appending = try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        let appending = try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
         #expect(appending.byteCount(of: request) == brought)
     }
 
@@ -60,7 +60,7 @@ struct StepPlanTests {
         var request = request()
         (request.queryHeads, request.kvHeads) = (4, 2)
         let plan = try StepPlan(
-            request, model: try model(queryHeads: 16, kvHeads: 4), cluster: try cluster(4, groups: 2),
+            request, layer: 0, model: try model(queryHeads: 16, kvHeads: 4), cluster: try cluster(4, groups: 2),
             rank: RankIndex(3))
         #expect(plan.ownHeads == 4..<8 && plan.contextRank == 1 && plan.members == 2)
     }
@@ -76,7 +76,7 @@ struct StepPlanTests {
             var request = request()
             request[keyPath: field] = value
             let error = try #require(throws: ServiceError.self) {
-                try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+                try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
             }
             #expect(error.code == .invalidRequest)
             #expect(error.message.contains("\(value) \(what)") && error.message.contains("needs \(expected)"))
@@ -85,7 +85,7 @@ struct StepPlanTests {
         var replicated = request()
         replicated.queryMode = .replicate
         let error = try #require(throws: ServiceError.self) {
-            try StepPlan(replicated, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+            try StepPlan(replicated, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
         }
         #expect(error.message.contains("2 query heads of its head group") && error.message.contains("needs 9"))
     }
@@ -95,7 +95,7 @@ struct StepPlanTests {
         var request = request()
         request.entries.append(.init(sequence: SequenceID(1), position: 7, count: 1))
         let error = try #require(throws: ServiceError.self) {
-            try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+            try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
         }
         #expect(error.code == .invalidRequest && error.message.contains("sequence #1"))
     }
@@ -114,7 +114,8 @@ struct StepPlanTests {
                 var request = request()
                 request.entries = [.init(sequence: SequenceID(1), position: position, count: 1)]
                 (request.queryHeads, request.kvHeads) = (8 / ranks, 1)
-                return try StepPlan(request, model: model, cluster: cluster, rank: RankIndex(UInt16(rank))).hasContext
+                return try StepPlan(request, layer: 0, model: model, cluster: cluster, rank: RankIndex(UInt16(rank)))
+                    .hasContext
             }
             #expect(decisions == Array(repeating: position > 0, count: ranks))
         }
@@ -124,8 +125,11 @@ struct StepPlanTests {
     func mixed() throws {
         var request = request()
         request.entries = (0..<3).map { .init(sequence: SequenceID($0), position: 0, count: 1) }
-        #expect(!(try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1))).hasContext)
+        #expect(
+            !(try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1)))
+                .hasContext)
         request.entries[2].position = 1
-        #expect(try StepPlan(request, model: try model(), cluster: try cluster(4), rank: RankIndex(1)).hasContext)
+        #expect(
+            try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1)).hasContext)
     }
 }

@@ -57,11 +57,11 @@ struct BoundaryTests {
 
     @Test("fifty models with names of one letter come back from a directory reply and from a registration")
     func shortNames() throws {
-        let shape = try ModelShape(
+        let shape = try ModelDescription(
             layers: 1, queryHeads: 2, kvHeads: 1, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvDataType: .float32)
         let letters = Array("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
         for name in [letters.map(String.init), letters.map { _ in "" }] {
-            let models = (0..<50).map { ModelRecord(id: ModelID(UInt32($0)), name: name[$0], shape: shape) }
+            let models = (0..<50).map { ModelRecord(id: ModelID(UInt32($0)), name: name[$0], description: shape) }
             let reply = DirectoryReply(models: models)
             guard case .directoryReply(let found)? = try decode(RawFrame(.directoryReply(reply)).bytes)?.message else {
                 Issue.record("no reply")

@@ -5,7 +5,7 @@ import NIOCore
 /// A frame in parts, written from the documented offsets and not by the code under test.
 struct RawFrame {
     var magic: [UInt8] = [0x44, 0x43, 0x50, 0x31]
-    var version: UInt16 = 2
+    var version: UInt16 = 3
     var type: UInt16
     var epoch: UInt64 = 6
     var client: UInt64 = 0xABCD

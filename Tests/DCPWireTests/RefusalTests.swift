@@ -49,7 +49,7 @@ struct RefusalTests {
         raw.version = 513
         let error = try #require(refusal(Array(raw.bytes.prefix(64))))
         #expect(error.code == .incompatible)
-        #expect(error.message.contains("version 513") && error.message.contains("version 2;"))
+        #expect(error.message.contains("version 513") && error.message.contains("version 3;"))
     }
 
     @Test("an unknown type is refused by its number", arguments: [0, 9, 55, 65_535] as [UInt16])

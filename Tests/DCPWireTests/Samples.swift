@@ -5,18 +5,19 @@ import NIOCore
 /// At least one message of every frame type, with every case of the enumerations inside.
 enum Samples {
     static func messages() throws -> [Message] {
-        let shape = try ModelShape(
+        let shape = try ModelDescription(
             layers: 3, queryHeads: 9, kvHeads: 3, keyDim: 64, valueDim: 32, scale: 0.125, softcap: 30,
             kvDataType: .bfloat16)
-        let plain = try ModelShape(
+        let plain = try ModelDescription(
             layers: 1, queryHeads: 8, kvHeads: 8, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvDataType: .float32)
-        let model = ModelRecord(id: ModelID(7), name: "smöl", shape: shape)
+        let model = ModelRecord(id: ModelID(7), name: "smöl", description: shape)
         let cluster = try ClusterShape(
             ranks: 4, headGroups: 2, interleave: 16, blockTokens: 64, exchange: .allGatherReduceScatter)
         return try control(model, plain, cluster) + directory(model, plain) + clients(cluster) + peers()
     }
 
-    private static func control(_ model: ModelRecord, _ plain: ModelShape, _ cluster: ClusterShape) throws -> [Message]
+    private static func control(_ model: ModelRecord, _ plain: ModelDescription, _ cluster: ClusterShape) throws
+        -> [Message]
     {
         let members = (0..<4).map { Topology.Member(rank: RankIndex($0), endpoint: "unix:/run/\($0)") }
         return [
@@ -28,7 +29,7 @@ enum Samples {
             .register(
                 Registration(
                     rank: RankIndex(1), store: StoreID(high: 1, low: UInt64.max), endpoint: "tcp:127.0.0.1:7400",
-                    epoch: Epoch(12), models: [model, ModelRecord(id: ModelID(8), name: "b", shape: plain)],
+                    epoch: Epoch(12), models: [model, ModelRecord(id: ModelID(8), name: "b", description: plain)],
                     sequences: [.init(sequence: SequenceID(5), model: ModelID(7), committedLength: 1 << 40)])),
             .renewLease(LeaseRenewal(stepsInFlight: 77)), .leaseRenewed,
             .renewLease(
@@ -54,13 +55,13 @@ enum Samples {
         ]
     }
 
-    private static func directory(_ model: ModelRecord, _ plain: ModelShape) -> [Message] {
+    private static func directory(_ model: ModelRecord, _ plain: ModelDescription) -> [Message] {
         let record = SequenceRecord(id: SequenceID(11), name: "chat", model: ModelID(7))
         return [
             .topologyRequest(waitMilliseconds: 30_000),
-            .directoryRequest(.registerModel(name: "m", shape: plain)), .directoryRequest(.removeModel(name: "m")),
+            .directoryRequest(.registerModel(name: "m", plain)), .directoryRequest(.removeModel(name: "m")),
             .directoryRequest(.listModels), .directoryRequest(.listSequences),
-            .directoryRequest(.openSequence(name: "s", model: "m", create: true)),
+            .directoryRequest(.openSequence(name: "s", model: "m", revision: "", create: true)),
             .directoryRequest(.truncate(name: "s", length: 3, claim: Claim(9))),
             .directoryRequest(.fork(name: "s", newName: "t", length: 2, claim: Claim(9))),
             .directoryRequest(.close(name: "s", claim: Claim(9))),

@@ -24,8 +24,8 @@ enum {
 // queries that are bf16 stay bf16.
 typedef struct {
     int32_t rows;         // 1...dcp_attention_rows_max
-    int32_t key_dim;      // even, 8...256
-    int32_t value_dim;    // even, 8...256
+    int32_t key_dim;      // even, 8...576
+    int32_t value_dim;    // even, 8...512
     int32_t block_tokens; // a multiple of 16
     int32_t terms;        // of query_terms, 1...3
     float scale;
@@ -50,6 +50,11 @@ typedef struct {
     double *output; // [rows][value_dim]
 } dcp_carried_rows;
 
+// For each row the tokens first[row]..<end[row] of a block, or of what is said, numbered from its start.
+typedef struct {
+    const int32_t *first, *end;
+} dcp_token_ranges;
+
 // Memory that the caller will read next: at..<end, and then then..<then_end. NULL where there is none.
 typedef struct {
     const char *at, *end, *then, *then_end;
@@ -58,14 +63,13 @@ typedef struct {
 // Takes one block of one KV head into the rows' state.
 //
 //   keys, values  the head's panels, 4-byte aligned
-//   visible       [rows]: how many of the block's first tokens each row sees, 0...block_tokens; a row that sees none
-//                 keeps its state untouched
+//   visible       the block's tokens that each row sees; a row that sees none (first == end) keeps its state untouched
 //   ahead         asked for in address order while the block is computed, evenly spread; never read
 //
 // Tokens that a row does not see may hold anything, NaN included. Nothing outside the panels is read. What a row
 // becomes depends on no other row. Thread-safe.
 typedef void dcp_attention_kernel(const dcp_attention_rows *rows, const void *keys, const void *values,
-                               const int32_t *visible, dcp_ahead ahead);
+                                  dcp_token_ranges visible, dcp_ahead ahead);
 
 // Splits queries into a sum of bf16: exactly, with three terms, since 24 bits are 8 + 8 + 8. Fewer are enough for
 // queries that came as bf16 (1) or f16 (2), and give the same results: terms that are left out are 0.

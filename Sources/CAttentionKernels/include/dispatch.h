@@ -14,6 +14,7 @@ typedef struct {
     int32_t lanes;            // Float32 in a vector
     dcp_panel_writer *write_panels;
     dcp_rows_converter *rows_to_f32;
+    dcp_value_maker *values_of_keys;
 } dcp_kernel_table;
 
 // The instruction sets that CPU and operating system support, slowest first; probed once, before main.
@@ -24,7 +25,7 @@ const dcp_kernel_table *dcp_kernels(int index);
 
 // Takes one block into the rows' state with a table's kernel for a panel's element type (dcp_bf16, dcp_f16, dcp_f32).
 void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
-                      const void *keys, const void *values, const int32_t *visible, dcp_ahead ahead);
+                      const void *keys, const void *values, dcp_token_ranges visible, dcp_ahead ahead);
 
 // How many bytes before their use these rows' keys and values are best asked for (`ahead` of the kernels): near what a
 // first-level cache holds, and less where a loop over the panel is over before memory delivers the next one.
@@ -33,10 +34,12 @@ void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const 
 int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
                         int64_t head_bytes);
 
-// Writes tokens into a block, and takes rows as Float32, with a table's kernels: see panels.h.
+// Writes tokens into a block, takes rows as Float32, and makes values of keys, with a table's kernels: see panels.h.
 int dcp_panel_write(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, int32_t row_type, const void *keys,
                     const void *values, int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,
                     int64_t first, int streams);
 int dcp_rows_to_f32(const dcp_kernel_table *kernels, int32_t row_type, const void *rows, int64_t count, float *out);
+void dcp_values_of_keys(const dcp_kernel_table *kernels, int32_t data_type, const void *keys, int64_t block_tokens,
+                        int64_t value_dim, int64_t tokens, void *values);
 
 #endif

@@ -12,7 +12,7 @@ typedef struct {
     int32_t data_type;
     int32_t kv_heads;
     int32_t key_dim;
-    int32_t value_dim;
+    int32_t value_dim; // of the V panel; 0: there is none
     int32_t block_tokens;
 } dcp_panel_shape;
 
@@ -36,15 +36,26 @@ typedef int dcp_panel_writer(const dcp_panel_shape *shape, int32_t row_type, con
 // count values of row_type, unaligned, as Float32. Exact. Returns 0, or -1 when one is NaN or infinite.
 typedef int dcp_rows_converter(int32_t row_type, const void *rows, int64_t count, float *out);
 
+// Values that are the first dimensions of keys, as a V panel of `tokens` tokens: [tokens/2][value_dim][2] of bf16,
+// [tokens][value_dim] of f16 and f32.
+//
+//   keys   K panel of a block of block_tokens tokens, at the first token of those taken
+//   tokens a multiple of 16
+typedef void dcp_value_maker(int32_t data_type, const void *keys, int64_t block_tokens, int64_t value_dim,
+                             int64_t tokens, void *values);
+
 // The twins that the others equal in every bit, those of a NaN included.
 dcp_panel_writer dcp_panel_write_scalar;
+dcp_value_maker dcp_values_of_keys_scalar;
 dcp_rows_converter dcp_rows_to_f32_scalar;
 #if defined(__x86_64__)
 dcp_panel_writer dcp_panel_write_avx2, dcp_panel_write_avx512;
 dcp_rows_converter dcp_rows_to_f32_avx2, dcp_rows_to_f32_avx512;
+dcp_value_maker dcp_values_of_keys_avx2, dcp_values_of_keys_avx512;
 #elif defined(__aarch64__)
 dcp_panel_writer dcp_panel_write_neon;
 dcp_rows_converter dcp_rows_to_f32_neon;
+dcp_value_maker dcp_values_of_keys_neon;
 #endif
 
 // Reads one token out of a block, in the panel's type: K [kv_heads][key_dim] then V [kv_heads][value_dim].

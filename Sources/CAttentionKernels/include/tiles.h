@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "attention.h"
 #include "panels.h"
 
 // Many query rows: scores and outputs come from sgemm over Float32 tiles, the softmax runs between the two.
@@ -18,11 +19,11 @@ void dcp_values_to_tile(const dcp_panel_shape *shape, const void *values, int64_
 //
 //   scores   [rows][stride], stride a multiple of 16, not yet scaled; columns 0..<columns in, weights out (0 where a
 //            row does not see)
-//   visible  [rows]: how many of the tile's first tokens each row sees, 0...columns; a row that sees none keeps its
-//            maximum, sum and output, and its weights are 0
+//   visible  the tile's tokens that each row sees, of 0..<columns; a row that sees none keeps its maximum, sum
+//            and output, and its weights are 0
 //   maximum, sum [rows], output [rows][value_dim]: the running state; output is rescaled, its new part is the caller's
 //            sgemm of the weights with the values
-void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stride, const int32_t *visible,
+void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stride, dcp_token_ranges visible,
                       float scale, float soft_cap, float *maximum, float *sum, float *output, int64_t value_dim);
 
 // The attention of one row from its running states in several pieces, in piece order.

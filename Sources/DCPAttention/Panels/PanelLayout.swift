@@ -2,7 +2,8 @@ public import DCPCore
 
 /// Where every number of a block's payload is: the layout that the kernels read and the store keeps.
 ///
-/// A payload holds, for each KV head of the head group, its K panel and then its V panel:
+/// A payload holds, for each KV head of the head group, its K panel and then its V panel; no V panel where values are the
+/// first dimensions of keys:
 ///
 /// | KV dtype | K panel | V panel |
 /// |---|---|---|
@@ -17,35 +18,67 @@ public struct PanelLayout: Hashable, Sendable {
     /// KV heads of one head group.
     public let kvHeads: Int
     public let keyDim: Int
-    public let valueDim: Int
+    public let values: LayerAttention.Values
     public let blockTokens: Int
 
-    /// - Parameter shape: a model that `cluster.check` has accepted.
-    public init(_ shape: ModelShape, in cluster: ClusterShape) {
+    /// - Parameter attention: of a model that `cluster.check` has accepted.
+    public init(_ attention: LayerAttention, _ dataType: DataType, in cluster: ClusterShape) {
         self.init(
-            dataType: shape.kvDataType, kvHeads: shape.kvHeads / cluster.headGroups, keyDim: shape.keyDim,
-            valueDim: shape.valueDim, blockTokens: cluster.layout.blockTokens)
+            attention, dataType, kvHeads: attention.kvHeads / cluster.headGroups,
+            blockTokens: cluster.layout.blockTokens)
     }
 
+    /// - Parameter kvHeads: of the head group.
+    public init(_ attention: LayerAttention, _ dataType: DataType, kvHeads: Int, blockTokens: Int) {
+        self.init(
+            dataType: dataType, kvHeads: kvHeads, keyDim: attention.keyDim, values: attention.values,
+            blockTokens: blockTokens)
+    }
+
+    /// Values in rows of their own.
     public init(dataType: DataType, kvHeads: Int, keyDim: Int, valueDim: Int, blockTokens: Int) {
-        precondition(kvHeads >= 1 && keyDim % 2 == 0 && valueDim % 2 == 0)
-        precondition(keyDim >= 2 && valueDim >= 2)
+        self.init(
+            dataType: dataType, kvHeads: kvHeads, keyDim: keyDim, values: .own(valueDim), blockTokens: blockTokens)
+    }
+
+    package init(dataType: DataType, kvHeads: Int, keyDim: Int, values: LayerAttention.Values, blockTokens: Int) {
+        precondition(kvHeads >= 1 && (2...LayerAttention.keyDims.upperBound).contains(keyDim) && keyDim % 2 == 0)
         precondition(blockTokens >= 1 && blockTokens % ContextLayout.blockTokensMultiple == 0)
         self.dataType = dataType
         self.kvHeads = kvHeads
         self.keyDim = keyDim
-        self.valueDim = valueDim
+        self.values = values
         self.blockTokens = blockTokens
+        precondition((2...LayerAttention.valueDims.upperBound).contains(valueDim) && valueDim % 2 == 0)
+        if case .leading(let dim) = values { precondition(dim <= keyDim) }
+    }
+
+    /// Dv, of a value and of an output.
+    public var valueDim: Int {
+        switch values {
+        case .own(let dim), .leading(let dim): dim
+        }
+    }
+
+    /// The dimensions of the V panel; 0 where values are the first dimensions of keys, and there is no V panel.
+    public var ownValueDim: Int {
+        switch values {
+        case .own(let dim): dim
+        case .leading: 0
+        }
     }
 
     public var keyPanelByteCount: Int { keyDim * blockTokens * dataType.byteCount }
-    public var valuePanelByteCount: Int { valueDim * blockTokens * dataType.byteCount }
+    public var valuePanelByteCount: Int { ownValueDim * blockTokens * dataType.byteCount }
     /// One KV head: its K panel, then its V panel.
     public var headByteCount: Int { keyPanelByteCount + valuePanelByteCount }
     public var payloadByteCount: Int { kvHeads * headByteCount }
     /// One token read back out of the panels: K `[kvHeads][Dk]`, then V `[kvHeads][Dv]`, in the KV dtype.
-    public var rowByteCount: Int { kvHeads * (keyDim + valueDim) * dataType.byteCount }
+    public var rowByteCount: Int { kvHeads * (keyDim + ownValueDim) * dataType.byteCount }
 
     public func keyPanelOffset(ofHead head: Int) -> Int { head * headByteCount }
     public func valuePanelOffset(ofHead head: Int) -> Int { head * headByteCount + keyPanelByteCount }
+
+    /// From the start of a K panel to one of its tokens; bf16 has two dimensions there.
+    func keyTokenOffset(_ token: Int) -> Int { token * (dataType == .float16 ? 2 : 4) }
 }

@@ -8,7 +8,7 @@ public struct KeyValueRows {
     public let dataType: DataType
     /// `[kvHeads][tokens][Dk]`
     public let keys: UnsafeRawPointer
-    /// `[kvHeads][tokens][Dv]`
+    /// `[kvHeads][tokens][Dv]`; not read where the layout's keys hold the values.
     public let values: UnsafeRawPointer
     public let tokens: Int
 
@@ -24,7 +24,7 @@ extension PanelLayout {
     private var shape: dcp_panel_shape {
         dcp_panel_shape(
             data_type: Int32(dataType.rawValue), kv_heads: Int32(kvHeads), key_dim: Int32(keyDim),
-            value_dim: Int32(valueDim), block_tokens: Int32(blockTokens))
+            value_dim: Int32(ownValueDim), block_tokens: Int32(blockTokens))
     }
 
     /// Rounds rows to the KV dtype, nearest and ties to even, and writes them into a block's panels.
@@ -43,7 +43,6 @@ extension PanelLayout {
         at token: Int, isReadSoon: Bool = true, kernels: AttentionKernels = .chosen
     ) -> Bool {
         precondition(token >= 0 && token + rowTokens.count <= blockTokens)
-        precondition(max(keyDim, valueDim) <= ModelShape.headDims.upperBound)
         precondition(rowTokens.allSatisfy { Int($0) < rows.tokens })
         guard let sources = rowTokens.baseAddress else { return true }
         return withUnsafePointer(to: shape) { shape in

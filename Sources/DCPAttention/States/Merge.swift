@@ -52,10 +52,24 @@ extension AttentionStates {
     }
 
     /// The merged state of partials over disjoint tokens, in the order given. One partial keeps its bits.
+    ///
+    /// A sink is one more partial, of output 0 and its logit as log-sum-exp: it takes part in the denominator and adds
+    /// nothing. So it must count once for each row, whatever the ranks and parts: only the rank that owns a head gives it,
+    /// in its last merge. Without any token the merged state is (0, sink).
+    ///
+    /// - Parameter sinks: one for each head whose rows the partials have, or none.
     /// - Throws: `.internal` when a log-sum-exp is NaN or +inf (TRAPS 6).
-    public static func merge(_ partials: [AttentionStates]) throws(ServiceError) -> AttentionStates {
+    public static func merge(
+        _ partials: [AttentionStates], sinks: [Float] = []
+    ) throws(ServiceError) -> AttentionStates {
         precondition(!partials.isEmpty && partials.allSatisfy { $0.valueDim == partials[0].valueDim })
-        let combined = try combinedLSE(partials.map(\.lse))
+        var lse = partials.map(\.lse)
+        if !sinks.isEmpty {
+            precondition(partials[0].rows % sinks.count == 0, "Each head has a sink, or none has.")
+            let tokens = partials[0].rows / sinks.count
+            lse.append(sinks.flatMap { [Double](repeating: Double($0), count: tokens) })
+        }
+        let combined = try combinedLSE(lse)
         return AttentionStates(
             valueDim: partials[0].valueDim, outputs: sum(of: partials.map { $0.corrected(by: combined) }),
             lse: combined.values)

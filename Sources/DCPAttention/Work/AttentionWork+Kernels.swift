@@ -6,12 +6,13 @@ extension AttentionWork {
     func attend(piece index: Int) {
         let piece = split.pieces[index]
         withUnsafeTemporaryAllocation(of: KernelTile.self, capacity: piece.tiles.count) { tiles in
-            withUnsafeTemporaryAllocation(of: Int32.self, capacity: Int(dcp_attention_rows_max)) { visible in
-                guard let visible = visible.baseAddress else { return }
+            let rowsMax = Int(dcp_attention_rows_max)
+            withUnsafeTemporaryAllocation(of: Int32.self, capacity: 2 * rowsMax) { memory in
+                guard let memory = memory.baseAddress else { return }
                 for (place, tile) in piece.tiles.enumerated() {
                     tiles.initializeElement(at: place, to: kernelTile(tile, piece: index))
                 }
-                attend(piece, tiles, visible)
+                attend(piece, tiles, RowRanges(memory, rows: rowsMax))
             }
         }
     }
@@ -26,61 +27,89 @@ extension AttentionWork {
         var asksAhead: Bool
         /// How many bytes later.
         var aheadByteCount: Int
+        var headByteCount: Int
+        /// Key tokens that all rows see.
+        var shared: Range<Int>
         var index: Int
     }
 
+    /// Tokens that go through the kernels at once: a block, or, where values have to be made of keys, no more of it than lie
+    /// in a cache with them.
+    private var stepTokens: Int {
+        let layout = blocks.layout
+        return layout.ownValueDim > 0 ? layout.blockTokens : min(layout.blockTokens, Self.madeTokens)
+    }
+    /// A group of the kernels: groups then lie where they lie in a block.
+    private static var madeTokens: Int { 64 }
+
     private func attend(
-        _ piece: WorkSplit.Piece, _ tiles: UnsafeMutableBufferPointer<KernelTile>,
-        _ visible: UnsafeMutablePointer<Int32>
+        _ piece: WorkSplit.Piece, _ tiles: UnsafeMutableBufferPointer<KernelTile>, _ ranges: RowRanges
     ) {
-        let blockTokens = blocks.layout.blockTokens, headByteCount = blocks.layout.headByteCount
-        let dataType = Int32(blocks.layout.dataType.rawValue)
+        let layout = blocks.layout, stepTokens = stepTokens
+        let dataType = Int32(layout.dataType.rawValue)
         // K and V of the piece's KV heads lie beside each other in a block.
-        let start = tiles[0].keyOffset, end = tiles[tiles.count - 1].keyOffset + headByteCount
-        var visibleTokens = 0
+        let read = tiles[0].keyOffset..<tiles[tiles.count - 1].keyOffset + layout.headByteCount
+        /// How many first tokens all rows see, by `ranges`; 0 when they differ.
+        var sharedTokens = 0
         let carried = carriedStates(of: piece.tiles)
+        var made = layout.ownValueDim > 0 ? nil : MadeValues(layout, tokens: stepTokens, kernels)
         var token = piece.keys.lowerBound
         while token < piece.keys.upperBound {
-            let payload = blocks.blocks[token / blockTokens]
-            let next = token + blockTokens
-            let following = next < piece.keys.upperBound ? blocks.blocks[next / blockTokens] : nil
+            let (block, first) = token.quotientAndRemainder(dividingBy: layout.blockTokens)
+            let payload = blocks.blocks[block] + layout.keyTokenOffset(first)
+            let next = token + min(stepTokens, layout.blockTokens - first)
+            let following =
+                next < piece.keys.upperBound && stepTokens == layout.blockTokens ? blocks.blocks[block + 1] : nil
             let tokens = min(next, piece.keys.upperBound) - token
             if let carried, carried.count(tokens) {
                 for place in tiles.indices { carried.carry(&tiles[place].rows, tile: place) }
             }
-            if !causal, tokens != visibleTokens {
-                visible.update(repeating: Int32(tokens), count: Int(dcp_attention_rows_max))
-                visibleTokens = tokens
-            }
             for place in tiles.indices {
                 let tile = UnsafePointer(tiles.baseAddress! + place)
-                if causal, !setVisible(visible, of: split.tiles[tile.pointee.index], first: token, count: tokens) {
-                    continue
-                }
-                var ahead = dcp_ahead()
-                if tile.pointee.asksAhead {
-                    // So many bytes later in the part of each block that is read: here, over its end, or all beyond it.
-                    let from = tile.pointee.keyOffset + tile.pointee.aheadByteCount, to = from + headByteCount
-                    let over = start - end
-                    if from < end {
-                        ahead.at = Self.chars(payload + from)
-                        ahead.end = Self.chars(payload + min(to, end))
-                        if to > end, let following {
-                            ahead.then = Self.chars(following + start)
-                            ahead.then_end = Self.chars(following + min(to + over, end))
-                        }
-                    } else if let following, from + over < end {
-                        ahead.at = Self.chars(following + (from + over))
-                        ahead.end = Self.chars(following + min(to + over, end))
+                if tile.pointee.shared.lowerBound <= token, token + tokens <= tile.pointee.shared.upperBound {
+                    if sharedTokens != tokens {
+                        ranges.first.update(repeating: 0, count: Int(dcp_attention_rows_max))
+                        ranges.end.update(repeating: Int32(tokens), count: Int(dcp_attention_rows_max))
+                        sharedTokens = tokens
+                    }
+                } else {
+                    sharedTokens = 0
+                    guard setVisible(ranges, of: split.tiles[tile.pointee.index], in: token..<token + tokens) else {
+                        continue
                     }
                 }
-                dcp_attend_block(
-                    kernels.table, dataType, &tiles[place].rows, payload + tile.pointee.keyOffset,
-                    payload + tile.pointee.valueOffset, visible, ahead)
+                let keys = payload + tile.pointee.keyOffset
+                let values =
+                    made?.values(of: keys, tokens: min(stepTokens, layout.blockTokens - first))
+                    ?? payload + tile.pointee.valueOffset
+                let ahead =
+                    tile.pointee.asksAhead
+                    ? Self.ahead(of: tile.pointee, payload, following: following, read: read) : dcp_ahead()
+                dcp_attend_block(kernels.table, dataType, &tiles[place].rows, keys, values, ranges.ranges, ahead)
             }
             token = next
         }
         if let carried { for place in tiles.indices { carried.settle(&tiles[place].rows, tile: place) } }
+    }
+
+    /// So many bytes later in the part of each block that is read: here, over its end, or all beyond it.
+    private static func ahead(
+        of tile: KernelTile, _ payload: UnsafeRawPointer, following: UnsafeRawPointer?, read: Range<Int>
+    ) -> dcp_ahead {
+        var ahead = dcp_ahead()
+        let from = tile.keyOffset + tile.aheadByteCount, to = from + tile.headByteCount
+        if from < read.upperBound {
+            ahead.at = chars(payload + from)
+            ahead.end = chars(payload + min(to, read.upperBound))
+            if to > read.upperBound, let following {
+                ahead.then = chars(following + read.lowerBound)
+                ahead.then_end = chars(following + min(to - read.count, read.upperBound))
+            }
+        } else if let following, from - read.count < read.upperBound {
+            ahead.at = chars(following + (from - read.count))
+            ahead.end = chars(following + min(to - read.count, read.upperBound))
+        }
+        return ahead
     }
 
     private static func chars(_ address: UnsafeRawPointer) -> UnsafePointer<CChar> {
@@ -91,13 +120,14 @@ extension AttentionWork {
         let kvHead = split.tiles[index].kvHead
         let first = split.pieces[piece].tiles.lowerBound
         var rows = kernelRows(ofTile: index, piece: piece)
-        let ahead = dcp_ahead_bytes(
-            kernels.table, Int32(blocks.layout.dataType.rawValue), &rows, Int64(blocks.layout.headByteCount))
+        let layout = blocks.layout
+        let ahead = dcp_ahead_bytes(kernels.table, Int32(layout.dataType.rawValue), &rows, Int64(layout.headByteCount))
         return KernelTile(
-            rows: rows, keyOffset: blocks.layout.keyPanelOffset(ofHead: kvHead),
-            valueOffset: blocks.layout.valuePanelOffset(ofHead: kvHead),
+            rows: rows, keyOffset: layout.keyPanelOffset(ofHead: kvHead),
+            valueOffset: layout.valuePanelOffset(ofHead: kvHead),
             asksAhead: index == first || split.tiles[index - 1].kvHead != kvHead,
-            aheadByteCount: Int(ahead), index: index)
+            aheadByteCount: layout.ownValueDim > 0 ? Int(ahead) : layout.headByteCount,
+            headByteCount: layout.headByteCount, shared: split.tiles[index].shared, index: index)
     }
 
     func kernelRows(ofTile index: Int, piece: Int) -> dcp_attention_rows {
@@ -105,9 +135,9 @@ extension AttentionWork {
         let state = state(ofTile: index, piece: piece)
         let terms = tileQueries.terms(ofTile: index)
         return dcp_attention_rows(
-            rows: Int32(tile.rows), key_dim: Int32(model.keyDim), value_dim: Int32(model.valueDim),
+            rows: Int32(tile.rows), key_dim: Int32(attention.keyDim), value_dim: Int32(attention.valueDim),
             block_tokens: Int32(blocks.layout.blockTokens), terms: terms?.count ?? 0,
-            scale: model.scale, soft_cap: model.softcap ?? 0, light_share: lightShare,
+            scale: attention.scale, soft_cap: attention.softcap ?? 0, light_share: lightShare,
             queries: tileQueries.floats(ofTile: index), query_terms: terms?.0, maximum: state.maximum, sum: state.sum,
             output: state.output)
     }

@@ -17,16 +17,17 @@ extension AttentionWork {
         let state = state(ofTile: index, piece: piece)
         var rows = kernelRows(ofTile: index, piece: piece)
         let carried = carriedStates(of: index..<index + 1)
-        let scratch = TileScratch(rows: tile.rows, tokens: Self.tileTokens, model: model)
+        let scratch = TileScratch(rows: tile.rows, tokens: Self.tileTokens, layout: blocks.layout)
         for first in stride(from: keyTokens.lowerBound, to: keyTokens.upperBound, by: Self.tileTokens) {
             let keys = first..<min(first + Self.tileTokens, keyTokens.upperBound)
             let segments = blocks.segments(of: keys)
             if let carried, carried.count(keys.count) { carried.carry(&rows, tile: 0) }
-            guard setVisible(scratch.visible, of: tile, first: first, count: keys.count) else { continue }
+            guard setVisible(scratch.ranges, of: tile, in: keys) else { continue }
             score(segments, count: keys.count, of: tile, queries: queries, with: scratch)
             dcp_softmax_tile(
-                Int64(tile.rows), Int64(keys.count), scratch.scores, Int64(Self.tileTokens), scratch.visible,
-                model.scale, model.softcap ?? 0, state.maximum, state.sum, state.output, Int64(model.valueDim))
+                Int64(tile.rows), Int64(keys.count), scratch.scores, Int64(Self.tileTokens), scratch.ranges.ranges,
+                attention.scale, attention.softcap ?? 0, state.maximum, state.sum, state.output,
+                Int64(attention.valueDim))
             addValues(segments, count: keys.count, of: tile, with: scratch, into: state)
         }
         carried?.settle(&rows, tile: 0)
@@ -35,7 +36,7 @@ extension AttentionWork {
     private var panelShape: dcp_panel_shape {
         dcp_panel_shape(
             data_type: Int32(blocks.layout.dataType.rawValue), kv_heads: Int32(blocks.layout.kvHeads),
-            key_dim: Int32(model.keyDim), value_dim: Int32(model.valueDim),
+            key_dim: Int32(attention.keyDim), value_dim: Int32(blocks.layout.ownValueDim),
             block_tokens: Int32(blocks.layout.blockTokens))
     }
 
@@ -47,7 +48,7 @@ extension AttentionWork {
         func product(_ keys: UnsafePointer<Float>, stride: Int, count: Int, column: Int) {
             cblas_sgemm(
                 Int32(dcpBlasRowMajor), Int32(dcpBlasNoTrans), Int32(dcpBlasNoTrans), Int32(tile.rows), Int32(count),
-                Int32(model.keyDim), 1, queries, Int32(model.keyDim), keys, Int32(stride), 0,
+                Int32(attention.keyDim), 1, queries, Int32(attention.keyDim), keys, Int32(stride), 0,
                 scratch.scores + column, Int32(Self.tileTokens))
         }
         let layout = blocks.layout
@@ -69,32 +70,45 @@ extension AttentionWork {
         if layout.dataType != .float32 { product(scratch.keys, stride: Self.tileTokens, count: count, column: 0) }
     }
 
-    /// output `[rows][Dv]` += weights `[rows][count]` x values `[count][Dv]`.
+    /// output `[rows][Dv]` += weights `[rows][count]` x values `[count][Dv]`; where keys hold the values, their first rows
+    /// are an operand as they stand, or as `score` left them.
     private func addValues(
         _ segments: [KVBlocks.Segment], count: Int, of tile: WorkSplit.Tile, with scratch: TileScratch,
         into state: State
     ) {
-        let dim = model.valueDim
-        func product(_ values: UnsafePointer<Float>, count: Int, column: Int) {
-            cblas_sgemm(
-                Int32(dcpBlasRowMajor), Int32(dcpBlasNoTrans), Int32(dcpBlasNoTrans), Int32(tile.rows), Int32(dim),
-                Int32(count), 1, scratch.scores + column, Int32(Self.tileTokens), values, Int32(dim), 1, state.output,
-                Int32(dim))
-        }
         let layout = blocks.layout
+        let dim = attention.valueDim, areKeys = layout.ownValueDim == 0
+        func product(_ values: UnsafePointer<Float>, stride: Int, count: Int, column: Int) {
+            cblas_sgemm(
+                Int32(dcpBlasRowMajor), Int32(dcpBlasNoTrans), Int32(areKeys ? dcpBlasTrans : dcpBlasNoTrans),
+                Int32(tile.rows), Int32(dim), Int32(count), 1, scratch.scores + column, Int32(Self.tileTokens), values,
+                Int32(stride), 1, state.output, Int32(dim))
+        }
         var column = 0
         var shape = panelShape
-        for segment in segments {
+        for segment in segments where !areKeys || layout.dataType == .float32 {
+            if areKeys {
+                let panel = segment.payload + layout.keyPanelOffset(ofHead: tile.kvHead)
+                product(
+                    panel.assumingMemoryBound(to: Float.self) + segment.first, stride: layout.blockTokens,
+                    count: segment.count, column: column)
+                column += segment.count
+                continue
+            }
             let panel = segment.payload + layout.valuePanelOffset(ofHead: tile.kvHead)
             if layout.dataType == .float32 {
                 let values = panel.assumingMemoryBound(to: Float.self) + segment.first * dim
-                product(values, count: segment.count, column: column)
+                product(values, stride: dim, count: segment.count, column: column)
             } else {
                 dcp_values_to_tile(
                     &shape, panel, Int64(segment.first), Int64(segment.count), scratch.values + column * dim)
             }
             column += segment.count
         }
-        if layout.dataType != .float32 { product(scratch.values, count: count, column: 0) }
+        if layout.dataType != .float32 {
+            product(
+                areKeys ? scratch.keys : scratch.values, stride: areKeys ? Self.tileTokens : dim, count: count,
+                column: 0)
+        }
     }
 }

@@ -13,7 +13,7 @@ internal import Synchronization
 /// `@unchecked Sendable`: all is constant after `init` but the states; each is written by the one call of `run` for its
 /// piece, and read by `finish`, which checks through an atomic count that all calls have returned.
 public final class AttentionWork: @unchecked Sendable {
-    public let model: ModelShape
+    public let attention: LayerAttention
     /// The query heads computed here, numbered inside the group.
     public let heads: Range<Int>
     /// This entry's tokens among the step's.
@@ -21,7 +21,7 @@ public final class AttentionWork: @unchecked Sendable {
 
     let queries: QueryRows
     let blocks: KVBlocks
-    let causal: Bool
+    let visible: VisibleTokens
     let kernels: AttentionKernels
     let split: WorkSplit
     let tileQueries: TileQueries
@@ -43,44 +43,44 @@ public final class AttentionWork: @unchecked Sendable {
     private let finishedPieces = Atomic<Int>(0)
 
     /// - Parameters:
-    ///   - model: its dims and KV dtype are those of `over.layout`.
+    ///   - attention: the layer's; its dims are those of `over.layout`.
     ///   - partition: the group's heads; which KV head a query head reads.
     ///   - heads: query heads to compute, numbered inside the group, contained in `queries.heads`; may be empty.
-    ///   - queries: the step's queries, unscaled; the model's scale is applied here, before the dot products.
+    ///   - queries: the step's queries, unscaled; the layer's scale is applied to the scores here.
     ///   - tokens: this entry's tokens among the step's.
+    ///   - visible: which of the key tokens each of them sees.
     ///   - over: keys and values; their memory stays valid until `finish` has returned.
-    ///   - causal: the blocks hold the entry's own tokens, and its token i sees 0...i of them. Otherwise each of its
-    ///     tokens sees all of them.
     public init(
-        model: ModelShape, partition: HeadPartition, heads: Range<Int>, queries: QueryRows, tokens: Range<Int>,
-        over blocks: KVBlocks, causal: Bool, kernels: AttentionKernels = .chosen
+        attention: LayerAttention, partition: HeadPartition, heads: Range<Int>, queries: QueryRows, tokens: Range<Int>,
+        visible: VisibleTokens, over blocks: KVBlocks, kernels: AttentionKernels = .chosen
     ) {
         precondition(
-            blocks.layout.dataType == model.kvDataType && blocks.layout.kvHeads == partition.kvHeads
-                && blocks.layout.keyDim == model.keyDim && blocks.layout.valueDim == model.valueDim,
-            "The blocks are laid out for another model.")
+            blocks.layout.kvHeads == partition.kvHeads && blocks.layout.keyDim == attention.keyDim
+                && blocks.layout.values == attention.values,
+            "The blocks are laid out for other attention.")
         precondition(heads.lowerBound >= 0 && heads.upperBound <= partition.queryHeads)
         precondition(heads.isEmpty || heads == heads.clamped(to: queries.heads), "Heads without queries.")
         precondition(tokens.lowerBound >= 0 && tokens.upperBound <= queries.tokens, "Tokens without queries.")
-        precondition(queries.keyDim == model.keyDim)
-        precondition(!causal || blocks.tokens == tokens.count, "A causal part is over the entry's own tokens.")
-        self.model = model
+        precondition(queries.keyDim == attention.keyDim)
+        precondition(
+            visible.count == tokens.count && visible.keyTokens == blocks.tokens,
+            "What is visible is of other tokens than these.")
+        self.attention = attention
         self.heads = heads
         self.tokens = tokens
         self.queries = queries
         self.blocks = blocks
-        self.causal = causal
+        self.visible = visible
         self.kernels = kernels
         let split = WorkSplit(
-            partition: partition, heads: heads, tokens: tokens.count, keyTokens: blocks.tokens, layout: blocks.layout,
-            causal: causal, rowsMax: kernels.rowsMax)
+            partition: partition, heads: heads, visible: visible, layout: blocks.layout, rowsMax: kernels.rowsMax)
         self.split = split
         carryShift = CarriedStates.shift(tokensMax: split.pieces.reduce(0) { max($0, $1.keys.count) })
         readAhead = blocks.isMapped ? ReadAhead(blocks, split.pieces) : nil
         tileQueries = TileQueries(
-            queries, tokens: tokens, tiles: split.tiles, asTerms: kernels.readsTerms(of: model.kvDataType))
+            queries, tokens: tokens, tiles: split.tiles, asTerms: kernels.readsTerms(of: blocks.layout.dataType))
         let isLarge =
-            !causal && blocks.tokens >= Self.lightTokensMin
+            !visible.areOwn && visible.most >= Self.lightTokensMin
             && partition.queryHeadsPerKVHead * tokens.count > Self.exactRowsMax
         lightShare = isLarge ? Self.lightShareMax : 0
         var rows = 0
@@ -95,7 +95,7 @@ public final class AttentionWork: @unchecked Sendable {
             defer { pieces += tile.pieces.count }
             return pieces
         }
-        output = .allocate(capacity: rows * model.valueDim + pieces * Self.freeFloats)
+        output = .allocate(capacity: rows * attention.valueDim + pieces * Self.freeFloats)
     }
 
     deinit {
@@ -118,7 +118,7 @@ public final class AttentionWork: @unchecked Sendable {
     /// the largest value. Of light weights that is the case where all roundings have the sign of their values; they are
     /// rounded up and down in turn, so what is left is below 2^-11 unless values were made for it.
     package var weightErrorMax: Float {
-        kernels.readsTerms(of: model.kvDataType) ? (lightShare > 0 ? 0x1p-7 : 0x1p-17) : 0
+        kernels.readsTerms(of: blocks.layout.dataType) ? (lightShare > 0 ? 0x1p-7 : 0x1p-17) : 0
     }
 
     /// How many pieces there are to run; 0 when there are no heads, no tokens or nothing to attend over.
@@ -135,7 +135,7 @@ public final class AttentionWork: @unchecked Sendable {
             // Set here and not by the kernels: they only ever add to a state.
             state.maximum.update(repeating: -.infinity, count: rows)
             state.sum.update(repeating: 0, count: rows)
-            state.output.update(repeating: 0, count: rows * model.valueDim)
+            state.output.update(repeating: 0, count: rows * attention.valueDim)
         }
         if kernels.usesSgemm,
             piece.tiles.contains(where: { split.tiles[$0].rows > AttentionKernels.rowsMaxBesideSgemm })
@@ -154,9 +154,9 @@ public final class AttentionWork: @unchecked Sendable {
     public func finish(into states: inout AttentionStates) {
         precondition(finishedPieces.load(ordering: .acquiring) == pieceCount, "Each piece runs exactly once.")
         precondition(
-            states.rows == heads.count * queries.tokens && states.valueDim == model.valueDim,
+            states.rows == heads.count * queries.tokens && states.valueDim == attention.valueDim,
             "The states are not [heads][step tokens][Dv] of this work.")
-        let dim = model.valueDim
+        let dim = attention.valueDim
         states.outputs.withUnsafeMutableBufferPointer { outputs in
             states.lse.withUnsafeMutableBufferPointer { lse in
                 if pieceCount == 0 {
@@ -198,28 +198,27 @@ public final class AttentionWork: @unchecked Sendable {
         let number = piece - tile.pieces.lowerBound
         let row = firstRow[index] + number * tile.rows
         let free = (firstPiece[index] + number) * Self.freeFloats
-        return State(maximum: maximum + row, sum: sum + row, output: output + row * model.valueDim + free)
+        return State(maximum: maximum + row, sum: sum + row, output: output + row * attention.valueDim + free)
     }
 
     /// For pieces that are longer than a state may be.
     func carriedStates(of tiles: Range<Int>) -> CarriedStates? {
         guard carryShift > 0 else { return nil }
-        return CarriedStates(rows: split.tiles[tiles].map(\.rows), valueDim: model.valueDim, shift: carryShift)
+        return CarriedStates(rows: split.tiles[tiles].map(\.rows), valueDim: attention.valueDim, shift: carryShift)
     }
 
-    /// For each row of a tile, how many of the `count` key tokens from `first` it sees.
+    /// For each row of a tile, which of some key tokens it sees, numbered from the first of them.
     /// - Returns: whether any row sees one.
     func setVisible(
-        _ visible: UnsafeMutablePointer<Int32>, of tile: WorkSplit.Tile, first: Int, count: Int
+        _ ranges: RowRanges, of tile: WorkSplit.Tile, in keys: Range<Int>
     ) -> Bool {
-        guard causal else {
-            visible.update(repeating: Int32(count), count: tile.rows)
-            return true
-        }
-        guard tile.tokens.upperBound > first else { return false }
-        for row in 0..<tile.rows {
-            let token = tile.tokens.lowerBound + row % tile.tokens.count
-            visible[row] = Int32(min(max(token + 1 - first, 0), count))
+        guard tile.seen.overlaps(keys) else { return false }
+        for (place, token) in tile.tokens.enumerated() {
+            let seen = visible[token].clamped(to: keys)
+            for row in stride(from: place, to: tile.rows, by: tile.tokens.count) {
+                ranges.first[row] = Int32(seen.lowerBound - keys.lowerBound)
+                ranges.end[row] = Int32(seen.upperBound - keys.lowerBound)
+            }
         }
         return true
     }

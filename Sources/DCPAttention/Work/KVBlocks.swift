@@ -67,7 +67,7 @@ public final class NewTokenPanels: @unchecked Sendable {
         precondition(tokens.lowerBound >= 0 && tokens.upperBound <= rows.tokens)
         let lanes = ContextLayout.blockTokensMultiple
         let layout = PanelLayout(
-            dataType: layout.dataType, kvHeads: layout.kvHeads, keyDim: layout.keyDim, valueDim: layout.valueDim,
+            dataType: layout.dataType, kvHeads: layout.kvHeads, keyDim: layout.keyDim, values: layout.values,
             blockTokens: min(layout.blockTokens, max(1, (tokens.count + lanes - 1) / lanes) * lanes))
         let count = (tokens.count + layout.blockTokens - 1) / layout.blockTokens
         // A payload is a multiple of 64 bytes: its tokens are a multiple of 16, its dimensions even.

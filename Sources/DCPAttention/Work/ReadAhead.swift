@@ -12,30 +12,38 @@ struct ReadAhead {
 
     private let blocks: KVBlocks
     private let pieces: [WorkSplit.Piece]
+    /// The blocks that any piece reads.
+    private let read: Range<Int>
     private let blocksPerStretch: Int
 
     init(_ blocks: KVBlocks, _ pieces: [WorkSplit.Piece]) {
         self.blocks = blocks
         self.pieces = pieces
+        let ranges = pieces.map { Self.blocks(of: $0, in: blocks.layout) }
+        read = (ranges.map(\.lowerBound).min() ?? 0)..<(ranges.map(\.upperBound).max() ?? 0)
         blocksPerStretch = max(1, Self.stretchByteCount / blocks.layout.payloadByteCount)
     }
 
     /// Called by the thread that begins a piece; pieces begin in order, or nearly.
     func begin(piece: Int) {
-        let keys = pieces[piece].keys
-        let first = keys.lowerBound / blocks.layout.blockTokens
-        let end = (keys.upperBound + blocks.layout.blockTokens - 1) / blocks.layout.blockTokens
-        if first == 0 { ask(from: 0) }
-        var start = (first + blocksPerStretch - 1) / blocksPerStretch * blocksPerStretch
-        while start < end {
+        let own = Self.blocks(of: pieces[piece], in: blocks.layout)
+        if own.lowerBound == read.lowerBound { ask(from: read.lowerBound) }
+        let stretches = (own.lowerBound - read.lowerBound + blocksPerStretch - 1) / blocksPerStretch
+        var start = read.lowerBound + stretches * blocksPerStretch
+        while start < own.upperBound {
             ask(from: start + blocksPerStretch)
             start += blocksPerStretch
         }
     }
 
+    private static func blocks(of piece: WorkSplit.Piece, in layout: PanelLayout) -> Range<Int> {
+        let end = (piece.keys.upperBound + layout.blockTokens - 1) / layout.blockTokens
+        return piece.keys.lowerBound / layout.blockTokens..<end
+    }
+
     private func ask(from start: Int) {
-        guard start < blocks.blocks.count else { return }
-        let stretch = blocks.blocks[start..<min(start + blocksPerStretch, blocks.blocks.count)]
+        guard start < read.upperBound else { return }
+        let stretch = blocks.blocks[start..<min(start + blocksPerStretch, read.upperBound)]
         guard !MappedPages.isResident(stretch[stretch.startIndex + stretch.count / 2]) else { return }
         for block in stretch { MappedPages.ask(for: block, byteCount: blocks.layout.payloadByteCount) }
     }

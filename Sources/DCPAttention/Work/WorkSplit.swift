@@ -3,7 +3,8 @@ package import DCPCore
 /// How attention is cut into pieces that may run in any order, on any threads.
 ///
 /// It depends on the shape of the work only. So a result has the same bits however many threads there are, and whichever
-/// finishes first.
+/// finishes first. Pieces are counted from the block of the first token that their rows see: blocks before it are not read,
+/// and whether the caller left them out changes no bit.
 package struct WorkSplit: Sendable {
     /// Query rows that share a KV head: some heads, some of the entry's tokens. They are one operand of the kernels, so
     /// each byte of K and V is read once for all of them.
@@ -13,8 +14,10 @@ package struct WorkSplit: Sendable {
         package let heads: Range<Int>
         /// The entry's tokens, from 0.
         package let tokens: Range<Int>
-        /// Key tokens that the last of `tokens` sees.
-        package let keyTokens: Int
+        /// Key tokens that any of `tokens` sees; empty when they see none.
+        package let seen: Range<Int>
+        /// Key tokens that all of `tokens` see.
+        package let shared: Range<Int>
         /// Indices into `pieces`, in key order; shared with the tiles of the same pieces.
         package internal(set) var pieces: Range<Int>
 
@@ -42,16 +45,13 @@ package struct WorkSplit: Sendable {
 
     /// - Parameters:
     ///   - heads: query heads to compute, numbered inside the group; may be empty.
-    ///   - tokens: the entry's query tokens.
-    ///   - keyTokens: tokens to attend over.
+    ///   - visible: what the entry's query tokens see.
     ///   - layout: pieces begin and end at its blocks.
-    ///   - causal: query token i sees key tokens 0...i.
     ///   - rowsMax: of one tile.
     package init(
-        partition: HeadPartition, heads: Range<Int>, tokens: Int, keyTokens: Int, layout: PanelLayout, causal: Bool,
-        rowsMax: Int
+        partition: HeadPartition, heads: Range<Int>, visible: VisibleTokens, layout: PanelLayout, rowsMax: Int
     ) {
-        guard !heads.isEmpty, tokens > 0, keyTokens > 0 else { return }
+        guard !heads.isEmpty, visible.count > 0, visible.keyTokens > 0 else { return }
         let shared = partition.queryHeadsPerKVHead
         /// Tiles, by the pieces they share.
         var bundles: [[Tile]] = []
@@ -61,9 +61,12 @@ package struct WorkSplit: Sendable {
             let all = heads.clamped(to: kvHead * shared..<(kvHead + 1) * shared)
             var own: [Tile] = []
             for some in Self.chunks(of: all, max: min(Self.headsMax, rowsMax)) {
-                for slice in Self.chunks(of: 0..<tokens, max: max(1, rowsMax / some.count)) {
-                    let seen = causal ? min(slice.upperBound, keyTokens) : keyTokens
-                    own.append(Tile(kvHead: kvHead, heads: some, tokens: slice, keyTokens: seen, pieces: 0..<0))
+                for slice in Self.chunks(of: 0..<visible.count, max: max(1, rowsMax / some.count)) {
+                    let first = visible[slice.lowerBound], last = visible[slice.upperBound - 1]
+                    own.append(
+                        Tile(
+                            kvHead: kvHead, heads: some, tokens: slice, seen: first.lowerBound..<last.upperBound,
+                            shared: last.lowerBound..<max(last.lowerBound, first.upperBound), pieces: 0..<0))
                 }
             }
             let perBundle = max(1, Self.rowsMax / rowsMax)
@@ -73,6 +76,8 @@ package struct WorkSplit: Sendable {
             bundles = [bundles.flatMap { $0 }]
         }
 
+        let keys = bundles.map { Self.keys(of: $0, blockTokens: layout.blockTokens) }
+        let keyTokens = keys.reduce(0) { max($0, $1.count) }
         let headByteCount = layout.headByteCount / layout.blockTokens
         let tokenByteCount = headByteCount * Set(bundles[0].map(\.kvHead)).count
         let blocks = (Self.pieceByteCountMin / tokenByteCount + layout.blockTokens - 1) / layout.blockTokens
@@ -82,18 +87,24 @@ package struct WorkSplit: Sendable {
         {
             keyTokensPerPiece *= 2
         }
-        for bundle in bundles {
+        for (bundle, keys) in zip(bundles, keys) {
             let first = pieces.count
             let members = tiles.count..<tiles.count + bundle.count
-            let seen = bundle.reduce(0) { max($0, $1.keyTokens) }
-            for keys in Self.chunks(of: 0..<seen, max: keyTokensPerPiece) {
-                pieces.append(Piece(tiles: members, keys: keys))
+            for some in Self.chunks(of: keys, max: keyTokensPerPiece) {
+                pieces.append(Piece(tiles: members, keys: some))
             }
             for var tile in bundle {
                 tile.pieces = first..<pieces.count
                 tiles.append(tile)
             }
         }
+    }
+
+    /// What some tiles see, from the start of its first block. Empty when they see nothing.
+    private static func keys(of tiles: [Tile], blockTokens: Int) -> Range<Int> {
+        let seen = tiles.map(\.seen).filter { !$0.isEmpty }
+        guard let first = seen.map(\.lowerBound).min(), let end = seen.map(\.upperBound).max() else { return 0..<0 }
+        return first / blockTokens * blockTokens..<end
     }
 
     private static func chunks(of range: Range<Int>, max count: Int) -> [Range<Int>] {

@@ -3,12 +3,13 @@ internal import DCPCache
 internal import DCPConsole
 internal import DCPCore
 internal import DCPStore
+internal import DCPTestKit
 internal import Foundation
 
 /// The store of one rank with one sequence, as a rank's own code writes it: what is measured reads its mapped pages.
 final class BenchmarkStore {
     let cache: ShardCache
-    let model: ModelShape
+    let model: ModelDescription
     let sequence: SequenceID
     private let directory: String
     private let isTemporary: Bool
@@ -21,7 +22,7 @@ final class BenchmarkStore {
     ///   - model: only layers, KV heads, dims and KV dtype matter.
     ///   - isTemporary: whether the directory goes with this object.
     init(
-        directory: String, rank: RankIndex = RankIndex(0), cluster: ClusterShape? = nil, model: ModelShape,
+        directory: String, rank: RankIndex = RankIndex(0), cluster: ClusterShape? = nil, model: ModelDescription,
         modelID: ModelID = ModelID(1), sequence: SequenceID = SequenceID(1), durability: Durability = .never,
         isTemporary: Bool = true
     ) throws(ServiceError) {
@@ -38,7 +39,7 @@ final class BenchmarkStore {
             directory: directory, rank: rank, cluster: cluster,
             settings: ShardCache.Settings(durability: durability, uncommittedByteCountMax: 4 << 30))
         if cache.model(modelID) == nil {
-            try waitFor { cache.putModel(id: modelID, name: "benchmark", shape: model, completion: $0) }
+            try waitFor { cache.putModel(id: modelID, name: "benchmark", description: model, completion: $0) }
         }
         if cache.state(of: sequence) == nil {
             try waitFor { cache.openSequence(id: sequence, model: modelID, completion: $0) }
@@ -48,10 +49,10 @@ final class BenchmarkStore {
     /// Bytes of K and V of so many of this rank's tokens in one layer.
     func byteCount(localTokens: Int) -> Int { localTokens * layout.rowByteCount }
 
-    var layout: PanelLayout { PanelLayout(model, in: cache.cluster) }
+    var layout: PanelLayout { PanelLayout(model[0], model.kvDataType, in: cache.cluster) }
 
     /// What a store of so many tokens takes on disk, roughly and not too little.
-    static func diskByteCount(_ model: ModelShape, tokens: Int) -> Int {
+    static func diskByteCount(_ model: ModelDescription, tokens: Int) -> Int {
         let row = model.kvHeads * (model.keyDim + model.valueDim) * model.kvDataType.byteCount
         return model.layers * tokens * row / 8 * 9 + (64 << 20)
     }
@@ -60,7 +61,7 @@ final class BenchmarkStore {
     func fill(upTo end: Int, _ pattern: RowPattern, _ interruption: Interruption) throws {
         let bar = ProgressBar(label: "fill", total: end)
         defer { bar.finish() }
-        let chunk = KeyValueChunk(model, tokens: chunkTokens, dataType: pattern.dataType)
+        let chunk = KeyValueChunk(layout, tokens: chunkTokens, dataType: pattern.dataType)
         var pending: Waiting<Void>?
         var written = length
         while length < end {

@@ -6,25 +6,26 @@ internal import DCPCore
 /// @unchecked Sendable: written by `fill` only, before it is read by others.
 final class KeyValueChunk: @unchecked Sendable {
     let tokens: Int
-    private let shape: ModelShape
+    private let layout: PanelLayout
     private let dataType: DataType
     private let keys: UnsafeMutableRawPointer
     private let values: UnsafeMutableRawPointer
 
-    init(_ shape: ModelShape, tokens: Int, dataType: DataType) {
+    /// - Parameter layout: whose heads and dimensions the rows have.
+    init(_ layout: PanelLayout, tokens: Int, dataType: DataType) {
         self.tokens = tokens
-        self.shape = shape
+        self.layout = layout
         self.dataType = dataType
-        let numbers = shape.kvHeads * tokens * dataType.byteCount
-        keys = .allocate(byteCount: numbers * shape.keyDim, alignment: 64)
-        values = .allocate(byteCount: numbers * shape.valueDim, alignment: 64)
+        let numbers = layout.kvHeads * tokens * dataType.byteCount
+        keys = .allocate(byteCount: numbers * layout.keyDim, alignment: 64)
+        values = .allocate(byteCount: numbers * layout.ownValueDim, alignment: 64)
     }
 
     /// Fills the first `positions.count` tokens; the rows then have that many.
     func fill(_ positions: Range<Int>, _ pattern: RowPattern) {
         precondition(positions.count <= tokens && pattern.dataType == dataType)
-        pattern.fill(tensor: 0, heads: shape.kvHeads, positions: positions, dim: shape.keyDim, into: keys)
-        pattern.fill(tensor: 1, heads: shape.kvHeads, positions: positions, dim: shape.valueDim, into: values)
+        pattern.fill(tensor: 0, heads: layout.kvHeads, positions: positions, dim: layout.keyDim, into: keys)
+        pattern.fill(tensor: 1, heads: layout.kvHeads, positions: positions, dim: layout.ownValueDim, into: values)
     }
 
     func rows(_ count: Int) -> KeyValueRows {

@@ -16,7 +16,7 @@ struct RowPattern {
     init(seed: UInt64, dataType: DataType) {
         self.dataType = dataType
         var random = SeededGenerator(seed: seed)
-        bytes = Rounding.bytes(random.floats(Self.places + ModelShape.headDims.upperBound), as: dataType)
+        bytes = Rounding.bytes(random.floats(Self.places + LayerAttention.keyDims.upperBound), as: dataType)
     }
 
     /// Writes rows of consecutive positions.

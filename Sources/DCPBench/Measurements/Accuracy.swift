@@ -35,60 +35,63 @@ struct AccuracyCheck {
 
     init(_ rows: [Row]) { self.rows = rows }
 
-    /// Rows that see all of the blocks, or, with `causal`, the block tokens up to their own.
+    /// Rows over what they see of the blocks.
     ///
     /// Computes the first and the last query head of the first and the last KV head, for the first and the last token: a
     /// second or two at 128k tokens.
-    init(_ blocks: KVBlocks, queries: QueryRows, model: ModelShape, causal: Bool) throws(ServiceError) {
-        let shared = model.queryHeads / model.kvHeads
+    init(_ work: Work) throws(ServiceError) {
+        let (attention, queries) = (work.attention, work.queries)
+        let shared = attention.queryHeads / attention.kvHeads
         var rows: [Row] = []
-        for kvHead in Set([0, model.kvHeads - 1]).sorted() {
-            let (keys, values) = Self.read(blocks, kvHead: kvHead)
+        for kvHead in Set([0, attention.kvHeads - 1]).sorted() {
+            let (keys, values) = Self.read(work.blocks, kvHead: kvHead)
             for head in Set([kvHead * shared, (kvHead + 1) * shared - 1]).sorted() {
                 for token in Set([0, queries.tokens - 1]).sorted() {
-                    let seen = causal ? token + 1 : blocks.tokens
-                    let start = (head * queries.tokens + token) * model.keyDim
+                    let start = (head * queries.tokens + token) * attention.keyDim
                     rows.append(
                         try Self.row(
-                            head, token, model, query: Array(queries.values[start..<start + model.keyDim]),
-                            keys: keys, values: values, seen: seen))
+                            head, token, attention, query: Array(queries.values[start..<start + attention.keyDim]),
+                            keys: keys, values: values, seen: work.visible[token]))
                 }
             }
         }
         self.rows = rows
     }
 
-    /// One row from keys `[tokens][Dk]` and values `[tokens][Dv]` of its KV head.
+    /// One row from keys `[tokens][Dk]` and values `[tokens][Dv]`, where they are no keys, of its KV head.
     static func row(
-        _ head: Int, _ token: Int, _ model: ModelShape, query: [Float], keys: [Float], values: [Float], seen: Int
+        _ head: Int, _ token: Int, _ attention: LayerAttention, query: [Float], keys: [Float], values: [Float],
+        seen: Range<Int>
     ) throws(ServiceError) -> Row {
-        let single = try ModelShape(
-            layers: 1, queryHeads: 1, kvHeads: 1, keyDim: model.keyDim, valueDim: model.valueDim, scale: model.scale,
-            softcap: model.softcap, kvDataType: model.kvDataType)
-        let all = keys.count == seen * model.keyDim
+        let single = try LayerAttention(
+            queryHeads: 1, kvHeads: 1, keyDim: attention.keyDim, values: attention.values, scale: attention.scale,
+            softcap: attention.softcap)
+        func some(_ rows: [Float], _ dim: Int) -> [Float] {
+            seen.count * dim == rows.count ? rows : Array(rows[seen.lowerBound * dim..<seen.upperBound * dim])
+        }
         let result = ReferenceAttention(single).attend(
-            queries: query, keys: all ? keys : Array(keys[..<(seen * model.keyDim)]),
-            values: all ? values : Array(values[..<(seen * model.valueDim)]), position: nil)
+            queries: query, keys: some(keys, attention.keyDim), values: some(values, attention.ownValueDim),
+            position: nil)
         return Row(head: head, token: token, output: result.outputs, lse: result.lse[0])
     }
 
-    /// One KV head read back out of the panels, as Float32: keys `[tokens][Dk]`, values `[tokens][Dv]`.
+    /// One KV head read back out of the panels, as Float32: keys `[tokens][Dk]`, values `[tokens][Dv]` where there are any.
     static func read(_ blocks: KVBlocks, kvHead: Int) -> (keys: [Float], values: [Float]) {
         let layout = blocks.layout
-        // A head's two panels stand together, as the payload of a layout with that head alone.
+        // A head's panels stand together, as the payload of a layout with that head alone.
         let single = PanelLayout(
-            dataType: layout.dataType, kvHeads: 1, keyDim: layout.keyDim, valueDim: layout.valueDim,
+            dataType: layout.dataType, kvHeads: 1, keyDim: layout.keyDim, values: layout.values,
             blockTokens: layout.blockTokens)
         var keys = [Float](repeating: 0, count: blocks.tokens * layout.keyDim)
-        var values = [Float](repeating: 0, count: blocks.tokens * layout.valueDim)
+        var values = [Float](repeating: 0, count: blocks.tokens * layout.ownValueDim)
         let row = UnsafeMutableRawPointer.allocate(byteCount: single.rowByteCount, alignment: 64)
         defer { row.deallocate() }
         for token in 0..<blocks.tokens {
             let (block, offset) = token.quotientAndRemainder(dividingBy: layout.blockTokens)
             single.read(token: offset, of: blocks.blocks[block] + layout.keyPanelOffset(ofHead: kvHead), into: row)
             for dim in 0..<layout.keyDim { keys[token * layout.keyDim + dim] = layout.dataType.float(row, dim) }
-            for dim in 0..<layout.valueDim {
-                values[token * layout.valueDim + dim] = layout.dataType.float(row, layout.keyDim + dim)
+            for dim in 0..<layout.ownValueDim {
+                values[token * layout.ownValueDim + dim] = layout.dataType.float(row, layout.keyDim + dim)
             }
         }
         return (keys, values)

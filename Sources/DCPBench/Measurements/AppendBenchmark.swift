@@ -122,7 +122,7 @@ private final class Appends {
         let chunkByteCount =
             count * layout.kvHeads * (layout.keyDim + layout.valueDim) * pattern.dataType.byteCount
         chunks = (0..<max(2, MemoryCopy.coldByteCount / chunkByteCount)).map { index in
-            let chunk = KeyValueChunk(store.model, tokens: count, dataType: pattern.dataType)
+            let chunk = KeyValueChunk(store.layout, tokens: count, dataType: pattern.dataType)
             chunk.fill(index * count..<(index + 1) * count, pattern)
             return chunk
         }

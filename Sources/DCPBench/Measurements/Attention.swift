@@ -4,27 +4,31 @@ internal import DCPRank
 
 /// One attention that is computed again and again.
 struct Work: Sendable {
-    let model: ModelShape
+    let attention: LayerAttention
     let queries: QueryRows
+    let visible: VisibleTokens
     let blocks: KVBlocks
-    let causal: Bool
     let owner: any AnyObject & Sendable
 
     /// Two for each multiplication with its addition: Dk for a score, Dv for an output, for each row and key it sees.
     var operations: Double {
-        let pairs =
-            causal
-            ? Double(queries.tokens) * Double(queries.tokens + 1) / 2 : Double(queries.tokens) * Double(blocks.tokens)
-        return 2 * Double(model.keyDim + model.valueDim) * pairs * Double(model.queryHeads)
+        let pairs = (0..<visible.count).reduce(0.0) { $0 + Double(visible[$1].count) }
+        return 2 * Double(attention.keyDim + attention.valueDim) * pairs * Double(attention.queryHeads)
     }
 
     var job: AttentionJob {
         let work = AttentionWork(
-            model: model,
-            partition: HeadPartition(queryHeads: model.queryHeads, kvHeads: model.kvHeads, contextRanks: 1),
-            heads: 0..<model.queryHeads, queries: queries, tokens: 0..<queries.tokens, over: blocks, causal: causal)
+            attention: attention,
+            partition: HeadPartition(queryHeads: attention.queryHeads, kvHeads: attention.kvHeads, contextRanks: 1),
+            heads: 0..<attention.queryHeads, queries: queries, tokens: 0..<queries.tokens, visible: visible,
+            over: blocks)
         return AttentionJob(
-            works: [work], rows: model.queryHeads * queries.tokens, valueDim: model.valueDim, owners: [owner])
+            works: [work], rows: attention.queryHeads * queries.tokens, valueDim: attention.valueDim, owners: [owner])
+    }
+
+    /// The blocks that any query sees.
+    var seenBlocks: ArraySlice<UnsafeRawPointer> {
+        blocks.blocks[(visible[0].lowerBound / blocks.layout.blockTokens)...]
     }
 }
 
@@ -37,7 +41,7 @@ final class Attention {
     init(_ work: Work, _ team: Team) {
         self.work = work
         self.team = team
-        states = .empty(rows: 0, valueDim: work.model.valueDim)
+        states = .empty(rows: 0, valueDim: work.attention.valueDim)
     }
 
     /// As a rank does it: cut, dealt, merged.

@@ -23,20 +23,14 @@ public struct Bench: Sendable {
     }
 
     /// Seeded queries of all heads, uniform in -3...3: with the keys' -1...1 and a scale of 1 / sqrt(Dk), scores have a
-    /// standard deviation of one. Taken in as a rank takes what a client sends.
-    func queries(_ model: ModelShape, tokens: Int, _ kind: QueryKind) throws(ServiceError) -> QueryRows {
+    /// standard deviation of one.
+    func queries(_ attention: LayerAttention, tokens: Int, _ kind: QueryKind) -> QueryRows {
         var random = SeededGenerator(seed: seed &+ 1)
-        let heads = 0..<model.queryHeads
-        let bytes = Rounding.bytes(
-            random.floats(heads.count * tokens * model.keyDim, limit: 3), as: kind.dataType)
-        var queries = QueryRows(heads: heads, tokens: tokens, keyDim: model.keyDim)
-        let memory = UnsafeMutableRawPointer.allocate(byteCount: max(bytes.count, 1), alignment: 64)
-        defer { memory.deallocate() }
-        bytes.withUnsafeBytes {
-            memory.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(memory), byteCount: $0.count)
-        }
-        try queries.set(heads: heads, dataType: kind.dataType, rows: memory, limits: InputLimits(model))
-        return queries
+        let heads = 0..<attention.queryHeads
+        return QueryRows(
+            heads: heads, tokens: tokens, keyDim: attention.keyDim,
+            values: Rounding.rounded(
+                random.floats(heads.count * tokens * attention.keyDim, limit: 3), to: kind.dataType))
     }
 }
 

@@ -136,7 +136,7 @@ private final class Decode {
         sequences = (0..<clients).map { SequenceID(UInt64(100 + $0)) }
         // Rows whose values do not matter: a commit writes as many bytes for any.
         tokens = store.cache.cluster.ranks * store.layout.blockTokens
-        chunk = KeyValueChunk(store.model, tokens: 1, dataType: pattern.dataType)
+        chunk = KeyValueChunk(store.layout, tokens: 1, dataType: pattern.dataType)
         chunk.fill(0..<1, pattern)
         for sequence in sequences {
             try waitFor { store.cache.openSequence(id: sequence, model: store.modelID, completion: $0) }

@@ -1,6 +1,4 @@
 internal import DCPAttention
-internal import DCPCache
-internal import DCPConsole
 public import DCPCore
 
 /// Attention over a context in the mapped pages of a real store: what `kernels decode` and `kernels prefill` measure.
@@ -20,12 +18,13 @@ public struct KernelBenchmark: Sendable {
     /// Query tokens.
     public var count: Int
     public var queries: QueryKind
+    public var visibility: Visibility
     /// Prefill: also the step's own tokens, which attend to each other.
     public var withNewTokens: Bool
 
     public init(
         _ kind: Kind, shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], threads: [Int], count: Int,
-        queries: QueryKind = .bfloat16, withNewTokens: Bool = false
+        queries: QueryKind = .bfloat16, visibility: Visibility = .all, withNewTokens: Bool = false
     ) {
         self.kind = kind
         self.shapes = shapes
@@ -34,6 +33,7 @@ public struct KernelBenchmark: Sendable {
         self.threads = threads
         self.count = count
         self.queries = queries
+        self.visibility = visibility
         self.withNewTokens = withNewTokens
     }
 
@@ -55,122 +55,129 @@ public struct KernelBenchmark: Sendable {
     public func run(_ bench: Bench) throws -> [Finding] {
         var results: [Finding] = []
         for dataType in dataTypes {
-            var store: (kvShape: AttentionShape, store: BenchmarkStore)?
+            var filled: (kvShape: AttentionShape, context: KernelContext)?
             for shape in shapes {
-                let model = try shape.model(dataType)
                 // Shapes that differ in query heads only attend over the same keys and values.
-                if store?.kvShape.hasSameKeysAndValues(as: shape) != true {
-                    store = nil
-                    store = (shape, try fill(model, bench))
+                if filled?.kvShape.hasSameKeysAndValues(as: shape) != true {
+                    filled = nil
+                    filled = (shape, try KernelContext(shape, dataType, tokens: contexts.max() ?? 0, bench))
                 }
-                guard let filled = store?.store else { continue }
+                guard let held = filled?.context else { continue }
                 for context in contexts {
-                    try measure(shape, model, context, filled, bench, into: &results)
+                    try measure(shape, dataType, context, held, bench, into: &results)
                 }
-                if withNewTokens { try measureNewTokens(shape, model, bench, into: &results) }
+                if withNewTokens { try measureNewTokens(shape, dataType, bench, into: &results) }
             }
         }
         return results
     }
 
-    private func fill(_ model: ModelShape, _ bench: Bench) throws -> BenchmarkStore {
-        let tokens = contexts.max() ?? 0
-        let byteCount = BenchmarkStore.diskByteCount(model, tokens: tokens)
-        try bench.directory.requireRoom(byteCount)
-        let store = try BenchmarkStore(directory: bench.directory.fresh("store"), model: model)
-        let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
-        bench.progress(
-            "writing \(tokens) tokens of \(model.kvDataType.name) keys and values into a store of about "
-                + ByteFormat.format(byteCount))
-        try store.fill(upTo: tokens, pattern, bench.interruption)
-        return store
-    }
-
     private func measure(
-        _ shape: AttentionShape, _ model: ModelShape, _ context: Int, _ store: BenchmarkStore, _ bench: Bench,
+        _ shape: AttentionShape, _ dataType: DataType, _ context: Int, _ held: KernelContext, _ bench: Bench,
         into results: inout [Finding]
     ) throws {
-        let reader = try store.context(context)
-        let blocks = KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true)
+        let attention = try shape.attention(visibility)
+        let (blocks, owner) = try held.blocks(context)
         let work = Work(
-            model: model, queries: try bench.queries(model, tokens: count, queries), blocks: blocks, causal: false,
-            owner: reader)
-        let check = try AccuracyCheck(blocks, queries: work.queries, model: model, causal: false)
+            attention: attention, queries: bench.queries(attention, tokens: count, queries),
+            visible: .context(
+                visibility, seenFrom: context..<context + count, of: try KernelContext.layout, rank: 0,
+                local: 0..<context),
+            blocks: blocks, owner: owner)
+        let check = try AccuracyCheck(work)
         for threads in threads {
-            var parameters = parameters(shape, model, context: context, threads: threads)
+            var parameters = parameters(shape, dataType, context: context, threads: threads)
             parameters.queries = queries.rawValue
             bench.progress(parameters.label)
             let team = Team(threads: threads)
             let attention = Attention(work, team)
-            let (figure, time) =
-                switch kind {
-                case .decode: try decodeFigure(attention, reader, team, bench)
-                case .prefill: try prefillFigure(attention, team, bench)
-                }
+            // Many query heads share the one key of latent attention: arithmetic is its limit in decode, too.
+            var (figures, time) =
+                kind == .decode && !shape.isLatent
+                ? try decodeFigures(attention, team, bench) : try prefillFigures(attention, team, bench)
+            if kind == .decode, case .window(let window) = visibility {
+                figures.append(try windowFigure(attention, window: window, held, team, bench))
+            }
             results.append(
                 Finding(
-                    parameters: parameters, figures: [figure], time: time,
+                    parameters: parameters, figures: figures, time: time,
                     accuracy: check.compare(attention.states, tokens: count)))
         }
     }
 
     private func measureNewTokens(
-        _ shape: AttentionShape, _ model: ModelShape, _ bench: Bench, into results: inout [Finding]
+        _ shape: AttentionShape, _ dataType: DataType, _ bench: Bench, into results: inout [Finding]
     ) throws {
-        let chunk = KeyValueChunk(model, tokens: count, dataType: model.kvDataType)
-        chunk.fill(0..<count, RowPattern(seed: bench.seed, dataType: model.kvDataType))
-        let layout = PanelLayout(
-            dataType: model.kvDataType, kvHeads: model.kvHeads, keyDim: model.keyDim, valueDim: model.valueDim,
-            blockTokens: 64)
-        let panels = try NewTokenPanels(layout: layout, rows: chunk.rows(count), tokens: 0..<count)
+        let attention = try shape.attention(visibility)
+        let panels = try KernelContext.panels(attention, dataType, tokens: count, bench)
         let work = Work(
-            model: model, queries: try bench.queries(model, tokens: count, queries), blocks: panels.blocks,
-            causal: true,
-            owner: panels)
-        let check = try AccuracyCheck(panels.blocks, queries: work.queries, model: model, causal: true)
+            attention: attention, queries: bench.queries(attention, tokens: count, queries),
+            visible: .new(visibility, at: 0..<count), blocks: panels.blocks, owner: panels)
+        let check = try AccuracyCheck(work)
         for threads in threads {
-            var parameters = parameters(shape, model, context: nil, threads: threads)
+            var parameters = parameters(shape, dataType, context: nil, threads: threads)
             parameters.queries = queries.rawValue
             parameters.causal = true
             bench.progress(parameters.label)
             let team = Team(threads: threads)
             let attention = Attention(work, team)
-            let (figure, time) = try prefillFigure(attention, team, bench)
+            let (figures, time) = try prefillFigures(attention, team, bench)
             results.append(
                 Finding(
-                    parameters: parameters, figures: [figure], time: time,
+                    parameters: parameters, figures: figures, time: time,
                     accuracy: check.compare(attention.states, tokens: count)))
         }
     }
 
     private func parameters(
-        _ shape: AttentionShape, _ model: ModelShape, context: Int?, threads: Int
+        _ shape: AttentionShape, _ dataType: DataType, context: Int?, threads: Int
     ) -> Parameters {
-        Parameters(
-            kind == .decode ? "decode" : "prefill", shape, model.kvDataType, context: context, count: count,
-            threads: threads)
+        var parameters = Parameters(
+            kind == .decode ? "decode" : "prefill", shape, dataType, context: context, count: count, threads: threads)
+        if case .window(let tokens) = visibility { parameters.window = tokens }
+        return parameters
     }
 
     // MARK: Figures
 
-    private func decodeFigure(
-        _ attention: Attention, _ reader: ContextReader, _ team: Team, _ bench: Bench
-    ) throws -> (figure: Figure, time: Quantity) {
-        let read = StreamingRead(reader.blocks, payloadByteCount: reader.layout.payloadByteCount, owner: reader)
+    private func decodeFigures(
+        _ attention: Attention, _ team: Team, _ bench: Bench
+    ) throws -> (figures: [Figure], time: Quantity) {
+        let work = attention.work
+        let read = StreamingRead(
+            Array(work.seenBlocks), payloadByteCount: work.blocks.layout.payloadByteCount, owner: work.owner)
         try read.chooseWays(team, bench.interruption)
         let times = try bench.repetition.measure(
             until: bench.interruption, [{ try attention.run() }] + read.bodies(team))
         let (seconds, way) = read.fastest(times.dropFirst())
-        let byteCount = Double(reader.tokens * reader.layout.rowByteCount)
+        let seen = work.visible[0].lowerBound..<work.visible.keyTokens
+        let byteCount = Double(seen.count * work.blocks.layout.rowByteCount)
         let figure = Figure("K and V read", times[0].map { byteCount / $0 / 1e9 }, unit: "GB/s").under(
             "streaming read", seconds.map { Double(read.byteCount) / $0 / 1e9 },
             detail: "the same mapped pages, as many threads, " + way)
-        return (figure, Quantity(times[0].map { $0 * 1e3 }, unit: "ms"))
+        return ([figure], Quantity(times[0].map { $0 * 1e3 }, unit: "ms"))
     }
 
-    private func prefillFigure(
+    /// A step whose queries see a window, beside one over a context that is as long.
+    private func windowFigure(
+        _ attention: Attention, window: Int, _ held: KernelContext, _ team: Team, _ bench: Bench
+    ) throws -> Figure {
+        let work = attention.work
+        let tokens = min(window, work.blocks.tokens)
+        let (blocks, owner) = try held.blocks(tokens)
+        let short = Attention(
+            Work(
+                attention: work.attention, queries: work.queries, visible: .all(count: count, of: tokens),
+                blocks: blocks, owner: owner), team)
+        let times = try bench.repetition.measure(
+            until: bench.interruption, [{ try attention.run() }, { try short.run() }])
+        return Figure("step", times[0].map { $0 * 1e3 }, unit: "ms").under(
+            "step over \(tokens) tokens", times[1].map { $0 * 1e3 }, detail: "all of them seen, as many threads")
+    }
+
+    private func prefillFigures(
         _ attention: Attention, _ team: Team, _ bench: Bench
-    ) throws -> (figure: Figure, time: Quantity) {
+    ) throws -> (figures: [Figure], time: Quantity) {
         let peak = ArithmeticPeak(team)
         var repetition = bench.repetition
         repetition.runsMin = min(repetition.runsMin, 5)
@@ -197,12 +204,12 @@ public struct KernelBenchmark: Sendable {
         if hasBFloat16 {
             figure = figure.under("vdpbf16ps", Samples(peaks[2]), detail: "registers only, 512-bit")
         }
-        return (figure, Quantity(times[0].map { $0 * 1e3 }, unit: "ms"))
+        return ([figure], Quantity(times[0].map { $0 * 1e3 }, unit: "ms"))
     }
 }
 
 extension AttentionShape {
     func hasSameKeysAndValues(as other: AttentionShape) -> Bool {
-        (kvHeads, keyDim, valueDim) == (other.kvHeads, other.keyDim, other.valueDim)
+        (kvHeads, keyDim, valueDim, isLatent) == (other.kvHeads, other.keyDim, other.valueDim, other.isLatent)
     }
 }

@@ -74,7 +74,7 @@ public struct OpenBenchmark: Sendable {
     }
 
     private func measure(
-        _ parameters: Parameters, _ model: ModelShape, _ context: Int, _ local: LocalCluster, _ bench: Bench
+        _ parameters: Parameters, _ model: ModelDescription, _ context: Int, _ local: LocalCluster, _ bench: Bench
     ) async throws -> Finding {
         let rank = RankIndex(0)
         let shape = try local.configuration.shape()
@@ -119,14 +119,15 @@ public struct OpenBenchmark: Sendable {
     }
 
     private func figures(
-        _ timings: [Timing], _ model: ModelShape, _ shape: ClusterShape, _ context: Int
+        _ timings: [Timing], _ model: ModelDescription, _ shape: ClusterShape, _ context: Int
     ) -> [Figure] {
         let open = Samples(timings.map { $0.open * 1e3 })
         let held = Double(shape.layout.localLength(ofRank: 0, length: context))
+        let layout = PanelLayout(model[0], model.kvDataType, in: shape)
         return [
             Figure("open, nothing in memory", open, unit: "ms"),
             Figure("read from the disk", Samples(timings.map { Double($0.readByteCount) / 1048576 }), unit: "MiB").of(
-                "K and V", Samples([held * Double(PanelLayout(model, in: shape).rowByteCount) / 1048576])),
+                "K and V", Samples([held * Double(layout.rowByteCount) / 1048576])),
             Figure("start to ready", Samples(timings.map { $0.start * 1e3 }), unit: "ms").under("open", open),
         ]
     }

@@ -1,20 +1,23 @@
 public import DCPCore
 
-/// Heads and dimensions of what is measured: `32x8x128` is Hq x Hkv x D, `32x8x192x128` has its own Dk and Dv.
+/// Heads and dimensions of what is measured: `32x8x128` is Hq x Hkv x D, `32x8x192x128` has its own Dk and Dv, and
+/// `128x1x576x512 latent` values that are the first dimensions of its keys.
 public struct AttentionShape: Hashable, Sendable, CustomStringConvertible {
     public let queryHeads: Int
     public let kvHeads: Int
     public let keyDim: Int
     public let valueDim: Int
+    public let isLatent: Bool
 
     /// Shapes of models that many people know.
     public static let named: [(name: String, text: String)] = [
         ("llama-8b", "32x8x128"), ("llama-70b", "64x8x128"), ("smollm2-135m", "9x3x64"),
     ]
 
+    /// - Parameter isLatent: whether values are the first Dv dimensions of keys.
     /// - Throws: `.invalidConfiguration` with the text and the forms there are; `.invalidModel` for numbers that no
     ///   model may have.
-    public init(_ text: String) throws(ServiceError) {
+    public init(_ text: String, isLatent: Bool = false) throws(ServiceError) {
         let written = Self.named.first { $0.name == text.lowercased() }?.text ?? text
         let numbers = written.lowercased().split(separator: "x", omittingEmptySubsequences: false).map {
             $0.allSatisfy(\.isWholeNumber) ? Int($0) : nil
@@ -32,18 +35,29 @@ public struct AttentionShape: Hashable, Sendable, CustomStringConvertible {
         self.kvHeads = kvHeads
         self.keyDim = keyDim
         self.valueDim = valueDim
-        _ = try model(.bfloat16)
+        self.isLatent = isLatent
+        _ = try attention(.all)
+    }
+
+    /// A layer of this shape.
+    /// - Throws: `.invalidModel` for numbers that no model may have.
+    func attention(_ visibility: Visibility) throws(ServiceError) -> LayerAttention {
+        try LayerAttention(
+            queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim,
+            values: isLatent ? .leading(valueDim) : .own(valueDim), scale: LayerAttention.defaultScale(keyDim: keyDim),
+            visibility: visibility)
     }
 
     /// A model of this shape with one layer.
     /// - Throws: `.invalidModel` for numbers that no model may have.
-    public func model(_ dataType: DataType, layers: Int = 1) throws(ServiceError) -> ModelShape {
-        try ModelShape(
+    public func model(_ dataType: DataType, layers: Int = 1) throws(ServiceError) -> ModelDescription {
+        try ModelDescription(
             layers: layers, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim,
-            scale: ModelShape.defaultScale(keyDim: keyDim), softcap: nil, kvDataType: dataType)
+            scale: LayerAttention.defaultScale(keyDim: keyDim), softcap: nil, kvDataType: dataType)
     }
 
     public var description: String {
-        keyDim == valueDim ? "\(queryHeads)x\(kvHeads)x\(keyDim)" : "\(queryHeads)x\(kvHeads)x\(keyDim)x\(valueDim)"
+        (keyDim == valueDim ? "\(queryHeads)x\(kvHeads)x\(keyDim)" : "\(queryHeads)x\(kvHeads)x\(keyDim)x\(valueDim)")
+            + (isLatent ? " latent" : "")
     }
 }

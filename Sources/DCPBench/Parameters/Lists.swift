@@ -65,8 +65,10 @@ public enum Lists {
         }
     }
 
-    public static func shapes(_ text: String) throws(ServiceError) -> [AttentionShape] {
-        try items(text, option: "--shape").map { (item) throws(ServiceError) in try AttentionShape(item) }
+    public static func shapes(_ text: String, areLatent: Bool = false) throws(ServiceError) -> [AttentionShape] {
+        try items(text, option: "--shape").map { (item) throws(ServiceError) in
+            try AttentionShape(item, isLatent: areLatent)
+        }
     }
 
     private static func items(_ text: String, option: String) throws(ServiceError) -> [String] {

@@ -94,6 +94,8 @@ public struct Parameters: Encodable, Hashable, Sendable {
     /// Whether queries are numbers that bf16 holds, or any Float32: `bf16`, `f32`.
     public var queries: String?
     public var causal: Bool?
+    /// How many tokens a query sees; nil for all.
+    public var window: Int?
     /// The dtype of the rows that steps bring.
     public var rows: String?
     public var durability: String?
@@ -117,6 +119,7 @@ public struct Parameters: Encodable, Hashable, Sendable {
         if let queries, queries == "f32" { text += " f32 queries" }
         if let causal, causal { text += " causal" }
         if let context { text += context == 0 ? ", empty" : ", \(Self.tokens(context))" }
+        if let window { text += ", window \(Self.tokens(window))" }
         if count > 1 { text += ", \(count) new" }
         if let rows { text += " \(rows) rows" }
         if let durability { text += ", \(durability)" }

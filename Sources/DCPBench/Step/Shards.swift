@@ -1,12 +1,14 @@
 internal import DCPClient
 internal import DCPCore
+internal import DCPTestKit
 
 /// The ranks' shards in their files, read by as many threads as all ranks have.
 final class Shards: Sendable {
     private let pages: StreamingRead
     private let team: Team
 
-    init(_ local: LocalCluster, _ context: StepContext, _ model: ModelShape, threads: Int, _ bench: Bench) throws {
+    init(_ local: LocalCluster, _ context: StepContext, _ model: ModelDescription, threads: Int, _ bench: Bench) throws
+    {
         let partByteCount = 256 << 10
         let shape = try local.configuration.shape()
         let row = model.kvHeads * (model.keyDim + model.valueDim) * model.kvDataType.byteCount

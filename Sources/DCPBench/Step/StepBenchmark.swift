@@ -79,7 +79,7 @@ public struct StepBenchmark: Sendable {
     }
 
     private func measure(
-        _ parameters: Parameters, _ model: ModelShape, _ context: Int, _ local: LocalCluster, _ bench: Bench
+        _ parameters: Parameters, _ model: ModelDescription, _ context: Int, _ local: LocalCluster, _ bench: Bench
     ) async throws -> Finding {
         let filled = try await StepContext.fill(local, model, tokens: context, bench)
         bench.progress(parameters.label)

@@ -2,6 +2,7 @@ internal import DCPAttention
 internal import DCPCache
 internal import DCPClient
 internal import DCPCore
+internal import DCPTestKit
 internal import DCPTransport
 internal import DCPWire
 
@@ -21,7 +22,7 @@ struct StepContext: Sendable {
     /// and the ranks started again: they report what they hold, and the coordinator takes it. Prefill of 128k tokens step
     /// by step would take minutes of attention that is not measured here.
     static func fill(
-        _ local: LocalCluster, _ model: ModelShape, tokens: Int, _ bench: Bench
+        _ local: LocalCluster, _ model: ModelDescription, tokens: Int, _ bench: Bench
     ) async throws -> StepContext {
         let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
         let shape = try local.configuration.shape()
@@ -49,7 +50,7 @@ struct StepContext: Sendable {
     /// Makes model and sequence, stops the ranks and fills their stores; the ranks are left stopped.
     /// - Parameter visit: sees each store when it is full, before it is closed.
     static func fillStores(
-        _ local: LocalCluster, _ model: ModelShape, tokens: Int, _ pattern: RowPattern, _ bench: Bench,
+        _ local: LocalCluster, _ model: ModelDescription, tokens: Int, _ pattern: RowPattern, _ bench: Bench,
         visit: @escaping @Sendable (BenchmarkStore, RankIndex) throws -> Void = { _, _ in }
     ) async throws {
         let first = try await connect(local)
@@ -80,7 +81,7 @@ struct StepContext: Sendable {
 
     /// Puts what a rank holds of some KV heads in its global place.
     private static func collect(
-        _ store: BenchmarkStore, _ rank: RankIndex, _ shape: ClusterShape, _ tokens: Int, _ model: ModelShape,
+        _ store: BenchmarkStore, _ rank: RankIndex, _ shape: ClusterShape, _ tokens: Int, _ model: ModelDescription,
         into parts: inout [(kvHead: Int, keys: [Float], values: [Float])]
     ) throws {
         let reader = try store.context(tokens)

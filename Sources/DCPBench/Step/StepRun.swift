@@ -9,7 +9,7 @@ struct StepRun {
     private let cluster: Cluster
     let local: LocalCluster
     private let context: StepContext
-    private let model: ModelShape
+    private let model: ModelDescription
     private let count: Int
     private let queries: QueryRows
     private let queryDataType: DataType
@@ -17,7 +17,7 @@ struct StepRun {
     private let bench: Bench
 
     init(
-        _ cluster: Cluster, _ local: LocalCluster, _ context: StepContext, _ model: ModelShape, count: Int,
+        _ cluster: Cluster, _ local: LocalCluster, _ context: StepContext, _ model: ModelDescription, count: Int,
         queries kind: QueryKind, threads: Int, _ bench: Bench
     ) throws(ServiceError) {
         self.cluster = cluster
@@ -27,7 +27,7 @@ struct StepRun {
         self.count = count
         self.threads = threads
         self.bench = bench
-        queries = try bench.queries(model, tokens: count, kind)
+        queries = bench.queries(model[0], tokens: count, kind)
         queryDataType = kind.dataType
     }
 
@@ -131,8 +131,9 @@ struct StepRun {
                     let start = (head * count + token) * model.keyDim
                     rows.append(
                         try AccuracyCheck.row(
-                            head, token, model, query: Array(queries.values[start..<start + model.keyDim]),
-                            keys: keys, values: values, seen: context.tokens + token + 1))
+                            head, token, model[0],
+                            query: Array(queries.values[start..<start + model.keyDim]),
+                            keys: keys, values: values, seen: 0..<context.tokens + token + 1))
                 }
             }
         }

@@ -2,7 +2,7 @@ public import DCPAttention
 internal import DCPStore
 internal import Synchronization
 
-/// The tokens of one rank, layer and length, readable in place for as long as this object lives.
+/// Tokens of one rank and layer, readable in place for as long as this object lives.
 ///
 /// Why the addresses stay valid without a lock. The reader's transaction begins *before* the addresses are looked up,
 /// and a deletion takes addresses out of the index *before* its transaction commits. So an address that was found
@@ -18,31 +18,28 @@ internal import Synchronization
 public final class ContextReader: @unchecked Sendable {
     /// Each block's payload in `layout`, 64-byte aligned. All are full but the last.
     public let blocks: [UnsafeRawPointer]
-    /// Local tokens. Places past them in the last block hold zeros, stale finite values of tokens appended since, or
+    /// The local index of the first block's first token.
+    public let firstIndex: Int
+    /// Local tokens in the blocks. Places past them in the last block hold zeros, stale finite values of tokens appended since, or
     /// bytes being written: mask them by selection, not by multiplication.
     public let tokens: Int
     public let layout: PanelLayout
     private let memory: [MemoryBlock]
-    private let assembled: [Int: AssembledBlock]
+    private let assembled: [AssembledBlock]
     private let snapshot: Snapshot
     private let account: ByteAccount
 
     /// - Parameters:
-    ///   - assembled: those of `mapped` that are in pieces, by index.
+    ///   - sealed: the payloads of sealed blocks, in the map or of `assembled`.
     ///   - memory: already leased; this object ends the leases.
     ///   - account: counts the readers alive.
     init(
-        mapped: [BlockAddress], assembled: [Int: AssembledBlock], memory: [MemoryBlock], tokens: Int,
+        sealed: [UnsafeRawPointer], assembled: [AssembledBlock], memory: [MemoryBlock], firstIndex: Int, tokens: Int,
         layout: PanelLayout, snapshot: Snapshot, account: ByteAccount
     ) {
-        let sealed = mapped.enumerated().map { index, address in
-            guard let payload = address.payload ?? assembled[index]?.payload else {
-                preconditionFailure("A block in pieces has not been put together.")
-            }
-            return payload
-        }
         blocks = sealed + memory.map { UnsafeRawPointer($0.address) }
         self.assembled = assembled
+        self.firstIndex = firstIndex
         self.tokens = tokens
         self.layout = layout
         self.memory = memory

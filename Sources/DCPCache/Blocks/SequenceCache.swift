@@ -6,15 +6,24 @@ internal import Synchronization
 final class ModelEntry: Sendable {
     let id: ModelID
     let name: String
-    let shape: ModelShape
-    let panels: PanelLayout
+    let description: ModelDescription
+    /// Of each layer.
+    let panels: [PanelLayout]
+    let tail: TailLayout
 
-    init(id: ModelID, name: String, shape: ModelShape, cluster: ClusterShape) {
+    init(id: ModelID, name: String, description: ModelDescription, cluster: ClusterShape) {
         self.id = id
         self.name = name
-        self.shape = shape
-        panels = PanelLayout(shape, in: cluster)
+        self.description = description
+        panels = (0..<description.layers).map { PanelLayout(description[$0], description.kvDataType, in: cluster) }
+        tail = TailLayout(panels)
     }
+
+    var layers: Int { panels.count }
+    /// Bytes of one block in all layers.
+    var blockByteCount: Int { panels.reduce(0) { $0 + $1.payloadByteCount } }
+    /// Bytes of one token in all layers.
+    var rowByteCount: Int { panels.reduce(0) { $0 + $1.rowByteCount } }
 }
 
 /// What one layer of a sequence holds on this rank: block i is `mapped[i]`, or `memory[i - mapped.count]`.
@@ -27,8 +36,8 @@ struct LayerState: Sendable {
     var assembled: [Int: AssembledBlock] = [:]
     /// The open block and, before it, full blocks that are not committed.
     var memory: [MemoryBlock] = []
-    /// The first so many sealed blocks are known to be intact.
-    var verified = 0
+    /// Sealed blocks that are known to be intact, by index. What a window sees may be checked without what is before it.
+    var verified = 0..<0
     /// Raised when sealed blocks are dropped, so that a check that ran meanwhile does not vouch for others.
     var generation = 0
     /// A truncation is on its way to the store.

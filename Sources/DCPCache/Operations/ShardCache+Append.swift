@@ -27,7 +27,7 @@ extension ShardCache {
         let end = position + tokens.count
         let local = cluster.layout.localRange(ofRank: contextRank, from: position, to: end)
         try checkIntact(core, localLength: local.upperBound)
-        let byteCount = local.count * sequence.model.panels.rowByteCount
+        let byteCount = local.count * sequence.model.panels[layer].rowByteCount
         guard uncommitted.add(byteCount, limit: settings.uncommittedByteCountMax) else {
             throw fail(
                 .overloaded,
@@ -40,7 +40,7 @@ extension ShardCache {
                 ofLocalIndices: local, rank: contextRank, from: position - tokens.lowerBound)
             try sequence.layers[layer].state.withLock { state throws(ServiceError) in
                 try checkAppend(id, layer, position, state)
-                try write(rows, sources, at: local, &state, sequence.model.panels)
+                try write(rows, sources, at: local, &state, sequence.model.panels[layer])
                 state.length = end
             }
         } catch {
@@ -125,17 +125,17 @@ extension ShardCache {
                         "Layer \(layer) of \(id) has \(state.length) tokens on \(rank) and cannot be rewound to "
                             + "\(length).")
                 }
-                drop(sequence, &state, to: length)
+                drop(sequence, layer: layer, &state, to: length)
             }
         }
     }
 
     /// Drops a layer's uncommitted tokens from `length` on. With the layer's mutex held.
-    func drop(_ sequence: SequenceCache, _ state: inout LayerState, to length: Int) {
+    func drop(_ sequence: SequenceCache, layer: Int, _ state: inout LayerState, to length: Int) {
         guard length < state.length else { return }
         let local = localLength(length)
-        releaseUncommitted(sequence, from: local, to: localLength(state.length))
-        state.dropMemory(fromLocalIndex: local, sequence.model.panels, pool: memory)
+        releaseUncommitted(sequence, layer: layer, from: local, to: localLength(state.length))
+        state.dropMemory(fromLocalIndex: local, sequence.model.panels[layer], pool: memory)
         state.length = length
     }
 }

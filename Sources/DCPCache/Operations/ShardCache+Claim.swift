@@ -34,10 +34,11 @@ extension ShardCache {
     public var uncommittedHoldings: [(sequence: SequenceID, byteCount: Int)] {
         sequenceCaches.withLock { Array($0.values) }.compactMap { sequence in
             let committed = sequence.core.withLock(\.committed)
-            let tokens = sequence.layers.reduce(0) { sum, layer in
-                sum + localLength(layer.state.withLock(\.length)) - localLength(committed)
+            let byteCount = zip(sequence.layers, sequence.model.panels).reduce(0) { sum, layer in
+                let tokens = localLength(layer.0.state.withLock(\.length)) - localLength(committed)
+                return sum + tokens * layer.1.rowByteCount
             }
-            return tokens > 0 ? (sequence.id, tokens * sequence.model.panels.rowByteCount) : nil
+            return byteCount > 0 ? (sequence.id, byteCount) : nil
         }.sorted { ($1.byteCount, $0.sequence) < ($0.byteCount, $1.sequence) }
     }
 }

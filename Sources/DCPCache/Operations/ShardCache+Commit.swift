@@ -93,10 +93,10 @@ extension ShardCache {
 
     private func write(_ plan: inout CommitPlan, _ transaction: inout WriteTransaction) throws {
         let sequence = plan.sequence
-        let panels = sequence.model.panels
         let first = plan.sealed.lowerBound
-        let byteCount = sequence.model.blockByteCount(pageByteCount: environment.pageByteCount)
         for (layer, blocks) in plan.memory.enumerated() {
+            let panels = sequence.model.panels[layer]
+            let byteCount = sequence.model.blockByteCount(layer: layer, pageByteCount: environment.pageByteCount)
             for index in plan.sealed {
                 let key = BlockKey(model: sequence.model.id, writer: plan.lineage.writer, layer: layer, index: index)
                 let payload = UnsafeRawPointer(blocks[index - first].address)
@@ -125,16 +125,15 @@ extension ShardCache {
     func putRows(
         _ sequence: SequenceCache, _ tokens: Range<Int>, blocks: [MemoryBlock], _ transaction: inout WriteTransaction
     ) throws {
-        let panels = sequence.model.panels
-        let byteCount = TailRecord.byteCount(panels, layers: sequence.layers.count)
+        let layout = sequence.model.tail
         let isAnyLeft = doomed.withLock { $0.rows.contains { $0.sequence == sequence.id } }
         for token in tokens {
             let key = TailRecord.key(sequence.id, localIndex: token)
             // What a cut or a seal has left there may be of the other kind, whole or in pieces.
             if isAnyLeft { try transaction.remove(tables.tail, key) }
-            try transaction.place(tables.tail, key, byteCount: byteCount) {
+            try transaction.place(tables.tail, key, byteCount: layout.byteCount) {
                 TailRecord.write(
-                    key: key, payloads: blocks, token: token % panels.blockTokens, panels: panels, into: $0)
+                    key: key, payloads: blocks, token: token % blockTokens, layout: layout, into: $0)
             }
         }
     }
@@ -150,27 +149,34 @@ extension ShardCache {
             core.floor = plan.length
             core.lastChange = plan.change
         }
-        for _ in sequence.layers {
-            releaseUncommitted(sequence, from: localLength(plan.committed), to: localLength(plan.length))
+        for layer in sequence.layers.indices {
+            releaseUncommitted(
+                sequence, layer: layer, from: localLength(plan.committed), to: localLength(plan.length))
         }
         guard !plan.sealed.isEmpty else { return }
         if !plan.rest.isEmpty { sweepLater(Doomed(rows: plan.rest)) }
         do throws(StoreError) {
             let addresses = try addresses(plan)
-            for (layer, addresses) in zip(sequence.layers, addresses) {
-                layer.state.withLock { state in
+            for (number, addresses) in addresses.enumerated() {
+                sequence.layers[number].state.withLock { state in
                     for (offset, address) in addresses.enumerated() where address.payload == nil {
-                        let block = assembled(state.memory[offset], sequence.model.panels, mayBeKept: true)
+                        let block = assembled(state.memory[offset], sequence.model.panels[number], mayBeKept: true)
                         if block.isKept { state.assembled[plan.sealed.lowerBound + offset] = block }
                     }
                     // Just written from what the checksum was made of: as good as checked.
-                    if state.verified == state.mapped.count { state.verified += addresses.count }
+                    let written = state.mapped.count..<state.mapped.count + addresses.count
+                    if state.verified.isEmpty {
+                        state.verified = written
+                    } else if state.verified.upperBound == written.lowerBound {
+                        state.verified = state.verified.lowerBound..<written.upperBound
+                    }
                     state.mapped += addresses
                     state.memory.removeFirst(addresses.count)
                 }
             }
             let found = plan.inPieces.sorted().map { key in
-                let byteCount = sequence.model.blockByteCount(pageByteCount: environment.pageByteCount)
+                let byteCount = sequence.model.blockByteCount(
+                    layer: key.layer, pageByteCount: environment.pageByteCount)
                 return PiecedBlocks.Block(
                     key: key, pages: environment.runPages(valueByteCount: byteCount),
                     pieces: environment.pieces(valueByteCount: byteCount))
@@ -185,10 +191,10 @@ extension ShardCache {
 
     private func addresses(_ plan: CommitPlan) throws(StoreError) -> [[BlockAddress]] {
         let model = plan.sequence.model
-        let byteCount = model.blockByteCount(pageByteCount: environment.pageByteCount)
         let read = try environment.beginRead(isPrivileged: true)
         var all: [[BlockAddress]] = []
         for layer in plan.sequence.layers.indices {
+            let byteCount = model.blockByteCount(layer: layer, pageByteCount: environment.pageByteCount)
             var addresses: [BlockAddress] = []
             for index in plan.sealed {
                 let key = BlockKey(model: model.id, writer: plan.lineage.writer, layer: layer, index: index)

@@ -10,37 +10,40 @@ extension ShardCache {
     /// - Throws: `.positionMismatch` above the layer's length; `.storeDamaged` when a block fails its checksum;
     ///   `.overloaded` with too many readers; `.unknownSequence`.
     public func context(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) -> ContextReader {
-        try contexts([(id, length)], layer: layer)[0]
+        try contexts([(id, 0..<length)], layer: layer)[0]
     }
 
     /// The contexts of a step over several sequences, which share one read transaction: readers are few, and a step is
     /// one of them however many sequences it has.
-    /// - Parameter goesOn: called after each piece of blocks that was checked; what it throws ends the call, and what was
-    ///   checked stays so.
+    ///
+    /// - Parameters:
+    ///   - wanted: sequences with the global positions to read. The readers begin with the block that holds the first of them
+    ///     on this rank; what is before it is not touched.
+    ///   - goesOn: called after each piece of blocks that was checked; what it throws ends the call, and what was
+    ///     checked stays so.
     /// - Throws: as `context(sequence:layer:length:)`, for the first that cannot be read.
     public func contexts(
-        _ wanted: [(sequence: SequenceID, length: Int)], layer: Int,
+        _ wanted: [(sequence: SequenceID, positions: Range<Int>)], layer: Int,
         goesOn: () throws(ServiceError) -> Void = {}
     ) throws(ServiceError) -> [ContextReader] {
         var isAssembling = false
         while true {
             if let readers = try readers(wanted, layer: layer, &isAssembling) { return readers }
             // Without the snapshot that the readers share: it would live as long as all checks.
-            for item in wanted { try checkBlocks(of: item.sequence, layer: layer, length: item.length, goesOn) }
+            for item in wanted { try checkBlocks(of: item.sequence, layer: layer, item.positions, goesOn) }
         }
     }
 
     /// - Returns: nil when not all of the sealed blocks have been checked.
     private func readers(
-        _ wanted: [(sequence: SequenceID, length: Int)], layer: Int, _ isAssembling: inout Bool
+        _ wanted: [(sequence: SequenceID, positions: Range<Int>)], layer: Int, _ isAssembling: inout Bool
     ) throws(ServiceError) -> [ContextReader]? {
         let snapshot = try snapshot()
         var readers: [ContextReader] = []
         for item in wanted {
-            guard
-                let reader = try reader(
-                    item.sequence, layer: layer, length: item.length, snapshot, &isAssembling)
-            else { return nil }
+            guard let reader = try reader(item.sequence, layer: layer, item.positions, snapshot, &isAssembling) else {
+                return nil
+            }
             readers.append(reader)
         }
         return readers
@@ -51,30 +54,38 @@ extension ShardCache {
     }
 
     private func reader(
-        _ id: SequenceID, layer: Int, length: Int, _ snapshot: Snapshot, _ isAssembling: inout Bool
+        _ id: SequenceID, layer: Int, _ positions: Range<Int>, _ snapshot: Snapshot, _ isAssembling: inout Bool
     ) throws(ServiceError) -> ContextReader? {
         var own: [Int: AssembledBlock] = [:]
         var generation: Int?
         while true {
-            let view = try withReadable(id, layer: layer, length: length) { sequence, tokens, state -> ReaderView in
-                let count = (tokens + blockTokens - 1) / blockTokens
-                let mapped = Array(state.mapped.prefix(count))
-                guard state.verified >= mapped.count else { return .unchecked }
+            let view = try withReadable(id, layer: layer, positions) { sequence, local, state -> ReaderView in
+                let blocks = blocks(of: local)
+                let sealed = blocks.clamped(to: 0..<state.mapped.count)
+                guard sealed.isEmpty || sealed == sealed.clamped(to: state.verified) else { return .unchecked }
                 // Put together before the sequence was cut, so perhaps others.
                 if generation != state.generation { own = [:] }
-                var assembled: [Int: AssembledBlock] = [:]
+                var assembled: [AssembledBlock] = []
                 var missing: [Int] = []
-                for (index, address) in mapped.enumerated() where address.payload == nil {
-                    assembled[index] = state.assembled[index] ?? own[index]
-                    if assembled[index] == nil { missing.append(index) }
+                let payloads = sealed.compactMap { index -> UnsafeRawPointer? in
+                    if let payload = state.mapped[index].payload { return payload }
+                    guard let block = state.assembled[index] ?? own[index] else {
+                        missing.append(index)
+                        return nil
+                    }
+                    assembled.append(block)
+                    return block.payload
                 }
                 guard missing.isEmpty else { return .inPieces(sequence, missing, generation: state.generation) }
-                let blocks = Array(state.memory.prefix(count - mapped.count))
-                for block in blocks { block.leases.add(1, ordering: .acquiring) }
+                let open = max(blocks.lowerBound, state.mapped.count)..<max(blocks.upperBound, state.mapped.count)
+                let memory = open.map { state.memory[$0 - state.mapped.count] }
+                for block in memory { block.leases.add(1, ordering: .acquiring) }
+                let first = blocks.lowerBound * blockTokens
                 return .reader(
                     ContextReader(
-                        mapped: mapped, assembled: assembled, memory: blocks, tokens: tokens,
-                        layout: sequence.model.panels, snapshot: snapshot, account: readers))
+                        sealed: payloads, assembled: assembled, memory: memory, firstIndex: first,
+                        tokens: local.isEmpty ? 0 : local.upperBound - first, layout: sequence.model.panels[layer],
+                        snapshot: snapshot, account: readers))
             }
             switch view {
             case .unchecked: return nil
@@ -97,25 +108,35 @@ extension ShardCache {
         case inPieces(SequenceCache, [Int], generation: Int)
     }
 
-    /// Looks at a layer whose first `length` tokens can be served. With the layer's mutex held.
+    /// The blocks that local tokens are in; of no tokens none, where they would be.
+    private func blocks(of local: Range<Int>) -> Range<Int> {
+        let first = local.lowerBound / blockTokens
+        return local.isEmpty ? first..<first : first..<(local.upperBound + blockTokens - 1) / blockTokens
+    }
+
+    /// Looks at a layer whose tokens up to the last of `positions` can be served. With the layer's mutex held.
     private func withReadable<Result>(
-        _ id: SequenceID, layer: Int, length: Int, _ body: (SequenceCache, _ tokens: Int, LayerState) -> Result
+        _ id: SequenceID, layer: Int, _ positions: Range<Int>,
+        _ body: (SequenceCache, _ local: Range<Int>, LayerState) -> Result
     ) throws(ServiceError) -> Result {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
         let core = try prepare(sequence)
-        guard length >= 0 else { throw fail(.invalidRequest, "A context of \(length) tokens is negative.") }
-        let tokens = localLength(length)
-        try checkIntact(core, localLength: tokens)
+        guard positions.lowerBound >= 0 else {
+            throw fail(
+                .invalidRequest, "A context from position \(positions.lowerBound) on begins before the sequence.")
+        }
+        let local = localLength(positions.lowerBound)..<localLength(positions.upperBound)
+        try checkIntact(core, localLength: local.upperBound)
         return try sequence.layers[layer].state.withLock { state throws(ServiceError) in
             guard !state.isClosed else { throw unknown(id) }
-            guard length <= state.length else {
+            guard positions.upperBound <= state.length else {
                 throw fail(
                     .positionMismatch,
-                    "Layer \(layer) of \(id) has \(state.length) tokens on \(rank), fewer than the \(length) of the "
+                    "Layer \(layer) of \(id) has \(state.length) tokens on \(rank), fewer than the \(positions.upperBound) of the "
                         + "context; append them first.")
             }
-            return body(sequence, tokens, state)
+            return body(sequence, local, state)
         }
     }
 
@@ -127,6 +148,8 @@ extension ShardCache {
         var indices: Range<Int>
         /// Of these and of those behind them, which are asked for meanwhile.
         var addresses: [BlockAddress]
+        /// Whether it adjoins what has been checked; else it takes its place.
+        var adjoins: Bool
         var generation: Int
     }
 
@@ -136,23 +159,37 @@ extension ShardCache {
     /// Compares the checksums of blocks that have not been used since the start, a piece at a time: a long context takes
     /// minutes. Each piece has a read transaction of its own, and counts as checked whatever becomes of the next.
     private func checkBlocks(
-        of id: SequenceID, layer: Int, length: Int, _ goesOn: () throws(ServiceError) -> Void
+        of id: SequenceID, layer: Int, _ positions: Range<Int>, _ goesOn: () throws(ServiceError) -> Void
     ) throws(ServiceError) {
-        while try checkPiece(of: id, layer: layer, length: length) { try goesOn() }
+        while try checkPiece(of: id, layer: layer, positions) { try goesOn() }
     }
 
     /// - Returns: false when there was nothing to check.
-    private func checkPiece(of id: SequenceID, layer: Int, length: Int) throws(ServiceError) -> Bool {
+    private func checkPiece(of id: SequenceID, layer: Int, _ positions: Range<Int>) throws(ServiceError) -> Bool {
         // The snapshot is taken before the addresses are looked up: see ContextReader.
         let snapshot = try snapshot()
         defer { withExtendedLifetime(snapshot) {} }
-        let piece = try withReadable(id, layer: layer, length: length) { sequence, tokens, state -> Piece in
-            let count = max(1, Self.pieceByteCount / sequence.model.panels.payloadByteCount)
-            let sealed = min((tokens + blockTokens - 1) / blockTokens, state.mapped.count)
-            let rest = state.mapped[min(state.verified, sealed)..<sealed]
+        let piece = try withReadable(id, layer: layer, positions) { sequence, local, state -> Piece in
+            let count = max(1, Self.pieceByteCount / sequence.model.panels[layer].payloadByteCount)
+            let needed = blocks(of: local).clamped(to: 0..<state.mapped.count)
+            let verified = state.verified
+            let adjoins =
+                !verified.isEmpty && needed.lowerBound <= verified.upperBound
+                && needed.upperBound >= verified.lowerBound
+            var rest = needed
+            var indices = needed.prefix(count)
+            if adjoins, needed.lowerBound < verified.lowerBound {
+                // From what has been checked downwards, so that each piece adjoins it.
+                rest = needed.lowerBound..<verified.lowerBound
+                indices = rest.suffix(count)
+            } else if adjoins {
+                rest = min(verified.upperBound, needed.upperBound)..<needed.upperBound
+                indices = rest.prefix(count)
+            }
+            let next = rest.clamped(to: indices.lowerBound..<min(indices.upperBound + count, rest.upperBound))
             return Piece(
-                sequence: sequence, indices: rest.startIndex..<min(rest.startIndex + count, sealed),
-                addresses: Array(rest.prefix(2 * count)), generation: state.generation)
+                sequence: sequence, indices: indices, addresses: Array(state.mapped[next]), adjoins: adjoins,
+                generation: state.generation)
         }
         guard !piece.indices.isEmpty else { return false }
         try check(piece, layer: layer)
@@ -163,7 +200,7 @@ extension ShardCache {
     private func check(_ piece: Piece, layer: Int) throws(ServiceError) {
         let sequence = piece.sequence
         let lineage = lineages.withLock { $0[sequence.id] }
-        let byteCount = sequence.model.panels.payloadByteCount
+        let byteCount = sequence.model.panels[layer].payloadByteCount
         func ask(_ addresses: some Sequence<BlockAddress>) {
             for payload in addresses.compactMap(\.payload) { MappedPages.ask(for: payload, byteCount: byteCount) }
         }
@@ -182,7 +219,14 @@ extension ShardCache {
         }
         let isCurrent = sequence.layers[layer].state.withLock { state in
             guard state.generation == piece.generation else { return false }
-            state.verified = max(state.verified, intact)
+            let checked = piece.indices.lowerBound..<intact
+            if !piece.adjoins {
+                state.verified = checked
+            } else if checked.lowerBound == state.verified.upperBound {
+                state.verified = state.verified.lowerBound..<checked.upperBound
+            } else if checked.upperBound == state.verified.lowerBound {
+                state.verified = checked.lowerBound..<state.verified.upperBound
+            }
             return true
         }
         // Dropped meanwhile, so the lineage may not be that of the addresses. A truncation changes the generation before it

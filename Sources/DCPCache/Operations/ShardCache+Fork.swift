@@ -55,7 +55,7 @@ extension ShardCache {
                 LayerState(
                     length: length, mapped: Array(state.mapped.prefix(shared)),
                     assembled: state.assembled.filter { $0.key < shared },
-                    memory: copies.isEmpty ? [] : [copies[index]], verified: min(state.verified, shared))
+                    memory: copies.isEmpty ? [] : [copies[index]], verified: state.verified.clamped(to: 0..<shared))
             }
         }
         let change = takeChange()

@@ -3,30 +3,32 @@ internal import DCPStore
 internal import Synchronization
 
 extension ShardCache {
-    /// Adds a model. Repeating it succeeds; the same id with another name or shape is `.modelMismatch`.
-    public func putModel(id: ModelID, name: String, shape: ModelShape, completion: @escaping CacheCompletion) {
+    /// Adds a model. Repeating it succeeds; the same id with another name or description is `.modelMismatch`.
+    public func putModel(
+        id: ModelID, name: String, description: ModelDescription, completion: @escaping CacheCompletion
+    ) {
         enqueue([], isAlone: true, completion) { [self] transaction in
-            try cluster.check(shape)
+            try cluster.check(description)
             if let known = modelEntries.withLock({ $0[id] }) {
-                var differences = known.shape.differences(from: shape)
+                var differences = description.differences(from: known.description)
                 if NameKey(known.name) != NameKey(name) {
-                    differences.insert("name: \(known.name), not \(name)", at: 0)
+                    differences.insert("name: \(name), not \(known.name)", at: 0)
                 }
                 guard differences.isEmpty else {
                     throw fail(
                         .modelMismatch,
-                        "\(id) differs on \(rank): \(differences.joined(separator: "; ")). Use another model, or remove "
+                        "\(id) is another one on \(rank): \(differences.joined(separator: "; ")). Use another model, or remove "
                             + "this one first.")
                 }
                 return
             }
             let record = ModelRecord(
-                name: name, shape: shape, fingerprint: LayoutFingerprint(shape, in: cluster).value)
+                name: name, description: description, fingerprint: LayoutFingerprint(description, in: cluster).value)
             try transaction.put(tables.models, ModelRecord.key(id), record.encoded(id))
         } apply: { [self] in
             modelEntries.withLock { models in
                 if models[id] == nil {
-                    models[id] = ModelEntry(id: id, name: name, shape: shape, cluster: cluster)
+                    models[id] = ModelEntry(id: id, name: name, description: description, cluster: cluster)
                 }
             }
         }
@@ -45,12 +47,12 @@ extension ShardCache {
         }
     }
 
-    public func model(_ id: ModelID) -> (name: String, shape: ModelShape)? {
-        modelEntries.withLock { $0[id] }.map { ($0.name, $0.shape) }
+    public func model(_ id: ModelID) -> (name: String, description: ModelDescription)? {
+        modelEntries.withLock { $0[id] }.map { ($0.name, $0.description) }
     }
 
     /// All models, by id.
-    public var models: [(id: ModelID, name: String, shape: ModelShape)] {
-        modelEntries.withLock { Array($0.values) }.sorted { $0.id < $1.id }.map { ($0.id, $0.name, $0.shape) }
+    public var models: [(id: ModelID, name: String, description: ModelDescription)] {
+        modelEntries.withLock { Array($0.values) }.sorted { $0.id < $1.id }.map { ($0.id, $0.name, $0.description) }
     }
 }

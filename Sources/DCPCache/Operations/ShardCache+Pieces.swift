@@ -48,7 +48,7 @@ extension ShardCache {
                     + "store, and one more begins to at \(settings.assembledByteCountMax) at the most; retry.")
         }
         hasBegun = true
-        let panels = sequence.model.panels
+        let panels = sequence.model.panels[layer]
         let lineage = lineages.withLock { $0[sequence.id] }
         var blocks: [Int: AssembledBlock] = [:]
         var failed: Int?
@@ -118,7 +118,7 @@ extension ShardCache {
     /// Writes a block as one value in the place of its pieces. They are in no index: who reads them looks them up.
     /// - Returns: false for one that is damaged: that is found where it is used.
     private func heal(_ key: BlockKey, _ transaction: inout WriteTransaction) throws -> Bool {
-        guard let panels = modelEntries.withLock({ $0[key.model] })?.panels else { return false }
+        guard let panels = modelEntries.withLock({ $0[key.model] })?.panels[key.layer] else { return false }
         let byteCount = BlockRecord.byteCount(panels, pageByteCount: environment.pageByteCount)
         let stored = try transaction.withValue(tables.blocks, key.bytes) { value -> [UInt8]? in
             let payload = BlockRecord.intactPayload(key, value, byteCount: byteCount, panels: panels)
@@ -134,7 +134,8 @@ extension ShardCache {
     private func index(_ key: BlockKey) {
         let users = lineages.withLock { $0.users[key.writer] ?? [:] }.filter { $0.value.contains(key.index) }
         for sequence in sequenceCaches.withLock({ caches in users.keys.compactMap { caches[$0] } }) {
-            let byteCount = sequence.model.blockByteCount(pageByteCount: environment.pageByteCount)
+            let byteCount = sequence.model.blockByteCount(
+                layer: key.layer, pageByteCount: environment.pageByteCount)
             guard let read = try? environment.beginRead(isPrivileged: true),
                 let value = try? read.get(tables.blocks, key.bytes),
                 let address = BlockAddress(value, byteCount: byteCount)

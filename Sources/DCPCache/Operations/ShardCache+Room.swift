@@ -70,9 +70,9 @@ extension ShardCache {
     private var blockPercent: Int {
         let pageByteCount = environment.pageByteCount
         return modelEntries.withLock { models in
-            models.values.map {
-                $0.blockPages(pageByteCount: pageByteCount) * pageByteCount * 100
-                    / ($0.panels.rowByteCount * blockTokens)
+            models.values.map { model in
+                model.blockPages(pageByteCount: pageByteCount).reduce(0, +) * pageByteCount * 100
+                    / (model.rowByteCount * blockTokens)
             }.max() ?? 100
         }
     }

@@ -15,18 +15,19 @@ public struct StoredRows: Sendable {
 }
 
 extension ShardCache {
-    /// Bytes of keys and values that `rows` would return for some global positions of a sequence.
-    /// - Throws: `.unknownSequence`, `.storeDamaged` for a damaged record.
-    public func rowsByteCount(sequence id: SequenceID, positions: Range<Int>) throws(ServiceError) -> Int {
+    /// Bytes of keys and values that `rows` would return for some global positions of a layer.
+    /// - Throws: `.unknownSequence`, `.storeDamaged` for a damaged record, `.invalidRequest` for a layer that is not there.
+    public func rowsByteCount(sequence id: SequenceID, layer: Int, positions: Range<Int>) throws(ServiceError) -> Int {
         let sequence = try sequence(id)
+        try checkLayer(layer, of: sequence)
         let local = cluster.layout.localRange(
             ofRank: contextRank, from: positions.lowerBound, to: positions.upperBound)
-        return local.count * sequence.model.panels.rowByteCount
+        return local.count * sequence.model.panels[layer].rowByteCount
     }
 
     /// This rank's keys and values of committed tokens of one layer, bit by bit as they are attended to.
     ///
-    /// Reads the blocks before them too, once after a start, to compare their checksums.
+    /// Their blocks' checksums are compared, once after a start.
     /// - Parameter goesOn: called after each piece of these.
     /// - Throws: `.positionMismatch` above the committed length; `.storeDamaged`, `.unknownSequence`, `.overloaded`.
     public func rows(
@@ -34,7 +35,7 @@ extension ShardCache {
     ) throws(ServiceError) -> StoredRows {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
-        let panels = sequence.model.panels
+        let panels = sequence.model.panels[layer]
         while true {
             let before = sequence.layers[layer].state.withLock { $0.generation }
             let core = try prepare(sequence)
@@ -44,10 +45,11 @@ extension ShardCache {
                     "\(id) has \(core.committed) committed tokens on \(rank); positions \(positions.lowerBound)..<"
                         + "\(positions.upperBound) cannot be read.")
             }
-            let context = try contexts([(id, positions.upperBound)], layer: layer, goesOn: goesOn)[0]
+            let context = try contexts([(id, positions)], layer: layer, goesOn: goesOn)[0]
             // Cut and grown again since: the reader may be of either.
             guard sequence.layers[layer].state.withLock({ $0.generation }) == before else { continue }
-            let local = localLength(positions.lowerBound)..<context.tokens
+            let first = localLength(positions.lowerBound) - context.firstIndex
+            let local = min(first, context.tokens)..<context.tokens
             return StoredRows(context, local, panels, generation: UInt64(before))
         }
     }

@@ -27,7 +27,7 @@ extension ShardCache {
             let record = SequenceRecord(
                 model: model, origin: nil, committed: 0, lineage: fresh, lastChange: change, claim: .none)
             try transaction.put(tables.sequences, SequenceRecord.key(id), record.encoded(id))
-            let layers = [LayerState](repeating: LayerState(length: 0, mapped: []), count: entry.shape.layers)
+            let layers = [LayerState](repeating: LayerState(length: 0, mapped: []), count: entry.layers)
             plan.value = SequenceCache(
                 id: id, model: entry, origin: nil, committed: 0, lastChange: change, isTailLoaded: true,
                 layers: layers)
@@ -87,7 +87,9 @@ extension ShardCache {
             // Now, so that the RAM is free when the completion says so.
             plan.value = nil
             let committed = localLength(closed.core.withLock { $0.committed })
-            for saved in layers { releaseUncommitted(closed, from: committed, to: localLength(saved.length)) }
+            for (layer, saved) in layers.enumerated() {
+                releaseUncommitted(closed, layer: layer, from: committed, to: localLength(saved.length))
+            }
             sequenceCaches.withLock { $0[id] = nil }
             sweepLater(rest.value)
             forgetDroppedPieces()
@@ -111,17 +113,19 @@ extension ShardCache {
     /// putting the former back before the addresses: a check of blocks takes a lineage for that of the addresses it found.
     /// - Returns: blocks that no sequence covers any more, also of those that drop them in the same transaction.
     func replaceLineage(of sequence: SequenceCache, by replacement: Lineage?) -> [DoomedBlocks] {
-        let pages = sequence.model.blockPages(pageByteCount: environment.pageByteCount)
-        return lineages.withLock { $0.replace(sequence.id, by: replacement) }.map {
-            DoomedBlocks(
-                model: sequence.model.id, writer: $0.writer, layers: 0..<sequence.model.shape.layers,
-                blocks: $0.blocks, pages: pages)
+        let runs = sequence.model.pageRuns(pageByteCount: environment.pageByteCount)
+        return lineages.withLock { $0.replace(sequence.id, by: replacement) }.flatMap { dropped in
+            runs.map { run in
+                DoomedBlocks(
+                    model: sequence.model.id, writer: dropped.writer, layers: run.layers, blocks: dropped.blocks,
+                    pages: run.pages)
+            }
         }
     }
 
     /// Tokens of one layer, by local index, are no longer uncommitted.
-    func releaseUncommitted(_ sequence: SequenceCache, from start: Int, to end: Int) {
-        uncommitted.add(-max(end - start, 0) * sequence.model.panels.rowByteCount)
+    func releaseUncommitted(_ sequence: SequenceCache, layer: Int, from start: Int, to end: Int) {
+        uncommitted.add(-max(end - start, 0) * sequence.model.panels[layer].rowByteCount)
     }
 
     // MARK: State

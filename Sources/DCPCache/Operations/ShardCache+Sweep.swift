@@ -29,7 +29,7 @@ extension ShardCache {
     func deleteRows(
         _ sequence: SequenceCache, _ tokens: Range<Int>, _ transaction: inout WriteTransaction
     ) throws -> [DoomedRows] {
-        let byteCount = TailRecord.byteCount(sequence.model.panels, layers: sequence.layers.count)
+        let byteCount = sequence.model.tail.byteCount
         let doomed = DoomedRows(
             sequence: sequence.id, tokens: tokens, pages: environment.runPages(valueByteCount: byteCount))
         return try delete([doomed], keeping: nil, &transaction)

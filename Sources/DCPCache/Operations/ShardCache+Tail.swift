@@ -19,23 +19,22 @@ extension ShardCache {
     }
 
     private func loadTail(_ sequence: SequenceCache, _ core: inout SequenceCache.Core) throws(ServiceError) {
-        let panels = sequence.model.panels
+        let layout = sequence.model.tail
         let local = localLength(core.committed)
         let first = local / blockTokens * blockTokens
         guard first < local else { return }
         // A missing block has left the index short; then nothing past it can be placed.
         if let damage = core.damage, damage.localIndex < first { return }
-        let blocks = sequence.layers.map { _ in MemoryBlock(panels, .zeros, pool: memory) }
+        let blocks = layout.panels.map { MemoryBlock($0, .zeros, pool: memory) }
         try mapping { () throws(StoreError) in
             let read = try environment.beginRead(isPrivileged: true)
             for index in first..<local {
                 let key = TailRecord.key(sequence.id, localIndex: index)
                 let isGood = try read.withValue(tables.tail, key) { value in
-                    guard let rows = TailRecord.rows(key: key, value, panels: panels, layers: blocks.count) else {
-                        return false
-                    }
+                    guard let rows = TailRecord.rows(key: key, value, layout: layout) else { return false }
                     for (layer, block) in blocks.enumerated() {
-                        let row = panels.rows(of: rows + layer * panels.rowByteCount)
+                        let panels = layout.panels[layer]
+                        let row = panels.rows(of: rows + layout.offsets[layer])
                         _ = panels.write(row, rowTokens: [0], into: block.address, at: index - first)
                     }
                     return true
@@ -67,7 +66,7 @@ extension ShardCache {
     ) throws(ServiceError) {
         if let writer = lineage?.writer(ofBlock: index) {
             let key = BlockKey(model: sequence.model.id, writer: writer, layer: layer, index: index)
-            let panels = sequence.model.panels
+            let panels = sequence.model.panels[layer]
             if let payload = address.payload {
                 if BlockRecord.isIntact(key, payload: payload, panels: panels) { return }
             } else if try assemble(key, panels, mayBeKept: false) != nil {

@@ -35,8 +35,8 @@ extension ShardCache {
             }
             try checkIntact(core, localLength: localLength(length))
             if length == core.committed {
-                for layer in sequence.layers {
-                    layer.state.withLock { drop(sequence, &$0, to: length) }
+                for (number, layer) in sequence.layers.enumerated() {
+                    layer.state.withLock { drop(sequence, layer: number, &$0, to: length) }
                 }
                 return
             }
@@ -76,7 +76,7 @@ extension ShardCache {
                 state.length = length
                 state.dropSealed(from: kept)
                 state.memory = copies.isEmpty ? [] : [copies[index]]
-                state.verified = min(state.verified, state.mapped.count)
+                state.verified = state.verified.clamped(to: 0..<state.mapped.count)
                 state.generation += 1
                 state.isFrozen = true
                 return saved
@@ -111,9 +111,9 @@ extension ShardCache {
     ) throws(ServiceError) -> [MemoryBlock] {
         let (index, tokens) = cluster.layout.block(ofLocalIndex: localLength)
         guard tokens > 0 else { return [] }
-        let panels = sequence.model.panels
         var copies: [MemoryBlock] = []
         for (number, layer) in sequence.layers.enumerated() {
+            let panels = sequence.model.panels[number]
             let source = layer.state.withLock { state in
                 index < state.mapped.count
                     ? (sealed: state.mapped[index], memory: nil)
@@ -139,7 +139,7 @@ extension ShardCache {
     private func copy(
         _ address: BlockAddress, of sequence: SequenceCache, layer: Int, index: Int, _ lineage: Lineage, tokens: Int
     ) throws(ServiceError) -> MemoryBlock {
-        let panels = sequence.model.panels
+        let panels = sequence.model.panels[layer]
         if let payload = address.payload {
             try checkBlock(sequence, layer: layer, index: index, address: address, lineage: lineage)
             return MemoryBlock(copying: payload, tokens: tokens, panels, pool: memory)
@@ -156,9 +156,9 @@ extension ShardCache {
         let sequence = truncation.sequence
         stored(truncation.change)
         let committed = localLength(truncation.committed)
-        for (layer, saved) in zip(sequence.layers, truncation.layers) {
-            releaseUncommitted(sequence, from: committed, to: localLength(saved.length))
-            layer.state.withLock { $0.isFrozen = false }
+        for (number, saved) in truncation.layers.enumerated() {
+            releaseUncommitted(sequence, layer: number, from: committed, to: localLength(saved.length))
+            sequence.layers[number].state.withLock { $0.isFrozen = false }
         }
         sequence.core.withLock { core in
             core.committed = truncation.length

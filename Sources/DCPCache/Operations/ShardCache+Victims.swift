@@ -27,7 +27,7 @@ extension ShardCache {
     /// Bytes that the rows of a sequence's open block take in the store. Nobody shares them.
     private func tailByteCount(of sequence: SequenceCache) -> Int {
         let rows = localLength(sequence.core.withLock(\.committed)) % blockTokens
-        let byteCount = TailRecord.byteCount(sequence.model.panels, layers: sequence.layers.count)
+        let byteCount = sequence.model.tail.byteCount
         let pages = environment.runPages(valueByteCount: byteCount)
         return rows * (pages > 0 ? pages * environment.pageByteCount : byteCount)
     }
@@ -36,6 +36,6 @@ extension ShardCache {
 extension ModelEntry {
     /// Bytes of the pages that one block index takes in the store, in all layers.
     fileprivate func layerBlocksByteCount(_ pageByteCount: Int) -> Int {
-        shape.layers * blockPages(pageByteCount: pageByteCount) * pageByteCount
+        blockPages(pageByteCount: pageByteCount).reduce(0, +) * pageByteCount
     }
 }

@@ -27,6 +27,7 @@ struct RecordBytes {
     }
 
     mutating func append(_ text: String) { bytes.append(contentsOf: text.utf8) }
+    mutating func append(_ more: [UInt8]) { bytes.append(contentsOf: more) }
 
     func sealed(key: [UInt8]) -> [UInt8] {
         var sealed = self

@@ -4,13 +4,8 @@ internal import DCPStore
 
 /// One committed token of an open block: the table `tail`, key sequence id (8 bytes) and local index (8 bytes).
 ///
-/// The value holds, for each layer, K `[kvHeads][Dk]` and then V `[kvHeads][Dv]` in the KV dtype, as
-/// `PanelLayout.read` gives them (r bytes a layer):
-///
-/// | offset | bytes | field |
-/// |---|---|---|
-/// | r * layer | r | the token's row in that layer |
-/// | r * layers | 4 | CRC-32C of key and rows |
+/// The value holds the token's row in each layer, one after the other, and a CRC-32C of key and rows (4 bytes). A row is K
+/// `[kvHeads][Dk]` and then V `[kvHeads][Dv]` in the KV dtype, as `PanelLayout.read` gives it.
 enum TailRecord {
     static let keyByteCount = 16
 
@@ -33,31 +28,47 @@ enum TailRecord {
         key.count == keyByteCount ? nil : Int(RecordReader.key(key, at: keyByteCount) as UInt32)
     }
 
-    static func byteCount(_ panels: PanelLayout, layers: Int) -> Int { layers * panels.rowByteCount + 4 }
-
     /// - Parameters:
     ///   - payloads: each layer's open block.
     ///   - token: the token's place in them.
     static func write(
-        key: [UInt8], payloads: [MemoryBlock], token: Int, panels: PanelLayout,
+        key: [UInt8], payloads: [MemoryBlock], token: Int, layout: TailLayout,
         into place: UnsafeMutableRawBufferPointer
     ) {
-        let rows = UnsafeMutableRawBufferPointer(rebasing: place[..<(payloads.count * panels.rowByteCount)])
+        let rows = UnsafeMutableRawBufferPointer(rebasing: place[..<layout.rowByteCount])
+        guard let base = rows.baseAddress else { return }
         for (layer, block) in payloads.enumerated() {
-            guard let base = rows.baseAddress else { return }
-            panels.read(token: token, of: block.address, into: base + layer * panels.rowByteCount)
+            layout.panels[layer].read(token: token, of: block.address, into: base + layout.offsets[layer])
         }
         let checksum = Checksum.of(key: key, UnsafeRawBufferPointer(rows))
         place.storeBytes(of: checksum.littleEndian, toByteOffset: rows.count, as: UInt32.self)
     }
 
     /// The rows, when the value has the right size and checksum.
-    static func rows(
-        key: [UInt8], _ value: UnsafeRawBufferPointer, panels: PanelLayout, layers: Int
-    ) -> UnsafeRawPointer? {
-        guard value.count == byteCount(panels, layers: layers), var reader = RecordReader(key: key, value) else {
-            return nil
-        }
-        return reader.nextBytes(layers * panels.rowByteCount)?.baseAddress
+    static func rows(key: [UInt8], _ value: UnsafeRawBufferPointer, layout: TailLayout) -> UnsafeRawPointer? {
+        guard value.count == layout.byteCount, var reader = RecordReader(key: key, value) else { return nil }
+        return reader.nextBytes(layout.rowByteCount)?.baseAddress
     }
+}
+
+/// Where each layer's row is in a tail record: layers differ in size.
+struct TailLayout: Sendable {
+    let panels: [PanelLayout]
+    /// Of each layer's row.
+    let offsets: [Int]
+    /// Of all rows.
+    let rowByteCount: Int
+
+    init(_ panels: [PanelLayout]) {
+        self.panels = panels
+        var end = 0
+        offsets = panels.map { layer in
+            defer { end += layer.rowByteCount }
+            return end
+        }
+        rowByteCount = end
+    }
+
+    /// Of the record.
+    var byteCount: Int { rowByteCount + 4 }
 }

@@ -59,7 +59,7 @@ extension ShardCache {
         guard open.contains(index) else { return false }
         let key = TailRecord.key(sequence.id, localIndex: index)
         let isGood = try transaction.withValue(tables.tail, key) {
-            TailRecord.rows(key: key, $0, panels: sequence.model.panels, layers: sequence.layers.count) != nil
+            TailRecord.rows(key: key, $0, layout: sequence.model.tail) != nil
         }
         return isGood != true
     }

@@ -62,7 +62,7 @@ extension StoreCheck {
         }
         if !place.isBegun { try checkWriters(id, record, read, &found) }
         place.isBegun = true
-        while place.layer < model.shape.layers {
+        while place.layer < model.layers {
             for (writer, range) in record.lineage.ranges where range.upperBound > place.block {
                 guard
                     try checkBlocks(
@@ -101,7 +101,7 @@ extension StoreCheck {
     ) throws -> Bool {
         let layer = place.layer
         var known =
-            writers.removeValue(forKey: writer) ?? WriterCheck(next: Array(repeating: 0, count: model.shape.layers))
+            writers.removeValue(forKey: writer) ?? WriterCheck(next: Array(repeating: 0, count: model.layers))
         defer { writers[writer] = known }
         for index in blocks {
             if index >= known.next[layer] {
@@ -112,7 +112,7 @@ extension StoreCheck {
                 }
                 known.next[layer] = index + 1
                 progress.blocks += 1
-                progress.byteCount += model.panels.payloadByteCount
+                progress.byteCount += model.panels[layer].payloadByteCount
             }
             if let damage = known.damage[WriterCheck.Place(layer: layer, block: index)] {
                 let local = index * blockTokens
@@ -129,7 +129,7 @@ extension StoreCheck {
     private func damage(
         of key: BlockKey, _ model: ModelEntry, _ read: borrowing ReadTransaction
     ) throws -> (StoreFinding.Kind, String)? {
-        let byteCount = model.blockByteCount(pageByteCount: environment.pageByteCount)
+        let byteCount = model.blockByteCount(layer: key.layer, pageByteCount: environment.pageByteCount)
         guard let value = try read.get(tables.blocks, key.bytes) else {
             return try damageOfPieces(of: key, model, byteCount: byteCount, read)
         }
@@ -138,8 +138,8 @@ extension StoreCheck {
             return (.block, "does not begin at a multiple of \(BlockRecord.payloadAlignment) bytes.")
         }
         guard let payload = address.payload else { return nil }
-        MappedPages.ask(for: payload, byteCount: model.panels.payloadByteCount)
-        return BlockRecord.damage(key, payload: payload, panels: model.panels).map { (.block, $0) }
+        MappedPages.ask(for: payload, byteCount: model.panels[key.layer].payloadByteCount)
+        return BlockRecord.damage(key, payload: payload, panels: model.panels[key.layer]).map { (.block, $0) }
     }
 
     private func damageOfPieces(
@@ -150,7 +150,7 @@ extension StoreCheck {
                 return (.block, "has \(value.count) bytes in its pieces, not \(byteCount).")
             }
             let payload = base + BlockRecord.headerByteCount
-            return BlockRecord.damage(key, payload: payload, panels: model.panels).map { (.block, $0) }
+            return BlockRecord.damage(key, payload: payload, panels: model.panels[key.layer]).map { (.block, $0) }
         }
         return damage ?? (.missingBlock, "is missing, or a piece of it.")
     }
@@ -166,10 +166,10 @@ extension StoreCheck {
         for index in first..<localLength(record.committed) {
             let key = TailRecord.key(id, localIndex: index)
             let isGood = try read.withValue(tables.tail, key) {
-                TailRecord.rows(key: key, $0, panels: model.panels, layers: model.shape.layers) != nil
+                TailRecord.rows(key: key, $0, layout: model.tail) != nil
             }
             progress.rows += 1
-            progress.byteCount += model.panels.rowByteCount * model.shape.layers
+            progress.byteCount += model.rowByteCount
             if isGood == true { continue }
             let position = position(ofLocalIndex: index)
             let finding = StoreFinding(

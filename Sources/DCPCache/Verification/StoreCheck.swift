@@ -145,10 +145,10 @@ struct StoreCheck: Sendable {
             for (writer, range) in record.lineage.ranges {
                 let new = max(range.upperBound - max(counted[writer] ?? 0, range.lowerBound), 0)
                 counted[writer] = max(counted[writer] ?? 0, range.upperBound)
-                total += new * model.shape.layers * model.panels.payloadByteCount
+                total += new * model.blockByteCount
             }
             let rows = localLength(record.committed) % blockTokens
-            total += rows * model.panels.rowByteCount * model.shape.layers
+            total += rows * model.rowByteCount
         }
         sequences = ids
         progress.byteCountTotal = total
@@ -158,10 +158,10 @@ struct StoreCheck: Sendable {
 
     /// A model's layout, when its record is good.
     func model(_ id: ModelID, _ value: UnsafeRawBufferPointer) -> ModelEntry? {
-        guard let record = ModelRecord(id, value), cluster.accepts(record.shape),
-            record.fingerprint == LayoutFingerprint(record.shape, in: cluster).value
+        guard let record = ModelRecord(id, value), cluster.accepts(record.description),
+            record.fingerprint == LayoutFingerprint(record.description, in: cluster).value
         else { return nil }
-        return ModelEntry(id: id, name: record.name, shape: record.shape, cluster: cluster)
+        return ModelEntry(id: id, name: record.name, description: record.description, cluster: cluster)
     }
 
     /// A sequence's record with its model, when both are good and agree with the sequence's length.
@@ -225,5 +225,5 @@ struct StoreCheck: Sendable {
 }
 
 extension ClusterShape {
-    fileprivate func accepts(_ shape: ModelShape) -> Bool { (try? check(shape)) != nil }
+    fileprivate func accepts(_ model: ModelDescription) -> Bool { (try? check(model)) != nil }
 }

@@ -74,10 +74,10 @@ extension Cluster {
         }
         let groups = topology.shape.headGroups
         let heads = groups * max(2, topology.shape.contextRanks)
-        let shape = try ModelShape(
+        let description = try ModelDescription(
             layers: 1, queryHeads: heads, kvHeads: groups, keyDim: 8, valueDim: 8, scale: 0.5, softcap: nil,
             kvDataType: .float32)
-        return (topology, try await registerModel(CanaryNames.model, shape))
+        return (topology, try await registerModel(CanaryNames.model, description))
     }
 
     private func canary(_ sequence: SequenceHandle, _ model: ModelRecord, _ topology: Topology)
@@ -85,14 +85,14 @@ extension Cluster {
     {
         let prefill = topology.shape.contextRanks * topology.shape.layout.interleave + 1
         let tokens = prefill + 1
-        let shape = model.shape
+        let attention = model.description[0]
         var random = SystemRandomNumberGenerator()
         func numbers(_ heads: Int, _ dim: Int) -> [Float] {
             (0..<tokens * heads * dim).map { _ in Float.random(in: -1...1, using: &random) }
         }
-        let queries = numbers(shape.queryHeads, shape.keyDim)
-        let keys = numbers(shape.kvHeads, shape.keyDim)
-        let values = numbers(shape.kvHeads, shape.valueDim)
+        let queries = numbers(attention.queryHeads, attention.keyDim)
+        let keys = numbers(attention.kvHeads, attention.keyDim)
+        let values = numbers(attention.kvHeads, attention.valueDim)
         func rows(_ values: [Float], _ heads: Int, _ dim: Int, _ range: Range<Int>) -> TokenRows {
             let row = heads * dim
             return TokenRows(
@@ -106,13 +106,13 @@ extension Cluster {
             let began = clock.now
             let answer = try await step(
                 layer: 0, [sequence.entry(position: range.lowerBound, count: range.count)], model: model,
-                queries: rows(queries, shape.queryHeads, shape.keyDim, range),
-                keys: rows(keys, shape.kvHeads, shape.keyDim, range),
-                values: rows(values, shape.kvHeads, shape.valueDim, range))
+                queries: rows(queries, attention.queryHeads, attention.keyDim, range),
+                keys: rows(keys, attention.kvHeads, attention.keyDim, range),
+                values: rows(values, attention.kvHeads, attention.valueDim, range))
             durations.append(clock.now - began)
             let last = range.upperBound - 1
-            let expected = Self.attend(shape, query: last, queries: queries, keys: keys, values: values)
-            let row = shape.queryHeads * shape.valueDim
+            let expected = Self.attend(attention, query: last, queries: queries, keys: keys, values: values)
+            let row = attention.queryHeads * attention.valueDim
             for (value, wanted) in zip(answer.outputs.suffix(row), expected) {
                 let difference = abs(value - Float(wanted))
                 worst = difference.isNaN ? .infinity : max(worst, difference)
@@ -131,23 +131,23 @@ extension Cluster {
 
     /// One token's causal attention in float64, all heads: what the cluster must answer.
     private static func attend(
-        _ shape: ModelShape, query: Int, queries: [Float], keys: [Float], values: [Float]
+        _ attention: LayerAttention, query: Int, queries: [Float], keys: [Float], values: [Float]
     ) -> [Double] {
-        (0..<shape.queryHeads).flatMap { head -> [Double] in
-            let kvHead = head / (shape.queryHeads / shape.kvHeads)
+        (0..<attention.queryHeads).flatMap { head -> [Double] in
+            let kvHead = head / (attention.queryHeads / attention.kvHeads)
             let scores = (0...query).map { token -> Double in
-                (0..<shape.keyDim).reduce(0) { sum, dim in
-                    sum + Double(queries[(query * shape.queryHeads + head) * shape.keyDim + dim])
-                        * Double(keys[(token * shape.kvHeads + kvHead) * shape.keyDim + dim])
-                } * Double(shape.scale)
+                (0..<attention.keyDim).reduce(0) { sum, dim in
+                    sum + Double(queries[(query * attention.queryHeads + head) * attention.keyDim + dim])
+                        * Double(keys[(token * attention.kvHeads + kvHead) * attention.keyDim + dim])
+                } * Double(attention.scale)
             }
             let highest = scores.max() ?? 0
             let weights = scores.map { exp($0 - highest) }
             let total = weights.reduce(0, +)
-            return (0..<shape.valueDim).map { dim in
+            return (0..<attention.valueDim).map { dim in
                 (0...query).reduce(0) { sum, token in
                     sum + weights[token]
-                        * Double(values[(token * shape.kvHeads + kvHead) * shape.valueDim + dim])
+                        * Double(values[(token * attention.kvHeads + kvHead) * attention.valueDim + dim])
                 } / total
             }
         }

@@ -7,27 +7,17 @@ extension Cluster {
     ///
     /// - Parameters:
     ///   - keys: `[tokens][Hkv][Dk]`, the entries' tokens one after the other.
-    ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`.
+    ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`; nil where they are a part of the keys.
     /// - Throws: as `step`; after any error call `resume` before going on.
     public func append(
-        layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, keys: TokenRows, values: TokenRows
+        layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, keys: TokenRows, values: TokenRows?
     ) async throws(ServiceError) {
         let tokens = entries.reduce(0) { $0 + $1.count }
-        let shape = model.shape
-        guard (keys.tokens, keys.heads, keys.dim) == (tokens, shape.kvHeads, shape.keyDim),
-            (values.tokens, values.heads, values.dim) == (tokens, shape.kvHeads, shape.valueDim),
-            keys.dataType == values.dataType
-        else {
-            throw ServiceError(
-                .invalidRequest,
-                "Keys are [\(keys.tokens), \(keys.heads), \(keys.dim)] \(keys.dataType.name) and values [\(values.tokens), "
-                    + "\(values.heads), \(values.dim)] \(values.dataType.name); the entries and model `\(model.name)` need "
-                    + "[\(tokens), \(shape.kvHeads), \(shape.keyDim)] and [\(tokens), \(shape.kvHeads), \(shape.valueDim)] of "
-                    + "one dtype.")
-        }
+        let attention = try model.attention(ofLayer: layer)
+        try Self.check(keys, values, tokens, attention)
         let topology = try await readyTopology()
         let entries = try await claimed(entries, in: topology.epoch)
-        let groupHeads = shape.kvHeads / topology.shape.headGroups
+        let groupHeads = attention.kvHeads / topology.shape.headGroups
         let requests = topology.shape.allRanks.map { rank in
             let group = topology.shape.headGroup(of: rank)
             let heads = group * groupHeads..<(group + 1) * groupHeads
@@ -38,8 +28,9 @@ extension Cluster {
                         model: model.id, queryMode: .absent, wantsLSE: false,
                         timeoutMilliseconds: UInt32(clamping: Int(timeouts.step / .milliseconds(1))), entries: entries,
                         queryDataType: keys.dataType, keyValueDataType: keys.dataType, queryHeads: 0,
-                        kvHeads: groupHeads, keyDim: shape.keyDim, valueDim: shape.valueDim, queries: ByteBuffer(),
-                        keys: keys.headMajor(heads), values: values.headMajor(heads)))
+                        kvHeads: groupHeads, keyDim: attention.keyDim, valueDim: attention.ownValueDim,
+                        queries: ByteBuffer(),
+                        keys: keys.headMajor(heads), values: values?.headMajor(heads) ?? ByteBuffer()))
             )
         }
         let replies = try await ask(

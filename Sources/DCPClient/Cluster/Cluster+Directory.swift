@@ -15,11 +15,13 @@ public struct SequenceHandle: Hashable, Sendable {
 
 /// Models and sequences, by name.
 extension Cluster {
-    /// Registers a model, or confirms that it is registered with the same shape.
+    /// Registers a model, or confirms that it is registered as described. Without a revision any is confirmed.
     /// - Throws: `.modelMismatch` with the differences.
     @discardableResult
-    public func registerModel(_ name: String, _ shape: ModelShape) async throws(ServiceError) -> ModelRecord {
-        try Self.one(await directory(.registerModel(name: name, shape: shape)).models)
+    public func registerModel(
+        _ name: String, _ description: ModelDescription
+    ) async throws(ServiceError) -> ModelRecord {
+        try Self.one(await directory(.registerModel(name: name, description)).models)
     }
 
     /// Removes a model that no sequence uses.
@@ -37,12 +39,15 @@ extension Cluster {
     /// Opens a sequence.
     /// - Parameters:
     ///   - model: the model it must belong to; nil takes whichever it belongs to, and then creates nothing.
-    /// - Throws: `.unknownSequence` when it does not exist and `create` is not set.
-    public func openSequence(_ name: String, model: String?, create: Bool = true)
-        async throws(ServiceError) -> SequenceHandle
-    {
+    ///   - revision: what its model's must be; nil takes any.
+    /// - Throws: `.unknownSequence` when it does not exist and `create` is not set; `.modelMismatch` with both models or
+    ///   revisions.
+    public func openSequence(
+        _ name: String, model: String?, revision: String? = nil, create: Bool = true
+    ) async throws(ServiceError) -> SequenceHandle {
         let reply = try await directory(
-            .openSequence(name: name, model: model ?? "", create: create && model != nil))
+            .openSequence(
+                name: name, model: model ?? "", revision: revision ?? "", create: create && model != nil))
         return SequenceHandle(record: try Self.one(reply.sequences), model: try Self.one(reply.models))
     }
 
@@ -78,9 +83,12 @@ extension Cluster {
     }
 
     /// Makes a new sequence of the first `length` committed tokens of another. Sealed blocks are shared, not copied.
+    /// - Parameter revision: what their model's must be; nil takes any.
     @discardableResult
-    public func fork(_ name: String, as newName: String, length: Int) async throws(ServiceError) -> SequenceRecord {
-        let sequence = try await openSequence(name, model: nil)
+    public func fork(
+        _ name: String, as newName: String, length: Int, revision: String? = nil
+    ) async throws(ServiceError) -> SequenceRecord {
+        let sequence = try await openSequence(name, model: nil, revision: revision)
         let committed = try await status(of: sequence).committedLength
         guard length <= committed else {
             throw ServiceError(

@@ -6,7 +6,7 @@ internal import NIOCore
 public struct CachedRows: Sendable {
     /// `[tokens][Hkv][Dk]`
     public internal(set) var keys: [UInt8]
-    /// `[tokens][Hkv][Dv]`
+    /// `[tokens][Hkv][Dv]`; empty where they are a part of the keys.
     public internal(set) var values: [UInt8]
     /// What they were read from.
     public let version: Version
@@ -25,6 +25,8 @@ extension Cluster {
     public func rows(
         of sequence: SequenceHandle, layer: Int, positions: Range<Int>
     ) async throws(ServiceError) -> CachedRows {
+        let attention = try sequence.model.attention(ofLayer: layer)
+        let dataType = sequence.model.description.kvDataType
         let topology = try await readyTopology()
         let shape = topology.shape
         let request = Message.rowsRequest(
@@ -38,24 +40,23 @@ extension Cluster {
             let owned = shape.layout.localRange(
                 ofRank: shape.contextRank(of: rank), from: positions.lowerBound, to: positions.upperBound)
             guard case .rows(let rows) = reply, rows.tokens == owned.count,
-                rows.dataType == sequence.model.shape.kvDataType,
-                rows.kvHeads == sequence.model.shape.kvHeads / shape.headGroups,
-                rows.keyDim == sequence.model.shape.keyDim, rows.valueDim == sequence.model.shape.valueDim
+                rows.dataType == dataType, rows.kvHeads == attention.kvHeads / shape.headGroups,
+                rows.keyDim == attention.keyDim, rows.valueDim == attention.ownValueDim
             else { throw Self.unexpected(reply, from: "\(rank)") }
             parts.append(rows)
         }
         let version = CachedRows.Version(epoch: topology.epoch, generations: parts.map(\.generation))
-        var rows = CachedRows(sequence.model.shape, tokens: positions.count, version: version)
+        var rows = CachedRows(attention, dataType, tokens: positions.count, version: version)
         for (rank, part) in zip(shape.allRanks, parts) { rows.insert(part, of: rank, shape, positions) }
         return rows
     }
 }
 
 extension CachedRows {
-    fileprivate init(_ shape: ModelShape, tokens: Int, version: Version) {
-        let headByteCount = tokens * shape.kvHeads * shape.kvDataType.byteCount
-        keys = [UInt8](repeating: 0, count: headByteCount * shape.keyDim)
-        values = [UInt8](repeating: 0, count: headByteCount * shape.valueDim)
+    fileprivate init(_ attention: LayerAttention, _ dataType: DataType, tokens: Int, version: Version) {
+        let headByteCount = tokens * attention.kvHeads * dataType.byteCount
+        keys = [UInt8](repeating: 0, count: headByteCount * attention.keyDim)
+        values = [UInt8](repeating: 0, count: headByteCount * attention.ownValueDim)
         self.version = version
     }
 

@@ -1,5 +1,6 @@
 public import DCPCore
 public import DCPWire
+internal import NIOCore
 
 /// Attention.
 extension Cluster {
@@ -11,34 +12,29 @@ extension Cluster {
     ///   - entries: the sequences, each with the position where its layer ends and how many tokens it brings.
     ///   - queries: `[tokens][Hq][Dk]`, the entries' tokens one after the other.
     ///   - keys: `[tokens][Hkv][Dk]`
-    ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`.
+    ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`; nil where they are a part of the keys.
     ///   - queryMode: whether ranks gather the queries or are each sent all of them.
     /// - Throws: `.invalidRequest` for a number beyond `InputLimits`; `.positionMismatch` with both numbers; `.claimed` when
     ///   another client has taken a sequence over; a retryable error when the cluster cannot answer now. After any error call
     ///   `resume` before going on.
     public func step(
         layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, queries: TokenRows, keys: TokenRows,
-        values: TokenRows, queryMode: StepRequest.QueryMode = .gather, wantsLSE: Bool = true
+        values: TokenRows?, queryMode: StepRequest.QueryMode = .gather, wantsLSE: Bool = true
     ) async throws(ServiceError) -> AttentionOutput {
         let tokens = entries.reduce(0) { $0 + $1.count }
-        try Self.check(queries, "queries", tokens, model.shape.queryHeads, model.shape.keyDim)
-        try Self.check(keys, "keys", tokens, model.shape.kvHeads, model.shape.keyDim)
-        try Self.check(values, "values", tokens, model.shape.kvHeads, model.shape.valueDim)
-        guard keys.dataType == values.dataType else {
-            throw ServiceError(
-                .invalidRequest,
-                "Keys are \(keys.dataType.name) and values \(values.dataType.name); bring both in one dtype.")
-        }
+        let attention = try model.attention(ofLayer: layer)
+        try Self.check(queries, "queries", tokens, attention.queryHeads, attention.keyDim)
+        try Self.check(keys, values, tokens, attention)
         // Ranks check again. Here nothing is sent yet, and a number can be named by its head in the model.
         if checksInputs {
-            let limits = InputLimits(model.shape)
+            let limits = InputLimits(attention, kvDataType: model.description.kvDataType)
             try queries.check(.query, limits)
             try keys.check(.key, limits)
-            try values.check(.value, limits)
+            try values?.check(.value, limits)
         }
         let topology = try await readyTopology()
         let entries = try await claimed(entries, in: topology.epoch)
-        let partition = topology.shape.partition(of: model.shape)
+        let partition = topology.shape.partition(of: attention)
         let requests = topology.shape.allRanks.map { rank in
             let group = topology.shape.headGroup(of: rank)
             let groupHeads = group * partition.queryHeads..<(group + 1) * partition.queryHeads
@@ -52,9 +48,9 @@ extension Cluster {
                         model: model.id, queryMode: queryMode, wantsLSE: wantsLSE,
                         timeoutMilliseconds: UInt32(clamping: Int(timeouts.step / .milliseconds(1))), entries: entries,
                         queryDataType: queries.dataType, keyValueDataType: keys.dataType, queryHeads: heads.count,
-                        kvHeads: kvHeads.count, keyDim: model.shape.keyDim, valueDim: model.shape.valueDim,
+                        kvHeads: kvHeads.count, keyDim: attention.keyDim, valueDim: attention.ownValueDim,
                         queries: queries.headMajor(heads), keys: keys.headMajor(kvHeads),
-                        values: values.headMajor(kvHeads)))
+                        values: values?.headMajor(kvHeads) ?? ByteBuffer()))
             )
         }
         // The ranks' own deadline ends first, so that the verdict names what was waited for.
@@ -62,15 +58,37 @@ extension Cluster {
             requests, topology: topology,
             tag: Tag(client: client, number: takeNumber(), layer: UInt32(layer)), timeout: timeouts.step + .seconds(2))
         var output = AttentionOutput(
-            tokens: tokens, heads: model.shape.queryHeads, valueDim: model.shape.valueDim, wantsLSE: wantsLSE)
+            tokens: tokens, heads: attention.queryHeads, valueDim: attention.valueDim, wantsLSE: wantsLSE)
         for ((rank, _), reply) in zip(requests, replies) {
             let heads = topology.shape.ownHeads(of: rank, partition: partition)
             guard case .stepResult(let result) = reply, result.tokens == tokens, result.heads == heads.count,
-                result.valueDim == model.shape.valueDim, (result.lse != nil) == wantsLSE
+                result.valueDim == attention.valueDim, (result.lse != nil) == wantsLSE
             else { throw Self.unexpected(reply, from: "\(rank)") }
             output.insert(heads: heads, outputs: result.outputs, lse: result.lse)
         }
         return output
+    }
+
+    /// Keys and values as a layer has them.
+    static func check(
+        _ keys: TokenRows, _ values: TokenRows?, _ tokens: Int, _ attention: LayerAttention
+    ) throws(ServiceError) {
+        try check(keys, "keys", tokens, attention.kvHeads, attention.keyDim)
+        guard (values != nil) == (attention.ownValueDim > 0) else {
+            throw ServiceError(
+                .invalidRequest,
+                values == nil
+                    ? "The step has no values; the layer needs [\(tokens), \(attention.kvHeads), \(attention.valueDim)]."
+                    : "The step has values; the layer's are the first \(attention.valueDim) dimensions of its keys. Leave "
+                        + "them out.")
+        }
+        guard let values else { return }
+        try check(values, "values", tokens, attention.kvHeads, attention.valueDim)
+        guard keys.dataType == values.dataType else {
+            throw ServiceError(
+                .invalidRequest,
+                "Keys are \(keys.dataType.name) and values \(values.dataType.name); bring both in one dtype.")
+        }
     }
 
     private static func check(_ rows: TokenRows, _ name: String, _ tokens: Int, _ heads: Int, _ dim: Int)
@@ -79,9 +97,21 @@ extension Cluster {
         guard (rows.tokens, rows.heads, rows.dim) == (tokens, heads, dim) else {
             throw ServiceError(
                 .invalidRequest,
-                "The \(name) are [\(rows.tokens), \(rows.heads), \(rows.dim)], the step and its model need "
+                "The \(name) are [\(rows.tokens), \(rows.heads), \(rows.dim)], the step and its layer need "
                     + "[\(tokens), \(heads), \(dim)]; correct the tensors.")
         }
+    }
+}
+
+extension ModelRecord {
+    /// - Throws: `.invalidRequest` for a layer that the model has not.
+    func attention(ofLayer layer: Int) throws(ServiceError) -> LayerAttention {
+        guard (0..<description.layers).contains(layer) else {
+            throw ServiceError(
+                .invalidRequest,
+                "Layer \(layer) is outside 0..<\(description.layers) of model `\(name)`; correct the number.")
+        }
+        return description[layer]
     }
 }
 

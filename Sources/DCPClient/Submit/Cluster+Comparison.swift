@@ -11,15 +11,15 @@ extension Cluster {
     func compare(
         _ file: SubmitFile, from position: Int, with sequence: SequenceHandle, upTo end: Int
     ) async throws(ServiceError) {
-        let shape = sequence.model.shape
+        let description = sequence.model.description
         for layer in file.layers {
-            for start in stride(from: position, to: end, by: shape.transferTokens) {
+            for start in stride(from: position, to: end, by: description.transferTokens) {
                 guard !Task.isCancelled else { throw ServiceError(.stepAborted, "The comparison was interrupted.") }
-                let positions = start..<min(start + shape.transferTokens, end)
+                let positions = start..<min(start + description.transferTokens, end)
                 let stored = try await rows(of: sequence, layer: layer.index, positions: positions)
                 let tokens = positions.lowerBound - position..<positions.upperBound - position
-                let keys = try layer.keys.rounded(tokens, to: shape.kvDataType)
-                let values = try layer.values.rounded(tokens, to: shape.kvDataType)
+                let keys = try layer.keys.rounded(tokens, to: description.kvDataType)
+                let values = try layer.values?.rounded(tokens, to: description.kvDataType) ?? []
                 guard stored.keys == keys, stored.values == values else {
                     throw ServiceError(
                         .conflict,

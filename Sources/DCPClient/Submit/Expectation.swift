@@ -8,8 +8,8 @@ struct Expectation {
     init(_ path: String, for submitted: SubmitFile) throws(ServiceError) {
         file = try SafetensorsFile.open(path)
         for layer in submitted.layers {
-            try check(layer.prefix + "o", [submitted.tokens, submitted.queryHeads, submitted.valueDim])
-            try check(layer.prefix + "lse", [submitted.tokens, submitted.queryHeads])
+            try check(layer.prefix + "o", [submitted.tokens, layer.queryHeads, layer.valueDim])
+            try check(layer.prefix + "lse", [submitted.tokens, layer.queryHeads])
         }
     }
 

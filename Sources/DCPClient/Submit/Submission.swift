@@ -47,9 +47,10 @@ public struct Submission: Sendable {
         let (plan, sequence, start) = try await cluster.persistently(&outages) {
             () async throws(ServiceError) -> (SubmissionPlan, SequenceHandle, SequenceProgress) in
             let known = try await cluster.model(named: modelName)
-            let plan = try SubmissionPlan(file, options, modelName: modelName, known: known?.shape)
-            try await cluster.registerModel(modelName, plan.shape)
-            let sequence = try await cluster.openSequence(plan.sequenceName, model: modelName)
+            let plan = try SubmissionPlan(file, options, modelName: modelName, known: known?.description)
+            try await cluster.registerModel(modelName, plan.description)
+            let sequence = try await cluster.openSequence(
+                plan.sequenceName, model: modelName, revision: plan.description.revision)
             // Only what is committed can be compared with the file.
             let progress = try await cluster.resume(sequence, atMost: options.continues ? 0 : nil)
             return (plan, sequence, progress)
@@ -116,9 +117,9 @@ public struct Submission: Sendable {
             [
                 SafetensorsWriter.Declaration(
                     name: layer.prefix + "o", dataType: .float32,
-                    shape: [tokens.count, file.queryHeads, file.valueDim]),
+                    shape: [tokens.count, layer.queryHeads, layer.valueDim]),
                 SafetensorsWriter.Declaration(
-                    name: layer.prefix + "lse", dataType: .float32, shape: [tokens.count, file.queryHeads]),
+                    name: layer.prefix + "lse", dataType: .float32, shape: [tokens.count, layer.queryHeads]),
             ]
         }
         return try SafetensorsWriter(

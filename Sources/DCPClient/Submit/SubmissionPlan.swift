@@ -5,7 +5,7 @@ internal import DCPWire
 struct SubmissionPlan: Sendable {
     let modelName: String
     let sequenceName: String
-    let shape: ModelShape
+    let description: ModelDescription
     /// Where the file's tokens must begin; nil for wherever the sequence ends.
     let position: Int?
     /// How many tokens go in chunks; the others go one at a time.
@@ -16,27 +16,24 @@ struct SubmissionPlan: Sendable {
     let missingLayers: [Int]
 
     /// - Parameter known: the registered model of that name, if there is one.
-    init(_ file: SubmitFile, _ options: SubmitOptions, modelName: String, known: ModelShape?) throws(ServiceError) {
+    init(
+        _ file: SubmitFile, _ options: SubmitOptions, modelName: String, known: ModelDescription?
+    ) throws(ServiceError) {
         self.modelName = modelName
         sequenceName = Self.sequenceName(file, options)
         position = try file.integer("position", flag: options.position)
         let fileLayers = (file.layers.map(\.index).max() ?? 0) + 1
         let statedLayers = try file.integer("layers", flag: options.layers)
-        let statedScale = try file.number("scale", flag: options.scale)
-        let statedSoftcap = try file.number("softcap", flag: options.softcap)
-        shape = try ModelShape(
-            layers: statedLayers ?? known?.layers ?? fileLayers, queryHeads: file.queryHeads, kvHeads: file.kvHeads,
-            keyDim: file.keyDim, valueDim: file.valueDim,
-            scale: statedScale ?? known?.scale ?? ModelShape.defaultScale(keyDim: file.keyDim),
-            softcap: statedSoftcap == 0 ? nil : statedSoftcap ?? known?.softcap,
-            kvDataType: options.kvDataType ?? known?.kvDataType ?? file.layers[0].keys.dataType)
-        guard fileLayers <= shape.layers else {
+        let known = options.description ?? known
+        let layers = statedLayers ?? known?.layers ?? fileLayers
+        guard fileLayers <= layers else {
             throw ServiceError(
                 .invalidRequest,
-                "\(file.path) has a layer \(fileLayers - 1), model `\(modelName)` has layers 0..<\(shape.layers); correct "
+                "\(file.path) has a layer \(fileLayers - 1), model `\(modelName)` has layers 0..<\(layers); correct "
                     + "--layer or --layers.")
         }
-        missingLayers = Set(0..<shape.layers).subtracting(file.layers.map(\.index)).sorted()
+        description = try file.description(options, layers: layers, known: known)
+        missingLayers = Set(0..<layers).subtracting(file.layers.map(\.index)).sorted()
         // How many layers a model has is a guess here: one in the middle that the file lacks may never come from anywhere.
         guard missingLayers.isEmpty || statedLayers != nil || known != nil || options.layer != nil else {
             let missing = missingLayers.map(String.init).joined(separator: ", ")

@@ -90,7 +90,8 @@ struct SubmissionTransfer {
                             + "step of this file: another client uses it. Let one client at a time use a sequence.")
                 }
                 let (queries, keys, values) = (
-                    try rows(layer.queries, tokens), try rows(layer.keys, tokens), try rows(layer.values, tokens)
+                    try rows(layer.queries, tokens), try rows(layer.keys, tokens),
+                    try layer.values.map { (tensor) throws(ServiceError) in try rows(tensor, tokens) }
                 )
                 let began = clock.now
                 let answer = try await cluster.step(

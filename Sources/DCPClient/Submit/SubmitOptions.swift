@@ -19,6 +19,12 @@ public struct SubmitOptions: Sendable {
     public var chunk = 512
     public var scale: Float?
     public var softcap: Float?
+    /// Tokens that a query sees, its own counted; 0 for all.
+    public var window: Int?
+    /// What identifies the model's weights; compared with what is registered.
+    public var revision: String?
+    /// The whole model, where it does not come from the file.
+    public var description: ModelDescription?
     public var queryMode = StepRequest.QueryMode.gather
     /// A file to compare with, and by how much a value may differ.
     public var expect: String?

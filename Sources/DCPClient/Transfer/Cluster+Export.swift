@@ -16,18 +16,26 @@ public struct TransferReport: Sendable {
     init(sequence: String, model: ModelRecord, tokens: Int) {
         self.sequence = sequence
         self.model = model.name
-        layers = model.shape.layers
+        layers = model.description.layers
         self.tokens = tokens
-        byteCount = tokens * model.shape.layers * model.shape.rowByteCount
+        byteCount = tokens * model.description.rowByteCount
     }
 }
 
-extension ModelShape {
-    /// Keys and values of one token in one layer, all KV heads.
-    var rowByteCount: Int { kvHeads * (keyDim + valueDim) * kvDataType.byteCount }
+extension ModelDescription {
+    /// Keys and values of one token in a layer, all KV heads.
+    func rowByteCount(ofLayer layer: Int) -> Int {
+        self[layer].kvHeads * (self[layer].keyDim + self[layer].ownValueDim) * kvDataType.byteCount
+    }
+
+    /// In all layers.
+    var rowByteCount: Int { (0..<layers).reduce(0) { $0 + rowByteCount(ofLayer: $1) } }
 
     /// How many tokens of one layer are moved at once: some megabytes, at least one token.
-    var transferTokens: Int { min(max((8 << 20) / rowByteCount, 1), StepRequest.tokensMax) }
+    var transferTokens: Int {
+        let largest = (0..<layers).reduce(1) { max($0, rowByteCount(ofLayer: $1)) }
+        return min(max((8 << 20) / largest, 1), StepRequest.tokensMax)
+    }
 }
 
 extension Cluster {
@@ -41,16 +49,16 @@ extension Cluster {
         _ name: String, to path: String, progress: @Sendable (_ done: Int, _ total: Int) -> Void = { _, _ in }
     ) async throws(ServiceError) -> TransferReport {
         let sequence = try await openSequence(name, model: nil)
-        let shape = sequence.model.shape
+        let description = sequence.model.description
         let length = try await status(of: sequence).committedLength
         let writer = try SequenceFile.writer(
-            path, sequence: name, model: sequence.model.name, shape: shape, length: length)
+            path, sequence: name, model: sequence.model.name, description: description, length: length)
         var version: CachedRows.Version?
         var done = 0
-        for layer in 0..<shape.layers {
-            for start in stride(from: 0, to: length, by: shape.transferTokens) {
+        for layer in 0..<description.layers {
+            for start in stride(from: 0, to: length, by: description.transferTokens) {
                 try checkNotCancelled()
-                let positions = start..<min(start + shape.transferTokens, length)
+                let positions = start..<min(start + description.transferTokens, length)
                 let rows = try await rows(of: sequence, layer: layer, positions: positions)
                 guard version == nil || version == rows.version else {
                     throw ServiceError(
@@ -62,11 +70,13 @@ extension Cluster {
                 try rows.keys.lendBytes { (bytes) throws(ServiceError) in
                     try writer.append(bytes, to: SequenceFile.keys(layer))
                 }
-                try rows.values.lendBytes { (bytes) throws(ServiceError) in
-                    try writer.append(bytes, to: SequenceFile.values(layer))
+                if description[layer].ownValueDim > 0 {
+                    try rows.values.lendBytes { (bytes) throws(ServiceError) in
+                        try writer.append(bytes, to: SequenceFile.values(layer))
+                    }
                 }
                 done += positions.count
-                progress(done, length * shape.layers)
+                progress(done, length * description.layers)
             }
         }
         try writer.finish()

@@ -21,24 +21,24 @@ extension Cluster {
     /// that is; the same call with `resume` goes on from there.
     /// - Parameter progress: called with the tokens done of the tokens there are, over all layers.
     /// - Throws: `.conflict` when the sequence exists and is not empty, or is not what the file begins with;
-    ///   `.modelMismatch` when the model is known with another shape.
+    ///   `.modelMismatch` when the model is registered and differs, in its revision or otherwise.
     public func importSequence(
         _ file: SequenceFile, _ options: ImportOptions = ImportOptions(),
         progress: @Sendable (_ done: Int, _ total: Int) -> Void = { _, _ in }
     ) async throws(ServiceError) -> TransferReport {
         let name = options.name ?? file.sequence
-        let model = try await registerModel(options.model ?? file.model, file.shape)
-        let sequence = try await openSequence(name, model: model.name)
+        let model = try await registerModel(options.model ?? file.model, file.description)
+        let sequence = try await openSequence(name, model: model.name, revision: file.description.revision)
         let kept = try await begin(file, sequence, options)
         var committed = kept
         do throws(ServiceError) {
-            var done = kept * file.shape.layers
+            var done = kept * file.description.layers
             for tokens in file.chunks(from: kept) {
-                for layer in 0..<file.shape.layers {
+                for layer in 0..<file.description.layers {
                     try checkNotCancelled()
                     try await append(file, tokens, layer: layer, to: sequence)
                     done += tokens.count
-                    progress(done, file.length * file.shape.layers)
+                    progress(done, file.length * file.description.layers)
                 }
                 try await commit([SequenceLength(sequence: sequence.record.id, length: tokens.upperBound)])
                 committed = tokens.upperBound
@@ -73,10 +73,10 @@ extension Cluster {
         }
         // What an interrupted import appended and did not commit.
         try await truncate(name, length: there.committedLength)
-        for layer in 0..<file.shape.layers {
-            for start in stride(from: 0, to: there.committedLength, by: file.shape.transferTokens) {
+        for layer in 0..<file.description.layers {
+            for start in stride(from: 0, to: there.committedLength, by: file.description.transferTokens) {
                 try checkNotCancelled()
-                let tokens = start..<min(start + file.shape.transferTokens, there.committedLength)
+                let tokens = start..<min(start + file.description.transferTokens, there.committedLength)
                 let stored = try await rows(of: sequence, layer: layer, positions: tokens)
                 let wanted = try file.rows(layer: layer, tokens)
                 guard stored.keys == wanted.keys, stored.values == wanted.values else {
@@ -95,15 +95,19 @@ extension Cluster {
         _ file: SequenceFile, _ tokens: Range<Int>, layer: Int, to sequence: SequenceHandle
     ) async throws(ServiceError) {
         let rows = try file.rows(layer: layer, tokens)
-        let shape = file.shape
+        let attention = file.description[layer]
+        let dataType = file.description.kvDataType
         try await append(
             layer: layer, [sequence.entry(position: tokens.lowerBound, count: tokens.count)], model: sequence.model,
             keys: TokenRows(
-                dataType: shape.kvDataType, tokens: tokens.count, heads: shape.kvHeads, dim: shape.keyDim,
-                bytes: rows.keys),
-            values: TokenRows(
-                dataType: shape.kvDataType, tokens: tokens.count, heads: shape.kvHeads, dim: shape.valueDim,
-                bytes: rows.values))
+                dataType: dataType, tokens: tokens.count, heads: attention.kvHeads, dim: attention.keyDim,
+                bytes: rows.keys
+            ),
+            values: attention.ownValueDim == 0
+                ? nil
+                : TokenRows(
+                    dataType: dataType, tokens: tokens.count, heads: attention.kvHeads, dim: attention.valueDim,
+                    bytes: rows.values))
     }
 }
 
@@ -113,7 +117,7 @@ extension SequenceFile {
 
     /// What is appended, layer by layer, and then committed.
     fileprivate func chunks(from start: Int) -> [Range<Int>] {
-        let tokens = max(min(shape.transferTokens, Self.uncommittedByteCount / (shape.rowByteCount * shape.layers)), 1)
+        let tokens = max(min(description.transferTokens, Self.uncommittedByteCount / description.rowByteCount), 1)
         return stride(from: start, to: length, by: tokens).map { $0..<min($0 + tokens, length) }
     }
 }

@@ -1,4 +1,5 @@
 public import DCPCore
+internal import Foundation
 
 /// A sequence in a safetensors file: for each layer its keys and values as the cache holds them.
 ///
@@ -7,21 +8,22 @@ public import DCPCore
 /// | `layers.<l>.k` | `[T, Hkv, Dk]` in the model's KV dtype |
 /// | `layers.<l>.v` | `[T, Hkv, Dv]` in the model's KV dtype |
 ///
-/// The metadata has `format` (`dcp-sequence`), `format_version` (`1`), `sequence`, `model`, `length` and the model's shape:
-/// `layers`, `query_heads`, `kv_heads`, `key_dim`, `value_dim`, `kv_dtype`, `scale`, and `softcap` when it has one. Nothing in
-/// it depends on the cluster's shape.
+/// Where a layer's values are a part of its keys there is no `v`. The metadata has `format` (`dcp-sequence`), `format_version`
+/// (`2`), `sequence`, `model`, `length`, and `description`: `ModelDescription.encoded` in base64, with the revision. Nothing in it
+/// depends on the cluster's shape.
 public struct SequenceFile: Sendable {
     static let format = "dcp-sequence"
-    static let formatVersion = 1
+    static let formatVersion = 2
 
     public let path: String
     public let sequence: String
     public let model: String
-    public let shape: ModelShape
+    public let description: ModelDescription
     /// T, tokens.
     public let length: Int
     let keys: [SafetensorsTensor]
-    let values: [SafetensorsTensor]
+    /// nil where they are a part of the keys.
+    let values: [SafetensorsTensor?]
 
     /// Opens a file and checks all that can be checked without a cluster.
     /// - Throws: `.invalidRequest`, naming file, tensor or key, value and remedy.
@@ -34,36 +36,39 @@ public struct SequenceFile: Sendable {
         sequence = try metadata.text("sequence")
         model = try metadata.text("model")
         length = try metadata.number("length")
-        guard let dataType = DataType(name: try metadata.text("kv_dtype")) else {
-            throw metadata.wrong("kv_dtype", "bf16, f16 or f32")
+        guard let encoded = Data(base64Encoded: try metadata.text("description")) else {
+            throw metadata.wrong("description", "a model's description in base64")
         }
+        let described: ModelDescription
         do throws(ServiceError) {
-            shape = try ModelShape(
-                layers: metadata.number("layers"), queryHeads: metadata.number("query_heads"),
-                kvHeads: metadata.number("kv_heads"), keyDim: metadata.number("key_dim"),
-                valueDim: metadata.number("value_dim"), scale: metadata.float("scale"),
-                softcap: file.metadata["softcap"] == nil ? nil : metadata.float("softcap"), kvDataType: dataType)
+            described = try ModelDescription(encoded: encoded)
         } catch {
             throw ServiceError(.invalidRequest, "\(path): \(error.message)")
         }
-        var (keys, values): ([SafetensorsTensor], [SafetensorsTensor]) = ([], [])
-        for layer in 0..<shape.layers {
-            keys.append(try Self.tensor(Self.keys(layer), of: file, shape, length, dim: shape.keyDim))
-            values.append(try Self.tensor(Self.values(layer), of: file, shape, length, dim: shape.valueDim))
+        let (length, description) = (length, described)
+        var (keyTensors, valueTensors): ([SafetensorsTensor], [SafetensorsTensor?]) = ([], [])
+        for layer in 0..<description.layers {
+            let attention = description[layer]
+            func tensor(_ name: String, dim: Int) throws(ServiceError) -> SafetensorsTensor {
+                try Self.tensor(name, of: file, description.kvDataType, [length, attention.kvHeads, dim])
+            }
+            keyTensors.append(try tensor(Self.keys(layer), dim: attention.keyDim))
+            valueTensors.append(
+                attention.ownValueDim == 0 ? nil : try tensor(Self.values(layer), dim: attention.ownValueDim))
         }
-        (self.keys, self.values) = (keys, values)
+        self.description = description
+        (keys, values) = (keyTensors, valueTensors)
     }
 
     private static func tensor(
-        _ name: String, of file: SafetensorsFile, _ shape: ModelShape, _ length: Int, dim: Int
+        _ name: String, of file: SafetensorsFile, _ dataType: DataType, _ expected: [Int]
     ) throws(ServiceError) -> SafetensorsTensor {
         let tensor = try file.tensor(named: name)
-        let expected = [length, shape.kvHeads, dim]
-        guard tensor.shape == expected, tensor.dataType == shape.kvDataType else {
+        guard tensor.shape == expected, tensor.dataType == dataType else {
             throw ServiceError(
                 .invalidRequest,
                 "\(file.path): tensor \(name) is \(tensor.dataType.name) \(tensor.shape), the metadata says "
-                    + "\(shape.kvDataType.name) \(expected); export the sequence again.")
+                    + "\(dataType.name) \(expected); export the sequence again.")
         }
         return tensor
     }
@@ -75,28 +80,25 @@ public struct SequenceFile: Sendable {
     func rows(layer: Int, _ tokens: Range<Int>) throws(ServiceError) -> (keys: [UInt8], values: [UInt8]) {
         (
             try keys[layer].withRows(tokens) { (bytes) throws(ServiceError) in Array(bytes) },
-            try values[layer].withRows(tokens) { (bytes) throws(ServiceError) in Array(bytes) }
+            try values[layer]?.withRows(tokens) { (bytes) throws(ServiceError) in Array(bytes) } ?? []
         )
     }
 
     /// A writer of a file for a sequence; appending to its tensors is the caller's.
     static func writer(
-        _ path: String, sequence: String, model: String, shape: ModelShape, length: Int
+        _ path: String, sequence: String, model: String, description: ModelDescription, length: Int
     ) throws(ServiceError) -> SafetensorsWriter {
-        var metadata = [
+        let metadata = [
             "format": format, "format_version": "\(formatVersion)", "sequence": sequence, "model": model,
-            "length": "\(length)", "layers": "\(shape.layers)", "query_heads": "\(shape.queryHeads)",
-            "kv_heads": "\(shape.kvHeads)", "key_dim": "\(shape.keyDim)", "value_dim": "\(shape.valueDim)",
-            "kv_dtype": shape.kvDataType.name, "scale": "\(shape.scale)",
+            "length": "\(length)", "description": Data(description.encoded).base64EncodedString(),
         ]
-        if let softcap = shape.softcap { metadata["softcap"] = "\(softcap)" }
-        let tensors = (0..<shape.layers).flatMap { layer in
-            [
+        let tensors = (0..<description.layers).flatMap { layer in
+            let attention = description[layer]
+            let rows = [(keys(layer), attention.keyDim), (values(layer), attention.ownValueDim)].filter { $0.1 > 0 }
+            return rows.map { name, dim in
                 SafetensorsWriter.Declaration(
-                    name: keys(layer), dataType: shape.kvDataType, shape: [length, shape.kvHeads, shape.keyDim]),
-                SafetensorsWriter.Declaration(
-                    name: values(layer), dataType: shape.kvDataType, shape: [length, shape.kvHeads, shape.valueDim]),
-            ]
+                    name: name, dataType: description.kvDataType, shape: [length, attention.kvHeads, dim])
+            }
         }
         return try SafetensorsWriter(path: path, tensors: tensors, metadata: metadata)
     }
@@ -127,11 +129,6 @@ extension SequenceFile {
 
         func number(_ key: String) throws(ServiceError) -> Int {
             guard let value = values[key].flatMap({ Int($0) }), value >= 0 else { throw wrong(key, "a whole number") }
-            return value
-        }
-
-        func float(_ key: String) throws(ServiceError) -> Float {
-            guard let value = values[key].flatMap({ Float($0) }) else { throw wrong(key, "a number") }
             return value
         }
     }

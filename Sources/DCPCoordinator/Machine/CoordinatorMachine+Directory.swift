@@ -42,10 +42,10 @@ extension CoordinatorMachine {
         }
         switch request {
         case .listModels, .listSequences, .pin, .unpin: return []
-        case .registerModel(let name, let shape): return try registerModel(name, shape, requester)
+        case .registerModel(let name, let description): return try registerModel(name, description, requester)
         case .removeModel(let name): return try removeModel(name, requester)
-        case .openSequence(let name, let model, let create):
-            return try openSequence(name, model: model, create: create, requester)
+        case .openSequence(let name, let model, let revision, let create):
+            return try openSequence(name, model: model, revision: revision, create: create, requester)
         case .claim(let id, let held): return try claim(id, held: held, requester)
         case .truncate(let name, let length, let claim):
             var entry = try sequence(name)
@@ -69,23 +69,23 @@ extension CoordinatorMachine {
     }
 
     private mutating func registerModel(
-        _ name: String, _ shape: ModelShape, _ requester: PendingOperation.Requester
+        _ name: String, _ description: ModelDescription, _ requester: PendingOperation.Requester
     ) throws(ServiceError) -> [Action] {
         try check(name: name, of: "model")
-        try state.shape.check(shape)
+        try state.shape.check(description)
         if let known = state.model(named: name) {
-            let differences = shape.differences(from: known.shape)
+            let differences = description.differences(from: known.description)
             guard differences.isEmpty else {
                 throw ServiceError(
                     .modelMismatch,
-                    "Model `\(name)` is registered with another shape (\(differences.joined(separator: "; "))); choose "
+                    "Model `\(name)` is registered, but not as described (\(differences.joined(separator: "; "))); choose "
                         + "another --model name, or `dcpctl model remove \(name)` first.")
             }
             let isOnItsWay = join(requester) { $0 == .putModel(known) }
             if isOnItsWay { return [] }
             return [.answer(.directoryReply(DirectoryReply(models: [known])), requester.tag, to: requester.link)]
         }
-        let record = ModelRecord(id: ModelID(state.nextModel), name: name, shape: shape)
+        let record = ModelRecord(id: ModelID(state.nextModel), name: name, description: description)
         return persist([.model(record), nextIDs(afterModel: record.id)])
             + carry(.putModel(record), for: requester, reply: DirectoryReply(models: [record]))
     }
@@ -106,7 +106,7 @@ extension CoordinatorMachine {
     }
 
     private mutating func openSequence(
-        _ name: String, model modelName: String, create: Bool, _ requester: PendingOperation.Requester
+        _ name: String, model modelName: String, revision: String, create: Bool, _ requester: PendingOperation.Requester
     ) throws(ServiceError) -> [Action] {
         try check(name: name, of: "sequence")
         if let known = state.sequence(named: name), !known.isClosing {
@@ -119,6 +119,7 @@ extension CoordinatorMachine {
                     "Sequence `\(name)` belongs to model `\(owner.name)`, not `\(modelName)`; choose another --sequence "
                         + "or --model.")
             }
+            try check(revision, of: owner)
             let isOnItsWay = join(requester) { operation in
                 switch operation {
                 case .open(let id, _), .fork(_, let id, _): id == known.record.id
@@ -131,6 +132,7 @@ extension CoordinatorMachine {
         }
         guard create else { throw unknownSequence(name) }
         let record = try model(modelName)
+        try check(revision, of: record)
         let new = try newSequence(name, model: record.id)
         eviction.opened(name)
         return persist([.sequence(SequenceEntry(record: new)), nextIDs(afterSequence: new.id)])
@@ -189,6 +191,16 @@ extension CoordinatorMachine {
                 .conflict, "A sequence is called `\(name)` already; choose another name or close it first.")
         }
         return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model)
+    }
+
+    /// A client that names a revision is not given keys and values of another; one that names none takes any.
+    private func check(_ revision: String, of model: ModelRecord) throws(ServiceError) {
+        guard !revision.isEmpty, revision != model.description.revision else { return }
+        throw ServiceError(
+            .modelMismatch,
+            "Model `\(model.name)` has \(model.description.revision.map { "revision `\($0)`" } ?? "no revision"), the client's is "
+                + "`\(revision)`: keys and values of one are wrong for the other. Register the client's under another name."
+        )
     }
 
     private func check(name: String, of kind: String) throws(ServiceError) {

@@ -84,7 +84,7 @@ extension CoordinatorMachine {
         guard eviction.policy != .off else { return }
         let used: [SequenceID?] =
             switch request {
-            case .openSequence(let name, _, _), .truncate(let name, _, _): [state.sequence(named: name)?.record.id]
+            case .openSequence(let name, _, _, _), .truncate(let name, _, _): [state.sequence(named: name)?.record.id]
             case .fork(let name, let newName, _, _):
                 [name, newName].map { state.sequence(named: $0)?.record.id }
             case .claim(let id, _): [id]

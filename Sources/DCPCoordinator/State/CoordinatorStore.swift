@@ -47,7 +47,7 @@ public final class CoordinatorStore: Sendable {
         } catch {
             throw Self.serviceError(error)
         }
-        persist([StateCoding.encode(shape)]) { _ in }
+        persist([StateCoding.superblock(), StateCoding.encode(shape)]) { _ in }
     }
 
     /// As `Writer.busySince`.
@@ -105,7 +105,8 @@ public final class CoordinatorStore: Sendable {
         of records: [(key: [UInt8], value: [UInt8])], shape: ClusterShape, directory: String
     ) throws(ServiceError) -> CoordinatorState {
         var state = CoordinatorState(shape: shape)
-        for (key, value) in records {
+        try checkFormat(of: records, directory: directory)
+        for (key, value) in records where key != StateCoding.superblockKey {
             if key == StateCoding.shapeKey {
                 let stored = try StateCoding.decodeShape(value)
                 guard LayoutFingerprint(stored) == LayoutFingerprint(shape) else {
@@ -120,6 +121,26 @@ public final class CoordinatorStore: Sendable {
             }
         }
         return state
+    }
+
+    /// Before any other record is looked at: another format gives them another meaning.
+    private static func checkFormat(
+        of records: [(key: [UInt8], value: [UInt8])], directory: String
+    ) throws(ServiceError) {
+        guard !records.isEmpty else { return }
+        guard let superblock = records.first(where: { $0.key == StateCoding.superblockKey }) else {
+            throw ServiceError(
+                .storeRefused,
+                "The state in \(directory) has no format number, this program reads \(StateCoding.format): it is of another "
+                    + "release or damaged. Start that release on it, or start with another --state.")
+        }
+        let format = try StateCoding.decodeFormat(superblock.value)
+        guard format == StateCoding.format else {
+            throw ServiceError(
+                .storeRefused,
+                "The state in \(directory) has format \(format), this program reads \(StateCoding.format). Start the release that "
+                    + "wrote it, or start with another --state.")
+        }
     }
 
     private static func serviceError(_ error: any Error) -> ServiceError {

@@ -6,6 +6,7 @@ internal import NIOCore
 ///
 /// | key | value |
 /// |---|---|
+/// | `f` | superblock: `DCPC`, format: u32 |
 /// | `s` | cluster shape: as in a topology frame |
 /// | `e` | epoch: u64 |
 /// | `n` | next model number: u32, next sequence number: u64 |
@@ -19,7 +20,30 @@ internal import NIOCore
 package enum StateCoding {
     package typealias Record = (key: [UInt8], value: [UInt8]?)
 
+    /// Raised when a byte of the state changes its meaning.
+    package static let format: UInt32 = 1
+
+    static let superblockKey: [UInt8] = [UInt8(ascii: "f")]
     static let shapeKey: [UInt8] = [UInt8(ascii: "s")]
+    private static let magic = Array("DCPC".utf8)
+
+    package static func superblock(format: UInt32 = format) -> Record {
+        record(superblockKey) {
+            for byte in magic { $0.write(byte) }
+            $0.write(format)
+        }
+    }
+
+    /// The format of a state. - Throws: `.storeDamaged`.
+    package static func decodeFormat(_ value: [UInt8]) throws(ServiceError) -> UInt32 {
+        try decode(superblockKey, value) { (r) throws(ServiceError) in
+            for expected in magic {
+                let byte: UInt8 = try r.read("magic")
+                guard byte == expected else { throw r.malformed("does not begin with DCPC") }
+            }
+            return try r.read("format")
+        }
+    }
 
     package static func encode(_ change: StateChange) -> Record {
         switch change {
@@ -89,8 +113,7 @@ package enum StateCoding {
         let hasTruncation = try reader.readBool("has truncation")
         let length = try reader.readLength("truncation length")
         entry.truncateLength = hasTruncation ? length : nil
-        // A record of before there were pins ends here.
-        if reader.remainingByteCount > 0 { entry.isPinned = try reader.readBool("pinned") }
+        entry.isPinned = try reader.readBool("pinned")
         return entry
     }
 

@@ -15,7 +15,7 @@ extension CoordinatorSession {
         let cache = server.cache
         switch operation {
         case .putModel(let record):
-            cache.putModel(id: record.id, name: record.name, shape: record.shape, completion: done)
+            cache.putModel(id: record.id, name: record.name, description: record.description, completion: done)
         case .removeModel(let model):
             cache.removeModel(model, completion: done)
         case .open(let sequence, let model):

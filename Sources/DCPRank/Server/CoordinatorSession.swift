@@ -134,7 +134,9 @@ final class CoordinatorSession {
             .register(
                 Registration(
                     rank: server.configuration.rank, store: server.cache.storeID, endpoint: "\(endpoint)", epoch: epoch,
-                    models: server.cache.models.map { ModelRecord(id: $0.id, name: $0.name, shape: $0.shape) },
+                    models: server.cache.models.map {
+                        ModelRecord(id: $0.id, name: $0.name, description: $0.description)
+                    },
                     sequences: server.cache.sequences.map {
                         Registration.RegisteredSequence(
                             sequence: $0.id, model: $0.model, committedLength: $0.committedLength,

@@ -115,13 +115,14 @@ extension RankServer {
             throw ServiceError(.unknownModel, "\(request.model) is not registered; open the sequence again.")
         }
         let layer = Int(tag.layer)
-        guard layer < model.shape.layers else {
+        guard layer < model.description.layers else {
             throw ServiceError(
                 .invalidRequest,
-                "Layer \(layer) is outside 0..<\(model.shape.layers) of model `\(model.name)`; correct --layer.")
+                "Layer \(layer) is outside 0..<\(model.description.layers) of model `\(model.name)`; correct --layer.")
         }
         let plan = try StepPlan(
-            request, model: ModelRecord(id: request.model, name: model.name, shape: model.shape), cluster: cluster,
+            request, layer: layer,
+            model: ModelRecord(id: request.model, name: model.name, description: model.description), cluster: cluster,
             rank: configuration.rank)
         try checkRoom(for: request, plan)
         var admitted: [(StepRequest.Entry, LayerCursors.Admission)] = []

@@ -14,7 +14,8 @@ extension RankServer {
     func readRows(_ request: RowsRequest, frame: Frame, from link: Link) {
         do throws(ServiceError) {
             try checkServing(frame.epoch)
-            let byteCount = try cache.rowsByteCount(sequence: request.sequence, positions: request.positions)
+            let byteCount = try cache.rowsByteCount(
+                sequence: request.sequence, layer: request.layer, positions: request.positions)
             guard byteCount <= Self.rowsByteCountMax else {
                 throw ServiceError(
                     .invalidRequest,
@@ -53,11 +54,12 @@ extension RankServer {
             guard let state = cache.state(of: request.sequence), let model = cache.model(state.model) else {
                 throw ServiceError(.unknownSequence, "\(request.sequence) is not open; open it again.")
             }
+            let attention = model.description[request.layer]
             return .rows(
                 RowsReply(
-                    generation: rows.generation, tokens: rows.tokens, dataType: model.shape.kvDataType,
-                    kvHeads: model.shape.kvHeads / cluster.headGroups, keyDim: model.shape.keyDim,
-                    valueDim: model.shape.valueDim, keys: ByteBuffer(bytes: rows.keys),
+                    generation: rows.generation, tokens: rows.tokens, dataType: model.description.kvDataType,
+                    kvHeads: attention.kvHeads / cluster.headGroups, keyDim: attention.keyDim,
+                    valueDim: attention.ownValueDim, keys: ByteBuffer(bytes: rows.keys),
                     values: ByteBuffer(bytes: rows.values)))
         } catch {
             return .failure(error)

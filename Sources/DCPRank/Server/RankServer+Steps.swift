@@ -8,7 +8,7 @@ extension RankServer {
     /// Whether there is room for what a step will hold: its tensors, everybody's queries and the partials in Float32.
     /// - Throws: `.overloaded` over the budget, `.invalidRequest` for an answer that no frame could hold.
     func checkRoom(for request: StepRequest, _ plan: StepPlan) throws(ServiceError) {
-        let resultByteCount = plan.ownHeads.count * plan.tokens * (plan.shape.valueDim + 1) * 4
+        let resultByteCount = plan.ownHeads.count * plan.tokens * (plan.attention.valueDim + 1) * 4
         let limit = configuration.link.frameLimits.payloadByteCountMax
         guard resultByteCount <= limit else {
             throw ServiceError(

@@ -104,7 +104,7 @@ final class StepExecution {
                 .corrected(
                     CorrectedSlice(
                         tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
-                        valueDim: plan.shape.valueDim, outputs: ByteBuffer(floats: outputs))), to: member)
+                        valueDim: plan.attention.valueDim, outputs: ByteBuffer(floats: outputs))), to: member)
         case .startAppend:
             let arrive = arrival(failed: { .appendFailed($0.server.withHolders($1)) }) {
                 (execution: StepExecution, _: Void) in

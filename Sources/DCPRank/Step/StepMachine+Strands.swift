@@ -86,9 +86,12 @@ extension StepMachine {
         self.newTokens = nil
         phase = .merging
         switch exchanged {
-        case .nothing:
+        case .nothing where plan.sinks.isEmpty:
             output = newTokens
             return replyIfReady()
+        case .nothing:
+            outstandingCount += 1
+            return [.startMerge([], newTokens: newTokens)]
         case .partials(let partials):
             outstandingCount += 1
             return [.startMerge(partials, newTokens: newTokens)]

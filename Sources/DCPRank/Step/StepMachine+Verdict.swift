@@ -41,18 +41,18 @@ extension StepMachine {
 
     func check(_ slice: QuerySlice, from member: Int) throws(ServiceError) {
         let heads = plan.partition.ownHeads(ofRank: member).count
-        guard slice.tokens == plan.tokens, slice.heads == heads, slice.keyDim == plan.shape.keyDim else {
+        guard slice.tokens == plan.tokens, slice.heads == heads, slice.keyDim == plan.attention.keyDim else {
             throw mismatch(
                 "queries [\(slice.heads), \(slice.tokens), \(slice.keyDim)]",
-                "[\(heads), \(plan.tokens), \(plan.shape.keyDim)]", member)
+                "[\(heads), \(plan.tokens), \(plan.attention.keyDim)]", member)
         }
     }
 
     func check(_ states: AttentionStates, from member: Int) throws(ServiceError) {
         let rows = plan.ownHeads.count * plan.tokens
-        guard states.rows == rows, states.valueDim == plan.shape.valueDim else {
+        guard states.rows == rows, states.valueDim == plan.attention.valueDim else {
             throw mismatch(
-                "outputs of \(states.rows) x \(states.valueDim)", "\(rows) x \(plan.shape.valueDim)", member)
+                "outputs of \(states.rows) x \(states.valueDim)", "\(rows) x \(plan.attention.valueDim)", member)
         }
     }
 

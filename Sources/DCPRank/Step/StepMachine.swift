@@ -150,7 +150,7 @@ public struct StepMachine: Sendable {
         if plan.queryMode == .absent {
             // Only the append is left; a repeat has nothing to do at all.
             phase = .merging
-            output = .empty(rows: 0, valueDim: plan.shape.valueDim)
+            output = .empty(rows: 0, valueDim: plan.attention.valueDim)
             return replyIfReady()
         }
         outstandingCount += 1
@@ -224,7 +224,7 @@ public struct StepMachine: Sendable {
             ownLSE = lse
             return handle(try corrections.contribute(summands))
         case .corrected(let summand, let member):
-            let count = plan.ownHeads.count * plan.tokens * plan.shape.valueDim
+            let count = plan.ownHeads.count * plan.tokens * plan.attention.valueDim
             guard summand.count == count else { throw mismatch("\(summand.count) outputs", "\(count)", member) }
             return handle(try corrections.receive(summand, from: member))
         case .mergeDone(let states):

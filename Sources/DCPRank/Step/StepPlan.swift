@@ -7,8 +7,13 @@ public import DCPWire
 /// shape), never from what a rank happens to hold: otherwise some ranks would enter an exchange and others not
 /// (TRAPS 10, 11).
 public struct StepPlan: Sendable {
-    public let shape: ModelShape
+    /// Of the step's layer.
+    public let attention: LayerAttention
+    public let kvDataType: DataType
+    /// Of the own heads; empty for a layer without.
+    public let sinks: [Float]
     public let partition: HeadPartition
+    public let layout: ContextLayout
     public let contextRank: Int
     public let exchange: Exchange
     public let queryMode: StepRequest.QueryMode
@@ -21,24 +26,27 @@ public struct StepPlan: Sendable {
     /// The heads that this rank answers for; none in a step without queries.
     public var ownHeads: Range<Int> { queryMode == .absent ? 0..<0 : partition.ownHeads(ofRank: contextRank) }
 
-    /// Whether any entry has tokens before its position that queries attend to. Without, no rank has anything to exchange.
-    public var hasContext: Bool { queryMode != .absent && entries.contains { $0.position > 0 } }
+    /// Whether any query sees tokens before its entry's own. Without, no rank has anything to exchange. The first query of
+    /// an entry sees the furthest back.
+    public var hasContext: Bool {
+        queryMode != .absent && entries.contains { attention.visibility.first(seenFrom: $0.position) < $0.position }
+    }
 
-    /// Checks a request against the model and this rank's place in the cluster.
+    /// Checks a request against a layer of its model, which has that layer, and this rank's place in the cluster.
     /// - Throws: `.invalidRequest`, naming the value and what it should be.
-    public init(_ request: StepRequest, model: ModelRecord, cluster: ClusterShape, rank: RankIndex)
-        throws(ServiceError)
-    {
-        let shape = model.shape
-        let partition = cluster.partition(of: shape)
+    public init(
+        _ request: StepRequest, layer: Int, model: ModelRecord, cluster: ClusterShape, rank: RankIndex
+    ) throws(ServiceError) {
+        let attention = model.description[layer]
+        let partition = cluster.partition(of: attention)
         let contextRank = cluster.contextRank(of: rank)
         let ownHeads = partition.ownHeads(ofRank: contextRank)
         func require(_ what: String, _ value: Int, _ expected: Int) throws(ServiceError) {
             guard value == expected else {
                 throw ServiceError(
                     .invalidRequest,
-                    "The step brings \(value) \(what), \(rank) needs \(expected) for model `\(model.name)`; correct the "
-                        + "tensors or the model's name.")
+                    "The step brings \(value) \(what), \(rank) needs \(expected) for layer \(layer) of model "
+                        + "`\(model.name)`; correct the tensors or the model's name.")
             }
         }
         switch request.queryMode {
@@ -47,16 +55,22 @@ public struct StepPlan: Sendable {
         case .absent: try require("query heads in a step without queries", request.queryHeads, 0)
         }
         try require("KV heads", request.kvHeads, partition.kvHeads)
-        try require("key dimensions", request.keyDim, shape.keyDim)
-        try require("value dimensions", request.valueDim, shape.valueDim)
+        try require("key dimensions", request.keyDim, attention.keyDim)
+        // None where the values are a part of the keys.
+        try require("value dimensions", request.valueDim, attention.ownValueDim)
         var seen = Set<SequenceID>()
         for entry in request.entries where !seen.insert(entry.sequence).inserted {
             throw ServiceError(
                 .invalidRequest,
                 "\(entry.sequence) is in the step twice; join its tokens into one entry, or send two steps.")
         }
-        self.shape = shape
+        self.attention = attention
+        kvDataType = model.description.kvDataType
+        let sinks = model.description.sinks[layer]
+        let firstHead = cluster.headGroup(of: rank) * partition.queryHeads
+        self.sinks = sinks.isEmpty ? [] : ownHeads.map { sinks[firstHead + $0] }
         self.partition = partition
+        layout = cluster.layout
         self.contextRank = contextRank
         exchange = cluster.exchange
         queryMode = request.queryMode
@@ -67,11 +81,15 @@ public struct StepPlan: Sendable {
 
     /// For tests and tools that have no request at hand.
     package init(
-        shape: ModelShape, partition: HeadPartition, contextRank: Int, exchange: Exchange,
+        attention: LayerAttention, kvDataType: DataType, sinks: [Float] = [], partition: HeadPartition,
+        layout: ContextLayout, contextRank: Int, exchange: Exchange,
         queryMode: StepRequest.QueryMode, wantsLSE: Bool, entries: [StepRequest.Entry]
     ) {
-        self.shape = shape
+        self.attention = attention
+        self.kvDataType = kvDataType
+        self.sinks = sinks
         self.partition = partition
+        self.layout = layout
         self.contextRank = contextRank
         self.exchange = exchange
         self.queryMode = queryMode
@@ -85,7 +103,7 @@ public struct StepPlan: Sendable {
     public func byteCount(of request: StepRequest) -> Int {
         let tensors = Message.step(request).payloadByteCount
         guard queryMode != .absent else { return tensors }
-        return tensors + partition.queryHeads * tokens * (shape.keyDim + 2 * shape.valueDim) * 4
+        return tensors + partition.queryHeads * tokens * (attention.keyDim + 2 * attention.valueDim) * 4
     }
 
     /// The rows of a context rank's own heads in `[head][token]` states of the whole group.

@@ -22,7 +22,7 @@ final class StepWork: Sendable {
     init(plan: StepPlan, request: StepRequest, layer: Int, cache: ShardCache, pool: ComputePool) {
         self.plan = plan
         self.request = request
-        limits = InputLimits(plan.shape)
+        limits = InputLimits(plan.attention, kvDataType: plan.kvDataType)
         self.layer = layer
         self.cache = cache
         self.pool = pool
@@ -44,7 +44,7 @@ final class StepWork: Sendable {
                 for (tensor, rows, dataType, firstHead, dim) in [
                     (InputLimits.Tensor.query, request.queries, request.queryDataType, heads, request.keyDim),
                     (.key, request.keys, request.keyValueDataType, 0, request.keyDim),
-                    (.value, request.values, request.keyValueDataType, 0, request.valueDim),
+                    (.value, request.values, request.keyValueDataType, 0, max(request.valueDim, 1)),
                 ] {
                     try rows.withBytes { (bytes) throws(ServiceError) in
                         try limits.check(
@@ -89,15 +89,15 @@ final class StepWork: Sendable {
     func attendNewTokens(completion: @escaping Completion<AttentionResult>) {
         attend(completion) { [self] (_) throws(ServiceError) -> AttentionJob in
             try checkInputs()
-            var queries = QueryRows(heads: plan.ownHeads, tokens: plan.tokens, keyDim: plan.shape.keyDim)
+            var queries = QueryRows(heads: plan.ownHeads, tokens: plan.tokens, keyDim: plan.attention.keyDim)
             let slice = ownQueries
             try slice.withBytes { (bytes) throws(ServiceError) in
                 try queries.set(
                     heads: plan.ownHeads, dataType: request.queryDataType, rows: bytes, limits: limits)
             }
             let layout = PanelLayout(
-                dataType: plan.shape.kvDataType, kvHeads: plan.partition.kvHeads, keyDim: plan.shape.keyDim,
-                valueDim: plan.shape.valueDim, blockTokens: Self.newTokenBlockTokens)
+                plan.attention, plan.kvDataType, kvHeads: plan.partition.kvHeads,
+                blockTokens: Self.newTokenBlockTokens)
             var panels: [NewTokenPanels] = []
             try withRows { (rows) throws(ServiceError) in
                 for (_, tokens) in entryTokens {
@@ -106,25 +106,28 @@ final class StepWork: Sendable {
             }
             let works = zip(entryTokens, panels).map { item, panels in
                 AttentionWork(
-                    model: plan.shape, partition: plan.partition, heads: plan.ownHeads, queries: queries,
-                    tokens: item.1, over: panels.blocks, causal: true)
+                    attention: plan.attention, partition: plan.partition, heads: plan.ownHeads, queries: queries,
+                    tokens: item.1, visible: .new(plan.attention.visibility, at: item.0.positions), over: panels.blocks)
             }
             return job(works, heads: plan.ownHeads.count, owners: panels)
         }
     }
 
-    /// Attention of all the group's heads over this rank's shard, never masked.
+    /// Attention of all the group's heads over this rank's shard, as far back as they see.
     func attendContext(_ slices: [QuerySlice], completion: @escaping Completion<AttentionResult>) {
         attend(completion) { [self] (goesOn) throws(ServiceError) -> AttentionJob in
             let allHeads = 0..<plan.partition.queryHeads
-            var queries = QueryRows(heads: allHeads, tokens: plan.tokens, keyDim: plan.shape.keyDim)
+            var queries = QueryRows(heads: allHeads, tokens: plan.tokens, keyDim: plan.attention.keyDim)
             for (member, slice) in slices.enumerated() {
                 let heads = slices.count == 1 ? allHeads : plan.partition.ownHeads(ofRank: member)
                 try slice.queries.withBytes { (bytes) throws(ServiceError) in
                     try queries.set(heads: heads, dataType: slice.dataType, rows: bytes, limits: limits)
                 }
             }
-            let wanted = request.entries.map { ($0.sequence, $0.position) }
+            // What the first query of an entry sees; the others see nothing before it.
+            let wanted = request.entries.map {
+                ($0.sequence, min(plan.attention.visibility.first(seenFrom: $0.position), $0.position)..<$0.position)
+            }
             let readers = try cache.contexts(wanted, layer: layer) { () throws(ServiceError) in
                 goesOn()
                 guard !isCancelled.load(ordering: .relaxed) else {
@@ -133,9 +136,12 @@ final class StepWork: Sendable {
             }
             let works = zip(entryTokens, readers).map { item, reader in
                 AttentionWork(
-                    model: plan.shape, partition: plan.partition, heads: allHeads, queries: queries, tokens: item.1,
-                    over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true),
-                    causal: false)
+                    attention: plan.attention, partition: plan.partition, heads: allHeads, queries: queries,
+                    tokens: item.1,
+                    visible: .context(
+                        plan.attention.visibility, seenFrom: item.0.positions, of: plan.layout, rank: plan.contextRank,
+                        local: reader.firstIndex..<reader.firstIndex + reader.tokens),
+                    over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true))
             }
             return job(works, heads: allHeads.count, owners: readers)
         }
@@ -160,9 +166,9 @@ final class StepWork: Sendable {
     func merge(
         _ partials: [AttentionStates], _ newTokens: AttentionStates, completion: @escaping Completion<AttentionStates>
     ) {
-        submit(completion) { () throws(ServiceError) in
+        submit(completion) { [self] () throws(ServiceError) in
             for (member, partial) in partials.enumerated() { try ReceivedNumbers.check(partial, from: member) }
-            return try AttentionStates.merge([AttentionStates.merge(partials), newTokens])
+            return try merged(partials.isEmpty ? [newTokens] : [AttentionStates.merge(partials), newTokens])
         }
     }
 
@@ -170,14 +176,19 @@ final class StepWork: Sendable {
         _ summands: [[Float]], lse: [Double], _ newTokens: AttentionStates,
         completion: @escaping Completion<AttentionStates>
     ) {
-        submit(completion) { () throws(ServiceError) in
+        submit(completion) { [self] () throws(ServiceError) in
             for (member, outputs) in summands.enumerated() {
                 try ReceivedNumbers.check(corrected: outputs, from: member)
             }
             let context = AttentionStates(
                 valueDim: newTokens.valueDim, outputs: AttentionStates.sum(of: summands), lse: lse)
-            return try AttentionStates.merge([context, newTokens])
+            return try merged([context, newTokens])
         }
+    }
+
+    /// The end of the own heads' attention. Their sinks count here, once: no other rank and no piece knows them.
+    private func merged(_ parts: [AttentionStates]) throws(ServiceError) -> AttentionStates {
+        try AttentionStates.merge(parts, sinks: plan.sinks)
     }
 
     /// New tokens sit in blocks of their own size: their layout is nobody's but this step's.
@@ -194,7 +205,7 @@ final class StepWork: Sendable {
     /// The own heads' part of the queries the client sent.
     private var ownQueries: ByteBuffer {
         guard request.queryMode == .replicate else { return request.queries }
-        let headByteCount = plan.tokens * plan.shape.keyDim * request.queryDataType.byteCount
+        let headByteCount = plan.tokens * plan.attention.keyDim * request.queryDataType.byteCount
         return request.queries.getSlice(
             at: request.queries.readerIndex + plan.ownHeads.lowerBound * headByteCount,
             length: plan.ownHeads.count * headByteCount)!
@@ -236,7 +247,7 @@ extension StepWork {
 
     private func job(_ works: [AttentionWork], heads: Int, owners: [any AnyObject & Sendable]) -> AttentionJob {
         AttentionJob(
-            works: works, rows: heads * plan.tokens, valueDim: plan.shape.valueDim, owners: owners)
+            works: works, rows: heads * plan.tokens, valueDim: plan.attention.valueDim, owners: owners)
     }
 }
 

@@ -16,7 +16,7 @@ final class ModelSequence {
     }
 
     let name: String
-    let shape: ModelShape
+    let model: ModelDescription
     var record: SequenceRecord?
     var layers: [Layer]
     /// The longest length of which a commit was sent since the last cut: more than this, no rank may have committed.
@@ -26,16 +26,16 @@ final class ModelSequence {
     /// What was acknowledged as committed, and when: the last entry is what no rank may have lost.
     private(set) var acknowledged: [(time: UInt64, length: Int)] = [(0, 0)]
 
-    init(name: String, shape: ModelShape) {
+    init(name: String, model: ModelDescription) {
         self.name = name
-        self.shape = shape
-        layers = Array(repeating: Layer(), count: shape.layers)
+        self.model = model
+        layers = Array(repeating: Layer(), count: model.layers)
     }
 
     /// A fork of the first tokens of another, not acknowledged yet.
     init(name: String, forkOf parent: ModelSequence, length: Int) {
         self.name = name
-        shape = parent.shape
+        model = parent.model
         layers = parent.layers
         askedLength = length
         for layer in layers.indices { cut(layer, to: length) }
@@ -63,15 +63,16 @@ final class ModelSequence {
 
     func cut(_ layer: Int, to length: Int) {
         guard length < layers[layer].count else { return }
-        layers[layer].keys.removeLast((layers[layer].count - length) * shape.kvHeads * shape.keyDim)
-        layers[layer].values.removeLast((layers[layer].count - length) * shape.kvHeads * shape.valueDim)
+        layers[layer].keys.removeLast((layers[layer].count - length) * model[layer].kvHeads * model[layer].keyDim)
+        layers[layer].values.removeLast(
+            (layers[layer].count - length) * model[layer].kvHeads * model[layer].ownValueDim)
         layers[layer].count = length
     }
 
     /// Takes new tokens in, as they are about to be sent.
     func append(_ layer: Int, _ keys: [Float], _ values: [Float], tokens: Int) {
-        layers[layer].keys += Rounding.rounded(keys, to: shape.kvDataType)
-        layers[layer].values += Rounding.rounded(values, to: shape.kvDataType)
+        layers[layer].keys += Rounding.rounded(keys, to: model.kvDataType)
+        layers[layer].values += Rounding.rounded(values, to: model.kvDataType)
         layers[layer].count += tokens
     }
 }

@@ -61,7 +61,7 @@ final class Predecessor {
             let message: Message
             switch kind {
             case 0:
-                message = .step(step(sequence, claim, position: lengths[layer], on: rank))
+                message = .step(step(sequence, claim, layer: layer, position: lengths[layer], on: rank))
             case 1: message = .commit([SequenceLength(sequence: sequence, length: length, claim: claim)])
             default: message = .rewind(SequenceLength(sequence: sequence, length: length, claim: claim))
             }
@@ -78,10 +78,12 @@ final class Predecessor {
     }
 
     /// One token without attention.
-    private func step(_ sequence: SequenceID, _ claim: Claim, position: Int, on rank: RankIndex) -> StepRequest {
-        let shape = model.shape
-        let heads = shape.kvHeads / simulation.knobs.shape.headGroups
-        let (keyDim, valueDim) = (shape.keyDim, shape.valueDim)
+    private func step(_ sequence: SequenceID, _ claim: Claim, layer: Int, position: Int, on rank: RankIndex)
+        -> StepRequest
+    {
+        let attention = model.description[layer]
+        let heads = attention.kvHeads / simulation.knobs.shape.headGroups
+        let (keyDim, valueDim) = (attention.keyDim, attention.ownValueDim)
         return StepRequest(
             model: model.id, queryMode: .absent, wantsLSE: false,
             timeoutMilliseconds: UInt32(simulation.knobs.stepTimeout.nanoseconds / 1_000_000),

@@ -11,7 +11,7 @@ struct SentStep {
     /// `[tokens][Hq][Dv]` and `[tokens][Hq]`, in Float64 over what the client has sent.
     private let expected: ReferenceAttention.Result
     private let cluster: ClusterShape
-    private let model: ModelShape
+    private let attention: LayerAttention
     private let tokens: Int
 
     /// Of a float32 computation over at most a few hundred tokens with values up to 4.
@@ -23,13 +23,13 @@ struct SentStep {
         model: ModelRecord,
         cluster: ClusterShape, mode: StepRequest.QueryMode, timeout: Duration, random: inout SeededGenerator
     ) {
-        let shape = model.shape
+        let attention = model.description[layer]
         self.layer = layer
         self.tag = tag
         self.cluster = cluster
-        self.model = shape
+        self.attention = attention
         tokens = entries.reduce(0) { $0 + $1.count }
-        let reference = ReferenceAttention(shape)
+        let reference = ReferenceAttention(attention)
         var joined = ReferenceAttention.Result(outputs: [], lse: [])
         var queries: [Float] = []
         var keys: [Float] = []
@@ -37,9 +37,9 @@ struct SentStep {
         var wire: [StepRequest.Entry] = []
         for (sequence, count) in entries {
             let position = sequence.layers[layer].count
-            let q = random.floats(count * shape.queryHeads * shape.keyDim, limit: 2)
-            let k = random.distinctRows(tokens: count, heads: shape.kvHeads, dim: shape.keyDim, limit: 2)
-            let v = random.distinctRows(tokens: count, heads: shape.kvHeads, dim: shape.valueDim, limit: 4)
+            let q = random.floats(count * attention.queryHeads * attention.keyDim, limit: 2)
+            let k = random.distinctRows(tokens: count, heads: attention.kvHeads, dim: attention.keyDim, limit: 2)
+            let v = random.distinctRows(tokens: count, heads: attention.kvHeads, dim: attention.valueDim, limit: 4)
             sequence.append(layer, k, v, tokens: count)
             let held = sequence.layers[layer]
             let part = reference.attend(queries: q, keys: held.keys, values: held.values, position: position)
@@ -53,12 +53,12 @@ struct SentStep {
                     sequence: sequence.record!.id, position: position, count: count, claim: claims[sequence.name]!))
         }
         expected = joined
-        let partition = cluster.partition(of: shape)
+        let partition = cluster.partition(of: attention)
         let tokens = tokens
         let rows = (
-            RowOrder.headMajor(queries, tokens: tokens, heads: shape.queryHeads, dim: shape.keyDim),
-            RowOrder.headMajor(keys, tokens: tokens, heads: shape.kvHeads, dim: shape.keyDim),
-            RowOrder.headMajor(values, tokens: tokens, heads: shape.kvHeads, dim: shape.valueDim)
+            RowOrder.headMajor(queries, tokens: tokens, heads: attention.queryHeads, dim: attention.keyDim),
+            RowOrder.headMajor(keys, tokens: tokens, heads: attention.kvHeads, dim: attention.keyDim),
+            RowOrder.headMajor(values, tokens: tokens, heads: attention.kvHeads, dim: attention.valueDim)
         )
         func bytes(_ rows: [Float], _ heads: Range<Int>, _ dim: Int) -> ByteBuffer {
             let part = Array(rows[heads.lowerBound * tokens * dim..<heads.upperBound * tokens * dim])
@@ -75,8 +75,9 @@ struct SentStep {
                 model: model.id, queryMode: mode, wantsLSE: true,
                 timeoutMilliseconds: UInt32(timeout.nanoseconds / 1_000_000), entries: wire,
                 queryDataType: .float32, keyValueDataType: .float32, queryHeads: heads.count, kvHeads: kvHeads.count,
-                keyDim: shape.keyDim, valueDim: shape.valueDim, queries: bytes(rows.0, heads, shape.keyDim),
-                keys: bytes(rows.1, kvHeads, shape.keyDim), values: bytes(rows.2, kvHeads, shape.valueDim))
+                keyDim: attention.keyDim, valueDim: attention.ownValueDim,
+                queries: bytes(rows.0, heads, attention.keyDim),
+                keys: bytes(rows.1, kvHeads, attention.keyDim), values: bytes(rows.2, kvHeads, attention.valueDim))
         }
         self.requests = requests
     }
@@ -91,8 +92,8 @@ struct SentStep {
 
     /// What is wrong with a rank's answer; nil when it is the reference's.
     func fault(in result: StepResult, from rank: RankIndex) -> String? {
-        let heads = Self.ownHeads(of: rank, cluster, cluster.partition(of: model))
-        guard result.heads == heads.count, result.tokens == tokens, result.valueDim == model.valueDim,
+        let heads = Self.ownHeads(of: rank, cluster, cluster.partition(of: attention))
+        guard result.heads == heads.count, result.tokens == tokens, result.valueDim == attention.valueDim,
             let lse = result.lse
         else { return "it has the shape [\(result.heads), \(result.tokens), \(result.valueDim)]" }
         func float(_ buffer: ByteBuffer, _ index: Int) -> Double {
@@ -101,14 +102,14 @@ struct SentStep {
         }
         for (slot, head) in heads.enumerated() {
             for token in 0..<tokens {
-                let row = token * model.queryHeads + head
+                let row = token * attention.queryHeads + head
                 let found = float(lse, slot * tokens + token)
                 guard abs(found - expected.lse[row]) <= Self.tolerance * max(1, abs(expected.lse[row])) else {
                     return "the LSE of head \(head), token \(token) is \(found), not \(expected.lse[row])"
                 }
-                for dim in 0..<model.valueDim {
-                    let found = float(result.outputs, (slot * tokens + token) * model.valueDim + dim)
-                    let wanted = expected.outputs[row * model.valueDim + dim]
+                for dim in 0..<attention.valueDim {
+                    let found = float(result.outputs, (slot * tokens + token) * attention.valueDim + dim)
+                    let wanted = expected.outputs[row * attention.valueDim + dim]
                     guard abs(found - wanted) <= Self.tolerance * 4 else {
                         return "output \(dim) of head \(head), token \(token) is \(found), not \(wanted)"
                     }

@@ -59,7 +59,7 @@ extension SimulatedClient {
                 case .conflict:
                     // An earlier request that was not answered had made it, or is still being undone.
                     unanswered = DirectoryWish(
-                        request: .openSequence(name: name, model: "", create: false),
+                        request: .openSequence(name: name, model: "", revision: "", create: false),
                         done: { [self] in opened($0, isWhole: branch.isRecorded && !simulation.hasDamage) },
                         refused: { [self] in recover(after: $0) })
                     askDirectory()

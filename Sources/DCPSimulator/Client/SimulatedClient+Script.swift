@@ -222,6 +222,6 @@ extension SimulatedClient {
     }
 }
 
-extension ModelShape {
+extension ModelDescription {
     fileprivate var layerIndices: Range<Int> { 0..<layers }
 }

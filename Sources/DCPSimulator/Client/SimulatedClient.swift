@@ -97,9 +97,9 @@ final class SimulatedClient: @unchecked Sendable {
     var cluster: ClusterShape { simulation.knobs.shape }
 
     func start() {
-        let first = ModelSequence(name: "\(name)-main", shape: simulation.knobs.model)
+        let first = ModelSequence(name: "\(name)-main", model: simulation.knobs.model)
         unanswered = DirectoryWish(
-            request: .registerModel(name: "model", shape: simulation.knobs.model),
+            request: .registerModel(name: "model", simulation.knobs.model),
             done: { [self] reply in
                 model = reply.models.first
                 open(first)
@@ -109,7 +109,7 @@ final class SimulatedClient: @unchecked Sendable {
 
     private func open(_ sequence: ModelSequence) {
         unanswered = DirectoryWish(
-            request: .openSequence(name: sequence.name, model: "model", create: true),
+            request: .openSequence(name: sequence.name, model: "model", revision: "", create: true),
             done: { [self] reply in
                 sequence.record = reply.sequences.first
                 sequences.append(sequence)

@@ -4,27 +4,27 @@ public import DCPCore
 public struct ModelRecord: Hashable, Sendable {
     public var id: ModelID
     public var name: String
-    public var shape: ModelShape
+    public var description: ModelDescription
 
-    public init(id: ModelID, name: String, shape: ModelShape) {
+    public init(id: ModelID, name: String, description: ModelDescription) {
         self.id = id
         self.name = name
-        self.shape = shape
+        self.description = description
     }
 
-    /// The id, an empty name and a shape.
-    static let byteCountMin = 28
+    /// The id, an empty name and a description of at least one kind and run.
+    static let byteCountMin = 45
 
     package init(from reader: inout WireReader) throws(ServiceError) {
         id = ModelID(try reader.read("model"))
         name = try reader.readString("model name")
-        shape = try ModelShape(from: &reader)
+        description = try ModelDescription(from: &reader)
     }
 
     package func encode(to writer: inout WireWriter) {
         writer.write(id.value)
         writer.write(name)
-        shape.encode(to: &writer)
+        description.encode(to: &writer)
     }
 }
 
@@ -55,33 +55,13 @@ public struct SequenceRecord: Hashable, Sendable {
     }
 }
 
-extension ModelShape {
+extension ModelDescription {
+    /// A byte count: u32, and the bytes of `encoded`.
     package init(from reader: inout WireReader) throws(ServiceError) {
-        let layers: UInt32 = try reader.read("layers")
-        let queryHeads: UInt16 = try reader.read("query heads")
-        let kvHeads: UInt16 = try reader.read("KV heads")
-        let keyDim: UInt16 = try reader.read("key dim")
-        let valueDim: UInt16 = try reader.read("value dim")
-        let scale = try reader.readFloat("scale")
-        let hasSoftcap = try reader.readBool("has soft cap")
-        let softcap = try reader.readFloat("soft cap")
-        let kvDataType: DataType = try reader.readCase("KV dtype")
-        try self.init(
-            layers: Int(layers), queryHeads: Int(queryHeads), kvHeads: Int(kvHeads), keyDim: Int(keyDim),
-            valueDim: Int(valueDim), scale: scale, softcap: hasSoftcap ? softcap : nil, kvDataType: kvDataType)
+        try self.init(encoded: try reader.readBytes("model description"))
     }
 
-    package func encode(to writer: inout WireWriter) {
-        writer.write(UInt32(layers))
-        writer.write(UInt16(queryHeads))
-        writer.write(UInt16(kvHeads))
-        writer.write(UInt16(keyDim))
-        writer.write(UInt16(valueDim))
-        writer.write(scale)
-        writer.write(softcap != nil)
-        writer.write(softcap ?? 0)
-        writer.write(kvDataType.rawValue)
-    }
+    package func encode(to writer: inout WireWriter) { writer.write(bytes: encoded) }
 }
 
 /// What the coordinator carries to every rank after it has recorded it. Each is idempotent: at a rejoin it is sent again.
@@ -152,12 +132,13 @@ public enum DirectoryOperation: Hashable, Sendable {
 
 /// What a client asks of the coordinator's directory. Names are unique in the cluster.
 public enum DirectoryRequest: Hashable, Sendable {
-    /// Registers a model, or confirms that it is registered with the same shape.
-    case registerModel(name: String, shape: ModelShape)
+    /// Registers a model, or confirms that it is registered as described.
+    case registerModel(name: String, ModelDescription)
     case removeModel(name: String)
     case listModels
-    /// Opens a sequence; creates it when it is new and `create` is set.
-    case openSequence(name: String, model: String, create: Bool)
+    /// Opens a sequence; creates it when it is new and `create` is set. Refused when a revision is given, not empty, and the
+    /// model has another.
+    case openSequence(name: String, model: String, revision: String, create: Bool)
     case listSequences
     /// This and the next two are refused unless the claim is the sequence's latest.
     case truncate(name: String, length: Int, claim: Claim)
@@ -174,13 +155,13 @@ public enum DirectoryRequest: Hashable, Sendable {
     init(from reader: inout WireReader) throws(ServiceError) {
         let kind: UInt8 = try reader.read("request")
         switch kind {
-        case 1: self = .registerModel(name: try reader.readString("name"), shape: try ModelShape(from: &reader))
+        case 1: self = .registerModel(name: try reader.readString("name"), try ModelDescription(from: &reader))
         case 2: self = .removeModel(name: try reader.readString("name"))
         case 3: self = .listModels
         case 4:
             self = .openSequence(
                 name: try reader.readString("name"), model: try reader.readString("model"),
-                create: try reader.readBool("create"))
+                revision: try reader.readString("revision"), create: try reader.readBool("create"))
         case 5: self = .listSequences
         case 6:
             self = .truncate(
@@ -200,18 +181,19 @@ public enum DirectoryRequest: Hashable, Sendable {
 
     func encode(to writer: inout WireWriter) {
         switch self {
-        case .registerModel(let name, let shape):
+        case .registerModel(let name, let description):
             writer.write(UInt8(1))
             writer.write(name)
-            shape.encode(to: &writer)
+            description.encode(to: &writer)
         case .removeModel(let name):
             writer.write(UInt8(2))
             writer.write(name)
         case .listModels: writer.write(UInt8(3))
-        case .openSequence(let name, let model, let create):
+        case .openSequence(let name, let model, let revision, let create):
             writer.write(UInt8(4))
             writer.write(name)
             writer.write(model)
+            writer.write(revision)
             writer.write(create)
         case .listSequences: writer.write(UInt8(5))
         case .truncate(let name, let length, let claim):

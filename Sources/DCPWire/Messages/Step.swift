@@ -21,6 +21,8 @@ public struct StepRequest: Sendable {
             self.claim = claim
         }
 
+        public var positions: Range<Int> { position..<position + count }
+
         static let byteCount = 28
     }
 

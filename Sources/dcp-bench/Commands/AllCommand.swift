@@ -8,9 +8,10 @@ struct AllCommand: AsyncParsableCommand {
         commandName: "all",
         abstract: "The table of the README: decode, prefill, append and a whole step.",
         discussion: """
-            Decode at each context with one and two threads, for 4, 8 and 3 query heads a KV head; a chunk of prefill at \
-            the shortest context; append; a step through two ranks at the longest. With the default contexts it takes \
-            about three minutes and up to 1.3 GB of disk.
+            Decode at each context with one and two threads, for 4, 8 and 3 query heads a KV head, and with a window of \
+            1,024 at the longest; a chunk of prefill at the shortest; both of latent attention there; append; a step \
+            through two ranks at the longest. With the default contexts it takes about four minutes and up to 1.3 GB of \
+            disk.
 
             EXAMPLE
               dcp-bench all
@@ -30,6 +31,7 @@ struct AllCommand: AsyncParsableCommand {
             let contexts = try Lists.counts(context, option: "--context", in: ShapeOptions.contexts).sorted()
             let count = try Lists.count(count, option: "--count", in: ShapeOptions.counts)
             let large = try AttentionShape("llama-8b")
+            let latent = try AttentionShape("128x1x576x512", isLatent: true)
             let threads = [1, 2]
             let shapes = [large, try AttentionShape("llama-70b"), try AttentionShape("smollm2-135m")]
             let decodes = [
@@ -38,6 +40,15 @@ struct AllCommand: AsyncParsableCommand {
                 KernelBenchmark(
                     .decode, shapes: [large], dataTypes: [.float16, .float32], contexts: contexts, threads: threads,
                     count: 1),
+                KernelBenchmark(
+                    .decode, shapes: [large], dataTypes: [.bfloat16], contexts: [contexts[contexts.count - 1]],
+                    threads: threads, count: 1, visibility: .window(1024)),
+                KernelBenchmark(
+                    .decode, shapes: [latent], dataTypes: [.bfloat16], contexts: [contexts[0]], threads: threads,
+                    count: 1),
+                KernelBenchmark(
+                    .prefill, shapes: [latent], dataTypes: [.bfloat16], contexts: [contexts[0]], threads: threads,
+                    count: 8),
             ]
             let prefill = KernelBenchmark(
                 .prefill, shapes: [large], dataTypes: [.bfloat16], contexts: [contexts[0]], threads: threads,

@@ -23,6 +23,8 @@ struct DecodeCommand: AsyncParsableCommand {
               dcp-bench kernels decode
               dcp-bench kernels decode --shape 64x8x128 --context 32k,128k --threads 1,2 --dtype bf16,f32
               dcp-bench kernels decode --count 4 --queries f32 --json
+              dcp-bench kernels decode --window 1k --context 128k
+              dcp-bench kernels decode --latent --shape 128x1x576x512 --context 32k
             """)
 
     @OptionGroup var shape: ShapeOptions
@@ -36,16 +38,17 @@ struct DecodeCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Queries that bf16 holds, or any Float32: bf16 or f32.", valueName: "kind"))
     var queries: String = "bf16"
 
+    @OptionGroup var layer: LayerOptions
     @OptionGroup var options: BenchOptions
 
     func run() async throws {
         try await execute {
             let benchmark = KernelBenchmark(
-                .decode, shapes: try shape.shapes(), dataTypes: try shape.dataTypes(),
+                .decode, shapes: try layer.shapes(shape), dataTypes: try shape.dataTypes(),
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
                 threads: try shape.threadCounts(), count: try Lists.count(count, option: "--count", in: 1...256),
-                queries: try QueryKind(option: queries))
-            var parameters = shape.parameters
+                queries: try QueryKind(option: queries), visibility: try layer.visibility())
+            var parameters = shape.parameters.merging(layer.parameters) { $1 }
             parameters["context"] = context
             parameters["count"] = count
             parameters["queries"] = queries
@@ -83,17 +86,18 @@ struct PrefillCommand: AsyncParsableCommand {
     @Flag(help: "Measure the chunk's attention to its own tokens, too.")
     var causal = false
 
+    @OptionGroup var layer: LayerOptions
     @OptionGroup var options: BenchOptions
 
     func run() async throws {
         try await execute {
             let benchmark = KernelBenchmark(
-                .prefill, shapes: try shape.shapes(), dataTypes: try shape.dataTypes(),
+                .prefill, shapes: try layer.shapes(shape), dataTypes: try shape.dataTypes(),
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
                 threads: try shape.threadCounts(),
                 count: try Lists.count(count, option: "--count", in: ShapeOptions.counts),
-                queries: try QueryKind(option: queries), withNewTokens: causal)
-            var parameters = shape.parameters
+                queries: try QueryKind(option: queries), visibility: try layer.visibility(), withNewTokens: causal)
+            var parameters = shape.parameters.merging(layer.parameters) { $1 }
             parameters["context"] = context
             parameters["count"] = count
             parameters["queries"] = queries
@@ -102,5 +106,29 @@ struct PrefillCommand: AsyncParsableCommand {
                 "kernels prefill", parameters, notMeasured: KernelBenchmark.notMeasured(.prefill)
             ) { bench in try await onOwnThread { try benchmark.run(bench) } }
         }
+    }
+}
+
+/// What a layer's attention is beside its shape.
+struct LayerOptions: ParsableArguments {
+    @Option(help: ArgumentHelp("Queries see so many last tokens, their own counted. Default: all.", valueName: "count"))
+    var window: String?
+
+    @Flag(help: "Values are the first Dv dimensions of keys.")
+    var latent = false
+
+    func shapes(_ options: ShapeOptions) throws(ServiceError) -> [AttentionShape] {
+        try Lists.shapes(options.shape, areLatent: latent)
+    }
+
+    func visibility() throws(ServiceError) -> Visibility {
+        guard let window else { return .all }
+        return .window(try Lists.count(window, option: "--window", in: 2...LayerAttention.windowMax))
+    }
+
+    var parameters: [String: String] {
+        var parameters = ["latent": "\(latent)"]
+        parameters["window"] = window
+        return parameters
     }
 }

@@ -33,7 +33,7 @@ struct Models: AsyncParsableCommand {
 
     struct Show: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Show one model's shape.",
+            abstract: "Show one model: its layers' attention, and what they keep.",
             discussion: """
                 EXAMPLE
                   dcpctl model show smollm2
@@ -50,7 +50,7 @@ struct Models: AsyncParsableCommand {
                         .unknownModel, "No model is called `\(name)`; `dcpctl model list` shows those there are.")
                 }
                 let view = ModelView(record)
-                try client.output.print(view) { ModelView.table([view]) }
+                try client.output.print(view) { view.text }
             }
         }
     }
@@ -79,38 +79,70 @@ struct Models: AsyncParsableCommand {
 struct ModelView: Encodable {
     var id: UInt32
     var name: String
-    var layers: Int
-    var queryHeads: Int
-    var kvHeads: Int
-    var keyDim: Int
-    var valueDim: Int
-    var scale: Float
-    var softcap: Float?
+    var revision: String?
     var kvDtype: String
+    var layers: Int
+    /// The order of kinds.
+    var pattern: String
+    var kinds: [Kind]
+
+    struct Kind: Encodable {
+        /// First and last of each run.
+        var layers: [[Int]]
+        var queryHeads: Int
+        var kvHeads: Int
+        var keyDim: Int
+        var valueDim: Int
+        /// Whether they are the first dimensions of the keys.
+        var hasLeadingValues: Bool
+        var scale: Float
+        var softcap: Float?
+        var window: Int?
+        var hasSinks: Bool
+        var text: String
+
+        init(_ index: Int, of model: ModelDescription) {
+            let kind = model.kinds[index]
+            layers = model.runs.filter { $0.kind == index }.map { [$0.layers.lowerBound, $0.layers.upperBound - 1] }
+            queryHeads = kind.queryHeads
+            kvHeads = kind.kvHeads
+            keyDim = kind.keyDim
+            valueDim = kind.valueDim
+            hasLeadingValues = kind.ownValueDim == 0
+            scale = kind.scale
+            softcap = kind.softcap
+            if case .window(let tokens) = kind.visibility { window = tokens }
+            hasSinks = kind.hasSinks
+            text = model.kindLines[index]
+        }
+    }
 
     init(_ record: ModelRecord) {
+        let model = record.description
         id = record.id.value
         name = record.name
-        layers = record.shape.layers
-        queryHeads = record.shape.queryHeads
-        kvHeads = record.shape.kvHeads
-        keyDim = record.shape.keyDim
-        valueDim = record.shape.valueDim
-        scale = record.shape.scale
-        softcap = record.shape.softcap
-        kvDtype = record.shape.kvDataType.name
+        revision = model.revision
+        kvDtype = model.kvDataType.name
+        layers = model.layers
+        pattern = model.pattern
+        kinds = model.kinds.indices.map { Kind($0, of: model) }
     }
 
     static func table(_ views: [ModelView]) -> String {
         guard !views.isEmpty else { return "No models." }
-        var table = TextTable(
-            "MODEL", "LAYERS", "Q HEADS", "KV HEADS", "KEY DIM", "VALUE DIM", "SCALE", "SOFT CAP", "KV DTYPE")
+        var table = TextTable("MODEL", "REVISION", "KV DTYPE", "LAYERS", "KINDS")
         for view in views {
             table.append([
-                view.name, "\(view.layers)", "\(view.queryHeads)", "\(view.kvHeads)", "\(view.keyDim)",
-                "\(view.valueDim)", "\(view.scale)", view.softcap.map { "\($0)" } ?? "-", view.kvDtype,
+                view.name, view.revision ?? "-", view.kvDtype, "\(view.layers)", view.pattern,
             ])
         }
         return table.rendered()
+    }
+
+    /// One model, a line for each kind.
+    var text: String {
+        let title = "\(name): \(layers) \(layers == 1 ? "layer" : "layers"), KV cache of \(kvDtype)"
+        return ([title + (revision.map { ", revision \($0)" } ?? ""), "  \(pattern)"] + kinds.map { "  \($0.text)" })
+            .joined(separator: "\n")
     }
 }

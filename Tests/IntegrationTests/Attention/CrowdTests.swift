@@ -67,7 +67,7 @@ extension Integration {
                 func rows(_ values: [Float], _ width: Int) -> [Float] {
                     Array(values[index * width..<(index + 1) * width])
                 }
-                let one = ReferenceAttention(shape).attend(
+                let one = ReferenceAttention(shape[0]).attend(
                     queries: rows(traces[1].layers[0].queries, wide),
                     keys: traces.flatMap { rows($0.layers[0].keys, narrow) },
                     values: traces.flatMap { rows($0.layers[0].values, narrow) }, position: 1)

@@ -25,7 +25,7 @@ extension Integration {
         ]
 
         /// 9 query heads on every number of ranks, MHA, MQA, GQA with a soft cap and Dk != Dv; each KV dtype.
-        static func models(_ groups: Int) throws -> [(name: String, shape: ModelShape)] {
+        static func models(_ groups: Int) throws -> [(name: String, shape: ModelDescription)] {
             [
                 ("9 heads bf16", try shape(9 * groups, 3 * groups, 64, 64, .bfloat16)),
                 ("MHA f32", try shape(4, 4, 16, 24, .float32)),
@@ -63,7 +63,7 @@ extension Integration {
         }
 
         private func compare(
-            _ setup: ClusterSetup, _ name: String, _ shape: ModelShape, _ a: Cluster, _ b: Cluster
+            _ setup: ClusterSetup, _ name: String, _ shape: ModelDescription, _ a: Cluster, _ b: Cluster
         ) async throws {
             let cuts = Self.cuts(setup, heads: shape.queryHeads)
             let trace = Trace(shape, tokens: cuts.end, salt: UInt64(setup.ranks * 100 + setup.interleave))

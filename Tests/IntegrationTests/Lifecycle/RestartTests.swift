@@ -36,7 +36,7 @@ extension Integration {
                     let sequence = try await client.openSequence("disturbed", model: nil)
                     let progress = try await client.status(of: sequence)
                     #expect(progress.committedLength == 133 && progress.layerLengths == [133, 133])
-                    #expect(sequence.model.shape == trace.shape)
+                    #expect(sequence.model.description == trace.shape)
                     let decode = try await client.play(trace, Self.decode, on: sequence, commit: .everyStep)
                     let joined = zip(prefill, decode).map { prefill, decode in
                         var answer = prefill

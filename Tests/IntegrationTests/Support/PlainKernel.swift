@@ -11,8 +11,7 @@ struct PlainKernel {
         self.trace = trace
         let shape = trace.shape
         layout = PanelLayout(
-            dataType: shape.kvDataType, kvHeads: shape.kvHeads, keyDim: shape.keyDim, valueDim: shape.valueDim,
-            blockTokens: blockTokens)
+            shape[0], shape.kvDataType, kvHeads: shape.kvHeads, blockTokens: blockTokens)
     }
 
     /// A step over some tokens of layer 0: the context, then the new tokens, then their merge.
@@ -32,7 +31,9 @@ struct PlainKernel {
             layout: layout, keys: part(layer.keys, 0..<range.lowerBound, trace.shape.kvHeads, trace.shape.keyDim),
             values: part(layer.values, 0..<range.lowerBound, trace.shape.kvHeads, trace.shape.valueDim),
             tokens: range.lowerBound)
-        return withExtendedLifetime(panels) { run(range, panels.blocks, causal: false) }
+        return withExtendedLifetime(panels) {
+            run(range, panels.blocks, .all(count: range.count, of: range.lowerBound))
+        }
     }
 
     private func newTokens(_ range: Range<Int>) throws -> AttentionStates {
@@ -47,29 +48,28 @@ struct PlainKernel {
             try values.withUnsafeBytes { values in
                 try NewTokenPanels(
                     layout: PanelLayout(
-                        dataType: shape.kvDataType, kvHeads: shape.kvHeads, keyDim: shape.keyDim,
-                        valueDim: shape.valueDim, blockTokens: 64),
+                        shape[0], shape.kvDataType, kvHeads: shape.kvHeads, blockTokens: 64),
                     rows: KeyValueRows(
                         dataType: .float32, keys: keys.baseAddress!, values: values.baseAddress!,
                         tokens: range.count),
                     tokens: 0..<range.count)
             }
         }
-        return withExtendedLifetime(panels) { run(range, panels.blocks, causal: true) }
+        return withExtendedLifetime(panels) { run(range, panels.blocks, .new(.all, at: range)) }
     }
 
-    private func run(_ range: Range<Int>, _ blocks: KVBlocks, causal: Bool) -> AttentionStates {
+    private func run(_ range: Range<Int>, _ blocks: KVBlocks, _ visible: VisibleTokens) -> AttentionStates {
         let shape = trace.shape
         let queries = RowOrder.headMajor(
             part(trace.layers[0].queries, range, shape.queryHeads, shape.keyDim), tokens: range.count,
             heads: shape.queryHeads, dim: shape.keyDim)
         let work = AttentionWork(
-            model: shape,
+            attention: shape[0],
             partition: HeadPartition(queryHeads: shape.queryHeads, kvHeads: shape.kvHeads, contextRanks: 1),
             heads: 0..<shape.queryHeads,
             queries: QueryRows(
                 heads: 0..<shape.queryHeads, tokens: range.count, keyDim: shape.keyDim, values: queries),
-            tokens: 0..<range.count, over: blocks, causal: causal)
+            tokens: 0..<range.count, visible: visible, over: blocks)
         for piece in 0..<work.pieceCount { work.run(piece: piece) }
         var states = AttentionStates.empty(rows: shape.queryHeads * range.count, valueDim: shape.valueDim)
         work.finish(into: &states)

@@ -6,10 +6,10 @@ import DCPWire
 func shape(
     layers: Int = 1, _ queryHeads: Int, _ kvHeads: Int, _ keyDim: Int, _ valueDim: Int, _ type: DataType,
     softcap: Float? = nil
-) throws -> ModelShape {
-    try ModelShape(
+) throws -> ModelDescription {
+    try ModelDescription(
         layers: layers, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim,
-        scale: ModelShape.defaultScale(keyDim: keyDim), softcap: softcap, kvDataType: type)
+        scale: LayerAttention.defaultScale(keyDim: keyDim), softcap: softcap, kvDataType: type)
 }
 
 /// When a conversation is made durable while it is played.

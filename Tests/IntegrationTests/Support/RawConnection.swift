@@ -168,7 +168,7 @@ struct RawSteps: Sendable {
     func tag(_ number: UInt64) -> Tag { Tag(client: client, number: number) }
 
     func message(_ trace: Trace, _ range: Range<Int>, to rank: RankIndex, on sequence: SequenceHandle) -> Message {
-        let partition = topology.shape.partition(of: trace.shape)
+        let partition = topology.shape.partition(of: trace.shape.attention)
         let group = topology.shape.headGroup(of: rank)
         func rows(_ rows: [Float], _ heads: Int, _ slice: Range<Int>, _ dim: Int) -> ByteBuffer {
             let part = Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim])
@@ -195,7 +195,7 @@ struct RawSteps: Sendable {
     }
 
     /// The answer of all heads from the ranks' results, in rank order.
-    static func answer(_ results: [StepResult], _ shape: ModelShape) -> Answer {
+    static func answer(_ results: [StepResult], _ shape: ModelDescription) -> Answer {
         let tokens = results[0].tokens
         func floats(_ buffer: ByteBuffer) -> [Float] {
             let bytes = Array(buffer.readableBytesView)

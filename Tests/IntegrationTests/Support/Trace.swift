@@ -14,14 +14,14 @@ struct Trace: Sendable {
         var values: [Float]
     }
 
-    let shape: ModelShape
+    let shape: ModelDescription
     let tokens: Int
     var layers: [Layer]
     /// The dtype in which steps bring queries, keys and values.
     var wireType = DataType.float32
 
     /// - Parameter salt: traces of the same shape, length and salt are the same in one run.
-    init(_ shape: ModelShape, tokens: Int, salt: UInt64) {
+    init(_ shape: ModelDescription, tokens: Int, salt: UInt64) {
         self.shape = shape
         self.tokens = tokens
         layers = (0..<shape.layers).map { layer in
@@ -60,7 +60,7 @@ struct Trace: Sendable {
                 Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim]), to: wireType)
         }
         let seen = 0..<range.upperBound
-        return ReferenceAttention(shape).attend(
+        return ReferenceAttention(shape[layer]).attend(
             queries: some(layers[layer].queries, shape.queryHeads, shape.keyDim, range),
             keys: Rounding.rounded(
                 some(layers[layer].keys, shape.kvHeads, shape.keyDim, seen), to: shape.kvDataType),
@@ -113,7 +113,7 @@ struct Answer: Equatable, Sendable {
     }
 
     /// The last tokens of it.
-    func suffix(_ tokens: Int, of shape: ModelShape) -> Answer {
+    func suffix(_ tokens: Int, of shape: ModelDescription) -> Answer {
         Answer(
             outputs: Array(outputs.suffix(tokens * shape.queryHeads * shape.valueDim)),
             lse: Array(lse.suffix(tokens * shape.queryHeads)))

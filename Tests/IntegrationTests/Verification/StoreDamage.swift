@@ -36,7 +36,7 @@ struct StoreDamage {
     /// The begin of a block's header; the first sequence that a rank opens writes as 1.
     static func block(writer: UInt64, layer: UInt32, index: UInt32) -> Data {
         var bytes = Data("DCPB".utf8)
-        append(UInt32(2), to: &bytes)
+        append(UInt32(LayoutFingerprint.storeFormat), to: &bytes)
         append(writer, to: &bytes)
         append(layer, to: &bytes)
         append(index, to: &bytes)

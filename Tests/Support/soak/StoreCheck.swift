@@ -60,7 +60,7 @@ enum StoreCheck {
     ) throws -> Int {
         // Checks the checksum of every block and row on the way.
         let context = try cache.context(sequence: sequence, layer: layer, length: length)
-        let heads = story.shape.kvHeads / shape.headGroups
+        let heads = story.shape[layer].kvHeads / shape.headGroups
         let group = shape.headGroup(of: rank)
         var row = [UInt8](repeating: 0, count: context.layout.rowByteCount)
         for local in 0..<context.tokens {

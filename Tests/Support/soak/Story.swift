@@ -13,7 +13,7 @@ struct Story: Sendable {
         var steps: Int
     }
 
-    let shape: ModelShape
+    let shape: ModelDescription
     let parent: Parent?
     /// Token ranges of the steps, without gaps.
     private(set) var steps: [Range<Int>] = []
@@ -28,7 +28,7 @@ struct Story: Sendable {
     func position(ofStep index: Int) -> Int { index == 0 ? 0 : steps[index - 1].upperBound }
 
     /// - Parameter length: at least so many tokens: chunks of prefill for half of what is its own, then decode.
-    init(_ shape: ModelShape, length: Int, parent: (story: Story, index: Int)?, _ random: inout SeededGenerator) {
+    init(_ shape: ModelDescription, length: Int, parent: (story: Story, index: Int)?, _ random: inout SeededGenerator) {
         self.shape = shape
         var shared = 0
         if let parent {
@@ -60,7 +60,7 @@ struct Story: Sendable {
     }
 
     /// A tree of stories: every second begins as an earlier one.
-    static func tree(_ shape: ModelShape, count: Int, length: Int, _ random: inout SeededGenerator) -> [Story] {
+    static func tree(_ shape: ModelDescription, count: Int, length: Int, _ random: inout SeededGenerator) -> [Story] {
         var stories: [Story] = []
         for index in 0..<count {
             let parent = index % 2 == 0 ? nil : Int.random(in: 0..<index, using: &random)
@@ -104,7 +104,7 @@ struct Story: Sendable {
             Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim])
         }
         let seen = 0..<range.upperBound
-        return ReferenceAttention(shape).attend(
+        return ReferenceAttention(shape[layer]).attend(
             queries: some(queries[layer], shape.queryHeads, shape.keyDim, range),
             keys: Rounding.rounded(some(keys[layer], shape.kvHeads, shape.keyDim, seen), to: shape.kvDataType),
             values: Rounding.rounded(some(values[layer], shape.kvHeads, shape.valueDim, seen), to: shape.kvDataType),

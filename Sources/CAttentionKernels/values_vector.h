@@ -1,0 +1,84 @@
+// Values that are the first dimensions of keys, as the V panel that the attention kernels read: a transpose in tiles of
+// registers, over the operations of panels_words.h and one more:
+//
+//   words_raise(words)             the low halves as high ones; the low are 0
+//
+// Tokens and dimensions that do not fill a tile are covered by one that overlaps the one before: it writes again what that
+// wrote.
+#ifndef DCP_VALUES_VECTOR_H
+#define DCP_VALUES_VECTOR_H
+
+#include "panels_words.h"
+
+// A tile of f32 is a square of words. One of bf16 has pairs of dimensions that become rows, of twice as many tokens, which
+// become pairs; one of f16 is twice as large both ways.
+DCP_PANEL_INLINE int64_t dcp_tile_tokens(int type) { return type == dcp_f32 ? dcp_width : 2 * dcp_width; }
+DCP_PANEL_INLINE int64_t dcp_tile_dims(int type) { return type == dcp_f16 ? 2 * dcp_width : dcp_width; }
+
+DCP_PANEL_INLINE void dcp_values_tile(int type, const char *keys, int64_t block_tokens, int64_t value_dim,
+                                      int64_t token, int64_t dim, char *values) {
+    const int64_t size = dcp_type_bytes(type), row_bytes = value_dim * size;
+    char *out = values + token * row_bytes + dim * (type == dcp_bf16 ? 4 : size);
+    dcp_words tile[dcp_width];
+    if (type == dcp_f32) {
+        const char *at = keys + (dim * block_tokens + token) * 4;
+        DCP_PANEL_UNROLL
+        for (int i = 0; i < dcp_width; i++) tile[i] = words_load(at + i * block_tokens * 4);
+        words_transpose(tile);
+        DCP_PANEL_UNROLL
+        for (int i = 0; i < dcp_width; i++) words_store(out + i * row_bytes, tile[i]);
+    } else if (type == dcp_bf16) {
+        const char *at = keys + (dim / 2 * block_tokens + token) * 4;
+        DCP_PANEL_UNROLL
+        for (int i = 0; i < dcp_width / 2; i++, at += block_tokens * 4) {
+            const dcp_words a = words_load(at), b = words_load(at + 4 * dcp_width);
+            tile[2 * i] = words_pack_bf16(words_raise(a), words_raise(b));
+            tile[2 * i + 1] = words_pack_bf16(a, b);
+        }
+        words_transpose(tile);
+        DCP_PANEL_UNROLL
+        for (int i = 0; i < dcp_width; i++) words_store(out + i * 2 * row_bytes, tile[i]);
+    } else {
+        const char *at = keys + (dim * block_tokens + token) * 2;
+        DCP_PANEL_UNROLL
+        for (int odd = 0; odd < 2; odd++) {
+            DCP_PANEL_UNROLL
+            for (int i = 0; i < dcp_width; i++) {
+                const char *pair = at + i * block_tokens * 4;
+                const dcp_words a = words_load(pair), b = words_load(pair + block_tokens * 2);
+                tile[i] = odd ? words_pair_high(a, b) : words_pair_high(words_raise(a), words_raise(b));
+            }
+            words_transpose(tile);
+            DCP_PANEL_UNROLL
+            for (int i = 0; i < dcp_width; i++) words_store(out + (2 * i + odd) * row_bytes, tile[i]);
+        }
+    }
+}
+
+DCP_PANEL_INLINE void dcp_transpose_values(int type, const void *keys, int64_t block_tokens, int64_t value_dim,
+                                           int64_t tokens, void *values) {
+    const int64_t tile_tokens = dcp_tile_tokens(type), tile_dims = dcp_tile_dims(type);
+    if (tokens < tile_tokens || value_dim < tile_dims) {
+        dcp_values_of_keys_scalar(type, keys, block_tokens, value_dim, tokens, values);
+        return;
+    }
+    for (int64_t d = 0; d < value_dim; d += tile_dims) {
+        const int64_t dim = d + tile_dims <= value_dim ? d : value_dim - tile_dims;
+        for (int64_t t = 0; t < tokens; t += tile_tokens) {
+            const int64_t token = t + tile_tokens <= tokens ? t : tokens - tile_tokens;
+            dcp_values_tile(type, keys, block_tokens, value_dim, token, dim, values);
+        }
+    }
+}
+
+#define DCP_VALUES_OF_KEYS(set)                                                                                        \
+    void dcp_values_of_keys_##set(int32_t data_type, const void *keys, int64_t block_tokens, int64_t value_dim,        \
+                                  int64_t tokens, void *values) {                                                      \
+        switch (data_type) {                                                                                           \
+        case dcp_bf16: dcp_transpose_values(dcp_bf16, keys, block_tokens, value_dim, tokens, values); break;           \
+        case dcp_f16: dcp_transpose_values(dcp_f16, keys, block_tokens, value_dim, tokens, values); break;             \
+        default: dcp_transpose_values(dcp_f32, keys, block_tokens, value_dim, tokens, values);                         \
+        }                                                                                                              \
+    }
+
+#endif

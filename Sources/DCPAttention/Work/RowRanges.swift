@@ -1,0 +1,15 @@
+internal import CAttentionKernels
+
+/// What each row of a tile sees of some key tokens, as kernels take it. Borrowed memory.
+struct RowRanges {
+    let first: UnsafeMutablePointer<Int32>
+    let end: UnsafeMutablePointer<Int32>
+
+    /// - Parameter memory: room for two numbers a row.
+    init(_ memory: UnsafeMutablePointer<Int32>, rows: Int) {
+        first = memory
+        end = memory + rows
+    }
+
+    var ranges: dcp_token_ranges { dcp_token_ranges(first: first, end: end) }
+}

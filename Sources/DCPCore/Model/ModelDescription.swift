@@ -1,0 +1,125 @@
+/// What a cluster serves under one name: the attention of each layer, the format of the KV cache, and what identifies the
+/// weights that the keys and values were computed with.
+///
+/// Layers differ in everything but the KV format. Those that are alike are of one *kind*; kinds and runs of layers are
+/// derived, so that two descriptions of the same layers are equal.
+public struct ModelDescription: Hashable, Sendable {
+    /// What keys and values are rounded to, once, when a step brings them; attention then computes in Float32.
+    public let kvDataType: DataType
+    /// The different kinds, in the order of their first layers.
+    public let kinds: [LayerAttention]
+    /// One logit for each query head, over all head groups; empty for a layer without sinks.
+    public let sinks: [[Float]]
+    /// Whatever the client says identifies weights and rotary settings, such as a checkpoint's hash. Nil says nothing.
+    public let revision: String?
+    private let kindOfLayer: [UInt16]
+
+    public static let layersMax = 1024
+    /// UTF-8 bytes.
+    public static let revisionByteCountMax = 255
+
+    public var layers: Int { kindOfLayer.count }
+    public subscript(layer: Int) -> LayerAttention { kinds[Int(kindOfLayer[layer])] }
+
+    /// - Parameter sinks: for each layer, one number for each query head where its kind has sinks, else none.
+    /// - Throws: `.invalidModel`, with the value, the limit and the remedy.
+    public init(
+        layers: [LayerAttention], kvDataType: DataType, sinks: [[Float]]? = nil, revision: String? = nil
+    ) throws(ServiceError) {
+        func require(_ holds: Bool, _ message: @autoclosure () -> String) throws(ServiceError) {
+            guard holds else { throw ServiceError(.invalidModel, message()) }
+        }
+        try require(
+            (1...Self.layersMax).contains(layers.count),
+            "\(layers.count) layers are outside 1...\(Self.layersMax); correct the model's `layers`.")
+        let sinks = sinks ?? Array(repeating: [], count: layers.count)
+        try require(sinks.count == layers.count, "Sinks of \(sinks.count) layers are no model's of \(layers.count).")
+        for (layer, logits) in sinks.enumerated() {
+            let expected = layers[layer].hasSinks ? layers[layer].queryHeads : 0
+            try require(
+                logits.count == expected,
+                "Layer \(layer) has \(logits.count) sinks, its attention \(expected); give one for each query head of a "
+                    + "layer with sinks.")
+            try require(
+                logits.allSatisfy(\.isFinite),
+                "A sink of layer \(layer) is NaN or infinite; correct the model's weights.")
+        }
+        if let revision {
+            try require(
+                (1...Self.revisionByteCountMax).contains(revision.utf8.count),
+                "A revision of \(revision.utf8.count) bytes is outside 1...\(Self.revisionByteCountMax); give a hash of the "
+                    + "weights and settings, or none.")
+        }
+        var kinds: [LayerAttention] = []
+        var kindIndices: [LayerAttention: UInt16] = [:]
+        kindOfLayer = layers.map { layer in
+            if let known = kindIndices[layer] { return known }
+            let index = UInt16(kinds.count)
+            kindIndices[layer] = index
+            kinds.append(layer)
+            return index
+        }
+        self.kinds = kinds
+        self.kvDataType = kvDataType
+        self.sinks = sinks
+        self.revision = revision
+    }
+
+    /// A model whose layers are all alike, without sinks.
+    public init(
+        layers: Int, queryHeads: Int, kvHeads: Int, keyDim: Int, valueDim: Int, scale: Float, softcap: Float?,
+        kvDataType: DataType
+    ) throws(ServiceError) {
+        let kind = try LayerAttention(
+            queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, values: .own(valueDim), scale: scale,
+            softcap: softcap)
+        // The limit is checked before so many are made.
+        let count = min(max(layers, 0), Self.layersMax + 1)
+        try self.init(layers: Array(repeating: kind, count: count), kvDataType: kvDataType)
+    }
+
+    /// Layers beside each other that are of one kind.
+    public struct Run: Hashable, Sendable {
+        /// Its index among `kinds`.
+        public var kind: Int
+        public var layers: Range<Int>
+    }
+
+    /// Neighbours differ in kind.
+    public var runs: [Run] {
+        var runs: [Run] = []
+        for (layer, kind) in kindOfLayer.enumerated() {
+            if let last = runs.indices.last, runs[last].kind == Int(kind) {
+                runs[last].layers = runs[last].layers.lowerBound..<layer + 1
+            } else {
+                runs.append(Run(kind: Int(kind), layers: layer..<layer + 1))
+            }
+        }
+        return runs
+    }
+
+    /// What is asked for and another description does not have, as `name: this, not that`; empty when it has all. Without a
+    /// revision any is taken.
+    public func differences(from other: ModelDescription) -> [String] {
+        var found: [String] = []
+        if layers != other.layers { found.append("layers: \(layers), not \(other.layers)") }
+        if kvDataType != other.kvDataType {
+            found.append("KV dtype: \(kvDataType.name), not \(other.kvDataType.name)")
+        }
+        if let revision, revision != other.revision {
+            found.append("revision: `\(revision)`, not \(other.revision.map { "`\($0)`" } ?? "none")")
+        }
+        guard layers == other.layers else { return found }
+        // The first layer that differs stands for those that differ like it.
+        var told: Set<[Int]> = []
+        for layer in 0..<layers where told.insert([Int(kindOfLayer[layer]), Int(other.kindOfLayer[layer])]).inserted {
+            found += self[layer].differences(from: other[layer]).map { "layer \(layer), \($0)" }
+        }
+        if let layer = (0..<layers).first(where: {
+            self[$0].hasSinks && other[$0].hasSinks && sinks[$0] != other.sinks[$0]
+        }) {
+            found.append("the sinks of layer \(layer)")
+        }
+        return found
+    }
+}

@@ -1,0 +1,23 @@
+import CAttentionKernels
+
+/// The tokens of a block that each row sees, as kernels take them.
+struct SeenTokens {
+    var first: [Int32] = []
+    var end: [Int32] = []
+
+    init(_ ranges: [(first: Int, end: Int)]) {
+        first = ranges.map { Int32($0.first) }
+        end = ranges.map { Int32($0.end) }
+    }
+
+    /// Each row sees so many first tokens.
+    init(upTo ends: Int...) { self.init(ends.map { (0, $0) }) }
+
+    func withRanges(_ body: (dcp_token_ranges) -> Void) {
+        first.withUnsafeBufferPointer { first in
+            end.withUnsafeBufferPointer { end in
+                body(dcp_token_ranges(first: first.baseAddress, end: end.baseAddress))
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+import DCPAttention
+import DCPCore
+import DCPTestKit
+import Testing
+
+/// A step of one layer over a context that is dealt to ranks, computed as they do and merged, and by the reference.
+struct StepCase: CustomStringConvertible, Sendable {
+    var dataType = DataType.bfloat16
+    var ranks = 1
+    var interleave = 1
+    var blockTokens = 48
+    var kvHeads = 2
+    var group = 2
+    var keyDim = 16
+    var values = LayerAttention.Values.own(24)
+    var visibility = Visibility.all
+    /// nil for the default of Dk.
+    var scale: Float?
+    var softcap: Float?
+    /// One for each query head, or none.
+    var sinks: [Float] = []
+    /// Tokens before the step's.
+    var context: Int
+    var count: Int
+    var kernels = AttentionKernels.chosen
+
+    var description: String {
+        "\(dataType.name), \(ranks) ranks, interleave \(interleave), B \(blockTokens), Hkv \(kvHeads) x \(group), "
+            + "Dk \(keyDim), values \(values), \(visibility), sinks \(sinks.count), context \(context), count \(count), "
+            + "kernels \(kernels)"
+    }
+
+    var heads: Int { kvHeads * group }
+    var partition: HeadPartition { HeadPartition(queryHeads: heads, kvHeads: kvHeads, contextRanks: ranks) }
+    var attention: LayerAttention {
+        get throws {
+            try LayerAttention(
+                queryHeads: heads, kvHeads: kvHeads, keyDim: keyDim, values: values,
+                scale: scale ?? LayerAttention.defaultScale(keyDim: keyDim), softcap: softcap, visibility: visibility,
+                hasSinks: !sinks.isEmpty)
+        }
+    }
+    var contextLayout: ContextLayout {
+        get throws { try ContextLayout(contextRanks: ranks, interleave: interleave, blockTokens: blockTokens) }
+    }
+
+    /// Token-major; keys and values of the context and of the step.
+    struct Inputs: Sendable {
+        var queries: [Float]
+        var keys: [Float]
+        var values: [Float]
+    }
+
+    /// Distinct for each head and position, keys and values rounded to the KV dtype.
+    func inputs(salt: UInt64) throws -> Inputs {
+        var generator = SeededGenerator.ofRun(salt: salt)
+        let tokens = context + count
+        return Inputs(
+            queries: generator.distinctRows(tokens: count, heads: heads, dim: keyDim, limit: 8),
+            keys: Rounding.rounded(generator.distinctRows(tokens: tokens, heads: kvHeads, dim: keyDim), to: dataType),
+            values: Rounding.rounded(
+                generator.distinctRows(tokens: tokens, heads: kvHeads, dim: try attention.ownValueDim), to: dataType))
+    }
+
+    func reference(_ inputs: Inputs) throws -> ReferenceAttention.Result {
+        ReferenceAttention(try attention).attend(
+            queries: inputs.queries, keys: inputs.keys, values: inputs.values, position: context, sinks: sinks)
+    }
+
+    /// Rows `[heads][count]`.
+    func states(
+        _ inputs: Inputs, heads: Range<Int>, over tokens: [Int], visible: VisibleTokens
+    ) throws -> AttentionStates {
+        let attention = try attention
+        let layout = PanelLayout(attention, dataType, kvHeads: kvHeads, blockTokens: blockTokens)
+        func rows(_ all: [Float], _ width: Int) -> [Float] {
+            tokens.flatMap { all[$0 * width..<($0 + 1) * width] }
+        }
+        let panels = TestPanels(
+            layout: layout, keys: rows(inputs.keys, kvHeads * keyDim),
+            values: rows(inputs.values, kvHeads * attention.ownValueDim), tokens: tokens.count)
+        let work = AttentionWork(
+            attention: attention, partition: partition, heads: heads,
+            queries: QueryRows(
+                heads: 0..<self.heads, tokens: count, keyDim: keyDim,
+                values: RowOrder.headMajor(inputs.queries, tokens: count, heads: self.heads, dim: keyDim)),
+            tokens: 0..<count, visible: visible, over: panels.blocks, kernels: kernels)
+        for piece in 0..<work.pieceCount { work.run(piece: piece) }
+        // Poison: every row has to be written.
+        var states = AttentionStates(
+            valueDim: attention.valueDim,
+            outputs: [Float](repeating: .nan, count: heads.count * count * attention.valueDim),
+            lse: [Double](repeating: .nan, count: heads.count * count))
+        withExtendedLifetime(panels) { work.finish(into: &states) }
+        return states
+    }
+
+    /// A rank's part of the context, over all of its blocks or from the first one that any query sees.
+    func partial(_ inputs: Inputs, rank: Int, overAll: Bool) throws -> AttentionStates {
+        let layout = try contextLayout
+        let length = layout.localLength(ofRank: rank, length: context)
+        let first = VisibleTokens.firstLocalIndex(
+            visibility, seenFrom: context, of: layout, rank: rank, localLength: length)
+        let local = (overAll ? 0 : first / blockTokens * blockTokens)..<length
+        return try states(
+            inputs, heads: 0..<heads, over: local.map { layout.position(ofLocalIndex: $0, rank: rank) },
+            visible: .context(
+                visibility, seenFrom: context..<context + count, of: layout, rank: rank, local: local))
+    }
+
+    /// The part of the step's own tokens, of some heads.
+    func new(_ inputs: Inputs, heads: Range<Int>) throws -> AttentionStates {
+        try states(
+            inputs, heads: heads, over: Array(context..<context + count),
+            visible: .new(visibility, at: context..<context + count))
+    }
+
+    /// All ranks' own heads, each merged by its owner.
+    func merged(_ inputs: Inputs, partials: [AttentionStates]) throws -> AttentionStates {
+        AttentionStates(
+            joining: try (0..<ranks).map { rank in
+                let own = partition.ownHeads(ofRank: rank)
+                let rows = own.lowerBound * count..<own.upperBound * count
+                return try AttentionStates.merge(
+                    [AttentionStates.merge(partials.map { $0.slice(rows: rows) }), new(inputs, heads: own)],
+                    sinks: sinks.isEmpty ? [] : Array(sinks[own]))
+            })
+    }
+
+    /// See `AttentionCase.tolerance`. Values are below 1.
+    func tolerance(_ inputs: Inputs) throws -> Double {
+        func largestNorm(_ rows: [Float]) -> Double {
+            stride(from: 0, to: rows.count, by: keyDim).reduce(0) { largest, start in
+                max(largest, rows[start..<start + keyDim].reduce(0) { $0 + Double($1) * Double($1) }.squareRoot())
+            }
+        }
+        return 2e-6 + 8e-7 * largestNorm(inputs.queries) * largestNorm(inputs.keys) * Double(try attention.scale)
+    }
+
+    /// Compares with the reference, and each rank's part over all of its blocks with that over those that are seen.
+    func check(salt: UInt64, weightErrorMax: Double = 0x1p-17, sourceLocation: SourceLocation = #_sourceLocation) throws
+    {
+        let inputs = try inputs(salt: salt)
+        let partials = try (0..<ranks).map { rank in
+            let seen = try partial(inputs, rank: rank, overAll: false)
+            let all = try partial(inputs, rank: rank, overAll: true)
+            #expect(
+                seen == all, "\(self), rank \(rank); DCP_SEED=\(SeededGenerator.seed)", sourceLocation: sourceLocation)
+            return seen
+        }
+        let difference = Difference(try merged(inputs, partials: partials), try reference(inputs), tokens: count)
+        let tolerance = try tolerance(inputs)
+        #expect(
+            difference.output <= tolerance + weightErrorMax && difference.lse <= tolerance,
+            "\(self): o off by \(difference.output), lse by \(difference.lse); DCP_SEED=\(SeededGenerator.seed)",
+            sourceLocation: sourceLocation)
+    }
+}
