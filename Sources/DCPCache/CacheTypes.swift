@@ -19,6 +19,9 @@ extension ShardCache {
         /// 64 MiB: a step of 512 tokens in 32 layers of 8 KV heads of 128 + 128 bf16. Large blocks share mappings of
         /// 2 MiB or more; what is left of the last comes on top.
         public var spareByteCountMax: Int
+        /// Up to so many bytes of blocks that are in pieces in the store are kept in RAM, put together. A step puts together
+        /// for itself what is beyond, and begins to while the others hold no more than as much. Default 256 MiB.
+        public var assembledByteCountMax = 256 << 20
         /// The most operations that may wait for the writer; further ones are refused as `.overloaded`. Default 1024.
         public var queueDepthMax: Int
         /// When new tokens are refused, and when they are taken again: shares of the room that the data file has. Default
@@ -69,7 +72,10 @@ public struct CacheStatistics: Hashable, Sendable {
     public var localTokens: Int
     /// Blocks in the store, each for one layer; shared ones count once.
     public var sealedBlocks: Int
-    /// Bytes of open and uncommitted blocks in RAM, with those that only a reader still holds.
+    /// Of these, those that are in pieces, since no run of free pages was as long as they are.
+    public var piecedBlocks: Int
+    /// Bytes of open and uncommitted blocks in RAM, with those that only a reader still holds, and of blocks in pieces that
+    /// were put together.
     public var memoryByteCount: Int
     /// Bytes of blocks that were sealed or dropped, kept for later ones: see `Settings.spareByteCountMax`.
     public var spareByteCount: Int

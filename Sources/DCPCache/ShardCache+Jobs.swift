@@ -18,14 +18,15 @@ extension ShardCache {
     /// Hands an operation to the writer; see the DESIGN comment of `ShardCache` for the parts.
     func enqueue(
         _ keys: [WriteJob.Key], isAlone: Bool = false, isFreeing: Bool = false, isSynced: Bool = false,
-        isInternal: Bool = false,
+        isInternal: Bool = false, isOptional: Bool = false,
         _ completion: @escaping CacheCompletion,
         body: @escaping @Sendable (inout WriteTransaction) throws -> Void,
         undo: @escaping @Sendable () -> Void = {},
         apply: @escaping @Sendable () -> Void = {}
     ) {
         let job = WriteJob(
-            keys: keys, isAlone: isAlone, isFreeing: isFreeing, isSynced: isSynced, body: body, undo: undo
+            keys: keys, isAlone: isAlone, isFreeing: isFreeing, isSynced: isSynced, isOptional: isOptional,
+            body: body, undo: undo
         ) { [self] in
             switch $0 {
             case .success:
@@ -44,13 +45,12 @@ extension ShardCache {
     private func turnOver() {
         writer.submitInternal(
             WriteJob(
-                isFreeing: true,
-                body: { [tables] transaction in
-                    guard let stored = try transaction.get(tables.meta, Counter.writer) else { return }
-                    try transaction.put(tables.meta, Counter.writer, Array(stored))
-                },
+                isFreeing: true, body: tables.rewrite,
                 // Speeds up what would happen anyway; a store that cannot write says so at the next commit.
-                completion: { _ in }))
+                completion: { [self] _ in
+                    pieced.withLock { $0.noteFreed() }
+                    healPieces()
+                }))
     }
 
     /// A writer number that was never given out before. Taken in the transaction, so an aborted one gives it back.
@@ -64,55 +64,6 @@ extension ShardCache {
         }
         try transaction.put(tables.meta, Counter.writer, Counter.encoded(number + 1, key: Counter.writer))
         return number
-    }
-
-    // MARK: Deleting blocks
-
-    /// The most pages one transaction frees: the list of freed pages is itself a value, and the reserve must hold it.
-    static let pagesFreedMax = 8192
-
-    /// Deletes blocks up to the bound of one transaction, whose other jobs delete some too.
-    /// - Returns: what is left to delete.
-    func delete(_ doomed: [DoomedBlocks], _ transaction: inout WriteTransaction) throws -> [DoomedBlocks] {
-        var rest: [DoomedBlocks] = []
-        for range in doomed {
-            for layer in range.layers {
-                var remaining = range
-                remaining.layers = layer..<layer + 1
-                while transaction.pagesFreed < Self.pagesFreedMax, let index = remaining.blocks.first {
-                    let key = BlockKey(model: range.model, writer: range.writer, layer: layer, index: index)
-                    try transaction.delete(tables.blocks, key.bytes, pages: range.pages)
-                    remaining.blocks.removeFirst()
-                }
-                if !remaining.blocks.isEmpty { rest.append(remaining) }
-            }
-        }
-        return rest
-    }
-
-    /// Remembers blocks that a committed operation left to delete, and deletes them in transactions of their own. Were
-    /// the process to end before, the next start finds that no lineage covers them.
-    func sweepLater(_ rest: [DoomedBlocks]) {
-        let isPending = doomed.withLock { doomed in
-            doomed += rest
-            return !doomed.isEmpty
-        }
-        if isPending { sweep() }
-    }
-
-    func sweep() {
-        let plan = Plan<[DoomedBlocks]>([])
-        // Alone: its apply replaces the list, which no other job of the same transaction may have added to.
-        enqueue([], isAlone: true, isFreeing: true, isInternal: true, { _ in }) { [self] transaction in
-            let all = doomed.withLock { $0 }
-            plan.value = try delete(all, &transaction)
-        } apply: { [self] in
-            let isPending = doomed.withLock { doomed in
-                doomed = plan.value
-                return !doomed.isEmpty
-            }
-            if isPending { sweep() }
-        }
     }
 }
 

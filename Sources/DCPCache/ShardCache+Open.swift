@@ -19,6 +19,12 @@ struct CacheTables: Sendable {
         tail = try transaction.openTable("tail")
     }
 
+    /// Changes nothing, in a transaction of its own: pages that the one before has freed can be used after it.
+    @Sendable func rewrite(_ transaction: inout WriteTransaction) throws {
+        guard let stored = try transaction.get(meta, Counter.writer) else { return }
+        try transaction.put(meta, Counter.writer, Array(stored))
+    }
+
     /// Of a store that is only read.
     init(reading environment: Environment) throws(StoreError) {
         let found = try environment.openTables(reading: ["meta", "models", "sequences", "blocks", "tail"])
@@ -84,7 +90,7 @@ extension ShardCache {
         if let faults = settings.faults { environment.inject(faults) }
         let writer = try Writer(
             environment: environment, durability: settings.durability, queueDepthMax: settings.queueDepthMax,
-            watermarks: settings.watermarks, host: settings.writerHost)
+            watermarks: settings.watermarks, host: settings.writerHost, turningOver: tables.rewrite)
         let cache = ShardCache(
             rank: rank, cluster: cluster, settings: settings, environment: environment, tables: tables,
             writer: writer, content: content)

@@ -29,8 +29,10 @@ public final class ShardCache: Sendable {
     /// Changed by the writer's thread only: of a cut and of a close in the body, so that those behind it in the transaction
     /// see what is no longer covered, and taken back by the undo.
     let lineages: Mutex<LineageTable>
-    /// Blocks that no lineage covers and that are not deleted yet. Changed by the writer's thread only.
-    let doomed: Mutex<[DoomedBlocks]>
+    /// What no sequence has any more and is not deleted yet. Changed by the writer's thread only.
+    let doomed: Mutex<Doomed>
+    /// Blocks in pieces. Changed by the writer's thread only.
+    let pieced: Mutex<PiecedBlocks>
     let epoch: Mutex<Epoch>
     /// The last place given in the order of changes.
     let changes: Atomic<UInt64>
@@ -41,6 +43,9 @@ public final class ShardCache: Sendable {
     let readers = ByteAccount()
     let memory: BlockPool
     let uncommitted = ByteAccount()
+    /// Bytes of blocks in pieces that were put together in RAM, and stay there, or are of one step each.
+    let keptPieces = ByteAccount()
+    let borrowedPieces = ByteAccount()
     let reverified = Mutex<Reverification?>(nil)
     let conditionObserver = Mutex<(@Sendable (StoreHealth) -> Void)?>(nil)
 
@@ -60,13 +65,15 @@ public final class ShardCache: Sendable {
         sequenceCaches = Mutex(content.sequences)
         damagedRecords = Mutex(content.damagedRecords)
         lineages = Mutex(content.lineages)
-        doomed = Mutex(content.orphans)
+        doomed = Mutex(content.doomed)
+        pieced = Mutex(PiecedBlocks(content.pieced))
         epoch = Mutex(content.epoch)
         changes = Atomic(content.change)
         storedChange = Atomic(content.change)
         writer.observeSync { [weak self] in self?.noteSync() }
         writer.observeCondition { [weak self] in self?.conditionChanged($0) }
-        if !content.orphans.isEmpty { sweep() }
+        if !content.doomed.isEmpty { sweep() }
+        healPieces()
     }
 
     /// This rank's place in its head group.

@@ -11,7 +11,8 @@ struct StoreContent {
     var sequences: [SequenceID: SequenceCache] = [:]
     var damagedRecords: [SequenceID: String] = [:]
     var lineages = LineageTable()
-    var orphans: [DoomedBlocks] = []
+    var doomed = Doomed()
+    var pieced: [PiecedBlocks.Block] = []
 }
 
 /// Rebuilds the index by one scan over records and block keys. No payload page is touched: a cursor gives a large
@@ -23,9 +24,7 @@ struct StoreLoader {
     let tables: CacheTables
     let progress: LoadProgress?
 
-    /// A writer's blocks of one layer in key order, which is block order.
-    private typealias LayerBlocks = [(index: Int, address: BlockAddress?)]
-    private var blocks: [UInt64: [Int: LayerBlocks]] = [:]
+    private var blocks: [UInt64: [Int: BlockScan.LayerBlocks]] = [:]
 
     init(
         rank: RankIndex, cluster: ClusterShape, environment: Environment, tables: CacheTables, progress: LoadProgress?
@@ -48,8 +47,18 @@ struct StoreLoader {
         let records = try records(read, &content)
         for (id, record) in records { content.lineages[id] = record.lineage }
         // With an unreadable record nobody knows which blocks it shares, so then no block is called an orphan.
-        let orphans = try index(read, models: content.models, lineages: content.lineages)
-        if content.damagedRecords.isEmpty { content.orphans = orphans }
+        var scan = BlockScan(
+            models: content.models, lineages: content.lineages, pageByteCount: environment.pageByteCount)
+        try read.scan(tables.blocks) { key, value in
+            if scan.take(key, value) { progress?.indexedBlock() }
+            return true
+        }
+        scan.end()
+        blocks = scan.blocks
+        content.pieced = scan.pieced
+        if content.damagedRecords.isEmpty {
+            content.doomed = Doomed(blocks: scan.orphans, rows: try strayRows(read, records))
+        }
         for (id, record) in records {
             content.sequences[id] = try sequence(id, record, content.models)
             progress?.indexedSequence()
@@ -112,45 +121,6 @@ struct StoreLoader {
         }
         content.damagedRecords = damaged
         return records
-    }
-
-    /// Fills `blocks`. - Returns: blocks that no lineage covers, left by a deletion that did not come to its end.
-    private mutating func index(
-        _ read: borrowing ReadTransaction, models: [ModelID: ModelEntry], lineages: LineageTable
-    ) throws -> [DoomedBlocks] {
-        var orphans: [DoomedBlocks] = []
-        var found: [UInt64: [Int: LayerBlocks]] = [:]
-        let pageByteCount = environment.pageByteCount
-        try read.scan(tables.blocks) { bytes, value in
-            progress?.indexedBlock()
-            guard let key = BlockKey(bytes) else { return true }
-            guard let model = models[key.model], lineages.isCovered(writer: key.writer, block: key.index) else {
-                Self.append(key, pages: (15 + value.count) / pageByteCount + 1, to: &orphans)
-                return true
-            }
-            // No layer of the model's: nobody reads it, `verify` tells.
-            guard key.layer < model.layers else { return true }
-            let byteCount = model.blockByteCount(layer: key.layer, pageByteCount: pageByteCount)
-            found[key.writer, default: [:]][key.layer, default: []].append(
-                (key.index, BlockAddress(value, byteCount: byteCount)))
-            return true
-        }
-        blocks = found
-        return orphans
-    }
-
-    private static func append(_ key: BlockKey, pages: Int, to orphans: inout [DoomedBlocks]) {
-        let layers = key.layer..<key.layer + 1
-        if let last = orphans.last, last.model == key.model, last.writer == key.writer, last.layers == layers,
-            last.blocks.upperBound == key.index
-        {
-            orphans[orphans.count - 1].blocks = last.blocks.lowerBound..<key.index + 1
-        } else {
-            orphans.append(
-                DoomedBlocks(
-                    model: key.model, writer: key.writer, layers: layers, blocks: key.index..<key.index + 1,
-                    pages: pages))
-        }
     }
 
     private func sequence(

@@ -100,6 +100,10 @@ extension Metric {
         "dcp_committed_tokens", .gauge, [.rank], "Committed tokens that this rank owns, over all sequences.")
     public static let sealedBlocks = Metric(
         "dcp_sealed_blocks", .gauge, [.rank], "Blocks in the store, each of one layer.")
+    public static let piecedBlocks = Metric(
+        "dcp_pieced_blocks", .gauge, [.rank], "Blocks in the store that are in pieces.",
+        "The free pages of a store that is nearly full lie apart, and no run was as long as the block. Each step that reads "
+            + "one copies it; closing sequences makes room in which they become whole.")
     public static let openBlockBytes = Metric(
         "dcp_open_block_bytes", .gauge, [.rank], "RAM in open and uncommitted blocks.")
     public static let spareBlockBytes = Metric(
@@ -184,7 +188,7 @@ extension Metric {
         stepsAborted, stepsInFlight, stepBytesInFlight, tokens, commitDuration, commitsFailed, commitsInFlight,
         storeUsed, storeFile, storeLimit, storeHigh, storeLow, storeDeleting, storeCondition, storeTransactions,
         storeReaders, verifications, verificationRunning, verificationDamage, sequences, committedTokens, sealedBlocks,
-        openBlockBytes, spareBlockBytes, uncommittedBytes, uncommittedLimit, claimsEnded, computeThreads,
+        piecedBlocks, openBlockBytes, spareBlockBytes, uncommittedBytes, uncommittedLimit, claimsEnded, computeThreads,
         computeWaiting, computeRunning,
         computeFinished, serving, coordinatorConnected, peers, peersConnected, peersLost, receivedBytes, sentBytes,
         clusterReady, clusterRanks, rankRegistered, ranksLost, storeMark, storesRefused, models, directorySequences,

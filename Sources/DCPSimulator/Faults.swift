@@ -11,7 +11,10 @@ final class Faults: @unchecked Sendable {
 
     private var world: World { simulation.world }
 
-    func start() { for (kind, rate) in simulation.knobs.faults.rates where rate > 0 { schedule(kind, rate) } }
+    func start() {
+        for (kind, rate) in simulation.knobs.faults.rates where rate > 0 { schedule(kind, rate) }
+        if simulation.knobs.isRoomScattered { for rank in simulation.ranks { scatter(rank, for: .max / 2) } }
+    }
 
     func stop() { isStopped = true }
 
@@ -73,6 +76,8 @@ final class Faults: @unchecked Sendable {
         case .fullDisk:
             let time = world.delay(.milliseconds(200) ... .seconds(8))
             rank.disk.fill(until: world.now + time)
+        case .scatteredRoom:
+            scatter(rank, for: world.delay(.seconds(4) ... .seconds(40)))
         case .failedSync:
             let time = world.delay(.milliseconds(200) ... .seconds(8))
             rank.disk.failSyncs(until: world.now + time)
@@ -81,6 +86,19 @@ final class Faults: @unchecked Sendable {
 
     private func restart(_ rank: RankNode, _ downTime: UInt64) {
         simulation.restart(after: .nanoseconds(downTime)) { rank.start() }
+    }
+
+    private func scatter(_ rank: RankNode, for time: UInt64) {
+        rank.disk.scatter(until: world.now + time)
+        watch(rank, until: world.now + time)
+    }
+
+    /// Counts once when blocks of a rank come to be in pieces.
+    private func watch(_ rank: RankNode, until end: UInt64) {
+        world.after(500_000_000, nil, "watch") { [self] in
+            if rank.hasPieces { return simulation.count("store in pieces") }
+            if !isStopped, world.now < end { watch(rank, until: end) }
+        }
     }
 
     private func someProcess() -> Process {

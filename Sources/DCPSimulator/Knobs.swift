@@ -24,6 +24,8 @@ struct Knobs {
     var diskLatencyMax: Duration
     /// Writes that may wait for a rank's store; with few, a join owes more operations than that.
     var queueDepthMax: Int
+    /// No store finds free pages side by side until the faults are over, beside what `scatteredRoom` does.
+    var isRoomScattered: Bool
     /// Operations on their way to one rank; as many as fit in its queue, or more.
     var operationWindow: Int
 
@@ -39,7 +41,8 @@ struct Knobs {
         let kvHeads = headGroups == 2 ? 2 : pick([1, 2, 3])
         model = try ModelDescription(
             layers: pick([1, 2, 3]), queryHeads: kvHeads * pick([1, 2, 3]), kvHeads: kvHeads, keyDim: 8,
-            valueDim: pick([8, 10]), scale: 0.4, softcap: pick([nil, nil, 20]),
+            // Also blocks, and rows, of several pages.
+            valueDim: pick([8, 10, 136]), scale: 0.4, softcap: pick([nil, nil, 20]),
             kvDataType: pick([.float32, .bfloat16, .float16]))
         durability = pick([.always, .everysec, .everysec, .never])
         let isFast = pick([true, false])
@@ -60,6 +63,7 @@ struct Knobs {
         diskLatencyMax = .milliseconds(pick([1, 5, 60]))
         queueDepthMax = pick([1024, 1024, 1, 2, 4])
         operationWindow = pick([queueDepthMax, 256])
+        isRoomScattered = pick([true, false, false, false])
     }
 }
 
@@ -81,7 +85,7 @@ struct NetworkKnobs {
 struct FaultKnobs {
     enum Kind: CaseIterable {
         case kill, powerLoss, stop, pause, partition, halfPartition, reset, slow, bitFlip, killCoordinator, fullDisk,
-            tornPage, failedSync, twin, restored
+            tornPage, failedSync, twin, restored, scatteredRoom
     }
 
     var rates: [(kind: Kind, rate: Double)]

@@ -40,6 +40,8 @@ public final class Environment: @unchecked Sendable {
 
     private struct Lifetime: ~Copyable {
         var transactions = 0
+        /// Of each live reader a transaction that is not after its own, and how many have the same.
+        var horizons: [UInt64: Int] = [:]
         var isClosing = false
         var isSuspect: Bool
         var lock: StoreLock?
@@ -201,6 +203,30 @@ public final class Environment: @unchecked Sendable {
             if lifetime.isClosing, lifetime.transactions == 0 { release(&lifetime) }
         }
     }
+
+    /// Before a read transaction begins.
+    /// - Returns: its horizon: the last transaction that had committed by now, so its own or one before. What that and later
+    ///   ones free is not used again while it lives.
+    func readBegins(isPrivileged: Bool) throws(StoreError) -> UInt64 {
+        try transactionBegins(isPrivileged: isPrivileged)
+        return lifetime.withLock { lifetime in
+            let last = lastTransaction
+            lifetime.horizons[last, default: 0] += 1
+            return last
+        }
+    }
+
+    func readEnded(_ horizon: UInt64) {
+        lifetime.withLock { lifetime in
+            let others = (lifetime.horizons[horizon] ?? 1) - 1
+            lifetime.horizons[horizon] = others > 0 ? others : nil
+        }
+        transactionEnded()
+    }
+
+    /// Pages that transactions before this one have freed can be used again: LMDB's rule, of its last transaction and of
+    /// every reader.
+    var reuseHorizon: UInt64 { lifetime.withLock { min($0.horizons.keys.min() ?? .max, lastTransaction) } }
 
     /// Live transactions, reads and writes.
     public var transactionCount: Int { lifetime.withLock { $0.transactions } }

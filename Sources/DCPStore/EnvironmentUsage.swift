@@ -25,16 +25,28 @@ extension Environment {
             mapByteCount: info.me_mapsize - reservedPages * pageByteCount)
     }
 
-    /// Pages that a write transaction could take before the map is full, as of the last commit. Counts pages that a
-    /// live reader still holds back, so it may be too large, never too small.
-    func availablePages(atLeast wanted: Int) throws(StoreError) -> Int {
+    var lastTransaction: UInt64 {
         var info = MDB_envinfo()
-        try StoreError.check(mdb_env_info(handle, &info), "inspect the store")
-        let untouched = info.me_mapsize / pageByteCount - (info.me_last_pgno + 1)
+        return mdb_env_info(handle, &info) == MDB_SUCCESS ? UInt64(info.me_last_txnid) : 0
+    }
+
+    /// Pages that a write transaction could take before the map is full, as of the last commit: without those that a live
+    /// reader, or LMDB's own rule, holds back from reuse.
+    func availablePages(atLeast wanted: Int) throws(StoreError) -> Int {
+        let untouched = try untouchedPages()
         // The free list is only read when it can matter.
         if untouched >= wanted { return untouched }
         let read = try beginRead(isPrivileged: true)
-        return untouched + (try read.freePages())
+        return untouched + (try read.freePages(before: reuseHorizon))
+    }
+
+    /// Pages that hold nothing, with those that are held back.
+    func emptyPages() throws(StoreError) -> Int { try untouchedPages() + freeListPages() }
+
+    private func untouchedPages() throws(StoreError) -> Int {
+        var info = MDB_envinfo()
+        try StoreError.check(mdb_env_info(handle, &info), "inspect the store")
+        return info.me_mapsize / pageByteCount - (info.me_last_pgno + 1)
     }
 
     /// The map for a data file of at most this size, with the reserve for deletions inside.

@@ -31,6 +31,9 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         case unexpected
     }
 
+    /// The map has no page left for a transaction, or no run of pages; the disk may have.
+    var isOutOfPages: Bool { code == .full && (cause == nil || cause == MDB_MAP_FULL) }
+
     public var description: String {
         guard let cause else { return message }
         return "\(message) [\(Self.text(cause))]"

@@ -9,7 +9,8 @@ internal import Synchronization
 /// belongs to a value that no transaction had deleted when this one began, and that only a later one can delete. LMDB
 /// does not reuse pages freed by a transaction while a reader older than it lives, and the pages of a large value never
 /// move while the value lives. A block that was sealed after this transaction began is safe for the same reason: its
-/// pages can only be freed by a still later one. Blocks in RAM are held by reference.
+/// pages can only be freed by a still later one. Blocks in RAM are held by reference, and so are those that are in pieces in
+/// the store and were put together in RAM.
 ///
 /// Hold it for one step, not longer: as long as it lives, no page freed since can be reused and the file grows.
 ///
@@ -24,17 +25,20 @@ public final class ContextReader: @unchecked Sendable {
     public let tokens: Int
     public let layout: PanelLayout
     private let memory: [MemoryBlock]
+    private let assembled: [AssembledBlock]
     private let snapshot: Snapshot
     private let account: ByteAccount
 
     /// - Parameters:
+    ///   - sealed: the payloads of sealed blocks, in the map or of `assembled`.
     ///   - memory: already leased; this object ends the leases.
     ///   - account: counts the readers alive.
     init(
-        mapped: [BlockAddress], memory: [MemoryBlock], firstIndex: Int, tokens: Int, layout: PanelLayout,
-        snapshot: Snapshot, account: ByteAccount
+        sealed: [UnsafeRawPointer], assembled: [AssembledBlock], memory: [MemoryBlock], firstIndex: Int, tokens: Int,
+        layout: PanelLayout, snapshot: Snapshot, account: ByteAccount
     ) {
-        blocks = mapped.map(\.payload) + memory.map { UnsafeRawPointer($0.address) }
+        blocks = sealed + memory.map { UnsafeRawPointer($0.address) }
+        self.assembled = assembled
         self.firstIndex = firstIndex
         self.tokens = tokens
         self.layout = layout

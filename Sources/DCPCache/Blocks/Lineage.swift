@@ -55,16 +55,6 @@ struct Lineage: Equatable, Sendable {
     }
 }
 
-/// Blocks to delete, in every layer of a range.
-struct DoomedBlocks: Sendable {
-    var model: ModelID
-    var writer: UInt64
-    var layers: Range<Int>
-    var blocks: Range<Int>
-    /// Pages that one block takes.
-    var pages: Int
-}
-
 /// The lineages of all sequences, and for each writer who still uses which of its blocks.
 struct LineageTable: Sendable {
     private var lineages: [SequenceID: Lineage] = [:]

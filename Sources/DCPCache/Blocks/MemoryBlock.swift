@@ -71,17 +71,23 @@ final class MemoryBlock: @unchecked Sendable {
     deinit { pool.give(place, byteCount: byteCount) }
 }
 
-/// The payload of a sealed block in the map.
+/// Where the payload of a sealed block is in the map.
 ///
 /// @unchecked Sendable: an address of memory that nobody writes; who follows it holds a read transaction, by the rule in
 /// `ContextReader`.
 struct BlockAddress: @unchecked Sendable {
-    let payload: UnsafeRawPointer
+    /// nil for a block in pieces: these are looked up by their keys, and put together.
+    let payload: UnsafeRawPointer?
+
+    static let inPieces = BlockAddress()
+
+    private init() { payload = nil }
 
     /// - Returns: nil when the value is not aligned or sized as a block of this layout is.
     init?(_ value: UnsafeRawBufferPointer, byteCount: Int) {
         guard value.count == byteCount, let base = value.baseAddress else { return nil }
-        payload = base + BlockRecord.headerByteCount
+        let payload = base + BlockRecord.headerByteCount
+        self.payload = payload
         guard UInt(bitPattern: payload) % UInt(BlockRecord.payloadAlignment) == 0 else { return nil }
     }
 }

@@ -32,6 +32,8 @@ struct LayerState: Sendable {
     var length: Int
     /// The sealed blocks, all committed.
     var mapped: [BlockAddress]
+    /// Of the sealed blocks in pieces, those that are kept in RAM, by index.
+    var assembled: [Int: AssembledBlock] = [:]
     /// The open block and, before it, full blocks that are not committed.
     var memory: [MemoryBlock] = []
     /// Sealed blocks that are known to be intact, by index. What a window sees may be checked without what is before it.
@@ -109,6 +111,12 @@ final class LayerCache: Sendable {
 }
 
 extension LayerState {
+    /// Drops the sealed blocks from `count` on.
+    mutating func dropSealed(from count: Int) {
+        mapped.removeLast(max(mapped.count - count, 0))
+        if !assembled.isEmpty { assembled = assembled.filter { $0.key < count } }
+    }
+
     /// Becomes what it was before a job that is taken back.
     mutating func restore(_ saved: LayerState) {
         let generation = generation + 1

@@ -15,6 +15,10 @@ struct CommitPlan {
     var claim: Claim
     /// Blocks that become sealed.
     var sealed: Range<Int>
+    /// Those of them that found no run of pages.
+    var inPieces: Set<BlockKey> = []
+    /// Rows of theirs that are left to delete.
+    var rest: [DoomedRows] = []
 }
 
 extension ShardCache {
@@ -35,7 +39,7 @@ extension ShardCache {
                     try collectBlocks(&plans.value[plans.value.count - 1])
                 }
             }
-            for plan in plans.value { try write(plan, &transaction) }
+            for index in plans.value.indices { try write(&plans.value[index], &transaction) }
             FailPoint.commitBefore.pass()
         } undo: {
             for plan in plans.value { plan.sequence.core.withLock { $0.floor = $0.committed } }
@@ -44,6 +48,8 @@ extension ShardCache {
             FailPoint.commitAfter.pass()
             for plan in plans.value { apply(plan) }
             plans.value = []
+            pieced.withLock { $0.noteCommit(transactions: writer.transactionsCommitted) }
+            healPieces()
         }
     }
 
@@ -85,7 +91,7 @@ extension ShardCache {
         }
     }
 
-    private func write(_ plan: CommitPlan, _ transaction: inout WriteTransaction) throws {
+    private func write(_ plan: inout CommitPlan, _ transaction: inout WriteTransaction) throws {
         let sequence = plan.sequence
         let first = plan.sealed.lowerBound
         for (layer, blocks) in plan.memory.enumerated() {
@@ -94,15 +100,16 @@ extension ShardCache {
             for index in plan.sealed {
                 let key = BlockKey(model: sequence.model.id, writer: plan.lineage.writer, layer: layer, index: index)
                 let payload = UnsafeRawPointer(blocks[index - first].address)
-                try transaction.reserve(tables.blocks, key.bytes, byteCount: byteCount) {
+                let isInPieces = try transaction.place(tables.blocks, key.bytes, byteCount: byteCount) {
                     BlockRecord.write(key, payload: payload, panels: panels, into: $0)
                 }
+                if isInPieces { plan.inPieces.insert(key) }
             }
         }
         if !plan.sealed.isEmpty { FailPoint.commitSealed.pass() }
         let old = localLength(plan.committed)
         let new = localLength(plan.length)
-        if !plan.sealed.isEmpty { try deleteRows(sequence.id, first * blockTokens..<old, &transaction) }
+        if !plan.sealed.isEmpty { plan.rest = try deleteRows(sequence, first * blockTokens..<old, &transaction) }
         let open = plan.sealed.upperBound
         try putRows(
             sequence, max(old, open * blockTokens)..<new,
@@ -119,17 +126,16 @@ extension ShardCache {
         _ sequence: SequenceCache, _ tokens: Range<Int>, blocks: [MemoryBlock], _ transaction: inout WriteTransaction
     ) throws {
         let layout = sequence.model.tail
+        let isAnyLeft = doomed.withLock { $0.rows.contains { $0.sequence == sequence.id } }
         for token in tokens {
             let key = TailRecord.key(sequence.id, localIndex: token)
-            try transaction.reserve(tables.tail, key, byteCount: layout.byteCount) {
+            // What a cut or a seal has left there may be of the other kind, whole or in pieces.
+            if isAnyLeft { try transaction.remove(tables.tail, key) }
+            try transaction.place(tables.tail, key, byteCount: layout.byteCount) {
                 TailRecord.write(
                     key: key, payloads: blocks, token: token % blockTokens, layout: layout, into: $0)
             }
         }
-    }
-
-    func deleteRows(_ id: SequenceID, _ tokens: Range<Int>, _ transaction: inout WriteTransaction) throws {
-        for token in tokens { try transaction.delete(tables.tail, TailRecord.key(id, localIndex: token)) }
     }
 
     /// Puts the mapped blocks in the place of those in RAM.
@@ -148,10 +154,15 @@ extension ShardCache {
                 sequence, layer: layer, from: localLength(plan.committed), to: localLength(plan.length))
         }
         guard !plan.sealed.isEmpty else { return }
+        if !plan.rest.isEmpty { sweepLater(Doomed(rows: plan.rest)) }
         do throws(StoreError) {
             let addresses = try addresses(plan)
-            for (layer, addresses) in zip(sequence.layers, addresses) {
-                layer.state.withLock { state in
+            for (number, addresses) in addresses.enumerated() {
+                sequence.layers[number].state.withLock { state in
+                    for (offset, address) in addresses.enumerated() where address.payload == nil {
+                        let block = assembled(state.memory[offset], sequence.model.panels[number], mayBeKept: true)
+                        if block.isKept { state.assembled[plan.sealed.lowerBound + offset] = block }
+                    }
                     // Just written from what the checksum was made of: as good as checked.
                     let written = state.mapped.count..<state.mapped.count + addresses.count
                     if state.verified.isEmpty {
@@ -163,6 +174,14 @@ extension ShardCache {
                     state.memory.removeFirst(addresses.count)
                 }
             }
+            let found = plan.inPieces.sorted().map { key in
+                let byteCount = sequence.model.blockByteCount(
+                    layer: key.layer, pageByteCount: environment.pageByteCount)
+                return PiecedBlocks.Block(
+                    key: key, pages: environment.runPages(valueByteCount: byteCount),
+                    pieces: environment.pieces(valueByteCount: byteCount))
+            }
+            pieced.withLock { $0.add(found) }
         } catch {
             sequence.markDamaged(
                 fromLocalIndex: plan.sealed.lowerBound * blockTokens,
@@ -179,6 +198,10 @@ extension ShardCache {
             var addresses: [BlockAddress] = []
             for index in plan.sealed {
                 let key = BlockKey(model: model.id, writer: plan.lineage.writer, layer: layer, index: index)
+                guard !plan.inPieces.contains(key) else {
+                    addresses.append(.inPieces)
+                    continue
+                }
                 guard let value = try read.get(tables.blocks, key.bytes),
                     let address = BlockAddress(value, byteCount: byteCount)
                 else { throw StoreError(.damaged, "block \(index) of layer \(layer) is missing or not aligned") }

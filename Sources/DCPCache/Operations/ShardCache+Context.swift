@@ -26,8 +26,9 @@ extension ShardCache {
         _ wanted: [(sequence: SequenceID, positions: Range<Int>)], layer: Int,
         goesOn: () throws(ServiceError) -> Void = {}
     ) throws(ServiceError) -> [ContextReader] {
+        var isAssembling = false
         while true {
-            if let readers = try readers(wanted, layer: layer) { return readers }
+            if let readers = try readers(wanted, layer: layer, &isAssembling) { return readers }
             // Without the snapshot that the readers share: it would live as long as all checks.
             for item in wanted { try checkBlocks(of: item.sequence, layer: layer, item.positions, goesOn) }
         }
@@ -35,12 +36,12 @@ extension ShardCache {
 
     /// - Returns: nil when not all of the sealed blocks have been checked.
     private func readers(
-        _ wanted: [(sequence: SequenceID, positions: Range<Int>)], layer: Int
+        _ wanted: [(sequence: SequenceID, positions: Range<Int>)], layer: Int, _ isAssembling: inout Bool
     ) throws(ServiceError) -> [ContextReader]? {
         let snapshot = try snapshot()
         var readers: [ContextReader] = []
         for item in wanted {
-            guard let reader = try reader(item.sequence, layer: layer, item.positions, snapshot) else {
+            guard let reader = try reader(item.sequence, layer: layer, item.positions, snapshot, &isAssembling) else {
                 return nil
             }
             readers.append(reader)
@@ -53,22 +54,58 @@ extension ShardCache {
     }
 
     private func reader(
-        _ id: SequenceID, layer: Int, _ positions: Range<Int>, _ snapshot: Snapshot
+        _ id: SequenceID, layer: Int, _ positions: Range<Int>, _ snapshot: Snapshot, _ isAssembling: inout Bool
     ) throws(ServiceError) -> ContextReader? {
-        try withReadable(id, layer: layer, positions) { sequence, local, state in
-            let blocks = blocks(of: local)
-            let sealed = blocks.clamped(to: 0..<state.mapped.count)
-            guard sealed.isEmpty || sealed == sealed.clamped(to: state.verified) else { return nil }
-            let open = max(blocks.lowerBound, state.mapped.count)..<max(blocks.upperBound, state.mapped.count)
-            let memory = open.map { state.memory[$0 - state.mapped.count] }
-            for block in memory { block.leases.add(1, ordering: .acquiring) }
-            let first = blocks.lowerBound * blockTokens
-            return ContextReader(
-                mapped: Array(state.mapped[sealed]), memory: memory, firstIndex: first,
-                tokens: local.isEmpty ? 0 : local.upperBound - first, layout: sequence.model.panels[layer],
-                snapshot: snapshot,
-                account: readers)
+        var own: [Int: AssembledBlock] = [:]
+        var generation: Int?
+        while true {
+            let view = try withReadable(id, layer: layer, positions) { sequence, local, state -> ReaderView in
+                let blocks = blocks(of: local)
+                let sealed = blocks.clamped(to: 0..<state.mapped.count)
+                guard sealed.isEmpty || sealed == sealed.clamped(to: state.verified) else { return .unchecked }
+                // Put together before the sequence was cut, so perhaps others.
+                if generation != state.generation { own = [:] }
+                var assembled: [AssembledBlock] = []
+                var missing: [Int] = []
+                let payloads = sealed.compactMap { index -> UnsafeRawPointer? in
+                    if let payload = state.mapped[index].payload { return payload }
+                    guard let block = state.assembled[index] ?? own[index] else {
+                        missing.append(index)
+                        return nil
+                    }
+                    assembled.append(block)
+                    return block.payload
+                }
+                guard missing.isEmpty else { return .inPieces(sequence, missing, generation: state.generation) }
+                let open = max(blocks.lowerBound, state.mapped.count)..<max(blocks.upperBound, state.mapped.count)
+                let memory = open.map { state.memory[$0 - state.mapped.count] }
+                for block in memory { block.leases.add(1, ordering: .acquiring) }
+                let first = blocks.lowerBound * blockTokens
+                return .reader(
+                    ContextReader(
+                        sealed: payloads, assembled: assembled, memory: memory, firstIndex: first,
+                        tokens: local.isEmpty ? 0 : local.upperBound - first, layout: sequence.model.panels[layer],
+                        snapshot: snapshot, account: readers))
+            }
+            switch view {
+            case .unchecked: return nil
+            case .reader(let reader): return reader
+            case .inPieces(let sequence, let missing, let current):
+                generation = current
+                let blocks = try assemble(
+                    sequence, layer: layer, missing, generation: current, hasBegun: &isAssembling)
+                own.merge(blocks) { $1 }
+            }
         }
+    }
+
+    /// What a look at a layer came to.
+    private enum ReaderView {
+        case reader(ContextReader)
+        /// Not all of the sealed blocks have been checked.
+        case unchecked
+        /// These are in pieces and have to be put together first.
+        case inPieces(SequenceCache, [Int], generation: Int)
     }
 
     /// The blocks that local tokens are in; of no tokens none, where they would be.
@@ -165,7 +202,7 @@ extension ShardCache {
         let lineage = lineages.withLock { $0[sequence.id] }
         let byteCount = sequence.model.panels[layer].payloadByteCount
         func ask(_ addresses: some Sequence<BlockAddress>) {
-            for address in addresses { MappedPages.ask(for: address.payload, byteCount: byteCount) }
+            for payload in addresses.compactMap(\.payload) { MappedPages.ask(for: payload, byteCount: byteCount) }
         }
         ask(piece.addresses.prefix(piece.indices.count))
         var intact = piece.indices.lowerBound

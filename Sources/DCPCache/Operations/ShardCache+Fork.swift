@@ -54,6 +54,7 @@ extension ShardCache {
             layer.state.withLock { state in
                 LayerState(
                     length: length, mapped: Array(state.mapped.prefix(shared)),
+                    assembled: state.assembled.filter { $0.key < shared },
                     memory: copies.isEmpty ? [] : [copies[index]], verified: state.verified.clamped(to: 0..<shared))
             }
         }

@@ -92,11 +92,9 @@ extension ShardCache {
         }
     }
 
-    /// Bytes of blocks that no sequence has and that are not deleted yet.
+    /// Bytes of blocks and rows that no sequence has and that are not deleted yet.
     public var doomedByteCount: Int {
-        doomed.withLock { doomed in
-            doomed.reduce(0) { $0 + $1.layers.count * $1.blocks.count * $1.pages } * environment.pageByteCount
-        }
+        doomed.withLock(\.pages) * environment.pageByteCount
     }
 }
 

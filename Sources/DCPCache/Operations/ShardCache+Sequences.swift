@@ -46,7 +46,7 @@ extension ShardCache {
     /// Removes a sequence with its uncommitted tokens; succeeds when there is none. Blocks that a fork shares stay.
     public func close(_ id: SequenceID, completion: @escaping CacheCompletion) {
         let plan = Plan<(closed: SequenceCache, layers: [LayerState], lineage: Lineage?)?>(nil)
-        let rest = Plan<[DoomedBlocks]>([])
+        let rest = Plan(Doomed())
         let change = Plan<UInt64>(0)
         // Synced: the directory forgets it for good, and would not tell a rank that had it again.
         enqueue([Self.key(id)], isFreeing: true, isSynced: true, completion) { [self] transaction in
@@ -72,10 +72,8 @@ extension ShardCache {
             change.value = try putChange(&transaction)
             try transaction.delete(tables.sequences, SequenceRecord.key(id))
             let local = localLength(committed)
-            for index in (local / blockTokens * blockTokens)..<local {
-                try transaction.delete(tables.tail, TailRecord.key(id, localIndex: index))
-            }
-            rest.value = try delete(replaceLineage(of: closed, by: nil), &transaction)
+            let rows = try deleteRows(closed, (local / blockTokens * blockTokens)..<local, &transaction)
+            rest.value = Doomed(blocks: try delete(replaceLineage(of: closed, by: nil), &transaction), rows: rows)
         } undo: { [self] in
             guard let (closed, layers, lineage) = plan.value else { return }
             lineages.withLock { $0[id] = lineage }
@@ -94,6 +92,7 @@ extension ShardCache {
             }
             sequenceCaches.withLock { $0[id] = nil }
             sweepLater(rest.value)
+            forgetDroppedPieces()
         }
     }
 
@@ -101,13 +100,13 @@ extension ShardCache {
     private func deleteDamagedRecord(_ id: SequenceID, _ transaction: inout WriteTransaction) throws {
         guard damagedRecords.withLock({ $0[id] != nil }) else { return }
         try transaction.delete(tables.sequences, SequenceRecord.key(id))
-        var rows: [Int] = []
+        var rows: [[UInt8]] = []
         try transaction.scan(tables.tail, from: TailRecord.key(id, localIndex: 0)) { key, _ in
-            guard key.count == TailRecord.keyByteCount, RecordReader.key(key, at: 0) == id.value else { return false }
-            rows.append(Int(RecordReader.key(key, at: 8) as UInt64))
+            guard TailRecord.place(key)?.sequence == id else { return false }
+            rows.append(Array(key))
             return true
         }
-        for row in rows { try transaction.delete(tables.tail, TailRecord.key(id, localIndex: row)) }
+        for row in rows { try transaction.delete(tables.tail, row) }
     }
 
     /// Gives a sequence another lineage, or none; part of a job's body, after its addresses have left the index. Undone by
@@ -190,14 +189,16 @@ extension ShardCache {
 
     public func statistics() throws(ServiceError) -> CacheStatistics {
         let usage = try mapping { () throws(StoreError) in try environment.usage() }
-        let blocks = try mapping { () throws(StoreError) in
+        let entries = try mapping { () throws(StoreError) in
             let read = try environment.beginRead(isPrivileged: true)
             return try read.count(tables.blocks)
         }
+        let pieced = pieced.withLock { (count: $0.count, excess: $0.excess) }
         let all = sequenceCaches.withLock { Array($0.values) }
         return CacheStatistics(
             sequences: all.count, localTokens: all.reduce(0) { $0 + localLength($1.core.withLock { $0.committed }) },
-            sealedBlocks: blocks, memoryByteCount: memory.account.value, spareByteCount: memory.spareByteCount,
+            sealedBlocks: entries - pieced.excess, piecedBlocks: pieced.count,
+            memoryByteCount: memory.account.value, spareByteCount: memory.spareByteCount,
             uncommittedByteCount: uncommitted.value,
             storeUsedByteCount: usage.usedByteCount, storeFileByteCount: usage.fileByteCount,
             storeMapByteCount: usage.mapByteCount, readers: readers.value,

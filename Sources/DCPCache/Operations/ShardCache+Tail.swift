@@ -30,20 +30,22 @@ extension ShardCache {
             let read = try environment.beginRead(isPrivileged: true)
             for index in first..<local {
                 let key = TailRecord.key(sequence.id, localIndex: index)
-                guard let value = try read.get(tables.tail, key),
-                    let rows = TailRecord.rows(key: key, value, layout: layout)
-                else {
+                let isGood = try read.withValue(tables.tail, key) { value in
+                    guard let rows = TailRecord.rows(key: key, value, layout: layout) else { return false }
+                    for (layer, block) in blocks.enumerated() {
+                        let panels = layout.panels[layer]
+                        let row = panels.rows(of: rows + layout.offsets[layer])
+                        _ = panels.write(row, rowTokens: [0], into: block.address, at: index - first)
+                    }
+                    return true
+                }
+                guard isGood == true else {
                     let position = cluster.layout.position(ofLocalIndex: index, rank: contextRank)
                     core.markDamaged(
                         fromLocalIndex: index,
                         "The row of token \(position) of \(sequence.id) in the store of \(rank) is missing or fails its "
                             + "checksum")
                     return
-                }
-                for (layer, block) in blocks.enumerated() {
-                    let panels = layout.panels[layer]
-                    let row = panels.rows(of: rows + layout.offsets[layer])
-                    _ = panels.write(row, rowTokens: [0], into: block.address, at: index - first)
                 }
             }
         }
@@ -64,10 +66,20 @@ extension ShardCache {
     ) throws(ServiceError) {
         if let writer = lineage?.writer(ofBlock: index) {
             let key = BlockKey(model: sequence.model.id, writer: writer, layer: layer, index: index)
-            if BlockRecord.isIntact(key, payload: address.payload, panels: sequence.model.panels[layer]) { return }
+            let panels = sequence.model.panels[layer]
+            if let payload = address.payload {
+                if BlockRecord.isIntact(key, payload: payload, panels: panels) { return }
+            } else if try assemble(key, panels, mayBeKept: false) != nil {
+                return
+            }
         }
-        throw fail(
+        throw damagedBlock(index, layer: layer, of: sequence.id)
+    }
+
+    func damagedBlock(_ index: Int, layer: Int, of id: SequenceID) -> ServiceError {
+        fail(
             .storeDamaged,
-            "Block \(index) of layer \(layer) of \(sequence.id) in the store of \(rank) fails its checksum")
+            "Block \(index) of layer \(layer) of \(id) in the store of \(rank) fails its checksum, or a part of it is missing"
+        )
     }
 }

@@ -13,7 +13,7 @@ extension ShardCache {
         /// As it was.
         var lineage: Lineage
         var change: UInt64 = 0
-        var rest: [DoomedBlocks] = []
+        var rest = Doomed()
     }
 
     /// Cuts a sequence to a global length and drops all its uncommitted tokens.
@@ -74,7 +74,7 @@ extension ShardCache {
             layer.state.withLock { state in
                 let saved = state
                 state.length = length
-                state.mapped.removeLast(max(state.mapped.count - kept, 0))
+                state.dropSealed(from: kept)
                 state.memory = copies.isEmpty ? [] : [copies[index]]
                 state.verified = state.verified.clamped(to: 0..<state.mapped.count)
                 state.generation += 1
@@ -86,10 +86,10 @@ extension ShardCache {
             sequence: sequence, committed: committed, length: length, layers: saved, lineage: lineage)
         let firstRow = lineage.sealedBlocks * blockTokens
         if dropsSealed {
-            try deleteRows(sequence.id, firstRow..<old, &transaction)
+            plan.value?.rest.rows = try deleteRows(sequence, firstRow..<old, &transaction)
             try putRows(sequence, kept * blockTokens..<new, blocks: copies, &transaction)
         } else {
-            try deleteRows(sequence.id, new..<old, &transaction)
+            plan.value?.rest.rows = try deleteRows(sequence, new..<old, &transaction)
         }
         let change = takeChange()
         let claim = sequence.core.withLock { core in
@@ -101,7 +101,7 @@ extension ShardCache {
             model: sequence.model.id, origin: sequence.origin, committed: length, lineage: replacement,
             lastChange: change, claim: claim)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
-        plan.value?.rest = try delete(replaceLineage(of: sequence, by: replacement), &transaction)
+        plan.value?.rest.blocks = try delete(replaceLineage(of: sequence, by: replacement), &transaction)
     }
 
     /// New RAM blocks, one for each layer, with the tokens of the block that a local length cuts; none at a block's
@@ -121,17 +121,35 @@ extension ShardCache {
             }
             if let sealed = source.0 {
                 do throws(ServiceError) {
-                    try checkBlock(sequence, layer: number, index: index, address: sealed, lineage: lineage)
+                    copies.append(try copy(sealed, of: sequence, layer: number, index: index, lineage, tokens: tokens))
                 } catch {
+                    guard error.code == .storeDamaged else { throw error }
                     sequence.markDamaged(fromLocalIndex: index * blockTokens, error.message)
                     try checkIntact(sequence.core.withLock { $0 }, localLength: localLength)
+                    throw error
                 }
-                copies.append(MemoryBlock(copying: sealed.payload, tokens: tokens, panels, pool: memory))
             } else if let open = source.1 {
                 copies.append(MemoryBlock(copying: open.address, tokens: tokens, panels, pool: memory))
             }
         }
         return copies
+    }
+
+    /// The first tokens of a sealed block, which is checked.
+    private func copy(
+        _ address: BlockAddress, of sequence: SequenceCache, layer: Int, index: Int, _ lineage: Lineage, tokens: Int
+    ) throws(ServiceError) -> MemoryBlock {
+        let panels = sequence.model.panels[layer]
+        if let payload = address.payload {
+            try checkBlock(sequence, layer: layer, index: index, address: address, lineage: lineage)
+            return MemoryBlock(copying: payload, tokens: tokens, panels, pool: memory)
+        }
+        guard let writer = lineage.writer(ofBlock: index),
+            let block = try assemble(
+                BlockKey(model: sequence.model.id, writer: writer, layer: layer, index: index), panels,
+                mayBeKept: false, isPrivileged: true)
+        else { throw damagedBlock(index, layer: layer, of: sequence.id) }
+        return MemoryBlock(copying: block.payload, tokens: tokens, panels, pool: memory)
     }
 
     private func finish(_ truncation: Truncation) {
@@ -149,5 +167,6 @@ extension ShardCache {
             core.damage = nil
         }
         sweepLater(truncation.rest)
+        forgetDroppedPieces()
     }
 }

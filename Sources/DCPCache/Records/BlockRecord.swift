@@ -1,9 +1,10 @@
 internal import DCPAttention
 internal import DCPCore
+internal import DCPStore
 
 /// The key of the table `blocks`: model (4 bytes), writer (8), layer (4), block index (4). All blocks one writer sealed
 /// for a layer are one contiguous key range.
-struct BlockKey: Hashable {
+struct BlockKey: Hashable, Comparable {
     static let byteCount = 20
 
     var model: ModelID
@@ -28,12 +29,22 @@ struct BlockKey: Hashable {
         self.index = index
     }
 
+    /// - Parameter key: of a block, or of a piece of one.
     init?(_ key: UnsafeRawBufferPointer) {
-        guard key.count == Self.byteCount else { return nil }
+        guard key.count == Self.byteCount || key.count == Self.byteCount + PieceKey.numberByteCount else { return nil }
         model = ModelID(RecordReader.key(key, at: 0))
         writer = RecordReader.key(key, at: 4)
         layer = Int(RecordReader.key(key, at: 12) as UInt32)
         index = Int(RecordReader.key(key, at: 16) as UInt32)
+    }
+
+    static func < (a: BlockKey, b: BlockKey) -> Bool {
+        (a.model.value, a.writer, a.layer, a.index) < (b.model.value, b.writer, b.layer, b.index)
+    }
+
+    /// The number of a piece, when its key is one.
+    static func piece(_ key: UnsafeRawBufferPointer) -> Int? {
+        key.count == byteCount ? nil : Int(RecordReader.key(key, at: byteCount) as UInt32)
     }
 }
 
@@ -90,6 +101,15 @@ enum BlockRecord {
         record.append(key.model.value)
         record.append(UInt32(0))
         return record.sealed(key: [])
+    }
+
+    /// The payload in a value, when that is the block that the key names.
+    static func intactPayload(
+        _ key: BlockKey, _ value: UnsafeRawBufferPointer, byteCount: Int, panels: PanelLayout
+    ) -> UnsafeRawPointer? {
+        guard value.count == byteCount, let base = value.baseAddress else { return nil }
+        let payload = base + headerByteCount
+        return isIntact(key, payload: payload, panels: panels) ? payload : nil
     }
 
     /// Whether the stored block is the one the key names and its bytes are those that were sealed. Reads all of it.

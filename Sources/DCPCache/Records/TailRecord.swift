@@ -1,5 +1,6 @@
 internal import DCPAttention
 internal import DCPCore
+internal import DCPStore
 
 /// One committed token of an open block: the table `tail`, key sequence id (8 bytes) and local index (8 bytes).
 ///
@@ -13,6 +14,18 @@ enum TailRecord {
         key.append(sequence.value)
         key.append(UInt64(localIndex))
         return key.bytes
+    }
+
+    /// Whose row a key names, or a piece of it.
+    static func place(_ key: UnsafeRawBufferPointer) -> (sequence: SequenceID, localIndex: Int)? {
+        guard key.count == keyByteCount || key.count == keyByteCount + PieceKey.numberByteCount else { return nil }
+        let index: UInt64 = RecordReader.key(key, at: 8)
+        return (SequenceID(RecordReader.key(key, at: 0)), Int(truncatingIfNeeded: index))
+    }
+
+    /// The number of a piece, when its key is one.
+    static func piece(_ key: UnsafeRawBufferPointer) -> Int? {
+        key.count == keyByteCount ? nil : Int(RecordReader.key(key, at: keyByteCount) as UInt32)
     }
 
     /// - Parameters:

@@ -58,8 +58,10 @@ extension ShardCache {
         let open = lineage.sealedBlocks * blockTokens..<localLength(sequence.core.withLock { $0.committed })
         guard open.contains(index) else { return false }
         let key = TailRecord.key(sequence.id, localIndex: index)
-        guard let value = try transaction.get(tables.tail, key) else { return true }
-        return TailRecord.rows(key: key, value, layout: sequence.model.tail) == nil
+        let isGood = try transaction.withValue(tables.tail, key) {
+            TailRecord.rows(key: key, $0, layout: sequence.model.tail) != nil
+        }
+        return isGood != true
     }
 }
 

@@ -18,9 +18,14 @@ extension StoreCheck {
             lineages[id] = SequenceRecord(id, value)?.lineage
         }
         var unreferenced: [UInt64: Int] = [:]
+        var last: BlockKey?
         let next = try scan(tables.blocks, from: start, entriesMax: batchEntries, read, &found) { bytes, _ in
             guard let key = BlockKey(bytes) else { return false }
-            if !lineages.isCovered(writer: key.writer, block: key.index) { unreferenced[key.writer, default: 0] += 1 }
+            // Once for all its pieces.
+            if key != last, !lineages.isCovered(writer: key.writer, block: key.index) {
+                unreferenced[key.writer, default: 0] += 1
+            }
+            last = key
             return true
         }
         for (writer, count) in unreferenced.sorted(by: { $0.key < $1.key }) {
@@ -40,8 +45,8 @@ extension StoreCheck {
         var found: [Suspect] = []
         var rows: [(SequenceID, Int)] = []
         let next = try scan(tables.tail, from: start, entriesMax: batchEntries, read, &found) { key, _ in
-            guard key.count == TailRecord.keyByteCount else { return false }
-            rows.append((SequenceID(RecordReader.key(key, at: 0)), Int(truncatingIfNeeded: rowIndex(key))))
+            guard let row = TailRecord.place(key) else { return false }
+            if rows.last.map({ $0 == row }) != true { rows.append(row) }
             return true
         }
         var place: (id: SequenceID, open: Range<Int>?)?
@@ -64,8 +69,6 @@ extension StoreCheck {
         phase = next.map { .rows($0) } ?? .done
         return found
     }
-
-    private func rowIndex(_ key: UnsafeRawBufferPointer) -> UInt64 { RecordReader.key(key, at: 8) }
 
     private mutating func report(_ stray: (sequence: SequenceID, rows: [Int]), _ found: inout [Suspect]) {
         strays = nil

@@ -129,14 +129,30 @@ extension StoreCheck {
     private func damage(
         of key: BlockKey, _ model: ModelEntry, _ read: borrowing ReadTransaction
     ) throws -> (StoreFinding.Kind, String)? {
-        guard let value = try read.get(tables.blocks, key.bytes) else { return (.missingBlock, "is missing.") }
         let byteCount = model.blockByteCount(layer: key.layer, pageByteCount: environment.pageByteCount)
+        guard let value = try read.get(tables.blocks, key.bytes) else {
+            return try damageOfPieces(of: key, model, byteCount: byteCount, read)
+        }
         guard value.count == byteCount else { return (.block, "has \(value.count) bytes, not \(byteCount).") }
         guard let address = BlockAddress(value, byteCount: byteCount) else {
             return (.block, "does not begin at a multiple of \(BlockRecord.payloadAlignment) bytes.")
         }
-        MappedPages.ask(for: address.payload, byteCount: model.panels[key.layer].payloadByteCount)
-        return BlockRecord.damage(key, payload: address.payload, panels: model.panels[key.layer]).map { (.block, $0) }
+        guard let payload = address.payload else { return nil }
+        MappedPages.ask(for: payload, byteCount: model.panels[key.layer].payloadByteCount)
+        return BlockRecord.damage(key, payload: payload, panels: model.panels[key.layer]).map { (.block, $0) }
+    }
+
+    private func damageOfPieces(
+        of key: BlockKey, _ model: ModelEntry, byteCount: Int, _ read: borrowing ReadTransaction
+    ) throws -> (StoreFinding.Kind, String)? {
+        let damage = try read.withValue(tables.blocks, key.bytes) { value -> (StoreFinding.Kind, String)? in
+            guard value.count == byteCount, let base = value.baseAddress else {
+                return (.block, "has \(value.count) bytes in its pieces, not \(byteCount).")
+            }
+            let payload = base + BlockRecord.headerByteCount
+            return BlockRecord.damage(key, payload: payload, panels: model.panels[key.layer]).map { (.block, $0) }
+        }
+        return damage ?? (.missingBlock, "is missing, or a piece of it.")
     }
 
     // MARK: Rows
@@ -149,12 +165,11 @@ extension StoreCheck {
         let first = record.lineage.sealedBlocks * blockTokens
         for index in first..<localLength(record.committed) {
             let key = TailRecord.key(id, localIndex: index)
-            let value = try read.get(tables.tail, key)
-            progress.rows += 1
-            progress.byteCount += model.rowByteCount
-            let isGood = value.map {
+            let isGood = try read.withValue(tables.tail, key) {
                 TailRecord.rows(key: key, $0, layout: model.tail) != nil
             }
+            progress.rows += 1
+            progress.byteCount += model.rowByteCount
             if isGood == true { continue }
             let position = position(ofLocalIndex: index)
             let finding = StoreFinding(

@@ -72,7 +72,7 @@ public struct SubmitFile: Sendable {
             if let stated = try integer(key), stated != value {
                 throw ServiceError(
                     .invalidRequest,
-                    "\(path): the metadata says \(key) \(stated), the tensors of layer \(layer.index) have \(value); correct "
+                    "\(path): the metadata says \(key) \(stated), the tensors have \(value) in layer \(layer.index); correct "
                         + "one of them.")
             }
         }
@@ -120,13 +120,13 @@ extension SubmitFile {
     private static func tensors(
         of file: SafetensorsFile, _ index: Int, _ prefix: String
     ) throws(ServiceError) -> Layer {
+        let queries = try file.tensor(named: prefix + "q"), keys = try file.tensor(named: prefix + "k")
         let valueDim = try integer("value_dim", of: prefix, in: file.metadata, file.path)
         // Without a number of dimensions to take from the keys, values that are not there are missing.
         let hasValues = valueDim == nil || file.entry(named: prefix + "v") != nil
         let values = hasValues ? try file.tensor(named: prefix + "v") : nil
         return Layer(
-            index: index, queries: try file.tensor(named: prefix + "q"), keys: try file.tensor(named: prefix + "k"),
-            values: values, sinks: try sinks(of: file, prefix),
+            index: index, queries: queries, keys: keys, values: values, sinks: try sinks(of: file, prefix),
             valueDim: values?.shape.dropFirst(2).first ?? valueDim ?? 0, prefix: prefix)
     }
 

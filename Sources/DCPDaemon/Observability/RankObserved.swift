@@ -121,6 +121,7 @@ struct RankObserved: Observed {
         exposition.add(.sequences, statistics.sequences)
         exposition.add(.committedTokens, statistics.localTokens)
         exposition.add(.sealedBlocks, statistics.sealedBlocks)
+        exposition.add(.piecedBlocks, statistics.piecedBlocks)
         exposition.add(.openBlockBytes, statistics.memoryByteCount)
         exposition.add(.spareBlockBytes, statistics.spareByteCount)
         exposition.add(.uncommittedBytes, statistics.uncommittedByteCount)

@@ -117,7 +117,8 @@ struct RankService: DaemonService {
         let metadata: Logger.Metadata = [
             "path": "\(settings.storeDirectory)", "store": "\(cache.storeID)", "sequences": "\(statistics.sequences)",
             "tokens": "\(statistics.localTokens)", "blocks": "\(statistics.sealedBlocks)",
-            "epoch": "\(cache.highestEpoch.value)", "layout": "\(LayoutFingerprint(cluster))",
+            "in-pieces": "\(statistics.piecedBlocks)", "epoch": "\(cache.highestEpoch.value)",
+            "layout": "\(LayoutFingerprint(cluster))",
             "durability": "\(settings.cache.durability.rawValue)", "used": "\(statistics.storeUsedByteCount)",
             "limit": "\(statistics.storeMapByteCount)",
             "duration-us": "\((NIODeadline.now() - begin).nanoseconds / 1000)",

@@ -305,6 +305,7 @@ extension RankServer {
             receiveByteCount: traffic.received, sendByteCount: traffic.sent, stepTokens: counters.tokens,
             commits: counters.commits.count, commitNanoseconds: counters.commits.sum,
             peersConnected: UInt64(peers.links.count), stepTimes: counters.stepTimes, room: room(statistics))
+        status.piecedBlocks = UInt64(statistics.piecedBlocks)
         status.uncommittedByteCountMax = UInt64(cache.settings.uncommittedByteCountMax)
         return status
     }

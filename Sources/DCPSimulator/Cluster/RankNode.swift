@@ -118,6 +118,9 @@ final class RankNode: @unchecked Sendable {
         }
     }
 
+    /// Whether blocks of its store are in pieces.
+    var hasPieces: Bool { (try? cache?.statistics().piecedBlocks).map { $0 > 0 } ?? false }
+
     /// Up, with nothing left to delete and nothing that its disk may have lost.
     var isQuiet: Bool { cache?.doomedByteCount == 0 && !disk.hasLostWrites }
 

@@ -13,6 +13,8 @@ final class SimulatedDisk: @unchecked Sendable {
     private(set) var syncTime: UInt64 = 0
     /// Writes are refused for want of room until then.
     private var fullUntil: UInt64 = 0
+    /// No two free pages of the store lie side by side until then.
+    private var scatteredUntil: UInt64 = 0
     /// Syncs fail until then.
     private var syncsFailUntil: UInt64 = 0
     /// A sync has failed: what was written since the last good one may never reach the disk, and is called clean.
@@ -31,10 +33,12 @@ final class SimulatedDisk: @unchecked Sendable {
 
     func fill(until time: UInt64) { fullUntil = max(fullUntil, time) }
 
+    func scatter(until time: UInt64) { scatteredUntil = max(scatteredUntil, time) }
+
     func failSyncs(until time: UInt64) { syncsFailUntil = max(syncsFailUntil, time) }
 
     /// Nothing fails any more. What a sync has lost stays lost.
-    func heal() { (fullUntil, syncsFailUntil) = (0, 0) }
+    func heal() { (fullUntil, scatteredUntil, syncsFailUntil) = (0, 0, 0) }
 
     var isFull: Bool { world.now < fullUntil }
     var isFailingSyncs: Bool { world.now < syncsFailUntil }
@@ -43,7 +47,11 @@ final class SimulatedDisk: @unchecked Sendable {
     var faults: StoreFaults {
         StoreFaults(
             sync: { [weak self] in self?.failSync() ?? 0 },
-            write: { [weak self] in self?.isFull ?? false ? ENOSPC : 0 })
+            write: { [weak self] in self?.isFull ?? false ? ENOSPC : 0 },
+            runPagesMax: { [weak self] in
+                guard let self else { return .max }
+                return world.now < scatteredUntil ? 1 : .max
+            })
     }
 
     private func failSync() -> Int32 {
@@ -166,7 +174,10 @@ final class SimulatedDisk: @unchecked Sendable {
         }
         guard let start = blocks.randomElement(using: &world.random) else { return false }
         let payload = bytes.withUnsafeBytes { Int($0.loadUnaligned(fromByteOffset: start + 28, as: UInt32.self)) }
-        let end = start + 48 + payload
+        // Of a block in pieces the first, on one page: what follows it is something else's. LMDB says how many pages a value
+        // has, 4 bytes before it.
+        let pages = bytes.withUnsafeBytes { Int($0.loadUnaligned(fromByteOffset: start - 4, as: UInt32.self)) }
+        let end = start + min(48 + payload, pages * Self.pageByteCount - 16)
         guard end <= bytes.count,
             let (place, changed) = change(Block(lowerBound: start, bytes: bytes[start..<end]))
         else { return false }

@@ -6,13 +6,17 @@ package struct StoreFaults: Sendable {
     package var write: @Sendable () -> Int32
     /// The data file has reached the disk as it is now: what a loss of power would leave at the least.
     package var synced: @Sendable (_ dataPath: String) -> Void
+    /// No run of free pages is longer than this.
+    package var runPagesMax: @Sendable () -> Int
 
     package init(
         sync: @escaping @Sendable () -> Int32 = { 0 }, write: @escaping @Sendable () -> Int32 = { 0 },
-        synced: @escaping @Sendable (_ dataPath: String) -> Void = { _ in }
+        synced: @escaping @Sendable (_ dataPath: String) -> Void = { _ in },
+        runPagesMax: @escaping @Sendable () -> Int = { .max }
     ) {
         self.sync = sync
         self.write = write
         self.synced = synced
+        self.runPagesMax = runPagesMax
     }
 }

@@ -5,19 +5,21 @@ internal import CLMDB
 /// Pages freed by later transactions are not reused while it lives, so it must not live long: one reader of hours makes
 /// the file grow by all that is written meanwhile. May move between threads (`MDB_NOTLS`), is used by one at a time.
 public struct ReadTransaction: ~Copyable {
-    private let handle: OpaquePointer
+    let handle: OpaquePointer
     private let environment: Environment
+    private let horizon: UInt64
 
     init(_ environment: Environment, isPrivileged: Bool) throws(StoreError) {
-        try environment.transactionBegins(isPrivileged: isPrivileged)
+        let horizon = try environment.readBegins(isPrivileged: isPrivileged)
         var begun: OpaquePointer?
         let code = mdb_txn_begin(environment.handle, nil, UInt32(MDB_RDONLY), &begun)
         guard code == MDB_SUCCESS, let handle = begun else {
-            environment.transactionEnded()
+            environment.readEnded(horizon)
             throw StoreError.lmdb(code, "begin a read transaction")
         }
         self.handle = handle
         self.environment = environment
+        self.horizon = horizon
     }
 
     /// The value of a key, or nil. Valid until the transaction ends.
@@ -34,10 +36,13 @@ public struct ReadTransaction: ~Copyable {
         _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
     ) throws(StoreError) { try Access.scan(handle, table, from: start, body) }
 
-    /// Pages on the free list. Each record of LMDB's table 0 is a count and then that many page numbers.
-    borrowing func freePages() throws(StoreError) -> Int {
+    /// Pages on the free list. Each record of LMDB's table 0 is under the number of the transaction that freed its pages, a
+    /// count and then that many page numbers.
+    /// - Parameter horizon: only those that were freed by transactions before this one.
+    borrowing func freePages(before horizon: UInt64 = .max) throws(StoreError) -> Int {
         var pages = 0
-        try scan(Table(name: "free list", identifier: 0)) { _, value in
+        try scan(Table(name: "free list", identifier: 0)) { key, value in
+            guard key.loadUnaligned(as: UInt64.self) < horizon else { return false }
             pages += value.loadUnaligned(as: Int.self)
             return true
         }
@@ -46,7 +51,7 @@ public struct ReadTransaction: ~Copyable {
 
     deinit {
         mdb_txn_abort(handle)
-        environment.transactionEnded()
+        environment.readEnded(horizon)
     }
 }
 

@@ -1,11 +1,17 @@
 internal import CLMDB
+internal import Synchronization
 
 /// The one transaction that may change the store. Aborts when it goes out of scope without `commit()`.
 ///
 /// Only on the writer's thread (LMDB's writer mutex belongs to the thread that took it), or before the writer starts.
 public struct WriteTransaction: ~Copyable {
     private var handle: OpaquePointer?
-    private let environment: Environment
+    let environment: Environment
+    /// Values of so many pages and more are written in pieces: no run is known to be as long. 2 and more, since every page
+    /// is a run of one.
+    let runPagesMissing: Int
+    /// For tests: longer runs are not to be had.
+    let runPagesMax: Int
     /// Puts and deletes so far; 0 means there is nothing to commit and nothing to undo.
     public private(set) var changes = 0
     /// What the puts so far need: runs of pages for large values, and bytes in leaves.
@@ -15,10 +21,23 @@ public struct WriteTransaction: ~Copyable {
     var pages: Int { largePages + 2 * leafBytes / environment.pageByteCount + 1 }
     /// What the deletes so far have given back, as the callers say.
     public private(set) var pagesFreed = 0
+    /// The run that LMDB's list of them takes at the least, a value of 8 bytes each.
+    var freedListPages: Int { environment.runPages(valueByteCount: 8 * (pagesFreed + 1)) }
+    /// How many there should be at the most, so that there is a run for the list. Of its places 128 are for the trees' own
+    /// pages: as many leaves as a block has layers.
+    private var pagesFreedMax: Int {
+        let listed = (min(runPagesMissing, 18) - 1) * environment.pageByteCount / 8 - 3
+        return min(listed - 128, 8192)
+    }
     /// LMDB marks a transaction as failed after an error inside a put or a delete; it can then only be aborted.
     private(set) var isFailed = false
+    /// The pages of the value that the failed put was of, 0 when it was another change.
+    private(set) var runPagesFailed = 0
 
-    init(_ environment: Environment) throws(StoreError) {
+    init(_ environment: Environment, runPagesMissing: Int = .max) throws(StoreError) {
+        precondition(runPagesMissing >= 2, "every page is a run of one")
+        self.runPagesMissing = runPagesMissing
+        runPagesMax = environment.faults.withLock { $0?.runPagesMax() } ?? .max
         try environment.transactionBegins(isPrivileged: true)
         var begun: OpaquePointer?
         let code = mdb_txn_begin(environment.handle, nil, 0, &begun)
@@ -66,10 +85,13 @@ public struct WriteTransaction: ~Copyable {
         // A node of a leaf: 8 bytes of header, 2 of its offset, the key, and the value or the number of its first page.
         leafBytes += key.count + 10 + (runPages > 0 ? 8 : byteCount)
         var value = MDB_val(mv_size: byteCount, mv_data: nil)
-        let code = Access.withValue(key) {
-            mdb_put(transaction, table.identifier, &$0, &value, UInt32(MDB_RESERVE))
-        }
-        if code != MDB_SUCCESS { isFailed = true }
+        let code =
+            runPages > runPagesMax
+            ? MDB_MAP_FULL
+            : Access.withValue(key) {
+                mdb_put(transaction, table.identifier, &$0, &value, UInt32(MDB_RESERVE))
+            }
+        if code != MDB_SUCCESS { (isFailed, runPagesFailed) = (true, runPages) }
         try StoreError.check(code, "write \(byteCount) bytes to the table \(table.name)")
         fill(UnsafeMutableRawBufferPointer(start: value.mv_data, count: byteCount))
     }
@@ -87,6 +109,9 @@ public struct WriteTransaction: ~Copyable {
         pagesFreed += pages
         return true
     }
+
+    /// Whether a delete may give back so many pages more; the first of a transaction always may.
+    public func canFree(_ pages: Int) -> Bool { pagesFreed == 0 || pagesFreed + pages <= pagesFreedMax }
 
     public consuming func commit() throws(StoreError) {
         let transaction = try live()

@@ -20,8 +20,10 @@ public struct WriteJob: Sendable {
     public var isFreeing: Bool
     /// Is on the disk when it completes, whatever the durability: undone by a loss of power, it would do harm.
     public var isSynced: Bool
-    /// Writes. May run twice: once in a shared transaction that fails, then again alone. Throw before the first change
-    /// and the other jobs of the transaction do not notice.
+    /// Only makes better what is good: has whole runs of pages or fails, and that it found none says nothing of the store.
+    public var isOptional: Bool
+    /// Writes. May run several times: in a shared transaction that fails, then again alone, and again with values in pieces.
+    /// Throw before the first change and the other jobs of the transaction do not notice.
     public var body: @Sendable (inout WriteTransaction) throws -> Void
     /// Takes back what `body` changed in memory. Called after every run of `body` that did not commit, also one that
     /// threw, and of a synced job whose commit did not reach the disk: nothing is written after that, so what it deleted
@@ -32,6 +34,7 @@ public struct WriteJob: Sendable {
 
     public init(
         keys: [Key] = [], isAlone: Bool = false, isFreeing: Bool = false, isSynced: Bool = false,
+        isOptional: Bool = false,
         body: @escaping @Sendable (inout WriteTransaction) throws -> Void,
         undo: @escaping @Sendable () -> Void = {},
         completion: @escaping @Sendable (Result<Void, any Error>) -> Void
@@ -40,6 +43,7 @@ public struct WriteJob: Sendable {
         self.isAlone = isAlone
         self.isFreeing = isFreeing
         self.isSynced = isSynced
+        self.isOptional = isOptional
         self.body = body
         self.undo = undo
         self.completion = completion

@@ -21,13 +21,15 @@ public final class Writer: @unchecked Sendable {
     ///   - watermarks: when the store counts as full. The writer only says so (`health`); it takes data up to the
     ///     capacity.
     ///   - host: runs the jobs instead of a thread.
+    ///   - turningOver: changes something small that is there. Run when a commit finds no pages but those that the transaction
+    ///     before it has freed, which LMDB gives to the one after the next.
     public init(
         environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks = .standard,
-        host: (any WriterHost)? = nil
+        host: (any WriterHost)? = nil, turningOver: (@Sendable (inout WriteTransaction) throws -> Void)? = nil
     ) throws(StoreError) {
         let core = try WriterCore(
             environment: environment, durability: durability, queueDepthMax: queueDepthMax, watermarks: watermarks,
-            host: host)
+            host: host, turningOver: turningOver)
         guard host == nil else {
             self.core = core
             thread = nil

@@ -41,8 +41,10 @@ extension WriterCore {
     func judged(_ error: any Error, pages: Int) -> any Error {
         guard let error = error as? StoreError else { return error }
         guard let cause = error.cause, cause != MDB_MAP_FULL else {
-            // No page, or no run of pages, is left below the watermark: full all the same.
-            if error.code == .full { update { if case .writable = $0.condition { $0.condition = .full } } }
+            // Full below the watermark when it lacks pages. Those that readers hold back come by themselves.
+            if error.code == .full, !isEmpty(for: pages + environment.reservedPages) {
+                update { if case .writable = $0.condition { $0.condition = .full } }
+            }
             return error
         }
         switch cause {

@@ -1,3 +1,4 @@
+internal import CLMDB
 internal import Glibc
 internal import Synchronization
 
@@ -23,6 +24,10 @@ final class WriterCore: @unchecked Sendable {
     var nextProbe: timespec?
     /// Runs the jobs instead of a thread, for simulations.
     private let host: (any WriterHost)?
+    /// Changes something, and takes no more than it frees.
+    private let turningOver: (@Sendable (inout WriteTransaction) throws -> Void)?
+    /// No run is known to be as long as this, since something was last freed.
+    private var runPagesMissing = Int.max
     private var isDirty = false
     private var isSyncScheduled = false
     private var isProbeScheduled = false
@@ -32,12 +37,13 @@ final class WriterCore: @unchecked Sendable {
 
     init(
         environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks,
-        host: (any WriterHost)?
+        host: (any WriterHost)?, turningOver: (@Sendable (inout WriteTransaction) throws -> Void)?
     ) throws(StoreError) {
         self.environment = environment
         self.durability = durability
         self.watermarks = watermarks
         self.host = host
+        self.turningOver = turningOver
         queue = WriteQueue(depthMax: queueDepthMax)
         witness = try SyncWitness(environment.dataPath)
         try measure()
@@ -177,15 +183,49 @@ final class WriterCore: @unchecked Sendable {
         }
     }
 
+    /// What an attempt came to that was aborted.
+    private struct Usage {
+        /// What it needed, as far as it came.
+        var pages = 0
+        /// The pages of the value that found no run; 0 when it was something else.
+        var runPagesFailed = 0
+    }
+
+    /// Runs jobs in one transaction, and again for as long as another form of it may find room: with the values in pieces
+    /// that found no run of pages, and after LMDB has let go of what the last transaction freed.
     /// - Returns: each job's outcome, when the transaction committed or had nothing to commit.
     /// - Throws: when the transaction was aborted; every job has then been undone.
     private func attempt(_ jobs: [WriteJob]) throws -> [Result<Void, any Error>] {
+        let isOptional = jobs.contains(where: \.isOptional)
+        let isFreeing = jobs.allSatisfy(\.isFreeing)
+        var hasTurnedOver = false
+        while true {
+            var usage = Usage()
+            do {
+                return try run(jobs, &usage)
+            } catch let error as StoreError where error.isOutOfPages {
+                if isOptional { throw error }
+                let needed = usage.pages + (isFreeing ? 0 : environment.reservedPages)
+                if error.cause != nil, hasRoom(for: needed), splitMore(usage.runPagesFailed) { continue }
+                if !hasTurnedOver, turnOver(for: needed) {
+                    hasTurnedOver = true
+                    continue
+                }
+                throw judged(error, pages: usage.pages)
+            } catch {
+                throw judged(error, pages: usage.pages)
+            }
+        }
+    }
+
+    private func run(_ jobs: [WriteJob], _ usage: inout Usage) throws -> [Result<Void, any Error>] {
         var outcomes: [Result<Void, any Error>] = []
         var ran: [WriteJob] = []
         let isFreeing = jobs.allSatisfy(\.isFreeing)
-        var pages = 0
         do {
-            var transaction = try WriteTransaction(environment)
+            let isOptional = jobs.contains(where: \.isOptional)
+            var transaction = try WriteTransaction(
+                environment, runPagesMissing: isOptional ? .max : runPagesMissing)
             for job in jobs {
                 let changes = transaction.changes
                 ran.append(job)
@@ -194,6 +234,7 @@ final class WriterCore: @unchecked Sendable {
                     outcomes.append(.success(()))
                 } catch {
                     outcomes.append(.failure(error))
+                    usage = Usage(pages: transaction.pages, runPagesFailed: transaction.runPagesFailed)
                     // Refused before it changed anything: the others need not know.
                     guard transaction.changes == changes, !transaction.isFailed else { throw error }
                     ran.removeLast()
@@ -201,24 +242,59 @@ final class WriterCore: @unchecked Sendable {
                 }
             }
             guard transaction.changes > 0 else { return outcomes }
-            pages = transaction.pages
-            if !isFreeing { try checkRoom(for: pages) }
+            usage = Usage(pages: transaction.pages)
+            if !isFreeing { try checkRoom(for: usage.pages) }
             try commit(transaction)
         } catch {
             for job in ran.reversed() { job.undo() }
-            throw judged(error, pages: pages)
+            throw error
         }
+        // What it freed may be runs.
+        if isFreeing { runPagesMissing = .max }
         transactionsCommitted.wrappingAdd(1, ordering: .relaxed)
         if durability != .always { isDirty = true }
         if durability == .always { noteSync() }
         if durability == .everysec, nextSync == nil, host == nil { nextSync = Self.inOneSecond() }
-        committed(pages: pages, isFreeing: isFreeing)
+        committed(pages: usage.pages, isFreeing: isFreeing)
         if isDirty, jobs.contains(where: \.isSynced) {
             sync()
             if let failure { failSynced(jobs, &outcomes, failure) }
         }
         return outcomes
     }
+
+    /// Has values of so many pages, or all that it may, written in pieces from now on.
+    /// - Returns: false when they were.
+    private func splitMore(_ runPages: Int) -> Bool {
+        guard runPagesMissing > 2 else { return false }
+        runPagesMissing = (2..<runPagesMissing).contains(runPages) ? runPages : 2
+        return true
+    }
+
+    /// Makes usable what the last transaction freed.
+    /// - Returns: false when that is not what so many pages lack.
+    private func turnOver(for pages: Int) -> Bool {
+        guard let turningOver, !hasRoom(for: pages), isEmpty(for: pages),
+            environment.reuseHorizon == environment.lastTransaction
+        else { return false }
+        var usage = Usage()
+        do {
+            _ = try run([WriteJob(isFreeing: true, body: turningOver, completion: { _ in })], &usage)
+            return true
+        } catch {
+            // A sync may have failed, which counts for all that follows.
+            _ = judged(error, pages: usage.pages)
+            return false
+        }
+    }
+
+    /// Whether a transaction can take so many pages.
+    private func hasRoom(for pages: Int) -> Bool {
+        (try? environment.availablePages(atLeast: pages)).map { $0 >= pages } ?? false
+    }
+
+    /// Whether so many pages hold nothing, those included that readers hold back.
+    func isEmpty(for pages: Int) -> Bool { (try? environment.emptyPages()).map { $0 >= pages } ?? false }
 
     /// The transaction is in the file and may never be on the disk: what had to be there has failed, and memory shows it
     /// no longer. The others have the outcomes they had.
@@ -235,6 +311,7 @@ final class WriterCore: @unchecked Sendable {
         let faults = environment.faults.withLock { $0 }
         if let code = faults?.write(), code != 0 { throw StoreError.lmdb(code, "commit") }
         if durability == .always, let code = faults?.sync(), code != 0 { throw StoreError.lmdb(code, "commit") }
+        if transaction.freedListPages > transaction.runPagesMax { throw StoreError.lmdb(MDB_MAP_FULL, "commit") }
         try transaction.commit()
         if durability == .always { faults?.synced(environment.dataPath) }
     }
@@ -242,12 +319,19 @@ final class WriterCore: @unchecked Sendable {
     /// New data stops short of the last pages, so that a delete finds the pages it copies before it frees any.
     private func checkRoom(for pages: Int) throws(StoreError) {
         let wanted = pages + environment.reservedPages
-        guard try environment.availablePages(atLeast: wanted) >= wanted else {
+        let available = try environment.availablePages(atLeast: wanted)
+        guard available < wanted else { return }
+        guard isEmpty(for: wanted) else {
             throw StoreError(
                 .full,
                 "The store \(environment.directory) has reached its largest size of "
                     + "\(environment.capacityByteCount) bytes; close or truncate sequences, or raise --disk-limit or "
                     + "--map-size and restart.")
         }
+        throw StoreError(
+            .full,
+            "The store \(environment.directory) has room, but steps that read it hold back what has just been deleted: of "
+                + "\(wanted * environment.pageByteCount) bytes \(available * environment.pageByteCount) can be used; retry "
+                + "when they are over.")
     }
 }

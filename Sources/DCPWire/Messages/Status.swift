@@ -81,6 +81,8 @@ public struct RankStatus: Hashable, Sendable {
     /// Committed tokens in this rank's shards, over all sequences.
     public var tokens: UInt64
     public var sealedBlocks: UInt64
+    /// Of these, those that found no run of pages in the store.
+    public var piecedBlocks: UInt64 = 0
     /// Bytes of RAM in open blocks, uncommitted ones included.
     public var openBlockByteCount: UInt64
     public var uncommittedByteCount: UInt64
@@ -142,9 +144,9 @@ public struct RankStatus: Hashable, Sendable {
 
     private static var counters: [WritableKeyPath<RankStatus, UInt64>] {
         [
-            \.sequences, \.tokens, \.sealedBlocks, \.openBlockByteCount, \.uncommittedByteCount,
-            \.uncommittedByteCountMax, \.storeByteCount,
-            \.mapByteCountMax, \.stepsInFlight, \.stepsCompleted, \.stepsAborted, \.framesRefused,
+            \.sequences, \.tokens, \.sealedBlocks, \.piecedBlocks, \.openBlockByteCount,
+            \.uncommittedByteCount, \.uncommittedByteCountMax, \.storeByteCount, \.mapByteCountMax, \.stepsInFlight,
+            \.stepsCompleted, \.stepsAborted, \.framesRefused,
             \.receiveByteCount, \.sendByteCount, \.stepTokens, \.commits, \.commitNanoseconds, \.peersConnected,
         ]
     }

@@ -120,6 +120,7 @@ struct RankView: Encodable {
         var sequences: UInt64
         var tokens: UInt64
         var sealedBlocks: UInt64
+        var piecedBlocks: UInt64
         var openBlockBytes: UInt64
         var uncommittedBytes: UInt64
         var storeBytes: UInt64
@@ -190,14 +191,14 @@ struct RankView: Encodable {
 
     static func counters(_ views: [RankView]) -> String {
         var table = TextTable(
-            "RANK", "STATE", "PID", "THREADS", "STEPS", "ABORTED", "REFUSED", "BLOCKS", "OPEN RAM", "UNCOMMITTED",
-            "STORE",
-            "RECEIVED", "SENT")
+            "RANK", "STATE", "PID", "THREADS", "STEPS", "ABORTED", "REFUSED", "BLOCKS", "IN PIECES", "OPEN RAM",
+            "UNCOMMITTED", "STORE", "RECEIVED", "SENT")
         for view in views {
             table.append([
                 "\(view.rank)", view.state, cell(view) { "\($0.processId)" }, cell(view) { "\($0.threads)" },
                 cell(view) { "\($0.stepsCompleted)" }, cell(view) { "\($0.stepsAborted)" },
                 cell(view) { "\($0.framesRefused)" }, cell(view) { "\($0.sealedBlocks)" },
+                cell(view) { "\($0.piecedBlocks)" },
                 cell(view) { ByteFormat.format(Int($0.openBlockBytes)) },
                 cell(view) { ByteFormat.format(Int($0.uncommittedBytes)) },
                 cell(view) { ByteFormat.format(Int($0.storeBytes)) },
@@ -263,6 +264,7 @@ extension RankView.Counters {
         sequences = status.sequences
         tokens = status.tokens
         sealedBlocks = status.sealedBlocks
+        piecedBlocks = status.piecedBlocks
         openBlockBytes = status.openBlockByteCount
         uncommittedBytes = status.uncommittedByteCount
         storeBytes = status.storeByteCount

@@ -1,0 +1,38 @@
+internal import DCPCore
+
+/// What no sequence has any more and is still in the store.
+struct Doomed: Sendable {
+    var blocks: [DoomedBlocks] = []
+    var rows: [DoomedRows] = []
+
+    var isEmpty: Bool { blocks.isEmpty && rows.isEmpty }
+
+    var pages: Int {
+        blocks.reduce(0) { $0 + $1.layers.count * $1.blocks.count * $1.pages }
+            + rows.reduce(0) { $0 + $1.tokens.count * $1.pages }
+    }
+
+    static func += (a: inout Doomed, b: Doomed) {
+        a.blocks += b.blocks
+        a.rows += b.rows
+    }
+}
+
+/// Blocks to delete, in every layer of a range.
+struct DoomedBlocks: Sendable {
+    var model: ModelID
+    var writer: UInt64
+    var layers: Range<Int>
+    var blocks: Range<Int>
+    /// Pages that one block takes.
+    var pages: Int
+}
+
+/// Rows to delete, those of them that are outside of their sequence's open block.
+struct DoomedRows: Sendable {
+    var sequence: SequenceID
+    /// By local index.
+    var tokens: Range<Int>
+    /// Pages that one row takes; 0 in a leaf.
+    var pages: Int
+}

@@ -1,0 +1,92 @@
+internal import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+/// Deleting, in transactions of a bounded size: the list of the pages that one frees is itself a value, for which there must
+/// be a run of pages. See `WriteTransaction.pagesFreedMax`.
+extension ShardCache {
+    /// Deletes blocks up to the bound of one transaction, whose other jobs delete some too.
+    /// - Returns: what is left to delete.
+    func delete(_ doomed: [DoomedBlocks], _ transaction: inout WriteTransaction) throws -> [DoomedBlocks] {
+        var rest: [DoomedBlocks] = []
+        for range in doomed {
+            for layer in range.layers {
+                var remaining = range
+                remaining.layers = layer..<layer + 1
+                while transaction.canFree(range.pages), let index = remaining.blocks.first {
+                    let key = BlockKey(model: range.model, writer: range.writer, layer: layer, index: index)
+                    try transaction.remove(tables.blocks, key.bytes, pages: range.pages)
+                    remaining.blocks.removeFirst()
+                }
+                if !remaining.blocks.isEmpty { rest.append(remaining) }
+            }
+        }
+        return rest
+    }
+
+    /// Deletes rows of a sequence, as many as the transaction may.
+    /// - Returns: what is left to delete.
+    func deleteRows(
+        _ sequence: SequenceCache, _ tokens: Range<Int>, _ transaction: inout WriteTransaction
+    ) throws -> [DoomedRows] {
+        let byteCount = sequence.model.tail.byteCount
+        let doomed = DoomedRows(
+            sequence: sequence.id, tokens: tokens, pages: environment.runPages(valueByteCount: byteCount))
+        return try delete([doomed], keeping: nil, &transaction)
+    }
+
+    /// - Parameter keeping: the rows of a sequence that are not to be deleted.
+    private func delete(
+        _ doomed: [DoomedRows], keeping: ((SequenceID) -> Range<Int>)?, _ transaction: inout WriteTransaction
+    ) throws -> [DoomedRows] {
+        var rest: [DoomedRows] = []
+        for rows in doomed {
+            let kept = keeping?(rows.sequence) ?? 0..<0
+            var remaining = rows
+            while transaction.canFree(rows.pages), let token = remaining.tokens.first {
+                if !kept.contains(token) {
+                    let key = TailRecord.key(rows.sequence, localIndex: token)
+                    try transaction.remove(tables.tail, key, pages: rows.pages)
+                }
+                remaining.tokens.removeFirst()
+            }
+            if !remaining.tokens.isEmpty { rest.append(remaining) }
+        }
+        return rest
+    }
+
+    /// The rows that belong to a sequence: those of its open block. Writer's thread.
+    private func openRows(_ id: SequenceID) -> Range<Int> {
+        guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }) else {
+            return 0..<0
+        }
+        let first = lineage.sealedBlocks * blockTokens
+        return first..<max(localLength(sequence.core.withLock(\.committed)), first)
+    }
+
+    /// Remembers what a committed operation left to delete, and deletes it in transactions of its own. Were the process to
+    /// end before, the next start finds that no sequence has it.
+    func sweepLater(_ rest: Doomed) {
+        let isPending = doomed.withLock { doomed in
+            doomed += rest
+            return !doomed.isEmpty
+        }
+        if isPending { sweep() }
+    }
+
+    func sweep() {
+        let plan = Plan(Doomed())
+        // Alone: its apply replaces the list, which no other job of the same transaction may have added to.
+        enqueue([], isAlone: true, isFreeing: true, isInternal: true, { _ in }) { [self] transaction in
+            let all = doomed.withLock { $0 }
+            plan.value.blocks = try delete(all.blocks, &transaction)
+            plan.value.rows = try delete(all.rows, keeping: openRows, &transaction)
+        } apply: { [self] in
+            let isPending = doomed.withLock { doomed in
+                doomed = plan.value
+                return !doomed.isEmpty
+            }
+            if isPending { sweep() }
+        }
+    }
+}
