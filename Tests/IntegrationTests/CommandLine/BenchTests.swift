@@ -176,7 +176,7 @@ extension Integration {
                 ($0["parameters"] as? [String: Any])?["benchmark"] as? String ?? ""
             }
             let decodes = kinds.filter { $0 == "decode" }
-            #expect(decodes.count == 20, "five of shape and dtype, two contexts, two thread counts")
+            #expect(decodes.count == 24, "five of shape and dtype, two contexts; a window; latent: two thread counts")
             #expect(Set(kinds) == ["decode", "prefill", "append", "step"])
         }
 
