@@ -142,7 +142,7 @@ extension LocalCluster {
         arguments += ["--http", directory.http(of: role), "--canary-interval", "off"]
         // A cluster of its own, not the host's: nothing is taken from the host's configuration file.
         arguments += ["--config", "/dev/null"]
-        arguments += configuration.disk?.arguments(ofCoordinator: role == .coordinator) ?? []
+        arguments += configuration.disk.arguments(ofCoordinator: role == .coordinator)
         if configuration.transport == .tcp { arguments.append("--insecure-loopback-only") }
         if !options.detached { arguments.append("--stop-on-stdin-eof") }
         return arguments + (role == .coordinator ? options.coordinatorArguments : options.rankArguments)

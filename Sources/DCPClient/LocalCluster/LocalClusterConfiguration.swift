@@ -14,8 +14,8 @@ public struct LocalClusterConfiguration: Codable, Hashable, Sendable {
     /// `a2a` or `ag-rs`.
     public let exchange: String
     public let transport: Transport
-    /// Unlike the rest these may change from one start to the next. nil in files of before there were any.
-    public internal(set) var disk: DiskOptions?
+    /// Unlike the rest these may change from one start to the next.
+    public internal(set) var disk = DiskOptions()
 
     public init(shape: ClusterShape, transport: Transport) {
         self.ranks = shape.ranks
@@ -56,10 +56,10 @@ public struct DiskOptions: Codable, Hashable, Sendable {
     public init() {}
 
     /// These, and the older ones where these say nothing.
-    func over(_ older: DiskOptions?) -> DiskOptions {
+    func over(_ older: DiskOptions) -> DiskOptions {
         var merged = self
         for field in Self.fields {
-            merged[keyPath: field.path] = merged[keyPath: field.path] ?? older?[keyPath: field.path]
+            merged[keyPath: field.path] = merged[keyPath: field.path] ?? older[keyPath: field.path]
         }
         return merged
     }
