@@ -148,7 +148,7 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
     for (int64_t r = 0; r < rows->rows; r++) rows->maximum[r] = group.maximum[r], rows->sum[r] = group.sum[r];
 }
 
-// A kernel of an instruction set, of three functions.
+// A kernel of an instruction set, and its forms that are functions of their own.
 #define DCP_ATTENTION_PANEL(name, type, is_wide, is_ranged)                                                            \
     static __attribute__((noinline)) void name(const dcp_attention_rows *rows, const void *keys, const void *values,   \
                                                dcp_token_ranges visible, dcp_ahead ahead) {                            \
@@ -158,7 +158,6 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
 #define DCP_ATTENTION_KERNEL(name, type)                                                                               \
     DCP_ATTENTION_PANEL(name##_wide, type, 1, 1)                                                                       \
     DCP_ATTENTION_PANEL(name##_ranged, type, 0, 1)                                                                     \
-    DCP_ATTENTION_PANEL(name##_all, type, 0, 0)                                                                        \
     void name(const dcp_attention_rows *rows, const void *keys, const void *values, dcp_token_ranges visible,          \
               dcp_ahead ahead) {                                                                                       \
         if (dcp_is_wide(rows)) {                                                                                       \
@@ -166,7 +165,7 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
         } else if (visible.first != NULL) {                                                                            \
             name##_ranged(rows, keys, values, visible, ahead);                                                         \
         } else {                                                                                                       \
-            name##_all(rows, keys, values, visible, ahead);                                                            \
+            dcp_attend_panel(type, 0, 0, rows, keys, values, visible, ahead);                                          \
         }                                                                                                              \
     }
 
