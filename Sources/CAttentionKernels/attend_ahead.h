@@ -24,14 +24,26 @@ enum { dcp_dot = 0 };
 
 DCP_INLINE int64_t dcp_element_bytes(int type) { return type == dcp_f32 ? 4 : 2; }
 
+// What the rows of a tile see of a group: all of them the first `all` tokens, some of them more, up to `most`.
+typedef struct {
+    int64_t all, most;
+} dcp_sight;
+
+// What a loop over all rows takes of keys, or of values: some dimensions, and terms of the queries. Scores of some of them
+// begin at 0 or go on, and end scaled or not.
+typedef struct {
+    int64_t from, to, term, end_term;
+    int begins, ends;
+    int is_ranged; // see dcp_attend_panel
+} dcp_share;
+
 // What the loops over one group share.
 typedef struct {
     const dcp_attention_rows *rows;
     const char *keys, *values; // at the group's first token
     int64_t tokens;            // of the group, up to the last that some row sees
-    // What each row sees of the group; begin == end: nothing. `plain` is the end where the row begins with the group, else
-    // 0: up to there it is like a row that sees all.
-    int32_t begin[dcp_attention_rows_max], end[dcp_attention_rows_max], plain[dcp_attention_rows_max];
+    // What each row sees of the group: both are 0 where it is nothing.
+    int32_t begin[dcp_attention_rows_max], end[dcp_attention_rows_max];
     // At the start of a line: each vector of what follows lay in one line or over two, as the stack happened to. From
     // memory four rows of bf16 gain 6 %.
     _Alignas(64) float maximum[dcp_attention_rows_max]; // with `sum` the rows' state
@@ -44,14 +56,18 @@ typedef struct {
     uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens
     uint64_t heavy[dcp_attention_rows_max / dcp_tile_rows]; // a bit for each token with a second term in a row of the tile
 #endif
-    // What the loops over keys and over values take at a time.
-    int64_t term, end_term, key_dim, end_key_dim, value_dim, end_value_dim;
-    int begins_scores, ends_scores;
     uintptr_t ahead, ahead_due, ahead_end; // addresses: asked for, due by now, the end
     // Volatile so that a compiler does not keep them in registers that the loops need: they are read once a block.
     volatile uintptr_t then, then_end;
     uintptr_t key_bytes, weight_bytes, value_bytes; // due each time, or for each row's weights
+    uint64_t seen[dcp_attention_rows_max]; // a bit for each token that the row sees
+    dcp_sight sights[dcp_attention_rows_max / dcp_tile_rows];
 } dcp_group;
+
+// The end of what a row sees of the group.
+DCP_INLINE int64_t dcp_end(int is_ranged, const dcp_group *group, int64_t row) {
+    return is_ranged ? group->end[row] : group->tokens;
+}
 
 // What a loop keeps of the group's in registers.
 typedef struct {

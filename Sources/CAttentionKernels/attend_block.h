@@ -2,8 +2,8 @@
 //
 // Tokens lie along SIMD lanes: 16 tokens' scores accumulate side by side and need no horizontal sum. A group of 64
 // tokens is scored for all rows, weighted, and its values added, so K and V are converted once for all rows and the
-// scratch memory (up to 60 KiB of stack, less by as much as keys have fewer dimensions than 576) stays in the first-level cache. Sums run in runs of 16 dimensions and of 64
-// tokens which are then added up: several short sums lose less than one long one.
+// scratch memory (60 KiB of stack, of which keys of 256 dimensions use 40) stays in a near cache. Sums run in runs of
+// 16 dimensions and of 64 tokens which are then added up: several short sums lose less than one long one.
 #ifndef DCP_ATTEND_BLOCK_H
 #define DCP_ATTEND_BLOCK_H
 
@@ -93,8 +93,9 @@ static inline __attribute__((always_inline)) void dcp_attend_group(const dcp_att
     // What each row sees of the group; begin == end: nothing.
     int32_t begin[dcp_attention_rows_max], end[dcp_attention_rows_max];
     for (int64_t r = 0; r < rows->rows; r++) {
-        end[r] = dcp_clamped(visible.end[r] - (int32_t)first, (int32_t)tokens);
-        begin[r] = dcp_clamped(visible.first[r] - (int32_t)first, end[r]);
+        const dcp_seen_tokens seen = dcp_seen_by(r, visible);
+        end[r] = dcp_clamped(seen.end - (int32_t)first, (int32_t)tokens);
+        begin[r] = dcp_clamped(seen.first - (int32_t)first, end[r]);
     }
     // Up to 15 tokens beside the visible ones are scored: inside the panel, and replaced before they are read.
     float key_scratch[dcp_key_dim_max * dcp_lanes];

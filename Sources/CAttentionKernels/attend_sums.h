@@ -9,21 +9,20 @@
 
 #include "attend_loads.h"
 
-// What the rows of a tile see of a group: some of them from `least` on, which is even, all of them up to `all`, some of
-// them up to `most`.
-typedef struct {
-    int64_t least, all, most;
-} dcp_sight;
+// Whether a row sees the tokens t and t + 1, of which not all rows see both: two bits. Without ranges t is the last.
+DCP_INLINE uint32_t dcp_seen_pair(int is_ranged, const dcp_group *group, int64_t row, int64_t t) {
+    return is_ranged ? (uint32_t)(group->seen[row] >> t) & 3 : 1;
+}
 
 #ifdef DCP_DOT
 // One term of a pair of tokens that not all rows see.
-DCP_INLINE void dcp_add_seen_dots(int count, int vectors, const dcp_group *group, int64_t row, int64_t t, int term,
-                                  const dcp_words *words, dcp_vec total[][4]) {
+DCP_INLINE void dcp_add_seen_dots(int is_ranged, int count, int vectors, const dcp_group *group, int64_t row, int64_t t,
+                                  int term, const dcp_words *words, dcp_vec total[][4]) {
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
-        const int64_t begin = group->begin[row + r], end = group->end[row + r];
-        if (t + 1 < begin || t >= end) continue;
-        const uint32_t mask = (t >= begin ? 0x0000FFFFu : 0) | (t + 1 < end ? 0xFFFF0000u : 0);
+        const uint32_t seen = dcp_seen_pair(is_ranged, group, row + r, t);
+        if (seen == 0) continue;
+        const uint32_t mask = (seen & 1) * 0x0000FFFFu + (seen >> 1) * 0xFFFF0000u;
         dcp_words visible[4];
         DCP_UNROLL
         for (int v = 0; v < vectors; v++) visible[v] = words_and(words[v], words_set1(mask));
@@ -35,11 +34,11 @@ DCP_INLINE void dcp_add_seen_dots(int count, int vectors, const dcp_group *group
 //
 // The two lines that add a term to all rows stand here and in dcp_sum_dots four times: as a function of their own they are
 // unrolled later, and 4 rows from memory were 8 % slower (measured in turn, in one process).
-DCP_INLINE void dcp_sum_exact_dots(int count, int vectors, int some, dcp_group *group, int64_t row, dcp_sight sight,
-                                   const char *values, int64_t pair_bytes, dcp_asking *asking, dcp_vec total[][4]) {
+DCP_INLINE void dcp_sum_exact_dots(int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
+                                   dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
+                                   dcp_vec total[][4]) {
     dcp_words words[4];
-    int64_t t = sight.least;
-    values += t / 2 * pair_bytes;
+    int64_t t = 0;
     for (; t + 1 < sight.all; t += 2, values += pair_bytes) {
         dcp_ask(group, asking, group->value_bytes);
         dcp_load_words(vectors, some, values, words);
@@ -51,16 +50,17 @@ DCP_INLINE void dcp_sum_exact_dots(int count, int vectors, int some, dcp_group *
     for (; t < sight.most; t += 2, values += pair_bytes) {
         dcp_load_words(vectors, some, values, words);
         for (int term = 0; term < 2; term++)
-            dcp_add_seen_dots(count, vectors, group, row, t, term, words, total);
+            dcp_add_seen_dots(is_ranged, count, vectors, group, row, t, term, words, total);
     }
 }
 
 // Second terms afterwards, for the few tokens that have them. A row's sum has the same order beside any others.
-DCP_INLINE void dcp_sum_dots(int count, int vectors, int some, dcp_group *group, int64_t row, dcp_sight sight,
-                             const char *values, int64_t pair_bytes, dcp_asking *asking, dcp_vec total[][4]) {
+DCP_INLINE void dcp_sum_dots(int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
+                             dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
+                             dcp_vec total[][4]) {
     dcp_words words[4];
-    int64_t t = sight.least;
-    const char *at = values + t / 2 * pair_bytes;
+    const char *at = values;
+    int64_t t = 0;
     for (; t + 1 < sight.all; t += 2, at += pair_bytes) {
         dcp_ask(group, asking, group->value_bytes);
         dcp_load_words(vectors, some, at, words);
@@ -70,13 +70,13 @@ DCP_INLINE void dcp_sum_dots(int count, int vectors, int some, dcp_group *group,
     const int64_t shared = t;
     for (; t < sight.most; t += 2, at += pair_bytes) {
         dcp_load_words(vectors, some, at, words);
-        dcp_add_seen_dots(count, vectors, group, row, t, 0, words, total);
+        dcp_add_seen_dots(is_ranged, count, vectors, group, row, t, 0, words, total);
     }
     for (uint64_t heavy = group->heavy[row / dcp_tile_rows]; heavy != 0; heavy &= ~(3ull << t)) {
         t = __builtin_ctzll(heavy) / 2 * 2;
         dcp_load_words(vectors, some, values + t / 2 * pair_bytes, words);
         if (t >= shared) {
-            dcp_add_seen_dots(count, vectors, group, row, t, 1, words, total);
+            dcp_add_seen_dots(is_ranged, count, vectors, group, row, t, 1, words, total);
             continue;
         }
         DCP_UNROLL
@@ -85,14 +85,13 @@ DCP_INLINE void dcp_sum_dots(int count, int vectors, int some, dcp_group *group,
 }
 #endif
 
-DCP_INLINE void dcp_sum_products(int type, int count, int vectors, int some, dcp_group *group, int64_t row,
-                                 dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
+DCP_INLINE void dcp_sum_products(int type, int is_ranged, int count, int vectors, int some, dcp_group *group,
+                                 int64_t row, dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
                                  dcp_vec total[][4]) {
     const float *weights = group->scores[row];
     const int64_t stride = group->rows->value_dim;
     dcp_vec even[4], odd[4];
-    int64_t t = sight.least;
-    values += t / 2 * pair_bytes;
+    int64_t t = 0;
     for (; t + 1 < sight.all; t += 2, values += pair_bytes) {
         dcp_ask(group, asking, group->value_bytes);
         dcp_load_pair(type, vectors, some, values, stride, even, odd);
@@ -107,12 +106,12 @@ DCP_INLINE void dcp_sum_products(int type, int count, int vectors, int some, dcp
         DCP_UNROLL
         for (int r = 0; r < count; r++) {
             const float *weight = weights + r * dcp_group_tokens + t;
-            const int64_t begin = group->begin[row + r], end = group->end[row + r];
-            if (t >= begin && t < end) {
+            const uint32_t seen = dcp_seen_pair(is_ranged, group, row + r, t);
+            if (seen & 1) {
                 DCP_UNROLL
                 for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[0]), even[v], total[r][v]);
             }
-            if (t + 1 >= begin && t + 1 < end) {
+            if (seen & 2) {
                 DCP_UNROLL
                 for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[1]), odd[v], total[r][v]);
             }

@@ -4,30 +4,28 @@
 
 #include "attend_sums.h"
 
-// Scores of `vectors` vectors of tokens from `token`, for `count` rows from `row`: some dimensions, or terms, of the sums,
-// which stay in the scores until the last.
-DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *group, int64_t row, int64_t token) {
+// Scores of `vectors` vectors of tokens from `token`, for `count` rows from `row`: a share of the sums.
+DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *group, int64_t row, int64_t token,
+                               dcp_share share) {
     const dcp_attention_rows *rows = group->rows;
     const int64_t dim = rows->key_dim, stride = rows->block_tokens;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
-    const int64_t from = group->key_dim, to = group->end_key_dim;
-    const char *keys = group->keys + token * (type == dcp_bf16 ? 4 : dcp_element_bytes(type)) + from / 2 * pair_bytes;
+    const char *keys = group->keys + token * (type == dcp_bf16 ? 4 : dcp_element_bytes(type)) + share.from / 2 * pair_bytes;
     dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
-    const int begins = group->begins_scores;
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         DCP_UNROLL
         for (int v = 0; v < vectors; v++) {
-            total[r][v] = begins ? vec_zero() : vec_load(&group->scores[row + r][token + v * dcp_width]);
+            total[r][v] = share.begins ? vec_zero() : vec_load(&group->scores[row + r][token + v * dcp_width]);
         }
     }
     if (dcp_dot && type == dcp_bf16) {
 #ifdef DCP_DOT
         // The smallest first: their sums round at their own magnitude, not at that of the score.
-        for (int64_t term = group->end_term; term-- > group->term;) {
-            const uint32_t *query = rows->query_terms + (term * rows->rows + row) * (dim / 2) + from / 2;
-            for (int64_t d = 0; d < (to - from) / 2; d++) {
+        for (int64_t term = share.end_term; term-- > share.term;) {
+            const uint32_t *query = rows->query_terms + (term * rows->rows + row) * (dim / 2) + share.from / 2;
+            for (int64_t d = 0; d < (share.to - share.from) / 2; d++) {
                 dcp_ask(group, &asking, group->key_bytes);
                 dcp_words words[4];
                 dcp_load_words(vectors, 0, keys + d * pair_bytes, words);
@@ -38,7 +36,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
 #endif
     } else {
         const float *query = rows->queries + row * dim;
-        for (int64_t d = from; d < to; d += 2, keys += pair_bytes) {
+        for (int64_t d = share.from; d < share.to; d += 2, keys += pair_bytes) {
             dcp_ask(group, &asking, group->key_bytes);
             dcp_vec even[4], odd[4];
             dcp_load_pair(type, vectors, 0, keys, stride, even, odd);
@@ -49,7 +47,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
         }
     }
     dcp_end_asking(group, asking);
-    const dcp_vec scale = vec_set1(group->ends_scores ? rows->scale : 1.0f);
+    const dcp_vec scale = vec_set1(share.ends ? rows->scale : 1.0f);
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         DCP_UNROLL
@@ -60,20 +58,13 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
 }
 
 // Adds the weighted values of `vectors` vectors of dimensions from `dim`, or of `some` dimensions, to `count` rows.
-DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_group *group, int64_t row,
+DCP_INLINE void dcp_value_tile(int type, int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
                                int64_t dim) {
     const int64_t stride = group->rows->value_dim;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
     const char *values = group->values + dim * (type == dcp_bf16 ? 4 : dcp_element_bytes(type));
-    dcp_sight sight = {group->tokens, group->tokens, 0};
-    DCP_UNROLL
-    for (int r = 0; r < count; r++) {
-        const int64_t begin = group->begin[row + r], end = group->end[row + r], plain = group->plain[row + r];
-        sight.least = end > 0 && begin < sight.least ? begin : sight.least;
-        sight.all = plain < sight.all ? plain : sight.all;
-        sight.most = end > sight.most ? end : sight.most;
-    }
-    sight.least -= sight.least % 2;
+    const dcp_sight sight =
+        is_ranged ? group->sights[row / dcp_tile_rows] : (dcp_sight){group->tokens, group->tokens};
     dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
     DCP_UNROLL
@@ -84,18 +75,18 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
     if (dcp_dot && type == dcp_bf16) {
 #ifdef DCP_DOT
         if (group->rows->light_share == 0.0f) {
-            dcp_sum_exact_dots(count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+            dcp_sum_exact_dots(is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
         } else {
-            dcp_sum_dots(count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+            dcp_sum_dots(is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
         }
 #endif
     } else {
-        dcp_sum_products(type, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+        dcp_sum_products(type, is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
     }
     dcp_end_asking(group, asking);
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
-        if (group->end[row + r] == 0) continue;
+        if (is_ranged && group->end[row + r] == 0) continue;
         float *out = group->rows->output + (row + r) * stride + dim;
         const dcp_vec factor = vec_set1(group->factor[row + r]);
         DCP_UNROLL
@@ -110,38 +101,38 @@ DCP_INLINE void dcp_value_tile(int type, int count, int vectors, int some, dcp_g
 }
 
 // Scores and values of one tile's rows: as many vectors at once as the registers hold, then what is left.
-DCP_INLINE void dcp_score_rows(int type, int count, dcp_group *group, int64_t row) {
+DCP_INLINE void dcp_score_rows(int type, int count, dcp_group *group, int64_t row, dcp_share share) {
     const int64_t tokens = dcp_padded(group->tokens);
     for (int64_t token = 0; token < tokens;) {
         const int64_t vectors = (tokens - token) / dcp_width;
         if (vectors >= 4 && dcp_vectors_max(count) >= 4) {
-            dcp_score_tile(type, count, 4, group, row, token);
+            dcp_score_tile(type, count, 4, group, row, token, share);
             token += 4 * dcp_width;
         } else if (vectors >= 2) {
-            dcp_score_tile(type, count, 2, group, row, token);
+            dcp_score_tile(type, count, 2, group, row, token, share);
             token += 2 * dcp_width;
         } else {
-            dcp_score_tile(type, count, 1, group, row, token);
+            dcp_score_tile(type, count, 1, group, row, token, share);
             token += dcp_width;
         }
     }
 }
 
-DCP_INLINE void dcp_value_rows(int type, int count, dcp_group *group, int64_t row) {
-    const int64_t dims = group->end_value_dim;
-    for (int64_t dim = group->value_dim; dim < dims;) {
+DCP_INLINE void dcp_value_rows(int type, int count, dcp_group *group, int64_t row, dcp_share share) {
+    const int64_t dims = share.to;
+    for (int64_t dim = share.from; dim < dims;) {
         const int64_t vectors = (dims - dim) / dcp_width;
         if (vectors >= 4 && dcp_vectors_max(count) >= 4) {
-            dcp_value_tile(type, count, 4, 0, group, row, dim);
+            dcp_value_tile(type, share.is_ranged, count, 4, 0, group, row, dim);
             dim += 4 * dcp_width;
         } else if (vectors >= 2) {
-            dcp_value_tile(type, count, 2, 0, group, row, dim);
+            dcp_value_tile(type, share.is_ranged, count, 2, 0, group, row, dim);
             dim += 2 * dcp_width;
         } else if (vectors == 1) {
-            dcp_value_tile(type, count, 1, 0, group, row, dim);
+            dcp_value_tile(type, share.is_ranged, count, 1, 0, group, row, dim);
             dim += dcp_width;
         } else {
-            dcp_value_tile(type, count, 1, (int)(dims - dim), group, row, dim);
+            dcp_value_tile(type, share.is_ranged, count, 1, (int)(dims - dim), group, row, dim);
             dim = dims;
         }
     }

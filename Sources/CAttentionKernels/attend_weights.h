@@ -8,15 +8,17 @@
 #include "attend_ahead.h"
 
 // The maximum of a row with this group. Scores of tokens that it does not see become -inf.
-DCP_INLINE void dcp_raise_maximum(dcp_group *group, int64_t row) {
+DCP_INLINE void dcp_raise_maximum(int is_ranged, dcp_group *group, int64_t row) {
     const float soft_cap = group->rows->soft_cap;
-    const int64_t padded = dcp_padded(group->end[row]);
+    const int64_t end = dcp_end(is_ranged, group, row), padded = dcp_padded(end);
     float *scores = group->scores[row];
     if (soft_cap > 0.0f) {
         for (int64_t t = 0; t < padded; t++) scores[t] = soft_cap * dcp_tanh(scores[t] / soft_cap);
     }
-    for (int64_t t = 0; t < group->begin[row]; t++) scores[t] = -INFINITY;
-    for (int64_t t = group->end[row]; t < padded; t++) scores[t] = -INFINITY;
+    if (is_ranged) {
+        for (int64_t t = 0; t < group->begin[row]; t++) scores[t] = -INFINITY;
+    }
+    for (int64_t t = end; t < padded; t++) scores[t] = -INFINITY;
     dcp_vec best = vec_set1(-INFINITY);
     for (int64_t t = 0; t < padded; t += dcp_width) best = vec_max(vec_load(scores + t), best);
     const float here = vec_max_lanes(best), before = group->maximum[row];
@@ -90,17 +92,17 @@ DCP_INLINE void dcp_update_sums(dcp_group *group) {
     }
 }
 
-DCP_INLINE void dcp_weigh_group(int type, dcp_group *group) {
+DCP_INLINE void dcp_weigh_group(int type, int is_ranged, dcp_group *group) {
     const int64_t rows = group->rows->rows;
     dcp_asking asking = dcp_begin_asking(group);
-    for (int64_t r = 0; r < rows; r++) dcp_raise_maximum(group, r);
+    for (int64_t r = 0; r < rows; r++) dcp_raise_maximum(is_ranged, group, r);
     for (int64_t r = 0; r < rows; r++) {
         dcp_ask(group, &asking, group->weight_bytes);
         // A count that the compiler knows keeps the whole row in registers.
-        if (group->end[r] == dcp_group_tokens) {
+        if (dcp_end(is_ranged, group, r) == dcp_group_tokens) {
             dcp_weigh_tokens(group, r, dcp_group_tokens);
         } else {
-            dcp_weigh_tokens(group, r, dcp_padded(group->end[r]));
+            dcp_weigh_tokens(group, r, dcp_padded(dcp_end(is_ranged, group, r)));
         }
     }
     dcp_end_asking(group, asking);
@@ -108,10 +110,10 @@ DCP_INLINE void dcp_weigh_group(int type, dcp_group *group) {
 #ifdef DCP_DOT
         for (int64_t r = 0; r < rows; r += dcp_tile_rows) group->heavy[r / dcp_tile_rows] = 0;
         for (int64_t r = 0; r < rows; r++) {
-            if (group->end[r] == dcp_group_tokens) {
+            if (dcp_end(is_ranged, group, r) == dcp_group_tokens) {
                 dcp_split_weights(group, r, dcp_group_tokens);
             } else {
-                dcp_split_weights(group, r, dcp_padded(group->end[r]));
+                dcp_split_weights(group, r, dcp_padded(dcp_end(is_ranged, group, r)));
             }
         }
 #endif

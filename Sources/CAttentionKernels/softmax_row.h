@@ -11,14 +11,20 @@
 
 enum { dcp_lanes = 16 };
 
-// The tokens of a block that one row or another sees: none where end is 0. Without branches, as what it calls: a loop over
-// rows becomes vectors.
 typedef struct {
     int32_t first, end;
 } dcp_seen_tokens;
 
+static inline dcp_seen_tokens dcp_seen_by(int64_t row, dcp_token_ranges visible) {
+    if (visible.first == NULL) return (dcp_seen_tokens){0, visible.all};
+    return (dcp_seen_tokens){visible.first[row], visible.end[row]};
+}
+
+// The tokens of a block that one row or another sees: none where end is 0.
 static inline dcp_seen_tokens dcp_seen_by_some(int64_t rows, dcp_token_ranges visible) {
+    if (visible.first == NULL) return (dcp_seen_tokens){0, visible.all};
     dcp_seen_tokens seen = {INT32_MAX, 0};
+    // Without branches, as what it calls: a loop over rows becomes vectors.
     for (int64_t r = 0; r < rows; r++) {
         const int32_t first = visible.first[r], end = visible.first[r] < visible.end[r] ? visible.end[r] : 0;
         const int32_t begin = end > 0 ? first : INT32_MAX;

@@ -11,7 +11,8 @@ void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stri
     for (int64_t r = 0; r < rows; r++) {
         float *restrict row = scores + r * stride;
         float factor = 1.0f;
-        const int64_t first = visible.first[r], end = visible.end[r], start = first / dcp_lanes * dcp_lanes;
+        const dcp_seen_tokens seen = dcp_seen_by(r, visible);
+        const int64_t first = seen.first, end = seen.end, start = first / dcp_lanes * dcp_lanes;
         if (first < end) {
             factor = dcp_softmax_row(row + start, first - start, end - start, scale, soft_cap, &maximum[r], &sum[r]);
         }

@@ -90,7 +90,8 @@ private struct Rows {
     }
 
     mutating func take(
-        _ block: GuardedBlock, layout: PanelLayout, visible: SeenTokens, table: UnsafePointer<dcp_kernel_table>
+        _ block: GuardedBlock, layout: PanelLayout, visible: SeenTokens, asAll: Bool = false,
+        table: UnsafePointer<dcp_kernel_table>
     ) {
         var terms = [UInt16](repeating: 0, count: 3 * queries.count)
         let termCount = dcp_split_queries(queries, Int64(queries.count), &terms, Int64(queries.count))
@@ -107,7 +108,8 @@ private struct Rows {
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
                             visible.withRanges {
                                 dcp_attend_block(
-                                    table, Int32(layout.dataType.rawValue), &rows, block.keys, block.values, $0,
+                                    table, Int32(layout.dataType.rawValue), &rows, block.keys, block.values,
+                                    asAll ? visible.all ?? $0 : $0,
                                     block.ahead)
                             }
                         }
@@ -222,6 +224,28 @@ struct InstructionSetTests {
                 #expect(alone.maximum[0] == all.maximum[row] && alone.sum[0] == all.sum[row])
                 #expect(alone.output[..<90] == all.output[row * 90..<(row + 1) * 90])
                 #expect(alone.output[..<90].allSatisfy { $0.isFinite })
+            }
+        }
+    }
+
+    @Test(
+        "rows that all see the same first tokens become the same bits, said once or for each",
+        arguments: DataType.allCases)
+    func all(dataType: DataType) throws {
+        var generator = SeededGenerator.ofRun(salt: 23)
+        for (keyDim, valueDim) in [(72, 90), (300, 280)] {
+            let layout = PanelLayout(
+                dataType: dataType, kvHeads: 1, keyDim: keyDim, valueDim: valueDim, blockTokens: 144)
+            let block = try GuardedBlock(layout: layout, tokens: 144, generator: &generator)
+            for (count, end) in [(1, 144), (4, 63), (7, 1), (16, 64), (17, 130), (64, 144), (5, 0)] {
+                let start = Rows(count: count, keyDim: keyDim, valueDim: valueDim, softCap: 0, generator: &generator)
+                let visible = SeenTokens([(first: Int, end: Int)](repeating: (0, end), count: count))
+                for table in tables {
+                    var (each, all) = (start, start)
+                    each.take(block, layout: layout, visible: visible, table: table)
+                    all.take(block, layout: layout, visible: visible, asAll: true, table: table)
+                    #expect(each.maximum == all.maximum && each.sum == all.sum && each.output == all.output)
+                }
             }
         }
     }

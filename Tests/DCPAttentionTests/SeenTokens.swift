@@ -13,10 +13,16 @@ struct SeenTokens {
     /// Each row sees so many first tokens.
     init(upTo ends: Int...) { self.init(ends.map { (0, $0) }) }
 
+    /// Whether all rows see the same first tokens, so that `all` says it.
+    var all: dcp_token_ranges? {
+        guard first.allSatisfy({ $0 == 0 }), Set(end).count == 1 else { return nil }
+        return dcp_token_ranges(first: nil, end: nil, all: end[0])
+    }
+
     func withRanges(_ body: (dcp_token_ranges) -> Void) {
         first.withUnsafeBufferPointer { first in
             end.withUnsafeBufferPointer { end in
-                body(dcp_token_ranges(first: first.baseAddress, end: end.baseAddress))
+                body(dcp_token_ranges(first: first.baseAddress, end: end.baseAddress, all: 0))
             }
         }
     }

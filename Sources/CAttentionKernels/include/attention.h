@@ -50,9 +50,11 @@ typedef struct {
     double *output; // [rows][value_dim]
 } dcp_carried_rows;
 
-// For each row the tokens first[row]..<end[row] of a block, or of what is said, numbered from its start.
+// For each row the tokens first[row]..<end[row] of a block, or of what is said, numbered from its start. Where first and end
+// are NULL, 0..<all for every row.
 typedef struct {
     const int32_t *first, *end;
+    int32_t all;
 } dcp_token_ranges;
 
 // Memory that the caller will read next: at..<end, and then then..<then_end. NULL where there is none.

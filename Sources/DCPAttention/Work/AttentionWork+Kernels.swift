@@ -49,8 +49,6 @@ extension AttentionWork {
         let dataType = Int32(layout.dataType.rawValue)
         // K and V of the piece's KV heads lie beside each other in a block.
         let read = tiles[0].keyOffset..<tiles[tiles.count - 1].keyOffset + layout.headByteCount
-        /// How many first tokens all rows see, by `ranges`; 0 when they differ.
-        var sharedTokens = 0
         let carried = carriedStates(of: piece.tiles)
         var made = layout.ownValueDim > 0 ? nil : MadeValues(layout, tokens: stepTokens, kernels)
         var token = piece.keys.lowerBound
@@ -66,18 +64,13 @@ extension AttentionWork {
             }
             for place in tiles.indices {
                 let tile = UnsafePointer(tiles.baseAddress! + place)
-                if tile.pointee.shared.lowerBound <= token, token + tokens <= tile.pointee.shared.upperBound {
-                    if sharedTokens != tokens {
-                        ranges.first.update(repeating: 0, count: Int(dcp_attention_rows_max))
-                        ranges.end.update(repeating: Int32(tokens), count: Int(dcp_attention_rows_max))
-                        sharedTokens = tokens
-                    }
-                } else {
-                    sharedTokens = 0
-                    guard setVisible(ranges, of: split.tiles[tile.pointee.index], in: token..<token + tokens) else {
-                        continue
-                    }
-                }
+                let isShared =
+                    tile.pointee.shared.lowerBound <= token && token + tokens <= tile.pointee.shared.upperBound
+                guard
+                    isShared
+                        || setVisible(ranges, of: split.tiles[tile.pointee.index], in: token..<token + tokens)
+                else { continue }
+                let visible = isShared ? RowRanges.all(tokens) : ranges.ranges
                 let keys = payload + tile.pointee.keyOffset
                 let values =
                     made?.values(of: keys, tokens: min(stepTokens, layout.blockTokens - first))
@@ -85,7 +78,7 @@ extension AttentionWork {
                 let ahead =
                     tile.pointee.asksAhead
                     ? Self.ahead(of: tile.pointee, payload, following: following, read: read) : dcp_ahead()
-                dcp_attend_block(kernels.table, dataType, &tiles[place].rows, keys, values, ranges.ranges, ahead)
+                dcp_attend_block(kernels.table, dataType, &tiles[place].rows, keys, values, visible, ahead)
             }
             token = next
         }

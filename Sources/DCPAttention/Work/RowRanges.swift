@@ -11,5 +11,10 @@ struct RowRanges {
         end = memory + rows
     }
 
-    var ranges: dcp_token_ranges { dcp_token_ranges(first: first, end: end) }
+    var ranges: dcp_token_ranges { dcp_token_ranges(first: first, end: end, all: 0) }
+
+    /// All rows see so many first tokens: nothing is written for each.
+    static func all(_ tokens: Int) -> dcp_token_ranges {
+        dcp_token_ranges(first: nil, end: nil, all: Int32(tokens))
+    }
 }

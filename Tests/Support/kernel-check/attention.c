@@ -7,7 +7,7 @@
 #include "../../../Sources/CAttentionKernels/convert.h"
 #include "check.h"
 
-enum { blocks_max = 3, dim_max = 256, block_tokens_max = 144 };
+enum { blocks_max = 3, dim_max = 320, block_tokens_max = 144 };
 
 // Rows over a few blocks of one KV head.
 typedef struct {
@@ -15,7 +15,9 @@ typedef struct {
     int rows, blocks, repeats;
     float soft_cap, light_share;
     guarded panels[blocks_max];
-    int visible[blocks_max][dcp_attention_rows_max];
+    // What each row sees of a block; all of them the same where `is_all`.
+    int32_t first[blocks_max][dcp_attention_rows_max], end[blocks_max][dcp_attention_rows_max];
+    int is_all;
     float queries[dcp_attention_rows_max * dim_max];
 } problem;
 
@@ -48,7 +50,9 @@ static void run(const problem *p, const dcp_kernel_table *kernels, states *s) {
             ahead.then = p->panels[b + 1].base;
             ahead.then_end = ahead.then + p->panels[b + 1].byte_count;
         }
-        dcp_attend_block(kernels, p->shape.data_type, &rows, p->panels[b].base, values_of(p, b), p->visible[b], ahead);
+        const dcp_token_ranges visible = p->is_all ? (dcp_token_ranges){NULL, NULL, p->end[b][0]}
+                                                   : (dcp_token_ranges){p->first[b], p->end[b], 0};
+        dcp_attend_block(kernels, p->shape.data_type, &rows, p->panels[b].base, values_of(p, b), visible, ahead);
     }
 }
 
@@ -65,7 +69,7 @@ static double reference(const problem *p, int row, double *output) {
     const int type = p->shape.data_type;
     double highest = -INFINITY, sum = 0;
     for (int b = 0; b < p->blocks; b++) {
-        for (int64_t t = 0; t < p->visible[b][row]; t++) {
+        for (int64_t t = p->first[b][row]; t < p->end[b][row]; t++) {
             double score = 0;
             for (int64_t d = 0; d < key_dim; d++) {
                 const int64_t index = type == dcp_bf16 ? (d / 2 * tokens + t) * 2 + d % 2 : d * tokens + t;
@@ -79,7 +83,7 @@ static double reference(const problem *p, int row, double *output) {
     }
     memset(output, 0, sizeof *output * (size_t)value_dim);
     for (int b = 0; b < p->blocks; b++) {
-        for (int64_t t = 0; t < p->visible[b][row]; t++) {
+        for (int64_t t = p->first[b][row]; t < p->end[b][row]; t++) {
             const double weight = exp(scores[b * block_tokens_max + t] - highest);
             sum += weight;
             for (int64_t d = 0; d < value_dim; d++) {
@@ -93,17 +97,22 @@ static double reference(const problem *p, int row, double *output) {
     return highest + log(sum);
 }
 
-// Tokens that no row sees are NaN.
+// Tokens after those that a row sees are NaN, and those before them.
 static void fill_block(problem *p, int block) {
-    int most = 0;
-    for (int r = 0; r < p->rows; r++) most = p->visible[block][r] > most ? p->visible[block][r] : most;
+    int least = p->shape.block_tokens, most = 0;
+    for (int r = 0; r < p->rows; r++) {
+        most = p->end[block][r] > most ? p->end[block][r] : most;
+        if (p->first[block][r] < p->end[block][r] && p->first[block][r] < least) least = p->first[block][r];
+    }
+    if (least > most) least = most;
     memset(p->panels[block].base, 0xFF, p->panels[block].byte_count);
     static float keys[block_tokens_max * dim_max], values[block_tokens_max * dim_max];
     static uint32_t source[block_tokens_max];
     for (int i = 0; i < most * p->shape.key_dim; i++) keys[i] = next_float();
     for (int i = 0; i < most * p->shape.value_dim; i++) values[i] = next_float();
     for (int i = 0; i < most; i++) source[i] = (uint32_t)i;
-    dcp_panel_write(dcp_kernels(0), &p->shape, dcp_f32, keys, values, most, source, most, p->panels[block].base, 0, 0);
+    dcp_panel_write(dcp_kernels(0), &p->shape, dcp_f32, keys, values, most, source + least, most - least,
+                    p->panels[block].base, least, 0);
 }
 
 static void compare(const dcp_kernel_table *kernels, const problem *p, const states *ours, const states *twin) {
@@ -144,8 +153,10 @@ static void check_problem(const dcp_kernel_table *kernels, problem *p) {
         // All tokens, none, or some: each row another number.
         for (int r = 0; r < p->rows; r++) {
             const uint64_t kind = next_random() % 4;
-            p->visible[b][r] = kind == 0 ? 0 : kind == 1 ? p->shape.block_tokens
-                                                         : (int)(next_random() % (uint64_t)(p->shape.block_tokens + 1));
+            p->end[b][r] = kind == 0 ? 0 : kind == 1 ? p->shape.block_tokens
+                                                     : (int)(next_random() % (uint64_t)(p->shape.block_tokens + 1));
+            p->first[b][r] = next_random() % 2 ? 0 : (int)(next_random() % (uint64_t)(p->end[b][r] + 1));
+            if (p->is_all) p->first[b][r] = 0, p->end[b][r] = p->end[b][0];
         }
         fill_block(p, b);
     }
@@ -162,7 +173,7 @@ static void check_infinities(const dcp_kernel_table *kernels, problem *p) {
     p->rows = 3, p->blocks = 1, p->light_share = 0, p->soft_cap = 0;
     for (int sign = -1; sign <= 1; sign += 2) {
         p->panels[0] = guarded_make(16 * 16 * 4);
-        for (int r = 0; r < p->rows; r++) p->visible[0][r] = 16;
+        for (int r = 0; r < p->rows; r++) p->first[0][r] = 0, p->end[0][r] = 16;
         fill_block(p, 0);
         for (int i = 0; i < 8; i++) p->queries[i] = p->queries[16 + i] = next_float();
         for (int d = 0; d < 8; d++) p->queries[8 + d] = (float)sign * INFINITY;
@@ -181,7 +192,7 @@ static void check_large_values(const dcp_kernel_table *kernels, problem *p) {
             p->shape = (dcp_panel_shape){type, 1, 8, 8, 64};
             p->rows = rows, p->blocks = 1, p->light_share = rows % 2 ? 0 : INFINITY, p->soft_cap = 0;
             p->panels[0] = guarded_make((uint64_t)(64 * 16 * (type == dcp_f32 ? 4 : 2)));
-            for (int r = 0; r < rows; r++) p->visible[0][r] = 64;
+            for (int r = 0; r < rows; r++) p->first[0][r] = 0, p->end[0][r] = 64;
             fill_block(p, 0);
             for (int i = 0; i < rows * 8; i++) p->queries[i] = next_float();
             static float keys[64 * 8], values[64 * 8];
@@ -202,7 +213,7 @@ static void check_large_values(const dcp_kernel_table *kernels, problem *p) {
 }
 
 void check_attention(const dcp_kernel_table *kernels) {
-    static const int dims[][2] = {{8, 8}, {10, 14}, {64, 64}, {72, 90}, {128, 128}, {256, 250}};
+    static const int dims[][2] = {{8, 8}, {10, 14}, {64, 64}, {72, 90}, {128, 128}, {256, 250}, {300, 290}};
     static const int block_tokens[] = {16, 48, 64, 144};
     static problem p;
     p.repeats = 1;
@@ -215,6 +226,7 @@ void check_attention(const dcp_kernel_table *kernels) {
                     p.shape = (dcp_panel_shape){type, 1, dims[d][0], dims[d][1], block_tokens[b]};
                     p.rows = rows;
                     p.blocks = 1 + (int)(next_random() % blocks_max);
+                    p.is_all = next_random() % 3 == 0;
                     p.soft_cap = next_random() % 3 ? 0 : 3;
                     p.light_share = (float[]){0, 1 / 32.0f, 0.5f, INFINITY}[next_random() % 4];
                     check_problem(kernels, &p);

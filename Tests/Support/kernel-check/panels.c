@@ -72,8 +72,33 @@ static void check_conversion(const dcp_kernel_table *kernels, int row_type, int6
     guarded_free(twin);
 }
 
+// Values that are the first dimensions of keys.
+static void check_values(const dcp_kernel_table *kernels, int type, int dim, int block_tokens, int first, int tokens) {
+    const int64_t size = type_bytes(type);
+    guarded keys = guarded_make((uint64_t)(dim * block_tokens * size));
+    guarded ours = guarded_make((uint64_t)(dim * tokens * size)), twin = guarded_make((uint64_t)(dim * tokens * size));
+    fill(keys, type);
+    const char *at = (const char *)keys.base + first * (type == dcp_f16 ? 2 : 4);
+    dcp_values_of_keys(kernels, type, at, block_tokens, dim, tokens, ours.base);
+    dcp_values_of_keys(dcp_kernels(0), type, at, block_tokens, dim, tokens, twin.base);
+    check(memcmp(ours.base, twin.base, ours.byte_count) == 0, "values of %s keys, %d dims, block %d, tokens %d..<%d",
+          names[type], dim, block_tokens, first, first + tokens);
+    guarded_free(keys);
+    guarded_free(ours);
+    guarded_free(twin);
+}
+
 void check_panels(const dcp_kernel_table *kernels) {
-    static const int dims[][2] = {{2, 2}, {8, 10}, {18, 34}, {64, 72}, {80, 6}, {128, 128}, {256, 254}};
+    static const int dims[][2] = {{2, 2}, {8, 10}, {18, 34}, {64, 72}, {80, 6}, {128, 128}, {256, 254}, {72, 0}};
+    for (int type = dcp_bf16; type <= dcp_f32; type++) {
+        for (int dim = 2; dim <= 130; dim += 2) {
+            for (int block = 16; block <= 144; block += 32) {
+                check_values(kernels, type, dim, block, 0, block);
+                check_values(kernels, type, dim, block, block - 16, 16);
+                check_values(kernels, type, dim, block, block / 32 * 16, block - block / 32 * 16);
+            }
+        }
+    }
     for (int row_type = dcp_bf16; row_type <= dcp_f32; row_type++) {
         for (int data_type = dcp_bf16; data_type <= dcp_f32; data_type++) {
             for (unsigned d = 0; d < sizeof dims / sizeof dims[0]; d++) {
