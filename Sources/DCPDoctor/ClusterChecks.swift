@@ -68,7 +68,8 @@ public enum ClusterChecks {
         guard report.release == release else {
             return .warning(
                 "version", subject, report.release, limit: release,
-                remedy: "Install one release on all machines, and restart the daemons one at a time: they answer, so the "
+                remedy:
+                    "Install one release on all machines, and restart the daemons one at a time: they answer, so the "
                     + "protocol is one.")
         }
         return .ok("version", subject, report.release, limit: release)

@@ -31,19 +31,14 @@ struct Knobs {
 
     init(seed: UInt64, steps: Int) throws(ServiceError) {
         var random = SeededGenerator(seed: seed ^ 0x6b6e_6f62)
-        func pick<Value>(_ values: [Value]) -> Value { values.randomElement(using: &random)! }
+        func pick<Value>(_ values: [Value]) -> Value { Self.pick(values, &random) }
         let headGroups = pick([1, 1, 1, 2])
         let contextRanks = headGroups == 2 ? pick([1, 2]) : pick([1, 2, 2, 3, 4])
         let interleave = pick([1, 1, 2, 4, 16])
         shape = try ClusterShape(
             ranks: headGroups * contextRanks, headGroups: headGroups, interleave: interleave,
             blockTokens: pick([16, 16, 32]), exchange: pick([.allToAll, .allToAll, .allGatherReduceScatter]))
-        let kvHeads = headGroups == 2 ? 2 : pick([1, 2, 3])
-        model = try ModelDescription(
-            layers: pick([1, 2, 3]), queryHeads: kvHeads * pick([1, 2, 3]), kvHeads: kvHeads, keyDim: 8,
-            // Also blocks, and rows, of several pages.
-            valueDim: pick([8, 10, 136]), scale: 0.4, softcap: pick([nil, nil, 20]),
-            kvDataType: pick([.float32, .bfloat16, .float16]))
+        model = try Self.model(of: shape, &random)
         durability = pick([.always, .everysec, .everysec, .never])
         let isFast = pick([true, false])
         network = NetworkKnobs(

@@ -105,6 +105,7 @@ public final class Simulation: @unchecked Sendable {
         for client in clients {
             world.after(world.delay(.zero ... .seconds(1)), nil, "client") { client.start() }
         }
+        if knobs.model.kinds.count > 1 { count("models of several kinds") }
         let faults = Faults(self)
         faults.start()
         let start = world.now
@@ -204,6 +205,12 @@ public final class Simulation: @unchecked Sendable {
     }
 
     func count(_ what: String) { counts[what, default: 0] += 1 }
+
+    func count(stepOver layer: LayerAttention) {
+        if layer.visibility != .all { count("steps with a window") }
+        if layer.hasSinks { count("steps with sinks") }
+        if layer.ownValueDim == 0 { count("steps with values of the keys") }
+    }
 
     func began(_ epoch: Epoch) {
         count("epochs")

@@ -69,4 +69,17 @@ public struct ReferenceAttention: Sendable {
         }
         return result
     }
+
+    /// How far the log-sum-exp of a Float32 computation may be off, and an output over values below 1: a dot product in Float32
+    /// is off by a few units of 2^-24 of the sum of its terms' magnitudes, which the product of the norms bounds; that is the
+    /// error of the log-sum-exp, and the relative error of a weight.
+    public func tolerance(queries: [Float], keys: [Float]) -> Double {
+        func largestNorm(_ rows: [Float]) -> Double {
+            stride(from: 0, to: rows.count, by: attention.keyDim).reduce(0) { largest, start in
+                let squares = rows[start..<start + attention.keyDim].reduce(0) { $0 + Double($1) * Double($1) }
+                return max(largest, squares.squareRoot())
+            }
+        }
+        return 2e-6 + 8e-7 * largestNorm(queries) * largestNorm(keys) * Double(attention.scale)
+    }
 }

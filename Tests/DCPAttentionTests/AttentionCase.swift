@@ -95,17 +95,8 @@ struct AttentionCase: CustomStringConvertible, Sendable {
             queries: inputs.queries, keys: inputs.keys, values: inputs.values, position: causal ? 0 : nil)
     }
 
-    /// A dot product in Float32 is off by a few units of 2^-24 of the sum of its terms' magnitudes, which the product of
-    /// the norms bounds; that is the error of the log-sum-exp, and the relative error of a weight.
     func tolerance(_ inputs: Inputs) throws -> Double {
-        func largestNorm(_ rows: [Float]) -> Double {
-            stride(from: 0, to: rows.count, by: keyDim).reduce(0) { largest, start in
-                let squares = rows[start..<start + keyDim].reduce(0) { $0 + Double($1) * Double($1) }
-                return max(largest, squares.squareRoot())
-            }
-        }
-        let magnitude = largestNorm(inputs.queries) * largestNorm(inputs.keys) * Double(try attention().scale)
-        return 2e-6 + 8e-7 * magnitude
+        ReferenceAttention(try attention()).tolerance(queries: inputs.queries, keys: inputs.keys)
     }
 
     /// Compares with the reference; records one issue with the largest difference.

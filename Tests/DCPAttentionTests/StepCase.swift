@@ -127,14 +127,8 @@ struct StepCase: CustomStringConvertible, Sendable {
             })
     }
 
-    /// See `AttentionCase.tolerance`. Values are below 1.
     func tolerance(_ inputs: Inputs) throws -> Double {
-        func largestNorm(_ rows: [Float]) -> Double {
-            stride(from: 0, to: rows.count, by: keyDim).reduce(0) { largest, start in
-                max(largest, rows[start..<start + keyDim].reduce(0) { $0 + Double($1) * Double($1) }.squareRoot())
-            }
-        }
-        return 2e-6 + 8e-7 * largestNorm(inputs.queries) * largestNorm(inputs.keys) * Double(try attention.scale)
+        ReferenceAttention(try attention).tolerance(queries: inputs.queries, keys: inputs.keys)
     }
 
     /// Compares with the reference, and each rank's part over all of its blocks with that over those that are seen.

@@ -20,7 +20,8 @@ struct SimulationTests {
         for what in [
             "stepResult", "committed", "rewound", "epochs", "kill", "killCoordinator", "powerLoss", "stop", "pause",
             "partition", "halfPartition", "reset", "slow", "bitFlip", "tornPage", "fullDisk", "failedSync",
-            "timeouts", "overcommits", "closed together",
+            "timeouts", "overcommits", "closed together", "steps with a window", "steps with sinks",
+            "steps with values of the keys", "models of several kinds",
         ] {
             #expect(counts[what] ?? 0 > 0, "no \(what) in \(counts)")
         }
@@ -65,6 +66,7 @@ struct SimulationTests {
             // What was appended wrongly shows in what the ranks hold, or in what they then refuse.
             ("commit", ["lost commit"]), ("epoch", ["two epochs"]),
             ("append", ["answered, not in place", "wrong refusal"]),
+            ("window", ["wrong answer"]), ("sink", ["wrong answer"]),
         ])
     func canary(rule: String, expected: [String]) async throws {
         let outcome = try await Simulator.run("run", "--seed", "1", "--seeds", "50", "--canary", rule, "--json")
@@ -84,7 +86,7 @@ struct SimulationTests {
     @Test(
         "a wrong command line ends with 64 and says what is wrong",
         arguments: [
-            (["run", "--canary", "none"], "commit, epoch, append"), (["run", "--seeds", "0"], "--seeds"),
+            (["run", "--canary", "none"], "commit, epoch, append, window, sink"), (["run", "--seeds", "0"], "--seeds"),
             (["run", "--dir", "/nonexistent"], "/nonexistent"), (["replay"], "seed"),
         ])
     func usage(arguments: [String], word: String) async throws {

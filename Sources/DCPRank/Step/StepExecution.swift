@@ -39,7 +39,8 @@ final class StepExecution {
         timeline = StepTimeline(arrival: server.eventLoop.now)
         layer = Int(tag.layer)
         work = StepWork(
-            plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool)
+            plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool,
+            broken: server.configuration.broken)
         let bound = NIOLoopBound(WeakExecution(self), eventLoop: server.eventLoop)
         deadline = server.eventLoop.scheduleTask(in: timeout) { bound.value.execution?.deliver(.expired) }
     }

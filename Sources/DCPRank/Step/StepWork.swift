@@ -15,17 +15,22 @@ final class StepWork: Sendable {
     private let layer: Int
     private let cache: ShardCache
     private let pool: ComputePool
+    private let broken: BrokenRule?
     private let isCancelled = Atomic<Bool>(false)
     /// What the check of the step's tensors found, once it has run.
     private let inputs = Mutex<Result<Void, ServiceError>?>(nil)
 
-    init(plan: StepPlan, request: StepRequest, layer: Int, cache: ShardCache, pool: ComputePool) {
+    init(
+        plan: StepPlan, request: StepRequest, layer: Int, cache: ShardCache, pool: ComputePool,
+        broken: BrokenRule?
+    ) {
         self.plan = plan
         self.request = request
         limits = InputLimits(plan.attention, kvDataType: plan.kvDataType)
         self.layer = layer
         self.cache = cache
         self.pool = pool
+        self.broken = broken
     }
 
     /// Pieces that have not begun are skipped. Completions are still called.
@@ -134,12 +139,13 @@ final class StepWork: Sendable {
                     throw ServiceError(.stepAborted, "The step was over before its context was checked.")
                 }
             }
+            let (layout, rank) = try windowLayout
             let works = zip(entryTokens, readers).map { item, reader in
                 AttentionWork(
                     attention: plan.attention, partition: plan.partition, heads: allHeads, queries: queries,
                     tokens: item.1,
                     visible: .context(
-                        plan.attention.visibility, seenFrom: item.0.positions, of: plan.layout, rank: plan.contextRank,
+                        plan.attention.visibility, seenFrom: item.0.positions, of: layout, rank: rank,
                         local: reader.firstIndex..<reader.firstIndex + reader.tokens),
                     over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true))
             }
@@ -188,7 +194,23 @@ final class StepWork: Sendable {
 
     /// The end of the own heads' attention. Their sinks count here, once: no other rank and no piece knows them.
     private func merged(_ parts: [AttentionStates]) throws(ServiceError) -> AttentionStates {
-        try AttentionStates.merge(parts, sinks: plan.sinks)
+        var parts = parts
+        if broken == .sink {
+            parts = try parts.map { (part) throws(ServiceError) in
+                try AttentionStates.merge([part], sinks: plan.sinks)
+            }
+        }
+        return try AttentionStates.merge(parts, sinks: plan.sinks)
+    }
+
+    /// By which the first positions of windows are found among this rank's tokens.
+    private var windowLayout: (ContextLayout, rank: Int) {
+        get throws(ServiceError) {
+            guard broken == .window else { return (plan.layout, plan.contextRank) }
+            // With one rank alone a position is a local index.
+            let (interleave, blockTokens) = (plan.layout.interleave, plan.layout.blockTokens)
+            return (try ContextLayout(contextRanks: 1, interleave: interleave, blockTokens: blockTokens), 0)
+        }
     }
 
     /// New tokens sit in blocks of their own size: their layout is nobody's but this step's.

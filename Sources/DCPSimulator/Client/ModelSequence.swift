@@ -10,7 +10,7 @@ final class ModelSequence {
     struct Layer {
         /// `[token][kvHeads][Dk]`, rounded to the KV dtype.
         var keys: [Float] = []
-        /// `[token][kvHeads][Dv]`
+        /// `[token][kvHeads][Dv]`; none where the keys hold them.
         var values: [Float] = []
         var count = 0
     }

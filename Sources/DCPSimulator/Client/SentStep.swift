@@ -11,7 +11,7 @@ struct SentStep {
     /// `[tokens][Hq][Dv]` and `[tokens][Hq]`, in Float64 over what the client has sent.
     private let expected: ReferenceAttention.Result
     private let cluster: ClusterShape
-    private let attention: LayerAttention
+    let attention: LayerAttention
     private let tokens: Int
 
     let limits: InputLimits
@@ -42,10 +42,12 @@ struct SentStep {
             let position = sequence.layers[layer].count
             let q = random.floats(count * attention.queryHeads * attention.keyDim, limit: 2)
             let k = random.distinctRows(tokens: count, heads: attention.kvHeads, dim: attention.keyDim, limit: 2)
-            let v = random.distinctRows(tokens: count, heads: attention.kvHeads, dim: attention.valueDim, limit: 4)
+            let v = random.distinctRows(tokens: count, heads: attention.kvHeads, dim: attention.ownValueDim, limit: 4)
             sequence.append(layer, k, v, tokens: count)
             let held = sequence.layers[layer]
-            let part = reference.attend(queries: q, keys: held.keys, values: held.values, position: position)
+            let part = reference.attend(
+                queries: q, keys: held.keys, values: held.values, position: position,
+                sinks: sequence.model.sinks[layer])
             joined.outputs += part.outputs
             joined.lse += part.lse
             queries += q
@@ -61,7 +63,7 @@ struct SentStep {
         let rows = (
             RowOrder.headMajor(queries, tokens: tokens, heads: attention.queryHeads, dim: attention.keyDim),
             RowOrder.headMajor(keys, tokens: tokens, heads: attention.kvHeads, dim: attention.keyDim),
-            RowOrder.headMajor(values, tokens: tokens, heads: attention.kvHeads, dim: attention.valueDim)
+            RowOrder.headMajor(values, tokens: tokens, heads: attention.kvHeads, dim: attention.ownValueDim)
         )
         func bytes(_ rows: [Float], _ heads: Range<Int>, _ dim: Int) -> ByteBuffer {
             let part = Array(rows[heads.lowerBound * tokens * dim..<heads.upperBound * tokens * dim])
@@ -80,7 +82,7 @@ struct SentStep {
                 queryDataType: .float32, keyValueDataType: .float32, queryHeads: heads.count, kvHeads: kvHeads.count,
                 keyDim: attention.keyDim, valueDim: attention.ownValueDim,
                 queries: bytes(rows.0, heads, attention.keyDim),
-                keys: bytes(rows.1, kvHeads, attention.keyDim), values: bytes(rows.2, kvHeads, attention.valueDim))
+                keys: bytes(rows.1, kvHeads, attention.keyDim), values: bytes(rows.2, kvHeads, attention.ownValueDim))
         }
         self.requests = requests
     }

@@ -16,8 +16,9 @@ extension SimulatedClient {
             cluster: cluster, mode: mode, timeout: simulation.knobs.stepTimeout, random: &world.random)
         // It is none of the sequence's: whoever appends it has more than was sent.
         sequence.cut(layer, to: position)
-        // A rank that has no query heads of its own is sent none.
-        let tensors: [InputLimits.Tensor] = mode == .replicate ? [.query, .key, .value] : [.key, .value]
+        // A rank that has no query heads of its own is sent none, and none is sent values that its keys hold.
+        let tensors: [InputLimits.Tensor] =
+            [.key] + (mode == .replicate ? [.query] : []) + (step.attention.ownValueDim > 0 ? [.value] : [])
         let tensor = tensors[world.draw(0...tensors.count - 1)]
         simulation.count("steps beyond the limits")
         askRanks(

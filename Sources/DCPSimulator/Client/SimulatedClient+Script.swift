@@ -46,6 +46,7 @@ extension SimulatedClient {
             target += world.chance(0.5) ? 1 : world.draw(2...24)
             let end = target
             for layer in simulation.knobs.model.layerIndices {
+                simulation.count(stepOver: simulation.knobs.model[layer])
                 sent.append { [self] in
                     SentStep(
                         chosen.map { ($0, end - $0.layers[layer].count) }, claims: claims, layer: layer,

@@ -109,7 +109,8 @@ final class SimulatedClient: @unchecked Sendable {
 
     private func open(_ sequence: ModelSequence) {
         unanswered = DirectoryWish(
-            request: .openSequence(name: sequence.name, model: "model", revision: "", create: true),
+            request: .openSequence(
+                name: sequence.name, model: "model", revision: sequence.model.revision ?? "", create: true),
             done: { [self] reply in
                 sequence.record = reply.sequences.first
                 sequences.append(sequence)

@@ -12,6 +12,25 @@ func shape(
         scale: LayerAttention.defaultScale(keyDim: keyDim), softcap: softcap, kvDataType: type)
 }
 
+/// A layer with a window and sinks, one whose values are the first dimensions of its keys, and one that sees all: three
+/// kinds with dimensions of their own.
+func mixedShape(_ type: DataType = .bfloat16) throws -> ModelDescription {
+    func kind(
+        _ heads: Int, _ kvHeads: Int, _ keyDim: Int, _ values: LayerAttention.Values, softcap: Float? = nil,
+        visibility: Visibility = .all, hasSinks: Bool = false
+    ) throws -> LayerAttention {
+        try LayerAttention(
+            queryHeads: heads, kvHeads: kvHeads, keyDim: keyDim, values: values,
+            scale: LayerAttention.defaultScale(keyDim: keyDim), softcap: softcap, visibility: visibility,
+            hasSinks: hasSinks)
+    }
+    return try ModelDescription(
+        layers: [
+            kind(6, 2, 16, .own(24), softcap: 20, visibility: .window(50), hasSinks: true),
+            kind(8, 2, 40, .leading(32)), kind(4, 4, 16, .own(16)),
+        ], kvDataType: type, sinks: [[-2, 0, 0.5, 1, 2.25, 4], [], []], revision: "mixed")
+}
+
 /// When a conversation is made durable while it is played.
 enum CommitRule: Sendable {
     case never

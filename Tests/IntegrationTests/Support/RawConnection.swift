@@ -165,13 +165,14 @@ struct RawSteps: Sendable {
         SequenceLength(sequence: sequence.record.id, length: length, claim: claims[sequence.record.id] ?? .none)
     }
 
-    func tag(_ number: UInt64) -> Tag { Tag(client: client, number: number) }
+    func tag(_ number: UInt64, layer: Int = 0) -> Tag { Tag(client: client, number: number, layer: UInt32(layer)) }
 
     func message(
-        _ trace: Trace, _ range: Range<Int>, to rank: RankIndex, on sequence: SequenceHandle,
+        _ trace: Trace, _ range: Range<Int>, layer: Int = 0, to rank: RankIndex, on sequence: SequenceHandle,
         queryMode: StepRequest.QueryMode = .replicate
     ) -> Message {
-        let partition = topology.shape.partition(of: trace.shape.attention)
+        let kind = trace.shape[layer]
+        let partition = topology.shape.partition(of: kind)
         let group = topology.shape.headGroup(of: rank)
         func rows(_ rows: [Float], _ heads: Int, _ slice: Range<Int>, _ dim: Int) -> ByteBuffer {
             let part = Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim])
@@ -184,7 +185,7 @@ struct RawSteps: Sendable {
         let first = group * partition.queryHeads
         let queryHeads = first + heads.lowerBound..<first + heads.upperBound
         let kvHeads = group * partition.kvHeads..<(group + 1) * partition.kvHeads
-        let (shape, layer) = (trace.shape, trace.layers[0])
+        let brought = trace.layers[layer]
         return .step(
             StepRequest(
                 model: sequence.model.id, queryMode: queryMode, wantsLSE: true, timeoutMilliseconds: 60_000,
@@ -194,14 +195,15 @@ struct RawSteps: Sendable {
                         claim: claims[sequence.record.id] ?? .none)
                 ], queryDataType: .float32,
                 keyValueDataType: .float32, queryHeads: queryHeads.count, kvHeads: kvHeads.count,
-                keyDim: shape.keyDim, valueDim: shape.valueDim,
-                queries: rows(layer.queries, shape.queryHeads, queryHeads, shape.keyDim),
-                keys: rows(layer.keys, shape.kvHeads, kvHeads, shape.keyDim),
-                values: rows(layer.values, shape.kvHeads, kvHeads, shape.valueDim)))
+                keyDim: kind.keyDim, valueDim: kind.ownValueDim,
+                queries: rows(brought.queries, kind.queryHeads, queryHeads, kind.keyDim),
+                keys: rows(brought.keys, kind.kvHeads, kvHeads, kind.keyDim),
+                values: rows(brought.values, kind.kvHeads, kvHeads, kind.ownValueDim)))
     }
 
     /// The answer of all heads from the ranks' results, in rank order.
-    static func answer(_ results: [StepResult], _ shape: ModelDescription) -> Answer {
+    static func answer(_ results: [StepResult], _ shape: ModelDescription, layer: Int = 0) -> Answer {
+        let kind = shape[layer]
         let tokens = results[0].tokens
         func floats(_ buffer: ByteBuffer) -> [Float] {
             let bytes = Array(buffer.readableBytesView)
@@ -211,19 +213,19 @@ struct RawSteps: Sendable {
         }
         return Answer(
             outputs: RowOrder.tokenMajor(
-                results.flatMap { floats($0.outputs) }, tokens: tokens, heads: shape.queryHeads, dim: shape.valueDim),
+                results.flatMap { floats($0.outputs) }, tokens: tokens, heads: kind.queryHeads, dim: kind.valueDim),
             lse: RowOrder.tokenMajor(
-                results.flatMap { $0.lse.map(floats) ?? [] }, tokens: tokens, heads: shape.queryHeads, dim: 1))
+                results.flatMap { $0.lse.map(floats) ?? [] }, tokens: tokens, heads: kind.queryHeads, dim: 1))
     }
 }
 
-/// Sends all steps of a trace to every rank before it reads the first answer.
+/// Sends all steps of a trace's layer to every rank before it reads the first answer.
 struct Pipeline: Sendable {
     private let cluster: TestCluster
 
     init(_ cluster: TestCluster) { self.cluster = cluster }
 
-    func send(_ trace: Trace, stepTokens: Int, on sequence: SequenceHandle) async throws -> Answer {
+    func send(_ trace: Trace, layer: Int = 0, stepTokens: Int, on sequence: SequenceHandle) async throws -> Answer {
         let topology = try await cluster.withClient { try await $0.readyTopology() }
         let endpoints = cluster.local.rankEndpoints
         return try await onOwnThread {
@@ -233,8 +235,10 @@ struct Pipeline: Sendable {
             let starts = Array(stride(from: 0, to: trace.tokens, by: stepTokens))
             for (number, start) in starts.enumerated() {
                 for (rank, connection) in zip(ranks, connections) {
-                    let message = steps.message(trace, start..<start + stepTokens, to: rank, on: sequence)
-                    try connection.send(message, epoch: topology.epoch, tag: steps.tag(UInt64(number + 1)))
+                    let message = steps.message(
+                        trace, start..<start + stepTokens, layer: layer, to: rank, on: sequence)
+                    let tag = steps.tag(UInt64(number + 1), layer: layer)
+                    try connection.send(message, epoch: topology.epoch, tag: tag)
                 }
             }
             var results: [[UInt64: StepResult]] = []
@@ -248,7 +252,7 @@ struct Pipeline: Sendable {
             }
             var answer = Answer()
             for number in 1...UInt64(starts.count) {
-                answer.append(RawSteps.answer(results.compactMap { $0[number] }, trace.shape))
+                answer.append(RawSteps.answer(results.compactMap { $0[number] }, trace.shape, layer: layer))
             }
             return answer
         }

@@ -10,7 +10,7 @@ struct Trace: Sendable {
         var queries: [Float]
         /// `[tokens][Hkv][Dk]`
         var keys: [Float]
-        /// `[tokens][Hkv][Dv]`
+        /// `[tokens][Hkv][Dv]`; none where the keys hold them.
         var values: [Float]
     }
 
@@ -22,22 +22,29 @@ struct Trace: Sendable {
 
     /// - Parameter salt: traces of the same shape, length and salt are the same in one run.
     init(_ shape: ModelDescription, tokens: Int, salt: UInt64) {
+        self.init(
+            shape, tokens: tokens,
+            layers: (0..<shape.layers).map { layer in
+                let kind = shape[layer]
+                var generator = SeededGenerator.ofRun(salt: salt &* 1021 &+ UInt64(layer))
+                return Layer(
+                    queries: generator.distinctRows(tokens: tokens, heads: kind.queryHeads, dim: kind.keyDim, limit: 2),
+                    keys: generator.distinctRows(tokens: tokens, heads: kind.kvHeads, dim: kind.keyDim),
+                    values: generator.distinctRows(tokens: tokens, heads: kind.kvHeads, dim: kind.ownValueDim))
+            })
+    }
+
+    init(_ shape: ModelDescription, tokens: Int, layers: [Layer]) {
         self.shape = shape
         self.tokens = tokens
-        layers = (0..<shape.layers).map { layer in
-            var generator = SeededGenerator.ofRun(salt: salt &* 1021 &+ UInt64(layer))
-            return Layer(
-                queries: generator.distinctRows(
-                    tokens: tokens, heads: shape.queryHeads, dim: shape.keyDim, limit: 2),
-                keys: generator.distinctRows(tokens: tokens, heads: shape.kvHeads, dim: shape.keyDim),
-                values: generator.distinctRows(tokens: tokens, heads: shape.kvHeads, dim: shape.valueDim))
-        }
+        self.layers = layers
     }
 
     struct StepRows: Sendable {
         var queries: TokenRows
         var keys: TokenRows
-        var values: TokenRows
+        /// nil where the keys hold them.
+        var values: TokenRows?
     }
 
     func rows(_ layer: Int, _ range: Range<Int>) -> StepRows {
@@ -47,10 +54,11 @@ struct Trace: Sendable {
                 dataType: wireType, tokens: range.count, heads: heads, dim: dim,
                 bytes: Rounding.bytes(part, as: wireType))
         }
+        let kind = shape[layer]
         return StepRows(
-            queries: some(layers[layer].queries, shape.queryHeads, shape.keyDim),
-            keys: some(layers[layer].keys, shape.kvHeads, shape.keyDim),
-            values: some(layers[layer].values, shape.kvHeads, shape.valueDim))
+            queries: some(layers[layer].queries, kind.queryHeads, kind.keyDim),
+            keys: some(layers[layer].keys, kind.kvHeads, kind.keyDim),
+            values: kind.ownValueDim == 0 ? nil : some(layers[layer].values, kind.kvHeads, kind.ownValueDim))
     }
 
     /// Some tokens' answer in Float64, over keys and values as the cache holds them.
@@ -59,14 +67,13 @@ struct Trace: Sendable {
             Rounding.rounded(
                 Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim]), to: wireType)
         }
-        let seen = 0..<range.upperBound
-        return ReferenceAttention(shape[layer]).attend(
-            queries: some(layers[layer].queries, shape.queryHeads, shape.keyDim, range),
-            keys: Rounding.rounded(
-                some(layers[layer].keys, shape.kvHeads, shape.keyDim, seen), to: shape.kvDataType),
+        let (seen, kind) = (0..<range.upperBound, shape[layer])
+        return ReferenceAttention(kind).attend(
+            queries: some(layers[layer].queries, kind.queryHeads, kind.keyDim, range),
+            keys: Rounding.rounded(some(layers[layer].keys, kind.kvHeads, kind.keyDim, seen), to: shape.kvDataType),
             values: Rounding.rounded(
-                some(layers[layer].values, shape.kvHeads, shape.valueDim, seen), to: shape.kvDataType),
-            position: range.lowerBound)
+                some(layers[layer].values, kind.kvHeads, kind.ownValueDim, seen), to: shape.kvDataType),
+            position: range.lowerBound, sinks: shape.sinks[layer])
     }
 
     /// Compares with the reference: Float32 arithmetic over at most a few thousand keys differs by less.
@@ -113,10 +120,11 @@ struct Answer: Equatable, Sendable {
     }
 
     /// The last tokens of it.
-    func suffix(_ tokens: Int, of shape: ModelDescription) -> Answer {
-        Answer(
-            outputs: Array(outputs.suffix(tokens * shape.queryHeads * shape.valueDim)),
-            lse: Array(lse.suffix(tokens * shape.queryHeads)))
+    func suffix(_ tokens: Int, of shape: ModelDescription, layer: Int = 0) -> Answer {
+        let kind = shape[layer]
+        return Answer(
+            outputs: Array(outputs.suffix(tokens * kind.queryHeads * kind.valueDim)),
+            lse: Array(lse.suffix(tokens * kind.queryHeads)))
     }
 
     /// The largest differences; NaN, and anything missing, counts as infinite.

@@ -13,12 +13,12 @@ extension Trace {
         let written = layer.map { [$0] } ?? Array(layers.indices)
         var tensors: [(SafetensorsWriter.Declaration, [Float])] = []
         for index in written {
-            let prefix = layer == nil ? "layers.\(index)." : ""
+            let (prefix, kind) = (layer == nil ? "layers.\(index)." : "", shape[index])
             for (name, rows, heads, dim) in [
-                ("q", layers[index].queries, shape.queryHeads, shape.keyDim),
-                ("k", layers[index].keys, shape.kvHeads, shape.keyDim),
-                ("v", layers[index].values, shape.kvHeads, shape.valueDim),
-            ] {
+                ("q", layers[index].queries, kind.queryHeads, kind.keyDim),
+                ("k", layers[index].keys, kind.kvHeads, kind.keyDim),
+                ("v", layers[index].values, kind.kvHeads, kind.ownValueDim),
+            ] where dim > 0 {
                 tensors.append(
                     (
                         .init(name: prefix + name, dataType: wireType, shape: [range.count, heads, dim]),
@@ -37,12 +37,12 @@ extension Trace {
 
     /// Writes one layer's reference as `--expect` takes it.
     func writeReference(_ range: Range<Int>, layer: Int = 0, to path: String, offset: Double = 0) throws {
-        let result = reference(layer, range)
+        let (result, kind) = (reference(layer, range), shape[layer])
         let writer = try SafetensorsWriter(
             path: path,
             tensors: [
-                .init(name: "o", dataType: .float32, shape: [range.count, shape.queryHeads, shape.valueDim]),
-                .init(name: "lse", dataType: .float32, shape: [range.count, shape.queryHeads]),
+                .init(name: "o", dataType: .float32, shape: [range.count, kind.queryHeads, kind.valueDim]),
+                .init(name: "lse", dataType: .float32, shape: [range.count, kind.queryHeads]),
             ])
         for (name, values) in [("o", result.outputs), ("lse", result.lse)] {
             try values.map { Float($0 + offset) }.withUnsafeBytes { bytes throws in

@@ -106,9 +106,7 @@ struct SoakRun {
         let shape = try ClusterShape(
             ranks: chosen.ranks, headGroups: chosen.groups, interleave: chosen.interleave, blockTokens: 16,
             exchange: chosen.exchange)
-        let model = try ModelDescription(
-            layers: 2, queryHeads: 6, kvHeads: 2, keyDim: 32, valueDim: 16,
-            scale: LayerAttention.defaultScale(keyDim: 32), softcap: nil, kvDataType: .bfloat16)
+        let model = try ModelDescription.ofSoak()
         let durability = ["always", "everysec", "never"].randomElement(using: &random)!
         let stories = Story.tree(model, count: 6, length: 300, &random)
         tally.update {

@@ -2,6 +2,22 @@ import DCPClient
 import DCPCore
 import DCPTestKit
 
+extension ModelDescription {
+    /// Three kinds of layers with dimensions of their own: a window and sinks, latent, all tokens.
+    static func ofSoak() throws(ServiceError) -> ModelDescription {
+        let windowed = try LayerAttention(
+            queryHeads: 6, kvHeads: 2, keyDim: 32, values: .own(16), scale: LayerAttention.defaultScale(keyDim: 32),
+            visibility: .window(70), hasSinks: true)
+        let latent = try LayerAttention(
+            queryHeads: 8, kvHeads: 2, keyDim: 40, values: .leading(32), scale: LayerAttention.defaultScale(keyDim: 40))
+        let plain = try LayerAttention(
+            queryHeads: 6, kvHeads: 2, keyDim: 32, values: .own(16), scale: LayerAttention.defaultScale(keyDim: 32))
+        return try ModelDescription(
+            layers: [windowed, latent, plain], kvDataType: .bfloat16, sinks: [[-1, 0, 0.5, 1.25, 2, 4], [], []],
+            revision: "soak")
+    }
+}
+
 /// A conversation's inputs, and where its steps are cut: what a client plays, in whole or from a fork on.
 ///
 /// A story may begin as another one. Its first tokens and cuts are then the other's, so a fork of a sequence that
@@ -17,7 +33,7 @@ struct Story: Sendable {
     let parent: Parent?
     /// Token ranges of the steps, without gaps.
     private(set) var steps: [Range<Int>] = []
-    /// By layer: `[tokens][Hq][Dk]`, `[tokens][Hkv][Dk]`, `[tokens][Hkv][Dv]`.
+    /// By layer: `[tokens][Hq][Dk]`, `[tokens][Hkv][Dk]`, `[tokens][Hkv][Dv]`; no values where the keys hold them.
     private(set) var queries: [[Float]]
     private(set) var keys: [[Float]]
     private(set) var values: [[Float]]
@@ -53,9 +69,10 @@ struct Story: Sendable {
         }
         (queries, keys, values) = ([], [], [])
         for layer in 0..<shape.layers {
-            queries.append(rows(parent?.story.queries[layer], shape.queryHeads, shape.keyDim, 2))
-            keys.append(rows(parent?.story.keys[layer], shape.kvHeads, shape.keyDim, 1))
-            values.append(rows(parent?.story.values[layer], shape.kvHeads, shape.valueDim, 1))
+            let kind = shape[layer]
+            queries.append(rows(parent?.story.queries[layer], kind.queryHeads, kind.keyDim, 2))
+            keys.append(rows(parent?.story.keys[layer], kind.kvHeads, kind.keyDim, 1))
+            values.append(rows(parent?.story.values[layer], kind.kvHeads, kind.ownValueDim, 1))
         }
     }
 
@@ -80,43 +97,44 @@ struct Story: Sendable {
     }
 
     /// What a step brings.
-    func rows(_ step: Int, layer: Int) -> (queries: TokenRows, keys: TokenRows, values: TokenRows) {
-        let range = steps[step]
+    func rows(_ step: Int, layer: Int) -> (queries: TokenRows, keys: TokenRows, values: TokenRows?) {
+        let (range, kind) = (steps[step], shape[layer])
         func some(_ rows: [Float], _ heads: Int, _ dim: Int) -> TokenRows {
             TokenRows(
                 Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim]), tokens: range.count,
                 heads: heads, dim: dim)
         }
         return (
-            some(queries[layer], shape.queryHeads, shape.keyDim), some(keys[layer], shape.kvHeads, shape.keyDim),
-            some(values[layer], shape.kvHeads, shape.valueDim)
+            some(queries[layer], kind.queryHeads, kind.keyDim), some(keys[layer], kind.kvHeads, kind.keyDim),
+            kind.ownValueDim == 0 ? nil : some(values[layer], kind.kvHeads, kind.ownValueDim)
         )
     }
 
     /// A token's row as a store holds it: K of the group's heads, then V.
     func storedRow(_ position: Int, layer: Int, kvHeads: Range<Int>) -> [UInt8] {
+        let kind = shape[layer]
         func some(_ rows: [Float], _ dim: Int) -> [Float] {
             kvHeads.flatMap { head in
-                let start = (position * shape.kvHeads + head) * dim
+                let start = (position * kind.kvHeads + head) * dim
                 return rows[start..<start + dim]
             }
         }
         return Rounding.bytes(
-            some(keys[layer], shape.keyDim) + some(values[layer], shape.valueDim), as: shape.kvDataType)
+            some(keys[layer], kind.keyDim) + some(values[layer], kind.ownValueDim), as: shape.kvDataType)
     }
 
     /// The answer to a step in Float64, over keys and values as the cache holds them.
     func reference(_ step: Int, layer: Int) -> ReferenceAttention.Result {
-        let range = steps[step]
+        let (range, kind) = (steps[step], shape[layer])
         func some(_ rows: [Float], _ heads: Int, _ dim: Int, _ range: Range<Int>) -> [Float] {
             Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim])
         }
         let seen = 0..<range.upperBound
-        return ReferenceAttention(shape[layer]).attend(
-            queries: some(queries[layer], shape.queryHeads, shape.keyDim, range),
-            keys: Rounding.rounded(some(keys[layer], shape.kvHeads, shape.keyDim, seen), to: shape.kvDataType),
-            values: Rounding.rounded(some(values[layer], shape.kvHeads, shape.valueDim, seen), to: shape.kvDataType),
-            position: range.lowerBound)
+        return ReferenceAttention(kind).attend(
+            queries: some(queries[layer], kind.queryHeads, kind.keyDim, range),
+            keys: Rounding.rounded(some(keys[layer], kind.kvHeads, kind.keyDim, seen), to: shape.kvDataType),
+            values: Rounding.rounded(some(values[layer], kind.kvHeads, kind.ownValueDim, seen), to: shape.kvDataType),
+            position: range.lowerBound, sinks: shape.sinks[layer])
     }
 }
 
