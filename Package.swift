@@ -101,7 +101,7 @@ let package = Package(
             ]),
         library(
             "DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", "DCPObservability", nioCore]),
-        library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix, system]),
+        library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix, system, yams]),
         library("DCPConsole", ["DCPCore"]),
         library(
             "DCPDoctor",

@@ -13,7 +13,7 @@ public struct Submission: Sendable {
     /// - Parameter output: where `o` and `lse` are written, or nil.
     /// - Throws: `.invalidRequest`, naming file, tensor, value and remedy.
     public init(_ path: String, options: SubmitOptions, output: String?) throws(ServiceError) {
-        file = try SubmitFile(path, layer: options.layer)
+        file = try SubmitFile(path, layer: options.layer, model: options.description)
         self.options = options
         self.output = output
         let file = file

@@ -5,7 +5,8 @@ extension SubmitFile {
     /// - Parameters:
     ///   - layers: of the model, at least the file's.
     ///   - known: what is registered, or was given as a file of its own. It tells what neither flags nor file do.
-    /// - Throws: `.invalidRequest`, `.invalidModel`.
+    /// - Throws: `.invalidRequest`, `.invalidModel`; `.modelMismatch` with both values where flags or file contradict a model
+    ///   that was given: it is the model, and nothing of it gives way.
     func description(
         _ options: SubmitOptions, layers: Int, known: ModelDescription?
     ) throws(ServiceError) -> ModelDescription {
@@ -27,9 +28,16 @@ extension SubmitFile {
             all[layer.index] = layer.kind
             logits[layer.index] = layer.sinks
         }
-        return try ModelDescription(
+        let description = try ModelDescription(
             layers: all, kvDataType: options.kvDataType ?? base?.kvDataType ?? self.layers[0].keys.dataType,
             sinks: logits, revision: options.revision ?? metadata["revision"] ?? options.description?.revision)
+        if let differences = options.description?.differences(from: description), !differences.isEmpty {
+            throw ServiceError(
+                .modelMismatch,
+                "\(path) and the flags are not of the model in --model-file (\(differences.joined(separator: "; "))); correct "
+                    + "one of them.")
+        }
+        return description
     }
 
     private func sinks(of layer: Layer, _ known: ModelDescription?) -> [Float] {

@@ -29,12 +29,13 @@ public struct SubmitFile: Sendable {
     let layers: [Layer]
     let metadata: [String: String]
 
+    /// - Parameter model: what the file is of, where that is known: it may tell which values are a part of the keys.
     /// - Throws: `.invalidRequest`, naming file, tensor, value and remedy.
-    public init(_ path: String, layer: Int?) throws(ServiceError) {
+    public init(_ path: String, layer: Int?, model: ModelDescription? = nil) throws(ServiceError) {
         let file = try SafetensorsFile.open(path)
         self.path = path
         metadata = file.metadata
-        layers = try Self.layers(of: file, layer: layer)
+        layers = try Self.layers(of: file, layer: layer, model)
         tokens = layers[0].queries.shape.first ?? 0
         for layer in layers { try check(layer) }
     }
@@ -91,7 +92,9 @@ public struct SubmitFile: Sendable {
 // MARK: - Layers
 
 extension SubmitFile {
-    private static func layers(of file: SafetensorsFile, layer: Int?) throws(ServiceError) -> [Layer] {
+    private static func layers(
+        of file: SafetensorsFile, layer: Int?, _ model: ModelDescription?
+    ) throws(ServiceError) -> [Layer] {
         let indices = Set(
             file.entries.compactMap { entry -> Int? in
                 let parts = entry.name.split(separator: ".", omittingEmptySubsequences: false)
@@ -106,7 +109,9 @@ extension SubmitFile {
                     "\(file.path) names its layers (layers.\(indices[0]).q ...), so --layer has no meaning; leave it out."
                 )
             }
-            return try indices.map { (index) throws(ServiceError) in try tensors(of: file, index, "layers.\(index).") }
+            return try indices.map { (index) throws(ServiceError) in
+                try tensors(of: file, index, "layers.\(index).", model)
+            }
         }
         guard file.entry(named: "q") != nil else {
             throw ServiceError(
@@ -114,14 +119,15 @@ extension SubmitFile {
                 "\(file.path) has neither a tensor q nor layers.<l>.q; it needs q, k and v for one layer, or layers.<l>.q, "
                     + ".k and .v for several.")
         }
-        return [try tensors(of: file, layer ?? 0, "")]
+        return [try tensors(of: file, layer ?? 0, "", model)]
     }
 
     private static func tensors(
-        of file: SafetensorsFile, _ index: Int, _ prefix: String
+        of file: SafetensorsFile, _ index: Int, _ prefix: String, _ model: ModelDescription?
     ) throws(ServiceError) -> Layer {
         let queries = try file.tensor(named: prefix + "q"), keys = try file.tensor(named: prefix + "k")
-        let valueDim = try integer("value_dim", of: prefix, in: file.metadata, file.path)
+        let stated = try integer("value_dim", of: prefix, in: file.metadata, file.path)
+        let valueDim = stated ?? model?.leadingValueDim(of: index)
         // Without a number of dimensions to take from the keys, values that are not there are missing.
         let hasValues = valueDim == nil || file.entry(named: prefix + "v") != nil
         let values = hasValues ? try file.tensor(named: prefix + "v") : nil
@@ -169,5 +175,13 @@ extension SubmitFile {
             throw ServiceError(.invalidRequest, "\(path): the metadata's \(key) is `\(text)`, not a number.")
         }
         return value
+    }
+}
+
+extension ModelDescription {
+    /// How many of its keys' dimensions a layer's values are; nil where they are rows of their own.
+    fileprivate func leadingValueDim(of layer: Int) -> Int? {
+        guard (0..<layers).contains(layer), case .leading(let dim) = self[layer].values else { return nil }
+        return dim
     }
 }

@@ -23,7 +23,7 @@ public struct SubmitOptions: Sendable {
     public var window: Int?
     /// What identifies the model's weights; compared with what is registered.
     public var revision: String?
-    /// The whole model, where it does not come from the file.
+    /// The whole model, where it does not come from the file. What file and flags say must not contradict it.
     public var description: ModelDescription?
     public var queryMode = StepRequest.QueryMode.gather
     /// A file to compare with, and by how much a value may differ.

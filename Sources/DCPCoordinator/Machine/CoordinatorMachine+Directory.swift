@@ -80,7 +80,7 @@ extension CoordinatorMachine {
                 throw ServiceError(
                     .modelMismatch,
                     "Model `\(name)` is registered, but not as described (\(differences.joined(separator: "; "))); choose "
-                        + "another --model name, or `dcpctl model remove \(name)` first.")
+                        + "another name, or `dcpctl model remove \(name)` first.")
             }
             let isOnItsWay = join(requester) { $0 == .putModel(known) }
             if isOnItsWay { return [] }

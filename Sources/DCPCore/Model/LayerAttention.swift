@@ -56,11 +56,11 @@ public struct LayerAttention: Hashable, Sendable {
         }
         try require(
             (1...Self.headsMax).contains(queryHeads),
-            "\(queryHeads) query heads are outside 1...\(Self.headsMax); correct the shape of q.")
+            "\(queryHeads) query heads are outside 1...\(Self.headsMax); correct the number of heads.")
         try require(
             (1...queryHeads).contains(kvHeads) && queryHeads % kvHeads == 0,
             "\(kvHeads) KV heads do not divide \(queryHeads) query heads; grouped-query attention needs a whole number "
-                + "of query heads for each KV head. Correct the shapes of q, k and v.")
+                + "of query heads for each KV head. Correct one of the two.")
         self.queryHeads = queryHeads
         self.kvHeads = kvHeads
         self.keyDim = keyDim
@@ -94,8 +94,8 @@ public struct LayerAttention: Hashable, Sendable {
         }
     }
 
-    /// The factor a model uses unless it says otherwise: `1 / sqrt(Dk)`.
-    public static func defaultScale(keyDim: Int) -> Float { 1 / Float(keyDim).squareRoot() }
+    /// The factor a model uses unless it says otherwise: `1 / sqrt(Dk)`, rounded once, as a file has it that states it.
+    public static func defaultScale(keyDim: Int) -> Float { Float(1 / Double(keyDim).squareRoot()) }
 
     /// The differences between two kinds, as `name: this, not that`; empty when they are equal.
     public func differences(from other: LayerAttention) -> [String] {

@@ -1,3 +1,4 @@
+internal import DCPClient
 package import DCPCore
 internal import Foundation
 internal import Yams
@@ -85,8 +86,7 @@ package struct ConfigurationFile: Sendable {
             guard case .scalar(let scalar) = value else {
                 throw refused(line, "`\(key.path)` takes one value: \(key.kind.domain).")
             }
-            // What YAML calls null, in its four spellings.
-            guard scalar.style != .plain || !["", "~", "null", "Null", "NULL"].contains(scalar.string) else {
+            guard !scalar.isNull else {
                 throw refused(line, "`\(key.path)` has no value; give it one or remove the line.")
             }
             let sample = scalar.string.replacing("{rank}", with: section == .rank ? "0" : "{rank}")
@@ -136,43 +136,7 @@ package struct ConfigurationFile: Sendable {
     }
 
     private func unknown(_ name: String, line: Int, of what: String, among known: [String]) -> ConfigurationError {
-        let nearest = known.min { name.distance(to: $0) < name.distance(to: $1) }!
-        let hint = name.distance(to: nearest) <= 3 ? "write `\(nearest)`; " : ""
+        let hint = name.slip(among: known).map { "write `\($0)`; " } ?? ""
         return refused(line, "`\(name)` is not a key of \(what); \(hint)there are \(known.joined(separator: ", ")).")
-    }
-}
-
-extension YamlError {
-    /// The line, where the parser knows it, and the problem in its words.
-    fileprivate var located: (line: Int?, problem: String) {
-        switch self {
-        case .scanner(_, let problem, let mark, _), .parser(_, let problem, let mark, _),
-            .composer(_, let problem, let mark, _):
-            (mark.line, problem)
-        case .duplicatedKeysInMapping(let duplicates, let context):
-            (
-                context.mark.line,
-                "the key " + duplicates.map { "`\($0)`" }.joined(separator: ", ") + " is there twice"
-            )
-        default: (nil, "\(self)")
-        }
-    }
-}
-
-extension String {
-    /// The number of insertions, deletions and replacements between two words (Levenshtein).
-    fileprivate func distance(to other: String) -> Int {
-        let (a, b) = (Array(utf8), Array(other.utf8))
-        var row = Array(0...b.count)
-        for i in a.indices {
-            var diagonal = row[0]
-            row[0] = i + 1
-            for j in b.indices {
-                let replaced = diagonal + (a[i] == b[j] ? 0 : 1)
-                diagonal = row[j + 1]
-                row[j + 1] = Swift.min(replaced, row[j] + 1, row[j + 1] + 1)
-            }
-        }
-        return row[b.count]
     }
 }

@@ -6,12 +6,16 @@ import DCPWire
 
 struct Models: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "model", abstract: "List, show and remove models.",
+        commandName: "model", abstract: "Add, list, show and remove models.",
         discussion: """
+            A model's layers may differ: in what a query sees (all tokens, or a window of the last ones), in heads and \
+            dimensions, scale and soft cap, in sinks, and in whether values are a part of the keys.
+
             EXAMPLE
+              dcpctl model add gemma --config gemma-3/config.json --revision 2024-06-27
               dcpctl model list
             """,
-        subcommands: [List.self, Show.self, Remove.self])
+        subcommands: [Add.self, List.self, Show.self, Remove.self])
 
     struct List: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
@@ -73,76 +77,5 @@ struct Models: AsyncParsableCommand {
                 try client.output.print(["removed": name]) { "Removed model `\(name)`." }
             }
         }
-    }
-}
-
-struct ModelView: Encodable {
-    var id: UInt32
-    var name: String
-    var revision: String?
-    var kvDtype: String
-    var layers: Int
-    /// The order of kinds.
-    var pattern: String
-    var kinds: [Kind]
-
-    struct Kind: Encodable {
-        /// First and last of each run.
-        var layers: [[Int]]
-        var queryHeads: Int
-        var kvHeads: Int
-        var keyDim: Int
-        var valueDim: Int
-        /// Whether they are the first dimensions of the keys.
-        var hasLeadingValues: Bool
-        var scale: Float
-        var softcap: Float?
-        var window: Int?
-        var hasSinks: Bool
-        var text: String
-
-        init(_ index: Int, of model: ModelDescription) {
-            let kind = model.kinds[index]
-            layers = model.runs.filter { $0.kind == index }.map { [$0.layers.lowerBound, $0.layers.upperBound - 1] }
-            queryHeads = kind.queryHeads
-            kvHeads = kind.kvHeads
-            keyDim = kind.keyDim
-            valueDim = kind.valueDim
-            hasLeadingValues = kind.ownValueDim == 0
-            scale = kind.scale
-            softcap = kind.softcap
-            if case .window(let tokens) = kind.visibility { window = tokens }
-            hasSinks = kind.hasSinks
-            text = model.kindLines[index]
-        }
-    }
-
-    init(_ record: ModelRecord) {
-        let model = record.description
-        id = record.id.value
-        name = record.name
-        revision = model.revision
-        kvDtype = model.kvDataType.name
-        layers = model.layers
-        pattern = model.pattern
-        kinds = model.kinds.indices.map { Kind($0, of: model) }
-    }
-
-    static func table(_ views: [ModelView]) -> String {
-        guard !views.isEmpty else { return "No models." }
-        var table = TextTable("MODEL", "REVISION", "KV DTYPE", "LAYERS", "KINDS")
-        for view in views {
-            table.append([
-                view.name, view.revision ?? "-", view.kvDtype, "\(view.layers)", view.pattern,
-            ])
-        }
-        return table.rendered()
-    }
-
-    /// One model, a line for each kind.
-    var text: String {
-        let title = "\(name): \(layers) \(layers == 1 ? "layer" : "layers"), KV cache of \(kvDtype)"
-        return ([title + (revision.map { ", revision \($0)" } ?? ""), "  \(pattern)"] + kinds.map { "  \($0.text)" })
-            .joined(separator: "\n")
     }
 }

@@ -93,6 +93,7 @@ struct Sequences: AsyncParsableCommand {
             discussion: """
                 EXAMPLE
                   dcpctl sequence fork chat-1 chat-1-retry 4096
+                  dcpctl sequence fork chat-1 chat-1-retry 4096 --revision 2024-06-27
                 """)
 
         @Argument(help: "The sequence to fork.")
@@ -101,13 +102,18 @@ struct Sequences: AsyncParsableCommand {
         var new: String
         @Argument(help: "How many committed tokens the new sequence begins with.")
         var length: Int
+        @Option(
+            help: ArgumentHelp(
+                "What the model's revision must be; keys and values of another are of no use. Default: any.",
+                valueName: "text"))
+        var revision: String?
         @OptionGroup var client: ClientOptions
 
         func validate() throws { try checkLength(length) }
 
         func run() async throws {
             try await client.execute { cluster in
-                try await cluster.fork(name, as: new, length: length)
+                try await cluster.fork(name, as: new, length: length, revision: revision)
                 try client.output.print(LengthView(sequence: new, length: length)) {
                     "Sequence `\(new)` has the first \(length) tokens of `\(name)`."
                 }

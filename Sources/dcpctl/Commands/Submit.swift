@@ -10,9 +10,13 @@ struct Submit: AsyncParsableCommand {
         discussion: """
             The file has tensors q [T, Hq, Dk], k [T, Hkv, Dk] and v [T, Hkv, Dv] for one layer, or layers.0.q, layers.0.k \
             and so on for several; f32, bf16 or f16. All layers of the model come in one file: a token is committed with all \
-            its layers. Its metadata may give model, layers, query_heads, kv_heads, scale, \
-            softcap, prefill_tokens, position and sequence; options win over it. A model that is not known is registered \
-            from the file; a known one must match.
+            its layers. Without v the values are the first value_dim dimensions of the keys (latent attention). A layer with \
+            sinks has them as sinks [Hq], or layers.0.sinks.
+
+            Its metadata may give model, revision, layers, query_heads, kv_heads, prefill_tokens, position and sequence, and \
+            for all layers or one scale, softcap, window and value_dim: window, or layers.0.window. Options win over it. A \
+            model that is not known is registered from the file; a known one must match. With --model-file the model is what \
+            that file says, and a file or an option that contradicts it is refused.
 
             The first --prefill tokens go in chunks, the rest one at a time, as a decoder would. The answer is o [T, Hq, \
             Dv] and lse [T, Hq], or layers.0.o and so on, float32. With --continue, after a command that was interrupted, only \
@@ -26,6 +30,7 @@ struct Submit: AsyncParsableCommand {
               dcpctl submit prompt.safetensors --sequence chat-1 --output o.safetensors
               dcpctl submit prompt.safetensors --sequence chat-1 --output o.safetensors --retry-for 1m
               dcpctl submit prompt.safetensors --sequence chat-1 --continue
+              dcpctl submit prompt.safetensors --model-file gemma.yaml --revision 2024-06-27
               dcpctl submit trace.safetensors --local 4 --expect expected.safetensors
             """)
 
@@ -75,6 +80,25 @@ struct Submit: AsyncParsableCommand {
     @Option(help: "c of c * tanh(score / c); 0 for none.")
     var softcap: Float?
 
+    @Option(help: "How many tokens a query sees, its own counted; 0 for all. Default: all.")
+    var window: Int?
+
+    @Option(
+        help: ArgumentHelp(
+            "What identifies the weights, such as their hash. A model of another is refused. Default: any.",
+            valueName: "text"))
+    var revision: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "The whole model, in YAML or JSON; the article Models has its form.", valueName: "file"))
+    var modelFile: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "With --model-file: a safetensors file with the sinks of its layers; may be repeated.", valueName: "file"))
+    var sinks: [String] = []
+
     @Option(help: "How ranks come to the queries: gather (each is sent its own heads) or replicate (each is sent all).")
     var query: String = "gather"
 
@@ -106,8 +130,12 @@ struct Submit: AsyncParsableCommand {
         guard tolerance >= 0 else {
             throw ValidationError("The tolerance \(tolerance) is negative; correct --tolerance.")
         }
+        guard sinks.isEmpty || modelFile != nil else {
+            throw ValidationError("--sinks belongs to --model-file; give both, or sinks as tensors of the file.")
+        }
         for (name, value) in [
             ("--layer", layer), ("--layers", layers), ("--position", position), ("--prefill", prefill),
+            ("--window", window),
         ] {
             if let value, value < 0 { throw ValidationError("\(name) \(value) is negative; correct it.") }
         }
@@ -126,6 +154,13 @@ struct Submit: AsyncParsableCommand {
         options.chunk = chunk
         options.scale = scale
         options.softcap = softcap
+        options.window = window
+        options.revision = revision
+        options.description = try modelFile.map { (path) throws(ServiceError) in
+            var source = ModelSource(.modelFile(path))
+            (source.kvDataType, source.revision, source.sinks) = (options.kvDataType, revision, sinks)
+            return try source.description()
+        }
         options.queryMode = query == "replicate" ? .replicate : .gather
         options.expect = expect
         options.tolerance = tolerance

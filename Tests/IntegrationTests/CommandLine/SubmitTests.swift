@@ -129,11 +129,16 @@ extension Integration {
                 func model(_ name: String) async throws -> [String: Any] {
                     try await cluster.tool.run("model", "show", name, "--json").object()
                 }
+                func kind(_ model: [String: Any]) throws -> [String: Any] {
+                    let kinds = try #require(model["kinds"] as? [[String: Any]])
+                    #expect(kinds.count == 1)
+                    return kinds[0]
+                }
                 try trace.write(to: file)
                 let plain = try await submit()
                 #expect(plain["model"] as? String == "prompt" && plain["sequence"] as? String == "prompt")
                 #expect(plain["prefill_tokens"] as? Int == 12)
-                #expect(try await model("prompt")["scale"] as? Double == 0.25)
+                #expect(try await kind(model("prompt"))["scale"] as? Double == 0.25)
                 #expect(try await model("prompt")["kv_dtype"] as? String == "f32")
 
                 try trace.write(
@@ -146,7 +151,7 @@ extension Integration {
                 #expect(stated["model"] as? String == "stated" && stated["sequence"] as? String == "told")
                 #expect(stated["prefill_tokens"] as? Int == 8)
                 let shown = try await model("stated")
-                #expect(shown["scale"] as? Double == 0.5 && shown["softcap"] as? Double == 20)
+                #expect(try kind(shown)["scale"] as? Double == 0.5 && kind(shown)["softcap"] as? Double == 20)
                 #expect(shown["layers"] as? Int == 3)
 
                 let flagged = try await submit(
@@ -155,7 +160,8 @@ extension Integration {
                 #expect(flagged["model"] as? String == "flag" && flagged["sequence"] as? String == "raised")
                 #expect(flagged["prefill_tokens"] as? Int == 4)
                 let other = try await model("flag")
-                #expect(other["scale"] as? Double == 2 && other["softcap"] == nil && other["layers"] as? Int == 1)
+                #expect(try kind(other)["scale"] as? Double == 2 && kind(other)["softcap"] == nil)
+                #expect(other["layers"] as? Int == 1)
                 #expect(other["kv_dtype"] as? String == "f16")
             }
         }
