@@ -80,6 +80,34 @@ extension Integration {
             }
         }
 
+        @Test("a damaged block that no window shows any more: steps go on over the others, a verification finds it")
+        func unseenBlock() async throws {
+            let trace = try Self.trace(tokens: 200, salt: 3007, isMixed: true)
+            try await Self.setup.run { cluster in
+                try await cluster.withClient { client in
+                    _ = try await client.play(trace, Cuts([0, 160]), on: client.open(trace, "s", model: "m"))
+                }
+                // Of the layer with a window of 50, positions 4 to 43.
+                let block = StoreDamage.block(writer: 1, layer: 0, index: 0)
+                try await StoreDamage(cluster, rank: 1).flip(block, at: 70)
+                try await cluster.withClient { client in
+                    let sequence = try await client.openSequence("s", model: nil)
+                    let answers = try await client.play(trace, Cuts([160, 161, 190]), on: sequence)
+                    for (layer, answer) in answers.enumerated() {
+                        trace.check(answer, layer: layer, 160..<190, "beyond the damage")
+                    }
+                }
+                try await repair(cluster, ["s": 190], to: 4)
+                try await cluster.withClient { client in
+                    let sequence = try await client.openSequence("s", model: nil)
+                    let answers = try await client.play(trace, Cuts([4, 100, 101, 200]), on: sequence)
+                    for (layer, answer) in answers.enumerated() {
+                        trace.check(answer, layer: layer, 4..<200, "after the repair")
+                    }
+                }
+            }
+        }
+
         /// `verify` finds damage, `--repair` cuts it off, `verify` finds nothing.
         private func repair(_ cluster: TestCluster, _ lengths: [String: Int], to cut: Int = cut) async throws {
             let found = try await cluster.tool.run("verify")
