@@ -9,7 +9,8 @@ extension Integration {
     struct ManualTests {
         static let commands = [
             [], ["up"], ["down"], ["submit"], ["status"], ["ranks"], ["health"], ["model"], ["model", "list"],
-            ["model", "show"], ["model", "remove"], ["sequence"], ["sequence", "list"], ["sequence", "show"],
+            ["model", "add"], ["model", "show"], ["model", "remove"], ["sequence"], ["sequence", "list"],
+            ["sequence", "show"],
             ["sequence", "truncate"], ["sequence", "fork"], ["sequence", "close"], ["sequence", "export"],
             ["sequence", "import"], ["sequence", "pin"], ["sequence", "unpin"], ["verify"], ["doctor"],
             ["certs"], ["certs", "init"], ["certs", "add"], ["certs", "renew"], ["certs", "show"],
@@ -37,7 +38,10 @@ extension Integration {
                 (["submit", "f", "--kv-dtype", "int8"], "int8"), (["submit", "f", "--query", "all"], "all"),
                 (["submit", "f", "--exchange", "ring"], "ring"), (["submit", "f", "--tolerance=-1"], "-1"),
                 (["submit", "f", "--layer", "x"], "x"), (["submit", "f", "--retry-for", "soon"], "soon"),
-                (["submit", "f", "--position=-4"], "-4"),
+                (["submit", "f", "--position=-4"], "-4"), (["submit", "f", "--window=-1"], "-1"),
+                (["submit", "f", "--sinks", "s"], "--model-file"), (["model", "add", "m"], "--config"),
+                (["model", "add", "m", "--config", "c", "--model-file", "f"], "one of"),
+                (["model", "add", "m", "--config", "c", "--kv-dtype", "int8"], "int8"),
                 (["sequence", "truncate", "s", "--", "-1"], "-1"), (["sequence", "fork", "s"], "new"),
                 (["verify", "--store", "s", "--repair", "--yes"], "all ranks"), (["verify", "--yes"], "--repair"),
                 (["verify", "--store", "s", "--sequence", "a"], "number"), (["verify", "--repair"], "--yes"),
