@@ -63,8 +63,8 @@ struct SimulationTests {
     @Test(
         "canary: a rank that breaks a rule is caught within 50 seeds",
         arguments: [
-            // What was appended wrongly shows in what the ranks hold, or in what they then refuse.
-            ("commit", ["lost commit"]), ("epoch", ["two epochs"]),
+            // What was appended wrongly, or in an epoch that is over, shows in what the ranks hold or in what they then refuse.
+            ("commit", ["lost commit"]), ("epoch", ["two epochs", "answered, not in place"]),
             ("append", ["answered, not in place", "wrong refusal"]),
             ("window", ["wrong answer"]), ("sink", ["wrong answer"]),
         ])

@@ -54,19 +54,10 @@ public struct PanelLayout: Hashable, Sendable {
     }
 
     /// Dv, of a value and of an output.
-    public var valueDim: Int {
-        switch values {
-        case .own(let dim), .leading(let dim): dim
-        }
-    }
+    public var valueDim: Int { values.dim }
 
     /// The dimensions of the V panel; 0 where values are the first dimensions of keys, and there is no V panel.
-    public var ownValueDim: Int {
-        switch values {
-        case .own(let dim): dim
-        case .leading: 0
-        }
-    }
+    public var ownValueDim: Int { values.ownDim }
 
     public var keyPanelByteCount: Int { keyDim * blockTokens * dataType.byteCount }
     public var valuePanelByteCount: Int { ownValueDim * blockTokens * dataType.byteCount }

@@ -7,6 +7,21 @@ public struct LayerAttention: Hashable, Sendable {
         /// The first so many dimensions of the keys: nothing is sent or stored for them. Latent attention, as DeepSeek's
         /// absorbed form computes it (DeepSeek-V2, arXiv 2405.04434, section 2.1).
         case leading(Int)
+
+        /// Dv, of a value and of an output.
+        public var dim: Int {
+            switch self {
+            case .own(let dim), .leading(let dim): dim
+            }
+        }
+
+        /// Numbers of one token and KV head that are sent and stored for its value: Dv, or 0 where the key holds them.
+        public var ownDim: Int {
+            switch self {
+            case .own(let dim): dim
+            case .leading: 0
+            }
+        }
     }
 
     /// Hq, over all head groups.
@@ -32,19 +47,9 @@ public struct LayerAttention: Hashable, Sendable {
     public static let windowMax = Int(UInt32.max)
 
     /// Dv, the dimension of a value and of an output.
-    public var valueDim: Int {
-        switch values {
-        case .own(let dim), .leading(let dim): dim
-        }
-    }
-
-    /// Numbers of one token and KV head that are sent and stored for its value: Dv, or 0 where the key holds them.
-    public var ownValueDim: Int {
-        switch values {
-        case .own(let dim): dim
-        case .leading: 0
-        }
-    }
+    public var valueDim: Int { values.dim }
+    /// See `Values.ownDim`.
+    public var ownValueDim: Int { values.ownDim }
 
     /// - Throws: `.invalidModel`, with the value, the limit and the remedy.
     public init(
