@@ -28,7 +28,9 @@ struct BlockScan {
         guard let key = BlockKey(bytes) else { return false }
         guard let piece = BlockKey.piece(bytes) else {
             end()
-            add(key, pages: (15 + value.count) / pageByteCount + 1) { BlockAddress(value, byteCount: $0) }
+            add(key, pages: BlockRecord.pages(byteCount: value.count, pageByteCount: pageByteCount)) {
+                BlockAddress(value, byteCount: $0)
+            }
             return true
         }
         let isFirst = open?.key != key
@@ -49,8 +51,7 @@ struct BlockScan {
         guard let last = blocks[key.writer]?[key.layer]?.last, last.index == key.index, last.address != nil,
             let model = models[key.model]
         else { return }
-        let pages = model.blockPages(pageByteCount: pageByteCount)[key.layer]
-        pieced.append(PiecedBlocks.Block(key: key, pages: pages, pieces: pieces))
+        pieced.append(PiecedBlocks.Block(key: key, pages: model.blockPages[key.layer], pieces: pieces))
     }
 
     /// - Parameter address: of a block that has to have so many bytes.
@@ -60,7 +61,7 @@ struct BlockScan {
         }
         // No layer of the model's: nobody reads it, `verify` tells.
         guard key.layer < model.layers else { return }
-        let address = address(model.blockByteCount(layer: key.layer, pageByteCount: pageByteCount))
+        let address = address(model.blockByteCounts[key.layer])
         blocks[key.writer, default: [:]][key.layer, default: []].append((key.index, address))
     }
 

@@ -66,28 +66,3 @@ extension ShardCache {
         return number
     }
 }
-
-extension ModelEntry {
-    /// Bytes of a block's value in a layer.
-    func blockByteCount(layer: Int, pageByteCount: Int) -> Int {
-        BlockRecord.byteCount(panels[layer], pageByteCount: pageByteCount)
-    }
-
-    /// Pages that a block's value takes in each layer.
-    func blockPages(pageByteCount: Int) -> [Int] {
-        panels.map { (15 + BlockRecord.byteCount($0, pageByteCount: pageByteCount)) / pageByteCount + 1 }
-    }
-
-    /// Layers beside each other whose blocks take as many pages.
-    func pageRuns(pageByteCount: Int) -> [(layers: Range<Int>, pages: Int)] {
-        var runs: [(layers: Range<Int>, pages: Int)] = []
-        for (layer, pages) in blockPages(pageByteCount: pageByteCount).enumerated() {
-            if let last = runs.last, last.pages == pages {
-                runs[runs.count - 1].layers = last.layers.lowerBound..<layer + 1
-            } else {
-                runs.append((layer..<layer + 1, pages))
-            }
-        }
-        return runs
-    }
-}

@@ -91,7 +91,9 @@ struct StoreLoader {
                 failure = damaged("The record of \(id)")
                 return false
             }
-            models[id] = ModelEntry(id: id, name: record.name, description: record.description, cluster: cluster)
+            models[id] = ModelEntry(
+                id: id, name: record.name, description: record.description, cluster: cluster,
+                pageByteCount: environment.pageByteCount)
             return true
         }
         if let failure { throw failure }

@@ -99,8 +99,7 @@ struct StepCase: CustomStringConvertible, Sendable {
     func partial(_ inputs: Inputs, rank: Int, overAll: Bool) throws -> AttentionStates {
         let layout = try contextLayout
         let length = layout.localLength(ofRank: rank, length: context)
-        let first = VisibleTokens.firstLocalIndex(
-            visibility, seenFrom: context, of: layout, rank: rank, localLength: length)
+        let first = layout.localLength(ofRank: rank, length: visibility.first(seenFrom: context))
         let local = (overAll ? 0 : first / blockTokens * blockTokens)..<length
         return try states(
             inputs, heads: 0..<heads, over: local.map { layout.position(ofLocalIndex: $0, rank: rank) },

@@ -57,8 +57,7 @@ struct VisibilityTests {
             let visibility = Visibility.window(window)
             for rank in 0..<ranks {
                 let owned = (0..<position).filter { layout.owner(ofPosition: $0) == rank }
-                let first = VisibleTokens.firstLocalIndex(
-                    visibility, seenFrom: position, of: layout, rank: rank, localLength: owned.count)
+                let first = layout.localLength(ofRank: rank, length: visibility.first(seenFrom: position))
                 #expect(first == owned.firstIndex { $0 > position - window } ?? owned.count)
                 let start = first / 48 * 48
                 let visible = VisibleTokens.context(

@@ -41,7 +41,7 @@ public struct VisibleTokens: Hashable, Sendable {
     /// Of a rank's shard of the context before an entry.
     /// - Parameters:
     ///   - positions: the entry's. All of the shard's tokens are before them.
-    ///   - local: the local indices of the tokens in the blocks. The first is a block's, and at or before `firstLocalIndex`;
+    ///   - local: the local indices of the tokens in the blocks. The first is a block's, and not after one that is seen;
     ///     the end is the shard's length.
     public static func context(
         _ visibility: Visibility, seenFrom positions: Range<Int>, of layout: ContextLayout, rank: Int, local: Range<Int>
@@ -53,14 +53,6 @@ public struct VisibleTokens: Hashable, Sendable {
         }
         precondition(firsts?[0] ?? 0 >= 0, "Tokens that the first query sees are missing.")
         return VisibleTokens(count: positions.count, keyTokens: local.count, areOwn: false, firsts: firsts)
-    }
-
-    /// The first token of a rank's shard that any query from `position` on sees, by its local index; the shard's length
-    /// when they see none of it. Blocks before the one that holds it are not needed.
-    public static func firstLocalIndex(
-        _ visibility: Visibility, seenFrom position: Int, of layout: ContextLayout, rank: Int, localLength: Int
-    ) -> Int {
-        min(layout.localLength(ofRank: rank, length: visibility.first(seenFrom: position)), localLength)
     }
 
     /// - Parameter number: of the first key token at or after a position.

@@ -10,20 +10,41 @@ final class ModelEntry: Sendable {
     /// Of each layer.
     let panels: [PanelLayout]
     let tail: TailLayout
+    /// Bytes of a block's value in each layer, and pages that it takes.
+    let blockByteCounts: [Int]
+    let blockPages: [Int]
+    /// Pages that one block index takes in all layers.
+    let blockPagesInAll: Int
 
-    init(id: ModelID, name: String, description: ModelDescription, cluster: ClusterShape) {
+    init(id: ModelID, name: String, description: ModelDescription, cluster: ClusterShape, pageByteCount: Int) {
         self.id = id
         self.name = name
         self.description = description
         panels = (0..<description.layers).map { PanelLayout(description[$0], description.kvDataType, in: cluster) }
         tail = TailLayout(panels)
+        blockByteCounts = panels.map { BlockRecord.byteCount($0, pageByteCount: pageByteCount) }
+        blockPages = blockByteCounts.map { BlockRecord.pages(byteCount: $0, pageByteCount: pageByteCount) }
+        blockPagesInAll = blockPages.reduce(0, +)
     }
 
     var layers: Int { panels.count }
     /// Bytes of one block in all layers.
     var blockByteCount: Int { panels.reduce(0) { $0 + $1.payloadByteCount } }
     /// Bytes of one token in all layers.
-    var rowByteCount: Int { panels.reduce(0) { $0 + $1.rowByteCount } }
+    var rowByteCount: Int { tail.rowByteCount }
+
+    /// Layers beside each other whose blocks take as many pages.
+    var pageRuns: [(layers: Range<Int>, pages: Int)] {
+        var runs: [(layers: Range<Int>, pages: Int)] = []
+        for (layer, pages) in blockPages.enumerated() {
+            if let last = runs.last, last.pages == pages {
+                runs[runs.count - 1].layers = last.layers.lowerBound..<layer + 1
+            } else {
+                runs.append((layer..<layer + 1, pages))
+            }
+        }
+        return runs
+    }
 }
 
 /// What one layer of a sequence holds on this rank: block i is `mapped[i]`, or `memory[i - mapped.count]`.

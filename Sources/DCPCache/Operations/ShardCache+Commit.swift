@@ -96,7 +96,7 @@ extension ShardCache {
         let first = plan.sealed.lowerBound
         for (layer, blocks) in plan.memory.enumerated() {
             let panels = sequence.model.panels[layer]
-            let byteCount = sequence.model.blockByteCount(layer: layer, pageByteCount: environment.pageByteCount)
+            let byteCount = sequence.model.blockByteCounts[layer]
             for index in plan.sealed {
                 let key = BlockKey(model: sequence.model.id, writer: plan.lineage.writer, layer: layer, index: index)
                 let payload = UnsafeRawPointer(blocks[index - first].address)
@@ -175,11 +175,9 @@ extension ShardCache {
                 }
             }
             let found = plan.inPieces.sorted().map { key in
-                let byteCount = sequence.model.blockByteCount(
-                    layer: key.layer, pageByteCount: environment.pageByteCount)
-                return PiecedBlocks.Block(
-                    key: key, pages: environment.runPages(valueByteCount: byteCount),
-                    pieces: environment.pieces(valueByteCount: byteCount))
+                PiecedBlocks.Block(
+                    key: key, pages: sequence.model.blockPages[key.layer],
+                    pieces: environment.pieces(valueByteCount: sequence.model.blockByteCounts[key.layer]))
             }
             pieced.withLock { $0.add(found) }
         } catch {
@@ -194,7 +192,7 @@ extension ShardCache {
         let read = try environment.beginRead(isPrivileged: true)
         var all: [[BlockAddress]] = []
         for layer in plan.sequence.layers.indices {
-            let byteCount = model.blockByteCount(layer: layer, pageByteCount: environment.pageByteCount)
+            let byteCount = model.blockByteCounts[layer]
             var addresses: [BlockAddress] = []
             for index in plan.sealed {
                 let key = BlockKey(model: model.id, writer: plan.lineage.writer, layer: layer, index: index)

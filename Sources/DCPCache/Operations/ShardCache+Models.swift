@@ -28,7 +28,9 @@ extension ShardCache {
         } apply: { [self] in
             modelEntries.withLock { models in
                 if models[id] == nil {
-                    models[id] = ModelEntry(id: id, name: name, description: description, cluster: cluster)
+                    models[id] = ModelEntry(
+                        id: id, name: name, description: description, cluster: cluster,
+                        pageByteCount: environment.pageByteCount)
                 }
             }
         }

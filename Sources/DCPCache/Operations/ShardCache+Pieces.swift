@@ -132,14 +132,13 @@ extension ShardCache {
 
     /// Puts the address of a block that was made whole where it was in pieces: in all sequences that share it.
     private func index(_ key: BlockKey) {
+        guard let model = modelEntries.withLock({ $0[key.model] }),
+            let read = try? environment.beginRead(isPrivileged: true),
+            let value = try? read.get(tables.blocks, key.bytes),
+            let address = BlockAddress(value, byteCount: model.blockByteCounts[key.layer])
+        else { return }
         let users = lineages.withLock { $0.users[key.writer] ?? [:] }.filter { $0.value.contains(key.index) }
         for sequence in sequenceCaches.withLock({ caches in users.keys.compactMap { caches[$0] } }) {
-            let byteCount = sequence.model.blockByteCount(
-                layer: key.layer, pageByteCount: environment.pageByteCount)
-            guard let read = try? environment.beginRead(isPrivileged: true),
-                let value = try? read.get(tables.blocks, key.bytes),
-                let address = BlockAddress(value, byteCount: byteCount)
-            else { continue }
             sequence.layers[key.layer].state.withLock { state in
                 guard key.index < state.mapped.count else { return }
                 state.mapped[key.index] = address

@@ -71,7 +71,7 @@ extension ShardCache {
         let pageByteCount = environment.pageByteCount
         return modelEntries.withLock { models in
             models.values.map { model in
-                model.blockPages(pageByteCount: pageByteCount).reduce(0, +) * pageByteCount * 100
+                model.blockPagesInAll * pageByteCount * 100
                     / (model.rowByteCount * blockTokens)
             }.max() ?? 100
         }

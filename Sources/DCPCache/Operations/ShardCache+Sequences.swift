@@ -113,7 +113,7 @@ extension ShardCache {
     /// putting the former back before the addresses: a check of blocks takes a lineage for that of the addresses it found.
     /// - Returns: blocks that no sequence covers any more, also of those that drop them in the same transaction.
     func replaceLineage(of sequence: SequenceCache, by replacement: Lineage?) -> [DoomedBlocks] {
-        let runs = sequence.model.pageRuns(pageByteCount: environment.pageByteCount)
+        let runs = sequence.model.pageRuns
         return lineages.withLock { $0.replace(sequence.id, by: replacement) }.flatMap { dropped in
             runs.map { run in
                 DoomedBlocks(

@@ -17,7 +17,7 @@ extension ShardCache {
         var (count, freed) = (0, 0)
         while count < held.count, freed < wanted {
             let model = held[count].model
-            freed += rows[count] + closing.blockCounts[count] * model.layerBlocksByteCount(environment.pageByteCount)
+            freed += rows[count] + closing.blockCounts[count] * model.blockPagesInAll * environment.pageByteCount
             count += 1
         }
         let useful = closing.useful(amongFirst: count)
@@ -30,12 +30,5 @@ extension ShardCache {
         let byteCount = sequence.model.tail.byteCount
         let pages = environment.runPages(valueByteCount: byteCount)
         return rows * (pages > 0 ? pages * environment.pageByteCount : byteCount)
-    }
-}
-
-extension ModelEntry {
-    /// Bytes of the pages that one block index takes in the store, in all layers.
-    fileprivate func layerBlocksByteCount(_ pageByteCount: Int) -> Int {
-        blockPages(pageByteCount: pageByteCount).reduce(0, +) * pageByteCount
     }
 }

@@ -78,6 +78,9 @@ enum BlockRecord {
         max(headerByteCount + panels.payloadByteCount, pageByteCount / 2)
     }
 
+    /// Pages that a value takes, with LMDB's header of 16 bytes.
+    static func pages(byteCount: Int, pageByteCount: Int) -> Int { (15 + byteCount) / pageByteCount + 1 }
+
     static func write(
         _ key: BlockKey, payload: UnsafeRawPointer, panels: PanelLayout, into place: UnsafeMutableRawBufferPointer
     ) {

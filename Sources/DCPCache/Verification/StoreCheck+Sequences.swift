@@ -129,7 +129,7 @@ extension StoreCheck {
     private func damage(
         of key: BlockKey, _ model: ModelEntry, _ read: borrowing ReadTransaction
     ) throws -> (StoreFinding.Kind, String)? {
-        let byteCount = model.blockByteCount(layer: key.layer, pageByteCount: environment.pageByteCount)
+        let byteCount = model.blockByteCounts[key.layer]
         guard let value = try read.get(tables.blocks, key.bytes) else {
             return try damageOfPieces(of: key, model, byteCount: byteCount, read)
         }

@@ -161,7 +161,9 @@ struct StoreCheck: Sendable {
         guard let record = ModelRecord(id, value), cluster.accepts(record.description),
             record.fingerprint == LayoutFingerprint(record.description, in: cluster).value
         else { return nil }
-        return ModelEntry(id: id, name: record.name, description: record.description, cluster: cluster)
+        return ModelEntry(
+            id: id, name: record.name, description: record.description, cluster: cluster,
+            pageByteCount: environment.pageByteCount)
     }
 
     /// A sequence's record with its model, when both are good and agree with the sequence's length.

@@ -23,17 +23,9 @@ public struct TransferReport: Sendable {
 }
 
 extension ModelDescription {
-    /// Keys and values of one token in a layer, all KV heads.
-    func rowByteCount(ofLayer layer: Int) -> Int {
-        self[layer].kvHeads * (self[layer].keyDim + self[layer].ownValueDim) * kvDataType.byteCount
-    }
-
-    /// In all layers.
-    var rowByteCount: Int { (0..<layers).reduce(0) { $0 + rowByteCount(ofLayer: $1) } }
-
     /// How many tokens of one layer are moved at once: some megabytes, at least one token.
     var transferTokens: Int {
-        let largest = (0..<layers).reduce(1) { max($0, rowByteCount(ofLayer: $1)) }
+        let largest = kinds.reduce(1) { max($0, $1.rowByteCount(kvDataType)) }
         return min(max((8 << 20) / largest, 1), StepRequest.tokensMax)
     }
 }

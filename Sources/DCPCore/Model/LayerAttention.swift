@@ -51,6 +51,9 @@ public struct LayerAttention: Hashable, Sendable {
     /// See `Values.ownDim`.
     public var ownValueDim: Int { values.ownDim }
 
+    /// Keys and values of one token, all KV heads, in a dtype.
+    public func rowByteCount(_ dataType: DataType) -> Int { kvHeads * (keyDim + ownValueDim) * dataType.byteCount }
+
     /// - Throws: `.invalidModel`, with the value, the limit and the remedy.
     public init(
         queryHeads: Int, kvHeads: Int, keyDim: Int, values: Values, scale: Float, softcap: Float? = nil,

@@ -20,6 +20,8 @@ public struct ModelDescription: Hashable, Sendable {
 
     public var layers: Int { kindOfLayer.count }
     public subscript(layer: Int) -> LayerAttention { kinds[Int(kindOfLayer[layer])] }
+    /// Keys and values of one token in all layers, over all head groups.
+    public var rowByteCount: Int { kindOfLayer.reduce(0) { $0 + kinds[Int($1)].rowByteCount(kvDataType) } }
 
     /// - Parameter sinks: for each layer, one number for each query head where its kind has sinks, else none.
     /// - Throws: `.invalidModel`, with the value, the limit and the remedy.

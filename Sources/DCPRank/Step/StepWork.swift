@@ -49,7 +49,7 @@ final class StepWork: Sendable {
                 for (tensor, rows, dataType, firstHead, dim) in [
                     (InputLimits.Tensor.query, request.queries, request.queryDataType, heads, request.keyDim),
                     (.key, request.keys, request.keyValueDataType, 0, request.keyDim),
-                    (.value, request.values, request.keyValueDataType, 0, max(request.valueDim, 1)),
+                    (.value, request.values, request.keyValueDataType, 0, request.valueDim),
                 ] {
                     try rows.withBytes { (bytes) throws(ServiceError) in
                         try limits.check(
@@ -131,7 +131,7 @@ final class StepWork: Sendable {
             }
             // What the first query of an entry sees; the others see nothing before it.
             let wanted = request.entries.map {
-                ($0.sequence, min(plan.attention.visibility.first(seenFrom: $0.position), $0.position)..<$0.position)
+                ($0.sequence, plan.attention.visibility.first(seenFrom: $0.position)..<$0.position)
             }
             let readers = try cache.contexts(wanted, layer: layer) { () throws(ServiceError) in
                 goesOn()

@@ -57,10 +57,7 @@ struct ModelView: Encodable {
         revision = model.revision
         kvDtype = model.kvDataType.name
         layers = model.layers
-        bytesPerToken = (0..<model.layers).reduce(0) { sum, layer in
-            let attention = model[layer]
-            return sum + attention.kvHeads * (attention.keyDim + attention.ownValueDim) * model.kvDataType.byteCount
-        }
+        bytesPerToken = model.rowByteCount
         pattern = model.pattern
         kinds = model.kinds.indices.map { Kind($0, of: model) }
     }
