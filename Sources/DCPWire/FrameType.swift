@@ -60,6 +60,12 @@ public struct FrameType: Sendable {
     /// From the coordinator: which of these sequences to close, to free what the rank wants.
     public static let victimsRequest = FrameType(18, "victimsRequest")
     public static let victims = FrameType(19, "victims")
+    /// From the coordinator: which sequence begins with these token ids.
+    public static let matchRequest = FrameType(20, "matchRequest")
+    public static let matched = FrameType(21, "matched")
+    /// From the coordinator: how much of these sequences the rank has committed and intact.
+    public static let lengthsRequest = FrameType(22, "lengthsRequest")
+    public static let lengths = FrameType(23, "lengths")
 
     // Rank and rank, inside a head group.
     public static let query = FrameType(50, "query")
@@ -70,7 +76,8 @@ public struct FrameType: Sendable {
 
     public static let notices: [FrameType] = [
         .hello, .welcome, .failure, .register, .renewLease, .leaseRenewed, .topology, .linksReady, .operation,
-        .operationDone, .refusals, .victimsRequest, .victims, .query, .partial, .logSumExp, .corrected, .abort,
+        .operationDone, .refusals, .victimsRequest, .victims, .matchRequest, .matched, .lengthsRequest, .lengths,
+        .query, .partial, .logSumExp, .corrected, .abort,
     ]
 }
 

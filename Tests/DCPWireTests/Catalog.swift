@@ -26,6 +26,11 @@ enum Catalog {
         }
     }
 
+    /// All that a frame says, envelope included, to compare.
+    static func text(of frame: Frame) throws(ServiceError) -> String {
+        "\(frame.epoch) \(structure(frame.tag)) \(structure(frame.sender as Any)) \(structure(try contents(of: frame)))"
+    }
+
     private static func contents<R: Request>(of body: EncodedBody, _ request: R.Type) throws(ServiceError)
         -> any Sendable
     {

@@ -52,12 +52,14 @@ struct RefusalTests {
         #expect(error.message.contains("version 513") && error.message.contains("version 4;"))
     }
 
-    @Test("an unknown type is refused by its number", arguments: [0, 9, 55, 65_535] as [UInt16])
-    func type(number: UInt16) throws {
+    @Test(
+        "an unknown type is refused by its number",
+        arguments: zip([0, 9, 55, 0x7FFF, 65_535] as [UInt16], ["0", "9", "55", "0x7fff", "0x7fff"]))
+    func type(number: UInt16, shown: String) throws {
         var raw = RawFrame(.linksReady)
         raw.type = number
         let error = try #require(refusal(raw.bytes))
-        #expect(error.code == .protocolViolation && error.message.contains("\(number)"))
+        #expect(error.code == .protocolViolation && error.message.contains(shown))
     }
 
     @Test("any one flipped bit of any frame is noticed")

@@ -13,7 +13,7 @@ enum Samples {
         let model = ModelRecord(id: ModelID(7), name: "smöl", description: shape)
         let cluster = try ClusterShape(
             ranks: 4, headGroups: 2, interleave: 16, blockTokens: 64, exchange: .allGatherReduceScatter)
-        return try control(model, plain, cluster) + directory(model, plain) + clients(cluster) + peers()
+        return try control(model, plain, cluster) + (try directory(model, plain)) + clients(cluster) + peers()
     }
 
     private static func control(_ model: ModelRecord, _ plain: ModelDescription, _ cluster: ClusterShape) throws
@@ -58,7 +58,7 @@ enum Samples {
         ]
     }
 
-    private static func directory(_ model: ModelRecord, _ plain: ModelDescription) -> [Message] {
+    private static func directory(_ model: ModelRecord, _ plain: ModelDescription) throws -> [Message] {
         let record = SequenceRecord(id: SequenceID(11), name: "chat", model: ModelID(7), scope: "tenant")
         var retention = Retention()
         (retention.isPinned, retention.isKept, retention.priority, retention.timeToLive) = (true, true, -3, 86_400)
@@ -81,6 +81,13 @@ enum Samples {
                     RetainSequence(name: "s"),
                     RetainSequence(name: "s", isPinned: false, priority: -128, timeToLive: .max),
                 ])),
+            .reply(
+                Topology(
+                    epoch: Epoch(9), phase: .ready, reason: "",
+                    shape: try ClusterShape(
+                        ranks: 1, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll),
+                    leaseMilliseconds: 5000, members: [.init(rank: RankIndex(0), endpoint: .unix(path: "/run/0"))]),
+                to: GetTopology.self),
             .reply([model, model], to: ListModels.self),
             .reply(
                 SequenceList(models: [model], sequences: [.init(record: record, retention: retention)]),

@@ -61,6 +61,28 @@ extension Cluster {
         return try await ask(each: items).map { $0.map { SequenceHandle(record: $0.sequence, model: $0.model) } }
     }
 
+    /// Makes a sequence of what is stored of some token ids: a fork of the one that begins with most of them, which shares its
+    /// blocks, or an empty one. This client has the claim on it.
+    ///
+    /// - Parameters:
+    ///   - ids: of the tokens, from the first on.
+    ///   - name: of the new sequence.
+    ///   - scope: of the sequences that are looked at, and of the new one.
+    ///   - lengthMax: how many tokens it has at most: nil for all; fewer than `ids` leaves some to be computed.
+    /// - Returns: the sequence, and how many of the ids it has, committed on every rank: go on from there.
+    /// - Throws: `.conflict` when there is a sequence of that name; `.modelMismatch` with both revisions.
+    public func openSequence(
+        matching ids: [UInt32], as name: String, model: String, revision: String? = nil, scope: String = "",
+        lengthMax: Int? = nil
+    ) async throws(ServiceError) -> (sequence: SequenceHandle, length: Int) {
+        let matched = try await ask(
+            one: OpenMatching(
+                name: name, model: model, revision: revision ?? "", scope: scope, ids: ids,
+                lengthMax: lengthMax ?? ids.count))
+        claims[matched.sequence.id] = HeldClaim(claim: matched.claim)
+        return (SequenceHandle(record: matched.sequence, model: matched.model), matched.length)
+    }
+
     public func sequences() async throws(ServiceError) -> [SequenceHandle] {
         let list = try await ask(ListSequences())
         let models = Dictionary(list.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })

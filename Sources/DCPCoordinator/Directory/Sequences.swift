@@ -41,12 +41,6 @@ extension OpenSequence: DirectoryItem {
                 .conflict,
                 "Sequence `\(name)` has scope `\(known.record.scope)`, not `\(scope)`; choose another name or scope.")
         }
-        var actions: [CoordinatorMachine.Action] = []
-        if known.retention.isKept {
-            var entry = known
-            entry.retention.isKept = false
-            actions = machine.persist([.sequence(entry)])
-        }
         machine.noteUse(of: name, now: now)
         let waiter = item.answer(OpenedSequence(sequence: known.record, model: owner))
         let isOnItsWay = machine.join(waiter) { operation in
@@ -55,7 +49,7 @@ extension OpenSequence: DirectoryItem {
             case .putModel, .removeModel, .truncate, .close, .evict, .claim: false
             }
         }
-        return isOnItsWay ? actions : actions + machine.answer(waiter)
+        return isOnItsWay ? [] : machine.answer(waiter)
     }
 }
 
@@ -137,8 +131,12 @@ extension ClaimSequence: DirectoryItem {
     ) throws(ServiceError) -> [CoordinatorMachine.Action] {
         try machine.checkReady()
         let actions = try machine.carryOut(self, item, tag)
-        if let name = machine.state.sequences[sequence]?.record.name { machine.noteUse(of: name, now: now) }
-        return actions
+        guard var entry = machine.state.sequences[sequence] else { return actions }
+        machine.noteUse(of: entry.record.name, now: now)
+        // Somebody has it again.
+        guard entry.retention.isKept else { return actions }
+        entry.retention.isKept = false
+        return machine.persist([.sequence(entry)]) + actions
     }
 }
 

@@ -45,7 +45,7 @@ extension CoordinatorMachine {
         let id = request.sequence
         guard let entry = state.sequences[id], !entry.isClosing else {
             let name = state.sequences[id]?.record.name
-            if let name, eviction.wasEvicted(name) { throw unknownSequence(name) }
+            if let name, eviction.cause(of: name) != nil { throw unknownSequence(name) }
             throw ServiceError(
                 .unknownSequence,
                 "\(id)\(name.map { ", `\($0)`," } ?? "") is closed, or is being closed; open it again by its name.")

@@ -35,11 +35,15 @@ extension CoordinatorMachine {
     }
 
     func unknownSequence(_ name: String) -> ServiceError {
-        if eviction.wasEvicted(name) {
+        if let cause = eviction.cause(of: name) {
+            let why =
+                switch cause {
+                case .room(let rank, _): "was closed to make room when the store of \(rank) was full"
+                case .age(let seconds): "was closed because nobody had used it for \(seconds) s, its time to live"
+                }
             return ServiceError(
                 .evicted,
-                "Sequence `\(name)` was the least recently used when a store was full, and was closed to make room (--evict "
-                    + "lru); prefill it again, and pin it if it must stay (dcpctl sequence pin).")
+                "Sequence `\(name)` \(why); prefill it again, and pin it if it must stay (dcpctl sequence pin).")
         }
         return ServiceError(
             .unknownSequence, "No sequence is called `\(name)`; `dcpctl sequence list` shows those there are.")

@@ -151,6 +151,7 @@ extension CoordinatorMachine {
         waiters = waiting
         actions += due.map { .answer(.reply(topology, to: GetTopology.self), $0.tag, to: $0.link) }
         return actions + recordMarks(now: now) + resendPostponed() + dropUnknownSequences(now: now)
+            + evictAged(now: now)
     }
 
     /// Clients that may wait for the cluster at once; one more is answered at once.

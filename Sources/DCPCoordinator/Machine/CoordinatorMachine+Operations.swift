@@ -10,6 +10,8 @@ struct PendingOperation: Sendable {
     var refusedBy: Set<RankIndex> = []
     /// Whom to tell, and what, when all have confirmed; none for a reconciliation.
     var waiters: [ItemWaiter] = []
+    /// What it makes, for the client that is given a claim on it then.
+    var new: NewSequence?
     /// The first refusal for good.
     var refusal: ServiceError?
 }
@@ -92,6 +94,17 @@ extension CoordinatorMachine {
         return sendQueued()
     }
 
+    /// Carries what makes a sequence to all ranks, and then the first claim on it.
+    mutating func carry(
+        _ operation: DirectoryOperation, thenClaim sequence: MatchedSequence, for match: PendingMatch
+    ) -> [Action] {
+        begin(
+            PendingOperation(
+                operation: operation, awaited: Set(state.shape.allRanks),
+                new: NewSequence(sequence: sequence, item: match.item, tag: match.tag)))
+        return sendQueued()
+    }
+
     /// Carries an operation that nobody waits for to some ranks.
     mutating func carry(_ operation: DirectoryOperation, to ranks: Set<RankIndex>) -> [Action] {
         begin(PendingOperation(operation: operation, awaited: ranks))
@@ -144,10 +157,12 @@ extension CoordinatorMachine {
             actions.append(.report(.operationFailed(pending.operation, refusal)))
             actions += phase == .joining ? keepOwed(pending.operation) : takeBack(pending.operation)
             for waiter in pending.waiters { actions += refuse(waiter.place, refusal) }
+            if let new = pending.new { actions += refuse(new.item.place, refusal) }
         } else {
             // A reconciliation's operations are confirmed together: the same one may be owed by several ranks.
             if case .ready = phase { actions += persist(changes(whenConfirmed: pending.operation)) }
             for waiter in pending.waiters { actions += answer(waiter) }
+            if let new = pending.new { actions += claimNew(new) }
         }
         return actions + finishReconciliationIfDone()
     }
@@ -225,7 +240,8 @@ extension CoordinatorMachine {
             let error = ServiceError(
                 .rankUnavailable, "\(rank) was lost before it confirmed. \(outlook)", rank: rank)
             return pending.waiters.flatMap { refuse($0.place, error) }
-        }
+                + (pending.new.map { refuse($0.item.place, error) } ?? [])
+        } + abandonMatches(ServiceError(.rankUnavailable, "\(rank) was lost. Ask again when it is back.", rank: rank))
     }
 
     /// Numbers of different epochs differ: a late answer confirms nothing else, also after the coordinator restarted.

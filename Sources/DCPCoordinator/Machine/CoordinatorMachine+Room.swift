@@ -53,6 +53,19 @@ extension CoordinatorMachine {
         else { return [] }
         // Some may have been used, pinned or forked since the ranks were asked.
         let victims = evictable(now: now).filter { chosen.contains($0.record.id) }
+        return evict(victims, .room(mostWanting, byteCount: byteCount))
+    }
+
+    /// Sequences that were not used for longer than they may.
+    mutating func evictAged(now: Duration) -> [Action] {
+        guard phase == .ready else { return [] }
+        let movable = movable
+        return eviction.aged(among: { movable }, now: now).flatMap { entry in
+            evict([entry], .age(entry.retention.timeToLive))
+        }
+    }
+
+    private mutating func evict(_ victims: [SequenceEntry], _ cause: EvictionCause) -> [Action] {
         var actions = persist(
             victims.map { victim in
                 var entry = victim
@@ -60,28 +73,26 @@ extension CoordinatorMachine {
                 return .sequence(entry)
             })
         for victim in victims {
-            let id = victim.record.id
-            eviction.began(victim)
-            actions.append(
-                .report(.evicted(id, name: victim.record.name, rank: mostWanting, byteCount: byteCount)))
-            actions += carry(.evict(id))
+            eviction.began(victim, cause)
+            actions.append(.report(.evicted(victim.record.id, name: victim.record.name, cause)))
+            actions += carry(.evict(victim.record.id))
         }
         return actions
     }
 
-    /// What may go, the least recently used first.
-    private func evictable(now: Duration) -> [SequenceEntry] {
-        // What an operation is about to change, or a fork is about to read, is in use.
-        let entries = state.sequences.values.filter {
+    /// What may go, what goes first first.
+    private func evictable(now: Duration) -> [SequenceEntry] { eviction.candidates(among: movable, now: now) }
+
+    /// What may go at all: what an operation is about to change, or a fork is about to read, is in use.
+    private var movable: [SequenceEntry] {
+        state.sequences.values.filter {
             !$0.isClosing && !$0.retention.isPinned && $0.fork == nil && underWay[$0.record.id] == nil
                 && !CanaryNames.isSequence($0.record.name)
         }
-        return eviction.candidates(among: entries, now: now)
     }
 
     /// A client is about to use sequences.
     mutating func noteUse(of names: String..., now: Duration) {
-        guard eviction.policy != .off else { return }
         eviction.used(names.compactMap { state.sequence(named: $0)?.record.id }, at: now)
     }
 }

@@ -60,6 +60,7 @@ public struct CoordinatorMachine: Sendable {
     var waiters: [Waiter] = []
     /// Requests that are not answered yet, by number.
     var requests: [UInt64: PendingRequest] = [:]
+    var matches: [UInt64: PendingMatch] = [:]
     var operations: [UInt64: PendingOperation] = [:]
     /// How many of them make, change or read each sequence.
     var underWay: [SequenceID: Int] = [:]
@@ -195,8 +196,8 @@ public enum CoordinatorEvent: Sendable {
     /// The grace time of one is over: the ranks that hold it are told to close it.
     case droppedUnknown(SequenceID, ranks: [RankIndex])
     case operationFailed(DirectoryOperation, ServiceError)
-    /// A sequence is closed to make room: a rank wants so many bytes freed.
-    case evicted(SequenceID, name: String, rank: RankIndex, byteCount: UInt64)
+    /// A sequence is closed that nobody asked to close.
+    case evicted(SequenceID, name: String, EvictionCause)
     case refused(peer: String, RefusalCause, ServiceError)
     case fatal(ServiceError)
 }

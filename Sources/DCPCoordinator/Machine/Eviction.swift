@@ -1,7 +1,7 @@
-internal import DCPCore
+public import DCPCore
 internal import DCPWire
 
-/// What the coordinator does when a rank's store is full.
+/// What the coordinator does when a rank's store is full and no kept sequence makes room.
 public enum EvictionPolicy: String, CaseIterable, Sendable {
     /// Nothing: new tokens are refused until somebody closes or truncates sequences.
     case off
@@ -9,7 +9,18 @@ public enum EvictionPolicy: String, CaseIterable, Sendable {
     case lru
 }
 
+/// Why a sequence was closed that nobody asked to close.
+public enum EvictionCause: Hashable, Sendable {
+    /// A rank wanted so many bytes freed.
+    case room(RankIndex, byteCount: UInt64)
+    /// It was not used for so many seconds.
+    case age(UInt32)
+}
+
 /// Which sequences go next, and when, as a value.
+///
+/// Those that are kept for their tokens go first, then, with `lru`, those that somebody has; among either the lowest priority
+/// first, and of one priority the least recently used.
 ///
 /// In rounds. The ranks that want bytes freed are told what may go, in the order of the last uses, and each answers with
 /// what has to: only it knows which blocks sequences share. All of these go together, and only then is asked again, so
@@ -38,7 +49,8 @@ struct Eviction: Sendable {
     private var clock: UInt64 = 0
     /// Bytes that each rank wanted freed when it said so last. Whether it still does it says when it is asked.
     private var wanted: [RankIndex: UInt64] = [:]
-    private var evictedNames: [String] = []
+    private var evictedNames: [(name: String, cause: EvictionCause)] = []
+    private var lastAged = Duration.zero
     private var hasBegun = false
 
     /// A question to the ranks that want bytes freed.
@@ -60,7 +72,6 @@ struct Eviction: Sendable {
     }
 
     mutating func used(_ sequences: some Sequence<SequenceID>, at now: Duration) {
-        guard policy != .off else { return }
         for sequence in sequences {
             clock += 1
             uses[sequence] = Use(order: clock, at: now)
@@ -72,7 +83,7 @@ struct Eviction: Sendable {
     /// All have seen much the same; one that was started later has seen less, and knows of the time before only the order
     /// of changes. So the one that has seen most has the last word, on each sequence that it has.
     mutating func begin(_ registrations: [Registration]) {
-        guard policy != .off, !hasBegun else { return }
+        guard !hasBegun else { return }
         hasBegun = true
         for registration in registrations.sorted(by: { ($0.useCount, $0.rank) < ($1.useCount, $1.rank) }) {
             for held in registration.sequences {
@@ -86,19 +97,34 @@ struct Eviction: Sendable {
 
     mutating func forget(_ rank: RankIndex) { wanted[rank] = nil }
 
-    /// Whether the ranks should be asked now.
-    var isDue: Bool { policy == .lru && inquiry == nil && current.isEmpty && !wanted.isEmpty }
+    /// Whether the ranks should be asked now, if anything may go.
+    var isDue: Bool { inquiry == nil && current.isEmpty && !wanted.isEmpty }
 
     /// The rank that wants most, and how much, for the log.
     var mostWanted: (rank: RankIndex, byteCount: UInt64)? {
         wanted.max { ($0.value, $1.key) < ($1.value, $0.key) }.map { ($0.key, $0.value) }
     }
 
-    /// Sequences that are not in use, the least recently used first.
+    private func lastUse(of entry: SequenceEntry) -> Use { uses[entry.record.id] ?? Use(order: 0, at: .zero) }
+
+    /// Sequences that may go to make room and are not in use, those that go first first.
     func candidates(among entries: [SequenceEntry], now: Duration) -> [SequenceEntry] {
-        func use(_ entry: SequenceEntry) -> Use { uses[entry.record.id] ?? Use(order: 0, at: .zero) }
-        return entries.filter { now - use($0).at >= idle }.sorted {
-            (use($0).order, $0.record.id) < (use($1).order, $1.record.id)
+        func place(_ entry: SequenceEntry) -> (Int, Int8, UInt64, SequenceID) {
+            (
+                entry.retention.isKept ? 0 : 1, entry.retention.priority, lastUse(of: entry).order, entry.record.id
+            )
+        }
+        return entries.filter { entry in
+            (policy == .lru || entry.retention.isKept) && now - lastUse(of: entry).at >= idle
+        }.sorted { place($0) < place($1) }
+    }
+
+    /// Sequences that were not used for longer than they may. Looks once a second: a time to live is in seconds.
+    mutating func aged(among entries: () -> [SequenceEntry], now: Duration) -> [SequenceEntry] {
+        guard now - lastAged >= .seconds(1) else { return [] }
+        lastAged = now
+        return entries().filter { entry in
+            entry.retention.timeToLive > 0 && now - lastUse(of: entry).at >= .seconds(Int(entry.retention.timeToLive))
         }
     }
 
@@ -126,11 +152,11 @@ struct Eviction: Sendable {
         return asked.victims
     }
 
-    mutating func began(_ entry: SequenceEntry) {
-        current.insert(entry.record.id)
+    mutating func began(_ entry: SequenceEntry, _ cause: EvictionCause) {
+        if case .room = cause { current.insert(entry.record.id) }
         uses[entry.record.id] = nil
-        evictedNames.removeAll { $0 == entry.record.name }
-        evictedNames.append(entry.record.name)
+        opened(entry.record.name)
+        evictedNames.append((entry.record.name, cause))
         if evictedNames.count > Self.remembersMax { evictedNames.removeFirst() }
     }
 
@@ -148,7 +174,8 @@ struct Eviction: Sendable {
     mutating func closed(_ sequence: SequenceID) { uses[sequence] = nil }
 
     /// A new sequence of that name is nobody's who was evicted.
-    mutating func opened(_ name: String) { evictedNames.removeAll { $0 == name } }
+    mutating func opened(_ name: String) { evictedNames.removeAll { $0.name == name } }
 
-    func wasEvicted(_ name: String) -> Bool { evictedNames.contains(name) }
+    /// Why it was evicted, if it was.
+    func cause(of name: String) -> EvictionCause? { evictedNames.last { $0.name == name }?.cause }
 }

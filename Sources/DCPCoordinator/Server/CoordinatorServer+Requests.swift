@@ -18,6 +18,7 @@ extension CoordinatorServer {
         table.on(Many<TruncateSequence>.self) { $0.carryOut($1, $2) }
         table.on(Many<CloseSequence>.self) { $0.carryOut($1, $2) }
         table.on(Many<RetainSequence>.self) { $0.carryOut($1, $2) }
+        table.on(Many<OpenMatching>.self) { $0.carryOut($1, $2) }
         return table
     }()
 

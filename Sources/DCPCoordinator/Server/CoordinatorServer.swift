@@ -136,7 +136,7 @@ public final class CoordinatorServer {
             let action = actions[performed]
             performed += 1
             switch action {
-            case .persist(let changes): persist(changes)
+            case .persist(let changes): persist(changes + takeQueuedChanges())
             case .send(let message, let number, let id):
                 send(message, Tag(client: ClientID(0), number: number), to: id)
             case .answer(let message, let tag, let id): send(message, tag, to: id)
@@ -171,6 +171,18 @@ public final class CoordinatorServer {
 
     func id(of link: Link?) -> CoordinatorMachine.LinkID? { link.flatMap { linkIDs[ObjectIdentifier($0)] } }
 
+    /// The changes that wait behind this one, which are synced with it: what is durable earlier than it has to be harms
+    /// nobody, and each sync costs milliseconds.
+    private func takeQueuedChanges() -> [StateChange] {
+        var changes: [StateChange] = []
+        var others: [CoordinatorMachine.Action] = []
+        for action in actions[performed...] {
+            if case .persist(let some) = action { changes += some } else { others.append(action) }
+        }
+        if !changes.isEmpty { actions.replaceSubrange(performed..., with: others) }
+        return changes
+    }
+
     private func send(_ message: Message, _ tag: Tag, to id: CoordinatorMachine.LinkID) {
         guard let link = links[id] else { return }
         do throws(ServiceError) {
@@ -203,6 +215,10 @@ extension CoordinatorServer: LinkDelegate {
         case .renewLease(let renewal) where isRank: perform(machine.renewed(id, renewal, now: now))
         case .victims(let sequences) where isRank:
             perform(machine.victims(id, number: frame.tag.number, sequences, now: now))
+        case .matched(let found) where isRank:
+            perform(machine.matched(id, number: frame.tag.number, found.first, now: now))
+        case .lengths(let lengths) where isRank:
+            perform(machine.lengths(id, number: frame.tag.number, lengths, now: now))
         case .linksReady where isRank: perform(machine.linksReady(id, epoch: frame.epoch, now: now))
         case .operationDone where isRank: perform(machine.operationDone(id, number: frame.tag.number))
         case .failure(let error) where isRank:

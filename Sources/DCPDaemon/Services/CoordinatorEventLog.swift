@@ -61,13 +61,17 @@ struct CoordinatorEventLog {
             logger.error(
                 "Operation refused by a rank and taken back where it made something",
                 metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
-        case .evicted(let sequence, let name, let rank, let byteCount):
+        case .evicted(let sequence, let name, .room(let rank, let byteCount)):
             logger.notice(
                 "Sequence evicted to make room",
                 metadata: [
                     "sequence": "\(sequence.value)", "name": "\(name)", "peer": "\(rank.value)",
                     "wanted": "\(byteCount) bytes",
                 ])
+        case .evicted(let sequence, let name, .age(let seconds)):
+            logger.notice(
+                "Sequence evicted: nobody had used it for its time to live",
+                metadata: ["sequence": "\(sequence.value)", "name": "\(name)", "unused": "\(seconds) s"])
         case .refused(let peer, let cause, let error):
             log.write(
                 .connectionRefused, .warning, "Refused a connection", cause: cause.rawValue,

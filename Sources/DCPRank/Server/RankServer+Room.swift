@@ -58,8 +58,8 @@ extension RankServer {
         if evicted.contains(sequence) {
             return ServiceError(
                 .evicted,
-                "\(sequence) was the least recently used when a store was full, and was closed to make room (--evict lru); "
-                    + "open it again, prefill it, and pin it if it must stay (dcpctl sequence pin).")
+                "\(sequence) was closed to make room, or because nobody had used it for its time to live; open it again, "
+                    + "prefill it, and pin it if it must stay (dcpctl sequence pin).")
         }
         return ServiceError(.unknownSequence, "\(sequence) is not open; open it again.")
     }

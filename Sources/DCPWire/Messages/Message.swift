@@ -23,6 +23,14 @@ public enum Message: Sendable {
     case victimsRequest([SequenceID])
     /// Those of them that have to go, so that the rank's store has the room it wants.
     case victims([SequenceID])
+    /// Which sequence begins with most of some token ids.
+    case matchRequest(MatchQuestion)
+    /// At most one: none when none does.
+    case matched([HeldLength])
+    /// How much of sequences a rank has committed and intact.
+    case lengthsRequest([SequenceID])
+    /// Of those that it has.
+    case lengths([HeldLength])
 
     case query(QuerySlice)
     case partial(PartialSlice)
@@ -58,6 +66,10 @@ extension Message {
         case .refusals(let refusals): (.refusals, refusals)
         case .victimsRequest(let sequences): (.victimsRequest, sequences)
         case .victims(let sequences): (.victims, sequences)
+        case .matchRequest(let question): (.matchRequest, question)
+        case .matched(let found): (.matched, found)
+        case .lengthsRequest(let sequences): (.lengthsRequest, sequences)
+        case .lengths(let lengths): (.lengths, lengths)
         case .query(let slice): (.query, slice)
         case .partial(let slice): (.partial, slice)
         case .logSumExp(let rows): (.logSumExp, rows)
@@ -92,6 +104,10 @@ extension Message {
         case .refusals: self = .refusals(try body())
         case .victimsRequest: self = .victimsRequest(try body())
         case .victims: self = .victims(try body())
+        case .matchRequest: self = .matchRequest(try body())
+        case .matched: self = .matched(try body())
+        case .lengthsRequest: self = .lengthsRequest(try body())
+        case .lengths: self = .lengths(try body())
         case .query: self = .query(try body())
         case .partial: self = .partial(try body())
         case .logSumExp: self = .logSumExp(try body())

@@ -4,7 +4,7 @@ package import DCPCore
 public struct Retention: Hashable, Sendable {
     /// Never evicted, and never too old.
     public var isPinned = false
-    /// Nobody has it open: it is there to be found by its tokens, and goes before sequences that somebody has.
+    /// Nobody has it: it is there to be found by its tokens, and goes before sequences that somebody has claimed since.
     public var isKept = false
     /// Sequences of a lower priority go first, whenever they were used.
     public var priority: Int8 = 0

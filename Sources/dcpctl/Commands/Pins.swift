@@ -2,14 +2,15 @@ import ArgumentParser
 import DCPClient
 import DCPConsole
 import DCPCore
+import DCPWire
 
 extension Sequences {
     struct Pin: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Keep a sequence from being evicted.",
             discussion: """
-                A coordinator with --evict lru closes the least recently used sequence when a store is full. A pinned one \
-                stays, until it is unpinned or closed.
+                A coordinator with --evict lru closes the least recently used sequence when a store is full, and kept ones \
+                (sequence close --keep) in any case. A pinned one stays, until it is unpinned or closed.
 
                 EXAMPLE
                   dcpctl sequence pin chat-1
@@ -46,6 +47,55 @@ extension Sequences {
             }
         }
     }
+}
+
+extension Sequences {
+    struct Retain: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Say how long a sequence stays: its priority, and its time to live.",
+            discussion: """
+                Sequences of a lower priority are evicted first. One that has not been used for its time to live is closed, \
+                unless it is pinned. Kept sequences (sequence close --keep) go before others.
+
+                EXAMPLE
+                  dcpctl sequence retain chat-1 --priority 10
+                  dcpctl sequence retain chat-2 --ttl 86400
+                """)
+
+        @Argument(help: "The sequence's name.")
+        var name: String
+        @Option(help: ArgumentHelp("From -128, which goes first, to 127; 0 unless set.", valueName: "number"))
+        var priority: Int8?
+        @Option(
+            help: ArgumentHelp(
+                "Close it when it has not been used for so many seconds; 0 for never.", valueName: "seconds"))
+        var ttl: UInt32?
+        @OptionGroup var client: ClientOptions
+
+        func validate() throws {
+            guard priority != nil || ttl != nil else { throw ValidationError("Give --priority, --ttl or both.") }
+        }
+
+        func run() async throws {
+            try await client.execute { cluster in
+                let retention = try await cluster.retain(
+                    name, priority: priority, timeToLive: ttl.map { .seconds(Int($0)) })
+                let view = RetentionView(
+                    sequence: name, priority: retention.priority, timeToLiveSeconds: retention.timeToLive)
+                try client.output.print(view) {
+                    "Sequence `\(name)` has priority \(retention.priority) and "
+                        + (retention.timeToLive == 0
+                            ? "no time to live." : "a time to live of \(retention.timeToLive) s.")
+                }
+            }
+        }
+    }
+}
+
+struct RetentionView: Encodable {
+    var sequence: String
+    var priority: Int8
+    var timeToLiveSeconds: UInt32
 }
 
 struct PinView: Encodable {

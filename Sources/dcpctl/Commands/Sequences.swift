@@ -6,14 +6,16 @@ import DCPWire
 
 struct Sequences: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "sequence", abstract: "List, show, truncate, fork, pin, close, export and import sequences.",
+        commandName: "sequence",
+        abstract: "List, show, truncate, fork, pin, retain, close, export and import sequences.",
         discussion: """
             EXAMPLE
               dcpctl sequence list
               dcpctl sequence fork chat-1 chat-1-retry 4096
             """,
         subcommands: [
-            List.self, Show.self, Truncate.self, Fork.self, Close.self, Pin.self, Unpin.self, Export.self, Import.self,
+            List.self, Show.self, Truncate.self, Fork.self, Close.self, Pin.self, Unpin.self, Retain.self, Export.self,
+            Import.self,
         ])
 
     struct List: AsyncParsableCommand {
@@ -123,22 +125,28 @@ struct Sequences: AsyncParsableCommand {
 
     struct Close: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Delete a sequence.",
+            abstract: "Delete a sequence, or leave it to be found until its room is needed.",
             discussion: """
                 Blocks that forks share stay until the last of them is closed.
 
                 EXAMPLE
                   dcpctl sequence close chat-1
+                  dcpctl sequence close chat-2 --keep
                 """)
 
         @Argument(help: "The sequence's name.")
         var name: String
+        @Flag(
+            help: "Leave it to be found by its tokens. It goes first when a store is full, whatever --evict says.")
+        var keep = false
         @OptionGroup var client: ClientOptions
 
         func run() async throws {
             try await client.execute { cluster in
-                try await cluster.closeSequence(name)
-                try client.output.print(["closed": name]) { "Closed sequence `\(name)`." }
+                try await cluster.closeSequence(name, keep: keep)
+                try client.output.print([keep ? "kept" : "closed": name]) {
+                    keep ? "Sequence `\(name)` stays until its room is needed." : "Closed sequence `\(name)`."
+                }
             }
         }
     }
@@ -159,7 +167,12 @@ struct SequenceView: Encodable {
     var id: UInt64
     var name: String
     var model: String
+    var scope: String
     var pinned: Bool
+    var kept: Bool
+    var priority: Int8
+    /// 0 for ever.
+    var timeToLiveSeconds: UInt32
     var committedLength: Int?
     var layerLengths: [Int]?
     var tokensByRank: [Int]?
@@ -168,7 +181,11 @@ struct SequenceView: Encodable {
         id = sequence.record.id.value
         name = sequence.record.name
         model = sequence.model.name
+        scope = sequence.record.scope
         pinned = sequence.retention.isPinned
+        kept = sequence.retention.isKept
+        priority = sequence.retention.priority
+        timeToLiveSeconds = sequence.retention.timeToLive
         committedLength = progress?.committedLength
         layerLengths = progress?.layerLengths
         tokensByRank = progress.map { $0.localTokens.sorted { $0.key < $1.key }.map(\.value) }
@@ -176,17 +193,26 @@ struct SequenceView: Encodable {
 
     static func table(_ views: [SequenceView]) -> String {
         guard !views.isEmpty else { return "No sequences." }
-        var table = TextTable("SEQUENCE", "MODEL", "COMMITTED", "UNCOMMITTED", "PINNED")
+        var table = TextTable("SEQUENCE", "MODEL", "COMMITTED", "UNCOMMITTED", "RETENTION")
         for view in views {
             let ahead = view.layerLengths.flatMap { $0.max() }.flatMap { longest in
                 view.committedLength.map { longest - $0 }
             }
             table.append([
                 view.name, view.model, view.committedLength.map { "\($0)" } ?? "-", ahead.map { "\($0)" } ?? "-",
-                view.pinned ? "yes" : "no",
+                view.retention,
             ])
         }
         return table.rendered()
+    }
+
+    private var retention: String {
+        let parts = [
+            pinned ? "pinned" : nil, kept ? "kept" : nil, priority == 0 ? nil : "priority \(priority)",
+            timeToLiveSeconds == 0 ? nil : "unused \(timeToLiveSeconds) s",
+        ]
+        let said = parts.compactMap(\.self)
+        return said.isEmpty ? "-" : said.joined(separator: ", ")
     }
 
     var text: String {
