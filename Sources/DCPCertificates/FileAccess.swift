@@ -29,23 +29,11 @@ enum FileAccess {
     }
 
     static func read(_ path: String) throws(ServiceError) -> String {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-        guard descriptor >= 0 else { throw failure("read", path, errno) }
-        defer { close(descriptor) }
-        var bytes = [UInt8](repeating: 0, count: byteCountMax + 1)
-        var done = 0
-        while done < bytes.count {
-            let count = bytes.withUnsafeMutableBytes { Glibc.read(descriptor, $0.baseAddress! + done, $0.count - done) }
-            if count < 0, errno == EINTR { continue }
-            guard count >= 0 else { throw failure("read", path, errno) }
-            if count == 0 { break }
-            done += count
+        do throws(WholeFile.Refusal) {
+            return String(decoding: try WholeFile(path, byteCountMax: byteCountMax).bytes, as: UTF8.self)
+        } catch {
+            throw error.error(.invalidRequest, "name a PEM file that you may read")
         }
-        guard done <= byteCountMax else {
-            throw ServiceError(
-                .invalidRequest, "\(path) is longer than \(byteCountMax) bytes, which no file of certificates is.")
-        }
-        return String(decoding: bytes.prefix(done), as: UTF8.self)
     }
 
     /// Names of files are on the disk only when their directory is.

@@ -84,9 +84,15 @@ public final class Environment: @unchecked Sendable {
         let wasCreated = StoreMark.created.isSet(in: directory)
         let isSuspect = StoreMark.suspect.isSet(in: directory)
         let dataPath = directory + "/data.mdb"
-        if isSuspect { SyncWitness.dropCache(dataPath) }
         var status = stat()
-        let fileByteCount = stat(dataPath, &status) == 0 ? Int(status.st_size) : 0
+        let exists = stat(dataPath, &status) == 0
+        // Opening a pipe would wait for its writer.
+        guard !exists || status.st_mode & S_IFMT == S_IFREG else {
+            throw StoreError(
+                .refused, "The data file \(dataPath) is not a regular file; give the directory of a store.")
+        }
+        let fileByteCount = exists ? Int(status.st_size) : 0
+        if isSuspect { SyncWitness.dropCache(dataPath) }
         guard fileByteCount > 0 || !wasCreated else {
             throw StoreError(
                 .damaged,

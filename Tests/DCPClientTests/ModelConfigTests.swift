@@ -14,7 +14,7 @@ struct ModelConfigTests {
     }
 
     /// A family's config.json with some keys changed, or taken out by nil.
-    private func description(
+    func description(
         _ name: String, _ changes: [String: (any Sendable)?] = [:], text: [String: (any Sendable)?] = [:],
         _ source: (inout ModelSource) -> Void = { _ in }
     ) throws -> ModelDescription {
@@ -34,13 +34,29 @@ struct ModelConfigTests {
     }
 
     /// - Returns: the message, which names the file.
-    private func refusal(
+    func refusal(
         _ name: String, _ changes: [String: (any Sendable)?] = [:], text: [String: (any Sendable)?] = [:]
     ) throws -> String {
         let error = try #require(throws: ServiceError.self) { try description(name, changes, text: text) }
         #expect(error.code == .invalidModel)
         #expect(error.message.contains("config.json"))
         return error.message
+    }
+
+    /// The sinks of a checkpoint's layers: 100 times the layer, and the head.
+    func writeSinks(_ name: String, _ layers: Range<Int>, heads: Int = 64) throws -> String {
+        let path = directory.file(name)
+        let writer = try SafetensorsWriter(
+            path: path,
+            tensors: layers.map {
+                .init(name: "model.layers.\($0).self_attn.sinks", dataType: .float32, shape: [heads])
+            })
+        for layer in layers {
+            let logits = (0..<heads).map { Float(layer * 100 + $0) }
+            try logits.withUnsafeBytes { try writer.append($0, to: "model.layers.\(layer).self_attn.sinks") }
+        }
+        try writer.finish()
+        return path
     }
 
     private static let local = "window of 4096 tokens"
@@ -102,21 +118,7 @@ struct ModelConfigTests {
         let refused = try refusal("gpt_oss")
         #expect(refused.contains("--sinks") && refused.contains("model.layers.0.self_attn.sinks"))
         // As of a checkpoint in two files.
-        func write(_ name: String, _ layers: Range<Int>, heads: Int = 64) throws -> String {
-            let path = directory.file(name)
-            let writer = try SafetensorsWriter(
-                path: path,
-                tensors: layers.map {
-                    .init(name: "model.layers.\($0).self_attn.sinks", dataType: .float32, shape: [heads])
-                })
-            for layer in layers {
-                let logits = (0..<heads).map { Float(layer * 100 + $0) }
-                try logits.withUnsafeBytes { try writer.append($0, to: "model.layers.\(layer).self_attn.sinks") }
-            }
-            try writer.finish()
-            return path
-        }
-        let files = [try write("a", 0..<20), try write("b", 20..<36)]
+        let files = [try writeSinks("a", 0..<20), try writeSinks("b", 20..<36)]
         let model = try description("gpt_oss") { $0.sinks = files }
         #expect(model.pattern == "18 x (1 x window of 128 tokens, 1 x all)")
         #expect(
@@ -126,7 +128,7 @@ struct ModelConfigTests {
                 })
         #expect(model.sinks[35] == (0..<64).map { Float(3500 + $0) })
         // One file lacks the other's layers; another model's have another shape; a model without sinks takes none.
-        let other = try write("c", 0..<36, heads: 32)
+        let other = try writeSinks("c", 0..<36, heads: 32)
         for (sinks, words) in [([files[0]], "layer 20"), ([other], "[32]")] {
             let error = #expect(throws: ServiceError.self) { try description("gpt_oss") { $0.sinks = sinks } }
             #expect(error?.message.contains(words) == true)
@@ -157,7 +159,7 @@ struct ModelConfigTests {
         #expect(try description("gemma2", unlisted).pattern == "13 x (1 x \(Self.local), 1 x all)")
         #expect(try description("olmo3", unlisted).pattern == "8 x (3 x \(Self.local), 1 x all)")
         let gemma = "4 x (5 x \(Self.local), 1 x all), 2 x \(Self.local)"
-        #expect(try description("gemma3", text: ["layer_types": nil, "_sliding_window_pattern": nil]).pattern == gemma)
+        #expect(try description("gemma3", text: ["layer_types": nil, "_sliding_window_pattern": 13]).pattern == gemma)
         #expect(
             try description("gemma3_text", ["layer_types": nil, "sliding_window_pattern": 13]).pattern
                 == "2 x (12 x \(Self.local), 1 x all)")
@@ -172,10 +174,16 @@ struct ModelConfigTests {
         #expect(try description("phi3", ["sliding_window": 2047]).pattern == "32 x window of 2047 tokens")
         #expect(try description("mistral", ["sliding_window": nil]).pattern == "32 x \(Self.local)")
         #expect(try description("mistral", ["sliding_window": NSNull()]).pattern == "32 x all")
+        for family in ["gemma2", "gemma3_text", "olmo3"] {
+            let windowless = unlisted.merging(["sliding_window": NSNull()]) { $1 }
+            #expect(try refusal(family, windowless).contains("layer 0 has a window"))
+        }
         #expect(try description("llama", ["sliding_window": 100]).pattern == "32 x all")
         // Layers without a rotary embedding have the window.
         #expect(
             try description("smollm3", switched).pattern == "9 x (3 x all, 1 x window of 100 tokens)")
+        let short = switched.merging(["no_rope_layers": [0, 1]]) { $1 }
+        #expect(try refusal("smollm3", short).contains("2 items for 36 layers"))
     }
 
     @Test("scales: of another number than the head's, of a model that has none, and YaRN's in latent attention")
@@ -190,6 +198,9 @@ struct ModelConfigTests {
         #expect(try description("deepseek_v3", ["rope_parameters": yarn])[0].scale == expected)
         let old = yarn.merging(["type": "yarn"]) { $1 }.filter { $0.key != "rope_type" }
         #expect(try description("deepseek_v2", ["rope_parameters": nil, "rope_scaling": old])[0].scale == expected)
+        // A file with both is taken by its old key.
+        let scaled: [String: any Sendable] = ["rope_parameters": ["rope_type": "default"], "rope_scaling": old]
+        #expect(try description("deepseek_v3", scaled)[0].scale == expected)
         let plain = yarn.filter { $0.key != "mscale_all_dim" }
         #expect(try description("deepseek_v3", ["rope_parameters": plain])[0].scale == Float(1 / 192.0.squareRoot()))
     }

@@ -53,6 +53,16 @@ struct EnvironmentTests {
         expect(.damaged, "damaged") { _ = try open(directory.path("d")) }
     }
 
+    @Test("a pipe in the place of the data file is refused, not waited for", .timeLimit(.minutes(1)))
+    func pipe() throws {
+        let directory = TemporaryDirectory()
+        let path = directory.path("s")
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false)
+        #expect(mkfifo(path + "/data.mdb", 0o600) == 0)
+        expect(.refused, "not a regular file") { _ = try open(path) }
+        expect(.refused, "not a regular file") { _ = try Environment(readingDirectory: path, tablesMax: 2) }
+    }
+
     @Test("the directory is the owner's alone")
     func mode() throws {
         let directory = TemporaryDirectory()

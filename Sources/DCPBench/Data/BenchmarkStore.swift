@@ -53,8 +53,7 @@ final class BenchmarkStore {
 
     /// What a store of so many tokens takes on disk, roughly and not too little.
     static func diskByteCount(_ model: ModelDescription, tokens: Int) -> Int {
-        let row = model.kvHeads * (model.keyDim + model.valueDim) * model.kvDataType.byteCount
-        return model.layers * tokens * row / 8 * 9 + (64 << 20)
+        tokens * model.rowByteCount / 8 * 9 + (64 << 20)
     }
 
     /// Appends up to a length and seals, while the writer thread writes what came before. Shows how far it is.

@@ -48,7 +48,7 @@ struct RowPattern {
     /// The bytes that `PanelLayout.read` must give for a position.
     func stored(position: Int, as layout: PanelLayout) -> [UInt8] {
         var numbers: [Float] = []
-        for (tensor, dim) in [layout.keyDim, layout.valueDim].enumerated() {
+        for (tensor, dim) in [layout.keyDim, layout.ownValueDim].enumerated() {
             for head in 0..<layout.kvHeads {
                 numbers += self.numbers(tensor: tensor, head: head, position..<position + 1, dim: dim)
             }

@@ -120,7 +120,7 @@ private final class Appends {
         length = store.length
         let layout = store.layout
         let chunkByteCount =
-            count * layout.kvHeads * (layout.keyDim + layout.valueDim) * pattern.dataType.byteCount
+            count * layout.kvHeads * (layout.keyDim + layout.ownValueDim) * pattern.dataType.byteCount
         chunks = (0..<max(2, MemoryCopy.coldByteCount / chunkByteCount)).map { index in
             let chunk = KeyValueChunk(store.layout, tokens: count, dataType: pattern.dataType)
             chunk.fill(index * count..<(index + 1) * count, pattern)

@@ -3,14 +3,9 @@ internal import DCPCache
 internal import DCPConsole
 internal import DCPCore
 
-/// The keys and values that kernels attend over: the mapped pages of a real store; of latent attention panels in memory.
+/// The keys and values that kernels attend over: the mapped pages of a real store.
 final class KernelContext {
-    private enum Held {
-        case store(BenchmarkStore)
-        case panels(NewTokenPanels)
-    }
-
-    private let held: Held
+    private let store: BenchmarkStore
 
     /// Of one rank.
     static var layout: ContextLayout {
@@ -18,20 +13,14 @@ final class KernelContext {
     }
 
     init(_ shape: AttentionShape, _ dataType: DataType, tokens: Int, _ bench: Bench) throws {
-        if shape.isLatent {
-            bench.progress("writing \(tokens) tokens of \(dataType.name) keys into memory")
-            held = .panels(try Self.panels(shape.attention(.all), dataType, tokens: tokens, bench))
-            return
-        }
         let model = try shape.model(dataType)
         let byteCount = BenchmarkStore.diskByteCount(model, tokens: tokens)
         try bench.directory.requireRoom(byteCount)
-        let store = try BenchmarkStore(directory: bench.directory.fresh("store"), model: model)
+        store = try BenchmarkStore(directory: bench.directory.fresh("store"), model: model)
         bench.progress(
-            "writing \(tokens) tokens of \(dataType.name) keys and values into a store of about "
+            "writing \(tokens) tokens of \(dataType.name) keys\(shape.isLatent ? "" : " and values") into a store of about "
                 + ByteFormat.format(byteCount))
         try store.fill(upTo: tokens, RowPattern(seed: bench.seed, dataType: dataType), bench.interruption)
-        held = .store(store)
     }
 
     /// Some tokens in panels that nobody else has.
@@ -47,15 +36,8 @@ final class KernelContext {
 
     /// The blocks of the first tokens, for as long as their owner lives.
     func blocks(_ tokens: Int) throws(ServiceError) -> (blocks: KVBlocks, owner: any AnyObject & Sendable) {
-        switch held {
-        case .store(let store):
-            let reader = try store.context(tokens)
-            let blocks = KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true)
-            return (blocks, reader)
-        case .panels(let panels):
-            let all = panels.blocks
-            let count = (tokens + all.layout.blockTokens - 1) / all.layout.blockTokens
-            return (KVBlocks(layout: all.layout, blocks: Array(all.blocks[..<count]), tokens: tokens), panels)
-        }
+        let reader = try store.context(tokens)
+        let blocks = KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true)
+        return (blocks, reader)
     }
 }

@@ -48,12 +48,10 @@ public struct AttentionShape: Hashable, Sendable, CustomStringConvertible {
             visibility: visibility)
     }
 
-    /// A model of this shape with one layer.
+    /// A model whose layers are all of this shape.
     /// - Throws: `.invalidModel` for numbers that no model may have.
     public func model(_ dataType: DataType, layers: Int = 1) throws(ServiceError) -> ModelDescription {
-        try ModelDescription(
-            layers: layers, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim,
-            scale: LayerAttention.defaultScale(keyDim: keyDim), softcap: nil, kvDataType: dataType)
+        try ModelDescription(layers: Array(repeating: attention(.all), count: layers), kvDataType: dataType)
     }
 
     public var description: String {

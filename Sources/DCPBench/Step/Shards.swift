@@ -11,13 +11,12 @@ final class Shards: Sendable {
     {
         let partByteCount = 256 << 10
         let shape = try local.configuration.shape()
-        let row = model.kvHeads * (model.keyDim + model.valueDim) * model.kvDataType.byteCount
         var files: [MappedFile] = []
         var parts: [UnsafeRawPointer] = []
         for rank in shape.allRanks {
             let file = try MappedFile(local.directory.data(of: .rank(rank)) + "/data.mdb")
             let tokens = shape.layout.localLength(ofRank: shape.contextRank(of: rank), length: context.tokens)
-            parts += file.parts(byteCount: max(tokens * row, partByteCount), of: partByteCount)
+            parts += file.parts(byteCount: max(tokens * model.rowByteCount, partByteCount), of: partByteCount)
             files.append(file)
         }
         team = Team(threads: threads * shape.ranks)

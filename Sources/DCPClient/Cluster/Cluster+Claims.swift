@@ -53,6 +53,7 @@ extension Cluster {
         claiming[sequence] = nil
         if case .failure(let error) = result, error.isRetryable { claims[sequence]?.hasSuccessor = true }
         let claim = try result.get()
+        forgetTopology(unlessOf: claim)
         claims[sequence] = HeldClaim(claim: claim)
         return claim
     }

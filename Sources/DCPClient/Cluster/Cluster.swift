@@ -150,6 +150,12 @@ public actor Cluster {
         if error.code.concernsMembership { known = nil }
     }
 
+    /// A claim is of the coordinator's epoch: where it is another than what is known, the membership has changed and nothing
+    /// has failed by it.
+    func forgetTopology(unlessOf claim: Claim) {
+        if let known, !claim.isOf(known.epoch) { self.known = nil }
+    }
+
     // MARK: Requests
 
     func takeNumber() -> UInt64 {

@@ -139,7 +139,8 @@ final class DirectoryLock: Sendable {
         // The file stays when the lock is freed: removing it would let two processes lock two files of one name.
         descriptor = try openDescriptor(directory.lockFile, O_RDWR | O_CREAT, mode: 0o600)
         guard dcp_lock_exclusive(descriptor.value) == 0 else {
-            let holder = (try? String(contentsOfFile: directory.lockFile, encoding: .utf8)) ?? ""
+            let bytes = (try? WholeFile(directory.lockFile, byteCountMax: 64))?.bytes ?? []
+            let holder = String(decoding: bytes, as: UTF8.self)
             throw ServiceError(
                 .conflict,
                 "The cluster in \(directory.path) is being run by another `dcpctl up`"

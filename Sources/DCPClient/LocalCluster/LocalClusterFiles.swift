@@ -45,15 +45,22 @@ extension LocalClusterDirectory {
 
     func writePorts(_ ports: LocalClusterPorts) throws(ServiceError) { try write(ports, to: portsFile) }
 
+    /// Those of a thousand ranks have less.
+    private static let fileByteCountMax = 1 << 20
+
     private func read<Value: Decodable>(_: Value.Type, from file: String) throws(ServiceError) -> Value? {
         guard FileManager.default.fileExists(atPath: file) else { return nil }
+        let remedy = "restore it, or remove \(path) to start with an empty cluster"
+        let bytes: [UInt8]
+        do throws(WholeFile.Refusal) { bytes = try WholeFile(file, byteCountMax: Self.fileByteCountMax).bytes } catch {
+            throw error.error(.invalidConfiguration, remedy)
+        }
         let decoder = JSONDecoder()
         decoder.keyDecodingStrategy = .convertFromSnakeCase
-        do { return try decoder.decode(Value.self, from: Data(contentsOf: URL(fileURLWithPath: file))) } catch {
+        do { return try decoder.decode(Value.self, from: Data(bytes)) } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(file) cannot be understood: \(systemReason(error)). Restore it, or remove \(path) to start with an empty cluster."
-            )
+                "\(file) cannot be understood (\(systemReason(error))); \(remedy).")
         }
     }
 

@@ -1,6 +1,6 @@
 internal import DCPCore
 
-/// What transformers' own classes take for a key that is missing.
+/// What transformers' own classes take for a key that is missing, in release 5.24.
 ///
 /// Not for null, which says that there is none. Old files, and configurations nested in others, lack what is as the class has it:
 /// Gemma 3's 4B has no `head_dim` in its `text_config`.
@@ -9,8 +9,8 @@ extension HuggingFaceConfig {
         switch (family, key) {
         case (.gemma3, "num_hidden_layers"): 26
         case (.gemma3, "num_attention_heads"): 8
-        case (.gemma3, "hidden_size"): 2304
         case (.gemma2, "head_dim"), (.gemma3, "head_dim"): 256
+        case (.gemma2, "attn_logit_softcapping"): 50
         case (.gemma2, "query_pre_attn_scalar"), (.gemma3, "query_pre_attn_scalar"): 256
         case (.glm4, "head_dim"), (.qwen3, "head_dim"): 128
         case (.gptOss, "head_dim"): 64
@@ -34,6 +34,10 @@ extension HuggingFaceConfig {
         _ key: String, of family: Family, _ fields: ModelFields, in limits: ClosedRange<Int>
     ) throws(ServiceError) -> Int? {
         fields.has(key) ? try fields.integer(key, in: limits) : missing(key, of: family)
+    }
+
+    func number(_ key: String) throws(ServiceError) -> Double? {
+        fields.has(key) ? try fields.number(key) : Self.missing(key, of: family).map(Double.init)
     }
 
     func integer(_ key: String, in limits: ClosedRange<Int>) throws(ServiceError) -> Int? {

@@ -22,9 +22,9 @@ extension HuggingFaceConfig {
     /// What YaRN multiplies queries and keys by, in all of their dimensions. Its other factor, of cosines and sines, is in the
     /// rotated dimensions that the client sends.
     private func mscale() throws(ServiceError) -> Double {
-        // `rope_scaling` and `type` before transformers 5.
+        // `rope_scaling` and `type` before transformers 5, which takes the old key where a file has both.
         let (parameters, scaling) = (try fields.fields("rope_parameters"), try fields.fields("rope_scaling"))
-        guard let rope = parameters ?? scaling else { return 1 }
+        guard let rope = scaling ?? parameters else { return 1 }
         let (ropeType, type) = (try rope.text("rope_type"), try rope.text("type"))
         guard ropeType ?? type ?? "default" != "default", let allDim = try rope.number("mscale_all_dim"), allDim != 0
         else { return 1 }

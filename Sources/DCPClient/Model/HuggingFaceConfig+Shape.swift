@@ -49,16 +49,13 @@ extension HuggingFaceConfig {
     private func scale(headDim: Int) throws(ServiceError) -> Float {
         switch family {
         case .gemma2, .gemma3:
-            let scalar = try number("query_pre_attn_scalar", missing: 256)
+            let name = "query_pre_attn_scalar"
+            guard let scalar = try number(name), scalar > 0 else {
+                throw fields.error(name, "is not a positive number; correct it.")
+            }
             return Float(1 / scalar.squareRoot())
         case .gptBigcode where try fields.flag("scale_attn_weights") == false: return 1
         default: return LayerAttention.defaultScale(keyDim: headDim)
         }
-    }
-
-    private func number(_ key: String, missing: Double) throws(ServiceError) -> Double {
-        let value = fields.has(key) ? try fields.number(key) : missing
-        guard let value, value > 0 else { throw fields.error(key, "is not a positive number; correct it.") }
-        return value
     }
 }

@@ -13,22 +13,31 @@ extension HuggingFaceConfig {
         case .qwen3Moe: return Array(repeating: try switchedWindow(), count: layers)
         case .qwen2, .qwen3:
             let first = try integer("max_window_layers", in: 0...1 << 20) ?? 0
-            return try windows(window: try switchedWindow()) { $0 >= first }
-        case .gemma2, .gptOss: return try windows(window: try window(), period: 2)
-        case .olmo3: return try windows(window: try window(), period: 4)
+            let window = try switchedWindow()
+            return try windows(window) { window != nil && $0 >= first }
+        case .gemma2, .gptOss: return try windows(period: 2)
+        case .olmo3: return try windows(period: 4)
         case .gemma3:
-            // Under one name or the other, by the release that wrote it; none of those that write `layer_types`.
-            let periods = 1...ModelDescription.layersMax
-            let period = try fields.integer("sliding_window_pattern", in: periods)
-            let written = try fields.integer("_sliding_window_pattern", in: periods)
-            return try windows(window: try window(), period: period ?? written ?? 6)
+            // Releases that write `_sliding_window_pattern` write `layer_types`, too, and read only those.
+            return try windows(
+                period: try fields.integer("sliding_window_pattern", in: 1...ModelDescription.layersMax) ?? 6)
         case .smollm3:
             let interval = try fields.integer("no_rope_layer_interval", in: 1...ModelDescription.layersMax) ?? 4
-            let hasRope = try fields.numbers("no_rope_layers", max: ModelDescription.layersMax)
-            return try windows(window: try switchedWindow()) { layer in
-                if let hasRope, layer < hasRope.count { hasRope[layer] == 0 } else { (layer + 1) % interval == 0 }
+            let (hasRope, window) = (try ropes(), try switchedWindow())
+            return try windows(window) { layer in
+                window != nil && (hasRope.map { $0[layer] == 0 } ?? ((layer + 1) % interval == 0))
             }
         }
+    }
+
+    /// SmolLM3's: 0 for a layer without a rotary embedding, in spite of the key's name.
+    private func ropes() throws(ServiceError) -> [Double]? {
+        guard let hasRope = try fields.numbers("no_rope_layers", max: ModelDescription.layersMax) else { return nil }
+        guard hasRope.count >= layers else {
+            throw fields.error(
+                "no_rope_layers", "has \(hasRope.count) items for \(layers) layers; give one for each layer.")
+        }
+        return hasRope
     }
 
     private func window() throws(ServiceError) -> Int? {
@@ -41,15 +50,14 @@ extension HuggingFaceConfig {
     }
 
     /// The last layer of each period sees all tokens.
-    private func windows(window: Int?, period: Int) throws(ServiceError) -> [Int?] {
-        try windows(window: window) { ($0 + 1) % period != 0 }
+    private func windows(period: Int) throws(ServiceError) -> [Int?] {
+        try windows(try window()) { ($0 + 1) % period != 0 }
     }
 
     /// - Parameter isWindowed: where the file does not list `layer_types`.
-    private func windows(window: Int?, where isWindowed: (Int) -> Bool) throws(ServiceError) -> [Int?] {
-        guard let types = try fields.texts("layer_types", max: ModelDescription.layersMax) else {
-            return (0..<layers).map { isWindowed($0) ? window : nil }
-        }
+    private func windows(_ window: Int?, where isWindowed: (Int) -> Bool) throws(ServiceError) -> [Int?] {
+        let listed = try fields.texts("layer_types", max: ModelDescription.layersMax)
+        let types = listed ?? (0..<layers).map { isWindowed($0) ? "sliding_attention" : "full_attention" }
         guard types.count == layers else {
             throw fields.error(
                 "layer_types", "has \(types.count) items for \(layers) layers; give one for each layer.")
@@ -60,9 +68,9 @@ extension HuggingFaceConfig {
             case "sliding_attention":
                 guard let window else {
                     throw fields.error(
-                        "layer_types",
-                        "says that layer \(layer) has a window, and there is none (sliding_window, use_sliding_window); correct "
-                            + "one of them.")
+                        "sliding_window",
+                        "is none or switched off (use_sliding_window), and layer \(layer) has a window (layer_types, or the "
+                            + "family's order); correct one of them.")
                 }
                 return window
             default:

@@ -86,7 +86,7 @@ struct HuggingFaceConfig {
     }
 
     private func softcap() throws(ServiceError) -> Float? {
-        guard family == .gemma2, let cap = try fields.number("attn_logit_softcapping") else { return nil }
+        guard family == .gemma2, let cap = try number("attn_logit_softcapping") else { return nil }
         return Float(cap)
     }
 

@@ -1,5 +1,4 @@
 internal import DCPCore
-internal import Foundation
 internal import Yams
 
 /// The keys of one mapping of a model file or a config.json, taken by their names. What is wrong is told with the file, the
@@ -60,21 +59,11 @@ struct ModelFields {
     }
 
     private static func text(of file: String) throws(ServiceError) -> String {
-        guard let handle = FileHandle(forReadingAtPath: file) else {
-            throw ServiceError(
-                .invalidModel, "\(file) cannot be read: \(systemMessage(errno)). Check the path and the permissions.")
+        let bytes: [UInt8]
+        do throws(WholeFile.Refusal) { bytes = try WholeFile(file, byteCountMax: byteCountMax).bytes } catch {
+            throw error.error(.invalidModel, "give the path of a model file, or of a config.json with its --config")
         }
-        let data: Data
-        do {
-            data = try handle.read(upToCount: byteCountMax + 1) ?? Data()
-        } catch {
-            throw ServiceError(.invalidModel, "\(file) cannot be read; give the path of a file.")
-        }
-        guard data.count <= byteCountMax else {
-            throw ServiceError(
-                .invalidModel, "\(file) has more than \(byteCountMax) bytes, which no description of a model needs.")
-        }
-        guard let text = String(validating: data, as: UTF8.self) else {
+        guard let text = String(validating: bytes, as: UTF8.self) else {
             throw ServiceError(.invalidModel, "\(file) is not UTF-8; give a YAML or JSON file.")
         }
         return text

@@ -29,8 +29,9 @@ public struct SafetensorsFile: Sendable {
         // O_NONBLOCK: opening a pipe by mistake must not wait for a writer. It has no effect on a regular file.
         let descriptor = try openDescriptor(path, O_RDONLY | O_NONBLOCK)
         var status = stat()
-        guard fstat(descriptor.value, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
-            throw ServiceError(.invalidRequest, "\(path) is not a regular file; give the path of a safetensors file.")
+        fstat(descriptor.value, &status)
+        if let kind = WholeFile.otherKind(mode: status.st_mode) {
+            throw ServiceError(.invalidRequest, "\(path) is \(kind); give the path of a safetensors file.")
         }
         let fileByteCount = Int(status.st_size)
         guard fileByteCount >= 8 else {

@@ -1,6 +1,5 @@
 internal import DCPClient
 package import DCPCore
-internal import Foundation
 internal import Yams
 
 /// `/etc/dcp/dcp.yaml`: one file for all daemons of a host, so all of it is checked by each of them.
@@ -28,19 +27,19 @@ package struct ConfigurationFile: Sendable {
 
     private init(path: String) { self.path = path }
 
+    /// `/dev/null` is how to say that there is none.
     /// - Throws: for a file that cannot be read, that is no YAML, or says anything that is not in the table.
     package init(reading path: String) throws {
-        guard let handle = FileHandle(forReadingAtPath: path) else {
-            throw ConfigurationError(
-                .configuration, "\(path): cannot be read (\(String(cString: strerror(errno)))); check --config.")
+        guard path != "/dev/null" else {
+            self = .absent(path)
+            return
         }
-        let data = try handle.read(upToCount: Self.byteCountMax + 1) ?? Data()
-        guard data.count <= Self.byteCountMax else {
-            throw ConfigurationError(
-                .configuration, "\(path): has more than \(Self.byteCountMax) bytes; check --config.")
+        let bytes: [UInt8]
+        do throws(WholeFile.Refusal) { bytes = try WholeFile(path, byteCountMax: Self.byteCountMax).bytes } catch {
+            throw ConfigurationError(.configuration, "\(error.message); check --config.")
         }
-        guard let text = String(validating: data, as: UTF8.self) else {
-            throw ConfigurationError(.configuration, "\(path): is not UTF-8; check --config.")
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            throw ConfigurationError(.configuration, "\(path) is not UTF-8; check --config.")
         }
         try self.init(text, path: path)
     }

@@ -19,39 +19,15 @@ public struct TLSFiles: Hashable, Sendable {
     /// A file's bytes.
     /// - Parameter isSecret: refuses a file that everybody may read.
     static func read(_ path: String, isSecret: Bool = false) throws(ServiceError) -> [UInt8] {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw unreadable(path, errno) }
-        defer { close(descriptor) }
-        var status = stat()
-        guard fstat(descriptor, &status) == 0 else { throw unreadable(path, errno) }
-        guard status.st_mode & S_IFMT == S_IFREG, (0...byteCountMax).contains(Int(status.st_size)) else {
-            throw ServiceError(
-                .invalidConfiguration, "\(path) is no file of at most \(byteCountMax) bytes; name a PEM file.")
+        let file: WholeFile
+        do throws(WholeFile.Refusal) { file = try WholeFile(path, byteCountMax: byteCountMax) } catch {
+            throw error.error(.invalidConfiguration, "name a PEM file that uid \(geteuid()) may read")
         }
-        guard !isSecret || status.st_mode & 0o007 == 0 else {
+        guard !isSecret || file.mode & 0o007 == 0 else {
             throw ServiceError(
                 .invalidConfiguration,
                 "Everybody may use the key \(path); chmod 600 it, and replace it if others could.")
         }
-        // One byte more than it had: a file that grows meanwhile is not read whole, and refused as PEM.
-        var bytes = [UInt8](repeating: 0, count: Int(status.st_size) + 1)
-        var count = 0
-        while count < bytes.count {
-            let result = bytes.withUnsafeMutableBytes {
-                pread(descriptor, $0.baseAddress! + count, $0.count - count, off_t(count))
-            }
-            if result < 0, errno == EINTR { continue }
-            guard result >= 0 else { throw unreadable(path, errno) }
-            if result == 0 { break }
-            count += result
-        }
-        return Array(bytes.prefix(count))
-    }
-
-    private static func unreadable(_ path: String, _ number: CInt) -> ServiceError {
-        ServiceError(
-            .invalidConfiguration,
-            "\(path) cannot be read (\(String(cString: strerror(number)))); correct the path, or let uid \(geteuid()) read it."
-        )
+        return file.bytes
     }
 }

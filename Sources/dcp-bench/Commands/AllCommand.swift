@@ -48,7 +48,7 @@ struct AllCommand: AsyncParsableCommand {
                     count: 1),
                 KernelBenchmark(
                     .prefill, shapes: [latent], dataTypes: [.bfloat16], contexts: [contexts[0]], threads: threads,
-                    count: 8),
+                    count: 64),
             ]
             let prefill = KernelBenchmark(
                 .prefill, shapes: [large], dataTypes: [.bfloat16], contexts: [contexts[0]], threads: threads,

@@ -1,6 +1,8 @@
+import DCPAttention
 import DCPClient
 import DCPCore
 import DCPTestKit
+import DCPWire
 import Foundation
 import Glibc
 import Testing
@@ -13,6 +15,8 @@ extension Integration {
         private static let interleaves = [1, 16, 64]
         private static let exchanges = [Exchange.allToAll, .allGatherReduceScatter]
         private static let chunks = [1, 7, 96]
+        /// Of every instruction set that this machine has.
+        private static let kernels = AttentionKernels.available.map(\.name)
 
         /// A cluster, and the chunk of its prefill of trace number i, modulo their number.
         struct Cell: Sendable, CustomTestStringConvertible {
@@ -26,22 +30,28 @@ extension Integration {
             var testDescription: String { setup.testDescription }
         }
 
-        private static func setup(_ ranks: Int, _ groups: Int, _ interleave: Int, _ exchange: Exchange) -> ClusterSetup
-        {
-            ClusterSetup(
+        private static func setup(
+            _ ranks: Int, _ groups: Int, _ interleave: Int, _ exchange: Exchange, _ kernels: String
+        ) -> ClusterSetup {
+            var setup = ClusterSetup(
                 ranks: ranks, headGroups: groups, interleave: interleave, blockTokens: max(interleave, 16),
                 exchange: exchange)
+            setup.kernels = kernels
+            return setup
         }
 
-        /// The whole grid would start 48 clusters. These are so chosen that every pair of values is among them.
+        /// The whole grid would start hundreds of clusters. These are so chosen that every pair of values is among them.
         static let cells: [Cell] = {
             var cells: [Cell] = []
-            for (i, interleave) in interleaves.enumerated() {
+            for i in 0..<max(interleaves.count, kernels.count) {
+                let interleave = interleaves[i % interleaves.count]
                 for (r, ranks) in ranks.enumerated() {
-                    let setup = setup(ranks, 1, interleave, exchanges[(r + i) % 2])
+                    let setup = setup(
+                        ranks, 1, interleave, exchanges[(r + i + i / 2) % 2], kernels[(r + i) % kernels.count])
                     cells.append(Cell(setup: setup, firstChunk: r + i))
                 }
-                cells.append(Cell(setup: setup([2, 4, 8][i], 2, interleave, exchanges[i % 2]), firstChunk: i))
+                let setup = setup([2, 4, 8][i % 3], 2, interleave, exchanges[i % 2], kernels[i % kernels.count])
+                cells.append(Cell(setup: setup, firstChunk: i))
             }
             return cells
         }()
@@ -49,13 +59,12 @@ extension Integration {
         @Test("TRAPS 41, 49: prefill in chunks and decode give what transformers computed", arguments: cells)
         func fixtures(cell: Cell) async throws {
             let traces = try ModelTrace.fixtureNames.map { try ModelTrace($0) }
-            try await cell.setup.run { cluster in
-                try await cluster.withClient { client in
-                    for (number, trace) in traces.enumerated() where trace.fits(headGroups: cell.setup.headGroups) {
-                        let chunk = cell.chunk(ofTrace: number)
-                        try await play(trace, chunk: chunk, cell.setup, client)
-                    }
-                }
+            try await play(traces, on: cell.setup) { [cell.chunk(ofTrace: $0)] }
+        }
+
+        private func checkKernels(of setup: ClusterSetup, _ client: Cluster) async throws {
+            for rank in try await client.rankStatuses() {
+                #expect(rank.kernels.hasPrefix(try #require(setup.kernels) + ","))
             }
         }
 
@@ -75,6 +84,7 @@ extension Integration {
                     let values = [
                         "\(cell.setup.ranks) ranks", "interleave \(cell.setup.interleave)", cell.setup.exchange.name,
                         "\(cell.setup.headGroups) groups", "chunk \(cell.chunk(ofTrace: number))", trace.name,
+                        "kernels \(try #require(cell.setup.kernels))",
                     ]
                     for first in values { covered.formUnion(values.map { [first, $0] }) }
                 }
@@ -83,6 +93,7 @@ extension Integration {
                 Self.ranks.map { "\($0) ranks" }, Self.interleaves.map { "interleave \($0)" },
                 Self.exchanges.map(\.name),
                 ["1 groups", "2 groups"], Self.chunks.map { "chunk \($0)" }, ModelTrace.fixtureNames,
+                Self.kernels.map { "kernels \($0)" },
             ]
             // Head groups divide ranks and KV heads.
             let impossible: Set = ["1 ranks", "3 ranks", "starcoder-mqa", "deepseek-v3", "gemma2"]
@@ -96,31 +107,52 @@ extension Integration {
             }
         }
 
-        /// Every trace of a directory, which may hold more and longer ones than the repository, and every combination.
+        /// Every trace of a directory, which may hold more and longer ones than the repository, on every cluster and in every
+        /// chunk, with one set of kernels: the fastest, or what `DCP_KERNELS` names. Without that name each cluster is also
+        /// started with one of the other sets, in turn, and the chunks of its traces take turns.
         @Test(
             "the whole grid",
             .enabled(
                 if: ProcessInfo.processInfo.environment["DCP_TRACES"] != nil,
-                "takes minutes; DCP_TRACES names a directory"))
+                "takes half an hour; DCP_TRACES names a directory"))
         func grid() async throws {
             let directory = try #require(ProcessInfo.processInfo.environment["DCP_TRACES"])
             let suffix = "-expected.safetensors"
             let names = try FileManager.default.contentsOfDirectory(atPath: directory).filter { $0.hasSuffix(suffix) }
             let traces = try names.sorted().map { try ModelTrace(String($0.dropLast(suffix.count)), in: directory) }
             try #require(!traces.isEmpty)
+            let own = AttentionKernels.chosen.name
+            let isForced = EnvironmentVariable.value(KernelSelection.variable) != nil
+            let others = isForced ? [] : Self.kernels.filter { $0 != own }
+            var number = 0
             for ranks in Self.ranks {
-                for groups in [1, 2] where ranks % groups == 0 {
+                for groups in [1, 2, 4] where ranks % groups == 0 {
+                    guard traces.contains(where: { $0.fits(headGroups: groups) }) else { continue }
                     for interleave in Self.interleaves {
                         for exchange in Self.exchanges {
-                            let setup = Self.setup(ranks, groups, interleave, exchange)
-                            try await setup.run { cluster in
-                                try await cluster.withClient { client in
-                                    for trace in traces where trace.fits(headGroups: groups) {
-                                        for chunk in Self.chunks { try await play(trace, chunk: chunk, setup, client) }
-                                    }
-                                }
+                            let setup = Self.setup(ranks, groups, interleave, exchange, own)
+                            try await play(traces, on: setup) { _ in Self.chunks }
+                            if !others.isEmpty {
+                                let other = Self.setup(
+                                    ranks, groups, interleave, exchange, others[number % others.count])
+                                let cell = Cell(setup: other, firstChunk: number / others.count)
+                                try await play(traces, on: other) { [cell.chunk(ofTrace: $0)] }
                             }
+                            number += 1
                         }
+                    }
+                }
+            }
+        }
+
+        private func play(
+            _ traces: [ModelTrace], on setup: ClusterSetup, chunks: @Sendable (_ trace: Int) -> [Int]
+        ) async throws {
+            try await setup.run { cluster in
+                try await cluster.withClient { client in
+                    try await checkKernels(of: setup, client)
+                    for (number, trace) in traces.enumerated() where trace.fits(headGroups: setup.headGroups) {
+                        for chunk in chunks(number) { try await play(trace, chunk: chunk, setup, client) }
                     }
                 }
             }

@@ -2,6 +2,7 @@ import DCPClient
 import DCPCore
 import DCPTestKit
 import Foundation
+import Glibc
 import Testing
 
 extension Integration {
@@ -110,6 +111,39 @@ extension Integration {
                 let models = try await tool.run("model", "list", "--json").list().compactMap { $0["name"] as? String }
                 #expect(models == ["m"])
                 try await expectUnchanged(trace, cluster)
+            }
+        }
+
+        /// A pipe would be waited for, and a device need not end: the limit ends the test that waits.
+        @Test(
+            "what is no regular file is refused by each command that reads one, with what it is",
+            .timeLimit(.minutes(2)),
+            arguments: [
+                (65, "model add m --dry-run --config FILE"), (65, "model add m --dry-run --model-file FILE"),
+                (65, "model add m --dry-run --config CONFIG --sinks FILE"), (65, "submit FILE"),
+                (65, "submit GOOD --model-file FILE"), (65, "submit GOOD --expect FILE"),
+                (65, "certs show FILE"), (64, "status --tls-ca FILE --tls-certificate FILE --tls-key FILE"),
+                (78, "dcp-rank --rank 0 --config FILE"), (78, "dcp-coordinator --config FILE"),
+            ])
+        func irregular(status: Int32, command: String) async throws {
+            let directory = TemporaryDirectory()
+            let (pipe, good) = (directory.path("pipe"), directory.path("good.safetensors"))
+            #expect(mkfifo(pipe, 0o600) == 0)
+            try Trace(try shape(4, 2, 8, 8, .float32), tokens: 4, salt: 605).write(to: good)
+            for (path, kind) in [(pipe, "a pipe"), (directory.path, "a directory"), ("/dev/zero", "a device")] {
+                // A directory of certificates is one.
+                if command.hasPrefix("certs"), path == directory.path { continue }
+                var words = command.split(separator: " ").map {
+                    switch $0 {
+                    case "FILE": path
+                    case "GOOD": good
+                    case "CONFIG": repositoryFile("Tests/Fixtures/model-configs/gpt_oss.json")
+                    default: String($0)
+                    }
+                }
+                var tool = CommandLineTool(coordinator: "tcp:localhost:1")
+                if command.hasPrefix("dcp-") { tool.executable = words.removeFirst() }
+                try await tool.fails(status, saying: ["\(path) is \(kind), not a regular file"], words)
             }
         }
 

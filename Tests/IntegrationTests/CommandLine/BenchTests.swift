@@ -93,6 +93,23 @@ extension Integration {
             #expect(results.count { ($0["parameters"] as? [String: Any])?["causal"] as? Bool == true } == 2)
         }
 
+        @Test(
+            "kernels --latent: over a store of keys alone, beside what arithmetic allows",
+            arguments: ["decode", "prefill"])
+        func latent(kind: String) async throws {
+            let count = kind == "decode" ? 2 : 40
+            let object = try await run(
+                "kernels", kind, "--latent", "--shape", "16x1x48x32,6x2x24x16", "--context", "100,1k", "--count",
+                "\(count)", "--dtype", "bf16,f16,f32")
+            let results = try results(object)
+            #expect(results.count == 12, "two shapes, two contexts, three dtypes")
+            for result in results {
+                let beside = try #require(try figures(result)["attention"]?["beside"] as? [[String: Any]])
+                #expect(beside.first?["name"] as? String == "sgemm")
+                try checkAccuracy(result)
+            }
+        }
+
         @Test("cache append: append and commit for each kind of rows and each durability")
         func append() async throws {
             let object = try await run(

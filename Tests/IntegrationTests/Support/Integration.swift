@@ -1,3 +1,4 @@
+import DCPAttention
 import DCPClient
 import DCPCore
 import DCPTestKit
@@ -22,11 +23,14 @@ struct ClusterSetup: Sendable, CustomTestStringConvertible {
     var rankArguments: [String] = []
     var coordinatorArguments: [String] = []
     var environment: [String: String] = [:]
+    /// What the ranks compute with, such as `avx2`; nil is this machine's fastest.
+    var kernels: String?
 
     var contextRanks: Int { ranks / headGroups }
 
     var testDescription: String {
         "\(ranks) ranks, \(headGroups) head groups, I \(interleave), B \(blockTokens), \(exchange.name)"
+            + (kernels.map { ", \($0)" } ?? "")
     }
 
     var options: LocalClusterOptions {
@@ -41,6 +45,7 @@ struct ClusterSetup: Sendable, CustomTestStringConvertible {
         options.rankArguments = rankArguments
         options.coordinatorArguments = coordinatorArguments
         options.environment = environment
+        options.environment[KernelSelection.variable] = kernels
         options.binDirectory = Binaries.directory
         return options
     }
