@@ -51,8 +51,12 @@ extension ShardCache {
 public struct SequenceState: Hashable, Sendable {
     public var id: SequenceID
     public var model: ModelID
+    /// Who may find it by its ids.
+    public var scope: String
     /// Durable length, global tokens.
     public var committedLength: Int
+    /// How many of them have ids: all, or none.
+    public var tokenIDs: Int
     /// Each layer's length including what is not committed, global tokens.
     public var layerLengths: [Int]
     /// What can be served: `committedLength`, or less when a stored value was found damaged. Truncating to it, or
@@ -63,6 +67,8 @@ public struct SequenceState: Hashable, Sendable {
     public var lastChange: UInt64
     /// The latest that this rank has been told of; as of the last change, when the store was opened since.
     public var claim: Claim
+
+    public static let scopeByteCountMax = 255
 }
 
 /// What the cache holds, at one moment.

@@ -5,12 +5,13 @@ public final class LoadProgress: Sendable {
     private let pages = Atomic<Int>(0)
     private let blocks = Atomic<Int>(0)
     private let sequences = Atomic<Int>(0)
+    private let ids = Atomic<Int>(0)
     private let batches = Atomic<Int>(0)
 
     public init() {}
 
     /// Everything that was done so far, whatever it was: more than before for as long as the loading goes on.
-    public var steps: Int { count(pages) + count(blocks) + count(sequences) + count(batches) }
+    public var steps: Int { count(pages) + count(blocks) + count(sequences) + count(ids) + count(batches) }
 
     /// For the line of `systemctl status`.
     public var description: String {
@@ -24,6 +25,8 @@ public final class LoadProgress: Sendable {
     func checkedPage() { pages.add(1, ordering: .relaxed) }
     func indexedBlock() { blocks.add(1, ordering: .relaxed) }
     func indexedSequence() { sequences.add(1, ordering: .relaxed) }
+    /// A sequence can be found by its token ids.
+    func indexedIDs() { ids.add(1, ordering: .relaxed) }
     /// Some megabytes of a store in which a sync had failed.
     func verifiedBatch() { batches.add(1, ordering: .relaxed) }
 }

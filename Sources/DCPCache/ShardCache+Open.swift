@@ -8,8 +8,10 @@ struct CacheTables: Sendable {
     let sequences: Table
     let blocks: Table
     let tail: Table
+    let tokens: Table
+    let annotations: Table
 
-    static let count = 5
+    static let count = 7
 
     init(_ transaction: inout WriteTransaction) throws(StoreError) {
         meta = try transaction.openTable("meta")
@@ -17,6 +19,8 @@ struct CacheTables: Sendable {
         sequences = try transaction.openTable("sequences")
         blocks = try transaction.openTable("blocks")
         tail = try transaction.openTable("tail")
+        tokens = try transaction.openTable("tokens")
+        annotations = try transaction.openTable("annotations")
     }
 
     /// Changes nothing, in a transaction of its own: pages that the one before has freed can be used after it.
@@ -27,8 +31,10 @@ struct CacheTables: Sendable {
 
     /// Of a store that is only read.
     init(reading environment: Environment) throws(StoreError) {
-        let found = try environment.openTables(reading: ["meta", "models", "sequences", "blocks", "tail"])
+        let names = ["meta", "models", "sequences", "blocks", "tail", "tokens", "annotations"]
+        let found = try environment.openTables(reading: names)
         (meta, models, sequences, blocks, tail) = (found[0], found[1], found[2], found[3], found[4])
+        (tokens, annotations) = (found[5], found[6])
     }
 }
 

@@ -31,6 +31,9 @@ public final class ShardCache: Sendable {
     let lineages: Mutex<LineageTable>
     /// What no sequence has any more and is not deleted yet. Changed by the writer's thread only.
     let doomed: Mutex<Doomed>
+    /// Token ids and annotations. Changed by the writer's thread only, but for what turns out to be unreadable. Held while a
+    /// match reads.
+    let tokens: Mutex<TokenTable>
     /// Blocks in pieces. Changed by the writer's thread only.
     let pieced: Mutex<PiecedBlocks>
     let epoch: Mutex<Epoch>
@@ -66,6 +69,7 @@ public final class ShardCache: Sendable {
         damagedRecords = Mutex(content.damagedRecords)
         lineages = Mutex(content.lineages)
         doomed = Mutex(content.doomed)
+        tokens = Mutex(content.tokens)
         pieced = Mutex(PiecedBlocks(content.pieced))
         epoch = Mutex(content.epoch)
         changes = Atomic(content.change)

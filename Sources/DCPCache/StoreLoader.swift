@@ -12,6 +12,7 @@ struct StoreContent {
     var damagedRecords: [SequenceID: String] = [:]
     var lineages = LineageTable()
     var doomed = Doomed()
+    var tokens = TokenTable()
     var pieced: [PiecedBlocks.Block] = []
 }
 
@@ -56,8 +57,10 @@ struct StoreLoader {
         scan.end()
         blocks = scan.blocks
         content.pieced = scan.pieced
+        content.tokens = try tokenTable(records.map { ($0, TokenTable.Entry($1)) })
         if content.damagedRecords.isEmpty {
             content.doomed = Doomed(blocks: scan.orphans, rows: try strayRows(read, records))
+            content.doomed += try strayTokens(read, content.tokens)
         }
         for (id, record) in records {
             content.sequences[id] = try sequence(id, record, content.models)
@@ -139,8 +142,8 @@ struct StoreLoader {
             layers.append(LayerState(length: record.committed, mapped: addresses))
         }
         let sequence = SequenceCache(
-            id: id, model: model, origin: record.origin, committed: record.committed, lastChange: record.lastChange,
-            claim: record.claim, isTailLoaded: false, layers: layers)
+            id: id, model: model, scope: record.scope, origin: record.origin, committed: record.committed,
+            lastChange: record.lastChange, claim: record.claim, isTailLoaded: false, layers: layers)
         if let missing {
             sequence.markDamaged(
                 fromLocalIndex: missing.block * cluster.layout.blockTokens,

@@ -13,11 +13,16 @@ public struct StoreFinding: Hashable, Sendable {
         case block = 6
         case missingRow = 7
         case row = 8
+        /// Token ids: keys and values are good, and the sequence is not found by its ids.
+        case tokenIDs = 9
+        case annotation = 10
 
         /// Blocks that no sequence refers to. They wait for deletion, or a damaged record was the only one to name them.
         case unreferencedBlocks = 64
         /// Rows that belong to no open block.
         case strayRows = 65
+        /// Ids or annotations that no sequence has.
+        case strayTokens = 66
 
         public var isDamage: Bool { rawValue < 64 }
 
@@ -32,8 +37,11 @@ public struct StoreFinding: Hashable, Sendable {
             case .block: "block"
             case .missingRow: "missing row"
             case .row: "row"
+            case .tokenIDs: "token ids"
+            case .annotation: "annotation"
             case .unreferencedBlocks: "unreferenced blocks"
             case .strayRows: "stray rows"
+            case .strayTokens: "stray ids"
             }
         }
     }

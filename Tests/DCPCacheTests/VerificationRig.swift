@@ -58,11 +58,11 @@ extension Rig {
     func change(_ body: (inout WriteTransaction, (String) -> Table) throws -> Void) throws {
         cache.close()
         let environment = try Environment(
-            directory: storePath, mapByteCountMax: 1 << 30, tablesMax: 5, durability: .never)
+            directory: storePath, mapByteCountMax: 1 << 30, tablesMax: 7, durability: .never)
         defer { environment.close() }
         var transaction = try environment.beginSetup()
         var tables: [String: Table] = [:]
-        for name in ["meta", "models", "sequences", "blocks", "tail"] {
+        for name in ["meta", "models", "sequences", "blocks", "tail", "tokens", "annotations"] {
             tables[name] = try transaction.openTable(name)
         }
         try body(&transaction) { tables[$0]! }

@@ -24,3 +24,6 @@ uint64_t dcp_multiply_add_bf16(uint64_t iterations);
 
 /// The vectors of dcp_multiply_add_f32: `512-bit`, `256-bit` or `portable`.
 const char *dcp_multiply_add_width(void);
+
+/// Bytes that this process has allocated and not freed.
+size_t dcp_allocated_bytes(void);

@@ -4,9 +4,12 @@ internal import DCPCore
 struct Doomed: Sendable {
     var blocks: [DoomedBlocks] = []
     var rows: [DoomedRows] = []
+    var chunks: [DoomedChunks] = []
+    var annotations: [DoomedAnnotation] = []
 
-    var isEmpty: Bool { blocks.isEmpty && rows.isEmpty }
+    var isEmpty: Bool { blocks.isEmpty && rows.isEmpty && chunks.isEmpty && annotations.isEmpty }
 
+    /// Without those of ids and annotations, which are few.
     var pages: Int {
         blocks.reduce(0) { $0 + $1.layers.count * $1.blocks.count * $1.pages }
             + rows.reduce(0) { $0 + $1.tokens.count * $1.pages }
@@ -15,6 +18,8 @@ struct Doomed: Sendable {
     static func += (a: inout Doomed, b: Doomed) {
         a.blocks += b.blocks
         a.rows += b.rows
+        a.chunks += b.chunks
+        a.annotations += b.annotations
     }
 }
 
@@ -35,4 +40,16 @@ struct DoomedRows: Sendable {
     var tokens: Range<Int>
     /// Pages that one row takes; 0 in a leaf.
     var pages: Int
+}
+
+/// Chunks of token ids to delete.
+struct DoomedChunks: Sendable {
+    var writer: UInt64
+    var chunks: Range<Int>
+}
+
+/// An annotation to delete.
+struct DoomedAnnotation: Sendable {
+    var number: UInt64
+    var byteCount: Int
 }

@@ -73,6 +73,7 @@ struct LayerState: Sendable {
 final class SequenceCache: Sendable {
     let id: SequenceID
     let model: ModelEntry
+    let scope: String
     let origin: SequenceRecord.Origin?
     let core: Mutex<Core>
     let layers: [LayerCache]
@@ -99,11 +100,12 @@ final class SequenceCache: Sendable {
     }
 
     init(
-        id: SequenceID, model: ModelEntry, origin: SequenceRecord.Origin?, committed: Int, lastChange: UInt64,
-        claim: Claim = .none, isTailLoaded: Bool, layers: [LayerState]
+        id: SequenceID, model: ModelEntry, scope: String, origin: SequenceRecord.Origin?, committed: Int,
+        lastChange: UInt64, claim: Claim = .none, isTailLoaded: Bool, layers: [LayerState]
     ) {
         self.id = id
         self.model = model
+        self.scope = scope
         self.origin = origin
         core = Mutex(
             Core(

@@ -13,6 +13,7 @@ struct CommitPlan {
     var lineage: Lineage
     var change: UInt64
     var claim: Claim
+    var tokens: TokenPlan
     /// Blocks that become sealed.
     var sealed: Range<Int>
     /// Those of them that found no run of pages.
@@ -23,18 +24,30 @@ struct CommitPlan {
 
 extension ShardCache {
     /// Makes sequences durable up to the given global lengths, all in one transaction. Lengths at or below what is
-    /// committed are fine and change nothing.
-    ///
-    /// - Parameter completion: `.positionMismatch` when a layer has not reached the length, `.storeFull` (retryable: the
-    ///   tokens stay in RAM), `.unknownSequence`, `.storeDamaged`. After a failure none of the sequences has changed.
+    /// committed are fine and change none.
     public func commit(_ lengths: [(SequenceID, Int)], completion: @escaping CacheCompletion) {
         let wanted = lengths.reduce(into: [SequenceID: Int]()) { $0[$1.0] = max($0[$1.0] ?? 0, $1.1) }
+        commit(wanted.map { CommitPart($0.key, length: $0.value) }, completion: completion)
+    }
+
+    /// As `commit(_:)` with lengths alone; ids and annotations are in the same transaction.
+    ///
+    /// - Parameter completion: `.positionMismatch` when a layer has not reached the length, or ids would leave a gap;
+    ///   `.conflict` for ids that contradict stored ones; `.invalidRequest` for a sequence that is there twice, and for too
+    ///   many ids, too few, or too long an annotation; `.storeFull` (retryable: the tokens stay in RAM),
+    ///   `.unknownSequence`, `.storeDamaged`. After a failure none of the sequences has changed.
+    public func commit(_ parts: [CommitPart], completion: @escaping CacheCompletion) {
+        let parts = parts.sorted { $0.sequence < $1.sequence }
+        if let pair = zip(parts, parts.dropFirst()).first(where: { $0.sequence == $1.sequence }) {
+            return completion(
+                .failure(fail(.invalidRequest, "\(pair.0.sequence) is in the commit twice; commit it once.")))
+        }
         let plans = Plan<[CommitPlan]>([])
-        enqueue(wanted.keys.map(Self.key), completion) { [self] transaction in
+        enqueue(parts.map { Self.key($0.sequence) }, completion) { [self] transaction in
             plans.value = []
             // Everything is checked before the first byte is written: a refusal then concerns nobody else.
-            for (id, length) in wanted.sorted(by: { $0.key < $1.key }) {
-                if let plan = try plan(id, length) {
+            for part in parts {
+                if let plan = try plan(part, transaction) {
                     plans.value.append(plan)
                     try collectBlocks(&plans.value[plans.value.count - 1])
                 }
@@ -54,9 +67,10 @@ extension ShardCache {
     }
 
     /// Raises the floor, so that nothing the plan writes is rewound meanwhile. nil when there is nothing to do.
-    private func plan(_ id: SequenceID, _ length: Int) throws(ServiceError) -> CommitPlan? {
+    private func plan(_ part: CommitPart, _ transaction: borrowing WriteTransaction) throws -> CommitPlan? {
+        let (id, length) = (part.sequence, part.length)
         let sequence = try sequence(id)
-        try prepare(sequence)
+        let tokens = try planTokens(part, committed: prepare(sequence).committed, transaction)
         guard var lineage = lineages.withLock({ $0[id] }) else { throw unknown(id) }
         let start = lineage.sealedBlocks
         let (committed, claim) = try sequence.core.withLock { core throws(ServiceError) in
@@ -66,11 +80,11 @@ extension ShardCache {
             }
             return (core.committed, core.claim)
         }
-        guard length > committed else { return nil }
+        guard length > committed || !tokens.isEmpty else { return nil }
         lineage.seal(upTo: localLength(length) / blockTokens)
         return CommitPlan(
-            sequence: sequence, committed: committed, length: length, lineage: lineage, change: takeChange(),
-            claim: claim, sealed: start..<lineage.sealedBlocks)
+            sequence: sequence, committed: committed, length: max(length, committed), lineage: lineage,
+            change: takeChange(), claim: claim, tokens: tokens, sealed: start..<lineage.sealedBlocks)
     }
 
     private func collectBlocks(_ plan: inout CommitPlan) throws(ServiceError) {
@@ -115,8 +129,9 @@ extension ShardCache {
             sequence, max(old, open * blockTokens)..<new,
             blocks: plan.memory.compactMap { $0.dropFirst(open - first).first },
             &transaction)
+        try writeTokens(&plan.tokens, length: plan.length, &transaction)
         let record = SequenceRecord(
-            model: sequence.model.id, origin: sequence.origin, committed: plan.length, lineage: plan.lineage,
+            sequence, committed: plan.length, lineage: plan.lineage, tokens: plan.tokens.record,
             lastChange: plan.change, claim: plan.claim)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
     }
@@ -144,6 +159,7 @@ extension ShardCache {
         stored(plan.change)
         // Before the layers: who finds a sealed block there must find its writer here.
         lineages.withLock { $0[sequence.id] = plan.lineage }
+        tokensCommitted(sequence, plan.tokens.record)
         sequence.core.withLock { core in
             core.committed = plan.length
             core.floor = plan.length

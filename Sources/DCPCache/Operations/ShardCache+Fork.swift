@@ -11,7 +11,7 @@ extension ShardCache {
     ///   `.storeDamaged`, `.storeFull`.
     public func fork(parent: SequenceID, child: SequenceID, length: Int, completion: @escaping CacheCompletion) {
         let origin = SequenceRecord.Origin(parent: parent, length: length)
-        let plan = Plan<(child: SequenceCache, lineage: Lineage)?>(nil)
+        let plan = Plan<(child: SequenceCache, lineage: Lineage, tokens: TokenRecord)?>(nil)
         enqueue([Self.key(parent), Self.key(child)], completion) { [self] transaction in
             if damagedRecords.withLock({ $0[child] != nil }) { _ = try sequence(child) }
             if let known = sequenceCaches.withLock({ $0[child] }) {
@@ -26,18 +26,19 @@ extension ShardCache {
         } undo: {
             plan.value = nil
         } apply: { [self] in
-            guard let (forked, lineage) = plan.value else { return }
+            guard let (forked, lineage, tokens) = plan.value else { return }
             plan.value = nil
             stored(forked.core.withLock { $0.lastChange })
             lineages.withLock { $0[child] = lineage }
             sequenceCaches.withLock { $0[child] = forked }
+            tokensForked(parent, forked, tokens)
         }
     }
 
     private func fork(
         _ parent: SequenceCache, _ child: SequenceID, _ origin: SequenceRecord.Origin,
         _ transaction: inout WriteTransaction
-    ) throws -> (SequenceCache, Lineage) {
+    ) throws -> (SequenceCache, Lineage, TokenRecord) {
         let core = try prepare(parent)
         let length = origin.length
         guard (0...core.committed).contains(length) else {
@@ -60,14 +61,14 @@ extension ShardCache {
         }
         let change = takeChange()
         let forked = SequenceCache(
-            id: child, model: parent.model, origin: origin, committed: length, lastChange: change, isTailLoaded: true,
-            layers: layers)
+            id: child, model: parent.model, scope: parent.scope, origin: origin, committed: length, lastChange: change,
+            isTailLoaded: true, layers: layers)
         let childLineage = lineage.cut(to: shared, writer: try takeWriter(&transaction))
         try putRows(forked, shared * blockTokens..<local, blocks: copies, &transaction)
+        let tokens = try cutTokens(of: parent.id, to: length, writer: childLineage.writer, &transaction)
         let record = SequenceRecord(
-            model: parent.model.id, origin: origin, committed: length, lineage: childLineage,
-            lastChange: change, claim: .none)
+            forked, committed: length, lineage: childLineage, tokens: tokens, lastChange: change, claim: .none)
         try transaction.put(tables.sequences, SequenceRecord.key(child), record.encoded(child))
-        return (forked, childLineage)
+        return (forked, childLineage, tokens)
     }
 }

@@ -4,8 +4,19 @@ internal import DCPStore
 internal import Synchronization
 
 extension ShardCache {
-    /// Opens an empty sequence. Repeating it succeeds; an id of another model, or of a fork, is `.conflict`.
-    public func openSequence(id: SequenceID, model: ModelID, completion: @escaping CacheCompletion) {
+    /// Opens an empty sequence. Repeating it succeeds; an id of another model or scope, or of a fork, is `.conflict`.
+    /// - Parameter scope: who may find it by its ids: up to 255 bytes of UTF-8. Forks inherit it.
+    public func openSequence(
+        id: SequenceID, model: ModelID, scope: String = "", completion: @escaping CacheCompletion
+    ) {
+        guard scope.utf8.count <= SequenceState.scopeByteCountMax else {
+            return completion(
+                .failure(
+                    fail(
+                        .invalidRequest,
+                        "The scope of \(id) has \(scope.utf8.count) bytes, more than the limit of "
+                            + "\(SequenceState.scopeByteCountMax); shorten it.")))
+        }
         let plan = Plan<SequenceCache?>(nil)
         let lineage = Plan<Lineage?>(nil)
         enqueue([Self.key(id)], completion) { [self] transaction in
@@ -20,25 +31,33 @@ extension ShardCache {
                         "\(id) exists on \(rank) as \(known.origin == nil ? "a sequence" : "a fork") of "
                             + "\(known.model.id), not as a sequence of \(model); use another id.")
                 }
+                guard known.scope == scope else {
+                    throw fail(
+                        .conflict,
+                        "\(id) exists on \(rank) with the scope \"\(known.scope)\", not \"\(scope)\"; use another id.")
+                }
                 return
             }
             let fresh = Lineage(writer: try takeWriter(&transaction))
             let change = takeChange()
-            let record = SequenceRecord(
-                model: model, origin: nil, committed: 0, lineage: fresh, lastChange: change, claim: .none)
-            try transaction.put(tables.sequences, SequenceRecord.key(id), record.encoded(id))
             let layers = [LayerState](repeating: LayerState(length: 0, mapped: []), count: entry.layers)
-            plan.value = SequenceCache(
-                id: id, model: entry, origin: nil, committed: 0, lastChange: change, isTailLoaded: true,
+            let opened = SequenceCache(
+                id: id, model: entry, scope: scope, origin: nil, committed: 0, lastChange: change, isTailLoaded: true,
                 layers: layers)
+            let record = SequenceRecord(
+                opened, committed: 0, lineage: fresh, tokens: TokenRecord(lineage: fresh), lastChange: change,
+                claim: .none)
+            try transaction.put(tables.sequences, SequenceRecord.key(id), record.encoded(id))
+            plan.value = opened
             lineage.value = fresh
         } undo: {
             plan.value = nil
         } apply: { [self] in
-            guard let opened = plan.value else { return }
+            guard let opened = plan.value, let fresh = lineage.value else { return }
             plan.value = nil
             stored(opened.core.withLock { $0.lastChange })
-            lineages.withLock { $0[id] = lineage.value }
+            lineages.withLock { $0[id] = fresh }
+            tokensCommitted(opened, TokenRecord(lineage: fresh))
             sequenceCaches.withLock { $0[id] = opened }
         }
     }
@@ -91,6 +110,7 @@ extension ShardCache {
                 releaseUncommitted(closed, layer: layer, from: committed, to: localLength(saved.length))
             }
             sequenceCaches.withLock { $0[id] = nil }
+            tokensClosed(id)
             sweepLater(rest.value)
             forgetDroppedPieces()
         }
@@ -153,7 +173,8 @@ extension ShardCache {
             intact = min(intact, cluster.layout.position(ofLocalIndex: damage.localIndex, rank: contextRank))
         }
         return SequenceState(
-            id: sequence.id, model: sequence.model.id, committedLength: core.committed,
+            id: sequence.id, model: sequence.model.id, scope: sequence.scope, committedLength: core.committed,
+            tokenIDs: tokens.withLock { $0[sequence.id]?.count ?? 0 },
             layerLengths: sequence.layers.map { $0.state.withLock { $0.length } }, intactLength: intact,
             lastChange: core.lastChange, claim: core.claim)
     }

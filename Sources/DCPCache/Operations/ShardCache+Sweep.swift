@@ -55,6 +55,37 @@ extension ShardCache {
         return rest
     }
 
+    /// Chunks of ids lie in leaves, three to a page.
+    private func delete(
+        _ doomed: [DoomedChunks], _ transaction: inout WriteTransaction
+    ) throws -> [DoomedChunks] {
+        var rest: [DoomedChunks] = []
+        for var remaining in doomed {
+            while transaction.canFree(1), let index = remaining.chunks.first {
+                let key = TokenChunk.Key(writer: remaining.writer, index: index)
+                try transaction.delete(tables.tokens, key.bytes, pages: 1)
+                remaining.chunks.removeFirst()
+            }
+            if !remaining.chunks.isEmpty { rest.append(remaining) }
+        }
+        return rest
+    }
+
+    private func delete(
+        _ doomed: [DoomedAnnotation], _ transaction: inout WriteTransaction
+    ) throws -> [DoomedAnnotation] {
+        var rest: [DoomedAnnotation] = []
+        for annotation in doomed {
+            let pages = environment.runPages(valueByteCount: AnnotationRecord.byteCount(annotation.byteCount))
+            if transaction.canFree(pages) {
+                try transaction.remove(tables.annotations, AnnotationRecord.key(annotation.number), pages: pages)
+            } else {
+                rest.append(annotation)
+            }
+        }
+        return rest
+    }
+
     /// The rows that belong to a sequence: those of its open block. Writer's thread.
     private func openRows(_ id: SequenceID) -> Range<Int> {
         guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }) else {
@@ -81,6 +112,8 @@ extension ShardCache {
             let all = doomed.withLock { $0 }
             plan.value.blocks = try delete(all.blocks, &transaction)
             plan.value.rows = try delete(all.rows, keeping: openRows, &transaction)
+            plan.value.chunks = try delete(all.chunks, &transaction)
+            plan.value.annotations = try delete(all.annotations, &transaction)
         } apply: { [self] in
             let isPending = doomed.withLock { doomed in
                 doomed = plan.value

@@ -13,6 +13,8 @@ extension ShardCache {
         /// As it was.
         var lineage: Lineage
         var change: UInt64 = 0
+        /// As it will be.
+        var tokens: TokenRecord
         var rest = Doomed()
     }
 
@@ -69,6 +71,7 @@ extension ShardCache {
         var replacement = lineage
         let dropsSealed = kept < lineage.sealedBlocks
         if dropsSealed { replacement = lineage.cut(to: kept, writer: try takeWriter(&transaction)) }
+        let tokens = try cutTokens(of: sequence.id, to: length, writer: try takeWriter(&transaction), &transaction)
         // Addresses leave the index before the transaction that deletes their blocks commits: see ContextReader.
         let saved = sequence.layers.enumerated().map { index, layer in
             layer.state.withLock { state in
@@ -83,7 +86,8 @@ extension ShardCache {
             }
         }
         plan.value = Truncation(
-            sequence: sequence, committed: committed, length: length, layers: saved, lineage: lineage)
+            sequence: sequence, committed: committed, length: length, layers: saved, lineage: lineage,
+            tokens: tokens)
         let firstRow = lineage.sealedBlocks * blockTokens
         if dropsSealed {
             plan.value?.rest.rows = try deleteRows(sequence, firstRow..<old, &transaction)
@@ -98,8 +102,7 @@ extension ShardCache {
         }
         plan.value?.change = change
         let record = SequenceRecord(
-            model: sequence.model.id, origin: sequence.origin, committed: length, lineage: replacement,
-            lastChange: change, claim: claim)
+            sequence, committed: length, lineage: replacement, tokens: tokens, lastChange: change, claim: claim)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
         plan.value?.rest.blocks = try delete(replaceLineage(of: sequence, by: replacement), &transaction)
     }
@@ -166,6 +169,7 @@ extension ShardCache {
             // The cut was checked to be before it.
             core.damage = nil
         }
+        tokensTruncated(sequence, truncation.tokens)
         sweepLater(truncation.rest)
         forgetDroppedPieces()
     }

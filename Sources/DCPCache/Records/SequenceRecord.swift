@@ -17,7 +17,17 @@ internal import DCPCore
 /// | 60 + 16 i | 4 | 0 |
 /// | 48 + 16 n | 8 | last change: rises with each change of a sequence in this store |
 /// | 56 + 16 n | 8 | claim: the latest when it was changed last; 0 for none |
-/// | 64 + 16 n | 4 | CRC-32C of key and bytes 0..<64 + 16 n |
+/// | 64 + 16 n | 8 | ids: as many as committed tokens, or 0 |
+/// | 72 + 16 n | 8 | ids' writer: the number its next chunk is written under |
+/// | 80 + 16 n | 4 | m, entries of the lineage of the full chunks |
+/// | 84 + 16 n | 4 | s, bytes of the scope |
+/// | 88 + 16 n | 8 | number of the annotation; 0 for none |
+/// | 96 + 16 n | 8 | committed length that it was given at; 0 for none |
+/// | 104 + 16 n | 4 | bytes of the annotation; 0 for none |
+/// | 108 + 16 n | 4 | 0 |
+/// | 112 + 16 n | 16 m | the lineage's entries, as above, in chunks |
+/// | 112 + 16 (n + m) | s | scope, UTF-8 |
+/// | 112 + 16 (n + m) + s | 4 | CRC-32C of key and bytes 0..<112 + 16 (n + m) + s |
 struct SequenceRecord {
     /// Where a fork came from. Kept so that a repeated fork is recognised.
     struct Origin: Equatable, Sendable {
@@ -26,13 +36,27 @@ struct SequenceRecord {
     }
 
     var model: ModelID
+    var scope: String
     var origin: Origin?
     var committed: Int
     var lineage: Lineage
+    var tokens: TokenRecord
     /// In which order sequences were changed: what is left of the order of their uses when no process remembers it.
     var lastChange: UInt64
     /// Whose the tokens are: a client that held an older one finds out that another has been here since.
     var claim: Claim
+
+    init(
+        _ sequence: SequenceCache, committed: Int, lineage: Lineage, tokens: TokenRecord, lastChange: UInt64,
+        claim: Claim
+    ) {
+        (model, scope, origin) = (sequence.model.id, sequence.scope, sequence.origin)
+        self.committed = committed
+        self.lineage = lineage
+        self.tokens = tokens
+        self.lastChange = lastChange
+        self.claim = claim
+    }
 
     static func key(_ id: SequenceID) -> [UInt8] { KeyBytes.of(id.value) }
 
@@ -46,14 +70,60 @@ struct SequenceRecord {
         record.append(lineage.writer)
         record.append(UInt32(lineage.entries.count))
         record.append(UInt32(0))
-        for entry in lineage.entries {
-            record.append(entry.writer)
-            record.append(UInt32(entry.endBlock))
-            record.append(UInt32(0))
-        }
+        record.append(lineage.entries)
         record.append(lastChange)
         record.append(claim.value)
+        record.append(UInt64(tokens.count))
+        record.append(tokens.lineage.writer)
+        record.append(UInt32(tokens.lineage.entries.count))
+        record.append(UInt32(scope.utf8.count))
+        record.append(tokens.annotation?.number ?? 0)
+        record.append(UInt64(tokens.annotation?.length ?? 0))
+        record.append(UInt32(tokens.annotation?.byteCount ?? 0))
+        record.append(UInt32(0))
+        record.append(tokens.lineage.entries)
+        record.append(scope)
         return record.sealed(key: Self.key(id))
+    }
+}
+
+extension RecordBytes {
+    fileprivate mutating func append(_ entries: [Lineage.Entry]) {
+        for entry in entries {
+            append(entry.writer)
+            append(UInt32(entry.endBlock))
+            append(UInt32(0))
+        }
+    }
+}
+
+extension RecordReader {
+    fileprivate mutating func nextEntries(_ count: UInt32) -> [Lineage.Entry]? {
+        var entries: [Lineage.Entry] = []
+        for _ in 0..<count {
+            guard let writer = next(UInt64.self), let end = next(UInt32.self), next(UInt32.self) != nil,
+                Int(end) > (entries.last?.endBlock ?? 0)
+            else { return nil }
+            entries.append(Lineage.Entry(writer: writer, endBlock: Int(end)))
+        }
+        return entries
+    }
+
+    /// What a record says of ids and annotation, and the scope behind it.
+    fileprivate mutating func nextTokens(committed: Int) -> (tokens: TokenRecord, scope: String)? {
+        guard let count = next(UInt64.self), let writer = next(UInt64.self), let entryCount = next(UInt32.self),
+            let scopeByteCount = next(UInt32.self), let number = next(UInt64.self), let length = next(UInt64.self),
+            let byteCount = next(UInt32.self), next(UInt32.self) != nil, let entries = nextEntries(entryCount),
+            let bytes = nextBytes(Int(scopeByteCount)), let scope = String(validating: bytes, as: UTF8.self),
+            count == 0 || count == committed
+        else { return nil }
+        var tokens = TokenRecord(count: Int(count), lineage: Lineage(writer: writer, entries: entries))
+        guard tokens.fullChunks == tokens.count / TokenChunk.tokens, length <= committed else { return nil }
+        if number > 0 {
+            tokens.annotation = TokenRecord.Annotation(
+                number: number, length: Int(length), byteCount: Int(byteCount))
+        }
+        return (tokens, scope)
     }
 }
 
@@ -64,18 +134,12 @@ extension SequenceRecord {
             let forkLength = reader.next(UInt64.self), let committed = reader.next(UInt64.self),
             let writer = reader.next(UInt64.self), let count = reader.next(UInt32.self),
             reader.next(UInt32.self) != nil, let length = Int(exactly: committed),
-            let originLength = Int(exactly: forkLength)
+            let originLength = Int(exactly: forkLength), let entries = reader.nextEntries(count),
+            let change = reader.next(UInt64.self), let claim = reader.next(UInt64.self),
+            let (tokens, scope) = reader.nextTokens(committed: length), reader.isAtEnd
         else { return nil }
-        var entries: [Lineage.Entry] = []
-        for _ in 0..<count {
-            guard let writer = reader.next(UInt64.self), let end = reader.next(UInt32.self),
-                reader.next(UInt32.self) != nil, Int(end) > (entries.last?.endBlock ?? 0)
-            else { return nil }
-            entries.append(Lineage.Entry(writer: writer, endBlock: Int(end)))
-        }
-        guard let change = reader.next(UInt64.self), let claim = reader.next(UInt64.self), reader.isAtEnd else {
-            return nil
-        }
+        self.tokens = tokens
+        self.scope = scope
         lastChange = change
         self.claim = Claim(claim)
         self.model = ModelID(model)

@@ -8,6 +8,10 @@ extension ShardCache {
     /// On the writer's thread, which truncates and commits: what was found may have been cut off since, and what is in
     /// its place is good.
     func distrust(_ suspects: [Suspect]) {
+        let unreadable = Set(suspects.filter { $0.finding.kind == .tokenIDs }.compactMap(\.finding.sequence))
+        for id in unreadable {
+            enqueue([Self.key(id)], isInternal: true, { _ in }, body: { _ in }, apply: { [self] in recheckIDs(of: id) })
+        }
         let damaged = suspects.filter { $0.finding.isDamage && $0.localIndex != nil }
         guard !damaged.isEmpty else { return }
         let keys = Set(damaged.compactMap(\.finding.sequence)).map(Self.key)
@@ -33,15 +37,15 @@ extension ShardCache {
             return suspect
         }
         enqueue([Self.key(id)], isInternal: true, { _ in }) { [self] transaction in
-            guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }) else {
-                return
-            }
+            guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }),
+                let tokens = tokens.withLock({ $0[id] })
+            else { return }
             let key = SequenceRecord.key(id)
             if let value = try transaction.get(tables.sequences, key), SequenceRecord(id, value) != nil { return }
             let core = sequence.core.withLock { $0 }
             let record = SequenceRecord(
-                model: sequence.model.id, origin: sequence.origin, committed: core.committed, lineage: lineage,
-                lastChange: core.lastChange, claim: core.claim)
+                sequence, committed: core.committed, lineage: lineage, tokens: tokens, lastChange: core.lastChange,
+                claim: core.claim)
             try transaction.put(tables.sequences, key, record.encoded(id))
         }
         var restored = suspect

@@ -66,7 +66,7 @@ extension StoreCheck {
             strays?.rows.append(index)
         }
         if next == nil, let known = strays { report(known, &found) }
-        phase = next.map { .rows($0) } ?? .done
+        phase = next.map { .rows($0) } ?? .tokens
         return found
     }
 

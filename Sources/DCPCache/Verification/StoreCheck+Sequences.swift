@@ -74,6 +74,7 @@ extension StoreCheck {
             place.block = 0
         }
         try checkRows(of: id, record, model, read, &found)
+        try checkTokens(of: id, record.tokens, read, &found)
         return true
     }
 

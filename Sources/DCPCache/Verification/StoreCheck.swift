@@ -13,8 +13,8 @@ struct Suspect: Sendable {
 
 /// The state of a verification between two batches.
 ///
-/// `catalogue < sequences < blocks < rows < done`: superblock, counters and models; then each sequence with its blocks and
-/// rows; then, unless one sequence is verified, what no sequence refers to.
+/// `catalogue < sequences < blocks < rows < tokens < done`: superblock, counters and models; then each sequence with its
+/// blocks, rows, ids and annotation; then, unless one sequence is verified, what no sequence refers to.
 struct StoreCheck: Sendable {
     enum Phase: Sendable {
         case catalogue
@@ -23,6 +23,7 @@ struct StoreCheck: Sendable {
         /// From this key on.
         case blocks([UInt8])
         case rows([UInt8])
+        case tokens
         case done
     }
 
@@ -84,6 +85,7 @@ struct StoreCheck: Sendable {
         case .sequences(let index): return try checkSequences(from: index, read)
         case .blocks(let start): return try checkReferences(from: start, read)
         case .rows(let start): return try checkStrays(from: start, read)
+        case .tokens: return try checkStrayTokens(read)
         case .done: return []
         }
     }
@@ -149,6 +151,7 @@ struct StoreCheck: Sendable {
             }
             let rows = localLength(record.committed) % blockTokens
             total += rows * model.rowByteCount
+            total += record.tokens.count * 4 + (record.tokens.annotation?.byteCount ?? 0)
         }
         sequences = ids
         progress.byteCountTotal = total

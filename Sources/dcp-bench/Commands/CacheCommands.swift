@@ -12,8 +12,9 @@ struct CacheCommands: AsyncParsableCommand {
               dcp-bench cache append --rows f32 --durability never,always
               dcp-bench cache commit --clients 1,8
               dcp-bench cache open --context 1m
+              dcp-bench cache match --context 100000 --sequences 10000
             """,
-        subcommands: [AppendCommand.self, CommitCommand.self, OpenCommand.self])
+        subcommands: [AppendCommand.self, CommitCommand.self, OpenCommand.self, MatchCommand.self])
 }
 
 struct CommitCommand: AsyncParsableCommand {
@@ -111,6 +112,41 @@ struct OpenCommand: AsyncParsableCommand {
             let parameters = ["shape": shape.shape, "dtype": shape.dtype, "context": context, "ranks": "\(ranks)"]
             try await options.execute("cache open", parameters, notMeasured: OpenBenchmark.notMeasured) { bench in
                 try await benchmark.run(bench)
+            }
+        }
+    }
+}
+
+struct MatchCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "match",
+        abstract: "Find the longest stored prefix of token ids, and make the index for it as a start does.",
+        discussion: """
+            Forks of one sequence part inside its last 64 tokens; as many sequences of 1,024 tokens have nothing in common. \
+            What is searched for parts from all at the last token but one. The default takes about a minute to write.
+
+            EXAMPLE
+              dcp-bench cache match
+              dcp-bench cache match --context 1000,100000 --sequences 100,10000
+            """)
+
+    @Option(help: ArgumentHelp("Ids to search for; several with commas.", valueName: "counts"))
+    var context: String = "100000"
+
+    @Option(help: ArgumentHelp("Forks that share them; several with commas.", valueName: "counts"))
+    var sequences: String = "10000"
+
+    @OptionGroup var options: BenchOptions
+
+    func run() async throws {
+        try await execute {
+            let benchmark = MatchBenchmark(
+                contexts: try Lists.counts(context, option: "--context", in: 128...ShapeOptions.contexts.upperBound),
+                sequences: try Lists.counts(sequences, option: "--sequences", in: 1...100_000))
+            try await options.execute(
+                "cache match", ["context": context, "sequences": sequences], notMeasured: MatchBenchmark.notMeasured
+            ) { bench in
+                try await onOwnThread { try benchmark.run(bench) }
             }
         }
     }

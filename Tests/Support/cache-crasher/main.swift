@@ -10,7 +10,8 @@ import Foundation
 //   cache-crasher write DIRECTORY           appends and commits for ever, prints each committed length
 //   cache-crasher read DIRECTORY            holds a reader over what is committed, prints "ready", and waits likewise
 //   cache-crasher fault DIRECTORY           truncates the data file under its map and reads what is committed
-//   cache-crasher verify DIRECTORY LENGTH   exits 0 when at least LENGTH tokens are there and every byte is right
+//   cache-crasher verify DIRECTORY LENGTH   exits 0 when at least LENGTH tokens are there, every byte and id is right, and
+//                                           a match finds them
 //
 // Exit codes: 0 as said, 1 the check failed or the store refused, 2 wrong use.
 
@@ -37,6 +38,8 @@ final class Outcome: @unchecked Sendable { var result: Result<Void, ServiceError
 func row(position: Int, layer: Int, count: Int) -> [Float] {
     (0..<count).map { Float(position * 8 + layer * 4 + $0 % 3) }
 }
+
+func tokenID(_ position: Int) -> UInt32 { UInt32(truncatingIfNeeded: position &* 2_654_435_761) }
 
 func open(_ directory: String) throws -> ShardCache {
     let cluster = try ClusterShape(ranks: 1, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
@@ -65,8 +68,13 @@ func write(_ cache: ShardCache) throws {
                 }
             }
         }
+        let tokens = TokenIDs(start: position, ids: (position..<position + count).map(tokenID))
         position += count
-        try wait { cache.commit([(sequence, position)], completion: $0) }
+        try wait {
+            cache.commit(
+                [CommitPart(sequence, length: position, tokens: tokens, annotation: Array("\(position)".utf8))],
+                completion: $0)
+        }
         report("\(position)")
         // Now and then back into a sealed block, so that deletions are killed too.
         if position % 97 < 7, position > 64 {
@@ -91,7 +99,12 @@ func verify(_ cache: ShardCache, _ acknowledged: Int) throws -> Bool {
             guard found == row(position: token, layer: layer, count: 16) else { return false }
         }
     }
-    return true
+    let ids = (0..<length).map(tokenID)
+    guard try cache.tokenIDs(of: sequence, 0..<length) == ids, length > 0 else { return length == 0 }
+    // A cut drops it, and the next commit brings another.
+    if let annotation = try cache.annotation(of: sequence), annotation != Array("\(length)".utf8) { return false }
+    let match = try cache.match(model: ModelID(1), scope: "", ids: ids + [0])
+    return match?.sequence == sequence && match?.length == length
 }
 
 let arguments = CommandLine.arguments

@@ -1,0 +1,10 @@
+// What a data structure takes: Swift's Glibc lacks `mallinfo2`.
+#include "CBenchmarkKernels.h"
+
+#include <malloc.h>
+
+size_t dcp_allocated_bytes(void)
+{
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}

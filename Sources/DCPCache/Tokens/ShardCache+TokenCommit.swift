@@ -1,0 +1,160 @@
+public import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+/// Ids of consecutive tokens of a sequence.
+public struct TokenIDs: Hashable, Sendable {
+    /// The position of the first.
+    public var start: Int
+    public var ids: [UInt32]
+
+    public init(start: Int, ids: [UInt32]) {
+        self.start = start
+        self.ids = ids
+    }
+
+    public var end: Int { start + ids.count }
+}
+
+/// What a commit makes durable of one sequence.
+public struct CommitPart: Hashable, Sendable {
+    public var sequence: SequenceID
+    /// Global.
+    public var length: Int
+    /// Ids of its tokens. A sequence has those of all committed tokens, or none.
+    public var tokens: TokenIDs?
+    /// Replaces what a client left with the sequence: any bytes, nil to leave what is there. Good for the committed length:
+    /// a shorter sequence does not have it.
+    public var annotation: [UInt8]?
+
+    public static let annotationByteCountMax = 1 << 20
+
+    public init(
+        _ sequence: SequenceID, length: Int, tokens: TokenIDs? = nil, annotation: [UInt8]? = nil
+    ) {
+        self.sequence = sequence
+        self.length = length
+        self.tokens = tokens
+        self.annotation = annotation
+    }
+}
+
+/// What a commit writes of ids and annotation.
+struct TokenPlan {
+    /// As they will be, but for the number of a new annotation.
+    var record: TokenRecord
+    /// Chunks to write.
+    var chunks: [(key: TokenChunk.Key, ids: [UInt32])] = []
+    var annotation: [UInt8]?
+
+    var isEmpty: Bool { chunks.isEmpty && annotation == nil }
+}
+
+extension ShardCache {
+    /// Checks what a commit brings of ids and annotation against what is stored.
+    /// - Parameter committed: what the sequence has committed before.
+    /// - Throws: `.invalidRequest`, `.positionMismatch`, `.conflict`, `.storeDamaged`.
+    func planTokens(
+        _ part: CommitPart, committed: Int, _ transaction: borrowing WriteTransaction
+    ) throws -> TokenPlan {
+        let id = part.sequence
+        guard let record = tokens.withLock({ $0[id] }) else { throw unknown(id) }
+        if let annotation = part.annotation, annotation.count > CommitPart.annotationByteCountMax {
+            throw fail(
+                .invalidRequest,
+                "The annotation of \(id) has \(annotation.count) bytes, more than the limit of "
+                    + "\(CommitPart.annotationByteCountMax); shorten it.")
+        }
+        let given = part.tokens.flatMap { $0.ids.isEmpty ? nil : $0 }
+        if let given { try check(given, of: part, stored: record.count) }
+        let length = max(part.length, committed)
+        let end = max(record.count, given?.end ?? 0)
+        guard end == 0 || end >= length else {
+            throw fail(
+                .invalidRequest,
+                "\(id) would have the ids of \(end) of its \(length) tokens on \(rank): a sequence has all or none; commit it "
+                    + "with the ids of tokens \(end)..<\(length).")
+        }
+        var plan = TokenPlan(record: record, annotation: part.annotation)
+        if part.annotation?.isEmpty == true { plan.record.annotation = nil }
+        if let given { try plan.add(given, of: id, on: self, transaction) }
+        return plan
+    }
+
+    private func check(_ given: TokenIDs, of part: CommitPart, stored: Int) throws(ServiceError) {
+        let id = part.sequence
+        guard given.start >= 0, given.end <= part.length else {
+            throw fail(
+                .invalidRequest,
+                "The commit of \(id) up to \(part.length) tokens brings the ids of tokens \(given.start)..<\(given.end); "
+                    + "bring no more ids than tokens.")
+        }
+        guard given.start <= stored else {
+            throw fail(
+                .positionMismatch,
+                "\(id) has the ids of \(stored) tokens on \(rank), and the commit brings those from token \(given.start) on; "
+                    + "bring them from \(stored) on.")
+        }
+    }
+
+    func writeTokens(_ plan: inout TokenPlan, length: Int, _ transaction: inout WriteTransaction) throws {
+        for (key, ids) in plan.chunks {
+            try transaction.put(tables.tokens, key.bytes, TokenChunk.encoded(ids, key: key))
+        }
+        guard let annotation = plan.annotation, !annotation.isEmpty else { return }
+        let number = try takeWriter(&transaction)
+        plan.record.annotation = TokenRecord.Annotation(number: number, length: length, byteCount: annotation.count)
+        try transaction.place(
+            tables.annotations, AnnotationRecord.key(number),
+            byteCount: AnnotationRecord.byteCount(annotation.count)
+        ) { AnnotationRecord.write(annotation, number: number, into: $0) }
+    }
+
+    /// What a sequence has of another's ids and annotation, or of its own after a cut, and writes the chunk that the cut goes
+    /// through. One that is damaged there stays damaged: cutting is never refused for it.
+    func cutTokens(
+        of id: SequenceID, to length: Int, writer: UInt64, _ transaction: inout WriteTransaction
+    ) throws -> TokenRecord {
+        guard let record = tokens.withLock({ $0[id] }) else { throw unknown(id) }
+        let cut = record.cut(to: length, writer: writer)
+        if let key = cut.openChunk, let ids = try transaction.chunk(key.index, of: record, in: tables.tokens) {
+            let kept = ids.tokenIDs.prefix(cut.tokens(inChunk: key.index))
+            try transaction.put(tables.tokens, key.bytes, TokenChunk.encoded(kept, key: key))
+        }
+        return cut
+    }
+}
+
+extension TokenPlan {
+    /// Takes ids that continue the stored ones, or repeat some: those are compared, and written again where they are damaged.
+    fileprivate mutating func add(
+        _ given: TokenIDs, of id: SequenceID, on cache: ShardCache, _ transaction: borrowing WriteTransaction
+    ) throws {
+        let stored = record
+        record.count = max(stored.count, given.end)
+        record.lineage.seal(upTo: record.count / TokenChunk.tokens)
+        for index in given.start / TokenChunk.tokens...(given.end - 1) / TokenChunk.tokens {
+            let first = index * TokenChunk.tokens
+            let known = max(stored.tokens(inChunk: index), 0)
+            let places = max(given.start - first, 0)..<min(given.end - first, TokenChunk.tokens)
+            let new = given.ids[(first + places.lowerBound - given.start)..<(first + places.upperBound - given.start)]
+            let former = known > 0 ? try transaction.chunk(index, of: stored, in: cache.tables.tokens) : nil
+            if let former {
+                for (place, new) in zip(places, new) where place < known && former.tokenID(at: place) != new {
+                    throw cache.fail(
+                        .conflict,
+                        "Token \(first + place) of \(id) has the id \(former.tokenID(at: place)) on \(cache.rank), and the "
+                            + "commit says \(new); truncate the sequence to \(first + place), or fork it there, to go on "
+                            + "in another way.")
+                }
+                guard places.upperBound > known else { continue }
+            } else if known > 0, places.lowerBound > 0 || places.upperBound < known {
+                throw cache.fail(
+                    .storeDamaged,
+                    "\(TokenChunk.damage(index, of: id)) in the store of \(cache.rank); \(ShardCache.idsRemedy).")
+            }
+            let ids = (former?.tokenIDs ?? []).prefix(places.lowerBound) + new
+            chunks.append((record.key(ofChunk: index), Array(ids)))
+        }
+    }
+}
