@@ -56,6 +56,9 @@ struct StoreLoader {
         scan.end()
         blocks = scan.blocks
         content.pieced = scan.pieced
+        for (id, record) in records where scan.ends[record.lineage.writer] ?? 0 > record.lineage.sealedBlocks {
+            content.lineages[id]?.isWriterSpent = true
+        }
         if content.damagedRecords.isEmpty {
             content.doomed = Doomed(blocks: scan.orphans, rows: try strayRows(read, records))
         }
