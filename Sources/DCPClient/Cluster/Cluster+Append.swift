@@ -23,22 +23,21 @@ extension Cluster {
             let heads = group * groupHeads..<(group + 1) * groupHeads
             return (
                 rank: rank,
-                message: Message.step(
-                    StepRequest(
-                        model: model.id, queryMode: .absent, wantsLSE: false,
-                        timeoutMilliseconds: UInt32(clamping: Int(timeouts.step / .milliseconds(1))), entries: entries,
-                        queryDataType: keys.dataType, keyValueDataType: keys.dataType, queryHeads: 0,
-                        kvHeads: groupHeads, keyDim: attention.keyDim, valueDim: attention.ownValueDim,
-                        queries: ByteBuffer(),
-                        keys: keys.headMajor(heads), values: values?.headMajor(heads) ?? ByteBuffer()))
+                request: StepRequest(
+                    model: model.id, queryMode: .absent, wantsLSE: false,
+                    timeoutMilliseconds: UInt32(clamping: Int(timeouts.step / .milliseconds(1))), entries: entries,
+                    queryDataType: keys.dataType, keyValueDataType: keys.dataType, queryHeads: 0,
+                    kvHeads: groupHeads, keyDim: attention.keyDim, valueDim: attention.ownValueDim,
+                    queries: ByteBuffer(),
+                    keys: keys.headMajor(heads), values: values?.headMajor(heads) ?? ByteBuffer())
             )
         }
         let replies = try await ask(
             requests, topology: topology,
             tag: Tag(client: client, number: takeNumber(), layer: UInt32(layer)), timeout: timeouts.step + .seconds(2))
-        for ((rank, _), reply) in zip(requests, replies) {
-            guard case .stepResult(let result) = reply, result.tokens == tokens, result.heads == 0 else {
-                throw Self.unexpected(reply, from: "\(rank)")
+        for ((rank, _), result) in zip(requests, replies) {
+            guard result.tokens == tokens, result.heads == 0 else {
+                throw Self.unexpected("outputs of \(result.heads) heads and \(result.tokens) tokens", from: "\(rank)")
             }
         }
     }

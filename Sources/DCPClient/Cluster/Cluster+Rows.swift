@@ -29,20 +29,18 @@ extension Cluster {
         let dataType = sequence.model.description.kvDataType
         let topology = try await readyTopology()
         let shape = topology.shape
-        let request = Message.rowsRequest(
+        let replies = try await askRanks(
             RowsRequest(
-                sequence: sequence.record.id, layer: layer, position: positions.lowerBound, count: positions.count))
-        let replies = try await ask(
-            shape.allRanks.map { ($0, request) }, topology: topology, tag: Tag(client: client, number: takeNumber()),
-            timeout: timeouts.request)
+                sequence: sequence.record.id, layer: layer, position: positions.lowerBound, count: positions.count),
+            topology: topology)
         var parts: [RowsReply] = []
-        for (rank, reply) in zip(shape.allRanks, replies) {
+        for (rank, rows) in zip(shape.allRanks, replies) {
             let owned = shape.layout.localRange(
                 ofRank: shape.contextRank(of: rank), from: positions.lowerBound, to: positions.upperBound)
-            guard case .rows(let rows) = reply, rows.tokens == owned.count,
+            guard rows.tokens == owned.count,
                 rows.dataType == dataType, rows.kvHeads == attention.kvHeads / shape.headGroups,
                 rows.keyDim == attention.keyDim, rows.valueDim == attention.ownValueDim
-            else { throw Self.unexpected(reply, from: "\(rank)") }
+            else { throw Self.unexpected("\(rows.tokens) rows of other dimensions", from: "\(rank)") }
             parts.append(rows)
         }
         let version = CachedRows.Version(epoch: topology.epoch, generations: parts.map(\.generation))

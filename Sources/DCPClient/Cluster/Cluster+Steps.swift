@@ -43,14 +43,13 @@ extension Cluster {
             let kvHeads = group * partition.kvHeads..<(group + 1) * partition.kvHeads
             return (
                 rank: rank,
-                message: Message.step(
-                    StepRequest(
-                        model: model.id, queryMode: queryMode, wantsLSE: wantsLSE,
-                        timeoutMilliseconds: UInt32(clamping: Int(timeouts.step / .milliseconds(1))), entries: entries,
-                        queryDataType: queries.dataType, keyValueDataType: keys.dataType, queryHeads: heads.count,
-                        kvHeads: kvHeads.count, keyDim: attention.keyDim, valueDim: attention.ownValueDim,
-                        queries: queries.headMajor(heads), keys: keys.headMajor(kvHeads),
-                        values: values?.headMajor(kvHeads) ?? ByteBuffer()))
+                request: StepRequest(
+                    model: model.id, queryMode: queryMode, wantsLSE: wantsLSE,
+                    timeoutMilliseconds: UInt32(clamping: Int(timeouts.step / .milliseconds(1))), entries: entries,
+                    queryDataType: queries.dataType, keyValueDataType: keys.dataType, queryHeads: heads.count,
+                    kvHeads: kvHeads.count, keyDim: attention.keyDim, valueDim: attention.ownValueDim,
+                    queries: queries.headMajor(heads), keys: keys.headMajor(kvHeads),
+                    values: values?.headMajor(kvHeads) ?? ByteBuffer())
             )
         }
         // The ranks' own deadline ends first, so that the verdict names what was waited for.
@@ -59,11 +58,14 @@ extension Cluster {
             tag: Tag(client: client, number: takeNumber(), layer: UInt32(layer)), timeout: timeouts.step + .seconds(2))
         var output = AttentionOutput(
             tokens: tokens, heads: attention.queryHeads, valueDim: attention.valueDim, wantsLSE: wantsLSE)
-        for ((rank, _), reply) in zip(requests, replies) {
+        for ((rank, _), result) in zip(requests, replies) {
             let heads = topology.shape.ownHeads(of: rank, partition: partition)
-            guard case .stepResult(let result) = reply, result.tokens == tokens, result.heads == heads.count,
-                result.valueDim == attention.valueDim, (result.lse != nil) == wantsLSE
-            else { throw Self.unexpected(reply, from: "\(rank)") }
+            guard result.tokens == tokens, result.heads == heads.count, result.valueDim == attention.valueDim,
+                (result.lse != nil) == wantsLSE
+            else {
+                throw Self.unexpected(
+                    "outputs [\(result.heads), \(result.tokens), \(result.valueDim)]", from: "\(rank)")
+            }
             output.insert(heads: heads, outputs: result.outputs, lse: result.lse)
         }
         return output

@@ -82,7 +82,7 @@ public struct StepRequest: Sendable {
 
     public var tokens: Int { entries.reduce(0) { $0 + $1.count } }
 
-    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+    package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         model = ModelID(try reader.read("model"))
         queryMode = try reader.readCase("query mode")
         wantsLSE = try reader.readBool("wants LSE")
@@ -114,7 +114,7 @@ public struct StepRequest: Sendable {
         try rest.expectEmpty(reader)
     }
 
-    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
         writer.write(model.value)
         writer.write(queryMode.rawValue)
         writer.write(wantsLSE)
@@ -153,7 +153,7 @@ public struct StepResult: Sendable {
         self.lse = lse
     }
 
-    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+    package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         valueDim = Int(try reader.read("value dim", as: UInt16.self))
@@ -165,7 +165,7 @@ public struct StepResult: Sendable {
         try rest.expectEmpty(reader)
     }
 
-    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.write(UInt16(valueDim))

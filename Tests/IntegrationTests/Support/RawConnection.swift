@@ -79,19 +79,18 @@ final class RawConnection {
         }
     }
 
-    /// Asks a coordinator's directory; the next answer, whatever it answers.
-    func ask(_ request: DirectoryRequest, number: UInt64) throws -> Message {
-        try send(.directoryRequest(request), epoch: .none, tag: Tag(client: ClientID(5), number: number))
+    /// Asks a coordinator; the next answer, whatever it answers.
+    func ask(_ request: Message, number: UInt64) throws -> Message {
+        try send(request, epoch: .none, tag: Tag(client: ClientID(5), number: number))
         guard let frame = try receive() else { throw Failure.ended }
         return frame.message
     }
 
     /// Claims a sequence.
     func claim(_ sequence: SequenceHandle, number: UInt64) throws -> Claim {
-        guard case .directoryReply(let reply) = try ask(.claim(sequence.record.id, held: .none), number: number) else {
-            throw Failure.ended
-        }
-        return reply.claim
+        let answer = try ask(.item(ClaimSequence(sequence.record.id, held: .none)), number: number)
+        guard let claim = answer.answer(to: ClaimSequence.self) else { throw Failure.ended }
+        return claim
     }
 
     static func bytes(_ frame: Frame) -> [UInt8] {
@@ -245,7 +244,7 @@ struct Pipeline: Sendable {
             for connection in connections {
                 var own: [UInt64: StepResult] = [:]
                 while own.count < starts.count, let frame = try connection.receive() {
-                    guard case .stepResult(let result) = frame.message else { throw RawConnection.Failure.ended }
+                    guard let result = frame.message.stepResult else { throw RawConnection.Failure.ended }
                     own[frame.tag.number] = result
                 }
                 results.append(own)
