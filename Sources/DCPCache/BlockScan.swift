@@ -11,6 +11,8 @@ struct BlockScan {
     private(set) var pieced: [PiecedBlocks.Block] = []
     /// Blocks that no lineage covers, left by a deletion that did not come to its end.
     private(set) var orphans: [DoomedBlocks] = []
+    /// Behind the last block of each writer, of any layer.
+    private(set) var ends: [UInt64: Int] = [:]
     private let models: [ModelID: ModelEntry]
     private let lineages: LineageTable
     private let pageByteCount: Int
@@ -26,6 +28,7 @@ struct BlockScan {
     /// - Returns: whether a block begins with this entry.
     mutating func take(_ bytes: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool {
         guard let key = BlockKey(bytes) else { return false }
+        ends[key.writer] = max(ends[key.writer] ?? 0, key.index + 1)
         guard let piece = BlockKey.piece(bytes) else {
             end()
             add(key, pages: BlockRecord.pages(byteCount: value.count, pageByteCount: pageByteCount)) {

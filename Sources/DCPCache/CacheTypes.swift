@@ -12,8 +12,10 @@ extension ShardCache {
         public var mapByteCountMax: Int
         /// When commits reach the disk. Default `everysec`.
         public var durability: Durability
-        /// The most bytes of rows that may be appended and not committed, over all sequences. Bounds RAM together with
-        /// one open block for each layer of each sequence in use. Default 1 GiB.
+        /// Bytes of rows in RAM that are appended and not committed, over all sequences. When they are more than half of it,
+        /// full blocks of theirs are spilled to the store; what would exceed all of it waits for that, but for one append
+        /// that is larger than the other half. Bounds RAM together with one open block for each layer of each sequence in
+        /// use. Default 1 GiB.
         public var uncommittedByteCountMax: Int
         /// The most bytes of blocks in RAM that are kept for later blocks after they were sealed or dropped. Default
         /// 64 MiB: a step of 512 tokens in 32 layers of 8 KV heads of 128 + 128 bf16. Large blocks share mappings of
@@ -76,7 +78,7 @@ public struct CacheStatistics: Hashable, Sendable {
     public var sequences: Int
     /// Committed tokens of this rank, summed over sequences; shared tokens of forks count in each.
     public var localTokens: Int
-    /// Blocks in the store, each for one layer; shared ones count once.
+    /// Blocks in the store, each for one layer; shared ones count once, spilled ones with the others.
     public var sealedBlocks: Int
     /// Of these, those that are in pieces, since no run of free pages was as long as they are.
     public var piecedBlocks: Int
@@ -85,8 +87,12 @@ public struct CacheStatistics: Hashable, Sendable {
     public var memoryByteCount: Int
     /// Bytes of blocks that were sealed or dropped, kept for later ones: see `Settings.spareByteCountMax`.
     public var spareByteCount: Int
-    /// Bytes of rows appended and not committed.
+    /// Bytes of rows appended and not committed, in RAM.
     public var uncommittedByteCount: Int
+    /// Bytes of those that were spilled to the store.
+    public var spilledByteCount: Int
+    /// Blocks that were spilled since the start.
+    public var blocksSpilled: UInt64
     /// Bytes of pages that hold something.
     public var storeUsedByteCount: Int
     /// Bytes of the data file.

@@ -6,8 +6,9 @@ internal import Synchronization
 /// The KV cache of one rank: its shard of every sequence, in an LMDB store, with open blocks in RAM.
 ///
 /// DESIGN. Sealed blocks are immutable values in the map that kernels read in place. The open block of each layer, and
-/// full blocks that are not committed yet, are in RAM in the same layout. A commit writes, in one transaction, what
-/// became durable; then the RAM blocks that it sealed give way to their mapped twins. All durable changes run on one
+/// full blocks that are not committed yet, are in RAM in the same layout; when these become too many, some are sealed
+/// before the commit that counts them. A commit writes, in one transaction, what became durable; then the RAM blocks that
+/// it sealed give way to their mapped twins. All durable changes run on one
 /// thread, the writer's, in three parts: `body` checks, plans from memory and writes; `undo` takes back what it changed
 /// in memory if the transaction fails; `apply` changes memory once it has committed.
 ///
@@ -27,7 +28,7 @@ public final class ShardCache: Sendable {
     /// Sequences whose record is damaged: nothing of them can be served, only `close` accepts them.
     let damagedRecords: Mutex<[SequenceID: String]>
     /// Changed by the writer's thread only: of a cut and of a close in the body, so that those behind it in the transaction
-    /// see what is no longer covered, and taken back by the undo.
+    /// see what is no longer covered, and taken back by the undo. They cover spilled blocks, too.
     let lineages: Mutex<LineageTable>
     /// What no sequence has any more and is not deleted yet. Changed by the writer's thread only.
     let doomed: Mutex<Doomed>
@@ -45,7 +46,12 @@ public final class ShardCache: Sendable {
     let durableChange = Atomic<UInt64>(0)
     let readers = ByteAccount()
     let memory: BlockPool
+    /// Bytes of rows that are appended and not committed: those in RAM, and those that were spilled.
     let uncommitted = ByteAccount()
+    let spilled = ByteAccount()
+    let spills = Mutex(SpillQueue())
+    /// Blocks, since the start.
+    let spilledBlocks = Atomic<UInt64>(0)
     /// Bytes of blocks in pieces that were put together in RAM, and stay there, or are of one step each.
     let keptPieces = ByteAccount()
     let borrowedPieces = ByteAccount()

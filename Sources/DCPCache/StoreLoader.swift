@@ -58,6 +58,9 @@ struct StoreLoader {
         blocks = scan.blocks
         content.pieced = scan.pieced
         content.tokens = try tokenTable(records.map { ($0, TokenTable.Entry($1)) })
+        for (id, record) in records where scan.ends[record.lineage.writer] ?? 0 > record.lineage.sealedBlocks {
+            content.lineages[id]?.isWriterSpent = true
+        }
         if content.damagedRecords.isEmpty {
             content.doomed = Doomed(blocks: scan.orphans, rows: try strayRows(read, records))
             content.doomed += try strayTokens(read, content.tokens)

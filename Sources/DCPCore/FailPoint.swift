@@ -10,6 +10,8 @@ package enum FailPoint: String, CaseIterable, Sendable {
     case commitSealed = "commit-sealed"
     /// A commit's transaction has all it needs and is not committed.
     case commitBefore = "commit-before"
+    /// Uncommitted blocks were spilled to the store, and are still in RAM, too.
+    case spillAfter = "spill-after"
     /// A commit is in the store, and nobody has been told.
     case commitAfter = "commit-after"
     /// A truncation is in the store, and nobody has been told.

@@ -109,10 +109,16 @@ extension Metric {
     public static let spareBlockBytes = Metric(
         "dcp_spare_block_bytes", .gauge, [.rank], "RAM of blocks that is kept for later ones.")
     public static let uncommittedBytes = Metric(
-        "dcp_uncommitted_bytes", .gauge, [.rank], "Rows appended and not committed.", "Bounded by `uncommitted-limit`.")
-
+        "dcp_uncommitted_bytes", .gauge, [.rank], "Rows appended and not committed, in RAM.",
+        "Bounded by `uncommitted-limit`, from half of which on full blocks are spilled to the store.")
+    public static let spilledBytes = Metric(
+        "dcp_spilled_bytes", .gauge, [.rank], "Rows appended and not committed that were spilled to the store.",
+        "Bounded by the store's room.")
+    public static let spilledBlocks = Metric(
+        "dcp_spilled_blocks_total", .counter, [.rank], "Blocks that were spilled, each of one layer.",
+        "The commit does not write them again.")
     public static let uncommittedLimit = Metric(
-        "dcp_uncommitted_limit_bytes", .gauge, [.rank], "The most that may be appended and not committed.")
+        "dcp_uncommitted_limit_bytes", .gauge, [.rank], "RAM for rows that are appended and not committed.")
     public static let claimsEnded = Metric(
         "dcp_claims_ended_total", .counter, [.rank],
         "Clients that were gone for `claim-timeout` with uncommitted tokens, which were taken back.")
@@ -188,9 +194,9 @@ extension Metric {
         stepsAborted, stepsInFlight, stepBytesInFlight, tokens, commitDuration, commitsFailed, commitsInFlight,
         storeUsed, storeFile, storeLimit, storeHigh, storeLow, storeDeleting, storeCondition, storeTransactions,
         storeReaders, verifications, verificationRunning, verificationDamage, sequences, committedTokens, sealedBlocks,
-        piecedBlocks, openBlockBytes, spareBlockBytes, uncommittedBytes, uncommittedLimit, claimsEnded, computeThreads,
-        computeWaiting, computeRunning,
-        computeFinished, serving, coordinatorConnected, peers, peersConnected, peersLost, receivedBytes, sentBytes,
+        piecedBlocks, openBlockBytes, spareBlockBytes, uncommittedBytes, spilledBytes, spilledBlocks, uncommittedLimit,
+        claimsEnded, computeThreads, computeWaiting, computeRunning, computeFinished, serving, coordinatorConnected,
+        peers, peersConnected, peersLost, receivedBytes, sentBytes,
         clusterReady, clusterRanks, rankRegistered, ranksLost, storeMark, storesRefused, models, directorySequences,
         pinnedSequences, evictions, operationsFailed, canaryInterval, canaryLast, canaryDuration, canariesFailed,
     ]

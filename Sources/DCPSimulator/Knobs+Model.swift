@@ -16,6 +16,19 @@ extension Knobs {
             revision: pick([nil, "9f2c", "9f2c/theta=10000"], &random))
     }
 
+    /// Of the layer with the largest blocks.
+    var uncommittedByteCountMax: Int? {
+        uncommittedBlocks.map { blocks in
+            let row =
+                (0..<model.layers).map { layer in
+                    let kind = model[layer]
+                    let dims = kind.kvHeads / shape.headGroups * (kind.keyDim + kind.ownValueDim)
+                    return dims * model.kvDataType.byteCount
+                }.max() ?? 0
+            return blocks * shape.layout.blockTokens * row
+        }
+    }
+
     private static func kind(
         of cluster: ClusterShape, _ random: inout SeededGenerator
     ) throws(ServiceError) -> LayerAttention {

@@ -28,6 +28,8 @@ struct Knobs {
     var isRoomScattered: Bool
     /// Operations on their way to one rank; as many as fit in its queue, or more.
     var operationWindow: Int
+    /// Blocks' worth of uncommitted tokens that fit in a rank's RAM, half of which is spilled; nil for many.
+    var uncommittedBlocks: Int?
 
     init(seed: UInt64, steps: Int) throws(ServiceError) {
         var random = SeededGenerator(seed: seed ^ 0x6b6e_6f62)
@@ -59,6 +61,7 @@ struct Knobs {
         queueDepthMax = pick([1024, 1024, 1, 2, 4])
         operationWindow = pick([queueDepthMax, 256])
         isRoomScattered = pick([true, false, false, false])
+        uncommittedBlocks = pick([nil, nil, 4, 12, 40])
     }
 }
 

@@ -125,6 +125,7 @@ public final class Simulation: @unchecked Sendable {
             }
         }
         if violation == nil { verifyStores() }
+        for rank in ranks { count("spilled blocks", rank.blocksSpilled) }
         let outcome = Outcome(
             seed: seed, steps: steps, traceHash: world.trace.hash, events: world.eventCount,
             simulatedSeconds: Double(world.now - start) / 1e9, violation: violation, counts: counts)
@@ -204,7 +205,9 @@ public final class Simulation: @unchecked Sendable {
         if violation == nil { violation = Violation(rule: rule, message: message) }
     }
 
-    func count(_ what: String) { counts[what, default: 0] += 1 }
+    func count(_ what: String, _ times: Int = 1) {
+        if times > 0 { counts[what, default: 0] += times }
+    }
 
     func count(stepOver layer: LayerAttention) {
         if layer.visibility != .all { count("steps with a window") }

@@ -104,6 +104,24 @@ final class Rig {
         }
     }
 
+    /// As a rank does it: waits while blocks are spilled.
+    func appendWhenRoom(_ id: UInt64, layer: Int, at position: Int, _ tags: [UInt32]) throws {
+        let step = StepRows(tags: tags, layer: layer, shape: shape, cluster: cluster)
+        while true {
+            let hasRoom = try step.withRows { rows in
+                try cache.appendIfRoom(
+                    sequence: SequenceID(id), layer: layer, position: position, rows: rows, tokens: 0..<tags.count)
+            }
+            if hasRoom { return }
+            try finish { done in cache.whenRoom { done($0.map { .failure($0) } ?? .success(())) } }
+        }
+    }
+
+    /// Waits until nothing is spilled any more, or until it cannot be.
+    func settleSpills() throws {
+        repeat { try settle() } while cache.isSpilling
+    }
+
     func appendAll(_ id: UInt64, at position: Int, _ tags: [UInt32]) throws {
         for layer in 0..<shape.layers { try append(id, layer: layer, at: position, tags) }
     }

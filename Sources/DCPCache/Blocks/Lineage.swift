@@ -6,6 +6,10 @@ internal import DCPCore
 /// not after a sequence. A sequence gets a writer when it is opened or forked, and a new one whenever it drops a sealed
 /// block: the dropped ones may live on in a fork, or still wait for deletion, and what it seals next must not take
 /// their keys.
+///
+/// A sequence's lineage in memory also covers what is sealed and not committed: blocks that were spilled. Its record does
+/// not, so a crash leaves them to be swept. A layer may have fewer of them than others, and then has the next of its own
+/// in RAM.
 struct Lineage: Equatable, Sendable {
     struct Entry: Equatable, Sendable {
         var writer: UInt64
@@ -14,8 +18,11 @@ struct Lineage: Equatable, Sendable {
     }
 
     /// The number its next sealed block is written under.
-    var writer: UInt64
+    private(set) var writer: UInt64
     private(set) var entries: [Entry]
+    /// There may be blocks under the writer's number behind the end: a crash left them, they wait for deletion, or a fork has
+    /// them. What is sealed next needs another number.
+    var isWriterSpent = false
 
     init(writer: UInt64, entries: [Entry] = []) {
         self.writer = writer
@@ -44,6 +51,15 @@ struct Lineage: Equatable, Sendable {
             entries.append(Entry(writer: writer, endBlock: end))
         }
     }
+
+    /// Another number for what is sealed next.
+    mutating func renew(_ writer: UInt64) {
+        self.writer = writer
+        isWriterSpent = false
+    }
+
+    /// The first `blocks` blocks, for a record.
+    func covering(_ blocks: Int) -> Lineage { cut(to: blocks, writer: writer) }
 
     /// The first `blocks` blocks, for a sequence that goes on as another writer.
     func cut(to blocks: Int, writer: UInt64) -> Lineage {

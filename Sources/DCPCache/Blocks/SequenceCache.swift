@@ -51,11 +51,14 @@ final class ModelEntry: Sendable {
 struct LayerState: Sendable {
     /// Tokens appended, global, committed or not.
     var length: Int
-    /// The sealed blocks, all committed.
+    /// The sealed blocks: those that are committed, and behind them those that were spilled.
     var mapped: [BlockAddress]
+    /// Blocks below this index may be in the store under the keys of the lineage: those of `mapped`, and some that this layer
+    /// has dropped and others have not.
+    var stored = 0
     /// Of the sealed blocks in pieces, those that are kept in RAM, by index.
     var assembled: [Int: AssembledBlock] = [:]
-    /// The open block and, before it, full blocks that are not committed.
+    /// The open block and, before it, full blocks that are neither committed nor spilled.
     var memory: [MemoryBlock] = []
     /// Sealed blocks that are known to be intact, by index. What a window sees may be checked without what is before it.
     var verified = 0..<0
@@ -83,6 +86,8 @@ final class SequenceCache: Sendable {
         var committed: Int
         /// Tokens below cannot be rewound: committed, or in a commit under way. Global.
         var floor: Int
+        /// Blocks of tokens below may be those of a fork, too, and of no record: layers drop them together. Global.
+        var shared = 0
         /// As in the record; see `SequenceRecord.lastChange`.
         var lastChange: UInt64
         /// The latest that this rank has been told of.
@@ -134,6 +139,15 @@ final class LayerCache: Sendable {
 }
 
 extension LayerState {
+    /// Blocks that were just written from what the checksum was made of: as good as checked.
+    mutating func noteWritten(_ blocks: Range<Int>) {
+        if verified.isEmpty {
+            verified = blocks
+        } else if verified.upperBound == blocks.lowerBound {
+            verified = verified.lowerBound..<blocks.upperBound
+        }
+    }
+
     /// Drops the sealed blocks from `count` on.
     mutating func dropSealed(from count: Int) {
         mapped.removeLast(max(mapped.count - count, 0))
@@ -151,7 +165,7 @@ extension LayerState {
     /// changed.
     mutating func dropMemory(fromLocalIndex count: Int, _ panels: PanelLayout, pool: BlockPool) {
         let blocks = (count + panels.blockTokens - 1) / panels.blockTokens - mapped.count
-        precondition(blocks >= 0, "sealed blocks are dropped by truncation only")
+        precondition(blocks >= 0, "sealed blocks are dropped before")
         memory.removeLast(max(memory.count - blocks, 0))
         let tokens = count % panels.blockTokens
         guard tokens > 0, blocks > 0, let last = memory.last else { return }

@@ -10,11 +10,21 @@ extension ShardCache {
     ///   - rows: keys and values of a whole step, for the KV heads of the group.
     ///   - tokens: which of the step's tokens these are.
     /// - Throws: `.positionMismatch`; `.invalidRequest` for a value that is not finite in the KV dtype, the length is
-    ///   then unchanged; `.overloaded` when too much waits to be committed; `.notReady` during a truncation;
+    ///   then unchanged; `.overloaded` when there is no room in RAM at the moment; `.notReady` during a truncation;
     ///   `.unknownSequence`, `.storeDamaged`.
     public func append(
         sequence id: SequenceID, layer: Int, position: Int, rows: KeyValueRows, tokens: Range<Int>
     ) throws(ServiceError) {
+        guard try appendIfRoom(sequence: id, layer: layer, position: position, rows: rows, tokens: tokens) else {
+            throw crowded
+        }
+    }
+
+    /// As `append`, but for the room: who finds none calls `whenRoom`.
+    /// - Returns: false, with nothing changed, when there is no room in RAM at the moment.
+    public func appendIfRoom(
+        sequence id: SequenceID, layer: Int, position: Int, rows: KeyValueRows, tokens: Range<Int>
+    ) throws(ServiceError) -> Bool {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
         guard tokens.lowerBound >= 0, tokens.upperBound <= rows.tokens, position >= 0 else {
@@ -28,11 +38,10 @@ extension ShardCache {
         let local = cluster.layout.localRange(ofRank: contextRank, from: position, to: end)
         try checkIntact(core, localLength: local.upperBound)
         let byteCount = local.count * sequence.model.panels[layer].rowByteCount
-        guard uncommitted.add(byteCount, limit: settings.uncommittedByteCountMax) else {
-            throw fail(
-                .overloaded,
-                "\(uncommitted.value) bytes on \(rank) wait to be committed and \(byteCount) more exceed the limit of "
-                    + "\(settings.uncommittedByteCountMax); commit first, then append again.")
+        guard uncommitted.add(byteCount, limit: max(settings.uncommittedByteCountMax, spillThreshold + byteCount))
+        else {
+            spillIfCrowded()
+            return false
         }
         do throws(ServiceError) {
             // Of the step's tokens: its first is at `position - tokens.lowerBound`.
@@ -47,6 +56,9 @@ extension ShardCache {
             uncommitted.add(-byteCount)
             throw error
         }
+        if local.upperBound / blockTokens > local.lowerBound / blockTokens { spills.withLock { $0.note(id) } }
+        spillIfCrowded()
+        return true
     }
 
     func checkLayer(_ layer: Int, of sequence: SequenceCache) throws(ServiceError) {
@@ -99,43 +111,5 @@ extension ShardCache {
             }
             next += count
         }
-    }
-
-    /// Drops uncommitted tokens of one layer from `length` (global) on.
-    /// Damage is no obstacle: what is dropped is in RAM, and a step that met the damage has to be taken back.
-    /// - Throws: `.positionMismatch` below the committed length, or below that of a commit under way, and above the
-    ///   layer's length.
-    public func rewind(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) {
-        let sequence = try sequence(id)
-        try checkLayer(layer, of: sequence)
-        try prepare(sequence)
-        try sequence.core.withLock { core throws(ServiceError) in
-            guard length >= core.floor else {
-                throw fail(
-                    .positionMismatch,
-                    "\(id) is committed up to \(core.floor) tokens on \(rank) and cannot be rewound to \(length); "
-                        + "truncate it instead.")
-            }
-            try sequence.layers[layer].state.withLock { state throws(ServiceError) in
-                guard !state.isClosed else { throw unknown(id) }
-                guard !state.isFrozen else { throw fail(.notReady, "\(id) is being truncated on \(rank); retry.") }
-                guard length <= state.length else {
-                    throw fail(
-                        .positionMismatch,
-                        "Layer \(layer) of \(id) has \(state.length) tokens on \(rank) and cannot be rewound to "
-                            + "\(length).")
-                }
-                drop(sequence, layer: layer, &state, to: length)
-            }
-        }
-    }
-
-    /// Drops a layer's uncommitted tokens from `length` on. With the layer's mutex held.
-    func drop(_ sequence: SequenceCache, layer: Int, _ state: inout LayerState, to length: Int) {
-        guard length < state.length else { return }
-        let local = localLength(length)
-        releaseUncommitted(sequence, layer: layer, from: local, to: localLength(state.length))
-        state.dropMemory(fromLocalIndex: local, sequence.model.panels[layer], pool: memory)
-        state.length = length
     }
 }

@@ -22,23 +22,28 @@ extension ShardCache {
         sequenceCaches.withLock { $0[id] }.flatMap { $0.core.withLock { $0.isClosed ? nil : $0.claim } }
     }
 
-    /// Drops the uncommitted tokens of all layers from `length` (global) on.
-    /// - Throws: as `rewind(sequence:layer:length:)`; a layer that ends before `length` is left as it is.
-    public func rewind(sequence id: SequenceID, length: Int) throws(ServiceError) {
-        for (layer, state) in try sequence(id).layers.enumerated() where state.state.withLock(\.length) > length {
-            try rewind(sequence: id, layer: layer, length: length)
-        }
-    }
-
     /// Sequences with uncommitted tokens and the bytes of their rows on this rank, the largest first.
-    public var uncommittedHoldings: [(sequence: SequenceID, byteCount: Int)] {
+    public var uncommittedHoldings: [UncommittedHolding] {
         sequenceCaches.withLock { Array($0.values) }.compactMap { sequence in
-            let committed = sequence.core.withLock(\.committed)
-            let byteCount = zip(sequence.layers, sequence.model.panels).reduce(0) { sum, layer in
-                let tokens = localLength(layer.0.state.withLock(\.length)) - localLength(committed)
-                return sum + tokens * layer.1.rowByteCount
+            var holding = UncommittedHolding(sequence: sequence.id)
+            sequence.core.withLock { core in
+                let committed = localLength(core.committed)
+                for (layer, panels) in zip(sequence.layers, sequence.model.panels) {
+                    let (end, sealed) = layer.state.withLock { (localLength($0.length), $0.mapped.count * blockTokens) }
+                    holding.byteCount += (end - committed) * panels.rowByteCount
+                    holding.spilledByteCount += max(min(sealed, end) - committed, 0) * panels.rowByteCount
+                }
             }
-            return byteCount > 0 ? (sequence.id, byteCount) : nil
+            return holding.byteCount > 0 ? holding : nil
         }.sorted { ($1.byteCount, $0.sequence) < ($0.byteCount, $1.sequence) }
     }
+}
+
+/// What a sequence has appended on this rank and not committed.
+public struct UncommittedHolding: Hashable, Sendable {
+    public var sequence: SequenceID
+    /// Of its rows.
+    public var byteCount = 0
+    /// Of these, bytes that were spilled to the store.
+    public var spilledByteCount = 0
 }

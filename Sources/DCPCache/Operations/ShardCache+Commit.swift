@@ -5,21 +5,21 @@ internal import Synchronization
 
 /// What a commit of one sequence writes, planned under the locks and written without them.
 struct CommitPlan {
-    var sequence: SequenceCache
     var committed: Int
     var length: Int
-    /// Each layer's blocks in RAM, from the first that is not sealed up to the one that holds the last token.
-    var memory: [[MemoryBlock]] = []
-    var lineage: Lineage
+    /// The blocks that are not in the store yet.
+    var sealing: Sealing
+    /// Each layer's block that holds the last token, when that is not full; also one that was spilled since it is.
+    var open: [BlockSource] = []
     var change: UInt64
     var claim: Claim
     var tokens: TokenPlan
-    /// Blocks that become sealed.
+    /// Blocks that become committed.
     var sealed: Range<Int>
-    /// Those of them that found no run of pages.
-    var inPieces: Set<BlockKey> = []
     /// Rows of theirs that are left to delete.
     var rest: [DoomedRows] = []
+
+    var sequence: SequenceCache { sealing.sequence }
 }
 
 extension ShardCache {
@@ -54,8 +54,11 @@ extension ShardCache {
             }
             for index in plans.value.indices { try write(&plans.value[index], &transaction) }
             FailPoint.commitBefore.pass()
-        } undo: {
-            for plan in plans.value { plan.sequence.core.withLock { $0.floor = $0.committed } }
+        } undo: { [self] in
+            for plan in plans.value {
+                plan.sequence.core.withLock { $0.floor = $0.committed }
+                undo(plan.sealing)
+            }
             plans.value = []
         } apply: { [self] in
             FailPoint.commitAfter.pass()
@@ -71,8 +74,7 @@ extension ShardCache {
         let (id, length) = (part.sequence, part.length)
         let sequence = try sequence(id)
         let tokens = try planTokens(part, committed: prepare(sequence).committed, transaction)
-        guard var lineage = lineages.withLock({ $0[id] }) else { throw unknown(id) }
-        let start = lineage.sealedBlocks
+        guard let lineage = lineages.withLock({ $0[id] }) else { throw unknown(id) }
         let (committed, claim) = try sequence.core.withLock { core throws(ServiceError) in
             if length > core.committed {
                 try checkIntact(core, localLength: localLength(length))
@@ -81,17 +83,16 @@ extension ShardCache {
             return (core.committed, core.claim)
         }
         guard length > committed || !tokens.isEmpty else { return nil }
-        lineage.seal(upTo: localLength(length) / blockTokens)
+        let end = max(length, committed)
         return CommitPlan(
-            sequence: sequence, committed: committed, length: max(length, committed), lineage: lineage,
-            change: takeChange(), claim: claim, tokens: tokens, sealed: start..<lineage.sealedBlocks)
+            committed: committed, length: end, sealing: Sealing(sequence: sequence, lineage: lineage),
+            change: takeChange(), claim: claim, tokens: tokens,
+            sealed: localLength(committed) / blockTokens..<localLength(end) / blockTokens)
     }
 
     private func collectBlocks(_ plan: inout CommitPlan) throws(ServiceError) {
-        let count = (localLength(plan.length) + blockTokens - 1) / blockTokens - plan.sealed.lowerBound
+        let (id, length, sealed) = (plan.sequence.id, plan.length, plan.sealed)
         for (index, layer) in plan.sequence.layers.enumerated() {
-            let length = plan.length
-            let id = plan.sequence.id
             let blocks = try layer.state.withLock { state throws(ServiceError) in
                 guard state.length >= length else {
                     throw fail(
@@ -99,46 +100,33 @@ extension ShardCache {
                         "Layer \(index) of \(id) has \(state.length) tokens on \(rank) and cannot be committed up to "
                             + "\(length); append the rest first.")
                 }
-                return Array(state.memory.prefix(count))
+                return lease(state, upTo: sealed.upperBound)
             }
-            plan.memory.append(blocks)
+            plan.sealing.layers.append(blocks)
         }
+        plan.open = try sources(of: openRows(committed: length), plan.sequence, plan.sealing.lineage)
     }
 
     private func write(_ plan: inout CommitPlan, _ transaction: inout WriteTransaction) throws {
         let sequence = plan.sequence
-        let first = plan.sealed.lowerBound
-        for (layer, blocks) in plan.memory.enumerated() {
-            let panels = sequence.model.panels[layer]
-            let byteCount = sequence.model.blockByteCounts[layer]
-            for index in plan.sealed {
-                let key = BlockKey(model: sequence.model.id, writer: plan.lineage.writer, layer: layer, index: index)
-                let payload = UnsafeRawPointer(blocks[index - first].address)
-                let isInPieces = try transaction.place(tables.blocks, key.bytes, byteCount: byteCount) {
-                    BlockRecord.write(key, payload: payload, panels: panels, into: $0)
-                }
-                if isInPieces { plan.inPieces.insert(key) }
-            }
-        }
+        try write(&plan.sealing, &transaction)
         if !plan.sealed.isEmpty { FailPoint.commitSealed.pass() }
         let old = localLength(plan.committed)
         let new = localLength(plan.length)
-        if !plan.sealed.isEmpty { plan.rest = try deleteRows(sequence, first * blockTokens..<old, &transaction) }
-        let open = plan.sealed.upperBound
-        try putRows(
-            sequence, max(old, open * blockTokens)..<new,
-            blocks: plan.memory.compactMap { $0.dropFirst(open - first).first },
-            &transaction)
+        if !plan.sealed.isEmpty {
+            plan.rest = try deleteRows(sequence, plan.sealed.lowerBound * blockTokens..<old, &transaction)
+        }
+        try putRows(sequence, max(old, plan.sealed.upperBound * blockTokens)..<new, blocks: plan.open, &transaction)
         try writeTokens(&plan.tokens, length: plan.length, &transaction)
         let record = SequenceRecord(
-            sequence, committed: plan.length, lineage: plan.lineage, tokens: plan.tokens.record,
-            lastChange: plan.change, claim: plan.claim)
+            sequence, committed: plan.length, lineage: plan.sealing.lineage.covering(plan.sealed.upperBound),
+            tokens: plan.tokens.record, lastChange: plan.change, claim: plan.claim)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
     }
 
     /// Writes the tail rows of local tokens, which are all in `blocks`, one for each layer.
     func putRows(
-        _ sequence: SequenceCache, _ tokens: Range<Int>, blocks: [MemoryBlock], _ transaction: inout WriteTransaction
+        _ sequence: SequenceCache, _ tokens: Range<Int>, blocks: [BlockSource], _ transaction: inout WriteTransaction
     ) throws {
         let layout = sequence.model.tail
         let isAnyLeft = doomed.withLock { $0.rows.contains { $0.sequence == sequence.id } }
@@ -148,81 +136,33 @@ extension ShardCache {
             if isAnyLeft { try transaction.remove(tables.tail, key) }
             try transaction.place(tables.tail, key, byteCount: layout.byteCount) {
                 TailRecord.write(
-                    key: key, payloads: blocks, token: token % blockTokens, layout: layout, into: $0)
+                    key: key, blocks: blocks, token: token % blockTokens, layout: layout, into: $0)
             }
         }
     }
 
-    /// Puts the mapped blocks in the place of those in RAM.
     private func apply(_ plan: CommitPlan) {
         let sequence = plan.sequence
         stored(plan.change)
-        // Before the layers: who finds a sealed block there must find its writer here.
-        lineages.withLock { $0[sequence.id] = plan.lineage }
         tokensCommitted(sequence, plan.tokens.record)
+        let tokens = localLength(plan.committed)..<localLength(plan.length)
         sequence.core.withLock { core in
             core.committed = plan.length
             core.floor = plan.length
             core.lastChange = plan.change
-        }
-        for layer in sequence.layers.indices {
-            releaseUncommitted(
-                sequence, layer: layer, from: localLength(plan.committed), to: localLength(plan.length))
-        }
-        guard !plan.sealed.isEmpty else { return }
-        if !plan.rest.isEmpty { sweepLater(Doomed(rows: plan.rest)) }
-        do throws(StoreError) {
-            let addresses = try addresses(plan)
-            for (number, addresses) in addresses.enumerated() {
-                sequence.layers[number].state.withLock { state in
-                    for (offset, address) in addresses.enumerated() where address.payload == nil {
-                        let block = assembled(state.memory[offset], sequence.model.panels[number], mayBeKept: true)
-                        if block.isKept { state.assembled[plan.sealed.lowerBound + offset] = block }
-                    }
-                    // Just written from what the checksum was made of: as good as checked.
-                    let written = state.mapped.count..<state.mapped.count + addresses.count
-                    if state.verified.isEmpty {
-                        state.verified = written
-                    } else if state.verified.upperBound == written.lowerBound {
-                        state.verified = state.verified.lowerBound..<written.upperBound
-                    }
-                    state.mapped += addresses
-                    state.memory.removeFirst(addresses.count)
+            for (number, layer) in sequence.layers.enumerated() {
+                layer.state.withLock {
+                    releaseUncommitted(sequence, layer: number, tokens, sealed: $0.mapped.count)
                 }
             }
-            let found = plan.inPieces.sorted().map { key in
-                PiecedBlocks.Block(
-                    key: key, pages: sequence.model.blockPages[key.layer],
-                    pieces: environment.pieces(valueByteCount: sequence.model.blockByteCounts[key.layer]))
-            }
-            pieced.withLock { $0.add(found) }
+        }
+        if !plan.rest.isEmpty { sweepLater(Doomed(rows: plan.rest)) }
+        do throws(StoreError) {
+            try apply(plan.sealing)
         } catch {
             sequence.markDamaged(
                 fromLocalIndex: plan.sealed.lowerBound * blockTokens,
                 "The blocks of \(sequence.id) cannot be read back from the store of \(rank): \(error)")
         }
-    }
-
-    private func addresses(_ plan: CommitPlan) throws(StoreError) -> [[BlockAddress]] {
-        let model = plan.sequence.model
-        let read = try environment.beginRead(isPrivileged: true)
-        var all: [[BlockAddress]] = []
-        for layer in plan.sequence.layers.indices {
-            let byteCount = model.blockByteCounts[layer]
-            var addresses: [BlockAddress] = []
-            for index in plan.sealed {
-                let key = BlockKey(model: model.id, writer: plan.lineage.writer, layer: layer, index: index)
-                guard !plan.inPieces.contains(key) else {
-                    addresses.append(.inPieces)
-                    continue
-                }
-                guard let value = try read.get(tables.blocks, key.bytes),
-                    let address = BlockAddress(value, byteCount: byteCount)
-                else { throw StoreError(.damaged, "block \(index) of layer \(layer) is missing or not aligned") }
-                addresses.append(address)
-            }
-            all.append(addresses)
-        }
-        return all
     }
 }

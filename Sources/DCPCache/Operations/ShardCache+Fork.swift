@@ -2,17 +2,30 @@ public import DCPCore
 internal import DCPStore
 internal import Synchronization
 
+/// What a fork writes.
+private struct Forking {
+    var child: SequenceCache
+    /// The child's.
+    var lineage: Lineage
+    /// Of its parent: blocks that both have from now on.
+    var sealing: Sealing
+    /// The child's; nil when it was not written.
+    var tokens: TokenRecord?
+}
+
 extension ShardCache {
-    /// Makes a sequence that starts with the first `length` (global) committed tokens of another.
+    /// Makes a sequence that starts with the first `length` (global) tokens of another, which all its layers have.
     ///
-    /// Sealed blocks wholly within the length are shared, the tokens of the block it cuts are copied. Parent and child
-    /// then live and end independently. Repeating a fork succeeds; another sequence of the child's id is `.conflict`.
-    /// - Parameter completion: `.invalidRequest` above the parent's committed length; `.unknownSequence`,
+    /// Blocks wholly within the length are shared: those in RAM are sealed for that. The tokens of the block it cuts are
+    /// copied. What the parent has not committed the child has not, either. Parent and child then live and end
+    /// independently. Repeating a fork succeeds; another sequence of the child's id is `.conflict`.
+    /// - Parameter completion: `.invalidRequest` above the length of the parent's shortest layer; `.unknownSequence`,
     ///   `.storeDamaged`, `.storeFull`.
     public func fork(parent: SequenceID, child: SequenceID, length: Int, completion: @escaping CacheCompletion) {
         let origin = SequenceRecord.Origin(parent: parent, length: length)
-        let plan = Plan<(child: SequenceCache, lineage: Lineage, tokens: TokenRecord)?>(nil)
+        let plan = Plan<Forking?>(nil)
         enqueue([Self.key(parent), Self.key(child)], completion) { [self] transaction in
+            plan.value = nil
             if damagedRecords.withLock({ $0[child] != nil }) { _ = try sequence(child) }
             if let known = sequenceCaches.withLock({ $0[child] }) {
                 guard known.origin == origin else {
@@ -22,53 +35,111 @@ extension ShardCache {
                 }
                 return
             }
-            plan.value = try fork(sequence(parent), child, origin, &transaction)
-        } undo: {
+            try fork(sequence(parent), child, origin, plan, &transaction)
+        } undo: { [self] in
+            sequenceCaches.withLock { $0[parent] }?.core.withLock { $0.floor = $0.committed }
+            (plan.value?.sealing).map(undo)
             plan.value = nil
         } apply: { [self] in
-            guard let (forked, lineage, tokens) = plan.value else { return }
+            guard let forked = plan.value else { return }
             plan.value = nil
-            stored(forked.core.withLock { $0.lastChange })
-            lineages.withLock { $0[child] = lineage }
-            sequenceCaches.withLock { $0[child] = forked }
-            tokensForked(parent, forked, tokens)
+            finish(forked)
+            if let tokens = forked.tokens { tokensForked(parent, forked.child, tokens) }
         }
     }
 
     private func fork(
-        _ parent: SequenceCache, _ child: SequenceID, _ origin: SequenceRecord.Origin,
+        _ parent: SequenceCache, _ child: SequenceID, _ origin: SequenceRecord.Origin, _ plan: Plan<Forking?>,
         _ transaction: inout WriteTransaction
-    ) throws -> (SequenceCache, Lineage, TokenRecord) {
-        let core = try prepare(parent)
+    ) throws {
+        try prepare(parent)
         let length = origin.length
-        guard (0...core.committed).contains(length) else {
-            throw fail(
-                .invalidRequest,
-                "\(parent.id) has \(core.committed) committed tokens on \(rank) and cannot be forked at \(length).")
-        }
+        let core = try hold(parent, length)
         let local = localLength(length)
-        try checkIntact(core, localLength: local)
-        guard let lineage = lineages.withLock({ $0[parent.id] }) else { throw unknown(parent.id) }
-        let copies = try straddlingBlocks(parent, lineage: lineage, localLength: local)
         let shared = local / blockTokens
-        let layers = parent.layers.enumerated().map { index, layer in
+        guard var lineage = lineages.withLock({ $0[parent.id] }) else { throw unknown(parent.id) }
+        let copies = try straddlingBlocks(parent, lineage: lineage, localLength: local)
+        let committed = min(length, core.committed)
+        let rows = openRows(committed: committed)
+        // Read before a rewind may change it, and written when the parent's blocks are.
+        let open = committed == length ? copies.map { .memory($0) } : try sources(of: rows, parent, lineage)
+        var sealing = Sealing(sequence: parent, lineage: lineage)
+        var layers: [LayerState] = []
+        for (index, layer) in parent.layers.enumerated() {
             layer.state.withLock { state in
-                LayerState(
-                    length: length, mapped: Array(state.mapped.prefix(shared)),
-                    assembled: state.assembled.filter { $0.key < shared },
-                    memory: copies.isEmpty ? [] : [copies[index]], verified: state.verified.clamped(to: 0..<shared))
+                sealing.layers.append(lease(state, upTo: length > core.committed ? shared : 0))
+                layers.append(
+                    LayerState(
+                        length: length, mapped: Array(state.mapped.prefix(shared)), stored: shared,
+                        assembled: state.assembled.filter { $0.key < shared },
+                        memory: copies.isEmpty ? [] : [copies[index]],
+                        verified: state.verified.clamped(to: 0..<min(shared, state.mapped.count))))
             }
         }
         let change = takeChange()
         let forked = SequenceCache(
-            id: child, model: parent.model, scope: parent.scope, origin: origin, committed: length, lastChange: change,
-            isTailLoaded: true, layers: layers)
-        let childLineage = lineage.cut(to: shared, writer: try takeWriter(&transaction))
-        try putRows(forked, shared * blockTokens..<local, blocks: copies, &transaction)
-        let tokens = try cutTokens(of: parent.id, to: length, writer: childLineage.writer, &transaction)
+            id: child, model: parent.model, scope: parent.scope, origin: origin, committed: committed,
+            lastChange: change, isTailLoaded: true, layers: layers)
+        var tokens: TokenRecord?
+        // Before it writes: the undo ends the leases.
+        defer { plan.value = Forking(child: forked, lineage: lineage, sealing: sealing, tokens: tokens) }
+        try write(&sealing, &transaction)
+        lineage = sealing.lineage.cut(to: shared, writer: try takeWriter(&transaction))
+        if shared > localLength(committed) / blockTokens {
+            // What the parent seals in the place of these, after a rewind, must not take their keys.
+            sealing.lineage.isWriterSpent = true
+            for sequence in [parent, forked] { sequence.core.withLock { $0.shared = max($0.shared, length) } }
+        }
+        try putRows(forked, rows, blocks: open, &transaction)
+        let ids = try cutTokens(of: parent.id, to: committed, writer: lineage.writer, &transaction)
+        tokens = ids
         let record = SequenceRecord(
-            forked, committed: length, lineage: childLineage, tokens: tokens, lastChange: change, claim: .none)
+            forked, committed: committed, lineage: lineage.covering(localLength(committed) / blockTokens), tokens: ids,
+            lastChange: change, claim: .none)
         try transaction.put(tables.sequences, SequenceRecord.key(child), record.encoded(child))
-        return (forked, childLineage, tokens)
+    }
+
+    /// Keeps the tokens that are forked from being rewound meanwhile.
+    private func hold(_ parent: SequenceCache, _ length: Int) throws(ServiceError) -> SequenceCache.Core {
+        try parent.core.withLock { core throws(ServiceError) in
+            let reached = parent.layers.reduce(Int.max) { min($0, $1.state.withLock(\.length)) }
+            guard (0...reached).contains(length) else {
+                throw fail(
+                    .invalidRequest,
+                    "\(parent.id) has \(reached) tokens in all layers on \(rank), \(core.committed) of them committed, and "
+                        + "cannot be forked at \(length); append the rest first, or fork it at \(reached) or before.")
+            }
+            try checkIntact(core, localLength: localLength(length))
+            core.floor = max(core.floor, length)
+            return core
+        }
+    }
+
+    private func finish(_ forked: Forking) {
+        let child = forked.child
+        forked.sealing.sequence.core.withLock { $0.floor = $0.committed }
+        stored(child.core.withLock(\.lastChange))
+        let sealed: [[BlockAddress]]
+        do throws(StoreError) {
+            sealed = try addresses(forked.sealing)
+        } catch {
+            sealed = forked.sealing.layers.map { _ in [] }
+            child.markDamaged(
+                fromLocalIndex: (forked.sealing.layers.map(\.first).min() ?? 0) * blockTokens,
+                "The blocks of \(child.id) cannot be read back from the store of \(rank): \(error)")
+        }
+        // What cannot be read back is still in the parent's RAM.
+        try? apply(forked.sealing)
+        let committed = localLength(child.core.withLock(\.committed))
+        for (number, layer) in child.layers.enumerated() {
+            layer.state.withLock { state in
+                state.noteWritten(state.mapped.count..<state.mapped.count + sealed[number].count)
+                state.mapped += sealed[number]
+                holdUncommitted(
+                    child, layer: number, committed..<localLength(state.length), sealed: state.mapped.count)
+            }
+        }
+        lineages.withLock { $0[child.id] = forked.lineage }
+        sequenceCaches.withLock { $0[child.id] = child }
     }
 }

@@ -23,6 +23,7 @@ extension ShardCache {
         case .writable, .full:
             // Deletions that the disk refused are tried again when it has room.
             if doomed.withLock({ !$0.isEmpty }) { sweep() }
+            retrySpills()
         case .refused, .failed: break
         }
         conditionObserver.withLock { $0 }?(health)

@@ -107,10 +107,12 @@ extension ShardCache {
             plan.value = nil
             let committed = localLength(closed.core.withLock { $0.committed })
             for (layer, saved) in layers.enumerated() {
-                releaseUncommitted(closed, layer: layer, from: committed, to: localLength(saved.length))
+                releaseUncommitted(
+                    closed, layer: layer, committed..<localLength(saved.length), sealed: saved.mapped.count)
             }
             sequenceCaches.withLock { $0[id] = nil }
             tokensClosed(id)
+            spills.withLock { $0.forget(id) }
             sweepLater(rest.value)
             forgetDroppedPieces()
         }
@@ -143,9 +145,21 @@ extension ShardCache {
         }
     }
 
+    /// Tokens of one layer, by local index, are uncommitted.
+    /// - Parameter sealed: blocks of the layer that are, or were, in the store.
+    func holdUncommitted(_ sequence: SequenceCache, layer: Int, _ tokens: Range<Int>, sealed: Int) {
+        let rowByteCount = sequence.model.panels[layer].rowByteCount
+        let stored = tokens.clamped(to: 0..<sealed * blockTokens).count
+        spilled.add(stored * rowByteCount)
+        uncommitted.add((tokens.count - stored) * rowByteCount)
+    }
+
     /// Tokens of one layer, by local index, are no longer uncommitted.
-    func releaseUncommitted(_ sequence: SequenceCache, layer: Int, from start: Int, to end: Int) {
-        uncommitted.add(-max(end - start, 0) * sequence.model.panels[layer].rowByteCount)
+    func releaseUncommitted(_ sequence: SequenceCache, layer: Int, _ tokens: Range<Int>, sealed: Int) {
+        let rowByteCount = sequence.model.panels[layer].rowByteCount
+        let stored = tokens.clamped(to: 0..<sealed * blockTokens).count
+        spilled.add(-stored * rowByteCount)
+        uncommitted.add(-(tokens.count - stored) * rowByteCount)
     }
 
     // MARK: State
@@ -220,7 +234,8 @@ extension ShardCache {
             sequences: all.count, localTokens: all.reduce(0) { $0 + localLength($1.core.withLock { $0.committed }) },
             sealedBlocks: entries - pieced.excess, piecedBlocks: pieced.count,
             memoryByteCount: memory.account.value, spareByteCount: memory.spareByteCount,
-            uncommittedByteCount: uncommitted.value,
+            uncommittedByteCount: uncommitted.value, spilledByteCount: spilled.value,
+            blocksSpilled: spilledBlocks.load(ordering: .relaxed),
             storeUsedByteCount: usage.usedByteCount, storeFileByteCount: usage.fileByteCount,
             storeMapByteCount: usage.mapByteCount, readers: readers.value,
             transactionsCommitted: writer.transactionsCommitted)

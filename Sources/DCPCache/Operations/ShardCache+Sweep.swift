@@ -88,11 +88,14 @@ extension ShardCache {
 
     /// The rows that belong to a sequence: those of its open block. Writer's thread.
     private func openRows(_ id: SequenceID) -> Range<Int> {
-        guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }) else {
-            return 0..<0
-        }
-        let first = lineage.sealedBlocks * blockTokens
-        return first..<max(localLength(sequence.core.withLock(\.committed)), first)
+        guard let sequence = sequenceCaches.withLock({ $0[id] }) else { return 0..<0 }
+        return openRows(committed: sequence.core.withLock(\.committed))
+    }
+
+    /// The rows of the open block, by local index.
+    func openRows(committed: Int) -> Range<Int> {
+        let local = localLength(committed)
+        return local / blockTokens * blockTokens..<local
     }
 
     /// Remembers what a committed operation left to delete, and deletes it in transactions of its own. Were the process to

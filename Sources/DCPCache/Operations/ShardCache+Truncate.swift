@@ -36,12 +36,7 @@ extension ShardCache {
                     "\(id) has \(core.committed) committed tokens on \(rank) and cannot be truncated to \(length).")
             }
             try checkIntact(core, localLength: localLength(length))
-            if length == core.committed {
-                for (number, layer) in sequence.layers.enumerated() {
-                    layer.state.withLock { drop(sequence, layer: number, &$0, to: length) }
-                }
-                return
-            }
+            if length == core.committed { return try dropUncommitted(sequence, to: length) }
             try truncate(sequence, from: core.committed, to: length, plan, &transaction)
         } undo: { [self] in
             guard let truncation = plan.value else { return }
@@ -63,14 +58,13 @@ extension ShardCache {
         _ transaction: inout WriteTransaction
     ) throws {
         guard let lineage = lineages.withLock({ $0[sequence.id] }) else { throw unknown(sequence.id) }
-        let old = localLength(committed)
-        let new = localLength(length)
+        let (old, new) = (localLength(committed), localLength(length))
         let kept = new / blockTokens
         // Copies, also of an open block: until the commit the old blocks must stay as they are.
         let copies = try straddlingBlocks(sequence, lineage: lineage, localLength: new)
         var replacement = lineage
-        let dropsSealed = kept < lineage.sealedBlocks
-        if dropsSealed { replacement = lineage.cut(to: kept, writer: try takeWriter(&transaction)) }
+        let dropsCommitted = kept < old / blockTokens
+        if kept < lineage.sealedBlocks { replacement = lineage.cut(to: kept, writer: try takeWriter(&transaction)) }
         let tokens = try cutTokens(of: sequence.id, to: length, writer: try takeWriter(&transaction), &transaction)
         // Addresses leave the index before the transaction that deletes their blocks commits: see ContextReader.
         let saved = sequence.layers.enumerated().map { index, layer in
@@ -78,6 +72,7 @@ extension ShardCache {
                 let saved = state
                 state.length = length
                 state.dropSealed(from: kept)
+                state.stored = min(state.stored, kept)
                 state.memory = copies.isEmpty ? [] : [copies[index]]
                 state.verified = state.verified.clamped(to: 0..<state.mapped.count)
                 state.generation += 1
@@ -86,12 +81,10 @@ extension ShardCache {
             }
         }
         plan.value = Truncation(
-            sequence: sequence, committed: committed, length: length, layers: saved, lineage: lineage,
-            tokens: tokens)
-        let firstRow = lineage.sealedBlocks * blockTokens
-        if dropsSealed {
-            plan.value?.rest.rows = try deleteRows(sequence, firstRow..<old, &transaction)
-            try putRows(sequence, kept * blockTokens..<new, blocks: copies, &transaction)
+            sequence: sequence, committed: committed, length: length, layers: saved, lineage: lineage, tokens: tokens)
+        if dropsCommitted {
+            plan.value?.rest.rows = try deleteRows(sequence, openRows(committed: committed), &transaction)
+            try putRows(sequence, kept * blockTokens..<new, blocks: copies.map { .memory($0) }, &transaction)
         } else {
             plan.value?.rest.rows = try deleteRows(sequence, new..<old, &transaction)
         }
@@ -139,7 +132,7 @@ extension ShardCache {
     }
 
     /// The first tokens of a sealed block, which is checked.
-    private func copy(
+    func copy(
         _ address: BlockAddress, of sequence: SequenceCache, layer: Int, index: Int, _ lineage: Lineage, tokens: Int
     ) throws(ServiceError) -> MemoryBlock {
         let panels = sequence.model.panels[layer]
@@ -160,12 +153,14 @@ extension ShardCache {
         stored(truncation.change)
         let committed = localLength(truncation.committed)
         for (number, saved) in truncation.layers.enumerated() {
-            releaseUncommitted(sequence, layer: number, from: committed, to: localLength(saved.length))
+            releaseUncommitted(
+                sequence, layer: number, committed..<localLength(saved.length), sealed: saved.mapped.count)
             sequence.layers[number].state.withLock { $0.isFrozen = false }
         }
         sequence.core.withLock { core in
             core.committed = truncation.length
             core.floor = truncation.length
+            core.shared = min(core.shared, truncation.length)
             // The cut was checked to be before it.
             core.damage = nil
         }

@@ -29,16 +29,16 @@ enum TailRecord {
     }
 
     /// - Parameters:
-    ///   - payloads: each layer's open block.
+    ///   - blocks: each layer's open block.
     ///   - token: the token's place in them.
     static func write(
-        key: [UInt8], payloads: [MemoryBlock], token: Int, layout: TailLayout,
+        key: [UInt8], blocks: [BlockSource], token: Int, layout: TailLayout,
         into place: UnsafeMutableRawBufferPointer
     ) {
         let rows = UnsafeMutableRawBufferPointer(rebasing: place[..<layout.rowByteCount])
         guard let base = rows.baseAddress else { return }
-        for (layer, block) in payloads.enumerated() {
-            layout.panels[layer].read(token: token, of: block.address, into: base + layout.offsets[layer])
+        for (layer, block) in blocks.enumerated() {
+            layout.panels[layer].read(token: token, of: block.payload, into: base + layout.offsets[layer])
         }
         let checksum = Checksum.of(key: key, UnsafeRawBufferPointer(rows))
         place.storeBytes(of: checksum.littleEndian, toByteOffset: rows.count, as: UInt32.self)

@@ -24,7 +24,7 @@ extension ShardCache {
                 if let writer = suspect.writer {
                     isStill = lineage.writer(ofBlock: index / blockTokens) == writer
                 } else {
-                    isStill = try isBadRow(index, of: sequence, lineage, transaction)
+                    isStill = try isBadRow(index, of: sequence, transaction)
                 }
                 if isStill { sequence.markDamaged(fromLocalIndex: index, suspect.finding.message.withoutStop) }
             }
@@ -44,7 +44,9 @@ extension ShardCache {
             if let value = try transaction.get(tables.sequences, key), SequenceRecord(id, value) != nil { return }
             let core = sequence.core.withLock { $0 }
             let record = SequenceRecord(
-                sequence, committed: core.committed, lineage: lineage, tokens: tokens, lastChange: core.lastChange,
+                sequence, committed: core.committed,
+                lineage: lineage.covering(localLength(core.committed) / blockTokens), tokens: tokens,
+                lastChange: core.lastChange,
                 claim: core.claim)
             try transaction.put(tables.sequences, key, record.encoded(id))
         }
@@ -57,10 +59,9 @@ extension ShardCache {
     }
 
     private func isBadRow(
-        _ index: Int, of sequence: SequenceCache, _ lineage: Lineage, _ transaction: borrowing WriteTransaction
+        _ index: Int, of sequence: SequenceCache, _ transaction: borrowing WriteTransaction
     ) throws -> Bool {
-        let open = lineage.sealedBlocks * blockTokens..<localLength(sequence.core.withLock { $0.committed })
-        guard open.contains(index) else { return false }
+        guard openRows(committed: sequence.core.withLock(\.committed)).contains(index) else { return false }
         let key = TailRecord.key(sequence.id, localIndex: index)
         let isGood = try transaction.withValue(tables.tail, key) {
             TailRecord.rows(key: key, $0, layout: sequence.model.tail) != nil

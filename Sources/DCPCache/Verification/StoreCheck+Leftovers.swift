@@ -22,7 +22,7 @@ extension StoreCheck {
         let next = try scan(tables.blocks, from: start, entriesMax: batchEntries, read, &found) { bytes, _ in
             guard let key = BlockKey(bytes) else { return false }
             // Once for all its pieces.
-            if key != last, !lineages.isCovered(writer: key.writer, block: key.index) {
+            if key != last, !lineages.isCovered(writer: key.writer, block: key.index), isInUse?(key) != true {
                 unreferenced[key.writer, default: 0] += 1
             }
             last = key

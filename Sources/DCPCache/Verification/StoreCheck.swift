@@ -37,6 +37,8 @@ struct StoreCheck: Sendable {
     /// The only sequence to verify, or all.
     let only: SequenceID?
     let batchByteCount: Int
+    /// Whether a rank that serves has a use for a block that no record names; nil for a store that is only read.
+    let isInUse: (@Sendable (BlockKey) -> Bool)?
     /// Entries of a key scan in one batch: an entry costs about as much as 64 bytes of payload.
     var batchEntries: Int { max(batchByteCount / 64, 1) }
 
@@ -54,7 +56,8 @@ struct StoreCheck: Sendable {
 
     init(
         rank: RankIndex, cluster: ClusterShape, environment: Environment, tables: CacheTables,
-        sequence: SequenceID? = nil, batchByteCount: Int = batchByteCountDefault
+        sequence: SequenceID? = nil, batchByteCount: Int = batchByteCountDefault,
+        isInUse: (@Sendable (BlockKey) -> Bool)? = nil
     ) {
         self.rank = rank
         self.cluster = cluster
@@ -62,6 +65,7 @@ struct StoreCheck: Sendable {
         self.tables = tables
         only = sequence
         self.batchByteCount = batchByteCount
+        self.isInUse = isInUse
     }
 
     var isDone: Bool {

@@ -43,7 +43,8 @@ public final class StoreVerification: Sendable {
     convenience init(cache: ShardCache, sequence: SequenceID?, batchByteCount: Int) {
         let check = StoreCheck(
             rank: cache.rank, cluster: cache.cluster, environment: cache.environment, tables: cache.tables,
-            sequence: sequence, batchByteCount: batchByteCount)
+            sequence: sequence, batchByteCount: batchByteCount,
+            isInUse: { key in cache.lineages.withLock { $0.isCovered(writer: key.writer, block: key.index) } })
         self.init(check, storeID: cache.storeID, cache: cache, owned: nil)
     }
 

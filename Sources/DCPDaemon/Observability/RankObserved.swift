@@ -125,6 +125,8 @@ struct RankObserved: Observed {
         exposition.add(.openBlockBytes, statistics.memoryByteCount)
         exposition.add(.spareBlockBytes, statistics.spareByteCount)
         exposition.add(.uncommittedBytes, statistics.uncommittedByteCount)
+        exposition.add(.spilledBytes, statistics.spilledByteCount)
+        exposition.add(.spilledBlocks, statistics.blocksSpilled)
         exposition.add(.uncommittedLimit, cache.settings.uncommittedByteCountMax)
     }
 

@@ -21,7 +21,11 @@ extension CoordinatorSession {
         case .open(let sequence, let model, _):
             cache.openSequence(id: sequence, model: model, completion: done)
         case .fork(let parent, let child, let length):
-            cache.fork(parent: parent, child: child, length: length, completion: done)
+            server.beginWriting(parent)
+            // What is committed nothing changes, and what comes behind the fork it does not read.
+            server.whenInPlace(parent, to: length) {
+                cache.fork(parent: parent, child: child, length: length, completion: done)
+            }
         case .truncate(let sequence, let length):
             server.changing.insert(sequence)
             server.abortSteps(on: sequence, changed)
@@ -43,7 +47,8 @@ extension CoordinatorSession {
         case .truncate(let sequence, _), .close(let sequence), .evict(let sequence):
             server.cursors.forget(sequence)
             server.changing.remove(sequence)
-        case .putModel, .removeModel, .open, .fork, .claim: break
+        case .fork(let parent, _, _): server.endWriting(parent)
+        case .putModel, .removeModel, .open, .claim: break
         }
         switch result {
         case .success:
@@ -53,7 +58,9 @@ extension CoordinatorSession {
                 server.owners.forget(sequence)
             case .open(let sequence, _, _), .truncate(let sequence, _), .claim(let sequence, _):
                 server.uses.note([sequence])
-            case .fork(let parent, let child, _): server.uses.note([parent, child])
+            case .fork(let parent, let child, _):
+                server.uses.note([parent, child])
+                server.owners.forked(child, from: parent, at: server.now)
             case .putModel, .removeModel: break
             }
             send(.operationDone, number: number)

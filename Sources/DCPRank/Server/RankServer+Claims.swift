@@ -60,16 +60,17 @@ extension RankServer {
         }
     }
 
-    /// As the cache's refusal of an append for want of memory, with who has it.
+    /// As the cache's refusal of an append for want of room, with who has it.
     func withHolders(_ error: ServiceError) -> ServiceError {
         let holdings = cache.uncommittedHoldings
-        guard error.code == .overloaded, !holdings.isEmpty else { return error }
-        let named = holdings.prefix(Self.holdersNamedMax).map { sequence, byteCount in
-            let isGone = owners.goneFor(sequence, at: now).map { gone in
+        guard [.overloaded, .storeFull].contains(error.code), !holdings.isEmpty else { return error }
+        let named = holdings.prefix(Self.holdersNamedMax).map { holding in
+            let isGone = owners.goneFor(holding.sequence, at: now).map { gone in
                 let left = max(0, configuration.claimTimeout.nanoseconds - Int64(gone)) / 1_000_000_000
                 return ", whose client is gone, taken back in \(left) s"
             }
-            return "\(sequence) \(byteCount) bytes\(isGone ?? "")"
+            let spilled = holding.spilledByteCount > 0 ? ", \(holding.spilledByteCount) of them in the store" : ""
+            return "\(holding.sequence) \(holding.byteCount) bytes\(spilled)\(isGone ?? "")"
         }
         let rest = holdings.count - named.count
         var error = error

@@ -1,4 +1,6 @@
+internal import DCPCache
 internal import DCPCore
+internal import DCPWire
 
 /// Waiting until steps are over, without blocking the loop: whoever waits is run by the last step that ends.
 extension RankServer {
@@ -16,12 +18,33 @@ extension RankServer {
         wait(for: { steps in !steps.executions.values.contains { $0.touches(sequence) } }, body)
     }
 
-    /// Runs a body when neither a step nor a commit touches a sequence any more.
+    /// Runs a body when no step, commit or fork touches a sequence any more.
     func whenIdle(_ sequence: SequenceID, _ body: @escaping () -> Void) {
         wait(
             for: { [unowned self] steps in
                 commitsOn[sequence] == nil && !steps.executions.values.contains { $0.touches(sequence) }
             }, body)
+    }
+
+    /// Runs a body when no step is under way that appends tokens of a sequence before `length`, its computations included; at
+    /// once when these are committed.
+    func whenInPlace(_ sequence: SequenceID, to length: Int, _ body: @escaping () -> Void) {
+        guard length > cache.state(of: sequence)?.committedLength ?? 0 else { return body() }
+        wait(
+            for: { steps in
+                !steps.executions.values.contains { execution in
+                    execution.request.entries.contains { $0.sequence == sequence && $0.position < length }
+                }
+            }, body)
+    }
+
+    /// Something that the writer is asked for reads or commits tokens of a sequence.
+    func beginWriting(_ sequence: SequenceID) { commitsOn[sequence, default: 0] += 1 }
+
+    func endWriting(_ sequence: SequenceID) {
+        let rest = commitsOn[sequence, default: 1] - 1
+        commitsOn[sequence] = rest > 0 ? rest : nil
+        runQuietWaiters()
     }
 
     /// Runs a body when no step is left, computations included.
@@ -45,7 +68,7 @@ extension RankServer {
         }
     }
 
-    /// A step has ended: runs what waited for it.
+    /// A step, commit or fork has ended: runs what waited for it.
     func runQuietWaiters() {
         let ready = quietWaiters.filter { $0.isQuiet(steps) }
         guard !ready.isEmpty else { return }

@@ -30,7 +30,7 @@ public final class RankServer {
     /// Bytes that the steps in flight hold.
     var stepByteCount = 0
     var commitsInFlight = 0
-    /// How many of them concern a sequence; no entry for none.
+    /// How many commits and forks of a sequence are under way; no entry for none.
     var commitsOn: [SequenceID: Int] = [:]
     /// Why other ranks take no new tokens, as the coordinator says.
     var otherRefusals: [ServiceError] = []

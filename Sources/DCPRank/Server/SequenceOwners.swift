@@ -34,6 +34,14 @@ package struct SequenceOwners {
         gone[sequence] = now
     }
 
+    /// A client has forked a sequence of its own. Until it claims the fork, it holds that, too, for as long as it is there.
+    package mutating func forked(_ child: SequenceID, from parent: SequenceID, at now: UInt64) {
+        guard owners[child] == nil else { return }
+        owners[child] = Owner(claim: .none)
+        gone[child] = now
+        if let connection = owners[parent]?.connection { use(child, over: connection) }
+    }
+
     /// The sequence is gone; its number is never given again.
     package mutating func forget(_ sequence: SequenceID) {
         leave(sequence)

@@ -64,29 +64,57 @@ final class StepWork: Sendable {
         try result.get()
     }
 
-    /// The owned tokens into the cache, all entries or none.
-    func append(completion: @escaping Completion<Void>) {
-        submit(completion) { [self] () throws(ServiceError) in
-            guard !isCancelled.load(ordering: .relaxed) else {
-                throw ServiceError(.stepAborted, "The step was over before its tokens were appended.")
-            }
-            try checkInputs()
-            var done: [(StepRequest.Entry, Int)] = []
-            try withRows { (rows) throws(ServiceError) in
-                for (entry, tokens) in entryTokens {
-                    do throws(ServiceError) {
-                        try cache.append(
-                            sequence: entry.sequence, layer: layer, position: entry.position, rows: rows, tokens: tokens
-                        )
-                        done.append((entry, tokens.count))
-                    } catch {
-                        for (entry, _) in done {
-                            try cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
-                        }
-                        throw error
-                    }
+    /// The owned tokens into the cache, all entries or none. Waits for room, without a thread, while the cache makes some.
+    func append(completion: @escaping Completion<Void>) { append(from: 0, completion: completion) }
+
+    /// - Parameter first: the entry to go on with; those before it are in the cache.
+    private func append(from first: Int, completion: @escaping Completion<Void>) {
+        pool.submit { [self] in
+            var next = first
+            do throws(ServiceError) {
+                guard !isCancelled.load(ordering: .relaxed) else {
+                    throw ServiceError(.stepAborted, "The step was over before its tokens were appended.")
                 }
+                try checkInputs()
+                guard try appendEntries(from: &next) else { return wait(before: next, completion: completion) }
+                completion(.success(()))
+            } catch {
+                takeBack(before: next)
+                completion(.failure(error))
             }
+        }
+    }
+
+    /// - Returns: false when one found no room.
+    private func appendEntries(from next: inout Int) throws(ServiceError) -> Bool {
+        var index = next
+        var hasRoom = true
+        defer { next = index }
+        try withRows { (rows) throws(ServiceError) in
+            for (entry, tokens) in entryTokens.dropFirst(index) {
+                hasRoom = try cache.appendIfRoom(
+                    sequence: entry.sequence, layer: layer, position: entry.position, rows: rows, tokens: tokens)
+                guard hasRoom else { return }
+                index += 1
+            }
+        }
+        return hasRoom
+    }
+
+    private func wait(before next: Int, completion: @escaping Completion<Void>) {
+        cache.whenRoom { [self] refusal in
+            guard let refusal else { return append(from: next, completion: completion) }
+            pool.submit { [self] in
+                takeBack(before: next)
+                completion(.failure(refusal))
+            }
+        }
+    }
+
+    private func takeBack(before next: Int) {
+        for entry in request.entries.prefix(next) {
+            // Fails for a sequence that was closed meanwhile: its tokens are gone with it.
+            try? cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
         }
     }
 

@@ -7,6 +7,8 @@ extension SimulatedClient {
     private final class Branch {
         let child: ModelSequence
         let length: Int
+        /// What of it is promised to be committed: of the parent it was.
+        let promised: Int
         /// Losses of power when it was drawn.
         let losses: Int
         /// Nothing may be missing of it once it is there, although its own answer never came.
@@ -15,6 +17,7 @@ extension SimulatedClient {
         init(_ name: String, of parent: ModelSequence, length: Int, losses: Int) {
             child = ModelSequence(name: name, forkOf: parent, length: length)
             self.length = length
+            promised = min(length, parent.floor)
             self.losses = losses
         }
     }
@@ -23,11 +26,13 @@ extension SimulatedClient {
         let isBurst = world.chance(0.5)
         let branches = (0..<(isBurst ? world.draw(1...3) : 1)).map { _ in
             forks += 1
-            return Branch(
-                "\(name)-fork-\(forks)", of: parent, length: world.draw(0...parent.floor), losses: losses)
+            let isOfUncommitted = parent.length > parent.floor && world.chance(0.5)
+            if isOfUncommitted { simulation.count("forks of uncommitted tokens") }
+            let length = isOfUncommitted ? world.draw(parent.floor + 1...parent.length) : world.draw(0...parent.floor)
+            return Branch("\(name)-fork-\(forks)", of: parent, length: length, losses: losses)
         }
         guard isBurst else { return fork(parent, branches, cut: nil) }
-        let cut = world.draw(0...branches.map(\.length).min()!)
+        let cut = world.draw(0...branches.map(\.promised).min()!)
         parent.promiseAtMost(cut)
         simulation.mayKillSoon()
         fork(parent, branches, cut: cut, isBurst: true)
@@ -48,7 +53,7 @@ extension SimulatedClient {
         let name = branch.child.name
         func opened(_ record: SequenceRecord, isWhole: Bool) {
             branch.child.record = record
-            if isWhole, branch.losses == losses { branch.child.acknowledge(branch.length, at: world.now) }
+            if isWhole, branch.losses == losses { branch.child.acknowledge(branch.promised, at: world.now) }
             sequences.append(branch.child)
             fork(parent, Array(branches.dropFirst()), cut: cut)
         }

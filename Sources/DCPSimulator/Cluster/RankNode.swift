@@ -52,6 +52,7 @@ final class RankNode: @unchecked Sendable {
         settings.writerHost = DiskHost(disk, process, latencyMax: knobs.diskLatencyMax)
         settings.faults = disk.faults
         settings.queueDepthMax = knobs.queueDepthMax
+        if let byteCount = knobs.uncommittedByteCountMax { settings.uncommittedByteCountMax = byteCount }
         settings.newStoreID = StoreID(high: world.random.next() | 1, low: world.random.next())
         do throws(ServiceError) {
             let isNew = starts == 1
@@ -121,6 +122,9 @@ final class RankNode: @unchecked Sendable {
     /// Whether blocks of its store are in pieces.
     var hasPieces: Bool { (try? cache?.statistics().piecedBlocks).map { $0 > 0 } ?? false }
 
+    /// Uncommitted ones, since it was started.
+    var blocksSpilled: Int { (try? cache?.statistics()).map { Int($0.blocksSpilled) } ?? 0 }
+
     /// Up, with nothing left to delete and nothing that its disk may have lost.
     var isQuiet: Bool { cache?.doomedByteCount == 0 && !disk.hasLostWrites }
 
@@ -170,6 +174,7 @@ final class RankNode: @unchecked Sendable {
         server?.abandon()
         dangling += simulation.network.died(process, withMachine: withMachine)
         server = nil
+        simulation.count("spilled blocks", blocksSpilled)
         cache?.abandon()
         cache = nil
     }

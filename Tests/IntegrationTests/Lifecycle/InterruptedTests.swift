@@ -93,9 +93,9 @@ extension Integration {
 
         @Test("what a client that is gone has not committed is named, then taken back, and others append again")
         func abandoned() async throws {
-            // 8 KiB a token: a rank with 1 MiB for uncommitted tokens has room for 128.
+            // 8 KiB a token: a rank with 1 MiB for uncommitted tokens has room for 128, which fill no block that it could spill.
             let trace = Trace(try shape(8, 8, 128, 128, .float32), tokens: 200, salt: 932)
-            var setup = ClusterSetup(ranks: 1)
+            var setup = ClusterSetup(ranks: 1, blockTokens: 256)
             setup.rankArguments = ["--uncommitted-limit", "1", "--claim-timeout", "0.5"]
             try await setup.run { cluster in
                 try await cluster.withClient { client in

@@ -1,0 +1,75 @@
+internal import DCPCore
+
+/// Sequences that may have full blocks in RAM, and who waits for the writer to take some to the store.
+struct SpillQueue: Sendable {
+    /// In the order in which they got the first of these blocks; with some that are no members any more.
+    private var order: [SequenceID] = []
+    private var members: Set<SequenceID> = []
+    /// A batch is on its way.
+    private(set) var isRunning = false
+    /// Run when the batch has ended, each once.
+    private var waiters: [@Sendable (ServiceError?) -> Void] = []
+    /// Why the last batch failed, and the transactions of the store until then; nil when it did not.
+    private(set) var failure: (error: ServiceError, transactions: Int)?
+    /// Sequences of which a rewind dropped blocks that the disk would not delete.
+    private var untrimmed: Set<SequenceID> = []
+
+    mutating func note(_ id: SequenceID) {
+        if members.insert(id).inserted { order.append(id) }
+    }
+
+    mutating func forget(_ id: SequenceID) {
+        untrimmed.remove(id)
+        guard members.remove(id) != nil, order.count > 2 * members.count + 64 else { return }
+        order.removeAll { !members.contains($0) }
+    }
+
+    /// Takes the first out; who finds that it has more than was wanted puts it back.
+    mutating func takeFirst() -> SequenceID? {
+        while let first = order.first {
+            order.removeFirst()
+            if members.remove(first) != nil { return first }
+        }
+        return nil
+    }
+
+    mutating func putBack(_ ids: [SequenceID]) {
+        let new = ids.filter { members.insert($0).inserted }
+        order.insert(contentsOf: new, at: 0)
+    }
+
+    /// - Parameter transactions: of the store, by now. After a failure another attempt needs one since.
+    /// - Returns: whether the caller is to start a batch.
+    mutating func begin(transactions: Int) -> Bool {
+        guard !isRunning, !members.isEmpty, failure?.transactions != transactions else { return false }
+        isRunning = true
+        return true
+    }
+
+    /// - Returns: false when no batch is on its way.
+    mutating func wait(_ body: @escaping @Sendable (ServiceError?) -> Void) -> Bool {
+        if isRunning { waiters.append(body) }
+        return isRunning
+    }
+
+    /// A batch has ended.
+    /// - Parameter isEnough: whether none is to follow.
+    /// - Returns: whom to tell.
+    mutating func end(
+        _ error: ServiceError?, transactions: Int, isEnough: Bool
+    ) -> [@Sendable (ServiceError?) -> Void] {
+        defer { waiters = [] }
+        failure = error.map { ($0, transactions) }
+        isRunning = error == nil && !isEnough && !members.isEmpty
+        return waiters
+    }
+
+    /// The disk may take what it has refused.
+    mutating func retry() -> Set<SequenceID> {
+        defer { untrimmed = [] }
+        failure = nil
+        return untrimmed
+    }
+
+    mutating func noteUntrimmed(_ id: SequenceID) { untrimmed.insert(id) }
+}

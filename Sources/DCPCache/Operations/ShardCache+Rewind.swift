@@ -1,0 +1,124 @@
+internal import DCPAttention
+public import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+/// Dropping uncommitted tokens, at once: in RAM, and from the index where they were spilled.
+extension ShardCache {
+    /// Drops uncommitted tokens of one layer from `length` (global) on.
+    /// Damage is no obstacle: what is dropped is uncommitted, and a step that met the damage has to be taken back.
+    /// - Throws: `.positionMismatch` below the committed length, below that of a commit under way, below that of a fork that
+    ///   shares uncommitted tokens, and above the layer's length.
+    public func rewind(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) {
+        let sequence = try sequence(id)
+        try checkLayer(layer, of: sequence)
+        try prepare(sequence)
+        let dropsSealed = try sequence.core.withLock { core throws(ServiceError) in
+            try checkFloor(id, length, core)
+            guard length >= core.shared else {
+                throw fail(
+                    .positionMismatch,
+                    "\(id) shares its tokens up to \(core.shared) with a fork on \(rank), and one layer of it cannot be "
+                        + "rewound to \(length) alone; rewind all of them.")
+            }
+            return try sequence.layers[layer].state.withLock { state throws(ServiceError) in
+                guard length <= state.length else {
+                    throw fail(
+                        .positionMismatch,
+                        "Layer \(layer) of \(id) has \(state.length) tokens on \(rank) and cannot be rewound to "
+                            + "\(length).")
+                }
+                return try rewind(sequence, layer: layer, &state, &core, to: length)
+            }
+        }
+        if dropsSealed { trim(sequence) }
+    }
+
+    /// Drops the uncommitted tokens of all layers from `length` (global) on; a layer that ends before it is left as it is.
+    /// - Throws: `.positionMismatch` below the committed length, or below that of a commit under way.
+    public func rewind(sequence id: SequenceID, length: Int) throws(ServiceError) {
+        let sequence = try sequence(id)
+        try prepare(sequence)
+        try sequence.core.withLock { core throws(ServiceError) in try checkFloor(id, length, core) }
+        try dropUncommitted(sequence, to: length)
+    }
+
+    /// As `rewind`, of a sequence that is prepared, to a length that may be rewound to.
+    func dropUncommitted(_ sequence: SequenceCache, to length: Int) throws(ServiceError) {
+        let dropsSealed = try sequence.core.withLock { core throws(ServiceError) in
+            var dropsSealed = false
+            for (number, layer) in sequence.layers.enumerated() {
+                let drops = try layer.state.withLock { state throws(ServiceError) in
+                    try rewind(sequence, layer: number, &state, &core, to: length)
+                }
+                dropsSealed = dropsSealed || drops
+            }
+            core.shared = min(core.shared, length)
+            // What was damaged is gone.
+            if let damage = core.damage, damage.localIndex >= localLength(length) { core.damage = nil }
+            return dropsSealed
+        }
+        if dropsSealed { trim(sequence) }
+    }
+
+    private func checkFloor(_ id: SequenceID, _ length: Int, _ core: SequenceCache.Core) throws(ServiceError) {
+        guard length < core.floor else { return }
+        throw fail(
+            .positionMismatch,
+            "\(id) is committed up to \(core.floor) tokens on \(rank) and cannot be rewound to \(length); truncate it "
+                + "instead.")
+    }
+
+    /// With the mutexes of the core and of the layer held.
+    /// - Returns: whether blocks were dropped that are in the store.
+    private func rewind(
+        _ sequence: SequenceCache, layer: Int, _ state: inout LayerState, _ core: inout SequenceCache.Core,
+        to length: Int
+    ) throws(ServiceError) -> Bool {
+        guard !state.isClosed else { throw unknown(sequence.id) }
+        guard !state.isFrozen else { throw fail(.notReady, "\(sequence.id) is being truncated on \(rank); retry.") }
+        guard length < state.length else { return false }
+        let panels = sequence.model.panels[layer]
+        let local = localLength(length)
+        let kept = local / blockTokens
+        let dropsSealed = kept < state.mapped.count
+        // It may fail, so before anything is changed.
+        let open = dropsSealed ? try reopen(sequence, layer: layer, state.mapped[kept], index: kept, local, &core) : nil
+        let sealed = state.mapped.count
+        releaseUncommitted(sequence, layer: layer, local..<localLength(state.length), sealed: sealed)
+        if dropsSealed {
+            let reopened = max(kept * blockTokens, min(localLength(core.committed), local))..<local
+            releaseUncommitted(sequence, layer: layer, reopened, sealed: sealed)
+            holdUncommitted(sequence, layer: layer, reopened, sealed: kept)
+            state.dropSealed(from: kept)
+            state.memory = open.map { [$0] } ?? []
+            state.verified = state.verified.clamped(to: 0..<kept)
+            state.generation += 1
+        } else {
+            state.dropMemory(fromLocalIndex: local, panels, pool: memory)
+        }
+        state.length = length
+        return dropsSealed
+    }
+
+    /// The tokens before `local` of a spilled block that the cut goes through, in RAM again; nil when it is at the block's edge.
+    private func reopen(
+        _ sequence: SequenceCache, layer: Int, _ address: BlockAddress, index: Int, _ local: Int,
+        _ core: inout SequenceCache.Core
+    ) throws(ServiceError) -> MemoryBlock? {
+        let tokens = local - index * blockTokens
+        guard tokens > 0 else { return nil }
+        // The address is in the index, so nothing has deleted the block, and this keeps the map. Whoever opens a block again
+        // waits for it to be read, mostly from memory: it was written a moment ago.
+        let read = try mapping { () throws(StoreError) in try environment.beginRead(isPrivileged: true) }
+        defer { withExtendedLifetime(read) {} }
+        guard let lineage = lineages.withLock({ $0[sequence.id] }) else { throw unknown(sequence.id) }
+        do throws(ServiceError) {
+            return try copy(address, of: sequence, layer: layer, index: index, lineage, tokens: tokens)
+        } catch {
+            guard error.code == .storeDamaged else { throw error }
+            core.markDamaged(fromLocalIndex: index * blockTokens, error.message)
+            return MemoryBlock(sequence.model.panels[layer], .zeros, pool: memory)
+        }
+    }
+}

@@ -1,0 +1,159 @@
+internal import DCPAttention
+public import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+/// Full blocks that are not committed are sealed before their commit when RAM gets short.
+///
+/// They get the keys that the commit would give them, and the commit counts them. Until then no record does: a crash leaves
+/// blocks that no lineage covers, and the next start deletes them.
+extension ShardCache {
+    /// Uncommitted bytes in RAM from which on blocks are spilled.
+    var spillThreshold: Int { settings.uncommittedByteCountMax / 2 }
+
+    /// Blocks that one transaction spills, at the least one: some ten milliseconds, for which a commit waits.
+    private static let batchByteCount = 16 << 20
+
+    /// Why an append finds no room at the moment.
+    var crowded: ServiceError {
+        fail(
+            .overloaded,
+            "\(uncommitted.value) bytes of uncommitted tokens are in the RAM of \(rank), the limit is "
+                + "\(settings.uncommittedByteCountMax) (uncommitted-limit), and only full blocks can be spilled to its "
+                + "store; commit or rewind, then append again.")
+    }
+
+    /// Runs a body when an append that found no room may try again, or with the reason why it should not. At once, or on the
+    /// writer's thread, where it must not block.
+    public func whenRoom(_ body: @escaping @Sendable (ServiceError?) -> Void) {
+        if spills.withLock({ $0.wait(body) }) { return }
+        guard uncommitted.value > spillThreshold else { return body(nil) }
+        body(spills.withLock(\.failure)?.error ?? crowded)
+    }
+
+    /// Whether a batch is on its way to the store.
+    package var isSpilling: Bool { spills.withLock(\.isRunning) }
+
+    /// Begins to spill when too much is in RAM and nobody does.
+    func spillIfCrowded() {
+        guard uncommitted.value > spillThreshold else { return }
+        let transactions = writer.transactionsCommitted
+        if spills.withLock({ $0.begin(transactions: transactions) }) { spillBatch() }
+    }
+
+    /// The disk may take what it has refused.
+    func retrySpills() {
+        for id in spills.withLock({ $0.retry() }) {
+            if let sequence = sequenceCaches.withLock({ $0[id] }) { trim(sequence) }
+        }
+        spillIfCrowded()
+    }
+
+    private func spillBatch() {
+        let batch = Plan<[Sealing]>([])
+        // Alone: whose blocks it takes is not known before it runs.
+        enqueue([], isAlone: true, isInternal: true) { [self] result in
+            ended(result)
+        } body: { [self] transaction in
+            batch.value = takeBatch()
+            for index in batch.value.indices { try write(&batch.value[index], &transaction) }
+        } undo: { [self] in
+            spills.withLock { $0.putBack(batch.value.map(\.sequence.id)) }
+            batch.value.reversed().forEach(undo)
+            batch.value = []
+        } apply: { [self] in
+            if !batch.value.isEmpty { FailPoint.spillAfter.pass() }
+            for sealing in batch.value {
+                do throws(StoreError) {
+                    try apply(sealing)
+                    spilledBlocks.wrappingAdd(
+                        UInt64(sealing.layers.reduce(0) { $0 + $1.blocks.count }), ordering: .relaxed)
+                } catch {
+                    // They are still in RAM, and the commit writes them again.
+                }
+                // Some were rewound while they were written.
+                if !isInPlace(sealing) { trim(sealing.sequence) }
+            }
+            spills.withLock { $0.putBack(batch.value.filter(hasFullBlocks).map(\.sequence.id)) }
+            batch.value = []
+            pieced.withLock { $0.noteCommit(transactions: writer.transactionsCommitted) }
+            healPieces()
+        }
+    }
+
+    private func ended(_ result: Result<Void, ServiceError>) {
+        var failure: ServiceError?
+        if case .failure(let error) = result { failure = error }
+        let isEnough = uncommitted.value <= spillThreshold
+        let (waiters, goesOn) = spills.withLock { spills in
+            let waiters = spills.end(failure, transactions: writer.transactionsCommitted, isEnough: isEnough)
+            return (waiters, spills.isRunning)
+        }
+        if goesOn { spillBatch() }
+        for waiter in waiters { waiter(failure) }
+    }
+
+    /// Those that have waited longest, of each the lowest layers first: a prefill that goes layer by layer needs them last.
+    private func takeBatch() -> [Sealing] {
+        var batch: [Sealing] = []
+        var byteCount = 0
+        while byteCount < Self.batchByteCount, let id = spills.withLock({ $0.takeFirst() }) {
+            guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }) else {
+                continue
+            }
+            var sealing = Sealing(sequence: sequence, lineage: lineage)
+            for (number, layer) in sequence.layers.enumerated() {
+                let panels = sequence.model.panels[number]
+                let rest = max(Self.batchByteCount - byteCount, 0)
+                let room = (rest + panels.payloadByteCount - 1) / panels.payloadByteCount
+                sealing.layers.append(
+                    layer.state.withLock { state in
+                        lease(state, upTo: min(fullBlocks(state), state.mapped.count + room))
+                    })
+                byteCount += sealing.layers[number].blocks.count * panels.payloadByteCount
+            }
+            if !sealing.isEmpty { batch.append(sealing) }
+        }
+        return batch
+    }
+
+    private func isInPlace(_ sealing: Sealing) -> Bool {
+        zip(sealing.sequence.layers, sealing.layers).allSatisfy { layer, planned in
+            planned.blocks.isEmpty || layer.state.withLock { $0.mapped.count >= planned.indices.upperBound }
+        }
+    }
+
+    private func fullBlocks(_ state: LayerState) -> Int { localLength(state.length) / blockTokens }
+
+    private func hasFullBlocks(_ sealing: Sealing) -> Bool {
+        sealing.sequence.layers.contains { layer in
+            layer.state.withLock { !$0.isClosed && fullBlocks($0) > $0.mapped.count }
+        }
+    }
+
+    /// Deletes spilled blocks that a rewind has dropped from all layers.
+    func trim(_ sequence: SequenceCache) {
+        let id = sequence.id
+        let plan = Plan<Sealing?>(nil)
+        enqueue([Self.key(id)], isFreeing: true, isInternal: true) { [self] result in
+            if case .failure = result { spills.withLock { $0.noteUntrimmed(id) } }
+        } body: { [self] transaction in
+            plan.value = nil
+            guard sequenceCaches.withLock({ $0[id] }) === sequence, let lineage = lineages.withLock({ $0[id] }) else {
+                return
+            }
+            // Of no blocks.
+            var sealing = Sealing(sequence: sequence, lineage: lineage)
+            sealing.layers = sequence.layers.map { $0.state.withLock { lease($0, upTo: 0) } }
+            try write(&sealing, &transaction)
+            plan.value = sealing
+        } undo: { [self] in
+            plan.value.map(undo)
+            plan.value = nil
+        } apply: { [self] in
+            // Nothing is read back.
+            plan.value.map { try? apply($0) }
+            plan.value = nil
+        }
+    }
+}
