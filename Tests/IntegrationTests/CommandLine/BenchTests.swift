@@ -99,10 +99,10 @@ extension Integration {
         func latent(kind: String) async throws {
             let count = kind == "decode" ? 2 : 40
             let object = try await run(
-                "kernels", kind, "--latent", "--shape", "16x1x48x32,6x2x24x16", "--context", "100,1k", "--count",
+                "kernels", kind, "--latent", "--shape", "16x1x48x32", "--context", "300", "--count",
                 "\(count)", "--dtype", "bf16,f16,f32")
             let results = try results(object)
-            #expect(results.count == 12, "two shapes, two contexts, three dtypes")
+            #expect(results.count == 3, "three dtypes")
             for result in results {
                 let beside = try #require(try figures(result)["attention"]?["beside"] as? [[String: Any]])
                 #expect(beside.first?["name"] as? String == "sgemm")
