@@ -59,6 +59,8 @@ public struct SequenceState: Hashable, Sendable {
     public var committedLength: Int
     /// How many of them have ids: all, or none.
     public var tokenIDs: Int
+    /// Whether all of these can be read, and matched, as far as is known.
+    public var areIDsIntact: Bool
     /// Each layer's length including what is not committed, global tokens.
     public var layerLengths: [Int]
     /// What can be served: `committedLength`, or less when a stored value was found damaged. Truncating to it, or
@@ -69,8 +71,6 @@ public struct SequenceState: Hashable, Sendable {
     public var lastChange: UInt64
     /// The latest that this rank has been told of; as of the last change, when the store was opened since.
     public var claim: Claim
-
-    public static let scopeByteCountMax = 255
 }
 
 /// What the cache holds, at one moment.

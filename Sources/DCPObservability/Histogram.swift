@@ -26,6 +26,10 @@ public struct Histogram: Hashable, Sendable {
                 100_000_000, 250_000_000, 500_000_000, 1_000_000_000, 2_500_000_000, 5_000_000_000, 10_000_000_000,
                 30_000_000_000, 60_000_000_000,
             ], ticksPerUnit: 1_000_000_000)
+
+        /// Tokens, from a short question to the longest contexts, four times from bound to bound.
+        public static let tokens = Buckets(
+            bounds: [16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1_048_576], ticksPerUnit: 1)
     }
 
     public let buckets: Buckets

@@ -63,6 +63,14 @@ extension Metric {
         "The wait for the writer is in it, and with `durability: always` the sync.")
     public static let commitsFailed = Metric(
         "dcp_commits_failed_total", .counter, [.rank], labels: ["cause"], "Commits that failed, by cause.")
+    public static let prefixMatches = Metric(
+        "dcp_prefix_matches_total", .counter, [.rank], labels: ["result"],
+        "Searches for the stored sequence that begins with the most of some token ids.",
+        "`found`, `missed`: no sequence begins with the first id, or `failed`. A client asks one rank at a time: sum over "
+            + "ranks.")
+    public static let prefixMatchTokens = Metric(
+        "dcp_prefix_match_tokens", .histogram, [.rank], "Tokens of the prefixes that were found.",
+        "The sum is what need not be prefilled again.")
     public static let commitsInFlight = Metric("dcp_commits_in_flight", .gauge, [.rank], "Commits not answered yet.")
     public static let storeUsed = Metric(
         "dcp_store_used_bytes", .gauge, [.rank], "Pages of the store that hold something.")
@@ -192,6 +200,7 @@ extension Metric {
         buildInfo, startTime, residentBytes, epoch, connections, framesRefused,
         connectionsRefused, certificateEnd, stepDuration, stepCompute, stepExchange,
         stepsAborted, stepsInFlight, stepBytesInFlight, tokens, commitDuration, commitsFailed, commitsInFlight,
+        prefixMatches, prefixMatchTokens,
         storeUsed, storeFile, storeLimit, storeHigh, storeLow, storeDeleting, storeCondition, storeTransactions,
         storeReaders, verifications, verificationRunning, verificationDamage, sequences, committedTokens, sealedBlocks,
         piecedBlocks, openBlockBytes, spareBlockBytes, uncommittedBytes, spilledBytes, spilledBlocks, uncommittedLimit,

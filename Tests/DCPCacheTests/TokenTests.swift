@@ -62,7 +62,7 @@ struct TokenTests {
         try refused(.conflict, 310, 250, wrong, "Token 259", "\(Self.ids[259])", "\(wrong[9])")
         try refused(.conflict, 200, 100, [1], "Token 100")
         try refused(.invalidRequest, 300, -1, [1], "-1..<0")
-        let long = [UInt8](repeating: 1, count: CommitPart.annotationByteCountMax + 1)
+        let long = [UInt8](repeating: 1, count: SequenceLimits.annotationByteCountMax + 1)
         try refused(.invalidRequest, 300, 0, [], "1048577", "1048576", annotation: long)
         let part = CommitPart(SequenceID(1), length: 310)
         expect(.invalidRequest, "twice") { try finish { rig.cache.commit([part, part], completion: $0) } }
@@ -129,7 +129,7 @@ struct TokenTests {
     @Test("an annotation goes with the length it was given at")
     func annotations() throws {
         let rig = try rig(Array(Self.ids[..<300]))
-        let large = (0..<CommitPart.annotationByteCountMax).map { UInt8(truncatingIfNeeded: $0 &* 31) }
+        let large = (0..<SequenceLimits.annotationByteCountMax).map { UInt8(truncatingIfNeeded: $0 &* 31) }
         try rig.commit(1, 300, nil, annotation: [1])
         try rig.commit(1, 0, nil, annotation: large)
         try rig.fork(1, 2, 300)

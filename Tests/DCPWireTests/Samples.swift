@@ -121,7 +121,8 @@ enum Samples {
 
     private static func clients(_ cluster: ClusterShape) -> [Message] {
         let status = SequenceStatus(
-            sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3, claim: Claim(6))
+            sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3, claim: Claim(6),
+            intactLength: 8, tokenIDs: 9)
         return [
             .request(step()),
             .reply(
@@ -132,6 +133,22 @@ enum Samples {
                     SequenceLength(sequence: SequenceID(1), length: 10, claim: Claim(3)),
                     .init(sequence: SequenceID(2), length: 0),
                 ])),
+            .request(
+                Commit([
+                    SequenceCommit(
+                        sequence: SequenceID(1), length: 10, tokens: TokenIDs(start: 7, ids: [1, .max, 3]),
+                        annotation: [1, 2], claim: Claim(3)),
+                    SequenceCommit(sequence: SequenceID(2), length: 0, annotation: []),
+                ])),
+            .request(ReadTokens(SequenceID(1), start: 5, count: 7, wantsAnnotation: true)),
+            .reply(ReadTokens.Reply(ids: [1, 2, .max], annotation: [9]), to: ReadTokens.self),
+            .reply(ReadTokens.Reply(ids: [], annotation: nil), to: ReadTokens.self),
+            .request(
+                MatchTokens(
+                    MatchQuestion(model: ModelID(3), scope: "tenant", ids: [1, 2, 3], excluding: [SequenceID(8)]),
+                    revision: "r")),
+            .reply(MatchTokens.Reply(HeldLength(sequence: SequenceID(1), length: 2)), to: MatchTokens.self),
+            .reply(MatchTokens.Reply(nil), to: MatchTokens.self),
             .request(GetHostReport()), .reply(HostReport(), to: GetHostReport.self),
             .reply(hostReport(), to: GetHostReport.self), .reply(Done(), to: Commit.self),
             .request(Many([GetSequenceStatus(SequenceID(1)), GetSequenceStatus(SequenceID(9))])),

@@ -9,10 +9,11 @@ struct Doomed: Sendable {
 
     var isEmpty: Bool { blocks.isEmpty && rows.isEmpty && chunks.isEmpty && annotations.isEmpty }
 
-    /// Without those of ids and annotations, which are few.
+    /// Those of ids and annotations about: none is 0 pages.
     var pages: Int {
         blocks.reduce(0) { $0 + $1.layers.count * $1.blocks.count * $1.pages }
-            + rows.reduce(0) { $0 + $1.tokens.count * $1.pages }
+            + rows.reduce(0) { $0 + $1.tokens.count * $1.pages } + chunks.reduce(0) { $0 + ($1.chunks.count + 2) / 3 }
+            + annotations.reduce(0) { $0 + 1 + $1.byteCount / 4096 }
     }
 
     static func += (a: inout Doomed, b: Doomed) {

@@ -9,13 +9,13 @@ extension ShardCache {
     public func openSequence(
         id: SequenceID, model: ModelID, scope: String = "", completion: @escaping CacheCompletion
     ) {
-        guard scope.utf8.count <= SequenceState.scopeByteCountMax else {
+        guard scope.utf8.count <= SequenceLimits.scopeByteCountMax else {
             return completion(
                 .failure(
                     fail(
                         .invalidRequest,
                         "The scope of \(id) has \(scope.utf8.count) bytes, more than the limit of "
-                            + "\(SequenceState.scopeByteCountMax); shorten it.")))
+                            + "\(SequenceLimits.scopeByteCountMax); shorten it.")))
         }
         let plan = Plan<SequenceCache?>(nil)
         let lineage = Plan<Lineage?>(nil)
@@ -186,9 +186,12 @@ extension ShardCache {
             // The first length that needs the damaged token is its position + 1.
             intact = min(intact, cluster.layout.position(ofLocalIndex: damage.localIndex, rank: contextRank))
         }
+        let (tokenIDs, isIndexed) = tokens.withLock {
+            ($0[sequence.id]?.count ?? 0, $0.isIndexed(sequence.id))
+        }
         return SequenceState(
             id: sequence.id, model: sequence.model.id, scope: sequence.scope, committedLength: core.committed,
-            tokenIDs: tokens.withLock { $0[sequence.id]?.count ?? 0 },
+            tokenIDs: tokenIDs, areIDsIntact: tokenIDs == 0 || isIndexed,
             layerLengths: sequence.layers.map { $0.state.withLock { $0.length } }, intactLength: intact,
             lastChange: core.lastChange, claim: core.claim)
     }

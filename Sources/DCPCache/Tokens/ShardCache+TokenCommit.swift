@@ -2,20 +2,6 @@ public import DCPCore
 internal import DCPStore
 internal import Synchronization
 
-/// Ids of consecutive tokens of a sequence.
-public struct TokenIDs: Hashable, Sendable {
-    /// The position of the first.
-    public var start: Int
-    public var ids: [UInt32]
-
-    public init(start: Int, ids: [UInt32]) {
-        self.start = start
-        self.ids = ids
-    }
-
-    public var end: Int { start + ids.count }
-}
-
 /// What a commit makes durable of one sequence.
 public struct CommitPart: Hashable, Sendable {
     public var sequence: SequenceID
@@ -23,11 +9,9 @@ public struct CommitPart: Hashable, Sendable {
     public var length: Int
     /// Ids of its tokens. A sequence has those of all committed tokens, or none.
     public var tokens: TokenIDs?
-    /// Replaces what a client left with the sequence: any bytes, nil to leave what is there. Good for the committed length:
-    /// a shorter sequence does not have it.
+    /// Replaces what a client left with the sequence, any bytes: nil leaves it, and an empty one removes it. Good for the
+    /// committed length: a shorter sequence does not have it.
     public var annotation: [UInt8]?
-
-    public static let annotationByteCountMax = 1 << 20
 
     public init(
         _ sequence: SequenceID, length: Int, tokens: TokenIDs? = nil, annotation: [UInt8]? = nil
@@ -59,11 +43,11 @@ extension ShardCache {
     ) throws -> TokenPlan {
         let id = part.sequence
         guard let record = tokens.withLock({ $0[id] }) else { throw unknown(id) }
-        if let annotation = part.annotation, annotation.count > CommitPart.annotationByteCountMax {
+        if let annotation = part.annotation, annotation.count > SequenceLimits.annotationByteCountMax {
             throw fail(
                 .invalidRequest,
                 "The annotation of \(id) has \(annotation.count) bytes, more than the limit of "
-                    + "\(CommitPart.annotationByteCountMax); shorten it.")
+                    + "\(SequenceLimits.annotationByteCountMax); shorten it.")
         }
         let given = part.tokens.flatMap { $0.ids.isEmpty ? nil : $0 }
         if let given { try check(given, of: part, stored: record.count) }

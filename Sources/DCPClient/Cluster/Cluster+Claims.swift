@@ -169,6 +169,7 @@ protocol ClaimStating {
 
 extension StepRequest.Entry: ClaimStating {}
 extension SequenceLength: ClaimStating {}
+extension SequenceCommit: ClaimStating {}
 
 /// A request whose parts are about sequences.
 protocol ClaimsStating {
@@ -180,5 +181,5 @@ extension StepRequest: ClaimsStating {
 }
 
 extension Commit: ClaimsStating {
-    var claimStating: [any ClaimStating] { lengths }
+    var claimStating: [any ClaimStating] { parts }
 }

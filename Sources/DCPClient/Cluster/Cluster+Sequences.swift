@@ -11,6 +11,8 @@ public struct SequenceProgress: Hashable, Sendable {
     public var layerLengths: [Int]
     /// Per rank, the committed tokens it owns.
     public var localTokens: [RankIndex: Int]
+    /// How many committed tokens have ids, on every rank.
+    public var tokenIDs: Int
     /// Whether some rank has tokens of a layer that another has not: a step failed half-way.
     public var isUneven: Bool
 
@@ -23,9 +25,16 @@ extension Cluster {
     /// Makes the first tokens of sequences durable on every rank. All layers must have reached the length. Repeating a
     /// commit is harmless.
     public func commit(_ lengths: [SequenceLength]) async throws(ServiceError) {
+        try await commit(lengths.map { SequenceCommit(sequence: $0.sequence, length: $0.length) })
+    }
+
+    /// As above, with token ids and annotations.
+    /// - Throws: `.conflict` for ids that contradict stored ones, `.positionMismatch` where they would leave a gap,
+    ///   `.invalidRequest` for too many, too few, or too long an annotation. Nothing has changed then.
+    public func commit(_ parts: [SequenceCommit]) async throws(ServiceError) {
         let topology = try await readyTopology()
-        let lengths = try await claimed(lengths, in: topology.epoch)
-        _ = try await askRanks(Commit(lengths), topology: topology)
+        let parts = try await claimed(parts, in: topology.epoch)
+        _ = try await askRanks(Commit(parts), topology: topology)
     }
 
     /// What the ranks hold of a sequence.

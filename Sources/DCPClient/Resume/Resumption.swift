@@ -35,6 +35,7 @@ extension SequenceProgress {
         longestCommittedLength = statuses.map(\.1.committedLength).max() ?? 0
         layerLengths = (0..<layers).map { layer in statuses.map { $0.1.layerLengths[layer] }.min() ?? 0 }
         localTokens = Dictionary(uniqueKeysWithValues: statuses.map { ($0.0, $0.1.localTokens) })
+        tokenIDs = statuses.map(\.1.tokenIDs).min() ?? 0
         isUneven = (0..<layers).contains { layer in Set(statuses.map { $0.1.layerLengths[layer] }).count > 1 }
     }
 }

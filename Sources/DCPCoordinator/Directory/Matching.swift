@@ -26,7 +26,7 @@ extension OpenMatching: DirectoryItem {
         try machine.check(name: name, of: "sequence")
         try machine.check(scope: scope)
         let model = try machine.model(model)
-        try machine.check(revision: revision, of: model)
+        try model.check(revision: revision)
         _ = try machine.newSequence(name, model: model.id, scope: scope)
         guard machine.matches.count < CoordinatorMachine.matchesMax else {
             throw ServiceError(

@@ -13,7 +13,7 @@ extension OpenSequence: DirectoryItem {
         }
         guard create else { throw machine.unknownSequence(name) }
         let record = try machine.model(model)
-        try machine.check(revision: revision, of: record)
+        try record.check(revision: revision)
         let new = try machine.newSequence(name, model: record.id, scope: scope)
         machine.eviction.opened(name)
         defer { machine.noteUse(of: name, now: now) }
@@ -35,7 +35,7 @@ extension OpenSequence: DirectoryItem {
                 "Sequence `\(name)` belongs to model `\(owner.name)`, not `\(model)`; choose another --sequence or --model."
             )
         }
-        try machine.check(revision: revision, of: owner)
+        try owner.check(revision: revision)
         guard scope == known.record.scope || !create else {
             throw ServiceError(
                 .conflict,

@@ -61,20 +61,11 @@ extension CoordinatorMachine {
     }
 
     /// A client that names a revision is not given keys and values of another; one that names none takes any.
-    func check(revision: String, of model: ModelRecord) throws(ServiceError) {
-        guard !revision.isEmpty, revision != model.description.revision else { return }
-        throw ServiceError(
-            .modelMismatch,
-            "Model `\(model.name)` has \(model.description.revision.map { "revision `\($0)`" } ?? "no revision"), the client's is "
-                + "`\(revision)`: keys and values of one are wrong for the other. Register the client's under another name."
-        )
-    }
-
     func check(scope: String) throws(ServiceError) {
-        guard scope.utf8.count <= SequenceRecord.scopeByteCountMax else {
+        guard scope.utf8.count <= SequenceLimits.scopeByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
-                "A scope has at most \(SequenceRecord.scopeByteCountMax) bytes; this one has \(scope.utf8.count). Choose a shorter "
+                "A scope has at most \(SequenceLimits.scopeByteCountMax) bytes; this one has \(scope.utf8.count). Choose a shorter "
                     + "one.")
         }
     }

@@ -90,6 +90,10 @@ struct RankObserved: Observed {
         exposition.add(.commitDuration, counters.commits)
         exposition.add(.commitsFailed, counters.commitsFailed)
         exposition.add(.commitsInFlight, measured.commitsInFlight)
+        let matches = counters.prefixMatches
+        let results = [("found", matches.found.count), ("missed", matches.missed), ("failed", matches.failed)]
+        exposition.add(.prefixMatches, results.map { ([$0.0], Double($0.1)) })
+        exposition.add(.prefixMatchTokens, matches.found)
         exposition.add(.verifications, measured.verifications)
         exposition.add(.verificationRunning, measured.isVerifying ? 1 : 0)
         exposition.add(.verificationDamage, measured.damageFound)

@@ -132,6 +132,12 @@ struct RankService: DaemonService {
                     "damaged": "\(found.damagedSequences.map { "\($0.value)" }.joined(separator: ","))",
                 ])
         }
+        let unfound = cache.sequencesWithDamagedIDs
+        if !unfound.isEmpty {
+            logger.error(
+                "Token ids are damaged; their sequences are served, and not found by them until `dcpctl verify --repair`",
+                metadata: ["sequences": "\(unfound.map { "\($0.value)" }.joined(separator: ","))"])
+        }
         if cache.highestEpoch == .none {
             logger.notice("Store open, it is new", metadata: metadata)
         } else {

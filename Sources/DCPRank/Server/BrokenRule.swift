@@ -12,4 +12,6 @@ package enum BrokenRule: String, CaseIterable, Sendable {
     case window
     /// Counts a head's sink in each part of its attention, and not once at the end.
     case sink
+    /// Promises one token more than a match has compared.
+    case match
 }

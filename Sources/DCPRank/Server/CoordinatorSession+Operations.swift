@@ -18,8 +18,8 @@ extension CoordinatorSession {
             cache.putModel(id: record.id, name: record.name, description: record.description, completion: done)
         case .removeModel(let model):
             cache.removeModel(model, completion: done)
-        case .open(let sequence, let model, _):
-            cache.openSequence(id: sequence, model: model, completion: done)
+        case .open(let sequence, let model, let scope):
+            cache.openSequence(id: sequence, model: model, scope: scope, completion: done)
         case .fork(let parent, let child, let length):
             server.beginWriting(parent)
             // What is committed nothing changes, and what comes behind the fork it does not read.

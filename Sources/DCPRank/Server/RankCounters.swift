@@ -14,6 +14,7 @@ package struct RankCounters: Sendable {
     package var tokens: UInt64 = 0
     package var commits = Histogram(.seconds)
     package var commitsFailed = CauseCounts([.storeFull, .storeDamaged])
+    package var prefixMatches = PrefixMatches()
     /// Connections that ended because of what the peer is or sent. What refuses connections before their first frame
     /// counts here too.
     package var framesRefused = CauseCounts([.incompatible, .protocolViolation])
@@ -27,6 +28,22 @@ package struct RankCounters: Sendable {
     package var stepTimes = StepTimes()
 
     package var stepsCompleted: UInt64 { decodeSteps.count &+ prefillSteps.count }
+}
+
+/// How the searches for stored prefixes came out.
+package struct PrefixMatches: Sendable {
+    /// By the tokens that they found.
+    package private(set) var found = Histogram(.tokens)
+    package private(set) var missed: UInt64 = 0
+    package private(set) var failed: UInt64 = 0
+
+    mutating func note(_ result: Result<MatchTokens.Reply, ServiceError>) {
+        switch result.map(\.found) {
+        case .success(let match?): found.observe(UInt64(match.length))
+        case .success(nil): missed += 1
+        case .failure: failed += 1
+        }
+    }
 }
 
 extension Histogram {

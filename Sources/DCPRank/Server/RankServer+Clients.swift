@@ -11,10 +11,12 @@ extension RankServer {
     private static let requests = {
         var table = RequestTable<RankServer>()
         table.on(StepRequest.self) { $0.admit($1, $2) }
-        table.on(Commit.self) { $0.commit($1.lengths, $2) }
+        table.on(Commit.self) { $0.commit($1.parts, $2) }
         table.on(Many<GetSequenceStatus>.self) { $0.tellStatus(of: $1.items.map(\.sequence), $2) }
         table.on(Many<CutUncommitted>.self) { $0.cutUncommitted($1.items.map(\.length), $2) }
         table.on(RowsRequest.self) { $0.readRows($1, $2) }
+        table.on(ReadTokens.self) { $0.readTokens($1, $2) }
+        table.on(MatchTokens.self) { $0.match($1, $2) }
         table.on(GetRankStatus.self) { $0.reportStatus($2) }
         table.on(VerificationRequest.self) { $0.verify($1, $2) }
         table.on(GetHostReport.self) { $0.reportHost($2) }
@@ -180,37 +182,40 @@ extension RankServer {
 
     // MARK: Commits
 
-    private func commit(_ lengths: [SequenceLength], _ call: Call<Commit>) {
+    private func commit(_ parts: [SequenceCommit], _ call: Call<Commit>) {
         guard let link = call.link else { return }
         do throws(ServiceError) {
             try checkServing(call.epoch)
-            for length in lengths { try checkClaim(length.claim, on: length.sequence, from: link) }
+            for part in parts { try checkClaim(part.claim, on: part.sequence, from: link) }
         } catch {
             return refuse(call, error)
         }
         commitsInFlight += 1
-        for length in lengths { commitsOn[length.sequence, default: 0] += 1 }
+        for part in parts { commitsOn[part.sequence, default: 0] += 1 }
         let began = eventLoop.now
         if configuration.broken == .commit { answer(call, Done()) }
         let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)
         let eventLoop = eventLoop
-        cache.commit(lengths.map { ($0.sequence, $0.length) }) { result in
+        let wanted = parts.map {
+            CommitPart($0.sequence, length: $0.length, tokens: $0.tokens, annotation: $0.annotation)
+        }
+        cache.commit(wanted) { result in
             eventLoop.execute {
                 let (server, call) = bound.value
-                server.uses.note(lengths.lazy.map(\.sequence).filter { server.cache.holds($0) })
+                server.uses.note(parts.lazy.map(\.sequence).filter { server.cache.holds($0) })
                 switch result {
                 case .success:
                     server.counters.commits.observe(server.eventLoop.now - began)
                     server.answer(call, Done())
                 case .failure(let error):
                     server.counters.commitsFailed.count(error.code)
-                    server.observe(.commitFailed(lengths.map(\.sequence), error))
+                    server.observe(.commitFailed(parts.map(\.sequence), error))
                     server.refuse(call, error)
                 }
                 server.commitsInFlight -= 1
-                for length in lengths {
-                    let rest = server.commitsOn[length.sequence, default: 1] - 1
-                    server.commitsOn[length.sequence] = rest > 0 ? rest : nil
+                for part in parts {
+                    let rest = server.commitsOn[part.sequence, default: 1] - 1
+                    server.commitsOn[part.sequence] = rest > 0 ? rest : nil
                 }
                 server.runQuietWaiters()
                 server.finishDrainIfEmpty()
@@ -279,7 +284,7 @@ extension RankServer {
             sequence: state.id, committedLength: state.committedLength, layerLengths: state.layerLengths,
             localTokens: cluster.layout.localLength(
                 ofRank: cluster.contextRank(of: configuration.rank), length: state.committedLength),
-            claim: state.claim)
+            claim: state.claim, intactLength: state.intactLength, tokenIDs: state.areIDsIntact ? state.tokenIDs : 0)
     }
 
     private func reportStatus(_ call: Call<GetRankStatus>) {

@@ -28,6 +28,19 @@ public struct ModelRecord: Hashable, Sendable, WireFields {
     }
 }
 
+extension ModelRecord {
+    /// - Parameter revision: what a client says; nothing is compared when it is empty.
+    /// - Throws: `.modelMismatch` with both when the model has another.
+    package func check(revision: String) throws(ServiceError) {
+        guard !revision.isEmpty, revision != description.revision else { return }
+        throw ServiceError(
+            .modelMismatch,
+            "Model `\(name)` has \(description.revision.map { "revision `\($0)`" } ?? "no revision"), the client's is "
+                + "`\(revision)`: keys and values of one are wrong for the other. Register the client's under another name."
+        )
+    }
+}
+
 /// A sequence as the directory keeps it. Its length is the ranks' to tell.
 public struct SequenceRecord: Hashable, Sendable, WireFields {
     public var id: SequenceID
@@ -35,9 +48,6 @@ public struct SequenceRecord: Hashable, Sendable, WireFields {
     public var model: ModelID
     /// Who may find it by its tokens: those who state the same scope. Empty, or e.g. a tenant's name or a salt.
     public var scope: String
-
-    /// UTF-8 bytes of a scope.
-    public static let scopeByteCountMax = 255
 
     public init(id: SequenceID, name: String, model: ModelID, scope: String = "") {
         self.id = id

@@ -38,24 +38,33 @@ public struct SequenceStatus: Hashable, Sendable {
     public var localTokens: Int
     /// The latest that the rank has been told of, in whichever epoch; as of the last commit, when it was started since.
     public var claim: Claim
+    /// What of the committed length can be served: less when something stored was found damaged.
+    public var intactLength: Int
+    /// How many committed tokens have ids: all or none, and none where the rank cannot read them.
+    public var tokenIDs: Int
 
     public init(
-        sequence: SequenceID, committedLength: Int, layerLengths: [Int], localTokens: Int, claim: Claim = .none
+        sequence: SequenceID, committedLength: Int, layerLengths: [Int], localTokens: Int, claim: Claim = .none,
+        intactLength: Int? = nil, tokenIDs: Int = 0
     ) {
         self.sequence = sequence
         self.committedLength = committedLength
         self.layerLengths = layerLengths
         self.localTokens = localTokens
         self.claim = claim
+        self.intactLength = intactLength ?? committedLength
+        self.tokenIDs = tokenIDs
     }
 
-    static let byteCountMin = 36
+    static let byteCountMin = 52
 
     package init(from reader: inout WireReader) throws(ServiceError) {
         sequence = SequenceID(try reader.read("sequence"))
         committedLength = try reader.readLength("committed length")
         localTokens = try reader.readLength("local tokens")
         claim = Claim(try reader.read("claim"))
+        intactLength = try reader.readLength("intact length")
+        tokenIDs = try reader.readLength("token ids")
         layerLengths = try reader.readArray("layer lengths", byteCountMin: 8) {
             r throws(ServiceError) in try r.readLength("layer length")
         }
@@ -66,6 +75,8 @@ public struct SequenceStatus: Hashable, Sendable {
         writer.write(UInt64(committedLength))
         writer.write(UInt64(localTokens))
         writer.write(claim.value)
+        writer.write(UInt64(intactLength))
+        writer.write(UInt64(tokenIDs))
         writer.write(layerLengths) { $0.write(UInt64($1)) }
     }
 }

@@ -12,19 +12,6 @@ extension StepResult: FrameBody {
     package var payloadByteCount: Int { outputs.readableBytes + (lse?.readableBytes ?? 0) }
 }
 
-/// Makes the first tokens of sequences durable on a rank, all or none.
-package struct Commit: Request, WireFields {
-    package static let type = FrameType(request: 0x0201, "commit")
-    package typealias Reply = Done
-
-    package var lengths: [SequenceLength]
-
-    package init(_ lengths: [SequenceLength]) { self.lengths = lengths }
-
-    package init(from reader: inout WireReader) throws(ServiceError) { lengths = try [SequenceLength](from: &reader) }
-    package func encode(to writer: inout WireWriter) { lengths.encode(to: &writer) }
-}
-
 /// How far a rank is with a sequence.
 package struct GetSequenceStatus: RequestItem {
     package static let type = FrameType(request: 0x0202, "sequence status")
