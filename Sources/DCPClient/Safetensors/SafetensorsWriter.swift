@@ -11,11 +11,16 @@ public final class SafetensorsWriter: Sendable {
     /// A tensor to be written.
     public struct Declaration: Hashable, Sendable {
         public let name: String
-        public let dataType: DataType
+        public let dataType: SafetensorsDataType
         /// Row-major; empty for a scalar.
         public let shape: [Int]
 
+        /// Of rows of a step.
         public init(name: String, dataType: DataType, shape: [Int]) {
+            self.init(name: name, elements: SafetensorsDataType(dataType), shape: shape)
+        }
+
+        public init(name: String, elements dataType: SafetensorsDataType, shape: [Int]) {
             self.name = name
             self.dataType = dataType
             self.shape = shape
@@ -45,7 +50,7 @@ public final class SafetensorsWriter: Sendable {
     public init(path: String, tensors: [Declaration], metadata: [String: String] = [:]) throws(ServiceError) {
         // Wider elements first, so that every tensor starts aligned to its own element.
         let ordered = tensors.enumerated().sorted {
-            ($1.element.dataType.byteCount, $0.offset) < ($0.element.dataType.byteCount, $1.offset)
+            ($1.element.dataType.bitCount, $0.offset) < ($0.element.dataType.bitCount, $1.offset)
         }.map(\.element)
         var offset = 0
         var placed: [Tensor] = []
@@ -58,7 +63,7 @@ public final class SafetensorsWriter: Sendable {
                         + "it.")
             }
             guard
-                let byteCount = SafetensorsDataType(declaration.dataType).byteCount(ofShape: declaration.shape),
+                let byteCount = declaration.dataType.byteCount(ofShape: declaration.shape),
                 case (let end, false) = offset.addingReportingOverflow(byteCount)
             else {
                 throw ServiceError(
@@ -139,7 +144,7 @@ enum SafetensorsHeaderText {
         for (tensor, range) in tensors {
             let shape = tensor.shape.map(String.init).joined(separator: ",")
             members.append(
-                "\(quoted(tensor.name)):{\"dtype\":\"\(SafetensorsDataType(tensor.dataType).rawValue)\","
+                "\(quoted(tensor.name)):{\"dtype\":\"\(tensor.dataType.rawValue)\","
                     + "\"shape\":[\(shape)],\"data_offsets\":[\(range.lowerBound),\(range.upperBound)]}")
         }
         var text = Array(("{" + members.joined(separator: ",") + "}").utf8)

@@ -110,12 +110,21 @@ struct SubmissionTransfer {
             // Durable is what every layer of the model has reached.
             if let reached = lengths.min(), reached > report.committedLength {
                 let began = clock.now
-                try await cluster.commit([SequenceLength(sequence: sequence.record.id, length: reached)])
+                try await cluster.commit([
+                    SequenceCommit(sequence: sequence.record.id, length: reached, tokens: tokenIDs(upTo: reached))
+                ])
                 report.commits.append(clock.now - began)
                 report.committedLength = reached
                 succeeded()
             }
         }
+    }
+
+    /// The file's ids of tokens that are not committed yet.
+    private func tokenIDs(upTo end: Int) -> TokenIDs? {
+        let first = max(report.committedLength, start)
+        guard let ids = file.tokenIDs, first < end else { return nil }
+        return TokenIDs(start: first, ids: Array(ids[(first - start)..<(end - start)]))
     }
 
     private mutating func succeeded() {

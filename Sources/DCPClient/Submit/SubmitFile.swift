@@ -27,6 +27,8 @@ public struct SubmitFile: Sendable {
     public let path: String
     public let tokens: Int
     let layers: [Layer]
+    /// What the client calls its tokens; nil when the file does not say.
+    let tokenIDs: [UInt32]?
     let metadata: [String: String]
 
     /// - Parameter model: what the file is of, where that is known: it may tell which values are a part of the keys.
@@ -37,6 +39,7 @@ public struct SubmitFile: Sendable {
         metadata = file.metadata
         layers = try Self.layers(of: file, layer: layer, model)
         tokens = layers[0].queries.shape.first ?? 0
+        tokenIDs = try file.tokenIDs(count: tokens)
         for layer in layers { try check(layer) }
     }
 

@@ -42,9 +42,11 @@ extension Cluster {
     ) async throws(ServiceError) -> TransferReport {
         let sequence = try await openSequence(name, model: nil)
         let description = sequence.model.description
-        let length = try await status(of: sequence).committedLength
+        let there = try await status(of: sequence)
+        let length = there.committedLength
+        let ids = length > 0 && there.tokenIDs >= length ? try await tokenIDs(of: sequence.record.id, 0..<length) : nil
         let writer = try SequenceFile.writer(
-            path, sequence: name, model: sequence.model.name, description: description, length: length)
+            path, of: sequence, length: length, tokenIDs: ids, annotation: try await annotation(of: sequence.record.id))
         var version: CachedRows.Version?
         var done = 0
         for layer in 0..<description.layers {

@@ -28,9 +28,12 @@ extension Cluster {
     ) async throws(ServiceError) -> TransferReport {
         let name = options.name ?? file.sequence
         let model = try await registerModel(options.model ?? file.model, file.description)
-        let sequence = try await openSequence(name, model: model.name, revision: file.description.revision)
+        let sequence = try await openSequence(
+            name, model: model.name, revision: file.description.revision, scope: file.scope)
         let kept = try await begin(file, sequence, options)
         var committed = kept
+        // From the first on: what is there is compared with them.
+        var firstID = 0
         do throws(ServiceError) {
             var done = kept * file.description.layers
             for tokens in file.chunks(from: kept) {
@@ -40,8 +43,19 @@ extension Cluster {
                     done += tokens.count
                     progress(done, file.length * file.description.layers)
                 }
-                try await commit([SequenceLength(sequence: sequence.record.id, length: tokens.upperBound)])
+                let ids = file.tokenIDs.map {
+                    TokenIDs(start: firstID, ids: Array($0[firstID..<tokens.upperBound]))
+                }
+                try await commit([
+                    SequenceCommit(sequence: sequence.record.id, length: tokens.upperBound, tokens: ids)
+                ])
                 committed = tokens.upperBound
+                firstID = tokens.upperBound
+            }
+            if let annotation = file.annotation {
+                try await commit([
+                    SequenceCommit(sequence: sequence.record.id, length: file.length, annotation: annotation)
+                ])
             }
         } catch {
             var error = error

@@ -1,4 +1,5 @@
 public import DCPCore
+internal import DCPWire
 internal import Foundation
 
 /// A sequence in a safetensors file: for each layer its keys and values as the cache holds them.
@@ -7,20 +8,28 @@ internal import Foundation
 /// |---|---|
 /// | `layers.<l>.k` | `[T, Hkv, Dk]` in the model's KV dtype |
 /// | `layers.<l>.v` | `[T, Hkv, Dv]` in the model's KV dtype |
+/// | `token_ids` | `[T]` in U32; only with ids |
+/// | `annotation` | `[n]` in U8; only with an annotation |
 ///
 /// Where a layer's values are a part of its keys there is no `v`. The metadata has `format` (`dcp-sequence`), `format_version`
-/// (`2`), `sequence`, `model`, `length`, and `description`: `ModelDescription.encoded` in base64, with the revision. Nothing in it
-/// depends on the cluster's shape.
+/// (`3`), `sequence`, `model`, `length`, `scope`, which may be empty, and `description`: `ModelDescription.encoded` in base64, with
+/// the revision. Nothing in it depends on the cluster's shape.
 public struct SequenceFile: Sendable {
     static let format = "dcp-sequence"
-    static let formatVersion = 2
+    static let formatVersion = 3
+    static let annotationName = "annotation"
 
     public let path: String
     public let sequence: String
     public let model: String
     public let description: ModelDescription
+    /// Who may find the sequence by its ids.
+    public let scope: String
     /// T, tokens.
     public let length: Int
+    /// One for each token; nil for a sequence without.
+    let tokenIDs: [UInt32]?
+    let annotation: [UInt8]?
     let keys: [SafetensorsTensor]
     /// nil where they are a part of the keys.
     let values: [SafetensorsTensor?]
@@ -36,6 +45,9 @@ public struct SequenceFile: Sendable {
         sequence = try metadata.text("sequence")
         model = try metadata.text("model")
         length = try metadata.number("length")
+        scope = metadata.values["scope"] ?? ""
+        tokenIDs = try file.tokenIDs(count: length)
+        annotation = try Self.annotation(of: file)
         guard let encoded = Data(base64Encoded: try metadata.text("description")) else {
             throw metadata.wrong("description", "a model's description in base64")
         }
@@ -73,6 +85,17 @@ public struct SequenceFile: Sendable {
         return tensor
     }
 
+    private static func annotation(of file: SafetensorsFile) throws(ServiceError) -> [UInt8]? {
+        guard let entry = file.entry(named: annotationName) else { return nil }
+        guard entry.dataType == .uint8, entry.byteRange.count <= SequenceLimits.annotationByteCountMax else {
+            throw ServiceError(
+                .invalidRequest,
+                "\(file.path): tensor \(annotationName) is \(entry.dataType.rawValue) \(entry.shape); it needs to be U8, at most "
+                    + "\(SequenceLimits.annotationByteCountMax) bytes.")
+        }
+        return try file.bytes(of: entry)
+    }
+
     static func keys(_ layer: Int) -> String { "layers.\(layer).k" }
     static func values(_ layer: Int) -> String { "layers.\(layer).v" }
 
@@ -86,13 +109,15 @@ public struct SequenceFile: Sendable {
 
     /// A writer of a file for a sequence; appending to its tensors is the caller's.
     static func writer(
-        _ path: String, sequence: String, model: String, description: ModelDescription, length: Int
+        _ path: String, of sequence: SequenceHandle, length: Int, tokenIDs: [UInt32]?, annotation: [UInt8]?
     ) throws(ServiceError) -> SafetensorsWriter {
+        let description = sequence.model.description
         let metadata = [
-            "format": format, "format_version": "\(formatVersion)", "sequence": sequence, "model": model,
-            "length": "\(length)", "description": Data(description.encoded).base64EncodedString(),
+            "format": format, "format_version": "\(formatVersion)", "sequence": sequence.record.name,
+            "model": sequence.model.name, "length": "\(length)", "scope": sequence.record.scope,
+            "description": Data(description.encoded).base64EncodedString(),
         ]
-        let tensors = (0..<description.layers).flatMap { layer in
+        var tensors = (0..<description.layers).flatMap { layer in
             let attention = description[layer]
             let rows = [(keys(layer), attention.keyDim), (values(layer), attention.ownValueDim)].filter { $0.1 > 0 }
             return rows.map { name, dim in
@@ -100,7 +125,16 @@ public struct SequenceFile: Sendable {
                     name: name, dataType: description.kvDataType, shape: [length, attention.kvHeads, dim])
             }
         }
-        return try SafetensorsWriter(path: path, tensors: tensors, metadata: metadata)
+        if tokenIDs != nil {
+            tensors.append(.init(name: SafetensorsFile.tokenIDsName, elements: .uint32, shape: [length]))
+        }
+        if let annotation { tensors.append(.init(name: annotationName, elements: .uint8, shape: [annotation.count])) }
+        let writer = try SafetensorsWriter(path: path, tensors: tensors, metadata: metadata)
+        try tokenIDs?.map(\.littleEndian).lendBytes { (bytes) throws(ServiceError) in
+            try writer.append(bytes, to: SafetensorsFile.tokenIDsName)
+        }
+        try annotation?.lendBytes { (bytes) throws(ServiceError) in try writer.append(bytes, to: annotationName) }
+        return writer
     }
 }
 

@@ -10,6 +10,8 @@ public struct SequenceRepair: Hashable, Sendable {
     public let intactLength: Int
     /// Whether a rank has lost the sequence's record: it is then closed and opened again, empty.
     public let isRecordLost: Bool
+    /// Whether some rank has damaged token ids, or a damaged annotation: all ranks have the same, so they are given again.
+    public let restoresTokens: Bool
 }
 
 extension Cluster {
@@ -19,34 +21,63 @@ extension Cluster {
     /// these positions over all ranks is where a sequence is cut. Each fork that shares the block is damaged as well.
     public func repairs(for ranks: [RankVerification]) async throws(ServiceError) -> [SequenceRepair] {
         var intact: [SequenceID: Int] = [:]
-        var lost: Set<SequenceID> = []
+        var (lost, restored): (Set<SequenceID>, Set<SequenceID>) = ([], [])
         for finding in ranks.flatMap(\.findings) where finding.isDamage {
+            if [.tokenIDs, .annotation].contains(finding.kind) {
+                if let id = finding.sequence { restored.insert(id) }
+                continue
+            }
             guard let id = finding.sequence, let length = finding.intactLength else { continue }
             intact[id] = min(intact[id] ?? .max, length)
             if finding.kind == .record, length == 0 { lost.insert(id) }
         }
-        let damaged = try await sequences().filter { intact[$0.record.id] != nil }
+        let damaged = try await sequences().filter {
+            intact[$0.record.id] != nil || restored.contains($0.record.id)
+        }
         let progress = try await statuses(of: damaged)
         return damaged.sorted { $0.record.id < $1.record.id }.map { sequence in
             let id = sequence.record.id
+            let committed = progress[id]?.committedLength
             return SequenceRepair(
-                sequence: sequence, committedLength: progress[id]?.committedLength, intactLength: intact[id] ?? 0,
-                isRecordLost: lost.contains(id))
+                sequence: sequence, committedLength: committed, intactLength: intact[id] ?? committed ?? 0,
+                isRecordLost: lost.contains(id), restoresTokens: restored.contains(id))
         }
     }
 
-    /// Cuts a damaged sequence back to its last good position, on all ranks. It serves again up to there.
-    /// - Throws: what the truncation throws; the sequence is then as it was.
+    /// Cuts a damaged sequence back to its last good position, on all ranks, where it serves again up to, and gives damaged
+    /// token ids and annotations again, from a rank that has them whole.
+    /// - Throws: what the truncation throws; the sequence is then as it was. `.storeDamaged` when no rank has the ids.
     public func repair(_ repair: SequenceRepair) async throws(ServiceError) {
         let name = repair.sequence.record.name
         if repair.isRecordLost {
             try await closeSequence(name)
-            _ = try await openSequence(name, model: repair.sequence.model.name)
+            _ = try await openSequence(name, model: repair.sequence.model.name, scope: repair.sequence.record.scope)
             return
         }
         let committed = try await status(of: repair.sequence).committedLength
         // Somebody has cut it shorter meanwhile: then the damage is gone.
-        guard committed > repair.intactLength else { return }
-        try await cut(name, to: repair.intactLength)
+        if committed > repair.intactLength { try await cut(name, to: repair.intactLength) }
+        if repair.restoresTokens { try await restoreTokens(of: repair.sequence) }
+    }
+
+    /// A rank writes again what it cannot read, and compares the rest.
+    private func restoreTokens(of sequence: SequenceHandle) async throws(ServiceError) {
+        let id = sequence.record.id
+        let length = try await status(of: sequence).committedLength
+        var part = SequenceCommit(sequence: id, length: length)
+        do throws(ServiceError) {
+            part.tokens = TokenIDs(start: 0, ids: try await tokenIDs(of: id, 0..<length))
+        } catch {
+            // It has none: only its annotation is damaged.
+            guard error.code == .positionMismatch else { throw error }
+        }
+        do throws(ServiceError) {
+            part.annotation = try await annotation(of: id)
+        } catch {
+            // Damaged on all ranks: nobody has it any more.
+            guard error.code == .storeDamaged else { throw error }
+            part.annotation = []
+        }
+        try await commit([part])
     }
 }

@@ -7,14 +7,15 @@ import DCPWire
 struct Sequences: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "sequence",
-        abstract: "List, show, truncate, fork, pin, retain, close, export and import sequences.",
+        abstract: "List, show, match, truncate, fork, pin, retain, close, export and import sequences.",
         discussion: """
             EXAMPLE
               dcpctl sequence list
               dcpctl sequence fork chat-1 chat-1-retry 4096
             """,
         subcommands: [
-            List.self, Show.self, Truncate.self, Fork.self, Close.self, Pin.self, Unpin.self, Retain.self, Export.self,
+            List.self, Show.self, Match.self, Truncate.self, Fork.self, Close.self, Pin.self, Unpin.self, Retain.self,
+            Export.self,
             Import.self,
         ])
 

@@ -11,7 +11,8 @@ struct Submit: AsyncParsableCommand {
             The file has tensors q [T, Hq, Dk], k [T, Hkv, Dk] and v [T, Hkv, Dv] for one layer, or layers.0.q, layers.0.k \
             and so on for several; f32, bf16 or f16. All layers of the model come in one file: a token is committed with all \
             its layers. Without v the values are the first value_dim dimensions of the keys (latent attention). A layer with \
-            sinks has them as sinks [Hq], or layers.0.sinks.
+            sinks has them as sinks [Hq], or layers.0.sinks. Token ids, token_ids [T] in u32, are committed with the tokens, and \
+            `dcpctl sequence match` finds the sequence by them.
 
             Its metadata may give model, revision, layers, query_heads, kv_heads, prefill_tokens, position and sequence, and \
             for all layers or one scale, softcap, window and value_dim: window, or layers.0.window. Options win over it. A \

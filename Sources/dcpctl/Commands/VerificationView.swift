@@ -83,7 +83,7 @@ struct VerificationView: Encodable {
     private var conclusion: String {
         let unlisted = ranks.reduce(0) { $0 + $1.unlisted }
         if damaged == 0 { return "No damage." }
-        if repaired { return "All damage has been cut off." }
+        if repaired { return "All damage has been repaired." }
         let more = unlisted > 0 ? " \(unlisted) findings are not listed: repair, then verify again." : ""
         return "\(damaged) findings of damage." + more
             + (repairs.isEmpty ? " `dcpctl verify --repair` cuts damaged sequences back." : "")
@@ -96,8 +96,11 @@ struct RepairView: Encodable {
     /// The committed length before; nothing when a rank had lost the record.
     var from: Int?
     var to: Int
+    /// Token ids or annotation are given again, from a rank that has them.
+    var restoresTokens: Bool
 
     init(_ repair: SequenceRepair) {
+        restoresTokens = repair.restoresTokens
         sequence = repair.sequence.record.name
         from = repair.isRecordLost ? nil : repair.committedLength
         to = repair.isRecordLost ? 0 : repair.intactLength
@@ -106,6 +109,10 @@ struct RepairView: Encodable {
     private var lengths: String {
         from.map { "from \($0) to \(to) tokens" } ?? "to 0 tokens, since a rank has lost its record"
     }
-    var plan: String { "Sequence `\(sequence)` will be cut \(lengths)." }
-    var done: String { "Sequence `\(sequence)` was cut \(lengths)." }
+    private func text(_ cut: String, _ given: String) -> String {
+        let parts = (from == to ? [] : ["\(cut) \(lengths)"]) + (restoresTokens ? [given] : [])
+        return "Sequence `\(sequence)` " + parts.joined(separator: ", and ") + "."
+    }
+    var plan: String { text("will be cut", "will be given its token ids and annotation again") }
+    var done: String { text("was cut", "was given its token ids and annotation again") }
 }

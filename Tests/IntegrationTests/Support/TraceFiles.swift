@@ -6,8 +6,10 @@ import Foundation
 extension Trace {
     /// Writes some tokens as `dcpctl submit` takes them.
     /// - Parameter layer: only this one, as `q`, `k`, `v`; nil writes all, as `layers.<l>.q` and so on.
+    /// - Parameter ids: one for each of these tokens.
     func write(
-        _ range: Range<Int>? = nil, layer: Int? = 0, to path: String, metadata: [String: String] = [:]
+        _ range: Range<Int>? = nil, layer: Int? = 0, ids: [UInt32]? = nil, to path: String,
+        metadata: [String: String] = [:]
     ) throws {
         let range = range ?? 0..<tokens
         let written = layer.map { [$0] } ?? Array(layers.indices)
@@ -26,7 +28,10 @@ extension Trace {
                     ))
             }
         }
-        let writer = try SafetensorsWriter(path: path, tensors: tensors.map(\.0), metadata: metadata)
+        var declared = tensors.map(\.0)
+        if let ids { declared.append(.init(name: "token_ids", elements: .uint32, shape: [ids.count])) }
+        let writer = try SafetensorsWriter(path: path, tensors: declared, metadata: metadata)
+        try ids?.withUnsafeBytes { bytes throws in try writer.append(bytes, to: "token_ids") }
         for (tensor, values) in tensors {
             try Rounding.bytes(values, as: wireType).withUnsafeBytes { bytes throws in
                 try writer.append(bytes, to: tensor.name)
