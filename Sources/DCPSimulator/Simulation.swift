@@ -30,6 +30,8 @@ public struct Violation: Error, Sendable {
         case wrongRefusal = "wrong refusal"
         /// A daemon starts again after whatever happened to it.
         case refusedStart = "refused start"
+        /// No match promises a token that a rank lacks, or that has another id; what is committed is found.
+        case wrongPrefix = "wrong prefix"
         /// Nothing stays in a store that no sequence refers to.
         case leftover = "leftover"
     }

@@ -66,7 +66,7 @@ struct SimulationTests {
             // What was appended wrongly, or in an epoch that is over, shows in what the ranks hold or in what they then refuse.
             ("commit", ["lost commit"]), ("epoch", ["two epochs", "answered, not in place"]),
             ("append", ["answered, not in place", "wrong refusal"]),
-            ("window", ["wrong answer"]), ("sink", ["wrong answer"]),
+            ("window", ["wrong answer"]), ("sink", ["wrong answer"]), ("match", ["wrong prefix"]),
         ])
     func canary(rule: String, expected: [String]) async throws {
         let outcome = try await Simulator.run("run", "--seed", "1", "--seeds", "50", "--canary", rule, "--json")

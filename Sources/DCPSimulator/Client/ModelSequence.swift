@@ -19,6 +19,11 @@ final class ModelSequence {
     let model: ModelDescription
     var record: SequenceRecord?
     var layers: [Layer]
+    /// What its client calls the tokens, as far as any layer goes; a sequence may be without.
+    private(set) var ids: [UInt32] = []
+    let hasIDs: Bool
+    /// Raised with each cut, so that a token that is sent again has another id.
+    private var idGeneration: UInt64 = 0
     /// The longest length of which a commit was sent since the last cut: more than this, no rank may have committed.
     var askedLength = 0
     /// A cut was asked for while steps may have been on their way: until the next rewind a rank may have those, too.
@@ -30,6 +35,7 @@ final class ModelSequence {
         self.name = name
         self.model = model
         layers = Array(repeating: Layer(), count: model.layers)
+        hasIDs = Self.hash(name) % 4 != 0
     }
 
     /// A fork of the first tokens of another, not acknowledged yet.
@@ -37,6 +43,8 @@ final class ModelSequence {
         self.name = name
         model = parent.model
         layers = parent.layers
+        hasIDs = parent.hasIDs
+        ids = parent.ids
         askedLength = length
         for layer in layers.indices { cut(layer, to: length) }
     }
@@ -67,6 +75,10 @@ final class ModelSequence {
         layers[layer].values.removeLast(
             (layers[layer].count - length) * model[layer].kvHeads * model[layer].ownValueDim)
         layers[layer].count = length
+        let longest = layers.map(\.count).max()!
+        guard longest < ids.count else { return }
+        ids.removeLast(ids.count - longest)
+        idGeneration += 1
     }
 
     /// Takes new tokens in, as they are about to be sent.
@@ -74,5 +86,16 @@ final class ModelSequence {
         layers[layer].keys += Rounding.rounded(keys, to: model.kvDataType)
         layers[layer].values += Rounding.rounded(values, to: model.kvDataType)
         layers[layer].count += tokens
+        guard hasIDs else { return }
+        // Not drawn from the seed's numbers. Few ids, so that sequences begin alike and part at any place.
+        while ids.count < layers[layer].count {
+            let mixed = Self.hash("\(name) \(idGeneration) \(ids.count)")
+            ids.append(mixed % 16 == 0 ? 2 : 1)
+        }
+    }
+
+    /// FNV-1a.
+    private static func hash(_ text: String) -> UInt64 {
+        text.utf8.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 } >> 16
     }
 }

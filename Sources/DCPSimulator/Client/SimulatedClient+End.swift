@@ -25,10 +25,10 @@ extension SimulatedClient {
         guard layer < simulation.knobs.model.layers else {
             for sequence in sequences { sequence.askedLength = max(sequence.askedLength, sequence.length) }
             return askRanks(
-                Commit(sequences.map { length($0.length, of: $0) }), timeout: simulation.knobs.requestTimeout
+                Commit(sequences.map { part($0.length, of: $0) }), timeout: simulation.knobs.requestTimeout
             ) { [self] result in
                 switch result {
-                case .success: closeTogether()
+                case .success: match { [self] in closeTogether() }
                 case .failure(let error): failed(error)
                 }
             }

@@ -25,6 +25,7 @@ extension SimulatedClient {
         case 90..<94 where sequences.count < 3: fork(sequences[0])
         case 94..<96 where sequences.count > 1: close(sequences.count - 1)
         case 96: stepBeyondLimits()
+        case 97...: match { [self] in next() }
         default: steps()
         }
     }
@@ -123,6 +124,16 @@ extension SimulatedClient {
         SequenceLength(sequence: sequence.record!.id, length: length, claim: claims[sequence.name]!)
     }
 
+    /// With the ids that it adds, or with all.
+    func part(_ length: Int, of sequence: ModelSequence) -> SequenceCommit {
+        let stated = self.length(length, of: sequence)
+        let start = length % 2 == 0 ? 0 : min(sequence.floor, length)
+        return SequenceCommit(
+            sequence: stated.sequence, length: length,
+            tokens: sequence.hasIDs ? TokenIDs(start: start, ids: Array(sequence.ids[start..<length])) : nil,
+            claim: stated.claim)
+    }
+
     private func commit(_ some: [ModelSequence]) {
         doing = "committing"
         let lengths = some.map { sequence -> (ModelSequence, Int) in
@@ -132,7 +143,7 @@ extension SimulatedClient {
         for (sequence, length) in lengths { sequence.askedLength = max(sequence.askedLength, length) }
         let losses = losses
         askRanks(
-            Commit(lengths.map { length($0.1, of: $0.0) }), timeout: simulation.knobs.requestTimeout
+            Commit(lengths.map { part($0.1, of: $0.0) }), timeout: simulation.knobs.requestTimeout
         ) { [self] result in
             switch result {
             case .success:
