@@ -40,6 +40,10 @@ enum Samples {
                     stepsInFlight: 1, refusal: ServiceError(.storeFull, "Full.", rank: RankIndex(3)),
                     evictionByteCount: 1 << 33, usedSequences: [SequenceID(9), SequenceID(2)])),
             .victimsRequest([SequenceID(2), SequenceID(9)]), .victimsRequest([]), .victims([SequenceID(9)]),
+            .matchRequest(
+                MatchQuestion(model: ModelID(7), scope: "tenant", ids: [1, .max, 0], excluding: [SequenceID(4)])),
+            .matched([]), .matched([HeldLength(sequence: SequenceID(9), length: 1 << 40)]),
+            .lengthsRequest([SequenceID(9)]), .lengths([HeldLength(sequence: SequenceID(9), length: 7)]),
             .refusals([]),
             .refusals([
                 ServiceError(.storeFull, "Full.", rank: RankIndex(3)),
@@ -100,6 +104,16 @@ enum Samples {
             .reply(Many.Reply([.failure(refusal)]), to: Many<TruncateSequence>.self),
             .reply(Many.Reply([.success(Done())]), to: Many<CloseSequence>.self),
             .reply(Many.Reply([.success(retention)]), to: Many<RetainSequence>.self),
+            .request(
+                Many([
+                    OpenMatching(
+                        name: "s", model: "m", revision: "r", scope: "tenant", ids: [5, 6, .max], lengthMax: 2)
+                ])),
+            .reply(
+                Many.Reply([
+                    .success(MatchedSequence(sequence: record, model: model, length: 2, claim: Claim(9))),
+                    .failure(refusal),
+                ]), to: Many<OpenMatching>.self),
         ]
     }
 

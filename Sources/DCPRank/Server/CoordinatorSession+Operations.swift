@@ -18,8 +18,8 @@ extension CoordinatorSession {
             cache.putModel(id: record.id, name: record.name, description: record.description, completion: done)
         case .removeModel(let model):
             cache.removeModel(model, completion: done)
-        case .open(let sequence, let model, _):
-            cache.openSequence(id: sequence, model: model, completion: done)
+        case .open(let sequence, let model, let scope):
+            cache.openSequence(id: sequence, model: model, scope: scope, completion: done)
         case .fork(let parent, let child, let length):
             server.beginWriting(parent)
             // What is committed nothing changes, and what comes behind the fork it does not read.
@@ -37,6 +37,25 @@ extension CoordinatorSession {
             server.whenQuiet(sequence) { cache.close(sequence, completion: done) }
         case .claim(let sequence, let claim):
             server.take(over: sequence, claim) { [weak self] in self?.carriedOut(operation, number, $0) }
+        }
+    }
+
+    /// Searches for the sequence that begins with most of some token ids.
+    func answer(_ question: MatchQuestion, number: UInt64) {
+        do throws(ServiceError) {
+            let found = try server.cache.match(
+                model: question.model, scope: question.scope, ids: question.ids, excluding: Set(question.excluding))
+            if let found { server.uses.note([found.sequence]) }
+            send(.matched(found.map { [HeldLength(sequence: $0.sequence, length: $0.length)] } ?? []), number: number)
+        } catch {
+            send(.failure(error), number: number)
+        }
+    }
+
+    /// How much of sequences is committed here and not known to be damaged.
+    func heldLengths(of sequences: [SequenceID]) -> [HeldLength] {
+        sequences.compactMap { server.cache.state(of: $0) }.map {
+            HeldLength(sequence: $0.id, length: min($0.committedLength, $0.intactLength))
         }
     }
 
