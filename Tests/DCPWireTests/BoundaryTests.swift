@@ -43,7 +43,7 @@ struct BoundaryTests {
             .rows(
                 RowsReply(
                     generation: 0, tokens: tokens, dataType: .float32, kvHeads: most, keyDim: most, valueDim: most,
-                    keys: none, values: none)),
+                    rows: none)),
             .logSumExp(LogSumExpRows(tokens: tokens, heads: most, lse: none)),
             .corrected(CorrectedSlice(tokens: tokens, heads: most, valueDim: most, outputs: none)),
         ]

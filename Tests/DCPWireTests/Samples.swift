@@ -145,13 +145,12 @@ enum Samples {
             .rows(
                 RowsReply(
                     generation: 6, tokens: 3, dataType: .bfloat16, kvHeads: 2, keyDim: 8, valueDim: 6,
-                    keys: bytes(3 * 2 * 8 * 2), values: bytes(3 * 2 * 6 * 2))),
+                    rows: bytes(3 * 2 * (8 + 6) * 2))),
             // A rank that owns none of the tokens answers all the same.
             .rows(
                 RowsReply(
                     generation: 0, tokens: 0, dataType: .float32, kvHeads: 2, keyDim: 8, valueDim: 6,
-                    keys: ByteBuffer(),
-                    values: ByteBuffer())),
+                    rows: ByteBuffer())),
             .step(append()),
         ]
     }

@@ -34,8 +34,7 @@ extension RankServer {
             let (cache, eventLoop) = (cache, eventLoop)
             pool.submit { goesOn in
                 let result = Result { () throws(ServiceError) in
-                    try cache.rows(
-                        sequence: request.sequence, layer: request.layer, positions: request.positions, goesOn: goesOn)
+                    try cache.readRows(request, byteCount: byteCount, goesOn)
                 }
                 eventLoop.execute {
                     let (server, link) = bound.value
@@ -48,9 +47,9 @@ extension RankServer {
         }
     }
 
-    private func message(_ result: Result<StoredRows, ServiceError>, _ request: RowsRequest) -> Message {
+    private func message(_ result: Result<(StoredRows, ByteBuffer), ServiceError>, _ request: RowsRequest) -> Message {
         do throws(ServiceError) {
-            let rows = try result.get()
+            let (rows, bytes) = try result.get()
             guard let state = cache.state(of: request.sequence), let model = cache.model(state.model) else {
                 throw ServiceError(.unknownSequence, "\(request.sequence) is not open; open it again.")
             }
@@ -59,10 +58,30 @@ extension RankServer {
                 RowsReply(
                     generation: rows.generation, tokens: rows.tokens, dataType: model.description.kvDataType,
                     kvHeads: attention.kvHeads / cluster.headGroups, keyDim: attention.keyDim,
-                    valueDim: attention.ownValueDim, keys: ByteBuffer(bytes: rows.keys),
-                    values: ByteBuffer(bytes: rows.values)))
+                    valueDim: attention.ownValueDim, rows: bytes))
         } catch {
             return .failure(error)
         }
+    }
+}
+
+extension ShardCache {
+    /// Rows in the memory that the frame is sent from.
+    fileprivate func readRows(
+        _ request: RowsRequest, byteCount: Int, _ goesOn: () -> Void
+    ) throws(ServiceError) -> (StoredRows, ByteBuffer) {
+        var buffer = ByteBufferAllocator().buffer(capacity: byteCount)
+        var result: Result<StoredRows, ServiceError>?
+        buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: byteCount) { bytes in
+            let bytes = UnsafeMutableRawBufferPointer(rebasing: bytes[..<byteCount])
+            result = Result { () throws(ServiceError) in
+                try rows(
+                    sequence: request.sequence, layer: request.layer, positions: request.positions, into: bytes,
+                    goesOn: goesOn)
+            }
+            return byteCount
+        }
+        guard let result else { preconditionFailure("the buffer lends its bytes at once") }
+        return (try result.get(), buffer)
     }
 }

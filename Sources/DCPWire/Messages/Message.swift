@@ -101,7 +101,7 @@ extension Message {
         case .step(let step):
             step.queries.readableBytes + step.keys.readableBytes + step.values.readableBytes
         case .stepResult(let result): result.outputs.readableBytes + (result.lse?.readableBytes ?? 0)
-        case .rows(let rows): rows.keys.readableBytes + rows.values.readableBytes
+        case .rows(let rows): rows.rows.readableBytes
         case .query(let slice): slice.queries.readableBytes
         case .partial(let slice): slice.outputs.readableBytes + slice.lse.readableBytes
         case .logSumExp(let rows): rows.lse.readableBytes
