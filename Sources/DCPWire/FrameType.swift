@@ -48,6 +48,7 @@ public enum FrameType: UInt16, CaseIterable, Sendable {
     case logSumExp = 52
     case corrected = 53
     case abort = 54
+    case appended = 55
 
     // Client and any daemon.
     case hostReportRequest = 60

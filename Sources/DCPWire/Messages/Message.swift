@@ -47,6 +47,8 @@ public enum Message: Sendable {
     case logSumExp(LogSumExpRows)
     case corrected(CorrectedSlice)
     case abort(ServiceError)
+    /// The sender has its tokens of a step without queries.
+    case appended
 
     case hostReportRequest
     case hostReport(HostReport)
@@ -88,6 +90,7 @@ public enum Message: Sendable {
         case .logSumExp: .logSumExp
         case .corrected: .corrected
         case .abort: .abort
+        case .appended: .appended
         case .hostReportRequest: .hostReportRequest
         case .hostReport: .hostReport
         }
@@ -99,7 +102,7 @@ extension Message {
     public var payloadByteCount: Int {
         switch self {
         case .step(let step):
-            step.queries.readableBytes + step.keys.readableBytes + step.values.readableBytes
+            step.tensors.readableBytes
         case .stepResult(let result): result.outputs.readableBytes + (result.lse?.readableBytes ?? 0)
         case .rows(let rows): rows.rows.readableBytes
         case .query(let slice): slice.queries.readableBytes
@@ -140,7 +143,8 @@ extension Message {
         case .partial(let slice): return slice.encode(to: &writer)
         case .logSumExp(let rows): return rows.encode(to: &writer)
         case .corrected(let slice): return slice.encode(to: &writer)
-        case .leaseRenewed, .linksReady, .operationDone, .committed, .rewound, .rankStatusRequest, .hostReportRequest:
+        case .leaseRenewed, .linksReady, .operationDone, .committed, .rewound, .rankStatusRequest, .appended,
+            .hostReportRequest:
             break
         }
         return nil
@@ -169,6 +173,7 @@ extension Message {
         case .welcome: self = .welcome(try Hello(from: &reader))
         case .failure: self = .failure(try ServiceError(from: &reader))
         case .abort: self = .abort(try ServiceError(from: &reader))
+        case .appended: self = .appended
         case .register: self = .register(try Registration(from: &reader))
         case .renewLease: self = .renewLease(try LeaseRenewal(from: &reader))
         case .leaseRenewed: self = .leaseRenewed
