@@ -223,13 +223,14 @@ public final class Simulation: @unchecked Sendable {
     /// A rank's answer has come to a client that had asked at `sent`, in the epoch `asked`.
     func answered(_ rank: RankIndex, _ frame: Frame, asked: Epoch, at sent: UInt64) {
         count("\(frame.message.type)")
-        switch frame.message {
-        case .stepResult:
+        guard case .reply(let body) = frame.message else { return }
+        switch body.type {
+        case StepRequest.type.reply:
             guard frame.epoch == asked else {
                 return violate(
                     .twoEpochs, "\(rank) answered a step of \(asked) in \(frame.epoch): \(frame.tag)")
             }
-        case .committed, .rewound:
+        case Commit.type.reply, CutUncommitted.type.reply:
             guard frame.epoch >= asked else {
                 return violate(.twoEpochs, "\(rank) answered a request of \(asked) in \(frame.epoch): \(frame.tag)")
             }

@@ -1,3 +1,4 @@
+public import DCPCore
 internal import Glibc
 public import NIOCore
 internal import NIOPosix

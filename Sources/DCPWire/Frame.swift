@@ -74,9 +74,7 @@ public struct FrameDecoder: Sendable {
                 "A \(header.type) frame has checksum \(hex(crc.value)), not the \(hex(header.bodyChecksum)) it states: "
                     + "the bytes were damaged on the way. Connect again.")
         }
-        var reader = WireReader(fields, of: header.type)
-        let message = try Message(type: header.type, fields: &reader, payload: payload)
-        try reader.finish()
+        let message = try Message(type: header.type, fields: fields, payload: payload)
         return Frame(epoch: header.epoch, tag: header.tag, sender: header.sender, message: message)
     }
 }

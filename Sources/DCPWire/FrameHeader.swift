@@ -35,7 +35,7 @@ public struct FrameHeader: Hashable, Sendable {
     /// `DCP1`, read as a little-endian integer.
     public static let magic: UInt32 = 0x3150_4344
     /// Raised when a frame changes its meaning; both sides must have the same.
-    public static let version: UInt16 = 3
+    public static let version: UInt16 = 4
     static let noSender: UInt16 = 0xFFFF
 }
 

@@ -1,59 +1,91 @@
-/// What a frame means. The raw value is its number on the wire and never changes.
-public enum FrameType: UInt16, CaseIterable, Sendable {
-    // Any connection.
-    case hello = 1
-    case welcome = 2
-    /// Answers any request, or ends a connection: a `ServiceError`.
-    case failure = 3
+/// What a frame means: its number on the wire, which never changes, and its name for messages.
+///
+/// Notices, which are not answered or are answered by a notice, are listed here. A request's number stands in its
+/// declaration; its reply has the same, with the highest bit set.
+public struct FrameType: Sendable {
+    public let rawValue: UInt16
+    private let name: StaticString
 
-    // Rank and coordinator.
-    case register = 10
-    case renewLease = 11
-    case leaseRenewed = 12
-    /// From the coordinator: to a rank unasked, to a client in answer.
-    case topology = 13
-    case linksReady = 14
-    case operation = 15
-    case operationDone = 16
-    /// From the coordinator: why ranks of the cluster take no new tokens.
-    case refusals = 17
-    /// From the coordinator: which of these sequences to close, to free what the rank wants.
-    case victimsRequest = 18
-    case victims = 19
+    private init(_ rawValue: UInt16, _ name: StaticString) {
+        self.rawValue = rawValue
+        self.name = name
+    }
 
-    // Client and coordinator.
-    case topologyRequest = 20
-    case directoryRequest = 21
-    case directoryReply = 22
+    /// - Parameter number: `0x01nn` of what the coordinator is asked, `0x02nn` of what a rank is, `0x03nn` of what any daemon is.
+    package init(request number: UInt16, _ name: StaticString) {
+        precondition(Self.requests.contains(number), "\(number) is no number of a request")
+        self.init(number, name)
+    }
 
-    // Client and rank.
-    case step = 30
-    case stepResult = 31
-    case commit = 32
-    case committed = 33
-    case sequenceStatusRequest = 34
-    case sequenceStatus = 35
-    case rewind = 36
-    case rewound = 37
-    case rankStatusRequest = 38
-    case rankStatus = 39
-    case verificationRequest = 40
-    case verification = 41
-    case rowsRequest = 42
-    case rows = 43
+    /// As it stands in a header; nil for a notice that this version does not know.
+    package init?(rawValue: UInt16) {
+        let number = rawValue & ~Self.replyBit
+        if Self.requests.contains(number) {
+            self.init(rawValue, number == rawValue ? "request" : "reply")
+        } else if let known = Self.notices.first(where: { $0.rawValue == rawValue }) {
+            self = known
+        } else {
+            return nil
+        }
+    }
 
-    // Rank and rank, inside a head group.
-    case query = 50
-    case partial = 51
-    case logSumExp = 52
-    case corrected = 53
-    case abort = 54
-    case appended = 55
+    private static let requests: ClosedRange<UInt16> = 0x0100...0x7FFF
+    private static let replyBit: UInt16 = 0x8000
 
-    // Client and any daemon.
-    case hostReportRequest = 60
-    case hostReport = 61
+    var isRequest: Bool { Self.requests.contains(rawValue) }
+    var isReply: Bool { rawValue & Self.replyBit != 0 }
+
+    /// Of what answers a request of this type.
+    package var reply: FrameType { FrameType(rawValue | Self.replyBit, name) }
 
     /// What may come before both sides know each other.
     var isGreeting: Bool { self == .hello || self == .welcome || self == .failure }
+
+    // Any connection.
+    public static let hello = FrameType(1, "hello")
+    public static let welcome = FrameType(2, "welcome")
+    /// Answers any request, or ends a connection: a `ServiceError`.
+    public static let failure = FrameType(3, "failure")
+
+    // Rank and coordinator.
+    public static let register = FrameType(10, "register")
+    public static let renewLease = FrameType(11, "renewLease")
+    public static let leaseRenewed = FrameType(12, "leaseRenewed")
+    public static let topology = FrameType(13, "topology")
+    public static let linksReady = FrameType(14, "linksReady")
+    public static let operation = FrameType(15, "operation")
+    public static let operationDone = FrameType(16, "operationDone")
+    /// From the coordinator: why ranks of the cluster take no new tokens.
+    public static let refusals = FrameType(17, "refusals")
+    /// From the coordinator: which of these sequences to close, to free what the rank wants.
+    public static let victimsRequest = FrameType(18, "victimsRequest")
+    public static let victims = FrameType(19, "victims")
+
+    // Rank and rank, inside a head group.
+    public static let query = FrameType(50, "query")
+    public static let partial = FrameType(51, "partial")
+    public static let logSumExp = FrameType(52, "logSumExp")
+    public static let corrected = FrameType(53, "corrected")
+    public static let abort = FrameType(54, "abort")
+    public static let appended = FrameType(55, "appended")
+
+    public static let notices: [FrameType] = [
+        .hello, .welcome, .failure, .register, .renewLease, .leaseRenewed, .topology, .linksReady, .operation,
+        .operationDone, .refusals, .victimsRequest, .victims, .query, .partial, .logSumExp, .corrected, .abort,
+        .appended,
+    ]
+}
+
+extension FrameType: Hashable {
+    public static func == (a: FrameType, b: FrameType) -> Bool { a.rawValue == b.rawValue }
+    public func hash(into hasher: inout Hasher) { hasher.combine(rawValue) }
+}
+
+extension FrameType: CustomStringConvertible {
+    /// `step`, `step reply`; with its number where a request's name is not known, as in a header: `request 0x201`.
+    public var description: String {
+        let isUnnamed = "\(name)" == "request" || "\(name)" == "reply"
+        if isUnnamed { return "\(name) 0x" + String(rawValue & ~Self.replyBit, radix: 16) }
+        return isReply ? "\(name) reply" : "\(name)"
+    }
 }

@@ -37,6 +37,9 @@ public struct WireWriter {
         buffer.writeBytes(bytes)
     }
 
+    /// Fields that are encoded already.
+    mutating func write(encoded fields: ByteBuffer) { buffer.writeImmutableBuffer(fields) }
+
     /// A 32-bit count, then each element.
     public mutating func write<Element>(_ elements: [Element], _ body: (inout WireWriter, Element) -> Void) {
         write(UInt32(elements.count))
@@ -47,7 +50,7 @@ public struct WireWriter {
 /// Reads the fields of a frame. Every count is checked against the bytes that are there before anything is allocated.
 public struct WireReader {
     private var buffer: ByteBuffer
-    private let type: FrameType
+    let type: FrameType
 
     package init(_ buffer: ByteBuffer, of type: FrameType) {
         self.buffer = buffer
@@ -88,18 +91,25 @@ public struct WireReader {
         return bytes
     }
 
-    /// - Parameter byteCountMin: the fewest bytes an element takes.
+    /// - Parameters:
+    ///   - byteCountMin: the fewest bytes an element takes.
+    ///   - countMax: how many elements there may be; nil for as many as there are bytes.
     public mutating func readArray<Element>(
-        _ field: StaticString, byteCountMin: Int, _ body: (inout WireReader) throws(ServiceError) -> Element
+        _ field: StaticString, byteCountMin: Int, countMax: Int? = nil,
+        _ body: (inout WireReader) throws(ServiceError) -> Element
     ) throws(ServiceError) -> [Element] {
         precondition(byteCountMin > 0)
         let count: UInt32 = try read(field)
+        if let countMax, Int(count) > countMax {
+            throw malformed("has \(count) of `\(field)`, the limit is \(countMax)")
+        }
         guard Int(count) <= buffer.readableBytes / byteCountMin else {
             throw malformed(
                 "announces \(count) of `\(field)`, but has bytes for at most \(buffer.readableBytes / byteCountMin)")
         }
         var elements: [Element] = []
-        elements.reserveCapacity(Int(count))
+        // In memory an element may be larger than on the wire: of many, room is made as they are read.
+        elements.reserveCapacity(min(Int(count), 65_536))
         for _ in 0..<count { elements.append(try body(&self)) }
         return elements
     }
@@ -112,6 +122,9 @@ public struct WireReader {
         guard let value = Value(rawValue: raw) else { throw malformed("has the unknown value \(raw) in `\(field)`") }
         return value
     }
+
+    /// All bytes that have not been read.
+    mutating func takeRest() -> ByteBuffer { buffer.readSlice(length: buffer.readableBytes)! }
 
     package func finish() throws(ServiceError) {
         guard buffer.readableBytes == 0 else {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import DCPClient
 import DCPWire
 import Glibc
 
@@ -7,6 +8,7 @@ struct Main {
     static func main() async {
         // A reader of our output that goes away (`dcp-bench ... | head`) ends us quietly.
         signal(SIGPIPE, SIG_DFL)
+        ProcessMemory.keepFreed()
         await DcpBench.main()
     }
 }

@@ -56,7 +56,7 @@ struct ClaimTests {
         #expect(driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }.isEmpty)
         let done = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
         // Nothing is recorded: a claim is good for as long as its epoch.
-        #expect(kinds(done) == ["answer directoryReply"] && replies(done)[0].claim == claim)
+        #expect(kinds(done) == ["answer reply"] && replies(done)[0].claim == claim)
     }
 
     @Test("a rank's refusal of a claim is the client's answer, and nothing is taken back")

@@ -66,7 +66,8 @@ struct Driver {
     ) -> [CoordinatorMachine.Action] {
         let place = { (id: SequenceID) in order.firstIndex(of: id) ?? -1 }
         let registration = Registration(
-            rank: RankIndex(rank), store: store ?? Self.store(rank), endpoint: "unix:/rank-\(rank)", epoch: epoch,
+            rank: RankIndex(rank), store: store ?? Self.store(rank), endpoint: .unix(path: "/rank-\(rank)"),
+            epoch: epoch,
             models: models,
             sequences: lengths.sorted { (place($0.key), $0.key) < (place($1.key), $1.key) }.map {
                 .init(
@@ -135,9 +136,17 @@ struct Driver {
         _ request: DirectoryRequest, client: ClientID = ClientID(1)
     ) -> [CoordinatorMachine.Action] {
         nextTag += 1
-        return note(
-            machine.directoryRequest(
-                request, link: Self.client, tag: Tag(client: client, number: nextTag), now: now))
+        let tag = Tag(client: client, number: nextTag)
+        return note(request.send(to: &machine, Self.client, tag, now))
+    }
+
+    /// One or many things of a kind, as they are.
+    mutating func send<Item: DirectoryItem>(
+        many items: [Item], client: ClientID = ClientID(1)
+    ) -> [CoordinatorMachine.Action] {
+        nextTag += 1
+        let tag = Tag(client: client, number: nextTag)
+        return note(machine.requested(Many(items), link: Self.client, tag: tag, now: now))
     }
 
     /// A client's request, carried through by all ranks.
@@ -154,25 +163,6 @@ struct Driver {
     }
 }
 
-extension DirectoryRequest {
-    static func truncate(name: String, length: Int) -> Self { .truncate(name: name, length: length, claim: .none) }
-    static func fork(name: String, newName: String, length: Int) -> Self {
-        .fork(name: name, newName: newName, length: length, claim: .none)
-    }
-    static func close(name: String) -> Self { .close(name: name, claim: .none) }
-
-    /// The sequence that is to be claimed first, and the request with its claim.
-    fileprivate var claimable: (name: String, stating: (Claim) -> Self)? {
-        switch self {
-        case .truncate(let name, let length, .none): (name, { .truncate(name: name, length: length, claim: $0) })
-        case .fork(let name, let new, let length, .none):
-            (name, { .fork(name: name, newName: new, length: length, claim: $0) })
-        case .close(let name, .none): (name, { .close(name: name, claim: $0) })
-        default: nil
-        }
-    }
-}
-
 // What actions are about.
 
 func operations(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(
@@ -185,11 +175,13 @@ func operations(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(
 }
 
 func replies(_ actions: some Sequence<CoordinatorMachine.Action>) -> [DirectoryReply] {
-    actions.compactMap { if case .answer(.directoryReply(let reply), _, _) = $0 { reply } else { nil } }
+    actions.compactMap { if case .answer(let message, _, _) = $0 { DirectoryReply(message) } else { nil } }
 }
 
 func errors(_ actions: some Sequence<CoordinatorMachine.Action>) -> [ServiceError] {
-    actions.compactMap { if case .answer(.failure(let error), _, _) = $0 { error } else { nil } }
+    actions.compactMap {
+        if case .answer(let message, _, _) = $0 { DirectoryRequest.refusal(in: message) } else { nil }
+    }
 }
 
 func topologies(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(topology: Topology, link: LinkID)] {
@@ -197,7 +189,9 @@ func topologies(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(topolo
 }
 
 func answeredTopologies(_ actions: some Sequence<CoordinatorMachine.Action>) -> [Topology] {
-    actions.compactMap { if case .answer(.topology(let topology), _, _) = $0 { topology } else { nil } }
+    actions.compactMap {
+        if case .answer(.reply(let body), _, _) = $0 { try? body.reply(to: GetTopology.self) } else { nil }
+    }
 }
 
 func refusals(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(link: LinkID, error: ServiceError)] {
@@ -210,7 +204,8 @@ func kinds(_ actions: some Sequence<CoordinatorMachine.Action>) -> [String] {
         switch action {
         case .persist: "persist"
         case .send(let message, _, _): "send \(message.type)"
-        case .answer(let message, _, _): "answer \(message.type)"
+        case .answer(let message, _, _):
+            DirectoryRequest.refusal(in: message) == nil ? "answer reply" : "answer failure"
         case .close: "close"
         case .report: "report"
         }

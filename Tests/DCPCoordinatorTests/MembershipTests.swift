@@ -37,7 +37,7 @@ struct MembershipTests {
             #expect(driver.machine.phase == .ready && driver.machine.reason == "")
             let last = driver.machine.topology
             #expect(last.phase == .ready && last.epoch == Epoch(1) && last.leaseMilliseconds == 5000)
-            #expect(last.members.map(\.endpoint) == (0..<ranks).map { "unix:/rank-\($0)" })
+            #expect(last.members.map(\.endpoint) == (0..<ranks).map { Endpoint.unix(path: "/rank-\($0)") })
             let told = topologies(driver.actions).filter { $0.topology.phase == .ready }.map(\.link)
             #expect(Set(told) == Set(order.map { Driver.link($0) }))
         }
@@ -198,7 +198,9 @@ struct MembershipTests {
         let from = driver.actions.count
         driver.becomeReady()
         let answers = driver.actions[from...].compactMap { action -> UInt64? in
-            guard case .answer(.topology(let topology), let tag, Driver.client) = action else { return nil }
+            guard case .answer(.reply(let body), let tag, Driver.client) = action,
+                let topology = try? body.reply(to: GetTopology.self)
+            else { return nil }
             #expect(topology.phase == .ready)
             return tag.number
         }

@@ -70,13 +70,13 @@ struct ReconciliationTests {
         var driver = try directory(["s"])
         let record = try model(driver)
         var (asked, _) = try join(&driver, [[s: 10], [:]])
-        #expect(asked == [[.truncate(s, length: 0)], [.open(s, model: ModelID(1))]])
+        #expect(asked == [[.truncate(s, length: 0)], [.open(s, model: ModelID(1), scope: "")]])
         let actions: [CoordinatorMachine.Action]
         (asked, actions) = try join(&driver, [[:], [:]], models: [])
         #expect(asked == [[.putModel(record)], [.putModel(record)]])
         let (_, number, link) = try #require(operations(actions).first)
         let then = driver.on { $0.operationDone(link, number: number) }
-        #expect(operations(then).map(\.operation) == [.open(s, model: ModelID(1))])
+        #expect(operations(then).map(\.operation) == [.open(s, model: ModelID(1), scope: "")])
     }
 
     @Test("TRAPS 20: a rank that holds another shape under a model's number gets the directory's")

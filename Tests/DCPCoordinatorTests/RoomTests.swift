@@ -201,7 +201,7 @@ struct FullStoreTests {
     func spared() throws {
         var driver = try ready(sequences: 3)
         _ = try #require(replies(driver.ask(.pin(name: "s1"))).first)
-        #expect(replies(driver.ask(.listSequences)).first?.pinned == [SequenceID(1)])
+        #expect(driver.machine.sequenceList.sequences.filter(\.retention.isPinned).map(\.record.id) == [SequenceID(1)])
         driver.on { $0.renewed(Driver.link(0), self.renewal(used: [2]), now: .seconds(95)) }
         driver.on { $0.renewed(Driver.link(0), self.renewal(used: [3]), now: .seconds(89)) }
         let sent = evict(&driver, at: .seconds(100))
@@ -260,12 +260,14 @@ struct FullStoreTests {
     @Test("pins are durable, and recorded once")
     func pinCoding() throws {
         let record = SequenceRecord(id: SequenceID(3), name: "chat", model: ModelID(1))
-        let pinned = SequenceEntry(record: record, isPinned: true)
+        var pinned = SequenceEntry(record: record)
+        pinned.retention.isPinned = true
         let (key, value) = StateCoding.encode(.sequence(pinned))
         #expect(try StateCoding.decode(key: key, value: #require(value)) == .sequence(pinned))
         var driver = try ready(sequences: 1)
         _ = driver.ask(.pin(name: "s1"))
-        #expect(driver.persisted.contains { if case .sequence(let entry) = $0 { entry.isPinned } else { false } })
+        #expect(
+            driver.persisted.contains { if case .sequence(let entry) = $0 { entry.retention.isPinned } else { false } })
         let count = driver.persisted.count
         _ = driver.ask(.pin(name: "s1"))
         #expect(driver.persisted.count == count)

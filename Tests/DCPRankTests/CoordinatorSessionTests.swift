@@ -127,7 +127,7 @@ struct CoordinatorSessionTests {
                 try link.send(
                     Frame(
                         epoch: .none, tag: Tag(client: ClientID(1), number: 1),
-                        message: .sequenceStatusRequest([SequenceID(1)])))
+                        message: .request(Many([GetSequenceStatus(SequenceID(1))]))))
             } catch { answer.finish() }
         }
 

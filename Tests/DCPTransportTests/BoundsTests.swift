@@ -41,7 +41,7 @@ struct BoundsTests {
         try await withStation(unix) { station, endpoint in
             let peer = try await RawPeer(endpoint, on: station.group)
             try await peer.send(
-                Frame(epoch: .none, tag: Tag(client: ClientID(0), number: 0), message: .rankStatusRequest))
+                Frame(epoch: .none, tag: Tag(client: ClientID(0), number: 0), message: .request(GetRankStatus())))
             guard case .failure(let told)? = try await peer.frames(1).first?.message else {
                 Issue.record("no failure came")
                 return

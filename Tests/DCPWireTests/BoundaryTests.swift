@@ -7,7 +7,7 @@ import Testing
 struct BoundaryTests {
     @Test("before the hello every type but a greeting is refused from its header alone, whatever it announces")
     func beforeHello() throws {
-        for type in FrameType.allCases {
+        for type in Catalog.types {
             for (fields, payload) in [(0, 0), (4096, 0), (UInt32.max, UInt32.max)] as [(UInt32, UInt32)] {
                 var raw = RawFrame(type: type, fields: [])
                 raw.fieldsByteCount = fields
@@ -36,18 +36,19 @@ struct BoundaryTests {
         step.entries = [.init(sequence: SequenceID(1), position: 0, count: tokens)]
         step.keyValueTokens = tokens
         // A frame like others; who takes it compares it with its payload first.
-        #expect(refusal(RawFrame(.step(step)).bytes) == nil)
+        #expect(refusal(RawFrame(.request(step)).bytes) == nil)
         #expect(throws: ServiceError.self) { try step.checkTensors() }
         counted.entries = (0..<4096).map { .init(sequence: SequenceID($0), position: 1 << 48, count: Int(UInt32.max)) }
         let messages: [Message] = [
-            .step(counted),
-            .stepResult(StepResult(tokens: tokens, heads: most, valueDim: most, outputs: none, lse: none)),
+            .request(counted),
+            .reply(
+                StepResult(tokens: tokens, heads: most, valueDim: most, outputs: none, lse: none), to: StepRequest.self),
             .query(QuerySlice(tokens: tokens, heads: most, keyDim: most, dataType: .float32, queries: none)),
             .partial(PartialSlice(tokens: tokens, heads: most, valueDim: most, outputs: none, lse: none)),
-            .rows(
+            .reply(
                 RowsReply(
                     generation: 0, tokens: tokens, dataType: .float32, kvHeads: most, keyDim: most, valueDim: most,
-                    rows: none)),
+                    rows: none), to: RowsRequest.self),
             .logSumExp(LogSumExpRows(tokens: tokens, heads: most, lse: none)),
             .corrected(CorrectedSlice(tokens: tokens, heads: most, valueDim: most, outputs: none)),
         ]
@@ -59,21 +60,17 @@ struct BoundaryTests {
         }
     }
 
-    @Test("fifty models with names of one letter come back from a directory reply and from a registration")
+    @Test("fifty models with names of one letter come back from a list and from a registration")
     func shortNames() throws {
         let shape = try ModelDescription(
             layers: 1, queryHeads: 2, kvHeads: 1, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvDataType: .float32)
         let letters = Array("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
         for name in [letters.map(String.init), letters.map { _ in "" }] {
             let models = (0..<50).map { ModelRecord(id: ModelID(UInt32($0)), name: name[$0], description: shape) }
-            let reply = DirectoryReply(models: models)
-            guard case .directoryReply(let found)? = try decode(RawFrame(.directoryReply(reply)).bytes)?.message else {
-                Issue.record("no reply")
-                return
-            }
-            #expect(found == reply)
+            let reply = Message.reply(models, to: ListModels.self)
+            #expect(try decode(RawFrame(reply).bytes)?.reply(to: ListModels.self) == models)
             let registration = Registration(
-                rank: RankIndex(1), store: StoreID(high: 1, low: 2), endpoint: "unix:/r", epoch: Epoch(3),
+                rank: RankIndex(1), store: StoreID(high: 1, low: 2), endpoint: .unix(path: "/r"), epoch: Epoch(3),
                 models: models, sequences: [])
             guard case .register(let read)? = try decode(RawFrame(.register(registration)).bytes)?.message else {
                 Issue.record("no registration")
@@ -104,7 +101,7 @@ struct BoundaryTests {
     @Test("a tag comes back with its attempt, and attempts are of one step", arguments: [0, 1, 65_535] as [UInt16])
     func attempt(number: UInt16) throws {
         let tag = Tag(client: ClientID(5), number: 6, layer: 7, attempt: number)
-        let frame = Frame(epoch: Epoch(1), tag: tag, sender: RankIndex(0), message: .committed)
+        let frame = Frame(epoch: Epoch(1), tag: tag, sender: RankIndex(0), message: .operationDone)
         let bytes = encoded(frame)
         #expect(bytes[38] == UInt8(truncatingIfNeeded: number) && bytes[39] == UInt8(number >> 8))
         let found = try #require(try decode(bytes)?.tag)

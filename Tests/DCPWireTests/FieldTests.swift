@@ -19,54 +19,58 @@ struct FieldTests {
     private var arrays: [(message: Message, offset: Int, count: UInt32)] {
         [
             (
-                .commit([SequenceLength(sequence: SequenceID(1), length: 1), .init(sequence: SequenceID(2), length: 2)]
-                ), 0, 2
+                .request(
+                    Commit([
+                        SequenceLength(sequence: SequenceID(1), length: 1), .init(sequence: SequenceID(2), length: 2),
+                    ])), 0, 2
             ),
-            (.sequenceStatusRequest([SequenceID(1), SequenceID(2)]), 0, 2),
+            (.request(Many([GetSequenceStatus(SequenceID(1)), GetSequenceStatus(SequenceID(2))])), 0, 2),
             (.victimsRequest([SequenceID(1), SequenceID(2)]), 0, 2), (.victims([SequenceID(1)]), 0, 1),
             (
-                .sequenceStatus([
-                    SequenceStatus(sequence: SequenceID(1), committedLength: 0, layerLengths: [], localTokens: 0)
-                ]), 0, 1
+                .reply(
+                    Many.Reply([
+                        .success(
+                            SequenceStatus(
+                                sequence: SequenceID(1), committedLength: 0, layerLengths: [], localTokens: 0))
+                    ]), to: Many<GetSequenceStatus>.self), 0, 1
             ),
-            (.directoryReply(DirectoryReply()), 0, 0),
-            (.directoryReply(DirectoryReply()), 4, 0), (.directoryReply(DirectoryReply(pinned: [SequenceID(1)])), 8, 1),
+            (.reply(Many.Reply([.success(Done()), .success(Done())]), to: Many<CloseSequence>.self), 0, 2),
+            (.reply(SequenceList(models: [], sequences: []), to: ListSequences.self), 0, 0),
+            (.reply(SequenceList(models: [], sequences: []), to: ListSequences.self), 4, 0),
             (.renewLease(LeaseRenewal(stepsInFlight: 0, usedSequences: [SequenceID(1), SequenceID(2)])), 19, 2),
-            (.refusals([ServiceError(.storeFull, "")]), 0, 1), (.step(Samples.step()), 25, 2),
-            (.verification(verification(findings: 2)), 84, 2),
+            (.refusals([ServiceError(.storeFull, "")]), 0, 1), (.request(Samples.step()), 25, 2),
+            (verified(findings: 2), 84, 2),
         ]
     }
 
-    private func verification(findings: Int, message: String = "") -> VerificationStatus {
-        VerificationStatus(
+    private func verified(findings: Int, message: String = "") -> Message {
+        let status = VerificationStatus(
             run: 1, state: .done, sequence: nil, progress: VerificationProgress(), failure: "", findingCount: findings,
             damageCount: findings, keptCount: findings, firstFinding: 0,
             findings: Array(repeating: StoreFinding(.block, message), count: findings))
+        return .reply(status, to: VerificationRequest.self)
     }
 
     @Test("a verification's answer has at most a page of findings, each as long as a text may be")
     func verificationPages() throws {
         let text = String(repeating: "x", count: 65_535)
-        let page = try decode(RawFrame(.verification(verification(findings: 128, message: text))).bytes)
-        guard case .verification(let status)? = page?.message else {
-            Issue.record("no verification")
-            return
-        }
+        let page = try decode(RawFrame(verified(findings: 128, message: text)).bytes)
+        let status = try #require(try page?.reply(to: VerificationRequest.self))
         #expect(status.findings.count == 128 && status.findings[127].message == text)
-        let error = refusal(RawFrame(.verification(verification(findings: 129))).bytes)
+        let error = refusal(RawFrame(verified(findings: 129)).bytes)
         #expect(error?.code == .protocolViolation && error?.message.contains("129 findings") == true)
     }
 
     @Test("an absent value has no bytes but zeros, and what is there fits its type")
     func optionals() {
-        let request = Message.verificationRequest(VerificationRequest(start: true))
+        let request = Message.request(VerificationRequest(start: true))
         #expect(patched(request, at: 1, [0] + little(UInt64(0))) == nil)
         #expect(patched(request, at: 1, [1] + little(UInt64.max)) == nil)
         for bytes in [[0] + little(UInt64(5)), [2] + little(UInt64(0))] {
             let error = patched(request, at: 1, bytes)
             #expect(error?.code == .protocolViolation && error?.message.contains("`sequence`") == true)
         }
-        let rows = Message.rowsRequest(RowsRequest(sequence: SequenceID(1), layer: 0, position: 0, count: 1))
+        let rows = Message.request(RowsRequest(sequence: SequenceID(1), layer: 0, position: 0, count: 1))
         #expect(patched(rows, at: 20, little(UInt32(1 << 20))) == nil)
         #expect(patched(rows, at: 20, little(UInt32(1 << 20) + 1))?.code == .protocolViolation)
         #expect(patched(rows, at: 12, little(UInt64(1 << 48) + 1))?.code == .protocolViolation)
@@ -86,9 +90,9 @@ struct FieldTests {
 
     @Test("a text that is not UTF-8 is refused, by its field")
     func text() {
-        let name = Message.directoryRequest(.removeModel(name: "ab"))
+        let name = Message.request(Many([RemoveModel(name: "ab")]))
         for bytes: [UInt8] in [[0xFF, 0xFE], [0xC3, 0x28], [0xED, 0xA0], [0x80, 0x61]] {
-            let error = patched(name, at: 3, bytes)
+            let error = patched(name, at: 6, bytes)
             #expect(error?.code == .protocolViolation && error?.message.contains("`name`") == true)
             #expect(error?.message.contains("UTF-8") == true)
         }
@@ -98,7 +102,11 @@ struct FieldTests {
     func logarithmBase() throws {
         let outputs = Samples.bytes(4), lse = Samples.bytes(8)
         let carriers: [(Message, Int)] = [
-            (.stepResult(StepResult(tokens: 1, heads: 1, valueDim: 1, outputs: outputs, lse: Samples.bytes(4))), 9),
+            (
+                .reply(
+                    StepResult(tokens: 1, heads: 1, valueDim: 1, outputs: outputs, lse: Samples.bytes(4)),
+                    to: StepRequest.self), 9
+            ),
             (.partial(PartialSlice(tokens: 1, heads: 1, valueDim: 1, outputs: outputs, lse: lse)), 8),
             (.logSumExp(LogSumExpRows(tokens: 1, heads: 1, lse: lse)), 6),
         ]
@@ -119,7 +127,7 @@ struct FieldTests {
             // No heads: the tensors have no bytes, whatever the tokens.
             (step.queryHeads, step.kvHeads) = (0, 0)
             step.tensors = ByteBuffer()
-            return refusal(encoded(Samples.frame(.step(step))))
+            return refusal(encoded(Samples.frame(.request(step))))
         }
         func entry(_ count: Int) -> StepRequest.Entry { .init(sequence: SequenceID(1), position: 0, count: count) }
         #expect(step([entry(1)]) == nil)
@@ -136,7 +144,8 @@ struct FieldTests {
     func tensorSizes() {
         let huge: [UInt8] = [UInt8](repeating: 0xFF, count: 8)
         let slices: [Message] = [
-            .stepResult(StepResult(tokens: 1, heads: 0, valueDim: 1, outputs: ByteBuffer(), lse: nil)),
+            .reply(
+                StepResult(tokens: 1, heads: 0, valueDim: 1, outputs: ByteBuffer(), lse: nil), to: StepRequest.self),
             .query(QuerySlice(tokens: 1, heads: 0, keyDim: 1, dataType: .float32, queries: ByteBuffer())),
             .partial(PartialSlice(tokens: 1, heads: 0, valueDim: 1, outputs: ByteBuffer(), lse: ByteBuffer())),
             .corrected(CorrectedSlice(tokens: 1, heads: 0, valueDim: 1, outputs: ByteBuffer())),
@@ -155,8 +164,12 @@ struct FieldTests {
         #expect(patched(truncate, at: 9, little(UInt64(1) << 48 + 1))?.message.contains("`length`") == true)
         #expect(patched(truncate, at: 9, little(UInt64.max))?.code == .protocolViolation)
         #expect(patched(truncate, at: 0, [9])?.message.contains("operation 9") == true)
-        #expect(patched(.directoryRequest(.listModels), at: 0, [12])?.message.contains("request 12") == true)
-        let step = Message.step(Samples.step())
+        var unknown = RawFrame(.request(ListModels()))
+        unknown.type = 0x01FF
+        #expect(refusal(unknown.bytes)?.message.contains("0x1ff") == true)
+        unknown.type = 20
+        #expect(refusal(unknown.bytes)?.message.contains("type 20") == true)
+        let step = Message.request(Samples.step())
         #expect(patched(step, at: 4, [4])?.message.contains("`query mode`") == true)
         #expect(patched(step, at: 5, [2])?.message.contains("`appends`") == true)
         #expect(patched(step, at: 6, [2])?.message.contains("`wants LSE`") == true)
@@ -182,7 +195,7 @@ struct FieldTests {
                         .topology(
                             Topology(
                                 epoch: Epoch(1), phase: .ready, reason: "", shape: cluster, leaseMilliseconds: 1,
-                                members: ranks.map { .init(rank: RankIndex($0), endpoint: "unix:/x") })))))
+                                members: ranks.map { .init(rank: RankIndex($0), endpoint: .unix(path: "/x")) })))))
         }
         #expect(topology([0, 1]) == nil)
         #expect(topology([1, 0])?.code == .protocolViolation)
@@ -191,7 +204,7 @@ struct FieldTests {
         let whole = Message.topology(
             Topology(
                 epoch: Epoch(1), phase: .ready, reason: "", shape: cluster, leaseMilliseconds: 1,
-                members: [.init(rank: RankIndex(0), endpoint: ""), .init(rank: RankIndex(1), endpoint: "")]))
+                members: [.init(rank: RankIndex(0), endpoint: nil), .init(rank: RankIndex(1), endpoint: nil)]))
         #expect(patched(whole, at: 15, little(UInt32(3)))?.message.contains("interleave 3") == true)
         #expect(patched(whole, at: 19, little(UInt32.max))?.code == .invalidConfiguration)
     }

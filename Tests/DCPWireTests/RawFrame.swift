@@ -5,7 +5,7 @@ import NIOCore
 /// A frame in parts, written from the documented offsets and not by the code under test.
 struct RawFrame {
     var magic: [UInt8] = [0x44, 0x43, 0x50, 0x31]
-    var version: UInt16 = 3
+    var version: UInt16 = 4
     var type: UInt16
     var epoch: UInt64 = 6
     var client: UInt64 = 0xABCD
@@ -65,10 +65,10 @@ func decode(_ bytes: [UInt8], limits: FrameLimits = FrameLimits()) throws(Servic
     return try decoder.next(from: &buffer)
 }
 
-/// The refusal of some bytes; nil when they were taken or are not a whole frame yet.
+/// The refusal of some bytes, or of the body in them; nil when they were taken or are not a whole frame yet.
 func refusal(_ bytes: [UInt8], limits: FrameLimits = FrameLimits()) -> ServiceError? {
     do throws(ServiceError) {
-        _ = try decode(bytes, limits: limits)
+        if let frame = try decode(bytes, limits: limits) { _ = try Catalog.contents(of: frame) }
         return nil
     } catch {
         return error

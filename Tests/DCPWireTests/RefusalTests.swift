@@ -49,7 +49,7 @@ struct RefusalTests {
         raw.version = 513
         let error = try #require(refusal(Array(raw.bytes.prefix(64))))
         #expect(error.code == .incompatible)
-        #expect(error.message.contains("version 513") && error.message.contains("version 3;"))
+        #expect(error.message.contains("version 513") && error.message.contains("version 4;"))
     }
 
     @Test("an unknown type is refused by its number", arguments: [0, 9, 55, 65_535] as [UInt16])
@@ -62,7 +62,7 @@ struct RefusalTests {
 
     @Test("any one flipped bit of any frame is noticed")
     func flippedBits() throws {
-        for message in [Message.leaseRenewed, .topologyRequest(waitMilliseconds: 9), .step(Samples.step())] {
+        for message in [Message.leaseRenewed, .request(GetTopology(waitMilliseconds: 9)), .request(Samples.step())] {
             let bytes = encoded(Samples.frame(message))
             for index in bytes.indices {
                 for bit in 0..<8 {
@@ -72,7 +72,7 @@ struct RefusalTests {
                 }
             }
         }
-        var body = encoded(Samples.frame(.topologyRequest(waitMilliseconds: 9)))
+        var body = encoded(Samples.frame(.request(GetTopology(waitMilliseconds: 9))))
         body[64] ^= 1
         #expect(try #require(refusal(body)).message.contains("damaged"))
     }
@@ -83,14 +83,14 @@ struct RefusalTests {
         for (fields, payload, shown) in [
             (1001, 0, "1001"), (0, 2001, "2001"), (UInt32.max, 0, "4294967295"), (8, UInt32.max, "4294967295"),
         ] as [(UInt32, UInt32, String)] {
-            var raw = RawFrame(type: .step, fields: [])
+            var raw = RawFrame(type: StepRequest.type, fields: [])
             raw.fieldsByteCount = fields
             raw.payloadByteCount = payload
             let error = try #require(refusal(raw.bytes, limits: limits))
             #expect(error.code == .protocolViolation && error.message.contains(shown))
             #expect(error.message.contains("limit is \(payload > 2000 ? 2000 : 1000)"))
         }
-        var exact = RawFrame(type: .step, fields: [])
+        var exact = RawFrame(type: StepRequest.type, fields: [])
         exact.fieldsByteCount = 1000
         exact.payloadByteCount = 2000
         #expect(refusal(exact.bytes, limits: limits) == nil)
@@ -98,7 +98,7 @@ struct RefusalTests {
 
     @Test("before the hello a payload of one byte is too much")
     func beforeHello() throws {
-        #expect(refusal(RawFrame(.step(Samples.step())).bytes, limits: .beforeHello) != nil)
+        #expect(refusal(RawFrame(.request(Samples.step())).bytes, limits: .beforeHello) != nil)
         #expect(refusal(RawFrame(try Samples.messages()[0]).bytes, limits: .beforeHello) == nil)
     }
 

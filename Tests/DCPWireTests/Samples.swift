@@ -19,7 +19,9 @@ enum Samples {
     private static func control(_ model: ModelRecord, _ plain: ModelDescription, _ cluster: ClusterShape) throws
         -> [Message]
     {
-        let members = (0..<4).map { Topology.Member(rank: RankIndex($0), endpoint: "unix:/run/\($0)") }
+        let members = (0..<4).map {
+            Topology.Member(rank: RankIndex($0), endpoint: $0 == 2 ? nil : .unix(path: "/run/\($0)"))
+        }
         return [
             .hello(Hello(role: .rank, rank: RankIndex(3), fingerprint: LayoutFingerprint(cluster))),
             .hello(Hello(role: .client, fingerprint: nil, release: "9.9")),
@@ -28,7 +30,8 @@ enum Samples {
             .failure(ServiceError(ServiceError.Code(rawValue: 4711), "")),
             .register(
                 Registration(
-                    rank: RankIndex(1), store: StoreID(high: 1, low: UInt64.max), endpoint: "tcp:127.0.0.1:7400",
+                    rank: RankIndex(1), store: StoreID(high: 1, low: UInt64.max),
+                    endpoint: .tcp(host: "127.0.0.1", port: 7400),
                     epoch: Epoch(12), models: [model, ModelRecord(id: ModelID(8), name: "b", description: plain)],
                     sequences: [.init(sequence: SequenceID(5), model: ModelID(7), committedLength: 1 << 40)])),
             .renewLease(LeaseRenewal(stepsInFlight: 77)), .leaseRenewed,
@@ -48,7 +51,7 @@ enum Samples {
                     leaseMilliseconds: 5000, members: members)),
             .linksReady,
             .operation(.putModel(model)), .operation(.removeModel(ModelID(3))),
-            .operation(.open(SequenceID(4), model: ModelID(3))),
+            .operation(.open(SequenceID(4), model: ModelID(3), scope: "tenant")),
             .operation(.fork(parent: SequenceID(4), child: SequenceID(6), length: 99)),
             .operation(.truncate(SequenceID(4), length: 12)), .operation(.close(SequenceID(4))),
             .operation(.evict(SequenceID(4))), .operationDone,
@@ -56,20 +59,40 @@ enum Samples {
     }
 
     private static func directory(_ model: ModelRecord, _ plain: ModelDescription) -> [Message] {
-        let record = SequenceRecord(id: SequenceID(11), name: "chat", model: ModelID(7))
+        let record = SequenceRecord(id: SequenceID(11), name: "chat", model: ModelID(7), scope: "tenant")
+        var retention = Retention()
+        (retention.isPinned, retention.isKept, retention.priority, retention.timeToLive) = (true, true, -3, 86_400)
+        let opened = OpenedSequence(sequence: record, model: model)
+        let refusal = ServiceError(.unknownSequence, "No.")
         return [
-            .topologyRequest(waitMilliseconds: 30_000),
-            .directoryRequest(.registerModel(name: "m", plain)), .directoryRequest(.removeModel(name: "m")),
-            .directoryRequest(.listModels), .directoryRequest(.listSequences),
-            .directoryRequest(.openSequence(name: "s", model: "m", revision: "", create: true)),
-            .directoryRequest(.truncate(name: "s", length: 3, claim: Claim(9))),
-            .directoryRequest(.fork(name: "s", newName: "t", length: 2, claim: Claim(9))),
-            .directoryRequest(.close(name: "s", claim: Claim(9))),
-            .directoryRequest(.claim(SequenceID(4), held: Claim(8))),
-            .directoryReply(DirectoryReply(claim: Claim(9))),
-            .directoryRequest(.pin(name: "s")), .directoryRequest(.unpin(name: "s")),
-            .directoryReply(
-                DirectoryReply(models: [model], sequences: [record, record], pinned: [SequenceID(11)])),
+            .request(GetTopology(waitMilliseconds: 30_000)), .request(ListModels()), .request(ListSequences()),
+            .request(Many([RegisterModel(name: "m", plain)])), .request(Many([RemoveModel(name: "m")])),
+            .request(
+                Many([
+                    OpenSequence(name: "s", model: "m", revision: "r", scope: "tenant", create: true),
+                    OpenSequence(name: "t", model: "", create: false),
+                ])),
+            .request(Many([ClaimSequence(SequenceID(4), held: Claim(8))])),
+            .request(Many([ForkSequence(name: "s", newName: "t", length: 2, claim: Claim(9))])),
+            .request(Many([TruncateSequence(name: "s", length: 3, claim: Claim(9))])),
+            .request(Many([CloseSequence(name: "s", claim: Claim(9), keep: true)])),
+            .request(
+                Many([
+                    RetainSequence(name: "s"),
+                    RetainSequence(name: "s", isPinned: false, priority: -128, timeToLive: .max),
+                ])),
+            .reply([model, model], to: ListModels.self),
+            .reply(
+                SequenceList(models: [model], sequences: [.init(record: record, retention: retention)]),
+                to: ListSequences.self),
+            .reply(Many.Reply([.success(model)]), to: Many<RegisterModel>.self),
+            .reply(Many.Reply([.success(Done()), .failure(refusal)]), to: Many<RemoveModel>.self),
+            .reply(Many.Reply([.success(opened), .failure(refusal)]), to: Many<OpenSequence>.self),
+            .reply(Many.Reply([.success(Claim(9))]), to: Many<ClaimSequence>.self),
+            .reply(Many.Reply([.success(record)]), to: Many<ForkSequence>.self),
+            .reply(Many.Reply([.failure(refusal)]), to: Many<TruncateSequence>.self),
+            .reply(Many.Reply([.success(Done())]), to: Many<CloseSequence>.self),
+            .reply(Many.Reply([.success(retention)]), to: Many<RetainSequence>.self),
         ]
     }
 
@@ -90,23 +113,25 @@ enum Samples {
     }
 
     private static func clients(_ cluster: ClusterShape) -> [Message] {
-        [
-            .step(step()),
-            .stepResult(StepResult(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: bytes(24))),
-            .stepResult(StepResult(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: nil)),
-            .commit([
-                SequenceLength(sequence: SequenceID(1), length: 10, claim: Claim(3)),
-                .init(sequence: SequenceID(2), length: 0),
-            ]),
-            .hostReportRequest, .hostReport(HostReport()), .hostReport(hostReport()),
-            .committed, .sequenceStatusRequest([SequenceID(1), SequenceID(9)]),
-            .sequenceStatus([
-                SequenceStatus(
-                    sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3,
-                    claim: Claim(6))
-            ]),
-            .rewind(SequenceLength(sequence: SequenceID(1), length: 4, claim: Claim(8))), .rewound, .rankStatusRequest,
-            .rankStatus(
+        let status = SequenceStatus(
+            sequence: SequenceID(1), committedLength: 9, layerLengths: [9, 10, 11], localTokens: 3, claim: Claim(6))
+        return [
+            .request(step()),
+            .reply(
+                StepResult(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: bytes(24)), to: StepRequest.self),
+            .reply(StepResult(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: nil), to: StepRequest.self),
+            .request(
+                Commit([
+                    SequenceLength(sequence: SequenceID(1), length: 10, claim: Claim(3)),
+                    .init(sequence: SequenceID(2), length: 0),
+                ])),
+            .request(GetHostReport()), .reply(HostReport(), to: GetHostReport.self),
+            .reply(hostReport(), to: GetHostReport.self), .reply(Done(), to: Commit.self),
+            .request(Many([GetSequenceStatus(SequenceID(1)), GetSequenceStatus(SequenceID(9))])),
+            .reply(Many.Reply([.success(status)]), to: Many<GetSequenceStatus>.self),
+            .request(Many([CutUncommitted(SequenceLength(sequence: SequenceID(1), length: 4, claim: Claim(8)))])),
+            .reply(Many.Reply([.success(CutLength(4))]), to: Many<CutUncommitted>.self), .request(GetRankStatus()),
+            .reply(
                 RankStatus(
                     rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",
                     sequences: 1, tokens: 2, sealedBlocks: 3, openBlockByteCount: 4, uncommittedByteCount: 5,
@@ -115,7 +140,7 @@ enum Samples {
                     commitNanoseconds: 28, peersConnected: 29, stepTimes: stepTimes,
                     room: StoreRoom(
                         durability: "always", condition: .refused, refusal: "No space.", fileByteCount: 22,
-                        highByteCount: 23, lowByteCount: 24, deletingByteCount: 25))),
+                        highByteCount: 23, lowByteCount: 24, deletingByteCount: 25)), to: GetRankStatus.self),
         ] + readers()
     }
 
@@ -130,28 +155,29 @@ enum Samples {
             StoreFinding(.strayRows, sequence: SequenceID(0), ""), StoreFinding(.superblock, "Größe"),
         ]
         return [
-            .verificationRequest(VerificationRequest(start: true, sequence: SequenceID(0), firstFinding: 0)),
-            .verificationRequest(VerificationRequest(start: false, firstFinding: 256)),
-            .verification(
+            .request(VerificationRequest(start: true, sequence: SequenceID(0), firstFinding: 0)),
+            .request(VerificationRequest(start: false, firstFinding: 256)),
+            .reply(
                 VerificationStatus(
                     run: 2, state: .running, sequence: nil, progress: progress, failure: "", findingCount: 5000,
-                    damageCount: 4999, keptCount: 4096, firstFinding: 100, findings: findings)),
-            .verification(
+                    damageCount: 4999, keptCount: 4096, firstFinding: 100, findings: findings),
+                to: VerificationRequest.self),
+            .reply(
                 VerificationStatus(
                     run: 3, state: .failed, sequence: SequenceID(4), progress: VerificationProgress(),
                     failure: "The rank is stopping.", findingCount: 0, damageCount: 0, keptCount: 0, firstFinding: 0,
-                    findings: [])),
-            .rowsRequest(RowsRequest(sequence: SequenceID(5), layer: 3, position: 4096, count: 512)),
-            .rows(
+                    findings: []), to: VerificationRequest.self),
+            .request(RowsRequest(sequence: SequenceID(5), layer: 3, position: 4096, count: 512)),
+            .reply(
                 RowsReply(
                     generation: 6, tokens: 3, dataType: .bfloat16, kvHeads: 2, keyDim: 8, valueDim: 6,
-                    rows: bytes(3 * 2 * (8 + 6) * 2))),
+                    rows: bytes(3 * 2 * (8 + 6) * 2)), to: RowsRequest.self),
             // A rank that owns none of the tokens answers all the same.
-            .rows(
+            .reply(
                 RowsReply(
                     generation: 0, tokens: 0, dataType: .float32, kvHeads: 2, keyDim: 8, valueDim: 6,
-                    rows: ByteBuffer())),
-            .step(append()), .step(query()),
+                    rows: ByteBuffer()), to: RowsRequest.self),
+            .request(append()), .request(query()),
         ]
     }
 

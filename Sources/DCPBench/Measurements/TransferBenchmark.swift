@@ -117,7 +117,7 @@ public struct TransferBenchmark: Sendable {
             guard read.keys == keys, read.values == values else {
                 throw ServiceError(.internal, "Other rows were read back than were appended. Report this as a bug.")
             }
-            try await cluster.truncate(StepContext.sequence, length: 0)
+            try await cluster.cut(StepContext.sequence, to: 0)
             let (copied, echoed) = try await onOwnThread {
                 (Stopwatch.seconds { copy.copy(team) }, try Stopwatch.seconds { try pingPong.round() })
             }

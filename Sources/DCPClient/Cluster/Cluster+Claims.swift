@@ -43,7 +43,7 @@ extension Cluster {
         if let shared = claiming[sequence] { return try await shared.value.get() }
         let task = Task { () async -> Result<Claim, ServiceError> in
             do throws(ServiceError) {
-                return .success(try await directory(.claim(sequence, held: held)).claim)
+                return .success(try await ask(one: ClaimSequence(sequence, held: held)))
             } catch {
                 return .failure(error)
             }
@@ -66,47 +66,83 @@ extension Cluster {
         return try await takeClaim(of: sequence.id, held: held?.claim ?? .none)
     }
 
-    /// Asks the directory to change a sequence, with this client's claim or a new one.
-    @discardableResult
-    func withClaim(
-        on sequence: SequenceRecord, _ request: (Claim) -> DirectoryRequest
-    ) async throws(ServiceError) -> DirectoryReply {
-        if let known = claims[sequence.id], !known.isSpent {
+    /// Asks the coordinator to change sequences, with this client's claims or new ones. Each is changed or refused by itself.
+    /// - Parameter item: what to ask for about the sequence at an index of `sequences`, with the claim on it.
+    func withClaims<Item: RequestItem>(
+        on sequences: [SequenceRecord], _ item: (Int, Claim) -> Item
+    ) async throws(ServiceError) -> [Result<Item.Answer, ServiceError>] {
+        var answers: [Result<Item.Answer, ServiceError>?] = Array(repeating: nil, count: sequences.count)
+        var known: [(index: Int, claim: Claim)] = []
+        for (index, sequence) in sequences.enumerated() {
+            if let held = claims[sequence.id], !held.isSpent { known.append((index, held.claim)) }
+        }
+        for (entry, answer) in zip(known, try await change(known, sequences, item)) {
+            // Of before the coordinator's restart: it is claimed anew below.
+            if case .failure(let error) = answer, error.code == .staleEpoch { continue }
+            answers[entry.index] = answer
+        }
+        var anew: [(index: Int, claim: Claim)] = []
+        for index in sequences.indices where answers[index] == nil {
             do throws(ServiceError) {
-                return try await change(sequence, request(known.claim))
+                // A sequence that is named twice is claimed once.
+                let isClaimed = anew.contains { sequences[$0.index].id == sequences[index].id }
+                let claim = isClaimed ? claims[sequences[index].id]?.claim : nil
+                if let claim {
+                    anew.append((index, claim))
+                } else {
+                    anew.append((index, try await keepClaim(on: sequences[index])))
+                }
             } catch {
-                // Of before the coordinator's restart.
-                guard error.code == .staleEpoch else { throw error }
+                answers[index] = .failure(error)
             }
         }
-        return try await change(sequence, request(try await keepClaim(on: sequence)))
+        for (entry, answer) in zip(anew, try await change(anew, sequences, item)) { answers[entry.index] = answer }
+        return answers.map { $0! }
     }
 
     /// Without an answer the request may still come to the coordinator. The claim is spent with it: the next one fences the
     /// request off, or waits for it.
-    private func change(
-        _ sequence: SequenceRecord, _ request: DirectoryRequest
-    ) async throws(ServiceError) -> DirectoryReply {
+    private func change<Item: RequestItem>(
+        _ parts: [(index: Int, claim: Claim)], _ sequences: [SequenceRecord], _ item: (Int, Claim) -> Item
+    ) async throws(ServiceError) -> [Result<Item.Answer, ServiceError>] {
+        guard !parts.isEmpty else { return [] }
         do throws(ServiceError) {
-            return try await directory(request)
+            let answers = try await ask(each: parts.map { item($0.index, $0.claim) })
+            for (part, answer) in zip(parts, answers) {
+                if case .failure(let error) = answer, error.isRetryable {
+                    claims[sequences[part.index].id]?.isSpent = true
+                }
+            }
+            return answers
         } catch {
-            if error.isRetryable { claims[sequence.id]?.isSpent = true }
+            if error.isRetryable { for part in parts { claims[sequences[part.index].id]?.isSpent = true } }
             throw error
         }
     }
 
     /// What overruled a request may be a later claim of this very client, which has resumed the sequence meanwhile.
-    func explained(_ error: ServiceError, of requests: [Message]) -> ServiceError {
+    func explained<R: Request>(_ error: ServiceError, of requests: [R]) -> ServiceError {
         guard error.code == .claimed,
-            requests.contains(where: { message in
-                message.claimStating.contains { part in
-                    let held = claims[part.sequence]
-                    return claiming[part.sequence] != nil || held?.hasSuccessor ?? false
-                        || held?.claim ?? .none > part.claim
-                }
+            requests.contains(where: { request in
+                (request as? any ClaimsStating)?.claimStating.contains { isOwn(successorOf: $0) } ?? false
             })
         else { return error }
-        return ServiceError(
+        return resumedSince(error)
+    }
+
+    /// As above, for the answer to one part of a request.
+    func explained(_ error: ServiceError, of part: any ClaimStating) -> ServiceError {
+        error.code == .claimed && isOwn(successorOf: part) ? resumedSince(error) : error
+    }
+
+    /// Whether this client has claimed the sequence since, or is about to.
+    private func isOwn(successorOf part: any ClaimStating) -> Bool {
+        let held = claims[part.sequence]
+        return claiming[part.sequence] != nil || held?.hasSuccessor ?? false || held?.claim ?? .none > part.claim
+    }
+
+    private func resumedSince(_ error: ServiceError) -> ServiceError {
+        ServiceError(
             .stepAborted, "This client has resumed the sequence since it sent the request; go on from there.",
             rank: error.rank)
     }
@@ -115,7 +151,7 @@ extension Cluster {
     /// - Throws: `.claimed` when ranks know of a later claim of another client.
     func checkNotClaimed(_ sequence: SequenceRecord, since held: HeldClaim) async throws(ServiceError) {
         guard !held.hasSuccessor else { return }
-        let statuses = try await rankStatuses(of: [sequence.id][...], in: readyTopology())[sequence.id] ?? []
+        let statuses = try await rankStatuses(of: [sequence.id], in: readyTopology())[sequence.id] ?? []
         guard let latest = statuses.map(\.1.claim).max(), latest > held.claim else { return }
         throw ServiceError(
             .claimed,
@@ -133,13 +169,15 @@ protocol ClaimStating {
 extension StepRequest.Entry: ClaimStating {}
 extension SequenceLength: ClaimStating {}
 
-extension Message {
-    fileprivate var claimStating: [any ClaimStating] {
-        switch self {
-        case .step(let step): step.entries
-        case .commit(let lengths): lengths
-        case .rewind(let length): [length]
-        default: []
-        }
-    }
+/// A request whose parts are about sequences.
+protocol ClaimsStating {
+    var claimStating: [any ClaimStating] { get }
+}
+
+extension StepRequest: ClaimsStating {
+    var claimStating: [any ClaimStating] { entries }
+}
+
+extension Commit: ClaimsStating {
+    var claimStating: [any ClaimStating] { lengths }
 }

@@ -5,8 +5,8 @@ public import DCPWire
 public struct SequenceHandle: Hashable, Sendable {
     public let record: SequenceRecord
     public let model: ModelRecord
-    /// Never evicted, as of the list that this is from.
-    public internal(set) var isPinned = false
+    /// As of the list that this is from; the default otherwise.
+    public internal(set) var retention = Retention()
 
     public func entry(position: Int, count: Int) -> StepRequest.Entry {
         StepRequest.Entry(sequence: record.id, position: position, count: count)
@@ -21,15 +21,15 @@ extension Cluster {
     public func registerModel(
         _ name: String, _ description: ModelDescription
     ) async throws(ServiceError) -> ModelRecord {
-        try Self.one(await directory(.registerModel(name: name, description)).models)
+        try await ask(one: RegisterModel(name: name, description))
     }
 
     /// Removes a model that no sequence uses.
     public func removeModel(_ name: String) async throws(ServiceError) {
-        _ = try await directory(.removeModel(name: name))
+        _ = try await ask(one: RemoveModel(name: name))
     }
 
-    public func models() async throws(ServiceError) -> [ModelRecord] { try await directory(.listModels).models }
+    public func models() async throws(ServiceError) -> [ModelRecord] { try await ask(ListModels()) }
 
     /// The model of that name, or nil.
     public func model(named name: String) async throws(ServiceError) -> ModelRecord? {
@@ -40,43 +40,58 @@ extension Cluster {
     /// - Parameters:
     ///   - model: the model it must belong to; nil takes whichever it belongs to, and then creates nothing.
     ///   - revision: what its model's must be; nil takes any.
+    ///   - scope: of a new sequence: who may find it by its tokens.
     /// - Throws: `.unknownSequence` when it does not exist and `create` is not set; `.modelMismatch` with both models or
     ///   revisions.
     public func openSequence(
-        _ name: String, model: String?, revision: String? = nil, create: Bool = true
+        _ name: String, model: String?, revision: String? = nil, scope: String = "", create: Bool = true
     ) async throws(ServiceError) -> SequenceHandle {
-        let reply = try await directory(
-            .openSequence(
-                name: name, model: model ?? "", revision: revision ?? "", create: create && model != nil))
-        return SequenceHandle(record: try Self.one(reply.sequences), model: try Self.one(reply.models))
+        try await openSequences([name], model: model, revision: revision, scope: scope, create: create)[0].get()
+    }
+
+    /// Opens sequences, in one request. Each is opened or refused by itself.
+    /// - Returns: in the order of `names`.
+    public func openSequences(
+        _ names: [String], model: String?, revision: String? = nil, scope: String = "", create: Bool = true
+    ) async throws(ServiceError) -> [Result<SequenceHandle, ServiceError>] {
+        let items = names.map {
+            OpenSequence(
+                name: $0, model: model ?? "", revision: revision ?? "", scope: scope, create: create && model != nil)
+        }
+        return try await ask(each: items).map { $0.map { SequenceHandle(record: $0.sequence, model: $0.model) } }
     }
 
     public func sequences() async throws(ServiceError) -> [SequenceHandle] {
-        let reply = try await directory(.listSequences)
-        let models = Dictionary(reply.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })
-        return try reply.sequences.map { (record) throws(ServiceError) in
-            guard let model = models[record.model] else {
-                throw ServiceError(.internal, "Sequence `\(record.name)` has the unlisted \(record.model).")
+        let list = try await ask(ListSequences())
+        let models = Dictionary(list.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })
+        return try list.sequences.map { (element) throws(ServiceError) in
+            guard let model = models[element.record.model] else {
+                throw ServiceError(
+                    .internal, "Sequence `\(element.record.name)` has the unlisted \(element.record.model).")
             }
-            var handle = SequenceHandle(record: record, model: model)
-            handle.isPinned = reply.pinned.contains(record.id)
-            return handle
+            return SequenceHandle(record: element.record, model: model, retention: element.retention)
         }
     }
 
     /// Keeps a sequence from being evicted, or lets it be again. Durable.
     public func setPinned(_ isPinned: Bool, _ name: String) async throws(ServiceError) {
-        _ = try await directory(isPinned ? .pin(name: name) : .unpin(name: name))
+        _ = try await ask(one: RetainSequence(name: name, isPinned: isPinned))
     }
 
-    /// Cuts a sequence to its first `length` committed tokens.
-    public func truncate(_ name: String, length: Int) async throws(ServiceError) {
-        let sequence = try await openSequence(name, model: nil)
-        try await checkCommitted(length, of: sequence, "truncated to")
-        try await withClaim(on: sequence.record) { .truncate(name: name, length: length, claim: $0) }
+    /// Changes how long a sequence stays. Durable.
+    /// - Parameters:
+    ///   - priority: nil leaves it as it is. Sequences of a lower priority are evicted first.
+    ///   - timeToLive: nil leaves it as it is; zero is for ever. How long it stays without being used.
+    @discardableResult
+    public func retain(
+        _ name: String, priority: Int8? = nil, timeToLive: Duration? = nil
+    ) async throws(ServiceError) -> Retention {
+        try await ask(
+            one: RetainSequence(
+                name: name, priority: priority, timeToLive: timeToLive.map { UInt32(clamping: $0.components.seconds) }))
     }
 
-    /// Makes a new sequence of the first `length` committed tokens of another. Sealed blocks are shared, not copied.
+    /// Makes a new sequence of the first `length` tokens of another. Sealed blocks are shared, not copied.
     /// - Parameter revision: what their model's must be; nil takes any.
     @discardableResult
     public func fork(
@@ -84,10 +99,19 @@ extension Cluster {
     ) async throws(ServiceError) -> SequenceRecord {
         let sequence = try await openSequence(name, model: nil, revision: revision)
         try await checkCommitted(length, of: sequence, "forked at")
-        let reply = try await withClaim(on: sequence.record) {
-            .fork(name: name, newName: newName, length: length, claim: $0)
+        return try await fork(sequence, as: [(newName, length)])[0].get()
+    }
+
+    /// Makes new sequences of the first tokens of another, in one request. Each is made or refused by itself.
+    /// - Parameter forks: their names, and how many tokens of the sequence each has.
+    /// - Returns: in the order of `forks`.
+    public func fork(
+        _ sequence: SequenceHandle, as forks: [(name: String, length: Int)]
+    ) async throws(ServiceError) -> [Result<SequenceRecord, ServiceError>] {
+        try await withClaims(on: [SequenceRecord](repeating: sequence.record, count: forks.count)) { index, claim in
+            ForkSequence(
+                name: sequence.record.name, newName: forks[index].name, length: forks[index].length, claim: claim)
         }
-        return try Self.one(reply.sequences)
     }
 
     /// - Throws: `.positionMismatch` when fewer tokens are committed; `.claimed` when another client may have seen to that.
@@ -103,25 +127,53 @@ extension Cluster {
                 + "most \(committed).")
     }
 
+    /// Cuts a sequence to its first `length` tokens, committed or not.
+    public func cut(_ name: String, to length: Int) async throws(ServiceError) {
+        try await cut([(try await openSequence(name, model: nil), length)])[0].get()
+    }
+
+    /// Cuts sequences to their first tokens, committed or not. Each is cut or refused by itself.
+    ///
+    /// Tokens that are not committed are cut by the ranks alone, which costs one round trip; committed ones by the
+    /// coordinator, which records it first.
+    /// - Parameter lengths: how many tokens of each are left. More than it has is refused.
+    /// - Returns: in the order of `lengths`.
+    public func cut(
+        _ lengths: [(sequence: SequenceHandle, length: Int)]
+    ) async throws(ServiceError) -> [Result<Void, ServiceError>] {
+        let ends = try await cutUncommitted(lengths)
+        let committed = lengths.indices.filter { index in
+            if case .success(let end) = ends[index] { return end > lengths[index].length }
+            return false
+        }
+        var results = ends.map { $0.map { _ in } }
+        guard !committed.isEmpty else { return results }
+        let answers = try await withClaims(on: committed.map { lengths[$0].sequence.record }) { index, claim in
+            let (sequence, length) = lengths[committed[index]]
+            return TruncateSequence(name: sequence.record.name, length: length, claim: claim)
+        }
+        for (index, answer) in zip(committed, answers) { results[index] = answer.map { _ in } }
+        return results
+    }
+
     /// Deletes a sequence. Blocks that forks share stay until the last of them is closed.
-    public func closeSequence(_ name: String) async throws(ServiceError) {
-        let sequence = try await openSequence(name, model: nil).record
-        try await withClaim(on: sequence) { .close(name: name, claim: $0) }
-        claims[sequence.id] = nil
+    /// - Parameter keep: leaves it to be found by its tokens until its room is needed; what is not committed is taken back.
+    public func closeSequence(_ name: String, keep: Bool = false) async throws(ServiceError) {
+        try await closeSequences([try await openSequence(name, model: nil)], keep: keep)[0].get()
     }
 
-    func directory(_ request: DirectoryRequest) async throws(ServiceError) -> DirectoryReply {
-        let reply = try await ask(.directoryRequest(request))
-        guard case .directoryReply(let directory) = reply else {
-            throw Self.unexpected(reply, from: "the coordinator")
+    /// Deletes sequences, in one request. Each is closed or refused by itself.
+    /// - Parameter keep: as for one.
+    /// - Returns: in the order of `sequences`.
+    public func closeSequences(
+        _ sequences: [SequenceHandle], keep: Bool = false
+    ) async throws(ServiceError) -> [Result<Void, ServiceError>] {
+        let answers = try await withClaims(on: sequences.map(\.record)) { index, claim in
+            CloseSequence(name: sequences[index].record.name, claim: claim, keep: keep)
         }
-        return directory
-    }
-
-    private static func one<Record>(_ records: [Record]) throws(ServiceError) -> Record {
-        guard let record = records.first else {
-            throw ServiceError(.protocolViolation, "The coordinator answered without the record that was asked for.")
+        for (sequence, answer) in zip(sequences, answers) {
+            if case .success = answer { claims[sequence.record.id] = nil }
         }
-        return record
+        return answers.map { $0.map { _ in } }
     }
 }

@@ -51,10 +51,9 @@ extension Cluster {
 
     private func ask(
         _ reading: RowReading, _ piece: Range<Int>, _ connections: [Connection]
-    ) -> EventLoopFuture<[Message]> {
-        let request = Message.rowsRequest(
-            RowsRequest(
-                sequence: reading.sequence, layer: reading.layer, position: piece.lowerBound, count: piece.count))
+    ) -> EventLoopFuture<[RowsReply]> {
+        let request = RowsRequest(
+            sequence: reading.sequence, layer: reading.layer, position: piece.lowerBound, count: piece.count)
         let tag = Tag(client: client, number: takeNumber())
         let futures = connections.map {
             $0.request(request, epoch: reading.topology.epoch, tag: tag, timeout: timeouts.request)
@@ -68,7 +67,10 @@ extension CachedRows {
     fileprivate init(_ reading: RowReading) {
         func unfilled(_ dim: Int) -> [UInt8] {
             let byteCount = reading.positions.count * reading.attention.kvHeads * dim * reading.dataType.byteCount
-            return [UInt8](unsafeUninitializedCapacity: byteCount) { $1 = byteCount }
+            return [UInt8](unsafeUninitializedCapacity: byteCount) { memory, count in
+                ProcessMemory.adviseHugePages(UnsafeMutableRawBufferPointer(memory))
+                count = byteCount
+            }
         }
         keys = unfilled(reading.attention.keyDim)
         values = unfilled(reading.attention.ownValueDim)
@@ -76,19 +78,19 @@ extension CachedRows {
     }
 
     fileprivate mutating func insert(
-        _ replies: [Message], _ piece: Range<Int>, _ reading: RowReading
+        _ replies: [RowsReply], _ piece: Range<Int>, _ reading: RowReading
     ) throws(ServiceError) {
         let shape = reading.topology.shape
         let attention = reading.attention
         var generations: [UInt64] = []
-        for (rank, reply) in zip(reading.ranks, replies) {
+        for (rank, rows) in zip(reading.ranks, replies) {
             let contextRank = shape.contextRank(of: rank)
             let owned = shape.layout.localRange(
                 ofRank: contextRank, from: piece.lowerBound, to: piece.upperBound)
-            guard case .rows(let rows) = reply, rows.tokens == owned.count,
+            guard rows.tokens == owned.count,
                 rows.dataType == reading.dataType, rows.kvHeads == attention.kvHeads / shape.headGroups,
                 rows.keyDim == attention.keyDim, rows.valueDim == attention.ownValueDim
-            else { throw Cluster.unexpected(reply, from: "\(rank)") }
+            else { throw Cluster.unexpected("\(rows.tokens) rows of other dimensions", from: "\(rank)") }
             generations.append(rows.generation)
             let places = RowPlaces(
                 layout: shape.layout, contextRank: contextRank, owned: owned, origin: reading.positions.lowerBound,

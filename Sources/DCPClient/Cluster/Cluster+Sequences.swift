@@ -25,12 +25,7 @@ extension Cluster {
     public func commit(_ lengths: [SequenceLength]) async throws(ServiceError) {
         let topology = try await readyTopology()
         let lengths = try await claimed(lengths, in: topology.epoch)
-        let replies = try await ask(
-            topology.shape.allRanks.map { ($0, .commit(lengths)) }, topology: topology,
-            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
-        for reply in replies {
-            guard case .committed = reply else { throw Self.unexpected(reply, from: "a rank") }
-        }
+        _ = try await askRanks(Commit(lengths), topology: topology)
     }
 
     /// What the ranks hold of a sequence.
@@ -48,39 +43,68 @@ extension Cluster {
     {
         let topology = try await readyTopology()
         var found: [SequenceID: SequenceProgress] = [:]
-        for start in stride(from: 0, to: sequences.count, by: Self.statusSequencesMax) {
-            let some = sequences[start..<min(start + Self.statusSequencesMax, sequences.count)]
+        for start in stride(from: 0, to: sequences.count, by: GetSequenceStatus.itemsMax) {
+            let some = sequences[start..<min(start + GetSequenceStatus.itemsMax, sequences.count)]
             found.merge(try await statuses(of: some, in: topology)) { a, _ in a }
         }
         return found
     }
 
-    /// What a rank answers about at once.
-    private static var statusSequencesMax: Int { 1024 }
-
     private func statuses(of sequences: ArraySlice<SequenceHandle>, in topology: Topology)
         async throws(ServiceError) -> [SequenceID: SequenceProgress]
     {
-        let found = try await rankStatuses(of: sequences.map(\.record.id)[...], in: topology)
+        let found = try await rankStatuses(of: sequences.map(\.record.id), in: topology)
         return found.compactMapValues { statuses in
             statuses.count == topology.shape.ranks ? SequenceProgress(statuses) : nil
         }
     }
 
     /// What each rank that has a sequence says of it.
-    func rankStatuses(of sequences: ArraySlice<SequenceID>, in topology: Topology)
+    /// - Parameter sequences: at most as many as a rank is asked about at once.
+    func rankStatuses(of sequences: [SequenceID], in topology: Topology)
         async throws(ServiceError) -> [SequenceID: [(RankIndex, SequenceStatus)]]
     {
-        let ranks = topology.shape.allRanks
-        let replies = try await ask(
-            ranks.map { ($0, .sequenceStatusRequest(Array(sequences))) }, topology: topology,
-            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+        let replies = try await askRanks(Many(sequences.map { GetSequenceStatus($0) }), topology: topology)
         var found: [SequenceID: [(RankIndex, SequenceStatus)]] = [:]
-        for (rank, reply) in zip(ranks, replies) {
-            guard case .sequenceStatus(let statuses) = reply else { throw Self.unexpected(reply, from: "\(rank)") }
-            for status in statuses { found[status.sequence, default: []].append((rank, status)) }
+        for (rank, reply) in zip(topology.shape.allRanks, replies) {
+            for answer in try Self.checked(reply, count: sequences.count, from: "\(rank)") {
+                // Not there, or damaged there.
+                guard case .success(let status) = answer else { continue }
+                found[status.sequence, default: []].append((rank, status))
+            }
         }
         return found
+    }
+
+    /// Cuts what is not committed of sequences, each to its length.
+    /// - Returns: where each ends then, in the order of `lengths`: at what is committed where that is more.
+    func cutUncommitted(
+        _ lengths: [(sequence: SequenceHandle, length: Int)]
+    ) async throws(ServiceError) -> [Result<Int, ServiceError>] {
+        let topology = try await readyTopology()
+        var results: [Result<Int, ServiceError>?] = Array(repeating: nil, count: lengths.count)
+        var items: [(index: Int, item: CutUncommitted)] = []
+        for (index, (sequence, length)) in lengths.enumerated() {
+            do throws(ServiceError) {
+                let part = SequenceLength(sequence: sequence.record.id, length: length)
+                items.append((index, CutUncommitted(try await claimed([part], in: topology.epoch)[0])))
+            } catch {
+                results[index] = .failure(error)
+            }
+        }
+        let itemsMax = CutUncommitted.itemsMax
+        for start in stride(from: 0, to: items.count, by: itemsMax) {
+            let some = items[start..<min(start + itemsMax, items.count)]
+            let replies = try await askRanks(Many(some.map(\.item)), topology: topology)
+            for (rank, reply) in zip(topology.shape.allRanks, replies) {
+                let answers = try Self.checked(reply, count: some.count, from: "\(rank)")
+                for ((index, item), answer) in zip(some, answers) {
+                    let answer = answer.map(\.length).mapError { explained($0, of: item.length) }
+                    results[index] = (results[index] ?? .success(0)).flatMap { end in answer.map { max(end, $0) } }
+                }
+            }
+        }
+        return results.map { $0! }
     }
 
     /// Takes a sequence over, from another client or after a failure of one's own, and makes the ranks agree on it: what is
@@ -114,35 +138,23 @@ extension Cluster {
             case .settled: return progress
             case .rewind(let length): try await rewind(sequence, to: length)
             case .truncate(let length):
-                try await withClaim(on: sequence.record) {
-                    .truncate(name: sequence.record.name, length: length, claim: $0)
-                }
+                _ = try await withClaims(on: [sequence.record]) { _, claim in
+                    TruncateSequence(name: sequence.record.name, length: length, claim: claim)
+                }[0].get()
             }
         }
     }
 
     private func rewind(_ sequence: SequenceHandle, to length: Int) async throws(ServiceError) {
-        let topology = try await readyTopology()
-        let lengths = try await claimed(
-            [SequenceLength(sequence: sequence.record.id, length: length)], in: topology.epoch)
-        let replies = try await ask(
-            topology.shape.allRanks.map { ($0, .rewind(lengths[0])) }, topology: topology,
-            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
-        for reply in replies {
-            guard case .rewound = reply else { throw Self.unexpected(reply, from: "a rank") }
-        }
+        _ = try await cutUncommitted([(sequence, length)])[0].get()
     }
 
     /// Every rank's counters, in rank order.
     public func rankStatuses() async throws(ServiceError) -> [RankStatus] {
         let topology = try await topology()
-        let present = topology.members.filter { !$0.endpoint.isEmpty }.map(\.rank)
-        let replies = try await ask(
-            present.map { ($0, .rankStatusRequest) }, topology: topology,
+        let present = topology.members.filter { $0.endpoint != nil }.map(\.rank)
+        return try await ask(
+            present.map { ($0, GetRankStatus()) }, topology: topology,
             tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
-        return try replies.map { (reply) throws(ServiceError) in
-            guard case .rankStatus(let status) = reply else { throw Self.unexpected(reply, from: "a rank") }
-            return status
-        }
     }
 }

@@ -61,7 +61,7 @@ extension Cluster {
         let (results, topology) = try await send(contents, layer: layer, model)
         for (rank, result) in zip(topology.shape.allRanks, results)
         where result.tokens != contents.tokens || result.heads != 0 {
-            throw Self.unexpected(.stepResult(result), from: "\(rank)")
+            throw Self.unexpected("outputs of \(result.heads) heads and \(result.tokens) tokens", from: "\(rank)")
         }
     }
 
@@ -78,7 +78,10 @@ extension Cluster {
             let heads = topology.shape.ownHeads(of: rank, partition: partition)
             guard result.tokens == contents.tokens, result.heads == heads.count,
                 result.valueDim == attention.valueDim, (result.lse != nil) == contents.wantsLSE
-            else { throw Self.unexpected(.stepResult(result), from: "\(rank)") }
+            else {
+                throw Self.unexpected(
+                    "outputs [\(result.heads), \(result.tokens), \(result.valueDim)]", from: "\(rank)")
+            }
             output.insert(heads: heads, outputs: result.outputs, lse: result.lse)
         }
         return output
@@ -99,20 +102,14 @@ extension Cluster {
         let requests = topology.shape.allRanks.map { [contents] rank in
             (
                 rank: rank,
-                message: Message.step(
-                    contents.request(to: rank, model, attention, topology.shape, timeout: timeouts.step))
+                request: contents.request(to: rank, model, attention, topology.shape, timeout: timeouts.step)
             )
         }
         // The ranks' own deadline ends first, so that the verdict names what was waited for.
         let replies = try await ask(
             requests, topology: topology,
             tag: Tag(client: client, number: takeNumber(), layer: UInt32(layer)), timeout: timeouts.step + .seconds(2))
-        var results: [StepResult] = []
-        for ((rank, _), reply) in zip(requests, replies) {
-            guard case .stepResult(let result) = reply else { throw Self.unexpected(reply, from: "\(rank)") }
-            results.append(result)
-        }
-        return (results, topology)
+        return (replies, topology)
     }
 }
 

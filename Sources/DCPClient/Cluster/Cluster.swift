@@ -124,10 +124,9 @@ public actor Cluster {
     /// The cluster as it is now; waits up to `wait` for it to become ready, and answers in any case.
     public func topology(wait: Duration = .zero) async throws(ServiceError) -> Topology {
         let milliseconds = UInt32(clamping: Int(wait / .milliseconds(1)))
-        let reply = try await ask(
-            .topologyRequest(waitMilliseconds: milliseconds), timeout: wait + timeouts.request)
-        guard case .topology(let topology) = reply else { throw Self.unexpected(reply, from: "the coordinator") }
-        for (rank, connection) in ranks where topology.endpoint(of: rank) != "\(connection.endpoint)" {
+        let topology = try await ask(
+            GetTopology(waitMilliseconds: milliseconds), timeout: wait + timeouts.request)
+        for (rank, connection) in ranks where topology.endpoint(of: rank) != connection.endpoint {
             connection.close()
             ranks[rank] = nil
         }
@@ -159,39 +158,85 @@ public actor Cluster {
     }
 
     /// Asks the coordinator.
-    func ask(_ message: Message, timeout: Duration? = nil) async throws(ServiceError) -> Message {
+    func ask<R: Request>(_ request: R, timeout: Duration? = nil) async throws(ServiceError) -> R.Reply {
         if !coordinator.isOpen {
             coordinator = try await Connection.open(
                 coordinator.endpoint, name: "the coordinator", tls: tls, eventLoop: eventLoop)
         }
         return try await coordinator.request(
-            message, epoch: known?.epoch ?? .none, tag: Tag(client: client, number: takeNumber()),
+            request, epoch: known?.epoch ?? .none, tag: Tag(client: client, number: takeNumber()),
             timeout: timeout ?? timeouts.request
         ).result()
     }
 
+    /// Asks the coordinator for one or many things.
+    /// - Returns: the answers in the order of `items`.
+    func ask<Item: RequestItem>(
+        each items: [Item]
+    ) async throws(ServiceError) -> [Result<Item.Answer, ServiceError>] {
+        var answers: [Result<Item.Answer, ServiceError>] = []
+        for start in stride(from: 0, to: items.count, by: Item.itemsMax) {
+            let some = Array(items[start..<min(start + Item.itemsMax, items.count)])
+            answers += try Self.checked(try await ask(Many(some)), count: some.count, from: "the coordinator")
+        }
+        return answers
+    }
+
+    /// Asks the coordinator for one thing.
+    func ask<Item: RequestItem>(one item: Item) async throws(ServiceError) -> Item.Answer {
+        try await ask(each: [item])[0].get()
+    }
+
+    static func checked<Item: RequestItem>(
+        _ reply: Many<Item>.Reply, count: Int, from peer: String
+    ) throws(ServiceError) -> [Result<Item.Answer, ServiceError>] {
+        guard reply.answers.count == count else {
+            throw unexpected("\(reply.answers.count) answers to \(count) items", from: peer)
+        }
+        return reply.answers
+    }
+
+    /// Asks all ranks the same.
+    /// - Returns: the replies in the order of ranks.
+    func askRanks<R: Request>(_ request: R, topology: Topology) async throws(ServiceError) -> [R.Reply] {
+        try await ask(
+            topology.shape.allRanks.map { ($0, request) }, topology: topology,
+            tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
+    }
+
+    /// Asks one rank.
+    func ask<R: Request>(_ request: R, of rank: RankIndex, in topology: Topology) async throws(ServiceError) -> R.Reply
+    {
+        try await ask(
+            [(rank, request)], topology: topology, tag: Tag(client: client, number: takeNumber()),
+            timeout: timeouts.request)[0]
+    }
+
     /// Asks ranks, all at once; the first failure is the outcome.
     /// - Returns: the replies in the order of `requests`.
-    func ask(
-        _ requests: [(rank: RankIndex, message: Message)], topology: Topology, tag: Tag, timeout: Duration
-    ) async throws(ServiceError) -> [Message] {
+    func ask<R: Request>(
+        _ requests: [(rank: RankIndex, request: R)], topology: Topology, tag: Tag, timeout: Duration
+    ) async throws(ServiceError) -> [R.Reply] {
         do throws(ServiceError) {
             var connections: [Connection] = []
             for (rank, _) in requests { connections.append(try await connection(to: rank, in: topology)) }
             let futures = zip(requests, connections).map { request, connection in
-                connection.request(request.message, epoch: topology.epoch, tag: tag, timeout: timeout)
+                connection.request(request.request, epoch: topology.epoch, tag: tag, timeout: timeout)
             }
             return try await EventLoopFuture.whenAllSucceed(futures, on: eventLoop).result()
         } catch {
             forgetTopology(after: error)
-            throw explained(error, of: requests.map(\.message))
+            throw explained(error, of: requests.map(\.request))
         }
     }
 
     func connection(to rank: RankIndex, in topology: Topology) async throws(ServiceError) -> Connection {
         if let shared = opening[rank] { return try await shared.value.get() }
         if let known = ranks[rank], known.isOpen { return known }
-        let endpoint = try Endpoint(topology.endpoint(of: rank))
+        guard let endpoint = topology.endpoint(of: rank) else {
+            throw ServiceError(
+                .rankUnavailable, "\(rank) is missing; start it: systemctl start dcp-rank@\(rank.value).", rank: rank)
+        }
         let (eventLoop, tls) = (eventLoop, tls)
         let task = Task { () async -> Result<Connection, ServiceError> in
             do throws(ServiceError) {
@@ -208,7 +253,11 @@ public actor Cluster {
         return try result.get()
     }
 
-    static func unexpected(_ message: Message, from peer: String) -> ServiceError {
-        ServiceError(.protocolViolation, "\(peer) answered with a \(message.type) frame, which answers something else.")
+    /// - Parameter what: what it has answered with.
+    static func unexpected(_ what: String, from peer: String) -> ServiceError {
+        ServiceError(
+            .protocolViolation,
+            "\(peer) answered with \(what), which is not what it was asked for; the peer has a bug or is of another release."
+        )
     }
 }

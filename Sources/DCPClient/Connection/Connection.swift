@@ -49,10 +49,14 @@ final class Connection: Sendable {
 
     /// Sends a request. The future is of this connection's loop; it fails with a `ServiceError`, at the latest after
     /// `timeout`.
-    func request(_ message: Message, epoch: Epoch, tag: Tag, timeout: Duration) -> EventLoopFuture<Message> {
+    func request<R: Request>(_ request: R, epoch: Epoch, tag: Tag, timeout: Duration) -> EventLoopFuture<R.Reply> {
         let state = state
-        let frame = Frame(epoch: epoch, tag: tag, message: message)
-        return eventLoop.flatSubmit { state.value.request(frame, timeout: TimeAmount(timeout)) }
+        return eventLoop.flatSubmit {
+            let frame = Frame(epoch: epoch, tag: tag, message: .request(request))
+            return state.value.request(frame, timeout: TimeAmount(timeout)).flatMapResult { reply in
+                Result { () throws(ServiceError) in try reply.reply(to: R.self) }
+            }
+        }
     }
 
     func close() {
@@ -78,7 +82,7 @@ private final class ConnectionState: LinkDelegate {
     private var link: Link? {
         didSet { openFlag.value.store(link != nil, ordering: .releasing) }
     }
-    private var pending: [Tag: (promise: EventLoopPromise<Message>, deadline: Scheduled<Void>)] = [:]
+    private var pending: [Tag: (promise: EventLoopPromise<EncodedBody>, deadline: Scheduled<Void>)] = [:]
     private var closeReason: ServiceError?
     /// The link holds its delegate weakly.
     private var keepsItself: ConnectionState?
@@ -95,8 +99,8 @@ private final class ConnectionState: LinkDelegate {
         keepsItself = self
     }
 
-    func request(_ frame: Frame, timeout: TimeAmount) -> EventLoopFuture<Message> {
-        let promise = eventLoop.makePromise(of: Message.self)
+    func request(_ frame: Frame, timeout: TimeAmount) -> EventLoopFuture<EncodedBody> {
+        let promise = eventLoop.makePromise(of: EncodedBody.self)
         guard let link else {
             promise.fail(closeReason ?? unavailable("The connection is closed."))
             return promise.futureResult
@@ -139,11 +143,11 @@ private final class ConnectionState: LinkDelegate {
                     rank: rank)))
     }
 
-    private func finish(_ tag: Tag, _ result: Result<Message, ServiceError>) {
+    private func finish(_ tag: Tag, _ result: Result<EncodedBody, ServiceError>) {
         guard let (promise, deadline) = pending.removeValue(forKey: tag) else { return }
         deadline.cancel()
         switch result {
-        case .success(let message): promise.succeed(message)
+        case .success(let reply): promise.succeed(reply)
         case .failure(let error): promise.fail(error)
         }
     }
@@ -168,12 +172,15 @@ private final class ConnectionState: LinkDelegate {
     }
 
     func link(_ link: Link, received frame: Frame) {
-        if case .failure(let error) = frame.message {
+        switch frame.message {
+        case .reply(let reply): finish(frame.tag, .success(reply))
+        case .failure(let error):
             // Without a client: the peer tells why it is about to close the connection.
             if frame.tag.client == ClientID(0) { closeReason = error }
             finish(frame.tag, .failure(error))
-        } else {
-            finish(frame.tag, .success(frame.message))
+        default:
+            let type = frame.message.type
+            finish(frame.tag, .failure(ServiceError(.protocolViolation, "\(name) answered with a \(type) frame.")))
         }
     }
 

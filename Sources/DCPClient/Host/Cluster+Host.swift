@@ -25,23 +25,13 @@ extension Cluster {
         var wall = timespec()
         clock_gettime(CLOCK_REALTIME, &wall)
         let begin = ContinuousClock.now
-        let reply: Message
+        let report: HostReport
         if let rank {
-            guard !topology.endpoint(of: rank).isEmpty else {
-                throw ServiceError(
-                    .rankUnavailable, "\(rank) is missing. Start it: systemctl start dcp-rank@\(rank.value).",
-                    rank: rank)
-            }
-            reply = try await ask(
-                [(rank, .hostReportRequest)], topology: topology, tag: Tag(client: client, number: takeNumber()),
-                timeout: timeouts.request)[0]
+            report = try await ask(GetHostReport(), of: rank, in: topology)
         } else {
-            reply = try await ask(.hostReportRequest)
+            report = try await ask(GetHostReport())
         }
         let roundTrip = ContinuousClock.now - begin
-        guard case .hostReport(let report) = reply else {
-            throw Self.unexpected(reply, from: rank.map { "\($0)" } ?? "the coordinator")
-        }
         let middle = .seconds(wall.tv_sec) + .nanoseconds(wall.tv_nsec) + roundTrip / 2
         return HostAnswer(
             report: report, roundTrip: roundTrip,
@@ -51,10 +41,6 @@ extension Cluster {
     /// One rank's counters.
     /// - Throws: `.rankUnavailable` when it is missing or does not answer.
     public func rankStatus(of rank: RankIndex, in topology: Topology) async throws(ServiceError) -> RankStatus {
-        let reply = try await ask(
-            [(rank, .rankStatusRequest)], topology: topology, tag: Tag(client: client, number: takeNumber()),
-            timeout: timeouts.request)[0]
-        guard case .rankStatus(let status) = reply else { throw Self.unexpected(reply, from: "\(rank)") }
-        return status
+        try await ask(GetRankStatus(), of: rank, in: topology)
     }
 }

@@ -72,7 +72,7 @@ extension Cluster {
                     + "; import under another --name, or delete it with `dcpctl sequence close`.")
         }
         // What an interrupted import appended and did not commit.
-        try await truncate(name, length: there.committedLength)
+        try await cut(name, to: there.committedLength)
         for layer in 0..<file.description.layers {
             for start in stride(from: 0, to: there.committedLength, by: file.description.transferTokens) {
                 try checkNotCancelled()

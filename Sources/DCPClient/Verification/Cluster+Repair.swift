@@ -47,6 +47,6 @@ extension Cluster {
         let committed = try await status(of: repair.sequence).committedLength
         // Somebody has cut it shorter meanwhile: then the damage is gone.
         guard committed > repair.intactLength else { return }
-        try await truncate(name, length: repair.intactLength)
+        try await cut(name, to: repair.intactLength)
     }
 }

@@ -29,7 +29,7 @@ extension Cluster {
         _ sequence: SequenceHandle? = nil, progress: @Sendable (VerificationProgress) -> Void = { _ in }
     ) async throws(ServiceError) -> [RankVerification] {
         let topology = try await topology()
-        if let missing = topology.members.first(where: { $0.endpoint.isEmpty })?.rank {
+        if let missing = topology.members.first(where: { $0.endpoint == nil })?.rank {
             throw ServiceError(
                 .notReady,
                 "\(missing) is missing (\(topology.reason)); verify again when it is back, or its store alone with `dcpctl "
@@ -39,14 +39,9 @@ extension Cluster {
         while true {
             let open = runs.indices.filter { !runs[$0].isDone }
             let replies = try await ask(
-                open.map { (runs[$0].rank, .verificationRequest(runs[$0].request)) }, topology: topology,
+                open.map { (runs[$0].rank, runs[$0].request) }, topology: topology,
                 tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
-            for (index, reply) in zip(open, replies) {
-                guard case .verification(let status) = reply else {
-                    throw Self.unexpected(reply, from: "\(runs[index].rank)")
-                }
-                try runs[index].take(status)
-            }
+            for (index, status) in zip(open, replies) { try runs[index].take(status) }
             progress(runs.reduce(into: VerificationProgress()) { $0.add($1.result.progress) })
             if runs.allSatisfy(\.isDone) { return runs.map(\.result) }
             if runs.contains(where: \.hasMorePages) { continue }

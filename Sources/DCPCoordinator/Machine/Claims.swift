@@ -39,10 +39,10 @@ struct Claims: Sendable {
 }
 
 extension CoordinatorMachine {
-    /// - Parameter held: the claim that the client goes on from; none takes the sequence over from whoever has it.
-    mutating func claim(
-        _ id: SequenceID, held: Claim, _ requester: PendingOperation.Requester
-    ) throws(ServiceError) -> [Action] {
+    mutating func carryOut(_ request: ClaimSequence, _ item: PendingItem<ClaimSequence>, _ tag: Tag)
+        throws(ServiceError) -> [Action]
+    {
+        let id = request.sequence
         guard let entry = state.sequences[id], !entry.isClosing else {
             let name = state.sequences[id]?.record.name
             if let name, eviction.wasEvicted(name) { throw unknownSequence(name) }
@@ -50,12 +50,12 @@ extension CoordinatorMachine {
                 .unknownSequence,
                 "\(id)\(name.map { ", `\($0)`," } ?? "") is closed, or is being closed; open it again by its name.")
         }
-        guard !claims.isLate(requester.tag, for: id) else {
+        guard !claims.isLate(tag, for: id) else {
             throw ServiceError(
-                .stepAborted, "\(requester.tag.client) has claimed \(id) with a later request; nothing was changed.")
+                .stepAborted, "\(tag.client) has claimed \(id) with a later request; nothing was changed.")
         }
-        if held != .none, claims.isOverruled(held, of: id, by: requester.tag.client) {
-            throw claimedSince(held, entry)
+        if request.held != .none, claims.isOverruled(request.held, of: id, by: tag.client) {
+            throw claimedSince(request.held, entry)
         }
         guard claims.underWay < Claims.underWayMax else {
             throw ServiceError(
@@ -64,9 +64,8 @@ extension CoordinatorMachine {
                     + "moment.")
         }
         let claim = Claim(in: state.epoch, number: takeNumber() & 0xFFFF_FFFF)
-        claims.take(claim, of: id, for: requester.tag)
-        return carry(
-            .claim(id, claim), for: requester, reply: DirectoryReply(sequences: [entry.record], claim: claim))
+        claims.take(claim, of: id, for: tag)
+        return carry(.claim(id, claim), for: item.answer(claim))
     }
 
     /// Refuses what its sender has lost the sequence for, or lost it before it came.

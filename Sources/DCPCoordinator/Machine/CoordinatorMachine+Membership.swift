@@ -124,14 +124,16 @@ extension CoordinatorMachine {
         refusedForks = [:]
         var actions = announce() + [.report(.ready(state.epoch))]
         if !refusals.isEmpty { actions += tellRefusals() }
-        for waiter in waiters { actions.append(.answer(.topology(topology), waiter.tag, to: waiter.link)) }
+        for waiter in waiters {
+            actions.append(.answer(.reply(topology, to: GetTopology.self), waiter.tag, to: waiter.link))
+        }
         waiters = []
         return actions
     }
 
     public mutating func linkClosed(_ link: LinkID, reason: ServiceError) -> [Action] {
         waiters.removeAll { $0.link == link }
-        for number in operations.keys { operations[number]!.requesters.removeAll { $0.link == link } }
+        requests = requests.filter { $0.value.link != link }
         guard let rank = rank(of: link) else { return [] }
         return lost(rank, reason: "its connection closed")
     }
@@ -147,7 +149,7 @@ extension CoordinatorMachine {
         }
         let (due, waiting) = (waiters.filter { $0.deadline <= now }, waiters.filter { $0.deadline > now })
         waiters = waiting
-        actions += due.map { .answer(.topology(topology), $0.tag, to: $0.link) }
+        actions += due.map { .answer(.reply(topology, to: GetTopology.self), $0.tag, to: $0.link) }
         return actions + recordMarks(now: now) + resendPostponed() + dropUnknownSequences(now: now)
     }
 
@@ -155,9 +157,9 @@ extension CoordinatorMachine {
     static let waitersMax = 4096
 
     public mutating func topologyRequest(_ link: LinkID, _ tag: Tag, wait: Duration, now: Duration) -> [Action] {
-        if case .ready = phase { return [.answer(.topology(topology), tag, to: link)] }
+        if case .ready = phase { return [.answer(.reply(topology, to: GetTopology.self), tag, to: link)] }
         guard wait > .zero, waiters.count < Self.waitersMax else {
-            return [.answer(.topology(topology), tag, to: link)]
+            return [.answer(.reply(topology, to: GetTopology.self), tag, to: link)]
         }
         waiters.append(Waiter(link: link, tag: tag, deadline: now + wait))
         return []

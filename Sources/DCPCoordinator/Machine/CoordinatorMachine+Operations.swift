@@ -3,19 +3,13 @@ internal import DCPWire
 
 /// An operation on its way to ranks.
 struct PendingOperation: Sendable {
-    struct Requester: Sendable {
-        var link: CoordinatorMachine.LinkID
-        var tag: Tag
-    }
-
     var operation: DirectoryOperation
     /// Who has neither confirmed nor refused it for good.
     var awaited: Set<RankIndex>
     /// Who has refused it: what builds on it waits there until it is over everywhere.
     var refusedBy: Set<RankIndex> = []
-    /// The clients to be told; none for a reconciliation, or when they have gone.
-    var requesters: [Requester] = []
-    var reply = DirectoryReply()
+    /// Whom to tell, and what, when all have confirmed; none for a reconciliation.
+    var waiters: [ItemWaiter] = []
     /// The first refusal for good.
     var refusal: ServiceError?
 }
@@ -91,13 +85,10 @@ extension CoordinatorMachine {
     private mutating func sendQueued() -> [Action] { state.shape.allRanks.flatMap { sendQueued(to: $0) } }
 
     /// Carries a recorded operation to all ranks.
-    mutating func carry(
-        _ operation: DirectoryOperation, for requester: PendingOperation.Requester?, reply: DirectoryReply
-    ) -> [Action] {
+    mutating func carry(_ operation: DirectoryOperation, for waiter: ItemWaiter? = nil) -> [Action] {
         begin(
             PendingOperation(
-                operation: operation, awaited: Set(state.shape.allRanks), requesters: requester.map { [$0] } ?? [],
-                reply: reply))
+                operation: operation, awaited: Set(state.shape.allRanks), waiters: waiter.map { [$0] } ?? []))
         return sendQueued()
     }
 
@@ -108,11 +99,9 @@ extension CoordinatorMachine {
     }
 
     /// Lets a client wait for an operation that is on its way already; false when there is none.
-    mutating func join(
-        _ requester: PendingOperation.Requester, where isSame: (DirectoryOperation) -> Bool
-    ) -> Bool {
+    mutating func join(_ waiter: ItemWaiter, where isSame: (DirectoryOperation) -> Bool) -> Bool {
         guard let number = operations.first(where: { isSame($0.value.operation) })?.key else { return false }
-        operations[number]!.requesters.append(requester)
+        operations[number]!.waiters.append(waiter)
         return true
     }
 
@@ -154,11 +143,11 @@ extension CoordinatorMachine {
         if let refusal = pending.refusal {
             actions.append(.report(.operationFailed(pending.operation, refusal)))
             actions += phase == .joining ? keepOwed(pending.operation) : takeBack(pending.operation)
-            actions += pending.requesters.map { .answer(.failure(refusal), $0.tag, to: $0.link) }
+            for waiter in pending.waiters { actions += refuse(waiter.place, refusal) }
         } else {
             // A reconciliation's operations are confirmed together: the same one may be owed by several ranks.
             if case .ready = phase { actions += persist(changes(whenConfirmed: pending.operation)) }
-            actions += pending.requesters.map { .answer(.directoryReply(pending.reply), $0.tag, to: $0.link) }
+            for waiter in pending.waiters { actions += answer(waiter) }
         }
         return actions + finishReconciliationIfDone()
     }
@@ -186,11 +175,11 @@ extension CoordinatorMachine {
         case .truncate: return persist(changes(whenConfirmed: operation))
         case .putModel(let record):
             return persist([.modelRemoved(record.id)])
-                + carry(.removeModel(record.id), for: nil, reply: DirectoryReply())
-        case .open(let id, _), .fork(_, let id, _):
+                + carry(.removeModel(record.id))
+        case .open(let id, _, _), .fork(_, let id, _):
             guard var entry = state.sequences[id] else { return [] }
             entry.isClosing = true
-            return persist([.sequence(entry)]) + carry(.close(id), for: nil, reply: DirectoryReply())
+            return persist([.sequence(entry)]) + carry(.close(id))
         }
     }
 
@@ -235,7 +224,7 @@ extension CoordinatorMachine {
             }
             let error = ServiceError(
                 .rankUnavailable, "\(rank) was lost before it confirmed. \(outlook)", rank: rank)
-            return pending.requesters.map { Action.answer(.failure(error), $0.tag, to: $0.link) }
+            return pending.waiters.flatMap { refuse($0.place, error) }
         }
     }
 
@@ -257,7 +246,7 @@ extension DirectoryOperation {
     var sequence: SequenceID? {
         switch self {
         case .putModel, .removeModel: nil
-        case .open(let id, _), .fork(_, let id, _), .truncate(let id, _), .close(let id), .evict(let id),
+        case .open(let id, _, _), .fork(_, let id, _), .truncate(let id, _), .close(let id), .evict(let id),
             .claim(let id, _):
             id
         }

@@ -64,7 +64,7 @@ extension CoordinatorMachine {
             eviction.began(victim)
             actions.append(
                 .report(.evicted(id, name: victim.record.name, rank: mostWanting, byteCount: byteCount)))
-            actions += carry(.evict(id), for: nil, reply: DirectoryReply())
+            actions += carry(.evict(id))
         }
         return actions
     }
@@ -73,37 +73,15 @@ extension CoordinatorMachine {
     private func evictable(now: Duration) -> [SequenceEntry] {
         // What an operation is about to change, or a fork is about to read, is in use.
         let entries = state.sequences.values.filter {
-            !$0.isClosing && !$0.isPinned && $0.fork == nil && underWay[$0.record.id] == nil
+            !$0.isClosing && !$0.retention.isPinned && $0.fork == nil && underWay[$0.record.id] == nil
                 && !CanaryNames.isSequence($0.record.name)
         }
         return eviction.candidates(among: entries, now: now)
     }
 
-    /// Who opens, claims, forks or cuts a sequence is about to use it.
-    mutating func noteUse(by request: DirectoryRequest, now: Duration) {
+    /// A client is about to use sequences.
+    mutating func noteUse(of names: String..., now: Duration) {
         guard eviction.policy != .off else { return }
-        let used: [SequenceID?] =
-            switch request {
-            case .openSequence(let name, _, _, _), .truncate(let name, _, _): [state.sequence(named: name)?.record.id]
-            case .fork(let name, let newName, _, _):
-                [name, newName].map { state.sequence(named: $0)?.record.id }
-            case .claim(let id, _): [id]
-            case .registerModel, .removeModel, .listModels, .listSequences, .close, .pin, .unpin: []
-            }
-        eviction.used(used.compactMap(\.self), at: now)
-    }
-
-    /// Pins a sequence, or takes that back. Durable; concerns the coordinator alone.
-    mutating func pin(
-        _ name: String, _ isPinned: Bool, _ requester: PendingOperation.Requester
-    ) throws(ServiceError) -> [Action] {
-        var entry = try sequence(name)
-        let isNew = entry.isPinned != isPinned
-        entry.isPinned = isPinned
-        let reply = DirectoryReply(
-            models: state.models[entry.record.model].map { [$0] } ?? [], sequences: [entry.record],
-            pinned: isPinned ? [entry.record.id] : [])
-        return (isNew ? persist([.sequence(entry)]) : [])
-            + [.answer(.directoryReply(reply), requester.tag, to: requester.link)]
+        eviction.used(names.compactMap { state.sequence(named: $0)?.record.id }, at: now)
     }
 }

@@ -21,6 +21,7 @@ public struct CoordinatorMachine: Sendable {
     public enum Action: Sendable {
         case persist([StateChange])
         case send(Message, number: UInt64, to: LinkID)
+        /// To a client.
         case answer(Message, Tag, to: LinkID)
         case close(LinkID, ServiceError)
         case report(CoordinatorEvent)
@@ -57,6 +58,8 @@ public struct CoordinatorMachine: Sendable {
     public internal(set) var phase = Phase.incomplete
     var slots: [RankIndex: Slot]
     var waiters: [Waiter] = []
+    /// Requests that are not answered yet, by number.
+    var requests: [UInt64: PendingRequest] = [:]
     var operations: [UInt64: PendingOperation] = [:]
     /// How many of them make, change or read each sequence.
     var underWay: [SequenceID: Int] = [:]
@@ -64,6 +67,7 @@ public struct CoordinatorMachine: Sendable {
     var queues: [RankIndex: OperationQueue] = [:]
     let operationWindow: Int
     var nextOperation: UInt64 = 1
+    var nextRequest: UInt64 = 1
     var claims = Claims()
     /// Sequences of which something is recorded as owed to ranks, and is not when the reconciliation's operations are
     /// confirmed.
@@ -155,7 +159,7 @@ public struct CoordinatorMachine: Sendable {
             if case .present(let member) = slots[rank] {
                 return Topology.Member(rank: rank, endpoint: member.registration.endpoint)
             }
-            return Topology.Member(rank: rank, endpoint: "")
+            return Topology.Member(rank: rank, endpoint: nil)
         }
         let wirePhase: Topology.Phase =
             switch phase {
@@ -174,7 +178,7 @@ public struct CoordinatorMachine: Sendable {
 /// What the coordinator did that somebody may want to know. The library reports; the daemon logs, once each.
 public enum CoordinatorEvent: Sendable {
     case listening(String)
-    case rankRegistered(RankIndex, StoreID, endpoint: String)
+    case rankRegistered(RankIndex, StoreID, endpoint: Endpoint)
     case rankLost(RankIndex, reason: String)
     /// Two processes that live have one rank's store; the one that came later is refused. The text names both.
     case secondHolder(RankIndex, ServiceError)

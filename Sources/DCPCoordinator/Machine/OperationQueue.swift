@@ -102,7 +102,7 @@ struct OperationQueue: Sendable {
         return switch operation {
         case .putModel(let record): [Place(thing: .model(record.id), isShared: false)]
         case .removeModel(let id): [Place(thing: .model(id), isShared: false)]
-        case .open(let id, let model): uses(model) + [Place(thing: .sequence(id), isShared: false)]
+        case .open(let id, let model, _): uses(model) + [Place(thing: .sequence(id), isShared: false)]
         case .fork(let parent, let child, _):
             uses(model) + [
                 Place(thing: .sequence(parent), isShared: true), Place(thing: .sequence(child), isShared: false),

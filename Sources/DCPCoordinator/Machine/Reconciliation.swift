@@ -64,7 +64,7 @@ struct Reconciliation {
                     lengths[rank]![id] = target
                     intact[rank]![id] = target
                 } else {
-                    operations[rank]!.append(.open(id, model: entry.record.model))
+                    operations[rank]!.append(.open(id, model: entry.record.model, scope: entry.record.scope))
                     lengths[rank]![id] = 0
                     intact[rank]![id] = 0
                 }

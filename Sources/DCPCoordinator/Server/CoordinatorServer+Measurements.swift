@@ -54,9 +54,10 @@ extension CoordinatorServer {
         eventLoop.preconditionInEventLoop()
         return CoordinatorMeasurements(
             epoch: machine.state.epoch, reason: machine.reason,
-            ranks: machine.topology.members.map { ($0.rank, !$0.endpoint.isEmpty, mark(of: $0.rank)) },
+            ranks: machine.topology.members.map { ($0.rank, $0.endpoint != nil, mark(of: $0.rank)) },
             models: machine.state.models.count, sequences: machine.state.sequences.count,
-            pinned: machine.state.sequences.values.count { $0.isPinned }, connections: links.count, counters: counters,
+            pinned: machine.state.sequences.values.count { $0.retention.isPinned }, connections: links.count,
+            counters: counters,
             refused: refusedConnections, certificateEnd: tls?.notAfter)
     }
 }

@@ -32,17 +32,14 @@ public final class CoordinatorServer {
         public init(listen: Endpoint) { self.listen = listen }
     }
 
-    /// The longest a client may wait for the cluster to be ready, whatever it asks for.
-    public static let waitMax = Duration.seconds(600)
-
     private let shape: ClusterShape
     private let store: CoordinatorStore
     let eventLoop: any EventLoop
     private let observer: (CoordinatorEvent) -> Void
     private let listener: Listener
     let tls: TLSCredentials?
-    private let hostReporter: HostReporter
-    private(set) var machine: CoordinatorMachine
+    let hostReporter: HostReporter
+    var machine: CoordinatorMachine
     private(set) var counters = CoordinatorCounters()
     private(set) var links: [CoordinatorMachine.LinkID: Link] = [:]
     private var linkIDs: [ObjectIdentifier: CoordinatorMachine.LinkID] = [:]
@@ -128,9 +125,9 @@ public final class CoordinatorServer {
     /// Of the connections that came here, on its loop.
     public var refusedConnections: RefusedConnections { listener.refused }
 
-    private var now: Duration { .nanoseconds((eventLoop.now - started).nanoseconds) }
+    var now: Duration { .nanoseconds((eventLoop.now - started).nanoseconds) }
 
-    private func perform(_ new: [CoordinatorMachine.Action]) {
+    func perform(_ new: [CoordinatorMachine.Action]) {
         actions += new
         // An action may close a link, which comes back here at once: its actions wait for those before them.
         guard !isPerforming else { return }
@@ -172,6 +169,8 @@ public final class CoordinatorServer {
         }
     }
 
+    func id(of link: Link?) -> CoordinatorMachine.LinkID? { link.flatMap { linkIDs[ObjectIdentifier($0)] } }
+
     private func send(_ message: Message, _ tag: Tag, to id: CoordinatorMachine.LinkID) {
         guard let link = links[id] else { return }
         do throws(ServiceError) {
@@ -208,18 +207,13 @@ extension CoordinatorServer: LinkDelegate {
         case .operationDone where isRank: perform(machine.operationDone(id, number: frame.tag.number))
         case .failure(let error) where isRank:
             perform(machine.operationFailed(id, number: frame.tag.number, error))
-        case .topologyRequest(let milliseconds):
-            let wait = min(.milliseconds(Int64(milliseconds)), Self.waitMax)
-            perform(machine.topologyRequest(id, frame.tag, wait: wait, now: now))
-        case .hostReportRequest where !isRank:
-            hostReporter.report { [weak self] result in
-                switch result {
-                case .success(let report): self?.send(.hostReport(report), frame.tag, to: id)
-                case .failure(let error): self?.send(.failure(error), frame.tag, to: id)
-                }
+        case .request(let body) where !isRank:
+            do throws(ServiceError) {
+                try Self.requests.handle(body, of: frame, from: link, by: self)
+            } catch {
+                observe(.refused(peer: link.remoteAddress, .protocolViolation, error))
+                send(.failure(error), frame.tag, to: id)
             }
-        case .directoryRequest(let request):
-            perform(machine.directoryRequest(request, link: id, tag: frame.tag, now: now))
         default:
             let error = ServiceError(
                 .protocolViolation,

@@ -55,8 +55,7 @@ public struct SequenceEntry: Hashable, Sendable {
     public var fork: Fork?
     /// To be truncated, and not yet confirmed by all ranks.
     public var truncateLength: Int?
-    /// Never evicted.
-    public var isPinned = false
+    public var retention = Retention()
     package var history: CutHistory
 
     public struct Fork: Hashable, Sendable {
@@ -71,13 +70,13 @@ public struct SequenceEntry: Hashable, Sendable {
 
     package init(
         record: SequenceRecord, isClosing: Bool = false, fork: Fork? = nil, truncateLength: Int? = nil,
-        isPinned: Bool = false, history: CutHistory = CutHistory()
+        retention: Retention = Retention(), history: CutHistory = CutHistory()
     ) {
         self.record = record
         self.isClosing = isClosing
         self.fork = fork
         self.truncateLength = truncateLength
-        self.isPinned = isPinned
+        self.retention = retention
         self.history = history
     }
 }

@@ -13,7 +13,7 @@ internal import NIOCore
 /// | `r`, rank: u16 | store id: two u64 |
 /// | `k`, rank: u16 | the highest durable mark of its store: u64 |
 /// | `m`, model: u32 | model record: as in a directory frame |
-/// | `q`, sequence: u64 | sequence record, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64, pinned: u8, cuts: u8, each epoch: u64, length: u64 |
+/// | `q`, sequence: u64 | sequence record, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64, retention: as in a list frame, cuts: u8, each epoch: u64, length: u64 |
 ///
 /// Numbers in keys are big-endian, so that they sort; in values little-endian. Every value ends with the CRC-32C of the
 /// key and of the bytes before it.
@@ -21,7 +21,7 @@ package enum StateCoding {
     package typealias Record = (key: [UInt8], value: [UInt8]?)
 
     /// Raised when a byte of the state changes its meaning.
-    package static let format: UInt32 = 1
+    package static let format: UInt32 = 2
 
     static let superblockKey: [UInt8] = [UInt8(ascii: "f")]
     static let shapeKey: [UInt8] = [UInt8(ascii: "s")]
@@ -100,7 +100,7 @@ package enum StateCoding {
         writer.write(UInt64(entry.fork?.length ?? 0))
         writer.write(entry.truncateLength != nil)
         writer.write(UInt64(entry.truncateLength ?? 0))
-        writer.write(entry.isPinned)
+        entry.retention.encode(to: &writer)
         writer.write(UInt8(entry.history.cuts.count))
         for cut in entry.history.cuts {
             writer.write(cut.epoch.value)
@@ -118,7 +118,7 @@ package enum StateCoding {
         let hasTruncation = try reader.readBool("has truncation")
         let length = try reader.readLength("truncation length")
         entry.truncateLength = hasTruncation ? length : nil
-        entry.isPinned = try reader.readBool("pinned")
+        entry.retention = try Retention(from: &reader)
         let count: UInt8 = try reader.read("cuts")
         guard count <= CutHistory.cutsMax else { throw reader.malformed("has \(count) cuts") }
         var cuts: [CutHistory.Cut] = []
@@ -165,7 +165,7 @@ package enum StateCoding {
         let bytes = value.dropLast(4)
         let stored = value.suffix(4).reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
         guard checksum(key, bytes) == stored else { throw damaged("fails its checksum") }
-        var reader = WireReader(ByteBuffer(bytes: bytes), of: .directoryReply)
+        var reader = WireReader(ByteBuffer(bytes: bytes), of: .operation)
         do throws(ServiceError) {
             let result = try body(&reader)
             try reader.finish()

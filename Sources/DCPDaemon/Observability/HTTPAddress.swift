@@ -1,3 +1,4 @@
+internal import DCPCore
 internal import DCPTransport
 internal import NIOCore
 

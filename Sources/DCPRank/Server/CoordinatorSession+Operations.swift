@@ -18,7 +18,7 @@ extension CoordinatorSession {
             cache.putModel(id: record.id, name: record.name, description: record.description, completion: done)
         case .removeModel(let model):
             cache.removeModel(model, completion: done)
-        case .open(let sequence, let model):
+        case .open(let sequence, let model, _):
             cache.openSequence(id: sequence, model: model, completion: done)
         case .fork(let parent, let child, let length):
             cache.fork(parent: parent, child: child, length: length, completion: done)
@@ -51,7 +51,7 @@ extension CoordinatorSession {
             case .close(let sequence), .evict(let sequence):
                 server.uses.forget(sequence)
                 server.owners.forget(sequence)
-            case .open(let sequence, _), .truncate(let sequence, _), .claim(let sequence, _):
+            case .open(let sequence, _, _), .truncate(let sequence, _), .claim(let sequence, _):
                 server.uses.note([sequence])
             case .fork(let parent, let child, _): server.uses.note([parent, child])
             case .putModel, .removeModel: break

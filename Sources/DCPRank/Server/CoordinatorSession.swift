@@ -133,7 +133,7 @@ final class CoordinatorSession {
         send(
             .register(
                 Registration(
-                    rank: server.configuration.rank, store: server.cache.storeID, endpoint: "\(endpoint)", epoch: epoch,
+                    rank: server.configuration.rank, store: server.cache.storeID, endpoint: endpoint, epoch: epoch,
                     models: server.cache.models.map {
                         ModelRecord(id: $0.id, name: $0.name, description: $0.description)
                     },
@@ -251,14 +251,10 @@ final class CoordinatorSession {
         FailPoint.registerAgain.pass()
         register()
         let group = server.cluster.members(ofHeadGroup: server.cluster.headGroup(of: server.configuration.rank))
-        do throws(ServiceError) {
-            var members: [(rank: RankIndex, endpoint: Endpoint)] = []
-            for rank in group { members.append((rank, try Endpoint(topology.endpoint(of: rank)))) }
-            server.peers.update(members, delegate: server)
-            linksChanged()
-        } catch {
-            link?.close(error)
-        }
+        // All are there: the phase is not incomplete.
+        server.peers.update(
+            group.compactMap { rank in topology.endpoint(of: rank).map { (rank, $0) } }, delegate: server)
+        linksChanged()
     }
 }
 

@@ -8,45 +8,47 @@ internal import NIOCore
 
 /// What clients ask of a rank.
 extension RankServer {
+    private static let requests = {
+        var table = RequestTable<RankServer>()
+        table.on(StepRequest.self) { $0.admit($1, $2) }
+        table.on(Commit.self) { $0.commit($1.lengths, $2) }
+        table.on(Many<GetSequenceStatus>.self) { $0.tellStatus(of: $1.items.map(\.sequence), $2) }
+        table.on(Many<CutUncommitted>.self) { $0.cutUncommitted($1.items.map(\.length), $2) }
+        table.on(RowsRequest.self) { $0.readRows($1, $2) }
+        table.on(GetRankStatus.self) { $0.reportStatus($2) }
+        table.on(VerificationRequest.self) { $0.verify($1, $2) }
+        table.on(GetHostReport.self) { $0.reportHost($2) }
+        return table
+    }()
+
     func receive(_ frame: Frame, fromClient link: Link) {
-        switch frame.message {
-        case .step(let request):
-            admit(request, frame: frame, from: link)
-        case .commit(let lengths):
-            commit(lengths, frame: frame, from: link)
-        case .sequenceStatusRequest(let sequences):
-            guard sequences.count <= Self.statusSequencesMax else {
-                let error = ServiceError(
-                    .invalidRequest,
-                    "\(sequences.count) sequences are asked about at once, the limit is \(Self.statusSequencesMax); ask in "
-                        + "several requests.")
-                return answer(link, frame.tag, .failure(error))
-            }
-            guard coordinator.hasJoined else {
-                let error = ServiceError(
-                    .notReady,
-                    "\(configuration.rank) has started and not joined the cluster yet, so its lengths may change; try again."
-                )
-                return answer(link, frame.tag, .failure(error))
-            }
-            whenRolledBack(sequences) { [weak link] in
-                self.answer(link, frame.tag, .sequenceStatus(self.status(of: sequences)))
-            }
-        case .rewind(let length):
-            rewind(length, frame: frame, from: link)
-        case .rankStatusRequest:
-            reportStatus(frame, to: link)
-        case .hostReportRequest:
-            reportHost(frame, to: link)
-        case .verificationRequest(let request):
-            verify(request, frame: frame, from: link)
-        case .rowsRequest(let request):
-            readRows(request, frame: frame, from: link)
-        default:
+        guard case .request(let body) = frame.message else {
             counters.framesRefused.count(.protocolViolation)
-            link.close(
+            return link.close(
                 ServiceError(
                     .protocolViolation, "A client sent a \(frame.message.type) frame, which a rank does not take."))
+        }
+        do throws(ServiceError) {
+            try Self.requests.handle(body, of: frame, from: link, by: self)
+        } catch {
+            counters.framesRefused.count(error.code)
+            answer(link, frame.tag, .failure(error))
+            guard body.type == StepRequest.type, steps[frame.tag] == nil else { return }
+            // The others of the group may have been sent steps that can be read.
+            tellGroup(error, of: frame.tag, epoch: frame.epoch)
+        }
+    }
+
+    func answer<R: Request>(_ call: Call<R>, _ reply: R.Reply) {
+        answer(call.link, call.tag, .reply(reply, to: R.self))
+    }
+
+    func refuse<R: Request>(_ call: Call<R>, _ error: ServiceError) { answer(call.link, call.tag, .failure(error)) }
+
+    func answer<R: Request>(_ call: Call<R>, _ result: Result<R.Reply, ServiceError>) {
+        switch result {
+        case .success(let reply): answer(call, reply)
+        case .failure(let error): refuse(call, error)
         }
     }
 
@@ -67,12 +69,12 @@ extension RankServer {
 
     // MARK: Steps
 
-    private func admit(_ request: StepRequest, frame: Frame, from link: Link) {
-        let tag = frame.tag
+    private func admit(_ request: StepRequest, _ call: Call<StepRequest>) {
+        let tag = call.tag
         // Sent twice: the answer that is on its way answers both.
-        guard steps[tag] == nil else { return }
+        guard steps[tag] == nil, let link = call.link else { return }
         do throws(ServiceError) {
-            try checkServing(frame.epoch)
+            try checkServing(call.epoch)
             if let verdict = steps.verdict(for: tag) { throw verdict }
             guard steps.executions.count < configuration.stepsInFlightMax else {
                 throw ServiceError(
@@ -87,7 +89,7 @@ extension RankServer {
             var machine = StepMachine(plan, appends: appends)
             machine.repliesBeforeAppend = configuration.broken == .append
             let execution = StepExecution(
-                tag: tag, request: request, epoch: frame.epoch, machine: machine, client: link, server: self,
+                tag: tag, request: request, epoch: call.epoch, machine: machine, client: link, server: self,
                 timeout: timeout)
             stepByteCount += execution.byteCount
             let early = steps.insert(execution)
@@ -95,15 +97,20 @@ extension RankServer {
             if isContextReady { execution.deliver(.contextReady) }
             for (frame, member) in early { execution.receive(frame.message, from: member) }
         } catch {
-            refuse(error, request, tag: tag, epoch: frame.epoch, from: link)
+            refuse(error, request, call)
         }
     }
 
     /// A step this rank cannot take: the verdict goes to the client and to the group, where the step may be waiting.
-    private func refuse(_ error: ServiceError, _ request: StepRequest, tag: Tag, epoch: Epoch, from link: Link) {
+    private func refuse(_ error: ServiceError, _ request: StepRequest, _ call: Call<StepRequest>) {
+        let tag = call.tag
         counters.stepsAborted.count(error.code)
         observe(.stepAborted(tag, request.entries.map(\.sequence), error, after: nil))
-        answer(link, tag, .failure(error))
+        refuse(call, error)
+        tellGroup(error, of: tag, epoch: call.epoch)
+    }
+
+    private func tellGroup(_ error: ServiceError, of tag: Tag, epoch: Epoch) {
         var verdict = error
         verdict.rank = verdict.rank ?? configuration.rank
         steps.refuse(tag, verdict)
@@ -185,31 +192,32 @@ extension RankServer {
 
     // MARK: Commits
 
-    private func commit(_ lengths: [SequenceLength], frame: Frame, from link: Link) {
+    private func commit(_ lengths: [SequenceLength], _ call: Call<Commit>) {
+        guard let link = call.link else { return }
         do throws(ServiceError) {
-            try checkServing(frame.epoch)
+            try checkServing(call.epoch)
             for length in lengths { try checkClaim(length.claim, on: length.sequence, from: link) }
         } catch {
-            return answer(link, frame.tag, .failure(error))
+            return refuse(call, error)
         }
         commitsInFlight += 1
         for length in lengths { commitsOn[length.sequence, default: 0] += 1 }
         let began = eventLoop.now
-        if configuration.broken == .commit { answer(link, frame.tag, .committed) }
-        let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
+        if configuration.broken == .commit { answer(call, Done()) }
+        let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)
         let eventLoop = eventLoop
         cache.commit(lengths.map { ($0.sequence, $0.length) }) { result in
             eventLoop.execute {
-                let (server, link) = bound.value
+                let (server, call) = bound.value
                 server.uses.note(lengths.lazy.map(\.sequence).filter { server.cache.holds($0) })
                 switch result {
                 case .success:
                     server.counters.commits.observe(server.eventLoop.now - began)
-                    server.answer(link, frame.tag, .committed)
+                    server.answer(call, Done())
                 case .failure(let error):
                     server.counters.commitsFailed.count(error.code)
                     server.observe(.commitFailed(lengths.map(\.sequence), error))
-                    server.answer(link, frame.tag, .failure(error))
+                    server.refuse(call, error)
                 }
                 server.commitsInFlight -= 1
                 for length in lengths {
@@ -222,76 +230,90 @@ extension RankServer {
         }
     }
 
-    private func rewind(_ length: SequenceLength, frame: Frame, from link: Link) {
-        let sequence = length.sequence
-        do throws(ServiceError) {
-            try checkServing(frame.epoch)
-            try checkClaim(length.claim, on: sequence, from: link)
-            let committed = cache.state(of: sequence)?.committedLength ?? 0
-            guard length.length >= committed else {
-                throw ServiceError(
-                    .invalidRequest,
-                    "\(sequence) has \(committed) committed tokens and cannot be rewound to \(length.length); use `dcpctl "
-                        + "sequence truncate` to go below them.")
+    /// Each by itself, when nothing that is under way can change the sequence any more.
+    private func cutUncommitted(_ lengths: [SequenceLength], _ call: Call<Many<CutUncommitted>>) {
+        let answers = ItemAnswers<CutLength>(count: lengths.count) { [self] in answer(call, Many.Reply($0)) }
+        for (index, length) in lengths.enumerated() {
+            do throws(ServiceError) {
+                guard let link = call.link else { return }
+                try checkServing(call.epoch)
+                try checkClaim(length.claim, on: length.sequence, from: link)
+                abortSteps(on: length.sequence, ServiceError(.stepAborted, "\(length.sequence) was cut."))
+                whenQuiet(length.sequence) { [self] in
+                    answers[index] = Result { () throws(ServiceError) in try cut(length.sequence, to: length.length) }
+                }
+            } catch {
+                answers[index] = .failure(error)
             }
-            abortSteps(on: sequence, ServiceError(.stepAborted, "\(sequence) was rewound."))
-            whenQuiet(sequence) { [weak link] in
-                self.answer(link, frame.tag, self.rewound(sequence, to: length.length))
-            }
-        } catch {
-            answer(link, frame.tag, .failure(error))
         }
     }
 
-    private func rewound(_ sequence: SequenceID, to length: Int) -> Message {
-        do throws(ServiceError) {
-            try cache.rewind(sequence: sequence, length: length)
-            cursors.forget(sequence)
-            return .rewound
-        } catch {
-            return .failure(error)
+    /// - Returns: where the sequence ends then: committed tokens are not cut.
+    private func cut(_ sequence: SequenceID, to length: Int) throws(ServiceError) -> CutLength {
+        guard let state = cache.state(of: sequence) else { throw unknown(sequence) }
+        let shortest = state.layerLengths.min() ?? 0
+        guard length <= shortest else {
+            throw ServiceError(
+                .positionMismatch,
+                "\(sequence) has \(shortest) tokens in all layers on \(configuration.rank) and cannot be cut to \(length); "
+                    + "choose at most \(shortest).")
         }
+        let kept = max(length, state.committedLength)
+        try cache.rewind(sequence: sequence, length: kept)
+        cursors.forget(sequence)
+        return CutLength(kept)
     }
 
     // MARK: Status
 
-    /// With a thousand layers the answer still fits a frame.
-    static let statusSequencesMax = 1024
-
-    /// A sequence this rank does not have is left out.
-    private func status(of sequences: [SequenceID]) -> [SequenceStatus] {
-        sequences.compactMap { cache.state(of: $0) }.map { state in
-            SequenceStatus(
-                sequence: state.id, committedLength: state.committedLength, layerLengths: state.layerLengths,
-                localTokens: cluster.layout.localLength(
-                    ofRank: cluster.contextRank(of: configuration.rank), length: state.committedLength),
-                claim: state.claim)
+    private func tellStatus(of sequences: [SequenceID], _ call: Call<Many<GetSequenceStatus>>) {
+        guard coordinator.hasJoined else {
+            return refuse(
+                call,
+                ServiceError(
+                    .notReady,
+                    "\(configuration.rank) has started and not joined the cluster yet, so its lengths may change; try again."
+                ))
+        }
+        whenRolledBack(sequences) { [self] in
+            answer(
+                call,
+                Many.Reply(
+                    sequences.map { sequence in
+                        Result { () throws(ServiceError) in try status(of: sequence) }
+                    }))
         }
     }
 
-    private func reportStatus(_ frame: Frame, to link: Link) {
-        do throws(ServiceError) {
-            answer(link, frame.tag, .rankStatus(status(try cache.statistics())))
-        } catch {
-            answer(link, frame.tag, .failure(error))
-        }
+    private func status(of sequence: SequenceID) throws(ServiceError) -> SequenceStatus {
+        guard let state = cache.state(of: sequence) else { throw unknown(sequence) }
+        return SequenceStatus(
+            sequence: state.id, committedLength: state.committedLength, layerLengths: state.layerLengths,
+            localTokens: cluster.layout.localLength(
+                ofRank: cluster.contextRank(of: configuration.rank), length: state.committedLength),
+            claim: state.claim)
+    }
+
+    private func reportStatus(_ call: Call<GetRankStatus>) {
+        answer(call, Result { () throws(ServiceError) in status(try cache.statistics()) })
     }
 
     /// The rank adds what it alone knows: its kernels, and whether it reaches the others of its group.
-    private func reportHost(_ frame: Frame, to link: Link) {
-        hostReporter.report { [weak self, weak link] result in
+    private func reportHost(_ call: Call<GetHostReport>) {
+        hostReporter.report { [weak self] result in
             guard let self else { return }
-            switch result {
-            case .success(var report):
-                report.peers = peers.reached.map { HostReport.Peer(rank: $0.rank, isReached: $0.isReached) }
-                let kernels = KernelSelection.current
-                report.kernels = HostReport.Kernels(
-                    instructionSet: kernels.instructionSet, widest: AttentionKernels.available.last!.name,
-                    openBLASCore: kernels.openBLASCore,
-                    openBLASCoreIsForcedOlder: kernels.openBLASCoreIsForcedOlder)
-                answer(link, frame.tag, .hostReport(report))
-            case .failure(let error): answer(link, frame.tag, .failure(error))
-            }
+            answer(
+                call,
+                result.map { report in
+                    var report = report
+                    report.peers = peers.reached.map { HostReport.Peer(rank: $0.rank, isReached: $0.isReached) }
+                    let kernels = KernelSelection.current
+                    report.kernels = HostReport.Kernels(
+                        instructionSet: kernels.instructionSet, widest: AttentionKernels.available.last!.name,
+                        openBLASCore: kernels.openBLASCore,
+                        openBLASCoreIsForcedOlder: kernels.openBLASCoreIsForcedOlder)
+                    return report
+                })
         }
     }
 

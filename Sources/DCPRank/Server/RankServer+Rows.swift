@@ -11,9 +11,9 @@ extension RankServer {
     /// Bytes of all answers that are being read.
     static let rowsInFlightByteCountMax = 512 << 20
 
-    func readRows(_ request: RowsRequest, frame: Frame, from link: Link) {
+    func readRows(_ request: RowsRequest, _ call: Call<RowsRequest>) {
         do throws(ServiceError) {
-            try checkServing(frame.epoch)
+            try checkServing(call.epoch)
             let byteCount = try cache.rowsByteCount(
                 sequence: request.sequence, layer: request.layer, positions: request.positions)
             guard byteCount <= Self.rowsByteCountMax else {
@@ -30,37 +30,36 @@ extension RankServer {
                         + "\(Self.rowsInFlightByteCountMax); try again when some have been sent.")
             }
             rowsInFlightByteCount += byteCount
-            let bound = NIOLoopBound((server: self, link: link), eventLoop: eventLoop)
+            let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)
             let (cache, eventLoop) = (cache, eventLoop)
             pool.submit { goesOn in
                 let result = Result { () throws(ServiceError) in
                     try cache.readRows(request, byteCount: byteCount, goesOn)
                 }
                 eventLoop.execute {
-                    let (server, link) = bound.value
+                    let (server, call) = bound.value
                     server.rowsInFlightByteCount -= byteCount
-                    server.answer(link, frame.tag, server.message(result, request))
+                    server.answer(call, server.reply(result, request))
                 }
             }
         } catch {
-            answer(link, frame.tag, .failure(error))
+            refuse(call, error)
         }
     }
 
-    private func message(_ result: Result<(StoredRows, ByteBuffer), ServiceError>, _ request: RowsRequest) -> Message {
-        do throws(ServiceError) {
+    private func reply(
+        _ result: Result<(StoredRows, ByteBuffer), ServiceError>, _ request: RowsRequest
+    ) -> Result<RowsReply, ServiceError> {
+        Result { () throws(ServiceError) in
             let (rows, bytes) = try result.get()
             guard let state = cache.state(of: request.sequence), let model = cache.model(state.model) else {
                 throw ServiceError(.unknownSequence, "\(request.sequence) is not open; open it again.")
             }
             let attention = model.description[request.layer]
-            return .rows(
-                RowsReply(
-                    generation: rows.generation, tokens: rows.tokens, dataType: model.description.kvDataType,
-                    kvHeads: attention.kvHeads / cluster.headGroups, keyDim: attention.keyDim,
-                    valueDim: attention.ownValueDim, rows: bytes))
-        } catch {
-            return .failure(error)
+            return RowsReply(
+                generation: rows.generation, tokens: rows.tokens, dataType: model.description.kvDataType,
+                kvHeads: attention.kvHeads / cluster.headGroups, keyDim: attention.keyDim,
+                valueDim: attention.ownValueDim, rows: bytes)
         }
     }
 }

@@ -144,7 +144,7 @@ final class StepExecution {
                 lse: plan.wantsLSE ? ByteBuffer(floats: states.lse.map { Float($0) }) : nil)
             // Before the answer leaves: the client may run as soon as it is written, and this thread only after it.
             let replied = server.eventLoop.now
-            server.answer(client, tag, .stepResult(result))
+            server.answer(client, tag, .reply(result, to: StepRequest.self))
             server.completed(self, timeline.times(replied: replied))
         case .fail(let error):
             over()

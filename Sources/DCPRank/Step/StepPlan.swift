@@ -1,6 +1,5 @@
 public import DCPCore
 public import DCPWire
-internal import NIOCore
 
 /// What every rank of a head group knows alike about a step, before anything is computed.
 ///
@@ -135,7 +134,7 @@ public struct StepPlan: Sendable {
     /// What a step holds while it is in flight, roughly: the tensors it brought, and in Float32 the group's queries, its
     /// partials and the own heads' states; without queries the tensors alone.
     public func byteCount(of request: StepRequest) -> Int {
-        let tensors = request.tensors.readableBytes
+        let tensors = request.payloadByteCount
         guard queryMode != .absent else { return tensors }
         return tensors + partition.queryHeads * tokens * (attention.keyDim + 2 * attention.valueDim) * 4
     }

@@ -6,18 +6,18 @@ internal import DCPWire
 /// Verifications that clients ask for: one at a time, whoever asks.
 extension RankServer {
     /// Answers at once. A rank that is not serving verifies too: that may be why it is not.
-    func verify(_ request: VerificationRequest, frame: Frame, from link: Link) {
+    func verify(_ request: VerificationRequest, _ call: Call<VerificationRequest>) {
         if request.start, verification?.state != .running {
             guard drained == nil else {
                 let error = ServiceError(.shuttingDown, "\(configuration.rank) is stopping; try again later.")
-                return answer(link, frame.tag, .failure(error))
+                return refuse(call, error)
             }
             if let sequence = request.sequence, cache.state(of: sequence) == nil {
                 let error = ServiceError(
                     .unknownSequence,
                     "\(sequence) is not in the store of \(configuration.rank), or its record is damaged; verify the whole "
                         + "store.")
-                return answer(link, frame.tag, .failure(error))
+                return refuse(call, error)
             }
             startVerification(of: request.sequence)
         }
@@ -26,7 +26,7 @@ extension RankServer {
             ?? VerificationStatus(
                 run: 0, state: .idle, sequence: nil, progress: VerificationProgress(), failure: "", findingCount: 0,
                 damageCount: 0, keptCount: 0, firstFinding: request.firstFinding, findings: [])
-        answer(link, frame.tag, .verification(status))
+        answer(call, status)
     }
 
     private func startVerification(of sequence: SequenceID?) {

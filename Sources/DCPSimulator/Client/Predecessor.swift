@@ -57,17 +57,18 @@ final class Predecessor {
         let layer = kind == 0 ? world.draw(0...lengths.count - 1) : 0
         let tag = Tag(client: id, number: nextNumber, layer: UInt32(layer))
         nextNumber += 1
+        let cut = SequenceLength(sequence: sequence, length: length, claim: claim)
         for rank in connections.keys.sorted() {
             let message: Message
             switch kind {
             case 0:
-                message = .step(step(sequence, claim, layer: layer, position: lengths[layer], on: rank))
-            case 1: message = .commit([SequenceLength(sequence: sequence, length: length, claim: claim)])
-            default: message = .rewind(SequenceLength(sequence: sequence, length: length, claim: claim))
+                message = .request(step(sequence, claim, layer: layer, position: lengths[layer], on: rank))
+            case 1: message = .request(Commit([cut]))
+            default: message = .request(Many([CutUncommitted(cut)]))
             }
             let frame = Frame(epoch: epoch, tag: tag, message: message)
             connections[rank]!.request(frame, timeout: simulation.knobs.requestTimeout) { [simulation] result in
-                guard case .success(let answer) = result else { return }
+                guard case .success(let answer) = result, !Self.isRefusal(answer, of: kind) else { return }
                 simulation.violate(
                     .overruledClaim,
                     "\(rank) answered a \(message.type) of \(tag) with a \(answer.message.type), after another client had "
@@ -75,6 +76,14 @@ final class Predecessor {
             }
         }
         simulation.count("predecessor's request")
+    }
+
+    /// A cut is refused item by item, in a reply.
+    private static func isRefusal(_ answer: Frame, of kind: Int) -> Bool {
+        guard kind == 2, let reply = try? answer.reply(to: Many<CutUncommitted>.self) else { return false }
+        return reply.answers.allSatisfy { answer in
+            if case .failure = answer { true } else { false }
+        }
     }
 
     /// One token without attention.

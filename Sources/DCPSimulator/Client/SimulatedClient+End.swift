@@ -24,11 +24,8 @@ extension SimulatedClient {
     private func verify(_ all: [(ModelSequence, Int)], layer: Int) {
         guard layer < simulation.knobs.model.layers else {
             for sequence in sequences { sequence.askedLength = max(sequence.askedLength, sequence.length) }
-            let message = Message.commit(
-                sequences.map { length($0.length, of: $0) })
             return askRanks(
-                Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
-                timeout: simulation.knobs.requestTimeout
+                Commit(sequences.map { length($0.length, of: $0) }), timeout: simulation.knobs.requestTimeout
             ) { [self] result in
                 switch result {
                 case .success: closeTogether()
@@ -61,27 +58,27 @@ extension SimulatedClient {
     }
 
     private func close(_ sequence: ModelSequence, _ claim: Claim, done: @escaping () -> Void) {
-        askToClose(.close(name: sequence.name, claim: claim), sequence, done: done) { _ in done() }
+        askToClose(AnyItem(CloseSequence(name: sequence.name, claim: claim)), sequence, done: done) { _ in done() }
     }
 
     /// Repeats a request on the way to a close, with a new claim, until it is answered.
     private func askToClose(
-        _ request: DirectoryRequest, _ sequence: ModelSequence, done: @escaping () -> Void,
-        answered: @escaping (DirectoryReply) -> Void
+        _ item: AnyItem, _ sequence: ModelSequence, done: @escaping () -> Void,
+        answered: @escaping (AnyItem.Answer) -> Void
     ) {
         let turn = turn
-        askCoordinator(.directoryRequest(request), timeout: simulation.knobs.requestTimeout) { [self] result in
+        askCoordinator(item, timeout: simulation.knobs.requestTimeout) { [self] result in
             switch result {
-            case .success(.directoryReply(let reply)): answered(reply)
-            case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
+            case .success(let answer): answered(answer)
             // A request that was not answered had closed it.
             case .failure(let error) where error.code == .unknownSequence: done()
             case .failure(let error)
             where error.isRetryable || simulation.isAwaitingRestart(error) || error.code == .claimed && hasCrashed:
                 world.after(UInt64(50_000_000), process, "close again") { [self] in
                     guard turn == self.turn else { return }
-                    askToClose(.claim(sequence.record!.id, held: .none), sequence, done: done) { [self] in
-                        close(sequence, $0.claim, done: done)
+                    let claim = AnyItem(ClaimSequence(sequence.record!.id, held: .none))
+                    askToClose(claim, sequence, done: done) { [self] in
+                        close(sequence, $0.answer(to: ClaimSequence.self), done: done)
                     }
                 }
             case .failure(let error): unexpected(error, "closing \(sequence.name)")

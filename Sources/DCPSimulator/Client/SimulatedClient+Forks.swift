@@ -33,8 +33,8 @@ extension SimulatedClient {
         fork(parent, branches, cut: cut, isBurst: true)
     }
 
-    private func request(_ branch: Branch, of parent: ModelSequence) -> (Claim) -> DirectoryRequest {
-        { .fork(name: parent.name, newName: branch.child.name, length: branch.length, claim: $0) }
+    private func request(_ branch: Branch, of parent: ModelSequence) -> (Claim) -> ForkSequence {
+        { ForkSequence(name: parent.name, newName: branch.child.name, length: branch.length, claim: $0) }
     }
 
     /// - Parameters:
@@ -46,8 +46,8 @@ extension SimulatedClient {
             return recover(after: nil)
         }
         let name = branch.child.name
-        func opened(_ reply: DirectoryReply, isWhole: Bool) {
-            branch.child.record = reply.sequences.first
+        func opened(_ record: SequenceRecord, isWhole: Bool) {
+            branch.child.record = record
             if isWhole, branch.losses == losses { branch.child.acknowledge(branch.length, at: world.now) }
             sequences.append(branch.child)
             fork(parent, Array(branches.dropFirst()), cut: cut)
@@ -59,8 +59,8 @@ extension SimulatedClient {
                 case .conflict:
                     // An earlier request that was not answered had made it, or is still being undone.
                     unanswered = DirectoryWish(
-                        request: .openSequence(name: name, model: "", revision: "", create: false),
-                        done: { [self] in opened($0, isWhole: branch.isRecorded && !simulation.hasDamage) },
+                        request: OpenSequence(name: name, model: "", create: false),
+                        done: { [self] in opened($0.sequence, isWhole: branch.isRecorded && !simulation.hasDamage) },
                         refused: { [self] in recover(after: $0) })
                     askDirectory()
                 case .storeDamaged where simulation.hasDamage: truncate(parent, to: 0)
@@ -73,8 +73,10 @@ extension SimulatedClient {
         unanswered!.isRepeated = cut != nil && !isBurst
         guard isBurst, let cut else { return askDirectory() }
         unanswered!.behind =
-            branches.dropFirst().map { one in (request(one, of: parent), { one.isRecorded = true }) }
-            + [({ .truncate(name: parent.name, length: cut, claim: $0) }, {})]
+            branches.dropFirst().map { one in
+                let request = request(one, of: parent)
+                return ({ AnyItem(request($0)) }, { one.isRecorded = true })
+            } + [({ AnyItem(TruncateSequence(name: parent.name, length: cut, claim: $0)) }, {})]
         askDirectory()
     }
 }

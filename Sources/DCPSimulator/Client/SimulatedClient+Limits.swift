@@ -23,10 +23,9 @@ extension SimulatedClient {
         let tensor = tensors[world.draw(0...tensors.count - 1)]
         simulation.count("steps beyond the limits")
         askRanks(
-            step.requests(beyondLimitsIn: tensor, mode, random: &world.random).mapValues { .step($0) }, tag: step.tag,
+            step.requests(beyondLimitsIn: tensor, mode, random: &world.random), tag: step.tag,
             timeout: simulation.knobs.stepTimeout + .seconds(2)
-        ) { [self] rank, frame in
-            guard case .stepResult = frame.message else { return }
+        ) { [self] rank, frame, _ in
             simulation.violate(.wrongAnswer, "\(name): \(rank) answered \(frame.tag), with numbers beyond its limits")
         } done: { [self] result in
             switch result {

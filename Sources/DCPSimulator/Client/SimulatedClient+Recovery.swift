@@ -35,15 +35,13 @@ extension SimulatedClient {
 
     private func askTopology() {
         askCoordinator(
-            .topologyRequest(waitMilliseconds: 1000), timeout: .seconds(1) + simulation.knobs.requestTimeout
+            GetTopology(waitMilliseconds: 1000), timeout: .seconds(1) + simulation.knobs.requestTimeout
         ) { [self] result in
             switch result {
-            case .success(.topology(let topology)) where topology.phase == .ready:
+            case .success(let topology) where topology.phase == .ready:
                 self.topology = topology
                 askDirectory()
-            case .success(.topology(let topology)): recover(after: ServiceError(.notReady, topology.reason))
-            case .success(let other):
-                unexpected(ServiceError(.internal, "\(other.type)"), "asking for the topology")
+            case .success(let topology): recover(after: ServiceError(.notReady, topology.reason))
             case .failure(let error): recover(after: error)
             }
         }
@@ -53,7 +51,9 @@ extension SimulatedClient {
     func askDirectory() {
         guard let wish = unanswered else { return claim(sequences) }
         if let sequence = wish.claimed {
-            askDirectory(.claim(sequence.record!.id, held: .none), for: wish) { [self] in ask(wish, $0.claim) }
+            askDirectory(AnyItem(ClaimSequence(sequence.record!.id, held: .none)), for: wish) { [self] in
+                ask(wish, $0.answer(to: ClaimSequence.self))
+            }
         } else {
             ask(wish, .none)
         }
@@ -66,7 +66,7 @@ extension SimulatedClient {
             wish.done(reply)
         }
         for (request, recorded) in wish.behind {
-            let message = Message.directoryRequest(request(claim))
+            let message = request(claim).message
             coordinator?.request(
                 Frame(epoch: topology?.epoch ?? .none, tag: takeTag(), message: message),
                 timeout: simulation.knobs.requestTimeout
@@ -79,14 +79,13 @@ extension SimulatedClient {
     }
 
     private func askDirectory(
-        _ request: DirectoryRequest, for wish: DirectoryWish, recorded: @escaping () -> Void = {},
-        done: @escaping (DirectoryReply) -> Void
+        _ item: AnyItem, for wish: DirectoryWish, recorded: @escaping () -> Void = {},
+        done: @escaping (AnyItem.Answer) -> Void
     ) {
-        doing = "asking the directory for \(request)"
-        askCoordinator(.directoryRequest(request), timeout: simulation.knobs.requestTimeout) { [self] result in
+        doing = "asking the directory for \(item)"
+        askCoordinator(item, timeout: simulation.knobs.requestTimeout) { [self] result in
             switch result {
-            case .success(.directoryReply(let reply)): done(reply)
-            case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
+            case .success(let answer): done(answer)
             case .failure(let error) where error.isRetryable || simulation.isAwaitingRestart(error):
                 if error.code == .rankUnavailable { recorded() }
                 recover(after: error)
@@ -105,13 +104,12 @@ extension SimulatedClient {
         guard let sequence = rest.first else { return resume() }
         doing = "claiming \(sequence.name)"
         askCoordinator(
-            .directoryRequest(.claim(sequence.record!.id, held: .none)), timeout: simulation.knobs.requestTimeout
+            AnyItem(ClaimSequence(sequence.record!.id, held: .none)), timeout: simulation.knobs.requestTimeout
         ) { [self] result in
             switch result {
-            case .success(.directoryReply(let reply)):
-                claims[sequence.name] = reply.claim
+            case .success(let answer):
+                claims[sequence.name] = answer.answer(to: ClaimSequence.self)
                 claim(Array(rest.dropFirst()))
-            case .success(let other): unexpected(ServiceError(.internal, "\(other.type)"), doing)
             case .failure(let error) where error.isRetryable: recover(after: error)
             case .failure(let error): unexpected(error, doing)
             }
@@ -148,12 +146,10 @@ extension SimulatedClient {
     private func statuses(done: @escaping (Statuses) -> Void) {
         let epoch = topology!.epoch
         var isCurrent = true
-        let ids = sequences.compactMap { $0.record?.id }
-        let message = Message.sequenceStatusRequest(ids)
         askRanks(
-            Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
+            Many(sequences.compactMap { $0.record.map { GetSequenceStatus($0.id) } }),
             timeout: simulation.knobs.requestTimeout,
-            each: { _, frame in isCurrent = isCurrent && frame.epoch == epoch }
+            each: { _, frame, _ in isCurrent = isCurrent && frame.epoch == epoch }
         ) { [self] result in
             switch result {
             case .success where !isCurrent:
@@ -161,8 +157,9 @@ extension SimulatedClient {
                 recover(after: ServiceError(.staleEpoch, "The membership changed meanwhile."))
             case .success(let answers):
                 done(
-                    answers.mapValues { answer in
-                        guard case .sequenceStatus(let statuses) = answer else { return [:] }
+                    answers.mapValues { reply in
+                        // One that a rank has not, or not whole, is missing.
+                        let statuses = reply.answers.compactMap { try? $0.get() }
                         return Dictionary(uniqueKeysWithValues: statuses.map { ($0.sequence, $0) })
                     })
             case .failure(let error): failed(error)
@@ -172,12 +169,16 @@ extension SimulatedClient {
 
     private func rewind(_ rest: [(ModelSequence, Int)], done: @escaping () -> Void) {
         guard let (sequence, length) = rest.first else { return done() }
-        let message = Message.rewind(self.length(length, of: sequence))
         askRanks(
-            Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
-            timeout: simulation.knobs.requestTimeout
+            Many([CutUncommitted(self.length(length, of: sequence))]), timeout: simulation.knobs.requestTimeout
         ) { [self] result in
-            switch result {
+            let refusals = result.map { $0.sorted { $0.key < $1.key }.flatMap(\.value.answers) }.map { answers in
+                answers.compactMap { answer -> ServiceError? in
+                    if case .failure(let error) = answer { error } else { nil }
+                }
+            }
+            switch refusals {
+            case .success(let errors) where !errors.isEmpty: failed(errors[0])
             case .success: rewind(Array(rest.dropFirst()), done: done)
             case .failure(let error): failed(error)
             }

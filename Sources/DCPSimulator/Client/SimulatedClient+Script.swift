@@ -125,10 +125,9 @@ extension SimulatedClient {
         _ step: SentStep, as tag: Tag? = nil, isBehind: Bool = false, done: @escaping () -> Void
     ) {
         askRanks(
-            step.requests.mapValues { .step($0) }, tag: tag ?? step.tag,
+            step.requests, tag: tag ?? step.tag,
             timeout: simulation.knobs.stepTimeout + .seconds(2)
-        ) { [self] rank, frame in
-            guard case .stepResult(let result) = frame.message else { return }
+        ) { [self] rank, frame, result in
             if let fault = step.fault(in: result, from: rank) {
                 simulation.violate(.wrongAnswer, "\(name): \(rank) answered \(frame.tag) wrongly: \(fault)")
             }
@@ -159,11 +158,9 @@ extension SimulatedClient {
             return (sequence, world.chance(0.85) ? length : world.draw(min(sequence.floor, length)...length))
         }
         for (sequence, length) in lengths { sequence.askedLength = max(sequence.askedLength, length) }
-        let message = Message.commit(lengths.map { length($0.1, of: $0.0) })
         let losses = losses
         askRanks(
-            Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
-            timeout: simulation.knobs.requestTimeout
+            Commit(lengths.map { length($0.1, of: $0.0) }), timeout: simulation.knobs.requestTimeout
         ) { [self] result in
             switch result {
             case .success:
@@ -201,13 +198,10 @@ extension SimulatedClient {
         let sent = sequence.layers.map(\.count).max()!
         // More than it will have when this arrives late.
         let length = sent + 10 * Self.lengthMax
-        let message = Message.commit([self.length(length, of: sequence)])
         simulation.count("overcommits")
         askRanks(
-            Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, message) }), tag: takeTag(),
-            timeout: simulation.knobs.requestTimeout
-        ) { [self] rank, frame in
-            guard case .committed = frame.message else { return }
+            Commit([self.length(length, of: sequence)]), timeout: simulation.knobs.requestTimeout
+        ) { [self] rank, _, _ in
             simulation.violate(
                 .lostCommit, "\(rank) acknowledged \(length) tokens of \(sequence.name), of which \(sent) were sent")
         } done: { _ in
@@ -219,7 +213,7 @@ extension SimulatedClient {
     func truncate(_ sequence: ModelSequence, to length: Int) {
         sequence.promiseAtMost(length)
         unanswered = DirectoryWish(
-            of: sequence, request: { .truncate(name: sequence.name, length: length, claim: $0) },
+            of: sequence, request: { TruncateSequence(name: sequence.name, length: length, claim: $0) },
             done: { [self] _ in
                 for layer in sequence.layers.indices { sequence.cut(layer, to: length) }
                 sequence.askedLength = length
@@ -241,7 +235,7 @@ extension SimulatedClient {
     private func close(_ index: Int) {
         let sequence = sequences.remove(at: index)
         unanswered = DirectoryWish(
-            of: sequence, request: { .close(name: sequence.name, claim: $0) },
+            of: sequence, request: { CloseSequence(name: sequence.name, claim: $0) },
             done: { [self] _ in recover(after: nil) },
             refused: { [self] error in
                 // An earlier request that was not answered had closed it.

@@ -45,41 +45,40 @@ final class SimulatedClient: @unchecked Sendable {
     var isNew = false
     private(set) var hasCrashed = false
 
+    /// Something that it asks the directory for, until it is answered.
     struct DirectoryWish {
-        init(
-            request: DirectoryRequest, done: @escaping (DirectoryReply) -> Void,
-            refused: @escaping (ServiceError) -> Void
+        init<Item: RequestItem>(
+            request: Item, done: @escaping (Item.Answer) -> Void, refused: @escaping (ServiceError) -> Void
         ) {
-            self.request = { _ in request }
-            self.done = done
+            self.request = { _ in AnyItem(request) }
+            self.done = { done($0.answer(to: Item.self)) }
             self.refused = refused
         }
 
         /// Of a sequence that has to be claimed.
-        init(
-            of claimed: ModelSequence, request: @escaping (Claim) -> DirectoryRequest,
-            done: @escaping (DirectoryReply) -> Void, refused: @escaping (ServiceError) -> Void
+        init<Item: RequestItem>(
+            of claimed: ModelSequence, request: @escaping (Claim) -> Item, done: @escaping (Item.Answer) -> Void,
+            refused: @escaping (ServiceError) -> Void
         ) {
-            self.request = request
+            self.request = { AnyItem(request($0)) }
             self.claimed = claimed
-            self.done = done
+            self.done = { done($0.answer(to: Item.self)) }
             self.refused = refused
         }
 
         /// With the claim that it has just been given.
-        var request: (Claim) -> DirectoryRequest
+        var request: (Claim) -> AnyItem
         /// The sequence that is claimed first; nil when the request needs no claim.
         var claimed: ModelSequence?
         /// Whether the next client can do without knowing.
         var isForgettable = false
         /// Sent right behind it with the same claim, without waiting for its answer.
-        var behind: [(request: (Claim) -> DirectoryRequest, recorded: () -> Void)] = []
+        var behind: [(request: (Claim) -> AnyItem, recorded: () -> Void)] = []
         /// Whether it was sent before.
         var isRepeated = false
         /// The first answer was that a rank is lost, and that it will be carried out when that is back.
         var recorded: () -> Void = {}
-        /// With the records of the reply.
-        var done: (DirectoryReply) -> Void
+        var done: (AnyItem.Answer) -> Void
         /// A refusal for good; recovers after it.
         var refused: (ServiceError) -> Void
     }
@@ -99,9 +98,9 @@ final class SimulatedClient: @unchecked Sendable {
     func start() {
         let first = ModelSequence(name: "\(name)-main", model: simulation.knobs.model)
         unanswered = DirectoryWish(
-            request: .registerModel(name: "model", simulation.knobs.model),
-            done: { [self] reply in
-                model = reply.models.first
+            request: RegisterModel(name: "model", simulation.knobs.model),
+            done: { [self] registered in
+                model = registered
                 open(first)
             }, refused: { [self] in unexpected($0, "registering the model") })
         recover(after: nil)
@@ -109,10 +108,10 @@ final class SimulatedClient: @unchecked Sendable {
 
     private func open(_ sequence: ModelSequence) {
         unanswered = DirectoryWish(
-            request: .openSequence(
+            request: OpenSequence(
                 name: sequence.name, model: "model", revision: sequence.model.revision ?? "", create: true),
-            done: { [self] reply in
-                sequence.record = reply.sequences.first
+            done: { [self] opened in
+                sequence.record = opened.sequence
                 sequences.append(sequence)
                 recover(after: nil)
             }, refused: { [self] in unexpected($0, "opening \(sequence.name)") })
@@ -153,8 +152,24 @@ final class SimulatedClient: @unchecked Sendable {
         return made
     }
 
-    func askCoordinator(_ message: Message, timeout: Duration, done: @escaping (Result<Message, ServiceError>) -> Void)
-    {
+    func askCoordinator<R: Request>(
+        _ request: R, timeout: Duration, done: @escaping (Result<R.Reply, ServiceError>) -> Void
+    ) {
+        askCoordinator(.request(request), timeout: timeout) { frame in
+            done(frame.flatMap { frame in Result { () throws(ServiceError) in try frame.reply(to: R.self) } })
+        }
+    }
+
+    /// Asks the directory for one thing.
+    func askCoordinator(
+        _ item: AnyItem, timeout: Duration, done: @escaping (Result<AnyItem.Answer, ServiceError>) -> Void
+    ) {
+        askCoordinator(item.message, timeout: timeout) { frame in done(frame.flatMap { item.answer(in: $0) }) }
+    }
+
+    private func askCoordinator(
+        _ message: Message, timeout: Duration, done: @escaping (Result<Frame, ServiceError>) -> Void
+    ) {
         let turn = turn
         if coordinator?.isClosed ?? true {
             coordinator = ClientConnection(
@@ -165,7 +180,7 @@ final class SimulatedClient: @unchecked Sendable {
         coordinator!.request(frame, timeout: timeout) { [self] result in
             noteTimeout(result, message)
             guard turn == self.turn, !isFinished else { return }
-            done(result.map(\.message))
+            done(result)
         }
     }
 
@@ -197,34 +212,47 @@ final class SimulatedClient: @unchecked Sendable {
         predecessor = nil
     }
 
+    /// Asks all ranks the same.
+    func askRanks<R: Request>(
+        _ request: R, timeout: Duration, each: @escaping (RankIndex, Frame, R.Reply) -> Void = { _, _, _ in },
+        done: @escaping (Result<[RankIndex: R.Reply], ServiceError>) -> Void
+    ) {
+        askRanks(
+            Dictionary(uniqueKeysWithValues: cluster.allRanks.map { ($0, request) }), tag: takeTag(), timeout: timeout,
+            each: each, done: done)
+    }
+
     /// Asks all ranks, each in its own order of arrival; the first failure is the outcome.
     /// - Parameter each: sees every answer, also those that come after a failure.
-    func askRanks(
-        _ messages: [RankIndex: Message], tag: Tag, timeout: Duration,
-        each: @escaping (RankIndex, Frame) -> Void = { _, _ in },
-        done: @escaping (Result<[RankIndex: Message], ServiceError>) -> Void
+    func askRanks<R: Request>(
+        _ requests: [RankIndex: R], tag: Tag, timeout: Duration,
+        each: @escaping (RankIndex, Frame, R.Reply) -> Void = { _, _, _ in },
+        done: @escaping (Result<[RankIndex: R.Reply], ServiceError>) -> Void
     ) {
         guard let topology else { preconditionFailure("no topology") }
         let turn = turn
         let sent = world.now
-        var answers: [RankIndex: Message] = [:]
+        var answers: [RankIndex: R.Reply] = [:]
         var isDone = false
         // Not every client sends in the order of ranks.
         for rank in cluster.allRanks.shuffled(using: &world.random) {
-            let message = messages[rank]!
+            let message = Message.request(requests[rank]!)
             let frame = Frame(epoch: topology.epoch, tag: tag, message: message)
             let connection = connection(to: rank)
             connection.request(frame, timeout: timeout) { [self] result in
                 noteTimeout(result, message)
-                if case .success(let frame) = result {
+                let reply = result.flatMap { frame in
+                    Result { () throws(ServiceError) in (frame, try frame.reply(to: R.self)) }
+                }
+                if case .success((let frame, let reply)) = reply {
                     simulation.answered(rank, frame, asked: topology.epoch, at: sent)
-                    each(rank, frame)
+                    each(rank, frame, reply)
                 }
                 guard turn == self.turn, !isDone, !isFinished else { return }
-                switch result {
-                case .success(let frame):
-                    answers[rank] = frame.message
-                    guard answers.count == messages.count else { return }
+                switch reply {
+                case .success((_, let reply)):
+                    answers[rank] = reply
+                    guard answers.count == requests.count else { return }
                     isDone = true
                     done(.success(answers))
                 case .failure(let error):

@@ -18,7 +18,7 @@ public struct QuerySlice: Equatable, Sendable {
         self.queries = queries
     }
 
-    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+    package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         keyDim = Int(try reader.read("key dim", as: UInt16.self))
@@ -28,7 +28,7 @@ public struct QuerySlice: Equatable, Sendable {
         try rest.expectEmpty(reader)
     }
 
-    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.write(UInt16(keyDim))
@@ -55,7 +55,7 @@ public struct PartialSlice: Sendable {
         self.lse = lse
     }
 
-    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+    package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         valueDim = Int(try reader.read("value dim", as: UInt16.self))
@@ -66,7 +66,7 @@ public struct PartialSlice: Sendable {
         try rest.expectEmpty(reader)
     }
 
-    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.write(UInt16(valueDim))
@@ -88,7 +88,7 @@ public struct LogSumExpRows: Sendable {
         self.lse = lse
     }
 
-    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+    package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         try reader.readLogarithmBase()
@@ -97,7 +97,7 @@ public struct LogSumExpRows: Sendable {
         try rest.expectEmpty(reader)
     }
 
-    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.writeLogarithmBase()
@@ -121,7 +121,7 @@ public struct CorrectedSlice: Sendable {
         self.outputs = outputs
     }
 
-    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+    package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         valueDim = Int(try reader.read("value dim", as: UInt16.self))
@@ -130,7 +130,7 @@ public struct CorrectedSlice: Sendable {
         try rest.expectEmpty(reader)
     }
 
-    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.write(UInt16(valueDim))

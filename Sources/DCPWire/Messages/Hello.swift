@@ -66,7 +66,7 @@ public struct Hello: Hashable, Sendable {
                 + "shape.")
     }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         role = try reader.readCase("role")
         let index: UInt16 = try reader.read("rank")
         rank = index == FrameHeader.noSender ? nil : RankIndex(index)
@@ -79,7 +79,7 @@ public struct Hello: Hashable, Sendable {
         }
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(role.rawValue)
         writer.write(rank?.value ?? FrameHeader.noSender)
         writer.write(fingerprint?.value ?? 0)
@@ -94,14 +94,14 @@ public enum Release {
 }
 
 extension ServiceError {
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         let code = Code(rawValue: try reader.read("code"))
         let index: UInt16 = try reader.read("rank")
         let rank = index == FrameHeader.noSender ? nil : RankIndex(index)
         self.init(code, try reader.readString("message"), rank: rank)
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(code.rawValue)
         writer.write(rank?.value ?? FrameHeader.noSender)
         writer.write(message)

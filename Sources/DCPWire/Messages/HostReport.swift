@@ -78,7 +78,7 @@ public struct HostReport: Hashable, Sendable {
         (variables, peers) = ([], [])
     }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         self.init(release: try reader.readString("release"))
         hostName = try reader.readString("host name")
         bootID = try reader.readString("boot id")
@@ -108,7 +108,7 @@ public struct HostReport: Hashable, Sendable {
         }
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(release)
         writer.write(hostName)
         writer.write(bootID)

@@ -24,7 +24,7 @@ public struct LeaseRenewal: Hashable, Sendable {
         self.durableMark = durableMark
     }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         stepsInFlight = try reader.read("steps in flight")
         let hasRefusal = try reader.readBool("has refusal")
         let error = try ServiceError(from: &reader)
@@ -36,7 +36,7 @@ public struct LeaseRenewal: Hashable, Sendable {
         durableMark = try reader.read("durable mark")
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(stepsInFlight)
         writer.write(refusal != nil)
         (refusal ?? ServiceError(ServiceError.Code(rawValue: 0), "")).encode(to: &writer)

@@ -4,8 +4,8 @@ public import DCPCore
 public struct Registration: Hashable, Sendable {
     public var rank: RankIndex
     public var store: StoreID
-    /// Where the other ranks and clients reach this rank: `unix:/path` or `tcp:host:port`.
-    public var endpoint: String
+    /// Where the other ranks and clients reach this rank.
+    public var endpoint: Endpoint
     /// The highest epoch the rank has persisted.
     public var epoch: Epoch
     public var models: [ModelRecord]
@@ -36,7 +36,7 @@ public struct Registration: Hashable, Sendable {
     }
 
     public init(
-        rank: RankIndex, store: StoreID, endpoint: String, epoch: Epoch, models: [ModelRecord],
+        rank: RankIndex, store: StoreID, endpoint: Endpoint, epoch: Epoch, models: [ModelRecord],
         sequences: [RegisteredSequence], useCount: UInt64 = 0, incarnation: UInt64 = 0, holder: String = "",
         mark: UInt64 = 0
     ) {
@@ -52,10 +52,10 @@ public struct Registration: Hashable, Sendable {
         self.mark = mark
     }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         rank = RankIndex(try reader.read("rank"))
         store = StoreID(high: try reader.read("store"), low: try reader.read("store"))
-        endpoint = try reader.readString("endpoint")
+        endpoint = try Endpoint(from: &reader)
         epoch = Epoch(try reader.read("epoch"))
         models = try reader.readArray("models", byteCountMin: ModelRecord.byteCountMin) {
             r throws(ServiceError) in try ModelRecord(from: &r)
@@ -71,11 +71,11 @@ public struct Registration: Hashable, Sendable {
         mark = try reader.read("mark")
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(rank.value)
         writer.write(store.high)
         writer.write(store.low)
-        writer.write(endpoint)
+        endpoint.encode(to: &writer)
         writer.write(epoch.value)
         writer.write(models) { $1.encode(to: &$0) }
         writer.write(sequences) {
@@ -103,10 +103,10 @@ public struct Topology: Hashable, Sendable {
 
     public struct Member: Hashable, Sendable {
         public var rank: RankIndex
-        /// Empty while the rank is missing.
-        public var endpoint: String
+        /// nil while the rank is missing.
+        public var endpoint: Endpoint?
 
-        public init(rank: RankIndex, endpoint: String) {
+        public init(rank: RankIndex, endpoint: Endpoint?) {
             self.rank = rank
             self.endpoint = endpoint
         }
@@ -134,23 +134,25 @@ public struct Topology: Hashable, Sendable {
         self.members = members
     }
 
-    public func endpoint(of rank: RankIndex) -> String { members[Int(rank.value)].endpoint }
+    public func endpoint(of rank: RankIndex) -> Endpoint? { members[Int(rank.value)].endpoint }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         epoch = Epoch(try reader.read("epoch"))
         phase = try reader.readCase("phase")
         reason = try reader.readString("reason")
         shape = try ClusterShape(from: &reader)
         leaseMilliseconds = try reader.read("lease")
-        members = try reader.readArray("members", byteCountMin: 4) { r throws(ServiceError) in
-            Member(rank: RankIndex(try r.read("rank")), endpoint: try r.readString("endpoint"))
+        members = try reader.readArray("members", byteCountMin: 3) { r throws(ServiceError) in
+            Member(
+                rank: RankIndex(try r.read("rank")),
+                endpoint: try r.readBool("present") ? try Endpoint(from: &r) : nil)
         }
         guard members.map(\.rank) == shape.allRanks else {
             throw reader.malformed("lists \(members.count) members, not each of the \(shape.ranks) ranks in order")
         }
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(epoch.value)
         writer.write(phase.rawValue)
         writer.write(reason)
@@ -158,7 +160,8 @@ public struct Topology: Hashable, Sendable {
         writer.write(leaseMilliseconds)
         writer.write(members) {
             $0.write($1.rank.value)
-            $0.write($1.endpoint)
+            $0.write($1.endpoint != nil)
+            $1.endpoint?.encode(to: &$0)
         }
     }
 }
@@ -182,4 +185,17 @@ extension ClusterShape {
         writer.write(UInt32(layout.blockTokens))
         writer.write(exchange.rawValue)
     }
+}
+
+extension Endpoint: WireFields {
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        let text = try reader.readString("endpoint")
+        do throws(ServiceError) {
+            try self.init(text)
+        } catch {
+            throw reader.malformed("has an `endpoint` that is none (\(error.message))")
+        }
+    }
+
+    package func encode(to writer: inout WireWriter) { writer.write(description) }
 }

@@ -19,14 +19,14 @@ public struct RowsRequest: Hashable, Sendable {
 
     public var positions: Range<Int> { position..<position + count }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         sequence = SequenceID(try reader.read("sequence"))
         layer = Int(try reader.read("layer", as: UInt32.self))
         position = try reader.readLength("position")
         count = try reader.readTokens()
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(sequence.value)
         writer.write(UInt32(layer))
         writer.write(UInt64(position))
@@ -70,7 +70,7 @@ public struct RowsReply: Sendable {
 
     private func byteCount(_ dim: Int) -> Int { tokens * kvHeads * dim * dataType.byteCount }
 
-    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+    package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         generation = try reader.read("generation")
         tokens = try reader.readTokens()
         dataType = try reader.readCase("dtype")
@@ -84,7 +84,7 @@ public struct RowsReply: Sendable {
         }
     }
 
-    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
         writer.write(generation)
         writer.write(UInt32(tokens))
         writer.write(dataType.rawValue)

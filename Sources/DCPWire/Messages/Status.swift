@@ -15,13 +15,13 @@ public struct SequenceLength: Hashable, Sendable {
 
     static let byteCount = 24
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         sequence = SequenceID(try reader.read("sequence"))
         length = try reader.readLength("length")
         claim = Claim(try reader.read("claim"))
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(sequence.value)
         writer.write(UInt64(length))
         writer.write(claim.value)
@@ -51,7 +51,7 @@ public struct SequenceStatus: Hashable, Sendable {
 
     static let byteCountMin = 36
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         sequence = SequenceID(try reader.read("sequence"))
         committedLength = try reader.readLength("committed length")
         localTokens = try reader.readLength("local tokens")
@@ -61,7 +61,7 @@ public struct SequenceStatus: Hashable, Sendable {
         }
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(sequence.value)
         writer.write(UInt64(committedLength))
         writer.write(UInt64(localTokens))
@@ -151,7 +151,7 @@ public struct RankStatus: Hashable, Sendable {
         ]
     }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         self.init(
             rank: RankIndex(try reader.read("rank")), processID: try reader.read("process"),
             store: StoreID(high: try reader.read("store"), low: try reader.read("store")),
@@ -168,7 +168,7 @@ public struct RankStatus: Hashable, Sendable {
         room = try StoreRoom(from: &reader)
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(rank.value)
         writer.write(processID)
         writer.write(store.high)

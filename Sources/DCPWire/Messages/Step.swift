@@ -117,7 +117,7 @@ public struct StepRequest: Sendable {
         }
     }
 
-    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+    package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         model = ModelID(try reader.read("model"))
         queryMode = try reader.readCase("query mode")
         appends = try reader.readBool("appends")
@@ -146,7 +146,7 @@ public struct StepRequest: Sendable {
         tensors = payload
     }
 
-    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
         writer.write(model.value)
         writer.write(queryMode.rawValue)
         writer.write(appends)
@@ -187,7 +187,7 @@ public struct StepResult: Sendable {
         self.lse = lse
     }
 
-    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+    package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         tokens = try reader.readTokens()
         heads = Int(try reader.read("heads", as: UInt16.self))
         valueDim = Int(try reader.read("value dim", as: UInt16.self))
@@ -199,7 +199,7 @@ public struct StepResult: Sendable {
         try rest.expectEmpty(reader)
     }
 
-    func encode(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.write(UInt16(valueDim))

@@ -1,4 +1,4 @@
-internal import DCPCore
+package import DCPCore
 
 /// How long the parts of steps took on one rank, nanoseconds. In a rank's status: sums over the steps it has completed
 /// since its start, so that the difference of two answers is what happened between them.
@@ -41,11 +41,11 @@ public struct StepTimes: Hashable, Sendable {
         return difference
     }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         for field in Self.fields { self[keyPath: field] = try reader.read("step time") }
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         for field in Self.fields { writer.write(self[keyPath: field]) }
     }
 }

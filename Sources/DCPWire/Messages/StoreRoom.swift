@@ -1,4 +1,4 @@
-internal import DCPCore
+package import DCPCore
 
 /// A rank's store as its status tells it: when it syncs, and whether it takes new tokens.
 public struct StoreRoom: Hashable, Sendable {
@@ -38,7 +38,7 @@ public struct StoreRoom: Hashable, Sendable {
         self.deletingByteCount = deletingByteCount
     }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         durability = try reader.readString("durability")
         condition = try reader.readCase("store condition")
         refusal = try reader.readString("refusal")
@@ -48,7 +48,7 @@ public struct StoreRoom: Hashable, Sendable {
         deletingByteCount = try reader.read("deleting bytes")
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(durability)
         writer.write(condition.rawValue)
         writer.write(refusal)

@@ -15,13 +15,13 @@ public struct VerificationRequest: Hashable, Sendable {
         self.firstFinding = firstFinding
     }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         start = try reader.readBool("start")
         sequence = try reader.readOptional("sequence", UInt64.self).map { SequenceID($0) }
         firstFinding = Int(try reader.read("first finding", as: UInt32.self))
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(start)
         writer.write(optional: sequence?.value)
         writer.write(UInt32(clamping: firstFinding))
@@ -76,7 +76,7 @@ public struct VerificationStatus: Hashable, Sendable {
         self.findings = findings
     }
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         run = try reader.read("run")
         state = try reader.readCase("state")
         sequence = try reader.readOptional("sequence", UInt64.self).map { SequenceID($0) }
@@ -95,7 +95,7 @@ public struct VerificationStatus: Hashable, Sendable {
         }
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(run)
         writer.write(state.rawValue)
         writer.write(optional: sequence?.value)
@@ -117,7 +117,7 @@ extension StoreFinding {
     /// Without a message.
     static let byteCountMin = 31
 
-    init(from reader: inout WireReader) throws(ServiceError) {
+    package init(from reader: inout WireReader) throws(ServiceError) {
         let kind: Kind = try reader.readCase("kind")
         let sequence = try reader.readOptional("sequence", UInt64.self)
         let layer = try reader.readOptional("layer", UInt32.self)
@@ -131,7 +131,7 @@ extension StoreFinding {
             intactLength: intactLength.map { Int($0) }, try reader.readString("message"))
     }
 
-    func encode(to writer: inout WireWriter) {
+    package func encode(to writer: inout WireWriter) {
         writer.write(kind.rawValue)
         writer.write(optional: sequence?.value)
         writer.write(optional: layer.map { UInt32($0) })

@@ -73,7 +73,9 @@ struct Doctor: AsyncParsableCommand {
                 // All at once: a host that is gone takes its time to be found out.
                 let ranks = await withTaskGroup(of: DaemonFindings.self) { group in
                     for member in topology.members {
-                        group.addTask { await Self.findings(member.rank, member.endpoint, cluster, topology) }
+                        group.addTask {
+                            await Self.findings(member.rank, member.endpoint.map { "\($0)" } ?? "", cluster, topology)
+                        }
                     }
                     return await group.reduce(into: []) { $0.append($1) }
                 }

@@ -79,7 +79,7 @@ struct Sequences: AsyncParsableCommand {
 
         func run() async throws {
             try await client.execute { cluster in
-                try await cluster.truncate(name, length: length)
+                try await cluster.cut(name, to: length)
                 try client.output.print(LengthView(sequence: name, length: length)) {
                     "Sequence `\(name)` has \(length) tokens."
                 }
@@ -168,7 +168,7 @@ struct SequenceView: Encodable {
         id = sequence.record.id.value
         name = sequence.record.name
         model = sequence.model.name
-        pinned = sequence.isPinned
+        pinned = sequence.retention.isPinned
         committedLength = progress?.committedLength
         layerLengths = progress?.layerLengths
         tokensByRank = progress.map { $0.localTokens.sorted { $0.key < $1.key }.map(\.value) }

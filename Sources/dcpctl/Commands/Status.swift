@@ -148,8 +148,8 @@ struct RankView: Encodable {
         let byRank = Dictionary(statuses.map { ($0.rank, $0) }, uniquingKeysWith: { a, _ in a })
         return topology.members.map { member in
             RankView(
-                rank: Int(member.rank.value), state: member.endpoint.isEmpty ? "missing" : "present",
-                endpoint: member.endpoint, counters: byRank[member.rank].map { Counters($0) })
+                rank: Int(member.rank.value), state: member.endpoint == nil ? "missing" : "present",
+                endpoint: member.endpoint.map { "\($0)" } ?? "", counters: byRank[member.rank].map { Counters($0) })
         }
     }
 

@@ -48,7 +48,7 @@ struct TopView: Encodable {
         intervalSeconds = seconds
         ranks = now.topology.members.map { member in
             Rank(
-                Int(member.rank.value), isPresent: !member.endpoint.isEmpty, now.statuses[member.rank],
+                Int(member.rank.value), isPresent: member.endpoint != nil, now.statuses[member.rank],
                 since: before?.statuses[member.rank], seconds: seconds)
         }
         tokensPerSecond = ranks.compactMap(\.tokensPerSecond).max()

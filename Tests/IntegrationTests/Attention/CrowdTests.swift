@@ -45,13 +45,15 @@ extension Integration {
                     for (number, asked) in [1025, 1024].enumerated() {
                         let ids = sequences.prefix(asked).map(\.record.id)
                         try connection.send(
-                            .sequenceStatusRequest(ids), epoch: epoch, tag: Tag(client: client, number: UInt64(number)))
+                            .request(Many(ids.map { GetSequenceStatus($0) })), epoch: epoch,
+                            tag: Tag(client: client, number: UInt64(number)))
                         switch try connection.receive()?.message {
                         case .failure(let error):
-                            #expect(asked == 1025 && error.code == .invalidRequest)
+                            #expect(asked == 1025 && error.code == .protocolViolation)
                             #expect(error.message.contains("1025") && error.message.contains("limit is 1024"))
-                        case .sequenceStatus(let statuses): #expect(asked == 1024 && statuses.count == 1024)
-                        default: Issue.record("no answer about \(asked) sequences")
+                        case let answer:
+                            let answers = answer?.reply(to: Many<GetSequenceStatus>.self)?.answers
+                            #expect(asked == 1024 && answers?.compactMap { try? $0.get() }.count == 1024)
                         }
                     }
                 }

@@ -36,10 +36,13 @@ extension Integration {
                         let connection = connections[client][rank]
                         try connection.send(message, epoch: topology.epoch, tag: clients[client].tag(1))
                         // A rank handles a connection's frames in order: this answer says that the step is in flight.
-                        try connection.send(.rankStatusRequest, epoch: topology.epoch, tag: clients[client].tag(2))
+                        try connection.send(
+                            .request(GetRankStatus()), epoch: topology.epoch, tag: clients[client].tag(2))
                     }
                     func status(_ client: Int, of rank: Int) throws {
-                        guard case .rankStatus(let status)? = try connections[client][rank].receive()?.message else {
+                        guard
+                            let status = try connections[client][rank].receive()?.message.reply(to: GetRankStatus.self)
+                        else {
                             throw RawConnection.Failure.ended
                         }
                         #expect(status.stepsInFlight == 1)
@@ -53,7 +56,7 @@ extension Integration {
                     return try (0...1).map { client in
                         let results = try (0...1).map { rank -> StepResult in
                             while let frame = try connections[client][rank].receive() {
-                                if case .stepResult(let result) = frame.message { return result }
+                                if let result = frame.message.stepResult { return result }
                             }
                             throw RawConnection.Failure.ended
                         }
@@ -94,7 +97,7 @@ extension Integration {
                     var results: [UInt64: [StepResult]] = [:]
                     for connection in connections {
                         for _ in 0..<2 {
-                            guard let frame = try connection.receive(), case .stepResult(let result) = frame.message
+                            guard let frame = try connection.receive(), let result = frame.message.stepResult
                             else { throw RawConnection.Failure.ended }
                             results[frame.tag.number, default: []].append(result)
                         }
@@ -150,7 +153,7 @@ extension Integration {
                                 epoch: topology.epoch, tag: steps.tag(7))
                         }
                         let results = try connections.map { connection -> StepResult in
-                            guard case .stepResult(let result)? = try connection.receive()?.message else {
+                            guard let result = try connection.receive()?.message.stepResult else {
                                 throw RawConnection.Failure.ended
                             }
                             return result

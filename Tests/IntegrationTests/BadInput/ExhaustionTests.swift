@@ -64,7 +64,7 @@ extension Integration {
             try await ClusterSetup(ranks: 1, rankArguments: ["--frame-timeout", "0.2"]).run { cluster in
                 let endpoint = cluster.local.rankEndpoints[0]
                 try await onOwnThread {
-                    let message = Message.sequenceStatusRequest([SequenceID(1)])
+                    let message = Message.request(Many([GetSequenceStatus(SequenceID(1))]))
                     let frame = RawConnection.bytes(
                         Frame(epoch: Epoch(1), tag: Tag(client: ClientID(9), number: 1), message: message))
                     let connections = try (0..<16).map { _ in try RawConnection.client(endpoint) }

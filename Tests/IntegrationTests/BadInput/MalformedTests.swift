@@ -11,6 +11,7 @@ extension Integration {
     struct MalformedTests {
         private struct Wrong: Sendable {
             var what: String
+            var code = ServiceError.Code.invalidRequest
             var change: @Sendable (inout StepRequest) -> Void
         }
 
@@ -25,9 +26,11 @@ extension Integration {
             Wrong(what: "bytes of tensors") { $0.queryDataType = .float16 },
             Wrong(what: "bytes of tensors") { $0.tensors.writeInteger(UInt8(0)) },
             Wrong(what: "bytes of tensors") { $0.tensors = ByteBuffer() },
-            Wrong(what: "without tokens") { $0.entries[0].count = 0 },
-            Wrong(what: "0 entries") { $0.entries = [] },
-            Wrong(what: "the limit of a step") { $0.entries[0].count = StepRequest.tokensMax + 1 },
+            Wrong(what: "without tokens", code: .protocolViolation) { $0.entries[0].count = 0 },
+            Wrong(what: "0 entries", code: .protocolViolation) { $0.entries = [] },
+            Wrong(what: "the limit of a step", code: .protocolViolation) {
+                $0.entries[0].count = StepRequest.tokensMax + 1
+            },
         ]
 
         @Test("a step of wrong dimensions is answered with them, and the next step goes through", arguments: [1, 2])
@@ -46,9 +49,7 @@ extension Integration {
                         number += 1
                         let tag = steps.tag(number)
                         for (rank, connection) in zip(topology.shape.allRanks, connections) {
-                            guard case .step(var request) = steps.message(trace, 0..<6, to: rank, on: sequence) else {
-                                return []
-                            }
+                            var request = steps.request(trace, 0..<6, to: rank, on: sequence)
                             change(&request)
                             try connection.send(.step(request), epoch: topology.epoch, tag: tag)
                         }
@@ -62,14 +63,11 @@ extension Integration {
                                 continue
                             }
                             #expect(frame.tag == steps.tag(number))
-                            #expect(error.code == .invalidRequest && error.message.contains(wrong.what), "\(error)")
+                            #expect(error.code == wrong.code && error.message.contains(wrong.what), "\(error)")
                         }
                     }
                     let answers = try send { _ in }
-                    let results = answers.compactMap { frame -> StepResult? in
-                        guard case .stepResult(let result)? = frame?.message else { return nil }
-                        return result
-                    }
+                    let results = answers.compactMap { $0?.message.stepResult }
                     try #require(results.count == ranks)
                     trace.check(RawSteps.answer(results, trace.shape), 0..<6, "after them")
                 }
@@ -90,9 +88,7 @@ extension Integration {
                     let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
                     let connections = try endpoints.map { try RawConnection.client($0) }
                     for (rank, connection) in zip(topology.shape.allRanks, connections) {
-                        guard case .step(var request) = steps.message(trace, 3..<4, to: rank, on: sequence) else {
-                            return
-                        }
+                        var request = steps.request(trace, 3..<4, to: rank, on: sequence)
                         if rank == RankIndex(1) { request.entries = [] }
                         try connection.send(.step(request), epoch: topology.epoch, tag: steps.tag(1))
                     }
@@ -101,7 +97,7 @@ extension Integration {
                             Issue.record("A step went through of which one rank was sent another.")
                             continue
                         }
-                        #expect(error.code == .invalidRequest && error.message.contains("0 entries"))
+                        #expect(error.code == .protocolViolation && error.message.contains("0 entries"))
                         #expect(error.rank == nil || error.rank == RankIndex(1))
                     }
                 }
@@ -113,40 +109,36 @@ extension Integration {
             try await ClusterSetup(ranks: 1).run { cluster in
                 let endpoints = [cluster.local.rankEndpoints[0], cluster.local.coordinatorEndpoint]
                 try await onOwnThread {
-                    for (daemon, requests) in zip(
-                        endpoints,
-                        [
-                            [
-                                Message.commit([SequenceLength(sequence: SequenceID(1), length: 1)]),
-                                .sequenceStatusRequest([SequenceID(1)]),
-                                .rewind(SequenceLength(sequence: SequenceID(1), length: 1)), .rankStatusRequest,
-                                .rowsRequest(RowsRequest(sequence: SequenceID(1), layer: 0, position: 0, count: 1)),
-                                .hostReportRequest,
-                            ],
-                            [
-                                .topologyRequest(waitMilliseconds: 0), .directoryRequest(.listModels),
-                                .hostReportRequest,
-                            ],
-                        ])
-                    {
+                    let ofRanks: [Message] = [
+                        .commit([SequenceLength(sequence: SequenceID(1), length: 1)]),
+                        .item(GetSequenceStatus(SequenceID(1))),
+                        .cut(SequenceLength(sequence: SequenceID(1), length: 1)), .request(GetRankStatus()),
+                        .request(RowsRequest(sequence: SequenceID(1), layer: 0, position: 0, count: 1)),
+                        .request(GetHostReport()),
+                    ]
+                    let ofCoordinator: [Message] = [
+                        .request(GetTopology(waitMilliseconds: 0)), .request(ListModels()), .request(ListSequences()),
+                        .request(GetHostReport()),
+                    ]
+                    for (daemon, requests) in zip(endpoints, [ofRanks, ofCoordinator]) {
                         let connection = try RawConnection.client(daemon)
                         for request in requests {
                             for isLonger in [true, false] {
                                 guard let bytes = malformed(request, isLonger: isLonger) else { continue }
-                                try connection.send(bytes)
+                                connection.send(bytes)
                                 let frame = try #require(try connection.receive(), "\(request.type): it was closed")
                                 guard case .failure(let error) = frame.message else {
                                     Issue.record("\(request.type) was answered with \(frame.message.type)")
                                     continue
                                 }
-                                #expect(frame.tag.number == 9 && error.code == .invalidRequest, "\(error)")
+                                #expect(frame.tag.number == 9 && error.code == .protocolViolation, "\(error)")
                                 #expect(error.message.contains("\(request.type)"), "\(error)")
                             }
                         }
                         // A frame that cannot be trusted still ends it.
                         var damaged = try #require(malformed(requests[0], isLonger: true))
                         damaged[damaged.count - 1] ^= 1
-                        try connection.send(damaged)
+                        connection.send(damaged)
                         guard case .failure(let error)? = try connection.receive()?.message else {
                             Issue.record("A damaged frame was taken.")
                             continue

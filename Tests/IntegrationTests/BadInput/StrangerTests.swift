@@ -36,7 +36,10 @@ extension Integration {
                 (altered(64, [0x77], seal: false), "checksum"),
                 (altered(40, [0xFF, 0xFF, 0xFF, 0x7F], seal: true), "the limit is 4096"),
                 (altered(44, [0xFF, 0xFF, 0xFF, 0xFF], seal: true), "the limit is 0"),
-                (RawConnection.bytes(Frame(epoch: .none, tag: tag, message: .rankStatusRequest)), "before the hello"),
+                (
+                    RawConnection.bytes(Frame(epoch: .none, tag: tag, message: .request(GetRankStatus()))),
+                    "before the hello"
+                ),
             ]
         }
 
@@ -83,7 +86,9 @@ extension Integration {
             }
         }
 
-        @Test("after the hello: frames that are broken, not a client's, or too long end that connection alone")
+        @Test(
+            "after the hello: frames that are broken, not a client's, or too long end that connection alone; bad requests do not"
+        )
         func afterHello() async throws {
             let trace = Trace(try shape(4, 2, 16, 16, .bfloat16), tokens: 40, salt: 502)
             try await ClusterSetup(ranks: 2).run { cluster in
@@ -92,7 +97,7 @@ extension Integration {
                     var answer = Answer(try await client.step(trace, 0..<20, on: sequence))
                     let epoch = try await client.readyTopology().epoch
                     let good = RawConnection.bytes(
-                        Frame(epoch: epoch, tag: Self.tag, message: .sequenceStatusRequest([SequenceID(1)])))
+                        Frame(epoch: epoch, tag: Self.tag, message: .request(Many([GetSequenceStatus(SequenceID(1))]))))
                     var body = good
                     body[body.count - 1] ^= 1
                     var long = good
@@ -103,7 +108,7 @@ extension Integration {
                     let crc = lying[64...].withUnsafeBytes { CRC32C.checksum($0) }
                     for byte in 0..<4 { lying[48 + byte] = UInt8(truncatingIfNeeded: crc >> (8 * UInt32(byte))) }
                     let frames = [
-                        body, Self.sealed(long), Self.sealed(lying), Array("GET / HTTP/1.1\r\n\r\n".utf8),
+                        body, Self.sealed(long), Array("GET / HTTP/1.1\r\n\r\n".utf8),
                         RawConnection.bytes(Frame(epoch: epoch, tag: Self.tag, message: .linksReady)),
                         RawConnection.bytes(
                             Frame(epoch: epoch, tag: Self.tag, message: .abort(ServiceError(.internal, "no")))),
@@ -119,6 +124,17 @@ extension Integration {
                                 return true
                             }
                             #expect(isClosed, "\(endpoint), \(bytes.prefix(8))")
+                        }
+                        // A request that is whole and cannot be read, or is not taken, is answered; the next one too.
+                        let unreadable = Self.sealed(lying)
+                        try await onOwnThread {
+                            let connection = try RawConnection.client(endpoint)
+                            for _ in 0..<2 {
+                                connection.send(unreadable)
+                                guard let frame = try connection.receive(), case .failure(let error) = frame.message
+                                else { throw RawConnection.Failure.ended }
+                                #expect(frame.tag == Self.tag && error.code == .protocolViolation, "\(error)")
+                            }
                         }
                     }
                     answer.append(try await client.step(trace, 20..<40, on: sequence))

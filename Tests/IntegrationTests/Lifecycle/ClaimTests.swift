@@ -13,10 +13,11 @@ extension Integration {
             Trace(try shape(4, 2, 16, 16, .float32), tokens: 60, salt: 921)
         }
 
-        private static func changes(_ claim: Claim) -> [DirectoryRequest] {
+        private static func changes(_ claim: Claim) -> [Message] {
             [
-                .truncate(name: "s", length: 5, claim: claim),
-                .fork(name: "s", newName: "late", length: 5, claim: claim), .close(name: "s", claim: claim),
+                .item(TruncateSequence(name: "s", length: 5, claim: claim)),
+                .item(ForkSequence(name: "s", newName: "late", length: 5, claim: claim)),
+                .item(CloseSequence(name: "s", claim: claim)),
             ]
         }
 
@@ -35,11 +36,12 @@ extension Integration {
                         let dead = try RawConnection.client(coordinator)
                         return try Self.changes(old).enumerated().map { try dead.ask($1, number: UInt64($0 + 1)) }
                     }
-                    for answer in late {
-                        guard case .failure(let error) = answer else {
-                            Issue.record("\(answer)")
-                            continue
-                        }
+                    let refusals = [
+                        late[0].refusal(of: TruncateSequence.self), late[1].refusal(of: ForkSequence.self),
+                        late[2].refusal(of: CloseSequence.self),
+                    ]
+                    for error in refusals {
+                        let error = try #require(error)
                         #expect(
                             error.code == .claimed && !error.isRetryable && error.message.contains("`s`"), "\(error)")
                     }
@@ -48,7 +50,7 @@ extension Integration {
                     let answer = Answer(try await client.step(trace, 50..<60, on: sequence))
                     trace.check(answer, 50..<60, "after late operations")
                     // Its own are taken.
-                    try await client.truncate("s", length: 40)
+                    try await client.cut("s", to: 40)
                     #expect(try await client.status(of: sequence).layerLengths == [40])
                 }
             }
@@ -72,22 +74,18 @@ extension Integration {
                         let old = try dead.claim(sequence, number: 1)
                         sleeper.signal(SIGSTOP)
                         defer { sleeper.signal(SIGCONT) }
-                        let cut = Message.directoryRequest(.truncate(name: "s", length: 5, claim: old))
+                        let cut = Message.item(TruncateSequence(name: "s", length: 5, claim: old))
                         try dead.send(cut, epoch: .none, tag: Tag(client: ClientID(5), number: 2))
                         // Frames of a connection are taken in order: the truncation is under way when this is answered.
-                        try Self.expectList(dead.ask(.listSequences, number: 3))
-                        let claim = Message.directoryRequest(.claim(sequence.record.id, held: .none))
+                        try Self.expectList(dead.ask(.request(ListSequences()), number: 3))
+                        let claim = Message.item(ClaimSequence(sequence.record.id, held: .none))
                         try next.send(claim, epoch: .none, tag: Tag(client: ClientID(6), number: 1))
                         // And the claim waits while others are answered.
-                        try Self.expectList(next.ask(.listSequences, number: 2))
+                        try Self.expectList(next.ask(.request(ListSequences()), number: 2))
                         sleeper.signal(SIGCONT)
                         return try next.receive()?.message
                     }
-                    guard case .directoryReply(let reply)? = claim else {
-                        Issue.record("\(String(describing: claim))")
-                        return
-                    }
-                    #expect(reply.claim != .none && reply.sequences == [sequence.record])
+                    #expect(try #require(claim?.answer(to: ClaimSequence.self)) != .none)
                     #expect(try await client.status(of: sequence).committedLength == 5)
                     #expect(try await client.resume(sequence).layerLengths == [5])
                     _ = try await client.play(trace, Cuts([5, 30]), on: sequence)
@@ -97,7 +95,7 @@ extension Integration {
         }
 
         private static func expectList(_ message: Message) throws {
-            guard case .directoryReply(let reply) = message, reply.claim == .none, reply.sequences.count == 1 else {
+            guard message.reply(to: ListSequences.self)?.sequences.count == 1 else {
                 throw ServiceError(.internal, "Answered with \(message) instead of the list.")
             }
         }
@@ -120,7 +118,7 @@ extension Integration {
                     }
                     #expect(error?.code == .staleEpoch, "\(String(describing: error))")
                     // Of the directory it is asked by name, and claims anew by itself.
-                    try await client.truncate("s", length: 20)
+                    try await client.cut("s", to: 20)
                     #expect(try await client.status(of: sequence).committedLength == 20)
                     // Another client; then a coordinator that knows of neither.
                     try await cluster.withClient { other in
@@ -131,7 +129,7 @@ extension Integration {
                     try cluster.local.start(.coordinator)
                     try await cluster.waitUntilReady()
                     _ = try await client.topology()
-                    let late = await #expect(throws: ServiceError.self) { try await client.truncate("s", length: 10) }
+                    let late = await #expect(throws: ServiceError.self) { try await client.cut("s", to: 10) }
                     #expect(late?.code == .claimed, "\(String(describing: late))")
                     #expect(try await client.status(of: sequence).committedLength == 30)
                 }
@@ -180,8 +178,8 @@ extension Integration {
                         let commit = await #expect(throws: ServiceError.self) { try await first.commit(sequence, 20) }
                         #expect(step?.code == .claimed && commit?.code == .claimed)
                         // Also where it asks for more than there is since.
-                        try await second.truncate("s", length: 5)
-                        let cut = await #expect(throws: ServiceError.self) { try await first.truncate("s", length: 10) }
+                        try await second.cut("s", to: 5)
+                        let cut = await #expect(throws: ServiceError.self) { try await first.cut("s", to: 10) }
                         let fork = await #expect(throws: ServiceError.self) {
                             try await first.fork("s", as: "f", length: 10)
                         }
@@ -246,16 +244,13 @@ extension Integration {
                             try ask(rank, steps.message(trace, 20..<21, to: RankIndex(UInt16(rank)), on: sequence), 1)
                         }
                         for connection in connections {
-                            let answer = try connection.receive()?.message.type
-                            #expect(answer == .stepResult)
+                            #expect(try connection.receive()?.message.stepResult != nil)
                         }
                         // Rank 1 commits, rank 0 rewinds: a client that died between the two.
                         try ask(1, .commit([steps.length(21, of: sequence)]), 2)
-                        try ask(0, .rewind(steps.length(20, of: sequence)), 3)
-                        for (rank, type) in [FrameType.rewound, .committed].enumerated() {
-                            let answer = try connections[rank].receive()?.message.type
-                            #expect(answer == type)
-                        }
+                        try ask(0, .cut(steps.length(20, of: sequence)), 3)
+                        #expect(try connections[0].receive()?.message.isCut == true)
+                        #expect(try connections[1].receive()?.message.isCommitted == true)
                     }
                     #expect(try await client.status(of: sequence).longestCommittedLength == 21)
                     let progress = try await client.resume(sequence)

@@ -14,7 +14,7 @@ extension Integration {
 
         private static func result(_ connection: RawConnection) throws -> StepResult {
             let message = try connection.receive()?.message
-            guard case .stepResult(let result) = message else { throw Failure.unexpected(message) }
+            guard let result = message?.stepResult else { throw Failure.unexpected(message) }
             return result
         }
 
@@ -43,7 +43,7 @@ extension Integration {
                         }
                     }
                     let first = try await onOwnThread { try send() }
-                    #expect(first.map(\.type) == [.stepResult, .stepResult])
+                    #expect(first.allSatisfy { $0.stepResult != nil })
                     let commits = try await onOwnThread {
                         try endpoints.map { endpoint -> Message? in
                             let connection = try RawConnection.client(endpoint)
@@ -52,13 +52,13 @@ extension Integration {
                             return try connection.receive()?.message
                         }
                     }
-                    #expect(commits.map { $0?.type } == [.committed, .committed])
+                    #expect(commits.allSatisfy { $0?.isCommitted ?? false })
                     // By the same client, so that its claim is still the latest.
-                    let cut = DirectoryRequest.truncate(
-                        name: "s", length: 30, claim: steps.claims[sequence.record.id]!)
+                    let cut = Message.item(
+                        TruncateSequence(name: "s", length: 30, claim: steps.claims[sequence.record.id]!))
                     let coordinator = cluster.local.coordinatorEndpoint
                     let answer = try await onOwnThread { try RawConnection.client(coordinator).ask(cut, number: 9) }
-                    guard case .directoryReply = answer else {
+                    guard answer.answer(to: TruncateSequence.self) != nil else {
                         Issue.record("\(answer)")
                         return
                     }
@@ -93,9 +93,11 @@ extension Integration {
                         try connections[rank].send(message, epoch: topology.epoch, tag: steps.tag(1))
                     }
                     func received() throws -> UInt64 {
-                        try watch.send(.rankStatusRequest, epoch: topology.epoch, tag: steps.tag(2))
+                        try watch.send(.request(GetRankStatus()), epoch: topology.epoch, tag: steps.tag(2))
                         let message = try watch.receive()?.message
-                        guard case .rankStatus(let status) = message else { throw Failure.unexpected(message) }
+                        guard let status = message?.reply(to: GetRankStatus.self) else {
+                            throw Failure.unexpected(message)
+                        }
                         return status.receiveByteCount
                     }
                     try send(to: 0)

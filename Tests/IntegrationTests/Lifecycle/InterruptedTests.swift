@@ -19,7 +19,7 @@ extension Integration {
                     steps.message(trace, range, to: rank, on: sequence), epoch: steps.topology.epoch, tag: steps.tag(1))
             }
             for connection in connections {
-                guard case .stepResult? = try connection.receive()?.message else { throw RawConnection.Failure.ended }
+                guard try connection.receive()?.message.stepResult != nil else { throw RawConnection.Failure.ended }
             }
             return connections
         }
@@ -76,7 +76,7 @@ extension Integration {
                             return try connection.receive()?.message
                         }
                     }
-                    guard case .stepResult? = verdicts[0], case .failure(let error)? = verdicts[1] else {
+                    guard verdicts[0]?.stepResult != nil, case .failure(let error)? = verdicts[1] else {
                         Issue.record("\(verdicts)")
                         return
                     }

@@ -31,8 +31,8 @@ extension Integration {
                         try connections[rank].send(message, epoch: topology.epoch, tag: steps.tag(1))
                     }
                     func status() throws -> RankStatus {
-                        try connections[0].send(.rankStatusRequest, epoch: topology.epoch, tag: steps.tag(2))
-                        guard case .rankStatus(let status)? = try connections[0].receive()?.message else {
+                        try connections[0].send(.request(GetRankStatus()), epoch: topology.epoch, tag: steps.tag(2))
+                        guard let status = try connections[0].receive()?.message.reply(to: GetRankStatus.self) else {
                             throw RawConnection.Failure.ended
                         }
                         return status
@@ -43,7 +43,7 @@ extension Integration {
                     #expect(try status().stepsInFlight == 1)
                     try send(to: 1)
                     let results = try connections.map { connection -> StepResult in
-                        guard case .stepResult(let result)? = try connection.receive()?.message else {
+                        guard let result = try connection.receive()?.message.stepResult else {
                             throw RawConnection.Failure.ended
                         }
                         return result
@@ -79,7 +79,7 @@ extension Integration {
                             try connection.send(message, epoch: topology.epoch, tag: tag)
                         }
                         let results = try connections.map { connection -> StepResult in
-                            guard let frame = try connection.receive(), case .stepResult(let result) = frame.message
+                            guard let frame = try connection.receive(), let result = frame.message.stepResult
                             else { throw RawConnection.Failure.ended }
                             #expect(frame.tag == tag)
                             return result
@@ -153,10 +153,10 @@ extension Integration {
                             try connection.send(message, epoch: topology.epoch, tag: steps.tag(1))
                         }
                         // Its answer tells that rank 1 has taken the step, or ended it.
-                        try connections[1].send(.rankStatusRequest, epoch: topology.epoch, tag: steps.tag(2))
+                        try connections[1].send(.request(GetRankStatus()), epoch: topology.epoch, tag: steps.tag(2))
                         var last = try connections[1].receive()
                         victim.signal(SIGTERM)
-                        if case .rankStatus? = last?.message { last = try connections[1].receive() }
+                        if last?.message.reply(to: GetRankStatus.self) != nil { last = try connections[1].receive() }
                         let first = try connections[0].receive()
                         while try connections[1].receive() != nil {}
                         #expect(!connections[0].hasPartOfFrame && !connections[1].hasPartOfFrame)
@@ -165,7 +165,7 @@ extension Integration {
                     var results: [StepResult] = []
                     for frame in frames {
                         switch frame?.message {
-                        case .stepResult(let result): results.append(result)
+                        case .reply(let body): results.append(try body.reply(to: StepRequest.self))
                         case .failure(let error): #expect(error.isRetryable, "\(error)")
                         default: Issue.record("round \(round): no answer")
                         }

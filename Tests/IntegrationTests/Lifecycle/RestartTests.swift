@@ -77,11 +77,11 @@ extension Integration {
                         try await client.fork("fork-\(round)", as: "grandchild-\(round)", length: 90)
                         let grandchild = try await client.openSequence("grandchild-\(round)", model: nil)
                         #expect(try await client.play(trace, rest, on: grandchild) == expected, "\(round)")
-                        try await client.truncate("fork-\(round)", length: 90)
+                        try await client.cut("fork-\(round)", to: 90)
                         #expect(try await client.status(of: fork).layerLengths.allSatisfy { $0 == 90 })
                         #expect(try await client.play(trace, rest, on: fork) == expected, "\(round)")
                         // The parent lost nothing to them.
-                        try await client.truncate("parent", length: 90)
+                        try await client.cut("parent", to: 90)
                         let parent = try await client.openSequence("parent", model: nil)
                         #expect(try await client.play(trace, rest, on: parent) == expected, "\(round)")
                     }

@@ -63,7 +63,7 @@ extension Integration {
                         #expect(start == 300 || start == 600, "round \(round)")
                         let answer = Answer(try await client.step(trace, start..<start + 9, on: sequence))
                         trace.check(answer, start..<start + 9, "round \(round)")
-                        try await client.truncate("s", length: 300)
+                        try await client.cut("s", to: 300)
                     }
                 }
             }

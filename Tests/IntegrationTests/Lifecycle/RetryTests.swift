@@ -106,7 +106,7 @@ extension Integration {
                     let steps = RawSteps(topology: topology)
                     let messages: [Message] = [
                         .commit([SequenceLength(sequence: sequence.record.id, length: 0)]),
-                        .rewind(SequenceLength(sequence: sequence.record.id, length: 0)),
+                        .cut(SequenceLength(sequence: sequence.record.id, length: 0)),
                         steps.message(trace, 0..<4, to: RankIndex(0), on: sequence),
                     ]
                     let answers = try await onOwnThread {
@@ -117,7 +117,7 @@ extension Integration {
                         }
                     }
                     for answer in answers {
-                        guard case .failure(let error) = answer else {
+                        guard let error = answer?.refusal(of: CutUncommitted.self) else {
                             Issue.record("\(String(describing: answer))")
                             continue
                         }

@@ -31,7 +31,7 @@ extension Integration {
         }
 
         private static func rewind(_ sequence: SequenceHandle, _ steps: RawSteps) -> [Message] {
-            steps.topology.shape.allRanks.map { _ in .rewind(steps.length(30, of: sequence)) }
+            steps.topology.shape.allRanks.map { _ in .cut(steps.length(30, of: sequence)) }
         }
 
         /// The simulator's track record, 5.
@@ -57,7 +57,7 @@ extension Integration {
                             + stranger.ask(3, Self.rewind(sequence, old))
                     }
                     for answer in refused {
-                        guard case .failure(let error) = answer else {
+                        guard let error = answer.refusal(of: CutUncommitted.self) else {
                             Issue.record("answered: \(answer.type)")
                             continue
                         }
@@ -71,7 +71,8 @@ extension Integration {
                         let step = ranks.map { new.message(trace, 30..<40, to: $0, on: sequence) }
                         return try stranger.ask(1, Self.rewind(sequence, new)) + stranger.ask(2, step)
                     }
-                    #expect(taken.map(\.type) == [.rewound, .rewound, .stepResult, .stepResult])
+                    #expect(taken.map(\.isCut) == [true, true, false, false])
+                    #expect(taken.map { $0.stepResult != nil } == [false, false, true, true])
                     #expect(try await client.status(of: sequence).layerLengths == [40])
                 }
             }

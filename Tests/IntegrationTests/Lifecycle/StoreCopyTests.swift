@@ -58,7 +58,7 @@ extension Integration {
                     let longer = try await client.openSequence("longer", model: nil)
                     _ = try await client.play(trace, Cuts([30, 50]), on: longer)
                     // As long as in the copy, and of other tokens.
-                    try await client.truncate("other", length: 0)
+                    try await client.cut("other", to: 0)
                     _ = try await client.play(other, Cuts([0, 30]), on: client.openSequence("other", model: nil))
                 }
                 try await Self.recorded(7, cluster)

@@ -1,3 +1,4 @@
+import DCPCore
 import DCPTransport
 import DCPWire
 import NIOCore

@@ -79,19 +79,18 @@ final class RawConnection {
         }
     }
 
-    /// Asks a coordinator's directory; the next answer, whatever it answers.
-    func ask(_ request: DirectoryRequest, number: UInt64) throws -> Message {
-        try send(.directoryRequest(request), epoch: .none, tag: Tag(client: ClientID(5), number: number))
+    /// Asks a coordinator; the next answer, whatever it answers.
+    func ask(_ request: Message, number: UInt64) throws -> Message {
+        try send(request, epoch: .none, tag: Tag(client: ClientID(5), number: number))
         guard let frame = try receive() else { throw Failure.ended }
         return frame.message
     }
 
     /// Claims a sequence.
     func claim(_ sequence: SequenceHandle, number: UInt64) throws -> Claim {
-        guard case .directoryReply(let reply) = try ask(.claim(sequence.record.id, held: .none), number: number) else {
-            throw Failure.ended
-        }
-        return reply.claim
+        let answer = try ask(.item(ClaimSequence(sequence.record.id, held: .none)), number: number)
+        guard let claim = answer.answer(to: ClaimSequence.self) else { throw Failure.ended }
+        return claim
     }
 
     static func bytes(_ frame: Frame) -> [UInt8] {
@@ -171,6 +170,13 @@ struct RawSteps: Sendable {
         _ trace: Trace, _ range: Range<Int>, layer: Int = 0, to rank: RankIndex, on sequence: SequenceHandle,
         queryMode: StepRequest.QueryMode = .replicate, appends: Bool = true
     ) -> Message {
+        .step(request(trace, range, layer: layer, to: rank, on: sequence, queryMode: queryMode, appends: appends))
+    }
+
+    func request(
+        _ trace: Trace, _ range: Range<Int>, layer: Int = 0, to rank: RankIndex, on sequence: SequenceHandle,
+        queryMode: StepRequest.QueryMode = .replicate, appends: Bool = true
+    ) -> StepRequest {
         let kind = trace.shape[layer]
         let partition = topology.shape.partition(of: kind)
         let group = topology.shape.headGroup(of: rank)
@@ -186,21 +192,20 @@ struct RawSteps: Sendable {
         let queryHeads = first + heads.lowerBound..<first + heads.upperBound
         let kvHeads = group * partition.kvHeads..<(group + 1) * partition.kvHeads
         let brought = trace.layers[layer]
-        return .step(
-            StepRequest(
-                model: sequence.model.id, queryMode: queryMode, appends: appends, wantsLSE: true,
-                timeoutMilliseconds: 60_000,
-                entries: [
-                    StepRequest.Entry(
-                        sequence: sequence.record.id, position: range.lowerBound, count: range.count,
-                        claim: claims[sequence.record.id] ?? .none)
-                ], queryDataType: .float32,
-                keyValueDataType: .float32, queryHeads: queryHeads.count, kvHeads: kvHeads.count,
-                keyDim: kind.keyDim, valueDim: kind.ownValueDim, keyValueTokens: appends ? range.count : 0,
-                tensors: ByteBuffer(
-                    bytes: rows(brought.queries, kind.queryHeads, queryHeads, kind.keyDim)
-                        + (appends ? rows(brought.keys, kind.kvHeads, kvHeads, kind.keyDim) : [])
-                        + (appends ? rows(brought.values, kind.kvHeads, kvHeads, kind.ownValueDim) : []))))
+        return StepRequest(
+            model: sequence.model.id, queryMode: queryMode, appends: appends, wantsLSE: true,
+            timeoutMilliseconds: 60_000,
+            entries: [
+                StepRequest.Entry(
+                    sequence: sequence.record.id, position: range.lowerBound, count: range.count,
+                    claim: claims[sequence.record.id] ?? .none)
+            ], queryDataType: .float32,
+            keyValueDataType: .float32, queryHeads: queryHeads.count, kvHeads: kvHeads.count,
+            keyDim: kind.keyDim, valueDim: kind.ownValueDim, keyValueTokens: appends ? range.count : 0,
+            tensors: ByteBuffer(
+                bytes: rows(brought.queries, kind.queryHeads, queryHeads, kind.keyDim)
+                    + (appends ? rows(brought.keys, kind.kvHeads, kvHeads, kind.keyDim) : [])
+                    + (appends ? rows(brought.values, kind.kvHeads, kvHeads, kind.ownValueDim) : [])))
     }
 
     /// The answer of all heads from the ranks' results, in rank order.
@@ -256,7 +261,7 @@ struct Pipeline: Sendable {
             for connection in connections {
                 var own: [UInt64: StepResult] = [:]
                 while own.count < sent.count, let frame = try connection.receive() {
-                    guard case .stepResult(let result) = frame.message else { throw RawConnection.Failure.ended }
+                    guard let result = frame.message.stepResult else { throw RawConnection.Failure.ended }
                     own[frame.tag.number] = result
                 }
                 results.append(own)

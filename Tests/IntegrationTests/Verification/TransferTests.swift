@@ -168,7 +168,7 @@ extension Integration {
                     let copied = try await client.openSequence("copy", model: nil)
                     #expect(try await client.rows(of: copied, layer: 1, positions: 10..<50).keys == before.keys)
                     // A cut between two answers: an export would not mix them.
-                    try await client.truncate("a", length: 55)
+                    try await client.cut("a", to: 55)
                     let after = try await client.rows(of: sequence, layer: 1, positions: 10..<50)
                     #expect(after.keys == before.keys && after.version != before.version)
                     let beyond = await #expect(throws: ServiceError.self) {

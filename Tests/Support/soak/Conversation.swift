@@ -148,7 +148,7 @@ struct SoakClient {
         conversations[index].committedSteps = steps
         let (cluster, handle) = (cluster, conversation.handle)
         try await persistently { () async throws(ServiceError) in
-            try await cluster.truncate(handle.record.name, length: length)
+            try await cluster.cut(handle.record.name, to: length)
         }
         conversations[index].askedSteps = steps
         // It may have been carried out by a copy that was made meanwhile, or not.

@@ -141,7 +141,7 @@ extension SoakClient {
             case .commit:
                 let next = story.position(ofStep: old.committedSteps + 1)
                 try await cluster.commit([SequenceLength(sequence: old.handle.record.id, length: next)])
-            case .truncation: try await cluster.truncate(name, length: length)
+            case .truncation: try await cluster.cut(name, to: length)
             case .fork: try await cluster.fork(name, as: "\(name)-late", length: length)
             case .closing: try await cluster.closeSequence(name)
             }

@@ -1,0 +1,158 @@
+package import DCPCore
+package import DCPWire
+
+extension OpenSequence: DirectoryItem {
+    package func carryOut(
+        on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
+    ) throws(ServiceError) -> [CoordinatorMachine.Action] {
+        try machine.checkReady()
+        try machine.check(name: name, of: "sequence")
+        try machine.check(scope: scope)
+        if let known = machine.state.sequence(named: name), !known.isClosing {
+            return try open(known, on: &machine, item, now: now)
+        }
+        guard create else { throw machine.unknownSequence(name) }
+        let record = try machine.model(model)
+        try machine.check(revision: revision, of: record)
+        let new = try machine.newSequence(name, model: record.id, scope: scope)
+        machine.eviction.opened(name)
+        defer { machine.noteUse(of: name, now: now) }
+        return machine.persist([.sequence(SequenceEntry(record: new)), machine.nextIDs(afterSequence: new.id)])
+            + machine.carry(
+                .open(new.id, model: record.id, scope: scope),
+                for: item.answer(OpenedSequence(sequence: new, model: record)))
+    }
+
+    private func open(
+        _ known: SequenceEntry, on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, now: Duration
+    ) throws(ServiceError) -> [CoordinatorMachine.Action] {
+        guard let owner = machine.state.models[known.record.model] else {
+            throw ServiceError(.internal, "\(known.record.id) has the unknown \(known.record.model).")
+        }
+        guard NameKey(owner.name) == NameKey(model) || model.isEmpty else {
+            throw ServiceError(
+                .modelMismatch,
+                "Sequence `\(name)` belongs to model `\(owner.name)`, not `\(model)`; choose another --sequence or --model."
+            )
+        }
+        try machine.check(revision: revision, of: owner)
+        guard scope == known.record.scope || !create else {
+            throw ServiceError(
+                .conflict,
+                "Sequence `\(name)` has scope `\(known.record.scope)`, not `\(scope)`; choose another name or scope.")
+        }
+        var actions: [CoordinatorMachine.Action] = []
+        if known.retention.isKept {
+            var entry = known
+            entry.retention.isKept = false
+            actions = machine.persist([.sequence(entry)])
+        }
+        machine.noteUse(of: name, now: now)
+        let waiter = item.answer(OpenedSequence(sequence: known.record, model: owner))
+        let isOnItsWay = machine.join(waiter) { operation in
+            switch operation {
+            case .open(let id, _, _), .fork(_, let id, _): id == known.record.id
+            case .putModel, .removeModel, .truncate, .close, .evict, .claim: false
+            }
+        }
+        return isOnItsWay ? actions : actions + machine.answer(waiter)
+    }
+}
+
+extension ForkSequence: DirectoryItem {
+    package func carryOut(
+        on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
+    ) throws(ServiceError) -> [CoordinatorMachine.Action] {
+        try machine.checkReady()
+        let parent = try machine.sequence(name)
+        try machine.check(claim, of: parent)
+        let (record, actions) = try machine.fork(parent, as: newName, length: length)
+        machine.noteUse(of: name, newName, now: now)
+        return actions
+            + machine.carry(
+                .fork(parent: parent.record.id, child: record.id, length: length), for: item.answer(record))
+    }
+}
+
+extension CoordinatorMachine {
+    /// Records a fork; it is still to be carried to ranks.
+    mutating func fork(
+        _ parent: SequenceEntry, as newName: String, length: Int
+    ) throws(ServiceError) -> (SequenceRecord, [Action]) {
+        try check(name: newName, of: "sequence")
+        let record = try newSequence(newName, model: parent.record.model, scope: parent.record.scope)
+        eviction.opened(newName)
+        var entry = SequenceEntry(record: record)
+        entry.fork = SequenceEntry.Fork(parent: parent.record.id, length: length)
+        return (record, persist([.sequence(entry), nextIDs(afterSequence: record.id)]))
+    }
+}
+
+extension TruncateSequence: DirectoryItem {
+    package func carryOut(
+        on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
+    ) throws(ServiceError) -> [CoordinatorMachine.Action] {
+        try machine.checkReady()
+        var entry = try machine.sequence(name)
+        try machine.check(claim, of: entry)
+        // An earlier one that some rank may still owe holds, whatever comes after it.
+        entry.truncateLength = min(entry.truncateLength ?? length, length)
+        entry.history.note(length, in: machine.state.epoch)
+        machine.noteUse(of: name, now: now)
+        return machine.persist([.sequence(entry)])
+            + machine.carry(.truncate(entry.record.id, length: length), for: item.answer(Done()))
+    }
+}
+
+extension CloseSequence: DirectoryItem {
+    package func carryOut(
+        on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
+    ) throws(ServiceError) -> [CoordinatorMachine.Action] {
+        try machine.checkReady()
+        var entry = try machine.sequence(name)
+        try machine.check(claim, of: entry)
+        if keep {
+            entry.retention.isKept = true
+            return machine.persist([.sequence(entry)]) + machine.giveUp(entry, item.answer(Done()))
+        }
+        entry.isClosing = true
+        return machine.persist([.sequence(entry)])
+            + machine.carry(.close(entry.record.id), for: item.answer(Done()))
+    }
+}
+
+extension CoordinatorMachine {
+    /// Nobody has the sequence open any more. Its claim ends by a new one, which nobody is given: what its last client has
+    /// appended and not committed is taken back, and what it had sent is refused.
+    fileprivate mutating func giveUp(_ entry: SequenceEntry, _ waiter: ItemWaiter) -> [Action] {
+        let claim = Claim(in: state.epoch, number: takeNumber() & 0xFFFF_FFFF)
+        claims.take(claim, of: entry.record.id, for: Tag(client: ClientID(0), number: 0))
+        return carry(.claim(entry.record.id, claim), for: waiter)
+    }
+}
+
+extension ClaimSequence: DirectoryItem {
+    package func carryOut(
+        on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
+    ) throws(ServiceError) -> [CoordinatorMachine.Action] {
+        try machine.checkReady()
+        let actions = try machine.carryOut(self, item, tag)
+        if let name = machine.state.sequences[sequence]?.record.name { machine.noteUse(of: name, now: now) }
+        return actions
+    }
+}
+
+extension RetainSequence: DirectoryItem {
+    /// Concerns the coordinator alone.
+    package func carryOut(
+        on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
+    ) throws(ServiceError) -> [CoordinatorMachine.Action] {
+        var entry = try machine.sequence(name)
+        let before = entry.retention
+        if let isPinned { entry.retention.isPinned = isPinned }
+        if let priority { entry.retention.priority = priority }
+        if let timeToLive { entry.retention.timeToLive = timeToLive }
+        return (entry.retention == before ? [] : machine.persist([.sequence(entry)]))
+            + machine.answer(item.answer(entry.retention))
+    }
+}

@@ -1,0 +1,48 @@
+package import DCPCore
+package import DCPWire
+
+/// A request that has come over a link and waits for its answer.
+package struct Call<R: Request> {
+    /// nil when the client has gone.
+    package private(set) weak var link: Link?
+    package let tag: Tag
+    package let epoch: Epoch
+
+    init(_ frame: Frame, over link: Link) {
+        self.link = link
+        tag = frame.tag
+        epoch = frame.epoch
+    }
+}
+
+/// What a daemon does on each request that it takes. A request is in it once: with its handler.
+package struct RequestTable<Server>: Sendable {
+    private typealias Handler = @Sendable (Server, EncodedBody, Frame, Link) -> Result<Void, ServiceError>
+
+    private var handlers: [FrameType: Handler] = [:]
+
+    package init() {}
+
+    package mutating func on<R: Request>(
+        _ request: R.Type, _ handler: @escaping @Sendable (Server, R, Call<R>) -> Void
+    ) {
+        precondition(handlers[R.type] == nil, "\(R.type) has a handler already")
+        handlers[R.type] = { server, body, frame, link in
+            Result { () throws(ServiceError) in try body.request(as: R.self) }.map {
+                handler(server, $0, Call(frame, over: link))
+            }
+        }
+    }
+
+    /// Reads a request and hands it over.
+    /// - Throws: `.protocolViolation` for one that this daemon does not take, or whose fields cannot be read. Nothing has
+    ///   been done then, and the frame was whole: the connection may go on.
+    package func handle(_ body: EncodedBody, of frame: Frame, from link: Link, by server: Server) throws(ServiceError) {
+        guard let handler = handlers[body.type] else {
+            throw ServiceError(
+                .protocolViolation, "A client sent a \(body.type) frame, which this daemon does not take; see Protocol."
+            )
+        }
+        try handler(server, body, frame, link).get()
+    }
+}

@@ -1,0 +1,29 @@
+package import DCPCore
+internal import NIOCore
+
+extension Hello: WireFields {}
+extension ServiceError: WireFields {}
+extension Registration: WireFields {}
+extension LeaseRenewal: WireFields {}
+extension Topology: WireFields {}
+extension HostReport: WireFields {}
+extension RankStatus: WireFields {}
+extension SequenceStatus: WireFields {}
+extension SequenceLength: WireFields {}
+extension VerificationStatus: WireFields {}
+
+extension QuerySlice: FrameBody {
+    package var payloadByteCount: Int { queries.readableBytes }
+}
+
+extension PartialSlice: FrameBody {
+    package var payloadByteCount: Int { outputs.readableBytes + lse.readableBytes }
+}
+
+extension LogSumExpRows: FrameBody {
+    package var payloadByteCount: Int { lse.readableBytes }
+}
+
+extension CorrectedSlice: FrameBody {
+    package var payloadByteCount: Int { outputs.readableBytes }
+}

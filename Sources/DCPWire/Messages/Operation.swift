@@ -1,0 +1,71 @@
+public import DCPCore
+
+/// What the coordinator carries to every rank after it has recorded it. Each is idempotent: at a rejoin it is sent again.
+public enum DirectoryOperation: Hashable, Sendable, WireFields {
+    case putModel(ModelRecord)
+    case removeModel(ModelID)
+    case open(SequenceID, model: ModelID, scope: String)
+    case fork(parent: SequenceID, child: SequenceID, length: Int)
+    case truncate(SequenceID, length: Int)
+    case close(SequenceID)
+    /// Closes a sequence that nobody asked to close, to make room.
+    case evict(SequenceID)
+    /// A client takes a sequence over: older claims are refused from now on. Never recorded.
+    case claim(SequenceID, Claim)
+
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        let kind: UInt8 = try reader.read("operation")
+        switch kind {
+        case 1: self = .putModel(try ModelRecord(from: &reader))
+        case 2: self = .removeModel(ModelID(try reader.read("model")))
+        case 3:
+            self = .open(
+                SequenceID(try reader.read("sequence")), model: ModelID(try reader.read("model")),
+                scope: try reader.readString("scope"))
+        case 4:
+            self = .fork(
+                parent: SequenceID(try reader.read("parent")), child: SequenceID(try reader.read("child")),
+                length: try reader.readLength("length"))
+        case 5: self = .truncate(SequenceID(try reader.read("sequence")), length: try reader.readLength("length"))
+        case 6: self = .close(SequenceID(try reader.read("sequence")))
+        case 7: self = .evict(SequenceID(try reader.read("sequence")))
+        case 8: self = .claim(SequenceID(try reader.read("sequence")), Claim(try reader.read("claim")))
+        default: throw reader.malformed("has the unknown operation \(kind)")
+        }
+    }
+
+    package func encode(to writer: inout WireWriter) {
+        switch self {
+        case .putModel(let record):
+            writer.write(UInt8(1))
+            record.encode(to: &writer)
+        case .removeModel(let model):
+            writer.write(UInt8(2))
+            writer.write(model.value)
+        case .open(let sequence, let model, let scope):
+            writer.write(UInt8(3))
+            writer.write(sequence.value)
+            writer.write(model.value)
+            writer.write(scope)
+        case .fork(let parent, let child, let length):
+            writer.write(UInt8(4))
+            writer.write(parent.value)
+            writer.write(child.value)
+            writer.write(UInt64(length))
+        case .truncate(let sequence, let length):
+            writer.write(UInt8(5))
+            writer.write(sequence.value)
+            writer.write(UInt64(length))
+        case .close(let sequence):
+            writer.write(UInt8(6))
+            writer.write(sequence.value)
+        case .evict(let sequence):
+            writer.write(UInt8(7))
+            writer.write(sequence.value)
+        case .claim(let sequence, let claim):
+            writer.write(UInt8(8))
+            writer.write(sequence.value)
+            writer.write(claim.value)
+        }
+    }
+}

@@ -1,0 +1,73 @@
+public import DCPCore
+
+/// A model as the directory keeps it.
+public struct ModelRecord: Hashable, Sendable, WireFields {
+    public var id: ModelID
+    public var name: String
+    public var description: ModelDescription
+
+    public init(id: ModelID, name: String, description: ModelDescription) {
+        self.id = id
+        self.name = name
+        self.description = description
+    }
+
+    /// The id, an empty name and a description of at least one kind and run.
+    static let byteCountMin = 45
+
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        id = ModelID(try reader.read("model"))
+        name = try reader.readString("model name")
+        description = try ModelDescription(from: &reader)
+    }
+
+    package func encode(to writer: inout WireWriter) {
+        writer.write(id.value)
+        writer.write(name)
+        description.encode(to: &writer)
+    }
+}
+
+/// A sequence as the directory keeps it. Its length is the ranks' to tell.
+public struct SequenceRecord: Hashable, Sendable, WireFields {
+    public var id: SequenceID
+    public var name: String
+    public var model: ModelID
+    /// Who may find it by its tokens: those who state the same scope. Empty, or e.g. a tenant's name or a salt.
+    public var scope: String
+
+    /// UTF-8 bytes of a scope.
+    public static let scopeByteCountMax = 255
+
+    public init(id: SequenceID, name: String, model: ModelID, scope: String = "") {
+        self.id = id
+        self.name = name
+        self.model = model
+        self.scope = scope
+    }
+
+    static let byteCountMin = 16
+
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        id = SequenceID(try reader.read("sequence"))
+        name = try reader.readString("sequence name")
+        model = ModelID(try reader.read("model"))
+        scope = try reader.readString("scope")
+    }
+
+    package func encode(to writer: inout WireWriter) {
+        writer.write(id.value)
+        writer.write(name)
+        writer.write(model.value)
+        writer.write(scope)
+    }
+}
+
+extension ModelDescription {
+    /// A byte count: u32, and the bytes of `encoded`.
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        try self.init(encoded: try reader.readBytes("model description"))
+    }
+
+    package func encode(to writer: inout WireWriter) { writer.write(bytes: encoded) }
+}

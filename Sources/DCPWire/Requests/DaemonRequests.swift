@@ -1,0 +1,24 @@
+package import DCPCore
+
+/// The cluster as it is: answered when it is ready, or after so many milliseconds, whatever it is then.
+package struct GetTopology: Request, WireFields {
+    package static let type = FrameType(request: 0x0100, "topology")
+    package typealias Reply = Topology
+
+    package var waitMilliseconds: UInt32
+
+    package init(waitMilliseconds: UInt32) { self.waitMilliseconds = waitMilliseconds }
+
+    package init(from reader: inout WireReader) throws(ServiceError) { waitMilliseconds = try reader.read("wait") }
+    package func encode(to writer: inout WireWriter) { writer.write(waitMilliseconds) }
+}
+
+/// A daemon's look at its host.
+package struct GetHostReport: Request, WireFields {
+    package static let type = FrameType(request: 0x0300, "host report")
+    package typealias Reply = HostReport
+
+    package init() {}
+    package init(from reader: inout WireReader) throws(ServiceError) {}
+    package func encode(to writer: inout WireWriter) {}
+}

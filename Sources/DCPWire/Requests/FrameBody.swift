@@ -1,0 +1,64 @@
+package import DCPCore
+package import NIOCore
+
+/// What follows a frame's header: fields, and tensors in some kinds of frame.
+package protocol FrameBody: Sendable {
+    /// - Throws: `.protocolViolation`, naming the field.
+    init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError)
+
+    /// Writes the fields.
+    /// - Returns: the tensors, which follow them uncopied.
+    func encodeBody(to writer: inout WireWriter) -> ByteBuffer?
+
+    /// Bytes of the tensors.
+    var payloadByteCount: Int { get }
+}
+
+/// Fields that are written one after the other: a body without tensors, or a part of one.
+package protocol WireFields: FrameBody {
+    init(from reader: inout WireReader) throws(ServiceError)
+    func encode(to writer: inout WireWriter)
+}
+
+extension WireFields {
+    package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
+        guard payload.readableBytes == 0 else {
+            throw reader.malformed("has \(payload.readableBytes) bytes of payload, but never has any")
+        }
+        try self.init(from: &reader)
+    }
+
+    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+        encode(to: &writer)
+        return nil
+    }
+
+    package var payloadByteCount: Int { 0 }
+}
+
+/// No fields: it is said by the frame's type.
+package struct Done: WireFields, Hashable {
+    package init() {}
+    package init(from reader: inout WireReader) throws(ServiceError) {}
+    package func encode(to writer: inout WireWriter) {}
+}
+
+extension SequenceID: WireFields {
+    package init(from reader: inout WireReader) throws(ServiceError) { self.init(try reader.read("sequence")) }
+    package func encode(to writer: inout WireWriter) { writer.write(value) }
+}
+
+extension Claim: WireFields {
+    package init(from reader: inout WireReader) throws(ServiceError) { self.init(try reader.read("claim")) }
+    package func encode(to writer: inout WireWriter) { writer.write(value) }
+}
+
+/// A 32-bit count, then each element.
+extension Array: FrameBody, WireFields where Element: WireFields {
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        // No part of a frame is empty; what an element takes at least is checked as it is read.
+        self = try reader.readArray("elements", byteCountMin: 1) { r throws(ServiceError) in try Element(from: &r) }
+    }
+
+    package func encode(to writer: inout WireWriter) { writer.write(self) { $1.encode(to: &$0) } }
+}

@@ -1,0 +1,115 @@
+package import DCPCore
+
+/// How long a sequence stays: what decides whether, and before which others, it is evicted.
+public struct Retention: Hashable, Sendable {
+    /// Never evicted, and never too old.
+    public var isPinned = false
+    /// Nobody has it open: it is there to be found by its tokens, and goes before sequences that somebody has.
+    public var isKept = false
+    /// Sequences of a lower priority go first, whenever they were used.
+    public var priority: Int8 = 0
+    /// Closed when it has not been used for so many seconds; 0 for never.
+    public var timeToLive: UInt32 = 0
+
+    public init() {}
+}
+
+extension Retention: WireFields {
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        isPinned = try reader.readBool("pinned")
+        isKept = try reader.readBool("kept")
+        priority = try reader.read("priority")
+        timeToLive = try reader.read("time to live")
+    }
+
+    package func encode(to writer: inout WireWriter) {
+        writer.write(isPinned)
+        writer.write(isKept)
+        writer.write(priority)
+        writer.write(timeToLive)
+    }
+}
+
+/// Changes how long a sequence stays. Durable; needs no claim.
+package struct RetainSequence: RequestItem {
+    package static let type = FrameType(request: 0x010A, "retain sequence")
+    package typealias Answer = Retention
+
+    package var name: String
+    package var isPinned: Bool?
+    package var priority: Int8?
+    package var timeToLive: UInt32?
+
+    package init(name: String, isPinned: Bool? = nil, priority: Int8? = nil, timeToLive: UInt32? = nil) {
+        self.name = name
+        self.isPinned = isPinned
+        self.priority = priority
+        self.timeToLive = timeToLive
+    }
+
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        name = try reader.readString("name")
+        let pinned = try reader.readOptional("pinned", UInt8.self)
+        guard pinned ?? 0 <= 1 else { throw reader.malformed("has \(pinned!) in `pinned`, which is 0 or 1") }
+        isPinned = pinned.map { $0 == 1 }
+        priority = try reader.readOptional("priority", Int8.self)
+        timeToLive = try reader.readOptional("time to live", UInt32.self)
+    }
+
+    package func encode(to writer: inout WireWriter) {
+        writer.write(name)
+        writer.write(optional: isPinned.map { UInt8($0 ? 1 : 0) })
+        writer.write(optional: priority)
+        writer.write(optional: timeToLive)
+    }
+}
+
+/// All sequences that are not being closed, by number.
+package struct ListSequences: Request, WireFields {
+    package static let type = FrameType(request: 0x0105, "list sequences")
+    package typealias Reply = SequenceList
+
+    package init() {}
+    package init(from reader: inout WireReader) throws(ServiceError) {}
+    package func encode(to writer: inout WireWriter) {}
+}
+
+package struct SequenceList: WireFields {
+    package struct Element: WireFields {
+        package var record: SequenceRecord
+        package var retention: Retention
+
+        package init(record: SequenceRecord, retention: Retention) {
+            self.record = record
+            self.retention = retention
+        }
+
+        package init(from reader: inout WireReader) throws(ServiceError) {
+            record = try SequenceRecord(from: &reader)
+            retention = try Retention(from: &reader)
+        }
+
+        package func encode(to writer: inout WireWriter) {
+            record.encode(to: &writer)
+            retention.encode(to: &writer)
+        }
+    }
+
+    package var models: [ModelRecord]
+    package var sequences: [Element]
+
+    package init(models: [ModelRecord], sequences: [Element]) {
+        self.models = models
+        self.sequences = sequences
+    }
+
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        models = try [ModelRecord](from: &reader)
+        sequences = try [Element](from: &reader)
+    }
+
+    package func encode(to writer: inout WireWriter) {
+        models.encode(to: &writer)
+        sequences.encode(to: &writer)
+    }
+}
