@@ -192,21 +192,29 @@ enum Samples {
             .reply(
                 RowsReply(
                     generation: 6, tokens: 3, dataType: .bfloat16, kvHeads: 2, keyDim: 8, valueDim: 6,
-                    keys: bytes(3 * 2 * 8 * 2), values: bytes(3 * 2 * 6 * 2)), to: RowsRequest.self),
+                    rows: bytes(3 * 2 * (8 + 6) * 2)), to: RowsRequest.self),
             // A rank that owns none of the tokens answers all the same.
             .reply(
                 RowsReply(
                     generation: 0, tokens: 0, dataType: .float32, kvHeads: 2, keyDim: 8, valueDim: 6,
-                    keys: ByteBuffer(),
-                    values: ByteBuffer()), to: RowsRequest.self),
-            .request(append()),
+                    rows: ByteBuffer()), to: RowsRequest.self),
+            .request(append()), .request(query()),
         ]
     }
 
-    /// A step without queries.
+    /// A step without queries, to a rank that owns two of its three tokens.
     static func append() -> StepRequest {
         var step = step()
-        (step.queryMode, step.queryHeads, step.queries) = (.absent, 0, ByteBuffer())
+        (step.queryMode, step.queryHeads, step.keyValueTokens) = (.absent, 0, 2)
+        step.tensors = bytes(2 * (8 + 6) * 2)
+        return step
+    }
+
+    /// A step of queries alone.
+    static func query() -> StepRequest {
+        var step = step()
+        (step.appends, step.keyValueTokens) = (false, 0)
+        step.tensors = bytes(2 * 3 * 8 * 4)
         return step
     }
 
@@ -225,7 +233,7 @@ enum Samples {
             .partial(PartialSlice(tokens: 2, heads: 0, valueDim: 4, outputs: ByteBuffer(), lse: ByteBuffer())),
             .logSumExp(LogSumExpRows(tokens: 2, heads: 3, lse: bytes(48))),
             .corrected(CorrectedSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96))),
-            .abort(ServiceError(.storeFull, "The store is full.", rank: RankIndex(0))),
+            .abort(ServiceError(.storeFull, "The store is full.", rank: RankIndex(0))), .appended,
         ]
     }
 
@@ -237,7 +245,7 @@ enum Samples {
                 .init(sequence: SequenceID(1), position: 40, count: 1),
                 .init(sequence: SequenceID(2), position: 0, count: 2),
             ], queryDataType: .float32, keyValueDataType: .bfloat16, queryHeads: 2, kvHeads: 1, keyDim: 8, valueDim: 6,
-            queries: bytes(2 * 3 * 8 * 4), keys: bytes(3 * 8 * 2), values: bytes(3 * 6 * 2))
+            keyValueTokens: 3, tensors: bytes(2 * 3 * 8 * 4 + 3 * (8 + 6) * 2))
     }
 
     static func bytes(_ count: Int) -> ByteBuffer {

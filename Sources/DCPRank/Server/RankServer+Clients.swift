@@ -33,6 +33,9 @@ extension RankServer {
         } catch {
             counters.framesRefused.count(error.code)
             answer(link, frame.tag, .failure(error))
+            guard body.type == StepRequest.type, steps[frame.tag] == nil else { return }
+            // The others of the group may have been sent steps that can be read.
+            tellGroup(error, of: frame.tag, epoch: frame.epoch)
         }
     }
 
@@ -104,10 +107,14 @@ extension RankServer {
         counters.stepsAborted.count(error.code)
         observe(.stepAborted(tag, request.entries.map(\.sequence), error, after: nil))
         refuse(call, error)
+        tellGroup(error, of: tag, epoch: call.epoch)
+    }
+
+    private func tellGroup(_ error: ServiceError, of tag: Tag, epoch: Epoch) {
         var verdict = error
         verdict.rank = verdict.rank ?? configuration.rank
         steps.refuse(tag, verdict)
-        if call.epoch == coordinator.epoch { abortInGroup(tag, verdict) }
+        if epoch == coordinator.epoch { abortInGroup(tag, verdict) }
     }
 
     private func check(_ request: StepRequest, tag: Tag) throws(ServiceError) -> (StepPlan, Bool, Bool) {
@@ -124,6 +131,7 @@ extension RankServer {
             request, layer: layer,
             model: ModelRecord(id: request.model, name: model.name, description: model.description), cluster: cluster,
             rank: configuration.rank)
+        try request.checkTensors()
         try checkRoom(for: request, plan)
         var admitted: [(StepRequest.Entry, LayerCursors.Admission)] = []
         do throws(ServiceError) {
@@ -145,10 +153,14 @@ extension RankServer {
                         "\(entry.sequence) belongs to \(state.model), the step is for \(request.model); open the "
                             + "sequence again.")
                 }
-                let admission = try cursors.admit(
-                    entry, tag: tag, layer: layer, length: state.layerLengths[layer])
-                admitted.append((entry, admission))
+                let length = state.layerLengths[layer]
+                guard request.appends else {
+                    try cursors.checkQueries(entry, layer: layer, length: length)
+                    continue
+                }
+                admitted.append((entry, try cursors.admit(entry, tag: tag, layer: layer, length: length)))
             }
+            guard request.appends else { return (plan, false, isContextReady(request, layer: layer)) }
             // A copy that comes after the original was answered and its tokens were cut off again.
             if steps.isOver(tag), admitted.contains(where: { $0.1 != .repeat }) {
                 throw ServiceError(
@@ -169,12 +181,12 @@ extension RankServer {
             }
             throw error
         }
-        return (plan, admitted.allSatisfy { $0.1 != .repeat }, isContextReady(request.entries, layer: layer))
+        return (plan, admitted.allSatisfy { $0.1 != .repeat }, isContextReady(request, layer: layer))
     }
 
     private func isRollingBack(_ entry: StepRequest.Entry, layer: Int) -> Bool {
         steps.executions.values.contains {
-            $0.machine.isOver && Int($0.tag.layer) == layer && $0.touches(entry.sequence)
+            $0.request.appends && $0.machine.isOver && Int($0.tag.layer) == layer && $0.touches(entry.sequence)
         }
     }
 
