@@ -152,17 +152,26 @@ enum Samples {
             .reply(Many.Reply([.success(status)]), to: Many<GetSequenceStatus>.self),
             .request(Many([CutUncommitted(SequenceLength(sequence: SequenceID(1), length: 4, claim: Claim(8)))])),
             .reply(Many.Reply([.success(CutLength(4))]), to: Many<CutUncommitted>.self), .request(GetRankStatus()),
-            .reply(
-                RankStatus(
-                    rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",
-                    sequences: 1, tokens: 2, sealedBlocks: 3, openBlockByteCount: 4, uncommittedByteCount: 5,
-                    storeByteCount: 6, mapByteCountMax: 7, stepsInFlight: 8, stepsCompleted: 9, stepsAborted: 10,
-                    framesRefused: 11, receiveByteCount: 12, sendByteCount: 13, stepTokens: 26, commits: 27,
-                    commitNanoseconds: 28, peersConnected: 29, stepTimes: stepTimes,
-                    room: StoreRoom(
-                        durability: "always", condition: .refused, refusal: "No space.", fileByteCount: 22,
-                        highByteCount: 23, lowByteCount: 24, deletingByteCount: 25)), to: GetRankStatus.self),
+            .reply(rankStatus(stepTimes), to: GetRankStatus.self),
         ] + readers()
+    }
+
+    private static func rankStatus(_ stepTimes: StepTimes) -> RankStatus {
+        var status = RankStatus(
+            rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",
+            sequences: 1, tokens: 2, sealedBlocks: 3, openBlockByteCount: 4, uncommittedByteCount: 5,
+            storeByteCount: 6, mapByteCountMax: 7, stepsInFlight: 8, stepsCompleted: 9, stepsAborted: 10,
+            framesRefused: 11, receiveByteCount: 12, sendByteCount: 13, stepTokens: 26, commits: 27,
+            commitNanoseconds: 28, peersConnected: 29, stepTimes: stepTimes,
+            room: StoreRoom(
+                durability: "always", condition: .refused, refusal: "No space.", fileByteCount: 22,
+                highByteCount: 23, lowByteCount: 24, deletingByteCount: 25))
+        (status.piecedBlocks, status.uncommittedByteCountMax, status.spilledByteCount) = (30, 31, 32)
+        status.holders = [
+            .init(sequence: SequenceID(7), byteCount: 33, spilledByteCount: 32),
+            .init(sequence: SequenceID(8), byteCount: 4, spilledByteCount: 0),
+        ]
+        return status
     }
 
     private static func readers() -> [Message] {

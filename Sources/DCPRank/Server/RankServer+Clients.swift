@@ -201,7 +201,7 @@ extension RankServer {
             return refuse(call, error)
         }
         commitsInFlight += 1
-        for length in lengths { commitsOn[length.sequence, default: 0] += 1 }
+        for length in lengths { beginWriting(length.sequence) }
         let began = eventLoop.now
         if configuration.broken == .commit { answer(call, Done()) }
         let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)
@@ -220,11 +220,7 @@ extension RankServer {
                     server.refuse(call, error)
                 }
                 server.commitsInFlight -= 1
-                for length in lengths {
-                    let rest = server.commitsOn[length.sequence, default: 1] - 1
-                    server.commitsOn[length.sequence] = rest > 0 ? rest : nil
-                }
-                server.runQuietWaiters()
+                for length in lengths { server.endWriting(length.sequence) }
                 server.finishDrainIfEmpty()
             }
         }
@@ -239,7 +235,7 @@ extension RankServer {
                 try checkServing(call.epoch)
                 try checkClaim(length.claim, on: length.sequence, from: link)
                 abortSteps(on: length.sequence, ServiceError(.stepAborted, "\(length.sequence) was cut."))
-                whenQuiet(length.sequence) { [self] in
+                whenIdle(length.sequence) { [self] in
                     answers[index] = Result { () throws(ServiceError) in try cut(length.sequence, to: length.length) }
                 }
             } catch {
@@ -334,6 +330,12 @@ extension RankServer {
             peersConnected: UInt64(peers.links.count), stepTimes: counters.stepTimes, room: room(statistics))
         status.piecedBlocks = UInt64(statistics.piecedBlocks)
         status.uncommittedByteCountMax = UInt64(cache.settings.uncommittedByteCountMax)
+        status.spilledByteCount = UInt64(statistics.spilledByteCount)
+        status.holders = cache.uncommittedHoldings.prefix(Self.holdersNamedMax).map { holding in
+            RankStatus.Holder(
+                sequence: holding.sequence, byteCount: UInt64(holding.byteCount),
+                spilledByteCount: UInt64(holding.spilledByteCount))
+        }
         return status
     }
 }

@@ -88,7 +88,7 @@ extension Integration {
                 try await cluster.withClient { client in
                     // What is read now was spilled, and then committed.
                     let sequence = try await client.openSequence("s", model: nil)
-                    try await client.truncate("s", length: 500)
+                    try await client.cut("s", to: 500)
                     try await client.resume(sequence)
                     for layer in [0, 7, Self.layers - 1] {
                         let answer = Answer(
