@@ -139,7 +139,10 @@ let package = Package(
             ]),
         executable(
             "dcp-bench",
-            ["DCPCore", "DCPAttention", "DCPStore", "DCPConsole", "DCPWire", "DCPBench", argumentParser, unixSignals]),
+            [
+                "DCPCore", "DCPAttention", "DCPClient", "DCPStore", "DCPConsole", "DCPWire", "DCPBench", argumentParser,
+                unixSignals,
+            ]),
         executable("dcp-reference", ["DCPDaemon", "DCPWire", argumentParser]),
         executable("dcp-simulator", ["DCPCore", "DCPConsole", "DCPRank", "DCPSimulator", argumentParser]),
         executable(

@@ -7,7 +7,7 @@
     (dcp_kernel_table) {                                                                                               \
         .name = #set, .lanes = width,                                                                                  \
         .attend_bf16 = dcp_attend_bf16_##set, .attend_f16 = dcp_attend_f16_##set, .attend_f32 = dcp_attend_f32_##set,  \
-        .write_panels = dcp_panel_write_##set, .rows_to_f32 = dcp_rows_to_f32_##set,                                   \
+        .write_panels = dcp_panel_write_##set, .read_panels = dcp_panel_read_##set, .rows_to_f32 = dcp_rows_to_f32_##set,                                   \
         .values_of_keys = dcp_values_of_keys_##set,                                                                    \
     }
 
@@ -73,6 +73,11 @@ int dcp_panel_write(const dcp_kernel_table *kernels, const dcp_panel_shape *shap
                     const void *values, int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,
                     int64_t first, int streams) {
     return kernels->write_panels(shape, row_type, keys, values, row_tokens, source, count, payload, first, streams);
+}
+
+void dcp_panel_read(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, const void *payload, int64_t first,
+                    int64_t count, void *keys, void *values) {
+    kernels->read_panels(shape, payload, first, count, keys, values);
 }
 
 int dcp_rows_to_f32(const dcp_kernel_table *kernels, int32_t row_type, const void *rows, int64_t count, float *out) {

@@ -74,26 +74,27 @@ int dcp_panel_write_scalar(const dcp_panel_shape *s, int32_t row_type, const voi
     return finite ? 0 : -1;
 }
 
-void dcp_panel_read(const dcp_panel_shape *s, const void *payload, int64_t token, void *row) {
+static void read_token(const dcp_panel_shape *s, const void *payload, int64_t token, char *keys, char *values) {
     const int64_t size = s->data_type == dcp_f32 ? 4 : 2;
     const int64_t head_bytes = (int64_t)s->block_tokens * (s->key_dim + s->value_dim) * size;
     for (int64_t head = 0; head < s->kv_heads; head++) {
         const char *k = (const char *)payload + head * head_bytes;
         const char *v = k + (int64_t)s->block_tokens * s->key_dim * size;
-        char *key = (char *)row + head * s->key_dim * size;
-        char *value = (char *)row + (s->kv_heads * s->key_dim + head * s->value_dim) * size;
-        // Words where the panel has a token's numbers in words: f32, and the pairs of dimensions of a bf16 key.
-        if (s->data_type != dcp_f16) {
-            const int64_t words = s->data_type == dcp_f32 ? s->key_dim : s->key_dim / 2;
-            for (int64_t w = 0; w < words; w++) memcpy(key + 4 * w, k + 4 * (w * s->block_tokens + token), 4);
-        } else {
-            for (int64_t d = 0; d < s->key_dim; d++) memcpy(key + 2 * d, k + 2 * (d * s->block_tokens + token), 2);
+        char *key = keys + head * s->key_dim * size;
+        char *value = values + head * s->value_dim * size;
+        for (int64_t d = 0; d < s->key_dim; d++) memcpy(key + size * d, k + size * key_index(s, token, d), (size_t)size);
+        for (int64_t d = 0; d < s->value_dim; d++) {
+            memcpy(value + size * d, v + size * value_index(s, token, d), (size_t)size);
         }
-        if (s->data_type == dcp_bf16) {
-            for (int64_t d = 0; d < s->value_dim; d++) memcpy(value + 2 * d, v + 2 * value_index(s, token, d), 2);
-        } else {
-            memcpy(value, v + token * s->value_dim * size, (size_t)(s->value_dim * size));
-        }
+    }
+}
+
+void dcp_panel_read_scalar(const dcp_panel_shape *s, const void *payload, int64_t first, int64_t count, void *keys,
+                           void *values) {
+    const int64_t size = s->data_type == dcp_f32 ? 4 : 2;
+    for (int64_t t = 0; t < count; t++) {
+        read_token(s, payload, first + t, (char *)keys + t * s->kv_heads * s->key_dim * size,
+                   (char *)values + t * s->kv_heads * s->value_dim * size);
     }
 }
 

@@ -83,9 +83,11 @@ static inline __attribute__((always_inline)) void words_transpose(__m256i *t) {
 #define words_raise(words) _mm256_slli_epi32(words, 16)
 
 #include "panels_vector.h"
+#include "panels_read.h"
 #include "values_vector.h"
 
 DCP_PANEL_KERNELS(avx2)
+DCP_PANEL_READER(avx2)
 DCP_VALUES_OF_KEYS(avx2)
 
 #pragma clang attribute pop

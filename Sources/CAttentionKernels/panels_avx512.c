@@ -91,9 +91,11 @@ static inline __attribute__((always_inline)) void words_transpose(__m512i *t) {
 #define words_raise(words) _mm512_slli_epi32(words, 16)
 
 #include "panels_vector.h"
+#include "panels_read.h"
 #include "values_vector.h"
 
 DCP_PANEL_KERNELS(avx512)
+DCP_PANEL_READER(avx512)
 DCP_VALUES_OF_KEYS(avx512)
 
 #pragma clang attribute pop

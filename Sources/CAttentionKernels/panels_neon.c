@@ -58,9 +58,11 @@ static inline __attribute__((always_inline)) void words_transpose(uint32x4_t *t)
 #define words_raise(words) vshlq_n_u32(words, 16)
 
 #include "panels_vector.h"
+#include "panels_read.h"
 #include "values_vector.h"
 
 DCP_PANEL_KERNELS(neon)
+DCP_PANEL_READER(neon)
 DCP_VALUES_OF_KEYS(neon)
 
 #endif

@@ -43,13 +43,15 @@ public struct InputLimits: Hashable, Sendable {
     /// - Parameters:
     ///   - bytes: elements of `dataType`, unaligned.
     ///   - firstHead: the number of its first head, for the message.
+    ///   - number: of a token of the tensor among the step's, for the message.
     /// - Throws: `.invalidRequest`, with the first number that is NaN, infinite or beyond its limit.
     public func check(
-        _ tensor: Tensor, _ bytes: UnsafeRawBufferPointer, dataType: DataType, firstHead: Int, tokens: Int, dim: Int
+        _ tensor: Tensor, _ bytes: UnsafeRawBufferPointer, dataType: DataType, firstHead: Int, tokens: Int, dim: Int,
+        number: (_ token: Int) -> Int = { $0 }
     ) throws(ServiceError) {
         guard let index = dataType.firstBeyond(magnitudeMax(of: tensor), in: bytes) else { return }
         let (head, token) = (index / dim).quotientAndRemainder(dividingBy: tokens)
-        throw error(tensor, dataType.float(at: index, of: bytes), head: firstHead + head, token: token)
+        throw error(tensor, dataType.float(at: index, of: bytes), head: firstHead + head, token: number(token))
     }
 
     /// The error that refuses a number.

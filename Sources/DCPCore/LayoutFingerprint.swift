@@ -9,7 +9,7 @@ public struct LayoutFingerprint: Hashable, Sendable, CustomStringConvertible {
     public let value: UInt64
 
     /// The store format this build reads and writes. Raised when a byte of a stored value changes its meaning.
-    public static let storeFormat = 3
+    public static let storeFormat = 4
 
     private init(text: String) {
         self.text = text

@@ -73,11 +73,12 @@ public struct FrameType: Sendable {
     public static let logSumExp = FrameType(52, "logSumExp")
     public static let corrected = FrameType(53, "corrected")
     public static let abort = FrameType(54, "abort")
+    public static let appended = FrameType(55, "appended")
 
     public static let notices: [FrameType] = [
         .hello, .welcome, .failure, .register, .renewLease, .leaseRenewed, .topology, .linksReady, .operation,
         .operationDone, .refusals, .victimsRequest, .victims, .matchRequest, .matched, .lengthsRequest, .lengths,
-        .query, .partial, .logSumExp, .corrected, .abort,
+        .query, .partial, .logSumExp, .corrected, .abort, .appended,
     ]
 }
 

@@ -1,4 +1,5 @@
 import ArgumentParser
+import DCPClient
 import DCPWire
 import Glibc
 
@@ -7,6 +8,7 @@ struct Main {
     static func main() async {
         // A reader of our output that goes away (`dcp-bench ... | head`) ends us quietly.
         signal(SIGPIPE, SIG_DFL)
+        ProcessMemory.keepFreed()
         await DcpBench.main()
     }
 }
@@ -26,16 +28,17 @@ struct DcpBench: AsyncParsableCommand {
               dcp-bench kernels prefill --count 512 --context 32k --plot prefill.svg
               dcp-bench cache append --durability always
               dcp-bench step --ranks 2 --context 128k --json
+              dcp-bench transfer --ranks 2,4
               dcp-bench all
 
             EXIT STATUS
               0   done
               64  the command line is wrong
               65  a shape or a request is wrong
-              69  the cluster of `step` does not serve
+              69  the cluster of `step`, `transfer` or `cache open` does not serve
               70  a bug
               75  not now: the same command may succeed later
             """,
         version: Release.current,
-        subcommands: [KernelCommands.self, CacheCommands.self, StepCommand.self, AllCommand.self])
+        subcommands: [KernelCommands.self, CacheCommands.self, StepCommand.self, TransferCommand.self, AllCommand.self])
 }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import DCPClient
 import DCPConsole
 import DCPWire
 import Glibc
@@ -9,6 +10,7 @@ struct Main {
         // A reader of our output that goes away (`dcpctl status | head`) ends us quietly.
         signal(SIGPIPE, SIG_DFL)
         ArgumentBytes.requireUTF8()
+        ProcessMemory.keepFreed()
         NegativeArgument.refuse(in: CommandLine.arguments)
         await Dcpctl.main()
     }

@@ -22,11 +22,13 @@ struct StepCase: CustomStringConvertible, Sendable {
     /// Tokens before the step's.
     var context: Int
     var count: Int
+    /// Whether the step's tokens are in the shards, and it brings queries alone.
+    var isCached = false
     var kernels = AttentionKernels.chosen
 
     var description: String {
         "\(dataType.name), \(ranks) ranks, interleave \(interleave), B \(blockTokens), Hkv \(kvHeads) x \(group), "
-            + "Dk \(keyDim), values \(values), \(visibility), sinks \(sinks.count), context \(context), count \(count), "
+            + "Dk \(keyDim), values \(values), \(visibility), sinks \(sinks.count), context \(context), count \(count)\(isCached ? ", cached" : ""), "
             + "kernels \(kernels)"
     }
 
@@ -98,13 +100,14 @@ struct StepCase: CustomStringConvertible, Sendable {
     /// A rank's part of the context, over all of its blocks or from the first one that any query sees.
     func partial(_ inputs: Inputs, rank: Int, overAll: Bool) throws -> AttentionStates {
         let layout = try contextLayout
-        let length = layout.localLength(ofRank: rank, length: context)
+        let length = layout.localLength(ofRank: rank, length: context + (isCached ? count : 0))
         let first = layout.localLength(ofRank: rank, length: visibility.first(seenFrom: context))
         let local = (overAll ? 0 : first / blockTokens * blockTokens)..<length
         return try states(
             inputs, heads: 0..<heads, over: local.map { layout.position(ofLocalIndex: $0, rank: rank) },
             visible: .context(
-                visibility, seenFrom: context..<context + count, of: layout, rank: rank, local: local))
+                visibility, seenFrom: context..<context + count, areOwn: isCached, of: layout, rank: rank, local: local)
+        )
     }
 
     /// The part of the step's own tokens, of some heads.
@@ -120,8 +123,9 @@ struct StepCase: CustomStringConvertible, Sendable {
             joining: try (0..<ranks).map { rank in
                 let own = partition.ownHeads(ofRank: rank)
                 let rows = own.lowerBound * count..<own.upperBound * count
+                let context = try AttentionStates.merge(partials.map { $0.slice(rows: rows) })
                 return try AttentionStates.merge(
-                    [AttentionStates.merge(partials.map { $0.slice(rows: rows) }), new(inputs, heads: own)],
+                    isCached ? [context] : [context, new(inputs, heads: own)],
                     sinks: sinks.isEmpty ? [] : Array(sinks[own]))
             })
     }

@@ -48,6 +48,23 @@ struct VisibilityTests {
         }
     }
 
+    @Test("queries whose tokens are in the shards see those up to their own", arguments: Variant.all)
+    func cached(variant: Variant) throws {
+        for (number, blockTokens) in [16, 64, 80, 144].enumerated() {
+            for (context, count) in [(0, 1), (0, 20), (1, 96), (blockTokens, 7), (3 * blockTokens - 1, 2), (700, 300)] {
+                for visibility in [Visibility.all, .window(1), .window(50)] {
+                    try StepCase(
+                        dataType: variant.dataType, ranks: 1 + number,
+                        interleave: number % 2 == 0 ? 1 : blockTokens / 16,
+                        blockTokens: blockTokens, kvHeads: 1, group: 5, visibility: visibility,
+                        softcap: number % 2 == 0 ? nil : 4, context: context, count: count, isCached: true,
+                        kernels: variant.kernels
+                    ).check(salt: UInt64(context + number))
+                }
+            }
+        }
+    }
+
     @Test("each query sees the tokens of a shard that its window names by their positions", arguments: [1, 2, 3, 7])
     func ranges(ranks: Int) throws {
         for (interleave, window, position, count) in [
@@ -66,6 +83,18 @@ struct VisibilityTests {
                 for token in 0..<count {
                     let seen = owned.indices.filter { owned[$0] > position + token - window }.map { $0 - start }
                     #expect(Array(visible[token]) == seen)
+                }
+            }
+            for rank in 0..<ranks {
+                let owned = (0..<position + count).filter { layout.owner(ofPosition: $0) == rank }
+                let start = layout.localLength(ofRank: rank, length: visibility.first(seenFrom: position)) / 48 * 48
+                let visible = VisibleTokens.context(
+                    visibility, seenFrom: position..<position + count, areOwn: true, of: layout, rank: rank,
+                    local: start..<owned.count)
+                for token in 0..<count {
+                    let last = position + token
+                    let seen = owned.indices.filter { owned[$0] > last - window && owned[$0] <= last }
+                    #expect(Array(visible[token]) == seen.map { $0 - start })
                 }
             }
             let new = VisibleTokens.new(visibility, at: position..<position + count)

@@ -41,7 +41,7 @@ struct FirstUseTests {
         try rig.reopen()
         func piecesOfRows(_ positions: Range<Int>) throws -> Int {
             var count = 0
-            _ = try rig.cache.rows(sequence: SequenceID(1), layer: 0, positions: positions) { count += 1 }
+            _ = try rig.rows(of: SequenceID(1), layer: 0, positions) { count += 1 }
             return count
         }
         #expect(try piecesOfRows(200 * 16..<200 * 16 + 1) == 1)

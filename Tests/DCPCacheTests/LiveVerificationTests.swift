@@ -159,26 +159,24 @@ struct LiveVerificationTests {
         try rig.commit(1, 85)
         for range in [0..<85, 0..<4, 4..<5, 30..<75, 64..<64, 84..<85] {
             for layer in 0..<2 {
-                let rows = try rig.cache.rows(sequence: SequenceID(1), layer: layer, positions: range)
+                let rows = try rig.rows(of: SequenceID(1), layer: layer, range)
                 let owned = range.filter { $0 / 4 % 2 == 1 }
                 let stored = owned.map {
                     StepRows.stored(tag: tags[$0], layer: layer, shape: rig.shape, cluster: rig.cluster)
                 }
-                #expect(rows.tokens == owned.count)
-                #expect(rows.keys == stored.flatMap { $0.prefix(2 * 8 * 2) })
-                #expect(rows.values == stored.flatMap { $0.dropFirst(2 * 8 * 2) })
-                let byteCount = try rig.cache.rowsByteCount(sequence: SequenceID(1), layer: 0, positions: range)
-                #expect(byteCount == rows.keys.count + rows.values.count)
+                #expect(rows.stored.tokens == owned.count)
+                let keys = stored.flatMap { $0.prefix(2 * 8 * 2) }
+                #expect(rows.bytes == keys + stored.flatMap { $0.dropFirst(2 * 8 * 2) })
             }
         }
         expect(.positionMismatch, "85 committed") {
-            _ = try rig.cache.rows(sequence: SequenceID(1), layer: 0, positions: 80..<86)
+            _ = try rig.rows(of: SequenceID(1), layer: 0, 80..<86)
         }
-        let before = try rig.cache.rows(sequence: SequenceID(1), layer: 0, positions: 0..<40).generation
+        let before = try rig.rows(of: SequenceID(1), layer: 0, 0..<40).stored.generation
         try rig.appendAll(1, at: 90, [5])
-        #expect(try rig.cache.rows(sequence: SequenceID(1), layer: 0, positions: 0..<40).generation == before)
+        #expect(try rig.rows(of: SequenceID(1), layer: 0, 0..<40).stored.generation == before)
         try rig.truncate(1, 84)
-        #expect(try rig.cache.rows(sequence: SequenceID(1), layer: 0, positions: 0..<40).generation != before)
+        #expect(try rig.rows(of: SequenceID(1), layer: 0, 0..<40).stored.generation != before)
     }
 }
 

@@ -278,3 +278,17 @@ struct SeededGenerator: RandomNumberGenerator {
         return z ^ (z >> 31)
     }
 }
+
+extension Rig {
+    /// Rows read back into as many bytes as the cache says.
+    func rows(
+        of id: SequenceID, layer: Int, _ positions: Range<Int>, goesOn: () -> Void = {}
+    ) throws -> (stored: StoredRows, bytes: [UInt8]) {
+        let byteCount = try cache.rowsByteCount(sequence: id, layer: layer, positions: positions)
+        var bytes = [UInt8](repeating: 0xA5, count: byteCount)
+        let stored = try bytes.withUnsafeMutableBytes {
+            try cache.rows(sequence: id, layer: layer, positions: positions, into: $0, goesOn: goesOn)
+        }
+        return (stored, bytes)
+    }
+}

@@ -133,7 +133,9 @@ struct UncommittedForkTests {
         }
         try rig.cache.rewind(sequence: SequenceID(1), layer: 0, length: 90)
         try rig.cache.rewind(sequence: SequenceID(1), length: 40)
-        try rig.cache.rewind(sequence: SequenceID(1), layer: 0, length: 30)
+        // They still share what is before that.
+        expect(.positionMismatch, "40", "39") { try rig.cache.rewind(sequence: SequenceID(1), layer: 1, length: 39) }
+        try rig.cache.rewind(sequence: SequenceID(1), length: 30)
         #expect(try rig.holds(2, Array(Self.parent[..<90])))
     }
 

@@ -44,12 +44,38 @@ struct LayerCursorsTests {
         // The cache's own length is behind; the reservation counts.
         #expect(try cursors.admit(second, tag: tag(2), layer: 0, length: 0) == .append(isContextReady: false))
         #expect(try cursors.admit(third, tag: tag(3), layer: 0, length: 0) == .append(isContextReady: false))
-        #expect(!cursors.isContextReady(second, layer: 0))
+        func holds(_ tokens: Int, layer: Int = 0) -> Bool {
+            cursors.holds(tokens, of: first.sequence, layer: layer, length: 0)
+        }
+        #expect(!holds(3))
         cursors.appended(first, layer: 0)
-        #expect(cursors.isContextReady(second, layer: 0) && !cursors.isContextReady(third, layer: 0))
+        #expect(holds(3) && !holds(5))
         cursors.appended(second, layer: 0)
-        #expect(cursors.isContextReady(third, layer: 0))
-        #expect(!cursors.isContextReady(third, layer: 1))
+        #expect(holds(5) && !holds(6))
+        #expect(!holds(5, layer: 1) && holds(0, layer: 1))
+    }
+
+    @Test("queries alone: any positions that are there or on their way, and nothing is reserved")
+    func queries() throws {
+        var cursors = LayerCursors()
+        func check(_ position: Int, _ count: Int, length: Int) throws {
+            try cursors.checkQueries(entry(position, count), layer: 0, length: length)
+        }
+        try check(0, 4, length: 4)
+        try check(3, 1, length: 4)
+        var error = try #require(throws: ServiceError.self) { try check(3, 2, length: 4) }
+        #expect(
+            error.code == .positionMismatch && error.message.contains("3..<5") && error.message.contains("4 tokens"))
+        #expect(cursors.holds(4, of: SequenceID(1), layer: 0, length: 4))
+        #expect(try cursors.admit(entry(4, 3), tag: tag(1), layer: 0, length: 4) == .append(isContextReady: true))
+        try check(5, 2, length: 4)
+        #expect(!cursors.holds(7, of: SequenceID(1), layer: 0, length: 4))
+        error = try #require(throws: ServiceError.self) { try check(7, 1, length: 4) }
+        #expect(error.message.contains("7 tokens"))
+        cursors.rolledBack(entry(4, 3), layer: 0)
+        #expect(throws: ServiceError.self) { try check(4, 1, length: 4) }
+        // A query between two steps does not come between them.
+        #expect(try cursors.admit(entry(4, 1), tag: tag(2), layer: 0, length: 4) == .append(isContextReady: true))
     }
 
     @Test("a repeat of the last step appends nothing; while it is in flight it is a conflict")
@@ -63,7 +89,7 @@ struct LayerCursorsTests {
         #expect(conflict.code == .conflict)
         cursors.appended(step, layer: 0)
         for _ in 0..<2 { #expect(try cursors.admit(step, tag: tag(1), layer: 0, length: 3) == .repeat) }
-        #expect(cursors.isContextReady(step, layer: 0))
+        #expect(cursors.holds(3, of: step.sequence, layer: 0, length: 0))
         // The same tag with other contents, the same contents under another tag: no repeats.
         for (other, by) in [(entry(0, 2), tag(1)), (step, tag(2)), (step, tag(1, client: 2))] {
             let error = try #require(throws: ServiceError.self) {
@@ -118,7 +144,7 @@ struct LayerCursorsTests {
         cursors.rolledBack(second, layer: 0)
         #expect(try cursors.admit(entry(3, 4), tag: tag(3), layer: 0, length: 0) == .append(isContextReady: false))
         cursors.appended(first, layer: 0)
-        #expect(cursors.isContextReady(entry(3, 4), layer: 0))
+        #expect(cursors.holds(3, of: first.sequence, layer: 0, length: 0))
     }
 
     @Test("forgetting a sequence takes the cache's word for its length again, and leaves the others")
@@ -127,7 +153,8 @@ struct LayerCursorsTests {
         _ = try cursors.admit(entry(0, 3), tag: tag(1), layer: 0, length: 0)
         _ = try cursors.admit(entry(0, 3, of: 2), tag: tag(1), layer: 0, length: 0)
         cursors.forget(SequenceID(1))
-        #expect(!cursors.isContextReady(entry(3, 1), layer: 0))
+        #expect(cursors.holds(1, of: SequenceID(1), layer: 0, length: 1))
+        #expect(!cursors.holds(3, of: SequenceID(1), layer: 0, length: 1))
         #expect(try cursors.admit(entry(1, 1), tag: tag(2), layer: 0, length: 1) == .append(isContextReady: true))
         #expect(
             try cursors.admit(entry(3, 1, of: 2), tag: tag(2), layer: 0, length: 1) == .append(isContextReady: false))

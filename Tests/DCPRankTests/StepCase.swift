@@ -18,7 +18,10 @@ struct StepCase: Sendable, CustomTestStringConvertible {
         StepRequest.Entry(sequence: SequenceID(1), position: 7, count: 1),
         StepRequest.Entry(sequence: SequenceID(2), position: 0, count: 1),
     ]
+    /// Whether the step is the first to bring its tokens.
     var appends = true
+    /// Whether it brings queries alone.
+    var queriesAlone = false
 
     static let valueDim = 8
     static let keyDim = 8
@@ -26,6 +29,7 @@ struct StepCase: Sendable, CustomTestStringConvertible {
     var testDescription: String {
         "\(ranks) ranks, \(queryHeads) heads, \(exchange.name), \(queryMode), "
             + (entries.contains { $0.position > 0 } ? "context" : "no context") + (appends ? "" : ", repeat")
+            + (queriesAlone ? ", queries alone" : "")
     }
 
     var tokens: Int { entries.reduce(0) { $0 + $1.count } }
@@ -37,7 +41,7 @@ struct StepCase: Sendable, CustomTestStringConvertible {
                 queryHeads: queryHeads, kvHeads: kvHeads, keyDim: Self.keyDim, values: .own(Self.valueDim), scale: 1),
             kvDataType: .float32, partition: partition,
             layout: try ContextLayout(contextRanks: ranks, interleave: 1, blockTokens: 16), contextRank: rank,
-            exchange: exchange, queryMode: queryMode, wantsLSE: true, entries: entries)
+            exchange: exchange, queryMode: queryMode, appends: !queriesAlone, wantsLSE: true, entries: entries)
     }
 
     func machine(ofRank rank: Int) throws -> StepMachine { StepMachine(try plan(ofRank: rank), appends: appends) }
@@ -55,7 +59,10 @@ struct StepCase: Sendable, CustomTestStringConvertible {
     }
 
     func newTokens(ofRank rank: Int) -> AttentionStates {
-        states(rows: partition.ownHeads(ofRank: rank).count * tokens, salt: 1000 + UInt64(rank))
+        if queriesAlone {
+            return .empty(rows: partition.ownHeads(ofRank: rank).count * tokens, valueDim: Self.valueDim)
+        }
+        return states(rows: partition.ownHeads(ofRank: rank).count * tokens, salt: 1000 + UInt64(rank))
     }
 
     /// The context partial of a rank's shard, of the queries it was given: other queries give other numbers.
@@ -113,7 +120,8 @@ func answer(to action: StepMachine.Action, of test: StepCase, rank: Int) throws 
         let context = AttentionStates(
             valueDim: newTokens.valueDim, outputs: AttentionStates.sum(of: summands), lse: lse)
         return .mergeDone(try AttentionStates.merge([context, newTokens]))
-    case .sendQuery, .sendPartial, .sendLogSumExp, .sendCorrected, .sendAbort, .reply, .fail, .rollBack: return nil
+    case .sendQuery, .sendPartial, .sendLogSumExp, .sendCorrected, .sendAbort, .sendAppended, .reply, .fail, .rollBack:
+        return nil
     }
 }
 
@@ -125,6 +133,7 @@ func message(of action: StepMachine.Action, from rank: Int) -> (to: Int, event: 
     case .sendLogSumExp(let lse, let member): (member, .logSumExp(lse, from: rank))
     case .sendCorrected(let outputs, let member): (member, .corrected(outputs, from: rank))
     case .sendAbort(let error, let member): (member, .aborted(error))
+    case .sendAppended(let member): (member, .peerAppended(from: rank))
     case .startNewTokens, .startAppend, .startContext, .startCorrection, .startMerge, .startReduction, .reply, .fail,
         .rollBack:
         nil

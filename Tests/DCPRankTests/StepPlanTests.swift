@@ -24,8 +24,8 @@ struct StepPlanTests {
         StepRequest(
             model: ModelID(1), queryMode: .gather, wantsLSE: true, timeoutMilliseconds: 1,
             entries: [.init(sequence: SequenceID(1), position: 5, count: 2)], queryDataType: .float32,
-            keyValueDataType: .bfloat16, queryHeads: 2, kvHeads: 3, keyDim: 64, valueDim: 32, queries: ByteBuffer(),
-            keys: ByteBuffer(), values: ByteBuffer())
+            keyValueDataType: .bfloat16, queryHeads: 2, kvHeads: 3, keyDim: 64, valueDim: 32, keyValueTokens: 2,
+            tensors: ByteBuffer())
     }
 
     @Test("a request that fits: own heads, rows and tokens")
@@ -42,17 +42,17 @@ struct StepPlanTests {
     @Test("a step is charged for its tensors, and with queries for what is computed of them")
     func byteCount() throws {
         var request = request()
-        request.keys = ByteBuffer(repeating: 0, count: 2 * 3 * 64 * 2)
-        request.values = ByteBuffer(repeating: 0, count: 2 * 3 * 32 * 2)
-        request.queries = ByteBuffer(repeating: 0, count: 2 * 2 * 64 * 4)
         let brought = 768 + 384
+        request.tensors = ByteBuffer(repeating: 0, count: brought + 1024)
+        try request.checkTensors()
         let plan = try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
         #expect(plan.byteCount(of: request) == brought + 1024 + 2 * 9 * (64 + 2 * 32) * 4)
-        request.queryMode = .absent
-        request.queryHeads = 0
-        request.queries = ByteBuffer()
+        // Of positions 5 and 6 the rank owns one.
+        (request.queryMode, request.queryHeads, request.keyValueTokens) = (.absent, 0, 1)
+        request.tensors = ByteBuffer(repeating: 0, count: brought / 2)
+        try request.checkTensors()
         let appending = try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
-        #expect(appending.byteCount(of: request) == brought)
+        #expect(appending.byteCount(of: request) == brought / 2)
     }
 
     @Test("head groups: a rank of the second group answers for its group's heads, numbered inside it")
@@ -70,7 +70,7 @@ struct StepPlanTests {
         let wrong: [(WritableKeyPath<StepRequest, Int>, Int, String, Int)] = [
             (\.queryHeads, 3, "query heads of its own", 2), (\.queryHeads, 9, "query heads of its own", 2),
             (\.kvHeads, 1, "KV heads", 3), (\.keyDim, 32, "key dimensions", 64),
-            (\.valueDim, 64, "value dimensions", 32),
+            (\.valueDim, 64, "value dimensions", 32), (\.keyValueTokens, 1, "tokens with keys and values", 2),
         ]
         for (field, value, what, expected) in wrong {
             var request = request()
@@ -88,6 +88,69 @@ struct StepPlanTests {
             try StepPlan(replicated, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
         }
         #expect(error.message.contains("2 query heads of its head group") && error.message.contains("needs 9"))
+    }
+
+    @Test("tensors of another size than the fields say are refused with both sizes")
+    func tensors() throws {
+        var request = request()
+        let whole = 2 * 2 * 64 * 4 + 2 * 3 * (64 + 32) * 2
+        for byteCount in [0, whole - 1, whole + 1, whole / 2] {
+            request.tensors = ByteBuffer(repeating: 0, count: byteCount)
+            let error = try #require(throws: ServiceError.self) { try request.checkTensors() }
+            #expect(error.code == .invalidRequest && error.message.contains("\(byteCount) bytes of tensors"))
+            #expect(error.message.contains("1024 of queries, 768 of keys and 384 of values"))
+        }
+        request.tensors = ByteBuffer(repeating: 0, count: whole)
+        try request.checkTensors()
+        #expect(request.queries.readableBytes == 1024 && request.keys.readableBytes == 768)
+        #expect(request.values.readableBytes == 384)
+    }
+
+    /// Positions 5..<12 and 0..<9 in runs of 4 over 3 ranks: 5...7 and 4...7 are rank 1's.
+    @Test("without queries a rank needs the tokens that it owns, and knows which of the step's they are")
+    func owned() throws {
+        var request = request()
+        request.entries = [
+            .init(sequence: SequenceID(1), position: 5, count: 7),
+            .init(sequence: SequenceID(2), position: 0, count: 9),
+        ]
+        (request.queryMode, request.queryHeads) = (.absent, 0)
+        let expected = [[7, 8, 9, 10], [0, 1, 2, 11, 12, 13, 14], [3, 4, 5, 6, 15]]
+        for (rank, tokens) in expected.enumerated() {
+            func plan(bringing count: Int) throws -> StepPlan {
+                request.keyValueTokens = count
+                return try StepPlan(
+                    request, layer: 0, model: try model(), cluster: try cluster(3, interleave: 4),
+                    rank: RankIndex(UInt16(rank)))
+            }
+            let fitting = try plan(bringing: tokens.count)
+            #expect(!fitting.hasContext && fitting.needsGroup)
+            #expect((0..<fitting.keyValueTokens).map { fitting.token(ofRow: $0) } == tokens)
+            for wrong in [0, tokens.count - 1, 16] {
+                let error = try #require(throws: ServiceError.self) { try plan(bringing: wrong) }
+                #expect(error.code == .invalidRequest && error.message.contains("brings \(wrong) tokens with keys"))
+                #expect(error.message.contains("needs \(tokens.count)"))
+            }
+        }
+    }
+
+    @Test("queries alone have context wherever they are, and bring no keys; neither keys nor queries is refused")
+    func queriesAlone() throws {
+        var request = request()
+        (request.appends, request.keyValueTokens) = (false, 0)
+        request.entries[0].position = 0
+        let plan = try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        #expect(plan.hasContext && plan.needsGroup && plan.keyValueTokens == 0)
+        request.keyValueTokens = 2
+        var error = try #require(throws: ServiceError.self) {
+            try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        }
+        #expect(error.message.contains("2 tokens with keys and values and does not append"))
+        (request.queryMode, request.queryHeads, request.keyValueTokens) = (.absent, 0, 0)
+        error = try #require(throws: ServiceError.self) {
+            try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
+        }
+        #expect(error.code == .invalidRequest && error.message.contains("neither appends nor has queries"))
     }
 
     @Test("a sequence twice in one step is refused by name")

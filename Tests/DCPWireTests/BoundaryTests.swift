@@ -31,12 +31,16 @@ struct BoundaryTests {
         let none = ByteBuffer()
         var step = Samples.step()
         (step.queryHeads, step.kvHeads, step.keyDim, step.valueDim) = (most, most, most, most)
-        (step.queries, step.keys, step.values) = (none, none, none)
+        step.tensors = none
         var counted = step
         step.entries = [.init(sequence: SequenceID(1), position: 0, count: tokens)]
+        step.keyValueTokens = tokens
+        // A frame like others; who takes it compares it with its payload first.
+        #expect(refusal(RawFrame(.request(step)).bytes) == nil)
+        #expect(throws: ServiceError.self) { try step.checkTensors() }
         counted.entries = (0..<4096).map { .init(sequence: SequenceID($0), position: 1 << 48, count: Int(UInt32.max)) }
         let messages: [Message] = [
-            .request(step), .request(counted),
+            .request(counted),
             .reply(
                 StepResult(tokens: tokens, heads: most, valueDim: most, outputs: none, lse: none), to: StepRequest.self),
             .query(QuerySlice(tokens: tokens, heads: most, keyDim: most, dataType: .float32, queries: none)),
@@ -44,7 +48,7 @@ struct BoundaryTests {
             .reply(
                 RowsReply(
                     generation: 0, tokens: tokens, dataType: .float32, kvHeads: most, keyDim: most, valueDim: most,
-                    keys: none, values: none), to: RowsRequest.self),
+                    rows: none), to: RowsRequest.self),
             .logSumExp(LogSumExpRows(tokens: tokens, heads: most, lse: none)),
             .corrected(CorrectedSlice(tokens: tokens, heads: most, valueDim: most, outputs: none)),
         ]

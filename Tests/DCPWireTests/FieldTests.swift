@@ -38,7 +38,7 @@ struct FieldTests {
             (.reply(SequenceList(models: [], sequences: []), to: ListSequences.self), 0, 0),
             (.reply(SequenceList(models: [], sequences: []), to: ListSequences.self), 4, 0),
             (.renewLease(LeaseRenewal(stepsInFlight: 0, usedSequences: [SequenceID(1), SequenceID(2)])), 19, 2),
-            (.refusals([ServiceError(.storeFull, "")]), 0, 1), (.request(Samples.step()), 20, 2),
+            (.refusals([ServiceError(.storeFull, "")]), 0, 1), (.request(Samples.step()), 25, 2),
             (verified(findings: 2), 84, 2),
         ]
     }
@@ -126,7 +126,7 @@ struct FieldTests {
             step.entries = entries
             // No heads: the tensors have no bytes, whatever the tokens.
             (step.queryHeads, step.kvHeads) = (0, 0)
-            (step.queries, step.keys, step.values) = (ByteBuffer(), ByteBuffer(), ByteBuffer())
+            step.tensors = ByteBuffer()
             return refusal(encoded(Samples.frame(.request(step))))
         }
         func entry(_ count: Int) -> StepRequest.Entry { .init(sequence: SequenceID(1), position: 0, count: count) }
@@ -171,8 +171,9 @@ struct FieldTests {
         #expect(refusal(unknown.bytes)?.message.contains("type 20") == true)
         let step = Message.request(Samples.step())
         #expect(patched(step, at: 4, [4])?.message.contains("`query mode`") == true)
-        #expect(patched(step, at: 5, [2])?.message.contains("`wants LSE`") == true)
-        #expect(patched(step, at: 10, [0])?.message.contains("`query dtype`") == true)
+        #expect(patched(step, at: 5, [2])?.message.contains("`appends`") == true)
+        #expect(patched(step, at: 6, [2])?.message.contains("`wants LSE`") == true)
+        #expect(patched(step, at: 11, [0])?.message.contains("`query dtype`") == true)
     }
 
     @Test("a hello is from a rank exactly when it has a rank's index")

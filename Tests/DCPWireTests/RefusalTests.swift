@@ -54,7 +54,7 @@ struct RefusalTests {
 
     @Test(
         "an unknown type is refused by its number",
-        arguments: zip([0, 9, 55, 0x7FFF, 65_535] as [UInt16], ["0", "9", "55", "0x7fff", "0x7fff"]))
+        arguments: zip([0, 9, 99, 0x7FFF, 65_535] as [UInt16], ["0", "9", "99", "0x7fff", "0x7fff"]))
     func type(number: UInt16, shown: String) throws {
         var raw = RawFrame(.linksReady)
         raw.type = number

@@ -40,6 +40,10 @@ enum Samples {
                     stepsInFlight: 1, refusal: ServiceError(.storeFull, "Full.", rank: RankIndex(3)),
                     evictionByteCount: 1 << 33, usedSequences: [SequenceID(9), SequenceID(2)])),
             .victimsRequest([SequenceID(2), SequenceID(9)]), .victimsRequest([]), .victims([SequenceID(9)]),
+            .matchRequest(
+                MatchQuestion(model: ModelID(7), scope: "tenant", ids: [1, .max, 0], excluding: [SequenceID(4)])),
+            .matched([]), .matched([HeldLength(sequence: SequenceID(9), length: 1 << 40)]),
+            .lengthsRequest([SequenceID(9)]), .lengths([HeldLength(sequence: SequenceID(9), length: 7)]),
             .refusals([]),
             .refusals([
                 ServiceError(.storeFull, "Full.", rank: RankIndex(3)),
@@ -100,6 +104,16 @@ enum Samples {
             .reply(Many.Reply([.failure(refusal)]), to: Many<TruncateSequence>.self),
             .reply(Many.Reply([.success(Done())]), to: Many<CloseSequence>.self),
             .reply(Many.Reply([.success(retention)]), to: Many<RetainSequence>.self),
+            .request(
+                Many([
+                    OpenMatching(
+                        name: "s", model: "m", revision: "r", scope: "tenant", ids: [5, 6, .max], lengthMax: 2)
+                ])),
+            .reply(
+                Many.Reply([
+                    .success(MatchedSequence(sequence: record, model: model, length: 2, claim: Claim(9))),
+                    .failure(refusal),
+                ]), to: Many<OpenMatching>.self),
         ]
     }
 
@@ -155,17 +169,26 @@ enum Samples {
             .reply(Many.Reply([.success(status)]), to: Many<GetSequenceStatus>.self),
             .request(Many([CutUncommitted(SequenceLength(sequence: SequenceID(1), length: 4, claim: Claim(8)))])),
             .reply(Many.Reply([.success(CutLength(4))]), to: Many<CutUncommitted>.self), .request(GetRankStatus()),
-            .reply(
-                RankStatus(
-                    rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",
-                    sequences: 1, tokens: 2, sealedBlocks: 3, openBlockByteCount: 4, uncommittedByteCount: 5,
-                    storeByteCount: 6, mapByteCountMax: 7, stepsInFlight: 8, stepsCompleted: 9, stepsAborted: 10,
-                    framesRefused: 11, receiveByteCount: 12, sendByteCount: 13, stepTokens: 26, commits: 27,
-                    commitNanoseconds: 28, peersConnected: 29, stepTimes: stepTimes,
-                    room: StoreRoom(
-                        durability: "always", condition: .refused, refusal: "No space.", fileByteCount: 22,
-                        highByteCount: 23, lowByteCount: 24, deletingByteCount: 25)), to: GetRankStatus.self),
+            .reply(rankStatus(stepTimes), to: GetRankStatus.self),
         ] + readers()
+    }
+
+    private static func rankStatus(_ stepTimes: StepTimes) -> RankStatus {
+        var status = RankStatus(
+            rank: RankIndex(2), processID: 4242, store: StoreID(high: 3, low: 4), threads: 2, kernels: "scalar",
+            sequences: 1, tokens: 2, sealedBlocks: 3, openBlockByteCount: 4, uncommittedByteCount: 5,
+            storeByteCount: 6, mapByteCountMax: 7, stepsInFlight: 8, stepsCompleted: 9, stepsAborted: 10,
+            framesRefused: 11, receiveByteCount: 12, sendByteCount: 13, stepTokens: 26, commits: 27,
+            commitNanoseconds: 28, peersConnected: 29, stepTimes: stepTimes,
+            room: StoreRoom(
+                durability: "always", condition: .refused, refusal: "No space.", fileByteCount: 22,
+                highByteCount: 23, lowByteCount: 24, deletingByteCount: 25))
+        (status.piecedBlocks, status.uncommittedByteCountMax, status.spilledByteCount) = (30, 31, 32)
+        status.holders = [
+            .init(sequence: SequenceID(7), byteCount: 33, spilledByteCount: 32),
+            .init(sequence: SequenceID(8), byteCount: 4, spilledByteCount: 0),
+        ]
+        return status
     }
 
     private static func readers() -> [Message] {
@@ -195,21 +218,29 @@ enum Samples {
             .reply(
                 RowsReply(
                     generation: 6, tokens: 3, dataType: .bfloat16, kvHeads: 2, keyDim: 8, valueDim: 6,
-                    keys: bytes(3 * 2 * 8 * 2), values: bytes(3 * 2 * 6 * 2)), to: RowsRequest.self),
+                    rows: bytes(3 * 2 * (8 + 6) * 2)), to: RowsRequest.self),
             // A rank that owns none of the tokens answers all the same.
             .reply(
                 RowsReply(
                     generation: 0, tokens: 0, dataType: .float32, kvHeads: 2, keyDim: 8, valueDim: 6,
-                    keys: ByteBuffer(),
-                    values: ByteBuffer()), to: RowsRequest.self),
-            .request(append()),
+                    rows: ByteBuffer()), to: RowsRequest.self),
+            .request(append()), .request(query()),
         ]
     }
 
-    /// A step without queries.
+    /// A step without queries, to a rank that owns two of its three tokens.
     static func append() -> StepRequest {
         var step = step()
-        (step.queryMode, step.queryHeads, step.queries) = (.absent, 0, ByteBuffer())
+        (step.queryMode, step.queryHeads, step.keyValueTokens) = (.absent, 0, 2)
+        step.tensors = bytes(2 * (8 + 6) * 2)
+        return step
+    }
+
+    /// A step of queries alone.
+    static func query() -> StepRequest {
+        var step = step()
+        (step.appends, step.keyValueTokens) = (false, 0)
+        step.tensors = bytes(2 * 3 * 8 * 4)
         return step
     }
 
@@ -228,7 +259,7 @@ enum Samples {
             .partial(PartialSlice(tokens: 2, heads: 0, valueDim: 4, outputs: ByteBuffer(), lse: ByteBuffer())),
             .logSumExp(LogSumExpRows(tokens: 2, heads: 3, lse: bytes(48))),
             .corrected(CorrectedSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96))),
-            .abort(ServiceError(.storeFull, "The store is full.", rank: RankIndex(0))),
+            .abort(ServiceError(.storeFull, "The store is full.", rank: RankIndex(0))), .appended,
         ]
     }
 
@@ -240,7 +271,7 @@ enum Samples {
                 .init(sequence: SequenceID(1), position: 40, count: 1),
                 .init(sequence: SequenceID(2), position: 0, count: 2),
             ], queryDataType: .float32, keyValueDataType: .bfloat16, queryHeads: 2, kvHeads: 1, keyDim: 8, valueDim: 6,
-            queries: bytes(2 * 3 * 8 * 4), keys: bytes(3 * 8 * 2), values: bytes(3 * 6 * 2))
+            keyValueTokens: 3, tensors: bytes(2 * 3 * 8 * 4 + 3 * (8 + 6) * 2))
     }
 
     static func bytes(_ count: Int) -> ByteBuffer {

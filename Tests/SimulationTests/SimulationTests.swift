@@ -21,7 +21,7 @@ struct SimulationTests {
             "stepResult", "committed", "rewound", "epochs", "kill", "killCoordinator", "powerLoss", "stop", "pause",
             "partition", "halfPartition", "reset", "slow", "bitFlip", "tornPage", "fullDisk", "failedSync",
             "timeouts", "overcommits", "closed together", "steps with a window", "steps with sinks",
-            "steps with values of the keys", "models of several kinds",
+            "steps with values of the keys", "models of several kinds", "spilled blocks", "forks of uncommitted tokens",
         ] {
             #expect(counts[what] ?? 0 > 0, "no \(what) in \(counts)")
         }

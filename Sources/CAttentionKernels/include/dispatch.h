@@ -13,6 +13,7 @@ typedef struct {
     int32_t bf16_reads_terms; // attend_bf16 takes its queries from query_terms
     int32_t lanes;            // Float32 in a vector
     dcp_panel_writer *write_panels;
+    dcp_panel_reader *read_panels;
     dcp_rows_converter *rows_to_f32;
     dcp_value_maker *values_of_keys;
 } dcp_kernel_table;
@@ -34,10 +35,12 @@ void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const 
 int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
                         int64_t head_bytes);
 
-// Writes tokens into a block, takes rows as Float32, and makes values of keys, with a table's kernels: see panels.h.
+// Writes tokens into a block and reads them out of it, takes rows as Float32, and makes values of keys, with a table's kernels: see panels.h.
 int dcp_panel_write(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, int32_t row_type, const void *keys,
                     const void *values, int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,
                     int64_t first, int streams);
+void dcp_panel_read(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, const void *payload, int64_t first,
+                    int64_t count, void *keys, void *values);
 int dcp_rows_to_f32(const dcp_kernel_table *kernels, int32_t row_type, const void *rows, int64_t count, float *out);
 void dcp_values_of_keys(const dcp_kernel_table *kernels, int32_t data_type, const void *keys, int64_t block_tokens,
                         int64_t value_dim, int64_t tokens, void *values);

@@ -33,6 +33,14 @@ typedef int dcp_panel_writer(const dcp_panel_shape *shape, int32_t row_type, con
                              int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first,
                              int streams);
 
+// Reads tokens first..<first + count out of a block, in the panel's type: what the writer was given, rounded.
+//
+//   keys [count][kv_heads][key_dim], values [count][kv_heads][value_dim]
+//
+// Other threads may write the block's other tokens meanwhile.
+typedef void dcp_panel_reader(const dcp_panel_shape *shape, const void *payload, int64_t first, int64_t count,
+                              void *keys, void *values);
+
 // count values of row_type, unaligned, as Float32. Exact. Returns 0, or -1 when one is NaN or infinite.
 typedef int dcp_rows_converter(int32_t row_type, const void *rows, int64_t count, float *out);
 
@@ -46,19 +54,19 @@ typedef void dcp_value_maker(int32_t data_type, const void *keys, int64_t block_
 
 // The twins that the others equal in every bit, those of a NaN included.
 dcp_panel_writer dcp_panel_write_scalar;
+dcp_panel_reader dcp_panel_read_scalar;
 dcp_value_maker dcp_values_of_keys_scalar;
 dcp_rows_converter dcp_rows_to_f32_scalar;
 #if defined(__x86_64__)
 dcp_panel_writer dcp_panel_write_avx2, dcp_panel_write_avx512;
+dcp_panel_reader dcp_panel_read_avx2, dcp_panel_read_avx512;
 dcp_rows_converter dcp_rows_to_f32_avx2, dcp_rows_to_f32_avx512;
 dcp_value_maker dcp_values_of_keys_avx2, dcp_values_of_keys_avx512;
 #elif defined(__aarch64__)
 dcp_panel_writer dcp_panel_write_neon;
+dcp_panel_reader dcp_panel_read_neon;
 dcp_rows_converter dcp_rows_to_f32_neon;
 dcp_value_maker dcp_values_of_keys_neon;
 #endif
-
-// Reads one token out of a block, in the panel's type: K [kv_heads][key_dim] then V [kv_heads][value_dim].
-void dcp_panel_read(const dcp_panel_shape *shape, const void *payload, int64_t token, void *row);
 
 #endif

@@ -4,3 +4,4 @@
 #include "CLinuxProcess.h"
 #include "CLinuxFault.h"
 #include "CLinuxFile.h"
+#include "CLinuxMemory.h"

@@ -62,7 +62,23 @@ extension PanelLayout {
     /// Reads one token back out of a block's panels: `rowByteCount` bytes, in the KV dtype.
     public func read(token: Int, of payload: UnsafeRawPointer, into row: UnsafeMutableRawPointer) {
         precondition((0..<blockTokens).contains(token))
-        withUnsafePointer(to: shape) { dcp_panel_read($0, payload, Int64(token), row) }
+        read(tokens: token..<token + 1, of: payload, keys: row, values: row + kvHeads * keyDim * dataType.byteCount)
+    }
+
+    /// Reads some tokens back, in the KV dtype.
+    ///
+    /// Other threads may write the block's other tokens meanwhile.
+    /// - Parameters:
+    ///   - keys: `[tokens][kvHeads][Dk]`
+    ///   - values: `[tokens][kvHeads][Dv]`; not touched where the keys hold them.
+    public func read(
+        tokens: Range<Int>, of payload: UnsafeRawPointer, keys: UnsafeMutableRawPointer,
+        values: UnsafeMutableRawPointer, kernels: AttentionKernels = .chosen
+    ) {
+        precondition(tokens.lowerBound >= 0 && tokens.upperBound <= blockTokens)
+        withUnsafePointer(to: shape) {
+            dcp_panel_read(kernels.table, $0, payload, Int64(tokens.lowerBound), Int64(tokens.count), keys, values)
+        }
     }
 
     /// The row that `read` gives, as rows of one token, to be written into another block.

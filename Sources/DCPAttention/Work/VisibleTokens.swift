@@ -16,13 +16,16 @@ public struct VisibleTokens: Hashable, Sendable {
     let areOwn: Bool
     /// For each query token the first that it sees; nil where all see from the first on, which is not looked up for each.
     private let firsts: [Int]?
+    /// For each query token where what it sees ends; nil where that is the last key token for all, or its own.
+    private let ends: [Int]?
 
-    private init(count: Int, keyTokens: Int, areOwn: Bool, firsts: [Int]?) {
+    private init(count: Int, keyTokens: Int, areOwn: Bool, firsts: [Int]?, ends: [Int]? = nil) {
         precondition(count >= 0 && keyTokens >= 0)
         self.count = count
         self.keyTokens = keyTokens
         self.areOwn = areOwn
         self.firsts = firsts
+        self.ends = ends
     }
 
     /// Each of some query tokens sees all key tokens.
@@ -38,21 +41,28 @@ public struct VisibleTokens: Hashable, Sendable {
             firsts: firsts(visibility, positions) { max($0 - positions.lowerBound, 0) })
     }
 
-    /// Of a rank's shard of the context before an entry.
+    /// Of a rank's shard of the context of an entry.
     /// - Parameters:
-    ///   - positions: the entry's. All of the shard's tokens are before them.
+    ///   - positions: the entry's.
+    ///   - areOwn: whether the shard's tokens go up to the last of `positions`, so that each query token sees those up to its
+    ///     own; else all are before `positions`.
     ///   - local: the local indices of the tokens in the blocks. The first is a block's, and not after one that is seen;
     ///     the end is the shard's length.
     public static func context(
-        _ visibility: Visibility, seenFrom positions: Range<Int>, of layout: ContextLayout, rank: Int, local: Range<Int>
+        _ visibility: Visibility, seenFrom positions: Range<Int>, areOwn: Bool = false, of layout: ContextLayout,
+        rank: Int, local: Range<Int>
     ) -> VisibleTokens {
         precondition(
             local.lowerBound % layout.blockTokens == 0, "Blocks begin at a multiple of \(layout.blockTokens) tokens.")
-        let firsts = firsts(visibility, positions) {
-            min(layout.localLength(ofRank: rank, length: $0), local.upperBound) - local.lowerBound
+        func number(_ position: Int) -> Int {
+            min(layout.localLength(ofRank: rank, length: position), local.upperBound) - local.lowerBound
         }
+        let firsts = firsts(visibility, positions, number: number)
         precondition(firsts?[0] ?? 0 >= 0, "Tokens that the first query sees are missing.")
-        return VisibleTokens(count: positions.count, keyTokens: local.count, areOwn: false, firsts: firsts)
+        let sees = areOwn && number(positions.lowerBound + 1) < local.count
+        return VisibleTokens(
+            count: positions.count, keyTokens: local.count, areOwn: false, firsts: firsts,
+            ends: sees ? positions.map { number($0 + 1) } : nil)
     }
 
     /// - Parameter number: of the first key token at or after a position.
@@ -66,7 +76,7 @@ public struct VisibleTokens: Hashable, Sendable {
 
     /// What a query token sees; the end is not before the first, where it sees nothing.
     package subscript(token: Int) -> Range<Int> {
-        let end = areOwn ? token + 1 : keyTokens
+        let end = areOwn ? token + 1 : ends?[token] ?? keyTokens
         return (firsts?[token] ?? 0)..<end
     }
 

@@ -25,16 +25,50 @@ extension ShardCache {
     public func appendIfRoom(
         sequence id: SequenceID, layer: Int, position: Int, rows: KeyValueRows, tokens: Range<Int>
     ) throws(ServiceError) -> Bool {
-        let sequence = try sequence(id)
-        try checkLayer(layer, of: sequence)
         guard tokens.lowerBound >= 0, tokens.upperBound <= rows.tokens, position >= 0 else {
             throw fail(
                 .invalidRequest,
                 "Tokens \(tokens.lowerBound)..<\(tokens.upperBound) at position \(position) are outside the step's "
                     + "\(rows.tokens) tokens.")
         }
+        // Of the step's tokens: its first is at `position - tokens.lowerBound`.
+        return try append(id, layer, position..<position + tokens.count, rows) { local in
+            cluster.layout.offsets(ofLocalIndices: local, rank: contextRank, from: position - tokens.lowerBound)
+        }
+    }
+
+    /// The same with rows of this rank's tokens alone.
+    ///
+    /// - Parameters:
+    ///   - positions: global, of all tokens of the append.
+    ///   - rows: keys and values of those that this rank owns, perhaps behind others of the same step.
+    ///   - first: the row of the first of them.
+    /// - Returns: false, with nothing changed, when there is no room in RAM at the moment.
+    public func appendIfRoom(
+        sequence id: SequenceID, layer: Int, positions: Range<Int>, owned rows: KeyValueRows, from first: Int
+    ) throws(ServiceError) -> Bool {
+        let count = cluster.layout.localRange(
+            ofRank: contextRank, from: positions.lowerBound, to: positions.upperBound
+        ).count
+        guard first >= 0, first + count <= rows.tokens else {
+            throw fail(
+                .invalidRequest,
+                "The \(count) tokens that \(rank) owns of positions \(positions.lowerBound)..<\(positions.upperBound) are not "
+                    + "in the step's \(rows.tokens) rows from row \(first) on.")
+        }
+        return try append(id, layer, positions, rows) { _ in Array(UInt32(first)..<UInt32(first + count)) }
+    }
+
+    /// - Parameter sources: the rows of local tokens.
+    /// - Returns: false, with nothing changed, when there is no room in RAM at the moment.
+    private func append(
+        _ id: SequenceID, _ layer: Int, _ positions: Range<Int>, _ rows: KeyValueRows,
+        sources: (_ local: Range<Int>) -> [UInt32]
+    ) throws(ServiceError) -> Bool {
+        let sequence = try sequence(id)
+        try checkLayer(layer, of: sequence)
         let core = try prepare(sequence)
-        let end = position + tokens.count
+        let (position, end) = (positions.lowerBound, positions.upperBound)
         let local = cluster.layout.localRange(ofRank: contextRank, from: position, to: end)
         try checkIntact(core, localLength: local.upperBound)
         let byteCount = local.count * sequence.model.panels[layer].rowByteCount
@@ -44,9 +78,7 @@ extension ShardCache {
             return false
         }
         do throws(ServiceError) {
-            // Of the step's tokens: its first is at `position - tokens.lowerBound`.
-            let sources = cluster.layout.offsets(
-                ofLocalIndices: local, rank: contextRank, from: position - tokens.lowerBound)
+            let sources = sources(local)
             try sequence.layers[layer].state.withLock { state throws(ServiceError) in
                 try checkAppend(id, layer, position, state)
                 try write(rows, sources, at: local, &state, sequence.model.panels[layer])

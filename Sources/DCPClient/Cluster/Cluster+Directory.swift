@@ -113,14 +113,15 @@ extension Cluster {
                 name: name, priority: priority, timeToLive: timeToLive.map { UInt32(clamping: $0.components.seconds) }))
     }
 
-    /// Makes a new sequence of the first `length` tokens of another. Sealed blocks are shared, not copied.
+    /// Makes a new sequence of the first `length` tokens of another, which all its layers have. Blocks are shared, not copied.
+    /// What is not committed of the one is not of the other: each is committed for itself.
     /// - Parameter revision: what their model's must be; nil takes any.
+    /// - Throws: `.invalidRequest` when a rank has fewer tokens.
     @discardableResult
     public func fork(
         _ name: String, as newName: String, length: Int, revision: String? = nil
     ) async throws(ServiceError) -> SequenceRecord {
         let sequence = try await openSequence(name, model: nil, revision: revision)
-        try await checkCommitted(length, of: sequence, "forked at")
         return try await fork(sequence, as: [(newName, length)])[0].get()
     }
 
@@ -134,19 +135,6 @@ extension Cluster {
             ForkSequence(
                 name: sequence.record.name, newName: forks[index].name, length: forks[index].length, claim: claim)
         }
-    }
-
-    /// - Throws: `.positionMismatch` when fewer tokens are committed; `.claimed` when another client may have seen to that.
-    private func checkCommitted(
-        _ length: Int, of sequence: SequenceHandle, _ change: String
-    ) async throws(ServiceError) {
-        let committed = try await status(of: sequence).committedLength
-        guard length > committed else { return }
-        if let held = claims[sequence.record.id] { try await checkNotClaimed(sequence.record, since: held) }
-        throw ServiceError(
-            .positionMismatch,
-            "Sequence `\(sequence.record.name)` has \(committed) committed tokens and cannot be \(change) \(length); choose at "
-                + "most \(committed).")
     }
 
     /// Cuts a sequence to its first `length` tokens, committed or not.

@@ -9,7 +9,7 @@ public struct CachedRows: Sendable {
     /// `[tokens][Hkv][Dv]`; empty where they are a part of the keys.
     public internal(set) var values: [UInt8]
     /// What they were read from.
-    public let version: Version
+    public internal(set) var version: Version
 
     /// Equal versions are of one uncut sequence: nothing was truncated between the two answers, on any rank.
     public struct Version: Hashable, Sendable {
@@ -20,69 +20,91 @@ public struct CachedRows: Sendable {
 
 extension Cluster {
     /// Reads committed tokens of one layer back from all ranks, bit by bit as they are attended to.
-    /// - Throws: `.positionMismatch` above the committed length, `.storeDamaged`, `.invalidRequest` for more than a rank
-    ///   answers at once (64 MiB).
+    ///
+    /// A range of any length is asked for in pieces, of which a few are under way at any time.
+    /// - Throws: `.positionMismatch` above the committed length, `.storeDamaged`, `.conflict` when the sequence was cut while it
+    ///   was read.
     public func rows(
         of sequence: SequenceHandle, layer: Int, positions: Range<Int>
     ) async throws(ServiceError) -> CachedRows {
-        let attention = try sequence.model.attention(ofLayer: layer)
-        let dataType = sequence.model.description.kvDataType
-        let topology = try await readyTopology()
-        let shape = topology.shape
-        let replies = try await askRanks(
-            RowsRequest(
-                sequence: sequence.record.id, layer: layer, position: positions.lowerBound, count: positions.count),
-            topology: topology)
-        var parts: [RowsReply] = []
-        for (rank, rows) in zip(shape.allRanks, replies) {
-            let owned = shape.layout.localRange(
-                ofRank: shape.contextRank(of: rank), from: positions.lowerBound, to: positions.upperBound)
-            guard rows.tokens == owned.count,
-                rows.dataType == dataType, rows.kvHeads == attention.kvHeads / shape.headGroups,
-                rows.keyDim == attention.keyDim, rows.valueDim == attention.ownValueDim
-            else { throw Self.unexpected("\(rows.tokens) rows of other dimensions", from: "\(rank)") }
-            parts.append(rows)
+        let reading = RowReading(
+            sequence: sequence.record.id, layer: layer, attention: try sequence.model.attention(ofLayer: layer),
+            dataType: sequence.model.description.kvDataType, positions: positions, topology: try await readyTopology())
+        do throws(ServiceError) {
+            var connections: [Connection] = []
+            for rank in reading.ranks { connections.append(try await connection(to: rank, in: reading.topology)) }
+            let pieces = reading.pieces
+            var asked = pieces.prefix(RowReading.piecesInFlight).map { ask(reading, $0, connections) }
+            var rows = CachedRows(reading)
+            for (index, piece) in pieces.enumerated() {
+                let replies = try await asked[index].result()
+                let behind = index + RowReading.piecesInFlight
+                if behind < pieces.count { asked.append(ask(reading, pieces[behind], connections)) }
+                try rows.insert(replies, piece, reading)
+            }
+            return rows
+        } catch {
+            forgetTopology(after: error)
+            throw error
         }
-        let version = CachedRows.Version(epoch: topology.epoch, generations: parts.map(\.generation))
-        var rows = CachedRows(attention, dataType, tokens: positions.count, version: version)
-        for (rank, part) in zip(shape.allRanks, parts) { rows.insert(part, of: rank, shape, positions) }
-        return rows
+    }
+
+    private func ask(
+        _ reading: RowReading, _ piece: Range<Int>, _ connections: [Connection]
+    ) -> EventLoopFuture<[RowsReply]> {
+        let request = RowsRequest(
+            sequence: reading.sequence, layer: reading.layer, position: piece.lowerBound, count: piece.count)
+        let tag = Tag(client: client, number: takeNumber())
+        let futures = connections.map {
+            $0.request(request, epoch: reading.topology.epoch, tag: tag, timeout: timeouts.request)
+        }
+        return EventLoopFuture.whenAllSucceed(futures, on: eventLoop)
     }
 }
 
 extension CachedRows {
-    fileprivate init(_ attention: LayerAttention, _ dataType: DataType, tokens: Int, version: Version) {
-        let headByteCount = tokens * attention.kvHeads * dataType.byteCount
-        keys = [UInt8](repeating: 0, count: headByteCount * attention.keyDim)
-        values = [UInt8](repeating: 0, count: headByteCount * attention.ownValueDim)
-        self.version = version
-    }
-
-    /// Puts a rank's tokens and heads in their places.
-    fileprivate mutating func insert(
-        _ part: RowsReply, of rank: RankIndex, _ cluster: ClusterShape, _ positions: Range<Int>
-    ) {
-        let layout = cluster.layout
-        let contextRank = cluster.contextRank(of: rank)
-        let first = layout.localLength(ofRank: contextRank, length: positions.lowerBound)
-        let tokens = (0..<part.tokens).map {
-            layout.position(ofLocalIndex: first + $0, rank: contextRank) - positions.lowerBound
-        }
-        let group = cluster.headGroup(of: rank)
-        func spread(_ source: ByteBuffer, _ target: inout [UInt8], rowByteCount: Int) {
-            source.withUnsafeReadableBytes { source in
-                target.withUnsafeMutableBytes { target in
-                    for (index, token) in tokens.enumerated() {
-                        let place = (token * cluster.headGroups + group) * rowByteCount
-                        UnsafeMutableRawBufferPointer(rebasing: target[place..<place + rowByteCount]).copyMemory(
-                            from: UnsafeRawBufferPointer(
-                                rebasing: source[index * rowByteCount..<(index + 1) * rowByteCount]))
-                    }
-                }
+    /// Every byte is overwritten before anybody sees it: each position and head is a rank's, and no answer is missing.
+    fileprivate init(_ reading: RowReading) {
+        func unfilled(_ dim: Int) -> [UInt8] {
+            let byteCount = reading.positions.count * reading.attention.kvHeads * dim * reading.dataType.byteCount
+            return [UInt8](unsafeUninitializedCapacity: byteCount) { memory, count in
+                ProcessMemory.adviseHugePages(UnsafeMutableRawBufferPointer(memory))
+                count = byteCount
             }
         }
-        let headByteCount = part.kvHeads * part.dataType.byteCount
-        spread(part.keys, &keys, rowByteCount: headByteCount * part.keyDim)
-        spread(part.values, &values, rowByteCount: headByteCount * part.valueDim)
+        keys = unfilled(reading.attention.keyDim)
+        values = unfilled(reading.attention.ownValueDim)
+        version = Version(epoch: reading.topology.epoch, generations: [])
+    }
+
+    fileprivate mutating func insert(
+        _ replies: [RowsReply], _ piece: Range<Int>, _ reading: RowReading
+    ) throws(ServiceError) {
+        let shape = reading.topology.shape
+        let attention = reading.attention
+        var generations: [UInt64] = []
+        for (rank, rows) in zip(reading.ranks, replies) {
+            let contextRank = shape.contextRank(of: rank)
+            let owned = shape.layout.localRange(
+                ofRank: contextRank, from: piece.lowerBound, to: piece.upperBound)
+            guard rows.tokens == owned.count,
+                rows.dataType == reading.dataType, rows.kvHeads == attention.kvHeads / shape.headGroups,
+                rows.keyDim == attention.keyDim, rows.valueDim == attention.ownValueDim
+            else { throw Cluster.unexpected("\(rows.tokens) rows of other dimensions", from: "\(rank)") }
+            generations.append(rows.generation)
+            let places = RowPlaces(
+                layout: shape.layout, contextRank: contextRank, owned: owned, origin: reading.positions.lowerBound,
+                group: shape.headGroup(of: rank), groups: shape.headGroups)
+            let headByteCount = rows.kvHeads * rows.dataType.byteCount
+            places.spread(rows.keys, to: &keys, rowByteCount: headByteCount * rows.keyDim)
+            places.spread(rows.values, to: &values, rowByteCount: headByteCount * rows.valueDim)
+        }
+        guard version.generations.isEmpty || version.generations == generations else {
+            throw ServiceError(
+                .conflict,
+                "\(reading.sequence) was truncated while positions \(reading.positions.lowerBound)..<"
+                    + "\(reading.positions.upperBound) were read; read them again.")
+        }
+        version.generations = generations
     }
 }

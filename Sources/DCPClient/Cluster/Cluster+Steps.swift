@@ -2,7 +2,7 @@ public import DCPCore
 public import DCPWire
 internal import NIOCore
 
-/// Attention.
+/// Attention, and what it attends over.
 extension Cluster {
     /// One attention call for one layer: appends the entries' keys and values to their sequences, and answers with the
     /// exact causal attention of the queries over everything before and among them.
@@ -21,47 +21,63 @@ extension Cluster {
         layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, queries: TokenRows, keys: TokenRows,
         values: TokenRows?, queryMode: StepRequest.QueryMode = .gather, wantsLSE: Bool = true
     ) async throws(ServiceError) -> AttentionOutput {
-        let tokens = entries.reduce(0) { $0 + $1.count }
+        let contents = StepContents(
+            entries: entries, queries: queries, keys: keys, values: values, queryMode: queryMode, wantsLSE: wantsLSE)
+        return try await attend(contents, layer: layer, model)
+    }
+
+    /// Attention alone: answers as `step` would have, had it brought the entries' tokens, which are in the layer already. For
+    /// layers that use another layer's keys and values, and for reading a position once more.
+    ///
+    /// Each query sees the tokens up to its own position, as far as the layer's window goes, and none after it. Nothing is
+    /// changed, so it may be sent again. The answer has other bits than that of the step which brought the tokens: that one
+    /// attended to its own tokens apart from those before them. The difference is of the order of Float32's rounding.
+    ///
+    /// - Parameters:
+    ///   - entries: the sequences, each with the position of its first query and how many follow each other; all of them inside
+    ///     the layer, committed or not.
+    ///   - queries: `[tokens][Hq][Dk]`, the entries' tokens one after the other.
+    /// - Throws: as `step`; `.positionMismatch` with both numbers for positions that the layer does not have.
+    public func query(
+        layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, queries: TokenRows,
+        queryMode: StepRequest.QueryMode = .gather, wantsLSE: Bool = true
+    ) async throws(ServiceError) -> AttentionOutput {
+        let contents = StepContents(entries: entries, queries: queries, queryMode: queryMode, wantsLSE: wantsLSE)
+        return try await attend(contents, layer: layer, model)
+    }
+
+    /// Appends keys and values of one layer without attention, under the rules of steps. Each rank is sent the tokens that it
+    /// owns, and no others.
+    ///
+    /// - Parameters:
+    ///   - keys: `[tokens][Hkv][Dk]`, the entries' tokens one after the other.
+    ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`; nil where they are a part of the keys.
+    /// - Throws: as `step`; after any error call `resume` before going on.
+    public func append(
+        layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, keys: TokenRows, values: TokenRows?
+    ) async throws(ServiceError) {
+        let contents = StepContents(
+            entries: entries, keys: keys, values: values, queryMode: .absent, wantsLSE: false)
+        let (results, topology) = try await send(contents, layer: layer, model)
+        for (rank, result) in zip(topology.shape.allRanks, results)
+        where result.tokens != contents.tokens || result.heads != 0 {
+            throw Self.unexpected("outputs of \(result.heads) heads and \(result.tokens) tokens", from: "\(rank)")
+        }
+    }
+
+    private func attend(
+        _ contents: StepContents, layer: Int, _ model: ModelRecord
+    ) async throws(ServiceError) -> AttentionOutput {
         let attention = try model.attention(ofLayer: layer)
-        try Self.check(queries, "queries", tokens, attention.queryHeads, attention.keyDim)
-        try Self.check(keys, values, tokens, attention)
-        // Ranks check again. Here nothing is sent yet, and a number can be named by its head in the model.
-        if checksInputs {
-            let limits = InputLimits(attention, kvDataType: model.description.kvDataType)
-            try queries.check(.query, limits)
-            try keys.check(.key, limits)
-            try values?.check(.value, limits)
-        }
-        let topology = try await readyTopology()
-        let entries = try await claimed(entries, in: topology.epoch)
+        let (results, topology) = try await send(contents, layer: layer, model)
         let partition = topology.shape.partition(of: attention)
-        let requests = topology.shape.allRanks.map { rank in
-            let group = topology.shape.headGroup(of: rank)
-            let groupHeads = group * partition.queryHeads..<(group + 1) * partition.queryHeads
-            let heads =
-                queryMode == .replicate ? groupHeads : topology.shape.ownHeads(of: rank, partition: partition)
-            let kvHeads = group * partition.kvHeads..<(group + 1) * partition.kvHeads
-            return (
-                rank: rank,
-                request: StepRequest(
-                    model: model.id, queryMode: queryMode, wantsLSE: wantsLSE,
-                    timeoutMilliseconds: UInt32(clamping: Int(timeouts.step / .milliseconds(1))), entries: entries,
-                    queryDataType: queries.dataType, keyValueDataType: keys.dataType, queryHeads: heads.count,
-                    kvHeads: kvHeads.count, keyDim: attention.keyDim, valueDim: attention.ownValueDim,
-                    queries: queries.headMajor(heads), keys: keys.headMajor(kvHeads),
-                    values: values?.headMajor(kvHeads) ?? ByteBuffer())
-            )
-        }
-        // The ranks' own deadline ends first, so that the verdict names what was waited for.
-        let replies = try await ask(
-            requests, topology: topology,
-            tag: Tag(client: client, number: takeNumber(), layer: UInt32(layer)), timeout: timeouts.step + .seconds(2))
         var output = AttentionOutput(
-            tokens: tokens, heads: attention.queryHeads, valueDim: attention.valueDim, wantsLSE: wantsLSE)
-        for ((rank, _), result) in zip(requests, replies) {
+            tokens: contents.tokens, heads: attention.queryHeads, valueDim: attention.valueDim,
+            wantsLSE: contents.wantsLSE)
+        for (rank, result) in zip(topology.shape.allRanks, results) {
             let heads = topology.shape.ownHeads(of: rank, partition: partition)
-            guard result.tokens == tokens, result.heads == heads.count, result.valueDim == attention.valueDim,
-                (result.lse != nil) == wantsLSE
+            guard result.tokens == contents.tokens, result.heads == heads.count,
+                result.valueDim == attention.valueDim, (result.lse != nil) == contents.wantsLSE
             else {
                 throw Self.unexpected(
                     "outputs [\(result.heads), \(result.tokens), \(result.valueDim)]", from: "\(rank)")
@@ -71,37 +87,29 @@ extension Cluster {
         return output
     }
 
-    /// Keys and values as a layer has them.
-    static func check(
-        _ keys: TokenRows, _ values: TokenRows?, _ tokens: Int, _ attention: LayerAttention
-    ) throws(ServiceError) {
-        try check(keys, "keys", tokens, attention.kvHeads, attention.keyDim)
-        guard (values != nil) == (attention.ownValueDim > 0) else {
-            throw ServiceError(
-                .invalidRequest,
-                values == nil
-                    ? "The step has no values; the layer needs [\(tokens), \(attention.kvHeads), \(attention.valueDim)]."
-                    : "The step has values; the layer's are the first \(attention.valueDim) dimensions of its keys. Leave "
-                        + "them out.")
+    /// Sends each rank its part of a step.
+    /// - Returns: the answers in the order of the ranks.
+    private func send(
+        _ contents: StepContents, layer: Int, _ model: ModelRecord
+    ) async throws(ServiceError) -> ([StepResult], Topology) {
+        let attention = try model.attention(ofLayer: layer)
+        try contents.check(attention)
+        // Ranks check again. Here nothing is sent yet, and a number can be named by its head in the model.
+        if checksInputs { try contents.check(InputLimits(attention, kvDataType: model.description.kvDataType)) }
+        let topology = try await readyTopology()
+        var contents = contents
+        contents.entries = try await claimed(contents.entries, in: topology.epoch)
+        let requests = topology.shape.allRanks.map { [contents] rank in
+            (
+                rank: rank,
+                request: contents.request(to: rank, model, attention, topology.shape, timeout: timeouts.step)
+            )
         }
-        guard let values else { return }
-        try check(values, "values", tokens, attention.kvHeads, attention.valueDim)
-        guard keys.dataType == values.dataType else {
-            throw ServiceError(
-                .invalidRequest,
-                "Keys are \(keys.dataType.name) and values \(values.dataType.name); bring both in one dtype.")
-        }
-    }
-
-    private static func check(_ rows: TokenRows, _ name: String, _ tokens: Int, _ heads: Int, _ dim: Int)
-        throws(ServiceError)
-    {
-        guard (rows.tokens, rows.heads, rows.dim) == (tokens, heads, dim) else {
-            throw ServiceError(
-                .invalidRequest,
-                "The \(name) are [\(rows.tokens), \(rows.heads), \(rows.dim)], the step and its layer need "
-                    + "[\(tokens), \(heads), \(dim)]; correct the tensors.")
-        }
+        // The ranks' own deadline ends first, so that the verdict names what was waited for.
+        let replies = try await ask(
+            requests, topology: topology,
+            tag: Tag(client: client, number: takeNumber(), layer: UInt32(layer)), timeout: timeouts.step + .seconds(2))
+        return (replies, topology)
     }
 }
 
@@ -119,7 +127,7 @@ extension ModelRecord {
 
 extension ClusterShape {
     /// A rank's own heads, numbered over the whole model.
-    fileprivate func ownHeads(of rank: RankIndex, partition: HeadPartition) -> Range<Int> {
+    func ownHeads(of rank: RankIndex, partition: HeadPartition) -> Range<Int> {
         let start = headGroup(of: rank) * partition.queryHeads
         let own = partition.ownHeads(ofRank: contextRank(of: rank))
         return start + own.lowerBound..<start + own.upperBound

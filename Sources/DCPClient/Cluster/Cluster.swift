@@ -236,7 +236,7 @@ public actor Cluster {
         }
     }
 
-    private func connection(to rank: RankIndex, in topology: Topology) async throws(ServiceError) -> Connection {
+    func connection(to rank: RankIndex, in topology: Topology) async throws(ServiceError) -> Connection {
         if let shared = opening[rank] { return try await shared.value.get() }
         if let known = ranks[rank], known.isOpen { return known }
         guard let endpoint = topology.endpoint(of: rank) else {

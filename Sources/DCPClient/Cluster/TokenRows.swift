@@ -36,20 +36,30 @@ public struct TokenRows: Sendable {
         throw limits.error(tensor, found.value, head: head, token: token)
     }
 
-    /// Some of the heads, head-major as the wire wants them: `[slice][tokens][dim]`.
-    func headMajor(_ slice: Range<Int>) -> ByteBuffer {
+    private var rowByteCount: Int { dim * dataType.byteCount }
+
+    func byteCount(_ slice: Range<Int>, tokens: Int) -> Int { slice.count * tokens * rowByteCount }
+
+    /// Writes some of the heads, head-major as the wire wants them: `[slice][tokens][dim]`.
+    /// - Parameter chosen: which tokens, by rising number; nil for all.
+    func write(_ slice: Range<Int>, of chosen: [UInt32]? = nil, to buffer: inout ByteBuffer) {
         precondition(slice.lowerBound >= 0 && slice.upperBound <= heads)
-        let rowByteCount = dim * dataType.byteCount
-        var buffer = ByteBufferAllocator().buffer(capacity: slice.count * tokens * rowByteCount)
+        let count = chosen?.count ?? tokens
+        let byteCount = byteCount(slice, tokens: count)
         bytes.withUnsafeBytes { bytes in
-            for head in slice {
-                for token in 0..<tokens {
-                    let start = (token * heads + head) * rowByteCount
-                    buffer.writeBytes(UnsafeRawBufferPointer(rebasing: bytes[start..<start + rowByteCount]))
+            _ = buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: byteCount) { target in
+                guard let source = bytes.baseAddress, let target = target.baseAddress else { return 0 }
+                // Token after token: what is read follows each other, and so does what is written of each head.
+                for row in 0..<count {
+                    let token = chosen.map { Int($0[row]) } ?? row
+                    for (place, head) in slice.enumerated() {
+                        (target + (place * count + row) * rowByteCount).copyMemory(
+                            from: source + (token * heads + head) * rowByteCount, byteCount: rowByteCount)
+                    }
                 }
+                return byteCount
             }
         }
-        return buffer
     }
 }
 

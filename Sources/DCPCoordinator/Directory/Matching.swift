@@ -83,6 +83,11 @@ extension CoordinatorMachine {
         return fork(match, found, now: now)
     }
 
+    /// A rank cannot search now.
+    mutating func searchFailed(_ link: LinkID, number: UInt64, _ error: ServiceError) -> [Action] {
+        takeMatch(link, number).map { refuse($0.item.place, error) } ?? []
+    }
+
     /// A rank is lost: who waits for one is told.
     mutating func abandonMatches(_ error: ServiceError) -> [Action] {
         let abandoned = matches.sorted { $0.key < $1.key }

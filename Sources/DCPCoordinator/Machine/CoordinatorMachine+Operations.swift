@@ -126,6 +126,7 @@ extension CoordinatorMachine {
     }
 
     public mutating func operationFailed(_ link: LinkID, number: UInt64, _ error: ServiceError) -> [Action] {
+        if matches[number] != nil { return searchFailed(link, number: number, error) }
         guard let rank = rank(of: link), queues[rank]?.answered(number) ?? false, let pending = operations[number]
         else { return [] }
         // In a join no client waits for the operation, and the record it comes from is older: it stays owed. A rank that

@@ -1,4 +1,5 @@
 public import ArgumentParser
+internal import DCPClient
 internal import DCPCore
 internal import DCPWire
 
@@ -69,6 +70,7 @@ public struct RankCommand: AsyncParsableCommand {
         let source = try source()
         let (configuration, settings) = try Runtime.refusing { try load(source) }
         if common.isInspection { return try common.report(configuration) }
+        ProcessMemory.keepFreed()
         let index = RankIndex(rank ?? 0)
         let log = DaemonLog(label: "dcp-rank@\(index.value)", level: settings.logLevel, rank: index)
         let service = RankService(

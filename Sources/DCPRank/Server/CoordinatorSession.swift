@@ -292,6 +292,9 @@ extension CoordinatorSession: LinkDelegate {
         case .refusals(let refusals): server.take(refusals: refusals)
         case .victimsRequest(let candidates):
             send(.victims(server.victims(among: candidates)), number: frame.tag.number)
+        case .matchRequest(let question): answer(question, number: frame.tag.number)
+        case .lengthsRequest(let sequences):
+            send(.lengths(heldLengths(of: sequences)), number: frame.tag.number)
         case .failure(let error):
             // The registration was refused, or the coordinator stops: it is about to close the link.
             link.close(error)

@@ -78,7 +78,7 @@ extension RankServer {
         return error
     }
 
-    private static let holdersNamedMax = 8
+    static let holdersNamedMax = 8
 
     var now: UInt64 { eventLoop.now.uptimeNanoseconds }
 }

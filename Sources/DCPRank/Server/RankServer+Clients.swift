@@ -35,6 +35,9 @@ extension RankServer {
         } catch {
             counters.framesRefused.count(error.code)
             answer(link, frame.tag, .failure(error))
+            guard body.type == StepRequest.type, steps[frame.tag] == nil else { return }
+            // The others of the group may have been sent steps that can be read.
+            tellGroup(error, of: frame.tag, epoch: frame.epoch)
         }
     }
 
@@ -106,10 +109,14 @@ extension RankServer {
         counters.stepsAborted.count(error.code)
         observe(.stepAborted(tag, request.entries.map(\.sequence), error, after: nil))
         refuse(call, error)
+        tellGroup(error, of: tag, epoch: call.epoch)
+    }
+
+    private func tellGroup(_ error: ServiceError, of tag: Tag, epoch: Epoch) {
         var verdict = error
         verdict.rank = verdict.rank ?? configuration.rank
         steps.refuse(tag, verdict)
-        if call.epoch == coordinator.epoch { abortInGroup(tag, verdict) }
+        if epoch == coordinator.epoch { abortInGroup(tag, verdict) }
     }
 
     private func check(_ request: StepRequest, tag: Tag) throws(ServiceError) -> (StepPlan, Bool, Bool) {
@@ -126,6 +133,7 @@ extension RankServer {
             request, layer: layer,
             model: ModelRecord(id: request.model, name: model.name, description: model.description), cluster: cluster,
             rank: configuration.rank)
+        try request.checkTensors()
         try checkRoom(for: request, plan)
         var admitted: [(StepRequest.Entry, LayerCursors.Admission)] = []
         do throws(ServiceError) {
@@ -147,10 +155,14 @@ extension RankServer {
                         "\(entry.sequence) belongs to \(state.model), the step is for \(request.model); open the "
                             + "sequence again.")
                 }
-                let admission = try cursors.admit(
-                    entry, tag: tag, layer: layer, length: state.layerLengths[layer])
-                admitted.append((entry, admission))
+                let length = state.layerLengths[layer]
+                guard request.appends else {
+                    try cursors.checkQueries(entry, layer: layer, length: length)
+                    continue
+                }
+                admitted.append((entry, try cursors.admit(entry, tag: tag, layer: layer, length: length)))
             }
+            guard request.appends else { return (plan, false, isContextReady(request, layer: layer)) }
             // A copy that comes after the original was answered and its tokens were cut off again.
             if steps.isOver(tag), admitted.contains(where: { $0.1 != .repeat }) {
                 throw ServiceError(
@@ -171,12 +183,12 @@ extension RankServer {
             }
             throw error
         }
-        return (plan, admitted.allSatisfy { $0.1 != .repeat }, isContextReady(request.entries, layer: layer))
+        return (plan, admitted.allSatisfy { $0.1 != .repeat }, isContextReady(request, layer: layer))
     }
 
     private func isRollingBack(_ entry: StepRequest.Entry, layer: Int) -> Bool {
         steps.executions.values.contains {
-            $0.machine.isOver && Int($0.tag.layer) == layer && $0.touches(entry.sequence)
+            $0.request.appends && $0.machine.isOver && Int($0.tag.layer) == layer && $0.touches(entry.sequence)
         }
     }
 
@@ -191,7 +203,7 @@ extension RankServer {
             return refuse(call, error)
         }
         commitsInFlight += 1
-        for part in parts { commitsOn[part.sequence, default: 0] += 1 }
+        for part in parts { beginWriting(part.sequence) }
         let began = eventLoop.now
         if configuration.broken == .commit { answer(call, Done()) }
         let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)
@@ -213,11 +225,7 @@ extension RankServer {
                     server.refuse(call, error)
                 }
                 server.commitsInFlight -= 1
-                for part in parts {
-                    let rest = server.commitsOn[part.sequence, default: 1] - 1
-                    server.commitsOn[part.sequence] = rest > 0 ? rest : nil
-                }
-                server.runQuietWaiters()
+                for part in parts { server.endWriting(part.sequence) }
                 server.finishDrainIfEmpty()
             }
         }
@@ -232,7 +240,7 @@ extension RankServer {
                 try checkServing(call.epoch)
                 try checkClaim(length.claim, on: length.sequence, from: link)
                 abortSteps(on: length.sequence, ServiceError(.stepAborted, "\(length.sequence) was cut."))
-                whenQuiet(length.sequence) { [self] in
+                whenIdle(length.sequence) { [self] in
                     answers[index] = Result { () throws(ServiceError) in try cut(length.sequence, to: length.length) }
                 }
             } catch {
@@ -327,6 +335,12 @@ extension RankServer {
             peersConnected: UInt64(peers.links.count), stepTimes: counters.stepTimes, room: room(statistics))
         status.piecedBlocks = UInt64(statistics.piecedBlocks)
         status.uncommittedByteCountMax = UInt64(cache.settings.uncommittedByteCountMax)
+        status.spilledByteCount = UInt64(statistics.spilledByteCount)
+        status.holders = cache.uncommittedHoldings.prefix(Self.holdersNamedMax).map { holding in
+            RankStatus.Holder(
+                sequence: holding.sequence, byteCount: UInt64(holding.byteCount),
+                spilledByteCount: UInt64(holding.spilledByteCount))
+        }
         return status
     }
 }

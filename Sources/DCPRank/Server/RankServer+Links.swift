@@ -74,7 +74,7 @@ extension RankServer: LinkDelegate {
 
     private func receive(_ frame: Frame, from rank: RankIndex, over link: Link) {
         switch frame.message {
-        case .query, .partial, .logSumExp, .corrected, .abort: break
+        case .query, .partial, .logSumExp, .corrected, .abort, .appended: break
         case .failure(let error):
             // Why it is about to close the link.
             link.close(error)

@@ -22,7 +22,7 @@ extension RankServer {
     func whenIdle(_ sequence: SequenceID, _ body: @escaping () -> Void) {
         wait(
             for: { [unowned self] steps in
-                commitsOn[sequence] == nil && !steps.executions.values.contains { $0.touches(sequence) }
+                writesOn[sequence] == nil && !steps.executions.values.contains { $0.touches(sequence) }
             }, body)
     }
 
@@ -39,11 +39,11 @@ extension RankServer {
     }
 
     /// Something that the writer is asked for reads or commits tokens of a sequence.
-    func beginWriting(_ sequence: SequenceID) { commitsOn[sequence, default: 0] += 1 }
+    func beginWriting(_ sequence: SequenceID) { writesOn[sequence, default: 0] += 1 }
 
     func endWriting(_ sequence: SequenceID) {
-        let rest = commitsOn[sequence, default: 1] - 1
-        commitsOn[sequence] = rest > 0 ? rest : nil
+        let rest = writesOn[sequence, default: 1] - 1
+        writesOn[sequence] = rest > 0 ? rest : nil
         runQuietWaiters()
     }
 

@@ -34,8 +34,7 @@ extension RankServer {
             let (cache, eventLoop) = (cache, eventLoop)
             pool.submit { goesOn in
                 let result = Result { () throws(ServiceError) in
-                    try cache.rows(
-                        sequence: request.sequence, layer: request.layer, positions: request.positions, goesOn: goesOn)
+                    try cache.readRows(request, byteCount: byteCount, goesOn)
                 }
                 eventLoop.execute {
                     let (server, call) = bound.value
@@ -48,11 +47,11 @@ extension RankServer {
         }
     }
 
-    private func reply(_ result: Result<StoredRows, ServiceError>, _ request: RowsRequest) -> Result<
-        RowsReply, ServiceError
-    > {
+    private func reply(
+        _ result: Result<(StoredRows, ByteBuffer), ServiceError>, _ request: RowsRequest
+    ) -> Result<RowsReply, ServiceError> {
         Result { () throws(ServiceError) in
-            let rows = try result.get()
+            let (rows, bytes) = try result.get()
             guard let state = cache.state(of: request.sequence), let model = cache.model(state.model) else {
                 throw ServiceError(.unknownSequence, "\(request.sequence) is not open; open it again.")
             }
@@ -60,8 +59,28 @@ extension RankServer {
             return RowsReply(
                 generation: rows.generation, tokens: rows.tokens, dataType: model.description.kvDataType,
                 kvHeads: attention.kvHeads / cluster.headGroups, keyDim: attention.keyDim,
-                valueDim: attention.ownValueDim, keys: ByteBuffer(bytes: rows.keys),
-                values: ByteBuffer(bytes: rows.values))
+                valueDim: attention.ownValueDim, rows: bytes)
         }
+    }
+}
+
+extension ShardCache {
+    /// Rows in the memory that the frame is sent from.
+    fileprivate func readRows(
+        _ request: RowsRequest, byteCount: Int, _ goesOn: () -> Void
+    ) throws(ServiceError) -> (StoredRows, ByteBuffer) {
+        var buffer = ByteBufferAllocator().buffer(capacity: byteCount)
+        var result: Result<StoredRows, ServiceError>?
+        buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: byteCount) { bytes in
+            let bytes = UnsafeMutableRawBufferPointer(rebasing: bytes[..<byteCount])
+            result = Result { () throws(ServiceError) in
+                try rows(
+                    sequence: request.sequence, layer: request.layer, positions: request.positions, into: bytes,
+                    goesOn: goesOn)
+            }
+            return byteCount
+        }
+        guard let result else { preconditionFailure("the buffer lends its bytes at once") }
+        return (try result.get(), buffer)
     }
 }

@@ -29,13 +29,17 @@ extension RankServer {
     func appended(_ entries: [StepRequest.Entry], layer: Int) {
         for entry in entries { cursors.appended(entry, layer: layer) }
         let ready = steps.inOrder {
-            Int($0.tag.layer) == layer && isContextReady($0.request.entries, layer: layer)
+            Int($0.tag.layer) == layer && isContextReady($0.request, layer: layer)
         }
         for execution in ready { execution.deliver(.contextReady) }
     }
 
-    func isContextReady(_ entries: [StepRequest.Entry], layer: Int) -> Bool {
-        entries.allSatisfy { cursors.isContextReady($0, layer: layer) }
+    func isContextReady(_ request: StepRequest, layer: Int) -> Bool {
+        request.entries.allSatisfy { entry in
+            cursors.holds(
+                entry.contextEnd(appends: request.appends), of: entry.sequence, layer: layer,
+                length: cache.state(of: entry.sequence)?.layerLengths[layer] ?? 0)
+        }
     }
 
     /// Takes an aborted step's tokens back, and with them the steps that were built on them.
@@ -55,9 +59,10 @@ extension RankServer {
                 "The step builds on tokens from position \(entry.position) of \(entry.sequence), which were aborted; "
                     + "send them again.")
             let built = steps.inOrder { execution in
-                Int(execution.tag.layer) == layer
+                let appends = execution.request.appends
+                return Int(execution.tag.layer) == layer
                     && execution.request.entries.contains {
-                        $0.sequence == entry.sequence && $0.position > entry.position
+                        $0.sequence == entry.sequence && $0.contextEnd(appends: appends) > entry.position
                     }
             }
             for execution in built { execution.deliver(.failed(error)) }
@@ -71,9 +76,9 @@ extension RankServer {
         }
     }
 
-    /// A step with nothing to exchange does not need its peers.
+    /// A step that the ranks of a group do each for itself does not need them.
     func abortExchanges(_ error: ServiceError) {
-        for execution in steps.inOrder({ $0.machine.plan.hasContext }) {
+        for execution in steps.inOrder({ $0.machine.plan.needsGroup }) {
             execution.deliver(.failed(error))
         }
     }

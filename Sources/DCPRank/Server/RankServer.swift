@@ -31,7 +31,7 @@ public final class RankServer {
     var stepByteCount = 0
     var commitsInFlight = 0
     /// How many commits and forks of a sequence are under way; no entry for none.
-    var commitsOn: [SequenceID: Int] = [:]
+    var writesOn: [SequenceID: Int] = [:]
     /// Why other ranks take no new tokens, as the coordinator says.
     var otherRefusals: [ServiceError] = []
     var uses: UseLog

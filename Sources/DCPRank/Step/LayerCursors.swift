@@ -67,10 +67,24 @@ public struct LayerCursors: Sendable {
         cursors[entry.sequence]?[layer] = cursor
     }
 
-    /// Whether every token before the entry is in the cache.
-    public func isContextReady(_ entry: StepRequest.Entry, layer: Int) -> Bool {
-        guard let cursor = cursors[entry.sequence]?[layer] else { return false }
-        return cursor.appended >= entry.position
+    /// Admits an entry of a step that only attends, or refuses it. It may see what steps in flight bring, once that is there.
+    ///
+    /// - Parameter length: as in `admit`.
+    /// - Throws: `.positionMismatch`, with both numbers.
+    public func checkQueries(_ entry: StepRequest.Entry, layer: Int, length: Int) throws(ServiceError) {
+        let reserved = cursors[entry.sequence]?[layer]?.reserved ?? length
+        guard entry.positions.upperBound <= reserved else {
+            throw ServiceError(
+                .positionMismatch,
+                "The step has queries at positions \(entry.position)..<\(entry.positions.upperBound) and does not append, but "
+                    + "layer \(layer) of \(entry.sequence) has \(reserved) tokens; append the others first.")
+        }
+    }
+
+    /// Whether the first `tokens` of a layer are in the cache.
+    /// - Parameter length: as in `admit`.
+    public func holds(_ tokens: Int, of sequence: SequenceID, layer: Int, length: @autoclosure () -> Int) -> Bool {
+        (cursors[sequence]?[layer]?.appended ?? length()) >= tokens
     }
 
     /// An admitted entry was taken back, or its step was refused for another: the layer ends where it began. The step before

@@ -74,6 +74,7 @@ final class StepExecution {
             deliver(.partial(states, from: member))
         case .logSumExp(let rows): deliver(.logSumExp(rows.lse.doubles, from: member))
         case .corrected(let slice): deliver(.corrected(slice.outputs.floats, from: member))
+        case .appended: deliver(.peerAppended(from: member))
         case .abort(let error): deliver(.aborted(error))
         default: preconditionFailure("not a message between ranks of a step: \(message.type)")
         }
@@ -153,6 +154,7 @@ final class StepExecution {
                 .stepAborted(
                     tag, request.entries.map(\.sequence), error, after: server.eventLoop.now - timeline.arrival))
         case .sendAbort(let error, let member): send(.abort(error), to: member)
+        case .sendAppended(let member): send(.appended, to: member)
         case .rollBack: server.rollBack(request.entries, layer: layer)
         }
     }

@@ -24,6 +24,27 @@ extension StepMachine {
         return [.startAppend]
     }
 
+    /// Without queries: the group hears that the own tokens are there.
+    mutating func tellIfInPlace() -> [Action] {
+        guard isInPlace else { return [] }
+        do throws(ServiceError) {
+            return handle(try appends.contribute(InPlace()))
+        } catch {
+            return fail(error)
+        }
+    }
+
+    mutating func handle(_ actions: [AllGather<InPlace>.Action]) -> [Action] {
+        actions.flatMap { action in
+            switch action {
+            case .send(_, let member): return [Action.sendAppended(to: member)]
+            case .finished:
+                isInPlaceEverywhere = true
+                return replyIfReady()
+            }
+        }
+    }
+
     mutating func startContextIfReady() -> [Action] {
         guard case .gathering = phase, let gathered, isContextReady else { return [] }
         self.gathered = nil
@@ -103,7 +124,9 @@ extension StepMachine {
 
     /// The client may send its next step or its commit as soon as it has the reply, so the tokens are in place first.
     mutating func replyIfReady() -> [Action] {
-        guard case .merging = phase, isInPlace || repliesBeforeAppend, let output else { return [] }
+        guard case .merging = phase, (isInPlace && isInPlaceEverywhere) || repliesBeforeAppend, let output else {
+            return []
+        }
         self.output = nil
         phase = .replied
         return [.reply(output)]

@@ -81,7 +81,9 @@ extension StepMachine {
                 return contextPartial != nil
                     ? ranks(logSumExps.missing, "LSE") : ranks(corrections.missing, "corrected outputs")
             }
-        case .merging: return isInPlace ? "its own merge" : "its own append"
+        case .merging where !isInPlace: return "its own append"
+        case .merging where !isInPlaceEverywhere: return ranks(appends.missing, "append")
+        case .merging: return "its own merge"
         case .replied, .failed: return "nothing"
         }
     }

@@ -39,6 +39,8 @@ public struct StepMachine: Sendable {
         case fail(ServiceError)
         /// The verdict, to the rest of the group; only from the rank where it arose.
         case sendAbort(ServiceError, to: Int)
+        /// Without queries: the own tokens are in the cache.
+        case sendAppended(to: Int)
         /// Take the step's tokens, as far as they are there, and its place in the layer back.
         case rollBack
     }
@@ -55,6 +57,8 @@ public struct StepMachine: Sendable {
         /// The weighed outputs for each rank's own heads, in rank order, and the combined LSE of this rank's.
         case correctionDone([[Float]], lse: [Double])
         case corrected([Float], from: Int)
+        /// Another rank has its tokens of a step without queries.
+        case peerAppended(from: Int)
         case mergeDone(AttentionStates)
         /// The append failed and left the cache as it was.
         case appendFailed(ServiceError)
@@ -85,7 +89,7 @@ public struct StepMachine: Sendable {
     }
 
     enum Append: Sendable {
-        /// A repeat: the cache holds the tokens already.
+        /// The cache holds the tokens already: a repeat, or queries alone.
         case none
         /// For the tokens before the step's own.
         case waiting
@@ -109,6 +113,10 @@ public struct StepMachine: Sendable {
     var newTokens: AttentionStates?
     var output: AttentionStates?
     var append: Append
+    /// Without queries no exchange ties the ranks together, and each has checked its own tokens alone: they wait for each
+    /// other here, so that none has answered when another refuses.
+    var appends: AllGather<InPlace>
+    var isInPlaceEverywhere: Bool
     var hasRolledBack = false
     /// `BrokenRule.append`.
     var repliesBeforeAppend = false
@@ -116,10 +124,15 @@ public struct StepMachine: Sendable {
     /// Computations that were started and have not answered. The step's memory is needed until it is zero.
     public internal(set) var outstandingCount = 0
 
+    /// What a rank says that has its tokens.
+    struct InPlace: Hashable, Sendable {}
+
     /// - Parameter appends: false when the step repeats one whose tokens the cache already holds.
     public init(_ plan: StepPlan, appends: Bool) {
         self.plan = plan
-        append = appends ? .waiting : .none
+        append = appends && plan.appends ? .waiting : .none
+        self.appends = AllGather(rank: plan.contextRank, members: plan.members)
+        isInPlaceEverywhere = plan.queryMode != .absent
         queries = AllGather(rank: plan.contextRank, members: plan.members)
         partials = AllToAll(rank: plan.contextRank, members: plan.members)
         logSumExps = AllGather(rank: plan.contextRank, members: plan.members)
@@ -148,13 +161,19 @@ public struct StepMachine: Sendable {
         // A verdict of the group may be here before the client's request.
         guard !isOver else { return [] }
         if plan.queryMode == .absent {
-            // Only the append is left; a repeat has nothing to do at all.
+            // Only the append is left; of a repeat only to say that it is there.
             phase = .merging
             output = .empty(rows: 0, valueDim: plan.attention.valueDim)
-            return replyIfReady()
+            return repliesBeforeAppend ? replyIfReady() : tellIfInPlace()
         }
-        outstandingCount += 1
-        let actions = [Action.startNewTokens]
+        var actions: [Action] = []
+        if plan.appends {
+            outstandingCount += 1
+            actions = [.startNewTokens]
+        } else {
+            // Of no tokens: whatever is seen is in the cache.
+            newTokens = .empty(rows: plan.ownHeads.count * plan.tokens, valueDim: plan.attention.valueDim)
+        }
         if !plan.hasContext {
             phase = .exchanging
             exchanged = .nothing
@@ -209,7 +228,9 @@ public struct StepMachine: Sendable {
             newTokens = states
             return startMergeIfReady()
         case .appended:
-            return replyIfReady()
+            return plan.queryMode == .absent ? tellIfInPlace() : replyIfReady()
+        case .peerAppended(let member):
+            return handle(try appends.receive(InPlace(), from: member))
         case .contextDone(let states):
             return try startExchange(states)
         case .partial(let states, let member):

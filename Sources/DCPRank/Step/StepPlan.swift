@@ -17,6 +17,8 @@ public struct StepPlan: Sendable {
     public let contextRank: Int
     public let exchange: Exchange
     public let queryMode: StepRequest.QueryMode
+    /// Whether the entries' tokens are new; else they are in the cache.
+    public let appends: Bool
     public let wantsLSE: Bool
     public let entries: [StepRequest.Entry]
     public let tokens: Int
@@ -26,10 +28,27 @@ public struct StepPlan: Sendable {
     /// The heads that this rank answers for; none in a step without queries.
     public var ownHeads: Range<Int> { queryMode == .absent ? 0..<0 : partition.ownHeads(ofRank: contextRank) }
 
-    /// Whether any query sees tokens before its entry's own. Without, no rank has anything to exchange. The first query of
-    /// an entry sees the furthest back.
+    /// Whether any query sees tokens that were there before the step: those before its entry's own, or, where nothing is
+    /// appended, its own as well. Without, no rank has anything to exchange. The first query of an entry sees the furthest
+    /// back.
     public var hasContext: Bool {
-        queryMode != .absent && entries.contains { attention.visibility.first(seenFrom: $0.position) < $0.position }
+        guard queryMode != .absent else { return false }
+        return entries.contains { attention.visibility.first(seenFrom: $0.position) < $0.contextEnd(appends: appends) }
+    }
+
+    /// Whether the ranks of the group wait for each other: for what they exchange, or, in a step that appends and does
+    /// nothing else, for the word that each has its tokens.
+    public var needsGroup: Bool { hasContext || queryMode == .absent }
+
+    /// How many tokens the step brings keys and values of: this rank's own, where it has nothing else to do with them.
+    public var keyValueTokens: Int {
+        guard appends else { return 0 }
+        return queryMode == .absent ? entries.reduce(0) { $0 + ownedIndices(of: $1).count } : tokens
+    }
+
+    /// The local indices that an entry's tokens have on this rank, as far as it owns them.
+    func ownedIndices(of entry: StepRequest.Entry) -> Range<Int> {
+        layout.localRange(ofRank: contextRank, from: entry.position, to: entry.positions.upperBound)
     }
 
     /// Checks a request against a layer of its model, which has that layer, and this rank's place in the cluster.
@@ -54,6 +73,12 @@ public struct StepPlan: Sendable {
         case .replicate: try require("query heads of its head group", request.queryHeads, partition.queryHeads)
         case .absent: try require("query heads in a step without queries", request.queryHeads, 0)
         }
+        guard request.appends || request.queryMode != .absent else {
+            throw ServiceError(
+                .invalidRequest,
+                "The step neither appends nor has queries, so there is nothing to do; bring keys and values, or queries."
+            )
+        }
         try require("KV heads", request.kvHeads, partition.kvHeads)
         try require("key dimensions", request.keyDim, attention.keyDim)
         // None where the values are a part of the keys.
@@ -74,16 +99,23 @@ public struct StepPlan: Sendable {
         self.contextRank = contextRank
         exchange = cluster.exchange
         queryMode = request.queryMode
+        appends = request.appends
         wantsLSE = request.wantsLSE
         entries = request.entries
         tokens = request.tokens
+        try require(
+            !appends
+                ? "tokens with keys and values and does not append"
+                : queryMode == .absent
+                    ? "tokens with keys and values of those that the rank owns"
+                    : "tokens with keys and values", request.keyValueTokens, keyValueTokens)
     }
 
     /// For tests and tools that have no request at hand.
     package init(
         attention: LayerAttention, kvDataType: DataType, sinks: [Float] = [], partition: HeadPartition,
         layout: ContextLayout, contextRank: Int, exchange: Exchange,
-        queryMode: StepRequest.QueryMode, wantsLSE: Bool, entries: [StepRequest.Entry]
+        queryMode: StepRequest.QueryMode, appends: Bool = true, wantsLSE: Bool, entries: [StepRequest.Entry]
     ) {
         self.attention = attention
         self.kvDataType = kvDataType
@@ -93,6 +125,7 @@ public struct StepPlan: Sendable {
         self.contextRank = contextRank
         self.exchange = exchange
         self.queryMode = queryMode
+        self.appends = appends
         self.wantsLSE = wantsLSE
         self.entries = entries
         tokens = entries.reduce(0) { $0 + $1.count }
@@ -106,9 +139,30 @@ public struct StepPlan: Sendable {
         return tensors + partition.queryHeads * tokens * (attention.keyDim + 2 * attention.valueDim) * 4
     }
 
+    /// Which of the step's tokens a row of keys and values is of.
+    package func token(ofRow row: Int) -> Int {
+        guard queryMode == .absent else { return row }
+        var (rows, start) = (0, 0)
+        for entry in entries {
+            let owned = ownedIndices(of: entry)
+            if row < rows + owned.count {
+                let position = layout.position(ofLocalIndex: owned.lowerBound + row - rows, rank: contextRank)
+                return start + position - entry.position
+            }
+            rows += owned.count
+            start += entry.count
+        }
+        preconditionFailure("the step has \(rows) rows, and none of number \(row)")
+    }
+
     /// The rows of a context rank's own heads in `[head][token]` states of the whole group.
     public func rows(ofRank rank: Int) -> Range<Int> {
         let heads = partition.ownHeads(ofRank: rank)
         return heads.lowerBound * tokens..<heads.upperBound * tokens
     }
+}
+
+extension StepRequest.Entry {
+    /// Where the tokens end that are in the cache before the step's own work begins.
+    func contextEnd(appends: Bool) -> Int { appends ? position : positions.upperBound }
 }

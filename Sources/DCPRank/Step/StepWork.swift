@@ -38,23 +38,28 @@ final class StepWork: Sendable {
 
     typealias Completion<Value> = @Sendable (Result<Value, ServiceError>) -> Void
 
-    /// Checks all the step's tensors, and not only what this rank keeps of them: the ranks of a group are given the same
-    /// keys and values, so none of them appends what another refuses. Whichever job is first runs it, the others wait for
-    /// it.
+    /// Checks all the step's tensors, and not only what this rank keeps of them: with queries the ranks of a group are given
+    /// the same keys and values, so none of them appends what another refuses. Without queries each is given its own, and
+    /// the machine has them wait for each other. Whichever job is first runs it, the others wait for it.
     private func checkInputs() throws(ServiceError) {
         let result = inputs.withLock { known in
             if let known { return known }
             let found = Result { () throws(ServiceError) in
                 let heads = request.queryMode == .gather ? plan.ownHeads.lowerBound : 0
-                for (tensor, rows, dataType, firstHead, dim) in [
-                    (InputLimits.Tensor.query, request.queries, request.queryDataType, heads, request.keyDim),
-                    (.key, request.keys, request.keyValueDataType, 0, request.keyDim),
-                    (.value, request.values, request.keyValueDataType, 0, request.valueDim),
+                let rowCount = plan.keyValueTokens
+                for (tensor, rows, dataType, firstHead, tokens, dim) in [
+                    (
+                        InputLimits.Tensor.query, request.queries, request.queryDataType, heads, plan.tokens,
+                        request.keyDim
+                    ),
+                    (.key, request.keys, request.keyValueDataType, 0, rowCount, request.keyDim),
+                    (.value, request.values, request.keyValueDataType, 0, rowCount, request.valueDim),
                 ] {
                     try rows.withBytes { (bytes) throws(ServiceError) in
                         try limits.check(
                             tensor, UnsafeRawBufferPointer(start: bytes, count: rows.readableBytes), dataType: dataType,
-                            firstHead: firstHead, tokens: plan.tokens, dim: dim)
+                            firstHead: firstHead, tokens: tokens, dim: dim
+                        ) { tensor == .query ? $0 : plan.token(ofRow: $0) }
                     }
                 }
             }
@@ -91,9 +96,17 @@ final class StepWork: Sendable {
         var hasRoom = true
         defer { next = index }
         try withRows { (rows) throws(ServiceError) in
+            // Without queries only the owned tokens' rows have come, those of one entry behind another's.
+            var firstRow = request.entries.prefix(index).reduce(0) { $0 + plan.ownedIndices(of: $1).count }
             for (entry, tokens) in entryTokens.dropFirst(index) {
-                hasRoom = try cache.appendIfRoom(
-                    sequence: entry.sequence, layer: layer, position: entry.position, rows: rows, tokens: tokens)
+                if plan.queryMode == .absent {
+                    hasRoom = try cache.appendIfRoom(
+                        sequence: entry.sequence, layer: layer, positions: entry.positions, owned: rows, from: firstRow)
+                    firstRow += plan.ownedIndices(of: entry).count
+                } else {
+                    hasRoom = try cache.appendIfRoom(
+                        sequence: entry.sequence, layer: layer, position: entry.position, rows: rows, tokens: tokens)
+                }
                 guard hasRoom else { return }
                 index += 1
             }
@@ -157,9 +170,10 @@ final class StepWork: Sendable {
                     try queries.set(heads: heads, dataType: slice.dataType, rows: bytes, limits: limits)
                 }
             }
-            // What the first query of an entry sees; the others see nothing before it.
+            // From what the first query of an entry sees; the others see nothing before it.
             let wanted = request.entries.map {
-                ($0.sequence, plan.attention.visibility.first(seenFrom: $0.position)..<$0.position)
+                let first = plan.attention.visibility.first(seenFrom: $0.position)
+                return ($0.sequence, first..<$0.contextEnd(appends: plan.appends))
             }
             let readers = try cache.contexts(wanted, layer: layer) { () throws(ServiceError) in
                 goesOn()
@@ -173,8 +187,8 @@ final class StepWork: Sendable {
                     attention: plan.attention, partition: plan.partition, heads: allHeads, queries: queries,
                     tokens: item.1,
                     visible: .context(
-                        plan.attention.visibility, seenFrom: item.0.positions, of: layout, rank: rank,
-                        local: reader.firstIndex..<reader.firstIndex + reader.tokens),
+                        plan.attention.visibility, seenFrom: item.0.positions, areOwn: !plan.appends, of: layout,
+                        rank: rank, local: reader.firstIndex..<reader.firstIndex + reader.tokens),
                     over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true))
             }
             return job(works, heads: allHeads.count, owners: readers)
@@ -266,7 +280,7 @@ final class StepWork: Sendable {
             try request.values.withBytes { (values) throws(ServiceError) in
                 try body(
                     KeyValueRows(
-                        dataType: request.keyValueDataType, keys: keys, values: values, tokens: plan.tokens))
+                        dataType: request.keyValueDataType, keys: keys, values: values, tokens: plan.keyValueTokens))
             }
         }
     }

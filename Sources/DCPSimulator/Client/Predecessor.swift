@@ -93,13 +93,14 @@ final class Predecessor {
         let attention = model.description[layer]
         let heads = attention.kvHeads / simulation.knobs.shape.headGroups
         let (keyDim, valueDim) = (attention.keyDim, attention.ownValueDim)
+        let cluster = simulation.knobs.shape
+        let owned = cluster.layout.owner(ofPosition: position) == cluster.contextRank(of: rank) ? 1 : 0
         return StepRequest(
             model: model.id, queryMode: .absent, wantsLSE: false,
             timeoutMilliseconds: UInt32(simulation.knobs.stepTimeout.nanoseconds / 1_000_000),
             entries: [StepRequest.Entry(sequence: sequence, position: position, count: 1, claim: claim)],
             queryDataType: .float32,
             keyValueDataType: .float32, queryHeads: 0, kvHeads: heads, keyDim: keyDim, valueDim: valueDim,
-            queries: ByteBuffer(), keys: ByteBuffer(repeating: 0, count: heads * keyDim * 4),
-            values: ByteBuffer(repeating: 0, count: heads * valueDim * 4))
+            keyValueTokens: owned, tensors: ByteBuffer(repeating: 0, count: owned * heads * (keyDim + valueDim) * 4))
     }
 }

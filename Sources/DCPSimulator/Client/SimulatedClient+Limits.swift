@@ -10,7 +10,8 @@ extension SimulatedClient {
         let sequence = sequences[world.draw(0...sequences.count - 1)]
         let layer = world.draw(0...simulation.knobs.model.layers - 1)
         let position = sequence.layers[layer].count
-        let mode: StepRequest.QueryMode = world.chance(0.5) ? .replicate : .gather
+        let modes: [StepRequest.QueryMode] = [.gather, .replicate, .absent]
+        let mode = modes[world.draw(0...2)]
         let step = SentStep(
             [(sequence, world.draw(1...24))], claims: claims, layer: layer, tag: takeTag(layer: layer), model: model!,
             cluster: cluster, mode: mode, timeout: simulation.knobs.stepTimeout, random: &world.random)
@@ -22,7 +23,7 @@ extension SimulatedClient {
         let tensor = tensors[world.draw(0...tensors.count - 1)]
         simulation.count("steps beyond the limits")
         askRanks(
-            step.requests(beyondLimitsIn: tensor, random: &world.random), tag: step.tag,
+            step.requests(beyondLimitsIn: tensor, mode, random: &world.random), tag: step.tag,
             timeout: simulation.knobs.stepTimeout + .seconds(2)
         ) { [self] rank, frame, _ in
             simulation.violate(.wrongAnswer, "\(name): \(rank) answered \(frame.tag), with numbers beyond its limits")
@@ -38,29 +39,39 @@ extension SimulatedClient {
 }
 
 extension SentStep {
-    /// The same step with a number in each head of a tensor, in one of its tokens, that is beyond the limit.
+    /// The same step with a number in each head of a tensor, in one of its tokens, that is beyond the limit: without queries
+    /// one rank of a group alone is sent that token.
     func requests(
-        beyondLimitsIn tensor: InputLimits.Tensor, random: inout SeededGenerator
+        beyondLimitsIn tensor: InputLimits.Tensor, _ mode: StepRequest.QueryMode, random: inout SeededGenerator
     ) -> [RankIndex: StepRequest] {
         let limit = limits.magnitudeMax(of: tensor)
         let number = [limit.nextUp, -2 * limit, .infinity, .nan].randomElement(using: &random)!
         let place = Double.random(in: 0..<1, using: &random)
-        return requests.mapValues { request in
-            var request = request
-            switch tensor {
-            case .query: Self.spoil(&request.queries, heads: request.queryHeads, place, with: number)
-            case .key: Self.spoil(&request.keys, heads: request.kvHeads, place, with: number)
-            case .value: Self.spoil(&request.values, heads: request.kvHeads, place, with: number)
-            }
-            return request
+        let ranks = requests.keys.sorted()
+        let owner = ranks.filter { requests[$0]!.keyValueTokens > 0 }.randomElement(using: &random)!
+        var spoilt = requests
+        for rank in ranks where mode != .absent || contextRank(of: rank) == contextRank(of: owner) {
+            let request = requests[rank]!
+            let (queries, keys) = (request.queries.readableBytes, request.keys.readableBytes)
+            let (bytes, heads) =
+                switch tensor {
+                case .query: (0..<queries, request.queryHeads)
+                case .key: (queries..<queries + keys, request.kvHeads)
+                case .value: (queries + keys..<request.tensors.readableBytes, request.kvHeads)
+                }
+            Self.spoil(&spoilt[rank]!.tensors, bytes, heads: heads, place, with: number)
         }
+        return spoilt
     }
 
-    private static func spoil(_ tensor: inout ByteBuffer, heads: Int, _ place: Double, with number: Float) {
-        let perHead = tensor.readableBytes / 4 / heads
+    private static func spoil(
+        _ tensors: inout ByteBuffer, _ bytes: Range<Int>, heads: Int, _ place: Double, with number: Float
+    ) {
+        let perHead = bytes.count / 4 / heads
         for head in 0..<heads {
             let index = head * perHead + Int(place * Double(perHead))
-            tensor.setInteger(number.bitPattern, at: tensor.readerIndex + index * 4, endianness: .little)
+            tensors.setInteger(
+                number.bitPattern, at: tensors.readerIndex + bytes.lowerBound + index * 4, endianness: .little)
         }
     }
 }

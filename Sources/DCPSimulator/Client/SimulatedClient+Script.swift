@@ -17,7 +17,8 @@ extension SimulatedClient {
         }
         if world.chance(simulation.knobs.clientCrashes / 4) { return crash() }
         switch world.draw(0...99) {
-        case 0..<66: steps()
+        case 0..<63: steps()
+        case 63..<66: match { [self] in next() }
         case 66..<86: commit(world.chance(0.8) ? sequences : [sequences[0]])
         case 86..<90:
             let sequence = sequences[world.draw(0...sequences.count - 1)]
@@ -25,7 +26,7 @@ extension SimulatedClient {
         case 90..<94 where sequences.count < 3: fork(sequences[0])
         case 94..<96 where sequences.count > 1: close(sequences.count - 1)
         case 96: stepBeyondLimits()
-        case 97...: match { [self] in next() }
+        case 97..<99: queries()
         default: steps()
         }
     }
@@ -47,16 +48,20 @@ extension SimulatedClient {
             target += world.chance(0.5) ? 1 : world.draw(2...24)
             let end = target
             for layer in simulation.knobs.model.layerIndices {
+                let form: StepRequest.QueryMode = world.chance(0.15) ? .absent : mode
+                if form == .absent { simulation.count("steps without queries") }
                 simulation.count(stepOver: simulation.knobs.model[layer])
                 sent.append { [self] in
                     SentStep(
                         chosen.map { ($0, end - $0.layers[layer].count) }, claims: claims, layer: layer,
                         tag: takeTag(layer: layer),
-                        model: model!, cluster: cluster, mode: mode, timeout: simulation.knobs.stepTimeout,
+                        model: model!, cluster: cluster, mode: form, timeout: simulation.knobs.stepTimeout,
                         random: &world.random)
                 }
             }
         }
+        // Of tokens that are on their way, when they are sent as a burst.
+        if world.chance(0.3) { sent.append { [self] in makeQueries(of: chosen, mode) } }
         if isBurst {
             var open = sent.count
             for (index, make) in sent.enumerated() {
@@ -70,6 +75,29 @@ extension SimulatedClient {
         } else {
             sendInOrder(sent)
         }
+    }
+
+    /// Queries at positions that are there.
+    private func queries() {
+        doing = "sending queries"
+        let chosen = sequences.filter { !$0.layers.contains { $0.count == 0 } }
+        guard !chosen.isEmpty else { return next() }
+        sendInOrder([{ [self] in makeQueries(of: chosen, world.chance(0.3) ? .replicate : .gather) }])
+    }
+
+    /// At the end of a layer or anywhere, in all of some sequences that have tokens.
+    private func makeQueries(of chosen: [ModelSequence], _ mode: StepRequest.QueryMode) -> SentStep {
+        let layer = world.draw(0...simulation.knobs.model.layers - 1)
+        simulation.count("steps of queries alone")
+        let entries = chosen.map { sequence in
+            let length = sequence.layers[layer].count
+            let count = min(length, world.chance(0.5) ? 1 : world.draw(2...24))
+            let last = length - count
+            return (sequence: sequence, position: world.chance(0.5) ? last : world.draw(0...last), count: count)
+        }
+        return SentStep(
+            queriesAt: entries, claims: claims, layer: layer, tag: takeTag(layer: layer), model: model!,
+            cluster: cluster, mode: mode, timeout: simulation.knobs.stepTimeout, random: &world.random)
     }
 
     /// Crashes soon, in the middle of what it has just begun, or does not.

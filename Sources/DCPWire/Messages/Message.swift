@@ -37,6 +37,8 @@ public enum Message: Sendable {
     case logSumExp(LogSumExpRows)
     case corrected(CorrectedSlice)
     case abort(ServiceError)
+    /// The sender has its tokens of a step without queries.
+    case appended
 
     case request(EncodedBody)
     case reply(EncodedBody)
@@ -75,6 +77,7 @@ extension Message {
         case .logSumExp(let rows): (.logSumExp, rows)
         case .corrected(let slice): (.corrected, slice)
         case .abort(let error): (.abort, error)
+        case .appended: (.appended, Done())
         case .request(let body), .reply(let body): (body.type, body)
         }
     }
@@ -113,6 +116,7 @@ extension Message {
         case .logSumExp: self = .logSumExp(try body())
         case .corrected: self = .corrected(try body())
         case .abort: self = .abort(try body())
+        case .appended: self = try done(.appended)
         case _ where type.isReply: self = .reply(EncodedBody(type: type, fields: fields, payload: payload))
         default: self = .request(EncodedBody(type: type, fields: fields, payload: payload))
         }

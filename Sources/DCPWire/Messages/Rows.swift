@@ -46,14 +46,11 @@ public struct RowsReply: Sendable {
     public var kvHeads: Int
     public var keyDim: Int
     public var valueDim: Int
-    /// `[tokens][kvHeads][keyDim]`
-    public var keys: ByteBuffer
-    /// `[tokens][kvHeads][valueDim]`
-    public var values: ByteBuffer
+    /// The keys, then the values, as they go over the wire.
+    public var rows: ByteBuffer
 
     public init(
-        generation: UInt64, tokens: Int, dataType: DataType, kvHeads: Int, keyDim: Int, valueDim: Int,
-        keys: ByteBuffer, values: ByteBuffer
+        generation: UInt64, tokens: Int, dataType: DataType, kvHeads: Int, keyDim: Int, valueDim: Int, rows: ByteBuffer
     ) {
         self.generation = generation
         self.tokens = tokens
@@ -61,9 +58,17 @@ public struct RowsReply: Sendable {
         self.kvHeads = kvHeads
         self.keyDim = keyDim
         self.valueDim = valueDim
-        self.keys = keys
-        self.values = values
+        self.rows = rows
     }
+
+    /// `[tokens][kvHeads][keyDim]`
+    public var keys: ByteBuffer { rows.getSlice(at: rows.readerIndex, length: byteCount(keyDim))! }
+    /// `[tokens][kvHeads][valueDim]`
+    public var values: ByteBuffer {
+        rows.getSlice(at: rows.readerIndex + byteCount(keyDim), length: byteCount(valueDim))!
+    }
+
+    private func byteCount(_ dim: Int) -> Int { tokens * kvHeads * dim * dataType.byteCount }
 
     package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         generation = try reader.read("generation")
@@ -72,10 +77,11 @@ public struct RowsReply: Sendable {
         kvHeads = Int(try reader.read("KV heads", as: UInt16.self))
         keyDim = Int(try reader.read("key dim", as: UInt16.self))
         valueDim = Int(try reader.read("value dim", as: UInt16.self))
-        var rest = payload
-        keys = try rest.take(tokens * kvHeads * keyDim * dataType.byteCount, "keys", reader)
-        values = try rest.take(tokens * kvHeads * valueDim * dataType.byteCount, "values", reader)
-        try rest.expectEmpty(reader)
+        rows = payload
+        let byteCount = byteCount(keyDim) + byteCount(valueDim)
+        guard rows.readableBytes == byteCount else {
+            throw reader.malformed("needs \(byteCount) bytes of keys and values but has \(rows.readableBytes)")
+        }
     }
 
     package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
@@ -85,6 +91,6 @@ public struct RowsReply: Sendable {
         writer.write(UInt16(kvHeads))
         writer.write(UInt16(keyDim))
         writer.write(UInt16(valueDim))
-        return joined([keys, values])
+        return rows
     }
 }

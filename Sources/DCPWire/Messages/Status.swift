@@ -96,9 +96,12 @@ public struct RankStatus: Hashable, Sendable {
     public var piecedBlocks: UInt64 = 0
     /// Bytes of RAM in open blocks, uncommitted ones included.
     public var openBlockByteCount: UInt64
+    /// Of tokens in RAM.
     public var uncommittedByteCount: UInt64
-    /// The most of them that the rank takes.
+    /// From half of this on full blocks are spilled to the store.
     public var uncommittedByteCountMax: UInt64 = 0
+    /// Bytes of uncommitted tokens that were spilled.
+    public var spilledByteCount: UInt64 = 0
     /// Bytes of the store in use.
     public var storeByteCount: UInt64
     public var mapByteCountMax: UInt64
@@ -118,6 +121,22 @@ public struct RankStatus: Hashable, Sendable {
     /// Summed over the completed steps.
     public var stepTimes: StepTimes
     public var room: StoreRoom
+    /// Who has uncommitted tokens, the largest first; some of them.
+    public var holders: [Holder] = []
+
+    /// A sequence with uncommitted tokens on the rank.
+    public struct Holder: Hashable, Sendable {
+        public var sequence: SequenceID
+        public var byteCount: UInt64
+        /// Of these, bytes that were spilled.
+        public var spilledByteCount: UInt64
+
+        public init(sequence: SequenceID, byteCount: UInt64, spilledByteCount: UInt64) {
+            self.sequence = sequence
+            self.byteCount = byteCount
+            self.spilledByteCount = spilledByteCount
+        }
+    }
 
     public init(
         rank: RankIndex, processID: UInt32, store: StoreID, threads: UInt32, kernels: String, sequences: UInt64,
@@ -156,8 +175,8 @@ public struct RankStatus: Hashable, Sendable {
     private static var counters: [WritableKeyPath<RankStatus, UInt64>] {
         [
             \.sequences, \.tokens, \.sealedBlocks, \.piecedBlocks, \.openBlockByteCount,
-            \.uncommittedByteCount, \.uncommittedByteCountMax, \.storeByteCount, \.mapByteCountMax, \.stepsInFlight,
-            \.stepsCompleted, \.stepsAborted, \.framesRefused,
+            \.uncommittedByteCount, \.uncommittedByteCountMax, \.spilledByteCount, \.storeByteCount, \.mapByteCountMax,
+            \.stepsInFlight, \.stepsCompleted, \.stepsAborted, \.framesRefused,
             \.receiveByteCount, \.sendByteCount, \.stepTokens, \.commits, \.commitNanoseconds, \.peersConnected,
         ]
     }
@@ -177,6 +196,11 @@ public struct RankStatus: Hashable, Sendable {
         for counter in Self.counters { self[keyPath: counter] = try reader.read("counter") }
         stepTimes = try StepTimes(from: &reader)
         room = try StoreRoom(from: &reader)
+        holders = try reader.readArray("holders", byteCountMin: 24) { r throws(ServiceError) in
+            Holder(
+                sequence: SequenceID(try r.read("sequence")), byteCount: try r.read("bytes"),
+                spilledByteCount: try r.read("spilled bytes"))
+        }
     }
 
     package func encode(to writer: inout WireWriter) {
@@ -189,5 +213,10 @@ public struct RankStatus: Hashable, Sendable {
         for counter in Self.counters { writer.write(self[keyPath: counter]) }
         stepTimes.encode(to: &writer)
         room.encode(to: &writer)
+        writer.write(holders) {
+            $0.write($1.sequence.value)
+            $0.write($1.byteCount)
+            $0.write($1.spilledByteCount)
+        }
     }
 }

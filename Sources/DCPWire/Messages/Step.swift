@@ -1,12 +1,13 @@
 public import DCPCore
 public import NIOCore
 
-/// One attention call for one layer, as one rank receives it. The tag names the client, the step and the layer.
+/// One call for one layer, as one rank receives it. The tag names the client, the step and the layer. It appends tokens and
+/// attends from them, or does one of the two.
 ///
 /// Tensors are head-major, `[head][token][dimension]`, with the tokens of all entries one after the other: a slice of
 /// heads is then a slice of bytes, and the slices of all ranks joined in rank order are the whole.
 public struct StepRequest: Sendable {
-    /// `count` new tokens of a sequence, from `position` on.
+    /// `count` tokens of a sequence, from `position` on: new ones, or, in a step that does not append, such as are there.
     public struct Entry: Hashable, Sendable {
         public var sequence: SequenceID
         public var position: Int
@@ -32,7 +33,7 @@ public struct StepRequest: Sendable {
         case gather = 1
         /// The client sends all the group's queries to every rank; nothing is gathered.
         case replicate = 2
-        /// There are no queries: the step's tokens are appended, and nothing is computed or exchanged.
+        /// There are no queries: the step's tokens are appended, and nothing is computed.
         case absent = 3
     }
 
@@ -41,6 +42,8 @@ public struct StepRequest: Sendable {
 
     public var model: ModelID
     public var queryMode: QueryMode
+    /// Whether the entries' tokens are new. Else they are in the cache, and the step only attends from them.
+    public var appends: Bool
     public var wantsLSE: Bool
     /// How long the rank may take before it gives the step up, with a verdict to its group.
     public var timeoutMilliseconds: UInt32
@@ -52,20 +55,20 @@ public struct StepRequest: Sendable {
     public var kvHeads: Int
     public var keyDim: Int
     public var valueDim: Int
-    /// `[queryHeads][tokens][keyDim]`
-    public var queries: ByteBuffer
-    /// `[kvHeads][tokens][keyDim]`
-    public var keys: ByteBuffer
-    /// `[kvHeads][tokens][valueDim]`
-    public var values: ByteBuffer
+    /// Tokens in `keys` and `values`: all of the step's; without queries those that the rank owns, since nothing else is done
+    /// with them; none when the step does not append.
+    public var keyValueTokens: Int
+    /// The queries, the keys and the values, one after the other, as they go over the wire.
+    public var tensors: ByteBuffer
 
     public init(
-        model: ModelID, queryMode: QueryMode, wantsLSE: Bool, timeoutMilliseconds: UInt32, entries: [Entry],
-        queryDataType: DataType, keyValueDataType: DataType, queryHeads: Int, kvHeads: Int, keyDim: Int,
-        valueDim: Int, queries: ByteBuffer, keys: ByteBuffer, values: ByteBuffer
+        model: ModelID, queryMode: QueryMode, appends: Bool = true, wantsLSE: Bool, timeoutMilliseconds: UInt32,
+        entries: [Entry], queryDataType: DataType, keyValueDataType: DataType, queryHeads: Int, kvHeads: Int,
+        keyDim: Int, valueDim: Int, keyValueTokens: Int, tensors: ByteBuffer
     ) {
         self.model = model
         self.queryMode = queryMode
+        self.appends = appends
         self.wantsLSE = wantsLSE
         self.timeoutMilliseconds = timeoutMilliseconds
         self.entries = entries
@@ -75,16 +78,49 @@ public struct StepRequest: Sendable {
         self.kvHeads = kvHeads
         self.keyDim = keyDim
         self.valueDim = valueDim
-        self.queries = queries
-        self.keys = keys
-        self.values = values
+        self.keyValueTokens = keyValueTokens
+        self.tensors = tensors
     }
 
     public var tokens: Int { entries.reduce(0) { $0 + $1.count } }
 
+    /// `[queryHeads][tokens][keyDim]`
+    public var queries: ByteBuffer { tensor(at: 0, byteCounts.queries) }
+    /// `[kvHeads][keyValueTokens][keyDim]`
+    public var keys: ByteBuffer { tensor(at: byteCounts.queries, byteCounts.keys) }
+    /// `[kvHeads][keyValueTokens][valueDim]`
+    public var values: ByteBuffer { tensor(at: byteCounts.queries + byteCounts.keys, byteCounts.values) }
+
+    /// Of the tensors, by what the fields say. 2^16 heads x 2^20 tokens x 2^16 dimensions x 4 bytes fits 64 bits: no product
+    /// can overflow.
+    private var byteCounts: (queries: Int, keys: Int, values: Int) {
+        let rows = kvHeads * keyValueTokens * keyValueDataType.byteCount
+        return (queryHeads * tokens * keyDim * queryDataType.byteCount, rows * keyDim, rows * valueDim)
+    }
+
+    private func tensor(at offset: Int, _ byteCount: Int) -> ByteBuffer {
+        guard let slice = tensors.getSlice(at: tensors.readerIndex + offset, length: byteCount) else {
+            preconditionFailure("the tensors are used before checkTensors")
+        }
+        return slice
+    }
+
+    /// Whether the payload is what the fields say.
+    /// - Throws: `.invalidRequest`, with both numbers of bytes.
+    public func checkTensors() throws(ServiceError) {
+        let (queries, keys, values) = byteCounts
+        guard tensors.readableBytes == queries + keys + values else {
+            throw ServiceError(
+                .invalidRequest,
+                "The step brings \(tensors.readableBytes) bytes of tensors; \(queries) of queries, \(keys) of keys and "
+                    + "\(values) of values follow from its heads, tokens, dimensions and dtypes. Correct the tensors.")
+        }
+    }
+
     package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         model = ModelID(try reader.read("model"))
         queryMode = try reader.readCase("query mode")
+        appends = try reader.readBool("appends")
         wantsLSE = try reader.readBool("wants LSE")
         timeoutMilliseconds = try reader.read("timeout")
         queryDataType = try reader.readCase("query dtype")
@@ -93,6 +129,7 @@ public struct StepRequest: Sendable {
         kvHeads = Int(try reader.read("KV heads", as: UInt16.self))
         keyDim = Int(try reader.read("key dim", as: UInt16.self))
         valueDim = Int(try reader.read("value dim", as: UInt16.self))
+        keyValueTokens = try reader.readTokens()
         entries = try reader.readArray("entries", byteCountMin: Entry.byteCount) { r throws(ServiceError) in
             Entry(
                 sequence: SequenceID(try r.read("sequence")), position: try r.readLength("position"),
@@ -106,17 +143,13 @@ public struct StepRequest: Sendable {
         guard tokens <= Self.tokensMax else {
             throw reader.malformed("has \(tokens) tokens, the limit of a step is \(Self.tokensMax)")
         }
-        // 2^16 heads x 2^20 tokens x 2^16 dimensions x 4 bytes fits 64 bits: no product can overflow.
-        var rest = payload
-        queries = try rest.take(queryHeads * tokens * keyDim * queryDataType.byteCount, "queries", reader)
-        keys = try rest.take(kvHeads * tokens * keyDim * keyValueDataType.byteCount, "keys", reader)
-        values = try rest.take(kvHeads * tokens * valueDim * keyValueDataType.byteCount, "values", reader)
-        try rest.expectEmpty(reader)
+        tensors = payload
     }
 
     package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
         writer.write(model.value)
         writer.write(queryMode.rawValue)
+        writer.write(appends)
         writer.write(wantsLSE)
         writer.write(timeoutMilliseconds)
         writer.write(queryDataType.rawValue)
@@ -125,13 +158,14 @@ public struct StepRequest: Sendable {
         writer.write(UInt16(kvHeads))
         writer.write(UInt16(keyDim))
         writer.write(UInt16(valueDim))
+        writer.write(UInt32(keyValueTokens))
         writer.write(entries) {
             $0.write($1.sequence.value)
             $0.write(UInt64($1.position))
             $0.write(UInt32($1.count))
             $0.write($1.claim.value)
         }
-        return joined([queries, keys, values])
+        return tensors
     }
 }
 

@@ -5,7 +5,7 @@ extension StepRequest: Request {
     package static let type = FrameType(request: 0x0200, "step")
     package typealias Reply = StepResult
 
-    package var payloadByteCount: Int { queries.readableBytes + keys.readableBytes + values.readableBytes }
+    package var payloadByteCount: Int { tensors.readableBytes }
 }
 
 extension StepResult: FrameBody {
@@ -55,7 +55,7 @@ extension RowsRequest: Request, WireFields {
 }
 
 extension RowsReply: FrameBody {
-    package var payloadByteCount: Int { keys.readableBytes + values.readableBytes }
+    package var payloadByteCount: Int { rows.readableBytes }
 }
 
 /// A rank's counters.

@@ -103,7 +103,7 @@ struct Sequences: AsyncParsableCommand {
         var name: String
         @Argument(help: "The new sequence's name.")
         var new: String
-        @Argument(help: "How many committed tokens the new sequence begins with.")
+        @Argument(help: "How many tokens the new sequence begins with, committed or not.")
         var length: Int
         @Option(
             help: ArgumentHelp(

@@ -55,6 +55,7 @@ struct Ranks: AsyncParsableCommand {
             let views = RankView.views(topology, try await cluster.rankStatuses())
             try client.output.print(views) {
                 [RankView.counters(views), RankView.stores(views), RankView.meanStep(views)].joined(separator: "\n\n")
+                    + RankView.holders(views)
                     + RankView.refusal(views)
             }
         }
@@ -122,7 +123,11 @@ struct RankView: Encodable {
         var sealedBlocks: UInt64
         var piecedBlocks: UInt64
         var openBlockBytes: UInt64
+        /// In RAM, and spilled to the store.
         var uncommittedBytes: UInt64
+        var spilledBytes: UInt64
+        /// Some of the sequences that have them, the largest first.
+        var uncommittedSequences: [HolderView]
         var storeBytes: UInt64
         var mapBytesMax: UInt64
         var stepsInFlight: UInt64
@@ -192,7 +197,7 @@ struct RankView: Encodable {
     static func counters(_ views: [RankView]) -> String {
         var table = TextTable(
             "RANK", "STATE", "PID", "THREADS", "STEPS", "ABORTED", "REFUSED", "BLOCKS", "IN PIECES", "OPEN RAM",
-            "UNCOMMITTED", "STORE", "RECEIVED", "SENT")
+            "UNCOMMITTED", "SPILLED", "STORE", "RECEIVED", "SENT")
         for view in views {
             table.append([
                 "\(view.rank)", view.state, cell(view) { "\($0.processId)" }, cell(view) { "\($0.threads)" },
@@ -201,12 +206,29 @@ struct RankView: Encodable {
                 cell(view) { "\($0.piecedBlocks)" },
                 cell(view) { ByteFormat.format(Int($0.openBlockBytes)) },
                 cell(view) { ByteFormat.format(Int($0.uncommittedBytes)) },
+                cell(view) { ByteFormat.format(Int($0.spilledBytes)) },
                 cell(view) { ByteFormat.format(Int($0.storeBytes)) },
                 cell(view) { ByteFormat.format(Int($0.receivedBytes)) },
                 cell(view) { ByteFormat.format(Int($0.sentBytes)) },
             ])
         }
         return table.rendered()
+    }
+
+    /// Who has uncommitted tokens on each rank, for a person; empty when nobody has.
+    static func holders(_ views: [RankView]) -> String {
+        var table = TextTable("RANK", "UNCOMMITTED OF", "BYTES", "SPILLED")
+        var isEmpty = true
+        for view in views {
+            for holder in view.counters?.uncommittedSequences ?? [] {
+                isEmpty = false
+                table.append([
+                    "\(view.rank)", "\(SequenceID(holder.id))", ByteFormat.format(Int(clamping: holder.bytes)),
+                    ByteFormat.format(Int(clamping: holder.spilledBytes)),
+                ])
+            }
+        }
+        return isEmpty ? "" : "\n\n" + table.rendered()
     }
 
     /// Where the completed steps' time went, on average. The parts run side by side and need not add up.
@@ -231,6 +253,12 @@ struct RankView: Encodable {
     private static func cell(_ view: RankView, _ text: (Counters) -> String) -> String {
         view.counters.map(text) ?? "-"
     }
+}
+
+struct HolderView: Encodable {
+    var id: UInt64
+    var bytes: UInt64
+    var spilledBytes: UInt64
 }
 
 struct StepTimesView: Encodable {
@@ -267,6 +295,10 @@ extension RankView.Counters {
         piecedBlocks = status.piecedBlocks
         openBlockBytes = status.openBlockByteCount
         uncommittedBytes = status.uncommittedByteCount
+        spilledBytes = status.spilledByteCount
+        uncommittedSequences = status.holders.map {
+            HolderView(id: $0.sequence.value, bytes: $0.byteCount, spilledBytes: $0.spilledByteCount)
+        }
         storeBytes = status.storeByteCount
         mapBytesMax = status.mapByteCountMax
         stepsInFlight = status.stepsInFlight

@@ -186,6 +186,21 @@ extension Integration {
             #expect(names.count { $0 == "slower rank: kernels" } == 1)
         }
 
+        @Test("transfer: rows through real daemons and back, for each number of ranks")
+        func transfer() async throws {
+            let object = try await run("transfer", "--shape", "4x2x16", "--ranks", "1,3", "--count", "300")
+            let found = try results(object)
+            #expect(found.compactMap { ($0["parameters"] as? [String: Any])?["ranks"] as? Int } == [1, 3])
+            for result in found {
+                let list = try #require(result["figures"] as? [[String: Any]])
+                #expect(list.compactMap { $0["name"] as? String } == ["append", "read back"])
+                for figure in list {
+                    let beside = try #require(figure["beside"] as? [[String: Any]])
+                    #expect(beside.compactMap { $0["name"] as? String } == ["memcpy", "ping-pong"])
+                }
+            }
+        }
+
         @Test("all: one report of all benchmarks")
         func all() async throws {
             let object = try await run("all", "--context", "128,256", "--count", "32")
@@ -201,7 +216,7 @@ extension Integration {
             "every command has help with an example of itself",
             arguments: [
                 [], ["kernels"], ["kernels", "decode"], ["kernels", "prefill"], ["cache"], ["cache", "append"],
-                ["cache", "commit"], ["cache", "open"], ["step"], ["all"],
+                ["cache", "commit"], ["cache", "open"], ["step"], ["transfer"], ["all"],
             ])
         func help(command: [String]) async throws {
             let outcome = try await tool.run(command + ["--help"])

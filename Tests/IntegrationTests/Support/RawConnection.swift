@@ -168,16 +168,23 @@ struct RawSteps: Sendable {
 
     func message(
         _ trace: Trace, _ range: Range<Int>, layer: Int = 0, to rank: RankIndex, on sequence: SequenceHandle,
-        queryMode: StepRequest.QueryMode = .replicate
+        queryMode: StepRequest.QueryMode = .replicate, appends: Bool = true
     ) -> Message {
+        .step(request(trace, range, layer: layer, to: rank, on: sequence, queryMode: queryMode, appends: appends))
+    }
+
+    func request(
+        _ trace: Trace, _ range: Range<Int>, layer: Int = 0, to rank: RankIndex, on sequence: SequenceHandle,
+        queryMode: StepRequest.QueryMode = .replicate, appends: Bool = true
+    ) -> StepRequest {
         let kind = trace.shape[layer]
         let partition = topology.shape.partition(of: kind)
         let group = topology.shape.headGroup(of: rank)
-        func rows(_ rows: [Float], _ heads: Int, _ slice: Range<Int>, _ dim: Int) -> ByteBuffer {
+        func rows(_ rows: [Float], _ heads: Int, _ slice: Range<Int>, _ dim: Int) -> [UInt8] {
             let part = Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim])
             let turned = RowOrder.headMajor(part, tokens: range.count, heads: heads, dim: dim)
             let own = Array(turned[slice.lowerBound * range.count * dim..<slice.upperBound * range.count * dim])
-            return ByteBuffer(bytes: Rounding.bytes(own, as: .float32))
+            return Rounding.bytes(own, as: .float32)
         }
         let own = partition.ownHeads(ofRank: topology.shape.contextRank(of: rank))
         let heads = queryMode == .gather ? own : 0..<partition.queryHeads
@@ -185,19 +192,20 @@ struct RawSteps: Sendable {
         let queryHeads = first + heads.lowerBound..<first + heads.upperBound
         let kvHeads = group * partition.kvHeads..<(group + 1) * partition.kvHeads
         let brought = trace.layers[layer]
-        return .step(
-            StepRequest(
-                model: sequence.model.id, queryMode: queryMode, wantsLSE: true, timeoutMilliseconds: 60_000,
-                entries: [
-                    StepRequest.Entry(
-                        sequence: sequence.record.id, position: range.lowerBound, count: range.count,
-                        claim: claims[sequence.record.id] ?? .none)
-                ], queryDataType: .float32,
-                keyValueDataType: .float32, queryHeads: queryHeads.count, kvHeads: kvHeads.count,
-                keyDim: kind.keyDim, valueDim: kind.ownValueDim,
-                queries: rows(brought.queries, kind.queryHeads, queryHeads, kind.keyDim),
-                keys: rows(brought.keys, kind.kvHeads, kvHeads, kind.keyDim),
-                values: rows(brought.values, kind.kvHeads, kvHeads, kind.ownValueDim)))
+        return StepRequest(
+            model: sequence.model.id, queryMode: queryMode, appends: appends, wantsLSE: true,
+            timeoutMilliseconds: 60_000,
+            entries: [
+                StepRequest.Entry(
+                    sequence: sequence.record.id, position: range.lowerBound, count: range.count,
+                    claim: claims[sequence.record.id] ?? .none)
+            ], queryDataType: .float32,
+            keyValueDataType: .float32, queryHeads: queryHeads.count, kvHeads: kvHeads.count,
+            keyDim: kind.keyDim, valueDim: kind.ownValueDim, keyValueTokens: appends ? range.count : 0,
+            tensors: ByteBuffer(
+                bytes: rows(brought.queries, kind.queryHeads, queryHeads, kind.keyDim)
+                    + (appends ? rows(brought.keys, kind.kvHeads, kvHeads, kind.keyDim) : [])
+                    + (appends ? rows(brought.values, kind.kvHeads, kvHeads, kind.ownValueDim) : [])))
     }
 
     /// The answer of all heads from the ranks' results, in rank order.
@@ -225,17 +233,26 @@ struct Pipeline: Sendable {
     init(_ cluster: TestCluster) { self.cluster = cluster }
 
     func send(_ trace: Trace, layer: Int = 0, stepTokens: Int, on sequence: SequenceHandle) async throws -> Answer {
+        let starts = stride(from: 0, to: trace.tokens, by: stepTokens)
+        let answers = try await send(
+            trace, layer: layer, starts.map { ($0..<$0 + stepTokens, appends: true) }, on: sequence)
+        return Answer(joining: answers)
+    }
+
+    /// - Parameter sent: the tokens of each step, and whether it brings them or asks about them alone.
+    func send(
+        _ trace: Trace, layer: Int, _ sent: [(range: Range<Int>, appends: Bool)], on sequence: SequenceHandle
+    ) async throws -> [Answer] {
         let topology = try await cluster.withClient { try await $0.readyTopology() }
         let endpoints = cluster.local.rankEndpoints
         return try await onOwnThread {
             let steps = try RawSteps(topology: topology, claiming: sequence, in: cluster)
             let ranks = topology.shape.allRanks
             let connections = try endpoints.map { try RawConnection.client($0) }
-            let starts = Array(stride(from: 0, to: trace.tokens, by: stepTokens))
-            for (number, start) in starts.enumerated() {
+            for (number, step) in sent.enumerated() {
                 for (rank, connection) in zip(ranks, connections) {
                     let message = steps.message(
-                        trace, start..<start + stepTokens, layer: layer, to: rank, on: sequence)
+                        trace, step.range, layer: layer, to: rank, on: sequence, appends: step.appends)
                     let tag = steps.tag(UInt64(number + 1), layer: layer)
                     try connection.send(message, epoch: topology.epoch, tag: tag)
                 }
@@ -243,17 +260,15 @@ struct Pipeline: Sendable {
             var results: [[UInt64: StepResult]] = []
             for connection in connections {
                 var own: [UInt64: StepResult] = [:]
-                while own.count < starts.count, let frame = try connection.receive() {
+                while own.count < sent.count, let frame = try connection.receive() {
                     guard let result = frame.message.stepResult else { throw RawConnection.Failure.ended }
                     own[frame.tag.number] = result
                 }
                 results.append(own)
             }
-            var answer = Answer()
-            for number in 1...UInt64(starts.count) {
-                answer.append(RawSteps.answer(results.compactMap { $0[number] }, trace.shape, layer: layer))
+            return (1...UInt64(sent.count)).map { number in
+                RawSteps.answer(results.compactMap { $0[number] }, trace.shape, layer: layer)
             }
-            return answer
         }
     }
 }

@@ -112,6 +112,10 @@ struct Answer: Equatable, Sendable {
 
     init() {}
 
+    init(joining parts: [Answer]) {
+        for part in parts { append(part) }
+    }
+
     init(_ output: AttentionOutput) { append(output) }
 
     init(outputs: [Float], lse: [Float]) {

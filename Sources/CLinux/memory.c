@@ -1,0 +1,9 @@
+#include "CLinuxMemory.h"
+
+#include <malloc.h>
+
+void dcp_keep_freed_memory(void) {
+    // 32 MiB is the most that malloc takes for the first. Setting either ends its own adjusting of both.
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    mallopt(M_TRIM_THRESHOLD, 64 << 20);
+}

@@ -1,0 +1,145 @@
+internal import DCPClient
+public import DCPCore
+internal import DCPTestKit
+internal import DCPWire
+
+/// Keys and values through a local cluster of real daemons, without attention: appending them, and reading them back. What
+/// `transfer` measures.
+public struct TransferBenchmark: Sendable {
+    public var shapes: [AttentionShape]
+    public var dataTypes: [DataType]
+    /// Of the cluster, which share the tokens; each number with a cluster of its own.
+    public var ranks: [Int]
+    /// Tokens that are appended in one step, and read back in one call.
+    public var count: Int
+
+    public init(shapes: [AttentionShape], dataTypes: [DataType], ranks: [Int], count: Int) {
+        self.shapes = shapes
+        self.dataTypes = dataTypes
+        self.ranks = ranks
+        self.count = count
+    }
+
+    /// What these figures do not tell.
+    public static let notMeasured = [
+        "a network: ranks and client are processes of this machine, which share its memory and cores",
+        "commits, which come between appending and reading back",
+        "disk reads: what is read back was written just before",
+    ]
+
+    /// Measures all combinations.
+    public func run(_ bench: Bench) async throws -> [Finding] {
+        var findings: [Finding] = []
+        for dataType in dataTypes {
+            for shape in shapes {
+                for ranks in ranks { findings.append(try await measure(shape, dataType, ranks, bench)) }
+            }
+        }
+        return findings
+    }
+
+    private func measure(
+        _ shape: AttentionShape, _ dataType: DataType, _ ranks: Int, _ bench: Bench
+    ) async throws -> Finding {
+        var parameters = Parameters("transfer", shape, dataType, count: count, threads: 1)
+        parameters.ranks = ranks
+        let model = try shape.model(dataType)
+        try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: 2 * count))
+        var options = LocalClusterOptions()
+        options.ranks = ranks
+        options.threadsPerRank = 1
+        bench.progress(parameters.label)
+        let local = try LocalCluster.start(
+            in: LocalClusterDirectory(path: bench.directory.fresh("c")), options: options)
+        do {
+            let cluster = try await StepContext.connect(local)
+            do {
+                let finding = try await measure(parameters, model, cluster, bench)
+                await cluster.close()
+                await local.stop(deadline: .seconds(20))
+                return finding
+            } catch {
+                await cluster.close()
+                throw error
+            }
+        } catch {
+            await local.stop(deadline: .seconds(20))
+            throw error
+        }
+    }
+
+    /// What one round took, seconds.
+    private struct Timing {
+        var append: Double
+        var read: Double
+        /// Of as many bytes: copied between cold buffers, and there and back over a socket.
+        var copy: Double
+        var pingPong: Double
+    }
+
+    private func measure(
+        _ parameters: Parameters, _ model: ModelDescription, _ cluster: Cluster, _ bench: Bench
+    ) async throws -> Finding {
+        let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
+        func rows(_ tensor: Int, _ dim: Int) -> [UInt8] {
+            pattern.tokenMajor(tensor: tensor, heads: model.kvHeads, positions: 0..<count, dim: dim)
+        }
+        let keys = rows(0, model.keyDim)
+        let values = rows(1, model.valueDim)
+        let record = try await cluster.registerModel(StepContext.model, model)
+        let sequence = try await cluster.openSequence(StepContext.sequence, model: record.name)
+        let byteCount = keys.count + values.count
+        let copy = MemoryCopy(byteCount: byteCount, threads: 1)
+        let pingPong = try SocketPingPong(byteCounts: [byteCount])
+        let team = Team(threads: 1)
+        var timings: [Timing] = []
+        let start = ContinuousClock.now
+        // One that does not count: connections, and pages that are there for the first time.
+        while timings.isEmpty
+            || bench.repetition.wantsAnother(
+                after: timings.count - 1, elapsed: (ContinuousClock.now - start).inSeconds)
+        {
+            try bench.interruption.check()
+            let tokens = (
+                TokenRows(
+                    dataType: model.kvDataType, tokens: count, heads: model.kvHeads, dim: model.keyDim, bytes: keys),
+                TokenRows(
+                    dataType: model.kvDataType, tokens: count, heads: model.kvHeads, dim: model.valueDim, bytes: values)
+            )
+            var clock = ContinuousClock.now
+            try await cluster.append(
+                layer: 0, [sequence.entry(position: 0, count: count)], model: record, keys: tokens.0, values: tokens.1)
+            let append = (ContinuousClock.now - clock).inSeconds
+            try await cluster.commit([SequenceLength(sequence: sequence.record.id, length: count)])
+            clock = ContinuousClock.now
+            let read = try await cluster.rows(of: sequence, layer: 0, positions: 0..<count)
+            let reading = (ContinuousClock.now - clock).inSeconds
+            guard read.keys == keys, read.values == values else {
+                throw ServiceError(.internal, "Other rows were read back than were appended. Report this as a bug.")
+            }
+            try await cluster.cut(StepContext.sequence, to: 0)
+            let (copied, echoed) = try await onOwnThread {
+                (Stopwatch.seconds { copy.copy(team) }, try Stopwatch.seconds { try pingPong.round() })
+            }
+            timings.append(Timing(append: append, read: reading, copy: copied, pingPong: echoed))
+        }
+        return finding(parameters, Array(timings.dropFirst()), byteCount)
+    }
+
+    private func finding(_ parameters: Parameters, _ timings: [Timing], _ byteCount: Int) -> Finding {
+        func rates(_ seconds: (Timing) -> Double) -> Samples {
+            Samples(timings.map { Double(byteCount) / seconds($0) / 1e9 })
+        }
+        func figure(_ name: String, _ seconds: (Timing) -> Double) -> Figure {
+            Figure(name, rates(seconds), unit: "GB/s")
+                .under("memcpy", rates(\.copy), detail: "as many bytes of K and V, one thread, between cold buffers")
+                .under(
+                    "ping-pong", rates { $0.pingPong / 2 },
+                    detail: "as many bytes one way over a Unix socket, half of there and back")
+        }
+        return Finding(
+            parameters: parameters,
+            figures: [figure("append", \.append), figure("read back", \.read)],
+            time: Quantity(Samples(timings.map { ($0.append + $0.read) * 1e3 }), unit: "ms"))
+    }
+}
