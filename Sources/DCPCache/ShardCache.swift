@@ -104,6 +104,8 @@ public final class ShardCache: Sendable {
     /// writer's host only.
     package func abandon() {
         writer.abandon()
+        // Released here, not with the mutex held: one may hold the last reference to what owns this.
+        withExtendedLifetime(spills.withLock { $0.abandon() }) {}
         environment.close()
     }
 

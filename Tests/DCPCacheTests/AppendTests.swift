@@ -92,11 +92,19 @@ struct AppendTests {
         try rig.appendAll(2, at: 0, [1, 2, 3, 4, 5])
         expect(.overloaded, "\(20 * row)", "commit or rewind") { try rig.append(1, layer: 0, at: 5, [6]) }
         #expect(try rig.state(1).layerLengths == [5, 5])
+        // What one layer has got the others get, or nobody could commit it.
+        try rig.cache.rewind(sequence: SequenceID(1), layer: 0, length: 3)
+        try rig.open(3)
+        try rig.append(3, layer: 0, at: 0, [1, 2])
+        try rig.append(3, layer: 1, at: 0, [1, 2])
+        try rig.append(1, layer: 0, at: 3, [4, 5])
+        #expect(try rig.cache.statistics().uncommittedByteCount == 24 * row)
+        expect(.overloaded) { try rig.append(3, layer: 0, at: 2, [3]) }
         try rig.commit(1, 5)
-        #expect(try rig.cache.statistics().uncommittedByteCount == 10 * row)
+        #expect(try rig.cache.statistics().uncommittedByteCount == 14 * row)
         try rig.appendAll(1, at: 5, [6, 7, 8])
         try rig.truncate(1, 5)
-        #expect(try rig.cache.statistics().uncommittedByteCount == 10 * row)
+        #expect(try rig.cache.statistics().uncommittedByteCount == 14 * row)
         #expect(try rig.state(1).layerLengths == [5, 5])
         #expect(try rig.cache.statistics().blocksSpilled == 0)
     }

@@ -99,7 +99,7 @@ struct DirectoryReply: Equatable {
         }
         let kinds: [any RequestItem.Type] = [
             RegisterModel.self, RemoveModel.self, OpenSequence.self, TruncateSequence.self, ForkSequence.self,
-            CloseSequence.self, RetainSequence.self, ClaimSequence.self,
+            CloseSequence.self, RetainSequence.self, ClaimSequence.self, OpenMatching.self,
         ]
         return try kinds.lazy.compactMap { try answers($0) }.first ?? []
     }

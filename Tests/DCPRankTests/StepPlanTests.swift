@@ -176,6 +176,7 @@ struct StepPlanTests {
             let decisions = try (0..<ranks).map { rank in
                 var request = request()
                 request.entries = [.init(sequence: SequenceID(1), position: position, count: 1)]
+                request.keyValueTokens = 1
                 (request.queryHeads, request.kvHeads) = (8 / ranks, 1)
                 return try StepPlan(request, layer: 0, model: model, cluster: cluster, rank: RankIndex(UInt16(rank)))
                     .hasContext
@@ -188,6 +189,7 @@ struct StepPlanTests {
     func mixed() throws {
         var request = request()
         request.entries = (0..<3).map { .init(sequence: SequenceID($0), position: 0, count: 1) }
+        request.keyValueTokens = 3
         #expect(
             !(try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1)))
                 .hasContext)

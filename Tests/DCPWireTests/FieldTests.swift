@@ -167,8 +167,8 @@ struct FieldTests {
         var unknown = RawFrame(.request(ListModels()))
         unknown.type = 0x01FF
         #expect(refusal(unknown.bytes)?.message.contains("0x1ff") == true)
-        unknown.type = 20
-        #expect(refusal(unknown.bytes)?.message.contains("type 20") == true)
+        unknown.type = 30
+        #expect(refusal(unknown.bytes)?.message.contains("type 30") == true)
         let step = Message.request(Samples.step())
         #expect(patched(step, at: 4, [4])?.message.contains("`query mode`") == true)
         #expect(patched(step, at: 5, [2])?.message.contains("`appends`") == true)

@@ -123,7 +123,7 @@ struct RefusalTests {
 
     @Test("a payload too short at every length, too long, or where none belongs is refused")
     func payloadLengths() throws {
-        for message in try Samples.messages() {
+        for message in try Samples.messages() where message.type != StepRequest.type {
             let whole = RawFrame(message)
             for count in 0..<whole.payload.count {
                 var cut = whole
@@ -133,6 +133,21 @@ struct RefusalTests {
             var long = whole
             long.payload.append(0)
             #expect(refusal(long.bytes)?.code == .protocolViolation, "\(message.type) with one more")
+        }
+    }
+
+    @Test("a step with a payload of another size is read, and refused by the size before its tensors are used")
+    func stepPayloads() throws {
+        for step in [Samples.step(), Samples.append(), Samples.query()] {
+            try step.checkTensors()
+            let whole = RawFrame(.request(step))
+            for count in Array(0..<whole.payload.count) + [whole.payload.count + 1] {
+                var other = step
+                other.tensors = Samples.bytes(count)
+                #expect(refusal(RawFrame(.request(other)).bytes) == nil, "\(count) bytes")
+                let error = try #require(throws: ServiceError.self) { try other.checkTensors() }
+                #expect(error.code == .invalidRequest && error.message.contains("\(count) bytes"))
+            }
         }
     }
 }

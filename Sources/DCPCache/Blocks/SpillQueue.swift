@@ -64,6 +64,12 @@ struct SpillQueue: Sendable {
         return waiters
     }
 
+    /// The process is as good as dead: who waits is not told, and let go of.
+    mutating func abandon() -> [@Sendable (ServiceError?) -> Void] {
+        defer { waiters = [] }
+        return waiters
+    }
+
     /// The disk may take what it has refused.
     mutating func retry() -> Set<SequenceID> {
         defer { untrimmed = [] }

@@ -20,7 +20,7 @@ extension ShardCache {
         }
     }
 
-    /// As `append`, but for the room: who finds none calls `whenRoom`.
+    /// As `append`, but for the room: while blocks are spilled, who finds none calls `whenRoom`.
     /// - Returns: false, with nothing changed, when there is no room in RAM at the moment.
     public func appendIfRoom(
         sequence id: SequenceID, layer: Int, position: Int, rows: KeyValueRows, tokens: Range<Int>
@@ -72,11 +72,7 @@ extension ShardCache {
         let local = cluster.layout.localRange(ofRank: contextRank, from: position, to: end)
         try checkIntact(core, localLength: local.upperBound)
         let byteCount = local.count * sequence.model.panels[layer].rowByteCount
-        guard uncommitted.add(byteCount, limit: max(settings.uncommittedByteCountMax, spillThreshold + byteCount))
-        else {
-            spillIfCrowded()
-            return false
-        }
+        guard try takesRoom(byteCount, sequence, end: end) else { return false }
         do throws(ServiceError) {
             let sources = sources(local)
             try sequence.layers[layer].state.withLock { state throws(ServiceError) in

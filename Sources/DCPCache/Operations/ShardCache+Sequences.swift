@@ -148,18 +148,19 @@ extension ShardCache {
     /// Tokens of one layer, by local index, are uncommitted.
     /// - Parameter sealed: blocks of the layer that are, or were, in the store.
     func holdUncommitted(_ sequence: SequenceCache, layer: Int, _ tokens: Range<Int>, sealed: Int) {
-        let rowByteCount = sequence.model.panels[layer].rowByteCount
-        let stored = tokens.clamped(to: 0..<sealed * blockTokens).count
-        spilled.add(stored * rowByteCount)
-        uncommitted.add((tokens.count - stored) * rowByteCount)
+        account(sequence, layer: layer, tokens, sealed: sealed, times: 1)
     }
 
-    /// Tokens of one layer, by local index, are no longer uncommitted.
+    /// They are no longer.
     func releaseUncommitted(_ sequence: SequenceCache, layer: Int, _ tokens: Range<Int>, sealed: Int) {
+        account(sequence, layer: layer, tokens, sealed: sealed, times: -1)
+    }
+
+    private func account(_ sequence: SequenceCache, layer: Int, _ tokens: Range<Int>, sealed: Int, times: Int) {
         let rowByteCount = sequence.model.panels[layer].rowByteCount
         let stored = tokens.clamped(to: 0..<sealed * blockTokens).count
-        spilled.add(-stored * rowByteCount)
-        uncommitted.add(-(tokens.count - stored) * rowByteCount)
+        spilled.add(times * stored * rowByteCount)
+        uncommitted.add(times * (tokens.count - stored) * rowByteCount)
     }
 
     // MARK: State

@@ -23,12 +23,28 @@ extension ShardCache {
                 + "store; commit or rewind, then append again.")
     }
 
+    /// Takes room in RAM for rows of a layer that ends at `end` then.
+    ///
+    /// A token whose first layer was taken is taken in its other layers, too, so that it can be committed: what they have
+    /// beyond the limit then is in open blocks, of which each layer has one.
+    /// - Returns: false when there is none at the moment, and blocks are being spilled.
+    /// - Throws: `.overloaded` when nothing can be spilled; why the store does not take it.
+    func takesRoom(_ byteCount: Int, _ sequence: SequenceCache, end: Int) throws(ServiceError) -> Bool {
+        let limit = max(settings.uncommittedByteCountMax, spillThreshold + byteCount)
+        if uncommitted.add(byteCount, limit: limit) { return true }
+        spillIfCrowded()
+        let (isRunning, failure) = spills.withLock { ($0.isRunning, $0.failure?.error) }
+        if isRunning { return false }
+        if let failure { throw failure }
+        guard sequence.layers.contains(where: { $0.state.withLock(\.length) >= end }) else { throw crowded }
+        uncommitted.add(byteCount)
+        return true
+    }
+
     /// Runs a body when an append that found no room may try again, or with the reason why it should not. At once, or on the
     /// writer's thread, where it must not block.
     public func whenRoom(_ body: @escaping @Sendable (ServiceError?) -> Void) {
-        if spills.withLock({ $0.wait(body) }) { return }
-        guard uncommitted.value > spillThreshold else { return body(nil) }
-        body(spills.withLock(\.failure)?.error ?? crowded)
+        if !spills.withLock({ $0.wait(body) }) { body(nil) }
     }
 
     /// Whether a batch is on its way to the store.

@@ -95,8 +95,11 @@ extension Cluster {
         var items: [(index: Int, item: CutUncommitted)] = []
         for (index, (sequence, length)) in lengths.enumerated() {
             do throws(ServiceError) {
-                let part = SequenceLength(sequence: sequence.record.id, length: length)
-                items.append((index, CutUncommitted(try await claimed([part], in: topology.epoch)[0])))
+                let id = sequence.record.id
+                // One of before the coordinator's restart is kept, unless another client has come in between.
+                let isGood = claims[id].map { $0.claim.isOf(topology.epoch) && !$0.isSpent } ?? false
+                let claim = isGood ? claims[id]!.claim : try await keepClaim(on: sequence.record)
+                items.append((index, CutUncommitted(SequenceLength(sequence: id, length: length, claim: claim))))
             } catch {
                 results[index] = .failure(error)
             }

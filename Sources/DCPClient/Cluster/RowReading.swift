@@ -13,7 +13,7 @@ struct RowReading {
     /// Pieces that ranks are asked for before the first of them is there: enough for both sides to be busy.
     static let piecesInFlight = 4
     /// Of one rank's answer. Larger ones leave the caches on their way through both processes, and their memory goes back to
-    /// the system after each: twice the time, measured on Zen 5.
+    /// the system after each.
     private static let pieceByteCount = 1 << 20
 
     var ranks: [RankIndex] { topology.shape.allRanks }

@@ -97,7 +97,8 @@ extension ConfigurationKey {
         .rank, "uncommitted-limit", .integer(1...1 << 20, unit: "MiB"), default: "1024",
         "RAM for tokens that are not committed yet, in MiB.",
         "When they take more than half of it, full blocks of theirs are spilled to the store, as far as that has room; a step "
-            + "that finds no room waits for it. Only what fills no blocks is refused, with a retryable error.")
+            + "that finds no room waits for it. Only new tokens that fill no blocks are refused, with a retryable error."
+    )
     package static let claimTimeout = ConfigurationKey(
         .rank, "claim-timeout", .seconds(0.1...86_400), default: "15",
         "How long a client may be gone before what it has not committed is taken back, in seconds.",

@@ -202,6 +202,7 @@ extension SimulatedClient {
         // A claim that it had asked for before it crashed came after its own. Whoever runs such a client starts it again.
         if error.code == .claimed, hasCrashed { return recover(after: error) }
         guard error.isRetryable else { return unexpected(error, doing) }
+        if error.code == .overloaded { mustCommit = true }
         recover(after: error)
     }
 

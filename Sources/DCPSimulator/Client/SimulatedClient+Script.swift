@@ -10,6 +10,10 @@ extension SimulatedClient {
 
     func next() {
         guard !isFinished else { return }
+        if mustCommit, !sequences.isEmpty {
+            mustCommit = false
+            return commit(sequences)
+        }
         guard remaining > 0 else { return verify() }
         remaining -= 1
         if let long = sequences.first(where: { $0.length > Self.lengthMax }) {

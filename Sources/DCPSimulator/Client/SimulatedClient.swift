@@ -44,6 +44,8 @@ final class SimulatedClient: @unchecked Sendable {
     /// It has crashed and not resumed since: of its sequences it knows what the ranks hold, and nothing else.
     var isNew = false
     private(set) var hasCrashed = false
+    /// Ranks had no room for more that is not committed.
+    var mustCommit = false
 
     /// Something that it asks the directory for, until it is answered.
     struct DirectoryWish {

@@ -148,8 +148,9 @@ extension Integration {
                     #expect(error?.code == .invalidRequest)
                     #expect(
                         error?.message.contains("key of token \(owner) of the step, KV head 1") == true, "\(error!)")
-                    // Without a resume: no rank has the tokens.
-                    try await client.append(good, Cuts([6, 12]), on: sequence, commit: .atEnd)
+                    // Without a resume: no rank keeps the tokens. The verdict may still be on its way to some.
+                    try await client.appendWhenTakenBack(good, Cuts([6, 12]), on: sequence)
+                    try await client.commit(sequence, 12)
                     let found = try await client.rows(of: sequence, layer: 0, positions: 0..<12)
                     #expect(found.keys == good.bytes(0, 0..<12, as: .bfloat16).keys)
                 }
@@ -173,6 +174,20 @@ extension Cluster {
             if rule == .everyStep { try await commit(sequence, range.upperBound) }
         }
         if rule == .atEnd { try await commit(sequence, cuts.end) }
+    }
+
+    /// Appends where others were refused, as soon as every rank has heard of that.
+    fileprivate func appendWhenTakenBack(
+        _ trace: Trace, _ cuts: Cuts, on sequence: SequenceHandle
+    ) async throws(ServiceError) {
+        for _ in 0..<1000 {
+            do throws(ServiceError) {
+                return try await append(trace, cuts, on: sequence, commit: .never)
+            } catch {
+                guard [.positionMismatch, .stepAborted].contains(error.code) else { throw error }
+            }
+        }
+        Issue.record("A rank keeps tokens that another has refused; DCP_SEED=\(SeededGenerator.seed)")
     }
 
     /// Queries at positions that are there, in all layers.
