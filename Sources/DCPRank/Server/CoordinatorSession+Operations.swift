@@ -42,20 +42,18 @@ extension CoordinatorSession {
 
     /// Searches for the sequence that begins with most of some token ids.
     func answer(_ question: MatchQuestion, number: UInt64) {
-        do throws(ServiceError) {
-            let found = try server.cache.match(
-                model: question.model, scope: question.scope, ids: question.ids, excluding: Set(question.excluding))
-            if let found { server.uses.note([found.sequence]) }
-            send(.matched(found.map { [HeldLength(sequence: $0.sequence, length: $0.length)] } ?? []), number: number)
-        } catch {
-            send(.failure(error), number: number)
+        server.search(question) { [weak self] result in
+            switch result {
+            case .success(let reply): self?.send(.matched(reply.found.map { [$0] } ?? []), number: number)
+            case .failure(let error): self?.send(.failure(error), number: number)
+            }
         }
     }
 
-    /// How much of sequences is committed here and not known to be damaged.
+    /// How much of sequences is committed here; none of those that are known to be damaged.
     func heldLengths(of sequences: [SequenceID]) -> [HeldLength] {
-        sequences.compactMap { server.cache.state(of: $0) }.map {
-            HeldLength(sequence: $0.id, length: min($0.committedLength, $0.intactLength))
+        sequences.compactMap { server.cache.state(of: $0) }.filter { $0.intactLength >= $0.committedLength }.map {
+            HeldLength(sequence: $0.id, length: $0.committedLength)
         }
     }
 

@@ -45,6 +45,21 @@ extension RankServer {
         answer(call.link, call.tag, .reply(reply, to: R.self))
     }
 
+    /// Each item by itself; who has refused it is named.
+    func answer<Item: RequestItem>(_ call: Call<Many<Item>>, each answers: [Result<Item.Answer, ServiceError>]) {
+        let rank = configuration.rank
+        answer(
+            call,
+            Many.Reply(
+                answers.map { answer in
+                    answer.mapError { error in
+                        var error = error
+                        error.rank = error.rank ?? rank
+                        return error
+                    }
+                }))
+    }
+
     func refuse<R: Request>(_ call: Call<R>, _ error: ServiceError) { answer(call.link, call.tag, .failure(error)) }
 
     func answer<R: Request>(_ call: Call<R>, _ result: Result<R.Reply, ServiceError>) {
@@ -233,7 +248,7 @@ extension RankServer {
 
     /// Each by itself, when nothing that is under way can change the sequence any more.
     private func cutUncommitted(_ lengths: [SequenceLength], _ call: Call<Many<CutUncommitted>>) {
-        let answers = ItemAnswers<CutLength>(count: lengths.count) { [self] in answer(call, Many.Reply($0)) }
+        let answers = ItemAnswers<CutLength>(count: lengths.count) { [self] in answer(call, each: $0) }
         for (index, length) in lengths.enumerated() {
             do throws(ServiceError) {
                 guard let link = call.link else { return }
@@ -278,11 +293,8 @@ extension RankServer {
         }
         whenRolledBack(sequences) { [self] in
             answer(
-                call,
-                Many.Reply(
-                    sequences.map { sequence in
-                        Result { () throws(ServiceError) in try status(of: sequence) }
-                    }))
+                call, each: sequences.map { sequence in Result { () throws(ServiceError) in try status(of: sequence) } }
+            )
         }
     }
 

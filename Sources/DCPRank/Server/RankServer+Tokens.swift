@@ -18,10 +18,12 @@ extension RankServer {
             return refuse(call, error)
         }
         let cache = cache
-        answer(call) { () throws(ServiceError) in
+        onComputeThread { () throws(ServiceError) in
             let ids = try cache.tokenIDs(of: request.sequence, request.start..<request.start + request.count)
             let annotation = request.wantsAnnotation ? try cache.annotation(of: request.sequence) : nil
             return ReadTokens.Reply(ids: ids, annotation: annotation)
+        } then: { [self] in
+            answer(call, $0)
         }
     }
 
@@ -38,33 +40,34 @@ extension RankServer {
             counters.prefixMatches.note(.failure(error))
             return refuse(call, error)
         }
+        search(request.question) { [self] in answer(call, $0) }
+    }
+
+    /// Looks for who begins with some ids, for a client or for the coordinator.
+    func search(_ question: MatchQuestion, done: @escaping (Result<MatchTokens.Reply, ServiceError>) -> Void) {
         let cache = cache
         let excess = configuration.broken == .match ? 1 : 0
-        answer(call) { () throws(ServiceError) in
-            let question = request.question
+        onComputeThread { () throws(ServiceError) in
             let found = try cache.match(
                 model: question.model, scope: question.scope, ids: question.ids, excluding: Set(question.excluding))
             return MatchTokens.Reply(found.map { HeldLength(sequence: $0.sequence, length: $0.length + excess) })
-        } then: { server, result in
-            server.counters.prefixMatches.note(result)
-            if let found = try? result.get().found { server.uses.note([found.sequence]) }
+        } then: { [self] result in
+            counters.prefixMatches.note(result)
+            if let found = try? result.get().found { uses.note([found.sequence]) }
+            done(result)
         }
     }
 
-    /// Reads the store on a compute thread, then answers.
-    private func answer<R: Request>(
-        _ call: Call<R>, _ body: @escaping @Sendable () throws(ServiceError) -> R.Reply,
-        then: @escaping @Sendable (RankServer, Result<R.Reply, ServiceError>) -> Void = { _, _ in }
+    /// Reads the store on a compute thread, and goes on here.
+    private func onComputeThread<Value: Sendable>(
+        _ body: @escaping @Sendable () throws(ServiceError) -> Value,
+        then: @escaping (Result<Value, ServiceError>) -> Void
     ) {
-        let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)
+        let bound = NIOLoopBound(then, eventLoop: eventLoop)
         let eventLoop = eventLoop
         pool.submit { _ in
             let result = Result { () throws(ServiceError) in try body() }
-            eventLoop.execute {
-                let (server, call) = bound.value
-                then(server, result)
-                server.answer(call, result)
-            }
+            eventLoop.execute { bound.value(result) }
         }
     }
 }

@@ -40,6 +40,8 @@ struct SoakClient {
     var outages: Outages
     var conversations: [Conversation] = []
     private var nextName = 0
+    /// Left to be found.
+    private var kept: [String] = []
     /// How many of the older stores that were accepted it knows of.
     private var acceptedCount = 0
 
@@ -67,6 +69,7 @@ struct SoakClient {
         case 2: try await truncate(index)
         case 3 where conversations[index].committedSteps == story.steps.count: try await close(index)
         case 4: try await dieAndResume(index)
+        case 6 where conversations.count < Self.conversationsMax: try await match()
         case 5: try await beOverruled(index)
         default:
             if conversations[index].committedSteps == story.steps.count { return try await truncate(index) }
@@ -83,6 +86,19 @@ struct SoakClient {
             let progress = try await resume(index, after: nil)
             try check(progress, conversations[index])
             try await append(index, steps: 2, commitEvery: 1)
+        }
+        for sequence in kept { try await closeForGood(sequence) }
+    }
+
+    private mutating func closeForGood(_ sequence: String) async throws {
+        let cluster = cluster
+        try await persistently { () async throws(ServiceError) in
+            do throws(ServiceError) {
+                try await cluster.closeSequence(sequence)
+            } catch {
+                // It has made room, or an earlier attempt was recorded.
+                guard error.code == .unknownSequence || error.code == .evicted else { throw error }
+            }
         }
     }
 
@@ -136,6 +152,36 @@ struct SoakClient {
         tally.update { $0.forks += 1 }
     }
 
+    /// Opens what is stored of a story, whoever has played it, and goes on from there.
+    private mutating func match() async throws {
+        let index = Int.random(in: stories.indices, using: &random)
+        let story = stories[index]
+        let wanted = story.position(ofStep: Int.random(in: 0...story.steps.count, using: &random))
+        nextName += 1
+        let (cluster, child, model) = (cluster, "\(name)-\(nextName)", settings.model)
+        let (handle, length) = try await persistently {
+            () async throws(ServiceError) -> (SequenceHandle, Int) in
+            // An earlier attempt may have been recorded, and carried out since.
+            if let handle = try await cluster.existing(child) {
+                return (handle, try await cluster.status(of: handle).committedLength)
+            }
+            return try await cluster.openSequence(
+                matching: Array(story.ids[..<wanted]), as: child, model: model, scope: "")
+        }
+        guard length <= wanted else {
+            throw SoakFailure("\(child) has \(length) tokens of \(wanted) that were looked for")
+        }
+        let steps = story.steps(until: length)
+        conversations.append(
+            Conversation(handle: handle, story: index, committedSteps: steps, period: settings.accepted.period))
+        tally.update {
+            $0.matches += 1
+            $0.tokensMatched += length
+        }
+        // It may end within a step of this story: another client has cut its steps elsewhere.
+        if story.position(ofStep: steps) < length { try await truncate(conversations.count - 1, to: steps) }
+    }
+
     private mutating func truncate(_ index: Int) async throws {
         try await truncate(index, to: Int.random(in: 0...conversations[index].committedSteps, using: &random))
     }
@@ -162,15 +208,18 @@ struct SoakClient {
 
     private mutating func close(_ index: Int) async throws {
         let (cluster, sequence) = (cluster, conversations[index].handle.record.name)
+        // Some are left to be found.
+        let isKept = Bool.random(using: &random)
         conversations.remove(at: index)
         try await persistently { () async throws(ServiceError) in
             do throws(ServiceError) {
-                try await cluster.closeSequence(sequence)
+                try await cluster.closeSequence(sequence, keep: isKept)
             } catch {
                 // An earlier attempt was recorded: it is closed, or is being closed.
                 guard error.code == .unknownSequence else { throw error }
             }
         }
+        if isKept { kept.append(sequence) }
         tally.update { $0.closings += 1 }
     }
 
@@ -226,10 +275,17 @@ struct SoakClient {
         let conversation = conversations[index]
         conversations[index].askedSteps = max(conversation.askedSteps, steps)
         let length = stories[conversation.story].position(ofStep: steps)
-        try await cluster.commit([SequenceLength(sequence: conversation.handle.record.id, length: length)])
+        try await cluster.commit([Self.part(conversation, stories[conversation.story], length)])
         conversations[index].committedSteps = steps
         succeeded()
         tally.update { $0.commits += 1 }
+    }
+
+    /// All ids each time: a repeat of what is stored changes nothing.
+    static func part(_ conversation: Conversation, _ story: Story, _ length: Int) -> SequenceCommit {
+        SequenceCommit(
+            sequence: conversation.handle.record.id, length: length,
+            tokens: TokenIDs(start: 0, ids: Array(story.ids[..<length])))
     }
 
     // MARK: Outages

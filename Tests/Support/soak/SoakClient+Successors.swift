@@ -64,7 +64,7 @@ extension SoakClient {
         case .inCommit:
             conversations[index].askedSteps = max(conversation.askedSteps, step + 1)
             let length = stories[conversation.story].position(ofStep: step + 1)
-            let committed = SequenceLength(sequence: conversation.handle.record.id, length: length)
+            let committed = Self.part(conversation, stories[conversation.story], length)
             return Task { try? await client.cluster.commit([committed]) }
         }
     }

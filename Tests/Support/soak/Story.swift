@@ -31,6 +31,8 @@ struct Story: Sendable {
 
     let shape: ModelDescription
     let parent: Parent?
+    /// What the client calls the tokens: those that stories share have the same ids, all others differ.
+    private(set) var ids: [UInt32] = []
     /// Token ranges of the steps, without gaps.
     private(set) var steps: [Range<Int>] = []
     /// By layer: `[tokens][Hq][Dk]`, `[tokens][Hkv][Dk]`, `[tokens][Hkv][Dv]`; no values where the keys hold them.
@@ -39,6 +41,9 @@ struct Story: Sendable {
     private(set) var values: [[Float]]
 
     var tokens: Int { steps.last?.upperBound ?? 0 }
+
+    /// The last step boundary at or before a position, as the number of steps before it.
+    func steps(until position: Int) -> Int { steps.prefix { $0.upperBound <= position }.count }
 
     /// Where step `index` begins; the end of all for the number of steps.
     func position(ofStep index: Int) -> Int { index == 0 ? 0 : steps[index - 1].upperBound }
@@ -63,6 +68,8 @@ struct Story: Sendable {
             steps.append(end..<end + count)
             end += count
         }
+        ids = Array((parent?.story.ids ?? []).prefix(shared))
+        while ids.count < end { ids.append(UInt32.random(in: 0 ... .max, using: &random)) }
         func rows(_ old: [Float]?, _ heads: Int, _ dim: Int, _ limit: Float) -> [Float] {
             Array((old ?? []).prefix(shared * heads * dim))
                 + random.distinctRows(tokens: end - shared, heads: heads, dim: dim, limit: limit)

@@ -25,6 +25,9 @@ final class Tally: Sendable {
         /// How often an acknowledged commit was found again after an outage.
         var commitsChecked = 0
         var forks = 0
+        /// Sequences that were opened by their tokens, and how many tokens that saved.
+        var matches = 0
+        var tokensMatched = 0
         var truncations = 0
         var closings = 0
         var resumes = 0
@@ -76,7 +79,7 @@ extension Tally.Counts {
             Clients overruled: \(list(overruledClients))
             Answers equal to the bit: \(answersCompared)
             Commits: \(commits); found again after an outage: \(commitsChecked)
-            Forks \(forks), truncations \(truncations), closings \(closings)
+            Matches \(matches), of \(tokensMatched) tokens; forks \(forks), truncations \(truncations), closings \(closings)
             Resumes: \(resumes), longest outage \(number(longestOutageSeconds)); errors got over: \(list(errors))
             Recovery: median \(number(medianRecoverySeconds)), longest \(number(longestRecoverySeconds))
             Stored tokens equal to the byte at the end: \(storedTokensCompared)
