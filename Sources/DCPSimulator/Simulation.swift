@@ -227,7 +227,6 @@ public final class Simulation: @unchecked Sendable {
 
     /// A rank's answer has come to a client that had asked at `sent`, in the epoch `asked`.
     func answered(_ rank: RankIndex, _ frame: Frame, asked: Epoch, at sent: UInt64) {
-        count("\(frame.message.type)")
         guard case .reply(let body) = frame.message else { return }
         switch body.type {
         case StepRequest.type.reply:

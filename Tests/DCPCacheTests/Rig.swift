@@ -104,6 +104,19 @@ final class Rig {
         }
     }
 
+    /// The data file between two transactions, as a SIGKILL leaves it. A copy that is made while the writer sweeps or trims
+    /// would be torn.
+    func quietData() throws -> Data {
+        try settleSpills()
+        let url = URL(fileURLWithPath: dataPath)
+        var data = try Data(contentsOf: url)
+        while true {
+            let again = try Data(contentsOf: url)
+            if again == data { return data }
+            data = again
+        }
+    }
+
     /// As a rank does it: waits while blocks are spilled.
     func appendWhenRoom(_ id: UInt64, layer: Int, at position: Int, _ tags: [UInt32]) throws {
         let step = StepRows(tags: tags, layer: layer, shape: shape, cluster: cluster)

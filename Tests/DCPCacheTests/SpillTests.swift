@@ -56,7 +56,7 @@ struct SpillTests {
         #expect(try rig.cache.statistics().sealedBlocks == 32 * 12)
         for _ in 0..<2 {
             #expect(try rig.holds(1, Self.tags))
-            #expect(try damage(rig).isEmpty)
+            #expect(try damage(rig) == [])
             try rig.reopen()
         }
     }
@@ -76,7 +76,7 @@ struct SpillTests {
         for length in [10, 16, 50, 99, 100, 399, 400] {
             try rig.commit(1, length)
             #expect(try rig.holds(1, Self.tags))
-            #expect(try damage(rig).isEmpty)
+            #expect(try damage(rig) == [])
             let statistics = try rig.cache.statistics()
             #expect(statistics.uncommittedByteCount + statistics.spilledByteCount == (400 - length) * 2 * Self.row)
             let copy = try copy(of: rig)
@@ -139,7 +139,9 @@ struct SpillTests {
         try rig.settle()
         for _ in 0..<2 {
             #expect(try rig.holds(1, expected))
-            #expect(try damage(rig).isEmpty)
+            #expect(try damage(rig) == [])
+            // What a transaction frees is bounded: the rest goes in later ones.
+            for _ in 0..<100 where try rig.cache.statistics().sealedBlocks > 2 * 25 { try rig.settle() }
             #expect(try rig.cache.statistics().sealedBlocks == 2 * 25)
             #expect(try rig.cache.statistics().spilledByteCount == 0)
             try rig.reopen()
@@ -161,7 +163,7 @@ struct SpillTests {
         try rig.reopen()
         #expect(try rig.holds(1, others, layers: [0]))
         #expect(try rig.holds(1, Self.tags, layers: [1]))
-        #expect(try damage(rig).isEmpty)
+        #expect(try damage(rig) == [])
     }
 
     @Test("closing and truncating give the room back", arguments: [true, false])
@@ -183,7 +185,7 @@ struct SpillTests {
         try rig.commit(1, 400)
         try rig.reopen()
         #expect(try rig.holds(1, Self.tags))
-        #expect(try damage(rig).isEmpty)
+        #expect(try damage(rig) == [])
     }
 
     @Test("a full store refuses to spill, with its reason, and takes it when there is room again")
@@ -231,13 +233,15 @@ struct SpillTests {
             batch = try verification.advance()
             findings += batch.findings
         } while !batch.isDone
-        return findings
+        // What is still to be deleted is no damage.
+        return findings.filter(\.isDamage)
     }
 
     /// The store as a SIGKILL would leave it at this moment.
     private func copy(of rig: Rig) throws -> Rig {
         let copy = try Rig(rank: rig.rank.value, ranks: rig.cluster.ranks, interleave: 4, layers: rig.shape.layers)
-        try copy.edit { $0 = try Data(contentsOf: URL(fileURLWithPath: rig.dataPath)) }
+        let data = try rig.quietData()
+        try copy.edit { $0 = data }
         return copy
     }
 }

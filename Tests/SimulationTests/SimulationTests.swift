@@ -18,7 +18,8 @@ struct SimulationTests {
         // That something happened: a simulation in which nothing goes wrong, or nothing is answered, keeps every rule.
         let counts = try #require(object["counts"] as? [String: Int])
         for what in [
-            "stepResult", "committed", "rewound", "epochs", "kill", "killCoordinator", "powerLoss", "stop", "pause",
+            "step reply", "commit reply", "cut uncommitted reply", "epochs", "kill", "killCoordinator", "powerLoss",
+            "stop", "pause",
             "partition", "halfPartition", "reset", "slow", "bitFlip", "tornPage", "fullDisk", "failedSync",
             "timeouts", "overcommits", "closed together", "steps with a window", "steps with sinks",
             "steps with values of the keys", "models of several kinds", "spilled blocks", "forks of uncommitted tokens",

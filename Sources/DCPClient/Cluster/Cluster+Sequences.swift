@@ -112,6 +112,7 @@ extension Cluster {
                 let answers = try Self.checked(reply, count: some.count, from: "\(rank)")
                 for ((index, item), answer) in zip(some, answers) {
                     let answer = answer.map(\.length).mapError { explained($0, of: item.length) }
+                    if case .failure(let error) = answer { forgetTopology(after: error) }
                     results[index] = (results[index] ?? .success(0)).flatMap { end in answer.map { max(end, $0) } }
                 }
             }

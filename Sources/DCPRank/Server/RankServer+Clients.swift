@@ -248,11 +248,11 @@ extension RankServer {
 
     /// Each by itself, when nothing that is under way can change the sequence any more.
     private func cutUncommitted(_ lengths: [SequenceLength], _ call: Call<Many<CutUncommitted>>) {
+        do throws(ServiceError) { try checkServing(call.epoch) } catch { return refuse(call, error) }
         let answers = ItemAnswers<CutLength>(count: lengths.count) { [self] in answer(call, each: $0) }
         for (index, length) in lengths.enumerated() {
             do throws(ServiceError) {
                 guard let link = call.link else { return }
-                try checkServing(call.epoch)
                 try checkClaim(length.claim, on: length.sequence, from: link)
                 abortSteps(on: length.sequence, ServiceError(.stepAborted, "\(length.sequence) was cut."))
                 whenIdle(length.sequence) { [self] in

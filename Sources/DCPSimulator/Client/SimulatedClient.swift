@@ -247,6 +247,7 @@ final class SimulatedClient: @unchecked Sendable {
                     Result { () throws(ServiceError) in (frame, try frame.reply(to: R.self)) }
                 }
                 if case .success((let frame, let reply)) = reply {
+                    simulation.count("\(R.type.reply)")
                     simulation.answered(rank, frame, asked: topology.epoch, at: sent)
                     each(rank, frame, reply)
                 }

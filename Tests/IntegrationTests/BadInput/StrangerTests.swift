@@ -31,7 +31,7 @@ extension Integration {
                 (garbage, "not with a frame"),
                 (altered(0, [0x58], seal: true), "not with a frame"),
                 (altered(4, [9, 0], seal: true), "protocol version 9"),
-                (altered(6, [0xE7, 0x03], seal: true), "Frame type 999"),
+                (altered(6, [0xE7, 0x03], seal: true), "before the hello"),
                 (altered(16, [1], seal: false), "checksum"),
                 (altered(64, [0x77], seal: false), "checksum"),
                 (altered(40, [0xFF, 0xFF, 0xFF, 0x7F], seal: true), "the limit is 4096"),
