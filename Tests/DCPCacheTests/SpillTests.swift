@@ -3,6 +3,7 @@ import DCPCore
 import DCPStore
 import DCPTestKit
 import Foundation
+import Synchronization
 import Testing
 
 @Suite("spilling")
@@ -56,6 +57,41 @@ struct SpillTests {
         #expect(try rig.cache.statistics().sealedBlocks == 32 * 12)
         for _ in 0..<2 {
             #expect(try rig.holds(1, Self.tags))
+            #expect(try damage(rig) == [])
+            try rig.reopen()
+        }
+    }
+
+    @Test("a sequence that goes on while a batch takes its blocks is in the batch once")
+    func goesOn() throws {
+        // Many layers, so that taking the blocks of all lasts as long as an append of some.
+        let layers = 64
+        // Its cache is made for all threads, and nothing else of it changes.
+        nonisolated(unsafe) let rig = try self.rig(layers: layers, limit: 4 * layers * Self.block)
+        try rig.open(1)
+        let failures = Mutex<[any Error]>([])
+        for round in 0..<30 {
+            // Through spilled blocks, which are checked before they are opened again, and under another writer from there on.
+            let kept = round == 0 ? 0 : 40
+            try rig.cache.rewind(sequence: SequenceID(1), length: kept)
+            DispatchQueue.concurrentPerform(iterations: 2) { half in
+                do {
+                    for start in stride(from: kept, to: 160, by: 8) {
+                        for layer in stride(from: half, to: layers, by: 2) {
+                            try rig.appendWhenRoom(1, layer: layer, at: start, Array(Self.tags[start..<start + 8]))
+                        }
+                    }
+                } catch {
+                    failures.withLock { $0.append(error) }
+                }
+            }
+            try rig.settleSpills()
+            #expect(try rig.holds(1, Array(Self.tags[..<160])))
+        }
+        #expect(failures.withLock { $0.isEmpty }, "\(failures.withLock { $0 })")
+        try rig.commit(1, 160)
+        for _ in 0..<2 {
+            #expect(try rig.holds(1, Array(Self.tags[..<160])))
             #expect(try damage(rig) == [])
             try rig.reopen()
         }

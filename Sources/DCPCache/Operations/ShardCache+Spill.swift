@@ -110,10 +110,20 @@ extension ShardCache {
     }
 
     /// Those that have waited longest, of each the lowest layers first: a prefill that goes layer by layer needs them last.
+    ///
+    /// Each sequence once: an append may note one again that was taken a moment ago, and a second part of it would be planned
+    /// from what the first is about to change.
     private func takeBatch() -> [Sealing] {
         var batch: [Sealing] = []
         var byteCount = 0
+        var taken: Set<SequenceID> = []
+        var notedSince: [SequenceID] = []
+        defer { spills.withLock { $0.putBack(notedSince) } }
         while byteCount < Self.batchByteCount, let id = spills.withLock({ $0.takeFirst() }) {
+            guard taken.insert(id).inserted else {
+                notedSince.append(id)
+                continue
+            }
             guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }) else {
                 continue
             }
