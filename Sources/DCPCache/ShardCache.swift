@@ -109,7 +109,9 @@ public final class ShardCache: Sendable {
         environment.close()
     }
 
-    deinit { close() }
+    /// The environment closes itself when nobody has it any more. The writer's thread may be the one that lets go of the cache,
+    /// and syncs after that.
+    deinit { writer.close() }
 
     // MARK: Epoch
 

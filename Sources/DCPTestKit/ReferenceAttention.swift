@@ -72,7 +72,8 @@ public struct ReferenceAttention: Sendable {
 
     /// How far the log-sum-exp of a Float32 computation may be off, and an output over values below 1: a dot product in Float32
     /// is off by a few units of 2^-24 of the sum of its terms' magnitudes, which the product of the norms bounds; that is the
-    /// error of the log-sum-exp, and the relative error of a weight.
+    /// error of the log-sum-exp, and the relative error of a weight. All kernels add a key's terms one after the other, so that
+    /// it grows like the root of their number (Higham, Accuracy and Stability of Numerical Algorithms, 4.2).
     public func tolerance(queries: [Float], keys: [Float]) -> Double {
         func largestNorm(_ rows: [Float]) -> Double {
             stride(from: 0, to: rows.count, by: attention.keyDim).reduce(0) { largest, start in
@@ -80,6 +81,7 @@ public struct ReferenceAttention: Sendable {
                 return max(largest, squares.squareRoot())
             }
         }
-        return 2e-6 + 8e-7 * largestNorm(queries) * largestNorm(keys) * Double(attention.scale)
+        let growth = max(1, (Double(attention.keyDim) / 128).squareRoot())
+        return 2e-6 + 8e-7 * growth * largestNorm(queries) * largestNorm(keys) * Double(attention.scale)
     }
 }
