@@ -201,6 +201,16 @@ extension Integration {
             }
         }
 
+        @Test("forks: one fork and lists of them, each looked at and closed again")
+        func forks() async throws {
+            let object = try await run(
+                "forks", "--shape", "4x2x16", "--ranks", "2", "--context", "100", "--forks", "7")
+            let figures = try #require(results(object).first?["figures"] as? [[String: Any]])
+            let names = figures.compactMap { $0["name"] as? String }
+            #expect(names == ["one fork", "a list of 7", "a list of 7, uncommitted"])
+            for figure in figures { #expect((figure["beside"] as? [Any])?.count == 1) }
+        }
+
         @Test("all: one report of all benchmarks")
         func all() async throws {
             let object = try await run("all", "--context", "128,256", "--count", "32")
@@ -216,7 +226,8 @@ extension Integration {
             "every command has help with an example of itself",
             arguments: [
                 [], ["kernels"], ["kernels", "decode"], ["kernels", "prefill"], ["cache"], ["cache", "append"],
-                ["cache", "commit"], ["cache", "open"], ["step"], ["transfer"], ["all"],
+                ["cache", "commit"], ["cache", "open"], ["step"], ["transfer"],
+                ["forks"], ["all"],
             ])
         func help(command: [String]) async throws {
             let outcome = try await tool.run(command + ["--help"])
