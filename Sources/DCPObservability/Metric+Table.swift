@@ -178,7 +178,10 @@ extension Metric {
     public static let pinnedSequences = Metric(
         "dcp_directory_pinned_sequences", .gauge, [.coordinator], "Sequences that are never evicted.")
     public static let evictions = Metric(
-        "dcp_evictions_total", .counter, [.coordinator], "Sequences closed to make room.", "None with `evict: off`.")
+        "dcp_evictions_total", .counter, [.coordinator], labels: ["cause"],
+        "Sequences closed that nobody asked to close, by cause.",
+        "`room`: a store was full; with `evict: off` only those that were kept for their tokens. `age`: their time to live "
+            + "was over.")
     public static let operationsFailed = Metric(
         "dcp_operations_failed_total", .counter, [.coordinator], labels: ["cause"],
         "Changes of the directory that a rank refused, by cause.")

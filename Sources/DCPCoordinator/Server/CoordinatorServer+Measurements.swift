@@ -10,7 +10,8 @@ package struct CoordinatorCounters: Sendable {
     /// Copies beside an original that lives, each once.
     package var secondHolders: [RankIndex: UInt64] = [:]
     package var olderStores: [RankIndex: UInt64] = [:]
-    package var evictions: UInt64 = 0
+    /// To make room, and for their age.
+    package var evictions: (room: UInt64, age: UInt64) = (0, 0)
     package var operationsFailed = CauseCounts([.storeFull])
     /// Connections that ended because of what the peer is or sent.
     package var framesRefused = CauseCounts([.incompatible, .protocolViolation])
@@ -20,7 +21,8 @@ package struct CoordinatorCounters: Sendable {
         case .rankLost(let rank, _): ranksLost[rank, default: 0] += 1
         case .secondHolder(let rank, _): secondHolders[rank, default: 0] += 1
         case .olderStore(let rank, _): olderStores[rank, default: 0] += 1
-        case .evicted: evictions += 1
+        case .evicted(_, _, .room): evictions.room += 1
+        case .evicted(_, _, .age): evictions.age += 1
         case .operationFailed(_, let error): operationsFailed.count(error.code)
         case .refused(_, let cause, let error): if cause.concernsFrame { framesRefused.count(error.code) }
         case .listening, .rankRegistered, .olderStoreTaken, .joining, .ready, .reconciled, .unknownSequences,

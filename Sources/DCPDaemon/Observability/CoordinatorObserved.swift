@@ -65,7 +65,9 @@ struct CoordinatorObserved: Observed {
         exposition.add(.models, measured.models)
         exposition.add(.directorySequences, measured.sequences)
         exposition.add(.pinnedSequences, measured.pinned)
-        exposition.add(.evictions, counters.evictions)
+        exposition.add(
+            .evictions,
+            [(["room"], Double(counters.evictions.room)), (["age"], Double(counters.evictions.age))])
         exposition.add(.operationsFailed, counters.operationsFailed)
         exposition.add(.connections, measured.connections)
         exposition.add(.framesRefused, counters.framesRefused)

@@ -111,6 +111,52 @@ extension Integration {
             }
         }
 
+        @Test("--evict off: what is kept for its tokens makes room, the lowest priority first; what somebody has stays")
+        func kept() async throws {
+            let trace = try Self.trace(714)
+            let ids = (0..<400).map { UInt32($0 * 5 + 3) }
+            var setup = ClusterSetup(ranks: 2, blockTokens: 64)
+            setup.rankArguments = ["--disk-limit", "6MiB"]
+            setup.coordinatorArguments = ["--evict", "off", "--lease", "0.6", "--evict-idle", "0.6"]
+            try await setup.run { cluster in
+                try await cluster.withClient { client in
+                    // Of one beginning, and the less wanted is used last.
+                    for (name, length) in [("wanted", 400), ("other", 300)] {
+                        let sequence = try await client.open(trace, name, model: "m")
+                        _ = try await client.play(trace, Cuts([0, length]), on: sequence, commit: .never)
+                        let tokens = TokenIDs(start: 0, ids: Array(ids[..<length]))
+                        try await client.commit([
+                            SequenceCommit(sequence: sequence.record.id, length: length, tokens: tokens)
+                        ])
+                        let priority = name == "wanted" ? 1 : 0
+                        _ = try await cluster.tool.run("sequence", "retain", name, "--priority", "\(priority)")
+                        try await client.closeSequence(name, keep: true)
+                    }
+                    let held = try await client.open(trace, "held", model: "m")
+                    var (committed, refusal) = (0, ServiceError?.none)
+                    #expect(try await client.match(model: held.model, ids: ids)?.length == 400)
+                    var left: [String] = []
+                    repeat {
+                        (committed, refusal) = try await client.fill(trace, stride: 100, on: held, from: committed)
+                        if refusal != nil { committed = try await client.resume(held).layerLengths.min() ?? 0 }
+                        left = try await client.sequences().map(\.record.name).sorted()
+                    } while left != ["held"]
+                    #expect(try await client.match(model: held.model, ids: ids) == nil)
+                    // Nothing is kept any more, so the rest is refused, and what somebody has is still there.
+                    (committed, refusal) = try await client.fill(trace, stride: 100, on: held, from: committed)
+                    #expect(refusal?.code == .storeFull, "\(String(describing: refusal))")
+                    #expect(try await client.sequences().map(\.record.name) == ["held"])
+                }
+                let lines = try cluster.log(of: .coordinator).split(separator: "\n").filter {
+                    $0.contains("Sequence evicted to make room")
+                }
+                #expect(lines.count == 2 && lines[0].contains("other") && lines[1].contains("wanted"), "\(lines)")
+                let page = try await cluster.get("/metrics", of: .coordinator)
+                #expect(page.body.contains(#"dcp_evictions_total{cause="room"} 2"#), "\(page.body)")
+                #expect(page.body.contains(#"dcp_evictions_total{cause="age"} 0"#))
+            }
+        }
+
         @Test(
             "--evict lru: the order of uses survives the coordinator; that of commits survives all daemons",
             arguments: [false, true])
