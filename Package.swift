@@ -143,7 +143,7 @@ let package = Package(
                 "DCPCore", "DCPAttention", "DCPClient", "DCPStore", "DCPConsole", "DCPWire", "DCPBench", argumentParser,
                 unixSignals,
             ]),
-        executable("dcp-reference", ["DCPDaemon", "DCPWire", argumentParser]),
+        executable("dcp-reference", ["DCPConsole", "DCPDaemon", "DCPWire", argumentParser]),
         executable("dcp-simulator", ["DCPCore", "DCPConsole", "DCPRank", "DCPSimulator", argumentParser]),
         executable(
             "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache", "DCPStore"], path: "Tests/Support/cache-crasher"),

@@ -18,6 +18,25 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
     /// EX_NOPERM: a daemon does not take this user's, or this certificate's, connections.
     case accessDenied = 77
 
+    /// For help and manual pages.
+    public var meaning: String {
+        switch self {
+        case .success: "done"
+        case .usage: "the command line is wrong"
+        case .badData: "a file, name, shape or position is wrong, or a result is not as expected"
+        case .unavailable: "nobody serves there, or not in a way this program can talk to"
+        case .bug: "a bug of this program or of the cluster"
+        case .damage: "a verification found damage in a store, and it is still there"
+        case .retryLater: "not now: the same command may succeed later"
+        case .accessDenied: "a daemon does not take connections of this user, or of this certificate"
+        }
+    }
+
+    /// The list of all, as help shows it.
+    public static var list: String {
+        allCases.map { "  \($0.rawValue)\($0 == .success ? "   " : "  ")\($0.meaning)" }.joined(separator: "\n")
+    }
+
     public init(_ error: ServiceError) {
         switch error.code {
         case .invalidConfiguration: self = .usage

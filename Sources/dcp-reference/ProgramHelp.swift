@@ -1,3 +1,4 @@
+import DCPConsole
 import DCPDaemon
 
 /// What a program says of itself with `--experimental-dump-help`; as much of it as a manual page shows.
@@ -36,13 +37,11 @@ struct ProgramHelp: Decodable {
 }
 
 extension ProgramHelp.Command {
-    private static let exitStatuses = [
-        ("0", "Success; for a daemon: it was told to stop, and has."), ("64", "The command line is wrong."),
-        ("65", "A file, a name or a position is wrong, or a result is not as expected."),
-        ("69", "Nobody serves, or not in a way that this program can talk to."), ("70", "A bug."),
-        ("75", "The same command may succeed later."),
-        ("78", "A daemon's configuration, its store or its cluster does not fit."),
-    ]
+    private static let exitStatuses =
+        ExitStatus.allCases.map { status -> (String, String) in
+            let meaning = status == .success ? "done; for a daemon: it was told to stop, and has" : status.meaning
+            return ("\(status.rawValue)", meaning.prefix(1).uppercased() + meaning.dropFirst() + ".")
+        } + [("78", "A daemon's configuration, its store or its cluster does not fit.")]
 
     /// The whole program on one page of section 1.
     func manual(release: String) -> String {

@@ -32,13 +32,7 @@ struct Dcpctl: AsyncParsableCommand {
               dcpctl down
 
             EXIT STATUS
-              0   done
-              64  the command line is wrong
-              65  a file, name, shape or position is wrong, or a result is not as expected
-              69  nobody serves there, or not in a way this program can talk to
-              70  a bug of dcpctl or of the cluster
-              74  a verification found damage in a store, and it is still there
-              75  not now: the same command may succeed later
+            \(ExitStatus.list)
             """,
         version: Release.current,
         subcommands: [
