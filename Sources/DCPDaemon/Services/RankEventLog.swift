@@ -139,9 +139,10 @@ final class RankEventLog {
         let (event, level): (JournalEvent, Logger.Level) =
             switch error.code {
             case .storeDamaged: (.storeDamaged, .error)
-            case .storeFull: (.diskFull, .error)
+            // Another rank's full store is the news of that rank.
+            case .storeFull where error.rank ?? cache.rank == cache.rank: (.diskFull, .error)
             case .internal: (.stepAborted, .error)
-            case .rankUnavailable, .deadlineExceeded, .overloaded: (.stepAborted, .warning)
+            case .storeFull, .rankUnavailable, .deadlineExceeded, .overloaded: (.stepAborted, .warning)
             default: (.stepAborted, .info)
             }
         let origin = error.rank.map { "\($0)" } ?? ""
