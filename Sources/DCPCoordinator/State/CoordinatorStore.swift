@@ -11,6 +11,8 @@ public final class CoordinatorStore: Sendable {
     private let table: Table
     /// What was on disk when it was opened.
     public let initialState: CoordinatorState
+    /// There was nothing before.
+    public let isNew: Bool
 
     private static let mapByteCountMax = 1 << 30
     private static let queueDepthMax = 1024
@@ -30,6 +32,7 @@ public final class CoordinatorStore: Sendable {
             table = try setup.openTable("directory")
             try setup.commit()
             let records = try Self.load(environment, table)
+            isNew = records.isEmpty
             writer = try Writer(
                 environment: environment, durability: .always, queueDepthMax: Self.queueDepthMax,
                 host: writerHost)

@@ -112,14 +112,16 @@ package enum ConfigurationReference {
     /// A file that changes nothing: every key, commented out, at its default.
     package static func sample() -> String {
         var text = """
-            # dcp.yaml(5). One file for all daemons of this host. Every key is here, commented out, at its default.
+            # dcp.yaml(5). One file for all daemons of this host. Every key is here, commented out, at its default; those that
+            # have none show an example.
             # Check a change with: dcp-rank --check-config
 
             """
         for (section, _, _) in headings {
             text += "\n\(section.rawValue):\n"
             for key in ConfigurationKey.all where key.section == section {
-                text += "  # \(key.summary)\n  #\(key.name): \(key.defaultValue ?? key.kind.example)\n"
+                let note = key.defaultValue == nil ? " No default; for example:" : ""
+                text += "  # \(key.summary)\(note)\n  #\(key.name): \(key.defaultValue ?? key.kind.example)\n"
             }
         }
         return text + "\n# What is different for single ranks.\nranks:\n  #0:\n    #threads: 4\n"

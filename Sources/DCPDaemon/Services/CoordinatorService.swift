@@ -59,6 +59,19 @@ struct CoordinatorService: DaemonService {
                 "models": "\(state.models.count)", "sequences": "\(state.sequences.count)",
                 "layout": "\(LayoutFingerprint(settings.shape))",
             ])
+        if store.isNew {
+            logger.notice(
+                """
+                New cluster: its shape is for life. To begin again with another, stop all daemons, remove the \
+                coordinator's state and the ranks' stores, set the keys of `cluster` in dcp.yaml, and start
+                """,
+                metadata: [
+                    "ranks": "\(settings.shape.ranks)", "head-groups": "\(settings.shape.headGroups)",
+                    "interleave": "\(settings.shape.layout.interleave)",
+                    "block-tokens": "\(settings.shape.layout.blockTokens)",
+                    "path": "\(settings.stateDirectory)",
+                ])
+        }
         let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
         let (fatalErrors, fatal) = AsyncStream.makeStream(of: ServiceError.self)
         let serving = try await eventLoop.submit { [configuration, log] in
