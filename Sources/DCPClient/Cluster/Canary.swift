@@ -13,6 +13,8 @@ public struct HealthReport: Sendable {
     public let outputErrorMax: Float
     public let prefillStep: Duration
     public let decodeStep: Duration
+    /// Why ranks take no new tokens, those of their own first; empty when all do.
+    public internal(set) var refusals: [String] = []
 }
 
 extension Cluster {
@@ -31,9 +33,14 @@ extension Cluster {
         let name = "\(CanaryNames.sequence)-" + String(client.value, radix: 16)
         let sequence = try await openSequence(name, model: CanaryNames.model)
         do throws(ServiceError) {
-            let report = try await canary(sequence, model, topology)
+            var report = try await canary(sequence, model, topology)
             try await closeSequence(name)
-            for status in try await rankStatuses() { try Self.checkUncommitted(status) }
+            for status in try await rankStatuses() {
+                try Self.checkUncommitted(status)
+                if !status.room.refusal.isEmpty, !report.refusals.contains(status.room.refusal) {
+                    report.refusals.append(status.room.refusal)
+                }
+            }
             return report
         } catch {
             // The canary's own failure is the news. A sequence that cannot be closed now shows in `sequence list`.

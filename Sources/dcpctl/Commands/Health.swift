@@ -7,7 +7,8 @@ struct Health: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Send a real step through all ranks and check the answer.",
         discussion: """
-            Exits 0 only when a canary's prefill and decode went through every rank and came back right.
+            Three states: healthy, a canary's prefill and decode went through every rank and came back right; refusing, so did \
+            it, and new tokens of others are refused, as with full disks; or an error. Exits with 0, 75 and the error's status.
 
             EXAMPLE
               dcpctl health --timeout 2s || systemctl status 'dcp-rank@*'
@@ -19,21 +20,31 @@ struct Health: AsyncParsableCommand {
         try await client.execute { cluster in
             let report = try await cluster.health()
             let view = HealthView(
-                healthy: true, epoch: report.epoch.value, ranks: report.ranks,
+                state: report.refusals.isEmpty ? .healthy : .refusing, refusals: report.refusals,
+                epoch: report.epoch.value, ranks: report.ranks,
                 outputErrorMax: report.outputErrorMax,
                 prefillStepMicroseconds: report.prefillStep / .microseconds(1),
                 decodeStepMicroseconds: report.decodeStep / .microseconds(1))
             try client.output.print(view) {
-                "Healthy: a canary went through \(report.ranks) ranks in epoch \(report.epoch.value) (largest error "
+                (report.refusals.isEmpty ? "Healthy" : "Serving, but new tokens are refused")
+                    + ": a canary went through \(report.ranks) ranks in epoch \(report.epoch.value) (largest error "
                     + "\(report.outputErrorMax), prefill step \(DurationFormat.latency(report.prefillStep)), decode "
                     + "step \(DurationFormat.latency(report.decodeStep)))."
+                    + report.refusals.map { "\nNo new tokens: \($0)" }.joined()
             }
+            guard report.refusals.isEmpty else { throw ExitCode(ExitStatus.retryLater.rawValue) }
         }
     }
 }
 
 struct HealthView: Encodable {
-    var healthy: Bool
+    enum State: String, Encodable {
+        case healthy
+        case refusing
+    }
+
+    var state: State
+    var refusals: [String]
     var epoch: UInt64
     var ranks: Int
     var outputErrorMax: Float

@@ -23,15 +23,21 @@ struct Sequences: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "List the sequences and how far each is committed.",
             discussion: """
+                Those of canaries, which health checks use, are listed with --all.
+
                 EXAMPLE
                   dcpctl sequence list
                 """)
 
+        @Flag(help: "List the sequences of canaries, too.")
+        var all = false
         @OptionGroup var client: ClientOptions
 
         func run() async throws {
             try await client.execute { cluster in
-                let sequences = try await cluster.sequences()
+                let sequences = try await cluster.sequences().filter {
+                    all || !CanaryNames.isSequence($0.record.name)
+                }
                 // Lengths are the ranks' to tell; the names are there also while a rank is not.
                 var progress: [SequenceID: SequenceProgress] = [:]
                 if try await cluster.topology().phase == .ready {

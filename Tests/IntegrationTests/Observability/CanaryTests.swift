@@ -69,7 +69,8 @@ extension Integration {
                 #expect(after.sample(#"dcp_committed_tokens{rank="0"}"#) == 0)
                 let decodes = #"dcp_step_duration_seconds_count{rank="0",kind="decode"}"#
                 #expect(try #require(after.sample(decodes)) > before.sample(decodes) ?? 0)
-                let listed = try await cluster.tool.run("sequence", "list", "--json").list()
+                #expect(try await cluster.tool.run("sequence", "list", "--json").list().isEmpty)
+                let listed = try await cluster.tool.run("sequence", "list", "--all", "--json").list()
                 #expect(listed.map { $0["name"] as? String } == [".canary"])
             }
         }
@@ -101,6 +102,11 @@ extension Integration {
                     $0.sample("dcp_canary_duration_seconds_count") ?? 0 >= count + 2
                 }
                 #expect(try await cluster.get("/healthz", of: .coordinator).status == 200)
+                let health = try await cluster.tool.run("health", "--json")
+                #expect(health.status == 75)
+                #expect(try health.object()["state"] as? String == "refusing")
+                let text = try await cluster.tool.run("health").data
+                #expect(text.contains("new tokens are refused") && text.contains("--disk-limit"), "\(text)")
             }
         }
 
