@@ -30,10 +30,11 @@ struct CommonOptions: ParsableArguments {
     }
 
     /// Prints what was asked for about a configuration that is good.
-    func report(_ configuration: Configuration) throws {
+    /// - Parameter condition: what that depends on; nil for nothing.
+    func report(_ configuration: Configuration, condition: String?) throws {
         let report = ConfigurationReport(configuration: configuration)
         if printConfig { print(json ? try report.json() : report.text(), terminator: "") }
-        if checkConfig { Message.write("The configuration is good.") }
+        if checkConfig { Message.write(condition ?? "The configuration is good.") }
     }
 }
 

@@ -60,9 +60,14 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     public func validate() throws { _ = try flags() }
 
     public func run() async throws {
-        let source = try source()
-        var (configuration, settings) = try Runtime.refusing { try Self.load(source) }
-        if common.isInspection { return try common.report(configuration) }
+        var source = try source()
+        source.isInspected = common.isInspection && EnvironmentVariable.value("CREDENTIALS_DIRECTORY") == nil
+        var (configuration, settings) = try Runtime.refusing { [source] in try Self.load(source) }
+        if common.isInspection {
+            let condition = try configuration.missingCredentials(
+                listening: .coordinatorListen, dialled: nil, ConfigurationKey.coordinatorAccess)
+            return try common.report(configuration, condition: condition)
+        }
         settings.server.replaceableStores = Set(replaceStore.map { RankIndex($0) })
         settings.server.acceptableOlderStores = Set(acceptOlderStore.map { RankIndex($0) })
         let log = DaemonLog(label: "dcp-coordinator", level: settings.logLevel)

@@ -67,9 +67,14 @@ public struct RankCommand: AsyncParsableCommand {
     }
 
     public func run() async throws {
-        let source = try source()
-        let (configuration, settings) = try Runtime.refusing { try load(source) }
-        if common.isInspection { return try common.report(configuration) }
+        var source = try source()
+        source.isInspected = common.isInspection && EnvironmentVariable.value("CREDENTIALS_DIRECTORY") == nil
+        let (configuration, settings) = try Runtime.refusing { [source] in try load(source) }
+        if common.isInspection {
+            let condition = try configuration.missingCredentials(
+                listening: .rankListen, dialled: .coordinator, ConfigurationKey.rankAccess)
+            return try common.report(configuration, condition: condition)
+        }
         ProcessMemory.keepFreed()
         let index = RankIndex(rank ?? 0)
         let log = DaemonLog(label: "dcp-rank@\(index.value)", level: settings.logLevel, rank: index)

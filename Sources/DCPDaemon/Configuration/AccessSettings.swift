@@ -29,6 +29,11 @@ extension Configuration {
         }
     }
 
+    /// Whether files are those that systemd passed as credentials, which it does not change while a unit runs.
+    static func areCredentials(_ files: TLSFiles) -> Bool {
+        EnvironmentVariable.value("CREDENTIALS_DIRECTORY").map { files.certificate.hasPrefix($0 + "/") } ?? false
+    }
+
     /// Limits and checks of connections, both those that come and those that are dialled.
     /// - Parameter role: whose certificate it has to be; nil to leave the files unread, where nobody knows who it is.
     func link(_ keys: AccessKeys, role: CertificateRole?) throws -> LinkSettings {
@@ -54,7 +59,8 @@ extension Configuration {
         let hasTLS = try tlsFiles(keys) != nil
         return try checked([key, keys.insecureLoopbackOnly]) { () throws(ServiceError) in
             let endpoint = try Endpoint(text(key))
-            if !hasTLS { try endpoint.checkPlainAllowed(insecureLoopbackOnly: flag(keys.insecureLoopbackOnly)) }
+            guard !hasTLS, !isInspected else { return endpoint }
+            try endpoint.checkPlainAllowed(insecureLoopbackOnly: flag(keys.insecureLoopbackOnly))
             return endpoint
         }
     }
@@ -64,9 +70,37 @@ extension Configuration {
         let hasTLS = try tlsFiles(keys) != nil
         return try checked([key]) { () throws(ServiceError) in
             let endpoint = try Endpoint(text(key))
-            if !hasTLS { try endpoint.checkPlainDialAllowed() }
+            if !hasTLS, !isInspected { try endpoint.checkPlainDialAllowed() }
             return endpoint
         }
+    }
+}
+
+/// What a configuration that is looked at and not run leaves open.
+extension Configuration {
+    /// What the certificates that only the unit is passed would have to be there for; nil when nothing takes any.
+    func missingCredentials(listening: ConfigurationKey, dialled: ConfigurationKey?, _ keys: AccessKeys) throws
+        -> String?
+    {
+        guard try tlsFiles(keys) == nil else { return nil }
+        func needs(_ key: ConfigurationKey, _ check: (Endpoint) throws(ServiceError) -> Void) throws -> String? {
+            let endpoint = try Endpoint(text(key))
+            do throws(ServiceError) { try check(endpoint) } catch { return "\(key.path): \(endpoint)" }
+            return nil
+        }
+        let insecure = flag(keys.insecureLoopbackOnly)
+        let found = [
+            try needs(listening) { endpoint throws(ServiceError) in
+                try endpoint.checkPlainAllowed(insecureLoopbackOnly: insecure)
+            },
+            try dialled.flatMap { key in
+                try needs(key) { endpoint throws(ServiceError) in try endpoint.checkPlainDialAllowed() }
+            },
+        ].compactMap { $0 }
+        guard !found.isEmpty else { return nil }
+        return
+            "The configuration is good where the unit passes ca.pem, certificate.pem and key.pem as credentials, which "
+            + found.joined(separator: " and ") + " takes; else set tls-ca, tls-certificate and tls-key."
     }
 }
 

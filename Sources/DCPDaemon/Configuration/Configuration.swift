@@ -17,6 +17,9 @@ package struct Configuration: Sendable {
     package let keys: [ConfigurationKey]
     private let values: [ConfigurationKey: Value]
 
+    /// Looked at from a shell, where the credentials of the unit that will run it are not: what only they decide is left open.
+    package var isInspected = false
+
     package subscript(key: ConfigurationKey) -> Value? { values[key] }
 
     /// - Parameters:

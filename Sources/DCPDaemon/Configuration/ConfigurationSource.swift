@@ -10,6 +10,8 @@ package struct ConfigurationSource: Sendable {
     package var environment: [String: String]
     /// nil: the default path, where a file need not be.
     package var filePath: String?
+    /// As `Configuration.isInspected`.
+    package var isInspected = false
 
     package static let pathVariable = "DCP_CONFIG"
 
@@ -35,6 +37,9 @@ package struct ConfigurationSource: Sendable {
         } else {
             file = .absent(ConfigurationFile.defaultPath)
         }
-        return try Configuration(keys: keys, rank: rank, flags: flags, environment: environment, file: file)
+        var configuration = try Configuration(
+            keys: keys, rank: rank, flags: flags, environment: environment, file: file)
+        configuration.isInspected = isInspected
+        return configuration
     }
 }

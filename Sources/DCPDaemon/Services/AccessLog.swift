@@ -24,7 +24,15 @@ extension DaemonLog {
                 throw ServiceError(
                     .invalidConfiguration, "TLS cannot be turned on at run time; restart the daemon to have it.")
             }
-            guard try tls.reload(files) else { return }
+            guard try tls.reload(files) else {
+                guard Configuration.areCredentials(files) else { return }
+                return logger.notice(
+                    """
+                    Certificates are as they were: systemd reads a unit's credentials when it starts the unit, so new ones \
+                    take a restart
+                    """,
+                    metadata: Self.describe(tls))
+            }
             write(
                 .configurationReloaded, .notice, "Certificates read again, for connections from now on",
                 Self.describe(tls))

@@ -92,6 +92,23 @@ extension Integration {
             #expect(allowed.status == 0, "\(allowed.messages)")
         }
 
+        @Test("--check-config leaves open what the credentials of the unit decide, and says what they are for")
+        func credentials() async throws {
+            for (executable, rest) in [("dcp-rank", ["--rank", "0"]), ("dcp-coordinator", [])] {
+                var tool = CommandLineTool()
+                tool.executable = executable
+                let arguments = rest + ["--config", "/dev/null", "--listen", "tcp:10.0.0.1:7400"]
+                let open = try await tool.run(arguments + ["--check-config"])
+                #expect(open.status == 0)
+                for word in ["listen: tcp:10.0.0.1:7400", "credentials", "tls-ca"] {
+                    #expect(open.messages.contains(word), "\(open.messages)")
+                }
+                // Run, and not looked at, it is refused.
+                let state = ["--\(rest.isEmpty ? "state" : "store")", "/nowhere"]
+                try await tool.fails(64, saying: ["tcp:10.0.0.1:7400"], arguments + state)
+            }
+        }
+
         @Test("scraped all the while, steps give the same bits")
         func undisturbed() async throws {
             try await ClusterSetup().run { cluster in
