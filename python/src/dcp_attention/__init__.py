@@ -1,0 +1,113 @@
+"""Exact attention as a service, over KV caches that are sharded over several daemons and survive them.
+
+`Cluster` is for callers that wait, `AsyncCluster` for asyncio; both do the same.
+"""
+
+from importlib.metadata import version as _version
+
+from dcp_attention.async_cluster import AsyncCluster
+from dcp_attention.cluster import Cluster
+from dcp_attention.errors import (
+    AccessDenied,
+    Claimed,
+    Conflict,
+    DeadlineExceeded,
+    Evicted,
+    Incompatible,
+    InternalError,
+    InvalidConfiguration,
+    InvalidModel,
+    InvalidRequest,
+    ModelMismatch,
+    NotReady,
+    Overloaded,
+    PositionMismatch,
+    ProtocolViolation,
+    RankUnavailable,
+    RetryableError,
+    ServiceError,
+    ShuttingDown,
+    StaleEpoch,
+    StepAborted,
+    StoreDamaged,
+    StoreFull,
+    StoreRefused,
+    TokensLost,
+    UnknownModel,
+    UnknownSequence,
+    Unreachable,
+)
+from dcp_attention.model import DType, LayerAttention, ModelDescription
+from dcp_attention.security import TLS
+from dcp_attention.shape import ClusterShape, Exchange
+from dcp_attention.values import (
+    AttentionOutput,
+    CachedRows,
+    Commit,
+    Entry,
+    Fork,
+    Model,
+    Phase,
+    PrefixMatch,
+    Progress,
+    QueryMode,
+    Retention,
+    Sequence,
+    Topology,
+    Transfer,
+)
+
+__version__ = _version("dcp-attention")
+
+__all__ = [
+    "TLS",
+    "AccessDenied",
+    "AsyncCluster",
+    "AttentionOutput",
+    "CachedRows",
+    "Claimed",
+    "Cluster",
+    "ClusterShape",
+    "Commit",
+    "Conflict",
+    "DType",
+    "DeadlineExceeded",
+    "Entry",
+    "Evicted",
+    "Exchange",
+    "Fork",
+    "Incompatible",
+    "InternalError",
+    "InvalidConfiguration",
+    "InvalidModel",
+    "InvalidRequest",
+    "LayerAttention",
+    "Model",
+    "ModelDescription",
+    "ModelMismatch",
+    "NotReady",
+    "Overloaded",
+    "Phase",
+    "PositionMismatch",
+    "PrefixMatch",
+    "Progress",
+    "ProtocolViolation",
+    "QueryMode",
+    "RankUnavailable",
+    "Retention",
+    "RetryableError",
+    "Sequence",
+    "ServiceError",
+    "ShuttingDown",
+    "StaleEpoch",
+    "StepAborted",
+    "StoreDamaged",
+    "StoreFull",
+    "StoreRefused",
+    "TokensLost",
+    "Topology",
+    "Transfer",
+    "UnknownModel",
+    "UnknownSequence",
+    "Unreachable",
+]
