@@ -352,7 +352,7 @@ def _windowed(fields: Fields, layers: int, window: int | None) -> Callable[[int]
     """Which layers have a window where the configuration does not list ``layer_types``."""
     family = fields.family
     if family in ("qwen2", "qwen3"):
-        first = fields.integer("max_window_layers", range(0, 1 << 20)) or 0
+        first = fields.integer("max_window_layers", range(1 << 20)) or 0
         return lambda layer: window is not None and layer >= first
     if family == "smollm3":
         interval = fields.integer("no_rope_layer_interval", range(1, LAYERS_MAX + 1)) or 4

@@ -268,7 +268,7 @@ class Keeper:
             if isinstance(refusals[0], ServiceError):
                 raise refusals[0]
 
-    async def _truncate(self, sequence: Sequence, length: int) -> list[None | ServiceError]:
+    async def _truncate(self, sequence: Sequence, length: int) -> list[ServiceError | None]:
         return await self._claims.change(
             TRUNCATE_SEQUENCE, [sequence], lambda _, claim: TruncateSequence(sequence.name, length, claim)
         )
