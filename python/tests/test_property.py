@@ -39,8 +39,9 @@ def shaped(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, int]]:
 
 def rounded(numbers: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
     """Random numbers in a dtype, bf16 as its bits."""
-    numbers = numbers.astype(np.float32)
-    return {DType.BF16: bf16, DType.F16: np.float16, DType.F32: np.float32}[dtype](numbers)
+    if dtype is DType.BF16:
+        return bf16(numbers)
+    return numbers.astype(np.float16 if dtype is DType.F16 else np.float32)
 
 
 @dataclass

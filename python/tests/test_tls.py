@@ -53,7 +53,7 @@ class SecureCluster:
             self._start("dcp-rank", f"rank-{rank}", *options, "--coordinator", self.endpoint)
 
     def _start(self, program: str, role: str, *options: object) -> None:
-        command = [binary(program), *map(str, options), *self.files(role), "--stop-on-stdin-eof"]
+        command = [binary(program), *map(str, options), *self.files(role), "--stop-on-stdin-eof", "--http", "off"]
         with open(self.directory / f"{role}.log", "wb") as log:
             self.processes.append(
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
@@ -81,7 +81,7 @@ class SecureCluster:
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureCluster]:
     cluster = SecureCluster(tmp_path_factory.mktemp("tls"))
     try:
-        with Cluster.connect(cluster.endpoint, tls=cluster.tls("client-alice"), retry_for=60):
+        with Cluster.connect(cluster.endpoint, tls=cluster.tls("client-alice"), retry_for=30):
             pass
         yield cluster
     finally:
