@@ -74,6 +74,8 @@ class SecureCluster:
         for process in self.processes:
             process.terminate()
         for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.close()
             process.wait(60)
 
 
