@@ -218,7 +218,7 @@ class AsyncCluster:
 
     async def resume(self, sequence: Sequence, *, at_most: int | None = None) -> int:
         """See `Cluster.resume`."""
-        self._keeper.forget([sequence])
+        self._keeper.forget(sequence)
         self._claims.drop(sequence.id)
         return await self._keeper.persist([sequence], lambda _: self._keeper.take_over(sequence, at_most))
 

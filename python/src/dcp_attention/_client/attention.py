@@ -53,7 +53,7 @@ class Attention:
         try:
             return await keeper.persist(sequences, attempt)
         except ServiceError:
-            keeper.forget(fresh)
+            keeper.doubt(fresh)
             raise
 
     async def commit(self, commits: Iterable[Commit]) -> None:

@@ -39,12 +39,14 @@ class Used:
         journal: What it has appended and not committed, and where the layers end.
         epoch: In which the ranks were known to have that.
         is_settled: Whether nothing has failed since.
+        is_guessed: Whether the journal's base is no more than what a first use, which failed, took it for.
     """
 
     sequence: Sequence
     journal: Journal
     epoch: int
     is_settled: bool = field(default=True)
+    is_guessed: bool = field(default=False)
 
 
 class Keeper:
@@ -73,10 +75,16 @@ class Keeper:
         """A sequence is there that this client has made, or has just made the ranks agree on."""
         self._used[sequence.id] = Used(sequence, journal, self._session.epoch, is_settled)
 
-    def forget(self, sequences: Iterable[Sequence]) -> None:
-        """Their first use failed: where they end is not known."""
+    def doubt(self, sequences: Iterable[Sequence]) -> None:
+        """Their first use failed: where they end is to be asked before the next."""
         for sequence in sequences:
-            self._used.pop(sequence.id, None)
+            used = self._used.get(sequence.id)
+            if used is not None:
+                used.is_settled, used.is_guessed = False, True
+
+    def forget(self, sequence: Sequence) -> None:
+        """Nothing is known of it any more."""
+        self._used.pop(sequence.id, None)
 
     def drop(self, sequence: Sequence) -> None:
         """The sequence is closed."""
@@ -228,6 +236,10 @@ class Keeper:
             return
         used.is_settled = False
         await self._claims.keep(used.sequence)
+        if used.is_guessed:
+            there = await self._agree(used.sequence, None)
+            self.made(used.sequence, Journal(there.length))
+            return
         layers = len(used.sequence.model.description.layers)
         there = await self._agree(used.sequence, used.journal.least_end(layers))
         missing = [used.journal.missing(layer, there.length) for layer in range(layers)]
