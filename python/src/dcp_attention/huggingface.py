@@ -211,8 +211,7 @@ def _language_model(root: Fields) -> Fields:
         raise fields.error(
             "model_type",
             f"is `{kind}`, which is not known; known are {', '.join(FAMILIES)} and gemma3. If its attention is made of "
-            "the "
-            "same parts, describe it with ModelDescription and LayerAttention.",
+            "the same parts, describe it with ModelDescription and LayerAttention.",
         )
     fields.family = kind
     return fields
@@ -389,15 +388,13 @@ def _listed_windows(
             raise fields.error(
                 "layer_types",
                 f"has `{kind}` at layer {layer}, which cannot be served; a layer sees all tokens (full_attention) or a "
-                "window "
-                "(sliding_attention).",
+                "window (sliding_attention).",
             )
         elif window is None:
             raise fields.error(
                 "sliding_window",
                 f"is none or switched off (use_sliding_window), and layer {layer} has a window (layer_types, or the "
-                "family's "
-                "order); correct one of them.",
+                "family's order); correct one of them.",
             )
         else:
             windows.append(window)

@@ -119,6 +119,10 @@ class Keeper:
                     if not isinstance(error, TokensLost):
                         self._unsettle(known)
                     failure = error
+                except BaseException:
+                    # Interrupted: ranks may have any part of it.
+                    self._unsettle(known)
+                    raise
                 outage = outage or Outage(self.retry_for)
                 number += 1
                 await self.wait_out(failure, outage)
@@ -276,8 +280,7 @@ class Keeper:
         name = used.sequence.name
         raise TokensLost(
             f"Sequence `{name}` ends at {there.length} ({there.committed} committed), where this client knew of {most} "
-            "tokens and "
-            f"does not have the others: bring the tokens from {there.length} on again.",
+            f"tokens and does not have the others: bring the tokens from {there.length} on again.",
             sequence=name,
             length=there.length,
         )
