@@ -324,10 +324,12 @@ def test_asyncio_waits_outages_out(frail: LocalCluster, client: Cluster, model: 
 def test_a_rank_that_hangs_is_given_up_after_the_steps_time(frail: LocalCluster) -> None:
     _, random = seeded()
     text = Text(20, random)
-    with Cluster.connect(frail.endpoint, step_timeout=0.3, retry_for=0) as client:
-        model = client.register_model("frail", DESCRIPTION)
-        sequence = client.open("hung", model)
+    with Cluster.connect(frail.endpoint, retry_for=120) as client:
+        sequence = client.open("hung", client.register_model("frail", DESCRIPTION))
         text.step(client, sequence, 0, 10)
+        client.commit([Commit(sequence, 10)])
+    with Cluster.connect(frail.endpoint, step_timeout=0.3, retry_for=0) as client:
+        assert client.resume(sequence) == 10
         pid = frail.pid("rank-1")
         os.kill(pid, signal.SIGSTOP)
         try:
