@@ -263,6 +263,7 @@ class Keeper:
                         chunk.dtype,
                         QueryMode.GATHER,
                         False,
+                        entry.count,
                     )
                 )
         used.epoch = (await self._session.ready_topology()).epoch
