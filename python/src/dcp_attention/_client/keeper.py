@@ -82,12 +82,8 @@ class Keeper:
             if used is not None:
                 used.is_settled, used.is_guessed = False, True
 
-    def forget(self, sequence: Sequence) -> None:
-        """Nothing is known of it any more."""
-        self._used.pop(sequence.id, None)
-
     def drop(self, sequence: Sequence) -> None:
-        """The sequence is closed."""
+        """Nothing is known of it any more: it is closed, or about to be taken over."""
         self._used.pop(sequence.id, None)
         self._claims.drop(sequence.id)
 
@@ -267,6 +263,7 @@ class Keeper:
                         chunk.dtype,
                         QueryMode.GATHER,
                         False,
+                        entry.count,
                     )
                 )
         used.epoch = (await self._session.ready_topology()).epoch

@@ -62,7 +62,8 @@ def encode(type: int, epoch: int, tag: Tag, fields: bytes | bytearray, payload: 
     Raises:
         InvalidRequest: It is larger than a frame may be.
     """
-    size = sum(_size(piece) for piece in payload)
+    sizes = [piece.nbytes if isinstance(piece, np.ndarray) else len(piece) for piece in payload]
+    size = sum(sizes)
     if len(fields) > FIELDS_MAX or size > PAYLOAD_MAX:
         raise InvalidRequest(
             f"A frame of {len(fields)} bytes of fields and {size} of payload is above the limits of {FIELDS_MAX} and "
@@ -87,17 +88,13 @@ def encode(type: int, epoch: int, tag: Tag, fields: bytes | bytearray, payload: 
         0,
     )
     pieces: list[Buffer] = [header + _CHECKSUM.pack(google_crc32c.value(header)) + fields]
-    pieces += [piece for piece in payload if _size(piece)]
+    pieces += [piece for piece, count in zip(payload, sizes, strict=True) if count]
     return pieces
 
 
 def view(piece: Buffer) -> memoryview:
     """The bytes of a piece, where they are."""
     return piece.data.cast("B") if isinstance(piece, np.ndarray) else memoryview(piece)
-
-
-def _size(piece: Buffer) -> int:
-    return piece.nbytes if isinstance(piece, np.ndarray) else len(piece)
 
 
 class FrameReader:
