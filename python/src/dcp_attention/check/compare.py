@@ -106,11 +106,7 @@ def compare(
     dtype: str | None = None,
     tokens: int = 32,
 ) -> Report:
-    """Generates greedily with the model's own attention (``eager``) and with the daemons', and compares tokens and logits.
-
-    In f32 logits may differ by 2e-4 of the largest. In bf16 and f16 the model's own attention rounds more than the daemons
-    do, so that the two differ by what the model's own rounding is: the same weights compute once more in f32, and the
-    daemons' logits must be no further from those than twice as far as the model's own are.
+    """Loads a model, and compares it as `compare_model` does.
 
     Args:
         source: The model.
@@ -124,30 +120,50 @@ def compare(
         model = source.load("eager", dtype)
     except ImportError as error:
         return Report(source.name, dtype or "", "refused", f"transformers cannot load it: {error}")
-    name = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[model.dtype]
-    drawn = prompts or draw(model, source.seed, lengths)
-    own = [_generate(model, prompt, tokens, None) for prompt in drawn]
+    return compare_model(source.name, model, cluster, prompts or draw(model, source.seed, lengths), tokens=tokens)
+
+
+def compare_model(
+    name: str, model: PreTrainedModel, cluster: Cluster, prompts: Sequence[Sequence[int]], *, tokens: int = 32
+) -> Report:
+    """Generates greedily with the model's own attention (``eager``) and with the daemons', and compares tokens and logits.
+
+    In f32 logits may differ by 2e-4 of the largest. In bf16 and f16 the model's own attention rounds more than the daemons
+    do, so that the two differ by what the model's own rounding is: the same weights compute once more in f32, and the
+    daemons' logits must be no further from those than twice as far as the model's own are. The model is in f32 afterwards.
+
+    Args:
+        name: What the report calls it.
+        model: The model.
+        cluster: Where the daemons are.
+        prompts: Token ids.
+        tokens: How many to generate.
+    """
+    dtype = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[model.dtype]
+    own = [_generate(model, prompt, tokens, None) for prompt in prompts]
     try:
-        model = _with_daemons(source, model, name)
+        _use_daemons(model)
         facts = served(model)
-        theirs = []
-        for prompt in drawn:
+        daemons = []
+        for prompt in prompts:
             cache = DCPCache(cluster, f"check-{secrets.token_hex(6)}", model=model)
-            theirs.append(_generate(model, prompt, tokens, cache))
+            daemons.append(_generate(model, prompt, tokens, cache))
             cache.delete()
     except NotServed as refusal:
-        return Report(source.name, name, "refused", str(refusal))
+        return Report(name, dtype, "refused", str(refusal))
     exact = own
-    if name != "f32":
+    if dtype != "f32":
         model.set_attn_implementation("eager")
-        model = model.float()
-        exact = [_forced(model, prompt, run) for prompt, run in zip(drawn, own, strict=True)]
-    results = tuple(_judge(len(p), *runs, name) for p, *runs in zip(drawn, own, theirs, exact, strict=True))
+        torch.nn.Module.float(model)  # transformers refuses it for weights that came from GGUF, though they are plain ones
+        exact = [_forced(model, prompt, run) for prompt, run in zip(prompts, own, strict=True)]
+    results = tuple(
+        _judge(len(prompt), *runs, dtype) for prompt, *runs in zip(prompts, own, daemons, exact, strict=True)
+    )
     verdicts = [result.verdict for result in results]
     layers = facts.description.layers
     return Report(
-        source.name,
         name,
+        dtype,
         next(verdict for verdict in ("differs", "tied", "equal") if verdict in verdicts),
         layers=tuple((in_words(kind), layers.count(kind)) for kind in facts.description.kinds),
         bytes_per_token=facts.description.row_bytes,
@@ -168,15 +184,12 @@ class _Run:
     logits: torch.Tensor  # f32, [tokens, vocabulary]
 
 
-def _with_daemons(source: Source, model: PreTrainedModel, dtype: str) -> PreTrainedModel:
-    """The model with the daemons' attention. Some have their classes of attention by name, and know no other name."""
+def _use_daemons(model: PreTrainedModel) -> None:
+    """Gives the model the daemons' attention. Some have classes of attention by name, and know no other name."""
     try:
         model.set_attn_implementation("dcp")
-        if model.config.get_text_config(decoder=True)._attn_implementation == "dcp":
-            return model
-        return source.load("dcp", dtype)
     except (KeyError, ValueError) as error:
-        raise NotServed(f"Its code takes no attention function but its own: {type(error).__name__}: {error}") from error
+        raise NotServed(f"Its code takes no attention function but its own: {error}") from error
 
 
 def _generate(model: PreTrainedModel, prompt: Sequence[int], tokens: int, cache: DCPCache | None) -> _Run:

@@ -202,7 +202,7 @@ def _look(model: PreTrainedModel, revision: str | None) -> ServedModel:
     if implementation != "dcp":
         raise NotServed(
             f"The model computes attention with `{implementation}`. Load it with attn_implementation=\"dcp\", or call "
-            'model.set_attn_implementation("dcp").'
+            'model.set_attn_implementation("dcp"); one that keeps its own even so has attention code of its own, and cannot be served.'
         )
     if model.config.is_encoder_decoder:
         raise NotServed("The model is an encoder with a decoder, whose cross attention sees no tokens of its own. Daemons serve decoders.")
