@@ -132,13 +132,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 REFUSED = ("llama4_text", "qwen3_next", "mamba", "falcon", "bloom", "mpt")
 
 
-def configuration(architecture: str) -> PretrainedConfig:
-    """The small configuration of an architecture."""
+def configuration(architecture: str, **changes: Any) -> PretrainedConfig:
+    """The small configuration of an architecture, with changes."""
     from transformers import AutoConfig
 
     sizes = ARCHITECTURES[architecture]
     taken = sizes if {"n_embd", "d_model", "hidden_size"} & sizes.keys() else _SIZES | sizes
-    return AutoConfig.for_model(architecture, **taken)
+    return AutoConfig.for_model(architecture, **taken | changes)
 
 
 def random_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype, attention: str) -> PreTrainedModel:
