@@ -6,10 +6,11 @@ import asyncio
 import itertools
 from collections.abc import Iterator
 
+import dcp_support
 import numpy as np
 import pytest
+from dcp_support import dense, seeded, widened
 
-import dcp_support
 from dcp_attention import (
     AsyncCluster,
     Claimed,
@@ -31,7 +32,6 @@ from dcp_attention import (
     UnknownSequence,
     Unreachable,
 )
-from dcp_support import dense, seeded, widened
 
 LAYERS, HQ, HKV, D = 2, 8, 2, 64
 _numbers = itertools.count()
@@ -74,6 +74,7 @@ class Text:
             keys, values = widened(self.k[layer, :end]), widened(self.v[layer, :end])
             out, lse = dense(attention, widened(self.q[layer, rows]), keys, values, start)
             np.testing.assert_allclose(answer.out, out, atol=2e-5)
+            assert answer.lse is not None
             np.testing.assert_allclose(answer.lse, lse, atol=2e-5)
 
 
@@ -131,6 +132,7 @@ def test_appends_and_queries_are_the_halves_of_a_step(client: Cluster, sequence:
     keys, values = widened(text.k[0]), widened(text.v[0])
     out, lse = dense(sequence.model.description.layers[0], widened(text.q[0, 80:]), keys, values, 80)
     np.testing.assert_allclose(answer.out, out, atol=2e-5)
+    assert answer.lse is not None
     np.testing.assert_allclose(answer.lse, lse, atol=2e-5)
 
 
@@ -145,7 +147,8 @@ def test_more_than_a_frame_holds_is_several_steps(
     entries = [Entry(other, 0, 15), Entry(sequence, 75, 60)]
     more = [np.concatenate([letter[0, :15], letter[0, :60]]) for letter in (text.q, text.k, text.v)]
     answer = client.step(0, entries, *more)
-    out, _ = dense(sequence.model.description.layers[0], *(widened(x[0, :15]) for x in (text.q, text.k, text.v)), 0)
+    queries, keys, values = (widened(x[0, :15]) for x in (text.q, text.k, text.v))
+    out, _ = dense(sequence.model.description.layers[0], queries, keys, values, 0)
     np.testing.assert_allclose(answer.out[:15], out, atol=2e-5)
     keys, values = (widened(np.concatenate([x[0], x[0, :60]])) for x in (text.k, text.v))
     out, _ = dense(sequence.model.description.layers[0], widened(text.q[0, :60]), keys, values, 75)
@@ -230,8 +233,9 @@ def test_models_and_retention(client: Cluster, sequence: Sequence, model: Model)
 
 
 def test_errors_name_value_limit_and_remedy(client: Cluster, sequence: Sequence, model: Model) -> None:
-    def tensors(tokens: int, fill: float = 0) -> list[np.ndarray]:
-        return [np.full((tokens, heads, D), fill, np.float32) for heads in (HQ, HKV, HKV)]
+    def tensors(tokens: int, fill: float = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        q, k, v = (np.full((tokens, heads, D), fill, np.float32) for heads in (HQ, HKV, HKV))
+        return q, k, v
 
     with pytest.raises(InvalidRequest, match="The step has no entries; give at least one"):
         client.step(0, [], *tensors(1))
@@ -244,9 +248,10 @@ def test_errors_name_value_limit_and_remedy(client: Cluster, sequence: Sequence,
     with pytest.raises(InvalidRequest, match=r"The queries are \[2, 8, 64\], the step and its layer need \[1, 8, 64\]"):
         client.step(0, [Entry(sequence, 0, 1)], tensors(2)[0], *tensors(1)[1:])
     with pytest.raises(InvalidRequest, match=r"The step has no values; the layer needs \[1, 2, 64\]"):
-        client.step(0, [Entry(sequence, 0, 1)], *tensors(1)[:2])
+        client.step(0, [Entry(sequence, 0, 1)], tensors(1)[0], tensors(1)[1])
+    q, k, v = tensors(1)
     with pytest.raises(InvalidRequest, match="Keys are f32 and values f16; bring both in one dtype"):
-        client.step(0, [Entry(sequence, 0, 1)], *tensors(1)[:2], tensors(1)[2].astype(np.float16))
+        client.step(0, [Entry(sequence, 0, 1)], q, k, v.astype(np.float16))
     with pytest.raises(InvalidRequest, match="token 0 of the step.* is NaN; correct the model's output"):
         client.step(0, [Entry(sequence, 0, 1)], *tensors(1, np.nan))
     client.step(0, [Entry(sequence, 0, 1)], *tensors(1))
@@ -348,5 +353,3 @@ def test_asyncio_reaches_nobody() -> None:
             await AsyncCluster.connect("unix:/tmp/dcp-nobody", retry_for=0)
 
     asyncio.run(main())
-
-
