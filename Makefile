@@ -100,7 +100,7 @@ $(PYTHON_ENV)/ready: python/pyproject.toml
 
 # Real models, a third of the combinations unless WHOLE=1. The rest is installed beside the torch that was found.
 test-engines: build $(ENGINES_ENV)/ready
-	DCP_BIN=$(CURDIR)/$(BIN) DCP_THREADS=$$(nproc) WHOLE_GRID=$(WHOLE) $(ENGINES_ENV)/bin/python -m pytest -q --durations=5 \
+	DCP_BIN=$(abspath $(BIN)) DCP_THREADS=$$(nproc) WHOLE_GRID=$(WHOLE) $(ENGINES_ENV)/bin/python -m pytest -q --durations=5 \
 		--rootdir python -c python/pyproject.toml python/tests/huggingface
 
 lint-engines: $(ENGINES_ENV)/ready
