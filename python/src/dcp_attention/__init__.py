@@ -3,8 +3,6 @@
 `Cluster` is for callers that wait, `AsyncCluster` for asyncio; both do the same.
 """
 
-from importlib.metadata import version as _version
-
 from dcp_attention.async_cluster import AsyncCluster
 from dcp_attention.cluster import Cluster
 from dcp_attention.errors import (
@@ -38,6 +36,7 @@ from dcp_attention.errors import (
     Unreachable,
 )
 from dcp_attention.model import DType, LayerAttention, ModelDescription
+from dcp_attention.release import RELEASE
 from dcp_attention.security import TLS
 from dcp_attention.shape import ClusterShape, Exchange
 from dcp_attention.values import (
@@ -57,7 +56,7 @@ from dcp_attention.values import (
     Transfer,
 )
 
-__version__ = _version("dcp-attention")
+__version__ = RELEASE
 
 __all__ = [
     "TLS",
@@ -110,4 +109,5 @@ __all__ = [
     "UnknownModel",
     "UnknownSequence",
     "Unreachable",
+    "__version__",
 ]

@@ -7,8 +7,6 @@ from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-
-
 from dcp_attention._io.blocking import BlockingTransport
 from dcp_attention.async_cluster import AsyncCluster
 from dcp_attention.values import (
@@ -45,14 +43,14 @@ T = TypeVar("T")
 class Cluster:
     """A DCP cluster as its clients see it: models, sequences, steps.
 
-    Any thread may call it; calls are carried out one after the other. Every call ends: a request after ``timeout``, a step
-    after ``step_timeout``, an outage after ``retry_for`` seconds.
+    Any thread may call it; calls are carried out one after the other. Every call ends: a request after ``timeout``, a
+    step after ``step_timeout``, an outage after ``retry_for`` seconds.
 
-    **Outages.** While ``retry_for`` lasts, what fails retryably is done again: the client waits for the cluster, makes the
-    ranks agree on the sequences, appends again the keys and values that they have lost and that were not committed, which
-    it keeps for that, and repeats the call. Callers see a delay. With ``retry_for=0`` nothing is kept and every failure is
-    raised; then call `resume` before going on. A sequence of which another process appended tokens and did not commit them
-    cannot be restored: `TokensLost` says where it ends.
+    **Outages.** While ``retry_for`` lasts, what fails retryably is done again: the client waits for the cluster, makes
+    the ranks agree on the sequences, appends again the keys and values that they have lost and that were not
+    committed, which it keeps for that, and repeats the call. Callers see a delay. With ``retry_for=0`` nothing is kept
+    and every failure is raised; then call `resume` before going on. A sequence of which another process appended
+    tokens and did not commit them cannot be restored: `TokensLost` says where it ends.
 
     **One client at a time** uses a sequence. Who uses it first has the claim on it, until another calls `resume`; then
     this client's calls are refused as `Claimed`.
@@ -78,8 +76,8 @@ class Cluster:
         Args:
             endpoint: ``unix:PATH`` or ``tcp:HOST:PORT``; ``None`` is the environment variable ``DCP_COORDINATOR``, else
                 ``unix:/run/dcp/coordinator.sock``.
-            tls: Who this client is, for TCP; ``None`` is what ``DCP_TLS_CA``, ``DCP_TLS_CERTIFICATE`` and ``DCP_TLS_KEY``
-                name, or plain TCP, at loopback addresses only.
+            tls: Who this client is, for TCP; ``None`` is what ``DCP_TLS_CA``, ``DCP_TLS_CERTIFICATE`` and
+                ``DCP_TLS_KEY`` name, or plain TCP, at loopback addresses only.
             timeout: Seconds that a request may take, but a step.
             step_timeout: Seconds that a step may take.
             retry_for: Seconds for which an outage is waited out, the first connection included.
@@ -110,7 +108,9 @@ class Cluster:
             return _finish(coroutine)
 
     def close(self) -> None:
-        """Closes the connections. Uncommitted tokens are taken back by the ranks 15 seconds later (``claim-timeout``)."""
+        """Closes the connections. Uncommitted tokens are taken back by the ranks 15 seconds later
+        (``claim-timeout``).
+        """
         self._run(self._cluster.close())
 
     def __enter__(self) -> Self:
@@ -212,8 +212,8 @@ class Cluster:
         revision: str | None = None,
         longest: int | None = None,
     ) -> tuple[Sequence, int]:
-        """Makes a sequence of what is stored of some token ids: a fork of the one of that model and scope that begins with
-        most of them, which shares its blocks, or an empty one.
+        """Makes a sequence of what is stored of some token ids: a fork of the one of that model and scope that begins
+        with most of them, which shares its blocks, or an empty one.
 
         Args:
             name: Of the new sequence.
@@ -238,8 +238,8 @@ class Cluster:
     def match(
         self, model: Model | str, token_ids: TokenIDs, *, scope: str = "", revision: str | None = None
     ) -> PrefixMatch | None:
-        """The stored sequence of a model and scope that begins with the most of some ids, and with how many; ``None`` when
-        none begins with the first. Nothing is promised: to use it, call `open_matching`.
+        """The stored sequence of a model and scope that begins with the most of some ids, and with how many; ``None``
+        when none begins with the first. Nothing is promised: to use it, call `open_matching`.
 
         Raises:
             UnknownModel: There is no such model.
@@ -252,8 +252,9 @@ class Cluster:
         return self._run(self._cluster.sequences())
 
     def fork(self, parent: Sequence, name: str, length: int) -> Sequence:
-        """Makes a new sequence of the first ``length`` tokens of another, which all its layers have, committed or not. Blocks
-        are shared, not copied. What is not committed of the one is not of the other: each is committed for itself.
+        """Makes a new sequence of the first ``length`` tokens of another, which all its layers have, committed or not.
+        Blocks are shared, not copied. What is not committed of the one is not of the other: each is committed for
+        itself.
 
         Raises:
             InvalidRequest: A rank has fewer tokens.
@@ -275,7 +276,8 @@ class Cluster:
 
         Args:
             sequences: Sequences, or their names.
-            keep: Leaves them to be found by their tokens until their room is needed; what is not committed is taken back.
+            keep: Leaves them to be found by their tokens until their room is needed; what is not committed is taken
+                back.
 
         Raises:
             ServiceError: The first that failed; its ``answers`` has ``None`` or the error of each.
@@ -295,12 +297,11 @@ class Cluster:
         Raises:
             UnknownSequence: It does not exist.
         """
-        return self._run(
-            self._cluster.retain(sequence, pinned=pinned, priority=priority, time_to_live=time_to_live)
-        )
+        return self._run(self._cluster.retain(sequence, pinned=pinned, priority=priority, time_to_live=time_to_live))
 
     def cut(self, sequences: Sequence | Iterable[Sequence], length: int) -> None:
-        """Cuts sequences to their first ``length`` tokens, committed or not. Tokens that are not committed cost one round trip.
+        """Cuts sequences to their first ``length`` tokens, committed or not. Tokens that are not committed cost one
+        round trip.
 
         Raises:
             PositionMismatch: A layer has fewer tokens.
@@ -313,16 +314,16 @@ class Cluster:
         self._run(self._cluster.cut_many(lengths))
 
     def resume(self, sequence: Sequence, *, at_most: int | None = None) -> int:
-        """Takes a sequence over, from another client or another process, and makes the ranks agree on it: what is under way
-        ends, and all layers are cut to what every rank has of all of them.
+        """Takes a sequence over, from another client or another process, and makes the ranks agree on it: what is
+        under way ends, and all layers are cut to what every rank has of all of them.
 
         Args:
             sequence: Which one.
             at_most: How many tokens are kept at most; never below what is committed. ``None`` keeps what all have.
 
         Returns:
-            Where all layers end: go on from there. What lies beyond `Progress.committed` is not durable yet, and not in this
-            client's hands: pass ``at_most=0`` to give it up.
+            Where all layers end: go on from there. What lies beyond `Progress.committed` is not durable yet, and not
+            in this client's hands: pass ``at_most=0`` to give it up.
         """
         return self._run(self._cluster.resume(sequence, at_most=at_most))
 
@@ -339,16 +340,17 @@ class Cluster:
         lse: bool = True,
         query_mode: QueryMode = QueryMode.GATHER,
     ) -> AttentionOutput:
-        """One attention call for one layer: appends the entries' keys and values to their sequences, and answers with the exact
-        causal attention of the queries over everything before and among them.
+        """One attention call for one layer: appends the entries' keys and values to their sequences, and answers with
+        the exact causal attention of the queries over everything before and among them.
 
-        Tensors are numpy arrays, torch tensors or anything with ``__dlpack__``, in f32, f16 or bf16 (u16 is taken as the bits
-        of bf16), of any strides: one whose heads come first in memory, as ``x.transpose(...)`` of ``[H, T, D]``, is not copied
-        but for the journal. More than a frame holds is sent as several steps.
+        Tensors are numpy arrays, torch tensors or anything with ``__dlpack__``, in f32, f16 or bf16 (u16 is taken as
+        the bits of bf16), of any strides: one whose heads come first in memory, as ``x.transpose(...)`` of ``[H, T,
+        D]``, is not copied but for the journal. More than a frame holds is sent as several steps.
 
         Args:
             layer: Which layer of the entries' model, from 0.
-            entries: Sequences of one model, each once, with the position where its layer ends and how many tokens it brings.
+            entries: Sequences of one model, each once, with the position where its layer ends and how many tokens it
+                brings.
             q: ``[tokens, Hq, Dk]``, the entries' tokens one after the other.
             k: ``[tokens, Hkv, Dk]``.
             v: ``[tokens, Hkv, Dv]``, of the dtype of ``k``; ``None`` where values are a part of the keys.
@@ -356,7 +358,8 @@ class Cluster:
             query_mode: Whether ranks gather the queries, or are each sent all of their group's.
 
         Raises:
-            InvalidRequest: A tensor is not of the layer's shape, or has a number that is NaN, infinite or beyond its limit.
+            InvalidRequest: A tensor is not of the layer's shape, or has a number that is NaN, infinite or beyond its
+                limit.
             PositionMismatch: An entry does not begin where its layer ends, with both numbers.
             Claimed: Another client has taken a sequence over.
             TokensLost: An outage took tokens that this client does not have.
@@ -365,8 +368,8 @@ class Cluster:
         return self._run(self._cluster.step(layer, entries, q, k, v, lse=lse, query_mode=query_mode))
 
     def append(self, layer: int, entries: Iterable[Entry], k: Tensor, v: Tensor | None = None) -> None:
-        """Appends keys and values of one layer without attention, under the rules of `step`. Each rank is sent the tokens that
-        it owns, and no others.
+        """Appends keys and values of one layer without attention, under the rules of `step`. Each rank is sent the
+        tokens that it owns, and no others.
         """
         self._run(self._cluster.append(layer, entries, k, v))
 
@@ -379,8 +382,8 @@ class Cluster:
         lse: bool = True,
         query_mode: QueryMode = QueryMode.GATHER,
     ) -> AttentionOutput:
-        """Attention alone: answers as `step` would have, had it brought the entries' tokens, which are in the layer already. For
-        layers that use another layer's keys and values. Nothing is changed.
+        """Attention alone: answers as `step` would have, had it brought the entries' tokens, which are in the layer
+        already. For layers that use another layer's keys and values. Nothing is changed.
 
         Raises:
             PositionMismatch: A position is not in the layer, with both numbers.
@@ -445,8 +448,8 @@ class Cluster:
         return self._run(self._cluster.rows(sequence, layer, start, count))
 
     def export(self, sequence: Sequence | str, path: str | os.PathLike[str]) -> Transfer:
-        """Writes the committed tokens of a sequence to a safetensors file, as `dcpctl sequence export` does. It appears under its
-        name complete or not at all. Memory is bounded by some megabytes.
+        """Writes the committed tokens of a sequence to a safetensors file, as `dcpctl sequence export` does. It
+        appears under its name complete or not at all. Memory is bounded by some megabytes.
 
         Raises:
             Conflict: The sequence was cut meanwhile, or a rank came back.
@@ -468,7 +471,8 @@ class Cluster:
             path: The file.
             name: Of the sequence; ``None`` is the file's.
             model: Of its model; ``None`` is the file's. Registered when it is not known.
-            resume: Goes on after an import that did not come to its end, once what is there has been compared with the file.
+            resume: Goes on after an import that did not come to its end, once what is there has been compared with the
+                file.
 
         Raises:
             Conflict: The sequence exists and is not empty, or is not what the file begins with.

@@ -1,7 +1,7 @@
 """What can go wrong, as a hierarchy of classes with the service's codes.
 
-Catch :class:`ServiceError` for everything, :class:`RetryableError` for what may succeed later without anybody changing it,
-or a class by its name. A client has retried for ``retry_for`` seconds before it raises something retryable.
+Catch :class:`ServiceError` for everything, :class:`RetryableError` for what may succeed later without anybody changing
+it, or a class by its name. A client has retried for ``retry_for`` seconds before it raises something retryable.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ class InternalError(ServiceError):
 
 
 class TokensLost(ServiceError):
-    """An outage took tokens that this client does not have: another process appended them, or they were committed and lost.
+    """An outage took tokens that this client does not have: another process appended them, or they were committed and
+    lost.
 
     Attributes:
         sequence: The sequence's name.

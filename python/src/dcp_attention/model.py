@@ -80,8 +80,8 @@ class LayerAttention:
         softcap: c of ``c tanh(score / c)``, after the scale; ``None`` for none.
         window: How many tokens a query sees, its own counted; ``None`` for all up to its own.
         has_sinks: Whether each query head has a learned logit in its denominator.
-        leading_values: Whether the values are the first Dv dimensions of the keys (latent attention): nothing is sent or
-            stored for them.
+        leading_values: Whether the values are the first Dv dimensions of the keys (latent attention): nothing is sent
+            or stored for them.
     """
 
     query_heads: int
@@ -110,31 +110,32 @@ class LayerAttention:
             )
         if not 1 <= self.kv_heads <= self.query_heads or self.query_heads % self.kv_heads:
             raise InvalidModel(
-                f"{self.kv_heads} KV heads do not divide {self.query_heads} query heads; grouped-query attention needs a "
-                "whole number of query heads for each KV head. Correct one of the two."
+                f"{self.kv_heads} KV heads do not divide {self.query_heads} query heads; grouped-query attention needs "
+                "a whole number of query heads for each KV head. Correct one of the two."
             )
         for name, dim, limits in (("key", self.key_dim, KEY_DIMS), ("value", self.value_dim, VALUE_DIMS)):
             if dim not in limits or dim % 2:
                 raise InvalidModel(
-                    f"The {name} head dimension {dim} is not an even number in {limits.start}...{limits.stop - 1}; pad the "
-                    "heads with zeros."
+                    f"The {name} head dimension {dim} is not an even number in {limits.start}...{limits.stop - 1}; pad "
+                    "the heads with zeros."
                 )
         if self.leading_values and self.value_dim > self.key_dim:
             raise InvalidModel(
-                f"The values are the first {self.value_dim} dimensions of keys that have {self.key_dim}; correct value_dim."
+                f"The values are the first {self.value_dim} dimensions of keys that have {self.key_dim}; correct "
+                "value_dim."
             )
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise InvalidModel(f"The scale {self.scale} is not a positive finite number; correct it.")
         if self.softcap is not None and not (math.isfinite(self.softcap) and self.softcap > 0):
             raise InvalidModel(f"The soft cap {self.softcap} is not a positive finite number; leave it out for none.")
         if self.window is not None and not 1 <= self.window <= WINDOW_MAX:
-            raise InvalidModel(
-                f"A window of {self.window} tokens is outside 1...{WINDOW_MAX}; leave it out for none."
-            )
+            raise InvalidModel(f"A window of {self.window} tokens is outside 1...{WINDOW_MAX}; leave it out for none.")
 
     @property
     def own_value_dim(self) -> int:
-        """Numbers of one token and KV head that are sent and stored for its value: Dv, or 0 where the key holds them."""
+        """Numbers of one token and KV head that are sent and stored for its value: Dv, or 0 where the key holds
+        them.
+        """
         return 0 if self.leading_values else self.value_dim
 
 
@@ -164,8 +165,8 @@ class ModelDescription:
         size = 1 if self.revision is None else len(self.revision.encode())
         if not 1 <= size <= REVISION_BYTES_MAX:
             raise InvalidModel(
-                f"A revision of {size} bytes is outside 1...{REVISION_BYTES_MAX}; give a hash of the weights and settings, "
-                "or none."
+                f"A revision of {size} bytes is outside 1...{REVISION_BYTES_MAX}; give a hash of the weights and "
+                "settings, or none."
             )
 
     def _check_sinks(self) -> None:
@@ -175,8 +176,8 @@ class ModelDescription:
             expected = layer.query_heads if layer.has_sinks else 0
             if len(logits) != expected:
                 raise InvalidModel(
-                    f"Layer {index} has {len(logits)} sinks, its attention {expected}; give one for each query head of a "
-                    "layer with sinks."
+                    f"Layer {index} has {len(logits)} sinks, its attention {expected}; give one for each query head of "
+                    "a layer with sinks."
                 )
             if not all(map(math.isfinite, logits)):
                 raise InvalidModel(f"A sink of layer {index} is NaN or infinite; correct the model's weights.")

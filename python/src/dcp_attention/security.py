@@ -14,8 +14,8 @@ from dcp_attention.errors import AccessDenied, InvalidConfiguration
 class TLS:
     """A certificate, its key, and whom to believe: PEM files, as `dcpctl certs` makes them.
 
-    Connections are TLS 1.3 with certificates on both sides. Roles in the certificates, not host names, say who a peer is.
-    The files are read at each connection, so renewed ones are taken without a restart.
+    Connections are TLS 1.3 with certificates on both sides. Roles in the certificates, not host names, say who a peer
+    is. The files are read at each connection, so renewed ones are taken without a restart.
 
     Attributes:
         ca: The cluster's certificate authority.
@@ -63,8 +63,8 @@ class TLS:
             context.load_cert_chain(self.certificate, self.key)
         except (OSError, ssl.SSLError) as error:
             raise InvalidConfiguration(
-                f"The certificate {os.fspath(self.certificate)} and the key {os.fspath(self.key)} cannot be used together "
-                f"({error}); name a certificate of `dcpctl certs` and its key."
+                f"The certificate {os.fspath(self.certificate)} and the key {os.fspath(self.key)} cannot be used "
+                f"together ({error}); name a certificate of `dcpctl certs` and its key."
             ) from error
         return context
 
@@ -83,6 +83,6 @@ def check_role(certificate: Any, expected: str) -> None:
     roles = sorted(value for kind, value in names if kind == "URI" and value.startswith("dcp:"))
     if expected not in roles:
         raise AccessDenied(
-            f"The certificate that answers is for {', '.join(roles) or 'no role'}, not for {expected}; correct the address, or "
-            "the certificate there."
+            f"The certificate that answers is for {', '.join(roles) or 'no role'}, not for {expected}; correct the "
+            "address, or the certificate there."
         )

@@ -62,7 +62,8 @@ def rows(tensor: Tensor, name: str, tokens: int, heads: int, dim: int) -> Rows:
         array, dtype = array.view(np.uint16), DType.BF16
     if array.shape != (tokens, heads, dim):
         raise InvalidRequest(
-            f"The {name} are {list(array.shape)}, the step and its layer need [{tokens}, {heads}, {dim}]; correct the tensors."
+            f"The {name} are {list(array.shape)}, the step and its layer need [{tokens}, {heads}, {dim}]; correct the "
+            "tensors."
         )
     return Rows(array, dtype)
 
@@ -78,8 +79,8 @@ def _array(tensor: Tensor, name: str) -> npt.NDArray[Any]:
     if hasattr(tensor, "__array__"):
         return np.asarray(tensor)
     raise InvalidRequest(
-        f"The {name} are of {type(tensor).__name__}, which is no tensor; bring a numpy array, a torch tensor or anything with "
-        "__dlpack__."
+        f"The {name} are of {type(tensor).__name__}, which is no tensor; bring a numpy array, a torch tensor or "
+        "anything with __dlpack__."
     )
 
 
@@ -91,8 +92,8 @@ def _torch_array(torch: Any, tensor: Any) -> npt.NDArray[Any]:
         # numpy has no bf16: the same bits under another name.
         array: npt.NDArray[Any] = tensor.view(torch.int16).numpy()
         return array.view(np.uint16)
-    array = tensor.numpy()
-    return array
+    result: npt.NDArray[Any] = tensor.numpy()
+    return result
 
 
 def stored(numbers: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:

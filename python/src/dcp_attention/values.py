@@ -128,8 +128,8 @@ class Commit:
     Attributes:
         sequence: Which one.
         length: How many tokens; all layers have them. At or below what is committed nothing changes.
-        token_ids: What the tokens from ``first_id`` to ``length`` are called, as u32. A sequence has ids of all committed
-            tokens or of none.
+        token_ids: What the tokens from ``first_id`` to ``length`` are called, as u32. A sequence has ids of all
+            committed tokens or of none.
         first_id: The position of the first of them; ``None`` is so that they end at ``length``.
         annotation: Replaces what was left with the sequence, at most 1 MiB; empty removes it, ``None`` leaves it.
     """
@@ -187,8 +187,8 @@ class AttentionOutput:
     """A step's answer.
 
     Attributes:
-        out: f32, shape ``[tokens, Hq, Dv]``. In memory the heads come first, so ``out.transpose(1, 0, 2)`` is contiguous.
-            Writable, and nobody else's.
+        out: f32, shape ``[tokens, Hq, Dv]``. In memory the heads come first, so ``out.transpose(1, 0, 2)`` is
+            contiguous. Writable, and nobody else's.
         lse: f32, shape ``[tokens, Hq]``: the natural logarithm of the sum of exponentials of the scores, sinks counted;
             ``None`` when it was not asked for.
     """

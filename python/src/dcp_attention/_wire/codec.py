@@ -73,10 +73,10 @@ class Number(Generic[T]):
         self._struct = struct.Struct("<" + form)
         self.least = self._struct.size
 
-    def write(self, to: bytearray, value: T) -> None:  # noqa: D102
+    def write(self, to: bytearray, value: T) -> None:
         to += self._struct.pack(value)
 
-    def read(self, reader: Reader) -> T:  # noqa: D102
+    def read(self, reader: Reader) -> T:
         value: T = self._struct.unpack(reader.take(self.least))[0]
         return value
 
@@ -121,7 +121,9 @@ class _String:
     def write(self, to: bytearray, value: str) -> None:
         data = value.encode()
         if len(data) > STRING_BYTES_MAX:
-            raise ProtocolViolation(f"A text of {len(data)} bytes is above the limit of {STRING_BYTES_MAX}; shorten it.")
+            raise ProtocolViolation(
+                f"A text of {len(data)} bytes is above the limit of {STRING_BYTES_MAX}; shorten it."
+            )
         U16.write(to, len(data))
         to += data
 
@@ -169,12 +171,12 @@ class Array(Generic[T]):
     item: Codec[T]
     least: int = 4
 
-    def write(self, to: bytearray, value: tuple[T, ...]) -> None:  # noqa: D102
+    def write(self, to: bytearray, value: tuple[T, ...]) -> None:
         U32.write(to, len(value))
         for item in value:
             self.item.write(to, item)
 
-    def read(self, reader: Reader) -> tuple[T, ...]:  # noqa: D102
+    def read(self, reader: Reader) -> tuple[T, ...]:
         count = U32.read(reader)
         if count * self.item.least > reader.left:
             raise ProtocolViolation(f"A frame counts {count} values where it has {reader.left} bytes.")
@@ -188,12 +190,12 @@ class Optional(Generic[T]):
     item: Codec[T]
     least: int = 1
 
-    def write(self, to: bytearray, value: T | None) -> None:  # noqa: D102
+    def write(self, to: bytearray, value: T | None) -> None:
         BOOL.write(to, value is not None)
         if value is not None:
             self.item.write(to, value)
 
-    def read(self, reader: Reader) -> T | None:  # noqa: D102
+    def read(self, reader: Reader) -> T | None:
         return self.item.read(reader) if BOOL.read(reader) else None
 
 
@@ -205,14 +207,14 @@ class Present(Generic[T]):
     absent: T
 
     @property
-    def least(self) -> int:  # noqa: D102
+    def least(self) -> int:
         return 1 + self.item.least
 
-    def write(self, to: bytearray, value: T | None) -> None:  # noqa: D102
+    def write(self, to: bytearray, value: T | None) -> None:
         BOOL.write(to, value is not None)
         self.item.write(to, self.absent if value is None else value)
 
-    def read(self, reader: Reader) -> T | None:  # noqa: D102
+    def read(self, reader: Reader) -> T | None:
         is_there = BOOL.read(reader)
         value = self.item.read(reader)
         return value if is_there else None
@@ -226,11 +228,11 @@ class Record(Generic[T]):
         self._fields = tuple(fields.items())
         self.least = sum(codec.least for codec in fields.values())
 
-    def write(self, to: bytearray, value: T) -> None:  # noqa: D102
+    def write(self, to: bytearray, value: T) -> None:
         for name, codec in self._fields:
             codec.write(to, getattr(value, name))
 
-    def read(self, reader: Reader) -> T:  # noqa: D102
+    def read(self, reader: Reader) -> T:
         return self._make(**{name: codec.read(reader) for name, codec in self._fields})
 
 
@@ -259,13 +261,13 @@ class Answer(Generic[T]):
     item: Codec[T]
     least: int = 1
 
-    def write(self, to: bytearray, value: T | ServiceError) -> None:  # noqa: D102
+    def write(self, to: bytearray, value: T | ServiceError) -> None:
         is_error = isinstance(value, ServiceError)
         BOOL.write(to, not is_error)
         codec: Codec[Any] = FAILURE if is_error else self.item
         codec.write(to, value)
 
-    def read(self, reader: Reader) -> T | ServiceError:  # noqa: D102
+    def read(self, reader: Reader) -> T | ServiceError:
         return self.item.read(reader) if BOOL.read(reader) else FAILURE.read(reader)
 
 

@@ -88,6 +88,11 @@ def encode(type: int, epoch: int, tag: Tag, fields: bytes | bytearray, payload: 
     return [header + _CHECKSUM.pack(google_crc32c.value(header)) + fields, *payload]
 
 
+def view(piece: Buffer) -> memoryview:
+    """The bytes of a piece, where they are."""
+    return piece.reshape(-1).data.cast("B") if isinstance(piece, np.ndarray) else memoryview(piece)
+
+
 def _size(piece: Buffer) -> int:
     return piece.nbytes if isinstance(piece, np.ndarray) else len(piece)
 
@@ -95,7 +100,8 @@ def _size(piece: Buffer) -> int:
 class FrameReader:
     """Puts frames together from bytes that are received into its buffers.
 
-    ``buffer()`` is where the next bytes go; ``received(count)`` says how many came, and returns a frame when they end one.
+    ``buffer()`` is where the next bytes go; ``received(count)`` says how many came, and returns a frame when they end
+    one.
     """
 
     __slots__ = ("_body", "_filled", "_header", "_parsed", "_view", "peer")
@@ -153,8 +159,8 @@ class FrameReader:
             raise ProtocolViolation(f"{self.peer} sent a header whose checksum fails; the connection is closed.")
         if parsed[1] != VERSION:
             raise Incompatible(
-                f"{self.peer} speaks version {parsed[1]} of the protocol, this client version {VERSION}; install one release "
-                "everywhere."
+                f"{self.peer} speaks version {parsed[1]} of the protocol, this client version {VERSION}; install one "
+                "release everywhere."
             )
         fields, payload = parsed[9], parsed[10]
         if fields > FIELDS_MAX or payload > PAYLOAD_MAX:
@@ -180,7 +186,7 @@ class FrameReader:
             epoch,
             Tag(client, number, layer, attempt),
             None if sender == NO_RANK else sender,
-            memoryview(body)[:fields] if fields else memoryview(b""),
+            body[:fields].data if fields else memoryview(b""),
             body[fields:],
         )
 
@@ -189,8 +195,8 @@ class FrameReader:
         kind = {b"HTTP": "HTTP", b"\x15\x03": "TLS", b"\x16\x03": "TLS"}
         spoken = next((name for prefix, name in kind.items() if start.startswith(prefix)), "another protocol")
         return ProtocolViolation(
-            f"{self.peer} does not speak this protocol: it began with {start!r}, which seems to be {spoken}. Correct the "
-            "address."
+            f"{self.peer} does not speak this protocol: it began with {start!r}, which seems to be {spoken}. Correct "
+            "the address."
         )
 
 

@@ -74,8 +74,8 @@ def _decoded(reader: Reader) -> ModelDescription:
     form = U8.read(reader)
     if form != DESCRIPTION_FORMAT:
         raise InvalidModel(
-            f"A model's description has format {form}, this program reads {DESCRIPTION_FORMAT}; use programs of one version "
-            "everywhere."
+            f"A model's description has format {form}, this program reads {DESCRIPTION_FORMAT}; use programs of one "
+            "version everywhere."
         )
     dtype = DType(U8.read(reader))
     revision = str(reader.take(U8.read(reader)), "utf-8")

@@ -224,9 +224,7 @@ OPEN_SEQUENCE: Many[OpenSequence, OpenedSequence] = Many(
 LIST_SEQUENCES: Request[None, Listing] = Request(
     0x0105,
     NOTHING,
-    Record(
-        Listing, models=Array(MODEL), sequences=Array(Record(ListedSequence, record=SEQUENCE, retention=RETENTION))
-    ),
+    Record(Listing, models=Array(MODEL), sequences=Array(Record(ListedSequence, record=SEQUENCE, retention=RETENTION))),
 )
 CLAIM_SEQUENCE: Many[ClaimSequence, int] = Many(0x0106, Record(ClaimSequence, sequence=U64, held=U64), U64)
 FORK_SEQUENCE: Many[ForkSequence, SequenceRecord] = Many(

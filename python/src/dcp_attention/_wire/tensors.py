@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +27,19 @@ _ROWS = struct.Struct("<QIQI")
 _ROWS_REPLY = struct.Struct("<QIBHHH")
 _COUNT = struct.Struct("<I")
 
-NUMPY_DTYPES = {DType.BF16: np.dtype("<u2"), DType.F16: np.dtype("<f2"), DType.F32: np.dtype("<f4")}
+NUMPY_DTYPES: dict[DType, np.dtype[Any]] = {
+    DType.BF16: np.dtype("<u2"),
+    DType.F16: np.dtype("<f2"),
+    DType.F32: np.dtype("<f4"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class StepFields:
     """A step as one rank receives it, without its tensors.
 
-    ``query_mode`` is 1 for gather, 2 for replicate, 3 for a step without queries; entries are sequence, position, count and
-    claim.
+    ``query_mode`` is 1 for gather, 2 for replicate, 3 for a step without queries; entries are sequence, position,
+    count and claim.
     """
 
     model: int
@@ -78,8 +83,21 @@ class StepFields:
         entries = tuple(_ENTRY.iter_unpack(data[start:]))
         if len(entries) != count:
             raise ProtocolViolation(f"A step counts {count} entries and has {len(entries)}.")
+        model, mode, appends, lse, timeout, query_dtype, kv_dtype, heads, kv_heads, key_dim, value_dim, tokens = head
         return StepFields(
-            head[0], head[1], bool(head[2]), bool(head[3]), head[4], DType(head[5]), DType(head[6]), *head[7:], entries
+            model,
+            mode,
+            bool(appends),
+            bool(lse),
+            timeout,
+            DType(query_dtype),
+            DType(kv_dtype),
+            heads,
+            kv_heads,
+            key_dim,
+            value_dim,
+            tokens,
+            entries,
         )
 
 
@@ -161,10 +179,13 @@ class RowsReply:
         if len(frame.fields) != _ROWS_REPLY.size:
             raise ProtocolViolation(f"A reply of rows has {len(frame.fields)} bytes of fields, not {_ROWS_REPLY.size}.")
         generation, tokens, dtype, heads, key_dim, value_dim = _ROWS_REPLY.unpack(frame.fields)
-        if dtype not in NUMPY_DTYPES or len(frame.payload) != tokens * heads * (key_dim + value_dim) * DType(dtype).size:
+        if (
+            dtype not in NUMPY_DTYPES
+            or len(frame.payload) != tokens * heads * (key_dim + value_dim) * DType(dtype).size
+        ):
             raise ProtocolViolation(
-                f"A reply of rows has {len(frame.payload)} bytes for {tokens} tokens of {heads} heads, dims {key_dim} and "
-                f"{value_dim}, dtype {dtype}."
+                f"A reply of rows has {len(frame.payload)} bytes for {tokens} tokens of {heads} heads, dims {key_dim} "
+                f"and {value_dim}, dtype {dtype}."
             )
         numbers = np.frombuffer(frame.payload, NUMPY_DTYPES[DType(dtype)])
         split = tokens * heads * key_dim
@@ -179,4 +200,3 @@ class RowsReply:
         """The fields, for tests."""
         tokens, heads, key_dim = self.keys.shape
         return _ROWS_REPLY.pack(self.generation, tokens, self.dtype, heads, key_dim, self.values.shape[2])
-

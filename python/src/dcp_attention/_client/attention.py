@@ -1,0 +1,116 @@
+"""Steps, appends, queries and commits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from dcp_attention._client.claims import Claims
+from dcp_attention._client.keeper import Keeper
+from dcp_attention._client.plan import Contents
+from dcp_attention._client.session import Session
+from dcp_attention._wire.requests import COMMIT, CommitPart, StartedIDs
+from dcp_attention.errors import InvalidRequest, ServiceError
+from dcp_attention.values import AttentionOutput, Commit, TokenIDs
+
+
+class Attention:
+    """Attention, and what it attends over."""
+
+    def __init__(self, session: Session, claims: Claims, keeper: Keeper) -> None:
+        self._session = session
+        self._claims = claims
+        self._keeper = keeper
+
+    async def run(self, contents: Contents) -> AttentionOutput:
+        """Carries a call out, in as many steps as it takes."""
+        parts = contents.parts()
+        if len(parts) == 1:
+            return await self._step(parts[0])
+        outputs = [await self._step(part) for part in parts]
+        lses = [output.lse for output in outputs if output.lse is not None]
+        return AttentionOutput(
+            np.concatenate([output.out for output in outputs]), np.concatenate(lses) if lses else None
+        )
+
+    async def _step(self, step: Contents) -> AttentionOutput:
+        keeper = self._keeper
+        sequences = [entry.sequence for entry in step.entries]
+        if step.keys is None:
+            return await keeper.persist(sequences, lambda _: keeper.send(step))
+        fresh = [entry.sequence for entry in step.entries if keeper.get(entry.sequence) is None]
+
+        async def attempt(_: int) -> AttentionOutput:
+            for entry in step.entries:
+                keeper.use(entry.sequence, entry.position)
+            output = await keeper.send(step)
+            for entry, chunk in step.chunks():
+                journal = keeper.use(entry.sequence, entry.position).journal
+                journal.appended(step.layer, chunk.end, chunk if keeper.retry_for > 0 else None)
+            return output
+
+        try:
+            return await keeper.persist(sequences, attempt)
+        except ServiceError:
+            keeper.forget(fresh)
+            raise
+
+    async def commit(self, commits: Iterable[Commit]) -> None:
+        """Makes the first tokens of sequences durable on every rank."""
+        commits = tuple(commits)
+        if not commits:
+            return
+        ids = [_started(commit) for commit in commits]
+
+        async def attempt(_: int) -> None:
+            topology = await self._session.ready_topology()
+            parts = [
+                CommitPart(
+                    commit.sequence.id,
+                    commit.length,
+                    await self._claims.stated(commit.sequence, topology.epoch),
+                    tokens,
+                    commit.annotation,
+                )
+                for commit, tokens in zip(commits, ids, strict=True)
+            ]
+            await self._session.ask_ranks(COMMIT, tuple(parts), topology)
+            for commit in commits:
+                used = self._keeper.get(commit.sequence)
+                if used is not None:
+                    used.journal.committed(commit.length)
+
+        await self._keeper.persist([commit.sequence for commit in commits], attempt)
+
+
+def checked_ids(token_ids: TokenIDs) -> tuple[int, ...]:
+    """Ids as the wire has them.
+
+    Raises:
+        InvalidRequest: They are no whole numbers of 32 bits.
+    """
+    ids = np.asarray(token_ids)
+    if ids.size == 0:
+        return ()
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise InvalidRequest(f"Token ids are {ids.dtype} of shape {list(ids.shape)}; bring a list of whole numbers.")
+    least, most = int(ids.min()), int(ids.max())
+    if least < 0 or most > 0xFFFF_FFFF:
+        raise InvalidRequest(
+            f"A token id is {least if least < 0 else most}, outside 0...{0xFFFF_FFFF}; correct the ids."
+        )
+    return tuple(ids.tolist())
+
+
+def _started(commit: Commit) -> StartedIDs | None:
+    if commit.token_ids is None:
+        return None
+    ids = checked_ids(commit.token_ids)
+    start = commit.length - len(ids) if commit.first_id is None else commit.first_id
+    if start < 0:
+        raise InvalidRequest(
+            f"{len(ids)} token ids are more than the {commit.length} tokens of sequence `{commit.sequence.name}`; "
+            "bring those of its tokens alone."
+        )
+    return StartedIDs(start, ids)

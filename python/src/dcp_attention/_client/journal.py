@@ -1,0 +1,133 @@
+"""What a client keeps of a sequence until it is committed, so that an outage can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcp_attention.model import DType
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens of one layer: ``[KV heads, tokens, Dk]`` and ``[KV heads, tokens, Dv]``, whose memory nobody changes."""
+
+    position: int
+    keys: npt.NDArray[Any]
+    values: npt.NDArray[Any] | None
+    dtype: DType
+
+    @property
+    def end(self) -> int:
+        """Where the tokens end."""
+        return self.position + int(self.keys.shape[1])
+
+    def part(self, start: int, end: int) -> Chunk:
+        """The tokens of these positions, over the same memory."""
+        rows = slice(start - self.position, end - self.position)
+        return Chunk(start, self.keys[:, rows], None if self.values is None else self.values[:, rows], self.dtype)
+
+
+class Journal:
+    """The chunks of each layer, by rising position, and where each layer ends.
+
+    Attributes:
+        base: Where the layers ended that nothing was appended to since.
+    """
+
+    __slots__ = ("_chunks", "_ends", "base")
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self._chunks: dict[int, list[Chunk]] = {}
+        self._ends: dict[int, int] = {}
+
+    def end(self, layer: int) -> int:
+        """Where a layer ends, as the caller knows it."""
+        return self._ends.get(layer, self.base)
+
+    def least_end(self, layers: int) -> int:
+        """What all layers have."""
+        return min(self.end(layer) for layer in range(layers))
+
+    def appended(self, layer: int, end: int, chunk: Chunk | None) -> None:
+        """A step was answered. Without a chunk it cannot be undone."""
+        self._ends[layer] = end
+        if chunk is not None:
+            self._chunks.setdefault(layer, []).append(chunk)
+
+    def committed(self, length: int) -> None:
+        """These tokens are durable: their chunks are not needed any more."""
+        for layer, chunks in self._chunks.items():
+            if chunks and chunks[0].end <= length:
+                self._chunks[layer] = [chunk for chunk in chunks if chunk.end > length]
+
+    def cut(self, length: int) -> None:
+        """The layers end there, where they do not end before."""
+        self.base = min(self.base, length)
+        self._ends = {layer: min(end, length) for layer, end in self._ends.items()}
+        for layer, chunks in self._chunks.items():
+            self._chunks[layer] = [
+                chunk if chunk.end <= length else chunk.part(chunk.position, length)
+                for chunk in chunks
+                if chunk.position < length
+            ]
+
+    def forked(self, length: int) -> Journal:
+        """What the fork of the first tokens has: the same chunks."""
+        fork = Journal(length)
+        for layer, chunks in self._chunks.items():
+            fork._chunks[layer] = list(chunks)
+        fork._ends = dict.fromkeys(self._chunks, length)
+        fork.cut(length)
+        return fork
+
+    def missing(self, layer: int, start: int) -> list[Chunk] | None:
+        """The chunks from a position to the layer's end; ``None`` when some of it is not here."""
+        end = self.end(layer)
+        found: list[Chunk] = []
+        for chunk in self._chunks.get(layer, ()):
+            if chunk.end <= start:
+                continue
+            if chunk.position > start:
+                return None
+            found.append(chunk.part(start, chunk.end))
+            start = chunk.end
+        return found if start >= end else None
+
+
+def joined(chunks: Iterable[Chunk], tokens_max: int) -> list[Chunk]:
+    """Chunks that follow each other, as few of at most so many tokens."""
+    result: list[Chunk] = []
+    waiting: list[Chunk] = []
+    count = 0
+
+    def flush() -> None:
+        nonlocal count
+        if waiting:
+            values = [chunk.values for chunk in waiting if chunk.values is not None]
+            result.append(
+                Chunk(
+                    waiting[0].position,
+                    np.concatenate([chunk.keys for chunk in waiting], axis=1),
+                    np.concatenate(values, axis=1) if values else None,
+                    waiting[0].dtype,
+                )
+            )
+        waiting.clear()
+        count = 0
+
+    for whole in chunks:
+        for start in range(whole.position, whole.end, tokens_max):
+            chunk = whole.part(start, min(start + tokens_max, whole.end))
+            tokens = chunk.end - chunk.position
+            if waiting and (count + tokens > tokens_max or waiting[0].dtype is not chunk.dtype):
+                flush()
+            waiting.append(chunk)
+            count += tokens
+    flush()
+    return result

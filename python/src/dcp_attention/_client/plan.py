@@ -1,0 +1,276 @@
+"""What a step brings, and each rank's part of it: values in, frames out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcp_attention import tensors
+from dcp_attention._client.journal import Chunk
+from dcp_attention._wire.tensors import ENTRIES_MAX, QUERIES_ABSENT, TOKENS_MAX, StepFields, StepResult
+from dcp_attention.errors import InvalidRequest, ProtocolViolation
+from dcp_attention.model import DType, LayerAttention
+from dcp_attention.shape import ClusterShape
+from dcp_attention.values import AttentionOutput, Entry, Model, QueryMode
+
+FRAME_BYTES = 128 << 20
+"""Of a request or a reply of one step: half of what a frame may have, so that several steps are on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a call brings for all ranks. Tensors are head-major, ``[heads, tokens, dim]``, and contiguous.
+
+    Attributes:
+        queries: ``None`` for tokens that are appended without attention.
+        keys: ``None`` for tokens that are in the cache.
+        values: ``None`` also where they are a part of the keys.
+    """
+
+    model: Model
+    layer: int
+    attention: LayerAttention
+    entries: tuple[Entry, ...]
+    queries: npt.NDArray[Any] | None
+    query_dtype: DType
+    keys: npt.NDArray[Any] | None
+    values: npt.NDArray[Any] | None
+    kv_dtype: DType
+    query_mode: QueryMode
+    wants_lse: bool
+
+    @property
+    def tokens(self) -> int:
+        """T, of all entries."""
+        return sum(entry.count for entry in self.entries)
+
+    def chunks(self) -> Iterator[tuple[Entry, Chunk]]:
+        """The keys and values of each entry."""
+        assert self.keys is not None
+        start = 0
+        for entry in self.entries:
+            rows = slice(start, start + entry.count)
+            start += entry.count
+            values = None if self.values is None else self.values[:, rows]
+            yield entry, Chunk(entry.position, self.keys[:, rows], values, self.kv_dtype)
+
+    def frames(
+        self, shape: ClusterShape, claims: list[int], timeout: float
+    ) -> Iterator[tuple[int, bytes, list[npt.NDArray[Any]]]]:
+        """For each rank its fields and its tensors: the queries of its own heads, or of its group's, and the keys and
+        values of its group's heads; without queries of those tokens alone that it owns.
+        """
+        attention = self.attention
+        entries = tuple(
+            (entry.sequence.id, entry.position, entry.count, claim)
+            for entry, claim in zip(self.entries, claims, strict=True)
+        )
+        for rank in range(shape.ranks):
+            query_heads = self._query_heads(rank, shape)
+            kv_heads = shape.group_heads(rank, attention.kv_heads)
+            owned = None if self.queries is not None else self._owned(rank, shape)
+            payload = [] if self.queries is None else [self.queries[query_heads.start : query_heads.stop]]
+            kv_tokens = 0
+            for numbers in (self.keys, self.values):
+                if numbers is not None:
+                    part = numbers[kv_heads.start : kv_heads.stop]
+                    part = part if owned is None else np.take(part, owned, axis=1)
+                    kv_tokens = part.shape[1]
+                    payload.append(part)
+            fields = StepFields(
+                model=self.model.id,
+                query_mode=QUERIES_ABSENT if self.queries is None else self.query_mode,
+                appends=self.keys is not None,
+                wants_lse=self.wants_lse,
+                timeout_milliseconds=int(timeout * 1000),
+                query_dtype=self.query_dtype,
+                kv_dtype=self.kv_dtype,
+                query_heads=len(query_heads),
+                kv_heads=len(kv_heads),
+                key_dim=attention.key_dim,
+                value_dim=attention.own_value_dim,
+                kv_tokens=kv_tokens,
+                entries=entries,
+            )
+            yield rank, fields.encoded(), payload
+
+    def _query_heads(self, rank: int, shape: ClusterShape) -> range:
+        if self.queries is None:
+            return range(0)
+        heads = self.attention.query_heads
+        replicates = self.query_mode is QueryMode.REPLICATE
+        return shape.group_heads(rank, heads) if replicates else shape.own_heads(rank, heads)
+
+    def _owned(self, rank: int, shape: ClusterShape) -> npt.NDArray[np.int64]:
+        start = 0
+        owned: list[npt.NDArray[np.int64]] = []
+        for entry in self.entries:
+            owned.append(shape.owned(rank, entry.position, entry.count) + start)
+            start += entry.count
+        return np.concatenate(owned)
+
+    def joined(self, results: list[StepResult], shape: ClusterShape) -> AttentionOutput:
+        """The ranks' answers as one.
+
+        Raises:
+            ProtocolViolation: One of them is not of its rank's heads.
+        """
+        attention, tokens = self.attention, self.tokens
+        for rank, result in enumerate(results):
+            heads = len(shape.own_heads(rank, attention.query_heads)) if self.queries is not None else 0
+            expected = (tokens, heads, attention.value_dim, self.wants_lse)
+            # Without queries there are no heads, and so no numbers of any dimension.
+            found = (result.tokens, result.heads, result.value_dim, result.lse is not None)
+            if found != expected and (self.queries is not None or found[:2] != expected[:2]):
+                raise ProtocolViolation(
+                    f"rank {rank} answered with outputs [{result.heads}, {result.tokens}, {result.value_dim}], not "
+                    f"[{heads}, {tokens}, {attention.value_dim}]; it has a bug or is of another release."
+                )
+        lses = [result.lse for result in results if result.lse is not None]
+        if len(results) == 1:
+            out, lse = results[0].outputs, lses[0] if lses else None
+        else:
+            out = np.concatenate([result.outputs for result in results])
+            lse = np.concatenate(lses) if lses else None
+        return AttentionOutput(out.transpose(1, 0, 2), None if lse is None else lse.transpose(1, 0))
+
+    def parts(self) -> list[Contents]:
+        """The same as several steps, when it is more than one frame may have."""
+        row_bytes = max(self._row_bytes(), 1)
+        tokens_max = max(min(FRAME_BYTES // row_bytes, TOKENS_MAX), 1)
+        if self.tokens <= tokens_max and len(self.entries) <= ENTRIES_MAX:
+            return [self]
+        return [self._part(*bounds) for bounds in _bounds(self.entries, tokens_max)]
+
+    def _row_bytes(self) -> int:
+        """The most that one token has of a frame."""
+        a = self.attention
+        queries = 0 if self.queries is None else a.query_heads * a.key_dim * self.query_dtype.size
+        keys = 0 if self.keys is None else a.kv_heads * (a.key_dim + a.own_value_dim) * self.kv_dtype.size
+        return max(queries + keys, 0 if self.queries is None else a.query_heads * (a.value_dim + 1) * 4)
+
+    def _part(self, entries: tuple[Entry, ...], start: int, end: int) -> Contents:
+        def rows(numbers: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:
+            return None if numbers is None else np.ascontiguousarray(numbers[:, start:end])
+
+        return Contents(
+            self.model,
+            self.layer,
+            self.attention,
+            entries,
+            rows(self.queries),
+            self.query_dtype,
+            rows(self.keys),
+            rows(self.values),
+            self.kv_dtype,
+            self.query_mode,
+            self.wants_lse,
+        )
+
+
+def _bounds(entries: Iterable[Entry], tokens_max: int) -> Iterator[tuple[tuple[Entry, ...], int, int]]:
+    """Entries in groups of at most so many tokens, and which tokens of all they have."""
+    group: list[Entry] = []
+    start = end = 0
+    for whole in entries:
+        position, left = whole.position, whole.count
+        while left:
+            count = min(left, tokens_max - (end - start))
+            if count == 0 or len(group) == ENTRIES_MAX:
+                yield tuple(group), start, end
+                group, start = [], end
+                continue
+            group.append(Entry(whole.sequence, position, count))
+            position, left, end = position + count, left - count, end + count
+    if group:
+        yield tuple(group), start, end
+
+
+def contents(
+    layer: int,
+    entries: Iterable[Entry],
+    q: tensors.Tensor | None,
+    k: tensors.Tensor | None,
+    v: tensors.Tensor | None,
+    *,
+    query_mode: QueryMode = QueryMode.GATHER,
+    lse: bool = True,
+    keeps: bool = False,
+) -> Contents:
+    """What a call brings, checked against its layer.
+
+    Args:
+        layer: Which one.
+        entries: The parts about each sequence.
+        q: ``[tokens, Hq, Dk]``, or ``None``.
+        k: ``[tokens, Hkv, Dk]``, or ``None``.
+        v: ``[tokens, Hkv, Dv]``, or ``None``.
+        query_mode: Of the queries.
+        lse: Whether log-sum-exps are wanted.
+        keeps: Whether keys and values are needed when the caller may have changed its memory.
+
+    Raises:
+        InvalidRequest: Something is not of the layer's shape, with both.
+    """
+    entries = tuple(entries)
+    model, tokens = _checked(entries)
+    layers = model.description.layers
+    if not 0 <= layer < len(layers):
+        raise InvalidRequest(f"Layer {layer} is outside 0..<{len(layers)} of model `{model.name}`; correct the number.")
+    a = layers[layer]
+    queries = None if q is None else tensors.rows(q, "queries", tokens, a.query_heads, a.key_dim)
+    keys = None if k is None else tensors.rows(k, "keys", tokens, a.kv_heads, a.key_dim)
+    if keys is not None and (v is None) != a.leading_values:
+        raise InvalidRequest(
+            f"The step has no values; the layer needs [{tokens}, {a.kv_heads}, {a.value_dim}]."
+            if v is None
+            else f"The step has values; the layer's are the first {a.value_dim} dimensions of its keys. Leave them out."
+        )
+    values = None if v is None else tensors.rows(v, "values", tokens, a.kv_heads, a.value_dim)
+    if keys is not None and values is not None and keys.dtype is not values.dtype:
+        raise InvalidRequest(
+            f"Keys are {keys.dtype.name.lower()} and values {values.dtype.name.lower()}; bring both in one dtype."
+        )
+    kv_dtype = model.description.kv_dtype if keys is None else keys.dtype
+    return Contents(
+        model,
+        layer,
+        a,
+        entries,
+        None if queries is None else queries.head_major(),
+        kv_dtype if queries is None else queries.dtype,
+        None if keys is None else keys.head_major(keeps=keeps),
+        None if values is None else values.head_major(keeps=keeps),
+        kv_dtype,
+        query_mode,
+        lse and queries is not None,
+    )
+
+
+def _checked(entries: tuple[Entry, ...]) -> tuple[Model, int]:
+    if not entries:
+        raise InvalidRequest("The step has no entries; give at least one.")
+    model = entries[0].sequence.model
+    seen: set[int] = set()
+    tokens = 0
+    for entry in entries:
+        sequence = entry.sequence
+        if entry.count < 1 or entry.position < 0:
+            raise InvalidRequest(
+                f"The entry of sequence `{sequence.name}` has {entry.count} tokens at position {entry.position}; "
+                "counts begin at 1 and positions at 0."
+            )
+        if sequence.id in seen:
+            raise InvalidRequest(f"Sequence `{sequence.name}` is in the step twice; join its entries into one.")
+        if sequence.model.id != model.id:
+            raise InvalidRequest(
+                f"Sequence `{sequence.name}` has model `{sequence.model.name}`, the step's others `{model.name}`; make "
+                "a step for each model."
+            )
+        seen.add(sequence.id)
+        tokens += entry.count
+    return model, tokens

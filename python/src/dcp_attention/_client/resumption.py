@@ -1,0 +1,53 @@
+"""How a client makes the ranks agree on a sequence that it has just claimed: what they hold comes in, what to ask goes
+out.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence as SequenceOf
+
+from dcp_attention._wire.requests import SequenceStatus
+from dcp_attention.values import Progress
+
+
+class Action(enum.Enum):
+    """What the ranks are to be asked."""
+
+    SETTLED = "all layers end at one length on all ranks"
+    REWIND = "every rank cuts what is not committed of all layers to the length"
+    TRUNCATE = "a rank has committed what another has lost: only the directory takes it back"
+
+
+def progress(statuses: SequenceOf[SequenceStatus]) -> Progress:
+    """How far a sequence is.
+
+    Args:
+        statuses: One of each rank, in their order.
+    """
+    layers = [tuple(lengths) for lengths in zip(*(status.layers for status in statuses), strict=True)]
+    return Progress(
+        committed=min(status.committed for status in statuses),
+        committed_most=max(status.committed for status in statuses),
+        layers=tuple(min(lengths) for lengths in layers),
+        is_uneven=any(len(set(lengths)) > 1 for lengths in layers),
+        token_ids=min(status.token_ids for status in statuses),
+        local_tokens=tuple(status.local_tokens for status in statuses),
+        claim=max(status.claim for status in statuses),
+    )
+
+
+def resumption(there: Progress, at_most: int | None) -> tuple[Action, int]:
+    """What to ask, and the length that it is about.
+
+    Args:
+        there: What the ranks hold, now that the claim has ended what was under way.
+        at_most: What is kept at most, unless more is committed; ``None`` keeps what every rank has of all layers.
+    """
+    kept = there.length
+    if there.committed_most > kept:
+        return Action.TRUNCATE, there.committed
+    # Tokens that one rank has committed stay: the others have them, and the next commit makes them equal.
+    target = max(kept if at_most is None else min(kept, at_most), there.committed_most)
+    is_even = not there.is_uneven and all(length == target for length in there.layers)
+    return (Action.SETTLED if is_even else Action.REWIND), target

@@ -1,0 +1,192 @@
+"""The client's connections, the topology, and requests over them."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from dcp_attention._client.outages import concerns_membership
+from dcp_attention._io.endpoint import Endpoint, Peer
+from dcp_attention._io.transport import Call, Link, Transport
+from dcp_attention._wire.frame import Buffer, Frame, Tag, encode
+from dcp_attention._wire.requests import GET_TOPOLOGY, Many, Request, Wait
+from dcp_attention.errors import NotReady, ProtocolViolation, RankUnavailable, ServiceError
+from dcp_attention.security import TLS
+from dcp_attention.values import Phase, Topology
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+_WAIT_MAX = 600.0
+_DIALLING = -1
+"""The key of the lock under which connections are made; sequences have positive numbers."""
+
+
+class Session:
+    """Asks the coordinator and the ranks, and knows nothing of what for."""
+
+    def __init__(
+        self, transport: Transport, coordinator: Endpoint, tls: TLS | None, timeout: float, step_timeout: float
+    ) -> None:
+        self.transport = transport
+        self.timeout = timeout
+        self.step_timeout = step_timeout
+        self._coordinator = Peer(coordinator)
+        self._tls = tls
+        self._client = secrets.randbelow(2**64 - 1) + 1
+        self._numbers = itertools.count(1)
+        self._links: dict[int | None, Link] = {}
+        self._topology: Topology | None = None
+
+    def close(self) -> None:
+        """Closes the connections."""
+        for link in self._links.values():
+            link.close()
+        self._links = {}
+
+    def tag(self, layer: int = 0) -> Tag:
+        """A tag that no other request has."""
+        return Tag(self._client, next(self._numbers), layer)
+
+    # The topology.
+
+    @property
+    def epoch(self) -> int:
+        """Of the topology that is known; 0 without one."""
+        return 0 if self._topology is None else self._topology.epoch
+
+    async def topology(self, wait: float = 0) -> Topology:
+        """The cluster as it is now; waits up to so many seconds for it to become ready."""
+        wait = min(max(wait, 0), _WAIT_MAX)
+        topology = await self.ask(GET_TOPOLOGY, Wait(int(wait * 1000)), timeout=wait + self.timeout)
+        for rank, link in list(self._links.items()):
+            if rank is not None and topology.endpoints[rank] != link.peer.endpoint.text:
+                link.close()
+                del self._links[rank]
+        self._topology = topology
+        return topology
+
+    async def ready_topology(self, wait: float = 0) -> Topology:
+        """The topology of a cluster that serves, as it is known or asked for.
+
+        Raises:
+            NotReady: With the coordinator's reason, which names the missing ranks.
+        """
+        known = self._topology
+        if known is not None and known.phase is Phase.READY:
+            return known
+        topology = await self.topology(wait)
+        if topology.phase is not Phase.READY:
+            raise NotReady(f"The cluster is not ready: {topology.reason}. Try again when it is.")
+        return topology
+
+    def forget_topology(self, error: ServiceError | None = None) -> None:
+        """The next call asks anew, unless an error says nothing about the membership."""
+        if error is None or concerns_membership(error):
+            self._topology = None
+
+    # Connections.
+
+    async def link(self, rank: int | None, topology: Topology | None = None) -> Link:
+        """The connection to a rank, or to the coordinator, made if there is none."""
+        link = self._links.get(rank)
+        if link is not None and link.is_open:
+            return link
+        async with self.transport.lock((_DIALLING - (0 if rank is None else rank + 1),)):
+            link = self._links.get(rank)
+            if link is None or not link.is_open:
+                link = await self.transport.open(self._peer(rank, topology), self._tls)
+                self._links[rank] = link
+        return link
+
+    def _peer(self, rank: int | None, topology: Topology | None) -> Peer:
+        if rank is None or topology is None:
+            return self._coordinator
+        endpoint = topology.endpoints[rank]
+        if endpoint is None:
+            raise RankUnavailable(f"rank {rank} is missing; start it: systemctl start dcp-rank@{rank}.", rank=rank)
+        return Peer(Endpoint.of(endpoint), rank)
+
+    # Requests.
+
+    async def ask(self, request: Request[Q, R], value: Q, *, timeout: float | None = None) -> R:
+        """Asks the coordinator."""
+        fields = bytearray()
+        request.fields.write(fields, value)
+        tag = self.tag()
+        call = Call(await self.link(None), request.type, tag, encode(request.type, self.epoch, tag, fields))
+        (frame,) = await self.transport.exchange([call], self.timeout if timeout is None else timeout)
+        return reply(request, frame)
+
+    async def ask_each(self, many: Many[Q, R], items: Sequence[Q]) -> list[R | ServiceError]:
+        """Asks the coordinator for many things, in as many requests as it takes. Answers are in the order of the
+        items.
+        """
+        answers: list[R | ServiceError] = []
+        for start in range(0, len(items), many.items_max):
+            some = tuple(items[start : start + many.items_max])
+            some_answers: tuple[R | ServiceError, ...] = await self.ask(many.request, some)
+            answers += counted(some_answers, len(some), "the coordinator")
+        return answers
+
+    async def ask_ranks(
+        self, request: Request[Q, R], value: Q, topology: Topology, ranks: Iterable[int] | None = None
+    ) -> list[R]:
+        """Asks ranks the same, all unless told; the first failure is the outcome."""
+        fields = bytearray()
+        request.fields.write(fields, value)
+        frames = [(rank, bytes(fields), ()) for rank in (range(topology.shape.ranks) if ranks is None else ranks)]
+        replies = await self.send(request.type, frames, topology, timeout=self.timeout)
+        return [reply(request, frame) for frame in replies]
+
+    async def send(
+        self,
+        type: int,
+        frames: Iterable[tuple[int, bytes, Sequence[Buffer]]],
+        topology: Topology,
+        *,
+        timeout: float,
+        layer: int = 0,
+    ) -> list[Frame]:
+        """Sends ranks their frames of one request, under one tag.
+
+        Args:
+            type: Of the request.
+            frames: For each rank its fields and its payload.
+            topology: Whose epoch the frames state.
+            timeout: Seconds until the last answer.
+            layer: Of a step.
+
+        Returns:
+            The replies, in the order of the frames.
+        """
+        tag = self.tag(layer)
+        try:
+            calls = [
+                Call(await self.link(rank, topology), type, tag, encode(type, topology.epoch, tag, fields, payload))
+                for rank, fields, payload in frames
+            ]
+            return await self.transport.exchange(calls, timeout)
+        except ServiceError as error:
+            self.forget_topology(error)
+            raise
+
+
+def reply(request: Request[Q, R], frame: Frame) -> R:
+    """What a frame answers."""
+    reader = frame.reader()
+    value = request.reply.read(reader)
+    reader.end()
+    return value
+
+
+def counted(answers: Sequence[R | ServiceError], count: int, peer: str) -> Sequence[R | ServiceError]:
+    """Answers to so many items."""
+    if len(answers) != count:
+        raise ProtocolViolation(
+            f"{peer} answered with {len(answers)} answers to {count} items, which is not what it was asked for; it has "
+            "a bug or is of another release."
+        )
+    return answers

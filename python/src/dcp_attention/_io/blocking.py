@@ -1,0 +1,255 @@
+"""Sockets for callers that wait: every coroutine here ends without suspending."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any
+
+from dcp_attention._io.conversation import Answer, Conversation, hello
+from dcp_attention._io.endpoint import Peer
+from dcp_attention._io.transport import DIAL_TIMEOUT, Call, Link, dial_error, late, tls_error
+from dcp_attention._wire.frame import Buffer, Frame, view
+from dcp_attention.errors import DeadlineExceeded, ServiceError, ShuttingDown
+from dcp_attention.release import RELEASE
+from dcp_attention.security import TLS, check_role
+
+_IOV_MAX = 64
+
+
+class BlockingLink:
+    """A connection over a socket that does not block; waiting is done with poll(2), for all that is waited for at
+    once.
+    """
+
+    def __init__(self, peer: Peer, sock: socket.socket) -> None:
+        self.peer = peer
+        self.socket = sock
+        self.conversation = Conversation(peer)
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        sock.setblocking(False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the socket is; a peer that has gone is noticed by the next request."""
+        return self.socket.fileno() >= 0
+
+    @property
+    def awaits(self) -> bool:
+        """Whether something is to come."""
+        return self.is_open and (self.conversation.is_waiting or not self.conversation.is_welcome)
+
+    @property
+    def has_buffered(self) -> bool:
+        """Whether bytes have been taken from the socket that poll(2) does not see."""
+        return self.awaits and isinstance(self.socket, ssl.SSLSocket) and self.socket.pending() > 0
+
+    def close(self) -> None:
+        """Closes the connection; what waits fails."""
+        self.end(ShuttingDown("The client closed the connection."))
+
+    def end(self, error: ServiceError) -> None:
+        """Closes the connection for a reason."""
+        self.socket.close()
+        self.conversation.ended(error)
+
+    def send(self, pieces: list[Buffer], deadline: float) -> None:
+        """Sends a frame whole, or ends the connection.
+
+        Raises:
+            DeadlineExceeded: It took too long.
+            ServiceError: The connection ended.
+        """
+        left = [view(piece) for piece in pieces if len(piece)]
+        try:
+            while left:
+                try:
+                    sent = self._send(left)
+                except (BlockingIOError, ssl.SSLWantWriteError):
+                    self._wait(select.POLLOUT, deadline)
+                    continue
+                except ssl.SSLWantReadError:
+                    self._wait(select.POLLIN, deadline)
+                    continue
+                while left and sent >= len(left[0]):
+                    sent -= len(left.pop(0))
+                if sent:
+                    left[0] = left[0][sent:]
+        except DeadlineExceeded as error:
+            # A frame that was begun cannot be taken back.
+            self.end(error)
+            raise
+        except OSError as error:
+            self.receive()
+            self.end(self.peer.gone(error.strerror or error))
+
+    def _send(self, left: list[memoryview]) -> int:
+        return self.socket.send(left[0]) if self._is_tls else self.socket.sendmsg(left[:_IOV_MAX])
+
+    def _wait(self, events: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self.socket, events)
+        if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
+            raise DeadlineExceeded(
+                f"{self.peer.name} did not take a request in time; try again or raise the timeout.", rank=self.peer.rank
+            )
+
+    def receive(self) -> None:
+        """Takes what is there, as long as something waits for it. Ends the connection when the peer did."""
+        conversation = self.conversation
+        reader = conversation.reader
+        try:
+            while self.is_open:
+                count = self.socket.recv_into(reader.buffer())
+                if count == 0:
+                    self.end(self.peer.gone("the peer closed it"))
+                    return
+                conversation.received(count)
+                if reader.is_between_frames and conversation.is_welcome and not conversation.is_waiting:
+                    return
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except ssl.SSLError as error:
+            self.end(tls_error(self.peer, error))
+        except OSError as error:
+            self.end(self.peer.gone(error.strerror or error))
+        except ServiceError as error:
+            self.end(error)
+
+
+class BlockingTransport:
+    """Sockets for one caller at a time."""
+
+    async def open(self, peer: Peer, tls: TLS | None) -> Link:
+        """See `Transport`."""
+        deadline = time.monotonic() + DIAL_TIMEOUT
+        try:
+            sock = _dial(peer, tls)
+        except OSError as error:
+            raise dial_error(peer, error) from error
+        link = BlockingLink(peer, sock)
+        try:
+            link.send(hello(RELEASE), deadline)
+            _receive([link], deadline, lambda: link.is_open and not link.conversation.is_welcome)
+        except BaseException:
+            sock.close()
+            raise
+        if not link.conversation.is_welcome:
+            link.socket.close()
+            raise link.conversation.failure or late(peer, DIAL_TIMEOUT)
+        return link
+
+    async def exchange(self, calls: Sequence[Call], timeout: float) -> list[Frame]:
+        """See `Transport`."""
+        deadline = time.monotonic() + timeout
+        answers: list[Answer | None] = [None] * len(calls)
+        links = list({id(call.link): call.link for call in calls}.values())
+        due = len(calls)
+        failure: ServiceError | None = None
+
+        def answer(index: int, value: Answer) -> None:
+            nonlocal due, failure
+            answers[index] = value
+            due -= 1
+            if failure is None and isinstance(value, ServiceError):
+                failure = value
+
+        try:
+            for index, call in enumerate(calls):
+                call.link.conversation.expect(call.tag, call.type, lambda value, index=index: answer(index, value))
+                if failure is not None:
+                    break
+                call.link.send(call.pieces, deadline)
+            waits = _receive(links, deadline, lambda: due > 0 and failure is None)
+            if not waits:
+                raise late(next(c.link for c, a in zip(calls, answers, strict=True) if a is None).peer, timeout)
+        finally:
+            for call, value in zip(calls, answers, strict=True):
+                if value is None:
+                    call.link.conversation.forget(call.tag)
+        if failure is not None:
+            raise failure
+        return [value for value in answers if isinstance(value, Frame)]
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Transport`."""
+        time.sleep(seconds)
+
+    def lock(self, keys: Iterable[int]) -> AbstractAsyncContextManager[Any]:
+        """See `Transport`: whoever calls has one of its own."""
+        return _NO_LOCK
+
+
+class _NoLock:
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+_NO_LOCK = _NoLock()
+
+
+def _receive(links: list[BlockingLink], deadline: float, is_due: Callable[[], bool]) -> bool:
+    """Receives over links until nothing is due.
+
+    Returns:
+        Whether that was before the deadline.
+    """
+    while is_due():
+        ready = [link for link in links if link.has_buffered]
+        if not ready:
+            ready = _poll([link for link in links if link.awaits], deadline)
+            if not ready:
+                return False
+        for link in ready:
+            link.receive()
+    return True
+
+
+def _poll(links: list[BlockingLink], deadline: float) -> list[BlockingLink]:
+    poll = select.poll()
+    found = {}
+    for link in links:
+        found[link.socket.fileno()] = link
+        poll.register(link.socket, select.POLLIN)
+    events = poll.poll(max(0, deadline - time.monotonic()) * 1000)
+    return [found[descriptor] for descriptor, _ in events]
+
+
+def _dial(peer: Peer, tls: TLS | None) -> socket.socket:
+    endpoint = peer.endpoint
+    if endpoint.path:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(DIAL_TIMEOUT)
+            sock.connect(endpoint.path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    if tls is None:
+        endpoint.check_plain()
+    sock = socket.create_connection((endpoint.host, endpoint.port), DIAL_TIMEOUT)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is None:
+            return sock
+        secure = tls.context().wrap_socket(sock)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        check_role(secure.getpeercert(), peer.role)
+    except BaseException:
+        secure.close()
+        raise
+    return secure

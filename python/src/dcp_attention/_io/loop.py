@@ -1,0 +1,206 @@
+"""Connections of asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, cast
+from weakref import WeakValueDictionary
+
+from dcp_attention._io.conversation import Answer, Conversation, hello
+from dcp_attention._io.endpoint import Peer
+from dcp_attention._io.transport import DIAL_TIMEOUT, Call, Link, dial_error, late, tls_error
+from dcp_attention._wire.frame import Buffer, Frame, view
+from dcp_attention.errors import ServiceError, ShuttingDown
+from dcp_attention.release import RELEASE
+from dcp_attention.security import TLS, check_role
+
+
+class LoopLink(asyncio.BufferedProtocol):
+    """A connection; received bytes go straight into the frame that they are of."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.conversation = Conversation(peer)
+        self.is_open = False
+        self.welcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.is_open = True
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See `asyncio.BufferedProtocol`."""
+        return self.conversation.reader.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        try:
+            self.conversation.received(nbytes)
+        except ServiceError as error:
+            self._end(error)
+            return
+        if self.conversation.is_welcome and not self.welcome.done():
+            self.welcome.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if isinstance(exc, ssl.SSLError):
+            self._end(tls_error(self.peer, exc))
+        else:
+            self._end(self.peer.gone(exc or "the peer closed it"))
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._writable.set()
+
+    def close(self) -> None:
+        """Closes the connection; what waits fails."""
+        self._end(ShuttingDown("The client closed the connection."))
+
+    def _end(self, error: ServiceError) -> None:
+        self.is_open = False
+        self._writable.set()
+        if self._transport is not None:
+            self._transport.close()
+        self.conversation.ended(error)
+        if not self.welcome.done():
+            self.welcome.set_exception(self.conversation.failure or error)
+
+    def check_role(self) -> None:
+        """Refuses a peer whose certificate is for something else."""
+        assert self._transport is not None
+        check_role(self._transport.get_extra_info("peercert"), self.peer.role)
+
+    async def send(self, pieces: list[Buffer]) -> None:
+        """Sends a frame, in whose middle nobody else writes; returns when not too much waits to be sent."""
+        assert self._transport is not None
+        if not self.is_open:
+            return
+        for piece in pieces:
+            if len(piece):
+                self._transport.write(view(piece))
+        await self._writable.wait()
+
+
+class LoopTransport:
+    """Connections of the loop that runs."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+
+    async def open(self, peer: Peer, tls: TLS | None) -> Link:
+        """See `Transport`."""
+        link = LoopLink(peer)
+        try:
+            async with _deadline(DIAL_TIMEOUT, peer):
+                await self._dial(link, tls)
+                await link.send(hello(RELEASE))
+                await link.welcome
+        except OSError as error:
+            link.close()
+            raise dial_error(peer, error) from error
+        except BaseException:
+            link.close()
+            raise
+        finally:
+            if link.welcome.done() and not link.welcome.cancelled():
+                link.welcome.exception()
+        return link
+
+    async def _dial(self, link: LoopLink, tls: TLS | None) -> None:
+        loop = asyncio.get_running_loop()
+        endpoint = link.peer.endpoint
+        if endpoint.path:
+            await loop.create_unix_connection(lambda: link, endpoint.path)
+            return
+        if tls is None:
+            endpoint.check_plain()
+        context = None if tls is None else tls.context()
+        await loop.create_connection(lambda: link, endpoint.host, endpoint.port, ssl=context)
+        if tls is not None:
+            link.check_role()
+
+    async def exchange(self, calls: Sequence[Call], timeout: float) -> list[Frame]:
+        """See `Transport`."""
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[Frame]] = [loop.create_future() for _ in calls]
+        for call, answer in zip(calls, answers, strict=True):
+            call.link.conversation.expect(call.tag, call.type, lambda value, answer=answer: _settle(answer, value))
+        try:
+            async with _deadline(timeout, calls[0].link.peer):
+                for call in calls:
+                    await call.link.send(call.pieces)
+                return list(await asyncio.gather(*answers))
+        finally:
+            for call, answer in zip(calls, answers, strict=True):
+                call.link.conversation.forget(call.tag)
+                if not answer.done():
+                    answer.cancel()
+                elif not answer.cancelled():
+                    answer.exception()
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Transport`."""
+        await asyncio.sleep(seconds)
+
+    def lock(self, keys: Iterable[int]) -> AbstractAsyncContextManager[Any]:
+        """See `Transport`."""
+        return self._holding(sorted(set(keys)))
+
+    @asynccontextmanager
+    async def _holding(self, keys: list[int]) -> AsyncIterator[None]:
+        locks = [self._locks.setdefault(key, asyncio.Lock()) for key in keys]
+        held: list[asyncio.Lock] = []
+        try:
+            for lock in locks:
+                await lock.acquire()
+                held.append(lock)
+            yield
+        finally:
+            for lock in held:
+                lock.release()
+
+
+def _settle(answer: asyncio.Future[Frame], value: Answer) -> None:
+    if answer.done():
+        return
+    if isinstance(value, ServiceError):
+        answer.set_exception(value)
+    else:
+        answer.set_result(value)
+
+
+@asynccontextmanager
+async def _deadline(seconds: float, peer: Peer) -> AsyncIterator[None]:
+    """`asyncio.timeout` of Python 3.11, for 3.10, and with an error that names the peer."""
+    task = asyncio.current_task()
+    assert task is not None
+    is_late = False
+
+    def expire() -> None:
+        nonlocal is_late
+        is_late = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(seconds, expire)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not is_late:
+            raise
+        if hasattr(task, "uncancel"):
+            task.uncancel()
+        raise late(peer, seconds) from None
+    finally:
+        timer.cancel()
