@@ -47,9 +47,10 @@ class ClusterLlama:
         path: The GGUF file.
         cluster: Where its keys and values are.
         name: The model's name there.
+        kv_dtype: What the cluster keeps of keys and values; f16 is what llama.cpp's own cache has.
     """
 
-    def __init__(self, path: str, cluster: Cluster, name: str) -> None:
+    def __init__(self, path: str, cluster: Cluster, name: str, kv_dtype: DType = DType.F16) -> None:
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p())
         self._llama = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
         if not self._llama:
@@ -64,9 +65,8 @@ class ClusterLlama:
         self._kv_heads = llama_cpp.llama_model_n_head_kv(self._llama)
         width = llama_cpp.llama_model_n_embd(self._llama) // self._heads
         self._dim = int(self._metadata("llama.attention.key_length") or width)
-        # f16 is what llama.cpp's own cache keeps.
         description = ModelDescription.uniform(
-            layers, query_heads=self._heads, kv_heads=self._kv_heads, key_dim=self._dim, kv_dtype=DType.F16
+            layers, query_heads=self._heads, kv_heads=self._kv_heads, key_dim=self._dim, kv_dtype=kv_dtype
         )
         self.model: Model = cluster.register_model(name, description)
         self.last_layer = layers - 1
@@ -77,6 +77,7 @@ class ClusterLlama:
         self._watch = llama_cpp.ggml_backend_sched_eval_callback(self._evaluated)  # kept: C has no reference to it
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = BATCH
+        params.n_threads = params.n_threads_batch = max(1, (os.cpu_count() or 1) // 2)  # daemons compute in between
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED  # else there is no kqv_out
         params.cb_eval = self._watch
         self._context = llama_cpp.llama_init_from_model(self._llama, params)

@@ -1,21 +1,25 @@
 """Small random models on disk, vLLM in processes of its own, and real daemons."""
 
+from __future__ import annotations
+
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import dcp_support
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 256
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -32,10 +36,15 @@ SHAPE = {
 @pytest.fixture(scope="session")
 def prompts() -> list[list[int]]:
     """Prompts of 10 to 1,800 random tokens."""
-    seed = int(os.environ.get("SEED", random.randrange(1 << 30)))
-    print(f"SEED={seed}")
-    chance = random.Random(seed)
-    return [[chance.randrange(VOCABULARY) for _ in range(count)] for count in (10, 33, 128, 300, 901, 1800)]
+    _, chance = dcp_support.seeded()
+    return [chance.integers(VOCABULARY, size=count).tolist() for count in (10, 33, 128, 300, 901, 1800)]
+
+
+@pytest.fixture
+def cluster_of() -> Iterator[Callable[[int], dcp_support.LocalCluster]]:
+    """Starts a cluster of so many ranks, which ends with the test."""
+    with ExitStack() as clusters:
+        yield lambda ranks: clusters.enter_context(dcp_support.cluster(ranks))
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +58,7 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _save(MistralForCausalLM, MistralConfig(**SHAPE, sliding_window=100), tmp_path_factory.mktemp("windowed"))
 
 
-def _save(family: type, config: object, directory: Path) -> Path:
+def _save(family: Any, config: Any, directory: Path) -> Path:
     torch.manual_seed(11)
     family(config).save_pretrained(directory)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
@@ -61,7 +70,7 @@ def _save(family: type, config: object, directory: Path) -> Path:
 class Engine:
     """A vLLM that has been given a job."""
 
-    def __init__(self, log: Path, job: dict) -> None:
+    def __init__(self, log: Path, job: dict[str, Any]) -> None:
         self.log = log
         environment = os.environ | {
             "HF_HUB_OFFLINE": "1",
@@ -82,7 +91,7 @@ class Engine:
         self.process.stdin.write(json.dumps(job))
         self.process.stdin.close()
 
-    def lines(self) -> Iterator[dict]:
+    def lines(self) -> Iterator[dict[str, Any]]:
         """What happens, until it ends."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -91,7 +100,7 @@ class Engine:
             raise AssertionError(f"vLLM ended with {self.process.returncode}:\n{self.log.read_text()[-6000:]}")
 
     def kill(self) -> None:
-        """SIGKILL to it and all of its processes."""
+        """SIGKILL to it and all of its processes. Nothing is left of them when this returns."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -106,21 +115,22 @@ class Outcome:
         preemptions: How many requests were preempted.
     """
 
-    def __init__(self, lines: Iterator[dict], job: dict) -> None:
-        finished: list[dict] = []
+    def __init__(self, lines: Iterator[dict[str, Any]], job: dict[str, Any]) -> None:
+        finished: list[dict[str, Any]] = []
         self.capacity = self.preemptions = 0
         for line in lines:
             if line.get("finished"):
                 finished.append(line)
             self.capacity = line.get("capacity", self.capacity)
             self.preemptions = line.get("preemptions", self.preemptions)
-        self.runs: list[list[dict]] = []
+        self.runs: list[list[dict[str, Any]]] = []
         for run in job["runs"]:
             count = len(run["prompts"])
             self.runs.append(sorted(finished[:count], key=lambda line: line["request"]))
             del finished[:count]
 
     def tokens(self, run: int = 0) -> list[list[int]]:
+        """Of each request of a run."""
         return [line["tokens"] for line in self.runs[run]]
 
 
@@ -129,7 +139,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     """Starts vLLM with a job; it is killed when the test ends."""
     engines: list[Engine] = []
 
-    def start(job: dict) -> Engine:
+    def start(job: dict[str, Any]) -> Engine:
         engines.append(Engine(tmp_path / f"vllm-{len(engines)}.log", job))
         return engines[-1]
 
@@ -142,7 +152,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
 def serve(start: Callable[..., Engine]) -> Callable[..., Outcome]:
     """Runs a job to its end."""
 
-    def serve(model: Path, runs: list[dict], endpoint: str | None = None, **job: object) -> Outcome:
+    def serve(model: Path, runs: list[dict[str, Any]], endpoint: str | None = None, **job: Any) -> Outcome:
         job |= {"model": str(model), "endpoint": endpoint, "runs": runs}
         return Outcome(start(job).lines(), job)
 

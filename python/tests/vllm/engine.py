@@ -5,16 +5,19 @@ itself. A run is ``{"prompts", "max_tokens", "salts"}``, prompts as lists of tok
 has the number of a request and its tokens so far, how many of its prompt's tokens were not computed, and whether it is over.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
+from typing import Any
 
 from vllm import LLM, SamplingParams
 
 
 def main() -> None:
     job = json.load(sys.stdin)
-    options = {"enable_prefix_caching": False, "kv_cache_memory_bytes": 1 << 26, "max_model_len": 2048}
+    options: dict[str, Any] = {"enable_prefix_caching": False, "kv_cache_memory_bytes": 1 << 26, "max_model_len": 2048}
     if job["endpoint"] is not None:
         extra = {"endpoint": job["endpoint"], **job.get("extra", {})}
         transfer = {"kv_connector": "DCPConnector", "kv_role": "kv_both", "kv_connector_extra_config": extra}
@@ -29,7 +32,7 @@ def main() -> None:
     llm.llm_engine.engine_core.shutdown()
 
 
-def generate(llm: LLM, run: dict) -> None:
+def generate(llm: LLM, run: dict[str, Any]) -> None:
     engine = llm.llm_engine
     salts = run.get("salts") or [None] * len(run["prompts"])
     for number, (prompt, salt) in enumerate(zip(run["prompts"], salts, strict=True)):

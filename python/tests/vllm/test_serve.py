@@ -1,20 +1,26 @@
 """`vllm serve MODEL` with two more options, as the documentation shows it: the API over HTTP, in vLLM's own processes."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
+from dcp_support import LocalCluster
+
+Server = tuple["subprocess.Popen[bytes]", str, TextIO]
 
 
 @pytest.fixture
-def server(llama, cluster_of, tmp_path):
+def server(llama: Path, cluster_of: Callable[[int], LocalCluster], tmp_path: Path) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -39,7 +45,7 @@ def server(llama, cluster_of, tmp_path):
     process.wait()
 
 
-def test_the_api_finds_what_another_request_left(server, prompts):
+def test_the_api_finds_what_another_request_left(server: Server, prompts: list[list[int]]) -> None:
     process, address, log = server
     wait_until_ready(process, address, log)
     prompt = " ".join(f"w{token}" for token in prompts[3])
@@ -55,13 +61,13 @@ def test_the_api_finds_what_another_request_left(server, prompts):
     assert hits == len(prompts[3]) - 1
 
 
-def complete(address, prompt):
+def complete(address: str, prompt: str) -> Any:
     body = json.dumps({"model": "m", "prompt": prompt, "max_tokens": 8, "temperature": 0, "ignore_eos": True}).encode()
     request = urllib.request.Request(f"{address}/v1/completions", body, {"Content-Type": "application/json"})
     return json.load(urllib.request.urlopen(request, timeout=120))
 
 
-def wait_until_ready(process, address, log):
+def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: TextIO) -> None:
     """vLLM says in its log when it listens; until then its port is closed."""
     while process.poll() is None:
         try:

@@ -1,12 +1,24 @@
 """Greedy tokens are vLLM's own, whoever computes the attention."""
 
-import pytest
+from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dcp_support import LocalCluster
+
+Serve = Callable[..., Any]
+ClusterOf = Callable[[int], LocalCluster]
 TOKENS = 16
 
 
 @pytest.mark.parametrize(("ranks", "dtype"), [(2, "float32"), (4, "bfloat16")])
-def test_tokens_are_vllms_own(ranks, dtype, llama, prompts, serve, cluster_of):
+def test_tokens_are_vllms_own(
+    ranks: int, dtype: str, llama: Path, prompts: list[list[int]], serve: Serve, cluster_of: ClusterOf
+) -> None:
     runs = [{"prompts": prompts, "max_tokens": TOKENS}]
     own = serve(llama, runs, dtype=dtype)
     # Chunks of 256 tokens, of several requests at once.
@@ -16,12 +28,14 @@ def test_tokens_are_vllms_own(ranks, dtype, llama, prompts, serve, cluster_of):
     assert served.capacity > 8 * own.capacity, "vLLM's own pages bound the context"
 
 
-def test_windows_are_the_models(windowed, prompts, serve, cluster_of):
+def test_windows_are_the_models(windowed: Path, prompts: list[list[int]], serve: Serve, cluster_of: ClusterOf) -> None:
     runs = [{"prompts": prompts, "max_tokens": TOKENS}]
     assert_same(serve(windowed, runs, cluster_of(2).endpoint), serve(windowed, runs))
 
 
-def test_a_prefix_is_found_by_its_tokens_and_only_in_its_scope(llama, prompts, serve, cluster_of):
+def test_a_prefix_is_found_by_its_tokens_and_only_in_its_scope(
+    llama: Path, prompts: list[list[int]], serve: Serve, cluster_of: ClusterOf
+) -> None:
     prompt = prompts[3]
     longer = prompt + prompts[2]
     runs = [
@@ -37,16 +51,31 @@ def test_a_prefix_is_found_by_its_tokens_and_only_in_its_scope(llama, prompts, s
     assert served.tokens(2)[:2] == served.tokens(1)[:2]
 
 
-def test_a_preempted_request_goes_on_where_it_was(llama, prompts, serve, cluster_of):
+def test_a_preempted_request_goes_on_where_it_was(
+    llama: Path, prompts: list[list[int]], serve: Serve, cluster_of: ClusterOf
+) -> None:
     runs = [{"prompts": [prompt[:100] for prompt in prompts[2:]] * 2, "max_tokens": 80}]
     # 18 blocks of 32 tokens: room for 4 of the 8 prompts, and not for what they write.
     options = {"max_model_len": 512, "block_size": 32, "num_gpu_blocks_override": 18}
-    served = serve(llama, runs, cluster_of(2).endpoint, options=options)
+    cluster = cluster_of(2)
+    served = serve(llama, runs, cluster.endpoint, options=options)
     assert served.preemptions > 0
+    # The second four find what the first four left. The coordinator's canary brings a token every ten seconds.
+    fewest = sum(len(prompt) for prompt in runs[0]["prompts"][:4]) + 8 * 79
+    assert fewest <= step_tokens(cluster) < fewest + 100, "a preempted request was computed again"
     assert_same(served, serve(llama, runs, options={"max_model_len": 512}))
 
 
-def assert_same(served, own, margin=0.0):
+def step_tokens(cluster: LocalCluster) -> int:
+    """How many tokens steps brought, as rank 0 counts them."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{cluster.directory}/rank-0.http")
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: dcp\r\nConnection: close\r\n\r\n")
+        text = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
+    return int(float(next(line for line in text.splitlines() if line.startswith("dcp_step_tokens_total")).split()[-1]))
+
+
+def assert_same(served: Any, own: Any, margin: float = 0) -> None:
     """Tokens are equal, but where vLLM's own attention was undecided between two within a margin of nats."""
     for run, expected in zip(served.runs, own.runs, strict=True):
         for line, other in zip(run, expected, strict=True):

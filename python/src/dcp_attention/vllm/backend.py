@@ -141,7 +141,7 @@ class DCPAttentionImpl(AttentionImpl[DCPMetadata]):
             )
         if attn_type != AttentionType.DECODER:
             raise Unsupported(
-                f"The model has attention of type {attn_type}; DCPConnector serves decoders, whose attention is causal."
+                f"The model has attention of type {AttentionType(attn_type).value}; DCPConnector serves decoders, whose attention is causal."
             )
         if kv_sharing_target_layer_name is not None:
             raise Unsupported(
