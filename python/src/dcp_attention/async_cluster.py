@@ -100,7 +100,7 @@ class AsyncCluster:
 
     async def close(self) -> None:
         """See `Cluster.close`."""
-        self._session.close()
+        await self._session.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -138,7 +138,7 @@ class Evicted(ServiceError):
     code, name = 13, "evicted"
 
 
-class AccessDenied(ServiceError, PermissionError):
+class AccessDenied(ServiceError):
     """Another user, certificate or role than is allowed."""
 
     code, name = 14, "access denied"
@@ -174,7 +174,7 @@ class RankUnavailable(RetryableError):
     code, name = 104, "rank unavailable"
 
 
-class DeadlineExceeded(RetryableError, TimeoutError):
+class DeadlineExceeded(RetryableError):
     """Something took longer than it was given."""
 
     code, name = 105, "deadline exceeded"
@@ -198,7 +198,7 @@ class StepAborted(RetryableError):
     code, name = 108, "step aborted"
 
 
-class Unreachable(RetryableError, ConnectionError):
+class Unreachable(RetryableError):
     """Nobody listens at the address."""
 
     code, name = 109, "unreachable"

@@ -34,7 +34,15 @@ from dcp_attention._wire.requests import (
     RetainSequence,
     TruncateSequence,
 )
-from dcp_attention.errors import Conflict, InternalError, ServiceError, UnknownModel, UnknownSequence
+from dcp_attention.errors import (
+    Conflict,
+    InternalError,
+    InvalidRequest,
+    ServiceError,
+    StaleEpoch,
+    UnknownModel,
+    UnknownSequence,
+)
 from dcp_attention.model import ModelDescription
 from dcp_attention.values import Fork, Model, Retention, Sequence, TokenIDs
 
@@ -157,11 +165,26 @@ class Directory:
                     forks[some[place]].parent.name, forks[some[place]].name, forks[some[place]].length, claim
                 ),
             )
+            answers = await self._explained(answers)
             return [
                 await self._forked(forks[index], answer, number) for index, answer in zip(some, answers, strict=True)
             ]
 
         return await self._keeper.persist_each([fork.parent for fork in forks], attempt)
+
+    async def _explained(self, answers: list[SequenceRecord | ServiceError]) -> list[SequenceRecord | ServiceError]:
+        """A fork of more than a rank has: the coordinator does not compare epochs, and the membership may have changed
+        with nobody having told this client that a rank came back without what was not committed.
+        """
+        if not any(isinstance(answer, InvalidRequest) for answer in answers):
+            return answers
+        known = self._session.epoch
+        if (await self._session.topology()).epoch == known:
+            return answers
+        return [
+            StaleEpoch(answer.message, rank=answer.rank) if isinstance(answer, InvalidRequest) else answer
+            for answer in answers
+        ]
 
     async def _forked(self, fork: Fork, answer: SequenceRecord | ServiceError, number: int) -> Sequence | ServiceError:
         """What became of a fork. Names of forks are their maker's: one that is taken in a later attempt was made by an

@@ -68,8 +68,7 @@ class Outage:
             raise ServiceError.of(
                 error.number,
                 f"{error.message} The cluster did not recover within {self._allowance:g} s; raise retry_for if it "
-                "needs "
-                "longer.",
+                "needs longer.",
                 error.rank,
             )
         self._failures += 1

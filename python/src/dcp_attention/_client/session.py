@@ -40,11 +40,11 @@ class Session:
         self._links: dict[int | None, Link] = {}
         self._topology: Topology | None = None
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Closes the connections."""
-        for link in self._links.values():
-            link.close()
-        self._links = {}
+        links, self._links = self._links, {}
+        for link in links.values():
+            await self.transport.close(link)
 
     def tag(self, layer: int = 0) -> Tag:
         """A tag that no other request has."""
@@ -63,8 +63,8 @@ class Session:
         topology = await self.ask(GET_TOPOLOGY, Wait(int(wait * 1000)), timeout=wait + self.timeout)
         for rank, link in list(self._links.items()):
             if rank is not None and topology.endpoints[rank] != link.peer.endpoint.text:
-                link.close()
                 del self._links[rank]
+                await self.transport.close(link)
         self._topology = topology
         return topology
 

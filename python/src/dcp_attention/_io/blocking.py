@@ -144,6 +144,10 @@ class BlockingTransport:
             raise link.conversation.failure or late(peer, DIAL_TIMEOUT)
         return link
 
+    async def close(self, link: Link) -> None:
+        """See `Transport`."""
+        link.close()
+
     async def exchange(self, calls: Sequence[Call], timeout: float) -> list[Frame]:
         """See `Transport`."""
         deadline = time.monotonic() + timeout

@@ -26,6 +26,7 @@ class LoopLink(asyncio.BufferedProtocol):
         self.conversation = Conversation(peer)
         self.is_open = False
         self.welcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -55,6 +56,8 @@ class LoopLink(asyncio.BufferedProtocol):
             self._end(tls_error(self.peer, exc))
         else:
             self._end(self.peer.gone(exc or "the peer closed it"))
+        if not self.lost.done():
+            self.lost.set_result(None)
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -72,10 +75,16 @@ class LoopLink(asyncio.BufferedProtocol):
         self.is_open = False
         self._writable.set()
         if self._transport is not None:
-            self._transport.close()
+            # What waits to be sent would keep the socket open for as long as the peer does not take it.
+            self._transport.abort()
         self.conversation.ended(error)
         if not self.welcome.done():
             self.welcome.set_exception(self.conversation.failure or error)
+
+    async def closed(self) -> None:
+        """Waits until the socket is."""
+        if self._transport is not None:
+            await self.lost
 
     def check_role(self) -> None:
         """Refuses a peer whose certificate is for something else."""
@@ -107,11 +116,11 @@ class LoopTransport:
                 await self._dial(link, tls)
                 await link.send(hello(RELEASE))
                 await link.welcome
-        except OSError as error:
+        except BaseException as error:
             link.close()
-            raise dial_error(peer, error) from error
-        except BaseException:
-            link.close()
+            await link.closed()
+            if isinstance(error, OSError):
+                raise dial_error(peer, error) from error
             raise
         finally:
             if link.welcome.done() and not link.welcome.cancelled():
@@ -130,6 +139,12 @@ class LoopTransport:
         await loop.create_connection(lambda: link, endpoint.host, endpoint.port, ssl=context)
         if tls is not None:
             link.check_role()
+
+    async def close(self, link: Link) -> None:
+        """See `Transport`."""
+        assert isinstance(link, LoopLink)
+        link.close()
+        await link.closed()
 
     async def exchange(self, calls: Sequence[Call], timeout: float) -> list[Frame]:
         """See `Transport`."""

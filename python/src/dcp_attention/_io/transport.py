@@ -52,6 +52,9 @@ class Transport(Protocol):
             ServiceError: The peer's refusal.
         """
 
+    async def close(self, link: Link) -> None:
+        """Closes a connection, and waits until its socket is."""
+
     async def exchange(self, calls: Sequence[Call], timeout: float) -> list[Frame]:
         """Sends requests, and waits for all their replies, in the order of the calls.
 

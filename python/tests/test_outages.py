@@ -1,0 +1,319 @@
+"""Daemons that are killed while a client steps: callers see a delay, and answers of the same bits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import dcp_support
+import numpy as np
+import pytest
+from dcp_support import LocalCluster, seeded
+
+from dcp_attention import (
+    AsyncCluster,
+    Claimed,
+    Cluster,
+    Commit,
+    Entry,
+    Fork,
+    Model,
+    ModelDescription,
+    NotReady,
+    RankUnavailable,
+    RetryableError,
+    Sequence,
+    TokensLost,
+)
+
+LAYERS, HQ, HKV, D = 3, 6, 2, 32
+DESCRIPTION = ModelDescription.uniform(LAYERS, query_heads=HQ, kv_heads=HKV, key_dim=D)
+
+
+@pytest.fixture(scope="module")
+def frail() -> Iterator[LocalCluster]:
+    """Three ranks that tests kill and start again."""
+    with dcp_support.cluster(3, "--interleave", 4) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(frail: LocalCluster) -> Iterator[Cluster]:
+    """A client that waits for as long as a machine with nothing else to do never needs."""
+    with Cluster.connect(frail.endpoint, retry_for=120) as cluster:
+        yield cluster
+
+
+class Restarter:
+    """Kills daemons beside the caller, and starts them again."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+        self._threads: list[threading.Thread] = []
+
+    def strike(self, *daemons: str) -> None:
+        """Begins to kill daemons; what the caller does next meets that anywhere."""
+
+        def run() -> None:
+            for daemon in daemons:
+                self._cluster.kill(daemon)
+            self._cluster.start()
+
+        self.join()
+        self._threads.append(threading.Thread(target=run))
+        self._threads[-1].start()
+
+    def join(self) -> None:
+        """Waits until what was killed is there again."""
+        while self._threads:
+            self._threads.pop().join()
+
+
+@pytest.fixture
+def restarter(frail: LocalCluster) -> Iterator[Restarter]:
+    """Everything is there again after the test."""
+    restarter = Restarter(frail)
+    yield restarter
+    restarter.join()
+
+
+class Text:
+    """Random queries, keys and values, and the answers to them."""
+
+    def __init__(self, tokens: int, random: np.random.Generator) -> None:
+        self.q = random.normal(size=(LAYERS, tokens, HQ, D)).astype(np.float32)
+        self.k = random.normal(size=(LAYERS, tokens, HKV, D)).astype(np.float32)
+        self.v = random.normal(size=(LAYERS, tokens, HKV, D)).astype(np.float32)
+
+    def tensors(self, layer: int, start: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of some tokens of a layer."""
+        rows = slice(start, end)
+        return self.q[layer, rows], self.k[layer, rows], self.v[layer, rows]
+
+    def step(self, client: Cluster, sequence: Sequence, start: int, end: int) -> list[np.ndarray]:
+        """All layers of some tokens."""
+        entry = [Entry(sequence, start, end - start)]
+        return [client.step(layer, entry, *self.tensors(layer, start, end)).out for layer in range(LAYERS)]
+
+
+def equal(found: list[list[np.ndarray]], expected: list[list[np.ndarray]]) -> None:
+    """Compares answers to the bit."""
+    for index, (some, others) in enumerate(zip(found, expected, strict=True)):
+        for layer, (a, b) in enumerate(zip(some, others, strict=True)):
+            np.testing.assert_array_equal(a, b, err_msg=f"step {index}, layer {layer}")
+
+
+def spans(prompt: int, tokens: int) -> list[tuple[int, int]]:
+    """A prompt in two chunks, then token by token."""
+    return [(0, prompt // 2), (prompt // 2, prompt), *((n, n + 1) for n in range(prompt, tokens))]
+
+
+def undisturbed(client: Cluster, model: Model, text: Text, steps: list[tuple[int, int]]) -> list[list[np.ndarray]]:
+    """The answers without an outage."""
+    sequence = client.open("undisturbed", model)
+    try:
+        return [text.step(client, sequence, *span) for span in steps]
+    finally:
+        client.close_sequences([sequence])
+
+
+@pytest.fixture
+def model(client: Cluster) -> Model:
+    return client.register_model("frail", DESCRIPTION)
+
+
+@pytest.mark.parametrize("commits", [False, True], ids=["nothing committed", "commits between"])
+def test_killed_ranks_are_a_delay(client: Cluster, model: Model, restarter: Restarter, commits: bool) -> None:
+    _, random = seeded()
+    text, steps = Text(60, random), spans(40, 60)
+    expected = undisturbed(client, model, text, steps)
+    sequence = client.open(f"killed-{commits}", model)
+    found = []
+    strikes = set(random.choice(len(steps), 5, replace=False).tolist())
+    for index, (start, end) in enumerate(steps):
+        if index in strikes:
+            restarter.strike(f"rank-{random.integers(3)}")
+        found.append(text.step(client, sequence, start, end))
+        if commits and index % 3 == 0:
+            client.commit([Commit(sequence, end)])
+    equal(found, expected)
+    restarter.join()
+    client.commit([Commit(sequence, 60)])
+    rows = client.rows(sequence, 1)
+    np.testing.assert_array_equal(rows.keys.view(np.uint16), dcp_support.bf16(text.k[1]))
+    client.close_sequences([sequence])
+
+
+def test_all_daemons_at_once(client: Cluster, model: Model, restarter: Restarter) -> None:
+    _, random = seeded()
+    text, steps = Text(30, random), spans(20, 30)
+    expected = undisturbed(client, model, text, steps)
+    sequence = client.open("all", model)
+    found = [text.step(client, sequence, *span) for span in steps[:6]]
+    restarter.strike("coordinator", "rank-0", "rank-1", "rank-2")
+    found += [text.step(client, sequence, *span) for span in steps[6:]]
+    equal(found, expected)
+    client.close_sequences([sequence])
+
+
+def test_a_coordinator_that_is_killed_ends_no_step(client: Cluster, model: Model, restarter: Restarter) -> None:
+    _, random = seeded()
+    text, steps = Text(30, random), spans(20, 30)
+    expected = undisturbed(client, model, text, steps)
+    sequence = client.open("coordinator", model)
+    found = [text.step(client, sequence, *span) for span in steps[:4]]
+    restarter.strike("coordinator")
+    found += [text.step(client, sequence, *span) for span in steps[4:]]
+    restarter.join()
+    client.commit([Commit(sequence, 30, token_ids=range(30))])
+    child = client.fork(sequence, "coordinator-child", 30)
+    equal(found, expected)
+    client.close_sequences([sequence, child])
+
+
+def test_the_middle_of_a_forward_pass(client: Cluster, frail: LocalCluster, model: Model) -> None:
+    """Layers differ by a token when the rank goes; the other sequence is idle meanwhile and has lost its tokens,
+    too.
+    """
+    _, random = seeded()
+    text, steps = Text(12, random), spans(10, 12)
+    expected = undisturbed(client, model, text, steps)
+    sequence, idle = client.open_many(["middle", "idle"], model)
+    found = [text.step(client, sequence, *span) for span in steps[:3]]
+    also = [text.step(client, idle, *span) for span in steps[:3]]
+    entry = [Entry(sequence, 11, 1)]
+    outs = [client.step(0, entry, *text.tensors(0, 11, 12)).out]
+    frail.kill("rank-1")
+    frail.start()
+    outs += [client.step(layer, entry, *text.tensors(layer, 11, 12)).out for layer in (1, 2)]
+    equal([*found, outs], expected)
+    equal([*also, text.step(client, idle, 11, 12)], expected)
+    client.close_sequences([sequence, idle])
+
+
+def test_forks_made_of_what_was_lost_since(client: Cluster, frail: LocalCluster, model: Model) -> None:
+    _, random = seeded()
+    text, steps = Text(14, random), spans(10, 14)
+    expected = undisturbed(client, model, text, steps)
+    parent = client.open("parent", model)
+    found = [text.step(client, parent, *span) for span in steps[:4]]
+    (before,) = client.fork_many([Fork(parent, "before", 11)])
+    frail.kill("rank-2")
+    frail.start()
+    (after,) = client.fork_many([Fork(parent, "after", 12)])
+    for child, length in ((before, 11), (after, 12)):
+        again = [text.step(client, child, n, n + 1) for n in range(length, 14)]
+        equal(found[: length - 8] + again, expected)
+    client.cut(parent, 5)
+    assert client.status(parent).length == 5
+    client.close_sequences([parent, before, after])
+
+
+def test_commits_and_forks_meet_a_kill(client: Cluster, model: Model, restarter: Restarter) -> None:
+    _, random = seeded()
+    text = Text(20, random)
+    sequence = client.open("struck", model)
+    text.step(client, sequence, 0, 16)
+    restarter.strike("rank-0")
+    client.commit([Commit(sequence, 8, token_ids=range(8))])
+    restarter.strike("rank-1")
+    child = client.fork(sequence, "struck-child", 12)
+    restarter.strike("coordinator")
+    matched, length = client.open_matching("struck-matched", model, range(20))
+    restarter.strike("rank-2")
+    client.cut_many([(child, 10), (sequence, 4)])
+    restarter.join()
+    assert length == 8
+    assert [client.status(s).length for s in (sequence, child, matched)] == [4, 10, 8]
+    text.step(client, child, 10, 20)
+    text.step(client, matched, 8, 20)
+    restarter.strike("rank-0", "coordinator")
+    client.close_sequences([sequence, child, matched])
+    restarter.join()
+    assert {"struck", "struck-child", "struck-matched"}.isdisjoint(known.name for known in client.sequences())
+
+
+def test_what_another_process_had_appended_is_lost_and_said_so(
+    client: Cluster, frail: LocalCluster, model: Model
+) -> None:
+    _, random = seeded()
+    text = Text(20, random)
+    sequence = client.open("lost", model)
+    text.step(client, sequence, 0, 10)
+    client.commit([Commit(sequence, 6)])
+    with Cluster.connect(frail.endpoint, retry_for=120) as heir:
+        same = heir.open("lost")
+        assert heir.resume(same) == 10
+        text.step(heir, same, 10, 12)
+        frail.kill("rank-0")
+        frail.start()
+        with pytest.raises(TokensLost, match="ends at 6 .* bring the tokens from 6 on again") as caught:
+            text.step(heir, same, 12, 13)
+        assert (caught.value.length, caught.value.sequence) == (6, "lost")
+        text.step(heir, same, 6, 20)
+        with pytest.raises(Claimed):
+            text.step(client, sequence, 10, 11)
+        heir.close_sequences([same])
+
+
+def test_without_retries_every_failure_is_the_callers(frail: LocalCluster) -> None:
+    _, random = seeded()
+    text = Text(20, random)
+    with Cluster.connect(frail.endpoint, retry_for=0) as client:
+        model = client.register_model("frail", DESCRIPTION)
+        sequence = client.open("unretried", model)
+        text.step(client, sequence, 0, 10)
+        frail.kill("rank-0")
+        with pytest.raises(RetryableError):
+            text.step(client, sequence, 10, 11)
+        with pytest.raises((NotReady, RankUnavailable)):
+            client.commit([Commit(sequence, 10)])
+        frail.start()
+        client.topology(60)
+        assert client.resume(sequence) == 0
+        text.step(client, sequence, 0, 20)
+        client.close_sequences([sequence])
+
+
+def test_an_outage_that_lasts_too_long_says_who_is_missing(frail: LocalCluster, model: Model) -> None:
+    _, random = seeded()
+    text = Text(20, random)
+    with Cluster.connect(frail.endpoint, retry_for=1) as client:
+        sequence = client.open("too-long", model)
+        text.step(client, sequence, 0, 10)
+        frail.kill("rank-1")
+        with pytest.raises(RetryableError, match=r"rank 1.* did not recover within 1 s; raise retry_for"):
+            text.step(client, sequence, 10, 11)
+        frail.start()
+        client.topology(60)
+        text.step(client, sequence, 10, 20)
+        client.close_sequences([sequence])
+
+
+def test_asyncio_waits_outages_out(frail: LocalCluster, client: Cluster, model: Model, restarter: Restarter) -> None:
+    _, random = seeded()
+    texts, steps = [Text(24, random) for _ in range(3)], spans(16, 24)
+    expected = [undisturbed(client, model, text, steps) for text in texts]
+
+    async def converse(cluster: AsyncCluster, text: Text, sequence: Sequence) -> list[list[np.ndarray]]:
+        found = []
+        for start, end in steps:
+            if sequence.name == "async-1" and start in (8, 20):
+                restarter.strike("rank-0" if start == 8 else "rank-2")
+            entry = [Entry(sequence, start, end - start)]
+            answers = [await cluster.step(layer, entry, *text.tensors(layer, start, end)) for layer in range(LAYERS)]
+            found.append([answer.out for answer in answers])
+        return found
+
+    async def main() -> None:
+        async with await AsyncCluster.connect(frail.endpoint, retry_for=120) as cluster:
+            sequences = await cluster.open_many([f"async-{index}" for index in range(3)], model)
+            found = await asyncio.gather(
+                *(converse(cluster, text, sequence) for text, sequence in zip(texts, sequences, strict=True))
+            )
+            for some, others in zip(found, expected, strict=True):
+                equal(some, others)
+            await cluster.close_sequences(sequences)
+
+    asyncio.run(main())
