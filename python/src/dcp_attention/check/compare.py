@@ -1,0 +1,231 @@
+"""The same prompts with a model's own attention and with the daemons', and what the difference means."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dcp_attention.transformers import DCPCache, NotServed, cache_argument, served
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
+
+    from dcp_attention import Cluster, LayerAttention
+    from dcp_attention.check.loading import Source
+
+# f32: both sides add up the same numbers in another order. Each sum is off by some 1e-7 of itself; layers pass that on and
+# enlarge it. A wrong scale, window or mask changes logits by tenths of them.
+_F32_TOLERANCE = 2e-4
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What became of one prompt.
+
+    Attributes:
+        length: Its tokens.
+        generated: Tokens that were generated.
+        equal: How many of them, from the first on, are the same.
+        difference: The largest difference of a logit up to there.
+        scale: The largest logit.
+        tolerance: How large the difference may be; see `compare`.
+        margin: Where tokens differ, how far the model itself preferred its own: at most the tolerance is a tie.
+    """
+
+    length: int
+    generated: int
+    equal: int
+    difference: float
+    scale: float
+    tolerance: float
+    margin: float | None
+
+    @property
+    def verdict(self) -> str:
+        """``equal``, ``tied`` (another token that the model likes as much) or ``differs``."""
+        if self.difference > self.tolerance:
+            return "differs"
+        if self.margin is None:
+            return "equal"
+        return "tied" if self.margin <= self.tolerance else "differs"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a model.
+
+    Attributes:
+        model: What the user called it.
+        dtype: Of its weights and its cache.
+        verdict: ``equal``, ``tied``, ``differs`` or ``refused``.
+        reason: Why it was refused.
+        layers: Its kinds of layers in words, with how many there are of each.
+        bytes_per_token: Of the cache, in all layers over all ranks.
+        prompts: What became of each.
+    """
+
+    model: str
+    dtype: str
+    verdict: str
+    reason: str | None = None
+    layers: tuple[tuple[str, int], ...] = ()
+    bytes_per_token: int = 0
+    prompts: tuple[Prompt, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        answer = asdict(self)
+        for prompt, value in zip(self.prompts, answer["prompts"], strict=True):
+            value["verdict"] = prompt.verdict
+        return answer
+
+
+def in_words(layer: LayerAttention) -> str:
+    """A kind of layer, as a table has it."""
+    if layer.leading_values:
+        heads = f"{layer.query_heads} heads on latents of {layer.value_dim} + {layer.key_dim - layer.value_dim}"
+    else:
+        dims = f"{layer.key_dim}" if layer.key_dim == layer.value_dim else f"{layer.key_dim} and {layer.value_dim}"
+        heads = f"{layer.query_heads} heads on {layer.kv_heads} of {dims}"
+    words = [heads, *([f"window {layer.window}"] if layer.window else [])]
+    words += [*([f"soft cap {layer.softcap:g}"] if layer.softcap else []), *(["sinks"] if layer.has_sinks else [])]
+    return ", ".join(words)
+
+
+def compare(
+    source: Source,
+    cluster: Cluster,
+    prompts: Sequence[Sequence[int]] | None = None,
+    *,
+    lengths: Sequence[int] = (10, 60, 200),
+    dtype: str | None = None,
+    tokens: int = 32,
+) -> Report:
+    """Loads a model, and compares it as `compare_model` does.
+
+    Args:
+        source: The model.
+        cluster: Where the daemons are.
+        prompts: Token ids; ``None`` draws some.
+        lengths: Of those that are drawn.
+        dtype: See `Source.load`.
+        tokens: How many to generate.
+    """
+    try:
+        model = source.load("eager", dtype)
+    except ImportError as error:
+        return Report(source.name, dtype or "", "refused", f"transformers cannot load it: {error}")
+    return compare_model(source.name, model, cluster, prompts or draw(model, source.seed, lengths), tokens=tokens)
+
+
+def compare_model(
+    name: str, model: PreTrainedModel, cluster: Cluster, prompts: Sequence[Sequence[int]], *, tokens: int = 32
+) -> Report:
+    """Generates greedily with the model's own attention (``eager``) and with the daemons', and compares tokens and logits.
+
+    In f32 logits may differ by 2e-4 of the largest. In bf16 and f16 the model's own attention rounds more than the daemons
+    do, so that the two differ by what the model's own rounding is: the same weights compute once more in f32, and the
+    daemons' logits must be no further from those than twice as far as the model's own are. The model is in f32 afterwards.
+
+    Args:
+        name: What the report calls it.
+        model: The model.
+        cluster: Where the daemons are.
+        prompts: Token ids.
+        tokens: How many to generate.
+    """
+    dtype = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[model.dtype]
+    own = [_generate(model, prompt, tokens, None) for prompt in prompts]
+    try:
+        _use_daemons(model)
+        facts = served(model)
+        daemons = []
+        for prompt in prompts:
+            cache = DCPCache(cluster, f"check-{secrets.token_hex(6)}", model=model)
+            daemons.append(_generate(model, prompt, tokens, cache))
+            cache.delete()
+    except NotServed as refusal:
+        return Report(name, dtype, "refused", str(refusal))
+    exact = own
+    if dtype != "f32":
+        model.set_attn_implementation("eager")
+        torch.nn.Module.float(model)  # transformers refuses it for weights that came from GGUF, though they are plain ones
+        exact = [_forced(model, prompt, run) for prompt, run in zip(prompts, own, strict=True)]
+    results = tuple(
+        _judge(len(prompt), *runs, dtype) for prompt, *runs in zip(prompts, own, daemons, exact, strict=True)
+    )
+    verdicts = [result.verdict for result in results]
+    layers = facts.description.layers
+    return Report(
+        name,
+        dtype,
+        next(verdict for verdict in ("differs", "tied", "equal") if verdict in verdicts),
+        layers=tuple((in_words(kind), layers.count(kind)) for kind in facts.description.kinds),
+        bytes_per_token=facts.description.row_bytes,
+        prompts=results,
+    )
+
+
+def draw(model: PreTrainedModel, seed: int, lengths: Sequence[int]) -> list[list[int]]:
+    """Random token ids."""
+    generator = torch.Generator().manual_seed(seed)
+    size = model.config.get_text_config(decoder=True).vocab_size
+    return [torch.randint(3, size, (length,), generator=generator).tolist() for length in lengths]
+
+
+@dataclass(frozen=True)
+class _Run:
+    ids: list[int]
+    logits: torch.Tensor  # f32, [tokens, vocabulary]
+
+
+def _use_daemons(model: PreTrainedModel) -> None:
+    """Gives the model the daemons' attention. Some have classes of attention by name, and know no other name."""
+    try:
+        model.set_attn_implementation("dcp")
+    except (KeyError, ValueError) as error:
+        raise NotServed(f"Its code takes no attention function but its own: {error}") from error
+
+
+def _generate(model: PreTrainedModel, prompt: Sequence[int], tokens: int, cache: DCPCache | None) -> _Run:
+    ids = torch.tensor([list(prompt)], device=model.device)
+    with torch.no_grad():
+        answer = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+            **({} if cache is None else {cache_argument(model): cache}),
+        )
+    return _Run(answer.sequences[0, len(prompt) :].tolist(), torch.cat(answer.logits).float().cpu())
+
+
+def _forced(model: PreTrainedModel, prompt: Sequence[int], run: _Run) -> _Run:
+    """The logits of the same tokens from another model: one forward pass."""
+    ids = torch.tensor([[*prompt, *run.ids[:-1]]], device=model.device)
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
+    return _Run(run.ids, logits.float().cpu())
+
+
+def _judge(length: int, own: _Run, daemons: _Run, exact: _Run, dtype: str) -> Prompt:
+    equal = next((at for at, (a, b) in enumerate(zip(own.ids, daemons.ids, strict=True)) if a != b), len(own.ids))
+    until = min(equal + 1, len(own.ids))  # logits are of the same tokens up to the first that differs
+    scale = float(own.logits[:until].abs().max())
+    difference = float((daemons.logits[:until] - exact.logits[:until]).abs().max())
+    tolerance = _F32_TOLERANCE * scale
+    if dtype != "f32":
+        tolerance += 2 * float((own.logits - exact.logits).abs().max())
+    margin = None
+    if equal < len(own.ids):
+        there = own.logits[equal]
+        margin = float(there[own.ids[equal]] - there[daemons.ids[equal]])
+    return Prompt(length, len(own.ids), equal, difference, scale, tolerance, margin)

@@ -1,0 +1,109 @@
+"""Which model a cache is used with, and which tokens go through it.
+
+Generation hands a cache to a model, never the model to the cache. A cache that was not told its model watches which
+`PreTrainedModel` calls it the first time; the watch ends there.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.modules import module as torch_module
+from transformers import PreTrainedModel
+
+from dcp_attention.transformers.errors import NotServed
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+
+class TokenWatch:
+    """The token ids that go through a model's embedding; one for each model, for its lifetime."""
+
+    _all: weakref.WeakKeyDictionary[PreTrainedModel, TokenWatch] = weakref.WeakKeyDictionary()
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._last = threading.local()
+        self._unnamed = {
+            token
+            for name in ("image_token_id", "audio_token_id", "video_token_id", "image_token_index")
+            if (token := getattr(model.config, name, None)) is not None
+        }
+        model.get_input_embeddings().register_forward_pre_hook(self._note)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> TokenWatch:
+        """The watch of a model."""
+        if model not in cls._all:
+            cls._all[model] = cls(model)
+        return cls._all[model]
+
+    def _note(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        self._last.ids = args[0] if args else None
+
+    def note(self, ids: torch.Tensor | None) -> None:
+        """Takes ids that passed before the watch began."""
+        self._last.ids = ids
+
+    def take(self, rows: int, tokens: int) -> list[list[int]] | None:
+        """The ids of the forward pass that this thread is in, for each row of the batch; ``None`` where they do not say what the
+        tokens are: embeddings were passed instead, or the place of an image.
+        """
+        ids = getattr(self._last, "ids", None)
+        self._last.ids = None
+        if ids is None or ids.shape != (rows, tokens):
+            return None
+        taken: list[list[int]] = ids.tolist()
+        return None if self._unnamed and any(self._unnamed.intersection(row) for row in taken) else taken
+
+
+class ModelWatch:
+    """Watches which models this thread is in, until `end`."""
+
+    def __init__(self) -> None:
+        self._inside = threading.local()
+        self._handles: list[RemovableHandle] = [
+            torch_module.register_module_forward_pre_hook(self._enter),
+            torch_module.register_module_forward_hook(self._leave, always_call=True),
+        ]
+
+    def _enter(self, module: torch.nn.Module, args: Any) -> None:
+        if isinstance(module, PreTrainedModel):
+            if not self._models:
+                self._inside.embedded = {}
+            self._models.append(module)
+        elif isinstance(module, torch.nn.Embedding) and self._models and args:
+            self._inside.embedded[module] = args[0]
+
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        if self._models and self._models[-1] is module:
+            self._models.pop()
+
+    @property
+    def _models(self) -> list[PreTrainedModel]:
+        if not hasattr(self._inside, "models"):
+            self._inside.models = []
+        models: list[PreTrainedModel] = self._inside.models
+        return models
+
+    def end(self) -> None:
+        """Stops watching."""
+        for handle in self._handles:
+            handle.remove()
+
+    def caller(self) -> tuple[PreTrainedModel, torch.Tensor | None]:
+        """The model whose forward pass this thread is in, the outermost, and the token ids that it has embedded.
+
+        Raises:
+            NotServed: It is in none.
+        """
+        if not self._models:
+            raise NotServed(
+                "The cache is not used by a transformers model whose forward pass began after the cache was made; pass the model: "
+                "DCPCache(cluster, name, model=model)."
+            )
+        model = self._models[0]
+        return model, self._inside.embedded.get(model.get_input_embeddings())

@@ -1,0 +1,185 @@
+"""The rows of a batch, and the sequences that they are in the cluster."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dcp_attention import Commit, Entry, Fork, UnknownSequence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as SequenceOf
+
+    from dcp_attention import Cluster, Model, Sequence
+
+
+@dataclass
+class Row:
+    """One row of a batch.
+
+    Attributes:
+        sequence: Its tokens, without padding.
+        padding: Tokens of left padding before them.
+        length: How many tokens it has in all layers.
+        committed: How many of them are durable.
+        ids: What its tokens are called; ``None`` when that is not known of all of them.
+    """
+
+    sequence: Sequence
+    padding: int = 0
+    length: int = 0
+    committed: int = 0
+    ids: list[int] | None = field(default_factory=list)
+
+    def entry(self, start: int, count: int) -> Entry | None:
+        """The row's part of a step that brings tokens ``start ..< start + count`` of the padded batch; none if all are padding."""
+        position = max(0, start - self.padding)
+        fresh = start + count - self.padding - position
+        return Entry(self.sequence, position, fresh) if fresh > 0 else None
+
+    def cut(self, length: int) -> None:
+        """Forgets the tokens from ``length`` on."""
+        self.length = length
+        self.committed = min(self.committed, length)
+        if self.ids is not None:
+            del self.ids[length:]
+
+
+class Rows:
+    """The rows of a cache's batch."""
+
+    def __init__(self, cluster: Cluster, names: SequenceOf[str], scope: str) -> None:
+        self._cluster = cluster
+        self._names = list(names)
+        self._scope = scope
+        self.all: list[Row] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the rows' sequences, or of those to come."""
+        return tuple(row.sequence.name for row in self.all) or tuple(self._names)
+
+    # Where rows come from.
+
+    def take_up(self, tokens: SequenceOf[SequenceOf[int]] | None) -> None:
+        """Takes up stored sequences of these names; none are made.
+
+        Args:
+            tokens: For each row the ids of the tokens that are to follow each other, without padding. Rows are cut to what they
+                have in common with them, but the last one, which is always computed. ``None`` takes rows as they are.
+        """
+        self.all = [row for name in self._names if (row := self._stored(name)) is not None]
+        if self.all and len(self.all) < len(self._names):
+            raise ValueError(
+                f"Of the sequences {', '.join(self._names)} some are stored and some are not; use names that are all new, or all "
+                "stored."
+            )
+        if len(self._names) == 1 and not self.all:  # perhaps `make` gave the name to the rows of a batch
+            while (row := self._stored(f"{self._names[0]}/{len(self.all)}")) is not None:
+                self.all.append(row)
+        if tokens is None or not self.all:
+            self.align()
+            return
+        if len(tokens) != len(self.all):
+            raise ValueError(f"There are token ids of {len(tokens)} rows for {len(self.all)} stored sequences; pass those of each.")
+        longest = max(map(len, tokens))
+        for row, ids in zip(self.all, tokens, strict=True):
+            row.padding = longest - len(ids)
+        kept = min(row.padding + _common(row.ids or [], ids[:-1]) for row, ids in zip(self.all, tokens, strict=True))
+        self.cut([max(0, kept - row.padding) for row in self.all])
+
+    def _stored(self, name: str) -> Row | None:
+        """What is durable of a sequence, taken over from whoever had it."""
+        try:
+            sequence = self._cluster.open(name, create=False, scope=self._scope)
+        except UnknownSequence:
+            return None
+        length = self._cluster.resume(sequence, at_most=0)
+        has_ids = self._cluster.status(sequence).token_ids >= length
+        ids = self._cluster.token_ids(sequence, 0, length).tolist() if has_ids else None
+        return Row(sequence, length=length, committed=length, ids=ids)
+
+    def align(self) -> None:
+        """Pads rows of different lengths on the left, as a batch whose rows went on together has them."""
+        longest = max((row.length for row in self.all), default=0)
+        for row in self.all:
+            row.padding = longest - row.length
+
+    def make(self, model: Model, count: int) -> None:
+        """Makes empty sequences for a batch of ``count`` rows: NAME, or NAME/0, NAME/1 and so on."""
+        if len(self._names) == 1 and count > 1:
+            self._names = [f"{self._names[0]}/{row}" for row in range(count)]
+        if len(self._names) != count:
+            raise ValueError(f"A batch of {count} rows needs as many names of sequences, or one; there are {len(self._names)}.")
+        self.all = [Row(sequence) for sequence in self._cluster.open_many(self._names, model, scope=self._scope)]
+
+    # What becomes of them.
+
+    def commit(self) -> None:
+        """Makes all tokens durable, with their ids where they are known."""
+        commits = [
+            Commit(row.sequence, row.length, None if row.ids is None else row.ids[row.committed : row.length])
+            for row in self.all
+            if row.length > row.committed
+        ]
+        if commits:
+            self._cluster.commit(commits)
+            for row in self.all:
+                row.committed = row.length
+
+    def cut(self, lengths: SequenceOf[int]) -> None:
+        """Cuts each row to a length."""
+        cuts = [(row.sequence, length) for row, length in zip(self.all, lengths, strict=True) if length < row.length]
+        if cuts:
+            self._cluster.cut_many(cuts)
+        for row, length in zip(self.all, lengths, strict=True):
+            row.cut(length)
+
+    def even(self) -> None:
+        """Takes back what a forward pass that did not come to its end has left in some layers."""
+        for row in self.all:
+            row.cut(min(row.length, self._cluster.resume(row.sequence, at_most=row.length)))
+
+    def select(self, parents: SequenceOf[int]) -> None:
+        """Makes row i what row ``parents[i]`` is: sequences stay, are forked, or are closed."""
+        if list(parents) == list(range(len(self.all))):
+            return
+        taken: set[int] = set()
+        forks: list[tuple[int, Fork]] = []
+        for place, parent in enumerate(parents):
+            row = self.all[parent]
+            if parent in taken:
+                forks.append((place, Fork(row.sequence, fork_name(row.sequence.name), row.length)))
+            taken.add(parent)
+        forked = self._cluster.fork_many([fork for _, fork in forks]) if forks else []
+        made = {place: sequence for (place, _), sequence in zip(forks, forked, strict=True)}
+        unused = [row.sequence for index, row in enumerate(self.all) if index not in taken]
+        old, self.all = self.all, []
+        for place, parent in enumerate(parents):
+            self.all.append(old[parent] if place not in made else _forked(old[parent], made[place]))
+        if unused:
+            self._cluster.close_sequences(unused)
+
+    def fork(self, names: SequenceOf[str]) -> list[Row]:
+        """Forks of all rows, under names."""
+        forks = [Fork(row.sequence, name, row.length) for row, name in zip(self.all, names, strict=True)]
+        return [_forked(row, sequence) for row, sequence in zip(self.all, self._cluster.fork_many(forks), strict=True)]
+
+
+def fork_name(name: str) -> str:
+    """A name for a fork that nobody has."""
+    return f"{name.split('~')[0]}~{secrets.token_hex(6)}"
+
+
+def _forked(row: Row, sequence: Sequence) -> Row:
+    """The row of a fork. What was not committed of the parent is not committed of it."""
+    return Row(sequence, row.padding, row.length, row.committed, None if row.ids is None else list(row.ids))
+
+
+def _common(one: SequenceOf[int], other: SequenceOf[int]) -> int:
+    """How many elements two lists begin with alike."""
+    for index, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return index
+    return min(len(one), len(other))

@@ -1,0 +1,138 @@
+"""What is stored is taken up: by its name, by its tokens, in another process."""
+
+from __future__ import annotations
+
+import copy
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dcp_support
+import pytest
+import torch
+from hf_support import generate, ids, padded, small
+
+from dcp_attention import Conflict, ModelMismatch
+from dcp_attention.transformers import DCPCache, NotServed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from dcp_attention import Cluster
+
+
+def name() -> str:
+    return f"talk-{secrets.token_hex(6)}"
+
+
+def test_a_conversation_goes_on(llama: PreTrainedModel, two: Cluster) -> None:
+    seed, _ = dcp_support.seeded()
+    own, chat = small("llama", attention="eager"), name()
+    with DCPCache(two, chat) as cache:
+        first = generate(llama, ids(30, seed), past_key_values=cache)
+    more = torch.cat([first, ids(10, seed + 1)], 1)
+    cache = DCPCache(two, chat, tokens=more)
+    assert cache.get_seq_length() == 45  # the last token was generated, and not computed with
+    assert torch.equal(generate(own, more), generate(llama, more, past_key_values=cache))
+
+
+def test_a_conversation_that_turned_off_is_cut(llama: PreTrainedModel, two: Cluster) -> None:
+    seed, _ = dcp_support.seeded()
+    own, chat = small("llama", attention="eager"), name()
+    with DCPCache(two, chat) as cache:
+        generate(llama, ids(30, seed), past_key_values=cache)
+    other = ids(40, seed)
+    other[0, 20:] = ids(20, seed + 1)[0]
+    cache = DCPCache(two, chat, tokens=other)
+    assert cache.get_seq_length() >= 20
+    assert torch.equal(generate(own, other), generate(llama, other, past_key_values=cache))
+    # All of it is stored: the last token is computed anyway, for its logits.
+    assert DCPCache(two, chat, tokens=other).get_seq_length() == 39
+
+
+def test_rows_go_on_together(llama: PreTrainedModel, two: Cluster) -> None:
+    seed, numbers = dcp_support.seeded()
+    own, chat = small("llama", attention="eager"), name()
+    rows = [numbers.integers(3, 500, length).tolist() for length in (7, 25)]
+    batch = padded(rows)
+    with DCPCache(two, chat) as cache:
+        answers = generate(llama, batch, past_key_values=cache)
+    more = {"input_ids": answers, "attention_mask": torch.cat([batch["attention_mask"], torch.ones(2, 16, dtype=torch.long)], 1)}
+    tokens = [row[mask.bool()].tolist() for row, mask in zip(answers, more["attention_mask"], strict=True)]
+    for cache in (DCPCache(two, chat, tokens=tokens), DCPCache(two, [f"{chat}/0", f"{chat}/1"], tokens=tokens)):
+        assert cache.get_seq_length() == 25 + 15
+        assert torch.equal(generate(own, more, 8), generate(llama, more, 8, past_key_values=cache))
+
+
+def test_a_prefix_is_found_by_its_tokens(llama: PreTrainedModel, two: Cluster) -> None:
+    seed, _ = dcp_support.seeded()
+    own, scope = small("llama", attention="eager"), name()
+    with DCPCache(two, name(), scope=scope) as cache:
+        generate(llama, ids(60, seed), past_key_values=cache)
+    question = torch.cat([ids(60, seed)[:, :50], ids(9, seed + 1)], 1)
+    with DCPCache.matching(two, name(), llama, question, scope=scope) as cache:
+        assert cache.get_seq_length() >= 50
+        assert torch.equal(generate(own, question), generate(llama, question, past_key_values=cache))
+    assert DCPCache.matching(two, name(), llama, question, scope=name()).get_seq_length() == 0
+    # Other weights make other keys of the same tokens.
+    other = small("llama", seed=2)
+    assert DCPCache.matching(two, name(), other, question, scope=scope).get_seq_length() == 0
+    with pytest.raises(Conflict, match="exists"):
+        DCPCache.matching(two, cache.names[0], llama, question, scope=scope)
+
+
+def test_a_prefix_for_many(llama: PreTrainedModel, two: Cluster) -> None:
+    seed, _ = dcp_support.seeded()
+    own, prompt = small("llama", attention="eager"), ids(40, seed)
+    prefilled = DCPCache(two, name())
+    with torch.no_grad():
+        llama(prompt, past_key_values=prefilled)
+    for question in range(2):
+        asked = torch.cat([prompt, ids(5, seed + 1 + question)], 1)
+        answer = generate(llama, asked, past_key_values=copy.deepcopy(prefilled))
+        assert torch.equal(generate(own, asked), answer)
+    assert prefilled.get_seq_length() == 40
+
+
+def test_other_weights_are_refused(llama: PreTrainedModel, two: Cluster) -> None:
+    chat = name()
+    with DCPCache(two, chat) as cache:
+        generate(llama, ids(10, 1), past_key_values=cache)
+    with pytest.raises(ModelMismatch, match="revision"):
+        DCPCache(two, chat, model=small("llama", seed=2))
+    with pytest.raises(ModelMismatch, match="revision"):
+        generate(small("llama", seed=2), ids(30, 1), past_key_values=DCPCache(two, chat))
+    with pytest.raises(NotServed, match="has the ids of its"):
+        embeds = llama.get_input_embeddings()(ids(30, 1)).detach()
+        llama.generate(inputs_embeds=embeds, max_new_tokens=2, past_key_values=DCPCache(two, chat, model=llama))
+
+
+def test_everything_is_killed(tmp_path: Path) -> None:
+    """SIGKILL of Python in the middle of an answer, and of all ranks and the coordinator."""
+    seed, _ = dcp_support.seeded()
+    with dcp_support.cluster(2) as cluster:
+        script = Path(__file__).with_name("killed.py")
+        environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
+        process = subprocess.Popen(
+            [sys.executable, script, cluster.endpoint, str(seed)], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert process.stdout is not None
+        spoken = [int(process.stdout.readline()) for _ in range(40)]
+        process.kill()
+        process.wait()
+        for daemon in ("rank-0", "rank-1", "coordinator"):
+            cluster.kill(daemon)
+        cluster.start()
+        from dcp_attention import Cluster
+
+        with Cluster.connect(cluster.endpoint) as client:
+            said = torch.cat([ids(900, seed), torch.tensor([spoken])], 1)
+            cache = DCPCache(client, "chat-1", tokens=said)
+            # Tokens are committed by sixteens; the last one spoken was not computed with.
+            assert cache.get_seq_length() >= 900 + 40 - 1 - 17
+            expected = generate(small("llama", attention="eager"), ids(900, seed), 60)
+            assert expected[0, 900:940].tolist() == spoken
+            assert torch.equal(generate(small("llama"), said, 20, past_key_values=cache), expected)
