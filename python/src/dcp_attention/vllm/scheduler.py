@@ -47,20 +47,35 @@ class SchedulerSide:
         request that was preempted everything is still there.
         """
         held = self._held.get(request.request_id)
+        if held is not None and not held.was_admitted and self._has_more(held):
+            # It has waited for room, and others have computed what it begins with.
+            self._cluster.close_sequences([held.sequence])
+            held = None
         if held is None:
             held = self._held[request.request_id] = self._begin(request)
         return min(held.length, request.num_tokens - 1)
 
     def _begin(self, request: Any) -> _Held:
-        name = _sequence_name(request.request_id)
+        name, longest = _sequence_name(request.request_id), self._longest(request)
         scope = self._options.request_scope(request.cache_salt)
-        longest = 0 if request.skip_reading_prefix_cache else request.num_tokens - 1
         if longest == 0:
             return _Held(request, self._cluster.open(name, self._model, scope=scope), 0)
-        sequence, length = self._cluster.open_matching(
-            name, self._model, list(request.all_token_ids), scope=scope, longest=longest
-        )
+        token_ids = list(request.all_token_ids)
+        sequence, length = self._cluster.open_matching(name, self._model, token_ids, scope=scope, longest=longest)
         return _Held(request, sequence, length)
+
+    def _has_more(self, held: _Held) -> bool:
+        longest = self._longest(held.request)
+        if held.length >= longest:
+            return False
+        scope = self._options.request_scope(held.request.cache_salt)
+        match = self._cluster.match(self._model, list(held.request.all_token_ids), scope=scope)
+        return match is not None and min(match.length, longest) > held.length
+
+    @staticmethod
+    def _longest(request: Any) -> int:
+        """The most tokens that are taken from others: not the last one; none where all logits of the prompt are wanted."""
+        return 0 if request.skip_reading_prefix_cache else int(request.num_tokens) - 1
 
     def admit(self, request: Any, first_block: int, length: int) -> None:
         """Notes that a request has blocks and begins at a length, which is at most what was matched."""
