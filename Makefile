@@ -13,16 +13,22 @@ SWIFT_BUILD := swift build -c release
 BIN := .build/release
 FIXTURES := Tests/Fixtures
 
+# The client in Python, its tests and its linters, in an environment of their own. PYTHON=python3.12 chooses another.
+PYTHON ?= python3
+PYTHON_ENV := .build/python
+WHEELS := .build/wheels
+
 REFERENCE := .build/reference
 DEB := .build/deb
 VERSION := $(shell sed -n 's/.*static let current = "\(.*\)".*/\1/p' Sources/DCPWire/*.swift Sources/DCPWire/*/*.swift)
 
-.PHONY: help deps deps-arm64 deps-deb build run test soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
+.PHONY: help deps deps-arm64 deps-deb build run test test-python deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
 	install stage deb clean
 
 help:
 	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
-	@echo "make test     build, then run all tests"
+	@echo "make test     build, then run all tests, those of the Python client included"
+	@echo "make wheel    build the Python package into $(WHEELS)"
 	@echo "make simulate build, then run whole clusters with the faults of SEEDS=1000 seeds, from SEED on"
 	@echo "make soak     build, then kill daemons under checking clients for two minutes; MINUTES=15 for longer, SEED=N to repeat"
 	@echo "make check-kernels  compare the kernels in C with their scalar twins, under AddressSanitizer"
@@ -31,7 +37,7 @@ help:
 	@echo "make check-metrics  build, then check a live cluster's metrics and the alert rules with promtool"
 	@echo "make bench    build, then measure what the README tells: about three minutes and 1.3 GB of disk in TMPDIR or /var/tmp"
 	@echo "make build    build dcp-rank, dcp-coordinator, dcpctl and dcp-bench into $(BIN)"
-	@echo "make lint     check the format of the sources"
+	@echo "make lint     check the format of the sources, and the types of those in Python"
 	@echo "make docs     build the documentation"
 	@echo "make reference  write again what is made from the code: the articles on configuration and metrics, the message catalog"
 	@echo "make install  copy programs, units, manual pages and completions below DESTDIR and PREFIX ($(PREFIX))"
@@ -69,9 +75,27 @@ run: build
 		--expect $(FIXTURES)/smollm2-trace-expected.safetensors --tolerance 2e-5
 
 # In release: debug C kernels are an order of magnitude slower. The daemons that integration tests start are built too.
-test: deps
+test: deps $(PYTHON_ENV)/ready
 	$(SWIFT_BUILD) --build-tests
 	swift test -c release --skip-build
+	$(MAKE) test-python
+
+# Against the daemons that were built; the tests of the engines' adapters need the engines.
+test-python: $(PYTHON_ENV)/ready
+	DCP_BIN=$(CURDIR)/$(BIN) $(PYTHON_ENV)/bin/python -m pytest -q --rootdir python -c python/pyproject.toml python/tests/test_*.py
+
+$(PYTHON_ENV)/ready: python/pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) deps-python
+	rm -rf $(PYTHON_ENV)
+	$(PYTHON) -m venv $(PYTHON_ENV)
+	$(PYTHON_ENV)/bin/python -m pip install -q --disable-pip-version-check -e 'python[test,lint]'
+	touch $@
+
+deps-python:
+	$(call install_missing,python3 python3-venv)
+
+wheel: $(PYTHON_ENV)/ready
+	$(PYTHON_ENV)/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w $(WHEELS) ./python
 
 # Ends at the first seed that breaks a rule, with the command that repeats it. SEED=N begins there instead of anywhere.
 SEEDS ?= 1000
@@ -122,8 +146,12 @@ check-hosts: build
 	$(call install_missing,$(HOSTS_PACKAGES))
 	Tests/Support/hosts/check-hosts $(BIN)
 
-lint:
+# What imports an engine is checked where the engine is.
+ENGINES := dcp_attention/(transformers|vllm|check)/|tests/(huggingface|vllm)/|examples/
+lint: $(PYTHON_ENV)/ready
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift
+	cd python && ../$(PYTHON_ENV)/bin/ruff check . && ../$(PYTHON_ENV)/bin/ruff format --check . && \
+		../$(PYTHON_ENV)/bin/mypy --exclude '$(ENGINES)'
 
 docs: deps
 	swift package resolve

@@ -15,10 +15,12 @@ public struct StepBenchmark: Sendable {
     public var count: Int
     public var queries: QueryKind
     public var exchange: Exchange
+    /// An interpreter whose client is measured in turn with this one.
+    public var python: String?
 
     public init(
         shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], threads: [Int], ranks: Int, count: Int,
-        queries: QueryKind, exchange: Exchange
+        queries: QueryKind, exchange: Exchange, python: String? = nil
     ) {
         self.shapes = shapes
         self.dataTypes = dataTypes
@@ -28,6 +30,7 @@ public struct StepBenchmark: Sendable {
         self.count = count
         self.queries = queries
         self.exchange = exchange
+        self.python = python
     }
 
     /// What these figures do not tell.
@@ -85,8 +88,9 @@ public struct StepBenchmark: Sendable {
         bench.progress(parameters.label)
         let cluster = try await StepContext.connect(local)
         do {
-            let run = try StepRun(
+            var run = try StepRun(
                 cluster, local, filled, model, count: count, queries: queries, threads: parameters.threads, bench)
+            if let python { run.twin = try await twin(python, cluster, local, context) }
             let finding = try await run.finding(parameters)
             await cluster.close()
             return finding
@@ -94,5 +98,13 @@ public struct StepBenchmark: Sendable {
             await cluster.close()
             throw error
         }
+    }
+
+    private func twin(
+        _ python: String, _ cluster: Cluster, _ local: LocalCluster, _ context: Int
+    ) async throws -> PythonTwin {
+        try await cluster.fork(StepContext.sequence, as: PythonTwin.sequence, length: context)
+        let (count, queries) = (count, queries)
+        return try await onOwnThread { try PythonTwin(python, local, count: count, queries: queries) }
     }
 }

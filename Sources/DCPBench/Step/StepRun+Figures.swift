@@ -49,6 +49,22 @@ extension StepRun {
                     detail: "two round trips over a Unix socket: \(exchangeByteCounts[0]) bytes of queries, "
                         + "\(exchangeByteCounts[1]) of partials"))
         }
-        return figures
+        return figures + twinFigures(timings, latency)
+    }
+
+    /// What the client in Python takes beside this one: for whole steps, and for what is no rank's.
+    private func twinFigures(_ timings: [Timing], _ latency: Samples) -> [Figure] {
+        let twins = timings.compactMap(\.python)
+        guard twins.count == timings.count else { return [] }
+        func own(_ latency: Double, _ ranks: [StepTimes]) -> Double {
+            (latency - Double(ranks.map(\.total).max() ?? 0) / 1e9) * 1e3
+        }
+        return [
+            Figure("step at the client in Python", Samples(twins.map { $0.latency * 1e3 }), unit: "ms").under(
+                "Swift", latency, detail: "the client in Swift, in turn with it"),
+            Figure("the client's part, in Python", Samples(twins.map { own($0.latency, $0.ranks) }), unit: "ms").under(
+                "Swift", Samples(timings.map { own($0.latency, $0.ranks) }),
+                detail: "the step at the client without the slower rank's total"),
+        ]
     }
 }

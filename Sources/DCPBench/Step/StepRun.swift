@@ -14,6 +14,8 @@ struct StepRun {
     private let queries: QueryRows
     private let queryDataType: DataType
     let threads: Int
+    /// Sends a step of its own after each that is measured here.
+    var twin: PythonTwin?
     private let bench: Bench
 
     init(
@@ -40,6 +42,8 @@ struct StepRun {
         /// The round of the ping-pong after the step, and reading the shards, seconds.
         var pingPong: Double
         var reads: [Double]
+        /// The twin's step, and what the ranks say of it.
+        var python: (latency: Double, ranks: [StepTimes])?
     }
 
     func finding(_ parameters: Parameters) async throws -> Finding {
@@ -69,16 +73,25 @@ struct StepRun {
             _ = try await step(sequence, position: position, rows)
             let latency = elapsed(clock)
             position += count
-            let after = try await cluster.rankStatuses()
-            let ranks = zip(after, before).map { $0.stepTimes - $1.stepTimes }
-            before = after
+            let ranks = try await newTimes(since: &before)
+            var python: (latency: Double, ranks: [StepTimes])?
+            if let twin {
+                let latency = try await onOwnThread { try twin.step() }
+                python = (latency, try await newTimes(since: &before))
+            }
             let (round, reads) = try await onOwnThread {
                 (try Stopwatch.seconds { try pingPong.round() }, shards.read())
             }
-            timings.append(Timing(latency: latency, ranks: ranks, pingPong: round, reads: reads))
+            timings.append(Timing(latency: latency, ranks: ranks, pingPong: round, reads: reads, python: python))
         }
         return Finding(
             parameters: parameters, figures: figures(Array(timings.dropFirst()), shards), accuracy: accuracy)
+    }
+
+    private func newTimes(since before: inout [RankStatus]) async throws -> [StepTimes] {
+        let after = try await cluster.rankStatuses()
+        defer { before = after }
+        return zip(after, before).map { $0.stepTimes - $1.stepTimes }
     }
 
     private func elapsed(_ start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start).inSeconds }

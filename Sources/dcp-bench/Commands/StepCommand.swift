@@ -14,6 +14,7 @@ struct StepCommand: AsyncParsableCommand {
             EXAMPLE
               dcp-bench step
               dcp-bench step --ranks 2 --context 32k,128k --shape 64x8x128 --json
+              dcp-bench step --context 1k --python .build/python/bin/python
             """)
 
     @OptionGroup var shape: ShapeOptions
@@ -33,6 +34,12 @@ struct StepCommand: AsyncParsableCommand {
     @Option(help: "How ranks exchange partial results: a2a or ag-rs.")
     var exchange: String = Exchange.allToAll.name
 
+    @Option(
+        help: ArgumentHelp(
+            "Also measure the client in Python, in turn, with this interpreter, which has dcp_attention.",
+            valueName: "path"))
+    var python: String?
+
     @OptionGroup var options: BenchOptions
 
     func validate() throws {
@@ -51,13 +58,14 @@ struct StepCommand: AsyncParsableCommand {
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
                 threads: try shape.threadCounts(), ranks: ranks,
                 count: try Lists.count(count, option: "--count", in: 1...1024), queries: try QueryKind(option: queries),
-                exchange: Exchange(name: exchange) ?? .allToAll)
+                exchange: Exchange(name: exchange) ?? .allToAll, python: python)
             var parameters = shape.parameters
             parameters["ranks"] = "\(ranks)"
             parameters["context"] = context
             parameters["count"] = count
             parameters["queries"] = queries
             parameters["exchange"] = exchange
+            parameters["python"] = python
             try await options.execute("step", parameters, notMeasured: StepBenchmark.notMeasured) { bench in
                 try await benchmark.run(bench)
             }

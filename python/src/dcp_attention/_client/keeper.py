@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from collections.abc import Sequence as SequenceOf
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -18,11 +19,12 @@ from dcp_attention._wire.requests import (
     CUT_UNCOMMITTED,
     TRUNCATE_SEQUENCE,
     CutUncommitted,
+    SequenceStatus,
     TruncateSequence,
 )
 from dcp_attention._wire.tensors import STEP_TYPE, StepResult
-from dcp_attention.errors import ServiceError, TokensLost, UnknownSequence
-from dcp_attention.values import AttentionOutput, Entry, Progress, QueryMode, Sequence
+from dcp_attention.errors import Claimed, ServiceError, StaleEpoch, TokensLost, UnknownSequence
+from dcp_attention.values import AttentionOutput, Entry, Progress, QueryMode, Sequence, Topology
 
 T = TypeVar("T")
 
@@ -160,6 +162,20 @@ class Keeper:
                 raise result
         return cast("list[T]", results)
 
+    async def read(self, sequences: Iterable[Sequence], attempt: Callable[[], Awaitable[T]]) -> T:
+        """Runs an attempt that only reads, and before it brings back what this client has of the sequences that it
+        uses. What another client has taken over is read as it is.
+        """
+        used = [sequence for sequence in sequences if sequence.id in self._used]
+
+        async def run(_: int) -> T:
+            for sequence in used:
+                with suppress(Claimed):
+                    await self._prepare(sequence)
+            return await attempt()
+
+        return await self.persist(used, run, prepares=False)
+
     async def _prepare(self, sequence: Sequence) -> None:
         used = self._used.get(sequence.id)
         if used is not None:
@@ -276,10 +292,23 @@ class Keeper:
     async def status(self, sequence: Sequence) -> Progress:
         """What the ranks hold of a sequence."""
         topology = await self._session.ready_topology()
-        statuses = (await rank_statuses(self._session, [sequence.id], topology))[sequence.id]
+        statuses = (await self.rank_statuses([sequence.id], topology))[sequence.id]
         if len(statuses) < topology.shape.ranks:
             raise UnknownSequence(f"Not every rank has sequence `{sequence.name}`; was it closed meanwhile?")
         return progress([statuses[rank] for rank in sorted(statuses)])
+
+    async def rank_statuses(
+        self, sequences: SequenceOf[int], topology: Topology
+    ) -> dict[int, dict[int, SequenceStatus]]:
+        """What each rank says of sequences; see `claims.rank_statuses`.
+
+        Raises:
+            StaleEpoch: A rank answered in another epoch: it may have lost what this client has.
+        """
+        found = await rank_statuses(self._session, sequences, topology)
+        if self._session.epoch != topology.epoch:
+            raise StaleEpoch(f"A rank answered from another epoch than {topology.epoch}; ask again.")
+        return found
 
     async def cut_uncommitted(self, lengths: list[tuple[Sequence, int]]) -> list[int | ServiceError]:
         """Cuts what is not committed of sequences, each to its length.

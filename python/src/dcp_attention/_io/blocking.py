@@ -65,7 +65,7 @@ class BlockingLink:
             DeadlineExceeded: It took too long.
             ServiceError: The connection ended.
         """
-        left = [view(piece) for piece in pieces if len(piece)]
+        left = [view(piece) for piece in pieces]
         try:
             while left:
                 try:

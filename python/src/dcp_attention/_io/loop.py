@@ -97,8 +97,7 @@ class LoopLink(asyncio.BufferedProtocol):
         if not self.is_open:
             return
         for piece in pieces:
-            if len(piece):
-                self._transport.write(view(piece))
+            self._transport.write(view(piece))
         await self._writable.wait()
 
 

@@ -56,7 +56,8 @@ class Frame:
 
 
 def encode(type: int, epoch: int, tag: Tag, fields: bytes | bytearray, payload: Sequence[Buffer] = ()) -> list[Buffer]:
-    """The bytes of a frame, as pieces to be sent one after the other. Payload pieces are contiguous and not copied.
+    """The bytes of a frame, as pieces to be sent one after the other, none of them empty. Payload pieces are
+    contiguous and not copied.
 
     Raises:
         InvalidRequest: It is larger than a frame may be.
@@ -85,12 +86,14 @@ def encode(type: int, epoch: int, tag: Tag, fields: bytes | bytearray, payload: 
         crc,
         0,
     )
-    return [header + _CHECKSUM.pack(google_crc32c.value(header)) + fields, *payload]
+    pieces: list[Buffer] = [header + _CHECKSUM.pack(google_crc32c.value(header)) + fields]
+    pieces += [piece for piece in payload if _size(piece)]
+    return pieces
 
 
 def view(piece: Buffer) -> memoryview:
     """The bytes of a piece, where they are."""
-    return piece.reshape(-1).data.cast("B") if isinstance(piece, np.ndarray) else memoryview(piece)
+    return piece.data.cast("B") if isinstance(piece, np.ndarray) else memoryview(piece)
 
 
 def _size(piece: Buffer) -> int:
