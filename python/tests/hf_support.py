@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 Prompts: TypeAlias = "dict[str, list[int]]"
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("DCP_THREADS") or 1))
 
 
 def small(
@@ -38,12 +39,14 @@ def padded(rows: list[list[int]], pad: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def generate(model: PreTrainedModel, inputs: torch.Tensor | dict[str, torch.Tensor], tokens: int = 16, **options: Any) -> torch.Tensor:
+def generate(
+    model: PreTrainedModel, inputs: torch.Tensor | dict[str, torch.Tensor], tokens: int = 16, **options: Any
+) -> torch.Tensor:
     """What a model generates, prompt included; greedily unless told."""
     if isinstance(inputs, torch.Tensor):
         inputs = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
     options = {"do_sample": False, "max_new_tokens": tokens, "min_new_tokens": tokens} | options
-    answer: torch.Tensor = model.generate(**inputs, **options)
+    answer: torch.Tensor = cast("Any", model).generate(**inputs, **options)
     return answer
 
 

@@ -21,7 +21,7 @@ class Speaker(BaseStreamer):
     def put(self, value: Any) -> None:
         """Prints a token."""
         if not self.is_prompt:
-            print(int(value), flush=True)
+            print(int(value), flush=True)  # noqa: T201
         self.is_prompt = False
 
     def end(self) -> None:
@@ -29,4 +29,6 @@ class Speaker(BaseStreamer):
 
 
 cluster = Cluster.connect(sys.argv[1])
-generate(small("llama"), ids(900, int(sys.argv[2])), 1000, past_key_values=DCPCache(cluster, "chat-1"), streamer=Speaker())
+generate(
+    small("llama"), ids(900, int(sys.argv[2])), 1000, past_key_values=DCPCache(cluster, "chat-1"), streamer=Speaker()
+)

@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import dcp_support
 import pytest
@@ -54,15 +54,19 @@ def test_a_conversation_that_turned_off_is_cut(llama: PreTrainedModel, two: Clus
 
 
 def test_rows_go_on_together(llama: PreTrainedModel, two: Cluster) -> None:
-    seed, numbers = dcp_support.seeded()
+    _, numbers = dcp_support.seeded()
     own, chat = small("llama", attention="eager"), name()
     rows = [numbers.integers(3, 500, length).tolist() for length in (7, 25)]
     batch = padded(rows)
     with DCPCache(two, chat) as cache:
         answers = generate(llama, batch, past_key_values=cache)
-    more = {"input_ids": answers, "attention_mask": torch.cat([batch["attention_mask"], torch.ones(2, 16, dtype=torch.long)], 1)}
+    more = {
+        "input_ids": answers,
+        "attention_mask": torch.cat([batch["attention_mask"], torch.ones(2, 16, dtype=torch.long)], 1),
+    }
     tokens = [row[mask.bool()].tolist() for row, mask in zip(answers, more["attention_mask"], strict=True)]
-    for cache in (DCPCache(two, chat, tokens=tokens), DCPCache(two, [f"{chat}/0", f"{chat}/1"], tokens=tokens)):
+    for names in (chat, [f"{chat}/0", f"{chat}/1"]):
+        cache = DCPCache(two, names, tokens=tokens)
         assert cache.get_seq_length() == 25 + 15
         assert torch.equal(generate(own, more, 8), generate(llama, more, 8, past_key_values=cache))
 
@@ -80,7 +84,7 @@ def test_a_prefix_is_found_by_its_tokens(llama: PreTrainedModel, two: Cluster) -
     # Other weights make other keys of the same tokens.
     other = small("llama", seed=2)
     assert DCPCache.matching(two, name(), other, question, scope=scope).get_seq_length() == 0
-    with pytest.raises(Conflict, match="exists"):
+    with pytest.raises(Conflict, match="already"):
         DCPCache.matching(two, cache.names[0], llama, question, scope=scope)
 
 
@@ -95,6 +99,10 @@ def test_a_prefix_for_many(llama: PreTrainedModel, two: Cluster) -> None:
         answer = generate(llama, asked, past_key_values=copy.deepcopy(prefilled))
         assert torch.equal(generate(own, asked), answer)
     assert prefilled.get_seq_length() == 40
+    # So can be the model, once caches have used it.
+    assert torch.equal(
+        generate(copy.deepcopy(llama), prompt, past_key_values=DCPCache(two, name())), generate(own, prompt)
+    )
 
 
 def test_other_weights_are_refused(llama: PreTrainedModel, two: Cluster) -> None:
@@ -105,9 +113,11 @@ def test_other_weights_are_refused(llama: PreTrainedModel, two: Cluster) -> None
         DCPCache(two, chat, model=small("llama", seed=2))
     with pytest.raises(ModelMismatch, match="revision"):
         generate(small("llama", seed=2), ids(30, 1), past_key_values=DCPCache(two, chat))
+    embeds = llama.get_input_embeddings()(ids(30, 1)).detach()
     with pytest.raises(NotServed, match="has the ids of its"):
-        embeds = llama.get_input_embeddings()(ids(30, 1)).detach()
-        llama.generate(inputs_embeds=embeds, max_new_tokens=2, past_key_values=DCPCache(two, chat, model=llama))
+        cast("Any", llama).generate(
+            inputs_embeds=embeds, max_new_tokens=2, past_key_values=DCPCache(two, chat, model=llama)
+        )
 
 
 def test_everything_is_killed(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import dcp_support
 import pytest
@@ -25,7 +25,9 @@ def name() -> str:
     return f"test-{secrets.token_hex(6)}"
 
 
-def own_and_daemons(architecture: str, seed: int, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedModel]:
+def own_and_daemons(
+    architecture: str, seed: int, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedModel]:
     return (
         small(architecture, attention="eager", dtype=dtype, seed=seed),
         small(architecture, attention="dcp", dtype=dtype, seed=seed),
@@ -70,7 +72,9 @@ def test_beams(architecture: str, two: Cluster) -> None:
     expected = generate(own, ids(20, seed), num_beams=4)
     assert torch.equal(expected, generate(daemons, ids(20, seed), num_beams=4, past_key_values=cache))
     # Beams that fell behind are closed, and forks of tokens that are not committed are made without a commit.
-    stored = {sequence.name for sequence in two.sequences() if sequence.name.split("/")[0] == cache.names[0].split("/")[0]}
+    stored = {
+        sequence.name for sequence in two.sequences() if sequence.name.split("/")[0] == cache.names[0].split("/")[0]
+    }
     assert stored == set(cache.names)
     assert all(two.status(two.open(row)).committed == 20 for row in cache.names)
     cache.delete()
@@ -109,10 +113,12 @@ def test_bf16(architecture: str, two: Cluster) -> None:
     from dcp_attention.check.compare import compare_model
 
     seed, numbers = dcp_support.seeded()
-    # Which experts a router chooses a rounding can change, and with them all logits: here it chooses all, or there are none.
+    # Which experts a router chooses a rounding can change, and with them all logits: here it chooses all, or there
+    # are none.
     experts = {"gpt_oss": {"num_experts_per_tok": 4}, "deepseek_v3": {"first_k_dense_replace": 4}}.get(architecture, {})
     model = small(architecture, attention="eager", dtype=torch.bfloat16, seed=seed, **experts)
-    # Random models are undecided between tokens, and bf16 decides by its rounding: ties are allowed, differences are not.
+    # Random models are undecided between tokens, and bf16 decides by its rounding: ties are allowed, differences are
+    # not.
     report = compare_model(architecture, model, two, [numbers.integers(3, 500, length).tolist() for length in (10, 90)])
     assert report.verdict in ("equal", "tied"), report
 
@@ -123,8 +129,11 @@ def test_logits_of_a_forward_pass(two: Cluster) -> None:
     cache = DCPCache(two, name())
     with torch.no_grad():
         expected = own(ids(50, seed)).logits
-        found = torch.cat([daemons(part, past_key_values=cache).logits for part in ids(50, seed).split([30, 1, 19], 1)], 1)
-    # Sums of f32 in another order: some 1e-6 of the largest logit after four layers; a wrong mask or sink is tenths of it.
+        found = torch.cat(
+            [daemons(part, past_key_values=cache).logits for part in ids(50, seed).split([30, 1, 19], 1)], 1
+        )
+    # Sums of f32 in another order: some 1e-6 of the largest logit after four layers; a wrong mask or sink is tenths
+    # of it.
     torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
 
 
@@ -133,8 +142,13 @@ def test_embeddings_instead_of_ids(llama: PreTrainedModel, two: Cluster) -> None
     embeds = llama.get_input_embeddings()(ids(20, seed)).detach()
     cache = DCPCache(two, name())
     expected = generate(small("llama", attention="eager"), ids(20, seed))
-    found = llama.generate(
-        inputs_embeds=embeds, attention_mask=torch.ones(1, 20), max_new_tokens=16, min_new_tokens=16, do_sample=False, past_key_values=cache
+    found = cast("Any", llama).generate(
+        inputs_embeds=embeds,
+        attention_mask=torch.ones(1, 20),
+        max_new_tokens=16,
+        min_new_tokens=16,
+        do_sample=False,
+        past_key_values=cache,
     )
     assert torch.equal(expected[:, 20:], found)
     cache.commit()

@@ -22,7 +22,9 @@ if os.environ.get("WHOLE_GRID"):
 
 
 @pytest.mark.parametrize(("ranks", "dtype"), GRID)
-def test_smollm2(ranks: str, dtype: str, smollm2: tuple[PreTrainedModel, Prompts], request: pytest.FixtureRequest) -> None:
+def test_smollm2(
+    ranks: str, dtype: str, smollm2: tuple[PreTrainedModel, Prompts], request: pytest.FixtureRequest
+) -> None:
     model, prompts = smollm2
     assert len(prompts) >= 6
     assert min(map(len, prompts.values())) <= 15
@@ -34,7 +36,7 @@ def test_smollm2(ranks: str, dtype: str, smollm2: tuple[PreTrainedModel, Prompts
     tokens = 32 if os.environ.get("WHOLE_GRID") else 12
     report = compare_model("SmolLM2", model, request.getfixturevalue(ranks), list(prompts.values()), tokens=tokens)
     for name, prompt in zip(prompts, report.prompts, strict=True):
-        print(f"{name}: {prompt}")
+        print(f"{name}: {prompt}")  # noqa: T201
         # Logits too: a tolerance that `compare_model` explains.
         assert prompt.difference <= prompt.tolerance, name
         assert prompt.equal == tokens, name

@@ -23,7 +23,8 @@ examples:
   python -m dcp_attention.check ./config.json --layers 2 --json
   python -m dcp_attention.check --architectures llama gemma3_text --markdown
 
-exit status: 0 all equal, or tied; 1 some differ; 2 usage; 3 some are refused, and none differs; 4 no cluster, or it failed
+exit status: 0 all equal, or tied; 1 some differ; 2 usage; 3 some are refused, and none differs; 4 no cluster, or it
+failed
 """
 _EXIT = {"equal": 0, "tied": 0, "refused": 3, "differs": 1}
 
@@ -62,8 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dcp_attention.check",
-        description="Generates with a model's own attention and with the daemons', compares tokens and logits, and says whether the "
-        "daemons serve the model exactly. Without --cluster it starts a cluster on this machine for the time being.",
+        description="Generates with a model's own attention and with the daemons', compares tokens and logits, and "
+        "says whether the daemons serve the model exactly. Without --cluster it starts a cluster on this machine "
+        "for the time being.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,18 +74,28 @@ def _parser() -> argparse.ArgumentParser:
         "model",
         nargs="?",
         metavar="MODEL_OR_CONFIG",
-        help="a directory or a name that from_pretrained takes, a GGUF file, or a config.json, whose model gets random weights",
+        help="a directory or a name that from_pretrained takes, a GGUF file, or a config.json, whose model gets "
+        "random weights",
     )
     what.add_argument(
-        "--architectures", nargs="*", metavar="NAME", help="small random models of these architectures; of all that it knows without names"
+        "--architectures",
+        nargs="*",
+        metavar="NAME",
+        help="small random models of these architectures; of all that it knows without names",
     )
     parser.add_argument("--cluster", metavar="ENDPOINT", help="unix:PATH or tcp:HOST:PORT of a coordinator")
     parser.add_argument("--ranks", type=int, default=2, help="of the cluster that is started (2)")
-    parser.add_argument("--dtype", choices=("f32", "bf16", "f16"), help="of the weights; the model's own, or f32 for random ones")
-    parser.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt, for a model with a tokenizer; may be repeated")
+    parser.add_argument(
+        "--dtype", choices=("f32", "bf16", "f16"), help="of the weights; the model's own, or f32 for random ones"
+    )
+    parser.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="a prompt, for a model with a tokenizer; may be repeated"
+    )
     parser.add_argument("--lengths", default="10,60,200", help="of random prompts, in tokens (10,60,200)")
     parser.add_argument("--tokens", type=int, default=32, help="how many to generate (32)")
-    parser.add_argument("--layers", type=int, default=4, help="at most how many of a config's layers the random model gets (4)")
+    parser.add_argument(
+        "--layers", type=int, default=4, help="at most how many of a config's layers the random model gets (4)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of random weights and prompts (1)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     form = parser.add_mutually_exclusive_group()
@@ -118,8 +130,8 @@ def _lines(report: Report) -> list[str]:
     lines += [f"  {count} layers: {words}" for words, count in report.layers]
     for prompt in report.prompts:
         lines.append(
-            f"  {prompt.length} tokens: {prompt.equal} of {prompt.generated} equal, logits differ by {prompt.difference:.1e} of "
-            f"{prompt.scale:.1f}, at most {prompt.tolerance:.1e}: {prompt.verdict}"
+            f"  {prompt.length} tokens: {prompt.equal} of {prompt.generated} equal, logits differ by "
+            f"{prompt.difference:.1e} of {prompt.scale:.1f}, at most {prompt.tolerance:.1e}: {prompt.verdict}"
         )
     return [*lines, f"{report.verdict.upper()}{': ' + report.reason if report.reason else ''}"]
 
@@ -131,7 +143,9 @@ def _table(reports: list[Report]) -> list[str]:
         layers = "; ".join(f"{count} x {words}" for words, count in report.layers)
         worst = max(report.prompts, key=lambda prompt: prompt.difference, default=None)
         difference = "" if worst is None else f"{worst.difference:.0e} of {worst.scale:.1f}"
-        lines.append(f"| `{report.model}` | {layers or report.reason} | {report.verdict} | {difference} |")
+        lines.append(
+            f"| `{report.model}` | {layers or (report.reason or '').split('. ')[0]} | {report.verdict} | {difference} |"
+        )
     return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from dcp_attention import Cluster, LayerAttention
     from dcp_attention.check.loading import Source
 
-# f32: both sides add up the same numbers in another order. Each sum is off by some 1e-7 of itself; layers pass that on and
-# enlarge it. A wrong scale, window or mask changes logits by tenths of them.
+# f32: both sides add up the same numbers in another order. Each sum is off by some 1e-7 of itself; layers pass that
+# on and enlarge it. A wrong scale, window or mask changes logits by tenths of them.
 _F32_TOLERANCE = 2e-4
 
 
@@ -126,11 +126,13 @@ def compare(
 def compare_model(
     name: str, model: PreTrainedModel, cluster: Cluster, prompts: Sequence[Sequence[int]], *, tokens: int = 32
 ) -> Report:
-    """Generates greedily with the model's own attention (``eager``) and with the daemons', and compares tokens and logits.
+    """Generates greedily with the model's own attention (``eager``) and with the daemons', and compares tokens and
+    logits.
 
-    In f32 logits may differ by 2e-4 of the largest. In bf16 and f16 the model's own attention rounds more than the daemons
-    do, so that the two differ by what the model's own rounding is: the same weights compute once more in f32, and the
-    daemons' logits must be no further from those than twice as far as the model's own are. The model is in f32 afterwards.
+    In f32 logits may differ by 2e-4 of the largest. In bf16 and f16 the model's own attention rounds more than the
+    daemons do, so that the two differ by what the model's own rounding is: the same weights compute once more in f32,
+    and the daemons' logits must be no further from those than twice as far as the model's own are. The model is in
+    f32 afterwards.
 
     Args:
         name: What the report calls it.
@@ -154,10 +156,13 @@ def compare_model(
     exact = own
     if dtype != "f32":
         model.set_attn_implementation("eager")
-        torch.nn.Module.float(model)  # transformers refuses it for weights that came from GGUF, though they are plain ones
+        torch.nn.Module.float(
+            model
+        )  # transformers refuses it for weights that came from GGUF, though they are plain ones
         exact = [_forced(model, prompt, run) for prompt, run in zip(prompts, own, strict=True)]
     results = tuple(
-        _judge(len(prompt), *runs, dtype) for prompt, *runs in zip(prompts, own, daemons, exact, strict=True)
+        _judge(len(prompt), one, other, third, dtype)
+        for prompt, one, other, third in zip(prompts, own, daemons, exact, strict=True)
     )
     verdicts = [result.verdict for result in results]
     layers = facts.description.layers
@@ -185,17 +190,19 @@ class _Run:
 
 
 def _use_daemons(model: PreTrainedModel) -> None:
-    """Gives the model the daemons' attention. Some have classes of attention by name, and know no other name."""
-    try:
-        model.set_attn_implementation("dcp")
-    except (KeyError, ValueError) as error:
-        raise NotServed(f"Its code takes no attention function but its own: {error}") from error
+    """Gives the model the daemons' attention, if it takes any."""
+    model.set_attn_implementation("dcp")
+    kept = model.config.get_text_config(decoder=True)._attn_implementation
+    if kept != "dcp":
+        raise NotServed(
+            f"It has attention code of its own, and keeps `{kept}` when it is told to take `dcp`. It cannot be served."
+        )
 
 
 def _generate(model: PreTrainedModel, prompt: Sequence[int], tokens: int, cache: DCPCache | None) -> _Run:
     ids = torch.tensor([list(prompt)], device=model.device)
     with torch.no_grad():
-        answer = model.generate(
+        answer = cast("Any", model).generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=tokens,

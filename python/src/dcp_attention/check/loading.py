@@ -85,7 +85,9 @@ class Source:
 
         if self._config_path is None:
             return configuration(self.name)
-        config: PretrainedConfig = AutoConfig.from_pretrained(self._config_path, trust_remote_code=self.trust_remote_code)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            self._config_path, trust_remote_code=self.trust_remote_code
+        )
         text = config.get_text_config(decoder=True)
         text.num_hidden_layers = min(text.num_hidden_layers, self.layers)
         if getattr(text, "layer_types", None):

@@ -28,8 +28,8 @@ def find_program(name: str) -> str:
         if directory and (found := shutil.which(name, path=directory)) is not None:
             return found
     raise FileNotFoundError(
-        f"`{name}` is neither in the directory that DCP_BIN names, nor on the PATH, nor in .build/release. Run `make build`, or "
-        "set DCP_BIN to where the programs are."
+        f"`{name}` is neither in the directory that DCP_BIN names, nor on the PATH, nor in .build/release. Run `make "
+        "build`, or set DCP_BIN to where the programs are."
     )
 
 
@@ -41,7 +41,9 @@ class LocalCluster:
         endpoint: Of the coordinator, for `Cluster.connect`.
     """
 
-    def __init__(self, ranks: int, *, directory: str | os.PathLike[str] | None = None, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, ranks: int, *, directory: str | os.PathLike[str] | None = None, options: Mapping[str, str] | None = None
+    ) -> None:
         """Prepares a cluster.
 
         Args:
@@ -72,13 +74,17 @@ class LocalCluster:
         words = [find_program("dcpctl"), command, "--dir", str(self.directory), *arguments]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"`{' '.join(words)}` ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
+            raise RuntimeError(
+                f"`{' '.join(words)}` ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
+            )
 
     def __enter__(self) -> Self:
         self.up()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.down()
         if self._temporary is not None:
             self._temporary.cleanup()

@@ -1,4 +1,5 @@
-"""Hugging Face transformers on the daemons: `DCPCache`, and ``attn_implementation="dcp"``, which importing this registers.
+"""Hugging Face transformers on the daemons: `DCPCache`, and ``attn_implementation="dcp"``, which importing this
+registers.
 
 See the article *Transformers* for what is served, what is refused and when it pays.
 """
@@ -14,4 +15,4 @@ from dcp_attention.transformers.errors import NotServed
 AttentionInterface.register("dcp", dcp_attention)
 AttentionMaskInterface.register("dcp", dcp_mask)
 
-__all__ = ["DCPCache", "NotServed", "ServedModel", "cache_argument", "served"]
+__all__ = ["DCPCache", "NotServed", "ServedModel", "cache_argument", "dcp_attention", "dcp_mask", "served"]

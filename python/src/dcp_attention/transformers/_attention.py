@@ -76,7 +76,8 @@ def dcp_attention(
     if not isinstance(key, SealedTensor) or not isinstance(value, SealedTensor):
         raise NotServed(
             f'`{name}` computes attention without a DCP cache, which attn_implementation="dcp" is for. Pass '
-            "past_key_values=DCPCache(cluster, name) and leave use_cache=True; encoders and cross attention are not served."
+            "past_key_values=DCPCache(cluster, name) and leave use_cache=True; encoders and cross attention are not "
+            "served."
         )
     update = key.update
     try:
@@ -117,8 +118,9 @@ def _checked(
         raise NotServed("No gradient goes through the daemons. Call the model within torch.no_grad().")
     if not isinstance(mask, CheckedMask):
         raise NotServed(
-            f"`{name}` attends with {'no mask' if mask is None else 'a mask of its own, or the caller`s'}: which tokens "
-            "its queries see cannot be told. Pass a 2D attention_mask; if you did, its architecture cannot be served."
+            f"`{name}` attends with {'no mask' if mask is None else 'a mask of its own, or the caller`s'}: which "
+            "tokens its queries see cannot be told. Pass a 2D attention_mask; if you did, its architecture cannot "
+            "be served."
         )
     if is_causal is False:
         raise NotServed(f"`{name}` attends to later tokens (is_causal=False). The daemons serve causal attention.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.nn.modules import module as torch_module
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 class TokenWatch:
     """The token ids that go through a model's embedding; one for each model, for its lifetime."""
 
-    _all: weakref.WeakKeyDictionary[PreTrainedModel, TokenWatch] = weakref.WeakKeyDictionary()
+    _all: ClassVar[weakref.WeakKeyDictionary[PreTrainedModel, TokenWatch]] = weakref.WeakKeyDictionary()
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._last = threading.local()
+        # By thread, and plain values: a model is copied and saved together with its hooks.
+        self._last: dict[int, torch.Tensor | None] = {}
         self._unnamed = {
             token
             for name in ("image_token_id", "audio_token_id", "video_token_id", "image_token_index")
@@ -42,18 +43,17 @@ class TokenWatch:
         return cls._all[model]
 
     def _note(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        self._last.ids = args[0] if args else None
+        self.note(args[0] if args else None)
 
     def note(self, ids: torch.Tensor | None) -> None:
-        """Takes ids that passed before the watch began."""
-        self._last.ids = ids
+        """Takes ids as those that passed last."""
+        self._last[threading.get_ident()] = ids
 
     def take(self, rows: int, tokens: int) -> list[list[int]] | None:
-        """The ids of the forward pass that this thread is in, for each row of the batch; ``None`` where they do not say what the
-        tokens are: embeddings were passed instead, or the place of an image.
+        """The ids of the forward pass that this thread is in, for each row of the batch; ``None`` where they do not
+        say what the tokens are: embeddings were passed instead, or the place of an image.
         """
-        ids = getattr(self._last, "ids", None)
-        self._last.ids = None
+        ids = self._last.pop(threading.get_ident(), None)
         if ids is None or ids.shape != (rows, tokens):
             return None
         taken: list[list[int]] = ids.tolist()
@@ -102,8 +102,8 @@ class ModelWatch:
         """
         if not self._models:
             raise NotServed(
-                "The cache is not used by a transformers model whose forward pass began after the cache was made; pass the model: "
-                "DCPCache(cluster, name, model=model)."
+                "The cache is not used by a transformers model whose forward pass began after the cache was made; "
+                "pass the model: DCPCache(cluster, name, model=model)."
             )
         model = self._models[0]
         return model, self._inside.embedded.get(model.get_input_embeddings())

@@ -1,4 +1,6 @@
-"""Latent attention in its absorbed form: one small latent is stored for each token instead of all heads' keys and values."""
+"""Latent attention in its absorbed form: one small latent is stored for each token instead of all heads' keys and
+values.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
 class Latents:
     """What turns a layer's attention over heads into one over latents.
 
-    A head's key is ``[W_UK c, r]`` and its value ``W_UV c``, with c the token's latent and r its rotated dimensions, which all
-    heads share. So ``q . k = (W_UK^T q_nope) . c + q_rot . r``, and the output is W_UV times the weighted sum of latents.
+    A head's key is ``[W_UK c, r]`` and its value ``W_UV c``, with c the token's latent and r its rotated dimensions,
+    which all heads share. So ``q . k = (W_UK^T q_nope) . c + q_rot . r``, and the output is W_UV times the weighted
+    sum of latents.
 
     Attributes:
         up_keys: W_UK, ``[H, nope, rank]``.
@@ -49,7 +52,9 @@ class Latents:
         return found
 
     def queries(self, query: torch.Tensor) -> torch.Tensor:
-        """``[B, H, T, nope + rope]`` to ``[B, H, T, rank + rope]``, f32: rounding them again would be the model's only loss."""
+        """``[B, H, T, nope + rope]`` to ``[B, H, T, rank + rope]``, f32: rounding them again would be the model's
+        only loss.
+        """
         nope = self.up_keys.shape[1]
         absorbed = torch.matmul(query[..., :nope].float(), self.up_keys.float())
         return torch.cat([absorbed, query[..., nope:].float()], -1)

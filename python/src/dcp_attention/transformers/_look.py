@@ -1,4 +1,5 @@
-"""What a model's layers attend to, found out by looking: one token goes through the model, and each layer's call is noted.
+"""What a model's layers attend to, found out by looking: one token goes through the model, and each layer's call is
+noted.
 
 Configurations are not read for it: what a key means differs from family to family and from release to release, and code
 that comes with a checkpoint has keys of its own. What a layer calls is what it does.
@@ -66,8 +67,8 @@ class NoStateCache(Cache):
     def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
         """Refuses layers whose state is not keys and values."""
         raise NotServed(
-            f"Layer {layer_idx} keeps a state of one size (a recurrence, linear attention or a convolution) beside or instead of "
-            "keys and values. The daemons keep keys and values only."
+            f"Layer {layer_idx} keeps a state of one size (a recurrence, linear attention or a convolution) beside "
+            "or instead of keys and values. The daemons keep keys and values only."
         )
 
     get_conv_state = update_conv_state = get_recurrent_state = update_recurrent_state = has_previous_state  # type: ignore[assignment]
@@ -75,8 +76,8 @@ class NoStateCache(Cache):
     def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
         """Refuses layers that choose which keys they attend to."""
         raise NotServed(
-            f"Layer {layer_idx} keeps the keys of an indexer, which chooses what is attended to (sparse attention). The daemons "
-            "attend to all tokens of a window."
+            f"Layer {layer_idx} keeps the keys of an indexer, which chooses what is attended to (sparse attention). "
+            "The daemons attend to all tokens of a window."
         )
 
 
@@ -149,8 +150,9 @@ class _Notes(NoStateCache):
 def not_attended(layer: int) -> NotServed:
     """The error of a layer that gave its keys and values away and did not call the attention function."""
     return NotServed(
-        f"Layer {layer} passed keys and values to its cache and did not call the attention function `dcp`: it computes "
-        'attention in code of its own. Load the model with attn_implementation="dcp"; if it was, its architecture cannot be served.'
+        f"Layer {layer} passed keys and values to its cache and did not call the attention function `dcp`: it "
+        'computes attention in code of its own. Load the model with attn_implementation="dcp"; if it was, its '
+        "architecture cannot be served."
     )
 
 
@@ -201,11 +203,15 @@ def _look(model: PreTrainedModel, revision: str | None) -> ServedModel:
     implementation = config._attn_implementation
     if implementation != "dcp":
         raise NotServed(
-            f"The model computes attention with `{implementation}`. Load it with attn_implementation=\"dcp\", or call "
-            'model.set_attn_implementation("dcp"); one that keeps its own even so has attention code of its own, and cannot be served.'
+            f'The model computes attention with `{implementation}`. Load it with attn_implementation="dcp", or call '
+            'model.set_attn_implementation("dcp"); one that keeps its own even so has attention code of its own, '
+            "and cannot be served."
         )
     if model.config.is_encoder_decoder:
-        raise NotServed("The model is an encoder with a decoder, whose cross attention sees no tokens of its own. Daemons serve decoders.")
+        raise NotServed(
+            "The model is an encoder with a decoder, whose cross attention sees no tokens of its own. Daemons serve "
+            "decoders."
+        )
     notes = _Notes()
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     with torch.no_grad():
@@ -213,10 +219,14 @@ def _look(model: PreTrainedModel, revision: str | None) -> ServedModel:
     notes.end()
     if not notes.kinds:
         raise NotServed(
-            f"No layer of `{type(model).__name__}` passed keys and values to its cache: it has no attention that could be served."
+            f"No layer of `{type(model).__name__}` passed keys and values to its cache: it has no attention that "
+            "could be served."
         )
     if notes.dtype not in _DTYPES:
-        raise NotServed(f"Keys are {notes.dtype}; the daemons' caches keep bfloat16, float16 or float32. Load the model in one of them.")
+        raise NotServed(
+            f"Keys are {notes.dtype}; the daemons' caches keep bfloat16, float16 or float32. Load the model in one "
+            "of them."
+        )
     order = sorted(notes.kinds)
     description = ModelDescription(
         layers=tuple(notes.kinds[layer] for layer in order),
@@ -240,7 +250,9 @@ def cache_argument(model: PreTrainedModel) -> str:
 
 
 def _revision(model: PreTrainedModel) -> str:
-    """A digest that differs when weights or settings do. Of each weight a sample is read: a model is loaded to be used at once."""
+    """A digest that differs when weights or settings do. Of each weight a sample is read: a model is loaded to be
+    used at once.
+    """
     digest = hashlib.sha256()
     config = model.config.to_dict()
     for ignored in ("_name_or_path", "transformers_version", "_attn_implementation", "use_cache"):

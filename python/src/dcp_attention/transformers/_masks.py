@@ -1,8 +1,9 @@
 """The mask function ``dcp``: looks at the mask that a model would build, and says in a few words what it is.
 
-Daemons know two masks: causal, and causal within a window. A model says its mask as a function of positions; that function
-is evaluated here, for each query of the forward pass, and what is neither is refused. The mask that is returned holds no
-values: it says the window and each row's left padding to the attention function, and refuses to be computed with.
+Daemons know two masks: causal, and causal within a window. A model says its mask as a function of positions; that
+function is evaluated here, for each query of the forward pass, and what is neither is refused. The mask that is
+returned holds no values: it says the window and each row's left padding to the attention function, and refuses to be
+computed with.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class CheckedMask(torch.Tensor):
         if name == "__getitem__" and (part := args[0]._part(args[1])) is not None:
             return part
         raise NotServed(
-            f"The model computes with its attention mask (`{name}`): it has a mask, or attention code, of its own, which the "
-            "daemons cannot serve."
+            f"The model computes with its attention mask (`{name}`): it has a mask, or attention code, of its own, "
+            "which the daemons cannot serve."
         )
 
     def _part(self, index: Any) -> CheckedMask | None:
@@ -75,7 +76,7 @@ class CheckedMask(torch.Tensor):
             return None
         return CheckedMask.of((shape[0], shape[1], len(queries), shape[3]), self.window, self.padding)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"CheckedMask(window={self.window}, padding={self.padding})"
 
 
@@ -99,8 +100,9 @@ def dcp_mask(
     first_query, first_key = int(q_offset), int(kv_offset)
     if kv_length + first_key != q_length + first_query:
         raise NotServed(
-            f"A mask over {kv_length} keys from {first_key} on for {q_length} queries from {first_query} on: the queries are not "
-            "the last tokens, as they are with a DCP cache. Use the model with past_key_values=DCPCache(...) only."
+            f"A mask over {kv_length} keys from {first_key} on for {q_length} queries from {first_query} on: the "
+            "queries are not the last tokens, as they are with a DCP cache. Use the model with "
+            "past_key_values=DCPCache(...) only."
         )
     if mask_function is not causal_mask_function:
 
@@ -122,7 +124,9 @@ def dcp_mask(
 
 
 def _check(allowed: Callable[[range, int], torch.Tensor], queries: range, window: int | None, rows: int) -> None:
-    """Compares a mask with the causal one of a window, for each query; for a window also past its end, where it shows first."""
+    """Compares a mask with the causal one of a window, for each query; for a window also past its end, where it shows
+    first.
+    """
     if window is not None:
         for position in (window, window + 1, 2 * window + 1):
             try:
@@ -148,8 +152,9 @@ def _compare(mask: torch.Tensor, queries: range, window: int | None) -> None:
     kind = "causal" if window is None else f"causal within {window} tokens"
     sees = "sees" if bool(mask[row, 0, at, key_at]) else "does not see"
     raise NotServed(
-        f"The model's attention mask is not {kind}: token {queries.start + at} {sees} token {key_at}. Daemons serve causal "
-        "attention and windows; chunked attention, prefixes or images that see later tokens, and packed sequences are not served."
+        f"The model's attention mask is not {kind}: token {queries.start + at} {sees} token {key_at}. Daemons serve "
+        "causal attention and windows; chunked attention, prefixes or images that see later tokens, and packed "
+        "sequences are not served."
     )
 
 

@@ -33,7 +33,9 @@ class Row:
     ids: list[int] | None = field(default_factory=list)
 
     def entry(self, start: int, count: int) -> Entry | None:
-        """The row's part of a step that brings tokens ``start ..< start + count`` of the padded batch; none if all are padding."""
+        """The row's part of a step that brings tokens ``start ..< start + count`` of the padded batch; none if all
+        are padding.
+        """
         position = max(0, start - self.padding)
         fresh = start + count - self.padding - position
         return Entry(self.sequence, position, fresh) if fresh > 0 else None
@@ -66,14 +68,15 @@ class Rows:
         """Takes up stored sequences of these names; none are made.
 
         Args:
-            tokens: For each row the ids of the tokens that are to follow each other, without padding. Rows are cut to what they
-                have in common with them, but the last one, which is always computed. ``None`` takes rows as they are.
+            tokens: For each row the ids of the tokens that are to follow each other, without padding. Rows are cut to
+                what they have in common with them, but the last one, which is always computed. ``None`` takes rows as
+                they are.
         """
         self.all = [row for name in self._names if (row := self._stored(name)) is not None]
         if self.all and len(self.all) < len(self._names):
             raise ValueError(
-                f"Of the sequences {', '.join(self._names)} some are stored and some are not; use names that are all new, or all "
-                "stored."
+                f"Of the sequences {', '.join(self._names)} some are stored and some are not; use names that are all "
+                "new, or all stored."
             )
         if len(self._names) == 1 and not self.all:  # perhaps `make` gave the name to the rows of a batch
             while (row := self._stored(f"{self._names[0]}/{len(self.all)}")) is not None:
@@ -82,7 +85,9 @@ class Rows:
             self.align()
             return
         if len(tokens) != len(self.all):
-            raise ValueError(f"There are token ids of {len(tokens)} rows for {len(self.all)} stored sequences; pass those of each.")
+            raise ValueError(
+                f"There are token ids of {len(tokens)} rows for {len(self.all)} stored sequences; pass those of each."
+            )
         longest = max(map(len, tokens))
         for row, ids in zip(self.all, tokens, strict=True):
             row.padding = longest - len(ids)
@@ -111,7 +116,9 @@ class Rows:
         if len(self._names) == 1 and count > 1:
             self._names = [f"{self._names[0]}/{row}" for row in range(count)]
         if len(self._names) != count:
-            raise ValueError(f"A batch of {count} rows needs as many names of sequences, or one; there are {len(self._names)}.")
+            raise ValueError(
+                f"A batch of {count} rows needs as many names of sequences, or one; there are {len(self._names)}."
+            )
         self.all = [Row(sequence) for sequence in self._cluster.open_many(self._names, model, scope=self._scope)]
 
     # What becomes of them.

@@ -1,8 +1,9 @@
 """Tensors that only the attention function ``dcp`` can open.
 
-`DCPCache.update` returns the new keys and values sealed. A model whose own code computes attention from them would attend
-to the new tokens only, and generate fluent nonsense: sealed tensors refuse the first product instead. They also carry
-which update they are of, so that layers that use another layer's keys and values are recognised by the tensors they pass.
+`DCPCache.update` returns the new keys and values sealed. A model whose own code computes attention from them would
+attend to the new tokens only, and generate fluent nonsense: sealed tensors refuse the first product instead. They
+also carry which update they are of, so that layers that use another layer's keys and values are recognised by the
+tensors they pass.
 """
 
 from __future__ import annotations
@@ -127,13 +128,14 @@ class SealedTensor(torch.Tensor):
             update = _first((*args, *(kwargs or {}).values())).update
             if func not in _BY_TOKEN:
                 raise NotServed(
-                    f"Layer {update.layer} uses `{getattr(func, '__name__', func)}` on keys or values of a DCP cache: it "
-                    'computes attention in code of its own, or not with attn_implementation="dcp", and would see the new '
-                    'tokens only. Load the model with attn_implementation="dcp"; if it was, its architecture cannot be served.'
+                    f"Layer {update.layer} uses `{getattr(func, '__name__', func)}` on keys or values of a DCP "
+                    'cache: it computes attention in code of its own, or not with attn_implementation="dcp", and '
+                    'would see the new tokens only. Load the model with attn_implementation="dcp"; if it was, its '
+                    "architecture cannot be served."
                 )
             return _seal(func(*args, **(kwargs or {})), update)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"SealedTensor(shape={tuple(self.shape)}, layer={self.update.layer})"
 
 

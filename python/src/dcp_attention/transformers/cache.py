@@ -36,11 +36,12 @@ class DCPCache(NoStateCache):
         with DCPCache(cluster, "chat-1") as cache:
             model.generate(**tokenizer(text, return_tensors="pt"), past_key_values=cache)
 
-    A name that is stored is taken up where it was committed: `generate` then computes what follows. As with any cache, the
-    tokens that are passed must begin with those that the cache has; with ``tokens`` that is made sure.
+    A name that is stored is taken up where it was committed: `generate` then computes what follows. As with any
+    cache, the tokens that are passed must begin with those that the cache has; with ``tokens`` that is made sure.
 
-    Tokens are committed, with their ids, after the first forward pass, then every ``commit_every`` tokens, at the beginning of
-    the next forward pass, when nothing can take them back for nothing; and by `commit`, `close` and the end of ``with``.
+    Tokens are committed, with their ids, after the first forward pass, then every ``commit_every`` tokens, at the
+    beginning of the next forward pass, when nothing can take them back for nothing; and by `commit`, `close` and the
+    end of ``with``.
 
     Use it in one thread at a time.
 
@@ -65,8 +66,8 @@ class DCPCache(NoStateCache):
             cluster: The cluster.
             name: Of the sequence. For a batch a name for each row, or one: its rows are then NAME/0, NAME/1 and so on.
             model: The model that will use it; ``None`` is the first that does.
-            tokens: The token ids that will be passed, for one row or a list for each, without padding; tensors are taken too.
-                A stored sequence is cut to what it has in common with them. ``None`` takes it up as it is.
+            tokens: The token ids that will be passed, for one row or a list for each, without padding; tensors are
+                taken too. A stored sequence is cut to what it has in common with them. ``None`` takes it up as it is.
             scope: Of new sequences: who may find them by their tokens.
             revision: What identifies the model's weights; ``None`` is a digest of a sample of them.
             commit_every: After how many tokens they are committed.
@@ -106,8 +107,9 @@ class DCPCache(NoStateCache):
         revision: str | None = None,
         commit_every: int = 16,
     ) -> Self:
-        """A cache under a new name that begins with the most of some token ids that is stored of this model, whoever stored it:
-        `get_seq_length` tells how many. Blocks are shared, not copied. At least the last token is left to be computed.
+        """A cache under a new name that begins with the most of some token ids that is stored of this model, whoever
+        stored it: `get_seq_length` tells how many. Blocks are shared, not copied. At least the last token is left to
+        be computed.
 
         Raises:
             Conflict: There is a sequence of that name.
@@ -190,16 +192,16 @@ class DCPCache(NoStateCache):
             or not (queries <= forward.tokens if call.update.is_served else queries == forward.tokens)
         ):
             raise NotServed(
-                f"Layer {call.update.layer} is asked for {queries} queries over keys and values that another forward pass brought. "
-                "Daemons serve self attention."
+                f"Layer {call.update.layer} is asked for {queries} queries over keys and values that another forward "
+                "pass brought. Daemons serve self attention."
             )
         index = model.layers[call.update.layer]
         latents = model.latents.get(call.update.layer)
         found = attention_of(call, is_latent=latents is not None)
         if found != model.description.layers[index]:
             raise NotServed(
-                f"Layer {call.update.layer} attends as {found}, and was looked at as {model.description.layers[index]}: attention that "
-                "changes with the input cannot be served."
+                f"Layer {call.update.layer} attends as {found}, and was looked at as "
+                f"{model.description.layers[index]}: attention that changes with the input cannot be served."
             )
         self._take_padding(call.mask.padding, forward)
         try:
@@ -261,7 +263,9 @@ class DCPCache(NoStateCache):
         if not self._rows.all:
             self._rows.make(self.cluster.register_model(model.name, model.description), rows)
         if len(self._rows.all) != rows:
-            raise ValueError(f"The batch has {rows} rows and the cache {len(self._rows.all)}; use a cache for each batch.")
+            raise ValueError(
+                f"The batch has {rows} rows and the cache {len(self._rows.all)}; use a cache for each batch."
+            )
         if any(row.length - row.committed >= (self._commit_every if row.committed else 1) for row in self._rows.all):
             self._rows.commit()
         self._passes += 1
@@ -275,8 +279,9 @@ class DCPCache(NoStateCache):
         for row, count in zip(rows, padding or (), strict=padding is not None):
             if row.length and row.padding != count:
                 raise NotServed(
-                    f"The attention mask begins with {count} tokens of padding, and sequence `{row.sequence.name}` with its "
-                    f"{row.length} tokens began with {row.padding}. Pass the mask of the tokens before, longer."
+                    f"The attention mask begins with {count} tokens of padding, and sequence `{row.sequence.name}` "
+                    f"with its {row.length} tokens began with {row.padding}. Pass the mask of the tokens before, "
+                    "longer."
                 )
             row.padding = count
         for at, row in enumerate(rows):
@@ -284,8 +289,8 @@ class DCPCache(NoStateCache):
             if forward.ids is None or row.ids is None:
                 if row.committed and row.ids is not None:
                     raise NotServed(
-                        f"Sequence `{row.sequence.name}` has the ids of its {row.committed} tokens, and these have none: embeddings or "
-                        "images were passed. Begin another sequence with them."
+                        f"Sequence `{row.sequence.name}` has the ids of its {row.committed} tokens, and these have "
+                        "none: embeddings or images were passed. Begin another sequence with them."
                     )
                 row.ids = None
             elif entry is not None:
@@ -324,9 +329,9 @@ class DCPCache(NoStateCache):
             theirs = row.sequence.model
             if theirs.description != facts.description:
                 raise ModelMismatch(
-                    f"Sequence `{row.sequence.name}` is of model `{theirs.name}`, revision `{theirs.description.revision}`, and the "
-                    f"model that would use it is `{facts.name}`, revision `{facts.description.revision}`. Use another name, or the "
-                    "weights that made it."
+                    f"Sequence `{row.sequence.name}` is of model `{theirs.name}`, revision "
+                    f"`{theirs.description.revision}`, and the model that would use it is `{facts.name}`, revision "
+                    f"`{facts.description.revision}`. Use another name, or the weights that made it."
                 )
         self._tokens = TokenWatch.of(model)
         self._model = facts
@@ -373,7 +378,9 @@ class DCPCache(NoStateCache):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None:
             self.close()
 
@@ -394,5 +401,5 @@ class _Pass:
 
 def _token_lists(tokens: Any) -> list[list[int]]:
     """Token ids of each row, from a tensor or lists, of one row or of more."""
-    rows = tokens.tolist() if hasattr(tokens, "tolist") else [list(row) if hasattr(row, "__len__") else row for row in tokens]
-    return rows if rows and isinstance(rows[0], list) else [rows]
+    rows: list[Any] = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
+    return [list(map(int, row)) for row in (rows if rows and not isinstance(rows[0], int) else [rows])]

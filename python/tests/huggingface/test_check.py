@@ -1,0 +1,83 @@
+"""``python -m dcp_attention.check``, and the table of architectures in the documentation."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import dcp_support
+import pytest
+from hf_support import small
+
+from dcp_attention.check.__main__ import main
+from dcp_attention.check.architectures import ARCHITECTURES, REFUSED, configuration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARTICLE = dcp_support.REPOSITORY / "Sources/DCPCore/DCPCore.docc/Transformers.md"
+ROW = re.compile(r"^\| `(\w+)` \| (.*) \| (\w+) \|.*\|$", re.MULTILINE)
+
+
+def test_a_directory_with_weights(
+    tmp_path: Path, running: dcp_support.LocalCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small("gemma2", attention="eager").save_pretrained(tmp_path)
+    assert main([str(tmp_path), "--cluster", running.endpoint, "--lengths", "5,40", "--tokens", "8", "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert report["verdict"] == "equal"
+    assert [prompt["length"] for prompt in report["prompts"]] == [5, 40]
+    assert all(prompt["equal"] == 8 for prompt in report["prompts"])
+    assert dict(report["layers"]) == {
+        "8 heads on 2 of 16, window 24, soft cap 50": 2,
+        "8 heads on 2 of 16, soft cap 50": 2,
+    }
+
+
+def test_a_configuration_over_a_cluster_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configuration("qwen3", num_hidden_layers=9).save_pretrained(tmp_path)
+    assert main([str(tmp_path / "config.json"), "--layers", "2", "--lengths", "5", "--tokens", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 layers: 8 heads on 2 of 16" in printed
+    assert printed.endswith("EQUAL\n")
+
+
+def test_exit_statuses(tmp_path: Path, running: dcp_support.LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--cluster", running.endpoint, "--lengths", "5", "--tokens", "4"]
+    assert main(["--architectures", "llama", "mpt", *options]) == 3
+    assert "REFUSED: It has attention code of its own" in capsys.readouterr().out
+    assert main([str(tmp_path / "nothing"), *options]) == 2
+    with pytest.raises(SystemExit) as usage:
+        main(["--dtype", "f8"])
+    assert usage.value.code == 2
+
+
+def test_a_difference_is_seen(running: dcp_support.LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemons' attention with a scale that is off by a hundredth."""
+    from transformers import AttentionInterface
+
+    from dcp_attention.transformers import dcp_attention
+
+    def off(*arguments: Any, scaling: float, **others: Any) -> Any:
+        return dcp_attention(*arguments, **others | {"scaling": scaling * 1.01})
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "dcp", off)
+    assert main(["--architectures", "llama", "--cluster", running.endpoint]) == 1
+
+
+def test_the_table_of_architectures(running: dcp_support.LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """The article has what the command prints: of each architecture its layers or why it is refused, and the verdict."""
+    some = (
+        list(ARCHITECTURES)
+        if os.environ.get("WHOLE_GRID")
+        else ["qwen2", "gemma4_text", "deepseek_v2", "gpt_bigcode", "falcon"]
+    )
+    main(["--architectures", *some, "--markdown", "--cluster", running.endpoint, "--lengths", "60", "--tokens", "12"])
+    table = {name: found for name, *found in ROW.findall(ARTICLE.read_text())}
+    assert set(table) == set(ARCHITECTURES)
+    assert sum(verdict == "equal" for _, verdict in table.values()) >= 25
+    assert {name for name, (_, verdict) in table.items() if verdict == "refused"} == set(REFUSED)
+    for name, *found in ROW.findall(capsys.readouterr().out):
+        assert found == table[name], name
