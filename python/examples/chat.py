@@ -1,7 +1,7 @@
 """A conversation that outlives what holds it: `make chat`.
 
-Starts a cluster of four ranks and asks a model of transformers a question. While it answers, a rank is killed, and then the
-Python process that runs the model. A new one goes on from what the cluster holds.
+Starts a cluster of four ranks and asks a model of transformers a question. While it answers, a rank is killed, and then
+the Python process that runs the model. A new one goes on from what the cluster holds.
 """
 
 from __future__ import annotations
@@ -123,14 +123,14 @@ def converse(cluster: Cluster, prompt: str, models: str) -> int:
                 screen.note(f"unpacking the model into {event['unpacking']}, once")
             elif "held" in event:
                 screen.note(
-                    f"Python {speaker.process.pid} found {event['tokens']} tokens of `chat-1` in the cluster: keys and values of "
-                    f"{event['held']} read from there, {event['prefilled']} prefilled"
+                    f"Python {speaker.process.pid} found {event['tokens']} tokens of `chat-1` in the cluster: keys and "
+                    f"values of {event['held']} read from there, {event['prefilled']} prefilled"
                 )
             elif "own" in event:
-                print()
-                same = event["own"] == answer
-                print(f"\n{len(answer)} tokens, {'the same' if same else 'NOT the same'} as without a cluster and kills.")
-                return 0 if same else 1
+                is_same = event["own"] == answer
+                verdict = "the same" if is_same else "NOT the same"
+                print(f"\n\n{len(answer)} tokens, {verdict} as without a cluster and kills.")
+                return 0 if is_same else 1
             # The process that goes on begins with tokens that have been seen, but were not yet in the cache.
             elif event["number"] == len(answer):
                 answer.append(int(str(event["token"])))

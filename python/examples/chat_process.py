@@ -1,7 +1,7 @@
 """Runs the model of `chat.py`: says what it does as lines of JSON.
 
-With a prompt it begins the conversation ``chat-1``. Without one it goes on with it, knowing nothing but what the cluster holds,
-and at the end says what the model answers by itself, too.
+With a prompt it begins the conversation ``chat-1``. Without one it goes on with it, knowing nothing but what the
+cluster holds, and at the end says what the model answers by itself, too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
 
-import torch  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
-from transformers.generation.streamers import BaseStreamer  # noqa: E402
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
 
-from dcp_attention import Cluster  # noqa: E402
-from dcp_attention.transformers import DCPCache, cache_argument  # noqa: E402
+from dcp_attention import Cluster
+from dcp_attention.transformers import DCPCache, cache_argument
 
 CHAT = "chat-1"
 ANSWER_TOKENS = 96
@@ -39,7 +39,8 @@ def main(models: str, endpoint: str, prompt: str | None = None) -> None:
                 say(tokens=ids.shape[1], held=held, prefilled=ids.shape[1] - held)
                 for number, token in enumerate(ids[0, start:].tolist()):
                     say(number=number, token=token, text=tokenizer.decode(token))
-            generate(model, ids, start, streamer=Speech(tokenizer, ids.shape[1] - start), **{cache_argument(model): cache})
+            speech = Speech(tokenizer, ids.shape[1] - start)
+            generate(model, ids, start, streamer=speech, **{cache_argument(model): cache})
     if prompt is None:
         _, own = load(Path(models) / "SmolLM2-135M-Instruct", "eager")
         say(own=generate(own, ids[:, :start], start)[0, start:].tolist())

@@ -1,14 +1,14 @@
 """Chats with a GGUF model through llama.cpp, whose attention a cluster computes: no fork, no patch, an unchanged build.
 
-llama.cpp calls an evaluation callback between the nodes of its graph. Here it reads each layer's queries, keys and values as
-they come out of the rotary embedding, asks the cluster, and overwrites what llama.cpp's own attention has put into
-``kqv_out`` before the next node reads it. llama.cpp's own cache is as small as one batch, and cleared before each.
+llama.cpp calls an evaluation callback between the nodes of its graph. Here it reads each layer's queries, keys and
+values as they come out of the rotary embedding, asks the cluster, and overwrites what llama.cpp's own attention has put
+into ``kqv_out`` before the next node reads it. llama.cpp's own cache is as small as one batch, and cleared before each.
 
     export DCP_COORDINATOR=unix:$PWD/cluster/coordinator.sock
     python examples/llama_cpp_chat.py SmolLM2-135M-Instruct.Q4_1.gguf "What is the capital of France?"
 
-Said twice, the second run reads the first one's tokens from the cluster. What it costs: llama.cpp still computes its own
-attention, over one batch, and a graph that is watched is computed node by node. llama-server has no such hook.
+Said twice, the second run reads the first one's tokens from the cluster. What it costs: llama.cpp still computes its
+own attention, over one batch, and a graph that is watched is computed node by node. llama-server has no such hook.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import ctypes
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Sequence as SequenceOf
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
 
 import llama_cpp
 import numpy as np
@@ -165,7 +166,7 @@ class ClusterLlama:
             else:
                 # A name comes up before and after the rotary embedding: the last one counts.
                 self._seen[name] = _read(tensor)
-        except BaseException as failure:  # noqa: BLE001, as Ctrl-C too has to wait for llama.cpp to return
+        except BaseException as failure:
             self._failure = failure
             return False
         return True

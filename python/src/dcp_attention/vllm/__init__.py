@@ -5,8 +5,8 @@ The package is a plugin of vLLM's (entry point ``vllm.general_plugins``): where 
     vllm serve MODEL --no-enable-prefix-caching \
         --kv-transfer-config '{"kv_connector": "DCPConnector", "kv_role": "kv_both"}'
 
-Without them vLLM runs as if it were not there. Both classes are imported when vLLM asks for them, after its version has been
-compared with those that they were tried with.
+Without them vLLM runs as if it were not there. Both classes are imported when vLLM asks for them, after its version has
+been compared with those that they were tried with.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class DCPAttentionBackend(AttentionBackend):
 
     @classmethod
     def customize_spec(cls, spec: AttentionSpec) -> AttentionSpec:
-        """Shrinks vLLM's own pages, which hold nothing, to four bytes a token and layer; vLLM counts its blocks as ever."""
+        """Shrinks vLLM's own pages, which hold nothing, to four bytes a token and layer. It counts them as ever."""
         return replace(spec, num_head_slots=1, state_content_bytes=4)
 
 
@@ -141,11 +141,11 @@ class DCPAttentionImpl(AttentionImpl[DCPMetadata]):
             )
         if attn_type != AttentionType.DECODER:
             raise Unsupported(
-                f"The model has attention of type {AttentionType(attn_type).value}; DCPConnector serves decoders, whose attention is causal."
+                f"Attention of type {AttentionType(attn_type).value} is not causal, and DCPConnector serves no other."
             )
         if kv_sharing_target_layer_name is not None:
             raise Unsupported(
-                f"A layer uses the keys and values of {kv_sharing_target_layer_name}, which was not tried with DCPConnector."
+                f"A layer uses the keys and values of {kv_sharing_target_layer_name}, which DCPConnector cannot serve."
             )
         if others:
             raise Unsupported(

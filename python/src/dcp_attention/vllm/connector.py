@@ -21,8 +21,8 @@ logger = init_logger(__name__)
 class DCPConnector(KVConnectorBase_V1):
     """vLLM has one beside its scheduler and one beside its model, which may be in two processes.
 
-    It moves no blocks: keys and values go to the cluster as attention computes. What it brings is which request a row of a
-    batch is of, and what the cluster has of it.
+    It moves no blocks: keys and values go to the cluster as attention computes. What it brings is which request a row
+    of a batch is of, and what the cluster has of it.
     """
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:

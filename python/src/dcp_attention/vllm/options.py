@@ -15,9 +15,11 @@ class Options:
     """The options of a connector.
 
     Attributes:
-        endpoint: Of the coordinator; ``None`` is ``DCP_COORDINATOR``, else the default of `dcp_attention.Cluster.connect`.
+        endpoint: Of the coordinator; ``None`` is ``DCP_COORDINATOR``, else the default of
+            `dcp_attention.Cluster.connect`.
         model: The model's name in the cluster; ``None`` is the last part of vLLM's. A name stands for one description.
-        revision: What identifies the weights; ``None`` is the commit of the hub's that they are from, where vLLM knows it.
+        revision: What identifies the weights; ``None`` is the commit of the hub's that they are from, where vLLM knows
+            it.
         scope: Who finds each other's prefixes: those that state the same one. A request's ``cache_salt`` narrows it.
         retry_for: Seconds for which an outage of daemons is waited out.
     """

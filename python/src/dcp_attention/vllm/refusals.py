@@ -29,7 +29,7 @@ def _parallel(vllm_config: Any) -> Iterator[str]:
         ("prefill-context", parallel.prefill_context_parallel_size),
     ):
         if size > 1:
-            yield f"--{name}-parallel-size is {size} and has to be 1: one worker has a sequence; start several servers instead."
+            yield f"--{name}-parallel-size is {size} and has to be 1: one worker has a sequence; start more servers."
     if parallel.enable_dbo:
         yield "--enable-dbo halves batches between the layers of a step; leave it out."
 
@@ -39,7 +39,7 @@ def _cache(vllm_config: Any) -> Iterator[str]:
     if transfer.kv_role != "kv_both":
         yield f'kv_role is "{transfer.kv_role}" and has to be "kv_both".'
     if cache.enable_prefix_caching:
-        yield "vLLM's own prefix caching is on, whose blocks hold nothing here: add --no-enable-prefix-caching; the cluster finds prefixes."
+        yield "vLLM's own prefix caching is on, and its blocks hold nothing: add --no-enable-prefix-caching."
     dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
     if cache.cache_dtype not in ("auto", dtype):
         yield f"--kv-cache-dtype is {cache.cache_dtype} and has to be auto: the cluster keeps the model's {dtype}."
@@ -60,11 +60,11 @@ def _model(vllm_config: Any) -> Iterator[str]:
     if model.runner_type != "generate":
         yield f"The runner is {model.runner_type}; only text generation has conversations to keep."
     if model.use_mla:
-        yield "The model has latent attention (MLA), which vLLM computes in backends of its own; serve it with transformers."
+        yield "The model has latent attention (MLA), which vLLM has other backends for; serve it with transformers."
     if model.is_encoder_decoder:
         yield "The model has an encoder, whose attention is not causal."
     if model.is_multimodal_model:
-        yield "The model takes images or sound, which token ids do not tell apart: a prefix would be found under another image."
+        yield "The model takes images or sound, which token ids do not tell apart: prefixes would be found wrongly."
     if model.has_inner_state or model.is_hybrid:
         yield "Some layers keep a recurrent state, which is no cache of keys and values."
     if model.attention_chunk_size is not None:

@@ -42,9 +42,9 @@ class SchedulerSide:
     def matched_tokens(self, request: Any) -> int:
         """How many of a request's tokens need no computing.
 
-        A new request's sequence is made here, of what is stored of its tokens: a number that was only looked up might be
-        too large by the time that the worker asks for the tokens. The last token is always computed, for its logits. Of a
-        request that was preempted everything is still there.
+        A new request's sequence is made here, of what is stored of its tokens: a number that was only looked up might
+        be too large by the time that the worker asks for the tokens. The last token is always computed, for its logits.
+        Of a request that was preempted everything is still there.
         """
         held = self._held.get(request.request_id)
         if held is not None and not held.was_admitted and self._has_more(held):
@@ -74,7 +74,7 @@ class SchedulerSide:
 
     @staticmethod
     def _longest(request: Any) -> int:
-        """The most tokens that are taken from others: not the last one; none where all logits of the prompt are wanted."""
+        """The most tokens that are taken from others: not the last, and none if all logits of a prompt are wanted."""
         return 0 if request.skip_reading_prefix_cache else int(request.num_tokens) - 1
 
     def admit(self, request: Any, first_block: int, length: int) -> None:

@@ -15,8 +15,8 @@ def register_backend(path: str) -> None:
     """Registers the backend as ``CUSTOM``, and has the CPU platform take it where DCPConnector is configured.
 
     vLLM's CPU platform takes no other backend than its own, whatever ``--attention-backend`` says: it only logs that it
-    cannot. An override of ``CPU_ATTN`` in vLLM's registry would be for every model of every process in which the plugin is
-    installed, used or not.
+    cannot. An override of ``CPU_ATTN`` in vLLM's registry would be for every model of every process in which the plugin
+    is installed, used or not.
     """
     registry.register_backend(registry.AttentionBackendEnum.CUSTOM, path)
     if not getattr(CpuPlatform.get_attn_backend_cls, "knows_dcp", False):

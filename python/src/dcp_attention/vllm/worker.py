@@ -35,8 +35,8 @@ class WorkerSide:
             self._sequences[request] = sequence
         if length < admission.length:
             raise RuntimeError(
-                f"Sequence `{sequence.name}` of request `{request}` has {length} tokens, and {admission.length} were found "
-                "when the request was scheduled; it was cut by somebody else."
+                f"Sequence `{sequence.name}` of request `{request}` has {length} tokens, and had {admission.length} "
+                "when the request was scheduled; somebody else has cut it."
             )
         if length > admission.length:
             self._cluster.cut(sequence, admission.length)
@@ -65,7 +65,7 @@ class WorkerSide:
         self._plan = Plan()
 
     def close(self, requests: Iterable[str] | None = None) -> None:
-        """Leaves the sequences of requests, by default of all, to be found by their tokens until their room is needed."""
+        """Leaves the sequences of requests, or of all, to be found by their tokens until their room is needed."""
         closing = set(self._sequences if requests is None else requests)
         sequences = [self._sequences.pop(request) for request in sorted(closing)]
         self._of_block = {block: request for block, request in self._of_block.items() if request not in closing}

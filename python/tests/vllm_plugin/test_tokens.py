@@ -54,14 +54,15 @@ def test_a_prefix_is_found_by_its_tokens_and_only_in_its_scope(
 def test_a_preempted_request_goes_on_where_it_was(
     llama: Path, prompts: list[list[int]], serve: Serve, cluster_of: ClusterOf
 ) -> None:
-    runs = [{"prompts": [prompt[:100] for prompt in prompts[2:]] * 2, "max_tokens": 80}]
+    batch = [prompt[:100] for prompt in prompts[2:]] * 2
+    runs = [{"prompts": batch, "max_tokens": 80}]
     # 18 blocks of 32 tokens: room for 4 of the 8 prompts, and not for what they write.
     options = {"max_model_len": 512, "block_size": 32, "num_gpu_blocks_override": 18}
     cluster = cluster_of(2)
     served = serve(llama, runs, cluster.endpoint, options=options)
     assert served.preemptions > 0
     # The second four find what the first four left. The coordinator's canary brings a token every ten seconds.
-    fewest = sum(len(prompt) for prompt in runs[0]["prompts"][:4]) + 8 * 79
+    fewest = sum(len(prompt) for prompt in batch[:4]) + 8 * 79
     assert fewest <= step_tokens(cluster) < fewest + 100, "a preempted request was computed again"
     assert_same(served, serve(llama, runs, options={"max_model_len": 512}))
 

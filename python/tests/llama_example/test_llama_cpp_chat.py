@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,8 +42,8 @@ def example() -> Any:
 
 @pytest.fixture(scope="module")
 def unquantized(gguf: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The model with its weights in f32. Where weights are quantized llama.cpp rounds activations to 8 bits, and the last bits
-    of an attention decide about tokens: with and without flash attention its own answers differ.
+    """The model with its weights in f32. Where weights are quantized llama.cpp rounds activations to 8 bits, and the
+    last bits of an attention decide about tokens: with and without flash attention its own answers differ.
     """
     source = gguf_format.GGUFReader(gguf)
     path = tmp_path_factory.mktemp("gguf") / "f32.gguf"
@@ -62,9 +61,9 @@ def unquantized(gguf: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def own(unquantized: str) -> Iterator[llama_cpp.Llama]:
+def own(unquantized: str) -> llama_cpp.Llama:
     """With an f32 cache: in f16 llama.cpp rounds queries and weights of the attention as well."""
-    yield llama_cpp.Llama(unquantized, n_ctx=2048, n_threads=2, type_k=F32, type_v=F32, verbose=False)
+    return llama_cpp.Llama(unquantized, n_ctx=2048, n_threads=2, type_k=F32, type_v=F32, verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +115,7 @@ def test_it_goes_on_after_a_rank_and_from_what_is_held(
 
 def test_the_command_answers_and_finds_its_prompt_again(gguf: str) -> None:
     with dcp_support.cluster(2) as daemons:
-        command = [sys.executable, EXAMPLE, gguf, "What is the capital of France?", "--tokens", "12"]
+        command = [sys.executable, str(EXAMPLE), gguf, "What is the capital of France?", "--tokens", "12"]
         command += ["--coordinator", daemons.endpoint]
         first, second = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2))
     assert first.stdout == second.stdout
