@@ -39,12 +39,14 @@ class Used:
         journal: What it has appended and not committed, and where the layers end.
         epoch: In which the ranks were known to have that.
         is_settled: Whether nothing has failed since.
+        is_guessed: Whether the journal's base is no more than what a first use, which failed, took it for.
     """
 
     sequence: Sequence
     journal: Journal
     epoch: int
     is_settled: bool = field(default=True)
+    is_guessed: bool = field(default=False)
 
 
 class Keeper:
@@ -73,13 +75,15 @@ class Keeper:
         """A sequence is there that this client has made, or has just made the ranks agree on."""
         self._used[sequence.id] = Used(sequence, journal, self._session.epoch, is_settled)
 
-    def forget(self, sequences: Iterable[Sequence]) -> None:
-        """Their first use failed: where they end is not known."""
+    def doubt(self, sequences: Iterable[Sequence]) -> None:
+        """Their first use failed: where they end is to be asked before the next."""
         for sequence in sequences:
-            self._used.pop(sequence.id, None)
+            used = self._used.get(sequence.id)
+            if used is not None:
+                used.is_settled, used.is_guessed = False, True
 
     def drop(self, sequence: Sequence) -> None:
-        """The sequence is closed."""
+        """Nothing is known of it any more: it is closed, or about to be taken over."""
         self._used.pop(sequence.id, None)
         self._claims.drop(sequence.id)
 
@@ -111,6 +115,10 @@ class Keeper:
                     if not isinstance(error, TokensLost):
                         self._unsettle(known)
                     failure = error
+                except BaseException:
+                    # Interrupted: ranks may have any part of it.
+                    self._unsettle(known)
+                    raise
                 outage = outage or Outage(self.retry_for)
                 number += 1
                 await self.wait_out(failure, outage)
@@ -228,6 +236,10 @@ class Keeper:
             return
         used.is_settled = False
         await self._claims.keep(used.sequence)
+        if used.is_guessed:
+            there = await self._agree(used.sequence, None)
+            self.made(used.sequence, Journal(there.length))
+            return
         layers = len(used.sequence.model.description.layers)
         there = await self._agree(used.sequence, used.journal.least_end(layers))
         missing = [used.journal.missing(layer, there.length) for layer in range(layers)]
@@ -264,8 +276,7 @@ class Keeper:
         name = used.sequence.name
         raise TokensLost(
             f"Sequence `{name}` ends at {there.length} ({there.committed} committed), where this client knew of {most} "
-            "tokens and "
-            f"does not have the others: bring the tokens from {there.length} on again.",
+            f"tokens and does not have the others: bring the tokens from {there.length} on again.",
             sequence=name,
             length=there.length,
         )
