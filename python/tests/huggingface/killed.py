@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from hf_support import generate, ids, small
+from huggingface.support import generate, ids, small
 from transformers.generation.streamers import BaseStreamer
 
 from dcp_attention import Cluster

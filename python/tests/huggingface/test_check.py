@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dcp_support
 import pytest
-from hf_support import small
+from huggingface.support import small
 
 from dcp_attention.check.__main__ import main
 from dcp_attention.check.architectures import ARCHITECTURES, REFUSED, configuration
@@ -68,7 +68,7 @@ def test_a_difference_is_seen(running: dcp_support.LocalCluster, monkeypatch: py
 
 
 def test_the_table_of_architectures(running: dcp_support.LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
-    """The article has what the command prints: of each architecture its layers or why it is refused, and the verdict."""
+    """The article has what the command prints: each architecture's layers or why it is refused, and the verdict."""
     some = (
         list(ARCHITECTURES)
         if os.environ.get("WHOLE_GRID")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import dcp_support
 import pytest
 import torch
-from hf_support import generate, ids, padded, small
+from huggingface.support import generate, ids, padded, small
 
 from dcp_attention.transformers import DCPCache
 

@@ -12,7 +12,7 @@ import torch
 from dcp_attention.check.compare import compare_model
 
 if TYPE_CHECKING:
-    from hf_support import Prompts
+    from huggingface.support import Prompts
     from transformers import PreTrainedModel
 
 # CI has one dtype on each number of ranks; WHOLE_GRID=1 has all of them.
@@ -32,11 +32,13 @@ def test_smollm2(
     if dtype == "bf16":
         model = copy.deepcopy(model)
         torch.nn.Module.to(model, torch.bfloat16)  # transformers refuses it for weights that came from GGUF
-    model.set_attn_implementation("eager")
+    model.set_attn_implementation("sdpa")
     tokens = 32 if os.environ.get("WHOLE_GRID") else 12
     report = compare_model("SmolLM2", model, request.getfixturevalue(ranks), list(prompts.values()), tokens=tokens)
     for name, prompt in zip(prompts, report.prompts, strict=True):
         print(f"{name}: {prompt}")  # noqa: T201
-        # Logits too: a tolerance that `compare_model` explains.
+        # Logits too: `compare_model` explains the tolerance.
         assert prompt.difference <= prompt.tolerance, name
-        assert prompt.equal == tokens, name
+        # bf16 has a hundred logits or so between 16 and 32, so that the first two may be equal: then either is right.
+        assert prompt.verdict == "equal" or (dtype == "bf16" and prompt.verdict == "tied"), name
+    assert sum(prompt.equal == tokens for prompt in report.prompts) >= 6

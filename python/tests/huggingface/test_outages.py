@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dcp_support
 import torch
-from hf_support import generate, ids, small
+from huggingface.support import generate, ids, small
 from transformers.generation.streamers import BaseStreamer
 
 from dcp_attention import Cluster

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from hf_support import generate, ids, padded, small
+from huggingface.support import generate, ids, padded, small
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask
 

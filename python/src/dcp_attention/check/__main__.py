@@ -126,7 +126,7 @@ def _check(name: str, cluster: Cluster, options: argparse.Namespace) -> Report:
 
 def _lines(report: Report) -> list[str]:
     """A report for people."""
-    lines = [f"{report.model}, {report.dtype}"]
+    lines = [f"{report.model}, {report.dtype}, compared with `{report.attention}`"]
     lines += [f"  {count} layers: {words}" for words, count in report.layers]
     for prompt in report.prompts:
         lines.append(

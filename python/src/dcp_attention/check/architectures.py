@@ -141,7 +141,7 @@ def configuration(architecture: str, **changes: Any) -> PretrainedConfig:
     return AutoConfig.for_model(architecture, **taken | changes)
 
 
-def random_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+def random_model(config: PretrainedConfig, *, seed: int, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
     """A model of random weights.
 
     Weights are drawn wider than for training, so that attention is far from uniform and a wrong window or scale shows.

@@ -62,6 +62,7 @@ class Report:
     Attributes:
         model: What the user called it.
         dtype: Of its weights and its cache.
+        attention: What the daemons were compared with: what transformers chooses for the model.
         verdict: ``equal``, ``tied``, ``differs`` or ``refused``.
         reason: Why it was refused.
         layers: Its kinds of layers in words, with how many there are of each.
@@ -71,6 +72,7 @@ class Report:
 
     model: str
     dtype: str
+    attention: str
     verdict: str
     reason: str | None = None
     layers: tuple[tuple[str, int], ...] = ()
@@ -117,16 +119,16 @@ def compare(
         tokens: How many to generate.
     """
     try:
-        model = source.load("eager", dtype)
+        model = source.load(None, dtype)
     except ImportError as error:
-        return Report(source.name, dtype or "", "refused", f"transformers cannot load it: {error}")
+        return Report(source.name, dtype or "", "", "refused", f"transformers cannot load it: {error}")
     return compare_model(source.name, model, cluster, prompts or draw(model, source.seed, lengths), tokens=tokens)
 
 
 def compare_model(
     name: str, model: PreTrainedModel, cluster: Cluster, prompts: Sequence[Sequence[int]], *, tokens: int = 32
 ) -> Report:
-    """Generates greedily with the model's own attention (``eager``) and with the daemons', and compares tokens and
+    """Generates greedily with the model's own attention and with the daemons', and compares tokens and
     logits.
 
     In f32 logits may differ by 2e-4 of the largest. In bf16 and f16 the model's own attention rounds more than the
@@ -142,6 +144,7 @@ def compare_model(
         tokens: How many to generate.
     """
     dtype = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[model.dtype]
+    attention = model.config.get_text_config(decoder=True)._attn_implementation
     own = [_generate(model, prompt, tokens, None) for prompt in prompts]
     try:
         _use_daemons(model)
@@ -152,10 +155,10 @@ def compare_model(
             daemons.append(_generate(model, prompt, tokens, cache))
             cache.delete()
     except NotServed as refusal:
-        return Report(name, dtype, "refused", str(refusal))
+        return Report(name, dtype, attention, "refused", str(refusal))
     exact = own
     if dtype != "f32":
-        model.set_attn_implementation("eager")
+        model.set_attn_implementation(attention)
         torch.nn.Module.float(
             model
         )  # transformers refuses it for weights that came from GGUF, though they are plain ones
@@ -169,6 +172,7 @@ def compare_model(
     return Report(
         name,
         dtype,
+        attention,
         next(verdict for verdict in ("differs", "tied", "equal") if verdict in verdicts),
         layers=tuple((in_words(kind), layers.count(kind)) for kind in facts.description.kinds),
         bytes_per_token=facts.description.row_bytes,

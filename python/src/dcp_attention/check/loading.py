@@ -48,11 +48,11 @@ class Source:
             return path
         return None
 
-    def load(self, attention: str, dtype: str | None) -> PreTrainedModel:
+    def load(self, attention: str | None, dtype: str | None) -> PreTrainedModel:
         """The model, to be evaluated.
 
         Args:
-            attention: The attention implementation.
+            attention: The attention implementation; ``None`` is what transformers chooses.
             dtype: Of the weights; ``None`` is the model's own, and f32 for random ones.
 
         Raises:

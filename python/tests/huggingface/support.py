@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
+from transformers.utils import logging
 
 from dcp_attention.check.architectures import configuration, random_model
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 Prompts: TypeAlias = "dict[str, list[int]]"
 
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 torch.set_num_threads(int(os.environ.get("DCP_THREADS") or 1))
 
 
@@ -61,10 +64,12 @@ def smollm2() -> tuple[PreTrainedModel, Prompts]:
     questions = {
         "a question": "What is the capital of France? Answer with one word.",
         "a story": "Write a story of three sentences about a lighthouse keeper who finds a letter in a bottle.",
+        "a sum": "Two and two are four. Three and three are",
+        "a list": "The days of the week are Monday, Tuesday,",
         "code": "def fibonacci(n):\n    a, b = 0, 1\n    while",
     }
     prompts = {name: tokenizer(text)["input_ids"] for name, text in questions.items()}
-    article = Path(__file__).resolve().parents[2] / "Sources/DCPCore/DCPCore.docc/Architecture.md"
+    article = Path(__file__).resolve().parents[3] / "Sources/DCPCore/DCPCore.docc/Architecture.md"
     text = tokenizer(article.read_text())["input_ids"]
     prompts |= {f"{length} tokens of an article": text[:length] for length in (120, 500, 1800)}
     return model, prompts
