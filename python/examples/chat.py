@@ -141,6 +141,7 @@ def converse(cluster: Cluster, prompt: str, models: str) -> int:
                     screen.note(f"kill -9 {pid}: rank 2; started again, ready after {time.monotonic() - start:.1f} s")
                 if len(answer) == PYTHON_FALLS_AT:
                     screen.note(f"kill -9 {speaker.kill()}: Python, with the model and all it knew")
+                    break
     return 1
 
 

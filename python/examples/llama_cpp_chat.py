@@ -166,7 +166,7 @@ class ClusterLlama:
             else:
                 # A name comes up before and after the rotary embedding: the last one counts.
                 self._seen[name] = _read(tensor)
-        except BaseException as failure:
+        except BaseException as failure:  # Ctrl-C, too, waits until llama.cpp has returned
             self._failure = failure
             return False
         return True

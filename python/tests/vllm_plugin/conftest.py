@@ -134,6 +134,33 @@ class Outcome:
         return [line["tokens"] for line in self.runs[run]]
 
 
+@pytest.fixture(scope="session")
+def long(prompts: list[list[int]]) -> list[dict[str, Any]]:
+    """Runs of more tokens than of `prompts`: eight prompts of 100 of them, four twice, and two kinds that something is
+    killed under.
+    """
+    batch = [prompt[:100] for prompt in prompts[2:]] * 2
+    return [
+        {"prompts": batch, "max_tokens": 80},
+        {"prompts": prompts[:4], "max_tokens": 60},
+        {"prompts": [prompts[4]], "max_tokens": 60},
+    ]
+
+
+@pytest.fixture(scope="session")
+def own(
+    llama: Path, prompts: list[list[int]], long: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Outcome:
+    """What vLLM answers by itself in f32: 16 tokens to each prompt, then the long runs."""
+    runs = [{"prompts": prompts, "max_tokens": 16}, *long]
+    job = {"model": str(llama), "endpoint": None, "runs": runs}
+    engine = Engine(tmp_path_factory.mktemp("own") / "vllm.log", job)
+    try:
+        return Outcome(engine.lines(), job)
+    finally:
+        engine.kill()
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     """Starts vLLM with a job; it is killed when the test ends."""

@@ -89,6 +89,7 @@ class DCPMetadataBuilder(AttentionMetadataBuilder[DCPMetadata]):
     """Makes metadata once a step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As vLLM calls it, whose own is abstract."""
         super().__init__(*args, **kwargs)
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> DCPMetadata:
