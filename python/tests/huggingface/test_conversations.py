@@ -113,6 +113,12 @@ def test_other_weights_are_refused(llama: PreTrainedModel, two: Cluster) -> None
         DCPCache(two, chat, model=small("llama", seed=2))
     with pytest.raises(ModelMismatch, match="revision"):
         generate(small("llama", seed=2), ids(30, 1), past_key_values=DCPCache(two, chat))
+    tuned = copy.deepcopy(llama)
+    assert DCPCache(two, chat, model=tuned).get_seq_length() == 25
+    with torch.no_grad():
+        next(tuned.parameters()).mul_(1.5)
+    with pytest.raises(ModelMismatch, match="revision"):
+        DCPCache(two, chat, model=tuned)
     embeds = llama.get_input_embeddings()(ids(30, 1)).detach()
     with pytest.raises(NotServed, match="has the ids of its"):
         cast("Any", llama).generate(

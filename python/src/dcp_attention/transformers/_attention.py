@@ -46,6 +46,8 @@ class AttentionCall:
 _UNKNOWN = {
     "position_bias": "a bias on the scores",
     "alibi": "a bias on the scores (ALiBi)",
+    "attention_bias": "a bias on the scores",
+    "score_mod": "a function of the scores",
     "head_mask": "a mask of heads",
     "indices": "a choice of keys (sparse attention)",
     "block_indices": "a choice of blocks of keys (sparse attention)",

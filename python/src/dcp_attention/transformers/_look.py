@@ -179,11 +179,11 @@ def attention_of(call: AttentionCall, *, is_latent: bool) -> LayerAttention:
         raise NotServed(f"Layer {call.update.layer}: {error.message}") from error
 
 
-_served: weakref.WeakKeyDictionary[PreTrainedModel, dict[str | None, ServedModel]] = weakref.WeakKeyDictionary()
+_served: weakref.WeakKeyDictionary[PreTrainedModel, tuple[object, ServedModel]] = weakref.WeakKeyDictionary()
 
 
 def served(model: PreTrainedModel, revision: str | None = None) -> ServedModel:
-    """How the daemons serve a model; found out once for each model object.
+    """How the daemons serve a model; found out once, and again when its weights have changed.
 
     Args:
         model: With ``attn_implementation="dcp"``.
@@ -192,10 +192,13 @@ def served(model: PreTrainedModel, revision: str | None = None) -> ServedModel:
     Raises:
         NotServed: It has a layer that they cannot serve.
     """
-    known = _served.setdefault(model, {})
-    if revision not in known:
-        known[revision] = _look(model, revision)
-    return known[revision]
+    # Every change in place raises a tensor's version; every other one makes another tensor.
+    state = (revision, tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in model.parameters()))
+    known, facts = _served.get(model, (None, None))
+    if facts is None or known != state:
+        facts = _look(model, revision)
+        _served[model] = state, facts
+    return facts
 
 
 def _look(model: PreTrainedModel, revision: str | None) -> ServedModel:

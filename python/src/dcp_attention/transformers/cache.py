@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,6 +93,7 @@ class DCPCache(NoStateCache):
         self._length = max((row.padding + row.length for row in self._rows.all), default=0)
         if model is None:
             self._watch = ModelWatch()
+            weakref.finalize(self, self._watch.end)  # a cache that is never used watches until it is gone
         else:
             self._bind(model)
 
@@ -135,7 +137,6 @@ class DCPCache(NoStateCache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """How many tokens all layers have, padding counted."""
-        self._refuse_unattended()
         return self._length
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -188,15 +189,21 @@ class DCPCache(NoStateCache):
             model is None
             or forward is None
             or call.update.number != forward.number
-            or queries != call.mask.shape[2]
+            or tuple(call.mask.shape[2:]) != (queries, forward.start + forward.tokens)
             or not (queries <= forward.tokens if call.update.is_served else queries == forward.tokens)
         ):
             raise NotServed(
                 f"Layer {call.update.layer} is asked for {queries} queries over keys and values that another forward "
-                "pass brought. Daemons serve self attention."
+                "pass brought, or with the mask of one. Daemons serve self attention."
             )
         index = model.layers[call.update.layer]
         latents = model.latents.get(call.update.layer)
+        is_changed = call.key.data_ptr() != call.update.keys.data_ptr() or latents is not None
+        if call.key.shape[2] != forward.tokens or (call.update.is_served and is_changed):
+            raise NotServed(
+                f"Layer {call.update.layer} attends to other keys than it passed to its cache, of {call.key.shape[2]} "
+                f"tokens where the forward pass has {forward.tokens}: the daemons have those that it passed."
+            )
         found = attention_of(call, is_latent=latents is not None)
         if found != model.description.layers[index]:
             raise NotServed(
