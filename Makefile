@@ -171,7 +171,7 @@ check-hosts: build
 	Tests/Support/hosts/check-hosts $(BIN)
 
 # What imports an engine is checked where the engine is.
-ENGINES := dcp_attention/(transformers|vllm|check)/|tests/(huggingface|vllm)/|examples/
+ENGINES := dcp_attention/(transformers|vllm|check)/|tests/[a-z_]+/|tests/hf_support|examples/
 lint: $(PYTHON_ENV)/ready
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift
 	cd python && ../$(PYTHON_ENV)/bin/ruff check . && ../$(PYTHON_ENV)/bin/ruff format --check . && \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ from dcp_attention import (
     Cluster,
     Commit,
     Conflict,
+    DType,
     Entry,
     Fork,
     InvalidRequest,
@@ -31,6 +33,7 @@ from dcp_attention import (
     UnknownModel,
     UnknownSequence,
     Unreachable,
+    bench,
 )
 
 LAYERS, HQ, HKV, D = 2, 8, 2, 64
@@ -353,3 +356,12 @@ def test_asyncio_reaches_nobody() -> None:
             await AsyncCluster.connect("unix:/tmp/dcp-nobody", retry_for=0)
 
     asyncio.run(main())
+
+
+def test_the_twin_of_the_benchmark_steps_for_each_line(client: Cluster, sequence: Sequence) -> None:
+    out = io.StringIO()
+    bench.run(client, sequence, 3, DType.BF16, io.StringIO("step\nstep\n"), out)
+    ready, *seconds = out.getvalue().split()
+    assert ready == "ready"
+    assert all(float(number) > 0 for number in seconds)
+    assert client.status(sequence).layers == (6, 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -315,5 +317,58 @@ def test_asyncio_waits_outages_out(frail: LocalCluster, client: Cluster, model: 
             for some, others in zip(found, expected, strict=True):
                 equal(some, others)
             await cluster.close_sequences(sequences)
+
+    asyncio.run(main())
+
+
+def test_a_rank_that_hangs_is_given_up_after_the_steps_time(frail: LocalCluster) -> None:
+    _, random = seeded()
+    text = Text(20, random)
+    with Cluster.connect(frail.endpoint, retry_for=120) as client:
+        sequence = client.open("hung", client.register_model("frail", DESCRIPTION))
+        text.step(client, sequence, 0, 10)
+        client.commit([Commit(sequence, 10)])
+    with Cluster.connect(frail.endpoint, step_timeout=0.3, retry_for=0) as client:
+        assert client.resume(sequence) == 10
+        pid = frail.pid("rank-1")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(RetryableError):
+                text.step(client, sequence, 10, 11)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    with Cluster.connect(frail.endpoint, retry_for=120) as client:
+        sequence = client.open("hung")
+        length = client.resume(sequence)
+        text.step(client, sequence, length, 20)
+        client.close_sequences([sequence])
+
+
+def test_a_step_that_is_cancelled_can_be_made_again(frail: LocalCluster, client: Cluster, model: Model) -> None:
+    _, random = seeded()
+    text, steps = Text(24, random), spans(16, 24)
+    expected = undisturbed(client, model, text, steps)
+
+    async def main() -> None:
+        async with await AsyncCluster.connect(frail.endpoint, retry_for=120) as cluster:
+            sequence = await cluster.open("cancelled", model)
+            found = []
+            for start, end in steps:
+                entry = [Entry(sequence, start, end - start)]
+                answers = []
+                for layer in range(LAYERS):
+                    step = asyncio.ensure_future(cluster.step(layer, entry, *text.tensors(layer, start, end)))
+                    # As far as some turns of the loop bring it: not begun, sent, or answered.
+                    for _ in range(int(random.integers(0, 6))):
+                        await asyncio.sleep(0)
+                    step.cancel()
+                    try:
+                        answer = await step
+                    except asyncio.CancelledError:
+                        answer = await cluster.step(layer, entry, *text.tensors(layer, start, end))
+                    answers.append(answer.out)
+                found.append(answers)
+            equal(found, expected)
+            await cluster.close_sequences([sequence])
 
     asyncio.run(main())

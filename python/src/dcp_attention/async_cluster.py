@@ -218,9 +218,13 @@ class AsyncCluster:
 
     async def resume(self, sequence: Sequence, *, at_most: int | None = None) -> int:
         """See `Cluster.resume`."""
-        self._keeper.forget([sequence])
-        self._claims.drop(sequence.id)
-        return await self._keeper.persist([sequence], lambda _: self._keeper.take_over(sequence, at_most))
+
+        async def attempt(_: int) -> int:
+            # What was known and claimed is of no use any more, whoever has the sequence.
+            self._keeper.drop(sequence)
+            return await self._keeper.take_over(sequence, at_most)
+
+        return await self._keeper.persist([sequence], attempt, prepares=False)
 
     # Attention.
 

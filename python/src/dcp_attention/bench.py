@@ -1,7 +1,7 @@
 """Decode steps on command, timed: the twin of `dcp-bench step`, which runs it with ``--python``.
 
-For each line on standard input a step goes to the end of a sequence; its seconds at the client are a line on standard output.
-Then steps of both clients take turns, on the same ranks and in the same minutes.
+For each line on standard input a step goes to the end of a sequence; its seconds at the client are a line on standard
+output. Then steps of both clients take turns, on the same ranks and in the same minutes.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ class TokensLost(ServiceError):
         length: Where it ends now, in all layers on all ranks: bring the tokens from there on again.
     """
 
-    def __init__(self, message: str, *, sequence: str, length: int) -> None:
+    def __init__(self, message: str, *, sequence: str = "", length: int = 0) -> None:
         super().__init__(message, number=PositionMismatch.code)
         self.sequence = sequence
         self.length = length

@@ -83,7 +83,7 @@ class Sequence:
 
     id: int
     name: str
-    model: Model = field(repr=False)
+    model: Model = field(repr=False, compare=False)
     scope: str = ""
     retention: Retention = field(default=Retention(), compare=False, repr=False)
 

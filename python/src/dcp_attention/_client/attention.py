@@ -11,7 +11,7 @@ from dcp_attention._client.keeper import Keeper
 from dcp_attention._client.plan import Contents
 from dcp_attention._client.session import Session
 from dcp_attention._wire.requests import COMMIT, CommitPart, StartedIDs
-from dcp_attention.errors import InvalidRequest, ServiceError
+from dcp_attention.errors import InvalidRequest
 from dcp_attention.values import AttentionOutput, Commit, TokenIDs
 
 
@@ -52,8 +52,8 @@ class Attention:
 
         try:
             return await keeper.persist(sequences, attempt)
-        except ServiceError:
-            keeper.forget(fresh)
+        except BaseException:
+            keeper.doubt(fresh)
             raise
 
     async def commit(self, commits: Iterable[Commit]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from collections.abc import Sequence as SequenceOf
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -18,11 +19,12 @@ from dcp_attention._wire.requests import (
     CUT_UNCOMMITTED,
     TRUNCATE_SEQUENCE,
     CutUncommitted,
+    SequenceStatus,
     TruncateSequence,
 )
 from dcp_attention._wire.tensors import STEP_TYPE, StepResult
-from dcp_attention.errors import ServiceError, TokensLost, UnknownSequence
-from dcp_attention.values import AttentionOutput, Entry, Progress, QueryMode, Sequence
+from dcp_attention.errors import Claimed, ServiceError, StaleEpoch, TokensLost, UnknownSequence
+from dcp_attention.values import AttentionOutput, Entry, Progress, QueryMode, Sequence, Topology
 
 T = TypeVar("T")
 
@@ -37,12 +39,14 @@ class Used:
         journal: What it has appended and not committed, and where the layers end.
         epoch: In which the ranks were known to have that.
         is_settled: Whether nothing has failed since.
+        is_guessed: Whether the journal's base is no more than what a first use, which failed, took it for.
     """
 
     sequence: Sequence
     journal: Journal
     epoch: int
     is_settled: bool = field(default=True)
+    is_guessed: bool = field(default=False)
 
 
 class Keeper:
@@ -71,13 +75,15 @@ class Keeper:
         """A sequence is there that this client has made, or has just made the ranks agree on."""
         self._used[sequence.id] = Used(sequence, journal, self._session.epoch, is_settled)
 
-    def forget(self, sequences: Iterable[Sequence]) -> None:
-        """Their first use failed: where they end is not known."""
+    def doubt(self, sequences: Iterable[Sequence]) -> None:
+        """Their first use failed: where they end is to be asked before the next."""
         for sequence in sequences:
-            self._used.pop(sequence.id, None)
+            used = self._used.get(sequence.id)
+            if used is not None:
+                used.is_settled, used.is_guessed = False, True
 
     def drop(self, sequence: Sequence) -> None:
-        """The sequence is closed."""
+        """Nothing is known of it any more: it is closed, or about to be taken over."""
         self._used.pop(sequence.id, None)
         self._claims.drop(sequence.id)
 
@@ -109,6 +115,10 @@ class Keeper:
                     if not isinstance(error, TokensLost):
                         self._unsettle(known)
                     failure = error
+                except BaseException:
+                    # Interrupted: ranks may have any part of it.
+                    self._unsettle(known)
+                    raise
                 outage = outage or Outage(self.retry_for)
                 number += 1
                 await self.wait_out(failure, outage)
@@ -159,6 +169,20 @@ class Keeper:
                 result.answers = tuple(results)
                 raise result
         return cast("list[T]", results)
+
+    async def read(self, sequences: Iterable[Sequence], attempt: Callable[[], Awaitable[T]]) -> T:
+        """Runs an attempt that only reads, and before it brings back what this client has of the sequences that it
+        uses. What another client has taken over is read as it is.
+        """
+        used = [sequence for sequence in sequences if sequence.id in self._used]
+
+        async def run(_: int) -> T:
+            for sequence in used:
+                with suppress(Claimed):
+                    await self._prepare(sequence)
+            return await attempt()
+
+        return await self.persist(used, run, prepares=False)
 
     async def _prepare(self, sequence: Sequence) -> None:
         used = self._used.get(sequence.id)
@@ -212,6 +236,10 @@ class Keeper:
             return
         used.is_settled = False
         await self._claims.keep(used.sequence)
+        if used.is_guessed:
+            there = await self._agree(used.sequence, None)
+            self.made(used.sequence, Journal(there.length))
+            return
         layers = len(used.sequence.model.description.layers)
         there = await self._agree(used.sequence, used.journal.least_end(layers))
         missing = [used.journal.missing(layer, there.length) for layer in range(layers)]
@@ -235,6 +263,7 @@ class Keeper:
                         chunk.dtype,
                         QueryMode.GATHER,
                         False,
+                        entry.count,
                     )
                 )
         used.epoch = (await self._session.ready_topology()).epoch
@@ -248,8 +277,7 @@ class Keeper:
         name = used.sequence.name
         raise TokensLost(
             f"Sequence `{name}` ends at {there.length} ({there.committed} committed), where this client knew of {most} "
-            "tokens and "
-            f"does not have the others: bring the tokens from {there.length} on again.",
+            f"tokens and does not have the others: bring the tokens from {there.length} on again.",
             sequence=name,
             length=there.length,
         )
@@ -276,10 +304,23 @@ class Keeper:
     async def status(self, sequence: Sequence) -> Progress:
         """What the ranks hold of a sequence."""
         topology = await self._session.ready_topology()
-        statuses = (await rank_statuses(self._session, [sequence.id], topology))[sequence.id]
+        statuses = (await self.rank_statuses([sequence.id], topology))[sequence.id]
         if len(statuses) < topology.shape.ranks:
             raise UnknownSequence(f"Not every rank has sequence `{sequence.name}`; was it closed meanwhile?")
         return progress([statuses[rank] for rank in sorted(statuses)])
+
+    async def rank_statuses(
+        self, sequences: SequenceOf[int], topology: Topology
+    ) -> dict[int, dict[int, SequenceStatus]]:
+        """What each rank says of sequences; see `claims.rank_statuses`.
+
+        Raises:
+            StaleEpoch: A rank answered in another epoch: it may have lost what this client has.
+        """
+        found = await rank_statuses(self._session, sequences, topology)
+        if self._session.epoch != topology.epoch:
+            raise StaleEpoch(f"A rank answered from another epoch than {topology.epoch}; ask again.")
+        return found
 
     async def cut_uncommitted(self, lengths: list[tuple[Sequence, int]]) -> list[int | ServiceError]:
         """Cuts what is not committed of sequences, each to its length.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class Contents:
         queries: ``None`` for tokens that are appended without attention.
         keys: ``None`` for tokens that are in the cache.
         values: ``None`` also where they are a part of the keys.
+        tokens: T, of all entries.
     """
 
     model: Model
@@ -42,11 +44,7 @@ class Contents:
     kv_dtype: DType
     query_mode: QueryMode
     wants_lse: bool
-
-    @property
-    def tokens(self) -> int:
-        """T, of all entries."""
-        return sum(entry.count for entry in self.entries)
+    tokens: int
 
     def chunks(self) -> Iterator[tuple[Entry, Chunk]]:
         """The keys and values of each entry."""
@@ -69,9 +67,10 @@ class Contents:
             (entry.sequence.id, entry.position, entry.count, claim)
             for entry, claim in zip(self.entries, claims, strict=True)
         )
-        for rank in range(shape.ranks):
-            query_heads = self._query_heads(rank, shape)
-            kv_heads = shape.group_heads(rank, attention.kv_heads)
+        for rank, (own_heads, group_heads, kv_heads) in enumerate(
+            head_places(shape, attention.query_heads, attention.kv_heads)
+        ):
+            query_heads = group_heads if self.query_mode is QueryMode.REPLICATE else own_heads
             owned = None if self.queries is not None else self._owned(rank, shape)
             payload = [] if self.queries is None else [self.queries[query_heads.start : query_heads.stop]]
             kv_tokens = 0
@@ -89,7 +88,7 @@ class Contents:
                 timeout_milliseconds=int(timeout * 1000),
                 query_dtype=self.query_dtype,
                 kv_dtype=self.kv_dtype,
-                query_heads=len(query_heads),
+                query_heads=0 if self.queries is None else len(query_heads),
                 kv_heads=len(kv_heads),
                 key_dim=attention.key_dim,
                 value_dim=attention.own_value_dim,
@@ -97,13 +96,6 @@ class Contents:
                 entries=entries,
             )
             yield rank, fields.encoded(), payload
-
-    def _query_heads(self, rank: int, shape: ClusterShape) -> range:
-        if self.queries is None:
-            return range(0)
-        heads = self.attention.query_heads
-        replicates = self.query_mode is QueryMode.REPLICATE
-        return shape.group_heads(rank, heads) if replicates else shape.own_heads(rank, heads)
 
     def _owned(self, rank: int, shape: ClusterShape) -> npt.NDArray[np.int64]:
         start = 0
@@ -120,8 +112,9 @@ class Contents:
             ProtocolViolation: One of them is not of its rank's heads.
         """
         attention, tokens = self.attention, self.tokens
-        for rank, result in enumerate(results):
-            heads = len(shape.own_heads(rank, attention.query_heads)) if self.queries is not None else 0
+        places = head_places(shape, attention.query_heads, attention.kv_heads)
+        for rank, (result, (own_heads, _, _)) in enumerate(zip(results, places, strict=True)):
+            heads = 0 if self.queries is None else len(own_heads)
             expected = (tokens, heads, attention.value_dim, self.wants_lse)
             # Without queries there are no heads, and so no numbers of any dimension.
             found = (result.tokens, result.heads, result.value_dim, result.lse is not None)
@@ -169,7 +162,17 @@ class Contents:
             self.kv_dtype,
             self.query_mode,
             self.wants_lse,
+            end - start,
         )
+
+
+@lru_cache(maxsize=256)
+def head_places(shape: ClusterShape, query_heads: int, kv_heads: int) -> tuple[tuple[range, range, range], ...]:
+    """For each rank the query heads that it owns, and the query heads and the KV heads of its group."""
+    return tuple(
+        (shape.own_heads(rank, query_heads), shape.group_heads(rank, query_heads), shape.group_heads(rank, kv_heads))
+        for rank in range(shape.ranks)
+    )
 
 
 def _bounds(entries: Iterable[Entry], tokens_max: int) -> Iterator[tuple[tuple[Entry, ...], int, int]]:
@@ -248,6 +251,7 @@ def contents(
         kv_dtype,
         query_mode,
         lse and queries is not None,
+        tokens,
     )
 
 

@@ -20,7 +20,6 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcp_attention._wire.frame import view
 from dcp_attention._wire.records import decoded, encoded
 from dcp_attention._wire.tensors import NUMPY_DTYPES
 from dcp_attention.errors import InvalidModel, InvalidRequest
@@ -76,7 +75,7 @@ class Writer:
 
     def append(self, name: str, numbers: npt.NDArray[Any] | bytes) -> None:
         """Writes the next numbers of a tensor."""
-        data = view(np.ascontiguousarray(numbers)) if isinstance(numbers, np.ndarray) else numbers
+        data = np.ascontiguousarray(numbers).tobytes() if isinstance(numbers, np.ndarray) else numbers
         start, end = self._header[name]["data_offsets"]
         at = start + self._written[name]
         assert at + len(data) <= end, name

@@ -168,7 +168,10 @@ class Session:
                 Call(await self.link(rank, topology), type, tag, encode(type, topology.epoch, tag, fields, payload))
                 for rank, fields, payload in frames
             ]
-            return await self.transport.exchange(calls, timeout)
+            replies = await self.transport.exchange(calls, timeout)
+            if any(frame.epoch != topology.epoch for frame in replies):
+                self.forget_topology()
+            return replies
         except ServiceError as error:
             self.forget_topology(error)
             raise

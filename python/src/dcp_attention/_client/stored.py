@@ -42,22 +42,22 @@ class Stored:
 
     async def status(self, sequence: Sequence) -> Progress:
         """What the ranks hold of a sequence."""
-        return await self._keeper.persist((), lambda _: self._keeper.status(sequence))
+        return await self._keeper.read([sequence], lambda: self._keeper.status(sequence))
 
     async def statuses(self, sequences: Iterable[Sequence]) -> dict[int, Progress]:
         """What the ranks hold of sequences; one that is not on every rank is left out."""
-        ids = [sequence.id for sequence in sequences]
+        known = list(sequences)
 
-        async def attempt(_: int) -> dict[int, Progress]:
+        async def attempt() -> dict[int, Progress]:
             topology = await self._session.ready_topology()
-            found = await rank_statuses(self._session, ids, topology)
+            found = await self._keeper.rank_statuses([sequence.id for sequence in known], topology)
             return {
                 sequence: progress([ranks[rank] for rank in sorted(ranks)])
                 for sequence, ranks in found.items()
                 if len(ranks) == topology.shape.ranks
             }
 
-        return await self._keeper.persist((), attempt)
+        return await self._keeper.read(known, attempt)
 
     # Token ids.
 

@@ -97,8 +97,7 @@ class Transfers:
             raise ServiceError.of(
                 error.number,
                 f"{error.message} Sequence `{sequence.name}` is committed up to {committed} of the file's "
-                f"{file.length} tokens: go "
-                "on with resume=True, or delete it.",
+                f"{file.length} tokens: go on with resume=True, or delete it.",
                 error.rank,
             ) from error
         return Transfer(sequence, file.length, kept, file.length * description.row_bytes)

@@ -65,7 +65,7 @@ class BlockingLink:
             DeadlineExceeded: It took too long.
             ServiceError: The connection ended.
         """
-        left = [view(piece) for piece in pieces if len(piece)]
+        left = [view(piece) for piece in pieces]
         try:
             while left:
                 try:
@@ -87,6 +87,9 @@ class BlockingLink:
         except OSError as error:
             self.receive()
             self.end(self.peer.gone(error.strerror or error))
+        except BaseException:
+            self.end(ShuttingDown("A request was interrupted while it was sent."))
+            raise
 
     def _send(self, left: list[memoryview]) -> int:
         return self.socket.send(left[0]) if self._is_tls else self.socket.sendmsg(left[:_IOV_MAX])

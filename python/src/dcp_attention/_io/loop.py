@@ -91,14 +91,20 @@ class LoopLink(asyncio.BufferedProtocol):
         assert self._transport is not None
         check_role(self._transport.get_extra_info("peercert"), self.peer.role)
 
-    async def send(self, pieces: list[Buffer]) -> None:
-        """Sends a frame, in whose middle nobody else writes; returns when not too much waits to be sent."""
+    def send(self, pieces: list[Buffer]) -> None:
+        """Sends a frame, in whose middle nobody else writes."""
         assert self._transport is not None
-        if not self.is_open:
-            return
-        for piece in pieces:
-            if len(piece):
+        if self.is_open:
+            for piece in pieces:
                 self._transport.write(view(piece))
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether so much waits to be sent that no more should come."""
+        return not self._writable.is_set()
+
+    async def taken(self) -> None:
+        """Waits until not too much waits to be sent."""
         await self._writable.wait()
 
 
@@ -112,13 +118,13 @@ class LoopTransport:
         """See `Transport`."""
         link = LoopLink(peer)
         try:
-            async with _deadline(DIAL_TIMEOUT, peer):
-                await self._dial(link, tls)
-                await link.send(hello(RELEASE))
-                await link.welcome
+            await asyncio.wait_for(self._greet(link, tls), DIAL_TIMEOUT)
         except BaseException as error:
             link.close()
             await link.closed()
+            # Since Python 3.11 it is an OSError.
+            if isinstance(error, asyncio.TimeoutError):
+                raise late(peer, DIAL_TIMEOUT) from error
             if isinstance(error, OSError):
                 raise dial_error(peer, error) from error
             raise
@@ -126,6 +132,11 @@ class LoopTransport:
             if link.welcome.done() and not link.welcome.cancelled():
                 link.welcome.exception()
         return link
+
+    async def _greet(self, link: LoopLink, tls: TLS | None) -> None:
+        await self._dial(link, tls)
+        link.send(hello(RELEASE))
+        await link.welcome
 
     async def _dial(self, link: LoopLink, tls: TLS | None) -> None:
         loop = asyncio.get_running_loop()
@@ -149,14 +160,24 @@ class LoopTransport:
     async def exchange(self, calls: Sequence[Call], timeout: float) -> list[Frame]:
         """See `Transport`."""
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
         answers: list[asyncio.Future[Frame]] = [loop.create_future() for _ in calls]
         for call, answer in zip(calls, answers, strict=True):
             call.link.conversation.expect(call.tag, call.type, lambda value, answer=answer: _settle(answer, value))
         try:
-            async with _deadline(timeout, calls[0].link.peer):
-                for call in calls:
-                    await call.link.send(call.pieces)
-                return list(await asyncio.gather(*answers))
+            for call in calls:
+                call.link.send(call.pieces)
+                if call.link.is_congested:
+                    await asyncio.wait_for(call.link.taken(), deadline - loop.time())
+            done, _ = await asyncio.wait(answers, timeout=deadline - loop.time(), return_when=asyncio.FIRST_EXCEPTION)
+            for answer in done:
+                answer.result()
+            for call, answer in zip(calls, answers, strict=True):
+                if not answer.done():
+                    raise late(call.link.peer, timeout)
+            return [answer.result() for answer in answers]
+        except asyncio.TimeoutError as error:
+            raise late(call.link.peer, timeout) from error
         finally:
             for call, answer in zip(calls, answers, strict=True):
                 call.link.conversation.forget(call.tag)
@@ -194,28 +215,3 @@ def _settle(answer: asyncio.Future[Frame], value: Answer) -> None:
         answer.set_exception(value)
     else:
         answer.set_result(value)
-
-
-@asynccontextmanager
-async def _deadline(seconds: float, peer: Peer) -> AsyncIterator[None]:
-    """`asyncio.timeout` of Python 3.11, for 3.10, and with an error that names the peer."""
-    task = asyncio.current_task()
-    assert task is not None
-    is_late = False
-
-    def expire() -> None:
-        nonlocal is_late
-        is_late = True
-        task.cancel()
-
-    timer = asyncio.get_running_loop().call_later(seconds, expire)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not is_late:
-            raise
-        if hasattr(task, "uncancel"):
-            task.uncancel()
-        raise late(peer, seconds) from None
-    finally:
-        timer.cancel()

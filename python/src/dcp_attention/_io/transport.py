@@ -94,7 +94,6 @@ def tls_error(peer: Peer, error: ssl.SSLError) -> ServiceError:
     reason = (error.reason or str(error)).replace("_", " ").lower()
     return AccessDenied(
         f"{peer.name} at {peer.endpoint.text} and this client do not agree on TLS 1.3 with certificates ({reason}); "
-        "use files "
-        "that `dcpctl certs` made for this cluster.",
+        "use files that `dcpctl certs` made for this cluster.",
         rank=peer.rank,
     )

@@ -56,12 +56,14 @@ class Frame:
 
 
 def encode(type: int, epoch: int, tag: Tag, fields: bytes | bytearray, payload: Sequence[Buffer] = ()) -> list[Buffer]:
-    """The bytes of a frame, as pieces to be sent one after the other. Payload pieces are contiguous and not copied.
+    """The bytes of a frame, as pieces to be sent one after the other, none of them empty. Payload pieces are
+    contiguous and not copied.
 
     Raises:
         InvalidRequest: It is larger than a frame may be.
     """
-    size = sum(_size(piece) for piece in payload)
+    sizes = [piece.nbytes if isinstance(piece, np.ndarray) else len(piece) for piece in payload]
+    size = sum(sizes)
     if len(fields) > FIELDS_MAX or size > PAYLOAD_MAX:
         raise InvalidRequest(
             f"A frame of {len(fields)} bytes of fields and {size} of payload is above the limits of {FIELDS_MAX} and "
@@ -85,16 +87,14 @@ def encode(type: int, epoch: int, tag: Tag, fields: bytes | bytearray, payload: 
         crc,
         0,
     )
-    return [header + _CHECKSUM.pack(google_crc32c.value(header)) + fields, *payload]
+    pieces: list[Buffer] = [header + _CHECKSUM.pack(google_crc32c.value(header)) + fields]
+    pieces += [piece for piece, count in zip(payload, sizes, strict=True) if count]
+    return pieces
 
 
 def view(piece: Buffer) -> memoryview:
     """The bytes of a piece, where they are."""
-    return piece.reshape(-1).data.cast("B") if isinstance(piece, np.ndarray) else memoryview(piece)
-
-
-def _size(piece: Buffer) -> int:
-    return piece.nbytes if isinstance(piece, np.ndarray) else len(piece)
+    return piece.data.cast("B") if isinstance(piece, np.ndarray) else memoryview(piece)
 
 
 class FrameReader:
