@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dcp_attention import Commit, Entry, Fork, UnknownSequence
 
@@ -190,3 +190,9 @@ def _common(one: SequenceOf[int], other: SequenceOf[int]) -> int:
         if a != b:
             return index
     return min(len(one), len(other))
+
+
+def token_lists(tokens: Any) -> list[list[int]]:
+    """Token ids of each row, from a tensor or lists, of one row or of more."""
+    rows: list[Any] = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
+    return [list(map(int, row)) for row in (rows if rows and not isinstance(rows[0], int) else [rows])]

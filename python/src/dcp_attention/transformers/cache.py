@@ -11,7 +11,8 @@ from dcp_attention import ModelMismatch
 from dcp_attention.transformers._bind import ModelWatch, TokenWatch
 from dcp_attention.transformers._latent import Latents
 from dcp_attention.transformers._look import NoStateCache, attention_of, not_attended, served
-from dcp_attention.transformers._rows import Row, Rows, fork_name
+from dcp_attention.transformers._pass import Pass
+from dcp_attention.transformers._rows import Row, Rows, fork_name, token_lists
 from dcp_attention.transformers._sealed import Update
 from dcp_attention.transformers.errors import NotServed
 
@@ -87,9 +88,9 @@ class DCPCache(NoStateCache):
         self._watch: ModelWatch | None = None
         self._length = 0  # tokens in all layers, padding counted
         self._passes = 0
-        self._pass: _Pass | None = None
+        self._pass: Pass | None = None
         self._waiting: Update | None = None
-        self._rows.take_up(None if tokens is None else _token_lists(tokens))
+        self._rows.take_up(None if tokens is None else token_lists(tokens))
         self._length = max((row.padding + row.length for row in self._rows.all), default=0)
         if model is None:
             self._watch = ModelWatch()
@@ -117,7 +118,7 @@ class DCPCache(NoStateCache):
             Conflict: There is a sequence of that name.
             NotServed: The model has a layer that the daemons cannot serve.
         """
-        (ids,) = _token_lists(tokens)
+        (ids,) = token_lists(tokens)
         facts = served(model, revision)
         registered = cluster.register_model(facts.name, facts.description)
         cluster.open_matching(name, registered, ids, scope=scope, longest=len(ids) - 1)
@@ -227,7 +228,7 @@ class DCPCache(NoStateCache):
                 forward.is_complete = True
         return out
 
-    def _step(self, index: int, call: AttentionCall, latents: Latents | None, forward: _Pass) -> torch.Tensor:
+    def _step(self, index: int, call: AttentionCall, latents: Latents | None, forward: Pass) -> torch.Tensor:
         query = call.query if latents is None else latents.queries(call.query)
         batch, heads, tokens, _ = call.query.shape
         start = forward.start + forward.tokens - tokens
@@ -261,7 +262,7 @@ class DCPCache(NoStateCache):
 
     # Forward passes.
 
-    def _begin_pass(self, rows: int, tokens: int) -> _Pass:
+    def _begin_pass(self, rows: int, tokens: int) -> Pass:
         model = self._model
         assert model is not None
         assert self._tokens is not None
@@ -276,9 +277,9 @@ class DCPCache(NoStateCache):
         if any(row.length - row.committed >= (self._commit_every if row.committed else 1) for row in self._rows.all):
             self._rows.commit()
         self._passes += 1
-        return _Pass(self._passes, self._length, tokens, ids)
+        return Pass(self._passes, self._length, tokens, ids)
 
-    def _take_padding(self, padding: tuple[int, ...] | None, forward: _Pass) -> None:
+    def _take_padding(self, padding: tuple[int, ...] | None, forward: Pass) -> None:
         """Learns each row's padding from the mask, and which ids are tokens, once in a forward pass."""
         if forward.has_padding:
             return
@@ -390,23 +391,3 @@ class DCPCache(NoStateCache):
     ) -> None:
         if error is None:
             self.close()
-
-
-class _Pass:
-    """A forward pass."""
-
-    def __init__(self, number: int, start: int, tokens: int, ids: list[list[int]] | None) -> None:
-        self.number = number
-        self.start = start  # the position of its first token, padding counted
-        self.tokens = tokens
-        self.ids = ids
-        self.served: set[int] = set()  # layers whose keys and values are in the daemons
-        self.has_padding = False
-        self.is_complete = False
-        self.failed = False
-
-
-def _token_lists(tokens: Any) -> list[list[int]]:
-    """Token ids of each row, from a tensor or lists, of one row or of more."""
-    rows: list[Any] = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
-    return [list(map(int, row)) for row in (rows if rows and not isinstance(rows[0], int) else [rows])]

@@ -1,0 +1,17 @@
+"""What a cache knows of the forward pass that it is in."""
+
+from __future__ import annotations
+
+
+class Pass:
+    """A forward pass."""
+
+    def __init__(self, number: int, start: int, tokens: int, ids: list[list[int]] | None) -> None:
+        self.number = number
+        self.start = start  # the position of its first token, padding counted
+        self.tokens = tokens
+        self.ids = ids
+        self.served: set[int] = set()  # layers whose keys and values are in the daemons
+        self.has_padding = False
+        self.is_complete = False
+        self.failed = False
