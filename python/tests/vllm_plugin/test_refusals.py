@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from dcp_attention.vllm.options import Options
 from dcp_attention.vllm.refusals import refuse_unsupported
 
 TRANSFER = {"kv_connector": "DCPConnector", "kv_role": "kv_both"}
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Takes back what vLLM writes into this process's environment, for workers, when it is configured."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def configured(model: Path, **options: Any) -> Any:
