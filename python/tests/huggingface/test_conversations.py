@@ -15,13 +15,13 @@ import pytest
 import torch
 from huggingface.support import generate, ids, padded, small
 
-from dcp_attention import Conflict, ModelMismatch
+from dcp_attention import Cluster, Conflict, ModelMismatch
+from dcp_attention._client.session import Session
+from dcp_attention._wire.requests import COMMIT
 from dcp_attention.transformers import DCPCache, NotServed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dcp_attention import Cluster
 
 
 def name() -> str:
@@ -37,6 +37,33 @@ def test_a_conversation_goes_on(llama: PreTrainedModel, two: Cluster) -> None:
     cache = DCPCache(two, chat, tokens=more)
     assert cache.get_seq_length() == 45  # the last token was generated, and not computed with
     assert torch.equal(generate(own, more), generate(llama, more, past_key_values=cache))
+
+
+def test_a_commit_whose_client_died_is_on_some_ranks(
+    llama: PreTrainedModel, running: dcp_support.LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed, _ = dcp_support.seeded()
+    own, chat = small("llama", attention="eager"), name()
+    ask_ranks = Session.ask_ranks
+
+    async def ask_one(self: Session, request: Any, value: Any, topology: Any, ranks: Any = None) -> Any:
+        return await ask_ranks(self, request, value, topology, (0,) if request is COMMIT else ranks)
+
+    with Cluster.connect(running.endpoint) as first:
+        cache = DCPCache(first, chat, commit_every=1000)
+        tokens = generate(llama, ids(30, seed), past_key_values=cache)
+        assert first.status(first.open(chat)).committed == 30
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "ask_ranks", ask_one)
+            cache.commit()
+        status = first.status(first.open(chat))
+        assert status.committed == 30
+        assert status.committed_most == cache.get_seq_length()
+        more = torch.cat([tokens, ids(10, seed + 1)], 1)
+        with Cluster.connect(running.endpoint) as second:
+            cache = DCPCache(second, chat, tokens=more)
+            assert cache.get_seq_length() == 30  # what every rank has with its ids, and not nothing
+            assert torch.equal(generate(own, more), generate(llama, more, past_key_values=cache))
 
 
 def test_a_conversation_that_turned_off_is_cut(llama: PreTrainedModel, two: Cluster) -> None:
@@ -142,8 +169,6 @@ def test_everything_is_killed(tmp_path: Path) -> None:
         for daemon in ("rank-0", "rank-1", "coordinator"):
             cluster.kill(daemon)
         cluster.start()
-        from dcp_attention import Cluster
-
         with Cluster.connect(cluster.endpoint) as client:
             said = torch.cat([ids(900, seed), torch.tensor([spoken])], 1)
             cache = DCPCache(client, "chat-1", tokens=said)

@@ -101,8 +101,12 @@ class Rows:
         except UnknownSequence:
             return None
         length = self._cluster.resume(sequence, at_most=0)
-        has_ids = self._cluster.status(sequence).token_ids >= length
-        ids = self._cluster.token_ids(sequence, 0, length).tolist() if has_ids else None
+        status = self._cluster.status(sequence)
+        if status.committed < length:
+            # A commit whose client died has reached some ranks: the others have the last tokens, without their ids.
+            length = status.committed
+            self._cluster.cut(sequence, length)
+        ids = self._cluster.token_ids(sequence, 0, length).tolist() if status.token_ids >= length else None
         return Row(sequence, length=length, committed=length, ids=ids)
 
     def align(self) -> None:
