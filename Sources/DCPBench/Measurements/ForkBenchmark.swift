@@ -47,27 +47,8 @@ public struct ForkBenchmark: Sendable {
         parameters.ranks = ranks
         let model = try shape.model(dataType, layers: 1)
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: 2 * context))
-        var options = LocalClusterOptions()
-        options.ranks = ranks
-        options.threadsPerRank = 1
         bench.progress(parameters.label)
-        let local = try LocalCluster.start(
-            in: LocalClusterDirectory(path: bench.directory.fresh("c")), options: options)
-        do {
-            let cluster = try await StepContext.connect(local)
-            do {
-                let timings = try await measure(model, cluster, bench)
-                await cluster.close()
-                await local.stop(deadline: .seconds(20))
-                return finding(parameters, timings)
-            } catch {
-                await cluster.close()
-                throw error
-            }
-        } catch {
-            await local.stop(deadline: .seconds(20))
-            throw error
-        }
+        return finding(parameters, try await bench.withCluster(ranks: ranks) { try await measure(model, $0, bench) })
     }
 
     /// What one round took, seconds.

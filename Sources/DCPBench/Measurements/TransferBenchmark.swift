@@ -45,26 +45,9 @@ public struct TransferBenchmark: Sendable {
         parameters.ranks = ranks
         let model = try shape.model(dataType)
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: 2 * count))
-        var options = LocalClusterOptions()
-        options.ranks = ranks
-        options.threadsPerRank = 1
         bench.progress(parameters.label)
-        let local = try LocalCluster.start(
-            in: LocalClusterDirectory(path: bench.directory.fresh("c")), options: options)
-        do {
-            let cluster = try await StepContext.connect(local)
-            do {
-                let finding = try await measure(parameters, model, cluster, bench)
-                await cluster.close()
-                await local.stop(deadline: .seconds(20))
-                return finding
-            } catch {
-                await cluster.close()
-                throw error
-            }
-        } catch {
-            await local.stop(deadline: .seconds(20))
-            throw error
+        return try await bench.withCluster(ranks: ranks) { [parameters] in
+            try await measure(parameters, model, $0, bench)
         }
     }
 
