@@ -10,7 +10,7 @@ import pytest
 import torch
 from huggingface.support import generate, ids, padded, small
 
-from dcp_attention.transformers import DCPCache
+from dcp_attention.transformers import DCPCache, served
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,6 +123,24 @@ def test_bf16(architecture: str, two: Cluster) -> None:
         architecture, model, two, [numbers.integers(3, 500, length).tolist() for length in (10, 90)], tokens=12
     )
     assert report.verdict in ("equal", "tied"), report
+
+
+def test_latents_that_cannot_be_absorbed(two: Cluster) -> None:
+    """With a bias keys are no product of latents and weights: all heads' keys and values are stored."""
+    seed, _ = dcp_support.seeded()
+    own, daemons = own_and_daemons("deepseek_v3", seed)
+    for model in (own, daemons):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            up = getattr(module, "kv_b_proj", None)
+            if up is not None:
+                up.bias = torch.nn.Parameter(torch.randn(up.out_features), requires_grad=False)
+    assert own.model.layers[0].self_attn.kv_b_proj.bias is not None
+    expected = generate(own, ids(70, seed))
+    assert torch.equal(expected, generate(daemons, ids(70, seed), past_key_values=DCPCache(two, name())))
+    facts = served(daemons)
+    assert not facts.latents
+    assert {(kind.kv_heads, kind.leading_values) for kind in facts.description.layers} == {(8, False)}
 
 
 def test_logits_of_a_forward_pass(two: Cluster) -> None:
