@@ -158,17 +158,48 @@ struct AttentionWorkTests {
         }
     }
 
-    @Test("a decode step's pieces hold all KV heads, a single KV head's pieces share its tokens out")
-    func decodeSplit() {
-        for (kvHeads, expected) in [(8, 32), (1, 32)] {
-            let layout = PanelLayout(
-                dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64)
-            let split = WorkSplit(
-                partition: HeadPartition(queryHeads: kvHeads * 4, kvHeads: kvHeads, contextRanks: 1),
-                heads: 0..<kvHeads * 4, visible: .all(count: 1, of: 65_536), layout: layout, rowsMax: 64)
-            #expect(split.tiles.count == kvHeads && split.pieces.count == expected)
-            #expect(split.pieces.allSatisfy { $0.tiles == 0..<kvHeads })
+    @Test(
+        "a decode step's pieces hold all KV heads, a single KV head's pieces share its tokens out", arguments: [8, 1])
+    func decodeSplit(kvHeads: Int) {
+        let split = Self.decodeSplit(kvHeads: kvHeads, tokens: 65_536)
+        #expect(split.tiles.count == kvHeads && split.pieces.count >= 30)
+        #expect(split.pieces.allSatisfy { $0.tiles == 0..<kvHeads })
+    }
+
+    @Test(
+        "1 to 32 threads that take piece after piece of a decode step are busy for 85 % of its time",
+        arguments: [8, 4, 2])
+    func balance(kvHeads: Int) {
+        for mebibytes in [128, 200, 333, 512, 1000, 4096] {
+            let split = Self.decodeSplit(kvHeads: kvHeads, tokens: (mebibytes << 20) / (kvHeads * 512))
+            let lengths = split.pieces.map(\.keys.count)
+            for threads in 1...32 {
+                var ends = [Int](repeating: 0, count: threads)
+                for length in lengths { ends[ends.indices.min { ends[$0] < ends[$1] }!] += length }
+                let busy = Double(lengths.reduce(0, +)) / Double(threads * ends.max()!)
+                #expect(busy >= 0.85, "\(threads) threads, \(mebibytes) MiB in \(lengths.count) pieces")
+            }
         }
+    }
+
+    @Test("many rows keep few states: their pieces are fewer, and of one length")
+    func largeStates() {
+        let layout = PanelLayout(
+            dataType: .bfloat16, kvHeads: 1, keyDim: 576, values: .leading(512), blockTokens: 64)
+        let split = WorkSplit(
+            partition: HeadPartition(queryHeads: 128, kvHeads: 1, contextRanks: 1), heads: 0..<128,
+            visible: .all(count: 1, of: 131_072), layout: layout, rowsMax: 64)
+        #expect(Set(split.pieces.dropLast().map(\.keys.count)).count == 1)
+        #expect((28...32).contains(split.pieces.count))
+    }
+
+    /// Of queries in groups of four, over bf16 heads of 128.
+    private static func decodeSplit(kvHeads: Int, tokens: Int) -> WorkSplit {
+        WorkSplit(
+            partition: HeadPartition(queryHeads: kvHeads * 4, kvHeads: kvHeads, contextRanks: 1),
+            heads: 0..<kvHeads * 4, visible: .all(count: 1, of: tokens),
+            layout: PanelLayout(dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64),
+            rowsMax: 64)
     }
 
     @Test("new-token panels: any tokens of the step, rounded as the cache rounds; NaN and too large are refused")

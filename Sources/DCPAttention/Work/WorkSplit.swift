@@ -40,8 +40,15 @@ package struct WorkSplit: Sendable {
     package static let rowsMax = 256
     /// K and V of a piece, at least: what a thread reads in some 30 us.
     package static let pieceByteCountMin = 1 << 20
-    /// Above this many pieces their keys double: each piece keeps a state of its own until the end.
-    package static let piecesMax = 32
+    /// Of all keys, at least: each piece keeps a state of its own until the end, which are merged on one thread.
+    package static let piecesMax = 192
+    /// So many may always be there, however large their states are.
+    private static let piecesOfAnySize = 32
+    /// Outputs in all states, if there are more than those.
+    private static let stateByteCountMax = 4 << 20
+    /// A piece is this part of the keys that are left, until the least size is reached. Long ones first, short ones last: up
+    /// to 32 threads, which take the next as they have ended one, then end at about the same time.
+    private static let piecesOfRest = 40
 
     /// - Parameters:
     ///   - heads: query heads to compute, numbered inside the group; may be empty.
@@ -80,25 +87,48 @@ package struct WorkSplit: Sendable {
         let keyTokens = keys.reduce(0) { max($0, $1.count) }
         let headByteCount = layout.headByteCount / layout.blockTokens
         let tokenByteCount = headByteCount * Set(bundles[0].map(\.kvHead)).count
-        let blocks = (Self.pieceByteCountMin / tokenByteCount + layout.blockTokens - 1) / layout.blockTokens
-        var keyTokensPerPiece = max(1, blocks) * layout.blockTokens
-        while keyTokensPerPiece < keyTokens,
-            bundles.count * ((keyTokens + keyTokensPerPiece - 1) / keyTokensPerPiece) > Self.piecesMax
-        {
-            keyTokensPerPiece *= 2
-        }
+        let rows = bundles.joined().reduce(0) { $0 + $1.rows }
+        let stateByteCount = max(rows * layout.valueDim * 4 / bundles.count, 1)
+        let piecesMax = min(max(Self.stateByteCountMax / stateByteCount, Self.piecesOfAnySize), Self.piecesMax)
+        let cut = Cut(
+            blockTokens: layout.blockTokens,
+            least: max(
+                Self.blocks(Self.pieceByteCountMin, of: tokenByteCount * layout.blockTokens),
+                Self.blocks(keyTokens, of: layout.blockTokens * max(1, piecesMax / bundles.count))),
+            partOfRest: max(1, Self.piecesOfRest / bundles.count))
         for (bundle, keys) in zip(bundles, keys) {
             let first = pieces.count
             let members = tiles.count..<tiles.count + bundle.count
-            for some in Self.chunks(of: keys, max: keyTokensPerPiece) {
-                pieces.append(Piece(tiles: members, keys: some))
-            }
+            for some in cut.ranges(of: keys) { pieces.append(Piece(tiles: members, keys: some)) }
             for var tile in bundle {
                 tile.pieces = first..<pieces.count
                 tiles.append(tile)
             }
         }
     }
+
+    /// How the keys of a bundle are cut.
+    private struct Cut {
+        var blockTokens: Int
+        /// Blocks of a piece.
+        var least: Int
+        var partOfRest: Int
+
+        func ranges(of keys: Range<Int>) -> [Range<Int>] {
+            var ranges: [Range<Int>] = []
+            var start = keys.lowerBound
+            while start < keys.upperBound {
+                let blocks = max(least, WorkSplit.blocks(keys.upperBound - start, of: blockTokens * partOfRest))
+                let end = min(start + blocks * blockTokens, keys.upperBound)
+                ranges.append(start..<end)
+                start = end
+            }
+            return ranges
+        }
+    }
+
+    /// How many of a size hold so much.
+    private static func blocks(_ count: Int, of size: Int) -> Int { (count + size - 1) / size }
 
     /// What some tiles see, from the start of its first block. Empty when they see nothing.
     private static func keys(of tiles: [Tile], blockTokens: Int) -> Range<Int> {

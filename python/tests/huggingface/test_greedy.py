@@ -33,7 +33,8 @@ def test_smollm2(
         model = copy.deepcopy(model)
         torch.nn.Module.to(model, torch.bfloat16)  # transformers refuses it for weights that came from GGUF
     model.set_attn_implementation("sdpa")
-    tokens = 32 if os.environ.get("WHOLE_GRID") else 12
+    # In bf16 four of these prompts come to a tie within 32 tokens, at a logit of 16 to 32 that is one of a hundred.
+    tokens = 32 if os.environ.get("WHOLE_GRID") and dtype == "f32" else 12
     report = compare_model("SmolLM2", model, request.getfixturevalue(ranks), list(prompts.values()), tokens=tokens)
     for name, prompt in zip(prompts, report.prompts, strict=True):
         print(f"{name}: {prompt}")  # noqa: T201
