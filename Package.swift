@@ -166,7 +166,7 @@ let package = Package(
         tests("DCPCoordinator", ["DCPWire", "DCPStore"]),
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
         tests("DCPObservability"),
-        tests("DCPDaemon", ["DCPRank", "DCPObservability", nioCore, logging, argumentParser]),
+        tests("DCPDaemon", ["DCPAttention", "DCPRank", "DCPObservability", nioCore, logging, argumentParser]),
         tests("DCPConsole"),
         tests("DCPDoctor", ["DCPCertificates", "DCPClient", "DCPWire"]),
         tests("DCPBench"),

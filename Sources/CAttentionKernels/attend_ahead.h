@@ -2,8 +2,9 @@
 //
 // Reading as fast as memory delivers takes some 64 lines in flight at any time, and hardware asks for more only as lines
 // are used. So the caller names the memory that comes next, and each loop asks for its share of it, in address order.
-// Measured (Zen 5, bf16, 4 rows): 0.56 of a streaming read without, 0.86 to 0.88 like this; Kernels.md in the DocC
-// catalogue has what else was tried.
+// Measured (Zen 5, bf16, 4 rows): 0.56 of a streaming read without, 0.86 to 0.88 like this. Which cache serves best
+// differs between processors: a Zen 4 core has 24 or so requests of its first level in flight, and more of its second.
+// Kernels.md in the DocC catalogue has what else was tried.
 #ifndef DCP_ATTEND_AHEAD_H
 #define DCP_ATTEND_AHEAD_H
 
@@ -57,8 +58,10 @@ typedef struct {
     uint64_t heavy[dcp_attention_rows_max / dcp_tile_rows]; // a bit for each token with a second term in a row of the tile
 #endif
     uintptr_t ahead, ahead_due, ahead_end; // addresses: asked for, due by now, the end
-    // Volatile so that a compiler does not keep them in registers that the loops need: they are read once a block.
+    // Volatile so that a compiler does not keep them in registers that the loops need: they are read once a block, the
+    // level once a line.
     volatile uintptr_t then, then_end;
+    volatile int32_t level;
     uintptr_t key_bytes, weight_bytes, value_bytes; // due each time, or for each row's weights
     uint64_t seen[dcp_attention_rows_max]; // a bit for each token that the row sees
     dcp_sight sights[dcp_attention_rows_max / dcp_tile_rows];
@@ -95,7 +98,12 @@ DCP_INLINE void dcp_ask(dcp_group *group, dcp_asking *asking, uintptr_t bytes) {
             asking->end = group->then_end;
             group->then = group->then_end = 0;
         }
-        __builtin_prefetch((const void *)asking->at, 0, 3);
+        // The level is a constant of the instruction.
+        if (group->level == 2) {
+            __builtin_prefetch((const void *)asking->at, 0, 2);
+        } else {
+            __builtin_prefetch((const void *)asking->at, 0, 3);
+        }
     }
 }
 

@@ -131,6 +131,7 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
     group.ahead_end = (uintptr_t)ahead.end;
     group.then = (uintptr_t)ahead.then;
     group.then_end = (uintptr_t)ahead.then_end;
+    group.level = ahead.level;
     dcp_deal_ahead(type, &group, seen.end - start, &ahead);
     DCP_NO_CALL
     for (int64_t r = 0; r < rows->rows; r++) group.maximum[r] = rows->maximum[r], group.sum[r] = rows->sum[r];

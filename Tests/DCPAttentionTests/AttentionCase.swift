@@ -21,6 +21,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     /// Largest magnitude of a score, about; queries are made for it.
     var scoreLimit: Float = 8
     var kernels = AttentionKernels.chosen
+    var prefetch = PrefetchTable()
     /// nil for the default of Dk.
     var scale: Float?
 
@@ -73,7 +74,8 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     func work(_ inputs: Inputs, panels: TestPanels, heads: Range<Int>? = nil) throws -> AttentionWork {
         AttentionWork(
             attention: try attention(), partition: partition, heads: heads ?? 0..<queryHeads,
-            queries: queryRows(inputs), tokens: 0..<count, visible: visible, over: panels.blocks, kernels: kernels)
+            queries: queryRows(inputs), tokens: 0..<count, visible: visible, over: panels.blocks, kernels: kernels,
+            prefetch: prefetch)
     }
 
     /// All pieces in order, on this thread. Rows `[heads][count]`.

@@ -44,7 +44,8 @@ private final class GuardedBlock {
     var ahead: dcp_ahead {
         let start = map.assumingMemoryBound(to: CChar.self)
         return dcp_ahead(
-            at: keys.assumingMemoryBound(to: CChar.self), end: start + mapByteCount, then: start, then_end: start + 640)
+            at: keys.assumingMemoryBound(to: CChar.self), end: start + mapByteCount, then: start, then_end: start + 640,
+            level: 2)
     }
 }
 

@@ -60,13 +60,14 @@ typedef struct {
 // Memory that the caller will read next: at..<end, and then then..<then_end. NULL where there is none.
 typedef struct {
     const char *at, *end, *then, *then_end;
+    int32_t level; // of the cache that it is prefetched into: 2, or any other number for the first
 } dcp_ahead;
 
 // Takes one block of one KV head into the rows' state.
 //
 //   keys, values  the head's panels, 4-byte aligned
 //   visible       the block's tokens that each row sees; a row that sees none (first == end) keeps its state untouched
-//   ahead         asked for in address order while the block is computed, evenly spread; never read
+//   ahead         prefetched in address order while the block is computed, evenly spread; never read
 //
 // Tokens that a row does not see may hold anything, NaN included. Nothing outside the panels is read. What a row
 // becomes depends on no other row. Thread-safe.

@@ -23,9 +23,10 @@ extension AttentionWork {
         /// Of its KV head's panels, from the start of a block.
         var keyOffset: Int
         var valueOffset: Int
-        /// Tiles that share a KV head find it in a cache; the first of them asks for what comes next.
-        var asksAhead: Bool
-        /// How many bytes later.
+        /// Tiles that share a KV head find it in a cache; the first of them prefetches what comes next, so many bytes later.
+        var prefetches: Bool
+        /// As kernels number them.
+        var aheadLevel: Int32
         var aheadByteCount: Int
         var headByteCount: Int
         /// Key tokens that all rows see.
@@ -76,7 +77,7 @@ extension AttentionWork {
                     made?.values(of: keys, tokens: min(stepTokens, layout.blockTokens - first))
                     ?? payload + tile.pointee.valueOffset
                 let ahead =
-                    tile.pointee.asksAhead
+                    tile.pointee.prefetches
                     ? Self.ahead(of: tile.pointee, payload, following: following, read: read) : dcp_ahead()
                 dcp_attend_block(kernels.table, dataType, &tiles[place].rows, keys, values, visible, ahead)
             }
@@ -90,6 +91,7 @@ extension AttentionWork {
         of tile: KernelTile, _ payload: UnsafeRawPointer, following: UnsafeRawPointer?, read: Range<Int>
     ) -> dcp_ahead {
         var ahead = dcp_ahead()
+        ahead.level = tile.aheadLevel
         let from = tile.keyOffset + tile.aheadByteCount, to = from + tile.headByteCount
         if from < read.upperBound {
             ahead.at = chars(payload + from)
@@ -112,14 +114,16 @@ extension AttentionWork {
     private func kernelTile(_ index: Int, piece: Int) -> KernelTile {
         let kvHead = split.tiles[index].kvHead
         let first = split.pieces[piece].tiles.lowerBound
-        var rows = kernelRows(ofTile: index, piece: piece)
+        let rows = kernelRows(ofTile: index, piece: piece)
         let layout = blocks.layout
-        let ahead = dcp_ahead_bytes(kernels.table, Int32(layout.dataType.rawValue), &rows, Int64(layout.headByteCount))
+        let isFirst = index == first || split.tiles[index - 1].kvHead != kvHead
+        let heads = split.tiles[split.pieces[piece].tiles.upperBound - 1].kvHead - split.tiles[first].kvHead + 1
+        let ahead = isFirst ? prefetch.ahead(rows, kernels, layout, blockByteCount: heads * layout.headByteCount) : nil
         return KernelTile(
             rows: rows, keyOffset: layout.keyPanelOffset(ofHead: kvHead),
-            valueOffset: layout.valuePanelOffset(ofHead: kvHead),
-            asksAhead: index == first || split.tiles[index - 1].kvHead != kvHead,
-            aheadByteCount: layout.ownValueDim > 0 ? Int(ahead) : layout.headByteCount,
+            valueOffset: layout.valuePanelOffset(ofHead: kvHead), prefetches: ahead != nil,
+            aheadLevel: ahead?.level ?? 0,
+            aheadByteCount: layout.ownValueDim > 0 ? ahead?.byteCount ?? 0 : layout.headByteCount,
             headByteCount: layout.headByteCount, shared: split.tiles[index].shared, index: index)
     }
 

@@ -23,6 +23,7 @@ public final class AttentionWork: @unchecked Sendable {
     let blocks: KVBlocks
     let visible: VisibleTokens
     let kernels: AttentionKernels
+    let prefetch: PrefetchTable
     let split: WorkSplit
     let tileQueries: TileQueries
     /// Kernels that multiply bf16 round weights to it that are at most this share of the sum so far: a third less to
@@ -52,7 +53,8 @@ public final class AttentionWork: @unchecked Sendable {
     ///   - over: keys and values; their memory stays valid until `finish` has returned.
     public init(
         attention: LayerAttention, partition: HeadPartition, heads: Range<Int>, queries: QueryRows, tokens: Range<Int>,
-        visible: VisibleTokens, over blocks: KVBlocks, kernels: AttentionKernels = .chosen
+        visible: VisibleTokens, over blocks: KVBlocks, kernels: AttentionKernels = .chosen,
+        prefetch: PrefetchTable = .current
     ) {
         precondition(
             blocks.layout.kvHeads == partition.kvHeads && blocks.layout.keyDim == attention.keyDim
@@ -72,6 +74,7 @@ public final class AttentionWork: @unchecked Sendable {
         self.blocks = blocks
         self.visible = visible
         self.kernels = kernels
+        self.prefetch = prefetch
         let split = WorkSplit(
             partition: partition, heads: heads, visible: visible, layout: blocks.layout, rowsMax: kernels.rowsMax)
         self.split = split

@@ -42,14 +42,18 @@ public struct Kernels: Encodable, Hashable, Sendable {
     public var openblasCore: String
     /// Whether the environment forces narrower vectors on OpenBLAS than this CPU has.
     public var openblasCoreIsForcedOlder: Bool
+    /// How they prefetch, for each KV dtype and number of rows: `bf16, 4 rows: second:32`.
+    public var prefetch: [String]
 
     public static var current: Kernels {
         let selection = KernelSelection.current
         return Kernels(
             instructionSet: selection.instructionSet, openblasCore: selection.openBLASCore,
-            openblasCoreIsForcedOlder: selection.openBLASCoreIsForcedOlder)
+            openblasCoreIsForcedOlder: selection.openBLASCoreIsForcedOlder, prefetch: PrefetchTable.current.lines)
     }
 
-    /// `avx512bf16, OpenBLAS Cooperlake`
-    public static var description: String { "\(KernelSelection.current)" }
+    /// `avx512bf16, OpenBLAS Cooperlake; prefetch bf16, 4 rows: second:32; ...`
+    public static var description: String {
+        (["\(KernelSelection.current)"] + PrefetchTable.current.lines).joined(separator: "; ")
+    }
 }

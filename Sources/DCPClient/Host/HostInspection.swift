@@ -25,7 +25,7 @@ public enum HostInspection {
         var next = environ
         while let entry = next.pointee {
             let text = String(cString: entry)
-            if text.hasPrefix("OPENBLAS_") || text.hasPrefix("DCP_KERNELS=") { found.append(text) }
+            if text.hasPrefix("OPENBLAS_") || text.hasPrefix("DCP_KERNELS") { found.append(text) }
             next += 1
         }
         return Array(found.sorted().prefix(32))

@@ -23,6 +23,9 @@ struct RankSettings {
         do throws(ServiceError) { try KernelSelection.check() } catch {
             throw ConfigurationError(.variable("DCP_KERNELS"), error.message)
         }
+        do throws(ServiceError) { _ = try Prefetch.forced() } catch {
+            throw ConfigurationError(.variable(Prefetch.variable), error.message)
+        }
         let access = ConfigurationKey.rankAccess
         let link = try configuration.link(access, role: isKnown ? .rank(rank) : nil)
         let listen = try configuration.listenEndpoint(.rankListen, access)

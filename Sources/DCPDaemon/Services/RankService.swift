@@ -35,7 +35,7 @@ struct RankService: DaemonService {
     }
 
     private var configuration: RankConfiguration { settings.rank }
-    private var logger: Logger { log.logger }
+    var logger: Logger { log.logger }
 
     func apply(_ configuration: Configuration) {
         // The drain timeout is read when it is needed.
@@ -57,6 +57,7 @@ struct RankService: DaemonService {
         let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
         observed.observation.isStarting("opening its store")
         let cache = try await open(cluster, eventLoop)
+        try await choosePrefetch()
         try await serve(cluster, cache, ComputePool(threads: configuration.threads), eventLoop)
     }
 

@@ -43,6 +43,7 @@ struct BenchOptions: ParsableArguments {
         try await dcp_bench.execute {
             try KernelSelection.check()
             try checkPlot()
+            PrefetchTable.current = try Prefetch.forced().map(PrefetchTable.init) ?? PrefetchTrials.run().table
             let directory = try ScratchDirectory(in: dir)
             let interruption = Interruption()
             let bench = Bench(

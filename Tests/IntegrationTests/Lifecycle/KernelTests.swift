@@ -1,3 +1,5 @@
+import DCPClient
+import DCPCore
 import Foundation
 import Testing
 
@@ -17,6 +19,42 @@ extension Integration {
             }
             try await CommandLineTool(environment: ["DCP_KERNELS": "neon"]).fails(
                 64, saying: ["`neon`", "DCP_KERNELS", available.joined(separator: ", ")], ["kernels"])
+        }
+
+        @Test("dcpctl kernels: shows what each way to prefetch reads, or the one that DCP_KERNELS_AHEAD forces")
+        func prefetch() async throws {
+            let free = try await CommandLineTool(environment: ["DCP_KERNELS_AHEAD": ""]).run("kernels", "--json")
+                .object()
+            #expect(free["forced_prefetch"] == nil)
+            for trial in try #require(free["prefetch"] as? [[String: Any]]) {
+                let figures = try #require(trial["gigabytes_per_second"] as? [String: Double])
+                #expect(Set(figures.keys) == ["first", "second:32", "none"])
+                #expect(figures.values.allSatisfy { $0 > 0 })
+            }
+            let forced = CommandLineTool(environment: ["DCP_KERNELS_AHEAD": "second:48"])
+            #expect(try await forced.run("kernels", "--json").object()["forced_prefetch"] as? String == "second:48")
+            #expect(try await forced.run("kernels").data.contains("Prefetch: second:48, by DCP_KERNELS_AHEAD"))
+            try await CommandLineTool(environment: ["DCP_KERNELS_AHEAD": "third"]).fails(
+                64, saying: ["`third`", "DCP_KERNELS_AHEAD", "first, second or none"], ["kernels"])
+        }
+
+        @Test("a rank measures how to prefetch at its first start, keeps it beside its store, and takes it again")
+        func measuredOnce() async throws {
+            let kernels = try await CommandLineTool(environment: ["DCP_KERNELS": ""]).run("kernels", "--json").object()
+            guard kernels["instruction_set"] as? String != "scalar" else { return }
+            try await ClusterSetup(ranks: 1, environment: ["DCP_KERNELS_AHEAD": ""]).run { cluster in
+                let role = DaemonRole.rank(RankIndex(0))
+                #expect(try cluster.log(of: role).contains("Kernels prefetch as was measured now"))
+                #expect(try cluster.log(of: role).contains("bf16-4-rows"))
+                let file = cluster.local.directory.data(of: role) + "/kernels.json"
+                // A machine that did much else has not come to all kinds of work, and measures again.
+                guard let kept = FileManager.default.contents(atPath: file) else { return }
+                try await cluster.local.kill(role)
+                try cluster.local.start(role)
+                try await cluster.waitUntilReady()
+                #expect(try cluster.log(of: role).contains("Kernels prefetch as was found before"))
+                #expect(FileManager.default.contents(atPath: file) == kept)
+            }
         }
     }
 }

@@ -1,3 +1,4 @@
+import DCPAttention
 import DCPClient
 import DCPTestKit
 import Foundation
@@ -43,6 +44,7 @@ struct CommandLineTool: Sendable {
             process.arguments = arguments
             var environment = ProcessInfo.processInfo.environment
             environment["DCP_COORDINATOR"] = coordinator
+            environment[Prefetch.variable] = "\(Prefetch.first)"
             for (name, value) in extra { environment[name] = value }
             process.environment = environment
             process.standardInput = FileHandle.nullDevice

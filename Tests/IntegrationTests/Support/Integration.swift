@@ -44,7 +44,8 @@ struct ClusterSetup: Sendable, CustomTestStringConvertible {
         options.threadsPerRank = threads
         options.rankArguments = rankArguments
         options.coordinatorArguments = coordinatorArguments
-        options.environment = environment
+        // Chosen, and not measured at each start: the suite starts hundreds of ranks.
+        options.environment = [Prefetch.variable: "\(Prefetch.first)"].merging(environment) { $1 }
         options.environment[KernelSelection.variable] = kernels
         options.binDirectory = Binaries.directory
         return options

@@ -1,0 +1,73 @@
+package import CAttentionKernels
+package import DCPCore
+internal import Synchronization
+
+/// How kernels prefetch, by the kind of work.
+public struct PrefetchTable: Hashable, Sendable {
+    /// What differs enough to be measured for itself: a KV dtype, and whether reading or arithmetic is the limit.
+    package struct Work: Hashable, Sendable {
+        package var dataType: DataType
+        /// Rows that share a KV head: `few` or `many`.
+        package var rows: Int
+
+        static let few = 4
+        static let many = 8
+
+        /// - Parameter rows: any number; of 5 or more arithmetic takes about as long as reading.
+        package init(_ dataType: DataType, rows: Int) {
+            self.dataType = dataType
+            self.rows = rows <= Self.few ? Self.few : Self.many
+        }
+
+        /// The most used first.
+        package static let all = [few, many].flatMap { rows in
+            [DataType.bfloat16, .float16, .float32].map { Work($0, rows: rows) }
+        }
+    }
+
+    /// Those that are not in it are prefetched into the first-level cache.
+    private var chosen: [Work: Prefetch] = [:]
+
+    public init() {}
+
+    /// The same for all work.
+    public init(_ prefetch: Prefetch) {
+        for work in Work.all { chosen[work] = prefetch }
+    }
+
+    package subscript(_ work: Work) -> Prefetch {
+        get { chosen[work] ?? .first }
+        set { chosen[work] = newValue }
+    }
+
+    /// Each kind of work and how it prefetches: `bf16, 4 rows: second:32`.
+    public var lines: [String] { Work.all.map { "\($0.dataType.name), \($0.rows) rows: \(self[$0])" } }
+
+    private static let shared = Mutex(PrefetchTable())
+
+    /// What work of this process that is begun from now on uses. Any thread.
+    public static var current: PrefetchTable {
+        get { shared.withLock { $0 } }
+        set { shared.withLock { $0 = newValue } }
+    }
+
+    /// Where rows of a tile look for what to prefetch: the level as kernels number it, and how many bytes further; nil for
+    /// nowhere.
+    /// - Parameter blockByteCount: what is read of each block: no more than the next one is known.
+    package func ahead(
+        _ rows: dcp_attention_rows, _ kernels: AttentionKernels, _ layout: PanelLayout, blockByteCount: Int
+    ) -> (level: Int32, byteCount: Int)? {
+        let prefetch = self[Work(layout.dataType, rows: Int(rows.rows))]
+        let level: Int32
+        switch prefetch.level {
+        case .none: return nil
+        case .first: level = 1
+        case .second: level = 2
+        }
+        if let byteCount = prefetch.byteCount { return (level, min(byteCount, blockByteCount)) }
+        let byteCount = withUnsafePointer(to: rows) {
+            dcp_ahead_bytes(kernels.table, Int32(layout.dataType.rawValue), $0, Int64(layout.headByteCount))
+        }
+        return (level, Int(byteCount))
+    }
+}

@@ -1,0 +1,37 @@
+internal import DCPAttention
+internal import DCPCore
+internal import Logging
+internal import NIOPosix
+
+extension RankService {
+    /// How kernels prefetch on this machine: as `DCP_KERNELS_AHEAD` says, as an earlier start of this store found, or as
+    /// is measured now, in 0.3 s.
+    func choosePrefetch() async throws {
+        if let forced = try Prefetch.forced() {
+            PrefetchTable.current = PrefetchTable(forced)
+            return logger.notice(
+                "Kernels prefetch as the environment says", metadata: [Prefetch.variable: "\(forced)"])
+        }
+        guard PrefetchTrials.areUseful() else { return }
+        let file = PrefetchFile(store: settings.storeDirectory, kernels: AttentionKernels.chosen.name)
+        if let trials = file.read() {
+            PrefetchTable.current = trials.table
+            return logger.info("Kernels prefetch as was found before", metadata: metadata(trials))
+        }
+        // On a thread that may block.
+        let trials = try await NIOThreadPool.singleton.runIfActive { try PrefetchTrials.run() }
+        PrefetchTable.current = trials.table
+        logger.notice("Kernels prefetch as was measured now", metadata: metadata(trials))
+        guard trials.areComplete else { return }
+        do { try file.write(trials) } catch {
+            logger.warning(
+                "How kernels prefetch cannot be kept, and is measured again at the next start",
+                metadata: ["reason": "\(error)"])
+        }
+    }
+
+    private func metadata(_ trials: PrefetchTrials) -> Logger.Metadata {
+        Dictionary(
+            uniqueKeysWithValues: trials.trials.map { ("\($0.dataType.name)-\($0.rows)-rows", "\($0.figures)") })
+    }
+}

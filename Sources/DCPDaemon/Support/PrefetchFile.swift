@@ -1,0 +1,75 @@
+package import DCPAttention
+internal import DCPCore
+internal import Foundation
+
+/// `kernels.json` in a store's directory: how the kernels of a machine prefetch best, and what each way gave. A store that
+/// moves to another processor leaves it behind.
+package struct PrefetchFile {
+    package static let name = "kernels.json"
+
+    private let path: String
+    private let processor: String
+    private let kernels: String
+
+    package init(store directory: String, processor: String = ProcessorIdentity.current, kernels: String) {
+        path = directory + "/" + Self.name
+        self.processor = processor
+        self.kernels = kernels
+    }
+
+    /// The trials of an earlier start; nil when there are none of this processor and these kernels.
+    package func read() -> PrefetchTrials? {
+        guard let data = FileManager.default.contents(atPath: path),
+            let content = try? JSONDecoder().decode(Content.self, from: data), content.version == Content.versionNow,
+            content.processor == processor, content.kernels == kernels
+        else { return nil }
+        let trials = PrefetchTrials(content.trials.compactMap(\.trial))
+        return trials.areComplete ? trials : nil
+    }
+
+    /// - Throws: what the file system says.
+    package func write(_ trials: PrefetchTrials) throws {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
+        let content = Content(processor: processor, kernels: kernels, trials: trials.trials.map(Content.Trial.init))
+        try encoder.encode(content).write(to: URL(fileURLWithPath: path), options: .atomic)
+    }
+
+    private struct Content: Codable {
+        static let versionNow = 1
+
+        var version = versionNow
+        var processor: String
+        var kernels: String
+        var trials: [Trial]
+
+        struct Trial: Codable {
+            var dtype: String
+            var rows: Int
+            var chosen: String
+            var gigabytesPerSecond: [String: Double]
+
+            enum CodingKeys: String, CodingKey {
+                case dtype, rows, chosen
+                case gigabytesPerSecond = "gigabytes_per_second"
+            }
+
+            init(_ trial: PrefetchTrials.Trial) {
+                dtype = trial.dataType.name
+                rows = trial.rows
+                chosen = "\(trial.chosen)"
+                gigabytesPerSecond = Dictionary(uniqueKeysWithValues: trial.gigabytesPerSecond.map { ("\($0)", $1) })
+            }
+
+            var trial: PrefetchTrials.Trial? {
+                guard let dataType = DataType.allCases.first(where: { $0.name == dtype }),
+                    let prefetch = Prefetch(chosen)
+                else { return nil }
+                let figures = gigabytesPerSecond.compactMap { name, value in Prefetch(name).map { ($0, value) } }
+                return PrefetchTrials.Trial(
+                    dataType: dataType, rows: rows, chosen: prefetch,
+                    gigabytesPerSecond: Dictionary(figures) { first, _ in first })
+            }
+        }
+    }
+}

@@ -1,0 +1,26 @@
+internal import Foundation
+
+/// What kind of processor this machine has, as far as Linux says: equal for machines whose caches behave alike.
+package enum ProcessorIdentity {
+    /// Of the first processor in /proc/cpuinfo, on x86-64 and on arm64.
+    private static let fields = [
+        "vendor_id", "cpu family", "model", "stepping", "model name", "cache size", "CPU implementer",
+        "CPU architecture", "CPU variant", "CPU part", "CPU revision",
+    ]
+
+    package static let current = of((try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8)) ?? "")
+
+    /// - Parameter information: the text of /proc/cpuinfo.
+    package static func of(_ information: String) -> String {
+        var values: [String: String] = [:]
+        for line in information.split(separator: "\n", omittingEmptySubsequences: false) {
+            let parts = line.split(separator: ":", maxSplits: 1).map { $0.trimmingCharacters(in: .whitespaces) }
+            // The first processor's lines end with an empty one.
+            guard let name = parts.first, !name.isEmpty else {
+                if values.isEmpty { continue } else { break }
+            }
+            if parts.count == 2 { values[name] = parts[1] }
+        }
+        return fields.compactMap { name in values[name].map { "\(name): \($0)" } }.joined(separator: ", ")
+    }
+}
