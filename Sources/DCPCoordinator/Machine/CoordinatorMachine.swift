@@ -82,10 +82,8 @@ public struct CoordinatorMachine: Sendable {
     /// Why ranks take no new tokens, as each said last.
     var refusals: [RankIndex: ServiceError] = [:]
     var eviction: Eviction
-    /// Ranks whose next store is taken, whatever it was before: an operator has said that the old one is lost.
-    var replaceableStores: Set<RankIndex>
-    /// Ranks whose store is taken next although it is behind: an operator has said that the newer one is lost.
-    var acceptableOlderStores: Set<RankIndex>
+    /// What an operator has given up.
+    var losses: Set<RankLoss>
     var marks = StoreMarks()
     var secondHolders = SecondHolders()
 
@@ -95,15 +93,14 @@ public struct CoordinatorMachine: Sendable {
     ///   - operationWindow: how many operations may be on their way to one rank at once.
     public init(
         state: CoordinatorState, lease: Duration, unknownGrace: Duration = .seconds(3600),
-        replaceableStores: Set<RankIndex> = [], acceptableOlderStores: Set<RankIndex> = [],
-        evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10), operationWindow: Int = 256
+        losses: Set<RankLoss> = [], evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10),
+        operationWindow: Int = 256
     ) {
         self.state = state
         eviction = Eviction(policy: evict, idle: evictIdle)
+        self.losses = losses
         self.lease = lease
         self.unknownGrace = unknownGrace
-        self.replaceableStores = replaceableStores
-        self.acceptableOlderStores = acceptableOlderStores
         self.operationWindow = operationWindow
         slots = Dictionary(
             uniqueKeysWithValues: state.shape.allRanks.map { ($0, .missing(reason: "it has not registered yet")) })

@@ -33,7 +33,11 @@ extension RankServer {
         do throws(ServiceError) {
             try Self.requests.handle(body, of: frame, from: link, by: self)
         } catch {
-            counters.framesRefused.count(error.code)
+            if error.code == .accessDenied {
+                observe(.refused(peer: link.remoteAddress, .missingRight, error))
+            } else {
+                counters.framesRefused.count(error.code)
+            }
             answer(link, frame.tag, .failure(error))
             guard body.type == StepRequest.type, steps[frame.tag] == nil else { return }
             // The others of the group may have been sent steps that can be read.

@@ -11,6 +11,8 @@ public enum RefusalCause: String, CaseIterable, Sendable {
     case expired
     /// The certificate is good and does not allow what the hello claims to be.
     case wrongRole = "wrong-role"
+    /// A client that is known asked for more than it may. Only the request is refused.
+    case missingRight = "missing-right"
     /// TLS failed in another way: an old version, a peer that does not accept this daemon's certificate.
     case failedHandshake = "failed-handshake"
     /// No hello within `handshakeTimeout`.
