@@ -1,5 +1,6 @@
 import DCPCoordinator
 import DCPCore
+import DCPTransport
 import DCPWire
 import Testing
 
@@ -76,7 +77,13 @@ struct RightsTests {
             .fork(name: "s", newName: "t", length: 1, claim: latest),
         ]
         for guess in guesses {
-            let denied = refusal(driver.send(guess, from: Self.bob))
+            let actions = driver.send(guess, from: Self.bob)
+            let denied = refusal(actions)
+            // The journal is told, too.
+            #expect(
+                actions.contains {
+                    if case .report(.refused(peer: "client:bob", .missingRight, _)) = $0 { true } else { false }
+                })
             #expect(denied?.code == .accessDenied && denied?.message.contains("client:alice") == true)
         }
         driver.confirm(driver.send(guesses[2], from: Self.admin))

@@ -182,6 +182,8 @@ public enum CoordinatorEvent: Sendable {
     case secondHolder(RankIndex, ServiceError)
     /// A store that is behind what it reported is refused. The text names both marks.
     case olderStore(RankIndex, ServiceError)
+    /// A client gives up a rank's store, or its latest changes.
+    case gaveUp(RankIndex, StoreLoss, by: String)
     /// One is taken instead, as the operator wants it. Sequences that were cut since its epoch are cut to there again.
     case olderStoreTaken(RankIndex, mark: UInt64, recorded: UInt64, cuts: [(SequenceRecord, to: Int)])
     case joining(Epoch)

@@ -1,4 +1,5 @@
 package import DCPCore
+internal import DCPTransport
 package import DCPWire
 
 /// A client's request for one or many things, until the last of them is answered.
@@ -53,6 +54,9 @@ extension CoordinatorMachine {
             do throws(ServiceError) {
                 actions += try part.carryOut(on: &self, item, from: tag, now: now)
             } catch {
+                if error.code == .accessDenied {
+                    actions.append(.report(.refused(peer: caller.identity, .missingRight, error)))
+                }
                 actions += refuse(item.place, error)
             }
         }

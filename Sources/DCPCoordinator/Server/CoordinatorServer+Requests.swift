@@ -36,6 +36,7 @@ extension CoordinatorServer {
     private func giveUp(_ request: GiveUpStore, _ call: Call<GiveUpStore>) {
         do throws(ServiceError) {
             try machine.giveUp(request.loss, of: request.rank)
+            perform([.report(.gaveUp(request.rank, request.loss, by: call.link?.caller.identity ?? ""))])
             answer(call, Done())
         } catch {
             answer(call, .failure(error))

@@ -33,6 +33,9 @@ public enum RefusalCause: String, CaseIterable, Sendable {
     /// A peer that is known broke the rules.
     case protocolViolation = "protocol-violation"
 
+    /// Those for which a connection is refused.
+    public static let ofConnections = allCases.filter { $0 != .missingRight }
+
     /// Whether it was a frame, and not the connection, that was refused.
     public var concernsFrame: Bool {
         switch self {
