@@ -56,7 +56,7 @@ help:
 	@echo "make install  copy programs, units, manual pages and completions below DESTDIR and PREFIX ($(PREFIX))"
 	@echo "make deb      build a Debian package into $(DEB), with the Swift runtime linked statically"
 	@echo "make check-units    check the units, and their exposure, with systemd-analyze"
-	@echo "make check-systemd  install the package in a real systemd and operate a cluster there, as root"
+	@echo "make check-systemd  install and upgrade the package in a real systemd, and run the commands of the operations pages, as root"
 	@echo "make clean    remove build products"
 
 # Installs what is missing of some packages, as root or through sudo; otherwise says what to install.

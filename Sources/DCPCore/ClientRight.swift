@@ -10,8 +10,8 @@ public enum ClientRight: String, CaseIterable, Sendable {
 }
 
 extension ClientRight: Comparable {
-    public static func < (a: ClientRight, b: ClientRight) -> Bool { a.rank < b.rank }
-    private var rank: Int { Self.allCases.firstIndex(of: self)! }
+    public static func < (a: ClientRight, b: ClientRight) -> Bool { a.level < b.level }
+    private var level: Int { Self.allCases.firstIndex(of: self)! }
 }
 
 /// A client as a daemon knows it: who it is, and what it may do. All rules about rights are here.
@@ -54,7 +54,7 @@ public struct Caller: Hashable, Sendable {
     }
 
     private func remedy(_ needed: ClientRight) -> String {
-        guard identity.hasPrefix("client:") else {
+        if identity.hasPrefix("uid:") {
             return "Give it with a line for the user in the `rights` of dcp.yaml, for every daemon."
         }
         return "Give it with another certificate: dcpctl certs add --client NAME --rights \(needed)."

@@ -47,7 +47,7 @@ extension CoordinatorMachine {
                             + "or is another cluster's. Restore the coordinator's state directory."))
         }
         if let expected = state.stores[rank], expected != registration.store {
-            guard losses.remove(RankLoss(rank, .store(expected))) != nil else {
+            guard spend(.store(expected), of: rank) else {
                 return actions
                     + refuse(
                         link,
@@ -59,7 +59,7 @@ extension CoordinatorMachine {
             }
         }
         if state.stores[rank] == registration.store, registration.mark < state.marks[rank] ?? 0 {
-            guard losses.remove(RankLoss(rank, .changes(state.marks[rank] ?? 0))) != nil else {
+            guard spend(.changes(state.marks[rank] ?? 0), of: rank) else {
                 let error = olderStore(registration)
                 return actions + [.report(.olderStore(rank, error))] + refuse(link, error)
             }

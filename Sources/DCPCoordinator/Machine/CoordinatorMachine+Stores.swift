@@ -81,14 +81,18 @@ extension CoordinatorMachine {
                 "\(rank) is here with its store \(store): nothing is lost. Stop the rank first, if its store is to be given up.",
                 rank: rank)
         }
-        let (mark, isCurrent) = (
-            state.marks[rank] ?? 0, loss == .store(store) || loss == .changes(state.marks[rank] ?? 0)
-        )
-        guard isCurrent else {
+        let mark = state.marks[rank] ?? 0
+        guard loss == .store(store) || loss == .changes(mark) else {
             throw ServiceError(
                 .conflict, "\(rank) has store \(store) at change \(mark) by now; look at it and ask again.", rank: rank)
         }
         losses.insert(RankLoss(rank, loss))
+    }
+
+    /// Whether somebody has given that up. A line of the configuration may stay: it names what is no longer there.
+    mutating func spend(_ loss: StoreLoss, of rank: RankIndex) -> Bool {
+        let loss = RankLoss(rank, loss)
+        return losses.remove(loss) != nil || configuredLosses.contains(loss)
     }
 
     private func isHere(_ rank: RankIndex) -> Bool { members.contains { $0.rank == rank } }

@@ -82,8 +82,10 @@ public struct CoordinatorMachine: Sendable {
     /// Why ranks take no new tokens, as each said last.
     var refusals: [RankIndex: ServiceError] = [:]
     var eviction: Eviction
-    /// What an operator has given up.
-    var losses: Set<RankLoss>
+    /// What operators have given up by a request; each is spent by the store that is taken for it.
+    var losses: Set<RankLoss> = []
+    /// What the configuration gives up.
+    var configuredLosses: Set<RankLoss>
     var marks = StoreMarks()
     var secondHolders = SecondHolders()
 
@@ -98,7 +100,7 @@ public struct CoordinatorMachine: Sendable {
     ) {
         self.state = state
         eviction = Eviction(policy: evict, idle: evictIdle)
-        self.losses = losses
+        configuredLosses = losses
         self.lease = lease
         self.unknownGrace = unknownGrace
         self.operationWindow = operationWindow

@@ -14,6 +14,7 @@ public final class CoordinatorServer {
         public var inheritedSocket: CInt?
         /// How long a rank may stay silent before it counts as lost.
         public var lease: Duration = .seconds(5)
+        /// What is given up of ranks' stores.
         public var losses: Set<RankLoss> = []
         /// How long ranks keep sequences that the directory does not know.
         public var unknownGrace: Duration = .seconds(3600)
@@ -114,8 +115,8 @@ public final class CoordinatorServer {
         (machine.state.epoch, machine.state.models.count, machine.state.sequences.count, machine.reason)
     }
 
-    /// What is given up from now on, beside what was before.
-    public func giveUp(_ losses: Set<RankLoss>) { machine.losses.formUnion(losses) }
+    /// What the configuration gives up from now on.
+    public func configure(_ losses: Set<RankLoss>) { machine.configuredLosses = losses }
 
     private func observe(_ event: CoordinatorEvent) {
         counters.count(event)
