@@ -275,7 +275,8 @@ check-units:
 
 # Some minutes, on top of `make deb`. Without root, or where namespaces are not allowed, it fails and says so.
 SYSTEMD_PACKAGES := iproute2 lmdb-utils jq curl
-PACKAGE = $(wildcard $(CURDIR)/$(DEB)/dcp_$(VERSION)_*.deb)
+# Found by the shell, when it is there.
+PACKAGE := $(CURDIR)/$(DEB)/dcp_$(VERSION)_*.deb
 NEIGHBOURS := $(CURDIR)/$(DEB)/neighbours
 # Each begins with what it needs; those of two hosts go on from each other.
 PAGES := Operating Upgrades Losses Disks Hosts Scripting Failures Sizing Certificates Moving
