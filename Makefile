@@ -56,7 +56,7 @@ help:
 	@echo "make install  copy programs, units, manual pages and completions below DESTDIR and PREFIX ($(PREFIX))"
 	@echo "make deb      build a Debian package into $(DEB), with the Swift runtime linked statically"
 	@echo "make check-units    check the units, and their exposure, with systemd-analyze"
-	@echo "make check-systemd  install the package in a real systemd and operate a cluster there, as root"
+	@echo "make check-systemd  install and upgrade the package in a real systemd, and run the commands of the operations pages, as root"
 	@echo "make clean    remove build products"
 
 # Installs what is missing of some packages, as root or through sudo; otherwise says what to install.
@@ -220,6 +220,11 @@ package-reference: build
 
 install: package-reference stage
 
+# What an operator reads, in the package too: alerts, refusals and the unit files name these.
+DOCUMENTS := Sources/DCPCore/DCPCore.docc
+OPERATIONS := Operating.md Upgrades.md Losses.md Backup.md Moving.md Certificates.md Disks.md Hosts.md Sizing.md Failures.md Scripting.md \
+	Security.md Configuration.md Metrics.md Recovery.md Verification.md Transfer.md
+
 # systemd, the catalog, sysusers and tmpfiles look below /usr/local/lib as they do below /usr/lib.
 PROGRAMS := dcp-rank dcp-coordinator dcpctl dcp-bench
 LIB = $(DESTDIR)$(PREFIX)/lib
@@ -227,7 +232,7 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 stage:
 	install -d $(DESTDIR)$(PREFIX)/bin $(LIB)/systemd/system $(LIB)/systemd/system-preset $(LIB)/systemd/catalog \
 		$(LIB)/sysusers.d $(LIB)/tmpfiles.d $(SHARE)/man/man1 $(SHARE)/man/man5 $(SHARE)/doc/dcp/examples $(SHARE)/dcp/prometheus \
-		$(SHARE)/dcp/grafana \
+		$(SHARE)/dcp/grafana $(SHARE)/dcp/schema \
 		$(SHARE)/bash-completion/completions $(SHARE)/zsh/vendor-completions $(SHARE)/fish/vendor_completions.d \
 		$(DESTDIR)/etc/dcp
 	install -m 755 $(addprefix $(BIN)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
@@ -240,6 +245,9 @@ stage:
 	install -m 644 systemd/unix-only.conf systemd/tls-*.conf systemd/local-users.conf $(SHARE)/doc/dcp/examples
 	install -m 644 observability/dcp-rules.yaml observability/dcp-rules-test.yaml $(SHARE)/dcp/prometheus
 	install -m 644 observability/dcp-dashboard.json $(SHARE)/dcp/grafana
+	install -m 644 $(REFERENCE)/formats $(SHARE)/dcp/formats
+	install -m 644 $(wildcard $(addprefix $(DOCUMENTS)/,$(OPERATIONS))) $(SHARE)/doc/dcp
+	install -m 644 schema/*.json $(SHARE)/dcp/schema
 	install -m 644 $(REFERENCE)/man/*.1 $(SHARE)/man/man1
 	install -m 644 $(REFERENCE)/man/*.5 $(SHARE)/man/man5
 	install -m 644 $(REFERENCE)/completions/bash/* $(SHARE)/bash-completion/completions
@@ -265,9 +273,21 @@ deps-deb:
 check-units:
 	Tests/Support/systemd/check-units
 
-# A minute, on top of `make deb`. Without root, or where namespaces are not allowed, it fails and says so.
+# Some minutes, on top of `make deb`. Without root, or where namespaces are not allowed, it fails and says so.
+SYSTEMD_PACKAGES := iproute2 lmdb-utils jq curl
+# Found by the shell, when it is there.
+PACKAGE := $(CURDIR)/$(DEB)/dcp_$(VERSION)_*.deb
+NEIGHBOURS := $(CURDIR)/$(DEB)/neighbours
+# Each begins with what it needs; those of two hosts go on from each other.
+PAGES := Operating Upgrades Losses Disks Hosts Scripting Failures Sizing Certificates Moving
 check-systemd: deb
-	Tests/Support/systemd/boot $(CURDIR)/Tests/Support/systemd/check-cluster $(CURDIR)/$(DEB)/dcp_$(VERSION)_*.deb
+	$(call install_missing,$(SYSTEMD_PACKAGES))
+	Tests/Support/systemd/boot $(CURDIR)/Tests/Support/systemd/check-cluster $(PACKAGE)
+	Tests/Support/systemd/previous-package $(PACKAGE) $(NEIGHBOURS)/previous.deb
+	Tests/Support/systemd/repack $(PACKAGE) $(NEIGHBOURS)/other.deb 99.0.0 'protocol 99, stores 99, state 99'
+	Tests/Support/systemd/boot $(CURDIR)/Tests/Support/systemd/check-upgrade $(NEIGHBOURS)/previous.deb $(PACKAGE) \
+		$(NEIGHBOURS)/other.deb
+	Tests/Support/pages/check-pages $(PACKAGE) $(PAGES:%=$(DOCUMENTS)/%.md)
 
 clean:
 	rm -rf .build

@@ -163,7 +163,7 @@ let package = Package(
         tests("DCPTransport", ["DCPCertificates", "DCPWire", nioCore, nioPosix, nioSSL]),
         tests("DCPCollectives"),
         tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", "DCPTransport", nioCore, nioPosix]),
-        tests("DCPCoordinator", ["DCPWire", "DCPStore"]),
+        tests("DCPCoordinator", ["DCPWire", "DCPStore", "DCPTransport"]),
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
         tests("DCPObservability"),
         tests("DCPDaemon", ["DCPAttention", "DCPRank", "DCPObservability", nioCore, logging, argumentParser]),

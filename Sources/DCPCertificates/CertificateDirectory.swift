@@ -28,16 +28,18 @@ public struct CertificateDirectory: Sendable {
     /// Makes the directory, an authority, and a certificate for each daemon and client.
     /// - Parameters:
     ///   - ranks: 1 to `ClusterShape.ranksMax`, or the process traps.
+    ///   - right: what the clients may do.
     ///   - days: how long they are valid; the authority is for ten years.
     /// - Throws: `.conflict` when there is something at the path; `.invalidRequest` for a name that is none, or when it cannot
     ///   be written. Then nothing is left behind.
     public func create(
-        ranks: Int, clients: [String], days: Int = CertificateValidity.leafDays, now: Int64 = CertificateValidity.now
+        ranks: Int, clients: [String], right: ClientRight = .administer, days: Int = CertificateValidity.leafDays,
+        now: Int64 = CertificateValidity.now
     ) throws(ServiceError) -> [CertificateFile] {
         precondition((1...ClusterShape.ranksMax).contains(ranks))
         let roles =
             [.coordinator] + (0..<ranks).map { .rank(RankIndex(UInt16($0))) }
-            + (try Self.clientRoles(clients))
+            + (try Self.clientRoles(clients, right))
         guard !FileAccess.exists(path) else {
             throw ServiceError(
                 .conflict,
@@ -74,10 +76,11 @@ public struct CertificateDirectory: Sendable {
     /// Makes certificates for more ranks and clients, by the authority that is here.
     /// - Throws: `.conflict` when one of them has a certificate; `.invalidRequest` as `create` does. Then none is made.
     public func add(
-        ranks: [RankIndex], clients: [String], days: Int = CertificateValidity.leafDays,
+        ranks: [RankIndex], clients: [String], right: ClientRight = .administer,
+        days: Int = CertificateValidity.leafDays,
         now: Int64 = CertificateValidity.now
     ) throws(ServiceError) -> [CertificateFile] {
-        let roles = ranks.map { .rank($0) } + (try Self.clientRoles(clients))
+        let roles = ranks.map { .rank($0) } + (try Self.clientRoles(clients, right))
         for role in roles {
             for file in [certificate(role.fileName), key(role.fileName)] where FileAccess.exists(file) {
                 throw FileAccess.failure("made", file, EEXIST)
@@ -194,7 +197,7 @@ public struct CertificateDirectory: Sendable {
         try FileAccess.syncDirectory(path)
     }
 
-    private static func clientRoles(_ names: [String]) throws(ServiceError) -> [CertificateRole] {
+    private static func clientRoles(_ names: [String], _ right: ClientRight) throws(ServiceError) -> [CertificateRole] {
         for name in names where !CertificateRole.isClientName(name) {
             throw ServiceError(
                 .invalidRequest,
@@ -204,7 +207,7 @@ public struct CertificateDirectory: Sendable {
         guard Set(names).count == names.count else {
             throw ServiceError(.invalidRequest, "A client is named twice; name each once.")
         }
-        return names.map { .client($0) }
+        return names.map { .client($0, right) }
     }
 }
 
@@ -223,7 +226,7 @@ extension CertificateRole {
         switch self {
         case .coordinator: "coordinator"
         case .rank(let rank): "rank-\(rank.value)"
-        case .client(let name): "client-\(name)"
+        case .client(let name, _): "client-\(name)"
         }
     }
 }

@@ -52,9 +52,8 @@ public final class LiveScreen: Sendable {
 
     /// Shows a page: what does not fit is cut off, never wrapped.
     public func show(_ page: String) {
-        var size = winsize()
-        let isKnown = ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0 && size.ws_row > 0
-        let (rows, columns) = isKnown ? (Int(size.ws_row), Int(size.ws_col)) : (24, 80)
+        let size = TerminalSize(of: STDOUT_FILENO)
+        let (rows, columns) = (size?.rows ?? 24, size?.columns ?? 80)
         Self.write(
             "\u{1B}[H" + Self.fitted(page, rows: rows, columns: columns).joined(separator: "\u{1B}[K\n")
                 + "\u{1B}[K\u{1B}[J")

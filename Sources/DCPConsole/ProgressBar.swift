@@ -12,9 +12,10 @@ public final class ProgressBar: Sendable {
 
     private let label: String
     private let total: Int
+    private let parts: Int
     private let unit: String
     private let start: ContinuousClock.Instant
-    private let columns: Int
+    private let columns: @Sendable () -> Int
     private let write: (@Sendable (String) -> Void)?
     private let state = Mutex(State())
 
@@ -23,43 +24,48 @@ public final class ProgressBar: Sendable {
     /// - Parameters:
     ///   - label: what is done: `prefill`.
     ///   - total: how many there are.
+    ///   - parts: in how many parts each is done; the bar moves with every part, and shows what is done as a whole.
     ///   - unit: of what.
-    ///   - columns: the terminal's width; nil takes `COLUMNS`, or 80.
     ///   - start: when it began, for the rate.
     public convenience init(
-        label: String, total: Int, unit: String = "tokens", columns: Int? = nil,
-        start: ContinuousClock.Instant = .now
+        label: String, total: Int, parts: Int = 1, unit: String = "tokens", start: ContinuousClock.Instant = .now
     ) {
         let isTerminal = isatty(STDERR_FILENO) == 1
-        let variable = getenv("COLUMNS").map { String(cString: $0) } ?? ""
         // One write a line: a descriptor needs no lock, and a part of a line that is lost is redrawn.
         let draw: @Sendable (String) -> Void = { text in
             let bytes = Array(text.utf8)
             _ = Glibc.write(STDERR_FILENO, bytes, bytes.count)
         }
         self.init(
-            label: label, total: total, unit: unit, columns: columns ?? Int(variable) ?? 80, start: start,
+            label: label, total: total, parts: parts, unit: unit, start: start,
+            columns: { TerminalSize(of: STDERR_FILENO)?.columns ?? Self.columnsWithoutTerminal },
             write: isTerminal ? draw : nil)
     }
 
-    /// - Parameter write: receives what goes to the terminal; nil draws nothing.
+    /// For a terminal that does not tell its size: `COLUMNS`, where somebody has exported it.
+    private static let columnsWithoutTerminal = getenv("COLUMNS").flatMap { Int(String(cString: $0)) } ?? 80
+
+    /// - Parameters:
+    ///   - columns: the terminal's width at the moment.
+    ///   - write: receives what goes to the terminal; nil draws nothing.
     package init(
-        label: String, total: Int, unit: String = "tokens", columns: Int, start: ContinuousClock.Instant,
-        write: (@Sendable (String) -> Void)?
+        label: String, total: Int, parts: Int = 1, unit: String = "tokens", start: ContinuousClock.Instant,
+        columns: @escaping @Sendable () -> Int, write: (@Sendable (String) -> Void)?
     ) {
         self.label = label
         self.total = total
+        self.parts = max(parts, 1)
         self.unit = unit
         self.columns = columns
         self.start = start
         self.write = write
     }
 
-    /// Shows that so many are done.
+    /// Shows that so many parts are done.
     public func update(done: Int, at now: ContinuousClock.Instant = .now) {
         guard let write else { return }
         state.withLock { state in
-            if let last = state.lastDraw, now - last < Self.redrawInterval, done < total { return }
+            if let last = state.lastDraw, now - last < Self.redrawInterval, done < total * parts { return }
             state.lastDraw = now
             state.isDrawn = true
             write("\r" + line(done: done, elapsed: now - start) + "\u{1B}[K")
@@ -78,18 +84,19 @@ public final class ProgressBar: Sendable {
     /// `prefill  [########------------]  231/320 tokens  1840 tokens/s  ETA 2 s`, shorter than the terminal is wide.
     package func line(done: Int, elapsed: Duration) -> String {
         let seconds = elapsed.inSeconds
-        let rate = seconds > 0 ? Double(done) / seconds : 0
-        var text = "  \(done)/\(total) \(unit)"
+        let (all, columns) = (total * parts, columns())
+        let rate = seconds > 0 ? Double(done) / Double(parts) / seconds : 0
+        var text = "  \(done / parts)/\(total) \(unit)"
         if rate > 0 {
             text += "  \(rate < 10 ? fixed(rate, decimals: 1) : fixed(rate, decimals: 0)) \(unit)/s"
-            if done < total {
-                text += "  ETA \(DurationFormat.short(.seconds(Double(total - done) / rate)))"
+            if done < all {
+                text += "  ETA \(DurationFormat.short(.seconds(Double(all - done) / Double(parts) / rate)))"
             }
         }
         let room = columns - 1 - label.count - text.count - 4
         guard room >= 8 else { return String((label + text).prefix(max(columns - 1, 0))) }
         let width = min(room, 30)
-        let filled = total > 0 ? min(max(done, 0), total) * width / total : 0
+        let filled = all > 0 ? min(max(done, 0), all) * width / all : 0
         let bar = String(repeating: "#", count: filled) + String(repeating: "-", count: width - filled)
         return "\(label)  [\(bar)]\(text)"
     }

@@ -1,7 +1,7 @@
 /// What a certificate lets its holder be in a cluster: a URI in its subject alternative name.
 ///
 /// ```
-/// dcp:coordinator    dcp:rank:3    dcp:client:alice
+/// dcp:coordinator    dcp:rank:3    dcp:client:alice    dcp:client:bob:read
 /// ```
 ///
 /// A certificate may carry several. Roles, and not host names, say who a peer is: a rank keeps its number when its host
@@ -9,8 +9,8 @@
 public enum CertificateRole: Hashable, Sendable {
     case coordinator
     case rank(RankIndex)
-    /// The name is one that ``isClientName(_:)`` allows.
-    case client(String)
+    /// The name is one that ``isClientName(_:)`` allows. A URI without a right has them all.
+    case client(String, ClientRight = .administer)
 
     /// The role of a URI; nil when it is no URI of ours, or not written as ``uri`` writes it.
     public init?(uri: String) {
@@ -24,6 +24,11 @@ public enum CertificateRole: Hashable, Sendable {
         case ("dcp", 3) where parts[1] == "client":
             guard Self.isClientName(parts[2]) else { return nil }
             self = .client(parts[2])
+        case ("dcp", 4) where parts[1] == "client":
+            guard Self.isClientName(parts[2]), let right = ClientRight(rawValue: parts[3]), right < .administer else {
+                return nil
+            }
+            self = .client(parts[2], right)
         default:
             return nil
         }
@@ -33,7 +38,8 @@ public enum CertificateRole: Hashable, Sendable {
         switch self {
         case .coordinator: "dcp:coordinator"
         case .rank(let rank): "dcp:rank:\(rank.value)"
-        case .client(let name): "dcp:client:\(name)"
+        case .client(let name, .administer): "dcp:client:\(name)"
+        case .client(let name, let right): "dcp:client:\(name):\(right)"
         }
     }
 
@@ -59,7 +65,7 @@ extension CertificateRole: CustomStringConvertible {
         switch self {
         case .coordinator: "the coordinator"
         case .rank(let rank): "\(rank)"
-        case .client(let name): "client `\(name)`"
+        case .client(let name, _): "client `\(name)`"
         }
     }
 }

@@ -27,7 +27,7 @@ public struct DaemonFindings: Sendable {
 /// The daemons of a cluster: whether they are there, reach each other, and fit together.
 public enum ClusterChecks {
     public static func checks(_ topology: Topology, _ daemons: [DaemonFindings], release: String) -> [Check] {
-        [readiness(topology)] + daemons.flatMap { checks($0, release: release) } + ClockChecks.checks(daemons)
+        [readiness(topology, daemons)] + daemons.flatMap { checks($0, release: release) } + ClockChecks.checks(daemons)
     }
 
     /// For a coordinator that does not answer.
@@ -36,12 +36,16 @@ public enum ClusterChecks {
             "reachability", "coordinator", "no answer at \(endpoint)", limit: "answers", remedy: error.message)
     }
 
-    private static func readiness(_ topology: Topology) -> Check {
+    private static func readiness(_ topology: Topology, _ daemons: [DaemonFindings]) -> Check {
         let value = topology.phase == .ready ? "ready in \(topology.epoch)" : topology.reason
+        let missing = topology.members.first { $0.endpoint == nil }?.rank
+        let coordinator = daemons.first { $0.rank == nil }.flatMap { try? Endpoint($0.endpoint) }
         guard topology.phase == .ready else {
             return .failed(
                 "cluster", "all ranks", value, limit: "ready",
-                remedy: "Start what is missing: systemctl start dcp-rank@N, or `dcpctl up` with the --dir of before.")
+                remedy: missing.flatMap { rank in
+                    coordinator.map { "Start what is missing: \(ServiceStart.of(rank, beside: $0))." }
+                } ?? "Wait until all ranks have joined.")
         }
         return .ok("cluster", "all ranks", value, limit: "ready")
     }

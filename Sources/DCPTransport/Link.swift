@@ -45,6 +45,8 @@ public final class Link {
     /// Called once, before the delegate hears of the end, when the peer was refused.
     var refused: ((RefusalCause) -> Void)?
     private(set) var wasAuthenticated = false
+    /// Who the peer is as a client, and what it may do; known once its hello has been accepted.
+    package private(set) var caller: Caller
     private var turnedAway: Refusal?
     private var state: State
     private var decoder = FrameDecoder(limits: .beforeHello)
@@ -66,10 +68,12 @@ public final class Link {
     /// - Parameters:
     ///   - tls: in the channel's pipeline before this link.
     ///   - turnedAway: why the connection is closed as soon as it is there.
+    ///   - caller: who the peer is, where its certificate does not say.
     ///   - authenticated: called when the hello has been accepted.
     init(
         channel: any Channel, side: Side, settings: LinkSettings, delegate: any LinkDelegate,
-        tls: NIOSSLHandler? = nil, turnedAway: Refusal? = nil, authenticated: (() -> Void)? = nil
+        tls: NIOSSLHandler? = nil, turnedAway: Refusal? = nil, caller: Caller = .unlimited,
+        authenticated: (() -> Void)? = nil
     ) {
         channel.eventLoop.preconditionInEventLoop()
         self.channel = channel
@@ -78,6 +82,7 @@ public final class Link {
         self.delegate = delegate
         self.tls = tls
         self.turnedAway = turnedAway
+        self.caller = caller
         self.authenticated = authenticated
         self.state = .closed
         lastWriteProgress = channel.eventLoop.now
@@ -359,7 +364,14 @@ extension Link {
             closeReason = refusal
             throw refusal
         case (.accepted(let role), .hello(let hello)):
-            if tls != nil { try TLSIdentity.shown(to: tls).check(hello, acceptedBy: role) }
+            if tls != nil {
+                let identity = try TLSIdentity.shown(to: tls)
+                try identity.check(hello, acceptedBy: role)
+                caller = identity.caller
+            } else if hello.role != .client {
+                // Whose rights end somewhere is no daemon.
+                try caller.check(.administer, for: "a hello as \(hello.sender)")
+            }
             guard let delegate else { throw ServiceError(.shuttingDown, "The daemon is stopping; try again later.") }
             let welcome = try delegate.link(self, accepts: hello)
             write(Self.greeting(.welcome(welcome)))

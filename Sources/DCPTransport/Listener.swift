@@ -61,17 +61,19 @@ public final class Listener {
         let bound = NIOLoopBound((listener: self, delegate: delegate), eventLoop: eventLoop)
         guard case .unix = endpoint, let access = settings.unixAccess else {
             let peer = channel.remoteAddress?.ipAddress.map { Admission.Peer.address($0) } ?? .unknown
-            return eventLoop.makeCompletedFuture { try attach(channel, of: peer, refusal: nil, delegate) }
+            return eventLoop.makeCompletedFuture { try attach(channel, of: peer, .unlimited, refusal: nil, delegate) }
         }
         return PeerCredentials.read(from: channel).flatMapThrowing { credentials in
             let (listener, delegate) = bound.value
             try listener.attach(
-                channel, of: .user(credentials.user), refusal: access.refusal(of: credentials), delegate)
+                channel, of: .user(credentials.user), access.caller(credentials),
+                refusal: access.refusal(of: credentials), delegate)
         }
     }
 
     private func attach(
-        _ channel: any Channel, of peer: Admission.Peer, refusal: Refusal?, _ delegate: any LinkDelegate
+        _ channel: any Channel, of peer: Admission.Peer, _ caller: Caller, refusal: Refusal?,
+        _ delegate: any LinkDelegate
     ) throws {
         var refusal = refusal ?? admission.enter(peer)
         let credentials = endpoint.isTCP ? settings.tls : nil
@@ -80,7 +82,7 @@ public final class Listener {
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let link = Link(
             channel: channel, side: .accepted(by: role), settings: settings, delegate: delegate, tls: tls,
-            turnedAway: refusal
+            turnedAway: refusal, caller: caller
         ) { bound.value.admission.authenticated(peer) }
         link.refused = { bound.value.refused.count($0) }
         let boundLink = NIOLoopBound(link, eventLoop: eventLoop)

@@ -67,7 +67,10 @@ public final class SocketNetwork: Network {
             .channelInitializer(initialize)
         switch endpoint {
         case .unix(let path): return bootstrap.connect(unixDomainSocketPath: path)
-        case .tcp(let host, let port): return bootstrap.connect(host: host, port: port)
+        case .tcp(let host, let port):
+            // The resolver is a thread, for what needs no looking up.
+            if let address = try? SocketAddress(ipAddress: host, port: port) { return bootstrap.connect(to: address) }
+            return bootstrap.connect(host: host, port: port)
         }
     }
 

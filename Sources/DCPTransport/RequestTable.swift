@@ -28,15 +28,18 @@ package struct RequestTable<Server>: Sendable {
     ) {
         precondition(handlers[R.type] == nil, "\(R.type) has a handler already")
         handlers[R.type] = { server, body, frame, link in
-            Result { () throws(ServiceError) in try body.request(as: R.self) }.map {
+            Result { () throws(ServiceError) in
+                try link.caller.check(R.right, for: "\(R.type)")
+                return try body.request(as: R.self)
+            }.map {
                 handler(server, $0, Call(frame, over: link))
             }
         }
     }
 
     /// Reads a request and hands it over.
-    /// - Throws: `.protocolViolation` for one that this daemon does not take, or whose fields cannot be read. Nothing has
-    ///   been done then, and the frame was whole: the connection may go on.
+    /// - Throws: `.accessDenied` when its sender may not; `.protocolViolation` for one that this daemon does not take, or whose
+    ///   fields cannot be read. Nothing has been done then, and the frame was whole: the connection may go on.
     package func handle(_ body: EncodedBody, of frame: Frame, from link: Link, by server: Server) throws(ServiceError) {
         guard let handler = handlers[body.type] else {
             throw ServiceError(

@@ -19,7 +19,7 @@ struct Main: ParsableCommand {
     @Option(help: "Write the articles Configuration.md and Metrics.md, and systemd/dcp.catalog below this source tree.")
     var sources: String?
 
-    @Option(help: "Write manual pages, completions and dcp.yaml into this directory.")
+    @Option(help: "Write manual pages, completions, dcp.yaml and the formats' numbers into this directory.")
     var package: String?
 
     @Option(help: "Where dcp-rank, dcp-coordinator, dcpctl and dcp-bench are.")
@@ -33,6 +33,7 @@ struct Main: ParsableCommand {
             try write(JournalEvent.catalog, sources + "/systemd/dcp.catalog")
         }
         if let package {
+            try write(FormatNumbers.line, package + "/formats")
             try write(ConfigurationReference.sample(), package + "/dcp.yaml")
             try write(ConfigurationReference.manual(release: Release.current), package + "/man/dcp.yaml.5")
             for program in ["dcp-coordinator", "dcp-rank", "dcpctl", "dcp-bench"] {

@@ -12,7 +12,17 @@ struct Main {
         ArgumentBytes.requireUTF8()
         ProcessMemory.keepFreed()
         NegativeArgument.refuse(in: CommandLine.arguments)
-        await Dcpctl.main()
+        do {
+            var command = try Dcpctl.parseAsRoot()
+            if var command = command as? any AsyncParsableCommand { try await command.run() } else { try command.run() }
+        } catch {
+            let status = Dcpctl.exitCode(for: error)
+            if status == .validationFailure {
+                ErrorOutput.printUsage(Dcpctl.fullMessage(for: error))
+                exit(status.rawValue)
+            }
+            Dcpctl.exit(withError: error)
+        }
     }
 }
 
@@ -37,6 +47,6 @@ struct Dcpctl: AsyncParsableCommand {
         version: Release.current,
         subcommands: [
             Up.self, Down.self, Submit.self, Status.self, Top.self, Ranks.self, Models.self, Sequences.self,
-            Verify.self, Health.self, Doctor.self, Kernels.self, Certificates.self,
+            Verify.self, Stores.self, Health.self, Doctor.self, Kernels.self, Certificates.self,
         ])
 }

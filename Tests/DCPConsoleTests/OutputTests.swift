@@ -65,7 +65,8 @@ struct OutputTests {
     func progress() {
         let terminal = Terminal()
         let start = ContinuousClock.now
-        let bar = ProgressBar(label: "decode", total: 320, columns: 80, start: start, write: terminal.write)
+        let bar = ProgressBar(
+            label: "decode", total: 320, start: start, columns: { 80 }, write: terminal.write)
         bar.update(done: 80, at: start + .seconds(1))
         bar.update(done: 81, at: start + .milliseconds(1050))
         bar.update(done: 320, at: start + .milliseconds(1060))
@@ -78,9 +79,31 @@ struct OutputTests {
             ])
     }
 
+    @Test("what is done in parts is counted whole, at the rate of the whole, and moves the bar with each part")
+    func parts() {
+        let bar = ProgressBar(label: "submit", total: 320, parts: 32, start: .now, columns: { 80 }, write: nil)
+        #expect(
+            bar.line(done: 160 * 32 + 31, elapsed: .seconds(2))
+                == "submit  [###############---------------]  160/320 tokens  80 tokens/s  ETA 2 s")
+        #expect(bar.line(done: 31, elapsed: .zero) == "submit  [------------------------------]  0/320 tokens")
+        #expect(
+            bar.line(done: 320 * 32, elapsed: .seconds(2))
+                == "submit  [##############################]  320/320 tokens  160 tokens/s")
+    }
+
+    @Test("a terminal that is resized gets lines of its new width")
+    func resized() {
+        let width = Mutex(80)
+        let bar = ProgressBar(
+            label: "decode", total: 320, start: .now, columns: { width.withLock { $0 } }, write: nil)
+        #expect(bar.line(done: 80, elapsed: .seconds(1)).count == 77)
+        width.withLock { $0 = 50 }
+        #expect(bar.line(done: 80, elapsed: .seconds(1)).count < 50)
+    }
+
     @Test("a line is never wider than the terminal", arguments: [1, 10, 20, 40, 60, 80, 200])
     func narrow(columns: Int) {
-        let bar = ProgressBar(label: "prefill", total: 0, columns: columns, start: .now, write: nil)
+        let bar = ProgressBar(label: "prefill", total: 0, start: .now, columns: { columns }, write: nil)
         for done in [0, 5, 1_000_000_000] {
             #expect(bar.line(done: done, elapsed: .seconds(1)).count < max(columns, 2))
         }

@@ -48,11 +48,11 @@ struct ClaimTests {
         let asked = driver.sendClaim("s")
         let carried = operations(asked)
         #expect(carried.count == 2 && replies(asked).isEmpty)
-        guard case .claim(SequenceID(1), let claim) = carried[0].operation else {
+        guard case .claim(SequenceID(1), let claim, holder: "") = carried[0].operation else {
             Issue.record("\(carried[0].operation)")
             return
         }
-        #expect(carried[1].operation == .claim(SequenceID(1), claim))
+        #expect(carried[1].operation == .claim(SequenceID(1), claim, holder: ""))
         #expect(driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }.isEmpty)
         let done = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
         // Nothing is recorded: a claim is good for as long as its epoch.

@@ -49,10 +49,10 @@ enum DirectoryRequest {
     }
 
     func send(
-        to machine: inout CoordinatorMachine, _ link: LinkID, _ tag: Tag, _ now: Duration
+        to machine: inout CoordinatorMachine, _ link: LinkID, _ tag: Tag, from caller: Caller, _ now: Duration
     ) -> [CoordinatorMachine.Action] {
         func send<Item: DirectoryItem>(_ item: Item) -> [CoordinatorMachine.Action] {
-            machine.requested(Many([item]), link: link, tag: tag, now: now)
+            machine.requested(Many([item]), link: link, tag: tag, from: caller, now: now)
         }
         return send(item)
     }

@@ -23,20 +23,20 @@ struct Driver {
     static let unknownGrace = Duration.seconds(60)
 
     init(
-        ranks: Int = 2, replaceable: Set<RankIndex> = [], acceptable: Set<RankIndex> = [], evict: EvictionPolicy = .off,
+        ranks: Int = 2, losses: Set<RankLoss> = [], evict: EvictionPolicy = .off,
         evictIdle: Duration = .seconds(10)
     ) throws {
         let shape = try ClusterShape(
             ranks: ranks, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
         machine = CoordinatorMachine(
             state: CoordinatorState(shape: shape), lease: Self.lease, unknownGrace: Self.unknownGrace,
-            replaceableStores: replaceable, acceptableOlderStores: acceptable, evict: evict, evictIdle: evictIdle)
+            losses: losses, evict: evict, evictIdle: evictIdle)
     }
 
     /// A coordinator that starts again with what another has persisted.
-    init(restarting other: Driver, acceptable: Set<RankIndex> = [], evict: EvictionPolicy = .off) {
+    init(restarting other: Driver, losses: Set<RankLoss> = [], evict: EvictionPolicy = .off) {
         machine = CoordinatorMachine(
-            state: other.machine.state, lease: Self.lease, acceptableOlderStores: acceptable, evict: evict)
+            state: other.machine.state, lease: Self.lease, losses: losses, evict: evict)
     }
 
     @discardableResult
@@ -133,11 +133,11 @@ struct Driver {
     /// A client's request as it is.
     @discardableResult
     mutating func send(
-        _ request: DirectoryRequest, client: ClientID = ClientID(1)
+        _ request: DirectoryRequest, from caller: Caller = .unlimited, client: ClientID = ClientID(1)
     ) -> [CoordinatorMachine.Action] {
         nextTag += 1
         let tag = Tag(client: client, number: nextTag)
-        return note(request.send(to: &machine, Self.client, tag, now))
+        return note(request.send(to: &machine, Self.client, tag, from: caller, now))
     }
 
     /// One or many things of a kind, as they are.
@@ -146,7 +146,7 @@ struct Driver {
     ) -> [CoordinatorMachine.Action] {
         nextTag += 1
         let tag = Tag(client: client, number: nextTag)
-        return note(machine.requested(Many(items), link: Self.client, tag: tag, now: now))
+        return note(machine.requested(Many(items), link: Self.client, tag: tag, from: .unlimited, now: now))
     }
 
     /// A client's request, carried through by all ranks.

@@ -111,16 +111,46 @@ struct MembershipTests {
         let other = StoreID(high: 9, low: 9)
         let refused = refusals(driver.register(1, store: other))
         #expect(refused.map(\.error.code) == [.storeRefused])
-        #expect(refused[0].error.message.contains("--replace-store 1") && refused[0].error.message.contains("\(other)"))
+        #expect(
+            refused[0].error.message.contains("dcpctl store replace 1") && refused[0].error.message.contains("\(other)")
+        )
         #expect(driver.machine.state.stores[RankIndex(1)] == Driver.store(1))
 
-        var replacing = try Driver(replaceable: [RankIndex(1)])
+        var replacing = try Driver(losses: [RankLoss(RankIndex(1), .store(Driver.store(1)))])
         replacing.register(1)
         replacing.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
         let taken = replacing.register(1, store: other)
         #expect(refusals(taken).isEmpty && replacing.persisted.contains(.store(RankIndex(1), other)))
         replacing.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
         #expect(refusals(replacing.register(1, store: StoreID(high: 8, low: 8))).map(\.error.code) == [.storeRefused])
+
+        // It names the store that is lost: it says nothing about the one that has come since, nor about another rank's.
+        var wrong = Driver(restarting: replacing, losses: [RankLoss(RankIndex(1), .store(Driver.store(1)))])
+        #expect(refusals(wrong.register(1, store: StoreID(high: 8, low: 8))).map(\.error.code) == [.storeRefused])
+    }
+
+    @Test("a store is given up only by its id or its mark, and not while its rank is here")
+    func givenUp() throws {
+        var driver = try Driver()
+        driver.becomeReady()
+        let rank = RankIndex(1)
+        func refusal(_ loss: StoreLoss, of rank: RankIndex) -> ServiceError? {
+            do throws(ServiceError) {
+                try driver.machine.giveUp(loss, of: rank)
+                return nil
+            } catch { return error }
+        }
+        #expect(refusal(.store(Driver.store(1)), of: rank)?.message.contains("is here") == true)
+        driver.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
+        #expect(refusal(.store(Driver.store(0)), of: rank)?.message.contains("\(Driver.store(1))") == true)
+        #expect(refusal(.changes(1), of: rank)?.code == .conflict)
+        #expect(refusal(.store(Driver.store(1)), of: RankIndex(7))?.message.contains("no store") == true)
+        #expect(driver.machine.recordedStores.map(\.isHere) == [true, false])
+        let other = StoreID(high: 9, low: 9)
+        #expect(refusals(driver.register(1, store: other)).map(\.error.code) == [.storeRefused])
+        #expect(refusal(.store(Driver.store(1)), of: rank) == nil)
+        #expect(refusals(driver.register(1, store: other)).isEmpty)
+        #expect(driver.machine.recordedStores.map(\.store) == [Driver.store(0), other])
     }
 
     @Test("a store is remembered before its rank counts")

@@ -14,7 +14,8 @@ private func allChanges() throws -> [StateChange] {
     return [
         .epoch(Epoch(UInt64.max - 1)), .store(RankIndex(0x0102), StoreID(high: 5, low: UInt64.max)), .model(model),
         .model(ModelRecord(id: ModelID(1), name: "", description: try shape())), .modelRemoved(ModelID(9)),
-        .sequence(SequenceEntry(record: record)), .sequence(SequenceEntry(record: record, isClosing: true)),
+        .sequence(SequenceEntry(record: record)),
+        .sequence(SequenceEntry(record: record, owner: "client:alice", isClosing: true)),
         .sequence(SequenceEntry(record: record, fork: .init(parent: SequenceID(3), length: 1 << 40))),
         .sequence(SequenceEntry(record: record, fork: .init(parent: SequenceID(0), length: 0), truncateLength: 0)),
         .sequence(SequenceEntry(record: record, truncateLength: 12, history: cuts)), .sequenceRemoved(SequenceID(8)),

@@ -54,13 +54,13 @@ struct StoreCopyTests {
         let actions = driver.register(1, mark: 41)
         let refused = refusals(actions)
         #expect(refused.map(\.error.code) == [.storeRefused] && kinds(actions) == ["report", "send failure", "close"])
-        for part in ["rank 1", "\(Driver.store(1))", "41", "42", "--accept-older-store 1"] {
+        for part in ["rank 1", "\(Driver.store(1))", "41", "42", "dcpctl store accept-older 1"] {
             #expect(refused[0].error.message.contains(part))
         }
         let same = driver.register(1, mark: 42)
         #expect(refusals(same).isEmpty)
 
-        var accepting = Driver(restarting: first, acceptable: [RankIndex(1)])
+        var accepting = Driver(restarting: first, losses: [RankLoss(RankIndex(1), .changes(42))])
         let taken = accepting.register(1, mark: 41)
         #expect(refusals(taken).isEmpty && accepting.persisted.contains(.mark(RankIndex(1), 41)))
         accepting.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
@@ -82,7 +82,7 @@ struct StoreCopyTests {
         first.on { $0.renewed(Driver.link(1), LeaseRenewal(stepsInFlight: 0, durableMark: 42), now: .seconds(2)) }
         first.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
 
-        var driver = Driver(restarting: first, acceptable: [RankIndex(1)])
+        var driver = Driver(restarting: first, losses: [RankLoss(RankIndex(1), .changes(42))])
         driver.register(0, epoch: epoch)
         let taken = driver.register(1, epoch: epoch, mark: 41)
         #expect(driver.persisted.contains(.mark(RankIndex(1), 41)))

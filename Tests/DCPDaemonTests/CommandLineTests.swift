@@ -140,7 +140,8 @@ struct CoordinatorCommandTests {
         arguments: [
             [], ["--ranks", "4", "--head-groups", "2"], ["--interleave", "64"], ["--block-tokens", "16"],
             ["--exchange", "ag-rs"], ["--lease", "0.1"], ["--lease", "3600"],
-            ["--replace-store", "1", "--replace-store", "2"],
+            ["--replace-store", "1:00112233445566778899aabbccddeeff,2:ffeeddccbbaa99887766554433221100"],
+            ["--accept-older-store", "0:18446744073709551615"], ["--rights", "1000=use, *=read"],
             ["--evict", "off"], ["--evict", "lru", "--lease", "1", "--evict-idle", "1"],
         ])
     func accepts(more: [String]) {
@@ -167,7 +168,12 @@ struct CoordinatorCommandTests {
         BadLine(["--listen", "tcp:0.0.0.0:1", "--insecure-loopback-only"], ["tcp:0.0.0.0:1", "loopback"]),
         BadLine(["--listen", "tcp:127.0.0.1:1"], ["--insecure-loopback-only"]),
         BadLine(["--log-level", ""], ["``", "info", "--log-level"]),
-        BadLine(["--replace-store", "70000"], ["70000", "--replace-store"]),
+        BadLine(["--replace-store", "70000"], ["70000", "RANK:STORE", "--replace-store"]),
+        BadLine(["--replace-store", "1:0011"], ["1:0011", "dcpctl store list", "--replace-store"]),
+        BadLine(["--replace-store", "1:+0112233445566778899aabbccddeeff"], ["--replace-store"]),
+        BadLine(["--accept-older-store", "1"], ["`1`", "RANK:CHANGE", "--accept-older-store"]),
+        BadLine(["--rights", "1000=write"], ["1000=write", "UID=RIGHT", "--rights"]),
+        BadLine(["--rights", "1000=use,1000=read"], ["1000=read", "once", "--rights"]),
     ]
 
     @Test("bad values are refused with the value and the remedy", arguments: bad)

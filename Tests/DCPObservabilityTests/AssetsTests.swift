@@ -5,10 +5,11 @@ import Testing
 /// The dashboard and the rules may only use what there is.
 @Suite("dashboard and alert rules")
 struct AssetsTests {
+    private static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent()
+
     private static func text(_ name: String) throws -> String {
-        let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-            .deletingLastPathComponent()
-        return try String(contentsOf: root.appending(path: "observability/" + name), encoding: .utf8)
+        try String(contentsOf: root.appending(path: "observability/" + name), encoding: .utf8)
     }
 
     /// What can be asked for: a histogram is three series.
@@ -48,12 +49,16 @@ struct AssetsTests {
         }
     }
 
-    @Test("every alert has a severity, a summary and a description")
+    @Test("every alert has a severity, a summary, a description, and a page that there is")
     func rules() throws {
         let rules = try Self.text("dcp-rules.yaml").split(separator: "- alert: ").dropFirst()
         #expect(rules.count >= 8)
         for rule in rules {
             for part in ["severity:", "summary:", "description:"] { #expect(rule.contains(part), "\(rule.prefix(30))") }
+            let page = try #require(
+                rule.firstMatch(of: /runbook: \/usr\/share\/doc\/dcp\/(\w+\.md)\n/), "\(rule.prefix(30))")
+            let article = Self.root.appending(path: "Sources/DCPCore/DCPCore.docc/\(page.1)")
+            #expect(FileManager.default.fileExists(atPath: article.path), "\(page.1)")
         }
     }
 }

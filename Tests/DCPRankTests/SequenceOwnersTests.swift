@@ -47,6 +47,20 @@ struct SequenceOwnersTests {
         #expect(refusal(SequenceOwners(), .none)?.code == .staleEpoch)
     }
 
+    @Test("the holder is who has claimed it last, and of a fork whoever held its parent")
+    func holder() {
+        var owners = SequenceOwners()
+        #expect(owners.holder(of: sequence).isEmpty)
+        owners.claimed(sequence, claim(4), by: "client:alice", at: 0)
+        owners.claimed(sequence, claim(3), by: "client:bob", at: 0)
+        owners.forked(SequenceID(2), from: sequence, at: 0)
+        #expect([sequence, SequenceID(2)].map { owners.holder(of: $0) } == ["client:alice", "client:alice"])
+        owners.claimed(sequence, claim(5), by: "client:bob", at: 0)
+        #expect(owners.holder(of: sequence) == "client:bob")
+        owners.forget(sequence)
+        #expect(owners.holder(of: sequence).isEmpty)
+    }
+
     @Test("a client that is gone keeps its claim for a while; then it ends, if it holds something")
     func ends() {
         var owners = SequenceOwners()

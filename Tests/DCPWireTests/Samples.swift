@@ -58,7 +58,8 @@ enum Samples {
             .operation(.open(SequenceID(4), model: ModelID(3), scope: "tenant")),
             .operation(.fork(parent: SequenceID(4), child: SequenceID(6), length: 99)),
             .operation(.truncate(SequenceID(4), length: 12)), .operation(.close(SequenceID(4))),
-            .operation(.evict(SequenceID(4))), .operationDone,
+            .operation(.evict(SequenceID(4))),
+            .operation(.claim(SequenceID(4), Claim(9), holder: "client:alice")), .operationDone,
         ]
     }
 
@@ -163,6 +164,12 @@ enum Samples {
                     revision: "r")),
             .reply(MatchTokens.Reply(HeldLength(sequence: SequenceID(1), length: 2)), to: MatchTokens.self),
             .reply(MatchTokens.Reply(nil), to: MatchTokens.self),
+            .request(ListStores()),
+            .reply(
+                [RecordedStore(rank: RankIndex(1), store: StoreID(high: 5, low: 6), mark: 7, isHere: true)],
+                to: ListStores.self),
+            .request(GiveUpStore(rank: RankIndex(1), loss: .store(StoreID(high: 5, low: 6)))),
+            .request(GiveUpStore(rank: RankIndex(1), loss: .changes(7))), .reply(Done(), to: GiveUpStore.self),
             .request(GetHostReport()), .reply(HostReport(), to: GetHostReport.self),
             .reply(hostReport(), to: GetHostReport.self), .reply(Done(), to: Commit.self),
             .request(Many([GetSequenceStatus(SequenceID(1)), GetSequenceStatus(SequenceID(9))])),

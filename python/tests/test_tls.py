@@ -160,10 +160,14 @@ class TestRefusals:
 
 
 def test_a_ranks_certificate_is_no_clients_at_a_rank(secure: SecureCluster) -> None:
-    """It passes for a client's at the coordinator, which is asked for the topology; the rank then refuses it."""
-    with Cluster.connect(secure.endpoint, tls=secure.tls("rank-1"), retry_for=0) as client:
+    """It passes for a client's at the coordinator, to read the topology; the rank then refuses it."""
+    with Cluster.connect(secure.endpoint, tls=secure.tls("client-alice"), retry_for=0) as client:
         model = client.register_model("m", DESCRIPTION)
-        sequence = client.open("of-a-rank", model)
+        client.open("of-alice", model)
+    with Cluster.connect(secure.endpoint, tls=secure.tls("rank-1"), retry_for=0) as client:
+        with pytest.raises(AccessDenied, match="rank:1 may read, and register model takes the right to use"):
+            client.register_model("m", DESCRIPTION)
+        sequence = client.open("of-alice")
         with pytest.raises(AccessDenied, match="The certificate is for dcp:rank:1, and the hello is from a client"):
             client.status(sequence)
 

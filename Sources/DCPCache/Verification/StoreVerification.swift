@@ -88,7 +88,7 @@ public final class StoreVerification: Sendable {
             throw ServiceError(
                 .storeDamaged,
                 "The superblock of the store \(environment.directory) fails its checksum, so nobody knows the shape of "
-                    + "what it holds; restore it, or move the store away and start the coordinator with --replace-store."
+                    + "what it holds; restore it, or move the store away and take an empty one: dcpctl store replace RANK."
             )
         }
         guard found.format == UInt32(LayoutFingerprint.storeFormat) else {

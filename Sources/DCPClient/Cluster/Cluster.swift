@@ -241,7 +241,9 @@ public actor Cluster {
         if let known = ranks[rank], known.isOpen { return known }
         guard let endpoint = topology.endpoint(of: rank) else {
             throw ServiceError(
-                .rankUnavailable, "\(rank) is missing; start it: systemctl start dcp-rank@\(rank.value).", rank: rank)
+                .rankUnavailable,
+                "\(rank) is missing; start it: \(ServiceStart.of(rank, beside: coordinator.endpoint)).",
+                rank: rank)
         }
         let (eventLoop, tls) = (eventLoop, tls)
         let task = Task { () async -> Result<Connection, ServiceError> in

@@ -33,7 +33,7 @@ final class Connection: Sendable {
         let opened = eventLoop.flatSubmit {
             let promise = eventLoop.makePromise(of: NIOLoopBound<ConnectionState>.self)
             let state = ConnectionState(
-                name: name, rank: rank, eventLoop: eventLoop, openFlag: openFlag, opened: promise)
+                endpoint: endpoint, name: name, rank: rank, eventLoop: eventLoop, openFlag: openFlag, opened: promise)
             Dialer(eventLoop: eventLoop, settings: LinkSettings(tls: tls)).dial(
                 endpoint, expecting: rank.map { .rank($0) } ?? .coordinator,
                 hello: Hello(role: .client, fingerprint: nil), delegate: state
@@ -74,6 +74,7 @@ private final class OpenFlag: Sendable {
 
 /// The loop's side of a connection.
 private final class ConnectionState: LinkDelegate {
+    private let endpoint: Endpoint
     private let name: String
     private let rank: RankIndex?
     private let eventLoop: any EventLoop
@@ -88,9 +89,10 @@ private final class ConnectionState: LinkDelegate {
     private var keepsItself: ConnectionState?
 
     init(
-        name: String, rank: RankIndex?, eventLoop: any EventLoop, openFlag: OpenFlag,
+        endpoint: Endpoint, name: String, rank: RankIndex?, eventLoop: any EventLoop, openFlag: OpenFlag,
         opened: EventLoopPromise<NIOLoopBound<ConnectionState>>
     ) {
+        self.endpoint = endpoint
         self.name = name
         self.rank = rank
         self.eventLoop = eventLoop
@@ -125,7 +127,7 @@ private final class ConnectionState: LinkDelegate {
         var error = error
         if let rank, error.code == .unreachable {
             error = ServiceError(
-                .rankUnavailable, "\(error.message) Start it: systemctl start dcp-rank@\(rank.value).", rank: rank)
+                .rankUnavailable, "\(error.message) Start it: \(ServiceStart.of(rank, beside: endpoint)).", rank: rank)
         }
         closeReason = error
         opened?.fail(error)

@@ -24,8 +24,9 @@ public struct Submission: Sendable {
         if let expected = options.expect { _ = try Expectation(expected, for: file) }
     }
 
-    /// Steps over all layers: what `progress` counts.
-    public var totalTokens: Int { file.tokens * file.layers.count }
+    public var tokens: Int { file.tokens }
+    /// Each token is answered in so many layers.
+    public var layers: Int { file.layers.count }
 
     /// Runs the submission, once, through outages of the cluster as long as `options.retryFor` allows.
     ///
@@ -33,7 +34,7 @@ public struct Submission: Sendable {
     /// committed when it died, are sent again in the same steps: their answers, which are already written, would have
     /// the same bits, and are not written again. An answer that never came is asked for by sending its step again.
     /// - Parameters:
-    ///   - progress: called after each step with the tokens answered, over all layers.
+    ///   - progress: called after each step with how many of the `tokens * layers` are answered.
     ///   - resumed: called when an outage is over.
     /// - Throws: `.positionMismatch` before anything is sent, when the file does not begin where the sequence ends, or does
     ///   not reach there; `.conflict` when what is stored is not the file's beginning.

@@ -10,6 +10,7 @@ struct PendingMatch: Sendable {
     var request: OpenMatching
     var item: PendingItem<OpenMatching>
     var tag: Tag
+    var caller: Caller
     var model: ModelRecord
     /// Found, and not everywhere, or gone since.
     var excluded: [SequenceID] = []
@@ -34,7 +35,9 @@ extension OpenMatching: DirectoryItem {
                 "\(machine.matches.count) requests wait for a match, the limit is \(CoordinatorMachine.matchesMax); try "
                     + "again in a moment.")
         }
-        return machine.search(PendingMatch(request: self, item: item, tag: tag, model: model))
+        return machine.search(
+            PendingMatch(
+                request: self, item: item, tag: tag, caller: machine.caller(of: item.place), model: model))
     }
 }
 
@@ -138,7 +141,7 @@ extension CoordinatorMachine {
         }
         let length = min(found.length, match.request.lengthMax)
         do throws(ServiceError) {
-            let (record, actions) = try fork(parent, as: match.request.name, length: length)
+            let (record, actions) = try fork(parent, as: match.request.name, length: length, by: match.caller)
             noteUse(of: record.name, now: now)
             return actions
                 + carry(
@@ -155,7 +158,9 @@ extension CoordinatorMachine {
             let request = match.request
             let record = try newSequence(request.name, model: match.model.id, scope: request.scope)
             eviction.opened(record.name)
-            let actions = persist([.sequence(SequenceEntry(record: record)), nextIDs(afterSequence: record.id)])
+            let actions = persist([
+                .sequence(SequenceEntry(record, ownedBy: match.caller)), nextIDs(afterSequence: record.id),
+            ])
             noteUse(of: record.name, now: now)
             return actions
                 + carry(
@@ -172,7 +177,8 @@ extension CoordinatorMachine {
         claims.take(claim, of: new.sequence.sequence.id, for: new.tag)
         var answer = new.sequence
         answer.claim = claim
-        return carry(.claim(answer.sequence.id, claim), for: new.item.answer(answer))
+        return carry(
+            .claim(answer.sequence.id, claim, holder: new.caller.identity), for: new.item.answer(answer))
     }
 }
 
@@ -181,4 +187,5 @@ struct NewSequence: Sendable {
     var sequence: MatchedSequence
     var item: PendingItem<OpenMatching>
     var tag: Tag
+    var caller: Caller
 }

@@ -12,12 +12,14 @@ extension OpenSequence: DirectoryItem {
             return try open(known, on: &machine, item, now: now)
         }
         guard create else { throw machine.unknownSequence(name) }
+        let caller = machine.caller(of: item.place)
+        try caller.check(.use, for: "a new sequence")
         let record = try machine.model(model)
         try record.check(revision: revision)
         let new = try machine.newSequence(name, model: record.id, scope: scope)
         machine.eviction.opened(name)
         defer { machine.noteUse(of: name, now: now) }
-        return machine.persist([.sequence(SequenceEntry(record: new)), machine.nextIDs(afterSequence: new.id)])
+        return machine.persist([.sequence(SequenceEntry(new, ownedBy: caller)), machine.nextIDs(afterSequence: new.id)])
             + machine.carry(
                 .open(new.id, model: record.id, scope: scope),
                 for: item.answer(OpenedSequence(sequence: new, model: record)))
@@ -58,9 +60,10 @@ extension ForkSequence: DirectoryItem {
         on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
     ) throws(ServiceError) -> [CoordinatorMachine.Action] {
         try machine.checkReady()
-        let parent = try machine.sequence(name)
+        let parent = try machine.sequence(name, changedBy: item.place)
         try machine.check(claim, of: parent)
-        let (record, actions) = try machine.fork(parent, as: newName, length: length)
+        let caller = machine.caller(of: item.place)
+        let (record, actions) = try machine.fork(parent, as: newName, length: length, by: caller)
         machine.noteUse(of: name, newName, now: now)
         return actions
             + machine.carry(
@@ -71,12 +74,12 @@ extension ForkSequence: DirectoryItem {
 extension CoordinatorMachine {
     /// Records a fork; it is still to be carried to ranks.
     mutating func fork(
-        _ parent: SequenceEntry, as newName: String, length: Int
+        _ parent: SequenceEntry, as newName: String, length: Int, by caller: Caller
     ) throws(ServiceError) -> (SequenceRecord, [Action]) {
         try check(name: newName, of: "sequence")
         let record = try newSequence(newName, model: parent.record.model, scope: parent.record.scope)
         eviction.opened(newName)
-        var entry = SequenceEntry(record: record)
+        var entry = SequenceEntry(record, ownedBy: caller)
         entry.fork = SequenceEntry.Fork(parent: parent.record.id, length: length)
         return (record, persist([.sequence(entry), nextIDs(afterSequence: record.id)]))
     }
@@ -87,7 +90,7 @@ extension TruncateSequence: DirectoryItem {
         on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
     ) throws(ServiceError) -> [CoordinatorMachine.Action] {
         try machine.checkReady()
-        var entry = try machine.sequence(name)
+        var entry = try machine.sequence(name, changedBy: item.place)
         try machine.check(claim, of: entry)
         // An earlier one that some rank may still owe holds, whatever comes after it.
         entry.truncateLength = min(entry.truncateLength ?? length, length)
@@ -103,7 +106,7 @@ extension CloseSequence: DirectoryItem {
         on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
     ) throws(ServiceError) -> [CoordinatorMachine.Action] {
         try machine.checkReady()
-        var entry = try machine.sequence(name)
+        var entry = try machine.sequence(name, changedBy: item.place)
         try machine.check(claim, of: entry)
         if keep {
             entry.retention.isKept = true
@@ -115,13 +118,30 @@ extension CloseSequence: DirectoryItem {
     }
 }
 
+extension SequenceEntry {
+    /// A canary's is nobody's: every health check uses it.
+    init(_ record: SequenceRecord, ownedBy caller: Caller) {
+        self.init(record: record, owner: CanaryNames.isSequence(record.name) ? "" : caller.identity)
+    }
+}
+
 extension CoordinatorMachine {
+    /// The holder of a claim that is given to nobody: no client's identity.
+    private static let nobody = "nobody"
+
+    /// A sequence that is to be changed. - Throws: `.accessDenied` when its caller may not.
+    fileprivate func sequence(_ name: String, changedBy place: ItemPlace) throws(ServiceError) -> SequenceEntry {
+        let entry = try sequence(name)
+        try caller(of: place).checkChange(of: "sequence `\(name)`", ownedBy: entry.owner)
+        return entry
+    }
+
     /// Nobody has the sequence open any more. Its claim ends by a new one, which nobody is given: what its last client has
     /// appended and not committed is taken back, and what it had sent is refused.
     fileprivate mutating func giveUp(_ entry: SequenceEntry, _ waiter: ItemWaiter) -> [Action] {
         let claim = Claim(in: state.epoch, number: takeNumber() & 0xFFFF_FFFF)
         claims.take(claim, of: entry.record.id, for: Tag(client: ClientID(0), number: 0))
-        return carry(.claim(entry.record.id, claim), for: waiter)
+        return carry(.claim(entry.record.id, claim, holder: Self.nobody), for: waiter)
     }
 }
 

@@ -50,6 +50,8 @@ extension CoordinatorMachine {
                 .unknownSequence,
                 "\(id)\(name.map { ", `\($0)`," } ?? "") is closed, or is being closed; open it again by its name.")
         }
+        let caller = caller(of: item.place)
+        try caller.checkChange(of: "sequence `\(entry.record.name)`", ownedBy: entry.owner)
         guard !claims.isLate(tag, for: id) else {
             throw ServiceError(
                 .stepAborted, "\(tag.client) has claimed \(id) with a later request; nothing was changed.")
@@ -65,7 +67,7 @@ extension CoordinatorMachine {
         }
         let claim = Claim(in: state.epoch, number: takeNumber() & 0xFFFF_FFFF)
         claims.take(claim, of: id, for: tag)
-        return carry(.claim(id, claim), for: item.answer(claim))
+        return carry(.claim(id, claim, holder: caller.identity), for: item.answer(claim))
     }
 
     /// Refuses what its sender has lost the sequence for, or lost it before it came.

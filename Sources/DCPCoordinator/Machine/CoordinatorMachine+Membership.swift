@@ -47,19 +47,19 @@ extension CoordinatorMachine {
                             + "or is another cluster's. Restore the coordinator's state directory."))
         }
         if let expected = state.stores[rank], expected != registration.store {
-            guard replaceableStores.remove(rank) != nil else {
+            guard spend(.store(expected), of: rank) else {
                 return actions
                     + refuse(
                         link,
                         ServiceError(
                             .storeRefused,
                             "\(rank) came with store \(registration.store), in this cluster it has \(expected). Start it "
-                                + "with the right --store; if that is lost for good, restart the coordinator with "
-                                + "--replace-store \(rank.value), which gives up the tokens it held."))
+                                + "with the right --store; if that is lost for good, `dcpctl store replace \(rank.value)` takes "
+                                + "another in its place, which gives up the tokens it held."))
             }
         }
         if state.stores[rank] == registration.store, registration.mark < state.marks[rank] ?? 0 {
-            guard acceptableOlderStores.remove(rank) != nil else {
+            guard spend(.changes(state.marks[rank] ?? 0), of: rank) else {
                 let error = olderStore(registration)
                 return actions + [.report(.olderStore(rank, error))] + refuse(link, error)
             }

@@ -101,7 +101,7 @@ extension CoordinatorMachine {
         begin(
             PendingOperation(
                 operation: operation, awaited: Set(state.shape.allRanks),
-                new: NewSequence(sequence: sequence, item: match.item, tag: match.tag)))
+                new: NewSequence(sequence: sequence, item: match.item, tag: match.tag, caller: match.caller)))
         return sendQueued()
     }
 
@@ -264,7 +264,7 @@ extension DirectoryOperation {
         switch self {
         case .putModel, .removeModel: nil
         case .open(let id, _, _), .fork(_, let id, _), .truncate(let id, _), .close(let id), .evict(let id),
-            .claim(let id, _):
+            .claim(let id, _, _):
             id
         }
     }

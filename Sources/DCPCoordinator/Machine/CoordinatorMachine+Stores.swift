@@ -1,5 +1,5 @@
-internal import DCPCore
-internal import DCPWire
+public import DCPCore
+package import DCPWire
 
 /// How far the ranks' stores have come for certain, as they reported it, as a value.
 struct StoreMarks: Sendable {
@@ -50,6 +50,54 @@ struct SecondHolders: Sendable {
     mutating func forget(_ rank: RankIndex) { newcomers = newcomers.filter { $0.value.rank != rank } }
 }
 
+/// What an operator has given up of which rank's store.
+public struct RankLoss: Hashable, Sendable {
+    public var rank: RankIndex
+    public var loss: StoreLoss
+
+    public init(_ rank: RankIndex, _ loss: StoreLoss) {
+        self.rank = rank
+        self.loss = loss
+    }
+}
+
+/// What operators ask about stores.
+extension CoordinatorMachine {
+    package var recordedStores: [RecordedStore] {
+        state.stores.sorted { $0.key < $1.key }.map { rank, store in
+            RecordedStore(rank: rank, store: store, mark: state.marks[rank] ?? 0, isHere: isHere(rank))
+        }
+    }
+
+    /// - Throws: `.conflict` for a loss of what is not there, or not lost.
+    package mutating func giveUp(_ loss: StoreLoss, of rank: RankIndex) throws(ServiceError) {
+        guard let store = state.stores[rank] else {
+            throw ServiceError(
+                .conflict, "\(rank) has no store in this cluster; `dcpctl store list` shows those there are.")
+        }
+        guard !isHere(rank) else {
+            throw ServiceError(
+                .conflict,
+                "\(rank) is here with its store \(store): nothing is lost. Stop the rank first, if its store is to be given up.",
+                rank: rank)
+        }
+        let mark = state.marks[rank] ?? 0
+        guard loss == .store(store) || loss == .changes(mark) else {
+            throw ServiceError(
+                .conflict, "\(rank) has store \(store) at change \(mark) by now; look at it and ask again.", rank: rank)
+        }
+        losses.insert(RankLoss(rank, loss))
+    }
+
+    /// Whether somebody has given that up. A line of the configuration may stay: it names what is no longer there.
+    mutating func spend(_ loss: StoreLoss, of rank: RankIndex) -> Bool {
+        let loss = RankLoss(rank, loss)
+        return losses.remove(loss) != nil || configuredLosses.contains(loss)
+    }
+
+    private func isHere(_ rank: RankIndex) -> Bool { members.contains { $0.rank == rank } }
+}
+
 /// Which of two stores of one rank is the right one: never two at a time, and never one that is behind what it was.
 extension CoordinatorMachine {
     /// Two processes with one store are a copy beside the original. The one that is there stays while it keeps its lease; the
@@ -73,8 +121,8 @@ extension CoordinatorMachine {
             .storeRefused,
             "\(rank) came with its store \(registration.store) at change \(registration.mark), which had come to change "
                 + "\(state.marks[rank] ?? 0) for certain: it is an older copy. Bring the newer store back; if that is lost for "
-                + "good, restart the coordinator with --accept-older-store \(rank.value), which cuts every sequence to what this "
-                + "one holds.", rank: rank)
+                + "good, `dcpctl store accept-older \(rank.value)` takes this one, which cuts every sequence to what it holds.",
+            rank: rank)
     }
 
     /// Takes an older store in the place of the newer one, which is lost.

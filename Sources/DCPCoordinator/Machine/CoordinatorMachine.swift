@@ -82,10 +82,10 @@ public struct CoordinatorMachine: Sendable {
     /// Why ranks take no new tokens, as each said last.
     var refusals: [RankIndex: ServiceError] = [:]
     var eviction: Eviction
-    /// Ranks whose next store is taken, whatever it was before: an operator has said that the old one is lost.
-    var replaceableStores: Set<RankIndex>
-    /// Ranks whose store is taken next although it is behind: an operator has said that the newer one is lost.
-    var acceptableOlderStores: Set<RankIndex>
+    /// What operators have given up by a request; each is spent by the store that is taken for it.
+    var losses: Set<RankLoss> = []
+    /// What the configuration gives up.
+    var configuredLosses: Set<RankLoss>
     var marks = StoreMarks()
     var secondHolders = SecondHolders()
 
@@ -95,15 +95,14 @@ public struct CoordinatorMachine: Sendable {
     ///   - operationWindow: how many operations may be on their way to one rank at once.
     public init(
         state: CoordinatorState, lease: Duration, unknownGrace: Duration = .seconds(3600),
-        replaceableStores: Set<RankIndex> = [], acceptableOlderStores: Set<RankIndex> = [],
-        evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10), operationWindow: Int = 256
+        losses: Set<RankLoss> = [], evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10),
+        operationWindow: Int = 256
     ) {
         self.state = state
         eviction = Eviction(policy: evict, idle: evictIdle)
+        configuredLosses = losses
         self.lease = lease
         self.unknownGrace = unknownGrace
-        self.replaceableStores = replaceableStores
-        self.acceptableOlderStores = acceptableOlderStores
         self.operationWindow = operationWindow
         slots = Dictionary(
             uniqueKeysWithValues: state.shape.allRanks.map { ($0, .missing(reason: "it has not registered yet")) })
@@ -185,6 +184,8 @@ public enum CoordinatorEvent: Sendable {
     case secondHolder(RankIndex, ServiceError)
     /// A store that is behind what it reported is refused. The text names both marks.
     case olderStore(RankIndex, ServiceError)
+    /// A client gives up a rank's store, or its latest changes.
+    case gaveUp(RankIndex, StoreLoss, by: String)
     /// One is taken instead, as the operator wants it. Sequences that were cut since its epoch are cut to there again.
     case olderStoreTaken(RankIndex, mark: UInt64, recorded: UInt64, cuts: [(SequenceRecord, to: Int)])
     case joining(Epoch)

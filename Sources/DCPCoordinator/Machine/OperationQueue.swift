@@ -107,7 +107,7 @@ struct OperationQueue: Sendable {
             uses(model) + [
                 Place(thing: .sequence(parent), isShared: true), Place(thing: .sequence(child), isShared: false),
             ]
-        case .truncate(let id, _), .close(let id), .evict(let id), .claim(let id, _):
+        case .truncate(let id, _), .close(let id), .evict(let id), .claim(let id, _, _):
             uses(model) + [Place(thing: .sequence(id), isShared: false)]
         }
     }

@@ -1,10 +1,12 @@
 package import DCPCore
+internal import DCPTransport
 package import DCPWire
 
 /// A client's request for one or many things, until the last of them is answered.
 struct PendingRequest: Sendable {
     var link: CoordinatorMachine.LinkID
     var tag: Tag
+    var caller: Caller
     var reply: PendingReply
 }
 
@@ -41,23 +43,29 @@ package protocol DirectoryItem: RequestItem {
 extension CoordinatorMachine {
     /// A client asks for one or many things. Each is done or refused by itself; what they change is made durable together.
     package mutating func requested<Item: DirectoryItem>(
-        _ request: Many<Item>, link: LinkID, tag: Tag, now: Duration
+        _ request: Many<Item>, link: LinkID, tag: Tag, from caller: Caller, now: Duration
     ) -> [Action] {
         let number = nextRequest
         nextRequest += 1
-        requests[number] = PendingRequest(link: link, tag: tag, reply: PendingReply(to: request))
+        requests[number] = PendingRequest(link: link, tag: tag, caller: caller, reply: PendingReply(to: request))
         var actions: [Action] = []
         for (index, part) in request.items.enumerated() {
             let item = PendingItem<Item>(place: ItemPlace(request: number, index: index))
             do throws(ServiceError) {
                 actions += try part.carryOut(on: &self, item, from: tag, now: now)
             } catch {
+                if error.code == .accessDenied {
+                    actions.append(.report(.refused(peer: caller.identity, .missingRight, error)))
+                }
                 actions += refuse(item.place, error)
             }
         }
         if request.items.isEmpty { actions += finish(number) }
         return Self.persistingFirst(actions)
     }
+
+    /// Who asks for an item that is being carried out.
+    func caller(of place: ItemPlace) -> Caller { requests[place.request]!.caller }
 
     /// What a waiting client was promised holds.
     mutating func answer(_ waiter: ItemWaiter) -> [Action] { answer(waiter.place, waiter.answer) }

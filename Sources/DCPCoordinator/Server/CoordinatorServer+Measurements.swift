@@ -25,7 +25,7 @@ package struct CoordinatorCounters: Sendable {
         case .evicted(_, _, .age): evictions.age += 1
         case .operationFailed(_, let error): operationsFailed.count(error.code)
         case .refused(_, let cause, let error): if cause.concernsFrame { framesRefused.count(error.code) }
-        case .listening, .rankRegistered, .olderStoreTaken, .joining, .ready, .reconciled, .unknownSequences,
+        case .listening, .rankRegistered, .gaveUp, .olderStoreTaken, .joining, .ready, .reconciled, .unknownSequences,
             .droppedUnknown, .fatal:
             break
         }

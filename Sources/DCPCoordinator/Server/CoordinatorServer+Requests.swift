@@ -8,6 +8,8 @@ extension CoordinatorServer {
         var table = RequestTable<CoordinatorServer>()
         table.on(GetTopology.self) { $0.tellTopology($1, $2) }
         table.on(GetHostReport.self) { $0.reportHost($2) }
+        table.on(ListStores.self) { $0.answer($2, $0.machine.recordedStores) }
+        table.on(GiveUpStore.self) { $0.giveUp($1, $2) }
         table.on(ListModels.self) { $0.answer($2, $0.machine.state.sortedModels) }
         table.on(ListSequences.self) { $0.answer($2, $0.machine.sequenceList) }
         table.on(Many<RegisterModel>.self) { $0.carryOut($1, $2) }
@@ -31,6 +33,16 @@ extension CoordinatorServer {
         perform(machine.topologyRequest(id, call.tag, wait: wait, now: now))
     }
 
+    private func giveUp(_ request: GiveUpStore, _ call: Call<GiveUpStore>) {
+        do throws(ServiceError) {
+            try machine.giveUp(request.loss, of: request.rank)
+            perform([.report(.gaveUp(request.rank, request.loss, by: call.link?.caller.identity ?? ""))])
+            answer(call, Done())
+        } catch {
+            answer(call, .failure(error))
+        }
+    }
+
     private func reportHost(_ call: Call<GetHostReport>) {
         hostReporter.report { [weak self] result in
             switch result {
@@ -41,8 +53,8 @@ extension CoordinatorServer {
     }
 
     private func carryOut<Item: DirectoryItem>(_ request: Many<Item>, _ call: Call<Many<Item>>) {
-        guard let id = id(of: call.link) else { return }
-        perform(machine.requested(request, link: id, tag: call.tag, now: now))
+        guard let id = id(of: call.link), let caller = call.link?.caller else { return }
+        perform(machine.requested(request, link: id, tag: call.tag, from: caller, now: now))
     }
 
     private func answer<R: Request>(_ call: Call<R>, _ reply: R.Reply) { answer(call, .reply(reply, to: R.self)) }

@@ -14,9 +14,8 @@ public final class CoordinatorServer {
         public var inheritedSocket: CInt?
         /// How long a rank may stay silent before it counts as lost.
         public var lease: Duration = .seconds(5)
-        public var replaceableStores: Set<RankIndex> = []
-        /// Ranks whose store may be behind what it was, once.
-        public var acceptableOlderStores: Set<RankIndex> = []
+        /// What is given up of ranks' stores.
+        public var losses: Set<RankLoss> = []
         /// How long ranks keep sequences that the directory does not know.
         public var unknownGrace: Duration = .seconds(3600)
         public var evict = EvictionPolicy.off
@@ -70,9 +69,8 @@ public final class CoordinatorServer {
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
-            replaceableStores: configuration.replaceableStores,
-            acceptableOlderStores: configuration.acceptableOlderStores, evict: configuration.evict,
-            evictIdle: configuration.evictIdle, operationWindow: configuration.operationWindow)
+            losses: configuration.losses, evict: configuration.evict, evictIdle: configuration.evictIdle,
+            operationWindow: configuration.operationWindow)
     }
 
     /// Listens. The future fails when the endpoint cannot be bound.
@@ -116,6 +114,9 @@ public final class CoordinatorServer {
     public var summary: (epoch: Epoch, models: Int, sequences: Int, reason: String) {
         (machine.state.epoch, machine.state.models.count, machine.state.sequences.count, machine.reason)
     }
+
+    /// What the configuration gives up from now on.
+    public func configure(_ losses: Set<RankLoss>) { machine.configuredLosses = losses }
 
     private func observe(_ event: CoordinatorEvent) {
         counters.count(event)
@@ -227,7 +228,8 @@ extension CoordinatorServer: LinkDelegate {
             do throws(ServiceError) {
                 try Self.requests.handle(body, of: frame, from: link, by: self)
             } catch {
-                observe(.refused(peer: link.remoteAddress, .protocolViolation, error))
+                let cause = error.code == .accessDenied ? RefusalCause.missingRight : .protocolViolation
+                observe(.refused(peer: link.remoteAddress, cause, error))
                 send(.failure(error), frame.tag, to: id)
             }
         default:

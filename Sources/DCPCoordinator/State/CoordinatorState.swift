@@ -49,6 +49,8 @@ public struct CoordinatorState: Hashable, Sendable {
 /// A sequence in the directory, with what is still to be carried to ranks.
 public struct SequenceEntry: Hashable, Sendable {
     public var record: SequenceRecord
+    /// The identity of the client that has made it; empty for nobody's.
+    public var owner = ""
     /// Being closed: ranks that have it still are told so; it is forgotten when all have confirmed.
     public var isClosing = false
     /// Forked, and not yet confirmed by all ranks.
@@ -69,10 +71,12 @@ public struct SequenceEntry: Hashable, Sendable {
     }
 
     package init(
-        record: SequenceRecord, isClosing: Bool = false, fork: Fork? = nil, truncateLength: Int? = nil,
+        record: SequenceRecord, owner: String = "", isClosing: Bool = false, fork: Fork? = nil,
+        truncateLength: Int? = nil,
         retention: Retention = Retention(), history: CutHistory = CutHistory()
     ) {
         self.record = record
+        self.owner = owner
         self.isClosing = isClosing
         self.fork = fork
         self.truncateLength = truncateLength

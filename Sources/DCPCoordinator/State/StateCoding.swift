@@ -13,7 +13,7 @@ internal import NIOCore
 /// | `r`, rank: u16 | store id: two u64 |
 /// | `k`, rank: u16 | the highest durable mark of its store: u64 |
 /// | `m`, model: u32 | model record: as in a directory frame |
-/// | `q`, sequence: u64 | sequence record, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64, retention: as in a list frame, cuts: u8, each epoch: u64, length: u64 |
+/// | `q`, sequence: u64 | sequence record, owner: string, closing: u8, has fork: u8, parent: u64, length: u64, has truncation: u8, length: u64, retention: as in a list frame, cuts: u8, each epoch: u64, length: u64 |
 ///
 /// Numbers in keys are big-endian, so that they sort; in values little-endian. Every value ends with the CRC-32C of the
 /// key and of the bytes before it.
@@ -94,6 +94,7 @@ package enum StateCoding {
 
     private static func encode(_ entry: SequenceEntry, to writer: inout WireWriter) {
         entry.record.encode(to: &writer)
+        writer.write(entry.owner)
         writer.write(entry.isClosing)
         writer.write(entry.fork != nil)
         writer.write(entry.fork?.parent.value ?? 0)
@@ -110,6 +111,7 @@ package enum StateCoding {
 
     private static func entry(from reader: inout WireReader) throws(ServiceError) -> SequenceEntry {
         var entry = SequenceEntry(record: try SequenceRecord(from: &reader))
+        entry.owner = try reader.readString("owner")
         entry.isClosing = try reader.readBool("closing")
         let hasFork = try reader.readBool("has fork")
         let fork = SequenceEntry.Fork(

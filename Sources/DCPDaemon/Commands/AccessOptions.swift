@@ -9,6 +9,7 @@ struct AccessOptions: ParsableArguments {
     @Flag(help: .setting(ConfigurationKey.rankAccess.insecureLoopbackOnly)) var insecureLoopbackOnly = false
     @Option(help: .setting(ConfigurationKey.rankAccess.users)) var allowedUids: String?
     @Option(help: .setting(ConfigurationKey.rankAccess.groups)) var allowedGids: String?
+    @Option(help: .setting(ConfigurationKey.rankAccess.rights)) var rights: String?
     @Option(help: .setting(ConfigurationKey.rankAccess.handshakeTimeout)) var handshakeTimeout: String?
     @Option(help: .setting(ConfigurationKey.rankAccess.handshakeLimit)) var handshakeLimit: String?
     @Option(help: .setting(ConfigurationKey.rankAccess.connectionsPerPeer)) var connectionsPerPeer: String?
@@ -21,7 +22,8 @@ struct AccessOptions: ParsableArguments {
         try givenFlags([
             keys.authority: tlsCa, keys.certificate: tlsCertificate, keys.key: tlsKey,
             keys.insecureLoopbackOnly: insecureLoopbackOnly ? "true" : nil, keys.users: allowedUids,
-            keys.groups: allowedGids, keys.handshakeTimeout: handshakeTimeout, keys.handshakeLimit: handshakeLimit,
+            keys.groups: allowedGids, keys.rights: rights, keys.handshakeTimeout: handshakeTimeout,
+            keys.handshakeLimit: handshakeLimit,
             keys.connectionsPerPeer: connectionsPerPeer,
             keys.unauthenticatedConnections: unauthenticatedConnections, keys.frameTimeout: frameTimeout,
             keys.unfinishedFramesLimit: unfinishedFramesLimit,

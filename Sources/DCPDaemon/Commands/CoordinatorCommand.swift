@@ -38,22 +38,12 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     @Option(help: .setting(.evict)) var evict: String?
     @Option(help: .setting(.evictIdle)) var evictIdle: String?
     @Option(help: .setting(.canaryInterval)) var canaryInterval: String?
+    @Option(help: .setting(.replaceStore)) var replaceStore: String?
+    @Option(help: .setting(.acceptOlderStore)) var acceptOlderStore: String?
     @Option(help: .setting(.coordinatorHTTP)) var http: String?
     @Flag(help: .setting(.coordinatorHTTPAnyAddress)) var insecureHttpAnyAddress = false
     @OptionGroup var access: AccessOptions
     @Option(help: .setting(.coordinatorLogLevel)) var logLevel: String?
-
-    @Option(
-        help: ArgumentHelp(
-            "Take another store for this rank: its old one is lost for good. The tokens it held are given up.",
-            valueName: "rank"))
-    var replaceStore: [UInt16] = []
-
-    @Option(
-        help: ArgumentHelp(
-            "Take an older copy of this rank's store: the newer one is lost for good. Every sequence is cut to what it holds.",
-            valueName: "rank"))
-    var acceptOlderStore: [UInt16] = []
 
     public init() {}
 
@@ -62,14 +52,12 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     public func run() async throws {
         var source = try source()
         source.isInspected = common.isInspection && EnvironmentVariable.value("CREDENTIALS_DIRECTORY") == nil
-        var (configuration, settings) = try Runtime.refusing { [source] in try Self.load(source) }
+        let (configuration, settings) = try Runtime.refusing { [source] in try Self.load(source) }
         if common.isInspection {
             let condition = try configuration.missingCredentials(
                 listening: .coordinatorListen, dialled: nil, ConfigurationKey.coordinatorAccess)
             return try common.report(configuration, condition: condition)
         }
-        settings.server.replaceableStores = Set(replaceStore.map { RankIndex($0) })
-        settings.server.acceptableOlderStores = Set(acceptOlderStore.map { RankIndex($0) })
         let log = DaemonLog(label: "dcp-coordinator", level: settings.logLevel)
         let service = CoordinatorService(
             settings: settings, log: log, reload: Reload(source: source, configuration: configuration))
@@ -94,7 +82,8 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             .ranks: ranks, .headGroups: headGroups, .interleave: interleave, .blockTokens: blockTokens,
             .exchange: exchange, .coordinatorListen: listen, .state: state, .lease: lease,
             .unknownGrace: unknownGrace, .evict: evict, .evictIdle: evictIdle,
-            .canaryInterval: canaryInterval, .coordinatorHTTP: http,
+            .canaryInterval: canaryInterval, .replaceStore: replaceStore, .acceptOlderStore: acceptOlderStore,
+            .coordinatorHTTP: http,
             .coordinatorHTTPAnyAddress: insecureHttpAnyAddress ? "true" : nil, .coordinatorLogLevel: logLevel,
         ]).merging(access.flags(ConfigurationKey.coordinatorAccess)) { $1 }
     }

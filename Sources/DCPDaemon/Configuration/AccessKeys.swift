@@ -6,6 +6,7 @@ package struct AccessKeys: Sendable {
     package let key: ConfigurationKey
     package let users: ConfigurationKey
     package let groups: ConfigurationKey
+    package let rights: ConfigurationKey
     package let handshakeTimeout: ConfigurationKey
     package let handshakeLimit: ConfigurationKey
     package let connectionsPerPeer: ConfigurationKey
@@ -16,7 +17,7 @@ package struct AccessKeys: Sendable {
     /// In the order of the reference.
     package var all: [ConfigurationKey] {
         [
-            authority, certificate, key, insecureLoopbackOnly, users, groups, handshakeTimeout, handshakeLimit,
+            authority, certificate, key, insecureLoopbackOnly, users, groups, rights, handshakeTimeout, handshakeLimit,
             connectionsPerPeer, unauthenticatedConnections, frameTimeout, unfinishedFramesLimit,
         ]
     }
@@ -50,11 +51,18 @@ package struct AccessKeys: Sendable {
         users = key(
             "allowed-uids", .ids,
             "Unix sockets: users that may connect beside root and the daemon's own, by number.",
-            "For example 1000,1001. When there are any the socket's mode is 0666, and the kernel's word on the peer decides."
+            "For example 1000,1001. When there are any the socket's mode is 0666, and the kernel's word on the peer decides. Under "
+                + "systemd they also have to pass through /run/dcp: the drop-in local-users.conf opens it."
         )
         groups = key(
             "allowed-gids", .ids, "Unix sockets: groups whose members may connect, by number.",
             "Supplementary groups count, as they were when the peer's process began.")
+        rights = key(
+            "rights", .rights,
+            "Unix sockets: what users may do who may connect: read, use or administer.",
+            "For example `1000=use,*=read`: user 1000 uses sequences of its own, all others read. Root and the daemon's own user "
+                + "administer, and so does everybody who is not named. The same for every daemon; the article Security tells what "
+                + "takes which right.")
         handshakeTimeout = key(
             "handshake-timeout", .seconds(0.1...600), default: "5",
             "How long a peer may take from the connection to its hello, TLS included, in seconds.")

@@ -47,7 +47,8 @@ extension Configuration {
         link.admission.connectionsMax = min(link.admission.connectionsMax, Descriptors.connectionsMax)
         link.unixAccess = UnixAccess(
             users: ValueKind.ids(self[keys.users]?.text ?? ""),
-            groups: ValueKind.ids(self[keys.groups]?.text ?? ""))
+            groups: ValueKind.ids(self[keys.groups]?.text ?? ""),
+            rights: try UserRights(self[keys.rights]?.text ?? ""))
         if let files = try tlsFiles(keys), let role {
             link.tls = try checked(keys.files) { () throws(ServiceError) in try TLSCredentials(files, for: role) }
         }

@@ -53,6 +53,15 @@ extension ConfigurationKey {
         "How often a canary, a small step, is sent through all ranks, in seconds; or off.",
         "`/healthz` is good only while one went through within three intervals. A canary leaves nothing behind: its tokens "
             + "are taken back and never committed. It works with full stores, too; only the first needs to write.")
+    package static let replaceStore = ConfigurationKey(
+        .coordinator, "replace-store", .losses(.store), default: nil, isReloadable: true,
+        "Ranks whose store is lost for good, each with the lost store's id: another one is taken in its place.",
+        "The tokens that it held are given up. A store that is named has no effect once it is replaced. `dcpctl store replace` "
+            + "does the same step by step.")
+    package static let acceptOlderStore = ConfigurationKey(
+        .coordinator, "accept-older-store", .losses(.change), default: nil, isReloadable: true,
+        "Ranks whose store is lost but for an older copy, each with the change that is lost: the copy is taken.",
+        "Every sequence is cut to what the copy holds. `dcpctl store accept-older` does the same step by step.")
     package static let coordinatorHTTP = http(
         .coordinator, default: "unix:/run/dcp/coordinator.http", example: "`127.0.0.1:9469`")
     package static let coordinatorHTTPAnyAddress = httpAnyAddress(.coordinator)
@@ -145,7 +154,8 @@ extension ConfigurationKey {
     package static let all: [ConfigurationKey] =
         [
             ranks, headGroups, interleave, blockTokens, exchange, coordinatorListen, state, lease, unknownGrace,
-            evict, evictIdle, canaryInterval, coordinatorHTTP, coordinatorHTTPAnyAddress,
+            evict, evictIdle, canaryInterval, replaceStore, acceptOlderStore, coordinatorHTTP,
+            coordinatorHTTPAnyAddress,
         ] + coordinatorAccess.all + [
             coordinatorLogLevel, rankListen, advertise, coordinator, store, threads, durability, mapSize, diskLimit,
             highWatermark, lowWatermark, uncommittedLimit, claimTimeout, drainTimeout, expectedCanaryInterval, rankHTTP,

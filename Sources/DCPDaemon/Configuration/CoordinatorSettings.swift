@@ -5,6 +5,14 @@ internal import DCPTransport
 internal import DCPWire
 internal import Logging
 
+extension Configuration {
+    /// What is given up of stores.
+    var losses: Set<RankLoss> {
+        ValueKind.losses(self[.replaceStore]?.text ?? "", .store)
+            .union(ValueKind.losses(self[.acceptOlderStore]?.text ?? "", .change))
+    }
+}
+
 /// The coordinator's configuration as the types that it is made from.
 struct CoordinatorSettings {
     var server: CoordinatorServer.Configuration
@@ -44,6 +52,7 @@ struct CoordinatorSettings {
         observability = try ObservabilitySettings(
             configuration, http: .coordinatorHTTP, anyAddress: .coordinatorHTTPAnyAddress,
             canaryInterval: .canaryInterval)
+        server.losses = configuration.losses
         let state = configuration.text(.state)
         stateDirectory = state
         server.hostReport = { HostInspection.report(store: state) }

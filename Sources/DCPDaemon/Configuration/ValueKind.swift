@@ -1,3 +1,4 @@
+internal import DCPCoordinator
 internal import DCPCore
 internal import DCPTransport
 
@@ -16,6 +17,15 @@ package enum ValueKind: Sendable {
     case path
     /// Numbers of users or groups, with commas between; none is an empty text.
     case ids
+    /// `UserRights`: users with what they may do.
+    case rights
+    /// Ranks, each with what is lost of its store.
+    case losses(LossForm)
+
+    package enum LossForm: String, Sendable {
+        case store = "STORE"
+        case change = "CHANGE"
+    }
 
     /// - Returns: nil for a good value, else what is wrong with it and what would be right, without a name before it.
     package func refusal(_ text: String) -> String? {
@@ -61,8 +71,30 @@ package enum ValueKind: Sendable {
                     "`\(wrong)` is not a user's or group's number; write numbers with commas between (id -u NAME, getent "
                     + "group NAME)."
             }
+        case .rights:
+            do throws(ServiceError) { _ = try UserRights(text) } catch { return error.message }
+        case .losses(let form):
+            if let wrong = Self.parts(text).first(where: { Self.loss($0, form) == nil }) {
+                return
+                    "`\(wrong)` is no rank with its lost \(form.rawValue.lowercased()); write RANK:\(form.rawValue), with commas "
+                    + "between, as `dcpctl store list` shows them."
+            }
         }
         return nil
+    }
+
+    /// The losses of a good `losses` value.
+    static func losses(_ text: String, _ form: LossForm) -> Set<RankLoss> { Set(parts(text).map { loss($0, form)! }) }
+
+    private static func loss(_ text: String, _ form: LossForm) -> RankLoss? {
+        let sides = text.split(separator: ":", omittingEmptySubsequences: false)
+        guard sides.count == 2, let rank = UInt16(sides[0]), "\(rank)" == sides[0] else { return nil }
+        let loss: StoreLoss? =
+            switch form {
+            case .store: StoreID(sides[1]).map { .store($0) }
+            case .change: UInt64(sides[1]).map { .changes($0) }
+            }
+        return loss.map { RankLoss(RankIndex(rank), $0) }
     }
 
     private static func parts(_ text: String) -> [String] {
@@ -87,6 +119,8 @@ package enum ValueKind: Sendable {
         case .httpAddress: "address"
         case .path: "path"
         case .ids: "ids"
+        case .rights: "uid=right"
+        case .losses(let form): "rank:\(form.rawValue.lowercased())"
         }
     }
 
@@ -102,6 +136,9 @@ package enum ValueKind: Sendable {
         case .httpAddress: "127.0.0.1:9470"
         case .path: "/var/lib/dcp/elsewhere"
         case .ids: "1000,1001"
+        case .rights: "1000=use,*=read"
+        case .losses(.store): "2:00112233445566778899aabbccddeeff"
+        case .losses(.change): "2:4711"
         }
     }
 
@@ -118,6 +155,8 @@ package enum ValueKind: Sendable {
         case .httpAddress: "IP:PORT, unix:PATH or off"
         case .path: "a path"
         case .ids: "numbers with commas between"
+        case .rights: "UID=read, UID=use or UID=administer, with commas between; `*` for all other users"
+        case .losses(let form): "RANK:\(form.rawValue), with commas between"
         }
     }
 

@@ -56,8 +56,8 @@ package struct JournalEvent: Hashable, Sendable {
         was rolled back, the wrong directory. Its daemon has ended with status 78. The entry names both changes. Nothing was
         cut, and the cluster waits.
 
-        Stop the rank, bring the newer store back and start it. If that is lost for good, start the coordinator once with
-            --accept-older-store @DCP_PEER@
+        Stop the rank, bring the newer store back and start it. If that is lost for good, let the older one be taken:
+            dcpctl store accept-older @DCP_PEER@
         which cuts every sequence to what the older store holds.
         """)
     package static let stepAborted = JournalEvent(
@@ -75,7 +75,7 @@ package struct JournalEvent: Hashable, Sendable {
         The usual cause is the disk or the memory of the machine: look at the kernel's messages (journalctl -k) and at
         the disk's own diagnosis. A sequence that is damaged can be truncated or closed, and prefilled again. With a
         store that does not open, stop the rank, move the store's directory away, start the rank, which begins empty,
-        and tell the coordinator with --replace-store.
+        and is taken by the cluster with `dcpctl store replace @DCP_RANK@`.
         """)
     package static let diskFull = JournalEvent(
         "773e92e3175d4c9696ddd15683a87617", "The store of rank @DCP_RANK@ cannot grow",

@@ -2,7 +2,7 @@ internal import DCPCore
 internal import NIOCore
 internal import Synchronization
 
-/// A daemon's server as the endpoint reaches it: there once it listens, and until it has stopped.
+/// A daemon's server as the endpoint, and a reload, reach it: there once it listens, and until it has stopped.
 ///
 /// Measurements are copied on the daemon's event loop, in its turn, as a task of their own; text is made of them elsewhere.
 /// So a scrape costs the loop some microseconds and never changes the order of what it does. A loop that is stuck is not
@@ -32,6 +32,12 @@ final class Observation<Server, Measurements: Sendable>: Sendable {
     func ended() {
         standing.withLock { $0 = "stopping" }
         source.withLock { $0 = nil }
+    }
+
+    /// Lets the server do something on its loop; nothing when there is none.
+    func perform(_ body: @escaping @Sendable (Server) -> Void) {
+        guard let source = source.withLock({ $0 }) else { return }
+        source.eventLoop.execute { body(source.server.value) }
     }
 
     /// - Throws: `.notReady` before there is a server and after it has gone, `.deadlineExceeded` when its loop is stuck.

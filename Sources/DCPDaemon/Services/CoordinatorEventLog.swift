@@ -38,6 +38,13 @@ struct CoordinatorEventLog {
             log.write(
                 .olderStore, .error, "An older copy of a rank's store is refused", cause: "\(rank)",
                 ["peer": "\(rank.value)", "reason": "\(error.message)"])
+        case .gaveUp(let rank, let loss, let client):
+            var metadata: Logger.Metadata = ["peer": "\(rank.value)", "client": "\(client)"]
+            switch loss {
+            case .store(let store): metadata["store"] = "\(store)"
+            case .changes(let mark): metadata["change"] = "\(mark)"
+            }
+            logger.warning("A rank's store, or its latest changes, are given up: another is taken", metadata: metadata)
         case .olderStoreTaken(let rank, let mark, let recorded, let cuts): write(rank, mark, recorded, cuts)
         case .joining(let epoch): logger.info("Joining", metadata: ["epoch": "\(epoch.value)"])
         case .ready(let epoch):

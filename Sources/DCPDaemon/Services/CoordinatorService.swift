@@ -33,6 +33,7 @@ struct CoordinatorService: DaemonService {
 
     func apply(_ configuration: Configuration) {
         log.set(level: Logger.Level(rawValue: configuration.text(.coordinatorLogLevel))!)
+        observed.observation.perform { [losses = configuration.losses] in $0.configure(losses) }
         log.reload(settings.server.link.tls, configuration, ConfigurationKey.coordinatorAccess)
     }
 

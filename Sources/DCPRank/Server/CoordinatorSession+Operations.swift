@@ -35,8 +35,8 @@ extension CoordinatorSession {
             server.changing.insert(sequence)
             server.abortSteps(on: sequence, changed)
             server.whenQuiet(sequence) { cache.close(sequence, completion: done) }
-        case .claim(let sequence, let claim):
-            server.take(over: sequence, claim) { [weak self] in self?.carriedOut(operation, number, $0) }
+        case .claim(let sequence, let claim, let holder):
+            server.take(over: sequence, claim, by: holder) { [weak self] in self?.carriedOut(operation, number, $0) }
         }
     }
 
@@ -73,7 +73,7 @@ extension CoordinatorSession {
             case .close(let sequence), .evict(let sequence):
                 server.uses.forget(sequence)
                 server.owners.forget(sequence)
-            case .open(let sequence, _, _), .truncate(let sequence, _), .claim(let sequence, _):
+            case .open(let sequence, _, _), .truncate(let sequence, _), .claim(let sequence, _, _):
                 server.uses.note([sequence])
             case .fork(let parent, let child, _):
                 server.uses.note([parent, child])

@@ -11,13 +11,17 @@ extension RankServer {
         guard let stored = cache.claim(of: sequence) else { throw unknown(sequence) }
         let epoch = configuration.broken == .epoch ? Epoch(claim.value >> 32) : coordinator.epoch
         try owners.check(claim, on: sequence, stored: stored, in: epoch)
+        try link.caller.checkChange(of: "\(sequence)", ownedBy: owners.holder(of: sequence))
         guard let connection = incoming[ObjectIdentifier(link)]?.ordinal else { return }
         owners.use(sequence, over: connection)
     }
 
     /// A client takes a sequence over. Older claims are refused from now on; what they have begun ends first.
-    func take(over sequence: SequenceID, _ claim: Claim, done: @escaping (Result<Void, ServiceError>) -> Void) {
-        owners.claimed(sequence, claim, at: now)
+    func take(
+        over sequence: SequenceID, _ claim: Claim, by holder: String,
+        done: @escaping (Result<Void, ServiceError>) -> Void
+    ) {
+        owners.claimed(sequence, claim, by: holder, at: now)
         // Retryable: it may be the same client that claims anew, and another finds out when it resumes.
         abortSteps(
             on: sequence,

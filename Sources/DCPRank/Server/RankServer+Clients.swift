@@ -33,8 +33,12 @@ extension RankServer {
         do throws(ServiceError) {
             try Self.requests.handle(body, of: frame, from: link, by: self)
         } catch {
-            counters.framesRefused.count(error.code)
             answer(link, frame.tag, .failure(error))
+            guard error.code != .accessDenied else {
+                // Nobody else's step ends for it, whatever tag it has.
+                return observe(.refused(peer: link.remoteAddress, .missingRight, error))
+            }
+            counters.framesRefused.count(error.code)
             guard body.type == StepRequest.type, steps[frame.tag] == nil else { return }
             // The others of the group may have been sent steps that can be read.
             tellGroup(error, of: frame.tag, epoch: frame.epoch)

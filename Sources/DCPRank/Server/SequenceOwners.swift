@@ -13,6 +13,8 @@ package struct SequenceOwners {
 
     private struct Owner {
         var claim: Claim
+        /// The client's identity, as the coordinator knows it.
+        var holder: String
         /// The one that its last request came over, while it is open.
         var connection: Connection?
         var hasEnded = false
@@ -27,17 +29,17 @@ package struct SequenceOwners {
     package init() {}
 
     /// A client has claimed a sequence. One that comes again, or late, changes nothing.
-    package mutating func claimed(_ sequence: SequenceID, _ claim: Claim, at now: UInt64) {
+    package mutating func claimed(_ sequence: SequenceID, _ claim: Claim, by holder: String = "", at now: UInt64) {
         if let owner = owners[sequence], owner.claim >= claim { return }
         forget(sequence)
-        owners[sequence] = Owner(claim: claim)
+        owners[sequence] = Owner(claim: claim, holder: holder)
         gone[sequence] = now
     }
 
     /// A client has forked a sequence of its own. Until it claims the fork, it holds that, too, for as long as it is there.
     package mutating func forked(_ child: SequenceID, from parent: SequenceID, at now: UInt64) {
         guard owners[child] == nil else { return }
-        owners[child] = Owner(claim: .none)
+        owners[child] = Owner(claim: .none, holder: holder(of: parent))
         gone[child] = now
         if let connection = owners[parent]?.connection { use(child, over: connection) }
     }
@@ -48,6 +50,9 @@ package struct SequenceOwners {
         owners[sequence] = nil
         gone[sequence] = nil
     }
+
+    /// The identity of who holds a sequence; empty when nobody does, or nobody was asked who he is.
+    package func holder(of sequence: SequenceID) -> String { owners[sequence]?.holder ?? "" }
 
     private mutating func leave(_ sequence: SequenceID) {
         guard let connection = owners[sequence]?.connection else { return }

@@ -11,6 +11,8 @@ public enum RefusalCause: String, CaseIterable, Sendable {
     case expired
     /// The certificate is good and does not allow what the hello claims to be.
     case wrongRole = "wrong-role"
+    /// A client that is known asked for more than it may. Only the request is refused.
+    case missingRight = "missing-right"
     /// TLS failed in another way: an old version, a peer that does not accept this daemon's certificate.
     case failedHandshake = "failed-handshake"
     /// No hello within `handshakeTimeout`.
@@ -30,6 +32,9 @@ public enum RefusalCause: String, CaseIterable, Sendable {
     case tooManyUnfinished = "too-many-unfinished"
     /// A peer that is known broke the rules.
     case protocolViolation = "protocol-violation"
+
+    /// Those for which a connection is refused.
+    public static let ofConnections = allCases.filter { $0 != .missingRight }
 
     /// Whether it was a frame, and not the connection, that was refused.
     public var concernsFrame: Bool {

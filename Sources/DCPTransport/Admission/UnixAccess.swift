@@ -1,4 +1,4 @@
-internal import DCPCore
+package import DCPCore
 internal import Glibc
 internal import NIOCore
 
@@ -6,16 +6,18 @@ internal import NIOCore
 public struct UnixAccess: Hashable, Sendable {
     public var users: Set<UInt32>
     public var groups: Set<UInt32>
+    public var rights: UserRights
     /// The user of this process.
     let own: UInt32
 
-    public init(users: Set<UInt32> = [], groups: Set<UInt32> = []) {
-        self.init(users: users, groups: groups, own: geteuid())
+    public init(users: Set<UInt32> = [], groups: Set<UInt32> = [], rights: UserRights = UserRights()) {
+        self.init(users: users, groups: groups, rights: rights, own: geteuid())
     }
 
-    package init(users: Set<UInt32>, groups: Set<UInt32>, own: UInt32) {
+    package init(users: Set<UInt32>, groups: Set<UInt32>, rights: UserRights = UserRights(), own: UInt32) {
         self.users = users
         self.groups = groups
+        self.rights = rights
         self.own = own
     }
 
@@ -25,6 +27,12 @@ public struct UnixAccess: Hashable, Sendable {
     func allows(_ peer: PeerCredentials) -> Bool {
         peer.user == 0 || peer.user == own || users.contains(peer.user) || groups.contains(peer.group)
             || !groups.isDisjoint(with: peer.supplementaryGroups)
+    }
+
+    /// Root and the own user could change the configuration, or the store: they may do everything.
+    package func caller(_ peer: PeerCredentials) -> Caller {
+        let isOwn = peer.user == 0 || peer.user == own
+        return Caller(identity: "uid:\(peer.user)", right: isOwn ? .administer : rights[peer.user])
     }
 
     package func refusal(of peer: PeerCredentials) -> Refusal? {

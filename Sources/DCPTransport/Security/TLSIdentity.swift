@@ -84,5 +84,19 @@ package struct TLSIdentity: Hashable, Sendable {
         }
     }
 
+    /// As whom a client's requests are taken, once its hello has been: the one of its roles that may most. A rank's certificate
+    /// reads, since all that it asks as a client is the cluster's shape.
+    package var caller: Caller {
+        let callers = roles.map { role in
+            switch role {
+            case .client(let name, let right): Caller(identity: "client:\(name)", right: right)
+            case .coordinator: Caller(identity: "coordinator", right: .administer)
+            case .rank(let rank): Caller(identity: "rank:\(rank.value)", right: .read)
+            }
+        }
+        let most = callers.max { ($0.right, $1.identity) < ($1.right, $0.identity) }
+        return most ?? Caller(identity: "nobody", right: .read)
+    }
+
     static var now: Int { time(nil) }
 }

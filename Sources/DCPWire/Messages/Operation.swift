@@ -10,8 +10,9 @@ public enum DirectoryOperation: Hashable, Sendable, WireFields {
     case close(SequenceID)
     /// Closes a sequence that nobody asked to close, to make room.
     case evict(SequenceID)
-    /// A client takes a sequence over: older claims are refused from now on. Never recorded.
-    case claim(SequenceID, Claim)
+    /// A client takes a sequence over: older claims are refused from now on, and others than the holder who do not administer.
+    /// Never recorded.
+    case claim(SequenceID, Claim, holder: String)
 
     package init(from reader: inout WireReader) throws(ServiceError) {
         let kind: UInt8 = try reader.read("operation")
@@ -29,7 +30,10 @@ public enum DirectoryOperation: Hashable, Sendable, WireFields {
         case 5: self = .truncate(SequenceID(try reader.read("sequence")), length: try reader.readLength("length"))
         case 6: self = .close(SequenceID(try reader.read("sequence")))
         case 7: self = .evict(SequenceID(try reader.read("sequence")))
-        case 8: self = .claim(SequenceID(try reader.read("sequence")), Claim(try reader.read("claim")))
+        case 8:
+            self = .claim(
+                SequenceID(try reader.read("sequence")), Claim(try reader.read("claim")),
+                holder: try reader.readString("holder"))
         default: throw reader.malformed("has the unknown operation \(kind)")
         }
     }
@@ -62,10 +66,11 @@ public enum DirectoryOperation: Hashable, Sendable, WireFields {
         case .evict(let sequence):
             writer.write(UInt8(7))
             writer.write(sequence.value)
-        case .claim(let sequence, let claim):
+        case .claim(let sequence, let claim, let holder):
             writer.write(UInt8(8))
             writer.write(sequence.value)
             writer.write(claim.value)
+            writer.write(holder)
         }
     }
 }

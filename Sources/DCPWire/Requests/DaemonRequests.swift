@@ -3,6 +3,7 @@ package import DCPCore
 /// The cluster as it is: answered when it is ready, or after so many milliseconds, whatever it is then.
 package struct GetTopology: Request, WireFields {
     package static let type = FrameType(request: 0x0100, "topology")
+    package static let right = ClientRight.read
     package typealias Reply = Topology
 
     package var waitMilliseconds: UInt32
@@ -16,6 +17,7 @@ package struct GetTopology: Request, WireFields {
 /// A daemon's look at its host.
 package struct GetHostReport: Request, WireFields {
     package static let type = FrameType(request: 0x0300, "host report")
+    package static let right = ClientRight.read
     package typealias Reply = HostReport
 
     package init() {}

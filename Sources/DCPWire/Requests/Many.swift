@@ -5,17 +5,20 @@ package protocol RequestItem: WireFields, Hashable {
     associatedtype Answer: WireFields, Hashable
     /// Of a request for one or many of them.
     static var type: FrameType { get }
+    static var right: ClientRight { get }
     /// How many are asked for at once.
     static var itemsMax: Int { get }
 }
 
 extension RequestItem {
     package static var itemsMax: Int { 1024 }
+    package static var right: ClientRight { .administer }
 }
 
 /// A request for one or many things. One that is refused does not undo the others.
 package struct Many<Item: RequestItem>: Request, WireFields, Hashable {
     package static var type: FrameType { Item.type }
+    package static var right: ClientRight { Item.right }
     package var items: [Item]
 
     package init(_ items: [Item]) { self.items = items }

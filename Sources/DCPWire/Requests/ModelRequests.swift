@@ -3,6 +3,8 @@ package import DCPCore
 /// Registers a model, or confirms that it is registered as described.
 package struct RegisterModel: RequestItem {
     package static let type = FrameType(request: 0x0101, "register model")
+    /// A new one takes more.
+    package static let right = ClientRight.use
     package typealias Answer = ModelRecord
 
     package var name: String
@@ -40,6 +42,7 @@ package struct RemoveModel: RequestItem {
 /// All models, by number.
 package struct ListModels: Request, WireFields {
     package static let type = FrameType(request: 0x0103, "list models")
+    package static let right = ClientRight.read
     package typealias Reply = [ModelRecord]
 
     package init() {}

@@ -5,6 +5,7 @@ internal import NIOCore
 /// claim comes with it.
 package struct OpenMatching: RequestItem {
     package static let type = FrameType(request: 0x010B, "open matching sequence")
+    package static let right = ClientRight.use
     package static let itemsMax = 64
     package typealias Answer = MatchedSequence
 

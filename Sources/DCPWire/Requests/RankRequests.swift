@@ -3,6 +3,7 @@ internal import NIOCore
 
 extension StepRequest: Request {
     package static let type = FrameType(request: 0x0200, "step")
+    package static let right = ClientRight.use
     package typealias Reply = StepResult
 
     package var payloadByteCount: Int { tensors.readableBytes }
@@ -15,6 +16,7 @@ extension StepResult: FrameBody {
 /// How far a rank is with a sequence.
 package struct GetSequenceStatus: RequestItem {
     package static let type = FrameType(request: 0x0202, "sequence status")
+    package static let right = ClientRight.read
     package typealias Answer = SequenceStatus
 
     package var sequence: SequenceID
@@ -28,6 +30,7 @@ package struct GetSequenceStatus: RequestItem {
 /// Cuts what is not committed, to one length in all layers.
 package struct CutUncommitted: RequestItem {
     package static let type = FrameType(request: 0x0203, "cut uncommitted")
+    package static let right = ClientRight.use
     package typealias Answer = CutLength
 
     package var length: SequenceLength
@@ -51,6 +54,7 @@ package struct CutLength: WireFields, Hashable {
 
 extension RowsRequest: Request, WireFields {
     package static let type = FrameType(request: 0x0204, "rows")
+    package static let right = ClientRight.read
     package typealias Reply = RowsReply
 }
 
@@ -61,6 +65,7 @@ extension RowsReply: FrameBody {
 /// A rank's counters.
 package struct GetRankStatus: Request, WireFields {
     package static let type = FrameType(request: 0x0205, "rank status")
+    package static let right = ClientRight.read
     package typealias Reply = RankStatus
 
     package init() {}

@@ -9,6 +9,13 @@ package protocol Request: FrameBody {
     associatedtype Reply: FrameBody
     /// Its number on the wire, which never changes, and its name for messages. The reply's number follows from it.
     static var type: FrameType { get }
+    /// What a client has to be allowed to ask for it.
+    static var right: ClientRight { get }
+}
+
+extension Request {
+    /// Where a request says nothing, the most.
+    package static var right: ClientRight { .administer }
 }
 
 /// A request or a reply whose fields have not been read yet, or are written already: links carry them without knowing what

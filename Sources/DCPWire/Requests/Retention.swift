@@ -67,6 +67,7 @@ package struct RetainSequence: RequestItem {
 /// All sequences that are not being closed, by number.
 package struct ListSequences: Request, WireFields {
     package static let type = FrameType(request: 0x0105, "list sequences")
+    package static let right = ClientRight.read
     package typealias Reply = SequenceList
 
     package init() {}

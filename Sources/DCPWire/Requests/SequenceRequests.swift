@@ -3,6 +3,8 @@ package import DCPCore
 /// Opens a sequence; creates it when it is new and `create` is set.
 package struct OpenSequence: RequestItem {
     package static let type = FrameType(request: 0x0104, "open sequence")
+    /// A new one takes more.
+    package static let right = ClientRight.read
     package typealias Answer = OpenedSequence
 
     package var name: String
@@ -62,6 +64,7 @@ package struct OpenedSequence: WireFields, Hashable {
 /// Takes a sequence over: answered when every rank refuses older claims, and no operation of one is under way.
 package struct ClaimSequence: RequestItem {
     package static let type = FrameType(request: 0x0106, "claim sequence")
+    package static let right = ClientRight.use
     package typealias Answer = Claim
 
     package var sequence: SequenceID
@@ -87,6 +90,7 @@ package struct ClaimSequence: RequestItem {
 /// Makes a sequence of the first tokens of another. Refused, as the next two are, unless the claim is the sequence's latest.
 package struct ForkSequence: RequestItem {
     package static let type = FrameType(request: 0x0107, "fork sequence")
+    package static let right = ClientRight.use
     package typealias Answer = SequenceRecord
 
     package var name: String
@@ -119,6 +123,7 @@ package struct ForkSequence: RequestItem {
 /// Cuts a sequence to its first tokens, committed ones among them.
 package struct TruncateSequence: RequestItem {
     package static let type = FrameType(request: 0x0108, "truncate sequence")
+    package static let right = ClientRight.use
     package typealias Answer = Done
 
     package var name: String
@@ -146,6 +151,7 @@ package struct TruncateSequence: RequestItem {
 
 package struct CloseSequence: RequestItem {
     package static let type = FrameType(request: 0x0109, "close sequence")
+    package static let right = ClientRight.use
     package typealias Answer = Done
 
     package var name: String

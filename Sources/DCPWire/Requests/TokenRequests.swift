@@ -55,6 +55,7 @@ extension TokenIDs: WireFields {
 /// Makes the first tokens of sequences durable on a rank, all or none, with their ids and annotations.
 package struct Commit: Request, WireFields {
     package static let type = FrameType(request: 0x0201, "commit")
+    package static let right = ClientRight.use
     package typealias Reply = Done
 
     package var parts: [SequenceCommit]
@@ -72,6 +73,7 @@ package struct Commit: Request, WireFields {
 /// Reads ids of committed tokens back, and the annotation. Every rank has all.
 package struct ReadTokens: Request, WireFields, Hashable {
     package static let type = FrameType(request: 0x0208, "token ids")
+    package static let right = ClientRight.read
 
     /// How many ids one answer has.
     package static let countMax = 1 << 20
@@ -128,6 +130,7 @@ package struct ReadTokens: Request, WireFields, Hashable {
 /// Asks a rank for the sequence of a model and scope that begins with the most of some ids.
 package struct MatchTokens: Request, WireFields, Hashable {
     package static let type = FrameType(request: 0x0207, "match")
+    package static let right = ClientRight.read
 
     package var question: MatchQuestion
     /// Refused when it is not empty and the model has another.

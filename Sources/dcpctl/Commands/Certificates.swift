@@ -38,6 +38,7 @@ struct Certificates: AsyncParsableCommand {
         @Option(help: ArgumentHelp("The name of a client; may be given more than once.", valueName: "name"))
         var client: [String] = []
 
+        @OptionGroup var rights: RightsOption
         @OptionGroup var validity: ValidityOptions
         @OptionGroup var output: OutputOptions
 
@@ -51,7 +52,7 @@ struct Certificates: AsyncParsableCommand {
         func run() async throws {
             try await execute {
                 let files = try CertificateDirectory(path: directory).create(
-                    ranks: ranks, clients: client, days: validity.days)
+                    ranks: ranks, clients: client, right: rights.rights, days: validity.days)
                 try CertificateView.print(files, output)
             }
         }
@@ -63,6 +64,7 @@ struct Certificates: AsyncParsableCommand {
             discussion: """
                 EXAMPLE
                   dcpctl certs add --directory ./certificates --client carol
+                  dcpctl certs add --directory ./certificates --client dashboard --rights read
                 """)
 
         @Option(help: ArgumentHelp("The directory that `dcpctl certs init` made.", valueName: "directory"))
@@ -74,6 +76,7 @@ struct Certificates: AsyncParsableCommand {
         @Option(help: ArgumentHelp("The number of a rank; may be given more than once.", valueName: "rank"))
         var rank: [Int] = []
 
+        @OptionGroup var rights: RightsOption
         @OptionGroup var validity: ValidityOptions
         @OptionGroup var output: OutputOptions
 
@@ -90,7 +93,8 @@ struct Certificates: AsyncParsableCommand {
         func run() async throws {
             try await execute {
                 let files = try CertificateDirectory(path: directory).add(
-                    ranks: rank.map { RankIndex(UInt16($0)) }, clients: client, days: validity.days)
+                    ranks: rank.map { RankIndex(UInt16($0)) }, clients: client, right: rights.rights,
+                    days: validity.days)
                 try CertificateView.print(files, output)
             }
         }
@@ -139,6 +143,20 @@ struct Certificates: AsyncParsableCommand {
             try await execute { try CertificateView.print(try CertificateFile.all(at: path), output) }
         }
     }
+}
+
+struct RightsOption: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "What the clients may do: read (status, lists, exports), use (steps, and sequences of their own) or administer "
+                + "(everything, the default). Each includes those before it.", valueName: "right"),
+        transform: { text in
+            guard let right = ClientRight(rawValue: text) else {
+                throw ValidationError("`\(text)` is no right of a client; use read, use or administer.")
+            }
+            return right
+        })
+    var rights = ClientRight.administer
 }
 
 struct ValidityOptions: ParsableArguments {

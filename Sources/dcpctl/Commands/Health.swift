@@ -12,12 +12,17 @@ struct Health: AsyncParsableCommand {
 
             EXAMPLE
               dcpctl health --timeout 2s || systemctl status 'dcp-rank@*'
+              systemctl restart dcp-rank@2 && dcpctl health --wait 1m
             """)
+
+    @Option(help: ArgumentHelp("How long the cluster may take to be ready: 30s, 5m.", valueName: "duration"))
+    var wait: String = "0s"
 
     @OptionGroup var client: ClientOptions
 
     func run() async throws {
         try await client.execute { cluster in
+            _ = try await cluster.readyTopology(wait: DurationFormat.parse(wait))
             let report = try await cluster.health()
             let view = HealthView(
                 state: report.refusals.isEmpty ? .healthy : .refusing, refusals: report.refusals,

@@ -71,7 +71,7 @@ struct StatusView: Encodable {
     var interleave: Int
     var blockTokens: Int
     var exchange: String
-    var leaseMilliseconds: UInt32
+    var leaseSeconds: Double
     var ranks: [RankView]
 
     init(_ topology: Topology, _ statuses: [RankStatus]) {
@@ -83,7 +83,7 @@ struct StatusView: Encodable {
         interleave = topology.shape.layout.interleave
         blockTokens = topology.shape.layout.blockTokens
         exchange = topology.shape.exchange.name
-        leaseMilliseconds = topology.leaseMilliseconds
+        leaseSeconds = Double(topology.leaseMilliseconds) / 1000
         ranks = RankView.views(topology, statuses)
     }
 
@@ -137,7 +137,7 @@ struct RankView: Encodable {
         var receivedBytes: UInt64
         var sentBytes: UInt64
         /// Sums over the completed steps.
-        var stepNanoseconds: StepTimesView
+        var stepMicroseconds: StepTimesView
         var durability: String
         /// `writable`, `full`, `refused` or `failed`.
         var storeCondition: String
@@ -233,7 +233,7 @@ struct RankView: Encodable {
 
     /// Where the completed steps' time went, on average. The parts run side by side and need not add up.
     static func meanStep(_ views: [RankView]) -> String {
-        let parts: [(String, KeyPath<StepTimesView, UInt64>)] = [
+        let parts: [(String, KeyPath<StepTimesView, Double>)] = [
             ("MEAN STEP", \.total), ("NEW TOKENS", \.newTokens), ("CONTEXT", \.context), ("KERNELS", \.kernels),
             ("QUERY WAIT", \.queryWait), ("PARTIAL WAIT", \.partialWait), ("MERGE", \.merge), ("OTHER", \.other),
         ]
@@ -243,8 +243,8 @@ struct RankView: Encodable {
                 ["\(view.rank)"]
                     + parts.map { part in
                         guard let counters = view.counters, counters.stepsCompleted > 0 else { return "-" }
-                        let mean = counters.stepNanoseconds[keyPath: part.1] / counters.stepsCompleted
-                        return DurationFormat.latency(.nanoseconds(Int64(clamping: mean)))
+                        let mean = counters.stepMicroseconds[keyPath: part.1] / Double(counters.stepsCompleted)
+                        return DurationFormat.latency(.microseconds(mean))
                     })
         }
         return table.rendered()
@@ -262,24 +262,25 @@ struct HolderView: Encodable {
 }
 
 struct StepTimesView: Encodable {
-    var total: UInt64
-    var newTokens: UInt64
-    var context: UInt64
-    var kernels: UInt64
-    var queryWait: UInt64
-    var partialWait: UInt64
-    var merge: UInt64
-    var other: UInt64
+    var total: Double
+    var newTokens: Double
+    var context: Double
+    var kernels: Double
+    var queryWait: Double
+    var partialWait: Double
+    var merge: Double
+    var other: Double
 
     init(_ times: StepTimes) {
-        total = times.total
-        newTokens = times.newTokens
-        context = times.context
-        kernels = times.kernels
-        queryWait = times.queryWait
-        partialWait = times.partialWait
-        merge = times.merge
-        other = times.other
+        func microseconds(_ nanoseconds: UInt64) -> Double { Double(nanoseconds) / 1000 }
+        total = microseconds(times.total)
+        newTokens = microseconds(times.newTokens)
+        context = microseconds(times.context)
+        kernels = microseconds(times.kernels)
+        queryWait = microseconds(times.queryWait)
+        partialWait = microseconds(times.partialWait)
+        merge = microseconds(times.merge)
+        other = microseconds(times.other)
     }
 }
 
@@ -307,7 +308,7 @@ extension RankView.Counters {
         framesRefused = status.framesRefused
         receivedBytes = status.receiveByteCount
         sentBytes = status.sendByteCount
-        stepNanoseconds = StepTimesView(status.stepTimes)
+        stepMicroseconds = StepTimesView(status.stepTimes)
         durability = status.room.durability
         storeCondition = "\(status.room.condition)"
         refusal = status.room.refusal

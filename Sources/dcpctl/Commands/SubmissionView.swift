@@ -11,11 +11,10 @@ struct SubmissionView: Encodable {
         var lseErrorMax: Float?
     }
 
+    /// Of the sequence alone; what a rank has in all, `dcpctl ranks` tells.
     struct Rank: Encodable {
         var rank: Int
         var tokens: Int
-        var blocks: UInt64
-        var storeBytes: UInt64
         var kernels: String
     }
 
@@ -54,8 +53,7 @@ struct SubmissionView: Encodable {
         }
         ranks = report.ranks.map {
             Rank(
-                rank: Int($0.status.rank.value), tokens: $0.tokens, blocks: $0.status.sealedBlocks,
-                storeBytes: $0.status.storeByteCount, kernels: $0.status.kernels)
+                rank: Int($0.status.rank.value), tokens: $0.tokens, kernels: $0.status.kernels)
         }
         resumes = report.resumes.count
         outageMaxMicroseconds = (report.resumes.map(\.outage).max() ?? .zero) / .microseconds(1)
@@ -94,12 +92,8 @@ struct SubmissionView: Encodable {
             parts.append(table.rendered())
         }
         if !ranks.isEmpty {
-            var table = TextTable("RANK", "TOKENS", "BLOCKS", "STORE")
-            for rank in ranks {
-                table.append([
-                    "\(rank.rank)", "\(rank.tokens)", "\(rank.blocks)", ByteFormat.format(Int(rank.storeBytes)),
-                ])
-            }
+            var table = TextTable("RANK", "TOKENS")
+            for rank in ranks { table.append(["\(rank.rank)", "\(rank.tokens)"]) }
             parts.append(table.rendered())
         }
         var times = TextTable("LATENCY", "COUNT", "P50", "P99", "MAX")

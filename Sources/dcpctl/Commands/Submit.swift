@@ -188,7 +188,7 @@ struct Submit: AsyncParsableCommand {
 
     private func submit(_ submission: Submission, _ client: ClientOptions) async throws {
         try await client.withCluster(retryFor: DurationFormat.parse(retryFor)) { cluster in
-            let bar = ProgressBar(label: "submit", total: submission.totalTokens)
+            let bar = ProgressBar(label: "submit", total: submission.tokens, parts: submission.layers)
             let report: SubmissionReport
             do {
                 report = try await submission.run(on: cluster) {

@@ -4,7 +4,6 @@ import DCPConsole
 import DCPCore
 import DCPTransport
 import Glibc
-import SystemPackage
 
 /// How a command reaches a cluster, and how it prints.
 struct ClientOptions: ParsableArguments {
@@ -49,18 +48,9 @@ struct ClientOptions: ParsableArguments {
             guard error.code == .unreachable else { throw error }
             throw ServiceError(
                 .unreachable,
-                "\(error.message) \(Self.start(of: endpoint)), or name another with --coordinator or DCP_COORDINATOR.")
+                "\(error.message) \(ServiceStart.ofCluster(at: endpoint)), or name another with --coordinator or DCP_COORDINATOR."
+            )
         }
-    }
-
-    /// How the cluster of an endpoint is started: units have their sockets in /run/dcp, and `dcpctl up` in its directory.
-    private static func start(of endpoint: Endpoint) -> String {
-        guard case .unix(let path) = endpoint else { return "Start its daemons" }
-        let directory = FilePath(path).directory.string
-        if directory == "/run/dcp" {
-            return "Start the units with `systemctl start dcp.target`, or a cluster of your own with `dcpctl up`"
-        }
-        return "Start it with `dcpctl up --dir \(ShellQuoting.quoted(directory))`"
     }
 
     /// Runs a body with a connected cluster.
@@ -81,7 +71,7 @@ struct ClientOptions: ParsableArguments {
 }
 
 struct OutputOptions: ParsableArguments {
-    @Flag(help: "Print JSON instead of tables.")
+    @Flag(help: "Print JSON instead of tables; an error is one line of JSON, the last of standard error.")
     var json = false
 
     /// Prints a value: as JSON, or as text made for people.
@@ -95,7 +85,7 @@ func execute(_ body: () async throws -> Void) async throws {
     do {
         try await body()
     } catch let error as ServiceError {
-        printMessage("\(error)")
+        ErrorOutput.print(error)
         throw ExitCode(ExitStatus(error).rawValue)
     } catch is CancellationError {
         printMessage("interrupted")

@@ -59,7 +59,7 @@ extension Integration {
                 #expect(sick.failed.count == 4, "\(sick.failed)")
                 let text = try await cluster.tool.run("doctor")
                 #expect(text.status == 69 && text.data.contains("4 failed"), "\(text.data)")
-                #expect(text.data.contains("dcp-rank@1"), "\(text.data)")
+                #expect(text.data.contains("dcpctl up --dir"), "\(text.data)")
             }
         }
 

@@ -49,7 +49,7 @@ struct SecureCluster: Sendable {
             switch role {
             case .coordinator: "coordinator"
             case .rank(let rank): "rank-\(rank.value)"
-            case .client(let name): "client-\(name)"
+            case .client(let name, _): "client-\(name)"
             }
         return TLSFiles(
             authority: directory.path + "/ca.pem", certificate: "\(directory.path)/\(name).pem",

@@ -1,4 +1,6 @@
+import DCPClient
 import DCPCore
+import DCPWire
 import Synchronization
 
 /// What older stores that were taken in place of newer ones can have cost the clients. Any thread.
@@ -26,5 +28,21 @@ final class AcceptedStores: Sendable {
 
     func accept(_ held: [SequenceID: Int]) {
         state.withLock { $0.last = Acceptance(count: $0.last.count + 1, period: $0.period, held: held) }
+    }
+}
+
+extension LocalCluster {
+    /// Gives up what a rank's store has beyond an older copy, as an operator would.
+    func acceptOlderStore(of rank: RankIndex) async throws {
+        let cluster = try await Cluster.connect(to: Endpoint(coordinatorEndpoint))
+        do {
+            let known = try await cluster.stores().first { $0.rank == rank }
+            guard let known else { throw SoakFailure("The coordinator has recorded no store of \(rank)") }
+            try await cluster.giveUp(.changes(known.mark), of: rank)
+            await cluster.close()
+        } catch {
+            await cluster.close()
+            throw error
+        }
     }
 }

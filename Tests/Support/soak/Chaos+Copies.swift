@@ -26,8 +26,7 @@ extension Chaos {
             if accepting {
                 accepted.accept(copy.held)
                 say("the older store of \(role) is accepted")
-                try await local.kill(.coordinator)
-                try local.start(.coordinator, arguments: ["--accept-older-store", "\(rank.value)"])
+                try await local.acceptOlderStore(of: rank)
             } else {
                 try copy.exchange(with: store)
             }

@@ -21,8 +21,7 @@ struct Sabotage {
         try await local.kill(role)
         try FileManager.default.removeItem(atPath: data)
         try FileManager.default.moveItem(atPath: copy, toPath: data)
-        try await local.kill(.coordinator)
-        try local.start(.coordinator, arguments: ["--accept-older-store", "1"])
+        try await local.acceptOlderStore(of: RankIndex(1))
         try local.start(role)
     }
 }

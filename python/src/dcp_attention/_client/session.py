@@ -106,7 +106,9 @@ class Session:
             return self._coordinator
         endpoint = topology.endpoints[rank]
         if endpoint is None:
-            raise RankUnavailable(f"rank {rank} is missing; start it: systemctl start dcp-rank@{rank}.", rank=rank)
+            raise RankUnavailable(
+                f"rank {rank} is missing; start it: {self._coordinator.endpoint.start_of(rank)}.", rank=rank
+            )
         return Peer(Endpoint.of(endpoint), rank)
 
     # Requests.

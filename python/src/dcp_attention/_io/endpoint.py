@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
 from dataclasses import dataclass
 
 from dcp_attention.errors import InvalidConfiguration, RankUnavailable, ServiceError, Unreachable
@@ -51,6 +52,13 @@ class Endpoint:
         """The coordinator of ``DCP_COORDINATOR``, else of this machine."""
         return Endpoint.of(os.environ.get("DCP_COORDINATOR") or DEFAULT)
 
+    def start_of(self, rank: int) -> str:
+        """The command that starts a rank beside the daemon that listens here: a unit's, or that of ``dcpctl up``."""
+        directory = os.path.dirname(self.path) or "."
+        if self.path and directory != "/run/dcp":
+            return f"dcpctl up --dir {shlex.quote(directory)}"
+        return f"systemctl start dcp-rank@{rank}"
+
     def check_plain(self) -> None:
         """Refuses to dial plain TCP beyond this machine: anybody on the way could answer, and read along.
 
@@ -97,8 +105,8 @@ class Peer:
                 f"Nobody answers as the coordinator at {self.endpoint.text} ({why}); start it, or correct the address."
             )
         return RankUnavailable(
-            f"Nobody answers as {self.name} at {self.endpoint.text} ({why}). Start it: systemctl start "
-            f"dcp-rank@{self.rank}.",
+            f"Nobody answers as {self.name} at {self.endpoint.text} ({why}). Start it: "
+            f"{self.endpoint.start_of(self.rank)}.",
             rank=self.rank,
         )
 

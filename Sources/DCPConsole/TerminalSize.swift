@@ -1,0 +1,14 @@
+internal import Glibc
+
+/// How large a terminal is now; it may be resized at any time.
+package struct TerminalSize: Sendable {
+    package var rows: Int
+    package var columns: Int
+
+    /// Of the terminal behind a descriptor; nil when there is none, or when it does not tell.
+    package init?(of descriptor: CInt) {
+        var size = winsize()
+        guard ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_row > 0, size.ws_col > 0 else { return nil }
+        (rows, columns) = (Int(size.ws_row), Int(size.ws_col))
+    }
+}

@@ -1,0 +1,38 @@
+public import DCPCore
+
+/// What users at a Unix socket may do, as the key `rights` has it: `1000=use,1001=read,*=read`.
+public struct UserRights: Hashable, Sendable {
+    private var byUser: [UInt32: ClientRight] = [:]
+    /// Of those who are not named.
+    private var others = ClientRight.administer
+
+    /// Everybody who may connect may do everything.
+    public init() {}
+
+    /// - Throws: `.invalidConfiguration`, naming the part that is wrong.
+    public init(_ text: String) throws(ServiceError) {
+        guard !text.isEmpty else { return }
+        for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+            let sides = part.drop { $0 == " " }.split(separator: "=", omittingEmptySubsequences: false)
+            guard sides.count == 2, let right = ClientRight(rawValue: String(sides[1])) else {
+                throw Self.refusal(part)
+            }
+            if sides[0] == "*" {
+                others = right
+            } else if let user = UInt32(sides[0]), "\(user)" == sides[0], byUser[user] == nil {
+                byUser[user] = right
+            } else {
+                throw Self.refusal(part)
+            }
+        }
+    }
+
+    public subscript(user: UInt32) -> ClientRight { byUser[user] ?? others }
+
+    private static func refusal(_ part: Substring) -> ServiceError {
+        ServiceError(
+            .invalidConfiguration,
+            "`\(part)` gives no right to a user; write UID=RIGHT once for each, with commas between, `*` for all others, and read, "
+                + "use or administer, as in 1000=use,*=read.")
+    }
+}

@@ -1,0 +1,49 @@
+import ArgumentParser
+import DCPConsole
+import DCPCore
+import Glibc
+
+/// What a command says when it fails: a line for people, or with `--json` one line of JSON, the last of standard error.
+enum ErrorOutput {
+    struct View: Encodable {
+        struct Failure: Encodable {
+            var code: String
+            var number: UInt16
+            var message: String
+            var isRetryable: Bool
+            var rank: Int?
+            var exitStatus: Int32
+        }
+
+        var error: Failure
+    }
+
+    /// Whether the command line asks for JSON; also one that cannot be parsed.
+    private static let isJSON = CommandLine.arguments.dropFirst().prefix { $0 != "--" }.contains("--json")
+
+    static func print(_ error: ServiceError) {
+        print(
+            error, text: "\(error)",
+            View.Failure(
+                code: "\(error.code)".replacing(" ", with: "_"), number: error.code.rawValue, message: error.message,
+                isRetryable: error.isRetryable, rank: error.rank.map { Int($0.value) },
+                exitStatus: ExitStatus(error).rawValue))
+    }
+
+    /// A command line that is wrong, as the parser says it.
+    static func printUsage(_ message: String) {
+        let error = ServiceError(.invalidConfiguration, message)
+        guard isJSON else { return printLine(message) }
+        print(error)
+    }
+
+    private static func print(_ error: ServiceError, text: String, _ failure: View.Failure) {
+        guard isJSON else { return printMessage(text) }
+        do throws(ServiceError) { printLine(try JSONOutput.line(View(error: failure))) } catch { printMessage(text) }
+    }
+
+    private static func printLine(_ text: String) {
+        let bytes = Array("\(text)\n".utf8)
+        _ = write(STDERR_FILENO, bytes, bytes.count)
+    }
+}
