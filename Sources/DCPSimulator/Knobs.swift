@@ -30,6 +30,8 @@ struct Knobs {
     var operationWindow: Int
     /// Blocks' worth of uncommitted tokens that fit in a rank's RAM, half of which is spilled; nil for many.
     var uncommittedBlocks: Int?
+    /// What a turn of a rank's event loop may compute itself; with zero all is the threads', at any time after.
+    var loopWorkMax: Duration
 
     init(seed: UInt64, steps: Int) throws(ServiceError) {
         var random = SeededGenerator(seed: seed ^ 0x6b6e_6f62)
@@ -62,6 +64,7 @@ struct Knobs {
         operationWindow = pick([queueDepthMax, 256])
         isRoomScattered = pick([true, false, false, false])
         uncommittedBlocks = pick([nil, nil, 4, 12, 40])
+        loopWorkMax = .microseconds(pick([0, 15, 40, 600]))
     }
 }
 

@@ -58,6 +58,8 @@ public final class Link {
     private var stallCheck: Scheduled<Void>?
     private var closeReason: ServiceError?
     private var closesWhenFlushed = false
+    /// Something was written in this turn of the loop.
+    private var isFlushDue = false
 
     /// Total bytes over the life of the link.
     public private(set) var receivedByteCount: UInt64 = 0
@@ -142,10 +144,11 @@ public final class Link {
         write(head, payload)
     }
 
-    /// Closes at once; what waits to be written is lost.
+    /// Closes at once; what the peer has not taken by then is lost.
     public func close(_ reason: ServiceError) {
         channel.eventLoop.preconditionInEventLoop()
         if closeReason == nil { closeReason = reason }
+        flush()
         channel.close(promise: nil)
     }
 
@@ -154,7 +157,7 @@ public final class Link {
         channel.eventLoop.preconditionInEventLoop()
         guard closeReason == nil else { return }
         closeReason = reason
-        if case .open = state { write(Self.greeting(.failure(reason))) }
+        if case .open = state { write(.greeting(.failure(reason))) }
         closesWhenFlushed = true
         if outboundByteCount == 0 { channel.close(promise: nil) }
     }
@@ -173,12 +176,21 @@ public final class Link {
             scheduleStallCheck()
         }
         let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
+        var last = head
         if let payload, payload.readableBytes > 0 {
             channel.write(head, promise: nil)
-            channel.writeAndFlush(payload).whenComplete { _ in bound.value.link?.wrote(byteCount) }
-        } else {
-            channel.writeAndFlush(head).whenComplete { _ in bound.value.link?.wrote(byteCount) }
+            last = payload
         }
+        channel.write(last).whenComplete { _ in bound.value.link?.wrote(byteCount) }
+        if !isFlushDue { channel.eventLoop.execute { bound.value.link?.flush() } }
+        isFlushDue = true
+    }
+
+    /// What a turn of the loop has written leaves in one system call, behind what the turn reads.
+    private func flush() {
+        guard isFlushDue else { return }
+        isFlushDue = false
+        channel.flush()
     }
 
     private func wrote(_ byteCount: Int) {
@@ -231,7 +243,7 @@ private struct WeakLink {
 extension Link {
     func becameActive() {
         if let turnedAway { return refuse(turnedAway) }
-        if case .dialled(_, _, let hello) = side, tls == nil { write(Self.greeting(.hello(hello))) }
+        if case .dialled(_, _, let hello) = side, tls == nil { write(.greeting(.hello(hello))) }
     }
 
     /// The TLS handshake is done, and BoringSSL holds the peer's certificate for the cluster's.
@@ -239,7 +251,7 @@ extension Link {
         guard case .greeting = state, case .dialled(_, let role, let hello) = side else { return }
         do throws(ServiceError) {
             try TLSIdentity.shown(to: tls).check(is: role)
-            write(Self.greeting(.hello(hello)))
+            write(.greeting(.hello(hello)))
         } catch {
             close(error)
         }
@@ -270,7 +282,7 @@ extension Link {
     func refuse(_ new: Refusal) {
         guard closeReason == nil else { return }
         refusal = new.cause
-        if tls == nil, new.isTold { write(Self.greeting(.failure(new.error))) }
+        if tls == nil, new.isTold { write(.greeting(.failure(new.error))) }
         close(new.error)
     }
 
@@ -322,10 +334,6 @@ extension Link {
         refused = nil
     }
 
-    static func greeting(_ message: Message) -> Frame {
-        Frame(epoch: .none, tag: Tag(client: ClientID(0), number: 0), message: message)
-    }
-
     private func handle(_ frame: Frame) throws(ServiceError) {
         switch state {
         case .open:
@@ -351,7 +359,7 @@ extension Link {
         FrameWatch(eventLoop: channel.eventLoop, settings: settings) { [weak self] cause, error in
             guard let self, closeReason == nil else { return }
             refusal = cause
-            write(Self.greeting(.failure(error)))
+            write(.greeting(.failure(error)))
             close(error)
         }
     }
@@ -374,7 +382,7 @@ extension Link {
             }
             guard let delegate else { throw ServiceError(.shuttingDown, "The daemon is stopping; try again later.") }
             let welcome = try delegate.link(self, accepts: hello)
-            write(Self.greeting(.welcome(welcome)))
+            write(.greeting(.welcome(welcome)))
             return hello
         default:
             throw ServiceError(
@@ -386,9 +394,9 @@ extension Link {
     private func refuse(_ error: ServiceError) {
         refusal = cause(of: error)
         if case .accepted = side {
-            write(Self.greeting(.failure(error)))
+            write(.greeting(.failure(error)))
         } else if case .open = state {
-            write(Self.greeting(.failure(error)))
+            write(.greeting(.failure(error)))
         }
         close(error)
     }

@@ -34,16 +34,45 @@ extension ShardCache {
         }
     }
 
+    /// The same for a caller that must not wait.
+    /// - Returns: nil when something has to be checked, brought into RAM or put together first.
+    /// - Throws: as `contexts`.
+    public func contextsAtHand(
+        _ wanted: [(sequence: SequenceID, positions: Range<Int>)], layer: Int
+    ) throws(ServiceError) -> [ContextReader]? {
+        guard wanted.allSatisfy({ isAtHand($0.sequence) }) else { return nil }
+        let snapshot = try snapshot()
+        return try each(of: wanted) { (item) throws(ServiceError) in
+            switch try view(item.sequence, layer: layer, item.positions, snapshot, own: nil) {
+            case .reader(let reader): reader
+            case .unchecked, .inPieces: nil
+            }
+        }
+    }
+
+    /// Whether what a sequence has in RAM while it is used is there. Its first use after a start brings it from the store.
+    public func isAtHand(_ id: SequenceID) -> Bool {
+        sequenceCaches.withLock { $0[id] }?.core.withLock(\.isTailLoaded) ?? false
+    }
+
     /// - Returns: nil when not all of the sealed blocks have been checked.
     private func readers(
         _ wanted: [(sequence: SequenceID, positions: Range<Int>)], layer: Int, _ isAssembling: inout Bool
     ) throws(ServiceError) -> [ContextReader]? {
         let snapshot = try snapshot()
+        return try each(of: wanted) { (item) throws(ServiceError) in
+            try reader(item.sequence, layer: layer, item.positions, snapshot, &isAssembling)
+        }
+    }
+
+    /// - Returns: nil as soon as one is.
+    private func each(
+        of wanted: [(sequence: SequenceID, positions: Range<Int>)],
+        _ reader: ((sequence: SequenceID, positions: Range<Int>)) throws(ServiceError) -> ContextReader?
+    ) throws(ServiceError) -> [ContextReader]? {
         var readers: [ContextReader] = []
         for item in wanted {
-            guard let reader = try reader(item.sequence, layer: layer, item.positions, snapshot, &isAssembling) else {
-                return nil
-            }
+            guard let reader = try reader(item) else { return nil }
             readers.append(reader)
         }
         return readers
@@ -56,46 +85,52 @@ extension ShardCache {
     private func reader(
         _ id: SequenceID, layer: Int, _ positions: Range<Int>, _ snapshot: Snapshot, _ isAssembling: inout Bool
     ) throws(ServiceError) -> ContextReader? {
-        var own: [Int: AssembledBlock] = [:]
-        var generation: Int?
+        var own: (blocks: [Int: AssembledBlock], generation: Int)?
         while true {
-            let view = try withReadable(id, layer: layer, positions) { sequence, local, state -> ReaderView in
-                let blocks = blocks(of: local)
-                let sealed = blocks.clamped(to: 0..<state.mapped.count)
-                guard sealed.isEmpty || sealed == sealed.clamped(to: state.verified) else { return .unchecked }
-                // Put together before the sequence was cut, so perhaps others.
-                if generation != state.generation { own = [:] }
-                var assembled: [AssembledBlock] = []
-                var missing: [Int] = []
-                let payloads = sealed.compactMap { index -> UnsafeRawPointer? in
-                    if let payload = state.mapped[index].payload { return payload }
-                    guard let block = state.assembled[index] ?? own[index] else {
-                        missing.append(index)
-                        return nil
-                    }
-                    assembled.append(block)
-                    return block.payload
-                }
-                guard missing.isEmpty else { return .inPieces(sequence, missing, generation: state.generation) }
-                let open = max(blocks.lowerBound, state.mapped.count)..<max(blocks.upperBound, state.mapped.count)
-                let memory = open.map { state.memory[$0 - state.mapped.count] }
-                for block in memory { block.leases.add(1, ordering: .acquiring) }
-                let first = blocks.lowerBound * blockTokens
-                return .reader(
-                    ContextReader(
-                        sealed: payloads, assembled: assembled, memory: memory, firstIndex: first,
-                        tokens: local.isEmpty ? 0 : local.upperBound - first, layout: sequence.model.panels[layer],
-                        snapshot: snapshot, account: readers))
-            }
-            switch view {
+            switch try view(id, layer: layer, positions, snapshot, own: own) {
             case .unchecked: return nil
             case .reader(let reader): return reader
-            case .inPieces(let sequence, let missing, let current):
-                generation = current
+            case .inPieces(let sequence, let missing, let generation):
                 let blocks = try assemble(
-                    sequence, layer: layer, missing, generation: current, hasBegun: &isAssembling)
-                own.merge(blocks) { $1 }
+                    sequence, layer: layer, missing, generation: generation, hasBegun: &isAssembling)
+                let former = own.flatMap { $0.generation == generation ? $0.blocks : nil } ?? [:]
+                own = (former.merging(blocks) { $1 }, generation)
             }
+        }
+    }
+
+    /// - Parameter own: blocks in pieces that the caller has put together, and of which generation they are.
+    private func view(
+        _ id: SequenceID, layer: Int, _ positions: Range<Int>, _ snapshot: Snapshot,
+        own: (blocks: [Int: AssembledBlock], generation: Int)?
+    ) throws(ServiceError) -> ReaderView {
+        try withReadable(id, layer: layer, positions) { sequence, local, state -> ReaderView in
+            let blocks = blocks(of: local)
+            let sealed = blocks.clamped(to: 0..<state.mapped.count)
+            guard sealed.isEmpty || sealed == sealed.clamped(to: state.verified) else { return .unchecked }
+            // Of another generation: put together before the sequence was cut, so perhaps others.
+            let own = own.flatMap { $0.generation == state.generation ? $0.blocks : nil } ?? [:]
+            var assembled: [AssembledBlock] = []
+            var missing: [Int] = []
+            let payloads = sealed.compactMap { index -> UnsafeRawPointer? in
+                if let payload = state.mapped[index].payload { return payload }
+                guard let block = state.assembled[index] ?? own[index] else {
+                    missing.append(index)
+                    return nil
+                }
+                assembled.append(block)
+                return block.payload
+            }
+            guard missing.isEmpty else { return .inPieces(sequence, missing, generation: state.generation) }
+            let open = max(blocks.lowerBound, state.mapped.count)..<max(blocks.upperBound, state.mapped.count)
+            let memory = open.map { state.memory[$0 - state.mapped.count] }
+            for block in memory { block.leases.add(1, ordering: .acquiring) }
+            let first = blocks.lowerBound * blockTokens
+            return .reader(
+                ContextReader(
+                    sealed: payloads, assembled: assembled, memory: memory, firstIndex: first,
+                    tokens: local.isEmpty ? 0 : local.upperBound - first, layout: sequence.model.panels[layer],
+                    snapshot: snapshot, account: readers))
         }
     }
 

@@ -13,13 +13,13 @@ extension Cluster {
     ///   - queries: `[tokens][Hq][Dk]`, the entries' tokens one after the other.
     ///   - keys: `[tokens][Hkv][Dk]`
     ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`; nil where they are a part of the keys.
-    ///   - queryMode: whether ranks gather the queries or are each sent all of them.
+    ///   - queryMode: whether ranks gather the queries or are each sent all of them; nil takes what costs less.
     /// - Throws: `.invalidRequest` for a number beyond `InputLimits`; `.positionMismatch` with both numbers; `.claimed` when
     ///   another client has taken a sequence over; a retryable error when the cluster cannot answer now. After any error call
     ///   `resume` before going on.
     public func step(
         layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, queries: TokenRows, keys: TokenRows,
-        values: TokenRows?, queryMode: StepRequest.QueryMode = .gather, wantsLSE: Bool = true
+        values: TokenRows?, queryMode: StepRequest.QueryMode? = nil, wantsLSE: Bool = true
     ) async throws(ServiceError) -> AttentionOutput {
         let contents = StepContents(
             entries: entries, queries: queries, keys: keys, values: values, queryMode: queryMode, wantsLSE: wantsLSE)
@@ -40,7 +40,7 @@ extension Cluster {
     /// - Throws: as `step`; `.positionMismatch` with both numbers for positions that the layer does not have.
     public func query(
         layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, queries: TokenRows,
-        queryMode: StepRequest.QueryMode = .gather, wantsLSE: Bool = true
+        queryMode: StepRequest.QueryMode? = nil, wantsLSE: Bool = true
     ) async throws(ServiceError) -> AttentionOutput {
         let contents = StepContents(entries: entries, queries: queries, queryMode: queryMode, wantsLSE: wantsLSE)
         return try await attend(contents, layer: layer, model)
@@ -57,7 +57,7 @@ extension Cluster {
         layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, keys: TokenRows, values: TokenRows?
     ) async throws(ServiceError) {
         let contents = StepContents(
-            entries: entries, keys: keys, values: values, queryMode: .absent, wantsLSE: false)
+            entries: entries, keys: keys, values: values, wantsLSE: false)
         let (results, topology) = try await send(contents, layer: layer, model)
         for (rank, result) in zip(topology.shape.allRanks, results)
         where result.tokens != contents.tokens || result.heads != 0 {
@@ -99,10 +99,12 @@ extension Cluster {
         let topology = try await readyTopology()
         var contents = contents
         contents.entries = try await claimed(contents.entries, in: topology.epoch)
+        let queryMode = contents.queryMode(in: topology, attention)
         let requests = topology.shape.allRanks.map { [contents] rank in
             (
                 rank: rank,
-                request: contents.request(to: rank, model, attention, topology.shape, timeout: timeouts.step)
+                request: contents.request(
+                    to: rank, queryMode, model, attention, topology.shape, timeout: timeouts.step)
             )
         }
         // The ranks' own deadline ends first, so that the verdict names what was waited for.

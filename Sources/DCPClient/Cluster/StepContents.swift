@@ -11,8 +11,8 @@ struct StepContents {
     var keys: TokenRows?
     /// None also where they are a part of the keys.
     var values: TokenRows?
-    /// Of queries.
-    var queryMode: StepRequest.QueryMode
+    /// Of queries; nil takes the cheaper one.
+    var queryMode: StepRequest.QueryMode?
     var wantsLSE: Bool
 
     var tokens: Int { entries.reduce(0) { $0 + $1.count } }
@@ -58,8 +58,8 @@ struct StepContents {
     /// A rank's part: the queries of its own heads, or of its group's, and the keys and values of its group's heads; without
     /// queries of those tokens alone that it owns.
     func request(
-        to rank: RankIndex, _ model: ModelRecord, _ attention: LayerAttention, _ cluster: ClusterShape,
-        timeout: Duration
+        to rank: RankIndex, _ queryMode: StepRequest.QueryMode, _ model: ModelRecord, _ attention: LayerAttention,
+        _ cluster: ClusterShape, timeout: Duration
     ) -> StepRequest {
         let partition = cluster.partition(of: attention)
         let group = cluster.headGroup(of: rank)
@@ -79,7 +79,7 @@ struct StepContents {
         values?.write(kvHeads, of: owned, to: &tensors)
         let keyValueDataType = keys?.dataType ?? model.description.kvDataType
         return StepRequest(
-            model: model.id, queryMode: queries == nil ? .absent : queryMode, appends: keys != nil, wantsLSE: wantsLSE,
+            model: model.id, queryMode: queryMode, appends: keys != nil, wantsLSE: wantsLSE,
             timeoutMilliseconds: UInt32(clamping: Int(timeout / .milliseconds(1))), entries: entries,
             queryDataType: queries?.dataType ?? keyValueDataType, keyValueDataType: keyValueDataType,
             queryHeads: queryHeads.count, kvHeads: kvHeads.count, keyDim: attention.keyDim,

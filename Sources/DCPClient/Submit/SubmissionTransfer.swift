@@ -6,7 +6,7 @@ struct SubmissionTransfer {
     let file: SubmitFile
     let plan: SubmissionPlan
     let sequence: SequenceHandle
-    let queryMode: StepRequest.QueryMode
+    let queryMode: StepRequest.QueryMode?
     let writer: SafetensorsWriter?
     let expectation: Expectation?
     let progress: @Sendable (Int) -> Void
@@ -24,7 +24,7 @@ struct SubmissionTransfer {
     private var answered: [Int]
 
     init(
-        file: SubmitFile, plan: SubmissionPlan, sequence: SequenceHandle, queryMode: StepRequest.QueryMode,
+        file: SubmitFile, plan: SubmissionPlan, sequence: SequenceHandle, queryMode: StepRequest.QueryMode?,
         start: SequenceProgress, kept: Int, writer: SafetensorsWriter?, expectation: Expectation?, outages: Outages,
         progress: @escaping @Sendable (Int) -> Void, resumed: @escaping @Sendable (SubmissionReport.Resume) -> Void
     ) {

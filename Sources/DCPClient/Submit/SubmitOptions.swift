@@ -25,7 +25,7 @@ public struct SubmitOptions: Sendable {
     public var revision: String?
     /// The whole model, where it does not come from the file. What file and flags say must not contradict it.
     public var description: ModelDescription?
-    public var queryMode = StepRequest.QueryMode.gather
+    public var queryMode: StepRequest.QueryMode?
     /// A file to compare with, and by how much a value may differ.
     public var expect: String?
     public var tolerance: Float = 2e-5

@@ -26,6 +26,18 @@ package struct AttentionJob: Sendable {
         works.enumerated().flatMap { work, value in (0..<value.pieceCount).map { (work, $0) } }
     }
 
+    /// Computes it at once, on the thread that calls.
+    /// - Parameters:
+    ///   - begin: of its preparation.
+    ///   - isCancelled: as for `attend`.
+    func computed(
+        since begin: NIODeadline, isCancelled: @escaping @Sendable () -> Bool
+    ) -> Result<AttentionResult, ServiceError> {
+        let run = AttentionRun(job: self, begin: begin, isCancelled: isCancelled)
+        if run.pieceCount > 0 { _ = run.computeUntilLast {} }
+        return run.finish()
+    }
+
     fileprivate func finish() -> AttentionStates {
         var states = AttentionStates.empty(rows: rows, valueDim: valueDim)
         for work in works { work.finish(into: &states) }

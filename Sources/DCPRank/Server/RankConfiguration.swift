@@ -13,6 +13,9 @@ public struct RankConfiguration: Sendable {
     public var coordinator: Endpoint
     /// Compute threads.
     public var threads: Int
+    /// What one turn of the event loop may compute itself, by estimate: as long as that other links wait. Zero leaves all to
+    /// the threads.
+    public var loopWorkMax = TimeAmount.microseconds(600)
     /// Steps in flight at once. One more is answered `overloaded`.
     public var stepsInFlightMax = 1024
     /// Bytes that the steps in flight may hold together; a single step may always run.

@@ -2,6 +2,7 @@ internal import DCPCache
 internal import DCPCore
 internal import DCPTransport
 internal import DCPWire
+internal import NIOCore
 
 /// What the steps in flight have in common: room, tokens that arrive, tokens that are taken back.
 extension RankServer {
@@ -39,6 +40,23 @@ extension RankServer {
             cursors.holds(
                 entry.contextEnd(appends: request.appends), of: entry.sequence, layer: layer,
                 length: cache.state(of: entry.sequence)?.layerLengths[layer] ?? 0)
+        }
+    }
+
+    /// Whether the pages of all that a step sees are in memory, since another has just read them.
+    func hasRecentlyRead(_ plan: StepPlan, layer: Int) -> Bool {
+        let now = eventLoop.now
+        return plan.entries.allSatisfy { entry in
+            let first = plan.attention.visibility.first(seenFrom: entry.position)
+            return recentContexts.holds(entry.sequence, layer: layer, from: first, at: now)
+        }
+    }
+
+    func hasRead(_ plan: StepPlan, layer: Int) {
+        let now = eventLoop.now
+        for entry in plan.entries {
+            let first = plan.attention.visibility.first(seenFrom: entry.position)
+            recentContexts.note(entry.sequence, layer: layer, from: first, at: now)
         }
     }
 

@@ -12,12 +12,14 @@ public import NIOCore
 /// DESIGN: everything here is confined to one event loop, without locks. Frames come in on the loop, go through
 /// values (`StepMachine`, `LayerCursors`, `StepTable`) and leave as frames or as jobs; compute threads and the store's
 /// writer thread do what takes time and come back to the loop. So messages of one link are handled in the order they
-/// were sent, and nothing ever waits on the loop.
+/// were sent, and nothing ever waits on the loop. What is computed there is bounded for each of its turns (`LoopWork`).
 public final class RankServer {
     let configuration: RankConfiguration
     let cluster: ClusterShape
     let cache: ShardCache
     let pool: ComputePool
+    let loopWork: LoopWork
+    var recentContexts = RecentContexts()
     let eventLoop: any EventLoop
     let observe: (RankEvent) -> Void
 
@@ -69,6 +71,7 @@ public final class RankServer {
         self.cluster = cluster
         self.cache = cache
         self.pool = pool
+        loopWork = LoopWork(eventLoop: eventLoop, threads: pool.threads, turnMax: configuration.loopWorkMax)
         self.eventLoop = eventLoop
         self.observe = observe
         allClosed = eventLoop.makePromise()
@@ -94,6 +97,7 @@ public final class RankServer {
         earlyTimer = eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { _ in
             let server = bound.value
             server.steps.expireEarly(now: server.eventLoop.now)
+            server.recentContexts.expire(at: server.eventLoop.now)
             server.endAbandonedClaims()
         }
         return listener.start(delegate: self).map {
@@ -113,6 +117,7 @@ public final class RankServer {
         for execution in steps.inOrder({ _ in true }) { steps.remove(execution.tag) }
         incoming = [:]
         quietWaiters = []
+        loopWork.abandon()
         drained?.fail(ServiceError(.shuttingDown, "The process has ended."))
         peers.abandon()
         coordinator.abandon()

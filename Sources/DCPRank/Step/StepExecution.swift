@@ -108,34 +108,47 @@ final class StepExecution {
                         tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
                         valueDim: plan.attention.valueDim, outputs: ByteBuffer(floats: outputs))), to: member)
         case .startAppend:
-            let arrive = arrival(failed: { .appendFailed($0.server.withHolders($1)) }) {
+            let isAtHand = request.entries.allSatisfy { server.cache.isAtHand($0.sequence) }
+            let place = place(plan.appendTime(of: request), isAtHand)
+            let arrive = arrival(from: place, failed: { .appendFailed($0.server.withHolders($1)) }) {
                 (execution: StepExecution, _: Void) in
                 execution.appended()
             }
-            work.append(completion: arrive)
+            work.append(in: place, completion: arrive)
         case .startNewTokens:
+            let place = place(plan.newTokensTime)
             work.attendNewTokens(
-                completion: arrival { execution, result in
+                in: place,
+                completion: arrival(from: place) { execution, result in
                     execution.timeline.newTokens = result.span
                     execution.deliver(.newTokensDone(result.states))
                 })
         case .startContext(let slices):
             timeline.contextReady = server.eventLoop.now
+            let isRecent = server.hasRecentlyRead(plan, layer: layer)
+            // Where a disk is waited for, the loop does not wait.
+            let place = place(plan.contextTime, isRecent, splits: true, isAwaited: true)
             work.attendContext(
-                slices,
-                completion: arrival { execution, result in
+                slices, isRecent: isRecent, in: place,
+                completion: arrival(from: place) { execution, result in
                     execution.timeline.context = result.span
                     execution.timeline.partialReady = execution.server.eventLoop.now
+                    execution.server.hasRead(plan, layer: execution.layer)
                     execution.deliver(.contextDone(result.states))
                 })
         case .startCorrection(let states, let lse):
-            work.correct(states, lse: lse, completion: arrival { $0.deliver(.correctionDone($1.0, lse: $1.1)) })
+            let place = place(plan.mergeTime(rows: states.rows), isAwaited: true)
+            work.correct(
+                states, lse: lse, in: place,
+                completion: arrival(from: place) { $0.deliver(.correctionDone($1.0, lse: $1.1)) })
         case .startMerge(let partials, let newTokens):
             timeline.mergeReady = server.eventLoop.now
-            work.merge(partials, newTokens, completion: arrival { $0.merged($1) })
+            let place = place(plan.mergeTime(rows: newTokens.rows), isAwaited: true)
+            work.merge(partials, newTokens, in: place, completion: arrival(from: place) { $0.merged($1) })
         case .startReduction(let summands, let lse, let newTokens):
             timeline.mergeReady = server.eventLoop.now
-            work.reduce(summands, lse: lse, newTokens, completion: arrival { $0.merged($1) })
+            let place = place(plan.mergeTime(rows: newTokens.rows), isAwaited: true)
+            work.reduce(summands, lse: lse, newTokens, in: place, completion: arrival(from: place) { $0.merged($1) })
         case .reply(let states):
             over()
             let result = StepResult(
@@ -185,17 +198,35 @@ final class StepExecution {
         }
     }
 
+    /// Where a computation of so much time is done.
+    /// - Parameters:
+    ///   - isAtHand: whether it reads nothing that may have to come from the disk.
+    ///   - splits: whether all threads would share it.
+    ///   - isAwaited: whether other ranks or the client wait for its result.
+    private func place(
+        _ time: TimeAmount, _ isAtHand: Bool = true, splits: Bool = false, isAwaited: Bool = false
+    ) -> StepWork.Place {
+        guard isAtHand, server.loopWork.takes(time, splits: splits) else {
+            server.loopWork.onThreads += 1
+            return .threads
+        }
+        return .loop { [server] body in server.loopWork.run(isAwaited: isAwaited, body) }
+    }
+
     /// Brings a result back to the loop. A failure of the computation becomes the machine's, after it has counted the
     /// computation as answered.
     private func arrival<Value: Sendable>(
+        from place: StepWork.Place,
         failed: @escaping @Sendable (StepExecution, ServiceError) -> StepMachine.Event = { .computationFailed($1) },
         _ deliver: @escaping (StepExecution, Value) -> Void
     ) -> @Sendable (Result<Value, ServiceError>) -> Void {
         let bound = NIOLoopBound((execution: self, deliver: deliver), eventLoop: server.eventLoop)
         let eventLoop = server.eventLoop
+        let isOnThreads = place.isOnThreads
         return { result in
             eventLoop.execute {
                 let (execution, deliver) = bound.value
+                if isOnThreads { execution.server.loopWork.onThreads -= 1 }
                 switch result {
                 case .success(let value): deliver(execution, value)
                 case .failure(let error): execution.deliver(failed(execution, error))

@@ -5,18 +5,32 @@ internal import DCPWire
 internal import NIOCore
 internal import Synchronization
 
-/// What a step computes, on the pool's threads. Immutable but for the flag that stops it.
+/// What a step computes, on the pool's threads or on the event loop. Immutable but for the flag that stops it.
 ///
-/// Each function returns at once; its completion is called once, on a compute thread.
+/// Each function returns at once; its completion is called once, on a compute thread or on the loop.
 final class StepWork: Sendable {
-    private let plan: StepPlan
+    /// Where something is computed.
+    enum Place {
+        case threads
+        /// Runs a body as a task of the loop; see `LoopWork`.
+        case loop((_ body: @escaping @Sendable () -> Void) -> Void)
+
+        var isOnThreads: Bool {
+            switch self {
+            case .threads: true
+            case .loop: false
+            }
+        }
+    }
+
+    let plan: StepPlan
     private let request: StepRequest
     private let limits: InputLimits
     private let layer: Int
     private let cache: ShardCache
-    private let pool: ComputePool
+    let pool: ComputePool
     private let broken: BrokenRule?
-    private let isCancelled = Atomic<Bool>(false)
+    let isCancelled = Atomic<Bool>(false)
     /// What the check of the step's tensors found, once it has run.
     private let inputs = Mutex<Result<Void, ServiceError>?>(nil)
 
@@ -70,11 +84,13 @@ final class StepWork: Sendable {
     }
 
     /// The owned tokens into the cache, all entries or none. Waits for room, without a thread, while the cache makes some.
-    func append(completion: @escaping Completion<Void>) { append(from: 0, completion: completion) }
+    func append(in place: Place, completion: @escaping Completion<Void>) {
+        append(from: 0, in: place, completion: completion)
+    }
 
     /// - Parameter first: the entry to go on with; those before it are in the cache.
-    private func append(from first: Int, completion: @escaping Completion<Void>) {
-        pool.submit { [self] in
+    private func append(from first: Int, in place: Place, completion: @escaping Completion<Void>) {
+        submit(in: place) { [self] in
             var next = first
             do throws(ServiceError) {
                 guard !isCancelled.load(ordering: .relaxed) else {
@@ -116,7 +132,7 @@ final class StepWork: Sendable {
 
     private func wait(before next: Int, completion: @escaping Completion<Void>) {
         cache.whenRoom { [self] refusal in
-            guard let refusal else { return append(from: next, completion: completion) }
+            guard let refusal else { return append(from: next, in: .threads, completion: completion) }
             pool.submit { [self] in
                 takeBack(before: next)
                 completion(.failure(refusal))
@@ -132,8 +148,8 @@ final class StepWork: Sendable {
     }
 
     /// Causal attention of the own heads over the step's own tokens.
-    func attendNewTokens(completion: @escaping Completion<AttentionResult>) {
-        attend(completion) { [self] (_) throws(ServiceError) -> AttentionJob in
+    func attendNewTokens(in place: Place, completion: @escaping Completion<AttentionResult>) {
+        attend(in: place, completion) { [self] (_, _) throws(ServiceError) -> AttentionJob in
             try checkInputs()
             var queries = QueryRows(heads: plan.ownHeads, tokens: plan.tokens, keyDim: plan.attention.keyDim)
             let slice = ownQueries
@@ -160,20 +176,21 @@ final class StepWork: Sendable {
     }
 
     /// Attention of all the group's heads over this rank's shard, as far back as they see.
-    func attendContext(_ slices: [QuerySlice], completion: @escaping Completion<AttentionResult>) {
-        attend(completion) { [self] (goesOn) throws(ServiceError) -> AttentionJob in
-            let allHeads = 0..<plan.partition.queryHeads
-            var queries = QueryRows(heads: allHeads, tokens: plan.tokens, keyDim: plan.attention.keyDim)
-            for (member, slice) in slices.enumerated() {
-                let heads = slices.count == 1 ? allHeads : plan.partition.ownHeads(ofRank: member)
-                try slice.queries.withBytes { (bytes) throws(ServiceError) in
-                    try queries.set(heads: heads, dataType: slice.dataType, rows: bytes, limits: limits)
-                }
-            }
+    /// - Parameter isRecent: whether its pages are in memory.
+    func attendContext(
+        _ slices: [QuerySlice], isRecent: Bool, in place: Place, completion: @escaping Completion<AttentionResult>
+    ) {
+        attend(in: place, completion) { [self] (goesOn, mayWait) throws(ServiceError) -> AttentionJob? in
             // From what the first query of an entry sees; the others see nothing before it.
             let wanted = request.entries.map {
                 let first = plan.attention.visibility.first(seenFrom: $0.position)
                 return ($0.sequence, first..<$0.contextEnd(appends: plan.appends))
+            }
+            guard mayWait else {
+                let readers = try cache.contextsAtHand(wanted, layer: layer)
+                return try readers.map { (readers) throws(ServiceError) in
+                    try contextJob(readers, slices, isRecent: isRecent)
+                }
             }
             let readers = try cache.contexts(wanted, layer: layer) { () throws(ServiceError) in
                 goesOn()
@@ -181,25 +198,41 @@ final class StepWork: Sendable {
                     throw ServiceError(.stepAborted, "The step was over before its context was checked.")
                 }
             }
-            let (layout, rank) = try windowLayout
-            let works = zip(entryTokens, readers).map { item, reader in
-                AttentionWork(
-                    attention: plan.attention, partition: plan.partition, heads: allHeads, queries: queries,
-                    tokens: item.1,
-                    visible: .context(
-                        plan.attention.visibility, seenFrom: item.0.positions, areOwn: !plan.appends, of: layout,
-                        rank: rank, local: reader.firstIndex..<reader.firstIndex + reader.tokens),
-                    over: KVBlocks(layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: true))
-            }
-            return job(works, heads: allHeads.count, owners: readers)
+            return try contextJob(readers, slices, isRecent: isRecent)
         }
+    }
+
+    private func contextJob(
+        _ readers: [ContextReader], _ slices: [QuerySlice], isRecent: Bool
+    ) throws(ServiceError) -> AttentionJob {
+        let allHeads = 0..<plan.partition.queryHeads
+        var queries = QueryRows(heads: allHeads, tokens: plan.tokens, keyDim: plan.attention.keyDim)
+        for (member, slice) in slices.enumerated() {
+            let heads = slices.count == 1 ? allHeads : plan.partition.ownHeads(ofRank: member)
+            try slice.queries.withBytes { (bytes) throws(ServiceError) in
+                try queries.set(heads: heads, dataType: slice.dataType, rows: bytes, limits: limits)
+            }
+        }
+        let (layout, rank) = try windowLayout
+        let works = zip(entryTokens, readers).map { item, reader in
+            AttentionWork(
+                attention: plan.attention, partition: plan.partition, heads: allHeads, queries: queries,
+                tokens: item.1,
+                visible: .context(
+                    plan.attention.visibility, seenFrom: item.0.positions, areOwn: !plan.appends, of: layout,
+                    rank: rank, local: reader.firstIndex..<reader.firstIndex + reader.tokens),
+                over: KVBlocks(
+                    layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: !isRecent))
+        }
+        return job(works, heads: allHeads.count, owners: readers)
     }
 
     /// Reduce-scatter, first half: this rank's outputs weighed by the combined LSE, cut by rank.
     func correct(
-        _ states: AttentionStates, lse: [[Double]], completion: @escaping Completion<([[Float]], [Double])>
+        _ states: AttentionStates, lse: [[Double]], in place: Place,
+        completion: @escaping Completion<([[Float]], [Double])>
     ) {
-        submit(completion) { [plan] () throws(ServiceError) in
+        submit(in: place, completion) { [plan] () throws(ServiceError) in
             for (member, rows) in lse.enumerated() { try ReceivedNumbers.check(lse: rows, from: member) }
             let combined = try AttentionStates.combinedLSE(lse)
             let outputs = states.corrected(by: combined)
@@ -212,19 +245,20 @@ final class StepWork: Sendable {
     }
 
     func merge(
-        _ partials: [AttentionStates], _ newTokens: AttentionStates, completion: @escaping Completion<AttentionStates>
+        _ partials: [AttentionStates], _ newTokens: AttentionStates, in place: Place,
+        completion: @escaping Completion<AttentionStates>
     ) {
-        submit(completion) { [self] () throws(ServiceError) in
+        submit(in: place, completion) { [self] () throws(ServiceError) in
             for (member, partial) in partials.enumerated() { try ReceivedNumbers.check(partial, from: member) }
             return try merged(partials.isEmpty ? [newTokens] : [AttentionStates.merge(partials), newTokens])
         }
     }
 
     func reduce(
-        _ summands: [[Float]], lse: [Double], _ newTokens: AttentionStates,
+        _ summands: [[Float]], lse: [Double], _ newTokens: AttentionStates, in place: Place,
         completion: @escaping Completion<AttentionStates>
     ) {
-        submit(completion) { [self] () throws(ServiceError) in
+        submit(in: place, completion) { [self] () throws(ServiceError) in
             for (member, outputs) in summands.enumerated() {
                 try ReceivedNumbers.check(corrected: outputs, from: member)
             }
@@ -283,35 +317,6 @@ final class StepWork: Sendable {
                         dataType: request.keyValueDataType, keys: keys, values: values, tokens: plan.keyValueTokens))
             }
         }
-    }
-}
-
-// MARK: - Jobs
-
-extension StepWork {
-    private func submit<Value: Sendable>(
-        _ completion: @escaping Completion<Value>, _ body: @escaping @Sendable () throws(ServiceError) -> Value
-    ) {
-        pool.submit {
-            do throws(ServiceError) {
-                completion(.success(try body()))
-            } catch {
-                completion(.failure(error))
-            }
-        }
-    }
-
-    private func attend(
-        _ completion: @escaping Completion<AttentionResult>,
-        _ prepare: @escaping @Sendable (_ goesOn: () -> Void) throws(ServiceError) -> AttentionJob
-    ) {
-        pool.attend(
-            isCancelled: { [self] in isCancelled.load(ordering: .relaxed) }, prepare: prepare, completion: completion)
-    }
-
-    private func job(_ works: [AttentionWork], heads: Int, owners: [any AnyObject & Sendable]) -> AttentionJob {
-        AttentionJob(
-            works: works, rows: heads * plan.tokens, valueDim: plan.attention.valueDim, owners: owners)
     }
 }
 

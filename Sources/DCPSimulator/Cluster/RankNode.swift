@@ -70,6 +70,7 @@ final class RankNode: @unchecked Sendable {
                 rank: rank, listen: endpoint, coordinator: CoordinatorNode.endpoint, threads: knobs.threads)
             configuration.incarnation = world.random.next()
             configuration.holder = name
+            configuration.loopWorkMax = TimeAmount(knobs.loopWorkMax)
             configuration.stepsInFlightMax = knobs.stepsInFlightMax
             configuration.earlyByteCountMax = knobs.earlyByteCountMax
             configuration.drainTimeout = .seconds(2)

@@ -50,7 +50,7 @@ final class GreetingGuard: ChannelInboundHandler {
             .accessDenied,
             "This port takes TLS with certificates only; give tls-ca, tls-certificate and tls-key (dcpctl certs).")
         if bytes.getInteger(at: bytes.readerIndex, endianness: .little, as: UInt32.self) == FrameHeader.magic {
-            let (head, _) = Link.greeting(.failure(error)).encode()
+            let (head, _) = Frame.greeting(.failure(error)).encode()
             context.writeAndFlush(wrapOutboundOut(head), promise: nil)
         }
         link.refuse(Refusal(.plainText, error))

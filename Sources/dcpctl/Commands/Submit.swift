@@ -100,8 +100,11 @@ struct Submit: AsyncParsableCommand {
             "With --model-file: a safetensors file with the sinks of its layers; may be repeated.", valueName: "file"))
     var sinks: [String] = []
 
-    @Option(help: "How ranks come to the queries: gather (each is sent its own heads) or replicate (each is sent all).")
-    var query: String = "gather"
+    @Option(
+        help:
+            "How ranks come to the queries: gather (each is sent its own heads), replicate (each is sent all) or auto (what costs less)."
+    )
+    var query: String = "auto"
 
     @Option(
         help: ArgumentHelp(
@@ -125,8 +128,8 @@ struct Submit: AsyncParsableCommand {
         if let kvDtype, DataType(name: kvDtype) == nil {
             throw ValidationError("`\(kvDtype)` is not a dtype; use bf16, f16 or f32.")
         }
-        guard ["gather", "replicate"].contains(query) else {
-            throw ValidationError("`\(query)` is not a way to bring queries; use gather or replicate.")
+        guard query == "auto" || Self.queryModes[query] != nil else {
+            throw ValidationError("`\(query)` is not a way to bring queries; use auto, gather or replicate.")
         }
         guard tolerance >= 0 else {
             throw ValidationError("The tolerance \(tolerance) is negative; correct --tolerance.")
@@ -141,6 +144,9 @@ struct Submit: AsyncParsableCommand {
             if let value, value < 0 { throw ValidationError("\(name) \(value) is negative; correct it.") }
         }
     }
+
+    /// Beside `auto`.
+    private static let queryModes: [String: StepRequest.QueryMode] = ["gather": .gather, "replicate": .replicate]
 
     private func submitOptions() throws(ServiceError) -> SubmitOptions {
         var options = SubmitOptions()
@@ -162,7 +168,7 @@ struct Submit: AsyncParsableCommand {
             (source.kvDataType, source.revision, source.sinks) = (options.kvDataType, revision, sinks)
             return try source.description()
         }
-        options.queryMode = query == "replicate" ? .replicate : .gather
+        options.queryMode = Self.queryModes[query]
         options.expect = expect
         options.tolerance = tolerance
         options.retryFor = try DurationFormat.parse(retryFor)

@@ -98,6 +98,23 @@ struct TestCluster: Sendable {
         }
     }
 
+    /// Runs a body with as many clients, each with connections of its own.
+    func withClients<Result>(_ count: Int, _ body: ([Cluster]) async throws -> Result) async throws -> Result {
+        var clients: [Cluster] = []
+        func close() async { for client in clients { await client.close() } }
+        do {
+            while clients.count < count {
+                clients.append(try await Cluster.connect(to: Endpoint(local.coordinatorEndpoint)))
+            }
+            let result = try await body(clients)
+            await close()
+            return result
+        } catch {
+            await close()
+            throw error
+        }
+    }
+
     func log(of role: DaemonRole) throws -> String {
         try String(contentsOfFile: local.directory.log(of: role), encoding: .utf8)
     }

@@ -57,7 +57,7 @@ extension Cluster {
     /// One step over a trace's tokens at their own positions.
     func step(
         _ trace: Trace, _ range: Range<Int>, layer: Int = 0, on sequence: SequenceHandle,
-        mode: StepRequest.QueryMode = .gather
+        mode: StepRequest.QueryMode? = .gather
     ) async throws(ServiceError) -> AttentionOutput {
         let rows = trace.rows(layer, range)
         return try await step(
@@ -72,7 +72,7 @@ extension Cluster {
     /// Plays a trace, or a part of one, through all layers.
     /// - Returns: by layer, the answers to the tokens that were played.
     func play(
-        _ trace: Trace, _ cuts: Cuts, on sequence: SequenceHandle, mode: StepRequest.QueryMode = .gather,
+        _ trace: Trace, _ cuts: Cuts, on sequence: SequenceHandle, mode: StepRequest.QueryMode? = .gather,
         commit rule: CommitRule = .atEnd
     ) async throws(ServiceError) -> [Answer] {
         var answers = [Answer](repeating: Answer(), count: trace.shape.layers)

@@ -237,7 +237,7 @@ class AsyncCluster:
         v: Tensor | None = None,
         *,
         lse: bool = True,
-        query_mode: QueryMode = QueryMode.GATHER,
+        query_mode: QueryMode | None = None,
     ) -> AttentionOutput:
         """See `Cluster.step`."""
         keeps = self._keeper.retry_for > 0
@@ -254,7 +254,7 @@ class AsyncCluster:
         q: Tensor,
         *,
         lse: bool = True,
-        query_mode: QueryMode = QueryMode.GATHER,
+        query_mode: QueryMode | None = None,
     ) -> AttentionOutput:
         """See `Cluster.query`."""
         return await self._attention.run(contents(layer, entries, q, None, None, query_mode=query_mode, lse=lse))

@@ -24,7 +24,7 @@ from dcp_attention._wire.requests import (
 )
 from dcp_attention._wire.tensors import STEP_TYPE, StepResult
 from dcp_attention.errors import Claimed, ServiceError, StaleEpoch, TokensLost, UnknownSequence
-from dcp_attention.values import AttentionOutput, Entry, Progress, QueryMode, Sequence, Topology
+from dcp_attention.values import AttentionOutput, Entry, Progress, Sequence, Topology
 
 T = TypeVar("T")
 
@@ -261,7 +261,7 @@ class Keeper:
                         chunk.keys,
                         chunk.values,
                         chunk.dtype,
-                        QueryMode.GATHER,
+                        None,
                         False,
                         entry.count,
                     )
@@ -362,7 +362,7 @@ class Keeper:
         topology = await session.ready_topology()
         claims = [await self._claims.stated(entry.sequence, topology.epoch) for entry in step.entries]
         timeout = session.step_timeout
-        frames = step.frames(topology.shape, claims, timeout)
+        frames = step.frames(topology, claims, timeout)
         # The ranks' own deadline ends first, so that the verdict names what was waited for.
         replies = await session.send(STEP_TYPE, frames, topology, timeout=timeout + 2, layer=step.layer)
         return step.joined([StepResult.of(frame) for frame in replies], topology.shape)

@@ -16,10 +16,14 @@ from dcp_attention._wire.tensors import ENTRIES_MAX, QUERIES_ABSENT, TOKENS_MAX,
 from dcp_attention.errors import InvalidRequest, ProtocolViolation
 from dcp_attention.model import DType, LayerAttention
 from dcp_attention.shape import ClusterShape
-from dcp_attention.values import AttentionOutput, Entry, Model, QueryMode
+from dcp_attention.values import AttentionOutput, Entry, Model, QueryMode, Topology
 
 FRAME_BYTES = 128 << 20
 """Of a request or a reply of one step: half of what a frame may have, so that several steps are on their way."""
+
+LOCAL_BYTES, REMOTE_BYTES = 256 << 10, 64 << 10
+"""What replicating queries may send more than gathering them would, to all ranks together: about what is sent in the
+time of the exchange that is left out, over sockets of one machine and over a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Contents:
         queries: ``None`` for tokens that are appended without attention.
         keys: ``None`` for tokens that are in the cache.
         values: ``None`` also where they are a part of the keys.
+        query_mode: ``None`` takes what costs less.
         tokens: T, of all entries.
     """
 
@@ -42,7 +47,7 @@ class Contents:
     keys: npt.NDArray[Any] | None
     values: npt.NDArray[Any] | None
     kv_dtype: DType
-    query_mode: QueryMode
+    query_mode: QueryMode | None
     wants_lse: bool
     tokens: int
 
@@ -57,12 +62,13 @@ class Contents:
             yield entry, Chunk(entry.position, self.keys[:, rows], values, self.kv_dtype)
 
     def frames(
-        self, shape: ClusterShape, claims: list[int], timeout: float
+        self, topology: Topology, claims: list[int], timeout: float
     ) -> Iterator[tuple[int, bytes, list[npt.NDArray[Any]]]]:
         """For each rank its fields and its tensors: the queries of its own heads, or of its group's, and the keys and
         values of its group's heads; without queries of those tokens alone that it owns.
         """
-        attention = self.attention
+        attention, shape = self.attention, topology.shape
+        query_mode = self._query_mode(topology)
         entries = tuple(
             (entry.sequence.id, entry.position, entry.count, claim)
             for entry, claim in zip(self.entries, claims, strict=True)
@@ -70,7 +76,7 @@ class Contents:
         for rank, (own_heads, group_heads, kv_heads) in enumerate(
             head_places(shape, attention.query_heads, attention.kv_heads)
         ):
-            query_heads = group_heads if self.query_mode is QueryMode.REPLICATE else own_heads
+            query_heads = group_heads if query_mode is QueryMode.REPLICATE else own_heads
             owned = None if self.queries is not None else self._owned(rank, shape)
             payload = [] if self.queries is None else [self.queries[query_heads.start : query_heads.stop]]
             kv_tokens = 0
@@ -82,7 +88,7 @@ class Contents:
                     payload.append(part)
             fields = StepFields(
                 model=self.model.id,
-                query_mode=QUERIES_ABSENT if self.queries is None else self.query_mode,
+                query_mode=QUERIES_ABSENT if self.queries is None else query_mode,
                 appends=self.keys is not None,
                 wants_lse=self.wants_lse,
                 timeout_milliseconds=int(timeout * 1000),
@@ -96,6 +102,20 @@ class Contents:
                 entries=entries,
             )
             yield rank, fields.encoded(), payload
+
+    def _query_mode(self, topology: Topology) -> QueryMode:
+        """As asked for, or what costs less: replicated queries save the ranks a message to each other before any of
+        them can begin, and cost the client as many bytes as the ranks would have sent.
+        """
+        if self.query_mode is not None:
+            return self.query_mode
+        others = topology.shape.context_ranks - 1
+        is_first = self.keys is not None and all(entry.position == 0 for entry in self.entries)
+        if self.queries is None or others == 0 or is_first:
+            return QueryMode.GATHER
+        is_remote = any(endpoint is not None and endpoint.startswith("tcp:") for endpoint in topology.endpoints)
+        limit = REMOTE_BYTES if is_remote else LOCAL_BYTES
+        return QueryMode.REPLICATE if others * self.queries.nbytes <= limit else QueryMode.GATHER
 
     def _owned(self, rank: int, shape: ClusterShape) -> npt.NDArray[np.int64]:
         start = 0
@@ -200,7 +220,7 @@ def contents(
     k: tensors.Tensor | None,
     v: tensors.Tensor | None,
     *,
-    query_mode: QueryMode = QueryMode.GATHER,
+    query_mode: QueryMode | None = None,
     lse: bool = True,
     keeps: bool = False,
 ) -> Contents:
@@ -212,7 +232,7 @@ def contents(
         q: ``[tokens, Hq, Dk]``, or ``None``.
         k: ``[tokens, Hkv, Dk]``, or ``None``.
         v: ``[tokens, Hkv, Dv]``, or ``None``.
-        query_mode: Of the queries.
+        query_mode: Of the queries; ``None`` takes what costs less.
         lse: Whether log-sum-exps are wanted.
         keeps: Whether keys and values are needed when the caller may have changed its memory.
 

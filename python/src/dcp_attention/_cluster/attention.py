@@ -40,7 +40,7 @@ class ClusterAttention(ClusterBase):
         v: Tensor | None = None,
         *,
         lse: bool = True,
-        query_mode: QueryMode = QueryMode.GATHER,
+        query_mode: QueryMode | None = None,
     ) -> AttentionOutput:
         """One attention call for one layer: appends the entries' keys and values to their sequences, and answers with
         the exact causal attention of the queries over everything before and among them.
@@ -57,7 +57,8 @@ class ClusterAttention(ClusterBase):
             k: ``[tokens, Hkv, Dk]``.
             v: ``[tokens, Hkv, Dv]``, of the dtype of ``k``; ``None`` where values are a part of the keys.
             lse: Whether the answer has log-sum-exps.
-            query_mode: Whether ranks gather the queries, or are each sent all of their group's.
+            query_mode: Whether ranks gather the queries, or are each sent all of their group's; ``None`` takes what
+                costs less. The answer has the same bits.
 
         Raises:
             InvalidRequest: A tensor is not of the layer's shape, or has a number that is NaN, infinite or beyond its
@@ -82,7 +83,7 @@ class ClusterAttention(ClusterBase):
         q: Tensor,
         *,
         lse: bool = True,
-        query_mode: QueryMode = QueryMode.GATHER,
+        query_mode: QueryMode | None = None,
     ) -> AttentionOutput:
         """Attention alone: answers as `step` would have, had it brought the entries' tokens, which are in the layer
         already. For layers that use another layer's keys and values. Nothing is changed.

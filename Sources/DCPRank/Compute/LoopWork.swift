@@ -1,0 +1,84 @@
+package import NIOCore
+
+/// What a rank computes on its event loop: handing it to a thread and its result back would take longer.
+///
+/// DESIGN: in a turn the loop reads what has come over its links, then runs tasks until there are none. What is taken here
+/// is a task of its own each, and what the one before has sent leaves first. By their estimates all of a turn take
+/// `turnMax` at most, however many links bring steps: the others' frames wait no longer than that, and what does not fit goes
+/// to the compute threads. Estimates are of shapes, not of clocks, so that a simulated history repeats.
+///
+/// Confined to the loop.
+package final class LoopWork {
+    /// What two threads take to wake up: the compute thread, and the loop for its result. Measured: 30 us each.
+    package static let handover = TimeAmount.microseconds(60)
+
+    private let eventLoop: any EventLoop
+    private let threads: Int
+    private let turnMax: TimeAmount
+    /// Estimated, of what was taken since the loop last had nothing to compute.
+    private var taken = TimeAmount.zero
+    /// What other ranks or the client wait for, and what waits for nobody.
+    private var awaited: CircularBuffer<() -> Void> = []
+    private var others: CircularBuffer<() -> Void> = []
+    private var isScheduled = false
+    /// Computations that threads were given and have not brought back.
+    package var onThreads = 0
+
+    /// - Parameters:
+    ///   - threads: of the pool that takes what is not taken here.
+    ///   - turnMax: zero takes nothing.
+    package init(eventLoop: any EventLoop, threads: Int, turnMax: TimeAmount) {
+        self.eventLoop = eventLoop
+        self.threads = threads
+        self.turnMax = turnMax
+    }
+
+    /// Whether a computation is done sooner here, and fits into what is left of the turn; its time is then taken from that.
+    ///
+    /// What takes longer than a handover is left to the threads while they are at work: the rank was given so many
+    /// processors, and not one more. It also leaves room in the turn for what is short, of which each step has some.
+    /// - Parameter splits: whether all threads would share it.
+    package func takes(_ time: TimeAmount, splits: Bool = false) -> Bool {
+        guard taken + time <= turnMax else { return false }
+        if time > Self.handover {
+            let there = splits ? .nanoseconds(time.nanoseconds / Int64(threads)) : time
+            guard onThreads == 0, time <= there + Self.handover, taken + time + Self.handover <= turnMax else {
+                return false
+            }
+        }
+        taken = taken + time
+        return true
+    }
+
+    /// Runs a computation that was taken, after what has come before it in this turn.
+    /// - Parameter isAwaited: before those that nobody waits for.
+    package func run(isAwaited: Bool, _ body: @escaping () -> Void) {
+        if isAwaited {
+            awaited.append(body)
+        } else {
+            others.append(body)
+        }
+        guard !isScheduled else { return }
+        isScheduled = true
+        onLoop { $0.runNext() }
+    }
+
+    /// Lets go of what has not run; see `RankServer.abandon`.
+    func abandon() { (awaited, others) = ([], []) }
+
+    private func runNext() {
+        guard let body = awaited.popFirst() ?? others.popFirst() else {
+            isScheduled = false
+            taken = .zero
+            return
+        }
+        body()
+        // Not at once: behind what takes its result, and then behind what that has written.
+        onLoop { work in work.onLoop { $0.runNext() } }
+    }
+
+    private func onLoop(_ body: @escaping (LoopWork) -> Void) {
+        let bound = NIOLoopBound((work: self, body: body), eventLoop: eventLoop)
+        eventLoop.execute { bound.value.body(bound.value.work) }
+    }
+}

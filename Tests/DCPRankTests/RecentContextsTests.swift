@@ -1,0 +1,38 @@
+import DCPCore
+import DCPRank
+import NIOCore
+import Testing
+
+@Suite("RecentContexts: which pages are in memory")
+struct RecentContextsTests {
+    private func at(_ seconds: Int64) -> NIODeadline { .uptimeNanoseconds(1) + .seconds(seconds) }
+
+    @Test("what was read holds for its layer and from its first position on, and not for long")
+    func holds() {
+        var recent = RecentContexts()
+        recent.note(SequenceID(1), layer: 3, from: 100, at: at(0))
+        #expect(recent.holds(SequenceID(1), layer: 3, from: 100, at: at(10)))
+        #expect(recent.holds(SequenceID(1), layer: 3, from: 164, at: at(1)))
+        #expect(!recent.holds(SequenceID(1), layer: 3, from: 99, at: at(1)))
+        #expect(!recent.holds(SequenceID(1), layer: 2, from: 100, at: at(1)))
+        #expect(!recent.holds(SequenceID(2), layer: 3, from: 100, at: at(1)))
+        #expect(!recent.holds(SequenceID(1), layer: 3, from: 100, at: at(11)))
+    }
+
+    @Test("the last read counts; what is too old is forgotten, and there is never more than the most")
+    func bounds() {
+        var recent = RecentContexts()
+        recent.note(SequenceID(1), layer: 0, from: 0, at: at(0))
+        recent.note(SequenceID(1), layer: 0, from: 50, at: at(5))
+        recent.expire(at: at(12))
+        #expect(recent.holds(SequenceID(1), layer: 0, from: 50, at: at(12)))
+        #expect(!recent.holds(SequenceID(1), layer: 0, from: 0, at: at(12)))
+        recent.expire(at: at(16))
+        #expect(!recent.holds(SequenceID(1), layer: 0, from: 50, at: at(15)))
+        for sequence in 0...RecentContexts.countMax {
+            recent.note(SequenceID(UInt64(sequence) + 1), layer: 0, from: 0, at: at(20))
+        }
+        #expect(!recent.holds(SequenceID(1), layer: 0, from: 0, at: at(20)))
+        #expect(recent.holds(SequenceID(UInt64(RecentContexts.countMax) + 1), layer: 0, from: 0, at: at(20)))
+    }
+}
