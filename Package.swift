@@ -117,8 +117,9 @@ let package = Package(
         library(
             "DCPBench",
             [
-                "DCPCore", "DCPAttention", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPRank", "DCPClient",
-                "DCPConsole", "DCPTestKit", "CBenchmarkKernels",
+                "DCPCore", "DCPAttention", "DCPStore", "DCPCache", "DCPCertificates", "DCPWire", "DCPTransport",
+                "DCPRank",
+                "DCPClient", "DCPConsole", "DCPTestKit", "CBenchmarkKernels",
             ]),
 
         library(

@@ -22,6 +22,8 @@ struct StepCase: Sendable, CustomTestStringConvertible {
     var appends = true
     /// Whether it brings queries alone.
     var queriesAlone = false
+    /// Whether something is committed behind it.
+    var commits = false
 
     static let valueDim = 8
     static let keyDim = 8
@@ -41,7 +43,8 @@ struct StepCase: Sendable, CustomTestStringConvertible {
                 queryHeads: queryHeads, kvHeads: kvHeads, keyDim: Self.keyDim, values: .own(Self.valueDim), scale: 1),
             kvDataType: .float32, partition: partition,
             layout: try ContextLayout(contextRanks: ranks, interleave: 1, blockTokens: 16), contextRank: rank,
-            exchange: exchange, queryMode: queryMode, appends: !queriesAlone, wantsLSE: true, entries: entries)
+            exchange: exchange, queryMode: queryMode, appends: !queriesAlone, wantsLSE: true, commits: commits,
+            entries: entries)
     }
 
     func machine(ofRank rank: Int) throws -> StepMachine { StepMachine(try plan(ofRank: rank), appends: appends) }
@@ -104,6 +107,7 @@ func answer(to action: StepMachine.Action, of test: StepCase, rank: Int) throws 
     switch action {
     case .startNewTokens: return .newTokensDone(test.newTokens(ofRank: rank))
     case .startAppend: return .appended
+    case .startCommit: return .committed
     case .startContext(let slices): return .contextDone(test.context(ofRank: rank, slices))
     case .startCorrection(let states, let lse):
         let combined = try AttentionStates.combinedLSE(lse)
@@ -134,8 +138,8 @@ func message(of action: StepMachine.Action, from rank: Int) -> (to: Int, event: 
     case .sendCorrected(let outputs, let member): (member, .corrected(outputs, from: rank))
     case .sendAbort(let error, let member): (member, .aborted(error))
     case .sendAppended(let member): (member, .peerAppended(from: rank))
-    case .startNewTokens, .startAppend, .startContext, .startCorrection, .startMerge, .startReduction, .reply, .fail,
-        .rollBack:
+    case .startNewTokens, .startAppend, .startContext, .startCorrection, .startMerge, .startReduction, .startCommit,
+        .reply, .fail, .rollBack:
         nil
     }
 }

@@ -21,7 +21,7 @@ struct StepOrderTests {
             StepCase(
                 ranks: 3, exchange: exchange, entries: [.init(sequence: SequenceID(1), position: 0, count: 2)]),
             StepCase(exchange: exchange, appends: false), StepCase(ranks: 1, exchange: exchange),
-            StepCase(exchange: exchange, queriesAlone: true),
+            StepCase(exchange: exchange, queriesAlone: true), StepCase(exchange: exchange, commits: true),
         ]
     }
 

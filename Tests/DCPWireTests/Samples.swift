@@ -231,7 +231,7 @@ enum Samples {
                 RowsReply(
                     generation: 0, tokens: 0, dataType: .float32, kvHeads: 2, keyDim: 8, valueDim: 6,
                     rows: ByteBuffer()), to: RowsRequest.self),
-            .request(append()), .request(query()),
+            .request(append()), .request(query()), .request(committing()),
         ]
     }
 
@@ -240,6 +240,17 @@ enum Samples {
         var step = step()
         (step.queryMode, step.queryHeads, step.keyValueTokens) = (.absent, 0, 2)
         step.tensors = bytes(2 * (8 + 6) * 2)
+        return step
+    }
+
+    /// A step behind which its sequences are committed, one with ids.
+    static func committing() -> StepRequest {
+        var step = step()
+        step.commits = [
+            SequenceCommit(
+                sequence: SequenceID(1), length: 41, tokens: TokenIDs(start: 40, ids: [17]), claim: Claim(1 << 32 | 5)),
+            SequenceCommit(sequence: SequenceID(2), length: 2, annotation: [1, 2]),
+        ]
         return step
     }
 

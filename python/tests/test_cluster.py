@@ -100,6 +100,20 @@ def test_a_conversation(client: Cluster, sequence: Sequence) -> None:
     np.testing.assert_array_equal(rows.values, text.v[1, 5:135])
 
 
+def test_a_step_commits_what_it_is_told_to(client: Cluster, sequence: Sequence) -> None:
+    _, random = seeded()
+    text = Text(12, random)
+    text.step(client, sequence, 0, 10)
+    entry, rows = Entry(sequence, 10, 2), slice(10, 12)
+    # Of the tokens before it, with the first layer's; with the last layer's of its own, too.
+    for layer, length in enumerate((10, 12)):
+        commit = Commit(sequence, length, token_ids=range(length), first_id=0)
+        client.step(layer, [entry], text.q[layer, rows], text.k[layer, rows], text.v[layer, rows], commits=[commit])
+        progress = client.status(sequence)
+        assert (progress.committed, progress.token_ids) == (length, length)
+    assert client.token_ids(sequence).tolist() == list(range(12))
+
+
 def test_several_sequences_in_one_step_of_unequal_counts(client: Cluster, model: Model) -> None:
     _, random = seeded()
     counts = [1, 7, 3]

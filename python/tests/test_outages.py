@@ -93,10 +93,17 @@ class Text:
         rows = slice(start, end)
         return self.q[layer, rows], self.k[layer, rows], self.v[layer, rows]
 
-    def step(self, client: Cluster, sequence: Sequence, start: int, end: int) -> list[np.ndarray]:
-        """All layers of some tokens."""
-        entry = [Entry(sequence, start, end - start)]
-        return [client.step(layer, entry, *self.tensors(layer, start, end)).out for layer in range(LAYERS)]
+    def step(
+        self, client: Cluster, sequence: Sequence, start: int, end: int, *, commits: bool = False
+    ) -> list[np.ndarray]:
+        """All layers of some tokens, which the last may commit."""
+        entry, commit = [Entry(sequence, start, end - start)], [Commit(sequence, end)] if commits else []
+        return [
+            client.step(
+                layer, entry, *self.tensors(layer, start, end), commits=commit if layer == LAYERS - 1 else []
+            ).out
+            for layer in range(LAYERS)
+        ]
 
 
 def equal(found: list[list[np.ndarray]], expected: list[list[np.ndarray]]) -> None:
@@ -125,8 +132,8 @@ def model(client: Cluster) -> Model:
     return client.register_model("frail", DESCRIPTION)
 
 
-@pytest.mark.parametrize("commits", [False, True], ids=["nothing committed", "commits between"])
-def test_killed_ranks_are_a_delay(client: Cluster, model: Model, restarter: Restarter, commits: bool) -> None:
+@pytest.mark.parametrize("commits", ["never", "between", "with steps"])
+def test_killed_ranks_are_a_delay(client: Cluster, model: Model, restarter: Restarter, commits: str) -> None:
     _, random = seeded()
     text, steps = Text(60, random), spans(40, 60)
     expected = undisturbed(client, model, text, steps)
@@ -136,8 +143,8 @@ def test_killed_ranks_are_a_delay(client: Cluster, model: Model, restarter: Rest
     for index, (start, end) in enumerate(steps):
         if index in strikes:
             restarter.strike(f"rank-{random.integers(3)}")
-        found.append(text.step(client, sequence, start, end))
-        if commits and index % 3 == 0:
+        found.append(text.step(client, sequence, start, end, commits=commits == "with steps"))
+        if commits == "between" and index % 3 == 0:
             client.commit([Commit(sequence, end)])
     equal(found, expected)
     restarter.join()

@@ -156,6 +156,18 @@ def test_a_step_and_its_result() -> None:
     assert with_lse.outputs.tobytes() == bytes(range(96))
 
 
+def test_what_a_step_commits() -> None:
+    steps = [StepFields.decoded(next(iter(frames(data))).fields) for data in sampled(STEP_TYPE)]
+    for data, step in zip(sampled(STEP_TYPE), steps, strict=True):
+        (frame,) = frames(data)
+        assert step.encoded() == bytes(frame.fields)
+    ((first, second),) = [step.commits for step in steps if step.commits]
+    assert (first.sequence, first.length, first.claim) == (1, 41, 1 << 32 | 5)
+    assert first.tokens is not None
+    assert (first.tokens.start, first.tokens.ids) == (40, (17,))
+    assert (second.sequence, second.length, second.tokens, second.annotation) == (2, 2, None, b"\x01\x02")
+
+
 def test_rows() -> None:
     for data in sampled(ROWS_TYPE):
         (frame,) = frames(data)

@@ -7,32 +7,33 @@ internal import Glibc
 ///
 /// @unchecked Sendable: the buffers of the two ends are apart, and each is used by one thread.
 final class SocketPingPong: @unchecked Sendable {
-    private let byteCounts: [Int]
+    private let messages: [(there: Int, back: Int)]
     private let near: Int32
     private let far: Int32
     private var buffer: [UInt8]
 
-    /// - Parameter byteCounts: of the messages of one round, each answered by one of the same size.
-    init(byteCounts: [Int]) throws(ServiceError) {
-        self.byteCounts = byteCounts
+    /// - Parameter messages: of one round, the bytes of each and of its answer.
+    init(_ messages: [(there: Int, back: Int)]) throws(ServiceError) {
+        self.messages = messages
         var ends: [Int32] = [-1, -1]
         guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0 else {
             throw ServiceError(.internal, "No socket pair: \(String(cString: strerror(errno))).")
         }
         (near, far) = (ends[0], ends[1])
-        buffer = [UInt8](repeating: 1, count: byteCounts.max() ?? 0)
-        Thread.detachNewThread { [far, byteCounts] in
-            var buffer = [UInt8](repeating: 2, count: byteCounts.max() ?? 0)
+        let byteCountMax = messages.map { max($0.there, $0.back) }.max() ?? 0
+        buffer = [UInt8](repeating: 1, count: byteCountMax)
+        Thread.detachNewThread { [far, messages] in
+            var buffer = [UInt8](repeating: 2, count: byteCountMax)
             // Ends when the near end is closed.
-            while byteCounts.allSatisfy({ Self.receive(far, &buffer, $0) && Self.send(far, buffer, $0) }) {}
+            while messages.allSatisfy({ Self.receive(far, &buffer, $0.there) && Self.send(far, buffer, $0.back) }) {}
             close(far)
         }
     }
 
     /// One round: each message there and back.
     func round() throws(ServiceError) {
-        for count in byteCounts {
-            guard Self.send(near, buffer, count), Self.receive(near, &buffer, count) else {
+        for message in messages {
+            guard Self.send(near, buffer, message.there), Self.receive(near, &buffer, message.back) else {
                 throw ServiceError(.internal, "A socket pair broke: \(String(cString: strerror(errno))).")
             }
         }

@@ -73,7 +73,7 @@ public struct TransferBenchmark: Sendable {
         let sequence = try await cluster.openSequence(StepContext.sequence, model: record.name)
         let byteCount = keys.count + values.count
         let copy = MemoryCopy(byteCount: byteCount, threads: 1)
-        let pingPong = try SocketPingPong(byteCounts: [byteCount])
+        let pingPong = try SocketPingPong([(byteCount, byteCount)])
         let team = Team(threads: 1)
         var timings: [Timing] = []
         let start = ContinuousClock.now

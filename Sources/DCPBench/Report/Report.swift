@@ -100,6 +100,8 @@ public struct Parameters: Encodable, Hashable, Sendable {
     public var rows: String?
     public var durability: String?
     public var ranks: Int?
+    /// How steps are sent, where it is not one at a time over Unix sockets: `4 clients, batch 8`.
+    public var load: String?
 
     package init(
         _ benchmark: String, _ shape: AttentionShape, _ dataType: DataType, context: Int? = nil, count: Int,
@@ -123,6 +125,7 @@ public struct Parameters: Encodable, Hashable, Sendable {
         if count > 1 { text += ", \(count) new" }
         if let rows { text += " \(rows) rows" }
         if let durability { text += ", \(durability)" }
+        if let load { text += ", \(load)" }
         if let ranks { text += ", \(ranks) ranks x" }
         return text + (ranks == nil ? "," : "") + " \(threads) thread\(threads == 1 ? "" : "s")"
     }

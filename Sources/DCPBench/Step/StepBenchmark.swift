@@ -15,12 +15,13 @@ public struct StepBenchmark: Sendable {
     public var count: Int
     public var queries: QueryKind
     public var exchange: Exchange
+    public var load: StepLoad
     /// An interpreter whose client is measured in turn with this one.
     public var python: String?
 
     public init(
         shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], threads: [Int], ranks: Int, count: Int,
-        queries: QueryKind, exchange: Exchange, python: String? = nil
+        queries: QueryKind, exchange: Exchange, load: StepLoad = StepLoad(), python: String? = nil
     ) {
         self.shapes = shapes
         self.dataTypes = dataTypes
@@ -30,6 +31,7 @@ public struct StepBenchmark: Sendable {
         self.count = count
         self.queries = queries
         self.exchange = exchange
+        self.load = load
         self.python = python
     }
 
@@ -37,7 +39,8 @@ public struct StepBenchmark: Sendable {
     public static let notMeasured = [
         "a network: ranks and client are processes of this machine, which share its memory and cores",
         "prefill: the ranks' stores are filled before, as their own code would",
-        "commits, and other steps in flight: one step of one layer is sent when the one before is answered",
+        "other steps in flight of one client: a step is sent when the one before is answered",
+        "contexts of their own for many sequences: they are forks of one, whose blocks they read",
         "page faults and disk reads, since all pages are in memory and mapped before the first step that counts",
     ]
 
@@ -62,40 +65,40 @@ public struct StepBenchmark: Sendable {
         var parameters = Parameters("step", shape, dataType, context: context, count: count, threads: threads)
         parameters.ranks = ranks
         parameters.queries = queries.rawValue
-        let model = try shape.model(dataType)
+        parameters.load = load.label.isEmpty ? nil : load.label
+        let model = try shape.model(dataType, layers: load.layers)
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: context))
-        var options = LocalClusterOptions()
-        options.ranks = ranks
-        options.threadsPerRank = threads
-        options.exchange = exchange
         bench.progress("starting a coordinator and \(ranks) ranks")
-        let local = try LocalCluster.start(
-            in: LocalClusterDirectory(path: bench.directory.fresh("c")), options: options)
+        let cluster = try StepCluster.start(
+            ranks: ranks, threads: threads, exchange, load.connection, bench)
         do {
-            let finding = try await measure(parameters, model, context, local, bench)
-            await local.stop(deadline: .seconds(20))
+            let finding = try await measure(parameters, model, context, cluster, bench)
+            await cluster.local.stop(deadline: .seconds(20))
             return finding
         } catch {
-            await local.stop(deadline: .seconds(20))
+            await cluster.local.stop(deadline: .seconds(20))
             throw error
         }
     }
 
     private func measure(
-        _ parameters: Parameters, _ model: ModelDescription, _ context: Int, _ local: LocalCluster, _ bench: Bench
+        _ parameters: Parameters, _ model: ModelDescription, _ context: Int, _ cluster: StepCluster, _ bench: Bench
     ) async throws -> Finding {
-        let filled = try await StepContext.fill(local, model, tokens: context, bench)
+        let filled = try await StepContext.fill(cluster, model, tokens: context, bench)
         bench.progress(parameters.label)
-        let cluster = try await StepContext.connect(local)
+        var clients: [Cluster] = []
+        func close() async { for client in clients { await client.close() } }
         do {
+            while clients.count < load.clients { clients.append(try await cluster.connect()) }
             var run = try StepRun(
-                cluster, local, filled, model, count: count, queries: queries, threads: parameters.threads, bench)
-            if let python { run.twin = try await twin(python, cluster, local, context) }
+                clients, cluster.local, filled, model, load, count: count, queries: queries,
+                threads: parameters.threads, bench)
+            if let python { run.twin = try await twin(python, clients[0], cluster.local, context) }
             let finding = try await run.finding(parameters)
-            await cluster.close()
+            await close()
             return finding
         } catch {
-            await cluster.close()
+            await close()
             throw error
         }
     }

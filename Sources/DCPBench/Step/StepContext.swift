@@ -22,8 +22,9 @@ struct StepContext: Sendable {
     /// and the ranks started again: they report what they hold, and the coordinator takes it. Prefill of 128k tokens step
     /// by step would take minutes of attention that is not measured here.
     static func fill(
-        _ local: LocalCluster, _ model: ModelDescription, tokens: Int, _ bench: Bench
+        _ cluster: StepCluster, _ model: ModelDescription, tokens: Int, _ bench: Bench
     ) async throws -> StepContext {
+        let local = cluster.local
         let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
         let shape = try local.configuration.shape()
         let heads = Heads(
@@ -33,7 +34,7 @@ struct StepContext: Sendable {
                     values: [Float](repeating: 0, count: tokens * model.valueDim)
                 )
             })
-        try await fillStores(local, model, tokens: tokens, pattern, bench) { store, rank in
+        try await fillStores(local, tls: cluster.tls, model, tokens: tokens, pattern, bench) { store, rank in
             try collect(store, rank, shape, tokens, model, into: &heads.parts)
         }
         _ = try local.startMissing()
@@ -50,10 +51,12 @@ struct StepContext: Sendable {
     /// Makes model and sequence, stops the ranks and fills their stores; the ranks are left stopped.
     /// - Parameter visit: sees each store when it is full, before it is closed.
     static func fillStores(
-        _ local: LocalCluster, _ model: ModelDescription, tokens: Int, _ pattern: RowPattern, _ bench: Bench,
+        _ local: LocalCluster, tls: TLSCredentials? = nil, _ model: ModelDescription, tokens: Int,
+        _ pattern: RowPattern,
+        _ bench: Bench,
         visit: @escaping @Sendable (BenchmarkStore, RankIndex) throws -> Void = { _, _ in }
     ) async throws {
-        let first = try await connect(local)
+        let first = try await connect(local, tls: tls)
         let sequence: SequenceHandle
         do {
             try await first.registerModel(Self.model, model)
@@ -101,12 +104,12 @@ struct StepContext: Sendable {
     }
 
     /// A client of the cluster, once it is ready.
-    static func connect(_ local: LocalCluster) async throws -> Cluster {
+    static func connect(_ local: LocalCluster, tls: TLSCredentials? = nil) async throws -> Cluster {
         let deadline = Duration.seconds(60)
         try await local.waitUntilReady(deadline: deadline) { endpoint async throws(ServiceError) in
-            let cluster = try await Cluster.connectWhenReady(to: Endpoint(endpoint), wait: deadline)
+            let cluster = try await Cluster.connectWhenReady(to: Endpoint(endpoint), wait: deadline, tls: tls)
             await cluster.close()
         }
-        return try await Cluster.connectWhenReady(to: Endpoint(local.coordinatorEndpoint), wait: deadline)
+        return try await Cluster.connectWhenReady(to: Endpoint(local.coordinatorEndpoint), wait: deadline, tls: tls)
     }
 }

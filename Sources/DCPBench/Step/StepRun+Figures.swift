@@ -13,16 +13,27 @@ extension StepRun {
         let (read, detail) = shards.fastest(timings.map(\.reads))
         let ranks = local.configuration.ranks
         let kernels = (0..<ranks).map { rank in time(rank) { $0.kernels / UInt64(threads) } }
+        // Whichever it is in each step: all wait for it.
+        func slower(_ timing: Timing) -> Double {
+            Double((timing.ranks.map(\.kernels).max() ?? 0) / UInt64(threads)) / 1e9
+        }
+        let pingPong = samples(\.pingPong)
+        let bytes = messages.map { "\($0.there) bytes there and \($0.back) back" }.joined(separator: ", then ")
         var figures = [
             Figure("step at the client", latency, unit: "ms").under(
                 "streaming read", read.map { $0 * 1e3 }, detail: detail)
         ]
+        if load.layers > 1 || load.commits {
+            figures.append(Figure("token at the client", samples(\.token), unit: "ms"))
+        }
+        figures += [
+            Figure("overhead: step without kernels", samples { $0.latency - slower($0) }, unit: "ms").under(
+                "ping-pong", pingPong, detail: "over a Unix socket between two threads: \(bytes)"),
+            Figure("ping-pong of the same bytes", pingPong, unit: "ms").of("step", latency, detail: partOfStep),
+        ]
         if ranks > 1 {
-            // Whichever it is in each step: all wait for it.
-            let slower = samples { timing in
-                Double((timing.ranks.map(\.kernels).max() ?? 0) / UInt64(threads)) / 1e9
-            }
-            figures.append(Figure("slower rank: kernels", slower, unit: "ms").of("step", latency, detail: partOfStep))
+            figures.append(
+                Figure("slower rank: kernels", samples(slower), unit: "ms").of("step", latency, detail: partOfStep))
         }
         for rank in 0..<ranks {
             let name = "rank \(rank)"
@@ -43,11 +54,7 @@ extension StepRun {
                 let partial = timing.ranks.map(\.partialWait).min() ?? 0
                 return Double(query + partial) / 1e9
             }
-            figures.append(
-                Figure("exchange, least waits", exchange, unit: "ms").under(
-                    "ping-pong", samples(\.pingPong),
-                    detail: "two round trips over a Unix socket: \(exchangeByteCounts[0]) bytes of queries, "
-                        + "\(exchangeByteCounts[1]) of partials"))
+            figures.append(Figure("exchange, least waits", exchange, unit: "ms").of("step", latency))
         }
         return figures + twinFigures(timings, latency)
     }

@@ -6,10 +6,11 @@ internal import DCPWire
 
 /// Decode steps one after the other, each at the end of the sequence, timed at the client and by the ranks.
 struct StepRun {
-    private let cluster: Cluster
+    private let clusters: [Cluster]
     let local: LocalCluster
     private let context: StepContext
     private let model: ModelDescription
+    let load: StepLoad
     private let count: Int
     private let queries: QueryRows
     private let queryDataType: DataType
@@ -19,13 +20,14 @@ struct StepRun {
     private let bench: Bench
 
     init(
-        _ cluster: Cluster, _ local: LocalCluster, _ context: StepContext, _ model: ModelDescription, count: Int,
-        queries kind: QueryKind, threads: Int, _ bench: Bench
+        _ clusters: [Cluster], _ local: LocalCluster, _ context: StepContext, _ model: ModelDescription,
+        _ load: StepLoad, count: Int, queries kind: QueryKind, threads: Int, _ bench: Bench
     ) throws(ServiceError) {
-        self.cluster = cluster
+        self.clusters = clusters
         self.local = local
         self.context = context
         self.model = model
+        self.load = load
         self.count = count
         self.threads = threads
         self.bench = bench
@@ -33,13 +35,15 @@ struct StepRun {
         queryDataType = kind.dataType
     }
 
-    /// What one step took.
+    /// What the steps of one token took.
     struct Timing {
-        /// At the client, seconds.
+        /// At a client: seconds, the mean of the clients.
+        var token: Double
+        /// The same of one step.
         var latency: Double
-        /// By rank.
+        /// By rank, of one step.
         var ranks: [StepTimes]
-        /// The round of the ping-pong after the step, and reading the shards, seconds.
+        /// The round of the ping-pong after it, and reading the shards, seconds.
         var pingPong: Double
         var reads: [Double]
         /// The twin's step, and what the ranks say of it.
@@ -47,87 +51,127 @@ struct StepRun {
     }
 
     func finding(_ parameters: Parameters) async throws -> Finding {
-        let sequence = try await cluster.openSequence(StepContext.sequence, model: nil, create: false)
-        let progress = try await cluster.status(of: sequence)
-        guard progress.committedLength == context.tokens else {
-            throw ServiceError(
-                .internal,
-                "The ranks came back with \(progress.committedLength) tokens instead of \(context.tokens); report this."
-            )
-        }
-        let pingPong = try SocketPingPong(byteCounts: exchangeByteCounts)
+        var clients = try await makeClients()
+        let pingPong = try SocketPingPong(messages)
         let shards = try Shards(local, context, model, threads: threads, bench)
-        let rows = queryRows
-        let first = try await step(sequence, position: context.tokens, rows)
-        let accuracy = try check(first)
+        let accuracy = try check(try await clients[0].token().answer)
+        for index in clients.indices.dropFirst() { _ = try await clients[index].token() }
         var timings: [Timing] = []
-        var position = context.tokens + count
-        var before = try await cluster.rankStatuses()
+        var before = try await clusters[0].rankStatuses()
         let start = ContinuousClock.now
         let repetition = Repetition(
             runs: bench.repetition.runs, seconds: 6, runsMin: 50, runsMax: 500)
         // One that does not count: the ranks' pages are mapped by then.
         while timings.isEmpty || repetition.wantsAnother(after: timings.count - 1, elapsed: elapsed(start)) {
             try bench.interruption.check()
-            let clock = ContinuousClock.now
-            _ = try await step(sequence, position: position, rows)
-            let latency = elapsed(clock)
-            position += count
-            let ranks = try await newTimes(since: &before)
+            let token = try await token(&clients)
+            let ranks = try await newTimes(since: &before, steps: load.clients * load.layers)
             var python: (latency: Double, ranks: [StepTimes])?
             if let twin {
                 let latency = try await onOwnThread { try twin.step() }
-                python = (latency, try await newTimes(since: &before))
+                python = (latency, try await newTimes(since: &before, steps: 1))
             }
             let (round, reads) = try await onOwnThread {
                 (try Stopwatch.seconds { try pingPong.round() }, shards.read())
             }
-            timings.append(Timing(latency: latency, ranks: ranks, pingPong: round, reads: reads, python: python))
+            timings.append(
+                Timing(
+                    token: token, latency: token / Double(load.layers), ranks: ranks, pingPong: round, reads: reads,
+                    python: python))
         }
         return Finding(
             parameters: parameters, figures: figures(Array(timings.dropFirst()), shards), accuracy: accuracy)
     }
 
-    private func newTimes(since before: inout [RankStatus]) async throws -> [StepTimes] {
-        let after = try await cluster.rankStatuses()
+    /// A token of every client, all at once.
+    /// - Returns: seconds, the mean.
+    private func token(_ clients: inout [StepClient]) async throws -> Double {
+        let made = try await withThrowingTaskGroup(of: (index: Int, client: StepClient, seconds: Double).self) {
+            group in
+            for (index, client) in clients.enumerated() {
+                group.addTask {
+                    var client = client
+                    let seconds = try await client.token().seconds
+                    return (index, client, seconds)
+                }
+            }
+            return try await group.reduce(into: []) { $0.append($1) }
+        }
+        for one in made { clients[one.index] = one.client }
+        return made.reduce(0) { $0 + $1.seconds } / Double(made.count)
+    }
+
+    /// Sums of a rank over so many steps, divided by them.
+    private func newTimes(since before: inout [RankStatus], steps: Int) async throws -> [StepTimes] {
+        let after = try await clusters[0].rankStatuses()
         defer { before = after }
-        return zip(after, before).map { $0.stepTimes - $1.stepTimes }
+        return zip(after, before).map { ($0.stepTimes - $1.stepTimes) / steps }
     }
 
     private func elapsed(_ start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start).inSeconds }
 
-    /// What a rank sends each other rank in a step: its queries, then the partials of the other's heads.
-    var exchangeByteCounts: [Int] {
-        let others = local.configuration.ranks - 1
-        let heads = (model.queryHeads + others) / (others + 1)
-        let rows = heads * count
-        return [
-            rows * model.keyDim * queryDataType.byteCount * others, rows * (model.valueDim + 1) * 4 * others,
-        ].map { max($0, 1) }
+    /// What goes there and back over a socket in a step: the request and the result of a rank, then a partial each way for each
+    /// other rank.
+    var messages: [(there: Int, back: Int)] {
+        let ranks = local.configuration.ranks
+        let tokens = count * load.batch
+        let heads = (model.queryHeads + ranks - 1) / ranks
+        let queries = (load.queryMode == .gather ? heads : model.queryHeads) * model.keyDim * queryDataType.byteCount
+        let rows = model.kvHeads * (model.keyDim + model[0].ownValueDim) * context.pattern.dataType.byteCount
+        let result = heads * (model.valueDim + 1) * 4 * tokens
+        let partials = heads * (model.valueDim * 4 + 8) * tokens * (ranks - 1)
+        return [((queries + rows) * tokens, result)] + (ranks > 1 ? [(partials, partials)] : [])
     }
 
-    // MARK: Steps
+    // MARK: Clients
+
+    /// The first sequence is the one that was filled; the others are forks of it.
+    private func makeClients() async throws -> [StepClient] {
+        let first = try await clusters[0].openSequence(StepContext.sequence, model: nil, create: false)
+        let progress = try await clusters[0].status(of: first)
+        guard progress.committedLength == context.tokens else {
+            throw ServiceError(
+                .internal,
+                "The ranks came back with \(progress.committedLength) tokens instead of \(context.tokens); report this."
+            )
+        }
+        let names = (0..<load.clients * load.batch).map {
+            $0 == 0 ? StepContext.sequence : "\(StepContext.sequence)-\($0)"
+        }
+        for fork in try await clusters[0].fork(first, as: names.dropFirst().map { ($0, context.tokens) }) {
+            _ = try fork.get()
+        }
+        var clients: [StepClient] = []
+        for (index, cluster) in clusters.enumerated() {
+            let own = Array(names[index * load.batch..<(index + 1) * load.batch])
+            let sequences = try await cluster.openSequences(own, model: nil, create: false).map { try $0.get() }
+            clients.append(
+                StepClient(
+                    cluster, sequences, load, position: context.tokens, queries: queryRows,
+                    keys: rows(0, model.keyDim), values: rows(1, model.valueDim)))
+        }
+        return clients
+    }
 
     private var queryRows: TokenRows {
         let values = RowOrder.tokenMajor(
             queries.values, tokens: count, heads: model.queryHeads, dim: model.keyDim)
-        return TokenRows(
-            dataType: queryDataType, tokens: count, heads: model.queryHeads, dim: model.keyDim,
-            bytes: Rounding.bytes(values, as: queryDataType))
+        return repeated(Rounding.bytes(values, as: queryDataType), queryDataType, model.queryHeads, model.keyDim)
     }
 
-    private func step(
-        _ sequence: SequenceHandle, position: Int, _ queries: TokenRows
-    ) async throws -> AttentionOutput {
-        let positions = position..<position + count
-        func rows(_ tensor: Int, _ dim: Int) -> TokenRows {
-            TokenRows(
-                dataType: context.pattern.dataType, tokens: count, heads: model.kvHeads, dim: dim,
-                bytes: context.pattern.tokenMajor(tensor: tensor, heads: model.kvHeads, positions: positions, dim: dim))
-        }
-        return try await cluster.step(
-            layer: 0, [sequence.entry(position: position, count: count)], model: sequence.model, queries: queries,
-            keys: rows(0, model.keyDim), values: rows(1, model.valueDim))
+    /// The same in each step: what a token's numbers are changes nothing of its time.
+    private func rows(_ tensor: Int, _ dim: Int) -> TokenRows {
+        let positions = context.tokens..<context.tokens + count
+        return repeated(
+            context.pattern.tokenMajor(tensor: tensor, heads: model.kvHeads, positions: positions, dim: dim),
+            context.pattern.dataType, model.kvHeads, dim)
+    }
+
+    /// For each sequence of a step.
+    private func repeated(_ bytes: [UInt8], _ dataType: DataType, _ heads: Int, _ dim: Int) -> TokenRows {
+        TokenRows(
+            dataType: dataType, tokens: count * load.batch, heads: heads, dim: dim,
+            bytes: [[UInt8]](repeating: bytes, count: load.batch).flatMap { $0 })
     }
 
     /// The first step's answer against float64, over the context and the step's own tokens.

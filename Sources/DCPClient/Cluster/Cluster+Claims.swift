@@ -177,7 +177,7 @@ protocol ClaimsStating {
 }
 
 extension StepRequest: ClaimsStating {
-    var claimStating: [any ClaimStating] { entries }
+    var claimStating: [any ClaimStating] { entries + commits }
 }
 
 extension Commit: ClaimsStating {

@@ -14,15 +14,20 @@ extension Cluster {
     ///   - keys: `[tokens][Hkv][Dk]`
     ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`; nil where they are a part of the keys.
     ///   - queryMode: whether ranks gather the queries or are each sent all of them; nil takes what costs less.
+    ///   - commits: what every rank commits, as `commit` would, when the step's tokens are in place. The answer then comes when
+    ///     that is as durable as the cluster's setting asks for. All layers must have reached the lengths, with this step; so its
+    ///     own tokens are committed with the last layer's.
     /// - Throws: `.invalidRequest` for a number beyond `InputLimits`; `.positionMismatch` with both numbers; `.claimed` when
     ///   another client has taken a sequence over; a retryable error when the cluster cannot answer now. After any error call
     ///   `resume` before going on.
     public func step(
         layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, queries: TokenRows, keys: TokenRows,
-        values: TokenRows?, queryMode: StepRequest.QueryMode? = nil, wantsLSE: Bool = true
+        values: TokenRows?, queryMode: StepRequest.QueryMode? = nil, wantsLSE: Bool = true,
+        commits: [SequenceCommit] = []
     ) async throws(ServiceError) -> AttentionOutput {
         let contents = StepContents(
-            entries: entries, queries: queries, keys: keys, values: values, queryMode: queryMode, wantsLSE: wantsLSE)
+            entries: entries, queries: queries, keys: keys, values: values, queryMode: queryMode, wantsLSE: wantsLSE,
+            commits: commits)
         return try await attend(contents, layer: layer, model)
     }
 
@@ -99,6 +104,7 @@ extension Cluster {
         let topology = try await readyTopology()
         var contents = contents
         contents.entries = try await claimed(contents.entries, in: topology.epoch)
+        contents.commits = try await claimed(contents.commits, in: topology.epoch)
         let queryMode = contents.queryMode(in: topology, attention)
         let requests = topology.shape.allRanks.map { [contents] rank in
             (

@@ -14,6 +14,7 @@ struct StepContents {
     /// Of queries; nil takes the cheaper one.
     var queryMode: StepRequest.QueryMode?
     var wantsLSE: Bool
+    var commits: [SequenceCommit] = []
 
     var tokens: Int { entries.reduce(0) { $0 + $1.count } }
 
@@ -83,7 +84,8 @@ struct StepContents {
             timeoutMilliseconds: UInt32(clamping: Int(timeout / .milliseconds(1))), entries: entries,
             queryDataType: queries?.dataType ?? keyValueDataType, keyValueDataType: keyValueDataType,
             queryHeads: queryHeads.count, kvHeads: kvHeads.count, keyDim: attention.keyDim,
-            valueDim: attention.ownValueDim, keyValueTokens: keyValueTokens, tensors: tensors)
+            valueDim: attention.ownValueDim, keyValueTokens: keyValueTokens, commits: commits,
+            tensors: tensors)
     }
 
     /// Those of the step's tokens that a context rank owns, in the order of the entries.

@@ -50,6 +50,9 @@ package struct CoordinatorMeasurements: Sendable {
 }
 
 extension CoordinatorServer {
+    /// Whether nothing waits to be synced: all that it knows would survive it.
+    package var isSettled: Bool { !isPersisting }
+
     package func mark(of rank: RankIndex) -> UInt64 { machine.state.marks[rank] ?? 0 }
 
     package var measurements: CoordinatorMeasurements {

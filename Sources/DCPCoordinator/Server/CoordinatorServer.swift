@@ -47,7 +47,7 @@ public final class CoordinatorServer {
     private var actions: [CoordinatorMachine.Action] = []
     private var performed = 0
     private var isPerforming = false
-    private var isPersisting = false
+    private(set) var isPersisting = false
     private var ticker: RepeatedTask?
     private let started: NIODeadline
 

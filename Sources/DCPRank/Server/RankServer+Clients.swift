@@ -104,6 +104,7 @@ extension RankServer {
                         + "try again when some have ended.")
             }
             for entry in request.entries { try checkClaim(entry.claim, on: entry.sequence, from: link) }
+            for part in request.commits { try checkClaim(part.claim, on: part.sequence, from: link) }
             let (plan, appends, isContextReady) = try check(request, tag: tag)
             let timeout = min(
                 .milliseconds(Int64(request.timeoutMilliseconds)), configuration.stepTimeoutMax)
@@ -221,28 +222,31 @@ extension RankServer {
         } catch {
             return refuse(call, error)
         }
+        if configuration.broken == .commit { answer(call, Done()) }
+        commit(parts) { [self] result in answer(call, result.map { Done() }) }
+    }
+
+    /// - Parameter done: called on the loop.
+    func commit(_ parts: [SequenceCommit], done: @escaping (Result<Void, ServiceError>) -> Void) {
         commitsInFlight += 1
         for part in parts { beginWriting(part.sequence) }
         let began = eventLoop.now
-        if configuration.broken == .commit { answer(call, Done()) }
-        let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)
+        let bound = NIOLoopBound((server: self, done: done), eventLoop: eventLoop)
         let eventLoop = eventLoop
         let wanted = parts.map {
             CommitPart($0.sequence, length: $0.length, tokens: $0.tokens, annotation: $0.annotation)
         }
         cache.commit(wanted) { result in
             eventLoop.execute {
-                let (server, call) = bound.value
+                let (server, done) = bound.value
                 server.uses.note(parts.lazy.map(\.sequence).filter { server.cache.holds($0) })
                 switch result {
-                case .success:
-                    server.counters.commits.observe(server.eventLoop.now - began)
-                    server.answer(call, Done())
+                case .success: server.counters.commits.observe(server.eventLoop.now - began)
                 case .failure(let error):
                     server.counters.commitsFailed.count(error.code)
                     server.observe(.commitFailed(parts.map(\.sequence), error))
-                    server.refuse(call, error)
                 }
+                done(result)
                 server.commitsInFlight -= 1
                 for part in parts { server.endWriting(part.sequence) }
                 server.finishDrainIfEmpty()

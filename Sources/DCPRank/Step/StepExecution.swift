@@ -149,6 +149,13 @@ final class StepExecution {
             timeline.mergeReady = server.eventLoop.now
             let place = place(plan.mergeTime(rows: newTokens.rows), isAwaited: true)
             work.reduce(summands, lse: lse, newTokens, in: place, completion: arrival(from: place) { $0.merged($1) })
+        case .startCommit:
+            server.commit(request.commits) { [self] result in
+                switch result {
+                case .success: deliver(.committed)
+                case .failure(let error): deliver(.commitFailed(error))
+                }
+            }
         case .reply(let states):
             over()
             let result = StepResult(

@@ -124,9 +124,17 @@ extension StepMachine {
 
     /// The client may send its next step or its commit as soon as it has the reply, so the tokens are in place first.
     mutating func replyIfReady() -> [Action] {
-        guard case .merging = phase, (isInPlace && isInPlaceEverywhere) || repliesBeforeAppend, let output else {
+        guard case .merging = phase, (isInPlace && isInPlaceEverywhere) || repliesBeforeAppend, output != nil else {
             return []
         }
+        guard plan.commits else { return reply() }
+        phase = .committing
+        outstandingCount += 1
+        return [.startCommit]
+    }
+
+    mutating func reply() -> [Action] {
+        guard let output else { preconditionFailure("replied twice") }
         self.output = nil
         phase = .replied
         return [.reply(output)]

@@ -12,7 +12,10 @@ extension StepMachine {
         return aborts + end(error)
     }
 
+    /// From when a commit has begun the tokens stay, whatever becomes of the answer: as of a commit that was asked for by
+    /// itself.
     mutating func end(_ error: ServiceError) -> [Action] {
+        if case .committing = phase { hasRolledBack = true }
         phase = .failed
         gathered = nil
         contextPartial = nil
@@ -84,6 +87,7 @@ extension StepMachine {
         case .merging where !isInPlace: return "its own append"
         case .merging where !isInPlaceEverywhere: return ranks(appends.missing, "append")
         case .merging: return "its own merge"
+        case .committing: return "its own commit"
         case .replied, .failed: return "nothing"
         }
     }

@@ -11,7 +11,8 @@ public import DCPWire
 ///     new tokens: causal attention of the own heads ----------^          ^
 ///     append of the owned tokens ----------------------------------------+
 ///
-/// `gathering < attending < exchanging < merging < replied`, and from any of them `failed`. Peers may be a phase ahead:
+/// `gathering < attending < exchanging < merging < committing < replied`, and from any of them `failed`. Without anything to
+/// commit the reply is next after the merge. Peers may be a phase ahead:
 /// each collective takes pieces from the start. The first failure, of this rank or of any other, is the verdict; it is
 /// told to the client, and by the rank where it arose to the whole group, so that nobody waits for a deadline.
 public struct StepMachine: Sendable {
@@ -33,6 +34,8 @@ public struct StepMachine: Sendable {
         case startMerge([AttentionStates], newTokens: AttentionStates)
         /// Reduce-scatter: add the corrected outputs in rank order, then merge the new tokens. Answer with `.mergeDone`.
         case startReduction([[Float]], lse: [Double], newTokens: AttentionStates)
+        /// What the request asks to be committed. Answer with `.committed` or `.commitFailed`.
+        case startCommit
         /// The outputs of the own heads, `[head][token]`.
         case reply(AttentionStates)
         /// The verdict, to the client.
@@ -62,6 +65,9 @@ public struct StepMachine: Sendable {
         case mergeDone(AttentionStates)
         /// The append failed and left the cache as it was.
         case appendFailed(ServiceError)
+        /// What was to be committed is as durable as the setting asks for.
+        case committed
+        case commitFailed(ServiceError)
         /// Another computation that was started failed, and will not answer otherwise.
         case computationFailed(ServiceError)
         /// Something else went wrong: the client or a peer is gone, a message could not be sent.
@@ -84,6 +90,7 @@ public struct StepMachine: Sendable {
         case attending
         case exchanging
         case merging
+        case committing
         case replied
         case failed
     }
@@ -143,7 +150,7 @@ public struct StepMachine: Sendable {
     public var isOver: Bool {
         switch phase {
         case .replied, .failed: true
-        case .gathering, .attending, .exchanging, .merging: false
+        case .gathering, .attending, .exchanging, .merging, .committing: false
         }
     }
 
@@ -205,7 +212,8 @@ public struct StepMachine: Sendable {
 
     mutating func take(_ event: Event) throws(ServiceError) -> [Action] {
         switch event {
-        case .newTokensDone, .appended, .appendFailed, .contextDone, .correctionDone, .mergeDone, .computationFailed:
+        case .newTokensDone, .appended, .appendFailed, .contextDone, .correctionDone, .mergeDone, .committed,
+            .commitFailed, .computationFailed:
             outstandingCount -= 1
         default: break
         }
@@ -251,6 +259,10 @@ public struct StepMachine: Sendable {
         case .mergeDone(let states):
             output = states
             return replyIfReady()
+        case .committed:
+            return reply()
+        case .commitFailed(let error):
+            return end(error)
         case .appendFailed(let error), .computationFailed(let error), .failed(let error):
             throw error
         case .aborted(let error):

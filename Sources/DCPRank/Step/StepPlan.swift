@@ -20,6 +20,8 @@ public struct StepPlan: Sendable {
     /// Whether the entries' tokens are new; else they are in the cache.
     public let appends: Bool
     public let wantsLSE: Bool
+    /// Whether something is committed before the answer.
+    public let commits: Bool
     public let entries: [StepRequest.Entry]
     public let tokens: Int
 
@@ -101,6 +103,7 @@ public struct StepPlan: Sendable {
         queryMode = request.queryMode
         appends = request.appends
         wantsLSE = request.wantsLSE
+        commits = !request.commits.isEmpty
         entries = request.entries
         tokens = request.tokens
         try require(
@@ -115,7 +118,8 @@ public struct StepPlan: Sendable {
     package init(
         attention: LayerAttention, kvDataType: DataType, sinks: [Float] = [], partition: HeadPartition,
         layout: ContextLayout, contextRank: Int, exchange: Exchange,
-        queryMode: StepRequest.QueryMode, appends: Bool = true, wantsLSE: Bool, entries: [StepRequest.Entry]
+        queryMode: StepRequest.QueryMode, appends: Bool = true, wantsLSE: Bool, commits: Bool = false,
+        entries: [StepRequest.Entry]
     ) {
         self.attention = attention
         self.kvDataType = kvDataType
@@ -127,6 +131,7 @@ public struct StepPlan: Sendable {
         self.queryMode = queryMode
         self.appends = appends
         self.wantsLSE = wantsLSE
+        self.commits = commits
         self.entries = entries
         tokens = entries.reduce(0) { $0 + $1.count }
     }

@@ -7,7 +7,7 @@ internal import NIOCore
 struct SentStep {
     let layer: Int
     let tag: Tag
-    let requests: [RankIndex: StepRequest]
+    private(set) var requests: [RankIndex: StepRequest]
     /// `[tokens][Hq][Dv]` and `[tokens][Hq]`, in Float64 over what the client has sent.
     private let expected: ReferenceAttention.Result
     private let cluster: ClusterShape
@@ -115,6 +115,13 @@ struct SentStep {
                 tensors: ByteBuffer(bytes: tensors.withUnsafeBytes { [UInt8]($0) }))
         }
         self.requests = requests
+    }
+
+    var commits: [SequenceCommit] { requests.values.first?.commits ?? [] }
+
+    /// Every rank is to commit these when it has the step's tokens.
+    mutating func commit(_ parts: [SequenceCommit]) {
+        for rank in requests.keys { requests[rank]!.commits = parts }
     }
 
     /// Token by token, and not as `ContextLayout` finds them for a client.

@@ -48,6 +48,8 @@ extension SimulatedClient {
         // To one length: after a failure some layers have more than others.
         var target = chosen.map { $0.layers.map(\.count).max()! }.max()!
         var sent: [() -> SentStep] = []
+        // Every layer has its tokens by the last one's step, when that is sent behind the others' answers.
+        let commits = !isBurst && world.chance(0.3)
         for _ in 0..<chunks {
             target += world.chance(0.5) ? 1 : world.draw(2...24)
             let end = target
@@ -55,12 +57,19 @@ extension SimulatedClient {
                 let form: StepRequest.QueryMode = world.chance(0.15) ? .absent : mode
                 if form == .absent { simulation.count("steps without queries") }
                 simulation.count(stepOver: simulation.knobs.model[layer])
+                let isLast = layer == simulation.knobs.model.layers - 1
                 sent.append { [self] in
-                    SentStep(
+                    var step = SentStep(
                         chosen.map { ($0, end - $0.layers[layer].count) }, claims: claims, layer: layer,
                         tag: takeTag(layer: layer),
                         model: model!, cluster: cluster, mode: form, timeout: simulation.knobs.stepTimeout,
                         random: &world.random)
+                    if commits, isLast {
+                        simulation.count("steps that commit")
+                        step.commit(chosen.map { part(end, of: $0) })
+                        for sequence in chosen { sequence.askedLength = max(sequence.askedLength, end) }
+                    }
+                    return step
                 }
             }
         }
@@ -129,6 +138,7 @@ extension SimulatedClient {
     func send(
         _ step: SentStep, as tag: Tag? = nil, isBehind: Bool = false, done: @escaping () -> Void
     ) {
+        let losses = losses
         askRanks(
             step.requests, tag: tag ?? step.tag,
             timeout: simulation.knobs.stepTimeout + .seconds(2)
@@ -140,6 +150,10 @@ extension SimulatedClient {
             switch result {
             case .success:
                 succeeded()
+                acknowledge(
+                    step.commits.compactMap { part in
+                        sequences.first { $0.record?.id == part.sequence }.map { ($0, part.length) }
+                    }, since: losses)
                 done()
             // The step before it was refused, and its verdict is still on the way.
             case .failure(let error) where isBehind && error.code == .positionMismatch: recover(after: error)
@@ -180,16 +194,21 @@ extension SimulatedClient {
             switch result {
             case .success:
                 succeeded()
-                // A rank that answered and then lost its power has promised nothing, if its disk lags behind.
-                for (sequence, length) in lengths where losses == self.losses {
-                    sequence.acknowledge(length, at: world.now)
-                    world.trace.note("\(name): \(length) tokens of \(sequence.name) are committed")
-                }
+                acknowledge(lengths, since: losses)
                 next()
             case .failure(let error) where error.code == .positionMismatch:
                 simulation.violate(.answeredNotInPlace, "\(name) commits what was answered: \(error)")
             case .failure(let error): failed(error)
             }
+        }
+    }
+
+    /// - Parameter losses: of ranks, when the commit was sent. One that answered and then lost its power has promised nothing, if
+    ///   its disk lags behind.
+    private func acknowledge(_ lengths: [(ModelSequence, Int)], since losses: Int) {
+        for (sequence, length) in lengths where losses == self.losses {
+            sequence.acknowledge(length, at: world.now)
+            world.trace.note("\(name): \(length) tokens of \(sequence.name) are committed")
         }
     }
 

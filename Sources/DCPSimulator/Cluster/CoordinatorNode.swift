@@ -60,7 +60,8 @@ final class CoordinatorNode: @unchecked Sendable {
     func hasReplaced(_ rank: RankIndex) -> Bool { replaced.contains(rank) }
 
     /// How far it knows a rank's store to have come.
-    func mark(of rank: RankIndex) -> UInt64 { server?.mark(of: rank) ?? 0 }
+    /// Nothing while it may forget that: with a slow disk it can be killed between hearing of a mark and recording it.
+    func mark(of rank: RankIndex) -> UInt64 { server.map { $0.isSettled ? $0.mark(of: rank) : 0 } ?? 0 }
 
     private func observe(_ event: CoordinatorEvent, of process: Process) {
         simulation.world.trace.note("\(Self.name): \(event)")

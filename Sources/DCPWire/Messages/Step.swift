@@ -58,13 +58,16 @@ public struct StepRequest: Sendable {
     /// Tokens in `keys` and `values`: all of the step's; without queries those that the rank owns, since nothing else is done
     /// with them; none when the step does not append.
     public var keyValueTokens: Int
+    /// What is committed when the step's tokens are in the cache, and durable, as far as the setting asks for it, before the
+    /// answer: one round trip for both. Of any sequences, up to lengths that all their layers have by then.
+    public var commits: [SequenceCommit]
     /// The queries, the keys and the values, one after the other, as they go over the wire.
     public var tensors: ByteBuffer
 
     public init(
         model: ModelID, queryMode: QueryMode, appends: Bool = true, wantsLSE: Bool, timeoutMilliseconds: UInt32,
         entries: [Entry], queryDataType: DataType, keyValueDataType: DataType, queryHeads: Int, kvHeads: Int,
-        keyDim: Int, valueDim: Int, keyValueTokens: Int, tensors: ByteBuffer
+        keyDim: Int, valueDim: Int, keyValueTokens: Int, commits: [SequenceCommit] = [], tensors: ByteBuffer
     ) {
         self.model = model
         self.queryMode = queryMode
@@ -79,6 +82,7 @@ public struct StepRequest: Sendable {
         self.keyDim = keyDim
         self.valueDim = valueDim
         self.keyValueTokens = keyValueTokens
+        self.commits = commits
         self.tensors = tensors
     }
 
@@ -143,6 +147,7 @@ public struct StepRequest: Sendable {
         guard tokens <= Self.tokensMax else {
             throw reader.malformed("has \(tokens) tokens, the limit of a step is \(Self.tokensMax)")
         }
+        commits = try [SequenceCommit](from: &reader)
         tensors = payload
     }
 
@@ -165,6 +170,7 @@ public struct StepRequest: Sendable {
             $0.write(UInt32($1.count))
             $0.write($1.claim.value)
         }
+        commits.encode(to: &writer)
         return tensors
     }
 }

@@ -20,7 +20,7 @@ public struct StepTimes: Hashable, Sendable {
     public var partialWait: UInt64 = 0
     /// Merging, the wait for a thread included.
     public var merge: UInt64 = 0
-    /// In none of these: waits for a thread before attention, and for the append before the reply.
+    /// In none of these: waits for a thread before attention, for the append and for what is committed before the reply.
     public var other: UInt64 = 0
 
     public init() {}
@@ -39,6 +39,13 @@ public struct StepTimes: Hashable, Sendable {
         var difference = later
         for field in fields { difference[keyPath: field] &-= earlier[keyPath: field] }
         return difference
+    }
+
+    /// The mean of so many.
+    public static func / (sums: StepTimes, count: Int) -> StepTimes {
+        var mean = sums
+        for field in fields { mean[keyPath: field] /= UInt64(count) }
+        return mean
     }
 
     package init(from reader: inout WireReader) throws(ServiceError) {

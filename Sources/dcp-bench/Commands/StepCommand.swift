@@ -1,6 +1,7 @@
 import ArgumentParser
 import DCPBench
 import DCPCore
+import DCPWire
 
 struct StepCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -9,12 +10,14 @@ struct StepCommand: AsyncParsableCommand {
         discussion: """
             Starts a coordinator and ranks as real daemons, fills the ranks' stores, and sends steps that each go on where \
             the last one ended. The ranks time themselves: attention, kernels, the waits for queries and for partials, \
-            the merge. --threads are those of each rank.
+            the merge. --threads are those of each rank. The overhead is what a step takes without the slower rank's \
+            kernels; it stands beside a ping-pong of the same bytes over a Unix socket.
 
             EXAMPLE
               dcp-bench step
               dcp-bench step --ranks 2 --context 32k,128k --shape 64x8x128 --json
               dcp-bench step --context 1k --python .build/python/bin/python
+              dcp-bench step --context 4k --layers 30 --batch 8 --clients 4 --commit --tls
             """)
 
     @OptionGroup var shape: ShapeOptions
@@ -34,6 +37,27 @@ struct StepCommand: AsyncParsableCommand {
     @Option(help: "How ranks exchange partial results: a2a or ag-rs.")
     var exchange: String = Exchange.allToAll.name
 
+    @Option(help: "How ranks come to the queries: gather, replicate or auto.")
+    var query: String = "auto"
+
+    @Option(help: ArgumentHelp("Clients that send steps at the same time.", valueName: "count"))
+    var clients: Int = 1
+
+    @Option(help: ArgumentHelp("Sequences in a step, all but one of them forks.", valueName: "count"))
+    var batch: Int = 1
+
+    @Option(help: ArgumentHelp("Layers of the model: a token is a step through each.", valueName: "count"))
+    var layers: Int = 1
+
+    @Flag(help: "Commit each token.")
+    var commit = false
+
+    @Flag(help: "Connect by TCP on loopback, not by Unix sockets.")
+    var tcp = false
+
+    @Flag(help: "Connect by TLS on loopback, with certificates made for it.")
+    var tls = false
+
     @Option(
         help: ArgumentHelp(
             "Also measure the client in Python, in turn, with this interpreter, which has dcp_attention.",
@@ -46,9 +70,28 @@ struct StepCommand: AsyncParsableCommand {
         guard (1...64).contains(ranks) else {
             throw ValidationError("\(ranks) ranks are outside 1...64, the most that one machine is asked for.")
         }
+        for (name, value, limit) in [("--clients", clients, 256), ("--batch", batch, 1024), ("--layers", layers, 256)]
+        where !(1...limit).contains(value) {
+            throw ValidationError("\(name) \(value) is outside 1...\(limit); correct it.")
+        }
+        guard !(tcp && tls) else { throw ValidationError("--tls is TCP, too; give one of --tcp and --tls.") }
+        guard python == nil || (clients, batch, layers) == (1, 1, 1) && !tls && !commit else {
+            throw ValidationError("--python measures one client, sequence and layer, without --commit and --tls.")
+        }
+        guard Self.queryModes[query] != nil || query == "auto" else {
+            throw ValidationError("`\(query)` is not a way to bring queries; use auto, gather or replicate.")
+        }
         guard Exchange(name: exchange) != nil else {
             throw ValidationError("`\(exchange)` is not an exchange; use a2a or ag-rs.")
         }
+    }
+
+    private static let queryModes: [String: StepRequest.QueryMode] = ["gather": .gather, "replicate": .replicate]
+
+    private var load: StepLoad {
+        StepLoad(
+            clients: clients, batch: batch, layers: layers, commits: commit,
+            connection: tls ? .tls : tcp ? .tcp : .unix, queryMode: Self.queryModes[query])
     }
 
     func run() async throws {
@@ -58,13 +101,19 @@ struct StepCommand: AsyncParsableCommand {
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
                 threads: try shape.threadCounts(), ranks: ranks,
                 count: try Lists.count(count, option: "--count", in: 1...1024), queries: try QueryKind(option: queries),
-                exchange: Exchange(name: exchange) ?? .allToAll, python: python)
+                exchange: Exchange(name: exchange) ?? .allToAll, load: load, python: python)
             var parameters = shape.parameters
             parameters["ranks"] = "\(ranks)"
             parameters["context"] = context
             parameters["count"] = count
             parameters["queries"] = queries
             parameters["exchange"] = exchange
+            parameters["query"] = query
+            parameters["clients"] = "\(clients)"
+            parameters["batch"] = "\(batch)"
+            parameters["layers"] = "\(layers)"
+            parameters["commit"] = "\(commit)"
+            parameters["connection"] = load.connection.rawValue
             parameters["python"] = python
             try await options.execute("step", parameters, notMeasured: StepBenchmark.notMeasured) { bench in
                 try await benchmark.run(bench)

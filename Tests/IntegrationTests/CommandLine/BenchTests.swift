@@ -178,12 +178,31 @@ extension Integration {
             #expect(try median(": kernels") <= median(": total"))
             #expect(try median(": total") <= median("step at the client"))
             #expect(names.contains("step at the client") && names.contains("exchange, least waits"))
+            #expect(try median("overhead: step without kernels") < median("step at the client"))
+            #expect(names.contains("ping-pong of the same bytes") && !names.contains("token at the client"))
             for rank in 0..<3 {
                 for part in ["total", "kernels", "context", "query wait", "partial wait", "merge", "other"] {
                     #expect(names.contains { $0.hasPrefix("rank \(rank)") && $0.hasSuffix(": \(part)") })
                 }
             }
             #expect(names.count { $0 == "slower rank: kernels" } == 1)
+        }
+
+        @Test(
+            "step: several clients, sequences and layers, committed, over what connects machines",
+            arguments: ["--tcp", "--tls"])
+        func loads(connection: String) async throws {
+            let object = try await run(
+                "step", "--shape", "6x2x16", "--context", "70", "--clients", "2", "--batch", "3", "--layers", "2",
+                "--commit", "--query", "gather", connection)
+            let result = try #require(try results(object).first)
+            try checkAccuracy(result)
+            let load = (result["parameters"] as? [String: Any])?["load"] as? String
+            #expect(
+                load == "2 clients, batch 3, 2 layers, committed, \(connection.dropFirst(2)), queries gather",
+                "\(result)")
+            let names = (result["figures"] as? [[String: Any]])?.compactMap { $0["name"] as? String } ?? []
+            #expect(names.contains("token at the client"))
         }
 
         @Test("transfer: rows through real daemons and back, for each number of ranks")
@@ -257,6 +276,10 @@ extension Integration {
             Refusal(arguments: "cache append --rows f8", words: ["f8", "--rows"]),
             Refusal(arguments: "step --ranks 0", words: ["0 ranks"]),
             Refusal(arguments: "step --exchange ring", words: ["ring", "a2a or ag-rs"]),
+            Refusal(arguments: "step --clients 0", words: ["--clients 0", "1...256"]),
+            Refusal(arguments: "step --tcp --tls", words: ["--tcp and --tls"]),
+            Refusal(arguments: "step --query all", words: ["all", "auto, gather or replicate"]),
+            Refusal(arguments: "step --python python3 --batch 2", words: ["--python", "one client"]),
             Refusal(arguments: "bogus", words: ["bogus"]),
         ]
 

@@ -238,10 +238,12 @@ class AsyncCluster:
         *,
         lse: bool = True,
         query_mode: QueryMode | None = None,
+        commits: Iterable[Commit] = (),
     ) -> AttentionOutput:
         """See `Cluster.step`."""
         keeps = self._keeper.retry_for > 0
-        return await self._attention.run(contents(layer, entries, q, k, v, query_mode=query_mode, lse=lse, keeps=keeps))
+        step = contents(layer, entries, q, k, v, query_mode=query_mode, lse=lse, keeps=keeps)
+        return await self._attention.run(step, commits)
 
     async def append(self, layer: int, entries: Iterable[Entry], k: Tensor, v: Tensor | None = None) -> None:
         """See `Cluster.append`."""

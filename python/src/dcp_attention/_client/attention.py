@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dcp_attention._client.claims import Claims
+from dcp_attention._client.claims import Claims, IDsOf
 from dcp_attention._client.keeper import Keeper
 from dcp_attention._client.plan import Contents
 from dcp_attention._client.session import Session
-from dcp_attention._wire.requests import COMMIT, CommitPart, StartedIDs
+from dcp_attention._wire.requests import COMMIT, StartedIDs
 from dcp_attention.errors import InvalidRequest
 from dcp_attention.values import AttentionOutput, Commit, TokenIDs
 
@@ -23,20 +23,23 @@ class Attention:
         self._claims = claims
         self._keeper = keeper
 
-    async def run(self, contents: Contents) -> AttentionOutput:
-        """Carries a call out, in as many steps as it takes."""
+    async def run(self, contents: Contents, commits: Iterable[Commit] = ()) -> AttentionOutput:
+        """Carries a call out, in as many steps as it takes; the last commits."""
+        with_ids = tuple((commit, _started(commit)) for commit in commits)
         parts = contents.parts()
         if len(parts) == 1:
-            return await self._step(parts[0])
-        outputs = [await self._step(part) for part in parts]
+            return await self._step(parts[0], with_ids)
+        outputs = [await self._step(part) for part in parts[:-1]]
+        outputs.append(await self._step(parts[-1], with_ids))
         lses = [output.lse for output in outputs if output.lse is not None]
         return AttentionOutput(
             np.concatenate([output.out for output in outputs]), np.concatenate(lses) if lses else None
         )
 
-    async def _step(self, step: Contents) -> AttentionOutput:
+    async def _step(self, step: Contents, commits: tuple[IDsOf, ...] = ()) -> AttentionOutput:
         keeper = self._keeper
         sequences = [entry.sequence for entry in step.entries]
+        sequences += [commit.sequence for commit, _ in commits if commit.sequence not in sequences]
         if step.keys is None:
             return await keeper.persist(sequences, lambda _: keeper.send(step))
         fresh = [entry.sequence for entry in step.entries if keeper.get(entry.sequence) is None]
@@ -44,10 +47,11 @@ class Attention:
         async def attempt(_: int) -> AttentionOutput:
             for entry in step.entries:
                 keeper.use(entry.sequence, entry.position)
-            output = await keeper.send(step)
+            output = await keeper.send(step, commits)
             for entry, chunk in step.chunks():
                 journal = keeper.use(entry.sequence, entry.position).journal
                 journal.appended(step.layer, chunk.end, chunk if keeper.retry_for > 0 else None)
+            self._committed(commits)
             return output
 
         try:
@@ -58,30 +62,23 @@ class Attention:
 
     async def commit(self, commits: Iterable[Commit]) -> None:
         """Makes the first tokens of sequences durable on every rank."""
-        commits = tuple(commits)
-        if not commits:
+        with_ids = tuple((commit, _started(commit)) for commit in commits)
+        if not with_ids:
             return
-        ids = [_started(commit) for commit in commits]
 
         async def attempt(_: int) -> None:
             topology = await self._session.ready_topology()
-            parts = [
-                CommitPart(
-                    commit.sequence.id,
-                    commit.length,
-                    await self._claims.stated(commit.sequence, topology.epoch),
-                    tokens,
-                    commit.annotation,
-                )
-                for commit, tokens in zip(commits, ids, strict=True)
-            ]
-            await self._session.ask_ranks(COMMIT, tuple(parts), topology)
-            for commit in commits:
-                used = self._keeper.get(commit.sequence)
-                if used is not None:
-                    used.journal.committed(commit.length)
+            parts = await self._claims.commit_parts(with_ids, topology.epoch)
+            await self._session.ask_ranks(COMMIT, parts, topology)
+            self._committed(with_ids)
 
-        await self._keeper.persist([commit.sequence for commit in commits], attempt)
+        await self._keeper.persist([commit.sequence for commit, _ in with_ids], attempt)
+
+    def _committed(self, commits: tuple[IDsOf, ...]) -> None:
+        for commit, _ in commits:
+            used = self._keeper.get(commit.sequence)
+            if used is not None:
+                used.journal.committed(commit.length)
 
 
 def checked_ids(token_ids: TokenIDs) -> tuple[int, ...]:

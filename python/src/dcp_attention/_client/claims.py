@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from dcp_attention._client.session import Session, counted
-from dcp_attention._wire.requests import CLAIM_SEQUENCE, SEQUENCE_STATUS, ClaimSequence, Many, SequenceStatus
+from dcp_attention._wire.requests import (
+    CLAIM_SEQUENCE,
+    SEQUENCE_STATUS,
+    ClaimSequence,
+    CommitPart,
+    Many,
+    SequenceStatus,
+    StartedIDs,
+)
 from dcp_attention.errors import Claimed, ServiceError, StaleEpoch
-from dcp_attention.values import Sequence, Topology
+from dcp_attention.values import Commit, Sequence, Topology
 
 Q = TypeVar("Q")
 R = TypeVar("R")
+
+IDsOf: TypeAlias = "tuple[Commit, StartedIDs | None]"
+"""A commit with its ids as the wire has them."""
 
 
 @dataclass(slots=True)
@@ -59,6 +70,25 @@ class Claims:
     def is_over(self, sequence: int, epoch: int) -> bool:
         """Whether there was a claim, and none that is good in an epoch."""
         return sequence in self._held and self.good(sequence, epoch) is None
+
+    async def commit_parts(self, commits: Iterable[IDsOf], epoch: int) -> tuple[CommitPart, ...]:
+        """Commits as ranks are asked for them.
+
+        Raises:
+            StaleEpoch: As of `stated`.
+        """
+        return tuple(
+            [
+                CommitPart(
+                    commit.sequence.id,
+                    commit.length,
+                    await self.stated(commit.sequence, epoch),
+                    ids,
+                    commit.annotation,
+                )
+                for commit, ids in commits
+            ]
+        )
 
     async def stated(self, sequence: Sequence, epoch: int) -> int:
         """The claim to state; a sequence that was not used yet is claimed.

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from dcp_attention._client.claims import Claims, rank_statuses
+from dcp_attention._client.claims import Claims, IDsOf, rank_statuses
 from dcp_attention._client.journal import Journal, joined
 from dcp_attention._client.outages import Outage
 from dcp_attention._client.plan import Contents
@@ -241,7 +241,14 @@ class Keeper:
             self.made(used.sequence, Journal(there.length))
             return
         layers = len(used.sequence.model.description.layers)
-        there = await self._agree(used.sequence, used.journal.least_end(layers))
+        least = used.journal.least_end(layers)
+        there = await self._agree(used.sequence, least)
+        if there.length > least:
+            # A step that was not answered has committed its tokens. They are brought again, for their answer.
+            refusals = await self._truncate(used.sequence, least)
+            if isinstance(refusals[0], ServiceError):
+                raise refusals[0]
+            there = await self._agree(used.sequence, least)
         missing = [used.journal.missing(layer, there.length) for layer in range(layers)]
         if any(chunks is None for chunks in missing):
             self._lose(used, there)
@@ -356,13 +363,14 @@ class Keeper:
 
     # Steps.
 
-    async def send(self, step: Contents) -> AttentionOutput:
-        """Sends each rank its part of a step, once."""
+    async def send(self, step: Contents, commits: tuple[IDsOf, ...] = ()) -> AttentionOutput:
+        """Sends each rank its part of a step, once, and what it is to commit with it."""
         session = self._session
         topology = await session.ready_topology()
         claims = [await self._claims.stated(entry.sequence, topology.epoch) for entry in step.entries]
         timeout = session.step_timeout
-        frames = step.frames(topology, claims, timeout)
+        parts = await self._claims.commit_parts(commits, topology.epoch)
+        frames = step.frames(topology, claims, timeout, parts)
         # The ranks' own deadline ends first, so that the verdict names what was waited for.
         replies = await session.send(STEP_TYPE, frames, topology, timeout=timeout + 2, layer=step.layer)
         return step.joined([StepResult.of(frame) for frame in replies], topology.shape)

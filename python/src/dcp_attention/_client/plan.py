@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from dcp_attention import tensors
 from dcp_attention._client.journal import Chunk
+from dcp_attention._wire.requests import CommitPart
 from dcp_attention._wire.tensors import ENTRIES_MAX, QUERIES_ABSENT, TOKENS_MAX, StepFields, StepResult
 from dcp_attention.errors import InvalidRequest, ProtocolViolation
 from dcp_attention.model import DType, LayerAttention
@@ -62,7 +63,7 @@ class Contents:
             yield entry, Chunk(entry.position, self.keys[:, rows], values, self.kv_dtype)
 
     def frames(
-        self, topology: Topology, claims: list[int], timeout: float
+        self, topology: Topology, claims: list[int], timeout: float, commits: tuple[CommitPart, ...] = ()
     ) -> Iterator[tuple[int, bytes, list[npt.NDArray[Any]]]]:
         """For each rank its fields and its tensors: the queries of its own heads, or of its group's, and the keys and
         values of its group's heads; without queries of those tokens alone that it owns.
@@ -100,6 +101,7 @@ class Contents:
                 value_dim=attention.own_value_dim,
                 kv_tokens=kv_tokens,
                 entries=entries,
+                commits=commits,
             )
             yield rank, fields.encoded(), payload
 

@@ -41,6 +41,7 @@ class ClusterAttention(ClusterBase):
         *,
         lse: bool = True,
         query_mode: QueryMode | None = None,
+        commits: Iterable[Commit] = (),
     ) -> AttentionOutput:
         """One attention call for one layer: appends the entries' keys and values to their sequences, and answers with
         the exact causal attention of the queries over everything before and among them.
@@ -59,6 +60,9 @@ class ClusterAttention(ClusterBase):
             lse: Whether the answer has log-sum-exps.
             query_mode: Whether ranks gather the queries, or are each sent all of their group's; ``None`` takes what
                 costs less. The answer has the same bits.
+            commits: What every rank commits, as `commit` would, when the step's tokens are in place; the answer comes
+                when that is durable. All layers must have reached the lengths with this step, so its own tokens are
+                committed with the last layer's.
 
         Raises:
             InvalidRequest: A tensor is not of the layer's shape, or has a number that is NaN, infinite or beyond its
@@ -68,7 +72,7 @@ class ClusterAttention(ClusterBase):
             TokensLost: An outage took tokens that this client does not have.
             RetryableError: The cluster did not answer within ``retry_for``.
         """
-        return self._run(self._cluster.step(layer, entries, q, k, v, lse=lse, query_mode=query_mode))
+        return self._run(self._cluster.step(layer, entries, q, k, v, lse=lse, query_mode=query_mode, commits=commits))
 
     def append(self, layer: int, entries: Iterable[Entry], k: Tensor, v: Tensor | None = None) -> None:
         """Appends keys and values of one layer without attention, under the rules of `step`. Each rank is sent the

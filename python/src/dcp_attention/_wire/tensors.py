@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dcp_attention._wire.codec import Reader
 from dcp_attention._wire.frame import Frame
+from dcp_attention._wire.requests import COMMIT, CommitPart
 from dcp_attention.errors import ProtocolViolation
 from dcp_attention.model import DType
 
@@ -39,7 +41,7 @@ class StepFields:
     """A step as one rank receives it, without its tensors.
 
     ``query_mode`` is 1 for gather, 2 for replicate, 3 for a step without queries; entries are sequence, position,
-    count and claim.
+    count and claim; ``commits`` is what the rank commits when it has the tokens.
     """
 
     model: int
@@ -55,6 +57,7 @@ class StepFields:
     value_dim: int
     kv_tokens: int
     entries: tuple[tuple[int, int, int, int], ...]
+    commits: tuple[CommitPart, ...] = ()
 
     def encoded(self) -> bytes:
         """The fields."""
@@ -72,7 +75,10 @@ class StepFields:
             self.value_dim,
             self.kv_tokens,
         )
-        return head + _COUNT.pack(len(self.entries)) + b"".join(_ENTRY.pack(*entry) for entry in self.entries)
+        entries = _COUNT.pack(len(self.entries)) + b"".join(_ENTRY.pack(*entry) for entry in self.entries)
+        commits = bytearray()
+        COMMIT.fields.write(commits, self.commits)
+        return head + entries + commits
 
     @staticmethod
     def decoded(data: memoryview) -> StepFields:
@@ -80,9 +86,13 @@ class StepFields:
         head = _STEP.unpack_from(data)
         (count,) = _COUNT.unpack_from(data, _STEP.size)
         start = _STEP.size + _COUNT.size
-        entries = tuple(_ENTRY.iter_unpack(data[start:]))
-        if len(entries) != count:
-            raise ProtocolViolation(f"A step counts {count} entries and has {len(entries)}.")
+        end = start + count * _ENTRY.size
+        if len(data) < end:
+            raise ProtocolViolation(f"A step counts {count} entries and has {len(data) - start} bytes of them.")
+        entries = tuple(_ENTRY.iter_unpack(data[start:end]))
+        reader = Reader(data[end:])
+        commits = COMMIT.fields.read(reader)
+        reader.end()
         model, mode, appends, lse, timeout, query_dtype, kv_dtype, heads, kv_heads, key_dim, value_dim, tokens = head
         return StepFields(
             model,
@@ -98,6 +108,7 @@ class StepFields:
             value_dim,
             tokens,
             entries,
+            commits,
         )
 
 

@@ -127,17 +127,25 @@ class Rows:
 
     # What becomes of them.
 
-    def commit(self) -> None:
-        """Makes all tokens durable, with their ids where they are known."""
-        commits = [
+    def commits(self) -> list[Commit]:
+        """What makes all tokens durable, with their ids where they are known."""
+        return [
             Commit(row.sequence, row.length, None if row.ids is None else row.ids[row.committed : row.length])
             for row in self.all
             if row.length > row.committed
         ]
+
+    def committed(self) -> None:
+        """All tokens are durable."""
+        for row in self.all:
+            row.committed = row.length
+
+    def commit(self) -> None:
+        """Makes all tokens durable."""
+        commits = self.commits()
         if commits:
             self._cluster.commit(commits)
-            for row in self.all:
-                row.committed = row.length
+            self.committed()
 
     def cut(self, lengths: SequenceOf[int]) -> None:
         """Cuts each row to a length."""

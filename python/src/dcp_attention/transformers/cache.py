@@ -246,10 +246,15 @@ class DCPCache(NoStateCache):
         steps = [entry for _, entry in parts]
         if call.update.is_served:
             answer = self.cluster.query(index, steps, packed(query), lse=False)
-        elif latents is not None:
-            answer = self.cluster.step(index, steps, packed(query), packed(latents.keys(call)), lse=False)
         else:
-            answer = self.cluster.step(index, steps, packed(query), packed(call.key), packed(call.value), lse=False)
+            # Of the tokens before this pass, with its first step: no round trip of their own.
+            commits = self._rows.commits() if forward.commits else []
+            keys = packed(call.key if latents is None else latents.keys(call))
+            values = packed(call.value) if latents is None else None
+            answer = self.cluster.step(index, steps, packed(query), keys, values, lse=False, commits=commits)
+            if forward.commits:
+                self._rows.committed()
+                forward.commits = False
         out = torch.from_numpy(answer.out).to(call.query.device)
         if latents is not None:
             out = latents.outputs(out[None])[0]
@@ -274,10 +279,11 @@ class DCPCache(NoStateCache):
             raise ValueError(
                 f"The batch has {rows} rows and the cache {len(self._rows.all)}; use a cache for each batch."
             )
-        if any(row.length - row.committed >= (self._commit_every if row.committed else 1) for row in self._rows.all):
-            self._rows.commit()
+        commits = any(
+            row.length - row.committed >= (self._commit_every if row.committed else 1) for row in self._rows.all
+        )
         self._passes += 1
-        return Pass(self._passes, self._length, tokens, ids)
+        return Pass(self._passes, self._length, tokens, ids, commits)
 
     def _take_padding(self, padding: tuple[int, ...] | None, forward: Pass) -> None:
         """Learns each row's padding from the mask, and which ids are tokens, once in a forward pass."""
@@ -295,9 +301,9 @@ class DCPCache(NoStateCache):
         for at, row in enumerate(rows):
             entry = row.entry(forward.start, forward.tokens)
             if forward.ids is None or row.ids is None:
-                if row.committed and row.ids is not None:
+                if row.length and row.ids is not None:
                     raise NotServed(
-                        f"Sequence `{row.sequence.name}` has the ids of its {row.committed} tokens, and these have "
+                        f"Sequence `{row.sequence.name}` has the ids of its {row.length} tokens, and these have "
                         "none: embeddings or images were passed. Begin another sequence with them."
                     )
                 row.ids = None

@@ -1,0 +1,47 @@
+public import DCPWire
+
+/// What steps are sent by, and how many at once.
+public struct StepLoad: Sendable {
+    /// What clients and ranks are connected by.
+    public enum Connection: String, Sendable {
+        case unix
+        case tcp
+        case tls
+    }
+
+    /// Each has connections and sequences of its own; all send a step at the same time.
+    public var clients: Int
+    /// Sequences in one step.
+    public var batch: Int
+    /// Of the model: a token is a step through each.
+    public var layers: Int
+    /// Whether each token is committed.
+    public var commits: Bool
+    public var connection: Connection
+    /// nil takes what costs less.
+    public var queryMode: StepRequest.QueryMode?
+
+    public init(
+        clients: Int = 1, batch: Int = 1, layers: Int = 1, commits: Bool = false, connection: Connection = .unix,
+        queryMode: StepRequest.QueryMode? = nil
+    ) {
+        self.clients = clients
+        self.batch = batch
+        self.layers = layers
+        self.commits = commits
+        self.connection = connection
+        self.queryMode = queryMode
+    }
+
+    /// `2 clients, batch 8`; empty for the least there is.
+    var label: String {
+        var parts: [String] = []
+        if clients > 1 { parts.append("\(clients) clients") }
+        if batch > 1 { parts.append("batch \(batch)") }
+        if layers > 1 { parts.append("\(layers) layers") }
+        if commits { parts.append("committed") }
+        if connection != .unix { parts.append(connection.rawValue) }
+        if let queryMode { parts.append("queries \(queryMode)") }
+        return parts.joined(separator: ", ")
+    }
+}
