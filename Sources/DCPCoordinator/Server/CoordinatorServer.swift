@@ -17,6 +17,10 @@ public final class CoordinatorServer {
         public var replaceableStores: Set<RankIndex> = []
         /// Ranks whose store may be behind what it was, once.
         public var acceptableOlderStores: Set<RankIndex> = []
+        /// Whether the directory is made of what the ranks' stores hold, once.
+        public var adoptsRanks = false
+        /// How far above all epochs that ranks have seen the one begins then.
+        public var adoptionMargin = UInt64.random(in: 1000...1_000_000)
         /// How long ranks keep sequences that the directory does not know.
         public var unknownGrace: Duration = .seconds(3600)
         public var evict = EvictionPolicy.off
@@ -71,7 +75,9 @@ public final class CoordinatorServer {
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
             replaceableStores: configuration.replaceableStores,
-            acceptableOlderStores: configuration.acceptableOlderStores, evict: configuration.evict,
+            acceptableOlderStores: configuration.acceptableOlderStores, adoptsRanks: configuration.adoptsRanks,
+            adoptionMargin: configuration.adoptionMargin,
+            evict: configuration.evict,
             evictIdle: configuration.evictIdle, operationWindow: configuration.operationWindow)
     }
 
@@ -219,6 +225,8 @@ extension CoordinatorServer: LinkDelegate {
             perform(machine.matched(id, number: frame.tag.number, found.first, now: now))
         case .lengths(let lengths) where isRank:
             perform(machine.lengths(id, number: frame.tag.number, lengths, now: now))
+        case .records(let records) where isRank:
+            perform(machine.records(id, number: frame.tag.number, records, now: now))
         case .linksReady where isRank: perform(machine.linksReady(id, epoch: frame.epoch, now: now))
         case .operationDone where isRank: perform(machine.operationDone(id, number: frame.tag.number))
         case .failure(let error) where isRank:

@@ -55,6 +55,12 @@ public struct CoordinatorCommand: AsyncParsableCommand {
             valueName: "rank"))
     var acceptOlderStore: [UInt16] = []
 
+    @Flag(
+        help: ArgumentHelp(
+            "Make the directory of what the ranks' stores hold: the state is lost for good, or an older copy. Takes all ranks."
+        ))
+    var adoptRanks = false
+
     public init() {}
 
     public func validate() throws { _ = try flags() }
@@ -70,6 +76,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         }
         settings.server.replaceableStores = Set(replaceStore.map { RankIndex($0) })
         settings.server.acceptableOlderStores = Set(acceptOlderStore.map { RankIndex($0) })
+        settings.server.adoptsRanks = adoptRanks
         let log = DaemonLog(label: "dcp-coordinator", level: settings.logLevel)
         let service = CoordinatorService(
             settings: settings, log: log, reload: Reload(source: source, configuration: configuration))
