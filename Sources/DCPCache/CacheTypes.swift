@@ -55,6 +55,10 @@ public struct SequenceState: Hashable, Sendable {
     public var model: ModelID
     /// Who may find it by its ids.
     public var scope: String
+    /// What clients call it.
+    public var name: String
+    /// How long it is to stay, as this rank was told last.
+    public var retention: Retention
     /// Durable length, global tokens.
     public var committedLength: Int
     /// How many of them have ids: all, or none.

@@ -55,14 +55,13 @@ extension ShardCache {
 
     /// A writer number that was never given out before. Taken in the transaction, so an aborted one gives it back.
     func takeWriter(_ transaction: inout WriteTransaction) throws -> UInt64 {
-        let stored = try transaction.get(tables.meta, Counter.writer)
-        guard let number = stored.flatMap({ Counter.decoded($0, key: Counter.writer) }) else {
+        guard let number = try transaction.number(Counter.writer, tables.meta) else {
             throw fail(
                 .storeDamaged,
                 "The writer counter of the store \(environment.directory) is damaged; move the store away and restart, "
                     + "the rank then starts empty.")
         }
-        try transaction.put(tables.meta, Counter.writer, Counter.encoded(number + 1, key: Counter.writer))
+        try transaction.put(number + 1, Counter.writer, tables.meta)
         return number
     }
 }

@@ -78,9 +78,7 @@ extension ShardCache {
         let wanted = Superblock(rank: rank, cluster: cluster, storeID: settings.newStoreID ?? .random())
         if isNew {
             try transaction.put(tables.meta, Superblock.key, wanted.encoded())
-            try transaction.put(tables.meta, Counter.epoch, Counter.encoded(0, key: Counter.epoch))
-            try transaction.put(tables.meta, Counter.writer, Counter.encoded(1, key: Counter.writer))
-            try transaction.put(tables.meta, Counter.change, Counter.encoded(0, key: Counter.change))
+            for key in Counter.all { try transaction.put(key == Counter.writer ? 1 : 0, key, tables.meta) }
         } else {
             try check(transaction.get(tables.meta, Superblock.key), wanted: wanted, environment.directory)
         }

@@ -38,6 +38,9 @@ public final class ShardCache: Sendable {
     /// Blocks in pieces. Changed by the writer's thread only.
     let pieced: Mutex<PiecedBlocks>
     let epoch: Mutex<Epoch>
+    let joinedCluster: Mutex<ClusterID>
+    /// The highest of models and sequences that were ever in the store.
+    let numbers: Mutex<(model: UInt64, sequence: UInt64)>
     /// The last place given in the order of changes.
     let changes: Atomic<UInt64>
     /// The highest that is in a committed transaction, and in one that is known to be on the disk. Changed by the writer's
@@ -78,6 +81,8 @@ public final class ShardCache: Sendable {
         tokens = Mutex(content.tokens)
         pieced = Mutex(PiecedBlocks(content.pieced))
         epoch = Mutex(content.epoch)
+        joinedCluster = Mutex(content.clusterID)
+        numbers = Mutex((content.modelNumber, content.sequenceNumber))
         changes = Atomic(content.change)
         storedChange = Atomic(content.change)
         writer.observeSync { [weak self] in self?.noteSync() }
@@ -118,17 +123,24 @@ public final class ShardCache: Sendable {
     /// The highest membership epoch that has been persisted.
     public var highestEpoch: Epoch { epoch.withLock { $0 } }
 
-    /// Persists an epoch. A lower one than the highest succeeds and changes nothing.
-    public func persist(epoch wanted: Epoch, completion: @escaping CacheCompletion) {
+    /// The cluster that the store belongs to: of the first epoch that was persisted.
+    public var clusterID: ClusterID { joinedCluster.withLock { $0 } }
+
+    /// The highest numbers of models and sequences that were ever in the store.
+    public var highestNumbers: (model: UInt64, sequence: UInt64) { numbers.withLock { $0 } }
+
+    /// Persists an epoch of a cluster. A lower one than the highest succeeds and changes nothing, and a store that belongs to
+    /// a cluster stays with it.
+    public func persist(epoch wanted: Epoch, of joined: ClusterID = .none, completion: @escaping CacheCompletion) {
         // From the reserve of a full store: a rank that could not join would leave nobody to free space.
         enqueue([Self.epochKey], isFreeing: true, completion) { [tables] transaction in
-            let stored = try transaction.get(tables.meta, Counter.epoch).flatMap {
-                Counter.decoded($0, key: Counter.epoch)
+            try transaction.raise(Counter.epoch, to: wanted.value, tables.meta)
+            if joined != .none, try transaction.number(Counter.cluster, tables.meta) == 0 {
+                try transaction.put(joined.value, Counter.cluster, tables.meta)
             }
-            guard wanted.value > stored ?? 0 else { return }
-            try transaction.put(tables.meta, Counter.epoch, Counter.encoded(wanted.value, key: Counter.epoch))
         } apply: { [self] in
             epoch.withLock { $0 = max($0, wanted) }
+            joinedCluster.withLock { if $0 == .none { $0 = joined } }
         }
     }
 

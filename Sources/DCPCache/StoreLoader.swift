@@ -5,6 +5,10 @@ internal import DCPStore
 struct StoreContent {
     var storeID: StoreID
     var epoch: Epoch
+    var clusterID: ClusterID
+    /// The highest that were ever in the store.
+    var modelNumber: UInt64
+    var sequenceNumber: UInt64
     /// The last place in the order of changes.
     var change: UInt64
     var models: [ModelID: ModelEntry] = [:]
@@ -40,10 +44,16 @@ struct StoreLoader {
     mutating func load() throws -> StoreContent {
         let read = try environment.beginRead()
         guard let superblock = try read.get(tables.meta, Superblock.key).flatMap({ Superblock($0) }),
-            let epoch = try read.get(tables.meta, Counter.epoch).flatMap({ Counter.decoded($0, key: Counter.epoch) }),
-            let change = try read.get(tables.meta, Counter.change).flatMap({ Counter.decoded($0, key: Counter.change) })
+            let epoch = try read.number(Counter.epoch, tables.meta),
+            let change = try read.number(Counter.change, tables.meta),
+            let modelNumber = try read.number(Counter.model, tables.meta),
+            let clusterNumber = try read.number(Counter.cluster, tables.meta),
+            let sequenceNumber = try read.number(Counter.sequence, tables.meta)
         else { throw damaged("The superblock or a counter") }
-        var content = StoreContent(storeID: superblock.storeID, epoch: Epoch(epoch), change: change)
+        var content = StoreContent(
+            storeID: superblock.storeID, epoch: Epoch(epoch), clusterID: ClusterID(clusterNumber),
+            modelNumber: modelNumber,
+            sequenceNumber: sequenceNumber, change: change)
         content.models = try models(read)
         let records = try records(read, &content)
         for (id, record) in records { content.lineages[id] = record.lineage }
@@ -145,8 +155,10 @@ struct StoreLoader {
             layers.append(LayerState(length: record.committed, mapped: addresses))
         }
         let sequence = SequenceCache(
-            id: id, model: model, scope: record.scope, origin: record.origin, committed: record.committed,
-            lastChange: record.lastChange, claim: record.claim, isTailLoaded: false, layers: layers)
+            id: id, model: model, scope: record.scope, name: record.name, origin: record.origin,
+            committed: record.committed, lastChange: record.lastChange, claim: record.claim,
+            retention: record.retention,
+            isTailLoaded: false, layers: layers)
         if let missing {
             sequence.markDamaged(
                 fromLocalIndex: missing.block * cluster.layout.blockTokens,

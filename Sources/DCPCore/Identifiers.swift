@@ -75,6 +75,24 @@ public struct ClientID: Hashable, Sendable, CustomStringConvertible {
     public var description: String { "client " + String(value, radix: 16) }
 }
 
+/// A cluster's identity, random, drawn when its coordinator's state is created; its ranks' stores keep it from their first
+/// join on.
+public struct ClusterID: Hashable, Sendable, CustomStringConvertible {
+    public let value: UInt64
+
+    public init(_ value: UInt64) { self.value = value }
+
+    /// No cluster yet: of a store that has never joined one.
+    public static let none = ClusterID(0)
+
+    public static func random() -> ClusterID { ClusterID(UInt64.random(in: 1...UInt64.max)) }
+
+    public var description: String {
+        let digits = String(value, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
+}
+
 /// A store's identity, random, written once when the store is created.
 public struct StoreID: Hashable, Sendable, CustomStringConvertible {
     public let high: UInt64

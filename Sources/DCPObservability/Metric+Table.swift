@@ -172,6 +172,13 @@ extension Metric {
         "dcp_stores_refused_total", .counter, [.coordinator], labels: ["peer", "cause"],
         "Processes that were refused since they came with a copy of a rank's store, by rank and cause.",
         "`older_store`: it is behind what the store reported. `second_holder`: another process that lives has it.")
+    public static let cutSequences = Metric(
+        "dcp_sequences_cut_total", .counter, [.coordinator],
+        "Sequences of which a join has given up committed tokens, since not all ranks had them.",
+        "The journal names them. Not 0: a store has lost what it had committed, or an older copy was taken in its place."
+    )
+    public static let cutTokens = Metric(
+        "dcp_committed_tokens_cut_total", .counter, [.coordinator], "Committed tokens that joins have given up.")
     public static let models = Metric("dcp_directory_models", .gauge, [.coordinator], "Models in the directory.")
     public static let directorySequences = Metric(
         "dcp_directory_sequences", .gauge, [.coordinator], "Sequences in the directory.")
@@ -209,7 +216,8 @@ extension Metric {
         piecedBlocks, openBlockBytes, spareBlockBytes, uncommittedBytes, spilledBytes, spilledBlocks, uncommittedLimit,
         claimsEnded, computeThreads, computeWaiting, computeRunning, computeFinished, serving, coordinatorConnected,
         peers, peersConnected, peersLost, receivedBytes, sentBytes,
-        clusterReady, clusterRanks, rankRegistered, ranksLost, storeMark, storesRefused, models, directorySequences,
+        clusterReady, clusterRanks, rankRegistered, ranksLost, storeMark, storesRefused, cutSequences,
+        cutTokens, models, directorySequences,
         pinnedSequences, evictions, operationsFailed, canaryInterval, canaryLast, canaryDuration, canariesFailed,
     ]
 }

@@ -73,6 +73,11 @@ final class Faults: @unchecked Sendable {
             rank.kill()
             rank.restoreOlder()
             restart(rank, downTime)
+        case .lostState, .olderState:
+            // Of an acknowledged open or commit that a rank has lost with its power, only the directory knows.
+            guard simulation.knobs.keepsAcknowledged, !simulation.ranks.contains(where: \.hasOlderStore) else { return }
+            simulation.coordinator.loseState(forOlder: kind == .olderState)
+            simulation.restart(after: .nanoseconds(downTime)) { [simulation] in simulation.coordinator.start() }
         case .fullDisk:
             let time = world.delay(.milliseconds(200) ... .seconds(8))
             rank.disk.fill(until: world.now + time)

@@ -66,6 +66,11 @@ struct Knobs {
         uncommittedBlocks = pick([nil, nil, 4, 12, 40])
         loopWorkMax = .microseconds(pick([0, 15, 40, 600]))
     }
+
+    /// Whether no rank loses what it has answered.
+    var keepsAcknowledged: Bool {
+        durability == .always || !faults.rates.contains { [.powerLoss, .failedSync].contains($0.kind) && $0.rate > 0 }
+    }
 }
 
 struct NetworkKnobs {
@@ -86,7 +91,7 @@ struct NetworkKnobs {
 struct FaultKnobs {
     enum Kind: CaseIterable {
         case kill, powerLoss, stop, pause, partition, halfPartition, reset, slow, bitFlip, killCoordinator, fullDisk,
-            tornPage, failedSync, twin, restored, scatteredRoom
+            tornPage, failedSync, twin, restored, scatteredRoom, lostState, olderState
     }
 
     var rates: [(kind: Kind, rate: Double)]

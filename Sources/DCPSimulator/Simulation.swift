@@ -251,6 +251,9 @@ public final class Simulation: @unchecked Sendable {
         }
     }
 
+    /// The coordinator's state is lost, with the number of an epoch that perhaps nobody has served.
+    func lostDirectory() { epoch = answers.values.compactMap(\.last?.epoch).max() ?? .none }
+
     func timedOut(_ client: String, _ request: String) {
         count("timeouts")
         // Time for what was sent before the calm, and for the cluster to become complete.

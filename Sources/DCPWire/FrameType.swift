@@ -66,6 +66,9 @@ public struct FrameType: Sendable {
     /// From the coordinator: how much of these sequences the rank has committed and intact.
     public static let lengthsRequest = FrameType(22, "lengthsRequest")
     public static let lengths = FrameType(23, "lengths")
+    /// From the coordinator: what these sequences are called, and whose they are.
+    public static let recordsRequest = FrameType(24, "recordsRequest")
+    public static let records = FrameType(25, "records")
 
     // Rank and rank, inside a head group.
     public static let query = FrameType(50, "query")
@@ -78,6 +81,7 @@ public struct FrameType: Sendable {
     public static let notices: [FrameType] = [
         .hello, .welcome, .failure, .register, .renewLease, .leaseRenewed, .topology, .linksReady, .operation,
         .operationDone, .refusals, .victimsRequest, .victims, .matchRequest, .matched, .lengthsRequest, .lengths,
+        .recordsRequest, .records,
         .query, .partial, .logSumExp, .corrected, .abort, .appended,
     ]
 }

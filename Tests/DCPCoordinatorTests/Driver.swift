@@ -23,20 +23,24 @@ struct Driver {
     static let unknownGrace = Duration.seconds(60)
 
     init(
-        ranks: Int = 2, losses: Set<RankLoss> = [], evict: EvictionPolicy = .off,
-        evictIdle: Duration = .seconds(10)
+        ranks: Int = 2, losses: Set<RankLoss> = [], adopts: Bool = false, without: Set<RankIndex> = [],
+        evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10)
     ) throws {
         let shape = try ClusterShape(
             ranks: ranks, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
         machine = CoordinatorMachine(
-            state: CoordinatorState(shape: shape), lease: Self.lease, unknownGrace: Self.unknownGrace,
-            losses: losses, evict: evict, evictIdle: evictIdle)
+            state: CoordinatorState(shape: shape, cluster: Self.cluster), lease: Self.lease,
+            unknownGrace: Self.unknownGrace, losses: losses, adoptsRanks: adopts, adoptsWithout: without,
+            adoptionMargin: 1000, evict: evict, evictIdle: evictIdle)
     }
 
     /// A coordinator that starts again with what another has persisted.
-    init(restarting other: Driver, losses: Set<RankLoss> = [], evict: EvictionPolicy = .off) {
+    init(
+        restarting other: Driver, losses: Set<RankLoss> = [], adopts: Bool = false, evict: EvictionPolicy = .off
+    ) {
         machine = CoordinatorMachine(
-            state: other.machine.state, lease: Self.lease, losses: losses, evict: evict)
+            state: other.machine.state, lease: Self.lease, losses: losses, adoptsRanks: adopts, adoptionMargin: 1000,
+            evict: evict)
     }
 
     @discardableResult
@@ -54,24 +58,28 @@ struct Driver {
         note(body(&machine))
     }
 
+    static let cluster = ClusterID(1)
     static func store(_ rank: UInt16) -> StoreID { StoreID(high: 7, low: UInt64(rank)) }
     static func link(_ rank: UInt16) -> LinkID { LinkID(UInt64(rank) + 1) }
     static let client = LinkID(100)
 
     @discardableResult
     mutating func register(
-        _ rank: UInt16, store: StoreID? = nil, link: LinkID? = nil, epoch: Epoch = .none, models: [ModelRecord] = [],
-        lengths: [SequenceID: Int] = [:], intact: [SequenceID: Int] = [:], order: [SequenceID] = [],
+        _ rank: UInt16, store: StoreID? = nil, cluster: ClusterID = .none, link: LinkID? = nil, epoch: Epoch = .none,
+        models: [ModelRecord] = [], numbers: Registration.Numbers? = nil, lengths: [SequenceID: Int] = [:],
+        intact: [SequenceID: Int] = [:], retentions: [SequenceID: Retention] = [:], order: [SequenceID] = [],
         useCount: UInt64 = 0, incarnation: UInt64 = 0, mark: UInt64 = 0
     ) -> [CoordinatorMachine.Action] {
         let place = { (id: SequenceID) in order.firstIndex(of: id) ?? -1 }
         let registration = Registration(
-            rank: RankIndex(rank), store: store ?? Self.store(rank), endpoint: .unix(path: "/rank-\(rank)"),
-            epoch: epoch,
-            models: models,
+            rank: RankIndex(rank), store: store ?? Self.store(rank), cluster: cluster,
+            endpoint: .unix(path: "/rank-\(rank)"), epoch: epoch, models: models,
+            numbers: numbers
+                ?? .init(model: models.map(\.id.value).max() ?? 0, sequence: lengths.keys.map(\.value).max() ?? 0),
             sequences: lengths.sorted { (place($0.key), $0.key) < (place($1.key), $1.key) }.map {
                 .init(
-                    sequence: $0.key, model: ModelID(1), committedLength: $0.value, intactLength: intact[$0.key])
+                    sequence: $0.key, model: ModelID(1), committedLength: $0.value, intactLength: intact[$0.key],
+                    retention: retentions[$0.key] ?? Retention())
             }, useCount: useCount, incarnation: incarnation, holder: "process \(incarnation)", mark: mark)
         return note(machine.registered(registration, link: link ?? Self.link(rank), now: now))
     }

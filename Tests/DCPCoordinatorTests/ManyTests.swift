@@ -64,7 +64,7 @@ struct ManyTests {
         var driver = try ready()
         let sent = operations(driver.send(many: ["a", "b"].map { OpenSequence(name: $0, model: "m", create: true) }))
         let refusal = ServiceError(.storeFull, "Full.", rank: RankIndex(1))
-        let first = sent.filter { if case .open(SequenceID(2), _, _) = $0.operation { true } else { false } }
+        let first = sent.filter { if case .open(let new) = $0.operation { new.id == SequenceID(2) } else { false } }
         driver.on { $0.operationFailed(first[1].link, number: first[1].number, refusal) }
         driver.on { $0.operationDone(first[0].link, number: first[0].number) }
         #expect(answers(driver.actions, to: OpenSequence.self).last?.count == 1, "only the setup's own")

@@ -74,7 +74,8 @@ struct MatchingTests {
         #expect(kinds(forked).first == "persist")
         #expect(
             operations(forked).map(\.operation)
-                == Array(repeating: .fork(parent: SequenceID(1), child: SequenceID(3), length: 20), count: 3))
+                == Array(
+                    repeating: .fork(parent: SequenceID(1), child: SequenceID(3), length: 20, name: "new"), count: 3))
         let before = driver.actions.count
         driver.confirm(forked)
         let answer = try #require(answers(Array(driver.actions[before...])).first).get()
@@ -93,7 +94,9 @@ struct MatchingTests {
             #expect(asked[0].question.scope == "tenant")
             let opened = found(&driver, asked[0].sent, length == nil ? nil : 2, length ?? 0)
             #expect(
-                operations(opened).allSatisfy { if case .open(_, _, "tenant") = $0.operation { true } else { false } })
+                operations(opened).allSatisfy {
+                    if case .open(let new) = $0.operation { new.scope == "tenant" } else { false }
+                })
             let before = driver.actions.count
             driver.confirm(opened)
             #expect(try #require(answers(Array(driver.actions[before...])).first).get().length == 0)
@@ -101,7 +104,9 @@ struct MatchingTests {
         let asked = questions(driver.send(many: [open("short", lengthMax: 7)]))
         let lengths = lengthQuestions(found(&driver, asked[0].sent, 1, 30))
         let forked = lengths.flatMap { held(&driver, $0, 1, 30) }
-        #expect(operations(forked).first?.operation == .fork(parent: SequenceID(1), child: SequenceID(5), length: 7))
+        #expect(
+            operations(forked).first?.operation
+                == .fork(parent: SequenceID(1), child: SequenceID(5), length: 7, name: "short"))
     }
 
     @Test("what is gone, closing, of another scope, or not on a rank is no answer: the search goes on without it")

@@ -47,7 +47,7 @@ struct OperationOrderTests {
         _ = driver.send(.truncate(name: "other", length: 2, claim: other))
         let child = SequenceID(3)
         let actions = try join(&driver, [s: 10, t: 10])
-        let fork = DirectoryOperation.fork(parent: s, child: child, length: 8)
+        let fork = DirectoryOperation.fork(parent: s, child: child, length: 8, name: "t")
         #expect(sent(actions, to: 0) == [fork, .truncate(t, length: 2)])
         let number = try number(actions, to: 0)
         let refused = driver.on { $0.operationFailed(Driver.link(0), number: number, Self.full) }
@@ -183,7 +183,7 @@ struct OperationOrderTests {
                 }
                 let rank = Int(link.value) - 1
                 switch operation {
-                case .fork(let parent, let child, let length):
+                case .fork(let parent, let child, let length, _):
                     #expect(ranks[rank][parent]! >= length, "seed \(SeededGenerator.seed): \(operation)")
                     ranks[rank][child] = length
                 case .truncate(let id, let length): ranks[rank][id] = length

@@ -70,13 +70,13 @@ struct ReconciliationTests {
         var driver = try directory(["s"])
         let record = try model(driver)
         var (asked, _) = try join(&driver, [[s: 10], [:]])
-        #expect(asked == [[.truncate(s, length: 0)], [.open(s, model: ModelID(1), scope: "")]])
+        #expect(asked == [[.truncate(s, length: 0)], [.open(SequenceRecord(id: s, name: "s", model: ModelID(1)))]])
         let actions: [CoordinatorMachine.Action]
         (asked, actions) = try join(&driver, [[:], [:]], models: [])
         #expect(asked == [[.putModel(record)], [.putModel(record)]])
         let (_, number, link) = try #require(operations(actions).first)
         let then = driver.on { $0.operationDone(link, number: number) }
-        #expect(operations(then).map(\.operation) == [.open(s, model: ModelID(1), scope: "")])
+        #expect(operations(then).map(\.operation) == [.open(SequenceRecord(id: s, name: "s", model: ModelID(1)))])
     }
 
     @Test("TRAPS 20: a rank that holds another shape under a model's number gets the directory's")
@@ -93,7 +93,7 @@ struct ReconciliationTests {
         var driver = try directory(["s"])
         _ = driver.ask(.fork(name: "s", newName: "t", length: 5))
         let (asked, actions) = try join(&driver, [[s: 8, t: 5], [s: 8]])
-        #expect(asked == [[], [.fork(parent: s, child: t, length: 5)]])
+        #expect(asked == [[], [.fork(parent: s, child: t, length: 5, name: "t")]])
         driver.confirm(actions)
         #expect(driver.machine.state.sequences[t]?.fork == nil)
     }
@@ -104,7 +104,7 @@ struct ReconciliationTests {
         // Rank 1 is lost before it confirms.
         _ = driver.ask(.fork(name: "s", newName: "t", length: 6))
         let (asked, actions) = try join(&driver, [[s: 10, t: 6], [s: 10]])
-        #expect(asked == [[], [.fork(parent: s, child: t, length: 6)]])
+        #expect(asked == [[], [.fork(parent: s, child: t, length: 6, name: "t")]])
         let sent = try #require(operations(actions).first)
         let epoch = driver.machine.state.epoch
         driver.on {
@@ -116,7 +116,7 @@ struct ReconciliationTests {
         let again = driver.register(1, epoch: next, models: [try model(driver)], lengths: [s: 10], intact: [s: 4])
         #expect(
             Set(operations(again).map(\.operation))
-                == [.truncate(t, length: 4), .fork(parent: s, child: t, length: 4)])
+                == [.truncate(t, length: 4), .fork(parent: s, child: t, length: 4, name: "t")])
         #expect(cuts(again).map(\.sequence) == [t] && cuts(again)[0].from == 6 && cuts(again)[0].to == 4)
         driver.confirm(again)
         for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
@@ -174,12 +174,12 @@ struct ReconciliationTests {
         _ = driver.ask(.fork(name: "s", newName: "t", length: 5))
         let (asked, _) = try join(&driver, [[s: 8, t: 5], [s: 3]])
         #expect(asked[0].contains(.truncate(s, length: 3)) && asked[0].contains(.truncate(t, length: 3)))
-        #expect(asked[1] == [.fork(parent: s, child: t, length: 3)])
+        #expect(asked[1] == [.fork(parent: s, child: t, length: 3, name: "t")])
         var late = try directory(["s"])
         _ = late.ask(.fork(name: "s", newName: "t", length: 5))
         leave(&late)
         let (again, actions) = try join(&late, [[s: 3], [s: 8]])
-        let fork = DirectoryOperation.fork(parent: s, child: t, length: 3)
+        let fork = DirectoryOperation.fork(parent: s, child: t, length: 3, name: "t")
         #expect(again == [[fork], [fork]])
         let (_, number, link) = try #require(operations(actions).last)
         let then = late.on { $0.operationDone(link, number: number) }
@@ -193,7 +193,7 @@ struct ReconciliationTests {
         driver.confirm(driver.ask(.fork(name: "s", newName: "t", length: 5)))
         _ = driver.ask(.fork(name: "t", newName: "u", length: 4))
         let (asked, _) = try join(&driver, [[s: 8, t: 5, u: 4], [s: 8, t: 5]])
-        #expect(asked == [[], [.fork(parent: t, child: u, length: 4)]])
+        #expect(asked == [[], [.fork(parent: t, child: u, length: 4, name: "u")]])
     }
 
     @Test("a recorded truncation is carried to ranks that missed it, and forgotten when all have it")

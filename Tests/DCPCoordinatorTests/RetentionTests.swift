@@ -21,7 +21,7 @@ struct RetentionTests {
         driver.confirm(driver.send(many: [CloseSequence(name: name, claim: claim, keep: true)]))
     }
 
-    private func retain(_ item: RetainSequence, _ driver: inout Driver) { _ = driver.send(many: [item]) }
+    private func retain(_ item: RetainSequence, _ driver: inout Driver) { driver.confirm(driver.send(many: [item])) }
 
     /// What a full rank would be asked to choose from, in its order.
     private func candidates(_ driver: inout Driver, at now: Duration) -> [UInt64] {
@@ -101,7 +101,8 @@ struct RetentionTests {
     func durable() throws {
         var driver = try ready(evict: .off, sequences: 1)
         let set = RetainSequence(name: "s1", isPinned: true, priority: -128, timeToLive: .max)
-        #expect(kinds(driver.send(many: [set])) == ["persist", "answer reply"])
+        let sent = driver.send(many: [set])
+        #expect(kinds(sent) == ["persist", "send operation", "send operation", "answer reply"])
         #expect(kinds(driver.send(many: [set])) == ["answer reply"])
         let entry = try #require(driver.machine.state.sequences[SequenceID(1)])
         let (key, value) = StateCoding.encode(.sequence(entry))

@@ -211,7 +211,7 @@ struct FullStoreTests {
         #expect(evictions(later) == [SequenceID(2)])
         driver.confirm(later)
         #expect(evict(&driver, at: .seconds(300)).isEmpty)
-        _ = driver.ask(.unpin(name: "s1"))
+        driver.confirm(driver.ask(.unpin(name: "s1")))
         #expect(evictions(evict(&driver, at: .seconds(400))) == [SequenceID(1)])
         var off = try ready(evict: .off)
         #expect(evict(&off, at: .seconds(400)).isEmpty)
@@ -265,7 +265,7 @@ struct FullStoreTests {
         let (key, value) = StateCoding.encode(.sequence(pinned))
         #expect(try StateCoding.decode(key: key, value: #require(value)) == .sequence(pinned))
         var driver = try ready(sequences: 1)
-        _ = driver.ask(.pin(name: "s1"))
+        driver.confirm(driver.ask(.pin(name: "s1")))
         #expect(
             driver.persisted.contains { if case .sequence(let entry) = $0 { entry.retention.isPinned } else { false } })
         let count = driver.persisted.count

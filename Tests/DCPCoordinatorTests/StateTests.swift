@@ -19,7 +19,7 @@ private func allChanges() throws -> [StateChange] {
         .sequence(SequenceEntry(record: record, fork: .init(parent: SequenceID(3), length: 1 << 40))),
         .sequence(SequenceEntry(record: record, fork: .init(parent: SequenceID(0), length: 0), truncateLength: 0)),
         .sequence(SequenceEntry(record: record, truncateLength: 12, history: cuts)), .sequenceRemoved(SequenceID(8)),
-        .nextIDs(model: 7, sequence: 9),
+        .nextIDs(model: 7, sequence: 9), .cluster(ClusterID(0x0102_0304_0506_0708)), .adopting(true), .adopting(false),
     ]
 }
 
@@ -33,6 +33,7 @@ struct StateCodingTests {
             case .modelRemoved(let id):
                 #expect(value == nil)
                 #expect(key == StateCoding.encode(.model(ModelRecord(id: id, name: "x", description: try shape()))).key)
+            case .adopting(false): #expect(value == nil && key == StateCoding.encode(.adopting(true)).key)
             case .sequenceRemoved(let id):
                 let record = SequenceRecord(id: id, name: "x", model: ModelID(1))
                 #expect(value == nil && key == StateCoding.encode(.sequence(SequenceEntry(record: record))).key)
@@ -50,8 +51,8 @@ struct StateCodingTests {
         #expect(keys[1] == [0x72, 1, 2])
         #expect(keys[2] == [0x6D, 1, 2, 3, 4])
         #expect(keys[5] == [0x71, 1, 2, 3, 4, 5, 6, 7, 8])
-        #expect(keys[11] == [0x6E])
-        #expect(Set(keys.map { $0.map { $0 } }).count == 8)
+        #expect(keys[11...].map { $0 } == [[0x6E], [0x63], [0x61], [0x61]])
+        #expect(Set(keys.map { $0.map { $0 } }).count == 10)
     }
 
     @Test("any one flipped bit, a cut or an added byte is noticed, and the record is named")
@@ -110,12 +111,12 @@ struct CoordinatorStoreTests {
         _ = driver.ask(.fork(name: "a", newName: "d", length: 4))
         _ = driver.ask(.truncate(name: "b", length: 2))
         let path = directory.path("state")
-        let store = try CoordinatorStore(directory: path, shape: try cluster())
-        #expect(store.initialState == CoordinatorState(shape: try cluster()))
+        let store = try CoordinatorStore(directory: path, shape: try cluster(), newClusterID: Driver.cluster)
+        #expect(store.initialState == CoordinatorState(shape: try cluster(), cluster: Driver.cluster))
         for change in driver.persisted { try await persist([change], in: store) }
         store.close()
         for _ in 0..<2 {
-            let again = try CoordinatorStore(directory: path, shape: try cluster())
+            let again = try CoordinatorStore(directory: path, shape: try cluster(), newClusterID: Driver.cluster)
             #expect(again.initialState == driver.machine.state)
             again.close()
         }

@@ -78,7 +78,7 @@ struct ConfigurationTests {
     func flags() throws {
         let acts: Set = [
             "--config", "--check-config", "--print-config", "--json", "--stop-on-stdin-eof", "--rank",
-            "--version", "--help",
+            "--adopt-ranks", "--adopt-without", "--version", "--help",
         ]
         let commands: [(any ParsableCommand.Type, [ConfigurationKey])] = [
             (RankCommand.self, ConfigurationKey.ofRank), (CoordinatorCommand.self, ConfigurationKey.ofCoordinator),

@@ -81,7 +81,8 @@ struct HostChecksTests {
             ranks: hosts.count, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
         let topology = Topology(
             epoch: Epoch(1), phase: .ready, reason: "", shape: shape, leaseMilliseconds: 5000,
-            members: shape.allRanks.map { Topology.Member(rank: $0, endpoint: .unix(path: "/x")) })
+            members: shape.allRanks.map { Topology.Member(rank: $0, endpoint: .unix(path: "/x")) },
+            cluster: ClusterID(1))
         let daemons = zip(shape.allRanks, hosts).map { rank, host in
             var report = report()
             report.bootID = host.boot
@@ -111,7 +112,10 @@ struct HostChecksTests {
         let shape = try ClusterShape(ranks: 2, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
         let topology = Topology(
             epoch: Epoch(1), phase: .incomplete, reason: "rank 1 missing (gone)", shape: shape, leaseMilliseconds: 5000,
-            members: [.init(rank: RankIndex(0), endpoint: .unix(path: "/x")), .init(rank: RankIndex(1), endpoint: nil)])
+            members: [
+                .init(rank: RankIndex(0), endpoint: .unix(path: "/x")), .init(rank: RankIndex(1), endpoint: nil),
+            ],
+            cluster: ClusterID(1))
         var old = report()
         old.release = "0.0.1"
         old.peers = [HostReport.Peer(rank: RankIndex(1), isReached: false)]

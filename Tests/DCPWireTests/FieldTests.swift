@@ -163,7 +163,7 @@ struct FieldTests {
         #expect(patched(truncate, at: 9, little(UInt64(1) << 48)) == nil)
         #expect(patched(truncate, at: 9, little(UInt64(1) << 48 + 1))?.message.contains("`length`") == true)
         #expect(patched(truncate, at: 9, little(UInt64.max))?.code == .protocolViolation)
-        #expect(patched(truncate, at: 0, [9])?.message.contains("operation 9") == true)
+        #expect(patched(truncate, at: 0, [10])?.message.contains("operation 10") == true)
         var unknown = RawFrame(.request(ListModels()))
         unknown.type = 0x01FF
         #expect(refusal(unknown.bytes)?.message.contains("0x1ff") == true)
@@ -195,7 +195,8 @@ struct FieldTests {
                         .topology(
                             Topology(
                                 epoch: Epoch(1), phase: .ready, reason: "", shape: cluster, leaseMilliseconds: 1,
-                                members: ranks.map { .init(rank: RankIndex($0), endpoint: .unix(path: "/x")) })))))
+                                members: ranks.map { .init(rank: RankIndex($0), endpoint: .unix(path: "/x")) },
+                                cluster: ClusterID(1))))))
         }
         #expect(topology([0, 1]) == nil)
         #expect(topology([1, 0])?.code == .protocolViolation)
@@ -204,7 +205,8 @@ struct FieldTests {
         let whole = Message.topology(
             Topology(
                 epoch: Epoch(1), phase: .ready, reason: "", shape: cluster, leaseMilliseconds: 1,
-                members: [.init(rank: RankIndex(0), endpoint: nil), .init(rank: RankIndex(1), endpoint: nil)]))
+                members: [.init(rank: RankIndex(0), endpoint: nil), .init(rank: RankIndex(1), endpoint: nil)],
+                cluster: ClusterID(1)))
         #expect(patched(whole, at: 15, little(UInt32(3)))?.message.contains("interleave 3") == true)
         #expect(patched(whole, at: 19, little(UInt32.max))?.code == .invalidConfiguration)
     }

@@ -16,9 +16,16 @@ enum Samples {
         return try control(model, plain, cluster) + (try directory(model, plain)) + clients(cluster) + peers()
     }
 
+    private static var retention: Retention {
+        var retention = Retention()
+        (retention.isPinned, retention.isKept, retention.priority, retention.timeToLive) = (true, true, -3, 86_400)
+        return retention
+    }
+
     private static func control(_ model: ModelRecord, _ plain: ModelDescription, _ cluster: ClusterShape) throws
         -> [Message]
     {
+        let record = SequenceRecord(id: SequenceID(4), name: "chat", model: ModelID(3), scope: "tenant")
         let members = (0..<4).map {
             Topology.Member(rank: RankIndex($0), endpoint: $0 == 2 ? nil : .unix(path: "/run/\($0)"))
         }
@@ -30,10 +37,14 @@ enum Samples {
             .failure(ServiceError(ServiceError.Code(rawValue: 4711), "")),
             .register(
                 Registration(
-                    rank: RankIndex(1), store: StoreID(high: 1, low: UInt64.max),
+                    rank: RankIndex(1), store: StoreID(high: 1, low: UInt64.max), cluster: ClusterID(17),
                     endpoint: .tcp(host: "127.0.0.1", port: 7400),
                     epoch: Epoch(12), models: [model, ModelRecord(id: ModelID(8), name: "b", description: plain)],
-                    sequences: [.init(sequence: SequenceID(5), model: ModelID(7), committedLength: 1 << 40)])),
+                    numbers: .init(model: 9, sequence: 1 << 40),
+                    sequences: [
+                        .init(
+                            sequence: SequenceID(5), model: ModelID(7), committedLength: 1 << 40, retention: retention)
+                    ])),
             .renewLease(LeaseRenewal(stepsInFlight: 77)), .leaseRenewed,
             .renewLease(
                 LeaseRenewal(
@@ -44,6 +55,7 @@ enum Samples {
                 MatchQuestion(model: ModelID(7), scope: "tenant", ids: [1, .max, 0], excluding: [SequenceID(4)])),
             .matched([]), .matched([HeldLength(sequence: SequenceID(9), length: 1 << 40)]),
             .lengthsRequest([SequenceID(9)]), .lengths([HeldLength(sequence: SequenceID(9), length: 7)]),
+            .recordsRequest([SequenceID(4)]), .records([record]),
             .refusals([]),
             .refusals([
                 ServiceError(.storeFull, "Full.", rank: RankIndex(3)),
@@ -52,11 +64,12 @@ enum Samples {
             .topology(
                 Topology(
                     epoch: Epoch(9), phase: .incomplete, reason: "rank 2 missing (gone)", shape: cluster,
-                    leaseMilliseconds: 5000, members: members)),
+                    leaseMilliseconds: 5000, members: members, cluster: ClusterID(17))),
             .linksReady,
             .operation(.putModel(model)), .operation(.removeModel(ModelID(3))),
-            .operation(.open(SequenceID(4), model: ModelID(3), scope: "tenant")),
-            .operation(.fork(parent: SequenceID(4), child: SequenceID(6), length: 99)),
+            .operation(.open(record)),
+            .operation(.fork(parent: SequenceID(4), child: SequenceID(6), length: 99, name: "twig")),
+            .operation(.retain(SequenceID(4), retention)),
             .operation(.truncate(SequenceID(4), length: 12)), .operation(.close(SequenceID(4))),
             .operation(.evict(SequenceID(4))),
             .operation(.claim(SequenceID(4), Claim(9), holder: "client:alice")), .operationDone,
@@ -65,8 +78,6 @@ enum Samples {
 
     private static func directory(_ model: ModelRecord, _ plain: ModelDescription) throws -> [Message] {
         let record = SequenceRecord(id: SequenceID(11), name: "chat", model: ModelID(7), scope: "tenant")
-        var retention = Retention()
-        (retention.isPinned, retention.isKept, retention.priority, retention.timeToLive) = (true, true, -3, 86_400)
         let opened = OpenedSequence(sequence: record, model: model)
         let refusal = ServiceError(.unknownSequence, "No.")
         return [
@@ -91,7 +102,8 @@ enum Samples {
                     epoch: Epoch(9), phase: .ready, reason: "",
                     shape: try ClusterShape(
                         ranks: 1, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll),
-                    leaseMilliseconds: 5000, members: [.init(rank: RankIndex(0), endpoint: .unix(path: "/run/0"))]),
+                    leaseMilliseconds: 5000, members: [.init(rank: RankIndex(0), endpoint: .unix(path: "/run/0"))],
+                    cluster: ClusterID(.max)),
                 to: GetTopology.self),
             .reply([model, model], to: ListModels.self),
             .reply(

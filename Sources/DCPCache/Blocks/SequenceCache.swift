@@ -77,6 +77,7 @@ final class SequenceCache: Sendable {
     let id: SequenceID
     let model: ModelEntry
     let scope: String
+    let name: String
     let origin: SequenceRecord.Origin?
     let core: Mutex<Core>
     let layers: [LayerCache]
@@ -92,6 +93,7 @@ final class SequenceCache: Sendable {
         var lastChange: UInt64
         /// The latest that this rank has been told of.
         var claim: Claim
+        var retention: Retention
         /// Whether the tail rows of the store have been brought into RAM.
         var isTailLoaded: Bool
         var isClosed = false
@@ -105,17 +107,19 @@ final class SequenceCache: Sendable {
     }
 
     init(
-        id: SequenceID, model: ModelEntry, scope: String, origin: SequenceRecord.Origin?, committed: Int,
-        lastChange: UInt64, claim: Claim = .none, isTailLoaded: Bool, layers: [LayerState]
+        id: SequenceID, model: ModelEntry, scope: String, name: String, origin: SequenceRecord.Origin?, committed: Int,
+        lastChange: UInt64, claim: Claim = .none, retention: Retention = Retention(), isTailLoaded: Bool,
+        layers: [LayerState]
     ) {
         self.id = id
         self.model = model
         self.scope = scope
+        self.name = name
         self.origin = origin
         core = Mutex(
             Core(
                 committed: committed, floor: committed, lastChange: lastChange, claim: claim,
-                isTailLoaded: isTailLoaded))
+                retention: retention, isTailLoaded: isTailLoaded))
         self.layers = layers.map { LayerCache($0) }
     }
 

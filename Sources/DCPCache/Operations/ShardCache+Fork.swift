@@ -21,7 +21,9 @@ extension ShardCache {
     /// independently. Repeating a fork succeeds; another sequence of the child's id is `.conflict`.
     /// - Parameter completion: `.invalidRequest` above the length of the parent's shortest layer; `.unknownSequence`,
     ///   `.storeDamaged`, `.storeFull`.
-    public func fork(parent: SequenceID, child: SequenceID, length: Int, completion: @escaping CacheCompletion) {
+    public func fork(
+        parent: SequenceID, child: SequenceID, length: Int, name: String = "", completion: @escaping CacheCompletion
+    ) {
         let origin = SequenceRecord.Origin(parent: parent, length: length)
         let plan = Plan<Forking?>(nil)
         enqueue([Self.key(parent), Self.key(child)], completion) { [self] transaction in
@@ -35,7 +37,7 @@ extension ShardCache {
                 }
                 return
             }
-            try fork(sequence(parent), child, origin, plan, &transaction)
+            try fork(sequence(parent), child, name, origin, plan, &transaction)
         } undo: { [self] in
             sequenceCaches.withLock { $0[parent] }?.core.withLock { $0.floor = $0.committed }
             (plan.value?.sealing).map(undo)
@@ -49,8 +51,8 @@ extension ShardCache {
     }
 
     private func fork(
-        _ parent: SequenceCache, _ child: SequenceID, _ origin: SequenceRecord.Origin, _ plan: Plan<Forking?>,
-        _ transaction: inout WriteTransaction
+        _ parent: SequenceCache, _ child: SequenceID, _ name: String, _ origin: SequenceRecord.Origin,
+        _ plan: Plan<Forking?>, _ transaction: inout WriteTransaction
     ) throws {
         try prepare(parent)
         let length = origin.length
@@ -78,7 +80,7 @@ extension ShardCache {
         }
         let change = takeChange()
         let forked = SequenceCache(
-            id: child, model: parent.model, scope: parent.scope, origin: origin, committed: committed,
+            id: child, model: parent.model, scope: parent.scope, name: name, origin: origin, committed: committed,
             lastChange: change, isTailLoaded: true, layers: layers)
         var tokens: TokenRecord?
         // Before it writes: the undo ends the leases.
@@ -97,6 +99,7 @@ extension ShardCache {
             forked, committed: committed, lineage: lineage.covering(localLength(committed) / blockTokens), tokens: ids,
             lastChange: change, claim: .none)
         try transaction.put(tables.sequences, SequenceRecord.key(child), record.encoded(child))
+        try transaction.raise(Counter.sequence, to: child.value, tables.meta)
     }
 
     /// Keeps the tokens that are forked from being rewound meanwhile.
@@ -141,5 +144,6 @@ extension ShardCache {
         }
         lineages.withLock { $0[child.id] = forked.lineage }
         sequenceCaches.withLock { $0[child.id] = child }
+        numbers.withLock { $0.sequence = max($0.sequence, child.id.value) }
     }
 }

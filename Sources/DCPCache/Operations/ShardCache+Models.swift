@@ -25,6 +25,7 @@ extension ShardCache {
             let record = ModelRecord(
                 name: name, description: description, fingerprint: LayoutFingerprint(description, in: cluster).value)
             try transaction.put(tables.models, ModelRecord.key(id), record.encoded(id))
+            try transaction.raise(Counter.model, to: UInt64(id.value), tables.meta)
         } apply: { [self] in
             modelEntries.withLock { models in
                 if models[id] == nil {
@@ -33,6 +34,7 @@ extension ShardCache {
                         pageByteCount: environment.pageByteCount)
                 }
             }
+            numbers.withLock { $0.model = max($0.model, UInt64(id.value)) }
         }
     }
 

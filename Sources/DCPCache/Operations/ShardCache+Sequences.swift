@@ -5,9 +5,11 @@ internal import Synchronization
 
 extension ShardCache {
     /// Opens an empty sequence. Repeating it succeeds; an id of another model or scope, or of a fork, is `.conflict`.
-    /// - Parameter scope: who may find it by its ids: up to 255 bytes of UTF-8. Forks inherit it.
+    /// - Parameters:
+    ///   - scope: who may find it by its ids: up to 255 bytes of UTF-8. Forks inherit it.
+    ///   - name: what clients call it; the directory's to give and to keep unique.
     public func openSequence(
-        id: SequenceID, model: ModelID, scope: String = "", completion: @escaping CacheCompletion
+        id: SequenceID, model: ModelID, scope: String = "", name: String = "", completion: @escaping CacheCompletion
     ) {
         guard scope.utf8.count <= SequenceLimits.scopeByteCountMax else {
             return completion(
@@ -42,12 +44,13 @@ extension ShardCache {
             let change = takeChange()
             let layers = [LayerState](repeating: LayerState(length: 0, mapped: []), count: entry.layers)
             let opened = SequenceCache(
-                id: id, model: entry, scope: scope, origin: nil, committed: 0, lastChange: change, isTailLoaded: true,
-                layers: layers)
+                id: id, model: entry, scope: scope, name: name, origin: nil, committed: 0, lastChange: change,
+                isTailLoaded: true, layers: layers)
             let record = SequenceRecord(
                 opened, committed: 0, lineage: fresh, tokens: TokenRecord(lineage: fresh), lastChange: change,
                 claim: .none)
             try transaction.put(tables.sequences, SequenceRecord.key(id), record.encoded(id))
+            try transaction.raise(Counter.sequence, to: id.value, tables.meta)
             plan.value = opened
             lineage.value = fresh
         } undo: {
@@ -59,6 +62,7 @@ extension ShardCache {
             lineages.withLock { $0[id] = fresh }
             tokensCommitted(opened, TokenRecord(lineage: fresh))
             sequenceCaches.withLock { $0[id] = opened }
+            numbers.withLock { $0.sequence = max($0.sequence, id.value) }
         }
     }
 
@@ -191,7 +195,8 @@ extension ShardCache {
             ($0[sequence.id]?.count ?? 0, $0.isIndexed(sequence.id))
         }
         return SequenceState(
-            id: sequence.id, model: sequence.model.id, scope: sequence.scope, committedLength: core.committed,
+            id: sequence.id, model: sequence.model.id, scope: sequence.scope, name: sequence.name,
+            retention: core.retention, committedLength: core.committed,
             tokenIDs: tokenIDs, areIDsIntact: tokenIDs == 0 || isIndexed,
             layerLengths: sequence.layers.map { $0.state.withLock { $0.length } }, intactLength: intact,
             lastChange: core.lastChange, claim: core.claim)
@@ -203,7 +208,7 @@ extension ShardCache {
     /// Takes one for a closing, which leaves no record to hold it: a store never falls behind what it was.
     private func putChange(_ transaction: inout WriteTransaction) throws -> UInt64 {
         let change = takeChange()
-        try transaction.put(tables.meta, Counter.change, Counter.encoded(change, key: Counter.change))
+        try transaction.put(change, Counter.change, tables.meta)
         return change
     }
 

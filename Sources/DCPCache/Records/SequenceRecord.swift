@@ -1,17 +1,21 @@
 internal import DCPCore
+internal import Synchronization
 
 /// One sequence: value of the table `sequences` under the sequence id (8 bytes).
 ///
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 4 | model id |
-/// | 4 | 4 | 1 when it is a fork, else 0 |
+/// | 4 | 1 | 1 when it is a fork, else 0 |
+/// | 5 | 1 | 1 while it is pinned, else 0 |
+/// | 6 | 1 | 1 while it is kept, else 0 |
+/// | 7 | 1 | priority, signed |
 /// | 8 | 8 | parent's sequence id; 0 when not a fork |
 /// | 16 | 8 | length it was forked at, global; 0 when not a fork |
 /// | 24 | 8 | committed length, global |
 /// | 32 | 8 | writer: the number its next sealed block is written under |
 /// | 40 | 4 | n, entries of the lineage |
-/// | 44 | 4 | 0 |
+/// | 44 | 4 | time to live, seconds; 0 for never |
 /// | 48 + 16 i | 8 | entry i: writer |
 /// | 56 + 16 i | 4 | entry i: end block; blocks from the previous entry's end up to it are this writer's |
 /// | 60 + 16 i | 4 | 0 |
@@ -24,10 +28,11 @@ internal import DCPCore
 /// | 88 + 16 n | 8 | number of the annotation; 0 for none |
 /// | 96 + 16 n | 8 | committed length that it was given at; 0 for none |
 /// | 104 + 16 n | 4 | bytes of the annotation; 0 for none |
-/// | 108 + 16 n | 4 | 0 |
+/// | 108 + 16 n | 4 | t, bytes of the name |
 /// | 112 + 16 n | 16 m | the lineage's entries, as above, in chunks |
 /// | 112 + 16 (n + m) | s | scope, UTF-8 |
-/// | 112 + 16 (n + m) + s | 4 | CRC-32C of key and bytes 0..<112 + 16 (n + m) + s |
+/// | 112 + 16 (n + m) + s | t | name, UTF-8 |
+/// | 112 + 16 (n + m) + s + t | 4 | CRC-32C of key and all bytes before |
 struct SequenceRecord {
     /// Where a fork came from. Kept so that a repeated fork is recognised.
     struct Origin: Equatable, Sendable {
@@ -37,6 +42,9 @@ struct SequenceRecord {
 
     var model: ModelID
     var scope: String
+    /// What clients call it, and how long it is to stay: so that a directory that is lost can be made of the stores.
+    var name: String
+    var retention: Retention
     var origin: Origin?
     var committed: Int
     var lineage: Lineage
@@ -50,7 +58,8 @@ struct SequenceRecord {
         _ sequence: SequenceCache, committed: Int, lineage: Lineage, tokens: TokenRecord, lastChange: UInt64,
         claim: Claim
     ) {
-        (model, scope, origin) = (sequence.model.id, sequence.scope, sequence.origin)
+        (model, scope, name, origin) = (sequence.model.id, sequence.scope, sequence.name, sequence.origin)
+        retention = sequence.core.withLock(\.retention)
         self.committed = committed
         self.lineage = lineage
         self.tokens = tokens
@@ -63,13 +72,16 @@ struct SequenceRecord {
     func encoded(_ id: SequenceID) -> [UInt8] {
         var record = RecordBytes()
         record.append(model.value)
-        record.append(UInt32(origin == nil ? 0 : 1))
+        record.append(UInt8(origin == nil ? 0 : 1))
+        record.append(UInt8(retention.isPinned ? 1 : 0))
+        record.append(UInt8(retention.isKept ? 1 : 0))
+        record.append(retention.priority)
         record.append(origin?.parent.value ?? 0)
         record.append(UInt64(origin?.length ?? 0))
         record.append(UInt64(committed))
         record.append(lineage.writer)
         record.append(UInt32(lineage.entries.count))
-        record.append(UInt32(0))
+        record.append(retention.timeToLive)
         record.append(lineage.entries)
         record.append(lastChange)
         record.append(claim.value)
@@ -80,9 +92,10 @@ struct SequenceRecord {
         record.append(tokens.annotation?.number ?? 0)
         record.append(UInt64(tokens.annotation?.length ?? 0))
         record.append(UInt32(tokens.annotation?.byteCount ?? 0))
-        record.append(UInt32(0))
+        record.append(UInt32(name.utf8.count))
         record.append(tokens.lineage.entries)
         record.append(scope)
+        record.append(name)
         return record.sealed(key: Self.key(id))
     }
 }
@@ -109,12 +122,13 @@ extension RecordReader {
         return entries
     }
 
-    /// What a record says of ids and annotation, and the scope behind it.
-    fileprivate mutating func nextTokens(committed: Int) -> (tokens: TokenRecord, scope: String)? {
+    /// What a record says of ids and annotation, and the scope and the name behind it.
+    fileprivate mutating func nextTokens(committed: Int) -> (tokens: TokenRecord, scope: String, name: String)? {
         guard let count = next(UInt64.self), let writer = next(UInt64.self), let entryCount = next(UInt32.self),
             let scopeByteCount = next(UInt32.self), let number = next(UInt64.self), let length = next(UInt64.self),
-            let byteCount = next(UInt32.self), next(UInt32.self) != nil, let entries = nextEntries(entryCount),
-            let bytes = nextBytes(Int(scopeByteCount)), let scope = String(validating: bytes, as: UTF8.self),
+            let byteCount = next(UInt32.self), let nameByteCount = next(UInt32.self),
+            let entries = nextEntries(entryCount), let scope = nextText(scopeByteCount),
+            let name = nextText(nameByteCount),
             count == 0 || count == committed
         else { return nil }
         var tokens = TokenRecord(count: Int(count), lineage: Lineage(writer: writer, entries: entries))
@@ -123,27 +137,41 @@ extension RecordReader {
             tokens.annotation = TokenRecord.Annotation(
                 number: number, length: Int(length), byteCount: Int(byteCount))
         }
-        return (tokens, scope)
+        return (tokens, scope, name)
+    }
+
+    private mutating func nextText(_ byteCount: UInt32) -> String? {
+        nextBytes(Int(byteCount)).flatMap { String(validating: $0, as: UTF8.self) }
+    }
+
+    fileprivate mutating func nextFlag() -> Bool? {
+        guard let byte = next(UInt8.self), byte <= 1 else { return nil }
+        return byte == 1
     }
 }
 
 extension SequenceRecord {
     init?(_ id: SequenceID, _ value: UnsafeRawBufferPointer) {
         guard var reader = RecordReader(key: Self.key(id), value), let model = reader.next(UInt32.self),
-            let isFork = reader.next(UInt32.self), let parent = reader.next(UInt64.self),
+            let isFork = reader.nextFlag(), let isPinned = reader.nextFlag(), let isKept = reader.nextFlag(),
+            let priority = reader.next(Int8.self), let parent = reader.next(UInt64.self),
             let forkLength = reader.next(UInt64.self), let committed = reader.next(UInt64.self),
             let writer = reader.next(UInt64.self), let count = reader.next(UInt32.self),
-            reader.next(UInt32.self) != nil, let length = Int(exactly: committed),
+            let timeToLive = reader.next(UInt32.self), let length = Int(exactly: committed),
             let originLength = Int(exactly: forkLength), let entries = reader.nextEntries(count),
             let change = reader.next(UInt64.self), let claim = reader.next(UInt64.self),
-            let (tokens, scope) = reader.nextTokens(committed: length), reader.isAtEnd
+            let (tokens, scope, name) = reader.nextTokens(committed: length), reader.isAtEnd
         else { return nil }
         self.tokens = tokens
         self.scope = scope
+        self.name = name
+        retention = Retention()
+        (retention.isPinned, retention.isKept) = (isPinned, isKept)
+        (retention.priority, retention.timeToLive) = (priority, timeToLive)
         lastChange = change
         self.claim = Claim(claim)
         self.model = ModelID(model)
-        origin = isFork == 1 ? Origin(parent: SequenceID(parent), length: originLength) : nil
+        origin = isFork ? Origin(parent: SequenceID(parent), length: originLength) : nil
         self.committed = length
         lineage = Lineage(writer: writer, entries: entries)
     }

@@ -1,4 +1,5 @@
 internal import DCPCore
+internal import DCPStore
 
 /// Whose store this is: value of the key `superblock` in the table `meta`.
 ///
@@ -89,8 +90,7 @@ struct Superblock: Equatable {
     }
 }
 
-/// The three counters of the table `meta`: `epoch`, `writer` and `change`. Bytes 0..<8 the value, 8..<12 the CRC-32C of key and
-/// value.
+/// The numbers of the table `meta`. Bytes 0..<8 the value, 8..<12 the CRC-32C of key and value.
 enum Counter {
     /// The highest membership epoch seen.
     static let epoch = Array("epoch".utf8)
@@ -98,6 +98,13 @@ enum Counter {
     static let writer = Array("writer".utf8)
     /// The place of the last closing in the order of changes: those of the sequences there are stand in their records.
     static let change = Array("change".utf8)
+    /// The highest numbers of models and sequences that were ever in the store: they are never given again, also by a
+    /// coordinator that has lost its state.
+    static let model = Array("model".utf8)
+    static let sequence = Array("sequence".utf8)
+    /// The cluster that it belongs to; 0 before its first join.
+    static let cluster = Array("cluster".utf8)
+    static let all = [epoch, writer, change, model, sequence, cluster]
 
     static func encoded(_ value: UInt64, key: [UInt8]) -> [UInt8] {
         var record = RecordBytes()
@@ -108,5 +115,27 @@ enum Counter {
     static func decoded(_ value: UnsafeRawBufferPointer, key: [UInt8]) -> UInt64? {
         guard var reader = RecordReader(key: key, value) else { return nil }
         return reader.next(UInt64.self)
+    }
+}
+
+extension ReadTransaction {
+    /// nil when it is missing or fails its checksum.
+    borrowing func number(_ key: [UInt8], _ meta: Table) throws(StoreError) -> UInt64? {
+        try get(meta, key).flatMap { Counter.decoded($0, key: key) }
+    }
+}
+
+extension WriteTransaction {
+    borrowing func number(_ key: [UInt8], _ meta: Table) throws(StoreError) -> UInt64? {
+        try get(meta, key).flatMap { Counter.decoded($0, key: key) }
+    }
+
+    mutating func put(_ number: UInt64, _ key: [UInt8], _ meta: Table) throws(StoreError) {
+        try put(meta, key, Counter.encoded(number, key: key))
+    }
+
+    /// Notes a number that is never to be given again.
+    mutating func raise(_ key: [UInt8], to number: UInt64, _ meta: Table) throws(StoreError) {
+        if number > (try self.number(key, meta)) ?? 0 { try put(number, key, meta) }
     }
 }

@@ -82,8 +82,7 @@ extension StoreCheck {
     private func checkWriters(
         _ id: SequenceID, _ record: SequenceRecord, _ read: borrowing ReadTransaction, _ found: inout [Suspect]
     ) throws {
-        guard let value = try read.get(tables.meta, Counter.writer),
-            let next = Counter.decoded(value, key: Counter.writer)
+        guard let next = try read.number(Counter.writer, tables.meta)
         else { return }
         let used = record.lineage.entries.map(\.writer) + [record.lineage.writer]
         guard let highest = used.max(), highest >= next else { return }

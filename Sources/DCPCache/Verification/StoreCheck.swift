@@ -105,8 +105,7 @@ struct StoreCheck: Sendable {
         if try read.get(tables.meta, Superblock.key).flatMap({ Superblock($0) }) == nil {
             damaged.append("The superblock")
         }
-        for key in [Counter.epoch, Counter.writer, Counter.change]
-        where try read.get(tables.meta, key).flatMap({ Counter.decoded($0, key: key) }) == nil {
+        for key in Counter.all where try read.number(key, tables.meta) == nil {
             damaged.append("The counter `\(String(decoding: key, as: UTF8.self))`")
         }
         for what in damaged {

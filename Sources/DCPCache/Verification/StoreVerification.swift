@@ -23,16 +23,22 @@ public final class StoreVerification: Sendable {
     public let rank: RankIndex
     public let cluster: ClusterShape
     public let storeID: StoreID
+    /// What clients call the sequences, of a store that was opened for this alone.
+    public let names: [SequenceID: String]
     private let check: Mutex<StoreCheck>
     /// Whom to tell of damage, so that it is never served; nil for a store that no rank serves.
     private let cache: ShardCache?
     /// Held for a store that was opened for this alone.
     private let owned: Environment?
 
-    private init(_ check: consuming StoreCheck, storeID: StoreID, cache: ShardCache?, owned: Environment?) {
+    private init(
+        _ check: consuming StoreCheck, storeID: StoreID, names: [SequenceID: String] = [:], cache: ShardCache?,
+        owned: Environment?
+    ) {
         rank = check.rank
         cluster = check.cluster
         self.storeID = storeID
+        self.names = names
         self.check = Mutex(check)
         self.cache = cache
         self.owned = owned
@@ -49,18 +55,26 @@ public final class StoreVerification: Sendable {
     }
 
     /// Opens the store of a rank that is stopped, to read it; nothing in it is changed.
-    /// - Throws: `.storeRefused` when it is in use or no store; `.storeDamaged` when the file is shorter than its pages,
+    /// - Parameter sequence: the name of the only one to be checked; nil for all.
+    /// - Throws: `.unknownSequence` when there is none of that name. `.storeRefused` when it is in use or no store; `.storeDamaged` when the file is shorter than its pages,
     ///   or the superblock cannot be read.
-    public static func open(directory: String) throws(ServiceError) -> StoreVerification {
+    public static func open(directory: String, sequence: String? = nil) throws(ServiceError) -> StoreVerification {
         do {
             let environment = try Environment(readingDirectory: directory, tablesMax: CacheTables.count)
             do {
                 let tables = try CacheTables(reading: environment)
                 let superblock = try superblock(environment, tables)
+                let names = try names(environment, tables)
+                let id = names.first { NameKey($0.value) == NameKey(sequence ?? "") }?.key
+                if let sequence, id == nil {
+                    throw ServiceError(
+                        .unknownSequence, "No sequence in the store \(directory) is called `\(sequence)`.")
+                }
                 let check = StoreCheck(
                     rank: RankIndex(UInt16(truncatingIfNeeded: superblock.rank)), cluster: try superblock.cluster(),
-                    environment: environment, tables: tables)
-                return StoreVerification(check, storeID: superblock.storeID, cache: nil, owned: environment)
+                    environment: environment, tables: tables, sequence: id)
+                return StoreVerification(
+                    check, storeID: superblock.storeID, names: names, cache: nil, owned: environment)
             } catch {
                 environment.close()
                 throw error
@@ -76,6 +90,18 @@ public final class StoreVerification: Sendable {
         } catch {
             throw ServiceError(.internal, "\(error)")
         }
+    }
+
+    /// Of the sequences whose record can be read.
+    private static func names(_ environment: Environment, _ tables: CacheTables) throws -> [SequenceID: String] {
+        var names: [SequenceID: String] = [:]
+        try environment.beginRead().scan(tables.sequences) { key, value in
+            guard key.count == 8 else { return true }
+            let id = SequenceID(RecordReader.key(key, at: 0))
+            if let name = SequenceRecord(id, value)?.name, !name.isEmpty { names[id] = name }
+            return true
+        }
+        return names
     }
 
     private static func superblock(_ environment: Environment, _ tables: CacheTables) throws -> Superblock {

@@ -145,7 +145,7 @@ extension CoordinatorMachine {
             noteUse(of: record.name, now: now)
             return actions
                 + carry(
-                    .fork(parent: parent.record.id, child: record.id, length: length),
+                    .fork(parent: parent.record.id, child: record.id, length: length, name: record.name),
                     thenClaim: MatchedSequence(sequence: record, model: match.model, length: length), for: match)
         } catch {
             return refuse(match.item.place, error)
@@ -164,7 +164,7 @@ extension CoordinatorMachine {
             noteUse(of: record.name, now: now)
             return actions
                 + carry(
-                    .open(record.id, model: match.model.id, scope: request.scope),
+                    .open(record),
                     thenClaim: MatchedSequence(sequence: record, model: match.model, length: 0), for: match)
         } catch {
             return refuse(match.item.place, error)

@@ -20,9 +20,7 @@ extension OpenSequence: DirectoryItem {
         machine.eviction.opened(name)
         defer { machine.noteUse(of: name, now: now) }
         return machine.persist([.sequence(SequenceEntry(new, ownedBy: caller)), machine.nextIDs(afterSequence: new.id)])
-            + machine.carry(
-                .open(new.id, model: record.id, scope: scope),
-                for: item.answer(OpenedSequence(sequence: new, model: record)))
+            + machine.carry(.open(new), for: item.answer(OpenedSequence(sequence: new, model: record)))
     }
 
     private func open(
@@ -47,8 +45,8 @@ extension OpenSequence: DirectoryItem {
         let waiter = item.answer(OpenedSequence(sequence: known.record, model: owner))
         let isOnItsWay = machine.join(waiter) { operation in
             switch operation {
-            case .open(let id, _, _), .fork(_, let id, _): id == known.record.id
-            case .putModel, .removeModel, .truncate, .close, .evict, .claim: false
+            case .open, .fork: operation.sequence == known.record.id
+            case .putModel, .removeModel, .truncate, .close, .evict, .claim, .retain: false
             }
         }
         return isOnItsWay ? [] : machine.answer(waiter)
@@ -67,7 +65,8 @@ extension ForkSequence: DirectoryItem {
         machine.noteUse(of: name, newName, now: now)
         return actions
             + machine.carry(
-                .fork(parent: parent.record.id, child: record.id, length: length), for: item.answer(record))
+                .fork(parent: parent.record.id, child: record.id, length: length, name: newName),
+                for: item.answer(record))
     }
 }
 
@@ -111,6 +110,7 @@ extension CloseSequence: DirectoryItem {
         if keep {
             entry.retention.isKept = true
             return machine.persist([.sequence(entry)]) + machine.giveUp(entry, item.answer(Done()))
+                + machine.tellRetention(of: entry)
         }
         entry.isClosing = true
         return machine.persist([.sequence(entry)])
@@ -156,12 +156,12 @@ extension ClaimSequence: DirectoryItem {
         // Somebody has it again.
         guard entry.retention.isKept else { return actions }
         entry.retention.isKept = false
-        return machine.persist([.sequence(entry)]) + actions
+        return machine.persist([.sequence(entry)]) + actions + machine.tellRetention(of: entry)
     }
 }
 
 extension RetainSequence: DirectoryItem {
-    /// Concerns the coordinator alone.
+    /// The coordinator alone goes by it. Ranks keep it for the case that the directory is lost, and nobody waits for them.
     package func carryOut(
         on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
     ) throws(ServiceError) -> [CoordinatorMachine.Action] {
@@ -170,7 +170,15 @@ extension RetainSequence: DirectoryItem {
         if let isPinned { entry.retention.isPinned = isPinned }
         if let priority { entry.retention.priority = priority }
         if let timeToLive { entry.retention.timeToLive = timeToLive }
-        return (entry.retention == before ? [] : machine.persist([.sequence(entry)]))
+        let hasChanged = entry.retention != before
+        return (hasChanged ? machine.persist([.sequence(entry)]) + machine.tellRetention(of: entry) : [])
             + machine.answer(item.answer(entry.retention))
+    }
+}
+
+extension CoordinatorMachine {
+    /// A rank that is not there hears of it at its join.
+    fileprivate mutating func tellRetention(of entry: SequenceEntry) -> [Action] {
+        phase == .ready ? carry(.retain(entry.record.id, entry.retention)) : []
     }
 }

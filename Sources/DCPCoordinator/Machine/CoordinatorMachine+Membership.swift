@@ -37,16 +37,10 @@ extension CoordinatorMachine {
             actions += lost(rank, reason: "it connected again")
             actions.append(.close(member.link, ServiceError(.rankUnavailable, "\(rank) has connected again.")))
         }
-        guard registration.epoch <= state.epoch else {
-            return actions
-                + refuse(
-                    link,
-                    ServiceError(
-                        .storeRefused,
-                        "\(rank) has seen \(registration.epoch), this coordinator only \(state.epoch): its state was lost "
-                            + "or is another cluster's. Restore the coordinator's state directory."))
+        if let error = stranger(registration) {
+            return actions + [.report(.rankRefused(rank, error))] + refuse(link, error)
         }
-        if let expected = state.stores[rank], expected != registration.store {
+        if let expected = state.stores[rank], expected != registration.store, adoption == nil {
             guard spend(.store(expected), of: rank) else {
                 return actions
                     + refuse(
@@ -68,6 +62,7 @@ extension CoordinatorMachine {
         if state.stores[rank] != registration.store {
             actions += persist([.store(rank, registration.store), .mark(rank, 0)])
         }
+        adoption?.note(registration)
         secondHolders.forget(rank)
         slots[rank] = .present(Member(link: link, registration: registration, lastHeard: now))
         actions.append(.report(.rankRegistered(rank, registration.store, endpoint: registration.endpoint)))
@@ -88,7 +83,7 @@ extension CoordinatorMachine {
                 $0.hasLinks = false
             }
         }
-        let actions = persist([.epoch(state.epoch.next)])
+        let actions = persist(adoption == nil ? [.epoch(state.epoch.next)] : beginAdoption())
         return actions + [.report(.joining(state.epoch))] + announce()
     }
 
@@ -103,8 +98,13 @@ extension CoordinatorMachine {
         let actions = persist(numbersTaken(by: registration))
         guard members.allSatisfy({ $0.member.hasJoined }) else { return actions }
         eviction.begin(members.map(\.member.registration))
+        return actions + (adoption == nil ? settle(now: now) : askForRecords(now: now))
+    }
+
+    /// All ranks have registered in the epoch, and there is a directory.
+    mutating func settle(now: Duration) -> [Action] {
         noteUnknownSequences(now: now)
-        return actions + reconcile() + becomeReadyIfDone()
+        return reconcile() + becomeReadyIfDone()
     }
 
     public mutating func linksReady(_ link: LinkID, epoch: Epoch, now: Duration) -> [Action] {
@@ -117,7 +117,7 @@ extension CoordinatorMachine {
     }
 
     mutating func becomeReadyIfDone() -> [Action] {
-        guard case .joining = phase, members.count == state.shape.ranks,
+        guard case .joining = phase, adoption == nil, members.count == state.shape.ranks,
             members.allSatisfy({ $0.member.hasJoined && $0.member.hasLinks }), operations.isEmpty
         else { return [] }
         phase = .ready

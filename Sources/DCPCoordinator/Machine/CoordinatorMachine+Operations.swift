@@ -171,8 +171,8 @@ extension CoordinatorMachine {
     /// What is no longer owed to any rank.
     private func changes(whenConfirmed operation: DirectoryOperation) -> [StateChange] {
         switch operation {
-        case .putModel, .removeModel, .open, .claim: return []
-        case .fork(_, let child, _):
+        case .putModel, .removeModel, .open, .claim, .retain: return []
+        case .fork(_, let child, _, _):
             guard var entry = state.sequences[child], entry.fork != nil else { return [] }
             entry.fork = nil
             return [.sequence(entry)]
@@ -187,13 +187,13 @@ extension CoordinatorMachine {
     /// Undoes what a refused operation recorded, and what some ranks may have made of it.
     private mutating func takeBack(_ operation: DirectoryOperation) -> [Action] {
         switch operation {
-        case .removeModel, .close, .evict, .claim: return []
+        case .removeModel, .close, .evict, .claim, .retain: return []
         case .truncate: return persist(changes(whenConfirmed: operation))
         case .putModel(let record):
             return persist([.modelRemoved(record.id)])
                 + carry(.removeModel(record.id))
-        case .open(let id, _, _), .fork(_, let id, _):
-            guard var entry = state.sequences[id] else { return [] }
+        case .open, .fork:
+            guard let id = operation.sequence, var entry = state.sequences[id] else { return [] }
             entry.isClosing = true
             return persist([.sequence(entry)]) + carry(.close(id))
         }
@@ -206,7 +206,9 @@ extension CoordinatorMachine {
         // What a fork would read of its parent is damaged there, which the rank has found by this. It says so when it
         // registers, and the next join makes the fork as far as the parent is intact: without another join the sequence
         // would be on some ranks only. At a length that was refused before it is something else, which a join does not mend.
-        guard case .fork(_, let child, let length) = operation, length < refusedForks[child] ?? .max else { return [] }
+        guard case .fork(_, let child, let length, _) = operation, length < refusedForks[child] ?? .max else {
+            return []
+        }
         refusedForks[child] = length
         dropOperations()
         return join()
@@ -255,7 +257,7 @@ extension CoordinatorMachine {
 extension DirectoryOperation {
     /// The sequences it makes, changes or reads.
     var sequences: [SequenceID] {
-        if case .fork(let parent, let child, _) = self { return [parent, child] }
+        if case .fork(let parent, let child, _, _) = self { return [parent, child] }
         return sequence.map { [$0] } ?? []
     }
 
@@ -263,8 +265,9 @@ extension DirectoryOperation {
     var sequence: SequenceID? {
         switch self {
         case .putModel, .removeModel: nil
-        case .open(let id, _, _), .fork(_, let id, _), .truncate(let id, _), .close(let id), .evict(let id),
-            .claim(let id, _, _):
+        case .open(let record): record.id
+        case .fork(_, let id, _, _), .truncate(let id, _), .close(let id), .evict(let id), .claim(let id, _, _),
+            .retain(let id, _):
             id
         }
     }
@@ -274,7 +277,7 @@ extension DirectoryOperation {
     var isTakenBackWhenRefused: Bool {
         switch self {
         case .putModel, .open, .fork, .claim: true
-        case .removeModel, .truncate, .close, .evict: false
+        case .removeModel, .truncate, .close, .evict, .retain: false
         }
     }
 }

@@ -39,10 +39,9 @@ extension CoordinatorMachine {
         return actions
     }
 
-    /// The numbers after those that a rank's store holds, where they are higher than the directory's own.
+    /// The numbers after those that a rank's store ever had, where they are higher than the directory's own.
     func numbersTaken(by registration: Registration) -> [StateChange] {
-        let model = registration.models.map { $0.id.value &+ 1 }.max() ?? 0
-        let sequence = registration.sequences.map { $0.sequence.value &+ 1 }.max() ?? 0
+        let (model, sequence) = (registration.numbers.model &+ 1, registration.numbers.sequence &+ 1)
         guard model > state.nextModel || sequence > state.nextSequence else { return [] }
         return [.nextIDs(model: max(model, state.nextModel), sequence: max(sequence, state.nextSequence))]
     }

@@ -86,16 +86,22 @@ public struct CoordinatorMachine: Sendable {
     var losses: Set<RankLoss> = []
     /// What the configuration gives up.
     var configuredLosses: Set<RankLoss>
+    /// While the directory is made of what the ranks hold.
+    var adoption: Adoption?
     var marks = StoreMarks()
     var secondHolders = SecondHolders()
 
     /// - Parameters:
     ///   - unknownGrace: how long ranks keep sequences that the directory does not know.
+    ///   - adoptsRanks: whether the directory is made of what the ranks' stores hold: an operator has said that the state
+    ///     is lost or an older copy.
+    ///   - adoptionMargin: how far above all epochs seen that begins; drawn by the caller.
     ///   - evictIdle: with `lru`, how long a sequence must not have been used to be evicted.
     ///   - operationWindow: how many operations may be on their way to one rank at once.
     public init(
         state: CoordinatorState, lease: Duration, unknownGrace: Duration = .seconds(3600),
-        losses: Set<RankLoss> = [], evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10),
+        losses: Set<RankLoss> = [], adoptsRanks: Bool = false, adoptsWithout: Set<RankIndex> = [],
+        adoptionMargin: UInt64 = 1, evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10),
         operationWindow: Int = 256
     ) {
         self.state = state
@@ -104,6 +110,9 @@ public struct CoordinatorMachine: Sendable {
         self.lease = lease
         self.unknownGrace = unknownGrace
         self.operationWindow = operationWindow
+        if adoptsRanks || state.isAdopting {
+            adoption = Adoption(replaced: adoptsWithout, epochMargin: adoptionMargin)
+        }
         slots = Dictionary(
             uniqueKeysWithValues: state.shape.allRanks.map { ($0, .missing(reason: "it has not registered yet")) })
     }
@@ -150,6 +159,7 @@ public struct CoordinatorMachine: Sendable {
                 if !member.hasJoined { return "\(rank) is joining \(state.epoch)" }
                 return member.hasLinks ? nil : "\(rank) is connecting to its head group"
             }
+            if late.isEmpty, adoption != nil { return "the directory is being made of what the ranks hold" }
             return late.isEmpty ? "sequences are being reconciled" : late.joined(separator: ", ")
         }
     }
@@ -168,10 +178,11 @@ public struct CoordinatorMachine: Sendable {
             case .ready: .ready
             }
         return Topology(
-            epoch: state.epoch, phase: wirePhase, reason: reason, shape: state.shape,
+            // No rank is told of an epoch below its own.
+            epoch: max(state.epoch, adoption?.epoch ?? .none), phase: wirePhase, reason: reason, shape: state.shape,
             leaseMilliseconds: UInt32(lease.components.seconds * 1000)
                 + UInt32(lease.components.attoseconds / 1_000_000_000_000_000),
-            members: members)
+            members: members, cluster: state.cluster)
     }
 }
 
@@ -180,6 +191,8 @@ public enum CoordinatorEvent: Sendable {
     case listening(String)
     case rankRegistered(RankIndex, StoreID, endpoint: Endpoint)
     case rankLost(RankIndex, reason: String)
+    /// It came with a store of another cluster, or with one of none where ranks are adopted.
+    case rankRefused(RankIndex, ServiceError)
     /// Two processes that live have one rank's store; the one that came later is refused. The text names both.
     case secondHolder(RankIndex, ServiceError)
     /// A store that is behind what it reported is refused. The text names both marks.
@@ -192,6 +205,8 @@ public enum CoordinatorEvent: Sendable {
     case ready(Epoch)
     /// Tokens that nobody asked to be cut are cut at a join, since not every rank has them.
     case reconciled([SequenceCut])
+    /// The directory was made of what the ranks hold.
+    case adopted(AdoptionReport)
     /// Sequences on a rank that the directory does not know. They are left alone for a grace time.
     case unknownSequences(RankIndex, [SequenceID])
     /// The grace time of one is over: the ranks that hold it are told to close it.

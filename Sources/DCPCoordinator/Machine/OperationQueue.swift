@@ -102,12 +102,12 @@ struct OperationQueue: Sendable {
         return switch operation {
         case .putModel(let record): [Place(thing: .model(record.id), isShared: false)]
         case .removeModel(let id): [Place(thing: .model(id), isShared: false)]
-        case .open(let id, let model, _): uses(model) + [Place(thing: .sequence(id), isShared: false)]
-        case .fork(let parent, let child, _):
+        case .open(let record): uses(record.model) + [Place(thing: .sequence(record.id), isShared: false)]
+        case .fork(let parent, let child, _, _):
             uses(model) + [
                 Place(thing: .sequence(parent), isShared: true), Place(thing: .sequence(child), isShared: false),
             ]
-        case .truncate(let id, _), .close(let id), .evict(let id), .claim(let id, _, _):
+        case .truncate(let id, _), .close(let id), .evict(let id), .claim(let id, _, _), .retain(let id, _):
             uses(model) + [Place(thing: .sequence(id), isShared: false)]
         }
     }

@@ -25,6 +25,9 @@ struct Reconciliation {
                 registration.sequences.map { ($0.sequence, min($0.intactLength, $0.committedLength)) },
                 uniquingKeysWith: { a, _ in a })
         }
+        let retentions = registrations.mapValues { registration in
+            Dictionary(registration.sequences.map { ($0.sequence, $0.retention) }, uniquingKeysWith: { a, _ in a })
+        }
         let ranks = registrations.keys.sorted()
         for rank in ranks {
             let known = Dictionary(
@@ -60,14 +63,18 @@ struct Reconciliation {
                     truncated.append(rank)
                     truncations[rank, default: []].append(.truncate(id, length: target))
                 } else if let fork = entry.fork, lengths[rank]![fork.parent] != nil {
-                    operations[rank]!.append(.fork(parent: fork.parent, child: id, length: target))
+                    operations[rank]!.append(
+                        .fork(parent: fork.parent, child: id, length: target, name: entry.record.name))
                     lengths[rank]![id] = target
                     intact[rank]![id] = target
                 } else {
-                    operations[rank]!.append(.open(id, model: entry.record.model, scope: entry.record.scope))
+                    operations[rank]!.append(.open(entry.record))
                     lengths[rank]![id] = 0
                     intact[rank]![id] = 0
                 }
+            }
+            for rank in ranks where retentions[rank]![id] ?? Retention() != entry.retention {
+                operations[rank]!.append(.retain(id, entry.retention))
             }
             if !truncated.isEmpty || entry.truncateLength != nil { cutLengths[id] = target }
             if target < longest {

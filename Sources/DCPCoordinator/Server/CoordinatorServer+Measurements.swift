@@ -10,6 +10,8 @@ package struct CoordinatorCounters: Sendable {
     /// Copies beside an original that lives, each once.
     package var secondHolders: [RankIndex: UInt64] = [:]
     package var olderStores: [RankIndex: UInt64] = [:]
+    /// Committed tokens that were given up at joins, and of how many sequences.
+    package var cuts: (sequences: UInt64, tokens: UInt64) = (0, 0)
     /// To make room, and for their age.
     package var evictions: (room: UInt64, age: UInt64) = (0, 0)
     package var operationsFailed = CauseCounts([.storeFull])
@@ -23,9 +25,14 @@ package struct CoordinatorCounters: Sendable {
         case .olderStore(let rank, _): olderStores[rank, default: 0] += 1
         case .evicted(_, _, .room): evictions.room += 1
         case .evicted(_, _, .age): evictions.age += 1
+        case .reconciled(let some):
+            cuts.sequences += UInt64(some.count)
+            cuts.tokens += some.reduce(0) { $0 + UInt64($1.from - $1.to) }
+        // Their tokens are counted at the join.
+        case .olderStoreTaken(_, _, _, let some): cuts.sequences += UInt64(some.count)
         case .operationFailed(_, let error): operationsFailed.count(error.code)
         case .refused(_, let cause, let error): if cause.concernsFrame { framesRefused.count(error.code) }
-        case .listening, .rankRegistered, .gaveUp, .olderStoreTaken, .joining, .ready, .reconciled, .unknownSequences,
+        case .listening, .rankRegistered, .rankRefused, .gaveUp, .joining, .ready, .adopted, .unknownSequences,
             .droppedUnknown, .fatal:
             break
         }

@@ -16,6 +16,12 @@ public final class CoordinatorServer {
         public var lease: Duration = .seconds(5)
         /// What is given up of ranks' stores.
         public var losses: Set<RankLoss> = []
+        /// Whether the directory is made of what the ranks' stores hold, once.
+        public var adoptsRanks = false
+        /// Ranks whose stores are lost then: empty ones are taken, and what the others hold counts.
+        public var adoptsWithout: Set<RankIndex> = []
+        /// How far above all epochs that ranks have seen the one begins then.
+        public var adoptionMargin = UInt64.random(in: 1000...1_000_000)
         /// How long ranks keep sequences that the directory does not know.
         public var unknownGrace: Duration = .seconds(3600)
         public var evict = EvictionPolicy.off
@@ -69,7 +75,9 @@ public final class CoordinatorServer {
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
-            losses: configuration.losses, evict: configuration.evict, evictIdle: configuration.evictIdle,
+            losses: configuration.losses, adoptsRanks: configuration.adoptsRanks,
+            adoptsWithout: configuration.adoptsWithout, adoptionMargin: configuration.adoptionMargin,
+            evict: configuration.evict, evictIdle: configuration.evictIdle,
             operationWindow: configuration.operationWindow)
     }
 
@@ -220,6 +228,8 @@ extension CoordinatorServer: LinkDelegate {
             perform(machine.matched(id, number: frame.tag.number, found.first, now: now))
         case .lengths(let lengths) where isRank:
             perform(machine.lengths(id, number: frame.tag.number, lengths, now: now))
+        case .records(let records) where isRank:
+            perform(machine.records(id, number: frame.tag.number, records, now: now))
         case .linksReady where isRank: perform(machine.linksReady(id, epoch: frame.epoch, now: now))
         case .operationDone where isRank: perform(machine.operationDone(id, number: frame.tag.number))
         case .failure(let error) where isRank:

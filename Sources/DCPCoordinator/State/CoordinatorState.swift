@@ -6,7 +6,11 @@ public import DCPWire
 /// A value that changes only through `StateChange`s, each of which is persisted before anybody is told of it.
 public struct CoordinatorState: Hashable, Sendable {
     public let shape: ClusterShape
+    /// Which cluster this is; none until its store has drawn it.
+    public private(set) var cluster = ClusterID.none
     public private(set) var epoch = Epoch.none
+    /// The directory is being made of what the ranks hold; what is here of it may be older.
+    public private(set) var isAdopting = false
     /// The store that each rank brought first; another store in its place is refused.
     public private(set) var stores: [RankIndex: StoreID] = [:]
     /// How far each rank's store had come for certain: one that is behind is an older copy.
@@ -16,11 +20,16 @@ public struct CoordinatorState: Hashable, Sendable {
     private(set) var nextModel: UInt32 = 1
     private(set) var nextSequence: UInt64 = 1
 
-    public init(shape: ClusterShape) { self.shape = shape }
+    public init(shape: ClusterShape, cluster: ClusterID = .none) {
+        self.shape = shape
+        self.cluster = cluster
+    }
 
     mutating func apply(_ change: StateChange) {
         switch change {
+        case .cluster(let cluster): self.cluster = cluster
         case .epoch(let epoch): self.epoch = epoch
+        case .adopting(let isAdopting): self.isAdopting = isAdopting
         case .store(let rank, let store): stores[rank] = store
         case .mark(let rank, let mark): marks[rank] = mark
         case .model(let record):
@@ -87,7 +96,9 @@ public struct SequenceEntry: Hashable, Sendable {
 
 /// One durable change of the coordinator's state.
 public enum StateChange: Hashable, Sendable {
+    case cluster(ClusterID)
     case epoch(Epoch)
+    case adopting(Bool)
     case store(RankIndex, StoreID)
     case mark(RankIndex, UInt64)
     case model(ModelRecord)

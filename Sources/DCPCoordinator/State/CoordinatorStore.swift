@@ -20,10 +20,12 @@ public final class CoordinatorStore: Sendable {
     /// - Parameters:
     ///   - directory: created when it is missing.
     ///   - shape: the shape the daemon was started with. A new state takes it; an old one must have it.
+    ///   - newClusterID: the identity of a cluster that begins here; random unless given.
     ///   - writerHost: runs the writer's jobs instead of a thread, for simulations.
     /// - Throws: `.storeRefused` for another shape, `.storeDamaged`.
     public init(
-        directory: String, shape: ClusterShape, writerHost: (any WriterHost)? = nil
+        directory: String, shape: ClusterShape, newClusterID: ClusterID = .random(),
+        writerHost: (any WriterHost)? = nil
     ) throws(ServiceError) {
         do {
             environment = try Environment(
@@ -36,7 +38,9 @@ public final class CoordinatorStore: Sendable {
             writer = try Writer(
                 environment: environment, durability: .always, queueDepthMax: Self.queueDepthMax,
                 host: writerHost)
-            initialState = try Self.state(of: records, shape: shape, directory: directory)
+            var state = try Self.state(of: records, shape: shape, directory: directory)
+            if state.cluster == .none { state.apply(.cluster(newClusterID)) }
+            initialState = state
         } catch let error as ServiceError {
             throw error
         } catch {
@@ -50,7 +54,9 @@ public final class CoordinatorStore: Sendable {
         } catch {
             throw Self.serviceError(error)
         }
-        persist([StateCoding.superblock(), StateCoding.encode(shape)]) { _ in }
+        persist([
+            StateCoding.superblock(), StateCoding.encode(shape), StateCoding.encode(.cluster(initialState.cluster)),
+        ]) { _ in }
     }
 
     /// As `Writer.busySince`.

@@ -8,7 +8,9 @@ internal import NIOCore
 /// |---|---|
 /// | `f` | superblock: `DCPC`, format: u32 |
 /// | `s` | cluster shape: as in a topology frame |
+/// | `c` | cluster id: u64 |
 /// | `e` | epoch: u64 |
+/// | `a` | nothing; there while the directory is being made of what the ranks hold |
 /// | `n` | next model number: u32, next sequence number: u64 |
 /// | `r`, rank: u16 | store id: two u64 |
 /// | `k`, rank: u16 | the highest durable mark of its store: u64 |
@@ -47,7 +49,9 @@ package enum StateCoding {
 
     package static func encode(_ change: StateChange) -> Record {
         switch change {
+        case .cluster(let cluster): return record(key("c")) { $0.write(cluster.value) }
         case .epoch(let epoch): return record(key("e")) { $0.write(epoch.value) }
+        case .adopting(let isAdopting): return isAdopting ? record(key("a")) { _ in } : (key("a"), nil)
         case .nextIDs(let model, let sequence):
             return record(key("n")) {
                 $0.write(model)
@@ -77,6 +81,8 @@ package enum StateCoding {
     package static func decode(key: [UInt8], value: [UInt8]) throws(ServiceError) -> StateChange {
         try decode(key, value) { (r) throws(ServiceError) -> StateChange in
             switch key.first {
+            case UInt8(ascii: "c"): return .cluster(ClusterID(try r.read("cluster")))
+            case UInt8(ascii: "a"): return .adopting(true)
             case UInt8(ascii: "e"): return .epoch(Epoch(try r.read("epoch")))
             case UInt8(ascii: "n"):
                 return .nextIDs(model: try r.read("next model"), sequence: try r.read("next sequence"))
@@ -161,7 +167,8 @@ package enum StateCoding {
             ServiceError(
                 .storeDamaged,
                 "The coordinator's record \(String(decoding: key.prefix(1), as: UTF8.self))\(key.dropFirst()) \(what); "
-                    + "restore its state directory from a copy.")
+                    + "bring its state directory back from a copy, or move it away and start the coordinator with "
+                    + "--adopt-ranks.")
         }
         guard value.count >= 4 else { throw damaged("has only \(value.count) bytes") }
         let bytes = value.dropLast(4)

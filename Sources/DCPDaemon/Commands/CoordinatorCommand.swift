@@ -45,6 +45,18 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     @OptionGroup var access: AccessOptions
     @Option(help: .setting(.coordinatorLogLevel)) var logLevel: String?
 
+    @Flag(
+        help: ArgumentHelp(
+            "Make the directory of what the ranks' stores hold: the state is lost for good, or an older copy. Takes all ranks."
+        ))
+    var adoptRanks = false
+
+    @Option(
+        help: ArgumentHelp(
+            "With --adopt-ranks: this rank's store is lost, too. An empty one is taken; every sequence is cut to 0.",
+            valueName: "rank"))
+    var adoptWithout: [UInt16] = []
+
     public init() {}
 
     public func validate() throws { _ = try flags() }
@@ -58,6 +70,8 @@ public struct CoordinatorCommand: AsyncParsableCommand {
                 listening: .coordinatorListen, dialled: nil, ConfigurationKey.coordinatorAccess)
             return try common.report(configuration, condition: condition)
         }
+        settings.server.adoptsRanks = adoptRanks
+        settings.server.adoptsWithout = Set(adoptWithout.map { RankIndex($0) })
         let log = DaemonLog(label: "dcp-coordinator", level: settings.logLevel)
         let service = CoordinatorService(
             settings: settings, log: log, reload: Reload(source: source, configuration: configuration))

@@ -60,6 +60,27 @@ package struct JournalEvent: Hashable, Sendable {
             dcpctl store accept-older @DCP_PEER@
         which cuts every sequence to what the older store holds.
         """)
+    package static let committedCut = JournalEvent(
+        "0c2bdde0c3ce46829c47cb2d305d845c", "Committed tokens of @DCP_COUNT@ sequences were given up",
+        """
+        At a join every sequence is cut to what all ranks have of it. Some ranks had more, so a store has lost what it had
+        committed: an older copy was taken in its place (dcpctl store accept-older), or it was replaced (dcpctl store replace), or its
+        machine lost power with a durability that does not sync each commit. The entry names the first hundred sequences, with
+        their lengths before and after and the ranks that had more, and counts all.
+
+        Their clients resume from the shorter lengths and have to prefill the rest. Where nobody has brought a copy and no
+        machine has lost power, look at the disk of the ranks that are not named: one of them forgets what it has synced.
+        """)
+    package static let directoryAdopted = JournalEvent(
+        "52cbbd146d55418b907fb528c6f91210", "The directory was made of what the ranks hold",
+        """
+        The coordinator was started with --adopt-ranks. Its models and sequences are those that every rank's store has, in an
+        epoch above all that the ranks have seen. The entry counts them, and names the first hundred that could not be adopted,
+        each with the reason. Those that a rank holds stay in its store for unknown-grace and are closed then.
+
+        Leave --adopt-ranks out from the next start on. Look through what was not adopted: a store that is an older copy, or
+        not the cluster's, is the usual reason; bring the right one back within unknown-grace, and adopt again.
+        """)
     package static let stepAborted = JournalEvent(
         "89731d26ab414520aeaa46fd6c371d97", "A step was aborted",
         """
@@ -148,7 +169,8 @@ package struct JournalEvent: Hashable, Sendable {
 
     /// In the order of the catalog.
     package static let all = [
-        rankReady, epochChanged, peerLost, secondHolder, olderStore, stepAborted, storeDamaged, diskFull, claimEnded,
+        rankReady, epochChanged, peerLost, secondHolder, olderStore, committedCut, directoryAdopted, stepAborted,
+        storeDamaged, diskFull, claimEnded,
         recovered, connectionRefused, canaryFailing, stoppedByFailure, configurationReloaded, configurationRefused,
     ]
 

@@ -62,6 +62,8 @@ struct CoordinatorObserved: Observed {
                     (["\(rank.value)", "second_holder"], Double(counters.secondHolders[rank] ?? 0)),
                 ]
             })
+        exposition.add(.cutSequences, counters.cuts.sequences)
+        exposition.add(.cutTokens, counters.cuts.tokens)
         exposition.add(.models, measured.models)
         exposition.add(.directorySequences, measured.sequences)
         exposition.add(.pinnedSequences, measured.pinned)

@@ -29,6 +29,10 @@ struct CoordinatorEventLog {
             log.write(
                 .peerLost, .warning, "Rank lost, the cluster waits for it", cause: "\(rank)",
                 ["peer": "\(rank.value)", "reason": "\(reason)"])
+        case .rankRefused(let rank, let error):
+            logger.error(
+                "A rank is refused: its store is not this cluster's, or the state is not",
+                metadata: ["peer": "\(rank.value)", "reason": "\(error.message)"])
         case .secondHolder(let rank, let error):
             log.write(
                 .secondHolder, .error, "Two processes have the store of one rank, the second is refused",
@@ -50,13 +54,13 @@ struct CoordinatorEventLog {
         case .ready(let epoch):
             log.write(.epochChanged, .notice, "Cluster ready", cause: "\(epoch)", ["epoch": "\(epoch.value)"])
         case .reconciled(let cuts): write(cuts)
+        case .adopted(let report): write(report)
         case .unknownSequences(let rank, let sequences):
-            let named = sequences.prefix(Self.sequencesNamedMax).map { "\($0.value)" }.joined(separator: ",")
             logger.warning(
                 "A rank holds sequences the directory does not know, dropping them after the grace time",
                 metadata: [
                     "peer": "\(rank.value)", "count": "\(sequences.count)",
-                    "sequences": "\(named)\(sequences.count > Self.sequencesNamedMax ? ",..." : "")",
+                    "sequences": "\(Self.list(sequences.map { "\($0.value)" }, separator: ","))",
                 ])
         case .droppedUnknown(let sequence, let ranks):
             logger.warning(
@@ -90,35 +94,48 @@ struct CoordinatorEventLog {
         }
     }
 
-    /// Sequences named at one join.
-    private static let cutsNamedMax = 100
+    private static func list(_ all: [String], separator: String = "; ") -> String {
+        all.prefix(sequencesNamedMax).joined(separator: separator)
+            + (all.count > sequencesNamedMax ? "\(separator)..." : "")
+    }
 
     private func write(_ rank: RankIndex, _ mark: UInt64, _ recorded: UInt64, _ cuts: [(SequenceRecord, to: Int)]) {
         logger.warning(
             "An older store is accepted, sequences are cut to what it holds",
-            metadata: [
-                "peer": "\(rank.value)", "change": "\(mark)", "recorded": "\(recorded)", "count": "\(cuts.count)",
+            metadata: ["peer": "\(rank.value)", "change": "\(mark)", "recorded": "\(recorded)"])
+        guard !cuts.isEmpty else { return }
+        log.write(
+            .committedCut, .warning,
+            "Sequences that were cut after the older store's epoch began are cut to there again", cause: "\(rank)",
+            [
+                "count": "\(cuts.count)",
+                "sequences": "\(Self.list(cuts.map { "`\($0.0.name)` (\($0.0.id.value)) to \($0.to)" }))",
             ])
-        for (sequence, length) in cuts.prefix(Self.cutsNamedMax) {
-            logger.warning(
-                "A sequence that was cut after the older store's epoch began is cut to there again",
-                metadata: ["sequence": "\(sequence.id.value)", "name": "\(sequence.name)", "to": "\(length)"])
-        }
+    }
+
+    private func write(_ report: AdoptionReport) {
+        log.write(
+            .directoryAdopted, report.lost.isEmpty ? .notice : .warning,
+            "The directory was made of what the ranks hold; leave --adopt-ranks out from now on",
+            [
+                "models": "\(report.models)", "sequences": "\(report.sequences)",
+                "closed-since": "\(report.closed.count)", "closed-names": "\(Self.list(report.closed))",
+                "not-adopted": "\(report.lost.count)",
+                "reasons": "\(Self.list(report.lost.map { "\($0.what): \($0.reason)" }))",
+            ])
     }
 
     private func write(_ cuts: [SequenceCut]) {
-        for cut in cuts.prefix(Self.cutsNamedMax) {
-            logger.warning(
-                "Committed tokens that not every rank has are cut",
-                metadata: [
-                    "sequence": "\(cut.sequence.value)", "name": "\(cut.name)", "from": "\(cut.from)",
-                    "to": "\(cut.to)",
-                    "ranks": "\(cut.ranks.map { "\($0.value)" }.joined(separator: ","))",
-                ])
+        let named = cuts.prefix(Self.sequencesNamedMax + 1).map { cut in
+            let ranks = cut.ranks.map { "\($0.value)" }.joined(separator: ",")
+            return "`\(cut.name)` (\(cut.sequence.value)) from \(cut.from) to \(cut.to), longer on rank \(ranks)"
         }
-        guard cuts.count > Self.cutsNamedMax else { return }
-        logger.warning(
-            "Committed tokens that not every rank has are cut, of more sequences than are named",
-            metadata: ["count": "\(cuts.count)"])
+        log.write(
+            .committedCut, .warning, "Committed tokens that not every rank has are cut",
+            cause: cuts.first.map { "\($0.sequence)" } ?? "",
+            [
+                "count": "\(cuts.count)", "tokens": "\(cuts.reduce(0) { $0 + $1.from - $1.to })",
+                "sequences": "\(Self.list(named))",
+            ])
     }
 }

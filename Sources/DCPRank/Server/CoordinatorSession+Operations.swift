@@ -18,13 +18,14 @@ extension CoordinatorSession {
             cache.putModel(id: record.id, name: record.name, description: record.description, completion: done)
         case .removeModel(let model):
             cache.removeModel(model, completion: done)
-        case .open(let sequence, let model, let scope):
-            cache.openSequence(id: sequence, model: model, scope: scope, completion: done)
-        case .fork(let parent, let child, let length):
+        case .open(let record):
+            cache.openSequence(
+                id: record.id, model: record.model, scope: record.scope, name: record.name, completion: done)
+        case .fork(let parent, let child, let length, let name):
             server.beginWriting(parent)
             // What is committed nothing changes, and what comes behind the fork it does not read.
             server.whenInPlace(parent, to: length) {
-                cache.fork(parent: parent, child: child, length: length, completion: done)
+                cache.fork(parent: parent, child: child, length: length, name: name, completion: done)
             }
         case .truncate(let sequence, let length):
             server.changing.insert(sequence)
@@ -37,6 +38,7 @@ extension CoordinatorSession {
             server.whenQuiet(sequence) { cache.close(sequence, completion: done) }
         case .claim(let sequence, let claim, let holder):
             server.take(over: sequence, claim, by: holder) { [weak self] in self?.carriedOut(operation, number, $0) }
+        case .retain(let sequence, let retention): cache.retain(sequence, retention, completion: done)
         }
     }
 
@@ -57,6 +59,13 @@ extension CoordinatorSession {
         }
     }
 
+    /// What sequences are called, and whose they are.
+    func records(of sequences: [SequenceID]) -> [SequenceRecord] {
+        sequences.compactMap { server.cache.state(of: $0) }.map {
+            SequenceRecord(id: $0.id, name: $0.name, model: $0.model, scope: $0.scope)
+        }
+    }
+
     func carriedOut(
         _ operation: DirectoryOperation, _ number: UInt64, _ result: Result<Void, ServiceError>
     ) {
@@ -64,8 +73,8 @@ extension CoordinatorSession {
         case .truncate(let sequence, _), .close(let sequence), .evict(let sequence):
             server.cursors.forget(sequence)
             server.changing.remove(sequence)
-        case .fork(let parent, _, _): server.endWriting(parent)
-        case .putModel, .removeModel, .open, .claim: break
+        case .fork(let parent, _, _, _): server.endWriting(parent)
+        case .putModel, .removeModel, .open, .claim, .retain: break
         }
         switch result {
         case .success:
@@ -73,12 +82,12 @@ extension CoordinatorSession {
             case .close(let sequence), .evict(let sequence):
                 server.uses.forget(sequence)
                 server.owners.forget(sequence)
-            case .open(let sequence, _, _), .truncate(let sequence, _), .claim(let sequence, _, _):
-                server.uses.note([sequence])
-            case .fork(let parent, let child, _):
+            case .open(let record): server.uses.note([record.id])
+            case .truncate(let sequence, _), .claim(let sequence, _, _): server.uses.note([sequence])
+            case .fork(let parent, let child, _, _):
                 server.uses.note([parent, child])
                 server.owners.forked(child, from: parent, at: server.now)
-            case .putModel, .removeModel: break
+            case .putModel, .removeModel, .retain: break
             }
             send(.operationDone, number: number)
             // Whether that was enough: the coordinator asks again when the last rank is done.

@@ -133,14 +133,18 @@ final class CoordinatorSession {
         send(
             .register(
                 Registration(
-                    rank: server.configuration.rank, store: server.cache.storeID, endpoint: endpoint, epoch: epoch,
+                    rank: server.configuration.rank, store: server.cache.storeID, cluster: server.cache.clusterID,
+                    endpoint: endpoint, epoch: epoch,
                     models: server.cache.models.map {
                         ModelRecord(id: $0.id, name: $0.name, description: $0.description)
                     },
+                    numbers: Registration.Numbers(
+                        model: UInt32(truncatingIfNeeded: server.cache.highestNumbers.model),
+                        sequence: server.cache.highestNumbers.sequence),
                     sequences: server.cache.sequences.map {
                         Registration.RegisteredSequence(
                             sequence: $0.id, model: $0.model, committedLength: $0.committedLength,
-                            intactLength: $0.intactLength)
+                            intactLength: $0.intactLength, retention: $0.retention)
                     }.sorted { server.uses.lastUse(of: $0.sequence) < server.uses.lastUse(of: $1.sequence) },
                     useCount: server.uses.count, incarnation: server.configuration.incarnation,
                     holder: server.configuration.holder, mark: server.cache.mark)))
@@ -187,7 +191,9 @@ final class CoordinatorSession {
                     ServiceError(
                         .storeRefused,
                         "The coordinator is at \(topology.epoch), this rank's store has seen \(epoch): the coordinator's "
-                            + "state was lost or is another cluster's. Restore its state directory.")))
+                            + "state was lost, is an older copy, or is another cluster's. Bring the newest state back; if "
+                            + "that is lost for good, restart the coordinator with --adopt-ranks, which makes the directory "
+                            + "of what the ranks' stores hold.")))
             return
         }
         self.topology = topology
@@ -227,10 +233,11 @@ final class CoordinatorSession {
     private func persist(_ next: Epoch) {
         guard epoch == next else { return }
         server.cursors.forgetAll()
+        let cluster = topology?.cluster ?? .none
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
         let eventLoop = server.eventLoop
         // The writer thread takes commits and this in order: the lengths registered afterwards are final for the epoch.
-        server.cache.persist(epoch: next) { result in
+        server.cache.persist(epoch: next, of: cluster) { result in
             eventLoop.execute { bound.value.persisted(next, result) }
         }
     }
@@ -295,6 +302,8 @@ extension CoordinatorSession: LinkDelegate {
         case .matchRequest(let question): answer(question, number: frame.tag.number)
         case .lengthsRequest(let sequences):
             send(.lengths(heldLengths(of: sequences)), number: frame.tag.number)
+        case .recordsRequest(let sequences):
+            send(.records(records(of: sequences)), number: frame.tag.number)
         case .failure(let error):
             // The registration was refused, or the coordinator stops: it is about to close the link.
             link.close(error)

@@ -17,6 +17,10 @@ final class CoordinatorNode: @unchecked Sendable {
     private var dangling: [SimulatedChannel] = []
     private var starts = 0
     private var replaced: Set<RankIndex> = []
+    /// The operator has said that the directory is to be made of what the ranks hold.
+    private var adopts = false
+    /// Every rank's store has joined the cluster.
+    private var hasBeenReady = false
 
     init(simulation: Simulation) {
         self.simulation = simulation
@@ -37,11 +41,14 @@ final class CoordinatorNode: @unchecked Sendable {
             let isNew = starts == 1
             let store = try CoordinatorStore(
                 directory: disk.directory, shape: simulation.knobs.shape,
+                newClusterID: ClusterID(world.random.next() | 1),
                 writerHost: DiskHost(disk, process, latencyMax: simulation.knobs.diskLatencyMax))
-            if isNew { disk.sync() }
+            if isNew || adopts { disk.sync() }
             self.store = store
             var configuration = CoordinatorServer.Configuration(listen: Self.endpoint)
             configuration.lease = simulation.knobs.lease
+            configuration.adoptsRanks = adopts
+            configuration.adoptionMargin = UInt64(world.draw(1000...1_000_000))
             configuration.operationWindow = simulation.knobs.operationWindow
             configuration.link.network = simulation.network
             configuration.link.handshakeTimeout = .seconds(2)
@@ -69,6 +76,12 @@ final class CoordinatorNode: @unchecked Sendable {
         case .joining(let epoch): simulation.began(epoch)
         case .rankLost(let rank, let reason):
             if reason == "it connected again" { replaced.insert(rank) } else { replaced.remove(rank) }
+        case .ready: hasBeenReady = true
+        case .adopted(let report):
+            adopts = false
+            simulation.count("directories adopted")
+            simulation.count("sequences adopted", report.sequences)
+            simulation.count("sequences not adopted", report.lost.count)
         case .fatal(let error): simulation.violate(.refusedStart, "the coordinator ends: \(error)")
         default: break
         }
@@ -80,6 +93,16 @@ final class CoordinatorNode: @unchecked Sendable {
         guard isUp else { return }
         end(withMachine: true)
         disk.losePower(.always)
+    }
+
+    /// Its state is gone, or is again what it was some time ago. Whoever starts it next knows.
+    func loseState(forOlder isOlder: Bool) {
+        let older = isOlder ? disk.olderContents() : []
+        guard isUp, hasBeenReady, let older else { return }
+        kill()
+        isOlder ? disk.replace(with: older) : disk.remove()
+        adopts = true
+        simulation.lostDirectory()
     }
 
     private func end(withMachine: Bool) {

@@ -182,6 +182,9 @@ final class RankNode: @unchecked Sendable {
 
     // MARK: Copies of its disk
 
+    /// An older state of its disk is in its place.
+    var hasOlderStore: Bool { newer != nil }
+
     /// Starts another process on a copy of the disk, under another address, and ends it after a while: a restored backup or
     /// a cloned machine beside the original.
     func startTwin(after delay: UInt64, for duration: UInt64) {

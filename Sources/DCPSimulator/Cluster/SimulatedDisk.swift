@@ -74,8 +74,9 @@ final class SimulatedDisk: @unchecked Sendable {
     var contents: [UInt8] { read() }
 
     /// A synced state of some time ago; nil when there is none yet.
-    func olderContents(before mark: UInt64) -> [UInt8]? {
-        copies.first { $0.time + Self.copyAge <= world.now && $0.markMax < mark }?.bytes
+    /// - Parameter mark: what the store had come to since, if that matters.
+    func olderContents(before mark: UInt64? = nil) -> [UInt8]? {
+        copies.first { copy in copy.time + Self.copyAge <= world.now && mark.map { copy.markMax < $0 } ?? true }?.bytes
     }
 
     /// The disk of another machine, or of another time, in the place of this one.
@@ -85,7 +86,10 @@ final class SimulatedDisk: @unchecked Sendable {
         synced = bytes
     }
 
-    func remove() { try? FileManager.default.removeItem(atPath: directory) }
+    func remove() {
+        try? FileManager.default.removeItem(atPath: directory)
+        synced = []
+    }
 
     private func read() -> [UInt8] {
         let file = open(dataPath, O_RDONLY | O_CLOEXEC)

@@ -4,11 +4,15 @@ public import DCPCore
 public struct Registration: Hashable, Sendable {
     public var rank: RankIndex
     public var store: StoreID
+    /// The cluster whose store this is; none before its first join.
+    public var cluster: ClusterID
     /// Where the other ranks and clients reach this rank.
     public var endpoint: Endpoint
     /// The highest epoch the rank has persisted.
     public var epoch: Epoch
     public var models: [ModelRecord]
+    /// The highest numbers of models and sequences that the store ever had.
+    public var numbers: Numbers
     /// In the order of their last use, the least recent first, as far as the rank knows it.
     public var sequences: [RegisteredSequence]
     /// Uses of sequences that the rank has seen since its start: the rank with the most knows the order best.
@@ -20,31 +24,49 @@ public struct Registration: Hashable, Sendable {
     /// The store's place in the order of its changes.
     public var mark: UInt64
 
+    public struct Numbers: Hashable, Sendable {
+        public var model: UInt32
+        public var sequence: UInt64
+
+        public init(model: UInt32 = 0, sequence: UInt64 = 0) {
+            self.model = model
+            self.sequence = sequence
+        }
+    }
+
     public struct RegisteredSequence: Hashable, Sendable {
         public var sequence: SequenceID
         public var model: ModelID
         public var committedLength: Int
         /// Up to where it is not known to be damaged: what a fork of it can have.
         public var intactLength: Int
+        /// As the rank was told last.
+        public var retention: Retention
 
-        public init(sequence: SequenceID, model: ModelID, committedLength: Int, intactLength: Int? = nil) {
+        public init(
+            sequence: SequenceID, model: ModelID, committedLength: Int, intactLength: Int? = nil,
+            retention: Retention = Retention()
+        ) {
             self.sequence = sequence
             self.model = model
             self.committedLength = committedLength
             self.intactLength = intactLength ?? committedLength
+            self.retention = retention
         }
     }
 
     public init(
-        rank: RankIndex, store: StoreID, endpoint: Endpoint, epoch: Epoch, models: [ModelRecord],
-        sequences: [RegisteredSequence], useCount: UInt64 = 0, incarnation: UInt64 = 0, holder: String = "",
-        mark: UInt64 = 0
+        rank: RankIndex, store: StoreID, cluster: ClusterID = .none, endpoint: Endpoint, epoch: Epoch,
+        models: [ModelRecord], numbers: Numbers = Numbers(), sequences: [RegisteredSequence], useCount: UInt64 = 0,
+        incarnation: UInt64 = 0, holder: String = "", mark: UInt64 = 0
     ) {
         self.rank = rank
         self.store = store
+        self.cluster = cluster
         self.endpoint = endpoint
         self.epoch = epoch
         self.models = models
+        self.numbers = numbers
         self.sequences = sequences
         self.useCount = useCount
         self.incarnation = incarnation
@@ -55,15 +77,18 @@ public struct Registration: Hashable, Sendable {
     package init(from reader: inout WireReader) throws(ServiceError) {
         rank = RankIndex(try reader.read("rank"))
         store = StoreID(high: try reader.read("store"), low: try reader.read("store"))
+        cluster = ClusterID(try reader.read("cluster"))
         endpoint = try Endpoint(from: &reader)
         epoch = Epoch(try reader.read("epoch"))
         models = try reader.readArray("models", byteCountMin: ModelRecord.byteCountMin) {
             r throws(ServiceError) in try ModelRecord(from: &r)
         }
-        sequences = try reader.readArray("sequences", byteCountMin: 28) { r throws(ServiceError) in
+        numbers = Numbers(model: try reader.read("highest model"), sequence: try reader.read("highest sequence"))
+        sequences = try reader.readArray("sequences", byteCountMin: 35) { r throws(ServiceError) in
             RegisteredSequence(
                 sequence: SequenceID(try r.read("sequence")), model: ModelID(try r.read("model")),
-                committedLength: try r.readLength("committed length"), intactLength: try r.readLength("intact length"))
+                committedLength: try r.readLength("committed length"), intactLength: try r.readLength("intact length"),
+                retention: try Retention(from: &r))
         }
         useCount = try reader.read("use count")
         incarnation = try reader.read("incarnation")
@@ -75,14 +100,18 @@ public struct Registration: Hashable, Sendable {
         writer.write(rank.value)
         writer.write(store.high)
         writer.write(store.low)
+        writer.write(cluster.value)
         endpoint.encode(to: &writer)
         writer.write(epoch.value)
         writer.write(models) { $1.encode(to: &$0) }
+        writer.write(numbers.model)
+        writer.write(numbers.sequence)
         writer.write(sequences) {
             $0.write($1.sequence.value)
             $0.write($1.model.value)
             $0.write(UInt64($1.committedLength))
             $0.write(UInt64($1.intactLength))
+            $1.retention.encode(to: &$0)
         }
         writer.write(useCount)
         writer.write(incarnation)
@@ -121,9 +150,11 @@ public struct Topology: Hashable, Sendable {
     public var leaseMilliseconds: UInt32
     /// All W ranks, in order.
     public var members: [Member]
+    public var cluster: ClusterID
 
     public init(
-        epoch: Epoch, phase: Phase, reason: String, shape: ClusterShape, leaseMilliseconds: UInt32, members: [Member]
+        epoch: Epoch, phase: Phase, reason: String, shape: ClusterShape, leaseMilliseconds: UInt32, members: [Member],
+        cluster: ClusterID
     ) {
         precondition(members.count == shape.ranks)
         self.epoch = epoch
@@ -132,6 +163,7 @@ public struct Topology: Hashable, Sendable {
         self.shape = shape
         self.leaseMilliseconds = leaseMilliseconds
         self.members = members
+        self.cluster = cluster
     }
 
     public func endpoint(of rank: RankIndex) -> Endpoint? { members[Int(rank.value)].endpoint }
@@ -150,6 +182,7 @@ public struct Topology: Hashable, Sendable {
         guard members.map(\.rank) == shape.allRanks else {
             throw reader.malformed("lists \(members.count) members, not each of the \(shape.ranks) ranks in order")
         }
+        cluster = ClusterID(try reader.read("cluster"))
     }
 
     package func encode(to writer: inout WireWriter) {
@@ -163,6 +196,7 @@ public struct Topology: Hashable, Sendable {
             $0.write($1.endpoint != nil)
             $1.endpoint?.encode(to: &$0)
         }
+        writer.write(cluster.value)
     }
 }
 

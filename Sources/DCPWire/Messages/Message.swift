@@ -31,6 +31,10 @@ public enum Message: Sendable {
     case lengthsRequest([SequenceID])
     /// Of those that it has.
     case lengths([HeldLength])
+    /// What sequences are called, and whose they are.
+    case recordsRequest([SequenceID])
+    /// Of those that the rank has.
+    case records([SequenceRecord])
 
     case query(QuerySlice)
     case partial(PartialSlice)
@@ -72,6 +76,8 @@ extension Message {
         case .matched(let found): (.matched, found)
         case .lengthsRequest(let sequences): (.lengthsRequest, sequences)
         case .lengths(let lengths): (.lengths, lengths)
+        case .recordsRequest(let sequences): (.recordsRequest, sequences)
+        case .records(let records): (.records, records)
         case .query(let slice): (.query, slice)
         case .partial(let slice): (.partial, slice)
         case .logSumExp(let rows): (.logSumExp, rows)
@@ -111,6 +117,8 @@ extension Message {
         case .matched: self = .matched(try body())
         case .lengthsRequest: self = .lengthsRequest(try body())
         case .lengths: self = .lengths(try body())
+        case .recordsRequest: self = .recordsRequest(try body())
+        case .records: self = .records(try body())
         case .query: self = .query(try body())
         case .partial: self = .partial(try body())
         case .logSumExp: self = .logSumExp(try body())

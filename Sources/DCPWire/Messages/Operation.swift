@@ -4,8 +4,8 @@ public import DCPCore
 public enum DirectoryOperation: Hashable, Sendable, WireFields {
     case putModel(ModelRecord)
     case removeModel(ModelID)
-    case open(SequenceID, model: ModelID, scope: String)
-    case fork(parent: SequenceID, child: SequenceID, length: Int)
+    case open(SequenceRecord)
+    case fork(parent: SequenceID, child: SequenceID, length: Int, name: String)
     case truncate(SequenceID, length: Int)
     case close(SequenceID)
     /// Closes a sequence that nobody asked to close, to make room.
@@ -13,20 +13,19 @@ public enum DirectoryOperation: Hashable, Sendable, WireFields {
     /// A client takes a sequence over: older claims are refused from now on, and others than the holder who do not administer.
     /// Never recorded.
     case claim(SequenceID, Claim, holder: String)
+    /// How long a sequence stays, for the case that the directory is lost: the coordinator goes by its own record.
+    case retain(SequenceID, Retention)
 
     package init(from reader: inout WireReader) throws(ServiceError) {
         let kind: UInt8 = try reader.read("operation")
         switch kind {
         case 1: self = .putModel(try ModelRecord(from: &reader))
         case 2: self = .removeModel(ModelID(try reader.read("model")))
-        case 3:
-            self = .open(
-                SequenceID(try reader.read("sequence")), model: ModelID(try reader.read("model")),
-                scope: try reader.readString("scope"))
+        case 3: self = .open(try SequenceRecord(from: &reader))
         case 4:
             self = .fork(
                 parent: SequenceID(try reader.read("parent")), child: SequenceID(try reader.read("child")),
-                length: try reader.readLength("length"))
+                length: try reader.readLength("length"), name: try reader.readString("name"))
         case 5: self = .truncate(SequenceID(try reader.read("sequence")), length: try reader.readLength("length"))
         case 6: self = .close(SequenceID(try reader.read("sequence")))
         case 7: self = .evict(SequenceID(try reader.read("sequence")))
@@ -34,6 +33,7 @@ public enum DirectoryOperation: Hashable, Sendable, WireFields {
             self = .claim(
                 SequenceID(try reader.read("sequence")), Claim(try reader.read("claim")),
                 holder: try reader.readString("holder"))
+        case 9: self = .retain(SequenceID(try reader.read("sequence")), try Retention(from: &reader))
         default: throw reader.malformed("has the unknown operation \(kind)")
         }
     }
@@ -46,16 +46,15 @@ public enum DirectoryOperation: Hashable, Sendable, WireFields {
         case .removeModel(let model):
             writer.write(UInt8(2))
             writer.write(model.value)
-        case .open(let sequence, let model, let scope):
+        case .open(let record):
             writer.write(UInt8(3))
-            writer.write(sequence.value)
-            writer.write(model.value)
-            writer.write(scope)
-        case .fork(let parent, let child, let length):
+            record.encode(to: &writer)
+        case .fork(let parent, let child, let length, let name):
             writer.write(UInt8(4))
             writer.write(parent.value)
             writer.write(child.value)
             writer.write(UInt64(length))
+            writer.write(name)
         case .truncate(let sequence, let length):
             writer.write(UInt8(5))
             writer.write(sequence.value)
@@ -71,6 +70,10 @@ public enum DirectoryOperation: Hashable, Sendable, WireFields {
             writer.write(sequence.value)
             writer.write(claim.value)
             writer.write(holder)
+        case .retain(let sequence, let retention):
+            writer.write(UInt8(9))
+            writer.write(sequence.value)
+            retention.encode(to: &writer)
         }
     }
 }

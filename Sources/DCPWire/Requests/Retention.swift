@@ -1,21 +1,8 @@
 package import DCPCore
 
-/// How long a sequence stays: what decides whether, and before which others, it is evicted.
-public struct Retention: Hashable, Sendable {
-    /// Never evicted, and never too old.
-    public var isPinned = false
-    /// Nobody has it: it is there to be found by its tokens, and goes before sequences that somebody has claimed since.
-    public var isKept = false
-    /// Sequences of a lower priority go first, whenever they were used.
-    public var priority: Int8 = 0
-    /// Closed when it has not been used for so many seconds; 0 for never.
-    public var timeToLive: UInt32 = 0
-
-    public init() {}
-}
-
 extension Retention: WireFields {
     package init(from reader: inout WireReader) throws(ServiceError) {
+        self.init()
         isPinned = try reader.readBool("pinned")
         isKept = try reader.readBool("kept")
         priority = try reader.read("priority")

@@ -42,11 +42,6 @@ struct Verify: AsyncParsableCommand {
                 "--repair needs all ranks, which must be cut alike, and --store has one; start the rank and run `dcpctl verify "
                     + "--repair` without --store.")
         }
-        if store != nil, sequence != nil {
-            throw ValidationError(
-                "A store knows its sequences by number, and --sequence is a name; leave one of --store and --sequence out."
-            )
-        }
         if repair, !yes, isatty(STDIN_FILENO) == 0 {
             throw ValidationError("--repair asks before it cuts, and standard input is no terminal; add --yes.")
         }
@@ -56,8 +51,8 @@ struct Verify: AsyncParsableCommand {
     func run() async throws {
         if let store {
             try await execute {
-                let result = try verify(store: store)
-                try finish(VerificationView([result], names: [:]))
+                let (result, names) = try verify(store: store)
+                try finish(VerificationView([result], names: names))
             }
         } else {
             try await client.execute { cluster in try await verify(cluster) }
@@ -66,7 +61,7 @@ struct Verify: AsyncParsableCommand {
 
     // MARK: One store
 
-    private func verify(store: String) throws -> RankVerification {
+    private func verify(store: String) throws -> (RankVerification, names: [SequenceID: String]) {
         let verification = try open(store)
         defer { verification.close() }
         var result = RankVerification(rank: verification.rank)
@@ -77,14 +72,14 @@ struct Verify: AsyncParsableCommand {
             result.findings += batch.findings
             result.progress = batch.progress
             bar.update(megabytesOf: batch.progress)
-            if batch.isDone { return result }
+            if batch.isDone { return (result, verification.names) }
         }
     }
 
     /// A store that is too damaged to be opened is damage that was found.
     private func open(_ store: String) throws -> StoreVerification {
         do throws(ServiceError) {
-            return try StoreVerification.open(directory: store)
+            return try StoreVerification.open(directory: store, sequence: sequence)
         } catch {
             guard error.code == .storeDamaged else { throw error }
             printMessage("\(error)")

@@ -82,7 +82,7 @@ extension Integration {
                 let warnings = try cluster.log(of: .coordinator)
                 for part in [
                     "An older store is accepted", "Committed tokens that not every rank has are cut", "longer",
-                    "is cut to there again",
+                    "are cut to there again",
                 ] {
                     #expect(warnings.contains(part), "\(warnings)")
                 }

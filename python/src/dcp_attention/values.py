@@ -33,6 +33,7 @@ class Topology:
         shape: How the ranks are arranged.
         lease_milliseconds: How long a rank may be silent.
         endpoints: Where each rank is dialled, in their order; ``None`` for one that is missing.
+        cluster: The cluster's random identity.
     """
 
     epoch: int
@@ -41,6 +42,7 @@ class Topology:
     shape: ClusterShape
     lease_milliseconds: int
     endpoints: tuple[str | None, ...]
+    cluster: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,4 +197,5 @@ TOPOLOGY: Record[Topology] = Record(
     shape=_Shape(),
     lease_milliseconds=U32,
     endpoints=_Members(),
+    cluster=U64,
 )

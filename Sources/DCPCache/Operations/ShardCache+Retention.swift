@@ -1,0 +1,25 @@
+public import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+extension ShardCache {
+    /// Notes how long a sequence is to stay. The coordinator goes by its own record; this one is for the case that it is
+    /// lost. No change in the order of changes: the tokens are the same.
+    public func retain(_ id: SequenceID, _ retention: Retention, completion: @escaping CacheCompletion) {
+        // From the reserve of a full store: what is to stay is decided when there is no room.
+        enqueue([Self.key(id)], isFreeing: true, completion) { [self] transaction in
+            guard try sequence(id).core.withLock(\.retention) != retention else { return }
+            let key = SequenceRecord.key(id)
+            guard let value = try transaction.get(tables.sequences, key), var record = SequenceRecord(id, value) else {
+                throw fail(
+                    .storeDamaged,
+                    "The record of \(id) in the store of \(rank) is damaged; `dcpctl verify` writes it again from memory."
+                )
+            }
+            record.retention = retention
+            try transaction.put(tables.sequences, key, record.encoded(id))
+        } apply: { [self] in
+            sequenceCaches.withLock { $0[id] }?.core.withLock { $0.retention = retention }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+internal import DCPCore
+internal import DCPWire
+
+/// What the directory is, by what the ranks' stores hold; the state that there is may be empty, or older than they.
+///
+/// Their word counts against the state's. What every rank has is there: a sequence of all of them is adopted, with the
+/// shortest length (`Reconciliation`), and so is a model. What one of them lacks nobody was told of, or somebody has closed:
+/// it is given up, and `unknown-grace` is the time to save it. Nothing else is taken from an older state than that a sequence
+/// was being closed: a truncation that it still owes may have been carried out, and the sequence gone on since.
+struct AdoptedDirectory {
+    private(set) var changes: [StateChange] = []
+    private(set) var report = AdoptionReport()
+    private let state: CoordinatorState
+    private let registrations: [RankIndex: Registration]
+    /// Ranks whose word counts.
+    private let witnesses: [RankIndex]
+    private var models: [ModelID: ModelRecord] = [:]
+    private var names: Set<NameKey> = []
+
+    init(
+        _ state: CoordinatorState, _ registrations: [RankIndex: Registration],
+        records: [RankIndex: [SequenceID: SequenceRecord]], replaced: Set<RankIndex>
+    ) {
+        self.state = state
+        self.registrations = registrations
+        witnesses = registrations.keys.filter { !replaced.contains($0) || !registrations[$0]!.sequences.isEmpty }
+            .sorted()
+        adoptModels()
+        adoptSequences(records)
+        report.models = models.count
+    }
+
+    // MARK: Models
+
+    private mutating func adoptModels() {
+        var found: [ModelID: [RankIndex: ModelRecord]] = [:]
+        for rank in witnesses {
+            for record in registrations[rank]!.models { found[record.id, default: [:]][rank] = record }
+        }
+        var names: Set<NameKey> = []
+        // Of two of one name the later stays.
+        for (id, records) in found.sorted(by: { $0.key > $1.key }) {
+            let record = records[records.keys.min()!]!
+            if let problem = problem(of: records) {
+                giveUp("model", record.name, "\(id)", problem)
+            } else if !names.insert(NameKey(record.name)).inserted {
+                giveUp("model", record.name, "\(id)", "a later one has its name")
+            } else {
+                models[id] = record
+                if state.models[id] != record { changes.append(.model(record)) }
+            }
+        }
+        for id in state.models.keys.sorted() where models[id] == nil { changes.append(.modelRemoved(id)) }
+    }
+
+    private func problem(of records: [RankIndex: ModelRecord]) -> String? {
+        let missing = witnesses.filter { records[$0] == nil }
+        guard missing.isEmpty else { return "\(Self.list(missing)) has not got it" }
+        let first = records[witnesses[0]]!
+        for rank in witnesses.dropFirst() where records[rank] != first {
+            let other = records[rank]!
+            let differences =
+                (other.name == first.name ? [] : ["name: \(other.name), not \(first.name)"])
+                + other.description.differences(from: first.description)
+            return "\(rank) and \(witnesses[0]) disagree about it (\(differences.joined(separator: "; ")))"
+        }
+        return nil
+    }
+
+    // MARK: Sequences
+
+    private mutating func adoptSequences(_ records: [RankIndex: [SequenceID: SequenceRecord]]) {
+        var held: [SequenceID: [RankIndex: Registration.RegisteredSequence]] = [:]
+        for rank in witnesses {
+            for sequence in registrations[rank]!.sequences { held[sequence.sequence, default: [:]][rank] = sequence }
+        }
+        var adopted: Set<SequenceID> = []
+        for (id, holders) in held.sorted(by: { $0.key > $1.key }) {
+            let told = holders.keys.sorted().compactMap { records[$0]?[id] }
+            let known = state.sequences[id]
+            if let known, known.isClosing {
+                adopted.insert(id)
+                continue
+            }
+            let name = told.first?.name ?? known?.record.name ?? ""
+            if let problem = problem(of: holders, told, name) {
+                giveUp("sequence", name, "\(id)", problem)
+                continue
+            }
+            guard let record = told.first, names.insert(NameKey(name)).inserted else {
+                giveUp("sequence", name, "\(id)", "a later one has its name")
+                continue
+            }
+            let retention = holders.values.map(\.retention).reduce(holders.values.first!.retention) { $0.longer($1) }
+            // Where it was cut before this epoch nobody knows any more: an older copy of a store can have nothing of it.
+            let before = CutHistory([.init(epoch: Epoch(state.epoch.value - 1), length: 0)])
+            // Whose it is stands in no store; whose it was in an older state it still is.
+            let owner = known?.record == record ? known?.owner ?? "" : ""
+            changes.append(
+                .sequence(SequenceEntry(record: record, owner: owner, retention: retention, history: before)))
+            adopted.insert(id)
+            report.sequences += 1
+        }
+        for entry in state.sortedSequences where !adopted.contains(entry.record.id) {
+            changes.append(.sequenceRemoved(entry.record.id))
+            if held[entry.record.id] == nil { report.closed.append(entry.record.name) }
+        }
+    }
+
+    private func problem(
+        of holders: [RankIndex: Registration.RegisteredSequence], _ told: [SequenceRecord], _ name: String
+    ) -> String? {
+        let missing = witnesses.filter { holders[$0] == nil }
+        guard missing.isEmpty else { return "\(Self.list(missing)) has not got it" }
+        guard told.count == witnesses.count, !name.isEmpty else { return "its name is unknown" }
+        for other in told.dropFirst() where other != told[0] {
+            return "the ranks disagree about it (`\(told[0].name)` of \(told[0].model) and scope `\(told[0].scope)`, "
+                + "`\(other.name)` of \(other.model) and scope `\(other.scope)`)"
+        }
+        return models[told[0].model] == nil ? "its model, \(told[0].model), is not adopted" : nil
+    }
+
+    private mutating func giveUp(_ kind: String, _ name: String, _ id: String, _ reason: String) {
+        let title = name.isEmpty ? id : "\(kind) `\(name)` (\(id))"
+        report.lost.append(AdoptionReport.Lost(what: title, reason: reason))
+    }
+
+    private static func list(_ ranks: [RankIndex]) -> String { ranks.map { "\($0)" }.joined(separator: ", ") }
+}
+
+/// What became of a directory that was made of the ranks' stores.
+public struct AdoptionReport: Hashable, Sendable {
+    public struct Lost: Hashable, Sendable {
+        /// The model or the sequence, with its number.
+        public var what: String
+        public var reason: String
+    }
+
+    public var models = 0
+    public var sequences = 0
+    /// Names that an older state had and no rank has: they were closed since.
+    public var closed: [String] = []
+    /// What some rank holds and the directory has not got. Sequences are kept there for `unknown-grace`.
+    public var lost: [Lost] = []
+
+    package init(models: Int = 0, sequences: Int = 0) {
+        self.models = models
+        self.sequences = sequences
+    }
+}

@@ -1,0 +1,140 @@
+internal import DCPCore
+package import DCPWire
+
+/// How the directory comes to be made of what the ranks hold, as a value.
+struct Adoption: Sendable {
+    /// Sequences whose names a rank is asked for at once: a frame of 2 MiB at the most.
+    static let pageMax = 4096
+
+    /// Ranks whose stores are lost. What the others hold counts without them.
+    let replaced: Set<RankIndex>
+    /// So far above all epochs that the ranks have seen it begins. Drawn: a copy of a store may have come in the place of one
+    /// that serves on and has seen more, an adoption among it.
+    let epochMargin: UInt64
+    /// The highest that a rank's store has seen.
+    private(set) var epoch = Epoch.none
+    /// Whose stores they are.
+    private(set) var cluster: ClusterID?
+    /// What each rank is still to be asked for.
+    private var pages: [RankIndex: [[SequenceID]]] = [:]
+    private var awaited: [UInt64: RankIndex] = [:]
+    private(set) var records: [RankIndex: [SequenceID: SequenceRecord]] = [:]
+
+    init(replaced: Set<RankIndex>, epochMargin: UInt64) {
+        self.replaced = replaced
+        self.epochMargin = epochMargin
+    }
+
+    mutating func note(_ registration: Registration) {
+        epoch = max(epoch, registration.epoch)
+        if registration.cluster != .none { cluster = registration.cluster }
+    }
+
+    mutating func begin(_ registrations: [RankIndex: Registration]) {
+        (awaited, records) = ([:], [:])
+        pages = registrations.mapValues { registration in
+            let ids = registration.sequences.map(\.sequence)
+            return stride(from: 0, to: ids.count, by: Self.pageMax).map {
+                Array(ids[$0..<min($0 + Self.pageMax, ids.count)])
+            }
+        }
+    }
+
+    /// What a rank is to be asked for next.
+    mutating func next(of rank: RankIndex, number: UInt64) -> [SequenceID]? {
+        guard let page = pages[rank]?.popLast() else { return nil }
+        awaited[number] = rank
+        return page
+    }
+
+    /// - Returns: false when the rank was not asked.
+    mutating func take(_ some: [SequenceRecord], of rank: RankIndex, number: UInt64) -> Bool {
+        guard awaited[number] == rank else { return false }
+        awaited[number] = nil
+        for record in some { records[rank, default: [:]][record.id] = record }
+        return true
+    }
+
+    var isComplete: Bool { awaited.isEmpty && pages.values.allSatisfy(\.isEmpty) }
+}
+
+/// The state is lost, or an older copy, and the ranks' stores are there: what they hold is the directory.
+///
+/// An operator asks for it, since only somebody who knows what happened can tell a lost state from a wrong one. All ranks
+/// have to be there, with stores of one cluster. It begins an epoch well above all that they have seen, asks each what its sequences
+/// are called once nothing changes them any more, and records the new directory in one transaction. That it has begun is
+/// recorded, too: a coordinator that dies in the midst goes on with it.
+extension CoordinatorMachine {
+    /// Why a rank that comes has no business here; nil when it has.
+    func stranger(_ newcomer: Registration) -> ServiceError? {
+        let (rank, store) = (newcomer.rank, newcomer.store)
+        func refusal(_ message: String) -> ServiceError { ServiceError(.storeRefused, message, rank: rank) }
+        guard let adoption else {
+            let remedy =
+                "its state was lost, is an older copy, or is another cluster's. Bring the newest state back; if that is "
+                + "lost for good, restart the coordinator with --adopt-ranks, which makes the directory of what the ranks' "
+                + "stores hold."
+            if newcomer.cluster != .none, newcomer.cluster != state.cluster {
+                return refusal(
+                    "The store \(store) of \(rank) belongs to cluster \(newcomer.cluster), this coordinator's state to "
+                        + "cluster \(state.cluster): \(remedy)")
+            }
+            guard newcomer.epoch > state.epoch else { return nil }
+            return refusal("\(rank) has seen \(newcomer.epoch), this coordinator only \(state.epoch): \(remedy)")
+        }
+        if newcomer.cluster == .none {
+            guard !adoption.replaced.contains(rank) else { return nil }
+            return refusal(
+                "\(rank) came with the store \(store), which has never joined a cluster, and the coordinator is to make its "
+                    + "directory of what the stores hold. Start the rank with the right --store; if that is lost for good, "
+                    + "restart the coordinator with --adopt-without \(rank.value) beside --adopt-ranks, which gives up the "
+                    + "tokens that it held.")
+        }
+        // A state of before the first epoch has drawn an identity that nobody has heard of.
+        guard let cluster = adoption.cluster ?? (state.epoch == .none ? nil : state.cluster),
+            newcomer.cluster != cluster
+        else { return nil }
+        let others = members.filter { $0.member.registration.cluster == cluster }.map { "\($0.rank)" }
+        return refusal(
+            "The store \(store) of \(rank) belongs to cluster \(newcomer.cluster), "
+                + (others.isEmpty ? "this coordinator's state" : "the stores of \(others.joined(separator: ", "))")
+                + " to cluster \(cluster): a directory is made of the stores of one cluster. Start each rank with the "
+                + "--store of the cluster that is meant.")
+    }
+
+    /// All ranks are here.
+    mutating func beginAdoption() -> [StateChange] {
+        adoption!.begin([:])
+        let epoch = Epoch(topology.epoch.value + adoption!.epochMargin)
+        return [.epoch(epoch), .adopting(true)] + (adoption!.cluster.map { [.cluster($0)] } ?? [])
+    }
+
+    /// All have registered with what they have for good.
+    mutating func askForRecords(now: Duration) -> [Action] {
+        adoption!.begin(Dictionary(uniqueKeysWithValues: members.map { ($0.rank, $0.member.registration) }))
+        return members.flatMap { askForRecords(of: $0.rank, $0.member.link) } + adoptIfComplete(now: now)
+    }
+
+    private mutating func askForRecords(of rank: RankIndex, _ link: LinkID) -> [Action] {
+        let number = takeNumber()
+        guard let page = adoption!.next(of: rank, number: number) else { return [] }
+        return [.send(.recordsRequest(page), number: number, to: link)]
+    }
+
+    /// A rank has said what some sequences are called.
+    package mutating func records(
+        _ link: LinkID, number: UInt64, _ records: [SequenceRecord], now: Duration
+    ) -> [Action] {
+        guard let rank = rank(of: link), adoption?.take(records, of: rank, number: number) ?? false else { return [] }
+        return askForRecords(of: rank, link) + adoptIfComplete(now: now)
+    }
+
+    private mutating func adoptIfComplete(now: Duration) -> [Action] {
+        guard let adoption, adoption.isComplete else { return [] }
+        let adopted = AdoptedDirectory(
+            state, Dictionary(uniqueKeysWithValues: members.map { ($0.rank, $0.member.registration) }),
+            records: adoption.records, replaced: adoption.replaced)
+        self.adoption = nil
+        return persist(adopted.changes + [.adopting(false)]) + [.report(.adopted(adopted.report))] + settle(now: now)
+    }
+}
