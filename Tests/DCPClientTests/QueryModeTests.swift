@@ -14,7 +14,8 @@ struct QueryModeTests {
             ranks: ranks, headGroups: headGroups, interleave: 1, blockTokens: 64, exchange: .allToAll)
         let topology = Topology(
             epoch: Epoch(1), phase: .ready, reason: "", shape: shape, leaseMilliseconds: 1,
-            members: try shape.allRanks.map { Topology.Member(rank: $0, endpoint: try Endpoint(endpoint)) })
+            members: try shape.allRanks.map { Topology.Member(rank: $0, endpoint: try Endpoint(endpoint)) },
+            cluster: ClusterID(1))
         return .cheaper(queryByteCount: kilobytes << 10, seesContext: seesContext, in: topology)
     }
 

@@ -64,9 +64,9 @@ package struct JournalEvent: Hashable, Sendable {
         "0c2bdde0c3ce46829c47cb2d305d845c", "Committed tokens of @DCP_COUNT@ sequences were given up",
         """
         At a join every sequence is cut to what all ranks have of it. Some ranks had more, so a store has lost what it had
-        committed: an older copy was taken in its place (dcpctl store accept-older), or it was replaced (dcpctl store replace), or its
-        machine lost power with a durability that does not sync each commit. The entry names the first hundred sequences, with
-        their lengths before and after and the ranks that had more, and counts all.
+        committed: an older copy was taken in its place (dcpctl store accept-older), or another store (dcpctl store replace), or
+        its machine lost power with a durability that does not sync each commit. The entry names the first hundred sequences,
+        with their lengths before and after and the ranks that had more, and counts all.
 
         Their clients resume from the shorter lengths and have to prefill the rest. Where nobody has brought a copy and no
         machine has lost power, look at the disk of the ranks that are not named: one of them forgets what it has synced.
