@@ -55,6 +55,19 @@ def test_few_queries_go_to_all_ranks_and_many_to_their_own(
     assert heads == [HQ] * ranks if replicates else sum(heads) == HQ
 
 
+def test_what_ranks_are_sent_alike_is_made_once() -> None:
+    layer = LayerAttention(query_heads=HQ, kv_heads=HKV, key_dim=D)
+    sequence = Sequence(1, "s", Model(1, "m", ModelDescription((layer,), DType.BF16)))
+    topology = Topology(1, Phase.READY, "", ClusterShape(4, 2, 1, 64, Exchange.ALL_TO_ALL), 1000, (None,) * 4)
+    q, k, v = (np.zeros((1, heads, D), np.uint16) for heads in (HQ, HKV, HKV))
+    step = contents(0, [Entry(sequence, 7, 1)], q, k, v)
+    made = [(fields, payload) for _, fields, payload in step.frames(topology, [1], 60)]
+    assert made[0][0] is made[1][0]
+    assert made[0][1] is made[1][1]
+    assert made[1][1] is not made[2][1]
+    assert made[2][1] is made[3][1]
+
+
 def test_nothing_more_is_sent_where_nothing_would_be_exchanged() -> None:
     assert query_heads(1, 1) == [HQ]
     assert query_heads(2, 1, position=0) == [HQ // 2] * 2

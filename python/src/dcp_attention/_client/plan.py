@@ -66,7 +66,8 @@ class Contents:
         self, topology: Topology, claims: list[int], timeout: float, commits: tuple[CommitPart, ...] = ()
     ) -> Iterator[tuple[int, bytes, list[npt.NDArray[Any]]]]:
         """For each rank its fields and its tensors: the queries of its own heads, or of its group's, and the keys and
-        values of its group's heads; without queries of those tokens alone that it owns.
+        values of its group's heads; without queries of those tokens alone that it owns. Ranks that are sent the same
+        are given the same objects.
         """
         attention, shape = self.attention, topology.shape
         query_mode = self._query_mode(topology)
@@ -74,10 +75,14 @@ class Contents:
             (entry.sequence.id, entry.position, entry.count, claim)
             for entry, claim in zip(self.entries, claims, strict=True)
         )
+        made: tuple[range, range, bytes, list[npt.NDArray[Any]]] | None = None
         for rank, (own_heads, group_heads, kv_heads) in enumerate(
             head_places(shape, attention.query_heads, attention.kv_heads)
         ):
             query_heads = group_heads if query_mode is QueryMode.REPLICATE else own_heads
+            if made is not None and self.queries is not None and made[:2] == (query_heads, kv_heads):
+                yield rank, *made[2:]
+                continue
             owned = None if self.queries is not None else self._owned(rank, shape)
             payload = [] if self.queries is None else [self.queries[query_heads.start : query_heads.stop]]
             kv_tokens = 0
@@ -103,7 +108,8 @@ class Contents:
                 entries=entries,
                 commits=commits,
             )
-            yield rank, fields.encoded(), payload
+            made = (query_heads, kv_heads, fields.encoded(), payload)
+            yield rank, *made[2:]
 
     def _query_mode(self, topology: Topology) -> QueryMode:
         """As asked for, or what costs less: replicated queries save the ranks a message to each other before any of

@@ -139,7 +139,8 @@ class Session:
         """Asks ranks the same, all unless told; the first failure is the outcome."""
         fields = bytearray()
         request.fields.write(fields, value)
-        frames = [(rank, bytes(fields), ()) for rank in (range(topology.shape.ranks) if ranks is None else ranks)]
+        encoded = bytes(fields)
+        frames = [(rank, encoded, ()) for rank in (range(topology.shape.ranks) if ranks is None else ranks)]
         replies = await self.send(request.type, frames, topology, timeout=self.timeout)
         return [reply(request, frame) for frame in replies]
 
@@ -156,7 +157,8 @@ class Session:
 
         Args:
             type: Of the request.
-            frames: For each rank its fields and its payload.
+            frames: For each rank its fields and its payload; what is the same object as of the rank before is encoded
+                once.
             topology: Whose epoch the frames state.
             timeout: Seconds until the last answer.
             layer: Of a step.
@@ -166,10 +168,12 @@ class Session:
         """
         tag = self.tag(layer)
         try:
-            calls = [
-                Call(await self.link(rank, topology), type, tag, encode(type, topology.epoch, tag, fields, payload))
-                for rank, fields, payload in frames
-            ]
+            calls = []
+            made: tuple[bytes, Sequence[Buffer], list[Buffer]] | None = None
+            for rank, fields, payload in frames:
+                if made is None or made[0] is not fields or made[1] is not payload:
+                    made = (fields, payload, encode(type, topology.epoch, tag, fields, payload))
+                calls.append(Call(await self.link(rank, topology), type, tag, made[2]))
             replies = await self.transport.exchange(calls, timeout)
             if any(frame.epoch != topology.epoch for frame in replies):
                 self.forget_topology()
