@@ -64,7 +64,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     public func run() async throws {
         var source = try source()
         source.isInspected = common.isInspection && EnvironmentVariable.value("CREDENTIALS_DIRECTORY") == nil
-        let (configuration, settings) = try Runtime.refusing { [source] in try Self.load(source) }
+        var (configuration, settings) = try Runtime.refusing { [source] in try Self.load(source) }
         if common.isInspection {
             let condition = try configuration.missingCredentials(
                 listening: .coordinatorListen, dialled: nil, ConfigurationKey.coordinatorAccess)
