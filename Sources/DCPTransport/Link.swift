@@ -45,7 +45,7 @@ public final class Link {
     /// Called once, before the delegate hears of the end, when the peer was refused.
     var refused: ((RefusalCause) -> Void)?
     private(set) var wasAuthenticated = false
-    /// Who the peer is as a client, and what it may do; known once its hello has been accepted.
+    /// Who the peer is as a client: at first what the socket says, with its hello what its certificate does.
     package private(set) var caller: Caller
     private var turnedAway: Refusal?
     private var state: State
@@ -70,7 +70,6 @@ public final class Link {
     /// - Parameters:
     ///   - tls: in the channel's pipeline before this link.
     ///   - turnedAway: why the connection is closed as soon as it is there.
-    ///   - caller: who the peer is, where its certificate does not say.
     ///   - authenticated: called when the hello has been accepted.
     init(
         channel: any Channel, side: Side, settings: LinkSettings, delegate: any LinkDelegate,
@@ -238,9 +237,7 @@ private struct WeakLink {
     init(_ link: Link) { self.link = link }
 }
 
-// MARK: - Called by the channel handler
-
-extension Link {
+extension Link {  // Called by the channel handler.
     func becameActive() {
         if let turnedAway { return refuse(turnedAway) }
         if case .dialled(_, _, let hello) = side, tls == nil { write(.greeting(.hello(hello))) }
@@ -377,7 +374,6 @@ extension Link {
                 try identity.check(hello, acceptedBy: role)
                 caller = identity.caller
             } else if hello.role != .client {
-                // Whose rights end somewhere is no daemon.
                 try caller.check(.administer, for: "a hello as \(hello.sender)")
             }
             guard let delegate else { throw ServiceError(.shuttingDown, "The daemon is stopping; try again later.") }
