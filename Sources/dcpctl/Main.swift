@@ -37,6 +37,6 @@ struct Dcpctl: AsyncParsableCommand {
         version: Release.current,
         subcommands: [
             Up.self, Down.self, Submit.self, Status.self, Top.self, Ranks.self, Models.self, Sequences.self,
-            Verify.self, Health.self, Doctor.self, Kernels.self, Certificates.self,
+            Verify.self, Backup.self, Restore.self, Health.self, Doctor.self, Kernels.self, Certificates.self,
         ])
 }

@@ -8,7 +8,8 @@ enum Catalog {
         Many<OpenSequence>.self, Many<ClaimSequence>.self, Many<ForkSequence>.self, Many<TruncateSequence>.self,
         Many<CloseSequence>.self, Many<RetainSequence>.self, Many<OpenMatching>.self, StepRequest.self, Commit.self,
         Many<GetSequenceStatus>.self, Many<CutUncommitted>.self, RowsRequest.self, GetRankStatus.self,
-        VerificationRequest.self, GetHostReport.self, ReadTokens.self, MatchTokens.self,
+        VerificationRequest.self, GetHostReport.self, ReadTokens.self, MatchTokens.self, Many<BeginCopy>.self,
+        ReadCopy.self, EndCopy.self,
     ]
 
     /// Of every kind of frame.
