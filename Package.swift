@@ -101,7 +101,9 @@ let package = Package(
             ]),
         library(
             "DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", "DCPObservability", nioCore]),
-        library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix, system, yams]),
+        library(
+            "DCPClient",
+            ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix, system, yams]),
         library("DCPConsole", ["DCPCore"]),
         library(
             "DCPDoctor",

@@ -157,7 +157,12 @@ public final class Environment: @unchecked Sendable {
     }
 
     /// Remembers durably that the store has been filled: from now on an empty data file is damage.
-    public func markCreated() throws(StoreError) { try StoreMark.created.set(in: directory) }
+    public func markCreated() throws(StoreError) { try Self.markCreated(in: directory) }
+
+    /// Also of a store that nobody has opened: of a copy that is put in place.
+    public static func markCreated(in directory: String) throws(StoreError) { try StoreMark.created.set(in: directory) }
+
+    public static let createdMarkName = StoreMark.created.rawValue
 
     var dataPath: String { directory + "/data.mdb" }
 

@@ -69,6 +69,9 @@ public struct FrameType: Sendable {
     /// From the coordinator: what these sequences are called, and whose they are.
     public static let recordsRequest = FrameType(24, "recordsRequest")
     public static let records = FrameType(25, "records")
+    /// From the coordinator: hold the store as it is, for a backup.
+    public static let copyRequest = FrameType(26, "copyRequest")
+    public static let copyHeld = FrameType(27, "copyHeld")
 
     // Rank and rank, inside a head group.
     public static let query = FrameType(50, "query")
@@ -81,7 +84,7 @@ public struct FrameType: Sendable {
     public static let notices: [FrameType] = [
         .hello, .welcome, .failure, .register, .renewLease, .leaseRenewed, .topology, .linksReady, .operation,
         .operationDone, .refusals, .victimsRequest, .victims, .matchRequest, .matched, .lengthsRequest, .lengths,
-        .recordsRequest, .records,
+        .recordsRequest, .records, .copyRequest, .copyHeld,
         .query, .partial, .logSumExp, .corrected, .abort, .appended,
     ]
 }

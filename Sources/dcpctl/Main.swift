@@ -47,6 +47,7 @@ struct Dcpctl: AsyncParsableCommand {
         version: Release.current,
         subcommands: [
             Up.self, Down.self, Submit.self, Status.self, Top.self, Ranks.self, Models.self, Sequences.self,
-            Verify.self, Stores.self, Health.self, Doctor.self, Kernels.self, Certificates.self,
+            Verify.self, Stores.self, Backup.self, Restore.self, Health.self, Doctor.self, Kernels.self,
+            Certificates.self,
         ])
 }

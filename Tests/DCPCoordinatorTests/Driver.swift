@@ -215,6 +215,7 @@ func kinds(_ actions: some Sequence<CoordinatorMachine.Action>) -> [String] {
         case .answer(let message, _, _):
             DirectoryRequest.refusal(in: message) == nil ? "answer reply" : "answer failure"
         case .close: "close"
+        case .hold: "hold"
         case .report: "report"
         }
     }

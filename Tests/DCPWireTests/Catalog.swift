@@ -9,7 +9,7 @@ enum Catalog {
         Many<CloseSequence>.self, Many<RetainSequence>.self, Many<OpenMatching>.self, StepRequest.self, Commit.self,
         Many<GetSequenceStatus>.self, Many<CutUncommitted>.self, RowsRequest.self, GetRankStatus.self,
         VerificationRequest.self, GetHostReport.self, ReadTokens.self, MatchTokens.self, ListStores.self,
-        GiveUpStore.self,
+        GiveUpStore.self, Many<BeginCopy>.self, ReadCopy.self, EndCopy.self,
     ]
 
     /// Of every kind of frame.

@@ -55,7 +55,7 @@ enum Samples {
                 MatchQuestion(model: ModelID(7), scope: "tenant", ids: [1, .max, 0], excluding: [SequenceID(4)])),
             .matched([]), .matched([HeldLength(sequence: SequenceID(9), length: 1 << 40)]),
             .lengthsRequest([SequenceID(9)]), .lengths([HeldLength(sequence: SequenceID(9), length: 7)]),
-            .recordsRequest([SequenceID(4)]), .records([record]),
+            .recordsRequest([SequenceID(4)]), .records([record]), .copyRequest, .copyHeld,
             .refusals([]),
             .refusals([
                 ServiceError(.storeFull, "Full.", rank: RankIndex(3)),
@@ -117,6 +117,8 @@ enum Samples {
             .reply(Many.Reply([.failure(refusal)]), to: Many<TruncateSequence>.self),
             .reply(Many.Reply([.success(Done())]), to: Many<CloseSequence>.self),
             .reply(Many.Reply([.success(retention)]), to: Many<RetainSequence>.self),
+            .request(Many([BeginCopy(waitMilliseconds: 10_000)])),
+            .reply(Many.Reply([.success(BegunCopy(number: 1 << 40, epoch: Epoch(9)))]), to: Many<BeginCopy>.self),
             .request(
                 Many([
                     OpenMatching(
@@ -182,7 +184,13 @@ enum Samples {
                 to: ListStores.self),
             .request(GiveUpStore(rank: RankIndex(1), loss: .store(StoreID(high: 5, low: 6)))),
             .request(GiveUpStore(rank: RankIndex(1), loss: .changes(7))), .reply(Done(), to: GiveUpStore.self),
-            .request(GetHostReport()), .reply(HostReport(), to: GetHostReport.self),
+            .request(ReadCopy(number: 1 << 40, page: 7)), .request(EndCopy(number: 1 << 40)),
+            .reply(
+                CopiedPages(
+                    StoredPages(
+                        pageByteCount: 4, pages: 40, runs: [.init(first: 7, count: 2), .init(first: 11, count: 1)],
+                        bytes: Array(1...12), next: 13)), to: ReadCopy.self),
+            .reply(Done(), to: EndCopy.self), .request(GetHostReport()), .reply(HostReport(), to: GetHostReport.self),
             .reply(hostReport(), to: GetHostReport.self), .reply(Done(), to: Commit.self),
             .request(Many([GetSequenceStatus(SequenceID(1)), GetSequenceStatus(SequenceID(9))])),
             .reply(Many.Reply([.success(status)]), to: Many<GetSequenceStatus>.self),

@@ -21,7 +21,7 @@ from dcp_attention.values import Phase
 
 SAMPLES: list[dict[str, Any]] = json.loads((FIXTURES / "wire-frames.json").read_text())
 # What only daemons ask, or answer to `dcpctl` alone.
-OTHERS = {0x0110, 0x0111, 0x0205, 0x0206, 0x0300}
+OTHERS = {0x010C, 0x0110, 0x0111, 0x0205, 0x0206, 0x0300, 0x0301, 0x0302}
 
 
 def known() -> dict[int, Request[Any, Any]]:

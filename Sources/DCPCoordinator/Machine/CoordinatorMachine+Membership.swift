@@ -150,7 +150,8 @@ extension CoordinatorMachine {
         let (due, waiting) = (waiters.filter { $0.deadline <= now }, waiters.filter { $0.deadline > now })
         waiters = waiting
         actions += due.map { .answer(.reply(topology, to: GetTopology.self), $0.tag, to: $0.link) }
-        return actions + recordMarks(now: now) + resendPostponed() + dropUnknownSequences(now: now)
+        return actions + endLateCopying(now: now) + recordMarks(now: now) + resendPostponed()
+            + dropUnknownSequences(now: now)
             + evictAged(now: now)
     }
 

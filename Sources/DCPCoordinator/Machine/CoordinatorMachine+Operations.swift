@@ -80,11 +80,12 @@ extension CoordinatorMachine {
     }
 
     private mutating func sendQueued(to rank: RankIndex) -> [Action] {
-        guard case .present(let member) = slots[rank], let sendable = queues[rank]?.takeSendable() else { return [] }
+        guard copying == nil, case .present(let member) = slots[rank], let sendable = queues[rank]?.takeSendable()
+        else { return [] }
         return sendable.map { .send(.operation($0.operation), number: $0.number, to: member.link) }
     }
 
-    private mutating func sendQueued() -> [Action] { state.shape.allRanks.flatMap { sendQueued(to: $0) } }
+    mutating func sendQueued() -> [Action] { state.shape.allRanks.flatMap { sendQueued(to: $0) } }
 
     /// Carries a recorded operation to all ranks.
     mutating func carry(_ operation: DirectoryOperation, for waiter: ItemWaiter? = nil) -> [Action] {
@@ -122,11 +123,12 @@ extension CoordinatorMachine {
         guard let rank = rank(of: link), queues[rank]?.answered(number) ?? false else { return [] }
         queues[rank]!.remove(number)
         operations[number]!.awaited.remove(rank)
-        return sendQueued(to: rank) + finishIfAnswered(number)
+        return sendQueued(to: rank) + finishIfAnswered(number) + copyIfDrained()
     }
 
     public mutating func operationFailed(_ link: LinkID, number: UInt64, _ error: ServiceError) -> [Action] {
         if matches[number] != nil { return searchFailed(link, number: number, error) }
+        if copying?.number == number { return endCopying(error) }
         guard let rank = rank(of: link), queues[rank]?.answered(number) ?? false, let pending = operations[number]
         else { return [] }
         // In a join no client waits for the operation, and the record it comes from is older: it stays owed. A rank that
@@ -135,12 +137,12 @@ extension CoordinatorMachine {
             && (phase == .joining || error.code == .overloaded || !pending.operation.isTakenBackWhenRefused)
         {
             queues[rank]!.postpone(number)
-            return sendQueued(to: rank)
+            return sendQueued(to: rank) + copyIfDrained()
         }
         operations[number]!.awaited.remove(rank)
         operations[number]!.refusedBy.insert(rank)
         if pending.refusal == nil { operations[number]!.refusal = error }
-        return finishIfAnswered(number) + sendQueued(to: rank)
+        return finishIfAnswered(number) + sendQueued(to: rank) + copyIfDrained()
     }
 
     /// Asks the ranks again that could not carry an operation out.
@@ -233,18 +235,20 @@ extension CoordinatorMachine {
         let abandoned = operations.sorted { $0.key < $1.key }
         dropOperations()
         eviction.abandon()
-        return abandoned.flatMap { _, pending in
-            let outlook: String
-            if case .claim = pending.operation {
-                outlook = "Ask again when \(rank) is back."
-            } else {
-                outlook = "The request is recorded and will be carried out when \(rank) is back."
-            }
-            let error = ServiceError(
-                .rankUnavailable, "\(rank) was lost before it confirmed. \(outlook)", rank: rank)
-            return pending.waiters.flatMap { refuse($0.place, error) }
-                + (pending.new.map { refuse($0.item.place, error) } ?? [])
-        } + abandonMatches(ServiceError(.rankUnavailable, "\(rank) was lost. Ask again when it is back.", rank: rank))
+        let lost = ServiceError(.rankUnavailable, "\(rank) was lost. Ask again when it is back.", rank: rank)
+        return endCopying(lost)
+            + abandoned.flatMap { _, pending in
+                let outlook: String
+                if case .claim = pending.operation {
+                    outlook = "Ask again when \(rank) is back."
+                } else {
+                    outlook = "The request is recorded and will be carried out when \(rank) is back."
+                }
+                let error = ServiceError(
+                    .rankUnavailable, "\(rank) was lost before it confirmed. \(outlook)", rank: rank)
+                return pending.waiters.flatMap { refuse($0.place, error) }
+                    + (pending.new.map { refuse($0.item.place, error) } ?? [])
+            } + abandonMatches(lost)
     }
 
     /// Numbers of different epochs differ: a late answer confirms nothing else, also after the coordinator restarted.

@@ -24,6 +24,8 @@ public struct CoordinatorMachine: Sendable {
         /// To a client.
         case answer(Message, Tag, to: LinkID)
         case close(LinkID, ServiceError)
+        /// The coordinator's own store, as it is now, for a backup of this number.
+        case hold(UInt64)
         case report(CoordinatorEvent)
     }
 
@@ -88,6 +90,8 @@ public struct CoordinatorMachine: Sendable {
     var configuredLosses: Set<RankLoss>
     /// While the directory is made of what the ranks hold.
     var adoption: Adoption?
+    /// While a backup is being begun nothing is sent to ranks.
+    var copying: Copying?
     var marks = StoreMarks()
     var secondHolders = SecondHolders()
 

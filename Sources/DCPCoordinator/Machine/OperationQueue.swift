@@ -86,6 +86,9 @@ struct OperationQueue: Sendable {
 
     init(window: Int) { self.window = window }
 
+    /// Nothing is on its way.
+    var isIdle: Bool { onTheirWay == 0 }
+
     /// - Parameter model: of the sequence that the operation concerns, where it is known.
     mutating func append(_ number: UInt64, _ operation: DirectoryOperation, of model: ModelID?) {
         var entry = Entry(operation: operation, places: Self.places(of: operation, model))

@@ -21,6 +21,12 @@ extension CoordinatorServer {
         table.on(Many<CloseSequence>.self) { $0.carryOut($1, $2) }
         table.on(Many<RetainSequence>.self) { $0.carryOut($1, $2) }
         table.on(Many<OpenMatching>.self) { $0.carryOut($1, $2) }
+        table.on(Many<BeginCopy>.self) { $0.carryOut($1, $2) }
+        table.on(ReadCopy.self) { $0.readCopy($1, $2) }
+        table.on(EndCopy.self) { server, request, call in
+            server.copies.end(request.number)
+            server.answer(call, Done())
+        }
         return table
     }()
 
@@ -47,6 +53,15 @@ extension CoordinatorServer {
         hostReporter.report { [weak self] result in
             switch result {
             case .success(let report): self?.answer(call, report)
+            case .failure(let error): self?.answer(call, .failure(error))
+            }
+        }
+    }
+
+    private func readCopy(_ request: ReadCopy, _ call: Call<ReadCopy>) {
+        copies.read(request) { [weak self] result in
+            switch result {
+            case .success(let pages): self?.answer(call, pages)
             case .failure(let error): self?.answer(call, .failure(error))
             }
         }

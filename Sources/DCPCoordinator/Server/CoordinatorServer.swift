@@ -44,6 +44,7 @@ public final class CoordinatorServer {
     private let listener: Listener
     let tls: TLSCredentials?
     let hostReporter: HostReporter
+    let copies: StoreCopies
     var machine: CoordinatorMachine
     private(set) var counters = CoordinatorCounters()
     private(set) var links: [CoordinatorMachine.LinkID: Link] = [:]
@@ -73,6 +74,7 @@ public final class CoordinatorServer {
             settings: configuration.link)
         tls = configuration.link.tls
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
+        copies = StoreCopies(eventLoop: eventLoop)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
             losses: configuration.losses, adoptsRanks: configuration.adoptsRanks,
@@ -99,6 +101,7 @@ public final class CoordinatorServer {
         eventLoop.preconditionInEventLoop()
         ticker?.cancel()
         listener.stop()
+        copies.endAll()
         // From here on nobody is lost: a rank whose link is still open would hear that the others are missing, and stop
         // serving.
         linkIDs = [:]
@@ -150,6 +153,7 @@ public final class CoordinatorServer {
                 send(message, Tag(client: ClientID(0), number: number), to: id)
             case .answer(let message, let tag, let id): send(message, tag, to: id)
             case .close(let id, let error): links[id]?.close(error)
+            case .hold(let number): hold(number)
             case .report(let event): observe(event)
             }
         }
@@ -175,6 +179,15 @@ public final class CoordinatorServer {
                     server.observe(.fatal(error))
                 }
             }
+        }
+    }
+
+    /// Everything before it in the order of actions is on the disk.
+    private func hold(_ number: UInt64) {
+        do throws(ServiceError) {
+            try copies.hold(number) { () throws(ServiceError) in try store.copy() }
+        } catch {
+            perform(machine.endCopying(error))
         }
     }
 
@@ -230,6 +243,7 @@ extension CoordinatorServer: LinkDelegate {
             perform(machine.lengths(id, number: frame.tag.number, lengths, now: now))
         case .records(let records) where isRank:
             perform(machine.records(id, number: frame.tag.number, records, now: now))
+        case .copyHeld where isRank: perform(machine.copyHeld(id, number: frame.tag.number))
         case .linksReady where isRank: perform(machine.linksReady(id, epoch: frame.epoch, now: now))
         case .operationDone where isRank: perform(machine.operationDone(id, number: frame.tag.number))
         case .failure(let error) where isRank:

@@ -86,6 +86,23 @@ public final class CoordinatorStore: Sendable {
                 completion: { result in completion(result.mapError { Self.serviceError($0) }) }))
     }
 
+    /// Holds the state as it is on the disk, for a backup.
+    package func copy() throws(ServiceError) -> StoredPagesReader {
+        do throws(StoreError) {
+            let copy = try StoreCopy(of: environment)
+            return { page in
+                Result { () throws(StoreError) in try copy.read(from: page) }.mapError { Self.serviceError($0) }.map {
+                    StoredPages(
+                        pageByteCount: copy.pageByteCount, pages: copy.pages,
+                        runs: $0.runs.map { .init(first: $0.lowerBound, count: $0.count) }, bytes: $0.bytes,
+                        next: $0.next)
+                }
+            }
+        } catch {
+            throw Self.serviceError(error)
+        }
+    }
+
     /// Writes what waits, then closes.
     public func close() {
         writer.close()

@@ -64,12 +64,13 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     public func run() async throws {
         var source = try source()
         source.isInspected = common.isInspection && EnvironmentVariable.value("CREDENTIALS_DIRECTORY") == nil
-        var (configuration, settings) = try Runtime.refusing { [source] in try Self.load(source) }
+        let (configuration, loaded) = try Runtime.refusing { [source] in try Self.load(source) }
         if common.isInspection {
             let condition = try configuration.missingCredentials(
                 listening: .coordinatorListen, dialled: nil, ConfigurationKey.coordinatorAccess)
             return try common.report(configuration, condition: condition)
         }
+        var settings = loaded
         settings.server.adoptsRanks = adoptRanks
         settings.server.adoptsWithout = Set(adoptWithout.map { RankIndex($0) })
         let log = DaemonLog(label: "dcp-coordinator", level: settings.logLevel)

@@ -1,5 +1,6 @@
 internal import DCPCache
 internal import DCPCore
+internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
@@ -63,6 +64,18 @@ extension CoordinatorSession {
     func records(of sequences: [SequenceID]) -> [SequenceRecord] {
         sequences.compactMap { server.cache.state(of: $0) }.map {
             SequenceRecord(id: $0.id, name: $0.name, model: $0.model, scope: $0.scope)
+        }
+    }
+
+    /// A backup begins: everything that was confirmed before is in the store.
+    func holdCopy(number: UInt64) {
+        do throws(ServiceError) {
+            try server.copies.hold(number) { () throws(ServiceError) in try server.cache.copy() }
+            send(.copyHeld, number: number)
+        } catch {
+            var error = error
+            error.rank = server.configuration.rank
+            send(.failure(error), number: number)
         }
     }
 

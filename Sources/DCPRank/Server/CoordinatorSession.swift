@@ -304,6 +304,7 @@ extension CoordinatorSession: LinkDelegate {
             send(.lengths(heldLengths(of: sequences)), number: frame.tag.number)
         case .recordsRequest(let sequences):
             send(.records(records(of: sequences)), number: frame.tag.number)
+        case .copyRequest: holdCopy(number: frame.tag.number)
         case .failure(let error):
             // The registration was refused, or the coordinator stops: it is about to close the link.
             link.close(error)

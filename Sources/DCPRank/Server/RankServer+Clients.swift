@@ -20,6 +20,13 @@ extension RankServer {
         table.on(GetRankStatus.self) { $0.reportStatus($2) }
         table.on(VerificationRequest.self) { $0.verify($1, $2) }
         table.on(GetHostReport.self) { $0.reportHost($2) }
+        table.on(ReadCopy.self) { server, request, call in
+            server.copies.read(request) { [weak server] in server?.answer(call, $0) }
+        }
+        table.on(EndCopy.self) { server, request, call in
+            server.copies.end(request.number)
+            server.answer(call, Done())
+        }
         return table
     }()
 

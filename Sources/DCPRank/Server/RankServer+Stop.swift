@@ -15,6 +15,7 @@ extension RankServer {
         drained = promise
         listener.stop()
         verification?.stop()
+        copies.endAll()
         coordinator.refuseSteps(ServiceError(.shuttingDown, "\(configuration.rank) is stopping; try again later."))
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let timeout = drainTimeout ?? configuration.drainTimeout

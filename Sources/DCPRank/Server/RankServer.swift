@@ -46,6 +46,7 @@ public final class RankServer {
     private(set) var coordinator: CoordinatorSession!
     let listener: Listener
     let hostReporter: HostReporter
+    let copies: StoreCopies
     /// Every open link of a client, with its place in the order they came, for a clean stop.
     var incoming: [ObjectIdentifier: (ordinal: UInt64, link: Link)] = [:]
     var nextIncoming: UInt64 = 0
@@ -87,6 +88,7 @@ public final class RankServer {
         listener = Listener(
             configuration.listen, as: .rank(configuration.rank), eventLoop: eventLoop, settings: configuration.link)
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
+        copies = StoreCopies(eventLoop: eventLoop)
         coordinator = CoordinatorSession(server: self, hello: hello, dialer: dialer)
     }
 

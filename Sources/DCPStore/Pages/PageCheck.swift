@@ -322,7 +322,7 @@ struct PageCheck: ~Copyable {
 }
 
 /// A set of page numbers below a bound, a bit each: 32 MiB for a file of 1 TiB.
-struct PageSet: ~Copyable {
+struct PageSet: Sendable {
     private var words: [UInt64]
 
     init(count: Int) { words = Array(repeating: 0, count: (count + 63) / 64) }
@@ -334,4 +334,6 @@ struct PageSet: ~Copyable {
         words[page / 64] |= bit
         return true
     }
+
+    func contains(_ page: Int) -> Bool { words[page / 64] & UInt64(1) << UInt64(page % 64) != 0 }
 }

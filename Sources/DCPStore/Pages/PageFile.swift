@@ -134,6 +134,19 @@ struct MetaPage {
     let lastPage: UInt64
     let transaction: UInt64
 
+    /// The bytes of a meta page in another place, of another transaction with the same trees.
+    static func renumbered(_ bytes: [UInt8], slot: Int, transaction: UInt64) -> [UInt8] {
+        var bytes = bytes
+        bytes.withUnsafeMutableBytes {
+            $0.storeBytes(of: UInt64(slot).littleEndian, as: UInt64.self)
+            $0.storeBytes(
+                of: transaction.littleEndian, toByteOffset: Page.headerByteCount + transactionOffset, as: UInt64.self)
+        }
+        return bytes
+    }
+
+    private static let transactionOffset = 128
+
     /// nil for what is no such page.
     init?(_ page: Page) {
         let start = Page.headerByteCount
@@ -146,6 +159,6 @@ struct MetaPage {
         free = PageTree(page, at: start + 24)
         main = PageTree(page, at: start + 24 + PageTree.byteCount)
         lastPage = page.integer(start + 120)
-        transaction = page.integer(start + 128)
+        transaction = page.integer(start + Self.transactionOffset)
     }
 }

@@ -49,6 +49,19 @@ public struct ReadTransaction: ~Copyable {
         return pages
     }
 
+    /// Calls `body` with each page on the free list.
+    borrowing func scanFreePages(_ body: (Int) -> Void) throws(StoreError) {
+        try scan(Table(name: "free list", identifier: 0)) { _, value in
+            for index in 0..<value.loadUnaligned(as: Int.self) {
+                body(value.loadUnaligned(fromByteOffset: 8 * (index + 1), as: Int.self))
+            }
+            return true
+        }
+    }
+
+    /// Of the state: it rises with each commit.
+    var number: UInt64 { UInt64(mdb_txn_id(handle)) }
+
     deinit {
         mdb_txn_abort(handle)
         environment.readEnded(horizon)

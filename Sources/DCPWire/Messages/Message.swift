@@ -35,6 +35,9 @@ public enum Message: Sendable {
     case recordsRequest([SequenceID])
     /// Of those that the rank has.
     case records([SequenceRecord])
+    /// Hold the store as it is, under the tag's number.
+    case copyRequest
+    case copyHeld
 
     case query(QuerySlice)
     case partial(PartialSlice)
@@ -78,6 +81,8 @@ extension Message {
         case .lengths(let lengths): (.lengths, lengths)
         case .recordsRequest(let sequences): (.recordsRequest, sequences)
         case .records(let records): (.records, records)
+        case .copyRequest: (.copyRequest, Done())
+        case .copyHeld: (.copyHeld, Done())
         case .query(let slice): (.query, slice)
         case .partial(let slice): (.partial, slice)
         case .logSumExp(let rows): (.logSumExp, rows)
@@ -119,6 +124,8 @@ extension Message {
         case .lengths: self = .lengths(try body())
         case .recordsRequest: self = .recordsRequest(try body())
         case .records: self = .records(try body())
+        case .copyRequest: self = try done(.copyRequest)
+        case .copyHeld: self = try done(.copyHeld)
         case .query: self = .query(try body())
         case .partial: self = .partial(try body())
         case .logSumExp: self = .logSumExp(try body())

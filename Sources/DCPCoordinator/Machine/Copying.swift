@@ -1,0 +1,70 @@
+package import DCPCore
+package import DCPWire
+
+/// A backup that is being begun, as a value: until every daemon holds its store.
+struct Copying: Sendable {
+    /// How long operations may be held back for it.
+    static let waitMax = Duration.seconds(10)
+
+    var item: PendingItem<BeginCopy>
+    var number: UInt64
+    var deadline: Duration
+    /// Ranks that do not hold their stores yet; nil while operations are still on their way.
+    var awaited: Set<RankIndex>?
+}
+
+/// All stores at one moment: when no operation is on its way to a rank, and none is sent until every rank holds its store.
+///
+/// Steps and commits go on. A commit that one rank's copy has and another's has not is cut at the join after a restore, as
+/// after a crash; whoever was answered before the backup began has it in all copies. An operation is in all of them or in none:
+/// a truncation that one rank had carried out, and had gone on from with other tokens, while another had not, would be
+/// mixed with the old tokens, and lengths do not tell them apart. One that is recorded and not carried out is in the
+/// coordinator's own copy, and owed as after a crash.
+extension BeginCopy: DirectoryItem {
+    package func carryOut(
+        on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
+    ) throws(ServiceError) -> [CoordinatorMachine.Action] {
+        try machine.checkReady()
+        guard machine.copying == nil else {
+            throw ServiceError(.overloaded, "Another backup is being begun; try again in a moment.")
+        }
+        let wait = min(.milliseconds(Int64(waitMilliseconds)), Copying.waitMax)
+        machine.copying = Copying(item: item, number: machine.takeNumber(), deadline: now + wait)
+        return machine.copyIfDrained()
+    }
+}
+
+extension CoordinatorMachine {
+    /// Has the ranks hold their stores once nothing is on its way to them.
+    mutating func copyIfDrained() -> [Action] {
+        guard let pending = copying, pending.awaited == nil, queues.values.allSatisfy(\.isIdle) else { return [] }
+        copying!.awaited = Set(state.shape.allRanks)
+        return [.hold(pending.number)]
+            + members.map { .send(.copyRequest, number: pending.number, to: $0.member.link) }
+    }
+
+    /// A rank holds its store.
+    package mutating func copyHeld(_ link: LinkID, number: UInt64) -> [Action] {
+        guard let rank = rank(of: link), copying?.number == number, copying?.awaited?.remove(rank) != nil,
+            let begun = copying, begun.awaited!.isEmpty
+        else { return [] }
+        copying = nil
+        return answer(begun.item.answer(BegunCopy(number: number, epoch: state.epoch))) + sendQueued()
+    }
+
+    /// A rank, or the coordinator's own store, cannot be held, or it takes too long.
+    package mutating func endCopying(_ error: ServiceError) -> [Action] {
+        guard let pending = copying else { return [] }
+        copying = nil
+        return refuse(pending.item.place, error) + sendQueued()
+    }
+
+    mutating func endLateCopying(now: Duration) -> [Action] {
+        guard let pending = copying, now >= pending.deadline else { return [] }
+        return endCopying(
+            ServiceError(
+                .deadlineExceeded,
+                "The ranks did not hold their stores in time: operations that are under way, steps that a "
+                    + "truncation waits for among them, have not ended. Try again."))
+    }
+}

@@ -1,0 +1,78 @@
+package import DCPCore
+package import DCPWire
+package import NIOCore
+internal import NIOPosix
+
+/// States of a daemon's store that backups read. Confined to the daemon's event loop; the disk is read off it.
+package final class StoreCopies {
+    /// While one is held no page that is freed is used again, and the file grows by what is written.
+    package static let heldMax = 2
+    /// One that nobody reads for so long is let go.
+    package static let patience = TimeAmount.seconds(60)
+
+    private struct Held {
+        var read: StoredPagesReader
+        var isBeingRead = false
+        var expiry: Scheduled<Void>
+    }
+
+    private let eventLoop: any EventLoop
+    private var held: [UInt64: Held] = [:]
+
+    package init(eventLoop: any EventLoop) { self.eventLoop = eventLoop }
+
+    /// - Throws: `.overloaded` when there are too many.
+    package func hold(_ number: UInt64, _ copy: () throws(ServiceError) -> StoredPagesReader) throws(ServiceError) {
+        guard held.count < Self.heldMax else {
+            throw ServiceError(
+                .overloaded,
+                "\(held.count) backups hold this store already, the limit is \(Self.heldMax); try again when one has ended."
+            )
+        }
+        held[number] = Held(read: try copy(), expiry: expiry(of: number))
+    }
+
+    private func expiry(of number: UInt64) -> Scheduled<Void> {
+        let bound = NIOLoopBound(self, eventLoop: eventLoop)
+        return eventLoop.scheduleTask(in: Self.patience) {
+            // One that is being read begins a new patience when that is done.
+            if bound.value.held[number]?.isBeingRead == false { bound.value.held[number] = nil }
+        }
+    }
+
+    /// On the loop; `answer` is called there, once.
+    package func read(_ request: ReadCopy, _ answer: @escaping (Result<CopiedPages, ServiceError>) -> Void) {
+        eventLoop.preconditionInEventLoop()
+        guard let copy = held[request.number] else {
+            return answer(
+                .failure(
+                    ServiceError(
+                        .conflict,
+                        "This daemon holds no copy \(request.number) of its store: it was restarted, or nobody has read it for "
+                            + "\(Self.patience.nanoseconds / 1_000_000_000) s. Begin the backup again.")))
+        }
+        guard !copy.isBeingRead else {
+            return answer(.failure(ServiceError(.overloaded, "This copy is being read; read it part by part.")))
+        }
+        copy.expiry.cancel()
+        held[request.number]!.isBeingRead = true
+        let bound = NIOLoopBound((self, answer), eventLoop: eventLoop)
+        NIOThreadPool.singleton.runIfActive(eventLoop: eventLoop) { [read = copy.read] in read(request.page) }
+            .whenComplete { result in
+                let (copies, answer) = bound.value
+                if copies.held[request.number] != nil {
+                    copies.held[request.number]!.isBeingRead = false
+                    copies.held[request.number]!.expiry = copies.expiry(of: request.number)
+                }
+                answer(
+                    result.mapError { ServiceError(.shuttingDown, "The daemon stops: \($0).") }.flatMap { $0 }
+                        .map { CopiedPages($0) })
+            }
+    }
+
+    package func end(_ number: UInt64) { held.removeValue(forKey: number)?.expiry.cancel() }
+
+    package func endAll() {
+        for number in Array(held.keys) { end(number) }
+    }
+}
