@@ -172,6 +172,28 @@ def test_a_ranks_certificate_is_no_clients_at_a_rank(secure: SecureCluster) -> N
             client.status(sequence)
 
 
+def test_a_rank_takes_a_claim_from_its_holder_alone(secure: SecureCluster) -> None:
+    """Its number is no secret: a status tells it to everybody who may read."""
+    dcpctl("certs", "add", "--directory", secure.directory / "certs", "--client", "mallory", "--rights", "use")
+    _, random = dcp_support.seeded()
+    q, k, v = (random.normal(size=(10, heads, 32)).astype(np.float32) for heads in (4, 2, 2))
+    with Cluster.connect(secure.endpoint, tls=secure.tls("client-alice"), retry_for=0) as alice:
+        held = alice.open("held", alice.register_model("m", DESCRIPTION))
+        alice.step(0, [Entry(held, 0, 10)], q, k, v)
+        claim = alice._cluster._claims.good(held.id, alice.topology().epoch)
+        assert claim is not None
+        with Cluster.connect(secure.endpoint, tls=secure.tls("client-mallory"), retry_for=0) as mallory:
+            stolen = mallory.open("held", "m")
+            mallory._cluster._claims.given(stolen.id, claim)
+            with pytest.raises(AccessDenied, match="belongs to client:alice, and client:mallory may use its own"):
+                mallory.commit([Commit(stolen, 10)])
+            with pytest.raises(AccessDenied, match="belongs to client:alice"):
+                mallory.step(0, [Entry(stolen, 10, 1)], q[:1], k[:1], v[:1])
+        # Nothing of it has touched what alice holds.
+        alice.commit([Commit(held, 10)])
+        np.testing.assert_array_equal(alice.rows(held, 0, 0, 10).keys, k)
+
+
 def test_files_that_cannot_be_used(secure: SecureCluster, tmp_path: Path) -> None:
     good = secure.tls("client-alice")
     with pytest.raises(
