@@ -279,7 +279,7 @@ SYSTEMD_PACKAGES := iproute2 lmdb-utils jq curl
 PACKAGE := $(CURDIR)/$(DEB)/dcp_$(VERSION)_*.deb
 NEIGHBOURS := $(CURDIR)/$(DEB)/neighbours
 # Each begins with what it needs; those of two hosts go on from each other.
-PAGES := Operating Upgrades Losses Disks Hosts Scripting Failures Sizing Certificates Moving
+PAGES := Operating Upgrades Losses Backup Disks Hosts Scripting Failures Sizing Certificates Moving
 check-systemd: deb
 	$(call install_missing,$(SYSTEMD_PACKAGES))
 	Tests/Support/systemd/boot $(CURDIR)/Tests/Support/systemd/check-cluster $(PACKAGE)

@@ -149,6 +149,9 @@ def tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
         run("sequence", "match", "--model", model, "--ids", "1,2,3")
         run("sequence", "close", "retry")
         run("store", "list")
+        run("backup", work / "backup", words=1)
+        (work / "restored").mkdir()
+        run("restore", work / "backup", "--to", work / "restored", words=1)
         certificates = work / "certificates"
         run("certs", "init", "--directory", certificates, "--ranks", 1, "--client", "alice")
         run("certs", "add", "--directory", certificates, "--client", "bob", "--rights", "read")
