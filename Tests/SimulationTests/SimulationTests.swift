@@ -33,6 +33,7 @@ struct SimulationTests {
         "seeds that once found a bug keep every rule",
         arguments: [
             1, 2, 6, 15, 20, 24, 61, 65, 97, 300, 335, 490, 1453, 3114, 10956, 21026, 21575, 202_205, 502_564, 503_146,
+            911_090,
         ])
     func found(seed: Int) async throws {
         let outcome = try await Simulator.run("run", "--seed", "\(seed)")
