@@ -44,7 +44,7 @@ extension Integration {
                 (["model", "add", "m", "--config", "c", "--kv-dtype", "int8"], "int8"),
                 (["sequence", "truncate", "s", "--", "-1"], "-1"), (["sequence", "fork", "s"], "new"),
                 (["verify", "--store", "s", "--repair", "--yes"], "all ranks"), (["verify", "--yes"], "--repair"),
-                (["verify", "--store", "s", "--sequence", "a"], "number"), (["verify", "--repair"], "--yes"),
+                (["verify", "--repair"], "--yes"),
                 (["sequence", "export", "s"], "file"), (["status", "--timeout", "soon"], "soon"),
                 (["status", "--coordinator", "here"], "here"),
                 (["certs", "init", "--directory", "d", "--ranks", "0"], "0 ranks"),
