@@ -175,7 +175,8 @@ extension Metric {
     public static let cutSequences = Metric(
         "dcp_sequences_cut_total", .counter, [.coordinator],
         "Sequences of which a join has given up committed tokens, since not all ranks had them.",
-        "The journal names them. Not 0: a store has lost what it had committed, or an older copy was taken in its place."
+        "The journal names them. A few: their commits were under way when a rank stopped. Many: a store has lost what it had "
+            + "committed, or an older copy was taken in its place."
     )
     public static let cutTokens = Metric(
         "dcp_committed_tokens_cut_total", .counter, [.coordinator], "Committed tokens that joins have given up.")

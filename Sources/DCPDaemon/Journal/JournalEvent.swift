@@ -63,13 +63,14 @@ package struct JournalEvent: Hashable, Sendable {
     package static let committedCut = JournalEvent(
         "0c2bdde0c3ce46829c47cb2d305d845c", "Committed tokens of @DCP_COUNT@ sequences were given up",
         """
-        At a join every sequence is cut to what all ranks have of it. Some ranks had more, so a store has lost what it had
-        committed: an older copy was taken in its place (dcpctl store accept-older), or another store (dcpctl store replace), or
-        its machine lost power with a durability that does not sync each commit. The entry names the first hundred sequences,
-        with their lengths before and after and the ranks that had more, and counts all.
+        At a join every sequence is cut to what all ranks have of it. Some ranks had more. One sequence or a few, by one commit
+        each: the commits were under way when a rank stopped, and nobody was told that they were done. More: a store has lost
+        what it had committed. An older copy was taken in its place (dcpctl store accept-older), or another store (dcpctl store
+        replace), or its machine lost power with a durability that does not sync each commit. The entry names the first hundred
+        sequences, with their lengths before and after and the ranks that had more, and counts all.
 
-        Their clients resume from the shorter lengths and have to prefill the rest. Where nobody has brought a copy and no
-        machine has lost power, look at the disk of the ranks that are not named: one of them forgets what it has synced.
+        Their clients resume from the shorter lengths and bring the rest again. Where many are cut, nobody has brought a copy and
+        no machine has lost power, look at the disk of the ranks that are not named: one of them forgets what it has synced.
         """)
     package static let directoryAdopted = JournalEvent(
         "52cbbd146d55418b907fb528c6f91210", "The directory was made of what the ranks hold",
