@@ -11,7 +11,7 @@ extension ShardCache {
             {
                 StoredPages(
                     pageByteCount: copy.pageByteCount, pages: copy.pages,
-                    runs: $0.runs.map { .init(first: $0.lowerBound, count: $0.count) }, bytes: $0.bytes, next: $0.next)
+                    runs: $0.runs, bytes: $0.bytes, next: $0.next)
             }
         }
     }

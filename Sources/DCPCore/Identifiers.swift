@@ -87,10 +87,7 @@ public struct ClusterID: Hashable, Sendable, CustomStringConvertible {
 
     public static func random() -> ClusterID { ClusterID(UInt64.random(in: 1...UInt64.max)) }
 
-    public var description: String {
-        let digits = String(value, radix: 16)
-        return String(repeating: "0", count: 16 - digits.count) + digits
-    }
+    public var description: String { value.hexadecimal }
 }
 
 /// A store's identity, random, written once when the store is created.
@@ -107,11 +104,13 @@ public struct StoreID: Hashable, Sendable, CustomStringConvertible {
         StoreID(high: UInt64.random(in: 1...UInt64.max), low: UInt64.random(in: 0...UInt64.max))
     }
 
-    public var description: String {
-        func hexadecimal(_ value: UInt64) -> String {
-            let digits = String(value, radix: 16)
-            return String(repeating: "0", count: 16 - digits.count) + digits
-        }
-        return hexadecimal(high) + hexadecimal(low)
+    public var description: String { high.hexadecimal + low.hexadecimal }
+}
+
+extension UnsignedInteger where Self: FixedWidthInteger {
+    /// All its digits, zeros before it included.
+    package var hexadecimal: String {
+        let digits = String(self, radix: 16)
+        return String(repeating: "0", count: Self.bitWidth / 4 - digits.count) + digits
     }
 }

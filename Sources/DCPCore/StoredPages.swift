@@ -1,27 +1,16 @@
 /// Some pages of one state of a store, as a backup reads them.
 public struct StoredPages: Hashable, Sendable {
-    /// Pages beside each other.
-    public struct Run: Hashable, Sendable {
-        public var first: Int
-        public var count: Int
-
-        public init(first: Int, count: Int) {
-            self.first = first
-            self.count = count
-        }
-    }
-
     public var pageByteCount: Int
     /// Of the whole state.
     public var pages: Int
-    /// Rising.
-    public var runs: [Run]
+    /// Pages beside each other, rising.
+    public var runs: [Range<Int>]
     /// Of the runs, one after the other.
     public var bytes: [UInt8]
     /// Where to go on; `pages` at the end. What is before it and in no run holds nothing.
     public var next: Int
 
-    public init(pageByteCount: Int, pages: Int, runs: [Run], bytes: [UInt8], next: Int) {
+    public init(pageByteCount: Int, pages: Int, runs: [Range<Int>], bytes: [UInt8], next: Int) {
         self.pageByteCount = pageByteCount
         self.pages = pages
         self.runs = runs

@@ -49,8 +49,7 @@ public final class Link {
     package private(set) var caller: Caller
     private var turnedAway: Refusal?
     private var state: State
-    private var decoder = FrameDecoder(limits: .beforeHello)
-    private var inbound = ByteBuffer()
+    private var inbound = InboundFrames()
     /// Of the frame whose first bytes are in `inbound`; from the hello on.
     private var frameWatch: FrameWatch?
     private var outboundByteCount = 0
@@ -70,6 +69,7 @@ public final class Link {
     /// - Parameters:
     ///   - tls: in the channel's pipeline before this link.
     ///   - turnedAway: why the connection is closed as soon as it is there.
+    ///   - caller: who the peer is, where its certificate does not say.
     ///   - authenticated: called when the hello has been accepted.
     init(
         channel: any Channel, side: Side, settings: LinkSettings, delegate: any LinkDelegate,
@@ -237,7 +237,9 @@ private struct WeakLink {
     init(_ link: Link) { self.link = link }
 }
 
-extension Link {  // Called by the channel handler.
+// MARK: - Called by the channel handler
+
+extension Link {
     func becameActive() {
         if let turnedAway { return refuse(turnedAway) }
         if case .dialled(_, _, let hello) = side, tls == nil { write(.greeting(.hello(hello))) }
@@ -286,19 +288,10 @@ extension Link {  // Called by the channel handler.
     func received(_ bytes: inout ByteBuffer) {
         receivedByteCount += UInt64(bytes.readableBytes)
         if case .closed = state { return }
-        // Messages keep slices of the buffer they came in. Appending to a shared buffer would copy all of it, so what
-        // is left over starts a buffer of its own.
-        if inbound.readableBytes == 0 {
-            inbound = bytes
-        } else {
-            if let byteCount = decoder.frameByteCount {
-                inbound.reserveCapacity(minimumWritableBytes: max(0, byteCount - inbound.readableBytes))
-            }
-            inbound.writeBuffer(&bytes)
-        }
+        inbound.append(&bytes)
         var hasEnded = false
         do throws(ServiceError) {
-            while closeReason == nil, let frame = try decoder.next(from: &inbound) {
+            while closeReason == nil, let frame = try inbound.next() {
                 hasEnded = true
                 try handle(frame)
                 if case .closed = state { return }
@@ -307,8 +300,8 @@ extension Link {  // Called by the channel handler.
             refuse(error)
             return
         }
-        inbound = inbound.readableBytes == 0 ? ByteBuffer() : inbound.copiedIfMostlyRead()
-        frameWatch?.received(unfinished: inbound.readableBytes, hasEnded: hasEnded)
+        inbound.compact()
+        frameWatch?.received(unfinished: inbound.unfinishedByteCount, hasEnded: hasEnded)
     }
 
     func becameInactive() {
@@ -317,7 +310,7 @@ extension Link {  // Called by the channel handler.
         state = .closed
         stallCheck?.cancel()
         frameWatch?.stop()
-        inbound = ByteBuffer()
+        inbound.clear()
         authenticated = nil
         tellRefusal()
         delegate?.link(
@@ -341,7 +334,7 @@ extension Link {  // Called by the channel handler.
             // Writing the welcome to a peer that has gone closes the link, and its owner has been told.
             guard case .greeting = state else { return }
             state = .open(peer)
-            decoder.limits = settings.frameLimits
+            inbound.limits = settings.frameLimits
             frameWatch = makeFrameWatch()
             wasAuthenticated = true
             authenticated?()
@@ -374,6 +367,7 @@ extension Link {  // Called by the channel handler.
                 try identity.check(hello, acceptedBy: role)
                 caller = identity.caller
             } else if hello.role != .client {
+                // Whose rights end somewhere is no daemon.
                 try caller.check(.administer, for: "a hello as \(hello.sender)")
             }
             guard let delegate else { throw ServiceError(.shuttingDown, "The daemon is stopping; try again later.") }
@@ -402,7 +396,7 @@ extension Link {  // Called by the channel handler.
         switch error.code {
         case .accessDenied: return .wrongRole
         case .incompatible: return .incompatible
-        default: return decoder.wasOverLimit ? .oversizedHello : .notDCP
+        default: return inbound.wasOverLimit ? .oversizedHello : .notDCP
         }
     }
 }

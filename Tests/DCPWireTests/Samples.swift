@@ -188,7 +188,7 @@ enum Samples {
             .reply(
                 CopiedPages(
                     StoredPages(
-                        pageByteCount: 4, pages: 40, runs: [.init(first: 7, count: 2), .init(first: 11, count: 1)],
+                        pageByteCount: 4, pages: 40, runs: [7..<9, 11..<12],
                         bytes: Array(1...12), next: 13)), to: ReadCopy.self),
             .reply(Done(), to: EndCopy.self), .request(GetHostReport()), .reply(HostReport(), to: GetHostReport.self),
             .reply(hostReport(), to: GetHostReport.self), .reply(Done(), to: Commit.self),

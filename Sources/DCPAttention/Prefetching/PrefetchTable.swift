@@ -20,24 +20,25 @@ public struct PrefetchTable: Hashable, Sendable {
         }
 
         /// The most used first.
-        package static let all = [few, many].flatMap { rows in
-            [DataType.bfloat16, .float16, .float32].map { Work($0, rows: rows) }
+        package static let all = [few, many].flatMap { rows in DataType.allCases.map { Work($0, rows: rows) } }
+
+        /// Its place in `all`: each tile of a step looks there.
+        fileprivate var index: Int {
+            Int(dataType.rawValue) - 1 + (rows == Self.few ? 0 : DataType.allCases.count)
         }
     }
 
-    /// Those that are not in it are prefetched into the first-level cache.
-    private var chosen: [Work: Prefetch] = [:]
+    /// By `Work.index`.
+    private var chosen: [Prefetch]
 
-    public init() {}
-
-    /// The same for all work.
-    public init(_ prefetch: Prefetch) {
-        for work in Work.all { chosen[work] = prefetch }
+    /// The same for all work; into the first-level cache unless told.
+    public init(_ prefetch: Prefetch = .first) {
+        chosen = [Prefetch](repeating: prefetch, count: Work.all.count)
     }
 
     package subscript(_ work: Work) -> Prefetch {
-        get { chosen[work] ?? .first }
-        set { chosen[work] = newValue }
+        get { chosen[work.index] }
+        set { chosen[work.index] = newValue }
     }
 
     /// Each kind of work and how it prefetches: `bf16, 4 rows: second:32`.

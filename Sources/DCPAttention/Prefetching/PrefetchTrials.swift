@@ -7,7 +7,7 @@ internal import Glibc
 /// prefetch into the first-level cache read 0.55 of what they read with the second, and Zen 5 has it the other way round.
 public struct PrefetchTrials: Hashable, Sendable {
     /// One kind of work.
-    public struct Trial: Hashable, Sendable {
+    public struct Trial: Hashable, Sendable, Codable {
         public var dataType: DataType
         /// That share a KV head.
         public var rows: Int
@@ -141,5 +141,42 @@ private final class TrialContext {
         let step = 0x2545
         let order = (0..<count).map { UnsafeRawPointer(memory) + $0 &* step % count * layout.payloadByteCount }
         return KVBlocks(layout: layout, blocks: order, tokens: count * layout.blockTokens)
+    }
+}
+
+extension PrefetchTrials.Trial {
+    private enum CodingKeys: String, CodingKey {
+        case dtype, rows, chosen
+        case gigabytesPerSecond = "gigabytes_per_second"
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: CodingKeys.self)
+        try container.encode(dataType.name, forKey: .dtype)
+        try container.encode(rows, forKey: .rows)
+        try container.encode("\(chosen)", forKey: .chosen)
+        let figures = Dictionary(uniqueKeysWithValues: gigabytesPerSecond.map { ("\($0)", $1) })
+        try container.encode(figures, forKey: .gigabytesPerSecond)
+    }
+
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        /// What a word stands for.
+        func known<Value>(_ value: Value?, _ key: CodingKeys) throws -> Value {
+            guard let value else {
+                throw DecodingError.dataCorruptedError(
+                    forKey: key, in: container, debugDescription: "There is no such \(key.stringValue).")
+            }
+            return value
+        }
+        let dtype = try container.decode(String.self, forKey: .dtype)
+        let figures = try container.decode([String: Double].self, forKey: .gigabytesPerSecond).map { name, value in
+            (try known(Prefetch(name), .gigabytesPerSecond), value)
+        }
+        self.init(
+            dataType: try known(DataType.allCases.first { $0.name == dtype }, .dtype),
+            rows: try container.decode(Int.self, forKey: .rows),
+            chosen: try known(Prefetch(try container.decode(String.self, forKey: .chosen)), .chosen),
+            gigabytesPerSecond: Dictionary(figures) { first, _ in first })
     }
 }

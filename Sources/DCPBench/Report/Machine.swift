@@ -1,4 +1,5 @@
 internal import DCPAttention
+internal import DCPCore
 internal import Foundation
 internal import Glibc
 
@@ -20,20 +21,11 @@ public struct Machine: Encodable, Hashable, Sendable {
         }
         let information = (try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8)) ?? ""
         return Machine(
-            cpu: cpuModel(information) ?? text(names.machine), cores: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
+            cpu: ProcessorInformation(information)["model name"] ?? text(names.machine),
+            cores: Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))),
             system: "\(text(names.sysname)) \(text(names.release)) \(text(names.machine))",
             memoryBytes: Int(sysconf(Int32(_SC_PHYS_PAGES))) * Int(sysconf(Int32(_SC_PAGESIZE))))
     }()
-
-    /// The first processor's `model name` in the text of /proc/cpuinfo.
-    static func cpuModel(_ information: String) -> String? {
-        for line in information.split(separator: "\n") {
-            let parts = line.split(separator: ":", maxSplits: 1)
-            guard parts.count == 2, parts[0].trimmingCharacters(in: .whitespaces) == "model name" else { continue }
-            return parts[1].trimmingCharacters(in: .whitespaces)
-        }
-        return nil
-    }
 }
 
 /// The kernels that were measured.
@@ -50,10 +42,5 @@ public struct Kernels: Encodable, Hashable, Sendable {
         return Kernels(
             instructionSet: selection.instructionSet, openblasCore: selection.openBLASCore,
             openblasCoreIsForcedOlder: selection.openBLASCoreIsForcedOlder, prefetch: PrefetchTable.current.lines)
-    }
-
-    /// `avx512bf16, OpenBLAS Cooperlake; prefetch bf16, 4 rows: second:32; ...`
-    public static var description: String {
-        (["\(KernelSelection.current)"] + PrefetchTable.current.lines).joined(separator: "; ")
     }
 }

@@ -23,13 +23,14 @@ final class BackupDirectory: Sendable {
                 .invalidRequest, "\(path) is there already, and a backup overwrites nothing; name a new directory.")
         }
         guard mkdir(partialPath, 0o700) == 0 else {
-            let reason = systemMessage(errno)
+            let number = errno
             throw ServiceError(
                 .invalidRequest,
-                errno == EEXIST
+                number == EEXIST
                     ? "\(partialPath) is there: another backup to \(path) runs, or one was killed. Wait for it, or remove "
                         + "that directory."
-                    : "\(partialPath) cannot be made: \(reason). Choose a directory that this user may write to.")
+                    : "\(partialPath) cannot be made: \(systemMessage(number)). Choose a directory that this user may write to."
+            )
         }
     }
 
@@ -62,12 +63,8 @@ func syncDirectory(_ path: String) throws(ServiceError) {
 
 /// Removes a directory of files, as backups and stores are.
 func removeStoreDirectory(_ path: String) {
-    guard let listing = opendir(path) else { return }
-    while let entry = readdir(listing) {
-        let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
-        if name != ".", name != ".." { unlink("\(path)/\(name)") }
-    }
-    closedir(listing)
+    guard let names = fileNames(in: path) else { return }
+    for name in names { unlink("\(path)/\(name)") }
     rmdir(path)
 }
 
@@ -89,17 +86,11 @@ final class StoreFileWriter {
     func write(_ bytes: ArraySlice<UInt8>, at offset: Int) throws(ServiceError) {
         skip(to: offset)
         end += bytes.count
-        let isWritten = bytes.withUnsafeBytes { bytes in
+        let number = bytes.withUnsafeBytes { bytes in
             checksum.update(bytes)
-            var done = 0
-            while done < bytes.count {
-                let count = pwrite(
-                    descriptor.value, bytes.baseAddress! + done, bytes.count - done, off_t(offset + done))
-                if count >= 0 { done += count } else if errno != EINTR { return false }
-            }
-            return true
+            return descriptor.write(bytes, at: offset)
         }
-        guard isWritten else { throw failure() }
+        guard number == 0 else { throw failure(number) }
     }
 
     private func skip(to offset: Int) {
@@ -116,19 +107,14 @@ final class StoreFileWriter {
     /// Syncs it. - Returns: the checksum of all of it.
     func finish(byteCount: Int) throws(ServiceError) -> UInt32 {
         skip(to: byteCount)
-        guard ftruncate(descriptor.value, off_t(byteCount)) == 0, fsync(descriptor.value) == 0 else { throw failure() }
+        guard ftruncate(descriptor.value, off_t(byteCount)) == 0, fsync(descriptor.value) == 0 else {
+            throw failure(errno)
+        }
         return checksum.value
     }
 
-    private func failure() -> ServiceError {
+    private func failure(_ number: Int32) -> ServiceError {
         ServiceError(
-            .invalidRequest, "\(path) cannot be written: \(systemMessage(errno)). Free space or choose another place.")
-    }
-}
-
-extension UInt32 {
-    var hexadecimal: String {
-        let digits = String(self, radix: 16)
-        return String(repeating: "0", count: 8 - digits.count) + digits
+            .invalidRequest, "\(path) cannot be written: \(systemMessage(number)). Free space or choose another place.")
     }
 }

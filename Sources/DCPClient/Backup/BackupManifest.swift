@@ -18,7 +18,12 @@ public struct BackupManifest: Codable, Hashable, Sendable {
         public var crc32c: String
 
         /// The directory that its store has: `coordinator`, `rank-0`.
-        public var store: String { String(name.dropLast(BackupStore.suffix.count)) }
+        public var store: String { String(name.dropLast(Self.suffix.count)) }
+        /// Whose it is; nil for a name that no backup gives.
+        var owner: DaemonRole? { name.hasSuffix(Self.suffix) ? DaemonRole(fileName: store) : nil }
+
+        static func name(of owner: DaemonRole) -> String { owner.fileName + suffix }
+        private static let suffix = ".mdb"
     }
 
     public var format = formatNow
@@ -62,7 +67,7 @@ public struct BackupManifest: Codable, Hashable, Sendable {
                     + "\(release), which wrote it.")
         }
         let stores = Set(files.map(\.name))
-        guard stores.count == files.count, files.allSatisfy({ BackupStore(fileName: $0.name) != nil }) else {
+        guard stores.count == files.count, files.allSatisfy({ $0.owner != nil }) else {
             throw ServiceError(.invalidRequest, "\(path) names files that no backup has: \(stores.sorted()).")
         }
     }
@@ -95,37 +100,4 @@ public struct BackupManifest: Codable, Hashable, Sendable {
             throw ServiceError(.internal, "The manifest cannot be written as JSON: \(error). Report this as a bug.")
         }
     }
-}
-
-/// A store that a backup may hold.
-public enum BackupStore: Hashable, Sendable, CustomStringConvertible {
-    case coordinator
-    case rank(RankIndex)
-
-    static let suffix = ".mdb"
-
-    /// `coordinator`, `rank-0`; nil for anything else.
-    public init?(_ text: String) {
-        if text == "coordinator" {
-            self = .coordinator
-        } else if text.hasPrefix("rank-"), let number = UInt16(text.dropFirst(5)), "rank-\(number)" == text {
-            self = .rank(RankIndex(number))
-        } else {
-            return nil
-        }
-    }
-
-    init?(fileName: String) {
-        guard fileName.hasSuffix(Self.suffix) else { return nil }
-        self.init(String(fileName.dropLast(Self.suffix.count)))
-    }
-
-    public var description: String {
-        switch self {
-        case .coordinator: "coordinator"
-        case .rank(let rank): "rank-\(rank.value)"
-        }
-    }
-
-    var fileName: String { description + Self.suffix }
 }

@@ -12,15 +12,16 @@ extension Cluster {
     /// - Throws: `.notReady`; `.conflict` when a daemon was restarted meanwhile; `.invalidRequest` when the directory is there
     ///   or cannot be written.
     public func backup(
-        to path: String, of stores: [BackupStore]? = nil,
+        to path: String, of stores: [DaemonRole]? = nil,
         progress: @escaping @Sendable (_ done: Int, _ total: Int) -> Void = { _, _ in }
     ) async throws(ServiceError) -> BackupManifest {
         let topology = try await readyTopology()
-        let all = [.coordinator] + topology.shape.allRanks.map { BackupStore.rank($0) }
+        let all = [.coordinator] + topology.shape.allRanks.map { DaemonRole.rank($0) }
         if let strange = stores?.first(where: { !all.contains($0) }) {
             throw ServiceError(
                 .invalidRequest,
-                "This cluster has no store `\(strange)`; it has \(all.map(\.description).joined(separator: ", ")).")
+                "This cluster has no store `\(strange.fileName)`; it has \(all.map(\.fileName).joined(separator: ", "))."
+            )
         }
         let directory = try BackupDirectory(for: path)
         let begun = try await ask(one: BeginCopy(waitMilliseconds: 10_000))
@@ -43,7 +44,7 @@ extension Cluster {
 
     /// All at once: a copy that nobody reads is let go.
     private func copy(
-        _ stores: [BackupStore], _ number: UInt64, _ topology: Topology, into directory: BackupDirectory,
+        _ stores: [DaemonRole], _ number: UInt64, _ topology: Topology, into directory: BackupDirectory,
         _ progress: @escaping @Sendable (Int, Int) -> Void
     ) async throws(ServiceError) -> [BackupManifest.File] {
         let standing = BackupStanding(progress)
@@ -65,7 +66,7 @@ extension Cluster {
     }
 
     private func copied(
-        _ store: BackupStore, _ number: UInt64, _ topology: Topology, into directory: BackupDirectory,
+        _ store: DaemonRole, _ number: UInt64, _ topology: Topology, into directory: BackupDirectory,
         _ standing: BackupStanding
     ) async -> Result<BackupManifest.File, ServiceError> {
         do throws(ServiceError) {
@@ -76,22 +77,22 @@ extension Cluster {
     }
 
     private func copy(
-        _ store: BackupStore, _ number: UInt64, _ topology: Topology, into directory: BackupDirectory,
+        _ store: DaemonRole, _ number: UInt64, _ topology: Topology, into directory: BackupDirectory,
         _ standing: BackupStanding
     ) async throws(ServiceError) -> BackupManifest.File {
-        let file = try StoreFileWriter(directory.partialPath + "/" + store.fileName)
+        let file = try StoreFileWriter(directory.partialPath + "/" + BackupManifest.File.name(of: store))
         var (page, used) = (0, 0)
         while true {
             try checkNotCancelled()
             if let failure = standing.failure { throw failure }
             let part = try await read(ReadCopy(number: number, page: page), of: store, topology).pages
             guard part.next > page || part.next == part.pages else {
-                throw Self.unexpected("pages that do not go on from \(page)", from: "\(store)")
+                throw Self.unexpected("pages that do not go on from \(page)", from: store.fileName)
             }
             var start = 0
             for run in part.runs {
                 let end = start + run.count * part.pageByteCount
-                try file.write(part.bytes[start..<end], at: run.first * part.pageByteCount)
+                try file.write(part.bytes[start..<end], at: run.lowerBound * part.pageByteCount)
                 start = end
             }
             page = part.next
@@ -100,13 +101,13 @@ extension Cluster {
             guard page == part.pages else { continue }
             let byteCount = part.pages * part.pageByteCount
             return BackupManifest.File(
-                name: store.fileName, bytes: byteCount, usedBytes: used,
+                name: BackupManifest.File.name(of: store), bytes: byteCount, usedBytes: used,
                 crc32c: try file.finish(byteCount: byteCount).hexadecimal)
         }
     }
 
     private func read(
-        _ request: ReadCopy, of store: BackupStore, _ topology: Topology
+        _ request: ReadCopy, of store: DaemonRole, _ topology: Topology
     ) async throws(ServiceError) -> CopiedPages {
         switch store {
         case .coordinator: try await ask(request)
@@ -123,7 +124,7 @@ extension Cluster {
 
 /// How far the copies of a backup's stores have come, and the first failure of any.
 private final class BackupStanding: Sendable {
-    private let sums = Mutex<[BackupStore: (done: Int, total: Int)]>([:])
+    private let sums = Mutex<[DaemonRole: (done: Int, total: Int)]>([:])
     private let first = Mutex<ServiceError?>(nil)
     private let progress: @Sendable (Int, Int) -> Void
 
@@ -133,7 +134,7 @@ private final class BackupStanding: Sendable {
 
     func fail(_ error: ServiceError) { first.withLock { $0 = $0 ?? error } }
 
-    func note(_ store: BackupStore, done: Int, of total: Int) {
+    func note(_ store: DaemonRole, done: Int, of total: Int) {
         let all = sums.withLock { sums in
             sums[store] = (done, total)
             return sums.values.reduce((0, 0)) { ($0.0 + $1.done, $0.1 + $1.total) }

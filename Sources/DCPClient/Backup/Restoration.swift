@@ -4,7 +4,7 @@ internal import Glibc
 
 /// A store that was put in its place.
 public struct RestoredStore: Hashable, Sendable {
-    public var store: BackupStore
+    public var store: DaemonRole
     public var path: String
     public var bytes: Int
 }
@@ -19,7 +19,7 @@ extension BackupManifest {
     /// - Throws: `.conflict` where something is in the place of a store; `.invalidRequest` for a backup that is not whole or
     ///   damaged.
     public func restore(
-        from directory: String, _ stores: [BackupStore]? = nil, to place: String, owner: String? = nil,
+        from directory: String, _ stores: [DaemonRole]? = nil, to place: String, owner: String? = nil,
         progress: (_ done: Int, _ total: Int) -> Void = { _, _ in }
     ) throws(ServiceError) -> [RestoredStore] {
         let files = try files(of: stores, in: directory)
@@ -44,7 +44,7 @@ extension BackupManifest {
         }
         isWhole = true
         try syncDirectory(place)
-        return files.map { RestoredStore(store: BackupStore($0.store)!, path: "\(place)/\($0.store)", bytes: $0.bytes) }
+        return files.map { RestoredStore(store: $0.owner!, path: "\(place)/\($0.store)", bytes: $0.bytes) }
     }
 
     private static func owner(
@@ -68,14 +68,14 @@ extension BackupManifest {
         return (user.pw_uid, user.pw_gid)
     }
 
-    private func files(of stores: [BackupStore]?, in directory: String) throws(ServiceError) -> [File] {
+    private func files(of stores: [DaemonRole]?, in directory: String) throws(ServiceError) -> [File] {
         guard let stores else { return files }
         var some: [File] = []
         for store in stores {
-            guard let file = files.first(where: { $0.name == store.fileName }) else {
+            guard let file = files.first(where: { $0.name == File.name(of: store) }) else {
                 throw ServiceError(
                     .invalidRequest,
-                    "The backup \(directory) has no store `\(store)`; it has \(files.map(\.store).joined(separator: ", "))."
+                    "The backup \(directory) has no store `\(store.fileName)`; it has \(files.map(\.store).joined(separator: ", "))."
                 )
             }
             some.append(file)
@@ -87,21 +87,14 @@ extension BackupManifest {
         var status = stat()
         guard lstat(path, &status) == 0 else { return }
         // What rename takes the place of.
-        guard status.st_mode & S_IFMT == S_IFDIR, let listing = opendir(path) else {
+        guard status.st_mode & S_IFMT == S_IFDIR, let names = fileNames(in: path) else {
             throw ServiceError(.conflict, "\(path) is in the way: it is no directory. Move it away.")
         }
-        defer { closedir(listing) }
-        while let entry = readdir(listing) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) {
-                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            guard [".", ".."].contains(name) else {
-                throw ServiceError(
-                    .conflict,
-                    "\(path) holds a store, or something else (\(name)), and a restore overwrites nothing. Stop its daemon and "
-                        + "move it away: mv \(path) \(path).old")
-            }
-        }
+        guard let name = names.first else { return }
+        throw ServiceError(
+            .conflict,
+            "\(path) holds a store, or something else (\(name)), and a restore overwrites nothing. Stop its daemon and "
+                + "move it away: mv \(path) \(path).old")
     }
 }
 

@@ -4,28 +4,6 @@ internal import Foundation
 internal import Glibc
 internal import SystemPackage
 
-/// One daemon of a local cluster.
-public enum DaemonRole: Hashable, Sendable, CustomStringConvertible {
-    case coordinator
-    case rank(RankIndex)
-
-    /// `coordinator`, `rank 2`.
-    public var description: String {
-        switch self {
-        case .coordinator: "coordinator"
-        case .rank(let rank): rank.description
-        }
-    }
-
-    /// `coordinator`, `rank-2`: in file names and pids.json.
-    var fileName: String {
-        switch self {
-        case .coordinator: "coordinator"
-        case .rank(let rank): "rank-\(rank.value)"
-        }
-    }
-}
-
 /// The layout of a local cluster's directory, and the files in it that this module writes.
 ///
 /// ```

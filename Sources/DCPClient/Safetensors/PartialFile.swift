@@ -36,11 +36,8 @@ final class PartialFile: Sendable {
     }
 
     func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) throws(ServiceError) {
-        var done = 0
-        while done < bytes.count {
-            let count = pwrite(descriptor.value, bytes.baseAddress! + done, bytes.count - done, off_t(offset + done))
-            if count >= 0 { done += count } else if errno != EINTR { throw failure(errno) }
-        }
+        let number = descriptor.write(bytes, at: offset)
+        guard number == 0 else { throw failure(number) }
     }
 
     /// Syncs the file and gives it its name, replacing what had it before.

@@ -12,6 +12,31 @@ final class OwnedDescriptor: Sendable {
     }
 
     deinit { close(value) }
+
+    /// Writes all bytes.
+    /// - Returns: 0, or the system's error number.
+    func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) -> Int32 {
+        var done = 0
+        while done < bytes.count {
+            let count = pwrite(value, bytes.baseAddress! + done, bytes.count - done, off_t(offset + done))
+            if count >= 0 { done += count } else if errno != EINTR { return errno }
+        }
+        return 0
+    }
+}
+
+/// The names in a directory but `.` and `..`; nil when it cannot be listed.
+func fileNames(in path: String) -> [String]? {
+    guard let listing = opendir(path) else { return nil }
+    defer { closedir(listing) }
+    var names: [String] = []
+    while let entry = readdir(listing) {
+        let name = withUnsafeBytes(of: &entry.pointee.d_name) {
+            String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+        }
+        if name != ".", name != ".." { names.append(name) }
+    }
+    return names
 }
 
 /// The system's words for an error number: `No space left on device`.

@@ -7,7 +7,9 @@ extension CoordinatorServer {
     static let requests = {
         var table = RequestTable<CoordinatorServer>()
         table.on(GetTopology.self) { $0.tellTopology($1, $2) }
-        table.on(GetHostReport.self) { $0.reportHost($2) }
+        table.on(GetHostReport.self) { server, _, call in
+            server.hostReporter.report { [weak server] in server?.answer(call, $0) }
+        }
         table.on(ListStores.self) { $0.answer($2, $0.machine.recordedStores) }
         table.on(GiveUpStore.self) { $0.giveUp($1, $2) }
         table.on(ListModels.self) { $0.answer($2, $0.machine.state.sortedModels) }
@@ -22,7 +24,9 @@ extension CoordinatorServer {
         table.on(Many<RetainSequence>.self) { $0.carryOut($1, $2) }
         table.on(Many<OpenMatching>.self) { $0.carryOut($1, $2) }
         table.on(Many<BeginCopy>.self) { $0.carryOut($1, $2) }
-        table.on(ReadCopy.self) { $0.readCopy($1, $2) }
+        table.on(ReadCopy.self) { server, request, call in
+            server.copies.read(request) { [weak server] in server?.answer(call, $0) }
+        }
         table.on(EndCopy.self) { server, request, call in
             server.copies.end(request.number)
             server.answer(call, Done())
@@ -40,31 +44,12 @@ extension CoordinatorServer {
     }
 
     private func giveUp(_ request: GiveUpStore, _ call: Call<GiveUpStore>) {
-        do throws(ServiceError) {
+        let result = Result { () throws(ServiceError) in
             try machine.giveUp(request.loss, of: request.rank)
             perform([.report(.gaveUp(request.rank, request.loss, by: call.link?.caller.identity ?? ""))])
-            answer(call, Done())
-        } catch {
-            answer(call, .failure(error))
+            return Done()
         }
-    }
-
-    private func reportHost(_ call: Call<GetHostReport>) {
-        hostReporter.report { [weak self] result in
-            switch result {
-            case .success(let report): self?.answer(call, report)
-            case .failure(let error): self?.answer(call, .failure(error))
-            }
-        }
-    }
-
-    private func readCopy(_ request: ReadCopy, _ call: Call<ReadCopy>) {
-        copies.read(request) { [weak self] result in
-            switch result {
-            case .success(let pages): self?.answer(call, pages)
-            case .failure(let error): self?.answer(call, .failure(error))
-            }
-        }
+        answer(call, result)
     }
 
     private func carryOut<Item: DirectoryItem>(_ request: Many<Item>, _ call: Call<Many<Item>>) {
@@ -73,6 +58,13 @@ extension CoordinatorServer {
     }
 
     private func answer<R: Request>(_ call: Call<R>, _ reply: R.Reply) { answer(call, .reply(reply, to: R.self)) }
+
+    private func answer<R: Request>(_ call: Call<R>, _ result: Result<R.Reply, ServiceError>) {
+        switch result {
+        case .success(let reply): answer(call, reply)
+        case .failure(let error): answer(call, .failure(error))
+        }
+    }
 
     /// In the order of the machine's answers.
     private func answer<R: Request>(_ call: Call<R>, _ message: Message) {

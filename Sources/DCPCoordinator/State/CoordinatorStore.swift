@@ -94,8 +94,7 @@ public final class CoordinatorStore: Sendable {
                 Result { () throws(StoreError) in try copy.read(from: page) }.mapError { Self.serviceError($0) }.map {
                     StoredPages(
                         pageByteCount: copy.pageByteCount, pages: copy.pages,
-                        runs: $0.runs.map { .init(first: $0.lowerBound, count: $0.count) }, bytes: $0.bytes,
-                        next: $0.next)
+                        runs: $0.runs, bytes: $0.bytes, next: $0.next)
                 }
             }
         } catch {

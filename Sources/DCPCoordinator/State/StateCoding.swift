@@ -58,10 +58,7 @@ package enum StateCoding {
                 $0.write(sequence)
             }
         case .store(let rank, let store):
-            return record(key("r", rank.value)) {
-                $0.write(store.high)
-                $0.write(store.low)
-            }
+            return record(key("r", rank.value)) { store.encode(to: &$0) }
         case .mark(let rank, let mark): return record(key("k", rank.value)) { $0.write(mark) }
         case .model(let model): return record(key("m", model.id.value)) { model.encode(to: &$0) }
         case .modelRemoved(let id): return (key("m", id.value), nil)
@@ -88,7 +85,7 @@ package enum StateCoding {
                 return .nextIDs(model: try r.read("next model"), sequence: try r.read("next sequence"))
             case UInt8(ascii: "r") where key.count == 3:
                 let rank = RankIndex(UInt16(key[1]) << 8 | UInt16(key[2]))
-                return .store(rank, StoreID(high: try r.read("store"), low: try r.read("store")))
+                return .store(rank, try StoreID(from: &r))
             case UInt8(ascii: "k") where key.count == 3:
                 return .mark(RankIndex(UInt16(key[1]) << 8 | UInt16(key[2])), try r.read("mark"))
             case UInt8(ascii: "m"): return .model(try ModelRecord(from: &r))

@@ -23,7 +23,7 @@ package struct PrefetchFile {
             let content = try? JSONDecoder().decode(Content.self, from: data), content.version == Content.versionNow,
             content.processor == processor, content.kernels == kernels
         else { return nil }
-        let trials = PrefetchTrials(content.trials.compactMap(\.trial))
+        let trials = PrefetchTrials(content.trials)
         return trials.areComplete ? trials : nil
     }
 
@@ -31,7 +31,7 @@ package struct PrefetchFile {
     package func write(_ trials: PrefetchTrials) throws {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
-        let content = Content(processor: processor, kernels: kernels, trials: trials.trials.map(Content.Trial.init))
+        let content = Content(processor: processor, kernels: kernels, trials: trials.trials)
         try encoder.encode(content).write(to: URL(fileURLWithPath: path), options: .atomic)
     }
 
@@ -41,35 +41,6 @@ package struct PrefetchFile {
         var version = versionNow
         var processor: String
         var kernels: String
-        var trials: [Trial]
-
-        struct Trial: Codable {
-            var dtype: String
-            var rows: Int
-            var chosen: String
-            var gigabytesPerSecond: [String: Double]
-
-            enum CodingKeys: String, CodingKey {
-                case dtype, rows, chosen
-                case gigabytesPerSecond = "gigabytes_per_second"
-            }
-
-            init(_ trial: PrefetchTrials.Trial) {
-                dtype = trial.dataType.name
-                rows = trial.rows
-                chosen = "\(trial.chosen)"
-                gigabytesPerSecond = Dictionary(uniqueKeysWithValues: trial.gigabytesPerSecond.map { ("\($0)", $1) })
-            }
-
-            var trial: PrefetchTrials.Trial? {
-                guard let dataType = DataType.allCases.first(where: { $0.name == dtype }),
-                    let prefetch = Prefetch(chosen)
-                else { return nil }
-                let figures = gigabytesPerSecond.compactMap { name, value in Prefetch(name).map { ($0, value) } }
-                return PrefetchTrials.Trial(
-                    dataType: dataType, rows: rows, chosen: prefetch,
-                    gigabytesPerSecond: Dictionary(figures) { first, _ in first })
-            }
-        }
+        var trials: [PrefetchTrials.Trial]
     }
 }

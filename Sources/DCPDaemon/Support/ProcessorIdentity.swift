@@ -1,3 +1,4 @@
+internal import DCPCore
 internal import Foundation
 
 /// What kind of processor this machine has, as far as Linux says: equal for machines whose caches behave alike.
@@ -12,15 +13,7 @@ package enum ProcessorIdentity {
 
     /// - Parameter information: the text of /proc/cpuinfo.
     package static func of(_ information: String) -> String {
-        var values: [String: String] = [:]
-        for line in information.split(separator: "\n", omittingEmptySubsequences: false) {
-            let parts = line.split(separator: ":", maxSplits: 1).map { $0.trimmingCharacters(in: .whitespaces) }
-            // The first processor's lines end with an empty one.
-            guard let name = parts.first, !name.isEmpty else {
-                if values.isEmpty { continue } else { break }
-            }
-            if parts.count == 2 { values[name] = parts[1] }
-        }
-        return fields.compactMap { name in values[name].map { "\(name): \($0)" } }.joined(separator: ", ")
+        let processor = ProcessorInformation(information)
+        return fields.compactMap { name in processor[name].map { "\(name): \($0)" } }.joined(separator: ", ")
     }
 }

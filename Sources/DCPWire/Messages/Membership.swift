@@ -76,7 +76,7 @@ public struct Registration: Hashable, Sendable {
 
     package init(from reader: inout WireReader) throws(ServiceError) {
         rank = RankIndex(try reader.read("rank"))
-        store = StoreID(high: try reader.read("store"), low: try reader.read("store"))
+        store = try StoreID(from: &reader)
         cluster = ClusterID(try reader.read("cluster"))
         endpoint = try Endpoint(from: &reader)
         epoch = Epoch(try reader.read("epoch"))
@@ -98,8 +98,7 @@ public struct Registration: Hashable, Sendable {
 
     package func encode(to writer: inout WireWriter) {
         writer.write(rank.value)
-        writer.write(store.high)
-        writer.write(store.low)
+        store.encode(to: &writer)
         writer.write(cluster.value)
         endpoint.encode(to: &writer)
         writer.write(epoch.value)

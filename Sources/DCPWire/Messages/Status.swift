@@ -184,7 +184,7 @@ public struct RankStatus: Hashable, Sendable {
     package init(from reader: inout WireReader) throws(ServiceError) {
         self.init(
             rank: RankIndex(try reader.read("rank")), processID: try reader.read("process"),
-            store: StoreID(high: try reader.read("store"), low: try reader.read("store")),
+            store: try StoreID(from: &reader),
             threads: try reader.read("threads"), kernels: try reader.readString("kernels"), sequences: 0, tokens: 0,
             sealedBlocks: 0, openBlockByteCount: 0, uncommittedByteCount: 0, storeByteCount: 0, mapByteCountMax: 0,
             stepsInFlight: 0, stepsCompleted: 0, stepsAborted: 0, framesRefused: 0, receiveByteCount: 0,
@@ -206,8 +206,7 @@ public struct RankStatus: Hashable, Sendable {
     package func encode(to writer: inout WireWriter) {
         writer.write(rank.value)
         writer.write(processID)
-        writer.write(store.high)
-        writer.write(store.low)
+        store.encode(to: &writer)
         writer.write(threads)
         writer.write(kernels)
         for counter in Self.counters { writer.write(self[keyPath: counter]) }

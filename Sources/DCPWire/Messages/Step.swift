@@ -35,6 +35,9 @@ public struct StepRequest: Sendable {
         case replicate = 2
         /// There are no queries: the step's tokens are appended, and nothing is computed.
         case absent = 3
+
+        /// Those that a user chooses among, by name; nil is what costs less.
+        package static let choices: [String: QueryMode?] = ["auto": nil, "gather": .gather, "replicate": .replicate]
     }
 
     public static let entriesMax = 4096

@@ -70,17 +70,18 @@ package struct CopiedPages: FrameBody {
         let pageByteCount = Int(try reader.read("page bytes", as: UInt32.self))
         let count = try reader.readLength("pages"), next = try reader.readLength("next")
         let runs = try reader.readArray("runs", byteCountMin: 12) { r throws(ServiceError) in
-            StoredPages.Run(first: try r.readLength("first page"), count: Int(try r.read("count", as: UInt32.self)))
+            // A length and 32 bits: their sum is no overflow.
+            let first = try r.readLength("first page")
+            return first..<first + Int(try r.read("count", as: UInt32.self))
         }
         pages = StoredPages(
             pageByteCount: pageByteCount, pages: count, runs: runs, bytes: Array(payload.readableBytesView), next: next)
         var end = 0
         for run in runs {
-            guard run.first >= end, run.count >= 1, run.count <= next - run.first else {
-                throw reader.malformed(
-                    "has pages \(run.first)..<\(run.first + run.count) out of order or beyond \(next)")
+            guard run.lowerBound >= end, !run.isEmpty, run.upperBound <= next else {
+                throw reader.malformed("has pages \(run) out of order or beyond \(next)")
             }
-            end = run.first + run.count
+            end = run.upperBound
         }
         guard next <= count, runs.reduce(0, { $0 + $1.count }) * pageByteCount == payload.readableBytes else {
             throw reader.malformed("has \(payload.readableBytes) bytes, which are not its runs of pages")
@@ -92,7 +93,7 @@ package struct CopiedPages: FrameBody {
         writer.write(UInt64(pages.pages))
         writer.write(UInt64(pages.next))
         writer.write(pages.runs) {
-            $0.write(UInt64($1.first))
+            $0.write(UInt64($1.lowerBound))
             $0.write(UInt32($1.count))
         }
         return ByteBuffer(bytes: pages.bytes)

@@ -31,15 +31,14 @@ public struct RecordedStore: Hashable, Sendable {
 extension RecordedStore: WireFields {
     package init(from reader: inout WireReader) throws(ServiceError) {
         rank = RankIndex(try reader.read("rank"))
-        store = StoreID(high: try reader.read("store"), low: try reader.read("store"))
+        store = try StoreID(from: &reader)
         mark = try reader.read("mark")
         isHere = try reader.readBool("is here")
     }
 
     package func encode(to writer: inout WireWriter) {
         writer.write(rank.value)
-        writer.write(store.high)
-        writer.write(store.low)
+        store.encode(to: &writer)
         writer.write(mark)
         writer.write(isHere)
     }
@@ -63,7 +62,7 @@ package struct GiveUpStore: Request, WireFields, Hashable {
         rank = RankIndex(try reader.read("rank"))
         let kind: UInt8 = try reader.read("loss")
         switch kind {
-        case 1: loss = .store(StoreID(high: try reader.read("store"), low: try reader.read("store")))
+        case 1: loss = .store(try StoreID(from: &reader))
         case 2: loss = .changes(try reader.read("mark"))
         default: throw reader.malformed("has the unknown loss \(kind)")
         }
@@ -74,8 +73,7 @@ package struct GiveUpStore: Request, WireFields, Hashable {
         switch loss {
         case .store(let store):
             writer.write(UInt8(1))
-            writer.write(store.high)
-            writer.write(store.low)
+            store.encode(to: &writer)
         case .changes(let mark):
             writer.write(UInt8(2))
             writer.write(mark)

@@ -63,7 +63,7 @@ struct AllCommand: AsyncParsableCommand {
                 KernelBenchmark.notMeasured(.decode) + KernelBenchmark.notMeasured(.prefill).suffix(1)
                 + AppendBenchmark.notMeasured + StepBenchmark.notMeasured
             try await options.execute(
-                "all", ["context": context, "count": "\(count)"], notMeasured: notMeasured
+                "all", ["context": context, "count": "\(count)"], notMeasured: notMeasured, attends: true
             ) { bench in
                 let kernels = try await onOwnThread { try (decodes + [prefill]).flatMap { try $0.run(bench) } }
                 let appends = try await onOwnThread { try append.run(bench) }

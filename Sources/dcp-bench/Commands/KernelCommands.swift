@@ -53,7 +53,7 @@ struct DecodeCommand: AsyncParsableCommand {
             parameters["count"] = count
             parameters["queries"] = queries
             try await options.execute(
-                "kernels decode", parameters, notMeasured: KernelBenchmark.notMeasured(.decode)
+                "kernels decode", parameters, notMeasured: KernelBenchmark.notMeasured(.decode), attends: true
             ) { bench in try await onOwnThread { try benchmark.run(bench) } }
         }
     }
@@ -103,7 +103,7 @@ struct PrefillCommand: AsyncParsableCommand {
             parameters["queries"] = queries
             parameters["causal"] = "\(causal)"
             try await options.execute(
-                "kernels prefill", parameters, notMeasured: KernelBenchmark.notMeasured(.prefill)
+                "kernels prefill", parameters, notMeasured: KernelBenchmark.notMeasured(.prefill), attends: true
             ) { bench in try await onOwnThread { try benchmark.run(bench) } }
         }
     }

@@ -78,7 +78,7 @@ struct StepCommand: AsyncParsableCommand {
         guard python == nil || (clients, batch, layers) == (1, 1, 1) && !tls && !commit else {
             throw ValidationError("--python measures one client, sequence and layer, without --commit and --tls.")
         }
-        guard Self.queryModes[query] != nil || query == "auto" else {
+        guard StepRequest.QueryMode.choices[query] != nil else {
             throw ValidationError("`\(query)` is not a way to bring queries; use auto, gather or replicate.")
         }
         guard Exchange(name: exchange) != nil else {
@@ -86,12 +86,10 @@ struct StepCommand: AsyncParsableCommand {
         }
     }
 
-    private static let queryModes: [String: StepRequest.QueryMode] = ["gather": .gather, "replicate": .replicate]
-
     private var load: StepLoad {
         StepLoad(
             clients: clients, batch: batch, layers: layers, commits: commit,
-            connection: tls ? .tls : tcp ? .tcp : .unix, queryMode: Self.queryModes[query])
+            connection: tls ? .tls : tcp ? .tcp : .unix, queryMode: StepRequest.QueryMode.choices[query] ?? nil)
     }
 
     func run() async throws {

@@ -36,14 +36,19 @@ struct BenchOptions: ParsableArguments {
     }
 
     /// A whole command: measures, prints, and ends with its exit status.
+    /// - Parameter attends: whether this process computes attention, so that it finds out first how kernels prefetch here.
     func execute(
-        _ benchmark: String, _ parameters: [String: String], notMeasured: [String],
+        _ benchmark: String, _ parameters: [String: String], notMeasured: [String], attends: Bool = false,
         _ measure: @escaping @Sendable (Bench) async throws -> [Finding]
     ) async throws {
         try await dcp_bench.execute {
             try KernelSelection.check()
             try checkPlot()
-            PrefetchTable.current = try Prefetch.forced().map(PrefetchTable.init) ?? PrefetchTrials.run().table
+            if let forced = try Prefetch.forced() {
+                PrefetchTable.current = PrefetchTable(forced)
+            } else if attends {
+                PrefetchTable.current = try PrefetchTrials.run().table
+            }
             let directory = try ScratchDirectory(in: dir)
             let interruption = Interruption()
             let bench = Bench(

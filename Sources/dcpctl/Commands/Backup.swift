@@ -98,8 +98,9 @@ struct Restore: AsyncParsableCommand {
                 bar.update(done: $0 >> 20, of: $1 >> 20)
             }
             bar.finish()
-            try output.print(restored.map { RestoredView(store: "\($0.store)", path: $0.path, bytes: $0.bytes) }) {
-                restored.map { "Restored \($0.store) of \(manifest.takenAt) to \($0.path)." }.joined(separator: "\n")
+            try output.print(restored.map { RestoredView(store: $0.store.fileName, path: $0.path, bytes: $0.bytes) }) {
+                restored.map { "Restored \($0.store.fileName) of \(manifest.takenAt) to \($0.path)." }.joined(
+                    separator: "\n")
             }
         }
     }
@@ -112,10 +113,10 @@ private struct RestoredView: Encodable {
 }
 
 /// - Throws: for a name that no store has.
-private func stores(_ names: [String]) throws -> [BackupStore]? {
+private func stores(_ names: [String]) throws -> [DaemonRole]? {
     guard !names.isEmpty else { return nil }
     return try names.map { name in
-        guard let store = BackupStore(name) else {
+        guard let store = DaemonRole(fileName: name) else {
             throw ValidationError("`\(name)` is no store; give --only coordinator, or --only rank-0 and the like.")
         }
         return store

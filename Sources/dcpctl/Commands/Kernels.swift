@@ -44,34 +44,11 @@ struct KernelsView: Encodable {
     /// What `DCP_KERNELS_AHEAD` says.
     var forcedPrefetch: String?
     /// Empty when it is forced, and for kernels that do not prefetch.
-    var prefetch: [Trial]
-
-    struct Trial: Encodable {
-        var dtype: String
-        /// Query heads that share a KV head.
-        var rows: Int
-        var chosen: String
-        var gigabytesPerSecond: [String: Double]
-
-        init(_ trial: PrefetchTrials.Trial) {
-            dtype = trial.dataType.name
-            rows = trial.rows
-            chosen = "\(trial.chosen)"
-            gigabytesPerSecond = Dictionary(uniqueKeysWithValues: trial.gigabytesPerSecond.map { ("\($0)", $1) })
-        }
-    }
-
-    private let trials: [PrefetchTrials.Trial]
-
-    private enum CodingKeys: CodingKey {
-        case available, instructionSet, prefillUsesSgemm, openblasCore, openblasCoreIsForcedOlder, forcedPrefetch
-        case prefetch
-    }
+    var prefetch: [PrefetchTrials.Trial]
 
     init(_ selection: KernelSelection, forced: Prefetch?, _ prefetch: PrefetchTrials) {
         forcedPrefetch = forced.map { "\($0)" }
-        trials = prefetch.trials
-        self.prefetch = trials.map(Trial.init)
+        self.prefetch = prefetch.trials
         available = AttentionKernels.available.map(\.name)
         instructionSet = selection.instructionSet
         prefillUsesSgemm = selection.prefillUsesSgemm
@@ -86,10 +63,10 @@ struct KernelsView: Encodable {
         ]
         if let forcedPrefetch {
             lines.append("Prefetch: \(forcedPrefetch), by \(Prefetch.variable)")
-        } else if trials.isEmpty {
+        } else if prefetch.isEmpty {
             lines.append("Prefetch: not by these kernels")
         }
-        for (index, trial) in trials.enumerated() {
+        for (index, trial) in prefetch.enumerated() {
             lines.append("\(index == 0 ? "Prefetch:" : "         ") \(trial.name): \(trial.figures)")
         }
         if openblasCoreIsForcedOlder {

@@ -128,7 +128,7 @@ struct Submit: AsyncParsableCommand {
         if let kvDtype, DataType(name: kvDtype) == nil {
             throw ValidationError("`\(kvDtype)` is not a dtype; use bf16, f16 or f32.")
         }
-        guard query == "auto" || Self.queryModes[query] != nil else {
+        guard StepRequest.QueryMode.choices[query] != nil else {
             throw ValidationError("`\(query)` is not a way to bring queries; use auto, gather or replicate.")
         }
         guard tolerance >= 0 else {
@@ -144,9 +144,6 @@ struct Submit: AsyncParsableCommand {
             if let value, value < 0 { throw ValidationError("\(name) \(value) is negative; correct it.") }
         }
     }
-
-    /// Beside `auto`.
-    private static let queryModes: [String: StepRequest.QueryMode] = ["gather": .gather, "replicate": .replicate]
 
     private func submitOptions() throws(ServiceError) -> SubmitOptions {
         var options = SubmitOptions()
@@ -168,7 +165,7 @@ struct Submit: AsyncParsableCommand {
             (source.kvDataType, source.revision, source.sinks) = (options.kvDataType, revision, sinks)
             return try source.description()
         }
-        options.queryMode = Self.queryModes[query]
+        options.queryMode = StepRequest.QueryMode.choices[query] ?? nil
         options.expect = expect
         options.tolerance = tolerance
         options.retryFor = try DurationFormat.parse(retryFor)

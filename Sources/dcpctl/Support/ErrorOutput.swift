@@ -22,24 +22,20 @@ enum ErrorOutput {
     private static let isJSON = CommandLine.arguments.dropFirst().prefix { $0 != "--" }.contains("--json")
 
     static func print(_ error: ServiceError) {
-        print(
-            error, text: "\(error)",
-            View.Failure(
-                code: "\(error.code)".replacing(" ", with: "_"), number: error.code.rawValue, message: error.message,
-                isRetryable: error.isRetryable, rank: error.rank.map { Int($0.value) },
-                exitStatus: ExitStatus(error).rawValue))
+        guard isJSON else { return printMessage("\(error)") }
+        let failure = View.Failure(
+            code: "\(error.code)".replacing(" ", with: "_"), number: error.code.rawValue, message: error.message,
+            isRetryable: error.isRetryable, rank: error.rank.map { Int($0.value) },
+            exitStatus: ExitStatus(error).rawValue)
+        do throws(ServiceError) { printLine(try JSONOutput.line(View(error: failure))) } catch {
+            printMessage("\(error)")
+        }
     }
 
     /// A command line that is wrong, as the parser says it.
     static func printUsage(_ message: String) {
-        let error = ServiceError(.invalidConfiguration, message)
         guard isJSON else { return printLine(message) }
-        print(error)
-    }
-
-    private static func print(_ error: ServiceError, text: String, _ failure: View.Failure) {
-        guard isJSON else { return printMessage(text) }
-        do throws(ServiceError) { printLine(try JSONOutput.line(View(error: failure))) } catch { printMessage(text) }
+        print(ServiceError(.invalidConfiguration, message))
     }
 
     private static func printLine(_ text: String) {
