@@ -17,7 +17,8 @@ extension ShardCache {
 
     /// Hands an operation to the writer; see the DESIGN comment of `ShardCache` for the parts.
     func enqueue(
-        _ keys: [WriteJob.Key], isAlone: Bool = false, isFreeing: Bool = false, isSynced: Bool = false,
+        _ keys: [WriteJob.Key], reading readKeys: [WriteJob.Key] = [], isAlone: Bool = false, isFreeing: Bool = false,
+        isSynced: Bool = false,
         isInternal: Bool = false, isOptional: Bool = false,
         _ completion: @escaping CacheCompletion,
         body: @escaping @Sendable (inout WriteTransaction) throws -> Void,
@@ -25,7 +26,8 @@ extension ShardCache {
         apply: @escaping @Sendable () -> Void = {}
     ) {
         let job = WriteJob(
-            keys: keys, isAlone: isAlone, isFreeing: isFreeing, isSynced: isSynced, isOptional: isOptional,
+            keys: keys, reading: readKeys, isAlone: isAlone, isFreeing: isFreeing, isSynced: isSynced,
+            isOptional: isOptional,
             body: body, undo: undo
         ) { [self] in
             switch $0 {

@@ -30,6 +30,10 @@ public final class ShardCache: Sendable {
     /// Changed by the writer's thread only: of a cut and of a close in the body, so that those behind it in the transaction
     /// see what is no longer covered, and taken back by the undo. They cover spilled blocks, too.
     let lineages: Mutex<LineageTable>
+    /// Who wrote the rows of the open blocks, by local index: of what is committed. Changed as `lineages` are.
+    let rowLineages: Mutex<LineageTable>
+    /// The last one: further forks in its block share what it has. Writer's thread only.
+    let reopening = Mutex<Reopening?>(nil)
     /// What no sequence has any more and is not deleted yet. Changed by the writer's thread only.
     let doomed: Mutex<Doomed>
     /// Token ids and annotations. Changed by the writer's thread only, but for what turns out to be unreadable. Held while a
@@ -77,6 +81,7 @@ public final class ShardCache: Sendable {
         sequenceCaches = Mutex(content.sequences)
         damagedRecords = Mutex(content.damagedRecords)
         lineages = Mutex(content.lineages)
+        rowLineages = Mutex(content.rowLineages)
         doomed = Mutex(content.doomed)
         tokens = Mutex(content.tokens)
         pieced = Mutex(PiecedBlocks(content.pieced))

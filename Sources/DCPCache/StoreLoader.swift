@@ -15,6 +15,7 @@ struct StoreContent {
     var sequences: [SequenceID: SequenceCache] = [:]
     var damagedRecords: [SequenceID: String] = [:]
     var lineages = LineageTable()
+    var rowLineages = LineageTable()
     var doomed = Doomed()
     var tokens = TokenTable()
     var pieced: [PiecedBlocks.Block] = []
@@ -56,7 +57,10 @@ struct StoreLoader {
             sequenceNumber: sequenceNumber, change: change)
         content.models = try models(read)
         let records = try records(read, &content)
-        for (id, record) in records { content.lineages[id] = record.lineage }
+        for (id, record) in records {
+            content.lineages[id] = record.lineage
+            content.rowLineages[id] = record.rows
+        }
         // With an unreadable record nobody knows which blocks it shares, so then no block is called an orphan.
         var scan = BlockScan(
             models: content.models, lineages: content.lineages, pageByteCount: environment.pageByteCount)
@@ -72,7 +76,7 @@ struct StoreLoader {
             content.lineages[id]?.isWriterSpent = true
         }
         if content.damagedRecords.isEmpty {
-            content.doomed = Doomed(blocks: scan.orphans, rows: try strayRows(read, records))
+            content.doomed = Doomed(blocks: scan.orphans, rows: try strayRows(read, content.rowLineages))
             content.doomed += try strayTokens(read, content.tokens)
         }
         for (id, record) in records {
@@ -128,8 +132,7 @@ struct StoreLoader {
             guard key.count == 8 else { return true }
             let id = SequenceID(RecordReader.key(key, at: 0))
             if let record = SequenceRecord(id, value), models[record.model] != nil,
-                record.lineage.sealedBlocks
-                    == layout.localLength(ofRank: contextRank, length: record.committed) / layout.blockTokens
+                record.agrees(localLength: layout.localLength(ofRank: contextRank, length: record.committed), layout)
             {
                 records.append((id, record))
             } else {

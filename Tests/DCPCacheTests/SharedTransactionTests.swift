@@ -42,6 +42,34 @@ struct SharedTransactionTests {
         { $0.truncate(SequenceID(id), length: length, completion: $1) }
     }
 
+    private func fork(
+        _ parent: UInt64, _ child: UInt64, _ length: Int
+    ) -> (ShardCache, @escaping CacheCompletion) -> Void {
+        { $0.fork(parent: SequenceID(parent), child: SequenceID(child), length: length, completion: $1) }
+    }
+
+    private func commit(_ id: UInt64, _ length: Int) -> (ShardCache, @escaping CacheCompletion) -> Void {
+        { $0.commit([(SequenceID(id), length)], completion: $1) }
+    }
+
+    @Test(
+        "forks of one parent share a transaction, their own forks and a change of the parent do not",
+        arguments: [40, 31, 20])
+    func forks(_ length: Int) throws {
+        let rig = try family()
+        let forks = try together(rig, (10..<20).map { fork(1, $0, length) })
+        #expect(forks == 1)
+        // Seals the block that the forks end in, and lets its rows go, where that is the open one.
+        try rig.appendAll(1, at: 40, tags(20))
+        let others = try together(rig, [fork(1, 20, length), fork(20, 21, length), commit(1, 60), fork(1, 22, length)])
+        #expect(others == 3, "the commit shares with the fork of the fork")
+        try expectClean(rig, "forks at \(length)")
+        for _ in 0..<2 {
+            for id in 10...22 as ClosedRange<UInt64> { #expect(try rig.holds(id, Array(tags(40)[..<length]))) }
+            try rig.reopen()
+        }
+    }
+
     /// A parent of 40 tokens and two forks of it, at 40 and at 33: two whole blocks are shared by all.
     private func family() throws -> Rig {
         let rig = try Rig()

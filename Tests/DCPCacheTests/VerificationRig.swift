@@ -69,6 +69,18 @@ extension Rig {
         try transaction.commit()
     }
 
+    /// Closes the cache; the writers and local indices of all rows in the store.
+    func rows() throws -> [[UInt64]] {
+        var rows: [[UInt64]] = []
+        try change { transaction, table in
+            try transaction.scan(table("tail"), from: []) { key, _ in
+                rows.append([0, 8].map { UInt64(bigEndian: key.loadUnaligned(fromByteOffset: $0, as: UInt64.self)) })
+                return true
+            }
+        }
+        return rows
+    }
+
     static func key(_ parts: any FixedWidthInteger...) -> [UInt8] { parts.flatMap { bigEndian($0) } }
 
     private static func bigEndian(_ value: some FixedWidthInteger) -> [UInt8] {

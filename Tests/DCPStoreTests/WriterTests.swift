@@ -179,6 +179,24 @@ struct WriterTests {
         #expect(bench.writer.transactionsCommitted == 5)
     }
 
+    @Test("jobs that read the same thing share a transaction, and none with one that changes it")
+    func readKeys() throws {
+        let bench = try Bench()
+        let outcomes = Outcomes()
+        let table = bench.table
+        let gate = bench.hold()
+        let key = WriteJob.Key(space: 1, value: 5)
+        for (index, isReading) in [true, true, false, true, true].enumerated() {
+            bench.writer.submit(
+                WriteJob(
+                    keys: isReading ? [] : [key], reading: isReading ? [key] : [],
+                    body: { try $0.put(table, [UInt8(index)], [1]) }, completion: outcomes.record("\(index)")))
+        }
+        gate.open()
+        #expect(outcomes.wait(5) == ["0", "1", "2", "3", "4"])
+        #expect(bench.writer.transactionsCommitted == 3)
+    }
+
     @Test("a full queue refuses at once; closing runs what waits")
     func bounds() throws {
         let bench = try Bench(queueDepthMax: 3)

@@ -10,7 +10,7 @@ public struct ForkBenchmark: Sendable {
     public var dataTypes: [DataType]
     /// Of the cluster, each number with a cluster of its own.
     public var ranks: [Int]
-    /// Tokens that are forked. The block that the cut goes through is copied, the others are shared.
+    /// Tokens that are forked.
     public var context: Int
     /// Forks of a list.
     public var forks: Int
@@ -103,7 +103,7 @@ public struct ForkBenchmark: Sendable {
     /// Forks a sequence, looks whether all forks have its tokens, and closes them.
     /// - Returns: seconds that the forks took.
     private func fork(_ sequence: SequenceHandle, _ count: Int, _ cluster: Cluster) async throws -> Double {
-        // Through the last block, so that each has one of its own.
+        // Through the last block.
         let wanted = (0..<count).map { (name: "fork-\($0)", length: context - 1) }
         let clock = ContinuousClock.now
         for outcome in try await cluster.fork(sequence, as: wanted) { _ = try outcome.get() }

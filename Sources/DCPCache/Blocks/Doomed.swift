@@ -34,9 +34,9 @@ struct DoomedBlocks: Sendable {
     var pages: Int
 }
 
-/// Rows to delete, those of them that are outside of their sequence's open block.
+/// Rows to delete.
 struct DoomedRows: Sendable {
-    var sequence: SequenceID
+    var writer: UInt64
     /// By local index.
     var tokens: Range<Int>
     /// Pages that one row takes; 0 in a leaf.

@@ -10,6 +10,9 @@ internal import DCPCore
 /// A sequence's lineage in memory also covers what is sealed and not committed: blocks that were spilled. Its record does
 /// not, so a crash leaves them to be swept. A layer may have fewer of them than others, and then has the next of its own
 /// in RAM.
+///
+/// Two more lineages of a sequence name what forks share in the same way: its chunks of ids, and the rows of its open block.
+/// What is called a block here is a chunk, or a row, then.
 struct Lineage: Equatable, Sendable {
     struct Entry: Equatable, Sendable {
         var writer: UInt64
@@ -20,27 +23,37 @@ struct Lineage: Equatable, Sendable {
     /// The number its next sealed block is written under.
     private(set) var writer: UInt64
     private(set) var entries: [Entry]
+    /// Those before it are not of this lineage: of rows, those of sealed blocks.
+    private(set) var start: Int
     /// There may be blocks under the writer's number behind the end: a crash left them, they wait for deletion, or a fork has
     /// them. What is sealed next needs another number.
     var isWriterSpent = false
 
-    init(writer: UInt64, entries: [Entry] = []) {
+    init(writer: UInt64, entries: [Entry] = [], from start: Int = 0) {
         self.writer = writer
         self.entries = entries
+        self.start = start
     }
 
     /// Sealed blocks, in each layer.
-    var sealedBlocks: Int { entries.last?.endBlock ?? 0 }
+    var sealedBlocks: Int { entries.last?.endBlock ?? start }
 
     var ranges: [(writer: UInt64, blocks: Range<Int>)] {
-        var start = 0
+        var start = start
         return entries.map { entry in
             defer { start = entry.endBlock }
             return (entry.writer, start..<entry.endBlock)
         }
     }
 
-    func writer(ofBlock index: Int) -> UInt64? { entries.first { index < $0.endBlock }?.writer }
+    /// Each block, with its writer.
+    var places: [(writer: UInt64, index: Int)] {
+        ranges.flatMap { range in range.blocks.map { (range.writer, $0) } }
+    }
+
+    func writer(ofBlock index: Int) -> UInt64? {
+        index < start ? nil : entries.first { index < $0.endBlock }?.writer
+    }
 
     /// The own writer has sealed the blocks up to `end`.
     mutating func seal(upTo end: Int) {
@@ -67,7 +80,12 @@ struct Lineage: Equatable, Sendable {
         for (writer, range) in ranges where range.lowerBound < blocks {
             kept.append(Entry(writer: writer, endBlock: min(range.upperBound, blocks)))
         }
-        return Lineage(writer: writer, entries: kept)
+        return Lineage(writer: writer, entries: kept, from: min(start, blocks))
+    }
+
+    /// Without what is before a block.
+    func dropping(before block: Int) -> Lineage {
+        Lineage(writer: writer, entries: entries.filter { $0.endBlock > block }, from: max(start, block))
     }
 }
 
@@ -88,8 +106,17 @@ struct LineageTable: Sendable {
         }
     }
 
-    func isCovered(writer: UInt64, block: Int) -> Bool {
-        users[writer]?.values.contains { $0.contains(block) } ?? false
+    func isCovered(writer: UInt64, block: Int) -> Bool { end(ofCover: writer, block: block) != nil }
+
+    /// Whether one lineage covers all of these.
+    func isCovered(writer: UInt64, blocks: Range<Int>) -> Bool {
+        users[writer]?.values.contains { $0.lowerBound <= blocks.lowerBound && blocks.upperBound <= $0.upperBound }
+            ?? false
+    }
+
+    /// Where a lineage that covers a block ends to; nil when none does.
+    func end(ofCover writer: UInt64, block: Int) -> Int? {
+        users[writer]?.values.first { $0.contains(block) }?.upperBound
     }
 
     /// Gives a sequence another lineage, or none.
@@ -101,8 +128,9 @@ struct LineageTable: Sendable {
         for (writer, range) in former {
             let users = (users[writer] ?? [:]).values.sorted { $0.lowerBound < $1.lowerBound }
             var start = range.lowerBound
-            for other in users where other.upperBound > start {
-                if other.lowerBound > start { found.append((writer, start..<min(other.lowerBound, range.upperBound))) }
+            // Of rows one user may be wholly behind another: it has sealed what the other has not.
+            for other in users where other.overlaps(start..<max(start, range.upperBound)) {
+                if other.lowerBound > start { found.append((writer, start..<other.lowerBound)) }
                 start = other.upperBound
             }
             if start < range.upperBound { found.append((writer, start..<range.upperBound)) }

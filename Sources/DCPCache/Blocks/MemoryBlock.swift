@@ -25,16 +25,20 @@ final class ByteAccount: Sendable {
 ///
 /// @unchecked Sendable: `address` never changes. Tokens are written with the layer's mutex held, each at most once
 /// while a reader leases the block; readers only use tokens that were written before they took the mutex. So no byte is
-/// written that a reader may use.
+/// written that a reader may use. A fork that borrows the block is such a reader.
 final class MemoryBlock: @unchecked Sendable {
     /// `payloadByteCount` bytes, 64-byte aligned, zero where no token has been written.
     let address: UnsafeMutableRawPointer
-    private let place: BlockPlace
     /// Readers that hold the block. Raised with the layer's mutex held; while it is 0 and the mutex is held, nobody
     /// reads.
     let leases = Atomic(0)
-    private let byteCount: Int
-    private let pool: BlockPool
+    private let memory: Memory
+
+    private enum Memory {
+        case owned(BlockPlace, byteCount: Int, BlockPool)
+        /// Of another sequence's block, which has a lease on it.
+        case borrowed(MemoryBlock)
+    }
 
     enum Content {
         case zeros
@@ -43,17 +47,35 @@ final class MemoryBlock: @unchecked Sendable {
     }
 
     init(_ panels: PanelLayout, _ content: Content, pool: BlockPool) {
-        byteCount = panels.payloadByteCount
-        place = pool.take(byteCount: byteCount)
+        let byteCount = panels.payloadByteCount
+        let place = pool.take(byteCount: byteCount)
         address = place.pointer
-        self.pool = pool
+        memory = .owned(place, byteCount: byteCount, pool)
         if content == .zeros { address.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount) }
     }
+
+    /// The open block of a sequence, for a fork of it: to be read up to the fork's tokens, and copied before the fork writes.
+    /// With the mutex of the layer held that has it.
+    init(borrowing block: MemoryBlock) {
+        // Not of a borrower, whose own end would end the lease.
+        let owner = block.owner ?? block
+        owner.leases.add(1, ordering: .acquiring)
+        address = owner.address
+        memory = .borrowed(owner)
+    }
+
+    private var owner: MemoryBlock? {
+        guard case .borrowed(let owner) = memory else { return nil }
+        return owner
+    }
+
+    /// Nobody writes to it.
+    var isBorrowed: Bool { owner != nil }
 
     /// The first `tokens` tokens of another block, and zeros.
     convenience init(copying source: UnsafeRawPointer, tokens: Int, _ panels: PanelLayout, pool: BlockPool) {
         self.init(panels, .unspecified, pool: pool)
-        address.copyMemory(from: source, byteCount: byteCount)
+        address.copyMemory(from: source, byteCount: panels.payloadByteCount)
         clear(from: tokens, panels)
     }
 
@@ -68,7 +90,12 @@ final class MemoryBlock: @unchecked Sendable {
         }
     }
 
-    deinit { pool.give(place, byteCount: byteCount) }
+    deinit {
+        switch memory {
+        case .owned(let place, let byteCount, let pool): pool.give(place, byteCount: byteCount)
+        case .borrowed(let owner): owner.leases.subtract(1, ordering: .releasing)
+        }
+    }
 }
 
 /// Where the payload of a sealed block is in the map.

@@ -172,7 +172,8 @@ extension LayerState {
         precondition(blocks >= 0, "sealed blocks are dropped before")
         memory.removeLast(max(memory.count - blocks, 0))
         let tokens = count % panels.blockTokens
-        guard tokens > 0, blocks > 0, let last = memory.last else { return }
+        // Who borrows a block copies no more of it than its tokens.
+        guard tokens > 0, blocks > 0, let last = memory.last, !last.isBorrowed else { return }
         if last.leases.load(ordering: .acquiring) == 0 {
             last.clear(from: tokens, panels)
         } else {

@@ -123,6 +123,11 @@ extension ShardCache {
             if block - state.mapped.count == state.memory.count {
                 state.memory.append(MemoryBlock(panels, isWhole ? .unspecified : .zeros, pool: memory))
             }
+            let open = state.memory[block - state.mapped.count]
+            if open.isBorrowed {
+                state.memory[block - state.mapped.count] = MemoryBlock(
+                    copying: open.address, tokens: offset, panels, pool: memory)
+            }
             let target = state.memory[block - state.mapped.count]
             let start = next - local.lowerBound
             // A block that fills at once is sealed next, not read.

@@ -16,7 +16,11 @@ struct CommitPlan {
     var tokens: TokenPlan
     /// Blocks that become committed.
     var sealed: Range<Int>
-    /// Rows of theirs that are left to delete.
+    /// The open block's.
+    var rows: Lineage
+    /// As they were, when they have been replaced.
+    var formerRows: Lineage?
+    /// Rows of sealed blocks that are left to delete.
     var rest: [DoomedRows] = []
 
     var sequence: SequenceCache { sealing.sequence }
@@ -57,6 +61,7 @@ extension ShardCache {
         } undo: { [self] in
             for plan in plans.value {
                 plan.sequence.core.withLock { $0.floor = $0.committed }
+                if let rows = plan.formerRows { rowLineages.withLock { $0[plan.sequence.id] = rows } }
                 undo(plan.sealing)
             }
             plans.value = []
@@ -74,7 +79,9 @@ extension ShardCache {
         let (id, length) = (part.sequence, part.length)
         let sequence = try sequence(id)
         let tokens = try planTokens(part, committed: prepare(sequence).committed, transaction)
-        guard let lineage = lineages.withLock({ $0[id] }) else { throw unknown(id) }
+        guard let lineage = lineages.withLock({ $0[id] }), let rows = rowLineages.withLock({ $0[id] }) else {
+            throw unknown(id)
+        }
         let (committed, claim) = try sequence.core.withLock { core throws(ServiceError) in
             if length > core.committed {
                 try checkIntact(core, localLength: localLength(length))
@@ -87,7 +94,7 @@ extension ShardCache {
         return CommitPlan(
             committed: committed, length: end, sealing: Sealing(sequence: sequence, lineage: lineage),
             change: takeChange(), claim: claim, tokens: tokens,
-            sealed: localLength(committed) / blockTokens..<localLength(end) / blockTokens)
+            sealed: localLength(committed) / blockTokens..<localLength(end) / blockTokens, rows: rows)
     }
 
     private func collectBlocks(_ plan: inout CommitPlan) throws(ServiceError) {
@@ -111,34 +118,17 @@ extension ShardCache {
         let sequence = plan.sequence
         try write(&plan.sealing, &transaction)
         if !plan.sealed.isEmpty { FailPoint.commitSealed.pass() }
-        let old = localLength(plan.committed)
-        let new = localLength(plan.length)
-        if !plan.sealed.isEmpty {
-            plan.rest = try deleteRows(sequence, plan.sealed.lowerBound * blockTokens..<old, &transaction)
-        }
-        try putRows(sequence, max(old, plan.sealed.upperBound * blockTokens)..<new, blocks: plan.open, &transaction)
+        plan.formerRows = plan.rows
+        plan.rows = plan.rows.dropping(before: plan.sealed.upperBound * blockTokens)
+        try putRows(
+            plan.rows.sealedBlocks..<localLength(plan.length), of: sequence, blocks: plan.open, behind: &plan.rows,
+            &transaction)
+        plan.rest = try delete(replaceRows(of: sequence, by: plan.rows), &transaction)
         try writeTokens(&plan.tokens, length: plan.length, &transaction)
         let record = SequenceRecord(
             sequence, committed: plan.length, lineage: plan.sealing.lineage.covering(plan.sealed.upperBound),
-            tokens: plan.tokens.record, lastChange: plan.change, claim: plan.claim)
+            rows: plan.rows, tokens: plan.tokens.record, lastChange: plan.change, claim: plan.claim)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
-    }
-
-    /// Writes the tail rows of local tokens, which are all in `blocks`, one for each layer.
-    func putRows(
-        _ sequence: SequenceCache, _ tokens: Range<Int>, blocks: [BlockSource], _ transaction: inout WriteTransaction
-    ) throws {
-        let layout = sequence.model.tail
-        let isAnyLeft = doomed.withLock { $0.rows.contains { $0.sequence == sequence.id } }
-        for token in tokens {
-            let key = TailRecord.key(sequence.id, localIndex: token)
-            // What a cut or a seal has left there may be of the other kind, whole or in pieces.
-            if isAnyLeft { try transaction.remove(tables.tail, key) }
-            try transaction.place(tables.tail, key, byteCount: layout.byteCount) {
-                TailRecord.write(
-                    key: key, blocks: blocks, token: token % blockTokens, layout: layout, into: $0)
-            }
-        }
     }
 
     private func apply(_ plan: CommitPlan) {

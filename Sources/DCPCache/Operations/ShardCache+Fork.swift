@@ -16,9 +16,10 @@ private struct Forking {
 extension ShardCache {
     /// Makes a sequence that starts with the first `length` (global) tokens of another, which all its layers have.
     ///
-    /// Blocks wholly within the length are shared: those in RAM are sealed for that. The tokens of the block it cuts are
-    /// copied. What the parent has not committed the child has not, either. Parent and child then live and end
-    /// independently. Repeating a fork succeeds; another sequence of the child's id is `.conflict`.
+    /// Blocks wholly within the length are shared: those in RAM are sealed for that. So is the block it cuts when it is the
+    /// parent's open one, its rows in the store and its memory until the child appends. Of a sealed one the tokens are copied,
+    /// once for several forks at the same place. What the parent has not committed the child has not, either. Parent and child
+    /// then live and end independently. Repeating a fork succeeds; another sequence of the child's id is `.conflict`.
     /// - Parameter completion: `.invalidRequest` above the length of the parent's shortest layer; `.unknownSequence`,
     ///   `.storeDamaged`, `.storeFull`.
     public func fork(
@@ -26,7 +27,11 @@ extension ShardCache {
     ) {
         let origin = SequenceRecord.Origin(parent: parent, length: length)
         let plan = Plan<Forking?>(nil)
-        enqueue([Self.key(parent), Self.key(child)], completion) { [self] transaction in
+        // Committed tokens are only read, so many forks of one parent share a transaction. What is not committed is sealed.
+        let committed = sequenceCaches.withLock { $0[parent] }?.core.withLock(\.committed) ?? 0
+        let isReading = length <= committed
+        let changed = isReading ? [child] : [parent, child]
+        enqueue(changed.map(Self.key), reading: isReading ? [Self.key(parent)] : [], completion) { [self] transaction in
             plan.value = nil
             if damagedRecords.withLock({ $0[child] != nil }) { _ = try sequence(child) }
             if let known = sequenceCaches.withLock({ $0[child] }) {
@@ -37,10 +42,18 @@ extension ShardCache {
                 }
                 return
             }
-            try fork(sequence(parent), child, name, origin, plan, &transaction)
+            let parent = try sequence(parent)
+            if isReading, length > parent.core.withLock(\.committed) {
+                throw fail(.notReady, "\(parent.id) has been truncated on \(rank) before it was forked; retry.")
+            }
+            try fork(parent, child, name, origin, plan, &transaction)
         } undo: { [self] in
             sequenceCaches.withLock { $0[parent] }?.core.withLock { $0.floor = $0.committed }
-            (plan.value?.sealing).map(undo)
+            if let forked = plan.value {
+                undo(forked.sealing)
+                rowLineages.withLock { $0[child] = nil }
+                reopening.withLock { $0 = nil }
+            }
             plan.value = nil
         } apply: { [self] in
             guard let forked = plan.value else { return }
@@ -59,12 +72,17 @@ extension ShardCache {
         let core = try hold(parent, length)
         let local = localLength(length)
         let shared = local / blockTokens
-        guard var lineage = lineages.withLock({ $0[parent.id] }) else { throw unknown(parent.id) }
-        let copies = try straddlingBlocks(parent, lineage: lineage, localLength: local)
+        guard var lineage = lineages.withLock({ $0[parent.id] }),
+            let parentRows = rowLineages.withLock({ $0[parent.id] })
+        else { throw unknown(parent.id) }
         let committed = min(length, core.committed)
         let rows = openRows(committed: committed)
-        // Read before a rewind may change it, and written when the parent's blocks are.
-        let open = committed == length ? copies.map { .memory($0) } : try sources(of: rows, parent, lineage)
+        // Then it is a block of committed tokens, whose rows are gone.
+        let isReopening = parentRows.start > rows.lowerBound && !rows.isEmpty
+        let cut = isReopening ? lineage.writer(ofBlock: shared) : nil
+        let known = reopening.withLock { $0 }.flatMap { $0.isReopening(cut, rows) ? $0 : nil }
+        let open =
+            try known?.borrowedBlocks ?? straddlingBlocks(parent, lineage: lineage, localLength: local, borrows: true)
         var sealing = Sealing(sequence: parent, lineage: lineage)
         var layers: [LayerState] = []
         for (index, layer) in parent.layers.enumerated() {
@@ -74,7 +92,7 @@ extension ShardCache {
                     LayerState(
                         length: length, mapped: Array(state.mapped.prefix(shared)), stored: shared,
                         assembled: state.assembled.filter { $0.key < shared },
-                        memory: copies.isEmpty ? [] : [copies[index]],
+                        memory: open.isEmpty ? [] : [open[index]],
                         verified: state.verified.clamped(to: 0..<min(shared, state.mapped.count))))
             }
         }
@@ -92,12 +110,22 @@ extension ShardCache {
             sealing.lineage.isWriterSpent = true
             for sequence in [parent, forked] { sequence.core.withLock { $0.shared = max($0.shared, length) } }
         }
-        try putRows(forked, rows, blocks: open, &transaction)
+        let sharedRows = known.flatMap { known in rowLineages.withLock { known.isIn($0) } ? known.rows : nil }
+        var ownRows = (sharedRows ?? parentRows).cut(to: rows.upperBound, writer: lineage.writer)
+        if ownRows.start != rows.lowerBound { ownRows = Lineage(writer: lineage.writer, from: rows.lowerBound) }
+        try putRows(
+            ownRows.sealedBlocks..<rows.upperBound, of: forked, blocks: open.map { .memory($0) }, behind: &ownRows,
+            &transaction)
+        if let cut, sharedRows == nil {
+            reopening.withLock { $0 = Reopening(writer: cut, rows: ownRows, blocks: open) }
+        }
+        // In the body: what others drop in the same transaction, it still has.
+        _ = replaceRows(of: forked, by: ownRows)
         let ids = try cutTokens(of: parent.id, to: committed, writer: lineage.writer, &transaction)
         tokens = ids
         let record = SequenceRecord(
-            forked, committed: committed, lineage: lineage.covering(localLength(committed) / blockTokens), tokens: ids,
-            lastChange: change, claim: .none)
+            forked, committed: committed, lineage: lineage.covering(localLength(committed) / blockTokens),
+            rows: ownRows, tokens: ids, lastChange: change, claim: .none)
         try transaction.put(tables.sequences, SequenceRecord.key(child), record.encoded(child))
         try transaction.raise(Counter.sequence, to: child.value, tables.meta)
     }

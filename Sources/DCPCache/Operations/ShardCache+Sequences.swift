@@ -47,8 +47,8 @@ extension ShardCache {
                 id: id, model: entry, scope: scope, name: name, origin: nil, committed: 0, lastChange: change,
                 isTailLoaded: true, layers: layers)
             let record = SequenceRecord(
-                opened, committed: 0, lineage: fresh, tokens: TokenRecord(lineage: fresh), lastChange: change,
-                claim: .none)
+                opened, committed: 0, lineage: fresh, rows: fresh, tokens: TokenRecord(lineage: fresh),
+                lastChange: change, claim: .none)
             try transaction.put(tables.sequences, SequenceRecord.key(id), record.encoded(id))
             try transaction.raise(Counter.sequence, to: id.value, tables.meta)
             plan.value = opened
@@ -60,6 +60,7 @@ extension ShardCache {
             plan.value = nil
             stored(opened.core.withLock { $0.lastChange })
             lineages.withLock { $0[id] = fresh }
+            rowLineages.withLock { $0[id] = fresh }
             tokensCommitted(opened, TokenRecord(lineage: fresh))
             sequenceCaches.withLock { $0[id] = opened }
             numbers.withLock { $0.sequence = max($0.sequence, id.value) }
@@ -68,21 +69,20 @@ extension ShardCache {
 
     /// Removes a sequence with its uncommitted tokens; succeeds when there is none. Blocks that a fork shares stay.
     public func close(_ id: SequenceID, completion: @escaping CacheCompletion) {
-        let plan = Plan<(closed: SequenceCache, layers: [LayerState], lineage: Lineage?)?>(nil)
+        let plan = Plan<(closed: SequenceCache, layers: [LayerState], lineage: Lineage?, rows: Lineage?)?>(nil)
         let rest = Plan(Doomed())
         let change = Plan<UInt64>(0)
         // Synced: the directory forgets it for good, and would not tell a rank that had it again.
         enqueue([Self.key(id)], isFreeing: true, isSynced: true, completion) { [self] transaction in
             change.value = 0
             guard let closed = sequenceCaches.withLock({ $0[id] }) else {
-                if damagedRecords.withLock({ $0[id] != nil }) { change.value = try putChange(&transaction) }
-                try deleteDamagedRecord(id, &transaction)
+                guard damagedRecords.withLock({ $0[id] != nil }) else { return }
+                change.value = try putChange(&transaction)
+                // Its blocks and rows are found at the next start, when every record can be read again.
+                try transaction.delete(tables.sequences, SequenceRecord.key(id))
                 return
             }
-            let committed = closed.core.withLock { core in
-                core.isClosed = true
-                return core.committed
-            }
+            closed.core.withLock { $0.isClosed = true }
             // Addresses leave the index before the transaction that deletes their blocks commits: see ContextReader.
             let layers = closed.layers.map { layer in
                 layer.state.withLock { state in
@@ -91,22 +91,22 @@ extension ShardCache {
                     return saved
                 }
             }
-            plan.value = (closed, layers, lineages.withLock { $0[id] })
+            plan.value = (closed, layers, lineages.withLock { $0[id] }, rowLineages.withLock { $0[id] })
             change.value = try putChange(&transaction)
             try transaction.delete(tables.sequences, SequenceRecord.key(id))
-            let local = localLength(committed)
-            let rows = try deleteRows(closed, (local / blockTokens * blockTokens)..<local, &transaction)
+            let rows = try delete(replaceRows(of: closed, by: nil), &transaction)
             rest.value = Doomed(blocks: try delete(replaceLineage(of: closed, by: nil), &transaction), rows: rows)
         } undo: { [self] in
-            guard let (closed, layers, lineage) = plan.value else { return }
+            guard let (closed, layers, lineage, rows) = plan.value else { return }
             lineages.withLock { $0[id] = lineage }
+            rowLineages.withLock { $0[id] = rows }
             for (layer, saved) in zip(closed.layers, layers) { layer.state.withLock { $0.restore(saved) } }
             closed.core.withLock { $0.isClosed = false }
             plan.value = nil
         } apply: { [self] in
             damagedRecords.withLock { $0[id] = nil }
             stored(change.value)
-            guard let (closed, layers, _) = plan.value else { return }
+            guard let (closed, layers, _, _) = plan.value else { return }
             // Now, so that the RAM is free when the completion says so.
             plan.value = nil
             let committed = localLength(closed.core.withLock { $0.committed })
@@ -120,19 +120,6 @@ extension ShardCache {
             sweepLater(rest.value)
             forgetDroppedPieces()
         }
-    }
-
-    /// Its blocks are found at the next start, when every record can be read again.
-    private func deleteDamagedRecord(_ id: SequenceID, _ transaction: inout WriteTransaction) throws {
-        guard damagedRecords.withLock({ $0[id] != nil }) else { return }
-        try transaction.delete(tables.sequences, SequenceRecord.key(id))
-        var rows: [[UInt8]] = []
-        try transaction.scan(tables.tail, from: TailRecord.key(id, localIndex: 0)) { key, _ in
-            guard TailRecord.place(key)?.sequence == id else { return false }
-            rows.append(Array(key))
-            return true
-        }
-        for row in rows { try transaction.delete(tables.tail, row) }
     }
 
     /// Gives a sequence another lineage, or none; part of a job's body, after its addresses have left the index. Undone by

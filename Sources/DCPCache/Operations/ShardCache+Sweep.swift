@@ -24,30 +24,14 @@ extension ShardCache {
         return rest
     }
 
-    /// Deletes rows of a sequence, as many as the transaction may.
+    /// Deletes rows, as many as the transaction may.
     /// - Returns: what is left to delete.
-    func deleteRows(
-        _ sequence: SequenceCache, _ tokens: Range<Int>, _ transaction: inout WriteTransaction
-    ) throws -> [DoomedRows] {
-        let byteCount = sequence.model.tail.byteCount
-        let doomed = DoomedRows(
-            sequence: sequence.id, tokens: tokens, pages: environment.runPages(valueByteCount: byteCount))
-        return try delete([doomed], keeping: nil, &transaction)
-    }
-
-    /// - Parameter keeping: the rows of a sequence that are not to be deleted.
-    private func delete(
-        _ doomed: [DoomedRows], keeping: ((SequenceID) -> Range<Int>)?, _ transaction: inout WriteTransaction
-    ) throws -> [DoomedRows] {
+    func delete(_ doomed: [DoomedRows], _ transaction: inout WriteTransaction) throws -> [DoomedRows] {
         var rest: [DoomedRows] = []
-        for rows in doomed {
-            let kept = keeping?(rows.sequence) ?? 0..<0
-            var remaining = rows
-            while transaction.canFree(rows.pages), let token = remaining.tokens.first {
-                if !kept.contains(token) {
-                    let key = TailRecord.key(rows.sequence, localIndex: token)
-                    try transaction.remove(tables.tail, key, pages: rows.pages)
-                }
+        for var remaining in doomed {
+            while transaction.canFree(remaining.pages), let token = remaining.tokens.first {
+                let key = TailRecord.key(writer: remaining.writer, localIndex: token)
+                try transaction.remove(tables.tail, key, pages: remaining.pages)
                 remaining.tokens.removeFirst()
             }
             if !remaining.tokens.isEmpty { rest.append(remaining) }
@@ -86,18 +70,6 @@ extension ShardCache {
         return rest
     }
 
-    /// The rows that belong to a sequence: those of its open block. Writer's thread.
-    private func openRows(_ id: SequenceID) -> Range<Int> {
-        guard let sequence = sequenceCaches.withLock({ $0[id] }) else { return 0..<0 }
-        return openRows(committed: sequence.core.withLock(\.committed))
-    }
-
-    /// The rows of the open block, by local index.
-    func openRows(committed: Int) -> Range<Int> {
-        let local = localLength(committed)
-        return local / blockTokens * blockTokens..<local
-    }
-
     /// Remembers what a committed operation left to delete, and deletes it in transactions of its own. Were the process to
     /// end before, the next start finds that no sequence has it.
     func sweepLater(_ rest: Doomed) {
@@ -114,7 +86,7 @@ extension ShardCache {
         enqueue([], isAlone: true, isFreeing: true, isInternal: true, { _ in }) { [self] transaction in
             let all = doomed.withLock { $0 }
             plan.value.blocks = try delete(all.blocks, &transaction)
-            plan.value.rows = try delete(all.rows, keeping: openRows, &transaction)
+            plan.value.rows = try delete(all.rows, &transaction)
             plan.value.chunks = try delete(all.chunks, &transaction)
             plan.value.annotations = try delete(all.annotations, &transaction)
         } apply: { [self] in

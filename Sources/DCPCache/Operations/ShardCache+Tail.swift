@@ -25,17 +25,19 @@ extension ShardCache {
         guard first < local else { return }
         // A missing block has left the index short; then nothing past it can be placed.
         if let damage = core.damage, damage.localIndex < first { return }
+        guard let rows = rowLineages.withLock({ $0[sequence.id] }) else { throw unknown(sequence.id) }
         let blocks = layout.panels.map { MemoryBlock($0, .zeros, pool: memory) }
         try mapping { () throws(StoreError) in
             let read = try environment.beginRead(isPrivileged: true)
-            for index in first..<local {
-                let key = TailRecord.key(sequence.id, localIndex: index)
+            for (writer, index) in rows.places {
+                let key = TailRecord.key(writer: writer, localIndex: index)
                 let isGood = try read.withValue(tables.tail, key) { value in
-                    guard let rows = TailRecord.rows(key: key, value, layout: layout) else { return false }
+                    guard let row = TailRecord.rows(key: key, value, layout: layout) else { return false }
                     for (layer, block) in blocks.enumerated() {
                         let panels = layout.panels[layer]
-                        let row = panels.rows(of: rows + layout.offsets[layer])
-                        _ = panels.write(row, rowTokens: [0], into: block.address, at: index - first)
+                        _ = panels.write(
+                            panels.rows(of: row + layout.offsets[layer]), rowTokens: [0], into: block.address,
+                            at: index - first)
                     }
                     return true
                 }

@@ -10,8 +10,9 @@ extension ShardCache {
         var length: Int
         /// Each layer as it was.
         var layers: [LayerState]
-        /// As it was.
+        /// As they were.
         var lineage: Lineage
+        var rows: Lineage
         var change: UInt64 = 0
         /// As it will be.
         var tokens: TokenRecord
@@ -41,6 +42,7 @@ extension ShardCache {
         } undo: { [self] in
             guard let truncation = plan.value else { return }
             lineages.withLock { $0[id] = truncation.lineage }
+            rowLineages.withLock { $0[id] = truncation.rows }
             for (layer, saved) in zip(truncation.sequence.layers, truncation.layers) {
                 layer.state.withLock { $0.restore(saved) }
             }
@@ -57,15 +59,18 @@ extension ShardCache {
         _ sequence: SequenceCache, from committed: Int, to length: Int, _ plan: Plan<Truncation?>,
         _ transaction: inout WriteTransaction
     ) throws {
-        guard let lineage = lineages.withLock({ $0[sequence.id] }) else { throw unknown(sequence.id) }
-        let (old, new) = (localLength(committed), localLength(length))
+        guard let lineage = lineages.withLock({ $0[sequence.id] }),
+            let formerRows = rowLineages.withLock({ $0[sequence.id] })
+        else { throw unknown(sequence.id) }
+        let new = localLength(length)
         let kept = new / blockTokens
         // Copies, also of an open block: until the commit the old blocks must stay as they are.
         let copies = try straddlingBlocks(sequence, lineage: lineage, localLength: new)
         var replacement = lineage
-        let dropsCommitted = kept < old / blockTokens
         if kept < lineage.sealedBlocks { replacement = lineage.cut(to: kept, writer: try takeWriter(&transaction)) }
-        let tokens = try cutTokens(of: sequence.id, to: length, writer: try takeWriter(&transaction), &transaction)
+        // Of rows and ids: what was cut off may live on in a fork.
+        let writer = try takeWriter(&transaction)
+        let tokens = try cutTokens(of: sequence.id, to: length, writer: writer, &transaction)
         // Addresses leave the index before the transaction that deletes their blocks commits: see ContextReader.
         let saved = sequence.layers.enumerated().map { index, layer in
             layer.state.withLock { state in
@@ -81,13 +86,13 @@ extension ShardCache {
             }
         }
         plan.value = Truncation(
-            sequence: sequence, committed: committed, length: length, layers: saved, lineage: lineage, tokens: tokens)
-        if dropsCommitted {
-            plan.value?.rest.rows = try deleteRows(sequence, openRows(committed: committed), &transaction)
-            try putRows(sequence, kept * blockTokens..<new, blocks: copies.map { .memory($0) }, &transaction)
-        } else {
-            plan.value?.rest.rows = try deleteRows(sequence, new..<old, &transaction)
-        }
+            sequence: sequence, committed: committed, length: length, layers: saved, lineage: lineage, rows: formerRows,
+            tokens: tokens)
+        var rows = formerRows.cut(to: new, writer: writer)
+        if rows.start != kept * blockTokens { rows = Lineage(writer: writer, from: kept * blockTokens) }
+        try putRows(
+            rows.sealedBlocks..<new, of: sequence, blocks: copies.map { .memory($0) }, behind: &rows, &transaction)
+        plan.value?.rest.rows = try delete(replaceRows(of: sequence, by: rows), &transaction)
         let change = takeChange()
         let claim = sequence.core.withLock { core in
             core.lastChange = change
@@ -95,27 +100,29 @@ extension ShardCache {
         }
         plan.value?.change = change
         let record = SequenceRecord(
-            sequence, committed: length, lineage: replacement, tokens: tokens, lastChange: change, claim: claim)
+            sequence, committed: length, lineage: replacement, rows: rows, tokens: tokens, lastChange: change,
+            claim: claim)
         try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
         plan.value?.rest.blocks = try delete(replaceLineage(of: sequence, by: replacement), &transaction)
     }
 
     /// New RAM blocks, one for each layer, with the tokens of the block that a local length cuts; none at a block's
     /// edge. Writer thread: nobody else deletes the sealed block meanwhile.
+    /// - Parameter borrows: what is in RAM is not copied.
     func straddlingBlocks(
-        _ sequence: SequenceCache, lineage: Lineage, localLength: Int
+        _ sequence: SequenceCache, lineage: Lineage, localLength: Int, borrows: Bool = false
     ) throws(ServiceError) -> [MemoryBlock] {
         let (index, tokens) = cluster.layout.block(ofLocalIndex: localLength)
         guard tokens > 0 else { return [] }
         var copies: [MemoryBlock] = []
         for (number, layer) in sequence.layers.enumerated() {
             let panels = sequence.model.panels[number]
-            let source = layer.state.withLock { state in
-                index < state.mapped.count
-                    ? (sealed: state.mapped[index], memory: nil)
-                    : (sealed: nil, memory: state.memory[index - state.mapped.count]) as (BlockAddress?, MemoryBlock?)
+            let source = layer.state.withLock { state -> (sealed: BlockAddress?, memory: MemoryBlock?) in
+                guard index >= state.mapped.count else { return (state.mapped[index], nil) }
+                let open = state.memory[index - state.mapped.count]
+                return (nil, borrows ? MemoryBlock(borrowing: open) : open)
             }
-            if let sealed = source.0 {
+            if let sealed = source.sealed {
                 do throws(ServiceError) {
                     copies.append(try copy(sealed, of: sequence, layer: number, index: index, lineage, tokens: tokens))
                 } catch {
@@ -124,8 +131,9 @@ extension ShardCache {
                     try checkIntact(sequence.core.withLock { $0 }, localLength: localLength)
                     throw error
                 }
-            } else if let open = source.1 {
-                copies.append(MemoryBlock(copying: open.address, tokens: tokens, panels, pool: memory))
+            } else if let open = source.memory {
+                copies.append(
+                    borrows ? open : MemoryBlock(copying: open.address, tokens: tokens, panels, pool: memory))
             }
         }
         return copies

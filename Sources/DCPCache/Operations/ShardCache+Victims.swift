@@ -13,22 +13,21 @@ extension ShardCache {
         guard wanted > 0 else { return [] }
         let held = sequenceCaches.withLock { caches in order.compactMap { caches[$0] } }
         let closing = lineages.withLock { ClosingOrder(held.map(\.id), in: $0) }
-        let rows = held.map(tailByteCount)
+        let closingRows = rowLineages.withLock { ClosingOrder(held.map(\.id), in: $0) }
         var (count, freed) = (0, 0)
         while count < held.count, freed < wanted {
             let model = held[count].model
-            freed += rows[count] + closing.blockCounts[count] * model.blockPagesInAll * environment.pageByteCount
+            freed += closing.blockCounts[count] * model.blockPagesInAll * environment.pageByteCount
+            freed += closingRows.blockCounts[count] * rowByteCount(model)
             count += 1
         }
-        let useful = closing.useful(amongFirst: count)
-        return (0..<count).filter { useful[$0] || rows[$0] > 0 }.map { held[$0].id }
+        let useful = zip(closing.useful(amongFirst: count), closingRows.useful(amongFirst: count))
+        return zip(held, useful).filter { $1.0 || $1.1 }.map(\.0.id)
     }
 
-    /// Bytes that the rows of a sequence's open block take in the store. Nobody shares them.
-    private func tailByteCount(of sequence: SequenceCache) -> Int {
-        let rows = localLength(sequence.core.withLock(\.committed)) % blockTokens
-        let byteCount = sequence.model.tail.byteCount
-        let pages = environment.runPages(valueByteCount: byteCount)
-        return rows * (pages > 0 ? pages * environment.pageByteCount : byteCount)
+    /// Bytes that a row of an open block takes in the store.
+    private func rowByteCount(_ model: ModelEntry) -> Int {
+        let pages = environment.runPages(valueByteCount: model.tail.byteCount)
+        return pages > 0 ? pages * environment.pageByteCount : model.tail.byteCount
     }
 }

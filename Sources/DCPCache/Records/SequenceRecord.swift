@@ -29,10 +29,15 @@ internal import Synchronization
 /// | 96 + 16 n | 8 | committed length that it was given at; 0 for none |
 /// | 104 + 16 n | 4 | bytes of the annotation; 0 for none |
 /// | 108 + 16 n | 4 | t, bytes of the name |
-/// | 112 + 16 n | 16 m | the lineage's entries, as above, in chunks |
-/// | 112 + 16 (n + m) | s | scope, UTF-8 |
-/// | 112 + 16 (n + m) + s | t | name, UTF-8 |
-/// | 112 + 16 (n + m) + s + t | 4 | CRC-32C of key and all bytes before |
+/// | 112 + 16 n | 8 | rows' writer: the number its next row is written under |
+/// | 120 + 16 n | 8 | first local token of the open block |
+/// | 128 + 16 n | 4 | r, entries of the lineage of the open block's rows |
+/// | 132 + 16 n | 4 | 0 |
+/// | 136 + 16 n | 16 m | the lineage's entries, as above, in chunks |
+/// | 136 + 16 (n + m) | 16 r | the lineage's entries, as above, in rows from the open block's first on |
+/// | 136 + 16 (n + m + r) | s | scope, UTF-8 |
+/// | 136 + 16 (n + m + r) + s | t | name, UTF-8 |
+/// | 136 + 16 (n + m + r) + s + t | 4 | CRC-32C of key and all bytes before |
 struct SequenceRecord {
     /// Where a fork came from. Kept so that a repeated fork is recognised.
     struct Origin: Equatable, Sendable {
@@ -48,6 +53,8 @@ struct SequenceRecord {
     var origin: Origin?
     var committed: Int
     var lineage: Lineage
+    /// Of the open block's rows, by local index.
+    var rows: Lineage
     var tokens: TokenRecord
     /// In which order sequences were changed: what is left of the order of their uses when no process remembers it.
     var lastChange: UInt64
@@ -55,19 +62,27 @@ struct SequenceRecord {
     var claim: Claim
 
     init(
-        _ sequence: SequenceCache, committed: Int, lineage: Lineage, tokens: TokenRecord, lastChange: UInt64,
-        claim: Claim
+        _ sequence: SequenceCache, committed: Int, lineage: Lineage, rows: Lineage, tokens: TokenRecord,
+        lastChange: UInt64, claim: Claim
     ) {
         (model, scope, name, origin) = (sequence.model.id, sequence.scope, sequence.name, sequence.origin)
         retention = sequence.core.withLock(\.retention)
         self.committed = committed
         self.lineage = lineage
+        self.rows = rows
         self.tokens = tokens
         self.lastChange = lastChange
         self.claim = claim
     }
 
     static func key(_ id: SequenceID) -> [UInt8] { KeyBytes.of(id.value) }
+
+    /// Whether its lineages end where those of a sequence with so many local tokens do.
+    func agrees(localLength: Int, _ layout: ContextLayout) -> Bool {
+        let (block, tokens) = layout.block(ofLocalIndex: localLength)
+        return lineage.sealedBlocks == block && rows.sealedBlocks == localLength
+            && rows.start == localLength - tokens
+    }
 
     func encoded(_ id: SequenceID) -> [UInt8] {
         var record = RecordBytes()
@@ -93,7 +108,12 @@ struct SequenceRecord {
         record.append(UInt64(tokens.annotation?.length ?? 0))
         record.append(UInt32(tokens.annotation?.byteCount ?? 0))
         record.append(UInt32(name.utf8.count))
+        record.append(rows.writer)
+        record.append(UInt64(rows.start))
+        record.append(UInt32(rows.entries.count))
+        record.append(UInt32(0))
         record.append(tokens.lineage.entries)
+        record.append(rows.entries, from: rows.start)
         record.append(scope)
         record.append(name)
         return record.sealed(key: Self.key(id))
@@ -101,33 +121,38 @@ struct SequenceRecord {
 }
 
 extension RecordBytes {
-    fileprivate mutating func append(_ entries: [Lineage.Entry]) {
+    fileprivate mutating func append(_ entries: [Lineage.Entry], from start: Int = 0) {
         for entry in entries {
             append(entry.writer)
-            append(UInt32(entry.endBlock))
+            append(UInt32(entry.endBlock - start))
             append(UInt32(0))
         }
     }
 }
 
 extension RecordReader {
-    fileprivate mutating func nextEntries(_ count: UInt32) -> [Lineage.Entry]? {
+    fileprivate mutating func nextEntries(_ count: UInt32, from start: Int = 0) -> [Lineage.Entry]? {
         var entries: [Lineage.Entry] = []
         for _ in 0..<count {
             guard let writer = next(UInt64.self), let end = next(UInt32.self), next(UInt32.self) != nil,
-                Int(end) > (entries.last?.endBlock ?? 0)
+                start + Int(end) > (entries.last?.endBlock ?? start)
             else { return nil }
-            entries.append(Lineage.Entry(writer: writer, endBlock: Int(end)))
+            entries.append(Lineage.Entry(writer: writer, endBlock: start + Int(end)))
         }
         return entries
     }
 
-    /// What a record says of ids and annotation, and the scope and the name behind it.
-    fileprivate mutating func nextTokens(committed: Int) -> (tokens: TokenRecord, scope: String, name: String)? {
+    /// What a record says of ids and annotation, and the rows, the scope and the name behind it.
+    fileprivate mutating func nextTokens(
+        committed: Int
+    ) -> (tokens: TokenRecord, rows: Lineage, scope: String, name: String)? {
         guard let count = next(UInt64.self), let writer = next(UInt64.self), let entryCount = next(UInt32.self),
             let scopeByteCount = next(UInt32.self), let number = next(UInt64.self), let length = next(UInt64.self),
             let byteCount = next(UInt32.self), let nameByteCount = next(UInt32.self),
-            let entries = nextEntries(entryCount), let scope = nextText(scopeByteCount),
+            let rowsWriter = next(UInt64.self), let first = next(UInt64.self), first <= committed,
+            let rowsEntryCount = next(UInt32.self), next(UInt32.self) != nil,
+            let entries = nextEntries(entryCount), let rowsEntries = nextEntries(rowsEntryCount, from: Int(first)),
+            let scope = nextText(scopeByteCount),
             let name = nextText(nameByteCount),
             count == 0 || count == committed
         else { return nil }
@@ -137,7 +162,7 @@ extension RecordReader {
             tokens.annotation = TokenRecord.Annotation(
                 number: number, length: Int(length), byteCount: Int(byteCount))
         }
-        return (tokens, scope, name)
+        return (tokens, Lineage(writer: rowsWriter, entries: rowsEntries, from: Int(first)), scope, name)
     }
 
     private mutating func nextText(_ byteCount: UInt32) -> String? {
@@ -160,9 +185,10 @@ extension SequenceRecord {
             let timeToLive = reader.next(UInt32.self), let length = Int(exactly: committed),
             let originLength = Int(exactly: forkLength), let entries = reader.nextEntries(count),
             let change = reader.next(UInt64.self), let claim = reader.next(UInt64.self),
-            let (tokens, scope, name) = reader.nextTokens(committed: length), reader.isAtEnd
+            let (tokens, rows, scope, name) = reader.nextTokens(committed: length), reader.isAtEnd
         else { return nil }
         self.tokens = tokens
+        self.rows = rows
         self.scope = scope
         self.name = name
         retention = Retention()

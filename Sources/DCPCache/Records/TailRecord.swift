@@ -2,25 +2,27 @@ internal import DCPAttention
 internal import DCPCore
 internal import DCPStore
 
-/// One committed token of an open block: the table `tail`, key sequence id (8 bytes) and local index (8 bytes).
+/// One committed token of an open block: the table `tail`, key writer (8 bytes) and local index (8 bytes).
+///
+/// Named after a writer, as blocks are, so that forks share the rows of the block that they are cut from.
 ///
 /// The value holds the token's row in each layer, one after the other, and a CRC-32C of key and rows (4 bytes). A row is K
 /// `[kvHeads][Dk]` and then V `[kvHeads][Dv]` in the KV dtype, as `PanelLayout.read` gives it.
 enum TailRecord {
     static let keyByteCount = 16
 
-    static func key(_ sequence: SequenceID, localIndex: Int) -> [UInt8] {
+    static func key(writer: UInt64, localIndex: Int) -> [UInt8] {
         var key = KeyBytes()
-        key.append(sequence.value)
+        key.append(writer)
         key.append(UInt64(localIndex))
         return key.bytes
     }
 
-    /// Whose row a key names, or a piece of it.
-    static func place(_ key: UnsafeRawBufferPointer) -> (sequence: SequenceID, localIndex: Int)? {
+    /// Which row a key names, or a piece of it.
+    static func place(_ key: UnsafeRawBufferPointer) -> (writer: UInt64, localIndex: Int)? {
         guard key.count == keyByteCount || key.count == keyByteCount + PieceKey.numberByteCount else { return nil }
         let index: UInt64 = RecordReader.key(key, at: 8)
-        return (SequenceID(RecordReader.key(key, at: 0)), Int(truncatingIfNeeded: index))
+        return (RecordReader.key(key, at: 0), Int(truncatingIfNeeded: index))
     }
 
     /// The number of a piece, when its key is one.

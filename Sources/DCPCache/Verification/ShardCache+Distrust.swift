@@ -38,16 +38,15 @@ extension ShardCache {
         }
         enqueue([Self.key(id)], isInternal: true, { _ in }) { [self] transaction in
             guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }),
-                let tokens = tokens.withLock({ $0[id] })
+                let rows = rowLineages.withLock({ $0[id] }), let tokens = tokens.withLock({ $0[id] })
             else { return }
             let key = SequenceRecord.key(id)
             if let value = try transaction.get(tables.sequences, key), SequenceRecord(id, value) != nil { return }
             let core = sequence.core.withLock { $0 }
             let record = SequenceRecord(
                 sequence, committed: core.committed,
-                lineage: lineage.covering(localLength(core.committed) / blockTokens), tokens: tokens,
-                lastChange: core.lastChange,
-                claim: core.claim)
+                lineage: lineage.covering(localLength(core.committed) / blockTokens), rows: rows, tokens: tokens,
+                lastChange: core.lastChange, claim: core.claim)
             try transaction.put(tables.sequences, key, record.encoded(id))
         }
         var restored = suspect
@@ -61,8 +60,8 @@ extension ShardCache {
     private func isBadRow(
         _ index: Int, of sequence: SequenceCache, _ transaction: borrowing WriteTransaction
     ) throws -> Bool {
-        guard openRows(committed: sequence.core.withLock(\.committed)).contains(index) else { return false }
-        let key = TailRecord.key(sequence.id, localIndex: index)
+        guard let writer = rowLineages.withLock({ $0[sequence.id] })?.writer(ofBlock: index) else { return false }
+        let key = TailRecord.key(writer: writer, localIndex: index)
         let isGood = try transaction.withValue(tables.tail, key) {
             TailRecord.rows(key: key, $0, layout: sequence.model.tail) != nil
         }

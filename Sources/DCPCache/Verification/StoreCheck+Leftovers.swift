@@ -6,17 +6,7 @@ extension StoreCheck {
     /// Scans the keys of `blocks` for those that no lineage covers. Records and keys are of one transaction.
     mutating func checkReferences(from start: [UInt8], _ read: borrowing ReadTransaction) throws -> [Suspect] {
         var found: [Suspect] = []
-        var lineages = LineageTable()
-        var ids: [SequenceID] = []
-        var ignored: [Suspect] = []
-        try scan(tables.sequences, read, &ignored) { key, _ in
-            if key.count == 8 { ids.append(SequenceID(RecordReader.key(key, at: 0))) }
-            return true
-        }
-        for id in ids {
-            guard let value = try read.get(tables.sequences, SequenceRecord.key(id)) else { continue }
-            lineages[id] = SequenceRecord(id, value)?.lineage
-        }
+        let lineages = try lineages(\.lineage, read)
         var unreferenced: [UInt64: Int] = [:]
         var last: BlockKey?
         let next = try scan(tables.blocks, from: start, entriesMax: batchEntries, read, &found) { bytes, _ in
@@ -29,53 +19,65 @@ extension StoreCheck {
             return true
         }
         for (writer, count) in unreferenced.sorted(by: { $0.key < $1.key }) {
-            let remedy =
-                hasDamagedRecord
-                ? "a damaged record may be the only one that names them"
-                : "they wait for deletion, at the latest at the rank's next start"
-            let message = "\(count) blocks of writer \(writer) on \(rank) belong to no sequence: \(remedy)."
+            let message = "\(count) blocks of writer \(writer) on \(rank) belong to no sequence: \(leftoversRemedy)."
             found.append(Suspect(finding: StoreFinding(.unreferencedBlocks, message)))
         }
         phase = next.map { .blocks($0) } ?? .rows([])
         return found
     }
 
-    /// Scans the keys of `tail` for rows before and behind the open block of their sequence, or of none.
+    /// Scans the keys of `tail` for rows that belong to no open block.
     mutating func checkStrays(from start: [UInt8], _ read: borrowing ReadTransaction) throws -> [Suspect] {
         var found: [Suspect] = []
-        var rows: [(SequenceID, Int)] = []
+        let lineages = try lineages(\.rows, read)
+        var rows: [(writer: UInt64, localIndex: Int)] = []
         let next = try scan(tables.tail, from: start, entriesMax: batchEntries, read, &found) { key, _ in
             guard let row = TailRecord.place(key) else { return false }
-            if rows.last.map({ $0 == row }) != true { rows.append(row) }
+            if rows.last.map({ $0 == row }) != true, !lineages.isCovered(writer: row.writer, block: row.localIndex) {
+                rows.append(row)
+            }
             return true
         }
-        var place: (id: SequenceID, open: Range<Int>?)?
-        for (id, index) in rows {
-            if place?.id != id {
-                // Of a damaged record nobody can say which rows it has.
-                let value = try read.get(tables.sequences, SequenceRecord.key(id))
-                let record = try record(of: id, read)?.record
-                let open = record.map {
-                    $0.lineage.sealedBlocks * blockTokens..<localLength($0.committed)
-                }
-                place = (id, value == nil ? 0..<0 : open)
-            }
-            guard let open = place?.open, !open.contains(index) else { continue }
-            if let known = strays, known.sequence != id { report(known, &found) }
-            if strays?.sequence != id { strays = (id, []) }
-            strays?.rows.append(index)
+        for (writer, index) in rows {
+            if let known = strays, known.writer != writer { report(known, &found) }
+            if strays?.writer != writer { strays = (writer, []) }
+            if strays?.rows.last != index { strays?.rows.append(index) }
         }
         if next == nil, let known = strays { report(known, &found) }
         phase = next.map { .rows($0) } ?? .tokens
         return found
     }
 
-    private mutating func report(_ stray: (sequence: SequenceID, rows: [Int]), _ found: inout [Suspect]) {
+    /// What all records say that can be read.
+    private func lineages(
+        _ lineage: KeyPath<SequenceRecord, Lineage>, _ read: borrowing ReadTransaction
+    ) throws -> LineageTable {
+        var lineages = LineageTable()
+        var ids: [SequenceID] = []
+        var ignored: [Suspect] = []
+        try scan(tables.sequences, read, &ignored) { key, _ in
+            if key.count == 8 { ids.append(SequenceID(RecordReader.key(key, at: 0))) }
+            return true
+        }
+        for id in ids {
+            guard let value = try read.get(tables.sequences, SequenceRecord.key(id)) else { continue }
+            lineages[id] = SequenceRecord(id, value)?[keyPath: lineage]
+        }
+        return lineages
+    }
+
+    private var leftoversRemedy: String {
+        hasDamagedRecord
+            ? "a damaged record may be the only one that names them"
+            : "they wait for deletion, at the latest at the rank's next start"
+    }
+
+    private mutating func report(_ stray: (writer: UInt64, rows: [Int]), _ found: inout [Suspect]) {
         strays = nil
         let shown = stray.rows.prefix(8).map(String.init).joined(separator: ", ")
         let message =
-            "\(stray.rows.count) rows of \(stray.sequence) on \(rank) are outside its open block (local tokens \(shown)"
-            + (stray.rows.count > 8 ? " ...); they are" : "); they are") + " never read."
-        found.append(Suspect(finding: StoreFinding(.strayRows, sequence: stray.sequence, message)))
+            "\(stray.rows.count) rows of writer \(stray.writer) on \(rank) belong to no sequence (local tokens \(shown)"
+            + (stray.rows.count > 8 ? " ...)" : ")") + ": \(leftoversRemedy)."
+        found.append(Suspect(finding: StoreFinding(.strayRows, message)))
     }
 }

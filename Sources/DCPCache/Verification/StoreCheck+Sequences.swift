@@ -84,7 +84,7 @@ extension StoreCheck {
     ) throws {
         guard let next = try read.number(Counter.writer, tables.meta)
         else { return }
-        let used = record.lineage.entries.map(\.writer) + [record.lineage.writer]
+        let used = [record.lineage, record.rows].flatMap { $0.entries.map(\.writer) + [$0.writer] }
         guard let highest = used.max(), highest >= next else { return }
         let message =
             "The counter `writer` of \(rank) is \(next), but \(id) uses writer \(highest): new blocks would take the keys of "
@@ -162,9 +162,8 @@ extension StoreCheck {
         of id: SequenceID, _ record: SequenceRecord, _ model: ModelEntry, _ read: borrowing ReadTransaction,
         _ found: inout [Suspect]
     ) throws {
-        let first = record.lineage.sealedBlocks * blockTokens
-        for index in first..<localLength(record.committed) {
-            let key = TailRecord.key(id, localIndex: index)
+        for (writer, index) in record.rows.places {
+            let key = TailRecord.key(writer: writer, localIndex: index)
             let isGood = try read.withValue(tables.tail, key) {
                 TailRecord.rows(key: key, $0, layout: model.tail) != nil
             }

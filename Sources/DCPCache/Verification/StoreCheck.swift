@@ -51,8 +51,8 @@ struct StoreCheck: Sendable {
     /// Blocks that have been checked, by writer.
     var writers: [UInt64: WriterCheck] = [:]
     var hasDamagedRecord = false
-    /// Rows that belong to no open block, of the sequence that the scan is in.
-    var strays: (sequence: SequenceID, rows: [Int])?
+    /// Rows that belong to no open block, of the writer that the scan is in.
+    var strays: (writer: UInt64, rows: [Int])?
 
     init(
         rank: RankIndex, cluster: ClusterShape, environment: Environment, tables: CacheTables,
@@ -178,7 +178,7 @@ struct StoreCheck: Sendable {
     ) throws -> (record: SequenceRecord, model: ModelEntry)? {
         guard let value = try read.get(tables.sequences, SequenceRecord.key(id)),
             let record = SequenceRecord(id, value),
-            record.lineage.sealedBlocks == localLength(record.committed) / blockTokens,
+            record.agrees(localLength: localLength(record.committed), cluster.layout),
             let stored = try read.get(tables.models, ModelRecord.key(record.model)),
             let model = model(record.model, stored)
         else { return nil }

@@ -1,7 +1,7 @@
 /// One unit of writing: all of it commits, or none.
 public struct WriteJob: Sendable {
-    /// Something that two jobs of one transaction must not both touch, because the second plans from the state the
-    /// first leaves in memory, which changes only after the commit.
+    /// Something that no job of a transaction may change while another touches it, because the second plans from the state
+    /// the first leaves in memory, which changes only after the commit.
     public struct Key: Hashable, Sendable {
         let space: UInt8
         let value: UInt64
@@ -12,8 +12,10 @@ public struct WriteJob: Sendable {
         }
     }
 
-    /// What it touches.
+    /// What it changes.
     public var keys: [Key]
+    /// What it plans from and leaves as it is.
+    public var readKeys: [Key]
     /// Shares its transaction with no other job.
     public var isAlone: Bool
     /// Leaves fewer pages in use than before, so it may take the reserve of a full store.
@@ -33,13 +35,15 @@ public struct WriteJob: Sendable {
     public var completion: @Sendable (Result<Void, any Error>) -> Void
 
     public init(
-        keys: [Key] = [], isAlone: Bool = false, isFreeing: Bool = false, isSynced: Bool = false,
+        keys: [Key] = [], reading readKeys: [Key] = [], isAlone: Bool = false, isFreeing: Bool = false,
+        isSynced: Bool = false,
         isOptional: Bool = false,
         body: @escaping @Sendable (inout WriteTransaction) throws -> Void,
         undo: @escaping @Sendable () -> Void = {},
         completion: @escaping @Sendable (Result<Void, any Error>) -> Void
     ) {
         self.keys = keys
+        self.readKeys = readKeys
         self.isAlone = isAlone
         self.isFreeing = isFreeing
         self.isSynced = isSynced

@@ -94,13 +94,18 @@ final class WriteQueue: @unchecked Sendable {
         withExtendedLifetime(dropped) {}
     }
 
-    /// All waiting jobs up to the first that touches what an earlier one of them touches.
+    /// All waiting jobs up to the first that changes what an earlier one of them touches, or touches what one changes.
     private func groupCount() -> Int {
-        var touched: Set<WriteJob.Key> = []
+        var changed: Set<WriteJob.Key> = []
+        var read: Set<WriteJob.Key> = []
         for (index, job) in jobs.enumerated() {
-            if index > 0, job.isAlone || job.keys.contains(where: touched.contains) { return index }
+            let isInTheWay =
+                job.keys.contains { changed.contains($0) || read.contains($0) }
+                || job.readKeys.contains(where: changed.contains)
+            if index > 0, job.isAlone || isInTheWay { return index }
             if job.isAlone { return 1 }
-            touched.formUnion(job.keys)
+            changed.formUnion(job.keys)
+            read.formUnion(job.readKeys)
         }
         return jobs.count
     }

@@ -1,0 +1,37 @@
+/// The begin of a sealed block as rows and in RAM again, for a fork that ends in it. Others that do share both.
+struct Reopening {
+    /// Of the sealed block: what it has under this number never changes.
+    private let writer: UInt64
+    /// By local index.
+    let rows: Lineage
+    /// Of each layer, as long as one of the forks has it.
+    private let blocks: [Weak]
+
+    private struct Weak {
+        weak var block: MemoryBlock?
+    }
+
+    /// - Parameter blocks: those of the fork, which only ever get more tokens while it has them.
+    init(writer: UInt64, rows: Lineage, blocks: [MemoryBlock]) {
+        self.writer = writer
+        self.rows = rows
+        self.blocks = blocks.map { Weak(block: $0) }
+    }
+
+    /// Whether it has some rows of a sealed block.
+    func isReopening(_ writer: UInt64?, _ rows: Range<Int>) -> Bool {
+        writer == self.writer && rows.lowerBound == self.rows.start && rows.upperBound <= self.rows.sealedBlocks
+    }
+
+    /// Whether a sequence still has the rows, so that they are in the store.
+    func isIn(_ table: LineageTable) -> Bool {
+        rows.ranges.allSatisfy { table.isCovered(writer: $0.writer, blocks: $0.blocks) }
+    }
+
+    /// The blocks for one more; nil when nobody has them any more. Whoever has them may drop tokens of its own behind these
+    /// meanwhile, never these: they are committed, and a cut replaces the block.
+    var borrowedBlocks: [MemoryBlock]? {
+        let blocks = blocks.compactMap { $0.block.map { MemoryBlock(borrowing: $0) } }
+        return blocks.count == self.blocks.count ? blocks : nil
+    }
+}

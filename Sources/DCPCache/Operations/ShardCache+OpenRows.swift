@@ -1,0 +1,50 @@
+internal import DCPAttention
+internal import DCPCore
+internal import DCPStore
+internal import Synchronization
+
+/// The committed rows of open blocks, in the table `tail`.
+extension ShardCache {
+    /// Those of a sequence, by local index.
+    func openRows(committed: Int) -> Range<Int> {
+        let local = localLength(committed)
+        return local / blockTokens * blockTokens..<local
+    }
+
+    /// Gives a sequence other rows, or none; part of a job's body, undone by putting the former back.
+    /// - Returns: rows that no sequence has any more, also of those that drop them in the same transaction.
+    func replaceRows(of sequence: SequenceCache, by replacement: Lineage?) -> [DoomedRows] {
+        let pages = environment.runPages(valueByteCount: sequence.model.tail.byteCount)
+        return rowLineages.withLock { table in
+            if let former = table[sequence.id], let replacement, replacement.continues(former) {
+                table[sequence.id] = replacement
+                return []
+            }
+            return table.replace(sequence.id, by: replacement).map {
+                DoomedRows(writer: $0.writer, tokens: $0.blocks, pages: pages)
+            }
+        }
+    }
+
+    /// Writes rows of local tokens, which are all in `blocks`, one for each layer, behind those of a lineage.
+    func putRows(
+        _ tokens: Range<Int>, of sequence: SequenceCache, blocks: [BlockSource], behind rows: inout Lineage,
+        _ transaction: inout WriteTransaction
+    ) throws {
+        let layout = sequence.model.tail
+        for token in tokens {
+            let key = TailRecord.key(writer: rows.writer, localIndex: token)
+            try transaction.place(tables.tail, key, byteCount: layout.byteCount) {
+                TailRecord.write(key: key, blocks: blocks, token: token % blockTokens, layout: layout, into: $0)
+            }
+        }
+        rows.seal(upTo: tokens.upperBound)
+    }
+}
+
+extension Lineage {
+    /// Whether it is another with more behind it; of two lineages of one sequence that has not been cut between them.
+    fileprivate func continues(_ former: Lineage) -> Bool {
+        start == former.start && sealedBlocks >= former.sealedBlocks
+    }
+}
