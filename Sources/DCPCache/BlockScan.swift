@@ -3,8 +3,8 @@ internal import DCPStore
 
 /// What the table `blocks` holds, from one scan over its entries: a block is one of them, or several pieces in a row.
 struct BlockScan {
-    /// A writer's blocks of one layer in key order, which is block order; without an address when it has a wrong size.
-    typealias LayerBlocks = [(index: Int, address: BlockAddress?)]
+    /// A writer's blocks of one layer in key order, which is block order, and whether it has the right size.
+    typealias LayerBlocks = [(index: Int, isGood: Bool)]
 
     /// By writer and layer.
     private(set) var blocks: [UInt64: [Int: LayerBlocks]] = [:]
@@ -51,7 +51,7 @@ struct BlockScan {
         guard let (key, pieces, byteCount) = open else { return }
         open = nil
         add(key, pages: pieces) { $0 == byteCount ? .inPieces : nil }
-        guard let last = blocks[key.writer]?[key.layer]?.last, last.index == key.index, last.address != nil,
+        guard let last = blocks[key.writer]?[key.layer]?.last, last.index == key.index, last.isGood,
             let model = models[key.model]
         else { return }
         pieced.append(PiecedBlocks.Block(key: key, pages: model.blockPages[key.layer], pieces: pieces))
@@ -65,7 +65,7 @@ struct BlockScan {
         // No layer of the model's: nobody reads it, `verify` tells.
         guard key.layer < model.layers else { return }
         let address = address(model.blockByteCounts[key.layer])
-        blocks[key.writer, default: [:]][key.layer, default: []].append((key.index, address))
+        blocks[key.writer, default: [:]][key.layer, default: []].append((key.index, address != nil))
     }
 
     private mutating func addOrphan(_ key: BlockKey, pages: Int) {

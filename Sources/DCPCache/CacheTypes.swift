@@ -17,6 +17,10 @@ extension ShardCache {
         /// that is larger than the other half. Bounds RAM together with one open block for each layer of each sequence in
         /// use. Default 1 GiB.
         public var uncommittedByteCountMax: Int
+        /// When so many bytes are in RAM, of open blocks, of blocks that are not committed and of the places of others, sequences
+        /// give up theirs that have committed all they have, those that were used the longest ago first. No limit to what is
+        /// in use. Default none.
+        public var memoryByteCountMax: Int?
         /// The most bytes of blocks in RAM that are kept for later blocks after they were sealed or dropped. Default
         /// 64 MiB: a step of 512 tokens in 32 layers of 8 KV heads of 128 + 128 bf16. Large blocks share mappings of
         /// 2 MiB or more; what is left of the last comes on top.
@@ -89,6 +93,9 @@ public struct CacheStatistics: Hashable, Sendable {
     /// Bytes of open and uncommitted blocks in RAM, with those that only a reader still holds, and of blocks in pieces that
     /// were put together.
     public var memoryByteCount: Int
+    /// Bytes of where sealed blocks are, of sequences that have something in RAM, and how many these are.
+    public var indexByteCount: Int
+    public var residentSequences: Int
     /// Bytes of blocks that were sealed or dropped, kept for later ones: see `Settings.spareByteCountMax`.
     public var spareByteCount: Int
     /// Bytes of rows appended and not committed, in RAM.

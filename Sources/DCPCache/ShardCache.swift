@@ -53,6 +53,15 @@ public final class ShardCache: Sendable {
     let durableChange = Atomic<UInt64>(0)
     let readers = ByteAccount()
     let memory: BlockPool
+    /// Sequences that have something in RAM, and the bytes of that without blocks.
+    let residents: Mutex<Set<SequenceID>> = Mutex([])
+    let indexes = ByteAccount()
+    /// The order of uses: rises with each.
+    let useCounter = Atomic<UInt64>(0)
+    let idleMark = Atomic<UInt64>(0)
+    let isRelieving = Atomic(false)
+    /// Resident bytes that were left when all else was in use.
+    let reliefMark = Atomic(0)
     /// Bytes of rows that are appended and not committed: those in RAM, and those that were spilled.
     let uncommitted = ByteAccount()
     let spilled = ByteAccount()

@@ -1,5 +1,6 @@
 internal import DCPCore
 internal import DCPStore
+internal import Synchronization
 
 /// What a store holds at its start.
 struct StoreContent {
@@ -149,42 +150,36 @@ struct StoreLoader {
     ) throws -> SequenceCache {
         guard let model = models[record.model] else { throw damaged("The record of \(id)") }
         var missing: (layer: Int, block: Int)?
-        var layers: [LayerState] = []
         for layer in 0..<model.layers {
-            let addresses = addresses(of: record.lineage, layer: layer)
-            if addresses.count < record.lineage.sealedBlocks, addresses.count < missing?.block ?? .max {
-                missing = (layer, addresses.count)
-            }
-            layers.append(LayerState(length: record.committed, mapped: addresses))
+            let found = blocksFound(of: record.lineage, layer: layer)
+            if found < record.lineage.sealedBlocks, found < missing?.block ?? .max { missing = (layer, found) }
         }
         let sequence = SequenceCache(
             id: id, model: model, scope: record.scope, name: record.name, origin: record.origin,
             committed: record.committed, lastChange: record.lastChange, claim: record.claim,
-            retention: record.retention,
-            isTailLoaded: false, layers: layers)
+            retention: record.retention, residence: nil)
         if let missing {
-            sequence.markDamaged(
-                fromLocalIndex: missing.block * cluster.layout.blockTokens,
-                "Block \(missing.block) of layer \(missing.layer) of \(id) is missing in the store of \(rank), or has a "
-                    + "wrong size")
+            sequence.core.withLock {
+                $0.markMissing(
+                    block: missing.block, layer: missing.layer, of: id, cluster.layout.blockTokens, on: rank)
+            }
         }
         return sequence
     }
 
-    /// The addresses of a lineage's blocks, up to the first that is missing.
-    private func addresses(of lineage: Lineage, layer: Int) -> [BlockAddress] {
-        var addresses: [BlockAddress] = []
+    /// How many of a lineage's blocks are there, up to the first that is missing.
+    private func blocksFound(of lineage: Lineage, layer: Int) -> Int {
         for (writer, range) in lineage.ranges {
             let stored = blocks[writer]?[layer] ?? []
-            guard let first = stored.first?.index, first <= range.lowerBound else { return addresses }
+            guard let first = stored.first?.index, first <= range.lowerBound else { return range.lowerBound }
             for index in range {
                 // Contiguous unless a block is missing, so the position follows from the index.
                 let position = index - first
-                guard position < stored.count, stored[position].index == index, let address = stored[position].address
-                else { return addresses }
-                addresses.append(address)
+                guard position < stored.count, stored[position].index == index, stored[position].isGood else {
+                    return index
+                }
             }
         }
-        return addresses
+        return lineage.sealedBlocks
     }
 }

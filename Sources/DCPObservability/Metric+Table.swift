@@ -114,6 +114,11 @@ extension Metric {
             + "one copies it; closing sequences makes room in which they become whole.")
     public static let openBlockBytes = Metric(
         "dcp_open_block_bytes", .gauge, [.rank], "RAM in open and uncommitted blocks.")
+    public static let residentSequences = Metric(
+        "dcp_resident_sequences", .gauge, [.rank], "Sequences that have something in RAM.",
+        "The others have been idle for `memory-idle`, or made room under `memory-limit`.")
+    public static let indexBytes = Metric(
+        "dcp_index_bytes", .gauge, [.rank], "RAM in which it is noted where their blocks are in the store.")
     public static let spareBlockBytes = Metric(
         "dcp_spare_block_bytes", .gauge, [.rank], "RAM of blocks that is kept for later ones.")
     public static let uncommittedBytes = Metric(
@@ -214,7 +219,8 @@ extension Metric {
         prefixMatches, prefixMatchTokens,
         storeUsed, storeFile, storeLimit, storeHigh, storeLow, storeDeleting, storeCondition, storeTransactions,
         storeReaders, verifications, verificationRunning, verificationDamage, sequences, committedTokens, sealedBlocks,
-        piecedBlocks, openBlockBytes, spareBlockBytes, uncommittedBytes, spilledBytes, spilledBlocks, uncommittedLimit,
+        piecedBlocks, openBlockBytes, residentSequences, indexBytes, spareBlockBytes, uncommittedBytes, spilledBytes,
+        spilledBlocks, uncommittedLimit,
         claimsEnded, computeThreads, computeWaiting, computeRunning, computeFinished, serving, coordinatorConnected,
         peers, peersConnected, peersLost, receivedBytes, sentBytes,
         clusterReady, clusterRanks, rankRegistered, ranksLost, storeMark, storesRefused, cutSequences,

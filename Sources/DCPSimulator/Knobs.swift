@@ -32,6 +32,9 @@ struct Knobs {
     var uncommittedBlocks: Int?
     /// What a turn of a rank's event loop may compute itself; with zero all is the threads', at any time after.
     var loopWorkMax: Duration
+    /// How long sequences stay in RAM that nobody uses, and whether no more of them than are in use.
+    var memoryIdle: Duration
+    var isMemoryShort: Bool
 
     init(seed: UInt64, steps: Int) throws(ServiceError) {
         var random = SeededGenerator(seed: seed ^ 0x6b6e_6f62)
@@ -65,6 +68,8 @@ struct Knobs {
         isRoomScattered = pick([true, false, false, false])
         uncommittedBlocks = pick([nil, nil, 4, 12, 40])
         loopWorkMax = .microseconds(pick([0, 15, 40, 600]))
+        memoryIdle = .seconds(pick([1, 2, 60]))
+        isMemoryShort = pick([true, false])
     }
 
     /// Whether no rank loses what it has answered.

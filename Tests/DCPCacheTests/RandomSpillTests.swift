@@ -70,11 +70,13 @@ private final class SpillRun {
 
     private static func rig(_ variant: Int, uncommittedByteCountMax: Int) throws -> Rig {
         let ranks = 1 + variant % 3
+        var settings = ShardCache.Settings(
+            mapByteCountMax: 1 << 30, durability: .never, uncommittedByteCountMax: uncommittedByteCountMax)
+        // None stays in RAM that is not used.
+        if variant % 2 == 1 { settings.memoryByteCountMax = 1 }
         return try Rig(
             rank: UInt16(variant % ranks), ranks: ranks, interleave: [1, 4, 16][variant % 3], layers: 3,
-            dataType: .float32, kvHeads: 1,
-            settings: ShardCache.Settings(
-                mapByteCountMax: 1 << 30, durability: .never, uncommittedByteCountMax: uncommittedByteCountMax))
+            dataType: .float32, kvHeads: 1, settings: settings)
     }
 
     var blocksSpilled: UInt64 { spilledBefore + ((try? rig.cache.statistics().blocksSpilled) ?? 0) }

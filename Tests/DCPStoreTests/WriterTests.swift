@@ -211,6 +211,21 @@ struct WriterTests {
         #expect(outcomes.wait(1).last == "late failed")
     }
 
+    @Test("the store's own jobs take no room in the queue from others")
+    func internalJobs() throws {
+        let bench = try Bench(queueDepthMax: 1)
+        let outcomes = Outcomes()
+        let gate = bench.hold()
+        for index in 0..<3 {
+            bench.writer.submitInternal(WriteJob(body: { _ in }, completion: outcomes.record("own \(index)")))
+        }
+        put(bench, "a", outcomes)
+        put(bench, "b", outcomes)
+        #expect(outcomes.wait(1) == ["b failed"])
+        gate.open()
+        #expect(outcomes.wait(5) == ["b failed", "own 0", "own 1", "own 2", "a"])
+    }
+
     @Test("everysec and always: what was acknowledged is there after reopening", arguments: Durability.allCases)
     func durability(_ durability: Durability) throws {
         let directory: TemporaryDirectory

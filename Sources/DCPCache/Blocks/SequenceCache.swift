@@ -80,7 +80,6 @@ final class SequenceCache: Sendable {
     let name: String
     let origin: SequenceRecord.Origin?
     let core: Mutex<Core>
-    let layers: [LayerCache]
 
     struct Core: Sendable {
         /// Global.
@@ -94,11 +93,21 @@ final class SequenceCache: Sendable {
         /// The latest that this rank has been told of.
         var claim: Claim
         var retention: Retention
-        /// Whether the tail rows of the store have been brought into RAM.
-        var isTailLoaded: Bool
+        /// What is in RAM; nil for a sequence that has not been used for a while.
+        var residence: Residence?
+        /// As in the order of uses.
+        var lastUse: UInt64 = 0
+        /// Of the last residence: the blocks that are known to be intact in all layers, and the highest generation.
+        var verified = 0..<0
+        var generation = 0
         var isClosed = false
         var damage: Damage?
+
+        var layers: [LayerCache] { residence?.layers ?? [] }
     }
+
+    /// None when it is not resident. With the mutex of the core free.
+    var layers: [LayerCache] { core.withLock(\.layers) }
 
     /// Nothing from this local token on can be served.
     struct Damage: Sendable {
@@ -108,8 +117,7 @@ final class SequenceCache: Sendable {
 
     init(
         id: SequenceID, model: ModelEntry, scope: String, name: String, origin: SequenceRecord.Origin?, committed: Int,
-        lastChange: UInt64, claim: Claim = .none, retention: Retention = Retention(), isTailLoaded: Bool,
-        layers: [LayerState]
+        lastChange: UInt64, claim: Claim = .none, retention: Retention = Retention(), residence: Residence?
     ) {
         self.id = id
         self.model = model
@@ -119,8 +127,7 @@ final class SequenceCache: Sendable {
         core = Mutex(
             Core(
                 committed: committed, floor: committed, lastChange: lastChange, claim: claim,
-                retention: retention, isTailLoaded: isTailLoaded))
-        self.layers = layers.map { LayerCache($0) }
+                retention: retention, residence: residence))
     }
 
     /// Records damage; the earliest counts.
@@ -133,6 +140,12 @@ extension SequenceCache.Core {
     mutating func markDamaged(fromLocalIndex index: Int, _ message: String) {
         if let damage, damage.localIndex <= index { return }
         damage = SequenceCache.Damage(localIndex: index, message: message)
+    }
+
+    mutating func markMissing(block: Int, layer: Int, of id: SequenceID, _ blockTokens: Int, on rank: RankIndex) {
+        markDamaged(
+            fromLocalIndex: block * blockTokens,
+            "Block \(block) of layer \(layer) of \(id) is missing in the store of \(rank), or has a wrong size")
     }
 }
 
@@ -151,6 +164,9 @@ extension LayerState {
             verified = verified.lowerBound..<blocks.upperBound
         }
     }
+
+    /// Sealed blocks for a fork; all of them in the same memory, until one of both has another.
+    func mapped(upTo count: Int) -> [BlockAddress] { count >= mapped.count ? mapped : Array(mapped[..<count]) }
 
     /// Drops the sealed blocks from `count` on.
     mutating func dropSealed(from count: Int) {

@@ -75,7 +75,7 @@ extension ShardCache {
         guard try takesRoom(byteCount, sequence, end: end) else { return false }
         do throws(ServiceError) {
             let sources = sources(local)
-            try sequence.layers[layer].state.withLock { state throws(ServiceError) in
+            try core.layers[layer].state.withLock { state throws(ServiceError) in
                 try checkAppend(id, layer, position, state)
                 try write(rows, sources, at: local, &state, sequence.model.panels[layer])
                 state.length = end
@@ -86,14 +86,15 @@ extension ShardCache {
         }
         if local.upperBound / blockTokens > local.lowerBound / blockTokens { spills.withLock { $0.note(id) } }
         spillIfCrowded()
+        relieveMemory()
         return true
     }
 
     func checkLayer(_ layer: Int, of sequence: SequenceCache) throws(ServiceError) {
-        guard sequence.layers.indices.contains(layer) else {
+        guard sequence.model.panels.indices.contains(layer) else {
             throw fail(
                 .invalidRequest,
-                "Layer \(layer) is outside the \(sequence.layers.count) layers of \(sequence.model.name).")
+                "Layer \(layer) is outside the \(sequence.model.layers) layers of \(sequence.model.name).")
         }
     }
 

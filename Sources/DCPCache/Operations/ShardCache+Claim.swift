@@ -12,7 +12,8 @@ extension ShardCache {
     /// - Throws: `.unknownSequence`, `.storeDamaged`; `.notReady` during a truncation.
     public func take(over id: SequenceID, _ claim: Claim) throws(ServiceError) {
         let sequence = try sequence(id)
-        let shortest = sequence.layers.map { $0.state.withLock(\.length) }.min() ?? 0
+        let core = sequence.core.withLock { $0 }
+        let shortest = core.layers.map { $0.state.withLock(\.length) }.min() ?? core.committed
         try rewind(sequence: id, length: shortest)
         sequence.core.withLock { $0.claim = max($0.claim, claim) }
     }
@@ -28,7 +29,7 @@ extension ShardCache {
             var holding = UncommittedHolding(sequence: sequence.id)
             sequence.core.withLock { core in
                 let committed = localLength(core.committed)
-                for (layer, panels) in zip(sequence.layers, sequence.model.panels) {
+                for (layer, panels) in zip(core.layers, sequence.model.panels) {
                     let (end, sealed) = layer.state.withLock { (localLength($0.length), $0.mapped.count * blockTokens) }
                     holding.byteCount += (end - committed) * panels.rowByteCount
                     holding.spilledByteCount += max(min(sealed, end) - committed, 0) * panels.rowByteCount

@@ -140,7 +140,8 @@ extension ShardCache {
             core.committed = plan.length
             core.floor = plan.length
             core.lastChange = plan.change
-            for (number, layer) in sequence.layers.enumerated() {
+            core.residence?.note(blocks: plan.sealed.upperBound)
+            for (number, layer) in core.layers.enumerated() {
                 layer.state.withLock {
                     releaseUncommitted(sequence, layer: number, tokens, sealed: $0.mapped.count)
                 }

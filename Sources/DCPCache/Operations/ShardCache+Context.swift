@@ -50,9 +50,9 @@ extension ShardCache {
         }
     }
 
-    /// Whether what a sequence has in RAM while it is used is there. Its first use after a start brings it from the store.
+    /// Whether what a sequence has in RAM while it is used is there. Its first use brings it from the store.
     public func isAtHand(_ id: SequenceID) -> Bool {
-        sequenceCaches.withLock { $0[id] }?.core.withLock(\.isTailLoaded) ?? false
+        sequenceCaches.withLock { $0[id] }?.core.withLock { $0.residence != nil } ?? false
     }
 
     /// - Returns: nil when not all of the sealed blocks have been checked.
@@ -163,7 +163,7 @@ extension ShardCache {
         }
         let local = localLength(positions.lowerBound)..<localLength(positions.upperBound)
         try checkIntact(core, localLength: local.upperBound)
-        return try sequence.layers[layer].state.withLock { state throws(ServiceError) in
+        return try core.layers[layer].state.withLock { state throws(ServiceError) in
             guard !state.isClosed else { throw unknown(id) }
             guard positions.upperBound <= state.length else {
                 throw fail(
@@ -252,7 +252,7 @@ extension ShardCache {
                 break
             }
         }
-        let isCurrent = sequence.layers[layer].state.withLock { state in
+        let isCurrent = try prepare(sequence).layers[layer].state.withLock { state in
             guard state.generation == piece.generation else { return false }
             let checked = piece.indices.lowerBound..<intact
             if !piece.adjoins {

@@ -85,12 +85,12 @@ extension ShardCache {
             try known?.borrowedBlocks ?? straddlingBlocks(parent, lineage: lineage, localLength: local, borrows: true)
         var sealing = Sealing(sequence: parent, lineage: lineage)
         var layers: [LayerState] = []
-        for (index, layer) in parent.layers.enumerated() {
+        for (index, layer) in core.layers.enumerated() {
             layer.state.withLock { state in
                 sealing.layers.append(lease(state, upTo: length > core.committed ? shared : 0))
                 layers.append(
                     LayerState(
-                        length: length, mapped: Array(state.mapped.prefix(shared)), stored: shared,
+                        length: length, mapped: state.mapped(upTo: shared), stored: shared,
                         assembled: state.assembled.filter { $0.key < shared },
                         memory: open.isEmpty ? [] : [open[index]],
                         verified: state.verified.clamped(to: 0..<min(shared, state.mapped.count))))
@@ -99,7 +99,7 @@ extension ShardCache {
         let change = takeChange()
         let forked = SequenceCache(
             id: child, model: parent.model, scope: parent.scope, name: name, origin: origin, committed: committed,
-            lastChange: change, isTailLoaded: true, layers: layers)
+            lastChange: change, residence: Residence(layers, blocks: shared, account: indexes))
         var tokens: TokenRecord?
         // Before it writes: the undo ends the leases.
         defer { plan.value = Forking(child: forked, lineage: lineage, sealing: sealing, tokens: tokens) }
@@ -133,7 +133,7 @@ extension ShardCache {
     /// Keeps the tokens that are forked from being rewound meanwhile.
     private func hold(_ parent: SequenceCache, _ length: Int) throws(ServiceError) -> SequenceCache.Core {
         try parent.core.withLock { core throws(ServiceError) in
-            let reached = parent.layers.reduce(Int.max) { min($0, $1.state.withLock(\.length)) }
+            let reached = core.layers.reduce(Int.max) { min($0, $1.state.withLock(\.length)) }
             guard (0...reached).contains(length) else {
                 throw fail(
                     .invalidRequest,
@@ -171,6 +171,7 @@ extension ShardCache {
             }
         }
         lineages.withLock { $0[child.id] = forked.lineage }
+        residents.withLock { _ = $0.insert(child.id) }
         sequenceCaches.withLock { $0[child.id] = child }
         numbers.withLock { $0.sequence = max($0.sequence, child.id.value) }
     }

@@ -63,7 +63,7 @@ extension ShardCache {
             }
             blocks[index] = block
         }
-        let isCurrent = sequence.layers[layer].state.withLock { state in
+        let isCurrent = try prepare(sequence).layers[layer].state.withLock { state in
             guard state.generation == generation else { return false }
             for (index, block) in blocks where block.isKept && state.mapped[index].payload == nil {
                 state.assembled[index] = block
@@ -139,10 +139,14 @@ extension ShardCache {
         else { return }
         let users = lineages.withLock { $0.users[key.writer] ?? [:] }.filter { $0.value.contains(key.index) }
         for sequence in sequenceCaches.withLock({ caches in users.keys.compactMap { caches[$0] } }) {
-            sequence.layers[key.layer].state.withLock { state in
-                guard key.index < state.mapped.count else { return }
-                state.mapped[key.index] = address
-                state.assembled[key.index] = nil
+            // With the core's: who brings the sequence into RAM at this moment may have seen the pieces.
+            sequence.core.withLock { core in
+                guard let residence = core.residence else { return }
+                residence.layers[key.layer].state.withLock { state in
+                    guard key.index < state.mapped.count else { return }
+                    state.mapped[key.index] = address
+                    state.assembled[key.index] = nil
+                }
             }
         }
     }

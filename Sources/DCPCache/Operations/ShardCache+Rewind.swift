@@ -12,8 +12,8 @@ extension ShardCache {
     public func rewind(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
-        try prepare(sequence)
         let dropsSealed = try sequence.core.withLock { core throws(ServiceError) in
+            guard !core.isClosed else { throw unknown(id) }
             try checkFloor(id, length, core)
             guard length >= core.shared else {
                 throw fail(
@@ -21,13 +21,13 @@ extension ShardCache {
                     "\(id) shares its tokens up to \(core.shared) with a fork on \(rank), and one layer of it cannot be "
                         + "rewound to \(length) alone; rewind all of them.")
             }
-            return try sequence.layers[layer].state.withLock { state throws(ServiceError) in
-                guard length <= state.length else {
-                    throw fail(
-                        .positionMismatch,
-                        "Layer \(layer) of \(id) has \(state.length) tokens on \(rank) and cannot be rewound to "
-                            + "\(length).")
-                }
+            // Idle, it has nothing to drop, and is not brought into RAM for that.
+            guard let residence = core.residence else {
+                try checkReached(id, layer, length, core.committed)
+                return false
+            }
+            return try residence.layers[layer].state.withLock { state throws(ServiceError) in
+                try checkReached(id, layer, length, state.length)
                 return try rewind(sequence, layer: layer, &state, &core, to: length)
             }
         }
@@ -38,16 +38,18 @@ extension ShardCache {
     /// - Throws: `.positionMismatch` below the committed length, or below that of a commit under way.
     public func rewind(sequence id: SequenceID, length: Int) throws(ServiceError) {
         let sequence = try sequence(id)
-        try prepare(sequence)
-        try sequence.core.withLock { core throws(ServiceError) in try checkFloor(id, length, core) }
+        try sequence.core.withLock { core throws(ServiceError) in
+            guard !core.isClosed else { throw unknown(id) }
+            try checkFloor(id, length, core)
+        }
         try dropUncommitted(sequence, to: length)
     }
 
-    /// As `rewind`, of a sequence that is prepared, to a length that may be rewound to.
+    /// As `rewind`, to a length that may be rewound to.
     func dropUncommitted(_ sequence: SequenceCache, to length: Int) throws(ServiceError) {
         let dropsSealed = try sequence.core.withLock { core throws(ServiceError) in
             var dropsSealed = false
-            for (number, layer) in sequence.layers.enumerated() {
+            for (number, layer) in core.layers.enumerated() {
                 let drops = try layer.state.withLock { state throws(ServiceError) in
                     try rewind(sequence, layer: number, &state, &core, to: length)
                 }
@@ -59,6 +61,15 @@ extension ShardCache {
             return dropsSealed
         }
         if dropsSealed { trim(sequence) }
+    }
+
+    private func checkReached(
+        _ id: SequenceID, _ layer: Int, _ length: Int, _ reached: Int
+    ) throws(ServiceError) {
+        guard length > reached else { return }
+        throw fail(
+            .positionMismatch,
+            "Layer \(layer) of \(id) has \(reached) tokens on \(rank) and cannot be rewound to \(length).")
     }
 
     private func checkFloor(_ id: SequenceID, _ length: Int, _ core: SequenceCache.Core) throws(ServiceError) {

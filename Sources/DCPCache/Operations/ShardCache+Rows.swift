@@ -36,7 +36,7 @@ extension ShardCache {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
         while true {
-            let before = sequence.layers[layer].state.withLock { $0.generation }
+            let before = try prepare(sequence).layers[layer].state.withLock { $0.generation }
             let core = try prepare(sequence)
             guard positions.upperBound <= core.committed else {
                 throw fail(
@@ -46,7 +46,7 @@ extension ShardCache {
             }
             let context = try contexts([(id, positions)], layer: layer, goesOn: goesOn)[0]
             // Cut and grown again since: the reader may be of either.
-            guard sequence.layers[layer].state.withLock({ $0.generation }) == before else { continue }
+            guard try prepare(sequence).layers[layer].state.withLock({ $0.generation }) == before else { continue }
             let first = localLength(positions.lowerBound) - context.firstIndex
             let local = min(first, context.tokens)..<context.tokens
             context.read(local, into: bytes)

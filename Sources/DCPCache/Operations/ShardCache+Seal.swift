@@ -119,7 +119,7 @@ extension ShardCache {
             let committed = localLength(core.committed)
             var byteCount = 0
             for (number, layer) in sealing.layers.enumerated() where !layer.blocks.isEmpty {
-                let tokens = sequence.layers[number].state.withLock { state in
+                let tokens = core.layers[number].state.withLock { state in
                     replace(layer, by: addresses[number], &state, sequence.model.panels[number], committed: committed)
                 }
                 byteCount += tokens * sequence.model.panels[number].rowByteCount
@@ -190,7 +190,7 @@ extension ShardCache {
         of rows: Range<Int>, _ sequence: SequenceCache, _ lineage: Lineage
     ) throws(ServiceError) -> [BlockSource] {
         guard !rows.isEmpty else { return [] }
-        return try sequence.layers.indices.map { layer throws(ServiceError) in
+        return try sequence.model.panels.indices.map { layer throws(ServiceError) in
             try source(sequence, layer: layer, index: rows.lowerBound / blockTokens, lineage)
         }
     }

@@ -45,7 +45,7 @@ extension ShardCache {
             let layers = [LayerState](repeating: LayerState(length: 0, mapped: []), count: entry.layers)
             let opened = SequenceCache(
                 id: id, model: entry, scope: scope, name: name, origin: nil, committed: 0, lastChange: change,
-                isTailLoaded: true, layers: layers)
+                residence: Residence(layers, blocks: 0, account: indexes))
             let record = SequenceRecord(
                 opened, committed: 0, lineage: fresh, rows: fresh, tokens: TokenRecord(lineage: fresh),
                 lastChange: change, claim: .none)
@@ -61,6 +61,7 @@ extension ShardCache {
             stored(opened.core.withLock { $0.lastChange })
             lineages.withLock { $0[id] = fresh }
             rowLineages.withLock { $0[id] = fresh }
+            residents.withLock { _ = $0.insert(id) }
             tokensCommitted(opened, TokenRecord(lineage: fresh))
             sequenceCaches.withLock { $0[id] = opened }
             numbers.withLock { $0.sequence = max($0.sequence, id.value) }
@@ -117,6 +118,7 @@ extension ShardCache {
             sequenceCaches.withLock { $0[id] = nil }
             tokensClosed(id)
             spills.withLock { $0.forget(id) }
+            residents.withLock { _ = $0.remove(id) }
             sweepLater(rest.value)
             forgetDroppedPieces()
         }
@@ -185,7 +187,8 @@ extension ShardCache {
             id: sequence.id, model: sequence.model.id, scope: sequence.scope, name: sequence.name,
             retention: core.retention, committedLength: core.committed,
             tokenIDs: tokenIDs, areIDsIntact: tokenIDs == 0 || isIndexed,
-            layerLengths: sequence.layers.map { $0.state.withLock { $0.length } }, intactLength: intact,
+            layerLengths: core.residence.map { $0.layers.map { $0.state.withLock(\.length) } }
+                ?? [Int](repeating: core.committed, count: sequence.model.layers), intactLength: intact,
             lastChange: core.lastChange, claim: core.claim)
     }
 
@@ -229,7 +232,8 @@ extension ShardCache {
         return CacheStatistics(
             sequences: all.count, localTokens: all.reduce(0) { $0 + localLength($1.core.withLock { $0.committed }) },
             sealedBlocks: entries - pieced.excess, piecedBlocks: pieced.count,
-            memoryByteCount: memory.account.value, spareByteCount: memory.spareByteCount,
+            memoryByteCount: memory.account.value, indexByteCount: indexes.value,
+            residentSequences: residents.withLock(\.count), spareByteCount: memory.spareByteCount,
             uncommittedByteCount: uncommitted.value, spilledByteCount: spilled.value,
             blocksSpilled: spilledBlocks.load(ordering: .relaxed),
             storeUsedByteCount: usage.usedByteCount, storeFileByteCount: usage.fileByteCount,

@@ -171,6 +171,7 @@ extension ShardCache {
             core.shared = min(core.shared, truncation.length)
             // The cut was checked to be before it.
             core.damage = nil
+            core.residence?.note(blocks: localLength(truncation.length) / blockTokens)
         }
         tokensTruncated(sequence, truncation.tokens)
         sweepLater(truncation.rest)

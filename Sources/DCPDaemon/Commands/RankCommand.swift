@@ -50,6 +50,8 @@ public struct RankCommand: AsyncParsableCommand {
     @Option(help: .setting(.highWatermark)) var highWatermark: String?
     @Option(help: .setting(.lowWatermark)) var lowWatermark: String?
     @Option(help: .setting(.uncommittedLimit)) var uncommittedLimit: String?
+    @Option(help: .setting(.memoryLimit)) var memoryLimit: String?
+    @Option(help: .setting(.memoryIdle)) var memoryIdle: String?
     @Option(help: .setting(.claimTimeout)) var claimTimeout: String?
     @Option(help: .setting(.drainTimeout)) var drainTimeout: String?
     @Option(help: .setting(.expectedCanaryInterval)) var canaryInterval: String?
@@ -106,7 +108,7 @@ public struct RankCommand: AsyncParsableCommand {
             .rankListen: listen, .advertise: advertise, .coordinator: coordinator, .store: store, .threads: threads,
             .durability: durability, .mapSize: mapSize, .diskLimit: diskLimit,
             .highWatermark: highWatermark, .lowWatermark: lowWatermark, .uncommittedLimit: uncommittedLimit,
-            .claimTimeout: claimTimeout,
+            .memoryLimit: memoryLimit, .memoryIdle: memoryIdle, .claimTimeout: claimTimeout,
             .drainTimeout: drainTimeout, .expectedCanaryInterval: canaryInterval, .rankHTTP: http,
             .rankHTTPAnyAddress: insecureHttpAnyAddress ? "true" : nil,
             .rankLogLevel: logLevel,

@@ -108,6 +108,17 @@ extension ConfigurationKey {
         "When they take more than half of it, full blocks of theirs are spilled to the store, as far as that has room; a step "
             + "that finds no room waits for it. Only new tokens that fill no blocks are refused, with a retryable error."
     )
+    package static let memoryLimit = ConfigurationKey(
+        .rank, "memory-limit", .size(minimum: 1 << 20), default: nil,
+        "RAM for open blocks, for tokens that are not committed, and for where blocks are: 4GB, 512MiB.",
+        "Beyond it sequences that have committed all they have give up theirs, those that were used the longest ago first; "
+            + "the next use brings it back from the store. What is in use is not limited by it. Without a limit only idle "
+            + "sequences do so: see `memory-idle`.")
+    package static let memoryIdle = ConfigurationKey(
+        .rank, "memory-idle", .secondsOrOff(1...86_400), default: "60",
+        "How long a sequence that nobody uses keeps what it has in RAM, in seconds; or off.",
+        "The next use brings it back from the store: rows of its open block and the places of its blocks. What was found "
+            + "intact is not read again.")
     package static let claimTimeout = ConfigurationKey(
         .rank, "claim-timeout", .seconds(0.1...86_400), default: "15",
         "How long a client may be gone before what it has not committed is taken back, in seconds.",
@@ -158,7 +169,8 @@ extension ConfigurationKey {
             coordinatorHTTPAnyAddress,
         ] + coordinatorAccess.all + [
             coordinatorLogLevel, rankListen, advertise, coordinator, store, threads, durability, mapSize, diskLimit,
-            highWatermark, lowWatermark, uncommittedLimit, claimTimeout, drainTimeout, expectedCanaryInterval, rankHTTP,
+            highWatermark, lowWatermark, uncommittedLimit, memoryLimit, memoryIdle, claimTimeout, drainTimeout,
+            expectedCanaryInterval, rankHTTP,
             rankHTTPAnyAddress,
         ] + rankAccess.all + [rankLogLevel]
 

@@ -38,6 +38,8 @@ struct RankSettings {
         self.rank.link = link
         self.rank.drainTimeout = configuration.timeAmount(.drainTimeout)
         self.rank.claimTimeout = configuration.timeAmount(.claimTimeout)
+        self.rank.memoryIdle =
+            configuration.text(.memoryIdle) == "off" ? nil : configuration.timeAmount(.memoryIdle)
         cache = ShardCache.Settings()
         cache.durability = Durability(rawValue: configuration.text(.durability))!
         cache.mapByteCountMax = configuration.integer(.mapSize) << 30
@@ -56,6 +58,7 @@ struct RankSettings {
             return watermarks
         }
         cache.uncommittedByteCountMax = configuration.integer(.uncommittedLimit) << 20
+        cache.memoryByteCountMax = configuration[.memoryLimit].flatMap { ByteSize($0.text)?.byteCount }
         observability = try ObservabilitySettings(
             configuration, http: .rankHTTP, anyAddress: .rankHTTPAnyAddress, canaryInterval: .expectedCanaryInterval)
         let store = configuration.text(.store)

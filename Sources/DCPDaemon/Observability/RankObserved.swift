@@ -127,6 +127,8 @@ struct RankObserved: Observed {
         exposition.add(.sealedBlocks, statistics.sealedBlocks)
         exposition.add(.piecedBlocks, statistics.piecedBlocks)
         exposition.add(.openBlockBytes, statistics.memoryByteCount)
+        exposition.add(.residentSequences, statistics.residentSequences)
+        exposition.add(.indexBytes, statistics.indexByteCount)
         exposition.add(.spareBlockBytes, statistics.spareByteCount)
         exposition.add(.uncommittedBytes, statistics.uncommittedByteCount)
         exposition.add(.spilledBytes, statistics.spilledByteCount)

@@ -30,6 +30,8 @@ public struct RankConfiguration: Sendable {
     public var drainTimeout = TimeAmount.seconds(20)
     /// How long a client may be gone before what it has appended and not committed is taken back.
     public var claimTimeout = TimeAmount.seconds(15)
+    /// How long a sequence that nobody uses keeps what it has in RAM; nil for ever.
+    public var memoryIdle: TimeAmount? = .seconds(60)
     /// Which process this is: another with the same store is a copy of it.
     public var incarnation = UInt64.random(in: 1 ... .max)
     /// The same, for people.

@@ -57,6 +57,8 @@ public final class RankServer {
     let allClosed: EventLoopPromise<Void>
     var earlyTimer: RepeatedTask?
     var quietWaiters: [QuietWaiter] = []
+    /// When idle sequences last gave up what they have in RAM.
+    var lastRelease = NIODeadline.uptimeNanoseconds(0)
     /// When a canary's decode step last went through this rank.
     var lastCanary: NIODeadline?
 
@@ -101,6 +103,7 @@ public final class RankServer {
             server.steps.expireEarly(now: server.eventLoop.now)
             server.recentContexts.expire(at: server.eventLoop.now)
             server.endAbandonedClaims()
+            server.releaseIdleMemory()
         }
         return listener.start(delegate: self).map {
             let server = bound.value
@@ -108,6 +111,13 @@ public final class RankServer {
             server.observeStore()
             server.coordinator.start(advertising: server.configuration.advertise ?? server.listener.endpoint)
         }
+    }
+
+    /// What has not been used since the last time goes, so after between one and two periods.
+    private func releaseIdleMemory() {
+        guard let period = configuration.memoryIdle, eventLoop.now >= lastRelease + period else { return }
+        lastRelease = eventLoop.now
+        cache.releaseIdle()
     }
 
     deinit { allClosed.succeed() }

@@ -53,6 +53,7 @@ final class RankNode: @unchecked Sendable {
         settings.faults = disk.faults
         settings.queueDepthMax = knobs.queueDepthMax
         if let byteCount = knobs.uncommittedByteCountMax { settings.uncommittedByteCountMax = byteCount }
+        if knobs.isMemoryShort { settings.memoryByteCountMax = 1 }
         settings.newStoreID = StoreID(high: world.random.next() | 1, low: world.random.next())
         do throws(ServiceError) {
             let isNew = starts == 1
@@ -75,6 +76,7 @@ final class RankNode: @unchecked Sendable {
             configuration.earlyByteCountMax = knobs.earlyByteCountMax
             configuration.drainTimeout = .seconds(2)
             configuration.claimTimeout = .seconds(3)
+            configuration.memoryIdle = TimeAmount(knobs.memoryIdle)
             configuration.stepTimeoutMax = .seconds(20)
             configuration.link.network = simulation.network
             configuration.link.handshakeTimeout = .seconds(2)

@@ -24,6 +24,8 @@ public struct WriteJob: Sendable {
     public var isSynced: Bool
     /// Only makes better what is good: has whole runs of pages or fails, and that it found none says nothing of the store.
     public var isOptional: Bool
+    /// Set by the queue.
+    var isInternal = false
     /// Writes. May run several times: in a shared transaction that fails, then again alone, and again with values in pieces.
     /// Throw before the first change and the other jobs of the transaction do not notice.
     public var body: @Sendable (inout WriteTransaction) throws -> Void

@@ -33,14 +33,16 @@ final class WriteQueue: @unchecked Sendable {
         pthread_condattr_destroy(&attributes)
     }
 
-    /// - Parameter isInternal: from the writer itself, which must never be refused for want of room.
+    /// - Parameter isInternal: of the store's own accord: never refused for want of room, and no reason to refuse others.
     func push(_ job: WriteJob, isInternal: Bool) -> StoreError? {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
         if isStopped { return StoreError(.closed, "The store is being closed.") }
-        guard isInternal || jobs.count < depthMax else {
-            return StoreError(.overloaded, "\(jobs.count) writes wait for the store, the most allowed; retry.")
+        guard isInternal || jobs.count < depthMax || jobs.count(where: { !$0.isInternal }) < depthMax else {
+            return StoreError(.overloaded, "\(depthMax) writes wait for the store, the most allowed; retry.")
         }
+        var job = job
+        job.isInternal = isInternal
         jobs.append(job)
         pthread_cond_signal(condition)
         return nil

@@ -58,7 +58,7 @@ public final class Writer: @unchecked Sendable {
     /// with a full queue, `.closed`.
     public func submit(_ job: WriteJob) { core.submit(job, isInternal: false) }
 
-    /// As `submit`, past the bound of the queue: for jobs that follow from one that has committed.
+    /// As `submit`, beside the bound of the queue: for jobs of the store's own accord.
     public func submitInternal(_ job: WriteJob) { core.submit(job, isInternal: true) }
 
     /// Transactions committed since the start.

@@ -1,0 +1,133 @@
+internal import DCPAttention
+internal import DCPCache
+internal import DCPClient
+internal import DCPCore
+internal import DCPStore
+internal import DCPTestKit
+internal import DCPWire
+
+/// What a cluster of many sequences costs to make and to bring together: opening them, a join of ranks that hold the same,
+/// and one in which a rank has a token of each sequence that the others lack. What `join` measures.
+public struct JoinBenchmark: Sendable {
+    /// How many there are, each number with a cluster of its own.
+    public var sequences: [Int]
+    public var ranks: Int
+
+    public init(sequences: [Int], ranks: Int) {
+        self.sequences = sequences
+        self.ranks = ranks
+    }
+
+    /// What these figures do not tell.
+    public static let notMeasured = [
+        "a network: ranks and client are processes of this machine, which share its memory and cores",
+        "blocks: the sequences are empty, or have one token",
+    ]
+
+    public func run(_ bench: Bench) async throws -> [Finding] {
+        var findings: [Finding] = []
+        for count in sequences { findings.append(try await measure(count, bench)) }
+        return findings
+    }
+
+    private func measure(_ count: Int, _ bench: Bench) async throws -> Finding {
+        let shape = try AttentionShape("2x1x8")
+        var parameters = Parameters("join", shape, .float32, context: 1, count: count, threads: 1)
+        parameters.ranks = ranks
+        bench.progress(parameters.label)
+        var options = LocalClusterOptions()
+        options.ranks = ranks
+        let local = try LocalCluster.start(
+            in: LocalClusterDirectory(path: bench.directory.fresh("c")), options: options)
+        do {
+            let cluster = try await StepContext.connect(local)
+            let finding: Finding
+            do {
+                let model = try shape.model(.float32, layers: 1)
+                finding = try await measure(parameters, model, count, local, cluster, bench)
+                await cluster.close()
+            } catch {
+                await cluster.close()
+                throw error
+            }
+            await local.stop(deadline: .seconds(20))
+            return finding
+        } catch {
+            await local.stop(deadline: .seconds(20))
+            throw error
+        }
+    }
+
+    private func measure(
+        _ parameters: Parameters, _ model: ModelDescription, _ count: Int, _ local: LocalCluster, _ cluster: Cluster,
+        _ bench: Bench
+    ) async throws -> Finding {
+        try await cluster.registerModel(StepContext.model, model)
+        let clock = ContinuousClock.now
+        var ids: [SequenceID] = []
+        for first in stride(from: 0, to: count, by: 1024) {
+            try bench.interruption.check()
+            let names = (first..<min(first + 1024, count)).map { "conversation-\($0)" }
+            ids += try await cluster.openSequences(names, model: StepContext.model).map { try $0.get().record.id }
+        }
+        let opening = (ContinuousClock.now - clock).inSeconds
+        var (equal, cut): ([Double], [Double]) = ([], [])
+        let start = ContinuousClock.now
+        while cut.isEmpty
+            || bench.repetition.wantsAnother(after: cut.count, elapsed: (ContinuousClock.now - start).inSeconds)
+        {
+            try await stopRanks(local)
+            equal.append(try await join(local, cluster, bench))
+            try await stopRanks(local)
+            try await addToken(to: ids, model, local, bench)
+            cut.append(try await join(local, cluster, bench))
+        }
+        let equalSamples = Samples(equal)
+        return Finding(
+            parameters: parameters,
+            figures: [
+                Figure("opened", Samples([Double(count) / opening]), unit: "/s"),
+                Figure("join, all equal", equalSamples, unit: "s"),
+                Figure("join, a token cut from each", Samples(cut), unit: "s").under("all equal", equalSamples),
+            ])
+    }
+
+    private func stopRanks(_ local: LocalCluster) async throws {
+        for rank in 0..<ranks { try await local.stop(.rank(RankIndex(UInt16(rank))), deadline: .seconds(60)) }
+    }
+
+    /// From the start of the ranks to a cluster that is ready, seconds.
+    private func join(_ local: LocalCluster, _ cluster: Cluster, _ bench: Bench) async throws -> Double {
+        // The coordinator sees the connections end; nothing but its answer tells when.
+        while try await cluster.topology().phase == .ready { try bench.interruption.check() }
+        let clock = ContinuousClock.now
+        _ = try local.startMissing()
+        _ = try await cluster.readyTopology(wait: .seconds(600))
+        return (ContinuousClock.now - clock).inSeconds
+    }
+
+    /// Gives the first rank, which does not run, one committed token of each sequence.
+    private func addToken(
+        to ids: [SequenceID], _ model: ModelDescription, _ local: LocalCluster, _ bench: Bench
+    ) async throws {
+        let shape = try local.configuration.shape()
+        let directory = local.directory.data(of: .rank(RankIndex(0)))
+        let pattern = RowPattern(seed: bench.seed, dataType: .float32)
+        try await onOwnThread {
+            let cache = try ShardCache.open(
+                directory: directory, rank: RankIndex(0), cluster: shape,
+                settings: ShardCache.Settings(durability: .never))
+            defer { cache.close() }
+            let chunk = KeyValueChunk(PanelLayout(model[0], .float32, in: shape), tokens: 1, dataType: .float32)
+            chunk.fill(0..<1, pattern)
+            for first in stride(from: 0, to: ids.count, by: 4096) {
+                try bench.interruption.check()
+                let part = ids[first..<min(first + 4096, ids.count)]
+                for id in part {
+                    try cache.append(sequence: id, layer: 0, position: 0, rows: chunk.rows(1), tokens: 0..<1)
+                }
+                try waitFor { cache.commit(part.map { ($0, 1) }, completion: $0) }
+            }
+        }
+    }
+}
