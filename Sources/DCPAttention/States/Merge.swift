@@ -62,16 +62,56 @@ extension AttentionStates {
     public static func merge(
         _ partials: [AttentionStates], sinks: [Float] = []
     ) throws(ServiceError) -> AttentionStates {
-        precondition(!partials.isEmpty && partials.allSatisfy { $0.valueDim == partials[0].valueDim })
-        var lse = partials.map(\.lse)
+        precondition(!partials.isEmpty)
+        return try merge(partials, sinks: sinks, rows: 0..<partials[0].rows)
+    }
+
+    /// The same for some of the rows, for a thread that does something else in between: a row's bits depend on no other.
+    ///
+    /// They are the bits of `sum(of:)` over what `corrected(by:)` gives, in one pass.
+    package static func merge(
+        _ partials: [AttentionStates], sinks: [Float] = [], rows: Range<Int>
+    ) throws(ServiceError) -> AttentionStates {
+        let (all, dim) = (partials[0].rows, partials[0].valueDim)
+        precondition(partials.allSatisfy { $0.valueDim == dim && $0.rows == all })
+        precondition(rows == rows.clamped(to: 0..<all))
+        var lse = partials.map { $0.lse[rows] }
         if !sinks.isEmpty {
-            precondition(partials[0].rows % sinks.count == 0, "Each head has a sink, or none has.")
-            let tokens = partials[0].rows / sinks.count
-            lse.append(sinks.flatMap { [Double](repeating: Double($0), count: tokens) })
+            precondition(all % sinks.count == 0, "Each head has a sink, or none has.")
+            let tokens = all / sinks.count
+            lse.append(rows.map { Double(sinks[$0 / tokens]) }[...])
         }
-        let combined = try combinedLSE(lse)
-        return AttentionStates(
-            valueDim: partials[0].valueDim, outputs: sum(of: partials.map { $0.corrected(by: combined) }),
-            lse: combined.values)
+        let combined = try CombinedLogSumExp(of: lse, firstRow: rows.lowerBound)
+        let outputs = [Float](unsafeUninitializedCapacity: rows.count * dim) { merged, count in
+            guard let first = merged.baseAddress else { return }
+            for (place, partial) in partials.enumerated() {
+                partial.outputs.withUnsafeBufferPointer { outputs in
+                    guard let outputs = outputs.baseAddress else { return }
+                    for (index, row) in rows.enumerated() {
+                        add(
+                            outputs + row * dim, combined.weight(of: partial.lse[row], row: index),
+                            to: first + index * dim, count: dim, isFirst: place == 0)
+                    }
+                }
+            }
+            count = rows.count * dim
+            // Weights add up to 1, so a sum of finite shares is at most rounding beyond the largest number.
+            let largest = Float.greatestFiniteMagnitude
+            for index in 0..<count { first[index] = min(max(first[index], -largest), largest) }
+        }
+        return AttentionStates(valueDim: dim, outputs: outputs, lse: combined.values)
+    }
+
+    /// Adds a row's share to a sum, which the first share begins and not 0, so that one share keeps its bits, -0 included.
+    private static func add(
+        _ row: UnsafePointer<Float>, _ weight: Float, to sum: UnsafeMutablePointer<Float>, count: Int, isFirst: Bool
+    ) {
+        // Decided for the row and not for each number: loops without a branch take several at once.
+        switch (isFirst, weight == 0) {
+        case (true, true): sum.initialize(repeating: 0, count: count)
+        case (true, false): for at in 0..<count { sum[at] = row[at] * weight }
+        case (false, true): for at in 0..<count { sum[at] += 0 }
+        case (false, false): for at in 0..<count { sum[at] += row[at] * weight }
+        }
     }
 }

@@ -10,10 +10,20 @@ package enum ReceivedNumbers {
     /// A log-sum-exp is no NaN and not +inf, and where it is finite so are the outputs. Where it is -inf, for no tokens,
     /// they are not used, whatever they hold (TRAPS 5).
     package static func check(_ partial: AttentionStates, from member: Int) throws(ServiceError) {
-        try check(lse: partial.lse, from: member)
-        guard let first = firstNotFinite(partial.outputs) else { return }
-        for row in first / partial.valueDim..<partial.rows where partial.lse[row] > -.infinity {
-            let outputs = partial.outputs[row * partial.valueDim..<(row + 1) * partial.valueDim]
+        try check(partial, rows: 0..<partial.rows, from: member)
+    }
+
+    /// The same for some of the rows.
+    package static func check(
+        _ partial: AttentionStates, rows: Range<Int>, from member: Int
+    ) throws(ServiceError) {
+        let dim = partial.valueDim
+        for row in rows where !NaturalLogSumExp(partial.lse[row]).isSound {
+            throw fault("the log-sum-exp \(partial.lse[row])", row, member)
+        }
+        guard let first = firstNotFinite(partial.outputs[rows.lowerBound * dim..<rows.upperBound * dim]) else { return }
+        for row in rows.dropFirst(first / dim) where partial.lse[row] > -.infinity {
+            let outputs = partial.outputs[row * dim..<(row + 1) * dim]
             if let output = outputs.first(where: { !$0.isFinite }) {
                 throw fault("the output \(output) at the log-sum-exp \(partial.lse[row])", row, member)
             }
@@ -27,15 +37,15 @@ package enum ReceivedNumbers {
     }
 
     /// Weighed outputs are all finite: those of no tokens are 0.
-    package static func check(corrected outputs: [Float], from member: Int) throws(ServiceError) {
+    package static func check(corrected outputs: ArraySlice<Float>, from member: Int) throws(ServiceError) {
         guard let index = firstNotFinite(outputs) else { return }
         throw ServiceError(
             .internal,
-            "Context rank \(member) sent the weighed output \(outputs[index]), which no finite input gives; its result is "
+            "Context rank \(member) sent the weighed output \(outputs[outputs.startIndex + index]), which no finite input gives; its result is "
                 + "not used. Verify that rank's store and report this.")
     }
 
-    private static func firstNotFinite(_ outputs: [Float]) -> Int? {
+    private static func firstNotFinite(_ outputs: ArraySlice<Float>) -> Int? {
         outputs.withUnsafeBytes { DataType.float32.firstBeyond(.greatestFiniteMagnitude, in: $0) }
     }
 

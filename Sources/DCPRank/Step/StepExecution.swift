@@ -16,6 +16,8 @@ final class StepExecution {
     let epoch: Epoch
     /// Its place among the steps of this rank; the table's to set.
     var ordinal: UInt64 = 0
+    /// What the step holds while it is in flight.
+    let byteCount: Int
     private(set) var machine: StepMachine
     /// The client, while it is there.
     private weak var client: Link?
@@ -38,15 +40,13 @@ final class StepExecution {
         self.server = server
         timeline = StepTimeline(arrival: server.eventLoop.now)
         layer = Int(tag.layer)
+        byteCount = machine.plan.byteCount(of: request)
         work = StepWork(
             plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool,
             broken: server.configuration.broken)
         let bound = NIOLoopBound(WeakExecution(self), eventLoop: server.eventLoop)
         deadline = server.eventLoop.scheduleTask(in: timeout) { bound.value.execution?.deliver(.expired) }
     }
-
-    /// What the step holds while it is in flight.
-    var byteCount: Int { machine.plan.byteCount(of: request) }
 
     func isClient(_ link: Link) -> Bool { client === link }
 
