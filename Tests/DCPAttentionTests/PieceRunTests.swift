@@ -80,7 +80,9 @@ struct PieceRunTests {
             let all = try AttentionStates.merge(partials, sinks: sinks)
             for count in [1, 5, 24] {
                 let parts = try stride(from: 0, to: 24, by: count).map { first in
-                    try AttentionStates.merge(partials, sinks: sinks, rows: first..<min(first + count, 24))
+                    let rows = first..<min(first + count, 24)
+                    return try AttentionStates.merge(
+                        partials.map { $0.slice(rows: rows) }, sinks: sinks.isEmpty ? [] : rows.map { sinks[$0 / 6] })
                 }
                 #expect(AttentionStates(joining: parts) == all)
             }

@@ -62,39 +62,28 @@ extension AttentionStates {
     public static func merge(
         _ partials: [AttentionStates], sinks: [Float] = []
     ) throws(ServiceError) -> AttentionStates {
-        precondition(!partials.isEmpty)
-        return try merge(partials, sinks: sinks, rows: 0..<partials[0].rows)
-    }
-
-    /// The same for some of the rows, for a thread that does something else in between: a row's bits depend on no other.
-    ///
-    /// They are the bits of `sum(of:)` over what `corrected(by:)` gives, in one pass.
-    package static func merge(
-        _ partials: [AttentionStates], sinks: [Float] = [], rows: Range<Int>
-    ) throws(ServiceError) -> AttentionStates {
-        let (all, dim) = (partials[0].rows, partials[0].valueDim)
-        precondition(partials.allSatisfy { $0.valueDim == dim && $0.rows == all })
-        precondition(rows == rows.clamped(to: 0..<all))
-        var lse = partials.map { $0.lse[rows] }
+        precondition(!partials.isEmpty && partials.allSatisfy { $0.valueDim == partials[0].valueDim })
+        let (rows, dim) = (partials[0].rows, partials[0].valueDim)
+        var lse = partials.map(\.lse)
         if !sinks.isEmpty {
-            precondition(all % sinks.count == 0, "Each head has a sink, or none has.")
-            let tokens = all / sinks.count
-            lse.append(rows.map { Double(sinks[$0 / tokens]) }[...])
+            precondition(rows % sinks.count == 0, "Each head has a sink, or none has.")
+            lse.append(sinks.flatMap { [Double](repeating: Double($0), count: rows / sinks.count) })
         }
-        let combined = try CombinedLogSumExp(of: lse, firstRow: rows.lowerBound)
-        let outputs = [Float](unsafeUninitializedCapacity: rows.count * dim) { merged, count in
+        let combined = try combinedLSE(lse)
+        // What `sum(of:)` makes of `corrected(by:)`, bit for bit, in one pass.
+        let outputs = [Float](unsafeUninitializedCapacity: rows * dim) { merged, count in
             guard let first = merged.baseAddress else { return }
             for (place, partial) in partials.enumerated() {
                 partial.outputs.withUnsafeBufferPointer { outputs in
                     guard let outputs = outputs.baseAddress else { return }
-                    for (index, row) in rows.enumerated() {
+                    for row in 0..<rows {
                         add(
-                            outputs + row * dim, combined.weight(of: partial.lse[row], row: index),
-                            to: first + index * dim, count: dim, isFirst: place == 0)
+                            outputs + row * dim, combined.weight(of: partial.lse[row], row: row),
+                            to: first + row * dim, count: dim, isFirst: place == 0)
                     }
                 }
             }
-            count = rows.count * dim
+            count = rows * dim
             // Weights add up to 1, so a sum of finite shares is at most rounding beyond the largest number.
             let largest = Float.greatestFiniteMagnitude
             for index in 0..<count { first[index] = min(max(first[index], -largest), largest) }

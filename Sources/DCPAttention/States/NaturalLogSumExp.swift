@@ -29,12 +29,6 @@ public struct CombinedLogSumExp: Hashable, Sendable {
     /// - Parameter partials: `[partial][row]` in rank order, at least one, natural logarithms.
     /// - Throws: `.internal` when a value is NaN or +inf, naming the partial and the row.
     public init(of partials: [[Double]]) throws(ServiceError) {
-        try self.init(of: partials.map { $0[...] }, firstRow: 0)
-    }
-
-    /// The same of some rows of each partial.
-    /// - Parameter firstRow: the number of the first, for the message.
-    init(of partials: [ArraySlice<Double>], firstRow: Int) throws(ServiceError) {
         precondition(!partials.isEmpty, "There is nothing to combine.")
         let rows = partials[0].count
         precondition(partials.allSatisfy { $0.count == rows }, "Partials differ in their number of rows.")
@@ -42,17 +36,17 @@ public struct CombinedLogSumExp: Hashable, Sendable {
             for (row, value) in partial.enumerated() where !NaturalLogSumExp(value).isSound {
                 throw ServiceError(
                     .internal,
-                    "Partial \(index) has the log-sum-exp \(value) in row \(firstRow + row), which no finite input gives; "
-                        + "its result is not used. Verify that rank's store and report this.")
+                    "Partial \(index) has the log-sum-exp \(value) in row \(row), which no finite input gives; its "
+                        + "result is not used. Verify that rank's store and report this.")
             }
         }
         values = (0..<rows).map { row in
             var highest = -Double.infinity
-            for partial in partials { highest = max(highest, partial[partial.startIndex + row]) }
+            for partial in partials { highest = max(highest, partial[row]) }
             // Every partial is empty: (-inf) - (-inf) would be NaN (TRAPS 7).
             guard highest > -.infinity else { return -.infinity }
             var sum = 0.0
-            for partial in partials { sum += exp(partial[partial.startIndex + row] - highest) }
+            for partial in partials { sum += exp(partial[row] - highest) }
             return highest + log(sum)
         }
     }

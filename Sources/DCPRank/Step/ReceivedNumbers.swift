@@ -9,30 +9,23 @@ package import DCPCore
 package enum ReceivedNumbers {
     /// A log-sum-exp is no NaN and not +inf, and where it is finite so are the outputs. Where it is -inf, for no tokens,
     /// they are not used, whatever they hold (TRAPS 5).
-    package static func check(_ partial: AttentionStates, from member: Int) throws(ServiceError) {
-        try check(partial, rows: 0..<partial.rows, from: member)
-    }
-
-    /// The same for some of the rows.
+    /// - Parameter firstRow: of the partial's, the first of these, for the message.
     package static func check(
-        _ partial: AttentionStates, rows: Range<Int>, from member: Int
+        _ partial: AttentionStates, firstRow: Int = 0, from member: Int
     ) throws(ServiceError) {
-        let dim = partial.valueDim
-        for row in rows where !NaturalLogSumExp(partial.lse[row]).isSound {
-            throw fault("the log-sum-exp \(partial.lse[row])", row, member)
-        }
-        guard let first = firstNotFinite(partial.outputs[rows.lowerBound * dim..<rows.upperBound * dim]) else { return }
-        for row in rows.dropFirst(first / dim) where partial.lse[row] > -.infinity {
-            let outputs = partial.outputs[row * dim..<(row + 1) * dim]
+        try check(lse: partial.lse, firstRow: firstRow, from: member)
+        guard let first = firstNotFinite(partial.outputs[...]) else { return }
+        for row in first / partial.valueDim..<partial.rows where partial.lse[row] > -.infinity {
+            let outputs = partial.outputs[row * partial.valueDim..<(row + 1) * partial.valueDim]
             if let output = outputs.first(where: { !$0.isFinite }) {
-                throw fault("the output \(output) at the log-sum-exp \(partial.lse[row])", row, member)
+                throw fault("the output \(output) at the log-sum-exp \(partial.lse[row])", firstRow + row, member)
             }
         }
     }
 
-    package static func check(lse: [Double], from member: Int) throws(ServiceError) {
+    package static func check(lse: [Double], firstRow: Int = 0, from member: Int) throws(ServiceError) {
         for (row, value) in lse.enumerated() where !NaturalLogSumExp(value).isSound {
-            throw fault("the log-sum-exp \(value)", row, member)
+            throw fault("the log-sum-exp \(value)", firstRow + row, member)
         }
     }
 

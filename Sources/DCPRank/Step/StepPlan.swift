@@ -1,4 +1,4 @@
-internal import DCPAttention
+package import DCPAttention
 public import DCPCore
 public import DCPWire
 
@@ -174,6 +174,18 @@ public struct StepPlan: Sendable {
             start += entry.count
         }
         preconditionFailure("the step has \(rows) rows, and none of number \(row)")
+    }
+
+    /// The states of this rank's shard as the group exchanges them, at once.
+    package func cut(_ states: AttentionStates) -> ContextStates {
+        guard exchange == .allToAll else { return .whole(states) }
+        var cut = partialCut(of: states)
+        guard let partials = cut.advance(outputsMax: .max) else { preconditionFailure("all rows fit") }
+        return .cut(partials)
+    }
+
+    package func partialCut(of states: AttentionStates) -> PartialCut {
+        PartialCut(states, rows: (0..<members).map { rows(ofRank: $0) })
     }
 
     /// The rows of a context rank's own heads in `[head][token]` states of the whole group.

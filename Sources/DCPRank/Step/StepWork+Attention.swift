@@ -61,7 +61,8 @@ extension StepWork {
     /// Attention of all the group's heads over this rank's shard, as far back as they see.
     /// - Parameter isRecent: whether its pages are in memory.
     func attendContext(
-        _ slices: [QuerySlice], isRecent: Bool, in place: Place, completion: @escaping Completion<AttentionResult>
+        _ slices: [QuerySlice], isRecent: Bool, in place: Place,
+        completion: @escaping Completion<(states: ContextStates, span: ComputeSpan)>
     ) {
         let allHeads = 0..<plan.partition.queryHeads
         let parts = slices.enumerated().map { member, slice in
@@ -74,7 +75,13 @@ extension StepWork {
         }
         let conversion = Kept(QueryConversion(heads: allHeads, parts, plan, limits))
         let converted = Kept<QueryRows?>(nil)
-        attend(in: place, completion) { [self] mayWait throws(ServiceError) in
+        let cut: Completion<AttentionResult> = { [self] in
+            switch $0 {
+            case .success(let result): self.cut(result, completion: completion)
+            case .failure(let error): completion(.failure(error))
+            }
+        }
+        attend(in: place, cut) { [self] mayWait throws(ServiceError) in
             if converted.value == nil { converted.value = try conversion.value.advance() }
             guard let queries = converted.value else { return .goesOn }
             guard mayWait else {
@@ -83,6 +90,19 @@ extension StepWork {
             }
             guard let readers = try contexts(wanted) else { return .goesOn }
             return .job(try contextJob(readers, queries, isRecent: isRecent))
+        }
+    }
+
+    /// Those of a prefill some rows at a time, on the threads.
+    private func cut(
+        _ result: AttentionResult, completion: @escaping Completion<(states: ContextStates, span: ComputeSpan)>
+    ) {
+        guard plan.exchange == .allToAll, result.states.outputs.count > Self.outputsAtOnce else {
+            return completion(.success((plan.cut(result.states), result.span)))
+        }
+        let kept = Kept(plan.partialCut(of: result.states))
+        submit(in: .threads, completion) { () throws(ServiceError) in
+            kept.value.advance(outputsMax: Self.outputsAtOnce).map { (ContextStates.cut($0), result.span) }
         }
     }
 

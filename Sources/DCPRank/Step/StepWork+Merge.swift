@@ -5,7 +5,7 @@ internal import Synchronization
 /// What a step computes of the partial results of its group, some rows at a time.
 extension StepWork {
     /// Outputs that are merged at once: some 0.5 ms.
-    private static let outputsAtOnce = 1 << 16
+    static let outputsAtOnce = 1 << 16
 
     /// Reduce-scatter, first half: this rank's outputs weighed by the combined LSE, cut by rank, one rank's at a time.
     func correct(
@@ -27,15 +27,16 @@ extension StepWork {
     }
 
     func merge(
-        _ partials: [AttentionStates], _ newTokens: AttentionStates, in place: Place,
+        _ partials: [Partial], _ newTokens: AttentionStates, in place: Place,
         completion: @escaping Completion<AttentionStates>
     ) {
         merge(newTokens, in: place, completion: completion) { rows throws(ServiceError) in
             guard !partials.isEmpty else { return nil }
-            for (member, partial) in partials.enumerated() {
-                try ReceivedNumbers.check(partial, rows: rows, from: member)
+            let some = partials.map { $0.states(ofRows: rows) }
+            for (member, partial) in some.enumerated() {
+                try ReceivedNumbers.check(partial, firstRow: rows.lowerBound, from: member)
             }
-            return try AttentionStates.merge(partials, rows: rows)
+            return try AttentionStates.merge(some)
         }
     }
 
