@@ -6,9 +6,9 @@ internal import Synchronization
 ///
 /// DESIGN: the work is cut into pieces by its shape alone (`WorkSplit`). A piece is some query rows against some key
 /// tokens; it writes a state of its own, so pieces run in any order on any threads without a lock, and `finish` merges
-/// them in key order. Of a long piece a thread computes a portion at a time (`PieceRun`). Few rows and many go through the same kernels, which take up to 64 rows that share a KV head at
-/// once; without vector kernels many rows go through sgemm, over tiles of 256 rows by 256 tokens. Scratch memory is that
-/// of one tile, whatever the context's length.
+/// them in key order. Of a long piece a thread computes a portion at a time (`PieceRun`). Few rows and many go through the
+/// same kernels, which take up to 64 rows that share a KV head at once; without vector kernels many rows go through sgemm,
+/// over tiles of 256 rows by 256 tokens. Scratch memory is that of one tile, whatever the context's length.
 ///
 /// `@unchecked Sendable`: all is constant after `init` but the states, and the queries of tiles that have one piece; each is
 /// written by the one run of its piece, and read by `finish`, which checks through an atomic count that all have ended.

@@ -61,8 +61,8 @@ package final class PieceRun: @unchecked Sendable {
 }
 
 extension AttentionWork {
-    /// What the portions of a piece take at most, each, in multiplications with their additions; of a piece that waits for
-    /// memory the as many that fit into that time.
+    /// What each portion of a piece takes at most, in multiplications with their additions; where it waits for memory, as many as
+    /// would fit into that time.
     package func portionCost(ofPiece index: Int) -> Int {
         let piece = split.pieces[index]
         let tokens = min(portionTokens(of: piece), piece.keys.count)
