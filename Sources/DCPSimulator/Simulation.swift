@@ -32,6 +32,8 @@ public struct Violation: Error, Sendable {
         case refusedStart = "refused start"
         /// No match promises a token that a rank lacks, or that has another id; what is committed is found.
         case wrongPrefix = "wrong prefix"
+        /// A decode step's computations come before a prefill's, and neither waits for ever.
+        case unfairTurns = "unfair turns"
         /// Nothing stays in a store that no sequence refers to.
         case leftover = "leftover"
     }

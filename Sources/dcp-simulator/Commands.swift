@@ -12,7 +12,9 @@ struct Options: ParsableArguments {
     @Option(help: ArgumentHelp("Where the stores are made. /dev/shm is fastest.", valueName: "directory"))
     var dir = "/dev/shm"
 
-    @Option(help: ArgumentHelp("Break a rule on purpose: commit, epoch, append, window or sink.", valueName: "rule"))
+    @Option(
+        help: ArgumentHelp(
+            "Break a rule on purpose: commit, epoch, append, window, sink, match or turns.", valueName: "rule"))
     var canary: String?
 
     func batch() throws -> Batch {

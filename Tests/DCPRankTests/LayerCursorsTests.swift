@@ -162,4 +162,36 @@ struct LayerCursorsTests {
         #expect(
             try cursors.admit(entry(8, 1, of: 2), tag: tag(3), layer: 0, length: 8) == .append(isContextReady: true))
     }
+
+    @Test("a hundred thousand layers that are used once leave as many cursors as the bound says")
+    func bounded() throws {
+        var cursors = LayerCursors(idleMax: 100)
+        // Two steps that do not end: one of them has the layer's first tokens.
+        let waiting = entry(10, 2, of: 900_001), second = entry(12, 1, of: 900_001)
+        _ = try cursors.admit(waiting, tag: tag(1), layer: 0, length: 10)
+        _ = try cursors.admit(second, tag: tag(2), layer: 0, length: 10)
+        for sequence in 1...10_000 as ClosedRange<UInt64> {
+            for layer in 0..<10 {
+                let step = entry(0, 1, of: sequence)
+                _ = try cursors.admit(step, tag: tag(2 + sequence), layer: layer, length: 0)
+                cursors.appended(step, layer: layer)
+                #expect(cursors.count <= 201)
+            }
+        }
+        // What is on its way is remembered.
+        let third = entry(13, 1, of: 900_001)
+        #expect(try cursors.admit(third, tag: tag(3), layer: 0, length: 10) == .append(isContextReady: false))
+        cursors.appended(waiting, layer: 0)
+        #expect(cursors.holds(12, of: SequenceID(900_001), layer: 0, length: 10))
+        // The last that was used may be sent again; of the first the cache has the length, and refuses that.
+        #expect(try cursors.admit(entry(0, 1, of: 10_000), tag: tag(10_002), layer: 9, length: 1) == .repeat)
+        #expect(throws: ServiceError.self) {
+            try cursors.admit(entry(0, 1, of: 1), tag: tag(3), layer: 0, length: 1)
+        }
+        let next = entry(1, 1, of: 1)
+        #expect(try cursors.admit(next, tag: tag(4), layer: 0, length: 1) == .append(isContextReady: true))
+        cursors.forget(SequenceID(900_001))
+        cursors.forgetAll()
+        #expect(cursors.count == 0)
+    }
 }

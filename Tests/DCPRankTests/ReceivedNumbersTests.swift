@@ -57,9 +57,9 @@ struct ReceivedNumbersTests {
     @Test("a weighed output that is not finite is refused")
     func corrected() {
         var outputs = partial().outputs
-        #expect(error { () throws(ServiceError) in try ReceivedNumbers.check(corrected: outputs, from: 1) } == nil)
+        #expect(error { () throws(ServiceError) in try ReceivedNumbers.check(corrected: outputs[...], from: 1) } == nil)
         outputs[29] = .nan
-        let found = error { () throws(ServiceError) in try ReceivedNumbers.check(corrected: outputs, from: 1) }
+        let found = error { () throws(ServiceError) in try ReceivedNumbers.check(corrected: outputs[...], from: 1) }
         #expect(found?.code == .internal && found?.message.contains("Context rank 1") == true)
     }
 }

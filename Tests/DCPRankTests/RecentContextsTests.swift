@@ -27,12 +27,14 @@ struct RecentContextsTests {
         recent.expire(at: at(12))
         #expect(recent.holds(SequenceID(1), layer: 0, from: 50, at: at(12)))
         #expect(!recent.holds(SequenceID(1), layer: 0, from: 0, at: at(12)))
-        recent.expire(at: at(16))
-        #expect(!recent.holds(SequenceID(1), layer: 0, from: 50, at: at(15)))
+        #expect(!recent.holds(SequenceID(1), layer: 0, from: 50, at: at(16)))
+        for second in [22, 32, 42] as [Int64] { recent.expire(at: at(second)) }
+        #expect(recent.count == 0)
         for sequence in 0...RecentContexts.countMax {
-            recent.note(SequenceID(UInt64(sequence) + 1), layer: 0, from: 0, at: at(20))
+            recent.note(SequenceID(UInt64(sequence) + 1), layer: 0, from: 0, at: at(50))
+            #expect(recent.count <= RecentContexts.countMax)
         }
-        #expect(!recent.holds(SequenceID(1), layer: 0, from: 0, at: at(20)))
-        #expect(recent.holds(SequenceID(UInt64(RecentContexts.countMax) + 1), layer: 0, from: 0, at: at(20)))
+        #expect(!recent.holds(SequenceID(1), layer: 0, from: 0, at: at(50)))
+        #expect(recent.holds(SequenceID(UInt64(RecentContexts.countMax) + 1), layer: 0, from: 0, at: at(50)))
     }
 }

@@ -108,7 +108,8 @@ func answer(to action: StepMachine.Action, of test: StepCase, rank: Int) throws 
     case .startNewTokens: return .newTokensDone(test.newTokens(ofRank: rank))
     case .startAppend: return .appended
     case .startCommit: return .committed
-    case .startContext(let slices): return .contextDone(test.context(ofRank: rank, slices))
+    case .startContext(let slices):
+        return .contextDone(try test.plan(ofRank: rank).cut(test.context(ofRank: rank, slices)))
     case .startCorrection(let states, let lse):
         let combined = try AttentionStates.combinedLSE(lse)
         let outputs = states.corrected(by: combined)
@@ -119,7 +120,7 @@ func answer(to action: StepMachine.Action, of test: StepCase, rank: Int) throws 
         }
         return .correctionDone(slices, lse: combined.slice(rows: plan.rows(ofRank: rank)).values)
     case .startMerge(let partials, let newTokens):
-        return .mergeDone(try AttentionStates.merge([AttentionStates.merge(partials), newTokens]))
+        return .mergeDone(try AttentionStates.merge([AttentionStates.merge(partials.map(\.states)), newTokens]))
     case .startReduction(let summands, let lse, let newTokens):
         let context = AttentionStates(
             valueDim: newTokens.valueDim, outputs: AttentionStates.sum(of: summands), lse: lse)
@@ -133,7 +134,7 @@ func answer(to action: StepMachine.Action, of test: StepCase, rank: Int) throws 
 func message(of action: StepMachine.Action, from rank: Int) -> (to: Int, event: StepMachine.Event)? {
     switch action {
     case .sendQuery(let slice, let member): (member, .query(slice, from: rank))
-    case .sendPartial(let states, let member): (member, .partial(states, from: rank))
+    case .sendPartial(let partial, let member): (member, .partial(partial, from: rank))
     case .sendLogSumExp(let lse, let member): (member, .logSumExp(lse, from: rank))
     case .sendCorrected(let outputs, let member): (member, .corrected(outputs, from: rank))
     case .sendAbort(let error, let member): (member, .aborted(error))
@@ -152,7 +153,7 @@ func bits(_ states: AttentionStates) -> [UInt64] {
 func bits(_ event: StepMachine.Event) -> [UInt64] {
     switch event {
     case .query(let slice, let member): [0, UInt64(member)] + slice.queries.readableBytesView.map { UInt64($0) }
-    case .partial(let states, let member): [1, UInt64(member)] + bits(states)
+    case .partial(let partial, let member): [1, UInt64(member)] + bits(partial.states)
     case .logSumExp(let lse, let member): [2, UInt64(member)] + lse.map(\.bitPattern)
     case .corrected(let outputs, let member): [3, UInt64(member)] + outputs.map { UInt64($0.bitPattern) }
     default: [UInt64.max]

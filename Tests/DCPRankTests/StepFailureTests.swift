@@ -166,7 +166,7 @@ struct StepFailureTests {
         let slices = [test.queries(ofRank: 0), test.queries(ofRank: 1)]
         let late: [StepMachine.Event] = [
             .query(slices[1], from: 1), .contextReady, .failed(error), .expired, .aborted(error),
-            .partial(test.newTokens(ofRank: 0), from: 1), .logSumExp([1], from: 1), .corrected([1], from: 1),
+            .partial(Partial(test.newTokens(ofRank: 0)), from: 1), .logSumExp([1], from: 1), .corrected([1], from: 1),
             .newTokensDone(test.newTokens(ofRank: 0)),
         ]
         for event in late { #expect(try member.deliver(event).isEmpty) }

@@ -70,12 +70,13 @@ struct StepWaitTests {
         tokens.tokens += 1
         heads.heads += 1
         dims.keyDim += 2
-        let rows = AttentionStates.empty(rows: test.tokens, valueDim: StepCase.valueDim)
+        var states = AttentionStates.empty(rows: test.tokens, valueDim: StepCase.valueDim)
+        let rows = Partial(states)
         let bad: [(StepMachine.Event, String)] = [
             (.query(tokens, from: 1), "Context rank 1 sent queries"), (.query(heads, from: 1), "another step"),
             (.query(dims, from: 1), "another step"), (.query(good, from: 0), "second, different piece"),
-            (.partial(.empty(rows: test.tokens + 1, valueDim: StepCase.valueDim), from: 2), "Context rank 2"),
-            (.partial(.empty(rows: test.tokens, valueDim: 4), from: 2), "Context rank 2"),
+            (.partial(Partial(.empty(rows: test.tokens + 1, valueDim: StepCase.valueDim)), from: 2), "Context rank 2"),
+            (.partial(Partial(.empty(rows: test.tokens, valueDim: 4)), from: 2), "Context rank 2"),
             (.partial(rows, from: 3), "3 ranks"),
             (.logSumExp([Double](repeating: 0, count: 5), from: 2), "5 LSE values"),
             (.corrected([Float](repeating: 0, count: 3), from: 2), "3 outputs"),
@@ -94,9 +95,8 @@ struct StepWaitTests {
         #expect(member.outcome.endings == 0, "an early partial is kept")
         _ = try member.deliver(.partial(rows, from: 2))
         #expect(member.outcome.endings == 0, "a frame may come twice")
-        var other = rows
-        other.outputs[0] = 1
-        _ = try member.deliver(.partial(other, from: 2))
+        states.outputs[0] = 1
+        _ = try member.deliver(.partial(Partial(states), from: 2))
         #expect(member.outcome.verdicts.map(\.code) == [.protocolViolation])
     }
 

@@ -22,7 +22,8 @@ struct SimulationTests {
             "stop", "pause",
             "partition", "halfPartition", "reset", "slow", "bitFlip", "tornPage", "fullDisk", "failedSync",
             "timeouts", "overcommits", "closed together", "steps with a window", "steps with sinks",
-            "steps with values of the keys", "models of several kinds", "spilled blocks", "forks of uncommitted tokens",
+            "steps with values of the keys", "models of several kinds", "spilled blocks",
+            "pieces dealt while others wait", "forks of uncommitted tokens",
         ] {
             #expect(counts[what] ?? 0 > 0, "no \(what) in \(counts)")
         }
@@ -70,6 +71,7 @@ struct SimulationTests {
             ("commit", ["lost commit", "wrong prefix"]), ("epoch", ["two epochs", "answered, not in place"]),
             ("append", ["answered, not in place", "wrong refusal"]),
             ("window", ["wrong answer"]), ("sink", ["wrong answer"]), ("match", ["wrong prefix"]),
+            ("turns", ["unfair turns"]),
         ])
     func canary(rule: String, expected: [String]) async throws {
         let outcome = try await Simulator.run("run", "--seed", "1", "--seeds", "50", "--canary", rule, "--json")

@@ -33,6 +33,13 @@ public struct AttentionStates: Hashable, Sendable {
             lse: [Double](repeating: NaturalLogSumExp.empty.value, count: rows))
     }
 
+    /// Rows of which each is to be written before anything reads it: to fill those of a prefill would take as long as to merge
+    /// them.
+    package static func unspecified(rows: Int, valueDim: Int) -> AttentionStates {
+        AttentionStates(
+            valueDim: valueDim, outputs: [Float](unspecified: rows * valueDim), lse: [Double](unspecified: rows))
+    }
+
     /// Rows of several states one after the other: slices of heads in rank order become all heads.
     public init(joining slices: [AttentionStates]) {
         precondition(!slices.isEmpty && slices.allSatisfy { $0.valueDim == slices[0].valueDim })
@@ -47,5 +54,12 @@ public struct AttentionStates: Hashable, Sendable {
         AttentionStates(
             valueDim: valueDim, outputs: Array(outputs[rows.lowerBound * valueDim..<rows.upperBound * valueDim]),
             lse: Array(lse[rows]))
+    }
+}
+
+extension Array where Element: BitwiseCopyable {
+    /// Elements that hold whatever the memory does, for types of which any bits are a value.
+    init(unspecified count: Int) {
+        self.init(unsafeUninitializedCapacity: count) { _, initializedCount in initializedCount = count }
     }
 }

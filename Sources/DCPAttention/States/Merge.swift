@@ -63,15 +63,44 @@ extension AttentionStates {
         _ partials: [AttentionStates], sinks: [Float] = []
     ) throws(ServiceError) -> AttentionStates {
         precondition(!partials.isEmpty && partials.allSatisfy { $0.valueDim == partials[0].valueDim })
+        let (rows, dim) = (partials[0].rows, partials[0].valueDim)
         var lse = partials.map(\.lse)
         if !sinks.isEmpty {
-            precondition(partials[0].rows % sinks.count == 0, "Each head has a sink, or none has.")
-            let tokens = partials[0].rows / sinks.count
-            lse.append(sinks.flatMap { [Double](repeating: Double($0), count: tokens) })
+            precondition(rows % sinks.count == 0, "Each head has a sink, or none has.")
+            lse.append(sinks.flatMap { [Double](repeating: Double($0), count: rows / sinks.count) })
         }
         let combined = try combinedLSE(lse)
-        return AttentionStates(
-            valueDim: partials[0].valueDim, outputs: sum(of: partials.map { $0.corrected(by: combined) }),
-            lse: combined.values)
+        // What `sum(of:)` makes of `corrected(by:)`, bit for bit, in one pass.
+        let outputs = [Float](unsafeUninitializedCapacity: rows * dim) { merged, count in
+            guard let first = merged.baseAddress else { return }
+            for (place, partial) in partials.enumerated() {
+                partial.outputs.withUnsafeBufferPointer { outputs in
+                    guard let outputs = outputs.baseAddress else { return }
+                    for row in 0..<rows {
+                        add(
+                            outputs + row * dim, combined.weight(of: partial.lse[row], row: row),
+                            to: first + row * dim, count: dim, isFirst: place == 0)
+                    }
+                }
+            }
+            count = rows * dim
+            // Weights add up to 1, so a sum of finite shares is at most rounding beyond the largest number.
+            let largest = Float.greatestFiniteMagnitude
+            for index in 0..<count { first[index] = min(max(first[index], -largest), largest) }
+        }
+        return AttentionStates(valueDim: dim, outputs: outputs, lse: combined.values)
+    }
+
+    /// Adds a row's share to a sum, which the first share begins and not 0, so that one share keeps its bits, -0 included.
+    private static func add(
+        _ row: UnsafePointer<Float>, _ weight: Float, to sum: UnsafeMutablePointer<Float>, count: Int, isFirst: Bool
+    ) {
+        // Decided for the row and not for each number: loops without a branch take several at once.
+        switch (isFirst, weight == 0) {
+        case (true, true): sum.initialize(repeating: 0, count: count)
+        case (true, false): for at in 0..<count { sum[at] = row[at] * weight }
+        case (false, true): for at in 0..<count { sum[at] += 0 }
+        case (false, false): for at in 0..<count { sum[at] += row[at] * weight }
+        }
     }
 }

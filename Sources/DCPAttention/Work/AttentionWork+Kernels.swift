@@ -3,7 +3,10 @@ internal import DCPCore
 
 /// A piece through the kernels: block after block, in each the KV heads in the order of their addresses.
 extension AttentionWork {
-    func attend(piece index: Int) {
+    /// - Parameters:
+    ///   - keys: some of the piece's, from the start of a block; up to its end, or to a block's.
+    ///   - carried: of the piece's tiles.
+    func attend(_ keys: Range<Int>, ofPiece index: Int, _ carried: CarriedStates?) {
         let piece = split.pieces[index]
         withUnsafeTemporaryAllocation(of: KernelTile.self, capacity: piece.tiles.count) { tiles in
             let rowsMax = Int(dcp_attention_rows_max)
@@ -12,7 +15,7 @@ extension AttentionWork {
                 for (place, tile) in piece.tiles.enumerated() {
                     tiles.initializeElement(at: place, to: kernelTile(tile, piece: index))
                 }
-                attend(piece, tiles, RowRanges(memory, rows: rowsMax))
+                attend(keys, of: piece, tiles, RowRanges(memory, rows: rowsMax), carried)
             }
         }
     }
@@ -44,16 +47,16 @@ extension AttentionWork {
     private static var madeTokens: Int { 64 }
 
     private func attend(
-        _ piece: WorkSplit.Piece, _ tiles: UnsafeMutableBufferPointer<KernelTile>, _ ranges: RowRanges
+        _ keyTokens: Range<Int>, of piece: WorkSplit.Piece, _ tiles: UnsafeMutableBufferPointer<KernelTile>,
+        _ ranges: RowRanges, _ carried: CarriedStates?
     ) {
         let layout = blocks.layout, stepTokens = stepTokens
         let dataType = Int32(layout.dataType.rawValue)
         // K and V of the piece's KV heads lie beside each other in a block.
         let read = tiles[0].keyOffset..<tiles[tiles.count - 1].keyOffset + layout.headByteCount
-        let carried = carriedStates(of: piece.tiles)
         var made = layout.ownValueDim > 0 ? nil : MadeValues(layout, tokens: stepTokens, kernels)
-        var token = piece.keys.lowerBound
-        while token < piece.keys.upperBound {
+        var token = keyTokens.lowerBound
+        while token < keyTokens.upperBound {
             let (block, first) = token.quotientAndRemainder(dividingBy: layout.blockTokens)
             let payload = blocks.blocks[block] + layout.keyTokenOffset(first)
             let next = token + min(stepTokens, layout.blockTokens - first)
@@ -83,7 +86,8 @@ extension AttentionWork {
             }
             token = next
         }
-        if let carried { for place in tiles.indices { carried.settle(&tiles[place].rows, tile: place) } }
+        guard let carried, keyTokens.upperBound == piece.keys.upperBound else { return }
+        for place in tiles.indices { carried.settle(&tiles[place].rows, tile: place) }
     }
 
     /// So many bytes later in the part of each block that is read: here, over its end, or all beyond it.

@@ -5,10 +5,13 @@ internal import DCPCore
 /// Many rows on a machine without vector kernels of ours: OpenBLAS has sgemm for more of them.
 extension AttentionWork {
     /// Key tokens whose scores are computed at once. With 256 rows, a tile and its operands fit a second-level cache.
-    private static var tileTokens: Int { 256 }
+    static var tileTokens: Int { 256 }
 
     /// Many rows: scores, softmax and outputs tile by tile, both products by sgemm.
-    func multiply(_ keyTokens: Range<Int>, ofTile index: Int, piece: Int) {
+    /// - Parameters:
+    ///   - keyTokens: some of the piece's, from a multiple of `tileTokens` after its first; up to its end, or to such a multiple.
+    ///   - carried: of this tile alone.
+    func multiply(_ keyTokens: Range<Int>, ofTile index: Int, piece: Int, _ carried: CarriedStates?) {
         KernelSelection.useOneBLASThread
         let tile = split.tiles[index]
         guard let queries = tileQueries.floats(ofTile: index) else {
@@ -16,7 +19,6 @@ extension AttentionWork {
         }
         let state = state(ofTile: index, piece: piece)
         var rows = kernelRows(ofTile: index, piece: piece)
-        let carried = carriedStates(of: index..<index + 1)
         let scratch = TileScratch(rows: tile.rows, tokens: Self.tileTokens, layout: blocks.layout)
         for first in stride(from: keyTokens.lowerBound, to: keyTokens.upperBound, by: Self.tileTokens) {
             let keys = first..<min(first + Self.tileTokens, keyTokens.upperBound)
@@ -30,7 +32,7 @@ extension AttentionWork {
                 Int64(attention.valueDim))
             addValues(segments, count: keys.count, of: tile, with: scratch, into: state)
         }
-        carried?.settle(&rows, tile: 0)
+        if keyTokens.upperBound == split.pieces[piece].keys.upperBound { carried?.settle(&rows, tile: 0) }
     }
 
     private var panelShape: dcp_panel_shape {

@@ -6,12 +6,12 @@ internal import Synchronization
 ///
 /// DESIGN: the work is cut into pieces by its shape alone (`WorkSplit`). A piece is some query rows against some key
 /// tokens; it writes a state of its own, so pieces run in any order on any threads without a lock, and `finish` merges
-/// them in key order. Few rows and many go through the same kernels, which take up to 64 rows that share a KV head at
-/// once; without vector kernels many rows go through sgemm, over tiles of 256 rows by 256 tokens. Scratch memory is that
-/// of one tile, whatever the context's length.
+/// them in key order. Of a long piece a thread computes a portion at a time (`PieceRun`). Few rows and many go through the
+/// same kernels, which take up to 64 rows that share a KV head at once; without vector kernels many rows go through sgemm,
+/// over tiles of 256 rows by 256 tokens. Scratch memory is that of one tile, whatever the context's length.
 ///
-/// `@unchecked Sendable`: all is constant after `init` but the states; each is written by the one call of `run` for its
-/// piece, and read by `finish`, which checks through an atomic count that all calls have returned.
+/// `@unchecked Sendable`: all is constant after `init` but the states, and the queries of tiles that have one piece; each is
+/// written by the one run of its piece, and read by `finish`, which checks through an atomic count that all have ended.
 public final class AttentionWork: @unchecked Sendable {
     public let attention: LayerAttention
     /// The query heads computed here, numbered inside the group.
@@ -31,8 +31,8 @@ public final class AttentionWork: @unchecked Sendable {
     /// errors cancel each other out. 0 where it would gain little: when few rows wait for memory, or over few tokens.
     let lightShare: Float
     /// See `CarriedStates.shift`.
-    private let carryShift: Int32
-    private let readAhead: ReadAhead?
+    let carryShift: Int32
+    let readAhead: ReadAhead?
     /// For each tile, the first of its rows among the states.
     private let firstRow: [Int]
     /// For each tile, how many pieces all tiles before it have.
@@ -41,7 +41,7 @@ public final class AttentionWork: @unchecked Sendable {
     private let maximum: UnsafeMutablePointer<Float>
     private let sum: UnsafeMutablePointer<Float>
     private let output: UnsafeMutablePointer<Float>
-    private let finishedPieces = Atomic<Int>(0)
+    let finishedPieces = Atomic<Int>(0)
 
     /// - Parameters:
     ///   - attention: the layer's; its dims are those of `over.layout`.
@@ -81,7 +81,11 @@ public final class AttentionWork: @unchecked Sendable {
         carryShift = CarriedStates.shift(tokensMax: split.pieces.reduce(0) { max($0, $1.keys.count) })
         readAhead = blocks.isMapped ? ReadAhead(blocks, split.pieces) : nil
         tileQueries = TileQueries(
-            queries, tokens: tokens, tiles: split.tiles, asTerms: kernels.readsTerms(of: blocks.layout.dataType))
+            split.tiles, keyDim: attention.keyDim, asTerms: kernels.readsTerms(of: blocks.layout.dataType))
+        // Those of one piece are made by its thread.
+        for (index, tile) in split.tiles.enumerated() where tile.pieces.count > 1 {
+            tileQueries.make(tile, at: index, of: queries, tokens: tokens)
+        }
         let isLarge =
             !visible.areOwn && visible.most >= Self.lightTokensMin
             && partition.queryHeadsPerKVHead * tokens.count > Self.exactRowsMax
@@ -130,31 +134,26 @@ public final class AttentionWork: @unchecked Sendable {
     /// Computes one piece. Distinct pieces may run at the same time on different threads; each runs exactly once.
     /// - Parameter piece: `0..<pieceCount`.
     public func run(piece index: Int) {
-        readAhead?.begin(piece: index)
-        let piece = split.pieces[index]
-        for tile in piece.tiles {
-            let state = state(ofTile: tile, piece: index)
-            let rows = split.tiles[tile].rows
-            // Set here and not by the kernels: they only ever add to a state.
-            state.maximum.update(repeating: -.infinity, count: rows)
-            state.sum.update(repeating: 0, count: rows)
-            state.output.update(repeating: 0, count: rows * attention.valueDim)
-        }
-        if kernels.usesSgemm,
-            piece.tiles.contains(where: { split.tiles[$0].rows > AttentionKernels.rowsMaxBesideSgemm })
-        {
-            for tile in piece.tiles { multiply(piece.keys, ofTile: tile, piece: index) }
-        } else {
-            attend(piece: index)
-        }
-        finishedPieces.add(1, ordering: .acquiringAndReleasing)
+        let run = PieceRun(self, piece: index)
+        while run.advance() {}
+    }
+
+    /// Query rows that share a KV head; at least one when there are pieces.
+    package var tileCount: Int { split.tiles.count }
+
+    /// How many outputs are merged for a tile.
+    package func outputCount(ofTile index: Int) -> Int {
+        split.tiles[index].rows * attention.valueDim * split.tiles[index].pieces.count
     }
 
     /// Merges the pieces in key order and writes the entry's rows. All pieces have run.
     ///
     /// Rows of an entry with nothing to attend over become (0, -inf), by that length.
     /// - Parameter states: rows `[heads][step tokens]`; only rows of this entry's tokens are written.
-    public func finish(into states: inout AttentionStates) {
+    public func finish(into states: inout AttentionStates) { finish(tiles: 0..<tileCount, into: &states) }
+
+    /// The same for some of the tiles, for a thread that does something else in between.
+    package func finish(tiles: Range<Int>, into states: inout AttentionStates) {
         precondition(finishedPieces.load(ordering: .acquiring) == pieceCount, "Each piece runs exactly once.")
         precondition(
             states.rows == heads.count * queries.tokens && states.valueDim == attention.valueDim,
@@ -172,7 +171,8 @@ public final class AttentionWork: @unchecked Sendable {
                     }
                 }
                 guard let outputs = outputs.baseAddress, let lse = lse.baseAddress else { return }
-                for (index, tile) in split.tiles.enumerated() {
+                for index in tiles {
+                    let tile = split.tiles[index]
                     let first = state(ofTile: index, piece: tile.pieces.lowerBound)
                     for row in 0..<tile.rows {
                         let (head, token) = row.quotientAndRemainder(dividingBy: tile.tokens.count)
@@ -202,12 +202,6 @@ public final class AttentionWork: @unchecked Sendable {
         let row = firstRow[index] + number * tile.rows
         let free = (firstPiece[index] + number) * Self.freeFloats
         return State(maximum: maximum + row, sum: sum + row, output: output + row * attention.valueDim + free)
-    }
-
-    /// For pieces that are longer than a state may be.
-    func carriedStates(of tiles: Range<Int>) -> CarriedStates? {
-        guard carryShift > 0 else { return nil }
-        return CarriedStates(rows: split.tiles[tiles].map(\.rows), valueDim: attention.valueDim, shift: carryShift)
     }
 
     /// For each row of a tile, which of some key tokens it sees, numbered from the first of them.

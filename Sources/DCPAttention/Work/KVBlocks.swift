@@ -53,7 +53,7 @@ public struct KVBlocks: @unchecked Sendable {
 /// Values are rounded to the KV dtype as the cache rounds them, so a token weighs the same in the step that brings it and
 /// in all later ones.
 ///
-/// `@unchecked Sendable`: written in `init` only.
+/// `@unchecked Sendable`: each block is written by one thread, and read by those that know that it was.
 public final class NewTokenPanels: @unchecked Sendable {
     public let blocks: KVBlocks
     private let memory: UnsafeMutableRawPointer
@@ -63,22 +63,33 @@ public final class NewTokenPanels: @unchecked Sendable {
     ///   - rows: keys and values of the whole step, for all KV heads of the layout.
     ///   - tokens: the tokens of `rows` that belong to this entry.
     /// - Throws: `.invalidRequest` when a value is NaN, infinite, or beyond the KV dtype's range.
-    public init(layout: PanelLayout, rows: KeyValueRows, tokens: Range<Int>) throws(ServiceError) {
-        precondition(tokens.lowerBound >= 0 && tokens.upperBound <= rows.tokens)
+    public convenience init(layout: PanelLayout, rows: KeyValueRows, tokens: Range<Int>) throws(ServiceError) {
+        self.init(layout: layout, tokens: tokens.count)
+        try fill(0..<blocks.blocks.count, rows, tokens: tokens)
+    }
+
+    /// Room for some tokens, to be filled before anything reads it.
+    package init(layout: PanelLayout, tokens count: Int) {
         let lanes = ContextLayout.blockTokensMultiple
         let layout = PanelLayout(
             dataType: layout.dataType, kvHeads: layout.kvHeads, keyDim: layout.keyDim, values: layout.values,
-            blockTokens: min(layout.blockTokens, max(1, (tokens.count + lanes - 1) / lanes) * lanes))
-        let count = (tokens.count + layout.blockTokens - 1) / layout.blockTokens
+            blockTokens: min(layout.blockTokens, max(1, (count + lanes - 1) / lanes) * lanes))
+        let blockCount = (count + layout.blockTokens - 1) / layout.blockTokens
         // A payload is a multiple of 64 bytes: its tokens are a multiple of 16, its dimensions even.
         let memory = UnsafeMutableRawPointer.allocate(
-            byteCount: max(count * layout.payloadByteCount, 64), alignment: 64)
+            byteCount: max(blockCount * layout.payloadByteCount, 64), alignment: 64)
         self.memory = memory
         blocks = KVBlocks(
-            layout: layout, blocks: (0..<count).map { UnsafeRawPointer(memory) + $0 * layout.payloadByteCount },
-            tokens: tokens.count)
+            layout: layout, blocks: (0..<blockCount).map { UnsafeRawPointer(memory) + $0 * layout.payloadByteCount },
+            tokens: count)
+    }
+
+    /// Fills some of the blocks; parameters and errors are those of `init`.
+    package func fill(_ some: Range<Int>, _ rows: KeyValueRows, tokens: Range<Int>) throws(ServiceError) {
+        precondition(tokens.lowerBound >= 0 && tokens.upperBound <= rows.tokens && tokens.count == blocks.tokens)
+        let layout = blocks.layout
         let sources = Array(UInt32(tokens.lowerBound)..<UInt32(tokens.upperBound))
-        for block in 0..<count {
+        for block in some {
             let first = block * layout.blockTokens
             let end = min(first + layout.blockTokens, tokens.count)
             let payload = memory + block * layout.payloadByteCount

@@ -12,11 +12,12 @@ public struct QueryRows: Sendable {
     /// `[heads][tokens][keyDim]`.
     public private(set) var values: [Float]
 
-    /// Rows to be filled by `set`; zeros until then.
+    /// Rows to be filled by `set`, all of them: until then they are whatever the memory holds, since zeros for a prefill would
+    /// take as long as its queries.
     public init(heads: Range<Int>, tokens: Int, keyDim: Int) {
         self.init(
             heads: heads, tokens: tokens, keyDim: keyDim,
-            values: [Float](repeating: 0, count: heads.count * tokens * keyDim))
+            values: [Float](unspecified: heads.count * tokens * keyDim))
     }
 
     /// - Parameter values: `[heads][tokens][keyDim]`.

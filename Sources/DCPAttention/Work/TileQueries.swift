@@ -1,56 +1,62 @@
 internal import CAttentionKernels
 internal import DCPCore
 
-/// The queries of an entry in the form its kernels read, one tile after the other. Made once for all pieces.
+/// The queries of an entry in the form its kernels read, one tile after the other. Made once for all pieces: by the thread of
+/// the piece where a tile has one, so that many rows are shared out among threads, and those of a tile lie in a cache.
 ///
-/// `@unchecked Sendable`: written in `init` only.
+/// `@unchecked Sendable`: a tile is made by one thread, and read by those that know that it was.
 final class TileQueries: @unchecked Sendable {
     /// `[rows][Dk]`, Float32; nil when the kernels read terms.
     private let rows: UnsafeMutablePointer<Float>?
     /// For each tile `[3][rows][Dk]` bf16, of which the tile's first terms are used.
     private let terms: UnsafeMutablePointer<UInt16>?
-    private let termCounts: [Int32]
+    /// How many terms each tile has.
+    private let termCounts: UnsafeMutablePointer<Int32>?
     /// For each tile, the first of its rows.
     private let firstRow: [Int]
     private let keyDim: Int
 
-    /// - Parameters:
-    ///   - queries: the step's, unscaled.
-    ///   - tokens: the entry's among the step's.
-    ///   - asTerms: whether the kernels take queries as sums of bf16.
-    init(_ queries: QueryRows, tokens: Range<Int>, tiles: [WorkSplit.Tile], asTerms: Bool) {
-        let dim = queries.keyDim
-        keyDim = dim
+    /// Room for some tiles.
+    /// - Parameter asTerms: whether the kernels take queries as sums of bf16.
+    init(_ tiles: [WorkSplit.Tile], keyDim: Int, asTerms: Bool) {
+        self.keyDim = keyDim
         var count = 0
         firstRow = tiles.map { tile in
             defer { count += tile.rows }
             return count
         }
         guard asTerms else {
-            let rows = UnsafeMutablePointer<Float>.allocate(capacity: max(count * dim, 1))
-            self.rows = rows
+            rows = .allocate(capacity: max(count * keyDim, 1))
             terms = nil
-            termCounts = []
-            for (tile, first) in zip(tiles, firstRow) {
-                Self.forEachHead(of: tile, queries, tokens: tokens) { row, source in
-                    (rows + (first + row) * dim).update(from: source, count: tile.tokens.count * dim)
-                }
+            termCounts = nil
+            return
+        }
+        rows = nil
+        terms = UnsafeMutableRawPointer.allocate(byteCount: max(count * keyDim * 3 * 2, 64), alignment: 64)
+            .bindMemory(to: UInt16.self, capacity: count * keyDim * 3)
+        termCounts = .allocate(capacity: max(tiles.count, 1))
+    }
+
+    /// Makes those of a tile, before they are read.
+    /// - Parameters:
+    ///   - queries: the step's, unscaled.
+    ///   - tokens: the entry's among the step's.
+    func make(_ tile: WorkSplit.Tile, at index: Int, of queries: QueryRows, tokens: Range<Int>) {
+        let first = firstRow[index]
+        guard let terms, let termCounts else {
+            Self.forEachHead(of: tile, queries, tokens: tokens) { row, source in
+                (rows! + (first + row) * keyDim).update(from: source, count: tile.tokens.count * keyDim)
             }
             return
         }
-        let terms = UnsafeMutableRawPointer.allocate(byteCount: max(count * dim * 3 * 2, 64), alignment: 64)
-            .bindMemory(to: UInt16.self, capacity: count * dim * 3)
-        self.terms = terms
-        rows = nil
-        termCounts = zip(tiles, firstRow).map { tile, first in
-            var most: Int32 = 1
-            Self.forEachHead(of: tile, queries, tokens: tokens) { row, source in
-                let needed = dcp_split_queries(
-                    source, Int64(tile.tokens.count * dim), terms + (first * 3 + row) * dim, Int64(tile.rows * dim))
-                most = max(most, needed)
-            }
-            return most
+        var most: Int32 = 1
+        Self.forEachHead(of: tile, queries, tokens: tokens) { row, source in
+            let needed = dcp_split_queries(
+                source, Int64(tile.tokens.count * keyDim), terms + (first * 3 + row) * keyDim, Int64(tile.rows * keyDim)
+            )
+            most = max(most, needed)
         }
+        termCounts[index] = most
     }
 
     /// A head's tokens of a tile lie beside each other in the step's queries, and in the tile.
@@ -71,6 +77,7 @@ final class TileQueries: @unchecked Sendable {
     deinit {
         rows?.deallocate()
         terms?.deallocate()
+        termCounts?.deallocate()
     }
 
     func floats(ofTile tile: Int) -> UnsafePointer<Float>? {
@@ -79,9 +86,8 @@ final class TileQueries: @unchecked Sendable {
 
     /// Pairs of dimensions, and how many terms.
     func terms(ofTile tile: Int) -> (UnsafePointer<UInt32>, count: Int32)? {
-        terms.map { terms in
-            let start = UnsafeRawPointer(terms + firstRow[tile] * 3 * keyDim)
-            return (start.assumingMemoryBound(to: UInt32.self), termCounts[tile])
-        }
+        guard let terms, let termCounts else { return nil }
+        let start = UnsafeRawPointer(terms + firstRow[tile] * 3 * keyDim)
+        return (start.assumingMemoryBound(to: UInt32.self), termCounts[tile])
     }
 }

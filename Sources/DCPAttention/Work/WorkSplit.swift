@@ -84,18 +84,9 @@ package struct WorkSplit: Sendable {
         }
 
         let keys = bundles.map { Self.keys(of: $0, blockTokens: layout.blockTokens) }
-        let keyTokens = keys.reduce(0) { max($0, $1.count) }
-        let headByteCount = layout.headByteCount / layout.blockTokens
-        let tokenByteCount = headByteCount * Set(bundles[0].map(\.kvHead)).count
-        let rows = bundles.joined().reduce(0) { $0 + $1.rows }
-        let stateByteCount = max(rows * layout.valueDim * 4 / bundles.count, 1)
-        let piecesMax = min(max(Self.stateByteCountMax / stateByteCount, Self.piecesOfAnySize), Self.piecesMax)
         let cut = Cut(
-            blockTokens: layout.blockTokens,
-            least: max(
-                Self.blocks(Self.pieceByteCountMin, of: tokenByteCount * layout.blockTokens),
-                Self.blocks(keyTokens, of: layout.blockTokens * max(1, piecesMax / bundles.count))),
-            partOfRest: max(1, Self.piecesOfRest / bundles.count))
+            bundles: bundles.count, kvHeads: Set(bundles[0].map(\.kvHead)).count, rows: heads.count * visible.count,
+            keyTokens: keys.reduce(0) { max($0, $1.count) }, layout)
         for (bundle, keys) in zip(bundles, keys) {
             let first = pieces.count
             let members = tiles.count..<tiles.count + bundle.count
@@ -114,6 +105,21 @@ package struct WorkSplit: Sendable {
         var least: Int
         var partOfRest: Int
 
+        /// - Parameters:
+        ///   - kvHeads: of a bundle.
+        ///   - rows: of all bundles.
+        ///   - keyTokens: of the bundle that sees most.
+        init(bundles: Int, kvHeads: Int, rows: Int, keyTokens: Int, _ layout: PanelLayout) {
+            let stateByteCount = max(rows * layout.valueDim * 4 / bundles, 1)
+            let piecesMax = min(
+                max(WorkSplit.stateByteCountMax / stateByteCount, WorkSplit.piecesOfAnySize), WorkSplit.piecesMax)
+            blockTokens = layout.blockTokens
+            least = max(
+                WorkSplit.blocks(WorkSplit.pieceByteCountMin, of: kvHeads * layout.headByteCount),
+                WorkSplit.blocks(keyTokens, of: layout.blockTokens * max(1, piecesMax / bundles)))
+            partOfRest = max(1, WorkSplit.piecesOfRest / bundles)
+        }
+
         func ranges(of keys: Range<Int>) -> [Range<Int>] {
             var ranges: [Range<Int>] = []
             var start = keys.lowerBound
@@ -125,6 +131,25 @@ package struct WorkSplit: Sendable {
             }
             return ranges
         }
+    }
+
+    /// What the states of all pieces take at most, before anything is cut: outputs, maxima and sums of each row and piece.
+    /// - Parameters:
+    ///   - heads: query heads that are computed.
+    ///   - tokens: query tokens.
+    ///   - keyTokens: that any of them sees.
+    package static func stateByteCountMax(
+        heads: Int, tokens: Int, keyTokens: Int, partition: HeadPartition, layout: PanelLayout
+    ) -> Int {
+        let rows = heads * tokens
+        guard rows > 0, keyTokens > 0 else { return 0 }
+        let shared = partition.queryHeadsPerKVHead
+        // Up to a tile of each KV head is one bundle. Many rows are more: at least as many as hold them.
+        let bundles = shared * tokens <= headsMax ? 1 : blocks(rows, of: rowsMax)
+        let kvHeads = bundles == 1 ? min(heads, partition.kvHeads) : 1
+        let cut = Cut(bundles: bundles, kvHeads: kvHeads, rows: rows, keyTokens: keyTokens, layout)
+        let pieces = blocks(blocks(keyTokens, of: layout.blockTokens) + 1, of: cut.least)
+        return pieces * rows * (layout.valueDim + 2) * 4
     }
 
     /// How many of a size hold so much.

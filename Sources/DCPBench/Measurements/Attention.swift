@@ -17,13 +17,17 @@ struct Work: Sendable {
     }
 
     var job: AttentionJob {
-        let work = AttentionWork(
-            attention: attention,
-            partition: HeadPartition(queryHeads: attention.queryHeads, kvHeads: attention.kvHeads, contextRanks: 1),
-            heads: 0..<attention.queryHeads, queries: queries, tokens: 0..<queries.tokens, visible: visible,
-            over: blocks)
-        return AttentionJob(
-            works: [work], rows: attention.queryHeads * queries.tokens, valueDim: attention.valueDim, owners: [owner])
+        AttentionJob(
+            entries: 1, rows: attention.queryHeads * queries.tokens, valueDim: attention.valueDim, owners: [owner]
+        ) { _ in
+            AttentionJob.Entry(
+                AttentionWork(
+                    attention: attention,
+                    partition: HeadPartition(
+                        queryHeads: attention.queryHeads, kvHeads: attention.kvHeads, contextRanks: 1),
+                    heads: 0..<attention.queryHeads, queries: queries, tokens: 0..<queries.tokens, visible: visible,
+                    over: blocks))
+        }
     }
 
     /// The blocks that any query sees.

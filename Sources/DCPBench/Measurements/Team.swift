@@ -19,7 +19,7 @@ final class Team: Sendable {
     func attend(_ prepare: @escaping @Sendable () -> AttentionJob) throws(ServiceError) -> AttentionStates {
         let waiting = Waiting<AttentionResult>()
         pool.attend(
-            isCancelled: { false }, prepare: { (_) throws(ServiceError) in prepare() },
+            in: .decode, isCancelled: { false }, prepare: { () throws(ServiceError) in prepare() },
             completion: { waiting.finish($0) })
         return try waiting.wait().states
     }

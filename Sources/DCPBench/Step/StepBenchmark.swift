@@ -93,6 +93,11 @@ public struct StepBenchmark: Sendable {
             var run = try StepRun(
                 clients, cluster.local, filled, model, load, count: count, queries: queries,
                 threads: parameters.threads, bench)
+            if load.prefill != nil {
+                let beside = try await cluster.connect()
+                clients.append(beside)
+                run.besideCluster = beside
+            }
             if let python { run.twin = try await twin(python, clients[0], cluster.local, context) }
             let finding = try await run.finding(parameters)
             await close()

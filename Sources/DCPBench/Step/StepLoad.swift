@@ -20,10 +20,16 @@ public struct StepLoad: Sendable {
     public var connection: Connection
     /// nil takes what costs less.
     public var queryMode: StepRequest.QueryMode?
+    /// Tokens of the prefills that another client sends meanwhile, one after the other; nil without. The context is then
+    /// theirs, and that of the steps is `shortContext`.
+    public var prefill: Int?
+
+    /// Read in a tenth of a millisecond, and by a compute thread: less is computed on the event loop of a rank.
+    static let shortContext = 1024
 
     public init(
         clients: Int = 1, batch: Int = 1, layers: Int = 1, commits: Bool = false, connection: Connection = .unix,
-        queryMode: StepRequest.QueryMode? = nil
+        queryMode: StepRequest.QueryMode? = nil, prefill: Int? = nil
     ) {
         self.clients = clients
         self.batch = batch
@@ -31,6 +37,7 @@ public struct StepLoad: Sendable {
         self.commits = commits
         self.connection = connection
         self.queryMode = queryMode
+        self.prefill = prefill
     }
 
     /// `2 clients, batch 8`; empty for the least there is.
@@ -41,6 +48,7 @@ public struct StepLoad: Sendable {
         if layers > 1 { parts.append("\(layers) layers") }
         if commits { parts.append("committed") }
         if connection != .unix { parts.append(connection.rawValue) }
+        if let prefill { parts.append("beside prefills of \(prefill)") }
         if let queryMode { parts.append("queries \(queryMode)") }
         return parts.joined(separator: ", ")
     }

@@ -3,7 +3,12 @@ internal import DCPWire
 
 /// From the timings of steps to figures.
 extension StepRun {
-    func figures(_ timings: [Timing], _ shards: Shards) -> [Figure] {
+    /// - Parameters:
+    ///   - alone: of the same steps, without prefills beside them.
+    ///   - prefills: seconds of each prefill.
+    func figures(
+        _ timings: [Timing], _ shards: Shards, alone: [Timing] = [], prefills: [Double] = []
+    ) -> [Figure] {
         func samples(_ value: (Timing) -> Double) -> Samples { Samples(timings.map { value($0) * 1e3 }) }
         func time(_ rank: Int, _ value: @escaping (StepTimes) -> UInt64) -> Samples {
             samples { Double(value($0.ranks[rank])) / 1e9 }
@@ -23,6 +28,13 @@ extension StepRun {
             Figure("step at the client", latency, unit: "ms").under(
                 "streaming read", read.map { $0 * 1e3 }, detail: detail)
         ]
+        if !alone.isEmpty, !prefills.isEmpty {
+            let alone = Samples(alone.map { $0.latency * 1e3 })
+            figures[0] = figures[0].of(
+                "alone", Samples([alone.median]), detail: "the median of the same steps without prefills beside them")
+            figures.append(Figure("step alone", alone, unit: "ms"))
+            figures.append(Figure("prefill beside them", Samples(prefills.map { $0 * 1e3 }), unit: "ms"))
+        }
         if load.layers > 1 || load.commits {
             figures.append(Figure("token at the client", samples(\.token), unit: "ms"))
         }

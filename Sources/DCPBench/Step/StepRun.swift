@@ -17,6 +17,8 @@ struct StepRun {
     let threads: Int
     /// Sends a step of its own after each that is measured here.
     var twin: PythonTwin?
+    /// A client beside those that are measured, for prefills.
+    var besideCluster: Cluster?
     private let bench: Bench
 
     init(
@@ -56,6 +58,30 @@ struct StepRun {
         let shards = try Shards(local, context, model, threads: threads, bench)
         let accuracy = try check(try await clients[0].token().answer)
         for index in clients.indices.dropFirst() { _ = try await clients[index].token() }
+        guard let prefill = try await prefillLoad() else {
+            let timings = try await timings(&clients, pingPong, shards)
+            return Finding(
+                parameters: parameters, figures: figures(Array(timings.dropFirst()), shards), accuracy: accuracy)
+        }
+        let alone = try await timings(&clients, pingPong, shards).dropFirst()
+        async let prefills = prefill.run()
+        let beside: [Timing]
+        do {
+            beside = try await timings(&clients, pingPong, shards)
+        } catch {
+            prefill.stop()
+            throw error
+        }
+        prefill.stop()
+        return Finding(
+            parameters: parameters,
+            figures: figures(Array(beside.dropFirst()), shards, alone: Array(alone), prefills: try await prefills),
+            accuracy: accuracy)
+    }
+
+    private func timings(
+        _ clients: inout [StepClient], _ pingPong: SocketPingPong, _ shards: Shards
+    ) async throws -> [Timing] {
         var timings: [Timing] = []
         var before = try await clusters[0].rankStatuses()
         let start = ContinuousClock.now
@@ -79,8 +105,7 @@ struct StepRun {
                     token: token, latency: token / Double(load.layers), ranks: ranks, pingPong: round, reads: reads,
                     python: python))
         }
-        return Finding(
-            parameters: parameters, figures: figures(Array(timings.dropFirst()), shards), accuracy: accuracy)
+        return timings
     }
 
     /// A token of every client, all at once.
@@ -136,9 +161,10 @@ struct StepRun {
             )
         }
         let names = (0..<load.clients * load.batch).map {
-            $0 == 0 ? StepContext.sequence : "\(StepContext.sequence)-\($0)"
+            $0 == 0 && load.prefill == nil ? StepContext.sequence : "\(StepContext.sequence)-\($0)"
         }
-        for fork in try await clusters[0].fork(first, as: names.dropFirst().map { ($0, context.tokens) }) {
+        let forks = names.filter { $0 != StepContext.sequence }
+        for fork in try await clusters[0].fork(first, as: forks.map { ($0, position) }) {
             _ = try fork.get()
         }
         var clients: [StepClient] = []
@@ -147,10 +173,36 @@ struct StepRun {
             let sequences = try await cluster.openSequences(own, model: nil, create: false).map { try $0.get() }
             clients.append(
                 StepClient(
-                    cluster, sequences, load, position: context.tokens, queries: queryRows,
+                    cluster, sequences, load, position: position, queries: queryRows,
                     keys: rows(0, model.keyDim), values: rows(1, model.valueDim)))
         }
         return clients
+    }
+
+    /// Where the steps begin.
+    private var position: Int {
+        load.prefill == nil ? context.tokens : min(StepLoad.shortContext, context.tokens)
+    }
+
+    private func prefillLoad() async throws -> PrefillLoad? {
+        guard let tokens = load.prefill, let cluster = besideCluster else { return nil }
+        let sequence = try await cluster.openSequence(StepContext.sequence, model: nil, create: false)
+        let positions = context.tokens..<context.tokens + tokens
+        func rows(_ tensor: Int, _ dim: Int) -> TokenRows {
+            TokenRows(
+                dataType: context.pattern.dataType, tokens: tokens, heads: model.kvHeads, dim: dim,
+                bytes: context.pattern.tokenMajor(
+                    tensor: tensor, heads: model.kvHeads, positions: positions, dim: dim))
+        }
+        let values = RowOrder.tokenMajor(
+            bench.queries(model[0], tokens: tokens, queryDataType == .float32 ? .float32 : .bfloat16).values,
+            tokens: tokens, heads: model.queryHeads, dim: model.keyDim)
+        return PrefillLoad(
+            cluster, sequence, position: context.tokens,
+            queries: TokenRows(
+                dataType: queryDataType, tokens: tokens, heads: model.queryHeads, dim: model.keyDim,
+                bytes: Rounding.bytes(values, as: queryDataType)),
+            keys: rows(0, model.keyDim), values: rows(1, model.valueDim))
     }
 
     private var queryRows: TokenRows {
@@ -161,7 +213,7 @@ struct StepRun {
 
     /// The same in each step: what a token's numbers are changes nothing of its time.
     private func rows(_ tensor: Int, _ dim: Int) -> TokenRows {
-        let positions = context.tokens..<context.tokens + count
+        let positions = position..<position + count
         return repeated(
             context.pattern.tokenMajor(tensor: tensor, heads: model.kvHeads, positions: positions, dim: dim),
             context.pattern.dataType, model.kvHeads, dim)
@@ -179,10 +231,13 @@ struct StepRun {
         let shared = model.queryHeads / model.kvHeads
         var rows: [AccuracyCheck.Row] = []
         for part in context.heads {
-            let positions = context.tokens..<context.tokens + count
-            let keys = part.keys + context.pattern.numbers(tensor: 0, head: part.kvHead, positions, dim: model.keyDim)
+            let positions = position..<position + count
+            let keys =
+                part.keys.prefix(position * model.keyDim)
+                + context.pattern.numbers(tensor: 0, head: part.kvHead, positions, dim: model.keyDim)
             let values =
-                part.values + context.pattern.numbers(tensor: 1, head: part.kvHead, positions, dim: model.valueDim)
+                part.values.prefix(position * model.valueDim)
+                + context.pattern.numbers(tensor: 1, head: part.kvHead, positions, dim: model.valueDim)
             for head in Set([part.kvHead * shared, (part.kvHead + 1) * shared - 1]).sorted() {
                 for token in Set([0, count - 1]).sorted() {
                     let start = (head * count + token) * model.keyDim
@@ -190,7 +245,7 @@ struct StepRun {
                         try AccuracyCheck.row(
                             head, token, model[0],
                             query: Array(queries.values[start..<start + model.keyDim]),
-                            keys: keys, values: values, seen: 0..<context.tokens + token + 1))
+                            keys: Array(keys), values: Array(values), seen: 0..<position + token + 1))
                 }
             }
         }

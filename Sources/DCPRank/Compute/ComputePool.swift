@@ -1,58 +1,128 @@
+internal import NIOCore
 internal import NIOPosix
+internal import Synchronization
 
 /// The rank's compute threads. Kernels, page faults and copies run here, never on an event loop and never on Swift's
 /// cooperative pool, which has as many threads as cores and must not block.
 ///
-/// Jobs start in the order they were submitted. Bounded by the step table: a step has a handful of jobs at a time.
+/// Threads take piece after piece, in the order of `PieceQueue`. Bounded by the step table: a step has a handful of jobs at a
+/// time.
 public final class ComputePool: Sendable {
     private enum Workers: Sendable {
         case threads(NIOThreadPool)
-        case host(@Sendable (@escaping @Sendable () -> Void) -> Void)
+        case host(ComputeHost)
+    }
+
+    private struct State {
+        var queue: PieceQueue
+        var jobs: [PieceQueue.Job: Job] = [:]
+        var nextJob: PieceQueue.Job = 0
+        var meter = ComputeProgressMeter()
+        var isShutDown = false
+    }
+
+    private struct Job {
+        let job: any ComputeJob
+        let line: PieceQueue.Line
+        /// Pieces that wait or are under way.
+        var pieces: Int
     }
 
     private let workers: Workers
-    private let meter = ComputeProgressMeter()
+    private let state: Mutex<State>
     public let threads: Int
 
     /// For whoever watches that the threads get on with their work.
-    public var progress: ComputeProgress { meter.progress }
+    public var progress: ComputeProgress {
+        state.withLock { state in
+            var progress = state.meter.progress
+            progress.waiting = state.queue.waitingCount
+            return progress
+        }
+    }
 
     public init(threads: Int) {
-        precondition(threads >= 1)
         self.threads = threads
+        state = Mutex(State(queue: PieceQueue(threads: threads)))
         let pool = NIOThreadPool(numberOfThreads: threads)
         workers = .threads(pool)
         pool.start()
     }
 
-    /// Jobs are handed to `host`, which runs each once, in any order that as many threads could: for simulations.
-    package init(threads: Int, host: @escaping @Sendable (@escaping @Sendable () -> Void) -> Void) {
-        precondition(threads >= 1)
+    /// Threads that are a host's: for simulations.
+    package init(threads: Int, host: ComputeHost, broken: BrokenRule? = nil) {
         self.threads = threads
+        state = Mutex(State(queue: PieceQueue(threads: threads, prefersPrefills: broken == .turns)))
         workers = .host(host)
     }
 
-    /// Runs a job on one of the threads. After `shutDown` began, jobs are dropped.
-    public func submit(_ job: @escaping @Sendable () -> Void) { submit { _ in job() } }
+    /// Runs a body on one of the threads, as one piece. After `shutDown` began, jobs are dropped.
+    public func submit(_ body: @escaping @Sendable () -> Void) { submit { _ in body() } }
 
-    /// `submit` for a job of many pieces, which calls `goesOn` after each: whoever watches the threads then knows a long
-    /// job from one that is stuck.
-    package func submit(_ job: @escaping @Sendable (_ goesOn: () -> Void) -> Void) {
-        switch workers {
-        case .threads(let pool):
-            meter.submitted()
-            pool.submit { [meter] state in
-                guard case .active = state else { return meter.dropped() }
-                let number = meter.began()
-                job { meter.goesOn(number) }
-                meter.ended(number)
+    /// `submit` for a body that takes long, which calls `goesOn` whenever a part of it is done: whoever watches the threads
+    /// then knows it from one that is stuck. Nobody waits for it by the token.
+    package func submit(_ body: @escaping @Sendable (_ goesOn: () -> Void) -> Void) {
+        add(
+            SerialJob { goesOn in
+                body(goesOn)
+                return false
+            }, in: .prefill, NextPieces(count: 1, cost: 0))
+    }
+
+    /// Takes up a job.
+    /// - Parameter pieces: those that may be computed at once.
+    package func add(_ job: any ComputeJob, in line: PieceQueue.Line, _ pieces: NextPieces) {
+        let woken = state.withLock { state -> Int in
+            guard !state.isShutDown else { return 0 }
+            state.nextJob += 1
+            state.jobs[state.nextJob] = Job(job: job, line: line, pieces: pieces.count)
+            return state.queue.add(pieces.count, of: state.nextJob, in: line, cost: pieces.cost)
+        }
+        wake(woken)
+    }
+
+    private func wake(_ count: Int) {
+        for _ in 0..<count {
+            switch workers {
+            case .threads(let pool):
+                // Not active: the pool ends, and so has the queue.
+                pool.submit { [self] in if case .active = $0 { while computePiece() {} } }
+            case .host(let host): computeNextPiece(on: host)
             }
-        case .host(let run): run { job {} }
         }
     }
 
-    /// Ends the threads after the jobs that run.
+    /// One piece at a time: what else happens in between is the host's to say.
+    private func computeNextPiece(on host: ComputeHost) {
+        host.run { [self] in if computePiece() { computeNextPiece(on: host) } }
+    }
+
+    /// - Returns: false when there was none; the thread then sleeps.
+    private func computePiece() -> Bool {
+        let taken = state.withLock { state -> (PieceQueue.Job, any ComputeJob, turn: UInt64)? in
+            guard let (number, line) = state.queue.take() else { return nil }
+            if case .host(let host) = workers {
+                host.dealt(line, PieceQueue.Line.allCases.filter(state.queue.isWaiting))
+            }
+            guard let job = state.jobs[number] else { preconditionFailure("a job that waits is there") }
+            return (number, job.job, state.meter.began())
+        }
+        guard let (number, job, turn) = taken else { return false }
+        let next = job.computePiece { state.withLock { $0.meter.goesOn(turn) } }
+        let woken = state.withLock { state -> Int in
+            state.meter.ended(turn)
+            guard !state.isShutDown, let line = state.jobs[number]?.line else { return 0 }
+            state.jobs[number]!.pieces += next.count - 1
+            if state.jobs[number]!.pieces == 0 { state.jobs[number] = nil }
+            return state.queue.add(next.count, of: number, in: line, cost: next.cost)
+        }
+        wake(woken)
+        return true
+    }
+
+    /// Ends the threads after the pieces that are under way.
     public func shutDown() async throws {
+        dropWaiting()
         guard case .threads(let pool) = workers else { return }
         try await pool.shutdownGracefully()
     }
@@ -60,7 +130,38 @@ public final class ComputePool: Sendable {
     /// `shutDown` for callers that are not async. Blocks; not to be called on one of the threads.
     @available(*, noasync)
     package func shutDownAndWait() throws {
+        dropWaiting()
         guard case .threads(let pool) = workers else { return }
         try pool.syncShutdownGracefully()
+    }
+
+    /// Lets go of what has not run; see `RankServer.abandon`.
+    func abandon() { dropWaiting() }
+
+    private func dropWaiting() {
+        // Let go of without the lock: whatever the jobs hold goes with them.
+        let dropped = state.withLock { state in
+            state.isShutDown = true
+            state.queue.removeAll()
+            defer { state.jobs = [:] }
+            return state.jobs
+        }
+        withExtendedLifetime(dropped) {}
+    }
+}
+
+/// In place of threads, in a simulation.
+package struct ComputeHost: Sendable {
+    /// Runs a turn of a thread, once, at any time; as many at a time as there are threads.
+    package var run: @Sendable (_ turn: @escaping @Sendable () -> Void) -> Void
+    /// A piece of a line was dealt; pieces of some lines still wait.
+    package var dealt: @Sendable (PieceQueue.Line, _ waiting: [PieceQueue.Line]) -> Void
+
+    package init(
+        run: @escaping @Sendable (_ turn: @escaping @Sendable () -> Void) -> Void,
+        dealt: @escaping @Sendable (PieceQueue.Line, _ waiting: [PieceQueue.Line]) -> Void
+    ) {
+        self.run = run
+        self.dealt = dealt
     }
 }

@@ -12,7 +12,12 @@ package struct RecentContexts {
     }
 
     /// The first position that was read, and when.
-    private var reads: [Key: (first: Int, at: NIODeadline)] = [:]
+    private typealias Reads = [Key: (first: Int, at: NIODeadline)]
+
+    /// Since `start`, and those before it. Let go of as a whole: looking at each took the event loop milliseconds a second.
+    private var recent: Reads = [:]
+    private var former: Reads = [:]
+    private var start: NIODeadline?
 
     /// As long as the slowest engine takes for a token.
     package static let lifetime = TimeAmount.seconds(10)
@@ -20,19 +25,29 @@ package struct RecentContexts {
 
     package init() {}
 
+    /// How many are remembered, some of them twice.
+    package var count: Int { recent.count + former.count }
+
     /// A layer of a sequence was read from a position to its end.
     package mutating func note(_ sequence: SequenceID, layer: Int, from first: Int, at now: NIODeadline) {
-        if reads.count >= Self.countMax { reads = [:] }
-        reads[Key(sequence: sequence, layer: layer)] = (first, now)
+        if recent.count >= Self.countMax / 2 { turnOver(at: now) }
+        recent[Key(sequence: sequence, layer: layer)] = (first, now)
     }
 
     /// Whether all from a position on was read. What has been appended since is in memory in any case.
     package func holds(_ sequence: SequenceID, layer: Int, from first: Int, at now: NIODeadline) -> Bool {
-        guard let read = reads[Key(sequence: sequence, layer: layer)] else { return false }
+        let key = Key(sequence: sequence, layer: layer)
+        guard let read = recent[key] ?? former[key] else { return false }
         return read.first <= first && now - read.at <= Self.lifetime
     }
 
+    /// Called every second or so.
     package mutating func expire(at now: NIODeadline) {
-        reads = reads.filter { now - $0.value.at <= Self.lifetime }
+        if now - (start ?? now) >= Self.lifetime { turnOver(at: now) }
+        start = start ?? now
+    }
+
+    private mutating func turnOver(at now: NIODeadline) {
+        (former, recent, start) = (recent, [:], now)
     }
 }

@@ -14,4 +14,6 @@ package enum BrokenRule: String, CaseIterable, Sendable {
     case sink
     /// Promises one token more than a match has compared.
     case match
+    /// Gives free threads to prefills before decode steps.
+    case turns
 }

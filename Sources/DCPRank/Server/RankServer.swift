@@ -130,6 +130,7 @@ public final class RankServer {
         incoming = [:]
         quietWaiters = []
         loopWork.abandon()
+        pool.abandon()
         drained?.fail(ServiceError(.shuttingDown, "The process has ended."))
         peers.abandon()
         coordinator.abandon()

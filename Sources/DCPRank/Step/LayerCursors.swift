@@ -5,6 +5,10 @@ public import DCPWire
 ///
 /// A step starts exactly where its layer ends: that rule alone makes appends happen once (TRAPS 29). Steps may follow
 /// each other before the first is finished; a later one's context waits until the earlier one's tokens are in place.
+///
+/// Of a layer with no step on its way the cache knows the length, so all that is lost when it is forgotten is which step was
+/// the last, and may be sent again. So layers that were not used for long are: `idleMax` others have been since, or twice as
+/// many. A hundred thousand conversations of a model of 80 layers would keep gigabytes otherwise.
 public struct LayerCursors: Sendable {
     /// What a step on a layer may do.
     public enum Admission: Hashable, Sendable {
@@ -27,9 +31,47 @@ public struct LayerCursors: Sendable {
         var former: Step?
     }
 
-    private var cursors: [SequenceID: [Int: Cursor]] = [:]
+    private typealias Cursors = [SequenceID: [Int: Cursor]]
 
-    public init() {}
+    /// The layers that were used last, and how many there are.
+    private var recent: Cursors = [:]
+    private var recentCount = 0
+    /// Those that were used last before them. What is in both is of `recent`.
+    private var former: Cursors = [:]
+    private let idleMax: Int
+
+    /// 20 MiB at the most, and 800 sequences of a model of 80 layers at least.
+    public static let idleMax = 1 << 16
+
+    public init(idleMax: Int = Self.idleMax) { self.idleMax = idleMax }
+
+    /// How many layers are remembered; those with a step on its way among them.
+    package var count: Int {
+        recentCount
+            + former.reduce(0) { sum, item in sum + item.value.count { recent[item.key]?[$0.key] == nil } }
+    }
+
+    private func cursor(_ sequence: SequenceID, _ layer: Int) -> Cursor? {
+        recent[sequence]?[layer] ?? former[sequence]?[layer]
+    }
+
+    private mutating func use(_ sequence: SequenceID, _ layer: Int, _ cursor: Cursor) {
+        if recent[sequence, default: [:]].updateValue(cursor, forKey: layer) == nil { recentCount += 1 }
+        guard recentCount > idleMax else { return }
+        // With a step on its way a layer stays, however long it has not been used.
+        let busy = former.compactMapValues { layers in
+            let busy = layers.filter { $0.value.appended < $0.value.reserved }
+            return busy.isEmpty ? nil : busy
+        }
+        let idle = recent
+        (recent, recentCount, former) = ([:], 0, idle)
+        for (sequence, layers) in busy {
+            for (layer, cursor) in layers where idle[sequence]?[layer] == nil {
+                recent[sequence, default: [:]][layer] = cursor
+                recentCount += 1
+            }
+        }
+    }
 
     /// Admits one entry of a step, or refuses it.
     ///
@@ -38,7 +80,7 @@ public struct LayerCursors: Sendable {
     public mutating func admit(_ entry: StepRequest.Entry, tag: Tag, layer: Int, length: Int)
         throws(ServiceError) -> Admission
     {
-        var cursor = cursors[entry.sequence]?[layer] ?? Cursor(reserved: length, appended: length)
+        var cursor = cursor(entry.sequence, layer) ?? Cursor(reserved: length, appended: length)
         if let last = cursor.last, last.tag.isSameStep(as: tag), last.position == entry.position,
             last.count == entry.count
         {
@@ -56,15 +98,15 @@ public struct LayerCursors: Sendable {
         cursor.reserved = entry.position + entry.count
         cursor.former = cursor.last
         cursor.last = (tag, entry.position, entry.count)
-        cursors[entry.sequence, default: [:]][layer] = cursor
+        use(entry.sequence, layer, cursor)
         return .append(isContextReady: cursor.appended == entry.position)
     }
 
     /// The tokens of an admitted entry are in the cache.
     public mutating func appended(_ entry: StepRequest.Entry, layer: Int) {
-        guard var cursor = cursors[entry.sequence]?[layer] else { return }
+        guard var cursor = cursor(entry.sequence, layer) else { return }
         cursor.appended = max(cursor.appended, entry.position + entry.count)
-        cursors[entry.sequence]?[layer] = cursor
+        use(entry.sequence, layer, cursor)
     }
 
     /// Admits an entry of a step that only attends, or refuses it. It may see what steps in flight bring, once that is there.
@@ -72,7 +114,7 @@ public struct LayerCursors: Sendable {
     /// - Parameter length: as in `admit`.
     /// - Throws: `.positionMismatch`, with both numbers.
     public func checkQueries(_ entry: StepRequest.Entry, layer: Int, length: Int) throws(ServiceError) {
-        let reserved = cursors[entry.sequence]?[layer]?.reserved ?? length
+        let reserved = cursor(entry.sequence, layer)?.reserved ?? length
         guard entry.positions.upperBound <= reserved else {
             throw ServiceError(
                 .positionMismatch,
@@ -84,22 +126,24 @@ public struct LayerCursors: Sendable {
     /// Whether the first `tokens` of a layer are in the cache.
     /// - Parameter length: as in `admit`.
     public func holds(_ tokens: Int, of sequence: SequenceID, layer: Int, length: @autoclosure () -> Int) -> Bool {
-        (cursors[sequence]?[layer]?.appended ?? length()) >= tokens
+        (cursor(sequence, layer)?.appended ?? length()) >= tokens
     }
 
     /// An admitted entry was taken back, or its step was refused for another: the layer ends where it began. The step before
     /// it may then be sent again.
     public mutating func rolledBack(_ entry: StepRequest.Entry, layer: Int) {
-        guard let cursor = cursors[entry.sequence]?[layer], cursor.reserved > entry.position else { return }
+        guard let cursor = cursor(entry.sequence, layer), cursor.reserved > entry.position else { return }
         let former = cursor.former.flatMap { $0.position + $0.count == entry.position ? $0 : nil }
-        cursors[entry.sequence]?[layer] = Cursor(
-            reserved: entry.position, appended: min(cursor.appended, entry.position), last: former)
+        use(
+            entry.sequence, layer,
+            Cursor(reserved: entry.position, appended: min(cursor.appended, entry.position), last: former))
     }
 
     /// Forgets a sequence whose length was changed by something else than steps.
     public mutating func forget(_ sequence: SequenceID) {
-        cursors[sequence] = nil
+        recentCount -= recent.removeValue(forKey: sequence)?.count ?? 0
+        former[sequence] = nil
     }
 
-    public mutating func forgetAll() { cursors = [:] }
+    public mutating func forgetAll() { self = LayerCursors(idleMax: idleMax) }
 }

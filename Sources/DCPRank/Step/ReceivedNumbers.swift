@@ -9,33 +9,36 @@ package import DCPCore
 package enum ReceivedNumbers {
     /// A log-sum-exp is no NaN and not +inf, and where it is finite so are the outputs. Where it is -inf, for no tokens,
     /// they are not used, whatever they hold (TRAPS 5).
-    package static func check(_ partial: AttentionStates, from member: Int) throws(ServiceError) {
-        try check(lse: partial.lse, from: member)
-        guard let first = firstNotFinite(partial.outputs) else { return }
+    /// - Parameter firstRow: of the partial's, the first of these, for the message.
+    package static func check(
+        _ partial: AttentionStates, firstRow: Int = 0, from member: Int
+    ) throws(ServiceError) {
+        try check(lse: partial.lse, firstRow: firstRow, from: member)
+        guard let first = firstNotFinite(partial.outputs[...]) else { return }
         for row in first / partial.valueDim..<partial.rows where partial.lse[row] > -.infinity {
             let outputs = partial.outputs[row * partial.valueDim..<(row + 1) * partial.valueDim]
             if let output = outputs.first(where: { !$0.isFinite }) {
-                throw fault("the output \(output) at the log-sum-exp \(partial.lse[row])", row, member)
+                throw fault("the output \(output) at the log-sum-exp \(partial.lse[row])", firstRow + row, member)
             }
         }
     }
 
-    package static func check(lse: [Double], from member: Int) throws(ServiceError) {
+    package static func check(lse: [Double], firstRow: Int = 0, from member: Int) throws(ServiceError) {
         for (row, value) in lse.enumerated() where !NaturalLogSumExp(value).isSound {
-            throw fault("the log-sum-exp \(value)", row, member)
+            throw fault("the log-sum-exp \(value)", firstRow + row, member)
         }
     }
 
     /// Weighed outputs are all finite: those of no tokens are 0.
-    package static func check(corrected outputs: [Float], from member: Int) throws(ServiceError) {
+    package static func check(corrected outputs: ArraySlice<Float>, from member: Int) throws(ServiceError) {
         guard let index = firstNotFinite(outputs) else { return }
         throw ServiceError(
             .internal,
-            "Context rank \(member) sent the weighed output \(outputs[index]), which no finite input gives; its result is "
+            "Context rank \(member) sent the weighed output \(outputs[outputs.startIndex + index]), which no finite input gives; its result is "
                 + "not used. Verify that rank's store and report this.")
     }
 
-    private static func firstNotFinite(_ outputs: [Float]) -> Int? {
+    private static func firstNotFinite(_ outputs: ArraySlice<Float>) -> Int? {
         outputs.withUnsafeBytes { DataType.float32.firstBeyond(.greatestFiniteMagnitude, in: $0) }
     }
 

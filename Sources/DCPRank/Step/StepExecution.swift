@@ -16,6 +16,8 @@ final class StepExecution {
     let epoch: Epoch
     /// Its place among the steps of this rank; the table's to set.
     var ordinal: UInt64 = 0
+    /// What the step holds while it is in flight.
+    let byteCount: Int
     private(set) var machine: StepMachine
     /// The client, while it is there.
     private weak var client: Link?
@@ -38,15 +40,13 @@ final class StepExecution {
         self.server = server
         timeline = StepTimeline(arrival: server.eventLoop.now)
         layer = Int(tag.layer)
+        byteCount = machine.plan.byteCount(of: request)
         work = StepWork(
             plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool,
             broken: server.configuration.broken)
         let bound = NIOLoopBound(WeakExecution(self), eventLoop: server.eventLoop)
         deadline = server.eventLoop.scheduleTask(in: timeout) { bound.value.execution?.deliver(.expired) }
     }
-
-    /// What the step holds while it is in flight.
-    var byteCount: Int { machine.plan.byteCount(of: request) }
 
     func isClient(_ link: Link) -> Bool { client === link }
 
@@ -69,9 +69,9 @@ final class StepExecution {
         switch message {
         case .query(let slice): deliver(.query(slice, from: member))
         case .partial(let slice):
-            let states = AttentionStates(
-                valueDim: slice.valueDim, outputs: slice.outputs.floats, lse: slice.lse.doubles)
-            deliver(.partial(states, from: member))
+            deliver(
+                .partial(
+                    Partial(valueDim: slice.valueDim, outputs: slice.outputs, lse: slice.lse), from: member))
         case .logSumExp(let rows): deliver(.logSumExp(rows.lse.doubles, from: member))
         case .corrected(let slice): deliver(.corrected(slice.outputs.floats, from: member))
         case .appended: deliver(.peerAppended(from: member))
@@ -88,25 +88,24 @@ final class StepExecution {
         let plan = machine.plan
         switch action {
         case .sendQuery(let slice, let member): send(.query(slice), to: member)
-        case .sendPartial(let states, let member):
+        case .sendPartial(let partial, let member):
             send(
                 .partial(
                     PartialSlice(
                         tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
-                        valueDim: states.valueDim, outputs: ByteBuffer(floats: states.outputs),
-                        lse: ByteBuffer(doubles: states.lse))), to: member)
+                        valueDim: partial.valueDim, outputs: partial.outputs, lse: partial.lse)), to: member)
         case .sendLogSumExp(let lse, let member):
             send(
                 .logSumExp(
                     LogSumExpRows(
-                        tokens: plan.tokens, heads: plan.partition.queryHeads, lse: ByteBuffer(doubles: lse))),
+                        tokens: plan.tokens, heads: plan.partition.queryHeads, lse: ByteBuffer(doubles: lse[...]))),
                 to: member)
         case .sendCorrected(let outputs, let member):
             send(
                 .corrected(
                     CorrectedSlice(
                         tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
-                        valueDim: plan.attention.valueDim, outputs: ByteBuffer(floats: outputs))), to: member)
+                        valueDim: plan.attention.valueDim, outputs: ByteBuffer(floats: outputs[...]))), to: member)
         case .startAppend:
             let isAtHand = request.entries.allSatisfy { server.cache.isAtHand($0.sequence) }
             let place = place(plan.appendTime(of: request), isAtHand)
@@ -160,8 +159,8 @@ final class StepExecution {
             over()
             let result = StepResult(
                 tokens: plan.tokens, heads: plan.ownHeads.count, valueDim: states.valueDim,
-                outputs: ByteBuffer(floats: states.outputs),
-                lse: plan.wantsLSE ? ByteBuffer(floats: states.lse.map { Float($0) }) : nil)
+                outputs: ByteBuffer(floats: states.outputs[...]),
+                lse: plan.wantsLSE ? ByteBuffer(floats: states.lse.map { Float($0) }[...]) : nil)
             // Before the answer leaves: the client may run as soon as it is written, and this thread only after it.
             let replied = server.eventLoop.now
             server.answer(client, tag, .reply(result, to: StepRequest.self))
@@ -246,29 +245,4 @@ final class StepExecution {
 private struct WeakExecution {
     weak var execution: StepExecution?
     init(_ execution: StepExecution) { self.execution = execution }
-}
-
-extension ByteBuffer {
-    init(floats: [Float]) { self.init(numbers: floats) }
-    init(doubles: [Double]) { self.init(numbers: doubles) }
-
-    var floats: [Float] { numbers() }
-    var doubles: [Double] { numbers() }
-
-    private init<Number: BitwiseCopyable>(numbers: [Number]) {
-        var buffer = ByteBufferAllocator().buffer(capacity: numbers.count * MemoryLayout<Number>.size)
-        // Little-endian machines only; the package does not build for another.
-        _ = numbers.withUnsafeBytes { buffer.writeBytes($0) }
-        self = buffer
-    }
-
-    /// Copied, since a slice of a frame is not aligned.
-    private func numbers<Number: BitwiseCopyable>() -> [Number] {
-        let size = MemoryLayout<Number>.size
-        precondition(readableBytes % size == 0)
-        return [Number](unsafeUninitializedCapacity: readableBytes / size) { numbers, count in
-            withUnsafeReadableBytes { UnsafeMutableRawBufferPointer(numbers).copyMemory(from: $0) }
-            count = readableBytes / size
-        }
-    }
 }

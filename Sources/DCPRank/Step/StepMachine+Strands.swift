@@ -53,24 +53,25 @@ extension StepMachine {
         return [.startContext(gathered)]
     }
 
-    mutating func startExchange(_ states: AttentionStates) throws(ServiceError) -> [Action] {
+    mutating func startExchange(_ states: ContextStates) throws(ServiceError) -> [Action] {
         phase = .exchanging
-        switch plan.exchange {
-        case .allToAll:
-            let slices = (0..<plan.members).map { states.slice(rows: plan.rows(ofRank: $0)) }
+        switch states {
+        case .cut(let slices):
+            precondition(plan.exchange == .allToAll, "the states are cut for another exchange")
             return handle(try partials.contribute(slices))
-        case .allGatherReduceScatter:
+        case .whole(let states):
+            precondition(plan.exchange == .allGatherReduceScatter, "the states are not cut for their exchange")
             contextPartial = states
             return handle(try logSumExps.contribute(states.lse))
         }
     }
 
-    mutating func handle(_ actions: [AllToAll<AttentionStates>.Action]) -> [Action] {
+    mutating func handle(_ actions: [AllToAll<Partial>.Action]) -> [Action] {
         actions.flatMap { action in
             switch action {
-            case .send(let states, let member): return [Action.sendPartial(states, to: member)]
-            case .finished(let states):
-                exchanged = .partials(states)
+            case .send(let partial, let member): return [Action.sendPartial(partial, to: member)]
+            case .finished(let partials):
+                exchanged = .partials(partials)
                 return startMergeIfReady()
             }
         }

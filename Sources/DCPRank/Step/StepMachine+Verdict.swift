@@ -51,11 +51,11 @@ extension StepMachine {
         }
     }
 
-    func check(_ states: AttentionStates, from member: Int) throws(ServiceError) {
+    func check(_ partial: Partial, from member: Int) throws(ServiceError) {
         let rows = plan.ownHeads.count * plan.tokens
-        guard states.rows == rows, states.valueDim == plan.attention.valueDim else {
+        guard partial.rows == rows, partial.valueDim == plan.attention.valueDim else {
             throw mismatch(
-                "outputs of \(states.rows) x \(states.valueDim)", "\(rows) x \(plan.attention.valueDim)", member)
+                "outputs of \(partial.rows) x \(partial.valueDim)", "\(rows) x \(plan.attention.valueDim)", member)
         }
     }
 

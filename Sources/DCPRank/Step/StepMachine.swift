@@ -25,13 +25,13 @@ public struct StepMachine: Sendable {
         /// Attention of all the group's heads over this rank's shard. Answer with `.contextDone`.
         /// The slices are those of all ranks in rank order, or the one replicated slice.
         case startContext([QuerySlice])
-        case sendPartial(AttentionStates, to: Int)
+        case sendPartial(Partial, to: Int)
         case sendLogSumExp([Double], to: Int)
         /// Weighs the context partial by `exp(own LSE - combined LSE)`. Answer with `.correctionDone`.
         case startCorrection(AttentionStates, lse: [[Double]])
         case sendCorrected([Float], to: Int)
         /// All-to-all: merge the ranks' partials in rank order, then the new tokens. Answer with `.mergeDone`.
-        case startMerge([AttentionStates], newTokens: AttentionStates)
+        case startMerge([Partial], newTokens: AttentionStates)
         /// Reduce-scatter: add the corrected outputs in rank order, then merge the new tokens. Answer with `.mergeDone`.
         case startReduction([[Float]], lse: [Double], newTokens: AttentionStates)
         /// What the request asks to be committed. Answer with `.committed` or `.commitFailed`.
@@ -54,8 +54,8 @@ public struct StepMachine: Sendable {
         case query(QuerySlice, from: Int)
         case newTokensDone(AttentionStates)
         case appended
-        case contextDone(AttentionStates)
-        case partial(AttentionStates, from: Int)
+        case contextDone(ContextStates)
+        case partial(Partial, from: Int)
         case logSumExp([Double], from: Int)
         /// The weighed outputs for each rank's own heads, in rank order, and the combined LSE of this rank's.
         case correctionDone([[Float]], lse: [Double])
@@ -81,7 +81,7 @@ public struct StepMachine: Sendable {
     enum Exchanged: Sendable {
         /// No entry has context: there was nothing to exchange.
         case nothing
-        case partials([AttentionStates])
+        case partials([Partial])
         case summands([[Float]], lse: [Double])
     }
 
@@ -110,7 +110,7 @@ public struct StepMachine: Sendable {
     var queries: AllGather<QuerySlice>
     var gathered: [QuerySlice]?
     var isContextReady = false
-    var partials: AllToAll<AttentionStates>
+    var partials: AllToAll<Partial>
     var logSumExps: AllGather<[Double]>
     var corrections: ReduceScatter<[Float]>
     var ownLSE: [Double]?
@@ -241,9 +241,9 @@ public struct StepMachine: Sendable {
             return handle(try appends.receive(InPlace(), from: member))
         case .contextDone(let states):
             return try startExchange(states)
-        case .partial(let states, let member):
-            try check(states, from: member)
-            return handle(try partials.receive(states, from: member))
+        case .partial(let partial, let member):
+            try check(partial, from: member)
+            return handle(try partials.receive(partial, from: member))
         case .logSumExp(let rows, let member):
             guard rows.count == plan.partition.queryHeads * plan.tokens else {
                 throw mismatch("\(rows.count) LSE values", "\(plan.partition.queryHeads * plan.tokens)", member)

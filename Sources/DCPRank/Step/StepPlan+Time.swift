@@ -10,6 +10,12 @@ extension StepPlan {
     /// Fewer rows at once, over blocks that have just been made.
     private static let newTokenOperationsPerNanosecond = 20
 
+    /// An entry of a decode step brings at most so many tokens: one, and what speculative decoding proposes after it.
+    static let decodeTokensMax = 32
+
+    /// Where the pieces of its computations wait.
+    var line: PieceQueue.Line { entries.contains { $0.count > Self.decodeTokensMax } ? .prefill : .decode }
+
     private func time(_ nanoseconds: Int) -> TimeAmount { .nanoseconds(Int64(clamping: nanoseconds)) }
 
     /// Bytes of a token's keys and values in the cache of a rank.
@@ -23,9 +29,7 @@ extension StepPlan {
     /// Attention over this rank's shard.
     var contextTime: TimeAmount {
         entries.reduce(.zero) { sum, entry in
-            let first = attention.visibility.first(seenFrom: entry.position)
-            let end = max(first, entry.contextEnd(appends: appends))
-            let seen = layout.localRange(ofRank: contextRank, from: first, to: end).count
+            let seen = seenTokens(of: entry)
             let reading = seen * rowByteCount / Self.bytesPerNanosecond
             let computing = seen * entry.count * partition.queryHeads * operations / Self.operationsPerNanosecond
             return sum + time(10_000 + max(reading, computing))

@@ -1,3 +1,4 @@
+package import DCPAttention
 public import DCPCore
 public import DCPWire
 
@@ -136,12 +137,27 @@ public struct StepPlan: Sendable {
         tokens = entries.reduce(0) { $0 + $1.count }
     }
 
-    /// What a step holds while it is in flight, roughly: the tensors it brought, and in Float32 the group's queries, its
-    /// partials and the own heads' states; without queries the tensors alone.
+    /// What a step holds while it is in flight, roughly: the tensors it brought, and in Float32 the group's queries, the states
+    /// of all pieces, its partials and the own heads' states; without queries the tensors alone.
     public func byteCount(of request: StepRequest) -> Int {
         let tensors = request.payloadByteCount
         guard queryMode != .absent else { return tensors }
-        return tensors + partition.queryHeads * tokens * (attention.keyDim + 2 * attention.valueDim) * 4
+        let panels = PanelLayout(
+            attention, kvDataType, kvHeads: partition.kvHeads, blockTokens: layout.blockTokens)
+        let states = entries.reduce(0) { sum, entry in
+            sum
+                + WorkSplit.stateByteCountMax(
+                    heads: partition.queryHeads, tokens: entry.count, keyTokens: seenTokens(of: entry),
+                    partition: partition, layout: panels)
+        }
+        return tensors + states + partition.queryHeads * tokens * (attention.keyDim + 2 * attention.valueDim) * 4
+    }
+
+    /// How many tokens of this rank's shard an entry's first query sees, and so all of them between them.
+    func seenTokens(of entry: StepRequest.Entry) -> Int {
+        let first = attention.visibility.first(seenFrom: entry.position)
+        let end = max(first, entry.contextEnd(appends: appends))
+        return layout.localRange(ofRank: contextRank, from: first, to: end).count
     }
 
     /// Which of the step's tokens a row of keys and values is of.
@@ -158,6 +174,18 @@ public struct StepPlan: Sendable {
             start += entry.count
         }
         preconditionFailure("the step has \(rows) rows, and none of number \(row)")
+    }
+
+    /// The states of this rank's shard as the group exchanges them, at once.
+    package func cut(_ states: AttentionStates) -> ContextStates {
+        guard exchange == .allToAll else { return .whole(states) }
+        var cut = partialCut(of: states)
+        guard let partials = cut.advance(outputsMax: .max) else { preconditionFailure("all rows fit") }
+        return .cut(partials)
+    }
+
+    package func partialCut(of states: AttentionStates) -> PartialCut {
+        PartialCut(states, rows: (0..<members).map { rows(ofRank: $0) })
     }
 
     /// The rows of a context rank's own heads in `[head][token]` states of the whole group.

@@ -3,60 +3,75 @@ internal import DCPCore
 internal import NIOCore
 internal import Synchronization
 
+/// What a job of pieces that follow each other keeps between them.
+///
+/// `@unchecked Sendable`: one thread at a time computes a piece of it, and the pool's lock is between two.
+final class Kept<Value>: @unchecked Sendable {
+    var value: Value
+
+    init(_ value: Value) { self.value = value }
+}
+
 /// Where the computations of a step run, and how their results come back.
 extension StepWork {
-    func submit(in place: Place, _ body: @escaping @Sendable () -> Void) {
+    /// - Parameter body: computes the next piece; returns whether there are more.
+    func submit(in place: Place, _ body: @escaping @Sendable () -> Bool) {
         switch place {
-        case .threads: pool.submit(body)
-        case .loop(let run): run(body)
+        case .threads:
+            let piece = AttentionRun.serialPiece
+            pool.add(SerialJob(cost: piece.cost) { _ in body() }, in: plan.line, piece)
+        case .loop(let run): run { while body() {} }
         }
     }
 
+    /// - Parameter body: computes the next piece; gives nil as long as there are more.
     func submit<Value: Sendable>(
         in place: Place, _ completion: @escaping Completion<Value>,
-        _ body: @escaping @Sendable () throws(ServiceError) -> Value
+        _ body: @escaping @Sendable () throws(ServiceError) -> Value?
     ) {
         submit(in: place) {
             do throws(ServiceError) {
-                completion(.success(try body()))
+                guard let value = try body() else { return true }
+                completion(.success(value))
             } catch {
                 completion(.failure(error))
             }
+            return false
         }
     }
 
-    /// - Parameter prepare: is told whether it may wait for the disk or another thread, as on the compute threads; then it calls
-    ///   what it is given after each piece of a long preparation. Where it may not, it gives nil when it would have to, and is
-    ///   called once more on a thread.
+    /// - Parameter prepare: is told whether it may wait for the disk or another thread, as on the compute threads.
     func attend(
         in place: Place, _ completion: @escaping Completion<AttentionResult>,
-        _ prepare: @escaping @Sendable (_ goesOn: () -> Void, _ mayWait: Bool) throws(ServiceError) -> AttentionJob?
+        _ prepare: @escaping @Sendable (_ mayWait: Bool) throws(ServiceError) -> Preparation
     ) {
         let isCancelled: @Sendable () -> Bool = { [self] in self.isCancelled.load(ordering: .relaxed) }
-        let attendOnThreads: @Sendable () -> Void = { [pool] in
+        let attendOnThreads: @Sendable () -> Void = { [pool, plan] in
             pool.attend(
-                isCancelled: isCancelled,
-                prepare: { (goesOn) throws(ServiceError) in
-                    guard let job = try prepare(goesOn, true) else {
-                        preconditionFailure("a thread waits for what it needs")
+                in: plan.line, isCancelled: isCancelled,
+                prepare: { () throws(ServiceError) in
+                    switch try prepare(true) {
+                    case .job(let job): job
+                    case .goesOn: nil
+                    case .waits: preconditionFailure("a thread waits for what it needs")
                     }
-                    return job
                 }, completion: completion)
         }
         guard case .loop(let run) = place else { return attendOnThreads() }
         run {
             let begin = NIODeadline.now()
             do throws(ServiceError) {
-                guard let job = try prepare({}, false) else { return attendOnThreads() }
-                completion(job.computed(since: begin, isCancelled: isCancelled))
+                while true {
+                    switch try prepare(false) {
+                    case .job(let job):
+                        return completion(.success(try job.computed(since: begin, isCancelled: isCancelled)))
+                    case .goesOn: continue
+                    case .waits: return attendOnThreads()
+                    }
+                }
             } catch {
                 completion(.failure(error))
             }
         }
-    }
-
-    func job(_ works: [AttentionWork], heads: Int, owners: [any AnyObject & Sendable]) -> AttentionJob {
-        AttentionJob(
-            works: works, rows: heads * plan.tokens, valueDim: plan.attention.valueDim, owners: owners)
     }
 }

@@ -51,7 +51,8 @@ extension SimulatedClient {
         // Every layer has its tokens by the last one's step, when that is sent behind the others' answers.
         let commits = !isBurst && world.chance(0.3)
         for _ in 0..<chunks {
-            target += world.chance(0.5) ? 1 : world.draw(2...24)
+            // Decode, what speculative decoding proposes, and prefill, which other clients' decode steps meet on the threads.
+            target += world.chance(0.5) ? 1 : world.chance(0.8) ? world.draw(2...24) : world.draw(33...70)
             let end = target
             for layer in simulation.knobs.model.layerIndices {
                 let form: StepRequest.QueryMode = world.chance(0.15) ? .absent : mode

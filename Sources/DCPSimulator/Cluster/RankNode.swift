@@ -63,10 +63,7 @@ final class RankNode: @unchecked Sendable {
             if isNew { disk.sync() }
             self.cache = cache
             let loop = SimulatedLoop(process)
-            let pool = ComputePool(threads: knobs.threads) { job in
-                world.after(
-                    world.delay(.microseconds(5) ... .milliseconds(2)) * process.slowness, process, "compute", job)
-            }
+            let pool = ComputePool(threads: knobs.threads, host: host(of: process), broken: simulation.canary)
             var configuration = RankConfiguration(
                 rank: rank, listen: endpoint, coordinator: CoordinatorNode.endpoint, threads: knobs.threads)
             configuration.incarnation = world.random.next()
@@ -95,6 +92,25 @@ final class RankNode: @unchecked Sendable {
             kill()
             simulation.restart(after: .milliseconds(300)) { self.start() }
         }
+    }
+
+    /// Threads of which each is at one piece at a time, for some time. Which piece a free one is given is the rank's to say, and
+    /// is checked here: decode steps before prefills, and neither for ever.
+    private func host(of process: Process) -> ComputeHost {
+        let world = simulation.world
+        let turns = Turns()
+        return ComputeHost(
+            run: { turn in
+                world.after(
+                    world.delay(.microseconds(5) ... .milliseconds(2)) * process.slowness, process, "compute", turn)
+            },
+            dealt: { [weak simulation, name] line, waiting in
+                simulation?.count("pieces of the \(line) line")
+                if !waiting.filter({ $0 != line }).isEmpty { simulation?.count("pieces dealt while others wait") }
+                if let fault = turns.dealt(line, waiting) {
+                    simulation?.violate(.unfairTurns, "\(name) \(fault)")
+                }
+            })
     }
 
     private func observe(_ event: RankEvent, of process: Process) {

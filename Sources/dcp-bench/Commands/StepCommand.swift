@@ -18,6 +18,7 @@ struct StepCommand: AsyncParsableCommand {
               dcp-bench step --ranks 2 --context 32k,128k --shape 64x8x128 --json
               dcp-bench step --context 1k --python .build/python/bin/python
               dcp-bench step --context 4k --layers 30 --batch 8 --clients 4 --commit --tls
+              dcp-bench step --context 12k --beside-prefill 2048
             """)
 
     @OptionGroup var shape: ShapeOptions
@@ -49,6 +50,12 @@ struct StepCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Layers of the model: a token is a step through each.", valueName: "count"))
     var layers: Int = 1
 
+    @Option(
+        help: ArgumentHelp(
+            "Measure short steps while another client sends prefills of so many tokens over --context.",
+            valueName: "count"))
+    var besidePrefill: String?
+
     @Flag(help: "Commit each token.")
     var commit = false
 
@@ -75,8 +82,9 @@ struct StepCommand: AsyncParsableCommand {
             throw ValidationError("\(name) \(value) is outside 1...\(limit); correct it.")
         }
         guard !(tcp && tls) else { throw ValidationError("--tls is TCP, too; give one of --tcp and --tls.") }
-        guard python == nil || (clients, batch, layers) == (1, 1, 1) && !tls && !commit else {
-            throw ValidationError("--python measures one client, sequence and layer, without --commit and --tls.")
+        guard python == nil || besidePrefill == nil && (clients, batch, layers) == (1, 1, 1) && !tls && !commit else {
+            throw ValidationError(
+                "--python measures one client, sequence and layer, without --commit, --tls and --beside-prefill.")
         }
         guard StepRequest.QueryMode.choices[query] != nil else {
             throw ValidationError("`\(query)` is not a way to bring queries; use auto, gather or replicate.")
@@ -86,14 +94,18 @@ struct StepCommand: AsyncParsableCommand {
         }
     }
 
-    private var load: StepLoad {
+    private func load() throws(ServiceError) -> StepLoad {
         StepLoad(
             clients: clients, batch: batch, layers: layers, commits: commit,
-            connection: tls ? .tls : tcp ? .tcp : .unix, queryMode: StepRequest.QueryMode.choices[query] ?? nil)
+            connection: tls ? .tls : tcp ? .tcp : .unix, queryMode: StepRequest.QueryMode.choices[query] ?? nil,
+            prefill: try besidePrefill.map { (text) throws(ServiceError) in
+                try Lists.count(text, option: "--beside-prefill", in: 1...8192)
+            })
     }
 
     func run() async throws {
         try await execute {
+            let load = try load()
             let benchmark = StepBenchmark(
                 shapes: try shape.shapes(), dataTypes: try shape.dataTypes(),
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
@@ -110,6 +122,7 @@ struct StepCommand: AsyncParsableCommand {
             parameters["clients"] = "\(clients)"
             parameters["batch"] = "\(batch)"
             parameters["layers"] = "\(layers)"
+            parameters["beside_prefill"] = besidePrefill
             parameters["commit"] = "\(commit)"
             parameters["connection"] = load.connection.rawValue
             parameters["python"] = python

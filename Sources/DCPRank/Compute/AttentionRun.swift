@@ -1,0 +1,229 @@
+internal import DCPAttention
+internal import DCPCore
+internal import NIOCore
+internal import Synchronization
+
+/// One attention under way: `preparing < cutting < attending < finishing < over`, each in pieces of bounded time.
+///
+/// What is small of an entry is computed as it is cut, while its queries and panels are in a cache, and not dealt again.
+final class AttentionRun: ComputeJob {
+    private enum Stage {
+        /// One thread makes the job.
+        case preparing
+        /// Some entries at a time are cut into pieces.
+        case cutting
+        case attending
+        /// One thread at a time merges pieces.
+        case finishing
+        case over
+    }
+
+    private struct State {
+        var stage = Stage.preparing
+        var job: AttentionJob?
+        var begin: NIODeadline?
+        var entries: [AttentionJob.Entry?] = []
+        /// Entries that a thread has taken to cut, and those that are cut.
+        var taken = 0
+        var cut = 0
+        /// Those that were too large to be computed as they were cut, piece by piece.
+        var pieces: [(work: AttentionWork, piece: Int)] = []
+        var ended = 0
+        /// Pieces that have begun; the last that was left is gone on with first, while it is in a cache.
+        var left: [PieceRun] = []
+        /// While pieces are merged, and which entry and tile is next.
+        var states: AttentionStates?
+        var next = (entry: 0, tile: 0)
+        var failure: ServiceError?
+        var kernelTime = TimeAmount.zero
+    }
+
+    private let state = Mutex(State())
+    private let isCancelled: @Sendable () -> Bool
+    private let prepare: @Sendable () throws(ServiceError) -> AttentionJob?
+    private let completion: @Sendable (Result<AttentionResult, ServiceError>) -> Void
+
+    /// Entries that are cut at once.
+    private static let entriesAtOnce = 8
+    /// An entry that takes no longer is computed as it is cut.
+    private static let smallCostMax = PieceRun.multiplicationsMax / 16
+    /// Outputs that are merged at once: some 0.4 ms, with the page faults of new memory.
+    private static let outputsAtOnce = 1 << 17
+    /// Of preparing and of finishing.
+    static let serialPiece = NextPieces(count: 1, cost: PieceRun.multiplicationsMax / 2)
+
+    init(
+        isCancelled: @escaping @Sendable () -> Bool,
+        prepare: @escaping @Sendable () throws(ServiceError) -> AttentionJob?,
+        completion: @escaping @Sendable (Result<AttentionResult, ServiceError>) -> Void
+    ) {
+        self.isCancelled = isCancelled
+        self.prepare = prepare
+        self.completion = completion
+    }
+
+    private enum Piece {
+        case prepare
+        case cut(Range<Int>, AttentionJob)
+        case run(PieceRun)
+        case finish
+    }
+
+    func computePiece(_ goesOn: () -> Void) -> NextPieces {
+        let start = NIODeadline.now()
+        let piece = state.withLock { state -> Piece in
+            switch state.stage {
+            case .preparing:
+                state.begin = state.begin ?? start
+                return .prepare
+            case .cutting:
+                guard let job = state.job else { preconditionFailure("what is cut was prepared") }
+                let some = state.taken..<min(state.taken + Self.entriesAtOnce, job.entries)
+                state.taken = some.upperBound
+                return .cut(some, job)
+            case .attending:
+                if let run = state.left.popLast() { return .run(run) }
+                let next = state.pieces[state.taken]
+                state.taken += 1
+                return .run(PieceRun(next.work, piece: next.piece))
+            case .finishing: return .finish
+            case .over: preconditionFailure("what is over has no pieces")
+            }
+        }
+        switch piece {
+        case .prepare: return prepareSome()
+        case .cut(let some, let job): return cut(some, of: job)
+        case .run(let run): return advance(run, since: start)
+        case .finish: return finishSome()
+        }
+    }
+
+    private func prepareSome() -> NextPieces {
+        do throws(ServiceError) {
+            guard let job = try prepare() else { return Self.serialPiece }
+            let count = (job.entries + Self.entriesAtOnce - 1) / Self.entriesAtOnce
+            guard count > 0 else { return finish(job) }
+            state.withLock { state in
+                state.job = job
+                state.entries = [AttentionJob.Entry?](repeating: nil, count: job.entries)
+                state.stage = .cutting
+            }
+            return NextPieces(count: count, cost: PieceRun.multiplicationsMax / 4)
+        } catch {
+            return end(.failure(error))
+        }
+    }
+
+    private func cut(_ some: Range<Int>, of job: AttentionJob) -> NextPieces {
+        var made: [AttentionJob.Entry] = []
+        var large: [(work: AttentionWork, piece: Int)] = []
+        var kernelTime = TimeAmount.zero
+        var failure: ServiceError?
+        do throws(ServiceError) {
+            for index in some {
+                guard !isCancelled() else { throw AttentionResult.cancelled }
+                var entry = try job.entry(index)
+                let work = entry.work
+                if work.pieceCount <= 1, work.cost <= Self.smallCostMax {
+                    let start = NIODeadline.now()
+                    for piece in 0..<work.pieceCount { work.run(piece: piece) }
+                    kernelTime = kernelTime + (NIODeadline.now() - start)
+                    // What it has read is not needed any more: the next entry finds the memory in a cache.
+                    entry.owner = nil
+                } else {
+                    large += (0..<work.pieceCount).map { (work, $0) }
+                }
+                made.append(entry)
+            }
+        } catch {
+            failure = error
+        }
+        return state.withLock { state -> NextPieces? in
+            for (index, entry) in zip(some, made) { state.entries[index] = entry }
+            state.pieces += large
+            state.kernelTime = state.kernelTime + kernelTime
+            state.failure = state.failure ?? failure
+            state.cut += some.count
+            guard state.cut == job.entries else { return NextPieces.none }
+            guard state.failure == nil, !state.pieces.isEmpty else { return nil }
+            state.stage = .attending
+            state.taken = 0
+            let cost = state.pieces.reduce(0) { max($0, $1.work.portionCost(ofPiece: $1.piece)) }
+            return NextPieces(count: state.pieces.count, cost: cost)
+        } ?? finish(job)
+    }
+
+    private func advance(_ run: PieceRun, since start: NIODeadline) -> NextPieces {
+        let goesOn = !isCancelled() && run.advance()
+        let time = NIODeadline.now() - start
+        let job = state.withLock { state -> (next: NextPieces?, job: AttentionJob?) in
+            state.kernelTime = state.kernelTime + time
+            if goesOn {
+                state.left.append(run)
+                return (NextPieces(count: 1, cost: PieceRun.multiplicationsMax), nil)
+            }
+            state.ended += 1
+            return (state.ended == state.pieces.count ? nil : NextPieces.none, state.job)
+        }
+        if let next = job.next { return next }
+        guard let job = job.job else { preconditionFailure("what is computed was prepared") }
+        return finish(job)
+    }
+
+    /// All pieces have ended: begins to merge them, and does not wait for another turn with the first.
+    private func finish(_ job: AttentionJob) -> NextPieces {
+        if let failure = state.withLock({ $0.failure }) { return end(.failure(failure)) }
+        let states = AttentionStates.unspecified(rows: job.rows, valueDim: job.valueDim)
+        state.withLock { state in
+            state.stage = .finishing
+            state.states = states
+        }
+        return finishSome()
+    }
+
+    private func finishSome() -> NextPieces {
+        guard !isCancelled() else { return end(.failure(AttentionResult.cancelled)) }
+        // Taken out, so that it has one owner and is written in place.
+        guard var states = state.withLock({ $0.states.take() }) else {
+            preconditionFailure("pieces are merged by one thread at a time")
+        }
+        var (index, tile) = state.withLock { $0.next }
+        let entries = state.withLock { $0.entries }
+        var outputs = 0
+        while index < entries.count, outputs < Self.outputsAtOnce {
+            guard let work = entries[index]?.work else { preconditionFailure("an entry is cut before it is merged") }
+            let first = tile
+            repeat {
+                if tile < work.tileCount { outputs += work.outputCount(ofTile: tile) }
+                tile += 1
+            } while tile < work.tileCount && outputs < Self.outputsAtOnce
+            work.finish(tiles: first..<min(tile, work.tileCount), into: &states)
+            if tile >= work.tileCount { (index, tile) = (index + 1, 0) }
+        }
+        guard index == entries.count else {
+            state.withLock { state in
+                state.states = states
+                state.next = (index, tile)
+            }
+            return Self.serialPiece
+        }
+        let span = state.withLock { state in
+            ComputeSpan(begin: state.begin ?? .now(), end: .now(), kernelTime: state.kernelTime)
+        }
+        return end(.success(AttentionResult(states: states, span: span)))
+    }
+
+    private func end(_ result: Result<AttentionResult, ServiceError>) -> NextPieces {
+        // Let go of without the lock: readers among it end their transaction.
+        let held = state.withLock { state in
+            defer {
+                state = State()
+                state.stage = .over
+            }
+            return state
+        }
+        withExtendedLifetime(held) {}
+        completion(result)
+        return .none
+    }
+}
