@@ -91,7 +91,7 @@ struct NetworkKnobs {
 struct FaultKnobs {
     enum Kind: CaseIterable {
         case kill, powerLoss, stop, pause, partition, halfPartition, reset, slow, bitFlip, killCoordinator, fullDisk,
-            tornPage, failedSync, twin, restored, scatteredRoom, lostState, olderState
+            tornPage, failedSync, twin, restored, scatteredRoom, lostState, olderState, restoredState
     }
 
     var rates: [(kind: Kind, rate: Double)]

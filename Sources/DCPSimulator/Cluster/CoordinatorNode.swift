@@ -21,10 +21,14 @@ final class CoordinatorNode: @unchecked Sendable {
     private var adopts = false
     /// Every rank's store has joined the cluster.
     private var hasBeenReady = false
+    /// What the disk held when an older state of it was put in its place, and nobody was told.
+    private var newer: [UInt8]?
+    private var hasHadOlderState = false
 
     init(simulation: Simulation) {
         self.simulation = simulation
-        disk = SimulatedDisk(directory: simulation.directory + "/coordinator", world: simulation.world)
+        disk = SimulatedDisk(
+            directory: simulation.directory + "/coordinator", world: simulation.world, copyAge: .seconds(1))
     }
 
     var isUp: Bool { process != nil }
@@ -77,6 +81,7 @@ final class CoordinatorNode: @unchecked Sendable {
         case .rankLost(let rank, let reason):
             if reason == "it connected again" { replaced.insert(rank) } else { replaced.remove(rank) }
         case .ready: hasBeenReady = true
+        case .rankRefused where newer != nil: putNewerBack()
         case .adopted(let report):
             adopts = false
             simulation.count("directories adopted")
@@ -98,11 +103,45 @@ final class CoordinatorNode: @unchecked Sendable {
     /// Its state is gone, or is again what it was some time ago. Whoever starts it next knows.
     func loseState(forOlder isOlder: Bool) {
         let older = isOlder ? disk.olderContents() : []
-        guard isUp, hasBeenReady, let older else { return }
+        guard isUp, hasBeenReady, newer == nil, let older else { return }
         kill()
         isOlder ? disk.replace(with: older) : disk.remove()
         adopts = true
         simulation.lostDirectory()
+    }
+
+    // MARK: An older state
+
+    /// An older state of its disk is in its place, and whoever starts it does not know.
+    var hasOlderState: Bool { newer != nil }
+
+    /// Whether a rank may end for having met an older state, by a frame of perhaps some time ago.
+    func explains(_ error: ServiceError) -> Bool { hasHadOlderState && error.code == .storeRefused }
+
+    /// Puts an older state of the disk in its place.
+    func restoreOlder() {
+        guard isUp, hasBeenReady, newer == nil, !adopts, let older = disk.olderContents() else { return }
+        kill()
+        simulation.world.trace.note("\(Self.name) gets an older state")
+        newer = disk.contents
+        hasHadOlderState = true
+        disk.replace(with: older)
+        simulation.lostDirectory()
+    }
+
+    /// Ranks have told that its state is an older one, and somebody brings the newer one.
+    private func putNewerBack() {
+        simulation.count("older state refused")
+        simulation.world.after(0, nil, "exit") { [weak self] in
+            guard let self, newer != nil else { return }
+            kill()
+            simulation.restart(after: .milliseconds(simulation.world.draw(100...3000))) { [weak self] in
+                guard let self, let newer, process == nil else { return }
+                disk.replace(with: newer)
+                self.newer = nil
+                start()
+            }
+        }
     }
 
     private func end(withMachine: Bool) {

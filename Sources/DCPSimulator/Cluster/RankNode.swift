@@ -102,7 +102,7 @@ final class RankNode: @unchecked Sendable {
         switch event {
         case .fatal where newer != nil: putNewerBack()
         case .fatal(let error):
-            simulation.fatal(name, error)
+            if !simulation.coordinator.explains(error) { simulation.fatal(name, error) }
             // As systemd would: the daemon ends and is started again.
             replace(process, after: 0)
         case .storeCondition(let refusal) where refusal?.code == .storeDamaged:
@@ -184,11 +184,13 @@ final class RankNode: @unchecked Sendable {
 
     /// An older state of its disk is in its place.
     var hasOlderStore: Bool { newer != nil }
+    /// A copy of its disk is another process's.
+    var hasTwin: Bool { twin != nil }
 
     /// Starts another process on a copy of the disk, under another address, and ends it after a while: a restored backup or
     /// a cloned machine beside the original.
     func startTwin(after delay: UInt64, for duration: UInt64) {
-        guard isUp, twin == nil, newer == nil else { return }
+        guard isUp, twin == nil, newer == nil, !simulation.coordinator.hasOlderState else { return }
         let twin = RankNode(rank, simulation: simulation, isTwin: true)
         twin.disk.replace(with: disk.contents)
         self.twin = twin
