@@ -20,6 +20,7 @@ private func allChanges() throws -> [StateChange] {
         .sequence(SequenceEntry(record: record, fork: .init(parent: SequenceID(0), length: 0), truncateLength: 0)),
         .sequence(SequenceEntry(record: record, truncateLength: 12, history: cuts)), .sequenceRemoved(SequenceID(8)),
         .nextIDs(model: 7, sequence: 9), .cluster(ClusterID(0x0102_0304_0506_0708)), .adopting(true), .adopting(false),
+        .directoryMark(DirectoryMark(1 << 40)),
     ]
 }
 

@@ -9,7 +9,7 @@ extension CoordinatorMachine {
     ) -> [Action] {
         guard let rank = rank(of: link) else { return [] }
         update(rank) { $0.lastHeard = now }
-        var actions: [Action] = [.send(.leaseRenewed, number: 0, to: link)]
+        var actions: [Action] = [.send(.leaseRenewed, number: 0, to: link)] + tellDirectoryMark(to: rank)
         marks.report(renewal.durableMark, from: rank)
         eviction.used(renewal.usedSequences, at: now)
         eviction.report(renewal.evictionByteCount, from: rank)

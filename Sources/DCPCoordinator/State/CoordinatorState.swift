@@ -9,6 +9,8 @@ public struct CoordinatorState: Hashable, Sendable {
     /// Which cluster this is; none until its store has drawn it.
     public private(set) var cluster = ClusterID.none
     public private(set) var epoch = Epoch.none
+    /// Changes that were recorded, in this state or those that it was made of.
+    public private(set) var directoryMark = DirectoryMark.none
     /// The directory is being made of what the ranks hold; what is here of it may be older.
     public private(set) var isAdopting = false
     /// The store that each rank brought first; another store in its place is refused.
@@ -29,6 +31,7 @@ public struct CoordinatorState: Hashable, Sendable {
         switch change {
         case .cluster(let cluster): self.cluster = cluster
         case .epoch(let epoch): self.epoch = epoch
+        case .directoryMark(let mark): directoryMark = mark
         case .adopting(let isAdopting): self.isAdopting = isAdopting
         case .store(let rank, let store): stores[rank] = store
         case .mark(let rank, let mark): marks[rank] = mark
@@ -98,6 +101,7 @@ public struct SequenceEntry: Hashable, Sendable {
 public enum StateChange: Hashable, Sendable {
     case cluster(ClusterID)
     case epoch(Epoch)
+    case directoryMark(DirectoryMark)
     case adopting(Bool)
     case store(RankIndex, StoreID)
     case mark(RankIndex, UInt64)

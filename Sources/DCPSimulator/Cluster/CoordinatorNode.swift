@@ -47,6 +47,7 @@ final class CoordinatorNode: @unchecked Sendable {
                 directory: disk.directory, shape: simulation.knobs.shape,
                 newClusterID: ClusterID(world.random.next() | 1),
                 writerHost: DiskHost(disk, process, latencyMax: simulation.knobs.diskLatencyMax))
+            disk.markMax = { [weak self] in self?.place ?? .max }
             if isNew || adopts { disk.sync() }
             self.store = store
             var configuration = CoordinatorServer.Configuration(listen: Self.endpoint)
@@ -118,9 +119,13 @@ final class CoordinatorNode: @unchecked Sendable {
     /// Whether a rank may end for having met an older state, by a frame of perhaps some time ago.
     func explains(_ error: ServiceError) -> Bool { hasHadOlderState && error.code == .storeRefused }
 
-    /// Puts an older state of the disk in its place.
+    /// How far its state has come, in one number: an epoch, and changes in it.
+    private var place: UInt64? { server.map { SimulatedDisk.place($0.place.epoch, $0.place.directoryMark) } }
+
+    /// Puts an older state of the disk in its place, if there is one that every rank can tell.
     func restoreOlder() {
-        guard isUp, hasBeenReady, newer == nil, !adopts, let older = disk.olderContents() else { return }
+        let known = simulation.ranks.map { $0.directoryPlace ?? 0 }.min()!
+        guard isUp, hasBeenReady, newer == nil, !adopts, let older = disk.olderContents(before: known) else { return }
         kill()
         simulation.world.trace.note("\(Self.name) gets an older state")
         newer = disk.contents

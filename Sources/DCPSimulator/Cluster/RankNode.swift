@@ -120,6 +120,9 @@ final class RankNode: @unchecked Sendable {
         }
     }
 
+    /// How far it knows the coordinator's state to have come; nil while it is down.
+    var directoryPlace: UInt64? { cache.map { SimulatedDisk.place($0.highestEpoch, $0.directoryMark) } }
+
     /// Whether blocks of its store are in pieces.
     var hasPieces: Bool { (try? cache?.statistics().piecedBlocks).map { $0 > 0 } ?? false }
 

@@ -1,3 +1,4 @@
+internal import DCPCore
 internal import DCPStore
 internal import DCPTestKit
 internal import Foundation
@@ -71,6 +72,9 @@ final class SimulatedDisk: @unchecked Sendable {
         guard world.now >= (copies.last?.time ?? 0) + copyAge else { return }
         copies = copies.suffix(1) + [(world.now, markMax(), synced)]
     }
+
+    /// Of a coordinator's state, as one number. Neither is beyond 32 bits in a simulation.
+    static func place(_ epoch: Epoch, _ mark: DirectoryMark) -> UInt64 { epoch.value << 32 | mark.value }
 
     /// What it holds now.
     var contents: [UInt8] { read() }
