@@ -85,6 +85,7 @@ final class Faults: @unchecked Sendable {
             else { return }
             simulation.coordinator.restoreOlder()
             simulation.restart(after: .nanoseconds(downTime)) { [simulation] in simulation.coordinator.start() }
+        case .backup: simulation.beginBackup()
         case .fullDisk:
             let time = world.delay(.milliseconds(200) ... .seconds(8))
             rank.disk.fill(until: world.now + time)

@@ -31,6 +31,8 @@ public final class CoordinatorServer {
         /// How many operations may be on their way to one rank at once: fewer than its store lets wait.
         public var operationWindow = 256
         public var link = LinkSettings()
+        /// Runs what reads a held store; NIO's threads unless given.
+        package var copyWork: StoreCopies.DiskWork?
         /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
         public var hostReport: (@Sendable () -> HostReport)?
 
@@ -74,7 +76,7 @@ public final class CoordinatorServer {
             settings: configuration.link)
         tls = configuration.link.tls
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
-        copies = StoreCopies(eventLoop: eventLoop)
+        copies = StoreCopies(eventLoop: eventLoop, diskWork: configuration.copyWork)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
             losses: configuration.losses, adoptsRanks: configuration.adoptsRanks,
@@ -114,6 +116,7 @@ public final class CoordinatorServer {
     /// process lives on. Nothing may be asked of the server after it.
     package func abandon() {
         ticker?.cancel()
+        copies.endAll()
         links = [:]
         linkIDs = [:]
     }

@@ -55,6 +55,7 @@ final class CoordinatorNode: @unchecked Sendable {
             configuration.adoptsRanks = adopts
             configuration.adoptionMargin = UInt64(world.draw(1000...1_000_000))
             configuration.operationWindow = simulation.knobs.operationWindow
+            configuration.copyWork = process.reads
             configuration.link.network = simulation.network
             configuration.link.handshakeTimeout = .seconds(2)
             configuration.link.stallTimeout = .seconds(6)
@@ -147,6 +148,14 @@ final class CoordinatorNode: @unchecked Sendable {
                 start()
             }
         }
+    }
+
+    /// Ends it and begins again with what a backup has.
+    func restore(_ backup: [UInt8]) {
+        kill()
+        (newer, adopts) = (nil, false)
+        disk.restore(backup)
+        start()
     }
 
     private func end(withMachine: Bool) {

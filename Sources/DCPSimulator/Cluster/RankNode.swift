@@ -76,6 +76,7 @@ final class RankNode: @unchecked Sendable {
             configuration.drainTimeout = .seconds(2)
             configuration.claimTimeout = .seconds(3)
             configuration.stepTimeoutMax = .seconds(20)
+            configuration.copyWork = process.reads
             configuration.link.network = simulation.network
             configuration.link.handshakeTimeout = .seconds(2)
             configuration.link.stallTimeout = .seconds(6)
@@ -184,6 +185,14 @@ final class RankNode: @unchecked Sendable {
     }
 
     // MARK: Copies of its disk
+
+    /// Ends it and begins again with what a backup has.
+    func restore(_ backup: [UInt8]) {
+        kill()
+        newer = nil
+        disk.restore(backup)
+        start()
+    }
 
     /// An older state of its disk is in its place.
     var hasOlderStore: Bool { newer != nil }

@@ -92,6 +92,13 @@ final class SimulatedDisk: @unchecked Sendable {
         synced = bytes
     }
 
+    /// What a backup has of it, on a disk that nothing has happened to.
+    func restore(_ bytes: [UInt8]) {
+        heal()
+        replace(with: bytes)
+        (hasLostWrites, copies) = (false, [])
+    }
+
     func remove() {
         try? FileManager.default.removeItem(atPath: directory)
         synced = []
