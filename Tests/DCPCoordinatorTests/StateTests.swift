@@ -52,8 +52,8 @@ struct StateCodingTests {
         #expect(keys[1] == [0x72, 1, 2])
         #expect(keys[2] == [0x6D, 1, 2, 3, 4])
         #expect(keys[5] == [0x71, 1, 2, 3, 4, 5, 6, 7, 8])
-        #expect(keys[11...].map { $0 } == [[0x6E], [0x63], [0x61], [0x61]])
-        #expect(Set(keys.map { $0.map { $0 } }).count == 10)
+        #expect(keys[11...].map { $0 } == [[0x6E], [0x63], [0x61], [0x61], [0x64]])
+        #expect(Set(keys.map { $0.map { $0 } }).count == 11)
     }
 
     @Test("any one flipped bit, a cut or an added byte is noticed, and the record is named")
