@@ -14,7 +14,8 @@ struct HeldCopies {
     func manifest(_ files: [BackupManifest.File]) -> BackupManifest {
         BackupManifest(
             takenAt: heldAt, topology: (topology.cluster, topology.shape), epoch: epoch, release: Release.current,
-            files: files, models: directory.models.map(\.name), sequences: directory.sequences.map(\.record.name))
+            files: files, models: directory.models.map(\.name).filter { $0 != CanaryNames.model },
+            sequences: directory.sequences.map(\.record.name).filter { !CanaryNames.isSequence($0) })
     }
 }
 

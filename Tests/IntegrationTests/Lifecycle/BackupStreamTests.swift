@@ -40,11 +40,13 @@ extension Integration {
                     let trace = try trace()
                     _ = try await client.play(trace, Cuts([0, 150, 151, 200]), on: client.open(trace, "s", model: "m"))
                 }
+                // Its canary is nobody's.
+                try await cluster.tool.run("health")
                 let made = try await shell(
                     "$dcpctl backup - --json > \(path)", coordinator: cluster.local.coordinatorEndpoint)
                 #expect(made.status == 0 && made.data.isEmpty, "\(made.messages)")
                 let manifest = try JSONSerialization.jsonObject(with: Data(made.messages.utf8)) as? [String: Any]
-                #expect(manifest?["sequences"] as? [String] == ["s"])
+                #expect(manifest?["sequences"] as? [String] == ["s"] && manifest?["models"] as? [String] == ["m"])
                 try await more(cluster)
                 return try await cluster.withClient { client in
                     let sequence = try await client.openSequence("s", model: nil)
