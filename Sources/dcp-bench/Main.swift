@@ -30,19 +30,20 @@ struct DcpBench: AsyncParsableCommand {
               dcp-bench step --ranks 2 --context 128k --json
               dcp-bench transfer --ranks 2,4
               dcp-bench forks --ranks 2
+              dcp-bench directory --sequences 1k,100k
               dcp-bench all
 
             EXIT STATUS
               0   done
               64  the command line is wrong
               65  a shape or a request is wrong
-              69  the cluster of `step`, `transfer`, `forks` or `cache open` does not serve
+              69  the cluster of `step`, `transfer`, `forks`, `directory` or `cache open` does not serve
               70  a bug
               75  not now: the same command may succeed later
             """,
         version: Release.current,
         subcommands: [
             KernelCommands.self, CacheCommands.self, StepCommand.self, TransferCommand.self, ForksCommand.self,
-            AllCommand.self,
+            DirectoryCommand.self, AllCommand.self,
         ])
 }
