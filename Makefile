@@ -274,7 +274,7 @@ check-units:
 	Tests/Support/systemd/check-units
 
 # Some minutes, on top of `make deb`. Without root, or where namespaces are not allowed, it fails and says so.
-SYSTEMD_PACKAGES := iproute2 lmdb-utils jq curl
+SYSTEMD_PACKAGES := iproute2 lmdb-utils jq curl zstd
 # Found by the shell, when it is there.
 PACKAGE := $(CURDIR)/$(DEB)/dcp_$(VERSION)_*.deb
 NEIGHBOURS := $(CURDIR)/$(DEB)/neighbours

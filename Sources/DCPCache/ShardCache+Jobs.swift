@@ -25,14 +25,19 @@ extension ShardCache {
         undo: @escaping @Sendable () -> Void = {},
         apply: @escaping @Sendable () -> Void = {}
     ) {
+        let written = Plan<DirectoryMark?>(nil)
         let job = WriteJob(
             keys: keys, reading: readKeys, isAlone: isAlone, isFreeing: isFreeing, isSynced: isSynced,
             isOptional: isOptional,
-            body: body, undo: undo
+            body: { [self] transaction in
+                try body(&transaction)
+                written.value = try writeDirectoryMark(&transaction)
+            }, undo: undo
         ) { [self] in
             switch $0 {
             case .success:
                 apply()
+                if let mark = written.value { directoryMarks.withLock { $0.stored = max($0.stored, mark) } }
                 if isFreeing { turnOver() }
                 completion(.success(()))
             case .failure(let error):

@@ -43,6 +43,8 @@ public final class ShardCache: Sendable {
     let pieced: Mutex<PiecedBlocks>
     let epoch: Mutex<Epoch>
     let joinedCluster: Mutex<ClusterID>
+    /// How far the directory has come: as was told last, and as is in the store.
+    let directoryMarks: Mutex<(told: DirectoryMark, stored: DirectoryMark)>
     /// The highest of models and sequences that were ever in the store.
     let numbers: Mutex<(model: UInt64, sequence: UInt64)>
     /// The last place given in the order of changes.
@@ -96,6 +98,7 @@ public final class ShardCache: Sendable {
         pieced = Mutex(PiecedBlocks(content.pieced))
         epoch = Mutex(content.epoch)
         joinedCluster = Mutex(content.clusterID)
+        directoryMarks = Mutex((content.directoryMark, content.directoryMark))
         numbers = Mutex((content.modelNumber, content.sequenceNumber))
         changes = Atomic(content.change)
         storedChange = Atomic(content.change)
@@ -147,15 +150,40 @@ public final class ShardCache: Sendable {
     /// a cluster stays with it.
     public func persist(epoch wanted: Epoch, of joined: ClusterID = .none, completion: @escaping CacheCompletion) {
         // From the reserve of a full store: a rank that could not join would leave nobody to free space.
+        // What was told of the directory before is of an earlier epoch, perhaps of a coordinator whose state is lost.
+        directoryMarks.withLock { $0.told = .none }
         enqueue([Self.epochKey], isFreeing: true, completion) { [tables] transaction in
-            try transaction.raise(Counter.epoch, to: wanted.value, tables.meta)
+            if wanted.value > (try transaction.number(Counter.epoch, tables.meta)) ?? 0 {
+                try transaction.put(wanted.value, Counter.epoch, tables.meta)
+                try transaction.put(0, Counter.directory, tables.meta)
+            }
             if joined != .none, try transaction.number(Counter.cluster, tables.meta) == 0 {
                 try transaction.put(joined.value, Counter.cluster, tables.meta)
             }
         } apply: { [self] in
-            epoch.withLock { $0 = max($0, wanted) }
+            let isNew = epoch.withLock { epoch in
+                defer { epoch = max(epoch, wanted) }
+                return wanted > epoch
+            }
+            if isNew { directoryMarks.withLock { $0.stored = .none } }
             joinedCluster.withLock { if $0 == .none { $0 = joined } }
         }
+    }
+
+    /// How far the store knows the directory to have come in its epoch.
+    public var directoryMark: DirectoryMark { directoryMarks.withLock { $0.stored } }
+
+    /// The directory has come so far. It is in the store with whatever is written next, for which it is told: nothing is
+    /// written for its sake alone.
+    public func note(_ mark: DirectoryMark) { directoryMarks.withLock { $0.told = max($0.told, mark) } }
+
+    /// Writes how far the directory has come, where the store does not know.
+    /// - Returns: what is in the transaction then; nil where nothing was to be written.
+    func writeDirectoryMark(_ transaction: inout WriteTransaction) throws -> DirectoryMark? {
+        let (told, stored) = directoryMarks.withLock { $0 }
+        guard told > stored else { return nil }
+        try transaction.raise(Counter.directory, to: told.value, tables.meta)
+        return told
     }
 
     // MARK: Looking things up

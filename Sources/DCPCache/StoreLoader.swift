@@ -7,6 +7,7 @@ struct StoreContent {
     var storeID: StoreID
     var epoch: Epoch
     var clusterID: ClusterID
+    var directoryMark: DirectoryMark
     /// The highest that were ever in the store.
     var modelNumber: UInt64
     var sequenceNumber: UInt64
@@ -50,11 +51,12 @@ struct StoreLoader {
             let change = try read.number(Counter.change, tables.meta),
             let modelNumber = try read.number(Counter.model, tables.meta),
             let clusterNumber = try read.number(Counter.cluster, tables.meta),
+            let directoryNumber = try read.number(Counter.directory, tables.meta),
             let sequenceNumber = try read.number(Counter.sequence, tables.meta)
         else { throw damaged("The superblock or a counter") }
         var content = StoreContent(
             storeID: superblock.storeID, epoch: Epoch(epoch), clusterID: ClusterID(clusterNumber),
-            modelNumber: modelNumber,
+            directoryMark: DirectoryMark(directoryNumber), modelNumber: modelNumber,
             sequenceNumber: sequenceNumber, change: change)
         content.models = try models(read)
         let records = try records(read, &content)

@@ -90,6 +90,23 @@ public struct ClusterID: Hashable, Sendable, CustomStringConvertible {
     public var description: String { value.hexadecimal }
 }
 
+/// How far a coordinator's directory has come: its changes are counted, and ranks remember the highest number that they were
+/// told in an epoch.
+public struct DirectoryMark: Hashable, Comparable, Sendable, CustomStringConvertible {
+    public let value: UInt64
+
+    public init(_ value: UInt64) { self.value = value }
+
+    /// Nothing is recorded, or nobody was told.
+    public static let none = DirectoryMark(0)
+
+    public var next: DirectoryMark { DirectoryMark(value + 1) }
+
+    public static func < (a: DirectoryMark, b: DirectoryMark) -> Bool { a.value < b.value }
+
+    public var description: String { "\(value)" }
+}
+
 /// A store's identity, random, written once when the store is created.
 public struct StoreID: Hashable, Sendable, CustomStringConvertible {
     public let high: UInt64

@@ -69,7 +69,7 @@ final class Faults: @unchecked Sendable {
             rank.startTwin(
                 after: world.delay(.milliseconds(200) ... .seconds(4)), for: world.delay(.seconds(1) ... .seconds(6)))
         case .restored:
-            guard simulation.coordinator.isUp else { return }
+            guard simulation.coordinator.isUp, !simulation.coordinator.hasOlderState else { return }
             rank.kill()
             rank.restoreOlder()
             restart(rank, downTime)
@@ -78,6 +78,14 @@ final class Faults: @unchecked Sendable {
             guard simulation.knobs.keepsAcknowledged, !simulation.ranks.contains(where: \.hasOlderStore) else { return }
             simulation.coordinator.loseState(forOlder: kind == .olderState)
             simulation.restart(after: .nanoseconds(downTime)) { [simulation] in simulation.coordinator.start() }
+        case .restoredState:
+            // What an older store lacks an older state does not know.
+            guard simulation.knobs.keepsAcknowledged,
+                !simulation.ranks.contains(where: { $0.hasOlderStore || $0.hasTwin })
+            else { return }
+            simulation.coordinator.restoreOlder()
+            simulation.restart(after: .nanoseconds(downTime)) { [simulation] in simulation.coordinator.start() }
+        case .backup: simulation.beginBackup()
         case .fullDisk:
             let time = world.delay(.milliseconds(200) ... .seconds(8))
             rank.disk.fill(until: world.now + time)

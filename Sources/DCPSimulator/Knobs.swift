@@ -15,6 +15,8 @@ struct Knobs {
     var clients: Int
     /// Script entries each client completes.
     var stepsPerClient: Int
+    /// Whether the cluster is restored at the end from the last backup that was taken.
+    var isRestored: Bool
     /// How often a client drops its connections, with what is on its way, and begins again as another.
     var clientCrashes: Double
     var stepsInFlightMax: Int
@@ -68,6 +70,7 @@ struct Knobs {
         isRoomScattered = pick([true, false, false, false])
         uncommittedBlocks = pick([nil, nil, 4, 12, 40])
         loopWorkMax = .microseconds(pick([0, 15, 40, 600]))
+        isRestored = pick([true, true, false])
         memoryIdle = .seconds(pick([1, 2, 60]))
         isMemoryShort = pick([true, false])
     }
@@ -96,7 +99,7 @@ struct NetworkKnobs {
 struct FaultKnobs {
     enum Kind: CaseIterable {
         case kill, powerLoss, stop, pause, partition, halfPartition, reset, slow, bitFlip, killCoordinator, fullDisk,
-            tornPage, failedSync, twin, restored, scatteredRoom, lostState, olderState
+            tornPage, failedSync, twin, restored, scatteredRoom, lostState, olderState, restoredState, backup
     }
 
     var rates: [(kind: Kind, rate: Double)]

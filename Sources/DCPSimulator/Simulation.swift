@@ -72,6 +72,11 @@ public final class Simulation: @unchecked Sendable {
     private(set) var coordinator: CoordinatorNode!
     private(set) var ranks: [RankNode] = []
     private(set) var clients: [SimulatedClient] = []
+    /// Those of before the cluster was restored.
+    private var retired: [SimulatedClient] = []
+    /// The last is being taken, unless it is over.
+    private var backups: [SimulatedBackup] = []
+    private var wholeBackup: SimulatedBackup?
     private var violation: Violation?
     private var counts: [String: Int] = [:]
     private var calmTime: UInt64 = 0
@@ -119,22 +124,58 @@ public final class Simulation: @unchecked Sendable {
         if violation == nil {
             faults.stop()
             calmDown()
-            run(until: calmTime + UInt64(Self.calmSeconds) * 1_000_000_000) {
-                self.clients.allSatisfy(\.isFinished)
-            }
-            for client in clients where !client.isFinished && violation == nil {
-                violate(
-                    .endlessWait,
-                    "\(client.name) is still \(client.doing), \(Self.calmSeconds) s after the last fault")
-            }
+            runToTheEnd()
         }
-        if violation == nil { verifyStores() }
+        if violation == nil, knobs.isRestored, let wholeBackup { restore(wholeBackup) }
         for rank in ranks { count("spilled blocks", rank.blocksSpilled) }
         let outcome = Outcome(
             seed: seed, steps: steps, traceHash: world.trace.hash, events: world.eventCount,
             simulatedSeconds: Double(world.now - start) / 1e9, violation: violation, counts: counts)
         tearDown()
         return outcome
+    }
+
+    /// Nothing goes wrong any more: every client comes to its end, and the stores are as they should be.
+    private func runToTheEnd() {
+        run(until: calmTime + UInt64(Self.calmSeconds) * 1_000_000_000) { self.clients.allSatisfy(\.isFinished) }
+        for client in clients where !client.isFinished && violation == nil {
+            violate(
+                .endlessWait, "\(client.name) is still \(client.doing), \(Self.calmSeconds) s after the last fault")
+        }
+        if violation == nil { verifyStores() }
+    }
+
+    // MARK: Backups
+
+    func beginBackup() {
+        guard backups.last?.isOver ?? true else { return }
+        let backup = SimulatedBackup(simulation: self)
+        backups.append(backup)
+        backup.start()
+    }
+
+    func took(_ backup: SimulatedBackup) {
+        count("backups")
+        world.trace.note("a backup is whole")
+        wholeBackup = backup
+    }
+
+    /// Puts a backup in the place of everything. Its sequences go on from there, and nothing of what came after is left.
+    private func restore(_ backup: SimulatedBackup) {
+        world.trace.note("the backup is restored")
+        count("restored backups")
+        for rank in ranks { rank.kill() }
+        coordinator.kill()
+        (epoch, answers, calmTime) = (.none, [:], world.now)
+        coordinator.restore(backup.bytes(of: CoordinatorNode.name))
+        for rank in ranks { rank.restore(backup.bytes(of: rank.name)) }
+        retired += clients
+        clients = backup.promised.enumerated().map { index, promised in
+            SimulatedClient(
+                restoring: promised.sequences, of: promised.model, name: "restored-\(index)", simulation: self)
+        }
+        for client in clients { world.after(0, nil, "client") { client.recover(after: nil) } }
+        runToTheEnd()
     }
 
     private func run(until deadline: UInt64, isDone: () -> Bool) {
@@ -186,13 +227,15 @@ public final class Simulation: @unchecked Sendable {
     }
 
     private func tearDown() {
-        for client in clients {
+        let all = retired + clients
+        for client in all {
             client.process.die()
             client.abandon()
         }
         for rank in ranks { rank.kill() }
         coordinator.kill()
-        for client in clients { _ = network.died(client.process, withMachine: true) }
+        for backup in backups { backup.abandon() }
+        for client in all { _ = network.died(client.process, withMachine: true) }
         network.dropEverything()
         world.dropEverything()
     }

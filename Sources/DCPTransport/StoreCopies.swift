@@ -16,10 +16,18 @@ package final class StoreCopies {
         var expiry: Scheduled<Void>
     }
 
+    /// Runs what blocks on the disk, anywhere but on the loop.
+    package typealias DiskWork = @Sendable (_ work: @escaping @Sendable () -> Void) -> Void
+
     private let eventLoop: any EventLoop
+    private let diskWork: DiskWork
     private var held: [UInt64: Held] = [:]
 
-    package init(eventLoop: any EventLoop) { self.eventLoop = eventLoop }
+    /// - Parameter diskWork: NIO's threads unless given, for simulations.
+    package init(eventLoop: any EventLoop, diskWork: DiskWork? = nil) {
+        self.eventLoop = eventLoop
+        self.diskWork = diskWork ?? { work in NIOThreadPool.singleton.submit { _ in work() } }
+    }
 
     /// - Throws: `.overloaded` when there are too many.
     package func hold(_ number: UInt64, _ copy: () throws(ServiceError) -> StoredPagesReader) throws(ServiceError) {
@@ -57,17 +65,17 @@ package final class StoreCopies {
         copy.expiry.cancel()
         held[request.number]!.isBeingRead = true
         let bound = NIOLoopBound((self, answer), eventLoop: eventLoop)
-        NIOThreadPool.singleton.runIfActive(eventLoop: eventLoop) { [read = copy.read] in read(request.page) }
-            .whenComplete { result in
+        diskWork { [eventLoop, read = copy.read] in
+            let result = read(request.page)
+            eventLoop.execute {
                 let (copies, answer) = bound.value
                 if copies.held[request.number] != nil {
                     copies.held[request.number]!.isBeingRead = false
                     copies.held[request.number]!.expiry = copies.expiry(of: request.number)
                 }
-                answer(
-                    result.mapError { ServiceError(.shuttingDown, "The daemon stops: \($0).") }.flatMap { $0 }
-                        .map { CopiedPages($0) })
+                answer(result.map { CopiedPages($0) })
             }
+        }
     }
 
     package func end(_ number: UInt64) { held.removeValue(forKey: number)?.expiry.cancel() }

@@ -72,6 +72,8 @@ public struct FrameType: Sendable {
     /// From the coordinator: hold the store as it is, for a backup.
     public static let copyRequest = FrameType(26, "copyRequest")
     public static let copyHeld = FrameType(27, "copyHeld")
+    /// From the coordinator: how many changes its directory has recorded, which the rank remembers.
+    public static let directoryMark = FrameType(28, "directoryMark")
 
     // Rank and rank, inside a head group.
     public static let query = FrameType(50, "query")
@@ -84,7 +86,7 @@ public struct FrameType: Sendable {
     public static let notices: [FrameType] = [
         .hello, .welcome, .failure, .register, .renewLease, .leaseRenewed, .topology, .linksReady, .operation,
         .operationDone, .refusals, .victimsRequest, .victims, .matchRequest, .matched, .lengthsRequest, .lengths,
-        .recordsRequest, .records, .copyRequest, .copyHeld,
+        .recordsRequest, .records, .copyRequest, .copyHeld, .directoryMark,
         .query, .partial, .logSumExp, .corrected, .abort, .appended,
     ]
 }

@@ -31,20 +31,21 @@ struct DcpBench: AsyncParsableCommand {
               dcp-bench transfer --ranks 2,4
               dcp-bench forks --ranks 2
               dcp-bench join --sequences 100k
+              dcp-bench directory --sequences 1k,100k
               dcp-bench all
 
             EXIT STATUS
               0   done
               64  the command line is wrong
               65  a shape or a request is wrong
-              69  the cluster of `step`, `transfer`, `forks`, `join` or `cache open` does not serve
+              69  the cluster of `step`, `transfer`, `forks`, `join`, `directory` or `cache open` does not
+                  serve
               70  a bug
               75  not now: the same command may succeed later
             """,
         version: Release.current,
         subcommands: [
             KernelCommands.self, CacheCommands.self, StepCommand.self, TransferCommand.self, ForksCommand.self,
-            JoinCommand.self,
-            AllCommand.self,
+            JoinCommand.self, DirectoryCommand.self, AllCommand.self,
         ])
 }

@@ -13,6 +13,8 @@ struct Driver {
     var machine: CoordinatorMachine
     private(set) var actions: [CoordinatorMachine.Action] = []
     private(set) var persisted: [StateChange] = []
+    /// How far the directory has come that a restart would find.
+    private var directoryMark = DirectoryMark.none
     var now: Duration = .zero
     private var nextTag: UInt64 = 0
     /// What a client was given last, for requests behind each other.
@@ -32,6 +34,7 @@ struct Driver {
             state: CoordinatorState(shape: shape, cluster: Self.cluster), lease: Self.lease,
             unknownGrace: Self.unknownGrace, losses: losses, adoptsRanks: adopts, adoptsWithout: without,
             adoptionMargin: 1000, evict: evict, evictIdle: evictIdle)
+        directoryMark = machine.state.directoryMark
     }
 
     /// A coordinator that starts again with what another has persisted.
@@ -41,12 +44,20 @@ struct Driver {
         machine = CoordinatorMachine(
             state: other.machine.state, lease: Self.lease, losses: losses, adoptsRanks: adopts, adoptionMargin: 1000,
             evict: evict)
+        directoryMark = machine.state.directoryMark
     }
 
     @discardableResult
     mutating func note(_ new: [CoordinatorMachine.Action]) -> [CoordinatorMachine.Action] {
         for action in new {
-            if case .persist(let changes) = action { persisted += changes }
+            switch action {
+            case .persist(let changes):
+                persisted += changes
+                for case .directoryMark(let mark) in changes { directoryMark = mark }
+            case .send(.directoryMark(let mark), _, _):
+                #expect(mark <= directoryMark, "a rank is told of what is not durable")
+            default: break
+            }
             actions.append(action)
         }
         return new
@@ -68,7 +79,7 @@ struct Driver {
         _ rank: UInt16, store: StoreID? = nil, cluster: ClusterID = .none, link: LinkID? = nil, epoch: Epoch = .none,
         models: [ModelRecord] = [], numbers: Registration.Numbers? = nil, lengths: [SequenceID: Int] = [:],
         intact: [SequenceID: Int] = [:], retentions: [SequenceID: Retention] = [:], order: [SequenceID] = [],
-        useCount: UInt64 = 0, incarnation: UInt64 = 0, mark: UInt64 = 0
+        useCount: UInt64 = 0, incarnation: UInt64 = 0, mark: UInt64 = 0, directoryMark: DirectoryMark = .none
     ) -> [CoordinatorMachine.Action] {
         let place = { (id: SequenceID) in order.firstIndex(of: id) ?? -1 }
         let registration = Registration(
@@ -80,7 +91,8 @@ struct Driver {
                 .init(
                     sequence: $0.key, model: ModelID(1), committedLength: $0.value, intactLength: intact[$0.key],
                     retention: retentions[$0.key] ?? Retention())
-            }, useCount: useCount, incarnation: incarnation, holder: "process \(incarnation)", mark: mark)
+            }, useCount: useCount, incarnation: incarnation, holder: "process \(incarnation)", mark: mark,
+            directoryMark: directoryMark)
         return note(machine.registered(registration, link: link ?? Self.link(rank), now: now))
     }
 
@@ -206,10 +218,12 @@ func refusals(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(link: Li
     actions.compactMap { if case .close(let link, let error) = $0 { (link, error) } else { nil } }
 }
 
-/// One word for each action, so that an order can be compared.
+/// One word for each action, so that an order can be compared. Without directory marks, which go before whatever is new to a
+/// rank.
 func kinds(_ actions: some Sequence<CoordinatorMachine.Action>) -> [String] {
-    actions.map { action in
+    actions.compactMap { action in
         switch action {
+        case .send(.directoryMark, _, _): nil
         case .persist: "persist"
         case .send(let message, _, _): "send \(message.type)"
         case .answer(let message, _, _):

@@ -20,6 +20,7 @@ private func allChanges() throws -> [StateChange] {
         .sequence(SequenceEntry(record: record, fork: .init(parent: SequenceID(0), length: 0), truncateLength: 0)),
         .sequence(SequenceEntry(record: record, truncateLength: 12, history: cuts)), .sequenceRemoved(SequenceID(8)),
         .nextIDs(model: 7, sequence: 9), .cluster(ClusterID(0x0102_0304_0506_0708)), .adopting(true), .adopting(false),
+        .directoryMark(DirectoryMark(1 << 40)),
     ]
 }
 
@@ -51,8 +52,8 @@ struct StateCodingTests {
         #expect(keys[1] == [0x72, 1, 2])
         #expect(keys[2] == [0x6D, 1, 2, 3, 4])
         #expect(keys[5] == [0x71, 1, 2, 3, 4, 5, 6, 7, 8])
-        #expect(keys[11...].map { $0 } == [[0x6E], [0x63], [0x61], [0x61]])
-        #expect(Set(keys.map { $0.map { $0 } }).count == 10)
+        #expect(keys[11...].map { $0 } == [[0x6E], [0x63], [0x61], [0x61], [0x64]])
+        #expect(Set(keys.map { $0.map { $0 } }).count == 11)
     }
 
     @Test("any one flipped bit, a cut or an added byte is noticed, and the record is named")

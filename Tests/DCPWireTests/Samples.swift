@@ -44,7 +44,7 @@ enum Samples {
                     sequences: [
                         .init(
                             sequence: SequenceID(5), model: ModelID(7), committedLength: 1 << 40, retention: retention)
-                    ])),
+                    ], directoryMark: DirectoryMark(1 << 33))),
             .renewLease(LeaseRenewal(stepsInFlight: 77)), .leaseRenewed,
             .renewLease(
                 LeaseRenewal(
@@ -56,6 +56,7 @@ enum Samples {
             .matched([]), .matched([HeldLength(sequence: SequenceID(9), length: 1 << 40)]),
             .lengthsRequest([SequenceID(9)]), .lengths([HeldLength(sequence: SequenceID(9), length: 7)]),
             .recordsRequest([SequenceID(4)]), .records([record]), .copyRequest, .copyHeld,
+            .directoryMark(DirectoryMark(.max)),
             .refusals([]),
             .refusals([
                 ServiceError(.storeFull, "Full.", rank: RankIndex(3)),

@@ -104,7 +104,9 @@ enum Counter {
     static let sequence = Array("sequence".utf8)
     /// The cluster that it belongs to; 0 before its first join.
     static let cluster = Array("cluster".utf8)
-    static let all = [epoch, writer, change, model, sequence, cluster]
+    /// How far the coordinator's directory has come in that epoch, as far as the rank knows.
+    static let directory = Array("directory".utf8)
+    static let all = [epoch, writer, change, model, sequence, cluster, directory]
 
     static func encoded(_ value: UInt64, key: [UInt8]) -> [UInt8] {
         var record = RecordBytes()

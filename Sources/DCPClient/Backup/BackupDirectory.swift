@@ -76,6 +76,7 @@ final class StoreFileWriter {
     /// Up to where it is in the checksum.
     private var end = 0
     private static let zeros = [UInt8](repeating: 0, count: 1 << 20)
+    private static let holeByteCount = 64 << 10
 
     init(_ path: String) throws(ServiceError) {
         self.path = path
@@ -91,6 +92,14 @@ final class StoreFileWriter {
             return descriptor.write(bytes, at: offset)
         }
         guard number == 0 else { throw failure(number) }
+    }
+
+    /// Leaves holes where there are long runs of zeros.
+    func writeLeavingHoles(_ bytes: ArraySlice<UInt8>, at offset: Int) throws(ServiceError) {
+        for start in stride(from: bytes.startIndex, to: bytes.endIndex, by: Self.holeByteCount) {
+            let part = bytes[start..<min(start + Self.holeByteCount, bytes.endIndex)]
+            if part.contains(where: { $0 != 0 }) { try write(part, at: offset + start - bytes.startIndex) }
+        }
     }
 
     private func skip(to offset: Int) {

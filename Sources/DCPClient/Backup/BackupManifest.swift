@@ -53,6 +53,13 @@ public struct BackupManifest: Codable, Hashable, Sendable {
                 "\(directory) is no whole backup: \(path) cannot be read (\(systemReason(error))). Name a directory that "
                     + "`dcpctl backup` has made.")
         }
+        try self.init(decoding: data, from: path, of: "The backup \(directory)")
+    }
+
+    /// - Parameters:
+    ///   - path: what an error names, of a manifest that cannot be read.
+    ///   - backup: what it names, of one of another format.
+    init(decoding data: Data, from path: String, of backup: String) throws(ServiceError) {
         do {
             let decoder = JSONDecoder()
             decoder.keyDecodingStrategy = .convertFromSnakeCase
@@ -63,11 +70,11 @@ public struct BackupManifest: Codable, Hashable, Sendable {
         guard format == Self.formatNow else {
             throw ServiceError(
                 .invalidRequest,
-                "The backup \(directory) has format \(format), this program reads \(Self.formatNow). Use the release "
-                    + "\(release), which wrote it.")
+                "\(backup) has format \(format), this program reads \(Self.formatNow). Use the release \(release), which wrote it."
+            )
         }
         let stores = Set(files.map(\.name))
-        guard stores.count == files.count, files.allSatisfy({ $0.owner != nil }) else {
+        guard stores.count == files.count, files.allSatisfy({ $0.owner != nil && $0.bytes >= 0 }) else {
             throw ServiceError(.invalidRequest, "\(path) names files that no backup has: \(stores.sorted()).")
         }
     }

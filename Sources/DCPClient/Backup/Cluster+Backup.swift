@@ -3,6 +3,22 @@ internal import DCPWire
 internal import Foundation
 internal import Synchronization
 
+/// What all daemons hold under one number, for a backup.
+struct HeldCopies {
+    let topology: Topology
+    let number: UInt64
+    let epoch: Epoch
+    let heldAt: Date
+    let directory: SequenceList
+
+    func manifest(_ files: [BackupManifest.File]) -> BackupManifest {
+        BackupManifest(
+            takenAt: heldAt, topology: (topology.cluster, topology.shape), epoch: epoch, release: Release.current,
+            files: files, models: directory.models.map(\.name).filter { $0 != CanaryNames.model },
+            sequences: directory.sequences.map(\.record.name).filter { !CanaryNames.isSequence($0) })
+    }
+}
+
 extension Cluster {
     /// Copies the stores of the coordinator and of all ranks, as they are at one moment, into a new directory, which appears
     /// under its name complete or not at all. Steps and commits go on.
@@ -15,27 +31,41 @@ extension Cluster {
         to path: String, of stores: [DaemonRole]? = nil,
         progress: @escaping @Sendable (_ done: Int, _ total: Int) -> Void = { _, _ in }
     ) async throws(ServiceError) -> BackupManifest {
+        let (topology, stores) = try await chosen(stores)
+        let directory = try BackupDirectory(for: path)
+        return try await withCopies(topology) { copies async throws(ServiceError) in
+            let manifest = copies.manifest(try await copy(stores, copies, into: directory, progress))
+            try directory.publish(manifest)
+            return manifest
+        }
+    }
+
+    /// The cluster as it is, and those stores that are wanted of it.
+    func chosen(_ wanted: [DaemonRole]?) async throws(ServiceError) -> (Topology, [DaemonRole]) {
         let topology = try await readyTopology()
         let all = [.coordinator] + topology.shape.allRanks.map { DaemonRole.rank($0) }
-        if let strange = stores?.first(where: { !all.contains($0) }) {
+        if let strange = wanted?.first(where: { !all.contains($0) }) {
             throw ServiceError(
                 .invalidRequest,
                 "This cluster has no store `\(strange.fileName)`; it has \(all.map(\.fileName).joined(separator: ", "))."
             )
         }
-        let directory = try BackupDirectory(for: path)
+        return (topology, wanted ?? all)
+    }
+
+    /// Has all daemons hold their stores, and let go of them in the end.
+    func withCopies<Value: Sendable>(
+        _ topology: Topology, _ body: (HeldCopies) async throws(ServiceError) -> Value
+    ) async throws(ServiceError) -> Value {
         let begun = try await ask(one: BeginCopy(waitMilliseconds: 10_000))
-        let takenAt = Date()
+        let heldAt = Date()
         do throws(ServiceError) {
-            let list = try await ask(ListSequences())
-            let files = try await copy(stores ?? all, begun.number, topology, into: directory, progress)
-            let manifest = BackupManifest(
-                takenAt: takenAt, topology: (topology.cluster, topology.shape), epoch: begun.epoch,
-                release: Release.current, files: files, models: list.models.map(\.name),
-                sequences: list.sequences.map(\.record.name))
-            try directory.publish(manifest)
+            let copies = HeldCopies(
+                topology: topology, number: begun.number, epoch: begun.epoch, heldAt: heldAt,
+                directory: try await ask(ListSequences()))
+            let value = try await body(copies)
             await endCopy(begun.number, topology)
-            return manifest
+            return value
         } catch {
             await endCopy(begun.number, topology)
             throw error
@@ -44,13 +74,13 @@ extension Cluster {
 
     /// All at once: a copy that nobody reads is let go.
     private func copy(
-        _ stores: [DaemonRole], _ number: UInt64, _ topology: Topology, into directory: BackupDirectory,
+        _ stores: [DaemonRole], _ copies: HeldCopies, into directory: BackupDirectory,
         _ progress: @escaping @Sendable (Int, Int) -> Void
     ) async throws(ServiceError) -> [BackupManifest.File] {
         let standing = BackupStanding(progress)
         let tasks = stores.map { store in
             Task { () async -> Result<BackupManifest.File, ServiceError> in
-                let result = await copied(store, number, topology, into: directory, standing)
+                let result = await copied(store, copies, into: directory, standing)
                 if case .failure(let error) = result { standing.fail(error) }
                 return result
             }
@@ -66,53 +96,47 @@ extension Cluster {
     }
 
     private func copied(
-        _ store: DaemonRole, _ number: UInt64, _ topology: Topology, into directory: BackupDirectory,
-        _ standing: BackupStanding
+        _ store: DaemonRole, _ copies: HeldCopies, into directory: BackupDirectory, _ standing: BackupStanding
     ) async -> Result<BackupManifest.File, ServiceError> {
         do throws(ServiceError) {
-            return .success(try await copy(store, number, topology, into: directory, standing))
+            return .success(try await copy(store, copies, into: directory, standing))
         } catch {
             return .failure(error)
         }
     }
 
     private func copy(
-        _ store: DaemonRole, _ number: UInt64, _ topology: Topology, into directory: BackupDirectory,
-        _ standing: BackupStanding
+        _ store: DaemonRole, _ copies: HeldCopies, into directory: BackupDirectory, _ standing: BackupStanding
     ) async throws(ServiceError) -> BackupManifest.File {
         let file = try StoreFileWriter(directory.partialPath + "/" + BackupManifest.File.name(of: store))
         var (page, used) = (0, 0)
         while true {
             try checkNotCancelled()
             if let failure = standing.failure { throw failure }
-            let part = try await read(ReadCopy(number: number, page: page), of: store, topology).pages
-            guard part.next > page || part.next == part.pages else {
-                throw Self.unexpected("pages that do not go on from \(page)", from: store.fileName)
-            }
-            var start = 0
-            for run in part.runs {
-                let end = start + run.count * part.pageByteCount
-                try file.write(part.bytes[start..<end], at: run.lowerBound * part.pageByteCount)
-                start = end
-            }
+            let part = try await read(copies, of: store, from: page)
+            for (offset, bytes) in part.contents { try file.write(bytes, at: offset) }
             page = part.next
             used += part.bytes.count
-            standing.note(store, done: page * part.pageByteCount, of: part.pages * part.pageByteCount)
+            standing.note(store, done: page * part.pageByteCount, of: part.byteCount)
             guard page == part.pages else { continue }
-            let byteCount = part.pages * part.pageByteCount
             return BackupManifest.File(
-                name: BackupManifest.File.name(of: store), bytes: byteCount, usedBytes: used,
-                crc32c: try file.finish(byteCount: byteCount).hexadecimal)
+                name: BackupManifest.File.name(of: store), bytes: part.byteCount, usedBytes: used,
+                crc32c: try file.finish(byteCount: part.byteCount).hexadecimal)
         }
     }
 
-    private func read(
-        _ request: ReadCopy, of store: DaemonRole, _ topology: Topology
-    ) async throws(ServiceError) -> CopiedPages {
-        switch store {
-        case .coordinator: try await ask(request)
-        case .rank(let rank): try await ask(request, of: rank, in: topology)
+    /// Some pages of a store that is held, from one on; none from its end on.
+    func read(_ copies: HeldCopies, of store: DaemonRole, from page: Int) async throws(ServiceError) -> StoredPages {
+        let request = ReadCopy(number: copies.number, page: page)
+        let part =
+            switch store {
+            case .coordinator: try await ask(request).pages
+            case .rank(let rank): try await ask(request, of: rank, in: copies.topology).pages
+            }
+        guard part.next > page || part.next == part.pages else {
+            throw Self.unexpected("pages that do not go on from \(page)", from: store.fileName)
         }
+        return part
     }
 
     /// What is not told lets go by itself.
@@ -122,6 +146,20 @@ extension Cluster {
     }
 }
 
+extension StoredPages {
+    /// Of the whole file.
+    var byteCount: Int { pages * pageByteCount }
+
+    /// Runs of bytes, and where in the file they are.
+    var contents: [(offset: Int, bytes: ArraySlice<UInt8>)] {
+        var start = 0
+        return runs.map { run in
+            let end = start + run.count * pageByteCount
+            defer { start = end }
+            return (run.lowerBound * pageByteCount, bytes[start..<end])
+        }
+    }
+}
 /// How far the copies of a backup's stores have come, and the first failure of any.
 private final class BackupStanding: Sendable {
     private let sums = Mutex<[DaemonRole: (done: Int, total: Int)]>([:])

@@ -43,12 +43,15 @@ extension OpenSequence: DirectoryItem {
         }
         machine.noteUse(of: name, now: now)
         let waiter = item.answer(OpenedSequence(sequence: known.record, model: owner))
-        let isOnItsWay = machine.join(waiter) { operation in
-            switch operation {
-            case .open, .fork: operation.sequence == known.record.id
-            case .putModel, .removeModel, .truncate, .close, .evict, .claim, .retain: false
+        // Nothing is for most: a look-up does not search all that is under way for others.
+        let isOnItsWay =
+            machine.underWay[known.record.id] != nil
+            && machine.join(waiter) { operation in
+                switch operation {
+                case .open, .fork: operation.sequence == known.record.id
+                case .putModel, .removeModel, .truncate, .close, .evict, .claim, .retain: false
+                }
             }
-        }
         return isOnItsWay ? [] : machine.answer(waiter)
     }
 }

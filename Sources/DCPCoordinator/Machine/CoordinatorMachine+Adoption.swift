@@ -79,8 +79,13 @@ extension CoordinatorMachine {
                     "The store \(store) of \(rank) belongs to cluster \(newcomer.cluster), this coordinator's state to "
                         + "cluster \(state.cluster): \(remedy)")
             }
-            guard newcomer.epoch > state.epoch else { return nil }
-            return refusal("\(rank) has seen \(newcomer.epoch), this coordinator only \(state.epoch): \(remedy)")
+            guard newcomer.epoch <= state.epoch else {
+                return refusal("\(rank) has seen \(newcomer.epoch), this coordinator only \(state.epoch): \(remedy)")
+            }
+            guard newcomer.epoch == state.epoch, newcomer.directoryMark > state.directoryMark else { return nil }
+            return refusal(
+                "\(rank) has seen change \(newcomer.directoryMark) of the directory in \(state.epoch), this coordinator only "
+                    + "\(state.directoryMark): \(remedy)")
         }
         if newcomer.cluster == .none {
             guard !adoption.replaced.contains(rank) else { return nil }

@@ -80,9 +80,11 @@ extension CoordinatorMachine {
     }
 
     private mutating func sendQueued(to rank: RankIndex) -> [Action] {
-        guard copying == nil, case .present(let member) = slots[rank], let sendable = queues[rank]?.takeSendable()
+        guard copying == nil, case .present(let member) = slots[rank], let sendable = queues[rank]?.takeSendable(),
+            !sendable.isEmpty
         else { return [] }
-        return sendable.map { .send(.operation($0.operation), number: $0.number, to: member.link) }
+        return tellDirectoryMark(to: rank)
+            + sendable.map { .send(.operation($0.operation), number: $0.number, to: member.link) }
     }
 
     mutating func sendQueued() -> [Action] { state.shape.allRanks.flatMap { sendQueued(to: $0) } }

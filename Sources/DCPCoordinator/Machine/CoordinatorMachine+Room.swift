@@ -9,7 +9,7 @@ extension CoordinatorMachine {
     ) -> [Action] {
         guard let rank = rank(of: link) else { return [] }
         update(rank) { $0.lastHeard = now }
-        var actions: [Action] = [.send(.leaseRenewed, number: 0, to: link)]
+        var actions: [Action] = [.send(.leaseRenewed, number: 0, to: link)] + tellDirectoryMark(to: rank)
         marks.report(renewal.durableMark, from: rank)
         eviction.used(renewal.usedSequences, at: now)
         eviction.report(renewal.evictionByteCount, from: rank)
@@ -58,9 +58,9 @@ extension CoordinatorMachine {
 
     /// Sequences that were not used for longer than they may.
     mutating func evictAged(now: Duration) -> [Action] {
-        guard phase == .ready else { return [] }
-        let movable = movable
-        return eviction.aged(among: { movable }, now: now).flatMap { entry in
+        guard phase == .ready, eviction.isTimeToAge(now: now) else { return [] }
+        let mortal = movable { $0.retention.timeToLive > 0 }
+        return eviction.aged(among: mortal, now: now).flatMap { entry in
             evict([entry], .age(entry.retention.timeToLive))
         }
     }
@@ -81,12 +81,14 @@ extension CoordinatorMachine {
     }
 
     /// What may go, what goes first first.
-    private func evictable(now: Duration) -> [SequenceEntry] { eviction.candidates(among: movable, now: now) }
+    private func evictable(now: Duration) -> [SequenceEntry] {
+        eviction.candidates(among: movable { _ in true }, now: now)
+    }
 
     /// What may go at all: what an operation is about to change, or a fork is about to read, is in use.
-    private var movable: [SequenceEntry] {
+    private func movable(where isWanted: (SequenceEntry) -> Bool) -> [SequenceEntry] {
         state.sequences.values.filter {
-            !$0.isClosing && !$0.retention.isPinned && $0.fork == nil && underWay[$0.record.id] == nil
+            isWanted($0) && !$0.isClosing && !$0.retention.isPinned && $0.fork == nil && underWay[$0.record.id] == nil
                 && !CanaryNames.isSequence($0.record.name)
         }
     }

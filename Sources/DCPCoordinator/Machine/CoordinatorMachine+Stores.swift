@@ -148,6 +148,17 @@ extension CoordinatorMachine {
             + [.report(.olderStoreTaken(rank, mark: registration.mark, recorded: recorded, cuts: cuts))]
     }
 
+    /// Tells a rank how far the directory has come, if it does not know: before whatever it is told to write, so that it
+    /// remembers that with it.
+    ///
+    /// While a backup begins none is told: the coordinator's copy is made before theirs, and would be behind them.
+    mutating func tellDirectoryMark(to rank: RankIndex) -> [Action] {
+        let mark = state.directoryMark
+        guard copying == nil, case .present(let member) = slots[rank], member.directoryMark < mark else { return [] }
+        update(rank) { $0.directoryMark = mark }
+        return [.send(.directoryMark(mark), number: 0, to: member.link)]
+    }
+
     /// Makes the marks durable that have risen.
     mutating func recordMarks(now: Duration) -> [Action] { marks.isDue(now: now) ? recordMarks() : [] }
 

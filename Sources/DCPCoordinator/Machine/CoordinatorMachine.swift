@@ -48,6 +48,8 @@ public struct CoordinatorMachine: Sendable {
         /// Has registered its lengths in the current epoch.
         var hasJoined = false
         var hasLinks = false
+        /// How far it was told the directory to have come, on its link.
+        var directoryMark = DirectoryMark.none
     }
 
     struct Waiter: Sendable {
@@ -136,8 +138,10 @@ public struct CoordinatorMachine: Sendable {
         slots[rank] = .present(member)
     }
 
-    /// Applies changes to the state and asks for them to be made durable.
+    /// Applies changes to the state and asks for them to be made durable, counted.
     mutating func persist(_ changes: [StateChange]) -> [Action] {
+        guard !changes.isEmpty else { return [] }
+        let changes = changes + [.directoryMark(state.directoryMark.next)]
         for change in changes {
             state.apply(change)
             if case .sequenceRemoved(let id) = change {
@@ -145,7 +149,7 @@ public struct CoordinatorMachine: Sendable {
                 eviction.closed(id)
             }
         }
-        return changes.isEmpty ? [] : [.persist(changes)]
+        return [.persist(changes)]
     }
 
     /// Why the cluster is not ready, naming the ranks.

@@ -119,11 +119,17 @@ struct Eviction: Sendable {
         }.sorted { place($0) < place($1) }
     }
 
-    /// Sequences that were not used for longer than they may. Looks once a second: a time to live is in seconds.
-    mutating func aged(among entries: () -> [SequenceEntry], now: Duration) -> [SequenceEntry] {
-        guard now - lastAged >= .seconds(1) else { return [] }
+    /// Whether to look for those that are too old, which is at every sequence: once a second, as a time to live is in
+    /// seconds.
+    mutating func isTimeToAge(now: Duration) -> Bool {
+        guard now - lastAged >= .seconds(1) else { return false }
         lastAged = now
-        return entries().filter { entry in
+        return true
+    }
+
+    /// Sequences that were not used for longer than they may.
+    func aged(among entries: [SequenceEntry], now: Duration) -> [SequenceEntry] {
+        entries.filter { entry in
             entry.retention.timeToLive > 0 && now - lastUse(of: entry).at >= .seconds(Int(entry.retention.timeToLive))
         }
     }

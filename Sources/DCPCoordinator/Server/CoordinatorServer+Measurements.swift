@@ -60,6 +60,10 @@ extension CoordinatorServer {
     /// Whether nothing waits to be synced: all that it knows would survive it.
     package var isSettled: Bool { !isPersisting }
 
+    package var place: (epoch: Epoch, directoryMark: DirectoryMark) {
+        (machine.state.epoch, machine.state.directoryMark)
+    }
+
     package func mark(of rank: RankIndex) -> UInt64 { machine.state.marks[rank] ?? 0 }
 
     package var measurements: CoordinatorMeasurements {

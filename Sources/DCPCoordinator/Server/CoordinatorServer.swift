@@ -5,8 +5,8 @@ public import NIOCore
 
 /// The coordinator: a shell around `CoordinatorMachine`, confined to one event loop.
 ///
-/// Actions are carried out in order, and those behind a `persist` wait until the writer thread has synced it; events
-/// that come meanwhile change the machine, and their actions queue up behind.
+/// Actions are carried out in order, and those behind a `persist` wait until the writer thread has synced it (`ActionQueue`);
+/// events that come meanwhile change the machine, and their actions queue up behind.
 public final class CoordinatorServer {
     public struct Configuration: Sendable {
         public var listen: Endpoint
@@ -31,6 +31,8 @@ public final class CoordinatorServer {
         /// How many operations may be on their way to one rank at once: fewer than its store lets wait.
         public var operationWindow = 256
         public var link = LinkSettings()
+        /// Runs what reads a held store; NIO's threads unless given.
+        package var copyWork: StoreCopies.DiskWork?
         /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
         public var hostReport: (@Sendable () -> HostReport)?
 
@@ -50,11 +52,8 @@ public final class CoordinatorServer {
     private(set) var links: [CoordinatorMachine.LinkID: Link] = [:]
     private var linkIDs: [ObjectIdentifier: CoordinatorMachine.LinkID] = [:]
     private var nextLink: UInt64 = 1
-    /// What is to be done, in order; the first `performed` of them are.
-    private var actions: [CoordinatorMachine.Action] = []
-    private var performed = 0
+    private var actions = ActionQueue()
     private var isPerforming = false
-    private(set) var isPersisting = false
     private var ticker: RepeatedTask?
     private let started: NIODeadline
 
@@ -74,7 +73,7 @@ public final class CoordinatorServer {
             settings: configuration.link)
         tls = configuration.link.tls
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
-        copies = StoreCopies(eventLoop: eventLoop)
+        copies = StoreCopies(eventLoop: eventLoop, diskWork: configuration.copyWork)
         machine = CoordinatorMachine(
             state: store.initialState, lease: configuration.lease, unknownGrace: configuration.unknownGrace,
             losses: configuration.losses, adoptsRanks: configuration.adoptsRanks,
@@ -114,6 +113,7 @@ public final class CoordinatorServer {
     /// process lives on. Nothing may be asked of the server after it.
     package func abandon() {
         ticker?.cancel()
+        copies.endAll()
         links = [:]
         linkIDs = [:]
     }
@@ -140,15 +140,13 @@ public final class CoordinatorServer {
     var now: Duration { .nanoseconds((eventLoop.now - started).nanoseconds) }
 
     func perform(_ new: [CoordinatorMachine.Action]) {
-        actions += new
+        actions.add(new)
         // An action may close a link, which comes back here at once: its actions wait for those before them.
         guard !isPerforming else { return }
         isPerforming = true
-        while !isPersisting, performed < actions.count {
-            let action = actions[performed]
-            performed += 1
+        while let action = actions.next() {
             switch action {
-            case .persist(let changes): persist(changes + takeQueuedChanges())
+            case .persist(let changes): persist(changes)
             case .send(let message, let number, let id):
                 send(message, Tag(client: ClientID(0), number: number), to: id)
             case .answer(let message, let tag, let id): send(message, tag, to: id)
@@ -157,13 +155,12 @@ public final class CoordinatorServer {
             case .report(let event): observe(event)
             }
         }
-        actions.removeFirst(performed)
-        performed = 0
         isPerforming = false
     }
 
+    var isPersisting: Bool { actions.isPersisting }
+
     private func persist(_ changes: [StateChange]) {
-        isPersisting = true
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let eventLoop = eventLoop
         store.persist(changes) { result in
@@ -172,7 +169,7 @@ public final class CoordinatorServer {
                 switch result {
                 case .success:
                     FailPoint.coordinatorPersisted.pass()
-                    server.isPersisting = false
+                    server.actions.persisted()
                     server.perform([])
                 case .failure(let error):
                     // What was promised cannot be kept: nobody is told anything more, and the daemon ends.
@@ -192,18 +189,6 @@ public final class CoordinatorServer {
     }
 
     func id(of link: Link?) -> CoordinatorMachine.LinkID? { link.flatMap { linkIDs[ObjectIdentifier($0)] } }
-
-    /// The changes that wait behind this one, which are synced with it: what is durable earlier than it has to be harms
-    /// nobody, and each sync costs milliseconds.
-    private func takeQueuedChanges() -> [StateChange] {
-        var changes: [StateChange] = []
-        var others: [CoordinatorMachine.Action] = []
-        for action in actions[performed...] {
-            if case .persist(let some) = action { changes += some } else { others.append(action) }
-        }
-        if !changes.isEmpty { actions.replaceSubrange(performed..., with: others) }
-        return changes
-    }
 
     private func send(_ message: Message, _ tag: Tag, to id: CoordinatorMachine.LinkID) {
         guard let link = links[id] else { return }

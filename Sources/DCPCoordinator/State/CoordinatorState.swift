@@ -9,6 +9,8 @@ public struct CoordinatorState: Hashable, Sendable {
     /// Which cluster this is; none until its store has drawn it.
     public private(set) var cluster = ClusterID.none
     public private(set) var epoch = Epoch.none
+    /// Changes that were recorded, in this state or those that it was made of.
+    public private(set) var directoryMark = DirectoryMark.none
     /// The directory is being made of what the ranks hold; what is here of it may be older.
     public private(set) var isAdopting = false
     /// The store that each rank brought first; another store in its place is refused.
@@ -17,6 +19,8 @@ public struct CoordinatorState: Hashable, Sendable {
     public private(set) var marks: [RankIndex: UInt64] = [:]
     public private(set) var models: [ModelID: ModelRecord] = [:]
     public private(set) var sequences: [SequenceID: SequenceEntry] = [:]
+    /// Of each name. Two while one of them is being closed, after ranks were adopted.
+    private var named: [NameKey: [SequenceID]] = [:]
     private(set) var nextModel: UInt32 = 1
     private(set) var nextSequence: UInt64 = 1
 
@@ -25,10 +29,11 @@ public struct CoordinatorState: Hashable, Sendable {
         self.cluster = cluster
     }
 
-    mutating func apply(_ change: StateChange) {
+    package mutating func apply(_ change: StateChange) {
         switch change {
         case .cluster(let cluster): self.cluster = cluster
         case .epoch(let epoch): self.epoch = epoch
+        case .directoryMark(let mark): directoryMark = mark
         case .adopting(let isAdopting): self.isAdopting = isAdopting
         case .store(let rank, let store): stores[rank] = store
         case .mark(let rank, let mark): marks[rank] = mark
@@ -37,18 +42,30 @@ public struct CoordinatorState: Hashable, Sendable {
             nextModel = max(nextModel, record.id.value + 1)
         case .modelRemoved(let id): models[id] = nil
         case .sequence(let entry):
-            sequences[entry.record.id] = entry
+            let known = sequences.updateValue(entry, forKey: entry.record.id)
+            if known?.record.name != entry.record.name {
+                if let known { forget(known.record) }
+                named[NameKey(entry.record.name), default: []].append(entry.record.id)
+            }
             nextSequence = max(nextSequence, entry.record.id.value + 1)
-        case .sequenceRemoved(let id): sequences[id] = nil
+        case .sequenceRemoved(let id): if let known = sequences.removeValue(forKey: id) { forget(known.record) }
         case .nextIDs(let model, let sequence):
             nextModel = max(nextModel, model)
             nextSequence = max(nextSequence, sequence)
         }
     }
 
+    private mutating func forget(_ record: SequenceRecord) {
+        let name = NameKey(record.name)
+        named[name]?.removeAll { $0 == record.id }
+        if named[name]?.isEmpty ?? false { named[name] = nil }
+    }
+
     func model(named name: String) -> ModelRecord? { models.values.first { NameKey($0.name) == NameKey(name) } }
-    func sequence(named name: String) -> SequenceEntry? {
-        sequences.values.first { NameKey($0.record.name) == NameKey(name) }
+    /// Of two of one name that which is not being closed.
+    package func sequence(named name: String) -> SequenceEntry? {
+        let entries = (named[NameKey(name)] ?? []).map { sequences[$0]! }
+        return entries.first { !$0.isClosing } ?? entries.first
     }
 
     var sortedModels: [ModelRecord] { models.values.sorted { $0.id < $1.id } }
@@ -98,6 +115,7 @@ public struct SequenceEntry: Hashable, Sendable {
 public enum StateChange: Hashable, Sendable {
     case cluster(ClusterID)
     case epoch(Epoch)
+    case directoryMark(DirectoryMark)
     case adopting(Bool)
     case store(RankIndex, StoreID)
     case mark(RankIndex, UInt64)

@@ -10,6 +10,7 @@ internal import NIOCore
 /// | `s` | cluster shape: as in a topology frame |
 /// | `c` | cluster id: u64 |
 /// | `e` | epoch: u64 |
+/// | `d` | directory mark: u64 |
 /// | `a` | nothing; there while the directory is being made of what the ranks hold |
 /// | `n` | next model number: u32, next sequence number: u64 |
 /// | `r`, rank: u16 | store id: two u64 |
@@ -51,6 +52,7 @@ package enum StateCoding {
         switch change {
         case .cluster(let cluster): return record(key("c")) { $0.write(cluster.value) }
         case .epoch(let epoch): return record(key("e")) { $0.write(epoch.value) }
+        case .directoryMark(let mark): return record(key("d")) { mark.encode(to: &$0) }
         case .adopting(let isAdopting): return isAdopting ? record(key("a")) { _ in } : (key("a"), nil)
         case .nextIDs(let model, let sequence):
             return record(key("n")) {
@@ -81,6 +83,7 @@ package enum StateCoding {
             case UInt8(ascii: "c"): return .cluster(ClusterID(try r.read("cluster")))
             case UInt8(ascii: "a"): return .adopting(true)
             case UInt8(ascii: "e"): return .epoch(Epoch(try r.read("epoch")))
+            case UInt8(ascii: "d"): return .directoryMark(try DirectoryMark(from: &r))
             case UInt8(ascii: "n"):
                 return .nextIDs(model: try r.read("next model"), sequence: try r.read("next sequence"))
             case UInt8(ascii: "r") where key.count == 3:

@@ -147,7 +147,8 @@ final class CoordinatorSession {
                             intactLength: $0.intactLength, retention: $0.retention)
                     }.sorted { server.uses.lastUse(of: $0.sequence) < server.uses.lastUse(of: $1.sequence) },
                     useCount: server.uses.count, incarnation: server.configuration.incarnation,
-                    holder: server.configuration.holder, mark: server.cache.mark)))
+                    holder: server.configuration.holder, mark: server.cache.mark,
+                    directoryMark: server.cache.directoryMark)))
     }
 
     /// Renews three times a lease; a coordinator that is silent for a whole lease is dialled anew.
@@ -305,6 +306,7 @@ extension CoordinatorSession: LinkDelegate {
         case .recordsRequest(let sequences):
             send(.records(records(of: sequences)), number: frame.tag.number)
         case .copyRequest: holdCopy(number: frame.tag.number)
+        case .directoryMark(let mark): server.cache.note(mark)
         case .failure(let error):
             // The registration was refused, or the coordinator stops: it is about to close the link.
             link.close(error)

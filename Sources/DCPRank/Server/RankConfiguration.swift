@@ -15,6 +15,8 @@ public struct RankConfiguration: Sendable {
     public var threads: Int
     /// What one turn of the event loop may compute itself, by estimate: as long as that other links wait. Zero leaves all to
     /// the threads.
+    /// Runs what reads a held store; NIO's threads unless given.
+    package var copyWork: StoreCopies.DiskWork?
     public var loopWorkMax = TimeAmount.microseconds(600)
     /// Steps in flight at once. One more is answered `overloaded`.
     public var stepsInFlightMax = 1024

@@ -90,7 +90,7 @@ public final class RankServer {
         listener = Listener(
             configuration.listen, as: .rank(configuration.rank), eventLoop: eventLoop, settings: configuration.link)
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
-        copies = StoreCopies(eventLoop: eventLoop)
+        copies = StoreCopies(eventLoop: eventLoop, diskWork: configuration.copyWork)
         coordinator = CoordinatorSession(server: self, hello: hello, dialer: dialer)
     }
 
@@ -134,6 +134,7 @@ public final class RankServer {
         drained?.fail(ServiceError(.shuttingDown, "The process has ended."))
         peers.abandon()
         coordinator.abandon()
+        copies.endAll()
         coordinator = nil
     }
 

@@ -26,6 +26,8 @@ final class ModelSequence {
     private var idGeneration: UInt64 = 0
     /// The longest length of which a commit was sent since the last cut: more than this, no rank may have committed.
     var askedLength = 0
+    /// How often less was promised, or some of it was taken back: two moments without one between them are of one story.
+    private(set) var cuts = 0
     /// A cut was asked for while steps may have been on their way: until the next rewind a rank may have those, too.
     var mayBeLonger = false
     /// What was acknowledged as committed, and when: the last entry is what no rank may have lost.
@@ -49,6 +51,14 @@ final class ModelSequence {
         for layer in layers.indices { cut(layer, to: length) }
     }
 
+    /// What was sent by now, and promised before.
+    init(copy other: ModelSequence, floor: Int, at time: UInt64) {
+        (name, model, hasIDs, record) = (other.name, other.model, other.hasIDs, other.record)
+        (layers, ids, idGeneration) = (other.layers, other.ids, other.idGeneration)
+        askedLength = other.askedLength
+        acknowledged = [(time, floor)]
+    }
+
     var floor: Int { acknowledged.last!.length }
     /// Where all layers agree.
     var length: Int { layers.map(\.count).min() ?? 0 }
@@ -60,17 +70,20 @@ final class ModelSequence {
 
     /// A rank has lost what it wrote after `time`: that is not promised.
     func forgive(after time: UInt64) {
+        cuts += 1
         while acknowledged.count > 1, acknowledged.last!.time > time { acknowledged.removeLast() }
         if acknowledged.last!.time > time { acknowledged = [(0, 0)] }
     }
 
     /// The client has asked for a cut: less is promised from now on.
     func promiseAtMost(_ length: Int) {
+        cuts += 1
         acknowledged = acknowledged.map { ($0.time, min($0.length, length)) }
     }
 
     func cut(_ layer: Int, to length: Int) {
         guard length < layers[layer].count else { return }
+        cuts += 1
         layers[layer].keys.removeLast((layers[layer].count - length) * model[layer].kvHeads * model[layer].keyDim)
         layers[layer].values.removeLast(
             (layers[layer].count - length) * model[layer].kvHeads * model[layer].ownValueDim)

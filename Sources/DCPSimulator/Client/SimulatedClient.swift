@@ -94,6 +94,19 @@ final class SimulatedClient: @unchecked Sendable {
         remaining = simulation.knobs.stepsPerClient
     }
 
+    /// Goes on with sequences that a backup has.
+    init(restoring sequences: [ModelSequence], of model: ModelRecord, name: String, simulation: Simulation) {
+        self.name = name
+        self.simulation = simulation
+        self.sequences = sequences
+        self.model = model
+        process = Process(name: name, world: simulation.world)
+        loop = SimulatedLoop(process)
+        id = ClientID(simulation.world.random.next() | 1)
+        remaining = simulation.world.draw(0...4)
+        isNew = true
+    }
+
     var world: World { simulation.world }
     var cluster: ClusterShape { simulation.knobs.shape }
 

@@ -21,10 +21,14 @@ final class CoordinatorNode: @unchecked Sendable {
     private var adopts = false
     /// Every rank's store has joined the cluster.
     private var hasBeenReady = false
+    /// What the disk held when an older state of it was put in its place, and nobody was told.
+    private var newer: [UInt8]?
+    private var hasHadOlderState = false
 
     init(simulation: Simulation) {
         self.simulation = simulation
-        disk = SimulatedDisk(directory: simulation.directory + "/coordinator", world: simulation.world)
+        disk = SimulatedDisk(
+            directory: simulation.directory + "/coordinator", world: simulation.world, copyAge: .seconds(1))
     }
 
     var isUp: Bool { process != nil }
@@ -43,6 +47,7 @@ final class CoordinatorNode: @unchecked Sendable {
                 directory: disk.directory, shape: simulation.knobs.shape,
                 newClusterID: ClusterID(world.random.next() | 1),
                 writerHost: DiskHost(disk, process, latencyMax: simulation.knobs.diskLatencyMax))
+            disk.markMax = { [weak self] in self?.place ?? .max }
             if isNew || adopts { disk.sync() }
             self.store = store
             var configuration = CoordinatorServer.Configuration(listen: Self.endpoint)
@@ -50,6 +55,7 @@ final class CoordinatorNode: @unchecked Sendable {
             configuration.adoptsRanks = adopts
             configuration.adoptionMargin = UInt64(world.draw(1000...1_000_000))
             configuration.operationWindow = simulation.knobs.operationWindow
+            configuration.copyWork = process.reads
             configuration.link.network = simulation.network
             configuration.link.handshakeTimeout = .seconds(2)
             configuration.link.stallTimeout = .seconds(6)
@@ -77,6 +83,7 @@ final class CoordinatorNode: @unchecked Sendable {
         case .rankLost(let rank, let reason):
             if reason == "it connected again" { replaced.insert(rank) } else { replaced.remove(rank) }
         case .ready: hasBeenReady = true
+        case .rankRefused where newer != nil: putNewerBack()
         case .adopted(let report):
             adopts = false
             simulation.count("directories adopted")
@@ -98,11 +105,57 @@ final class CoordinatorNode: @unchecked Sendable {
     /// Its state is gone, or is again what it was some time ago. Whoever starts it next knows.
     func loseState(forOlder isOlder: Bool) {
         let older = isOlder ? disk.olderContents() : []
-        guard isUp, hasBeenReady, let older else { return }
+        guard isUp, hasBeenReady, newer == nil, let older else { return }
         kill()
         isOlder ? disk.replace(with: older) : disk.remove()
         adopts = true
         simulation.lostDirectory()
+    }
+
+    // MARK: An older state
+
+    /// An older state of its disk is in its place, and whoever starts it does not know.
+    var hasOlderState: Bool { newer != nil }
+
+    /// Whether a rank may end for having met an older state, by a frame of perhaps some time ago.
+    func explains(_ error: ServiceError) -> Bool { hasHadOlderState && error.code == .storeRefused }
+
+    /// How far its state has come, in one number: an epoch, and changes in it.
+    private var place: UInt64? { server.map { SimulatedDisk.place($0.place.epoch, $0.place.directoryMark) } }
+
+    /// Puts an older state of the disk in its place, if there is one that every rank can tell.
+    func restoreOlder() {
+        let known = simulation.ranks.map { $0.directoryPlace ?? 0 }.min()!
+        guard isUp, hasBeenReady, newer == nil, !adopts, let older = disk.olderContents(before: known) else { return }
+        kill()
+        simulation.world.trace.note("\(Self.name) gets an older state")
+        newer = disk.contents
+        hasHadOlderState = true
+        disk.replace(with: older)
+        simulation.lostDirectory()
+    }
+
+    /// Ranks have told that its state is an older one, and somebody brings the newer one.
+    private func putNewerBack() {
+        simulation.count("older state refused")
+        simulation.world.after(0, nil, "exit") { [weak self] in
+            guard let self, newer != nil else { return }
+            kill()
+            simulation.restart(after: .milliseconds(simulation.world.draw(100...3000))) { [weak self] in
+                guard let self, let newer, process == nil else { return }
+                disk.replace(with: newer)
+                self.newer = nil
+                start()
+            }
+        }
+    }
+
+    /// Ends it and begins again with what a backup has.
+    func restore(_ backup: [UInt8]) {
+        kill()
+        (newer, adopts) = (nil, false)
+        disk.restore(backup)
+        start()
     }
 
     private func end(withMachine: Bool) {

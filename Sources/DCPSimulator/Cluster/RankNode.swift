@@ -75,6 +75,7 @@ final class RankNode: @unchecked Sendable {
             configuration.claimTimeout = .seconds(3)
             configuration.memoryIdle = TimeAmount(knobs.memoryIdle)
             configuration.stepTimeoutMax = .seconds(20)
+            configuration.copyWork = process.reads
             configuration.link.network = simulation.network
             configuration.link.handshakeTimeout = .seconds(2)
             configuration.link.stallTimeout = .seconds(6)
@@ -120,7 +121,7 @@ final class RankNode: @unchecked Sendable {
         switch event {
         case .fatal where newer != nil: putNewerBack()
         case .fatal(let error):
-            simulation.fatal(name, error)
+            if !simulation.coordinator.explains(error) { simulation.fatal(name, error) }
             // As systemd would: the daemon ends and is started again.
             replace(process, after: 0)
         case .storeCondition(let refusal) where refusal?.code == .storeDamaged:
@@ -137,6 +138,9 @@ final class RankNode: @unchecked Sendable {
             simulation.restart(after: .milliseconds(300)) { self.start() }
         }
     }
+
+    /// How far it knows the coordinator's state to have come; nil while it is down.
+    var directoryPlace: UInt64? { cache.map { SimulatedDisk.place($0.highestEpoch, $0.directoryMark) } }
 
     /// Whether blocks of its store are in pieces.
     var hasPieces: Bool { (try? cache?.statistics().piecedBlocks).map { $0 > 0 } ?? false }
@@ -200,13 +204,23 @@ final class RankNode: @unchecked Sendable {
 
     // MARK: Copies of its disk
 
+    /// Ends it and begins again with what a backup has.
+    func restore(_ backup: [UInt8]) {
+        kill()
+        newer = nil
+        disk.restore(backup)
+        start()
+    }
+
     /// An older state of its disk is in its place.
     var hasOlderStore: Bool { newer != nil }
+    /// A copy of its disk is another process's.
+    var hasTwin: Bool { twin != nil }
 
     /// Starts another process on a copy of the disk, under another address, and ends it after a while: a restored backup or
     /// a cloned machine beside the original.
     func startTwin(after delay: UInt64, for duration: UInt64) {
-        guard isUp, twin == nil, newer == nil else { return }
+        guard isUp, twin == nil, newer == nil, !simulation.coordinator.hasOlderState else { return }
         let twin = RankNode(rank, simulation: simulation, isTwin: true)
         twin.disk.replace(with: disk.contents)
         self.twin = twin

@@ -1,3 +1,4 @@
+internal import DCPCore
 internal import DCPStore
 internal import DCPTestKit
 internal import Foundation
@@ -24,11 +25,13 @@ final class SimulatedDisk: @unchecked Sendable {
     private var copies: [(time: UInt64, markMax: UInt64, bytes: [UInt8])] = []
     /// At most what the store on it has come to.
     var markMax: () -> UInt64 = { .max }
-    private static let copyAge: UInt64 = 5_000_000_000
+    /// How old a copy is at the least, and how far from the one before.
+    private let copyAge: UInt64
 
-    init(directory: String, world: World) {
+    init(directory: String, world: World, copyAge: Duration = .seconds(5)) {
         self.directory = directory
         self.world = world
+        self.copyAge = copyAge.nanoseconds
     }
 
     func fill(until time: UInt64) { fullUntil = max(fullUntil, time) }
@@ -66,9 +69,12 @@ final class SimulatedDisk: @unchecked Sendable {
         guard !hasLostWrites else { return }
         synced = read()
         syncTime = world.now
-        guard world.now >= (copies.last?.time ?? 0) + Self.copyAge else { return }
+        guard world.now >= (copies.last?.time ?? 0) + copyAge else { return }
         copies = copies.suffix(1) + [(world.now, markMax(), synced)]
     }
+
+    /// Of a coordinator's state, as one number. Neither is beyond 32 bits in a simulation.
+    static func place(_ epoch: Epoch, _ mark: DirectoryMark) -> UInt64 { epoch.value << 32 | mark.value }
 
     /// What it holds now.
     var contents: [UInt8] { read() }
@@ -76,7 +82,7 @@ final class SimulatedDisk: @unchecked Sendable {
     /// A synced state of some time ago; nil when there is none yet.
     /// - Parameter mark: what the store had come to since, if that matters.
     func olderContents(before mark: UInt64? = nil) -> [UInt8]? {
-        copies.first { copy in copy.time + Self.copyAge <= world.now && mark.map { copy.markMax < $0 } ?? true }?.bytes
+        copies.first { copy in copy.time + copyAge <= world.now && mark.map { copy.markMax < $0 } ?? true }?.bytes
     }
 
     /// The disk of another machine, or of another time, in the place of this one.
@@ -84,6 +90,13 @@ final class SimulatedDisk: @unchecked Sendable {
         mkdir(directory, 0o700)
         write(bytes)
         synced = bytes
+    }
+
+    /// What a backup has of it, on a disk that nothing has happened to.
+    func restore(_ bytes: [UInt8]) {
+        heal()
+        replace(with: bytes)
+        (hasLostWrites, copies) = (false, [])
     }
 
     func remove() {

@@ -136,6 +136,13 @@ final class Process: @unchecked Sendable {
         world.census.add(self)
     }
 
+    /// Reads that block on its disk, each an event.
+    var reads: @Sendable (@escaping @Sendable () -> Void) -> Void {
+        { [unowned self] work in
+            world.after(world.delay(.microseconds(20) ... .milliseconds(20)) * slowness, self, "read", work)
+        }
+    }
+
     /// Ends it between two events.
     func die() {
         isAlive = false

@@ -23,6 +23,8 @@ public struct Registration: Hashable, Sendable {
     public var holder: String
     /// The store's place in the order of its changes.
     public var mark: UInt64
+    /// How far it knows the directory to have come in `epoch`.
+    public var directoryMark: DirectoryMark
 
     public struct Numbers: Hashable, Sendable {
         public var model: UInt32
@@ -58,7 +60,7 @@ public struct Registration: Hashable, Sendable {
     public init(
         rank: RankIndex, store: StoreID, cluster: ClusterID = .none, endpoint: Endpoint, epoch: Epoch,
         models: [ModelRecord], numbers: Numbers = Numbers(), sequences: [RegisteredSequence], useCount: UInt64 = 0,
-        incarnation: UInt64 = 0, holder: String = "", mark: UInt64 = 0
+        incarnation: UInt64 = 0, holder: String = "", mark: UInt64 = 0, directoryMark: DirectoryMark = .none
     ) {
         self.rank = rank
         self.store = store
@@ -72,6 +74,7 @@ public struct Registration: Hashable, Sendable {
         self.incarnation = incarnation
         self.holder = holder
         self.mark = mark
+        self.directoryMark = directoryMark
     }
 
     package init(from reader: inout WireReader) throws(ServiceError) {
@@ -94,6 +97,7 @@ public struct Registration: Hashable, Sendable {
         incarnation = try reader.read("incarnation")
         holder = try reader.readString("holder")
         mark = try reader.read("mark")
+        directoryMark = try DirectoryMark(from: &reader)
     }
 
     package func encode(to writer: inout WireWriter) {
@@ -116,6 +120,7 @@ public struct Registration: Hashable, Sendable {
         writer.write(incarnation)
         writer.write(holder)
         writer.write(mark)
+        directoryMark.encode(to: &writer)
     }
 }
 

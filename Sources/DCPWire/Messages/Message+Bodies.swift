@@ -7,6 +7,15 @@ extension Registration: WireFields {}
 extension LeaseRenewal: WireFields {}
 extension Topology: WireFields {}
 extension HostReport: WireFields {}
+
+extension DirectoryMark: WireFields {
+    package init(from reader: inout WireReader) throws(ServiceError) {
+        self.init(try reader.read("directory mark"))
+    }
+
+    package func encode(to writer: inout WireWriter) { writer.write(value) }
+}
+
 extension RankStatus: WireFields {}
 extension SequenceStatus: WireFields {}
 extension SequenceLength: WireFields {}

@@ -38,6 +38,8 @@ public enum Message: Sendable {
     /// Hold the store as it is, under the tag's number.
     case copyRequest
     case copyHeld
+    /// How many changes the directory has recorded: a coordinator that knows of fewer in this epoch has an older state.
+    case directoryMark(DirectoryMark)
 
     case query(QuerySlice)
     case partial(PartialSlice)
@@ -83,6 +85,7 @@ extension Message {
         case .records(let records): (.records, records)
         case .copyRequest: (.copyRequest, Done())
         case .copyHeld: (.copyHeld, Done())
+        case .directoryMark(let mark): (.directoryMark, mark)
         case .query(let slice): (.query, slice)
         case .partial(let slice): (.partial, slice)
         case .logSumExp(let rows): (.logSumExp, rows)
@@ -126,6 +129,7 @@ extension Message {
         case .records: self = .records(try body())
         case .copyRequest: self = try done(.copyRequest)
         case .copyHeld: self = try done(.copyHeld)
+        case .directoryMark: self = .directoryMark(try body())
         case .query: self = .query(try body())
         case .partial: self = .partial(try body())
         case .logSumExp: self = .logSumExp(try body())

@@ -2,6 +2,7 @@ import ArgumentParser
 import DCPClient
 import DCPConsole
 import DCPCore
+import Glibc
 
 struct Backup: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -15,12 +16,17 @@ struct Backup: AsyncParsableCommand {
             --only copies some stores, for a rank alone or the coordinator. Nothing is left behind by a backup that is \
             interrupted; one that is killed leaves a hidden directory, which the next names.
 
+            With - for the directory the same files go to standard output as a tar archive, backup.json last, and what is \
+            said of them to standard error. Whoever reads it must not stand still for a minute. One that is interrupted \
+            has no end, and is not restored.
+
             EXAMPLE
               dcpctl backup /srv/backup/dcp-$(date +%F)
               dcpctl backup /srv/backup/coordinator-$(date +%F) --only coordinator
+              dcpctl backup - | zstd | ssh backup-host 'cat > dcp.tar.zst'
             """)
 
-    @Argument(help: "The directory to make.")
+    @Argument(help: "The directory to make; - for a tar archive on standard output.")
     var directory: String
     @Option(help: ArgumentHelp("Copy this store only: coordinator, rank-0. May be given again.", valueName: "store"))
     var only: [String] = []
@@ -31,12 +37,18 @@ struct Backup: AsyncParsableCommand {
     func run() async throws {
         try await execute {
             let bar = LateProgressBar("backup", unit: "MiB")
+            let output = directory == streamName ? try PipeEnd.standardOutput() : nil
+            // Who reads it may end, which is to be said.
+            if output != nil { signal(SIGPIPE, SIG_IGN) }
             let manifest = try await interruptible { () async throws -> BackupManifest in
                 var made: BackupManifest?
                 do {
                     try await client.withCluster { cluster in
-                        made = try await cluster.backup(to: directory, of: try stores(only)) {
-                            bar.update(done: $0 >> 20, of: $1 >> 20)
+                        let progress = { @Sendable in bar.update(done: $0 >> 20, of: $1 >> 20) }
+                        if let output {
+                            made = try await cluster.backup(into: output, of: try stores(only), progress: progress)
+                        } else {
+                            made = try await cluster.backup(to: directory, of: try stores(only), progress: progress)
                         }
                     }
                 } catch let error as ServiceError {
@@ -48,16 +60,24 @@ struct Backup: AsyncParsableCommand {
                 return made
             }
             bar.finish()
-            try client.output.print(manifest) {
-                let used = manifest.files.reduce(0) { $0 + $1.usedBytes }
-                return
-                    "Copied \(manifest.files.count) stores (\(ByteFormat.format(used))) of cluster \(manifest.cluster) in "
-                    + "epoch \(manifest.epoch), with \(manifest.models.count) models and \(manifest.sequences.count) "
-                    + "sequences, to \(directory)."
-            }
+            guard output != nil else { return try client.output.print(manifest) { text(of: manifest) } }
+            // Standard output is the backup.
+            client.output.json
+                ? ErrorOutput.printLine(try JSONOutput.string(manifest)) : printMessage(text(of: manifest))
         }
     }
+
+    private func text(of manifest: BackupManifest) -> String {
+        let used = manifest.files.reduce(0) { $0 + $1.usedBytes }
+        return
+            "Copied \(manifest.files.count) stores (\(ByteFormat.format(used))) of cluster \(manifest.cluster) in epoch "
+            + "\(manifest.epoch), with \(manifest.models.count) models and \(manifest.sequences.count) sequences, to "
+            + (directory == streamName ? "standard output." : "\(directory).")
+    }
 }
+
+/// Of a backup that is a stream.
+private let streamName = "-"
 
 struct Restore: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -68,14 +88,16 @@ struct Restore: AsyncParsableCommand {
             overwritten: move it away.
 
             With all stores of one backup the cluster starts as it was. With some of them it does not by itself: see the \
-            article Backup.
+            article Backup. With - for the directory it is read from standard input, as `dcpctl backup -` has written it; one \
+            that ends early restores nothing.
 
             EXAMPLE
               dcpctl restore /srv/backup/dcp-2026-11-29 --owner dcp
               dcpctl restore /srv/backup/dcp-2026-11-29 --only rank-1 --to /var/lib/dcp
+              ssh backup-host cat dcp.tar.zst | zstd -dc | dcpctl restore - --owner dcp
             """)
 
-    @Argument(help: "The directory that `dcpctl backup` has made.")
+    @Argument(help: "The directory that `dcpctl backup` has made; - for standard input.")
     var directory: String
     @Option(help: ArgumentHelp("Restore this store only: coordinator, rank-0. May be given again.", valueName: "store"))
     var only: [String] = []
@@ -93,16 +115,28 @@ struct Restore: AsyncParsableCommand {
     func run() async throws {
         try await execute {
             let bar = LateProgressBar("restore", unit: "MiB")
-            let manifest = try BackupManifest(of: directory)
-            let restored = try manifest.restore(from: directory, try stores(only), to: to, owner: owner) {
-                bar.update(done: $0 >> 20, of: $1 >> 20)
-            }
+            defer { bar.finish() }
+            let (manifest, restored) = try restore { bar.update(done: $0 >> 20, of: $1 >> 20) }
             bar.finish()
             try output.print(restored.map { RestoredView(store: $0.store.fileName, path: $0.path, bytes: $0.bytes) }) {
                 restored.map { "Restored \($0.store.fileName) of \(manifest.takenAt) to \($0.path)." }.joined(
                     separator: "\n")
             }
         }
+    }
+}
+
+extension Restore {
+    private func restore(
+        progress: (Int, Int) -> Void
+    ) throws -> (manifest: BackupManifest, stores: [RestoredStore]) {
+        let stores = try stores(only)
+        guard directory != streamName else {
+            return try BackupManifest.restore(
+                from: PipeEnd.standardInput(), stores, to: to, owner: owner, progress: progress)
+        }
+        let manifest = try BackupManifest(of: directory)
+        return (manifest, try manifest.restore(from: directory, stores, to: to, owner: owner, progress: progress))
     }
 }
 

@@ -38,7 +38,7 @@ enum ErrorOutput {
         print(ServiceError(.invalidConfiguration, message))
     }
 
-    private static func printLine(_ text: String) {
+    static func printLine(_ text: String) {
         let bytes = Array("\(text)\n".utf8)
         _ = write(STDERR_FILENO, bytes, bytes.count)
     }

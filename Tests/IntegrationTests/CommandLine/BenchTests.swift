@@ -220,6 +220,20 @@ extension Integration {
             }
         }
 
+        @Test("directory: each size with its figures, of real daemons")
+        func manySequences() async throws {
+            let object = try await run(
+                "directory", "--sequences", "70,20", "--ranks", "1", "--requests", "9", "--pipelined", "4")
+            let found = try results(object)
+            #expect(
+                found.compactMap { ($0["parameters"] as? [String: Any])?["benchmark"] as? String }
+                    == ["directory of 20", "directory of 70"])
+            for result in found {
+                let names = Set(try figures(result).keys)
+                #expect(names.isSuperset(of: ["opens", "look-ups by name", "the whole list"]), "\(names)")
+            }
+        }
+
         @Test("forks: one fork and lists of them, each looked at and closed again")
         func forks() async throws {
             let object = try await run(

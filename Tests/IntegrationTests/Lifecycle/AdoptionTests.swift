@@ -112,6 +112,43 @@ extension Integration {
         }
 
         @Test(
+            "an older state is refused by the ranks also when no epoch came after it; with the newest one all goes on"
+        )
+        func sameEpoch() async throws {
+            let traces = ["first": try Self.trace(958), "second": try Self.trace(959)]
+            try await ClusterSetup(ranks: 2).run { cluster in
+                let local = cluster.local
+                let state = local.directory.data(of: .coordinator), newest = cluster.directory.path("newest")
+                let backup = cluster.directory.path("backup")
+                func play(_ name: String) async throws {
+                    try await cluster.withClient { client in
+                        let trace = traces[name]!
+                        _ = try await client.play(trace, Cuts([0, 30]), on: client.open(trace, name, model: "m"))
+                    }
+                }
+                try await play("first")
+                try await cluster.tool.run("backup", backup, "--only", "coordinator")
+                try await play("second")
+                try await local.kill(.coordinator)
+                try FileManager.default.moveItem(atPath: state, toPath: newest)
+                try await cluster.tool.run("restore", backup, "--to", local.directory.path)
+                try local.start(.coordinator)
+                for rank in local.roles.dropFirst() {
+                    #expect(try await Self.exits(rank, cluster) == .status(78))
+                    let log = try cluster.log(of: rank)
+                    #expect(log.contains("of the directory in epoch 1") && log.contains("--adopt-ranks"), "\(log)")
+                }
+                try await local.kill(.coordinator)
+                try FileManager.default.removeItem(atPath: state)
+                try FileManager.default.moveItem(atPath: newest, toPath: state)
+                try local.start(.coordinator)
+                for rank in local.roles.dropFirst() { try local.start(rank) }
+                try await cluster.waitUntilReady()
+                try await Self.goesOn(traces, from: 30, cluster)
+            }
+        }
+
+        @Test(
             "a rank with a store of another cluster, or with an empty one, is refused, and nothing is adopted without it"
         )
         func strangers() async throws {
