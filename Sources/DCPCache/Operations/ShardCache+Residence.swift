@@ -143,19 +143,23 @@ extension ShardCache {
 
     /// - Parameter wants: asked of each, the one that was used the longest ago first.
     private func release(_ wants: @escaping @Sendable (_ lastUse: UInt64) -> Bool) {
-        // A job of the writer's: none is between its body and its apply, which go by what is resident.
-        enqueue([], isAlone: true, isInternal: true) { [self] _ in
-            reliefMark.store(
-                residentByteCount > (settings.memoryByteCountMax ?? .max) ? residentByteCount : 0, ordering: .relaxed)
-            isRelieving.store(false, ordering: .relaxed)
-        } body: { _ in
-        } apply: { [self] in
-            let caches = sequenceCaches.withLock { $0 }
-            let resident = residents.withLock { $0 }.compactMap { caches[$0] }.map { ($0, $0.core.withLock(\.lastUse)) }
-            for (sequence, lastUse) in resident.sorted(by: { $0.1 < $1.1 }) where wants(lastUse) {
-                release(sequence, lastUse: lastUse)
-            }
-        }
+        // A job of the writer's, which writes nothing: none is between its body and its apply then, and these go by what is
+        // resident.
+        writer.submitInternal(
+            WriteJob(isAlone: true, body: { _ in }) { [self] result in
+                defer { isRelieving.store(false, ordering: .relaxed) }
+                // Else on any thread, while the writer may be anywhere.
+                guard case .success = result else { return }
+                let caches = sequenceCaches.withLock { $0 }
+                let resident = residents.withLock { $0 }.compactMap { caches[$0] }.map {
+                    ($0, $0.core.withLock(\.lastUse))
+                }
+                for (sequence, lastUse) in resident.sorted(by: { $0.1 < $1.1 }) where wants(lastUse) {
+                    release(sequence, lastUse: lastUse)
+                }
+                let isBeyond = residentByteCount > settings.memoryByteCountMax ?? .max
+                reliefMark.store(isBeyond ? residentByteCount : 0, ordering: .relaxed)
+            })
     }
 
     private func release(_ sequence: SequenceCache, lastUse: UInt64) {
