@@ -55,7 +55,7 @@ final class StepExecution {
     func start() {
         let own = QuerySlice(
             tokens: machine.plan.tokens, heads: request.queryHeads, keyDim: request.keyDim,
-            dataType: request.queryDataType, queries: request.queries)
+            dataType: request.queryDataType, queries: request.queryBuffer)
         perform(machine.start(own))
     }
 
@@ -256,7 +256,7 @@ extension ByteBuffer {
     var doubles: [Double] { numbers() }
 
     private init<Number: BitwiseCopyable>(numbers: [Number]) {
-        var buffer = ByteBufferAllocator().buffer(capacity: numbers.count * MemoryLayout<Number>.size)
+        var buffer = TensorMemory.buffer(byteCount: numbers.count * MemoryLayout<Number>.size)
         // Little-endian machines only; the package does not build for another.
         _ = numbers.withUnsafeBytes { buffer.writeBytes($0) }
         self = buffer

@@ -71,7 +71,7 @@ final class StepWork: Sendable {
                 ] {
                     try rows.withBytes { (bytes) throws(ServiceError) in
                         try limits.check(
-                            tensor, UnsafeRawBufferPointer(start: bytes, count: rows.readableBytes), dataType: dataType,
+                            tensor, UnsafeRawBufferPointer(start: bytes, count: rows.byteCount), dataType: dataType,
                             firstHead: firstHead, tokens: tokens, dim: dim
                         ) { tensor == .query ? $0 : plan.token(ofRow: $0) }
                     }
@@ -209,7 +209,7 @@ final class StepWork: Sendable {
         var queries = QueryRows(heads: allHeads, tokens: plan.tokens, keyDim: plan.attention.keyDim)
         for (member, slice) in slices.enumerated() {
             let heads = slices.count == 1 ? allHeads : plan.partition.ownHeads(ofRank: member)
-            try slice.queries.withBytes { (bytes) throws(ServiceError) in
+            try PayloadPart(slice.queries).withBytes { (bytes) throws(ServiceError) in
                 try queries.set(heads: heads, dataType: slice.dataType, rows: bytes, limits: limits)
             }
         }
@@ -301,12 +301,11 @@ final class StepWork: Sendable {
     }
 
     /// The own heads' part of the queries the client sent.
-    private var ownQueries: ByteBuffer {
+    private var ownQueries: PayloadPart {
         guard request.queryMode == .replicate else { return request.queries }
         let headByteCount = plan.tokens * plan.attention.keyDim * request.queryDataType.byteCount
-        return request.queries.getSlice(
-            at: request.queries.readerIndex + plan.ownHeads.lowerBound * headByteCount,
-            length: plan.ownHeads.count * headByteCount)!
+        return request.queries.part(
+            at: plan.ownHeads.lowerBound * headByteCount, byteCount: plan.ownHeads.count * headByteCount)
     }
 
     private func withRows(_ body: (KeyValueRows) throws(ServiceError) -> Void) throws(ServiceError) {
@@ -320,19 +319,14 @@ final class StepWork: Sendable {
     }
 }
 
-extension ByteBuffer {
-    /// The readable bytes as a pointer; never nil, also for none.
+extension PayloadPart {
+    /// The bytes as a pointer; never nil, also for none.
     fileprivate func withBytes(_ body: (UnsafeRawPointer) throws(ServiceError) -> Void) throws(ServiceError) {
-        let result = withUnsafeReadableBytes { bytes -> Result<Void, ServiceError> in
-            withUnsafePointer(to: UInt64(0)) { nothing in
-                do throws(ServiceError) {
-                    try body(bytes.baseAddress ?? UnsafeRawPointer(nothing))
-                    return .success(())
-                } catch {
-                    return .failure(error)
-                }
+        try withUnsafeBytes { (bytes) throws(ServiceError) in
+            var nothing: UInt64 = 0
+            try withUnsafePointer(to: &nothing) { (nothing) throws(ServiceError) in
+                try body(bytes.baseAddress ?? UnsafeRawPointer(nothing))
             }
         }
-        try result.get()
     }
 }
