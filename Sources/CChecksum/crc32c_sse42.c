@@ -1,4 +1,4 @@
-#include "CChecksum.h"
+#include "crc32c.h"
 
 #include <string.h>
 
@@ -63,7 +63,7 @@ static inline uint64_t three_streams(uint64_t crc, const unsigned char **bytes, 
     return crc;
 }
 
-static uint32_t crc32c_sse42(uint32_t crc, const void *bytes, size_t count) {
+uint32_t dcp_crc32c_sse42(uint32_t crc, const void *bytes, size_t count) {
     const unsigned char *at = bytes;
     uint64_t value = (uint32_t)~crc;
     value = three_streams(value, &at, &count, long_stream, long_constants);
@@ -76,7 +76,7 @@ static uint32_t crc32c_sse42(uint32_t crc, const void *bytes, size_t count) {
 
 #pragma clang attribute pop
 
-static int supported(void) {
+int dcp_crc32c_sse42_prepare(void) {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("pclmul")) return 0;
     long_constants = constants(long_stream);
@@ -84,23 +84,9 @@ static int supported(void) {
     return 1;
 }
 #else
-static uint32_t crc32c_sse42(uint32_t crc, const void *bytes, size_t count) {
+uint32_t dcp_crc32c_sse42(uint32_t crc, const void *bytes, size_t count) {
     return dcp_crc32c_scalar(crc, bytes, count);
 }
-static int supported(void) { return 0; }
+
+int dcp_crc32c_sse42_prepare(void) { return 0; }
 #endif
-
-// Filled once, before main.
-static uint32_t (*chosen)(uint32_t, const void *, size_t) = dcp_crc32c_scalar;
-static const char *chosen_name = "scalar";
-
-__attribute__((constructor)) static void choose(void) {
-    if (supported()) {
-        chosen = crc32c_sse42;
-        chosen_name = "sse4.2";
-    }
-}
-
-uint32_t dcp_crc32c(uint32_t crc, const void *bytes, size_t count) { return chosen(crc, bytes, count); }
-
-const char *dcp_crc32c_implementation(void) { return chosen_name; }

@@ -20,12 +20,13 @@ public struct CRC32C: Sendable {
         return crc.value
     }
 
-    /// The implementation this machine uses: `sse4.2` or `scalar`.
+    /// The implementation this machine uses: `vpclmulqdq`, `sse4.2` or `scalar`.
     public static var implementation: String { String(cString: dcp_crc32c_implementation()) }
 
     /// The table-driven twin, for the tests that compare the two.
-    package static func scalarChecksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
-        guard let base = bytes.baseAddress else { return 0 }
-        return dcp_crc32c_scalar(0, base, bytes.count)
+    /// - Parameter before: the checksum of what comes before.
+    package static func scalarChecksum(_ bytes: UnsafeRawBufferPointer, after before: UInt32 = 0) -> UInt32 {
+        guard let base = bytes.baseAddress else { return before }
+        return dcp_crc32c_scalar(before, base, bytes.count)
     }
 }

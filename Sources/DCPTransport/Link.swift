@@ -49,7 +49,7 @@ public final class Link {
     package private(set) var caller: Caller
     private var turnedAway: Refusal?
     private var state: State
-    private var inbound = InboundFrames()
+    private let inbound = InboundFrames()
     /// Of the frame whose first bytes are in `inbound`; from the hello on.
     private var frameWatch: FrameWatch?
     private var outboundByteCount = 0
@@ -87,6 +87,7 @@ public final class Link {
         self.authenticated = authenticated
         self.state = .closed
         lastWriteProgress = channel.eventLoop.now
+        if tls == nil { ReceiveAllocator.install(inbound, on: channel) }
         let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
         state = .greeting(
             deadline: channel.eventLoop.scheduleTask(in: settings.handshakeTimeout) {
@@ -118,8 +119,8 @@ public final class Link {
         guard case .open(let peer) = state else {
             throw ServiceError(.rankUnavailable, "The connection is closed; try again.")
         }
-        let (head, payload) = frame.encode()
-        let fieldsByteCount = head.readableBytes - FrameHeader.byteCount
+        let parts = frame.encode()
+        let fieldsByteCount = parts[0].readableBytes - FrameHeader.byteCount
         guard fieldsByteCount <= settings.frameLimits.fieldsByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
@@ -140,7 +141,7 @@ public final class Link {
                     + "\(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl submit --chunk)."
             )
         }
-        write(head, payload)
+        write(parts)
     }
 
     /// Closes at once; what the peer has not taken by then is lost.
@@ -161,13 +162,10 @@ public final class Link {
         if outboundByteCount == 0 { channel.close(promise: nil) }
     }
 
-    private func write(_ frame: Frame) {
-        let (head, payload) = frame.encode()
-        write(head, payload)
-    }
+    private func write(_ frame: Frame) { write(frame.encode()) }
 
-    private func write(_ head: ByteBuffer, _ payload: ByteBuffer?) {
-        let byteCount = head.readableBytes + (payload?.readableBytes ?? 0)
+    private func write(_ parts: [ByteBuffer]) {
+        let byteCount = parts.readableByteCount
         outboundByteCount += byteCount
         sentByteCount += UInt64(byteCount)
         if stallCheck == nil {
@@ -175,12 +173,8 @@ public final class Link {
             scheduleStallCheck()
         }
         let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
-        var last = head
-        if let payload, payload.readableBytes > 0 {
-            channel.write(head, promise: nil)
-            last = payload
-        }
-        channel.write(last).whenComplete { _ in bound.value.link?.wrote(byteCount) }
+        for part in parts.dropLast() { channel.write(part, promise: nil) }
+        channel.write(parts.last!).whenComplete { _ in bound.value.link?.wrote(byteCount) }
         if !isFlushDue { channel.eventLoop.execute { bound.value.link?.flush() } }
         isFlushDue = true
     }
@@ -300,7 +294,6 @@ extension Link {
             refuse(error)
             return
         }
-        inbound.compact()
         frameWatch?.received(unfinished: inbound.unfinishedByteCount, hasEnded: hasEnded)
     }
 

@@ -46,6 +46,7 @@ public final class SocketNetwork: Network {
                 }
             }
             .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .childChannelOption(.maxMessagesPerRead, value: Self.readsPerTurn)
             .childChannelOption(.recvAllocator, value: Self.receiveAllocator)
             .childChannelInitializer(initialize)
         if let inheritedSocket { return bootstrap.withBoundSocket(inheritedSocket) }
@@ -63,6 +64,7 @@ public final class SocketNetwork: Network {
             .connectTimeout(timeout)
             .channelOption(.socketOption(.so_keepalive), value: 1)
             .channelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .channelOption(.maxMessagesPerRead, value: Self.readsPerTurn)
             .channelOption(.recvAllocator, value: Self.receiveAllocator)
             .channelInitializer(initialize)
         switch endpoint {
@@ -74,7 +76,10 @@ public final class SocketNetwork: Network {
         }
     }
 
-    /// Larger reads for large frames: a chunk of prefill is megabytes.
+    /// Of one connection, so that a frame of megabytes does not keep the others of the loop waiting.
+    private static let readsPerTurn: UInt = 1
+
+    /// Larger reads for large frames: a chunk of prefill is megabytes. Without TLS a link installs its own.
     private static var receiveAllocator: any RecvByteBufferAllocator {
         AdaptiveRecvByteBufferAllocator(minimum: 1 << 10, initial: 8 << 10, maximum: 1 << 20)
     }

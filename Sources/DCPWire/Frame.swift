@@ -17,21 +17,19 @@ public struct Frame: Sendable {
 }
 
 extension Frame {
-    /// The frame as bytes: the header with the fields, and the payload apart, so that tensors are not copied.
-    public func encode() -> (head: ByteBuffer, payload: ByteBuffer?) {
+    /// The frame as bytes, in parts: the header with the fields, and the payload apart, so that tensors are not copied.
+    public func encode() -> [ByteBuffer] {
         var writer = WireWriter()
         let payload = message.encode(to: &writer)
         let fields = writer.buffer
-        var crc = CRC32C()
-        fields.withUnsafeReadableBytes { crc.update($0) }
-        payload?.withUnsafeReadableBytes { crc.update($0) }
         let header = FrameHeader(
             type: message.type, epoch: epoch, tag: tag, sender: sender, fieldsByteCount: fields.readableBytes,
-            payloadByteCount: payload?.readableBytes ?? 0, bodyChecksum: crc.value)
+            payloadByteCount: payload.readableByteCount,
+            bodyChecksum: message.knownChecksum ?? CRC32C.checksum(fields, payload))
         var head = ByteBufferAllocator().buffer(capacity: FrameHeader.byteCount + fields.readableBytes)
         header.write(to: &head)
         head.writeImmutableBuffer(fields)
-        return (head, payload)
+        return [head] + payload.filter { $0.readableBytes > 0 }
     }
 }
 
@@ -61,20 +59,58 @@ public struct FrameDecoder: Sendable {
             header = next
         }
         guard let header, let byteCount = frameByteCount, buffer.readableBytes >= byteCount else { return nil }
+        let frame = buffer.readSlice(length: byteCount)!
+        let body = frame.viewBytes(
+            at: frame.readerIndex + FrameHeader.byteCount, length: byteCount - FrameHeader.byteCount)!
+        return try finish(frame, header, checksum: body.withUnsafeBytes { CRC32C.checksum($0) })
+    }
+
+    /// Takes the frame that is in progress, of which the buffer has every byte and nothing else.
+    /// - Parameter checksum: of all behind the header.
+    /// - Throws: as `next`.
+    package mutating func finish(_ frame: ByteBuffer, checksum: UInt32) throws(ServiceError) -> Frame {
+        guard let header, frame.readableBytes == frameByteCount else {
+            preconditionFailure("a frame is finished after its header was read, and whole")
+        }
+        return try finish(frame, header, checksum: checksum)
+    }
+
+    private mutating func finish(
+        _ frame: ByteBuffer, _ header: FrameHeader, checksum: UInt32
+    ) throws(ServiceError) -> Frame {
         self.header = nil
-        buffer.moveReaderIndex(forwardBy: FrameHeader.byteCount)
-        let fields = buffer.readSlice(length: header.fieldsByteCount)!
-        let payload = buffer.readSlice(length: header.payloadByteCount)!
-        var crc = CRC32C()
-        fields.withUnsafeReadableBytes { crc.update($0) }
-        payload.withUnsafeReadableBytes { crc.update($0) }
-        guard crc.value == header.bodyChecksum else {
+        guard checksum == header.bodyChecksum else {
             throw ServiceError(
                 .protocolViolation,
-                "A \(header.type) frame has checksum \(hex(crc.value)), not the \(hex(header.bodyChecksum)) it states: "
+                "A \(header.type) frame has checksum \(hex(checksum)), not the \(hex(header.bodyChecksum)) it states: "
                     + "the bytes were damaged on the way. Connect again.")
         }
+        var frame = frame
+        frame.moveReaderIndex(forwardBy: FrameHeader.byteCount)
+        let fields = frame.readSlice(length: header.fieldsByteCount)!
+        let payload = frame.readSlice(length: header.payloadByteCount)!
         let message = try Message(type: header.type, fields: fields, payload: payload)
         return Frame(epoch: header.epoch, tag: header.tag, sender: header.sender, message: message)
+    }
+}
+
+extension CRC32C {
+    /// Of fields and payload, as the header has it.
+    static func checksum(_ fields: ByteBuffer, _ payload: [ByteBuffer]) -> UInt32 {
+        var crc = CRC32C()
+        for part in [fields] + payload { part.withUnsafeReadableBytes { crc.update($0) } }
+        return crc.value
+    }
+}
+
+extension [ByteBuffer] {
+    package var readableByteCount: Int { reduce(0) { $0 + $1.readableBytes } }
+
+    /// One buffer of all, without a copy when there is only one.
+    var joined: ByteBuffer {
+        guard count > 1 else { return first ?? ByteBuffer() }
+        var whole = TensorMemory.buffer(byteCount: readableByteCount)
+        for part in self { whole.writeImmutableBuffer(part) }
+        return whole
     }
 }

@@ -15,9 +15,10 @@ struct CRC32CTests {
         #expect(checksum((0..<32).reversed()) == 0x113f_db5c)
     }
 
-    // Three streams of 128 and of 1024 bytes lie side by side: lengths around those, and both after each other.
-    @Test("the instruction and the table agree on any length and alignment, in one piece or in two")
-    func twins() {
+    // Three streams of 128 and of 1024 bytes lie side by side, and lines of 256 are folded from 512 on: lengths around those,
+    // and one after the other.
+    @Test("the instructions and the table agree on any alignment, in one piece or in two")
+    func alignments() {
         var generator = SeededGenerator.ofRun(salt: 1)
         let bytes = (0..<7000).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
         bytes.withUnsafeBytes { all in
@@ -33,6 +34,22 @@ struct CRC32CTests {
                 }
             }
         }
-        #expect(["sse4.2", "scalar"].contains(CRC32C.implementation))
+        #expect(["vpclmulqdq", "sse4.2", "scalar"].contains(CRC32C.implementation))
+    }
+
+    @Test("the instructions and the table agree on every length up to 4,500 bytes, and go on from what came before")
+    func lengths() {
+        var generator = SeededGenerator.ofRun(salt: 2)
+        let bytes = (0..<4500).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
+        bytes.withUnsafeBytes { all in
+            // The table's, byte after byte: one pass has the checksums of all lengths.
+            var expected: UInt32 = 0
+            for count in 0...all.count {
+                let some = UnsafeRawBufferPointer(rebasing: all[..<count])
+                #expect(CRC32C.checksum(some) == expected, "\(count) bytes, seed \(SeededGenerator.seed)")
+                guard count < all.count else { break }
+                expected = CRC32C.scalarChecksum(UnsafeRawBufferPointer(rebasing: all[count...count]), after: expected)
+            }
+        }
     }
 }

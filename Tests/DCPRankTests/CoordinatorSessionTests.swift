@@ -33,7 +33,7 @@ struct CoordinatorSessionTests {
 
     private static func bytes(_ message: Message, flipped bit: Int? = nil) -> [UInt8] {
         let frame = Frame(epoch: .none, tag: Tag(client: ClientID(0), number: 0), message: message)
-        var bytes = Array(frame.encode().head.readableBytesView)
+        var bytes = Array(frame.encode()[0].readableBytesView)
         if let bit { bytes[bit / 8] ^= 1 << UInt8(bit % 8) }
         return bytes
     }

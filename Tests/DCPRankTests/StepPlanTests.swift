@@ -112,8 +112,8 @@ struct StepPlanTests {
         }
         request.tensors = ByteBuffer(repeating: 0, count: whole)
         try request.checkTensors()
-        #expect(request.queries.readableBytes == 1024 && request.keys.readableBytes == 768)
-        #expect(request.values.readableBytes == 384)
+        #expect(request.queries.byteCount == 1024 && request.keys.byteCount == 768)
+        #expect(request.values.byteCount == 384)
     }
 
     /// Positions 5..<12 and 0..<9 in runs of 4 over 3 ranks: 5...7 and 4...7 are rank 1's.

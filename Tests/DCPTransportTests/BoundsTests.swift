@@ -208,8 +208,7 @@ struct BoundsTests {
     }
 
     private func bytes(of frame: Frame) -> [UInt8] {
-        let (head, payload) = frame.encode()
-        return Array(head.readableBytesView) + (payload.map { Array($0.readableBytesView) } ?? [])
+        frame.encode().flatMap(\.readableBytesView)
     }
 
     @Test("one connection over the limit is told so and closed; when another leaves there is room again")

@@ -45,7 +45,7 @@ final class RawPeer: Sendable {
         try await channel.writeAndFlush(ByteBuffer(bytes: bytes)).get()
     }
 
-    func send(_ frame: Frame) async throws { try await send(frame.encode().head.readableBytesView) }
+    func send(_ frame: Frame) async throws { try await send(frame.encode().flatMap(\.readableBytesView)) }
 
     /// From now on it reads.
     func startReading() async throws { try await channel.setOption(.autoRead, value: true).get() }

@@ -54,8 +54,7 @@ struct RawFrame {
 }
 
 func encoded(_ frame: Frame) -> [UInt8] {
-    let (head, payload) = frame.encode()
-    return Array(head.readableBytesView) + (payload.map { Array($0.readableBytesView) } ?? [])
+    frame.encode().flatMap(\.readableBytesView)
 }
 
 /// Decodes the first frame of some bytes; nil when it is not whole.

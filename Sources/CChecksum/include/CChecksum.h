@@ -11,7 +11,7 @@ uint32_t dcp_crc32c(uint32_t crc, const void *bytes, size_t count);
 // The scalar twin, by table. Same result on every input; exported for the tests.
 uint32_t dcp_crc32c_scalar(uint32_t crc, const void *bytes, size_t count);
 
-// The name of the implementation that dcp_crc32c uses: "sse4.2" or "scalar".
+// The name of the implementation that dcp_crc32c uses: "vpclmulqdq", "sse4.2" or "scalar".
 const char *dcp_crc32c_implementation(void);
 
 #endif

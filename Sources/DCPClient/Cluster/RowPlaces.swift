@@ -1,5 +1,5 @@
 internal import DCPCore
-internal import NIOCore
+internal import DCPWire
 
 /// Where a rank's tokens and heads go among all.
 struct RowPlaces {
@@ -13,9 +13,9 @@ struct RowPlaces {
     var groups: Int
 
     /// - Parameter source: `[owned][rowByteCount]`
-    func spread(_ source: ByteBuffer, to target: inout [UInt8], rowByteCount: Int) {
+    func spread(_ source: PayloadPart, to target: inout [UInt8], rowByteCount: Int) {
         guard rowByteCount > 0 else { return }
-        source.withUnsafeReadableBytes { source in
+        source.withUnsafeBytes { source in
             target.withUnsafeMutableBytes { target in
                 guard let source = source.baseAddress, let target = target.baseAddress else { return }
                 var index = owned.lowerBound

@@ -74,7 +74,7 @@ struct StepContents {
             (queries?.byteCount(queryHeads, tokens: tokens) ?? 0)
             + (keys?.byteCount(kvHeads, tokens: keyValueTokens) ?? 0)
             + (values?.byteCount(kvHeads, tokens: keyValueTokens) ?? 0)
-        var tensors = ByteBufferAllocator().buffer(capacity: byteCount)
+        var tensors = TensorMemory.buffer(byteCount: byteCount)
         queries?.write(queryHeads, to: &tensors)
         keys?.write(kvHeads, of: owned, to: &tensors)
         values?.write(kvHeads, of: owned, to: &tensors)

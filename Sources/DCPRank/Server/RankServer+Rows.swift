@@ -31,45 +31,39 @@ extension RankServer {
             }
             rowsInFlightByteCount += byteCount
             let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)
-            let (cache, eventLoop) = (cache, eventLoop)
+            let (cache, headGroups, eventLoop) = (cache, cluster.headGroups, eventLoop)
             pool.submit { goesOn in
-                let result = Result { () throws(ServiceError) in
-                    try cache.readRows(request, byteCount: byteCount, goesOn)
-                }
+                let message = cache.answer(to: request, byteCount: byteCount, headGroups: headGroups, goesOn)
                 eventLoop.execute {
                     let (server, call) = bound.value
                     server.rowsInFlightByteCount -= byteCount
-                    server.answer(call, server.reply(result, request))
+                    server.answer(call.link, call.tag, message)
                 }
             }
         } catch {
             refuse(call, error)
         }
     }
-
-    private func reply(
-        _ result: Result<(StoredRows, ByteBuffer), ServiceError>, _ request: RowsRequest
-    ) -> Result<RowsReply, ServiceError> {
-        Result { () throws(ServiceError) in
-            let (rows, bytes) = try result.get()
-            guard let state = cache.state(of: request.sequence), let model = cache.model(state.model) else {
-                throw ServiceError(.unknownSequence, "\(request.sequence) is not open; open it again.")
-            }
-            let attention = model.description[request.layer]
-            return RowsReply(
-                generation: rows.generation, tokens: rows.tokens, dataType: model.description.kvDataType,
-                kvHeads: attention.kvHeads / cluster.headGroups, keyDim: attention.keyDim,
-                valueDim: attention.ownValueDim, rows: bytes)
-        }
-    }
 }
 
 extension ShardCache {
+    /// Made here, with its checksum, while the rows are in this thread's cache.
+    fileprivate func answer(
+        to request: RowsRequest, byteCount: Int, headGroups: Int, _ goesOn: () -> Void
+    ) -> Message {
+        do throws(ServiceError) {
+            let reply = try readRows(request, byteCount: byteCount, headGroups: headGroups, goesOn)
+            return Message.reply(reply, to: RowsRequest.self)
+        } catch {
+            return Message.failure(error)
+        }
+    }
+
     /// Rows in the memory that the frame is sent from.
     fileprivate func readRows(
-        _ request: RowsRequest, byteCount: Int, _ goesOn: () -> Void
-    ) throws(ServiceError) -> (StoredRows, ByteBuffer) {
-        var buffer = ByteBufferAllocator().buffer(capacity: byteCount)
+        _ request: RowsRequest, byteCount: Int, headGroups: Int, _ goesOn: () -> Void
+    ) throws(ServiceError) -> RowsReply {
+        var buffer = TensorMemory.buffer(byteCount: byteCount)
         var result: Result<StoredRows, ServiceError>?
         buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: byteCount) { bytes in
             let bytes = UnsafeMutableRawBufferPointer(rebasing: bytes[..<byteCount])
@@ -81,6 +75,14 @@ extension ShardCache {
             return byteCount
         }
         guard let result else { preconditionFailure("the buffer lends its bytes at once") }
-        return (try result.get(), buffer)
+        let stored = try result.get()
+        guard let state = self.state(of: request.sequence), let model = self.model(state.model) else {
+            throw ServiceError(.unknownSequence, "\(request.sequence) is not open; open it again.")
+        }
+        let attention = model.description[request.layer]
+        return RowsReply(
+            generation: stored.generation, tokens: stored.tokens, dataType: model.description.kvDataType,
+            kvHeads: attention.kvHeads / headGroups, keyDim: attention.keyDim, valueDim: attention.ownValueDim,
+            rows: buffer)
     }
 }

@@ -1,6 +1,5 @@
 internal import DCPCore
 internal import DCPWire
-internal import NIOCore
 
 /// The check of a step's tensors, a piece at a time, as a value.
 ///
@@ -10,7 +9,7 @@ internal import NIOCore
 struct InputCheck: Sendable {
     private struct Tensor {
         var kind: InputLimits.Tensor
-        var rows: ByteBuffer
+        var rows: PayloadPart
         var dataType: DataType
         var firstHead: Int
         var heads: Int

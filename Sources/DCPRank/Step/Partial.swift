@@ -1,4 +1,5 @@
 public import DCPAttention
+internal import DCPWire
 internal import NIOCore
 
 /// A rank's context states for the rows of one rank's own heads, as the wire has them: on the event loop no number of them is
@@ -66,7 +67,7 @@ package struct PartialCut {
         while partials.count < rows.count, left > 0 {
             let own = rows[partials.count]
             if next == 0 {
-                outputs = ByteBufferAllocator().buffer(capacity: own.count * dim * 4)
+                outputs = TensorMemory.buffer(byteCount: own.count * dim * 4)
                 lse = ByteBufferAllocator().buffer(capacity: own.count * 8)
             }
             let some = own.lowerBound + next..<min(own.lowerBound + next + left, own.upperBound)
@@ -88,7 +89,7 @@ extension ByteBuffer {
     init(doubles: ArraySlice<Double>) { self.init(numbers: doubles) }
 
     private init<Number: BitwiseCopyable>(numbers: ArraySlice<Number>) {
-        self = ByteBufferAllocator().buffer(capacity: numbers.count * MemoryLayout<Number>.size)
+        self = TensorMemory.buffer(byteCount: numbers.count * MemoryLayout<Number>.size)
         write(numbers)
     }
 

@@ -55,7 +55,7 @@ final class StepExecution {
     func start() {
         let own = QuerySlice(
             tokens: machine.plan.tokens, heads: request.queryHeads, keyDim: request.keyDim,
-            dataType: request.queryDataType, queries: request.queries)
+            dataType: request.queryDataType, queries: request.queryBuffer)
         perform(machine.start(own))
     }
 

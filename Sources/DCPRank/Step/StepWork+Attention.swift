@@ -18,14 +18,12 @@ extension StepWork {
 
     /// Causal attention of the own heads over the step's own tokens.
     func attendNewTokens(in place: Place, completion: @escaping Completion<AttentionResult>) {
-        let own = QuerySlice(
-            tokens: plan.tokens, heads: plan.ownHeads.count, keyDim: plan.attention.keyDim,
-            dataType: request.queryDataType, queries: ownQueries)
+        let own = QueryConversion.Part(heads: plan.ownHeads, dataType: request.queryDataType, rows: ownQueries)
         let layout = PanelLayout(
             plan.attention, plan.kvDataType, kvHeads: plan.partition.kvHeads, blockTokens: Self.newTokenBlockTokens)
         let kept = Kept(
             (
-                queries: QueryConversion(heads: plan.ownHeads, [(plan.ownHeads, own)], plan, limits),
+                queries: QueryConversion(heads: plan.ownHeads, [own], plan, limits),
                 panels: LargePanels(entries, layout)
             ))
         attend(in: place, completion) { [self] _ throws(ServiceError) in
@@ -66,7 +64,9 @@ extension StepWork {
     ) {
         let allHeads = 0..<plan.partition.queryHeads
         let parts = slices.enumerated().map { member, slice in
-            (slices.count == 1 ? allHeads : plan.partition.ownHeads(ofRank: member), slice)
+            QueryConversion.Part(
+                heads: slices.count == 1 ? allHeads : plan.partition.ownHeads(ofRank: member),
+                dataType: slice.dataType, rows: PayloadPart(slice.queries))
         }
         // From what the first query of an entry sees; the others see nothing before it.
         let wanted = request.entries.map {
@@ -162,12 +162,11 @@ extension StepWork {
     }
 
     /// The own heads' part of the queries the client sent.
-    private var ownQueries: ByteBuffer {
+    private var ownQueries: PayloadPart {
         guard request.queryMode == .replicate else { return request.queries }
         let headByteCount = plan.tokens * plan.attention.keyDim * request.queryDataType.byteCount
-        return request.queries.getSlice(
-            at: request.queries.readerIndex + plan.ownHeads.lowerBound * headByteCount,
-            length: plan.ownHeads.count * headByteCount)!
+        return request.queries.part(
+            at: plan.ownHeads.lowerBound * headByteCount, byteCount: plan.ownHeads.count * headByteCount)
     }
 }
 

@@ -157,19 +157,14 @@ final class StepWork: Sendable {
     }
 }
 
-extension ByteBuffer {
-    /// The readable bytes as a pointer; never nil, also for none.
+extension PayloadPart {
+    /// The bytes as a pointer; never nil, also for none.
     func withBytes(_ body: (UnsafeRawPointer) throws(ServiceError) -> Void) throws(ServiceError) {
-        let result = withUnsafeReadableBytes { bytes -> Result<Void, ServiceError> in
-            withUnsafePointer(to: UInt64(0)) { nothing in
-                do throws(ServiceError) {
-                    try body(bytes.baseAddress ?? UnsafeRawPointer(nothing))
-                    return .success(())
-                } catch {
-                    return .failure(error)
-                }
+        try withUnsafeBytes { (bytes) throws(ServiceError) in
+            var nothing: UInt64 = 0
+            try withUnsafePointer(to: &nothing) { (nothing) throws(ServiceError) in
+                try body(bytes.baseAddress ?? UnsafeRawPointer(nothing))
             }
         }
-        try result.get()
     }
 }

@@ -52,7 +52,7 @@ extension SentStep {
         var spoilt = requests
         for rank in ranks where mode != .absent || contextRank(of: rank) == contextRank(of: owner) {
             let request = requests[rank]!
-            let (queries, keys) = (request.queries.readableBytes, request.keys.readableBytes)
+            let (queries, keys) = (request.queries.byteCount, request.keys.byteCount)
             let (bytes, heads) =
                 switch tensor {
                 case .query: (0..<queries, request.queryHeads)

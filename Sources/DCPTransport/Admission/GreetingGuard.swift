@@ -50,8 +50,8 @@ final class GreetingGuard: ChannelInboundHandler {
             .accessDenied,
             "This port takes TLS with certificates only; give tls-ca, tls-certificate and tls-key (dcpctl certs).")
         if bytes.getInteger(at: bytes.readerIndex, endianness: .little, as: UInt32.self) == FrameHeader.magic {
-            let (head, _) = Frame.greeting(.failure(error)).encode()
-            context.writeAndFlush(wrapOutboundOut(head), promise: nil)
+            let parts = Frame.greeting(.failure(error)).encode()
+            context.writeAndFlush(wrapOutboundOut(parts[0]), promise: nil)
         }
         link.refuse(Refusal(.plainText, error))
     }

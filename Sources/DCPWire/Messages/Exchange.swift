@@ -28,12 +28,12 @@ public struct QuerySlice: Equatable, Sendable {
         try rest.expectEmpty(reader)
     }
 
-    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> [ByteBuffer] {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.write(UInt16(keyDim))
         writer.write(dataType.rawValue)
-        return queries
+        return [queries]
     }
 }
 
@@ -66,12 +66,12 @@ public struct PartialSlice: Sendable {
         try rest.expectEmpty(reader)
     }
 
-    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> [ByteBuffer] {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.write(UInt16(valueDim))
         writer.writeLogarithmBase()
-        return joined([outputs, lse])
+        return [outputs, lse]
     }
 }
 
@@ -97,11 +97,11 @@ public struct LogSumExpRows: Sendable {
         try rest.expectEmpty(reader)
     }
 
-    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> [ByteBuffer] {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.writeLogarithmBase()
-        return lse
+        return [lse]
     }
 }
 
@@ -130,11 +130,11 @@ public struct CorrectedSlice: Sendable {
         try rest.expectEmpty(reader)
     }
 
-    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> [ByteBuffer] {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.write(UInt16(valueDim))
-        return outputs
+        return [outputs]
     }
 }
 
@@ -174,13 +174,4 @@ extension ByteBuffer {
     func expectEmpty(_ reader: WireReader) throws(ServiceError) {
         guard readableBytes == 0 else { throw reader.malformed("has \(readableBytes) bytes of payload too many") }
     }
-}
-
-/// One buffer of several, without a copy when only one has bytes.
-func joined(_ parts: [ByteBuffer]) -> ByteBuffer {
-    let filled = parts.filter { $0.readableBytes > 0 }
-    guard filled.count > 1 else { return filled.first ?? ByteBuffer() }
-    var whole = ByteBufferAllocator().buffer(capacity: filled.reduce(0) { $0 + $1.readableBytes })
-    for part in filled { whole.writeImmutableBuffer(part) }
-    return whole
 }

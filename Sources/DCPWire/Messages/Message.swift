@@ -60,7 +60,15 @@ extension Message {
     public var payloadByteCount: Int { parts.body.payloadByteCount }
 
     /// Writes the fields; returns the payload, which follows them uncopied.
-    func encode(to writer: inout WireWriter) -> ByteBuffer? { parts.body.encodeBody(to: &writer) }
+    func encode(to writer: inout WireWriter) -> [ByteBuffer] { parts.body.encodeBody(to: &writer) }
+
+    /// Of fields and payload, where it has been computed already.
+    var knownChecksum: UInt32? {
+        switch self {
+        case .request(let body), .reply(let body): body.checksum
+        default: nil
+        }
+    }
 
     private var parts: (type: FrameType, body: any FrameBody) {
         switch self {
@@ -136,8 +144,8 @@ extension Message {
         case .corrected: self = .corrected(try body())
         case .abort: self = .abort(try body())
         case .appended: self = try done(.appended)
-        case _ where type.isReply: self = .reply(EncodedBody(type: type, fields: fields, payload: payload))
-        default: self = .request(EncodedBody(type: type, fields: fields, payload: payload))
+        case _ where type.isReply: self = .reply(EncodedBody(type: type, fields: fields, payload: [payload]))
+        default: self = .request(EncodedBody(type: type, fields: fields, payload: [payload]))
         }
     }
 }
@@ -145,13 +153,13 @@ extension Message {
 /// As it is: written already, or not read yet.
 extension EncodedBody: FrameBody {
     package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
-        self.init(type: reader.type, fields: reader.takeRest(), payload: payload)
+        self.init(type: reader.type, fields: reader.takeRest(), payload: [payload])
     }
 
-    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> [ByteBuffer] {
         writer.write(encoded: fields)
-        return payload.readableBytes > 0 ? payload : nil
+        return payload
     }
 
-    package var payloadByteCount: Int { payload.readableBytes }
+    package var payloadByteCount: Int { payload.readableByteCount }
 }

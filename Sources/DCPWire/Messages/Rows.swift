@@ -62,11 +62,9 @@ public struct RowsReply: Sendable {
     }
 
     /// `[tokens][kvHeads][keyDim]`
-    public var keys: ByteBuffer { rows.getSlice(at: rows.readerIndex, length: byteCount(keyDim))! }
+    public var keys: PayloadPart { PayloadPart(rows, at: 0, byteCount: byteCount(keyDim)) }
     /// `[tokens][kvHeads][valueDim]`
-    public var values: ByteBuffer {
-        rows.getSlice(at: rows.readerIndex + byteCount(keyDim), length: byteCount(valueDim))!
-    }
+    public var values: PayloadPart { PayloadPart(rows, at: byteCount(keyDim), byteCount: byteCount(valueDim)) }
 
     private func byteCount(_ dim: Int) -> Int { tokens * kvHeads * dim * dataType.byteCount }
 
@@ -84,13 +82,13 @@ public struct RowsReply: Sendable {
         }
     }
 
-    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> [ByteBuffer] {
         writer.write(generation)
         writer.write(UInt32(tokens))
         writer.write(dataType.rawValue)
         writer.write(UInt16(kvHeads))
         writer.write(UInt16(keyDim))
         writer.write(UInt16(valueDim))
-        return rows
+        return [rows]
     }
 }

@@ -92,11 +92,11 @@ public struct StepRequest: Sendable {
     public var tokens: Int { entries.reduce(0) { $0 + $1.count } }
 
     /// `[queryHeads][tokens][keyDim]`
-    public var queries: ByteBuffer { tensor(at: 0, byteCounts.queries) }
+    public var queries: PayloadPart { tensor(at: 0, byteCounts.queries) }
     /// `[kvHeads][keyValueTokens][keyDim]`
-    public var keys: ByteBuffer { tensor(at: byteCounts.queries, byteCounts.keys) }
+    public var keys: PayloadPart { tensor(at: byteCounts.queries, byteCounts.keys) }
     /// `[kvHeads][keyValueTokens][valueDim]`
-    public var values: ByteBuffer { tensor(at: byteCounts.queries + byteCounts.keys, byteCounts.values) }
+    public var values: PayloadPart { tensor(at: byteCounts.queries + byteCounts.keys, byteCounts.values) }
 
     /// Of the tensors, by what the fields say. 2^16 heads x 2^20 tokens x 2^16 dimensions x 4 bytes fits 64 bits: no product
     /// can overflow.
@@ -105,12 +105,13 @@ public struct StepRequest: Sendable {
         return (queryHeads * tokens * keyDim * queryDataType.byteCount, rows * keyDim, rows * valueDim)
     }
 
-    private func tensor(at offset: Int, _ byteCount: Int) -> ByteBuffer {
-        guard let slice = tensors.getSlice(at: tensors.readerIndex + offset, length: byteCount) else {
-            preconditionFailure("the tensors are used before checkTensors")
-        }
-        return slice
+    /// Not before `checkTensors`.
+    private func tensor(at offset: Int, _ byteCount: Int) -> PayloadPart {
+        PayloadPart(tensors, at: offset, byteCount: byteCount)
     }
+
+    /// As `queries`, for a message of its own.
+    public var queryBuffer: ByteBuffer { tensors.getSlice(at: tensors.readerIndex, length: byteCounts.queries)! }
 
     /// Whether the payload is what the fields say.
     /// - Throws: `.invalidRequest`, with both numbers of bytes.
@@ -154,7 +155,7 @@ public struct StepRequest: Sendable {
         tensors = payload
     }
 
-    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> [ByteBuffer] {
         writer.write(model.value)
         writer.write(queryMode.rawValue)
         writer.write(appends)
@@ -174,7 +175,7 @@ public struct StepRequest: Sendable {
             $0.write($1.claim.value)
         }
         commits.encode(to: &writer)
-        return tensors
+        return [tensors]
     }
 }
 
@@ -208,12 +209,12 @@ public struct StepResult: Sendable {
         try rest.expectEmpty(reader)
     }
 
-    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> [ByteBuffer] {
         writer.write(UInt32(tokens))
         writer.write(UInt16(heads))
         writer.write(UInt16(valueDim))
         writer.write(lse != nil)
         writer.writeLogarithmBase()
-        return joined([outputs, lse ?? ByteBuffer()])
+        return [outputs, lse ?? ByteBuffer()]
     }
 }

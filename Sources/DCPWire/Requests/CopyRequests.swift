@@ -88,7 +88,7 @@ package struct CopiedPages: FrameBody {
         }
     }
 
-    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> [ByteBuffer] {
         writer.write(UInt32(pages.pageByteCount))
         writer.write(UInt64(pages.pages))
         writer.write(UInt64(pages.next))
@@ -96,7 +96,7 @@ package struct CopiedPages: FrameBody {
             $0.write(UInt64($1.lowerBound))
             $0.write(UInt32($1.count))
         }
-        return ByteBuffer(bytes: pages.bytes)
+        return [ByteBuffer(bytes: pages.bytes)]
     }
 
     package var payloadByteCount: Int { pages.bytes.count }

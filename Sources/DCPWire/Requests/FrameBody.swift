@@ -7,8 +7,8 @@ package protocol FrameBody: Sendable {
     init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError)
 
     /// Writes the fields.
-    /// - Returns: the tensors, which follow them uncopied.
-    func encodeBody(to writer: inout WireWriter) -> ByteBuffer?
+    /// - Returns: the tensors, which follow them one after the other, uncopied.
+    func encodeBody(to writer: inout WireWriter) -> [ByteBuffer]
 
     /// Bytes of the tensors.
     var payloadByteCount: Int { get }
@@ -28,9 +28,9 @@ extension WireFields {
         try self.init(from: &reader)
     }
 
-    package func encodeBody(to writer: inout WireWriter) -> ByteBuffer? {
+    package func encodeBody(to writer: inout WireWriter) -> [ByteBuffer] {
         encode(to: &writer)
-        return nil
+        return []
     }
 
     package var payloadByteCount: Int { 0 }

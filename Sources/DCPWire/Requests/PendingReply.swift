@@ -26,7 +26,7 @@ package struct PendingReply: Sendable {
         var writer = WireWriter()
         writer.write(UInt32(answers.count))
         for answer in answers { writer.write(encoded: answer!) }
-        return .reply(EncodedBody(type: type, fields: writer.buffer, payload: ByteBuffer()))
+        return .reply(EncodedBody(type: type, fields: writer.buffer, payload: []))
     }
 }
 

@@ -23,18 +23,23 @@ extension Request {
 public struct EncodedBody: Sendable {
     public let type: FrameType
     let fields: ByteBuffer
-    let payload: ByteBuffer
+    /// One after the other.
+    let payload: [ByteBuffer]
+    /// Of one that is written, so that whoever makes it has the work and not the loop that sends it; nil when it was received.
+    let checksum: UInt32?
 
-    init(type: FrameType, fields: ByteBuffer, payload: ByteBuffer) {
+    init(type: FrameType, fields: ByteBuffer, payload: [ByteBuffer]) {
         self.type = type
         self.fields = fields
         self.payload = payload
+        checksum = nil
     }
 
     private init(_ type: FrameType, _ body: some FrameBody) {
         var writer = WireWriter()
-        payload = body.encodeBody(to: &writer) ?? ByteBuffer()
+        payload = body.encodeBody(to: &writer)
         fields = writer.buffer
+        checksum = CRC32C.checksum(fields, payload)
         self.type = type
     }
 
@@ -53,7 +58,7 @@ public struct EncodedBody: Sendable {
             throw ServiceError(.protocolViolation, "A \(type) frame came where a \(expected) frame answers.")
         }
         var reader = WireReader(fields, of: expected)
-        let body = try Body(from: &reader, payload: payload)
+        let body = try Body(from: &reader, payload: payload.joined)
         try reader.finish()
         return body
     }

@@ -94,8 +94,7 @@ final class RawConnection {
     }
 
     static func bytes(_ frame: Frame) -> [UInt8] {
-        let (head, payload) = frame.encode()
-        return Array(head.readableBytesView) + (payload.map { Array($0.readableBytesView) } ?? [])
+        frame.encode().flatMap(\.readableBytesView)
     }
 
     /// Returns false when the peer has closed already.

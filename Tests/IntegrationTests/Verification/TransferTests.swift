@@ -167,6 +167,14 @@ extension Integration {
                     let before = try await client.rows(of: sequence, layer: 1, positions: 10..<50)
                     let copied = try await client.openSequence("copy", model: nil)
                     #expect(try await client.rows(of: copied, layer: 1, positions: 10..<50).keys == before.keys)
+                    // In place of others, of the same size and of another.
+                    var kept = CachedRows()
+                    for (layer, positions) in [(0, 5..<45), (1, 0..<60), (0, 20..<60), (1, 10..<50)] {
+                        try await client.rows(of: copied, layer: layer, positions: positions, into: &kept)
+                        let fresh = try await client.rows(of: copied, layer: layer, positions: positions)
+                        #expect(kept.keys == fresh.keys && kept.values == fresh.values && kept.version == fresh.version)
+                    }
+                    #expect(kept.keys == before.keys && kept.values == before.values)
                     // A cut between two answers: an export would not mix them.
                     try await client.cut("a", to: 55)
                     let after = try await client.rows(of: sequence, layer: 1, positions: 10..<50)

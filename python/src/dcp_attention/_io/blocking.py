@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
@@ -128,6 +129,31 @@ class BlockingLink:
 class BlockingTransport:
     """Sockets for one caller at a time."""
 
+    def __init__(self) -> None:
+        # A list of descriptors, and nothing of what they are: it is as good for the next sockets that have them.
+        self._poll_of = lru_cache(maxsize=64)(_poll_of)
+
+    def _receive(self, links: list[BlockingLink], deadline: float, is_due: Callable[[], bool]) -> bool:
+        """Receives over links until nothing is due.
+
+        Returns:
+            Whether that was before the deadline.
+        """
+        while is_due():
+            ready = [link for link in links if link.has_buffered]
+            if not ready:
+                ready = self._poll([link for link in links if link.awaits], deadline)
+                if not ready:
+                    return False
+            for link in ready:
+                link.receive()
+        return True
+
+    def _poll(self, links: list[BlockingLink], deadline: float) -> list[BlockingLink]:
+        found = {link.socket.fileno(): link for link in links}
+        events = self._poll_of(tuple(found)).poll(max(0, deadline - time.monotonic()) * 1000)
+        return [found[descriptor] for descriptor, _ in events]
+
     async def open(self, peer: Peer, tls: TLS | None) -> Link:
         """See `Transport`."""
         deadline = time.monotonic() + DIAL_TIMEOUT
@@ -138,7 +164,7 @@ class BlockingTransport:
         link = BlockingLink(peer, sock)
         try:
             link.send(hello(RELEASE), deadline)
-            _receive([link], deadline, lambda: link.is_open and not link.conversation.is_welcome)
+            self._receive([link], deadline, lambda: link.is_open and not link.conversation.is_welcome)
         except BaseException:
             sock.close()
             raise
@@ -172,7 +198,7 @@ class BlockingTransport:
                 if failure is not None:
                     break
                 call.link.send(call.pieces, deadline)
-            waits = _receive(links, deadline, lambda: due > 0 and failure is None)
+            waits = self._receive(links, deadline, lambda: due > 0 and failure is None)
             if not waits:
                 raise late(next(c.link for c, a in zip(calls, answers, strict=True) if a is None).peer, timeout)
         finally:
@@ -205,31 +231,11 @@ class _NoLock:
 _NO_LOCK = _NoLock()
 
 
-def _receive(links: list[BlockingLink], deadline: float, is_due: Callable[[], bool]) -> bool:
-    """Receives over links until nothing is due.
-
-    Returns:
-        Whether that was before the deadline.
-    """
-    while is_due():
-        ready = [link for link in links if link.has_buffered]
-        if not ready:
-            ready = _poll([link for link in links if link.awaits], deadline)
-            if not ready:
-                return False
-        for link in ready:
-            link.receive()
-    return True
-
-
-def _poll(links: list[BlockingLink], deadline: float) -> list[BlockingLink]:
+def _poll_of(descriptors: tuple[int, ...]) -> select.poll:
     poll = select.poll()
-    found = {}
-    for link in links:
-        found[link.socket.fileno()] = link
-        poll.register(link.socket, select.POLLIN)
-    events = poll.poll(max(0, deadline - time.monotonic()) * 1000)
-    return [found[descriptor] for descriptor, _ in events]
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return poll
 
 
 def _dial(peer: Peer, tls: TLS | None) -> socket.socket:

@@ -56,14 +56,17 @@ class Conversation:
         self._waiting.pop(tag, None)
 
     def received(self, count: int) -> None:
-        """Takes note of bytes in the reader's buffer, and passes on the frame that they end.
+        """Takes note of bytes in the reader's buffer, and passes on the frames that they end.
 
         Raises:
             ServiceError: The peer breaks the protocol or has refused this client: close the connection.
         """
         frame = self.reader.received(count)
-        if frame is None:
-            return
+        while frame is not None:
+            self._take(frame)
+            frame = self.reader.received(0)
+
+    def _take(self, frame: Frame) -> None:
         if not self.is_welcome:
             self._greeted(frame)
         elif frame.type == FAILURE_TYPE:

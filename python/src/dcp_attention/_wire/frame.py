@@ -19,6 +19,7 @@ VERSION = 4
 HEADER_BYTES = 64
 FIELDS_MAX = 16 << 20
 PAYLOAD_MAX = 256 << 20
+_AHEAD = 64 << 10
 
 _HEADER = struct.Struct("<4sHHQQQIHHIIIQ")
 _CHECKSUM = struct.Struct("<I")
@@ -101,31 +102,31 @@ class FrameReader:
     """Puts frames together from bytes that are received into its buffers.
 
     ``buffer()`` is where the next bytes go; ``received(count)`` says how many came, and returns a frame when they end
-    one.
+    one. Others may have come with it: ``received(0)`` returns the next, until there is none.
+
+    A header is received with what follows it, so that an answer of `_AHEAD` bytes takes one system call; the rest of a
+    larger one is received into its place.
     """
 
-    __slots__ = ("_body", "_filled", "_header", "_parsed", "_view", "peer")
+    __slots__ = ("_ahead", "_body", "_filled", "_found", "_parsed", "_view", "peer")
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
-        self._header = bytearray(HEADER_BYTES)
+        self._ahead = memoryview(bytearray(HEADER_BYTES + _AHEAD))
         self._body: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._found = 0  # bytes in `_ahead`, between two frames or in a header
         self._parsed: tuple[Any, ...] | None = None
-        self._start()
-
-    def _start(self) -> None:
-        self._parsed = None
-        self._view = memoryview(self._header)
-        self._filled = 0
+        self._view = self._ahead
+        self._filled = 0  # bytes in `_body`, in a frame
 
     @property
     def is_between_frames(self) -> bool:
         """Whether no byte of a frame has come that is not whole."""
-        return self._parsed is None and self._filled == 0
+        return self._parsed is None and self._found == 0
 
     def buffer(self) -> memoryview:
         """Where to receive into: at least one byte."""
-        return self._view[self._filled :]
+        return self._ahead[self._found :] if self._parsed is None else self._view[self._filled :]
 
     def received(self, count: int) -> Frame | None:
         """Takes note of bytes in the buffer.
@@ -137,25 +138,24 @@ class FrameReader:
             Incompatible: The peer speaks another version.
             ProtocolViolation: The bytes are no frame, or are damaged.
         """
-        self._filled += count
-        if self._parsed is None:
-            if self._filled < HEADER_BYTES:
-                if self._filled >= len(MAGIC) and self._header[: len(MAGIC)] != MAGIC:
+        if self._parsed is not None:
+            self._filled += count
+        else:
+            self._found += count
+            if self._found < HEADER_BYTES:
+                if self._found >= len(MAGIC) and self._ahead[: len(MAGIC)] != MAGIC:
                     raise self._stranger()
                 return None
             self._parse()
-            if len(self._view) > 0:
-                return None
-        elif self._filled < len(self._view):
-            return None
-        return self._finish()
+        return self._finish() if self._filled == len(self._view) else None
 
     def _parse(self) -> None:
-        parsed = _HEADER.unpack_from(self._header)
+        ahead = self._ahead
+        parsed = _HEADER.unpack_from(ahead)
         if parsed[0] != MAGIC:
             raise self._stranger()
-        (checksum,) = _CHECKSUM.unpack_from(self._header, _HEADER.size)
-        if google_crc32c.value(bytes(self._header[: _HEADER.size])) != checksum:
+        (checksum,) = _CHECKSUM.unpack_from(ahead, _HEADER.size)
+        if google_crc32c.value(bytes(ahead[: _HEADER.size])) != checksum:
             raise ProtocolViolation(f"{self.peer} sent a header whose checksum fails; the connection is closed.")
         if parsed[1] != VERSION:
             raise Incompatible(
@@ -171,8 +171,15 @@ class FrameReader:
         # The payload begins at a multiple of 64 bytes, whatever the fields' size: numbers in it are aligned.
         padding = -fields % 64
         self._body = np.empty(padding + fields + payload, np.uint8)[padding:]
-        self._view = self._body.data if fields + payload else memoryview(b"")
-        self._filled = 0
+        self._view = self._body.data
+        came = min(self._found - HEADER_BYTES, fields + payload)
+        end = HEADER_BYTES + came
+        self._view[:came] = ahead[HEADER_BYTES:end]
+        self._filled = came
+        self._found -= end
+        if self._found:
+            # Copied before it is moved: the two may overlap.
+            ahead[: self._found] = bytes(ahead[end : end + self._found])
 
     def _finish(self) -> Frame:
         assert self._parsed is not None
@@ -180,7 +187,7 @@ class FrameReader:
         body = self._body
         if google_crc32c.value(body if len(body) else b"") != crc:
             raise ProtocolViolation(f"{self.peer} sent a frame whose checksum fails; the connection is closed.")
-        self._start()
+        self._parsed = None
         return Frame(
             type,
             epoch,
@@ -191,7 +198,7 @@ class FrameReader:
         )
 
     def _stranger(self) -> ProtocolViolation:
-        start = bytes(self._header[: len(MAGIC)])
+        start = bytes(self._ahead[: len(MAGIC)])
         kind = {b"HTTP": "HTTP", b"\x15\x03": "TLS", b"\x16\x03": "TLS"}
         spoken = next((name for prefix, name in kind.items() if start.startswith(prefix)), "another protocol")
         return ProtocolViolation(
@@ -209,5 +216,6 @@ def frames(data: bytes, peer: str = "the peer") -> Iterable[Frame]:
         buffer[:count] = data[:count]
         data = data[count:]
         frame = reader.received(count)
-        if frame is not None:
+        while frame is not None:
             yield frame
+            frame = reader.received(0)

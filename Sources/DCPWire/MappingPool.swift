@@ -1,0 +1,129 @@
+internal import Dispatch
+internal import Glibc
+internal import Synchronization
+
+/// Anonymous mappings: those that are lent, and those that are held for the next who asks. Safe to use from any thread.
+package final class MappingPool: Sendable {
+    private struct Held {
+        let memory: UnsafeMutableRawBufferPointer
+        let since: ContinuousClock.Instant
+    }
+
+    /// `@unchecked Sendable`: addresses, which are used by whom they are lent to.
+    private struct State: @unchecked Sendable {
+        /// Bytes of each mapping, by its address.
+        var lent: [UnsafeMutableRawPointer: Int] = [:]
+        /// In the order in which they came back.
+        var held: [Held] = []
+        var heldByteCount = 0
+        /// Whether a release is due.
+        var isWatched = false
+    }
+
+    private let heldByteCountMax: Int
+    private let idleTime: Duration
+    private let state = Mutex(State())
+    static let hugePage = 2 << 20
+
+    /// - Parameters:
+    ///   - heldByteCountMax: what comes back beyond it lets go of what came back first.
+    ///   - idleTime: for how long nobody takes what is then given back to the system.
+    package init(heldByteCountMax: Int, idleTime: Duration) {
+        self.heldByteCountMax = heldByteCountMax
+        self.idleTime = idleTime
+    }
+
+    /// What is held for the next who asks.
+    package var heldByteCount: Int { state.withLock { $0.heldByteCount } }
+
+    /// - Returns: `byteCount` bytes, with whatever was in them before.
+    package func take(_ byteCount: Int) -> UnsafeMutableRawBufferPointer {
+        let mapped = Self.mappedByteCount(byteCount)
+        let found = state.withLock { state -> UnsafeMutableRawPointer? in
+            // The last to come back is the likeliest to be in a cache.
+            guard let index = state.held.lastIndex(where: { $0.memory.count == mapped }) else { return nil }
+            let memory = state.held.remove(at: index).memory
+            state.heldByteCount -= mapped
+            state.lent[memory.baseAddress!] = mapped
+            return memory.baseAddress
+        }
+        if let found { return UnsafeMutableRawBufferPointer(start: found, count: byteCount) }
+        let address = Self.map(mapped)
+        state.withLock { $0.lent[address] = mapped }
+        return UnsafeMutableRawBufferPointer(start: address, count: byteCount)
+    }
+
+    package func giveBack(_ address: UnsafeMutableRawPointer) {
+        let now = ContinuousClock.now
+        let (excess, isDue) = state.withLock { state in
+            guard let byteCount = state.lent.removeValue(forKey: address) else {
+                preconditionFailure("memory is given back once, by whom it was lent to")
+            }
+            state.held.append(
+                Held(memory: UnsafeMutableRawBufferPointer(start: address, count: byteCount), since: now))
+            state.heldByteCount += byteCount
+            var count = 0
+            while state.heldByteCount > heldByteCountMax {
+                state.heldByteCount -= state.held[count].memory.count
+                count += 1
+            }
+            let excess = Array(state.held.prefix(count))
+            state.held.removeFirst(count)
+            let isDue = !state.isWatched && !state.held.isEmpty
+            if isDue { state.isWatched = true }
+            return (excess, isDue)
+        }
+        Self.unmap(excess)
+        if isDue { watch() }
+    }
+
+    /// Gives back to the system what has been held since before an instant.
+    package func release(heldBefore instant: ContinuousClock.Instant) {
+        let idle = state.withLock { state in
+            let idle = state.held.filter { $0.since < instant }
+            state.held.removeAll { $0.since < instant }
+            state.heldByteCount -= idle.reduce(0) { $0 + $1.memory.count }
+            return idle
+        }
+        Self.unmap(idle)
+    }
+
+    /// Looks again after each `idleTime`, until nothing is held.
+    private func watch() {
+        let nanoseconds = idleTime / .nanoseconds(1)
+        DispatchQueue.global(qos: .utility).asyncAfter(deadline: .now() + .nanoseconds(Int(nanoseconds))) { [self] in
+            release(heldBefore: ContinuousClock.now - idleTime)
+            let goesOn = state.withLock { state in
+                state.isWatched = !state.held.isEmpty
+                return state.isWatched
+            }
+            if goesOn { watch() }
+        }
+    }
+
+    /// In steps of an eighth, so that payloads of about the same size take each other's.
+    private static func mappedByteCount(_ byteCount: Int) -> Int {
+        let largest = 1 << (Int.bitWidth - 1 - max(1, byteCount).leadingZeroBitCount)
+        let step = max(4096, largest / 8)
+        return (byteCount + step - 1) / step * step
+    }
+
+    /// Whole huge pages where it is as large as one.
+    private static func map(_ byteCount: Int) -> UnsafeMutableRawPointer {
+        let slack = byteCount >= hugePage ? hugePage : 0
+        guard let start = mmap(nil, byteCount + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+            start != MAP_FAILED
+        else { preconditionFailure("no memory for \(byteCount) bytes of a payload (mmap: errno \(errno))") }
+        guard slack > 0 else { return start }
+        let before = (hugePage - Int(bitPattern: start) % hugePage) % hugePage
+        if before > 0 { munmap(start, before) }
+        if slack > before { munmap(start + before + byteCount, slack - before) }
+        // Advice: without huge pages it is slower, not wrong.
+        madvise(start + before, byteCount, MADV_HUGEPAGE)
+        return start + before
+    }
+
+    private static func unmap(_ mappings: [Held]) {
+        for mapping in mappings { munmap(mapping.memory.baseAddress!, mapping.memory.count) }
+    }
+}
