@@ -35,6 +35,8 @@ extension ShardCache {
         spillIfCrowded()
         let (isRunning, failure) = spills.withLock { ($0.isRunning, $0.failure?.error) }
         if isRunning { return false }
+        // A batch may have come to its end since.
+        if uncommitted.add(byteCount, limit: limit) { return true }
         if let failure { throw failure }
         guard sequence.layers.contains(where: { $0.state.withLock(\.length) >= end }) else { throw crowded }
         uncommitted.add(byteCount)

@@ -53,16 +53,7 @@ extension StoreCheck {
         _ lineage: KeyPath<SequenceRecord, Lineage>, _ read: borrowing ReadTransaction
     ) throws -> LineageTable {
         var lineages = LineageTable()
-        var ids: [SequenceID] = []
-        var ignored: [Suspect] = []
-        try scan(tables.sequences, read, &ignored) { key, _ in
-            if key.count == 8 { ids.append(SequenceID(RecordReader.key(key, at: 0))) }
-            return true
-        }
-        for id in ids {
-            guard let value = try read.get(tables.sequences, SequenceRecord.key(id)) else { continue }
-            lineages[id] = SequenceRecord(id, value)?[keyPath: lineage]
-        }
+        for (id, record) in try readableRecords(read) { lineages[id] = record[keyPath: lineage] }
         return lineages
     }
 

@@ -31,16 +31,8 @@ extension StoreCheck {
     mutating func checkStrayTokens(_ read: borrowing ReadTransaction) throws -> [Suspect] {
         var found: [Suspect] = []
         var table = TokenTable()
-        var ids: [SequenceID] = []
-        var ignored: [Suspect] = []
-        try scan(tables.sequences, read, &ignored) { key, _ in
-            if key.count == 8 { ids.append(SequenceID(RecordReader.key(key, at: 0))) }
-            return true
-        }
-        for id in ids {
-            guard let value = try read.get(tables.sequences, SequenceRecord.key(id)),
-                let entry = SequenceRecord(id, value).map({ TokenTable.Entry($0) })
-            else { continue }
+        for (id, record) in try readableRecords(read) {
+            let entry = TokenTable.Entry(record)
             _ = table.put(id, entry.space, entry.record)
         }
         let open = Set(table.entries.values.compactMap(\.record.openChunk))

@@ -185,6 +185,19 @@ struct StoreCheck: Sendable {
         return (record, model)
     }
 
+    /// Those of all sequences that can be read.
+    func readableRecords(_ read: borrowing ReadTransaction) throws -> [(SequenceID, SequenceRecord)] {
+        var records: [(SequenceID, SequenceRecord)] = []
+        var ignored: [Suspect] = []
+        try scan(tables.sequences, read, &ignored) { key, value in
+            guard key.count == 8 else { return true }
+            let id = SequenceID(RecordReader.key(key, at: 0))
+            if let record = SequenceRecord(id, value) { records.append((id, record)) }
+            return true
+        }
+        return records
+    }
+
     // MARK: Scanning
 
     /// Scans a table in key order. A key that is not above the one before, or that `body` does not know, and a table that
