@@ -59,6 +59,46 @@ struct DirectoryTests {
         #expect(opened.sequences.map(\.id) == [SequenceID(2)])
     }
 
+    @Test("a list comes in pages: each sequence that begins with the prefix once, with its model")
+    func pages() throws {
+        let names = ["b-1", "a-1", "b-2", "b-3", "c", "b-4", "b-5"]
+        var driver = try ready(sequences: names)
+        _ = driver.ask(.close(name: "b-3"))
+        for count in 1...6 {
+            var found: [String] = []
+            var request = ListSequences(prefix: "b-", count: count)
+            while true {
+                let page = driver.machine.page(request)
+                found += page.sequences.map(\.record.name)
+                #expect(page.models.map(\.name) == (page.sequences.isEmpty ? [] : ["m"]))
+                #expect(page.sequences.count == count || !page.hasMore)
+                guard page.hasMore, let last = page.sequences.last else { break }
+                request.after = last.record.id
+            }
+            #expect(found == ["b-1", "b-2", "b-4", "b-5"])
+        }
+        #expect(driver.machine.page(ListSequences()).sequences.count == 6)
+        #expect(driver.machine.page(ListSequences(prefix: "x")).models.isEmpty)
+    }
+
+    @Test("a directory that has as many sequences as a rank can register takes no more until one is closed")
+    func full() throws {
+        var driver = try Driver(sequencesMax: 2)
+        driver.becomeReady()
+        _ = try driver.carry(.registerModel(name: "m", try shape()))
+        for name in ["s", "t"] {
+            _ = try driver.carry(.openSequence(name: name, model: "m", revision: "", create: true))
+        }
+        let open = DirectoryRequest.openSequence(name: "u", model: "m", revision: "", create: true)
+        for request in [open, .fork(name: "s", newName: "u", length: 0)] {
+            let error = try driver.refusal(of: request)
+            #expect(error.code == .storeFull && error.message.contains("the limit is 2"), "\(error)")
+        }
+        #expect(try driver.carry(.openSequence(name: "s", model: "m", revision: "", create: true)).sequences.count == 1)
+        _ = try driver.carry(.close(name: "s"))
+        #expect(try driver.carry(open).sequences.map(\.name) == ["u"])
+    }
+
     @Test("TRAPS 20, 21: a model is registered once; another shape under its name is refused with the differences")
     func models() throws {
         var driver = try ready()
@@ -135,15 +175,15 @@ struct DirectoryTests {
         #expect(try driver.refusal(of: .close(name: "s")).code == .unknownSequence)
         #expect(
             try driver.refusal(of: .openSequence(name: "s", model: "m", revision: "", create: true)).code == .notReady)
-        #expect(driver.machine.sequenceList.sequences.isEmpty)
+        #expect(driver.machine.page(ListSequences()).sequences.isEmpty)
     }
 
     @Test("while the cluster is not ready lists are answered, and changes refused with the reason")
     func notReady() throws {
         var driver = try ready(sequences: ["s"])
         _ = close(&driver, 1)
-        #expect(driver.machine.sequenceList.models.map(\.name) == ["m"])
-        #expect(driver.machine.sequenceList.sequences.map(\.record.name) == ["s"])
+        #expect(driver.machine.page(ListSequences()).models.map(\.name) == ["m"])
+        #expect(driver.machine.page(ListSequences()).sequences.map(\.record.name) == ["s"])
         let error = try driver.refusal(of: .close(name: "s"))
         #expect(error.code == .notReady && error.isRetryable && error.message.contains("rank 1 missing"))
     }

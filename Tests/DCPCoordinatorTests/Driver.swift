@@ -26,14 +26,15 @@ struct Driver {
 
     init(
         ranks: Int = 2, losses: Set<RankLoss> = [], adopts: Bool = false, without: Set<RankIndex> = [],
-        evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10)
+        evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10),
+        sequencesMax: Int = CoordinatorMachine.sequencesMax
     ) throws {
         let shape = try ClusterShape(
             ranks: ranks, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
         machine = CoordinatorMachine(
             state: CoordinatorState(shape: shape, cluster: Self.cluster), lease: Self.lease,
             unknownGrace: Self.unknownGrace, losses: losses, adoptsRanks: adopts, adoptsWithout: without,
-            adoptionMargin: 1000, evict: evict, evictIdle: evictIdle)
+            adoptionMargin: 1000, evict: evict, evictIdle: evictIdle, sequencesMax: sequencesMax)
         directoryMark = machine.state.directoryMark
     }
 

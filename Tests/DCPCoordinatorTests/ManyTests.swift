@@ -93,7 +93,7 @@ struct ManyTests {
         driver.confirm(driver.send(many: [OpenSequence(name: "t", model: "m", scope: "tenant", create: true)]))
         let claim = try driver.taken("t")
         driver.confirm(driver.send(many: [ForkSequence(name: "t", newName: "u", length: 0, claim: claim)]))
-        #expect(driver.machine.sequenceList.sequences.map(\.record.scope) == ["", "tenant", "tenant"])
+        #expect(driver.machine.page(ListSequences()).sequences.map(\.record.scope) == ["", "tenant", "tenant"])
         let other = driver.send(many: [OpenSequence(name: "u", model: "m", scope: "other", create: true)])
         let error = try #require(errors(other).first)
         #expect(error.code == .conflict && error.message.contains("`tenant`") && error.message.contains("`other`"))

@@ -39,7 +39,7 @@ struct RetentionTests {
         var driver = try ready(evict: .off)
         #expect(candidates(&driver, at: .seconds(200)).isEmpty)
         try keep("s3", &driver)
-        #expect(driver.machine.sequenceList.sequences.filter(\.retention.isKept).map(\.record.name) == ["s3"])
+        #expect(driver.machine.page(ListSequences()).sequences.filter(\.retention.isKept).map(\.record.name) == ["s3"])
         #expect(candidates(&driver, at: .seconds(105)).isEmpty, "used 5 s ago")
         #expect(candidates(&driver, at: .seconds(200)) == [3])
     }
@@ -63,9 +63,9 @@ struct RetentionTests {
         let late = driver.send(many: [TruncateSequence(name: "s1", length: 0, claim: old)])
         #expect(errors(late).map(\.code) == [.claimed])
         #expect(errors(driver.send(many: [OpenSequence(name: "s1", model: "", create: false)])).isEmpty)
-        #expect(driver.machine.sequenceList.sequences[0].retention.isKept, "looking at it changes nothing")
+        #expect(driver.machine.page(ListSequences()).sequences[0].retention.isKept, "looking at it changes nothing")
         _ = try driver.taken("s1")
-        #expect(!driver.machine.sequenceList.sequences[0].retention.isKept)
+        #expect(!driver.machine.page(ListSequences()).sequences[0].retention.isKept)
         #expect(candidates(&driver, at: .seconds(200)).isEmpty)
     }
 

@@ -201,7 +201,10 @@ struct FullStoreTests {
     func spared() throws {
         var driver = try ready(sequences: 3)
         _ = try driver.carry(.pin(name: "s1"))
-        #expect(driver.machine.sequenceList.sequences.filter(\.retention.isPinned).map(\.record.id) == [SequenceID(1)])
+        #expect(
+            driver.machine.page(ListSequences()).sequences.filter(\.retention.isPinned).map(\.record.id) == [
+                SequenceID(1)
+            ])
         driver.on { $0.renewed(Driver.link(0), self.renewal(used: [2]), now: .seconds(95)) }
         driver.on { $0.renewed(Driver.link(0), self.renewal(used: [3]), now: .seconds(89)) }
         let sent = evict(&driver, at: .seconds(100))

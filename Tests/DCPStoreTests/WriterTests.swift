@@ -223,7 +223,7 @@ struct WriterTests {
         put(bench, "b", outcomes)
         #expect(outcomes.wait(1) == ["b failed"])
         gate.open()
-        #expect(outcomes.wait(5) == ["b failed", "own 0", "own 1", "own 2", "a"])
+        #expect(outcomes.wait(4) == ["b failed", "own 0", "own 1", "own 2", "a"])
     }
 
     @Test("everysec and always: what was acknowledged is there after reopening", arguments: Durability.allCases)

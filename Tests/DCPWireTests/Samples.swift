@@ -83,6 +83,7 @@ enum Samples {
         let refusal = ServiceError(.unknownSequence, "No.")
         return [
             .request(GetTopology(waitMilliseconds: 30_000)), .request(ListModels()), .request(ListSequences()),
+            .request(ListSequences(prefix: "tenant-", after: SequenceID(7), count: 1)),
             .request(Many([RegisterModel(name: "m", plain)])), .request(Many([RemoveModel(name: "m")])),
             .request(
                 Many([
@@ -108,7 +109,8 @@ enum Samples {
                 to: GetTopology.self),
             .reply([model, model], to: ListModels.self),
             .reply(
-                SequenceList(models: [model], sequences: [.init(record: record, retention: retention)]),
+                SequenceList(
+                    models: [model], sequences: [.init(record: record, retention: retention)], hasMore: true),
                 to: ListSequences.self),
             .reply(Many.Reply([.success(model)]), to: Many<RegisterModel>.self),
             .reply(Many.Reply([.success(Done()), .failure(refusal)]), to: Many<RemoveModel>.self),

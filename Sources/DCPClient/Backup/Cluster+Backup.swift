@@ -62,7 +62,7 @@ extension Cluster {
         do throws(ServiceError) {
             let copies = HeldCopies(
                 topology: topology, number: begun.number, epoch: begun.epoch, heldAt: heldAt,
-                directory: try await ask(ListSequences()))
+                directory: try await list())
             let value = try await body(copies)
             await endCopy(begun.number, topology)
             return value

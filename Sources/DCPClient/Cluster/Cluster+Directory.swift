@@ -83,8 +83,16 @@ extension Cluster {
         return (SequenceHandle(record: matched.sequence, model: matched.model), matched.length)
     }
 
-    public func sequences() async throws(ServiceError) -> [SequenceHandle] {
-        let list = try await ask(ListSequences())
+    /// Sequences that are not being closed, in the order in which they were made; asked for a page at a time, so one that is made
+    /// or closed meanwhile may be among them or not.
+    /// - Parameters:
+    ///   - prefix: what their names begin with.
+    ///   - limit: as many at most; nil for all.
+    ///   - isWanted: by name; what is not does not count for the limit.
+    public func sequences(
+        prefix: String = "", limit: Int? = nil, where isWanted: (String) -> Bool = { _ in true }
+    ) async throws(ServiceError) -> [SequenceHandle] {
+        let list = try await list(prefix: prefix, limit: limit, where: isWanted)
         let models = Dictionary(list.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })
         return try list.sequences.map { (element) throws(ServiceError) in
             guard let model = models[element.record.model] else {
@@ -93,6 +101,24 @@ extension Cluster {
             }
             return SequenceHandle(record: element.record, model: model, retention: element.retention)
         }
+    }
+
+    func list(
+        prefix: String = "", limit: Int? = nil, where isWanted: (String) -> Bool = { _ in true }
+    ) async throws(ServiceError) -> SequenceList {
+        var list = SequenceList(models: [], sequences: [])
+        var request = ListSequences(prefix: prefix)
+        repeat {
+            request.count = min(ListSequences.countMax, (limit ?? .max) - list.sequences.count)
+            guard request.count > 0 else { break }
+            let page = try await ask(request)
+            let known = Set(list.models.map(\.id))
+            list.models += page.models.filter { !known.contains($0.id) }
+            list.sequences += page.sequences.filter { isWanted($0.record.name) }
+            list.hasMore = page.hasMore
+            request.after = page.sequences.last?.record.id ?? request.after
+        } while list.hasMore
+        return list
     }
 
     /// Keeps a sequence from being evicted, or lets it be again. Durable.

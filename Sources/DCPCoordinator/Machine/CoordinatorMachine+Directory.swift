@@ -4,6 +4,8 @@ package import DCPWire
 /// What clients ask of the directory. Each kind of request says in `carryOut` what becomes of it.
 extension CoordinatorMachine {
     public static let nameByteCountMax = 255
+    /// As many as a rank can register: 35 bytes each, of the 16 MiB that a frame's fields may have.
+    public static let sequencesMax = 400_000
 
     func checkReady() throws(ServiceError) {
         guard case .ready = phase else {
@@ -11,12 +13,16 @@ extension CoordinatorMachine {
         }
     }
 
-    package var sequenceList: SequenceList {
-        SequenceList(
-            models: state.sortedModels,
-            sequences: state.sortedSequences.filter { !$0.isClosing }.map {
-                SequenceList.Element(record: $0.record, retention: $0.retention)
-            })
+    package func page(_ request: ListSequences) -> SequenceList {
+        let ids = state.sequences.values.lazy.filter {
+            $0.record.id > request.after && !$0.isClosing && $0.record.name.utf8.starts(with: request.prefix.utf8)
+        }.map(\.record.id).sorted()
+        let entries = ids.prefix(request.count).compactMap { state.sequences[$0] }
+        let models = Set(entries.map(\.record.model))
+        return SequenceList(
+            models: state.sortedModels.filter { models.contains($0.id) },
+            sequences: entries.map { SequenceList.Element(record: $0.record, retention: $0.retention) },
+            hasMore: ids.count > entries.count)
     }
 
     // MARK: Lookups
@@ -56,6 +62,12 @@ extension CoordinatorMachine {
             }
             throw ServiceError(
                 .conflict, "A sequence is called `\(name)` already; choose another name or close it first.")
+        }
+        guard state.sequences.count < sequencesMax else {
+            throw ServiceError(
+                .storeFull,
+                "The directory has \(state.sequences.count) sequences, the limit is \(sequencesMax); close some, or have old ones "
+                    + "closed with a time to live: dcpctl sequence retain NAME --time-to-live 30d.")
         }
         return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model, scope: scope)
     }

@@ -71,6 +71,7 @@ public struct CoordinatorMachine: Sendable {
     /// In which order each rank carries them out.
     var queues: [RankIndex: OperationQueue] = [:]
     let operationWindow: Int
+    let sequencesMax: Int
     var nextOperation: UInt64 = 1
     var nextRequest: UInt64 = 1
     var claims = Claims()
@@ -108,7 +109,7 @@ public struct CoordinatorMachine: Sendable {
         state: CoordinatorState, lease: Duration, unknownGrace: Duration = .seconds(3600),
         losses: Set<RankLoss> = [], adoptsRanks: Bool = false, adoptsWithout: Set<RankIndex> = [],
         adoptionMargin: UInt64 = 1, evict: EvictionPolicy = .off, evictIdle: Duration = .seconds(10),
-        operationWindow: Int = 256
+        operationWindow: Int = 256, sequencesMax: Int = Self.sequencesMax
     ) {
         self.state = state
         eviction = Eviction(policy: evict, idle: evictIdle)
@@ -116,6 +117,7 @@ public struct CoordinatorMachine: Sendable {
         self.lease = lease
         self.unknownGrace = unknownGrace
         self.operationWindow = operationWindow
+        self.sequencesMax = sequencesMax
         if adoptsRanks || state.isAdopting {
             adoption = Adoption(replaced: adoptsWithout, epochMargin: adoptionMargin)
         }

@@ -13,7 +13,7 @@ extension CoordinatorServer {
         table.on(ListStores.self) { $0.answer($2, $0.machine.recordedStores) }
         table.on(GiveUpStore.self) { $0.giveUp($1, $2) }
         table.on(ListModels.self) { $0.answer($2, $0.machine.state.sortedModels) }
-        table.on(ListSequences.self) { $0.answer($2, $0.machine.sequenceList) }
+        table.on(ListSequences.self) { $0.answer($2, $0.machine.page($1)) }
         table.on(Many<RegisterModel>.self) { $0.carryOut($1, $2) }
         table.on(Many<RemoveModel>.self) { $0.carryOut($1, $2) }
         table.on(Many<OpenSequence>.self) { $0.carryOut($1, $2) }

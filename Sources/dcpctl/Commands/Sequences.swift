@@ -27,16 +27,30 @@ struct Sequences: AsyncParsableCommand {
 
                 EXAMPLE
                   dcpctl sequence list
+                  dcpctl sequence list --prefix tenant-7/ --limit 100
                 """)
 
         @Flag(help: "List the sequences of canaries, too.")
         var all = false
+
+        @Option(help: "Those whose names begin with this.")
+        var prefix: String = ""
+
+        @Option(help: ArgumentHelp("As many at most, the oldest first. Default: all.", valueName: "count"))
+        var limit: Int?
+
         @OptionGroup var client: ClientOptions
+
+        func validate() throws {
+            guard limit ?? 1 > 0 else {
+                throw ValidationError("A limit of \(limit ?? 0) lists nothing; correct --limit.")
+            }
+        }
 
         func run() async throws {
             try await client.execute { cluster in
-                let sequences = try await cluster.sequences().filter {
-                    all || !CanaryNames.isSequence($0.record.name)
+                let sequences = try await cluster.sequences(prefix: prefix, limit: limit) {
+                    all || !CanaryNames.isSequence($0)
                 }
                 // Lengths are the ranks' to tell; the names are there also while a rank is not.
                 var progress: [SequenceID: SequenceProgress] = [:]

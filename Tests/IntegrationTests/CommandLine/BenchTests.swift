@@ -212,7 +212,7 @@ extension Integration {
             #expect(found.compactMap { ($0["parameters"] as? [String: Any])?["ranks"] as? Int } == [1, 3])
             for result in found {
                 let list = try #require(result["figures"] as? [[String: Any]])
-                #expect(list.compactMap { $0["name"] as? String } == ["append", "read back"])
+                #expect(list.compactMap { $0["name"] as? String } == ["append", "read back", "read back, again"])
                 for figure in list {
                     let beside = try #require(figure["beside"] as? [[String: Any]])
                     #expect(beside.compactMap { $0["name"] as? String } == ["memcpy", "ping-pong"])
@@ -244,6 +244,17 @@ extension Integration {
             for figure in figures { #expect((figure["beside"] as? [Any])?.count == 1) }
         }
 
+        @Test("join: ranks that hold the same, and one that has more than the others")
+        func join() async throws {
+            let object = try await run("join", "--sequences", "30,5", "--ranks", "2")
+            let found = try results(object)
+            #expect(found.compactMap { ($0["parameters"] as? [String: Any])?["count"] as? Int } == [30, 5])
+            for result in found {
+                let names = Set(try figures(result).keys)
+                #expect(names == ["opened", "join, all equal", "join, a token cut from each"])
+            }
+        }
+
         @Test("all: one report of all benchmarks")
         func all() async throws {
             let object = try await run("all", "--context", "128,256", "--count", "32")
@@ -260,7 +271,7 @@ extension Integration {
             arguments: [
                 [], ["kernels"], ["kernels", "decode"], ["kernels", "prefill"], ["cache"], ["cache", "append"],
                 ["cache", "commit"], ["cache", "open"], ["step"], ["transfer"],
-                ["forks"], ["all"],
+                ["forks"], ["join"], ["directory"], ["all"],
             ])
         func help(command: [String]) async throws {
             let outcome = try await tool.run(command + ["--help"])

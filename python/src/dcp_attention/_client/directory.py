@@ -12,12 +12,13 @@ from dcp_attention._client.journal import Journal
 from dcp_attention._client.keeper import Keeper
 from dcp_attention._client.session import Session
 from dcp_attention._client.stored import Stored
-from dcp_attention._wire.records import SequenceRecord
+from dcp_attention._wire.records import Listing, ListSequences, SequenceRecord
 from dcp_attention._wire.requests import (
     CLOSE_SEQUENCE,
     FORK_SEQUENCE,
     LIST_MODELS,
     LIST_SEQUENCES,
+    LIST_SEQUENCES_MAX,
     OPEN_MATCHING,
     OPEN_SEQUENCE,
     REGISTER_MODEL,
@@ -141,17 +142,24 @@ class Directory:
 
     async def sequences(self) -> list[Sequence]:
         """All sequences that are not being closed."""
-        listing = await self._keeper.persist((), lambda _: self._session.ask(LIST_SEQUENCES, None))
-        models = {model.id: model for model in listing.models}
-        found = []
-        for element in listing.sequences:
-            model = models.get(element.record.model)
-            if model is None:
-                raise InternalError(
-                    f"Sequence `{element.record.name}` has the unlisted model #{element.record.model}; report it."
-                )
-            found.append(_sequence(element.record, model, element.retention))
-        return found
+        found: list[Sequence] = []
+        page = ListSequences("", 0, LIST_SEQUENCES_MAX)
+        while True:
+            listing = await self._page(page)
+            models = {model.id: model for model in listing.models}
+            for element in listing.sequences:
+                model = models.get(element.record.model)
+                if model is None:
+                    raise InternalError(
+                        f"Sequence `{element.record.name}` has the unlisted model #{element.record.model}; report it."
+                    )
+                found.append(_sequence(element.record, model, element.retention))
+            if not listing.has_more:
+                return found
+            page = ListSequences("", listing.sequences[-1].record.id, LIST_SEQUENCES_MAX)
+
+    async def _page(self, page: ListSequences) -> Listing:
+        return await self._keeper.persist((), lambda _: self._session.ask(LIST_SEQUENCES, page))
 
     async def fork(self, forks: Iterable[Fork]) -> list[Sequence]:
         """Makes sequences of the first tokens of others."""

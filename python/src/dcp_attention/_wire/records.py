@@ -199,3 +199,29 @@ TOPOLOGY: Record[Topology] = Record(
     endpoints=_Members(),
     cluster=U64,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSequence:
+    """A sequence, and how long it stays."""
+
+    record: SequenceRecord
+    retention: Retention
+
+
+@dataclass(frozen=True, slots=True)
+class ListSequences:
+    """A page of the sequences whose names begin with something, after a number."""
+
+    prefix: str
+    after: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of sequences with their models, and whether there are more."""
+
+    models: tuple[Model, ...]
+    sequences: tuple[ListedSequence, ...]
+    has_more: bool

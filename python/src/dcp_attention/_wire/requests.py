@@ -24,7 +24,17 @@ from dcp_attention._wire.codec import (
     Present,
     Record,
 )
-from dcp_attention._wire.records import DESCRIPTION, MODEL, RETENTION, SEQUENCE, TOPOLOGY, SequenceRecord
+from dcp_attention._wire.records import (
+    DESCRIPTION,
+    MODEL,
+    RETENTION,
+    SEQUENCE,
+    TOPOLOGY,
+    ListedSequence,
+    Listing,
+    ListSequences,
+    SequenceRecord,
+)
 from dcp_attention.errors import ServiceError
 from dcp_attention.model import ModelDescription
 from dcp_attention.values import Model, Retention, Topology
@@ -90,22 +100,6 @@ class Wait:
     """How long to wait for the cluster to be ready."""
 
     milliseconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class ListedSequence:
-    """A sequence, and how long it stays."""
-
-    record: SequenceRecord
-    retention: Retention
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """All models and all sequences."""
-
-    models: tuple[Model, ...]
-    sequences: tuple[ListedSequence, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +215,17 @@ OPEN_SEQUENCE: Many[OpenSequence, OpenedSequence] = Many(
     Record(OpenSequence, name=STRING, model=STRING, revision=STRING, scope=STRING, create=BOOL),
     Record(OpenedSequence, sequence=SEQUENCE, model=MODEL),
 )
-LIST_SEQUENCES: Request[None, Listing] = Request(
+LIST_SEQUENCES: Request[ListSequences, Listing] = Request(
     0x0105,
-    NOTHING,
-    Record(Listing, models=Array(MODEL), sequences=Array(Record(ListedSequence, record=SEQUENCE, retention=RETENTION))),
+    Record(ListSequences, prefix=STRING, after=U64, count=U32),
+    Record(
+        Listing,
+        models=Array(MODEL),
+        sequences=Array(Record(ListedSequence, record=SEQUENCE, retention=RETENTION)),
+        has_more=BOOL,
+    ),
 )
+LIST_SEQUENCES_MAX = 8192
 CLAIM_SEQUENCE: Many[ClaimSequence, int] = Many(0x0106, Record(ClaimSequence, sequence=U64, held=U64), U64)
 FORK_SEQUENCE: Many[ForkSequence, SequenceRecord] = Many(
     0x0107, Record(ForkSequence, name=STRING, new_name=STRING, length=LENGTH, claim=U64), SEQUENCE
