@@ -27,7 +27,7 @@ extension Environment {
 
     var lastTransaction: UInt64 {
         var info = MDB_envinfo()
-        return mdb_env_info(handle, &info) == MDB_SUCCESS ? UInt64(info.me_last_txnid) : 0
+        return mdb_env_info(handle, &info) == MDB_SUCCESS ? UInt64(bitPattern: Int64(info.me_last_txnid)) : 0
     }
 
     /// Pages that a write transaction could take before the map is full, as of the last commit: without those that a live

@@ -113,6 +113,30 @@ struct PageCheckTests {
         #expect(refused >= 10 && same >= 3 && other >= 3, "\(counts)")
     }
 
+    @Test("a meta page with a flipped bit in its transaction's number is refused, or is that of another state")
+    func flippedTransaction() throws {
+        var generator = SeededGenerator.ofRun(salt: 72)
+        let directory = TemporaryDirectory()
+        let path = directory.path("store")
+        for _ in 0..<2 { try grow(path, &generator, operations: 50) }
+        let url = URL(fileURLWithPath: path + "/data.mdb")
+        let good = try Data(contentsOf: url)
+        for page in 0..<2 {
+            for bit in 0..<64 {
+                // Behind the page's header and 128 bytes of its fields.
+                let place = page * 4096 + 16 + 128 + bit / 8
+                try write(good[place] ^ (1 << UInt8(bit % 8)), at: place, of: url)
+                do {
+                    _ = try readAll(path)
+                    #expect(bit < 63, "no store reaches it")
+                } catch let error as StoreError {
+                    #expect(error.code == .damaged, "bit \(bit) of page \(page): \(error)")
+                }
+                try write(good[place], at: place, of: url)
+            }
+        }
+    }
+
     /// The simulator's track record, 9.
     @Test("a file is whole that ends before pages which the transaction that took them gave back")
     func neverWritten() throws {

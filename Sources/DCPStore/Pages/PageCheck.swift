@@ -70,6 +70,9 @@ struct PageCheck: ~Copyable {
         guard meta.lastPage >= 1, meta.lastPage < UInt64(Int.max) else {
             throw file.damaged("its last page is \(meta.lastPage)")
         }
+        guard meta.transaction < UInt64(Int.max) else {
+            throw file.damaged("its last transaction is \(meta.transaction), which no store reaches")
+        }
         used = PageSet(count: file.pages)
         levels = Array(repeating: [], count: Self.depthMax)
         self.meta = meta
