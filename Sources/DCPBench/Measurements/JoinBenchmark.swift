@@ -6,8 +6,8 @@ internal import DCPStore
 internal import DCPTestKit
 internal import DCPWire
 
-/// What a cluster of many sequences costs to make and to bring together: opening them, a join of ranks that hold the same,
-/// and one in which a rank has a token of each sequence that the others lack. What `join` measures.
+/// What it takes to bring the ranks of a cluster of many sequences together: a join of ranks that hold the same, and one in
+/// which a rank has a token of each sequence that the others lack. What `join` measures.
 public struct JoinBenchmark: Sendable {
     /// How many there are, each number with a cluster of its own.
     public var sequences: [Int]
@@ -63,14 +63,12 @@ public struct JoinBenchmark: Sendable {
         _ bench: Bench
     ) async throws -> Finding {
         try await cluster.registerModel(StepContext.model, model)
-        let clock = ContinuousClock.now
         var ids: [SequenceID] = []
         for first in stride(from: 0, to: count, by: 1024) {
             try bench.interruption.check()
             let names = (first..<min(first + 1024, count)).map { "conversation-\($0)" }
             ids += try await cluster.openSequences(names, model: StepContext.model).map { try $0.get().record.id }
         }
-        let opening = (ContinuousClock.now - clock).inSeconds
         var (equal, cut): ([Double], [Double]) = ([], [])
         let start = ContinuousClock.now
         while cut.isEmpty
@@ -86,7 +84,6 @@ public struct JoinBenchmark: Sendable {
         return Finding(
             parameters: parameters,
             figures: [
-                Figure("opened", Samples([Double(count) / opening]), unit: "/s"),
                 Figure("join, all equal", equalSamples, unit: "s"),
                 Figure("join, a token cut from each", Samples(cut), unit: "s").under("all equal", equalSamples),
             ])
