@@ -139,27 +139,4 @@ struct ResidenceTests {
             try idle(rig)
         }
     }
-
-    @Test("an idle sequence costs less than 4 KiB of RAM")
-    func perSequence() throws {
-        let rig = try Rig(layers: 32)
-        func resident() throws -> Int {
-            let pages = try String(contentsOfFile: "/proc/self/statm", encoding: .utf8).split(separator: " ")
-            // Without what of the store's file is mapped.
-            return (Int(pages[1])! - Int(pages[2])!) * 4096
-        }
-        func fill(_ ids: ClosedRange<UInt64>) throws {
-            for id in ids { try rig.open(id) }
-            for id in ids { try rig.appendAll(id, at: 0, Array(Self.tags[..<20])) }
-            try finish { rig.cache.commit(ids.map { (SequenceID($0), 20) }, completion: $0) }
-            try idle(rig)
-        }
-        // What pools, tables and the allocator take at once.
-        try fill(1...250)
-        let before = try resident()
-        for start in stride(from: 251, to: 1251, by: 250) as StrideTo<UInt64> { try fill(start...start + 249) }
-        let perSequence = (try resident() - before) / 1000
-        #expect(perSequence < 4096, "\(perSequence) bytes")
-        try expectEmpty(rig)
-    }
 }

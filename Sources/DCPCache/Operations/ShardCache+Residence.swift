@@ -164,11 +164,11 @@ extension ShardCache {
 
     private func release(_ sequence: SequenceCache, lastUse: UInt64) {
         let sealed = lineages.withLock { $0[sequence.id]?.sealedBlocks }
-        let isReleased = sequence.core.withLock { core in
+        sequence.core.withLock { core in
             // Who has a reference is about to use it.
             guard core.lastUse == lastUse, !core.isClosed, core.floor == core.committed,
                 isKnownUniquelyReferenced(&core.residence)
-            else { return false }
+            else { return }
             var verified = 0..<(sealed ?? 0)
             var generation = core.generation
             for layer in core.layers {
@@ -177,12 +177,11 @@ extension ShardCache {
                     generation = max(generation, state.generation)
                     return state.length == core.committed && state.mapped.count == sealed && !state.isFrozen
                 }
-                guard isIdle else { return false }
+                guard isIdle else { return }
             }
             (core.verified, core.generation) = (verified, generation)
             core.residence = nil
-            return true
+            residents.withLock { _ = $0.remove(sequence.id) }
         }
-        if isReleased { residents.withLock { _ = $0.remove(sequence.id) } }
     }
 }
