@@ -11,20 +11,16 @@ extension ShardCache {
     func prepare(_ sequence: SequenceCache) throws(ServiceError) -> SequenceCache.Core {
         let (core, isNew) = try sequence.core.withLock { core throws(ServiceError) in
             guard !core.isClosed else { throw unknown(sequence.id) }
+            core.lastUse = useCounter.add(1, ordering: .relaxed).newValue
             let isNew = core.residence == nil
-            _ = try residence(of: sequence, &core)
+            if isNew { try bringIn(sequence, &core) }
             return (core, isNew)
         }
         if isNew { relieveMemory() }
         return core
     }
 
-    /// Makes sure that a sequence is in RAM. With the mutex of its core held.
-    func residence(
-        of sequence: SequenceCache, _ core: inout SequenceCache.Core
-    ) throws(ServiceError) -> Residence {
-        core.lastUse = useCounter.add(1, ordering: .relaxed).newValue
-        if let residence = core.residence { return residence }
+    private func bringIn(_ sequence: SequenceCache, _ core: inout SequenceCache.Core) throws(ServiceError) {
         guard let lineage = lineages.withLock({ $0[sequence.id] }), let rows = rowLineages.withLock({ $0[sequence.id] })
         else { throw unknown(sequence.id) }
         let layers: [LayerState]
@@ -41,10 +37,8 @@ extension ShardCache {
         } catch {
             throw ServiceError(error, rank: rank)
         }
-        let residence = Residence(layers, blocks: lineage.sealedBlocks, account: indexes)
-        core.residence = residence
+        core.residence = Residence(layers, blocks: lineage.sealedBlocks, account: indexes)
         residents.withLock { _ = $0.insert(sequence.id) }
-        return residence
     }
 
     /// Where the sealed blocks are, in each layer, up to the first that is missing.
