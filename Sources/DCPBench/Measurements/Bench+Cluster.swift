@@ -4,6 +4,13 @@ extension Bench {
     /// Runs a body with a client of a fresh local cluster of real daemons, with one compute thread each. The daemons are
     /// stopped when it has ended, however it did.
     func withCluster<Value: Sendable>(ranks: Int, _ body: (Cluster) async throws -> Value) async throws -> Value {
+        try await withCluster(ranks: ranks) { cluster, _ in try await body(cluster) }
+    }
+
+    /// The same for who also stops and starts its daemons.
+    func withCluster<Value: Sendable>(
+        ranks: Int, _ body: (Cluster, LocalCluster) async throws -> Value
+    ) async throws -> Value {
         var options = LocalClusterOptions()
         options.ranks = ranks
         options.threadsPerRank = 1
@@ -11,7 +18,7 @@ extension Bench {
         do {
             let cluster = try await StepContext.connect(local)
             do {
-                let value = try await body(cluster)
+                let value = try await body(cluster, local)
                 await cluster.close()
                 await local.stop(deadline: .seconds(20))
                 return value

@@ -35,26 +35,9 @@ public struct JoinBenchmark: Sendable {
         var parameters = Parameters("join", shape, .float32, context: 1, count: count, threads: 1)
         parameters.ranks = ranks
         bench.progress(parameters.label)
-        var options = LocalClusterOptions()
-        options.ranks = ranks
-        let local = try LocalCluster.start(
-            in: LocalClusterDirectory(path: bench.directory.fresh("c")), options: options)
-        do {
-            let cluster = try await StepContext.connect(local)
-            let finding: Finding
-            do {
-                let model = try shape.model(.float32, layers: 1)
-                finding = try await measure(parameters, model, count, local, cluster, bench)
-                await cluster.close()
-            } catch {
-                await cluster.close()
-                throw error
-            }
-            await local.stop(deadline: .seconds(20))
-            return finding
-        } catch {
-            await local.stop(deadline: .seconds(20))
-            throw error
+        let model = try shape.model(.float32, layers: 1)
+        return try await bench.withCluster(ranks: ranks) { cluster, local in
+            try await measure(parameters, model, count, local, cluster, bench)
         }
     }
 
