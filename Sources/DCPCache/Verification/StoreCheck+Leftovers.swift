@@ -1,23 +1,31 @@
 internal import DCPCore
 internal import DCPStore
 
+/// What all records said that could be read, in one transaction.
+struct References: Sendable {
+    var blocks = LineageTable()
+    var rows = LineageTable()
+    var transaction: UInt64
+}
+
 /// What no sequence refers to.
 extension StoreCheck {
-    /// Scans the keys of `blocks` for those that no lineage covers. Records and keys are of one transaction.
+    /// Scans the keys of `blocks` for those that no lineage covers.
     mutating func checkReferences(from start: [UInt8], _ read: borrowing ReadTransaction) throws -> [Suspect] {
         var found: [Suspect] = []
-        let lineages = try lineages(\.lineage, read)
-        var unreferenced: [UInt64: Int] = [:]
-        var last: BlockKey?
+        var keys: [BlockKey] = []
         let next = try scan(tables.blocks, from: start, entriesMax: batchEntries, read, &found) { bytes, _ in
             guard let key = BlockKey(bytes) else { return false }
             // Once for all its pieces.
-            if key != last, !lineages.isCovered(writer: key.writer, block: key.index), isInUse?(key) != true {
-                unreferenced[key.writer, default: 0] += 1
-            }
-            last = key
+            if key != keys.last { keys.append(key) }
             return true
         }
+        let isInUse = isInUse
+        let stray = try unreferenced(keys, read) { references, key in
+            references.blocks.isCovered(writer: key.writer, block: key.index) || isInUse?(key) == true
+        }
+        var unreferenced: [UInt64: Int] = [:]
+        for key in stray { unreferenced[key.writer, default: 0] += 1 }
         for (writer, count) in unreferenced.sorted(by: { $0.key < $1.key }) {
             let message = "\(count) blocks of writer \(writer) on \(rank) belong to no sequence: \(leftoversRemedy)."
             found.append(Suspect(finding: StoreFinding(.unreferencedBlocks, message)))
@@ -29,14 +37,14 @@ extension StoreCheck {
     /// Scans the keys of `tail` for rows that belong to no open block.
     mutating func checkStrays(from start: [UInt8], _ read: borrowing ReadTransaction) throws -> [Suspect] {
         var found: [Suspect] = []
-        let lineages = try lineages(\.rows, read)
-        var rows: [(writer: UInt64, localIndex: Int)] = []
+        var places: [(writer: UInt64, localIndex: Int)] = []
         let next = try scan(tables.tail, from: start, entriesMax: batchEntries, read, &found) { key, _ in
             guard let row = TailRecord.place(key) else { return false }
-            if rows.last.map({ $0 == row }) != true, !lineages.isCovered(writer: row.writer, block: row.localIndex) {
-                rows.append(row)
-            }
+            if places.last.map({ $0 == row }) != true { places.append(row) }
             return true
+        }
+        let rows = try unreferenced(places, read) { references, row in
+            references.rows.isCovered(writer: row.writer, block: row.localIndex)
         }
         for (writer, index) in rows {
             if let known = strays, known.writer != writer { report(known, &found) }
@@ -45,16 +53,34 @@ extension StoreCheck {
         }
         if next == nil, let known = strays { report(known, &found) }
         phase = next.map { .rows($0) } ?? .tokens
+        if case .tokens = phase { references = nil }
         return found
     }
 
-    /// What all records say that can be read.
-    private func lineages(
-        _ lineage: KeyPath<SequenceRecord, Lineage>, _ read: borrowing ReadTransaction
-    ) throws -> LineageTable {
-        var lineages = LineageTable()
-        for (id, record) in try readableRecords(read) { lineages[id] = record[keyPath: lineage] }
-        return lineages
+    /// Those that no record refers to.
+    ///
+    /// The records are read once, and again only where something seems to belong to none and they may have changed since: with
+    /// a batch for every 65,536 keys, the sequences of each would be read for all the others. What a record has given up
+    /// meanwhile is no finding: it waits for deletion.
+    private mutating func unreferenced<Key>(
+        _ keys: [Key], _ read: borrowing ReadTransaction, isReferred: (References, Key) -> Bool
+    ) throws -> [Key] {
+        if references == nil { references = try references(read) }
+        var stray = keys.filter { !isReferred(references!, $0) }
+        if !stray.isEmpty, references!.transaction != read.number {
+            references = try references(read)
+            stray = stray.filter { !isReferred(references!, $0) }
+        }
+        return stray
+    }
+
+    private func references(_ read: borrowing ReadTransaction) throws -> References {
+        var references = References(transaction: read.number)
+        for (id, record) in try readableRecords(read) {
+            references.blocks[id] = record.lineage
+            references.rows[id] = record.rows
+        }
+        return references
     }
 
     private var leftoversRemedy: String {

@@ -51,6 +51,8 @@ struct StoreCheck: Sendable {
     /// Blocks that have been checked, by writer.
     var writers: [UInt64: WriterCheck] = [:]
     var hasDamagedRecord = false
+    /// What the batches about leftovers know of the records.
+    var references: References?
     /// Rows that belong to no open block, of the writer that the scan is in.
     var strays: (writer: UInt64, rows: [Int])?
 

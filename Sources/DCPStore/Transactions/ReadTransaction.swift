@@ -60,7 +60,7 @@ public struct ReadTransaction: ~Copyable {
     }
 
     /// Of the state: it rises with each commit.
-    var number: UInt64 { UInt64(bitPattern: Int64(mdb_txn_id(handle))) }
+    package var number: UInt64 { UInt64(bitPattern: Int64(mdb_txn_id(handle))) }
 
     deinit {
         mdb_txn_abort(handle)
