@@ -149,6 +149,7 @@ struct PageCheck: ~Copyable {
         let nodes = try readNodes(bytes, number: number, isLeaf: isLeaf, kind, name)
         if isLeaf { counts.leafPages += 1 } else { counts.branchPages += 1 }
         levels[level] = bytes
+        if !isLeaf { prefetchChildren(nodes) }
         for node in nodes {
             switch node {
             case .child(let page, let separator):
@@ -166,6 +167,13 @@ struct PageCheck: ~Copyable {
             case .value: break
             }
         }
+    }
+
+    private func prefetchChildren(_ nodes: [Node]) {
+        file.prefetch(
+            nodes.compactMap { node in
+                if case .child(let page, _) = node { Int(exactly: page) } else { nil }
+            })
     }
 
     private enum Node {

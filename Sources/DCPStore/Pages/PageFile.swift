@@ -59,6 +59,21 @@ struct PageFile: ~Copyable {
         }
     }
 
+    /// Has the kernel read pages at once, in the order in which they lie in the file, that will be asked for one by one: a disk
+    /// then has many requests to serve at a time, and not one after the other. Numbers beyond the file are passed over.
+    borrowing func prefetch(_ numbers: [Int]) {
+        let sorted = numbers.filter { (0..<pages).contains($0) }.sorted()
+        var start = 0
+        while start < sorted.count {
+            var end = start + 1
+            while end < sorted.count, sorted[end] == sorted[end - 1] + 1 { end += 1 }
+            posix_fadvise(
+                descriptor, off_t(sorted[start] * pageByteCount), off_t((end - start) * pageByteCount),
+                POSIX_FADV_WILLNEED)
+            start = end
+        }
+    }
+
     borrowing func damaged(_ what: String) -> StoreError {
         StoreError(
             .damaged,
