@@ -15,6 +15,7 @@ struct Chaos {
     let pause: Pause
     let accepted: AcceptedStores
     let isVerbose: Bool
+    private(set) var memory: MemoryWatch?
     private var random: SeededGenerator
     private let began = ContinuousClock.now
 
@@ -25,8 +26,9 @@ struct Chaos {
 
     init(
         local: LocalCluster, proxies: [FaultProxy], disk: SmallDisk?, tally: Tally, pause: Pause,
-        accepted: AcceptedStores, seed: UInt64, isVerbose: Bool
+        accepted: AcceptedStores, seed: UInt64, isVerbose: Bool, memory: MemoryWatch?
     ) {
+        self.memory = memory
         self.local = local
         self.proxies = proxies
         self.disk = disk
@@ -45,6 +47,7 @@ struct Chaos {
             // The schedule's own pace; nothing is waited for.
             try await Task.sleep(for: .milliseconds(Int.random(in: 200...1600, using: &random)))
             try await disturb()
+            memory?.look(at: local)
             // A quarter of the time the next blow falls while the cluster recovers from this one.
             if Int.random(in: 0..<4, using: &random) > 0 { try await waitUntilReady() }
         }

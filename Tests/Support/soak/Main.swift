@@ -23,6 +23,7 @@ struct Soak: AsyncParsableCommand {
             EXAMPLE
               dcp-soak --duration 2m
               dcp-soak --duration 20s --seed 42 --verbose
+              dcp-soak --duration 15m --idle 20000
 
             EXIT STATUS
               0   all was right
@@ -37,6 +38,11 @@ struct Soak: AsyncParsableCommand {
 
     @Option(help: "Clients at the same time.")
     var clients: Int = 3
+
+    @Option(
+        help: ArgumentHelp(
+            "Sequences that nobody touches meanwhile. The ranks' memory must not grow then.", valueName: "count"))
+    var idle: Int = 0
 
     @Flag(help: "Have an older copy of a store accepted half-way, untold. The run must fail: it tests the soak.")
     var sabotage = false
@@ -57,8 +63,8 @@ struct Soak: AsyncParsableCommand {
         let start = ContinuousClock.now
         do {
             try await SoakRun(
-                seed: seed, directory: directory.path, tally: tally, clients: clients, isVerbose: verbose,
-                isSabotaged: sabotage
+                seed: seed, directory: directory.path, tally: tally, clients: clients, idle: idle,
+                isVerbose: verbose, isSabotaged: sabotage
             )
             .run(for: length)
         } catch {
@@ -89,6 +95,7 @@ struct SoakRun {
     let directory: String
     let tally: Tally
     let clients: Int
+    let idle: Int
     let isVerbose: Bool
     let isSabotaged: Bool
 
@@ -96,6 +103,7 @@ struct SoakRun {
     /// Outages may overlap; this is far beyond what one takes, so a longer one is a failure.
     private static let patience = Duration.seconds(120)
     private static let diskByteCount = 64 << 20
+    private static let diskByteCountOfIdle = 8192
 
     func run(for length: Duration) async throws {
         var random = SeededGenerator(seed: seed)
@@ -116,7 +124,8 @@ struct SoakRun {
         }
         let place = try LocalClusterDirectory(path: "\(directory)/c")
         try FileManager.default.createDirectory(atPath: place.path, withIntermediateDirectories: true)
-        let disk = SmallDisk(at: "\(directory)/disk", byteCount: Self.diskByteCount)
+        let disk = SmallDisk(
+            at: "\(directory)/disk", byteCount: Self.diskByteCount + idle * Self.diskByteCountOfIdle)
         defer { disk?.unmount() }
         if let disk {
             symlink(disk.path, place.data(of: .rank(RankIndex(0))))
@@ -128,7 +137,7 @@ struct SoakRun {
         (options.blockTokens, options.exchange, options.threadsPerRank) = (16, chosen.exchange, 1)
         // What an older store that is accepted still holds of closed sequences is dropped before the end.
         options.coordinatorArguments = ["--lease", "\(Chaos.lease / .seconds(1))", "--unknown-grace", "0"]
-        options.rankArguments = ["--durability", durability]
+        options.rankArguments = ["--durability", durability, "--memory-idle", "2"]
         for rank in shape.allRanks {
             options.advertisedEndpoints[rank] = "unix:\(directory)/proxy-\(rank.value).sock"
         }
@@ -184,13 +193,14 @@ struct SoakRun {
         let cluster = try await Cluster.connectWhenReady(to: endpoint, wait: .seconds(60), timeouts: timeouts)
         let expected = try await Undisturbed.play(stories, model: Self.model, on: cluster)
         for sequence in try await cluster.sequences() { try await cluster.closeSequence(sequence.record.name) }
+        let crowd = try await IdleCrowd.open(idle, playing: stories, model: Self.model, on: cluster)
         await cluster.close()
 
         let end = ContinuousClock.now + length
         let (pause, accepted) = (Pause(clients: clients), AcceptedStores())
         var chaos = Chaos(
             local: local, proxies: proxies, disk: disk, tally: tally, pause: pause, accepted: accepted,
-            seed: random.next(), isVerbose: isVerbose)
+            seed: random.next(), isVerbose: isVerbose, memory: idle > 0 ? MemoryWatch(length: length) : nil)
         let seeds = (0..<clients).map { _ in random.next() }
         let (tally, isDone) = (tally, EndSignal())
         let settings = SoakClientSettings(
@@ -224,6 +234,10 @@ struct SoakRun {
                     try await sabotage.strike()
                 }
                 try await chaos.run(until: end)
+                if let memory = chaos.memory {
+                    tally.update { $0.memoryMiB = memory.most.map { $0 >> 20 } }
+                    if let failure = memory.failure { tally.fail(failure) }
+                }
                 outcome = .success(())
             } catch {
                 tally.fail("\(error)")
@@ -231,7 +245,7 @@ struct SoakRun {
             }
             isDone.set()
             if case .failure = outcome { group.cancelAll() }
-            return try await group.reduce(into: []) { $0 += $1 }
+            return try await group.reduce(into: crowd) { $0 += $1 }
         }
     }
 }

@@ -104,12 +104,14 @@ struct Story: Sendable {
     }
 
     /// What a step brings.
-    func rows(_ step: Int, layer: Int) -> (queries: TokenRows, keys: TokenRows, values: TokenRows?) {
+    /// - Parameter copies: for so many sequences that take it at once.
+    func rows(_ step: Int, layer: Int, copies: Int = 1) -> (queries: TokenRows, keys: TokenRows, values: TokenRows?) {
         let (range, kind) = (steps[step], shape[layer])
         func some(_ rows: [Float], _ heads: Int, _ dim: Int) -> TokenRows {
-            TokenRows(
-                Array(rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim]), tokens: range.count,
-                heads: heads, dim: dim)
+            let rows = rows[range.lowerBound * heads * dim..<range.upperBound * heads * dim]
+            return TokenRows(
+                Array(repeatElement(rows, count: copies).joined()), tokens: copies * range.count, heads: heads, dim: dim
+            )
         }
         return (
             some(queries[layer], kind.queryHeads, kind.keyDim), some(keys[layer], kind.kvHeads, kind.keyDim),

@@ -36,6 +36,8 @@ final class Tally: Sendable {
         var longestRecoverySeconds = 0.0
         var medianRecoverySeconds = 0.0
         var storedTokensCompared = 0
+        /// The most that a rank had in each third of the time, where that was looked at.
+        var memoryMiB: [Int] = []
         /// Errors that clients got over, by code.
         var errors: [String: Int] = [:]
         var failures: [String] = []
@@ -69,6 +71,10 @@ extension Tally.Counts {
         func list(_ counts: [String: Int]) -> String {
             counts.sorted { $0.key < $1.key }.map { "\($0.value) \($0.key)" }.joined(separator: ", ")
         }
+        let memory =
+            memoryMiB.isEmpty
+            ? ""
+            : "Memory of a rank, at most, MiB in each third: \(memoryMiB.map(String.init).joined(separator: ", "))\n"
         func number(_ seconds: Double) -> String { "\((seconds * 1000).rounded() / 1000) s" }
         return """
             Seed \(seed): \(cluster), \(Int(seconds)) s
@@ -84,6 +90,6 @@ extension Tally.Counts {
             Recovery: median \(number(medianRecoverySeconds)), longest \(number(longestRecoverySeconds))
             Stored tokens equal to the byte at the end: \(storedTokensCompared)
 
-            """ + failures.map { "FAILED: \($0)\n" }.joined()
+            """ + memory + failures.map { "FAILED: \($0)\n" }.joined()
     }
 }
