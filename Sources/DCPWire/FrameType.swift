@@ -74,6 +74,8 @@ public struct FrameType: Sendable {
     public static let copyHeld = FrameType(27, "copyHeld")
     /// From the coordinator: how many changes its directory has recorded, which the rank remembers.
     public static let directoryMark = FrameType(28, "directoryMark")
+    /// From a rank, behind its registration in a new epoch: what its store holds.
+    public static let heldSequences = FrameType(29, "heldSequences")
 
     // Rank and rank, inside a head group.
     public static let query = FrameType(50, "query")
@@ -86,7 +88,7 @@ public struct FrameType: Sendable {
     public static let notices: [FrameType] = [
         .hello, .welcome, .failure, .register, .renewLease, .leaseRenewed, .topology, .linksReady, .operation,
         .operationDone, .refusals, .victimsRequest, .victims, .matchRequest, .matched, .lengthsRequest, .lengths,
-        .recordsRequest, .records, .copyRequest, .copyHeld, .directoryMark,
+        .recordsRequest, .records, .copyRequest, .copyHeld, .directoryMark, .heldSequences,
         .query, .partial, .logSumExp, .corrected, .abort, .appended,
     ]
 }

@@ -57,7 +57,7 @@ struct AdoptionTests {
             let rank = Int(question.link.value) - 1
             actions = driver.on {
                 $0.records(
-                    question.link, number: question.number, held[rank].records(question.ids), now: .zero)
+                    question.link, number: question.number, held[rank].records(question.ids))
             }
             waiting += questions(actions)
         }
@@ -237,18 +237,18 @@ struct AdoptionTests {
         let asked = questions(register([held, held], &driver, epoch: driver.machine.state.epoch))
         driver.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
         let late = driver.on {
-            $0.records(Driver.link(0), number: asked[0].number, held.records(asked[0].ids), now: .zero)
+            $0.records(Driver.link(0), number: asked[0].number, held.records(asked[0].ids))
         }
         #expect(late.isEmpty && entries(driver).isEmpty)
         _ = driver.register(1, cluster: held.cluster, epoch: held.epoch)
         let again = questions(register([held, held], &driver, epoch: driver.machine.state.epoch))
         #expect(again.count == 2)
         let stale = driver.on {
-            $0.records(Driver.link(0), number: asked[0].number, held.records(asked[0].ids), now: .zero)
+            $0.records(Driver.link(0), number: asked[0].number, held.records(asked[0].ids))
         }
         #expect(stale.isEmpty)
         for question in again {
-            driver.on { $0.records(question.link, number: question.number, held.records(question.ids), now: .zero) }
+            driver.on { $0.records(question.link, number: question.number, held.records(question.ids)) }
         }
         #expect(Set(entries(driver).keys) == ["s"])
     }

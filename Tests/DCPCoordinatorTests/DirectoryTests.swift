@@ -71,9 +71,9 @@ struct DirectoryTests {
                 let page = driver.machine.page(request)
                 found += page.sequences.map(\.record.name)
                 #expect(page.models.map(\.name) == (page.sequences.isEmpty ? [] : ["m"]))
-                #expect(page.sequences.count == count || !page.hasMore)
-                guard page.hasMore, let last = page.sequences.last else { break }
-                request.after = last.record.id
+                #expect(page.sequences.count == count || page.next == nil)
+                guard let next = page.next else { break }
+                request.after = next
             }
             #expect(found == ["b-1", "b-2", "b-4", "b-5"])
         }

@@ -17,6 +17,8 @@ struct Driver {
     private var directoryMark = DirectoryMark.none
     var now: Duration = .zero
     private var nextTag: UInt64 = 0
+    /// Whether the machine goes on as soon as it asks for it.
+    var goesOn = true
     /// What a client was given last, for requests behind each other.
     private(set) var lastClaim = Claim.none
 
@@ -38,6 +40,12 @@ struct Driver {
         directoryMark = machine.state.directoryMark
     }
 
+    /// A coordinator that starts with a directory, of two ranks.
+    init(state: CoordinatorState, sequencesMax: Int = CoordinatorMachine.sequencesMax) {
+        machine = CoordinatorMachine(state: state, lease: Self.lease, adoptionMargin: 1000, sequencesMax: sequencesMax)
+        directoryMark = machine.state.directoryMark
+    }
+
     /// A coordinator that starts again with what another has persisted.
     init(
         restarting other: Driver, losses: Set<RankLoss> = [], adopts: Bool = false, evict: EvictionPolicy = .off
@@ -50,8 +58,10 @@ struct Driver {
 
     @discardableResult
     mutating func note(_ new: [CoordinatorMachine.Action]) -> [CoordinatorMachine.Action] {
+        var isToGoOn = false
         for action in new {
             switch action {
+            case .goOn: isToGoOn = true
             case .persist(let changes):
                 persisted += changes
                 for case .directoryMark(let mark) in changes { directoryMark = mark }
@@ -61,7 +71,8 @@ struct Driver {
             }
             actions.append(action)
         }
-        return new
+        guard isToGoOn, goesOn else { return new }
+        return new + note(machine.goOn(now: now))
     }
 
     /// Lets something happen to the machine, and returns what it did.
@@ -88,13 +99,32 @@ struct Driver {
             endpoint: .unix(path: "/rank-\(rank)"), epoch: epoch, models: models,
             numbers: numbers
                 ?? .init(model: models.map(\.id.value).max() ?? 0, sequence: lengths.keys.map(\.value).max() ?? 0),
-            sequences: lengths.sorted { (place($0.key), $0.key) < (place($1.key), $1.key) }.map {
-                .init(
-                    sequence: $0.key, model: ModelID(1), committedLength: $0.value, intactLength: intact[$0.key],
-                    retention: retentions[$0.key] ?? Retention())
-            }, useCount: useCount, incarnation: incarnation, holder: "process \(incarnation)", mark: mark,
+            useCount: useCount, incarnation: incarnation, holder: "process \(incarnation)", mark: mark,
             directoryMark: directoryMark)
-        return note(machine.registered(registration, link: link ?? Self.link(rank), now: now))
+        let link = link ?? Self.link(rank)
+        let isAgain = machine.phase == .joining && epoch == machine.state.epoch && machine.rank(of: link) != nil
+        let actions = note(machine.registered(registration, link: link, now: now))
+        guard isAgain else { return actions }
+        let held = lengths.sorted { (place($0.key), $0.key) < (place($1.key), $1.key) }.map {
+            HeldSequences.Element(
+                sequence: $0.key, model: ModelID(1), committedLength: $0.value, intactLength: intact[$0.key],
+                retention: retentions[$0.key] ?? Retention())
+        }
+        return actions + tell(held, link, epoch)
+    }
+
+    /// Two sequences in a page, so that most tests have several.
+    private mutating func tell(
+        _ held: [HeldSequences.Element], _ link: LinkID, _ epoch: Epoch
+    ) -> [CoordinatorMachine.Action] {
+        var actions: [CoordinatorMachine.Action] = []
+        var rest = held[...]
+        repeat {
+            let page = HeldSequences(Array(rest.prefix(2)), isLast: rest.count <= 2)
+            actions += note(machine.heldSequences(link, epoch: epoch, page, now: now))
+            rest = rest.dropFirst(2)
+        } while !rest.isEmpty
+        return actions
     }
 
     @discardableResult
@@ -231,6 +261,7 @@ func kinds(_ actions: some Sequence<CoordinatorMachine.Action>) -> [String] {
             DirectoryRequest.refusal(in: message) == nil ? "answer reply" : "answer failure"
         case .close: "close"
         case .hold: "hold"
+        case .goOn: nil
         case .report: "report"
         }
     }

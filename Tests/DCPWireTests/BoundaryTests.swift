@@ -71,7 +71,7 @@ struct BoundaryTests {
             #expect(try decode(RawFrame(reply).bytes)?.reply(to: ListModels.self) == models)
             let registration = Registration(
                 rank: RankIndex(1), store: StoreID(high: 1, low: 2), endpoint: .unix(path: "/r"), epoch: Epoch(3),
-                models: models, sequences: [])
+                models: models)
             guard case .register(let read)? = try decode(RawFrame(.register(registration)).bytes)?.message else {
                 Issue.record("no registration")
                 return

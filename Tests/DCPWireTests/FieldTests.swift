@@ -35,8 +35,14 @@ struct FieldTests {
                     ]), to: Many<GetSequenceStatus>.self), 0, 1
             ),
             (.reply(Many.Reply([.success(Done()), .success(Done())]), to: Many<CloseSequence>.self), 0, 2),
-            (.reply(SequenceList(models: [], sequences: []), to: ListSequences.self), 0, 0),
-            (.reply(SequenceList(models: [], sequences: []), to: ListSequences.self), 4, 0),
+            (.reply([ModelRecord](), to: ListModels.self), 0, 0),
+            (.reply(SequenceList(), to: ListSequences.self), 4, 0),
+            (
+                .heldSequences(
+                    HeldSequences([.init(sequence: SequenceID(1), model: ModelID(1), committedLength: 1)], isLast: true)
+                ),
+                0, 1
+            ),
             (.renewLease(LeaseRenewal(stepsInFlight: 0, usedSequences: [SequenceID(1), SequenceID(2)])), 19, 2),
             (.refusals([ServiceError(.storeFull, "")]), 0, 1), (.request(Samples.step()), 25, 2),
             (verified(findings: 2), 84, 2),

@@ -40,11 +40,11 @@ enum Samples {
                     rank: RankIndex(1), store: StoreID(high: 1, low: UInt64.max), cluster: ClusterID(17),
                     endpoint: .tcp(host: "127.0.0.1", port: 7400),
                     epoch: Epoch(12), models: [model, ModelRecord(id: ModelID(8), name: "b", description: plain)],
-                    numbers: .init(model: 9, sequence: 1 << 40),
-                    sequences: [
-                        .init(
-                            sequence: SequenceID(5), model: ModelID(7), committedLength: 1 << 40, retention: retention)
-                    ], directoryMark: DirectoryMark(1 << 33))),
+                    numbers: .init(model: 9, sequence: 1 << 40), directoryMark: DirectoryMark(1 << 33))),
+            .heldSequences(
+                HeldSequences(
+                    [.init(sequence: SequenceID(5), model: ModelID(7), committedLength: 1 << 40, retention: retention)],
+                    isLast: true)),
             .renewLease(LeaseRenewal(stepsInFlight: 77)), .leaseRenewed,
             .renewLease(
                 LeaseRenewal(
@@ -110,7 +110,8 @@ enum Samples {
             .reply([model, model], to: ListModels.self),
             .reply(
                 SequenceList(
-                    models: [model], sequences: [.init(record: record, retention: retention)], hasMore: true),
+                    models: [model], sequences: [.init(record: record, retention: retention)],
+                    next: SequenceID(1 << 40), directoryCount: 3),
                 to: ListSequences.self),
             .reply(Many.Reply([.success(model)]), to: Many<RegisterModel>.self),
             .reply(Many.Reply([.success(Done()), .failure(refusal)]), to: Many<RemoveModel>.self),

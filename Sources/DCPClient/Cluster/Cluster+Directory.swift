@@ -103,10 +103,15 @@ extension Cluster {
         }
     }
 
+    /// How many sequences there are.
+    public func sequenceCount() async throws(ServiceError) -> Int {
+        try await ask(ListSequences(count: 1)).directoryCount
+    }
+
     func list(
         prefix: String = "", limit: Int? = nil, where isWanted: (String) -> Bool = { _ in true }
     ) async throws(ServiceError) -> SequenceList {
-        var list = SequenceList(models: [], sequences: [])
+        var list = SequenceList()
         var request = ListSequences(prefix: prefix)
         repeat {
             request.count = min(ListSequences.countMax, (limit ?? .max) - list.sequences.count)
@@ -115,9 +120,10 @@ extension Cluster {
             let known = Set(list.models.map(\.id))
             list.models += page.models.filter { !known.contains($0.id) }
             list.sequences += page.sequences.filter { isWanted($0.record.name) }
-            list.hasMore = page.hasMore
-            request.after = page.sequences.last?.record.id ?? request.after
-        } while list.hasMore
+            list.directoryCount = page.directoryCount
+            guard let next = page.next else { break }
+            request.after = next
+        } while true
         return list
     }
 

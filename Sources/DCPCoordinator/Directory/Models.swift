@@ -34,7 +34,7 @@ extension RemoveModel: DirectoryItem {
     ) throws(ServiceError) -> [CoordinatorMachine.Action] {
         try machine.checkReady()
         let record = try machine.model(name)
-        let users = machine.state.sortedSequences.filter { $0.record.model == record.id }
+        let users = Array(machine.state.sortedSequences.filter { $0.record.model == record.id })
         guard users.isEmpty else {
             throw ServiceError(
                 .conflict,

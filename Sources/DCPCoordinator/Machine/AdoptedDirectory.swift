@@ -11,20 +11,20 @@ struct AdoptedDirectory {
     private(set) var changes: [StateChange] = []
     private(set) var report = AdoptionReport()
     private let state: CoordinatorState
-    private let registrations: [RankIndex: Registration]
+    private let joined: [RankIndex: JoinedRank]
     /// Ranks whose word counts.
     private let witnesses: [RankIndex]
     private var models: [ModelID: ModelRecord] = [:]
     private var names: Set<NameKey> = []
 
     init(
-        _ state: CoordinatorState, _ registrations: [RankIndex: Registration],
+        _ state: CoordinatorState, _ joined: [JoinedRank],
         records: [RankIndex: [SequenceID: SequenceRecord]], replaced: Set<RankIndex>
     ) {
         self.state = state
-        self.registrations = registrations
-        witnesses = registrations.keys.filter { !replaced.contains($0) || !registrations[$0]!.sequences.isEmpty }
-            .sorted()
+        self.joined = Dictionary(uniqueKeysWithValues: joined.map { ($0.registration.rank, $0) })
+        witnesses = joined.filter { !replaced.contains($0.registration.rank) || !$0.holdings.order.isEmpty }
+            .map(\.registration.rank).sorted()
         adoptModels()
         adoptSequences(records)
         report.models = models.count
@@ -35,7 +35,7 @@ struct AdoptedDirectory {
     private mutating func adoptModels() {
         var found: [ModelID: [RankIndex: ModelRecord]] = [:]
         for rank in witnesses {
-            for record in registrations[rank]!.models { found[record.id, default: [:]][rank] = record }
+            for record in joined[rank]!.registration.models { found[record.id, default: [:]][rank] = record }
         }
         var names: Set<NameKey> = []
         // Of two of one name the later stays.
@@ -70,9 +70,9 @@ struct AdoptedDirectory {
     // MARK: Sequences
 
     private mutating func adoptSequences(_ records: [RankIndex: [SequenceID: SequenceRecord]]) {
-        var held: [SequenceID: [RankIndex: Registration.RegisteredSequence]] = [:]
+        var held: [SequenceID: [RankIndex: HeldSequences.Element]] = [:]
         for rank in witnesses {
-            for sequence in registrations[rank]!.sequences { held[sequence.sequence, default: [:]][rank] = sequence }
+            for (id, sequence) in joined[rank]!.holdings.sequences { held[id, default: [:]][rank] = sequence }
         }
         var adopted: Set<SequenceID> = []
         for (id, holders) in held.sorted(by: { $0.key > $1.key }) {
@@ -108,7 +108,7 @@ struct AdoptedDirectory {
     }
 
     private func problem(
-        of holders: [RankIndex: Registration.RegisteredSequence], _ told: [SequenceRecord], _ name: String
+        of holders: [RankIndex: HeldSequences.Element], _ told: [SequenceRecord], _ name: String
     ) -> String? {
         let missing = witnesses.filter { holders[$0] == nil }
         guard missing.isEmpty else { return "\(Self.list(missing)) has not got it" }

@@ -30,11 +30,11 @@ struct Adoption: Sendable {
         if registration.cluster != .none { cluster = registration.cluster }
     }
 
-    mutating func begin(_ registrations: [RankIndex: Registration]) {
-        (awaited, records) = ([:], [:])
-        pages = registrations.mapValues { registration in
-            let ids = registration.sequences.map(\.sequence)
-            return stride(from: 0, to: ids.count, by: Self.pageMax).map {
+    mutating func begin(_ joined: [JoinedRank]) {
+        (awaited, records, pages) = ([:], [:], [:])
+        for rank in joined {
+            let ids = rank.holdings.order
+            pages[rank.registration.rank] = stride(from: 0, to: ids.count, by: Self.pageMax).map {
                 Array(ids[$0..<min($0 + Self.pageMax, ids.count)])
             }
         }
@@ -109,15 +109,15 @@ extension CoordinatorMachine {
 
     /// All ranks are here.
     mutating func beginAdoption() -> [StateChange] {
-        adoption!.begin([:])
+        adoption!.begin([])
         let epoch = Epoch(topology.epoch.value + adoption!.epochMargin)
         return [.epoch(epoch), .adopting(true)] + (adoption!.cluster.map { [.cluster($0)] } ?? [])
     }
 
     /// All have registered with what they have for good.
-    mutating func askForRecords(now: Duration) -> [Action] {
-        adoption!.begin(Dictionary(uniqueKeysWithValues: members.map { ($0.rank, $0.member.registration) }))
-        return members.flatMap { askForRecords(of: $0.rank, $0.member.link) } + adoptIfComplete(now: now)
+    mutating func askForRecords() -> [Action] {
+        adoption!.begin(joined)
+        return members.flatMap { askForRecords(of: $0.rank, $0.member.link) } + adoptIfComplete()
     }
 
     private mutating func askForRecords(of rank: RankIndex, _ link: LinkID) -> [Action] {
@@ -128,18 +128,17 @@ extension CoordinatorMachine {
 
     /// A rank has said what some sequences are called.
     package mutating func records(
-        _ link: LinkID, number: UInt64, _ records: [SequenceRecord], now: Duration
+        _ link: LinkID, number: UInt64, _ records: [SequenceRecord]
     ) -> [Action] {
         guard let rank = rank(of: link), adoption?.take(records, of: rank, number: number) ?? false else { return [] }
-        return askForRecords(of: rank, link) + adoptIfComplete(now: now)
+        return askForRecords(of: rank, link) + adoptIfComplete()
     }
 
-    private mutating func adoptIfComplete(now: Duration) -> [Action] {
+    private mutating func adoptIfComplete() -> [Action] {
         guard let adoption, adoption.isComplete else { return [] }
         let adopted = AdoptedDirectory(
-            state, Dictionary(uniqueKeysWithValues: members.map { ($0.rank, $0.member.registration) }),
-            records: adoption.records, replaced: adoption.replaced)
+            state, joined, records: adoption.records, replaced: adoption.replaced)
         self.adoption = nil
-        return persist(adopted.changes + [.adopting(false)]) + [.report(.adopted(adopted.report))] + settle(now: now)
+        return persist(adopted.changes + [.adopting(false)]) + [.report(.adopted(adopted.report))] + settle()
     }
 }

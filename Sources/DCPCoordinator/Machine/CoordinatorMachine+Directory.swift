@@ -4,8 +4,8 @@ package import DCPWire
 /// What clients ask of the directory. Each kind of request says in `carryOut` what becomes of it.
 extension CoordinatorMachine {
     public static let nameByteCountMax = 255
-    /// As many as a rank can register: 35 bytes each, of the 16 MiB that a frame's fields may have.
-    public static let sequencesMax = 400_000
+    /// A rank has some 1 KiB of memory for each, the coordinator twice as much.
+    public static let sequencesMax = 1_000_000
 
     func checkReady() throws(ServiceError) {
         guard case .ready = phase else {
@@ -14,15 +14,22 @@ extension CoordinatorMachine {
     }
 
     package func page(_ request: ListSequences) -> SequenceList {
-        let ids = state.sequences.values.lazy.filter {
-            $0.record.id > request.after && !$0.isClosing && $0.record.name.utf8.starts(with: request.prefix.utf8)
-        }.map(\.record.id).sorted()
-        let entries = ids.prefix(request.count).compactMap { state.sequences[$0] }
-        let models = Set(entries.map(\.record.model))
-        return SequenceList(
-            models: state.sortedModels.filter { models.contains($0.id) },
-            sequences: entries.map { SequenceList.Element(record: $0.record, retention: $0.retention) },
-            hasMore: ids.count > entries.count)
+        var list = SequenceList(directoryCount: state.sequences.count)
+        var models: Set<ModelID> = []
+        // A prefix that few names begin with takes several pages: no request keeps the others waiting for all sequences.
+        let ids = state.sequenceOrder.ids(after: request.after, count: ListSequences.countMax + 1)
+        for id in ids.prefix(ListSequences.countMax) {
+            list.next = id
+            guard let entry = state.sequences[id], !entry.isClosing,
+                entry.record.name.utf8.starts(with: request.prefix.utf8)
+            else { continue }
+            models.insert(entry.record.model)
+            list.sequences.append(SequenceList.Element(record: entry.record, retention: entry.retention))
+            if list.sequences.count == request.count { break }
+        }
+        if list.next == ids.last { list.next = nil }
+        list.models = state.sortedModels.filter { models.contains($0.id) }
+        return list
     }
 
     // MARK: Lookups

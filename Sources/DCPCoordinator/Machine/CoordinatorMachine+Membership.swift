@@ -80,6 +80,7 @@ extension CoordinatorMachine {
         for rank in state.shape.allRanks {
             update(rank) {
                 $0.hasJoined = false
+                $0.holdings = nil
                 $0.hasLinks = false
             }
         }
@@ -93,18 +94,45 @@ extension CoordinatorMachine {
         update(registration.rank) {
             $0.registration = registration
             $0.lastHeard = now
-            $0.hasJoined = true
+            $0.holdings = Holdings()
+            $0.hasJoined = false
         }
-        let actions = persist(numbersTaken(by: registration))
-        guard members.allSatisfy({ $0.member.hasJoined }) else { return actions }
-        eviction.begin(members.map(\.member.registration))
-        return actions + (adoption == nil ? settle(now: now) : askForRecords(now: now))
+        return persist(numbersTaken(by: registration))
     }
 
+    /// A rank that has registered in the epoch tells what it holds, a page of it.
+    package mutating func heldSequences(_ link: LinkID, epoch: Epoch, _ page: HeldSequences, now: Duration) -> [Action]
+    {
+        guard let rank = rank(of: link), case .joining = phase, epoch == state.epoch,
+            case .present(var member) = slots[rank], !member.hasJoined, member.holdings != nil
+        else { return [] }
+        // Taken out of its place, or each page would be added to a copy.
+        slots[rank] = .missing(reason: "")
+        member.holdings!.add(page)
+        member.lastHeard = now
+        member.hasJoined = page.isLast
+        slots[rank] = .present(member)
+        guard member.holdings!.sequences.count <= heldMax else {
+            return refuse(
+                link,
+                ServiceError(
+                    .storeRefused,
+                    "\(rank) holds more than \(heldMax) sequences, twice as many as a directory may have: its store is not of "
+                        + "this cluster, or was never rid of what the directory does not know. Start it with the right --store.",
+                    rank: rank))
+        }
+        guard members.allSatisfy({ $0.member.hasJoined }) else { return [] }
+        eviction.begin(joined)
+        return adoption == nil ? settle() : askForRecords()
+    }
+
+    /// What a rank may hold: also what an older directory knew.
+    private var heldMax: Int { 2 * sequencesMax }
+
     /// All ranks have registered in the epoch, and there is a directory.
-    mutating func settle(now: Duration) -> [Action] {
-        noteUnknownSequences(now: now)
-        return reconcile() + becomeReadyIfDone()
+    mutating func settle() -> [Action] {
+        reconciliation = Reconciliation(state, joined)
+        return [.goOn]
     }
 
     public mutating func linksReady(_ link: LinkID, epoch: Epoch, now: Duration) -> [Action] {
@@ -118,10 +146,11 @@ extension CoordinatorMachine {
 
     mutating func becomeReadyIfDone() -> [Action] {
         guard case .joining = phase, adoption == nil, members.count == state.shape.ranks,
-            members.allSatisfy({ $0.member.hasJoined && $0.member.hasLinks }), operations.isEmpty
+            members.allSatisfy({ $0.member.hasJoined && $0.member.hasLinks }), reconciliation == nil, operations.isEmpty
         else { return [] }
         phase = .ready
         refusedForks = [:]
+        for rank in state.shape.allRanks { update(rank) { $0.holdings = nil } }
         var actions = announce() + [.report(.ready(state.epoch))]
         if !refusals.isEmpty { actions += tellRefusals() }
         for waiter in waiters {

@@ -25,19 +25,28 @@ struct PendingOperation: Sendable {
 /// In a join nothing is taken back: clients were told that it is recorded. What a rank refuses for good stays owed to it, and the
 /// next join asks again.
 extension CoordinatorMachine {
-    /// Brings the ranks of a new epoch to one state.
-    mutating func reconcile() -> [Action] {
-        let plan = Reconciliation(
-            state, Dictionary(uniqueKeysWithValues: members.map { ($0.rank, $0.member.registration) }))
-        var actions: [Action] = plan.events.map { .report($0) } + noteCuts(plan.cutLengths)
-        for (rank, _) in members {
-            for operation in plan.operations[rank] ?? [] {
-                begin(PendingOperation(operation: operation, awaited: [rank]))
-            }
-            actions += sendQueued(to: rank)
+    /// Brings the ranks of a new epoch to one state, piece by piece.
+    public mutating func goOn(now: Duration) -> [Action] {
+        guard reconciliation != nil else { return [] }
+        guard reconciliation!.isComplete else {
+            reconciliation!.advance(state)
+            return (reconciliation!.isComplete ? found(reconciliation!, now: now) : []) + [.goOn]
         }
-        owed = plan.owed
+        let pieces = reconciliation!.takeOperations()
+        for (rank, operations) in pieces {
+            for operation in operations { begin(PendingOperation(operation: operation, awaited: [rank])) }
+        }
+        let actions = sendQueued()
+        guard pieces.isEmpty else { return actions + [.goOn] }
+        reconciliation = nil
         return actions + finishReconciliationIfDone()
+    }
+
+    /// It is known what the ranks are to do, and nobody has been asked for it yet.
+    private mutating func found(_ plan: Reconciliation, now: Duration) -> [Action] {
+        owed = plan.owed
+        note(unknown: plan.unknown, now: now)
+        return plan.events.map { .report($0) } + noteCuts(plan.cutLengths)
     }
 
     /// Of this epoch, also where they were asked for in an earlier one: a rank's store has seen this one before it cuts.
@@ -77,6 +86,7 @@ extension CoordinatorMachine {
         underWay = [:]
         queues = [:]
         owed = []
+        reconciliation = nil
     }
 
     private mutating func sendQueued(to rank: RankIndex) -> [Action] {
@@ -219,7 +229,9 @@ extension CoordinatorMachine {
     }
 
     private mutating func finishReconciliationIfDone() -> [Action] {
-        guard case .joining = phase, operations.isEmpty, members.allSatisfy({ $0.member.hasJoined }) else { return [] }
+        guard case .joining = phase, reconciliation == nil, operations.isEmpty,
+            members.allSatisfy({ $0.member.hasJoined })
+        else { return [] }
         // In one transaction, however many there are.
         let changes = owed.sorted().compactMap { id -> StateChange? in
             guard var entry = state.sequences[id] else { return nil }

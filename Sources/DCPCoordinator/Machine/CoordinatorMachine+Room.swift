@@ -34,7 +34,7 @@ extension CoordinatorMachine {
 
     private mutating func evictIfDue(now: Duration) -> [Action] {
         guard phase == .ready, eviction.isDue else { return [] }
-        let candidates = evictable(now: now).map(\.record.id)
+        let candidates = eviction.candidates(among: state.sequences.values.lazy.filter(isMovable), now: now)
         guard !candidates.isEmpty else { return [] }
         let number = takeNumber()
         let (ranks, told) = eviction.ask(number, candidates)
@@ -52,16 +52,34 @@ extension CoordinatorMachine {
             let (mostWanting, byteCount) = eviction.mostWanted
         else { return [] }
         // Some may have been used, pinned or forked since the ranks were asked.
-        let victims = evictable(now: now).filter { chosen.contains($0.record.id) }
+        let movable = chosen.compactMap { state.sequences[$0] }.filter(isMovable)
+        let victims = eviction.candidates(among: movable, now: now).map { state.sequences[$0]! }
         return evict(victims, .room(mostWanting, byteCount: byteCount))
     }
 
     /// Sequences that were not used for longer than they may.
     mutating func evictAged(now: Duration) -> [Action] {
-        guard phase == .ready, eviction.isTimeToAge(now: now) else { return [] }
-        let mortal = movable { $0.retention.timeToLive > 0 }
-        return eviction.aged(among: mortal, now: now).flatMap { entry in
-            evict([entry], .age(entry.retention.timeToLive))
+        guard phase == .ready else { return [] }
+        var actions: [Action] = []
+        for id in ages.take(now: now) {
+            guard let entry = state.sequences[id], let end = eviction.endOfLife(of: entry) else { continue }
+            if end > now {
+                ages.put(id, at: end)
+            } else if isMovable(entry) {
+                actions += evict([entry], .age(entry.retention.timeToLive))
+            } else {
+                noteAge(of: entry, notBefore: now + .seconds(1))
+            }
+        }
+        return actions
+    }
+
+    /// Has a sequence looked at when it may be too old. One that is pinned never is; it is noted again when it is not any more.
+    mutating func noteAge(of entry: SequenceEntry, notBefore time: Duration = .zero) {
+        if let end = eviction.endOfLife(of: entry), !entry.isClosing, !entry.retention.isPinned {
+            ages.put(entry.record.id, at: max(end, time))
+        } else {
+            ages.remove(entry.record.id)
         }
     }
 
@@ -80,17 +98,10 @@ extension CoordinatorMachine {
         return actions
     }
 
-    /// What may go, what goes first first.
-    private func evictable(now: Duration) -> [SequenceEntry] {
-        eviction.candidates(among: movable { _ in true }, now: now)
-    }
-
-    /// What may go at all: what an operation is about to change, or a fork is about to read, is in use.
-    private func movable(where isWanted: (SequenceEntry) -> Bool) -> [SequenceEntry] {
-        state.sequences.values.filter {
-            isWanted($0) && !$0.isClosing && !$0.retention.isPinned && $0.fork == nil && underWay[$0.record.id] == nil
-                && !CanaryNames.isSequence($0.record.name)
-        }
+    /// Whether it may go at all: what an operation is about to change, or a fork is about to read, is in use.
+    private func isMovable(_ entry: SequenceEntry) -> Bool {
+        !entry.isClosing && !entry.retention.isPinned && entry.fork == nil && underWay[entry.record.id] == nil
+            && !CanaryNames.isSequence(entry.record.name)
     }
 
     /// A client is about to use sequences.

@@ -15,23 +15,24 @@ extension CoordinatorMachine {
     }
 
     /// Remembers what a join found, with the time of the join that found it first.
-    mutating func noteUnknownSequences(now: Duration) {
-        var found: [SequenceID: UnknownSequence] = [:]
-        for (rank, member) in members {
-            for held in member.registration.sequences where state.sequences[held.sequence] == nil {
-                let since = unknownSequences[held.sequence]?.since ?? now
-                found[held.sequence, default: UnknownSequence(since: since, ranks: [], model: held.model)].ranks
-                    .insert(rank)
-            }
-        }
-        unknownSequences = found
+    mutating func note(unknown found: [SequenceID: (ranks: Set<RankIndex>, model: ModelID)], now: Duration) {
+        let known = unknownSequences
+        unknownSequences = Dictionary(
+            uniqueKeysWithValues: found.map { id, found in
+                (id, UnknownSequence(since: known[id]?.since ?? now, ranks: found.ranks, model: found.model))
+            })
+        noteOldestUnknown()
     }
+
+    private mutating func noteOldestUnknown() { oldestUnknown = unknownSequences.values.lazy.map(\.since).min() }
 
     /// Has those closed whose grace time is over.
     mutating func dropUnknownSequences(now: Duration) -> [Action] {
-        guard case .ready = phase else { return [] }
+        guard case .ready = phase, let oldestUnknown, now - oldestUnknown > unknownGrace else { return [] }
+        defer { noteOldestUnknown() }
         var actions: [Action] = []
-        for (id, unknown) in unknownSequences.sorted(by: { $0.key < $1.key }) where now - unknown.since > unknownGrace {
+        let due = unknownSequences.filter { now - $0.value.since > unknownGrace }
+        for (id, unknown) in due.sorted(by: { $0.key < $1.key }) {
             unknownSequences[id] = nil
             actions.append(.report(.droppedUnknown(id, ranks: unknown.ranks.sorted())))
             actions += carry(.close(id), to: unknown.ranks)

@@ -26,6 +26,8 @@ public struct CoordinatorMachine: Sendable {
         case close(LinkID, ServiceError)
         /// The coordinator's own store, as it is now, for a backup of this number.
         case hold(UInt64)
+        /// Let `goOn` do the next piece of what takes long, when others have had their turn.
+        case goOn
         case report(CoordinatorEvent)
     }
 
@@ -45,7 +47,9 @@ public struct CoordinatorMachine: Sendable {
         var link: LinkID
         var registration: Registration
         var lastHeard: Duration
-        /// Has registered its lengths in the current epoch.
+        /// What it holds, from its registration in the current epoch until the cluster is ready.
+        var holdings: Holdings?
+        /// Has told all that it holds in the current epoch.
         var hasJoined = false
         var hasLinks = false
         /// How far it was told the directory to have come, on its link.
@@ -82,11 +86,16 @@ public struct CoordinatorMachine: Sendable {
     var refusedForks: [SequenceID: Int] = [:]
     /// What ranks hold and the directory does not know, as of the last join.
     var unknownSequences: [SequenceID: UnknownSequence] = [:]
+    /// When the first of them was found.
+    var oldestUnknown: Duration?
+    /// While the ranks of a new epoch are brought to one state.
+    var reconciliation: Reconciliation?
     let lease: Duration
     let unknownGrace: Duration
     /// Why ranks take no new tokens, as each said last.
     var refusals: [RankIndex: ServiceError] = [:]
     var eviction: Eviction
+    var ages = AgeQueue()
     /// What operators have given up by a request; each is spent by the store that is taken for it.
     var losses: Set<RankLoss> = []
     /// What the configuration gives up.
@@ -123,6 +132,7 @@ public struct CoordinatorMachine: Sendable {
         }
         slots = Dictionary(
             uniqueKeysWithValues: state.shape.allRanks.map { ($0, .missing(reason: "it has not registered yet")) })
+        for entry in state.sequences.values { noteAge(of: entry) }
     }
 
     var members: [(rank: RankIndex, member: Member)] {
@@ -132,7 +142,14 @@ public struct CoordinatorMachine: Sendable {
         }
     }
 
-    func rank(of link: LinkID) -> RankIndex? { members.first { $0.member.link == link }?.rank }
+    /// Those who have registered in the epoch, with what they hold.
+    var joined: [JoinedRank] {
+        members.compactMap { _, member in
+            member.holdings.map { JoinedRank(registration: member.registration, holdings: $0) }
+        }
+    }
+
+    package func rank(of link: LinkID) -> RankIndex? { members.first { $0.member.link == link }?.rank }
 
     mutating func update(_ rank: RankIndex, _ body: (inout Member) -> Void) {
         guard case .present(var member) = slots[rank] else { return }
@@ -146,9 +163,13 @@ public struct CoordinatorMachine: Sendable {
         let changes = changes + [.directoryMark(state.directoryMark.next)]
         for change in changes {
             state.apply(change)
-            if case .sequenceRemoved(let id) = change {
+            switch change {
+            case .sequence(let entry): noteAge(of: entry)
+            case .sequenceRemoved(let id):
                 claims.closed(id)
                 eviction.closed(id)
+                ages.remove(id)
+            default: break
             }
         }
         return [.persist(changes)]

@@ -50,7 +50,6 @@ struct Eviction: Sendable {
     /// Bytes that each rank wanted freed when it said so last. Whether it still does it says when it is asked.
     private var wanted: [RankIndex: UInt64] = [:]
     private var evictedNames: [(name: String, cause: EvictionCause)] = []
-    private var lastAged = Duration.zero
     private var hasBegun = false
 
     /// A question to the ranks that want bytes freed.
@@ -82,13 +81,14 @@ struct Eviction: Sendable {
     ///
     /// All have seen much the same; one that was started later has seen less, and knows of the time before only the order
     /// of changes. So the one that has seen most has the last word, on each sequence that it has.
-    mutating func begin(_ registrations: [Registration]) {
+    mutating func begin(_ joined: [JoinedRank]) {
         guard !hasBegun else { return }
         hasBegun = true
-        for registration in registrations.sorted(by: { ($0.useCount, $0.rank) < ($1.useCount, $1.rank) }) {
-            for held in registration.sequences {
+        func knows(_ rank: JoinedRank) -> (UInt64, RankIndex) { (rank.registration.useCount, rank.registration.rank) }
+        for rank in joined.sorted(by: { knows($0) < knows($1) }) {
+            for sequence in rank.holdings.order {
                 clock += 1
-                uses[held.sequence] = Use(order: clock, at: uses[held.sequence]?.at ?? .zero)
+                uses[sequence, default: Use(order: 0, at: .zero)].order = clock
             }
         }
     }
@@ -105,33 +105,26 @@ struct Eviction: Sendable {
         wanted.max { ($0.value, $1.key) < ($1.value, $0.key) }.map { ($0.key, $0.value) }
     }
 
-    private func lastUse(of entry: SequenceEntry) -> Use { uses[entry.record.id] ?? Use(order: 0, at: .zero) }
+    private func lastUse(of id: SequenceID) -> Use { uses[id] ?? Use(order: 0, at: .zero) }
 
     /// Sequences that may go to make room and are not in use, those that go first first.
-    func candidates(among entries: [SequenceEntry], now: Duration) -> [SequenceEntry] {
-        func place(_ entry: SequenceEntry) -> (Int, Int8, UInt64, SequenceID) {
-            (
-                entry.retention.isKept ? 0 : 1, entry.retention.priority, lastUse(of: entry).order, entry.record.id
-            )
+    func candidates(among entries: some Sequence<SequenceEntry>, now: Duration) -> [SequenceID] {
+        // Of a million, those that are wanted by a full store each time: a number for each is sorted, and no entry copied.
+        var places: [(place: UInt64, id: SequenceID)] = []
+        for entry in entries {
+            let lastUse = lastUse(of: entry.record.id)
+            guard policy == .lru || entry.retention.isKept, now - lastUse.at >= idle else { continue }
+            let isHeld: UInt64 = entry.retention.isKept ? 0 : 1
+            let priority = UInt64(Int(entry.retention.priority) - Int(Int8.min))
+            places.append((isHeld << 63 | priority << 55 | lastUse.order & (1 << 55 - 1), entry.record.id))
         }
-        return entries.filter { entry in
-            (policy == .lru || entry.retention.isKept) && now - lastUse(of: entry).at >= idle
-        }.sorted { place($0) < place($1) }
+        return places.sorted { $0 < $1 }.map(\.id)
     }
 
-    /// Whether to look for those that are too old, which is at every sequence: once a second, as a time to live is in
-    /// seconds.
-    mutating func isTimeToAge(now: Duration) -> Bool {
-        guard now - lastAged >= .seconds(1) else { return false }
-        lastAged = now
-        return true
-    }
-
-    /// Sequences that were not used for longer than they may.
-    func aged(among entries: [SequenceEntry], now: Duration) -> [SequenceEntry] {
-        entries.filter { entry in
-            entry.retention.timeToLive > 0 && now - lastUse(of: entry).at >= .seconds(Int(entry.retention.timeToLive))
-        }
+    /// When a sequence will have been unused for as long as it may; nil for one that may be so forever.
+    func endOfLife(of entry: SequenceEntry) -> Duration? {
+        let timeToLive = entry.retention.timeToLive
+        return timeToLive > 0 ? lastUse(of: entry.record.id).at + .seconds(Int(timeToLive)) : nil
     }
 
     /// Begins a round.

@@ -6,88 +6,148 @@ internal import DCPWire
 /// A sequence's length becomes the smallest over the ranks: what every rank has committed, and nothing that only some
 /// have. Operations of one rank are carried out in order: models to put and to remove, forks and new sequences (while
 /// parents still have their tokens), truncations, closings.
-struct Reconciliation {
-    var operations: [RankIndex: [DirectoryOperation]] = [:]
-    /// Of what the directory still owes something, whether or not a rank turned out to lack it.
-    var owed: Set<SequenceID> = []
-    /// What some rank has to cut, or what was to be cut before, and to where.
-    var cutLengths: [SequenceID: Int] = [:]
-    var events: [CoordinatorEvent] = []
+///
+/// In pieces: of a million sequences it takes seconds, in which the coordinator has leases to renew.
+package struct Reconciliation {
+    /// Sequences of a piece: some milliseconds.
+    package static let pieceCount = 8192
 
-    init(_ state: CoordinatorState, _ registrations: [RankIndex: Registration]) {
-        var lengths: [RankIndex: [SequenceID: Int]] = [:]
-        /// What a fork can have of each.
-        var intact: [RankIndex: [SequenceID: Int]] = [:]
-        for (rank, registration) in registrations {
-            lengths[rank] = Dictionary(
-                registration.sequences.map { ($0.sequence, $0.committedLength) }, uniquingKeysWith: { a, _ in a })
-            intact[rank] = Dictionary(
-                registration.sequences.map { ($0.sequence, min($0.intactLength, $0.committedLength)) },
-                uniquingKeysWith: { a, _ in a })
-        }
-        let retentions = registrations.mapValues { registration in
-            Dictionary(registration.sequences.map { ($0.sequence, $0.retention) }, uniquingKeysWith: { a, _ in a })
-        }
-        let ranks = registrations.keys.sorted()
-        for rank in ranks {
-            let known = Dictionary(
-                registrations[rank]!.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })
-            operations[rank] = state.sortedModels.filter { known[$0.id] != $0 }.map { .putModel($0) }
+    /// Of what the directory still owes something, whether or not a rank turned out to lack it.
+    private(set) var owed: Set<SequenceID> = []
+    /// What some rank has to cut, or what was to be cut before, and to where.
+    private(set) var cutLengths: [SequenceID: Int] = [:]
+    /// What ranks hold and the directory does not know.
+    private(set) var unknown: [SequenceID: (ranks: Set<RankIndex>, model: ModelID)] = [:]
+    private(set) var isComplete = false
+    private var parts: [Part]
+    private var cuts: [SequenceCut] = []
+    /// Sequences up to this one have been compared.
+    private var place = SequenceID(0)
+    /// Of this part the sequences are being looked up in the directory; those before it were.
+    private var lookedUp = 0
+
+    /// What is found out about one rank.
+    private struct Part {
+        let rank: RankIndex
+        let holdings: Holdings
+        var operations: [DirectoryOperation] = []
+        var truncations: [DirectoryOperation] = []
+        var closings: [DirectoryOperation] = []
+        /// The lengths of what the rank is to make.
+        var made: [SequenceID: Int] = [:]
+        /// How many of its sequences have been looked up.
+        var lookedUp = 0
+        /// How many of its operations have been taken.
+        var taken = 0
+
+        init(_ joined: JoinedRank, _ state: CoordinatorState) {
+            rank = joined.registration.rank
+            holdings = joined.holdings
+            let known = Dictionary(joined.registration.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })
+            operations = state.sortedModels.filter { known[$0.id] != $0 }.map { .putModel($0) }
             // A model that was removed while the rank was away; one that sequences still use is left with them.
-            let used = Set(registrations[rank]!.sequences.map(\.model))
-            operations[rank]! += known.keys.sorted().filter { state.models[$0] == nil && !used.contains($0) }
-                .map { .removeModel($0) }
+            let gone = known.keys.sorted().filter { state.models[$0] == nil }
+            guard !gone.isEmpty else { return }
+            let used = Set(holdings.sequences.values.lazy.map(\.model))
+            operations += gone.filter { !used.contains($0) }.map { .removeModel($0) }
         }
-        var truncations: [RankIndex: [DirectoryOperation]] = [:]
-        var closings: [RankIndex: [DirectoryOperation]] = [:]
-        var cuts: [SequenceCut] = []
-        // By rising number, so that a parent comes before its forks.
-        for entry in state.sortedSequences {
-            let id = entry.record.id
-            if entry.isClosing || entry.fork != nil || entry.truncateLength != nil { owed.insert(id) }
-            if entry.isClosing {
-                for rank in ranks where lengths[rank]![id] != nil { closings[rank, default: []].append(.close(id)) }
-                continue
+
+        /// What it has of a sequence, or is to make of it.
+        func length(of id: SequenceID) -> Int? { holdings.sequences[id]?.committedLength ?? made[id] }
+
+        /// What a fork of a sequence can have.
+        func intactLength(of id: SequenceID) -> Int? {
+            holdings.sequences[id].map { min($0.intactLength, $0.committedLength) } ?? made[id]
+        }
+    }
+
+    init(_ state: CoordinatorState, _ joined: [JoinedRank]) {
+        parts = joined.map { Part($0, state) }
+    }
+
+    /// Works on the next piece. The directory must not change in between.
+    mutating func advance(_ state: CoordinatorState) {
+        precondition(!isComplete)
+        let ids = state.sequenceOrder.ids(after: place, count: Self.pieceCount)
+        if let last = ids.last {
+            for id in ids { compare(state.sequences[id]!) }
+            place = last
+        } else if lookedUp < parts.count {
+            lookUpPiece(in: state)
+        } else {
+            for index in parts.indices {
+                parts[index].operations += parts[index].truncations + parts[index].closings
+                parts[index].made = [:]
             }
-            // What each rank can have of it: its own, or for a fork that it missed what the parent has there.
-            let available = ranks.map { rank in
-                lengths[rank]![id] ?? entry.fork.map { min($0.length, intact[rank]![$0.parent] ?? 0) } ?? 0
-            }
-            let target = min(available.min() ?? 0, entry.truncateLength ?? Int.max)
-            // What some rank has, or all were to have, and no client has given up.
-            let longest = min(max(available.max() ?? 0, entry.fork?.length ?? 0), entry.truncateLength ?? Int.max)
-            var truncated: [RankIndex] = []
-            for rank in ranks {
-                if let length = lengths[rank]![id] {
-                    guard length > target else { continue }
-                    truncated.append(rank)
-                    truncations[rank, default: []].append(.truncate(id, length: target))
-                } else if let fork = entry.fork, lengths[rank]![fork.parent] != nil {
-                    operations[rank]!.append(
-                        .fork(parent: fork.parent, child: id, length: target, name: entry.record.name))
-                    lengths[rank]![id] = target
-                    intact[rank]![id] = target
-                } else {
-                    operations[rank]!.append(.open(entry.record))
-                    lengths[rank]![id] = 0
-                    intact[rank]![id] = 0
-                }
-            }
-            for rank in ranks where retentions[rank]![id] ?? Retention() != entry.retention {
-                operations[rank]!.append(.retain(id, entry.retention))
-            }
-            if !truncated.isEmpty || entry.truncateLength != nil { cutLengths[id] = target }
-            if target < longest {
-                cuts.append(
-                    SequenceCut(entry.record, from: longest, to: target, ranks: truncated))
+            isComplete = true
+        }
+    }
+
+    /// What is worth telling of it.
+    var events: [CoordinatorEvent] {
+        var strangers: [RankIndex: [SequenceID]] = [:]
+        for (id, found) in unknown { for rank in found.ranks { strangers[rank, default: []].append(id) } }
+        return (cuts.isEmpty ? [] : [.reconciled(cuts)])
+            + strangers.sorted { $0.key < $1.key }.map { .unknownSequences($0.key, $0.value.sorted()) }
+    }
+
+    /// What each rank is to be asked for next, in order; nothing when that was all.
+    mutating func takeOperations() -> [(rank: RankIndex, operations: ArraySlice<DirectoryOperation>)] {
+        parts.indices.compactMap { index in
+            let piece = parts[index].operations.dropFirst(parts[index].taken).prefix(Self.pieceCount)
+            parts[index].taken += piece.count
+            return piece.isEmpty ? nil : (parts[index].rank, piece)
+        }
+    }
+
+    private mutating func compare(_ entry: SequenceEntry) {
+        let id = entry.record.id
+        if entry.isClosing || entry.fork != nil || entry.truncateLength != nil { owed.insert(id) }
+        let held = parts.map { $0.holdings.sequences[id] }
+        if entry.isClosing {
+            for index in parts.indices where held[index] != nil { parts[index].closings.append(.close(id)) }
+            return
+        }
+        // What each rank can have of it: its own, or for a fork that it missed what the parent has there.
+        let available = parts.indices.map { index in
+            held[index]?.committedLength
+                ?? entry.fork.map { min($0.length, parts[index].intactLength(of: $0.parent) ?? 0) } ?? 0
+        }
+        let target = min(available.min() ?? 0, entry.truncateLength ?? Int.max)
+        // What some rank has, or all were to have, and no client has given up.
+        let longest = min(max(available.max() ?? 0, entry.fork?.length ?? 0), entry.truncateLength ?? Int.max)
+        var truncated: [RankIndex] = []
+        for index in parts.indices {
+            if let held = held[index] {
+                guard held.committedLength > target else { continue }
+                truncated.append(parts[index].rank)
+                parts[index].truncations.append(.truncate(id, length: target))
+            } else if let fork = entry.fork, parts[index].length(of: fork.parent) != nil {
+                parts[index].operations.append(
+                    .fork(parent: fork.parent, child: id, length: target, name: entry.record.name))
+                parts[index].made[id] = target
+            } else {
+                parts[index].operations.append(.open(entry.record))
+                parts[index].made[id] = 0
             }
         }
-        if !cuts.isEmpty { events.append(.reconciled(cuts)) }
-        for rank in ranks {
-            operations[rank]! += (truncations[rank] ?? []) + (closings[rank] ?? [])
-            let unknown = registrations[rank]!.sequences.filter { state.sequences[$0.sequence] == nil }
-            if !unknown.isEmpty { events.append(.unknownSequences(rank, unknown.map(\.sequence).sorted())) }
+        for index in parts.indices where held[index]?.retention ?? Retention() != entry.retention {
+            parts[index].operations.append(.retain(id, entry.retention))
         }
+        if !truncated.isEmpty || entry.truncateLength != nil { cutLengths[id] = target }
+        if target < longest {
+            cuts.append(SequenceCut(entry.record, from: longest, to: target, ranks: truncated))
+        }
+    }
+
+    private mutating func lookUpPiece(in state: CoordinatorState) {
+        let part = parts[lookedUp]
+        let piece = part.holdings.order.dropFirst(part.lookedUp).prefix(Self.pieceCount)
+        for id in piece where state.sequences[id] == nil {
+            unknown[id, default: ([], part.holdings.sequences[id]!.model)].ranks.insert(part.rank)
+        }
+        parts[lookedUp].lookedUp += piece.count
+        if parts[lookedUp].lookedUp == part.holdings.order.count { lookedUp += 1 }
     }
 }
 

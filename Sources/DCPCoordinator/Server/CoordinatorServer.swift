@@ -55,6 +55,7 @@ public final class CoordinatorServer {
     private var actions = ActionQueue()
     private var isPerforming = false
     private var ticker: RepeatedTask?
+    private var isStopped = false
     private let started: NIODeadline
 
     /// - Parameter observe: called on the loop.
@@ -98,6 +99,7 @@ public final class CoordinatorServer {
     /// Stops: what has been persisted stays, links are closed. Ranks keep serving.
     public func stop() {
         eventLoop.preconditionInEventLoop()
+        isStopped = true
         ticker?.cancel()
         listener.stop()
         copies.endAll()
@@ -112,6 +114,7 @@ public final class CoordinatorServer {
     /// Lets go of links and timers without telling anybody, as the death of the process would: for simulations, in which the
     /// process lives on. Nothing may be asked of the server after it.
     package func abandon() {
+        isStopped = true
         ticker?.cancel()
         copies.endAll()
         links = [:]
@@ -152,10 +155,20 @@ public final class CoordinatorServer {
             case .answer(let message, let tag, let id): send(message, tag, to: id)
             case .close(let id, let error): links[id]?.close(error)
             case .hold(let number): hold(number)
+            case .goOn: goOn()
             case .report(let event): observe(event)
             }
         }
         isPerforming = false
+    }
+
+    private func goOn() {
+        let bound = NIOLoopBound(self, eventLoop: eventLoop)
+        eventLoop.execute {
+            let server = bound.value
+            guard !server.isStopped else { return }
+            server.perform(server.machine.goOn(now: server.now))
+        }
     }
 
     var isPersisting: Bool { actions.isPersisting }
@@ -219,6 +232,8 @@ extension CoordinatorServer: LinkDelegate {
         switch frame.message {
         case .register(let registration) where isRank && registration.rank == link.peer?.rank:
             perform(machine.registered(registration, link: id, now: now))
+        case .heldSequences(let page) where isRank:
+            perform(machine.heldSequences(id, epoch: frame.epoch, page, now: now))
         case .renewLease(let renewal) where isRank: perform(machine.renewed(id, renewal, now: now))
         case .victims(let sequences) where isRank:
             perform(machine.victims(id, number: frame.tag.number, sequences, now: now))
@@ -227,7 +242,7 @@ extension CoordinatorServer: LinkDelegate {
         case .lengths(let lengths) where isRank:
             perform(machine.lengths(id, number: frame.tag.number, lengths, now: now))
         case .records(let records) where isRank:
-            perform(machine.records(id, number: frame.tag.number, records, now: now))
+            perform(machine.records(id, number: frame.tag.number, records))
         case .copyHeld where isRank: perform(machine.copyHeld(id, number: frame.tag.number))
         case .linksReady where isRank: perform(machine.linksReady(id, epoch: frame.epoch, now: now))
         case .operationDone where isRank: perform(machine.operationDone(id, number: frame.tag.number))

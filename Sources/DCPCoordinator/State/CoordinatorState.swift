@@ -19,6 +19,7 @@ public struct CoordinatorState: Hashable, Sendable {
     public private(set) var marks: [RankIndex: UInt64] = [:]
     public private(set) var models: [ModelID: ModelRecord] = [:]
     public private(set) var sequences: [SequenceID: SequenceEntry] = [:]
+    private(set) var sequenceOrder = SequenceOrder()
     /// Of each name. Two while one of them is being closed, after ranks were adopted.
     private var named: [NameKey: [SequenceID]] = [:]
     private(set) var nextModel: UInt32 = 1
@@ -43,12 +44,16 @@ public struct CoordinatorState: Hashable, Sendable {
         case .modelRemoved(let id): models[id] = nil
         case .sequence(let entry):
             let known = sequences.updateValue(entry, forKey: entry.record.id)
+            if known == nil { sequenceOrder.insert(entry.record.id) }
             if known?.record.name != entry.record.name {
                 if let known { forget(known.record) }
                 named[NameKey(entry.record.name), default: []].append(entry.record.id)
             }
             nextSequence = max(nextSequence, entry.record.id.value + 1)
-        case .sequenceRemoved(let id): if let known = sequences.removeValue(forKey: id) { forget(known.record) }
+        case .sequenceRemoved(let id):
+            guard let known = sequences.removeValue(forKey: id) else { return }
+            sequenceOrder.remove(id)
+            forget(known.record)
         case .nextIDs(let model, let sequence):
             nextModel = max(nextModel, model)
             nextSequence = max(nextSequence, sequence)
@@ -69,7 +74,8 @@ public struct CoordinatorState: Hashable, Sendable {
     }
 
     var sortedModels: [ModelRecord] { models.values.sorted { $0.id < $1.id } }
-    var sortedSequences: [SequenceEntry] { sequences.values.sorted { $0.record.id < $1.record.id } }
+    /// By rising number.
+    var sortedSequences: some Sequence<SequenceEntry> { sequenceOrder.lazy.map { sequences[$0]! } }
 }
 
 /// A sequence in the directory, with what is still to be carried to ranks.

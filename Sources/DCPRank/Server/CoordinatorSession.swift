@@ -141,14 +141,34 @@ final class CoordinatorSession {
                     numbers: Registration.Numbers(
                         model: UInt32(truncatingIfNeeded: server.cache.highestNumbers.model),
                         sequence: server.cache.highestNumbers.sequence),
-                    sequences: server.cache.sequences.map {
-                        Registration.RegisteredSequence(
-                            sequence: $0.id, model: $0.model, committedLength: $0.committedLength,
-                            intactLength: $0.intactLength, retention: $0.retention)
-                    }.sorted { server.uses.lastUse(of: $0.sequence) < server.uses.lastUse(of: $1.sequence) },
                     useCount: server.uses.count, incarnation: server.configuration.incarnation,
                     holder: server.configuration.holder, mark: server.cache.mark,
                     directoryMark: server.cache.directoryMark)))
+    }
+
+    /// The least recently used first.
+    private func heldSequences() -> [HeldSequences.Element] {
+        server.cache.sequences.map { (lastUse: server.uses.lastUse(of: $0.id), $0) }
+            .sorted { ($0.lastUse, $0.1.id) < ($1.lastUse, $1.1.id) }
+            .map { _, held in
+                HeldSequences.Element(
+                    sequence: held.id, model: held.model, committedLength: held.committedLength,
+                    intactLength: held.intactLength, retention: held.retention)
+            }
+    }
+
+    /// A page in each turn of the loop, which has leases to keep.
+    private func tell(_ held: ArraySlice<HeldSequences.Element>) {
+        let page = held.prefix(HeldSequences.countMax), rest = held.dropFirst(HeldSequences.countMax)
+        send(.heldSequences(HeldSequences(Array(page), isLast: rest.isEmpty)))
+        guard !rest.isEmpty else { return }
+        let bound = NIOLoopBound((self, link), eventLoop: server.eventLoop)
+        let epoch = epoch
+        server.eventLoop.execute {
+            let (session, link) = bound.value
+            guard session.link === link, session.epoch == epoch else { return }
+            session.tell(rest)
+        }
     }
 
     /// Renews three times a lease; a coordinator that is silent for a whole lease is dialled anew.
@@ -258,6 +278,7 @@ final class CoordinatorSession {
         hasJoined = true
         FailPoint.registerAgain.pass()
         register()
+        tell(heldSequences()[...])
         let group = server.cluster.members(ofHeadGroup: server.cluster.headGroup(of: server.configuration.rank))
         // All are there: the phase is not incomplete.
         server.peers.update(

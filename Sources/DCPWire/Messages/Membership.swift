@@ -13,8 +13,6 @@ public struct Registration: Hashable, Sendable {
     public var models: [ModelRecord]
     /// The highest numbers of models and sequences that the store ever had.
     public var numbers: Numbers
-    /// In the order of their last use, the least recent first, as far as the rank knows it.
-    public var sequences: [RegisteredSequence]
     /// Uses of sequences that the rank has seen since its start: the rank with the most knows the order best.
     public var useCount: UInt64
     /// Drawn by each start of a rank: the same one on another connection is the same process.
@@ -36,31 +34,10 @@ public struct Registration: Hashable, Sendable {
         }
     }
 
-    public struct RegisteredSequence: Hashable, Sendable {
-        public var sequence: SequenceID
-        public var model: ModelID
-        public var committedLength: Int
-        /// Up to where it is not known to be damaged: what a fork of it can have.
-        public var intactLength: Int
-        /// As the rank was told last.
-        public var retention: Retention
-
-        public init(
-            sequence: SequenceID, model: ModelID, committedLength: Int, intactLength: Int? = nil,
-            retention: Retention = Retention()
-        ) {
-            self.sequence = sequence
-            self.model = model
-            self.committedLength = committedLength
-            self.intactLength = intactLength ?? committedLength
-            self.retention = retention
-        }
-    }
-
     public init(
         rank: RankIndex, store: StoreID, cluster: ClusterID = .none, endpoint: Endpoint, epoch: Epoch,
-        models: [ModelRecord], numbers: Numbers = Numbers(), sequences: [RegisteredSequence], useCount: UInt64 = 0,
-        incarnation: UInt64 = 0, holder: String = "", mark: UInt64 = 0, directoryMark: DirectoryMark = .none
+        models: [ModelRecord], numbers: Numbers = Numbers(), useCount: UInt64 = 0, incarnation: UInt64 = 0,
+        holder: String = "", mark: UInt64 = 0, directoryMark: DirectoryMark = .none
     ) {
         self.rank = rank
         self.store = store
@@ -69,7 +46,6 @@ public struct Registration: Hashable, Sendable {
         self.epoch = epoch
         self.models = models
         self.numbers = numbers
-        self.sequences = sequences
         self.useCount = useCount
         self.incarnation = incarnation
         self.holder = holder
@@ -87,12 +63,6 @@ public struct Registration: Hashable, Sendable {
             r throws(ServiceError) in try ModelRecord(from: &r)
         }
         numbers = Numbers(model: try reader.read("highest model"), sequence: try reader.read("highest sequence"))
-        sequences = try reader.readArray("sequences", byteCountMin: 35) { r throws(ServiceError) in
-            RegisteredSequence(
-                sequence: SequenceID(try r.read("sequence")), model: ModelID(try r.read("model")),
-                committedLength: try r.readLength("committed length"), intactLength: try r.readLength("intact length"),
-                retention: try Retention(from: &r))
-        }
         useCount = try reader.read("use count")
         incarnation = try reader.read("incarnation")
         holder = try reader.readString("holder")
@@ -109,13 +79,6 @@ public struct Registration: Hashable, Sendable {
         writer.write(models) { $1.encode(to: &$0) }
         writer.write(numbers.model)
         writer.write(numbers.sequence)
-        writer.write(sequences) {
-            $0.write($1.sequence.value)
-            $0.write($1.model.value)
-            $0.write(UInt64($1.committedLength))
-            $0.write(UInt64($1.intactLength))
-            $1.retention.encode(to: &$0)
-        }
         writer.write(useCount)
         writer.write(incarnation)
         writer.write(holder)

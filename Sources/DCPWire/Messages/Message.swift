@@ -11,6 +11,8 @@ public enum Message: Sendable {
     case failure(ServiceError)
 
     case register(Registration)
+    /// What a rank's store holds, a page of it.
+    case heldSequences(HeldSequences)
     case renewLease(LeaseRenewal)
     case leaseRenewed
     case topology(Topology)
@@ -76,6 +78,7 @@ extension Message {
         case .welcome(let hello): (.welcome, hello)
         case .failure(let error): (.failure, error)
         case .register(let registration): (.register, registration)
+        case .heldSequences(let page): (.heldSequences, page)
         case .renewLease(let renewal): (.renewLease, renewal)
         case .leaseRenewed: (.leaseRenewed, Done())
         case .topology(let topology): (.topology, topology)
@@ -120,6 +123,7 @@ extension Message {
         case .welcome: self = .welcome(try body())
         case .failure: self = .failure(try body())
         case .register: self = .register(try body())
+        case .heldSequences: self = .heldSequences(try body())
         case .renewLease: self = .renewLease(try body())
         case .leaseRenewed: self = try done(.leaseRenewed)
         case .topology: self = .topology(try body())

@@ -6,7 +6,7 @@ package struct ListSequences: Request, WireFields {
     package static let right = ClientRight.read
     package typealias Reply = SequenceList
 
-    /// Of a page: with the longest names and scopes it fits a frame twice.
+    /// Of a page, and of those that are looked at for it: with the longest names and scopes it fits a frame twice.
     package static let countMax = 8192
 
     /// What their names begin with; empty for all.
@@ -63,24 +63,32 @@ package struct SequenceList: WireFields {
     /// Those of the sequences.
     package var models: [ModelRecord]
     package var sequences: [Element]
-    /// Whether there are more behind them.
-    package var hasMore: Bool
+    /// Behind which number the next page begins, which may be empty and not the last; nil when there is none.
+    package var next: SequenceID?
+    /// How many there are in the directory, of any name.
+    package var directoryCount: Int
 
-    package init(models: [ModelRecord], sequences: [Element], hasMore: Bool = false) {
+    package init(
+        models: [ModelRecord] = [], sequences: [Element] = [], next: SequenceID? = nil, directoryCount: Int = 0
+    ) {
         self.models = models
         self.sequences = sequences
-        self.hasMore = hasMore
+        self.next = next
+        self.directoryCount = directoryCount
     }
 
     package init(from reader: inout WireReader) throws(ServiceError) {
         models = try [ModelRecord](from: &reader)
         sequences = try [Element](from: &reader)
-        hasMore = try reader.readBool("has more")
+        let behind: UInt64 = try reader.read("next")
+        next = behind == 0 ? nil : SequenceID(behind)
+        directoryCount = Int(try reader.read("directory count") as UInt32)
     }
 
     package func encode(to writer: inout WireWriter) {
         models.encode(to: &writer)
         sequences.encode(to: &writer)
-        writer.write(hasMore)
+        writer.write(next?.value ?? 0)
+        writer.write(UInt32(directoryCount))
     }
 }

@@ -18,12 +18,11 @@ struct Status: AsyncParsableCommand {
     func run() async throws {
         try await client.execute { cluster in
             let topology = try await cluster.topology()
-            let view: StatusView
+            var view = StatusView(topology, sequences: try await cluster.sequenceCount())
             let note: String
             switch await counters(cluster) {
-            case .success(let statuses): (view, note) = (StatusView(topology, statuses), "")
-            case .failure(let error):
-                (view, note) = (StatusView(topology, []), "\n\nCounters are missing: \(error.message)")
+            case .success(let statuses): (view.ranks, note) = (RankView.views(topology, statuses), "")
+            case .failure(let error): note = "\n\nCounters are missing: \(error.message)"
             }
             try client.output.print(view) { view.text + note }
         }
@@ -72,9 +71,12 @@ struct StatusView: Encodable {
     var blockTokens: Int
     var exchange: String
     var leaseSeconds: Double
+    /// In the directory.
+    var sequences: Int
     var ranks: [RankView]
 
-    init(_ topology: Topology, _ statuses: [RankStatus]) {
+    init(_ topology: Topology, sequences: Int) {
+        self.sequences = sequences
         phase = Self.name(of: topology.phase)
         reason = topology.reason
         epoch = topology.epoch.value
@@ -84,7 +86,7 @@ struct StatusView: Encodable {
         blockTokens = topology.shape.layout.blockTokens
         exchange = topology.shape.exchange.name
         leaseSeconds = Double(topology.leaseMilliseconds) / 1000
-        ranks = RankView.views(topology, statuses)
+        ranks = RankView.views(topology, [])
     }
 
     static func name(of phase: Topology.Phase) -> String {
@@ -101,6 +103,7 @@ struct StatusView: Encodable {
             Cluster \(state)
             Epoch \(epoch), \(ranks.count) ranks = \(headGroups) head groups x \(contextRanks) context ranks, interleave \
             \(interleave), \(blockTokens) tokens a block, exchange \(exchange)
+            Sequences \(sequences)
 
             \(RankView.overview(ranks))\(RankView.refusal(ranks))
             """

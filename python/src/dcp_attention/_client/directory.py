@@ -154,9 +154,9 @@ class Directory:
                         f"Sequence `{element.record.name}` has the unlisted model #{element.record.model}; report it."
                     )
                 found.append(_sequence(element.record, model, element.retention))
-            if not listing.has_more:
+            if not listing.next:
                 return found
-            page = ListSequences("", listing.sequences[-1].record.id, LIST_SEQUENCES_MAX)
+            page = ListSequences("", listing.next, LIST_SEQUENCES_MAX)
 
     async def _page(self, page: ListSequences) -> Listing:
         return await self._keeper.persist((), lambda _: self._session.ask(LIST_SEQUENCES, page))

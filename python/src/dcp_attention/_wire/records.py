@@ -220,8 +220,13 @@ class ListSequences:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of sequences with their models, and whether there are more."""
+    """A page of sequences, with their models.
+
+    `next` is the number behind which the next page begins, 0 when there is none; `directory_count` says how many there
+    are of any name.
+    """
 
     models: tuple[Model, ...]
     sequences: tuple[ListedSequence, ...]
-    has_more: bool
+    next: int
+    directory_count: int

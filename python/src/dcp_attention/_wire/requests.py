@@ -222,7 +222,8 @@ LIST_SEQUENCES: Request[ListSequences, Listing] = Request(
         Listing,
         models=Array(MODEL),
         sequences=Array(Record(ListedSequence, record=SEQUENCE, retention=RETENTION)),
-        has_more=BOOL,
+        next=U64,
+        directory_count=U32,
     ),
 )
 LIST_SEQUENCES_MAX = 8192

@@ -1,0 +1,72 @@
+package import DCPCore
+
+/// The ids of a directory's sequences, in order.
+///
+/// In buckets of a range of ids each, so that one of a million comes and goes at the cost of moving a few kilobytes. Ids are
+/// given by rising number, so nearly all come last. Two with the same ids are equal.
+package struct SequenceOrder: Hashable, Sendable {
+    private static let bucketBits: UInt64 = 12
+
+    /// Rising; the ids of `buckets[i]` begin with `numbers[i]`.
+    private var numbers: [UInt64] = []
+    /// Rising, and never empty.
+    private var buckets: [[SequenceID]] = []
+
+    package init() {}
+
+    package mutating func insert(_ id: SequenceID) {
+        let number = id.value >> Self.bucketBits
+        let bucket = numbers.firstIndex(notBelow: number)
+        if bucket == numbers.count || numbers[bucket] != number {
+            numbers.insert(number, at: bucket)
+            buckets.insert([], at: bucket)
+        }
+        let place = buckets[bucket].firstIndex(notBelow: id)
+        guard place == buckets[bucket].count || buckets[bucket][place] != id else { return }
+        buckets[bucket].insert(id, at: place)
+    }
+
+    package mutating func remove(_ id: SequenceID) {
+        let number = id.value >> Self.bucketBits
+        let bucket = numbers.firstIndex(notBelow: number)
+        guard bucket < numbers.count, numbers[bucket] == number else { return }
+        let place = buckets[bucket].firstIndex(notBelow: id)
+        guard place < buckets[bucket].count, buckets[bucket][place] == id else { return }
+        buckets[bucket].remove(at: place)
+        guard buckets[bucket].isEmpty else { return }
+        numbers.remove(at: bucket)
+        buckets.remove(at: bucket)
+    }
+
+    /// Up to `count` ids above one, rising.
+    package func ids(after id: SequenceID, count: Int) -> [SequenceID] {
+        var found: [SequenceID] = []
+        found.reserveCapacity(Swift.min(count, 1 << Int(Self.bucketBits)))
+        for bucket in buckets[numbers.firstIndex(notBelow: id.value >> Self.bucketBits)...] {
+            found += bucket[bucket.firstIndex(above: id)...].prefix(count - found.count)
+            if found.count == count { break }
+        }
+        return found
+    }
+}
+
+extension SequenceOrder: Sequence {
+    package func makeIterator() -> FlattenSequence<[[SequenceID]]>.Iterator { buckets.joined().makeIterator() }
+}
+
+extension Array where Element: Comparable {
+    /// Of a rising array.
+    fileprivate func firstIndex(notBelow element: Element) -> Int { place { $0 >= element } }
+    fileprivate func firstIndex(above element: Element) -> Int { place { $0 > element } }
+
+    /// By halves: `isBehind` is false up to some place, and true from there on.
+    private func place(where isBehind: (Element) -> Bool) -> Int {
+        if let last, !isBehind(last) { return count }
+        var (low, high) = (0, count)
+        while low < high {
+            let middle = (low + high) / 2
+            if isBehind(self[middle]) { high = middle } else { low = middle + 1 }
+        }
+        return low
+    }
+}
