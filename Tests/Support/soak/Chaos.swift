@@ -47,7 +47,8 @@ struct Chaos {
             // The schedule's own pace; nothing is waited for.
             try await Task.sleep(for: .milliseconds(Int.random(in: 200...1600, using: &random)))
             try await disturb()
-            memory?.look(at: local)
+            let running = local.running
+            memory?.look(at: running)
             // A quarter of the time the next blow falls while the cluster recovers from this one.
             if Int.random(in: 0..<4, using: &random) > 0 { try await waitUntilReady() }
         }

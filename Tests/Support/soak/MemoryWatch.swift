@@ -11,9 +11,9 @@ struct MemoryWatch: Sendable {
 
     init(length: Duration) { self.length = length }
 
-    mutating func look(at local: LocalCluster) {
+    mutating func look(at running: [(role: DaemonRole, process: DaemonProcess)]) {
         let third = min(Int((ContinuousClock.now - start) / length * 3), 2)
-        for (role, process) in local.running where role != .coordinator {
+        for (role, process) in running where role != .coordinator {
             most[third] = max(most[third], Self.anonymousBytes(of: process.pid) ?? 0)
         }
     }
