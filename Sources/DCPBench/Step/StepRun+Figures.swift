@@ -47,6 +47,12 @@ extension StepRun {
             figures.append(
                 Figure("slower rank: kernels", samples(slower), unit: "ms").of("step", latency, detail: partOfStep))
         }
+        figures.append(
+            Figure(
+                "event loop of a rank, processor time, the mean", samples { $0.loops.reduce(0, +) / Double(ranks) },
+                unit: "ms"
+            )
+            .of("step", latency))
         for rank in 0..<ranks {
             let name = "rank \(rank)"
             figures.append(

@@ -45,6 +45,8 @@ struct StepRun {
         var latency: Double
         /// By rank, of one step.
         var ranks: [StepTimes]
+        /// By rank, processor time of its event loop, of one step: seconds.
+        var loops: [Double]
         /// The round of the ping-pong after it, and reading the shards, seconds.
         var pingPong: Double
         var reads: [Double]
@@ -84,14 +86,18 @@ struct StepRun {
     ) async throws -> [Timing] {
         var timings: [Timing] = []
         var before = try await clusters[0].rankStatuses()
+        let clock = try LoopClock(processes: before.map(\.processID))
         let start = ContinuousClock.now
         let repetition = Repetition(
             runs: bench.repetition.runs, seconds: 6, runsMin: 50, runsMax: 500)
         // One that does not count: the ranks' pages are mapped by then.
         while timings.isEmpty || repetition.wantsAnother(after: timings.count - 1, elapsed: elapsed(start)) {
             try bench.interruption.check()
+            let steps = load.clients * load.layers
+            let loopsBefore = clock.read()
             let token = try await token(&clients)
-            let ranks = try await newTimes(since: &before, steps: load.clients * load.layers)
+            let loops = zip(clock.read(), loopsBefore).map { ($0 - $1) / Double(steps) }
+            let ranks = try await newTimes(since: &before, steps: steps)
             var python: (latency: Double, ranks: [StepTimes])?
             if let twin {
                 let latency = try await onOwnThread { try twin.step() }
@@ -102,7 +108,8 @@ struct StepRun {
             }
             timings.append(
                 Timing(
-                    token: token, latency: token / Double(load.layers), ranks: ranks, pingPong: round, reads: reads,
+                    token: token, latency: token / Double(load.layers), ranks: ranks, loops: loops, pingPong: round,
+                    reads: reads,
                     python: python))
         }
         return timings

@@ -48,6 +48,8 @@ struct StoreCheck: Sendable {
     var sequences: [SequenceID] = []
     /// Where the sequence of the phase has been checked up to.
     var place = SequencePlace()
+    /// Of the records that have been found good.
+    private var models: [ModelID: ModelEntry] = [:]
     /// Blocks that have been checked, by writer.
     var writers: [UInt64: WriterCheck] = [:]
     var hasDamagedRecord = false
@@ -175,16 +177,25 @@ struct StoreCheck: Sendable {
     }
 
     /// A sequence's record with its model, when both are good and agree with the sequence's length.
-    func record(
+    mutating func record(
         of id: SequenceID, _ read: borrowing ReadTransaction
     ) throws -> (record: SequenceRecord, model: ModelEntry)? {
         guard let value = try read.get(tables.sequences, SequenceRecord.key(id)),
             let record = SequenceRecord(id, value),
             record.agrees(localLength: localLength(record.committed), cluster.layout),
-            let stored = try read.get(tables.models, ModelRecord.key(record.model)),
-            let model = model(record.model, stored)
+            let model = try model(record.model, read)
         else { return nil }
         return (record, model)
+    }
+
+    /// A model's layout, when its record is good. A good one is remembered: it never changes, and sequences are many.
+    private mutating func model(_ id: ModelID, _ read: borrowing ReadTransaction) throws -> ModelEntry? {
+        if let known = models[id] { return known }
+        guard let stored = try read.get(tables.models, ModelRecord.key(id)), let model = model(id, stored) else {
+            return nil
+        }
+        models[id] = model
+        return model
     }
 
     /// Those of all sequences that can be read.

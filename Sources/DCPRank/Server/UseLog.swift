@@ -43,7 +43,7 @@ struct UseLog {
     /// Returns what was used since the last call, in the order of the last uses.
     mutating func take() -> [SequenceID] {
         defer { untold = [] }
-        return untold.sorted { lastUse(of: $0) < lastUse(of: $1) }.suffix(Self.reportedMax)
+        return untold.map { (lastUse(of: $0), $0) }.sorted { $0.0 < $1.0 }.suffix(Self.reportedMax).map(\.1)
     }
 }
 
