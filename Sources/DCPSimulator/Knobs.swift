@@ -37,6 +37,8 @@ struct Knobs {
     /// How long sequences stay in RAM that nobody uses, and whether no more of them than are in use.
     var memoryIdle: Duration
     var isMemoryShort: Bool
+    /// Sequences that are told of, compared and carried at once in a join: all that there are, or a piece at a time.
+    var joinPieceCount: Int
 
     init(seed: UInt64, steps: Int) throws(ServiceError) {
         var random = SeededGenerator(seed: seed ^ 0x6b6e_6f62)
@@ -73,6 +75,7 @@ struct Knobs {
         isRestored = pick([true, true, false])
         memoryIdle = .seconds(pick([1, 2, 60]))
         isMemoryShort = pick([true, false])
+        joinPieceCount = pick([8192, 1, 2])
     }
 
     /// Whether no rank loses what it has answered.

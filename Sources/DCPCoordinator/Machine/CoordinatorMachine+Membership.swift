@@ -131,7 +131,7 @@ extension CoordinatorMachine {
 
     /// All ranks have registered in the epoch, and there is a directory.
     mutating func settle() -> [Action] {
-        reconciliation = Reconciliation(state, joined)
+        reconciliation = Reconciliation(state, joined, pieceCount: joinPieceCount)
         return [.goOn]
     }
 

@@ -76,6 +76,8 @@ public struct CoordinatorMachine: Sendable {
     var queues: [RankIndex: OperationQueue] = [:]
     let operationWindow: Int
     let sequencesMax: Int
+    /// How many sequences `goOn` compares, looks up, or begins to carry, at once.
+    package var joinPieceCount = Reconciliation.pieceCount
     var nextOperation: UInt64 = 1
     var nextRequest: UInt64 = 1
     var claims = Claims()

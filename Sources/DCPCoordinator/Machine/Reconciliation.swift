@@ -9,7 +9,7 @@ internal import DCPWire
 ///
 /// In pieces: of a million sequences it takes seconds, in which the coordinator has leases to renew.
 package struct Reconciliation {
-    /// Sequences of a piece: some milliseconds.
+    /// Sequences of a piece unless told: some milliseconds.
     package static let pieceCount = 8192
 
     /// Of what the directory still owes something, whether or not a rank turned out to lack it.
@@ -19,6 +19,7 @@ package struct Reconciliation {
     /// What ranks hold and the directory does not know.
     private(set) var unknown: [SequenceID: (ranks: Set<RankIndex>, model: ModelID)] = [:]
     private(set) var isComplete = false
+    private let pieceCount: Int
     private var parts: [Part]
     private var cuts: [SequenceCut] = []
     /// Sequences up to this one have been compared.
@@ -61,14 +62,15 @@ package struct Reconciliation {
         }
     }
 
-    init(_ state: CoordinatorState, _ joined: [JoinedRank]) {
+    init(_ state: CoordinatorState, _ joined: [JoinedRank], pieceCount: Int) {
+        self.pieceCount = pieceCount
         parts = joined.map { Part($0, state) }
     }
 
     /// Works on the next piece. The directory must not change in between.
     mutating func advance(_ state: CoordinatorState) {
         precondition(!isComplete)
-        let ids = state.sequenceOrder.ids(after: place, count: Self.pieceCount)
+        let ids = state.sequenceOrder.ids(after: place, count: pieceCount)
         if let last = ids.last {
             for id in ids { compare(state.sequences[id]!) }
             place = last
@@ -94,7 +96,7 @@ package struct Reconciliation {
     /// What each rank is to be asked for next, in order; nothing when that was all.
     mutating func takeOperations() -> [(rank: RankIndex, operations: ArraySlice<DirectoryOperation>)] {
         parts.indices.compactMap { index in
-            let piece = parts[index].operations.dropFirst(parts[index].taken).prefix(Self.pieceCount)
+            let piece = parts[index].operations.dropFirst(parts[index].taken).prefix(pieceCount)
             parts[index].taken += piece.count
             return piece.isEmpty ? nil : (parts[index].rank, piece)
         }
@@ -142,7 +144,7 @@ package struct Reconciliation {
 
     private mutating func lookUpPiece(in state: CoordinatorState) {
         let part = parts[lookedUp]
-        let piece = part.holdings.order.dropFirst(part.lookedUp).prefix(Self.pieceCount)
+        let piece = part.holdings.order.dropFirst(part.lookedUp).prefix(pieceCount)
         for id in piece where state.sequences[id] == nil {
             unknown[id, default: ([], part.holdings.sequences[id]!.model)].ranks.insert(part.rank)
         }

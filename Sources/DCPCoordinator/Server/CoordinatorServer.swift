@@ -31,6 +31,8 @@ public final class CoordinatorServer {
         /// How many operations may be on their way to one rank at once: fewer than its store lets wait.
         public var operationWindow = 256
         public var link = LinkSettings()
+        /// Sequences that a turn of the loop compares in a join.
+        package var joinPieceCount = Reconciliation.pieceCount
         /// Runs what reads a held store; NIO's threads unless given.
         package var copyWork: StoreCopies.DiskWork?
         /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
@@ -81,6 +83,7 @@ public final class CoordinatorServer {
             adoptsWithout: configuration.adoptsWithout, adoptionMargin: configuration.adoptionMargin,
             evict: configuration.evict, evictIdle: configuration.evictIdle,
             operationWindow: configuration.operationWindow)
+        machine.joinPieceCount = configuration.joinPieceCount
     }
 
     /// Listens. The future fails when the endpoint cannot be bound.

@@ -159,7 +159,8 @@ final class CoordinatorSession {
 
     /// A page in each turn of the loop, which has leases to keep.
     private func tell(_ held: ArraySlice<HeldSequences.Element>) {
-        let page = held.prefix(HeldSequences.countMax), rest = held.dropFirst(HeldSequences.countMax)
+        let count = server.configuration.heldPageCount
+        let page = held.prefix(count), rest = held.dropFirst(count)
         send(.heldSequences(HeldSequences(Array(page), isLast: rest.isEmpty)))
         guard !rest.isEmpty else { return }
         let bound = NIOLoopBound((self, link), eventLoop: server.eventLoop)

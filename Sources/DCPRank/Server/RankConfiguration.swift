@@ -15,8 +15,6 @@ public struct RankConfiguration: Sendable {
     public var threads: Int
     /// What one turn of the event loop may compute itself, by estimate: as long as that other links wait. Zero leaves all to
     /// the threads.
-    /// Runs what reads a held store; NIO's threads unless given.
-    package var copyWork: StoreCopies.DiskWork?
     public var loopWorkMax = TimeAmount.microseconds(600)
     /// Steps in flight at once. One more is answered `overloaded`.
     public var stepsInFlightMax = 1024
@@ -41,6 +39,10 @@ public struct RankConfiguration: Sendable {
     public var link = LinkSettings()
     /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
     public var hostReport: (@Sendable () -> HostReport)?
+    /// Runs what reads a held store; NIO's threads unless given.
+    package var copyWork: StoreCopies.DiskWork?
+    /// Sequences that a turn of the loop tells the coordinator of in a join.
+    package var heldPageCount = HeldSequences.countMax
     /// What the rank does wrong on purpose, in a simulation.
     package var broken: BrokenRule?
 

@@ -55,6 +55,7 @@ final class CoordinatorNode: @unchecked Sendable {
             configuration.adoptsRanks = adopts
             configuration.adoptionMargin = UInt64(world.draw(1000...1_000_000))
             configuration.operationWindow = simulation.knobs.operationWindow
+            configuration.joinPieceCount = simulation.knobs.joinPieceCount
             configuration.copyWork = process.reads
             configuration.link.network = simulation.network
             configuration.link.handshakeTimeout = .seconds(2)

@@ -74,6 +74,7 @@ final class RankNode: @unchecked Sendable {
             configuration.drainTimeout = .seconds(2)
             configuration.claimTimeout = .seconds(3)
             configuration.memoryIdle = TimeAmount(knobs.memoryIdle)
+            configuration.heldPageCount = knobs.joinPieceCount
             configuration.stepTimeoutMax = .seconds(20)
             configuration.copyWork = process.reads
             configuration.link.network = simulation.network
