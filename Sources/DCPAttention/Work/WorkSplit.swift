@@ -2,8 +2,10 @@ package import DCPCore
 
 /// How attention is cut into pieces that may run in any order, on any threads.
 ///
-/// It depends on the shape of the work only. So a result has the same bits however many threads there are, and whichever
-/// finishes first. Pieces are counted from the block of the first token that their rows see: blocks before it are not read,
+/// It depends on the shape of the entry's work only. So a result has the same bits however many threads there are, whichever
+/// finishes first, and whatever else its step brings. Pieces of few rows have powers of two of blocks, none more than the one
+/// before it: where two entries begin with the same blocks, the pieces of one then lie in those of the other, however long
+/// either is, and are computed together (`SharedRead`). Pieces are counted from the block of the first token that their rows see: blocks before it are not read,
 /// and whether the caller left them out changes no bit.
 package struct WorkSplit: Sendable {
     /// Query rows that share a KV head: some heads, some of the entry's tokens. They are one operand of the kernels, so
@@ -33,15 +35,17 @@ package struct WorkSplit: Sendable {
 
     package private(set) var tiles: [Tile] = []
     package private(set) var pieces: [Piece] = []
+    /// Whether the lengths of pieces, but for the last, are powers of two of blocks.
+    package private(set) var isNested = false
 
     /// Rows of one tile come from at most this many heads, so that many heads and many tokens split both ways.
     package static let headsMax = 64
     /// Rows of the tiles of one piece that share a KV head: their running outputs stay in the second-level cache.
     package static let rowsMax = 256
-    /// K and V of a piece, at least: what a thread reads in some 30 us.
-    package static let pieceByteCountMin = 1 << 20
-    /// Of all keys, at least: each piece keeps a state of its own until the end, which are merged on one thread.
-    package static let piecesMax = 192
+    /// K and V of a piece, at least: what a thread reads in some 15 us.
+    package static let pieceByteCountMin = 512 << 10
+    /// Of all keys, at most: each piece keeps a state of its own until the end, which are merged on one thread.
+    package static let piecesMax = 256
     /// So many may always be there, however large their states are.
     private static let piecesOfAnySize = 32
     /// Outputs in all states, if there are more than those.
@@ -49,6 +53,10 @@ package struct WorkSplit: Sendable {
     /// A piece is this part of the keys that are left, until the least size is reached. Long ones first, short ones last: up
     /// to 32 threads, which take the next as they have ended one, then end at about the same time.
     private static let piecesOfRest = 40
+    /// The same where the next power of two below is taken, which is less.
+    private static let piecesOfNestedRest = 28
+    /// Up to so many rows of an entry that share a KV head, another entry's fit beside them into a tile.
+    private static let nestedRowsMax = 32
 
     /// - Parameters:
     ///   - heads: query heads to compute, numbered inside the group; may be empty.
@@ -84,9 +92,10 @@ package struct WorkSplit: Sendable {
         }
 
         let keys = bundles.map { Self.keys(of: $0, blockTokens: layout.blockTokens) }
+        isNested = bundles.count == 1 && bundles[0].allSatisfy { $0.rows <= Self.nestedRowsMax }
         let cut = Cut(
-            bundles: bundles.count, kvHeads: Set(bundles[0].map(\.kvHead)).count, rows: heads.count * visible.count,
-            keyTokens: keys.reduce(0) { max($0, $1.count) }, layout)
+            bundles: bundles.count, kvHeads: bundles.count == 1 ? kvHeads.count : 1, rows: heads.count * visible.count,
+            keyTokens: keys.reduce(0) { max($0, $1.count) }, isNested: isNested, layout)
         for (bundle, keys) in zip(bundles, keys) {
             let first = pieces.count
             let members = tiles.count..<tiles.count + bundle.count
@@ -104,12 +113,13 @@ package struct WorkSplit: Sendable {
         /// Blocks of a piece.
         var least: Int
         var partOfRest: Int
+        var isNested: Bool
 
         /// - Parameters:
         ///   - kvHeads: of a bundle.
         ///   - rows: of all bundles.
         ///   - keyTokens: of the bundle that sees most.
-        init(bundles: Int, kvHeads: Int, rows: Int, keyTokens: Int, _ layout: PanelLayout) {
+        init(bundles: Int, kvHeads: Int, rows: Int, keyTokens: Int, isNested: Bool, _ layout: PanelLayout) {
             let stateByteCount = max(rows * layout.valueDim * 4 / bundles, 1)
             let piecesMax = min(
                 max(WorkSplit.stateByteCountMax / stateByteCount, WorkSplit.piecesOfAnySize), WorkSplit.piecesMax)
@@ -117,14 +127,17 @@ package struct WorkSplit: Sendable {
             least = max(
                 WorkSplit.blocks(WorkSplit.pieceByteCountMin, of: kvHeads * layout.headByteCount),
                 WorkSplit.blocks(keyTokens, of: layout.blockTokens * max(1, piecesMax / bundles)))
-            partOfRest = max(1, WorkSplit.piecesOfRest / bundles)
+            if isNested { least = least.powerOfTwo(rounded: .up) }
+            partOfRest = isNested ? WorkSplit.piecesOfNestedRest : max(1, WorkSplit.piecesOfRest / bundles)
+            self.isNested = isNested
         }
 
         func ranges(of keys: Range<Int>) -> [Range<Int>] {
             var ranges: [Range<Int>] = []
             var start = keys.lowerBound
             while start < keys.upperBound {
-                let blocks = max(least, WorkSplit.blocks(keys.upperBound - start, of: blockTokens * partOfRest))
+                let part = WorkSplit.blocks(keys.upperBound - start, of: blockTokens * partOfRest)
+                let blocks = max(least, isNested ? part.powerOfTwo(rounded: .down) : part)
                 let end = min(start + blocks * blockTokens, keys.upperBound)
                 ranges.append(start..<end)
                 start = end
@@ -147,7 +160,9 @@ package struct WorkSplit: Sendable {
         // Up to a tile of each KV head is one bundle. Many rows are more: at least as many as hold them.
         let bundles = shared * tokens <= headsMax ? 1 : blocks(rows, of: rowsMax)
         let kvHeads = bundles == 1 ? min(heads, partition.kvHeads) : 1
-        let cut = Cut(bundles: bundles, kvHeads: kvHeads, rows: rows, keyTokens: keyTokens, layout)
+        let isNested = bundles == 1 && shared * tokens <= nestedRowsMax
+        let cut = Cut(
+            bundles: bundles, kvHeads: kvHeads, rows: rows, keyTokens: keyTokens, isNested: isNested, layout)
         let pieces = blocks(blocks(keyTokens, of: layout.blockTokens) + 1, of: cut.least)
         return pieces * rows * (layout.valueDim + 2) * 4
     }
@@ -166,5 +181,13 @@ package struct WorkSplit: Sendable {
         stride(from: range.lowerBound, to: range.upperBound, by: count).map {
             $0..<min($0 + count, range.upperBound)
         }
+    }
+}
+
+extension Int {
+    /// The nearest power of two that is not above, or not below, a positive number.
+    fileprivate func powerOfTwo(rounded rule: FloatingPointRoundingRule) -> Int {
+        let below = 1 << (Int.bitWidth - 1 - leadingZeroBitCount)
+        return rule == .up && below < self ? below << 1 : below
     }
 }

@@ -26,11 +26,13 @@ final class AttentionRun: ComputeJob {
         /// Entries that a thread has taken to cut, and those that are cut.
         var taken = 0
         var cut = 0
-        /// Those that were too large to be computed as they were cut, piece by piece.
-        var pieces: [(work: AttentionWork, piece: Int)] = []
+        /// Those that were too large to be computed as they were cut, by entry.
+        var large: [(entry: Int, work: AttentionWork)] = []
+        /// Theirs.
+        var pieces: [DealtPiece] = []
         var ended = 0
         /// Pieces that have begun; the last that was left is gone on with first, while it is in a cache.
-        var left: [PieceRun] = []
+        var left: [any PortionRun] = []
         /// While pieces are merged, and which entry and tile is next.
         var states: AttentionStates?
         var next = (entry: 0, tile: 0)
@@ -65,7 +67,7 @@ final class AttentionRun: ComputeJob {
     private enum Piece {
         case prepare
         case cut(Range<Int>, AttentionJob)
-        case run(PieceRun)
+        case run(any PortionRun)
         case finish
     }
 
@@ -85,7 +87,7 @@ final class AttentionRun: ComputeJob {
                 if let run = state.left.popLast() { return .run(run) }
                 let next = state.pieces[state.taken]
                 state.taken += 1
-                return .run(PieceRun(next.work, piece: next.piece))
+                return .run(next.run())
             case .finishing: return .finish
             case .over: preconditionFailure("what is over has no pieces")
             }
@@ -116,7 +118,7 @@ final class AttentionRun: ComputeJob {
 
     private func cut(_ some: Range<Int>, of job: AttentionJob) -> NextPieces {
         var made: [AttentionJob.Entry] = []
-        var large: [(work: AttentionWork, piece: Int)] = []
+        var large: [(entry: Int, work: AttentionWork)] = []
         var kernelTime = TimeAmount.zero
         var failure: ServiceError?
         do throws(ServiceError) {
@@ -131,29 +133,40 @@ final class AttentionRun: ComputeJob {
                     // What it has read is not needed any more: the next entry finds the memory in a cache.
                     entry.owner = nil
                 } else {
-                    large += (0..<work.pieceCount).map { (work, $0) }
+                    large.append((index, work))
                 }
                 made.append(entry)
             }
         } catch {
             failure = error
         }
-        return state.withLock { state -> NextPieces? in
+        let all = state.withLock { state -> [(entry: Int, work: AttentionWork)]? in
             for (index, entry) in zip(some, made) { state.entries[index] = entry }
-            state.pieces += large
+            state.large += large
             state.kernelTime = state.kernelTime + kernelTime
             state.failure = state.failure ?? failure
             state.cut += some.count
-            guard state.cut == job.entries else { return NextPieces.none }
-            guard state.failure == nil, !state.pieces.isEmpty else { return nil }
-            state.stage = .attending
-            state.taken = 0
-            let cost = state.pieces.reduce(0) { max($0, $1.work.portionCost(ofPiece: $1.piece)) }
-            return NextPieces(count: state.pieces.count, cost: cost)
-        } ?? finish(job)
+            return state.cut == job.entries ? state.large : nil
+        }
+        // Another thread cuts the last.
+        guard let all else { return .none }
+        return deal(all) ?? finish(job)
     }
 
-    private func advance(_ run: PieceRun, since start: NIODeadline) -> NextPieces {
+    /// All entries are cut: finds what they have in common, and deals the pieces.
+    /// - Returns: nil when there are none to compute.
+    private func deal(_ large: [(entry: Int, work: AttentionWork)]) -> NextPieces? {
+        let pieces = DealtPiece.all(of: large.sorted { $0.entry < $1.entry }.map(\.work))
+        return state.withLock { state in
+            guard state.failure == nil, !pieces.isEmpty else { return nil }
+            state.pieces = pieces
+            state.stage = .attending
+            state.taken = 0
+            return NextPieces(count: pieces.count, cost: pieces.reduce(0) { max($0, $1.portionCost) })
+        }
+    }
+
+    private func advance(_ run: any PortionRun, since start: NIODeadline) -> NextPieces {
         let goesOn = !isCancelled() && run.advance()
         let time = NIODeadline.now() - start
         let job = state.withLock { state -> (next: NextPieces?, job: AttentionJob?) in
