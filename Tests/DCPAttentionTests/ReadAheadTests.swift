@@ -51,7 +51,7 @@ struct ReadAheadTests {
         let work = AttentionWork(
             attention: try problem.attention(), partition: problem.partition, heads: 0..<problem.queryHeads,
             queries: problem.queryRows(inputs), tokens: 0..<1, visible: problem.visible, over: mapped.blocks)
-        #expect(work.pieceCount == 20)
+        #expect(work.pieceCount == 10)
         work.run(piece: 0)
         if isOnDisk {
             let deadline = ContinuousClock.now + .seconds(20)

@@ -42,8 +42,12 @@ package struct WorkSplit: Sendable {
     package static let headsMax = 64
     /// Rows of the tiles of one piece that share a KV head: their running outputs stay in the second-level cache.
     package static let rowsMax = 256
-    /// K and V of a piece, at least: what a thread reads in some 15 us.
-    package static let pieceByteCountMin = 512 << 10
+    /// K and V of a piece, at least: what a thread reads in some 30 us. Shorter ones of many sequences are a tenth slower, for
+    /// their states.
+    package static let pieceByteCountMin = 1 << 20
+    /// The same of so much that many threads share it, who end at about the same time only with shorter ones.
+    private static let shortPieceByteCountMin = 512 << 10
+    private static let longByteCount = 64 << 20
     /// Of all keys, at most: each piece keeps a state of its own until the end, which are merged on one thread.
     package static let piecesMax = 256
     /// So many may always be there, however large their states are.
@@ -68,42 +72,36 @@ package struct WorkSplit: Sendable {
     ) {
         guard !heads.isEmpty, visible.count > 0, visible.keyTokens > 0 else { return }
         let shared = partition.queryHeadsPerKVHead
-        /// Tiles, by the pieces they share.
-        var bundles: [[Tile]] = []
+        /// Tiles that share pieces.
+        var bundles: [Range<Int>] = []
         let kvHeads =
             partition.kvHead(ofQueryHead: heads.lowerBound)...partition.kvHead(ofQueryHead: heads.upperBound - 1)
+        tiles.reserveCapacity(kvHeads.count)
         for kvHead in kvHeads {
             let all = heads.clamped(to: kvHead * shared..<(kvHead + 1) * shared)
-            var own: [Tile] = []
+            let own = tiles.count
             for some in Self.chunks(of: all, max: min(Self.headsMax, rowsMax)) {
                 for slice in Self.chunks(of: 0..<visible.count, max: max(1, rowsMax / some.count)) {
                     let first = visible[slice.lowerBound], last = visible[slice.upperBound - 1]
-                    own.append(
+                    tiles.append(
                         Tile(
                             kvHead: kvHead, heads: some, tokens: slice, seen: first.lowerBound..<last.upperBound,
                             shared: last.lowerBound..<max(last.lowerBound, first.upperBound), pieces: 0..<0))
                 }
             }
-            let perBundle = max(1, Self.rowsMax / rowsMax)
-            bundles += Self.chunks(of: 0..<own.count, max: perBundle).map { Array(own[$0]) }
+            bundles += Self.chunks(of: own..<tiles.count, max: max(1, Self.rowsMax / rowsMax))
         }
-        if bundles.count == kvHeads.count, bundles.allSatisfy({ $0.count == 1 }) {
-            bundles = [bundles.flatMap { $0 }]
-        }
+        if bundles.count == kvHeads.count, bundles.count == tiles.count { bundles = [0..<tiles.count] }
 
-        let keys = bundles.map { Self.keys(of: $0, blockTokens: layout.blockTokens) }
-        isNested = bundles.count == 1 && bundles[0].allSatisfy { $0.rows <= Self.nestedRowsMax }
+        let keys = bundles.map { Self.keys(of: tiles[$0], blockTokens: layout.blockTokens) }
+        isNested = bundles.count == 1 && tiles.allSatisfy { $0.rows <= Self.nestedRowsMax }
         let cut = Cut(
             bundles: bundles.count, kvHeads: bundles.count == 1 ? kvHeads.count : 1, rows: heads.count * visible.count,
             keyTokens: keys.reduce(0) { max($0, $1.count) }, isNested: isNested, layout)
         for (bundle, keys) in zip(bundles, keys) {
             let first = pieces.count
-            let members = tiles.count..<tiles.count + bundle.count
-            for some in cut.ranges(of: keys) { pieces.append(Piece(tiles: members, keys: some)) }
-            for var tile in bundle {
-                tile.pieces = first..<pieces.count
-                tiles.append(tile)
-            }
+            cut.forEachRange(of: keys) { pieces.append(Piece(tiles: bundle, keys: $0)) }
+            for tile in bundle { tiles[tile].pieces = first..<pieces.count }
         }
     }
 
@@ -124,25 +122,26 @@ package struct WorkSplit: Sendable {
             let piecesMax = min(
                 max(WorkSplit.stateByteCountMax / stateByteCount, WorkSplit.piecesOfAnySize), WorkSplit.piecesMax)
             blockTokens = layout.blockTokens
+            let blockByteCount = kvHeads * layout.headByteCount
+            let isLong = WorkSplit.blocks(keyTokens, of: blockTokens) * blockByteCount >= WorkSplit.longByteCount
             least = max(
-                WorkSplit.blocks(WorkSplit.pieceByteCountMin, of: kvHeads * layout.headByteCount),
+                WorkSplit.blocks(
+                    isLong ? WorkSplit.shortPieceByteCountMin : WorkSplit.pieceByteCountMin, of: blockByteCount),
                 WorkSplit.blocks(keyTokens, of: layout.blockTokens * max(1, piecesMax / bundles)))
             if isNested { least = least.powerOfTwo(rounded: .up) }
             partOfRest = isNested ? WorkSplit.piecesOfNestedRest : max(1, WorkSplit.piecesOfRest / bundles)
             self.isNested = isNested
         }
 
-        func ranges(of keys: Range<Int>) -> [Range<Int>] {
-            var ranges: [Range<Int>] = []
+        func forEachRange(of keys: Range<Int>, _ body: (Range<Int>) -> Void) {
             var start = keys.lowerBound
             while start < keys.upperBound {
                 let part = WorkSplit.blocks(keys.upperBound - start, of: blockTokens * partOfRest)
                 let blocks = max(least, isNested ? part.powerOfTwo(rounded: .down) : part)
                 let end = min(start + blocks * blockTokens, keys.upperBound)
-                ranges.append(start..<end)
+                body(start..<end)
                 start = end
             }
-            return ranges
         }
     }
 
@@ -171,15 +170,18 @@ package struct WorkSplit: Sendable {
     private static func blocks(_ count: Int, of size: Int) -> Int { (count + size - 1) / size }
 
     /// What some tiles see, from the start of its first block. Empty when they see nothing.
-    private static func keys(of tiles: [Tile], blockTokens: Int) -> Range<Int> {
-        let seen = tiles.map(\.seen).filter { !$0.isEmpty }
-        guard let first = seen.map(\.lowerBound).min(), let end = seen.map(\.upperBound).max() else { return 0..<0 }
-        return first / blockTokens * blockTokens..<end
+    private static func keys(of tiles: ArraySlice<Tile>, blockTokens: Int) -> Range<Int> {
+        var (first, end) = (Int.max, 0)
+        for tile in tiles where !tile.seen.isEmpty {
+            first = min(first, tile.seen.lowerBound)
+            end = max(end, tile.seen.upperBound)
+        }
+        return end == 0 ? 0..<0 : first / blockTokens * blockTokens..<end
     }
 
-    private static func chunks(of range: Range<Int>, max count: Int) -> [Range<Int>] {
-        stride(from: range.lowerBound, to: range.upperBound, by: count).map {
-            $0..<min($0 + count, range.upperBound)
+    private static func chunks(of range: Range<Int>, max count: Int) -> some Collection<Range<Int>> {
+        stride(from: range.lowerBound, to: range.upperBound, by: count).lazy.map {
+            $0..<Swift.min($0 + count, range.upperBound)
         }
     }
 }
