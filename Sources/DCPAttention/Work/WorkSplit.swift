@@ -5,8 +5,8 @@ package import DCPCore
 /// It depends on the shape of the entry's work only. So a result has the same bits however many threads there are, whichever
 /// finishes first, and whatever else its step brings. Pieces of few rows have powers of two of blocks, none more than the one
 /// before it: where two entries begin with the same blocks, the pieces of one then lie in those of the other, however long
-/// either is, and are computed together (`SharedRead`). Pieces are counted from the block of the first token that their rows see: blocks before it are not read,
-/// and whether the caller left them out changes no bit.
+/// either is, and are computed together (`SharedRead`). Pieces are counted from the block of the first token that their rows
+/// see: blocks before it are not read, and whether the caller left them out changes no bit.
 package struct WorkSplit: Sendable {
     /// Query rows that share a KV head: some heads, some of the entry's tokens. They are one operand of the kernels, so
     /// each byte of K and V is read once for all of them.
