@@ -107,6 +107,12 @@ DCP_INLINE void dcp_ask(dcp_group *group, dcp_asking *asking, uintptr_t bytes) {
     }
 }
 
+// Whether the values' loop takes both terms of every weight: where all keep two, and where so few rows wait for memory. Terms
+// that are 0 change no bit.
+DCP_INLINE int dcp_sums_both_terms(const dcp_attention_rows *rows) {
+    return rows->light_share == 0.0f || rows->rows <= dcp_tile_rows;
+}
+
 // How many register tiles cover so many lanes for all rows.
 DCP_INLINE int64_t dcp_tiles(int64_t rows, int64_t lanes) {
     const int64_t tile = dcp_tile_rows, step = dcp_vectors_max(dcp_min(rows, tile)) * dcp_width;
@@ -125,7 +131,7 @@ DCP_INLINE void dcp_deal_ahead(int type, dcp_group *group, int64_t tokens, const
     const int64_t group_tokens = dcp_min(tokens, dcp_group_tokens);
     const int64_t keys = dcp_tiles(rows->rows, dcp_padded(group_tokens)) * (dot ? rows->terms : 1) * (rows->key_dim / 2);
     const int64_t values = dcp_tiles(rows->rows, rows->value_dim) * (group_tokens / 2);
-    const int64_t value_time = dot && rows->light_share == 0.0f ? 2 : 1, weight_time = dot ? 8 : 4;
+    const int64_t value_time = dot && dcp_sums_both_terms(rows) ? 2 : 1, weight_time = dot ? 8 : 4;
     const float time = (float)(groups * (keys + value_time * values + weight_time * rows->rows));
     const float rate = (float)bytes / time;
     // Rounded up: what is asked for too late is of no use.

@@ -54,33 +54,37 @@ DCP_INLINE void dcp_sum_exact_dots(int is_ranged, int count, int vectors, int so
     }
 }
 
-// Second terms afterwards, for the few tokens that have them. A row's sum has the same order beside any others.
+// Second terms where a row of the tile has a heavy token: each in its turn, so that a row's sum has the order of the loop
+// above, beside any others. To add all of them afterwards was as fast, and another order.
 DCP_INLINE void dcp_sum_dots(int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
                              dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
                              dcp_vec total[][4]) {
     dcp_words words[4];
-    const char *at = values;
+    const int64_t shared = sight.all / 2 * 2;
+    uint64_t heavy = group->heavy[row / dcp_tile_rows];
     int64_t t = 0;
-    for (; t + 1 < sight.all; t += 2, at += pair_bytes) {
+    while (t < shared) {
+        const int64_t next = heavy == 0 ? shared : dcp_min(__builtin_ctzll(heavy) / 2 * 2, shared);
+        for (; t < next; t += 2, values += pair_bytes) {
+            dcp_ask(group, asking, group->value_bytes);
+            dcp_load_words(vectors, some, values, words);
+            DCP_UNROLL
+            for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
+        }
+        if (t == shared) break;
         dcp_ask(group, asking, group->value_bytes);
-        dcp_load_words(vectors, some, at, words);
+        dcp_load_words(vectors, some, values, words);
         DCP_UNROLL
         for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
-    }
-    const int64_t shared = t;
-    for (; t < sight.most; t += 2, at += pair_bytes) {
-        dcp_load_words(vectors, some, at, words);
-        dcp_add_seen_dots(is_ranged, count, vectors, group, row, t, 0, words, total);
-    }
-    for (uint64_t heavy = group->heavy[row / dcp_tile_rows]; heavy != 0; heavy &= ~(3ull << t)) {
-        t = __builtin_ctzll(heavy) / 2 * 2;
-        dcp_load_words(vectors, some, values + t / 2 * pair_bytes, words);
-        if (t >= shared) {
-            dcp_add_seen_dots(is_ranged, count, vectors, group, row, t, 1, words, total);
-            continue;
-        }
         DCP_UNROLL
         for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[1][row + r][t / 2], words, total[r]);
+        heavy &= ~(3ull << t);
+        t += 2, values += pair_bytes;
+    }
+    for (; t < sight.most; t += 2, values += pair_bytes) {
+        dcp_load_words(vectors, some, values, words);
+        for (int term = 0; term < 2; term++)
+            dcp_add_seen_dots(is_ranged, count, vectors, group, row, t, term, words, total);
     }
 }
 #endif

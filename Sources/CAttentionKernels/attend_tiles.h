@@ -74,7 +74,7 @@ DCP_INLINE void dcp_value_tile(int type, int is_ranged, int count, int vectors, 
     }
     if (dcp_dot && type == dcp_bf16) {
 #ifdef DCP_DOT
-        if (group->rows->light_share == 0.0f) {
+        if (dcp_sums_both_terms(group->rows)) {
             dcp_sum_exact_dots(is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
         } else {
             dcp_sum_dots(is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);

@@ -32,7 +32,8 @@
 // With DCP_DOT the products of bf16 are exact and sums are Float32, as without. Queries are a sum of up to three bf16
 // (dcp_split_queries) and weights one of two, which keeps 16 of their 24 bits: results differ from Float32 arithmetic by
 // 2^-17 of the values, not by the 2^-8 of weights that are simply rounded. From memory it costs nothing: the second
-// term of the weights waits for no load. Many rows have a second term only of tokens that weigh much (light_share).
+// term of the weights waits for no load. Where light_share says so only tokens that weigh much have a second term, and many
+// rows leave out the others'.
 #ifndef DCP_ATTEND_VECTOR_H
 #define DCP_ATTEND_VECTOR_H
 

@@ -59,7 +59,7 @@ int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t data_type, cons
                         int64_t head_bytes) {
     const int64_t near = 12 << 10, far = 20 << 10;
     const int reads_terms = data_type == dcp_bf16 && kernels->bf16_reads_terms;
-    const int64_t weight_terms = rows->light_share > 0 ? 1 : 2;
+    const int64_t weight_terms = rows->light_share > 0 && rows->rows > 4 ? 1 : 2;
     // Twice the number, of keys and of values.
     const int64_t multiplications =
         reads_terms ? rows->rows * (rows->terms + weight_terms)

@@ -10,10 +10,10 @@ struct AttentionWorkTests {
         AttentionKernels.available)
     func order(count: Int, kernels: AttentionKernels) async throws {
         let problem = AttentionCase(
-            dataType: .bfloat16, keyDim: 128, valueDim: 96, count: count, length: 12_000, kernels: kernels)
+            dataType: .bfloat16, keyDim: 128, valueDim: 96, count: count, length: 24_000, kernels: kernels)
         let inputs = problem.inputs()
         let expected = try problem.states(inputs)
-        let panels = TestPanels(layout: problem.layout, keys: inputs.keys, values: inputs.values, tokens: 12_000)
+        let panels = TestPanels(layout: problem.layout, keys: inputs.keys, values: inputs.values, tokens: 24_000)
 
         let reversed = try problem.work(inputs, panels: panels)
         #expect(reversed.pieceCount >= 10)

@@ -69,7 +69,7 @@ struct KernelGridTests {
     @Test(
         "tokens that weigh much keep 16 bits beside thousands that weigh little", arguments: AttentionKernels.available)
     func heavy(kernels: AttentionKernels) throws {
-        // So many rows and tokens that weights may be rounded to bf16.
+        // So many tokens that weights may be rounded to bf16.
         let problem = AttentionCase(
             dataType: .bfloat16, kvHeads: 1, group: 8, keyDim: 16, valueDim: 8, length: 5000, kernels: kernels)
         var inputs = problem.inputs()

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "attention.h"
+#include "dispatch.h"
 #include "panels.h"
 
 // Many query rows: scores and outputs come from sgemm over Float32 tiles, the softmax runs between the two.
@@ -33,6 +34,24 @@ void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stri
 //   result [value_dim], lse: natural; a row without tokens in any piece is (0, -inf)
 void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, int64_t value_dim, int32_t shift,
                     const float *maximum, const float *sum, const float *output, float *result, double *lse);
+
+// A step's new token that sees itself alone.
+typedef struct {
+    int32_t row_type, data_type; // of key and value; of the panel that they would be written into
+    int32_t key_dim, value_dim;
+    float scale, soft_cap;
+    const void *key, *value; // unaligned; value NULL: the first dimensions of the key
+} dcp_own_token;
+
+// Rows that share a KV head over one token: its weight is 1, whatever its score. So the output is its value, as a panel
+// holds it, and the log-sum-exp its score.
+//
+//   row r: queries + r * query_stride, output + r * output_stride, lse + r * lse_stride
+//
+// Returns 0, or -1 when a key or a value is not finite in the panel's type.
+int dcp_attend_own_token(const dcp_kernel_table *kernels, const dcp_own_token *token, int64_t rows,
+                         const float *queries, int64_t query_stride, float *output, int64_t output_stride, double *lse,
+                         int64_t lse_stride);
 
 // e^x for count values <= 0, for the tests of the polynomial.
 void dcp_exp_values(const float *values, int64_t count, float *out);

@@ -28,7 +28,8 @@ public final class AttentionWork: @unchecked Sendable {
     let tileQueries: TileQueries
     /// Kernels that multiply bf16 round weights to it that are at most this share of the sum so far: a third less to
     /// compute. FlashAttention rounds all of them, which costs up to 2^-8 when few tokens weigh much; of light ones the
-    /// errors cancel each other out. 0 where it would gain little: when few rows wait for memory, or over few tokens.
+    /// errors cancel each other out. 0 over few tokens, where it would gain little. The number of rows has no part in it: an
+    /// entry's are computed beside those of others, and alone.
     let lightShare: Float
     /// See `CarriedStates.shift`.
     let carryShift: Int32
@@ -81,15 +82,13 @@ public final class AttentionWork: @unchecked Sendable {
         carryShift = CarriedStates.shift(tokensMax: split.pieces.reduce(0) { max($0, $1.keys.count) })
         readAhead = blocks.isMapped ? ReadAhead(blocks, split.pieces) : nil
         tileQueries = TileQueries(
-            split.tiles, keyDim: attention.keyDim, asTerms: kernels.readsTerms(of: blocks.layout.dataType))
+            rows: split.tiles.map(\.rows), keyDim: attention.keyDim,
+            asTerms: kernels.readsTerms(of: blocks.layout.dataType))
         // Those of one piece are made by its thread.
         for (index, tile) in split.tiles.enumerated() where tile.pieces.count > 1 {
             tileQueries.make(tile, at: index, of: queries, tokens: tokens)
         }
-        let isLarge =
-            !visible.areOwn && visible.most >= Self.lightTokensMin
-            && partition.queryHeadsPerKVHead * tokens.count > Self.exactRowsMax
-        lightShare = isLarge ? Self.lightShareMax : 0
+        lightShare = !visible.areOwn && visible.most >= Self.lightTokensMin ? Self.lightShareMax : 0
         var rows = 0
         firstRow = split.tiles.map { tile in
             defer { rows += tile.rows * tile.pieces.count }
@@ -113,8 +112,6 @@ public final class AttentionWork: @unchecked Sendable {
 
     /// Over fewer tokens than this no weight is rounded.
     private static let lightTokensMin = 2048
-    /// Up to so many rows that share a KV head memory is the limit, and no weight is rounded.
-    private static let exactRowsMax = 4
     private static let lightShareMax: Float = 1 / 32
     /// A cache line. Without it a row's outputs are a power of two apart in all pieces, so in the same few places of every
     /// cache, and merging them takes half as long again.
@@ -194,6 +191,13 @@ public final class AttentionWork: @unchecked Sendable {
         let maximum: UnsafeMutablePointer<Float>
         let sum: UnsafeMutablePointer<Float>
         let output: UnsafeMutablePointer<Float>
+
+        /// Set here and not by the kernels: they only ever add to a state.
+        func begin(rows: Int, valueDim: Int) {
+            maximum.update(repeating: -.infinity, count: rows)
+            sum.update(repeating: 0, count: rows)
+            output.update(repeating: 0, count: rows * valueDim)
+        }
     }
 
     func state(ofTile index: Int, piece: Int) -> State {
@@ -205,18 +209,23 @@ public final class AttentionWork: @unchecked Sendable {
     }
 
     /// For each row of a tile, which of some key tokens it sees, numbered from the first of them.
-    /// - Returns: whether any row sees one.
+    /// - Returns: whether any row sees one; else nothing is set.
     func setVisible(
         _ ranges: RowRanges, of tile: WorkSplit.Tile, in keys: Range<Int>
     ) -> Bool {
         guard tile.seen.overlaps(keys) else { return false }
+        setRanges(ranges, of: tile, in: keys)
+        return true
+    }
+
+    /// - Parameter first: the number of the tile's first row among those of `ranges`.
+    func setRanges(_ ranges: RowRanges, from first: Int = 0, of tile: WorkSplit.Tile, in keys: Range<Int>) {
         for (place, token) in tile.tokens.enumerated() {
             let seen = visible[token].clamped(to: keys)
-            for row in stride(from: place, to: tile.rows, by: tile.tokens.count) {
+            for row in stride(from: first + place, to: first + tile.rows, by: tile.tokens.count) {
                 ranges.first[row] = Int32(seen.lowerBound - keys.lowerBound)
                 ranges.end[row] = Int32(seen.upperBound - keys.lowerBound)
             }
         }
-        return true
     }
 }

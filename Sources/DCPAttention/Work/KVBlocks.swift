@@ -96,13 +96,15 @@ public final class NewTokenPanels: @unchecked Sendable {
             let isFinite = sources.withUnsafeBufferPointer {
                 layout.write(rows, rowTokens: UnsafeBufferPointer(rebasing: $0[first..<end]), into: payload, at: 0)
             }
-            guard isFinite else {
-                throw ServiceError(
-                    .invalidRequest,
-                    "A new key or value is NaN, infinite or too large for a KV cache of \(layout.dataType.name); "
-                        + "correct the model's output or choose a KV dtype with a wider range.")
-            }
+            guard isFinite else { throw Self.notFinite(layout.dataType) }
         }
+    }
+
+    static func notFinite(_ dataType: DataType) -> ServiceError {
+        ServiceError(
+            .invalidRequest,
+            "A new key or value is NaN, infinite or too large for a KV cache of \(dataType.name); "
+                + "correct the model's output or choose a KV dtype with a wider range.")
     }
 
     deinit { memory.deallocate() }

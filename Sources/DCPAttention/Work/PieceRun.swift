@@ -1,6 +1,34 @@
 internal import DCPCore
 internal import Synchronization
 
+/// A computation of which a thread does a portion at a time.
+package protocol PortionRun: AnyObject, Sendable {
+    /// Computes the next portion.
+    /// - Returns: whether there are more.
+    func advance() -> Bool
+}
+
+/// How much of a piece is computed at a time.
+struct Portion {
+    /// In whole blocks, or what else a portion begins and ends at.
+    let tokens: Int
+    /// In multiplications with their additions; where it waits for memory, as many as would fit into that time.
+    let cost: Int
+
+    /// - Parameters:
+    ///   - multiplications: for each key token.
+    ///   - byteCount: of one key token.
+    ///   - keyTokens: of the piece.
+    ///   - unit: tokens of which a portion has a multiple.
+    init(multiplications: Int, byteCount: Int, keyTokens: Int, unit: Int) {
+        let most = min(PieceRun.multiplicationsMax / multiplications, PieceRun.byteCountMax / byteCount)
+        tokens = max(1, most / unit) * unit
+        let count = min(tokens, keyTokens)
+        cost = max(
+            count * multiplications, count * byteCount * (PieceRun.multiplicationsMax / PieceRun.byteCountMax))
+    }
+}
+
 /// A piece that is computed a portion at a time, so that a thread may do something else between two.
 ///
 /// A portion is some of the piece's key tokens, in their order: at most `multiplicationsMax` multiplications with their
@@ -9,7 +37,7 @@ internal import Synchronization
 /// were the other way to the same end: each has a state of its own, and of a prefill they are megabytes that have to be merged.
 ///
 /// `@unchecked Sendable`: one thread at a time has it, and who hands it on makes visible what was written.
-package final class PieceRun: @unchecked Sendable {
+package final class PieceRun: PortionRun, @unchecked Sendable {
     private let work: AttentionWork
     private let index: Int
     private let keys: Range<Int>
@@ -36,13 +64,11 @@ package final class PieceRun: @unchecked Sendable {
         keys = piece.keys
         next = keys.lowerBound
         multiplies = work.multiplies(piece)
-        self.portionTokens = portionTokens ?? work.portionTokens(of: piece)
+        self.portionTokens = portionTokens ?? work.portion(of: piece).tokens
         let groups = multiplies ? piece.tiles.map { $0..<$0 + 1 } : [piece.tiles]
         carried = work.carryShift > 0 ? groups.map(work.carriedStates) : []
     }
 
-    /// Computes the next portion.
-    /// - Returns: whether there are more.
     package func advance() -> Bool {
         if next == keys.lowerBound { work.begin(piece: index) }
         let portion = next..<min(next + portionTokens, keys.upperBound)
@@ -61,41 +87,33 @@ package final class PieceRun: @unchecked Sendable {
 }
 
 extension AttentionWork {
-    /// What each portion of a piece takes at most, in multiplications with their additions; where it waits for memory, as many as
-    /// would fit into that time.
-    package func portionCost(ofPiece index: Int) -> Int {
-        let piece = split.pieces[index]
-        let tokens = min(portionTokens(of: piece), piece.keys.count)
-        let read = tokens * byteCount(of: piece) * (PieceRun.multiplicationsMax / PieceRun.byteCountMax)
-        return max(tokens * multiplications(of: piece), read)
-    }
+    /// What each portion of a piece takes at most; see `Portion.cost`.
+    package func portionCost(ofPiece index: Int) -> Int { portion(of: split.pieces[index]).cost }
 
     /// What all of it takes, where that is no more than a portion of each piece.
     package var cost: Int { (0..<pieceCount).reduce(0) { $0 + portionCost(ofPiece: $1) } }
 
     /// For each key token.
-    private func multiplications(of piece: WorkSplit.Piece) -> Int {
+    func multiplications(of piece: WorkSplit.Piece) -> Int {
         split.tiles[piece.tiles].reduce(0) { $0 + $1.rows } * (attention.keyDim + attention.valueDim)
     }
 
     /// Of one key token.
-    private func byteCount(of piece: WorkSplit.Piece) -> Int {
-        let kvHeads = split.tiles[piece.tiles.upperBound - 1].kvHead - split.tiles[piece.tiles.lowerBound].kvHead + 1
-        return max(1, kvHeads * blocks.layout.headByteCount / blocks.layout.blockTokens)
+    func byteCount(of piece: WorkSplit.Piece) -> Int {
+        max(1, kvHeads(of: piece) * blocks.layout.headByteCount / blocks.layout.blockTokens)
     }
 
-    fileprivate func portionTokens(of piece: WorkSplit.Piece) -> Int {
-        let unit = multiplies(piece) ? Self.tileTokens : blocks.layout.blockTokens
-        let tokens = min(
-            PieceRun.multiplicationsMax / multiplications(of: piece), PieceRun.byteCountMax / byteCount(of: piece))
-        return max(1, tokens / unit) * unit
+    fileprivate func portion(of piece: WorkSplit.Piece) -> Portion {
+        Portion(
+            multiplications: multiplications(of: piece), byteCount: byteCount(of: piece), keyTokens: piece.keys.count,
+            unit: multiplies(piece) ? Self.tileTokens : blocks.layout.blockTokens)
     }
 
     fileprivate func multiplies(_ piece: WorkSplit.Piece) -> Bool {
         kernels.usesSgemm && piece.tiles.contains { split.tiles[$0].rows > AttentionKernels.rowsMaxBesideSgemm }
     }
 
-    fileprivate func carriedStates(of tiles: Range<Int>) -> CarriedStates {
+    func carriedStates(of tiles: Range<Int>) -> CarriedStates {
         CarriedStates(rows: split.tiles[tiles].map(\.rows), valueDim: attention.valueDim, shift: carryShift)
     }
 
@@ -105,12 +123,7 @@ extension AttentionWork {
             if split.tiles[tile].pieces.count == 1 {
                 tileQueries.make(split.tiles[tile], at: tile, of: queries, tokens: tokens)
             }
-            let state = state(ofTile: tile, piece: index)
-            let rows = split.tiles[tile].rows
-            // Set here and not by the kernels: they only ever add to a state.
-            state.maximum.update(repeating: -.infinity, count: rows)
-            state.sum.update(repeating: 0, count: rows)
-            state.output.update(repeating: 0, count: rows * attention.valueDim)
+            state(ofTile: tile, piece: index).begin(rows: split.tiles[tile].rows, valueDim: attention.valueDim)
         }
     }
 }

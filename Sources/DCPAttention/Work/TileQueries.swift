@@ -12,19 +12,18 @@ final class TileQueries: @unchecked Sendable {
     private let terms: UnsafeMutablePointer<UInt16>?
     /// How many terms each tile has.
     private let termCounts: UnsafeMutablePointer<Int32>?
-    /// For each tile, the first of its rows.
+    /// For each tile, the first of its rows, and behind the last how many there are.
     private let firstRow: [Int]
     private let keyDim: Int
 
     /// Room for some tiles.
-    /// - Parameter asTerms: whether the kernels take queries as sums of bf16.
-    init(_ tiles: [WorkSplit.Tile], keyDim: Int, asTerms: Bool) {
+    /// - Parameters:
+    ///   - rows: of each tile.
+    ///   - asTerms: whether the kernels take queries as sums of bf16.
+    init(rows tiles: [Int], keyDim: Int, asTerms: Bool) {
         self.keyDim = keyDim
-        var count = 0
-        firstRow = tiles.map { tile in
-            defer { count += tile.rows }
-            return count
-        }
+        firstRow = tiles.reduce(into: [0]) { $0.append($0[$0.count - 1] + $1) }
+        let count = firstRow[tiles.count]
         guard asTerms else {
             rows = .allocate(capacity: max(count * keyDim, 1))
             terms = nil
@@ -35,41 +34,35 @@ final class TileQueries: @unchecked Sendable {
         terms = UnsafeMutableRawPointer.allocate(byteCount: max(count * keyDim * 3 * 2, 64), alignment: 64)
             .bindMemory(to: UInt16.self, capacity: count * keyDim * 3)
         termCounts = .allocate(capacity: max(tiles.count, 1))
+        termCounts?.initialize(repeating: 1, count: tiles.count)
     }
 
-    /// Makes those of a tile, before they are read.
+    /// Makes rows of a tile, before they are read: those of some heads and tokens, one head after the other.
     /// - Parameters:
+    ///   - part: whose they are.
+    ///   - first: the number of the first of them in the tile.
     ///   - queries: the step's, unscaled.
     ///   - tokens: the entry's among the step's.
-    func make(_ tile: WorkSplit.Tile, at index: Int, of queries: QueryRows, tokens: Range<Int>) {
-        let first = firstRow[index]
-        guard let terms, let termCounts else {
-            Self.forEachHead(of: tile, queries, tokens: tokens) { row, source in
-                (rows! + (first + row) * keyDim).update(from: source, count: tile.tokens.count * keyDim)
-            }
-            return
-        }
-        var most: Int32 = 1
-        Self.forEachHead(of: tile, queries, tokens: tokens) { row, source in
-            let needed = dcp_split_queries(
-                source, Int64(tile.tokens.count * keyDim), terms + (first * 3 + row) * keyDim, Int64(tile.rows * keyDim)
-            )
-            most = max(most, needed)
-        }
-        termCounts[index] = most
-    }
-
-    /// A head's tokens of a tile lie beside each other in the step's queries, and in the tile.
-    private static func forEachHead(
-        of tile: WorkSplit.Tile, _ queries: QueryRows, tokens: Range<Int>,
-        _ body: (_ row: Int, UnsafePointer<Float>) -> Void
+    func make(
+        _ part: WorkSplit.Tile, at index: Int, from first: Int = 0, of queries: QueryRows, tokens: Range<Int>
     ) {
+        let start = firstRow[index], count = part.tokens.count * keyDim
+        let stride = (firstRow[index + 1] - start) * keyDim
         queries.values.withUnsafeBufferPointer { values in
             guard let base = values.baseAddress else { return }
-            for (index, head) in tile.heads.enumerated() {
-                let first =
-                    (head - queries.heads.lowerBound) * queries.tokens + tokens.lowerBound + tile.tokens.lowerBound
-                body(index * tile.tokens.count, base + first * queries.keyDim)
+            for (place, head) in part.heads.enumerated() {
+                // A head's tokens lie beside each other in the step's queries, and in the tile.
+                let token =
+                    (head - queries.heads.lowerBound) * queries.tokens + tokens.lowerBound + part.tokens.lowerBound
+                let source = base + token * keyDim
+                let row = first + place * part.tokens.count
+                guard let terms, let termCounts else {
+                    (rows! + (start + row) * keyDim).update(from: source, count: count)
+                    continue
+                }
+                let needed = dcp_split_queries(
+                    source, Int64(count), terms + (start * 3 + row) * keyDim, Int64(stride))
+                termCounts[index] = max(termCounts[index], needed)
             }
         }
     }

@@ -2,9 +2,11 @@ package import DCPCore
 
 /// How attention is cut into pieces that may run in any order, on any threads.
 ///
-/// It depends on the shape of the work only. So a result has the same bits however many threads there are, and whichever
-/// finishes first. Pieces are counted from the block of the first token that their rows see: blocks before it are not read,
-/// and whether the caller left them out changes no bit.
+/// It depends on the shape of the entry's work only. So a result has the same bits however many threads there are, whichever
+/// finishes first, and whatever else its step brings. Pieces of few rows have powers of two of blocks, none more than the one
+/// before it: where two entries begin with the same blocks, the pieces of one then lie in those of the other, however long
+/// either is, and are computed together (`SharedRead`). Pieces are counted from the block of the first token that their rows
+/// see: blocks before it are not read, and whether the caller left them out changes no bit.
 package struct WorkSplit: Sendable {
     /// Query rows that share a KV head: some heads, some of the entry's tokens. They are one operand of the kernels, so
     /// each byte of K and V is read once for all of them.
@@ -33,15 +35,21 @@ package struct WorkSplit: Sendable {
 
     package private(set) var tiles: [Tile] = []
     package private(set) var pieces: [Piece] = []
+    /// Whether the lengths of pieces, but for the last, are powers of two of blocks.
+    package private(set) var isNested = false
 
     /// Rows of one tile come from at most this many heads, so that many heads and many tokens split both ways.
     package static let headsMax = 64
     /// Rows of the tiles of one piece that share a KV head: their running outputs stay in the second-level cache.
     package static let rowsMax = 256
-    /// K and V of a piece, at least: what a thread reads in some 30 us.
+    /// K and V of a piece, at least: what a thread reads in some 30 us. Shorter ones of many sequences are a tenth slower, for
+    /// their states.
     package static let pieceByteCountMin = 1 << 20
-    /// Of all keys, at least: each piece keeps a state of its own until the end, which are merged on one thread.
-    package static let piecesMax = 192
+    /// The same of so much that many threads share it, who end at about the same time only with shorter ones.
+    private static let shortPieceByteCountMin = 512 << 10
+    private static let longByteCount = 64 << 20
+    /// Of all keys, at most: each piece keeps a state of its own until the end, which are merged on one thread.
+    package static let piecesMax = 256
     /// So many may always be there, however large their states are.
     private static let piecesOfAnySize = 32
     /// Outputs in all states, if there are more than those.
@@ -49,6 +57,10 @@ package struct WorkSplit: Sendable {
     /// A piece is this part of the keys that are left, until the least size is reached. Long ones first, short ones last: up
     /// to 32 threads, which take the next as they have ended one, then end at about the same time.
     private static let piecesOfRest = 40
+    /// The same where the next power of two below is taken, which is less.
+    private static let piecesOfNestedRest = 28
+    /// Up to so many rows of an entry that share a KV head, another entry's fit beside them into a tile.
+    private static let nestedRowsMax = 32
 
     /// - Parameters:
     ///   - heads: query heads to compute, numbered inside the group; may be empty.
@@ -60,41 +72,36 @@ package struct WorkSplit: Sendable {
     ) {
         guard !heads.isEmpty, visible.count > 0, visible.keyTokens > 0 else { return }
         let shared = partition.queryHeadsPerKVHead
-        /// Tiles, by the pieces they share.
-        var bundles: [[Tile]] = []
+        /// Tiles that share pieces.
+        var bundles: [Range<Int>] = []
         let kvHeads =
             partition.kvHead(ofQueryHead: heads.lowerBound)...partition.kvHead(ofQueryHead: heads.upperBound - 1)
+        tiles.reserveCapacity(kvHeads.count)
         for kvHead in kvHeads {
             let all = heads.clamped(to: kvHead * shared..<(kvHead + 1) * shared)
-            var own: [Tile] = []
+            let own = tiles.count
             for some in Self.chunks(of: all, max: min(Self.headsMax, rowsMax)) {
                 for slice in Self.chunks(of: 0..<visible.count, max: max(1, rowsMax / some.count)) {
                     let first = visible[slice.lowerBound], last = visible[slice.upperBound - 1]
-                    own.append(
+                    tiles.append(
                         Tile(
                             kvHead: kvHead, heads: some, tokens: slice, seen: first.lowerBound..<last.upperBound,
                             shared: last.lowerBound..<max(last.lowerBound, first.upperBound), pieces: 0..<0))
                 }
             }
-            let perBundle = max(1, Self.rowsMax / rowsMax)
-            bundles += Self.chunks(of: 0..<own.count, max: perBundle).map { Array(own[$0]) }
+            bundles += Self.chunks(of: own..<tiles.count, max: max(1, Self.rowsMax / rowsMax))
         }
-        if bundles.count == kvHeads.count, bundles.allSatisfy({ $0.count == 1 }) {
-            bundles = [bundles.flatMap { $0 }]
-        }
+        if bundles.count == kvHeads.count, bundles.count == tiles.count { bundles = [0..<tiles.count] }
 
-        let keys = bundles.map { Self.keys(of: $0, blockTokens: layout.blockTokens) }
+        let keys = bundles.map { Self.keys(of: tiles[$0], blockTokens: layout.blockTokens) }
+        isNested = bundles.count == 1 && tiles.allSatisfy { $0.rows <= Self.nestedRowsMax }
         let cut = Cut(
-            bundles: bundles.count, kvHeads: Set(bundles[0].map(\.kvHead)).count, rows: heads.count * visible.count,
-            keyTokens: keys.reduce(0) { max($0, $1.count) }, layout)
+            bundles: bundles.count, kvHeads: bundles.count == 1 ? kvHeads.count : 1, rows: heads.count * visible.count,
+            keyTokens: keys.reduce(0) { max($0, $1.count) }, isNested: isNested, layout)
         for (bundle, keys) in zip(bundles, keys) {
             let first = pieces.count
-            let members = tiles.count..<tiles.count + bundle.count
-            for some in cut.ranges(of: keys) { pieces.append(Piece(tiles: members, keys: some)) }
-            for var tile in bundle {
-                tile.pieces = first..<pieces.count
-                tiles.append(tile)
-            }
+            cut.forEachRange(of: keys) { pieces.append(Piece(tiles: bundle, keys: $0)) }
+            for tile in bundle { tiles[tile].pieces = first..<pieces.count }
         }
     }
 
@@ -104,32 +111,37 @@ package struct WorkSplit: Sendable {
         /// Blocks of a piece.
         var least: Int
         var partOfRest: Int
+        var isNested: Bool
 
         /// - Parameters:
         ///   - kvHeads: of a bundle.
         ///   - rows: of all bundles.
         ///   - keyTokens: of the bundle that sees most.
-        init(bundles: Int, kvHeads: Int, rows: Int, keyTokens: Int, _ layout: PanelLayout) {
+        init(bundles: Int, kvHeads: Int, rows: Int, keyTokens: Int, isNested: Bool, _ layout: PanelLayout) {
             let stateByteCount = max(rows * layout.valueDim * 4 / bundles, 1)
             let piecesMax = min(
                 max(WorkSplit.stateByteCountMax / stateByteCount, WorkSplit.piecesOfAnySize), WorkSplit.piecesMax)
             blockTokens = layout.blockTokens
+            let blockByteCount = kvHeads * layout.headByteCount
+            let isLong = WorkSplit.blocks(keyTokens, of: blockTokens) * blockByteCount >= WorkSplit.longByteCount
             least = max(
-                WorkSplit.blocks(WorkSplit.pieceByteCountMin, of: kvHeads * layout.headByteCount),
+                WorkSplit.blocks(
+                    isLong ? WorkSplit.shortPieceByteCountMin : WorkSplit.pieceByteCountMin, of: blockByteCount),
                 WorkSplit.blocks(keyTokens, of: layout.blockTokens * max(1, piecesMax / bundles)))
-            partOfRest = max(1, WorkSplit.piecesOfRest / bundles)
+            if isNested { least = least.powerOfTwo(rounded: .up) }
+            partOfRest = isNested ? WorkSplit.piecesOfNestedRest : max(1, WorkSplit.piecesOfRest / bundles)
+            self.isNested = isNested
         }
 
-        func ranges(of keys: Range<Int>) -> [Range<Int>] {
-            var ranges: [Range<Int>] = []
+        func forEachRange(of keys: Range<Int>, _ body: (Range<Int>) -> Void) {
             var start = keys.lowerBound
             while start < keys.upperBound {
-                let blocks = max(least, WorkSplit.blocks(keys.upperBound - start, of: blockTokens * partOfRest))
+                let part = WorkSplit.blocks(keys.upperBound - start, of: blockTokens * partOfRest)
+                let blocks = max(least, isNested ? part.powerOfTwo(rounded: .down) : part)
                 let end = min(start + blocks * blockTokens, keys.upperBound)
-                ranges.append(start..<end)
+                body(start..<end)
                 start = end
             }
-            return ranges
         }
     }
 
@@ -147,7 +159,9 @@ package struct WorkSplit: Sendable {
         // Up to a tile of each KV head is one bundle. Many rows are more: at least as many as hold them.
         let bundles = shared * tokens <= headsMax ? 1 : blocks(rows, of: rowsMax)
         let kvHeads = bundles == 1 ? min(heads, partition.kvHeads) : 1
-        let cut = Cut(bundles: bundles, kvHeads: kvHeads, rows: rows, keyTokens: keyTokens, layout)
+        let isNested = bundles == 1 && shared * tokens <= nestedRowsMax
+        let cut = Cut(
+            bundles: bundles, kvHeads: kvHeads, rows: rows, keyTokens: keyTokens, isNested: isNested, layout)
         let pieces = blocks(blocks(keyTokens, of: layout.blockTokens) + 1, of: cut.least)
         return pieces * rows * (layout.valueDim + 2) * 4
     }
@@ -156,15 +170,26 @@ package struct WorkSplit: Sendable {
     private static func blocks(_ count: Int, of size: Int) -> Int { (count + size - 1) / size }
 
     /// What some tiles see, from the start of its first block. Empty when they see nothing.
-    private static func keys(of tiles: [Tile], blockTokens: Int) -> Range<Int> {
-        let seen = tiles.map(\.seen).filter { !$0.isEmpty }
-        guard let first = seen.map(\.lowerBound).min(), let end = seen.map(\.upperBound).max() else { return 0..<0 }
-        return first / blockTokens * blockTokens..<end
+    private static func keys(of tiles: ArraySlice<Tile>, blockTokens: Int) -> Range<Int> {
+        var (first, end) = (Int.max, 0)
+        for tile in tiles where !tile.seen.isEmpty {
+            first = min(first, tile.seen.lowerBound)
+            end = max(end, tile.seen.upperBound)
+        }
+        return end == 0 ? 0..<0 : first / blockTokens * blockTokens..<end
     }
 
-    private static func chunks(of range: Range<Int>, max count: Int) -> [Range<Int>] {
-        stride(from: range.lowerBound, to: range.upperBound, by: count).map {
-            $0..<min($0 + count, range.upperBound)
+    private static func chunks(of range: Range<Int>, max count: Int) -> some Collection<Range<Int>> {
+        stride(from: range.lowerBound, to: range.upperBound, by: count).lazy.map {
+            $0..<Swift.min($0 + count, range.upperBound)
         }
+    }
+}
+
+extension Int {
+    /// The nearest power of two that is not above, or not below, a positive number.
+    fileprivate func powerOfTwo(rounded rule: FloatingPointRoundingRule) -> Int {
+        let below = 1 << (Int.bitWidth - 1 - leadingZeroBitCount)
+        return rule == .up && below < self ? below << 1 : below
     }
 }

@@ -37,21 +37,21 @@ struct AccuracyCheck {
 
     /// Rows over what they see of the blocks.
     ///
-    /// Computes the first and the last query head of the first and the last KV head, for the first and the last token: a
-    /// second or two at 128k tokens.
+    /// Computes the first and the last query head of the first and the last KV head, for the first and the last token of the
+    /// first entry: a second or two at 128k tokens.
     init(_ work: Work) throws(ServiceError) {
-        let (attention, queries) = (work.attention, work.queries)
+        let (attention, queries, entry) = (work.attention, work.queries, work.entries[0])
         let shared = attention.queryHeads / attention.kvHeads
         var rows: [Row] = []
         for kvHead in Set([0, attention.kvHeads - 1]).sorted() {
-            let (keys, values) = Self.read(work.blocks, kvHead: kvHead)
+            let (keys, values) = Self.read(entry.blocks, kvHead: kvHead)
             for head in Set([kvHead * shared, (kvHead + 1) * shared - 1]).sorted() {
-                for token in Set([0, queries.tokens - 1]).sorted() {
+                for token in Set([0, work.count - 1]).sorted() {
                     let start = (head * queries.tokens + token) * attention.keyDim
                     rows.append(
                         try Self.row(
                             head, token, attention, query: Array(queries.values[start..<start + attention.keyDim]),
-                            keys: keys, values: values, seen: work.visible[token]))
+                            keys: keys, values: values, seen: entry.visible[token]))
                 }
             }
         }
@@ -118,7 +118,7 @@ struct AccuracyCheck {
         return accuracy
     }
 
-    /// - Parameter states: rows `[Hq][tokens]`.
+    /// - Parameter states: rows `[Hq][tokens]`, the step's.
     func compare(_ states: AttentionStates, tokens: Int) -> Accuracy {
         compare(
             output: { head, token, dim in states.outputs[(head * tokens + token) * states.valueDim + dim] },

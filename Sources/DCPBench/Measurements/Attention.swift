@@ -2,37 +2,67 @@ internal import DCPAttention
 internal import DCPCore
 internal import DCPRank
 
-/// One attention that is computed again and again.
+/// The attention of one step that is computed again and again: of one sequence, or of several.
 struct Work: Sendable {
+    /// What a sequence's query tokens see.
+    struct Entry: Sendable {
+        let visible: VisibleTokens
+        let blocks: KVBlocks
+    }
+
     let attention: LayerAttention
+    /// Of all entries, as many tokens of each.
     let queries: QueryRows
-    let visible: VisibleTokens
-    let blocks: KVBlocks
+    let entries: [Entry]
     let owner: any AnyObject & Sendable
+
+    init(
+        attention: LayerAttention, queries: QueryRows, entries: [Entry], owner: any AnyObject & Sendable
+    ) {
+        precondition(queries.tokens % entries.count == 0)
+        self.attention = attention
+        self.queries = queries
+        self.entries = entries
+        self.owner = owner
+    }
+
+    /// Query tokens of an entry.
+    var count: Int { queries.tokens / entries.count }
 
     /// Two for each multiplication with its addition: Dk for a score, Dv for an output, for each row and key it sees.
     var operations: Double {
-        let pairs = (0..<visible.count).reduce(0.0) { $0 + Double(visible[$1].count) }
+        let pairs = entries.reduce(0.0) { sum, entry in
+            (0..<entry.visible.count).reduce(sum) { $0 + Double(entry.visible[$1].count) }
+        }
         return 2 * Double(attention.keyDim + attention.valueDim) * pairs * Double(attention.queryHeads)
+    }
+
+    /// Of the tokens that any query sees.
+    var byteCount: Int {
+        entries.reduce(0) {
+            let seen = $1.visible[0].lowerBound..<$1.visible.keyTokens
+            return $0 + seen.count * $1.blocks.layout.rowByteCount
+        }
     }
 
     var job: AttentionJob {
         AttentionJob(
-            entries: 1, rows: attention.queryHeads * queries.tokens, valueDim: attention.valueDim, owners: [owner]
-        ) { _ in
+            entries: entries.count, rows: attention.queryHeads * queries.tokens, valueDim: attention.valueDim,
+            owners: [owner]
+        ) { index in
             AttentionJob.Entry(
                 AttentionWork(
                     attention: attention,
                     partition: HeadPartition(
                         queryHeads: attention.queryHeads, kvHeads: attention.kvHeads, contextRanks: 1),
-                    heads: 0..<attention.queryHeads, queries: queries, tokens: 0..<queries.tokens, visible: visible,
-                    over: blocks))
+                    heads: 0..<attention.queryHeads, queries: queries, tokens: index * count..<(index + 1) * count,
+                    visible: entries[index].visible, over: entries[index].blocks))
         }
     }
 
-    /// The blocks that any query sees.
-    var seenBlocks: ArraySlice<UnsafeRawPointer> {
-        blocks.blocks[(visible[0].lowerBound / blocks.layout.blockTokens)...]
+    /// The blocks that any query sees, each as often as an entry has it.
+    var seenBlocks: [UnsafeRawPointer] {
+        entries.flatMap { $0.blocks.blocks[($0.visible[0].lowerBound / $0.blocks.layout.blockTokens)...] }
     }
 }
 

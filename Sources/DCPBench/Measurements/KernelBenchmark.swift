@@ -19,12 +19,18 @@ public struct KernelBenchmark: Sendable {
     public var count: Int
     public var queries: QueryKind
     public var visibility: Visibility
+    /// Decode: the sequences of a call.
+    public var batch: KernelBatch
+    /// Whether scores are as peaked as a trained model's.
+    public var isPeaked: Bool
     /// Prefill: also the step's own tokens, which attend to each other.
     public var withNewTokens: Bool
 
     public init(
         _ kind: Kind, shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], threads: [Int], count: Int,
-        queries: QueryKind = .bfloat16, visibility: Visibility = .all, withNewTokens: Bool = false
+        queries: QueryKind = .bfloat16, visibility: Visibility = .all, batch: KernelBatch = .one,
+        isPeaked: Bool = false,
+        withNewTokens: Bool = false
     ) {
         self.kind = kind
         self.shapes = shapes
@@ -34,6 +40,8 @@ public struct KernelBenchmark: Sendable {
         self.count = count
         self.queries = queries
         self.visibility = visibility
+        self.batch = batch
+        self.isPeaked = isPeaked
         self.withNewTokens = withNewTokens
     }
 
@@ -42,7 +50,6 @@ public struct KernelBenchmark: Sendable {
         let common = [
             "page faults and disk reads, since all pages are in memory and mapped before the first run",
             "the exchange with other ranks, sockets, and appending the new tokens (see `dcp-bench step`)",
-            "peaked attention: scores are spread evenly, so a softmax's maximum seldom moves",
         ]
         return switch kind {
         case .decode:
@@ -53,6 +60,9 @@ public struct KernelBenchmark: Sendable {
 
     /// Measures all combinations. Blocks; a thread of its own calls it.
     public func run(_ bench: Bench) throws -> [Finding] {
+        var bench = bench
+        if isPeaked { bench.scoreDeviation = Bench.peakedDeviation }
+        for context in contexts { try batch.check(context) }
         var results: [Finding] = []
         for dataType in dataTypes {
             var filled: (kvShape: AttentionShape, context: KernelContext)?
@@ -60,7 +70,11 @@ public struct KernelBenchmark: Sendable {
                 // Shapes that differ in query heads only attend over the same keys and values.
                 if filled?.kvShape.hasSameKeysAndValues(as: shape) != true {
                     filled = nil
-                    filled = (shape, try KernelContext(shape, dataType, tokens: contexts.max() ?? 0, bench))
+                    filled = (
+                        shape,
+                        try KernelContext(
+                            shape, dataType, tokens: batch.storedTokens(contexts.max() ?? 0), bench)
+                    )
                 }
                 guard let held = filled?.context else { continue }
                 for context in contexts {
@@ -77,13 +91,16 @@ public struct KernelBenchmark: Sendable {
         into results: inout [Finding]
     ) throws {
         let attention = try shape.attention(visibility)
-        let (blocks, owner) = try held.blocks(context)
+        let (contexts, owner) = try held.contexts(of: batch, context)
+        let layout = try KernelContext.layout
         let work = Work(
-            attention: attention, queries: bench.queries(attention, tokens: count, queries),
-            visible: .context(
-                visibility, seenFrom: context..<context + count, of: try KernelContext.layout, rank: 0,
-                local: 0..<context),
-            blocks: blocks, owner: owner)
+            attention: attention, queries: bench.queries(attention, tokens: count * contexts.count, queries),
+            entries: contexts.map { blocks in
+                Work.Entry(
+                    visible: .context(
+                        visibility, seenFrom: blocks.tokens..<blocks.tokens + count, of: layout, rank: 0,
+                        local: 0..<blocks.tokens), blocks: blocks)
+            }, owner: owner)
         let check = try AccuracyCheck(work)
         for threads in threads {
             var parameters = parameters(shape, dataType, context: context, threads: threads)
@@ -92,16 +109,18 @@ public struct KernelBenchmark: Sendable {
             let team = Team(threads: threads)
             let attention = Attention(work, team)
             // Many query heads share the one key of latent attention: arithmetic is its limit in decode, too.
+            let isArithmetic = if case .forks = batch { true } else { shape.isLatent }
             var (figures, time) =
-                kind == .decode && !shape.isLatent
+                kind == .decode && !isArithmetic
                 ? try decodeFigures(attention, team, bench) : try prefillFigures(attention, team, bench)
+            if case .forks = batch { figures.append(try forkFigure(attention, team, bench)) }
             if kind == .decode, case .window(let window) = visibility {
                 figures.append(try windowFigure(attention, window: window, held, team, bench))
             }
             results.append(
                 Finding(
                     parameters: parameters, figures: figures, time: time,
-                    accuracy: check.compare(attention.states, tokens: count)))
+                    accuracy: check.compare(attention.states, tokens: work.queries.tokens)))
         }
     }
 
@@ -112,7 +131,7 @@ public struct KernelBenchmark: Sendable {
         let panels = try KernelContext.panels(attention, dataType, tokens: count, bench)
         let work = Work(
             attention: attention, queries: bench.queries(attention, tokens: count, queries),
-            visible: .new(visibility, at: 0..<count), blocks: panels.blocks, owner: panels)
+            entries: [Work.Entry(visible: .new(visibility, at: 0..<count), blocks: panels.blocks)], owner: panels)
         let check = try AccuracyCheck(work)
         for threads in threads {
             var parameters = parameters(shape, dataType, context: nil, threads: threads)
@@ -135,6 +154,8 @@ public struct KernelBenchmark: Sendable {
         var parameters = Parameters(
             kind == .decode ? "decode" : "prefill", shape, dataType, context: context, count: count, threads: threads)
         if case .window(let tokens) = visibility { parameters.window = tokens }
+        parameters.batch = batch.label
+        parameters.isPeaked = isPeaked ? true : nil
         return parameters
     }
 
@@ -145,13 +166,12 @@ public struct KernelBenchmark: Sendable {
     ) throws -> (figures: [Figure], time: Quantity) {
         let work = attention.work
         let read = StreamingRead(
-            Array(work.seenBlocks), payloadByteCount: work.blocks.layout.payloadByteCount, owner: work.owner)
+            work.seenBlocks, payloadByteCount: work.entries[0].blocks.layout.payloadByteCount, owner: work.owner)
         try read.chooseWays(team, bench.interruption)
         let times = try bench.repetition.measure(
             until: bench.interruption, [{ try attention.run() }] + read.bodies(team))
         let (seconds, way) = read.fastest(times.dropFirst())
-        let seen = work.visible[0].lowerBound..<work.visible.keyTokens
-        let byteCount = Double(seen.count * work.blocks.layout.rowByteCount)
+        let byteCount = Double(work.byteCount)
         let figure = Figure("K and V read", times[0].map { byteCount / $0 / 1e9 }, unit: "GB/s").under(
             "streaming read", seconds.map { Double(read.byteCount) / $0 / 1e9 },
             detail: "the same mapped pages, as many threads, " + way)
@@ -163,16 +183,32 @@ public struct KernelBenchmark: Sendable {
         _ attention: Attention, window: Int, _ held: KernelContext, _ team: Team, _ bench: Bench
     ) throws -> Figure {
         let work = attention.work
-        let tokens = min(window, work.blocks.tokens)
+        let tokens = min(window, work.entries[0].blocks.tokens)
         let (blocks, owner) = try held.blocks(tokens)
         let short = Attention(
             Work(
-                attention: work.attention, queries: work.queries, visible: .all(count: count, of: tokens),
-                blocks: blocks, owner: owner), team)
+                attention: work.attention, queries: work.queries,
+                entries: [Work.Entry(visible: .all(count: count, of: tokens), blocks: blocks)], owner: owner), team)
         let times = try bench.repetition.measure(
             until: bench.interruption, [{ try attention.run() }, { try short.run() }])
         return Figure("step", times[0].map { $0 * 1e3 }, unit: "ms").under(
             "step over \(tokens) tokens", times[1].map { $0 * 1e3 }, detail: "all of them seen, as many threads")
+    }
+
+    /// A step of all forks beside as many steps of one fork each.
+    private func forkFigure(_ attention: Attention, _ team: Team, _ bench: Bench) throws -> Figure {
+        let work = attention.work
+        let alone = work.entries.map { entry in
+            Attention(
+                Work(
+                    attention: work.attention, queries: bench.queries(work.attention, tokens: count, queries),
+                    entries: [entry], owner: work.owner), team)
+        }
+        let times = try bench.repetition.measure(
+            until: bench.interruption,
+            [{ try attention.run() }, { for one in alone { try one.run() } }])
+        return Figure("step of \(alone.count) forks", times[0].map { $0 * 1e3 }, unit: "ms").of(
+            "\(alone.count) steps of one", times[1].map { $0 * 1e3 }, detail: "one after the other, as many threads")
     }
 
     private func prefillFigures(

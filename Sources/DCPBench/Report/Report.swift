@@ -96,6 +96,9 @@ public struct Parameters: Encodable, Hashable, Sendable {
     public var causal: Bool?
     /// How many tokens a query sees; nil for all.
     public var window: Int?
+    /// Of which sequences a call is, where it is not one: `16 forks`.
+    public var batch: String?
+    public var isPeaked: Bool?
     /// The dtype of the rows that steps bring.
     public var rows: String?
     public var durability: String?
@@ -122,6 +125,8 @@ public struct Parameters: Encodable, Hashable, Sendable {
         if let causal, causal { text += " causal" }
         if let context { text += context == 0 ? ", empty" : ", \(Self.tokens(context))" }
         if let window { text += ", window \(Self.tokens(window))" }
+        if let batch { text += ", \(batch)" }
+        if isPeaked == true { text += ", peaked" }
         if count > 1 { text += ", \(count) new" }
         if let rows { text += " \(rows) rows" }
         if let durability { text += ", \(durability)" }

@@ -16,12 +16,15 @@ public struct StepBenchmark: Sendable {
     public var queries: QueryKind
     public var exchange: Exchange
     public var load: StepLoad
+    /// Whether scores are as peaked as a trained model's.
+    public var isPeaked: Bool
     /// An interpreter whose client is measured in turn with this one.
     public var python: String?
 
     public init(
         shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], threads: [Int], ranks: Int, count: Int,
-        queries: QueryKind, exchange: Exchange, load: StepLoad = StepLoad(), python: String? = nil
+        queries: QueryKind, exchange: Exchange, load: StepLoad = StepLoad(), isPeaked: Bool = false,
+        python: String? = nil
     ) {
         self.shapes = shapes
         self.dataTypes = dataTypes
@@ -32,6 +35,7 @@ public struct StepBenchmark: Sendable {
         self.queries = queries
         self.exchange = exchange
         self.load = load
+        self.isPeaked = isPeaked
         self.python = python
     }
 
@@ -46,6 +50,8 @@ public struct StepBenchmark: Sendable {
 
     /// Measures all combinations, each with a cluster of its own.
     public func run(_ bench: Bench) async throws -> [Finding] {
+        var bench = bench
+        if isPeaked { bench.scoreDeviation = Bench.peakedDeviation }
         var findings: [Finding] = []
         for dataType in dataTypes {
             for shape in shapes {
@@ -65,6 +71,7 @@ public struct StepBenchmark: Sendable {
         var parameters = Parameters("step", shape, dataType, context: context, count: count, threads: threads)
         parameters.ranks = ranks
         parameters.queries = queries.rawValue
+        parameters.isPeaked = isPeaked ? true : nil
         parameters.load = load.label.isEmpty ? nil : load.label
         let model = try shape.model(dataType, layers: load.layers)
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: context))

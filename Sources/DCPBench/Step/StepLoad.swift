@@ -13,6 +13,8 @@ public struct StepLoad: Sendable {
     public var clients: Int
     /// Sequences in one step.
     public var batch: Int
+    /// Whether as many steps of one fork each are measured in turn with each step.
+    public var comparesAlone: Bool
     /// Of the model: a token is a step through each.
     public var layers: Int
     /// Whether each token is committed.
@@ -28,11 +30,13 @@ public struct StepLoad: Sendable {
     static let shortContext = 1024
 
     public init(
-        clients: Int = 1, batch: Int = 1, layers: Int = 1, commits: Bool = false, connection: Connection = .unix,
+        clients: Int = 1, batch: Int = 1, comparesAlone: Bool = false, layers: Int = 1, commits: Bool = false,
+        connection: Connection = .unix,
         queryMode: StepRequest.QueryMode? = nil, prefill: Int? = nil
     ) {
         self.clients = clients
         self.batch = batch
+        self.comparesAlone = comparesAlone
         self.layers = layers
         self.commits = commits
         self.connection = connection
@@ -44,7 +48,7 @@ public struct StepLoad: Sendable {
     var label: String {
         var parts: [String] = []
         if clients > 1 { parts.append("\(clients) clients") }
-        if batch > 1 { parts.append("batch \(batch)") }
+        if batch > 1 { parts.append(comparesAlone ? "\(batch) forks" : "batch \(batch)") }
         if layers > 1 { parts.append("\(layers) layers") }
         if commits { parts.append("committed") }
         if connection != .unix { parts.append(connection.rawValue) }

@@ -35,6 +35,13 @@ extension StepRun {
             figures.append(Figure("step alone", alone, unit: "ms"))
             figures.append(Figure("prefill beside them", Samples(prefills.map { $0 * 1e3 }), unit: "ms"))
         }
+        let lone = timings.compactMap(\.alone)
+        if lone.count == timings.count, !lone.isEmpty {
+            figures.append(
+                Figure("step of \(load.batch) forks", latency, unit: "ms").of(
+                    "\(load.batch) steps of one", Samples(lone.map { $0 * 1e3 }),
+                    detail: "of other forks, one after the other, in turn with it"))
+        }
         if load.layers > 1 || load.commits {
             figures.append(Figure("token at the client", samples(\.token), unit: "ms"))
         }

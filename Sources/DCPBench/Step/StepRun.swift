@@ -50,22 +50,26 @@ struct StepRun {
         /// The round of the ping-pong after it, and reading the shards, seconds.
         var pingPong: Double
         var reads: [Double]
+        /// Steps of one fork each, as many as a step has sequences, one after the other: seconds.
+        var alone: Double?
         /// The twin's step, and what the ranks say of it.
         var python: (latency: Double, ranks: [StepTimes])?
     }
 
     func finding(_ parameters: Parameters) async throws -> Finding {
         var clients = try await makeClients()
+        var alone = load.comparesAlone ? try await makeLoneClients() : []
         let pingPong = try SocketPingPong(messages)
         let shards = try Shards(local, context, model, threads: threads, bench)
         let accuracy = try check(try await clients[0].token().answer)
+        for index in alone.indices { _ = try await alone[index].token() }
         for index in clients.indices.dropFirst() { _ = try await clients[index].token() }
         guard let prefill = try await prefillLoad() else {
-            let timings = try await timings(&clients, pingPong, shards)
+            let timings = try await timings(&clients, pingPong, shards, alone: &alone)
             return Finding(
                 parameters: parameters, figures: figures(Array(timings.dropFirst()), shards), accuracy: accuracy)
         }
-        let alone = try await timings(&clients, pingPong, shards).dropFirst()
+        let undisturbed = try await timings(&clients, pingPong, shards).dropFirst()
         async let prefills = prefill.run()
         let beside: [Timing]
         do {
@@ -77,12 +81,21 @@ struct StepRun {
         prefill.stop()
         return Finding(
             parameters: parameters,
-            figures: figures(Array(beside.dropFirst()), shards, alone: Array(alone), prefills: try await prefills),
+            figures: figures(
+                Array(beside.dropFirst()), shards, alone: Array(undisturbed), prefills: try await prefills),
             accuracy: accuracy)
     }
 
     private func timings(
         _ clients: inout [StepClient], _ pingPong: SocketPingPong, _ shards: Shards
+    ) async throws -> [Timing] {
+        var none: [StepClient] = []
+        return try await timings(&clients, pingPong, shards, alone: &none)
+    }
+
+    /// - Parameter alone: one for each fork of a step, whose steps of their own are measured in turn with it.
+    private func timings(
+        _ clients: inout [StepClient], _ pingPong: SocketPingPong, _ shards: Shards, alone: inout [StepClient]
     ) async throws -> [Timing] {
         var timings: [Timing] = []
         var before = try await clusters[0].rankStatuses()
@@ -98,6 +111,9 @@ struct StepRun {
             let token = try await token(&clients)
             let loops = zip(clock.read(), loopsBefore).map { ($0 - $1) / Double(steps) }
             let ranks = try await newTimes(since: &before, steps: steps)
+            var seconds = 0.0
+            for index in alone.indices { seconds += try await alone[index].token().seconds }
+            if !alone.isEmpty { before = try await clusters[0].rankStatuses() }
             var python: (latency: Double, ranks: [StepTimes])?
             if let twin {
                 let latency = try await onOwnThread { try twin.step() }
@@ -109,8 +125,7 @@ struct StepRun {
             timings.append(
                 Timing(
                     token: token, latency: token / Double(load.layers), ranks: ranks, loops: loops, pingPong: round,
-                    reads: reads,
-                    python: python))
+                    reads: reads, alone: alone.isEmpty ? nil : seconds / Double(load.layers), python: python))
         }
         return timings
     }
@@ -170,20 +185,32 @@ struct StepRun {
         let names = (0..<load.clients * load.batch).map {
             $0 == 0 && load.prefill == nil ? StepContext.sequence : "\(StepContext.sequence)-\($0)"
         }
-        let forks = names.filter { $0 != StepContext.sequence }
-        for fork in try await clusters[0].fork(first, as: forks.map { ($0, position) }) {
-            _ = try fork.get()
-        }
+        try await fork(first, as: names.filter { $0 != StepContext.sequence })
         var clients: [StepClient] = []
         for (index, cluster) in clusters.enumerated() {
-            let own = Array(names[index * load.batch..<(index + 1) * load.batch])
-            let sequences = try await cluster.openSequences(own, model: nil, create: false).map { try $0.get() }
-            clients.append(
-                StepClient(
-                    cluster, sequences, load, position: position, queries: queryRows,
-                    keys: rows(0, model.keyDim), values: rows(1, model.valueDim)))
+            clients.append(try await client(cluster, Array(names[index * load.batch..<(index + 1) * load.batch])))
         }
         return clients
+    }
+
+    /// Further forks, each with steps of its own.
+    private func makeLoneClients() async throws -> [StepClient] {
+        let names = (0..<load.batch).map { "\(StepContext.sequence)-alone-\($0)" }
+        try await fork(try await clusters[0].openSequence(StepContext.sequence, model: nil, create: false), as: names)
+        var clients: [StepClient] = []
+        for name in names { clients.append(try await client(clusters[0], [name])) }
+        return clients
+    }
+
+    private func fork(_ first: SequenceHandle, as names: [String]) async throws {
+        for fork in try await clusters[0].fork(first, as: names.map { ($0, position) }) { _ = try fork.get() }
+    }
+
+    private func client(_ cluster: Cluster, _ names: [String]) async throws -> StepClient {
+        let sequences = try await cluster.openSequences(names, model: nil, create: false).map { try $0.get() }
+        return StepClient(
+            cluster, sequences, load, position: position, queries: queryRows(of: names.count),
+            keys: rows(0, model.keyDim, of: names.count), values: rows(1, model.valueDim, of: names.count))
     }
 
     /// Where the steps begin.
@@ -212,25 +239,28 @@ struct StepRun {
             keys: rows(0, model.keyDim), values: rows(1, model.valueDim))
     }
 
-    private var queryRows: TokenRows {
+    /// - Parameter batch: sequences of a step.
+    private func queryRows(of batch: Int) -> TokenRows {
         let values = RowOrder.tokenMajor(
             queries.values, tokens: count, heads: model.queryHeads, dim: model.keyDim)
-        return repeated(Rounding.bytes(values, as: queryDataType), queryDataType, model.queryHeads, model.keyDim)
+        return repeated(Rounding.bytes(values, as: queryDataType), queryDataType, model.queryHeads, model.keyDim, batch)
     }
 
     /// The same in each step: what a token's numbers are changes nothing of its time.
-    private func rows(_ tensor: Int, _ dim: Int) -> TokenRows {
+    private func rows(_ tensor: Int, _ dim: Int, of batch: Int) -> TokenRows {
         let positions = position..<position + count
         return repeated(
             context.pattern.tokenMajor(tensor: tensor, heads: model.kvHeads, positions: positions, dim: dim),
-            context.pattern.dataType, model.kvHeads, dim)
+            context.pattern.dataType, model.kvHeads, dim, batch)
     }
 
     /// For each sequence of a step.
-    private func repeated(_ bytes: [UInt8], _ dataType: DataType, _ heads: Int, _ dim: Int) -> TokenRows {
+    private func repeated(
+        _ bytes: [UInt8], _ dataType: DataType, _ heads: Int, _ dim: Int, _ batch: Int
+    ) -> TokenRows {
         TokenRows(
-            dataType: dataType, tokens: count * load.batch, heads: heads, dim: dim,
-            bytes: [[UInt8]](repeating: bytes, count: load.batch).flatMap { $0 })
+            dataType: dataType, tokens: count * batch, heads: heads, dim: dim,
+            bytes: [[UInt8]](repeating: bytes, count: batch).flatMap { $0 })
     }
 
     /// The first step's answer against float64, over the context and the step's own tokens.

@@ -6,13 +6,26 @@ package import NIOCore
 package struct AttentionJob: Sendable {
     /// An entry's attention.
     package struct Entry: Sendable {
-        package var work: AttentionWork
+        /// nil of one for which so little is computed that it is as it is merged; see `own`.
+        package var work: AttentionWork?
         /// Held until the work has been computed; of large ones until the result is taken.
         package var owner: (any AnyObject & Sendable)?
 
         package init(_ work: AttentionWork, owner: (any AnyObject & Sendable)? = nil) {
             self.work = work
             self.owner = owner
+        }
+
+        private init() {}
+
+        /// Without pieces.
+        package static let own = Entry()
+
+        /// What has been computed.
+        var withoutOwner: Entry {
+            var entry = self
+            entry.owner = nil
+            return entry
         }
     }
 
@@ -21,21 +34,28 @@ package struct AttentionJob: Sendable {
     let valueDim: Int
     /// Makes an entry's, once; called on several threads at a time.
     let entry: @Sendable (Int) throws(ServiceError) -> Entry
+    /// Computes an entry that has no work.
+    let own: @Sendable (Int, inout AttentionStates) throws(ServiceError) -> Void
     let owners: [any AnyObject & Sendable]
 
     /// - Parameters:
     ///   - entries: how many. All are over the same heads and the same step's tokens, and have all of these between them.
     ///   - rows: heads times the step's tokens.
     ///   - owners: held until the result is taken.
+    ///   - own: computes one of which `entry` makes no work, into its rows; called on one thread at a time.
     ///   - entry: makes the attention of one of them.
     package init(
         entries: Int, rows: Int, valueDim: Int, owners: [any AnyObject & Sendable],
+        own: @escaping @Sendable (Int, inout AttentionStates) throws(ServiceError) -> Void = { _, _ in
+            preconditionFailure("all entries have work")
+        },
         entry: @escaping @Sendable (Int) throws(ServiceError) -> Entry
     ) {
         self.entries = entries
         self.rows = rows
         self.valueDim = valueDim
         self.owners = owners
+        self.own = own
         self.entry = entry
     }
 
@@ -51,10 +71,14 @@ package struct AttentionJob: Sendable {
         for index in 0..<entries {
             guard !isCancelled() else { throw AttentionResult.cancelled }
             let entry = try entry(index)
+            guard let work = entry.work else {
+                try own(index, &states)
+                continue
+            }
             let start = NIODeadline.now()
-            for piece in 0..<entry.work.pieceCount { entry.work.run(piece: piece) }
+            for piece in 0..<work.pieceCount { work.run(piece: piece) }
             kernelTime = kernelTime + (NIODeadline.now() - start)
-            entry.work.finish(into: &states)
+            work.finish(into: &states)
         }
         return AttentionResult(
             states: states, span: ComputeSpan(begin: begin, end: .now(), kernelTime: kernelTime))

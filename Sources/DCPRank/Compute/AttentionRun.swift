@@ -5,7 +5,8 @@ internal import Synchronization
 
 /// One attention under way: `preparing < cutting < attending < finishing < over`, each in pieces of bounded time.
 ///
-/// What is small of an entry is computed as it is cut, while its queries and panels are in a cache, and not dealt again.
+/// What is small of an entry is computed as it is cut, while its queries and panels are in a cache, and not dealt again. It is
+/// merged then, too, and given up, so that the next entry finds its memory in the cache.
 final class AttentionRun: ComputeJob {
     private enum Stage {
         /// One thread makes the job.
@@ -22,17 +23,21 @@ final class AttentionRun: ComputeJob {
         var stage = Stage.preparing
         var job: AttentionJob?
         var begin: NIODeadline?
+        /// Those that are cut and not merged.
         var entries: [AttentionJob.Entry?] = []
         /// Entries that a thread has taken to cut, and those that are cut.
         var taken = 0
         var cut = 0
-        /// Those that were too large to be computed as they were cut, piece by piece.
-        var pieces: [(work: AttentionWork, piece: Int)] = []
+        /// Those that were too large to be computed as they were cut, by entry.
+        var large: [(entry: Int, work: AttentionWork)] = []
+        /// Theirs.
+        var pieces: [DealtPiece] = []
         var ended = 0
         /// Pieces that have begun; the last that was left is gone on with first, while it is in a cache.
-        var left: [PieceRun] = []
-        /// While pieces are merged, and which entry and tile is next.
-        var states: AttentionStates?
+        var left: [any PortionRun] = []
+        /// What entries are merged into; nil while a thread has it.
+        var states: Kept<AttentionStates>?
+        /// Which entry and tile is merged next, when all pieces have ended.
         var next = (entry: 0, tile: 0)
         var failure: ServiceError?
         var kernelTime = TimeAmount.zero
@@ -65,7 +70,7 @@ final class AttentionRun: ComputeJob {
     private enum Piece {
         case prepare
         case cut(Range<Int>, AttentionJob)
-        case run(PieceRun)
+        case run(any PortionRun)
         case finish
     }
 
@@ -85,7 +90,7 @@ final class AttentionRun: ComputeJob {
                 if let run = state.left.popLast() { return .run(run) }
                 let next = state.pieces[state.taken]
                 state.taken += 1
-                return .run(PieceRun(next.work, piece: next.piece))
+                return .run(next.run())
             case .finishing: return .finish
             case .over: preconditionFailure("what is over has no pieces")
             }
@@ -102,12 +107,14 @@ final class AttentionRun: ComputeJob {
         do throws(ServiceError) {
             guard let job = try prepare() else { return Self.serialPiece }
             let count = (job.entries + Self.entriesAtOnce - 1) / Self.entriesAtOnce
-            guard count > 0 else { return finish(job) }
+            let states = Kept(AttentionStates.unspecified(rows: job.rows, valueDim: job.valueDim))
             state.withLock { state in
                 state.job = job
+                state.states = states
                 state.entries = [AttentionJob.Entry?](repeating: nil, count: job.entries)
                 state.stage = .cutting
             }
+            guard count > 0 else { return finish() }
             return NextPieces(count: count, cost: PieceRun.multiplicationsMax / 4)
         } catch {
             return end(.failure(error))
@@ -115,89 +122,116 @@ final class AttentionRun: ComputeJob {
     }
 
     private func cut(_ some: Range<Int>, of job: AttentionJob) -> NextPieces {
-        var made: [AttentionJob.Entry] = []
-        var large: [(work: AttentionWork, piece: Int)] = []
+        var made: [(index: Int, entry: AttentionJob.Entry)] = []
+        var large: [(entry: Int, work: AttentionWork)] = []
         var kernelTime = TimeAmount.zero
         var failure: ServiceError?
         do throws(ServiceError) {
             for index in some {
                 guard !isCancelled() else { throw AttentionResult.cancelled }
-                var entry = try job.entry(index)
-                let work = entry.work
-                if work.pieceCount <= 1, work.cost <= Self.smallCostMax {
+                let entry = try job.entry(index)
+                if let work = entry.work {
+                    guard work.pieceCount <= 1, work.cost <= Self.smallCostMax else {
+                        large.append((index, work))
+                        made.append((index, entry))
+                        continue
+                    }
                     let start = NIODeadline.now()
                     for piece in 0..<work.pieceCount { work.run(piece: piece) }
                     kernelTime = kernelTime + (NIODeadline.now() - start)
-                    // What it has read is not needed any more: the next entry finds the memory in a cache.
-                    entry.owner = nil
-                } else {
-                    large += (0..<work.pieceCount).map { (work, $0) }
                 }
-                made.append(entry)
+                if try !mergesAtOnce(index, entry, of: job) {
+                    // What it has read is not needed any more.
+                    made.append((index, entry.withoutOwner))
+                }
             }
         } catch {
             failure = error
         }
-        return state.withLock { state -> NextPieces? in
-            for (index, entry) in zip(some, made) { state.entries[index] = entry }
-            state.pieces += large
+        let all = state.withLock { state -> [(entry: Int, work: AttentionWork)]? in
+            for (index, entry) in made { state.entries[index] = entry }
+            state.large += large
             state.kernelTime = state.kernelTime + kernelTime
             state.failure = state.failure ?? failure
             state.cut += some.count
-            guard state.cut == job.entries else { return NextPieces.none }
-            guard state.failure == nil, !state.pieces.isEmpty else { return nil }
-            state.stage = .attending
-            state.taken = 0
-            let cost = state.pieces.reduce(0) { max($0, $1.work.portionCost(ofPiece: $1.piece)) }
-            return NextPieces(count: state.pieces.count, cost: cost)
-        } ?? finish(job)
+            return state.cut == job.entries ? state.large : nil
+        }
+        // Another thread cuts the last.
+        guard let all else { return .none }
+        return deal(all) ?? finish()
     }
 
-    private func advance(_ run: PieceRun, since start: NIODeadline) -> NextPieces {
+    /// Merges an entry that is computed, unless another thread is merging one: then that waits for the end.
+    private func mergesAtOnce(
+        _ index: Int, _ entry: AttentionJob.Entry, of job: AttentionJob
+    ) throws(ServiceError) -> Bool {
+        guard let states = state.withLock({ $0.states.take() }) else { return false }
+        defer { state.withLock { $0.states = states } }
+        if let work = entry.work { work.finish(into: &states.value) } else { try job.own(index, &states.value) }
+        return true
+    }
+
+    /// All entries are cut: finds what they have in common, and deals the pieces.
+    /// - Returns: nil when there are none to compute.
+    private func deal(_ large: [(entry: Int, work: AttentionWork)]) -> NextPieces? {
+        let pieces = DealtPiece.all(of: large.sorted { $0.entry < $1.entry }.map(\.work))
+        return state.withLock { state in
+            guard state.failure == nil, !pieces.isEmpty else { return nil }
+            state.pieces = pieces
+            state.stage = .attending
+            state.taken = 0
+            return NextPieces(count: pieces.count, cost: pieces.reduce(0) { max($0, $1.portionCost) })
+        }
+    }
+
+    private func advance(_ run: any PortionRun, since start: NIODeadline) -> NextPieces {
         let goesOn = !isCancelled() && run.advance()
         let time = NIODeadline.now() - start
-        let job = state.withLock { state -> (next: NextPieces?, job: AttentionJob?) in
+        return state.withLock { state -> NextPieces? in
             state.kernelTime = state.kernelTime + time
             if goesOn {
                 state.left.append(run)
-                return (NextPieces(count: 1, cost: PieceRun.multiplicationsMax), nil)
+                return NextPieces(count: 1, cost: PieceRun.multiplicationsMax)
             }
             state.ended += 1
-            return (state.ended == state.pieces.count ? nil : NextPieces.none, state.job)
-        }
-        if let next = job.next { return next }
-        guard let job = job.job else { preconditionFailure("what is computed was prepared") }
-        return finish(job)
+            return state.ended == state.pieces.count ? nil : NextPieces.none
+        } ?? finish()
     }
 
     /// All pieces have ended: begins to merge them, and does not wait for another turn with the first.
-    private func finish(_ job: AttentionJob) -> NextPieces {
+    private func finish() -> NextPieces {
         if let failure = state.withLock({ $0.failure }) { return end(.failure(failure)) }
-        let states = AttentionStates.unspecified(rows: job.rows, valueDim: job.valueDim)
-        state.withLock { state in
-            state.stage = .finishing
-            state.states = states
-        }
+        state.withLock { $0.stage = .finishing }
         return finishSome()
     }
 
     private func finishSome() -> NextPieces {
         guard !isCancelled() else { return end(.failure(AttentionResult.cancelled)) }
-        // Taken out, so that it has one owner and is written in place.
-        guard var states = state.withLock({ $0.states.take() }) else {
+        guard let states = state.withLock({ $0.states.take() }) else {
             preconditionFailure("pieces are merged by one thread at a time")
         }
-        var (index, tile) = state.withLock { $0.next }
-        let entries = state.withLock { $0.entries }
+        let (next, entries, job) = state.withLock { ($0.next, $0.entries, $0.job) }
+        guard let job else { preconditionFailure("what is merged was prepared") }
+        var (index, tile) = next
         var outputs = 0
         while index < entries.count, outputs < Self.outputsAtOnce {
-            guard let work = entries[index]?.work else { preconditionFailure("an entry is cut before it is merged") }
+            guard let entry = entries[index] else {
+                // Merged as it was cut.
+                index += 1
+                continue
+            }
+            guard let work = entry.work else {
+                do throws(ServiceError) { try job.own(index, &states.value) } catch { return end(.failure(error)) }
+                outputs += job.rows / job.entries * job.valueDim
+                index += 1
+                continue
+            }
             let first = tile
             repeat {
                 if tile < work.tileCount { outputs += work.outputCount(ofTile: tile) }
                 tile += 1
             } while tile < work.tileCount && outputs < Self.outputsAtOnce
-            work.finish(tiles: first..<min(tile, work.tileCount), into: &states)
+            work.finish(tiles: first..<min(tile, work.tileCount), into: &states.value)
             if tile >= work.tileCount { (index, tile) = (index + 1, 0) }
         }
         guard index == entries.count else {
@@ -210,7 +244,7 @@ final class AttentionRun: ComputeJob {
         let span = state.withLock { state in
             ComputeSpan(begin: state.begin ?? .now(), end: .now(), kernelTime: state.kernelTime)
         }
-        return end(.success(AttentionResult(states: states, span: span)))
+        return end(.success(AttentionResult(states: states.value, span: span)))
     }
 
     private func end(_ result: Result<AttentionResult, ServiceError>) -> NextPieces {

@@ -17,7 +17,7 @@ extension RankServer {
                 "The answer to \(plan.tokens) tokens would take \(resultByteCount) bytes, the limit of a frame is "
                     + "\(limit); send fewer tokens in one step (dcpctl submit --chunk).")
         }
-        let byteCount = plan.byteCount(of: request)
+        let byteCount = plan.byteCount(of: request, threads: pool.threads)
         guard stepByteCount == 0 || stepByteCount + byteCount <= configuration.stepByteCountMax else {
             throw ServiceError(
                 .overloaded,

@@ -40,7 +40,7 @@ final class StepExecution {
         self.server = server
         timeline = StepTimeline(arrival: server.eventLoop.now)
         layer = Int(tag.layer)
-        byteCount = machine.plan.byteCount(of: request)
+        byteCount = machine.plan.byteCount(of: request, threads: server.pool.threads)
         work = StepWork(
             plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool,
             broken: server.configuration.broken)

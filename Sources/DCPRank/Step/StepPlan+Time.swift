@@ -39,6 +39,7 @@ extension StepPlan {
     /// Attention of the own heads over the step's own tokens.
     var newTokensTime: TimeAmount {
         entries.reduce(.zero) { sum, entry in
+            guard entry.count > 1 else { return sum + time(500 + rowByteCount / 4 + ownHeads.count * operations / 10) }
             // Each sees half of them.
             let computing =
                 entry.count * entry.count * ownHeads.count * operations / (2 * Self.newTokenOperationsPerNanosecond)

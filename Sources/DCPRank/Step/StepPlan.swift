@@ -139,7 +139,8 @@ public struct StepPlan: Sendable {
 
     /// What a step holds while it is in flight, roughly: the tensors it brought, and in Float32 the group's queries, the states
     /// of all pieces, its partials and the own heads' states; without queries the tensors alone.
-    public func byteCount(of request: StepRequest) -> Int {
+    /// - Parameter threads: that compute it.
+    public func byteCount(of request: StepRequest, threads: Int) -> Int {
         let tensors = request.payloadByteCount
         guard queryMode != .absent else { return tensors }
         let panels = PanelLayout(
@@ -150,7 +151,13 @@ public struct StepPlan: Sendable {
                     heads: partition.queryHeads, tokens: entry.count, keyTokens: seenTokens(of: entry),
                     partition: partition, layout: panels)
         }
-        return tensors + states + partition.queryHeads * tokens * (attention.keyDim + 2 * attention.valueDim) * 4
+        let shared =
+            entries.count > 1 && hasContext
+            ? SharedRead.byteCountMax(
+                rows: partition.queryHeads * tokens, kvHeads: partition.kvHeads, keyDim: attention.keyDim,
+                valueDim: attention.valueDim, threads: threads) : 0
+        return tensors + states + shared
+            + partition.queryHeads * tokens * (attention.keyDim + 2 * attention.valueDim) * 4
     }
 
     /// How many tokens of this rank's shard an entry's first query sees, and so all of them between them.

@@ -31,9 +31,17 @@ extension StepWork {
                 let queries = try kept.value.queries.advance()
             else { return .goesOn }
             let large = kept.value.panels.panels
+            let own = OwnToken(
+                plan.attention, plan.kvDataType, partition: plan.partition, heads: plan.ownHeads)
             return .job(
-                job(heads: plan.ownHeads.count, owners: []) { [self] index throws(ServiceError) in
+                job(heads: plan.ownHeads.count, owners: []) { [self] index, states throws(ServiceError) in
+                    try withRows { (rows) throws(ServiceError) in
+                        try own.attend(entries[index].tokens.lowerBound, queries, rows, into: &states)
+                    }
+                } entry: { [self] index throws(ServiceError) in
                     let (entry, tokens) = entries[index]
+                    // Of most decode steps all are such.
+                    guard tokens.count > 1 else { return .own }
                     let panels = if let filled = large[index] { filled } else { try newTokenPanels(of: tokens, layout) }
                     let work = AttentionWork(
                         attention: plan.attention, partition: plan.partition, heads: plan.ownHeads, queries: queries,
@@ -127,7 +135,9 @@ extension StepWork {
         _ readers: [ContextReader], _ queries: QueryRows, isRecent: Bool
     ) throws(ServiceError) -> AttentionJob {
         let (layout, rank) = try windowLayout
-        return job(heads: queries.heads.count, owners: readers) { [self] index in
+        return job(heads: queries.heads.count, owners: readers) { _, _ in
+            preconditionFailure("a context has work")
+        } entry: { [self] index in
             let (entry, tokens) = entries[index]
             let reader = readers[index]
             return AttentionJob.Entry(
@@ -144,11 +154,12 @@ extension StepWork {
 
     private func job(
         heads: Int, owners: [any AnyObject & Sendable],
-        _ entry: @escaping @Sendable (Int) throws(ServiceError) -> AttentionJob.Entry
+        own: @escaping @Sendable (Int, inout AttentionStates) throws(ServiceError) -> Void,
+        entry: @escaping @Sendable (Int) throws(ServiceError) -> AttentionJob.Entry
     ) -> AttentionJob {
         AttentionJob(
             entries: entries.count, rows: heads * plan.tokens, valueDim: plan.attention.valueDim, owners: owners,
-            entry: entry)
+            own: own, entry: entry)
     }
 
     /// By which the first positions of windows are found among this rank's tokens.

@@ -25,6 +25,8 @@ struct DecodeCommand: AsyncParsableCommand {
               dcp-bench kernels decode --count 4 --queries f32 --json
               dcp-bench kernels decode --window 1k --context 128k
               dcp-bench kernels decode --latent --shape 128x1x576x512 --context 32k
+              dcp-bench kernels decode --context 1k --sequences 64
+              dcp-bench kernels decode --context 32k --forks 16 --peaked
             """)
 
     @OptionGroup var shape: ShapeOptions
@@ -38,8 +40,33 @@ struct DecodeCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Queries that bf16 holds, or any Float32: bf16 or f32.", valueName: "kind"))
     var queries: String = "bf16"
 
+    @Option(help: ArgumentHelp("Sequences in a call, each with a context of its own.", valueName: "count"))
+    var sequences: Int?
+
+    @Option(
+        help: ArgumentHelp("Forks in a call: 64 tokens of each beside a context that all share.", valueName: "count"))
+    var forks: Int?
+
+    @Flag(help: "Scores as peaked as those of a trained model.")
+    var peaked = false
+
     @OptionGroup var layer: LayerOptions
     @OptionGroup var options: BenchOptions
+
+    func validate() throws {
+        for (name, value) in [("--sequences", sequences), ("--forks", forks)] {
+            if let value, !(2...1024).contains(value) {
+                throw ValidationError("\(name) \(value) is outside 2...1024; correct it.")
+            }
+        }
+        guard [sequences != nil, forks != nil, layer.window != nil].count(where: { $0 }) <= 1 else {
+            throw ValidationError("--sequences, --forks and --window are measured one at a time; give one of them.")
+        }
+    }
+
+    private var batch: KernelBatch {
+        if let sequences { .sequences(sequences) } else if let forks { .forks(forks) } else { .one }
+    }
 
     func run() async throws {
         try await execute {
@@ -47,11 +74,15 @@ struct DecodeCommand: AsyncParsableCommand {
                 .decode, shapes: try layer.shapes(shape), dataTypes: try shape.dataTypes(),
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
                 threads: try shape.threadCounts(), count: try Lists.count(count, option: "--count", in: 1...256),
-                queries: try QueryKind(option: queries), visibility: try layer.visibility())
+                queries: try QueryKind(option: queries), visibility: try layer.visibility(), batch: batch,
+                isPeaked: peaked)
             var parameters = shape.parameters.merging(layer.parameters) { $1 }
             parameters["context"] = context
             parameters["count"] = count
             parameters["queries"] = queries
+            parameters["sequences"] = sequences.map { "\($0)" }
+            parameters["forks"] = forks.map { "\($0)" }
+            parameters["peaked"] = "\(peaked)"
             try await options.execute(
                 "kernels decode", parameters, notMeasured: KernelBenchmark.notMeasured(.decode), attends: true
             ) { bench in try await onOwnThread { try benchmark.run(bench) } }

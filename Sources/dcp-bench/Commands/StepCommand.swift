@@ -19,6 +19,7 @@ struct StepCommand: AsyncParsableCommand {
               dcp-bench step --context 1k --python .build/python/bin/python
               dcp-bench step --context 4k --layers 30 --batch 8 --clients 4 --commit --tls
               dcp-bench step --context 12k --beside-prefill 2048
+              dcp-bench step --context 32k --forks 16 --peaked
             """)
 
     @OptionGroup var shape: ShapeOptions
@@ -46,6 +47,14 @@ struct StepCommand: AsyncParsableCommand {
 
     @Option(help: ArgumentHelp("Sequences in a step, all but one of them forks.", valueName: "count"))
     var batch: Int = 1
+
+    @Option(
+        help: ArgumentHelp(
+            "Forks in a step, in turn with as many steps of one fork each.", valueName: "count"))
+    var forks: Int?
+
+    @Flag(help: "Scores as peaked as those of a trained model.")
+    var peaked = false
 
     @Option(help: ArgumentHelp("Layers of the model: a token is a step through each.", valueName: "count"))
     var layers: Int = 1
@@ -77,9 +86,14 @@ struct StepCommand: AsyncParsableCommand {
         guard (1...64).contains(ranks) else {
             throw ValidationError("\(ranks) ranks are outside 1...64, the most that one machine is asked for.")
         }
-        for (name, value, limit) in [("--clients", clients, 256), ("--batch", batch, 1024), ("--layers", layers, 256)]
-        where !(1...limit).contains(value) {
+        for (name, value, limit) in [
+            ("--clients", clients, 256), ("--batch", batch, 1024), ("--forks", forks ?? 1, 1024),
+            ("--layers", layers, 256),
+        ] where !(1...limit).contains(value) {
             throw ValidationError("\(name) \(value) is outside 1...\(limit); correct it.")
+        }
+        guard forks == nil || (clients, batch) == (1, 1) && besidePrefill == nil && python == nil else {
+            throw ValidationError("--forks measures one client, without --batch, --python and --beside-prefill.")
         }
         guard !(tcp && tls) else { throw ValidationError("--tls is TCP, too; give one of --tcp and --tls.") }
         guard python == nil || besidePrefill == nil && (clients, batch, layers) == (1, 1, 1) && !tls && !commit else {
@@ -96,7 +110,7 @@ struct StepCommand: AsyncParsableCommand {
 
     private func load() throws(ServiceError) -> StepLoad {
         StepLoad(
-            clients: clients, batch: batch, layers: layers, commits: commit,
+            clients: clients, batch: forks ?? batch, comparesAlone: forks != nil, layers: layers, commits: commit,
             connection: tls ? .tls : tcp ? .tcp : .unix, queryMode: StepRequest.QueryMode.choices[query] ?? nil,
             prefill: try besidePrefill.map { (text) throws(ServiceError) in
                 try Lists.count(text, option: "--beside-prefill", in: 1...8192)
@@ -111,7 +125,7 @@ struct StepCommand: AsyncParsableCommand {
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
                 threads: try shape.threadCounts(), ranks: ranks,
                 count: try Lists.count(count, option: "--count", in: 1...1024), queries: try QueryKind(option: queries),
-                exchange: Exchange(name: exchange) ?? .allToAll, load: load, python: python)
+                exchange: Exchange(name: exchange) ?? .allToAll, load: load, isPeaked: peaked, python: python)
             var parameters = shape.parameters
             parameters["ranks"] = "\(ranks)"
             parameters["context"] = context
@@ -121,6 +135,8 @@ struct StepCommand: AsyncParsableCommand {
             parameters["query"] = query
             parameters["clients"] = "\(clients)"
             parameters["batch"] = "\(batch)"
+            parameters["forks"] = forks.map { "\($0)" }
+            parameters["peaked"] = "\(peaked)"
             parameters["layers"] = "\(layers)"
             parameters["beside_prefill"] = besidePrefill
             parameters["commit"] = "\(commit)"
