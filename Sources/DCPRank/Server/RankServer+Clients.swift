@@ -143,7 +143,7 @@ extension RankServer {
         var verdict = error
         verdict.rank = verdict.rank ?? configuration.rank
         steps.refuse(tag, verdict)
-        if epoch == coordinator.epoch { abortInGroup(tag, verdict) }
+        if epoch == coordinator.epoch { port.abort(tag, in: epoch, verdict) }
     }
 
     private func check(_ request: StepRequest, tag: Tag) throws(ServiceError) -> (StepPlan, Bool, Bool) {

@@ -43,6 +43,7 @@ public final class RankServer {
     /// The verification that runs, or the last one.
     var verification: VerificationRun?
     let peers: PeerLinks
+    let port: GroupPort
     private(set) var coordinator: CoordinatorSession!
     let listener: Listener
     let hostReporter: HostReporter
@@ -87,6 +88,7 @@ public final class RankServer {
             group: cluster.members(ofHeadGroup: cluster.headGroup(of: configuration.rank)), hello: hello,
             dialer: dialer, eventLoop: eventLoop, redialDelay: configuration.redialDelay,
             report: { observe(.peerNotReached($0, $1)) })
+        port = GroupPort(of: configuration.rank, in: cluster, peers)
         listener = Listener(
             configuration.listen, as: .rank(configuration.rank), eventLoop: eventLoop, settings: configuration.link)
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
@@ -146,18 +148,6 @@ public final class RankServer {
         stepByteCount -= execution.byteCount
         runQuietWaiters()
         finishDrainIfEmpty()
-    }
-
-    /// Sends to another rank of the step's group.
-    func send(_ message: Message, to member: Int, of execution: StepExecution) throws(ServiceError) {
-        let rank = cluster.rank(headGroup: cluster.headGroup(of: configuration.rank), contextRank: member)
-        guard let link = peers.link(to: rank) else {
-            throw ServiceError(
-                .rankUnavailable, "\(configuration.rank) has no connection to \(rank); try again when it is back.",
-                rank: rank)
-        }
-        try link.send(
-            Frame(epoch: execution.epoch, tag: execution.tag, sender: configuration.rank, message: message))
     }
 
     /// Answers a client; one that is gone needs no answer.
