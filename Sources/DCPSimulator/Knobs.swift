@@ -1,6 +1,7 @@
 internal import DCPCore
 internal import DCPStore
 internal import DCPTestKit
+internal import DCPTransport
 
 /// What one seed's cluster is and what happens to it, drawn before anything runs.
 struct Knobs {
@@ -37,6 +38,8 @@ struct Knobs {
     /// How long sequences stay in RAM that nobody uses, and whether no more of them than are in use.
     var memoryIdle: Duration
     var isMemoryShort: Bool
+    /// Of the memory that ranks share; nil has all payloads go with their frames.
+    var sharedMemory: MemorySettings?
 
     init(seed: UInt64, steps: Int) throws(ServiceError) {
         var random = SeededGenerator(seed: seed ^ 0x6b6e_6f62)
@@ -73,6 +76,10 @@ struct Knobs {
         isRestored = pick([true, true, false])
         memoryIdle = .seconds(pick([1, 2, 60]))
         isMemoryShort = pick([true, false])
+        sharedMemory = pick([
+            nil, MemorySettings(ringByteCount: 4096, payloadByteCountMin: 1),
+            MemorySettings(ringByteCount: 1 << 16, payloadByteCountMin: pick([1, 256])),
+        ])
     }
 
     /// Whether no rank loses what it has answered.

@@ -11,7 +11,7 @@ extension RankServer: LinkDelegate {
         if case .coordinator = hello.role {
             throw ServiceError(.protocolViolation, "The coordinator does not dial ranks; ranks dial it.")
         }
-        return Hello(role: .rank, rank: configuration.rank, fingerprint: LayoutFingerprint(cluster))
+        return self.hello
     }
 
     package func link(_ link: Link, opened peer: Hello) {
@@ -47,12 +47,21 @@ extension RankServer: LinkDelegate {
         }
     }
 
+    package func link(_ link: Link, sharesMemory result: Result<Void, ServiceError>) {
+        guard let rank = link.peer?.rank else { return }
+        switch result {
+        case .success: observe(.memoryShared(rank))
+        case .failure(let error): observe(.memoryNotShared(rank, error))
+        }
+    }
+
     package func link(_ link: Link, closed error: ServiceError) {
         if let connection = incoming.removeValue(forKey: ObjectIdentifier(link))?.ordinal {
             owners.closed(connection, at: now)
         }
         counters.receivedByteCount += link.receivedByteCount
         counters.sentByteCount += link.sentByteCount
+        counters.memoryTraffic += link.memoryTraffic
         if let cause = link.refusal {
             if cause.concernsFrame { counters.framesRefused.count(error.code) }
             observe(.refused(peer: link.remoteAddress, cause, error))

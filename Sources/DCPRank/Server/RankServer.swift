@@ -42,6 +42,8 @@ public final class RankServer {
     var rowsInFlightByteCount = 0
     /// The verification that runs, or the last one.
     var verification: VerificationRun?
+    /// What this rank says of itself.
+    let hello: Hello
     let peers: PeerLinks
     let port: GroupPort
     private(set) var coordinator: CoordinatorSession!
@@ -82,7 +84,9 @@ public final class RankServer {
         uses = UseLog(cache.sequences.sorted { $0.lastChange < $1.lastChange }.lazy.map(\.id))
         steps = StepTable(earlyByteCountMax: configuration.earlyByteCountMax)
         let dialer = Dialer(eventLoop: eventLoop, settings: configuration.link)
-        let hello = Hello(role: .rank, rank: configuration.rank, fingerprint: LayoutFingerprint(cluster))
+        hello = Hello(
+            role: .rank, rank: configuration.rank, fingerprint: LayoutFingerprint(cluster),
+            features: configuration.link.features)
         peers = PeerLinks(
             own: configuration.rank,
             group: cluster.members(ofHeadGroup: cluster.headGroup(of: configuration.rank)), hello: hello,
@@ -179,6 +183,11 @@ public final class RankServer {
         return links.reduce((counters.receivedByteCount, counters.sentByteCount)) {
             ($0.0 + $1.receivedByteCount, $0.1 + $1.sentByteCount)
         }
+    }
+
+    /// What went through memory that peers share, from this rank.
+    package var memoryTraffic: SharedRings.Traffic {
+        peers.links.reduce(into: counters.memoryTraffic) { $0 += $1.memoryTraffic }
     }
 
     var processID: UInt32 { UInt32(getpid()) }
