@@ -19,6 +19,7 @@ struct StepCommand: AsyncParsableCommand {
               dcp-bench step --context 1k --python .build/python/bin/python
               dcp-bench step --context 4k --layers 30 --batch 8 --clients 4 --commit --tls
               dcp-bench step --context 12k --beside-prefill 2048
+              dcp-bench step --context 4k --count 512 --shared-memory off
             """)
 
     @OptionGroup var shape: ShapeOptions
@@ -67,6 +68,12 @@ struct StepCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "Whether ranks exchange tensors through shared memory: on or off.",
+            valueName: "setting"))
+    var sharedMemory: String = "on"
+
+    @Option(
+        help: ArgumentHelp(
             "Also measure the client in Python, in turn, with this interpreter, which has dcp_attention.",
             valueName: "path"))
     var python: String?
@@ -86,6 +93,9 @@ struct StepCommand: AsyncParsableCommand {
             throw ValidationError(
                 "--python measures one client, sequence and layer, without --commit, --tls and --beside-prefill.")
         }
+        guard ["on", "off"].contains(sharedMemory) else {
+            throw ValidationError("`\(sharedMemory)` is not a setting of --shared-memory; use on or off.")
+        }
         guard StepRequest.QueryMode.choices[query] != nil else {
             throw ValidationError("`\(query)` is not a way to bring queries; use auto, gather or replicate.")
         }
@@ -97,7 +107,8 @@ struct StepCommand: AsyncParsableCommand {
     private func load() throws(ServiceError) -> StepLoad {
         StepLoad(
             clients: clients, batch: batch, layers: layers, commits: commit,
-            connection: tls ? .tls : tcp ? .tcp : .unix, queryMode: StepRequest.QueryMode.choices[query] ?? nil,
+            connection: tls ? .tls : tcp ? .tcp : .unix, sharesMemory: sharedMemory == "on",
+            queryMode: StepRequest.QueryMode.choices[query] ?? nil,
             prefill: try besidePrefill.map { (text) throws(ServiceError) in
                 try Lists.count(text, option: "--beside-prefill", in: 1...8192)
             })
@@ -125,6 +136,7 @@ struct StepCommand: AsyncParsableCommand {
             parameters["beside_prefill"] = besidePrefill
             parameters["commit"] = "\(commit)"
             parameters["connection"] = load.connection.rawValue
+            parameters["shared_memory"] = sharedMemory
             parameters["python"] = python
             try await options.execute("step", parameters, notMeasured: StepBenchmark.notMeasured) { bench in
                 try await benchmark.run(bench)
