@@ -88,7 +88,7 @@ let package = Package(
         // How ranks, coordinator and clients talk.
         library("DCPCertificates", ["DCPCore", x509, swiftASN1, crypto, system]),
         library("DCPWire", ["DCPCore", nioCore]),
-        library("DCPTransport", ["DCPCore", "DCPWire", nioCore, nioPosix, nioTLS, nioSSL]),
+        library("DCPTransport", ["CLinux", "DCPCore", "DCPWire", nioCore, nioPosix, nioTLS, nioSSL]),
         library("DCPCollectives", ["DCPCore"]),
         library("DCPObservability", ["DCPCore"]),
 

@@ -20,6 +20,8 @@ package enum FailPoint: String, CaseIterable, Sendable {
     case registerFirst = "register-first"
     /// A rank has persisted a new epoch and is about to register in it.
     case registerAgain = "register-again"
+    /// A part of a payload is in memory shared with a peer, and no frame names it.
+    case ringWriting = "ring-writing"
     /// A coordinator's change of state is durable, and nobody has been told.
     case coordinatorPersisted = "coordinator-persisted"
 

@@ -93,7 +93,9 @@ public enum ClusterChecks {
                         + "status` shows for it, and what the journals of both say.")
             ]
         }
-        return [.ok("peers", subject, "all reached", limit: limit)]
+        let shared = report.peers.count { $0.sharesMemory }
+        let way = shared == 0 ? "over the connection" : "\(shared) by shared memory"
+        return [.ok("peers", subject, "all reached, tensors \(way)", limit: limit)]
     }
 
     private static func store(_ status: RankStatus, _ subject: String) -> Check {

@@ -153,10 +153,24 @@ extension Metric {
     public static let peers = Metric("dcp_peers", .gauge, [.rank], "Other ranks of the head group.")
     public static let peersConnected = Metric(
         "dcp_peers_connected", .gauge, [.rank], "Other ranks of the head group that are connected.")
+    public static let peersSharingMemory = Metric(
+        "dcp_peers_sharing_memory", .gauge, [.rank],
+        "Other ranks of the head group with which the rank shares memory.",
+        "Those on its host, where `shared-memory` is on.")
     public static let peersLost = Metric("dcp_peers_lost_total", .counter, [.rank], "Connections to peers that ended.")
     public static let receivedBytes = Metric(
         "dcp_received_bytes_total", .counter, [.rank], "Bytes received from clients and peers.")
     public static let sentBytes = Metric("dcp_sent_bytes_total", .counter, [.rank], "Bytes sent to clients and peers.")
+    public static let memoryPayloads = Metric(
+        "dcp_shared_memory_payloads_total", .counter, [.rank],
+        "Payloads that the rank has put into memory shared with peers.")
+    public static let memoryBytes = Metric(
+        "dcp_shared_memory_bytes_total", .counter, [.rank], "Bytes of these.",
+        "They are not in `dcp_sent_bytes_total`.")
+    public static let memoryFallbacks = Metric(
+        "dcp_shared_memory_fallbacks_total", .counter, [.rank],
+        "Payloads that found no room there, and went over the connection.",
+        "A peer that is slow to take them, or many large steps at once.")
 
     // MARK: The coordinator
 
@@ -222,7 +236,8 @@ extension Metric {
         piecedBlocks, openBlockBytes, residentSequences, indexBytes, spareBlockBytes, uncommittedBytes, spilledBytes,
         spilledBlocks, uncommittedLimit,
         claimsEnded, computeThreads, computeWaiting, computeRunning, computeFinished, serving, coordinatorConnected,
-        peers, peersConnected, peersLost, receivedBytes, sentBytes,
+        peers, peersConnected, peersSharingMemory, peersLost, receivedBytes, sentBytes, memoryPayloads, memoryBytes,
+        memoryFallbacks,
         clusterReady, clusterRanks, rankRegistered, ranksLost, storeMark, storesRefused, cutSequences,
         cutTokens, models, directorySequences,
         pinnedSequences, evictions, operationsFailed, canaryInterval, canaryLast, canaryDuration, canariesFailed,

@@ -1,6 +1,7 @@
 internal import DCPCore
 internal import DCPStore
 internal import DCPTestKit
+internal import DCPTransport
 
 /// What one seed's cluster is and what happens to it, drawn before anything runs.
 struct Knobs {
@@ -39,6 +40,8 @@ struct Knobs {
     var isMemoryShort: Bool
     /// Sequences that are told of, compared and carried at once in a join: all that there are, or a piece at a time.
     var joinPieceCount: Int
+    /// Of the memory that ranks share; nil has all payloads go with their frames.
+    var sharedMemory: MemorySettings?
 
     init(seed: UInt64, steps: Int) throws(ServiceError) {
         var random = SeededGenerator(seed: seed ^ 0x6b6e_6f62)
@@ -76,6 +79,10 @@ struct Knobs {
         memoryIdle = .seconds(pick([1, 2, 60]))
         isMemoryShort = pick([true, false])
         joinPieceCount = pick([8192, 1, 2])
+        sharedMemory = pick([
+            nil, MemorySettings(ringByteCount: 4096, payloadByteCountMin: 1),
+            MemorySettings(ringByteCount: 1 << 16, payloadByteCountMin: pick([1, 256])),
+        ])
     }
 
     /// Whether no rank loses what it has answered.

@@ -34,7 +34,7 @@ public final class Dialer {
                 let tls = try credentials?.makeDialer()
                 let link = Link(
                     channel: channel, side: .dialled(endpoint, expecting: role, hello: hello), settings: settings,
-                    delegate: bound.value.delegate, tls: tls)
+                    delegate: bound.value.delegate, passage: settings.passage(at: endpoint), tls: tls)
                 if let tls { try channel.pipeline.syncOperations.addHandler(tls) }
                 try channel.pipeline.syncOperations.addHandler(LinkHandler(link: link))
             }

@@ -13,6 +13,8 @@ package final class InboundFrames {
     private var partial: PartialFrame?
     /// The last one to be partial, now whole.
     private var whole: (frame: ByteBuffer, checksum: UInt32)?
+    /// Where payloads may lie that do not follow their frames.
+    var memory: (any PayloadMemory)?
 
     /// What a link reads in one turn of its loop, so that the other links have theirs; a socket holds less by default.
     package static let windowByteCountMax = 1 << 20
@@ -51,9 +53,9 @@ package final class InboundFrames {
     package func next() throws(ServiceError) -> Frame? {
         if let (frame, checksum) = whole {
             whole = nil
-            return try decoder.finish(frame, checksum: checksum)
+            return try decoder.finish(frame, checksum: checksum, memory: memory)
         }
-        if let frame = try decoder.next(from: &bytes) { return frame }
+        if let frame = try decoder.next(from: &bytes, memory: memory) { return frame }
         if let byteCount = decoder.frameByteCount, partial == nil {
             partial = PartialFrame(byteCount: byteCount, begins: bytes)
             bytes = ByteBuffer()
@@ -68,6 +70,7 @@ package final class InboundFrames {
         bytes = ByteBuffer()
         partial = nil
         whole = nil
+        memory = nil
     }
 }
 

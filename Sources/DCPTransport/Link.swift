@@ -3,18 +3,6 @@ public import DCPWire
 internal import NIOCore
 internal import NIOSSL
 
-/// What a link tells its owner. All calls come on the link's event loop.
-package protocol LinkDelegate: AnyObject {
-    /// An incoming peer has said hello. Returns the welcome, or throws the refusal that is sent before closing.
-    func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello
-    /// Both sides know each other; frames may be sent.
-    func link(_ link: Link, opened peer: Hello)
-    func link(_ link: Link, received frame: Frame)
-    /// The connection is gone; the last call. After `opened` or instead of it, also for a connection that was turned away
-    /// before it sent anything: `refusal` tells them apart.
-    func link(_ link: Link, closed error: ServiceError)
-}
-
 /// One connection that carries frames. Confined to its event loop.
 ///
 /// Lifecycle: `greeting → open → closed`. A dialling link sends its hello at once, over TLS when the other side's
@@ -32,12 +20,21 @@ public final class Link {
     enum Side {
         case dialled(Endpoint, expecting: CertificateRole, hello: Hello)
         case accepted(by: CertificateRole)
+
+        var memoryEnd: SharedRings.End {
+            switch self {
+            case .dialled: .dialling
+            case .accepted: .accepting
+            }
+        }
     }
 
     private let channel: any Channel
     private let side: Side
     private let settings: LinkSettings
-    private weak var delegate: (any LinkDelegate)?
+    private(set) weak var delegate: (any LinkDelegate)?
+    /// nil where payloads always go with their frames.
+    let memory: LinkMemory?
     /// nil over a connection without TLS.
     private let tls: NIOSSLHandler?
     /// Told once, when the hello has been accepted.
@@ -49,7 +46,7 @@ public final class Link {
     package private(set) var caller: Caller
     private var turnedAway: Refusal?
     private var state: State
-    private let inbound = InboundFrames()
+    let inbound = InboundFrames()
     /// Of the frame whose first bytes are in `inbound`; from the hello on.
     private var frameWatch: FrameWatch?
     private var outboundByteCount = 0
@@ -67,13 +64,15 @@ public final class Link {
     public private(set) var refusal: RefusalCause?
 
     /// - Parameters:
+    ///   - passage: by which memory may come to be shared.
     ///   - tls: in the channel's pipeline before this link.
     ///   - turnedAway: why the connection is closed as soon as it is there.
     ///   - caller: who the peer is, where its certificate does not say.
     ///   - authenticated: called when the hello has been accepted.
     init(
         channel: any Channel, side: Side, settings: LinkSettings, delegate: any LinkDelegate,
-        tls: NIOSSLHandler? = nil, turnedAway: Refusal? = nil, caller: Caller = .unlimited,
+        passage: (any MemoryPassage)? = nil, tls: NIOSSLHandler? = nil, turnedAway: Refusal? = nil,
+        caller: Caller = .unlimited,
         authenticated: (() -> Void)? = nil
     ) {
         channel.eventLoop.preconditionInEventLoop()
@@ -81,6 +80,7 @@ public final class Link {
         self.side = side
         self.settings = settings
         self.delegate = delegate
+        memory = passage.map { LinkMemory($0, at: side.memoryEnd, settings.memory ?? MemorySettings()) }
         self.tls = tls
         self.turnedAway = turnedAway
         self.caller = caller
@@ -119,8 +119,8 @@ public final class Link {
         guard case .open(let peer) = state else {
             throw ServiceError(.rankUnavailable, "The connection is closed; try again.")
         }
-        let parts = frame.encode()
-        let fieldsByteCount = parts[0].readableBytes - FrameHeader.byteCount
+        let body = frame.body
+        let fieldsByteCount = body.fields.readableBytes
         guard fieldsByteCount <= settings.frameLimits.fieldsByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
@@ -133,7 +133,7 @@ public final class Link {
                 "\(outboundByteCount) bytes already wait for \(peer.sender), the limit is "
                     + "\(settings.outboundByteCountMax); send fewer steps at once, or smaller ones.")
         }
-        let payloadByteCount = frame.message.payloadByteCount
+        let payloadByteCount = body.payload.readableByteCount
         guard payloadByteCount <= settings.frameLimits.payloadByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
@@ -141,7 +141,8 @@ public final class Link {
                     + "\(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl submit --chunk)."
             )
         }
-        write(parts)
+        // Behind all that may refuse the frame: what is put into memory has to be named, or it is never taken.
+        write(frame.encode(body, inMemory: try memoryPlace(for: body.payload)))
     }
 
     /// Closes at once; what the peer has not taken by then is lost.
@@ -162,7 +163,7 @@ public final class Link {
         if outboundByteCount == 0 { channel.close(promise: nil) }
     }
 
-    private func write(_ frame: Frame) { write(frame.encode()) }
+    func write(_ frame: Frame) { write(frame.encode()) }
 
     private func write(_ parts: [ByteBuffer]) {
         let byteCount = parts.readableByteCount
@@ -283,6 +284,7 @@ extension Link {
         receivedByteCount += UInt64(bytes.readableBytes)
         if case .closed = state { return }
         inbound.append(&bytes)
+        memory?.rings?.turnBegan()
         var hasEnded = false
         do throws(ServiceError) {
             while closeReason == nil, let frame = try inbound.next() {
@@ -320,7 +322,7 @@ extension Link {
     private func handle(_ frame: Frame) throws(ServiceError) {
         switch state {
         case .open:
-            delegate?.link(self, received: frame)
+            if try !takeMemory(frame.message) { delegate?.link(self, received: frame) }
         case .greeting(let deadline):
             let peer = try greet(frame)
             deadline.cancel()
@@ -333,6 +335,7 @@ extension Link {
             authenticated?()
             authenticated = nil
             delegate?.link(self, opened: peer)
+            if closeReason == nil { requestMemory(of: peer) }
         case .closed:
             break
         }
@@ -374,7 +377,7 @@ extension Link {
     }
 
     /// Ends the connection over something the peer sent, telling it why in its own protocol where that is possible.
-    private func refuse(_ error: ServiceError) {
+    func refuse(_ error: ServiceError) {
         refusal = cause(of: error)
         if case .accepted = side {
             write(.greeting(.failure(error)))

@@ -1,3 +1,4 @@
+internal import DCPCore
 public import DCPWire
 public import NIOCore
 
@@ -22,6 +23,9 @@ public struct LinkSettings: Sendable {
     public var unixAccess: UnixAccess?
     /// All TCP is TLS with these, both ways; nil makes all TCP plain, which `SocketNetwork` dials on loopback only.
     public var tls: TLSCredentials?
+    /// Memory for payloads that both ends have, between ranks, where the network can pass it and the peer has said that it would;
+    /// nil has payloads go with their frames.
+    public var memory: MemorySettings?
     /// What carries it.
     public var network: any Network
 
@@ -42,5 +46,12 @@ public struct LinkSettings: Sendable {
         self.unixAccess = unixAccess
         self.tls = tls
         self.network = network
+    }
+
+    /// What hellos of these settings say.
+    package var features: Hello.Features { memory == nil ? [] : [.sharedMemory] }
+
+    func passage(at endpoint: Endpoint) -> (any MemoryPassage)? {
+        memory == nil ? nil : network.passage(at: endpoint, isOpen: unixAccess?.namesOthers == true)
     }
 }

@@ -81,8 +81,8 @@ public final class Listener {
         let tls = refusal == nil ? credentials?.makeAcceptor() : nil
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let link = Link(
-            channel: channel, side: .accepted(by: role), settings: settings, delegate: delegate, tls: tls,
-            turnedAway: refusal, caller: caller
+            channel: channel, side: .accepted(by: role), settings: settings, delegate: delegate,
+            passage: settings.passage(at: endpoint), tls: tls, turnedAway: refusal, caller: caller
         ) { bound.value.admission.authenticated(peer) }
         link.refused = { bound.value.refused.count($0) }
         let boundLink = NIOLoopBound(link, eventLoop: eventLoop)
@@ -104,6 +104,7 @@ public final class Listener {
 
     private func bound(to channel: any Channel) {
         self.channel = channel
+        if case .unix(let path) = endpoint, settings.memory != nil { SocketPassage.removeLeftovers(beside: path) }
         guard inheritedSocket == nil else { return }
         switch endpoint {
         case .unix(let path):

@@ -22,6 +22,10 @@ public protocol Network: AnyObject, Sendable {
         to endpoint: Endpoint, on eventLoop: any EventLoop, timeout: TimeAmount,
         initialize: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
     ) -> EventLoopFuture<any Channel>
+
+    /// By which one end of a connection at an endpoint passes memory to the other; nil where that cannot be.
+    /// - Parameter isOpen: whether other users than this process's may be at the other end.
+    func passage(at endpoint: Endpoint, isOpen: Bool) -> (any MemoryPassage)?
 }
 
 /// Unix and TCP sockets.
@@ -74,6 +78,13 @@ public final class SocketNetwork: Network {
             if let address = try? SocketAddress(ipAddress: host, port: port) { return bootstrap.connect(to: address) }
             return bootstrap.connect(host: host, port: port)
         }
+    }
+
+    /// Two ends of a Unix socket are on one kernel, whatever their namespaces, and the kernel has said who the other is. Over TCP
+    /// neither is known.
+    public func passage(at endpoint: Endpoint, isOpen: Bool) -> (any MemoryPassage)? {
+        guard case .unix(let path) = endpoint else { return nil }
+        return SocketPassage(beside: path, mode: isOpen ? 0o666 : 0o600)
     }
 
     /// Of one connection, so that a frame of megabytes does not keep the others of the loop waiting.

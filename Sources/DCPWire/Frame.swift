@@ -18,18 +18,35 @@ public struct Frame: Sendable {
 
 extension Frame {
     /// The frame as bytes, in parts: the header with the fields, and the payload apart, so that tensors are not copied.
-    public func encode() -> [ByteBuffer] {
+    public func encode() -> [ByteBuffer] { encode(body) }
+
+    /// What follows the header.
+    package struct Body {
+        package var fields: ByteBuffer
+        /// One after the other, uncopied.
+        package var payload: [ByteBuffer]
+    }
+
+    package var body: Body {
         var writer = WireWriter()
         let payload = message.encode(to: &writer)
-        let fields = writer.buffer
+        return Body(fields: writer.buffer, payload: payload)
+    }
+
+    /// - Parameters:
+    ///   - body: this frame's.
+    ///   - place: where the payload has been put; nil to send it behind the fields.
+    package func encode(_ body: Body, inMemory place: MemoryPlace? = nil) -> [ByteBuffer] {
+        let checksum =
+            place == nil
+            ? message.knownChecksum ?? CRC32C.checksum(body.fields, body.payload) : CRC32C.checksum(body.fields, [])
         let header = FrameHeader(
-            type: message.type, epoch: epoch, tag: tag, sender: sender, fieldsByteCount: fields.readableBytes,
-            payloadByteCount: payload.readableByteCount,
-            bodyChecksum: message.knownChecksum ?? CRC32C.checksum(fields, payload))
-        var head = ByteBufferAllocator().buffer(capacity: FrameHeader.byteCount + fields.readableBytes)
+            type: message.type, epoch: epoch, tag: tag, sender: sender, fieldsByteCount: body.fields.readableBytes,
+            payloadByteCount: body.payload.readableByteCount, bodyChecksum: checksum, memoryPlace: place)
+        var head = ByteBufferAllocator().buffer(capacity: FrameHeader.byteCount + body.fields.readableBytes)
         header.write(to: &head)
-        head.writeImmutableBuffer(fields)
-        return [head] + payload.filter { $0.readableBytes > 0 }
+        head.writeImmutableBuffer(body.fields)
+        return [head] + (place == nil ? body.payload.filter { $0.readableBytes > 0 } : [])
     }
 }
 
@@ -43,13 +60,18 @@ public struct FrameDecoder: Sendable {
     public init(limits: FrameLimits) { self.limits = limits }
 
     /// How many bytes the frame in progress takes in all, once its header is known: what to reserve.
-    public var frameByteCount: Int? {
-        header.map { FrameHeader.byteCount + $0.fieldsByteCount + $0.payloadByteCount }
-    }
+    public var frameByteCount: Int? { header.map { FrameHeader.byteCount + $0.bodyByteCount } }
 
     /// Takes the next whole frame off the buffer; nil when more bytes are needed.
     /// - Throws: `.protocolViolation` or `.incompatible`; the stream cannot go on after it.
     public mutating func next(from buffer: inout ByteBuffer) throws(ServiceError) -> Frame? {
+        try next(from: &buffer, memory: nil)
+    }
+
+    /// - Parameter memory: what the sender shares; nil where there is none.
+    package mutating func next(
+        from buffer: inout ByteBuffer, memory: (any PayloadMemory)?
+    ) throws(ServiceError) -> Frame? {
         if header == nil {
             let next = try FrameHeader.peek(buffer, limits: limits)
             do throws(ServiceError) { try next?.checkByteCounts(limits) } catch {
@@ -62,21 +84,23 @@ public struct FrameDecoder: Sendable {
         let frame = buffer.readSlice(length: byteCount)!
         let body = frame.viewBytes(
             at: frame.readerIndex + FrameHeader.byteCount, length: byteCount - FrameHeader.byteCount)!
-        return try finish(frame, header, checksum: body.withUnsafeBytes { CRC32C.checksum($0) })
+        return try finish(frame, header, checksum: body.withUnsafeBytes { CRC32C.checksum($0) }, memory)
     }
 
     /// Takes the frame that is in progress, of which the buffer has every byte and nothing else.
     /// - Parameter checksum: of all behind the header.
     /// - Throws: as `next`.
-    package mutating func finish(_ frame: ByteBuffer, checksum: UInt32) throws(ServiceError) -> Frame {
+    package mutating func finish(
+        _ frame: ByteBuffer, checksum: UInt32, memory: (any PayloadMemory)? = nil
+    ) throws(ServiceError) -> Frame {
         guard let header, frame.readableBytes == frameByteCount else {
             preconditionFailure("a frame is finished after its header was read, and whole")
         }
-        return try finish(frame, header, checksum: checksum)
+        return try finish(frame, header, checksum: checksum, memory)
     }
 
     private mutating func finish(
-        _ frame: ByteBuffer, _ header: FrameHeader, checksum: UInt32
+        _ frame: ByteBuffer, _ header: FrameHeader, checksum: UInt32, _ memory: (any PayloadMemory)?
     ) throws(ServiceError) -> Frame {
         self.header = nil
         guard checksum == header.bodyChecksum else {
@@ -88,9 +112,22 @@ public struct FrameDecoder: Sendable {
         var frame = frame
         frame.moveReaderIndex(forwardBy: FrameHeader.byteCount)
         let fields = frame.readSlice(length: header.fieldsByteCount)!
-        let payload = frame.readSlice(length: header.payloadByteCount)!
+        let payload = try payload(of: header, &frame, memory)
         let message = try Message(type: header.type, fields: fields, payload: payload)
         return Frame(epoch: header.epoch, tag: header.tag, sender: header.sender, message: message)
+    }
+
+    private func payload(
+        of header: FrameHeader, _ rest: inout ByteBuffer, _ memory: (any PayloadMemory)?
+    ) throws(ServiceError) -> ByteBuffer {
+        guard let place = header.memoryPlace else { return rest.readSlice(length: header.payloadByteCount)! }
+        guard let memory else {
+            throw ServiceError(
+                .protocolViolation,
+                "The payload of a \(header.type) frame lies in shared memory, which this connection does not have; the "
+                    + "peer has a bug.")
+        }
+        return try memory.take(header.payloadByteCount, at: place)
     }
 }
 

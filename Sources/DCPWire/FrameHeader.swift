@@ -15,9 +15,10 @@ internal import NIOCore
 /// | 36 | 2 | sender: a rank's index, `0xFFFF` for a client or the coordinator |
 /// | 38 | 2 | attempt: how often the step was sent before |
 /// | 40 | 4 | bytes of fields that follow the header |
-/// | 44 | 4 | bytes of payload that follow the fields |
-/// | 48 | 4 | CRC-32C of fields and payload |
-/// | 52 | 8 | zero |
+/// | 44 | 4 | bytes of payload |
+/// | 48 | 4 | CRC-32C of what follows the header: the fields, and the payload if it does |
+/// | 52 | 4 | 0 when the payload follows the fields; else which payload it is of those in memory that both sides share |
+/// | 56 | 4 | at which offset it lies there |
 /// | 60 | 4 | CRC-32C of bytes 0..<60 |
 ///
 /// The header has a checksum of its own so that lengths are trusted before anything is allocated for them.
@@ -30,6 +31,8 @@ public struct FrameHeader: Hashable, Sendable {
     package var fieldsByteCount: Int
     package var payloadByteCount: Int
     package var bodyChecksum: UInt32
+    /// Of a payload in memory that both sides share; nil where it follows the fields.
+    package var memoryPlace: MemoryPlace?
 
     public static let byteCount = 64
     /// `DCP1`, read as a little-endian integer.
@@ -99,7 +102,8 @@ extension FrameHeader {
         buffer.writeInteger(UInt32(fieldsByteCount), endianness: .little)
         buffer.writeInteger(UInt32(payloadByteCount), endianness: .little)
         buffer.writeInteger(bodyChecksum, endianness: .little)
-        buffer.writeInteger(UInt64(0))
+        buffer.writeInteger(memoryPlace?.number ?? 0, endianness: .little)
+        buffer.writeInteger(memoryPlace?.offset ?? 0, endianness: .little)
         let checksum = buffer.viewBytes(at: start, length: 60)!.withUnsafeBytes { CRC32C.checksum($0) }
         buffer.writeInteger(checksum, endianness: .little)
     }
@@ -149,12 +153,17 @@ extension FrameHeader {
         let fields = Int(integer(40, as: UInt32.self))
         let payload = Int(integer(44, as: UInt32.self))
         let sender: UInt16 = integer(36)
+        let number: UInt32 = integer(52)
         return FrameHeader(
             type: type, epoch: Epoch(integer(8)),
             tag: Tag(client: ClientID(integer(16)), number: integer(24), layer: integer(32), attempt: integer(38)),
             sender: sender == noSender ? nil : RankIndex(sender), fieldsByteCount: fields,
-            payloadByteCount: payload, bodyChecksum: integer(48))
+            payloadByteCount: payload, bodyChecksum: integer(48),
+            memoryPlace: number == 0 ? nil : MemoryPlace(number: number, offset: integer(56)))
     }
+
+    /// Bytes that follow the header.
+    var bodyByteCount: Int { fieldsByteCount + (memoryPlace == nil ? payloadByteCount : 0) }
 
     /// Before anything is allocated for the frame.
     func checkByteCounts(_ limits: FrameLimits) throws(ServiceError) {

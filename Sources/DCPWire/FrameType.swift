@@ -77,6 +77,12 @@ public struct FrameType: Sendable {
     /// From a rank, behind its registration in a new epoch: what its store holds.
     public static let heldSequences = FrameType(29, "heldSequences")
 
+    // Both ends of a connection that may share memory.
+    /// From the accepting side: pass memory to me, there.
+    public static let memoryRequest = FrameType(40, "memoryRequest")
+    public static let memorySent = FrameType(41, "memorySent")
+    public static let memoryTaken = FrameType(42, "memoryTaken")
+
     // Rank and rank, inside a head group.
     public static let query = FrameType(50, "query")
     public static let partial = FrameType(51, "partial")
@@ -88,7 +94,8 @@ public struct FrameType: Sendable {
     public static let notices: [FrameType] = [
         .hello, .welcome, .failure, .register, .renewLease, .leaseRenewed, .topology, .linksReady, .operation,
         .operationDone, .refusals, .victimsRequest, .victims, .matchRequest, .matched, .lengthsRequest, .lengths,
-        .recordsRequest, .records, .copyRequest, .copyHeld, .directoryMark, .heldSequences,
+        .recordsRequest, .records, .copyRequest, .copyHeld, .directoryMark, .heldSequences, .memoryRequest, .memorySent,
+        .memoryTaken,
         .query, .partial, .logSumExp, .corrected, .abort, .appended,
     ]
 }

@@ -8,6 +8,7 @@ import NIOPosix
 enum LinkEvent: Sendable {
     case opened(Hello)
     case received(Frame)
+    case shared(Result<Void, ServiceError>)
     case closed(ServiceError, wasRefused: Bool)
     case failed(ServiceError)
 }
@@ -38,6 +39,8 @@ final class Recorder: LinkDelegate, @unchecked Sendable {
     }
 
     func link(_ link: Link, received frame: Frame) { continuation.yield(.received(frame)) }
+
+    func link(_ link: Link, sharesMemory result: Result<Void, ServiceError>) { continuation.yield(.shared(result)) }
 
     func link(_ link: Link, closed error: ServiceError) {
         continuation.yield(.closed(error, wasRefused: link.refusal != nil))

@@ -32,6 +32,11 @@ enum Samples {
         return [
             .hello(Hello(role: .rank, rank: RankIndex(3), fingerprint: LayoutFingerprint(cluster))),
             .hello(Hello(role: .client, fingerprint: nil, release: "9.9")),
+            .hello(
+                Hello(
+                    role: .rank, rank: RankIndex(0), fingerprint: LayoutFingerprint(cluster), features: .sharedMemory)),
+            .memoryRequest(MemoryAddress(name: "dcp-0af3", token: .init(high: .max, low: 7))), .memorySent,
+            .memoryTaken,
             .welcome(Hello(role: .coordinator, fingerprint: LayoutFingerprint(cluster))),
             .failure(ServiceError(.overloaded, "Too much – wait.", rank: RankIndex(2))),
             .failure(ServiceError(ServiceError.Code(rawValue: 4711), "")),

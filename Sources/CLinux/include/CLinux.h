@@ -5,3 +5,4 @@
 #include "CLinuxFault.h"
 #include "CLinuxFile.h"
 #include "CLinuxMemory.h"
+#include "CLinuxSharedMemory.h"

@@ -77,7 +77,7 @@ public struct StepBenchmark: Sendable {
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: context))
         bench.progress("starting a coordinator and \(ranks) ranks")
         let cluster = try StepCluster.start(
-            ranks: ranks, threads: threads, exchange, load.connection, bench)
+            ranks: ranks, threads: threads, exchange, load, bench)
         do {
             let finding = try await measure(parameters, model, context, cluster, bench)
             await cluster.local.stop(deadline: .seconds(20))

@@ -9,13 +9,15 @@ struct StepCluster: Sendable {
     let tls: TLSCredentials?
 
     static func start(
-        ranks: Int, threads: Int, _ exchange: Exchange, _ connection: StepLoad.Connection, _ bench: Bench
+        ranks: Int, threads: Int, _ exchange: Exchange, _ load: StepLoad, _ bench: Bench
     ) throws -> StepCluster {
+        let connection = load.connection
         var options = LocalClusterOptions()
         options.ranks = ranks
         options.threadsPerRank = threads
         options.exchange = exchange
         options.transport = connection == .unix ? .unix : .tcp
+        options.rankArguments = ["--shared-memory", load.sharesMemory ? "on" : "off"]
         var tls: TLSCredentials?
         if connection == .tls {
             let certificates = CertificateDirectory(path: bench.directory.fresh("t"))
@@ -26,7 +28,7 @@ struct StepCluster: Sendable {
                     key: "\(certificates.path)/\(name)-key.pem")
             }
             options.coordinatorArguments = arguments(files("coordinator"))
-            options.rankArguments = arguments(files("rank-{rank}"))
+            options.rankArguments += arguments(files("rank-{rank}"))
             tls = try TLSCredentials(files("client-benchmark"), for: nil)
         }
         let local = try LocalCluster.start(

@@ -20,6 +20,8 @@ public struct StepLoad: Sendable {
     /// Whether each token is committed.
     public var commits: Bool
     public var connection: Connection
+    /// Whether ranks do, where they are connected by Unix sockets.
+    public var sharesMemory: Bool
     /// nil takes what costs less.
     public var queryMode: StepRequest.QueryMode?
     /// Tokens of the prefills that another client sends meanwhile, one after the other; nil without. The context is then
@@ -31,8 +33,8 @@ public struct StepLoad: Sendable {
 
     public init(
         clients: Int = 1, batch: Int = 1, comparesAlone: Bool = false, layers: Int = 1, commits: Bool = false,
-        connection: Connection = .unix,
-        queryMode: StepRequest.QueryMode? = nil, prefill: Int? = nil
+        connection: Connection = .unix, sharesMemory: Bool = true, queryMode: StepRequest.QueryMode? = nil,
+        prefill: Int? = nil
     ) {
         self.clients = clients
         self.batch = batch
@@ -40,6 +42,7 @@ public struct StepLoad: Sendable {
         self.layers = layers
         self.commits = commits
         self.connection = connection
+        self.sharesMemory = sharesMemory
         self.queryMode = queryMode
         self.prefill = prefill
     }
@@ -52,6 +55,7 @@ public struct StepLoad: Sendable {
         if layers > 1 { parts.append("\(layers) layers") }
         if commits { parts.append("committed") }
         if connection != .unix { parts.append(connection.rawValue) }
+        if !sharesMemory { parts.append("without shared memory") }
         if let prefill { parts.append("beside prefills of \(prefill)") }
         if let queryMode { parts.append("queries \(queryMode)") }
         return parts.joined(separator: ", ")

@@ -52,6 +52,7 @@ public struct RankCommand: AsyncParsableCommand {
     @Option(help: .setting(.uncommittedLimit)) var uncommittedLimit: String?
     @Option(help: .setting(.memoryLimit)) var memoryLimit: String?
     @Option(help: .setting(.memoryIdle)) var memoryIdle: String?
+    @Option(help: .setting(.sharedMemory)) var sharedMemory: String?
     @Option(help: .setting(.claimTimeout)) var claimTimeout: String?
     @Option(help: .setting(.drainTimeout)) var drainTimeout: String?
     @Option(help: .setting(.expectedCanaryInterval)) var canaryInterval: String?
@@ -108,8 +109,9 @@ public struct RankCommand: AsyncParsableCommand {
             .rankListen: listen, .advertise: advertise, .coordinator: coordinator, .store: store, .threads: threads,
             .durability: durability, .mapSize: mapSize, .diskLimit: diskLimit,
             .highWatermark: highWatermark, .lowWatermark: lowWatermark, .uncommittedLimit: uncommittedLimit,
-            .memoryLimit: memoryLimit, .memoryIdle: memoryIdle, .claimTimeout: claimTimeout,
-            .drainTimeout: drainTimeout, .expectedCanaryInterval: canaryInterval, .rankHTTP: http,
+            .memoryLimit: memoryLimit, .memoryIdle: memoryIdle, .sharedMemory: sharedMemory,
+            .claimTimeout: claimTimeout, .drainTimeout: drainTimeout, .expectedCanaryInterval: canaryInterval,
+            .rankHTTP: http,
             .rankHTTPAnyAddress: insecureHttpAnyAddress ? "true" : nil,
             .rankLogLevel: logLevel,
         ]).merging(access.flags(ConfigurationKey.rankAccess)) { $1 }

@@ -119,6 +119,11 @@ extension ConfigurationKey {
         "How long a sequence that nobody uses keeps what it has in RAM, in seconds; or off.",
         "The next use brings it back from the store: rows of its open block and the places of its blocks. What was found "
             + "intact is not read again.")
+    package static let sharedMemory = ConfigurationKey(
+        .rank, "shared-memory", .choice(["on", "off"], noun: "a setting"), default: "on",
+        "Whether tensors of steps go through shared memory to the ranks of this host: on or off.",
+        "Between ranks that are connected by a Unix socket and have it on both, of one payload at a time up to 2 MiB; 8 MiB "
+            + "for each such rank. The results are the same to the bit.")
     package static let claimTimeout = ConfigurationKey(
         .rank, "claim-timeout", .seconds(0.1...86_400), default: "15",
         "How long a client may be gone before what it has not committed is taken back, in seconds.",
@@ -169,9 +174,8 @@ extension ConfigurationKey {
             coordinatorHTTPAnyAddress,
         ] + coordinatorAccess.all + [
             coordinatorLogLevel, rankListen, advertise, coordinator, store, threads, durability, mapSize, diskLimit,
-            highWatermark, lowWatermark, uncommittedLimit, memoryLimit, memoryIdle, claimTimeout, drainTimeout,
-            expectedCanaryInterval, rankHTTP,
-            rankHTTPAnyAddress,
+            highWatermark, lowWatermark, uncommittedLimit, memoryLimit, memoryIdle, sharedMemory, claimTimeout,
+            drainTimeout, expectedCanaryInterval, rankHTTP, rankHTTPAnyAddress,
         ] + rankAccess.all + [rankLogLevel]
 
     /// Those a daemon reads.

@@ -36,6 +36,7 @@ struct RankSettings {
             coordinator: try configuration.dialledEndpoint(.coordinator, access),
             threads: configuration.integer(.threads))
         self.rank.link = link
+        self.rank.link.memory = configuration.text(.sharedMemory) == "on" ? MemorySettings() : nil
         self.rank.drainTimeout = configuration.timeAmount(.drainTimeout)
         self.rank.claimTimeout = configuration.timeAmount(.claimTimeout)
         self.rank.memoryIdle =

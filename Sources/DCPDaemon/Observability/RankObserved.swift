@@ -3,6 +3,7 @@ internal import DCPCore
 internal import DCPObservability
 internal import DCPRank
 internal import DCPStore
+internal import DCPTransport
 internal import DCPWire
 internal import Foundation
 internal import NIOCore
@@ -72,6 +73,7 @@ struct RankObserved: Observed {
         exposition.add(.coordinatorConnected, measured.isCoordinatorConnected ? 1 : 0)
         exposition.add(.peers, measured.peers)
         exposition.add(.peersConnected, measured.peersConnected)
+        exposition.add(.peersSharingMemory, measured.peersSharingMemory)
         exposition.add(.peersLost, counters.peersLost)
         exposition.add(.claimsEnded, counters.claimsEnded)
         exposition.add(.connections, measured.clients)
@@ -79,6 +81,9 @@ struct RankObserved: Observed {
         exposition.add(measured.refused, certificateEnd: measured.certificateEnd)
         exposition.add(.receivedBytes, measured.receivedByteCount)
         exposition.add(.sentBytes, measured.sentByteCount)
+        exposition.add(.memoryPayloads, measured.memoryTraffic.payloads)
+        exposition.add(.memoryBytes, measured.memoryTraffic.byteCount)
+        exposition.add(.memoryFallbacks, measured.memoryTraffic.fallbacks)
         exposition.add(
             .stepDuration, [(["decode"], counters.decodeSteps), (["prefill"], counters.prefillSteps)])
         exposition.add(.stepCompute, counters.stepCompute)

@@ -73,6 +73,12 @@ final class RankEventLog {
             logger.warning("Not serving, the cluster is incomplete", metadata: ["reason": "\(reason)"])
             registered("not serving, \(reason)")
         case .peerConnected(let rank): logger.info("Peer connected", metadata: ["peer": "\(rank.value)"])
+        case .memoryShared(let rank):
+            logger.info("Tensors go through shared memory", metadata: ["peer": "\(rank.value)"])
+        case .memoryNotShared(let rank, let error):
+            logger.warning(
+                "Memory cannot be shared, tensors go over the connection",
+                metadata: ["peer": "\(rank.value)", "error": "\(error.code)", "reason": "\(error.message)"])
         case .peerLost(let rank, let error):
             // A rank that stops has said so.
             log.write(

@@ -47,9 +47,12 @@ final class PeerLinks {
     /// How many others the group has.
     var count: Int { peers.count }
 
-    /// Every other rank of the group, in order.
-    var reached: [(rank: RankIndex, isReached: Bool)] {
-        peers.sorted { $0.key < $1.key }.map { ($0.key, $0.value.link != nil) }
+    /// Every other rank of the group, in order, and whether it is reached.
+    var reached: [HostReport.Peer] {
+        peers.sorted { $0.key < $1.key }.map {
+            HostReport.Peer(
+                rank: $0.key, isReached: $0.value.link != nil, sharesMemory: $0.value.link?.sharesMemory ?? false)
+        }
     }
 
     func link(to rank: RankIndex) -> Link? { peers[rank]?.link }
@@ -166,6 +169,10 @@ private final class DialAttempt: LinkDelegate {
     }
 
     func link(_ link: Link, received frame: Frame) { delegate?.link(link, received: frame) }
+
+    func link(_ link: Link, sharesMemory result: Result<Void, ServiceError>) {
+        delegate?.link(link, sharesMemory: result)
+    }
 
     func link(_ link: Link, closed error: ServiceError) {
         if isOpen { delegate?.link(link, closed: error) }

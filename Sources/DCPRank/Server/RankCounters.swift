@@ -1,5 +1,6 @@
 internal import DCPCore
 package import DCPObservability
+package import DCPTransport
 package import DCPWire
 package import NIOCore
 
@@ -24,6 +25,7 @@ package struct RankCounters: Sendable {
     /// Of links that are closed; open ones are added when asked.
     package var receivedByteCount: UInt64 = 0
     package var sentByteCount: UInt64 = 0
+    package var memoryTraffic = SharedRings.Traffic()
     /// Of the completed steps.
     package var stepTimes = StepTimes()
 

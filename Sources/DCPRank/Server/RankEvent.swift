@@ -13,6 +13,10 @@ public enum RankEvent: Sendable {
     case ready(Epoch)
     case notReady(reason: String)
     case peerConnected(RankIndex)
+    /// Tensors of steps go through memory that both have.
+    case memoryShared(RankIndex)
+    /// Both would, and it could not be passed: tensors go with their frames.
+    case memoryNotShared(RankIndex, ServiceError)
     case peerLost(RankIndex, ServiceError)
     /// It answers, and not as it should; it is dialled again.
     case peerNotReached(RankIndex, ServiceError)

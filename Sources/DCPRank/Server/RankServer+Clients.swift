@@ -143,7 +143,7 @@ extension RankServer {
         var verdict = error
         verdict.rank = verdict.rank ?? configuration.rank
         steps.refuse(tag, verdict)
-        if epoch == coordinator.epoch { abortInGroup(tag, verdict) }
+        if epoch == coordinator.epoch { port.abort(tag, in: epoch, verdict) }
     }
 
     private func check(_ request: StepRequest, tag: Tag) throws(ServiceError) -> (StepPlan, Bool, Bool) {
@@ -334,7 +334,7 @@ extension RankServer {
                 call,
                 result.map { report in
                     var report = report
-                    report.peers = peers.reached.map { HostReport.Peer(rank: $0.rank, isReached: $0.isReached) }
+                    report.peers = peers.reached
                     let kernels = KernelSelection.current
                     report.kernels = HostReport.Kernels(
                         instructionSet: kernels.instructionSet, widest: AttentionKernels.available.last!.name,
@@ -360,6 +360,7 @@ extension RankServer {
             receiveByteCount: traffic.received, sendByteCount: traffic.sent, stepTokens: counters.tokens,
             commits: counters.commits.count, commitNanoseconds: counters.commits.sum,
             peersConnected: UInt64(peers.links.count), stepTimes: counters.stepTimes, room: room(statistics))
+        status.peersSharingMemory = UInt64(peers.links.count { $0.sharesMemory })
         status.piecedBlocks = UInt64(statistics.piecedBlocks)
         status.uncommittedByteCountMax = UInt64(cache.settings.uncommittedByteCountMax)
         status.spilledByteCount = UInt64(statistics.spilledByteCount)

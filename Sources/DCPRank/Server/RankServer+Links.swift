@@ -11,7 +11,7 @@ extension RankServer: LinkDelegate {
         if case .coordinator = hello.role {
             throw ServiceError(.protocolViolation, "The coordinator does not dial ranks; ranks dial it.")
         }
-        return Hello(role: .rank, rank: configuration.rank, fingerprint: LayoutFingerprint(cluster))
+        return self.hello
     }
 
     package func link(_ link: Link, opened peer: Hello) {
@@ -47,12 +47,21 @@ extension RankServer: LinkDelegate {
         }
     }
 
+    package func link(_ link: Link, sharesMemory result: Result<Void, ServiceError>) {
+        guard let rank = link.peer?.rank else { return }
+        switch result {
+        case .success: observe(.memoryShared(rank))
+        case .failure(let error): observe(.memoryNotShared(rank, error))
+        }
+    }
+
     package func link(_ link: Link, closed error: ServiceError) {
         if let connection = incoming.removeValue(forKey: ObjectIdentifier(link))?.ordinal {
             owners.closed(connection, at: now)
         }
         counters.receivedByteCount += link.receivedByteCount
         counters.sentByteCount += link.sentByteCount
+        counters.memoryTraffic += link.memoryTraffic
         if let cause = link.refusal {
             if cause.concernsFrame { counters.framesRefused.count(error.code) }
             observe(.refused(peer: link.remoteAddress, cause, error))
@@ -73,24 +82,10 @@ extension RankServer: LinkDelegate {
     }
 
     private func receive(_ frame: Frame, from rank: RankIndex, over link: Link) {
-        switch frame.message {
-        case .query, .partial, .logSumExp, .corrected, .abort, .appended: break
-        case .failure(let error):
-            // Why it is about to close the link.
-            link.close(error)
-            return
-        default:
-            link.close(
-                ServiceError(.protocolViolation, "\(rank) sent a \(frame.message.type) frame, which no rank sends."))
-            return
-        }
-        guard frame.sender == rank else {
-            link.close(ServiceError(.protocolViolation, "\(rank) sent a frame in another rank's name."))
-            return
-        }
+        let member: Int
+        do throws(ServiceError) { member = try port.sender(of: frame, over: rank) } catch { return link.close(error) }
         // A frame of another epoch belongs to a step that one side has given up already.
         guard frame.epoch == coordinator.epoch else { return }
-        let member = cluster.contextRank(of: rank)
         if let execution = steps[frame.tag] {
             execution.receive(frame.message, from: member)
         } else if !steps.keep(frame, from: member, until: eventLoop.now + configuration.stepTimeoutMax) {
@@ -99,20 +94,7 @@ extension RankServer: LinkDelegate {
                 "\(configuration.rank) holds \(configuration.earlyByteCountMax) bytes of messages for steps that have "
                     + "not come; send fewer steps at once.", rank: configuration.rank)
             steps.refuse(frame.tag, error)
-            abortInGroup(frame.tag, error)
-        }
-    }
-
-    /// Tells the group the verdict on a step that is none here. A peer that cannot be told has lost its link, which
-    /// fails its steps.
-    func abortInGroup(_ tag: Tag, _ verdict: ServiceError) {
-        for peer in peers.links {
-            do throws(ServiceError) {
-                try peer.send(
-                    Frame(epoch: coordinator.epoch, tag: tag, sender: configuration.rank, message: .abort(verdict)))
-            } catch {
-                peer.close(error)
-            }
+            port.abort(frame.tag, in: coordinator.epoch, error)
         }
     }
 }

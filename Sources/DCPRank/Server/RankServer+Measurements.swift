@@ -14,6 +14,8 @@ package struct RankMeasurements: Sendable {
     package var isCoordinatorConnected: Bool
     package var peers: Int
     package var peersConnected: Int
+    package var peersSharingMemory: Int
+    package var memoryTraffic: SharedRings.Traffic
     /// Open connections of clients.
     package var clients: Int
     package var stepsInFlight: Int
@@ -41,7 +43,9 @@ extension RankServer {
         let traffic = traffic
         return RankMeasurements(
             epoch: coordinator.epoch, refusal: refusal, isCoordinatorConnected: coordinator.isConnected,
-            peers: peers.count, peersConnected: peers.links.count, clients: incoming.count,
+            peers: peers.count, peersConnected: peers.links.count,
+            peersSharingMemory: peers.links.count { $0.sharesMemory }, memoryTraffic: memoryTraffic,
+            clients: incoming.count,
             stepsInFlight: steps.executions.count, stepByteCount: stepByteCount, commitsInFlight: commitsInFlight,
             counters: counters, receivedByteCount: traffic.received, sentByteCount: traffic.sent,
             verifications: verification?.number ?? 0, isVerifying: verification?.state == .running,

@@ -42,7 +42,10 @@ public final class RankServer {
     var rowsInFlightByteCount = 0
     /// The verification that runs, or the last one.
     var verification: VerificationRun?
+    /// What this rank says of itself.
+    let hello: Hello
     let peers: PeerLinks
+    let port: GroupPort
     private(set) var coordinator: CoordinatorSession!
     let listener: Listener
     let hostReporter: HostReporter
@@ -81,12 +84,15 @@ public final class RankServer {
         uses = UseLog(cache.sequences.sorted { $0.lastChange < $1.lastChange }.lazy.map(\.id))
         steps = StepTable(earlyByteCountMax: configuration.earlyByteCountMax)
         let dialer = Dialer(eventLoop: eventLoop, settings: configuration.link)
-        let hello = Hello(role: .rank, rank: configuration.rank, fingerprint: LayoutFingerprint(cluster))
+        hello = Hello(
+            role: .rank, rank: configuration.rank, fingerprint: LayoutFingerprint(cluster),
+            features: configuration.link.features)
         peers = PeerLinks(
             own: configuration.rank,
             group: cluster.members(ofHeadGroup: cluster.headGroup(of: configuration.rank)), hello: hello,
             dialer: dialer, eventLoop: eventLoop, redialDelay: configuration.redialDelay,
             report: { observe(.peerNotReached($0, $1)) })
+        port = GroupPort(of: configuration.rank, in: cluster, peers)
         listener = Listener(
             configuration.listen, as: .rank(configuration.rank), eventLoop: eventLoop, settings: configuration.link)
         hostReporter = HostReporter(configuration.hostReport, eventLoop: eventLoop)
@@ -148,18 +154,6 @@ public final class RankServer {
         finishDrainIfEmpty()
     }
 
-    /// Sends to another rank of the step's group.
-    func send(_ message: Message, to member: Int, of execution: StepExecution) throws(ServiceError) {
-        let rank = cluster.rank(headGroup: cluster.headGroup(of: configuration.rank), contextRank: member)
-        guard let link = peers.link(to: rank) else {
-            throw ServiceError(
-                .rankUnavailable, "\(configuration.rank) has no connection to \(rank); try again when it is back.",
-                rank: rank)
-        }
-        try link.send(
-            Frame(epoch: execution.epoch, tag: execution.tag, sender: configuration.rank, message: message))
-    }
-
     /// Answers a client; one that is gone needs no answer.
     func answer(_ client: Link?, _ tag: Tag, _ message: Message) {
         guard let client else { return }
@@ -189,6 +183,11 @@ public final class RankServer {
         return links.reduce((counters.receivedByteCount, counters.sentByteCount)) {
             ($0.0 + $1.receivedByteCount, $0.1 + $1.sentByteCount)
         }
+    }
+
+    /// What went through memory that peers share, from this rank.
+    package var memoryTraffic: SharedRings.Traffic {
+        peers.links.reduce(into: counters.memoryTraffic) { $0 += $1.memoryTraffic }
     }
 
     var processID: UInt32 { UInt32(getpid()) }

@@ -65,47 +65,16 @@ final class StepExecution {
     }
 
     /// A message of another rank of the group.
-    func receive(_ message: Message, from member: Int) {
-        switch message {
-        case .query(let slice): deliver(.query(slice, from: member))
-        case .partial(let slice):
-            deliver(
-                .partial(
-                    Partial(valueDim: slice.valueDim, outputs: slice.outputs, lse: slice.lse), from: member))
-        case .logSumExp(let rows): deliver(.logSumExp(rows.lse.doubles, from: member))
-        case .corrected(let slice): deliver(.corrected(slice.outputs.floats, from: member))
-        case .appended: deliver(.peerAppended(from: member))
-        case .abort(let error): deliver(.aborted(error))
-        default: preconditionFailure("not a message between ranks of a step: \(message.type)")
-        }
-    }
+    func receive(_ message: Message, from member: Int) { deliver(StepMachine.event(of: message, from: member)) }
 
     private func perform(_ actions: [StepMachine.Action]) {
         for action in actions { perform(action) }
     }
 
     private func perform(_ action: StepMachine.Action) {
+        if let (message, member) = machine.message(of: action) { return send(message, to: member) }
         let plan = machine.plan
         switch action {
-        case .sendQuery(let slice, let member): send(.query(slice), to: member)
-        case .sendPartial(let partial, let member):
-            send(
-                .partial(
-                    PartialSlice(
-                        tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
-                        valueDim: partial.valueDim, outputs: partial.outputs, lse: partial.lse)), to: member)
-        case .sendLogSumExp(let lse, let member):
-            send(
-                .logSumExp(
-                    LogSumExpRows(
-                        tokens: plan.tokens, heads: plan.partition.queryHeads, lse: ByteBuffer(doubles: lse[...]))),
-                to: member)
-        case .sendCorrected(let outputs, let member):
-            send(
-                .corrected(
-                    CorrectedSlice(
-                        tokens: plan.tokens, heads: plan.partition.ownHeads(ofRank: member).count,
-                        valueDim: plan.attention.valueDim, outputs: ByteBuffer(floats: outputs[...]))), to: member)
         case .startAppend:
             let isAtHand = request.entries.allSatisfy { server.cache.isAtHand($0.sequence) }
             let place = place(plan.appendTime(of: request), isAtHand)
@@ -172,9 +141,9 @@ final class StepExecution {
             server.observe(
                 .stepAborted(
                     tag, request.entries.map(\.sequence), error, after: server.eventLoop.now - timeline.arrival))
-        case .sendAbort(let error, let member): send(.abort(error), to: member)
-        case .sendAppended(let member): send(.appended, to: member)
         case .rollBack: server.rollBack(request.entries, layer: layer)
+        case .sendQuery, .sendPartial, .sendLogSumExp, .sendCorrected, .sendAbort, .sendAppended:
+            preconditionFailure("what is sent is a message")
         }
     }
 
@@ -197,7 +166,7 @@ final class StepExecution {
 
     private func send(_ message: Message, to member: Int) {
         do throws(ServiceError) {
-            try server.send(message, to: member, of: self)
+            try server.port.send(message, of: tag, in: epoch, to: member)
         } catch {
             guard !machine.isOver else { return }
             deliver(.failed(error))

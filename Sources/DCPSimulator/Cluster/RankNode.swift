@@ -78,6 +78,7 @@ final class RankNode: @unchecked Sendable {
             configuration.stepTimeoutMax = .seconds(20)
             configuration.copyWork = process.reads
             configuration.link.network = simulation.network
+            configuration.link.memory = knobs.sharedMemory
             configuration.link.handshakeTimeout = .seconds(2)
             configuration.link.stallTimeout = .seconds(6)
             configuration.broken = simulation.canary
@@ -195,6 +196,10 @@ final class RankNode: @unchecked Sendable {
         guard let process else { return }
         self.process = nil
         process.die()
+        if let traffic = server?.memoryTraffic {
+            simulation.count("payloads in shared memory", Int(traffic.payloads))
+            simulation.count("payloads without room there", Int(traffic.fallbacks))
+        }
         server?.abandon()
         dangling += simulation.network.died(process, withMachine: withMachine)
         server = nil

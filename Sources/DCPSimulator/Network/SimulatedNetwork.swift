@@ -1,5 +1,7 @@
 internal import DCPCore
+internal import DCPTestKit
 internal import DCPTransport
+internal import DCPWire
 internal import Glibc
 internal import NIOCore
 
@@ -126,6 +128,22 @@ final class SimulatedNetwork: Network, @unchecked Sendable {
         }
     }
 
+    // MARK: Memory
+
+    /// Sent, and not received.
+    var descriptors: [MemoryAddress: CInt] = [:]
+
+    func passage(at endpoint: Endpoint, isOpen: Bool) -> (any MemoryPassage)? { SimulatedPassage(self) }
+
+    func drawAddress() -> MemoryAddress {
+        MemoryAddress(
+            name: "\(world.random.next())",
+            token: MemoryAddress.Token(high: world.random.next(), low: world.random.next()))
+    }
+
+    /// Not always, as where the limit of descriptors is met.
+    var passesDescriptor: Bool { isCalm || !world.chance(0.1) }
+
     // MARK: Bytes
 
     private var latency: UInt64 {
@@ -230,7 +248,11 @@ final class SimulatedNetwork: Network, @unchecked Sendable {
     }
 
     /// The simulation is over. Held channels hold this.
-    func dropEverything() { held = [] }
+    func dropEverything() {
+        held = []
+        for descriptor in descriptors.values { close(descriptor) }
+        descriptors = [:]
+    }
 
     func healAll() { for path in blocked.sorted(by: { ($0.from, $0.to) < ($1.from, $1.to) }) { heal(path) } }
 }

@@ -26,6 +26,18 @@ public struct Hello: Hashable, Sendable {
     public var fingerprint: Fingerprint?
     /// The sender's release, for logs and messages.
     public var release: String
+    /// What the sender can do beside what everybody can.
+    public var features: Features
+
+    /// Unknown ones are kept, and mean nothing.
+    public struct Features: OptionSet, Hashable, Sendable {
+        public let rawValue: UInt32
+
+        public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+        /// Payloads may lie in memory that both sides share, where that can be passed.
+        public static let sharedMemory = Features(rawValue: 1)
+    }
 
     public struct Fingerprint: Hashable, Sendable {
         public var value: UInt64
@@ -42,12 +54,15 @@ public struct Hello: Hashable, Sendable {
         }
     }
 
-    public init(role: Role, rank: RankIndex? = nil, fingerprint: LayoutFingerprint?, release: String = Release.current)
-    {
+    public init(
+        role: Role, rank: RankIndex? = nil, fingerprint: LayoutFingerprint?, release: String = Release.current,
+        features: Features = []
+    ) {
         self.role = role
         self.rank = rank
         self.fingerprint = fingerprint.map { Fingerprint($0) }
         self.release = release
+        self.features = features
     }
 
     public var sender: String { rank.map { "\($0)" } ?? "\(role)" }
@@ -74,6 +89,7 @@ public struct Hello: Hashable, Sendable {
         let text = try reader.readString("layout")
         fingerprint = text.isEmpty ? nil : Fingerprint(value: value, text: text)
         release = try reader.readString("release")
+        features = Features(rawValue: try reader.read("features"))
         guard (role == .rank) == (rank != nil) else {
             throw reader.malformed("is from \(role) but has the rank index \(index)")
         }
@@ -85,6 +101,7 @@ public struct Hello: Hashable, Sendable {
         writer.write(fingerprint?.value ?? 0)
         writer.write(fingerprint?.text ?? "")
         writer.write(release)
+        writer.write(features.rawValue)
     }
 }
 

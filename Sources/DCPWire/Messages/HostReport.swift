@@ -61,10 +61,13 @@ public struct HostReport: Hashable, Sendable {
     public struct Peer: Hashable, Sendable {
         public var rank: RankIndex
         public var isReached: Bool
+        /// Whether tensors of steps go through memory that both have.
+        public var sharesMemory: Bool
 
-        public init(rank: RankIndex, isReached: Bool) {
+        public init(rank: RankIndex, isReached: Bool, sharesMemory: Bool = false) {
             self.rank = rank
             self.isReached = isReached
+            self.sharesMemory = sharesMemory
         }
     }
 
@@ -103,8 +106,10 @@ public struct HostReport: Hashable, Sendable {
         variables = try reader.readArray("variables", byteCountMin: 2) {
             r throws(ServiceError) in try r.readString("variable")
         }
-        peers = try reader.readArray("peers", byteCountMin: 3) { r throws(ServiceError) in
-            Peer(rank: RankIndex(try r.read("rank")), isReached: try r.readBool("reached"))
+        peers = try reader.readArray("peers", byteCountMin: 4) { r throws(ServiceError) in
+            Peer(
+                rank: RankIndex(try r.read("rank")), isReached: try r.readBool("reached"),
+                sharesMemory: try r.readBool("shares memory"))
         }
     }
 
@@ -137,6 +142,7 @@ public struct HostReport: Hashable, Sendable {
         writer.write(peers) {
             $0.write($1.rank.value)
             $0.write($1.isReached)
+            $0.write($1.sharesMemory)
         }
     }
 }

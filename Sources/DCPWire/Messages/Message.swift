@@ -43,6 +43,13 @@ public enum Message: Sendable {
     /// How many changes the directory has recorded: a coordinator that knows of fewer in this epoch has an older state.
     case directoryMark(DirectoryMark)
 
+    /// Where the accepting side of a connection takes memory for both.
+    case memoryRequest(MemoryAddress)
+    /// It has been sent there.
+    case memorySent
+    /// It is in use: payloads may lie in it from here on.
+    case memoryTaken
+
     case query(QuerySlice)
     case partial(PartialSlice)
     case logSumExp(LogSumExpRows)
@@ -97,6 +104,9 @@ extension Message {
         case .copyRequest: (.copyRequest, Done())
         case .copyHeld: (.copyHeld, Done())
         case .directoryMark(let mark): (.directoryMark, mark)
+        case .memoryRequest(let address): (.memoryRequest, address)
+        case .memorySent: (.memorySent, Done())
+        case .memoryTaken: (.memoryTaken, Done())
         case .query(let slice): (.query, slice)
         case .partial(let slice): (.partial, slice)
         case .logSumExp(let rows): (.logSumExp, rows)
@@ -142,6 +152,9 @@ extension Message {
         case .copyRequest: self = try done(.copyRequest)
         case .copyHeld: self = try done(.copyHeld)
         case .directoryMark: self = .directoryMark(try body())
+        case .memoryRequest: self = .memoryRequest(try body())
+        case .memorySent: self = try done(.memorySent)
+        case .memoryTaken: self = try done(.memoryTaken)
         case .query: self = .query(try body())
         case .partial: self = .partial(try body())
         case .logSumExp: self = .logSumExp(try body())

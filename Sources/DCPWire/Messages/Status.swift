@@ -118,6 +118,8 @@ public struct RankStatus: Hashable, Sendable {
     public var commitNanoseconds: UInt64
     /// Other ranks of the head group that are connected.
     public var peersConnected: UInt64
+    /// Of these, those with which it shares memory.
+    public var peersSharingMemory: UInt64 = 0
     /// Summed over the completed steps.
     public var stepTimes: StepTimes
     public var room: StoreRoom
@@ -178,6 +180,7 @@ public struct RankStatus: Hashable, Sendable {
             \.uncommittedByteCount, \.uncommittedByteCountMax, \.spilledByteCount, \.storeByteCount, \.mapByteCountMax,
             \.stepsInFlight, \.stepsCompleted, \.stepsAborted, \.framesRefused,
             \.receiveByteCount, \.sendByteCount, \.stepTokens, \.commits, \.commitNanoseconds, \.peersConnected,
+            \.peersSharingMemory,
         ]
     }
 

@@ -20,6 +20,7 @@ struct StepCommand: AsyncParsableCommand {
               dcp-bench step --context 4k --layers 30 --batch 8 --clients 4 --commit --tls
               dcp-bench step --context 12k --beside-prefill 2048
               dcp-bench step --context 32k --forks 16 --peaked
+              dcp-bench step --context 4k --count 512 --shared-memory off
             """)
 
     @OptionGroup var shape: ShapeOptions
@@ -76,6 +77,12 @@ struct StepCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "Whether ranks exchange tensors through shared memory: on or off.",
+            valueName: "setting"))
+    var sharedMemory: String = "on"
+
+    @Option(
+        help: ArgumentHelp(
             "Also measure the client in Python, in turn, with this interpreter, which has dcp_attention.",
             valueName: "path"))
     var python: String?
@@ -100,6 +107,9 @@ struct StepCommand: AsyncParsableCommand {
             throw ValidationError(
                 "--python measures one client, sequence and layer, without --commit, --tls and --beside-prefill.")
         }
+        guard ["on", "off"].contains(sharedMemory) else {
+            throw ValidationError("`\(sharedMemory)` is not a setting of --shared-memory; use on or off.")
+        }
         guard StepRequest.QueryMode.choices[query] != nil else {
             throw ValidationError("`\(query)` is not a way to bring queries; use auto, gather or replicate.")
         }
@@ -111,7 +121,8 @@ struct StepCommand: AsyncParsableCommand {
     private func load() throws(ServiceError) -> StepLoad {
         StepLoad(
             clients: clients, batch: forks ?? batch, comparesAlone: forks != nil, layers: layers, commits: commit,
-            connection: tls ? .tls : tcp ? .tcp : .unix, queryMode: StepRequest.QueryMode.choices[query] ?? nil,
+            connection: tls ? .tls : tcp ? .tcp : .unix, sharesMemory: sharedMemory == "on",
+            queryMode: StepRequest.QueryMode.choices[query] ?? nil,
             prefill: try besidePrefill.map { (text) throws(ServiceError) in
                 try Lists.count(text, option: "--beside-prefill", in: 1...8192)
             })
@@ -141,6 +152,7 @@ struct StepCommand: AsyncParsableCommand {
             parameters["beside_prefill"] = besidePrefill
             parameters["commit"] = "\(commit)"
             parameters["connection"] = load.connection.rawValue
+            parameters["shared_memory"] = sharedMemory
             parameters["python"] = python
             try await options.execute("step", parameters, notMeasured: StepBenchmark.notMeasured) { bench in
                 try await benchmark.run(bench)

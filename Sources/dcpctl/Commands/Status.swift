@@ -139,6 +139,9 @@ struct RankView: Encodable {
         var framesRefused: UInt64
         var receivedBytes: UInt64
         var sentBytes: UInt64
+        /// Other ranks of the head group, and those of them with which memory is shared.
+        var peersConnected: UInt64
+        var peersSharingMemory: UInt64
         /// Sums over the completed steps.
         var stepMicroseconds: StepTimesView
         var durability: String
@@ -163,16 +166,24 @@ struct RankView: Encodable {
 
     static func overview(_ views: [RankView]) -> String {
         var table = TextTable(
-            "RANK", "STATE", "SEQUENCES", "TOKENS", "STORE", "DISK", "DURABILITY", "IN FLIGHT", "ENDPOINT")
+            "RANK", "STATE", "SEQUENCES", "TOKENS", "STORE", "DISK", "DURABILITY", "IN FLIGHT", "PEERS", "ENDPOINT")
         for view in views {
             table.append([
                 "\(view.rank)", view.state, cell(view) { "\($0.sequences)" }, cell(view) { "\($0.tokens)" },
                 cell(view) { ByteFormat.format(Int($0.storeBytes)) }, cell(view) { $0.storeCondition },
-                cell(view) { $0.durability }, cell(view) { "\($0.stepsInFlight)" },
+                cell(view) { $0.durability }, cell(view) { "\($0.stepsInFlight)" }, cell(view, peers),
                 view.endpoint.isEmpty ? "-" : view.endpoint,
             ])
         }
         return table.rendered()
+    }
+
+    /// How tensors of steps go to the others of the head group.
+    private static func peers(_ counters: Counters) -> String {
+        let shared = counters.peersSharingMemory
+        let ways = [(shared, "memory"), (counters.peersConnected - min(shared, counters.peersConnected), "frames")]
+        let used = ways.filter { $0.0 > 0 }.map { "\($0.0) by \($0.1)" }
+        return used.isEmpty ? "-" : used.joined(separator: ", ")
     }
 
     /// Why the cluster takes no new tokens, for a person; empty when it does.
@@ -311,6 +322,8 @@ extension RankView.Counters {
         framesRefused = status.framesRefused
         receivedBytes = status.receiveByteCount
         sentBytes = status.sendByteCount
+        peersConnected = status.peersConnected
+        peersSharingMemory = status.peersSharingMemory
         stepMicroseconds = StepTimesView(status.stepTimes)
         durability = status.room.durability
         storeCondition = "\(status.room.condition)"

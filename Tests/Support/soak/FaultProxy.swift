@@ -132,13 +132,10 @@ final class FaultProxy: Sendable {
     private func readFrame(_ source: Socket) -> [UInt8]? {
         guard var frame = read(source, Self.headerByteCount) else { return nil }
         let counts = frame.withUnsafeBytes { header in
-            // Bytes of fields and of payload, little-endian: Protocol.md, the frame header.
-            (
-                header.loadUnaligned(fromByteOffset: 40, as: UInt32.self),
-                header.loadUnaligned(fromByteOffset: 44, as: UInt32.self)
-            )
+            // Bytes of fields and of payload, and whether that is in shared memory, little-endian: Protocol.md, the frame header.
+            [40, 44, 52].map { Int(UInt32(littleEndian: header.loadUnaligned(fromByteOffset: $0, as: UInt32.self))) }
         }
-        let rest = Int(UInt32(littleEndian: counts.0)) + Int(UInt32(littleEndian: counts.1))
+        let rest = counts[0] + (counts[2] == 0 ? counts[1] : 0)
         guard let body = read(source, rest) else { return nil }
         frame += body
         return frame

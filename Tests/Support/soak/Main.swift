@@ -138,12 +138,14 @@ struct SoakRun {
         // What an older store that is accepted still holds of closed sequences is dropped before the end.
         options.coordinatorArguments = ["--lease", "\(Chaos.lease / .seconds(1))", "--unknown-grace", "0"]
         options.rankArguments = ["--durability", durability, "--memory-idle", "2"]
+        // Beside the ranks' own: memory is passed there.
+        func proxySocket(_ rank: RankIndex) -> String { "\(place.path)/proxy-\(rank.value).sock" }
         for rank in shape.allRanks {
-            options.advertisedEndpoints[rank] = "unix:\(directory)/proxy-\(rank.value).sock"
+            options.advertisedEndpoints[rank] = "unix:\(proxySocket(rank))"
         }
         let proxies = try shape.allRanks.map { rank in
             try FaultProxy(
-                listen: "\(directory)/proxy-\(rank.value).sock", target: place.socket(of: .rank(rank)),
+                listen: proxySocket(rank), target: place.socket(of: .rank(rank)),
                 seed: random.next())
         }
         let local = try LocalCluster.start(in: place, options: options)

@@ -86,10 +86,11 @@ class Hello:
     fingerprint: int
     layout: str
     release: str
+    features: int = 0
 
 
 HELLO_TYPE, WELCOME_TYPE, FAILURE_TYPE = 1, 2, 3
-HELLO: Record[Hello] = Record(Hello, role=U8, rank=RANK, fingerprint=U64, layout=STRING, release=STRING)
+HELLO: Record[Hello] = Record(Hello, role=U8, rank=RANK, fingerprint=U64, layout=STRING, release=STRING, features=U32)
 FAILURE_FIELDS = FAILURE
 
 # The coordinator's.

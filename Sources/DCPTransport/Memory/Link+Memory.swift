@@ -1,0 +1,55 @@
+internal import DCPCore
+internal import DCPWire
+internal import NIOCore
+
+/// Payloads beside the connection.
+extension Link {
+    /// Whether payloads go through memory that the peer has too.
+    package var sharesMemory: Bool { memory?.rings != nil }
+
+    /// What went through it, from this side.
+    package var memoryTraffic: SharedRings.Traffic { memory?.rings?.traffic ?? SharedRings.Traffic() }
+
+    /// Both sides know each other.
+    func requestMemory(of peer: Hello) {
+        guard let memory else { return }
+        do throws(ServiceError) {
+            if let message = try memory.begin(with: peer) { write(.greeting(message)) }
+        } catch {
+            delegate?.link(self, sharesMemory: .failure(error))
+        }
+    }
+
+    /// - Returns: whether the message was for this side of the link, and not for its owner.
+    /// - Throws: `.protocolViolation` for what the peer may not send.
+    func takeMemory(_ message: Message) throws(ServiceError) -> Bool {
+        guard let memory else { return false }
+        switch message {
+        case .memoryRequest, .memorySent, .memoryTaken: break
+        default: return false
+        }
+        do throws(ServiceError) {
+            if let reply = try memory.receive(message) { write(.greeting(reply)) }
+        } catch {
+            guard error.code != .protocolViolation else { throw error }
+            delegate?.link(self, sharesMemory: .failure(error))
+        }
+        if let rings = memory.rings {
+            inbound.memory = rings
+            delegate?.link(self, sharesMemory: .success(()))
+        }
+        return true
+    }
+
+    /// Puts a payload into memory, where there is any, for a frame that leaves next.
+    /// - Returns: where it lies there; nil when it goes with its frame.
+    func memoryPlace(for payload: [ByteBuffer]) throws(ServiceError) -> MemoryPlace? {
+        guard let rings = memory?.rings, !payload.isEmpty else { return nil }
+        do throws(ServiceError) {
+            return try rings.put(payload)
+        } catch {
+            refuse(error)
+            throw ServiceError(.rankUnavailable, "The connection was closed: \(error.message)")
+        }
+    }
+}
