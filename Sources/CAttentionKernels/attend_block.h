@@ -9,6 +9,7 @@
 
 #include "attention.h"
 #include "softmax_row.h"
+#include "strips.h"
 
 #pragma STDC FP_CONTRACT OFF
 
@@ -46,6 +47,16 @@ static inline void dcp_prefetch_keys(const dcp_attention_rows *rows, dcp_panel_f
     for (int64_t d = 0; d < rows->key_dim / form.pair; d++) {
         const char *row = (const char *)keys + (d * rows->block_tokens + first) * token_bytes;
         dcp_prefetch(row, row + tokens * token_bytes);
+    }
+}
+
+// Asks for one of `shares` shares of 16 tokens' values.
+static inline void dcp_prefetch_values(const dcp_attention_rows *rows, dcp_panel_form form, const void *values,
+                                       int64_t first, int64_t share, int64_t shares) {
+    for (int64_t strip = 0; strip < rows->value_dim; strip += dcp_strip_dims) {
+        const int64_t width = dcp_strip_width(strip, rows->value_dim), bytes = dcp_lanes * width * form.element_bytes;
+        const char *at = (const char *)values + (strip * rows->value_tokens + first * width) * form.element_bytes;
+        dcp_prefetch(at + bytes * share / shares, at + bytes * (share + 1) / shares);
     }
 }
 
@@ -100,12 +111,10 @@ static inline __attribute__((always_inline)) void dcp_attend_group(const dcp_att
     // Up to 15 tokens beside the visible ones are scored: inside the panel, and replaced before they are read.
     float key_scratch[dcp_key_dim_max * dcp_lanes];
     dcp_prefetch_keys(rows, form, keys, first, dcp_padded(tokens));
-    const int64_t lanes_bytes = dcp_lanes * rows->value_dim * form.element_bytes;
-    const char *ahead = (const char *)values + first * rows->value_dim * form.element_bytes;
-    for (int64_t t = 0; t < tokens; t += dcp_lanes, ahead += lanes_bytes) {
+    for (int64_t t = 0; t < tokens; t += dcp_lanes) {
         const dcp_view lanes = load_keys(rows, keys, first + t, key_scratch);
         for (int64_t r = 0; r < rows->rows; r++) {
-            dcp_prefetch(ahead + lanes_bytes * r / rows->rows, ahead + lanes_bytes * (r + 1) / rows->rows);
+            dcp_prefetch_values(rows, form, values, first + t, r, rows->rows);
             if (t < end[r] && t + dcp_lanes > begin[r]) dcp_score_lanes(rows->queries + r * rows->key_dim, lanes, rows->key_dim, &scores[r][t]);
         }
     }

@@ -132,12 +132,13 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
     group.then = (uintptr_t)ahead.then;
     group.then_end = (uintptr_t)ahead.then_end;
     group.level = ahead.level;
+    group.values = values;
     dcp_deal_ahead(type, &group, seen.end - start, &ahead);
     DCP_NO_CALL
     for (int64_t r = 0; r < rows->rows; r++) group.maximum[r] = rows->maximum[r], group.sum[r] = rows->sum[r];
     for (int64_t first = start; first < seen.end; first += dcp_group_tokens) {
         group.keys = (const char *)keys + first * pair * size;
-        group.values = (const char *)values + first * rows->value_dim * size;
+        group.first = first;
         group.tokens = dcp_min(seen.end - first, dcp_group_tokens);
         // Tokens beside the visible ones are scored as well: inside the panel, and replaced before they are read.
         if (is_ranged) dcp_see_group(&group, visible, (int32_t)first);

@@ -85,6 +85,6 @@ int dcp_rows_to_f32(const dcp_kernel_table *kernels, int32_t row_type, const voi
 }
 
 void dcp_values_of_keys(const dcp_kernel_table *kernels, int32_t data_type, const void *keys, int64_t block_tokens,
-                        int64_t value_dim, int64_t tokens, void *values) {
-    kernels->values_of_keys(data_type, keys, block_tokens, value_dim, tokens, values);
+                        int64_t value_dim, int64_t tokens, void *values, int64_t value_tokens) {
+    kernels->values_of_keys(data_type, keys, block_tokens, value_dim, tokens, values, value_tokens);
 }

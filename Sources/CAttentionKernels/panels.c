@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "convert.h"
+#include "strips.h"
 
 static float row_element(int32_t row_type, const void *rows, int64_t index) {
     if (row_type == dcp_f32) {
@@ -47,8 +48,10 @@ static int64_t key_index(const dcp_panel_shape *s, int64_t token, int64_t dim) {
     return dim * s->block_tokens + token;
 }
 static int64_t value_index(const dcp_panel_shape *s, int64_t token, int64_t dim) {
-    if (s->data_type == dcp_bf16) return ((token / 2) * s->value_dim + dim) * 2 + token % 2;
-    return token * s->value_dim + dim;
+    const int64_t strip = dcp_strip_of(dim), width = dcp_strip_width(strip, s->value_dim);
+    const int64_t start = strip * s->block_tokens, place = dim - strip;
+    if (s->data_type == dcp_bf16) return start + (token / 2 * width + place) * 2 + token % 2;
+    return start + token * width + place;
 }
 
 int dcp_panel_write_scalar(const dcp_panel_shape *s, int32_t row_type, const void *keys, const void *values,

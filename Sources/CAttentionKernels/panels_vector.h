@@ -3,7 +3,8 @@
 // A K panel is its rows' transpose, word by word for bf16 and f32, and with the pairs of a word taken apart for f16.
 // Tokens are taken in runs of up to 16, the tokens of a cache line of words: a whole run is transposed in registers, a
 // vector of words of 16 rows at a time, and leaves as whole lines. The tokens of a part of a run are written one by one,
-// since the bytes of their neighbours must not be touched. So are, in V, the tokens whose pair is not whole.
+// since the bytes of their neighbours must not be touched. So are, in V, the tokens whose pair is not whole. A row of V goes
+// into the panel strip by strip.
 //
 // Rows and panels are many short runs of memory, too short for the processor's own prefetch: while a run is written the
 // rows of the next are asked for.
@@ -143,11 +144,11 @@ DCP_PANEL_INLINE void dcp_value_pair(int from, int streams, const char *first, c
 }
 
 // One token of a bf16 pair, whose other token may be in use.
-DCP_PANEL_INLINE void dcp_value_half(int from, const char *row, int64_t dim, char *panel, int64_t token,
+DCP_PANEL_INLINE void dcp_value_half(int from, const char *row, int64_t dim, char *strip, int64_t token,
                                      dcp_words *highest) {
-    uint32_t words[dcp_row_words_max];
+    uint32_t words[dcp_strip_dims / 2];
     dcp_row_convert(from, dcp_bf16, 0, row, dim, (char *)words, highest);
-    uint16_t *at = (uint16_t *)panel + token / 2 * 2 * dim + token % 2;
+    uint16_t *at = (uint16_t *)strip + token / 2 * 2 * dim + token % 2;
     for (int64_t w = 0; w < dim / 2; w++, at += 4) {
         at[0] = (uint16_t)words[w];
         at[2] = (uint16_t)(words[w] >> 16);
@@ -168,22 +169,33 @@ DCP_PANEL_INLINE void dcp_write_keys(int from, int to, const dcp_panel_job *job,
     }
 }
 
+// A strip of a token's values, and of the next one's where they are a whole pair. `rows` are at the strip's first dimension.
+DCP_PANEL_INLINE void dcp_value_strip(int from, int to, int streams, const char *row, const char *next_row, int64_t dim,
+                                      char *strip, int64_t token, dcp_words *highest) {
+    char *out = strip + token * dim * dcp_type_bytes(to);
+    if (to != dcp_bf16) {
+        dcp_row_convert(from, to, streams, row, dim, out, highest);
+    } else if (next_row != NULL && dim >= dcp_width) {
+        dcp_value_pair(from, streams, row, next_row, dim, out, highest);
+    } else {
+        dcp_value_half(from, row, dim, strip, token, highest);
+        if (next_row != NULL) dcp_value_half(from, next_row, dim, strip, token + 1, highest);
+    }
+}
+
 DCP_PANEL_INLINE void dcp_write_values(int from, int to, const dcp_panel_job *job, const dcp_run *run, char *panel,
                                        dcp_words *highest, const dcp_run *next) {
-    const int64_t dim = job->shape->value_dim, row_bytes = dim * dcp_type_bytes(to);
-    for (int64_t t = 0; t < run->count; t++) {
+    const int64_t dim = job->shape->value_dim, strip_tokens = job->shape->block_tokens * dcp_type_bytes(to);
+    for (int64_t t = 0; t < run->count;) {
         const int64_t token = run->token + t;
-        dcp_run_ask(next, t, run->count);
-        if (to != dcp_bf16) {
-            dcp_row_convert(from, to, job->streams_values, run->rows[t], dim, panel + token * row_bytes, highest);
-        } else if (token % 2 == 0 && t + 1 < run->count && dim >= dcp_width) {
-            dcp_value_pair(from, job->streams_values, run->rows[t], run->rows[t + 1], dim, panel + token * row_bytes,
-                           highest);
-            t++;
-            dcp_run_ask(next, t, run->count);
-        } else {
-            dcp_value_half(from, run->rows[t], dim, panel, token, highest);
+        const int64_t taken = to == dcp_bf16 && token % 2 == 0 && t + 1 < run->count ? 2 : 1;
+        for (int64_t strip = 0; strip < dim; strip += dcp_strip_dims) {
+            const int64_t skipped = strip * dcp_type_bytes(from);
+            dcp_value_strip(from, to, job->streams_values, run->rows[t] + skipped,
+                            taken == 2 ? run->rows[t + 1] + skipped : NULL, dcp_strip_width(strip, dim),
+                            panel + strip * strip_tokens, token, highest);
         }
+        for (const int64_t end = t + taken; t < end; t++) dcp_run_ask(next, t, run->count);
     }
 }
 

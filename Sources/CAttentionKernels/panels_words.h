@@ -23,6 +23,8 @@
 #ifndef DCP_PANELS_WORDS_H
 #define DCP_PANELS_WORDS_H
 
+#include "strips.h"
+
 enum { dcp_row_words_max = 576 };
 
 #define DCP_PANEL_INLINE static inline __attribute__((always_inline))

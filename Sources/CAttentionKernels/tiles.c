@@ -2,6 +2,7 @@
 #include "tiles.h"
 
 #include "convert.h"
+#include "strips.h"
 
 void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t first, int64_t count,
                       float *restrict tile, int64_t stride) {
@@ -26,25 +27,36 @@ void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t fi
     }
 }
 
+// A strip of `dim` dimensions, into rows of `stride`.
+static void strip_to_tile(int32_t data_type, const void *strip, int64_t dim, int64_t first, int64_t count,
+                          float *restrict tile, int64_t stride) {
+    for (int64_t t = 0; t < count; t++, tile += stride) {
+        const int64_t token = first + t;
+        switch (data_type) {
+        case dcp_bf16: {
+            const uint32_t *words = (const uint32_t *)strip + token / 2 * dim;
+            if (token % 2 == 0) {
+                for (int64_t d = 0; d < dim; d++) tile[d] = dcp_float(words[d] << 16);
+            } else {
+                for (int64_t d = 0; d < dim; d++) tile[d] = dcp_float(words[d] & 0xFFFF0000u);
+            }
+            break;
+        }
+        case dcp_f16: {
+            const uint16_t *halves = (const uint16_t *)strip + token * dim;
+            for (int64_t d = 0; d < dim; d++) tile[d] = dcp_f16_to_f32(halves[d]);
+            break;
+        }
+        default: memcpy(tile, (const float *)strip + token * dim, 4 * (size_t)dim);
+        }
+    }
+}
+
 void dcp_values_to_tile(const dcp_panel_shape *shape, const void *values, int64_t first, int64_t count,
                         float *restrict tile) {
-    const int64_t dim = shape->value_dim;
-    switch (shape->data_type) {
-    case dcp_bf16:
-        for (int64_t t = 0; t < count; t++) {
-            const uint32_t *words = (const uint32_t *)values + (first + t) / 2 * dim;
-            if ((first + t) % 2 == 0) {
-                for (int64_t d = 0; d < dim; d++) tile[t * dim + d] = dcp_float(words[d] << 16);
-            } else {
-                for (int64_t d = 0; d < dim; d++) tile[t * dim + d] = dcp_float(words[d] & 0xFFFF0000u);
-            }
-        }
-        break;
-    case dcp_f16: {
-        const uint16_t *halves = (const uint16_t *)values + first * dim;
-        for (int64_t i = 0; i < count * dim; i++) tile[i] = dcp_f16_to_f32(halves[i]);
-        break;
-    }
-    default: memcpy(tile, (const float *)values + first * dim, 4 * (size_t)(count * dim));
+    const int64_t dim = shape->value_dim, size = shape->data_type == dcp_f32 ? 4 : 2;
+    for (int64_t strip = 0; strip < dim; strip += dcp_strip_dims) {
+        strip_to_tile(shape->data_type, (const char *)values + strip * shape->block_tokens * size,
+                      dcp_strip_width(strip, dim), first, count, tile + strip, dim);
     }
 }

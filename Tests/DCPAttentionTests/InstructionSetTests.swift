@@ -103,8 +103,9 @@ private struct Rows {
                         terms.withUnsafeBytes { terms in
                             var rows = dcp_attention_rows(
                                 rows: Int32(count), key_dim: Int32(keyDim), value_dim: Int32(valueDim),
-                                block_tokens: Int32(layout.blockTokens), terms: termCount, scale: 0.5,
-                                soft_cap: softCap, light_share: lightShare, queries: queries.baseAddress,
+                                block_tokens: Int32(layout.blockTokens), value_tokens: Int32(layout.blockTokens),
+                                terms: termCount, scale: 0.5, soft_cap: softCap, light_share: lightShare,
+                                queries: queries.baseAddress,
                                 query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
                             visible.withRanges {

@@ -60,19 +60,21 @@ struct LatentTests {
         let tables = (0..<dcp_kernels_count()).compactMap { dcp_kernels($0) }
         var generator = SeededGenerator.ofRun(salt: 52)
         for blockTokens in [16, 48, 64, 80, 4096] {
-            for dim in [2, 8, 14, 16, 30, 32, 34, 62, 128, 512] {
+            for dim in [2, 8, 14, 16, 30, 32, 34, 62, 66, 80, 128, 150, 512] {
                 for (first, tokens) in [(0, 16), (0, blockTokens), (blockTokens - 16, 16), (blockTokens / 32 * 16, 16)]
                 where tokens <= 144 {
                     let size = dataType.byteCount
                     let keys = (0..<blockTokens * dim * size).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
                     let offset = first * (dataType == .bfloat16 ? 4 : size)
+                    // Into a panel of that many tokens, or of more.
+                    let panelTokens = tokens + Int(generator.next() % 2) * 16
                     var expected: [UInt8]?
                     for table in tables {
-                        var values = [UInt8](repeating: 0xA5, count: tokens * dim * size + 64)
+                        var values = [UInt8](repeating: 0xA5, count: panelTokens * dim * size + 64)
                         keys.withUnsafeBytes {
                             dcp_values_of_keys(
                                 table, Int32(dataType.rawValue), $0.baseAddress! + offset, Int64(blockTokens),
-                                Int64(dim), Int64(tokens), &values)
+                                Int64(dim), Int64(tokens), &values, Int64(panelTokens))
                         }
                         #expect(values.suffix(64).allSatisfy { $0 == 0xA5 })
                         #expect(
@@ -81,13 +83,12 @@ struct LatentTests {
                     }
                     // By the definition of both panels.
                     func at(_ token: Int, _ d: Int) -> Int {
-                        dataType == .bfloat16
-                            ? (d / 2 * blockTokens + first + token) * 2 + d % 2 : d * blockTokens + first + token
+                        PanelPlaces.key(token: first + token, dim: d, blockTokens: blockTokens, dataType)
                     }
                     for token in [0, 1, tokens / 2, tokens - 1] {
                         for d in [0, 1, dim - 1] {
-                            let place =
-                                dataType == .bfloat16 ? (token / 2 * dim + d) * 2 + token % 2 : token * dim + d
+                            let place = PanelPlaces.value(
+                                token: token, dim: d, valueDim: dim, tokens: panelTokens, dataType)
                             let made = expected?[place * size..<(place + 1) * size]
                             #expect(made == keys[at(token, d) * size..<(at(token, d) + 1) * size])
                         }

@@ -38,7 +38,8 @@ struct PanelReaderTests {
     }
 
     private static let dims = [
-        (2, 2), (8, 10), (14, 16), (16, 8), (18, 34), (64, 64), (96, 98), (128, 128), (256, 254), (576, 512), (64, 0),
+        (2, 2), (8, 10), (14, 16), (16, 8), (18, 34), (64, 64), (80, 72), (96, 98), (128, 128), (256, 254), (576, 512),
+        (64, 0),
     ]
 
     @Test("any tokens of any block, whatever their bits", arguments: DataType.allCases)

@@ -72,12 +72,12 @@ private struct PanelWrite: CustomStringConvertible {
             let values = keys + dims.0 * blockTokens
             for token in first..<first + source.count {
                 for d in 0..<dims.0 {
-                    let index =
-                        dataType == .bfloat16 ? (d / 2 * blockTokens + token) * 2 + d % 2 : d * blockTokens + token
+                    let index = PanelPlaces.key(token: token, dim: d, blockTokens: blockTokens, dataType)
                     for byte in 0..<size { own[(keys + index) * size + byte] = true }
                 }
                 for d in 0..<dims.1 {
-                    let index = dataType == .bfloat16 ? (token / 2 * dims.1 + d) * 2 + token % 2 : token * dims.1 + d
+                    let index = PanelPlaces.value(
+                        token: token, dim: d, valueDim: dims.1, tokens: blockTokens, dataType)
                     for byte in 0..<size { own[(values + index) * size + byte] = true }
                 }
             }
@@ -190,6 +190,51 @@ struct PanelWriterTests {
             }
         }
         if finite { #expect(twinResult == 0, "\(what)") }
+    }
+
+    @Test("each number stands where the layout says", arguments: DataType.allCases)
+    func places(dataType: DataType) {
+        for (number, dims) in Self.dims.enumerated() {
+            let blockTokens = 16 << (number % 3)
+            let write = PanelWrite(
+                rowType: dataType, dataType: dataType, heads: 2, dims: dims, blockTokens: blockTokens,
+                rowTokens: blockTokens, source: (0..<UInt32(blockTokens)).map { $0 }, first: 0, streams: false)
+            // Neighbours differ in their upper halves, whatever their type.
+            func bits(_ index: Int) -> UInt32 { UInt32(0x3c00 + index % 509) << (dataType == .float32 ? 16 : 0) }
+            func rows(_ dim: Int, from start: Int) -> [UInt8] {
+                (0..<2 * blockTokens * dim).flatMap { index in
+                    (0..<dataType.byteCount).map { UInt8(truncatingIfNeeded: bits(start + index) >> (8 * $0)) }
+                }
+            }
+            let keys = rows(dims.0, from: 0), values = rows(dims.1, from: 7)
+            var payload = [UInt8](repeating: 0, count: write.payloadByteCount)
+            for table in Self.tables {
+                #expect(write.run(table, keys: keys, values: values, payload: &payload) == 0)
+                func element(_ index: Int) -> UInt32 {
+                    let start = index * dataType.byteCount
+                    return (0..<dataType.byteCount).reduce(0) { $0 | UInt32(payload[start + $1]) << (8 * $1) }
+                }
+                var areThere = true
+                for head in 0..<2 {
+                    let start = head * (dims.0 + dims.1) * blockTokens
+                    for token in 0..<blockTokens {
+                        let row = head * blockTokens + token
+                        for d in 0..<dims.0 {
+                            let place = PanelPlaces.key(token: token, dim: d, blockTokens: blockTokens, dataType)
+                            areThere = areThere && element(start + place) == bits(row * dims.0 + d)
+                        }
+                        for d in 0..<dims.1 {
+                            let place = PanelPlaces.value(
+                                token: token, dim: d, valueDim: dims.1, tokens: blockTokens, dataType)
+                            areThere =
+                                areThere
+                                && element(start + dims.0 * blockTokens + place) == bits(7 + row * dims.1 + d)
+                        }
+                    }
+                }
+                #expect(areThere, "\(String(cString: table.pointee.name)), \(write)")
+            }
+        }
     }
 
     @Test("a single number that is not finite is found wherever it is", arguments: DataType.allCases)

@@ -26,7 +26,8 @@ typedef struct {
     int32_t rows;         // 1...dcp_attention_rows_max
     int32_t key_dim;      // even, 8...576
     int32_t value_dim;    // even, 8...512
-    int32_t block_tokens; // a multiple of 16
+    int32_t block_tokens; // of the K panel, a multiple of 16
+    int32_t value_tokens; // of the V panel: as many, or, where it is made of keys, as it was made for
     int32_t terms;        // of query_terms, 1...3
     float scale;
     float soft_cap;       // 0 for none

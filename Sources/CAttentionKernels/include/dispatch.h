@@ -35,7 +35,8 @@ void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const 
 int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
                         int64_t head_bytes);
 
-// Writes tokens into a block and reads them out of it, takes rows as Float32, and makes values of keys, with a table's kernels: see panels.h.
+// Writes tokens into a block and reads them out of it, takes rows as Float32, and makes values of keys, with a table's
+// kernels: see panels.h.
 int dcp_panel_write(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, int32_t row_type, const void *keys,
                     const void *values, int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,
                     int64_t first, int streams);
@@ -43,6 +44,6 @@ void dcp_panel_read(const dcp_kernel_table *kernels, const dcp_panel_shape *shap
                     int64_t count, void *keys, void *values);
 int dcp_rows_to_f32(const dcp_kernel_table *kernels, int32_t row_type, const void *rows, int64_t count, float *out);
 void dcp_values_of_keys(const dcp_kernel_table *kernels, int32_t data_type, const void *keys, int64_t block_tokens,
-                        int64_t value_dim, int64_t tokens, void *values);
+                        int64_t value_dim, int64_t tokens, void *values, int64_t value_tokens);
 
 #endif

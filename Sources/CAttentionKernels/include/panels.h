@@ -7,6 +7,9 @@
 // Element types, numbered as DCPCore.DataType.
 enum { dcp_bf16 = 1, dcp_f16 = 2, dcp_f32 = 3 };
 
+// Dimensions of a V panel that lie beside each other: see DCPAttention.PanelLayout.
+enum { dcp_strip_dims = 64 };
+
 // The shape of one block's payload; see DCPAttention.PanelLayout for the layout and its reason.
 typedef struct {
     int32_t data_type;
@@ -44,13 +47,13 @@ typedef void dcp_panel_reader(const dcp_panel_shape *shape, const void *payload,
 // count values of row_type, unaligned, as Float32. Exact. Returns 0, or -1 when one is NaN or infinite.
 typedef int dcp_rows_converter(int32_t row_type, const void *rows, int64_t count, float *out);
 
-// Values that are the first dimensions of keys, as a V panel of `tokens` tokens: [tokens/2][value_dim][2] of bf16,
-// [tokens][value_dim] of f16 and f32.
+// Values that are the first dimensions of keys, as the first tokens of a V panel.
 //
 //   keys   K panel of a block of block_tokens tokens, at the first token of those taken
 //   tokens a multiple of 16
+//   values a V panel of value_tokens tokens
 typedef void dcp_value_maker(int32_t data_type, const void *keys, int64_t block_tokens, int64_t value_dim,
-                             int64_t tokens, void *values);
+                             int64_t tokens, void *values, int64_t value_tokens);
 
 // The twins that the others equal in every bit, those of a NaN included.
 dcp_panel_writer dcp_panel_write_scalar;

@@ -7,12 +7,16 @@ public import DCPCore
 ///
 /// | KV dtype | K panel | V panel |
 /// |---|---|---|
-/// | f32, f16 | `[Dk][blockTokens]` | `[blockTokens][Dv]` |
-/// | bf16 | `[Dk/2][blockTokens][2]` | `[blockTokens/2][Dv][2]` |
+/// | f32, f16 | `[Dk][blockTokens]` | `[Dv/64][blockTokens][64]` |
+/// | bf16 | `[Dk/2][blockTokens][2]` | `[Dv/64][blockTokens/2][64][2]` |
 ///
 /// So scores accumulate with tokens along SIMD lanes and need no horizontal sums; measured, three times as fast as
 /// row-major on the same kernel. The bf16 pairs are the operands of `vdpbf16ps`: two dimensions of one token in K, two
 /// tokens of one dimension in V.
+///
+/// V is in strips of 64 dimensions, which is what a tile of the kernels takes at once: the strip is one stream of addresses.
+/// Where 64 does not divide Dv the last strip is as wide as what is left, so a panel has no padding: a Dv of 80 is
+/// `[blockTokens/2][64][2]` and then `[blockTokens/2][16][2]`. A Dv of up to 64 is one strip.
 public struct PanelLayout: Hashable, Sendable {
     public let dataType: DataType
     /// KV heads of one head group.

@@ -137,7 +137,7 @@ extension AttentionWork {
         let terms = tileQueries.terms(ofTile: index)
         return dcp_attention_rows(
             rows: Int32(tile.rows), key_dim: Int32(attention.keyDim), value_dim: Int32(attention.valueDim),
-            block_tokens: Int32(blocks.layout.blockTokens), terms: terms?.count ?? 0,
+            block_tokens: Int32(blocks.layout.blockTokens), value_tokens: Int32(stepTokens), terms: terms?.count ?? 0,
             scale: attention.scale, soft_cap: attention.softcap ?? 0, light_share: lightShare,
             queries: tileQueries.floats(ofTile: index), query_terms: terms?.0, maximum: state.maximum, sum: state.sum,
             output: state.output)

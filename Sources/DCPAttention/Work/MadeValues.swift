@@ -10,6 +10,8 @@ struct MadeValues: ~Copyable {
     private let layout: PanelLayout
     private let kernels: AttentionKernels
     private let memory: UnsafeMutableRawPointer
+    /// Of the panel.
+    private let tokens: Int
     /// Whose values are there.
     private var keys: UnsafeRawPointer?
 
@@ -17,6 +19,7 @@ struct MadeValues: ~Copyable {
     init(_ layout: PanelLayout, tokens: Int, _ kernels: AttentionKernels) {
         self.layout = layout
         self.kernels = kernels
+        self.tokens = tokens
         memory = .allocate(byteCount: tokens * layout.valueDim * layout.dataType.byteCount, alignment: 64)
     }
 
@@ -27,7 +30,7 @@ struct MadeValues: ~Copyable {
         if keys != self.keys {
             dcp_values_of_keys(
                 kernels.table, Int32(layout.dataType.rawValue), keys, Int64(layout.blockTokens), Int64(layout.valueDim),
-                Int64(tokens), memory)
+                Int64(tokens), memory, Int64(self.tokens))
             self.keys = keys
         }
         return UnsafeRawPointer(memory)

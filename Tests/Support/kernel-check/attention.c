@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../../../Sources/CAttentionKernels/convert.h"
+#include "../../../Sources/CAttentionKernels/strips.h"
 #include "check.h"
 
 enum { blocks_max = 3, dim_max = 320, block_tokens_max = 144 };
@@ -38,7 +39,7 @@ static void run(const problem *p, const dcp_kernel_table *kernels, states *s) {
     const int32_t term_count = dcp_split_queries(p->queries, elements, terms, elements);
     const dcp_attention_rows rows = {
         .rows = p->rows, .key_dim = p->shape.key_dim, .value_dim = p->shape.value_dim,
-        .block_tokens = p->shape.block_tokens, .terms = term_count, .scale = 0.5f,
+        .block_tokens = p->shape.block_tokens, .value_tokens = p->shape.block_tokens, .terms = term_count, .scale = 0.5f,
         .soft_cap = p->soft_cap, .light_share = p->light_share, .queries = p->queries, .query_terms = (const uint32_t *)terms,
         .maximum = s->maximum, .sum = s->sum, .output = s->output};
     for (int i = 0; i < p->blocks * p->repeats; i++) {
@@ -87,8 +88,9 @@ static double reference(const problem *p, int row, double *output) {
             const double weight = exp(scores[b * block_tokens_max + t] - highest);
             sum += weight;
             for (int64_t d = 0; d < value_dim; d++) {
-                const int64_t index = type == dcp_bf16 ? (t / 2 * value_dim + d) * 2 + t % 2 : t * value_dim + d;
-                output[d] += weight * element(type, values_of(p, b), index);
+                const int64_t strip = dcp_strip_of(d), width = dcp_strip_width(strip, value_dim), place = d - strip;
+                const int64_t index = type == dcp_bf16 ? (t / 2 * width + place) * 2 + t % 2 : t * width + place;
+                output[d] += weight * element(type, values_of(p, b), strip * tokens + index);
             }
         }
     }

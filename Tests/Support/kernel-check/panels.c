@@ -76,11 +76,16 @@ static void check_conversion(const dcp_kernel_table *kernels, int row_type, int6
 static void check_values(const dcp_kernel_table *kernels, int type, int dim, int block_tokens, int first, int tokens) {
     const int64_t size = type_bytes(type);
     guarded keys = guarded_make((uint64_t)(dim * block_tokens * size));
-    guarded ours = guarded_make((uint64_t)(dim * tokens * size)), twin = guarded_make((uint64_t)(dim * tokens * size));
+    // Into a panel of that many tokens, or of more.
+    const int64_t value_tokens = tokens + (int64_t)(next_random() % 2) * 16;
+    const uint64_t value_bytes = (uint64_t)(dim * value_tokens * size);
+    guarded ours = guarded_make(value_bytes), twin = guarded_make(value_bytes);
     fill(keys, type);
+    fill(ours, type);
+    memcpy(twin.base, ours.base, value_bytes);
     const char *at = (const char *)keys.base + first * (type == dcp_f16 ? 2 : 4);
-    dcp_values_of_keys(kernels, type, at, block_tokens, dim, tokens, ours.base);
-    dcp_values_of_keys(dcp_kernels(0), type, at, block_tokens, dim, tokens, twin.base);
+    dcp_values_of_keys(kernels, type, at, block_tokens, dim, tokens, ours.base, value_tokens);
+    dcp_values_of_keys(dcp_kernels(0), type, at, block_tokens, dim, tokens, twin.base, value_tokens);
     check(memcmp(ours.base, twin.base, ours.byte_count) == 0, "values of %s keys, %d dims, block %d, tokens %d..<%d",
           names[type], dim, block_tokens, first, first + tokens);
     guarded_free(keys);
