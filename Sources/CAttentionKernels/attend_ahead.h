@@ -25,8 +25,6 @@ enum { dcp_dot = 1 };
 enum { dcp_dot = 0 };
 #endif
 
-DCP_INLINE int64_t dcp_element_bytes(int type) { return type == dcp_f32 ? 4 : 2; }
-
 // What the rows of a tile see of a group: all of them the first `all` tokens, some of them more, up to `most`.
 typedef struct {
     int64_t all, most;

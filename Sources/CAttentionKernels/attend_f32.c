@@ -16,5 +16,5 @@ static inline dcp_view load_values(const dcp_attention_rows *rows, const void *p
 void dcp_attend_f32_scalar(const dcp_attention_rows *rows, const void *keys, const void *values,
                            dcp_token_ranges visible, dcp_ahead ahead) {
     (void)ahead;
-    dcp_attend_over(rows, keys, values, visible, (dcp_panel_form){4, 1}, load_keys, load_values);
+    dcp_attend_over(rows, keys, values, visible, dcp_format(dcp_f32), load_keys, load_values);
 }

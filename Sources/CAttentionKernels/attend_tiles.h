@@ -10,7 +10,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
     const dcp_attention_rows *rows = group->rows;
     const int64_t dim = rows->key_dim, stride = rows->block_tokens;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
-    const char *keys = group->keys + token * (type == dcp_bf16 ? 4 : dcp_element_bytes(type)) + share.from / 2 * pair_bytes;
+    const char *keys = group->keys + token * dcp_format(type).interleaved * dcp_element_bytes(type) + share.from / 2 * pair_bytes;
     dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
     DCP_UNROLL
@@ -67,7 +67,7 @@ DCP_INLINE void dcp_value_tile(int type, int is_ranged, int count, int vectors, 
         vectors * dcp_width == dcp_strip_dims ? dcp_strip_dims : dcp_strip_width(strip, rows->value_dim);
     const int64_t pair_bytes = 2 * width * size;
     const char *values = group->values + (strip * rows->value_tokens + group->first * width) * size
-                         + (dim - strip) * (type == dcp_bf16 ? 4 : size);
+                         + (dim - strip) * dcp_format(type).interleaved * size;
     const dcp_sight sight =
         is_ranged ? group->sights[row / dcp_tile_rows] : (dcp_sight){group->tokens, group->tokens};
     dcp_asking asking = dcp_begin_asking(group);

@@ -69,9 +69,9 @@ DCP_PANEL_INLINE void dcp_read_value_half(const char *strip, int64_t dim, int64_
 // A strip of a token's values, and of the next one's where there is a row for it.
 DCP_PANEL_INLINE void dcp_read_value_strip(int type, const char *strip, int64_t dim, int64_t token, char *row,
                                            char *next_row) {
-    const char *at = strip + token * dim * dcp_type_bytes(type);
+    const char *at = strip + token * dim * dcp_element_bytes(type);
     if (type != dcp_bf16) {
-        memcpy(row, at, (size_t)(dim * dcp_type_bytes(type)));
+        memcpy(row, at, (size_t)(dim * dcp_element_bytes(type)));
     } else if (next_row != NULL && dim >= dcp_width) {
         for (int64_t d = 0; d < dim; d += dcp_width) {
             const int64_t here = d + dcp_width <= dim ? d : dim - dcp_width;
@@ -92,8 +92,8 @@ DCP_PANEL_INLINE void dcp_read_values(int type, const char *panel, int64_t block
         const int64_t token = first + t;
         const int64_t taken = type == dcp_bf16 && token % 2 == 0 && t + 1 < count ? 2 : 1;
         for (int64_t strip = 0; strip < dim; strip += dcp_strip_dims) {
-            char *row = out + t * stride + strip * dcp_type_bytes(type);
-            dcp_read_value_strip(type, panel + strip * block_tokens * dcp_type_bytes(type), dcp_strip_width(strip, dim),
+            char *row = out + t * stride + strip * dcp_element_bytes(type);
+            dcp_read_value_strip(type, panel + strip * block_tokens * dcp_element_bytes(type), dcp_strip_width(strip, dim),
                                  token, row, taken == 2 ? row + stride : NULL);
         }
         t += taken;
@@ -102,7 +102,7 @@ DCP_PANEL_INLINE void dcp_read_values(int type, const char *panel, int64_t block
 
 DCP_PANEL_INLINE void dcp_read_panels(int type, const dcp_panel_shape *shape, const char *payload, int64_t first,
                                       int64_t count, char *keys, char *values) {
-    const int64_t size = dcp_type_bytes(type);
+    const int64_t size = dcp_element_bytes(type);
     const int64_t key_bytes = shape->key_dim * size, value_bytes = shape->value_dim * size;
     for (int64_t head = 0; head < shape->kv_heads; head++) {
         const char *panel = payload + head * shape->block_tokens * (key_bytes + value_bytes);
@@ -114,14 +114,16 @@ DCP_PANEL_INLINE void dcp_read_panels(int type, const dcp_panel_shape *shape, co
     }
 }
 
-// The reader of an instruction set: one for each type.
+// The reader of an instruction set: one for each format.
+#define DCP_READ_CASE(name, number, ...)                                                                               \
+    case number: dcp_read_panels(number, shape, payload, first, count, keys, values); break;
+
 #define DCP_PANEL_READER(set)                                                                                          \
     void dcp_panel_read_##set(const dcp_panel_shape *shape, const void *payload, int64_t first, int64_t count,         \
                               void *keys, void *values) {                                                              \
-        switch (shape->data_type) {                                                                                    \
-        case dcp_bf16: dcp_read_panels(dcp_bf16, shape, payload, first, count, keys, values); break;                   \
-        case dcp_f16: dcp_read_panels(dcp_f16, shape, payload, first, count, keys, values); break;                     \
-        default: dcp_read_panels(dcp_f32, shape, payload, first, count, keys, values);                                 \
+        switch (shape->format) {                                                                                       \
+            DCP_CACHE_FORMATS(DCP_READ_CASE, )                                                                         \
+        default: __builtin_trap();                                                                                     \
         }                                                                                                              \
     }
 

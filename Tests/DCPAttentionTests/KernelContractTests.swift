@@ -41,7 +41,7 @@ struct KernelContractTests {
                             let payload = panels.blocks.blocks[block]
                             visible.withRanges {
                                 dcp_attend_block(
-                                    table, Int32(layout.dataType.rawValue), &rows,
+                                    table, Int32(layout.format.rawValue), &rows,
                                     payload + layout.keyPanelOffset(ofHead: 0),
                                     payload + layout.valuePanelOffset(ofHead: 0), $0, dcp_ahead())
                             }
@@ -59,7 +59,7 @@ struct KernelContractTests {
         var generator = SeededGenerator.ofRun(salt: 11)
         let queries = generator.floats(Self.rows * Self.dim, limit: 3)
         let layout = PanelLayout(
-            dataType: variant.dataType, kvHeads: 1, keyDim: Self.dim, valueDim: Self.dim, blockTokens: 80)
+            format: variant.format, kvHeads: 1, keyDim: Self.dim, valueDim: Self.dim, blockTokens: 80)
         let panels = TestPanels(
             layout: layout, keys: generator.floats(160 * Self.dim), values: generator.floats(160 * Self.dim),
             tokens: 160)

@@ -51,7 +51,7 @@ extension AttentionWork {
         _ ranges: RowRanges, _ carried: CarriedStates?
     ) {
         let layout = blocks.layout, stepTokens = stepTokens
-        let dataType = Int32(layout.dataType.rawValue)
+        let format = Int32(layout.format.rawValue)
         // K and V of the piece's KV heads lie beside each other in a block.
         let read = tiles[0].keyOffset..<tiles[tiles.count - 1].keyOffset + layout.headByteCount
         var made = layout.ownValueDim > 0 ? nil : MadeValues(layout, tokens: stepTokens, kernels)
@@ -82,7 +82,7 @@ extension AttentionWork {
                 let ahead =
                     tile.pointee.prefetches
                     ? Self.ahead(of: tile.pointee, payload, following: following, read: read) : dcp_ahead()
-                dcp_attend_block(kernels.table, dataType, &tiles[place].rows, keys, values, visible, ahead)
+                dcp_attend_block(kernels.table, format, &tiles[place].rows, keys, values, visible, ahead)
             }
             token = next
         }

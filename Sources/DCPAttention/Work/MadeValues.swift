@@ -20,7 +20,7 @@ struct MadeValues: ~Copyable {
         self.layout = layout
         self.kernels = kernels
         self.tokens = tokens
-        memory = .allocate(byteCount: tokens * layout.valueDim * layout.dataType.byteCount, alignment: 64)
+        memory = .allocate(byteCount: tokens * layout.valueDim * layout.format.elementByteCount, alignment: 64)
     }
 
     /// - Parameters:
@@ -29,7 +29,7 @@ struct MadeValues: ~Copyable {
     mutating func values(of keys: UnsafeRawPointer, tokens: Int) -> UnsafeRawPointer {
         if keys != self.keys {
             dcp_values_of_keys(
-                kernels.table, Int32(layout.dataType.rawValue), keys, Int64(layout.blockTokens), Int64(layout.valueDim),
+                kernels.table, Int32(layout.format.rawValue), keys, Int64(layout.blockTokens), Int64(layout.valueDim),
                 Int64(tokens), memory, Int64(self.tokens))
             self.keys = keys
         }

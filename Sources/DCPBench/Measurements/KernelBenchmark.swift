@@ -12,7 +12,7 @@ public struct KernelBenchmark: Sendable {
 
     public var kind: Kind
     public var shapes: [AttentionShape]
-    public var dataTypes: [DataType]
+    public var formats: [CacheFormat]
     public var contexts: [Int]
     public var threads: [Int]
     /// Query tokens.
@@ -23,12 +23,12 @@ public struct KernelBenchmark: Sendable {
     public var withNewTokens: Bool
 
     public init(
-        _ kind: Kind, shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], threads: [Int], count: Int,
+        _ kind: Kind, shapes: [AttentionShape], formats: [CacheFormat], contexts: [Int], threads: [Int], count: Int,
         queries: QueryKind = .bfloat16, visibility: Visibility = .all, withNewTokens: Bool = false
     ) {
         self.kind = kind
         self.shapes = shapes
-        self.dataTypes = dataTypes
+        self.formats = formats
         self.contexts = contexts
         self.threads = threads
         self.count = count
@@ -54,26 +54,26 @@ public struct KernelBenchmark: Sendable {
     /// Measures all combinations. Blocks; a thread of its own calls it.
     public func run(_ bench: Bench) throws -> [Finding] {
         var results: [Finding] = []
-        for dataType in dataTypes {
+        for format in formats {
             var filled: (kvShape: AttentionShape, context: KernelContext)?
             for shape in shapes {
                 // Shapes that differ in query heads only attend over the same keys and values.
                 if filled?.kvShape.hasSameKeysAndValues(as: shape) != true {
                     filled = nil
-                    filled = (shape, try KernelContext(shape, dataType, tokens: contexts.max() ?? 0, bench))
+                    filled = (shape, try KernelContext(shape, format, tokens: contexts.max() ?? 0, bench))
                 }
                 guard let held = filled?.context else { continue }
                 for context in contexts {
-                    try measure(shape, dataType, context, held, bench, into: &results)
+                    try measure(shape, format, context, held, bench, into: &results)
                 }
-                if withNewTokens { try measureNewTokens(shape, dataType, bench, into: &results) }
+                if withNewTokens { try measureNewTokens(shape, format, bench, into: &results) }
             }
         }
         return results
     }
 
     private func measure(
-        _ shape: AttentionShape, _ dataType: DataType, _ context: Int, _ held: KernelContext, _ bench: Bench,
+        _ shape: AttentionShape, _ format: CacheFormat, _ context: Int, _ held: KernelContext, _ bench: Bench,
         into results: inout [Finding]
     ) throws {
         let attention = try shape.attention(visibility)
@@ -86,7 +86,7 @@ public struct KernelBenchmark: Sendable {
             blocks: blocks, owner: owner)
         let check = try AccuracyCheck(work)
         for threads in threads {
-            var parameters = parameters(shape, dataType, context: context, threads: threads)
+            var parameters = parameters(shape, format, context: context, threads: threads)
             parameters.queries = queries.rawValue
             bench.progress(parameters.label)
             let team = Team(threads: threads)
@@ -106,16 +106,16 @@ public struct KernelBenchmark: Sendable {
     }
 
     private func measureNewTokens(
-        _ shape: AttentionShape, _ dataType: DataType, _ bench: Bench, into results: inout [Finding]
+        _ shape: AttentionShape, _ format: CacheFormat, _ bench: Bench, into results: inout [Finding]
     ) throws {
         let attention = try shape.attention(visibility)
-        let panels = try KernelContext.panels(attention, dataType, tokens: count, bench)
+        let panels = try KernelContext.panels(attention, format, tokens: count, bench)
         let work = Work(
             attention: attention, queries: bench.queries(attention, tokens: count, queries),
             visible: .new(visibility, at: 0..<count), blocks: panels.blocks, owner: panels)
         let check = try AccuracyCheck(work)
         for threads in threads {
-            var parameters = parameters(shape, dataType, context: nil, threads: threads)
+            var parameters = parameters(shape, format, context: nil, threads: threads)
             parameters.queries = queries.rawValue
             parameters.causal = true
             bench.progress(parameters.label)
@@ -130,10 +130,10 @@ public struct KernelBenchmark: Sendable {
     }
 
     private func parameters(
-        _ shape: AttentionShape, _ dataType: DataType, context: Int?, threads: Int
+        _ shape: AttentionShape, _ format: CacheFormat, context: Int?, threads: Int
     ) -> Parameters {
         var parameters = Parameters(
-            kind == .decode ? "decode" : "prefill", shape, dataType, context: context, count: count, threads: threads)
+            kind == .decode ? "decode" : "prefill", shape, format, context: context, count: count, threads: threads)
         if case .window(let tokens) = visibility { parameters.window = tokens }
         return parameters
     }

@@ -6,7 +6,7 @@ internal import DCPWire
 /// Whole decode steps through a local cluster of real daemons: what `step` measures.
 public struct StepBenchmark: Sendable {
     public var shapes: [AttentionShape]
-    public var dataTypes: [DataType]
+    public var formats: [CacheFormat]
     public var contexts: [Int]
     /// Compute threads of each rank.
     public var threads: [Int]
@@ -20,11 +20,11 @@ public struct StepBenchmark: Sendable {
     public var python: String?
 
     public init(
-        shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], threads: [Int], ranks: Int, count: Int,
+        shapes: [AttentionShape], formats: [CacheFormat], contexts: [Int], threads: [Int], ranks: Int, count: Int,
         queries: QueryKind, exchange: Exchange, load: StepLoad = StepLoad(), python: String? = nil
     ) {
         self.shapes = shapes
-        self.dataTypes = dataTypes
+        self.formats = formats
         self.contexts = contexts
         self.threads = threads
         self.ranks = ranks
@@ -47,11 +47,11 @@ public struct StepBenchmark: Sendable {
     /// Measures all combinations, each with a cluster of its own.
     public func run(_ bench: Bench) async throws -> [Finding] {
         var findings: [Finding] = []
-        for dataType in dataTypes {
+        for format in formats {
             for shape in shapes {
                 for context in contexts {
                     for threads in threads {
-                        findings.append(try await measure(shape, dataType, context, threads, bench))
+                        findings.append(try await measure(shape, format, context, threads, bench))
                     }
                 }
             }
@@ -60,13 +60,13 @@ public struct StepBenchmark: Sendable {
     }
 
     private func measure(
-        _ shape: AttentionShape, _ dataType: DataType, _ context: Int, _ threads: Int, _ bench: Bench
+        _ shape: AttentionShape, _ format: CacheFormat, _ context: Int, _ threads: Int, _ bench: Bench
     ) async throws -> Finding {
-        var parameters = Parameters("step", shape, dataType, context: context, count: count, threads: threads)
+        var parameters = Parameters("step", shape, format, context: context, count: count, threads: threads)
         parameters.ranks = ranks
         parameters.queries = queries.rawValue
         parameters.load = load.label.isEmpty ? nil : load.label
-        let model = try shape.model(dataType, layers: load.layers)
+        let model = try shape.model(format, layers: load.layers)
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: context))
         bench.progress("starting a coordinator and \(ranks) ranks")
         let cluster = try StepCluster.start(

@@ -20,7 +20,7 @@ extension StepWork {
     func attendNewTokens(in place: Place, completion: @escaping Completion<AttentionResult>) {
         let own = QueryConversion.Part(heads: plan.ownHeads, dataType: request.queryDataType, rows: ownQueries)
         let layout = PanelLayout(
-            plan.attention, plan.kvDataType, kvHeads: plan.partition.kvHeads, blockTokens: Self.newTokenBlockTokens)
+            plan.attention, plan.kvFormat, kvHeads: plan.partition.kvHeads, blockTokens: Self.newTokenBlockTokens)
         let kept = Kept(
             (
                 queries: QueryConversion(heads: plan.ownHeads, [own], plan, limits),
