@@ -8,6 +8,8 @@
 #ifndef DCP_ATTEND_AHEAD_H
 #define DCP_ATTEND_AHEAD_H
 
+#include "strips.h"
+
 enum { dcp_group_tokens = 64, dcp_tile_rows = 4 };
 
 #define DCP_INLINE static inline __attribute__((always_inline))
@@ -22,8 +24,6 @@ enum { dcp_dot = 1 };
 #else
 enum { dcp_dot = 0 };
 #endif
-
-DCP_INLINE int64_t dcp_element_bytes(int type) { return type == dcp_f32 ? 4 : 2; }
 
 // What the rows of a tile see of a group: all of them the first `all` tokens, some of them more, up to `most`.
 typedef struct {
@@ -41,8 +41,10 @@ typedef struct {
 // What the loops over one group share.
 typedef struct {
     const dcp_attention_rows *rows;
-    const char *keys, *values; // at the group's first token
-    int64_t tokens;            // of the group, up to the last that some row sees
+    const char *keys;   // at the group's first token
+    const char *values; // of the block
+    int64_t first;      // of the block's tokens, the group's first
+    int64_t tokens;     // of the group, up to the last that some row sees
     // What each row sees of the group: both are 0 where it is nothing.
     int32_t begin[dcp_attention_rows_max], end[dcp_attention_rows_max];
     // At the start of a line: each vector of what follows lay in one line or over two, as the stack happened to. From

@@ -88,9 +88,7 @@ static inline __attribute__((always_inline)) __m256 vec_shifted_exp(__m256 x, in
 
 #include "attend_vector.h"
 
-DCP_ATTENTION_KERNEL(dcp_attend_bf16_avx2, dcp_bf16)
-DCP_ATTENTION_KERNEL(dcp_attend_f16_avx2, dcp_f16)
-DCP_ATTENTION_KERNEL(dcp_attend_f32_avx2, dcp_f32)
+DCP_ATTENTION_KERNELS(avx2)
 
 #pragma clang attribute pop
 

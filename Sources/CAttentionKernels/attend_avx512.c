@@ -23,9 +23,7 @@
 
 #include "attend_vector.h"
 
-DCP_ATTENTION_KERNEL(dcp_attend_bf16_avx512, dcp_bf16)
-DCP_ATTENTION_KERNEL(dcp_attend_f16_avx512, dcp_f16)
-DCP_ATTENTION_KERNEL(dcp_attend_f32_avx512, dcp_f32)
+DCP_ATTENTION_KERNELS(avx512)
 
 #pragma clang attribute pop
 

@@ -1,4 +1,4 @@
-// The attention kernel, written once over the two functions that a KV dtype supplies.
+// The attention kernel, written once over the two functions that a cache format supplies.
 //
 // Tokens lie along SIMD lanes: 16 tokens' scores accumulate side by side and need no horizontal sum. A group of 64
 // tokens is scored for all rows, weighted, and its values added, so K and V are converted once for all rows and the
@@ -9,6 +9,7 @@
 
 #include "attention.h"
 #include "softmax_row.h"
+#include "strips.h"
 
 #pragma STDC FP_CONTRACT OFF
 
@@ -27,12 +28,6 @@ typedef dcp_view dcp_load_keys(const dcp_attention_rows *rows, const void *panel
 typedef dcp_view dcp_load_values(const dcp_attention_rows *rows, const void *panel, int64_t first, int64_t tokens,
                                  int64_t dim, int64_t width, float *scratch);
 
-// How a KV dtype's panels lie in memory, for prefetching: K has rows of `pair` dimensions, tokens beside each other.
-typedef struct {
-    int64_t element_bytes;
-    int64_t pair;
-} dcp_panel_form;
-
 static inline void dcp_prefetch(const char *from, const char *end) {
     for (; from < end; from += 64) __builtin_prefetch(from, 0, 3);
 }
@@ -40,12 +35,22 @@ static inline void dcp_prefetch(const char *from, const char *end) {
 // Lanes are read 16 tokens at a time, a stride that hardware does not foresee. So a group's keys are asked for in
 // address order before the first of them is used, and its values while the keys are being scored: measured from memory,
 // bf16, 4 rows, 4.1 GB/s without, 5.2 with both asked for at the start, 6.8 like this, 7.7 from cache.
-static inline void dcp_prefetch_keys(const dcp_attention_rows *rows, dcp_panel_form form, const void *keys, int64_t first,
-                                     int64_t tokens) {
-    const int64_t token_bytes = form.element_bytes * form.pair;
-    for (int64_t d = 0; d < rows->key_dim / form.pair; d++) {
+static inline void dcp_prefetch_keys(const dcp_attention_rows *rows, dcp_cache_format format, const void *keys,
+                                     int64_t first, int64_t tokens) {
+    const int64_t token_bytes = format.element_bytes * format.interleaved;
+    for (int64_t d = 0; d < rows->key_dim / format.interleaved; d++) {
         const char *row = (const char *)keys + (d * rows->block_tokens + first) * token_bytes;
         dcp_prefetch(row, row + tokens * token_bytes);
+    }
+}
+
+// Asks for one of `shares` shares of 16 tokens' values.
+static inline void dcp_prefetch_values(const dcp_attention_rows *rows, dcp_cache_format format, const void *values,
+                                       int64_t first, int64_t share, int64_t shares) {
+    for (int64_t strip = 0; strip < rows->value_dim; strip += dcp_strip_dims) {
+        const int64_t width = dcp_strip_width(strip, rows->value_dim), bytes = dcp_lanes * width * format.element_bytes;
+        const char *at = (const char *)values + (strip * rows->value_tokens + first * width) * format.element_bytes;
+        dcp_prefetch(at + bytes * share / shares, at + bytes * (share + 1) / shares);
     }
 }
 
@@ -85,7 +90,8 @@ static inline __attribute__((always_inline)) void dcp_add_values(const float *re
 
 static inline __attribute__((always_inline)) void dcp_attend_group(const dcp_attention_rows *rows, const void *keys,
                                                                    const void *values,
-                                                                   dcp_token_ranges visible, int64_t first, int64_t tokens, dcp_panel_form form,
+                                                                   dcp_token_ranges visible, int64_t first,
+                                                                   int64_t tokens, dcp_cache_format format,
                                                                    dcp_load_keys *load_keys,
                                                                    dcp_load_values *load_values) {
     float scores[dcp_attention_rows_max][dcp_group_tokens];
@@ -99,13 +105,11 @@ static inline __attribute__((always_inline)) void dcp_attend_group(const dcp_att
     }
     // Up to 15 tokens beside the visible ones are scored: inside the panel, and replaced before they are read.
     float key_scratch[dcp_key_dim_max * dcp_lanes];
-    dcp_prefetch_keys(rows, form, keys, first, dcp_padded(tokens));
-    const int64_t lanes_bytes = dcp_lanes * rows->value_dim * form.element_bytes;
-    const char *ahead = (const char *)values + first * rows->value_dim * form.element_bytes;
-    for (int64_t t = 0; t < tokens; t += dcp_lanes, ahead += lanes_bytes) {
+    dcp_prefetch_keys(rows, format, keys, first, dcp_padded(tokens));
+    for (int64_t t = 0; t < tokens; t += dcp_lanes) {
         const dcp_view lanes = load_keys(rows, keys, first + t, key_scratch);
         for (int64_t r = 0; r < rows->rows; r++) {
-            dcp_prefetch(ahead + lanes_bytes * r / rows->rows, ahead + lanes_bytes * (r + 1) / rows->rows);
+            dcp_prefetch_values(rows, format, values, first + t, r, rows->rows);
             if (t < end[r] && t + dcp_lanes > begin[r]) dcp_score_lanes(rows->queries + r * rows->key_dim, lanes, rows->key_dim, &scores[r][t]);
         }
     }
@@ -135,14 +139,14 @@ static inline __attribute__((always_inline)) void dcp_attend_group(const dcp_att
 
 static inline __attribute__((always_inline)) void dcp_attend_over(const dcp_attention_rows *rows, const void *keys,
                                                                   const void *values, dcp_token_ranges visible,
-                                                                  dcp_panel_form form, dcp_load_keys *load_keys,
+                                                                  dcp_cache_format format, dcp_load_keys *load_keys,
                                                                   dcp_load_values *load_values) {
     const dcp_seen_tokens seen = dcp_seen_by_some(rows->rows, visible);
     // Groups begin at multiples of their size, wherever rows begin: what a row becomes depends on no other row.
     const int64_t start = seen.first / dcp_group_tokens * dcp_group_tokens;
     for (int64_t first = start; first < seen.end; first += dcp_group_tokens) {
         const int64_t tokens = seen.end - first < dcp_group_tokens ? seen.end - first : dcp_group_tokens;
-        dcp_attend_group(rows, keys, values, visible, first, tokens, form, load_keys, load_values);
+        dcp_attend_group(rows, keys, values, visible, first, tokens, format, load_keys, load_values);
     }
 }
 

@@ -1,4 +1,4 @@
-// Attention over f16 panels: K [Dk][blockTokens], V [blockTokens][Dv].
+// Attention over f16 panels: K [Dk][blockTokens], V [Dv/64][blockTokens][64].
 #include "attend_block.h"
 
 static inline dcp_view load_keys(const dcp_attention_rows *rows, const void *panel, int64_t first, float *scratch) {
@@ -11,8 +11,9 @@ static inline dcp_view load_keys(const dcp_attention_rows *rows, const void *pan
 
 static inline dcp_view load_values(const dcp_attention_rows *rows, const void *panel, int64_t first, int64_t tokens,
                                    int64_t dim, int64_t width, float *scratch) {
-    for (int64_t t = 0; t < tokens; t++) {
-        const uint16_t *halves = (const uint16_t *)panel + (first + t) * rows->value_dim + dim;
+    const int64_t strip = dcp_strip_of(dim), stride = dcp_strip_width(strip, rows->value_dim);
+    const uint16_t *halves = (const uint16_t *)panel + strip * rows->value_tokens + first * stride + dim - strip;
+    for (int64_t t = 0; t < tokens; t++, halves += stride) {
         for (int64_t i = 0; i < width; i++) scratch[t * dcp_lanes + i] = dcp_f16_to_f32(halves[i]);
     }
     return (dcp_view){scratch, dcp_lanes};
@@ -21,5 +22,5 @@ static inline dcp_view load_values(const dcp_attention_rows *rows, const void *p
 void dcp_attend_f16_scalar(const dcp_attention_rows *rows, const void *keys, const void *values,
                            dcp_token_ranges visible, dcp_ahead ahead) {
     (void)ahead;
-    dcp_attend_over(rows, keys, values, visible, (dcp_panel_form){2, 1}, load_keys, load_values);
+    dcp_attend_over(rows, keys, values, visible, dcp_format(dcp_f16), load_keys, load_values);
 }

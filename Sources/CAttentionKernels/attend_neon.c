@@ -70,8 +70,6 @@ static inline float32x4_t vec_from_f16_some(const uint16_t *at, int n) {
 
 #include "attend_vector.h"
 
-DCP_ATTENTION_KERNEL(dcp_attend_bf16_neon, dcp_bf16)
-DCP_ATTENTION_KERNEL(dcp_attend_f16_neon, dcp_f16)
-DCP_ATTENTION_KERNEL(dcp_attend_f32_neon, dcp_f32)
+DCP_ATTENTION_KERNELS(neon)
 
 #endif

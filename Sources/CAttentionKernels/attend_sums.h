@@ -93,7 +93,7 @@ DCP_INLINE void dcp_sum_products(int type, int is_ranged, int count, int vectors
                                  int64_t row, dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
                                  dcp_vec total[][4]) {
     const float *weights = group->scores[row];
-    const int64_t stride = group->rows->value_dim;
+    const int64_t stride = pair_bytes / 2 / dcp_element_bytes(type);
     dcp_vec even[4], odd[4];
     int64_t t = 0;
     for (; t + 1 < sight.all; t += 2, values += pair_bytes) {

@@ -10,7 +10,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
     const dcp_attention_rows *rows = group->rows;
     const int64_t dim = rows->key_dim, stride = rows->block_tokens;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
-    const char *keys = group->keys + token * (type == dcp_bf16 ? 4 : dcp_element_bytes(type)) + share.from / 2 * pair_bytes;
+    const char *keys = group->keys + token * dcp_format(type).interleaved * dcp_element_bytes(type) + share.from / 2 * pair_bytes;
     dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
     DCP_UNROLL
@@ -60,9 +60,14 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
 // Adds the weighted values of `vectors` vectors of dimensions from `dim`, or of `some` dimensions, to `count` rows.
 DCP_INLINE void dcp_value_tile(int type, int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
                                int64_t dim) {
-    const int64_t stride = group->rows->value_dim;
-    const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
-    const char *values = group->values + dim * (type == dcp_bf16 ? 4 : dcp_element_bytes(type));
+    const dcp_attention_rows *rows = group->rows;
+    const int64_t strip = dcp_strip_of(dim), size = dcp_element_bytes(type);
+    // A constant where a tile is as wide as a strip.
+    const int64_t width =
+        vectors * dcp_width == dcp_strip_dims ? dcp_strip_dims : dcp_strip_width(strip, rows->value_dim);
+    const int64_t pair_bytes = 2 * width * size;
+    const char *values = group->values + (strip * rows->value_tokens + group->first * width) * size
+                         + (dim - strip) * dcp_format(type).interleaved * size;
     const dcp_sight sight =
         is_ranged ? group->sights[row / dcp_tile_rows] : (dcp_sight){group->tokens, group->tokens};
     dcp_asking asking = dcp_begin_asking(group);
@@ -87,7 +92,7 @@ DCP_INLINE void dcp_value_tile(int type, int is_ranged, int count, int vectors, 
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         if (is_ranged && group->end[row + r] == 0) continue;
-        float *out = group->rows->output + (row + r) * stride + dim;
+        float *out = rows->output + (row + r) * rows->value_dim + dim;
         const dcp_vec factor = vec_set1(group->factor[row + r]);
         DCP_UNROLL
         for (int v = 0; v < vectors; v++, out += dcp_width) {

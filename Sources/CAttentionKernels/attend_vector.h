@@ -121,7 +121,7 @@ DCP_INLINE void dcp_value_group(int type, int is_wide, int is_ranged, dcp_group 
 // down to the registers. In one function with them, reading from memory was 5 to 10 % slower.
 DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp_attention_rows *rows,
                                  const void *keys, const void *values, dcp_token_ranges visible, dcp_ahead ahead) {
-    const int64_t size = dcp_element_bytes(type), pair = type == dcp_bf16 ? 2 : 1;
+    const dcp_cache_format format = dcp_format(type);
     const dcp_seen_tokens seen = dcp_seen_by_some(rows->rows, visible);
     if (seen.end == 0) return;
     // Groups begin at multiples of their size, wherever rows begin: what a row becomes depends on no other row.
@@ -133,12 +133,13 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
     group.then = (uintptr_t)ahead.then;
     group.then_end = (uintptr_t)ahead.then_end;
     group.level = ahead.level;
+    group.values = values;
     dcp_deal_ahead(type, &group, seen.end - start, &ahead);
     DCP_NO_CALL
     for (int64_t r = 0; r < rows->rows; r++) group.maximum[r] = rows->maximum[r], group.sum[r] = rows->sum[r];
     for (int64_t first = start; first < seen.end; first += dcp_group_tokens) {
-        group.keys = (const char *)keys + first * pair * size;
-        group.values = (const char *)values + first * rows->value_dim * size;
+        group.keys = (const char *)keys + first * format.interleaved * format.element_bytes;
+        group.first = first;
         group.tokens = dcp_min(seen.end - first, dcp_group_tokens);
         // Tokens beside the visible ones are scored as well: inside the panel, and replaced before they are read.
         if (is_ranged) dcp_see_group(&group, visible, (int32_t)first);
@@ -170,5 +171,9 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
             dcp_attend_panel(type, 0, 0, rows, keys, values, visible, ahead);                                          \
         }                                                                                                              \
     }
+
+#define DCP_ATTENTION_KERNEL_OF(name, number, bytes, interleaved, set)                                                 \
+    DCP_ATTENTION_KERNEL(dcp_attend_##name##_##set, dcp_##name)
+#define DCP_ATTENTION_KERNELS(set) DCP_CACHE_FORMATS(DCP_ATTENTION_KERNEL_OF, set)
 
 #endif

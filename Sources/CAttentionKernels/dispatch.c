@@ -3,12 +3,13 @@
 
 #include <stddef.h>
 
+#define DCP_ATTEND(name, number, bytes, interleaved, set) [number] = dcp_attend_##name##_##set,
 #define DCP_KERNELS(set, width)                                                                                        \
     (dcp_kernel_table) {                                                                                               \
         .name = #set, .lanes = width,                                                                                  \
-        .attend_bf16 = dcp_attend_bf16_##set, .attend_f16 = dcp_attend_f16_##set, .attend_f32 = dcp_attend_f32_##set,  \
-        .write_panels = dcp_panel_write_##set, .read_panels = dcp_panel_read_##set, .rows_to_f32 = dcp_rows_to_f32_##set,                                   \
-        .values_of_keys = dcp_values_of_keys_##set,                                                                    \
+        .attend = {DCP_CACHE_FORMATS(DCP_ATTEND, set)},                                                                \
+        .write_panels = dcp_panel_write_##set, .read_panels = dcp_panel_read_##set,                                    \
+        .rows_to_f32 = dcp_rows_to_f32_##set, .values_of_keys = dcp_values_of_keys_##set,                              \
     }
 
 static dcp_kernel_table available[4];
@@ -27,7 +28,7 @@ __attribute__((constructor)) static void probe(void) {
         if (__builtin_cpu_supports("avx512bf16")) {
             dcp_kernel_table table = DCP_KERNELS(avx512, 16);
             table.name = "avx512bf16";
-            table.attend_bf16 = dcp_attend_bf16_avx512bf16;
+            table.attend[dcp_bf16] = dcp_attend_bf16_avx512bf16;
             table.bf16_reads_terms = 1;
             available[available_count++] = table;
         }
@@ -43,27 +44,23 @@ const dcp_kernel_table *dcp_kernels(int index) {
     return index >= 0 && index < available_count ? &available[index] : NULL;
 }
 
-void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
+void dcp_attend_block(const dcp_kernel_table *kernels, int32_t format, const dcp_attention_rows *rows,
                       const void *keys, const void *values, dcp_token_ranges visible, dcp_ahead ahead) {
-    switch (data_type) {
-    case dcp_bf16: kernels->attend_bf16(rows, keys, values, visible, ahead); break;
-    case dcp_f16: kernels->attend_f16(rows, keys, values, visible, ahead); break;
-    default: kernels->attend_f32(rows, keys, values, visible, ahead);
-    }
+    kernels->attend[dcp_checked_format(format)](rows, keys, values, visible, ahead);
 }
 
-// Measured on Zen 5 over 1 to 16 rows, D 64 to 256 and all dtypes: with few multiplications for each line of 64 bytes
+// Measured on Zen 5 over 1 to 16 rows, D 64 to 256 and all formats: with few multiplications for each line of 64 bytes
 // 12 KiB are about best, and 24 KiB, which push lines out of the first-level cache, cost up to 7 %. With more of them a
 // panel is read in bursts, by the first tile of rows and of dimensions, and 12 KiB cost 5 to 20 %.
-int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
+int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t format, const dcp_attention_rows *rows,
                         int64_t head_bytes) {
     const int64_t near = 12 << 10, far = 20 << 10;
-    const int reads_terms = data_type == dcp_bf16 && kernels->bf16_reads_terms;
+    const int reads_terms = format == dcp_bf16 && kernels->bf16_reads_terms;
     const int64_t weight_terms = rows->light_share > 0 && rows->rows > 4 ? 1 : 2;
     // Twice the number, of keys and of values.
     const int64_t multiplications =
         reads_terms ? rows->rows * (rows->terms + weight_terms)
-                    : 2 * rows->rows * 64 / (data_type == dcp_f32 ? 4 : 2) / kernels->lanes;
+                    : 2 * rows->rows * 64 / dcp_element_bytes(format) / kernels->lanes;
     if (multiplications < 2 * 7) return near;
     const int64_t burst = (8 << 10) + head_bytes / 2;
     return burst < far ? burst : far;
@@ -84,7 +81,7 @@ int dcp_rows_to_f32(const dcp_kernel_table *kernels, int32_t row_type, const voi
     return kernels->rows_to_f32(row_type, rows, count, out);
 }
 
-void dcp_values_of_keys(const dcp_kernel_table *kernels, int32_t data_type, const void *keys, int64_t block_tokens,
-                        int64_t value_dim, int64_t tokens, void *values) {
-    kernels->values_of_keys(data_type, keys, block_tokens, value_dim, tokens, values);
+void dcp_values_of_keys(const dcp_kernel_table *kernels, int32_t format, const void *keys, int64_t block_tokens,
+                        int64_t value_dim, int64_t tokens, void *values, int64_t value_tokens) {
+    kernels->values_of_keys(format, keys, block_tokens, value_dim, tokens, values, value_tokens);
 }

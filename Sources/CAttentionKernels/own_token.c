@@ -11,11 +11,11 @@ enum { own_dim_max = 576 };
 static int rounded(const dcp_kernel_table *kernels, const dcp_own_token *token, const void *row, int64_t count,
                    float *restrict out) {
     if (dcp_rows_to_f32(kernels, token->row_type, row, count, out) != 0) return -1;
-    if (token->row_type == token->data_type) return 0;
+    if (token->row_type == token->format) return 0;
     int finite = 1;
-    if (token->data_type == dcp_bf16) {
+    if (token->format == dcp_bf16) {
         for (int64_t i = 0; i < count; i++) out[i] = dcp_bf16_to_f32(dcp_f32_to_bf16(out[i]));
-    } else if (token->data_type == dcp_f16) {
+    } else if (token->format == dcp_f16) {
         for (int64_t i = 0; i < count; i++) out[i] = dcp_f16_to_f32(dcp_f32_to_f16(out[i]));
     }
     for (int64_t i = 0; i < count; i++) finite &= dcp_f32_is_finite(out[i]);

@@ -4,58 +4,62 @@
 #include <string.h>
 
 #include "convert.h"
+#include "strips.h"
 
 static float row_element(int32_t row_type, const void *rows, int64_t index) {
-    if (row_type == dcp_f32) {
-        float value;
-        memcpy(&value, (const char *)rows + 4 * index, 4);
-        return value;
-    }
+    float value;
     uint16_t bits;
-    memcpy(&bits, (const char *)rows + 2 * index, 2);
-    return row_type == dcp_bf16 ? dcp_bf16_to_f32(bits) : dcp_f16_to_f32(bits);
+    switch (row_type) {
+    case dcp_f32: memcpy(&value, (const char *)rows + 4 * index, 4); return value;
+    case dcp_bf16: memcpy(&bits, (const char *)rows + 2 * index, 2); return dcp_bf16_to_f32(bits);
+    case dcp_f16: memcpy(&bits, (const char *)rows + 2 * index, 2); return dcp_f16_to_f32(bits);
+    default: __builtin_trap();
+    }
 }
 
-// The bits of an element in the panel's type. Of the same type they are copied: a signalling NaN stays one.
-static uint32_t converted(int32_t row_type, const void *rows, int64_t index, int32_t data_type) {
-    if (row_type == data_type && data_type != dcp_f32) {
+// The bits of an element in the panel's format. Of the same dtype they are copied: a signalling NaN stays one.
+static uint32_t converted(int32_t row_type, const void *rows, int64_t index, int32_t format) {
+    if (row_type == format && format != dcp_f32) {
         uint16_t bits;
         memcpy(&bits, (const char *)rows + 2 * index, 2);
         return bits;
     }
     const float value = row_element(row_type, rows, index);
-    switch (data_type) {
+    switch (format) {
     case dcp_bf16: return dcp_f32_to_bf16(value);
     case dcp_f16: return dcp_f32_to_f16(value);
-    default: return dcp_bits(value);
+    case dcp_f32: return dcp_bits(value);
+    default: __builtin_trap();
     }
 }
 
-static int write_element(int32_t data_type, void *panel, int64_t index, uint32_t bits) {
-    if (data_type == dcp_f32) {
+static int write_element(int32_t format, void *panel, int64_t index, uint32_t bits) {
+    if (format == dcp_f32) {
         ((uint32_t *)panel)[index] = bits;
         return (bits & 0x7F800000u) != 0x7F800000u;
     }
     ((uint16_t *)panel)[index] = (uint16_t)bits;
-    const uint32_t exponent = data_type == dcp_bf16 ? 0x7F80 : 0x7C00;
+    const uint32_t exponent = format == dcp_bf16 ? 0x7F80 : 0x7C00;
     return (bits & exponent) != exponent;
 }
 
 // Element offsets inside one KV head's K panel and V panel.
 static int64_t key_index(const dcp_panel_shape *s, int64_t token, int64_t dim) {
-    if (s->data_type == dcp_bf16) return ((dim / 2) * s->block_tokens + token) * 2 + dim % 2;
+    if (s->format == dcp_bf16) return ((dim / 2) * s->block_tokens + token) * 2 + dim % 2;
     return dim * s->block_tokens + token;
 }
 static int64_t value_index(const dcp_panel_shape *s, int64_t token, int64_t dim) {
-    if (s->data_type == dcp_bf16) return ((token / 2) * s->value_dim + dim) * 2 + token % 2;
-    return token * s->value_dim + dim;
+    const int64_t strip = dcp_strip_of(dim), width = dcp_strip_width(strip, s->value_dim);
+    const int64_t start = strip * s->block_tokens, place = dim - strip;
+    if (s->format == dcp_bf16) return start + (token / 2 * width + place) * 2 + token % 2;
+    return start + token * width + place;
 }
 
 int dcp_panel_write_scalar(const dcp_panel_shape *s, int32_t row_type, const void *keys, const void *values,
                            int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first,
                            int streams) {
     (void)streams;
-    const int64_t size = s->data_type == dcp_f32 ? 4 : 2;
+    const int64_t size = dcp_element_bytes(s->format);
     const int64_t head_bytes = (int64_t)s->block_tokens * (s->key_dim + s->value_dim) * size;
     int finite = 1;
     for (int64_t head = 0; head < s->kv_heads; head++) {
@@ -64,18 +68,18 @@ int dcp_panel_write_scalar(const dcp_panel_shape *s, int32_t row_type, const voi
         for (int64_t i = 0; i < count; i++) {
             const int64_t row = head * row_tokens + source[i];
             for (int64_t d = 0; d < s->key_dim; d++)
-                finite &= write_element(s->data_type, k, key_index(s, first + i, d),
-                                        converted(row_type, keys, row * s->key_dim + d, s->data_type));
+                finite &= write_element(s->format, k, key_index(s, first + i, d),
+                                        converted(row_type, keys, row * s->key_dim + d, s->format));
             for (int64_t d = 0; d < s->value_dim; d++)
-                finite &= write_element(s->data_type, v, value_index(s, first + i, d),
-                                        converted(row_type, values, row * s->value_dim + d, s->data_type));
+                finite &= write_element(s->format, v, value_index(s, first + i, d),
+                                        converted(row_type, values, row * s->value_dim + d, s->format));
         }
     }
     return finite ? 0 : -1;
 }
 
 static void read_token(const dcp_panel_shape *s, const void *payload, int64_t token, char *keys, char *values) {
-    const int64_t size = s->data_type == dcp_f32 ? 4 : 2;
+    const int64_t size = dcp_element_bytes(s->format);
     const int64_t head_bytes = (int64_t)s->block_tokens * (s->key_dim + s->value_dim) * size;
     for (int64_t head = 0; head < s->kv_heads; head++) {
         const char *k = (const char *)payload + head * head_bytes;
@@ -91,7 +95,7 @@ static void read_token(const dcp_panel_shape *s, const void *payload, int64_t to
 
 void dcp_panel_read_scalar(const dcp_panel_shape *s, const void *payload, int64_t first, int64_t count, void *keys,
                            void *values) {
-    const int64_t size = s->data_type == dcp_f32 ? 4 : 2;
+    const int64_t size = dcp_element_bytes(s->format);
     for (int64_t t = 0; t < count; t++) {
         read_token(s, payload, first + t, (char *)keys + t * s->kv_heads * s->key_dim * size,
                    (char *)values + t * s->kv_heads * s->value_dim * size);

@@ -61,57 +61,69 @@ DCP_PANEL_INLINE void dcp_read_keys(int type, const char *panel, int64_t block_t
 }
 
 // One token of a bf16 pair, whose other token may be written meanwhile.
-DCP_PANEL_INLINE void dcp_read_value_half(const char *panel, int64_t dim, int64_t token, char *out) {
-    const char *at = panel + (token / 2 * 2 * dim + token % 2) * 2;
+DCP_PANEL_INLINE void dcp_read_value_half(const char *strip, int64_t dim, int64_t token, char *out) {
+    const char *at = strip + (token / 2 * 2 * dim + token % 2) * 2;
     for (int64_t d = 0; d < dim; d++) memcpy(out + 2 * d, at + 4 * d, 2);
 }
 
-// Values of one head.
-DCP_PANEL_INLINE void dcp_read_values(int type, const char *panel, int64_t dim, int64_t first, int64_t count,
-                                      char *out, int64_t stride) {
-    const int64_t row_bytes = dim * dcp_type_bytes(type);
-    for (int64_t t = 0; t < count; t++) {
-        const int64_t token = first + t;
-        char *row = out + t * stride;
-        if (type != dcp_bf16) {
-            memcpy(row, panel + token * row_bytes, (size_t)row_bytes);
-        } else if (token % 2 == 0 && t + 1 < count && dim >= dcp_width) {
-            const char *pair = panel + token * row_bytes;
-            for (int64_t d = 0; d < dim; d += dcp_width) {
-                const int64_t here = d + dcp_width <= dim ? d : dim - dcp_width;
-                const dcp_words words = words_load(pair + 4 * here);
-                words_store_low(row + 2 * here, words);
-                words_store_high(row + stride + 2 * here, words);
-            }
-            t++;
-        } else {
-            dcp_read_value_half(panel, dim, token, row);
+// A strip of a token's values, and of the next one's where there is a row for it.
+DCP_PANEL_INLINE void dcp_read_value_strip(int type, const char *strip, int64_t dim, int64_t token, char *row,
+                                           char *next_row) {
+    const char *at = strip + token * dim * dcp_element_bytes(type);
+    if (type != dcp_bf16) {
+        memcpy(row, at, (size_t)(dim * dcp_element_bytes(type)));
+    } else if (next_row != NULL && dim >= dcp_width) {
+        for (int64_t d = 0; d < dim; d += dcp_width) {
+            const int64_t here = d + dcp_width <= dim ? d : dim - dcp_width;
+            const dcp_words words = words_load(at + 4 * here);
+            words_store_low(row + 2 * here, words);
+            words_store_high(next_row + 2 * here, words);
         }
+    } else {
+        dcp_read_value_half(strip, dim, token, row);
+        if (next_row != NULL) dcp_read_value_half(strip, dim, token + 1, next_row);
+    }
+}
+
+// Values of one head.
+DCP_PANEL_INLINE void dcp_read_values(int type, const char *panel, int64_t block_tokens, int64_t dim, int64_t first,
+                                      int64_t count, char *out, int64_t stride) {
+    for (int64_t t = 0; t < count;) {
+        const int64_t token = first + t;
+        const int64_t taken = type == dcp_bf16 && token % 2 == 0 && t + 1 < count ? 2 : 1;
+        for (int64_t strip = 0; strip < dim; strip += dcp_strip_dims) {
+            char *row = out + t * stride + strip * dcp_element_bytes(type);
+            dcp_read_value_strip(type, panel + strip * block_tokens * dcp_element_bytes(type), dcp_strip_width(strip, dim),
+                                 token, row, taken == 2 ? row + stride : NULL);
+        }
+        t += taken;
     }
 }
 
 DCP_PANEL_INLINE void dcp_read_panels(int type, const dcp_panel_shape *shape, const char *payload, int64_t first,
                                       int64_t count, char *keys, char *values) {
-    const int64_t size = dcp_type_bytes(type);
+    const int64_t size = dcp_element_bytes(type);
     const int64_t key_bytes = shape->key_dim * size, value_bytes = shape->value_dim * size;
     for (int64_t head = 0; head < shape->kv_heads; head++) {
         const char *panel = payload + head * shape->block_tokens * (key_bytes + value_bytes);
         const int64_t head_bytes = shape->block_tokens * (key_bytes + value_bytes);
         dcp_read_keys(type, panel, shape->block_tokens, shape->key_dim, first, count, keys + head * key_bytes,
                       shape->kv_heads * key_bytes, panel + head_bytes, head + 1 < shape->kv_heads ? head_bytes : 0);
-        dcp_read_values(type, panel + shape->block_tokens * key_bytes, shape->value_dim, first, count,
-                        values + head * value_bytes, shape->kv_heads * value_bytes);
+        dcp_read_values(type, panel + shape->block_tokens * key_bytes, shape->block_tokens, shape->value_dim, first,
+                        count, values + head * value_bytes, shape->kv_heads * value_bytes);
     }
 }
 
-// The reader of an instruction set: one for each type.
+// The reader of an instruction set: one for each format.
+#define DCP_READ_CASE(name, number, ...)                                                                               \
+    case number: dcp_read_panels(number, shape, payload, first, count, keys, values); break;
+
 #define DCP_PANEL_READER(set)                                                                                          \
     void dcp_panel_read_##set(const dcp_panel_shape *shape, const void *payload, int64_t first, int64_t count,         \
                               void *keys, void *values) {                                                              \
-        switch (shape->data_type) {                                                                                    \
-        case dcp_bf16: dcp_read_panels(dcp_bf16, shape, payload, first, count, keys, values); break;                   \
-        case dcp_f16: dcp_read_panels(dcp_f16, shape, payload, first, count, keys, values); break;                     \
-        default: dcp_read_panels(dcp_f32, shape, payload, first, count, keys, values);                                 \
+        switch (shape->format) {                                                                                       \
+            DCP_CACHE_FORMATS(DCP_READ_CASE, )                                                                         \
+        default: __builtin_trap();                                                                                     \
         }                                                                                                              \
     }
 

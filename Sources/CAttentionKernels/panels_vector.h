@@ -3,7 +3,8 @@
 // A K panel is its rows' transpose, word by word for bf16 and f32, and with the pairs of a word taken apart for f16.
 // Tokens are taken in runs of up to 16, the tokens of a cache line of words: a whole run is transposed in registers, a
 // vector of words of 16 rows at a time, and leaves as whole lines. The tokens of a part of a run are written one by one,
-// since the bytes of their neighbours must not be touched. So are, in V, the tokens whose pair is not whole.
+// since the bytes of their neighbours must not be touched. So are, in V, the tokens whose pair is not whole. A row of V goes
+// into the panel strip by strip.
 //
 // Rows and panels are many short runs of memory, too short for the processor's own prefetch: while a run is written the
 // rows of the next are asked for.
@@ -39,7 +40,7 @@ DCP_PANEL_INLINE void dcp_run_at(int from, const dcp_panel_job *job, int64_t hea
     const int64_t line_end = token / dcp_run_tokens * dcp_run_tokens + dcp_run_tokens;
     run->head = head, run->is_value = is_value, run->token = token;
     run->count = (line_end < job->end ? line_end : job->end) - token;
-    run->row_bytes = (is_value ? job->shape->value_dim : job->shape->key_dim) * dcp_type_bytes(from);
+    run->row_bytes = (is_value ? job->shape->value_dim : job->shape->key_dim) * dcp_element_bytes(from);
     const char *rows = (is_value ? job->values : job->keys) + head * job->row_tokens * run->row_bytes;
     const uint32_t *source = job->source + (token - job->first);
     for (int64_t t = 0; t < run->count; t++) run->rows[t] = rows + source[t] * run->row_bytes;
@@ -132,8 +133,8 @@ DCP_PANEL_INLINE void dcp_value_pair(int from, int streams, const char *first, c
                                      char *out, dcp_words *highest) {
     for (int64_t d = 0; d < dim; d += dcp_width) {
         const int64_t here = d + dcp_width <= dim ? d : dim - dcp_width;
-        dcp_words a = dcp_as_f32(from, first + here * dcp_type_bytes(from));
-        dcp_words b = dcp_as_f32(from, second + here * dcp_type_bytes(from));
+        dcp_words a = dcp_as_f32(from, first + here * dcp_element_bytes(from));
+        dcp_words b = dcp_as_f32(from, second + here * dcp_element_bytes(from));
         if (from != dcp_bf16) {
             a = words_round_bf16(a);
             b = words_round_bf16(b);
@@ -143,11 +144,11 @@ DCP_PANEL_INLINE void dcp_value_pair(int from, int streams, const char *first, c
 }
 
 // One token of a bf16 pair, whose other token may be in use.
-DCP_PANEL_INLINE void dcp_value_half(int from, const char *row, int64_t dim, char *panel, int64_t token,
+DCP_PANEL_INLINE void dcp_value_half(int from, const char *row, int64_t dim, char *strip, int64_t token,
                                      dcp_words *highest) {
-    uint32_t words[dcp_row_words_max];
+    uint32_t words[dcp_strip_dims / 2];
     dcp_row_convert(from, dcp_bf16, 0, row, dim, (char *)words, highest);
-    uint16_t *at = (uint16_t *)panel + token / 2 * 2 * dim + token % 2;
+    uint16_t *at = (uint16_t *)strip + token / 2 * 2 * dim + token % 2;
     for (int64_t w = 0; w < dim / 2; w++, at += 4) {
         at[0] = (uint16_t)words[w];
         at[2] = (uint16_t)(words[w] >> 16);
@@ -168,30 +169,41 @@ DCP_PANEL_INLINE void dcp_write_keys(int from, int to, const dcp_panel_job *job,
     }
 }
 
+// A strip of a token's values, and of the next one's where they are a whole pair. `rows` are at the strip's first dimension.
+DCP_PANEL_INLINE void dcp_value_strip(int from, int to, int streams, const char *row, const char *next_row, int64_t dim,
+                                      char *strip, int64_t token, dcp_words *highest) {
+    char *out = strip + token * dim * dcp_element_bytes(to);
+    if (to != dcp_bf16) {
+        dcp_row_convert(from, to, streams, row, dim, out, highest);
+    } else if (next_row != NULL && dim >= dcp_width) {
+        dcp_value_pair(from, streams, row, next_row, dim, out, highest);
+    } else {
+        dcp_value_half(from, row, dim, strip, token, highest);
+        if (next_row != NULL) dcp_value_half(from, next_row, dim, strip, token + 1, highest);
+    }
+}
+
 DCP_PANEL_INLINE void dcp_write_values(int from, int to, const dcp_panel_job *job, const dcp_run *run, char *panel,
                                        dcp_words *highest, const dcp_run *next) {
-    const int64_t dim = job->shape->value_dim, row_bytes = dim * dcp_type_bytes(to);
-    for (int64_t t = 0; t < run->count; t++) {
+    const int64_t dim = job->shape->value_dim, strip_tokens = job->shape->block_tokens * dcp_element_bytes(to);
+    for (int64_t t = 0; t < run->count;) {
         const int64_t token = run->token + t;
-        dcp_run_ask(next, t, run->count);
-        if (to != dcp_bf16) {
-            dcp_row_convert(from, to, job->streams_values, run->rows[t], dim, panel + token * row_bytes, highest);
-        } else if (token % 2 == 0 && t + 1 < run->count && dim >= dcp_width) {
-            dcp_value_pair(from, job->streams_values, run->rows[t], run->rows[t + 1], dim, panel + token * row_bytes,
-                           highest);
-            t++;
-            dcp_run_ask(next, t, run->count);
-        } else {
-            dcp_value_half(from, run->rows[t], dim, panel, token, highest);
+        const int64_t taken = to == dcp_bf16 && token % 2 == 0 && t + 1 < run->count ? 2 : 1;
+        for (int64_t strip = 0; strip < dim; strip += dcp_strip_dims) {
+            const int64_t skipped = strip * dcp_element_bytes(from);
+            dcp_value_strip(from, to, job->streams_values, run->rows[t] + skipped,
+                            taken == 2 ? run->rows[t + 1] + skipped : NULL, dcp_strip_width(strip, dim),
+                            panel + strip * strip_tokens, token, highest);
         }
+        for (const int64_t end = t + taken; t < end; t++) dcp_run_ask(next, t, run->count);
     }
 }
 
 DCP_PANEL_INLINE int dcp_write_panels(int from, int to, const dcp_panel_shape *shape, const char *keys,
                                       const char *values, int64_t row_tokens, const uint32_t *source, int64_t count,
                                       char *payload, int64_t first, int streams) {
-    const int64_t key_bytes = shape->block_tokens * shape->key_dim * dcp_type_bytes(to);
-    const int64_t head_bytes = key_bytes + shape->block_tokens * shape->value_dim * dcp_type_bytes(to);
+    const int64_t key_bytes = shape->block_tokens * shape->key_dim * dcp_element_bytes(to);
+    const int64_t head_bytes = key_bytes + shape->block_tokens * shape->value_dim * dcp_element_bytes(to);
     // Past the caches go whole lines only, each once: otherwise it costs more than it saves.
     const int is_aligned = streams && (uintptr_t)payload % 64 == 0;
     const dcp_panel_job job = {
@@ -224,43 +236,39 @@ DCP_PANEL_INLINE int dcp_convert_rows(int from, const char *rows, int64_t count,
     return dcp_all_finite(dcp_f32, highest) ? 0 : -1;
 }
 
-// The functions of an instruction set: a writer for each pair of types, and the choice among them.
-#define DCP_PANEL_WRITER(set, from, to)                                                                                \
+// The functions of an instruction set: a writer for each dtype of rows and format, and the choice among them.
+#define DCP_PANEL_WRITER(to, number, bytes, interleaved, set, from)                                                    \
     static int write_##from##_##to##_##set(const dcp_panel_shape *shape, const void *keys, const void *values,         \
                                            int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,   \
                                            int64_t first, int streams) {                                               \
         return dcp_write_panels(dcp_##from, dcp_##to, shape, keys, values, row_tokens, source, count, payload, first,  \
                                 streams);                                                                              \
     }
+#define DCP_PANEL_WRITERS(from, set) DCP_CACHE_FORMATS(DCP_PANEL_WRITER, set, from)
+
+#define DCP_PANEL_WRITER_NAME(to, number, bytes, interleaved, set, from) [number] = write_##from##_##to##_##set,
+#define DCP_PANEL_WRITER_NAMES(from, set) [dcp_##from] = {DCP_CACHE_FORMATS(DCP_PANEL_WRITER_NAME, set, from)},
+
+#define DCP_CONVERT_CASE(from, ...)                                                                                    \
+    case dcp_##from: return dcp_convert_rows(dcp_##from, rows, count, out);
 
 #define DCP_PANEL_KERNELS(set)                                                                                         \
-    DCP_PANEL_WRITER(set, bf16, bf16)                                                                                  \
-    DCP_PANEL_WRITER(set, bf16, f16)                                                                                   \
-    DCP_PANEL_WRITER(set, bf16, f32)                                                                                   \
-    DCP_PANEL_WRITER(set, f16, bf16)                                                                                   \
-    DCP_PANEL_WRITER(set, f16, f16)                                                                                    \
-    DCP_PANEL_WRITER(set, f16, f32)                                                                                    \
-    DCP_PANEL_WRITER(set, f32, bf16)                                                                                   \
-    DCP_PANEL_WRITER(set, f32, f16)                                                                                    \
-    DCP_PANEL_WRITER(set, f32, f32)                                                                                    \
+    DCP_ROW_TYPES(DCP_PANEL_WRITERS, set)                                                                              \
     int dcp_panel_write_##set(const dcp_panel_shape *shape, int32_t row_type, const void *keys, const void *values,    \
                               int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first, \
                               int streams) {                                                                           \
         typedef int writer(const dcp_panel_shape *, const void *, const void *, int64_t, const uint32_t *, int64_t,    \
                            void *, int64_t, int);                                                                      \
-        static writer *const writers[3][3] = {                                                                         \
-            {write_bf16_bf16_##set, write_bf16_f16_##set, write_bf16_f32_##set},                                       \
-            {write_f16_bf16_##set, write_f16_f16_##set, write_f16_f32_##set},                                          \
-            {write_f32_bf16_##set, write_f32_f16_##set, write_f32_f32_##set},                                          \
+        static writer *const writers[dcp_row_types_end][dcp_formats_end] = {                                           \
+            DCP_ROW_TYPES(DCP_PANEL_WRITER_NAMES, set)                                                                 \
         };                                                                                                             \
-        return writers[row_type - dcp_bf16][shape->data_type - dcp_bf16](shape, keys, values, row_tokens, source,      \
-                                                                         count, payload, first, streams);              \
+        return writers[dcp_checked_row_type(row_type)][dcp_checked_format(shape->format)](                             \
+            shape, keys, values, row_tokens, source, count, payload, first, streams);                                  \
     }                                                                                                                  \
     int dcp_rows_to_f32_##set(int32_t row_type, const void *rows, int64_t count, float *out) {                         \
         switch (row_type) {                                                                                            \
-        case dcp_bf16: return dcp_convert_rows(dcp_bf16, rows, count, out);                                            \
-        case dcp_f16: return dcp_convert_rows(dcp_f16, rows, count, out);                                              \
-        default: return dcp_convert_rows(dcp_f32, rows, count, out);                                                   \
+            DCP_ROW_TYPES(DCP_CONVERT_CASE, )                                                                          \
+        default: __builtin_trap();                                                                                     \
         }                                                                                                              \
     }
 

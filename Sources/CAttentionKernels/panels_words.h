@@ -23,12 +23,12 @@
 #ifndef DCP_PANELS_WORDS_H
 #define DCP_PANELS_WORDS_H
 
+#include "strips.h"
+
 enum { dcp_row_words_max = 576 };
 
 #define DCP_PANEL_INLINE static inline __attribute__((always_inline))
 #define DCP_PANEL_UNROLL _Pragma("clang loop unroll(full)")
-
-DCP_PANEL_INLINE int64_t dcp_type_bytes(int type) { return type == dcp_f32 ? 4 : 2; }
 
 DCP_PANEL_INLINE int64_t dcp_words_of(int type, int64_t dim) { return type == dcp_f32 ? dim : dim / 2; }
 
@@ -61,10 +61,10 @@ DCP_PANEL_INLINE dcp_words dcp_as_f32(int from, const char *at) {
 
 // Words `word`..<word + dcp_width of a row, in the panel's type.
 DCP_PANEL_INLINE dcp_words dcp_row_load(int from, int to, const char *row, int64_t word, dcp_words *highest) {
-    if (to == dcp_f32) return dcp_checked(to, dcp_as_f32(from, row + word * dcp_type_bytes(from)), highest);
-    const char *at = row + 2 * word * dcp_type_bytes(from);
+    if (to == dcp_f32) return dcp_checked(to, dcp_as_f32(from, row + word * dcp_element_bytes(from)), highest);
+    const char *at = row + 2 * word * dcp_element_bytes(from);
     if (from == to) return dcp_checked(to, words_load(at), highest);
-    const dcp_words low = dcp_as_f32(from, at), high = dcp_as_f32(from, at + dcp_width * dcp_type_bytes(from));
+    const dcp_words low = dcp_as_f32(from, at), high = dcp_as_f32(from, at + dcp_width * dcp_element_bytes(from));
     if (to == dcp_f16) return dcp_checked(to, words_pack_f16(low, high), highest);
     return dcp_checked(to, words_pack_bf16(words_round_bf16(low), words_round_bf16(high)), highest);
 }
@@ -72,7 +72,7 @@ DCP_PANEL_INLINE dcp_words dcp_row_load(int from, int to, const char *row, int64
 // A row of fewer than dcp_width words, followed by zeros. `scratch` has 8 * dcp_width bytes: a vector of pairs in f32.
 DCP_PANEL_INLINE const char *dcp_row_padded(int from, const char *row, int64_t dim, char *scratch) {
     memset(scratch, 0, 8 * dcp_width);
-    return memcpy(scratch, row, (size_t)(dim * dcp_type_bytes(from)));
+    return memcpy(scratch, row, (size_t)(dim * dcp_element_bytes(from)));
 }
 
 DCP_PANEL_INLINE void dcp_put(int streams, char *at, dcp_words words) {

@@ -1,11 +1,12 @@
-// Panels of any KV dtype as Float32 tiles.
+// Panels of any cache format as Float32 tiles.
 #include "tiles.h"
 
 #include "convert.h"
+#include "strips.h"
 
 void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t first, int64_t count,
                       float *restrict tile, int64_t stride) {
-    switch (shape->data_type) {
+    switch (shape->format) {
     case dcp_bf16:
         for (int64_t pair = 0; pair < shape->key_dim / 2; pair++) {
             const uint32_t *words = (const uint32_t *)keys + pair * shape->block_tokens + first;
@@ -20,31 +21,45 @@ void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t fi
             for (int64_t t = 0; t < count; t++) tile[d * stride + t] = dcp_f16_to_f32(halves[t]);
         }
         break;
-    default:
+    case dcp_f32:
         for (int64_t d = 0; d < shape->key_dim; d++)
             memcpy(tile + d * stride, (const float *)keys + d * shape->block_tokens + first, 4 * (size_t)count);
+        break;
+    default: __builtin_trap();
+    }
+}
+
+// A strip of `dim` dimensions, into rows of `stride`.
+static void strip_to_tile(int32_t format, const void *strip, int64_t dim, int64_t first, int64_t count,
+                          float *restrict tile, int64_t stride) {
+    for (int64_t t = 0; t < count; t++, tile += stride) {
+        const int64_t token = first + t;
+        switch (format) {
+        case dcp_bf16: {
+            const uint32_t *words = (const uint32_t *)strip + token / 2 * dim;
+            if (token % 2 == 0) {
+                for (int64_t d = 0; d < dim; d++) tile[d] = dcp_float(words[d] << 16);
+            } else {
+                for (int64_t d = 0; d < dim; d++) tile[d] = dcp_float(words[d] & 0xFFFF0000u);
+            }
+            break;
+        }
+        case dcp_f16: {
+            const uint16_t *halves = (const uint16_t *)strip + token * dim;
+            for (int64_t d = 0; d < dim; d++) tile[d] = dcp_f16_to_f32(halves[d]);
+            break;
+        }
+        case dcp_f32: memcpy(tile, (const float *)strip + token * dim, 4 * (size_t)dim); break;
+        default: __builtin_trap();
+        }
     }
 }
 
 void dcp_values_to_tile(const dcp_panel_shape *shape, const void *values, int64_t first, int64_t count,
                         float *restrict tile) {
-    const int64_t dim = shape->value_dim;
-    switch (shape->data_type) {
-    case dcp_bf16:
-        for (int64_t t = 0; t < count; t++) {
-            const uint32_t *words = (const uint32_t *)values + (first + t) / 2 * dim;
-            if ((first + t) % 2 == 0) {
-                for (int64_t d = 0; d < dim; d++) tile[t * dim + d] = dcp_float(words[d] << 16);
-            } else {
-                for (int64_t d = 0; d < dim; d++) tile[t * dim + d] = dcp_float(words[d] & 0xFFFF0000u);
-            }
-        }
-        break;
-    case dcp_f16: {
-        const uint16_t *halves = (const uint16_t *)values + first * dim;
-        for (int64_t i = 0; i < count * dim; i++) tile[i] = dcp_f16_to_f32(halves[i]);
-        break;
-    }
-    default: memcpy(tile, (const float *)values + first * dim, 4 * (size_t)(count * dim));
+    const int64_t dim = shape->value_dim, size = dcp_element_bytes(shape->format);
+    for (int64_t strip = 0; strip < dim; strip += dcp_strip_dims) {
+        strip_to_tile(shape->format, (const char *)values + strip * shape->block_tokens * size,
+                      dcp_strip_width(strip, dim), first, count, tile + strip, dim);
     }
 }

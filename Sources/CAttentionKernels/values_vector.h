@@ -15,9 +15,10 @@
 DCP_PANEL_INLINE int64_t dcp_tile_tokens(int type) { return type == dcp_f32 ? dcp_width : 2 * dcp_width; }
 DCP_PANEL_INLINE int64_t dcp_tile_dims(int type) { return type == dcp_f16 ? 2 * dcp_width : dcp_width; }
 
-DCP_PANEL_INLINE void dcp_values_tile(int type, const char *keys, int64_t block_tokens, int64_t value_dim,
-                                      int64_t token, int64_t dim, char *values) {
-    const int64_t size = dcp_type_bytes(type), row_bytes = value_dim * size;
+// A tile of a strip of `width` dimensions, of which `dim` is one; keys and values are at the strip's first.
+DCP_PANEL_INLINE void dcp_values_tile(int type, const char *keys, int64_t block_tokens, int64_t width, int64_t token,
+                                      int64_t dim, char *values) {
+    const int64_t size = dcp_element_bytes(type), row_bytes = width * size;
     char *out = values + token * row_bytes + dim * (type == dcp_bf16 ? 4 : size);
     dcp_words tile[dcp_width];
     if (type == dcp_f32) {
@@ -55,29 +56,40 @@ DCP_PANEL_INLINE void dcp_values_tile(int type, const char *keys, int64_t block_
     }
 }
 
-DCP_PANEL_INLINE void dcp_transpose_values(int type, const void *keys, int64_t block_tokens, int64_t value_dim,
-                                           int64_t tokens, void *values) {
+DCP_PANEL_INLINE void dcp_transpose_strip(int type, const char *keys, int64_t block_tokens, int64_t width,
+                                          int64_t tokens, char *values) {
     const int64_t tile_tokens = dcp_tile_tokens(type), tile_dims = dcp_tile_dims(type);
-    if (tokens < tile_tokens || value_dim < tile_dims) {
-        dcp_values_of_keys_scalar(type, keys, block_tokens, value_dim, tokens, values);
+    if (tokens < tile_tokens || width < tile_dims) {
+        dcp_values_of_keys_scalar(type, keys, block_tokens, width, tokens, values, tokens);
         return;
     }
-    for (int64_t d = 0; d < value_dim; d += tile_dims) {
-        const int64_t dim = d + tile_dims <= value_dim ? d : value_dim - tile_dims;
+    for (int64_t d = 0; d < width; d += tile_dims) {
+        const int64_t dim = d + tile_dims <= width ? d : width - tile_dims;
         for (int64_t t = 0; t < tokens; t += tile_tokens) {
             const int64_t token = t + tile_tokens <= tokens ? t : tokens - tile_tokens;
-            dcp_values_tile(type, keys, block_tokens, value_dim, token, dim, values);
+            dcp_values_tile(type, keys, block_tokens, width, token, dim, values);
         }
     }
 }
 
+DCP_PANEL_INLINE void dcp_transpose_values(int type, const char *keys, int64_t block_tokens, int64_t value_dim,
+                                           int64_t tokens, char *values, int64_t value_tokens) {
+    const int64_t size = dcp_element_bytes(type);
+    for (int64_t strip = 0; strip < value_dim; strip += dcp_strip_dims) {
+        dcp_transpose_strip(type, keys + strip * block_tokens * size, block_tokens, dcp_strip_width(strip, value_dim),
+                            tokens, values + strip * value_tokens * size);
+    }
+}
+
+#define DCP_VALUES_CASE(name, number, ...)                                                                             \
+    case number: dcp_transpose_values(number, keys, block_tokens, value_dim, tokens, values, value_tokens); break;
+
 #define DCP_VALUES_OF_KEYS(set)                                                                                        \
-    void dcp_values_of_keys_##set(int32_t data_type, const void *keys, int64_t block_tokens, int64_t value_dim,        \
-                                  int64_t tokens, void *values) {                                                      \
-        switch (data_type) {                                                                                           \
-        case dcp_bf16: dcp_transpose_values(dcp_bf16, keys, block_tokens, value_dim, tokens, values); break;           \
-        case dcp_f16: dcp_transpose_values(dcp_f16, keys, block_tokens, value_dim, tokens, values); break;             \
-        default: dcp_transpose_values(dcp_f32, keys, block_tokens, value_dim, tokens, values);                         \
+    void dcp_values_of_keys_##set(int32_t format, const void *keys, int64_t block_tokens, int64_t value_dim,           \
+                                  int64_t tokens, void *values, int64_t value_tokens) {                                \
+        switch (format) {                                                                                              \
+            DCP_CACHE_FORMATS(DCP_VALUES_CASE, )                                                                       \
+        default: __builtin_trap();                                                                                     \
         }                                                                                                              \
     }
 

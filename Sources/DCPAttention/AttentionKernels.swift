@@ -49,7 +49,7 @@ public struct AttentionKernels: Hashable, @unchecked Sendable, CustomStringConve
     var rowsMax: Int { usesSgemm ? WorkSplit.rowsMax : Int(dcp_attention_rows_max) }
 
     /// Whether queries are given as sums of bf16.
-    func readsTerms(of dataType: DataType) -> Bool { dataType == .bfloat16 && table.pointee.bf16_reads_terms != 0 }
+    func readsTerms(of format: CacheFormat) -> Bool { format == .bfloat16 && table.pointee.bf16_reads_terms != 0 }
 
     public var description: String { name }
 }

@@ -54,17 +54,17 @@ public struct ClusterShape: Hashable, Sendable {
     /// Whether a model can be served by this cluster.
     /// - Throws: `.invalidModel` when the head groups do not divide the KV heads, or a block would be too large.
     public func check(_ model: ModelDescription) throws(ServiceError) {
-        for kind in model.kinds { try check(kind, kvDataType: model.kvDataType) }
+        for kind in model.kinds { try check(kind, kvFormat: model.kvFormat) }
     }
 
-    private func check(_ kind: LayerAttention, kvDataType: DataType) throws(ServiceError) {
+    private func check(_ kind: LayerAttention, kvFormat: CacheFormat) throws(ServiceError) {
         guard kind.kvHeads % headGroups == 0 else {
             throw ServiceError(
                 .invalidModel,
                 "\(kind.kvHeads) KV heads cannot be divided over the cluster's \(headGroups) head groups; serve this "
                     + "model from a cluster whose --head-groups divides its KV heads (1 always does).")
         }
-        let tokenByteCount = kind.kvHeads / headGroups * (kind.keyDim + kind.ownValueDim) * kvDataType.byteCount
+        let tokenByteCount = kind.kvHeads / headGroups * (kind.keyDim + kind.ownValueDim) * kvFormat.elementByteCount
         let byteCount = tokenByteCount * layout.blockTokens
         guard byteCount <= Self.blockByteCountMax else {
             let multiple = ContextLayout.blockTokensMultiple

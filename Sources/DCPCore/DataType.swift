@@ -1,4 +1,4 @@
-/// The element type of a row of numbers: of a model's KV cache, or of the queries, keys and values of a step.
+/// The element type of a row of numbers: of the queries, keys and values of a step, and of what is read back out of a cache.
 ///
 /// The raw value is the byte that stands for it on the wire and in the store; it never changes.
 public enum DataType: UInt8, CaseIterable, Sendable {

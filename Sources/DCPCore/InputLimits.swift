@@ -6,21 +6,21 @@
 public struct InputLimits: Hashable, Sendable {
     /// Of queries: Dk products of two such numbers, times the scale, sum up to at most 2^126.
     public let query: Float
-    /// The same, and not beyond the KV dtype.
+    /// The same, and not beyond the cache format.
     public let key: Float
-    /// The largest number of the KV dtype, and what is rounded to it.
+    /// The largest number of the cache format, and what is rounded to it.
     public let value: Float
-    private let kvDataType: DataType
+    private let kvFormat: CacheFormat
 
-    public init(_ attention: LayerAttention, kvDataType: DataType) {
+    public init(_ attention: LayerAttention, kvFormat: CacheFormat) {
         func exponent(above number: Float) -> Int {
             Int(number.exponent) + (number.significand == 1 ? 0 : 1)
         }
         // Scores are scaled after the product, so a scale below 1 does not help.
         let left = 126 - exponent(above: Float(attention.keyDim)) - max(0, exponent(above: attention.scale))
         query = Float(sign: .plus, exponent: left >> 1, significand: 1)
-        self.kvDataType = kvDataType
-        value = kvDataType.inputMagnitudeMax
+        self.kvFormat = kvFormat
+        value = kvFormat.rowType.inputMagnitudeMax
         key = min(query, value)
     }
 
@@ -71,7 +71,7 @@ public struct InputLimits: Hashable, Sendable {
         let reason =
             tensor == .query || limit == query
             ? "a score of such numbers overflows Float32. Correct the model's output."
-            : "it overflows a KV cache of \(kvDataType.name). Correct the model's output, or choose a KV dtype with a wider "
+            : "it overflows a KV cache of \(kvFormat.name). Correct the model's output, or choose a cache format with a wider "
                 + "range."
         return ServiceError(.invalidRequest, place + "is \(value), beyond the limit of \(limit): " + reason)
     }

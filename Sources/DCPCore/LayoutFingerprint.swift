@@ -35,7 +35,7 @@ public struct LayoutFingerprint: Hashable, Sendable, CustomStringConvertible {
             return "\(run.layers.count)x[Hkv=\(kind.kvHeads) Dk=\(kind.keyDim) Dv=\(kind.ownValueDim)]"
         }
         self.init(
-            text: "layers=\(runs.joined(separator: ",")) dtype=\(model.kvDataType.name) G=\(shape.headGroups) "
+            text: "layers=\(runs.joined(separator: ",")) format=\(model.kvFormat.name) G=\(shape.headGroups) "
                 + "C=\(shape.contextRanks) I=\(shape.layout.interleave) B=\(shape.layout.blockTokens) "
                 + "format=\(Self.storeFormat)")
     }

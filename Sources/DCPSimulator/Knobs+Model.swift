@@ -12,7 +12,7 @@ extension Knobs {
         let layers = kinds + (0..<pick([0, 0, 1, 2], &random)).map { _ in pick(kinds, &random) }
         let sinks = layers.map { random.floats($0.hasSinks ? $0.queryHeads : 0, limit: 8) }
         return try ModelDescription(
-            layers: layers, kvDataType: pick([.float32, .bfloat16, .float16], &random), sinks: sinks,
+            layers: layers, kvFormat: pick([.float32, .bfloat16, .float16], &random), sinks: sinks,
             revision: pick([nil, "9f2c", "9f2c/theta=10000"], &random))
     }
 
@@ -23,7 +23,7 @@ extension Knobs {
                 (0..<model.layers).map { layer in
                     let kind = model[layer]
                     let dims = kind.kvHeads / shape.headGroups * (kind.keyDim + kind.ownValueDim)
-                    return dims * model.kvDataType.byteCount
+                    return dims * model.kvFormat.elementByteCount
                 }.max() ?? 0
             return blocks * shape.layout.blockTokens * row
         }

@@ -5,7 +5,7 @@ import Testing
 
 /// One attention problem with its inputs, run through the kernels and through the reference.
 struct AttentionCase: CustomStringConvertible, Sendable {
-    var dataType = DataType.float32
+    var format = CacheFormat.float32
     var kvHeads = 2
     var group = 2
     var keyDim = 64
@@ -26,7 +26,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     var scale: Float?
 
     var description: String {
-        "\(dataType.name) Hkv \(kvHeads) x \(group) Dk \(keyDim) Dv \(valueDim) count \(count) length \(length) "
+        "\(format.name) Hkv \(kvHeads) x \(group) Dk \(keyDim) Dv \(valueDim) count \(count) length \(length) "
             + "causal \(causal) softcap \(softcap ?? 0) B \(blockTokens) scores \(scoreLimit) kernels \(kernels)"
     }
 
@@ -36,7 +36,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     }
     var layout: PanelLayout {
         PanelLayout(
-            dataType: dataType, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim, blockTokens: blockTokens)
+            format: format, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim, blockTokens: blockTokens)
     }
     func attention() throws -> LayerAttention {
         try LayerAttention(
@@ -47,7 +47,7 @@ struct AttentionCase: CustomStringConvertible, Sendable {
         causal ? .new(.all, at: 0..<count) : .all(count: count, of: length)
     }
 
-    /// Token-major, keys and values already rounded to the KV dtype.
+    /// Token-major, keys and values already rounded to the cache format.
     struct Inputs: Sendable {
         var queries: [Float]
         var keys: [Float]
@@ -60,9 +60,9 @@ struct AttentionCase: CustomStringConvertible, Sendable {
         return Inputs(
             queries: generator.distinctRows(tokens: count, heads: queryHeads, dim: keyDim, limit: scoreLimit),
             keys: Rounding.rounded(
-                generator.distinctRows(tokens: length, heads: kvHeads, dim: keyDim), to: dataType),
+                generator.distinctRows(tokens: length, heads: kvHeads, dim: keyDim), to: format.rowType),
             values: Rounding.rounded(
-                generator.distinctRows(tokens: length, heads: kvHeads, dim: valueDim), to: dataType))
+                generator.distinctRows(tokens: length, heads: kvHeads, dim: valueDim), to: format.rowType))
     }
 
     func queryRows(_ inputs: Inputs) -> QueryRows {
@@ -119,16 +119,16 @@ struct AttentionCase: CustomStringConvertible, Sendable {
     }
 }
 
-/// A KV dtype and an instruction set: the grids run for all pairs.
+/// A cache format and an instruction set: the grids run for all pairs.
 struct Variant: CustomTestStringConvertible, Sendable {
-    let dataType: DataType
+    let format: CacheFormat
     let kernels: AttentionKernels
 
-    static let all = DataType.allCases.flatMap { dataType in
-        AttentionKernels.available.map { Variant(dataType: dataType, kernels: $0) }
+    static let all = CacheFormat.allCases.flatMap { format in
+        AttentionKernels.available.map { Variant(format: format, kernels: $0) }
     }
 
-    var testDescription: String { "\(dataType.name), \(kernels)" }
+    var testDescription: String { "\(format.name), \(kernels)" }
 }
 
 /// The largest absolute differences between head-major states and a token-major reference. NaN counts as infinite.

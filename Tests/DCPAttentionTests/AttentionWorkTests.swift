@@ -10,7 +10,7 @@ struct AttentionWorkTests {
         AttentionKernels.available)
     func order(count: Int, kernels: AttentionKernels) async throws {
         let problem = AttentionCase(
-            dataType: .bfloat16, keyDim: 128, valueDim: 96, count: count, length: 24_000, kernels: kernels)
+            format: .bfloat16, keyDim: 128, valueDim: 96, count: count, length: 24_000, kernels: kernels)
         let inputs = problem.inputs()
         let expected = try problem.states(inputs)
         let panels = TestPanels(layout: problem.layout, keys: inputs.keys, values: inputs.values, tokens: 24_000)
@@ -35,7 +35,7 @@ struct AttentionWorkTests {
     func poisonedTail(variant: Variant) throws {
         for (count, length) in [(1, 1), (1, 65), (7, 79), (15, 17), (20, 1), (96, 97)] {
             let problem = AttentionCase(
-                dataType: variant.dataType, count: count, length: length, kernels: variant.kernels)
+                format: variant.format, count: count, length: length, kernels: variant.kernels)
             let inputs = problem.inputs()
             let states = try [UInt8(0xFF), 0, 0x7F].map { poison in
                 let panels = TestPanels(
@@ -57,7 +57,7 @@ struct AttentionWorkTests {
     func slices(ranks: Int, kernels: AttentionKernels) throws {
         for (count, length, causal) in [(1, 70, false), (3, 3, true), (40, 70, false)] {
             let problem = AttentionCase(
-                dataType: .bfloat16, kvHeads: 3, group: 3, keyDim: 64, valueDim: 64, count: count, length: length,
+                format: .bfloat16, kvHeads: 3, group: 3, keyDim: 64, valueDim: 64, count: count, length: length,
                 causal: causal, contextRanks: ranks, kernels: kernels)
             let inputs = problem.inputs()
             let reference = try problem.reference(inputs)
@@ -71,7 +71,7 @@ struct AttentionWorkTests {
 
     @Test("several entries of a step: each writes its own tokens' rows, empty ones by their length")
     func entries() throws {
-        var problem = AttentionCase(dataType: .float16, kvHeads: 2, group: 2, count: 6)
+        var problem = AttentionCase(format: .float16, kvHeads: 2, group: 2, count: 6)
         problem.length = 0
         let queries = problem.inputs()
         var states = AttentionStates(
@@ -125,7 +125,7 @@ struct AttentionWorkTests {
             for (blockTokens, rowsMax) in [(16, 64), (48, 64), (64, 256), (4096, 64), (64, 64)] {
                 let partition = HeadPartition(queryHeads: heads, kvHeads: kvHeads, contextRanks: 1)
                 let layout = PanelLayout(
-                    dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: blockTokens)
+                    format: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: blockTokens)
                 let split = WorkSplit(
                     partition: partition, heads: 0..<heads,
                     visible: causal ? .new(.all, at: 0..<tokens) : .all(count: tokens, of: keys), layout: layout,
@@ -185,7 +185,7 @@ struct AttentionWorkTests {
     @Test("many rows keep few states: their pieces are fewer, and of one length")
     func largeStates() {
         let layout = PanelLayout(
-            dataType: .bfloat16, kvHeads: 1, keyDim: 576, values: .leading(512), blockTokens: 64)
+            format: .bfloat16, kvHeads: 1, keyDim: 576, values: .leading(512), blockTokens: 64)
         let split = WorkSplit(
             partition: HeadPartition(queryHeads: 128, kvHeads: 1, contextRanks: 1), heads: 0..<128,
             visible: .all(count: 1, of: 131_072), layout: layout, rowsMax: 64)
@@ -198,13 +198,13 @@ struct AttentionWorkTests {
         WorkSplit(
             partition: HeadPartition(queryHeads: kvHeads * 4, kvHeads: kvHeads, contextRanks: 1),
             heads: 0..<kvHeads * 4, visible: .all(count: 1, of: tokens),
-            layout: PanelLayout(dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64),
+            layout: PanelLayout(format: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64),
             rowsMax: 64)
     }
 
     @Test("new-token panels: any tokens of the step, rounded as the cache rounds; NaN and too large are refused")
     func newTokens() throws {
-        let problem = AttentionCase(dataType: .bfloat16, count: 20, length: 20, causal: true)
+        let problem = AttentionCase(format: .bfloat16, count: 20, length: 20, causal: true)
         let inputs = problem.inputs()
         let keys = RowOrder.headMajor(inputs.keys, tokens: 20, heads: 2, dim: 64)
         let values = RowOrder.headMajor(inputs.values, tokens: 20, heads: 2, dim: 64)

@@ -9,7 +9,7 @@ struct ConversionTests {
     @Test("from bf16 and f16: all 65536 patterns are exact, NaN and those beyond the limit are refused")
     func toFloat() throws {
         let limits = InputLimits(
-            try LayerAttention(queryHeads: 1, kvHeads: 1, keyDim: 8, values: .own(8), scale: 1), kvDataType: .bfloat16)
+            try LayerAttention(queryHeads: 1, kvHeads: 1, keyDim: 8, values: .own(8), scale: 1), kvFormat: .bfloat16)
         func convert(_ bits: UInt16, _ type: DataType) -> Float? {
             var rows = QueryRows(heads: 0..<1, tokens: 1, keyDim: 1)
             return withUnsafeBytes(of: bits) { bytes in
@@ -29,9 +29,9 @@ struct ConversionTests {
     }
 
     /// Rounds through the panels: values as keys of one token, read back as patterns.
-    private func patterns(_ values: [Float], _ type: DataType) -> (bits: [UInt16], isFinite: Bool) {
+    private func patterns(_ values: [Float], _ type: CacheFormat) -> (bits: [UInt16], isFinite: Bool) {
         let dim = 256
-        let layout = PanelLayout(dataType: type, kvHeads: 1, keyDim: dim, valueDim: 2, blockTokens: 16)
+        let layout = PanelLayout(format: type, kvHeads: 1, keyDim: dim, valueDim: 2, blockTokens: 16)
         let tokens = (values.count + dim - 1) / dim
         let padded = values + [Float](repeating: 0, count: tokens * dim - values.count)
         let zeros = [Float](repeating: 0, count: tokens * 2)
@@ -58,7 +58,7 @@ struct ConversionTests {
 
     @Test("to bf16 and f16: every tie goes to even, and one step beside it to the nearer")
     func toHalf() {
-        for type in [DataType.bfloat16, .float16] {
+        for type in [CacheFormat.bfloat16, .float16] {
             let finite: [Float] = (UInt16.min...UInt16.max).map { bits in
                 type == .float16 ? Float(Float16(bitPattern: bits)) : Rounding.float(bfloat16Bits: bits)
             }.filter(\.isFinite)
@@ -75,9 +75,9 @@ struct ConversionTests {
         }
     }
 
-    @Test("what the KV dtype cannot hold is reported")
+    @Test("what the cache format cannot hold is reported")
     func notFinite() {
-        for type in DataType.allCases {
+        for type in CacheFormat.allCases {
             for value in [Float.nan, .infinity, -.infinity] { #expect(!patterns([1, value, 2], type).isFinite) }
         }
         #expect(!patterns([65520], .float16).isFinite)
@@ -88,9 +88,9 @@ struct ConversionTests {
 
     @Test("panels: what is written is read back, for all dtypes, and written again from what was read")
     func roundTrip() throws {
-        for type in DataType.allCases {
+        for type in CacheFormat.allCases {
             for source in DataType.allCases {
-                let layout = PanelLayout(dataType: type, kvHeads: 3, keyDim: 10, valueDim: 8, blockTokens: 48)
+                let layout = PanelLayout(format: type, kvHeads: 3, keyDim: 10, valueDim: 8, blockTokens: 48)
                 var generator = SeededGenerator.ofRun(salt: 9)
                 let tokens = 60
                 let keys = Rounding.rounded(generator.floats(3 * tokens * 10), to: source)
@@ -126,7 +126,7 @@ struct ConversionTests {
                         layout.read(token: token, of: payload, into: base)
                         #expect(layout.write(layout.rows(of: base), rowTokens: [0], into: copy, at: token))
                     }
-                    #expect(row == Rounding.bytes(Rounding.rounded(expected, to: type), as: type))
+                    #expect(row == Rounding.bytes(Rounding.rounded(expected, to: type.rowType), as: type.rowType))
                 }
                 #expect(memcmp(payload, copy, layout.payloadByteCount) == 0)
             }

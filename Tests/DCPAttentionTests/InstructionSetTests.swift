@@ -103,13 +103,14 @@ private struct Rows {
                         terms.withUnsafeBytes { terms in
                             var rows = dcp_attention_rows(
                                 rows: Int32(count), key_dim: Int32(keyDim), value_dim: Int32(valueDim),
-                                block_tokens: Int32(layout.blockTokens), terms: termCount, scale: 0.5,
-                                soft_cap: softCap, light_share: lightShare, queries: queries.baseAddress,
+                                block_tokens: Int32(layout.blockTokens), value_tokens: Int32(layout.blockTokens),
+                                terms: termCount, scale: 0.5, soft_cap: softCap, light_share: lightShare,
+                                queries: queries.baseAddress,
                                 query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
                             visible.withRanges {
                                 dcp_attend_block(
-                                    table, Int32(layout.dataType.rawValue), &rows, block.keys, block.values,
+                                    table, Int32(layout.format.rawValue), &rows, block.keys, block.values,
                                     asAll ? visible.all ?? $0 : $0,
                                     block.ahead)
                             }
@@ -129,12 +130,12 @@ private var tables: [UnsafePointer<dcp_kernel_table>] {
 struct InstructionSetTests {
     @Test(
         "blocks that end where memory ends: nothing beyond is read or written, and all sets agree with scalar",
-        arguments: KernelGridTests.dims, DataType.allCases)
-    func guarded(dims: (Int, Int), dataType: DataType) throws {
+        arguments: KernelGridTests.dims, CacheFormat.allCases)
+    func guarded(dims: (Int, Int), format: CacheFormat) throws {
         var generator = SeededGenerator.ofRun(salt: UInt64(dims.0 * 1000 + dims.1))
         for (number, blockTokens) in [16, 32, 48, 64, 80, 128, 144].enumerated() {
             let layout = PanelLayout(
-                dataType: dataType, kvHeads: 1, keyDim: dims.0, valueDim: dims.1, blockTokens: blockTokens)
+                format: format, kvHeads: 1, keyDim: dims.0, valueDim: dims.1, blockTokens: blockTokens)
             for tokens in [blockTokens, blockTokens - 1, blockTokens - 15, 1, 2] {
                 let block = try GuardedBlock(layout: layout, tokens: tokens, generator: &generator)
                 let count = [1 + (number * 5 + tokens) % 16, 17 + (tokens * 7) % 48][number % 2]
@@ -155,7 +156,7 @@ struct InstructionSetTests {
                     var rows = start
                     rows.take(block, layout: layout, visible: visible, table: table)
                     rows.take(block, layout: layout, visible: visible, table: table)
-                    let readsTerms = dataType == .bfloat16 && table.pointee.bf16_reads_terms != 0
+                    let readsTerms = format == .bfloat16 && table.pointee.bf16_reads_terms != 0
                     check(
                         rows, scalar, weightError: readsTerms ? 0x1p-17 : 0,
                         "\(String(cString: table.pointee.name)) \(layout) \(visible)")
@@ -191,14 +192,14 @@ struct InstructionSetTests {
 
     @Test(
         "a row's bits do not depend on the rows beside it, nor does a NaN that only those see",
-        arguments: DataType.allCases, [Float(0), 1 / 32, 1 / 4, .infinity])
-    func alone(dataType: DataType, lightShare: Float) throws {
-        for firstWritten in [0, 2] { try alone(dataType, lightShare, firstWritten: firstWritten) }
+        arguments: CacheFormat.allCases, [Float(0), 1 / 32, 1 / 4, .infinity])
+    func alone(format: CacheFormat, lightShare: Float) throws {
+        for firstWritten in [0, 2] { try alone(format, lightShare, firstWritten: firstWritten) }
     }
 
-    private func alone(_ dataType: DataType, _ lightShare: Float, firstWritten: Int) throws {
+    private func alone(_ format: CacheFormat, _ lightShare: Float, firstWritten: Int) throws {
         var generator = SeededGenerator.ofRun(salt: 21)
-        let layout = PanelLayout(dataType: dataType, kvHeads: 1, keyDim: 72, valueDim: 90, blockTokens: 144)
+        let layout = PanelLayout(format: format, kvHeads: 1, keyDim: 72, valueDim: 90, blockTokens: 144)
         // Tokens 70 and beyond are NaN, and those before the first written.
         let block = try GuardedBlock(
             layout: layout, first: firstWritten, tokens: 70 - firstWritten, generator: &generator)
@@ -231,12 +232,12 @@ struct InstructionSetTests {
 
     @Test(
         "rows that all see the same first tokens become the same bits, said once or for each",
-        arguments: DataType.allCases)
-    func all(dataType: DataType) throws {
+        arguments: CacheFormat.allCases)
+    func all(format: CacheFormat) throws {
         var generator = SeededGenerator.ofRun(salt: 23)
         for (keyDim, valueDim) in [(72, 90), (300, 280)] {
             let layout = PanelLayout(
-                dataType: dataType, kvHeads: 1, keyDim: keyDim, valueDim: valueDim, blockTokens: 144)
+                format: format, kvHeads: 1, keyDim: keyDim, valueDim: valueDim, blockTokens: 144)
             let block = try GuardedBlock(layout: layout, tokens: 144, generator: &generator)
             for (count, end) in [(1, 144), (4, 63), (7, 1), (16, 64), (17, 130), (64, 144), (5, 0)] {
                 let start = Rows(count: count, keyDim: keyDim, valueDim: valueDim, softCap: 0, generator: &generator)
@@ -253,7 +254,7 @@ struct InstructionSetTests {
 
     @Test("a score of +inf or a maximum of -inf stays visible as NaN in every set")
     func infinities() throws {
-        let layout = PanelLayout(dataType: .float32, kvHeads: 1, keyDim: 8, valueDim: 8, blockTokens: 16)
+        let layout = PanelLayout(format: .float32, kvHeads: 1, keyDim: 8, valueDim: 8, blockTokens: 16)
         var generator = SeededGenerator.ofRun(salt: 22)
         let block = try GuardedBlock(layout: layout, tokens: 16, generator: &generator)
         for query in [Float.infinity, -.infinity] {

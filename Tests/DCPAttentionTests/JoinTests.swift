@@ -6,7 +6,7 @@ import Testing
 /// Scores of any size that Float32 holds exactly: a key's first dimension is 1, its second one of few small integers, and a
 /// query's are the size and a step that Float32 has there. What then differs from Float64 is what joining parts adds.
 private struct JoinCase: CustomStringConvertible {
-    var dataType: DataType
+    var format: CacheFormat
     var ranks: Int
     var interleave: Int
     var kvHeads: Int
@@ -17,7 +17,7 @@ private struct JoinCase: CustomStringConvertible {
     static let dim = 8
 
     var description: String {
-        "\(dataType.name), \(ranks) ranks, interleave \(interleave), Hkv \(kvHeads) x \(group), context \(context), "
+        "\(format.name), \(ranks) ranks, interleave \(interleave), Hkv \(kvHeads) x \(group), context \(context), "
             + "count \(count), scores of \(score)"
     }
 
@@ -41,7 +41,7 @@ private struct JoinCase: CustomStringConvertible {
         return AttentionCase.Inputs(
             queries: queries, keys: keys,
             values: Rounding.rounded(
-                generator.distinctRows(tokens: context + count, heads: kvHeads, dim: Self.dim), to: dataType))
+                generator.distinctRows(tokens: context + count, heads: kvHeads, dim: Self.dim), to: format.rowType))
     }
 
     /// Attention of the tokens over some others, all heads.
@@ -50,7 +50,7 @@ private struct JoinCase: CustomStringConvertible {
         func rows(_ all: [Float]) -> [Float] { tokens.flatMap { all[$0 * row..<($0 + 1) * row] } }
         let panels = TestPanels(
             layout: PanelLayout(
-                dataType: dataType, kvHeads: kvHeads, keyDim: Self.dim, valueDim: Self.dim, blockTokens: 48),
+                format: format, kvHeads: kvHeads, keyDim: Self.dim, valueDim: Self.dim, blockTokens: 48),
             keys: rows(inputs.keys), values: rows(inputs.values), tokens: tokens.count)
         let work = AttentionWork(
             attention: try attention, partition: partition, heads: 0..<heads,
@@ -95,7 +95,7 @@ private struct JoinCase: CustomStringConvertible {
             queries: inputs.queries, keys: inputs.keys, values: inputs.values, position: context)
         let difference = Difference(AttentionStates(joining: slices), reference, tokens: count)
         // Weights of bf16 keep 16 bits.
-        let tolerance = 2e-6 + (dataType == .bfloat16 ? 0x1p-17 : 0)
+        let tolerance = 2e-6 + (format == .bfloat16 ? 0x1p-17 : 0)
         #expect(
             difference.output <= tolerance && difference.lse <= 2e-6,
             "\(self): o off by \(difference.output), lse by \(difference.lse); DCP_SEED=\(SeededGenerator.seed)")
@@ -116,7 +116,7 @@ struct JoinTests {
                     for context in [1, 33, 700] {
                         number += 1
                         try JoinCase(
-                            dataType: DataType.allCases[number % 3], ranks: ranks, interleave: interleave,
+                            format: CacheFormat.allCases[number % 3], ranks: ranks, interleave: interleave,
                             kvHeads: kvHeads, group: group, context: context, count: count, score: score
                         ).check(salt: UInt64(number))
                     }

@@ -34,14 +34,14 @@ struct KernelContractTests {
                         terms.withUnsafeBytes { terms in
                             var rows = dcp_attention_rows(
                                 rows: Int32(Self.rows), key_dim: Int32(Self.dim), value_dim: Int32(Self.dim),
-                                block_tokens: Int32(layout.blockTokens), terms: termCount, scale: 1,
-                                soft_cap: 0, light_share: 0, queries: queries.baseAddress,
+                                block_tokens: Int32(layout.blockTokens), value_tokens: Int32(layout.blockTokens),
+                                terms: termCount, scale: 1, soft_cap: 0, light_share: 0, queries: queries.baseAddress,
                                 query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
                             let payload = panels.blocks.blocks[block]
                             visible.withRanges {
                                 dcp_attend_block(
-                                    table, Int32(layout.dataType.rawValue), &rows,
+                                    table, Int32(layout.format.rawValue), &rows,
                                     payload + layout.keyPanelOffset(ofHead: 0),
                                     payload + layout.valuePanelOffset(ofHead: 0), $0, dcp_ahead())
                             }
@@ -59,7 +59,7 @@ struct KernelContractTests {
         var generator = SeededGenerator.ofRun(salt: 11)
         let queries = generator.floats(Self.rows * Self.dim, limit: 3)
         let layout = PanelLayout(
-            dataType: variant.dataType, kvHeads: 1, keyDim: Self.dim, valueDim: Self.dim, blockTokens: 80)
+            format: variant.format, kvHeads: 1, keyDim: Self.dim, valueDim: Self.dim, blockTokens: 80)
         let panels = TestPanels(
             layout: layout, keys: generator.floats(160 * Self.dim), values: generator.floats(160 * Self.dim),
             tokens: 160)

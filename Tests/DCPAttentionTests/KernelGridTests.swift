@@ -14,12 +14,12 @@ struct KernelGridTests {
     @Test("TRAPS 26, 46: context of any length, dtype and head dimension", arguments: dims, Variant.all)
     func context(dims: (Int, Int), variant: Variant) throws {
         let groups = [1, 2, 3, 4, 6, 8, 16]
-        var number = dims.0 + Int(variant.dataType.rawValue)
+        var number = dims.0 + Int(variant.format.rawValue)
         for length in [0, 1, 15, 16, 17, 63, 64, 65, 200] {
             for count in [1, 2, 7] {
                 number += 1
                 let problem = AttentionCase(
-                    dataType: variant.dataType, kvHeads: 1 + number % 2, group: groups[number % groups.count],
+                    format: variant.format, kvHeads: 1 + number % 2, group: groups[number % groups.count],
                     keyDim: dims.0, valueDim: dims.1, count: count, length: length,
                     blockTokens: [16, 64, 48][number % 3], kernels: variant.kernels)
                 try problem.check(problem.inputs(salt: UInt64(number)))
@@ -27,7 +27,7 @@ struct KernelGridTests {
         }
         for length in [0, 1, 65, 300] {
             let problem = AttentionCase(
-                dataType: variant.dataType, kvHeads: 1, group: 3, keyDim: dims.0, valueDim: dims.1, count: 96,
+                format: variant.format, kvHeads: 1, group: 3, keyDim: dims.0, valueDim: dims.1, count: 96,
                 length: length, kernels: variant.kernels)
             try problem.check(problem.inputs(salt: UInt64(length)))
         }
@@ -37,7 +37,7 @@ struct KernelGridTests {
     func causal(dims: (Int, Int), variant: Variant) throws {
         for (number, count) in [1, 2, 7, 15, 16, 17, 64, 65, 96].enumerated() {
             let problem = AttentionCase(
-                dataType: variant.dataType, kvHeads: 1 + number % 2, group: [1, 2, 4][number % 3], keyDim: dims.0,
+                format: variant.format, kvHeads: 1 + number % 2, group: [1, 2, 4][number % 3], keyDim: dims.0,
                 valueDim: dims.1, count: count, length: count, causal: true, blockTokens: [64, 16][number % 2],
                 kernels: variant.kernels)
             try problem.check(problem.inputs(salt: UInt64(count)))
@@ -48,7 +48,7 @@ struct KernelGridTests {
     func groups(group: Int, kernels: AttentionKernels) throws {
         for count in [1, 2, 9] {
             let problem = AttentionCase(
-                dataType: .bfloat16, kvHeads: 3, group: group, keyDim: 16, valueDim: 24, count: count, length: 100,
+                format: .bfloat16, kvHeads: 3, group: group, keyDim: 16, valueDim: 24, count: count, length: 100,
                 kernels: kernels)
             try problem.check(problem.inputs(salt: UInt64(group)))
         }
@@ -60,7 +60,7 @@ struct KernelGridTests {
             (1, 6300, false), (3, 4096, false), (20, 4500, false), (50, 4501, false), (700, 700, true),
         ] {
             let problem = AttentionCase(
-                dataType: variant.dataType, kvHeads: 1, group: 2, keyDim: 16, valueDim: 8, count: count, length: length,
+                format: variant.format, kvHeads: 1, group: 2, keyDim: 16, valueDim: 8, count: count, length: length,
                 causal: causal, kernels: variant.kernels)
             try problem.check(problem.inputs(salt: UInt64(length)))
         }
@@ -71,7 +71,7 @@ struct KernelGridTests {
     func heavy(kernels: AttentionKernels) throws {
         // So many tokens that weights may be rounded to bf16.
         let problem = AttentionCase(
-            dataType: .bfloat16, kvHeads: 1, group: 8, keyDim: 16, valueDim: 8, length: 5000, kernels: kernels)
+            format: .bfloat16, kvHeads: 1, group: 8, keyDim: 16, valueDim: 8, length: 5000, kernels: kernels)
         var inputs = problem.inputs()
         for index in inputs.queries.indices { inputs.queries[index] = abs(inputs.queries[index]) + 1 }
         for (token, element) in [(1, Float(12)), (2500, 11.9375), (2501, 11.875), (4999, 11.75)] {
@@ -94,7 +94,7 @@ struct KernelGridTests {
     func softcap(variant: Variant, cap: Float) throws {
         for (count, causal) in [(1, false), (5, true), (40, false), (40, true)] {
             let problem = AttentionCase(
-                dataType: variant.dataType, count: count, length: causal ? count : 150, causal: causal, softcap: cap,
+                format: variant.format, count: count, length: causal ? count : 150, causal: causal, softcap: cap,
                 scoreLimit: 40, kernels: variant.kernels)
             try problem.check(problem.inputs(salt: UInt64(count)))
         }
@@ -103,7 +103,7 @@ struct KernelGridTests {
     @Test("scores of +-1e4, one dominant score, all scores equal", arguments: Variant.all, [1, 24])
     func extremes(variant: Variant, count: Int) throws {
         let plain = AttentionCase(
-            dataType: variant.dataType, count: count, length: 130, kernels: variant.kernels)
+            format: variant.format, count: count, length: 130, kernels: variant.kernels)
         var large = plain
         large.scoreLimit = 1e4
         try large.check(large.inputs())

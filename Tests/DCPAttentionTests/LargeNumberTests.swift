@@ -6,21 +6,21 @@ import Testing
 @Suite("numbers at the ends of their range")
 struct LargeNumberTests {
     /// The largest of each dtype.
-    private func largest(_ dataType: DataType) -> Float {
-        Rounding.rounded([dataType.inputMagnitudeMax], to: dataType)[0]
+    private func largest(_ format: CacheFormat) -> Float {
+        Rounding.rounded([format.rowType.inputMagnitudeMax], to: format.rowType)[0]
     }
 
     @Test(
         "values up to the largest of their dtype give finite outputs, over one state and many", arguments: Variant.all)
     func values(variant: Variant) throws {
-        let largest = largest(variant.dataType)
+        let largest = largest(variant.format)
         for (number, (count, group, copies)) in [(1, 2, 1), (24, 1, 1), (1, 8, 40), (24, 2, 40), (2, 1, 300)]
             .enumerated()
         {
             for sign in [Float(1), -1, 0] {
                 var generator = SeededGenerator.ofRun(salt: UInt64(number))
                 let problem = AttentionCase(
-                    dataType: variant.dataType, kvHeads: 1, group: group, keyDim: 16, valueDim: 24, count: count,
+                    format: variant.format, kvHeads: 1, group: group, keyDim: 16, valueDim: 24, count: count,
                     length: 192, kernels: variant.kernels)
                 var inputs = problem.inputs(salt: UInt64(number))
                 for index in inputs.values.indices {
@@ -53,13 +53,13 @@ struct LargeNumberTests {
         for (keyDim, scale) in [(8, Float(1e-30)), (64, 0.125), (256, 1), (254, 1e6)] {
             for count in [1, 24] {
                 var problem = AttentionCase(
-                    dataType: variant.dataType, kvHeads: 1, group: 2, keyDim: keyDim, valueDim: 8, count: count,
+                    format: variant.format, kvHeads: 1, group: 2, keyDim: keyDim, valueDim: 8, count: count,
                     length: 70,
                     kernels: variant.kernels)
                 problem.scale = scale
-                let limits = InputLimits(try problem.attention(), kvDataType: variant.dataType)
+                let limits = InputLimits(try problem.attention(), kvFormat: variant.format)
                 var inputs = problem.inputs(salt: UInt64(keyDim))
-                let key = Rounding.rounded([limits.key], to: variant.dataType)[0]
+                let key = Rounding.rounded([limits.key], to: variant.format.rowType)[0]
                 for index in inputs.queries.indices {
                     inputs.queries[index] = index % 3 == 0 ? -limits.query : limits.query
                 }

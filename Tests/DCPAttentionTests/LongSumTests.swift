@@ -8,11 +8,11 @@ import Testing
 struct LongSumTests {
     @Test(
         "25 million tokens: the log-sum-exp and the outputs are as exact as over a few",
-        arguments: AttentionKernels.available, [DataType.bfloat16, .float32])
-    func long(kernels: AttentionKernels, dataType: DataType) throws {
+        arguments: AttentionKernels.available, [CacheFormat.bfloat16, .float32])
+    func long(kernels: AttentionKernels, format: CacheFormat) throws {
         for (group, scoreLimit) in [(1, Float(2)), (8, 0.3)] {
             let problem = AttentionCase(
-                dataType: dataType, kvHeads: 1, group: group, keyDim: 8, valueDim: 8, length: 4096, blockTokens: 4096,
+                format: format, kvHeads: 1, group: group, keyDim: 8, valueDim: 8, length: 4096, blockTokens: 4096,
                 scoreLimit: scoreLimit, kernels: kernels)
             let inputs = problem.inputs(salt: UInt64(group))
             let repeated = RepeatedBlocks(problem, inputs, copies: group == 1 ? 6104 : 800)
@@ -32,7 +32,7 @@ struct LongSumTests {
     func light(kernels: AttentionKernels) throws {
         // More than 2,048 tokens: where weights are rounded to bf16.
         var problem = AttentionCase(
-            dataType: .bfloat16, kvHeads: 1, group: 8, keyDim: 8, valueDim: 8, length: 8192, kernels: kernels)
+            format: .bfloat16, kvHeads: 1, group: 8, keyDim: 8, valueDim: 8, length: 8192, kernels: kernels)
         problem.scale = 1
         let zeros = [Float](repeating: 0, count: 7)
         // Values that repeat themselves every so many tokens are rounded by as few of the thresholds.

@@ -35,12 +35,12 @@ struct MergeTests {
         }
     }
 
-    @Test("golden values: the kernels give the dense result and both kinds of halves", arguments: DataType.allCases)
-    func goldenKernels(dataType: DataType) throws {
+    @Test("golden values: the kernels give the dense result and both kinds of halves", arguments: CacheFormat.allCases)
+    func goldenKernels(format: CacheFormat) throws {
         // Scores 0, 1, 2, 3 and values 1, 2, 4, 8: dimension 0 of the key is the score, the query is 1 there.
         let dim = 8
         func attend(_ tokens: [Int], count: Int) throws -> AttentionStates {
-            let layout = PanelLayout(dataType: dataType, kvHeads: 1, keyDim: dim, valueDim: dim, blockTokens: 16)
+            let layout = PanelLayout(format: format, kvHeads: 1, keyDim: dim, valueDim: dim, blockTokens: 16)
             let zeros = [Float](repeating: 0, count: dim - 1)
             let panels = TestPanels(
                 layout: layout, keys: tokens.flatMap { [Float($0)] + zeros },
@@ -58,7 +58,7 @@ struct MergeTests {
             return states
         }
         // Values are up to 8; weights that are sums of two bf16 are off by up to 2^-17.
-        let tolerance: Float = dataType == .bfloat16 ? 8 * 0x1p-17 : 2e-6
+        let tolerance: Float = format == .bfloat16 ? 8 * 0x1p-17 : 2e-6
         for count in [1, 32] {
             for (tokens, output, lse) in [
                 ([0, 1, 2, 3], Float(6.305_192_592), 3.440_189_699),
@@ -205,7 +205,7 @@ struct MergeTests {
     func shards(ranks: Int, interleave: Int) throws {
         let layout = try ContextLayout(contextRanks: ranks, interleave: interleave, blockTokens: 48)
         for (length, count) in [(1, 1), (2, 7), (15, 1), (33, 20), (100, 2)] {
-            let problem = AttentionCase(dataType: .bfloat16, keyDim: 32, valueDim: 32, count: count, length: length)
+            let problem = AttentionCase(format: .bfloat16, keyDim: 32, valueDim: 32, count: count, length: length)
             let inputs = problem.inputs(salt: UInt64(length))
             let partials = try (0..<ranks).map { rank in
                 let owned = (0..<length).filter { layout.owner(ofPosition: $0) == rank }

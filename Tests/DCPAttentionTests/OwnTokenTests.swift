@@ -5,8 +5,9 @@ import Testing
 
 @Suite("a token that sees itself alone")
 struct OwnTokenTests {
-    @Test("is as exact as through panels, for any dtype, dimensions and slice of heads", arguments: DataType.allCases)
-    func exact(dataType: DataType) throws {
+    @Test(
+        "is as exact as through panels, for any format, dimensions and slice of heads", arguments: CacheFormat.allCases)
+    func exact(format: CacheFormat) throws {
         var random = SeededGenerator.ofRun(salt: 77)
         for (kvHeads, group, keyDim, values, softcap) in [
             (8, 4, 128, LayerAttention.Values.own(128), nil), (1, 16, 576, .leading(512), nil),
@@ -25,8 +26,8 @@ struct OwnTokenTests {
             for some in [0..<heads, heads / 3..<heads] {
                 var direct = AttentionStates.empty(rows: some.count * tokens, valueDim: attention.valueDim)
                 var panelled = direct
-                let one = OwnToken(attention, dataType, partition: partition, heads: some)
-                let layout = PanelLayout(attention, dataType, kvHeads: kvHeads, blockTokens: 64)
+                let one = OwnToken(attention, format, partition: partition, heads: some)
+                let layout = PanelLayout(attention, format, kvHeads: kvHeads, blockTokens: 64)
                 try keys.withUnsafeBytes { keys in
                     try own.withUnsafeBytes { own in
                         let rows = KeyValueRows(
@@ -49,7 +50,7 @@ struct OwnTokenTests {
         }
     }
 
-    @Test("what is not finite in the dtype of the cache is refused")
+    @Test("what is not finite in the format of the cache is refused")
     func refused() throws {
         let attention = try LayerAttention(queryHeads: 1, kvHeads: 1, keyDim: 8, values: .own(8), scale: 1)
         let own = OwnToken(

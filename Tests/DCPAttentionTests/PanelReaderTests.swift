@@ -11,10 +11,10 @@ struct PanelReaderTests {
         var layout: PanelLayout
         var tokens: Range<Int>
 
-        var keyByteCount: Int { tokens.count * layout.kvHeads * layout.keyDim * layout.dataType.byteCount }
+        var keyByteCount: Int { tokens.count * layout.kvHeads * layout.keyDim * layout.format.rowType.byteCount }
         var byteCount: Int { tokens.count * layout.rowByteCount }
         var description: String {
-            "\(layout.dataType.name), \(layout.kvHeads) heads of \(layout.keyDim) and \(layout.ownValueDim), tokens "
+            "\(layout.format.name), \(layout.kvHeads) heads of \(layout.keyDim) and \(layout.ownValueDim), tokens "
                 + "\(tokens) of \(layout.blockTokens)"
         }
 
@@ -38,16 +38,17 @@ struct PanelReaderTests {
     }
 
     private static let dims = [
-        (2, 2), (8, 10), (14, 16), (16, 8), (18, 34), (64, 64), (96, 98), (128, 128), (256, 254), (576, 512), (64, 0),
+        (2, 2), (8, 10), (14, 16), (16, 8), (18, 34), (64, 64), (80, 72), (96, 98), (128, 128), (256, 254), (576, 512),
+        (64, 0),
     ]
 
-    @Test("any tokens of any block, whatever their bits", arguments: DataType.allCases)
-    func readers(dataType: DataType) throws {
-        var random = SeededGenerator.ofRun(salt: UInt64(dataType.rawValue))
+    @Test("any tokens of any block, whatever their bits", arguments: CacheFormat.allCases)
+    func readers(format: CacheFormat) throws {
+        var random = SeededGenerator.ofRun(salt: UInt64(format.rawValue))
         for (keyDim, valueDim) in Self.dims {
             for blockTokens in [16, 64, 80] {
                 let layout = PanelLayout(
-                    dataType: dataType, kvHeads: 3, keyDim: keyDim,
+                    format: format, kvHeads: 3, keyDim: keyDim,
                     values: valueDim > 0 ? .own(valueDim) : .leading(keyDim), blockTokens: blockTokens)
                 let payload = (0..<layout.payloadByteCount).map { _ in UInt8.random(in: 0...255, using: &random) }
                 let ranges = [0..<blockTokens, 0..<1, 1..<2, 1..<blockTokens, 3..<blockTokens - 2, 0..<0, 5..<14]
@@ -64,28 +65,30 @@ struct PanelReaderTests {
         }
     }
 
-    @Test("what a writer has put into panels comes back", arguments: DataType.allCases)
-    func roundTrip(dataType: DataType) throws {
-        var random = SeededGenerator.ofRun(salt: 77 + UInt64(dataType.rawValue))
+    @Test("what a writer has put into panels comes back", arguments: CacheFormat.allCases)
+    func roundTrip(format: CacheFormat) throws {
+        var random = SeededGenerator.ofRun(salt: 77 + UInt64(format.rawValue))
         let (heads, keyDim, valueDim, count) = (3, 40, 24, 50)
         let layout = PanelLayout(
-            dataType: dataType, kvHeads: heads, keyDim: keyDim, valueDim: valueDim, blockTokens: 64)
-        let keys = Rounding.rounded(random.floats(heads * count * keyDim), to: dataType)
-        let values = Rounding.rounded(random.floats(heads * count * valueDim), to: dataType)
+            format: format, kvHeads: heads, keyDim: keyDim, valueDim: valueDim, blockTokens: 64)
+        let keys = Rounding.rounded(random.floats(heads * count * keyDim), to: format.rowType)
+        let values = Rounding.rounded(random.floats(heads * count * valueDim), to: format.rowType)
         let payload = UnsafeMutableRawPointer.allocate(byteCount: layout.payloadByteCount, alignment: 64)
         defer { payload.deallocate() }
-        try Rounding.bytes(keys, as: dataType).withUnsafeBytes { keys in
-            try Rounding.bytes(values, as: dataType).withUnsafeBytes { values in
+        try Rounding.bytes(keys, as: format.rowType).withUnsafeBytes { keys in
+            try Rounding.bytes(values, as: format.rowType).withUnsafeBytes { values in
                 let rows = KeyValueRows(
-                    dataType: dataType, keys: try #require(keys.baseAddress), values: try #require(values.baseAddress),
+                    dataType: format.rowType, keys: try #require(keys.baseAddress),
+                    values: try #require(values.baseAddress),
                     tokens: count)
                 #expect(layout.write(rows, rowTokens: (0..<UInt32(count)).map { $0 }, into: payload, at: 7))
             }
         }
         let stored = Array(UnsafeRawBufferPointer(start: payload, count: layout.payloadByteCount))
         let expected =
-            Rounding.bytes(RowOrder.tokenMajor(keys, tokens: count, heads: heads, dim: keyDim), as: dataType)
-            + Rounding.bytes(RowOrder.tokenMajor(values, tokens: count, heads: heads, dim: valueDim), as: dataType)
+            Rounding.bytes(RowOrder.tokenMajor(keys, tokens: count, heads: heads, dim: keyDim), as: format.rowType)
+            + Rounding.bytes(
+                RowOrder.tokenMajor(values, tokens: count, heads: heads, dim: valueDim), as: format.rowType)
         #expect(try Read(layout: layout, tokens: 7..<57).run(stored, .chosen) == expected)
     }
 }

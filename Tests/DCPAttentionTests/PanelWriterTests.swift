@@ -31,7 +31,7 @@ private final class GuardedMemory {
 /// One write: its shape and where its tokens come from and go to.
 private struct PanelWrite: CustomStringConvertible {
     var rowType: DataType
-    var dataType: DataType
+    var format: CacheFormat
     var heads: Int
     var dims: (Int, Int)
     var blockTokens: Int
@@ -42,14 +42,14 @@ private struct PanelWrite: CustomStringConvertible {
 
     var shape: dcp_panel_shape {
         dcp_panel_shape(
-            data_type: Int32(dataType.rawValue), kv_heads: Int32(heads), key_dim: Int32(dims.0),
+            format: Int32(format.rawValue), kv_heads: Int32(heads), key_dim: Int32(dims.0),
             value_dim: Int32(dims.1), block_tokens: Int32(blockTokens))
     }
-    var payloadByteCount: Int { heads * (dims.0 + dims.1) * blockTokens * dataType.byteCount }
+    var payloadByteCount: Int { heads * (dims.0 + dims.1) * blockTokens * format.elementByteCount }
     func rowsByteCount(_ dim: Int) -> Int { heads * rowTokens * dim * rowType.byteCount }
 
     var description: String {
-        "\(rowType.name) to \(dataType.name), dims \(dims), block \(blockTokens), tokens \(first)..<"
+        "\(rowType.name) to \(format.name), dims \(dims), block \(blockTokens), tokens \(first)..<"
             + "\(first + source.count)\(streams ? ", streaming" : "")"
     }
 
@@ -66,18 +66,18 @@ private struct PanelWrite: CustomStringConvertible {
     /// The bytes of a payload that belong to the written tokens.
     var ownBytes: [Bool] {
         var own = [Bool](repeating: false, count: payloadByteCount)
-        let size = dataType.byteCount
+        let size = format.elementByteCount
         for head in 0..<heads {
             let keys = head * (dims.0 + dims.1) * blockTokens
             let values = keys + dims.0 * blockTokens
             for token in first..<first + source.count {
                 for d in 0..<dims.0 {
-                    let index =
-                        dataType == .bfloat16 ? (d / 2 * blockTokens + token) * 2 + d % 2 : d * blockTokens + token
+                    let index = PanelPlaces.key(token: token, dim: d, blockTokens: blockTokens, format)
                     for byte in 0..<size { own[(keys + index) * size + byte] = true }
                 }
                 for d in 0..<dims.1 {
-                    let index = dataType == .bfloat16 ? (token / 2 * dims.1 + d) * 2 + token % 2 : token * dims.1 + d
+                    let index = PanelPlaces.value(
+                        token: token, dim: d, valueDim: dims.1, tokens: blockTokens, format)
                     for byte in 0..<size { own[(values + index) * size + byte] = true }
                 }
             }
@@ -137,10 +137,10 @@ struct PanelWriterTests {
 
     @Test(
         "each writes the scalar twin's bits, its own tokens' bytes only, and stays inside its memory",
-        arguments: DataType.allCases, DataType.allCases)
-    func twins(rowType: DataType, dataType: DataType) throws {
+        arguments: DataType.allCases, CacheFormat.allCases)
+    func twins(rowType: DataType, format: CacheFormat) throws {
         let seed = SeededGenerator.seed
-        var generator = SeededGenerator.ofRun(salt: UInt64(40 + 3 * rowType.rawValue + dataType.rawValue))
+        var generator = SeededGenerator.ofRun(salt: UInt64(40 + 3 * rowType.rawValue + format.rawValue))
         for (number, dims) in Self.dims.enumerated() {
             for blockTokens in [16, 48, 64] {
                 // A whole block, parts that begin or end inside a line or a pair, and single tokens.
@@ -152,7 +152,7 @@ struct PanelWriterTests {
                     let stride = Int(generator.next() % 3) + 1
                     let atEnd = generator.next() % 2 == 0
                     let write = PanelWrite(
-                        rowType: rowType, dataType: dataType, heads: 1 + number % 3, dims: dims,
+                        rowType: rowType, format: format, heads: 1 + number % 3, dims: dims,
                         blockTokens: blockTokens, rowTokens: blockTokens * stride,
                         source: range.map { UInt32($0 * stride + Int(generator.next() % UInt64(stride))) },
                         first: range.lowerBound, streams: generator.next() % 2 == 0)
@@ -192,11 +192,56 @@ struct PanelWriterTests {
         if finite { #expect(twinResult == 0, "\(what)") }
     }
 
-    @Test("a single number that is not finite is found wherever it is", arguments: DataType.allCases)
-    func oneBadNumber(dataType: DataType) throws {
+    @Test("each number stands where the layout says", arguments: CacheFormat.allCases)
+    func places(format: CacheFormat) {
+        for (number, dims) in Self.dims.enumerated() {
+            let blockTokens = 16 << (number % 3)
+            let write = PanelWrite(
+                rowType: format.rowType, format: format, heads: 2, dims: dims, blockTokens: blockTokens,
+                rowTokens: blockTokens, source: (0..<UInt32(blockTokens)).map { $0 }, first: 0, streams: false)
+            // Neighbours differ in their upper halves, whatever their type.
+            func bits(_ index: Int) -> UInt32 { UInt32(0x3c00 + index % 509) << (format == .float32 ? 16 : 0) }
+            func rows(_ dim: Int, from start: Int) -> [UInt8] {
+                (0..<2 * blockTokens * dim).flatMap { index in
+                    (0..<format.elementByteCount).map { UInt8(truncatingIfNeeded: bits(start + index) >> (8 * $0)) }
+                }
+            }
+            let keys = rows(dims.0, from: 0), values = rows(dims.1, from: 7)
+            var payload = [UInt8](repeating: 0, count: write.payloadByteCount)
+            for table in Self.tables {
+                #expect(write.run(table, keys: keys, values: values, payload: &payload) == 0)
+                func element(_ index: Int) -> UInt32 {
+                    let start = index * format.elementByteCount
+                    return (0..<format.elementByteCount).reduce(0) { $0 | UInt32(payload[start + $1]) << (8 * $1) }
+                }
+                var areThere = true
+                for head in 0..<2 {
+                    let start = head * (dims.0 + dims.1) * blockTokens
+                    for token in 0..<blockTokens {
+                        let row = head * blockTokens + token
+                        for d in 0..<dims.0 {
+                            let place = PanelPlaces.key(token: token, dim: d, blockTokens: blockTokens, format)
+                            areThere = areThere && element(start + place) == bits(row * dims.0 + d)
+                        }
+                        for d in 0..<dims.1 {
+                            let place = PanelPlaces.value(
+                                token: token, dim: d, valueDim: dims.1, tokens: blockTokens, format)
+                            areThere =
+                                areThere
+                                && element(start + dims.0 * blockTokens + place) == bits(7 + row * dims.1 + d)
+                        }
+                    }
+                }
+                #expect(areThere, "\(String(cString: table.pointee.name)), \(write)")
+            }
+        }
+    }
+
+    @Test("a single number that is not finite is found wherever it is", arguments: CacheFormat.allCases)
+    func oneBadNumber(format: CacheFormat) throws {
         var generator = SeededGenerator.ofRun(salt: 60)
         let write = PanelWrite(
-            rowType: .float32, dataType: dataType, heads: 2, dims: (34, 38), blockTokens: 32, rowTokens: 23,
+            rowType: .float32, format: format, heads: 2, dims: (34, 38), blockTokens: 32, rowTokens: 23,
             source: Array(0..<23), first: 5, streams: false)
         let payload = try GuardedMemory(byteCount: write.payloadByteCount, atEnd: false)
         for table in Self.tables {

@@ -6,18 +6,18 @@ import Testing
 @Suite("PieceRun: pieces in portions")
 struct PieceRunTests {
     /// Long enough for several portions of each piece, and for sums of two levels.
-    private static func problem(_ dataType: DataType, _ kernels: AttentionKernels) -> AttentionCase {
+    private static func problem(_ format: CacheFormat, _ kernels: AttentionKernels) -> AttentionCase {
         AttentionCase(
-            dataType: dataType, kvHeads: 2, group: 4, keyDim: 128, valueDim: 96, count: 64, length: 20_000,
+            format: format, kvHeads: 2, group: 4, keyDim: 128, valueDim: 96, count: 64, length: 20_000,
             kernels: kernels)
     }
 
     @Test(
         "a result has the bits of whole pieces however portions of them follow each other",
-        arguments: DataType.allCases,
+        arguments: CacheFormat.allCases,
         AttentionKernels.available)
-    func interleaved(dataType: DataType, kernels: AttentionKernels) throws {
-        let problem = Self.problem(dataType, kernels)
+    func interleaved(format: CacheFormat, kernels: AttentionKernels) throws {
+        let problem = Self.problem(format, kernels)
         let inputs = problem.inputs()
         let panels = TestPanels(
             layout: problem.layout, keys: inputs.keys, values: inputs.values, tokens: problem.length)
@@ -62,7 +62,7 @@ struct PieceRunTests {
 
     /// Blocks for shapes alone: nothing reads them.
     private static func unread(kvHeads: Int, tokens: Int) -> KVBlocks {
-        let layout = PanelLayout(dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64)
+        let layout = PanelLayout(format: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64)
         let nowhere = UnsafeRawPointer(bitPattern: 64)!
         return KVBlocks(
             layout: layout, blocks: [UnsafeRawPointer](repeating: nowhere, count: (tokens + 63) / 64), tokens: tokens)
@@ -99,7 +99,7 @@ struct PieceRunTests {
             for length in [1, 64, 1000, 12_000, 131_072, 2_000_000] {
                 let partition = HeadPartition(queryHeads: queryHeads, kvHeads: kvHeads, contextRanks: 1)
                 let layout = PanelLayout(
-                    dataType: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64)
+                    format: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64)
                 let split = WorkSplit(
                     partition: partition, heads: 0..<queryHeads, visible: .all(count: tokens, of: length),
                     layout: layout, rowsMax: 64)

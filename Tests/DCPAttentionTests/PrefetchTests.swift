@@ -11,7 +11,7 @@ struct PrefetchTests {
         // Blocks of 16 and 2 KiB: distances end in the block at hand, in the next, and beyond it.
         for (kvHeads, keyDim, count, length) in [(1, 64, 1, 1000), (3, 128, 2, 700), (2, 16, 9, 300)] {
             var problem = AttentionCase(
-                dataType: variant.dataType, kvHeads: kvHeads, keyDim: keyDim, valueDim: keyDim, count: count,
+                format: variant.format, kvHeads: kvHeads, keyDim: keyDim, valueDim: keyDim, count: count,
                 length: length, kernels: variant.kernels)
             let inputs = problem.inputs()
             let expected = try problem.states(inputs)
@@ -42,7 +42,7 @@ struct PrefetchTests {
         guard PrefetchTrials.areUseful() else { return #expect(trials.trials.isEmpty) }
         try #require(!trials.trials.isEmpty)
         for (trial, work) in zip(trials.trials, PrefetchTable.Work.all) {
-            #expect(trial.dataType == work.dataType && trial.rows == work.rows)
+            #expect(trial.format == work.format && trial.rows == work.rows)
             #expect(Set(trial.gigabytesPerSecond.keys) == Set(Prefetch.candidates))
             let fastest = trial.gigabytesPerSecond.values.max()
             #expect(trial.gigabytesPerSecond[trial.chosen] == fastest)
@@ -55,7 +55,7 @@ struct PrefetchTests {
     @Test("rows of a tile prefetch no further than the next block, and as their dtype and number say")
     func table() throws {
         var table = PrefetchTable()
-        let layout = PanelLayout(dataType: .bfloat16, kvHeads: 1, keyDim: 64, valueDim: 64, blockTokens: 64)
+        let layout = PanelLayout(format: .bfloat16, kvHeads: 1, keyDim: 64, valueDim: 64, blockTokens: 64)
         var rows = dcp_attention_rows()
         (rows.rows, rows.key_dim, rows.value_dim, rows.terms) = (4, 64, 64, 1)
         func ahead(_ layout: PanelLayout) -> String {
@@ -67,7 +67,7 @@ struct PrefetchTests {
         #expect(ahead(layout) == "2 \(16 << 10)")
         rows.rows = 5
         #expect(ahead(layout) == "-")
-        let other = PanelLayout(dataType: .float16, kvHeads: 1, keyDim: 64, valueDim: 64, blockTokens: 64)
+        let other = PanelLayout(format: .float16, kvHeads: 1, keyDim: 64, valueDim: 64, blockTokens: 64)
         #expect(ahead(other).hasPrefix("1 "))
     }
 }

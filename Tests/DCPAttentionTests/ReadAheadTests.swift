@@ -37,7 +37,7 @@ private final class MappedBlocks {
 struct ReadAheadTests {
     @Test("the piece that begins asks for pages that nobody has touched; the result is that of blocks in memory")
     func cold() async throws {
-        var problem = AttentionCase(dataType: .bfloat16, kvHeads: 8, group: 1, keyDim: 128, valueDim: 128)
+        var problem = AttentionCase(format: .bfloat16, kvHeads: 8, group: 1, keyDim: 128, valueDim: 128)
         problem.length = 64 * 40
         let inputs = problem.inputs()
         let panels = TestPanels(

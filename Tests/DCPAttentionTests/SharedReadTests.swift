@@ -66,7 +66,7 @@ struct SharedReadTests {
     @Test("sums of more tokens than a state takes", arguments: AttentionKernels.available)
     func carried(kernels: AttentionKernels) throws {
         let problem = AttentionCase(
-            dataType: .bfloat16, kvHeads: 1, group: 2, keyDim: 8, valueDim: 8, length: 4096, blockTokens: 4096,
+            format: .bfloat16, kvHeads: 1, group: 2, keyDim: 8, valueDim: 8, length: 4096, blockTokens: 4096,
             kernels: kernels)
         let inputs = problem.inputs(salt: 9)
         let panels = TestPanels(layout: problem.layout, keys: inputs.keys, values: inputs.values, tokens: 4096)
@@ -97,7 +97,7 @@ struct SharedReadTests {
         let partition = HeadPartition(queryHeads: 32, kvHeads: 8, contextRanks: 1)
         for _ in 0..<300 {
             let layout = PanelLayout(
-                dataType: .bfloat16, kvHeads: 8, keyDim: 128, valueDim: 128,
+                format: .bfloat16, kvHeads: 8, keyDim: 128, valueDim: 128,
                 blockTokens: [16, 48, 64, 4096].randomElement(using: &random)!)
             let ends = (0..<2).map { _ in
                 let tokens = Int.random(in: 1...1 << Int.random(in: 6...20, using: &random), using: &random)
@@ -206,7 +206,7 @@ private struct Family {
             scale: LayerAttention.defaultScale(keyDim: keyDim), softcap: softcap, visibility: visibility)
         let partition = HeadPartition(queryHeads: kvHeads * group, kvHeads: kvHeads, contextRanks: ranks)
         let layout = try ContextLayout(contextRanks: ranks, interleave: 1, blockTokens: Self.blockTokens)
-        let panels = PanelLayout(attention, variant.dataType, kvHeads: kvHeads, blockTokens: Self.blockTokens)
+        let panels = PanelLayout(attention, variant.format, kvHeads: kvHeads, blockTokens: Self.blockTokens)
         let heads = 0..<kvHeads * group, tokens = members.reduce(0) { $0 + $1.count }
         for rank in 0..<ranks {
             var random = SeededGenerator.ofRun(salt: salt + UInt64(rank) << 32)

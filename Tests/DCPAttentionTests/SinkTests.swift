@@ -13,7 +13,7 @@ struct SinkTests {
         for (number, (kvHeads, group)) in [(1, 1), (2, 4), (3, 3), (1, 8)].enumerated() {
             for (context, count) in [(0, 1), (0, 9), (5, 1), (130, 7)] {
                 var step = StepCase(
-                    dataType: variant.dataType, ranks: ranks, interleave: [1, 16][number % 2], kvHeads: kvHeads,
+                    format: variant.format, ranks: ranks, interleave: [1, 16][number % 2], kvHeads: kvHeads,
                     group: group, visibility: number % 2 == 0 ? .window(20) : .all, context: context, count: count,
                     kernels: variant.kernels)
                 step.sinks = generator.floats(step.heads, limit: 6)

@@ -5,7 +5,7 @@ import Testing
 
 /// A step of one layer over a context that is dealt to ranks, computed as they do and merged, and by the reference.
 struct StepCase: CustomStringConvertible, Sendable {
-    var dataType = DataType.bfloat16
+    var format = CacheFormat.bfloat16
     var ranks = 1
     var interleave = 1
     var blockTokens = 48
@@ -27,7 +27,7 @@ struct StepCase: CustomStringConvertible, Sendable {
     var kernels = AttentionKernels.chosen
 
     var description: String {
-        "\(dataType.name), \(ranks) ranks, interleave \(interleave), B \(blockTokens), Hkv \(kvHeads) x \(group), "
+        "\(format.name), \(ranks) ranks, interleave \(interleave), B \(blockTokens), Hkv \(kvHeads) x \(group), "
             + "Dk \(keyDim), values \(values), \(visibility), sinks \(sinks.count), context \(context), count \(count)\(isCached ? ", cached" : ""), "
             + "kernels \(kernels)"
     }
@@ -53,15 +53,17 @@ struct StepCase: CustomStringConvertible, Sendable {
         var values: [Float]
     }
 
-    /// Distinct for each head and position, keys and values rounded to the KV dtype.
+    /// Distinct for each head and position, keys and values rounded to the cache format.
     func inputs(salt: UInt64) throws -> Inputs {
         var generator = SeededGenerator.ofRun(salt: salt)
         let tokens = context + count
         return Inputs(
             queries: generator.distinctRows(tokens: count, heads: heads, dim: keyDim, limit: 8),
-            keys: Rounding.rounded(generator.distinctRows(tokens: tokens, heads: kvHeads, dim: keyDim), to: dataType),
+            keys: Rounding.rounded(
+                generator.distinctRows(tokens: tokens, heads: kvHeads, dim: keyDim), to: format.rowType),
             values: Rounding.rounded(
-                generator.distinctRows(tokens: tokens, heads: kvHeads, dim: try attention.ownValueDim), to: dataType))
+                generator.distinctRows(tokens: tokens, heads: kvHeads, dim: try attention.ownValueDim),
+                to: format.rowType))
     }
 
     func reference(_ inputs: Inputs) throws -> ReferenceAttention.Result {
@@ -74,7 +76,7 @@ struct StepCase: CustomStringConvertible, Sendable {
         _ inputs: Inputs, heads: Range<Int>, over tokens: [Int], visible: VisibleTokens
     ) throws -> AttentionStates {
         let attention = try attention
-        let layout = PanelLayout(attention, dataType, kvHeads: kvHeads, blockTokens: blockTokens)
+        let layout = PanelLayout(attention, format, kvHeads: kvHeads, blockTokens: blockTokens)
         func rows(_ all: [Float], _ width: Int) -> [Float] {
             tokens.flatMap { all[$0 * width..<($0 + 1) * width] }
         }

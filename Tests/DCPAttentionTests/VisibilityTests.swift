@@ -17,7 +17,7 @@ struct VisibilityTests {
             for (context, count) in [(0, 1), (1, 1), (46, 7), (200, 1), (201, 7), (333, 1), (170, 96), (0, 130)] {
                 number += 1
                 try StepCase(
-                    dataType: DataType.allCases[number % 3], ranks: ranks, interleave: [1, 3, 16, 48][number % 4],
+                    format: CacheFormat.allCases[number % 3], ranks: ranks, interleave: [1, 3, 16, 48][number % 4],
                     kvHeads: [1, 2, 3][number % 3], group: [1, 2, 4, 5, 8][number % 5],
                     visibility: .window(window), context: context, count: count, kernels: kernels
                 ).check(salt: UInt64(number))
@@ -30,7 +30,7 @@ struct VisibilityTests {
         for (number, blockTokens) in [16, 64, 80, 144].enumerated() {
             for count in [1, 20] {
                 try StepCase(
-                    dataType: variant.dataType, ranks: 1 + number % 2, interleave: blockTokens / 16,
+                    format: variant.format, ranks: 1 + number % 2, interleave: blockTokens / 16,
                     blockTokens: blockTokens, kvHeads: 1, group: 3, visibility: .window(window),
                     softcap: number % 2 == 0 ? nil : 4, context: 300, count: count, kernels: variant.kernels
                 ).check(salt: UInt64(window + number))
@@ -42,9 +42,9 @@ struct VisibilityTests {
     func large(variant: Variant) throws {
         for (group, window, context, count) in [(8, 2500, 6000, 2), (2, 9000, 10_000, 1), (2, 500, 5000, 300)] {
             try StepCase(
-                dataType: variant.dataType, blockTokens: 64, kvHeads: 1, group: group, keyDim: 8, values: .own(8),
+                format: variant.format, blockTokens: 64, kvHeads: 1, group: group, keyDim: 8, values: .own(8),
                 visibility: .window(window), context: context, count: count, kernels: variant.kernels
-            ).check(salt: UInt64(window), weightErrorMax: variant.dataType == .bfloat16 ? 0x1p-10 : 0)
+            ).check(salt: UInt64(window), weightErrorMax: variant.format == .bfloat16 ? 0x1p-10 : 0)
         }
     }
 
@@ -54,7 +54,7 @@ struct VisibilityTests {
             for (context, count) in [(0, 1), (0, 20), (1, 96), (blockTokens, 7), (3 * blockTokens - 1, 2), (700, 300)] {
                 for visibility in [Visibility.all, .window(1), .window(50)] {
                     try StepCase(
-                        dataType: variant.dataType, ranks: 1 + number,
+                        format: variant.format, ranks: 1 + number,
                         interleave: number % 2 == 0 ? 1 : blockTokens / 16,
                         blockTokens: blockTokens, kvHeads: 1, group: 5, visibility: visibility,
                         softcap: number % 2 == 0 ? nil : 4, context: context, count: count, isCached: true,
@@ -106,7 +106,7 @@ struct VisibilityTests {
 
     @Test("blocks that no row of a piece sees are in no piece, and a window's cut is that of a context as long")
     func split() {
-        let layout = PanelLayout(dataType: .bfloat16, kvHeads: 8, keyDim: 128, valueDim: 128, blockTokens: 64)
+        let layout = PanelLayout(format: .bfloat16, kvHeads: 8, keyDim: 128, valueDim: 128, blockTokens: 64)
         let partition = HeadPartition(queryHeads: 32, kvHeads: 8, contextRanks: 1)
         for (window, count) in [(1024, 1), (1024, 7), (100, 512), (1, 96), (200_000, 3)] {
             let context = 131_072

@@ -69,7 +69,7 @@ struct ParameterTests {
             _ = try Lists.count("1,2", option: "--count", in: 1...64)
         }
         refused(.invalidConfiguration, words: ["int8", "bf16, f16 or f32"]) {
-            _ = try Lists.dataTypes("bf16,int8", option: "--dtype")
+            _ = try Lists.formats("bf16,int8")
         }
         refused(.invalidConfiguration, words: ["f16", "bf16 or f32"]) { _ = try QueryKind(option: "f16") }
     }

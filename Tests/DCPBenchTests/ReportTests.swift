@@ -65,7 +65,7 @@ struct ReportTests {
         let beside = try #require((figure["beside"] as? [[String: Any]])?.first)
         #expect(beside["kind"] as? String == "ceiling" && beside["ratio"] as? Double == 0.5)
         #expect((result["accuracy"] as? [String: Any])?["lse_max"] as? String == "inf")
-        #expect((result["parameters"] as? [String: Any])?["data_type"] as? String == "bf16")
+        #expect((result["parameters"] as? [String: Any])?["kv_format"] as? String == "bf16")
     }
 
     @Test("table: a line for each figure and each that stands beside it, with ratio, time and errors")

@@ -20,16 +20,16 @@ struct AppendTests {
         expect(.invalidRequest, "Layer 2") { try rig.append(1, layer: 2, at: 0, [9]) }
     }
 
-    @Test("values that are not finite change nothing, in any dtype", arguments: DataType.allCases)
-    func nonFinite(_ dataType: DataType) throws {
-        let rig = try Rig(layers: 1, dataType: dataType, kvHeads: 1, dims: (8, 8))
+    @Test("values that are not finite change nothing, in any format", arguments: CacheFormat.allCases)
+    func nonFinite(_ format: CacheFormat) throws {
+        let rig = try Rig(layers: 1, format: format, kvHeads: 1, dims: (8, 8))
         try rig.open(1)
         try rig.append(1, layer: 0, at: 0, [1, 2, 3])
         for bad in [Float.nan, .infinity] {
             // The last of 20 tokens is bad: two blocks have been written by then.
             var numbers = [Float](repeating: 1, count: 20 * 8)
             numbers[20 * 8 - 1] = bad
-            expect(.invalidRequest, dataType.name) {
+            expect(.invalidRequest, format.name) {
                 try numbers.withUnsafeBytes { bytes in
                     let base = try #require(bytes.baseAddress)
                     try rig.cache.append(

@@ -152,7 +152,7 @@ struct LiveVerificationTests {
 
     @Test("rows read back are those appended, for the owned tokens of any range, sealed or open")
     func rows() throws {
-        let rig = try Rig(rank: 1, ranks: 2, interleave: 4, dataType: .bfloat16)
+        let rig = try Rig(rank: 1, ranks: 2, interleave: 4, format: .bfloat16)
         let tags = (0..<UInt32(90)).map { $0 &* 3 }
         try rig.open(1)
         try rig.appendAll(1, at: 0, tags)

@@ -33,7 +33,7 @@ final class MixedStore: @unchecked Sendable {
         self.shapes = try shapes.map {
             try ModelDescription(
                 layers: $0.layers, queryHeads: $0.heads, kvHeads: $0.heads, keyDim: $0.dim, valueDim: $0.dim, scale: 1,
-                softcap: nil, kvDataType: .float32)
+                softcap: nil, kvFormat: .float32)
         }
         for (index, shape) in self.shapes.enumerated() {
             try finish {

@@ -76,7 +76,7 @@ private final class SpillRun {
         if variant % 2 == 1 { settings.memoryByteCountMax = 1 }
         return try Rig(
             rank: UInt16(variant % ranks), ranks: ranks, interleave: [1, 4, 16][variant % 3], layers: 3,
-            dataType: .float32, kvHeads: 1, settings: settings)
+            format: .float32, kvHeads: 1, settings: settings)
     }
 
     var blocksSpilled: UInt64 { spilledBefore + ((try? rig.cache.statistics().blocksSpilled) ?? 0) }

@@ -93,7 +93,7 @@ struct RefusalTests {
             _ = try ShardCache.open(directory: "/proc/none/here", rank: RankIndex(0), cluster: rig.cluster)
         }
         let other = try ModelDescription(
-            layers: 3, queryHeads: 4, kvHeads: 2, keyDim: 8, valueDim: 10, scale: 1, softcap: nil, kvDataType: .float32)
+            layers: 3, queryHeads: 4, kvHeads: 2, keyDim: 8, valueDim: 10, scale: 1, softcap: nil, kvFormat: .float32)
         expect(.modelMismatch, "layers: 3, not 2") {
             try finish { rig.cache.putModel(id: Rig.model, name: "test", description: other, completion: $0) }
         }

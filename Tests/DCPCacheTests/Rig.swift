@@ -20,7 +20,7 @@ final class Rig {
 
     init(
         rank: UInt16 = 0, ranks: Int = 1, headGroups: Int = 1, interleave: Int = 1, blockTokens: Int = 16,
-        layers: Int = 2, dataType: DataType = .float32, kvHeads: Int = 2, dims: (Int, Int) = (8, 10),
+        layers: Int = 2, format: CacheFormat = .float32, kvHeads: Int = 2, dims: (Int, Int) = (8, 10),
         settings: ShardCache.Settings = ShardCache.Settings(mapByteCountMax: 1 << 30, durability: .never),
         path: String? = nil
     ) throws {
@@ -30,7 +30,7 @@ final class Rig {
             ranks: ranks, headGroups: headGroups, interleave: interleave, blockTokens: blockTokens, exchange: .allToAll)
         shape = try ModelDescription(
             layers: layers, queryHeads: kvHeads * 2, kvHeads: kvHeads, keyDim: dims.0, valueDim: dims.1, scale: 1,
-            softcap: nil, kvDataType: dataType)
+            softcap: nil, kvFormat: format)
         self.settings = settings
         cache = try ShardCache.open(
             directory: storePath, rank: self.rank, cluster: cluster, settings: settings)
@@ -178,7 +178,7 @@ final class Rig {
     deinit { cache.close() }
 }
 
-/// Rows whose numbers follow from a tag: integers up to 250, which every KV dtype holds exactly.
+/// Rows whose numbers follow from a tag: integers up to 250, which every cache format holds exactly.
 struct StepRows {
     private var keys: [Float] = []
     private var values: [Float] = []
@@ -208,7 +208,7 @@ struct StepRows {
             heads.flatMap { Self.numbers(tag, layer, $0, 0, shape.keyDim) }
             + heads.flatMap { Self.numbers(tag, layer, $0, 1, shape.valueDim) }
         return numbers.flatMap { number -> [UInt8] in
-            switch shape.kvDataType {
+            switch shape.kvFormat {
             case .float32: withUnsafeBytes(of: number) { Array($0) }
             case .float16: withUnsafeBytes(of: Float16(number)) { Array($0) }
             case .bfloat16: withUnsafeBytes(of: UInt16(number.bitPattern >> 16)) { Array($0) }

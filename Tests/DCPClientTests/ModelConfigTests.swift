@@ -110,7 +110,7 @@ struct ModelConfigTests {
         let model = try ModelSource(.config(Self.config(name))).description()
         #expect(model.pattern == pattern)
         #expect(model.kinds.map(\.description) == kinds)
-        #expect(model.kvDataType == .bfloat16 && model.revision == nil)
+        #expect(model.kvFormat == .bfloat16 && model.revision == nil)
     }
 
     @Test("gpt_oss: sinks come from a checkpoint's files, and without them it is refused with that remedy")
@@ -218,9 +218,9 @@ struct ModelConfigTests {
         #expect(gemma[0].queryHeads == 8 && gemma[0].kvHeads == 4 && gemma[0].keyDim == 256 && gemma[0].scale == 0.0625)
 
         let llama = try description("llama", ["head_dim": nil, "num_key_value_heads": nil, "torch_dtype": "float16"])
-        #expect(llama[0].keyDim == 128 && llama[0].kvHeads == 32 && llama.kvDataType == .float16)
+        #expect(llama[0].keyDim == 128 && llama[0].kvHeads == 32 && llama.kvFormat == .float16)
         #expect(
-            try description("llama", ["torch_dtype": "float16"]) { $0.kvDataType = .float32 }.kvDataType == .float32)
+            try description("llama", ["torch_dtype": "float16"]) { $0.kvFormat = .float32 }.kvFormat == .float32)
         #expect(try description("llama") { $0.revision = "r1" }.revision == "r1")
         #expect(try description("gpt_bigcode", ["multi_query": false])[0].kvHeads == 12)
         let falcon = try description(

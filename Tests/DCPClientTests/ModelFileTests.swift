@@ -12,7 +12,7 @@ struct ModelFileTests {
     private static let gemma = """
         # Five layers of six see a window.
         revision: sha256:41c8
-        kv_dtype: f16
+        kv_format: f16
         kinds:
           local: {query_heads: 8, kv_heads: 4, key_dim: 96, value_dim: 64, scale: 0.0625, softcap: 50, window: 1024}
           global:
@@ -54,7 +54,7 @@ struct ModelFileTests {
     func kinds() throws {
         let model = try description(Self.gemma)
         #expect(model.pattern == "4 x (5 x window of 1024 tokens, 1 x all), 2 x window of 1024 tokens")
-        #expect(model.revision == "sha256:41c8" && model.kvDataType == .float16)
+        #expect(model.revision == "sha256:41c8" && model.kvFormat == .float16)
         #expect(
             model.kinds == [
                 try LayerAttention(
@@ -73,7 +73,7 @@ struct ModelFileTests {
             {"kinds": {"latent": {"query_heads": 16, "kv_heads": 1, "key_dim": 576, "value_dim": 512, "values": "leading"}},
             \t"layers": [{"kind": "latent", "repeat": 27}]}
             """)
-        #expect(model.layers == 27 && model[26].values == .leading(512) && model.kvDataType == .bfloat16)
+        #expect(model.layers == 27 && model[26].values == .leading(512) && model.kvFormat == .bfloat16)
         #expect(model.revision == nil)
     }
 
@@ -110,7 +110,7 @@ struct ModelFileTests {
     func contradictions() throws {
         #expect(try description(Self.gemma) { $0.revision = "sha256:41c8" }.revision == "sha256:41c8")
         expectRefusal(Self.gemma, saying: ["`revision`", "`sha256:41c8`", "`b`"]) { $0.revision = "b" }
-        expectRefusal(Self.gemma, saying: ["`kv_dtype`", "f16", "f32"]) { $0.kvDataType = .float32 }
+        expectRefusal(Self.gemma, saying: ["`kv_format`", "f16", "f32"]) { $0.kvFormat = .float32 }
     }
 
     @Test(
@@ -130,8 +130,8 @@ struct ModelFileTests {
             ("value_dim: 64", "values: leading", ["`kinds.local.value_dim` is missing"]),
             ("value_dim: 64", "values: keys", ["`keys`", "write own"]),
             ("value_dim: 64", "value_dim: 98, values: leading", ["first 98", "have 96"]),
-            ("kv_dtype: f16", "kv_dtype: int4", [":3:", "`int4`", "bf16, f16 or f32"]),
-            ("kv_dtype: f16", "revision: b", ["revision", "twice"]),
+            ("kv_format: f16", "kv_format: int4", [":3:", "`int4`", "bf16, f16 or f32"]),
+            ("kv_format: f16", "revision: b", ["revision", "twice"]),
             ("kind: global", "kind: globl", [":12:", "`layers[0].layers[1].kind`", "write `global`"]),
             ("kind: global", "kind: global, layers: []", ["one of the two"]),
             ("kind: global", "", ["`layers[0].layers[1].kind`"]),

@@ -270,5 +270,5 @@ func kinds(_ actions: some Sequence<CoordinatorMachine.Action>) -> [String] {
 func shape(queryHeads: Int = 8, softcap: Float? = nil) throws -> ModelDescription {
     try ModelDescription(
         layers: 2, queryHeads: queryHeads, kvHeads: 2, keyDim: 16, valueDim: 16, scale: 0.25, softcap: softcap,
-        kvDataType: .bfloat16)
+        kvFormat: .bfloat16)
 }

@@ -4,21 +4,21 @@ import Testing
 
 @Suite("input limits")
 struct InputLimitsTests {
-    private func limits(_ keyDim: Int, scale: Float, _ dataType: DataType) throws -> InputLimits {
+    private func limits(_ keyDim: Int, scale: Float, _ format: CacheFormat) throws -> InputLimits {
         InputLimits(
             try LayerAttention(queryHeads: 4, kvHeads: 2, keyDim: keyDim, values: .own(8), scale: scale),
-            kvDataType: dataType)
+            kvFormat: format)
     }
 
-    @Test("the largest query and key, multiplied and scaled, stay below 2^126", arguments: DataType.allCases)
-    func products(dataType: DataType) throws {
+    @Test("the largest query and key, multiplied and scaled, stay below 2^126", arguments: CacheFormat.allCases)
+    func products(format: CacheFormat) throws {
         for keyDim in [8, 10, 64, 100, 128, 254, 256, 576] {
             for scale: Float in [.leastNonzeroMagnitude, 1e-30, 0.125, 1, 1.5, 3e10, .greatestFiniteMagnitude] {
-                let limits = try limits(keyDim, scale: scale, dataType)
+                let limits = try limits(keyDim, scale: scale, format)
                 let product = Double(keyDim) * Double(limits.query) * Double(limits.key)
                 #expect(product * max(1, Double(scale)) <= 0x1p126, "Dk \(keyDim), scale \(scale)")
                 // No tighter than it has to be.
-                if dataType != .float16 { #expect(product * max(1, Double(scale)) >= 0x1p122) }
+                if format != .float16 { #expect(product * max(1, Double(scale)) >= 0x1p122) }
             }
         }
     }
@@ -47,7 +47,7 @@ struct InputLimitsTests {
     }
 
     @Test(
-        "what rounds to a finite number of the KV dtype is allowed, the next number is not",
+        "what rounds to a finite number of the dtype is allowed, the next number is not",
         arguments: DataType.allCases)
     func rounding(dataType: DataType) {
         let largest = dataType.inputMagnitudeMax

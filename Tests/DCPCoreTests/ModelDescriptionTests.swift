@@ -27,15 +27,15 @@ struct ModelDescriptionTests {
         let gemma = Array(repeating: local, count: 5) + [full]
         let gptOSS = [sunkLocal, sunk, sunkLocal, sunk]
         return [
-            try ModelDescription(layers: [full], kvDataType: .bfloat16),
+            try ModelDescription(layers: [full], kvFormat: .bfloat16),
             try ModelDescription(
-                layers: Array((0..<5).map { _ in gemma }.joined()) + [local, local], kvDataType: .float16,
+                layers: Array((0..<5).map { _ in gemma }.joined()) + [local, local], kvFormat: .float16,
                 revision: "sha256:00ff"),
-            try ModelDescription(layers: [capped, full, capped], kvDataType: .float32, revision: "ü"),
-            try ModelDescription(layers: gptOSS, kvDataType: .bfloat16, sinks: sinks(gptOSS)),
-            try ModelDescription(layers: Array(repeating: latent, count: 61), kvDataType: .bfloat16),
+            try ModelDescription(layers: [capped, full, capped], kvFormat: .float32, revision: "ü"),
+            try ModelDescription(layers: gptOSS, kvFormat: .bfloat16, sinks: sinks(gptOSS)),
+            try ModelDescription(layers: Array(repeating: latent, count: 61), kvFormat: .bfloat16),
             try ModelDescription(
-                layers: Array(repeating: full, count: 1024), kvDataType: .bfloat16,
+                layers: Array(repeating: full, count: 1024), kvFormat: .bfloat16,
                 revision: String(repeating: "x", count: 255)),
         ]
     }
@@ -64,7 +64,7 @@ struct ModelDescriptionTests {
                 visibility: .window(0x0102_0304)),
         ]
         let model = try ModelDescription(
-            layers: layers, kvDataType: .float16, sinks: [[1, -2], [], []], revision: "r1")
+            layers: layers, kvFormat: .float16, sinks: [[1, -2], [], []], revision: "r1")
         let expected: [UInt8] = [
             1, 2, 2, 0x72, 0x31, 2, 0,
             2, 0, 1, 0, 0x40, 2, 0, 2, 0, 0, 0x80, 0x3F, 0, 0, 0, 0x40, 1, 1, 0, 0, 0, 0, 0, 0,
@@ -103,12 +103,14 @@ struct ModelDescriptionTests {
 
     @Test("each difference is named once, with both values; no revision asks for none")
     func differences() throws {
-        func model(_ layers: [LayerAttention], _ type: DataType = .bfloat16, revision: String? = nil, sink: Float = 0)
+        func model(
+            _ layers: [LayerAttention], _ format: CacheFormat = .bfloat16, revision: String? = nil, sink: Float = 0
+        )
             throws
             -> ModelDescription
         {
             try ModelDescription(
-                layers: layers, kvDataType: type,
+                layers: layers, kvFormat: format,
                 sinks: layers.map { $0.hasSinks ? Array(repeating: sink, count: $0.queryHeads) : [] },
                 revision: revision)
         }
@@ -119,7 +121,7 @@ struct ModelDescriptionTests {
         }
         #expect(differences(base) == [])
         #expect(differences(try model([full])) == ["layers: 1, not 2"])
-        #expect(differences(try model([full, full], .float32)) == ["KV dtype: f32, not bf16"])
+        #expect(differences(try model([full, full], .float32)) == ["cache format: f32, not bf16"])
         #expect(differences(try model([full, local])) == ["layer 1, visibility: window of 9 tokens, not all"])
         #expect(differences(try model([local, local])) == ["layer 0, visibility: window of 9 tokens, not all"])
         #expect(differences(try model([full, sunk])) == ["layer 1, sinks: one for each query head, not none"])
@@ -162,30 +164,30 @@ struct ModelDescriptionTests {
         }
         let full = try Self.kind(), sunk = try Self.kind(hasSinks: true)
         for (body, text) in [
-            ({ _ = try ModelDescription(layers: [], kvDataType: .bfloat16) }, "0 layers are outside 1...1024"),
+            ({ _ = try ModelDescription(layers: [], kvFormat: .bfloat16) }, "0 layers are outside 1...1024"),
             ({ _ = try Self.kind(keyDim: 578) }, "578 is not an even number in 8...576"),
             ({ _ = try Self.kind(values: .own(514)) }, "514 is not an even number in 8...512"),
             ({ _ = try Self.kind(values: .leading(98)) }, "first 98 dimensions of keys that have 96"),
             ({ _ = try Self.kind(sees: .window(0)) }, "A window of 0 tokens is outside 1..."),
             ({ _ = try Self.kind(sees: .window(1 << 33)) }, "A window of 8589934592 tokens"),
             (
-                { _ = try ModelDescription(layers: [sunk], kvDataType: .bfloat16) },
+                { _ = try ModelDescription(layers: [sunk], kvFormat: .bfloat16) },
                 "Layer 0 has 0 sinks, its attention 8"
             ),
             (
-                { _ = try ModelDescription(layers: [full], kvDataType: .bfloat16, sinks: [[1]]) },
+                { _ = try ModelDescription(layers: [full], kvFormat: .bfloat16, sinks: [[1]]) },
                 "Layer 0 has 1 sinks, its attention 0"
             ),
             (
                 {
                     _ = try ModelDescription(
-                        layers: [sunk], kvDataType: .bfloat16, sinks: [Array(repeating: Float.nan, count: 8)])
+                        layers: [sunk], kvFormat: .bfloat16, sinks: [Array(repeating: Float.nan, count: 8)])
                 }, "A sink of layer 0 is NaN"
             ),
             (
                 {
                     _ = try ModelDescription(
-                        layers: [full], kvDataType: .bfloat16, revision: String(repeating: "é", count: 128))
+                        layers: [full], kvFormat: .bfloat16, revision: String(repeating: "é", count: 128))
                 }, "A revision of 256 bytes"
             ),
         ] as [(() throws -> Void, String)] {

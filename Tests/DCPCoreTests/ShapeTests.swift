@@ -5,11 +5,11 @@ import Testing
 struct ShapeTests {
     private func model(
         layers: Int = 2, queryHeads: Int = 8, kvHeads: Int = 4, keyDim: Int = 64, valueDim: Int = 32,
-        scale: Float = 0.125, softcap: Float? = nil, kvDataType: DataType = .bfloat16
+        scale: Float = 0.125, softcap: Float? = nil, kvFormat: CacheFormat = .bfloat16
     ) throws(ServiceError) -> ModelDescription {
         try ModelDescription(
             layers: layers, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim, scale: scale,
-            softcap: softcap, kvDataType: kvDataType)
+            softcap: softcap, kvFormat: kvFormat)
     }
 
     private func cluster(
@@ -61,7 +61,7 @@ struct ShapeTests {
 
     @Test("a model whose blocks are larger than a value can be is refused with the size, the limit and what fits")
     func blockSize() throws {
-        let wide = try model(queryHeads: 1024, kvHeads: 1024, keyDim: 256, valueDim: 256, kvDataType: .float32)
+        let wide = try model(queryHeads: 1024, kvHeads: 1024, keyDim: 256, valueDim: 256, kvFormat: .float32)
         let error = #expect(throws: ServiceError.self) { try cluster(blockTokens: 4096).check(wide) }
         #expect(error?.code == .invalidModel)
         for word in ["8589934592", "4294963200", "at most 2032", "--head-groups"] {
@@ -88,7 +88,7 @@ struct ShapeTests {
         // What no byte of a store depends on is left out: query heads, scale and soft cap.
         let models = [
             try model(), try model(layers: 3), try model(kvHeads: 8), try model(keyDim: 66), try model(valueDim: 34),
-            try model(kvDataType: .float16),
+            try model(kvFormat: .float16),
         ]
         let clusters = [
             try cluster(), try cluster(ranks: 8), try cluster(ranks: 8, headGroups: 2), try cluster(headGroups: 2),

@@ -9,7 +9,7 @@ struct PrefetchFileTests {
     private static let trials = PrefetchTrials(
         PrefetchTable.Work.all.enumerated().map { index, work in
             PrefetchTrials.Trial(
-                dataType: work.dataType, rows: work.rows, chosen: Prefetch.candidates[index % 3],
+                format: work.format, rows: work.rows, chosen: Prefetch.candidates[index % 3],
                 gigabytesPerSecond: Dictionary(
                     uniqueKeysWithValues: Prefetch.candidates.enumerated().map { ($1, Double(10 * index + $0)) }))
         })

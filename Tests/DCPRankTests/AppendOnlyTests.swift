@@ -124,7 +124,7 @@ struct AppendOnlyTests {
         let plan = try StepCase(ranks: 3, queryMode: .absent).plan(ofRank: 1)
         #expect(!plan.hasContext && plan.needsGroup && plan.ownHeads.isEmpty)
         let shape = try ModelDescription(
-            layers: 1, queryHeads: 4, kvHeads: 2, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvDataType: .float32)
+            layers: 1, queryHeads: 4, kvHeads: 2, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvFormat: .float32)
         let cluster = try ClusterShape(
             ranks: 3, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
         var request = StepRequest(

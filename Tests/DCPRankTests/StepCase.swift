@@ -41,7 +41,7 @@ struct StepCase: Sendable, CustomTestStringConvertible {
         StepPlan(
             attention: try LayerAttention(
                 queryHeads: queryHeads, kvHeads: kvHeads, keyDim: Self.keyDim, values: .own(Self.valueDim), scale: 1),
-            kvDataType: .float32, partition: partition,
+            kvFormat: .float32, partition: partition,
             layout: try ContextLayout(contextRanks: ranks, interleave: 1, blockTokens: 16), contextRank: rank,
             exchange: exchange, queryMode: queryMode, appends: !queriesAlone, wantsLSE: true, commits: commits,
             entries: entries)

@@ -11,7 +11,7 @@ struct StepPlanTests {
             id: ModelID(1), name: "smol",
             description: try ModelDescription(
                 layers: 2, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: 64, valueDim: 32, scale: 1, softcap: nil,
-                kvDataType: .bfloat16))
+                kvFormat: .bfloat16))
     }
 
     private func cluster(_ ranks: Int, groups: Int = 1, interleave: Int = 1) throws -> ClusterShape {

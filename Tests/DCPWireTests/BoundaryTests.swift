@@ -63,7 +63,7 @@ struct BoundaryTests {
     @Test("fifty models with names of one letter come back from a list and from a registration")
     func shortNames() throws {
         let shape = try ModelDescription(
-            layers: 1, queryHeads: 2, kvHeads: 1, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvDataType: .float32)
+            layers: 1, queryHeads: 2, kvHeads: 1, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvFormat: .float32)
         let letters = Array("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
         for name in [letters.map(String.init), letters.map { _ in "" }] {
             let models = (0..<50).map { ModelRecord(id: ModelID(UInt32($0)), name: name[$0], description: shape) }

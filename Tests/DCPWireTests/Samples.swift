@@ -7,9 +7,9 @@ enum Samples {
     static func messages() throws -> [Message] {
         let shape = try ModelDescription(
             layers: 3, queryHeads: 9, kvHeads: 3, keyDim: 64, valueDim: 32, scale: 0.125, softcap: 30,
-            kvDataType: .bfloat16)
+            kvFormat: .bfloat16)
         let plain = try ModelDescription(
-            layers: 1, queryHeads: 8, kvHeads: 8, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvDataType: .float32)
+            layers: 1, queryHeads: 8, kvHeads: 8, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvFormat: .float32)
         let model = ModelRecord(id: ModelID(7), name: "smöl", description: shape)
         let cluster = try ClusterShape(
             ranks: 4, headGroups: 2, interleave: 16, blockTokens: 64, exchange: .allGatherReduceScatter)

@@ -27,7 +27,7 @@ import numpy as np
 from llama_cpp._ctypes_extensions import load_shared_library
 from llama_cpp._ggml import libggml_base_path
 
-from dcp_attention import Cluster, Commit, DType, Entry, Model, ModelDescription, Sequence
+from dcp_attention import CacheFormat, Cluster, Commit, Entry, Model, ModelDescription, Sequence
 
 BATCH = 256
 WATCHED = ("Qcur", "Kcur", "Vcur", "kqv_out")
@@ -48,10 +48,10 @@ class ClusterLlama:
         path: The GGUF file.
         cluster: Where its keys and values are.
         name: The model's name there.
-        kv_dtype: What the cluster keeps of keys and values; f16 is what llama.cpp's own cache has.
+        kv_format: What the cluster keeps of keys and values; f16 is what llama.cpp's own cache has.
     """
 
-    def __init__(self, path: str, cluster: Cluster, name: str, kv_dtype: DType = DType.F16) -> None:
+    def __init__(self, path: str, cluster: Cluster, name: str, kv_format: CacheFormat = CacheFormat.F16) -> None:
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p())
         self._llama = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
         if not self._llama:
@@ -67,7 +67,7 @@ class ClusterLlama:
         width = llama_cpp.llama_model_n_embd(self._llama) // self._heads
         self._dim = int(self._metadata("llama.attention.key_length") or width)
         description = ModelDescription.uniform(
-            layers, query_heads=self._heads, kv_heads=self._kv_heads, key_dim=self._dim, kv_dtype=kv_dtype
+            layers, query_heads=self._heads, kv_heads=self._kv_heads, key_dim=self._dim, kv_format=kv_format
         )
         self.model: Model = cluster.register_model(name, description)
         self.last_layer = layers - 1

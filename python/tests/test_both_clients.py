@@ -159,5 +159,5 @@ def test_dcpctl_reads_the_model_that_was_registered_here(running: LocalCluster, 
     client.register_model("gemma2", ModelDescription.from_transformers(path, revision="r7"))
     # Registering it again changes nothing, and a description that differs is refused.
     dcpctl("model", "add", "gemma2", "--config", path, "--revision", "r7", coordinator=running.endpoint)
-    dcpctl("model", "add", "gemma2", "--config", path, "--kv-dtype", "f32", coordinator=running.endpoint, status=65)
+    dcpctl("model", "add", "gemma2", "--config", path, "--kv-format", "f32", coordinator=running.endpoint, status=65)
     client.remove_model("gemma2")

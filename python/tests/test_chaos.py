@@ -11,7 +11,7 @@ import pytest
 from dcp_support import LocalCluster, seeded
 from test_property import Script
 
-from dcp_attention import Cluster, DType, LayerAttention, ModelDescription
+from dcp_attention import CacheFormat, Cluster, LayerAttention, ModelDescription
 
 KILLS = int(os.environ.get("DCP_KILLS") or 6)
 LAYERS = (
@@ -58,8 +58,8 @@ class Killer:
         assert self.failure is None, self.failure
 
 
-@pytest.mark.parametrize("kv_dtype", [DType.F32, DType.BF16], ids=["f32", "bf16"])
-def test_random_calls_while_daemons_are_killed(kv_dtype: DType) -> None:
+@pytest.mark.parametrize("kv_format", [CacheFormat.F32, CacheFormat.BF16], ids=["f32", "bf16"])
+def test_random_calls_while_daemons_are_killed(kv_format: CacheFormat) -> None:
     seed, random = seeded()
     names = ["rank-0", "rank-1", "rank-2", "coordinator"]
     daemons = [names[int(random.integers(len(names)))] for _ in range(KILLS)]
@@ -67,7 +67,7 @@ def test_random_calls_while_daemons_are_killed(kv_dtype: DType) -> None:
         dcp_support.cluster(3, "--block-tokens", 16) as cluster,
         Cluster.connect(cluster.endpoint, retry_for=120) as client,
     ):
-        model = client.register_model(f"chaos-{seed}", ModelDescription(LAYERS, kv_dtype))
+        model = client.register_model(f"chaos-{seed}", ModelDescription(LAYERS, kv_format))
         script = Script(client, model, random)
         killer = Killer(cluster, daemons)
         script.open()

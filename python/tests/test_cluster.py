@@ -42,7 +42,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def model(client: Cluster) -> Model:
-    description = ModelDescription.uniform(LAYERS, query_heads=HQ, kv_heads=HKV, key_dim=D, kv_dtype="f32")
+    description = ModelDescription.uniform(LAYERS, query_heads=HQ, kv_heads=HKV, key_dim=D, kv_format="f32")
     return client.register_model("small", description)
 
 
@@ -237,7 +237,7 @@ def test_models_and_retention(client: Cluster, sequence: Sequence, model: Model)
     assert model in client.models()
     with pytest.raises(UnknownModel, match="There is no model `nobody`; register it"):
         client.model("nobody")
-    other = ModelDescription.uniform(LAYERS + 1, query_heads=HQ, kv_heads=HKV, key_dim=D, kv_dtype="f32")
+    other = ModelDescription.uniform(LAYERS + 1, query_heads=HQ, kv_heads=HKV, key_dim=D, kv_format="f32")
     with pytest.raises(ModelMismatch, match="layers: 3, not 2"):
         client.register_model("small", other)
     client.register_model("other", other)
@@ -346,7 +346,7 @@ def test_asyncio_runs_steps_of_different_sequences_beside_each_other(running: dc
             await cluster.commit([Commit(sequence, end, token_ids=range(start, end))])
 
     async def main() -> None:
-        description = ModelDescription.uniform(LAYERS, query_heads=HQ, kv_heads=HKV, key_dim=D, kv_dtype="f32")
+        description = ModelDescription.uniform(LAYERS, query_heads=HQ, kv_heads=HKV, key_dim=D, kv_format="f32")
         async with await AsyncCluster.connect(running.endpoint) as cluster:
             model = await cluster.register_model("small", description)
             sequences = await cluster.open_many([name() for _ in texts], model)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dcp_attention import (
+    CacheFormat,
     ClusterShape,
-    DType,
     Entry,
     Exchange,
     LayerAttention,
@@ -27,7 +27,7 @@ def query_heads(
 ) -> list[int]:
     """How many heads' queries each rank is sent."""
     layer = LayerAttention(query_heads=HQ, kv_heads=HKV, key_dim=D)
-    model = Model(1, "m", ModelDescription((layer,), DType.BF16))
+    model = Model(1, "m", ModelDescription((layer,), CacheFormat.BF16))
     sequence = Sequence(1, "s", model)
     shape = ClusterShape(ranks, 1, 1, 64, Exchange.ALL_TO_ALL)
     topology = Topology(1, Phase.READY, "", shape, 1000, (endpoint,) * ranks, 17)
@@ -57,7 +57,7 @@ def test_few_queries_go_to_all_ranks_and_many_to_their_own(
 
 def test_what_ranks_are_sent_alike_is_made_once() -> None:
     layer = LayerAttention(query_heads=HQ, kv_heads=HKV, key_dim=D)
-    sequence = Sequence(1, "s", Model(1, "m", ModelDescription((layer,), DType.BF16)))
+    sequence = Sequence(1, "s", Model(1, "m", ModelDescription((layer,), CacheFormat.BF16)))
     topology = Topology(1, Phase.READY, "", ClusterShape(4, 2, 1, 64, Exchange.ALL_TO_ALL), 1000, (None,) * 4, 17)
     q, k, v = (np.zeros((1, heads, D), np.uint16) for heads in (HQ, HKV, HKV))
     step = contents(0, [Entry(sequence, 7, 1)], q, k, v)

@@ -13,7 +13,18 @@ import numpy.typing as npt
 import pytest
 from dcp_support import bf16, dense, seeded, widened
 
-from dcp_attention import Cluster, Commit, DType, Entry, LayerAttention, Model, ModelDescription, QueryMode, Sequence
+from dcp_attention import (
+    CacheFormat,
+    Cluster,
+    Commit,
+    DType,
+    Entry,
+    LayerAttention,
+    Model,
+    ModelDescription,
+    QueryMode,
+    Sequence,
+)
 
 ROUNDS = int(os.environ.get("DCP_ROUNDS") or 12)
 BLOCK = 16
@@ -120,7 +131,7 @@ class Script:
                 start += count
 
     def append(self, twin: Twin, layer: int, k: npt.NDArray[Any], v: npt.NDArray[Any] | None) -> None:
-        a, dtype = self.model.description.layers[layer], self.model.description.kv_dtype
+        a, dtype = self.model.description.layers[layer], self.model.description.kv_format.row_type
         keys = widened(rounded(widened(k), dtype))
         values = keys[..., : a.value_dim] if v is None else widened(rounded(widened(v), dtype))
         twin.keys[layer] = np.concatenate([twin.keys[layer], keys])
@@ -154,7 +165,7 @@ class Script:
             assert (progress.committed, set(progress.layers)) == (twin.committed, {twin.length})
             layer = int(self.random.integers(len(twin.keys)))
             rows = self.client.rows(twin.sequence, layer)
-            bits = rows.keys.view(np.uint16) if self.model.description.kv_dtype is DType.BF16 else rows.keys
+            bits = rows.keys.view(np.uint16) if self.model.description.kv_format.row_type is DType.BF16 else rows.keys
             np.testing.assert_array_equal(widened(bits), twin.keys[layer][: twin.committed])
 
     def run(self, rounds: int) -> None:
@@ -170,12 +181,12 @@ class Script:
         self.client.close_sequences([twin.sequence for twin in self.twins])
 
 
-@pytest.mark.parametrize("kv_dtype", list(DType), ids=lambda dtype: dtype.name.lower())
-def test_steps_are_exact(shaped: tuple[Cluster, int], kv_dtype: DType) -> None:
+@pytest.mark.parametrize("kv_format", list(CacheFormat), ids=lambda kv_format: kv_format.name.lower())
+def test_steps_are_exact(shaped: tuple[Cluster, int], kv_format: CacheFormat) -> None:
     client, groups = shaped
     seed, random = seeded()
     kinds = [*KINDS.values()] if groups > 1 else [*KINDS.values(), LATENT]
     chosen = [kinds[int(index)] for index in random.choice(len(kinds), 3)]
     sinks = tuple(tuple(random.normal(size=kind.query_heads)) if kind.has_sinks else () for kind in chosen)
-    model = client.register_model(f"{kv_dtype.name}-{seed}", ModelDescription(tuple(chosen), kv_dtype, sinks))
+    model = client.register_model(f"{kv_format.name}-{seed}", ModelDescription(tuple(chosen), kv_format, sinks))
     Script(client, model, random).run(ROUNDS)

@@ -90,7 +90,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureCluster]:
         cluster.stop()
 
 
-DESCRIPTION = ModelDescription.uniform(1, query_heads=4, kv_heads=2, key_dim=32, kv_dtype="f32")
+DESCRIPTION = ModelDescription.uniform(1, query_heads=4, kv_heads=2, key_dim=32, kv_format="f32")
 
 
 def test_steps_over_tls(secure: SecureCluster) -> None:

@@ -195,8 +195,8 @@ def test_a_description_that_cannot_be() -> None:
         ModelDescription(())
     with pytest.raises(InvalidModel, match=r"A revision of 256 bytes is outside 1\.\.\.255"):
         ModelDescription.uniform(1, query_heads=1, kv_heads=1, key_dim=8, revision="x" * 256)
-    with pytest.raises(InvalidModel, match="`int8` is no dtype of a KV cache"):
-        ModelDescription.uniform(1, query_heads=1, kv_heads=1, key_dim=8, kv_dtype="int8")
+    with pytest.raises(InvalidModel, match="`int8` is no cache format"):
+        ModelDescription.uniform(1, query_heads=1, kv_heads=1, key_dim=8, kv_format="int8")
 
 
 @pytest.mark.parametrize(

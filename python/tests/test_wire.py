@@ -16,7 +16,7 @@ from dcp_attention._wire.frame import FrameReader, Tag, encode, frames
 from dcp_attention._wire.records import SequenceRecord, decoded, encoded
 from dcp_attention._wire.requests import HELLO, REPLY_BIT, REQUESTS, Many, Request
 from dcp_attention._wire.tensors import ROWS_TYPE, STEP_TYPE, RowsReply, RowsRequest, StepFields, StepResult
-from dcp_attention.model import DType
+from dcp_attention.model import CacheFormat, DType
 from dcp_attention.values import Phase
 
 SAMPLES: list[dict[str, Any]] = json.loads((FIXTURES / "wire-frames.json").read_text())
@@ -86,7 +86,7 @@ def test_what_the_fields_mean() -> None:
     assert (opened.model.id, opened.model.name) == (7, "smöl")
     (kind,) = opened.model.description.kinds
     assert (kind.query_heads, kind.kv_heads, kind.key_dim, kind.value_dim) == (9, 3, 64, 32)
-    assert (kind.scale, kind.softcap, opened.model.description.kv_dtype) == (0.125, 30, DType.BF16)
+    assert (kind.scale, kind.softcap, opened.model.description.kv_format) == (0.125, 30, CacheFormat.BF16)
     assert (refusal.name, refusal.message) == ("unknown sequence", "No.")
     matched, _ = values(0x810B)[0]
     assert (matched.length, matched.claim) == (2, 9)

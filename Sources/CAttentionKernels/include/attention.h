@@ -3,6 +3,8 @@
 
 #include <stdint.h>
 
+#include "formats.h"
+
 // Query rows against the tokens of one block: one row in decode, as many as there are in prefill.
 
 enum {
@@ -26,7 +28,8 @@ typedef struct {
     int32_t rows;         // 1...dcp_attention_rows_max
     int32_t key_dim;      // even, 8...576
     int32_t value_dim;    // even, 8...512
-    int32_t block_tokens; // a multiple of 16
+    int32_t block_tokens; // of the K panel, a multiple of 16
+    int32_t value_tokens; // of the V panel: as many, or, where it is made of keys, as it was made for
     int32_t terms;        // of query_terms, 1...3
     float scale;
     float soft_cap;       // 0 for none
@@ -88,17 +91,20 @@ void dcp_carry_rows(const dcp_attention_rows *rows, dcp_carried_rows carried);
 // 2^-shift as large: small enough that their sum is at most 1/2 again.
 void dcp_settle_rows(const dcp_attention_rows *rows, dcp_carried_rows carried, int32_t shift);
 
+// The kernels of an instruction set, one for each format.
+#define DCP_DECLARE_ATTENTION(name, number, bytes, interleaved, set) extern dcp_attention_kernel dcp_attend_##name##_##set;
+
 // In C that a compiler vectorises for any machine: the twins that the others are tested against.
-dcp_attention_kernel dcp_attend_bf16_scalar, dcp_attend_f16_scalar, dcp_attend_f32_scalar;
+DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, scalar)
 #if defined(__x86_64__)
 // AVX2, FMA and F16C.
-dcp_attention_kernel dcp_attend_bf16_avx2, dcp_attend_f16_avx2, dcp_attend_f32_avx2;
+DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, avx2)
 // AVX-512 F, BW, VL and DQ.
-dcp_attention_kernel dcp_attend_bf16_avx512, dcp_attend_f16_avx512, dcp_attend_f32_avx512;
+DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, avx512)
 // With AVX512-BF16: reads query_terms.
 dcp_attention_kernel dcp_attend_bf16_avx512bf16;
 #elif defined(__aarch64__)
-dcp_attention_kernel dcp_attend_bf16_neon, dcp_attend_f16_neon, dcp_attend_f32_neon;
+DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, neon)
 #endif
 
 #endif

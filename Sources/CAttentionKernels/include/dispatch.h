@@ -7,10 +7,8 @@
 // The kernels of one instruction set.
 typedef struct {
     const char *name; // "scalar", "avx2", "avx512", "avx512bf16", "neon"
-    dcp_attention_kernel *attend_bf16;
-    dcp_attention_kernel *attend_f16;
-    dcp_attention_kernel *attend_f32;
-    int32_t bf16_reads_terms; // attend_bf16 takes its queries from query_terms
+    dcp_attention_kernel *attend[dcp_formats_end]; // by the number of a format
+    int32_t bf16_reads_terms; // that of bf16 takes its queries from query_terms
     int32_t lanes;            // Float32 in a vector
     dcp_panel_writer *write_panels;
     dcp_panel_reader *read_panels;
@@ -24,25 +22,26 @@ int dcp_kernels_count(void);
 // NULL when there are not as many.
 const dcp_kernel_table *dcp_kernels(int index);
 
-// Takes one block into the rows' state with a table's kernel for a panel's element type (dcp_bf16, dcp_f16, dcp_f32).
-void dcp_attend_block(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
+// Takes one block into the rows' state with a table's kernel for a format.
+void dcp_attend_block(const dcp_kernel_table *kernels, int32_t format, const dcp_attention_rows *rows,
                       const void *keys, const void *values, dcp_token_ranges visible, dcp_ahead ahead);
 
 // How many bytes before their use these rows' keys and values are best asked for (`ahead` of the kernels): near what a
 // first-level cache holds, and less where a loop over the panel is over before memory delivers the next one.
 //
 //   head_bytes   keys and values of one KV head in a block
-int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t data_type, const dcp_attention_rows *rows,
+int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t format, const dcp_attention_rows *rows,
                         int64_t head_bytes);
 
-// Writes tokens into a block and reads them out of it, takes rows as Float32, and makes values of keys, with a table's kernels: see panels.h.
+// Writes tokens into a block and reads them out of it, takes rows as Float32, and makes values of keys, with a table's
+// kernels: see panels.h.
 int dcp_panel_write(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, int32_t row_type, const void *keys,
                     const void *values, int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,
                     int64_t first, int streams);
 void dcp_panel_read(const dcp_kernel_table *kernels, const dcp_panel_shape *shape, const void *payload, int64_t first,
                     int64_t count, void *keys, void *values);
 int dcp_rows_to_f32(const dcp_kernel_table *kernels, int32_t row_type, const void *rows, int64_t count, float *out);
-void dcp_values_of_keys(const dcp_kernel_table *kernels, int32_t data_type, const void *keys, int64_t block_tokens,
-                        int64_t value_dim, int64_t tokens, void *values);
+void dcp_values_of_keys(const dcp_kernel_table *kernels, int32_t format, const void *keys, int64_t block_tokens,
+                        int64_t value_dim, int64_t tokens, void *values, int64_t value_tokens);
 
 #endif

@@ -4,12 +4,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Element types, numbered as DCPCore.DataType.
-enum { dcp_bf16 = 1, dcp_f16 = 2, dcp_f32 = 3 };
+#include "formats.h"
+
+// Dimensions of a V panel that lie beside each other: see DCPAttention.PanelLayout.
+enum { dcp_strip_dims = 64 };
 
 // The shape of one block's payload; see DCPAttention.PanelLayout for the layout and its reason.
 typedef struct {
-    int32_t data_type;
+    int32_t format;
     int32_t kv_heads;
     int32_t key_dim;
     int32_t value_dim; // of the V panel; 0: there is none
@@ -18,7 +20,7 @@ typedef struct {
 
 // Writes tokens of row-major K and V into the panels of a block, rounding to nearest, ties to even.
 //
-//   keys   [kv_heads][row_tokens][key_dim],   values [kv_heads][row_tokens][value_dim], of row_type, unaligned
+//   keys   [kv_heads][row_tokens][key_dim],   values [kv_heads][row_tokens][value_dim], of the dtype row_type, unaligned
 //   source [count]: which row token becomes the block's token first + i
 //   payload 4-byte aligned; fastest when 64-byte aligned
 //   streams whether whole cache lines may go past the caches, which saves reading them first: for many tokens that are
@@ -27,13 +29,13 @@ typedef struct {
 // Writes the bytes of tokens first..<first + count and no others, not even with what they hold: threads may read the
 // block's other tokens meanwhile. Reads the named rows only.
 //
-// Returns 0, or -1 when a value is not finite in the panel's type (it was NaN or infinite, or too large for f16);
+// Returns 0, or -1 when a value is not finite in the panel's format (it was NaN or infinite, or too large for f16);
 // the block's tokens first..<first + count are then written all the same.
 typedef int dcp_panel_writer(const dcp_panel_shape *shape, int32_t row_type, const void *keys, const void *values,
                              int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first,
                              int streams);
 
-// Reads tokens first..<first + count out of a block, in the panel's type: what the writer was given, rounded.
+// Reads tokens first..<first + count out of a block, in the format's row type: what the writer was given, rounded.
 //
 //   keys [count][kv_heads][key_dim], values [count][kv_heads][value_dim]
 //
@@ -44,13 +46,13 @@ typedef void dcp_panel_reader(const dcp_panel_shape *shape, const void *payload,
 // count values of row_type, unaligned, as Float32. Exact. Returns 0, or -1 when one is NaN or infinite.
 typedef int dcp_rows_converter(int32_t row_type, const void *rows, int64_t count, float *out);
 
-// Values that are the first dimensions of keys, as a V panel of `tokens` tokens: [tokens/2][value_dim][2] of bf16,
-// [tokens][value_dim] of f16 and f32.
+// Values that are the first dimensions of keys, as the first tokens of a V panel.
 //
 //   keys   K panel of a block of block_tokens tokens, at the first token of those taken
 //   tokens a multiple of 16
-typedef void dcp_value_maker(int32_t data_type, const void *keys, int64_t block_tokens, int64_t value_dim,
-                             int64_t tokens, void *values);
+//   values a V panel of value_tokens tokens
+typedef void dcp_value_maker(int32_t format, const void *keys, int64_t block_tokens, int64_t value_dim,
+                             int64_t tokens, void *values, int64_t value_tokens);
 
 // The twins that the others equal in every bit, those of a NaN included.
 dcp_panel_writer dcp_panel_write_scalar;

@@ -37,7 +37,7 @@ void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, i
 
 // A step's new token that sees itself alone.
 typedef struct {
-    int32_t row_type, data_type; // of key and value; of the panel that they would be written into
+    int32_t row_type, format; // of key and value; of the panel that they would be written into
     int32_t key_dim, value_dim;
     float scale, soft_cap;
     const void *key, *value; // unaligned; value NULL: the first dimensions of the key

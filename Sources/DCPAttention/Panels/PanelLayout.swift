@@ -5,16 +5,20 @@ public import DCPCore
 /// A payload holds, for each KV head of the head group, its K panel and then its V panel; no V panel where values are the
 /// first dimensions of keys:
 ///
-/// | KV dtype | K panel | V panel |
+/// | cache format | K panel | V panel |
 /// |---|---|---|
-/// | f32, f16 | `[Dk][blockTokens]` | `[blockTokens][Dv]` |
-/// | bf16 | `[Dk/2][blockTokens][2]` | `[blockTokens/2][Dv][2]` |
+/// | f32, f16 | `[Dk][blockTokens]` | `[Dv/64][blockTokens][64]` |
+/// | bf16 | `[Dk/2][blockTokens][2]` | `[Dv/64][blockTokens/2][64][2]` |
 ///
 /// So scores accumulate with tokens along SIMD lanes and need no horizontal sums; measured, three times as fast as
 /// row-major on the same kernel. The bf16 pairs are the operands of `vdpbf16ps`: two dimensions of one token in K, two
 /// tokens of one dimension in V.
+///
+/// V is in strips of 64 dimensions, which is what a tile of the kernels takes at once: the strip is one stream of addresses.
+/// Where 64 does not divide Dv the last strip is as wide as what is left, so a panel has no padding: a Dv of 80 is
+/// `[blockTokens/2][64][2]` and then `[blockTokens/2][16][2]`. A Dv of up to 64 is one strip.
 public struct PanelLayout: Hashable, Sendable {
-    public let dataType: DataType
+    public let format: CacheFormat
     /// KV heads of one head group.
     public let kvHeads: Int
     public let keyDim: Int
@@ -22,29 +26,29 @@ public struct PanelLayout: Hashable, Sendable {
     public let blockTokens: Int
 
     /// - Parameter attention: of a model that `cluster.check` has accepted.
-    public init(_ attention: LayerAttention, _ dataType: DataType, in cluster: ClusterShape) {
+    public init(_ attention: LayerAttention, _ format: CacheFormat, in cluster: ClusterShape) {
         self.init(
-            attention, dataType, kvHeads: attention.kvHeads / cluster.headGroups,
+            attention, format, kvHeads: attention.kvHeads / cluster.headGroups,
             blockTokens: cluster.layout.blockTokens)
     }
 
     /// - Parameter kvHeads: of the head group.
-    public init(_ attention: LayerAttention, _ dataType: DataType, kvHeads: Int, blockTokens: Int) {
+    public init(_ attention: LayerAttention, _ format: CacheFormat, kvHeads: Int, blockTokens: Int) {
         self.init(
-            dataType: dataType, kvHeads: kvHeads, keyDim: attention.keyDim, values: attention.values,
+            format: format, kvHeads: kvHeads, keyDim: attention.keyDim, values: attention.values,
             blockTokens: blockTokens)
     }
 
     /// Values in rows of their own.
-    public init(dataType: DataType, kvHeads: Int, keyDim: Int, valueDim: Int, blockTokens: Int) {
+    public init(format: CacheFormat, kvHeads: Int, keyDim: Int, valueDim: Int, blockTokens: Int) {
         self.init(
-            dataType: dataType, kvHeads: kvHeads, keyDim: keyDim, values: .own(valueDim), blockTokens: blockTokens)
+            format: format, kvHeads: kvHeads, keyDim: keyDim, values: .own(valueDim), blockTokens: blockTokens)
     }
 
-    package init(dataType: DataType, kvHeads: Int, keyDim: Int, values: LayerAttention.Values, blockTokens: Int) {
+    package init(format: CacheFormat, kvHeads: Int, keyDim: Int, values: LayerAttention.Values, blockTokens: Int) {
         precondition(kvHeads >= 1 && (2...LayerAttention.keyDims.upperBound).contains(keyDim) && keyDim % 2 == 0)
         precondition(blockTokens >= 1 && blockTokens % ContextLayout.blockTokensMultiple == 0)
-        self.dataType = dataType
+        self.format = format
         self.kvHeads = kvHeads
         self.keyDim = keyDim
         self.values = values
@@ -59,17 +63,17 @@ public struct PanelLayout: Hashable, Sendable {
     /// The dimensions of the V panel; 0 where values are the first dimensions of keys, and there is no V panel.
     public var ownValueDim: Int { values.ownDim }
 
-    public var keyPanelByteCount: Int { keyDim * blockTokens * dataType.byteCount }
-    public var valuePanelByteCount: Int { ownValueDim * blockTokens * dataType.byteCount }
+    public var keyPanelByteCount: Int { keyDim * blockTokens * format.elementByteCount }
+    public var valuePanelByteCount: Int { ownValueDim * blockTokens * format.elementByteCount }
     /// One KV head: its K panel, then its V panel.
     public var headByteCount: Int { keyPanelByteCount + valuePanelByteCount }
     public var payloadByteCount: Int { kvHeads * headByteCount }
-    /// One token read back out of the panels: K `[kvHeads][Dk]`, then V `[kvHeads][Dv]`, in the KV dtype.
-    public var rowByteCount: Int { kvHeads * (keyDim + ownValueDim) * dataType.byteCount }
+    /// One token read back out of the panels: K `[kvHeads][Dk]`, then V `[kvHeads][Dv]`, in the format's row type.
+    public var rowByteCount: Int { kvHeads * (keyDim + ownValueDim) * format.rowType.byteCount }
 
     public func keyPanelOffset(ofHead head: Int) -> Int { head * headByteCount }
     public func valuePanelOffset(ofHead head: Int) -> Int { head * headByteCount + keyPanelByteCount }
 
     /// From the start of a K panel to one of its tokens; bf16 has two dimensions there.
-    func keyTokenOffset(_ token: Int) -> Int { token * (dataType == .float16 ? 2 : 4) }
+    func keyTokenOffset(_ token: Int) -> Int { token * (format == .float16 ? 2 : 4) }
 }

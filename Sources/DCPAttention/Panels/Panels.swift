@@ -23,11 +23,11 @@ public struct KeyValueRows {
 extension PanelLayout {
     private var shape: dcp_panel_shape {
         dcp_panel_shape(
-            data_type: Int32(dataType.rawValue), kv_heads: Int32(kvHeads), key_dim: Int32(keyDim),
+            format: Int32(format.rawValue), kv_heads: Int32(kvHeads), key_dim: Int32(keyDim),
             value_dim: Int32(ownValueDim), block_tokens: Int32(blockTokens))
     }
 
-    /// Rounds rows to the KV dtype, nearest and ties to even, and writes them into a block's panels.
+    /// Rounds rows to the cache format, nearest and ties to even, and writes them into a block's panels.
     ///
     /// Touches the bytes of those tokens only: other threads may read the block's other tokens meanwhile.
     ///
@@ -37,7 +37,7 @@ extension PanelLayout {
     ///   - token: the block's token that receives the first of them.
     ///   - isReadSoon: false lets whole cache lines go past the caches, which saves reading them before they are written:
     ///     for many tokens that nothing reads next.
-    /// - Returns: false when a value is not finite in the KV dtype; the tokens then hold unspecified values.
+    /// - Returns: false when a value is not finite in the cache format; the tokens then hold unspecified values.
     public func write(
         _ rows: KeyValueRows, rowTokens: UnsafeBufferPointer<UInt32>, into payload: UnsafeMutableRawPointer,
         at token: Int, isReadSoon: Bool = true, kernels: AttentionKernels = .chosen
@@ -59,13 +59,15 @@ extension PanelLayout {
         rowTokens.withUnsafeBufferPointer { write(rows, rowTokens: $0, into: payload, at: token) }
     }
 
-    /// Reads one token back out of a block's panels: `rowByteCount` bytes, in the KV dtype.
+    /// Reads one token back out of a block's panels: `rowByteCount` bytes, in the format's row type.
     public func read(token: Int, of payload: UnsafeRawPointer, into row: UnsafeMutableRawPointer) {
         precondition((0..<blockTokens).contains(token))
-        read(tokens: token..<token + 1, of: payload, keys: row, values: row + kvHeads * keyDim * dataType.byteCount)
+        read(
+            tokens: token..<token + 1, of: payload, keys: row, values: row + kvHeads * keyDim * format.rowType.byteCount
+        )
     }
 
-    /// Reads some tokens back, in the KV dtype.
+    /// Reads some tokens back, in the format's row type.
     ///
     /// Other threads may write the block's other tokens meanwhile.
     /// - Parameters:
@@ -84,6 +86,6 @@ extension PanelLayout {
     /// The row that `read` gives, as rows of one token, to be written into another block.
     public func rows(of row: UnsafeRawPointer) -> KeyValueRows {
         KeyValueRows(
-            dataType: dataType, keys: row, values: row + kvHeads * keyDim * dataType.byteCount, tokens: 1)
+            dataType: format.rowType, keys: row, values: row + kvHeads * keyDim * format.rowType.byteCount, tokens: 1)
     }
 }

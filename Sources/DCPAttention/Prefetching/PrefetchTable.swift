@@ -4,9 +4,9 @@ internal import Synchronization
 
 /// How kernels prefetch, by the kind of work.
 public struct PrefetchTable: Hashable, Sendable {
-    /// What differs enough to be measured for itself: a KV dtype, and whether reading or arithmetic is the limit.
+    /// What differs enough to be measured for itself: a cache format, and whether reading or arithmetic is the limit.
     package struct Work: Hashable, Sendable {
-        package var dataType: DataType
+        package var format: CacheFormat
         /// Rows that share a KV head: `few` or `many`.
         package var rows: Int
 
@@ -14,17 +14,17 @@ public struct PrefetchTable: Hashable, Sendable {
         static let many = 8
 
         /// - Parameter rows: any number; of 5 or more arithmetic takes about as long as reading.
-        package init(_ dataType: DataType, rows: Int) {
-            self.dataType = dataType
+        package init(_ format: CacheFormat, rows: Int) {
+            self.format = format
             self.rows = rows <= Self.few ? Self.few : Self.many
         }
 
         /// The most used first.
-        package static let all = [few, many].flatMap { rows in DataType.allCases.map { Work($0, rows: rows) } }
+        package static let all = [few, many].flatMap { rows in CacheFormat.allCases.map { Work($0, rows: rows) } }
 
         /// Its place in `all`: each tile of a step looks there.
         fileprivate var index: Int {
-            Int(dataType.rawValue) - 1 + (rows == Self.few ? 0 : DataType.allCases.count)
+            Int(format.rawValue) - 1 + (rows == Self.few ? 0 : CacheFormat.allCases.count)
         }
     }
 
@@ -42,7 +42,7 @@ public struct PrefetchTable: Hashable, Sendable {
     }
 
     /// Each kind of work and how it prefetches: `bf16, 4 rows: second:32`.
-    public var lines: [String] { Work.all.map { "\($0.dataType.name), \($0.rows) rows: \(self[$0])" } }
+    public var lines: [String] { Work.all.map { "\($0.format.name), \($0.rows) rows: \(self[$0])" } }
 
     private static let shared = Mutex(PrefetchTable())
 
@@ -58,7 +58,7 @@ public struct PrefetchTable: Hashable, Sendable {
     package func ahead(
         _ rows: dcp_attention_rows, _ kernels: AttentionKernels, _ layout: PanelLayout, blockByteCount: Int
     ) -> (level: Int32, byteCount: Int)? {
-        let prefetch = self[Work(layout.dataType, rows: Int(rows.rows))]
+        let prefetch = self[Work(layout.format, rows: Int(rows.rows))]
         let level: Int32
         switch prefetch.level {
         case .none: return nil
@@ -67,7 +67,7 @@ public struct PrefetchTable: Hashable, Sendable {
         }
         if let byteCount = prefetch.byteCount { return (level, min(byteCount, blockByteCount)) }
         let byteCount = withUnsafePointer(to: rows) {
-            dcp_ahead_bytes(kernels.table, Int32(layout.dataType.rawValue), $0, Int64(layout.headByteCount))
+            dcp_ahead_bytes(kernels.table, Int32(layout.format.rawValue), $0, Int64(layout.headByteCount))
         }
         return (level, Int(byteCount))
     }

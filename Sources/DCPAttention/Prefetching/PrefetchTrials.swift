@@ -8,7 +8,7 @@ internal import Glibc
 public struct PrefetchTrials: Hashable, Sendable {
     /// One kind of work.
     public struct Trial: Hashable, Sendable, Codable {
-        public var dataType: DataType
+        public var format: CacheFormat
         /// That share a KV head.
         public var rows: Int
         /// The fastest.
@@ -16,15 +16,15 @@ public struct PrefetchTrials: Hashable, Sendable {
         /// Of keys and values, with each.
         public var gigabytesPerSecond: [Prefetch: Double]
 
-        public init(dataType: DataType, rows: Int, chosen: Prefetch, gigabytesPerSecond: [Prefetch: Double]) {
-            self.dataType = dataType
+        public init(format: CacheFormat, rows: Int, chosen: Prefetch, gigabytesPerSecond: [Prefetch: Double]) {
+            self.format = format
             self.rows = rows
             self.chosen = chosen
             self.gigabytesPerSecond = gigabytesPerSecond
         }
 
         /// `bf16, 4 rows`
-        public var name: String { "\(dataType.name), \(rows) rows" }
+        public var name: String { "\(format.name), \(rows) rows" }
 
         /// The ways by how they did: `second:32 24.9, first 17.6, none 14.2 GB/s`
         public var figures: String {
@@ -42,7 +42,7 @@ public struct PrefetchTrials: Hashable, Sendable {
 
     public var table: PrefetchTable {
         var table = PrefetchTable()
-        for trial in trials { table[PrefetchTable.Work(trial.dataType, rows: trial.rows)] = trial.chosen }
+        for trial in trials { table[PrefetchTable.Work(trial.format, rows: trial.rows)] = trial.chosen }
         return table
     }
 
@@ -102,7 +102,7 @@ private final class TrialContext {
         let attention = try LayerAttention(
             queryHeads: Self.kvHeads * work.rows, kvHeads: Self.kvHeads, keyDim: Self.dim, values: .own(Self.dim),
             scale: LayerAttention.defaultScale(keyDim: Self.dim))
-        let blocks = blocks(PanelLayout(attention, work.dataType, kvHeads: Self.kvHeads, blockTokens: Self.blockTokens))
+        let blocks = blocks(PanelLayout(attention, work.format, kvHeads: Self.kvHeads, blockTokens: Self.blockTokens))
         let queries = QueryRows(
             heads: 0..<attention.queryHeads, tokens: 1, keyDim: Self.dim,
             values: [Float](repeating: 0.5, count: attention.queryHeads * Self.dim))
@@ -115,7 +115,7 @@ private final class TrialContext {
         let medians = seconds.mapValues { $0.sorted()[PrefetchTrials.rounds / 2] }
         let fastest = Prefetch.candidates.min { medians[$0]! < medians[$1]! }!
         return PrefetchTrials.Trial(
-            dataType: work.dataType, rows: work.rows, chosen: fastest,
+            format: work.format, rows: work.rows, chosen: fastest,
             gigabytesPerSecond: medians.mapValues { Double(Self.byteCount) / $0 / 1e9 })
     }
 
@@ -146,13 +146,14 @@ private final class TrialContext {
 
 extension PrefetchTrials.Trial {
     private enum CodingKeys: String, CodingKey {
-        case dtype, rows, chosen
+        case rows, chosen
+        case kvFormat = "kv_format"
         case gigabytesPerSecond = "gigabytes_per_second"
     }
 
     public func encode(to encoder: any Encoder) throws {
         var container = encoder.container(keyedBy: CodingKeys.self)
-        try container.encode(dataType.name, forKey: .dtype)
+        try container.encode(format.name, forKey: .kvFormat)
         try container.encode(rows, forKey: .rows)
         try container.encode("\(chosen)", forKey: .chosen)
         let figures = Dictionary(uniqueKeysWithValues: gigabytesPerSecond.map { ("\($0)", $1) })
@@ -169,12 +170,12 @@ extension PrefetchTrials.Trial {
             }
             return value
         }
-        let dtype = try container.decode(String.self, forKey: .dtype)
-        let figures = try container.decode([String: Double].self, forKey: .gigabytesPerSecond).map { name, value in
-            (try known(Prefetch(name), .gigabytesPerSecond), value)
+        let name = try container.decode(String.self, forKey: .kvFormat)
+        let figures = try container.decode([String: Double].self, forKey: .gigabytesPerSecond).map { prefetch, value in
+            (try known(Prefetch(prefetch), .gigabytesPerSecond), value)
         }
         self.init(
-            dataType: try known(DataType.allCases.first { $0.name == dtype }, .dtype),
+            format: try known(CacheFormat.allCases.first { $0.name == name }, .kvFormat),
             rows: try container.decode(Int.self, forKey: .rows),
             chosen: try known(Prefetch(try container.decode(String.self, forKey: .chosen)), .chosen),
             gigabytesPerSecond: Dictionary(figures) { first, _ in first })

@@ -47,7 +47,9 @@ extension AttentionWork {
         let terms = queries.terms(ofTile: index)
         return dcp_attention_rows(
             rows: Int32(count), key_dim: Int32(attention.keyDim), value_dim: Int32(attention.valueDim),
-            block_tokens: Int32(blocks.layout.blockTokens), terms: terms?.count ?? 0,
+            block_tokens: Int32(blocks.layout.blockTokens),
+            value_tokens: Int32(BlockPass.stepTokens(of: blocks.layout)),
+            terms: terms?.count ?? 0,
             scale: attention.scale, soft_cap: attention.softcap ?? 0, light_share: lightShare,
             queries: queries.floats(ofTile: index), query_terms: terms?.0, maximum: state.maximum, sum: state.sum,
             output: state.output)

@@ -37,7 +37,7 @@ extension AttentionWork {
 
     private var panelShape: dcp_panel_shape {
         dcp_panel_shape(
-            data_type: Int32(blocks.layout.dataType.rawValue), kv_heads: Int32(blocks.layout.kvHeads),
+            format: Int32(blocks.layout.format.rawValue), kv_heads: Int32(blocks.layout.kvHeads),
             key_dim: Int32(attention.keyDim), value_dim: Int32(blocks.layout.ownValueDim),
             block_tokens: Int32(blocks.layout.blockTokens))
     }
@@ -58,7 +58,7 @@ extension AttentionWork {
         var shape = panelShape
         for segment in segments {
             let panel = segment.payload + layout.keyPanelOffset(ofHead: tile.kvHead)
-            if layout.dataType == .float32 {
+            if layout.format == .float32 {
                 // The panel is an operand of sgemm as it stands.
                 let keys = panel.assumingMemoryBound(to: Float.self) + segment.first
                 product(keys, stride: layout.blockTokens, count: segment.count, column: column)
@@ -69,7 +69,7 @@ extension AttentionWork {
             }
             column += segment.count
         }
-        if layout.dataType != .float32 { product(scratch.keys, stride: Self.tileTokens, count: count, column: 0) }
+        if layout.format != .float32 { product(scratch.keys, stride: Self.tileTokens, count: count, column: 0) }
     }
 
     /// output `[rows][Dv]` += weights `[rows][count]` x values `[count][Dv]`; where keys hold the values, their first rows
@@ -80,37 +80,42 @@ extension AttentionWork {
     ) {
         let layout = blocks.layout
         let dim = attention.valueDim, areKeys = layout.ownValueDim == 0
-        func product(_ values: UnsafePointer<Float>, stride: Int, count: Int, column: Int) {
+        func product(_ values: UnsafePointer<Float>, stride: Int, count: Int, column: Int, dims: Range<Int>) {
             cblas_sgemm(
                 Int32(dcpBlasRowMajor), Int32(dcpBlasNoTrans), Int32(areKeys ? dcpBlasTrans : dcpBlasNoTrans),
-                Int32(tile.rows), Int32(dim), Int32(count), 1, scratch.scores + column, Int32(Self.tileTokens), values,
-                Int32(stride), 1, state.output, Int32(dim))
+                Int32(tile.rows), Int32(dims.count), Int32(count), 1, scratch.scores + column, Int32(Self.tileTokens),
+                values, Int32(stride), 1, state.output + dims.lowerBound, Int32(dim))
         }
         var column = 0
         var shape = panelShape
-        for segment in segments where !areKeys || layout.dataType == .float32 {
+        for segment in segments where !areKeys || layout.format == .float32 {
             if areKeys {
                 let panel = segment.payload + layout.keyPanelOffset(ofHead: tile.kvHead)
                 product(
                     panel.assumingMemoryBound(to: Float.self) + segment.first, stride: layout.blockTokens,
-                    count: segment.count, column: column)
+                    count: segment.count, column: column, dims: 0..<dim)
                 column += segment.count
                 continue
             }
             let panel = segment.payload + layout.valuePanelOffset(ofHead: tile.kvHead)
-            if layout.dataType == .float32 {
-                let values = panel.assumingMemoryBound(to: Float.self) + segment.first * dim
-                product(values, stride: dim, count: segment.count, column: column)
+            if layout.format == .float32 {
+                for strip in stride(from: 0, to: dim, by: Int(dcp_strip_dims)) {
+                    let dims = strip..<min(strip + Int(dcp_strip_dims), dim)
+                    let values = panel.assumingMemoryBound(to: Float.self) + strip * layout.blockTokens
+                    product(
+                        values + segment.first * dims.count, stride: dims.count, count: segment.count, column: column,
+                        dims: dims)
+                }
             } else {
                 dcp_values_to_tile(
                     &shape, panel, Int64(segment.first), Int64(segment.count), scratch.values + column * dim)
             }
             column += segment.count
         }
-        if layout.dataType != .float32 {
+        if layout.format != .float32 {
             product(
                 areKeys ? scratch.keys : scratch.values, stride: areKeys ? Self.tileTokens : dim, count: count,
-                column: 0)
+                column: 0, dims: 0..<dim)
         }
     }
 }

@@ -83,7 +83,7 @@ public final class AttentionWork: @unchecked Sendable {
         readAhead = blocks.isMapped ? ReadAhead(blocks, split.pieces) : nil
         tileQueries = TileQueries(
             rows: split.tiles.map(\.rows), keyDim: attention.keyDim,
-            asTerms: kernels.readsTerms(of: blocks.layout.dataType))
+            asTerms: kernels.readsTerms(of: blocks.layout.format))
         // Those of one piece are made by its thread.
         for (index, tile) in split.tiles.enumerated() where tile.pieces.count > 1 {
             tileQueries.make(tile, at: index, of: queries, tokens: tokens)
@@ -122,7 +122,7 @@ public final class AttentionWork: @unchecked Sendable {
     /// the largest value. Of light weights that is the case where all roundings have the sign of their values; they are
     /// rounded up and down in turn, so what is left is below 2^-11 unless values were made for it.
     package var weightErrorMax: Float {
-        kernels.readsTerms(of: blocks.layout.dataType) ? (lightShare > 0 ? 0x1p-7 : 0x1p-17) : 0
+        kernels.readsTerms(of: blocks.layout.format) ? (lightShare > 0 ? 0x1p-7 : 0x1p-17) : 0
     }
 
     /// How many pieces there are to run; 0 when there are no heads, no tokens or nothing to attend over.

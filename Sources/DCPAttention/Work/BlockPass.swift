@@ -49,9 +49,8 @@ struct BlockPass {
 
     /// Tokens that go through the kernels at once: a block, or, where values have to be made of keys, no more of it than lie
     /// in a cache with them.
-    private var stepTokens: Int {
-        let layout = blocks.layout
-        return layout.ownValueDim > 0 ? layout.blockTokens : min(layout.blockTokens, Self.madeTokens)
+    static func stepTokens(of layout: PanelLayout) -> Int {
+        layout.ownValueDim > 0 ? layout.blockTokens : min(layout.blockTokens, madeTokens)
     }
     /// A group of the kernels: groups then lie where they lie in a block.
     private static var madeTokens: Int { 64 }
@@ -77,8 +76,8 @@ struct BlockPass {
         _ willTake: (_ tokens: Int) -> Void,
         _ setVisible: (_ ranges: RowRanges, _ tile: Int, _ keys: Range<Int>) -> Bool
     ) {
-        let layout = blocks.layout, stepTokens = stepTokens
-        let dataType = Int32(layout.dataType.rawValue)
+        let layout = blocks.layout, stepTokens = Self.stepTokens(of: layout)
+        let format = Int32(layout.format.rawValue)
         // K and V of the piece's KV heads lie beside each other in a block.
         let read = tiles[0].keyOffset..<tiles[tiles.count - 1].keyOffset + layout.headByteCount
         var made = layout.ownValueDim > 0 ? nil : MadeValues(layout, tokens: stepTokens, kernels)
@@ -103,7 +102,7 @@ struct BlockPass {
                 let ahead =
                     tile.pointee.prefetches
                     ? ahead(of: tile.pointee, payload, following: following, read: read) : dcp_ahead()
-                dcp_attend_block(kernels.table, dataType, &tiles[place].rows, keys, values, visible, ahead)
+                dcp_attend_block(kernels.table, format, &tiles[place].rows, keys, values, visible, ahead)
             }
             token = next
         }

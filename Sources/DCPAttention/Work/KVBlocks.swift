@@ -50,7 +50,7 @@ public struct KVBlocks: @unchecked Sendable {
 
 /// Panels of a step's own new tokens, for the causal part. Owns their memory; `blocks` is valid as long as this lives.
 ///
-/// Values are rounded to the KV dtype as the cache rounds them, so a token weighs the same in the step that brings it and
+/// Values are rounded to the cache format as the cache rounds them, so a token weighs the same in the step that brings it and
 /// in all later ones.
 ///
 /// `@unchecked Sendable`: each block is written by one thread, and read by those that know that it was.
@@ -62,7 +62,7 @@ public final class NewTokenPanels: @unchecked Sendable {
     ///   - layout: the cache's layout. Few tokens take smaller blocks than it says.
     ///   - rows: keys and values of the whole step, for all KV heads of the layout.
     ///   - tokens: the tokens of `rows` that belong to this entry.
-    /// - Throws: `.invalidRequest` when a value is NaN, infinite, or beyond the KV dtype's range.
+    /// - Throws: `.invalidRequest` when a value is NaN, infinite, or beyond the cache format's range.
     public convenience init(layout: PanelLayout, rows: KeyValueRows, tokens: Range<Int>) throws(ServiceError) {
         self.init(layout: layout, tokens: tokens.count)
         try fill(0..<blocks.blocks.count, rows, tokens: tokens)
@@ -72,7 +72,7 @@ public final class NewTokenPanels: @unchecked Sendable {
     package init(layout: PanelLayout, tokens count: Int) {
         let lanes = ContextLayout.blockTokensMultiple
         let layout = PanelLayout(
-            dataType: layout.dataType, kvHeads: layout.kvHeads, keyDim: layout.keyDim, values: layout.values,
+            format: layout.format, kvHeads: layout.kvHeads, keyDim: layout.keyDim, values: layout.values,
             blockTokens: min(layout.blockTokens, max(1, (count + lanes - 1) / lanes) * lanes))
         let blockCount = (count + layout.blockTokens - 1) / layout.blockTokens
         // A payload is a multiple of 64 bytes: its tokens are a multiple of 16, its dimensions even.
@@ -96,15 +96,15 @@ public final class NewTokenPanels: @unchecked Sendable {
             let isFinite = sources.withUnsafeBufferPointer {
                 layout.write(rows, rowTokens: UnsafeBufferPointer(rebasing: $0[first..<end]), into: payload, at: 0)
             }
-            guard isFinite else { throw Self.notFinite(layout.dataType) }
+            guard isFinite else { throw Self.notFinite(layout.format) }
         }
     }
 
-    static func notFinite(_ dataType: DataType) -> ServiceError {
+    static func notFinite(_ format: CacheFormat) -> ServiceError {
         ServiceError(
             .invalidRequest,
-            "A new key or value is NaN, infinite or too large for a KV cache of \(dataType.name); "
-                + "correct the model's output or choose a KV dtype with a wider range.")
+            "A new key or value is NaN, infinite or too large for a KV cache of \(format.name); "
+                + "correct the model's output or choose a cache format with a wider range.")
     }
 
     deinit { memory.deallocate() }

@@ -10,6 +10,8 @@ struct MadeValues: ~Copyable {
     private let layout: PanelLayout
     private let kernels: AttentionKernels
     private let memory: UnsafeMutableRawPointer
+    /// Of the panel.
+    private let tokens: Int
     /// Whose values are there.
     private var keys: UnsafeRawPointer?
 
@@ -17,7 +19,8 @@ struct MadeValues: ~Copyable {
     init(_ layout: PanelLayout, tokens: Int, _ kernels: AttentionKernels) {
         self.layout = layout
         self.kernels = kernels
-        memory = .allocate(byteCount: tokens * layout.valueDim * layout.dataType.byteCount, alignment: 64)
+        self.tokens = tokens
+        memory = .allocate(byteCount: tokens * layout.valueDim * layout.format.elementByteCount, alignment: 64)
     }
 
     /// - Parameters:
@@ -26,8 +29,8 @@ struct MadeValues: ~Copyable {
     mutating func values(of keys: UnsafeRawPointer, tokens: Int) -> UnsafeRawPointer {
         if keys != self.keys {
             dcp_values_of_keys(
-                kernels.table, Int32(layout.dataType.rawValue), keys, Int64(layout.blockTokens), Int64(layout.valueDim),
-                Int64(tokens), memory)
+                kernels.table, Int32(layout.format.rawValue), keys, Int64(layout.blockTokens), Int64(layout.valueDim),
+                Int64(tokens), memory, Int64(self.tokens))
             self.keys = keys
         }
         return UnsafeRawPointer(memory)

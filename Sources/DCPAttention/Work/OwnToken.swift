@@ -5,16 +5,16 @@ public import DCPCore
 /// the cache rounds it. No panels are made for it, and nothing is cut.
 public struct OwnToken: Sendable {
     private let attention: LayerAttention
-    private let dataType: DataType
+    private let format: CacheFormat
     private let partition: HeadPartition
     private let heads: Range<Int>
 
     /// - Parameters:
-    ///   - dataType: of the cache.
+    ///   - format: of the cache.
     ///   - heads: query heads to compute, numbered inside the group.
-    public init(_ attention: LayerAttention, _ dataType: DataType, partition: HeadPartition, heads: Range<Int>) {
+    public init(_ attention: LayerAttention, _ format: CacheFormat, partition: HeadPartition, heads: Range<Int>) {
         self.attention = attention
-        self.dataType = dataType
+        self.format = format
         self.partition = partition
         self.heads = heads
     }
@@ -35,7 +35,7 @@ public struct OwnToken: Sendable {
         let size = rows.dataType.byteCount
         var own = dcp_own_token()
         own.row_type = Int32(rows.dataType.rawValue)
-        own.data_type = Int32(dataType.rawValue)
+        own.format = Int32(format.rawValue)
         (own.key_dim, own.value_dim) = (Int32(keyDim), Int32(valueDim))
         (own.scale, own.soft_cap) = (attention.scale, attention.softcap ?? 0)
         let first = partition.kvHead(ofQueryHead: heads.lowerBound)
@@ -59,6 +59,6 @@ public struct OwnToken: Sendable {
                 }
             }
         }
-        guard isFinite else { throw NewTokenPanels.notFinite(dataType) }
+        guard isFinite else { throw NewTokenPanels.notFinite(format) }
     }
 }

@@ -19,7 +19,7 @@ final class BenchmarkStore {
 
     /// - Parameters:
     ///   - directory: a new one's path, or that of a store which knows model and sequence.
-    ///   - model: only layers, KV heads, dims and KV dtype matter.
+    ///   - model: only layers, KV heads, dims and cache format matter.
     ///   - isTemporary: whether the directory goes with this object.
     init(
         directory: String, rank: RankIndex = RankIndex(0), cluster: ClusterShape? = nil, model: ModelDescription,
@@ -49,7 +49,7 @@ final class BenchmarkStore {
     /// Bytes of K and V of so many of this rank's tokens in one layer.
     func byteCount(localTokens: Int) -> Int { localTokens * layout.rowByteCount }
 
-    var layout: PanelLayout { PanelLayout(model[0], model.kvDataType, in: cache.cluster) }
+    var layout: PanelLayout { PanelLayout(model[0], model.kvFormat, in: cache.cluster) }
 
     /// What a store of so many tokens takes on disk, roughly and not too little.
     static func diskByteCount(_ model: ModelDescription, tokens: Int) -> Int {

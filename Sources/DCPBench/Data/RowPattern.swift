@@ -53,7 +53,7 @@ struct RowPattern {
                 numbers += self.numbers(tensor: tensor, head: head, position..<position + 1, dim: dim)
             }
         }
-        return Rounding.bytes(numbers, as: layout.dataType)
+        return Rounding.bytes(numbers, as: layout.format.rowType)
     }
 
     /// Rows of one head as Float32, exact: `[positions][dim]`.

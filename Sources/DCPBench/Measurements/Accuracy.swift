@@ -80,7 +80,7 @@ struct AccuracyCheck {
         let layout = blocks.layout
         // A head's panels stand together, as the payload of a layout with that head alone.
         let single = PanelLayout(
-            dataType: layout.dataType, kvHeads: 1, keyDim: layout.keyDim, values: layout.values,
+            format: layout.format, kvHeads: 1, keyDim: layout.keyDim, values: layout.values,
             blockTokens: layout.blockTokens)
         var keys = [Float](repeating: 0, count: blocks.tokens * layout.keyDim)
         var values = [Float](repeating: 0, count: blocks.tokens * layout.ownValueDim)
@@ -89,9 +89,9 @@ struct AccuracyCheck {
         for token in 0..<blocks.tokens {
             let (block, offset) = token.quotientAndRemainder(dividingBy: layout.blockTokens)
             single.read(token: offset, of: blocks.blocks[block] + layout.keyPanelOffset(ofHead: kvHead), into: row)
-            for dim in 0..<layout.keyDim { keys[token * layout.keyDim + dim] = layout.dataType.float(row, dim) }
+            for dim in 0..<layout.keyDim { keys[token * layout.keyDim + dim] = layout.format.rowType.float(row, dim) }
             for dim in 0..<layout.ownValueDim {
-                values[token * layout.ownValueDim + dim] = layout.dataType.float(row, layout.keyDim + dim)
+                values[token * layout.ownValueDim + dim] = layout.format.rowType.float(row, layout.keyDim + dim)
             }
         }
         return (keys, values)

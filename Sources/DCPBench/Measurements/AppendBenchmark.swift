@@ -7,7 +7,7 @@ internal import Synchronization
 /// Appending a chunk of tokens to the cache and committing it: what `cache append` measures.
 public struct AppendBenchmark: Sendable {
     public var shapes: [AttentionShape]
-    public var dataTypes: [DataType]
+    public var formats: [CacheFormat]
     /// Tokens in the store before the first append.
     public var contexts: [Int]
     /// Each thread appends to a layer of its own; the commit is one.
@@ -19,11 +19,11 @@ public struct AppendBenchmark: Sendable {
     public var durabilities: [Durability]
 
     public init(
-        shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], threads: [Int], count: Int, rows: DataType,
+        shapes: [AttentionShape], formats: [CacheFormat], contexts: [Int], threads: [Int], count: Int, rows: DataType,
         durabilities: [Durability]
     ) {
         self.shapes = shapes
-        self.dataTypes = dataTypes
+        self.formats = formats
         self.contexts = contexts
         self.threads = threads
         self.count = count
@@ -41,14 +41,14 @@ public struct AppendBenchmark: Sendable {
     /// Measures all combinations. Blocks; a thread of its own calls it.
     public func run(_ bench: Bench) throws -> [Finding] {
         var results: [Finding] = []
-        for dataType in dataTypes {
+        for format in formats {
             for shape in shapes {
                 for context in contexts {
                     for threads in threads {
                         for durability in durabilities {
                             results.append(
                                 try measure(
-                                    shape, dataType, context, threads, durability, bench))
+                                    shape, format, context, threads, durability, bench))
                         }
                     }
                 }
@@ -58,15 +58,15 @@ public struct AppendBenchmark: Sendable {
     }
 
     private func measure(
-        _ shape: AttentionShape, _ dataType: DataType, _ context: Int, _ threads: Int, _ durability: Durability,
+        _ shape: AttentionShape, _ format: CacheFormat, _ context: Int, _ threads: Int, _ durability: Durability,
         _ bench: Bench
     ) throws -> Finding {
         var parameters = Parameters(
-            "append", shape, dataType, context: context, count: count, threads: threads)
+            "append", shape, format, context: context, count: count, threads: threads)
         parameters.rows = rows.name
         parameters.durability = durability.rawValue
         bench.progress(parameters.label)
-        let model = try shape.model(dataType, layers: threads)
+        let model = try shape.model(format, layers: threads)
         let repetition = bench.repetition
         try bench.directory.requireRoom(
             BenchmarkStore.diskByteCount(model, tokens: context + 2 * count * (repetition.runs ?? repetition.runsMax)))

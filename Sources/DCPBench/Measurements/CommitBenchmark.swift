@@ -8,7 +8,7 @@ internal import Synchronization
 /// Decode tokens that are committed one by one: what `cache commit` measures.
 public struct CommitBenchmark: Sendable {
     public var shapes: [AttentionShape]
-    public var dataTypes: [DataType]
+    public var formats: [CacheFormat]
     public var layers: Int
     /// Each has a sequence of its own and commits after each token, all into one store.
     public var clients: [Int]
@@ -17,11 +17,11 @@ public struct CommitBenchmark: Sendable {
     public var durabilities: [Durability]
 
     public init(
-        shapes: [AttentionShape], dataTypes: [DataType], layers: Int, clients: [Int], ranks: [Int],
+        shapes: [AttentionShape], formats: [CacheFormat], layers: Int, clients: [Int], ranks: [Int],
         durabilities: [Durability]
     ) {
         self.shapes = shapes
-        self.dataTypes = dataTypes
+        self.formats = formats
         self.layers = layers
         self.clients = clients
         self.ranks = ranks
@@ -37,12 +37,12 @@ public struct CommitBenchmark: Sendable {
     /// Measures all combinations. Blocks; a thread of its own calls it.
     public func run(_ bench: Bench) throws -> [Finding] {
         var results: [Finding] = []
-        for dataType in dataTypes {
+        for format in formats {
             for shape in shapes {
                 for ranks in ranks {
                     for clients in clients {
                         for durability in durabilities {
-                            results.append(try measure(shape, dataType, ranks, clients, durability, bench))
+                            results.append(try measure(shape, format, ranks, clients, durability, bench))
                         }
                     }
                 }
@@ -53,14 +53,14 @@ public struct CommitBenchmark: Sendable {
 
     /// Measured in rounds of a block of local tokens, so that each seals as often as it goes on.
     private func measure(
-        _ shape: AttentionShape, _ dataType: DataType, _ ranks: Int, _ clients: Int, _ durability: Durability,
+        _ shape: AttentionShape, _ format: CacheFormat, _ ranks: Int, _ clients: Int, _ durability: Durability,
         _ bench: Bench
     ) throws -> Finding {
-        var parameters = Parameters("commit", shape, dataType, count: 1, threads: clients)
+        var parameters = Parameters("commit", shape, format, count: 1, threads: clients)
         parameters.durability = durability.rawValue
         parameters.ranks = ranks
         bench.progress(parameters.label)
-        let model = try shape.model(dataType, layers: layers)
+        let model = try shape.model(format, layers: layers)
         let cluster = try ClusterShape(
             ranks: ranks, headGroups: 1, interleave: 1, blockTokens: 64, exchange: .allToAll)
         let rounds = bench.repetition.runs ?? 3

@@ -7,7 +7,7 @@ internal import DCPWire
 /// `forks` measures.
 public struct ForkBenchmark: Sendable {
     public var shapes: [AttentionShape]
-    public var dataTypes: [DataType]
+    public var formats: [CacheFormat]
     /// Of the cluster, each number with a cluster of its own.
     public var ranks: [Int]
     /// Tokens that are forked.
@@ -15,9 +15,9 @@ public struct ForkBenchmark: Sendable {
     /// Forks of a list.
     public var forks: Int
 
-    public init(shapes: [AttentionShape], dataTypes: [DataType], ranks: [Int], context: Int, forks: Int) {
+    public init(shapes: [AttentionShape], formats: [CacheFormat], ranks: [Int], context: Int, forks: Int) {
         self.shapes = shapes
-        self.dataTypes = dataTypes
+        self.formats = formats
         self.ranks = ranks
         self.context = context
         self.forks = forks
@@ -32,20 +32,20 @@ public struct ForkBenchmark: Sendable {
     /// Measures all combinations.
     public func run(_ bench: Bench) async throws -> [Finding] {
         var findings: [Finding] = []
-        for dataType in dataTypes {
+        for format in formats {
             for shape in shapes {
-                for ranks in ranks { findings.append(try await measure(shape, dataType, ranks, bench)) }
+                for ranks in ranks { findings.append(try await measure(shape, format, ranks, bench)) }
             }
         }
         return findings
     }
 
     private func measure(
-        _ shape: AttentionShape, _ dataType: DataType, _ ranks: Int, _ bench: Bench
+        _ shape: AttentionShape, _ format: CacheFormat, _ ranks: Int, _ bench: Bench
     ) async throws -> Finding {
-        var parameters = Parameters("forks", shape, dataType, context: context, count: forks, threads: 1)
+        var parameters = Parameters("forks", shape, format, context: context, count: forks, threads: 1)
         parameters.ranks = ranks
-        let model = try shape.model(dataType, layers: 1)
+        let model = try shape.model(format, layers: 1)
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: 2 * context))
         bench.progress(parameters.label)
         return finding(parameters, try await bench.withCluster(ranks: ranks) { try await measure(model, $0, bench) })
@@ -64,13 +64,13 @@ public struct ForkBenchmark: Sendable {
     private func measure(
         _ model: ModelDescription, _ cluster: Cluster, _ bench: Bench
     ) async throws -> [Timing] {
-        let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
+        let pattern = RowPattern(seed: bench.seed, dataType: model.kvFormat.rowType)
         let record = try await cluster.registerModel(StepContext.model, model)
         func sequence(_ name: String, isCommitted: Bool) async throws -> SequenceHandle {
             let sequence = try await cluster.openSequence(name, model: record.name)
             func rows(_ tensor: Int, _ dim: Int) -> TokenRows {
                 TokenRows(
-                    dataType: model.kvDataType, tokens: context, heads: model.kvHeads, dim: dim,
+                    dataType: model.kvFormat.rowType, tokens: context, heads: model.kvHeads, dim: dim,
                     bytes: pattern.tokenMajor(tensor: tensor, heads: model.kvHeads, positions: 0..<context, dim: dim))
             }
             try await cluster.append(

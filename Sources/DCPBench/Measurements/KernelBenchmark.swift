@@ -12,7 +12,7 @@ public struct KernelBenchmark: Sendable {
 
     public var kind: Kind
     public var shapes: [AttentionShape]
-    public var dataTypes: [DataType]
+    public var formats: [CacheFormat]
     public var contexts: [Int]
     public var threads: [Int]
     /// Query tokens.
@@ -27,14 +27,14 @@ public struct KernelBenchmark: Sendable {
     public var withNewTokens: Bool
 
     public init(
-        _ kind: Kind, shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], threads: [Int], count: Int,
+        _ kind: Kind, shapes: [AttentionShape], formats: [CacheFormat], contexts: [Int], threads: [Int], count: Int,
         queries: QueryKind = .bfloat16, visibility: Visibility = .all, batch: KernelBatch = .one,
         isPeaked: Bool = false,
         withNewTokens: Bool = false
     ) {
         self.kind = kind
         self.shapes = shapes
-        self.dataTypes = dataTypes
+        self.formats = formats
         self.contexts = contexts
         self.threads = threads
         self.count = count
@@ -64,7 +64,7 @@ public struct KernelBenchmark: Sendable {
         if isPeaked { bench.scoreDeviation = Bench.peakedDeviation }
         for context in contexts { try batch.check(context) }
         var results: [Finding] = []
-        for dataType in dataTypes {
+        for format in formats {
             var filled: (kvShape: AttentionShape, context: KernelContext)?
             for shape in shapes {
                 // Shapes that differ in query heads only attend over the same keys and values.
@@ -73,21 +73,21 @@ public struct KernelBenchmark: Sendable {
                     filled = (
                         shape,
                         try KernelContext(
-                            shape, dataType, tokens: batch.storedTokens(contexts.max() ?? 0), bench)
+                            shape, format, tokens: batch.storedTokens(contexts.max() ?? 0), bench)
                     )
                 }
                 guard let held = filled?.context else { continue }
                 for context in contexts {
-                    try measure(shape, dataType, context, held, bench, into: &results)
+                    try measure(shape, format, context, held, bench, into: &results)
                 }
-                if withNewTokens { try measureNewTokens(shape, dataType, bench, into: &results) }
+                if withNewTokens { try measureNewTokens(shape, format, bench, into: &results) }
             }
         }
         return results
     }
 
     private func measure(
-        _ shape: AttentionShape, _ dataType: DataType, _ context: Int, _ held: KernelContext, _ bench: Bench,
+        _ shape: AttentionShape, _ format: CacheFormat, _ context: Int, _ held: KernelContext, _ bench: Bench,
         into results: inout [Finding]
     ) throws {
         let attention = try shape.attention(visibility)
@@ -103,7 +103,7 @@ public struct KernelBenchmark: Sendable {
             }, owner: owner)
         let check = try AccuracyCheck(work)
         for threads in threads {
-            var parameters = parameters(shape, dataType, context: context, threads: threads)
+            var parameters = parameters(shape, format, context: context, threads: threads)
             parameters.queries = queries.rawValue
             bench.progress(parameters.label)
             let team = Team(threads: threads)
@@ -125,16 +125,16 @@ public struct KernelBenchmark: Sendable {
     }
 
     private func measureNewTokens(
-        _ shape: AttentionShape, _ dataType: DataType, _ bench: Bench, into results: inout [Finding]
+        _ shape: AttentionShape, _ format: CacheFormat, _ bench: Bench, into results: inout [Finding]
     ) throws {
         let attention = try shape.attention(visibility)
-        let panels = try KernelContext.panels(attention, dataType, tokens: count, bench)
+        let panels = try KernelContext.panels(attention, format, tokens: count, bench)
         let work = Work(
             attention: attention, queries: bench.queries(attention, tokens: count, queries),
             entries: [Work.Entry(visible: .new(visibility, at: 0..<count), blocks: panels.blocks)], owner: panels)
         let check = try AccuracyCheck(work)
         for threads in threads {
-            var parameters = parameters(shape, dataType, context: nil, threads: threads)
+            var parameters = parameters(shape, format, context: nil, threads: threads)
             parameters.queries = queries.rawValue
             parameters.causal = true
             bench.progress(parameters.label)
@@ -149,10 +149,10 @@ public struct KernelBenchmark: Sendable {
     }
 
     private func parameters(
-        _ shape: AttentionShape, _ dataType: DataType, context: Int?, threads: Int
+        _ shape: AttentionShape, _ format: CacheFormat, context: Int?, threads: Int
     ) -> Parameters {
         var parameters = Parameters(
-            kind == .decode ? "decode" : "prefill", shape, dataType, context: context, count: count, threads: threads)
+            kind == .decode ? "decode" : "prefill", shape, format, context: context, count: count, threads: threads)
         if case .window(let tokens) = visibility { parameters.window = tokens }
         parameters.batch = batch.label
         parameters.isPeaked = isPeaked ? true : nil

@@ -12,25 +12,25 @@ final class KernelContext {
         get throws(ServiceError) { try ContextLayout(contextRanks: 1, interleave: 1, blockTokens: 64) }
     }
 
-    init(_ shape: AttentionShape, _ dataType: DataType, tokens: Int, _ bench: Bench) throws {
-        let model = try shape.model(dataType)
+    init(_ shape: AttentionShape, _ format: CacheFormat, tokens: Int, _ bench: Bench) throws {
+        let model = try shape.model(format)
         let byteCount = BenchmarkStore.diskByteCount(model, tokens: tokens)
         try bench.directory.requireRoom(byteCount)
         store = try BenchmarkStore(directory: bench.directory.fresh("store"), model: model)
         bench.progress(
-            "writing \(tokens) tokens of \(dataType.name) keys\(shape.isLatent ? "" : " and values") into a store of about "
+            "writing \(tokens) tokens of \(format.name) keys\(shape.isLatent ? "" : " and values") into a store of about "
                 + ByteFormat.format(byteCount))
-        try store.fill(upTo: tokens, RowPattern(seed: bench.seed, dataType: dataType), bench.interruption)
+        try store.fill(upTo: tokens, RowPattern(seed: bench.seed, dataType: format.rowType), bench.interruption)
     }
 
     /// Some tokens in panels that nobody else has.
     static func panels(
-        _ attention: LayerAttention, _ dataType: DataType, tokens: Int, _ bench: Bench
+        _ attention: LayerAttention, _ format: CacheFormat, tokens: Int, _ bench: Bench
     ) throws(ServiceError) -> NewTokenPanels {
         let layout = PanelLayout(
-            attention, dataType, kvHeads: attention.kvHeads, blockTokens: try Self.layout.blockTokens)
-        let chunk = KeyValueChunk(layout, tokens: tokens, dataType: dataType)
-        chunk.fill(0..<tokens, RowPattern(seed: bench.seed, dataType: dataType))
+            attention, format, kvHeads: attention.kvHeads, blockTokens: try Self.layout.blockTokens)
+        let chunk = KeyValueChunk(layout, tokens: tokens, dataType: format.rowType)
+        chunk.fill(0..<tokens, RowPattern(seed: bench.seed, dataType: format.rowType))
         return try NewTokenPanels(layout: layout, rows: chunk.rows(tokens), tokens: 0..<tokens)
     }
 

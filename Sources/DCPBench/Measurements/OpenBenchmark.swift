@@ -10,14 +10,14 @@ internal import Glibc
 /// `cache open` measures.
 public struct OpenBenchmark: Sendable {
     public var shapes: [AttentionShape]
-    public var dataTypes: [DataType]
+    public var formats: [CacheFormat]
     public var contexts: [Int]
     /// Of the cluster. One of them is killed and started.
     public var ranks: Int
 
-    public init(shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], ranks: Int) {
+    public init(shapes: [AttentionShape], formats: [CacheFormat], contexts: [Int], ranks: Int) {
         self.shapes = shapes
-        self.dataTypes = dataTypes
+        self.formats = formats
         self.contexts = contexts
         self.ranks = ranks
     }
@@ -31,20 +31,20 @@ public struct OpenBenchmark: Sendable {
     /// Measures all combinations, each with a cluster of its own.
     public func run(_ bench: Bench) async throws -> [Finding] {
         var results: [Finding] = []
-        for dataType in dataTypes {
+        for format in formats {
             for shape in shapes {
-                for context in contexts { results.append(try await measure(shape, dataType, context, bench)) }
+                for context in contexts { results.append(try await measure(shape, format, context, bench)) }
             }
         }
         return results
     }
 
     private func measure(
-        _ shape: AttentionShape, _ dataType: DataType, _ context: Int, _ bench: Bench
+        _ shape: AttentionShape, _ format: CacheFormat, _ context: Int, _ bench: Bench
     ) async throws -> Finding {
-        var parameters = Parameters("open", shape, dataType, context: context, count: 1, threads: 1)
+        var parameters = Parameters("open", shape, format, context: context, count: 1, threads: 1)
         parameters.ranks = ranks
-        let model = try shape.model(dataType, layers: 1)
+        let model = try shape.model(format, layers: 1)
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: context))
         var options = LocalClusterOptions()
         options.ranks = ranks
@@ -52,7 +52,7 @@ public struct OpenBenchmark: Sendable {
         let local = try LocalCluster.start(
             in: LocalClusterDirectory(path: bench.directory.fresh("c")), options: options)
         do {
-            let pattern = RowPattern(seed: bench.seed, dataType: dataType)
+            let pattern = RowPattern(seed: bench.seed, dataType: format.rowType)
             try await StepContext.fillStores(local, model, tokens: context, pattern, bench)
             bench.progress(parameters.label)
             let finding = try await measure(parameters, model, context, local, bench)
@@ -123,7 +123,7 @@ public struct OpenBenchmark: Sendable {
     ) -> [Figure] {
         let open = Samples(timings.map { $0.open * 1e3 })
         let held = Double(shape.layout.localLength(ofRank: 0, length: context))
-        let layout = PanelLayout(model[0], model.kvDataType, in: shape)
+        let layout = PanelLayout(model[0], model.kvFormat, in: shape)
         return [
             Figure("open, nothing in memory", open, unit: "ms"),
             Figure("read from the disk", Samples(timings.map { Double($0.readByteCount) / 1048576 }), unit: "MiB").of(

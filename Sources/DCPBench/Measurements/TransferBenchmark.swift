@@ -7,15 +7,15 @@ internal import DCPWire
 /// `transfer` measures.
 public struct TransferBenchmark: Sendable {
     public var shapes: [AttentionShape]
-    public var dataTypes: [DataType]
+    public var formats: [CacheFormat]
     /// Of the cluster, which share the tokens; each number with a cluster of its own.
     public var ranks: [Int]
     /// Tokens that are appended in one step, and read back in one call.
     public var count: Int
 
-    public init(shapes: [AttentionShape], dataTypes: [DataType], ranks: [Int], count: Int) {
+    public init(shapes: [AttentionShape], formats: [CacheFormat], ranks: [Int], count: Int) {
         self.shapes = shapes
-        self.dataTypes = dataTypes
+        self.formats = formats
         self.ranks = ranks
         self.count = count
     }
@@ -30,20 +30,20 @@ public struct TransferBenchmark: Sendable {
     /// Measures all combinations.
     public func run(_ bench: Bench) async throws -> [Finding] {
         var findings: [Finding] = []
-        for dataType in dataTypes {
+        for format in formats {
             for shape in shapes {
-                for ranks in ranks { findings.append(try await measure(shape, dataType, ranks, bench)) }
+                for ranks in ranks { findings.append(try await measure(shape, format, ranks, bench)) }
             }
         }
         return findings
     }
 
     private func measure(
-        _ shape: AttentionShape, _ dataType: DataType, _ ranks: Int, _ bench: Bench
+        _ shape: AttentionShape, _ format: CacheFormat, _ ranks: Int, _ bench: Bench
     ) async throws -> Finding {
-        var parameters = Parameters("transfer", shape, dataType, count: count, threads: 1)
+        var parameters = Parameters("transfer", shape, format, count: count, threads: 1)
         parameters.ranks = ranks
-        let model = try shape.model(dataType)
+        let model = try shape.model(format)
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: 2 * count))
         bench.progress(parameters.label)
         return try await bench.withCluster(ranks: ranks) { [parameters] in
@@ -65,7 +65,7 @@ public struct TransferBenchmark: Sendable {
     private func measure(
         _ parameters: Parameters, _ model: ModelDescription, _ cluster: Cluster, _ bench: Bench
     ) async throws -> Finding {
-        let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
+        let pattern = RowPattern(seed: bench.seed, dataType: model.kvFormat.rowType)
         func rows(_ tensor: Int, _ dim: Int) -> [UInt8] {
             pattern.tokenMajor(tensor: tensor, heads: model.kvHeads, positions: 0..<count, dim: dim)
         }
@@ -88,9 +88,11 @@ public struct TransferBenchmark: Sendable {
             try bench.interruption.check()
             let tokens = (
                 TokenRows(
-                    dataType: model.kvDataType, tokens: count, heads: model.kvHeads, dim: model.keyDim, bytes: keys),
+                    dataType: model.kvFormat.rowType, tokens: count, heads: model.kvHeads, dim: model.keyDim,
+                    bytes: keys),
                 TokenRows(
-                    dataType: model.kvDataType, tokens: count, heads: model.kvHeads, dim: model.valueDim, bytes: values)
+                    dataType: model.kvFormat.rowType, tokens: count, heads: model.kvHeads, dim: model.valueDim,
+                    bytes: values)
             )
             var clock = ContinuousClock.now
             try await cluster.append(

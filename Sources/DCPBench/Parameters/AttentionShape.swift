@@ -50,8 +50,8 @@ public struct AttentionShape: Hashable, Sendable, CustomStringConvertible {
 
     /// A model whose layers are all of this shape.
     /// - Throws: `.invalidModel` for numbers that no model may have.
-    public func model(_ dataType: DataType, layers: Int = 1) throws(ServiceError) -> ModelDescription {
-        try ModelDescription(layers: Array(repeating: attention(.all), count: layers), kvDataType: dataType)
+    public func model(_ format: CacheFormat, layers: Int = 1) throws(ServiceError) -> ModelDescription {
+        try ModelDescription(layers: Array(repeating: attention(.all), count: layers), kvFormat: format)
     }
 
     public var description: String {

@@ -40,18 +40,26 @@ public enum Lists {
         return all[0]
     }
 
-    public static func dataTypes(_ text: String, option: String) throws(ServiceError) -> [DataType] {
-        try items(text, option: option).map { (item) throws(ServiceError) in
-            try dataType(item, option: option)
+    public static func formats(_ text: String) throws(ServiceError) -> [CacheFormat] {
+        try items(text, option: "--kv-format").map { (item) throws(ServiceError) in
+            guard let format = CacheFormat(name: item) else {
+                throw ServiceError(
+                    .invalidConfiguration,
+                    "\(item.debugDescription) in --kv-format is not a cache format; use \(CacheFormat.names).")
+            }
+            return format
         }
     }
 
-    public static func dataType(_ text: String, option: String) throws(ServiceError) -> DataType {
-        guard let type = DataType(name: text) else {
-            throw ServiceError(
-                .invalidConfiguration, "\(text.debugDescription) in \(option) is not a dtype; use bf16, f16 or f32.")
+    public static func dataTypes(_ text: String, option: String) throws(ServiceError) -> [DataType] {
+        try items(text, option: option).map { (item) throws(ServiceError) in
+            guard let type = DataType(name: item) else {
+                throw ServiceError(
+                    .invalidConfiguration, "\(item.debugDescription) in \(option) is not a dtype; use bf16, f16 or f32."
+                )
+            }
+            return type
         }
-        return type
     }
 
     public static func durabilities(_ text: String) throws(ServiceError) -> [Durability] {

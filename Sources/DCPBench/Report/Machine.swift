@@ -34,7 +34,7 @@ public struct Kernels: Encodable, Hashable, Sendable {
     public var openblasCore: String
     /// Whether the environment forces narrower vectors on OpenBLAS than this CPU has.
     public var openblasCoreIsForcedOlder: Bool
-    /// How they prefetch, for each KV dtype and number of rows: `bf16, 4 rows: second:32`.
+    /// How they prefetch, for each cache format and number of rows: `bf16, 4 rows: second:32`.
     public var prefetch: [String]
 
     public static var current: Kernels {

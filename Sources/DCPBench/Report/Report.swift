@@ -84,8 +84,8 @@ public struct Parameters: Encodable, Hashable, Sendable {
     /// `kernels decode`
     public var benchmark: String
     public var shape: String
-    /// `bf16`, of the KV cache.
-    public var dataType: String
+    /// `bf16`
+    public var kvFormat: String
     /// Tokens before the step's.
     public var context: Int?
     /// Tokens of the step or chunk.
@@ -107,12 +107,12 @@ public struct Parameters: Encodable, Hashable, Sendable {
     public var load: String?
 
     package init(
-        _ benchmark: String, _ shape: AttentionShape, _ dataType: DataType, context: Int? = nil, count: Int,
+        _ benchmark: String, _ shape: AttentionShape, _ format: CacheFormat, context: Int? = nil, count: Int,
         threads: Int
     ) {
         self.benchmark = benchmark
         self.shape = "\(shape)"
-        self.dataType = dataType.name
+        self.kvFormat = format.name
         self.context = context
         self.count = count
         self.threads = threads
@@ -120,7 +120,7 @@ public struct Parameters: Encodable, Hashable, Sendable {
 
     /// `decode 32x8x128 bf16, 131072 tokens, 1 thread`
     public var label: String {
-        var text = "\(benchmark) \(shape) \(dataType)"
+        var text = "\(benchmark) \(shape) \(kvFormat)"
         if let queries, queries == "f32" { text += " f32 queries" }
         if let causal, causal { text += " causal" }
         if let context { text += context == 0 ? ", empty" : ", \(Self.tokens(context))" }

@@ -6,7 +6,7 @@ internal import DCPWire
 /// Whole decode steps through a local cluster of real daemons: what `step` measures.
 public struct StepBenchmark: Sendable {
     public var shapes: [AttentionShape]
-    public var dataTypes: [DataType]
+    public var formats: [CacheFormat]
     public var contexts: [Int]
     /// Compute threads of each rank.
     public var threads: [Int]
@@ -22,12 +22,12 @@ public struct StepBenchmark: Sendable {
     public var python: String?
 
     public init(
-        shapes: [AttentionShape], dataTypes: [DataType], contexts: [Int], threads: [Int], ranks: Int, count: Int,
+        shapes: [AttentionShape], formats: [CacheFormat], contexts: [Int], threads: [Int], ranks: Int, count: Int,
         queries: QueryKind, exchange: Exchange, load: StepLoad = StepLoad(), isPeaked: Bool = false,
         python: String? = nil
     ) {
         self.shapes = shapes
-        self.dataTypes = dataTypes
+        self.formats = formats
         self.contexts = contexts
         self.threads = threads
         self.ranks = ranks
@@ -53,11 +53,11 @@ public struct StepBenchmark: Sendable {
         var bench = bench
         if isPeaked { bench.scoreDeviation = Bench.peakedDeviation }
         var findings: [Finding] = []
-        for dataType in dataTypes {
+        for format in formats {
             for shape in shapes {
                 for context in contexts {
                     for threads in threads {
-                        findings.append(try await measure(shape, dataType, context, threads, bench))
+                        findings.append(try await measure(shape, format, context, threads, bench))
                     }
                 }
             }
@@ -66,14 +66,14 @@ public struct StepBenchmark: Sendable {
     }
 
     private func measure(
-        _ shape: AttentionShape, _ dataType: DataType, _ context: Int, _ threads: Int, _ bench: Bench
+        _ shape: AttentionShape, _ format: CacheFormat, _ context: Int, _ threads: Int, _ bench: Bench
     ) async throws -> Finding {
-        var parameters = Parameters("step", shape, dataType, context: context, count: count, threads: threads)
+        var parameters = Parameters("step", shape, format, context: context, count: count, threads: threads)
         parameters.ranks = ranks
         parameters.queries = queries.rawValue
         parameters.isPeaked = isPeaked ? true : nil
         parameters.load = load.label.isEmpty ? nil : load.label
-        let model = try shape.model(dataType, layers: load.layers)
+        let model = try shape.model(format, layers: load.layers)
         try bench.directory.requireRoom(BenchmarkStore.diskByteCount(model, tokens: context))
         bench.progress("starting a coordinator and \(ranks) ranks")
         let cluster = try StepCluster.start(

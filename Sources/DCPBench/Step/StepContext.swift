@@ -25,7 +25,7 @@ struct StepContext: Sendable {
         _ cluster: StepCluster, _ model: ModelDescription, tokens: Int, _ bench: Bench
     ) async throws -> StepContext {
         let local = cluster.local
-        let pattern = RowPattern(seed: bench.seed, dataType: model.kvDataType)
+        let pattern = RowPattern(seed: bench.seed, dataType: model.kvFormat.rowType)
         let shape = try local.configuration.shape()
         let heads = Heads(
             parts: Set([0, model.kvHeads - 1]).sorted().map {

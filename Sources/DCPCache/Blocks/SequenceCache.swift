@@ -20,7 +20,7 @@ final class ModelEntry: Sendable {
         self.id = id
         self.name = name
         self.description = description
-        panels = (0..<description.layers).map { PanelLayout(description[$0], description.kvDataType, in: cluster) }
+        panels = (0..<description.layers).map { PanelLayout(description[$0], description.kvFormat, in: cluster) }
         tail = TailLayout(panels)
         blockByteCounts = panels.map { BlockRecord.byteCount($0, pageByteCount: pageByteCount) }
         blockPages = blockByteCounts.map { BlockRecord.pages(byteCount: $0, pageByteCount: pageByteCount) }

@@ -9,7 +9,7 @@ extension ShardCache {
     ///   - position: the global position of the first; must be the layer's length.
     ///   - rows: keys and values of a whole step, for the KV heads of the group.
     ///   - tokens: which of the step's tokens these are.
-    /// - Throws: `.positionMismatch`; `.invalidRequest` for a value that is not finite in the KV dtype, the length is
+    /// - Throws: `.positionMismatch`; `.invalidRequest` for a value that is not finite in the cache format, the length is
     ///   then unchanged; `.overloaded` when there is no room in RAM at the moment; `.notReady` during a truncation;
     ///   `.unknownSequence`, `.storeDamaged`.
     public func append(
@@ -141,7 +141,7 @@ extension ShardCache {
                 state.dropMemory(fromLocalIndex: local.lowerBound, panels, pool: memory)
                 throw fail(
                     .invalidRequest,
-                    "A key or value of the step is not finite in \(panels.dataType.name); check the model's output.")
+                    "A key or value of the step is not finite in \(panels.format.name); check the model's output.")
             }
             next += count
         }

@@ -2,7 +2,7 @@ internal import DCPAttention
 public import DCPCore
 internal import Synchronization
 
-/// What was read back out of the cache, for the KV heads of the group, in the KV dtype.
+/// What was read back out of the cache, for the KV heads of the group, in the cache format.
 public struct StoredRows: Hashable, Sendable {
     /// Changes whenever the sequence is cut: rows of one generation are of one sequence. Counted from the rank's start.
     public var generation: UInt64
@@ -60,7 +60,7 @@ extension ContextReader {
     fileprivate func read(_ tokens: Range<Int>, into bytes: UnsafeMutableRawBufferPointer) {
         precondition(bytes.count == tokens.count * layout.rowByteCount)
         guard let base = bytes.baseAddress else { return }
-        let keyByteCount = layout.kvHeads * layout.keyDim * layout.dataType.byteCount
+        let keyByteCount = layout.kvHeads * layout.keyDim * layout.format.rowType.byteCount
         let valueByteCount = layout.rowByteCount - keyByteCount
         var keys = base
         var values = base + tokens.count * keyByteCount

@@ -7,7 +7,7 @@ internal import DCPStore
 /// Named after a writer, as blocks are, so that forks share the rows of the block that they are cut from.
 ///
 /// The value holds the token's row in each layer, one after the other, and a CRC-32C of key and rows (4 bytes). A row is K
-/// `[kvHeads][Dk]` and then V `[kvHeads][Dv]` in the KV dtype, as `PanelLayout.read` gives it.
+/// `[kvHeads][Dk]` and then V `[kvHeads][Dv]` in the cache format, as `PanelLayout.read` gives it.
 enum TailRecord {
     static let keyByteCount = 16
 

@@ -83,7 +83,7 @@ extension Cluster {
         let heads = groups * max(2, topology.shape.contextRanks)
         let description = try ModelDescription(
             layers: 1, queryHeads: heads, kvHeads: groups, keyDim: 8, valueDim: 8, scale: 0.5, softcap: nil,
-            kvDataType: .float32)
+            kvFormat: .float32)
         return (topology, try await registerModel(CanaryNames.model, description))
     }
 

@@ -2,7 +2,7 @@ public import DCPCore
 internal import DCPWire
 internal import NIOCore
 
-/// Keys and values as the cache holds them: token-major, all KV heads of the model, in its KV dtype.
+/// Keys and values as the cache holds them: token-major, all KV heads of the model, in its cache format.
 public struct CachedRows: Sendable {
     /// `[tokens][Hkv][Dk]`
     public internal(set) var keys: [UInt8]
@@ -47,7 +47,8 @@ extension Cluster {
     ) async throws(ServiceError) {
         let reading = RowReading(
             sequence: sequence.record.id, layer: layer, attention: try sequence.model.attention(ofLayer: layer),
-            dataType: sequence.model.description.kvDataType, positions: positions, topology: try await readyTopology())
+            dataType: sequence.model.description.kvFormat.rowType, positions: positions,
+            topology: try await readyTopology())
         do throws(ServiceError) {
             var connections: [Connection] = []
             for rank in reading.ranks { connections.append(try await connection(to: rank, in: reading.topology)) }

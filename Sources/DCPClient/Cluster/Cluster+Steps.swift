@@ -100,7 +100,7 @@ extension Cluster {
         let attention = try model.attention(ofLayer: layer)
         try contents.check(attention)
         // Ranks check again. Here nothing is sent yet, and a number can be named by its head in the model.
-        if checksInputs { try contents.check(InputLimits(attention, kvDataType: model.description.kvDataType)) }
+        if checksInputs { try contents.check(InputLimits(attention, kvFormat: model.description.kvFormat)) }
         let topology = try await readyTopology()
         var contents = contents
         contents.entries = try await claimed(contents.entries, in: topology.epoch)

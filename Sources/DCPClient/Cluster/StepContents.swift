@@ -78,7 +78,7 @@ struct StepContents {
         queries?.write(queryHeads, to: &tensors)
         keys?.write(kvHeads, of: owned, to: &tensors)
         values?.write(kvHeads, of: owned, to: &tensors)
-        let keyValueDataType = keys?.dataType ?? model.description.kvDataType
+        let keyValueDataType = keys?.dataType ?? model.description.kvFormat.rowType
         return StepRequest(
             model: model.id, queryMode: queryMode, appends: keys != nil, wantsLSE: wantsLSE,
             timeoutMilliseconds: UInt32(clamping: Int(timeout / .milliseconds(1))), entries: entries,

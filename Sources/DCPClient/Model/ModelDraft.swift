@@ -6,7 +6,7 @@ struct ModelDraft {
     /// By layer; only what the file itself has.
     var sinks: [Int: [Float]] = [:]
     /// What the cache must keep.
-    var kvDataType: DataType?
+    var kvFormat: CacheFormat?
     /// What the weights are in, and so the cache unless somebody says otherwise.
     var weightsDataType: DataType?
     var revision: String?

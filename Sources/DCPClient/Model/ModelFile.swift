@@ -4,7 +4,7 @@ internal import DCPCore
 ///
 /// ```yaml
 /// revision: sha256:41c8
-/// kv_dtype: bf16
+/// kv_format: bf16
 /// kinds:
 ///   local: {query_heads: 8, kv_heads: 4, key_dim: 256, window: 1024}
 ///   global: {query_heads: 8, kv_heads: 4, key_dim: 256}
@@ -22,20 +22,20 @@ struct ModelFile {
     init(_ fields: ModelFields) { self.fields = fields }
 
     func draft() throws(ServiceError) -> ModelDraft {
-        try fields.check(keys: ["revision", "kv_dtype", "kinds", "layers", "sinks"])
+        try fields.check(keys: ["revision", "kv_format", "kinds", "layers", "sinks"])
         let kinds = try kinds()
         var layers: [LayerAttention] = []
         try append(try runs(of: fields), of: kinds, to: &layers, depth: 1)
         return ModelDraft(
-            layers: layers, sinks: try sinks(), kvDataType: try dataType(), revision: try fields.text("revision"))
+            layers: layers, sinks: try sinks(), kvFormat: try kvFormat(), revision: try fields.text("revision"))
     }
 
-    private func dataType() throws(ServiceError) -> DataType? {
-        guard let name = try fields.text("kv_dtype") else { return nil }
-        guard let dataType = DataType(name: name) else {
-            throw fields.error("kv_dtype", "is `\(name)`; write bf16, f16 or f32.")
+    private func kvFormat() throws(ServiceError) -> CacheFormat? {
+        guard let name = try fields.text("kv_format") else { return nil }
+        guard let format = CacheFormat(name: name) else {
+            throw fields.error("kv_format", "is `\(name)`; write \(CacheFormat.names).")
         }
-        return dataType
+        return format
     }
 
     private func kinds() throws(ServiceError) -> [String: LayerAttention] {

@@ -17,7 +17,7 @@ public struct ModelSource: Sendable {
 
     public var file: File
     /// What the cache keeps. Default: what the file says, of a config.json the dtype of the weights; else bf16.
-    public var kvDataType: DataType?
+    public var kvFormat: CacheFormat?
     /// What identifies weights and rotary settings.
     public var revision: String?
     /// Safetensors files with the logits of layers that have sinks: `model.layers.<l>.self_attn.sinks`, as in a checkpoint, or
@@ -36,13 +36,14 @@ public struct ModelSource: Sendable {
             case .config: try HuggingFaceConfig(fields).draft()
             case .modelFile: try ModelFile(fields).draft()
             }
-        let kvDataType = try ModelDraft.agreed(self.kvDataType, draft.kvDataType, "kv_dtype", file: path, text: \.name)
+        let kvFormat = try ModelDraft.agreed(self.kvFormat, draft.kvFormat, "kv_format", file: path, text: \.name)
         let revision = try ModelDraft.agreed(self.revision, draft.revision, "revision", file: path) { "`\($0)`" }
         let sinkFiles = try sinks.map { (sinks) throws(ServiceError) in try SafetensorsFile.open(sinks) }
         let logits = try draft.allSinks(sinkFiles, file: path)
         do throws(ServiceError) {
             return try ModelDescription(
-                layers: draft.layers, kvDataType: kvDataType ?? draft.weightsDataType ?? .bfloat16, sinks: logits,
+                layers: draft.layers, kvFormat: kvFormat ?? draft.weightsDataType.map(CacheFormat.init) ?? .bfloat16,
+                sinks: logits,
                 revision: revision)
         } catch {
             throw ServiceError(error.code, "\(path): \(error.message)")

@@ -18,8 +18,8 @@ extension Cluster {
                 let positions = start..<min(start + description.transferTokens, end)
                 let stored = try await rows(of: sequence, layer: layer.index, positions: positions)
                 let tokens = positions.lowerBound - position..<positions.upperBound - position
-                let keys = try layer.keys.rounded(tokens, to: description.kvDataType)
-                let values = try layer.values?.rounded(tokens, to: description.kvDataType) ?? []
+                let keys = try layer.keys.rounded(tokens, to: description.kvFormat.rowType)
+                let values = try layer.values?.rounded(tokens, to: description.kvFormat.rowType) ?? []
                 guard stored.keys == keys, stored.values == values else {
                     throw ServiceError(
                         .conflict,

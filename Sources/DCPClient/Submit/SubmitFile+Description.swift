@@ -29,7 +29,7 @@ extension SubmitFile {
             logits[layer.index] = layer.sinks
         }
         let description = try ModelDescription(
-            layers: all, kvDataType: options.kvDataType ?? base?.kvDataType ?? self.layers[0].keys.dataType,
+            layers: all, kvFormat: options.kvFormat ?? base?.kvFormat ?? CacheFormat(self.layers[0].keys.dataType),
             sinks: logits, revision: options.revision ?? metadata["revision"] ?? options.description?.revision)
         if let differences = options.description?.differences(from: description), !differences.isEmpty {
             throw ServiceError(

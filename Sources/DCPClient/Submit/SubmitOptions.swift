@@ -5,7 +5,7 @@ public import DCPWire
 public struct SubmitOptions: Sendable {
     public var model: String?
     public var sequence: String?
-    public var kvDataType: DataType?
+    public var kvFormat: CacheFormat?
     /// For a file with one layer's `q`, `k`, `v`: which layer they are of. Default 0.
     public var layer: Int?
     /// The model's number of layers.

@@ -25,7 +25,7 @@ public struct TransferReport: Sendable {
 extension ModelDescription {
     /// How many tokens of one layer are moved at once: some megabytes, at least one token.
     var transferTokens: Int {
-        let largest = kinds.reduce(1) { max($0, $1.rowByteCount(kvDataType)) }
+        let largest = kinds.reduce(1) { max($0, $1.rowByteCount(kvFormat.rowType)) }
         return min(max((8 << 20) / largest, 1), StepRequest.tokensMax)
     }
 }

@@ -110,7 +110,7 @@ extension Cluster {
     ) async throws(ServiceError) {
         let rows = try file.rows(layer: layer, tokens)
         let attention = file.description[layer]
-        let dataType = file.description.kvDataType
+        let dataType = file.description.kvFormat.rowType
         try await append(
             layer: layer, [sequence.entry(position: tokens.lowerBound, count: tokens.count)], model: sequence.model,
             keys: TokenRows(

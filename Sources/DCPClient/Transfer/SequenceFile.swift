@@ -6,8 +6,8 @@ internal import Foundation
 ///
 /// | tensor | shape |
 /// |---|---|
-/// | `layers.<l>.k` | `[T, Hkv, Dk]` in the model's KV dtype |
-/// | `layers.<l>.v` | `[T, Hkv, Dv]` in the model's KV dtype |
+/// | `layers.<l>.k` | `[T, Hkv, Dk]` in the model's cache format |
+/// | `layers.<l>.v` | `[T, Hkv, Dv]` in the model's cache format |
 /// | `token_ids` | `[T]` in U32; only with ids |
 /// | `annotation` | `[n]` in U8; only with an annotation |
 ///
@@ -62,7 +62,7 @@ public struct SequenceFile: Sendable {
         for layer in 0..<description.layers {
             let attention = description[layer]
             func tensor(_ name: String, dim: Int) throws(ServiceError) -> SafetensorsTensor {
-                try Self.tensor(name, of: file, description.kvDataType, [length, attention.kvHeads, dim])
+                try Self.tensor(name, of: file, description.kvFormat.rowType, [length, attention.kvHeads, dim])
             }
             keyTensors.append(try tensor(Self.keys(layer), dim: attention.keyDim))
             valueTensors.append(
@@ -122,7 +122,7 @@ public struct SequenceFile: Sendable {
             let rows = [(keys(layer), attention.keyDim), (values(layer), attention.ownValueDim)].filter { $0.1 > 0 }
             return rows.map { name, dim in
                 SafetensorsWriter.Declaration(
-                    name: name, dataType: description.kvDataType, shape: [length, attention.kvHeads, dim])
+                    name: name, dataType: description.kvFormat.rowType, shape: [length, attention.kvHeads, dim])
             }
         }
         if tokenIDs != nil {

@@ -6,7 +6,7 @@
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 1 | format, 1 |
-/// | 1 | 1 | KV dtype, `DataType.rawValue` |
+/// | 1 | 1 | cache format, `CacheFormat.rawValue` |
 /// | 2 | 1 | r, bytes of the revision; 0 for none |
 /// | 3 | r | revision, UTF-8 |
 /// | 3 + r | 2 | k, kinds |
@@ -35,7 +35,7 @@ extension ModelDescription {
     public static let format: UInt8 = 1
 
     public var encoded: [UInt8] {
-        var bytes: [UInt8] = [Self.format, kvDataType.rawValue]
+        var bytes: [UInt8] = [Self.format, kvFormat.rawValue]
         func append<Value: FixedWidthInteger>(_ value: Value) {
             withUnsafeBytes(of: value.littleEndian) { bytes.append(contentsOf: $0) }
         }
@@ -81,8 +81,8 @@ extension ModelDescription {
                 "A model's description has format \(format), this program reads \(Self.format); use programs of one "
                     + "version everywhere.")
         }
-        let dataType = try reader.next(UInt8.self)
-        guard let kvDataType = DataType(rawValue: dataType) else { throw reader.broken("the KV dtype \(dataType)") }
+        let number = try reader.next(UInt8.self)
+        guard let kvFormat = CacheFormat(rawValue: number) else { throw reader.broken("the cache format \(number)") }
         let revision = try reader.nextText(byteCount: Int(try reader.next(UInt8.self)))
         let kindCount = Int(try reader.next(UInt16.self))
         try reader.require(byteCount: kindCount * 24)
@@ -110,7 +110,7 @@ extension ModelDescription {
         }
         guard reader.isAtEnd else { throw reader.broken("bytes left over") }
         try self.init(
-            layers: layers, kvDataType: kvDataType, sinks: sinks, revision: revision.isEmpty ? nil : revision)
+            layers: layers, kvFormat: kvFormat, sinks: sinks, revision: revision.isEmpty ? nil : revision)
         // One model has one form: equal bytes are equal models, and the other way round.
         guard self.encoded.elementsEqual(encoded) else {
             throw reader.broken("another form of a valid description")

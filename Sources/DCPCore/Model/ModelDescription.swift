@@ -5,7 +5,7 @@
 /// derived, so that two descriptions of the same layers are equal.
 public struct ModelDescription: Hashable, Sendable {
     /// What keys and values are rounded to, once, when a step brings them; attention then computes in Float32.
-    public let kvDataType: DataType
+    public let kvFormat: CacheFormat
     /// The different kinds, in the order of their first layers.
     public let kinds: [LayerAttention]
     /// One logit for each query head, over all head groups; empty for a layer without sinks.
@@ -21,12 +21,12 @@ public struct ModelDescription: Hashable, Sendable {
     public var layers: Int { kindOfLayer.count }
     public subscript(layer: Int) -> LayerAttention { kinds[Int(kindOfLayer[layer])] }
     /// Keys and values of one token in all layers, over all head groups.
-    public var rowByteCount: Int { kindOfLayer.reduce(0) { $0 + kinds[Int($1)].rowByteCount(kvDataType) } }
+    public var rowByteCount: Int { kindOfLayer.reduce(0) { $0 + kinds[Int($1)].rowByteCount(kvFormat.rowType) } }
 
     /// - Parameter sinks: for each layer, one number for each query head where its kind has sinks, else none.
     /// - Throws: `.invalidModel`, with the value, the limit and the remedy.
     public init(
-        layers: [LayerAttention], kvDataType: DataType, sinks: [[Float]]? = nil, revision: String? = nil
+        layers: [LayerAttention], kvFormat: CacheFormat, sinks: [[Float]]? = nil, revision: String? = nil
     ) throws(ServiceError) {
         func require(_ holds: Bool, _ message: @autoclosure () -> String) throws(ServiceError) {
             guard holds else { throw ServiceError(.invalidModel, message()) }
@@ -62,7 +62,7 @@ public struct ModelDescription: Hashable, Sendable {
             return index
         }
         self.kinds = kinds
-        self.kvDataType = kvDataType
+        self.kvFormat = kvFormat
         self.sinks = sinks
         self.revision = revision
     }
@@ -70,14 +70,14 @@ public struct ModelDescription: Hashable, Sendable {
     /// A model whose layers are all alike, without sinks.
     public init(
         layers: Int, queryHeads: Int, kvHeads: Int, keyDim: Int, valueDim: Int, scale: Float, softcap: Float?,
-        kvDataType: DataType
+        kvFormat: CacheFormat
     ) throws(ServiceError) {
         let kind = try LayerAttention(
             queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, values: .own(valueDim), scale: scale,
             softcap: softcap)
         // The limit is checked before so many are made.
         let count = min(max(layers, 0), Self.layersMax + 1)
-        try self.init(layers: Array(repeating: kind, count: count), kvDataType: kvDataType)
+        try self.init(layers: Array(repeating: kind, count: count), kvFormat: kvFormat)
     }
 
     /// Layers beside each other that are of one kind.
@@ -105,8 +105,8 @@ public struct ModelDescription: Hashable, Sendable {
     public func differences(from other: ModelDescription) -> [String] {
         var found: [String] = []
         if layers != other.layers { found.append("layers: \(layers), not \(other.layers)") }
-        if kvDataType != other.kvDataType {
-            found.append("KV dtype: \(kvDataType.name), not \(other.kvDataType.name)")
+        if kvFormat != other.kvFormat {
+            found.append("cache format: \(kvFormat.name), not \(other.kvFormat.name)")
         }
         if let revision, revision != other.revision {
             found.append("revision: `\(revision)`, not \(other.revision.map { "`\($0)`" } ?? "none")")

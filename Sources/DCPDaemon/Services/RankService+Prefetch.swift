@@ -32,6 +32,6 @@ extension RankService {
 
     private func metadata(_ trials: PrefetchTrials) -> Logger.Metadata {
         Dictionary(
-            uniqueKeysWithValues: trials.trials.map { ("\($0.dataType.name)-\($0.rows)-rows", "\($0.figures)") })
+            uniqueKeysWithValues: trials.trials.map { ("\($0.format.name)-\($0.rows)-rows", "\($0.figures)") })
     }
 }

@@ -81,7 +81,7 @@ extension ShardCache {
         }
         let attention = model.description[request.layer]
         return RowsReply(
-            generation: stored.generation, tokens: stored.tokens, dataType: model.description.kvDataType,
+            generation: stored.generation, tokens: stored.tokens, dataType: model.description.kvFormat.rowType,
             kvHeads: attention.kvHeads / headGroups, keyDim: attention.keyDim, valueDim: attention.ownValueDim,
             rows: buffer)
     }

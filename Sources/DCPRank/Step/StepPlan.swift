@@ -10,7 +10,7 @@ public import DCPWire
 public struct StepPlan: Sendable {
     /// Of the step's layer.
     public let attention: LayerAttention
-    public let kvDataType: DataType
+    public let kvFormat: CacheFormat
     /// Of the own heads; empty for a layer without.
     public let sinks: [Float]
     public let partition: HeadPartition
@@ -93,7 +93,7 @@ public struct StepPlan: Sendable {
                 "\(entry.sequence) is in the step twice; join its tokens into one entry, or send two steps.")
         }
         self.attention = attention
-        kvDataType = model.description.kvDataType
+        kvFormat = model.description.kvFormat
         let sinks = model.description.sinks[layer]
         let firstHead = cluster.headGroup(of: rank) * partition.queryHeads
         self.sinks = sinks.isEmpty ? [] : ownHeads.map { sinks[firstHead + $0] }
@@ -117,13 +117,13 @@ public struct StepPlan: Sendable {
 
     /// For tests and tools that have no request at hand.
     package init(
-        attention: LayerAttention, kvDataType: DataType, sinks: [Float] = [], partition: HeadPartition,
+        attention: LayerAttention, kvFormat: CacheFormat, sinks: [Float] = [], partition: HeadPartition,
         layout: ContextLayout, contextRank: Int, exchange: Exchange,
         queryMode: StepRequest.QueryMode, appends: Bool = true, wantsLSE: Bool, commits: Bool = false,
         entries: [StepRequest.Entry]
     ) {
         self.attention = attention
-        self.kvDataType = kvDataType
+        self.kvFormat = kvFormat
         self.sinks = sinks
         self.partition = partition
         self.layout = layout
@@ -144,7 +144,7 @@ public struct StepPlan: Sendable {
         let tensors = request.payloadByteCount
         guard queryMode != .absent else { return tensors }
         let panels = PanelLayout(
-            attention, kvDataType, kvHeads: partition.kvHeads, blockTokens: layout.blockTokens)
+            attention, kvFormat, kvHeads: partition.kvHeads, blockTokens: layout.blockTokens)
         let states = entries.reduce(0) { sum, entry in
             sum
                 + WorkSplit.stateByteCountMax(

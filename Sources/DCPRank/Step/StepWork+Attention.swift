@@ -20,7 +20,7 @@ extension StepWork {
     func attendNewTokens(in place: Place, completion: @escaping Completion<AttentionResult>) {
         let own = QueryConversion.Part(heads: plan.ownHeads, dataType: request.queryDataType, rows: ownQueries)
         let layout = PanelLayout(
-            plan.attention, plan.kvDataType, kvHeads: plan.partition.kvHeads, blockTokens: Self.newTokenBlockTokens)
+            plan.attention, plan.kvFormat, kvHeads: plan.partition.kvHeads, blockTokens: Self.newTokenBlockTokens)
         let kept = Kept(
             (
                 queries: QueryConversion(heads: plan.ownHeads, [own], plan, limits),
@@ -32,7 +32,7 @@ extension StepWork {
             else { return .goesOn }
             let large = kept.value.panels.panels
             let own = OwnToken(
-                plan.attention, plan.kvDataType, partition: plan.partition, heads: plan.ownHeads)
+                plan.attention, plan.kvFormat, partition: plan.partition, heads: plan.ownHeads)
             return .job(
                 job(heads: plan.ownHeads.count, owners: []) { [self] index, states throws(ServiceError) in
                     try withRows { (rows) throws(ServiceError) in

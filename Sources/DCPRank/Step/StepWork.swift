@@ -51,7 +51,7 @@ final class StepWork: Sendable {
     ) {
         self.plan = plan
         self.request = request
-        limits = InputLimits(plan.attention, kvDataType: plan.kvDataType)
+        limits = InputLimits(plan.attention, kvFormat: plan.kvFormat)
         self.layer = layer
         self.cache = cache
         self.pool = pool

@@ -8,7 +8,7 @@ internal import DCPWire
 /// wrongly.
 final class ModelSequence {
     struct Layer {
-        /// `[token][kvHeads][Dk]`, rounded to the KV dtype.
+        /// `[token][kvHeads][Dk]`, rounded to the cache format.
         var keys: [Float] = []
         /// `[token][kvHeads][Dv]`; none where the keys hold them.
         var values: [Float] = []
@@ -96,8 +96,8 @@ final class ModelSequence {
 
     /// Takes new tokens in, as they are about to be sent.
     func append(_ layer: Int, _ keys: [Float], _ values: [Float], tokens: Int) {
-        layers[layer].keys += Rounding.rounded(keys, to: model.kvDataType)
-        layers[layer].values += Rounding.rounded(values, to: model.kvDataType)
+        layers[layer].keys += Rounding.rounded(keys, to: model.kvFormat.rowType)
+        layers[layer].values += Rounding.rounded(values, to: model.kvFormat.rowType)
         layers[layer].count += tokens
         guard hasIDs else { return }
         // Not drawn from the seed's numbers. Few ids, so that sequences begin alike and part at any place.

@@ -54,7 +54,7 @@ struct SentStep {
         self.cluster = cluster
         self.attention = attention
         self.mode = mode
-        limits = InputLimits(attention, kvDataType: model.description.kvDataType)
+        limits = InputLimits(attention, kvFormat: model.description.kvFormat)
         tokens = entries.reduce(0) { $0 + $1.count }
         let reference = ReferenceAttention(attention)
         var joined = ReferenceAttention.Result(outputs: [], lse: [])

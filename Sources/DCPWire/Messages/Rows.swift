@@ -40,7 +40,7 @@ public struct RowsReply: Sendable {
     public var generation: UInt64
     /// Tokens in the payload.
     public var tokens: Int
-    /// The model's KV dtype.
+    /// The model's cache format.
     public var dataType: DataType
     /// KV heads of the rank's head group.
     public var kvHeads: Int

@@ -36,28 +36,28 @@ struct AllCommand: AsyncParsableCommand {
             let shapes = [large, try AttentionShape("llama-70b"), try AttentionShape("smollm2-135m")]
             let decodes = [
                 KernelBenchmark(
-                    .decode, shapes: shapes, dataTypes: [.bfloat16], contexts: contexts, threads: threads, count: 1),
+                    .decode, shapes: shapes, formats: [.bfloat16], contexts: contexts, threads: threads, count: 1),
                 KernelBenchmark(
-                    .decode, shapes: [large], dataTypes: [.float16, .float32], contexts: contexts, threads: threads,
+                    .decode, shapes: [large], formats: [.float16, .float32], contexts: contexts, threads: threads,
                     count: 1),
                 KernelBenchmark(
-                    .decode, shapes: [large], dataTypes: [.bfloat16], contexts: [contexts[contexts.count - 1]],
+                    .decode, shapes: [large], formats: [.bfloat16], contexts: [contexts[contexts.count - 1]],
                     threads: threads, count: 1, visibility: .window(1024)),
                 KernelBenchmark(
-                    .decode, shapes: [latent], dataTypes: [.bfloat16], contexts: [contexts[0]], threads: threads,
+                    .decode, shapes: [latent], formats: [.bfloat16], contexts: [contexts[0]], threads: threads,
                     count: 1),
                 KernelBenchmark(
-                    .prefill, shapes: [latent], dataTypes: [.bfloat16], contexts: [contexts[0]], threads: threads,
+                    .prefill, shapes: [latent], formats: [.bfloat16], contexts: [contexts[0]], threads: threads,
                     count: 64),
             ]
             let prefill = KernelBenchmark(
-                .prefill, shapes: [large], dataTypes: [.bfloat16], contexts: [contexts[0]], threads: threads,
+                .prefill, shapes: [large], formats: [.bfloat16], contexts: [contexts[0]], threads: threads,
                 count: count, withNewTokens: true)
             let append = AppendBenchmark(
-                shapes: [large], dataTypes: [.bfloat16], contexts: [0], threads: [1], count: count, rows: .bfloat16,
+                shapes: [large], formats: [.bfloat16], contexts: [0], threads: [1], count: count, rows: .bfloat16,
                 durabilities: [.never, .everysec, .always])
             let step = StepBenchmark(
-                shapes: [large], dataTypes: [.bfloat16], contexts: [contexts[contexts.count - 1]], threads: [1],
+                shapes: [large], formats: [.bfloat16], contexts: [contexts[contexts.count - 1]], threads: [1],
                 ranks: 2, count: 1, queries: .bfloat16, exchange: .allToAll)
             let notMeasured =
                 KernelBenchmark.notMeasured(.decode) + KernelBenchmark.notMeasured(.prefill).suffix(1)

@@ -59,12 +59,13 @@ struct CommitCommand: AsyncParsableCommand {
         try await execute {
             let benchmark = CommitBenchmark(
                 shapes: try Lists.shapes(shape.shape),
-                dataTypes: try Lists.dataTypes(shape.dtype, option: "--dtype"), layers: layers,
+                formats: try Lists.formats(shape.kvFormat), layers: layers,
                 clients: try Lists.counts(clients, option: "--clients", in: 1...64),
                 ranks: try Lists.counts(ranks, option: "--ranks", in: 1...1024),
                 durabilities: try Lists.durabilities(durability))
             let parameters = [
-                "shape": shape.shape, "dtype": shape.dtype, "layers": "\(layers)", "clients": clients, "ranks": ranks,
+                "shape": shape.shape, "kv_format": shape.kvFormat, "layers": "\(layers)", "clients": clients,
+                "ranks": ranks,
                 "durability": durability,
             ]
             try await options.execute("cache commit", parameters, notMeasured: CommitBenchmark.notMeasured) { bench in
@@ -107,9 +108,11 @@ struct OpenCommand: AsyncParsableCommand {
         try await execute {
             let benchmark = OpenBenchmark(
                 shapes: try Lists.shapes(shape.shape),
-                dataTypes: try Lists.dataTypes(shape.dtype, option: "--dtype"),
+                formats: try Lists.formats(shape.kvFormat),
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts), ranks: ranks)
-            let parameters = ["shape": shape.shape, "dtype": shape.dtype, "context": context, "ranks": "\(ranks)"]
+            let parameters = [
+                "shape": shape.shape, "kv_format": shape.kvFormat, "context": context, "ranks": "\(ranks)",
+            ]
             try await options.execute("cache open", parameters, notMeasured: OpenBenchmark.notMeasured) { bench in
                 try await benchmark.run(bench)
             }
@@ -160,8 +163,10 @@ struct CacheShapeOptions: ParsableArguments {
             valueName: "shapes"))
     var shape: String = "32x8x128"
 
-    @Option(help: ArgumentHelp("The KV cache's dtype: bf16, f16 or f32; several with commas.", valueName: "dtypes"))
-    var dtype: String = "bf16"
+    @Option(
+        help: ArgumentHelp(
+            "What the KV cache keeps: \(CacheFormat.names); several with commas.", valueName: "formats"))
+    var kvFormat: String = "bf16"
 }
 
 struct AppendCommand: AsyncParsableCommand {
@@ -198,7 +203,7 @@ struct AppendCommand: AsyncParsableCommand {
         try await execute {
             let contexts = try Lists.counts(context, option: "--context", in: 0...ShapeOptions.contexts.upperBound)
             let base = AppendBenchmark(
-                shapes: try shape.shapes(), dataTypes: try shape.dataTypes(), contexts: contexts,
+                shapes: try shape.shapes(), formats: try shape.formats(), contexts: contexts,
                 threads: try shape.threadCounts(),
                 count: try Lists.count(count, option: "--count", in: ShapeOptions.counts), rows: .bfloat16,
                 durabilities: try Lists.durabilities(durability))

@@ -32,12 +32,12 @@ struct ForksCommand: AsyncParsableCommand {
     func run() async throws {
         try await execute {
             let benchmark = ForkBenchmark(
-                shapes: try Lists.shapes(shape.shape), dataTypes: try Lists.dataTypes(shape.dtype, option: "--dtype"),
+                shapes: try Lists.shapes(shape.shape), formats: try Lists.formats(shape.kvFormat),
                 ranks: try Lists.counts(ranks, option: "--ranks", in: 1...64),
                 context: try Lists.count(context, option: "--context", in: 2...ShapeOptions.counts.upperBound),
                 forks: try Lists.count(forks, option: "--forks", in: 1...1024))
             let parameters = [
-                "shape": shape.shape, "dtype": shape.dtype, "ranks": ranks, "context": context, "forks": forks,
+                "shape": shape.shape, "kv_format": shape.kvFormat, "ranks": ranks, "context": context, "forks": forks,
             ]
             try await options.execute("forks", parameters, notMeasured: ForkBenchmark.notMeasured) { bench in
                 try await benchmark.run(bench)

@@ -21,7 +21,7 @@ struct DecodeCommand: AsyncParsableCommand {
         discussion: """
             EXAMPLE
               dcp-bench kernels decode
-              dcp-bench kernels decode --shape 64x8x128 --context 32k,128k --threads 1,2 --dtype bf16,f32
+              dcp-bench kernels decode --shape 64x8x128 --context 32k,128k --threads 1,2 --kv-format bf16,f32
               dcp-bench kernels decode --count 4 --queries f32 --json
               dcp-bench kernels decode --window 1k --context 128k
               dcp-bench kernels decode --latent --shape 128x1x576x512 --context 32k
@@ -71,7 +71,7 @@ struct DecodeCommand: AsyncParsableCommand {
     func run() async throws {
         try await execute {
             let benchmark = KernelBenchmark(
-                .decode, shapes: try layer.shapes(shape), dataTypes: try shape.dataTypes(),
+                .decode, shapes: try layer.shapes(shape), formats: try shape.formats(),
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
                 threads: try shape.threadCounts(), count: try Lists.count(count, option: "--count", in: 1...256),
                 queries: try QueryKind(option: queries), visibility: try layer.visibility(), batch: batch,
@@ -123,7 +123,7 @@ struct PrefillCommand: AsyncParsableCommand {
     func run() async throws {
         try await execute {
             let benchmark = KernelBenchmark(
-                .prefill, shapes: try layer.shapes(shape), dataTypes: try shape.dataTypes(),
+                .prefill, shapes: try layer.shapes(shape), formats: try shape.formats(),
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
                 threads: try shape.threadCounts(),
                 count: try Lists.count(count, option: "--count", in: ShapeOptions.counts),

@@ -132,7 +132,7 @@ struct StepCommand: AsyncParsableCommand {
         try await execute {
             let load = try load()
             let benchmark = StepBenchmark(
-                shapes: try shape.shapes(), dataTypes: try shape.dataTypes(),
+                shapes: try shape.shapes(), formats: try shape.formats(),
                 contexts: try Lists.counts(context, option: "--context", in: ShapeOptions.contexts),
                 threads: try shape.threadCounts(), ranks: ranks,
                 count: try Lists.count(count, option: "--count", in: 1...1024), queries: try QueryKind(option: queries),

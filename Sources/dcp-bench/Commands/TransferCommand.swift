@@ -29,10 +29,10 @@ struct TransferCommand: AsyncParsableCommand {
     func run() async throws {
         try await execute {
             let benchmark = TransferBenchmark(
-                shapes: try Lists.shapes(shape.shape), dataTypes: try Lists.dataTypes(shape.dtype, option: "--dtype"),
+                shapes: try Lists.shapes(shape.shape), formats: try Lists.formats(shape.kvFormat),
                 ranks: try Lists.counts(ranks, option: "--ranks", in: 1...64),
                 count: try Lists.count(count, option: "--count", in: ShapeOptions.counts))
-            let parameters = ["shape": shape.shape, "dtype": shape.dtype, "ranks": ranks, "count": count]
+            let parameters = ["shape": shape.shape, "kv_format": shape.kvFormat, "ranks": ranks, "count": count]
             try await options.execute("transfer", parameters, notMeasured: TransferBenchmark.notMeasured) { bench in
                 try await benchmark.run(bench)
             }

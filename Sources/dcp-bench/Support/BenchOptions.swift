@@ -110,16 +110,18 @@ struct ShapeOptions: ParsableArguments {
     @Option(help: ArgumentHelp("Compute threads; several with commas.", valueName: "counts"))
     var threads: String = "1"
 
-    @Option(help: ArgumentHelp("The KV cache's dtype: bf16, f16 or f32; several with commas.", valueName: "dtypes"))
-    var dtype: String = "bf16"
+    @Option(
+        help: ArgumentHelp(
+            "What the KV cache keeps: \(CacheFormat.names); several with commas.", valueName: "formats"))
+    var kvFormat: String = "bf16"
 
     func shapes() throws(ServiceError) -> [AttentionShape] { try Lists.shapes(shape) }
-    func dataTypes() throws(ServiceError) -> [DataType] { try Lists.dataTypes(dtype, option: "--dtype") }
+    func formats() throws(ServiceError) -> [CacheFormat] { try Lists.formats(kvFormat) }
     func threadCounts() throws(ServiceError) -> [Int] {
         try Lists.counts(threads, option: "--threads", in: 1...1024)
     }
 
-    var parameters: [String: String] { ["shape": shape, "threads": threads, "dtype": dtype] }
+    var parameters: [String: String] { ["shape": shape, "threads": threads, "kv_format": kvFormat] }
 
     /// The longest context that a command takes.
     static let contexts = 1...(64 << 20)

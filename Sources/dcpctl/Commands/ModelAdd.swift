@@ -35,8 +35,9 @@ extension Models {
 
         @Option(
             help: ArgumentHelp(
-                "What the cache keeps: bf16, f16 or f32. Default: what the file says, else bf16.", valueName: "dtype"))
-        var kvDtype: String?
+                "What the cache keeps: \(CacheFormat.names). Default: what the file says, else bf16.",
+                valueName: "format"))
+        var kvFormat: String?
 
         @Option(
             help: ArgumentHelp(
@@ -57,8 +58,8 @@ extension Models {
 
         func validate() throws {
             _ = try file()
-            if let kvDtype, DataType(name: kvDtype) == nil {
-                throw ValidationError("`\(kvDtype)` is not a dtype; use bf16, f16 or f32.")
+            if let kvFormat, CacheFormat(name: kvFormat) == nil {
+                throw ValidationError("`\(kvFormat)` is not a cache format; use \(CacheFormat.names).")
             }
         }
 
@@ -72,7 +73,7 @@ extension Models {
 
         private func description() throws -> ModelDescription {
             var source = ModelSource(try file())
-            source.kvDataType = kvDtype.flatMap { DataType(name: $0) }
+            source.kvFormat = kvFormat.flatMap { CacheFormat(name: $0) }
             source.revision = revision
             source.sinks = sinks
             return try source.description()

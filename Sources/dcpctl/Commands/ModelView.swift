@@ -8,7 +8,7 @@ struct ModelView: Encodable {
     var id: UInt32?
     var name: String
     var revision: String?
-    var kvDtype: String
+    var kvFormat: String
     var layers: Int
     /// What a token keeps, over all ranks.
     var bytesPerToken: Int
@@ -55,7 +55,7 @@ struct ModelView: Encodable {
     init(_ name: String, _ model: ModelDescription) {
         self.name = name
         revision = model.revision
-        kvDtype = model.kvDataType.name
+        kvFormat = model.kvFormat.name
         layers = model.layers
         bytesPerToken = model.rowByteCount
         pattern = model.pattern
@@ -67,7 +67,7 @@ struct ModelView: Encodable {
         var table = TextTable("MODEL", "REVISION", "KV DTYPE", "A TOKEN", "LAYERS", "KINDS")
         for view in views {
             table.append([
-                view.name, view.revision ?? "-", view.kvDtype, ByteFormat.format(view.bytesPerToken), "\(view.layers)",
+                view.name, view.revision ?? "-", view.kvFormat, ByteFormat.format(view.bytesPerToken), "\(view.layers)",
                 view.pattern,
             ])
         }
@@ -83,7 +83,7 @@ struct ModelView: Encodable {
         return """
             Model \(name)
             Revision: \(revision ?? "none said")
-            KV cache: \(kvDtype), \(ByteFormat.format(bytesPerToken)) a token over all ranks
+            KV cache: \(kvFormat), \(ByteFormat.format(bytesPerToken)) a token over all ranks
             Layers:   \(order)
             """ + "\n" + kinds.map { "  \($0.text)" }.joined(separator: "\n")
     }

@@ -51,8 +51,8 @@ struct Submit: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "What a new model's cache keeps: bf16, f16 or f32. Default: the keys' dtype.", valueName: "dtype"))
-    var kvDtype: String?
+            "What a new model's cache keeps: \(CacheFormat.names). Default: the keys' dtype.", valueName: "format"))
+    var kvFormat: String?
 
     @Option(help: "Which layer q, k and v are of. Default: 0.")
     var layer: Int?
@@ -125,8 +125,8 @@ struct Submit: AsyncParsableCommand {
     @OptionGroup var client: ClientOptions
 
     func validate() throws {
-        if let kvDtype, DataType(name: kvDtype) == nil {
-            throw ValidationError("`\(kvDtype)` is not a dtype; use bf16, f16 or f32.")
+        if let kvFormat, CacheFormat(name: kvFormat) == nil {
+            throw ValidationError("`\(kvFormat)` is not a cache format; use \(CacheFormat.names).")
         }
         guard StepRequest.QueryMode.choices[query] != nil else {
             throw ValidationError("`\(query)` is not a way to bring queries; use auto, gather or replicate.")
@@ -149,7 +149,7 @@ struct Submit: AsyncParsableCommand {
         var options = SubmitOptions()
         options.model = model
         options.sequence = sequence
-        options.kvDataType = kvDtype.flatMap { DataType(name: $0) }
+        options.kvFormat = kvFormat.flatMap { CacheFormat(name: $0) }
         options.layer = layer
         options.layers = layers
         options.position = position
@@ -162,7 +162,7 @@ struct Submit: AsyncParsableCommand {
         options.revision = revision
         options.description = try modelFile.map { (path) throws(ServiceError) in
             var source = ModelSource(.modelFile(path))
-            (source.kvDataType, source.revision, source.sinks) = (options.kvDataType, revision, sinks)
+            (source.kvFormat, source.revision, source.sinks) = (options.kvFormat, revision, sinks)
             return try source.description()
         }
         options.queryMode = StepRequest.QueryMode.choices[query] ?? nil

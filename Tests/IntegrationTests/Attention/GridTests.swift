@@ -24,7 +24,7 @@ extension Integration {
             ClusterSetup(ranks: 8, headGroups: 2, interleave: 64, blockTokens: 64),
         ]
 
-        /// 9 query heads on every number of ranks, MHA, MQA, GQA with a soft cap and Dk != Dv; each KV dtype.
+        /// 9 query heads on every number of ranks, MHA, MQA, GQA with a soft cap and Dk != Dv; each cache format.
         static func models(_ groups: Int) throws -> [(name: String, shape: ModelDescription)] {
             [
                 ("9 heads bf16", try shape(9 * groups, 3 * groups, 64, 64, .bfloat16)),

@@ -27,18 +27,18 @@ extension Integration {
             }
         }
 
-        @Test("TRAPS 26: rows of every dtype into caches of every dtype", arguments: DataType.allCases)
-        func dtypes(kvType: DataType) async throws {
+        @Test("TRAPS 26: rows of every dtype into caches of every format", arguments: CacheFormat.allCases)
+        func dtypes(format: CacheFormat) async throws {
             try await ClusterSetup(ranks: 2).run { cluster in
                 try await cluster.withClient { client in
                     for wireType in DataType.allCases {
-                        var trace = Trace(try shape(6, 2, 32, 16, kvType), tokens: 120, salt: 26)
+                        var trace = Trace(try shape(6, 2, 32, 16, format), tokens: 120, salt: 26)
                         trace.wireType = wireType
                         let name = "rows-\(wireType.name)"
                         let sequence = try await client.open(trace, name)
                         let answers = try await client.play(
                             trace, Cuts(counts: [40, 70, 1, 1, 7, 1]), on: sequence, commit: .everyStep)
-                        trace.check(answers, "\(wireType.name) rows, \(kvType.name) cache")
+                        trace.check(answers, "\(wireType.name) rows, \(format.name) cache")
                     }
                 }
             }
@@ -67,7 +67,7 @@ extension Integration {
             try await ClusterSetup(ranks: 2).run { cluster in
                 try await cluster.withClient { client in
                     for (keyDim, valueDim) in [(8, 256), (80, 96), (112, 10), (192, 128), (256, 8), (14, 22)] {
-                        for type in [DataType.bfloat16, .float32] {
+                        for type in [CacheFormat.bfloat16, .float32] {
                             let trace = Trace(try shape(4, 2, keyDim, valueDim, type), tokens: 60, salt: 46)
                             let sequence = try await client.open(trace, "dims-\(keyDim)-\(valueDim)-\(type.name)")
                             let answers = try await client.play(trace, Cuts(counts: [20, 38, 1, 1]), on: sequence)
@@ -78,8 +78,8 @@ extension Integration {
             }
         }
 
-        @Test("one rank answers with the bits of the plain kernel", arguments: [DataType.bfloat16, .float16, .float32])
-        func plainKernel(type: DataType) async throws {
+        @Test("one rank answers with the bits of the plain kernel", arguments: CacheFormat.allCases)
+        func plainKernel(type: CacheFormat) async throws {
             let setup = ClusterSetup(ranks: 1, blockTokens: 64)
             let cuts = Cuts(counts: [1, 63, 1, 200, 2, 7, 96, 1, 1])
             let trace = Trace(try shape(9, 3, 64, 64, type), tokens: cuts.end, salt: 1)

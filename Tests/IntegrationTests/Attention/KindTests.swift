@@ -19,7 +19,7 @@ extension Integration {
         ]
 
         /// A layer for each window.
-        static func shape(_ setup: ClusterSetup, _ type: DataType) throws -> ModelDescription {
+        static func shape(_ setup: ClusterSetup, _ type: CacheFormat) throws -> ModelDescription {
             let (run, block) = (setup.interleave, setup.blockTokens)
             let windows = [1, 2, max(run - 1, 1), run, run + 1, block - 1, block, block + 1, 5 * block, 1_000_000]
             let shapes: [(heads: Int, kvHeads: Int, keyDim: Int, values: LayerAttention.Values)] = [
@@ -36,7 +36,7 @@ extension Integration {
                     softcap: layer % 3 == 0 ? 5 : nil, visibility: .window(window), hasSinks: layer % 2 == 1)
             }
             return try ModelDescription(
-                layers: layers, kvDataType: type,
+                layers: layers, kvFormat: type,
                 sinks: layers.map { random.floats($0.hasSinks ? $0.queryHeads : 0, limit: 4) })
         }
 
@@ -51,7 +51,7 @@ extension Integration {
                 try await gathering.run { allGather in
                     try await allToAll.withClient { a in
                         try await allGather.withClient { b in
-                            for type in [DataType.bfloat16, .float32] {
+                            for type in [CacheFormat.bfloat16, .float32] {
                                 let trace = Trace(try Self.shape(setup, type), tokens: cuts.end, salt: 51)
                                 func play(
                                     _ cluster: Cluster, _ mode: StepRequest.QueryMode, _ rule: CommitRule

@@ -35,7 +35,7 @@ extension Integration {
             gathering.exchange = .allGatherReduceScatter
             try await setup.run { allToAll in
                 try await gathering.run { allGather in
-                    for type in [DataType.bfloat16, .float32] {
+                    for type in [CacheFormat.bfloat16, .float32] {
                         let tokens = setup.contextRanks * setup.blockTokens + 130
                         let trace = Trace(try KindTests.shape(setup, type), tokens: tokens, salt: 61)
                         let ranges = Self.ranges(setup, tokens: tokens)
@@ -114,7 +114,8 @@ extension Integration {
                 try await cluster.withClient { client in
                     for type in DataType.allCases {
                         var trace = Trace(
-                            try KindTests.shape(setup, type), tokens: 230, salt: 64 + UInt64(type.rawValue))
+                            try KindTests.shape(setup, CacheFormat(type)), tokens: 230, salt: 64 + UInt64(type.rawValue)
+                        )
                         trace.wireType = type
                         let sequence = try await client.open(trace, Fresh.name("appends"))
                         try await client.append(

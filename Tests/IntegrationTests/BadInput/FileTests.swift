@@ -220,7 +220,7 @@ extension Integration {
                     65, saying: ["query heads: 6, not 4", "key dim: 16, not 8", "model remove m"], submit + [other])
                 for (option, words) in [
                     (["--softcap", "30"], "soft cap: 30.0, not none"), (["--scale", "0.5"], "scale: 0.5, not"),
-                    (["--kv-dtype", "bf16"], "KV dtype: bf16, not f32"), (["--layers", "3"], "layers: 3, not 1"),
+                    (["--kv-format", "bf16"], "cache format: bf16, not f32"), (["--layers", "3"], "layers: 3, not 1"),
                 ] {
                     try await cluster.tool.fails(65, saying: [words], submit + [path] + option)
                 }

@@ -49,7 +49,7 @@ extension Integration {
         private func checkAccuracy(_ result: [String: Any]) throws {
             let accuracy = try #require(result["accuracy"] as? [String: Any])
             let parameters = try #require(result["parameters"] as? [String: Any])
-            let isBFloat16 = parameters["data_type"] as? String == "bf16"
+            let isBFloat16 = parameters["kv_format"] as? String == "bf16"
             #expect(try #require(accuracy["output_max"] as? Double) < (isBFloat16 ? 2e-3 : 1e-5), "\(parameters)")
             #expect(try #require(accuracy["lse_max"] as? Double) < (isBFloat16 ? 1e-3 : 1e-5), "\(parameters)")
             #expect(try #require(accuracy["rows"] as? Int) >= 1)
@@ -60,7 +60,7 @@ extension Integration {
             let plots = TemporaryDirectory()
             let object = try await run(
                 "kernels", "decode", "--shape", "4x2x16,smollm2-135m,6x2x16x24", "--context", "96,1k", "--threads",
-                "1,2", "--dtype", "bf16,f16,f32", "--plot", plots.path("p.svg"))
+                "1,2", "--kv-format", "bf16,f16,f32", "--plot", plots.path("p.svg"))
             let results = try results(object)
             #expect(results.count == 36, "three shapes, two contexts, two thread counts, three dtypes")
             for result in results {
@@ -81,7 +81,8 @@ extension Integration {
         @Test("kernels prefill: the context part and the new tokens, beside sgemm and the peaks")
         func prefill() async throws {
             let object = try await run(
-                "kernels", "prefill", "--shape", "4x2x32", "--context", "500", "--count", "70", "--causal", "--dtype",
+                "kernels", "prefill", "--shape", "4x2x32", "--context", "500", "--count", "70", "--causal",
+                "--kv-format",
                 "bf16,f32")
             let results = try results(object)
             #expect(results.count == 4)
@@ -100,7 +101,7 @@ extension Integration {
             let count = kind == "decode" ? 2 : 40
             let object = try await run(
                 "kernels", kind, "--latent", "--shape", "16x1x48x32", "--context", "300", "--count",
-                "\(count)", "--dtype", "bf16,f16,f32")
+                "\(count)", "--kv-format", "bf16,f16,f32")
             let results = try results(object)
             #expect(results.count == 3, "three dtypes")
             for result in results {
@@ -114,7 +115,7 @@ extension Integration {
         func append() async throws {
             let object = try await run(
                 "cache", "append", "--shape", "4x2x16", "--count", "40", "--context", "100", "--rows", "f32,bf16,f16",
-                "--durability", "never,everysec,always", "--threads", "2", "--dtype", "f16")
+                "--durability", "never,everysec,always", "--threads", "2", "--kv-format", "f16")
             let results = try results(object)
             #expect(results.count == 9, "three kinds of rows, three durabilities")
             for result in results {
@@ -162,7 +163,7 @@ extension Integration {
         @Test("step: latency, the ranks' parts and the exchange of real daemons", arguments: ["a2a", "ag-rs"])
         func step(exchange: String) async throws {
             let object = try await run(
-                "step", "--shape", "6x2x16", "--context", "200", "--ranks", "3", "--exchange", exchange, "--dtype",
+                "step", "--shape", "6x2x16", "--context", "200", "--ranks", "3", "--exchange", exchange, "--kv-format",
                 "f32",
                 "--queries", "f32", "--count", "2")
             let result = try #require(try results(object).first)
@@ -291,7 +292,7 @@ extension Integration {
             Refusal(arguments: "kernels decode --context 0", words: ["\"0\"", "--context"]),
             Refusal(arguments: "kernels decode --context 32k,x", words: ["\"x\"", "--context", "32k"]),
             Refusal(arguments: "kernels prefill --count 1,2", words: ["--count", "one number"]),
-            Refusal(arguments: "kernels decode --dtype int8", words: ["int8", "bf16, f16 or f32"]),
+            Refusal(arguments: "kernels decode --kv-format int8", words: ["int8", "bf16, f16 or f32"]),
             Refusal(arguments: "kernels decode --queries f16", words: ["f16", "bf16 or f32"]),
             Refusal(arguments: "kernels decode --threads 0", words: ["\"0\"", "--threads"]),
             Refusal(arguments: "kernels decode --runs 0", words: ["0 runs"]),

@@ -44,7 +44,7 @@ extension Integration {
                     #expect(again.status == 0 && again.data.contains("there already"), "\(again.messages)")
                     let shown = try await tool.run("model", "show", name, "--json").object()
                     #expect(shown["revision"] as? String == "r-\(name)")
-                    for key in ["pattern", "layers", "kv_dtype", "bytes_per_token"] {
+                    for key in ["pattern", "layers", "kv_format", "bytes_per_token"] {
                         let (a, b) = (shown[key].map { "\($0)" }, try planned.object()[key].map { "\($0)" })
                         #expect(a == b && a != nil, "\(name): \(key)")
                     }
@@ -77,7 +77,7 @@ extension Integration {
                 let kind = "{query_heads: 4, kv_heads: 2, key_dim: 16, value_dim: 8}"
                 func model(_ revision: String, _ kind: String) throws -> String {
                     try Self.write(
-                        "{revision: \(revision), kv_dtype: f32, kinds: {k: \(kind)}, layers: [{kind: k, repeat: 2}]}",
+                        "{revision: \(revision), kv_format: f32, kinds: {k: \(kind)}, layers: [{kind: k, repeat: 2}]}",
                         to: directory.path("\(Fresh.name(revision)).yaml"))
                 }
                 let (file, a, b) = (directory.path("f.safetensors"), try model("rev-a", kind), try model("rev-b", kind))

@@ -61,7 +61,7 @@ extension Integration {
                     try trace.write(0..<20, layer: layer, to: file)
                     let outcome = try await cluster.tool.run(
                         "submit", file, "--sequence", "s", "--model", "m", "--layer", "\(layer)", "--layers", "2",
-                        "--kv-dtype", "bf16", "--output", output, "--json", "--position", "0")
+                        "--kv-format", "bf16", "--output", output, "--json", "--position", "0")
                     #expect(outcome.status == 0 && outcome.messages.contains("lacks layers \(1 - layer)"))
                     trace.check(try Answer(file: output), layer: layer, 0..<20, "layer \(layer)")
                     #expect(try outcome.object()["committed_length"] as? Int == 0)
@@ -89,7 +89,7 @@ extension Integration {
                 changed.layers[1].values[(40 * 2 + 1) * 8 + 3] += 0.5
                 try changed.write(first..<80, layer: nil, to: other)
                 let submit = [
-                    "submit", "--sequence", "s", "--model", "m", "--kv-dtype", "bf16", "--continue", "--json",
+                    "submit", "--sequence", "s", "--model", "m", "--kv-format", "bf16", "--continue", "--json",
                 ]
                 // What a command has left that was interrupted: tokens up to 50 are committed, some layers have more.
                 try await cluster.withClient { client in
@@ -139,7 +139,7 @@ extension Integration {
                 #expect(plain["model"] as? String == "prompt" && plain["sequence"] as? String == "prompt")
                 #expect(plain["prefill_tokens"] as? Int == 12)
                 #expect(try await kind(model("prompt"))["scale"] as? Double == 0.25)
-                #expect(try await model("prompt")["kv_dtype"] as? String == "f32")
+                #expect(try await model("prompt")["kv_format"] as? String == "f32")
 
                 try trace.write(
                     to: file,
@@ -156,13 +156,13 @@ extension Integration {
 
                 let flagged = try await submit(
                     "--model", "flag", "--sequence", "raised", "--scale", "2", "--softcap", "0", "--layers", "1",
-                    "--prefill", "4", "--kv-dtype", "f16")
+                    "--prefill", "4", "--kv-format", "f16")
                 #expect(flagged["model"] as? String == "flag" && flagged["sequence"] as? String == "raised")
                 #expect(flagged["prefill_tokens"] as? Int == 4)
                 let other = try await model("flag")
                 #expect(try kind(other)["scale"] as? Double == 2 && kind(other)["softcap"] == nil)
                 #expect(other["layers"] as? Int == 1)
-                #expect(other["kv_dtype"] as? String == "f16")
+                #expect(other["kv_format"] as? String == "f16")
             }
         }
 

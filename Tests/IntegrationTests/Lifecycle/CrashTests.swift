@@ -20,7 +20,7 @@ extension Integration {
                 let files = ["first", "second"].map { cluster.directory.path("\($0).safetensors") }
                 try trace.write(0..<100, layer: nil, to: files[0], metadata: ["model": "m"])
                 try trace.write(100..<160, layer: nil, to: files[1], metadata: ["model": "m"])
-                let first = try await cluster.tool.run("submit", files[0], "--sequence", "s", "--kv-dtype", "bf16")
+                let first = try await cluster.tool.run("submit", files[0], "--sequence", "s", "--kv-format", "bf16")
                 #expect(first.status == 0, "\(first.messages)")
 
                 try await cluster.local.killRank(2)

@@ -142,7 +142,7 @@ extension Integration {
         @Test("scopes and revisions separate: nobody finds another's prefixes, and another revision is named with both")
         func scopes() async throws {
             let plain = try shape(4, 2, 16, 16, .float32)
-            let shape = try ModelDescription(layers: [plain[0]], kvDataType: .float32, revision: "r1")
+            let shape = try ModelDescription(layers: [plain[0]], kvFormat: .float32, revision: "r1")
             let trace = Trace(shape, tokens: 40, salt: 1403)
             let ids = Self.ids(40)
             try await Self.setup.run { cluster in

@@ -20,7 +20,7 @@ extension Integration {
             Trace(try shape(layers: 2, 6, 2, 32, 16, .bfloat16), tokens: 150, salt: 960)
         }
 
-        private static let cuts = ["--prefill", "70", "--chunk", "7", "--kv-dtype", "bf16"]
+        private static let cuts = ["--prefill", "70", "--chunk", "7", "--kv-format", "bf16"]
 
         @Test(
             "a daemon that dies in mid-submit and is restarted: the output file is the undisturbed one's, byte by byte")

@@ -34,7 +34,7 @@ struct ModelTrace: Sendable {
         }
         let kinds = layers.map(\.kind)
         let description = try ModelDescription(
-            layers: kinds, kvDataType: .bfloat16, sinks: layers.map(\.sinks), revision: name)
+            layers: kinds, kvFormat: .bfloat16, sinks: layers.map(\.sinks), revision: name)
         var trace = Trace(
             description, tokens: layers[0].rows.queries.count / kinds[0].queryHeads / kinds[0].keyDim,
             layers: layers.map(\.rows))

@@ -11,7 +11,7 @@ struct PlainKernel {
         self.trace = trace
         let shape = trace.shape
         layout = PanelLayout(
-            shape[0], shape.kvDataType, kvHeads: shape.kvHeads, blockTokens: blockTokens)
+            shape[0], shape.kvFormat, kvHeads: shape.kvHeads, blockTokens: blockTokens)
     }
 
     /// A step over some tokens of layer 0: the context, then the new tokens, then their merge.
@@ -48,7 +48,7 @@ struct PlainKernel {
             try values.withUnsafeBytes { values in
                 try NewTokenPanels(
                     layout: PanelLayout(
-                        shape[0], shape.kvDataType, kvHeads: shape.kvHeads, blockTokens: 64),
+                        shape[0], shape.kvFormat, kvHeads: shape.kvHeads, blockTokens: 64),
                     rows: KeyValueRows(
                         dataType: .float32, keys: keys.baseAddress!, values: values.baseAddress!,
                         tokens: range.count),

@@ -4,17 +4,17 @@ import DCPWire
 
 /// Shapes by their figures.
 func shape(
-    layers: Int = 1, _ queryHeads: Int, _ kvHeads: Int, _ keyDim: Int, _ valueDim: Int, _ type: DataType,
+    layers: Int = 1, _ queryHeads: Int, _ kvHeads: Int, _ keyDim: Int, _ valueDim: Int, _ format: CacheFormat,
     softcap: Float? = nil
 ) throws -> ModelDescription {
     try ModelDescription(
         layers: layers, queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, valueDim: valueDim,
-        scale: LayerAttention.defaultScale(keyDim: keyDim), softcap: softcap, kvDataType: type)
+        scale: LayerAttention.defaultScale(keyDim: keyDim), softcap: softcap, kvFormat: format)
 }
 
 /// A layer with a window and sinks, one whose values are the first dimensions of its keys, and one that sees all: three
 /// kinds with dimensions of their own.
-func mixedShape(_ type: DataType = .bfloat16) throws -> ModelDescription {
+func mixedShape(_ format: CacheFormat = .bfloat16) throws -> ModelDescription {
     func kind(
         _ heads: Int, _ kvHeads: Int, _ keyDim: Int, _ values: LayerAttention.Values, softcap: Float? = nil,
         visibility: Visibility = .all, hasSinks: Bool = false
@@ -28,7 +28,7 @@ func mixedShape(_ type: DataType = .bfloat16) throws -> ModelDescription {
         layers: [
             kind(6, 2, 16, .own(24), softcap: 20, visibility: .window(50), hasSinks: true),
             kind(8, 2, 40, .leading(32)), kind(4, 4, 16, .own(16)),
-        ], kvDataType: type, sinks: [[-2, 0, 0.5, 1, 2.25, 4], [], []], revision: "mixed")
+        ], kvFormat: format, sinks: [[-2, 0, 0.5, 1, 2.25, 4], [], []], revision: "mixed")
 }
 
 /// When a conversation is made durable while it is played.

@@ -70,9 +70,10 @@ struct Trace: Sendable {
         let (seen, kind) = (0..<range.upperBound, shape[layer])
         return ReferenceAttention(kind).attend(
             queries: some(layers[layer].queries, kind.queryHeads, kind.keyDim, range),
-            keys: Rounding.rounded(some(layers[layer].keys, kind.kvHeads, kind.keyDim, seen), to: shape.kvDataType),
+            keys: Rounding.rounded(
+                some(layers[layer].keys, kind.kvHeads, kind.keyDim, seen), to: shape.kvFormat.rowType),
             values: Rounding.rounded(
-                some(layers[layer].values, kind.kvHeads, kind.ownValueDim, seen), to: shape.kvDataType),
+                some(layers[layer].values, kind.kvHeads, kind.ownValueDim, seen), to: shape.kvFormat.rowType),
             position: range.lowerBound, sinks: shape.sinks[layer])
     }
 

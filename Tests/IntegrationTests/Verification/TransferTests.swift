@@ -34,8 +34,8 @@ extension Integration {
 
         @Test(
             "from one shape to every other and out again: the same file; what it holds is attended to as before",
-            arguments: [DataType.bfloat16, .float16, .float32], [false, true])
-        func grid(type: DataType, isMixed: Bool) async throws {
+            arguments: CacheFormat.allCases, [false, true])
+        func grid(type: CacheFormat, isMixed: Bool) async throws {
             let shape = isMixed ? try mixedShape(type) : try shape(layers: 2, 8, 4, 16, 24, type, softcap: 20)
             let trace = Trace(shape, tokens: Self.length + 40, salt: 3100 + UInt64(type.rawValue))
             let directory = TemporaryDirectory()
@@ -66,7 +66,7 @@ extension Integration {
             }
         }
 
-        /// The file's tensors are the trace's keys and values, rounded to the KV dtype.
+        /// The file's tensors are the trace's keys and values, rounded to the cache format.
         private func check(_ path: String, _ trace: Trace) throws {
             let file = try SafetensorsFile.open(path)
             for (layer, rows) in trace.layers.enumerated() {
@@ -79,7 +79,7 @@ extension Integration {
                     let count = Self.length * kind.kvHeads * dim
                     #expect(tensor.shape == [Self.length, kind.kvHeads, dim])
                     let bytes = try tensor.withBytes { (bytes) throws(ServiceError) in Array(bytes) }
-                    #expect(bytes == Rounding.bytes(Array(values[..<count]), as: trace.shape.kvDataType))
+                    #expect(bytes == Rounding.bytes(Array(values[..<count]), as: trace.shape.kvFormat.rowType))
                 }
             }
         }

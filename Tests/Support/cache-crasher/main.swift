@@ -48,7 +48,7 @@ func open(_ directory: String) throws -> ShardCache {
         settings: ShardCache.Settings(mapByteCountMax: 1 << 32))
     let shape = try ModelDescription(
         layers: layers, queryHeads: 1, kvHeads: 1, keyDim: 8, valueDim: 8, scale: 1, softcap: nil,
-        kvDataType: .float32)
+        kvFormat: .float32)
     try wait { cache.putModel(id: ModelID(1), name: "crash", description: shape, completion: $0) }
     try wait { cache.openSequence(id: sequence, model: ModelID(1), completion: $0) }
     return cache

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../../../Sources/CAttentionKernels/convert.h"
+#include "../../../Sources/CAttentionKernels/strips.h"
 #include "check.h"
 
 enum { blocks_max = 3, dim_max = 320, block_tokens_max = 144 };
@@ -26,7 +27,7 @@ typedef struct {
 } states;
 
 static const void *values_of(const problem *p, int block) {
-    const int64_t size = p->shape.data_type == dcp_f32 ? 4 : 2;
+    const int64_t size = dcp_element_bytes(p->shape.format);
     return (const char *)p->panels[block].base + p->shape.block_tokens * p->shape.key_dim * size;
 }
 
@@ -38,7 +39,7 @@ static void run(const problem *p, const dcp_kernel_table *kernels, states *s) {
     const int32_t term_count = dcp_split_queries(p->queries, elements, terms, elements);
     const dcp_attention_rows rows = {
         .rows = p->rows, .key_dim = p->shape.key_dim, .value_dim = p->shape.value_dim,
-        .block_tokens = p->shape.block_tokens, .terms = term_count, .scale = 0.5f,
+        .block_tokens = p->shape.block_tokens, .value_tokens = p->shape.block_tokens, .terms = term_count, .scale = 0.5f,
         .soft_cap = p->soft_cap, .light_share = p->light_share, .queries = p->queries, .query_terms = (const uint32_t *)terms,
         .maximum = s->maximum, .sum = s->sum, .output = s->output};
     for (int i = 0; i < p->blocks * p->repeats; i++) {
@@ -52,7 +53,7 @@ static void run(const problem *p, const dcp_kernel_table *kernels, states *s) {
         }
         const dcp_token_ranges visible = p->is_all ? (dcp_token_ranges){NULL, NULL, p->end[b][0]}
                                                    : (dcp_token_ranges){p->first[b], p->end[b], 0};
-        dcp_attend_block(kernels, p->shape.data_type, &rows, p->panels[b].base, values_of(p, b), visible, ahead);
+        dcp_attend_block(kernels, p->shape.format, &rows, p->panels[b].base, values_of(p, b), visible, ahead);
     }
 }
 
@@ -66,7 +67,7 @@ static double element(int type, const void *panel, int64_t index) {
 static double reference(const problem *p, int row, double *output) {
     static double scores[blocks_max * block_tokens_max];
     const int64_t key_dim = p->shape.key_dim, value_dim = p->shape.value_dim, tokens = p->shape.block_tokens;
-    const int type = p->shape.data_type;
+    const int type = p->shape.format;
     double highest = -INFINITY, sum = 0;
     for (int b = 0; b < p->blocks; b++) {
         for (int64_t t = p->first[b][row]; t < p->end[b][row]; t++) {
@@ -87,8 +88,9 @@ static double reference(const problem *p, int row, double *output) {
             const double weight = exp(scores[b * block_tokens_max + t] - highest);
             sum += weight;
             for (int64_t d = 0; d < value_dim; d++) {
-                const int64_t index = type == dcp_bf16 ? (t / 2 * value_dim + d) * 2 + t % 2 : t * value_dim + d;
-                output[d] += weight * element(type, values_of(p, b), index);
+                const int64_t strip = dcp_strip_of(d), width = dcp_strip_width(strip, value_dim), place = d - strip;
+                const int64_t index = type == dcp_bf16 ? (t / 2 * width + place) * 2 + t % 2 : t * width + place;
+                output[d] += weight * element(type, values_of(p, b), strip * tokens + index);
             }
         }
     }
@@ -120,7 +122,7 @@ static void compare(const dcp_kernel_table *kernels, const problem *p, const sta
     // few units of 2^-24 of it.
     const double bound = 2e-6 + 4e-7 * p->shape.key_dim / 3;
     // Weights as one or two bf16, of values below 1.
-    const int reads_terms = kernels->bf16_reads_terms && p->shape.data_type == dcp_bf16;
+    const int reads_terms = kernels->bf16_reads_terms && p->shape.format == dcp_bf16;
     const double weight_error = !reads_terms ? 0 : p->light_share > 0 ? 0x1p-7 : 0x1p-17;
     for (int r = 0; r < p->rows; r++) {
         double output[dim_max], worst = 0, worst_twin = 0;
@@ -139,14 +141,14 @@ static void compare(const dcp_kernel_table *kernels, const problem *p, const sta
         check(off <= bound && worst <= bound + weight_error && off_twin <= 2 * bound
                   && worst_twin <= 2 * bound + weight_error,
               "type %d, dims %d and %d, block %d, row %d of %d, soft cap %g: lse off by %g, output by %g, twin by %g, %g",
-              p->shape.data_type, p->shape.key_dim, p->shape.value_dim, p->shape.block_tokens, r, p->rows, p->soft_cap,
+              p->shape.format, p->shape.key_dim, p->shape.value_dim, p->shape.block_tokens, r, p->rows, p->soft_cap,
               off, worst, off_twin, worst_twin);
     }
 }
 
 static void check_problem(const dcp_kernel_table *kernels, problem *p) {
     const uint64_t bytes = (uint64_t)(p->shape.block_tokens * (p->shape.key_dim + p->shape.value_dim)
-                                      * (p->shape.data_type == dcp_f32 ? 4 : 2));
+                                      * (dcp_element_bytes(p->shape.format)));
     for (int i = 0; i < p->rows * p->shape.key_dim; i++) p->queries[i] = 2 * next_float();
     for (int b = 0; b < p->blocks; b++) {
         p->panels[b] = guarded_make(bytes);
@@ -187,11 +189,11 @@ static void check_infinities(const dcp_kernel_table *kernels, problem *p) {
 // The largest values of a dtype: sums of as many as a state takes stay finite.
 static void check_large_values(const dcp_kernel_table *kernels, problem *p) {
     static const float largest[] = {0, 0x1.FEp127f, 65504, FLT_MAX};
-    for (int type = dcp_bf16; type <= dcp_f32; type++) {
+    for (int type = dcp_bf16; type < dcp_formats_end; type++) {
         for (int rows = 1; rows <= dcp_attention_rows_max; rows += 9) {
             p->shape = (dcp_panel_shape){type, 1, 8, 8, 64};
             p->rows = rows, p->blocks = 1, p->light_share = rows % 2 ? 0 : INFINITY, p->soft_cap = 0;
-            p->panels[0] = guarded_make((uint64_t)(64 * 16 * (type == dcp_f32 ? 4 : 2)));
+            p->panels[0] = guarded_make((uint64_t)(64 * 16 * dcp_element_bytes(type)));
             for (int r = 0; r < rows; r++) p->first[0][r] = 0, p->end[0][r] = 64;
             fill_block(p, 0);
             for (int i = 0; i < rows * 8; i++) p->queries[i] = next_float();
@@ -219,7 +221,7 @@ void check_attention(const dcp_kernel_table *kernels) {
     p.repeats = 1;
     check_infinities(kernels, &p);
     check_large_values(kernels, &p);
-    for (int type = dcp_bf16; type <= dcp_f32; type++) {
+    for (int type = dcp_bf16; type < dcp_formats_end; type++) {
         for (unsigned d = 0; d < sizeof dims / sizeof dims[0]; d++) {
             for (unsigned b = 0; b < sizeof block_tokens / sizeof block_tokens[0]; b++) {
                 for (int rows = 1; rows <= dcp_attention_rows_max; rows += 1 + (int)(next_random() % 4)) {

@@ -13,7 +13,7 @@ extension ModelDescription {
         let plain = try LayerAttention(
             queryHeads: 6, kvHeads: 2, keyDim: 32, values: .own(16), scale: LayerAttention.defaultScale(keyDim: 32))
         return try ModelDescription(
-            layers: [windowed, latent, plain], kvDataType: .bfloat16, sinks: [[-1, 0, 0.5, 1.25, 2, 4], [], []],
+            layers: [windowed, latent, plain], kvFormat: .bfloat16, sinks: [[-1, 0, 0.5, 1.25, 2, 4], [], []],
             revision: "soak")
     }
 }
@@ -129,7 +129,7 @@ struct Story: Sendable {
             }
         }
         return Rounding.bytes(
-            some(keys[layer], kind.keyDim) + some(values[layer], kind.ownValueDim), as: shape.kvDataType)
+            some(keys[layer], kind.keyDim) + some(values[layer], kind.ownValueDim), as: shape.kvFormat.rowType)
     }
 
     /// The answer to a step in Float64, over keys and values as the cache holds them.
@@ -141,8 +141,9 @@ struct Story: Sendable {
         let seen = 0..<range.upperBound
         return ReferenceAttention(kind).attend(
             queries: some(queries[layer], kind.queryHeads, kind.keyDim, range),
-            keys: Rounding.rounded(some(keys[layer], kind.kvHeads, kind.keyDim, seen), to: shape.kvDataType),
-            values: Rounding.rounded(some(values[layer], kind.kvHeads, kind.ownValueDim, seen), to: shape.kvDataType),
+            keys: Rounding.rounded(some(keys[layer], kind.kvHeads, kind.keyDim, seen), to: shape.kvFormat.rowType),
+            values: Rounding.rounded(
+                some(values[layer], kind.kvHeads, kind.ownValueDim, seen), to: shape.kvFormat.rowType),
             position: range.lowerBound, sinks: shape.sinks[layer])
     }
 }

@@ -35,7 +35,7 @@ from dcp_attention.errors import (
     UnknownSequence,
     Unreachable,
 )
-from dcp_attention.model import DType, LayerAttention, ModelDescription
+from dcp_attention.model import CacheFormat, DType, LayerAttention, ModelDescription
 from dcp_attention.release import RELEASE
 from dcp_attention.security import TLS
 from dcp_attention.shape import ClusterShape, Exchange
@@ -63,6 +63,7 @@ __all__ = [
     "AccessDenied",
     "AsyncCluster",
     "AttentionOutput",
+    "CacheFormat",
     "CachedRows",
     "Claimed",
     "Cluster",

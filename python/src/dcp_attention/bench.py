@@ -40,7 +40,7 @@ def run(cluster: Cluster, sequence: Sequence, count: int, queries: DType, lines:
         lines: Commands, whatever they say.
         out: Where the seconds go.
     """
-    attention, dtype = sequence.model.description.layers[0], sequence.model.description.kv_dtype
+    attention, dtype = sequence.model.description.layers[0], sequence.model.description.kv_format.row_type
     random = np.random.default_rng(1)
     q = numbers(random, (count, attention.query_heads, attention.key_dim), QUERY_LIMIT, queries)
     k = numbers(random, (count, attention.kv_heads, attention.key_dim), KV_LIMIT, dtype)

@@ -44,7 +44,7 @@ class DType(enum.IntEnum):
         """
         found = _DTYPES.get(name.removeprefix("torch."))
         if found is None:
-            raise InvalidModel(f"`{name}` is no dtype of a KV cache; use bf16, f16 or f32.")
+            raise InvalidModel(f"`{name}` is no dtype of rows; use bf16, f16 or f32.")
         return found
 
 
@@ -57,6 +57,36 @@ _DTYPES = {
     "f32": DType.F32,
     "float32": DType.F32,
 }
+
+
+class CacheFormat(enum.IntEnum):
+    """How a KV cache keeps its numbers; the value is the byte that stands for it on the wire and in stores."""
+
+    BF16 = 1
+    F16 = 2
+    F32 = 3
+
+    @property
+    def row_type(self) -> DType:
+        """What keys and values are rounded to when a step brings them, and read back as."""
+        return DType(self)
+
+    @staticmethod
+    def named(name: str) -> CacheFormat:
+        """The format of a name: ``bf16``, ``f16`` or ``f32``, or another name of the dtype that it keeps.
+
+        Raises:
+            InvalidModel: There is no such format.
+        """
+        found = _DTYPES.get(name.removeprefix("torch."))
+        if found is None:
+            raise InvalidModel(f"`{name}` is no cache format; use bf16, f16 or f32.")
+        return CacheFormat.keeping(found)
+
+    @staticmethod
+    def keeping(row_type: DType) -> CacheFormat:
+        """The format that keeps rows as they are."""
+        return CacheFormat(row_type)
 
 
 def f32(value: float) -> float:
@@ -145,13 +175,13 @@ class ModelDescription:
 
     Attributes:
         layers: One for each layer; those that are alike may be one object.
-        kv_dtype: What keys and values are rounded to, once, when a step brings them.
+        kv_format: How the cache keeps keys and values; they are rounded to it once, when a step brings them.
         sinks: For each layer one logit for each query head where it has sinks, else none. Empty for no sinks at all.
         revision: Whatever identifies weights and rotary settings, such as a checkpoint's hash; at most 255 bytes.
     """
 
     layers: tuple[LayerAttention, ...]
-    kv_dtype: DType = DType.BF16
+    kv_format: CacheFormat = CacheFormat.BF16
     sinks: tuple[tuple[float, ...], ...] = ()
     revision: str | None = None
 
@@ -193,7 +223,7 @@ class ModelDescription:
         scale: float | None = None,
         softcap: float | None = None,
         window: int | None = None,
-        kv_dtype: DType | str = DType.BF16,
+        kv_format: CacheFormat | str = CacheFormat.BF16,
         revision: str | None = None,
     ) -> ModelDescription:
         """A model whose layers are all alike, without sinks. Arguments as of `LayerAttention`.
@@ -210,14 +240,14 @@ class ModelDescription:
             window=window,
             **{name: value for name, value in optional.items() if value is not None},  # type: ignore[arg-type]
         )
-        dtype = DType.named(kv_dtype) if isinstance(kv_dtype, str) else kv_dtype
-        return ModelDescription((kind,) * max(0, min(layers, LAYERS_MAX + 1)), dtype, revision=revision)
+        format = CacheFormat.named(kv_format) if isinstance(kv_format, str) else kv_format
+        return ModelDescription((kind,) * max(0, min(layers, LAYERS_MAX + 1)), format, revision=revision)
 
     @staticmethod
     def from_transformers(
         config: Any,
         *,
-        kv_dtype: DType | str | None = None,
+        kv_format: CacheFormat | str | None = None,
         sinks: Mapping[int, Sequence[float]] | None = None,
         revision: str | None = None,
     ) -> ModelDescription:
@@ -226,7 +256,8 @@ class ModelDescription:
         Args:
             config: A ``PretrainedConfig``, its ``to_dict()``, or the path of a ``config.json``. A key means what its
                 family's code makes of it, so families are known by ``model_type``; see *Models*.
-            kv_dtype: What the cache keeps; ``None`` is the dtype of the weights, or bf16 where the config has none.
+            kv_format: How the cache keeps keys and values; ``None`` is the dtype of the weights, or bf16 where the
+                config has none.
             sinks: For gpt-oss, whose sinks are weights: the logits of each layer, Hq numbers.
             revision: What identifies the weights and rotary settings.
 
@@ -235,8 +266,8 @@ class ModelDescription:
         """
         from dcp_attention.huggingface import describe
 
-        dtype = DType.named(kv_dtype) if isinstance(kv_dtype, str) else kv_dtype
-        return describe(config, kv_dtype=dtype, sinks=sinks or {}, revision=revision)
+        format = CacheFormat.named(kv_format) if isinstance(kv_format, str) else kv_format
+        return describe(config, kv_format=format, sinks=sinks or {}, revision=revision)
 
     @cached_property
     def kinds(self) -> tuple[LayerAttention, ...]:
@@ -259,4 +290,5 @@ class ModelDescription:
     @property
     def row_bytes(self) -> int:
         """Bytes of keys and values of one token in all layers, over all ranks."""
-        return sum(layer.kv_heads * (layer.key_dim + layer.own_value_dim) for layer in self.layers) * self.kv_dtype.size
+        numbers = sum(layer.kv_heads * (layer.key_dim + layer.own_value_dim) for layer in self.layers)
+        return numbers * self.kv_format.row_type.size

@@ -201,8 +201,8 @@ class AttentionOutput:
 
 @dataclass(frozen=True, slots=True)
 class CachedRows:
-    """Keys and values as the cache holds them, in the model's KV dtype: bf16 as ``ml_dtypes.bfloat16`` where that is
-    installed, else as u16.
+    """Keys and values as the cache holds them, in the row type of the model's cache format: bf16 as
+    ``ml_dtypes.bfloat16`` where that is installed, else as u16.
 
     Attributes:
         keys: ``[tokens, Hkv, Dk]``.

@@ -266,7 +266,7 @@ def contents(
         raise InvalidRequest(
             f"Keys are {keys.dtype.name.lower()} and values {values.dtype.name.lower()}; bring both in one dtype."
         )
-    kv_dtype = model.description.kv_dtype if keys is None else keys.dtype
+    kv_dtype = model.description.kv_format.row_type if keys is None else keys.dtype
     return Contents(
         model,
         layer,

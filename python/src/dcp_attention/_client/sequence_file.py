@@ -1,7 +1,7 @@
 """A sequence in a safetensors file, as `dcpctl sequence export` writes it: for each layer keys and values as the cache
 holds them.
 
-See *Transfer*. ``layers.<l>.k`` is ``[T, Hkv, Dk]`` and ``layers.<l>.v`` ``[T, Hkv, Dv]`` in the KV dtype,
+See *Transfer*. ``layers.<l>.k`` is ``[T, Hkv, Dk]`` and ``layers.<l>.v`` ``[T, Hkv, Dv]`` in the cache format,
 ``token_ids`` ``[T]`` in U32, ``annotation`` in U8.
 """
 
@@ -55,7 +55,7 @@ class Writer:
         for layer, attention in enumerate(description.layers):
             for name, dim in ((f"layers.{layer}.k", attention.key_dim), (f"layers.{layer}.v", attention.own_value_dim)):
                 if dim:
-                    self._declare(name, _NAMES[description.kv_dtype], (length, attention.kv_heads, dim))
+                    self._declare(name, _NAMES[description.kv_format.row_type], (length, attention.kv_heads, dim))
         if ids is not None:
             self._declare("token_ids", "U32", (ids,))
         if annotation is not None:
@@ -154,7 +154,7 @@ class SequenceFile:
                 f"{name}: the metadata's description is no model's ({error}); export it again."
             ) from error
         tokens = int(length)
-        dtype, numpy_dtype = _NAMES[description.kv_dtype], NUMPY_DTYPES[description.kv_dtype]
+        dtype, numpy_dtype = _NAMES[description.kv_format.row_type], NUMPY_DTYPES[description.kv_format.row_type]
 
         def tensor(key: str, dtype: str, numpy_dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
             return _tensor(name, header, data, key, dtype, numpy_dtype, shape)

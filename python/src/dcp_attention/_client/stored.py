@@ -146,7 +146,7 @@ class Stored:
     async def _rows(self, sequence: Sequence, layer: int, start: int, end: int) -> CachedRows:
         topology = await self._session.ready_topology()
         attention = sequence.model.description.layers[layer]
-        dtype = sequence.model.description.kv_dtype
+        dtype = sequence.model.description.kv_format.row_type
         numpy_dtype = NUMPY_DTYPES[dtype]
         keys = np.empty((end - start, attention.kv_heads, attention.key_dim), numpy_dtype)
         values = np.empty((end - start, attention.kv_heads, attention.own_value_dim), numpy_dtype)

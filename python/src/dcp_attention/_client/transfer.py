@@ -23,7 +23,7 @@ _UNCOMMITTED_BYTES = 256 << 20
 
 def _moved_tokens(description: ModelDescription) -> int:
     """How many tokens of one layer are moved at once: some megabytes, at least one token."""
-    size = description.kv_dtype.size
+    size = description.kv_format.row_type.size
     largest = max(kind.kv_heads * (kind.key_dim + kind.own_value_dim) * size for kind in description.kinds)
     return max(_MOVED_BYTES // largest, 1)
 

@@ -17,7 +17,7 @@ from dcp_attention._wire.codec import (
     Record,
 )
 from dcp_attention.errors import InvalidModel, ProtocolViolation
-from dcp_attention.model import DType, LayerAttention, ModelDescription
+from dcp_attention.model import CacheFormat, LayerAttention, ModelDescription
 from dcp_attention.shape import ClusterShape, Exchange
 from dcp_attention.values import Model, Phase, Retention, Topology
 
@@ -28,7 +28,7 @@ _KIND = struct.Struct("<HHHHffBBBBI")
 def encoded(description: ModelDescription) -> bytes:
     """The one form of a model's description in bytes, which stores and sequence files have, too."""
     revision = (description.revision or "").encode()
-    data = bytearray((DESCRIPTION_FORMAT, description.kv_dtype, len(revision)))
+    data = bytearray((DESCRIPTION_FORMAT, description.kv_format, len(revision)))
     data += revision
     U16.write(data, len(description.kinds))
     for kind in description.kinds:
@@ -77,7 +77,7 @@ def _decoded(reader: Reader) -> ModelDescription:
             f"A model's description has format {form}, this program reads {DESCRIPTION_FORMAT}; use programs of one "
             "version everywhere."
         )
-    dtype = DType(U8.read(reader))
+    kv_format = CacheFormat(U8.read(reader))
     revision = str(reader.take(U8.read(reader)), "utf-8")
     kinds = [_kind(reader) for _ in range(U16.read(reader))]
     layers: list[LayerAttention] = []
@@ -89,7 +89,7 @@ def _decoded(reader: Reader) -> ModelDescription:
         for kind in layers
     ]
     reader.end()
-    return ModelDescription(tuple(layers), dtype, tuple(sinks), revision or None)
+    return ModelDescription(tuple(layers), kv_format, tuple(sinks), revision or None)
 
 
 def _kind(reader: Reader) -> LayerAttention:

@@ -16,7 +16,7 @@ from dcp_attention.errors import InvalidModel
 from dcp_attention.huggingface.fields import Fields
 from dcp_attention.huggingface.layers import layers_of
 from dcp_attention.huggingface.windows import LATENT
-from dcp_attention.model import DType, ModelDescription
+from dcp_attention.model import CacheFormat, ModelDescription
 
 FAMILIES = (
     *LATENT,
@@ -53,11 +53,11 @@ _REFUSALS = {
     ): "some of its layers use linear attention or a recurrence, whose state is no cache of keys and values",
 }
 
-_WEIGHTS = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32}
+_WEIGHTS = {"bfloat16": CacheFormat.BF16, "float16": CacheFormat.F16, "float32": CacheFormat.F32}
 
 
 def describe(
-    config: Any, *, kv_dtype: DType | None, sinks: Mapping[int, Sequence[float]], revision: str | None
+    config: Any, *, kv_format: CacheFormat | None, sinks: Mapping[int, Sequence[float]], revision: str | None
 ) -> ModelDescription:
     """The description of a configuration; see `ModelDescription.from_transformers`."""
     root = _root(config)
@@ -71,7 +71,7 @@ def describe(
             "configuration does not hold; give them with `sinks` (model.layers[i].self_attn.sinks)."
         )
     logits = tuple(tuple(sinks[index]) if layer.has_sinks else () for index, layer in enumerate(layers))
-    return ModelDescription(layers, kv_dtype or _weights(fields, root) or DType.BF16, logits, revision)
+    return ModelDescription(layers, kv_format or _weights(fields, root) or CacheFormat.BF16, logits, revision)
 
 
 def _root(config: Any) -> Fields:
@@ -133,7 +133,7 @@ def _refuse_settings(fields: Fields) -> None:
         )
 
 
-def _weights(fields: Fields, root: Fields) -> DType | None:
+def _weights(fields: Fields, root: Fields) -> CacheFormat | None:
     """``dtype``, or ``torch_dtype`` before transformers 5; of quantized weights, and of those that are not said,
     none.
     """

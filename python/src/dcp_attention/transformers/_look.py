@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from dcp_attention import DType, InvalidModel, LayerAttention, ModelDescription
+from dcp_attention import CacheFormat, InvalidModel, LayerAttention, ModelDescription
 from dcp_attention.transformers._latent import Latents
 from dcp_attention.transformers._sealed import Update
 from dcp_attention.transformers.errors import NotServed
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dcp_attention.transformers._attention import AttentionCall
 
-_DTYPES = {torch.bfloat16: DType.BF16, torch.float16: DType.F16, torch.float32: DType.F32}
+_FORMATS = {torch.bfloat16: CacheFormat.BF16, torch.float16: CacheFormat.F16, torch.float32: CacheFormat.F32}
 
 # How many numbers of each weight a revision is made of.
 _SAMPLES = 256
@@ -225,7 +225,7 @@ def _look(model: PreTrainedModel, revision: str | None) -> ServedModel:
             f"No layer of `{type(model).__name__}` passed keys and values to its cache: it has no attention that "
             "could be served."
         )
-    if notes.dtype not in _DTYPES:
+    if notes.dtype not in _FORMATS:
         raise NotServed(
             f"Keys are {notes.dtype}; the daemons' caches keep bfloat16, float16 or float32. Load the model in one "
             "of them."
@@ -233,7 +233,7 @@ def _look(model: PreTrainedModel, revision: str | None) -> ServedModel:
     order = sorted(notes.kinds)
     description = ModelDescription(
         layers=tuple(notes.kinds[layer] for layer in order),
-        kv_dtype=_DTYPES[notes.dtype],
+        kv_format=_FORMATS[notes.dtype],
         sinks=tuple(notes.sinks.get(layer, ()) for layer in order) if notes.sinks else (),
         revision=revision or _revision(model),
     )

@@ -9,7 +9,7 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.models.utils import extract_layer_index
 
-from dcp_attention import DType, LayerAttention, ModelDescription
+from dcp_attention import CacheFormat, LayerAttention, ModelDescription
 from dcp_attention.vllm.backend import DCPAttentionImpl
 from dcp_attention.vllm.versions import Unsupported
 
@@ -46,7 +46,7 @@ def describe(layers: dict[str, Attention], dtype: torch.dtype, revision: str | N
     """
     return ModelDescription(
         tuple(_describe(layer.impl, layer.head_size_v) for layer in layers.values()),
-        DType.named(str(dtype)),
+        CacheFormat.named(str(dtype)),
         sinks=tuple(
             () if layer.impl.sinks is None else tuple(layer.impl.sinks.float().tolist()) for layer in layers.values()
         ),

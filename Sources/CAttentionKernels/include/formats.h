@@ -1,0 +1,59 @@
+#ifndef DCP_FORMATS_H
+#define DCP_FORMATS_H
+
+#include <stdint.h>
+
+// The formats of a cache: name, number, bytes of a number, and how many numbers lie beside each other that one instruction
+// multiplies and adds up, dimensions of a key and tokens of a value. Enumerators, tables and functions of each are made
+// of this list, so a format is a line here, its loads (attend_loads.h, attend_block.h) and its writers (panels.c,
+// panels_vector.h).
+#define DCP_CACHE_FORMATS(each, ...)                                                                                   \
+    each(bf16, 1, 2, 2, __VA_ARGS__)                                                                                   \
+    each(f16, 2, 2, 1, __VA_ARGS__)                                                                                    \
+    each(f32, 3, 4, 1, __VA_ARGS__)
+
+// The dtypes of rows, which are formats as well, of the same number.
+#define DCP_ROW_TYPES(each, ...)                                                                                       \
+    each(bf16, __VA_ARGS__)                                                                                            \
+    each(f16, __VA_ARGS__)                                                                                             \
+    each(f32, __VA_ARGS__)
+
+#define DCP_FORMAT_NUMBER(name, number, ...) dcp_##name = number,
+enum { DCP_CACHE_FORMATS(DCP_FORMAT_NUMBER, ) dcp_formats_end, dcp_row_types_end = dcp_f32 + 1 };
+#undef DCP_FORMAT_NUMBER
+
+// They are on the wire and in stores. DCPAttentionTests compares them with the numbers in Swift.
+_Static_assert(dcp_bf16 == 1 && dcp_f16 == 2 && dcp_f32 == 3, "DCPCore.CacheFormat and DCPCore.DataType say otherwise");
+
+typedef struct {
+    const char *name;
+    int64_t element_bytes;
+    int64_t interleaved;
+} dcp_cache_format;
+
+// Stops the process for a number that is none. With a constant it is one.
+static inline __attribute__((always_inline)) dcp_cache_format dcp_format(int number) {
+    switch (number) {
+#define DCP_FORMAT_CASE(name, number, bytes, beside, ...)                                                              \
+    case number: return (dcp_cache_format){#name, bytes, beside};
+        DCP_CACHE_FORMATS(DCP_FORMAT_CASE, )
+#undef DCP_FORMAT_CASE
+    default: __builtin_trap();
+    }
+}
+
+static inline __attribute__((always_inline)) int64_t dcp_element_bytes(int format) {
+    return dcp_format(format).element_bytes;
+}
+
+// The number, which is one of a format, or of a dtype of rows: indices of tables.
+static inline int dcp_checked_format(int number) {
+    if (number < dcp_bf16 || number >= dcp_formats_end) __builtin_trap();
+    return number;
+}
+static inline int dcp_checked_row_type(int number) {
+    if (number < dcp_bf16 || number >= dcp_row_types_end) __builtin_trap();
+    return number;
+}
+
+#endif
