@@ -65,7 +65,8 @@ extension Integration {
         }
 
         @Test(
-            "the first token's answer has the bits of the step that brought it; others its numbers", arguments: setups)
+            "answers have the numbers of the steps that brought the tokens; the first one's output is its value",
+            arguments: setups)
         func beside(setup: ClusterSetup) async throws {
             try await setup.run { cluster in
                 try await cluster.withClient { client in
@@ -75,9 +76,11 @@ extension Integration {
                     let brought = try await client.play(trace, cuts, on: sequence, commit: .never)[0]
                     let first = try await client.queries(trace, [0..<1], on: sequence)[0]
                     let width = 8 * 32
-                    #expect(
-                        first.outputs == Array(brought.outputs.prefix(width))
-                            && first.lse == Array(brought.lse.prefix(8)))
+                    #expect(first.outputs == Array(brought.outputs.prefix(width)))
+                    // A token beside no other is scored by another loop: its sum has another order.
+                    for (queried, stepped) in zip(first.lse, brought.lse) {
+                        #expect(abs(queried - stepped) <= 2 * Float(Answer.lseErrorMax))
+                    }
                     let whole = try await client.queries(trace, [0..<140], on: sequence)[0]
                     let largest = zip(whole.outputs, brought.outputs).reduce(Float(0)) { max($0, abs($1.0 - $1.1)) }
                     #expect(largest <= 2 * Float(Answer.outputErrorMax), "DCP_SEED=\(SeededGenerator.seed)")

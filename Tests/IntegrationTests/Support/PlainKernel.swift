@@ -44,6 +44,7 @@ struct PlainKernel {
         let values = RowOrder.headMajor(
             part(layer.values, range, shape.kvHeads, shape.valueDim), tokens: range.count, heads: shape.kvHeads,
             dim: shape.valueDim)
+        if range.count == 1 { return try alone(range, keys: keys, values: values) }
         let panels = try keys.withUnsafeBytes { keys in
             try values.withUnsafeBytes { values in
                 try NewTokenPanels(
@@ -58,17 +59,37 @@ struct PlainKernel {
         return withExtendedLifetime(panels) { run(range, panels.blocks, .new(.all, at: range)) }
     }
 
-    private func run(_ range: Range<Int>, _ blocks: KVBlocks, _ visible: VisibleTokens) -> AttentionStates {
+    /// Of a token beside no other.
+    private func alone(_ range: Range<Int>, keys: [Float], values: [Float]) throws -> AttentionStates {
         let shape = trace.shape
-        let queries = RowOrder.headMajor(
+        let own = OwnToken(shape[0], shape.kvFormat, partition: partition, heads: 0..<shape.queryHeads)
+        var states = AttentionStates.empty(rows: shape.queryHeads, valueDim: shape.valueDim)
+        try keys.withUnsafeBytes { keys in
+            try values.withUnsafeBytes { values in
+                let rows = KeyValueRows(
+                    dataType: .float32, keys: keys.baseAddress!, values: values.baseAddress!, tokens: 1)
+                try own.attend(0, queries(range), rows, into: &states)
+            }
+        }
+        return states
+    }
+
+    private var partition: HeadPartition {
+        HeadPartition(queryHeads: trace.shape.queryHeads, kvHeads: trace.shape.kvHeads, contextRanks: 1)
+    }
+
+    private func queries(_ range: Range<Int>) -> QueryRows {
+        let shape = trace.shape
+        let values = RowOrder.headMajor(
             part(trace.layers[0].queries, range, shape.queryHeads, shape.keyDim), tokens: range.count,
             heads: shape.queryHeads, dim: shape.keyDim)
+        return QueryRows(heads: 0..<shape.queryHeads, tokens: range.count, keyDim: shape.keyDim, values: values)
+    }
+
+    private func run(_ range: Range<Int>, _ blocks: KVBlocks, _ visible: VisibleTokens) -> AttentionStates {
+        let shape = trace.shape
         let work = AttentionWork(
-            attention: shape[0],
-            partition: HeadPartition(queryHeads: shape.queryHeads, kvHeads: shape.kvHeads, contextRanks: 1),
-            heads: 0..<shape.queryHeads,
-            queries: QueryRows(
-                heads: 0..<shape.queryHeads, tokens: range.count, keyDim: shape.keyDim, values: queries),
+            attention: shape[0], partition: partition, heads: 0..<shape.queryHeads, queries: queries(range),
             tokens: 0..<range.count, visible: visible, over: blocks)
         for piece in 0..<work.pieceCount { work.run(piece: piece) }
         var states = AttentionStates.empty(rows: shape.queryHeads * range.count, valueDim: shape.valueDim)
