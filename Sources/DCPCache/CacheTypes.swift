@@ -84,7 +84,8 @@ public struct SequenceState: Hashable, Sendable {
 /// What the cache holds, at one moment.
 public struct CacheStatistics: Hashable, Sendable {
     public var sequences: Int
-    /// Committed tokens of this rank, summed over sequences; shared tokens of forks count in each.
+    /// Committed tokens of this rank, summed over sequences; shared tokens of forks count in each. With many sequences as of
+    /// some seconds ago.
     public var localTokens: Int
     /// Blocks in the store, each for one layer; shared ones count once, spilled ones with the others.
     public var sealedBlocks: Int

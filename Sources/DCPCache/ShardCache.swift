@@ -54,6 +54,7 @@ public final class ShardCache: Sendable {
     let storedChange: Atomic<UInt64>
     let durableChange = Atomic<UInt64>(0)
     let readers = ByteAccount()
+    let tokenCount = Mutex(TokenCount())
     let memory: BlockPool
     /// Sequences that have something in RAM, and the bytes of that without blocks.
     let residents: Mutex<Set<SequenceID>> = Mutex([])

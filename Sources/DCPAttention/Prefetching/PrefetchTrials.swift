@@ -56,8 +56,8 @@ public struct PrefetchTrials: Hashable, Sendable {
     public static func run(_ kernels: AttentionKernels = .chosen) throws(ServiceError) -> PrefetchTrials {
         var trials = PrefetchTrials()
         guard areUseful(kernels) else { return trials }
-        let (start, end) = (ThreadTime.now, ContinuousClock.now + wallTimeMax)
         let context = TrialContext()
+        let (start, end) = (ThreadTime.now, ContinuousClock.now + wallTimeMax)
         for work in PrefetchTable.Work.all where ThreadTime.now - start < secondsMax && ContinuousClock.now < end {
             trials.trials.append(try context.compare(work, kernels))
         }

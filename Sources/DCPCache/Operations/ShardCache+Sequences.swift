@@ -175,11 +175,6 @@ extension ShardCache {
     private func state(_ sequence: SequenceCache) -> SequenceState? {
         let core = sequence.core.withLock { $0 }
         guard !core.isClosed else { return nil }
-        var intact = core.committed
-        if let damage = core.damage {
-            // The first length that needs the damaged token is its position + 1.
-            intact = min(intact, cluster.layout.position(ofLocalIndex: damage.localIndex, rank: contextRank))
-        }
         let (tokenIDs, isIndexed) = tokens.withLock {
             ($0[sequence.id]?.count ?? 0, $0.isIndexed(sequence.id))
         }
@@ -188,7 +183,7 @@ extension ShardCache {
             retention: core.retention, committedLength: core.committed,
             tokenIDs: tokenIDs, areIDsIntact: tokenIDs == 0 || isIndexed,
             layerLengths: core.residence.map { $0.layers.map { $0.state.withLock(\.length) } }
-                ?? [Int](repeating: core.committed, count: sequence.model.layers), intactLength: intact,
+                ?? [Int](repeating: core.committed, count: sequence.model.layers), intactLength: intactLength(core),
             lastChange: core.lastChange, claim: core.claim)
     }
 
@@ -228,9 +223,8 @@ extension ShardCache {
             return try read.count(tables.blocks)
         }
         let pieced = pieced.withLock { (count: $0.count, excess: $0.excess) }
-        let all = sequenceCaches.withLock { Array($0.values) }
         return CacheStatistics(
-            sequences: all.count, localTokens: all.reduce(0) { $0 + localLength($1.core.withLock { $0.committed }) },
+            sequences: sequenceCaches.withLock(\.count), localTokens: countedTokens(),
             sealedBlocks: entries - pieced.excess, piecedBlocks: pieced.count,
             memoryByteCount: memory.account.value, indexByteCount: indexes.value,
             residentSequences: residents.withLock(\.count), spareByteCount: memory.spareByteCount,

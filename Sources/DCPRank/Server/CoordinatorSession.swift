@@ -148,7 +148,7 @@ final class CoordinatorSession {
 
     /// The least recently used first.
     private func heldSequences() -> [HeldSequences.Element] {
-        server.cache.sequences.map { (lastUse: server.uses.lastUse(of: $0.id), $0) }
+        server.cache.heldSequences.map { (lastUse: server.uses.lastUse(of: $0.id), $0) }
             .sorted { ($0.lastUse, $0.1.id) < ($1.lastUse, $1.1.id) }
             .map { _, held in
                 HeldSequences.Element(

@@ -81,7 +81,7 @@ public final class RankServer {
         self.eventLoop = eventLoop
         self.observe = observe
         allClosed = eventLoop.makePromise()
-        uses = UseLog(cache.sequences.sorted { $0.lastChange < $1.lastChange }.lazy.map(\.id))
+        uses = UseLog(cache.heldSequences.sorted { $0.lastChange < $1.lastChange }.lazy.map(\.id))
         steps = StepTable(earlyByteCountMax: configuration.earlyByteCountMax)
         let dialer = Dialer(eventLoop: eventLoop, settings: configuration.link)
         hello = Hello(

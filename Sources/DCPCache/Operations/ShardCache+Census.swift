@@ -1,0 +1,53 @@
+public import DCPCore
+internal import Synchronization
+
+/// All sequences at a glance, for what is asked of a million of them at once: `state(of:)` looks each up in several places.
+extension ShardCache {
+    /// What a rank tells of a sequence when it joins; see `SequenceState`.
+    public struct HeldSequence: Hashable, Sendable {
+        public var id: SequenceID
+        public var model: ModelID
+        public var committedLength: Int
+        public var intactLength: Int
+        public var retention: Retention
+        public var lastChange: UInt64
+    }
+
+    /// In no order. Those whose record is damaged are not among them.
+    public var heldSequences: [HeldSequence] {
+        sequenceCaches.withLock { Array($0.values) }.compactMap { sequence in
+            sequence.core.withLock { core in
+                guard !core.isClosed else { return nil }
+                return HeldSequence(
+                    id: sequence.id, model: sequence.model.id, committedLength: core.committed,
+                    intactLength: intactLength(core), retention: core.retention, lastChange: core.lastChange)
+            }
+        }
+    }
+
+    /// What can be served of a sequence.
+    func intactLength(_ core: borrowing SequenceCache.Core) -> Int {
+        guard let damage = core.damage else { return core.committed }
+        // The first length that needs the damaged token is its position + 1.
+        return min(core.committed, cluster.layout.position(ofLocalIndex: damage.localIndex, rank: contextRank))
+    }
+
+    /// Committed tokens of this rank, summed over sequences. Of many it is counted again when a hundred times as long as that
+    /// takes has passed: the event loop asks.
+    func countedTokens() -> Int {
+        let now = ContinuousClock.now
+        if let count = tokenCount.withLock({ $0.due > now ? $0.value : nil }) { return count }
+        let all = sequenceCaches.withLock { Array($0.values) }
+        let count = all.reduce(0) { $0 + localLength($1.core.withLock { $0.committed }) }
+        let pause: Duration = all.count < Self.sequencesCountedAlways ? .zero : (ContinuousClock.now - now) * 100
+        tokenCount.withLock { $0 = TokenCount(value: count, due: now + pause) }
+        return count
+    }
+
+    private static var sequencesCountedAlways: Int { 10_000 }
+
+    struct TokenCount: Sendable {
+        var value = 0
+        var due = ContinuousClock.now
+    }
+}
