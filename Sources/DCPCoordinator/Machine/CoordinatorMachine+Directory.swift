@@ -4,7 +4,7 @@ package import DCPWire
 /// What clients ask of the directory. Each kind of request says in `carryOut` what becomes of it.
 extension CoordinatorMachine {
     public static let nameByteCountMax = 255
-    /// A rank has some 1 KiB of memory for each, the coordinator twice as much.
+    /// A join takes some 20 us for each.
     public static let sequencesMax = 1_000_000
 
     func checkReady() throws(ServiceError) {
