@@ -201,7 +201,7 @@ package struct PrefixTree: Sendable {
 
     private mutating func add(_ sequence: SequenceID, to node: Int) {
         places[sequence] = node
-        let index = nodes[node].ends.partition { $0 < sequence }
+        let index = nodes[node].ends.sortedCount { $0 < sequence }
         nodes[node].ends.insert(sequence, at: index)
         var above = node
         while above >= 0, sequence < nodes[above].lowest {
@@ -212,7 +212,7 @@ package struct PrefixTree: Sendable {
 
     /// A sequence no longer ends at a node. It may end below.
     private mutating func take(_ sequence: SequenceID, from node: Int) {
-        let index = nodes[node].ends.partition { $0 < sequence }
+        let index = nodes[node].ends.sortedCount { $0 < sequence }
         precondition(nodes[node].ends[index] == sequence, "\(sequence) does not end where it was placed")
         nodes[node].ends.remove(at: index)
         var above = node
@@ -238,17 +238,5 @@ package struct PrefixTree: Sendable {
         } else {
             tidy(parent)
         }
-    }
-}
-
-extension [SequenceID] {
-    /// The number of elements of a sorted array that come before the others.
-    fileprivate func partition(_ isBefore: (SequenceID) -> Bool) -> Int {
-        var (low, high) = (0, count)
-        while low < high {
-            let middle = (low + high) / 2
-            if isBefore(self[middle]) { low = middle + 1 } else { high = middle }
-        }
-        return low
     }
 }

@@ -16,21 +16,21 @@ package struct SequenceOrder: Hashable, Sendable {
 
     package mutating func insert(_ id: SequenceID) {
         let number = id.value >> Self.bucketBits
-        let bucket = numbers.firstIndex(notBelow: number)
+        let bucket = numbers.sortedCount { $0 < number }
         if bucket == numbers.count || numbers[bucket] != number {
             numbers.insert(number, at: bucket)
             buckets.insert([], at: bucket)
         }
-        let place = buckets[bucket].firstIndex(notBelow: id)
+        let place = buckets[bucket].sortedCount { $0 < id }
         guard place == buckets[bucket].count || buckets[bucket][place] != id else { return }
         buckets[bucket].insert(id, at: place)
     }
 
     package mutating func remove(_ id: SequenceID) {
         let number = id.value >> Self.bucketBits
-        let bucket = numbers.firstIndex(notBelow: number)
+        let bucket = numbers.sortedCount { $0 < number }
         guard bucket < numbers.count, numbers[bucket] == number else { return }
-        let place = buckets[bucket].firstIndex(notBelow: id)
+        let place = buckets[bucket].sortedCount { $0 < id }
         guard place < buckets[bucket].count, buckets[bucket][place] == id else { return }
         buckets[bucket].remove(at: place)
         guard buckets[bucket].isEmpty else { return }
@@ -42,8 +42,8 @@ package struct SequenceOrder: Hashable, Sendable {
     package func ids(after id: SequenceID, count: Int) -> [SequenceID] {
         var found: [SequenceID] = []
         found.reserveCapacity(Swift.min(count, 1 << Int(Self.bucketBits)))
-        for bucket in buckets[numbers.firstIndex(notBelow: id.value >> Self.bucketBits)...] {
-            found += bucket[bucket.firstIndex(above: id)...].prefix(count - found.count)
+        for bucket in buckets[numbers.sortedCount { $0 < id.value >> Self.bucketBits }...] {
+            found += bucket[bucket.sortedCount { $0 <= id }...].prefix(count - found.count)
             if found.count == count { break }
         }
         return found
@@ -52,21 +52,4 @@ package struct SequenceOrder: Hashable, Sendable {
 
 extension SequenceOrder: Sequence {
     package func makeIterator() -> FlattenSequence<[[SequenceID]]>.Iterator { buckets.joined().makeIterator() }
-}
-
-extension Array where Element: Comparable {
-    /// Of a rising array.
-    fileprivate func firstIndex(notBelow element: Element) -> Int { place { $0 >= element } }
-    fileprivate func firstIndex(above element: Element) -> Int { place { $0 > element } }
-
-    /// By halves: `isBehind` is false up to some place, and true from there on.
-    private func place(where isBehind: (Element) -> Bool) -> Int {
-        if let last, !isBehind(last) { return count }
-        var (low, high) = (0, count)
-        while low < high {
-            let middle = (low + high) / 2
-            if isBehind(self[middle]) { high = middle } else { low = middle + 1 }
-        }
-        return low
-    }
 }
