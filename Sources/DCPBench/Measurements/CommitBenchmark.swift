@@ -2,6 +2,7 @@ internal import DCPAttention
 internal import DCPCache
 public import DCPCore
 public import DCPStore
+internal import DCPTestKit
 internal import Foundation
 internal import Synchronization
 
@@ -107,19 +108,10 @@ private struct ProcessIO {
     var dirtiedByteCount = 0
 
     static var current: ProcessIO {
-        var io = ProcessIO()
-        let text = (try? String(contentsOfFile: "/proc/self/io", encoding: .utf8)) ?? ""
-        for line in text.split(separator: "\n") {
-            let parts = line.split(separator: ":")
-            guard parts.count == 2, let value = Int(parts[1].trimmingCharacters(in: .whitespaces)) else { continue }
-            switch parts[0] {
-            case "wchar": io.writtenByteCount = value
-            case "write_bytes": io.dirtiedByteCount += value
-            case "cancelled_write_bytes": io.dirtiedByteCount -= value
-            default: break
-            }
-        }
-        return io
+        let counts = ProcessCounts(path: "/proc/self/io")
+        return ProcessIO(
+            writtenByteCount: counts?["wchar"] ?? 0,
+            dirtiedByteCount: (counts?["write_bytes"] ?? 0) - (counts?["cancelled_write_bytes"] ?? 0))
     }
 }
 

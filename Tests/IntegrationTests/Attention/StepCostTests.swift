@@ -19,15 +19,11 @@ extension Integration {
             init(of process: UInt32) throws {
                 let tasks = "/proc/\(process)/task"
                 for task in try FileManager.default.contentsOfDirectory(atPath: tasks) {
-                    sleeps += try Self.number("voluntary_ctxt_switches:", in: "\(tasks)/\(task)/status")
+                    let status = ProcessCounts(path: "\(tasks)/\(task)/status")
+                    sleeps += try #require(status?["voluntary_ctxt_switches"])
                 }
-                for name in ["syscr:", "syscw:"] { transfers += try Self.number(name, in: "/proc/\(process)/io") }
-            }
-
-            private static func number(_ name: String, in path: String) throws -> Int {
-                let lines = try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n")
-                let line = try #require(lines.first { $0.hasPrefix(name) }, "no \(name) in \(path)")
-                return try #require(Int(line.dropFirst(name.count).trimmingCharacters(in: .whitespaces)))
+                let io = ProcessCounts(path: "/proc/\(process)/io")
+                for name in ["syscr", "syscw"] { transfers += try #require(io?[name], "no \(name)") }
             }
         }
 

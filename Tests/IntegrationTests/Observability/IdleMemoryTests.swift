@@ -2,7 +2,6 @@ import DCPClient
 import DCPCore
 import DCPTestKit
 import DCPWire
-import Foundation
 import Testing
 
 extension Integration {
@@ -11,13 +10,6 @@ extension Integration {
         private static let rank = DaemonRole.rank(RankIndex(0))
         /// What an idle committed sequence may take of a rank's memory, whatever its model and the tokens of its open block.
         private static let byteCountMax = 4096
-
-        /// Memory of a process that no file has, in bytes: the mapped store is in nobody's way.
-        private func anonymousBytes(of process: UInt32) throws -> Int {
-            let lines = try String(contentsOfFile: "/proc/\(process)/status", encoding: .utf8).split(separator: "\n")
-            let line = try #require(lines.first { $0.hasPrefix("RssAnon:") })
-            return try #require(Int(line.split(separator: " ").dropLast().last ?? "")) * 1024
-        }
 
         @Test(
             "12,000 sequences with open blocks of 32 KiB a layer take less than 4 KiB each of a rank when they are idle"
@@ -51,7 +43,9 @@ extension Integration {
                         _ = try await cluster.get("/metrics", of: Self.rank) {
                             $0.sample(#"dcp_resident_sequences{rank="0"}"#) == 0
                         }
-                        return try anonymousBytes(of: try await client.rankStatuses()[0].processID)
+                        let process = Int(try await client.rankStatuses()[0].processID)
+                        // Without the mapped store, whose pages are in nobody's way.
+                        return try #require(ProcessCounts.anonymousByteCount(of: process))
                     }
                     // What a rank takes for its work is there after the first ones, and stays.
                     try await fill(0..<2000)

@@ -1,6 +1,6 @@
 import DCPClient
 import DCPCore
-import Foundation
+import DCPTestKit
 
 /// The memory of ranks, while a soak lasts: what they need with the same contents must not grow.
 struct MemoryWatch: Sendable {
@@ -14,7 +14,7 @@ struct MemoryWatch: Sendable {
     mutating func look(at running: [(role: DaemonRole, process: DaemonProcess)]) {
         let third = min(Int((ContinuousClock.now - start) / length * 3), 2)
         for (role, process) in running where role != .coordinator {
-            most[third] = max(most[third], Self.anonymousBytes(of: process.pid) ?? 0)
+            most[third] = max(most[third], ProcessCounts.anonymousByteCount(of: Int(process.pid)) ?? 0)
         }
     }
 
@@ -22,12 +22,5 @@ struct MemoryWatch: Sendable {
     var failure: String? {
         guard most[2] > most[0] + most[0] / 4 + 64 << 20 else { return nil }
         return "A rank had \(most[2] >> 20) MiB in the last third of the time, \(most[0] >> 20) MiB in the first"
-    }
-
-    /// nil for a process that ends.
-    private static func anonymousBytes(of process: Int32) -> Int? {
-        guard let status = try? String(contentsOfFile: "/proc/\(process)/status", encoding: .utf8) else { return nil }
-        let line = status.split(separator: "\n").first { $0.hasPrefix("RssAnon:") }
-        return line.flatMap { Int($0.split(separator: " ").dropLast().last ?? "") }.map { $0 * 1024 }
     }
 }
