@@ -17,6 +17,8 @@ struct Driver {
     private var directoryMark = DirectoryMark.none
     var now: Duration = .zero
     private var nextTag: UInt64 = 0
+    /// Sequences in a page of what a rank holds: two, so that most tests have several.
+    var pageCount = 2
     /// Whether the machine goes on as soon as it asks for it.
     var goesOn = true
     /// What a client was given last, for requests behind each other.
@@ -113,16 +115,17 @@ struct Driver {
         return actions + tell(held, link, epoch)
     }
 
-    /// Two sequences in a page, so that most tests have several.
-    private mutating func tell(
+    /// Tells what a rank holds, page by page.
+    @discardableResult
+    mutating func tell(
         _ held: [HeldSequences.Element], _ link: LinkID, _ epoch: Epoch
     ) -> [CoordinatorMachine.Action] {
         var actions: [CoordinatorMachine.Action] = []
         var rest = held[...]
         repeat {
-            let page = HeldSequences(Array(rest.prefix(2)), isLast: rest.count <= 2)
+            let page = HeldSequences(Array(rest.prefix(pageCount)), isLast: rest.count <= pageCount)
             actions += note(machine.heldSequences(link, epoch: epoch, page, now: now))
-            rest = rest.dropFirst(2)
+            rest = rest.dropFirst(pageCount)
         } while !rest.isEmpty
         return actions
     }

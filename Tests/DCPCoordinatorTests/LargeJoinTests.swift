@@ -21,37 +21,21 @@ struct LargeJoinTests {
         return state
     }
 
-    private func held(length: Int, from first: Int = 1) -> [HeldSequences.Element] {
-        (first...Self.count).map {
-            HeldSequences.Element(sequence: SequenceID(UInt64($0)), model: model.id, committedLength: length)
-        }
-    }
-
-    private func tell(_ held: [HeldSequences.Element], of rank: UInt16, to driver: inout Driver, epoch: Epoch? = nil) {
-        let epoch = epoch ?? driver.machine.state.epoch
-        for start in stride(from: 0, to: held.count, by: HeldSequences.countMax) {
-            let page = held[start..<min(start + HeldSequences.countMax, held.count)]
-            driver.on {
-                $0.heldSequences(
-                    Driver.link(rank), epoch: epoch, HeldSequences(Array(page), isLast: page.endIndex == held.count),
-                    now: .zero)
-            }
-        }
+    private func held(length: Int, from first: Int = 1) -> [SequenceID: Int] {
+        Dictionary(uniqueKeysWithValues: (first...Self.count).map { (SequenceID(UInt64($0)), length) })
     }
 
     /// Both ranks have registered in a new epoch, rank 0 with all and a token more, rank 1 without the first three.
     private func join(_ driver: inout Driver) {
         driver.goesOn = false
+        driver.pageCount = HeldSequences.countMax
         for rank in 0..<2 as Range<UInt16> { driver.register(rank, epoch: driver.machine.state.epoch) }
         for rank in 0..<2 as Range<UInt16> {
-            let registration = Registration(
-                rank: RankIndex(rank), store: Driver.store(rank), cluster: Driver.cluster,
-                endpoint: .unix(path: "/rank-\(rank)"), epoch: driver.machine.state.epoch, models: [model])
-            driver.on { $0.registered(registration, link: Driver.link(rank), now: .zero) }
+            driver.register(
+                rank, cluster: Driver.cluster, epoch: driver.machine.state.epoch, models: [model],
+                lengths: rank == 0 ? held(length: 5) : held(length: 4, from: 4))
             driver.linksReady(rank)
         }
-        tell(held(length: 5), of: 0, to: &driver)
-        tell(held(length: 4, from: 4), of: 1, to: &driver)
     }
 
     private func isGoingOn(_ actions: [CoordinatorMachine.Action]) -> Bool {
@@ -106,15 +90,19 @@ struct LargeJoinTests {
     func refused() throws {
         var driver = Driver(state: try state(), sequencesMax: Self.count / 3)
         driver.goesOn = false
+        driver.pageCount = HeldSequences.countMax
         for rank in 0..<2 as Range<UInt16> { driver.register(rank, epoch: driver.machine.state.epoch) }
         let epoch = driver.machine.state.epoch
+        let held = held(length: 5).map {
+            HeldSequences.Element(sequence: $0.key, model: model.id, committedLength: $0.value)
+        }
         let registration = Registration(
             rank: RankIndex(0), store: Driver.store(0), cluster: Driver.cluster, endpoint: .unix(path: "/rank-0"),
             epoch: epoch, models: [model])
         driver.on { $0.registered(registration, link: Driver.link(0), now: .zero) }
-        tell(held(length: 5), of: 0, to: &driver, epoch: Epoch(epoch.value - 1))
+        driver.tell(held, Driver.link(0), Epoch(epoch.value - 1))
         #expect(refusals(driver.actions).isEmpty)
-        tell(held(length: 5), of: 0, to: &driver)
+        driver.tell(held, Driver.link(0), epoch)
         let refusal = try #require(refusals(driver.actions).first)
         #expect(refusal.link == Driver.link(0) && refusal.error.code == .storeRefused)
         #expect(refusal.error.message.contains("\(Self.count / 3 * 2)"))

@@ -103,16 +103,15 @@ extension CoordinatorMachine {
     /// A rank that has registered in the epoch tells what it holds, a page of it.
     package mutating func heldSequences(_ link: LinkID, epoch: Epoch, _ page: HeldSequences, now: Duration) -> [Action]
     {
-        guard let rank = rank(of: link), case .joining = phase, epoch == state.epoch,
-            case .present(var member) = slots[rank], !member.hasJoined, member.holdings != nil
-        else { return [] }
-        // Taken out of its place, or each page would be added to a copy.
-        slots[rank] = .missing(reason: "")
-        member.holdings!.add(page)
-        member.lastHeard = now
-        member.hasJoined = page.isLast
-        slots[rank] = .present(member)
-        guard member.holdings!.sequences.count <= heldMax else {
+        guard let rank = rank(of: link), case .joining = phase, epoch == state.epoch, isTelling(rank) else { return [] }
+        var heldCount = 0
+        update(rank) {
+            $0.holdings!.add(page)
+            $0.lastHeard = now
+            $0.hasJoined = page.isLast
+            heldCount = $0.holdings!.sequences.count
+        }
+        guard heldCount <= heldMax else {
             return refuse(
                 link,
                 ServiceError(
@@ -124,6 +123,12 @@ extension CoordinatorMachine {
         guard members.allSatisfy({ $0.member.hasJoined }) else { return [] }
         eviction.begin(joined)
         return adoption == nil ? settle() : askForRecords()
+    }
+
+    /// Whether a rank has registered in the epoch and not told all that it holds.
+    private func isTelling(_ rank: RankIndex) -> Bool {
+        guard case .present(let member) = slots[rank] else { return false }
+        return !member.hasJoined && member.holdings != nil
     }
 
     /// What a rank may hold: also what an older directory knew.

@@ -155,6 +155,8 @@ public struct CoordinatorMachine: Sendable {
 
     mutating func update(_ rank: RankIndex, _ body: (inout Member) -> Void) {
         guard case .present(var member) = slots[rank] else { return }
+        // Out of its place meanwhile, or what it holds would be copied at each change.
+        slots[rank] = .missing(reason: "")
         body(&member)
         slots[rank] = .present(member)
     }
