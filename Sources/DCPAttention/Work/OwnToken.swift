@@ -23,7 +23,7 @@ public struct OwnToken: Sendable {
     /// - Parameters:
     ///   - token: among the step's, as in `queries` and `rows`.
     ///   - states: rows `[heads][step tokens]`.
-    /// - Throws: `.invalidRequest` when a value is NaN, infinite, or beyond the KV dtype's range.
+    /// - Throws: `.invalidRequest` when a value is NaN, infinite, or beyond the cache format's range.
     public func attend(
         _ token: Int, _ queries: QueryRows, _ rows: KeyValueRows, into states: inout AttentionStates
     ) throws(ServiceError) {

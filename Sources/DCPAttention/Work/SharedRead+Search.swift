@@ -33,6 +33,8 @@ extension SharedRead {
         }
 
         mutating func run() {
+            // Most steps have one entry.
+            guard works.count > 1 else { return }
             part(works.indices.filter { works[$0].maySharePieces }, at: 0)
             while let group = groups.popLast() {
                 var end = group.block + 1

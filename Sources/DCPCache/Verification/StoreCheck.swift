@@ -49,7 +49,7 @@ struct StoreCheck: Sendable {
     /// Where the sequence of the phase has been checked up to.
     var place = SequencePlace()
     /// Of the records that have been found good.
-    private var models: [ModelID: ModelEntry] = [:]
+    private var goodModels: [ModelID: ModelEntry] = [:]
     /// Blocks that have been checked, by writer.
     var writers: [UInt64: WriterCheck] = [:]
     var hasDamagedRecord = false
@@ -190,11 +190,11 @@ struct StoreCheck: Sendable {
 
     /// A model's layout, when its record is good. A good one is remembered: it never changes, and sequences are many.
     private mutating func model(_ id: ModelID, _ read: borrowing ReadTransaction) throws -> ModelEntry? {
-        if let known = models[id] { return known }
+        if let known = goodModels[id] { return known }
         guard let stored = try read.get(tables.models, ModelRecord.key(id)), let model = model(id, stored) else {
             return nil
         }
-        models[id] = model
+        goodModels[id] = model
         return model
     }
 
