@@ -34,7 +34,7 @@ public struct Caller: Hashable, Sendable {
         guard right < needed else { return }
         throw ServiceError(
             .accessDenied,
-            "\(identity) may \(right), and \(what) takes the right to \(needed). \(remedy(needed))")
+            "\(identity) has the right to \(right), but \(what) requires the right to \(needed). \(remedy(needed))")
     }
 
     /// A sequence is changed by whoever has made it, and by those who administer. What belongs to nobody is anybody's who uses the
@@ -49,15 +49,16 @@ public struct Caller: Hashable, Sendable {
         try check(.use, for: "a change of \(sequence)")
         throw ServiceError(
             .accessDenied,
-            "\(sequence) belongs to \(owner), and \(identity) may \(right) its own sequences only: others' take the right to "
+            "\(sequence) belongs to \(owner), and \(identity) may \(right) only its own sequences; those of others "
+                + "require the right to "
                 + "\(ClientRight.administer). \(remedy(.administer))")
     }
 
     private func remedy(_ needed: ClientRight) -> String {
         if identity.hasPrefix("uid:") {
-            return "Give it with a line for the user in the `rights` of dcp.yaml, for every daemon."
+            return "Grant it by adding the user to `rights` in the dcp.yaml of every daemon."
         }
-        return "Give it with another certificate: dcpctl certs add --client NAME --rights \(needed)."
+        return "Grant it with a new certificate: dcpctl certs add --client NAME --rights \(needed)."
     }
 }
 

@@ -20,7 +20,8 @@ public struct ClusterShape: Hashable, Sendable {
         guard headGroups >= 1, ranks % headGroups == 0 else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(ranks) ranks cannot form \(headGroups) head groups of equal size; choose --head-groups that divides "
+                "\(ranks) ranks cannot form \(headGroups) head groups of equal size; choose a --head-groups that "
+                    + "divides "
                     + "--ranks.")
         }
         self.headGroups = headGroups

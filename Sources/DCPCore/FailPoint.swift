@@ -58,7 +58,8 @@ private final class Armed: @unchecked Sendable {
             return .failure(
                 ServiceError(
                     .invalidConfiguration,
-                    "DCP_FAIL_POINT=\(value) is not NAME or NAME:COUNT with a name of \(names); it is for tests, unset it."
+                    "DCP_FAIL_POINT=\(value) is not NAME or NAME:COUNT, where NAME is one of \(names). It is for "
+                        + "tests only; unset it."
                 ))
         }
         return .success(Armed(point, count: count))

@@ -70,7 +70,7 @@ public struct InputLimits: Hashable, Sendable {
         let limit = magnitudeMax(of: tensor)
         let reason =
             tensor == .query || limit == query
-            ? "a score of such numbers overflows Float32. Correct the model's output."
+            ? "a score computed from such numbers overflows Float32. Correct the model's output."
             : "it overflows a KV cache of \(kvFormat.name). Correct the model's output, or choose a cache format with a wider "
                 + "range."
         return ServiceError(.invalidRequest, place + "is \(value), beyond the limit of \(limit): " + reason)

@@ -37,7 +37,9 @@ extension Environment {
                 mdb_txn_abort(transaction)
                 guard code == MDB_NOTFOUND else { throw StoreError.lmdb(code, "open the table \(name)") }
                 throw StoreError(
-                    .refused, "\(directory) holds an LMDB file without the table `\(name)`: it is no store of a rank.")
+                    .refused,
+                    "\(directory) holds an LMDB file without the table `\(name)`: it is not the store of a "
+                        + "rank.")
             }
             tables.append(Table(name: name, identifier: identifier))
         }

@@ -96,8 +96,8 @@ public final class Environment: @unchecked Sendable {
         guard fileByteCount > 0 || !wasCreated else {
             throw StoreError(
                 .damaged,
-                "The data file \(dataPath) is missing or empty, but this store has been written before; restore it, or "
-                    + "move \(directory) away and restart, the rank then starts empty.")
+                "The data file \(dataPath) is missing or empty, but this store has been written before; restore it, "
+                    + "or move \(directory) away and restart the rank, which then starts empty.")
         }
         let isReading = flags & UInt32(MDB_RDONLY) != 0
         // Also against SIGBUS: what is read through the map is in the file.
@@ -116,7 +116,8 @@ public final class Environment: @unchecked Sendable {
             guard opened != ENOMEM else {
                 throw StoreError(
                     .refused,
-                    "The store \(directory) cannot be mapped: there is no address space for \(mapByteCount) bytes. Lower "
+                    "The store \(directory) cannot be mapped: \(mapByteCount) bytes of address space are not "
+                        + "available. Lower "
                         + "map-size or disk-limit, or raise the process's limit (ulimit -v).")
             }
             try StoreError.check(opened, "open the store \(directory)")
@@ -152,7 +153,7 @@ public final class Environment: @unchecked Sendable {
         }
         var status = stat()
         guard stat(directory, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
-            throw StoreError(.refused, "\(directory) is not a directory; give the store a directory of its own.")
+            throw StoreError(.refused, "\(directory) is not a directory; give the store its own directory.")
         }
     }
 
@@ -201,7 +202,7 @@ public final class Environment: @unchecked Sendable {
             guard isPrivileged || lifetime.transactions < Self.readersMax - Self.readersReserved else {
                 throw StoreError(
                     .overloaded,
-                    "\(lifetime.transactions) readers use the store \(directory) at this moment, the most there can be; "
+                    "\(lifetime.transactions) readers are using the store \(directory), which is the limit; "
                         + "retry.")
             }
             lifetime.transactions += 1

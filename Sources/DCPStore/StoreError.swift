@@ -60,12 +60,12 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
                 cause: code)
         case MDB_READERS_FULL:
             return StoreError(
-                .overloaded, "Could not \(what): too many readers at the same moment; retry.", cause: code)
+                .overloaded, "Could not \(what): too many concurrent readers; retry.", cause: code)
         case MDB_CORRUPTED, MDB_PAGE_NOTFOUND, MDB_INVALID, MDB_PANIC, MDB_VERSION_MISMATCH:
             return StoreError(
                 .damaged,
                 "Could not \(what): the data file is damaged or is not an LMDB file; move the store's directory away "
-                    + "and restart, the rank then starts empty.", cause: code)
+                    + "and restart the rank, which then starts empty.", cause: code)
         case EACCES, EPERM, ENOENT, ENOTDIR, EROFS:
             return StoreError(.refused, "Could not \(what); check the path and its permissions.", cause: code)
         default:

@@ -43,13 +43,13 @@ public final class Dialer {
             let reason = NetworkFailure.reason(of: error)
             guard let number = NetworkFailure.number(of: error), [EACCES, EPERM].contains(number) else {
                 return bound.value.failed(
-                    ServiceError(.unreachable, "Nobody answers at \(endpoint) (\(reason)); is the daemon running?"))
+                    ServiceError(.unreachable, "No daemon answers at \(endpoint) (\(reason)); is it running?"))
             }
             bound.value.failed(
                 ServiceError(
                     .accessDenied,
-                    "uid \(geteuid()) may not connect to \(endpoint) (\(reason)); run as a user whom the socket and its "
-                        + "directory let through, and whom the daemon's allowed-uids or allowed-gids name."))
+                    "uid \(geteuid()) may not connect to \(endpoint) (\(reason)); run as a user whom the permissions "
+                        + "of the socket and its directory and the daemon's allowed-uids or allowed-gids admit."))
         }
     }
 }

@@ -24,7 +24,8 @@ extension Endpoint {
         guard isLoopback else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(self) is not a loopback address, and plain TCP is for loopback only; set tls-ca, tls-certificate and "
+                "\(self) is not a loopback address, and plain TCP is allowed only on loopback; set tls-ca, "
+                    + "tls-certificate and "
                     + "tls-key (dcpctl certs makes them), or use tcp:127.0.0.1:PORT or a Unix socket.")
         }
         guard !isTCP || insecureLoopbackOnly else {
@@ -40,7 +41,8 @@ extension Endpoint {
         guard isLoopback else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(self) is not a loopback address, and plain TCP is for loopback only; give tls-ca, tls-certificate and "
+                "\(self) is not a loopback address, and plain TCP is allowed only on loopback; give tls-ca, "
+                    + "tls-certificate and "
                     + "tls-key (dcpctl certs makes them).")
         }
     }

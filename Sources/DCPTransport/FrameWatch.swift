@@ -68,8 +68,9 @@ final class FrameWatch {
             .unfinishedFrame,
             ServiceError(
                 .deadlineExceeded,
-                "\(current.byteCount) bytes of a frame came, and in \(timeout.nanoseconds / 1_000_000) ms not its end; the "
-                    + "connection was closed. Send smaller frames, or raise frame-timeout."))
+                "\(current.byteCount) bytes of a frame arrived, but the rest did not follow within "
+                    + "\(timeout.nanoseconds / 1_000_000) ms; the connection was closed. Send smaller frames, or "
+                    + "raise frame-timeout."))
     }
 
     private func overBudget(_ number: UInt64) {
@@ -79,8 +80,8 @@ final class FrameWatch {
             .tooManyUnfinished,
             ServiceError(
                 .overloaded,
-                "Frames that have begun and not ended hold more than \(frames.byteCountMax) bytes of this daemon, the "
-                    + "limit, and this connection's began first; try again, or raise unfinished-frames-limit."))
+                "Unfinished frames hold more than the limit of \(frames.byteCountMax) bytes in this daemon, and this "
+                    + "connection's is the oldest; try again, or raise unfinished-frames-limit."))
     }
 
     /// Timers and the budget must not keep a link alive.

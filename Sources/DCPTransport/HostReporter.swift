@@ -20,18 +20,22 @@ package final class HostReporter {
     package func report(_ answer: @escaping (Result<HostReport, ServiceError>) -> Void) {
         eventLoop.preconditionInEventLoop()
         guard let look else {
-            return answer(.failure(ServiceError(.invalidRequest, "This daemon does not look at its host.")))
+            return answer(.failure(ServiceError(.invalidRequest, "This daemon does not inspect its host.")))
         }
         guard !isLooking else {
             return answer(
-                .failure(ServiceError(.overloaded, "Another client asks this daemon about its host; try again.")))
+                .failure(
+                    ServiceError(
+                        .overloaded,
+                        "This daemon is already inspecting its host for another client; "
+                            + "try again.")))
         }
         isLooking = true
         let bound = NIOLoopBound((self, answer), eventLoop: eventLoop)
         NIOThreadPool.singleton.runIfActive(eventLoop: eventLoop, look).whenComplete { result in
             let (reporter, answer) = bound.value
             reporter.isLooking = false
-            answer(result.mapError { ServiceError(.shuttingDown, "The daemon stops: \($0).") })
+            answer(result.mapError { ServiceError(.shuttingDown, "The daemon is stopping: \($0).") })
         }
     }
 }

@@ -124,20 +124,22 @@ public final class Link {
         guard fieldsByteCount <= settings.frameLimits.fieldsByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
-                "A \(frame.message.type) frame for \(peer.sender) has \(fieldsByteCount) bytes of fields, the limit is "
-                    + "\(settings.frameLimits.fieldsByteCountMax); ask about fewer sequences at once.")
+                "A \(frame.message.type) frame for \(peer.sender) has \(fieldsByteCount) bytes of fields, but the "
+                    + "limit is "
+                    + "\(settings.frameLimits.fieldsByteCountMax); request fewer sequences at once.")
         }
         guard outboundByteCount <= settings.outboundByteCountMax else {
             throw ServiceError(
                 .overloaded,
-                "\(outboundByteCount) bytes already wait for \(peer.sender), the limit is "
-                    + "\(settings.outboundByteCountMax); send fewer steps at once, or smaller ones.")
+                "\(outboundByteCount) bytes are already queued for \(peer.sender), but the limit is "
+                    + "\(settings.outboundByteCountMax); send fewer or smaller steps at once.")
         }
         let payloadByteCount = body.payload.readableByteCount
         guard payloadByteCount <= settings.frameLimits.payloadByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
-                "A \(frame.message.type) frame for \(peer.sender) has \(payloadByteCount) bytes of payload, the limit is "
+                "A \(frame.message.type) frame for \(peer.sender) has \(payloadByteCount) bytes of payload, but the "
+                    + "limit is "
                     + "\(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl submit --chunk)."
             )
         }
@@ -207,7 +209,8 @@ public final class Link {
             close(
                 ServiceError(
                     .deadlineExceeded,
-                    "\(peer?.sender ?? "The peer") read nothing of \(outboundByteCount) waiting bytes for \(seconds) s; "
+                    "\(peer?.sender ?? "The peer") read none of the \(outboundByteCount) queued bytes within "
+                        + "\(seconds) s; "
                         + "the connection was closed."))
         } else {
             scheduleStallCheck()
@@ -219,7 +222,8 @@ public final class Link {
         let milliseconds = settings.handshakeTimeout.nanoseconds / 1_000_000
         let error = ServiceError(
             .deadlineExceeded,
-            "The peer sent no hello within \(milliseconds) ms; the connection was closed. handshake-timeout allows more."
+            "The peer sent no hello within \(milliseconds) ms; the connection was closed. Raise handshake-timeout to "
+                + "allow more."
         )
         if case .accepted = side, refusal == nil { refusal = .timeout }
         close(error)

@@ -26,7 +26,7 @@ package struct RequestTable<Server>: Sendable {
     package mutating func on<R: Request>(
         _ request: R.Type, _ handler: @escaping @Sendable (Server, R, Call<R>) -> Void
     ) {
-        precondition(handlers[R.type] == nil, "\(R.type) has a handler already")
+        precondition(handlers[R.type] == nil, "\(R.type) already has a handler")
         handlers[R.type] = { server, body, frame, link in
             Result { () throws(ServiceError) in
                 try link.caller.check(R.right, for: "\(R.type)")
@@ -43,7 +43,9 @@ package struct RequestTable<Server>: Sendable {
     package func handle(_ body: EncodedBody, of frame: Frame, from link: Link, by server: Server) throws(ServiceError) {
         guard let handler = handlers[body.type] else {
             throw ServiceError(
-                .protocolViolation, "A client sent a \(body.type) frame, which this daemon does not take; see Protocol."
+                .protocolViolation,
+                "A client sent a \(body.type) frame, which this daemon does not accept; see "
+                    + "Protocol."
             )
         }
         try handler(server, body, frame, link).get()

@@ -34,7 +34,8 @@ package final class StoreCopies {
         guard held.count < Self.heldMax else {
             throw ServiceError(
                 .overloaded,
-                "\(held.count) backups hold this store already, the limit is \(Self.heldMax); try again when one has ended."
+                "\(held.count) backups are already copying this store, which is the limit of \(Self.heldMax); try "
+                    + "again when one has ended."
             )
         }
         held[number] = Held(read: try copy(), expiry: expiry(of: number))
@@ -56,11 +57,17 @@ package final class StoreCopies {
                 .failure(
                     ServiceError(
                         .conflict,
-                        "This daemon holds no copy \(request.number) of its store: it was restarted, or nobody has read it for "
-                            + "\(Self.patience.nanoseconds / 1_000_000_000) s. Begin the backup again.")))
+                        "This daemon holds no copy \(request.number) of its store: it was restarted, or the copy was "
+                            + "not read for "
+                            + "\(Self.patience.nanoseconds / 1_000_000_000) s. Start the backup again.")))
         }
         guard !copy.isBeingRead else {
-            return answer(.failure(ServiceError(.overloaded, "This copy is being read; read it part by part.")))
+            return answer(
+                .failure(
+                    ServiceError(
+                        .overloaded,
+                        "This copy is already being read; send one request at a "
+                            + "time.")))
         }
         copy.expiry.cancel()
         held[request.number]!.isBeingRead = true

@@ -94,7 +94,7 @@ public struct FrameDecoder: Sendable {
         _ frame: ByteBuffer, checksum: UInt32, memory: (any PayloadMemory)? = nil
     ) throws(ServiceError) -> Frame {
         guard let header, frame.readableBytes == frameByteCount else {
-            preconditionFailure("a frame is finished after its header was read, and whole")
+            preconditionFailure("a frame is finished only after its header was read and all of its bytes arrived")
         }
         return try finish(frame, header, checksum: checksum, memory)
     }
@@ -106,8 +106,9 @@ public struct FrameDecoder: Sendable {
         guard checksum == header.bodyChecksum else {
             throw ServiceError(
                 .protocolViolation,
-                "A \(header.type) frame has checksum \(hex(checksum)), not the \(hex(header.bodyChecksum)) it states: "
-                    + "the bytes were damaged on the way. Connect again.")
+                "A \(header.type) frame has checksum \(hex(checksum)), but its header states "
+                    + "\(hex(header.bodyChecksum)): "
+                    + "the bytes were damaged in transit. Reconnect.")
         }
         var frame = frame
         frame.moveReaderIndex(forwardBy: FrameHeader.byteCount)

@@ -127,8 +127,8 @@ extension FrameHeader {
         guard expected == computed else {
             throw ServiceError(
                 .protocolViolation,
-                "A frame header has checksum \(hex(computed)), not the \(hex(expected)) it states: the bytes were "
-                    + "damaged on the way or are not a frame. Connect again.")
+                "A frame header has checksum \(hex(computed)), but states \(hex(expected)): the bytes were "
+                    + "damaged in transit or are not a frame. Reconnect.")
         }
         // Only then, though 6 bytes would do: a damaged number is no other version, and another connection may go well.
         // Where the checksum is, and of what, is the same in all versions.
@@ -136,7 +136,8 @@ extension FrameHeader {
         guard version == Self.version else {
             throw ServiceError(
                 .incompatible,
-                "The peer speaks protocol version \(version), this program version \(Self.version); install the same "
+                "The peer speaks protocol version \(version), but this program speaks version \(Self.version); "
+                    + "install the same "
                     + "release on both sides.")
         }
         let rawType: UInt16 = integer(6)
@@ -173,7 +174,8 @@ extension FrameHeader {
         ] where count > limit {
             throw ServiceError(
                 .protocolViolation,
-                "A \(type) frame announces \(count) bytes of \(name), the limit is \(limit); send fewer tokens in one "
+                "A \(type) frame announces \(count) bytes of \(name), but the limit is \(limit); send fewer tokens "
+                    + "in one "
                     + "step (dcpctl submit --chunk).")
         }
     }

@@ -13,7 +13,7 @@ public struct FrameType: Sendable {
 
     /// - Parameter number: `0x01nn` of what the coordinator is asked, `0x02nn` of what a rank is, `0x03nn` of what any daemon is.
     package init(request number: UInt16, _ name: StaticString) {
-        precondition(Self.requests.contains(number), "\(number) is no number of a request")
+        precondition(Self.requests.contains(number), "\(number) is not a request number")
         self.init(number, name)
     }
 

@@ -57,7 +57,7 @@ package final class MappingPool: Sendable {
         let now = ContinuousClock.now
         let (excess, isDue) = state.withLock { state in
             guard let byteCount = state.lent.removeValue(forKey: address) else {
-                preconditionFailure("memory is given back once, by whom it was lent to")
+                preconditionFailure("the borrower returns memory exactly once")
             }
             state.held.append(
                 Held(memory: UnsafeMutableRawBufferPointer(start: address, count: byteCount), since: now))

@@ -101,7 +101,7 @@ public struct WireReader {
         precondition(byteCountMin > 0)
         let count: UInt32 = try read(field)
         if let countMax, Int(count) > countMax {
-            throw malformed("has \(count) of `\(field)`, the limit is \(countMax)")
+            throw malformed("has \(count) of `\(field)`, but the limit is \(countMax)")
         }
         guard Int(count) <= buffer.readableBytes / byteCountMin else {
             throw malformed(
@@ -136,7 +136,7 @@ public struct WireReader {
     public mutating func readLength(_ field: StaticString) throws(ServiceError) -> Int {
         let value: UInt64 = try read(field)
         guard value <= UInt64(Self.lengthMax) else {
-            throw malformed("has \(value) in `\(field)`, the limit is \(Self.lengthMax)")
+            throw malformed("has \(value) in `\(field)`, but the limit is \(Self.lengthMax)")
         }
         return Int(value)
     }
@@ -147,7 +147,7 @@ public struct WireReader {
     public func malformed(_ what: String) -> ServiceError {
         ServiceError(
             .protocolViolation,
-            "A \(type) frame \(what); the peer has a bug or is of another release. Install the same release on both "
+            "A \(type) frame \(what); the peer has a bug or runs another release. Install the same release on both "
                 + "sides.")
     }
 }

@@ -168,8 +168,8 @@ extension ShardCache {
             guard positions.upperBound <= state.length else {
                 throw fail(
                     .positionMismatch,
-                    "Layer \(layer) of \(id) has \(state.length) tokens on \(rank), fewer than the \(positions.upperBound) of the "
-                        + "context; append them first.")
+                    "Layer \(layer) of \(id) has \(state.length) tokens on \(rank), fewer than the "
+                        + "\(positions.upperBound) that the context needs; append them first.")
             }
             return body(sequence, local, state)
         }

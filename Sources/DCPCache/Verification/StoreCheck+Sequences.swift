@@ -87,8 +87,8 @@ extension StoreCheck {
         let used = [record.lineage, record.rows].flatMap { $0.entries.map(\.writer) + [$0.writer] }
         guard let highest = used.max(), highest >= next else { return }
         let message =
-            "The counter `writer` of \(rank) is \(next), but \(id) uses writer \(highest): new blocks would take the keys of "
-            + "old ones; restore the store."
+            "The counter `writer` of \(rank) is \(next), but \(id) uses writer \(highest): new blocks would "
+            + "overwrite old ones; restore the store."
         found.append(Suspect(finding: StoreFinding(.superblock, message)))
     }
 
@@ -135,7 +135,7 @@ extension StoreCheck {
         }
         guard value.count == byteCount else { return (.block, "has \(value.count) bytes, not \(byteCount).") }
         guard let address = BlockAddress(value, byteCount: byteCount) else {
-            return (.block, "does not begin at a multiple of \(BlockRecord.payloadAlignment) bytes.")
+            return (.block, "is not aligned to \(BlockRecord.payloadAlignment) bytes.")
         }
         guard let payload = address.payload else { return nil }
         MappedPages.ask(for: payload, byteCount: model.panels[key.layer].payloadByteCount)
@@ -152,7 +152,7 @@ extension StoreCheck {
             let payload = base + BlockRecord.headerByteCount
             return BlockRecord.damage(key, payload: payload, panels: model.panels[key.layer]).map { (.block, $0) }
         }
-        return damage ?? (.missingBlock, "is missing, or a piece of it.")
+        return damage ?? (.missingBlock, "is missing, entirely or in part.")
     }
 
     // MARK: Rows

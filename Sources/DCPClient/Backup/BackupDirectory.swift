@@ -13,21 +13,22 @@ final class BackupDirectory: Sendable {
         let target = FilePath(path)
         guard !path.isEmpty, !path.utf8.contains(0), let name = target.lastComponent?.string else {
             throw ServiceError(
-                .invalidRequest, "\(path.debugDescription) is no directory that could be made; name one.")
+                .invalidRequest, "\(path.debugDescription) is not a valid path for a new directory; choose another.")
         }
         self.path = target.string
         partialPath = "\(target.directory.string)/.\(name).partial"
         var status = stat()
         guard lstat(self.path, &status) != 0 else {
             throw ServiceError(
-                .invalidRequest, "\(path) is there already, and a backup overwrites nothing; name a new directory.")
+                .invalidRequest, "\(path) already exists, and a backup does not overwrite it; choose a new directory.")
         }
         guard mkdir(partialPath, 0o700) == 0 else {
             let number = errno
             throw ServiceError(
                 .invalidRequest,
                 number == EEXIST
-                    ? "\(partialPath) is there: another backup to \(path) runs, or one was killed. Wait for it, or remove "
+                    ? "\(partialPath) exists: another backup to \(path) is running, or was killed. Wait for it, or "
+                        + "remove "
                         + "that directory."
                     : "\(partialPath) cannot be made: \(systemMessage(number)). Choose a directory that this user may write to."
             )

@@ -50,8 +50,8 @@ public struct BackupManifest: Codable, Hashable, Sendable {
         } catch {
             throw ServiceError(
                 .invalidRequest,
-                "\(directory) is no whole backup: \(path) cannot be read (\(systemReason(error))). Name a directory that "
-                    + "`dcpctl backup` has made.")
+                "\(directory) is not a complete backup: \(path) cannot be read (\(systemReason(error))). Give a "
+                    + "directory that `dcpctl backup` made.")
         }
         try self.init(decoding: data, from: path, of: "The backup \(directory)")
     }
@@ -65,17 +65,21 @@ public struct BackupManifest: Codable, Hashable, Sendable {
             decoder.keyDecodingStrategy = .convertFromSnakeCase
             self = try decoder.decode(Self.self, from: data)
         } catch {
-            throw ServiceError(.invalidRequest, "\(path) is not what `dcpctl backup` writes: \(systemReason(error)).")
+            throw ServiceError(.invalidRequest, "\(path) was not written by `dcpctl backup`: \(systemReason(error)).")
         }
         guard format == Self.formatNow else {
             throw ServiceError(
                 .invalidRequest,
-                "\(backup) has format \(format), this program reads \(Self.formatNow). Use the release \(release), which wrote it."
+                "\(backup) has format \(format), but this program reads \(Self.formatNow). Use the release "
+                    + "\(release), which wrote it."
             )
         }
         let stores = Set(files.map(\.name))
         guard stores.count == files.count, files.allSatisfy({ $0.owner != nil && $0.bytes >= 0 }) else {
-            throw ServiceError(.invalidRequest, "\(path) names files that no backup has: \(stores.sorted()).")
+            throw ServiceError(
+                .invalidRequest,
+                "\(path) names files that do not belong to a backup: "
+                    + "\(stores.sorted()).")
         }
     }
 

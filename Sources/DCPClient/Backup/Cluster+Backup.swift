@@ -47,7 +47,8 @@ extension Cluster {
         if let strange = wanted?.first(where: { !all.contains($0) }) {
             throw ServiceError(
                 .invalidRequest,
-                "This cluster has no store `\(strange.fileName)`; it has \(all.map(\.fileName).joined(separator: ", "))."
+                "This cluster has no store `\(strange.fileName)`; its stores are "
+                    + "\(all.map(\.fileName).joined(separator: ", "))."
             )
         }
         return (topology, wanted ?? all)

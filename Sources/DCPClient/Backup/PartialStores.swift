@@ -31,13 +31,13 @@ final class PartialStores {
         guard lstat(path, &status) == 0 else { return }
         // What rename takes the place of.
         guard status.st_mode & S_IFMT == S_IFDIR, let names = fileNames(in: path) else {
-            throw ServiceError(.conflict, "\(path) is in the way: it is no directory. Move it away.")
+            throw ServiceError(.conflict, "\(path) exists and is not a directory; move it away.")
         }
         guard let name = names.first else { return }
         throw ServiceError(
             .conflict,
-            "\(path) holds a store, or something else (\(name)), and a restore overwrites nothing. Stop its daemon and "
-                + "move it away: mv \(path) \(path).old")
+            "\(path) already holds a store or other files (\(name)), and a restore does not overwrite them. Stop its "
+                + "daemon and move the directory away: mv \(path) \(path).old")
     }
 
     /// The data file of a store that begins.
@@ -86,12 +86,14 @@ final class PartialStores {
         var status = stat()
         guard stat(place, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
             throw ServiceError(
-                .invalidRequest, "\(place) is no directory; name the one that the stores are to be in, as /var/lib/dcp."
+                .invalidRequest,
+                "\(place) is not a directory; give the parent directory of the stores, for example "
+                    + "/var/lib/dcp."
             )
         }
         guard let name else { return (status.st_uid, status.st_gid) }
         guard let user = getpwnam(name)?.pointee else {
-            throw ServiceError(.invalidRequest, "No user is called `\(name)`; name the one that the daemons run as.")
+            throw ServiceError(.invalidRequest, "There is no user `\(name)`; give the user that the daemons run as.")
         }
         guard geteuid() == 0 || geteuid() == user.pw_uid else {
             throw ServiceError(

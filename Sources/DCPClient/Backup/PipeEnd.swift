@@ -14,8 +14,8 @@ public final class PipeEnd: Sendable {
         guard isatty(STDOUT_FILENO) == 0 else {
             throw ServiceError(
                 .invalidRequest,
-                "Standard output is a terminal, and a backup is no text. Send it on, as in dcpctl backup - | zstd > "
-                    + "backup.tar.zst, or name a directory.")
+                "Standard output is a terminal, but a backup is binary data. Pipe it, as in dcpctl backup - | zstd > "
+                    + "backup.tar.zst, or give a directory.")
         }
         return try PipeEnd(STDOUT_FILENO, O_WRONLY)
     }
@@ -25,7 +25,8 @@ public final class PipeEnd: Sendable {
         guard isatty(STDIN_FILENO) == 0 else {
             throw ServiceError(
                 .invalidRequest,
-                "Standard input is a terminal. Bring a backup to it, as in zstd -dc backup.tar.zst | dcpctl restore -, or "
+                "Standard input is a terminal. Pipe a backup to it, as in zstd -dc backup.tar.zst | dcpctl restore "
+                    + "-, or "
                     + "name a directory.")
         }
         return try PipeEnd(STDIN_FILENO, O_RDONLY)
@@ -62,13 +63,13 @@ public final class PipeEnd: Sendable {
             case EPIPE:
                 throw ServiceError(
                     .invalidRequest,
-                    "Whoever reads standard output has ended: \(systemMessage(number)). What it has got is no whole backup; see "
-                        + "why it ended, and begin again.")
+                    "The reader of standard output has ended: \(systemMessage(number)). The backup it received is "
+                        + "incomplete; find out why it ended, and start again.")
             default:
                 throw ServiceError(
                     .invalidRequest,
-                    "Standard output cannot be written: \(systemMessage(number)). What is there is no whole backup; free space "
-                        + "or choose another place, and begin again.")
+                    "Standard output cannot be written: \(systemMessage(number)). The backup written so far is "
+                        + "incomplete; free space or choose another place, and start again.")
             }
         }
     }

@@ -42,7 +42,8 @@ extension BackupManifest {
             guard let file = files.first(where: { $0.name == File.name(of: store) }) else {
                 throw ServiceError(
                     .invalidRequest,
-                    "The backup \(backup) has no store `\(store.fileName)`; it has \(files.map(\.store).joined(separator: ", "))."
+                    "The backup \(backup) has no store `\(store.fileName)`; its stores are "
+                        + "\(files.map(\.store).joined(separator: ", "))."
                 )
             }
             some.append(file)
@@ -77,7 +78,7 @@ extension BackupManifest.File {
     func check(_ checksum: UInt32, in backup: String) throws(ServiceError) {
         guard checksum.hexadecimal != crc32c else { return }
         throw damaged(
-            in: backup, "its checksum is \(checksum.hexadecimal), and was \(crc32c) when it was written")
+            in: backup, "its checksum is \(checksum.hexadecimal), but was \(crc32c) when it was written")
     }
 
     func damaged(in backup: String, _ what: String) -> ServiceError {

@@ -104,7 +104,7 @@ extension TarHeader {
             return digits.reduce(0) { $0 << 3 | Int($1 - 0x30) }
         }
         guard octal(148..<156) == Self.sum(block[...]), let size = octal(124..<136), let modified = octal(136..<148)
-        else { throw Self.refusal("a header's checksum does not hold") }
+        else { throw Self.refusal("a header fails its checksum") }
         guard let kind = Kind(rawValue: block[156] == 0 ? Kind.file.rawValue : block[156]) else {
             let letter = String(decoding: [block[156]], as: UTF8.self)
             throw Self.refusal("it has a member of the kind \(letter.debugDescription)")
@@ -139,7 +139,7 @@ extension TarHeader {
     static func refusal(_ what: String) -> ServiceError {
         ServiceError(
             .invalidRequest,
-            "Standard input is not what `dcpctl backup -` writes: \(what). Decompress it first (zstd -d); an archive of "
-                + "another program is to be unpacked, and its directory restored.")
+            "Standard input is not what `dcpctl backup -` writes: \(what). Decompress it first (zstd -d); unpack an "
+                + "archive that another program made, and restore its directory.")
     }
 }

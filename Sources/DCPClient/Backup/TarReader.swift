@@ -24,7 +24,7 @@ final class TarReader {
         if first.kind == .pax {
             guard first.byteCount <= TarHeader.paxByteCountMax else {
                 throw TarHeader.refusal(
-                    "a pax record has \(first.byteCount) bytes, the limit is \(TarHeader.paxByteCountMax)")
+                    "a pax record has \(first.byteCount) bytes, but the limit is \(TarHeader.paxByteCountMax)")
             }
             let body = try take(first.byteCount)
             try skip(TarHeader.paddingByteCount(first.byteCount))
@@ -86,8 +86,8 @@ final class TarReader {
         guard count > 0 else {
             throw ServiceError(
                 .invalidRequest,
-                "The backup on standard input ends at byte \(offset), before its end: `dcpctl backup -`, or what has "
-                    + "brought it here, was interrupted. Nothing was restored.")
+                "The backup on standard input ends at byte \(offset), before its end: `dcpctl backup -` or the "
+                    + "transfer was interrupted. Nothing was restored.")
         }
         filled = 0..<count
     }

@@ -54,9 +54,10 @@ extension Cluster {
         guard held > limit / 16 * 15 else { return }
         throw ServiceError(
             .overloaded,
-            "Clients hold \(held) bytes uncommitted on \(status.rank), its limit is \(limit) (uncommitted-limit): steps of others "
-                + "are refused, with the names of the sequences. They go on when these are committed, or claim-timeout after "
-                + "their clients are gone.", rank: status.rank)
+            "Clients hold \(held) uncommitted bytes on \(status.rank), and its limit is \(limit) "
+                + "(uncommitted-limit): steps of other clients are refused with the names of the sequences. They "
+                + "succeed again when these sequences are committed, or claim-timeout after their clients have "
+                + "gone.", rank: status.rank)
     }
 
     /// As `health`, to be asked again and again: always in the same sequence, whose tokens are taken back and never
@@ -128,7 +129,8 @@ extension Cluster {
         guard worst <= Self.canaryErrorMax else {
             throw ServiceError(
                 .internal,
-                "The canary's answer is off by \(worst), the limit is \(Self.canaryErrorMax): the cluster computes wrongly. "
+                "The canary's answer is off by \(worst), but the limit is \(Self.canaryErrorMax): the cluster "
+                    + "computes wrongly. "
                     + "Stop using it and report this.")
         }
         return HealthReport(

@@ -26,7 +26,8 @@ extension Cluster {
         guard known.claim.isOf(epoch), !known.isSpent else {
             let error = ServiceError(
                 .staleEpoch,
-                "\(known.claim) on \(sequence) is not of \(epoch), or a request with it was not answered; resume the sequence."
+                "\(known.claim) on \(sequence) does not belong to \(epoch), or a request with it was not answered; "
+                    + "resume the sequence."
             )
             // The claim may be the newer of the two: the coordinator, which gave it, is ahead of the topology that is known.
             forgetTopology(after: error)
@@ -144,7 +145,7 @@ extension Cluster {
 
     private func resumedSince(_ error: ServiceError) -> ServiceError {
         ServiceError(
-            .stepAborted, "This client has resumed the sequence since it sent the request; go on from there.",
+            .stepAborted, "This client resumed the sequence after it sent the request; continue from there.",
             rank: error.rank)
     }
 
@@ -156,8 +157,8 @@ extension Cluster {
         guard let latest = statuses.map(\.1.claim).max(), latest > held.claim else { return }
         throw ServiceError(
             .claimed,
-            "Sequence `\(sequence.name)` was claimed by another client (\(latest)) after \(held.claim). One client at a time uses a "
-                + "sequence: resume it to take it over.")
+            "Sequence `\(sequence.name)` was claimed by another client (\(latest)) after \(held.claim). Only one "
+                + "client at a time may use a sequence; resume it to take it over.")
     }
 }
 

@@ -97,7 +97,9 @@ extension Cluster {
         return try list.sequences.map { (element) throws(ServiceError) in
             guard let model = models[element.record.model] else {
                 throw ServiceError(
-                    .internal, "Sequence `\(element.record.name)` has the unlisted \(element.record.model).")
+                    .internal,
+                    "Sequence `\(element.record.name)` refers to \(element.record.model), which is not "
+                        + "listed.")
             }
             return SequenceHandle(record: element.record, model: model, retention: element.retention)
         }

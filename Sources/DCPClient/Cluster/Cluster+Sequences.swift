@@ -41,7 +41,9 @@ extension Cluster {
     public func status(of sequence: SequenceHandle) async throws(ServiceError) -> SequenceProgress {
         guard let progress = try await statuses(of: [sequence])[sequence.record.id] else {
             throw ServiceError(
-                .unknownSequence, "Not every rank has sequence `\(sequence.record.name)`; was it closed meanwhile?")
+                .unknownSequence,
+                "Not every rank has sequence `\(sequence.record.name)`; it may have been closed "
+                    + "meanwhile.")
         }
         return progress
     }

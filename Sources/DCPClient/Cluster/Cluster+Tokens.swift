@@ -38,7 +38,8 @@ extension Cluster {
         }
         throw ServiceError(
             .notReady,
-            "\(Self.matchesMax) sequences that begin with the ids are damaged on some rank or being closed; try again.")
+            "\(Self.matchesMax) sequences that begin with these ids are damaged on a rank or are being closed; try "
+                + "again.")
     }
 
     /// Token ids of a sequence, as they were committed.

@@ -265,7 +265,8 @@ public actor Cluster {
     static func unexpected(_ what: String, from peer: String) -> ServiceError {
         ServiceError(
             .protocolViolation,
-            "\(peer) answered with \(what), which is not what it was asked for; the peer has a bug or is of another release."
+            "\(peer) answered with \(what), which does not answer the request; the peer has a bug or runs another "
+                + "release."
         )
     }
 }

@@ -110,7 +110,7 @@ private final class ConnectionState: LinkDelegate {
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let tag = frame.tag
         let deadline = eventLoop.scheduleTask(in: timeout) { bound.value.expired(tag, after: timeout) }
-        precondition(pending[tag] == nil, "a tag is used once at a time")
+        precondition(pending[tag] == nil, "a tag is in use by at most one request")
         pending[tag] = (promise, deadline)
         do throws(ServiceError) {
             try link.send(frame)
@@ -160,12 +160,12 @@ private final class ConnectionState: LinkDelegate {
     }
 
     func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello {
-        throw ServiceError(.internal, "A dialled link does not accept.")
+        throw ServiceError(.internal, "An outbound link does not accept connections.")
     }
 
     func link(_ link: Link, opened peer: Hello) {
         guard peer.rank == rank else {
-            link.close(ServiceError(.incompatible, "Expected \(name) at this endpoint, found \(peer.sender)."))
+            link.close(ServiceError(.incompatible, "Expected \(name) at this endpoint, but found \(peer.sender)."))
             return
         }
         self.link = link

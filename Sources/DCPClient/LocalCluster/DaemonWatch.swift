@@ -15,7 +15,9 @@ enum DaemonWatch {
         let event = dcp_event_open()
         guard event >= 0 else {
             throw ServiceError(
-                .internal, "No descriptor to wait with: \(systemMessage(-event)). Raise the limit of open files.")
+                .internal,
+                "No file descriptor is available to wait for a process: \(systemMessage(-event)). Raise "
+                    + "the limit of open files.")
         }
         let wake = OwnedDescriptor(event)
         let index = await withTaskCancellationHandler {

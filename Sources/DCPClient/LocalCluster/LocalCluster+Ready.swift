@@ -51,7 +51,7 @@ extension LocalCluster {
         case .deadline:
             throw ServiceError(
                 .deadlineExceeded,
-                "The cluster in \(directory.path) was not ready within \(deadline); its daemons run, so look into "
+                "The cluster in \(directory.path) was not ready within \(deadline). Its daemons are running; check "
                     + "\(directory.logsDirectory) or wait longer.")
         }
     }
@@ -65,9 +65,9 @@ extension LocalCluster {
         let lines = process.lastLogLines()
         let log =
             lines.isEmpty
-            ? "Its log \(process.logPath) has nothing about it."
+            ? "Its log \(process.logPath) does not say why."
             : "Last lines of \(process.logPath):\n" + lines.map { "  \($0)" }.joined(separator: "\n")
-        let message = "The \(role) \(exit.map(\.description) ?? "runs") before the cluster was ready. \(log)"
+        let message = "The \(role) \(exit.map(\.description) ?? "is running") before the cluster was ready. \(log)"
         // sysexits: 64...78 say what is wrong; 69 and 75 say that it may be better later.
         if case .status(let status) = exit, (64...78).contains(status), status != 69, status != 75 {
             return ServiceError(.invalidConfiguration, message, rank: role.rank)

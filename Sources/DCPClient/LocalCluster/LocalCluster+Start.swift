@@ -43,7 +43,8 @@ extension LocalCluster {
         if let (role, process) = running.min(by: { $0.value.pid < $1.value.pid }) {
             throw ServiceError(
                 .conflict,
-                "The cluster in \(directory.path) runs already (\(role), pid \(process.pid)); use it, or stop it with "
+                "The cluster in \(directory.path) is already running (\(role), pid \(process.pid)); use it, or stop "
+                    + "it with "
                     + "`dcpctl down --dir \(directory.path)`.")
         }
         let existing = try directory.readConfiguration()
@@ -82,8 +83,8 @@ extension LocalCluster {
         guard var configuration = try directory.readConfiguration() else {
             throw ServiceError(
                 .invalidRequest,
-                "There is no cluster in \(directory.path): it has no cluster.json. Give --dir the directory of "
-                    + "`dcpctl up`, or start one there.")
+                "There is no cluster in \(directory.path): it has no cluster.json. Give --dir the directory that "
+                    + "`dcpctl up` used, or start a cluster there.")
         }
         let daemons = try attached(in: directory)
         if daemons.isEmpty { return nil }

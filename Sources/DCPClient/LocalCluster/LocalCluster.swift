@@ -76,11 +76,11 @@ public final class LocalCluster: Sendable {
         guard roles.contains(role) else {
             throw ServiceError(
                 .invalidRequest,
-                "There is no \(role) in the cluster of \(configuration.ranks) ranks in \(directory.path); give a rank in "
+                "The cluster of \(configuration.ranks) ranks in \(directory.path) has no \(role); give a rank in "
                     + "0...\(configuration.ranks - 1).")
         }
         if let process = daemon(role), process.exit == nil {
-            throw ServiceError(.conflict, "The \(role) runs already (pid \(process.pid)); stop it first.")
+            throw ServiceError(.conflict, "The \(role) is already running (pid \(process.pid)); stop it first.")
         }
         let executables =
             if let executables { executables } else { try DaemonExecutables(binDirectory: options.binDirectory) }

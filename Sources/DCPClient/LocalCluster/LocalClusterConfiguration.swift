@@ -142,8 +142,8 @@ public struct LocalClusterOptions: Sendable {
         guard differences.isEmpty else {
             throw ServiceError(
                 .conflict,
-                "The cluster in \(directory) was created with \(differences.joined(separator: "; ")). Leave these options "
-                    + "out to start it as it is, or choose another --dir for a new cluster.")
+                "The cluster in \(directory) was created with \(differences.joined(separator: "; ")). Omit these "
+                    + "options to start it as it is, or choose another --dir for a new cluster.")
         }
         _ = try existing.shape()
         var configuration = existing

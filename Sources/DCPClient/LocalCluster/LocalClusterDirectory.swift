@@ -29,7 +29,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
         guard !path.isEmpty, !path.utf8.contains(0) else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(path.debugDescription) is no directory for a cluster; give --dir the path of one.")
+                "\(path.debugDescription) is not a valid path for a cluster directory; give another --dir.")
         }
         self.path =
             FilePath(FileManager.default.currentDirectoryPath).pushing(FilePath(path)).lexicallyNormalized().string
@@ -43,8 +43,8 @@ public struct LocalClusterDirectory: Hashable, Sendable {
         guard mkdtemp(&template) != nil else {
             throw ServiceError(
                 .invalidConfiguration,
-                "No directory can be made in \(parent): \(systemMessage(errno)). Set TMPDIR to a directory that can be "
-                    + "written.")
+                "No directory can be created in \(parent): \(systemMessage(errno)). Set TMPDIR to a writable "
+                    + "directory.")
         }
         return try LocalClusterDirectory(
             path: String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))
@@ -77,7 +77,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
         } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(path) cannot be made: \(systemReason(error)). Choose a --dir that can be written.")
+                "\(path) cannot be created: \(systemReason(error)). Choose a writable --dir.")
         }
     }
 
@@ -103,7 +103,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
     public func remove() throws(ServiceError) {
         do { try FileManager.default.removeItem(atPath: path) } catch {
             guard FileManager.default.fileExists(atPath: path) else { return }
-            throw ServiceError(.internal, "\(path) cannot be removed: \(systemReason(error)). Remove it by hand.")
+            throw ServiceError(.internal, "\(path) cannot be removed: \(systemReason(error)). Remove it manually.")
         }
     }
 }
@@ -121,7 +121,7 @@ final class DirectoryLock: Sendable {
             let holder = String(decoding: bytes, as: UTF8.self)
             throw ServiceError(
                 .conflict,
-                "The cluster in \(directory.path) is being run by another `dcpctl up`"
+                "Another `dcpctl up` is running the cluster in \(directory.path)"
                     + (holder.isEmpty ? "" : " (pid \(holder.trimmingCharacters(in: .whitespacesAndNewlines)))")
                     + "; stop it with `dcpctl down --dir \(directory.path)`, or choose another --dir.")
         }

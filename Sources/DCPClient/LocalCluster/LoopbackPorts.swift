@@ -15,7 +15,7 @@ enum LoopbackPorts {
         for wish in wishes {
             guard let probe = bound(to: wish ?? 0) ?? bound(to: 0) else {
                 throw ServiceError(
-                    .internal, "No free TCP port on 127.0.0.1: \(systemMessage(errno)). Use Unix sockets: no --tcp.")
+                    .internal, "No free TCP port on 127.0.0.1: \(systemMessage(errno)). Use Unix sockets: omit --tcp.")
             }
             ports.append(probe.port)
             probes.append(probe.descriptor)

@@ -64,8 +64,9 @@ struct HuggingFaceConfig {
         }
         throw fields.error(
             "model_type",
-            "is `\(type)`, which is not known; known are \(Family.allCases.map(\.rawValue).joined(separator: ", ")) and gemma3. "
-                + "If its attention is made of the same parts, describe it with --model-file.")
+            "is `\(type)`, which is not supported; supported types are "
+                + "\(Family.allCases.map(\.rawValue).joined(separator: ", ")) and gemma3. "
+                + "If its attention consists of the same parts, describe it with --model-file.")
     }
 
     func draft() throws(ServiceError) -> ModelDraft {

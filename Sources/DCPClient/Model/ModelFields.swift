@@ -99,7 +99,7 @@ extension ModelFields {
                 throw error(name, "is not a key; \(hint)there are \(known.joined(separator: ", ")).")
             }
             if case .scalar(let scalar) = fields[name]?.node, scalar.isNull {
-                throw error(name, "has no value; give it one, or leave the key out.")
+                throw error(name, "has no value; give it a value, or omit the key.")
             }
         }
     }

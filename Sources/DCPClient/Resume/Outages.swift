@@ -46,7 +46,7 @@ public struct Outages: Sendable {
         let left = allowance - (now - outage.began)
         guard left > .zero else {
             var final = error
-            final.message += " The cluster did not recover within \(allowance); raise --retry-for if it needs longer."
+            final.message += " The cluster did not recover within \(allowance); raise --retry-for to wait longer."
             return .giveUp(final)
         }
         outage.failures += 1

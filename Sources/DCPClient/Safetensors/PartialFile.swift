@@ -52,18 +52,18 @@ final class PartialFile: Sendable {
     /// What a rename would fail at when everything has been computed, or would destroy: a directory, a device, a pipe.
     private static func checkTarget(_ path: String) throws(ServiceError) {
         guard !path.isEmpty, !path.utf8.contains(0) else {
-            throw ServiceError(.invalidRequest, "\(path.debugDescription) is no path of a file; name one.")
+            throw ServiceError(.invalidRequest, "\(path.debugDescription) is not a path of a file; give another path.")
         }
         var status = stat()
         let isThere = stat(path, &status) == 0
         guard isThere || path.utf8.last == UInt8(ascii: "/") else { return }
         guard isThere, status.st_mode & S_IFMT != S_IFDIR else {
             throw ServiceError(
-                .invalidRequest, "\(path) is a directory, and no file can be written in its place; name a file in it.")
+                .invalidRequest, "\(path) is a directory; give the path of a file in it.")
         }
         guard status.st_mode & S_IFMT == S_IFREG else {
             throw ServiceError(
-                .invalidRequest, "\(path) is not a regular file, and would be replaced by one; choose another path.")
+                .invalidRequest, "\(path) is not a regular file, and writing would replace it; choose another path.")
         }
     }
 
@@ -111,11 +111,12 @@ final class PartialFile: Sendable {
         if [ENOSPC, EDQUOT, EIO].contains(number), fstatvfs(descriptor.value, &room) == 0 {
             let free = UInt64(room.f_bavail) * UInt64(room.f_frsize)
             message +=
-                "The file takes \(byteCount) bytes, and the disk of \(Self.split(path).directory) has \(free) free. "
+                "The file needs \(byteCount) bytes, but the disk of \(Self.split(path).directory) has only \(free) "
+                + "free. "
         }
         return ServiceError(
             .invalidRequest,
-            message + "Free space or choose another path; what was there before is unchanged.")
+            message + "Free space or choose another path; the existing file is unchanged.")
     }
 
     private static func split(_ path: String) -> (directory: String, name: String) {

@@ -95,16 +95,18 @@ public struct Submission: Sendable {
             guard let position = plan.position, position != start.length else { return 0 }
             throw ServiceError(
                 .positionMismatch,
-                "The file starts at position \(position), but sequence `\(plan.sequenceName)` has \(start.length) tokens; send "
-                    + "the tokens from \(start.length) on, go on in the file with --continue, or choose another --sequence."
+                "The file starts at position \(position), but sequence `\(plan.sequenceName)` has \(start.length) "
+                    + "tokens; send only the tokens from \(start.length) on, continue in the file with --continue, "
+                    + "or choose another --sequence."
             )
         }
         let position = plan.position ?? 0
         guard (position...position + file.tokens).contains(start.length) else {
             throw ServiceError(
                 .positionMismatch,
-                "Sequence `\(plan.sequenceName)` has \(start.length) committed tokens, the file has those at "
-                    + "\(position)..<\(position + file.tokens): it cannot be continued. Correct --position, or choose another "
+                "Sequence `\(plan.sequenceName)` has \(start.length) committed tokens, but the file has those at "
+                    + "\(position)..<\(position + file.tokens), so it cannot continue the sequence. Correct "
+                    + "--position, or choose another "
                     + "--sequence.")
         }
         try await cluster.compare(file, from: position, with: sequence, upTo: start.length)

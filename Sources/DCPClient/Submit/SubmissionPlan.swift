@@ -29,7 +29,8 @@ struct SubmissionPlan: Sendable {
         guard fileLayers <= layers else {
             throw ServiceError(
                 .invalidRequest,
-                "\(file.path) has a layer \(fileLayers - 1), model `\(modelName)` has layers 0..<\(layers); correct "
+                "\(file.path) has a layer \(fileLayers - 1), but model `\(modelName)` has layers 0..<\(layers); "
+                    + "correct "
                     + "--layer or --layers.")
         }
         description = try file.description(options, layers: layers, known: known)
@@ -39,15 +40,17 @@ struct SubmissionPlan: Sendable {
             let missing = missingLayers.map(String.init).joined(separator: ", ")
             throw ServiceError(
                 .invalidRequest,
-                "\(file.path) has a layer \(fileLayers - 1) and lacks \(missing), without which nothing of the new model "
-                    + "`\(modelName)` could be committed; add what is missing, or give --layers to compute without a commit."
+                "\(file.path) has a layer \(fileLayers - 1) but lacks \(missing), so no token of the new model "
+                    + "`\(modelName)` could be committed; add the missing layers, or give --layers to compute "
+                    + "without a commit."
             )
         }
         let prefill = try file.integer("prefill_tokens", flag: options.prefill) ?? file.tokens
         guard (0...file.tokens).contains(prefill) else {
             throw ServiceError(
                 .invalidRequest,
-                "A prefill of \(prefill) tokens is outside 0...\(file.tokens), the file's tokens; correct --prefill.")
+                "A prefill of \(prefill) tokens is outside 0...\(file.tokens), the number of tokens in the file; "
+                    + "correct --prefill.")
         }
         guard (1...StepRequest.tokensMax).contains(options.chunk) else {
             throw ServiceError(

@@ -68,8 +68,9 @@ struct SubmissionTransfer {
             // What was there before and is lost: it was not committed, or a rank's disk has lost it.
             throw ServiceError(
                 .positionMismatch,
-                "Sequence `\(plan.sequenceName)` has fallen back to \(found.length) tokens, this submission began at "
-                    + "\(start + kept): tokens before are lost. Send those again, then go on in this file with --continue."
+                "Sequence `\(plan.sequenceName)` has fallen back to \(found.length) tokens, but this submission "
+                    + "began at \(start + kept): the tokens between are lost. Send those again, then continue in "
+                    + "this file with --continue."
             )
         }
         lengths = found.layerLengths
@@ -86,8 +87,9 @@ struct SubmissionTransfer {
                 guard lengths[layer.index] == position else {
                     throw ServiceError(
                         .conflict,
-                        "Layer \(layer.index) of sequence `\(plan.sequenceName)` ends at \(lengths[layer.index]), inside a "
-                            + "step of this file: another client uses it. Let one client at a time use a sequence.")
+                        "Layer \(layer.index) of sequence `\(plan.sequenceName)` ends at \(lengths[layer.index]), "
+                            + "inside a step of this file: another client is using the sequence. Only one client at "
+                            + "a time may use a sequence.")
                 }
                 let (queries, keys, values) = (
                     try rows(layer.queries, tokens), try rows(layer.keys, tokens),

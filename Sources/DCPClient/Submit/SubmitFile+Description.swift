@@ -34,8 +34,8 @@ extension SubmitFile {
         if let differences = options.description?.differences(from: description), !differences.isEmpty {
             throw ServiceError(
                 .modelMismatch,
-                "\(path) and the flags are not of the model in --model-file (\(differences.joined(separator: "; "))); correct "
-                    + "one of them.")
+                "\(path) and the flags do not match the model in --model-file "
+                    + "(\(differences.joined(separator: "; "))); correct one of them.")
         }
         return description
     }
@@ -65,8 +65,9 @@ extension SubmitFile {
         if let stated, stated != layer.valueDim {
             throw ServiceError(
                 .invalidRequest,
-                "\(path): the metadata says value_dim \(stated), \(values.name) has \(layer.valueDim) dimensions; correct one "
-                    + "of them, or leave \(values.name) out if the values are the first dimensions of the keys.")
+                "\(path): the metadata says value_dim \(stated), but \(values.name) has \(layer.valueDim) "
+                    + "dimensions; correct one of them, or omit \(values.name) if the values are the first "
+                    + "dimensions of the keys.")
         }
         return .own(layer.valueDim)
     }

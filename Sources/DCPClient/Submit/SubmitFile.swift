@@ -69,14 +69,15 @@ public struct SubmitFile: Sendable {
         if let sinks = layer.sinks, sinks.count != layer.queryHeads {
             throw ServiceError(
                 .invalidRequest,
-                "\(path): tensor \(layer.prefix)sinks has \(sinks.count) numbers, layer \(layer.index) has \(layer.queryHeads) "
-                    + "query heads; give one for each.")
+                "\(path): tensor \(layer.prefix)sinks has \(sinks.count) numbers, but layer \(layer.index) has "
+                    + "\(layer.queryHeads) query heads; give one number for each.")
         }
         for (key, value) in [("query_heads", layer.queryHeads), ("kv_heads", layer.kvHeads)] {
             if let stated = try integer(key), stated != value {
                 throw ServiceError(
                     .invalidRequest,
-                    "\(path): the metadata says \(key) \(stated), the tensors have \(value) in layer \(layer.index); correct "
+                    "\(path): the metadata says \(key) \(stated), but the tensors have \(value) in layer "
+                        + "\(layer.index); correct "
                         + "one of them.")
             }
         }
@@ -86,7 +87,8 @@ public struct SubmitFile: Sendable {
         guard tensor.shape == shape else {
             throw ServiceError(
                 .invalidRequest,
-                "\(path): tensor \(tensor.name) has shape \(tensor.shape), the others need \(shape); correct its shape."
+                "\(path): tensor \(tensor.name) has shape \(tensor.shape), but the others need \(shape); correct its "
+                    + "shape."
             )
         }
     }
@@ -109,7 +111,7 @@ extension SubmitFile {
             guard layer == nil else {
                 throw ServiceError(
                     .invalidRequest,
-                    "\(file.path) names its layers (layers.\(indices[0]).q ...), so --layer has no meaning; leave it out."
+                    "\(file.path) names its layers (layers.\(indices[0]).q ...), so --layer has no effect; omit it."
                 )
             }
             return try indices.map { (index) throws(ServiceError) in

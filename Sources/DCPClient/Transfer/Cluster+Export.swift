@@ -57,7 +57,7 @@ extension Cluster {
                 guard version == nil || version == rows.version else {
                     throw ServiceError(
                         .conflict,
-                        "Sequence `\(name)` was truncated, or a rank came back, while it was exported; \(path) is not "
+                        "Sequence `\(name)` was truncated, or a rank came back, during the export; \(path) was not "
                             + "written. Export it again.")
                 }
                 version = rows.version

@@ -60,8 +60,8 @@ extension Cluster {
         } catch {
             var error = error
             error.message +=
-                " Sequence `\(name)` is committed up to \(committed) of the file's \(file.length) tokens: go on with "
-                + "--resume, or delete it with `dcpctl sequence close`."
+                " Sequence `\(name)` is committed up to \(committed) of the file's \(file.length) tokens: continue "
+                + "with --resume, or delete it with `dcpctl sequence close`."
             throw error
         }
         var report = TransferReport(sequence: name, model: model, tokens: file.length)
@@ -82,7 +82,7 @@ extension Cluster {
                 .conflict,
                 "Sequence `\(name)` exists with \(longest) tokens"
                     + (options.resume
-                        ? ", the file has \(file.length)" : "; go on after an interrupted import with --resume")
+                        ? ", the file has \(file.length)" : "; continue an interrupted import with --resume")
                     + "; import under another --name, or delete it with `dcpctl sequence close`.")
         }
         // What an interrupted import appended and did not commit.

@@ -79,7 +79,7 @@ public struct SequenceFile: Sendable {
         guard tensor.shape == expected, tensor.dataType == dataType else {
             throw ServiceError(
                 .invalidRequest,
-                "\(file.path): tensor \(name) is \(tensor.dataType.name) \(tensor.shape), the metadata says "
+                "\(file.path): tensor \(name) is \(tensor.dataType.name) \(tensor.shape), but the metadata says "
                     + "\(dataType.name) \(expected); export the sequence again.")
         }
         return tensor
@@ -90,7 +90,8 @@ public struct SequenceFile: Sendable {
         guard entry.dataType == .uint8, entry.byteRange.count <= SequenceLimits.annotationByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
-                "\(file.path): tensor \(annotationName) is \(entry.dataType.rawValue) \(entry.shape); it needs to be U8, at most "
+                "\(file.path): tensor \(annotationName) is \(entry.dataType.rawValue) \(entry.shape); it must be U8, "
+                    + "at most "
                     + "\(SequenceLimits.annotationByteCountMax) bytes.")
         }
         return try file.bytes(of: entry)

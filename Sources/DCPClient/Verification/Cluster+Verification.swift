@@ -49,7 +49,9 @@ extension Cluster {
                 try await Task.sleep(for: Self.verificationPollInterval)
             } catch {
                 throw ServiceError(
-                    .deadlineExceeded, "The verification goes on in the ranks; nobody waits for it here.")
+                    .deadlineExceeded,
+                    "The verification continues on the ranks, but this client no longer waits for "
+                        + "it.")
             }
         }
     }
@@ -88,7 +90,7 @@ private struct FollowedRun {
         }
         guard status.state != .failed, status.state != .idle else {
             throw ServiceError(
-                .internal, "The verification of \(rank) could not go on: \(status.failure) Try again.", rank: rank)
+                .internal, "The verification of \(rank) could not continue: \(status.failure) Try again.", rank: rank)
         }
         taken += status.findings.count
         result.findings += status.findings.filter { sequence == nil || $0.sequence == sequence }

@@ -32,7 +32,8 @@ extension OpenMatching: DirectoryItem {
         guard machine.matches.count < CoordinatorMachine.matchesMax else {
             throw ServiceError(
                 .overloaded,
-                "\(machine.matches.count) requests wait for a match, the limit is \(CoordinatorMachine.matchesMax); try "
+                "\(machine.matches.count) requests are waiting for a match, but the limit is "
+                    + "\(CoordinatorMachine.matchesMax); try "
                     + "again in a moment.")
         }
         return machine.search(

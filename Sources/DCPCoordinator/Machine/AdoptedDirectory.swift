@@ -44,7 +44,7 @@ struct AdoptedDirectory {
             if let problem = problem(of: records) {
                 giveUp("model", record.name, "\(id)", problem)
             } else if !names.insert(NameKey(record.name)).inserted {
-                giveUp("model", record.name, "\(id)", "a later one has its name")
+                giveUp("model", record.name, "\(id)", "a later one has the same name")
             } else {
                 models[id] = record
                 if state.models[id] != record { changes.append(.model(record)) }
@@ -55,7 +55,7 @@ struct AdoptedDirectory {
 
     private func problem(of records: [RankIndex: ModelRecord]) -> String? {
         let missing = witnesses.filter { records[$0] == nil }
-        guard missing.isEmpty else { return "\(Self.list(missing)) has not got it" }
+        guard missing.isEmpty else { return "\(Self.list(missing)) does not have it" }
         let first = records[witnesses[0]]!
         for rank in witnesses.dropFirst() where records[rank] != first {
             let other = records[rank]!
@@ -88,7 +88,7 @@ struct AdoptedDirectory {
                 continue
             }
             guard let record = told.first, names.insert(NameKey(name)).inserted else {
-                giveUp("sequence", name, "\(id)", "a later one has its name")
+                giveUp("sequence", name, "\(id)", "a later one has the same name")
                 continue
             }
             let retention = holders.values.map(\.retention).reduce(holders.values.first!.retention) { $0.longer($1) }
@@ -111,7 +111,7 @@ struct AdoptedDirectory {
         of holders: [RankIndex: HeldSequences.Element], _ told: [SequenceRecord], _ name: String
     ) -> String? {
         let missing = witnesses.filter { holders[$0] == nil }
-        guard missing.isEmpty else { return "\(Self.list(missing)) has not got it" }
+        guard missing.isEmpty else { return "\(Self.list(missing)) does not have it" }
         guard told.count == witnesses.count, !name.isEmpty else { return "its name is unknown" }
         for other in told.dropFirst() where other != told[0] {
             return "the ranks disagree about it (`\(told[0].name)` of \(told[0].model) and scope `\(told[0].scope)`, "

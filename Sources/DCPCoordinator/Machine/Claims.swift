@@ -48,13 +48,13 @@ extension CoordinatorMachine {
             if let name, eviction.cause(of: name) != nil { throw unknownSequence(name) }
             throw ServiceError(
                 .unknownSequence,
-                "\(id)\(name.map { ", `\($0)`," } ?? "") is closed, or is being closed; open it again by its name.")
+                "\(id)\(name.map { ", `\($0)`," } ?? "") is closed or is being closed; open it again by its name.")
         }
         let caller = caller(of: item.place)
         try caller.checkChange(of: "sequence `\(entry.record.name)`", ownedBy: entry.owner)
         guard !claims.isLate(tag, for: id) else {
             throw ServiceError(
-                .stepAborted, "\(tag.client) has claimed \(id) with a later request; nothing was changed.")
+                .stepAborted, "\(tag.client) has claimed \(id) with a later request; nothing changed.")
         }
         if request.held != .none, claims.isOverruled(request.held, of: id, by: tag.client) {
             throw claimedSince(request.held, entry)
@@ -62,7 +62,8 @@ extension CoordinatorMachine {
         guard claims.underWay < Claims.underWayMax else {
             throw ServiceError(
                 .overloaded,
-                "\(claims.underWay) claims are on their way to ranks, the limit is \(Claims.underWayMax); try again in a "
+                "\(claims.underWay) claims are on their way to ranks, but the limit is \(Claims.underWayMax); try "
+                    + "again in a "
                     + "moment.")
         }
         let claim = Claim(in: state.epoch, number: takeNumber() & 0xFFFF_FFFF)
@@ -77,14 +78,15 @@ extension CoordinatorMachine {
         if let latest, latest > claim { throw claimedSince(claim, entry) }
         throw ServiceError(
             .staleEpoch,
-            "\(claim) on sequence `\(entry.record.name)` is of before the coordinator's restart; nothing was changed. Claim the "
+            "\(claim) on sequence `\(entry.record.name)` dates from before the coordinator's restart; nothing "
+                + "changed. Claim the "
                 + "sequence again.")
     }
 
     private func claimedSince(_ claim: Claim, _ entry: SequenceEntry) -> ServiceError {
         ServiceError(
             .claimed,
-            "Sequence `\(entry.record.name)` was claimed by another client after \(claim); nothing was changed. One client at a "
-                + "time uses a sequence: resume it to take it over.")
+            "Sequence `\(entry.record.name)` was claimed by another client after \(claim); nothing changed. Only one "
+                + "client at a time may use a sequence; resume it to take it over.")
     }
 }

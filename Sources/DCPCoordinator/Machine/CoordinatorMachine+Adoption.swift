@@ -71,29 +71,34 @@ extension CoordinatorMachine {
         func refusal(_ message: String) -> ServiceError { ServiceError(.storeRefused, message, rank: rank) }
         guard let adoption else {
             let remedy =
-                "its state was lost, is an older copy, or is another cluster's. Bring the newest state back; if that is "
-                + "lost for good, restart the coordinator with --adopt-ranks, which makes the directory of what the ranks' "
-                + "stores hold."
+                "its state was lost, is an older copy, or is another cluster's. Restore the newest state; if it is "
+                + "lost for good, restart the coordinator with --adopt-ranks, which rebuilds the directory from "
+                + "the ranks' stores."
             if newcomer.cluster != .none, newcomer.cluster != state.cluster {
                 return refusal(
-                    "The store \(store) of \(rank) belongs to cluster \(newcomer.cluster), this coordinator's state to "
+                    "The store \(store) of \(rank) belongs to cluster \(newcomer.cluster), but this coordinator's "
+                        + "state belongs to "
                         + "cluster \(state.cluster): \(remedy)")
             }
             guard newcomer.epoch <= state.epoch else {
-                return refusal("\(rank) has seen \(newcomer.epoch), this coordinator only \(state.epoch): \(remedy)")
+                return refusal(
+                    "\(rank) has seen \(newcomer.epoch), but this coordinator has seen only "
+                        + "\(state.epoch): \(remedy)")
             }
             guard newcomer.epoch == state.epoch, newcomer.directoryMark > state.directoryMark else { return nil }
             return refusal(
-                "\(rank) has seen change \(newcomer.directoryMark) of the directory in \(state.epoch), this coordinator only "
+                "\(rank) has seen change \(newcomer.directoryMark) of the directory in \(state.epoch), but this "
+                    + "coordinator has seen only "
                     + "\(state.directoryMark): \(remedy)")
         }
         if newcomer.cluster == .none {
             guard !adoption.replaced.contains(rank) else { return nil }
             return refusal(
-                "\(rank) came with the store \(store), which has never joined a cluster, and the coordinator is to make its "
-                    + "directory of what the stores hold. Start the rank with the right --store; if that is lost for good, "
-                    + "restart the coordinator with --adopt-without \(rank.value) beside --adopt-ranks, which gives up the "
-                    + "tokens that it held.")
+                "\(rank) came with the store \(store), which has never joined a cluster, but the coordinator "
+                    + "rebuilds its directory from the stores. Start the rank with the right --store; if that store "
+                    + "is lost for good, "
+                    + "restart the coordinator with --adopt-without \(rank.value) and --adopt-ranks, which gives up "
+                    + "the tokens that it held.")
         }
         // A state of before the first epoch has drawn an identity that nobody has heard of.
         guard let cluster = adoption.cluster ?? (state.epoch == .none ? nil : state.cluster),
@@ -103,8 +108,8 @@ extension CoordinatorMachine {
         return refusal(
             "The store \(store) of \(rank) belongs to cluster \(newcomer.cluster), "
                 + (others.isEmpty ? "this coordinator's state" : "the stores of \(others.joined(separator: ", "))")
-                + " to cluster \(cluster): a directory is made of the stores of one cluster. Start each rank with the "
-                + "--store of the cluster that is meant.")
+                + " to cluster \(cluster): a directory is built from the stores of one cluster. Start each rank with "
+                + "its --store of the intended cluster.")
     }
 
     /// All ranks are here.

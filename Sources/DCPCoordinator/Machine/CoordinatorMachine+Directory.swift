@@ -37,7 +37,7 @@ extension CoordinatorMachine {
     func model(_ name: String) throws(ServiceError) -> ModelRecord {
         guard let record = state.model(named: name) else {
             throw ServiceError(
-                .unknownModel, "No model is called `\(name)`; `dcpctl model list` shows those there are.")
+                .unknownModel, "There is no model `\(name)`; `dcpctl model list` shows the registered models.")
         }
         return record
     }
@@ -52,14 +52,14 @@ extension CoordinatorMachine {
             let why =
                 switch cause {
                 case .room(let rank, _): "was closed to make room when the store of \(rank) was full"
-                case .age(let seconds): "was closed because nobody had used it for \(seconds) s, its time to live"
+                case .age(let seconds): "was closed because it had not been used for \(seconds) s, its time to live"
                 }
             return ServiceError(
                 .evicted,
                 "Sequence `\(name)` \(why); prefill it again, and pin it if it must stay (dcpctl sequence pin).")
         }
         return ServiceError(
-            .unknownSequence, "No sequence is called `\(name)`; `dcpctl sequence list` shows those there are.")
+            .unknownSequence, "There is no sequence `\(name)`; `dcpctl sequence list` shows the existing ones.")
     }
 
     func newSequence(_ name: String, model: ModelID, scope: String) throws(ServiceError) -> SequenceRecord {
@@ -68,13 +68,14 @@ extension CoordinatorMachine {
                 throw ServiceError(.notReady, "Sequence `\(name)` is still being closed; try again in a moment.")
             }
             throw ServiceError(
-                .conflict, "A sequence is called `\(name)` already; choose another name or close it first.")
+                .conflict, "Sequence `\(name)` already exists; choose another name or close it first.")
         }
         guard state.sequences.count < sequencesMax else {
             throw ServiceError(
                 .storeFull,
-                "The directory has \(state.sequences.count) sequences, the limit is \(sequencesMax); close some, or have old ones "
-                    + "closed with a time to live: dcpctl sequence retain NAME --time-to-live 30d.")
+                "The directory has \(state.sequences.count) sequences, but the limit is \(sequencesMax); close some, "
+                    + "or "
+                    + "give old ones a time to live: dcpctl sequence retain NAME --time-to-live 30d.")
         }
         return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model, scope: scope)
     }

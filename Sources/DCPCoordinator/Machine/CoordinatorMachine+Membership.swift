@@ -11,7 +11,7 @@ extension CoordinatorMachine {
                 link,
                 ServiceError(
                     .invalidConfiguration,
-                    "\(rank) is outside 0..<\(state.shape.ranks), the ranks of this cluster; correct --rank."))
+                    "\(rank) is not in this cluster, which has ranks 0..<\(state.shape.ranks); correct --rank."))
         }
         if let known = self.rank(of: link) {
             guard known == rank else {
@@ -27,15 +27,16 @@ extension CoordinatorMachine {
                     link,
                     ServiceError(
                         .conflict,
-                        "\(rank) is already here with store \(member.registration.store), a second one came with store "
+                        "\(rank) is already registered with store \(member.registration.store), and a second process "
+                            + "came with store "
                             + "\(registration.store); start each rank once, with its own --rank."))
             }
             guard member.registration.incarnation == registration.incarnation else {
                 return refuseSecondHolder(registration, link, beside: member, now: now)
             }
             // The same process: its older connection is of no use any more.
-            actions += lost(rank, reason: "it connected again")
-            actions.append(.close(member.link, ServiceError(.rankUnavailable, "\(rank) has connected again.")))
+            actions += lost(rank, reason: "it reconnected")
+            actions.append(.close(member.link, ServiceError(.rankUnavailable, "\(rank) has reconnected.")))
         }
         if let error = stranger(registration) {
             return actions + [.report(.rankRefused(rank, error))] + refuse(link, error)
@@ -47,9 +48,10 @@ extension CoordinatorMachine {
                         link,
                         ServiceError(
                             .storeRefused,
-                            "\(rank) came with store \(registration.store), in this cluster it has \(expected). Start it "
-                                + "with the right --store; if that is lost for good, `dcpctl store replace \(rank.value)` takes "
-                                + "another in its place, which gives up the tokens it held."))
+                            "\(rank) came with store \(registration.store), but this cluster knows it with store "
+                                + "\(expected). Start it with the right --store; if that store is lost for good, "
+                                + "`dcpctl store replace \(rank.value)` accepts another in its place, which gives up "
+                                + "the tokens it held."))
             }
         }
         if state.stores[rank] == registration.store, registration.mark < state.marks[rank] ?? 0 {
@@ -116,8 +118,9 @@ extension CoordinatorMachine {
                 link,
                 ServiceError(
                     .storeRefused,
-                    "\(rank) holds more than \(heldMax) sequences, twice as many as a directory may have: its store is not of "
-                        + "this cluster, or was never rid of what the directory does not know. Start it with the right --store.",
+                    "\(rank) holds more than \(heldMax) sequences, twice as many as a directory may have: its store "
+                        + "belongs to another cluster, or kept sequences that the directory does not know. Start it "
+                        + "with the right --store.",
                     rank: rank))
         }
         guard members.allSatisfy({ $0.member.hasJoined }) else { return [] }
@@ -176,7 +179,7 @@ extension CoordinatorMachine {
     public mutating func tick(now: Duration) -> [Action] {
         var actions: [Action] = []
         for (rank, member) in members where now - member.lastHeard > lease {
-            let reason = "it was silent for its whole lease of \(lease)"
+            let reason = "it sent nothing for its whole lease of \(lease)"
             actions += lost(rank, reason: reason)
             actions.append(
                 .close(member.link, ServiceError(.deadlineExceeded, "The lease of \(rank) ended: \(reason).")))

@@ -249,12 +249,12 @@ extension CoordinatorMachine {
         let abandoned = operations.sorted { $0.key < $1.key }
         dropOperations()
         eviction.abandon()
-        let lost = ServiceError(.rankUnavailable, "\(rank) was lost. Ask again when it is back.", rank: rank)
+        let lost = ServiceError(.rankUnavailable, "\(rank) was lost. Try again when it is back.", rank: rank)
         return endCopying(lost)
             + abandoned.flatMap { _, pending in
                 let outlook: String
                 if case .claim = pending.operation {
-                    outlook = "Ask again when \(rank) is back."
+                    outlook = "Try again when \(rank) is back."
                 } else {
                     outlook = "The request is recorded and will be carried out when \(rank) is back."
                 }

@@ -73,18 +73,21 @@ extension CoordinatorMachine {
     package mutating func giveUp(_ loss: StoreLoss, of rank: RankIndex) throws(ServiceError) {
         guard let store = state.stores[rank] else {
             throw ServiceError(
-                .conflict, "\(rank) has no store in this cluster; `dcpctl store list` shows those there are.")
+                .conflict, "\(rank) has no store in this cluster; `dcpctl store list` shows the known stores.")
         }
         guard !isHere(rank) else {
             throw ServiceError(
                 .conflict,
-                "\(rank) is here with its store \(store): nothing is lost. Stop the rank first, if its store is to be given up.",
+                "\(rank) is registered with its store \(store): nothing is lost. To give its store up, stop the rank "
+                    + "first.",
                 rank: rank)
         }
         let mark = state.marks[rank] ?? 0
         guard loss == .store(store) || loss == .changes(mark) else {
             throw ServiceError(
-                .conflict, "\(rank) has store \(store) at change \(mark) by now; look at it and ask again.", rank: rank)
+                .conflict,
+                "\(rank) has store \(store) at change \(mark) by now; check it with `dcpctl store list` "
+                    + "and try again.", rank: rank)
         }
         losses.insert(RankLoss(rank, loss))
     }
@@ -108,9 +111,10 @@ extension CoordinatorMachine {
         let rank = newcomer.rank, holder = member.registration
         let error = ServiceError(
             .notReady,
-            "\(rank) is here already with store \(holder.store): \(holder.holder), at \(holder.endpoint), was heard "
-                + "\(now - member.lastHeard) ago. Another process came with the same store: \(newcomer.holder), at "
-                + "\(newcomer.endpoint). One of the two runs on a copy: stop that one.", rank: rank)
+            "\(rank) is already registered with store \(holder.store): \(holder.holder), at \(holder.endpoint), was "
+                + "last heard from \(now - member.lastHeard) ago. Another process came with the same store: "
+                + "\(newcomer.holder), at "
+                + "\(newcomer.endpoint). One of the two runs on a copy; stop that one.", rank: rank)
         let isNews = secondHolders.came(newcomer.incarnation, rank, heard: member.lastHeard, now: now)
         return (isNews ? [.report(.secondHolder(rank, error))] : []) + refuse(link, error)
     }
@@ -119,9 +123,10 @@ extension CoordinatorMachine {
         let rank = registration.rank
         return ServiceError(
             .storeRefused,
-            "\(rank) came with its store \(registration.store) at change \(registration.mark), which had come to change "
-                + "\(state.marks[rank] ?? 0) for certain: it is an older copy. Bring the newer store back; if that is lost for "
-                + "good, `dcpctl store accept-older \(rank.value)` takes this one, which cuts every sequence to what it holds.",
+            "\(rank) came with its store \(registration.store) at change \(registration.mark), but change "
+                + "\(state.marks[rank] ?? 0) was durable before: it is an older copy. Restore the newer store; if it "
+                + "is lost for good, `dcpctl store accept-older \(rank.value)` accepts this one, which cuts every "
+                + "sequence to what it holds.",
             rank: rank)
     }
 

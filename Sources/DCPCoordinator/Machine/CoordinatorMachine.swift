@@ -194,7 +194,7 @@ public struct CoordinatorMachine: Sendable {
                 if !member.hasJoined { return "\(rank) is joining \(state.epoch)" }
                 return member.hasLinks ? nil : "\(rank) is connecting to its head group"
             }
-            if late.isEmpty, adoption != nil { return "the directory is being made of what the ranks hold" }
+            if late.isEmpty, adoption != nil { return "the directory is being rebuilt from the ranks' stores" }
             return late.isEmpty ? "sequences are being reconciled" : late.joined(separator: ", ")
         }
     }

@@ -26,7 +26,7 @@ extension BeginCopy: DirectoryItem {
     ) throws(ServiceError) -> [CoordinatorMachine.Action] {
         try machine.checkReady()
         guard machine.copying == nil else {
-            throw ServiceError(.overloaded, "Another backup is being begun; try again in a moment.")
+            throw ServiceError(.overloaded, "Another backup is starting; try again in a moment.")
         }
         let wait = min(.milliseconds(Int64(waitMilliseconds)), Copying.waitMax)
         machine.copying = Copying(item: item, number: machine.takeNumber(), deadline: now + wait)
@@ -64,7 +64,7 @@ extension CoordinatorMachine {
         return endCopying(
             ServiceError(
                 .deadlineExceeded,
-                "The ranks did not hold their stores in time: operations that are under way, steps that a "
-                    + "truncation waits for among them, have not ended. Try again."))
+                "The ranks did not hold their stores in time: operations in progress, or steps that a truncation "
+                    + "waits for, have not ended. Try again."))
     }
 }

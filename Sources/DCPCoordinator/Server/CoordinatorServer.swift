@@ -263,7 +263,7 @@ extension CoordinatorServer: LinkDelegate {
             let error = ServiceError(
                 .protocolViolation,
                 "\(link.peer?.sender ?? "A peer") sent a \(frame.message.type) frame, which the coordinator does not "
-                    + "take from it.")
+                    + "accept from it.")
             observe(.refused(peer: link.remoteAddress, .protocolViolation, error))
             link.close(error)
         }

@@ -137,8 +137,9 @@ public final class CoordinatorStore: Sendable {
                 guard LayoutFingerprint(stored) == LayoutFingerprint(shape) else {
                     throw ServiceError(
                         .storeRefused,
-                        "The state in \(directory) is of a cluster `\(LayoutFingerprint(stored))`, the daemon was started "
-                            + "for `\(LayoutFingerprint(shape))`; start it with the old shape, or with another --state."
+                        "The state in \(directory) belongs to a cluster `\(LayoutFingerprint(stored))`, but the "
+                            + "daemon was started for `\(LayoutFingerprint(shape))`; start it with the old shape, or "
+                            + "with another --state."
                     )
                 }
             } else {
@@ -156,14 +157,16 @@ public final class CoordinatorStore: Sendable {
         guard let superblock = records.first(where: { $0.key == StateCoding.superblockKey }) else {
             throw ServiceError(
                 .storeRefused,
-                "The state in \(directory) has no format number, this program reads \(StateCoding.format): it is of another "
-                    + "release or damaged. Start that release on it, or start with another --state.")
+                "The state in \(directory) has no format number, and this program reads format "
+                    + "\(StateCoding.format): it was written by another release or is damaged. Start that release on "
+                    + "it, or start with another --state.")
         }
         let format = try StateCoding.decodeFormat(superblock.value)
         guard format == StateCoding.format else {
             throw ServiceError(
                 .storeRefused,
-                "The state in \(directory) has format \(format), this program reads \(StateCoding.format). Start the release that "
+                "The state in \(directory) has format \(format), but this program reads \(StateCoding.format). Start "
+                    + "the release that "
                     + "wrote it, or start with another --state.")
         }
     }

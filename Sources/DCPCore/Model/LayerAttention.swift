@@ -86,7 +86,8 @@ public struct LayerAttention: Hashable, Sendable {
         if case .leading(let dim) = values {
             try require(
                 dim <= keyDim,
-                "The values are the first \(dim) dimensions of keys that have \(keyDim); correct `value_dim`.")
+                "The values are the first \(dim) dimensions of the keys, but the keys have \(keyDim); correct "
+                    + "`value_dim`.")
         }
         try require(
             scale.isFinite && scale > 0, "The scale \(scale) is not a positive finite number; correct `scale`.")

@@ -78,7 +78,8 @@ extension ModelDescription {
         guard format == Self.format else {
             throw ServiceError(
                 .invalidModel,
-                "A model's description has format \(format), this program reads \(Self.format); use programs of one "
+                "A model's description has format \(format), but this program reads \(Self.format); use programs of "
+                    + "one "
                     + "version everywhere.")
         }
         let number = try reader.next(UInt8.self)

@@ -35,7 +35,10 @@ public struct ModelDescription: Hashable, Sendable {
             (1...Self.layersMax).contains(layers.count),
             "\(layers.count) layers are outside 1...\(Self.layersMax); correct the model's `layers`.")
         let sinks = sinks ?? Array(repeating: [], count: layers.count)
-        try require(sinks.count == layers.count, "Sinks of \(sinks.count) layers are no model's of \(layers.count).")
+        try require(
+            sinks.count == layers.count,
+            "There are sinks for \(sinks.count) layers, but the model has "
+                + "\(layers.count) layers.")
         for (layer, logits) in sinks.enumerated() {
             let expected = layers[layer].hasSinks ? layers[layer].queryHeads : 0
             try require(

@@ -91,13 +91,13 @@ struct PageCheck: ~Copyable {
         var absent = Set<Int>()
         for page in freePages {
             guard page >= 2, page < file.pages ? used.insert(page) : absent.insert(page).inserted else {
-                throw file.damaged("page \(page) is on the free list and in use, or is there twice")
+                throw file.damaged("page \(page) is both on the free list and in use, or is listed twice")
             }
         }
         let missing = max(Int(meta.lastPage) + 1 - file.pages, 0)
         guard absent.count == missing else {
             throw file.damaged(
-                "it was truncated to \(file.pages) pages, and of the \(missing) missing ones \(absent.count) are free")
+                "it was truncated to \(file.pages) pages; \(absent.count) of the \(missing) missing pages are free")
         }
     }
 
@@ -105,7 +105,7 @@ struct PageCheck: ~Copyable {
         counts = Counts()
         (lastKey, floor) = ([], [])
         if tree.root == PageTree.noRoot {
-            guard tree.depth == 0, tree.entries == 0 else { throw file.damaged("\(name) has entries and no page") }
+            guard tree.depth == 0, tree.entries == 0 else { throw file.damaged("\(name) has entries but no page") }
             return
         }
         guard tree.depth >= 1, tree.depth <= Self.depthMax else {
@@ -116,7 +116,7 @@ struct PageCheck: ~Copyable {
             ("branch pages", counts.branchPages, tree.branchPages), ("leaf pages", counts.leafPages, tree.leafPages),
             ("overflow pages", counts.overflowPages, tree.overflowPages), ("entries", counts.entries, tree.entries),
         ] where count != stated && (extent == .values || what != "overflow pages") {
-            throw file.damaged("\(name) has \(count) \(what) and says \(stated)")
+            throw file.damaged("\(name) has \(count) \(what), but its record says \(stated)")
         }
     }
 
@@ -156,7 +156,7 @@ struct PageCheck: ~Copyable {
                 // The first child's has no meaning, and is mostly empty.
                 if let separator {
                     guard isAbove(separator, kind) else {
-                        throw file.damaged("page \(number) of \(name) leads past its keys")
+                        throw file.damaged("page \(number) of \(name) points past its keys")
                     }
                     floor = separator
                 }
@@ -202,7 +202,7 @@ struct PageCheck: ~Copyable {
     ) throws(StoreError) -> [Node] {
         let size = file.pageByteCount
         func wrong(_ what: String) -> StoreError { file.damaged("page \(page.number) of \(name) \(what)") }
-        guard page.ownNumber == UInt64(page.number) else { throw wrong("says it is page \(page.ownNumber)") }
+        guard page.ownNumber == UInt64(page.number) else { throw wrong("states the number \(page.ownNumber)") }
         guard page.flags == (isLeaf ? Page.leaf : Page.branch) else { throw wrong("has the flags \(page.flags)") }
         let (lower, upper) = (page.lower, page.upper)
         guard lower >= Page.headerByteCount, lower % 2 == 0, lower <= upper, upper <= size else {
@@ -223,7 +223,7 @@ struct PageCheck: ~Copyable {
             let key = Array(page.bytes[offset + 8..<offset + 8 + keyByteCount])
             if isLeaf {
                 guard isAbove(key, kind), floor.isEmpty || !isBelow(key, floor, kind) else {
-                    throw wrong("has a key that is not above those before it")
+                    throw wrong("has a key that is not greater than the one before it")
                 }
                 (lastKey, floor) = (key, [])
                 counts.entries += 1
@@ -259,10 +259,10 @@ struct PageCheck: ~Copyable {
         func wrong(_ what: String) -> StoreError { file.damaged("page \(page.number) of \(name) \(what)") }
         let (large, subtree): (UInt16, UInt16) = (1, 2)
         if flags == large {
-            guard rest >= 8 else { throw wrong("has a node that reaches out of it") }
+            guard rest >= 8 else { throw wrong("has a node that extends past its end") }
             return .large(page.integer(place), byteCount: byteCount)
         }
-        guard byteCount <= rest else { throw wrong("has a value of \(byteCount) bytes that reaches out of it") }
+        guard byteCount <= rest else { throw wrong("has a value of \(byteCount) bytes that extends past its end") }
         switch (flags, kind) {
         case (0, .table): return .value
         case (0, .free):
@@ -278,9 +278,9 @@ struct PageCheck: ~Copyable {
 
     /// A count, then so many page numbers.
     private func freeList(_ bytes: UnsafeRawBufferPointer) throws(StoreError) -> [Int] {
-        guard bytes.count >= 8, bytes.count % 8 == 0 else { throw file.damaged("the free list has a cut record") }
+        guard bytes.count >= 8, bytes.count % 8 == 0 else { throw file.damaged("the free list has a truncated record") }
         let count = bytes.loadUnaligned(as: UInt64.self)
-        guard count <= UInt64(bytes.count / 8 - 1) else { throw file.damaged("the free list has a cut record") }
+        guard count <= UInt64(bytes.count / 8 - 1) else { throw file.damaged("the free list has a truncated record") }
         var pages: [Int] = []
         for index in 0..<Int(count) {
             let page = bytes.loadUnaligned(fromByteOffset: 8 + 8 * index, as: UInt64.self)

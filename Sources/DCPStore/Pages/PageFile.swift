@@ -30,8 +30,8 @@ struct PageFile: ~Copyable {
             Glibc.close(descriptor)
             throw StoreError(
                 .damaged,
-                "The data file \(path) is damaged or is not an LMDB file; restore it, or move the store's directory away "
-                    + "and restart, the rank then starts empty.")
+                "The data file \(path) is damaged or is not an LMDB file; restore it, or move the store's directory "
+                    + "away and restart the rank, which then starts empty.")
         }
         return (descriptor, meta)
     }
@@ -77,8 +77,8 @@ struct PageFile: ~Copyable {
     borrowing func damaged(_ what: String) -> StoreError {
         StoreError(
             .damaged,
-            "The pages of \(path) are damaged: \(what). Restore it, or move the store's directory away and restart, the "
-                + "rank then starts empty.")
+            "The pages of \(path) are damaged: \(what). Restore it, or move the store's directory away and restart "
+                + "the rank, which then starts empty.")
     }
 }
 

@@ -44,8 +44,8 @@ public final class StoreCopy: @unchecked Sendable {
         }
         throw StoreError(
             .overloaded,
-            "The store \(environment.directory) commits faster than its state can be taken, \(Self.attempts) times in a "
-                + "row; try again.")
+            "The store \(environment.directory) commits faster than its state can be copied (\(Self.attempts) "
+                + "attempts failed); try again.")
     }
 
     /// Reads pages from `first` on: some megabytes, or what there is. One call at a time.

@@ -7,8 +7,8 @@ internal import Synchronization
 public struct WriteTransaction: ~Copyable {
     private var handle: OpaquePointer?
     let environment: Environment
-    /// Values of so many pages and more are written in pieces: no run is known to be as long. 2 and more, since every page
-    /// is a run of one.
+    /// Values of so many pages and more are written in pieces: no run is known to be as long. 2 and more, since a
+    /// single page needs no run.
     let runPagesMissing: Int
     /// For tests: longer runs are not to be had.
     let runPagesMax: Int
@@ -35,7 +35,7 @@ public struct WriteTransaction: ~Copyable {
     private(set) var runPagesFailed = 0
 
     init(_ environment: Environment, runPagesMissing: Int = .max) throws(StoreError) {
-        precondition(runPagesMissing >= 2, "every page is a run of one")
+        precondition(runPagesMissing >= 2, "a single page needs no run")
         self.runPagesMissing = runPagesMissing
         runPagesMax = environment.faults.withLock { $0?.runPagesMax() } ?? .max
         try environment.transactionBegins(isPrivileged: true)

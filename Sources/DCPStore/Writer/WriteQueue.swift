@@ -39,7 +39,7 @@ final class WriteQueue: @unchecked Sendable {
         defer { pthread_mutex_unlock(mutex) }
         if isStopped { return StoreError(.closed, "The store is being closed.") }
         guard isInternal || jobs.count < depthMax || jobs.count(where: { !$0.isInternal }) < depthMax else {
-            return StoreError(.overloaded, "\(depthMax) writes wait for the store, the most allowed; retry.")
+            return StoreError(.overloaded, "\(depthMax) writes are waiting for the store, which is the limit; retry.")
         }
         var job = job
         job.isInternal = isInternal

@@ -104,7 +104,7 @@ public final class Writer: @unchecked Sendable {
 
     /// With a host only: drops the jobs that wait, uncalled, and syncs nothing, as the death of the process would.
     package func abandon() {
-        precondition(thread == nil, "a writer with a thread is closed")
+        precondition(thread == nil, "a writer that has a thread must be closed first")
         core.observer.withLock { $0 = nil }
         core.syncObserver.withLock { $0 = nil }
         core.abandon()

@@ -74,12 +74,13 @@ extension WriterCore {
             try environment.mark(suspect: true)
         } catch {
             remedy =
-                "check the disk, verify the store with dcpctl verify, for it could not be marked (\(error)), then restart"
+                "check the disk, run dcpctl verify (the store could not be marked for verification: \(error)), then "
+                + "restart"
         }
         let failure = StoreError(
             .damaged,
-            "A write or a sync of the store \(environment.directory) failed, so what was acknowledged last may be lost, and "
-                + "nothing more is written: \(remedy). (\(error))",
+            "A write or a sync of the store \(environment.directory) failed. The latest acknowledged changes may be "
+                + "lost, and nothing more is written: \(remedy). (\(error))",
             cause: error.cause)
         self.failure = failure
         nextProbe = nil

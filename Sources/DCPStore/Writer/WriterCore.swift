@@ -330,8 +330,8 @@ final class WriterCore: @unchecked Sendable {
         }
         throw StoreError(
             .full,
-            "The store \(environment.directory) has room, but steps that read it hold back what has just been deleted: of "
-                + "\(wanted * environment.pageByteCount) bytes \(available * environment.pageByteCount) can be used; retry "
-                + "when they are over.")
+            "The store \(environment.directory) has room, but running steps still read pages that were just deleted: "
+                + "\(available * environment.pageByteCount) of the \(wanted * environment.pageByteCount) bytes "
+                + "needed can be used; retry when these steps have ended.")
     }
 }

@@ -32,22 +32,26 @@ package struct Admission {
         if connections >= limits.connectionsMax {
             return Refusal(
                 .tooMany,
-                ServiceError(.overloaded, "\(limits.connectionsMax) connections are open, the limit; try again later."))
+                ServiceError(
+                    .overloaded,
+                    "\(limits.connectionsMax) connections are open, which is the limit; try "
+                        + "again later."))
         }
         if peer != .unknown, waitingOfPeer[peer, default: 0] >= limits.unauthenticatedPerPeerMax {
             return Refusal(
                 .tooManyOfPeer,
                 ServiceError(
                     .overloaded,
-                    "\(limits.unauthenticatedPerPeerMax) connections of \(peer) have not said hello yet, the limit; try again "
-                        + "later, or raise connections-per-peer."))
+                    "\(limits.unauthenticatedPerPeerMax) connections from \(peer) have not sent a hello yet, which "
+                        + "is the limit; try again later, or raise connections-per-peer."))
         }
         if peer != .unknown, waiting >= limits.unauthenticatedMax {
             return Refusal(
                 .tooManyUnauthenticated,
                 ServiceError(
                     .overloaded,
-                    "\(limits.unauthenticatedMax) connections have not said hello yet, the limit; try again later, or raise "
+                    "\(limits.unauthenticatedMax) connections have not sent a hello yet, which is the limit; try "
+                        + "again later, or raise "
                         + "unauthenticated-connections."))
         }
         connections += 1
@@ -61,7 +65,7 @@ package struct Admission {
 
     /// A connection that has entered is closed.
     package mutating func leave(_ peer: Peer, wasAuthenticated: Bool) {
-        precondition(connections > 0, "who leaves has entered")
+        precondition(connections > 0, "a connection leaves only after it entered")
         connections -= 1
         if !wasAuthenticated { release(peer) }
     }
@@ -69,7 +73,7 @@ package struct Admission {
     private mutating func release(_ peer: Peer) {
         waiting -= 1
         let count = waitingOfPeer[peer, default: 0] - 1
-        precondition(waiting >= 0 && count >= 0, "who is released has waited")
+        precondition(waiting >= 0 && count >= 0, "a waiting connection is released only once")
         waitingOfPeer[peer] = count == 0 ? nil : count
     }
 }

@@ -38,7 +38,7 @@ final class GreetingGuard: ChannelInboundHandler {
                     .oversizedHello,
                     ServiceError(
                         .protocolViolation,
-                        "\(byteCount) bytes came before a hello was accepted, the limit is \(byteCountMax); "
+                        "\(byteCount) bytes came before a hello was accepted, but the limit is \(byteCountMax); "
                             + "handshake-limit raises it.")))
         }
         context.fireChannelRead(data)
@@ -48,7 +48,7 @@ final class GreetingGuard: ChannelInboundHandler {
     private func refusePlainText(_ bytes: ByteBuffer, _ context: ChannelHandlerContext) {
         let error = ServiceError(
             .accessDenied,
-            "This port takes TLS with certificates only; give tls-ca, tls-certificate and tls-key (dcpctl certs).")
+            "This port accepts only TLS with certificates; give tls-ca, tls-certificate and tls-key (dcpctl certs).")
         if bytes.getInteger(at: bytes.readerIndex, endianness: .little, as: UInt32.self) == FrameHeader.magic {
             let parts = Frame.greeting(.failure(error)).encode()
             context.writeAndFlush(wrapOutboundOut(parts[0]), promise: nil)

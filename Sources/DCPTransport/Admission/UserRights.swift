@@ -32,7 +32,7 @@ public struct UserRights: Hashable, Sendable {
     private static func refusal(_ part: Substring) -> ServiceError {
         ServiceError(
             .invalidConfiguration,
-            "`\(part)` gives no right to a user; write UID=RIGHT once for each, with commas between, `*` for all others, and read, "
-                + "use or administer, as in 1000=use,*=read.")
+            "`\(part)` does not grant a right to a user; write UID=RIGHT once for each user, separated by commas, "
+                + "with `*` for all others and read, use or administer as the right, as in 1000=use,*=read.")
     }
 }

@@ -64,7 +64,7 @@ final class LinkMemory {
             return nil
         default:
             throw ServiceError(
-                .protocolViolation, "A \(message.type) frame came, which nobody waited for; the peer has a bug.")
+                .protocolViolation, "An unexpected \(message.type) frame came; the peer has a bug.")
         }
     }
 

@@ -44,7 +44,7 @@ package final class SocketPassage: MemoryPassage {
         var random = SystemRandomNumberGenerator()
         let path = listener + Self.mark + String(random.next() as UInt64, radix: 16)
         let token = MemoryAddress.Token(high: random.next(), low: random.next())
-        waiting = (try Self.checked(dcp_passage_open(path), "be waited for at \(path)"), path, token)
+        waiting = (try Self.checked(dcp_passage_open(path), "be received at \(path)"), path, token)
         chmod(path, mode)
         return MemoryAddress(name: Self.split(path).name, token: token)
     }
@@ -54,7 +54,8 @@ package final class SocketPassage: MemoryPassage {
         guard address.name.contains(Self.mark), !address.name.contains("/") else {
             throw ServiceError(
                 .protocolViolation,
-                "Memory is asked for at \(address.name.debugDescription), which is no name for it; the peer has a bug.")
+                "The peer requests shared memory at \(address.name.debugDescription), which is not a valid name; the "
+                    + "peer has a bug.")
         }
         let path = Self.split(listener).directory + address.name
         _ = try Self.checked(dcp_passage_send(path, address.token.bytes, descriptor), "be sent to \(path)")
@@ -62,7 +63,7 @@ package final class SocketPassage: MemoryPassage {
 
     package func receive() throws(ServiceError) -> CInt {
         guard let waiting else {
-            throw ServiceError(.protocolViolation, "Memory was sent that nobody asked for; the peer has a bug.")
+            throw ServiceError(.protocolViolation, "The peer sent shared memory without a request; the peer has a bug.")
         }
         defer { close() }
         return try Self.checked(dcp_passage_receive(waiting.socket, waiting.token.bytes), "be received")

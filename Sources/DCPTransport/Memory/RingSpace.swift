@@ -28,7 +28,8 @@ package struct RingSpace {
         guard newCount <= UInt64(places.count) else {
             throw ServiceError(
                 .protocolViolation,
-                "The peer says it took \(newCount) payloads out of shared memory, where \(places.count) were; it has a bug."
+                "The peer says that it took \(newCount) payloads out of shared memory, but only \(places.count) were "
+                    + "there; it has a bug."
             )
         }
         places.removeFirst(Int(newCount))

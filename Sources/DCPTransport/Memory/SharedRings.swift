@@ -81,7 +81,7 @@ package final class SharedRings {
         else {
             throw ServiceError(
                 .protocolViolation,
-                "What the peer passed is no memory with two rings, sealed against a change of its size; it has a bug.")
+                "The peer passed a descriptor that is not memory with two rings and a sealed size; it has a bug.")
         }
         guard let address = mmap(nil, byteCount, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0),
             address != MAP_FAILED
@@ -143,14 +143,14 @@ extension SharedRings: PayloadMemory {
         guard place.number == next else {
             throw ServiceError(
                 .protocolViolation,
-                "A frame announces payload \(place.number) of shared memory, where \(next) is the next: a frame was lost on the "
-                    + "way, or came twice. Connect again.")
+                "A frame announces payload \(place.number) of shared memory, but \(next) is the next: a frame was "
+                    + "lost or came twice. Reconnect.")
         }
         guard byteCount <= Self.payloadByteCountMax, offset <= inbound.count - byteCount else {
             throw ServiceError(
                 .protocolViolation,
-                "A frame announces \(byteCount) bytes at \(offset) of shared memory, which has \(inbound.count) and takes "
-                    + "payloads of up to \(Self.payloadByteCountMax); the peer has a bug.")
+                "A frame announces \(byteCount) bytes at \(offset) of shared memory, which has \(inbound.count) "
+                    + "bytes and takes payloads of up to \(Self.payloadByteCountMax); the peer has a bug.")
         }
         turnByteCount += RingSpace.span(byteCount)
         // What the peer had sent before this end took the first of it was in the ring together. Without this bound a few bytes
@@ -158,7 +158,8 @@ extension SharedRings: PayloadMemory {
         guard turnByteCount <= inbound.count else {
             throw ServiceError(
                 .protocolViolation,
-                "Frames announce \(turnByteCount) bytes that were in shared memory at once, which has \(inbound.count); the "
+                "Frames announce \(turnByteCount) bytes in shared memory at once, but it has \(inbound.count) bytes; "
+                    + "the "
                     + "peer has a bug.")
         }
         var payload = TensorMemory.buffer(byteCount: byteCount)

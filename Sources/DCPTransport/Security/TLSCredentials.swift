@@ -81,7 +81,7 @@ public final class TLSCredentials: Sendable {
         } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(files.certificate) and \(files.key) do not go together (\(error)); name a certificate and its key.")
+                "\(files.certificate) and \(files.key) do not match (\(error)); name a certificate and its key.")
         }
     }
 
@@ -111,7 +111,7 @@ public final class TLSCredentials: Sendable {
             let isOver = identity.notAfter < TLSIdentity.now
             throw ServiceError(
                 .invalidConfiguration,
-                "The certificate \(path) is valid \(isOver ? "no more" : "not yet"); "
+                "The certificate \(path) \(isOver ? "has expired" : "is not valid yet"); "
                     + (isOver ? "renew it (dcpctl certs renew)." : "set the clock, or wait."))
         }
     }
@@ -122,7 +122,7 @@ public final class TLSCredentials: Sendable {
         } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(path) is not the PEM that is expected there (\(error)); see dcpctl certs show.")
+                "\(path) is not the expected PEM file (\(error)); see dcpctl certs show.")
         }
     }
 }

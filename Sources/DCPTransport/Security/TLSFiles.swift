@@ -21,12 +21,12 @@ public struct TLSFiles: Hashable, Sendable {
     static func read(_ path: String, isSecret: Bool = false) throws(ServiceError) -> [UInt8] {
         let file: WholeFile
         do throws(WholeFile.Refusal) { file = try WholeFile(path, byteCountMax: byteCountMax) } catch {
-            throw error.error(.invalidConfiguration, "name a PEM file that uid \(geteuid()) may read")
+            throw error.error(.invalidConfiguration, "give a PEM file that uid \(geteuid()) may read")
         }
         guard !isSecret || file.mode & 0o007 == 0 else {
             throw ServiceError(
                 .invalidConfiguration,
-                "Everybody may use the key \(path); chmod 600 it, and replace it if others could.")
+                "Any user may read the key \(path); chmod 600 it, and replace it if another user may have read it.")
         }
         return file.bytes
     }

@@ -34,13 +34,13 @@ package struct TLSIdentity: Hashable, Sendable {
     /// verified again.
     static func shown(to tls: NIOSSLHandler?) throws(ServiceError) -> TLSIdentity {
         guard let certificate = tls?.peerCertificate else {
-            throw ServiceError(.accessDenied, "The peer showed no certificate; make it one with dcpctl certs.")
+            throw ServiceError(.accessDenied, "The peer presented no certificate; make one for it with dcpctl certs.")
         }
         let identity = TLSIdentity(certificate)
         guard identity.isValid(at: now) else {
             throw ServiceError(
                 .accessDenied,
-                "The peer's certificate (\(identity.roleList)) is valid no more; renew it with dcpctl certs.")
+                "The peer's certificate (\(identity.roleList)) has expired; renew it with dcpctl certs.")
         }
         return identity
     }
@@ -57,7 +57,8 @@ package struct TLSIdentity: Hashable, Sendable {
         guard roles.contains(expected) else {
             throw ServiceError(
                 .accessDenied,
-                "The certificate that answers is for \(roleList), not for \(expected.uri); correct the address, or the "
+                "The certificate presented there is for \(roleList), not for \(expected.uri); correct the address, "
+                    + "or the "
                     + "certificate there.")
         }
     }
@@ -79,7 +80,8 @@ package struct TLSIdentity: Hashable, Sendable {
         guard isAllowed else {
             throw ServiceError(
                 .accessDenied,
-                "The certificate is for \(roleList), and the hello is from \(hello.sender); use a certificate with that "
+                "The certificate is for \(roleList), but the hello is from \(hello.sender); use a certificate with "
+                    + "that "
                     + "role (dcpctl certs).")
         }
     }

@@ -72,12 +72,13 @@ public struct Hello: Hashable, Sendable {
     public func check(against own: LayoutFingerprint) throws(ServiceError) {
         if role == .client && fingerprint == nil { return }
         guard let fingerprint else {
-            throw ServiceError(.protocolViolation, "\(sender) came without the layout that every daemon states.")
+            throw ServiceError(.protocolViolation, "\(sender) did not state its layout, as every daemon must.")
         }
         guard fingerprint.value != own.value else { return }
         throw ServiceError(
             .incompatible,
-            "\(sender) has the layout `\(fingerprint.text)`, this daemon `\(own.text)`; start both with the same cluster "
+            "\(sender) has the layout `\(fingerprint.text)`, but this daemon has `\(own.text)`; start both with the "
+                + "same cluster "
                 + "shape.")
     }
 

@@ -194,7 +194,7 @@ extension Endpoint: WireFields {
         do throws(ServiceError) {
             try self.init(text)
         } catch {
-            throw reader.malformed("has an `endpoint` that is none (\(error.message))")
+            throw reader.malformed("has an invalid `endpoint` (\(error.message))")
         }
     }
 

@@ -34,7 +34,8 @@ extension MemoryAddress: WireFields {
             !name.utf8.contains(UInt8(ascii: "/"))
         else {
             throw reader.malformed(
-                "names a socket with \(name.utf8.count) bytes, the limit is 1 to \(Self.nameByteCountMax), none of them 0 or /"
+                "names a socket with \(name.utf8.count) bytes; a name has 1 to \(Self.nameByteCountMax) bytes, none "
+                    + "of them 0 or /"
             )
         }
     }

@@ -35,8 +35,10 @@ extension ModelRecord {
         guard !revision.isEmpty, revision != description.revision else { return }
         throw ServiceError(
             .modelMismatch,
-            "Model `\(name)` has \(description.revision.map { "revision `\($0)`" } ?? "no revision"), the client's is "
-                + "`\(revision)`: keys and values of one are wrong for the other. Register the client's under another name."
+            "Model `\(name)` has \(description.revision.map { "revision `\($0)`" } ?? "no revision"), but the "
+                + "client's is "
+                + "`\(revision)`: keys and values computed with one are wrong for the other. Register the client's "
+                + "model under another name."
         )
     }
 }

@@ -120,8 +120,9 @@ public struct StepRequest: Sendable {
         guard tensors.readableBytes == queries + keys + values else {
             throw ServiceError(
                 .invalidRequest,
-                "The step brings \(tensors.readableBytes) bytes of tensors; \(queries) of queries, \(keys) of keys and "
-                    + "\(values) of values follow from its heads, tokens, dimensions and dtypes. Correct the tensors.")
+                "The step has \(tensors.readableBytes) bytes of tensors, but its heads, tokens, dimensions and "
+                    + "dtypes require \(queries) of queries, \(keys) of keys and \(values) of values. Correct the "
+                    + "tensors.")
         }
     }
 
@@ -149,7 +150,7 @@ public struct StepRequest: Sendable {
         guard entries.allSatisfy({ $0.count >= 1 }) else { throw reader.malformed("has an entry without tokens") }
         let tokens = entries.reduce(0) { $0 + $1.count }
         guard tokens <= Self.tokensMax else {
-            throw reader.malformed("has \(tokens) tokens, the limit of a step is \(Self.tokensMax)")
+            throw reader.malformed("has \(tokens) tokens, but the limit of a step is \(Self.tokensMax)")
         }
         commits = try [SequenceCommit](from: &reader)
         tensors = payload

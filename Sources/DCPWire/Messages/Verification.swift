@@ -91,7 +91,7 @@ public struct VerificationStatus: Hashable, Sendable {
             r throws(ServiceError) in try StoreFinding(from: &r)
         }
         guard findings.count <= Self.pageMax else {
-            throw reader.malformed("has \(findings.count) findings, the limit of an answer is \(Self.pageMax)")
+            throw reader.malformed("has \(findings.count) findings, but the limit of an answer is \(Self.pageMax)")
         }
     }
 
@@ -124,7 +124,7 @@ extension StoreFinding {
         let block = try reader.readOptional("block", UInt32.self)
         let intactLength = try reader.readOptional("intact length", UInt64.self)
         if let intactLength, intactLength > UInt64(WireReader.lengthMax) {
-            throw reader.malformed("has \(intactLength) in `intact length`, the limit is \(WireReader.lengthMax)")
+            throw reader.malformed("has \(intactLength) in `intact length`, but the limit is \(WireReader.lengthMax)")
         }
         self.init(
             kind, sequence: sequence.map { SequenceID($0) }, layer: layer.map { Int($0) }, block: block.map { Int($0) },

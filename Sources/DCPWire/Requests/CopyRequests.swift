@@ -84,7 +84,7 @@ package struct CopiedPages: FrameBody {
             end = run.upperBound
         }
         guard next <= count, runs.reduce(0, { $0 + $1.count }) * pageByteCount == payload.readableBytes else {
-            throw reader.malformed("has \(payload.readableBytes) bytes, which are not its runs of pages")
+            throw reader.malformed("has \(payload.readableBytes) bytes, which do not match its runs of pages")
         }
     }
 

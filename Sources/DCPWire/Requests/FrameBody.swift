@@ -23,7 +23,7 @@ package protocol WireFields: FrameBody {
 extension WireFields {
     package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         guard payload.readableBytes == 0 else {
-            throw reader.malformed("has \(payload.readableBytes) bytes of payload, but never has any")
+            throw reader.malformed("has \(payload.readableBytes) bytes of payload, but takes none")
         }
         try self.init(from: &reader)
     }

@@ -15,7 +15,7 @@ package struct PendingReply: Sendable {
 
     /// An item is answered once.
     package mutating func answer(_ index: Int, with answer: EncodedAnswer) {
-        precondition(answers[index] == nil, "item \(index) is answered already")
+        precondition(answers[index] == nil, "item \(index) has already been answered")
         answers[index] = answer.fields
         missing -= 1
     }

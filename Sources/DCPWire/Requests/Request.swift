@@ -55,7 +55,10 @@ public struct EncodedBody: Sendable {
 
     private func decoded<Body: FrameBody>(_ expected: FrameType) throws(ServiceError) -> Body {
         guard type == expected else {
-            throw ServiceError(.protocolViolation, "A \(type) frame came where a \(expected) frame answers.")
+            throw ServiceError(
+                .protocolViolation,
+                "A \(expected) frame was expected as the answer, but a \(type) "
+                    + "frame came.")
         }
         var reader = WireReader(fields, of: expected)
         let body = try Body(from: &reader, payload: payload.joined)
@@ -83,7 +86,9 @@ extension Frame {
         case .failure(let error): throw error
         default:
             throw ServiceError(
-                .protocolViolation, "A \(message.type) frame came where a \(R.type.reply) frame answers.")
+                .protocolViolation,
+                "A \(R.type.reply) frame was expected as the answer, but a \(message.type) frame "
+                    + "came.")
         }
     }
 }
