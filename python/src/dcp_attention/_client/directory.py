@@ -195,8 +195,8 @@ class Directory:
         ]
 
     async def _forked(self, fork: Fork, answer: SequenceRecord | ServiceError, number: int) -> Sequence | ServiceError:
-        """The outcome of a fork. A fork's name belongs to its maker: a name taken in a later attempt was used by an earlier
-        one, whose fork may be shorter than requested.
+        """The outcome of a fork. A fork's name belongs to its maker: a name taken in a later attempt was used by an
+        earlier one, whose fork may be shorter than requested.
         """
         if isinstance(answer, Conflict) and number > 0:
             (child,) = await self.open_many([fork.name], fork.parent.model, fork.parent.scope, None, False)

@@ -100,8 +100,8 @@ class ClusterDirectory(ClusterBase):
         revision: str | None = None,
         longest: int | None = None,
     ) -> tuple[Sequence, int]:
-        """Makes a sequence from the longest stored prefix of token ids: a fork of the sequence of that model and scope that
-        begins with the most of them, which shares its blocks, or an empty sequence.
+        """Makes a sequence from the longest stored prefix of token ids: a fork of the sequence of that model and scope
+        that begins with the most of them, which shares its blocks, or an empty sequence.
 
         Args:
             name: Of the new sequence.
