@@ -138,7 +138,7 @@ extension StoreCheck {
             return (.block, "is not aligned to \(BlockRecord.payloadAlignment) bytes.")
         }
         guard let payload = address.payload else { return nil }
-        MappedPages.ask(for: payload, byteCount: model.panels[key.layer].payloadByteCount)
+        MappedPages.willNeed(payload, byteCount: model.panels[key.layer].payloadByteCount)
         return BlockRecord.damage(key, payload: payload, panels: model.panels[key.layer]).map { (.block, $0) }
     }
 
