@@ -153,7 +153,7 @@ extension WireReader {
         return Int(tokens)
     }
 
-    /// 1 is the natural logarithm, the only base there is.
+    /// 1 is the natural logarithm, the only base defined.
     mutating func readLogarithmBase() throws(ServiceError) {
         let base: UInt8 = try read("logarithm base")
         guard base == 1 else {
