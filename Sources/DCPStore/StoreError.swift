@@ -15,19 +15,19 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
     }
 
     public enum Code: String, Sendable {
-        /// No page is left, in the map or on the disk. Reads go on; writes succeed again after something was deleted.
+        /// No page is left in the map or on the disk. Reads continue; writes succeed again after a deletion.
         case full
         /// Another process, or this one, has the store open.
         case inUse
-        /// The path is not a directory, is not accessible, or holds a file that is not ours.
+        /// The path is not a directory, is not accessible, or holds a foreign file.
         case refused
-        /// The file is shorter than its last page, a page is not what it says, or a sync failed.
+        /// The file is shorter than its last page, a page is inconsistent, or a sync failed.
         case damaged
         /// The queue of the writer, or the table of readers, is full. Retry.
         case overloaded
         /// The environment or the writer has been closed.
         case closed
-        /// LMDB returned a code that a correct program does not meet.
+        /// LMDB returned a code that a correct program does not cause.
         case unexpected
     }
 

@@ -3,14 +3,14 @@ package import DCPWire
 package import NIOCore
 internal import NIOPosix
 
-/// Answers host report requests of one daemon: looks off the loop, since a file system of the network may hang, and once
-/// at a time, so that requests cannot fill the pool's queue.
+/// Answers host report requests of one daemon. It inspects the host off the loop, because a network file system may
+/// hang, and once at a time, so that requests cannot fill the pool's queue.
 package final class HostReporter {
     private let look: (@Sendable () -> HostReport)?
     private let eventLoop: any EventLoop
     private var isLooking = false
 
-    /// - Parameter look: runs on a thread of its own and may block; nil when there is no host, as in a simulation.
+    /// - Parameter look: runs on a separate thread and may block; nil without a host, as in a simulation.
     package init(_ look: (@Sendable () -> HostReport)?, eventLoop: any EventLoop) {
         self.look = look
         self.eventLoop = eventLoop

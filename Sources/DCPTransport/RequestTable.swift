@@ -1,9 +1,9 @@
 package import DCPCore
 package import DCPWire
 
-/// A request that has come over a link and waits for its answer.
+/// A request that arrived over a link and waits for its answer.
 package struct Call<R: Request> {
-    /// nil when the client has gone.
+    /// nil if the client has gone.
     package private(set) weak var link: Link?
     package let tag: Tag
     package let epoch: Epoch
@@ -15,7 +15,7 @@ package struct Call<R: Request> {
     }
 }
 
-/// What a daemon does on each request that it takes. A request is in it once: with its handler.
+/// The handlers of a daemon's requests, one for each request.
 package struct RequestTable<Server>: Sendable {
     private typealias Handler = @Sendable (Server, EncodedBody, Frame, Link) -> Result<Void, ServiceError>
 

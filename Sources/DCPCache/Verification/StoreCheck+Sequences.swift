@@ -94,7 +94,8 @@ extension StoreCheck {
 
     // MARK: Blocks
 
-    /// Checks one layer's blocks of one writer. - Returns: false when the batch is full first.
+    /// Checks one layer's blocks of one writer.
+    /// - Returns: false when the batch is full first.
     private mutating func checkBlocks(
         of id: SequenceID, _ model: ModelEntry, _ writer: UInt64, _ blocks: Range<Int>, until stop: Int,
         _ read: borrowing ReadTransaction, _ found: inout [Suspect]

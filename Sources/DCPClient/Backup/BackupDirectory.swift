@@ -114,7 +114,8 @@ final class StoreFileWriter {
         }
     }
 
-    /// Syncs it. - Returns: the checksum of all of it.
+    /// Syncs it.
+    /// - Returns: the checksum of all of it.
     func finish(byteCount: Int) throws(ServiceError) -> UInt32 {
         skip(to: byteCount)
         guard ftruncate(descriptor.value, off_t(byteCount)) == 0, fsync(descriptor.value) == 0 else {

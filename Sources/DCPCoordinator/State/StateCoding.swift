@@ -37,7 +37,8 @@ package enum StateCoding {
         }
     }
 
-    /// The format of a state. - Throws: `.storeDamaged`.
+    /// The format of a state.
+    /// - Throws: `.storeDamaged`.
     package static func decodeFormat(_ value: [UInt8]) throws(ServiceError) -> UInt32 {
         try decode(superblockKey, value) { (r) throws(ServiceError) in
             for expected in magic {

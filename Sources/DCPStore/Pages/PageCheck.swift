@@ -1,20 +1,18 @@
-/// Walks LMDB's pages before LMDB maps them.
+/// Checks LMDB's pages before LMDB maps them.
 ///
-/// LMDB believes its pages: one with a flipped bit ends the process, by an assertion or a stray address. Here every page
-/// that a table reaches must be of its kind, hold its nodes inside itself, in order, and point at pages that are there and
-/// nobody else's; then nothing that LMDB does with them leaves the file. What values say is not looked at: they have
-/// checksums of their own.
-///
-/// Little-endian machines with 64 bits, LMDB 0.9.
+/// LMDB trusts its pages: a flipped bit in one crashes the process, by an assertion or a wild address. This check
+/// requires every page that a table reaches to be of the right kind, to contain its nodes entirely and in order, and to
+/// point at existing pages that nothing else uses; LMDB then never leaves the file. The contents of values are not
+/// checked, because they have checksums. For little-endian 64-bit machines and LMDB 0.9.
 struct PageCheck: ~Copyable {
     /// More levels than 2^48 pages could fill.
     static let depthMax = 24
 
-    /// How much is read.
+    /// The scope of the check.
     enum Extent {
-        /// Branch and leaf pages: what a start can afford, whatever the values amount to.
+        /// Branch and leaf pages: fast enough for a start, whatever the size of the values.
         case trees
-        /// Also the first page of each large value, which says how many pages it has.
+        /// Also the first page of each large value, which has its number of pages.
         case values
     }
 
@@ -29,7 +27,7 @@ struct PageCheck: ~Copyable {
     private var tables: [(name: String, tree: PageTree)] = []
     private var counts = Counts()
     private var lastKey: [UInt8] = []
-    /// What the branches say that the next key is not below.
+    /// The lower bound for the next key, from the branches.
     private var floor: [UInt8] = []
     /// Pages on the free list.
     private var freePages: [Int] = []
@@ -48,7 +46,7 @@ struct PageCheck: ~Copyable {
     }
 
     /// Checks the file's newest transaction.
-    /// - Throws: `.damaged` with the page and what is wrong with it.
+    /// - Throws: `.damaged` with the page and the problem.
     /// - Parameter checkedPage: called for each page.
     static func run(_ path: String, _ extent: Extent, _ checkedPage: @escaping () -> Void) throws(StoreError) {
         var check = try PageCheck(path, extent, checkedPage)
@@ -87,7 +85,7 @@ struct PageCheck: ~Copyable {
         try walk(meta.free, .free, "the free list")
         try walk(meta.main, .main, "the root table")
         for (name, tree) in tables { try walk(tree, .table, "the table `\(name)`") }
-        // A page that its own transaction gave back was never written: the file may end before it.
+        // A page that a transaction allocated and freed again was never written: the file may end before it.
         var absent = Set<Int>()
         for page in freePages {
             guard page >= 2, page < file.pages ? used.insert(page) : absent.insert(page).inserted else {
@@ -153,7 +151,7 @@ struct PageCheck: ~Copyable {
         for node in nodes {
             switch node {
             case .child(let page, let separator):
-                // The first child's has no meaning, and is mostly empty.
+                // The first child's key has no meaning and is usually empty.
                 if let separator {
                     guard isAbove(separator, kind) else {
                         throw file.damaged("page \(number) of \(name) points past its keys")
@@ -276,7 +274,7 @@ struct PageCheck: ~Copyable {
         }
     }
 
-    /// A count, then so many page numbers.
+    /// A count, then this many page numbers.
     private func freeList(_ bytes: UnsafeRawBufferPointer) throws(StoreError) -> [Int] {
         guard bytes.count >= 8, bytes.count % 8 == 0 else { throw file.damaged("the free list has a truncated record") }
         let count = bytes.loadUnaligned(as: UInt64.self)
@@ -290,7 +288,7 @@ struct PageCheck: ~Copyable {
         return pages
     }
 
-    /// A value in a run of pages of its own, behind one page header. A run may be longer than its value: LMDB writes a
+    /// A value in its own run of pages, after one page header. A run may be longer than its value: LMDB writes a
     /// shorter value over a longer one in place.
     private mutating func walkLarge(
         _ pointer: UInt64, byteCount: Int, _ kind: Kind, _ name: String
@@ -338,7 +336,7 @@ struct PageSet: Sendable {
 
     init(count: Int) { words = Array(repeating: 0, count: (count + 63) / 64) }
 
-    /// - Returns: false when the page was there.
+    /// - Returns: false if the page was already in the set.
     mutating func insert(_ page: Int) -> Bool {
         let bit = UInt64(1) << UInt64(page % 64)
         guard words[page / 64] & bit == 0 else { return false }

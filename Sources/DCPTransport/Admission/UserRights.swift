@@ -1,15 +1,15 @@
 public import DCPCore
 
-/// What users at a Unix socket may do, as the key `rights` has it: `1000=use,1001=read,*=read`.
+/// The rights of users at a Unix socket, from the key `rights`: `1000=use,1001=read,*=read`.
 public struct UserRights: Hashable, Sendable {
     private var byUser: [UInt32: ClientRight] = [:]
-    /// Of those who are not named.
+    /// The right of users who are not named.
     private var others = ClientRight.administer
 
-    /// Everybody who may connect may do everything.
+    /// Every user who may connect may do everything.
     public init() {}
 
-    /// - Throws: `.invalidConfiguration`, naming the part that is wrong.
+    /// - Throws: `.invalidConfiguration` with the invalid part.
     public init(_ text: String) throws(ServiceError) {
         guard !text.isEmpty else { return }
         for part in text.split(separator: ",", omittingEmptySubsequences: false) {

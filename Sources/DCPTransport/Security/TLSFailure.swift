@@ -1,11 +1,11 @@
 internal import DCPCore
 internal import NIOSSL
 
-/// What a failed handshake means. BoringSSL says it by the names of its errors.
+/// The errors for a failed handshake, derived from the names of BoringSSL's errors.
 enum TLSFailure {
     /// For the side that accepts.
-    /// - Parameter identity: of the certificate that was shown, if any came.
-    /// - Returns: nil when the peer just went away.
+    /// - Parameter identity: the identity in the presented certificate, if any.
+    /// - Returns: nil if the peer only disconnected.
     static func refusal(_ error: any Error, identity: TLSIdentity?) -> Refusal? {
         let names = "\(error)"
         if names.contains("EOF during handshake") { return nil }
@@ -15,7 +15,7 @@ enum TLSFailure {
                 ServiceError(.accessDenied, "The peer presented no certificate; make one for it with dcpctl certs."))
         }
         if names.contains("CERTIFICATE_VERIFY_FAILED") {
-            // BoringSSL tells that the chain does not hold, not why: the dates are looked at here.
+            // BoringSSL reports that the chain is invalid but not why, so the dates are checked here.
             if let identity, !identity.isValid(at: TLSIdentity.now) {
                 return Refusal(
                     .expired,
@@ -40,7 +40,7 @@ enum TLSFailure {
                     + "\(reason(names)?.text ?? "aborted the handshake (\(names))")."))
     }
 
-    /// For the side that dials: what to tell whoever wanted the connection.
+    /// For the side that connects: the error for its caller.
     static func dialError(_ error: any Error, identity: TLSIdentity?, endpoint: String) -> ServiceError {
         let names = "\(error)"
         if names.contains("CERTIFICATE_VERIFY_FAILED") {
@@ -58,7 +58,7 @@ enum TLSFailure {
         return ServiceError(reason.code, "TLS with \(endpoint) failed: it \(reason.text).")
     }
 
-    /// Reasons that an operator can do something about, by the names of BoringSSL's errors and of TLS alerts.
+    /// Reasons with a remedy, by the names of BoringSSL's errors and of TLS alerts.
     private static let reasons: [(name: String, code: ServiceError.Code, text: String)] = [
         ("CERTIFICATE_REQUIRED", .accessDenied, "requires a certificate, and none was presented"),
         ("CERTIFICATE_EXPIRED", .accessDenied, "rejects the certificate presented to it: it has expired"),

@@ -1,7 +1,7 @@
 internal import DCPCore
 internal import Glibc
 
-/// Where a certificate, its key and the authorities that are believed are. PEM.
+/// The PEM files of a certificate, its key and the trusted authorities.
 public struct TLSFiles: Hashable, Sendable {
     public var authority: String
     public var certificate: String
@@ -13,11 +13,11 @@ public struct TLSFiles: Hashable, Sendable {
         self.key = key
     }
 
-    /// More than any chain takes.
+    /// More than any chain needs.
     static let byteCountMax = 1 << 20
 
     /// A file's bytes.
-    /// - Parameter isSecret: refuses a file that everybody may read.
+    /// - Parameter isSecret: refuses a file that any user may read.
     static func read(_ path: String, isSecret: Bool = false) throws(ServiceError) -> [UInt8] {
         let file: WholeFile
         do throws(WholeFile.Refusal) { file = try WholeFile(path, byteCountMax: byteCountMax) } catch {

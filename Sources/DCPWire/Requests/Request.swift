@@ -46,7 +46,8 @@ public struct EncodedBody: Sendable {
     package init<R: Request>(request: R) { self.init(R.type, request) }
     package init<R: Request>(reply: R.Reply, to: R.Type) { self.init(R.type.reply, reply) }
 
-    /// The body, if it is this request. - Throws: `.protocolViolation` with the field.
+    /// The body, if it is this request.
+    /// - Throws: `.protocolViolation` with the field.
     package func request<R: Request>(as: R.Type = R.self) throws(ServiceError) -> R { try decoded(R.type) }
 
     /// The body, if it answers this request.
