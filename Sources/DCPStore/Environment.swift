@@ -219,8 +219,8 @@ public final class Environment: @unchecked Sendable {
     }
 
     /// Before a read transaction begins.
-    /// - Returns: its horizon: the last transaction that had committed by now, so its own or one before. What that and later
-    ///   ones free is not used again while it lives.
+    /// - Returns: its horizon: the last transaction committed by now, which is its own or the one before. Pages that
+    ///   this and later transactions free are not reused while it is active.
     func readBegins(isPrivileged: Bool) throws(StoreError) -> UInt64 {
         try transactionBegins(isPrivileged: isPrivileged)
         return lifetime.withLock { lifetime in

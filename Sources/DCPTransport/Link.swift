@@ -112,7 +112,7 @@ public final class Link {
     }
 
     /// Sends a frame.
-    /// - Throws: `.overloaded` when too many bytes wait for this peer, `.rankUnavailable` when the link is closed,
+    /// - Throws: `.overloaded` if too many bytes are queued for this peer, `.rankUnavailable` if the link is closed,
     ///   `.invalidRequest` for a payload over the limit, which the peer would refuse.
     public func send(_ frame: Frame) throws(ServiceError) {
         channel.eventLoop.preconditionInEventLoop()

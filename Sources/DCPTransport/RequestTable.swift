@@ -37,9 +37,10 @@ package struct RequestTable<Server>: Sendable {
         }
     }
 
-    /// Reads a request and hands it over.
-    /// - Throws: `.accessDenied` when its sender may not; `.protocolViolation` for one that this daemon does not take, or whose
-    ///   fields cannot be read. Nothing has been done then, and the frame was whole: the connection may go on.
+    /// Decodes a request and passes it to its handler.
+    /// - Throws: `.accessDenied` if its sender lacks the right; `.protocolViolation` if this daemon does not accept it,
+    ///   or its fields cannot be decoded. Then nothing was done, and the frame was complete: the connection may stay
+    ///   open.
     package func handle(_ body: EncodedBody, of frame: Frame, from link: Link, by server: Server) throws(ServiceError) {
         guard let handler = handlers[body.type] else {
             throw ServiceError(

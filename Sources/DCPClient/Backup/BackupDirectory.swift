@@ -2,13 +2,13 @@ internal import DCPCore
 internal import Glibc
 internal import SystemPackage
 
-/// The directory of a backup while it is written: beside its later place, under a hidden name, until it is whole.
+/// The directory of a backup while it is written: beside its final place, under a hidden name, until it is complete.
 final class BackupDirectory: Sendable {
-    /// Where it is when it is whole.
+    /// Its final path.
     let path: String
     let partialPath: String
 
-    /// - Throws: `.invalidRequest` when something has the name, or is being written for it.
+    /// - Throws: `.invalidRequest` if the name exists, or another backup to it is being written.
     init(for path: String) throws(ServiceError) {
         let target = FilePath(path)
         guard !path.isEmpty, !path.utf8.contains(0), let name = target.lastComponent?.string else {
@@ -35,7 +35,7 @@ final class BackupDirectory: Sendable {
         }
     }
 
-    /// Gives it its name: all is on the disk then.
+    /// Renames it when everything is on the disk.
     func publish(_ manifest: BackupManifest) throws(ServiceError) {
         let file = try StoreFileWriter(partialPath + "/" + BackupManifest.fileName)
         let bytes = try manifest.encoded()
@@ -69,7 +69,7 @@ func removeStoreDirectory(_ path: String) {
     rmdir(path)
 }
 
-/// A file with holes that is written in order, and its checksum as if they were zeros.
+/// A sparse file that is written in order, with the checksum of its contents, holes as zeros.
 final class StoreFileWriter {
     private let path: String
     private let descriptor: OwnedDescriptor

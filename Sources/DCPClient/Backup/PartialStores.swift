@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPStore
 internal import Glibc
 
-/// Stores that a restore makes, each in a hidden directory beside its later place until all are whole.
+/// Stores created by a restore, each in a hidden directory beside its final place until all are complete.
 final class PartialStores {
     private let place: String
     private let owner: (user: uid_t, group: gid_t)
@@ -10,8 +10,8 @@ final class PartialStores {
     private var isWhole = false
 
     /// - Parameters:
-    ///   - place: the directory that the stores are to be in.
-    ///   - owner: the user whose they are to be, for root; nil for whoever owns `place`.
+    ///   - place: the parent directory of the stores.
+    ///   - owner: the user who will own them, for root; nil for the owner of `place`.
     init(in place: String, owner: String?) throws(ServiceError) {
         self.place = place
         self.owner = try Self.owner(owner, of: place)
@@ -24,7 +24,7 @@ final class PartialStores {
     private func path(_ file: BackupManifest.File) -> String { "\(place)/\(file.store)" }
     private func partialPath(_ file: BackupManifest.File) -> String { "\(place)/.\(file.store).partial" }
 
-    /// - Throws: `.conflict` where something is in the place of a store.
+    /// - Throws: `.conflict` if the place of a store is taken.
     func checkIsFree(_ file: BackupManifest.File) throws(ServiceError) {
         let path = path(file)
         var status = stat()
@@ -43,7 +43,7 @@ final class PartialStores {
     /// The data file of a store that begins.
     func begin(_ file: BackupManifest.File) throws(ServiceError) -> StoreFileWriter {
         let partial = partialPath(file)
-        // What a killed restore has left is worth nothing.
+        // The remains of a killed restore are useless.
         removeStoreDirectory(partial)
         guard mkdir(partial, 0o700) == 0 else {
             throw ServiceError(.invalidRequest, "\(partial) cannot be made: \(systemMessage(errno)).")
@@ -52,7 +52,7 @@ final class PartialStores {
         return try StoreFileWriter(partial + "/data.mdb")
     }
 
-    /// Gives stores their names: all are whole, compared with their checksums and on the disk.
+    /// Renames the stores: all are complete, verified and on the disk.
     func publish(_ files: [BackupManifest.File]) throws(ServiceError) -> [RestoredStore] {
         for file in files { try complete(partialPath(file)) }
         for file in files {

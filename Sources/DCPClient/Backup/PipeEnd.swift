@@ -1,10 +1,10 @@
 public import DCPCore
 internal import Glibc
 
-/// Standard output or standard input, as a backup is written to it or read from it.
+/// Standard output or standard input for a backup.
 ///
-/// A pipe whose reader stands still is waited for in pieces, so that a task that is cancelled ends: it is opened again, since
-/// not to block is a property of the open file, which other processes share.
+/// It waits for a pipe in intervals, so that a cancelled task ends. It opens the pipe again for that, because
+/// non-blocking mode is a property of the open file, which other processes share.
 public final class PipeEnd: Sendable {
     private let descriptor: OwnedDescriptor
     private static let patienceMilliseconds: Int32 = 100
@@ -36,7 +36,7 @@ public final class PipeEnd: Sendable {
         var status = stat()
         var opened: Int32 = -1
         if fstat(number, &status) == 0, status.st_mode & S_IFMT == S_IFIFO {
-            // It may be another user's, as behind sudo: then this waits as long as its reader does.
+            // It may belong to another user, as with sudo: then this blocks as long as the pipe does.
             opened = open("/proc/self/fd/\(number)", access | O_NONBLOCK | O_CLOEXEC)
         }
         if opened < 0 { opened = fcntl(number, F_DUPFD_CLOEXEC, 3) }
@@ -47,7 +47,8 @@ public final class PipeEnd: Sendable {
     }
 
     /// Writes all bytes.
-    /// - Throws: `.invalidRequest` when nobody reads any more, or there is no room; `.stepAborted` when the task is cancelled.
+    /// - Throws: `.invalidRequest` if the reader has ended, or there is no room; `.stepAborted` if the task is
+    ///   cancelled.
     func write(_ bytes: ArraySlice<UInt8>) throws(ServiceError) {
         var rest = bytes
         while !rest.isEmpty {

@@ -1,7 +1,7 @@
 public import DCPCore
 internal import Glibc
 
-/// A store that was put in its place.
+/// A restored store.
 public struct RestoredStore: Hashable, Sendable {
     public var store: DaemonRole
     public var path: String
@@ -9,11 +9,11 @@ public struct RestoredStore: Hashable, Sendable {
 }
 
 extension BackupManifest {
-    /// Puts stores of a backup in place: `TO/coordinator`, `TO/rank-0`. All of them are compared with their checksums, and on
-    /// the disk, before the first has its name.
+    /// Puts stores of a backup in place: `TO/coordinator`, `TO/rank-0`. All of them are verified and on the disk before
+    /// the first is renamed.
     /// - Parameters:
     ///   - stores: only these; nil for all that the backup has.
-    ///   - owner: the user whose they are to be, for root; nil for whoever owns `to`.
+    ///   - owner: the user who will own them, for root; nil for the owner of `to`.
     ///   - progress: called with the bytes done of all.
     /// - Throws: `.conflict` where something is in the place of a store; `.invalidRequest` for a backup that is not whole or
     ///   damaged.

@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPWire
 internal import NIOCore
 
-/// What a step brings for all ranks; each is sent its part.
+/// The tensors of a step for all ranks; each receives its part.
 struct StepContents {
     var entries: [StepRequest.Entry]
     /// None for tokens that are appended without attention.

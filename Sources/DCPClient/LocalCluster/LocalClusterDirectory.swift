@@ -35,7 +35,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
             FilePath(FileManager.default.currentDirectoryPath).pushing(FilePath(path)).lexicallyNormalized().string
     }
 
-    /// A new directory of its own under TMPDIR (default /tmp), for a cluster that is removed after use.
+    /// A new directory under TMPDIR (default /tmp), for a temporary cluster.
     /// - Throws: `.invalidConfiguration` when none can be made there.
     public static func ephemeral() throws(ServiceError) -> LocalClusterDirectory {
         let parent = EnvironmentVariable.value("TMPDIR") ?? "/tmp"
@@ -59,7 +59,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
     /// The coordinator's state or a rank's store.
     public func data(of role: DaemonRole) -> String { "\(path)/\(role.fileName)" }
     public func socket(of role: DaemonRole) -> String { "\(path)/\(role.fileName).sock" }
-    /// Where a daemon answers HTTP: a socket, or `off` where the path is too long for one, as it may be with TCP.
+    /// A daemon's HTTP address: a socket, or `off` if the path is too long for one, as is possible with TCP.
     public func http(of role: DaemonRole) -> String {
         let path = "\(path)/\(role.fileName).http"
         return path.utf8.count <= Self.socketPathByteCountMax ? "unix:\(path)" : "off"
@@ -69,7 +69,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
     /// Whether an `up` has been here.
     public var isCluster: Bool { FileManager.default.fileExists(atPath: configurationFile) }
 
-    /// Makes the directory and its logs, for the owner only: whoever reaches a socket reaches the sequences.
+    /// Creates the directory and its logs, for the owner only: access to a socket is access to the sequences.
     func create() throws(ServiceError) {
         do {
             try FileManager.default.createDirectory(

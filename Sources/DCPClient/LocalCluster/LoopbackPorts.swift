@@ -1,7 +1,7 @@
 internal import DCPCore
 internal import Glibc
 
-/// TCP ports on 127.0.0.1 that nobody uses.
+/// Free TCP ports on 127.0.0.1.
 ///
 /// Ports are probed by binding them, and freed before the daemons bind them: another program may take one in between.
 /// The daemon then refuses to start and says so; the next `up` picks another.

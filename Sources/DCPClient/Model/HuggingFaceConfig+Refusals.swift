@@ -1,6 +1,6 @@
 internal import DCPCore
 
-/// What is known, and is not attention over all tokens or a window of them with one scale: it is refused with the reason.
+/// Known types of attention that are not over all tokens or a window with one scale: they are refused with the reason.
 extension HuggingFaceConfig {
     static func refusal(of type: String) -> String? {
         switch type {

@@ -1,7 +1,7 @@
 internal import DCPCore
 
 extension HuggingFaceConfig {
-    /// What all layers of a model have in common.
+    /// The properties that all layers of a model share.
     struct Shape {
         var kvHeads: Int
         var keyDim: Int

@@ -1,6 +1,6 @@
 internal import DCPCore
 
-/// What a file says of a model, before what is said beside the file is added.
+/// A model's description from a file, before options are added.
 struct ModelDraft {
     var layers: [LayerAttention]
     /// By layer; only what the file itself has.

@@ -1,6 +1,6 @@
 internal import DCPCore
 
-/// A model that somebody describes: kinds of attention under names, and the order of layers by these names. YAML or JSON.
+/// A model file: named kinds of attention, and the order of layers by these names. YAML or JSON.
 ///
 /// ```yaml
 /// revision: sha256:41c8
@@ -14,7 +14,7 @@ internal import DCPCore
 ///   - {kind: local, repeat: 2}
 /// ```
 struct ModelFile {
-    /// A repetition of repetitions of runs is the most that a person would write, and read.
+    /// Deeper nesting than repetitions of repetitions of runs would not be readable.
     private static let depthMax = 4
 
     let fields: ModelFields

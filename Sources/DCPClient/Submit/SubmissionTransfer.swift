@@ -1,7 +1,8 @@
 internal import DCPCore
 internal import DCPWire
 
-/// The steps and commits of a submission, chunk by chunk and layer by layer, again and again from where the ranks are.
+/// The steps and commits of a submission, chunk by chunk and layer by layer, resumed from the ranks' length after each
+/// failure.
 struct SubmissionTransfer {
     let file: SubmitFile
     let plan: SubmissionPlan
@@ -65,7 +66,7 @@ struct SubmissionTransfer {
         let answered = start + (answered.min() ?? 0)
         let found = try await cluster.resume(sequence, after: failure, answered: answered, &outages)
         guard found.length >= start + kept else {
-            // What was there before and is lost: it was not committed, or a rank's disk has lost it.
+            // Lost earlier tokens: they were not committed, or a rank's disk has lost them.
             throw ServiceError(
                 .positionMismatch,
                 "Sequence `\(plan.sequenceName)` has fallen back to \(found.length) tokens, but this submission "

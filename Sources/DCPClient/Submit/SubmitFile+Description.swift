@@ -4,9 +4,9 @@ internal import DCPCore
 extension SubmitFile {
     /// - Parameters:
     ///   - layers: of the model, at least the file's.
-    ///   - known: what is registered, or was given as a file of its own. It tells what neither flags nor file do.
-    /// - Throws: `.invalidRequest`, `.invalidModel`; `.modelMismatch` with both values where flags or file contradict a model
-    ///   that was given: it is the model, and nothing of it gives way.
+    ///   - known: the registered model, or that of a model file. It supplies what flags and file lack.
+    /// - Throws: `.invalidRequest`, `.invalidModel`; `.modelMismatch` with both values if flags or file contradict a
+    ///   given model, which takes precedence.
     func description(
         _ options: SubmitOptions, layers: Int, known: ModelDescription?
     ) throws(ServiceError) -> ModelDescription {

@@ -1,7 +1,7 @@
 public import DCPCore
 
-/// A file of queries, keys and values, checked: every tensor of a layer is there, and finite. Layers may differ in all but
-/// their tokens.
+/// A checked file of queries, keys and values: every tensor of a layer exists and is finite. Layers may differ in
+/// everything except their tokens.
 public struct SubmitFile: Sendable {
     /// One layer's tensors.
     struct Layer: Sendable {
@@ -27,7 +27,7 @@ public struct SubmitFile: Sendable {
     public let path: String
     public let tokens: Int
     let layers: [Layer]
-    /// What the client calls its tokens; nil when the file does not say.
+    /// The token ids; nil if the file has none.
     let tokenIDs: [UInt32]?
     let metadata: [String: String]
 

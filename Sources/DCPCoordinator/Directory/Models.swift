@@ -20,7 +20,7 @@ extension RegisterModel: DirectoryItem {
             let isOnItsWay = machine.join(item.answer(known)) { $0 == .putModel(known) }
             return isOnItsWay ? [] : machine.answer(item.answer(known))
         }
-        // That of the canaries is every health check's.
+        // Every health check may register the canaries' model.
         let needed = name == CanaryNames.model ? ClientRight.use : .administer
         try machine.caller(of: item.place).check(needed, for: "the new model `\(name)`")
         let record = ModelRecord(id: ModelID(machine.state.nextModel), name: name, description: description)

@@ -1,7 +1,7 @@
 internal import DCPCore
 package import DCPWire
 
-/// What clients ask of the directory. Each kind of request says in `carryOut` what becomes of it.
+/// Clients' requests to the directory. Each kind of request implements `carryOut`.
 extension CoordinatorMachine {
     public static let nameByteCountMax = 255
     /// A join takes some 20 us for each.
@@ -16,7 +16,7 @@ extension CoordinatorMachine {
     package func page(_ request: ListSequences) -> SequenceList {
         var list = SequenceList(directoryCount: state.sequences.count)
         var models: Set<ModelID> = []
-        // A prefix that few names begin with takes several pages: no request keeps the others waiting for all sequences.
+        // A rare prefix takes several pages, so that no request makes the others wait for a scan of all sequences.
         let ids = state.sequenceOrder.ids(after: request.after, count: ListSequences.countMax + 1)
         for id in ids.prefix(ListSequences.countMax) {
             list.next = id
@@ -80,7 +80,7 @@ extension CoordinatorMachine {
         return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model, scope: scope)
     }
 
-    /// A client that names a revision is not given keys and values of another; one that names none takes any.
+    /// A client that gives a revision never gets keys and values of another; without one, any revision matches.
     func check(scope: String) throws(ServiceError) {
         guard scope.utf8.count <= SequenceLimits.scopeByteCountMax else {
             throw ServiceError(
@@ -100,7 +100,7 @@ extension CoordinatorMachine {
         }
     }
 
-    /// Numbers are never given twice, also when their holder is removed and the coordinator restarts.
+    /// Numbers are never reused, even after a removal and a restart of the coordinator.
     func nextIDs(afterModel id: ModelID) -> StateChange {
         .nextIDs(model: id.value + 1, sequence: state.nextSequence)
     }

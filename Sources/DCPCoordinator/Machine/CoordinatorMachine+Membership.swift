@@ -1,7 +1,7 @@
 public import DCPCore
 public import DCPWire
 
-/// Who is a member, and in which epoch.
+/// Membership and epochs.
 extension CoordinatorMachine {
     /// A rank has registered: for the first time on this link, or again with its lengths of the epoch.
     public mutating func registered(_ registration: Registration, link: LinkID, now: Duration) -> [Action] {
@@ -34,7 +34,7 @@ extension CoordinatorMachine {
             guard member.registration.incarnation == registration.incarnation else {
                 return refuseSecondHolder(registration, link, beside: member, now: now)
             }
-            // The same process: its older connection is of no use any more.
+            // The same process: its older connection is obsolete.
             actions += lost(rank, reason: "it reconnected")
             actions.append(.close(member.link, ServiceError(.rankUnavailable, "\(rank) has reconnected.")))
         }
@@ -76,7 +76,7 @@ extension CoordinatorMachine {
         return actions
     }
 
-    /// All ranks are here: a new epoch.
+    /// All ranks have registered: a new epoch begins.
     mutating func join() -> [Action] {
         phase = .joining
         for rank in state.shape.allRanks {
@@ -102,7 +102,7 @@ extension CoordinatorMachine {
         return persist(numbersTaken(by: registration))
     }
 
-    /// A rank that has registered in the epoch tells what it holds, a page of it.
+    /// A rank that has registered in the epoch sends a page of its sequences.
     package mutating func heldSequences(_ link: LinkID, epoch: Epoch, _ page: HeldSequences, now: Duration) -> [Action]
     {
         guard let rank = rank(of: link), case .joining = phase, epoch == state.epoch, isTelling(rank) else { return [] }
@@ -128,13 +128,13 @@ extension CoordinatorMachine {
         return adoption == nil ? settle() : askForRecords()
     }
 
-    /// Whether a rank has registered in the epoch and not told all that it holds.
+    /// Whether a rank has registered in the epoch but not sent all its sequences.
     private func isTelling(_ rank: RankIndex) -> Bool {
         guard case .present(let member) = slots[rank] else { return false }
         return !member.hasJoined && member.holdings != nil
     }
 
-    /// What a rank may hold: also what an older directory knew.
+    /// The limit of a rank's sequences, including those of an older directory.
     private var heldMax: Int { 2 * sequencesMax }
 
     /// All ranks have registered in the epoch, and there is a directory.
@@ -192,7 +192,7 @@ extension CoordinatorMachine {
             + evictAged(now: now)
     }
 
-    /// Clients that may wait for the cluster at once; one more is answered at once.
+    /// Clients that may wait for the cluster; further ones are answered immediately.
     static let waitersMax = 4096
 
     public mutating func topologyRequest(_ link: LinkID, _ tag: Tag, wait: Duration, now: Duration) -> [Action] {
@@ -212,7 +212,7 @@ extension CoordinatorMachine {
             + forgetRoom(of: rank)
     }
 
-    /// Tells every rank how the cluster is.
+    /// Sends every rank the topology.
     private func announce() -> [Action] {
         members.map { .send(.topology(topology), number: 0, to: $0.member.link) }
     }

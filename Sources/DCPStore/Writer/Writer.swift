@@ -18,11 +18,11 @@ public final class Writer: @unchecked Sendable {
     /// Starts the thread.
     /// - Parameters:
     ///   - queueDepthMax: the maximum number of waiting jobs; further ones are refused as `.overloaded`.
-    ///   - watermarks: when the store counts as full. The writer only says so (`health`); it takes data up to the
+    ///   - watermarks: when the store counts as full. The writer only reports it (`health`) and accepts data up to the
     ///     capacity.
     ///   - host: runs the jobs instead of a thread.
-    ///   - turningOver: changes something small that is there. Run when a commit finds no pages but those that the transaction
-    ///     before it has freed, which LMDB gives to the one after the next.
+    ///   - turningOver: rewrites something small. Run when a commit finds only pages that the preceding transaction has
+    ///     freed, which LMDB reuses only after another transaction.
     public init(
         environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks = .standard,
         host: (any WriterHost)? = nil, turningOver: (@Sendable (inout WriteTransaction) throws -> Void)? = nil
