@@ -135,7 +135,7 @@ extension Cluster {
             case .rank(let rank): try await ask(request, of: rank, in: copies.topology).pages
             }
         guard part.next > page || part.next == part.pages else {
-            throw Self.unexpected("pages that do not go on from \(page)", from: store.fileName)
+            throw Self.unexpected("pages that do not continue from \(page)", from: store.fileName)
         }
         return part
     }

@@ -23,7 +23,7 @@ public struct Outages: Sendable {
     public enum Decision: Hashable, Sendable {
         /// Not retryable, or the allowance is used up: the error for the caller.
         case giveUp(ServiceError)
-        /// Retry after a pause. With `newTopology` the client first asks the coordinator, which answers when the
+        /// Retry after a pause. With `needsTopology` the client first asks the coordinator, which answers when the
         /// cluster is ready, or after `patience`.
         case retry(after: Duration, needsTopology: Bool, patience: Duration)
     }
