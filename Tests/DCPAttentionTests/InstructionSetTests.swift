@@ -59,7 +59,7 @@ private struct Rows {
     var queries: [Float]
     var maximum: [Float]
     var sum: [Float]
-    /// `[count][valueDim]`, and 16 numbers beyond that nobody may write.
+    /// `[count][valueDim]`, and 16 numbers beyond it that must not be written.
     var output: [Float]
 
     static let beyond: Float = -77

@@ -19,7 +19,7 @@ struct DirectoryMarkTests {
         #expect(rig.cache.directoryMark == DirectoryMark(12) && rig.cache.highestEpoch == Epoch(3))
 
         rig.cache.note(DirectoryMark(13))
-        // The epoch that it has: what it knows stays.
+        // The same epoch again: the mark is kept.
         try finish { rig.cache.persist(epoch: Epoch(3), completion: $0) }
         try rig.open(2)
         #expect(rig.cache.directoryMark == DirectoryMark(12))

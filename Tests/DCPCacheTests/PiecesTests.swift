@@ -270,7 +270,7 @@ struct PiecesTests {
             }
         }
         #expect(isRefused, "the reader held nothing back")
-        // Below the low watermark: nobody has to close anything.
+        // Below the low watermark, no sequence has to be closed.
         #expect(store.cache.refusal == nil)
         #expect(reader != nil)
         reader = nil

@@ -125,7 +125,7 @@ struct VerificationTests {
             }
         }
         let findings = try rig.verifyStopped().damage
-        // Without its model nobody can say whether a sequence's record is right.
+        // Without its model a sequence's record cannot be checked.
         #expect(findings.map(\.kind) == [.superblock, .model, .record, .record, .record])
         #expect(findings[0].message.contains("`epoch`") && findings[1].message.contains("model #7"))
         try rig.change { transaction, table in
@@ -218,7 +218,7 @@ struct VerificationTests {
 }
 
 extension Rig {
-    /// The data file when nobody has it open.
+    /// The data file when no process has it open.
     fileprivate func bytesOnceClosed() throws -> Data {
         cache.close()
         return try Data(contentsOf: URL(fileURLWithPath: dataPath))

@@ -71,8 +71,8 @@ struct DaemonProcessTests {
         #expect(process.waitForExit() == .status(0))
         let lines = process.lastLogLines()
         #expect(lines.prefix(4) == ["fd 0", "fd 1", "fd 2", "\(process.pid) \(process.pid)"])
-        // Read after exec: a shell that waits for a child blocks signals of its own.
-        // Signals 32 and 33 are the C library's own, which posix_spawn leaves ignored; a program never sees them.
+        // Read after exec: a shell that waits for a child blocks signals itself. Signals 32 and 33 are the C library's
+        // own, which posix_spawn leaves ignored; a program never sees them.
         #expect(lines.filter { $0.hasPrefix("Sig") && $0.hasSuffix("0000000") }.count == 2, "\(lines)")
     }
 
@@ -96,7 +96,7 @@ struct DaemonProcessTests {
         #expect(DaemonProcess.attach(name: "x", identity: stranger, logPath: "") == nil)
         #expect(ProcessIdentity(pid: process.pid) == process.identity)
         process.closeLifeline()
-        // Whoever asks first reaps it; the other learns of the end all the same.
+        // The first wait reaps it; the second still learns that it has ended.
         #expect(found.waitForExit() != nil)
         #expect(process.waitForExit() != nil)
         #expect(process.identity.isRunning == false)

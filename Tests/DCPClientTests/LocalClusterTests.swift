@@ -3,7 +3,7 @@ import DCPCore
 import Foundation
 import Testing
 
-/// Shell scripts stand in for the daemons: what is tested is how processes are handled, not what they do.
+/// Shell scripts stand in for the daemons: the tests cover how processes are handled, not what they do.
 @Suite("local clusters", .serialized)
 final class LocalClusterTests {
     private let temporary: TemporaryDirectory
@@ -29,7 +29,7 @@ final class LocalClusterTests {
         let path = temporary.file("bin/\(name)")
         let draft = temporary.file("\(name).draft")
         try Data("#!/bin/sh\n\(text)\n".utf8).write(to: URL(filePath: draft))
-        // By a process of its own: a file that this one has open for writing, or a child of another test that it is just
+        // By a separate process: a file that this one has open for writing, or a child of another test that it is just
         // starting, cannot be executed (ETXTBSY).
         let install = try Process.run(URL(filePath: "/usr/bin/install"), arguments: ["-m", "755", draft, path])
         install.waitUntilExit()

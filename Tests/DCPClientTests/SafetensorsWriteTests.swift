@@ -139,7 +139,7 @@ struct SafetensorsWriteTests {
 
     @Test("a write that the system refuses is an error that names the remedy, and leaves no half file")
     func writeFails() async {
-        // In a process of its own: the size limit that stands in for a full disk would hold for all tests.
+        // In a separate process: the size limit that stands in for a full disk would otherwise apply to all tests.
         await #expect(processExitsWith: .success) {
             let directory = try TemporaryDirectory()
             signal(SIGXFSZ, SIG_IGN)

@@ -1,7 +1,7 @@
 import DCPCore
 import Foundation
 
-/// A directory of its own for one test, removed with the object.
+/// A separate directory for one test, removed with the object.
 final class TemporaryDirectory: Sendable {
     let path: String
 

@@ -30,7 +30,7 @@ struct ActionQueueTests {
                 driver.send(.openSequence(name: "s\(number)", model: "m", revision: "", create: true)))
             work(&queue)
         }
-        // The first is on its way to the disk, and nobody was told of any.
+        // The first is being written to the disk, and no message was sent yet.
         #expect(syncs.count == 1 && asked.isEmpty && queue.isPersisting)
         queue.persisted()
         work(&queue)

@@ -48,7 +48,7 @@ struct AdoptionTests {
         }
     }
 
-    /// Both registrations of an epoch, and answers to what is asked. What the last answer led to.
+    /// Registers both ranks, answers the coordinator's questions and returns the actions after the last answer.
     private func adopt(_ held: [Held], _ driver: inout Driver) -> [CoordinatorMachine.Action] {
         _ = register(held, &driver)
         var actions = register(held, &driver, epoch: driver.machine.state.epoch)
@@ -89,7 +89,7 @@ struct AdoptionTests {
         #expect(driver.machine.state.isAdopting && refusals(came).isEmpty)
         for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
         let actions = adopt([first, second], &driver)
-        // In one transaction, and before anybody is asked to cut.
+        // In one transaction, before any rank is told to cut.
         #expect(kinds(actions).first == "persist" && !driver.machine.state.isAdopting)
         #expect(try report(actions) == AdoptionReport(models: 1, sequences: 2))
         #expect(driver.machine.state.models == [ModelID(3): first.models[0]])

@@ -103,11 +103,11 @@ struct ClaimTests {
         } else {
             #expect(driver.sendClaim("s").isEmpty)
         }
-        // Nobody waits for it on another sequence.
+        // Claims on other sequences do not wait for it.
         #expect(driver.claim("t") != nil)
         let first = driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }
         #expect(operations(first).map(\.link) == (isClosing ? [] : [carried[0].link]) && replies(first).isEmpty)
-        // A rank that cannot now is asked again, and waited for.
+        // A rank that fails temporarily gets the operation again, and the claim waits for it.
         if kind != 1 {
             let busy = ServiceError(.storeFull, "Busy.")
             #expect(driver.on { $0.operationFailed(carried[1].link, number: carried[1].number, busy) }.isEmpty)

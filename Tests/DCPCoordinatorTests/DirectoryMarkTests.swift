@@ -84,7 +84,7 @@ struct DirectoryMarkTests {
         }
         driver.confirm(sent)
         #expect(marks(driver.on { $0.renewed(Driver.link(0), now: .zero) }, to: 0).isEmpty)
-        // What only the coordinator records is told with the lease.
+        // Changes that only the coordinator records are reported with the lease.
         let pin = driver.on { $0.renewed(Driver.link(0), LeaseRenewal(stepsInFlight: 0, durableMark: 9), now: .zero) }
         #expect(marks(pin, to: 0).isEmpty)
         driver.on { $0.tick(now: .seconds(2)) }

@@ -204,7 +204,7 @@ struct DirectoryTests {
             let last = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
             #expect(errors(last) == [error])
             #expect(operations(last).count == 2)
-            // Until it is gone everywhere nobody is told that it is there.
+            // Until every rank has removed it, no client learns that it existed.
             driver.confirm(last)
             #expect(before.models == driver.machine.state.models)
             #expect(before.sequences == driver.machine.state.sequences)
@@ -273,7 +273,7 @@ struct DirectoryTests {
         let told = errors(close(&driver, 1))
         #expect(told.map(\.code) == [.rankUnavailable] && told[0].isRetryable)
         #expect(told[0].rank == RankIndex(1) && told[0].message.contains("rank 1"))
-        // Its answer, should it still come, is nobody's.
+        // Its late answer is ignored.
         #expect(driver.on { $0.operationDone(Driver.link(1), number: carried[1].number) }.isEmpty)
         let from = driver.actions.count
         let record = try #require(driver.machine.state.models[ModelID(1)])

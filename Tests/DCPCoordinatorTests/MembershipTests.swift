@@ -88,7 +88,7 @@ struct MembershipTests {
         let replaced = driver.register(0, link: LinkID(51))
         #expect(refusals(replaced).map(\.link) == [Driver.link(0)])
         driver.register(1)
-        // The older connection's end is nobody's loss.
+        // The end of the older connection does not count as a loss.
         driver.on { $0.linkClosed(Driver.link(0), reason: ServiceError(.rankUnavailable, "gone")) }
         #expect(driver.machine.phase == .joining)
     }
@@ -124,7 +124,7 @@ struct MembershipTests {
         replacing.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
         #expect(refusals(replacing.register(1, store: StoreID(high: 8, low: 8))).map(\.error.code) == [.storeRefused])
 
-        // It names the store that is lost: it says nothing about the one that has come since, nor about another rank's.
+        // A loss names the lost store: it covers neither a later store of the rank nor another rank's.
         var wrong = Driver(restarting: replacing, losses: [RankLoss(RankIndex(1), .store(Driver.store(1)))])
         #expect(refusals(wrong.register(1, store: StoreID(high: 8, low: 8))).map(\.error.code) == [.storeRefused])
     }

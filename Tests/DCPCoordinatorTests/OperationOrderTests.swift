@@ -21,7 +21,7 @@ struct OperationOrderTests {
         return driver
     }
 
-    /// Both ranks come again, with these lengths: what they are asked for first.
+    /// Both ranks register again, with these lengths; returns the first operations sent to them.
     private func join(_ driver: inout Driver, _ lengths: [SequenceID: Int]) throws -> [CoordinatorMachine.Action] {
         for rank in 0..<2 as Range<UInt16> {
             driver.on { $0.linkClosed(Driver.link(rank), reason: ServiceError(.rankUnavailable, "gone")) }

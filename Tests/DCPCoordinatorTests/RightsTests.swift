@@ -63,7 +63,7 @@ struct RightsTests {
         }
         for caller in [Self.alice, Self.admin] {
             let asked = driver.send(claim, from: caller)
-            // Ranks are told who holds it.
+            // Ranks learn who holds the claim.
             let holders = operations(asked).map { operation -> String in
                 if case .claim(_, _, let holder) = operation.operation { holder } else { "none" }
             }
@@ -79,7 +79,7 @@ struct RightsTests {
         for guess in guesses {
             let actions = driver.send(guess, from: Self.bob)
             let denied = refusal(actions)
-            // The journal is told, too.
+            // The journal has it, too.
             #expect(
                 actions.contains {
                     if case .report(.refused(peer: "client:bob", .missingRight, _)) = $0 { true } else { false }

@@ -12,7 +12,7 @@ struct RateLimitTests {
         #expect(limit.admit("a", now: .seconds(9)) == .init(isWritten: false, suppressed: 0))
         #expect(limit.admit("a", now: .seconds(10)) == .init(isWritten: true, suppressed: 8))
         #expect(limit.admit("a", now: .seconds(10)) == .init(isWritten: false, suppressed: 0))
-        // A long silence gives the burst back, and no more than that.
+        // A long silence restores the burst, and not more.
         written = (0..<5).map { _ in limit.admit("a", now: .seconds(1000)).isWritten }
         #expect(written == [true, true, true, false, false])
     }

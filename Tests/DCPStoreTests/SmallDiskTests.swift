@@ -49,7 +49,7 @@ struct SmallDiskTests {
         }
         #expect([ENOSPC, EIO].contains(code))
         #expect(try value("k0") == 300_000 && value("k\(count)") == nil)
-        // Room that somebody else makes: found without a commit.
+        // Space that another process frees is found without a commit.
         try FileManager.default.removeItem(atPath: ballast)
         #expect(conditions.next().condition == .writable)
         try put("k\(count)")

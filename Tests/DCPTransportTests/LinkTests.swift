@@ -37,7 +37,7 @@ struct LinkTests {
             #expect(try await server.frame().tag.number == 7)
             try await station.on(server) { try $0.send(frame(8)) }
             #expect(try await client.frame().tag.number == 8)
-            // The other side is told of a close, and a closed link takes nothing more.
+            // The peer learns the reason for a close, and a closed link accepts no frames.
             try await station.on(client) { $0.close(ServiceError(.shuttingDown, "Done.")) }
             #expect(try await client.closed() == ServiceError(.shuttingDown, "Done."))
             #expect(try await server.closed().code == .rankUnavailable)
@@ -69,7 +69,7 @@ struct LinkTests {
     @Test("nobody there: unreachable, with the address", arguments: ["unix", "tcp"])
     func unreachable(kind: String) async throws {
         try await withStation(.unix(path: directory.path("a"))) { station, _ in
-            // Port 1 of loopback is nobody's.
+            // No process listens on port 1 of loopback.
             let nowhere = kind == "unix" ? Endpoint.unix(path: directory.path("b")) : .tcp(host: "127.0.0.1", port: 1)
             guard case .failed(let error) = try await station.dial(nowhere).next() else {
                 Issue.record("something answered")

@@ -2,7 +2,7 @@ internal import DCPCore
 internal import Glibc
 
 /// Overwriting bytes of a plain file, with or without waiting for the disk: the minimum cost of a commit of them. The
-/// file has its size and its place on the disk already, so that it grows no more.
+/// file already has its size and its place on the disk, so that it does not grow.
 final class PlainFile {
     private let descriptor: Int32
     private let path: String

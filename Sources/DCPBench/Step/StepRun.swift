@@ -246,7 +246,7 @@ struct StepRun {
         return repeated(Rounding.bytes(values, as: queryDataType), queryDataType, model.queryHeads, model.keyDim, batch)
     }
 
-    /// The same in each step: what a token's numbers are changes nothing of its time.
+    /// The same in each step: the values of a token do not affect its time.
     private func rows(_ tensor: Int, _ dim: Int, of batch: Int) -> TokenRows {
         let positions = position..<position + count
         return repeated(

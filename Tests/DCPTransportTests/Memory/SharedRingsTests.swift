@@ -159,7 +159,7 @@ struct SharedRingsTests {
     }
 }
 
-/// Writes garbage all over some memory, on a thread of its own, and tries to shrink it.
+/// Writes garbage all over some memory, on a separate thread, and tries to shrink it.
 private final class GarbageWriter: Sendable {
     private let isOver = Atomic<Bool>(false)
     private let ended = DispatchSemaphore(value: 0)

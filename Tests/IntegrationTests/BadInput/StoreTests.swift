@@ -44,7 +44,7 @@ extension Integration {
                 let inUse = try await rank(0, store: store, cluster)
                 #expect(inUse.exit == .status(78), "\(inUse.log)")
                 #expect(inUse.log.contains(store), "\(inUse.log)")
-                // Rank 1's store copied: nobody holds it.
+                // A copy of rank 1's store, which no process has open.
                 let copy = cluster.directory.path("copy")
                 await cluster.local.stop(deadline: .seconds(60))
                 try FileManager.default.copyItem(

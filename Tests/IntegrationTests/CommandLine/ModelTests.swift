@@ -10,7 +10,7 @@ extension Integration {
         private static func fixture(_ path: String) -> String { repositoryFile("Tests/Fixtures/\(path)") }
         private static func config(_ name: String) -> String { fixture("model-configs/\(name).json") }
 
-        /// Sinks of a model of so many layers, as a checkpoint has them.
+        /// Sinks of a model with the given number of layers, as a checkpoint has them.
         private static func writeSinks(layers: Int, heads: Int, to path: String) throws {
             let names = (0..<layers).map { "model.layers.\($0).self_attn.sinks" }
             let writer = try SafetensorsWriter(

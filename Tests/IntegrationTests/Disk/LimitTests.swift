@@ -37,7 +37,7 @@ extension Integration {
                     let progress = try await client.resume(sequence)
                     #expect(!progress.isUneven && progress.committedLength == committed)
                     #expect(progress.layerLengths == [committed, committed], "no rank keeps a refused token")
-                    // Whoever filled up first, all say why.
+                    // All ranks report the reason, whichever filled up first.
                     let full = try await client.statuses { $0.allSatisfy { !$0.room.refusal.isEmpty } }
                     for status in full {
                         #expect(status.room.durability == "everysec")
