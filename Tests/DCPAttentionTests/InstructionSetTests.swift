@@ -294,7 +294,7 @@ struct KernelSelectionTests {
     }
 
     @Test(
-        "OpenBLAS cores that use narrower vectors than the CPU has are told",
+        "OpenBLAS cores that use narrower vectors than the CPU's are reported",
         arguments: [
             ("Haswell", "avx512bf16", true), ("Haswell", "avx512", true), ("Zen", "avx512", true),
             ("Cooperlake", "avx512", false),

@@ -156,7 +156,7 @@ struct DurabilityTests {
         #expect(rig.cache.reverification == nil, "once")
     }
 
-    @Test("what a failed sync has lost is found when the store is opened again, and not served")
+    @Test("data lost by a failed sync are detected when the store is opened again, and not served")
     func lostBlock() throws {
         let disk = Disk()
         let rig = try rig(.always, disk)

@@ -52,7 +52,7 @@ struct FirstUseTests {
         #expect(try rig.holds(1, tags))
     }
 
-    @Test("what a window does not see is not read, damaged or not; a window elsewhere is checked anew")
+    @Test("blocks outside a window are not read, damaged or not; a window elsewhere is checked")
     func windows() throws {
         let (rig, tags) = try filled(blocks: 200)
         try rig.flip(payload(of: 50 * 16, rig), at: 0)

@@ -102,7 +102,7 @@ struct SharedTransactionTests {
         #expect(try rig.cache.statistics().sealedBlocks == length / 16 * rig.shape.layers)
     }
 
-    @Test("a transaction that fails is taken back, and the jobs leave nothing when they run alone")
+    @Test("a failed transaction is rolled back, and its jobs leave nothing when they run alone")
     func retried() throws {
         let refusals = Atomic(0)
         var settings = ShardCache.Settings(mapByteCountMax: 1 << 28, durability: .never)

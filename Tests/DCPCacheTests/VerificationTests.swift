@@ -97,7 +97,7 @@ struct VerificationTests {
         #expect(findings.allSatisfy { $0.sequence == SequenceID(2) && $0.layer == nil })
     }
 
-    @Test("a damaged record is found; its blocks may be nobody's, and what a fork shares is the fork's")
+    @Test("a damaged record is found; its blocks may have no owner, and those that a fork shares are the fork's")
     func record() throws {
         let rig = try rig()
         try rig.change { transaction, table in

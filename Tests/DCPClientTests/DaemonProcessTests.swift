@@ -19,7 +19,7 @@ struct DaemonProcessTests {
             environment: ["DCP_TEST_EVENTS": events.path], logPath: directory.file(log), lifeline: lifeline)
     }
 
-    @Test("the exit status, or the signal, is told once and for all")
+    @Test("the exit status, or the signal, is reported once and stays")
     func exits() throws {
         let failing = try shell("exit 70")
         #expect(failing.waitForExit() == .status(70))
@@ -57,7 +57,7 @@ struct DaemonProcessTests {
         #expect(second.waitForExit() == .status(4))
     }
 
-    @Test("a daemon leads a session of its own, with default signals and no descriptors of ours")
+    @Test("a daemon leads a new session, with default signals and none of our descriptors")
     func isolation() throws {
         // Not close-on-exec, as a library may open one.
         let ours = open("/dev/null", O_RDONLY)

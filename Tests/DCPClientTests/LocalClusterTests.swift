@@ -155,7 +155,7 @@ final class LocalClusterTests {
         await cluster.stop(deadline: .seconds(60))
     }
 
-    @Test("a pids.json of another boot, or with a reused pid, names nobody")
+    @Test("a pids.json of another boot, or with a reused pid, names no process")
     func stalePIDs() async throws {
         let (cluster, _) = try start()
         let text = try String(contentsOfFile: directory.pidsFile, encoding: .utf8)
@@ -204,7 +204,7 @@ final class LocalClusterTests {
         #expect(await found.stop(deadline: .seconds(60)).count == 3)
     }
 
-    @Test("what cannot be started is refused before anything is: executables, socket paths, directories")
+    @Test("unusable executables, socket paths and directories are refused before anything is started")
     func refusals() throws {
         let long = try LocalClusterDirectory(path: temporary.file(String(repeating: "x", count: 100)))
         let path = #expect(throws: ServiceError.self) { try LocalCluster.start(in: long, options: options) }

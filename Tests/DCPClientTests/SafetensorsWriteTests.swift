@@ -9,7 +9,7 @@ struct SafetensorsWriteTests {
 
     init() throws { directory = try TemporaryDirectory() }
 
-    @Test("what is written is read back: tensors appended in any turn, metadata, names that need escapes")
+    @Test("written files are read back: tensors appended in any order, metadata, names that need escapes")
     func roundTrip() throws {
         let path = directory.file("out.safetensors")
         let name = "layers.\"0\"\\\n\u{1}\u{e9}"
@@ -102,7 +102,7 @@ struct SafetensorsWriteTests {
         #expect(try FileManager.default.contentsOfDirectory(atPath: path).isEmpty)
     }
 
-    @Test("what a killed writer has left is removed by the next of that name; another's and a live one's stay")
+    @Test("the next writer of the same name removes a killed writer's file; others' and a live one's stay")
     func abandonedFiles() throws {
         let path = directory.file("o.safetensors")
         let (dead, other) = (".o.safetensors.1-a.partial", ".o.safetensors.x.1-a.partial")

@@ -12,7 +12,9 @@ struct ActionQueueTests {
         return actions
     }
 
-    @Test("a thousand clients that open sequences at once cost two syncs, and each is told when its own is durable")
+    @Test(
+        "a thousand clients that open sequences together cost two syncs, and each gets its answer when its own is durable"
+    )
     func pipelined() throws {
         var driver = try Driver()
         driver.becomeReady()

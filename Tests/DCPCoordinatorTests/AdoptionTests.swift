@@ -74,7 +74,8 @@ struct AdoptionTests {
     }
 
     @Test(
-        "with the state lost: an epoch above all, models, names, scopes, the shortest lengths, and what is cut is told")
+        "with the state lost: an epoch above all, models, names, scopes, the shortest lengths, and a report of the cuts"
+    )
     func lost() throws {
         var driver = try Driver(adopts: true)
         var (first, second) = (try held([s: 40, t: 8]), try held([s: 30, t: 8]))
@@ -107,7 +108,7 @@ struct AdoptionTests {
         #expect(try driver.carry(.registerModel(name: "n", try shape())).models.map(\.id) == [ModelID(9)])
     }
 
-    @Test("names are asked for in pages, of each rank")
+    @Test("names are requested in pages from each rank")
     func pages() throws {
         let count = 5000
         var held = try held([:])
@@ -122,7 +123,9 @@ struct AdoptionTests {
         #expect(Set(asked.flatMap(\.ids)).count == count)
     }
 
-    @Test("what not all have, or have alike, is given up with the reason; the ranks keep it for the grace time")
+    @Test(
+        "sequences that are missing or differ on a rank are not adopted, with the reason; ranks keep them for the grace time"
+    )
     func givenUp() throws {
         let whole = try held([s: 40, t: 8])
         func change(_ body: (inout Held) throws -> Void) throws -> Held {
@@ -207,7 +210,7 @@ struct AdoptionTests {
         #expect(driver.machine.phase == .ready && Set(self.entries(driver).keys) == ["cut", "new"])
     }
 
-    @Test("a coordinator that dies in the midst goes on with it, without being told again")
+    @Test("a coordinator that dies in the midst of adoption continues it at its restart, without the option")
     func interrupted() throws {
         let held = try held([s: 40, t: 8])
         var first = try Driver(adopts: true)
@@ -253,7 +256,7 @@ struct AdoptionTests {
         #expect(Set(entries(driver).keys) == ["s"])
     }
 
-    @Test("two clusters' ranks, and a store that has never joined one, are refused; the operator is told what to do")
+    @Test("two clusters' ranks, and a store that has never joined one, are refused with the remedy")
     func strangers() throws {
         let held = try held([s: 40])
         var driver = try Driver(adopts: true)
@@ -284,7 +287,7 @@ struct AdoptionTests {
         #expect(asked.contains(.truncate(s, length: 0)) && asked.contains(.putModel(held.models[0])))
     }
 
-    @Test("without being told to, a coordinator refuses ranks that know more than it, and names the remedy")
+    @Test("without the option a coordinator refuses ranks that know more than it, and names the remedy")
     func notTold() throws {
         var driver = try Driver()
         for (cluster, epoch) in [(ClusterID(5), Epoch(7)), (.none, Epoch(7)), (ClusterID(5), .none)] {

@@ -109,7 +109,7 @@ struct MatchingTests {
                 == .fork(parent: SequenceID(1), child: SequenceID(5), length: 7, name: "short"))
     }
 
-    @Test("what is gone, closing, of another scope, or not on a rank is no answer: the search goes on without it")
+    @Test("sequences that are closed, closing, of another scope, or missing on a rank are skipped in the search")
     func gone() throws {
         var driver = try ready()
         var asked = questions(driver.send(many: [open("new")]))
@@ -138,7 +138,7 @@ struct MatchingTests {
         #expect(questions(held(&driver, lengths[1], 1, 30))[0].question.excluding == [SequenceID(1)])
     }
 
-    @Test("names, models, revisions and scopes are checked first; a rank that is lost or cannot search is told")
+    @Test("names, models, revisions and scopes are checked first; a rank that is lost or cannot search is reported")
     func refusals() throws {
         var driver = try ready()
         func code(_ request: OpenMatching) -> ServiceError.Code? { errors(driver.send(many: [request])).first?.code }

@@ -56,7 +56,7 @@ struct MembershipTests {
         #expect(driver.machine.phase == .ready)
     }
 
-    @Test("TRAPS 42: the epoch rises at every join, and is persisted before anyone is told of it")
+    @Test("TRAPS 42: the epoch rises at every join, and is persisted before it is sent")
     func epochs() throws {
         var driver = try Driver()
         for epoch in 1...4 as ClosedRange<UInt64> {

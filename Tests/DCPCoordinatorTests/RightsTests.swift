@@ -42,7 +42,7 @@ struct RightsTests {
         #expect(refusal(driver.send(canary, from: Self.alice)) == nil)
     }
 
-    @Test("who only reads opens what is there, and makes nothing")
+    @Test("a reader opens existing sequences, and creates nothing")
     func readers() throws {
         var driver = try ready()
         #expect(refusal(driver.send(open("s"), from: Self.reader))?.code == .accessDenied)
@@ -51,7 +51,7 @@ struct RightsTests {
         #expect(refusal(driver.send(open("s"), from: Self.reader)) == nil)
     }
 
-    @Test("a sequence is claimed, forked, cut and closed by its owner and by who administers, by nobody else")
+    @Test("only its owner and administrators may claim, fork, cut and close a sequence")
     func owners() throws {
         var driver = try ready()
         driver.confirm(driver.send(open("s"), from: Self.alice))
@@ -92,7 +92,7 @@ struct RightsTests {
         #expect(driver.machine.state.sequences[SequenceID(1)] == nil)
     }
 
-    @Test("a canary's sequence is nobody's, whoever has made it")
+    @Test("a canary's sequence has no owner, whoever created it")
     func canaries() throws {
         var driver = try ready()
         driver.confirm(driver.send(open(CanaryNames.sequence), from: Self.alice))

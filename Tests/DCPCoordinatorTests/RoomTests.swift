@@ -62,7 +62,7 @@ struct FullStoreTests {
         }
     }
 
-    @Test("one rank's refusal is told to all ranks, once; its end as well")
+    @Test("one rank's refusal is sent to all ranks, once; its end as well")
     func told() throws {
         var driver = try ready(ranks: 3, evict: .off)
         let now = driver.now
@@ -91,7 +91,7 @@ struct FullStoreTests {
         #expect(refusalLists(driver.actions[before...]).map(\.refusals).last == [full])
     }
 
-    @Test("lru: the sequence whose last use is the oldest goes first, recorded before ranks are told")
+    @Test("lru: the least recently used sequence is evicted first, and recorded before ranks get the operation")
     func leastRecentlyUsed() throws {
         var driver = try ready()
         driver.on { $0.renewed(Driver.link(0), self.renewal(used: [2, 1, 4]), now: .seconds(20)) }
@@ -136,7 +136,7 @@ struct FullStoreTests {
         }
     }
 
-    @Test("a round: the ranks that want room say what has to go, all of that goes at once, then it is asked again")
+    @Test("a round: ranks that need room choose victims, all are evicted together, and the next round follows")
     func rounds() throws {
         var driver = try ready(ranks: 3)
         let now = driver.now
@@ -220,7 +220,7 @@ struct FullStoreTests {
         #expect(evict(&off, at: .seconds(400)).isEmpty)
     }
 
-    @Test("what an operation is changing, or a fork is reading, is not evicted")
+    @Test("a sequence that an operation changes, or a fork reads, is not evicted")
     func busy() throws {
         var driver = try ready(sequences: 2)
         _ = driver.ask(.fork(name: "s1", newName: "t", length: 0))

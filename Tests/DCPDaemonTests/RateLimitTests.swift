@@ -25,7 +25,7 @@ struct RateLimitTests {
         #expect(!limit.admit("a", now: .zero).isWritten)
     }
 
-    @Test("a cause is written at most burst + time / period times, and each entry is written or told as suppressed")
+    @Test("a cause is written at most burst + time / period times, and each entry is written or counted as suppressed")
     func random() {
         var generator = SeededGenerator.ofRun(salt: 31)
         let burst = Int.random(in: 1...5, using: &generator)

@@ -124,7 +124,7 @@ struct FaultTests {
         #expect(try keys(in: disk.afterPowerLoss()) == ["a", "b"])
     }
 
-    @Test("a sync that fails stops writing for good, and marks the store", arguments: [Durability.always, .everysec])
+    @Test("a failed sync stops all further writes, and marks the store", arguments: [Durability.always, .everysec])
     func failedSync(_ durability: Durability) throws {
         let disk = FaultyDisk()
         let bench = try Bench(durability: durability)
@@ -181,7 +181,7 @@ struct FaultTests {
         #expect(error.message.contains("could not be marked") && error.message.contains("dcpctl verify"))
     }
 
-    @Test("what a store remembers is not lost when its lock file is")
+    @Test("a store keeps its marks when its lock file is lost")
     func marks() throws {
         let directory = TemporaryDirectory()
         let path = directory.path("store")
@@ -261,7 +261,7 @@ struct FaultTests {
         #expect(bench.writer.transactionsCommitted == 1)
     }
 
-    @Test("a disk that refuses writes fails commits, changes nothing, and is asked again until it takes them")
+    @Test("a disk that refuses writes fails commits, changes nothing, and is retried until it accepts them")
     func refusedWrite() throws {
         let disk = FaultyDisk()
         let bench = try Bench(durability: .never)

@@ -45,7 +45,7 @@ struct LinkTests {
         }
     }
 
-    @Test("TRAPS 20, 23: another layout is refused; the dialler is told both fingerprints", arguments: ["unix", "tcp"])
+    @Test("TRAPS 20, 23: another layout is refused; the dialler gets both fingerprints", arguments: ["unix", "tcp"])
     func refusal(kind: String) async throws {
         let (ours, theirs) = (try layout(4), try layout(8))
         let server = Recorder { hello throws(ServiceError) in
@@ -66,7 +66,7 @@ struct LinkTests {
         }
     }
 
-    @Test("nobody there: unreachable, with the address", arguments: ["unix", "tcp"])
+    @Test("no listener: unreachable, with the address", arguments: ["unix", "tcp"])
     func unreachable(kind: String) async throws {
         try await withStation(.unix(path: directory.path("a"))) { station, _ in
             // No process listens on port 1 of loopback.

@@ -52,7 +52,7 @@ extension Integration {
         }
 
         @Test(
-            "a rank killed in the middle of writing into memory: its peer and the client hear of it, and go on",
+            "a rank killed in the middle of writing into memory: its peer and the client recover",
             arguments: [0, 1])
         func killedWhileWriting(rank: Int) async throws {
             let trace = try Self.trace(tokens: 200)

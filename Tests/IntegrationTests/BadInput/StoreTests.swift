@@ -58,7 +58,7 @@ extension Integration {
             }
         }
 
-        @Test("a rank index twice: the second, with a store of its own, is refused naming both stores")
+        @Test("a rank index twice: the second, with another store, is refused naming both stores")
         func rankTwice() async throws {
             try await ClusterSetup(ranks: 2).run { cluster in
                 let present = try await cluster.withClient { try await $0.rankStatuses()[1].store }

@@ -34,7 +34,9 @@ extension Integration {
             }
         }
 
-        @Test("nobody there: the remedy is how that cluster is started, quoted for a shell; an empty variable is none")
+        @Test(
+            "no daemon: the remedy is the command that starts the cluster, quoted for a shell; an empty variable counts as unset"
+        )
         func remedies() async throws {
             var tool = CommandLineTool(coordinator: "unix:/tmp/no such/coordinator.sock")
             try await tool.fails(69, saying: ["dcpctl up --dir '/tmp/no such'"], ["status"])

@@ -74,7 +74,7 @@ extension Integration {
             }
         }
 
-        @Test("what a peer sends for a step that is sent again after its answer waits for the request")
+        @Test("a peer's messages for a step that is repeated after its answer wait for the request")
         func peerFirst() async throws {
             let trace = Trace(try shape(4, 2, 16, 16, .float32), tokens: 40, salt: 909)
             try await ClusterSetup(ranks: 2).run { cluster in

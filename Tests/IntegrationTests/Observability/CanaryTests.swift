@@ -51,7 +51,7 @@ extension Integration {
             }
         }
 
-        @Test("canaries write nothing, and leave neither tokens nor sequences behind but the one they go on in")
+        @Test("canaries write nothing, and leave no tokens and no sequence behind but their own")
         func traces() async throws {
             try await setup.run { cluster in
                 func canaries(_ count: Double) async throws {
