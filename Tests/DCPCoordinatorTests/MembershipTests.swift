@@ -140,7 +140,7 @@ struct MembershipTests {
                 return nil
             } catch { return error }
         }
-        #expect(refusal(.store(Driver.store(1)), of: rank)?.message.contains("is here") == true)
+        #expect(refusal(.store(Driver.store(1)), of: rank)?.message.contains("is registered") == true)
         driver.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
         #expect(refusal(.store(Driver.store(0)), of: rank)?.message.contains("\(Driver.store(1))") == true)
         #expect(refusal(.changes(1), of: rank)?.code == .conflict)

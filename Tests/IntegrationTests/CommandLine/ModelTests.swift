@@ -139,7 +139,7 @@ extension Integration {
                 #expect(same.status == 0, "\(same.messages)")
                 for window in ["47", "49", "0"] {
                     let other = try await cluster.tool.run(submit("w-\(window)", ["--window", window]))
-                    #expect(other.status == 65 && other.messages.contains("off by"), "\(other.messages)")
+                    #expect(other.status == 65 && other.messages.contains("differs by up to"), "\(other.messages)")
                 }
             }
         }

@@ -67,7 +67,7 @@ extension Integration {
                             Issue.record("a copy was answered: \(message.type)")
                             continue
                         }
-                        #expect(error.code == .stepAborted && error.message.contains("is over"), "\(error)")
+                        #expect(error.code == .stepAborted && error.message.contains("has ended"), "\(error)")
                     }
                     #expect(try await client.status(of: sequence).layerLengths == [30])
                 }

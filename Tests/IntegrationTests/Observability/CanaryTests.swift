@@ -113,7 +113,7 @@ extension Integration {
                 #expect(health.status == 75)
                 #expect(try health.object()["state"] as? String == "refusing")
                 let text = try await cluster.tool.run("health").data
-                #expect(text.contains("new tokens are refused") && text.contains("--disk-limit"), "\(text)")
+                #expect(text.contains("New tokens are refused") && text.contains("--disk-limit"), "\(text)")
             }
         }
 
