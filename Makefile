@@ -51,7 +51,7 @@ help:
 	@echo "make bench    build, then measure what the README tells: about three minutes and 1.3 GB of disk in TMPDIR or /var/tmp"
 	@echo "make build    build dcp-rank, dcp-coordinator, dcpctl and dcp-bench into $(BIN)"
 	@echo "make lint     check the format of the sources, and the types of those in Python"
-	@echo "make docs     build the documentation"
+	@echo "make docs     build the documentation into .build/docs/DCPCore.doccarchive"
 	@echo "make reference  write again what is made from the code: the articles on configuration and metrics, the message catalog"
 	@echo "make install  copy programs, units, manual pages and completions below DESTDIR and PREFIX ($(PREFIX))"
 	@echo "make deb      build a Debian package into $(DEB), with the Swift runtime linked statically"
@@ -208,12 +208,22 @@ check-hosts: build
 ENGINES := dcp_attention/(transformers|vllm|check)/|tests/[a-z_]+/|tests/hf_support|examples/
 lint: $(PYTHON_ENV)/ready
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift
+	@git ls-files -- '*.swift' '*.c' '*.h' '*.py' | xargs grep -L 'SPDX-License-Identifier: Apache-2.0' | \
+		{ ! grep . || { echo "These begin without a line that states their licence; CONTRIBUTING.md has it." >&2; exit 1; }; }
+	Tests/Support/docs/articles check
+	$(PYTHON_ENV)/bin/hadolint packaging/Containerfile
 	cd python && ../$(PYTHON_ENV)/bin/ruff check . && ../$(PYTHON_ENV)/bin/ruff format --check . && \
 		../$(PYTHON_ENV)/bin/mypy --exclude '$(ENGINES)'
 
+# By the toolchain's DocC, in a build of its own: symbol graphs are an option that changes how every module is compiled.
+DOCS := .build/docs
 docs: deps
-	swift package resolve
-	swift package generate-documentation --target DCPCore
+	Tests/Support/docs/articles docc $(DOCS)/DCPCore.docc
+	$(SWIFT_BUILD) --scratch-path $(DOCS)/build --target DCPCore -Xswiftc -emit-symbol-graph \
+		-Xswiftc -emit-symbol-graph-dir -Xswiftc $(CURDIR)/$(DOCS)/symbols
+	mkdir -p $(DOCS)/graphs && cp $(DOCS)/symbols/DCPCore.symbols.json $(DOCS)/graphs
+	docc convert $(DOCS)/DCPCore.docc --fallback-display-name DCPCore --fallback-bundle-identifier dcp.DCPCore \
+		--additional-symbol-graph-dir $(DOCS)/graphs --warnings-as-errors --output-dir $(DOCS)/DCPCore.doccarchive
 
 reference: deps
 	$(SWIFT_BUILD) --product dcp-reference
