@@ -65,8 +65,8 @@ extension ShardCache {
         guard let number = try transaction.number(Counter.writer, tables.meta) else {
             throw fail(
                 .storeDamaged,
-                "The writer counter of the store \(environment.directory) is damaged; move the store away and restart, "
-                    + "the rank then starts empty.")
+                "The writer counter of the store \(environment.directory) is damaged; move the store away and "
+                    + "restart the rank, which then starts empty.")
         }
         try transaction.put(number + 1, Counter.writer, tables.meta)
         return number

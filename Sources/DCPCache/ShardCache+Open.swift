@@ -114,14 +114,14 @@ extension ShardCache {
         guard let stored else {
             throw ServiceError(
                 .storeRefused,
-                "\(directory) holds an LMDB file that is not the store of a rank; give this rank a directory of its own."
+                "\(directory) holds an LMDB file that is not the store of a rank; give this rank its own directory."
             )
         }
         guard let found = Superblock(stored) else {
             throw ServiceError(
                 .storeDamaged,
-                "The superblock of the store \(directory) is damaged; restore it, or move the store away and restart, "
-                    + "the rank then starts empty.")
+                "The superblock of the store \(directory) is damaged; restore it, or move the store away and restart "
+                    + "the rank, which then starts empty.")
         }
         if let refusal = found.refusal(wanted: wanted, directory: directory) {
             throw ServiceError(.storeRefused, refusal)

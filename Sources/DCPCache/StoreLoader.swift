@@ -95,8 +95,8 @@ struct StoreLoader {
     private func damaged(_ what: String) -> ServiceError {
         ServiceError(
             .storeDamaged,
-            "\(what) of the store \(environment.directory) is damaged; restore the store, or move it away and restart, "
-                + "the rank then starts empty.", rank: rank)
+            "\(what) of the store \(environment.directory) is damaged; restore the store, or move it away and "
+                + "restart the rank, which then starts empty.", rank: rank)
     }
 
     private func models(_ read: borrowing ReadTransaction) throws -> [ModelID: ModelEntry] {

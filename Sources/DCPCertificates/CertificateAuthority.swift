@@ -14,7 +14,10 @@ public struct CertificateAuthority: Sendable {
     /// - Throws: `.invalidRequest` for a certificate that is no authority's.
     public init(_ issuer: KeyedCertificate) throws(ServiceError) {
         guard CertificateDescription(issuer.certificate).isAuthority else {
-            throw ServiceError(.invalidRequest, "The certificate `\(issuer.certificate.subject)` is no authority's.")
+            throw ServiceError(
+                .invalidRequest,
+                "The certificate `\(issuer.certificate.subject)` does not belong to "
+                    + "an authority.")
         }
         self.issuer = issuer
     }
@@ -62,7 +65,7 @@ public struct CertificateAuthority: Sendable {
         _ roles: [CertificateRole], _ hostNames: [String], _ validity: CertificateValidity,
         key: Certificate.PrivateKey
     ) throws(ServiceError) -> KeyedCertificate {
-        precondition(!roles.isEmpty, "a certificate without a role opens nothing")
+        precondition(!roles.isEmpty, "a certificate needs at least one role")
         let authority = issuer.certificate
         let end = Int64(authority.notValidAfter.timeIntervalSince1970)
         guard validity.notAfter <= end else {
@@ -70,7 +73,8 @@ public struct CertificateAuthority: Sendable {
             let days = max(0, (end - CertificateValidity.now - 60) / 86400)
             throw ServiceError(
                 .invalidRequest,
-                "The certificates would end after their authority; make them for at most \(days) days, or begin anew with "
+                "The certificates would outlive their authority; make them for at most \(days) days, or start over "
+                    + "with "
                     + "another authority.")
         }
         return try Self.building { () throws in

@@ -27,9 +27,9 @@ public struct CertificateDescription: Hashable, Sendable {
                 .filter { $0.discriminator == Certificate.defaultPEMDiscriminator }
                 .map { try Certificate(pemDocument: $0) }
         } catch {
-            throw ServiceError(.invalidRequest, "This is no certificate in PEM: \(error).")
+            throw ServiceError(.invalidRequest, "This is not a certificate in PEM: \(error).")
         }
-        guard !certificates.isEmpty else { throw ServiceError(.invalidRequest, "There is no certificate in it.") }
+        guard !certificates.isEmpty else { throw ServiceError(.invalidRequest, "The file contains no certificate.") }
         return certificates
     }
 

@@ -43,7 +43,8 @@ public struct CertificateDirectory: Sendable {
         guard !FileAccess.exists(path) else {
             throw ServiceError(
                 .conflict,
-                "\(path) exists already, and nothing is overwritten. Name a directory that does not exist, or use `dcpctl certs "
+                "\(path) already exists, and nothing is overwritten. Give a directory that does not exist, or use "
+                    + "`dcpctl certs "
                     + "renew` or `dcpctl certs add` for one with certificates.")
         }
         let authority = try CertificateAuthority.make(
@@ -116,8 +117,8 @@ public struct CertificateDirectory: Sendable {
             guard authority.hasIssued(old) else {
                 throw ServiceError(
                     .invalidRequest,
-                    "\(certificate(name)) is not from the authority in \(certificate(Self.authorityName)), and is not renewed by "
-                        + "it. Move it to another directory; nothing was changed.")
+                    "\(certificate(name)) is not signed by the authority in \(certificate(Self.authorityName)), "
+                        + "which cannot renew it. Move it to another directory; nothing was changed.")
             }
             let new = try authority.renew(old, validity: .days(days, from: now))
             texts.append((certificate(name), try new.certificatePEM, FileAccess.certificateMode))
@@ -142,8 +143,8 @@ public struct CertificateDirectory: Sendable {
         guard FileAccess.exists(key(Self.authorityName)) else {
             throw ServiceError(
                 .invalidRequest,
-                "The authority's key \(key(Self.authorityName)) is not here, and without it there are no new certificates; name "
-                    + "the directory that `dcpctl certs init` made.")
+                "The authority's key \(key(Self.authorityName)) is missing, and new certificates need it; give the "
+                    + "directory that `dcpctl certs init` made.")
         }
         let pair = try pair(Self.authorityName)
         do {
@@ -201,7 +202,8 @@ public struct CertificateDirectory: Sendable {
         for name in names where !CertificateRole.isClientName(name) {
             throw ServiceError(
                 .invalidRequest,
-                "`\(name)` is no client's name; use up to 64 letters, digits, `.`, `_` and `-`, beginning with a letter or a "
+                "`\(name)` is not a valid client name; use up to 64 letters, digits, `.`, `_` and `-`, beginning "
+                    + "with a letter or a "
                     + "digit and not ending with `-key`.")
         }
         guard Set(names).count == names.count else {

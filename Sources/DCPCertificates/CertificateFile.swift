@@ -72,7 +72,7 @@ extension CertificateFile.Key {
         guard access(path, R_OK) == 0 else { return }
         let text = try FileAccess.read(path)
         guard let key = try? Certificate.PrivateKey(pemEncoded: text) else {
-            throw ServiceError(.invalidRequest, "\(path) is no private key in PEM.")
+            throw ServiceError(.invalidRequest, "\(path) is not a private key in PEM.")
         }
         matches = key.publicKey == certificate.publicKey
     }

@@ -32,7 +32,7 @@ enum FileAccess {
         do throws(WholeFile.Refusal) {
             return String(decoding: try WholeFile(path, byteCountMax: byteCountMax).bytes, as: UTF8.self)
         } catch {
-            throw error.error(.invalidRequest, "name a PEM file that you may read")
+            throw error.error(.invalidRequest, "give a PEM file that you may read")
         }
     }
 
@@ -93,7 +93,7 @@ enum FileAccess {
     static func failure(_ what: String, _ path: String, _ number: Int32) -> ServiceError {
         let reason = String(cString: strerror(number))
         if number == EEXIST {
-            return ServiceError(.conflict, "\(path) exists already, and nothing is overwritten; move it away first.")
+            return ServiceError(.conflict, "\(path) already exists, and nothing is overwritten; move it away first.")
         }
         return ServiceError(
             .invalidRequest, "\(path) cannot be \(what): \(reason). Check the path, its permissions and the free space."

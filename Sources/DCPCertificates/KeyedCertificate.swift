@@ -20,16 +20,16 @@ public struct KeyedCertificate: Sendable {
         do {
             certificate = try Certificate(pemEncoded: certificatePEM)
         } catch {
-            throw ServiceError(.invalidRequest, "This is no certificate in PEM: \(error).")
+            throw ServiceError(.invalidRequest, "This is not a certificate in PEM: \(error).")
         }
         do {
             key = try Certificate.PrivateKey(pemEncoded: keyPEM)
         } catch {
             // The error is left out: it could quote what it read.
-            throw ServiceError(.invalidRequest, "This is no private key in PEM.")
+            throw ServiceError(.invalidRequest, "This is not a private key in PEM.")
         }
         guard key.publicKey == certificate.publicKey else {
-            throw ServiceError(.invalidRequest, "The private key is not the one of the certificate.")
+            throw ServiceError(.invalidRequest, "The private key does not match the certificate.")
         }
     }
 

@@ -17,6 +17,6 @@ public enum ArgumentBytes {
     }
 
     private static func refusal(of shown: String, at index: Int) -> String {
-        "Argument \(index), `\(shown)`, is not UTF-8, as names and paths have to be; write it in UTF-8."
+        "Argument \(index), `\(shown)`, is not UTF-8; names and paths must be UTF-8."
     }
 }

@@ -23,12 +23,12 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
         switch self {
         case .success: "done"
         case .usage: "the command line is wrong"
-        case .badData: "a file, name, shape or position is wrong, or a result is not as expected"
-        case .unavailable: "nobody serves there, or not in a way this program can talk to"
+        case .badData: "a file, name, shape or position is wrong, or a result differs from the expected one"
+        case .unavailable: "no daemon answers there, or it speaks another protocol"
         case .bug: "a bug of this program or of the cluster"
-        case .damage: "a verification found damage in a store, and it is still there"
-        case .retryLater: "not now: the same command may succeed later"
-        case .accessDenied: "a daemon does not take connections of this user, or of this certificate"
+        case .damage: "a verification found damage in a store, and it is not repaired"
+        case .retryLater: "temporary failure: the same command may succeed later"
+        case .accessDenied: "a daemon refuses connections of this user or certificate"
         }
     }
 

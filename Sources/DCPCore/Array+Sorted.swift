@@ -1,6 +1,6 @@
 extension Array {
-    /// How many elements of a sorted array come before the others, found by halves.
-    /// - Parameter isBefore: true for the first of them, and false from some one on.
+    /// The number of leading elements of a sorted array for which a predicate holds, by binary search.
+    /// - Parameter isBefore: true for a prefix of the elements, false for the rest.
     package func sortedCount(where isBefore: (Element) -> Bool) -> Int {
         var (low, high) = (0, count)
         while low < high {

@@ -6,7 +6,7 @@ public struct CRC32C: Sendable {
 
     public init() {}
 
-    /// The checksum of everything fed so far.
+    /// The checksum of all bytes added so far.
     public var value: UInt32 { state }
 
     public mutating func update(_ bytes: UnsafeRawBufferPointer) {
@@ -23,8 +23,8 @@ public struct CRC32C: Sendable {
     /// The implementation this machine uses: `vpclmulqdq`, `sse4.2` or `scalar`.
     public static var implementation: String { String(cString: dcp_crc32c_implementation()) }
 
-    /// The table-driven twin, for the tests that compare the two.
-    /// - Parameter before: the checksum of what comes before.
+    /// The table-driven implementation, for the tests that compare the two.
+    /// - Parameter before: the checksum of the preceding bytes.
     package static func scalarChecksum(_ bytes: UnsafeRawBufferPointer, after before: UInt32 = 0) -> UInt32 {
         guard let base = bytes.baseAddress else { return before }
         return dcp_crc32c_scalar(before, base, bytes.count)

@@ -1,16 +1,14 @@
-/// How a KV cache keeps its numbers: what a model states, and what the blocks of its sequences are made of.
+/// The number format of a KV cache, stated by a model and used in the blocks of its sequences.
 ///
-/// Rows on the wire have a ``DataType``, which need not be the one of their cache. Every format is one dtype of rows when it is
-/// read back: `rowType`.
-///
-/// The raw value is the byte that stands for it on the wire and in the store, and the number that the kernels in C know it by;
+/// Tensors on the wire have a ``DataType``, which may differ from the cache's format. Read back, every format has one
+/// dtype: `rowType`. The raw value is the format's byte on the wire and in the store, and its number in the C kernels;
 /// it never changes.
 public enum CacheFormat: UInt8, CaseIterable, Sendable {
     case bfloat16 = 1
     case float16 = 2
     case float32 = 3
 
-    /// What keys and values are rounded to when a step brings them, and read back as.
+    /// The dtype to which keys and values of a step are rounded, and in which they are read back.
     public var rowType: DataType {
         switch self {
         case .bfloat16: .bfloat16
@@ -19,7 +17,7 @@ public enum CacheFormat: UInt8, CaseIterable, Sendable {
         }
     }
 
-    /// Of a number in a block.
+    /// Bytes of a number in a block.
     public var elementByteCount: Int {
         switch self {
         case .bfloat16, .float16: 2
@@ -44,7 +42,7 @@ public enum CacheFormat: UInt8, CaseIterable, Sendable {
         self = match
     }
 
-    /// The format that keeps rows as they are.
+    /// The format that stores numbers of a dtype without rounding.
     public init(_ rowType: DataType) {
         switch rowType {
         case .bfloat16: self = .bfloat16

@@ -1,18 +1,18 @@
-/// What a certificate lets its holder be in a cluster: a URI in its subject alternative name.
+/// A role that a certificate gives its holder in a cluster: a URI in its subject alternative name.
 ///
 /// ```
 /// dcp:coordinator    dcp:rank:3    dcp:client:alice    dcp:client:bob:read
 /// ```
 ///
-/// A certificate may carry several. Roles, and not host names, say who a peer is: a rank keeps its number when its host
+/// A certificate may have several roles. Roles identify a peer, not host names: a rank keeps its number when its host
 /// or its address changes.
 public enum CertificateRole: Hashable, Sendable {
     case coordinator
     case rank(RankIndex)
-    /// The name is one that ``isClientName(_:)`` allows. A URI without a right has them all.
+    /// The name must pass ``isClientName(_:)``. A URI without a right has all rights.
     case client(String, ClientRight = .administer)
 
-    /// The role of a URI; nil when it is no URI of ours, or not written as ``uri`` writes it.
+    /// The role of a URI; nil for other URIs, and for a spelling that differs from ``uri``.
     public init?(uri: String) {
         let parts = uri.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
         switch (parts.first, parts.count) {

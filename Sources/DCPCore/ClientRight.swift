@@ -1,7 +1,7 @@
-/// What a client may do in a cluster. Each includes those before it: `read < use < administer`.
+/// The rights of a client in a cluster. Each includes those before it: `read < use < administer`.
 ///
-/// - `read`: status, lists, matches, exports; nothing that it does changes anything.
-/// - `use`: steps and commits, and everything else about the sequences that it has made itself.
+/// - `read`: status, lists, matches, exports: read-only operations.
+/// - `use`: steps and commits, and every operation on the client's own sequences.
 /// - `administer`: also others' sequences, pins, models, verifications and stores.
 public enum ClientRight: String, CaseIterable, Sendable {
     case read
@@ -14,9 +14,9 @@ extension ClientRight: Comparable {
     private var level: Int { Self.allCases.firstIndex(of: self)! }
 }
 
-/// A client as a daemon knows it: who it is, and what it may do. All rules about rights are here.
+/// A client from a daemon's view: its identity and its right. All rules about rights are here.
 public struct Caller: Hashable, Sendable {
-    /// `client:alice` by its certificate, `uid:1000` at a Unix socket; empty where nobody is asked who he is.
+    /// `client:alice` from its certificate, `uid:1000` at a Unix socket; empty if clients are not authenticated.
     public let identity: String
     public let right: ClientRight
 
@@ -25,39 +25,40 @@ public struct Caller: Hashable, Sendable {
         self.right = right
     }
 
-    /// Whoever connects where nobody is asked.
+    /// A client that connects where clients are not authenticated.
     public static let unlimited = Caller(identity: "", right: .administer)
 
     /// - Parameter what: a request, for the message.
-    /// - Throws: `.accessDenied`, naming the right that is missing and how it is given.
+    /// - Throws: `.accessDenied` with the missing right and how to grant it.
     public func check(_ needed: ClientRight, for what: String) throws(ServiceError) {
         guard right < needed else { return }
         throw ServiceError(
             .accessDenied,
-            "\(identity) may \(right), and \(what) takes the right to \(needed). \(remedy(needed))")
+            "\(identity) has the right to \(right), but \(what) requires the right to \(needed). \(remedy(needed))")
     }
 
-    /// A sequence is changed by whoever has made it, and by those who administer. What belongs to nobody is anybody's who uses the
-    /// cluster.
+    /// A sequence may be changed by its owner and by clients that may administer. A sequence without an owner may be
+    /// changed by every client that may use the cluster.
     public func mayChange(ownedBy owner: String) -> Bool {
         right == .administer || right == .use && (owner.isEmpty || owner == identity)
     }
 
-    /// - Throws: `.accessDenied`, naming the owner, the right that is missing and how it is given.
+    /// - Throws: `.accessDenied` with the owner, the missing right and how to grant it.
     public func checkChange(of sequence: String, ownedBy owner: String) throws(ServiceError) {
         guard !mayChange(ownedBy: owner) else { return }
         try check(.use, for: "a change of \(sequence)")
         throw ServiceError(
             .accessDenied,
-            "\(sequence) belongs to \(owner), and \(identity) may \(right) its own sequences only: others' take the right to "
+            "\(sequence) belongs to \(owner), and \(identity) may \(right) only its own sequences; those of others "
+                + "require the right to "
                 + "\(ClientRight.administer). \(remedy(.administer))")
     }
 
     private func remedy(_ needed: ClientRight) -> String {
         if identity.hasPrefix("uid:") {
-            return "Give it with a line for the user in the `rights` of dcp.yaml, for every daemon."
+            return "Grant it by adding the user to `rights` in the dcp.yaml of every daemon."
         }
-        return "Give it with another certificate: dcpctl certs add --client NAME --rights \(needed)."
+        return "Grant it with a new certificate: dcpctl certs add --client NAME --rights \(needed)."
     }
 }
 

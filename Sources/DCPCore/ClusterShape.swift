@@ -1,6 +1,7 @@
-/// How the ranks of a cluster are arranged: W ranks are G head groups of C context ranks.
+/// The arrangement of a cluster's ranks: W ranks form G head groups of C context ranks.
 ///
-/// Fixed when the cluster is created; the coordinator holds it, every rank is told it and compares it with its store.
+/// It is fixed when the cluster is created. The coordinator stores it and sends it to every rank, which compares it
+/// with its store.
 public struct ClusterShape: Hashable, Sendable {
     /// G. Head group g serves the KV heads `[g * Hkv / G, (g + 1) * Hkv / G)` and their query heads.
     public let headGroups: Int
@@ -20,7 +21,8 @@ public struct ClusterShape: Hashable, Sendable {
         guard headGroups >= 1, ranks % headGroups == 0 else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(ranks) ranks cannot form \(headGroups) head groups of equal size; choose --head-groups that divides "
+                "\(ranks) ranks cannot form \(headGroups) head groups of equal size; choose a --head-groups that "
+                    + "divides "
                     + "--ranks.")
         }
         self.headGroups = headGroups
@@ -48,11 +50,11 @@ public struct ClusterShape: Hashable, Sendable {
         (0..<contextRanks).map { rank(headGroup: group, contextRank: $0) }
     }
 
-    /// A block is one value of a store, which keeps its size in 32 bits. Room for its header is left.
+    /// A block is one value in a store, whose size has 32 bits. The limit leaves room for its header.
     public static let blockByteCountMax = (1 << 32) - 4096
 
-    /// Whether a model can be served by this cluster.
-    /// - Throws: `.invalidModel` when the head groups do not divide the KV heads, or a block would be too large.
+    /// Checks that this cluster can serve a model.
+    /// - Throws: `.invalidModel` if the head groups do not divide the KV heads, or a block would be too large.
     public func check(_ model: ModelDescription) throws(ServiceError) {
         for kind in model.kinds { try check(kind, kvFormat: model.kvFormat) }
     }
@@ -76,7 +78,7 @@ public struct ClusterShape: Hashable, Sendable {
         }
     }
 
-    /// The partition of one group's query heads in a layer. Its model has passed `check(_:)`.
+    /// The partition of one group's query heads in a layer. The model must have passed `check(_:)`.
     public func partition(of attention: LayerAttention) -> HeadPartition {
         precondition(attention.kvHeads % headGroups == 0)
         return HeadPartition(
@@ -85,7 +87,7 @@ public struct ClusterShape: Hashable, Sendable {
     }
 }
 
-/// How the context partials of a head group become each rank's own heads. Both give the same bits.
+/// How a head group combines context partials into each rank's own heads. Both forms give the same bits.
 public enum Exchange: UInt8, CaseIterable, Sendable {
     /// All-to-all: the partial (O, LSE) of head slice j goes to rank j in one message.
     case allToAll = 1

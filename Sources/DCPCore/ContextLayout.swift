@@ -1,4 +1,5 @@
-/// Which context rank owns which token, and where in its shard: the only implementation of the ownership rule.
+/// The context rank that owns a token, and the token's place in its shard: the only implementation of the ownership
+/// rule.
 ///
 /// With C context ranks and interleave I, tokens are dealt in runs of I: `owner(t) = (t / I) % C`. Positions are always
 /// global; a *local index* counts the tokens of one shard, in position order. Blocks are `blockTokens` consecutive local
@@ -7,7 +8,7 @@
 ///
 /// The formulas are those of vLLM's `get_dcp_local_seq_lens` (vllm #50391).
 public struct ContextLayout: Hashable, Sendable {
-    /// C, the number of ranks a sequence's tokens are dealt to: the decode context parallel size.
+    /// C, the number of ranks over which a sequence's tokens are distributed: the decode context parallel size.
     public let contextRanks: Int
     /// I, the number of consecutive positions that one rank owns.
     public let interleave: Int
@@ -43,13 +44,13 @@ public struct ContextLayout: Hashable, Sendable {
         self.blockTokens = blockTokens
     }
 
-    /// The context rank that owns the token at a global position. Depends on the position alone, never on a counter.
+    /// The context rank that owns the token at a global position. It depends only on the position, never on a counter.
     public func owner(ofPosition position: Int) -> Int {
         precondition(position >= 0)
         return (position / interleave) % contextRanks
     }
 
-    /// How many of the first `length` tokens a context rank owns.
+    /// The number of the first `length` tokens that a context rank owns.
     public func localLength(ofRank rank: Int, length: Int) -> Int {
         precondition(rank >= 0 && rank < contextRanks && length >= 0)
         let period = contextRanks * interleave

@@ -1,6 +1,7 @@
-/// The element type of a row of numbers: of the queries, keys and values of a step, and of what is read back out of a cache.
+/// The element type of tensors: of the queries, keys and values of a step, and of keys and values read back from a
+/// cache.
 ///
-/// The raw value is the byte that stands for it on the wire and in the store; it never changes.
+/// The raw value is its byte on the wire and in the store; it never changes.
 public enum DataType: UInt8, CaseIterable, Sendable {
     case bfloat16 = 1
     case float16 = 2

@@ -1,4 +1,4 @@
-/// Where a daemon listens: `unix:/run/dcp/rank-0.sock` or `tcp:127.0.0.1:7400`.
+/// The address of a daemon: `unix:/run/dcp/rank-0.sock` or `tcp:127.0.0.1:7400`.
 public enum Endpoint: Hashable, Sendable, CustomStringConvertible {
     case unix(path: String)
     case tcp(host: String, port: Int)
@@ -6,7 +6,7 @@ public enum Endpoint: Hashable, Sendable, CustomStringConvertible {
     /// `sun_path` holds 108 bytes with its final zero; see unix(7).
     public static let unixPathByteCountMax = 107
 
-    /// - Throws: `.invalidConfiguration`, with the text, the form it should have and the limit it breaks.
+    /// - Throws: `.invalidConfiguration` with the text, the expected form and the limit.
     public init(_ text: String) throws(ServiceError) {
         if let path = text.removingPrefix("unix:") {
             guard !path.isEmpty, path.utf8.count <= Self.unixPathByteCountMax, !path.utf8.contains(0) else {

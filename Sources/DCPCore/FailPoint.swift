@@ -1,46 +1,46 @@
 internal import Glibc
 
-/// A place where a daemon ends as if it were killed there, for tests of recovery only.
+/// A place at which a daemon can kill itself, only for tests of recovery.
 ///
-/// `DCP_FAIL_POINT=NAME[:COUNT]` in the environment arms one: at the COUNT-th time (the first unless given) that the
-/// process comes to it, it sends itself SIGKILL. The variable is read once. Without it a pass is one branch on a value
-/// that never changes, so the places are in every build, and what is tested is what is installed.
+/// `DCP_FAIL_POINT=NAME[:COUNT]` in the environment arms one: when the process reaches it for the COUNT-th time (by
+/// default the first), it sends itself SIGKILL. The variable is read once. Without it a fail point costs one branch on
+/// a constant, so fail points are in every build, and tests run the installed code.
 package enum FailPoint: String, CaseIterable, Sendable {
-    /// A commit's transaction holds sealed blocks, and the tail rows they replace are still there.
+    /// A commit's transaction has sealed blocks, and the tail rows that they replace still exist.
     case commitSealed = "commit-sealed"
-    /// A commit's transaction has all it needs and is not committed.
+    /// A commit's transaction is complete but not committed.
     case commitBefore = "commit-before"
-    /// Uncommitted blocks were spilled to the store, and are still in RAM, too.
+    /// Uncommitted blocks were spilled to the store and are still in RAM.
     case spillAfter = "spill-after"
-    /// A commit is in the store, and nobody has been told.
+    /// A commit is in the store, but not acknowledged.
     case commitAfter = "commit-after"
-    /// A truncation is in the store, and nobody has been told.
+    /// A truncation is in the store, but not acknowledged.
     case truncateAfter = "truncate-after"
     /// A rank has connected to the coordinator and is about to register for the first time.
     case registerFirst = "register-first"
     /// A rank has persisted a new epoch and is about to register in it.
     case registerAgain = "register-again"
-    /// A part of a payload is in memory shared with a peer, and no frame names it.
+    /// Part of a payload is in memory shared with a peer, and no frame names it.
     case ringWriting = "ring-writing"
-    /// A coordinator's change of state is durable, and nobody has been told.
+    /// A coordinator's change of state is durable, but not acknowledged.
     case coordinatorPersisted = "coordinator-persisted"
 
-    /// Ends the process when this point is armed and its count has come. Any thread.
+    /// Kills the process if this point is armed and its count is reached. Any thread.
     package func pass() {
         guard let armed = Armed.current, armed.point == self else { return }
         armed.pass()
     }
 
-    /// Reads the environment; for a daemon's start, so that a test which misspells a point does not pass for it.
-    /// - Throws: `.invalidConfiguration` for a value that arms nothing.
+    /// Reads the environment at a daemon's start, so that a test with a misspelled fail point does not pass.
+    /// - Throws: `.invalidConfiguration` for a value that names no fail point.
     package static func check() throws(ServiceError) {
         if case .failure(let error) = Armed.fromEnvironment { throw error }
     }
 }
 
-/// The point that the environment names.
+/// The fail point in the environment.
 ///
-/// @unchecked Sendable: `left` is changed with `mutex` held only; the mutex lives as long as the process.
+/// @unchecked Sendable: `left` is changed only with `mutex` held; the mutex lives as long as the process.
 private final class Armed: @unchecked Sendable {
     let point: FailPoint
     private var left: Int
@@ -58,7 +58,8 @@ private final class Armed: @unchecked Sendable {
             return .failure(
                 ServiceError(
                     .invalidConfiguration,
-                    "DCP_FAIL_POINT=\(value) is not NAME or NAME:COUNT with a name of \(names); it is for tests, unset it."
+                    "DCP_FAIL_POINT=\(value) is not NAME or NAME:COUNT, where NAME is one of \(names). It is for "
+                        + "tests only; unset it."
                 ))
         }
         return .success(Armed(point, count: count))

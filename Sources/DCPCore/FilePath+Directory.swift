@@ -1,9 +1,9 @@
 package import SystemPackage
 
 extension FilePath {
-    /// Where a file of this path is, as it can be opened: `.` for a name alone.
+    /// The directory of a path, in a form that can be opened: `.` for a bare file name.
     ///
-    /// Paths are taken apart by this type alone: NSString's methods end the process on Linux at a path of one letter.
+    /// Only this type takes paths apart, because NSString's methods crash on Linux for a path of one letter.
     package var directory: FilePath {
         let parent = removingLastComponent()
         return parent.isEmpty ? "." : parent

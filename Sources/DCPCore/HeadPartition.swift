@@ -1,4 +1,4 @@
-/// Which query heads of a head group each context rank answers for: its *own heads*.
+/// The query heads of a head group whose output each context rank returns: its *own heads*.
 ///
 /// A balanced contiguous split. Slices may be uneven and, with more ranks than heads, empty: 9 query heads on 4 ranks
 /// are 3, 2, 2, 2. Heads are numbered inside the group; the order of slices is the order of context ranks, so joining

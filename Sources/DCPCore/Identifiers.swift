@@ -1,4 +1,4 @@
-/// The stable number of one rank daemon, bound to the store it owns: `dcp-rank@N` is rank N.
+/// The permanent number of a rank daemon, bound to its store: `dcp-rank@N` is rank N.
 public struct RankIndex: Hashable, Comparable, Sendable, CustomStringConvertible {
     public let value: UInt16
 
@@ -8,13 +8,13 @@ public struct RankIndex: Hashable, Comparable, Sendable, CustomStringConvertible
     public var description: String { "rank \(value)" }
 }
 
-/// The membership generation. Every frame carries it; a rank refuses any epoch below the highest it persisted.
+/// The membership generation. Every frame has it; a rank refuses any epoch below the highest that it persisted.
 public struct Epoch: Hashable, Comparable, Sendable, CustomStringConvertible {
     public let value: UInt64
 
     public init(_ value: UInt64) { self.value = value }
 
-    /// Before the first membership: no cluster was ever complete.
+    /// The epoch before the cluster is complete for the first time.
     public static let none = Epoch(0)
     public var next: Epoch { Epoch(value + 1) }
 
@@ -22,7 +22,7 @@ public struct Epoch: Hashable, Comparable, Sendable, CustomStringConvertible {
     public var description: String { "epoch \(value)" }
 }
 
-/// A model's number in the cluster, given by the coordinator; never reused.
+/// A model's number in the cluster, assigned by the coordinator and never reused.
 public struct ModelID: Hashable, Comparable, Sendable, CustomStringConvertible {
     public let value: UInt32
 
@@ -32,7 +32,7 @@ public struct ModelID: Hashable, Comparable, Sendable, CustomStringConvertible {
     public var description: String { "model #\(value)" }
 }
 
-/// A sequence's number in the cluster, given by the coordinator; never reused.
+/// A sequence's number in the cluster, assigned by the coordinator and never reused.
 public struct SequenceID: Hashable, Comparable, Sendable, CustomStringConvertible {
     public let value: UInt64
 
@@ -42,11 +42,11 @@ public struct SequenceID: Hashable, Comparable, Sendable, CustomStringConvertibl
     public var description: String { "sequence #\(value)" }
 }
 
-/// Who may change a sequence: the latest number that the coordinator gave out for it.
+/// The right of one client to change a sequence: the latest number that the coordinator assigned for it.
 ///
-/// A client takes one when it resumes a sequence, or at its first step, and states it in every step, commit and rewind, and
-/// when it truncates, forks or closes. What its predecessor had sent before, and what comes late, states an older one and
-/// is refused. Claims rise, and name the epoch that they were given in; only in that one are they good for anything.
+/// A client gets one when it resumes a sequence, or with its first step, and states it in every step, commit and
+/// rewind, and when it truncates, forks or closes. Requests of its predecessor, and late requests, have an older claim
+/// and are refused. Claims rise and contain the epoch in which they were assigned; they are valid only in that epoch.
 public struct Claim: Hashable, Comparable, Sendable, CustomStringConvertible {
     public let value: UInt64
 
@@ -55,17 +55,17 @@ public struct Claim: Hashable, Comparable, Sendable, CustomStringConvertible {
     /// - Parameter number: rises with each claim of one epoch.
     public init(in epoch: Epoch, number: UInt64) { value = epoch.value << 32 | number }
 
-    /// No claim: never the latest.
+    /// No claim; it is never the latest.
     public static let none = Claim(0)
 
-    /// Epochs differ in their low 32 bits for as long as a claim is remembered.
+    /// The low 32 bits distinguish epochs for as long as a claim is remembered.
     public func isOf(_ epoch: Epoch) -> Bool { value >> 32 == epoch.value & 0xFFFF_FFFF }
 
     public static func < (a: Claim, b: Claim) -> Bool { a.value < b.value }
     public var description: String { "claim \(value >> 32).\(value & 0xFFFF_FFFF)" }
 }
 
-/// One client connection's identity, random, so that steps of different clients never share a tag.
+/// The random identity of a client connection, so that steps of different clients never share a tag.
 public struct ClientID: Hashable, Sendable, CustomStringConvertible {
     public let value: UInt64
 
@@ -75,14 +75,14 @@ public struct ClientID: Hashable, Sendable, CustomStringConvertible {
     public var description: String { "client " + String(value, radix: 16) }
 }
 
-/// A cluster's identity, random, drawn when its coordinator's state is created; its ranks' stores keep it from their first
-/// join on.
+/// The random identity of a cluster, drawn when the coordinator's state is created; the ranks' stores keep it from
+/// their first join on.
 public struct ClusterID: Hashable, Sendable, CustomStringConvertible {
     public let value: UInt64
 
     public init(_ value: UInt64) { self.value = value }
 
-    /// No cluster yet: of a store that has never joined one.
+    /// No cluster: the value in a store that has never joined one.
     public static let none = ClusterID(0)
 
     public static func random() -> ClusterID { ClusterID(UInt64.random(in: 1...UInt64.max)) }
@@ -90,14 +90,13 @@ public struct ClusterID: Hashable, Sendable, CustomStringConvertible {
     public var description: String { value.hexadecimal }
 }
 
-/// How far a coordinator's directory has come: its changes are counted, and ranks remember the highest number that they were
-/// told in an epoch.
+/// The number of changes in a coordinator's directory. Ranks keep the highest number that they received in an epoch.
 public struct DirectoryMark: Hashable, Comparable, Sendable, CustomStringConvertible {
     public let value: UInt64
 
     public init(_ value: UInt64) { self.value = value }
 
-    /// Nothing is recorded, or nobody was told.
+    /// No change is recorded or known.
     public static let none = DirectoryMark(0)
 
     public var next: DirectoryMark { DirectoryMark(value + 1) }
@@ -107,7 +106,7 @@ public struct DirectoryMark: Hashable, Comparable, Sendable, CustomStringConvert
     public var description: String { "\(value)" }
 }
 
-/// A store's identity, random, written once when the store is created.
+/// The random identity of a store, written once when the store is created.
 public struct StoreID: Hashable, Sendable, CustomStringConvertible {
     public let high: UInt64
     public let low: UInt64

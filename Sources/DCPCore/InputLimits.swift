@@ -1,14 +1,15 @@
-/// How large the numbers of a step may be, so that attention over them, now and later, stays inside Float32.
+/// Limits for the numbers of a step, so that attention over them, now and later, stays within Float32.
 ///
-/// A limit holds for a query or a key alone, whatever it meets: a key is checked once, when a step brings it, and every
-/// query that comes after may meet it. So ranks that hold different queries decide alike about the keys that all of them
-/// are given. The product of what a step brings was rejected as the measure: keys of steps before are not at hand.
+/// A limit applies to each query or key separately: a key is checked once, when a step appends it, and every later
+/// query may be multiplied with it. Ranks that hold different queries therefore make the same decision about the keys
+/// that all of them receive. Checking the products within a step was rejected, because the keys of earlier steps are
+/// not at hand.
 public struct InputLimits: Hashable, Sendable {
-    /// Of queries: Dk products of two such numbers, times the scale, sum up to at most 2^126.
+    /// For queries: Dk products of two such numbers, times the scale, sum up to at most 2^126.
     public let query: Float
-    /// The same, and not beyond the cache format.
+    /// For keys: the same, and within the cache format.
     public let key: Float
-    /// The largest number of the cache format, and what is rounded to it.
+    /// For values: the largest number of the cache format, and numbers that are rounded to it.
     public let value: Float
     private let kvFormat: CacheFormat
 
@@ -39,7 +40,7 @@ public struct InputLimits: Hashable, Sendable {
         }
     }
 
-    /// Checks a tensor `[heads][tokens][dim]` as the wire brings it.
+    /// Checks a tensor `[heads][tokens][dim]` in its wire format.
     /// - Parameters:
     ///   - bytes: elements of `dataType`, unaligned.
     ///   - firstHead: the number of its first head, for the message.
@@ -70,7 +71,7 @@ public struct InputLimits: Hashable, Sendable {
         let limit = magnitudeMax(of: tensor)
         let reason =
             tensor == .query || limit == query
-            ? "a score of such numbers overflows Float32. Correct the model's output."
+            ? "a score computed from such numbers overflows Float32. Correct the model's output."
             : "it overflows a KV cache of \(kvFormat.name). Correct the model's output, or choose a cache format with a wider "
                 + "range."
         return ServiceError(.invalidRequest, place + "is \(value), beyond the limit of \(limit): " + reason)
@@ -90,15 +91,15 @@ extension DataType {
     /// The index of the first element that is larger in magnitude than a positive limit, or NaN; nil when there is none.
     /// - Parameter bytes: little-endian elements, unaligned.
     public func firstBeyond(_ limit: Float, in bytes: UnsafeRawBufferPointer) -> Int? {
-        // Without its sign a number is an integer that grows with it, and NaN is above all: what is added takes those
-        // beyond the limit, and no others, over the place of the sign. Two or four elements at once, in a loop that a
-        // compiler makes vectors of.
+        // The bits of a number without its sign are an integer that grows with the magnitude, and NaN is above all of
+        // them. An addition makes exactly the numbers beyond the limit overflow into the sign bit. The loop handles two
+        // or four elements at once and can be vectorised.
         let elementBits = byteCount * 8
         let signs = self == .float32 ? 0x8000_0000_8000_0000 as UInt64 : 0x8000_8000_8000_8000
         let ones = self == .float32 ? 0x0000_0001_0000_0001 as UInt64 : 0x0001_0001_0001_0001
         let added = (UInt64(1) << (elementBits - 1) - 1 - UInt64(magnitudeBits(notAbove: limit))) * ones
         let words = bytes.count / 8
-        // In runs, so that a faulty element is found near where it is.
+        // In runs, so that the search for a faulty element is short.
         let run = 512
         for start in stride(from: 0, to: words, by: run) {
             let end = min(start + run, words)

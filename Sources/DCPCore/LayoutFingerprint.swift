@@ -1,14 +1,14 @@
-/// 64 bits that two parties compare before they exchange anything: equal exactly when their layouts are.
+/// 64 bits that two parties compare before they exchange anything; they are equal if and only if the layouts are.
 ///
-/// Derived in one place from one text, so that no two roles can read one setting at different times or in different
-/// units (TRAPS 20 to 23). The text is kept: a refusal names both.
+/// The fingerprint is derived in one place from one text, so that two roles cannot read a setting at different times or
+/// in different units (TRAPS 20 to 23). The text is kept for the error message.
 public struct LayoutFingerprint: Hashable, Sendable, CustomStringConvertible {
-    /// What was hashed, for people: `W=4 G=1 C=4 I=1 B=64 exchange=a2a format=3`.
+    /// The hashed text, for people: `W=4 G=1 C=4 I=1 B=64 exchange=a2a format=3`.
     public let text: String
     /// FNV-1a, 64 bits, of the text's UTF-8 bytes (Fowler, Noll, Vo; draft-eastlake-fnv).
     public let value: UInt64
 
-    /// The store format this build reads and writes. Raised when a byte of a stored value changes its meaning.
+    /// The store format that this build reads and writes. It rises when a byte of a stored value changes its meaning.
     public static let storeFormat = 4
 
     private init(text: String) {
@@ -28,7 +28,8 @@ public struct LayoutFingerprint: Hashable, Sendable, CustomStringConvertible {
                 + "B=\(shape.layout.blockTokens) exchange=\(shape.exchange.name) format=\(Self.storeFormat)")
     }
 
-    /// How a rank lays one model's tokens out in its store. The exchange is not part of it: it moves results, not KV.
+    /// The layout of a model's tokens in a rank's store. The exchange is not part of it, because it affects results and
+    /// not keys and values.
     public init(_ model: ModelDescription, in shape: ClusterShape) {
         let runs = model.runs.map { run in
             let kind = model.kinds[run.kind]

@@ -1,7 +1,7 @@
-/// A name as a key: two names are one when their UTF-8 bytes are.
+/// A name as a key: names are equal if their UTF-8 bytes are.
 ///
-/// `String`'s own equality is Unicode's canonical equivalence: `é` as one scalar equals `e` with an accent. Clients in other
-/// languages, the file system and the wire compare bytes, so two sequences of theirs would be one here.
+/// `String`'s equality is Unicode's canonical equivalence: `é` as one scalar equals `e` with an accent. Clients in
+/// other languages, the file system and the wire compare bytes, so two of their sequences would be the same one here.
 package struct NameKey: Hashable, Sendable {
     package let name: String
 

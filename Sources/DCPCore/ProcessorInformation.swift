@@ -1,11 +1,11 @@
-/// What the text of /proc/cpuinfo says of the first processor, by the names that it has there: `model name`, `CPU part`.
+/// The entries of /proc/cpuinfo for the first processor, by their names there: `model name`, `CPU part`.
 package struct ProcessorInformation: Sendable {
     private var values: [String: String] = [:]
 
     package init(_ text: String) {
         for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
             let parts = line.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false).map(Self.trimmed)
-            // The first processor's lines end with an empty one.
+            // The first processor's lines end with an empty line.
             if parts[0].isEmpty {
                 if values.isEmpty { continue } else { break }
             }

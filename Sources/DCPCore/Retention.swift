@@ -1,18 +1,17 @@
-/// How long a sequence stays: what decides whether, and before which others, it is evicted.
+/// The properties that determine whether and when a sequence is evicted.
 public struct Retention: Hashable, Sendable {
-    /// Never evicted, and never too old.
+    /// Never evicted; the time to live is ignored.
     public var isPinned = false
-    /// Nobody has it: it is there to be found by its tokens, and goes before sequences that somebody has claimed since.
+    /// Closed by its client and available for matches; evicted before sequences that were claimed later.
     public var isKept = false
-    /// Sequences of a lower priority go first, whenever they were used.
+    /// Sequences with a lower priority are evicted first, whenever they were used.
     public var priority: Int8 = 0
-    /// Closed when it has not been used for so many seconds; 0 for never.
+    /// The sequence is closed after this many seconds without use; 0 for never.
     public var timeToLive: UInt32 = 0
 
     public init() {}
 
-    /// What keeps a sequence for as long as either does: of two records of one thing, of which one is older, and nobody
-    /// knows which.
+    /// The retention that keeps a sequence as long as either of two records does; it is unknown which of them is newer.
     public func longer(_ other: Retention) -> Retention {
         var longer = self
         longer.isPinned = isPinned || other.isPinned

@@ -1,11 +1,11 @@
-/// A failure that a user, an operator or a program has to act on: what happened, to which value, and what to do.
+/// A failure for a user, an operator or a program to act on: what happened, to which value, and what to do.
 ///
-/// It crosses the wire, so a rank's reason reaches the client in the rank's own words. `message` is one or two
-/// sentences that name the value, the limit and the remedy.
+/// It is sent over the wire, so a rank's reason reaches the client verbatim. `message` is one or two sentences that
+/// name the value, the limit and the remedy.
 public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
     public var code: Code
     public var message: String
-    /// The rank at fault or that reports, when it is one.
+    /// The rank that failed or reports the failure, if any.
     public var rank: RankIndex?
 
     public init(_ code: Code, _ message: String, rank: RankIndex? = nil) {
@@ -14,12 +14,12 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
         self.rank = rank
     }
 
-    /// What kind of failure it is. The raw value is its number on the wire and never changes.
+    /// The kind of failure. The raw value is its number on the wire and never changes.
     public struct Code: RawRepresentable, Hashable, Sendable, CustomStringConvertible {
         public let rawValue: UInt16
         public init(rawValue: UInt16) { self.rawValue = rawValue }
 
-        /// The request or a file cannot be right, whoever sends it again.
+        /// The request or a file is invalid; sending it again does not help.
         public static let invalidRequest = Code(rawValue: 1)
         public static let invalidConfiguration = Code(rawValue: 2)
         public static let invalidModel = Code(rawValue: 3)
@@ -31,19 +31,19 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let positionMismatch = Code(rawValue: 7)
         /// Peers differ in version, layout or identity.
         public static let incompatible = Code(rawValue: 8)
-        /// Bytes that are not this protocol, or break its rules.
+        /// Bytes of another protocol, or a violation of its rules.
         public static let protocolViolation = Code(rawValue: 9)
-        /// The store belongs to someone else, is in use, or is of another format.
+        /// The store belongs to another rank or cluster, is in use, or has another format.
         public static let storeRefused = Code(rawValue: 10)
         /// A stored value fails its checksum or its length.
         public static let storeDamaged = Code(rawValue: 11)
-        /// A name is taken, or something is in use by something else.
+        /// A name is taken, or an object is in use.
         public static let conflict = Code(rawValue: 12)
-        /// The sequence was closed to make room on a full store; it has to be prefilled anew.
+        /// The sequence was closed to make room in a full store; it must be prefilled again.
         public static let evicted = Code(rawValue: 13)
-        /// Who asks may not: another user, another certificate, another role.
+        /// The user, certificate, role or right does not allow it.
         public static let accessDenied = Code(rawValue: 14)
-        /// Another client has claimed the sequence since. Who resumes it takes it over in turn.
+        /// Another client has claimed the sequence. Resuming takes it over again.
         public static let claimed = Code(rawValue: 15)
 
         /// The cluster is not complete; it answers again when it is.
@@ -57,14 +57,14 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let shuttingDown = Code(rawValue: 107)
         /// A step that this one builds on was aborted.
         public static let stepAborted = Code(rawValue: 108)
-        /// Nobody listens at the address.
+        /// No daemon listens at the address.
         public static let unreachable = Code(rawValue: 109)
 
         /// A bug of ours.
         public static let `internal` = Code(rawValue: 200)
 
-        /// Whether the same request may succeed later without anybody changing it. Decided by the number alone, so an
-        /// old client treats a new code rightly.
+        /// Whether the same request may succeed later without a change. Only the number decides, so that an old client
+        /// handles a new code correctly.
         public var isRetryable: Bool { (100..<200).contains(rawValue) }
 
         private static let names: [Code: String] = [

@@ -1,5 +1,5 @@
 extension String {
-    /// The one of some words that this is most likely a slip of, or nil when none is near.
+    /// The word in a list of which this is most likely a misspelling, or nil if none is close.
     package func slip(among words: [String]) -> String? {
         words.map { (word: $0, distance: distance(to: $0)) }.filter { $0.distance <= 3 }
             .min { $0.distance < $1.distance }?.word

@@ -1,27 +1,27 @@
-/// Something in a rank's store that is not as it must be: what a verification reports.
+/// An inconsistency in a rank's store, as reported by a verification.
 public struct StoreFinding: Hashable, Sendable {
-    /// What is wrong. Numbers from 64 on are leftovers: nothing is lost, and nothing that is served is touched.
+    /// The kind of inconsistency. Numbers from 64 on are leftovers: nothing is lost, and served data is not affected.
     public enum Kind: UInt8, CaseIterable, Sendable {
         /// A table cannot be read to its end, or a key has a wrong size or order.
         case table = 1
         /// The superblock or one of the counters.
         case superblock = 2
         case model = 3
-        /// The record of a sequence: nobody knows any more which blocks are its own.
+        /// The record of a sequence: the list of its blocks is lost.
         case record = 4
         case missingBlock = 5
         case block = 6
         case missingRow = 7
         case row = 8
-        /// Token ids: keys and values are good, and the sequence is not found by its ids.
+        /// Token ids: keys and values are intact, but the sequence cannot be found by its ids.
         case tokenIDs = 9
         case annotation = 10
 
-        /// Blocks that no sequence refers to. They wait for deletion, or a damaged record was the only one to name them.
+        /// Blocks to which no sequence refers. They wait for deletion, or only a damaged record referred to them.
         case unreferencedBlocks = 64
-        /// Rows that belong to no open block.
+        /// Tail rows that belong to no open block.
         case strayRows = 65
-        /// Ids or annotations that no sequence has.
+        /// Ids or annotations to which no sequence refers.
         case strayTokens = 66
 
         public var isDamage: Bool { rawValue < 64 }
@@ -49,11 +49,11 @@ public struct StoreFinding: Hashable, Sendable {
     public var kind: Kind
     public var sequence: SequenceID?
     public var layer: Int?
-    /// Index of the block among the rank's own of that sequence and layer.
+    /// Index of the block among the rank's blocks of that sequence and layer.
     public var block: Int?
-    /// The global length up to which the sequence is not touched by it; nil where cutting the sequence is no remedy.
+    /// The global length up to which the sequence is intact; nil if cutting the sequence is not the remedy.
     public var intactLength: Int?
-    /// For people: what, where, and what to do when that is not to cut the sequence.
+    /// For people: what, where, and what to do if the remedy is not to cut the sequence.
     public var message: String
 
     public init(
@@ -71,11 +71,11 @@ public struct StoreFinding: Hashable, Sendable {
     public var isDamage: Bool { kind.isDamage }
 }
 
-/// How far a verification is.
+/// The progress of a verification.
 public struct VerificationProgress: Hashable, Sendable {
     /// Bytes of blocks and rows read and compared; a block that forks share counts once.
     public var byteCount = 0
-    /// What `byteCount` will be at the end, as of the start.
+    /// The expected final `byteCount`, estimated at the start.
     public var byteCountTotal = 0
     public var sequences = 0
     public var blocks = 0

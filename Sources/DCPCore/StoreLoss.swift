@@ -1,10 +1,10 @@
-/// What is given up of a rank's store, so that another one may take its place.
+/// The part of a rank's store that is given up, so that another store may take its place.
 ///
-/// It names what is lost, and so it is spent when that is replaced: it says nothing about a store that comes later.
+/// It names the lost store or changes, so it has no effect on stores that come after the replacement.
 public enum StoreLoss: Hashable, Sendable {
     /// The whole store.
     case store(StoreID)
-    /// Its changes up to this one, the last that is known to have been on the disk: an older copy is taken.
+    /// Its changes up to this one, the last durable change: an older copy is accepted.
     case changes(UInt64)
 }
 

@@ -7,7 +7,7 @@ public struct StoredPages: Hashable, Sendable {
     public var runs: [Range<Int>]
     /// Of the runs, one after the other.
     public var bytes: [UInt8]
-    /// Where to go on; `pages` at the end. What is before it and in no run holds nothing.
+    /// The next page to read; `pages` at the end. Pages before it that are in no run are unused.
     public var next: Int
 
     public init(pageByteCount: Int, pages: Int, runs: [Range<Int>], bytes: [UInt8], next: Int) {
@@ -19,5 +19,6 @@ public struct StoredPages: Hashable, Sendable {
     }
 }
 
-/// Reads a state of a store from some page on. From any thread; it blocks on the disk. The state is let go with it.
+/// Reads a state of a store from some page on. Any thread may call it; it blocks on the disk. Releasing it drops the
+/// state.
 public typealias StoredPagesReader = @Sendable (_ page: Int) -> Result<StoredPages, ServiceError>

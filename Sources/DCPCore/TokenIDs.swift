@@ -1,4 +1,4 @@
-/// Ids of consecutive tokens of a sequence, as a client calls them.
+/// A client's ids of consecutive tokens of a sequence.
 public struct TokenIDs: Hashable, Sendable {
     /// The position of the first.
     public var start: Int
@@ -12,7 +12,7 @@ public struct TokenIDs: Hashable, Sendable {
     public var end: Int { start + ids.count }
 }
 
-/// The most that a sequence takes of what clients call things by and leave with it.
+/// Limits for the ids, scopes and annotations that clients store with a sequence.
 public enum SequenceLimits {
     public static let annotationByteCountMax = 1 << 20
     public static let scopeByteCountMax = 255

@@ -1,9 +1,9 @@
 internal import Glibc
 
-/// A file that is read whole, such as a configuration or a certificate.
+/// A file that is read entirely, such as a configuration or a certificate.
 ///
-/// Whoever names it may have named anything: opening a pipe waits for its writer, and a device need not end. So only regular
-/// files are read, and no further than a limit.
+/// Its path may name anything: opening a pipe waits for its writer, and a device may never end. Therefore only regular
+/// files are read, and only up to a limit.
 package struct WholeFile {
     package let bytes: [UInt8]
     /// Permissions.
@@ -11,7 +11,7 @@ package struct WholeFile {
 
     /// Why a file is not read.
     package struct Refusal: Error {
-        /// Names the file and what is wrong with it, and lacks the remedy, which the reader knows.
+        /// It names the file and the problem; the caller adds the remedy.
         package let message: String
 
         package func error(_ code: ServiceError.Code, _ remedy: String) -> ServiceError {
@@ -30,7 +30,7 @@ package struct WholeFile {
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw Self.unreadable(path) }
         if let kind = Self.otherKind(mode: status.st_mode) { throw Refusal(message: "\(path) is \(kind)") }
-        // One byte more than it had, or than it may have: files in /proc have no size, and others grow meanwhile.
+        // One byte more than its size or the limit: files in /proc have no size, and others may grow meanwhile.
         var bytes = [UInt8](repeating: 0, count: min(max(Int(status.st_size), 4095), byteCountMax) + 1)
         var count = 0
         while true {
@@ -49,7 +49,7 @@ package struct WholeFile {
         mode = status.st_mode & 0o7777
     }
 
-    /// What stands behind a path that is no regular file, for a sentence; nil for a regular file.
+    /// The kind of a file that is not regular, as part of a sentence; nil for a regular file.
     /// - Parameter mode: as in `stat`.
     package static func otherKind(mode: UInt32) -> String? {
         let kind =

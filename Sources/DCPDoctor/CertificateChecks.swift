@@ -45,8 +45,8 @@ public enum CertificateChecks {
         let days = (end - now) / 86400
         let remedy =
             certificate.isAuthority
-            ? "Make a new authority with `dcpctl certs init` and replace the certificates of the whole cluster."
-            : "`dcpctl certs renew` where the authority's key is, then copy it here and reload the daemon."
+            ? "Make a new authority with `dcpctl certs init` and replace all certificates of the cluster."
+            : "Run `dcpctl certs renew` where the authority's key is, copy the certificate here and reload the daemon."
         if now < begin {
             return .failed(
                 "certificate", subject, "valid from \(CertificateValidity.text(begin)) on", limit: limit,
@@ -72,7 +72,7 @@ public enum CertificateChecks {
             return .failed(
                 "role", file.path, value, limit: limit,
                 remedy:
-                    "Peers will refuse it; take the certificate that `dcpctl certs init` or `add` makes for the role.")
+                    "Peers will refuse it; use the certificate that `dcpctl certs init` or `add` makes for the role.")
         }
         return .ok("role", file.path, value, limit: limit)
     }
@@ -82,7 +82,7 @@ public enum CertificateChecks {
         guard let authorities else {
             return .warning(
                 "issuer", file.path, name, limit: "in ca.pem",
-                remedy: "There is no ca.pem beside it to compare with; name the directory that has both.")
+                remedy: "There is no ca.pem beside it to compare with; give the directory that has both.")
         }
         let limit = "in \(authorities.path)"
         do throws(ServiceError) {
@@ -93,26 +93,26 @@ public enum CertificateChecks {
         return .failed(
             "issuer", file.path, name, limit: limit,
             remedy:
-                "It is of another cluster, or of an authority that was replaced; copy ca.pem and certificate from one "
-                + "directory.")
+                "It belongs to another cluster, or its authority was replaced; copy ca.pem and the certificate from "
+                + "the same directory.")
     }
 
     private static func key(_ key: CertificateFile.Key, of subject: String) -> Check {
         let value = "\(key.path), mode 0\(String(key.mode, radix: 8))"
-        let limit = "0600, of the certificate"
+        let limit = "0600, matches certificate"
         if key.isOpenToOthers {
             return .failed(
                 "key", subject, value, limit: limit,
                 remedy:
-                    "Others may read it and be what the certificate says: chmod 600 \(key.path), and replace it if it may "
-                    + "have been read.")
+                    "Other users may read it and impersonate the certificate's role: chmod 600 \(key.path), and "
+                    + "replace it if it may have been read.")
         }
         switch key.matches {
         case true: return .ok("key", subject, value, limit: limit)
         case false:
             return .failed(
                 "key", subject, value + ", of another certificate", limit: limit,
-                remedy: "Copy certificate and key from one directory.")
+                remedy: "Copy certificate and key from the same directory.")
         case nil:
             return .warning(
                 "key", subject, value + ", not readable", limit: limit,

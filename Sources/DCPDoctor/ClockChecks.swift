@@ -41,7 +41,8 @@ enum ClockChecks {
             : "\(DurationFormat.latency(distance)) \(side), give or take \(DurationFormat.latency(doubt))"
         let limit = "within \(DurationFormat.short(offsetWarning)) of this host"
         let remedy =
-            "Set the clocks of both hosts by one source (systemd-timesyncd, chrony): certificates begin and end by them."
+            "Synchronize the clocks of both hosts (systemd-timesyncd, chrony): the validity of certificates depends "
+            + "on them."
         if distance > offsetFailed + doubt {
             return .failed("clock", host.name, value, limit: limit, remedy: remedy)
         }

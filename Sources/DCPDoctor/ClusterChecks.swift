@@ -44,7 +44,7 @@ public enum ClusterChecks {
             return .failed(
                 "cluster", "all ranks", value, limit: "ready",
                 remedy: missing.flatMap { rank in
-                    coordinator.map { "Start what is missing: \(ServiceStart.of(rank, beside: $0))." }
+                    coordinator.map { "Start the missing rank: \(ServiceStart.of(rank, beside: $0))." }
                 } ?? "Wait until all ranks have joined.")
         }
         return .ok("cluster", "all ranks", value, limit: "ready")
@@ -73,8 +73,8 @@ public enum ClusterChecks {
             return .warning(
                 "version", subject, report.release, limit: release,
                 remedy:
-                    "Install one release on all machines, and restart the daemons one at a time: they answer, so the "
-                    + "protocol is one.")
+                    "Install one release on all machines, and restart the daemons one at a time: they answer, so "
+                    + "their protocol versions match.")
         }
         return .ok("version", subject, report.release, limit: release)
     }
@@ -89,12 +89,12 @@ public enum ClusterChecks {
                 .failed(
                     "peers", subject, "without rank \(lost)", limit: limit,
                     remedy:
-                        "Start what is missing; if it runs, see whether \(report.hostName) reaches the endpoint that `dcpctl "
-                        + "status` shows for it, and what the journals of both say.")
+                        "Start the missing rank; if it is running, check that \(report.hostName) reaches the "
+                        + "endpoint that `dcpctl status` shows for it, and check both journals.")
             ]
         }
         let shared = report.peers.count { $0.sharesMemory }
-        let way = shared == 0 ? "over the connection" : "\(shared) by shared memory"
+        let way = shared == 0 ? "over the connection" : "\(shared) through shared memory"
         return [.ok("peers", subject, "all reached, tensors \(way)", limit: limit)]
     }
 
@@ -109,7 +109,7 @@ public enum ClusterChecks {
         case .failed:
             return .failed(
                 "store", subject, "a sync failed", limit: limit,
-                remedy: "See to the disk, then restart the rank, which verifies its store before it serves.")
+                remedy: "Check the disk, then restart the rank, which verifies its store before it serves.")
         }
     }
 }

@@ -27,26 +27,27 @@ enum DiskChecks {
         if networkFileSystems.contains(disk.fileSystem) || disk.fileSystem.hasPrefix("fuse.") {
             return .failed(
                 "disk", subject, value, limit: limit,
-                remedy: "A store on a network file system can be damaged; put it on a local disk with --store.")
+                remedy: "A network file system can damage a store; put it on a local disk with --store.")
         }
         // A page is the least that LMDB writes.
         if disk.freeByteCount < 4096 {
             return .failed(
                 "disk", subject, value, limit: limit,
-                remedy: "The disk is full and new tokens are refused; free space on it, or close sequences.")
+                remedy: "The disk is full, and new tokens are refused; free space on it, or close sequences.")
         }
         if volatileFileSystems.contains(disk.fileSystem) {
             return .warning(
                 "disk", subject, value, limit: limit,
                 remedy:
-                    "\(disk.fileSystem) is memory, and empty when the machine starts again; put the store on a disk with "
-                    + "--store, unless that is meant.")
+                    "\(disk.fileSystem) is in memory and lost at a reboot; put the store on a disk with --store, "
+                    + "unless this is intended.")
         }
         if disk.freeByteCount < least || Double(disk.freeByteCount) < freeShareMin * Double(disk.byteCount) {
             return .warning(
                 "disk", subject, value, limit: limit,
                 remedy:
-                    "Free space on the disk, or bound the store with --disk-limit and let the coordinator --evict lru.")
+                    "Free space on the disk, or limit the store with --disk-limit and start the coordinator with "
+                    + "--evict lru.")
         }
         return .ok("disk", subject, value, limit: limit)
     }

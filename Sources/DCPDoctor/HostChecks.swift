@@ -20,7 +20,7 @@ public enum HostChecks {
     /// For a directory whose disk cannot be looked at.
     public static func unseenDisk(_ directory: String, of subject: String) -> Check {
         .failed(
-            "disk", subject, "\(directory) cannot be looked at", limit: "a local disk",
+            "disk", subject, "\(directory) cannot be inspected", limit: "a local disk",
             remedy: "Check the path and its permissions.")
     }
 
@@ -29,7 +29,8 @@ public enum HostChecks {
         let value = "\(open) open of \(most == .max ? "unlimited" : "\(most)")"
         let limit = "\(openFilesLeftMin) free, \(openFilesMin) in all"
         let remedy =
-            "Raise LimitNOFILE= of the unit (`systemctl edit`), or `ulimit -n`, to 4096; each client and rank takes one."
+            "Raise LimitNOFILE= of the unit (`systemctl edit`), or `ulimit -n`, to 4096; each client and rank needs "
+            + "one."
         if most < open + openFilesLeftMin {
             return .failed("open files", subject, value, limit: limit, remedy: remedy)
         }
@@ -56,8 +57,8 @@ public enum HostChecks {
             return .warning(
                 "huge pages", subject, report.hugePages.isEmpty ? "not in this kernel" : report.hugePages, limit: limit,
                 remedy:
-                    "Write `madvise` to /sys/kernel/mm/transparent_hugepage/enabled: appends are faster with huge pages. "
-                    + "The store's file needs none.")
+                    "Write `madvise` to /sys/kernel/mm/transparent_hugepage/enabled: huge pages make appends faster. "
+                    + "The store's file does not use them.")
         }
     }
 
@@ -67,7 +68,7 @@ public enum HostChecks {
         }
         return .warning(
             "kernels", subject, kernels.instructionSet, limit: kernels.widest,
-            remedy: "DCP_KERNELS forces older kernels than this CPU has; unset it.")
+            remedy: "DCP_KERNELS forces older kernels than this CPU supports; unset it.")
     }
 
     private static func openBLAS(_ kernels: HostReport.Kernels, _ variables: [String], _ subject: String) -> Check {
@@ -78,8 +79,8 @@ public enum HostChecks {
         return .warning(
             "OpenBLAS", subject, value, limit: limit,
             remedy:
-                "OPENBLAS_CORETYPE forces an older core than this CPU; unset it. It matters beside scalar kernels, where "
-                + "prefill runs on OpenBLAS.")
+                "OPENBLAS_CORETYPE forces an older core than this CPU; unset it. It matters with scalar kernels, "
+                + "where prefill runs on OpenBLAS.")
     }
 }
 

@@ -55,7 +55,7 @@ public struct Exposition: Sendable {
     }
 
     private mutating func begin(_ metric: Metric) {
-        precondition(written.insert(metric.name).inserted, "\(metric.name) is added once")
+        precondition(written.insert(metric.name).inserted, "\(metric.name) is added only once")
         text += "# HELP \(metric.name) \(Self.escaped(metric.help))\n# TYPE \(metric.name) \(metric.kind.rawValue)\n"
     }
 

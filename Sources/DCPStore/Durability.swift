@@ -1,4 +1,4 @@
-/// When a commit reaches the disk. A completion always means: safe against the death of this process, at once.
+/// When a commit reaches the disk. Every completed commit survives the death of this process.
 ///
 /// | setting | what is lost with the process | with power or the kernel |
 /// |---|---|---|
@@ -6,8 +6,8 @@
 /// | `everysec` | nothing | up to the last second; if the disk reorders writes, possibly the file (then refused) |
 /// | `never` | nothing | whatever the kernel had not written; possibly the file (then refused) |
 ///
-/// `everysec` syncs a second after the first commit that is not synced, on the writer's thread; an idle store is not
-/// woken.
+/// `everysec` syncs a second after the first commit that is not synced, on the writer's thread; an idle store sets no
+/// timer.
 ///
 /// `everysec` and `never` run LMDB with `MDB_NOSYNC`; lmdb.h: "a system crash can then corrupt the database or lose the
 /// last transactions if buffers are not yet flushed to disk [...] if the filesystem preserves write order and the

@@ -1,16 +1,16 @@
 internal import Glibc
 
 extension Environment {
-    /// Runs a body that reads keys and no large values, with the kernel told so: it then reads the pages that are
-    /// touched and not those behind them. Leaf pages lie between the runs of the values, and around each the kernel
-    /// would bring in as much as the device's read-ahead says, often megabytes. Before any other thread reads.
+    /// Runs a body that reads only keys and no large values, with read-ahead disabled: the kernel then reads only the
+    /// touched pages. Leaf pages are between the runs of values, and around each the kernel would read as much as the
+    /// device's read-ahead, often megabytes. To be called before any other thread reads.
     public func withoutReadAhead<Value>(_ body: () throws -> Value) rethrows -> Value {
         advise(MADV_RANDOM)
         defer { advise(MADV_NORMAL) }
         return try body()
     }
 
-    /// Advice: what fails costs time only.
+    /// Only advice: if it fails, reading is slower.
     private func advise(_ advice: Int32) {
         var status = stat()
         guard let map, stat(dataPath, &status) == 0 else { return }

@@ -1,15 +1,16 @@
 internal import CLMDB
 internal import Glibc
 
-/// Opening a store that no rank serves, to read it.
+/// Opens a store for reading while no rank serves it.
 extension Environment {
-    /// What a read-only opening may touch: nothing but the lock file.
+    /// Options for a read-only opening, which touches only the lock file.
     ///
-    /// `MDB_NOLOCK`: lmdb.h, "the caller must manage all concurrency itself". The store's own lock, which is held, does:
-    /// nobody else has the file open. So `lock.mdb`, which only a writer needs, is neither made nor changed.
+    /// `MDB_NOLOCK`: lmdb.h, "the caller must manage all concurrency itself". The store's own lock, which is held, does
+    /// this: no other process has the file open. `lock.mdb`, which only a writer needs, is therefore neither created
+    /// nor changed.
     static let readingFlags = UInt32(MDB_NOTLS | MDB_RDONLY | MDB_NOLOCK)
 
-    /// - Throws: `.refused` when the directory holds no store.
+    /// - Throws: `.refused` if the directory holds no store.
     static func checkHoldsStore(_ directory: String) throws(StoreError) {
         var status = stat()
         guard stat(directory + "/data.mdb", &status) == 0 else {
@@ -22,8 +23,8 @@ extension Environment {
 
     /// Opens existing tables, in the order of `names`, without a write transaction.
     ///
-    /// Before any other transaction, by one thread.
-    /// - Throws: `.refused` when one is missing.
+    /// To be called before any other transaction, by one thread.
+    /// - Throws: `.refused` if a table is missing.
     public func openTables(reading names: [String]) throws(StoreError) -> [Table] {
         var begun: OpaquePointer?
         try StoreError.check(
@@ -37,7 +38,9 @@ extension Environment {
                 mdb_txn_abort(transaction)
                 guard code == MDB_NOTFOUND else { throw StoreError.lmdb(code, "open the table \(name)") }
                 throw StoreError(
-                    .refused, "\(directory) holds an LMDB file without the table `\(name)`: it is no store of a rank.")
+                    .refused,
+                    "\(directory) holds an LMDB file without the table `\(name)`: it is not the store of a "
+                        + "rank.")
             }
             tables.append(Table(name: name, identifier: identifier))
         }

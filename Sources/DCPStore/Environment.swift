@@ -19,7 +19,7 @@ internal import Synchronization
 /// `lifetime`, under its mutex, says that it is closing and that no transaction lives.
 public final class Environment: @unchecked Sendable {
     public static let readersMax = 1024
-    /// Reader slots kept for the writer thread and for statistics, so that a crowd of readers cannot stop a commit.
+    /// Reader slots reserved for the writer thread and for statistics, so that many readers cannot prevent a commit.
     static let readersReserved = 16
     /// Pages above the configured size that only freeing jobs may use: a delete copies pages before it frees any, and a
     /// truncation writes the rows of the block it cuts. 1 to 16 MiB, a 64th of the map.
@@ -32,7 +32,7 @@ public final class Environment: @unchecked Sendable {
     /// Whether the store had been marked as created in an earlier run.
     public let wasCreated: Bool
     private let lifetime: Mutex<Lifetime>
-    /// nil where /proc does not tell: then there is no advice, and no report of faults.
+    /// nil if /proc is not available: then there is no advice to the kernel and no report of faults.
     let map: EnvironmentMap?
     private let watchedMap: Int32
     /// For tests; set before the writer starts.
@@ -40,7 +40,7 @@ public final class Environment: @unchecked Sendable {
 
     private struct Lifetime: ~Copyable {
         var transactions = 0
-        /// Of each live reader a transaction that is not after its own, and how many have the same.
+        /// For each active reader a transaction that is not after its own, with the number of readers that share it.
         var horizons: [UInt64: Int] = [:]
         var isClosing = false
         var isSuspect: Bool
@@ -49,9 +49,11 @@ public final class Environment: @unchecked Sendable {
 
     /// - Parameters:
     ///   - directory: created with mode 0700 when it is missing.
-    ///   - mapByteCountMax: the largest size of the data file. Address space only, the file grows as it is filled.
+    ///   - mapByteCountMax: the largest size of the data file. It only reserves address space; the file grows as it is
+    ///     filled.
     ///   - tablesMax: the largest number of tables.
-    ///   - checkedPage: called for each page that is checked before the store is opened: on a slow disk that takes a while.
+    ///   - checkedPage: called for each page that is checked before the store is opened, which takes long on a slow
+    ///     disk.
     /// - Throws: `.inUse`, `.refused`, `.damaged`.
     public convenience init(
         directory: String, mapByteCountMax: Int, tablesMax: Int, durability: Durability,
@@ -66,9 +68,9 @@ public final class Environment: @unchecked Sendable {
             tablesMax: tablesMax, flags: flags, checkedPage: checkedPage)
     }
 
-    /// Opens an existing store to read it. Creates and changes nothing but the lock file.
-    /// Reads a page of each value: what a verification can afford.
-    /// - Throws: `.refused` when there is none, `.inUse`, `.damaged`.
+    /// Opens an existing store for reading. It creates and changes only the lock file. It reads a page of each value,
+    /// as a verification requires.
+    /// - Throws: `.refused` if there is no store, `.inUse`, `.damaged`.
     public convenience init(readingDirectory directory: String, tablesMax: Int) throws(StoreError) {
         try Self.checkHoldsStore(directory)
         try self.init(
@@ -96,17 +98,17 @@ public final class Environment: @unchecked Sendable {
         guard fileByteCount > 0 || !wasCreated else {
             throw StoreError(
                 .damaged,
-                "The data file \(dataPath) is missing or empty, but this store has been written before; restore it, or "
-                    + "move \(directory) away and restart, the rank then starts empty.")
+                "The data file \(dataPath) is missing or empty, but this store has been written before; restore it, "
+                    + "or move \(directory) away and restart the rank, which then starts empty.")
         }
         let isReading = flags & UInt32(MDB_RDONLY) != 0
-        // Also against SIGBUS: what is read through the map is in the file.
+        // This also prevents SIGBUS: everything read through the map is in the file.
         if fileByteCount > 0 { try PageCheck.run(dataPath, isReading ? .values : .trees, checkedPage) }
         var created: OpaquePointer?
         try StoreError.check(mdb_env_create(&created), "create an environment")
         guard let handle = created else { throw StoreError(.unexpected, "mdb_env_create gave no environment.") }
         do throws(StoreError) {
-            // Not the size that the file says it was mapped with, which nothing has checked.
+            // Not the map size stated in the file, which was not checked.
             let mapByteCount =
                 isReading ? fileByteCount : (mapPages + reservedPages) * Int(sysconf(Int32(_SC_PAGESIZE)))
             try StoreError.check(mdb_env_set_mapsize(handle, mapByteCount), "set the map size")
@@ -116,7 +118,8 @@ public final class Environment: @unchecked Sendable {
             guard opened != ENOMEM else {
                 throw StoreError(
                     .refused,
-                    "The store \(directory) cannot be mapped: there is no address space for \(mapByteCount) bytes. Lower "
+                    "The store \(directory) cannot be mapped: \(mapByteCount) bytes of address space are not "
+                        + "available. Lower "
                         + "map-size or disk-limit, or raise the process's limit (ulimit -v).")
             }
             try StoreError.check(opened, "open the store \(directory)")
@@ -145,32 +148,32 @@ public final class Environment: @unchecked Sendable {
 
     private static func makeDirectory(_ directory: String) throws(StoreError) {
         if mkdir(directory, 0o700) == 0 {
-            // What is made durable in it is no use if its own name is lost.
+            // Durable contents are lost if the directory's own name is.
             try StoreMark.sync(directory + "/..")
         } else if errno != EEXIST {
             throw StoreError.lmdb(errno, "create the store's directory \(directory)")
         }
         var status = stat()
         guard stat(directory, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
-            throw StoreError(.refused, "\(directory) is not a directory; give the store a directory of its own.")
+            throw StoreError(.refused, "\(directory) is not a directory; give the store its own directory.")
         }
     }
 
-    /// Remembers durably that the store has been filled: from now on an empty data file is damage.
+    /// Records durably that the store has been filled: from now on an empty data file counts as damage.
     public func markCreated() throws(StoreError) { try Self.markCreated(in: directory) }
 
-    /// Also of a store that nobody has opened: of a copy that is put in place.
+    /// It also works for a store that is not open, such as a restored copy.
     public static func markCreated(in directory: String) throws(StoreError) { try StoreMark.created.set(in: directory) }
 
     public static let createdMarkName = StoreMark.created.rawValue
 
     var dataPath: String { directory + "/data.mdb" }
 
-    /// Whether a sync of the store failed and nothing has verified it since.
+    /// Whether a sync of the store failed and it was not verified since.
     public var isSuspect: Bool { lifetime.withLock { $0.isSuspect } }
 
-    /// Remembers durably that the store has to be verified before it is trusted again, or that it was. By the writer's
-    /// thread, or before there is one, so the store is still locked.
+    /// Records durably that the store must be verified before it is trusted again, or that it was. Called by the
+    /// writer's thread, or before there is one, so the store is locked.
     public func mark(suspect: Bool) throws(StoreError) {
         lifetime.withLock { $0.isSuspect = suspect }
         try suspect ? StoreMark.suspect.set(in: directory) : StoreMark.suspect.clear(in: directory)
@@ -180,7 +183,7 @@ public final class Environment: @unchecked Sendable {
 
     // MARK: Lifetime
 
-    /// Closes the environment and releases its lock, at once or when the last transaction ends. Idempotent.
+    /// Closes the environment and releases its lock, immediately or when the last transaction ends. Idempotent.
     public func close() {
         lifetime.withLock { lifetime in
             guard !lifetime.isClosing else { return }
@@ -201,7 +204,7 @@ public final class Environment: @unchecked Sendable {
             guard isPrivileged || lifetime.transactions < Self.readersMax - Self.readersReserved else {
                 throw StoreError(
                     .overloaded,
-                    "\(lifetime.transactions) readers use the store \(directory) at this moment, the most there can be; "
+                    "\(lifetime.transactions) readers are using the store \(directory), which is the limit; "
                         + "retry.")
             }
             lifetime.transactions += 1
@@ -216,8 +219,8 @@ public final class Environment: @unchecked Sendable {
     }
 
     /// Before a read transaction begins.
-    /// - Returns: its horizon: the last transaction that had committed by now, so its own or one before. What that and later
-    ///   ones free is not used again while it lives.
+    /// - Returns: its horizon: the last transaction committed by now, which is its own or the one before. Pages that
+    ///   this and later transactions free are not reused while it is active.
     func readBegins(isPrivileged: Bool) throws(StoreError) -> UInt64 {
         try transactionBegins(isPrivileged: isPrivileged)
         return lifetime.withLock { lifetime in
@@ -235,11 +238,11 @@ public final class Environment: @unchecked Sendable {
         transactionEnded()
     }
 
-    /// Pages that transactions before this one have freed can be used again: LMDB's rule, of its last transaction and of
-    /// every reader.
+    /// Pages freed by transactions before this one can be reused, by LMDB's rule for its last transaction and every
+    /// reader.
     var reuseHorizon: UInt64 { lifetime.withLock { min($0.horizons.keys.min() ?? .max, lastTransaction) } }
 
-    /// Live transactions, reads and writes.
+    /// Active transactions, reads and writes.
     public var transactionCount: Int { lifetime.withLock { $0.transactions } }
 
     deinit { close() }

@@ -1,14 +1,14 @@
 internal import CLMDB
 internal import Glibc
 
-/// Where a store's file is mapped.
+/// The address at which a store's file is mapped.
 ///
-/// LMDB 0.9 does not tell: `me_mapaddr` is nil unless `MDB_FIXEDMAP` is set. The kernel does.
+/// LMDB 0.9 does not return it (`me_mapaddr` is nil unless `MDB_FIXEDMAP` is set), but the kernel does.
 struct EnvironmentMap: @unchecked Sendable {
     let address: UnsafeMutableRawPointer
     let byteCount: Int
 
-    /// - Returns: nil when the file is not mapped, or /proc is not there.
+    /// - Returns: nil if the file is not mapped, or /proc is not available.
     init?(of path: String) {
         var status = stat()
         guard stat(path, &status) == 0, let list = Self.list() else { return nil }

@@ -2,13 +2,13 @@ internal import CLMDB
 internal import Glibc
 internal import Synchronization
 
-/// How much of a store is in use.
+/// The usage of a store.
 public struct StoreUsage: Sendable {
-    /// Bytes of the data file up to its last used page: what it takes on disk.
+    /// Bytes of the data file up to its last used page: its size on disk.
     public var fileByteCount: Int
-    /// Bytes of pages that hold something; the rest of the file is free for reuse.
+    /// Bytes of pages in use; the rest of the file is free for reuse.
     public var usedByteCount: Int
-    /// The largest size the file may reach for new data.
+    /// The largest size of the file with new data.
     public var mapByteCount: Int
 }
 
@@ -30,17 +30,17 @@ extension Environment {
         return mdb_env_info(handle, &info) == MDB_SUCCESS ? UInt64(bitPattern: Int64(info.me_last_txnid)) : 0
     }
 
-    /// Pages that a write transaction could take before the map is full, as of the last commit: without those that a live
-    /// reader, or LMDB's own rule, holds back from reuse.
+    /// Pages that a write transaction can use before the map is full, as of the last commit, without those that an
+    /// active reader or LMDB's own rule keeps from reuse.
     func availablePages(atLeast wanted: Int) throws(StoreError) -> Int {
         let untouched = try untouchedPages()
-        // The free list is only read when it can matter.
+        // The free list is read only if it can matter.
         if untouched >= wanted { return untouched }
         let read = try beginRead(isPrivileged: true)
         return untouched + (try read.freePages(before: reuseHorizon))
     }
 
-    /// Pages that hold nothing, with those that are held back.
+    /// Free pages, including those kept from reuse.
     func emptyPages() throws(StoreError) -> Int { try untouchedPages() + freeListPages() }
 
     private func untouchedPages() throws(StoreError) -> Int {
@@ -74,7 +74,7 @@ extension Environment {
         return (filePages - (try read.freePages())) * pageByteCount
     }
 
-    /// Pages on the free list, of which a live reader may still hold some back.
+    /// Pages on the free list; an active reader may keep some of them from reuse.
     func freeListPages() throws(StoreError) -> Int {
         let read = try beginRead(isPrivileged: true)
         return try read.freePages()

@@ -15,19 +15,19 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
     }
 
     public enum Code: String, Sendable {
-        /// No page is left, in the map or on the disk. Reads go on; writes succeed again after something was deleted.
+        /// No page is left in the map or on the disk. Reads continue; writes succeed again after a deletion.
         case full
         /// Another process, or this one, has the store open.
         case inUse
-        /// The path is not a directory, is not accessible, or holds a file that is not ours.
+        /// The path is not a directory, is not accessible, or holds a foreign file.
         case refused
-        /// The file is shorter than its last page, a page is not what it says, or a sync failed.
+        /// The file is shorter than its last page, a page is inconsistent, or a sync failed.
         case damaged
         /// The queue of the writer, or the table of readers, is full. Retry.
         case overloaded
         /// The environment or the writer has been closed.
         case closed
-        /// LMDB returned a code that a correct program does not meet.
+        /// LMDB returned a code that a correct program does not cause.
         case unexpected
     }
 
@@ -60,12 +60,12 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
                 cause: code)
         case MDB_READERS_FULL:
             return StoreError(
-                .overloaded, "Could not \(what): too many readers at the same moment; retry.", cause: code)
+                .overloaded, "Could not \(what): too many concurrent readers; retry.", cause: code)
         case MDB_CORRUPTED, MDB_PAGE_NOTFOUND, MDB_INVALID, MDB_PANIC, MDB_VERSION_MISMATCH:
             return StoreError(
                 .damaged,
                 "Could not \(what): the data file is damaged or is not an LMDB file; move the store's directory away "
-                    + "and restart, the rank then starts empty.", cause: code)
+                    + "and restart the rank, which then starts empty.", cause: code)
         case EACCES, EPERM, ENOENT, ENOTDIR, EROFS:
             return StoreError(.refused, "Could not \(what); check the path and its permissions.", cause: code)
         default:

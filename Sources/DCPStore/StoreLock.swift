@@ -6,8 +6,8 @@ internal import Glibc
 /// database twice in the same process at the same time". An `flock` belongs to the open file description, so it
 /// excludes both, and the kernel releases it when the process dies.
 ///
-/// The file is text, `pid <holder>`, for whoever is told that the store is in use. What has to be remembered is in files of
-/// its own: see `StoreMark`.
+/// The file has the text `pid <holder>` for the error that a second opener gets. Durable marks are in separate files:
+/// see `StoreMark`.
 struct StoreLock: ~Copyable {
     static let fileName = "dcp-store.lock"
 
@@ -49,8 +49,8 @@ struct StoreLock: ~Copyable {
     }
 
     deinit {
-        // Not left to the close: a child that another thread is just starting still has a copy of the descriptor, and
-        // would keep the store locked until its exec.
+        // Closing the descriptor is not enough: a child that another thread is just starting has a copy, and would keep
+        // the store locked until its exec.
         flock(descriptor, LOCK_UN)
         Glibc.close(descriptor)
     }

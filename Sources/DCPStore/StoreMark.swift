@@ -1,14 +1,14 @@
 internal import Glibc
 
-/// What a store's directory remembers beside its data, whatever happens to the machine.
+/// Durable marks of a store, beside its data.
 ///
-/// Each mark is an empty file, there or not. No lines of the lock file: that one has to stay the inode that is locked, so
-/// nothing durable can take its place, and written in place it is empty for a moment. A name can neither be torn nor need
-/// a page of a disk that is full.
+/// Each mark is an optional empty file. They are not lines of the lock file, because that file must remain the locked
+/// inode: it cannot be replaced durably, and rewriting it in place would leave it empty for a moment. A file name
+/// cannot be torn, and needs no page of a full disk.
 enum StoreMark: String, CaseIterable {
     /// The store has been filled for the first time: from then on an empty data file is damage.
     case created = "dcp-store.created"
-    /// A sync of it failed, and nothing has verified it since.
+    /// A sync of the store failed, and it was not verified since.
     case suspect = "dcp-store.suspect"
 
     func isSet(in directory: String) -> Bool { access(path(in: directory), F_OK) == 0 }

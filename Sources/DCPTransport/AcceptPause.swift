@@ -1,10 +1,9 @@
 internal import Glibc
 internal import NIOCore
 
-/// Stops accepting for a moment when the system has no descriptor for one more connection.
+/// Pauses accepting if the system has no descriptor for another connection.
 ///
-/// NIO's own handler delays the next read, but the event loop still waits for the socket, which stays readable, and turns
-/// without end.
+/// NIO's own handler delays the next read, but the event loop still polls the socket, which stays readable, and spins.
 final class AcceptPause: ChannelInboundHandler {
     typealias InboundIn = Any
 

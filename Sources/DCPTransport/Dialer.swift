@@ -13,9 +13,9 @@ public final class Dialer {
         self.settings = settings
     }
 
-    /// Connects and says hello. The delegate hears `opened` or `closed`; when the connection itself cannot be made,
-    /// only `failed` is called, with `.unreachable`, or with `.invalidConfiguration` for plain TCP beyond this machine.
-    /// - Parameter role: what the certificate that answers has to be for, over TLS.
+    /// Connects and sends a hello. The delegate gets `opened` or `closed`; if the connection cannot be made, only
+    /// `failed` is called, with `.unreachable`, or with `.invalidConfiguration` for plain TCP to another machine.
+    /// - Parameter role: the role that the peer's certificate must have, over TLS.
     package func dial(
         _ endpoint: Endpoint, expecting role: CertificateRole, hello: Hello, delegate: any LinkDelegate,
         failed: @escaping (ServiceError) -> Void
@@ -43,13 +43,13 @@ public final class Dialer {
             let reason = NetworkFailure.reason(of: error)
             guard let number = NetworkFailure.number(of: error), [EACCES, EPERM].contains(number) else {
                 return bound.value.failed(
-                    ServiceError(.unreachable, "Nobody answers at \(endpoint) (\(reason)); is the daemon running?"))
+                    ServiceError(.unreachable, "No daemon answers at \(endpoint) (\(reason)); is it running?"))
             }
             bound.value.failed(
                 ServiceError(
                     .accessDenied,
-                    "uid \(geteuid()) may not connect to \(endpoint) (\(reason)); run as a user whom the socket and its "
-                        + "directory let through, and whom the daemon's allowed-uids or allowed-gids name."))
+                    "uid \(geteuid()) may not connect to \(endpoint) (\(reason)); run as a user whom the permissions "
+                        + "of the socket and its directory and the daemon's allowed-uids or allowed-gids admit."))
         }
     }
 }

@@ -1,14 +1,14 @@
 public import DCPCore
 internal import NIOCore
 
-/// Where plain TCP may be used.
+/// The rules for plain TCP.
 extension Endpoint {
     var isTCP: Bool {
         if case .tcp = self { return true }
         return false
     }
 
-    /// Whether only this machine reaches it. A name is not asked for: what it resolves to may change.
+    /// Whether only this machine can reach it. Host names are not resolved, because the result may change.
     private var isLoopback: Bool {
         guard case .tcp(let host, _) = self else { return true }
         switch try? SocketAddress(ipAddress: host, port: 0) {
@@ -18,13 +18,14 @@ extension Endpoint {
         }
     }
 
-    /// Refuses to listen with plain TCP beyond this machine, and within it unless that was asked for by name: nothing on
-    /// a plain TCP connection says who the peer is.
+    /// Refuses plain TCP except on loopback, and there unless it is explicitly allowed: nothing on a plain TCP
+    /// connection identifies the peer.
     public func checkPlainAllowed(insecureLoopbackOnly: Bool) throws(ServiceError) {
         guard isLoopback else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(self) is not a loopback address, and plain TCP is for loopback only; set tls-ca, tls-certificate and "
+                "\(self) is not a loopback address, and plain TCP is allowed only on loopback; set tls-ca, "
+                    + "tls-certificate and "
                     + "tls-key (dcpctl certs makes them), or use tcp:127.0.0.1:PORT or a Unix socket.")
         }
         guard !isTCP || insecureLoopbackOnly else {
@@ -35,12 +36,13 @@ extension Endpoint {
         }
     }
 
-    /// Refuses to dial plain TCP beyond this machine: anybody on the way could answer, and read along.
+    /// Refuses to connect to another machine by plain TCP: anyone on the path could answer, or read along.
     public func checkPlainDialAllowed() throws(ServiceError) {
         guard isLoopback else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(self) is not a loopback address, and plain TCP is for loopback only; give tls-ca, tls-certificate and "
+                "\(self) is not a loopback address, and plain TCP is allowed only on loopback; give tls-ca, "
+                    + "tls-certificate and "
                     + "tls-key (dcpctl certs makes them).")
         }
     }

@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPWire
 
 extension Frame {
-    /// Of no request: what a connection begins and ends with.
+    /// Frames without a request, at the beginning and end of a connection.
     static func greeting(_ message: Message) -> Frame {
         Frame(epoch: .none, tag: Tag(client: ClientID(0), number: 0), message: message)
     }

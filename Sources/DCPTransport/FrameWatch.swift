@@ -1,17 +1,16 @@
 internal import DCPCore
 internal import NIOCore
 
-/// Bounds the frame that is on its way over one link, in time and, with those of all links, in bytes. Confined to the link's
-/// loop.
+/// Limits the unfinished frame of one link in time and, together with those of all links, in bytes.
 ///
-/// Until the hello, `handshakeTimeout` and the limits before it bound all that there is; from then on this does.
+/// Confined to the link's loop. Before the hello, `handshakeTimeout` and its limits apply; from then on this does.
 final class FrameWatch {
     private let eventLoop: any EventLoop
     private let timeout: TimeAmount
     private let frames: UnfinishedFrames
     /// Called when the peer is refused.
     private let refuse: (RefusalCause, ServiceError) -> Void
-    /// Of the frame on its way: when its first bytes came, how many there are, and its number when they are counted.
+    /// The unfinished frame: when its first bytes arrived, their number, and the frame's number if it is counted.
     private var current: (since: NIODeadline, byteCount: Int, number: UInt64?)?
     private var check: Scheduled<Void>?
 
@@ -22,10 +21,10 @@ final class FrameWatch {
         self.refuse = refuse
     }
 
-    /// Bytes have come.
+    /// Bytes have arrived.
     /// - Parameters:
-    ///   - byteCount: what there is of a frame whose end has not come.
-    ///   - hasEnded: whether the frame that was on its way has.
+    ///   - byteCount: the bytes received of an unfinished frame.
+    ///   - hasEnded: whether the previously unfinished frame is complete.
     func received(unfinished byteCount: Int, hasEnded: Bool) {
         if hasEnded || byteCount == 0 { forget() }
         guard byteCount > 0 else { return }
@@ -53,7 +52,7 @@ final class FrameWatch {
         current = nil
     }
 
-    /// One timer per link, re-armed while a frame is on its way: most end long before it comes.
+    /// One timer per link, re-armed while a frame is unfinished: most frames end long before it fires.
     private func scheduleCheck(in time: TimeAmount) {
         let bound = NIOLoopBound(Weak(watch: self), eventLoop: eventLoop)
         check = eventLoop.scheduleTask(in: time) { bound.value.watch?.checkTime() }
@@ -68,19 +67,20 @@ final class FrameWatch {
             .unfinishedFrame,
             ServiceError(
                 .deadlineExceeded,
-                "\(current.byteCount) bytes of a frame came, and in \(timeout.nanoseconds / 1_000_000) ms not its end; the "
-                    + "connection was closed. Send smaller frames, or raise frame-timeout."))
+                "\(current.byteCount) bytes of a frame arrived, but the rest did not follow within "
+                    + "\(timeout.nanoseconds / 1_000_000) ms; the connection was closed. Send smaller frames, or "
+                    + "raise frame-timeout."))
     }
 
     private func overBudget(_ number: UInt64) {
-        // Its end may have come since that was decided.
+        // Its end may have arrived since the decision.
         guard current?.number == number else { return }
         refuse(
             .tooManyUnfinished,
             ServiceError(
                 .overloaded,
-                "Frames that have begun and not ended hold more than \(frames.byteCountMax) bytes of this daemon, the "
-                    + "limit, and this connection's began first; try again, or raise unfinished-frames-limit."))
+                "Unfinished frames hold more than the limit of \(frames.byteCountMax) bytes in this daemon, and this "
+                    + "connection's is the oldest; try again, or raise unfinished-frames-limit."))
     }
 
     /// Timers and the budget must not keep a link alive.

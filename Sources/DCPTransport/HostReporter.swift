@@ -3,14 +3,14 @@ package import DCPWire
 package import NIOCore
 internal import NIOPosix
 
-/// Answers host report requests of one daemon: looks off the loop, since a file system of the network may hang, and once
-/// at a time, so that requests cannot fill the pool's queue.
+/// Answers host report requests of one daemon. It inspects the host off the loop, because a network file system may
+/// hang, and once at a time, so that requests cannot fill the pool's queue.
 package final class HostReporter {
     private let look: (@Sendable () -> HostReport)?
     private let eventLoop: any EventLoop
     private var isLooking = false
 
-    /// - Parameter look: runs on a thread of its own and may block; nil when there is no host, as in a simulation.
+    /// - Parameter look: runs on a separate thread and may block; nil without a host, as in a simulation.
     package init(_ look: (@Sendable () -> HostReport)?, eventLoop: any EventLoop) {
         self.look = look
         self.eventLoop = eventLoop
@@ -20,18 +20,22 @@ package final class HostReporter {
     package func report(_ answer: @escaping (Result<HostReport, ServiceError>) -> Void) {
         eventLoop.preconditionInEventLoop()
         guard let look else {
-            return answer(.failure(ServiceError(.invalidRequest, "This daemon does not look at its host.")))
+            return answer(.failure(ServiceError(.invalidRequest, "This daemon does not inspect its host.")))
         }
         guard !isLooking else {
             return answer(
-                .failure(ServiceError(.overloaded, "Another client asks this daemon about its host; try again.")))
+                .failure(
+                    ServiceError(
+                        .overloaded,
+                        "This daemon is already inspecting its host for another client; "
+                            + "try again.")))
         }
         isLooking = true
         let bound = NIOLoopBound((self, answer), eventLoop: eventLoop)
         NIOThreadPool.singleton.runIfActive(eventLoop: eventLoop, look).whenComplete { result in
             let (reporter, answer) = bound.value
             reporter.isLooking = false
-            answer(result.mapError { ServiceError(.shuttingDown, "The daemon stops: \($0).") })
+            answer(result.mapError { ServiceError(.shuttingDown, "The daemon is stopping: \($0).") })
         }
     }
 }

@@ -2,21 +2,23 @@ package import DCPCore
 package import DCPWire
 package import NIOCore
 
-/// What has come over a connection, cut into frames. Confined to the connection's event loop.
+/// Splits the bytes of a connection into frames.
 ///
-/// A frame that comes whole with others is a slice of the buffer that they came in. One that does not is given memory of its
-/// own size as soon as its header is known, and a socket reads the rest of it to where it belongs: see `window`.
+/// Confined to the connection's event loop. A frame that arrives completely is a slice of the receive buffer. An
+/// incomplete one gets memory of its size as soon as its header is known, and the socket reads the rest directly into
+/// it: see `window`.
 package final class InboundFrames {
     private var decoder = FrameDecoder(limits: .beforeHello)
-    /// Less than a header, between two calls; or what has just come.
+    /// Between two calls less than a header; otherwise the bytes just received.
     private var bytes = ByteBuffer()
     private var partial: PartialFrame?
-    /// The last one to be partial, now whole.
+    /// The previously partial frame, now complete.
     private var whole: (frame: ByteBuffer, checksum: UInt32)?
-    /// Where payloads may lie that do not follow their frames.
+    /// The memory of payloads that do not follow their frames.
     var memory: (any PayloadMemory)?
 
-    /// What a link reads in one turn of its loop, so that the other links have theirs; a socket holds less by default.
+    /// The bytes that a link reads in one turn of its loop, so that other links get their share; a socket holds less by
+    /// default.
     package static let windowByteCountMax = 1 << 20
 
     package init() {}
@@ -28,16 +30,16 @@ package final class InboundFrames {
 
     var wasOverLimit: Bool { decoder.wasOverLimit }
 
-    /// Memory of a frame that is not whole.
+    /// Memory of an unfinished frame.
     var unfinishedByteCount: Int { partial?.writtenByteCount ?? bytes.readableBytes }
 
-    /// Whether the next bytes belong to a window.
+    /// Whether the next bytes go into a window.
     var hasWindow: Bool { partial != nil }
 
-    /// Where the next bytes of a frame belong that is not whole: what is read into it goes to `append`. nil when any buffer does.
+    /// Where to read the next bytes of an unfinished frame; pass the result to `append`. nil if any buffer may be used.
     package var window: ByteBuffer? { partial?.window(byteCountMax: Self.windowByteCountMax) }
 
-    /// Takes what has come: out of the window, or in any buffer.
+    /// Takes received bytes, from the window or in any buffer.
     package func append(_ new: inout ByteBuffer) {
         if let partial {
             partial.take(&new)
@@ -49,7 +51,8 @@ package final class InboundFrames {
         if bytes.readableBytes == 0 { bytes = new } else { bytes.writeBuffer(&new) }
     }
 
-    /// The next frame; nil when it is not whole. - Throws: as `FrameDecoder.next`.
+    /// The next complete frame, or nil.
+    /// - Throws: as `FrameDecoder.next`.
     package func next() throws(ServiceError) -> Frame? {
         if let (frame, checksum) = whole {
             whole = nil
@@ -74,11 +77,11 @@ package final class InboundFrames {
     }
 }
 
-/// A frame that is being received, in memory of its own.
+/// A frame that is being received, in its own memory.
 private final class PartialFrame {
     private let memory: UnsafeMutableRawBufferPointer
     private(set) var filledByteCount = 0
-    /// Of all behind the header, while it is in the cache.
+    /// The checksum of everything after the header, computed while it is in the CPU cache.
     private var checksum = CRC32C()
     private var isFinished = false
 
@@ -95,19 +98,19 @@ private final class PartialFrame {
 
     var isWhole: Bool { filledByteCount == memory.count }
 
-    /// What it takes of the system's memory: a huge page is there when its first byte is written.
+    /// Its use of the system's memory: writing the first byte of a huge page allocates all of it.
     var writtenByteCount: Int { min(TensorMemory.writtenByteCount(filledByteCount, of: memory.count), memory.count) }
 
     private var rest: UnsafeMutableRawBufferPointer {
         UnsafeMutableRawBufferPointer(rebasing: memory[filledByteCount...])
     }
 
-    /// It owns nothing: the channel hands it on with what was read into it, and keeps none; when nothing was, it is gone.
+    /// It owns nothing: the channel passes it on with the bytes read into it, or drops it if nothing was read.
     func window(byteCountMax: Int) -> ByteBuffer {
         TensorMemory.window(UnsafeMutableRawBufferPointer(rebasing: rest.prefix(byteCountMax)))
     }
 
-    /// Takes as many bytes as it lacks. Those of a window are in their place.
+    /// Takes its missing bytes. Bytes of a window are already in place.
     func take(_ new: inout ByteBuffer) {
         let count = min(new.readableBytes, rest.count)
         new.readWithUnsafeReadableBytes { bytes in
@@ -123,7 +126,7 @@ private final class PartialFrame {
         }
     }
 
-    /// The whole frame, and the checksum of all behind its header.
+    /// The complete frame, and the checksum of everything after its header.
     func finish() -> (ByteBuffer, UInt32) {
         precondition(isWhole && !isFinished)
         isFinished = true

@@ -3,12 +3,12 @@ public import DCPWire
 internal import NIOCore
 internal import NIOSSL
 
-/// One connection that carries frames. Confined to its event loop.
+/// A connection that carries frames.
 ///
-/// Lifecycle: `greeting → open → closed`. A dialling link sends its hello at once, over TLS when the other side's
-/// certificate has the role that was dialled; an accepting one waits for it, and over TLS takes it when the certificate
-/// has the role that the hello claims. Both give up after `handshakeTimeout`. Until then nothing but a hello is read,
-/// with the limits of `.beforeHello`.
+/// Confined to its event loop. Lifecycle: `greeting → open → closed`. A dialling link sends its hello immediately, over
+/// TLS after checking that the peer's certificate has the expected role. An accepting link waits for the hello, and
+/// over TLS accepts it if the certificate has the role that the hello states. Both give up after `handshakeTimeout`.
+/// Until then only a hello is read, with the limits of `.beforeHello`.
 public final class Link {
     private enum State {
         case greeting(deadline: Scheduled<Void>)
@@ -16,7 +16,7 @@ public final class Link {
         case closed
     }
 
-    /// How the connection came to be: decides who speaks first.
+    /// Which side opened the connection; it sends the first frame.
     enum Side {
         case dialled(Endpoint, expecting: CertificateRole, hello: Hello)
         case accepted(by: CertificateRole)
@@ -33,21 +33,21 @@ public final class Link {
     private let side: Side
     private let settings: LinkSettings
     private(set) weak var delegate: (any LinkDelegate)?
-    /// nil where payloads always go with their frames.
+    /// nil if payloads always go with their frames.
     let memory: LinkMemory?
     /// nil over a connection without TLS.
     private let tls: NIOSSLHandler?
-    /// Told once, when the hello has been accepted.
+    /// Called once, when the hello has been accepted.
     private var authenticated: (() -> Void)?
-    /// Called once, before the delegate hears of the end, when the peer was refused.
+    /// Called once, before the delegate's `closed`, if the peer was refused.
     var refused: ((RefusalCause) -> Void)?
     private(set) var wasAuthenticated = false
-    /// Who the peer is as a client: at first what the socket says, with its hello what its certificate does.
+    /// The peer's identity as a client: first from the socket, and after its hello from its certificate.
     package private(set) var caller: Caller
     private var turnedAway: Refusal?
     private var state: State
     let inbound = InboundFrames()
-    /// Of the frame whose first bytes are in `inbound`; from the hello on.
+    /// Watches the frame whose first bytes are in `inbound`; from the hello on.
     private var frameWatch: FrameWatch?
     private var outboundByteCount = 0
     private var lastWriteProgress: NIODeadline
@@ -60,14 +60,14 @@ public final class Link {
     /// Total bytes over the life of the link.
     public private(set) var receivedByteCount: UInt64 = 0
     public private(set) var sentByteCount: UInt64 = 0
-    /// Why this side refused the peer, if it did: it was not let in, or broke the protocol.
+    /// Why this side refused the peer, if it did: it had no access, or violated the protocol.
     public private(set) var refusal: RefusalCause?
 
     /// - Parameters:
-    ///   - passage: by which memory may come to be shared.
+    ///   - passage: the way to share memory, if any.
     ///   - tls: in the channel's pipeline before this link.
-    ///   - turnedAway: why the connection is closed as soon as it is there.
-    ///   - caller: who the peer is, where its certificate does not say.
+    ///   - turnedAway: why the connection is closed immediately, if it is.
+    ///   - caller: the peer's identity, unless its certificate states it.
     ///   - authenticated: called when the hello has been accepted.
     init(
         channel: any Channel, side: Side, settings: LinkSettings, delegate: any LinkDelegate,
@@ -112,7 +112,7 @@ public final class Link {
     }
 
     /// Sends a frame.
-    /// - Throws: `.overloaded` when too many bytes wait for this peer, `.rankUnavailable` when the link is closed,
+    /// - Throws: `.overloaded` if too many bytes are queued for this peer, `.rankUnavailable` if the link is closed,
     ///   `.invalidRequest` for a payload over the limit, which the peer would refuse.
     public func send(_ frame: Frame) throws(ServiceError) {
         channel.eventLoop.preconditionInEventLoop()
@@ -124,28 +124,31 @@ public final class Link {
         guard fieldsByteCount <= settings.frameLimits.fieldsByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
-                "A \(frame.message.type) frame for \(peer.sender) has \(fieldsByteCount) bytes of fields, the limit is "
-                    + "\(settings.frameLimits.fieldsByteCountMax); ask about fewer sequences at once.")
+                "A \(frame.message.type) frame for \(peer.sender) has \(fieldsByteCount) bytes of fields, but the "
+                    + "limit is "
+                    + "\(settings.frameLimits.fieldsByteCountMax); request fewer sequences at once.")
         }
         guard outboundByteCount <= settings.outboundByteCountMax else {
             throw ServiceError(
                 .overloaded,
-                "\(outboundByteCount) bytes already wait for \(peer.sender), the limit is "
-                    + "\(settings.outboundByteCountMax); send fewer steps at once, or smaller ones.")
+                "\(outboundByteCount) bytes are already queued for \(peer.sender), but the limit is "
+                    + "\(settings.outboundByteCountMax); send fewer or smaller steps at once.")
         }
         let payloadByteCount = body.payload.readableByteCount
         guard payloadByteCount <= settings.frameLimits.payloadByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
-                "A \(frame.message.type) frame for \(peer.sender) has \(payloadByteCount) bytes of payload, the limit is "
+                "A \(frame.message.type) frame for \(peer.sender) has \(payloadByteCount) bytes of payload, but the "
+                    + "limit is "
                     + "\(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl submit --chunk)."
             )
         }
-        // Behind all that may refuse the frame: what is put into memory has to be named, or it is never taken.
+        // After all checks that may refuse the frame: a payload in memory must be named by a frame, or it is never
+        // taken.
         write(frame.encode(body, inMemory: try memoryPlace(for: body.payload)))
     }
 
-    /// Closes at once; what the peer has not taken by then is lost.
+    /// Closes immediately; queued bytes are lost.
     public func close(_ reason: ServiceError) {
         channel.eventLoop.preconditionInEventLoop()
         if closeReason == nil { closeReason = reason }
@@ -153,7 +156,7 @@ public final class Link {
         channel.close(promise: nil)
     }
 
-    /// Tells the peer why, and closes when that and everything before it has been written.
+    /// Sends the peer the reason, and closes when it and everything before it has been written.
     public func closeWhenFlushed(_ reason: ServiceError) {
         channel.eventLoop.preconditionInEventLoop()
         guard closeReason == nil else { return }
@@ -180,7 +183,7 @@ public final class Link {
         isFlushDue = true
     }
 
-    /// What a turn of the loop has written leaves in one system call, behind what the turn reads.
+    /// Everything written in a turn of the loop is sent in one system call, after the turn's reads.
     private func flush() {
         guard isFlushDue else { return }
         isFlushDue = false
@@ -193,7 +196,7 @@ public final class Link {
         if closesWhenFlushed, outboundByteCount == 0 { channel.close(promise: nil) }
     }
 
-    /// A peer that does not read would hold our memory for ever. One timer per link, re-armed while bytes wait.
+    /// A peer that does not read would hold memory forever. One timer per link, re-armed while bytes are queued.
     private func scheduleStallCheck() {
         let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
         stallCheck = channel.eventLoop.scheduleTask(in: settings.stallTimeout) { bound.value.link?.checkStall() }
@@ -207,7 +210,8 @@ public final class Link {
             close(
                 ServiceError(
                     .deadlineExceeded,
-                    "\(peer?.sender ?? "The peer") read nothing of \(outboundByteCount) waiting bytes for \(seconds) s; "
+                    "\(peer?.sender ?? "The peer") read none of the \(outboundByteCount) queued bytes within "
+                        + "\(seconds) s; "
                         + "the connection was closed."))
         } else {
             scheduleStallCheck()
@@ -219,7 +223,8 @@ public final class Link {
         let milliseconds = settings.handshakeTimeout.nanoseconds / 1_000_000
         let error = ServiceError(
             .deadlineExceeded,
-            "The peer sent no hello within \(milliseconds) ms; the connection was closed. handshake-timeout allows more."
+            "The peer sent no hello within \(milliseconds) ms; the connection was closed. Raise handshake-timeout to "
+                + "allow more."
         )
         if case .accepted = side, refusal == nil { refusal = .timeout }
         close(error)
@@ -266,13 +271,13 @@ extension Link {
                 closeReason = TLSFailure.dialError(error, identity: identity, endpoint: "\(endpoint)")
             }
         } else if case .uncleanShutdown? = error as? NIOSSLError {
-            // The peer's end, without a farewell: what a killed process leaves.
+            // The peer closed the connection without a failure frame, as a killed process does.
         } else {
             closeReason = ServiceError(.rankUnavailable, "The connection failed: \(NetworkFailure.reason(of: error)).")
         }
     }
 
-    /// Turns a peer away that has not said hello yet. It is told why unless TLS stands between.
+    /// Refuses a peer that has not sent a hello yet. It gets the reason unless TLS is in between.
     func refuse(_ new: Refusal) {
         guard closeReason == nil else { return }
         refusal = new.cause
@@ -312,7 +317,7 @@ extension Link {
             self, closed: closeReason ?? ServiceError(.rankUnavailable, "The peer closed the connection."))
     }
 
-    /// Also for a connection that ends before it was active.
+    /// Also for a connection that ends before it is active.
     func tellRefusal() {
         guard let refusal else { return }
         refused?(refusal)
@@ -326,7 +331,7 @@ extension Link {
         case .greeting(let deadline):
             let peer = try greet(frame)
             deadline.cancel()
-            // Writing the welcome to a peer that has gone closes the link, and its owner has been told.
+            // Writing the welcome to a peer that has gone closes the link and notifies its owner.
             guard case .greeting = state else { return }
             state = .open(peer)
             inbound.limits = settings.frameLimits
@@ -363,7 +368,7 @@ extension Link {
                 try identity.check(hello, acceptedBy: role)
                 caller = identity.caller
             } else if hello.role != .client {
-                // Whose rights end somewhere is no daemon.
+                // A peer with limited rights cannot be a daemon.
                 try caller.check(.administer, for: "a hello as \(hello.sender)")
             }
             guard let delegate else { throw ServiceError(.shuttingDown, "The daemon is stopping; try again later.") }
@@ -376,7 +381,7 @@ extension Link {
         }
     }
 
-    /// Ends the connection over something the peer sent, telling it why in its own protocol where that is possible.
+    /// Closes the connection because of something the peer sent, with a failure frame if possible.
     func refuse(_ error: ServiceError) {
         refusal = cause(of: error)
         if case .accepted = side {

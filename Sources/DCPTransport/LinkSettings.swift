@@ -4,10 +4,10 @@ public import NIOCore
 
 /// The bounds of one connection.
 public struct LinkSettings: Sendable {
-    /// What a peer that has said hello may send in one frame.
+    /// Limits of a frame from a peer after its hello.
     public var frameLimits: FrameLimits
-    /// Bytes that may wait to be written to one peer. One more frame is refused, and its sender answers with a
-    /// retryable error.
+    /// Bytes that may be queued for one peer. Further frames are refused, and their sender answers with a retryable
+    /// error.
     public var outboundByteCountMax: Int
     /// From the connection to the peer's hello or welcome.
     public var handshakeTimeout: TimeAmount
@@ -15,16 +15,17 @@ public struct LinkSettings: Sendable {
     public var stallTimeout: TimeAmount
     /// From a frame's first byte to its last.
     public var frameTimeout: TimeAmount
-    /// What the links of these settings may hold of frames that have not ended; copies of the settings share it.
+    /// The limit of unfinished frames over all links with these settings; copies of the settings share it.
     public var unfinishedFrames: UnfinishedFrames
-    /// What a listener grants to whom it does not know yet.
+    /// A listener's limits for unidentified peers.
     public var admission: AdmissionLimits
-    /// Who may connect to a Unix socket; nil asks nobody who they are, which is for tests.
+    /// Who may connect to a Unix socket; nil admits everyone, for tests.
     public var unixAccess: UnixAccess?
-    /// All TCP is TLS with these, both ways; nil makes all TCP plain, which `SocketNetwork` dials on loopback only.
+    /// Credentials for TLS on all TCP connections, in both directions; nil makes all TCP plain, which `SocketNetwork`
+    /// allows only on loopback.
     public var tls: TLSCredentials?
-    /// Memory for payloads that both ends have, between ranks, where the network can pass it and the peer has said that it would;
-    /// nil has payloads go with their frames.
+    /// Shared memory for payloads between ranks, used if the network can pass it and the peer supports it; nil sends
+    /// payloads with their frames.
     public var memory: MemorySettings?
     /// What carries it.
     public var network: any Network
@@ -48,7 +49,7 @@ public struct LinkSettings: Sendable {
         self.network = network
     }
 
-    /// What hellos of these settings say.
+    /// The features in hellos with these settings.
     package var features: Hello.Features { memory == nil ? [] : [.sharedMemory] }
 
     func passage(at endpoint: Endpoint) -> (any MemoryPassage)? {

@@ -12,14 +12,14 @@ public final class Listener {
     private var channel: (any Channel)?
     private var admission: Admission
 
-    /// Of the connections that came here.
+    /// Counters of the connections accepted here.
     public private(set) var refused = RefusedConnections()
 
-    /// Where it listens, with the port the system chose when 0 was asked for.
+    /// Its address, with the port chosen by the system if 0 was requested.
     public private(set) var endpoint: Endpoint
 
     /// - Parameters:
-    ///   - role: whose listener it is: what peers may claim to be depends on it.
+    ///   - role: the daemon's role, which determines the roles that peers may have.
     ///   - inheritedSocket: a socket of that endpoint which listens already, passed by a service manager. It is
     ///     the manager's: its file stays when this listener stops, and clients wait in its queue until the next one
     ///     starts.
@@ -35,9 +35,9 @@ public final class Listener {
         self.settings = settings
     }
 
-    /// Starts to accept. A stale socket file is replaced: whoever owns the store beside it owns the path, so the caller
-    /// opens its store first.
+    /// Starts accepting.
     ///
+    /// A stale socket file is replaced: the owner of the store also owns the path, so the caller opens its store first.
     /// The future fails with a `ServiceError` that names the endpoint.
     package func start(delegate: any LinkDelegate) -> EventLoopFuture<Void> {
         eventLoop.preconditionInEventLoop()
@@ -56,7 +56,7 @@ public final class Listener {
         }
     }
 
-    /// Decides about a connection before its first byte is read.
+    /// Admits or refuses a connection before its first byte is read.
     private func admit(_ channel: any Channel, delegate: any LinkDelegate) -> EventLoopFuture<Void> {
         let bound = NIOLoopBound((listener: self, delegate: delegate), eventLoop: eventLoop)
         guard case .unix = endpoint, let access = settings.unixAccess else {
@@ -108,14 +108,15 @@ public final class Listener {
         guard inheritedSocket == nil else { return }
         switch endpoint {
         case .unix(let path):
-            // Whom the mode lets in is still asked for. Before this instant the peer's credentials guard it alone.
+            // The peer's credentials are checked in addition to the mode; before this call only they protect the
+            // socket.
             chmod(path, settings.unixAccess?.namesOthers == true ? 0o666 : 0o600)
         case .tcp(let host, let port):
             if port == 0, let chosen = channel.localAddress?.port { endpoint = .tcp(host: host, port: chosen) }
         }
     }
 
-    /// Stops to accept; links that are open stay.
+    /// Stops accepting; open links stay.
     public func stop() {
         eventLoop.preconditionInEventLoop()
         channel?.close(promise: nil)

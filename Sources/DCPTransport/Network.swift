@@ -3,11 +3,11 @@ internal import Glibc
 public import NIOCore
 internal import NIOPosix
 
-/// How connections come to be: sockets in the daemons, a simulated network where a seed decides what arrives and when.
+/// Creates connections: sockets in the daemons, or a simulated network in which a seed decides what arrives and when.
 ///
 /// Called on `eventLoop`, which every channel it makes belongs to.
 public protocol Network: AnyObject, Sendable {
-    /// Whether nobody else is on it: plain TCP may then go to any address.
+    /// Whether it is private: plain TCP may then connect to any address.
     var isPrivate: Bool { get }
 
     /// Accepts connections at an endpoint until the channel is closed.
@@ -23,7 +23,7 @@ public protocol Network: AnyObject, Sendable {
         initialize: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
     ) -> EventLoopFuture<any Channel>
 
-    /// By which one end of a connection at an endpoint passes memory to the other; nil where that cannot be.
+    /// The way to pass memory between the ends of a connection at an endpoint; nil if it is not possible.
     /// - Parameter isOpen: whether other users than this process's may be at the other end.
     func passage(at endpoint: Endpoint, isOpen: Bool) -> (any MemoryPassage)?
 }
@@ -34,7 +34,7 @@ public final class SocketNetwork: Network {
 
     public var isPrivate: Bool { false }
 
-    /// - Parameter inheritedSocket: a socket that listens already, which `listen` takes instead of making one.
+    /// - Parameter inheritedSocket: an already listening socket, which `listen` uses instead of creating one.
     public init(inheritedSocket: CInt? = nil) { self.inheritedSocket = inheritedSocket }
 
     public func listen(
@@ -74,14 +74,14 @@ public final class SocketNetwork: Network {
         switch endpoint {
         case .unix(let path): return bootstrap.connect(unixDomainSocketPath: path)
         case .tcp(let host, let port):
-            // The resolver is a thread, for what needs no looking up.
+            // Avoids the resolver's thread for addresses that need no look-up.
             if let address = try? SocketAddress(ipAddress: host, port: port) { return bootstrap.connect(to: address) }
             return bootstrap.connect(host: host, port: port)
         }
     }
 
-    /// Two ends of a Unix socket are on one kernel, whatever their namespaces, and the kernel has said who the other is. Over TCP
-    /// neither is known.
+    /// Both ends of a Unix socket are on one kernel, whatever their namespaces, and the kernel identifies the peer.
+    /// Over TCP neither is certain.
     public func passage(at endpoint: Endpoint, isOpen: Bool) -> (any MemoryPassage)? {
         guard case .unix(let path) = endpoint else { return nil }
         return SocketPassage(beside: path, mode: isOpen ? 0o666 : 0o600)

@@ -2,9 +2,9 @@ internal import Glibc
 internal import NIOCore
 internal import NIOPosix
 
-/// Why a socket failed, in the system's words.
+/// The reason for a socket failure, in the system's words.
 package enum NetworkFailure {
-    /// The error number, when it is the system that refused.
+    /// The error number, if the system refused.
     package static func number(of error: any Error) -> CInt? {
         if let failure = error as? NIOConnectionError, let first = failure.connectionErrors.first {
             return number(of: first.error)

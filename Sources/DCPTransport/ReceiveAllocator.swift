@@ -1,16 +1,14 @@
 internal import NIOCore
 
-/// Where a channel's socket reads to: into the frame that is being received, else into a buffer about as large as what came of
-/// late.
+/// The destination of a channel's reads: the frame being received, or a buffer sized by recent reads.
 ///
-/// There is one read a turn (`SocketNetwork`), so a window is used once.
-///
-/// `@unchecked Sendable`: used on the channel's event loop only.
+/// There is one read per turn (`SocketNetwork`), so a window is used once. `@unchecked Sendable`: used only on the
+/// channel's event loop.
 struct ReceiveAllocator: RecvByteBufferAllocator, @unchecked Sendable {
     private let frames: InboundFrames
     private var sizes = AdaptiveRecvByteBufferAllocator(minimum: 1 << 10, initial: 8 << 10, maximum: 64 << 10)
 
-    /// Without TLS: what a socket reads there is not what a frame consists of.
+    /// Only without TLS: with TLS, the socket's bytes are not the frame's.
     static func install(_ frames: InboundFrames, on channel: any Channel) {
         // A channel without a socket has no such options, and brings buffers of its own.
         guard let options = channel.syncOptions else { return }

@@ -1,9 +1,9 @@
 package import DCPCore
 package import DCPWire
 
-/// A request that has come over a link and waits for its answer.
+/// A request that arrived over a link and waits for its answer.
 package struct Call<R: Request> {
-    /// nil when the client has gone.
+    /// nil if the client has gone.
     package private(set) weak var link: Link?
     package let tag: Tag
     package let epoch: Epoch
@@ -15,7 +15,7 @@ package struct Call<R: Request> {
     }
 }
 
-/// What a daemon does on each request that it takes. A request is in it once: with its handler.
+/// The handlers of a daemon's requests, one for each request.
 package struct RequestTable<Server>: Sendable {
     private typealias Handler = @Sendable (Server, EncodedBody, Frame, Link) -> Result<Void, ServiceError>
 
@@ -26,7 +26,7 @@ package struct RequestTable<Server>: Sendable {
     package mutating func on<R: Request>(
         _ request: R.Type, _ handler: @escaping @Sendable (Server, R, Call<R>) -> Void
     ) {
-        precondition(handlers[R.type] == nil, "\(R.type) has a handler already")
+        precondition(handlers[R.type] == nil, "\(R.type) already has a handler")
         handlers[R.type] = { server, body, frame, link in
             Result { () throws(ServiceError) in
                 try link.caller.check(R.right, for: "\(R.type)")
@@ -37,13 +37,16 @@ package struct RequestTable<Server>: Sendable {
         }
     }
 
-    /// Reads a request and hands it over.
-    /// - Throws: `.accessDenied` when its sender may not; `.protocolViolation` for one that this daemon does not take, or whose
-    ///   fields cannot be read. Nothing has been done then, and the frame was whole: the connection may go on.
+    /// Decodes a request and passes it to its handler.
+    /// - Throws: `.accessDenied` if its sender lacks the right; `.protocolViolation` if this daemon does not accept it,
+    ///   or its fields cannot be decoded. Then nothing was done, and the frame was complete: the connection may stay
+    ///   open.
     package func handle(_ body: EncodedBody, of frame: Frame, from link: Link, by server: Server) throws(ServiceError) {
         guard let handler = handlers[body.type] else {
             throw ServiceError(
-                .protocolViolation, "A client sent a \(body.type) frame, which this daemon does not take; see Protocol."
+                .protocolViolation,
+                "A client sent a \(body.type) frame, which this daemon does not accept; see "
+                    + "Protocol."
             )
         }
         try handler(server, body, frame, link).get()

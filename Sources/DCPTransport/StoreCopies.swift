@@ -3,11 +3,11 @@ package import DCPWire
 package import NIOCore
 internal import NIOPosix
 
-/// States of a daemon's store that backups read. Confined to the daemon's event loop; the disk is read off it.
+/// The snapshots of a daemon's store that backups read. Confined to the daemon's event loop; the disk is read off it.
 package final class StoreCopies {
-    /// While one is held no page that is freed is used again, and the file grows by what is written.
+    /// While one is held, freed pages are not reused, and the file grows by everything written.
     package static let heldMax = 2
-    /// One that nobody reads for so long is let go.
+    /// A snapshot not read for this time is dropped.
     package static let patience = TimeAmount.seconds(60)
 
     private struct Held {
@@ -16,25 +16,26 @@ package final class StoreCopies {
         var expiry: Scheduled<Void>
     }
 
-    /// Runs what blocks on the disk, anywhere but on the loop.
+    /// Runs blocking disk work off the loop.
     package typealias DiskWork = @Sendable (_ work: @escaping @Sendable () -> Void) -> Void
 
     private let eventLoop: any EventLoop
     private let diskWork: DiskWork
     private var held: [UInt64: Held] = [:]
 
-    /// - Parameter diskWork: NIO's threads unless given, for simulations.
+    /// - Parameter diskWork: by default NIO's threads; simulations pass another.
     package init(eventLoop: any EventLoop, diskWork: DiskWork? = nil) {
         self.eventLoop = eventLoop
         self.diskWork = diskWork ?? { work in NIOThreadPool.singleton.submit { _ in work() } }
     }
 
-    /// - Throws: `.overloaded` when there are too many.
+    /// - Throws: `.overloaded` if there are too many.
     package func hold(_ number: UInt64, _ copy: () throws(ServiceError) -> StoredPagesReader) throws(ServiceError) {
         guard held.count < Self.heldMax else {
             throw ServiceError(
                 .overloaded,
-                "\(held.count) backups hold this store already, the limit is \(Self.heldMax); try again when one has ended."
+                "\(held.count) backups are already copying this store, which is the limit of \(Self.heldMax); try "
+                    + "again when one has ended."
             )
         }
         held[number] = Held(read: try copy(), expiry: expiry(of: number))
@@ -43,7 +44,7 @@ package final class StoreCopies {
     private func expiry(of number: UInt64) -> Scheduled<Void> {
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         return eventLoop.scheduleTask(in: Self.patience) {
-            // One that is being read begins a new patience when that is done.
+            // The time-out of a snapshot being read restarts when the read has ended.
             if bound.value.held[number]?.isBeingRead == false { bound.value.held[number] = nil }
         }
     }
@@ -56,11 +57,17 @@ package final class StoreCopies {
                 .failure(
                     ServiceError(
                         .conflict,
-                        "This daemon holds no copy \(request.number) of its store: it was restarted, or nobody has read it for "
-                            + "\(Self.patience.nanoseconds / 1_000_000_000) s. Begin the backup again.")))
+                        "This daemon holds no copy \(request.number) of its store: it was restarted, or the copy was "
+                            + "not read for "
+                            + "\(Self.patience.nanoseconds / 1_000_000_000) s. Start the backup again.")))
         }
         guard !copy.isBeingRead else {
-            return answer(.failure(ServiceError(.overloaded, "This copy is being read; read it part by part.")))
+            return answer(
+                .failure(
+                    ServiceError(
+                        .overloaded,
+                        "This copy is already being read; send one request at a "
+                            + "time.")))
         }
         copy.expiry.cancel()
         held[request.number]!.isBeingRead = true

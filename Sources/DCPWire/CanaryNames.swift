@@ -1,12 +1,12 @@
-/// The names of what health checks use: a step through all ranks, whose tokens are never committed.
+/// The names used by health checks, which send a step through all ranks and never commit its tokens.
 ///
-/// A rank takes a canary's tokens also when its store takes no others, since they stay in RAM; the coordinator does not evict
-/// its sequence, which would free nothing.
+/// A rank accepts a canary's tokens even if its store accepts no others, because they stay in RAM. The coordinator does
+/// not evict its sequence, because that would free nothing.
 public enum CanaryNames {
     public static let model = ".canary"
-    /// The one that a coordinator's own canaries go on using.
+    /// The permanent sequence of a coordinator's canaries.
     public static let sequence = ".canary"
 
-    /// Whether a sequence is a canary's: the lasting one, or one that `dcpctl health` opened and closes again.
+    /// Whether a sequence belongs to a canary: the permanent one, or one that `dcpctl health` opens and closes.
     public static func isSequence(_ name: String) -> Bool { name == sequence || name.hasPrefix(sequence + "-") }
 }

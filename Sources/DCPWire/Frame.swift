@@ -1,7 +1,7 @@
 public import DCPCore
 public import NIOCore
 
-/// One message with its envelope: what goes over a connection.
+/// A message with its envelope, as sent over a connection.
 public struct Frame: Sendable {
     public var epoch: Epoch
     public var tag: Tag
@@ -17,10 +17,11 @@ public struct Frame: Sendable {
 }
 
 extension Frame {
-    /// The frame as bytes, in parts: the header with the fields, and the payload apart, so that tensors are not copied.
+    /// The encoded frame in parts: the header with the fields, and the payload separately, so that tensors are not
+    /// copied.
     public func encode() -> [ByteBuffer] { encode(body) }
 
-    /// What follows the header.
+    /// The bytes after the header.
     package struct Body {
         package var fields: ByteBuffer
         /// One after the other, uncopied.
@@ -35,7 +36,7 @@ extension Frame {
 
     /// - Parameters:
     ///   - body: this frame's.
-    ///   - place: where the payload has been put; nil to send it behind the fields.
+    ///   - place: the payload's place in shared memory; nil to send it after the fields.
     package func encode(_ body: Body, inMemory place: MemoryPlace? = nil) -> [ByteBuffer] {
         let checksum =
             place == nil
@@ -50,25 +51,25 @@ extension Frame {
     }
 }
 
-/// Cuts a stream of bytes into frames. A value: it holds no bytes, the caller's buffer does.
+/// Splits a stream of bytes into frames. It is a value and holds no bytes; the caller's buffer does.
 public struct FrameDecoder: Sendable {
     public var limits: FrameLimits
     private var header: FrameHeader?
-    /// Whether the stream has ended over a frame that announced more than the limits allow.
+    /// Whether the stream ended because a frame exceeded the limits.
     public private(set) var wasOverLimit = false
 
     public init(limits: FrameLimits) { self.limits = limits }
 
-    /// How many bytes the frame in progress takes in all, once its header is known: what to reserve.
+    /// The total size of the current frame once its header is known, for reserving memory.
     public var frameByteCount: Int? { header.map { FrameHeader.byteCount + $0.bodyByteCount } }
 
-    /// Takes the next whole frame off the buffer; nil when more bytes are needed.
+    /// Removes the next complete frame from the buffer; nil if more bytes are needed.
     /// - Throws: `.protocolViolation` or `.incompatible`; the stream cannot go on after it.
     public mutating func next(from buffer: inout ByteBuffer) throws(ServiceError) -> Frame? {
         try next(from: &buffer, memory: nil)
     }
 
-    /// - Parameter memory: what the sender shares; nil where there is none.
+    /// - Parameter memory: the memory that the sender shares, or nil.
     package mutating func next(
         from buffer: inout ByteBuffer, memory: (any PayloadMemory)?
     ) throws(ServiceError) -> Frame? {
@@ -87,14 +88,14 @@ public struct FrameDecoder: Sendable {
         return try finish(frame, header, checksum: body.withUnsafeBytes { CRC32C.checksum($0) }, memory)
     }
 
-    /// Takes the frame that is in progress, of which the buffer has every byte and nothing else.
-    /// - Parameter checksum: of all behind the header.
+    /// Takes the current frame; the buffer has exactly its bytes.
+    /// - Parameter checksum: of everything after the header.
     /// - Throws: as `next`.
     package mutating func finish(
         _ frame: ByteBuffer, checksum: UInt32, memory: (any PayloadMemory)? = nil
     ) throws(ServiceError) -> Frame {
         guard let header, frame.readableBytes == frameByteCount else {
-            preconditionFailure("a frame is finished after its header was read, and whole")
+            preconditionFailure("a frame is finished only after its header was read and all of its bytes arrived")
         }
         return try finish(frame, header, checksum: checksum, memory)
     }
@@ -106,8 +107,9 @@ public struct FrameDecoder: Sendable {
         guard checksum == header.bodyChecksum else {
             throw ServiceError(
                 .protocolViolation,
-                "A \(header.type) frame has checksum \(hex(checksum)), not the \(hex(header.bodyChecksum)) it states: "
-                    + "the bytes were damaged on the way. Connect again.")
+                "A \(header.type) frame has checksum \(hex(checksum)), but its header states "
+                    + "\(hex(header.bodyChecksum)): "
+                    + "the bytes were damaged in transit. Reconnect.")
         }
         var frame = frame
         frame.moveReaderIndex(forwardBy: FrameHeader.byteCount)
@@ -132,7 +134,7 @@ public struct FrameDecoder: Sendable {
 }
 
 extension CRC32C {
-    /// Of fields and payload, as the header has it.
+    /// The checksum of fields and payload, from the header.
     static func checksum(_ fields: ByteBuffer, _ payload: [ByteBuffer]) -> UInt32 {
         var crc = CRC32C()
         for part in [fields] + payload { part.withUnsafeReadableBytes { crc.update($0) } }
@@ -143,7 +145,7 @@ extension CRC32C {
 extension [ByteBuffer] {
     package var readableByteCount: Int { reduce(0) { $0 + $1.readableBytes } }
 
-    /// One buffer of all, without a copy when there is only one.
+    /// One buffer with all parts, without a copy if there is only one part.
     var joined: ByteBuffer {
         guard count > 1 else { return first ?? ByteBuffer() }
         var whole = TensorMemory.buffer(byteCount: readableByteCount)

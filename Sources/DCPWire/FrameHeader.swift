@@ -21,7 +21,7 @@ internal import NIOCore
 /// | 56 | 4 | at which offset it lies there |
 /// | 60 | 4 | CRC-32C of bytes 0..<60 |
 ///
-/// The header has a checksum of its own so that lengths are trusted before anything is allocated for them.
+/// The header has a separate checksum, so that lengths can be trusted before memory is allocated.
 public struct FrameHeader: Hashable, Sendable {
     public var type: FrameType
     public var epoch: Epoch
@@ -42,13 +42,13 @@ public struct FrameHeader: Hashable, Sendable {
     static let noSender: UInt16 = 0xFFFF
 }
 
-/// What matches the frames of one step, or a request and its reply. Together with the epoch and the frame type (the
-/// phase), it is unique in the cluster: the client's number is random, the step's rises.
+/// The key that matches the frames of a step, or a request and its reply. Together with the epoch and the frame type
+/// (the phase) it is unique in the cluster: the client's number is random, and the step's number rises.
 public struct Tag: Hashable, Sendable, CustomStringConvertible {
     public var client: ClientID
     public var number: UInt64
     public var layer: UInt32
-    /// Rises when a client sends a step again, so that late frames of an earlier attempt are not taken for the new one's.
+    /// It rises when a client sends a step again, so that late frames of an earlier attempt do not match the new one.
     public var attempt: UInt16
 
     public init(client: ClientID, number: UInt64, layer: UInt32 = 0, attempt: UInt16 = 0) {
@@ -68,11 +68,11 @@ public struct Tag: Hashable, Sendable, CustomStringConvertible {
     }
 }
 
-/// What a peer may send. Checked against the header, before anything is allocated.
+/// Limits for a peer's frames. They are checked against the header before anything is allocated.
 public struct FrameLimits: Hashable, Sendable {
     public var fieldsByteCountMax: Int
     public var payloadByteCountMax: Int
-    /// Whether anything but a hello, a welcome and a failure is refused unread.
+    /// Whether every frame except hello, welcome and failure is refused without reading it.
     public var isGreeting: Bool
 
     public init(
@@ -83,7 +83,7 @@ public struct FrameLimits: Hashable, Sendable {
         self.isGreeting = isGreeting
     }
 
-    /// Until both sides know each other: a hello, a welcome or a refusal.
+    /// Before the handshake is complete: a hello, a welcome or a refusal.
     public static let beforeHello = FrameLimits(fieldsByteCountMax: 4096, payloadByteCountMax: 0, isGreeting: true)
 }
 
@@ -108,9 +108,9 @@ extension FrameHeader {
         buffer.writeInteger(checksum, endianness: .little)
     }
 
-    /// Reads and checks a header at the reader index, without moving it; nil while fewer than 64 bytes are there.
+    /// Reads and checks a header at the reader index, without moving it; nil while there are fewer than 64 bytes.
     ///
-    /// A stranger is told apart after its first 4 bytes, so that a port scanner does not hold a connection open.
+    /// A peer with another protocol is detected after 4 bytes, so that a port scanner does not hold a connection open.
     static func peek(
         _ buffer: ByteBuffer, limits: FrameLimits
     ) throws(ServiceError) -> FrameHeader? {
@@ -127,16 +127,18 @@ extension FrameHeader {
         guard expected == computed else {
             throw ServiceError(
                 .protocolViolation,
-                "A frame header has checksum \(hex(computed)), not the \(hex(expected)) it states: the bytes were "
-                    + "damaged on the way or are not a frame. Connect again.")
+                "A frame header has checksum \(hex(computed)), but states \(hex(expected)): the bytes were "
+                    + "damaged in transit or are not a frame. Reconnect.")
         }
-        // Only then, though 6 bytes would do: a damaged number is no other version, and another connection may go well.
-        // Where the checksum is, and of what, is the same in all versions.
+        // The version is compared only after the header's checksum passes, although 6 bytes would be enough: a damaged
+        // version must not be taken for another release. The position and scope of the checksum are the same in all
+        // versions.
         let version: UInt16 = integer(4)
         guard version == Self.version else {
             throw ServiceError(
                 .incompatible,
-                "The peer speaks protocol version \(version), this program version \(Self.version); install the same "
+                "The peer speaks protocol version \(version), but this program speaks version \(Self.version); "
+                    + "install the same "
                     + "release on both sides.")
         }
         let rawType: UInt16 = integer(6)
@@ -173,19 +175,20 @@ extension FrameHeader {
         ] where count > limit {
             throw ServiceError(
                 .protocolViolation,
-                "A \(type) frame announces \(count) bytes of \(name), the limit is \(limit); send fewer tokens in one "
+                "A \(type) frame announces \(count) bytes of \(name), but the limit is \(limit); send fewer tokens "
+                    + "in one "
                     + "step (dcpctl submit --chunk).")
         }
     }
 
-    /// Names what a foreign peer seems to speak.
+    /// Guesses the protocol of a peer that does not use this one.
     private static func stranger(_ buffer: ByteBuffer) -> ServiceError {
         let first = buffer.getBytes(at: buffer.readerIndex, length: 4) ?? []
         let guess: String
         switch String(decoding: first, as: UTF8.self) {
         case "GET ", "POST", "HEAD", "PUT ", "OPTI", "PRI ", "HTTP": guess = "the peer speaks HTTP"
         default:
-            // A handshake record, or an alert from a port that takes TLS only.
+            // A handshake record, or an alert from a port that accepts only TLS.
             let isTLS = first.starts(with: [0x16, 0x03]) || first.starts(with: [0x15, 0x03])
             guess = isTLS ? "the peer speaks TLS" : "the peer speaks something else"
         }

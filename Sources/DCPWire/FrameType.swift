@@ -1,7 +1,7 @@
-/// What a frame means: its number on the wire, which never changes, and its name for messages.
+/// The meaning of a frame: its number on the wire, which never changes, and its name for messages.
 ///
-/// Notices, which are not answered or are answered by a notice, are listed here. A request's number stands in its
-/// declaration; its reply has the same, with the highest bit set.
+/// This type lists the notices, which are not answered or are answered by a notice. A request's number is in its
+/// declaration; its reply has the same number with the highest bit set.
 public struct FrameType: Sendable {
     public let rawValue: UInt16
     private let name: StaticString
@@ -11,13 +11,13 @@ public struct FrameType: Sendable {
         self.name = name
     }
 
-    /// - Parameter number: `0x01nn` of what the coordinator is asked, `0x02nn` of what a rank is, `0x03nn` of what any daemon is.
+    /// - Parameter number: `0x01nn` for requests to the coordinator, `0x02nn` to a rank, `0x03nn` to any daemon.
     package init(request number: UInt16, _ name: StaticString) {
-        precondition(Self.requests.contains(number), "\(number) is no number of a request")
+        precondition(Self.requests.contains(number), "\(number) is not a request number")
         self.init(number, name)
     }
 
-    /// As it stands in a header; nil for a notice that this version does not know.
+    /// The type for a number in a header; nil for a notice that is unknown to this version.
     package init?(rawValue: UInt16) {
         let number = rawValue & ~Self.replyBit
         if Self.requests.contains(number) {
@@ -35,10 +35,10 @@ public struct FrameType: Sendable {
     var isRequest: Bool { Self.requests.contains(rawValue) }
     var isReply: Bool { rawValue & Self.replyBit != 0 }
 
-    /// Of what answers a request of this type.
+    /// The type of the reply to a request of this type.
     package var reply: FrameType { FrameType(rawValue | Self.replyBit, name) }
 
-    /// What may come before both sides know each other.
+    /// Frames that are allowed before the handshake is complete.
     var isGreeting: Bool { self == .hello || self == .welcome || self == .failure }
 
     // Any connection.
@@ -55,7 +55,7 @@ public struct FrameType: Sendable {
     public static let linksReady = FrameType(14, "linksReady")
     public static let operation = FrameType(15, "operation")
     public static let operationDone = FrameType(16, "operationDone")
-    /// From the coordinator: why ranks of the cluster take no new tokens.
+    /// From the coordinator: why ranks of the cluster refuse new tokens.
     public static let refusals = FrameType(17, "refusals")
     /// From the coordinator: which of these sequences to close, to free what the rank wants.
     public static let victimsRequest = FrameType(18, "victimsRequest")
@@ -66,19 +66,18 @@ public struct FrameType: Sendable {
     /// From the coordinator: how much of these sequences the rank has committed and intact.
     public static let lengthsRequest = FrameType(22, "lengthsRequest")
     public static let lengths = FrameType(23, "lengths")
-    /// From the coordinator: what these sequences are called, and whose they are.
+    /// From the coordinator: the names and models of these sequences.
     public static let recordsRequest = FrameType(24, "recordsRequest")
     public static let records = FrameType(25, "records")
-    /// From the coordinator: hold the store as it is, for a backup.
+    /// From the coordinator: hold a snapshot of the store for a backup.
     public static let copyRequest = FrameType(26, "copyRequest")
     public static let copyHeld = FrameType(27, "copyHeld")
-    /// From the coordinator: how many changes its directory has recorded, which the rank remembers.
+    /// From the coordinator: the number of changes in its directory, which the rank records.
     public static let directoryMark = FrameType(28, "directoryMark")
-    /// From a rank, behind its registration in a new epoch: what its store holds.
+    /// From a rank, after its registration in a new epoch: the sequences in its store.
     public static let heldSequences = FrameType(29, "heldSequences")
 
-    // Both ends of a connection that may share memory.
-    /// From the accepting side: pass memory to me, there.
+    // Both ends of a connection that may share memory. From the accepting side: where to send the memory.
     public static let memoryRequest = FrameType(40, "memoryRequest")
     public static let memorySent = FrameType(41, "memorySent")
     public static let memoryTaken = FrameType(42, "memoryTaken")
@@ -106,7 +105,7 @@ extension FrameType: Hashable {
 }
 
 extension FrameType: CustomStringConvertible {
-    /// `step`, `step reply`; with its number where a request's name is not known, as in a header: `request 0x201`.
+    /// `step`, `step reply`; with its number if a request's name is unknown, as in a header: `request 0x201`.
     public var description: String {
         let isUnnamed = "\(name)" == "request" || "\(name)" == "reply"
         if isUnnamed { return "\(name) 0x" + String(rawValue & ~Self.replyBit, radix: 16) }

@@ -2,14 +2,14 @@ internal import Dispatch
 internal import Glibc
 internal import Synchronization
 
-/// Anonymous mappings: those that are lent, and those that are held for the next who asks. Safe to use from any thread.
+/// Anonymous mappings: those in use, and those kept for reuse. Safe to use from any thread.
 package final class MappingPool: Sendable {
     private struct Held {
         let memory: UnsafeMutableRawBufferPointer
         let since: ContinuousClock.Instant
     }
 
-    /// `@unchecked Sendable`: addresses, which are used by whom they are lent to.
+    /// `@unchecked Sendable`: only addresses, which their borrowers use.
     private struct State: @unchecked Sendable {
         /// Bytes of each mapping, by its address.
         var lent: [UnsafeMutableRawPointer: Int] = [:]
@@ -26,21 +26,21 @@ package final class MappingPool: Sendable {
     static let hugePage = 2 << 20
 
     /// - Parameters:
-    ///   - heldByteCountMax: what comes back beyond it lets go of what came back first.
-    ///   - idleTime: for how long nobody takes what is then given back to the system.
+    ///   - heldByteCountMax: beyond it, the mappings returned first are unmapped.
+    ///   - idleTime: mappings unused for this long are unmapped.
     package init(heldByteCountMax: Int, idleTime: Duration) {
         self.heldByteCountMax = heldByteCountMax
         self.idleTime = idleTime
     }
 
-    /// What is held for the next who asks.
+    /// Bytes kept for reuse.
     package var heldByteCount: Int { state.withLock { $0.heldByteCount } }
 
-    /// - Returns: `byteCount` bytes, with whatever was in them before.
+    /// - Returns: `byteCount` bytes with undefined contents.
     package func take(_ byteCount: Int) -> UnsafeMutableRawBufferPointer {
         let mapped = Self.mappedByteCount(byteCount)
         let found = state.withLock { state -> UnsafeMutableRawPointer? in
-            // The last to come back is the likeliest to be in a cache.
+            // The mapping returned last is the most likely to be in a CPU cache.
             guard let index = state.held.lastIndex(where: { $0.memory.count == mapped }) else { return nil }
             let memory = state.held.remove(at: index).memory
             state.heldByteCount -= mapped
@@ -57,7 +57,7 @@ package final class MappingPool: Sendable {
         let now = ContinuousClock.now
         let (excess, isDue) = state.withLock { state in
             guard let byteCount = state.lent.removeValue(forKey: address) else {
-                preconditionFailure("memory is given back once, by whom it was lent to")
+                preconditionFailure("the borrower returns memory exactly once")
             }
             state.held.append(
                 Held(memory: UnsafeMutableRawBufferPointer(start: address, count: byteCount), since: now))
@@ -77,7 +77,7 @@ package final class MappingPool: Sendable {
         if isDue { watch() }
     }
 
-    /// Gives back to the system what has been held since before an instant.
+    /// Unmaps mappings kept since before an instant.
     package func release(heldBefore instant: ContinuousClock.Instant) {
         let idle = state.withLock { state in
             let idle = state.held.filter { $0.since < instant }
@@ -88,7 +88,7 @@ package final class MappingPool: Sendable {
         Self.unmap(idle)
     }
 
-    /// Looks again after each `idleTime`, until nothing is held.
+    /// Checks again after each `idleTime`, until nothing is kept.
     private func watch() {
         let nanoseconds = idleTime / .nanoseconds(1)
         DispatchQueue.global(qos: .utility).asyncAfter(deadline: .now() + .nanoseconds(Int(nanoseconds))) { [self] in
@@ -101,7 +101,7 @@ package final class MappingPool: Sendable {
         }
     }
 
-    /// In steps of an eighth, so that payloads of about the same size take each other's.
+    /// In steps of an eighth, so that payloads of similar sizes share mappings.
     private static func mappedByteCount(_ byteCount: Int) -> Int {
         let largest = 1 << (Int.bitWidth - 1 - max(1, byteCount).leadingZeroBitCount)
         let step = max(4096, largest / 8)
@@ -118,7 +118,7 @@ package final class MappingPool: Sendable {
         let before = (hugePage - Int(bitPattern: start) % hugePage) % hugePage
         if before > 0 { munmap(start, before) }
         if slack > before { munmap(start + before + byteCount, slack - before) }
-        // Advice: without huge pages it is slower, not wrong.
+        // Only advice: without huge pages it is slower but correct.
         madvise(start + before, byteCount, MADV_HUGEPAGE)
         return start + before
     }

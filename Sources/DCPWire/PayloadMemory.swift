@@ -1,17 +1,17 @@
 package import DCPCore
 package import NIOCore
 
-/// Memory that both sides of a connection share, where payloads lie that frames only name.
+/// Memory that both sides of a connection share, with payloads that frames only name.
 package protocol PayloadMemory: AnyObject {
-    /// Copies a payload out; nobody reads it there again.
-    /// - Throws: `.protocolViolation` for what its sender cannot have put there.
+    /// Copies a payload out; it is not read there again.
+    /// - Throws: `.protocolViolation` for a payload that its sender cannot have written there.
     func take(_ byteCount: Int, at place: MemoryPlace) throws(ServiceError) -> ByteBuffer
 }
 
-/// Where a payload lies in such memory.
+/// The place of a payload in shared memory.
 package struct MemoryPlace: Hashable, Sendable {
-    /// Which payload of its sender it is there, from 1, and from 1 again behind the largest number: a frame that is lost or comes
-    /// twice is noticed.
+    /// The payload's number, from 1 on, and from 1 again after the largest number: lost and repeated frames are
+    /// detected.
     package var number: UInt32
     package var offset: UInt32
 

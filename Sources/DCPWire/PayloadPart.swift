@@ -1,6 +1,6 @@
 public import NIOCore
 
-/// A part of a payload, where it lies. A slice of a `ByteBuffer` that begins beyond 16 MiB would be a copy.
+/// A part of a payload, without a copy. A slice of a `ByteBuffer` that begins beyond 16 MiB would be a copy.
 public struct PayloadPart: Sendable {
     private let payload: ByteBuffer
     private let offset: Int

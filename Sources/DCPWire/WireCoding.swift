@@ -16,8 +16,8 @@ public struct WireWriter {
     public mutating func write(_ value: Bool) { write(UInt8(value ? 1 : 0)) }
     public mutating func write(_ value: Float) { write(value.bitPattern) }
 
-    /// At most 65,535 bytes; of a longer text, which can only be a message for people, as many whole scalars as fit, and
-    /// an ellipsis.
+    /// At most 65,535 bytes; a longer text, which can only be a message for people, is truncated to whole scalars and
+    /// ends with an ellipsis.
     public mutating func write(_ text: String) {
         var bytes = Array(text.utf8)
         if bytes.count > Int(UInt16.max) {
@@ -37,7 +37,7 @@ public struct WireWriter {
         buffer.writeBytes(bytes)
     }
 
-    /// Fields that are encoded already.
+    /// Fields that are already encoded.
     mutating func write(encoded fields: ByteBuffer) { buffer.writeImmutableBuffer(fields) }
 
     /// A 32-bit count, then each element.
@@ -47,7 +47,7 @@ public struct WireWriter {
     }
 }
 
-/// Reads the fields of a frame. Every count is checked against the bytes that are there before anything is allocated.
+/// Reads the fields of a frame. Every count is checked against the available bytes before anything is allocated.
 public struct WireReader {
     private var buffer: ByteBuffer
     let type: FrameType
@@ -93,7 +93,7 @@ public struct WireReader {
 
     /// - Parameters:
     ///   - byteCountMin: the fewest bytes an element takes.
-    ///   - countMax: how many elements there may be; nil for as many as there are bytes.
+    ///   - countMax: the maximum number of elements; nil if only the bytes limit it.
     public mutating func readArray<Element>(
         _ field: StaticString, byteCountMin: Int, countMax: Int? = nil,
         _ body: (inout WireReader) throws(ServiceError) -> Element
@@ -101,14 +101,15 @@ public struct WireReader {
         precondition(byteCountMin > 0)
         let count: UInt32 = try read(field)
         if let countMax, Int(count) > countMax {
-            throw malformed("has \(count) of `\(field)`, the limit is \(countMax)")
+            throw malformed("has \(count) of `\(field)`, but the limit is \(countMax)")
         }
         guard Int(count) <= buffer.readableBytes / byteCountMin else {
             throw malformed(
                 "announces \(count) of `\(field)`, but has bytes for at most \(buffer.readableBytes / byteCountMin)")
         }
         var elements: [Element] = []
-        // In memory an element may be larger than on the wire: of many, room is made as they are read.
+        // In memory an element may be larger than on the wire: for many elements, memory is allocated while they are
+        // read.
         elements.reserveCapacity(min(Int(count), 65_536))
         for _ in 0..<count { elements.append(try body(&self)) }
         return elements
@@ -132,11 +133,11 @@ public struct WireReader {
         }
     }
 
-    /// A length as an `Int`, refused when no store could ever hold it.
+    /// A length as an `Int`, refused if no store could ever hold it.
     public mutating func readLength(_ field: StaticString) throws(ServiceError) -> Int {
         let value: UInt64 = try read(field)
         guard value <= UInt64(Self.lengthMax) else {
-            throw malformed("has \(value) in `\(field)`, the limit is \(Self.lengthMax)")
+            throw malformed("has \(value) in `\(field)`, but the limit is \(Self.lengthMax)")
         }
         return Int(value)
     }
@@ -147,7 +148,7 @@ public struct WireReader {
     public func malformed(_ what: String) -> ServiceError {
         ServiceError(
             .protocolViolation,
-            "A \(type) frame \(what); the peer has a bug or is of another release. Install the same release on both "
+            "A \(type) frame \(what); the peer has a bug or runs another release. Install the same release on both "
                 + "sides.")
     }
 }

@@ -16,12 +16,12 @@ struct Main {
 struct DcpBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dcp-bench",
-        abstract: "Measures what DCP is made of, each figure beside its ceiling in the same run.",
+        abstract: "Measures the parts of DCP, each figure beside its ceiling from the same run.",
         discussion: """
-            A ceiling is what the machine could do at most: a streaming read of the same pages, multiply-adds on \
-            registers, OpenBLAS's sgemm, memcpy, a ping-pong of the same bytes. Figures are medians of many runs, \
-            interleaved with those of their ceilings; results are compared with attention in float64. Stores are made in \
-            a directory of their own below --dir and removed at the end.
+            A ceiling is the best that the machine can do: a streaming read of the same pages, multiply-adds on \
+            registers, OpenBLAS's sgemm, memcpy, or a ping-pong of the same bytes. Figures are medians of many runs, \
+            interleaved with the runs of their ceilings; results are compared with attention in float64. Stores are \
+            created in a temporary directory below --dir and removed at the end.
 
             EXAMPLE
               dcp-bench kernels decode --shape llama-8b --context 32k,128k --threads 1,2
@@ -41,7 +41,7 @@ struct DcpBench: AsyncParsableCommand {
               69  the cluster of `step`, `transfer`, `forks`, `join`, `directory` or `cache open` does not
                   serve
               70  a bug
-              75  not now: the same command may succeed later
+              75  temporary failure: the same command may succeed later
             """,
         version: Release.current,
         subcommands: [

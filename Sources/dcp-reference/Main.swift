@@ -9,7 +9,7 @@ import Foundation
 struct Main: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dcp-reference",
-        abstract: "Write the parts of dcp that are made from its code.",
+        abstract: "Write the documents that are generated from the code.",
         discussion: """
             EXAMPLE
               dcp-reference --sources .

@@ -39,7 +39,7 @@ struct ProgramHelp: Decodable {
 extension ProgramHelp.Command {
     private static let exitStatuses =
         ExitStatus.allCases.map { status -> (String, String) in
-            let meaning = status == .success ? "done; for a daemon: it was told to stop, and has" : status.meaning
+            let meaning = status == .success ? "done; for a daemon: it stopped on request" : status.meaning
             return ("\(status.rawValue)", meaning.prefix(1).uppercased() + meaning.dropFirst() + ".")
         } + [("78", "A daemon's configuration, its store or its cluster does not fit.")]
 

@@ -6,10 +6,10 @@ import DCPSimulator
 import Glibc
 
 struct Options: ParsableArguments {
-    @Option(help: ArgumentHelp("Script entries over all clients of a seed.", valueName: "n"))
+    @Option(help: ArgumentHelp("Script entries of all clients of a seed together.", valueName: "n"))
     var steps = 60
 
-    @Option(help: ArgumentHelp("Where the stores are made. /dev/shm is fastest.", valueName: "directory"))
+    @Option(help: ArgumentHelp("Directory for the stores. /dev/shm is fastest.", valueName: "directory"))
     var dir = "/dev/shm"
 
     @Option(
@@ -22,7 +22,7 @@ struct Options: ParsableArguments {
         let rule = canary.map { BrokenRule(rawValue: $0) }
         if case .some(nil) = rule {
             let names = BrokenRule.allCases.map(\.rawValue).joined(separator: ", ")
-            throw ValidationError("--canary \(canary ?? "") is none of \(names).")
+            throw ValidationError("--canary \(canary ?? "") is not one of \(names).")
         }
         do throws(ServiceError) {
             return try Batch(in: dir, steps: steps, canary: rule ?? nil)
@@ -40,7 +40,7 @@ struct Run: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Run one seed or many and print a summary.",
         discussion: """
-            Ends at the first broken rule, with the command that repeats it, unless --keep-going is given.
+            Stops at the first broken rule and prints the command that reproduces it, unless --keep-going is given.
 
             EXAMPLE
               dcp-simulator run --seeds 1000
@@ -50,10 +50,10 @@ struct Run: ParsableCommand {
     @Option(help: ArgumentHelp("The seed, or the first of several. Default: a random one.", valueName: "n"))
     var seed: UInt64?
 
-    @Option(help: ArgumentHelp("How many seeds, counting up.", valueName: "n"))
+    @Option(help: ArgumentHelp("How many consecutive seeds.", valueName: "n"))
     var seeds = 1
 
-    @Flag(help: "Go on after a seed that broke a rule.")
+    @Flag(help: "Continue after a seed that broke a rule.")
     var keepGoing = false
 
     @Flag(help: "Print one JSON document.")
@@ -88,7 +88,7 @@ struct Replay: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Run one seed and print its trace: time, process, event.",
         discussion: """
-            The last line has the trace's hash, which `run` prints for the same seed, too.
+            The last line has the trace's hash, which `run` also prints for the same seed.
 
             EXAMPLE
               dcp-simulator replay --seed 42 | grep rank-1

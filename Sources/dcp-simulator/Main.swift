@@ -17,12 +17,12 @@ struct DcpSimulator: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dcp-simulator",
         abstract:
-            "Runs whole clusters in one thread, with faults drawn from a seed, and checks the rules they must keep.",
+            "Runs whole clusters in one thread with faults drawn from a seed, and checks their invariants.",
         discussion: """
-            A seed draws a cluster, its clients and what happens to them: lost and late packets, partitions, connections \
-            that break, ranks that are killed, stopped, paused or slow, power that fails, bits that flip. Rank and \
-            coordinator are the daemons' own code with real stores; clock, network, threads and randomness are the \
-            simulator's. The same seed and steps give the same history, bit for bit.
+            A seed determines a cluster, its clients and the faults: lost and late packets, partitions, broken \
+            connections, ranks that are killed, stopped, paused or slow, power failures and bit flips. Ranks and \
+            coordinator run the daemons' code with real stores; the simulator supplies clock, network, threads and \
+            randomness. The same seed and steps give the same history, bit for bit.
 
             EXAMPLE
               dcp-simulator run --seeds 1000

@@ -29,10 +29,10 @@ struct Main {
 struct Dcpctl: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "dcpctl",
-        abstract: "Operates a DCP cluster: attention over KV caches that are sharded over ranks.",
+        abstract: "Operates a DCP cluster: attention over KV caches sharded over ranks.",
         discussion: """
-            Commands find the coordinator by --coordinator, else by the environment variable DCP_COORDINATOR, else at \
-            unix:/run/dcp/coordinator.sock. Data goes to standard output, messages to standard error.
+            Commands look for the coordinator at --coordinator, then at the environment variable DCP_COORDINATOR, then \
+            at unix:/run/dcp/coordinator.sock. Data goes to standard output, messages to standard error.
 
             EXAMPLE
               dcpctl up --ranks 4 --detach

@@ -56,7 +56,7 @@ struct ReadAheadTests {
         if isOnDisk {
             let deadline = ContinuousClock.now + .seconds(20)
             while !MappedPages.isResident(last), ContinuousClock.now < deadline { await Task.yield() }
-            #expect(MappedPages.isResident(last), "Nobody asked for the last block.")
+            #expect(MappedPages.isResident(last), "The last block was not prefetched.")
         }
         for piece in 1..<work.pieceCount { work.run(piece: piece) }
         var states = AttentionStates.empty(rows: problem.queryHeads, valueDim: problem.valueDim)

@@ -73,7 +73,7 @@ struct LiveVerificationTests {
         try rig.flipLive(record, at: 24)
         let damage = try Verdict(rig.cache.verification()).damage
         #expect(damage.map(\.kind) == [.record] && damage[0].intactLength == 40)
-        #expect(damage[0].message.contains("written again"))
+        #expect(damage[0].message.contains("rewritten from memory"))
         try rig.settle()
         #expect(try Verdict(rig.cache.verification()).findings == [])
         try rig.reopen()

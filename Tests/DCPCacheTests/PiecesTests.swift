@@ -265,7 +265,7 @@ struct PiecesTests {
                 try store.commit([large])
             } catch let error as ServiceError {
                 #expect(
-                    error.code == .storeFull && error.isRetryable && error.message.contains("hold back"), "\(error)")
+                    error.code == .storeFull && error.isRetryable && error.message.contains("just deleted"), "\(error)")
                 isRefused = true
             }
         }

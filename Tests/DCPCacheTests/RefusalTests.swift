@@ -18,7 +18,7 @@ struct RefusalTests {
         let rig = try Rig(ranks: 2)
         rig.cache.close()
         expect(.storeRefused, "rank 0", "rank 1", "Give this rank") { try open(rig, rank: 1) }
-        expect(.storeRefused, "W=2", "W=4", "Restore that cluster") { try open(rig, ranks: 4) }
+        expect(.storeRefused, "W=2", "W=4", "Use that cluster") { try open(rig, ranks: 4) }
         expect(.storeRefused, "I=1", "I=4") { try open(rig, interleave: 4) }
         expect(.storeRefused, "B=16", "B=32") { try open(rig, blockTokens: 32) }
         try open(rig)

@@ -87,7 +87,7 @@ struct RoomTests {
             length += 32
         }
         let refusal = try #require(rig.cache.crowding)
-        #expect(refusal.code == .storeFull && refusal.message.contains("wait to be committed"))
+        #expect(refusal.code == .storeFull && refusal.message.contains("waiting to be committed"))
         #expect(rig.cache.refusal == nil)
         // What was let in can be committed.
         try rig.commit(1, length)

@@ -122,7 +122,7 @@ struct ChainTests {
         let error = #expect(throws: ServiceError.self) {
             try KeyedCertificate(certificatePEM: a.certificatePEM, keyPEM: b.keyPEM)
         }
-        #expect(error?.message.contains("not the one") == true)
+        #expect(error?.message.contains("does not match") == true)
         for text in ["", "no PEM", try a.keyPEM] {
             #expect(throws: ServiceError.self) { try CertificateDescription.read(pem: text) }
             #expect(throws: ServiceError.self) { try KeyedCertificate(certificatePEM: text, keyPEM: a.keyPEM) }

@@ -198,7 +198,7 @@ final class LocalClusterTests {
             #expect(commands.allSatisfy { !$0.contains("--stop-on-stdin-eof") })
         }
         let running = #expect(throws: ServiceError.self) { try LocalCluster.start(in: directory, options: options) }
-        #expect(running?.message.contains("runs already") == true)
+        #expect(running?.message.contains("is already running") == true)
         let found = try #require(try LocalCluster.find(in: directory))
         #expect(found.running.count == 3)
         #expect(await found.stop(deadline: .seconds(60)).count == 3)

@@ -134,7 +134,7 @@ struct ModelConfigTests {
             #expect(error?.message.contains(words) == true)
         }
         let error = #expect(throws: ServiceError.self) { try description("llama") { $0.sinks = files } }
-        #expect(error?.message.contains("leave --sinks out") == true)
+        #expect(error?.message.contains("omit --sinks") == true)
     }
 
     @Test("what cannot be served is refused by name, with the reason")

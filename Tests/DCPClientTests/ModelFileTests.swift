@@ -99,7 +99,7 @@ struct ModelFileTests {
         #expect(try description(text) { $0.sinks = [path] }.sinks == [[0, 7], [], [2, 7]])
 
         expectRefusal(text, saying: ["layer 0", "--sinks"])
-        expectRefusal(text + sinks, saying: ["`sinks.0`", "leave one"]) { $0.sinks = [path] }
+        expectRefusal(text + sinks, saying: ["`sinks.0`", "omit one"]) { $0.sinks = [path] }
         expectRefusal(text + "\nsinks: {0: [1, 2], 1: [1, 2], 2: [1, 2]}", saying: ["no layer 1 with sinks"])
         expectRefusal(text + "\nsinks: {0: [1], 2: [1, 2]}", saying: ["Layer 0 has 1 sinks"])
         expectRefusal(text + "\nsinks: {0: [1, .inf], 2: [1, 2]}", saying: ["`sinks.0`", "`.inf`"])

@@ -131,7 +131,7 @@ struct AdoptionTests {
             return changed
         }
         let cases: [(second: Held, kept: Set<String>, lost: String, reason: String)] = [
-            (try change { $0.lengths[t] = nil }, ["s"], "sequence `t`", "rank 1 has not got it"),
+            (try change { $0.lengths[t] = nil }, ["s"], "sequence `t`", "rank 1 does not have it"),
             (try change { $0.names[t] = "u" }, ["s"], "sequence `t`", "disagree"),
             (try change { $0.names[t] = "" }, ["s"], "sequence `t`", "disagree"),
             (
@@ -140,7 +140,7 @@ struct AdoptionTests {
                 },
                 [], "model `m`", "query heads"
             ),
-            (try change { $0.models = [] }, [], "model `m`", "rank 1 has not got it"),
+            (try change { $0.models = [] }, [], "model `m`", "rank 1 does not have it"),
         ]
         for (second, kept, lost, reason) in cases {
             var driver = try Driver(adopts: true)
@@ -160,7 +160,7 @@ struct AdoptionTests {
         var same = whole
         same.names = [s: "one", t: "one"]
         for (held, reasons) in [
-            (nameless, ["its name is unknown", "its name is unknown"]), (same, ["a later one has its name"]),
+            (nameless, ["its name is unknown", "its name is unknown"]), (same, ["a later one has the same name"]),
         ] {
             var driver = try Driver(adopts: true)
             #expect(try report(adopt([held, held], &driver)).lost.map(\.reason) == reasons)

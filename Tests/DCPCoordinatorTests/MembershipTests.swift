@@ -182,7 +182,12 @@ struct MembershipTests {
         let actions = driver.on { $0.tick(now: .seconds(5) + .nanoseconds(1)) }
         #expect(refusals(actions).map(\.link) == [Driver.link(1)])
         #expect(refusals(actions)[0].error.message.contains("rank 1"))
-        #expect(driver.machine.phase == .incomplete && driver.machine.reason.contains("rank 1 missing (it was silent"))
+        #expect(
+            driver.machine.phase == .incomplete
+                && driver.machine.reason.contains(
+                    "rank 1 missing (it sent "
+                        + "nothing")
+        )
         #expect(topologies(actions).map(\.link) == [Driver.link(0)])
         #expect(driver.on { $0.tick(now: .seconds(9)) }.isEmpty)
         #expect(refusals(driver.on { $0.tick(now: .seconds(10)) }).map(\.link) == [Driver.link(0)])

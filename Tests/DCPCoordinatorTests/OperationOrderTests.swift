@@ -6,7 +6,10 @@ import Testing
 
 @Suite("CoordinatorMachine: the order in which a rank carries operations out")
 struct OperationOrderTests {
-    private static let full = ServiceError(.overloaded, "1 writes wait for the store, the most allowed; retry.")
+    private static let full = ServiceError(
+        .overloaded,
+        "1 writes are waiting for the store, which is the limit; "
+            + "retry.")
     private let s = SequenceID(1), t = SequenceID(2)
 
     /// Two ranks, ready, with these sequences of model `m`.

@@ -19,7 +19,9 @@ struct ClientRightTests {
         guard let refusal else { return }
         #expect(refusal.code == .accessDenied && !refusal.isRetryable)
         for part in [
-            "client:alice may \(has)", "a step", "the right to \(needs)", "dcpctl certs add", "--rights \(needs)",
+            "client:alice has the right to \(has)", "a step", "the right to \(needs)", "dcpctl certs add",
+            "--rights "
+                + "\(needs)",
         ] {
             #expect(refusal.message.contains(part), "\(refusal.message)")
         }
@@ -30,7 +32,7 @@ struct ClientRightTests {
         let refusal = refusal { () throws(ServiceError) in
             try Caller(identity: "uid:1000", right: .read).check(.use, for: "a step")
         }
-        #expect(refusal?.message.contains("`rights` of dcp.yaml") == true)
+        #expect(refusal?.message.contains("`rights` in the dcp.yaml") == true)
     }
 
     @Test("a sequence is changed by who has made it and uses, by who administers, and nobody's by all who use")

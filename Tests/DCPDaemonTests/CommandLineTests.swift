@@ -118,7 +118,7 @@ struct RankCommandTests {
         #expect(refusal(RankCommand.self, ["--print-config", "--json"]) { try $0.check() } == nil)
     }
 
-    @Test("--json goes with --print-config")
+    @Test("--json requires --print-config")
     func json() throws {
         let message = try #require(refusal(RankCommand.self, ["--rank", "0", "--json"]) { try $0.check() })
         #expect(message.contains("--print-config"))

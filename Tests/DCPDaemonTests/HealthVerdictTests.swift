@@ -22,7 +22,7 @@ struct HealthVerdictTests {
     @Test("before the first canary nothing is healthy")
     func first() {
         let new = verdict(nil, interval: 10, age: nil).health(failure: nil)
-        #expect(!new.ok && new.ready && new.reason.contains("no canary has gone through yet"))
+        #expect(!new.ok && new.ready && new.reason.contains("no canary has succeeded yet"))
     }
 
     @Test("with canaries off health says no more than readiness, and says so")

@@ -152,7 +152,7 @@ struct BoundsTests {
             }
             let error = try await station.recorder.closed()
             #expect(error.code == .deadlineExceeded)
-            #expect(error.message.contains("read nothing") && error.message.contains("waiting bytes"))
+            #expect(error.message.contains("read none of") && error.message.contains("queued bytes"))
         }
     }
 

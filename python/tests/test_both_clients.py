@@ -128,7 +128,7 @@ def test_files_of_one_are_files_of_the_other(
                 rows = elsewhere.rows(copy, layer)
                 np.testing.assert_array_equal(rows.keys.view(np.uint16), some[f"layers.{layer}.k"])
             elsewhere.resume(copy)
-        with pytest.raises(Conflict, match="exists with 70 tokens; go on after an interrupted import with resume=True"):
+        with pytest.raises(Conflict, match="exists with 70 tokens; continue an interrupted import with resume=True"):
             elsewhere.import_(theirs, name="again")
     client.close_sequences([sequence])
 

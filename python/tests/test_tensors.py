@@ -109,11 +109,11 @@ def test_numpys_own_dlpack_is_taken() -> None:
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (np.zeros((5, 3, 8)), "The keys are float64; bring them in f32, f16 or bf16."),
-        (np.zeros((5, 2, 8), np.float32), r"The keys are \[5, 2, 8\], the step and its layer need \[5, 3, 8\]"),
+        (np.zeros((5, 3, 8)), "The keys are float64; convert them to f32, f16 or bf16."),
+        (np.zeros((5, 2, 8), np.float32), r"The keys are \[5, 2, 8\], but the step and its layer need \[5, 3, 8\]"),
         ([1, 2], "The keys are of list, which is no tensor"),
-        (Exporter(np.zeros((5, 3, 8)), 2), "DLPack dtype 2 of 64 bits; bring it in f32, f16 or bf16"),
-        (Exporter(np.zeros((5, 3, 8), np.float32), 2, device=2), "memory of a device .* bring it to the CPU first"),
+        (Exporter(np.zeros((5, 3, 8)), 2), "DLPack dtype 2 of 64 bits; convert it to f32, f16 or bf16"),
+        (Exporter(np.zeros((5, 3, 8), np.float32), 2, device=2), "memory of a device .* move it to the CPU first"),
     ],
 )
 def test_what_cannot_go_over_the_wire_is_refused(tensor: Any, message: str) -> None:

@@ -165,7 +165,7 @@ def test_a_ranks_certificate_is_no_clients_at_a_rank(secure: SecureCluster) -> N
         model = client.register_model("m", DESCRIPTION)
         client.open("of-alice", model)
     with Cluster.connect(secure.endpoint, tls=secure.tls("rank-1"), retry_for=0) as client:
-        with pytest.raises(AccessDenied, match="rank:1 may read, and register model takes the right to use"):
+        with pytest.raises(AccessDenied, match="rank:1 has the right to read, but register model requires"):
             client.register_model("m", DESCRIPTION)
         sequence = client.open("of-alice")
         with pytest.raises(AccessDenied, match="The certificate is for dcp:rank:1, and the hello is from a client"):
@@ -185,7 +185,7 @@ def test_a_rank_takes_a_claim_from_its_holder_alone(secure: SecureCluster) -> No
         with Cluster.connect(secure.endpoint, tls=secure.tls("client-mallory"), retry_for=0) as mallory:
             stolen = mallory.open("held", "m")
             mallory._cluster._claims.given(stolen.id, claim)
-            with pytest.raises(AccessDenied, match="belongs to client:alice, and client:mallory may use its own"):
+            with pytest.raises(AccessDenied, match="belongs to client:alice, and client:mallory has the right to use"):
                 mallory.commit([Commit(stolen, 10)])
             with pytest.raises(AccessDenied, match="belongs to client:alice"):
                 mallory.step(0, [Entry(stolen, 10, 1)], q[:1], k[:1], v[:1])

@@ -204,7 +204,7 @@ def test_a_description_that_cannot_be() -> None:
     [
         ({}, "`model_type` is missing"),
         ({"model_type": "bloom"}, r"adds a bias to every score that grows with the distance \(ALiBi\)"),
-        ({"model_type": "nobody"}, "`nobody`, which is not known; known are deepseek_v2"),
+        ({"model_type": "nobody"}, "`nobody`, which is not supported; supported types are deepseek_v2"),
         ({"model_type": "llama", "num_hidden_layers": 2}, "`num_attention_heads` is missing"),
         ({"model_type": "llama", "num_hidden_layers": "2"}, "`num_hidden_layers` is `2`, not a whole number"),
         (

@@ -27,11 +27,11 @@ struct ReadAhead {
     /// Called by the thread that begins a piece; pieces begin in order, or nearly.
     func begin(piece: Int) {
         let own = Self.blocks(of: pieces[piece], in: blocks.layout)
-        if own.lowerBound == read.lowerBound { ask(from: read.lowerBound) }
+        if own.lowerBound == read.lowerBound { willNeed(from: read.lowerBound) }
         let stretches = (own.lowerBound - read.lowerBound + blocksPerStretch - 1) / blocksPerStretch
         var start = read.lowerBound + stretches * blocksPerStretch
         while start < own.upperBound {
-            ask(from: start + blocksPerStretch)
+            willNeed(from: start + blocksPerStretch)
             start += blocksPerStretch
         }
     }
@@ -41,10 +41,10 @@ struct ReadAhead {
         return piece.keys.lowerBound / layout.blockTokens..<end
     }
 
-    private func ask(from start: Int) {
+    private func willNeed(from start: Int) {
         guard start < read.upperBound else { return }
         let stretch = blocks.blocks[start..<min(start + blocksPerStretch, read.upperBound)]
         guard !MappedPages.isResident(stretch[stretch.startIndex + stretch.count / 2]) else { return }
-        for block in stretch { MappedPages.ask(for: block, byteCount: blocks.layout.payloadByteCount) }
+        for block in stretch { MappedPages.willNeed(block, byteCount: blocks.layout.payloadByteCount) }
     }
 }

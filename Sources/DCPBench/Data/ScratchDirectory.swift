@@ -19,7 +19,7 @@ public final class ScratchDirectory: Sendable {
             let reason = String(cString: strerror(errno))
             throw ServiceError(
                 .invalidConfiguration,
-                "No directory can be made in \(parent): \(reason). Choose a --dir that exists and can be written.")
+                "No directory can be created in \(parent): \(reason). Choose an existing, writable --dir.")
         }
         path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
@@ -55,7 +55,10 @@ public final class ScratchDirectory: Sendable {
     /// - Throws: `.internal` naming what stayed.
     public func remove() throws(ServiceError) {
         do { try FileManager.default.removeItem(atPath: path) } catch {
-            throw ServiceError(.internal, "\(path) cannot be removed: \(error.localizedDescription) Remove it by hand.")
+            throw ServiceError(
+                .internal,
+                "\(path) cannot be removed: \(error.localizedDescription) Remove it "
+                    + "manually.")
         }
     }
 }

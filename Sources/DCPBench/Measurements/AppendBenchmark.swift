@@ -168,7 +168,8 @@ private final class Appends {
             guard wanted.elementsEqual(UnsafeRawBufferPointer(start: row, count: layout.rowByteCount)) else {
                 throw ServiceError(
                     .internal,
-                    "Token \(local) reads back other than it was appended: the cache is wrong. Report this as a bug.")
+                    "Token \(local) reads back differently than it was appended: the cache is wrong. Report this as "
+                        + "a bug.")
             }
         }
     }

@@ -52,7 +52,7 @@ public enum QueryKind: String, CaseIterable, Sendable {
     public init(option text: String) throws(ServiceError) {
         guard let kind = Self(rawValue: text.lowercased()) else {
             throw ServiceError(
-                .invalidConfiguration, "\(text.debugDescription) in --queries is no kind of query; use bf16 or f32.")
+                .invalidConfiguration, "\(text.debugDescription) in --queries is not a kind of query; use bf16 or f32.")
         }
         self = kind
     }

@@ -111,7 +111,7 @@ public struct ForkBenchmark: Sendable {
         let forks = try await cluster.openSequences(wanted.map(\.name), model: nil).map { try $0.get() }
         let statuses = try await cluster.statuses(of: forks)
         guard forks.allSatisfy({ statuses[$0.record.id]?.layerLengths == [context - 1] }) else {
-            throw ServiceError(.internal, "A fork has other tokens than were forked. Report this as a bug.")
+            throw ServiceError(.internal, "A fork has other tokens than its parent had. Report this as a bug.")
         }
         for outcome in try await cluster.closeSequences(forks) { try outcome.get() }
         return seconds

@@ -113,8 +113,8 @@ public enum KernelBatch: Hashable, Sendable {
         guard self == .one || context % Self.ownTokens == 0 else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(context) tokens are no whole blocks of \(Self.ownTokens), of which several sequences' contexts are made; "
-                    + "choose another --context.")
+                "\(context) tokens are not a multiple of \(Self.ownTokens), the block size of which the contexts of "
+                    + "several sequences consist; choose another --context.")
         }
     }
 }

@@ -72,7 +72,7 @@ public struct MatchBenchmark: Sendable {
                 {
                     let found = try store.cache.match(model: store.modelID, scope: "", ids: wanted)
                     guard found?.length == context - 1 else {
-                        throw ServiceError(.internal, "A match is not as long as it must be. Report this as a bug.")
+                        throw ServiceError(.internal, "A match is shorter than it must be. Report this as a bug.")
                     }
                 }, { _ = try store.cache.tokenIDs(of: store.sequence, 0..<context) },
             ])

@@ -106,7 +106,10 @@ public struct TransferBenchmark: Sendable {
             try await cluster.rows(of: sequence, layer: 0, positions: 0..<count, into: &kept)
             let readingAgain = (ContinuousClock.now - clock).inSeconds
             guard read.keys == keys, read.values == values, kept.keys == keys, kept.values == values else {
-                throw ServiceError(.internal, "Other rows were read back than were appended. Report this as a bug.")
+                throw ServiceError(
+                    .internal,
+                    "The keys and values read back differ from those appended. Report this "
+                        + "as a bug.")
             }
             try await cluster.cut(StepContext.sequence, to: 0)
             let (copied, echoed) = try await onOwnThread {

@@ -23,7 +23,7 @@ public enum Lists {
                 throw ServiceError(
                     .invalidConfiguration,
                     "\(item.debugDescription) in \(option) is not a number in \(range.lowerBound)...\(range.upperBound); "
-                        + "write it as 4096 or 32k, several with commas between them.")
+                        + "write it as 4096 or 32k, separated by commas if there are several.")
             }
             return number * factor
         }
@@ -67,7 +67,7 @@ public enum Lists {
             guard let durability = Durability(rawValue: item.lowercased()) else {
                 throw ServiceError(
                     .invalidConfiguration,
-                    "\(item.debugDescription) in --durability is no setting; use never, everysec or always.")
+                    "\(item.debugDescription) in --durability is not a durability; use never, everysec or always.")
             }
             return durability
         }

@@ -45,7 +45,7 @@ extension Report {
         ]
         if kernels.openblasCoreIsForcedOlder {
             notes.append(
-                "OPENBLAS_CORETYPE forces an older core than this CPU has: prefill and sgemm are slower than they could be; "
+                "OPENBLAS_CORETYPE forces an older core than this CPU: prefill and sgemm are slower than necessary; "
                     + "unset it (and OPENBLAS_L2_SIZE), or run `make bench`.")
         }
         notes.append(

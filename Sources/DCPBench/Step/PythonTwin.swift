@@ -37,7 +37,7 @@ final class PythonTwin: Sendable {
         guard let line = nextLine(), line == "ready" else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(interpreter) did not come to its first step; its reason is above. Is dcp_attention installed there?")
+                "\(interpreter) did not reach its first step; see its error above. Is dcp_attention installed there?")
         }
     }
 
@@ -46,7 +46,7 @@ final class PythonTwin: Sendable {
     func step() throws(ServiceError) -> Double {
         commands.fileHandleForWriting.write(Data("step\n".utf8))
         guard let line = nextLine(), let seconds = Double(line) else {
-            throw ServiceError(.internal, "The Python client ended in the middle of the steps; its reason is above.")
+            throw ServiceError(.internal, "The Python client ended during the steps; see its error above.")
         }
         return seconds
     }

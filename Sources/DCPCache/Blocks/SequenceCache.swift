@@ -185,7 +185,7 @@ extension LayerState {
     /// changed.
     mutating func dropMemory(fromLocalIndex count: Int, _ panels: PanelLayout, pool: BlockPool) {
         let blocks = (count + panels.blockTokens - 1) / panels.blockTokens - mapped.count
-        precondition(blocks >= 0, "sealed blocks are dropped before")
+        precondition(blocks >= 0, "sealed blocks are dropped first")
         memory.removeLast(max(memory.count - blocks, 0))
         let tokens = count % panels.blockTokens
         // Who borrows a block copies no more of it than its tokens.

@@ -53,8 +53,9 @@ extension ShardCache {
         guard first >= 0, first + count <= rows.tokens else {
             throw fail(
                 .invalidRequest,
-                "The \(count) tokens that \(rank) owns of positions \(positions.lowerBound)..<\(positions.upperBound) are not "
-                    + "in the step's \(rows.tokens) rows from row \(first) on.")
+                "The \(count) tokens that \(rank) owns of positions "
+                    + "\(positions.lowerBound)..<\(positions.upperBound) are not among the step's \(rows.tokens) "
+                    + "rows from row \(first) on.")
         }
         return try append(id, layer, positions, rows) { _ in Array(UInt32(first)..<UInt32(first + count)) }
     }

@@ -44,7 +44,7 @@ extension ShardCache {
         let parts = parts.sorted { $0.sequence < $1.sequence }
         if let pair = zip(parts, parts.dropFirst()).first(where: { $0.sequence == $1.sequence }) {
             return completion(
-                .failure(fail(.invalidRequest, "\(pair.0.sequence) is in the commit twice; commit it once.")))
+                .failure(fail(.invalidRequest, "\(pair.0.sequence) appears twice in the commit; list it once.")))
         }
         let plans = Plan<[CommitPlan]>([])
         enqueue(parts.map { Self.key($0.sequence) }, completion) { [self] transaction in

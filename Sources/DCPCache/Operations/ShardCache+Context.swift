@@ -168,8 +168,8 @@ extension ShardCache {
             guard positions.upperBound <= state.length else {
                 throw fail(
                     .positionMismatch,
-                    "Layer \(layer) of \(id) has \(state.length) tokens on \(rank), fewer than the \(positions.upperBound) of the "
-                        + "context; append them first.")
+                    "Layer \(layer) of \(id) has \(state.length) tokens on \(rank), fewer than the "
+                        + "\(positions.upperBound) that the context needs; append them first.")
             }
             return body(sequence, local, state)
         }
@@ -236,14 +236,14 @@ extension ShardCache {
         let sequence = piece.sequence
         let lineage = lineages.withLock { $0[sequence.id] }
         let byteCount = sequence.model.panels[layer].payloadByteCount
-        func ask(_ addresses: some Sequence<BlockAddress>) {
-            for payload in addresses.compactMap(\.payload) { MappedPages.ask(for: payload, byteCount: byteCount) }
+        func willNeed(_ addresses: some Sequence<BlockAddress>) {
+            for payload in addresses.compactMap(\.payload) { MappedPages.willNeed(payload, byteCount: byteCount) }
         }
-        ask(piece.addresses.prefix(piece.indices.count))
+        willNeed(piece.addresses.prefix(piece.indices.count))
         var intact = piece.indices.lowerBound
         var failure: ServiceError?
         for (offset, address) in piece.addresses.prefix(piece.indices.count).enumerated() {
-            ask(piece.addresses.dropFirst(piece.indices.count + offset).prefix(1))
+            willNeed(piece.addresses.dropFirst(piece.indices.count + offset).prefix(1))
             do throws(ServiceError) {
                 try checkBlock(sequence, layer: layer, index: intact, address: address, lineage: lineage)
                 intact += 1

@@ -44,7 +44,7 @@ extension ShardCache {
             }
             let parent = try sequence(parent)
             if isReading, length > parent.core.withLock(\.committed) {
-                throw fail(.notReady, "\(parent.id) has been truncated on \(rank) before it was forked; retry.")
+                throw fail(.notReady, "\(parent.id) was truncated on \(rank) before it was forked; retry.")
             }
             try fork(parent, child, name, origin, plan, &transaction)
         } undo: { [self] in
@@ -138,7 +138,7 @@ extension ShardCache {
                 throw fail(
                     .invalidRequest,
                     "\(parent.id) has \(reached) tokens in all layers on \(rank), \(core.committed) of them committed, and "
-                        + "cannot be forked at \(length); append the rest first, or fork it at \(reached) or before.")
+                        + "cannot be forked at \(length); append the rest first, or fork it at \(reached) or earlier.")
             }
             try checkIntact(core, localLength: localLength(length))
             core.floor = max(core.floor, length)

@@ -17,8 +17,8 @@ extension ShardCache {
                 guard differences.isEmpty else {
                     throw fail(
                         .modelMismatch,
-                        "\(id) is another one on \(rank): \(differences.joined(separator: "; ")). Use another model, or remove "
-                            + "this one first.")
+                        "\(id) differs on \(rank): \(differences.joined(separator: "; ")). Use another model, or "
+                            + "remove this one first.")
                 }
                 return
             }

@@ -44,8 +44,8 @@ extension ShardCache {
         guard hasBegun || borrowedPieces.value <= settings.assembledByteCountMax else {
             throw fail(
                 .overloaded,
-                "Other steps on \(rank) have put together \(borrowedPieces.value) bytes of blocks that are in pieces in its "
-                    + "store, and one more begins to at \(settings.assembledByteCountMax) at the most; retry.")
+                "Other steps on \(rank) have assembled \(borrowedPieces.value) bytes of blocks that its store holds "
+                    + "in pieces, and the limit for another is \(settings.assembledByteCountMax); retry.")
         }
         hasBegun = true
         let panels = sequence.model.panels[layer]

@@ -13,7 +13,7 @@ extension ShardCache {
             guard let value = try transaction.get(tables.sequences, key), var record = SequenceRecord(id, value) else {
                 throw fail(
                     .storeDamaged,
-                    "The record of \(id) in the store of \(rank) is damaged; `dcpctl verify` writes it again from memory."
+                    "The record of \(id) in the store of \(rank) is damaged; `dcpctl verify` rewrites it from memory."
                 )
             }
             record.retention = retention

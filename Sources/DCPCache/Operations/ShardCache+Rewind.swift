@@ -18,8 +18,8 @@ extension ShardCache {
             guard length >= core.shared else {
                 throw fail(
                     .positionMismatch,
-                    "\(id) shares its tokens up to \(core.shared) with a fork on \(rank), and one layer of it cannot be "
-                        + "rewound to \(length) alone; rewind all of them.")
+                    "\(id) shares its tokens up to \(core.shared) with a fork on \(rank), so a single layer cannot "
+                        + "be rewound to \(length); rewind all layers.")
             }
             // Idle, it has nothing to drop, and is not brought into RAM for that.
             guard let residence = core.residence else {

@@ -41,13 +41,14 @@ extension ShardCache {
         case .full:
             return fail(
                 .storeFull,
-                "The store of \(rank) is full with \(used) bytes, the high watermark is \(marks.high) % of \(capacity) bytes: "
-                    + "new tokens are refused until it holds less than \(marks.low) %; \(remedy).")
+                "The store of \(rank) is full: it holds \(used) bytes, and the high watermark is \(marks.high) % of "
+                    + "\(capacity) bytes. New tokens are refused until it holds less than \(marks.low) %; \(remedy).")
         case .refused(let code):
             return fail(
                 .storeFull,
                 "The disk of the store of \(rank) is full or refuses writes (\(String(cString: strerror(code)))) at \(used) "
-                    + "of \(capacity) bytes: new tokens are refused until it takes them again; free space on it, or close "
+                    + "of \(capacity) bytes: new tokens are refused until the disk accepts writes again; free space "
+                    + "on it, or close "
                     + "or truncate sequences.")
         case .failed(let error):
             return fail(.storeDamaged, error.message)
@@ -62,7 +63,8 @@ extension ShardCache {
         guard waiting > 0, used + waiting >= settings.watermarks.highByteCount(capacity: capacity) else { return nil }
         return fail(
             .storeFull,
-            "The store of \(rank) holds \(used) bytes and \(waiting) wait to be committed, above the high watermark of "
+            "The store of \(rank) holds \(used) bytes and \(waiting) more are waiting to be committed, above the "
+                + "high watermark of "
                 + "\(settings.watermarks.high) % of \(capacity) bytes: commit or rewind, then retry.")
     }
 

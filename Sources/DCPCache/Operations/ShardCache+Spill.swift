@@ -18,7 +18,7 @@ extension ShardCache {
     var crowded: ServiceError {
         fail(
             .overloaded,
-            "\(uncommitted.value) bytes of uncommitted tokens are in the RAM of \(rank), the limit is "
+            "\(uncommitted.value) bytes of uncommitted tokens are in the RAM of \(rank), but the limit is "
                 + "\(settings.uncommittedByteCountMax) (uncommitted-limit), and only full blocks can be spilled to its "
                 + "store; commit or rewind, then append again.")
     }

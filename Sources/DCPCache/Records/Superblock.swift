@@ -70,9 +70,9 @@ struct Superblock: Equatable {
 
     /// Why this store, found in `directory`, cannot serve as `wanted`; nil when it can. Store ids are not compared.
     func refusal(wanted: Superblock, directory: String) -> String? {
-        let remedy = "Give this rank a directory of its own, or move the store away to start empty."
+        let remedy = "Give this rank its own directory, or move the store away to start empty."
         if format != wanted.format {
-            return "The store \(directory) has format \(format); this build reads format \(wanted.format). "
+            return "The store \(directory) has format \(format), but this build reads format \(wanted.format). "
                 + "Use the build that wrote it, or move the store away to start empty."
         }
         if rank != wanted.rank {
@@ -80,7 +80,7 @@ struct Superblock: Equatable {
         }
         if shapeText != wanted.shapeText {
             return "The store \(directory) was written for a cluster of \(shapeText), not of \(wanted.shapeText). "
-                + "Restore that cluster shape, or move the store away to start empty."
+                + "Use that cluster shape, or move the store away to start empty."
         }
         return nil
     }

@@ -105,7 +105,7 @@ package struct PrefixTree: Sendable {
     package mutating func insert<Source: TokenSource & ~Copyable>(
         _ sequence: SequenceID, length: Int, from source: borrowing Source
     ) throws {
-        precondition(length > 0 && places[sequence] == nil, "\(sequence) has no ids, or is there")
+        precondition(length > 0 && places[sequence] == nil, "\(sequence) has no ids, or is already in the tree")
         try insert(sequence, length: length, under: Self.root, source)
     }
 

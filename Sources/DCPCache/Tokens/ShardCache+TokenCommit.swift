@@ -56,8 +56,8 @@ extension ShardCache {
         guard end == 0 || end >= length else {
             throw fail(
                 .invalidRequest,
-                "\(id) would have the ids of \(end) of its \(length) tokens on \(rank): a sequence has all or none; commit it "
-                    + "with the ids of tokens \(end)..<\(length).")
+                "\(id) would have ids for \(end) of its \(length) tokens on \(rank), but a sequence has ids for all "
+                    + "tokens or for none; commit it with the ids of tokens \(end)..<\(length).")
         }
         var plan = TokenPlan(record: record, annotation: part.annotation)
         if part.annotation?.isEmpty == true { plan.record.annotation = nil }
@@ -70,14 +70,14 @@ extension ShardCache {
         guard given.start >= 0, given.end <= part.length else {
             throw fail(
                 .invalidRequest,
-                "The commit of \(id) up to \(part.length) tokens brings the ids of tokens \(given.start)..<\(given.end); "
-                    + "bring no more ids than tokens.")
+                "The commit of \(id) up to \(part.length) tokens has the ids of tokens "
+                    + "\(given.start)..<\(given.end); do not commit more ids than tokens.")
         }
         guard given.start <= stored else {
             throw fail(
                 .positionMismatch,
-                "\(id) has the ids of \(stored) tokens on \(rank), and the commit brings those from token \(given.start) on; "
-                    + "bring them from \(stored) on.")
+                "\(id) has the ids of \(stored) tokens on \(rank), but the commit has those from token "
+                    + "\(given.start) on; send them from \(stored) on.")
         }
     }
 
@@ -127,9 +127,9 @@ extension TokenPlan {
                 for (place, new) in zip(places, new) where place < known && former.tokenID(at: place) != new {
                     throw cache.fail(
                         .conflict,
-                        "Token \(first + place) of \(id) has the id \(former.tokenID(at: place)) on \(cache.rank), and the "
-                            + "commit says \(new); truncate the sequence to \(first + place), or fork it there, to go on "
-                            + "in another way.")
+                        "Token \(first + place) of \(id) has the id \(former.tokenID(at: place)) on \(cache.rank), "
+                            + "but the commit says \(new); truncate the sequence to \(first + place), or fork it "
+                            + "there, to continue differently.")
                 }
                 guard places.upperBound > known else { continue }
             } else if known > 0, places.lowerBound > 0 || places.upperBound < known {

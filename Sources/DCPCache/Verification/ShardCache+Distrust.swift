@@ -52,7 +52,8 @@ extension ShardCache {
         var restored = suspect
         restored.finding.intactLength = state.committedLength
         restored.finding.message =
-            "The record of \(id) on \(rank) failed its checksum; it is written again from memory, and nothing is lost. Verify "
+            "The record of \(id) on \(rank) failed its checksum; it is rewritten from memory, and nothing is lost. "
+            + "Verify "
             + "again."
         return restored
     }

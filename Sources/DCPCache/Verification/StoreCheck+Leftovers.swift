@@ -85,8 +85,8 @@ extension StoreCheck {
 
     private var leftoversRemedy: String {
         hasDamagedRecord
-            ? "a damaged record may be the only one that names them"
-            : "they wait for deletion, at the latest at the rank's next start"
+            ? "a damaged record may be the only reference to them"
+            : "they are deleted at the rank's next start at the latest"
     }
 
     private mutating func report(_ stray: (writer: UInt64, rows: [Int]), _ found: inout [Suspect]) {

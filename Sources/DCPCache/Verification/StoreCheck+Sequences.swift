@@ -87,14 +87,15 @@ extension StoreCheck {
         let used = [record.lineage, record.rows].flatMap { $0.entries.map(\.writer) + [$0.writer] }
         guard let highest = used.max(), highest >= next else { return }
         let message =
-            "The counter `writer` of \(rank) is \(next), but \(id) uses writer \(highest): new blocks would take the keys of "
-            + "old ones; restore the store."
+            "The counter `writer` of \(rank) is \(next), but \(id) uses writer \(highest): new blocks would "
+            + "overwrite old ones; restore the store."
         found.append(Suspect(finding: StoreFinding(.superblock, message)))
     }
 
     // MARK: Blocks
 
-    /// Checks one layer's blocks of one writer. - Returns: false when the batch is full first.
+    /// Checks one layer's blocks of one writer.
+    /// - Returns: false when the batch is full first.
     private mutating func checkBlocks(
         of id: SequenceID, _ model: ModelEntry, _ writer: UInt64, _ blocks: Range<Int>, until stop: Int,
         _ read: borrowing ReadTransaction, _ found: inout [Suspect]
@@ -135,10 +136,10 @@ extension StoreCheck {
         }
         guard value.count == byteCount else { return (.block, "has \(value.count) bytes, not \(byteCount).") }
         guard let address = BlockAddress(value, byteCount: byteCount) else {
-            return (.block, "does not begin at a multiple of \(BlockRecord.payloadAlignment) bytes.")
+            return (.block, "is not aligned to \(BlockRecord.payloadAlignment) bytes.")
         }
         guard let payload = address.payload else { return nil }
-        MappedPages.ask(for: payload, byteCount: model.panels[key.layer].payloadByteCount)
+        MappedPages.willNeed(payload, byteCount: model.panels[key.layer].payloadByteCount)
         return BlockRecord.damage(key, payload: payload, panels: model.panels[key.layer]).map { (.block, $0) }
     }
 
@@ -152,7 +153,7 @@ extension StoreCheck {
             let payload = base + BlockRecord.headerByteCount
             return BlockRecord.damage(key, payload: payload, panels: model.panels[key.layer]).map { (.block, $0) }
         }
-        return damage ?? (.missingBlock, "is missing, or a piece of it.")
+        return damage ?? (.missingBlock, "is missing, entirely or in part.")
     }
 
     // MARK: Rows

@@ -51,8 +51,8 @@ extension StoreCheck {
             let message =
                 "\(chunks) chunks of ids and \(annotations.count) annotations on \(rank) belong to no sequence: "
                 + (hasDamagedRecord
-                    ? "a damaged record may be the only one that names them."
-                    : "they wait for deletion, at the latest at the rank's next start.")
+                    ? "a damaged record may be the only reference to them."
+                    : "they are deleted at the rank's next start at the latest.")
             found.append(Suspect(finding: StoreFinding(.strayTokens, message)))
         }
         phase = .done

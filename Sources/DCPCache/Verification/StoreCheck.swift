@@ -125,8 +125,8 @@ struct StoreCheck: Sendable {
         }
         for id in models {
             let message =
-                "The record of \(id) on \(rank) fails its checksum or is of another cluster shape; restore the store, or "
-                + "move it away and take an empty one: dcpctl store replace RANK."
+                "The record of \(id) on \(rank) fails its checksum or has another cluster shape; restore the store, "
+                + "or move it away and start with an empty one: dcpctl store replace RANK."
             found.append(Suspect(finding: StoreFinding(.model, message)))
         }
         return found

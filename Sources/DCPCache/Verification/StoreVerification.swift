@@ -68,7 +68,7 @@ public final class StoreVerification: Sendable {
                 let id = names.first { NameKey($0.value) == NameKey(sequence ?? "") }?.key
                 if let sequence, id == nil {
                     throw ServiceError(
-                        .unknownSequence, "No sequence in the store \(directory) is called `\(sequence)`.")
+                        .unknownSequence, "The store \(directory) has no sequence `\(sequence)`.")
                 }
                 let check = StoreCheck(
                     rank: RankIndex(UInt16(truncatingIfNeeded: superblock.rank)), cluster: try superblock.cluster(),
@@ -113,8 +113,9 @@ public final class StoreVerification: Sendable {
         guard let found = Superblock(value) else {
             throw ServiceError(
                 .storeDamaged,
-                "The superblock of the store \(environment.directory) fails its checksum, so nobody knows the shape of "
-                    + "what it holds; restore it, or move the store away and take an empty one: dcpctl store replace RANK."
+                "The superblock of the store \(environment.directory) fails its checksum, so the shape of its "
+                    + "contents is unknown; restore it, or move the store away and start with an empty one: dcpctl "
+                    + "store replace RANK."
             )
         }
         guard found.format == UInt32(LayoutFingerprint.storeFormat) else {

@@ -2,39 +2,40 @@ internal import DCPCore
 internal import Glibc
 internal import SystemPackage
 
-/// The directory of a backup while it is written: beside its later place, under a hidden name, until it is whole.
+/// The directory of a backup while it is written: beside its final place, under a hidden name, until it is complete.
 final class BackupDirectory: Sendable {
-    /// Where it is when it is whole.
+    /// Its final path.
     let path: String
     let partialPath: String
 
-    /// - Throws: `.invalidRequest` when something has the name, or is being written for it.
+    /// - Throws: `.invalidRequest` if the name exists, or another backup to it is being written.
     init(for path: String) throws(ServiceError) {
         let target = FilePath(path)
         guard !path.isEmpty, !path.utf8.contains(0), let name = target.lastComponent?.string else {
             throw ServiceError(
-                .invalidRequest, "\(path.debugDescription) is no directory that could be made; name one.")
+                .invalidRequest, "\(path.debugDescription) is not a valid path for a new directory; choose another.")
         }
         self.path = target.string
         partialPath = "\(target.directory.string)/.\(name).partial"
         var status = stat()
         guard lstat(self.path, &status) != 0 else {
             throw ServiceError(
-                .invalidRequest, "\(path) is there already, and a backup overwrites nothing; name a new directory.")
+                .invalidRequest, "\(path) already exists, and a backup does not overwrite it; choose a new directory.")
         }
         guard mkdir(partialPath, 0o700) == 0 else {
             let number = errno
             throw ServiceError(
                 .invalidRequest,
                 number == EEXIST
-                    ? "\(partialPath) is there: another backup to \(path) runs, or one was killed. Wait for it, or remove "
+                    ? "\(partialPath) exists: another backup to \(path) is running, or was killed. Wait for it, or "
+                        + "remove "
                         + "that directory."
                     : "\(partialPath) cannot be made: \(systemMessage(number)). Choose a directory that this user may write to."
             )
         }
     }
 
-    /// Gives it its name: all is on the disk then.
+    /// Renames it when everything is on the disk.
     func publish(_ manifest: BackupManifest) throws(ServiceError) {
         let file = try StoreFileWriter(partialPath + "/" + BackupManifest.fileName)
         let bytes = try manifest.encoded()
@@ -68,7 +69,7 @@ func removeStoreDirectory(_ path: String) {
     rmdir(path)
 }
 
-/// A file with holes that is written in order, and its checksum as if they were zeros.
+/// A sparse file that is written in order, with the checksum of its contents, holes as zeros.
 final class StoreFileWriter {
     private let path: String
     private let descriptor: OwnedDescriptor
@@ -113,7 +114,8 @@ final class StoreFileWriter {
         }
     }
 
-    /// Syncs it. - Returns: the checksum of all of it.
+    /// Syncs it.
+    /// - Returns: the checksum of all of it.
     func finish(byteCount: Int) throws(ServiceError) -> UInt32 {
         skip(to: byteCount)
         guard ftruncate(descriptor.value, off_t(byteCount)) == 0, fsync(descriptor.value) == 0 else {

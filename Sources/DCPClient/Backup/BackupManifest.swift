@@ -1,7 +1,7 @@
 public import DCPCore
 internal import Foundation
 
-/// What a backup is of, in its file `backup.json`, which is written last: a directory without it is no backup.
+/// The contents of a backup, in its file `backup.json`, which is written last: a directory without it is not a backup.
 public struct BackupManifest: Codable, Hashable, Sendable {
     public static let fileName = "backup.json"
     public static let formatNow = 1
@@ -10,16 +10,16 @@ public struct BackupManifest: Codable, Hashable, Sendable {
     public struct File: Codable, Hashable, Sendable {
         /// In the backup's directory: `coordinator.mdb`, `rank-0.mdb`.
         public var name: String
-        /// As it is read: what it takes on the disk is less by pages that hold nothing, which are holes.
+        /// Size of the file; on the disk it is smaller, because unused pages are holes.
         public var bytes: Int
-        /// Of those, bytes of pages that hold something.
+        /// Bytes of used pages.
         public var usedBytes: Int
         /// Of the whole file, holes as zeros: 8 hexadecimal digits.
         public var crc32c: String
 
         /// The directory that its store has: `coordinator`, `rank-0`.
         public var store: String { String(name.dropLast(Self.suffix.count)) }
-        /// Whose it is; nil for a name that no backup gives.
+        /// The daemon of the store; nil for a foreign name.
         var owner: DaemonRole? { name.hasSuffix(Self.suffix) ? DaemonRole(fileName: store) : nil }
 
         static func name(of owner: DaemonRole) -> String { owner.fileName + suffix }
@@ -41,7 +41,7 @@ public struct BackupManifest: Codable, Hashable, Sendable {
     public var sequences: [String]
 
     /// Reads the manifest of a backup.
-    /// - Throws: `.invalidRequest` for a directory that is no whole backup, or one of another format.
+    /// - Throws: `.invalidRequest` for a directory that is not a complete backup, or one of another format.
     public init(of directory: String) throws(ServiceError) {
         let path = directory + "/" + Self.fileName
         let data: Data
@@ -50,8 +50,8 @@ public struct BackupManifest: Codable, Hashable, Sendable {
         } catch {
             throw ServiceError(
                 .invalidRequest,
-                "\(directory) is no whole backup: \(path) cannot be read (\(systemReason(error))). Name a directory that "
-                    + "`dcpctl backup` has made.")
+                "\(directory) is not a complete backup: \(path) cannot be read (\(systemReason(error))). Give a "
+                    + "directory that `dcpctl backup` made.")
         }
         try self.init(decoding: data, from: path, of: "The backup \(directory)")
     }
@@ -65,17 +65,21 @@ public struct BackupManifest: Codable, Hashable, Sendable {
             decoder.keyDecodingStrategy = .convertFromSnakeCase
             self = try decoder.decode(Self.self, from: data)
         } catch {
-            throw ServiceError(.invalidRequest, "\(path) is not what `dcpctl backup` writes: \(systemReason(error)).")
+            throw ServiceError(.invalidRequest, "\(path) was not written by `dcpctl backup`: \(systemReason(error)).")
         }
         guard format == Self.formatNow else {
             throw ServiceError(
                 .invalidRequest,
-                "\(backup) has format \(format), this program reads \(Self.formatNow). Use the release \(release), which wrote it."
+                "\(backup) has format \(format), but this program reads \(Self.formatNow). Use the release "
+                    + "\(release), which wrote it."
             )
         }
         let stores = Set(files.map(\.name))
         guard stores.count == files.count, files.allSatisfy({ $0.owner != nil && $0.bytes >= 0 }) else {
-            throw ServiceError(.invalidRequest, "\(path) names files that no backup has: \(stores.sorted()).")
+            throw ServiceError(
+                .invalidRequest,
+                "\(path) names files that do not belong to a backup: "
+                    + "\(stores.sorted()).")
         }
     }
 

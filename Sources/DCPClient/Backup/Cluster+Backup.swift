@@ -3,7 +3,7 @@ internal import DCPWire
 internal import Foundation
 internal import Synchronization
 
-/// What all daemons hold under one number, for a backup.
+/// The snapshots of all daemons under one number, for a backup.
 struct HeldCopies {
     let topology: Topology
     let number: UInt64
@@ -20,8 +20,8 @@ struct HeldCopies {
 }
 
 extension Cluster {
-    /// Copies the stores of the coordinator and of all ranks, as they are at one moment, into a new directory, which appears
-    /// under its name complete or not at all. Steps and commits go on.
+    /// Copies a snapshot of the stores of the coordinator and of all ranks from the same moment into a new directory,
+    /// which appears under its name complete or not at all. Steps and commits continue.
     /// - Parameters:
     ///   - stores: only these; nil for all.
     ///   - progress: called with the bytes done of those there are, as far as that is known.
@@ -40,20 +40,21 @@ extension Cluster {
         }
     }
 
-    /// The cluster as it is, and those stores that are wanted of it.
+    /// The cluster, and the stores to copy.
     func chosen(_ wanted: [DaemonRole]?) async throws(ServiceError) -> (Topology, [DaemonRole]) {
         let topology = try await readyTopology()
         let all = [.coordinator] + topology.shape.allRanks.map { DaemonRole.rank($0) }
         if let strange = wanted?.first(where: { !all.contains($0) }) {
             throw ServiceError(
                 .invalidRequest,
-                "This cluster has no store `\(strange.fileName)`; it has \(all.map(\.fileName).joined(separator: ", "))."
+                "This cluster has no store `\(strange.fileName)`; its stores are "
+                    + "\(all.map(\.fileName).joined(separator: ", "))."
             )
         }
         return (topology, wanted ?? all)
     }
 
-    /// Has all daemons hold their stores, and let go of them in the end.
+    /// Makes all daemons hold their stores, and drop them at the end.
     func withCopies<Value: Sendable>(
         _ topology: Topology, _ body: (HeldCopies) async throws(ServiceError) -> Value
     ) async throws(ServiceError) -> Value {
@@ -72,7 +73,7 @@ extension Cluster {
         }
     }
 
-    /// All at once: a copy that nobody reads is let go.
+    /// All concurrently: a snapshot that is not read is dropped.
     private func copy(
         _ stores: [DaemonRole], _ copies: HeldCopies, into directory: BackupDirectory,
         _ progress: @escaping @Sendable (Int, Int) -> Void
@@ -87,7 +88,7 @@ extension Cluster {
         }
         return try await withTaskCancellationHandler { () async -> Result<[BackupManifest.File], ServiceError> in
             var files: [BackupManifest.File] = []
-            // One that has failed ends the others at their next part.
+            // If one fails, the others end at their next part.
             for task in tasks { if case .success(let file) = await task.value { files.append(file) } }
             return standing.failure.map { .failure($0) } ?? .success(files)
         } onCancel: {
@@ -125,7 +126,7 @@ extension Cluster {
         }
     }
 
-    /// Some pages of a store that is held, from one on; none from its end on.
+    /// Some pages of a held store from a page on; none at its end.
     func read(_ copies: HeldCopies, of store: DaemonRole, from page: Int) async throws(ServiceError) -> StoredPages {
         let request = ReadCopy(number: copies.number, page: page)
         let part =
@@ -134,7 +135,7 @@ extension Cluster {
             case .rank(let rank): try await ask(request, of: rank, in: copies.topology).pages
             }
         guard part.next > page || part.next == part.pages else {
-            throw Self.unexpected("pages that do not go on from \(page)", from: store.fileName)
+            throw Self.unexpected("pages that do not continue from \(page)", from: store.fileName)
         }
         return part
     }
@@ -150,7 +151,7 @@ extension StoredPages {
     /// Of the whole file.
     var byteCount: Int { pages * pageByteCount }
 
-    /// Runs of bytes, and where in the file they are.
+    /// Runs of bytes, with their offsets in the file.
     var contents: [(offset: Int, bytes: ArraySlice<UInt8>)] {
         var start = 0
         return runs.map { run in
@@ -160,7 +161,7 @@ extension StoredPages {
         }
     }
 }
-/// How far the copies of a backup's stores have come, and the first failure of any.
+/// The progress of copying a backup's stores, and the first failure of any.
 private final class BackupStanding: Sendable {
     private let sums = Mutex<[DaemonRole: (done: Int, total: Int)]>([:])
     private let first = Mutex<ServiceError?>(nil)

@@ -3,12 +3,14 @@ internal import DCPWire
 internal import Foundation
 
 extension Cluster {
-    /// Stores that wait for their turn are asked for nothing so often: a daemon lets one go that nobody reads for a minute.
+    /// The interval of empty requests for stores that wait for their turn: a daemon drops a snapshot that is not read
+    /// for a minute.
     private static let touchPeriod = Duration.seconds(20)
     private static let beyondAllPages = WireReader.lengthMax
 
-    /// Writes the stores of the coordinator and of all ranks, as they are at one moment, as a tar archive of the files that
-    /// ``backup(to:of:progress:)`` makes: one store after the other, the manifest last. Steps and commits go on.
+    /// Writes a snapshot of the stores of the coordinator and of all ranks from the same moment as a tar archive of the
+    /// files that ``backup(to:of:progress:)`` makes: one store after the other, the manifest last. Steps and commits
+    /// continue.
     /// - Parameters:
     ///   - stores: only these; nil for all.
     ///   - progress: called with the bytes done of those there are.
@@ -65,7 +67,8 @@ extension Cluster {
         }
     }
 
-    /// Asks for no page of some stores. - Returns: the bytes of all of them.
+    /// Asks for no page of some stores.
+    /// - Returns: the bytes of all of them.
     private func touch(_ stores: ArraySlice<DaemonRole>, _ copies: HeldCopies) async throws(ServiceError) -> Int {
         var byteCount = 0
         for store in stores { byteCount += try await read(copies, of: store, from: Self.beyondAllPages).byteCount }

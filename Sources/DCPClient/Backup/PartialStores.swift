@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPStore
 internal import Glibc
 
-/// Stores that a restore makes, each in a hidden directory beside its later place until all are whole.
+/// Stores created by a restore, each in a hidden directory beside its final place until all are complete.
 final class PartialStores {
     private let place: String
     private let owner: (user: uid_t, group: gid_t)
@@ -10,8 +10,8 @@ final class PartialStores {
     private var isWhole = false
 
     /// - Parameters:
-    ///   - place: the directory that the stores are to be in.
-    ///   - owner: the user whose they are to be, for root; nil for whoever owns `place`.
+    ///   - place: the parent directory of the stores.
+    ///   - owner: the user who will own them, for root; nil for the owner of `place`.
     init(in place: String, owner: String?) throws(ServiceError) {
         self.place = place
         self.owner = try Self.owner(owner, of: place)
@@ -24,26 +24,26 @@ final class PartialStores {
     private func path(_ file: BackupManifest.File) -> String { "\(place)/\(file.store)" }
     private func partialPath(_ file: BackupManifest.File) -> String { "\(place)/.\(file.store).partial" }
 
-    /// - Throws: `.conflict` where something is in the place of a store.
+    /// - Throws: `.conflict` if the place of a store is taken.
     func checkIsFree(_ file: BackupManifest.File) throws(ServiceError) {
         let path = path(file)
         var status = stat()
         guard lstat(path, &status) == 0 else { return }
         // What rename takes the place of.
         guard status.st_mode & S_IFMT == S_IFDIR, let names = fileNames(in: path) else {
-            throw ServiceError(.conflict, "\(path) is in the way: it is no directory. Move it away.")
+            throw ServiceError(.conflict, "\(path) exists and is not a directory; move it away.")
         }
         guard let name = names.first else { return }
         throw ServiceError(
             .conflict,
-            "\(path) holds a store, or something else (\(name)), and a restore overwrites nothing. Stop its daemon and "
-                + "move it away: mv \(path) \(path).old")
+            "\(path) already holds a store or other files (\(name)), and a restore does not overwrite them. Stop its "
+                + "daemon and move the directory away: mv \(path) \(path).old")
     }
 
     /// The data file of a store that begins.
     func begin(_ file: BackupManifest.File) throws(ServiceError) -> StoreFileWriter {
         let partial = partialPath(file)
-        // What a killed restore has left is worth nothing.
+        // The remains of a killed restore are useless.
         removeStoreDirectory(partial)
         guard mkdir(partial, 0o700) == 0 else {
             throw ServiceError(.invalidRequest, "\(partial) cannot be made: \(systemMessage(errno)).")
@@ -52,7 +52,7 @@ final class PartialStores {
         return try StoreFileWriter(partial + "/data.mdb")
     }
 
-    /// Gives stores their names: all are whole, compared with their checksums and on the disk.
+    /// Renames the stores: all are complete, verified and on the disk.
     func publish(_ files: [BackupManifest.File]) throws(ServiceError) -> [RestoredStore] {
         for file in files { try complete(partialPath(file)) }
         for file in files {
@@ -86,12 +86,14 @@ final class PartialStores {
         var status = stat()
         guard stat(place, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
             throw ServiceError(
-                .invalidRequest, "\(place) is no directory; name the one that the stores are to be in, as /var/lib/dcp."
+                .invalidRequest,
+                "\(place) is not a directory; give the parent directory of the stores, for example "
+                    + "/var/lib/dcp."
             )
         }
         guard let name else { return (status.st_uid, status.st_gid) }
         guard let user = getpwnam(name)?.pointee else {
-            throw ServiceError(.invalidRequest, "No user is called `\(name)`; name the one that the daemons run as.")
+            throw ServiceError(.invalidRequest, "There is no user `\(name)`; give the user that the daemons run as.")
         }
         guard geteuid() == 0 || geteuid() == user.pw_uid else {
             throw ServiceError(

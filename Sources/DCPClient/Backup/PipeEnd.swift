@@ -1,10 +1,10 @@
 public import DCPCore
 internal import Glibc
 
-/// Standard output or standard input, as a backup is written to it or read from it.
+/// Standard output or standard input for a backup.
 ///
-/// A pipe whose reader stands still is waited for in pieces, so that a task that is cancelled ends: it is opened again, since
-/// not to block is a property of the open file, which other processes share.
+/// It waits for a pipe in intervals, so that a cancelled task ends. It opens the pipe again for that, because
+/// non-blocking mode is a property of the open file, which other processes share.
 public final class PipeEnd: Sendable {
     private let descriptor: OwnedDescriptor
     private static let patienceMilliseconds: Int32 = 100
@@ -14,8 +14,8 @@ public final class PipeEnd: Sendable {
         guard isatty(STDOUT_FILENO) == 0 else {
             throw ServiceError(
                 .invalidRequest,
-                "Standard output is a terminal, and a backup is no text. Send it on, as in dcpctl backup - | zstd > "
-                    + "backup.tar.zst, or name a directory.")
+                "Standard output is a terminal, but a backup is binary data. Pipe it, as in dcpctl backup - | zstd > "
+                    + "backup.tar.zst, or give a directory.")
         }
         return try PipeEnd(STDOUT_FILENO, O_WRONLY)
     }
@@ -25,7 +25,8 @@ public final class PipeEnd: Sendable {
         guard isatty(STDIN_FILENO) == 0 else {
             throw ServiceError(
                 .invalidRequest,
-                "Standard input is a terminal. Bring a backup to it, as in zstd -dc backup.tar.zst | dcpctl restore -, or "
+                "Standard input is a terminal. Pipe a backup to it, as in zstd -dc backup.tar.zst | dcpctl restore "
+                    + "-, or "
                     + "name a directory.")
         }
         return try PipeEnd(STDIN_FILENO, O_RDONLY)
@@ -35,7 +36,7 @@ public final class PipeEnd: Sendable {
         var status = stat()
         var opened: Int32 = -1
         if fstat(number, &status) == 0, status.st_mode & S_IFMT == S_IFIFO {
-            // It may be another user's, as behind sudo: then this waits as long as its reader does.
+            // It may belong to another user, as with sudo: then this blocks as long as the pipe does.
             opened = open("/proc/self/fd/\(number)", access | O_NONBLOCK | O_CLOEXEC)
         }
         if opened < 0 { opened = fcntl(number, F_DUPFD_CLOEXEC, 3) }
@@ -46,7 +47,8 @@ public final class PipeEnd: Sendable {
     }
 
     /// Writes all bytes.
-    /// - Throws: `.invalidRequest` when nobody reads any more, or there is no room; `.stepAborted` when the task is cancelled.
+    /// - Throws: `.invalidRequest` if the reader has ended, or there is no room; `.stepAborted` if the task is
+    ///   cancelled.
     func write(_ bytes: ArraySlice<UInt8>) throws(ServiceError) {
         var rest = bytes
         while !rest.isEmpty {
@@ -62,13 +64,13 @@ public final class PipeEnd: Sendable {
             case EPIPE:
                 throw ServiceError(
                     .invalidRequest,
-                    "Whoever reads standard output has ended: \(systemMessage(number)). What it has got is no whole backup; see "
-                        + "why it ended, and begin again.")
+                    "The reader of standard output has ended: \(systemMessage(number)). The backup it received is "
+                        + "incomplete; find out why it ended, and start again.")
             default:
                 throw ServiceError(
                     .invalidRequest,
-                    "Standard output cannot be written: \(systemMessage(number)). What is there is no whole backup; free space "
-                        + "or choose another place, and begin again.")
+                    "Standard output cannot be written: \(systemMessage(number)). The backup written so far is "
+                        + "incomplete; free space or choose another place, and start again.")
             }
         }
     }

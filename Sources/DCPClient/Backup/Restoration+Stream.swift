@@ -27,7 +27,7 @@ extension BackupManifest {
         var last: BackupManifest?
         var total = 0
         while let header = try archive.next() {
-            guard last == nil else { throw TarHeader.refusal("it goes on behind its \(fileName)") }
+            guard last == nil else { throw TarHeader.refusal("it continues after its \(fileName)") }
             guard header.name != fileName else {
                 last = try BackupManifest(archive, byteCount: header.byteCount)
                 continue
@@ -70,7 +70,7 @@ extension BackupManifest {
     private init(_ archive: TarReader, byteCount: Int) throws(ServiceError) {
         guard byteCount <= Self.byteCountMax else {
             throw TarHeader.refusal(
-                "its \(Self.fileName) has \(byteCount) bytes, the limit is \(Self.byteCountMax)")
+                "its \(Self.fileName) has \(byteCount) bytes, but the limit is \(Self.byteCountMax)")
         }
         var data = Data()
         while data.count < byteCount { data.append(contentsOf: try archive.read()) }

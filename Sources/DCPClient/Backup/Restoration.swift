@@ -1,7 +1,7 @@
 public import DCPCore
 internal import Glibc
 
-/// A store that was put in its place.
+/// A restored store.
 public struct RestoredStore: Hashable, Sendable {
     public var store: DaemonRole
     public var path: String
@@ -9,11 +9,11 @@ public struct RestoredStore: Hashable, Sendable {
 }
 
 extension BackupManifest {
-    /// Puts stores of a backup in place: `TO/coordinator`, `TO/rank-0`. All of them are compared with their checksums, and on
-    /// the disk, before the first has its name.
+    /// Puts stores of a backup in place: `TO/coordinator`, `TO/rank-0`. All of them are verified and on the disk before
+    /// the first is renamed.
     /// - Parameters:
     ///   - stores: only these; nil for all that the backup has.
-    ///   - owner: the user whose they are to be, for root; nil for whoever owns `to`.
+    ///   - owner: the user who will own them, for root; nil for the owner of `to`.
     ///   - progress: called with the bytes done of all.
     /// - Throws: `.conflict` where something is in the place of a store; `.invalidRequest` for a backup that is not whole or
     ///   damaged.
@@ -42,7 +42,8 @@ extension BackupManifest {
             guard let file = files.first(where: { $0.name == File.name(of: store) }) else {
                 throw ServiceError(
                     .invalidRequest,
-                    "The backup \(backup) has no store `\(store.fileName)`; it has \(files.map(\.store).joined(separator: ", "))."
+                    "The backup \(backup) has no store `\(store.fileName)`; its stores are "
+                        + "\(files.map(\.store).joined(separator: ", "))."
                 )
             }
             some.append(file)
@@ -77,7 +78,7 @@ extension BackupManifest.File {
     func check(_ checksum: UInt32, in backup: String) throws(ServiceError) {
         guard checksum.hexadecimal != crc32c else { return }
         throw damaged(
-            in: backup, "its checksum is \(checksum.hexadecimal), and was \(crc32c) when it was written")
+            in: backup, "its checksum is \(checksum.hexadecimal), but was \(crc32c) when it was written")
     }
 
     func damaged(in backup: String, _ what: String) -> ServiceError {

@@ -1,10 +1,11 @@
 package import DCPCore
 
-/// A block before each file of a tar archive, as a value: POSIX ustar, with a pax record before it for a size that does not fit.
+/// The header block of a file in a tar archive, as a value: POSIX ustar, with a pax record before it for a size that
+/// does not fit.
 ///
-/// GNU tar's sparse members, in which pages that hold nothing take no room, begin with a map of the whole file, and which pages
-/// hold something is known only when a store has been read to its end. So they are there as zeros, of which any compression
-/// makes nothing, and a restore holes.
+/// GNU tar's sparse members, which omit unused pages, begin with a map of the whole file, but the used pages are known
+/// only after reading the whole store. Unused pages are therefore zeros, which compression removes and a restore turns
+/// into holes.
 package struct TarHeader: Hashable, Sendable {
     package static let blockByteCount = 512
     /// Eleven octal digits.
@@ -73,7 +74,7 @@ package struct TarHeader: Hashable, Sendable {
         }
         put(name, at: 0)
         put(octal: 0o600, at: 100, digits: 7)
-        // Seven octal digits: an owner that does not fit is left to whoever unpacks it.
+        // Seven octal digits: an owner that does not fit is left to the unpacking program.
         put(octal: user <= 0o777_7777 ? Int(user) : 0, at: 108, digits: 7)
         put(octal: group <= 0o777_7777 ? Int(group) : 0, at: 116, digits: 7)
         put(octal: byteCount, at: 124, digits: 11)
@@ -93,7 +94,7 @@ package struct TarHeader: Hashable, Sendable {
 
 extension TarHeader {
     /// Reads one block.
-    /// - Throws: `.invalidRequest` that says what is wrong, for a block that is no header, or none of a plain file.
+    /// - Throws: `.invalidRequest` with the problem, for a block that is not the header of a plain file.
     package init(_ block: [UInt8]) throws(ServiceError) {
         precondition(block.count == Self.blockByteCount)
         func octal(_ range: Range<Int>) -> Int? {
@@ -104,7 +105,7 @@ extension TarHeader {
             return digits.reduce(0) { $0 << 3 | Int($1 - 0x30) }
         }
         guard octal(148..<156) == Self.sum(block[...]), let size = octal(124..<136), let modified = octal(136..<148)
-        else { throw Self.refusal("a header's checksum does not hold") }
+        else { throw Self.refusal("a header fails its checksum") }
         guard let kind = Kind(rawValue: block[156] == 0 ? Kind.file.rawValue : block[156]) else {
             let letter = String(decoding: [block[156]], as: UTF8.self)
             throw Self.refusal("it has a member of the kind \(letter.debugDescription)")
@@ -117,8 +118,8 @@ extension TarHeader {
         group = UInt32(octal(116..<124) ?? 0)
     }
 
-    /// Takes over what a pax record before it says.
-    /// - Throws: `.invalidRequest` for records that are none, or of a size that is none.
+    /// Applies a preceding pax record.
+    /// - Throws: `.invalidRequest` for invalid records or sizes.
     package mutating func apply(pax body: [UInt8]) throws(ServiceError) {
         var rest = body[...]
         while !rest.isEmpty {
@@ -139,7 +140,7 @@ extension TarHeader {
     static func refusal(_ what: String) -> ServiceError {
         ServiceError(
             .invalidRequest,
-            "Standard input is not what `dcpctl backup -` writes: \(what). Decompress it first (zstd -d); an archive of "
-                + "another program is to be unpacked, and its directory restored.")
+            "Standard input is not what `dcpctl backup -` writes: \(what). Decompress it first (zstd -d); unpack an "
+                + "archive that another program made, and restore its directory.")
     }
 }

@@ -1,6 +1,6 @@
 internal import DCPCore
 
-/// A tar archive as it is read, file by file. Every length is checked before anything is kept of it.
+/// Reads a tar archive, file by file. Every length is checked before use.
 final class TarReader {
     private let input: PipeEnd
     private var buffer = [UInt8](repeating: 0, count: bufferByteCount)
@@ -14,7 +14,7 @@ final class TarReader {
 
     init(from input: PipeEnd) { self.input = input }
 
-    /// The next file's header; nil at the archive's end. What was not read of the one before is passed over.
+    /// The next file's header; nil at the archive's end. Skips the unread rest of the previous file.
     func next() throws(ServiceError) -> TarHeader? {
         while rest > 0 { _ = try read() }
         try skip(padding)
@@ -24,7 +24,7 @@ final class TarReader {
         if first.kind == .pax {
             guard first.byteCount <= TarHeader.paxByteCountMax else {
                 throw TarHeader.refusal(
-                    "a pax record has \(first.byteCount) bytes, the limit is \(TarHeader.paxByteCountMax)")
+                    "a pax record has \(first.byteCount) bytes, but the limit is \(TarHeader.paxByteCountMax)")
             }
             let body = try take(first.byteCount)
             try skip(TarHeader.paddingByteCount(first.byteCount))
@@ -52,7 +52,8 @@ final class TarReader {
         return block.allSatisfy { $0 == 0 } ? nil : try TarHeader(block)
     }
 
-    /// After its first block of zeros there is another; what follows is nobody's, and read so that its sender ends well.
+    /// After the first block of zeros there is another. The rest is padding, which is read so that its sender ends
+    /// without an error.
     private func endOfArchive() throws(ServiceError) -> TarHeader? {
         guard try take(TarHeader.blockByteCount).allSatisfy({ $0 == 0 }) else {
             throw TarHeader.refusal("one block of zeros stands alone")
@@ -86,8 +87,8 @@ final class TarReader {
         guard count > 0 else {
             throw ServiceError(
                 .invalidRequest,
-                "The backup on standard input ends at byte \(offset), before its end: `dcpctl backup -`, or what has "
-                    + "brought it here, was interrupted. Nothing was restored.")
+                "The backup on standard input ends at byte \(offset), before its end: `dcpctl backup -` or the "
+                    + "transfer was interrupted. Nothing was restored.")
         }
         filled = 0..<count
     }

@@ -1,7 +1,7 @@
 internal import DCPCore
 internal import Glibc
 
-/// A tar archive as it is written, file by file and in order. Gathers what is small.
+/// Writes a tar archive, file by file and in order. Buffers small pieces.
 final class TarWriter {
     private let output: PipeEnd
     private let modified: Int
@@ -27,7 +27,7 @@ final class TarWriter {
         (end, self.byteCount, checksum) = (0, byteCount, CRC32C())
     }
 
-    /// - Parameter offset: not before what is written already; what lies between are zeros.
+    /// - Parameter offset: at or after the bytes already written; the gap is zeros.
     func write(_ bytes: ArraySlice<UInt8>, at offset: Int) throws(ServiceError) {
         try skip(to: offset)
         try add(bytes)

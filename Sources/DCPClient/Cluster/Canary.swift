@@ -5,7 +5,7 @@ internal import DCPWire
     internal import Glibc
 #endif
 
-/// What a canary found.
+/// The result of a canary.
 public struct HealthReport: Sendable {
     public let epoch: Epoch
     public let ranks: Int
@@ -13,7 +13,7 @@ public struct HealthReport: Sendable {
     public let outputErrorMax: Float
     public let prefillStep: Duration
     public let decodeStep: Duration
-    /// Why ranks take no new tokens, those of their own first; empty when all do.
+    /// Why ranks refuse new tokens, their own reasons first; empty if all accept them.
     public internal(set) var refusals: [String] = []
 }
 
@@ -21,13 +21,13 @@ extension Cluster {
     private static let canaryErrorMax: Float = 1e-4
 
     /// Sends a real step through all ranks: prefill long enough that every rank owns tokens, a decode step over them,
-    /// and a comparison. A cluster that answers this serves; one that only listens may not (TRAPS 14).
+    /// and a comparison. A cluster that answers it works; one that only listens may not (TRAPS 14).
     ///
-    /// In a sequence of its own, which is closed again. A canary is small and goes through where nothing else would, so what
-    /// ranks hold uncommitted is looked at, too.
+    /// It uses a temporary sequence. A canary is small and may succeed where other steps would not, so the ranks'
+    /// uncommitted bytes are checked as well.
     ///
-    /// - Throws: the step's failure; `.internal` when the answer is wrong; `.overloaded` when a rank is about to refuse tokens,
-    ///   since others are not committed.
+    /// - Throws: the step's failure; `.internal` if the answer is wrong; `.overloaded` if a rank refuses tokens because
+    ///   too many are uncommitted.
     public func health() async throws(ServiceError) -> HealthReport {
         let (topology, model) = try await prepareCanary()
         let name = "\(CanaryNames.sequence)-" + String(client.value, radix: 16)
@@ -43,7 +43,8 @@ extension Cluster {
             }
             return report
         } catch {
-            // The canary's own failure is the news. A sequence that cannot be closed now shows in `sequence list`.
+            // The canary's own failure is the one to report. A sequence that cannot be closed now appears in `sequence
+            // list`.
             do throws(ServiceError) { try await closeSequence(name) } catch {}
             throw error
         }
@@ -54,19 +55,20 @@ extension Cluster {
         guard held > limit / 16 * 15 else { return }
         throw ServiceError(
             .overloaded,
-            "Clients hold \(held) bytes uncommitted on \(status.rank), its limit is \(limit) (uncommitted-limit): steps of others "
-                + "are refused, with the names of the sequences. They go on when these are committed, or claim-timeout after "
-                + "their clients are gone.", rank: status.rank)
+            "Clients hold \(held) uncommitted bytes on \(status.rank), and its limit is \(limit) "
+                + "(uncommitted-limit): steps of other clients are refused with the names of the sequences. They "
+                + "succeed again when these sequences are committed, or claim-timeout after their clients have "
+                + "gone.", rank: status.rank)
     }
 
-    /// As `health`, to be asked again and again: always in the same sequence, whose tokens are taken back and never
-    /// committed. Apart from the first time nothing is written to any disk, so it works with full ones too. One at a time.
+    /// Like `health`, for repeated use: always in the same sequence, whose tokens are rolled back and never committed.
+    /// Except for the first time it writes to no disk, so it also works with full disks. One call at a time.
     ///
     /// - Throws: the step's failure; `.internal` when the answer is wrong.
     package func lastingCanary() async throws(ServiceError) -> HealthReport {
         let (topology, model) = try await prepareCanary()
         let sequence = try await openSequence(CanaryNames.sequence, model: CanaryNames.model)
-        // What a canary left that did not come to its end.
+        // Tokens left by an incomplete canary.
         try await resume(sequence, atMost: 0)
         let report = try await canary(sequence, model, topology)
         try await resume(sequence, atMost: 0)
@@ -128,7 +130,8 @@ extension Cluster {
         guard worst <= Self.canaryErrorMax else {
             throw ServiceError(
                 .internal,
-                "The canary's answer is off by \(worst), the limit is \(Self.canaryErrorMax): the cluster computes wrongly. "
+                "The canary's answer is off by \(worst), but the limit is \(Self.canaryErrorMax): the cluster "
+                    + "computes wrongly. "
                     + "Stop using it and report this.")
         }
         return HealthReport(

@@ -4,17 +4,17 @@ internal import DCPWire
 /// A claim of this client.
 struct HeldClaim {
     var claim: Claim
-    /// A request with it was not answered and may still come to the coordinator: the sequence is claimed anew before the
+    /// A request with it was not answered and may still reach the coordinator: the sequence is claimed again before the
     /// next one.
     var isSpent = false
-    /// A later one was asked for and not answered: ranks may know of it.
+    /// A later claim was requested without an answer: ranks may know it.
     var hasSuccessor = false
 }
 
-/// Who may change a sequence: this client, once it has claimed it, until another does.
+/// Claims: this client may change a sequence after claiming it, until another client claims it.
 extension Cluster {
-    /// Entries or lengths with this client's claims on their sequences. A sequence that it has not used yet is claimed first.
-    /// - Throws: `.staleEpoch` for one that it used in an older epoch: it has to be resumed.
+    /// Adds this client's claims to entries or lengths. A sequence that it has not used yet is claimed first.
+    /// - Throws: `.staleEpoch` for a sequence that it used in an older epoch: it must be resumed.
     func claimed<Part: ClaimStating>(_ parts: [Part], in epoch: Epoch) async throws(ServiceError) -> [Part] {
         var claimed = parts
         for index in parts.indices { claimed[index].claim = try await claim(of: parts[index].sequence, in: epoch) }
@@ -26,7 +26,8 @@ extension Cluster {
         guard known.claim.isOf(epoch), !known.isSpent else {
             let error = ServiceError(
                 .staleEpoch,
-                "\(known.claim) on \(sequence) is not of \(epoch), or a request with it was not answered; resume the sequence."
+                "\(known.claim) on \(sequence) does not belong to \(epoch), or a request with it was not answered; "
+                    + "resume the sequence."
             )
             // The claim may be the newer of the two: the coordinator, which gave it, is ahead of the topology that is known.
             forgetTopology(after: error)
@@ -35,9 +36,9 @@ extension Cluster {
         return known.claim
     }
 
-    /// Claims a sequence anew.
-    /// - Parameter held: the claim to go on from; none takes the sequence over from whoever has it.
-    /// - Throws: `.claimed` when another client has claimed it since.
+    /// Claims a sequence again.
+    /// - Parameter held: the claim to continue from; none takes the sequence over from its current client.
+    /// - Throws: `.claimed` if another client has claimed it since.
     @discardableResult
     func takeClaim(of sequence: SequenceID, held: Claim = .none) async throws(ServiceError) -> Claim {
         if let shared = claiming[sequence] { return try await shared.value.get() }
@@ -62,13 +63,14 @@ extension Cluster {
     @discardableResult
     func keepClaim(on sequence: SequenceRecord) async throws(ServiceError) -> Claim {
         let held = claims[sequence.id]
-        // What the coordinator may have forgotten over a restart, ranks and their stores remember.
+        // After a restart the coordinator may not know a claim, but ranks and their stores do.
         if let held { try await checkNotClaimed(sequence, since: held) }
         return try await takeClaim(of: sequence.id, held: held?.claim ?? .none)
     }
 
-    /// Asks the coordinator to change sequences, with this client's claims or new ones. Each is changed or refused by itself.
-    /// - Parameter item: what to ask for about the sequence at an index of `sequences`, with the claim on it.
+    /// Requests changes of sequences from the coordinator, with this client's claims or new ones. Each succeeds or
+    /// fails independently.
+    /// - Parameter item: the request for the sequence at an index of `sequences`, with the claim on it.
     func withClaims<Item: RequestItem>(
         on sequences: [SequenceRecord], _ item: (Int, Claim) -> Item
     ) async throws(ServiceError) -> [Result<Item.Answer, ServiceError>] {
@@ -101,7 +103,7 @@ extension Cluster {
         return answers.map { $0! }
     }
 
-    /// Without an answer the request may still come to the coordinator. The claim is spent with it: the next one fences the
+    /// Without an answer the request may still reach the coordinator. The claim is used up: the next claim fences the
     /// request off, or waits for it.
     private func change<Item: RequestItem>(
         _ parts: [(index: Int, claim: Claim)], _ sequences: [SequenceRecord], _ item: (Int, Claim) -> Item
@@ -121,7 +123,7 @@ extension Cluster {
         }
     }
 
-    /// What overruled a request may be a later claim of this very client, which has resumed the sequence meanwhile.
+    /// A later claim of this client, which has resumed the sequence meanwhile, may have overruled the request.
     func explained<R: Request>(_ error: ServiceError, of requests: [R]) -> ServiceError {
         guard error.code == .claimed,
             requests.contains(where: { request in
@@ -144,20 +146,21 @@ extension Cluster {
 
     private func resumedSince(_ error: ServiceError) -> ServiceError {
         ServiceError(
-            .stepAborted, "This client has resumed the sequence since it sent the request; go on from there.",
+            .stepAborted, "This client resumed the sequence after it sent the request; continue from there.",
             rank: error.rank)
     }
 
-    /// Ranks do not tell a later claim of this client, whose answer was lost, from another's; the coordinator does.
-    /// - Throws: `.claimed` when ranks know of a later claim of another client.
+    /// Ranks cannot distinguish a later claim of this client, whose answer was lost, from another's; the coordinator
+    /// can.
+    /// - Throws: `.claimed` if ranks know a later claim of another client.
     func checkNotClaimed(_ sequence: SequenceRecord, since held: HeldClaim) async throws(ServiceError) {
         guard !held.hasSuccessor else { return }
         let statuses = try await rankStatuses(of: [sequence.id], in: readyTopology())[sequence.id] ?? []
         guard let latest = statuses.map(\.1.claim).max(), latest > held.claim else { return }
         throw ServiceError(
             .claimed,
-            "Sequence `\(sequence.name)` was claimed by another client (\(latest)) after \(held.claim). One client at a time uses a "
-                + "sequence: resume it to take it over.")
+            "Sequence `\(sequence.name)` was claimed by another client (\(latest)) after \(held.claim). Only one "
+                + "client at a time may use a sequence; resume it to take it over.")
     }
 }
 

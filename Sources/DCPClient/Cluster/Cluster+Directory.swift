@@ -1,7 +1,7 @@
 public import DCPCore
 public import DCPWire
 
-/// A sequence as a client holds it.
+/// A client's handle of a sequence.
 public struct SequenceHandle: Hashable, Sendable {
     public let record: SequenceRecord
     public let model: ModelRecord
@@ -15,7 +15,8 @@ public struct SequenceHandle: Hashable, Sendable {
 
 /// Models and sequences, by name.
 extension Cluster {
-    /// Registers a model, or confirms that it is registered as described. Without a revision any is confirmed.
+    /// Registers a model, or confirms that it is registered with this description. Without a revision any revision
+    /// matches.
     /// - Throws: `.modelMismatch` with the differences.
     @discardableResult
     public func registerModel(
@@ -38,10 +39,10 @@ extension Cluster {
 
     /// Opens a sequence.
     /// - Parameters:
-    ///   - model: the model it must belong to; nil takes whichever it belongs to, and then creates nothing.
-    ///   - revision: what its model's must be; nil takes any.
-    ///   - scope: of a new sequence: who may find it by its tokens.
-    /// - Throws: `.unknownSequence` when it does not exist and `create` is not set; `.modelMismatch` with both models or
+    ///   - model: the model that it must belong to; with nil any model matches, and nothing is created.
+    ///   - revision: the revision that its model must have; nil for any.
+    ///   - scope: the scope of a new sequence, which limits who finds it by its tokens.
+    /// - Throws: `.unknownSequence` if it does not exist and `create` is not set; `.modelMismatch` with both models or
     ///   revisions.
     public func openSequence(
         _ name: String, model: String?, revision: String? = nil, scope: String = "", create: Bool = true
@@ -49,7 +50,7 @@ extension Cluster {
         try await openSequences([name], model: model, revision: revision, scope: scope, create: create)[0].get()
     }
 
-    /// Opens sequences, in one request. Each is opened or refused by itself.
+    /// Opens sequences in one request. Each succeeds or fails independently.
     /// - Returns: in the order of `names`.
     public func openSequences(
         _ names: [String], model: String?, revision: String? = nil, scope: String = "", create: Bool = true
@@ -61,16 +62,16 @@ extension Cluster {
         return try await ask(each: items).map { $0.map { SequenceHandle(record: $0.sequence, model: $0.model) } }
     }
 
-    /// Makes a sequence of what is stored of some token ids: a fork of the one that begins with most of them, which shares its
-    /// blocks, or an empty one. This client has the claim on it.
+    /// Creates a sequence from the longest stored prefix of some token ids: a fork of the sequence that begins with the
+    /// most of them, which shares its blocks, or an empty one. This client has the claim on it.
     ///
     /// - Parameters:
     ///   - ids: of the tokens, from the first on.
     ///   - name: of the new sequence.
-    ///   - scope: of the sequences that are looked at, and of the new one.
-    ///   - lengthMax: how many tokens it has at most: nil for all; fewer than `ids` leaves some to be computed.
-    /// - Returns: the sequence, and how many of the ids it has, committed on every rank: go on from there.
-    /// - Throws: `.conflict` when there is a sequence of that name; `.modelMismatch` with both revisions.
+    ///   - scope: the scope of the search, and of the new sequence.
+    ///   - lengthMax: its maximum length; nil for all. A limit below the number of `ids` leaves some to be computed.
+    /// - Returns: the sequence, and its length, committed on every rank: continue from there.
+    /// - Throws: `.conflict` if a sequence of that name exists; `.modelMismatch` with both revisions.
     public func openSequence(
         matching ids: [UInt32], as name: String, model: String, revision: String? = nil, scope: String = "",
         lengthMax: Int? = nil
@@ -83,12 +84,11 @@ extension Cluster {
         return (SequenceHandle(record: matched.sequence, model: matched.model), matched.length)
     }
 
-    /// Sequences that are not being closed, in the order in which they were made; asked for a page at a time, so one that is made
-    /// or closed meanwhile may be among them or not.
+    /// Sequences that are not being closed, in the order of their creation. They are read page by page, so the result
+    /// may or may not include one that is created or closed meanwhile.
     /// - Parameters:
-    ///   - prefix: what their names begin with.
-    ///   - limit: as many at most; nil for all.
-    ///   - isWanted: by name; what is not does not count for the limit.
+    ///   - prefix: a prefix of their names. - limit: the maximum number; nil for all.
+    ///   - isWanted: a filter by name; excluded ones do not count for the limit.
     public func sequences(
         prefix: String = "", limit: Int? = nil, where isWanted: (String) -> Bool = { _ in true }
     ) async throws(ServiceError) -> [SequenceHandle] {
@@ -97,7 +97,9 @@ extension Cluster {
         return try list.sequences.map { (element) throws(ServiceError) in
             guard let model = models[element.record.model] else {
                 throw ServiceError(
-                    .internal, "Sequence `\(element.record.name)` has the unlisted \(element.record.model).")
+                    .internal,
+                    "Sequence `\(element.record.name)` refers to \(element.record.model), which is not "
+                        + "listed.")
             }
             return SequenceHandle(record: element.record, model: model, retention: element.retention)
         }
@@ -127,15 +129,15 @@ extension Cluster {
         return list
     }
 
-    /// Keeps a sequence from being evicted, or lets it be again. Durable.
+    /// Keeps a sequence from being evicted, or allows it again. Durable.
     public func setPinned(_ isPinned: Bool, _ name: String) async throws(ServiceError) {
         _ = try await ask(one: RetainSequence(name: name, isPinned: isPinned))
     }
 
-    /// Changes how long a sequence stays. Durable.
+    /// Changes the retention of a sequence. Durable.
     /// - Parameters:
-    ///   - priority: nil leaves it as it is. Sequences of a lower priority are evicted first.
-    ///   - timeToLive: nil leaves it as it is; zero is for ever. How long it stays without being used.
+    ///   - priority: nil keeps it unchanged. Sequences with a lower priority are evicted first.
+    ///   - timeToLive: the time without use after which it is closed; nil keeps it unchanged, zero means never.
     @discardableResult
     public func retain(
         _ name: String, priority: Int8? = nil, timeToLive: Duration? = nil
@@ -145,10 +147,10 @@ extension Cluster {
                 name: name, priority: priority, timeToLive: timeToLive.map { UInt32(clamping: $0.components.seconds) }))
     }
 
-    /// Makes a new sequence of the first `length` tokens of another, which all its layers have. Blocks are shared, not copied.
-    /// What is not committed of the one is not of the other: each is committed for itself.
-    /// - Parameter revision: what their model's must be; nil takes any.
-    /// - Throws: `.invalidRequest` when a rank has fewer tokens.
+    /// Creates a sequence from the first `length` tokens of another, which all its layers must have. Blocks are shared,
+    /// not copied. Tokens that are uncommitted in the parent are uncommitted in the fork: each is committed separately.
+    /// - Parameter revision: the revision that their model must have; nil for any.
+    /// - Throws: `.invalidRequest` if a rank has fewer tokens.
     @discardableResult
     public func fork(
         _ name: String, as newName: String, length: Int, revision: String? = nil
@@ -157,8 +159,8 @@ extension Cluster {
         return try await fork(sequence, as: [(newName, length)])[0].get()
     }
 
-    /// Makes new sequences of the first tokens of another, in one request. Each is made or refused by itself.
-    /// - Parameter forks: their names, and how many tokens of the sequence each has.
+    /// Creates sequences from the first tokens of another, in one request. Each succeeds or fails independently.
+    /// - Parameter forks: their names and lengths.
     /// - Returns: in the order of `forks`.
     public func fork(
         _ sequence: SequenceHandle, as forks: [(name: String, length: Int)]
@@ -174,11 +176,11 @@ extension Cluster {
         try await cut([(try await openSequence(name, model: nil), length)])[0].get()
     }
 
-    /// Cuts sequences to their first tokens, committed or not. Each is cut or refused by itself.
+    /// Cuts sequences to their first tokens, committed or not. Each succeeds or fails independently.
     ///
-    /// Tokens that are not committed are cut by the ranks alone, which costs one round trip; committed ones by the
-    /// coordinator, which records it first.
-    /// - Parameter lengths: how many tokens of each are left. More than it has is refused.
+    /// The ranks alone cut uncommitted tokens, which takes one round trip; the coordinator cuts committed ones, and
+    /// records it first.
+    /// - Parameter lengths: the new length of each. More than the sequence has is refused.
     /// - Returns: in the order of `lengths`.
     public func cut(
         _ lengths: [(sequence: SequenceHandle, length: Int)]
@@ -199,12 +201,12 @@ extension Cluster {
     }
 
     /// Deletes a sequence. Blocks that forks share stay until the last of them is closed.
-    /// - Parameter keep: leaves it to be found by its tokens until its room is needed; what is not committed is taken back.
+    /// - Parameter keep: keeps it for later matches until its room is needed; uncommitted tokens are rolled back.
     public func closeSequence(_ name: String, keep: Bool = false) async throws(ServiceError) {
         try await closeSequences([try await openSequence(name, model: nil)], keep: keep)[0].get()
     }
 
-    /// Deletes sequences, in one request. Each is closed or refused by itself.
+    /// Deletes sequences in one request. Each succeeds or fails independently.
     /// - Parameter keep: as for one.
     /// - Returns: in the order of `sequences`.
     public func closeSequences(

@@ -2,11 +2,11 @@ public import DCPCore
 internal import DCPWire
 internal import NIOCore
 
-/// Keys and values as the cache holds them: token-major, all KV heads of the model, in its cache format.
+/// Keys and values from the cache: token-major, all KV heads of the model, in its cache format.
 public struct CachedRows: Sendable {
     /// `[tokens][Hkv][Dk]`
     public internal(set) var keys: [UInt8]
-    /// `[tokens][Hkv][Dv]`; empty where they are a part of the keys.
+    /// `[tokens][Hkv][Dv]`; empty if they are part of the keys.
     public internal(set) var values: [UInt8]
     /// What they were read from.
     public internal(set) var version: Version
@@ -18,7 +18,7 @@ public struct CachedRows: Sendable {
         version = Version(epoch: .none, generations: [])
     }
 
-    /// Equal versions are of one uncut sequence: nothing was truncated between the two answers, on any rank.
+    /// Equal versions mean that nothing was truncated between the two answers on any rank.
     public struct Version: Hashable, Sendable {
         var epoch: Epoch
         var generations: [UInt64]
@@ -26,11 +26,11 @@ public struct CachedRows: Sendable {
 }
 
 extension Cluster {
-    /// Reads committed tokens of one layer back from all ranks, bit by bit as they are attended to.
+    /// Reads committed tokens of one layer from all ranks, bit for bit as used in attention.
     ///
-    /// A range of any length is asked for in pieces, of which a few are under way at any time.
-    /// - Throws: `.positionMismatch` above the committed length, `.storeDamaged`, `.conflict` when the sequence was cut while it
-    ///   was read.
+    /// A range of any length is read in pieces, with a few requests in flight at a time.
+    /// - Throws: `.positionMismatch` above the committed length, `.storeDamaged`, `.conflict` if the sequence was cut
+    ///   during the read.
     public func rows(
         of sequence: SequenceHandle, layer: Int, positions: Range<Int>
     ) async throws(ServiceError) -> CachedRows {
@@ -39,9 +39,9 @@ extension Cluster {
         return rows
     }
 
-    /// Reads committed tokens of one layer as `rows` does, in place of others: for readers of many layers or ranges of one
-    /// size, whose memory is used again. Fresh memory has to be cleared first, which takes a fifth of the time.
-    /// - Parameter rows: what was read before; after an error they are of no use.
+    /// Like `rows`, but reuses memory: for readers of many layers or ranges of one size. Fresh memory must be cleared
+    /// first, which takes a fifth of the time.
+    /// - Parameter rows: the result of an earlier read; undefined after an error.
     public func rows(
         of sequence: SequenceHandle, layer: Int, positions: Range<Int>, into rows: inout CachedRows
     ) async throws(ServiceError) {

@@ -1,26 +1,26 @@
 public import DCPCore
 public import DCPWire
 
-/// How far a sequence is.
+/// The status of a sequence.
 public struct SequenceProgress: Hashable, Sendable {
-    /// What every rank has committed.
+    /// The length that every rank has committed.
     public var committedLength: Int
-    /// What some rank has committed: more, after a commit that not all ranks have carried out.
+    /// The length that some rank has committed: greater after a commit that not all ranks have applied.
     public var longestCommittedLength: Int
-    /// Per layer, what every rank has, committed or not.
+    /// Per layer, the length that every rank has, committed or not.
     public var layerLengths: [Int]
     /// Per rank, the committed tokens it owns.
     public var localTokens: [RankIndex: Int]
     /// How many committed tokens have ids, on every rank.
     public var tokenIDs: Int
-    /// Whether some rank has tokens of a layer that another has not: a step failed half-way.
+    /// Whether a rank has tokens of a layer that another lacks, after a step that failed half-way.
     public var isUneven: Bool
 
-    /// Where the sequence ends: what every layer has on every rank.
+    /// The end of the sequence: the length that every layer has on every rank.
     public var length: Int { layerLengths.min() ?? 0 }
 }
 
-/// Commits, and what the ranks hold.
+/// Commits and the ranks' status.
 extension Cluster {
     /// Makes the first tokens of sequences durable on every rank. All layers must have reached the length. Repeating a
     /// commit is harmless.
@@ -37,16 +37,18 @@ extension Cluster {
         _ = try await askRanks(Commit(parts), topology: topology)
     }
 
-    /// What the ranks hold of a sequence.
+    /// The ranks' status of a sequence.
     public func status(of sequence: SequenceHandle) async throws(ServiceError) -> SequenceProgress {
         guard let progress = try await statuses(of: [sequence])[sequence.record.id] else {
             throw ServiceError(
-                .unknownSequence, "Not every rank has sequence `\(sequence.record.name)`; was it closed meanwhile?")
+                .unknownSequence,
+                "Not every rank has sequence `\(sequence.record.name)`; it may have been closed "
+                    + "meanwhile.")
         }
         return progress
     }
 
-    /// What the ranks hold of sequences; one that is not on every rank is left out.
+    /// The ranks' status of sequences; a sequence that is not on every rank is omitted.
     public func statuses(of sequences: [SequenceHandle])
         async throws(ServiceError) -> [SequenceID: SequenceProgress]
     {
@@ -68,7 +70,7 @@ extension Cluster {
         }
     }
 
-    /// What each rank that has a sequence says of it.
+    /// The status of a sequence on each rank that has it.
     /// - Parameter sequences: at most as many as a rank is asked about at once.
     func rankStatuses(of sequences: [SequenceID], in topology: Topology)
         async throws(ServiceError) -> [SequenceID: [(RankIndex, SequenceStatus)]]
@@ -85,8 +87,8 @@ extension Cluster {
         return found
     }
 
-    /// Cuts what is not committed of sequences, each to its length.
-    /// - Returns: where each ends then, in the order of `lengths`: at what is committed where that is more.
+    /// Cuts the uncommitted tokens of sequences, each to its length.
+    /// - Returns: the resulting lengths, in the order of `lengths`: the committed length if that is greater.
     func cutUncommitted(
         _ lengths: [(sequence: SequenceHandle, length: Int)]
     ) async throws(ServiceError) -> [Result<Int, ServiceError>] {
@@ -120,23 +122,24 @@ extension Cluster {
         return results.map { $0! }
     }
 
-    /// Takes a sequence over, from another client or after a failure of one's own, and makes the ranks agree on it: what is
-    /// under way ends, and all layers are cut to what every rank has of all of them.
+    /// Takes a sequence over, from another client or after a failure, and makes the ranks agree on it: running requests
+    /// end, and all layers are cut to the length that every rank has in all of them.
     ///
-    /// - Parameter lengthMax: what is kept at most; nil keeps what all have. Never cuts below what is committed.
-    /// - Returns: the sequence's progress, from which a client goes on: all layers end at one length.
-    /// - Throws: `.claimed` when another client takes it over at the same moment.
+    /// - Parameter lengthMax: the maximum length to keep; nil keeps the common length. Never cuts below the committed
+    ///   length.
+    /// - Returns: the sequence's progress, from which a client continues: all layers end at one length.
+    /// - Throws: `.claimed` if another client takes it over at the same time.
     @discardableResult
     public func resume(_ sequence: SequenceHandle, atMost lengthMax: Int? = nil)
         async throws(ServiceError) -> SequenceProgress
     {
-        // Before anything is asked of the ranks: what another client had sent is then done or refused.
+        // Before any request to the ranks: every earlier request of another client has then succeeded or failed.
         try await takeClaim(of: sequence.record.id)
         return try await settle(sequence, atMost: lengthMax)
     }
 
-    /// As `resume`, but does not take the sequence over from a client that has claimed it since this one did.
-    /// - Throws: `.claimed` when one has.
+    /// Like `resume`, but does not take the sequence over from a client that has claimed it since.
+    /// - Throws: `.claimed` if one has.
     func resumeOwn(_ sequence: SequenceHandle, atMost lengthMax: Int) async throws(ServiceError) -> SequenceProgress {
         try await keepClaim(on: sequence.record)
         return try await settle(sequence, atMost: lengthMax)

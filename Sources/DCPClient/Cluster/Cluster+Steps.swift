@@ -2,24 +2,24 @@ public import DCPCore
 public import DCPWire
 internal import NIOCore
 
-/// Attention, and what it attends over.
+/// Attention, and the tokens that it attends over.
 extension Cluster {
-    /// One attention call for one layer: appends the entries' keys and values to their sequences, and answers with the
-    /// exact causal attention of the queries over everything before and among them.
+    /// One attention call for one layer: appends the entries' keys and values to their sequences, and returns the exact
+    /// causal attention of the queries over all tokens before and among them.
     ///
     /// - Parameters:
     ///   - layer: which layer of the entries' model.
-    ///   - entries: the sequences, each with the position where its layer ends and how many tokens it brings.
+    ///   - entries: the sequences, each with the position where its layer ends and the number of new tokens.
     ///   - queries: `[tokens][Hq][Dk]`, the entries' tokens one after the other.
     ///   - keys: `[tokens][Hkv][Dk]`
-    ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`; nil where they are a part of the keys.
-    ///   - queryMode: whether ranks gather the queries or are each sent all of them; nil takes what costs less.
-    ///   - commits: what every rank commits, as `commit` would, when the step's tokens are in place. The answer then comes when
-    ///     that is as durable as the cluster's setting asks for. All layers must have reached the lengths, with this step; so its
-    ///     own tokens are committed with the last layer's.
-    /// - Throws: `.invalidRequest` for a number beyond `InputLimits`; `.positionMismatch` with both numbers; `.claimed` when
-    ///   another client has taken a sequence over; a retryable error when the cluster cannot answer now. After any error call
-    ///   `resume` before going on.
+    ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`; nil if they are part of the keys.
+    ///   - queryMode: whether ranks gather the queries or each receive all of them; nil selects the cheaper mode.
+    ///   - commits: the commits for every rank to perform, as by `commit`, when the step's tokens are in place. The
+    ///     answer then comes when they are as durable as the cluster's setting requires. All layers, including this
+    ///     step's, must have reached the lengths, so the step's own tokens are committed with the last layer's step.
+    /// - Throws: `.invalidRequest` for a number beyond `InputLimits`; `.positionMismatch` with both numbers; `.claimed`
+    ///   if another client has taken a sequence over; a retryable error if the cluster cannot answer now. After any
+    ///   error call `resume` before continuing.
     public func step(
         layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, queries: TokenRows, keys: TokenRows,
         values: TokenRows?, queryMode: StepRequest.QueryMode? = nil, wantsLSE: Bool = true,
@@ -31,16 +31,17 @@ extension Cluster {
         return try await attend(contents, layer: layer, model)
     }
 
-    /// Attention alone: answers as `step` would have, had it brought the entries' tokens, which are in the layer already. For
-    /// layers that use another layer's keys and values, and for reading a position once more.
+    /// Computes attention only: returns the same as a `step` with the entries' tokens, which are already in the layer.
+    /// For layers that use another layer's keys and values, and for reading a position again.
     ///
-    /// Each query sees the tokens up to its own position, as far as the layer's window goes, and none after it. Nothing is
-    /// changed, so it may be sent again. The answer has other bits than that of the step which brought the tokens: that one
-    /// attended to its own tokens apart from those before them. The difference is of the order of Float32's rounding.
+    /// Each query sees the tokens up to its own position within the layer's window, and none after it. Nothing changes,
+    /// so the call may be repeated. The answer's bits differ from those of the step that appended the tokens, because
+    /// that step computed its own tokens separately from those before them. The difference is of the order of Float32's
+    /// rounding.
     ///
     /// - Parameters:
-    ///   - entries: the sequences, each with the position of its first query and how many follow each other; all of them inside
-    ///     the layer, committed or not.
+    ///   - entries: the sequences, each with the position of its first query and the number of consecutive queries; all
+    ///     of them inside the layer, committed or not.
     ///   - queries: `[tokens][Hq][Dk]`, the entries' tokens one after the other.
     /// - Throws: as `step`; `.positionMismatch` with both numbers for positions that the layer does not have.
     public func query(
@@ -51,13 +52,13 @@ extension Cluster {
         return try await attend(contents, layer: layer, model)
     }
 
-    /// Appends keys and values of one layer without attention, under the rules of steps. Each rank is sent the tokens that it
-    /// owns, and no others.
+    /// Appends keys and values of one layer without attention, under the rules of steps. Each rank receives only the
+    /// tokens that it owns.
     ///
     /// - Parameters:
     ///   - keys: `[tokens][Hkv][Dk]`, the entries' tokens one after the other.
-    ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`; nil where they are a part of the keys.
-    /// - Throws: as `step`; after any error call `resume` before going on.
+    ///   - values: `[tokens][Hkv][Dv]`, of the same dtype as `keys`; nil if they are part of the keys.
+    /// - Throws: as `step`; after any error call `resume` before continuing.
     public func append(
         layer: Int, _ entries: [StepRequest.Entry], model: ModelRecord, keys: TokenRows, values: TokenRows?
     ) async throws(ServiceError) {
@@ -99,7 +100,7 @@ extension Cluster {
     ) async throws(ServiceError) -> ([StepResult], Topology) {
         let attention = try model.attention(ofLayer: layer)
         try contents.check(attention)
-        // Ranks check again. Here nothing is sent yet, and a number can be named by its head in the model.
+        // Ranks check again. Here nothing is sent yet, and the error can name the head within the whole model.
         if checksInputs { try contents.check(InputLimits(attention, kvFormat: model.description.kvFormat)) }
         let topology = try await readyTopology()
         var contents = contents
@@ -113,7 +114,7 @@ extension Cluster {
                     to: rank, queryMode, model, attention, topology.shape, timeout: timeouts.step)
             )
         }
-        // The ranks' own deadline ends first, so that the verdict names what was waited for.
+        // The ranks' own deadline ends first, so that the verdict has the reason for the wait.
         let replies = try await ask(
             requests, topology: topology,
             tag: Tag(client: client, number: takeNumber(), layer: UInt32(layer)), timeout: timeouts.step + .seconds(2))
@@ -122,7 +123,7 @@ extension Cluster {
 }
 
 extension ModelRecord {
-    /// - Throws: `.invalidRequest` for a layer that the model has not.
+    /// - Throws: `.invalidRequest` for a layer that the model does not have.
     func attention(ofLayer layer: Int) throws(ServiceError) -> LayerAttention {
         guard (0..<description.layers).contains(layer) else {
             throw ServiceError(

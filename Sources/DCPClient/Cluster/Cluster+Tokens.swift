@@ -8,15 +8,15 @@ public struct PrefixMatch: Hashable, Sendable {
 }
 
 extension Cluster {
-    /// How many sequences are tried that some rank has not as the others have.
+    /// Maximum number of sequences to try that are incomplete on some rank.
     private static let matchesMax = 16
 
-    /// The stored sequence of a model and scope that begins with the most of some token ids, and with how many: never more
-    /// than every rank has committed. nil when none begins with the first of them.
+    /// The stored sequence of a model and scope with the longest common prefix with some token ids, and the length of
+    /// the prefix: never more than every rank has committed. nil if no sequence begins with the first id.
     ///
-    /// One rank answers from its index, whose ids have been compared with the stored ones; the others say how far they are.
-    /// The sequence counts as used.
-    /// - Parameter revision: refused when the model has another.
+    /// One rank answers from its index and verifies the stored ids; the others report their lengths. The sequence
+    /// counts as used.
+    /// - Parameter revision: the search fails if the model has another.
     /// - Throws: `.modelMismatch` for another revision, `.unknownModel`, `.notReady`.
     public func match(
         model: ModelRecord, revision: String? = nil, scope: String = "", ids: [UInt32]
@@ -38,7 +38,8 @@ extension Cluster {
         }
         throw ServiceError(
             .notReady,
-            "\(Self.matchesMax) sequences that begin with the ids are damaged on some rank or being closed; try again.")
+            "\(Self.matchesMax) sequences that begin with these ids are damaged on a rank or are being closed; try "
+                + "again.")
     }
 
     /// Token ids of a sequence, as they were committed.
@@ -58,12 +59,12 @@ extension Cluster {
         return ids
     }
 
-    /// What a client left with a sequence; nil when there is nothing.
+    /// The annotation of a sequence, or nil.
     public func annotation(of sequence: SequenceID) async throws(ServiceError) -> [UInt8]? {
         try await readTokens(ReadTokens(sequence, start: 0, count: 0, wantsAnnotation: true)).annotation
     }
 
-    /// Asks one rank after the other for what all have, until one has it intact.
+    /// Reads data that all ranks have from one rank after the other, until one has it intact.
     private func readTokens(_ request: ReadTokens) async throws(ServiceError) -> ReadTokens.Reply {
         let topology = try await readyTopology()
         var failure: ServiceError?

@@ -4,7 +4,7 @@ public import DCPWire
 internal import NIOCore
 internal import NIOPosix
 
-/// A DCP cluster as its clients see it: models, sequences, steps.
+/// A client's connection to a DCP cluster: models, sequences, steps.
 ///
 /// ```swift
 /// let cluster = try await Cluster.connect(to: Endpoint("unix:/run/dcp/coordinator.sock"))
@@ -15,8 +15,8 @@ internal import NIOPosix
 /// try await cluster.commit([SequenceLength(sequence: sequence.record.id, length: 512)])
 /// ```
 ///
-/// The coordinator is asked once for the topology; steps then go straight to the ranks. When the membership has changed
-/// a step fails with a retryable error; the next call asks for the new topology.
+/// The client gets the topology from the coordinator once; steps then go directly to the ranks. After a change of the
+/// membership a step fails with a retryable error, and the next call gets the new topology.
 public actor Cluster {
     /// How long a request may take.
     public struct Timeouts: Sendable {
@@ -33,7 +33,7 @@ public actor Cluster {
 
     public nonisolated let client = ClientID.random()
     public nonisolated let timeouts: Timeouts
-    /// Whether numbers are compared with their limits before they are sent; ranks do so in any case.
+    /// Whether to check numbers against their limits before sending; ranks check them in any case.
     private(set) var checksInputs = true
     /// For connections over TCP.
     private let tls: TLSCredentials?
@@ -41,12 +41,12 @@ public actor Cluster {
     private var coordinator: Connection
     private var known: Topology?
     private var ranks: [RankIndex: Connection] = [:]
-    /// Connections being made: callers that need the same one at the same moment share it.
+    /// Connections being opened: concurrent callers that need the same one share it.
     private var opening: [RankIndex: Task<Result<Connection, ServiceError>, Never>] = [:]
     private var nextNumber: UInt64 = 1
     /// Of the sequences that this client has used; see `Cluster+Claims.swift`.
     var claims: [SequenceID: HeldClaim] = [:]
-    /// Claims being asked for: callers that need the same one at the same moment share it.
+    /// Claims being requested: concurrent callers that need the same one share it.
     var claiming: [SequenceID: Task<Result<Claim, ServiceError>, Never>] = [:]
 
     private init(coordinator: Connection, tls: TLSCredentials?, eventLoop: any EventLoop, timeouts: Timeouts) {
@@ -57,9 +57,8 @@ public actor Cluster {
     }
 
     /// Connects to a coordinator.
-    /// - Parameter tls: who this client is to daemons that it reaches over TCP; nil for Unix sockets, and for plain TCP on
-    ///   this machine.
-    /// - Throws: `.unreachable` when nobody listens there; `.accessDenied` when this client may not.
+    /// - Parameter tls: this client's credentials for TCP; nil for Unix sockets, and for plain TCP on this machine.
+    /// - Throws: `.unreachable` if no daemon listens there; `.accessDenied` if this client may not connect.
     public static func connect(
         to coordinator: Endpoint, tls: TLSCredentials? = nil, timeouts: Timeouts = Timeouts()
     ) async throws(ServiceError) -> Cluster {
@@ -71,8 +70,8 @@ public actor Cluster {
 
     /// Connects to a coordinator that may still be starting, and waits until its cluster is ready.
     ///
-    /// Dials again while nobody listens. Ends soon after its task is cancelled.
-    /// - Throws: `.notReady` with the coordinator's reason when `wait` has passed.
+    /// Retries while no daemon listens. Ends soon after its task is cancelled.
+    /// - Throws: `.notReady` with the coordinator's reason after `wait`.
     public static func connectWhenReady(
         to coordinator: Endpoint, wait: Duration, tls: TLSCredentials? = nil, timeouts: Timeouts = Timeouts()
     ) async throws(ServiceError) -> Cluster {
@@ -90,7 +89,7 @@ public actor Cluster {
             } catch {
                 guard error.code == .unreachable, ContinuousClock.now < deadline, !Task.isCancelled else { throw error }
             }
-            // Between two dials: nothing tells when somebody listens at an address.
+            // The pause between two attempts: there is no event for a new listener at an address.
             try? await Task.sleep(for: .milliseconds(20))
         }
     }
@@ -110,7 +109,7 @@ public actor Cluster {
         _ = try outcome.get()
     }
 
-    /// Sends whatever it is given: for tests of what ranks do with it.
+    /// Sends any request, for tests of the ranks' reaction.
     package func sendUnchecked() { checksInputs = false }
 
     public func close() {
@@ -121,7 +120,7 @@ public actor Cluster {
 
     // MARK: Topology
 
-    /// The cluster as it is now; waits up to `wait` for it to become ready, and answers in any case.
+    /// The cluster's topology; waits up to `wait` for the cluster to become ready, and answers in any case.
     public func topology(wait: Duration = .zero) async throws(ServiceError) -> Topology {
         let milliseconds = UInt32(clamping: Int(wait / .milliseconds(1)))
         let topology = try await ask(
@@ -134,7 +133,7 @@ public actor Cluster {
         return topology
     }
 
-    /// The topology of a cluster that serves.
+    /// The topology of a ready cluster.
     /// - Throws: `.notReady`, with the coordinator's reason, which names the missing ranks.
     public func readyTopology(wait: Duration = .zero) async throws(ServiceError) -> Topology {
         if let known, known.phase == .ready { return known }
@@ -145,13 +144,13 @@ public actor Cluster {
         return topology
     }
 
-    /// After a failure that a change of membership may explain, the next call asks again.
+    /// After a failure that a change of the membership may explain, the next call fetches it again.
     func forgetTopology(after error: ServiceError) {
         if error.code.concernsMembership { known = nil }
     }
 
-    /// A claim is of the coordinator's epoch: where it is another than what is known, the membership has changed and nothing
-    /// has failed by it.
+    /// A claim has the coordinator's epoch: if it differs from the known one, the membership has changed without a
+    /// failure.
     func forgetTopology(unlessOf claim: Claim) {
         if let known, !claim.isOf(known.epoch) { self.known = nil }
     }
@@ -175,7 +174,7 @@ public actor Cluster {
         ).result()
     }
 
-    /// Asks the coordinator for one or many things.
+    /// Sends the coordinator a request with one or more items.
     /// - Returns: the answers in the order of `items`.
     func ask<Item: RequestItem>(
         each items: [Item]
@@ -202,7 +201,7 @@ public actor Cluster {
         return reply.answers
     }
 
-    /// Asks all ranks the same.
+    /// Sends all ranks the same request.
     /// - Returns: the replies in the order of ranks.
     func askRanks<R: Request>(_ request: R, topology: Topology) async throws(ServiceError) -> [R.Reply] {
         try await ask(
@@ -218,7 +217,7 @@ public actor Cluster {
             timeout: timeouts.request)[0]
     }
 
-    /// Asks ranks, all at once; the first failure is the outcome.
+    /// Sends requests to ranks concurrently; the first failure is the result.
     /// - Returns: the replies in the order of `requests`.
     func ask<R: Request>(
         _ requests: [(rank: RankIndex, request: R)], topology: Topology, tag: Tag, timeout: Duration
@@ -265,7 +264,8 @@ public actor Cluster {
     static func unexpected(_ what: String, from peer: String) -> ServiceError {
         ServiceError(
             .protocolViolation,
-            "\(peer) answered with \(what), which is not what it was asked for; the peer has a bug or is of another release."
+            "\(peer) answered with \(what), which does not answer the request; the peer has a bug or runs another "
+                + "release."
         )
     }
 }

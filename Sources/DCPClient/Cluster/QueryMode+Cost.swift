@@ -2,16 +2,16 @@ internal import DCPCore
 package import DCPWire
 
 extension StepRequest.QueryMode {
-    /// What replicating may send more than gathering would, from the client to all ranks together: about what it sends in the
-    /// time of the exchange that is left out. Over sockets of one machine that is two wake-ups of a thread, over a network two
-    /// packets, with one link to send them by.
+    /// The extra bytes that replicating may send from the client to all ranks together: about as many as it sends in
+    /// the time of the saved exchange. Over sockets of one machine that is two wake-ups of a thread; over a network it
+    /// is two packets over one link.
     private static let localByteCountMax = 256 << 10
     private static let remoteByteCountMax = 64 << 10
 
-    /// The one that costs less. The answers have the same bits.
+    /// The cheaper mode. The answers have the same bits.
     ///
-    /// Replicated queries save the ranks a message to each other, before which none of them can begin. They cost the client
-    /// as many bytes as the ranks would have sent.
+    /// Replicated queries save the ranks a message to each other, without which none of them can begin. They cost the
+    /// client as many bytes as the ranks would have sent.
     /// - Parameters:
     ///   - byteCount: of the queries of all heads.
     ///   - seesContext: whether there is anything for other ranks to compute.
@@ -26,7 +26,7 @@ extension StepRequest.QueryMode {
 }
 
 extension StepContents {
-    /// As it was asked for, or as it is cheaper.
+    /// The requested mode, or the cheaper one.
     func queryMode(in topology: Topology, _ attention: LayerAttention) -> StepRequest.QueryMode {
         guard let queries else { return .absent }
         let isFirst = keys != nil && entries.allSatisfy { $0.position == 0 }

@@ -1,7 +1,7 @@
 internal import DCPCore
 internal import DCPWire
 
-/// Where a rank's tokens and heads go among all.
+/// The places of a rank's tokens and heads in the whole result.
 struct RowPlaces {
     var layout: ContextLayout
     var contextRank: Int

@@ -1,7 +1,7 @@
 internal import DCPCore
 internal import DCPWire
 
-/// What is read, and in which pieces.
+/// A read and its pieces.
 struct RowReading {
     var sequence: SequenceID
     var layer: Int
@@ -10,7 +10,7 @@ struct RowReading {
     var positions: Range<Int>
     var topology: Topology
 
-    /// Pieces that ranks are asked for before the first of them is there: enough for both sides to be busy.
+    /// Requests in flight per rank: enough to keep both sides busy.
     static let piecesInFlight = 4
     /// Of one rank's answer. Larger ones leave the caches on their way through both processes, and their memory goes back to
     /// the system after each.

@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPWire
 internal import NIOCore
 
-/// What a step brings for all ranks; each is sent its part.
+/// The tensors of a step for all ranks; each receives its part.
 struct StepContents {
     var entries: [StepRequest.Entry]
     /// None for tokens that are appended without attention.
@@ -36,7 +36,7 @@ struct StepContents {
         guard keys.dataType == values.dataType else {
             throw ServiceError(
                 .invalidRequest,
-                "Keys are \(keys.dataType.name) and values \(values.dataType.name); bring both in one dtype.")
+                "Keys are \(keys.dataType.name) and values are \(values.dataType.name); use one dtype for both.")
         }
     }
 
@@ -44,7 +44,7 @@ struct StepContents {
         guard (rows.tokens, rows.heads, rows.dim) == (tokens, heads, dim) else {
             throw ServiceError(
                 .invalidRequest,
-                "The \(name) are [\(rows.tokens), \(rows.heads), \(rows.dim)], the step and its layer need "
+                "The \(name) are [\(rows.tokens), \(rows.heads), \(rows.dim)], but the step and its layer need "
                     + "[\(tokens), \(heads), \(dim)]; correct the tensors.")
         }
     }

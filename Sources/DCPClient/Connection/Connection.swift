@@ -4,7 +4,7 @@ internal import DCPWire
 internal import NIOCore
 internal import Synchronization
 
-/// A link with requests and replies, for `async` callers. Any thread.
+/// A link with requests and replies, for `async` callers. Safe to use from any thread.
 final class Connection: Sendable {
     let endpoint: Endpoint
     private let eventLoop: any EventLoop
@@ -20,12 +20,12 @@ final class Connection: Sendable {
         self.openFlag = openFlag
     }
 
-    /// Dials and says hello as a client.
+    /// Connects and sends a hello as a client.
     /// - Parameters:
-    ///   - name: who is expected to answer, for messages: `rank 2`, `the coordinator`.
-    ///   - rank: which rank that is, for errors, and for what its certificate has to say.
-    ///   - tls: for TCP; nil dials plain TCP, on loopback only.
-    /// - Throws: `.unreachable` or `.rankUnavailable` when nobody answers; the peer's refusal.
+    ///   - name: the expected peer, for messages: `rank 2`, `the coordinator`.
+    ///   - rank: its rank, for errors and for the role that its certificate must have.
+    ///   - tls: for TCP; nil uses plain TCP, only on loopback.
+    /// - Throws: `.unreachable` or `.rankUnavailable` if no daemon answers; the peer's refusal.
     static func open(
         _ endpoint: Endpoint, name: String, rank: RankIndex? = nil, tls: TLSCredentials?, eventLoop: any EventLoop
     ) async throws(ServiceError) -> Connection {
@@ -110,7 +110,7 @@ private final class ConnectionState: LinkDelegate {
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let tag = frame.tag
         let deadline = eventLoop.scheduleTask(in: timeout) { bound.value.expired(tag, after: timeout) }
-        precondition(pending[tag] == nil, "a tag is used once at a time")
+        precondition(pending[tag] == nil, "a tag is in use by at most one request")
         pending[tag] = (promise, deadline)
         do throws(ServiceError) {
             try link.send(frame)
@@ -160,12 +160,12 @@ private final class ConnectionState: LinkDelegate {
     }
 
     func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello {
-        throw ServiceError(.internal, "A dialled link does not accept.")
+        throw ServiceError(.internal, "An outbound link does not accept connections.")
     }
 
     func link(_ link: Link, opened peer: Hello) {
         guard peer.rank == rank else {
-            link.close(ServiceError(.incompatible, "Expected \(name) at this endpoint, found \(peer.sender)."))
+            link.close(ServiceError(.incompatible, "Expected \(name) at this endpoint, but found \(peer.sender)."))
             return
         }
         self.link = link
@@ -177,7 +177,7 @@ private final class ConnectionState: LinkDelegate {
         switch frame.message {
         case .reply(let reply): finish(frame.tag, .success(reply))
         case .failure(let error):
-            // Without a client: the peer tells why it is about to close the connection.
+            // Client 0: the peer is about to close the connection, and gives the reason.
             if frame.tag.client == ClientID(0) { closeReason = error }
             finish(frame.tag, .failure(error))
         default:

@@ -1,8 +1,8 @@
 package import DCPCore
 internal import SystemPackage
 
-/// How daemons are started, as far as an address of theirs tells: units have their sockets in /run/dcp, and `dcpctl up` in its
-/// directory. For messages; who started them is not known.
+/// How to start daemons, guessed from an address: units have their sockets in /run/dcp, and `dcpctl up` in its
+/// directory. Only for messages, because it is unknown how they were started.
 package enum ServiceStart {
     /// Of everything, as a sentence.
     package static func ofCluster(at coordinator: Endpoint) -> String {
@@ -13,7 +13,8 @@ package enum ServiceStart {
         return "Start it with `\(up(directory))`"
     }
 
-    /// Of one rank, as a command. - Parameter endpoint: of any daemon of its cluster.
+    /// Of one rank, as a command.
+    /// - Parameter endpoint: of any daemon of its cluster.
     package static func of(_ rank: RankIndex, beside endpoint: Endpoint) -> String {
         if case .unix(let path) = endpoint, let directory = localDirectory(path) { return up(directory) }
         return "systemctl start dcp-rank@\(rank.value)"

@@ -2,7 +2,7 @@ public import DCPCore
 public import DCPWire
 internal import Glibc
 
-/// A daemon's report, and what its journey told.
+/// A daemon's report, with the timing of the request.
 public struct HostAnswer: Sendable {
     public let report: HostReport
     public let roundTrip: Duration
@@ -17,10 +17,10 @@ public struct HostAnswer: Sendable {
 }
 
 extension Cluster {
-    /// Asks a daemon about its host and its limits.
+    /// Requests a daemon's report of its host and its limits.
     /// - Parameter rank: nil for the coordinator.
-    /// - Throws: `.rankUnavailable` or `.unreachable` when it does not answer; `.protocolViolation` from a daemon of a
-    ///   release that knows no such request.
+    /// - Throws: `.rankUnavailable` or `.unreachable` if it does not answer; `.protocolViolation` from a release
+    ///   without this request.
     public func hostReport(of rank: RankIndex?, in topology: Topology) async throws(ServiceError) -> HostAnswer {
         var wall = timespec()
         clock_gettime(CLOCK_REALTIME, &wall)

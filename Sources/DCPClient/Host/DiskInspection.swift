@@ -30,8 +30,8 @@ enum DiskInspection {
         }
     }
 
-    /// By the mount's number and not by the type's magic number: the mount table names what the numbers do not tell apart,
-    /// such as the file systems on FUSE.
+    /// By the mount's number and not by the type's magic number: the mount table distinguishes types with the same
+    /// number, such as file systems on FUSE.
     private static func fileSystem(_ descriptor: CInt) -> String {
         let information = contents(of: "/proc/self/fdinfo/\(descriptor)")
         guard let line = information.split(separator: "\n").first(where: { $0.hasPrefix("mnt_id:") }),

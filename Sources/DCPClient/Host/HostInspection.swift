@@ -2,9 +2,9 @@ public import DCPWire
 internal import Foundation
 internal import Glibc
 
-/// Looks at this process and its host. Makes system calls that may block on a network file system.
+/// Inspects this process and its host, with system calls that may block on a network file system.
 public enum HostInspection {
-    /// - Parameter store: the directory of a store, which may not exist yet: its nearest parent is then looked at.
+    /// - Parameter store: the directory of a store; if it does not exist, its nearest existing parent is inspected.
     public static func report(store: String? = nil) -> HostReport {
         var report = HostReport(processID: UInt32(getpid()), userID: getuid())
         report.hostName = hostName()

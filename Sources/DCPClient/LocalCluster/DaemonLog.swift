@@ -1,6 +1,6 @@
 internal import Foundation
 
-/// The log file of a daemon, as far as a failure report needs it.
+/// The end of a daemon's log file, for failure reports.
 enum DaemonLog {
     static let tailByteCountMax = 16 * 1024
 

@@ -4,18 +4,18 @@ internal import Foundation
 internal import Glibc
 internal import Synchronization
 
-/// A daemon that runs on this machine as a process of its own: one that this process started, or found running.
+/// A daemon process on this machine that this process started or found running.
 ///
-/// It is held by a pidfd, which is bound to the process and not to its number: no signal reaches a stranger that was
-/// given the same pid later, and its end is an event to poll for. Safe to use from any thread. Calls whose name says
-/// wait or terminate block; async callers put them on a thread of their own.
+/// It is held by a pidfd, which refers to the process and not to its number: no signal reaches another process that
+/// gets the same pid later, and its end can be polled. Safe to use from any thread. Calls with wait or terminate in
+/// their names block; async callers run them on a separate thread.
 public final class DaemonProcess: Sendable {
     /// The name in messages: `coordinator`, `rank 2`.
     public let name: String
     public let identity: ProcessIdentity
     public let logPath: String
 
-    /// Where in the log this run starts; nil for a process that was found.
+    /// The offset of this run in the log; nil for a process that was found running.
     private let logStart: Int?
     private let descriptor: OwnedDescriptor
     private let state: Mutex<State>
@@ -37,14 +37,14 @@ public final class DaemonProcess: Sendable {
         self.state = Mutex(State(lifeline: lifeline))
     }
 
-    /// Starts an executable in a session of its own, with output appended to a log and no other descriptor.
+    /// Starts an executable in a new session, with its output appended to a log and no other descriptors.
     ///
     /// - Parameters:
-    ///   - environment: replaces values of this process's environment. What a service manager set for this process
-    ///     alone is never passed on.
-    ///   - lifeline: standard input is a pipe whose other end only this object holds. When the object goes, or this
-    ///     process ends in whatever way, the daemon reads end of file. Otherwise standard input is /dev/null.
-    /// - Throws: `.invalidConfiguration` when it cannot be run, naming the executable and the system's reason.
+    ///   - environment: replaces values of this process's environment. Variables that a service manager set only for
+    ///     this process are never passed on.
+    ///   - lifeline: standard input is a pipe whose other end only this object holds. When the object is released, or
+    ///     this process ends for any reason, the daemon reads end of file. Otherwise standard input is /dev/null.
+    /// - Throws: `.invalidConfiguration` with the executable and the system's reason if it cannot be run.
     public static func spawn(
         name: String, executable: String, arguments: [String], environment: [String: String] = [:], logPath: String,
         lifeline: Bool
@@ -79,7 +79,7 @@ public final class DaemonProcess: Sendable {
             logStart: logStart, descriptor: OwnedDescriptor(descriptor), lifeline: writeEnd)
     }
 
-    /// A process that somebody else started; nil when it has ended, also when its pid is another process's by now.
+    /// A process started by another one; nil if it has ended, even if another process now has its pid.
     public static func attach(name: String, identity: ProcessIdentity, logPath: String) -> DaemonProcess? {
         guard identity.pid > 0 else { return nil }
         let descriptor = dcp_pidfd_open(identity.pid)
@@ -112,20 +112,20 @@ public final class DaemonProcess: Sendable {
         }
     }
 
-    /// Blocks until the process has ended or the instant has come; nil in the latter case. Never polls by time.
+    /// Blocks until the process has ended, or until an instant, and then returns nil. It never polls.
     public func waitForExit(until deadline: ContinuousClock.Instant? = nil) -> ProcessExit? {
         _ = DaemonWatch.pollUntilReadable([descriptor.value], deadline: deadline)
         return exit
     }
 
-    /// Sends a signal; a process that has ended is left alone.
+    /// Sends a signal; does nothing if the process has ended.
     public func signal(_ number: Int32) {
         guard exit == nil else { return }
         // ESRCH: it ended meanwhile, which is no failure of ours.
         _ = dcp_pidfd_signal(descriptor.value, number)
     }
 
-    /// What it took to stop a daemon.
+    /// How a daemon was stopped.
     public enum StopOutcome: Hashable, Sendable, CustomStringConvertible {
         case stopped(ProcessExit)
         /// It did not end on SIGTERM within its deadline and got SIGKILL.
@@ -140,7 +140,7 @@ public final class DaemonProcess: Sendable {
         }
     }
 
-    /// Sends SIGTERM, waits for the end, and sends SIGKILL when the deadline has passed. Blocks.
+    /// Sends SIGTERM, waits for the end, and sends SIGKILL after the deadline. Blocks.
     public func terminate(deadline: Duration) -> StopOutcome {
         let start = ContinuousClock.now
         signal(SIGTERM)

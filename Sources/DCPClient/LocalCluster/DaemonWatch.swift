@@ -3,11 +3,11 @@ internal import DCPCore
 internal import Foundation
 internal import Glibc
 
-/// Waits for the end of processes by their pidfds: no polling by time, no signal handler.
+/// Waits for the end of processes by their pidfds, without polling or signal handlers.
 enum DaemonWatch {
     /// The first of the processes that has ended; nil when the deadline has passed or the task was cancelled.
     ///
-    /// The wait is on a thread of its own: poll() must not hold one of the few threads that tasks share.
+    /// It waits on a separate thread: poll() must not hold one of the few threads that tasks share.
     /// - Throws: `.internal` when the system gives no descriptor.
     static func firstExit(
         of daemons: [DaemonProcess], until deadline: ContinuousClock.Instant? = nil
@@ -15,7 +15,9 @@ enum DaemonWatch {
         let event = dcp_event_open()
         guard event >= 0 else {
             throw ServiceError(
-                .internal, "No descriptor to wait with: \(systemMessage(-event)). Raise the limit of open files.")
+                .internal,
+                "No file descriptor is available to wait for a process: \(systemMessage(-event)). Raise "
+                    + "the limit of open files.")
         }
         let wake = OwnedDescriptor(event)
         let index = await withTaskCancellationHandler {

@@ -1,8 +1,8 @@
 public import DCPCore
 
 extension LocalCluster {
-    /// Asks the coordinator at an endpoint and returns when the cluster is ready. Ends soon after its task is
-    /// cancelled: only then does the wait end.
+    /// Waits until the coordinator at an endpoint reports that the cluster is ready. Ends only then, or soon after its
+    /// task is cancelled.
     public typealias ReadyCheck = @Sendable (_ coordinatorEndpoint: String) async throws(ServiceError) -> Void
 
     private enum Event: Sendable {
@@ -16,7 +16,7 @@ extension LocalCluster {
     ///
     /// - Throws: what the check throws; for a daemon that ended, `.rankUnavailable` or `.unreachable` (or
     ///   `.invalidConfiguration` when its exit status says that trying again is useless) with the last lines of its
-    ///   log; `.deadlineExceeded`. The daemons go on running: stopping them is the caller's to decide.
+    ///   log; `.deadlineExceeded`. The daemons keep running; the caller decides whether to stop them.
     public func waitUntilReady(deadline: Duration, _ check: @escaping ReadyCheck) async throws(ServiceError) {
         let endpoint = coordinatorEndpoint
         let instant = ContinuousClock.now + deadline
@@ -51,12 +51,12 @@ extension LocalCluster {
         case .deadline:
             throw ServiceError(
                 .deadlineExceeded,
-                "The cluster in \(directory.path) was not ready within \(deadline); its daemons run, so look into "
+                "The cluster in \(directory.path) was not ready within \(deadline). Its daemons are running; check "
                     + "\(directory.logsDirectory) or wait longer.")
         }
     }
 
-    /// The error that tells of a daemon that ended by itself.
+    /// The error for a daemon that exited unexpectedly.
     public func earlyExit(of role: DaemonRole) -> ServiceError {
         guard let process = daemon(role) else {
             return ServiceError(.unreachable, "The \(role) was never started; start it with `dcpctl up`.")
@@ -65,9 +65,9 @@ extension LocalCluster {
         let lines = process.lastLogLines()
         let log =
             lines.isEmpty
-            ? "Its log \(process.logPath) has nothing about it."
+            ? "Its log \(process.logPath) does not say why."
             : "Last lines of \(process.logPath):\n" + lines.map { "  \($0)" }.joined(separator: "\n")
-        let message = "The \(role) \(exit.map(\.description) ?? "runs") before the cluster was ready. \(log)"
+        let message = "The \(role) \(exit.map(\.description) ?? "is running") before the cluster was ready. \(log)"
         // sysexits: 64...78 say what is wrong; 69 and 75 say that it may be better later.
         if case .status(let status) = exit, (64...78).contains(status), status != 69, status != 75 {
             return ServiceError(.invalidConfiguration, message, rank: role.rank)
@@ -75,8 +75,8 @@ extension LocalCluster {
         return ServiceError(role == .coordinator ? .unreachable : .rankUnavailable, message, rank: role.rank)
     }
 
-    /// Runs a body with a cluster in a temporary directory that is stopped and removed afterwards, also when the start,
-    /// the check or the body fails.
+    /// Runs a body with a cluster in a temporary directory, and stops and removes it afterwards, even if the start, the
+    /// check or the body fails.
     ///
     /// - Parameters:
     ///   - readyDeadline: for all daemons to become ready.
@@ -86,7 +86,7 @@ extension LocalCluster {
         ready: @escaping ReadyCheck, _ body: (LocalCluster) async throws -> Result
     ) async throws -> Result {
         let directory = try LocalClusterDirectory.ephemeral()
-        // Whatever else fails is the news; a directory that stays is not.
+        // Another failure is more important than a directory that cannot be removed.
         defer { try? directory.remove() }
         var options = options
         options.detached = false

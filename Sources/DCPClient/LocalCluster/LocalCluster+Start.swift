@@ -29,7 +29,8 @@ struct DaemonExecutables: Sendable {
 }
 
 extension LocalCluster {
-    /// Starts the coordinator and all ranks; they are not ready yet. What was started is stopped when one fails.
+    /// Starts the coordinator and all ranks, without waiting until they are ready. If one fails, the others are
+    /// stopped.
     ///
     /// - Throws: `.conflict` when the cluster runs already or was created with other options; `.invalidConfiguration`
     ///   when it cannot be run here.
@@ -43,7 +44,8 @@ extension LocalCluster {
         if let (role, process) = running.min(by: { $0.value.pid < $1.value.pid }) {
             throw ServiceError(
                 .conflict,
-                "The cluster in \(directory.path) runs already (\(role), pid \(process.pid)); use it, or stop it with "
+                "The cluster in \(directory.path) is already running (\(role), pid \(process.pid)); use it, or stop "
+                    + "it with "
                     + "`dcpctl down --dir \(directory.path)`.")
         }
         let existing = try directory.readConfiguration()
@@ -71,9 +73,9 @@ extension LocalCluster {
         return cluster
     }
 
-    /// What runs in a directory by its pids.json; nil when nothing does.
+    /// The cluster running in a directory according to its pids.json, or nil.
     ///
-    /// A process counts only when pid and start time agree, so a stranger that was given an old pid is never touched.
+    /// A process counts only if pid and start time match, so another process with an old pid is never touched.
     /// - Parameter options: for daemons started later through the result; its shape is not looked at.
     /// - Throws: `.invalidRequest` when the directory holds no cluster.
     public static func find(
@@ -82,8 +84,8 @@ extension LocalCluster {
         guard var configuration = try directory.readConfiguration() else {
             throw ServiceError(
                 .invalidRequest,
-                "There is no cluster in \(directory.path): it has no cluster.json. Give --dir the directory of "
-                    + "`dcpctl up`, or start one there.")
+                "There is no cluster in \(directory.path): it has no cluster.json. Give --dir the directory that "
+                    + "`dcpctl up` used, or start a cluster there.")
         }
         let daemons = try attached(in: directory)
         if daemons.isEmpty { return nil }
@@ -140,7 +142,7 @@ extension LocalCluster {
             arguments += ["--advertise", advertised]
         }
         arguments += ["--http", directory.http(of: role), "--canary-interval", "off"]
-        // A cluster of its own, not the host's: nothing is taken from the host's configuration file.
+        // A separate cluster: nothing is read from the host's configuration file.
         arguments += ["--config", "/dev/null"]
         arguments += configuration.disk.arguments(ofCoordinator: role == .coordinator)
         if configuration.transport == .tcp { arguments.append("--insecure-loopback-only") }

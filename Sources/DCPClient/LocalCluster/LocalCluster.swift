@@ -3,10 +3,10 @@ internal import Foundation
 internal import Glibc
 internal import Synchronization
 
-/// A coordinator and its ranks as real processes on this machine: what `dcpctl up` runs, and integration tests.
+/// A coordinator and its ranks as processes on this machine, as run by `dcpctl up` and integration tests.
 ///
-/// Unless detached, daemons hold a lifeline to this object: they stop when it goes, also when this process is killed.
-/// Safe to use from any thread.
+/// Unless detached, daemons have a lifeline to this object: they stop when it is released, even if this process is
+/// killed. Safe to use from any thread.
 public final class LocalCluster: Sendable {
     public let directory: LocalClusterDirectory
     public let configuration: LocalClusterConfiguration
@@ -19,7 +19,7 @@ public final class LocalCluster: Sendable {
     let executables: DaemonExecutables?
     /// Held from the start until all have been stopped.
     private let lock: Mutex<DirectoryLock?>
-    /// What was started or found; one that has ended stays until it is started again.
+    /// Processes started or found; one that has ended stays until it is restarted.
     private let daemons: Mutex<[DaemonRole: DaemonProcess]>
 
     init(
@@ -65,7 +65,7 @@ public final class LocalCluster: Sendable {
 
     // MARK: One daemon
 
-    /// Starts a daemon that does not run, on the store and the endpoint it had. Does not wait until it is ready.
+    /// Starts a stopped daemon with its store and endpoint. Does not wait until it is ready.
     /// - Parameters:
     ///   - arguments: for this run alone, after its own.
     ///   - environment: for this run alone, above that of the options.
@@ -76,11 +76,11 @@ public final class LocalCluster: Sendable {
         guard roles.contains(role) else {
             throw ServiceError(
                 .invalidRequest,
-                "There is no \(role) in the cluster of \(configuration.ranks) ranks in \(directory.path); give a rank in "
+                "The cluster of \(configuration.ranks) ranks in \(directory.path) has no \(role); give a rank in "
                     + "0...\(configuration.ranks - 1).")
         }
         if let process = daemon(role), process.exit == nil {
-            throw ServiceError(.conflict, "The \(role) runs already (pid \(process.pid)); stop it first.")
+            throw ServiceError(.conflict, "The \(role) is already running (pid \(process.pid)); stop it first.")
         }
         let executables =
             if let executables { executables } else { try DaemonExecutables(binDirectory: options.binDirectory) }
@@ -95,7 +95,7 @@ public final class LocalCluster: Sendable {
         try writeRunning()
     }
 
-    /// As the units have it: a trap writes its stack as addresses, in milliseconds. What the user has set wins.
+    /// As in the units: a trap writes its stack as addresses, in milliseconds. The user's setting takes precedence.
     private static var backtrace: [String: String] {
         guard EnvironmentVariable.value("SWIFT_BACKTRACE") == nil else { return [:] }
         return [
@@ -104,7 +104,7 @@ public final class LocalCluster: Sendable {
         ]
     }
 
-    /// Sends SIGTERM and, after the deadline, SIGKILL; nil when it did not run.
+    /// Sends SIGTERM and, after the deadline, SIGKILL; nil if it was not running.
     @discardableResult
     public func stop(_ role: DaemonRole, deadline: Duration) async throws(ServiceError) -> DaemonProcess.StopOutcome? {
         guard let process = daemon(role), process.exit == nil else { return nil }
@@ -120,7 +120,7 @@ public final class LocalCluster: Sendable {
         try writeRunning()
     }
 
-    /// Starts the daemons that have ended, as they were. Does not wait until they are ready.
+    /// Restarts the daemons that have ended. Does not wait until they are ready.
     /// - Returns: which these are.
     public func startMissing() throws(ServiceError) -> [DaemonRole] {
         let missing = roles.filter { daemon($0)?.exit != nil || daemon($0) == nil }
@@ -148,10 +148,10 @@ public final class LocalCluster: Sendable {
         public let outcome: DaemonProcess.StopOutcome
     }
 
-    /// Stops the ranks, all at once, then the coordinator that they take their leave of. A daemon that does not end on
-    /// SIGTERM within the deadline gets SIGKILL; the coordinator has what the ranks left of it, and at least a second.
+    /// Stops all ranks concurrently, then the coordinator. A daemon that does not end on SIGTERM within the deadline
+    /// gets SIGKILL; the coordinator gets the rest of the deadline, and at least a second.
     ///
-    /// Not ended by cancellation: what is to be stopped is stopped.
+    /// Cancellation does not interrupt it.
     /// - Returns: what ran, in the order of `roles`.
     @discardableResult
     public func stop(deadline: Duration) async -> [StopReport] {
@@ -176,7 +176,7 @@ public final class LocalCluster: Sendable {
         }
         // A stale pids.json is harmless: the identities in it no longer run.
         try? writeRunning()
-        // Here, not when the last reference goes: whoever waited for the stop may start the next cluster at once.
+        // Released here and not with the last reference: the caller may start the next cluster immediately.
         lock.withLock { $0 = nil }
         return reports
     }

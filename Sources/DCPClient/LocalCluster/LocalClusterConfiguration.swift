@@ -1,6 +1,7 @@
 public import DCPCore
 
-/// What the first `up` on a directory decides and `cluster.json` keeps: stores are laid out by it.
+/// The configuration chosen by the first `up` in a directory and kept in `cluster.json`; the layout of stores depends
+/// on it.
 public struct LocalClusterConfiguration: Codable, Hashable, Sendable {
     public enum Transport: String, Codable, Sendable {
         case unix
@@ -14,7 +15,7 @@ public struct LocalClusterConfiguration: Codable, Hashable, Sendable {
     /// `a2a` or `ag-rs`.
     public let exchange: String
     public let transport: Transport
-    /// Unlike the rest these may change from one start to the next.
+    /// Unlike the rest, these may change at each start.
     public internal(set) var disk = DiskOptions()
 
     public init(shape: ClusterShape, transport: Transport) {
@@ -26,7 +27,7 @@ public struct LocalClusterConfiguration: Codable, Hashable, Sendable {
         self.transport = transport
     }
 
-    /// - Throws: `.invalidConfiguration` for values that are no cluster, as an edited file may hold.
+    /// - Throws: `.invalidConfiguration` for invalid values, for example in an edited file.
     public func shape() throws(ServiceError) -> ClusterShape {
         guard let exchange = Exchange(name: exchange) else {
             throw ServiceError(
@@ -37,8 +38,8 @@ public struct LocalClusterConfiguration: Codable, Hashable, Sendable {
     }
 }
 
-/// What a local cluster's daemons are told of disks, in the words of their own options. The daemons check the values.
-/// What is nil is as the directory says, or else the daemons' default.
+/// Disk options of a local cluster's daemons, as in their own options. The daemons check the values. For nil the
+/// directory's value applies, or the daemons' default.
 public struct DiskOptions: Codable, Hashable, Sendable {
     /// Of each rank: `200GB`.
     public var diskLimit: String?
@@ -82,7 +83,7 @@ public struct DiskOptions: Codable, Hashable, Sendable {
     }
 }
 
-/// How to start a local cluster. What is nil is as the directory says, or else the default.
+/// Options for starting a local cluster. For nil the directory's value applies, or the default.
 public struct LocalClusterOptions: Sendable {
     /// Default 4.
     public var ranks: Int?
@@ -101,14 +102,14 @@ public struct LocalClusterOptions: Sendable {
 
     /// Compute threads of each rank; nil divides the machine's cores among the ranks, at least 1 each.
     public var threadsPerRank: Int?
-    /// Whether the daemons outlive this process. If not, they stop when it ends, in whatever way.
+    /// Whether the daemons outlive this process. If not, they stop when it ends, for any reason.
     public var detached = false
     /// Where `dcp-coordinator` and `dcp-rank` are; nil is `DCP_BIN_DIR`, or else beside the running executable.
     public var binDirectory: String?
     /// Appended to the daemons' own arguments.
     public var coordinatorArguments: [String] = []
     public var rankArguments: [String] = []
-    /// What each rank advertises instead of the endpoint it listens at: where a proxy stands before it.
+    /// The endpoint that each rank advertises instead of its own, if there is a proxy in front of it.
     public var advertisedEndpoints: [RankIndex: String] = [:]
     /// Added to the daemons' environment.
     public var environment: [String: String] = [:]
@@ -142,8 +143,8 @@ public struct LocalClusterOptions: Sendable {
         guard differences.isEmpty else {
             throw ServiceError(
                 .conflict,
-                "The cluster in \(directory) was created with \(differences.joined(separator: "; ")). Leave these options "
-                    + "out to start it as it is, or choose another --dir for a new cluster.")
+                "The cluster in \(directory) was created with \(differences.joined(separator: "; ")). Omit these "
+                    + "options to start it as it is, or choose another --dir for a new cluster.")
         }
         _ = try existing.shape()
         var configuration = existing

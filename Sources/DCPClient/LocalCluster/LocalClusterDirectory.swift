@@ -29,13 +29,13 @@ public struct LocalClusterDirectory: Hashable, Sendable {
         guard !path.isEmpty, !path.utf8.contains(0) else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(path.debugDescription) is no directory for a cluster; give --dir the path of one.")
+                "\(path.debugDescription) is not a valid path for a cluster directory; give another --dir.")
         }
         self.path =
             FilePath(FileManager.default.currentDirectoryPath).pushing(FilePath(path)).lexicallyNormalized().string
     }
 
-    /// A new directory of its own under TMPDIR (default /tmp), for a cluster that is removed after use.
+    /// A new directory under TMPDIR (default /tmp), for a temporary cluster.
     /// - Throws: `.invalidConfiguration` when none can be made there.
     public static func ephemeral() throws(ServiceError) -> LocalClusterDirectory {
         let parent = EnvironmentVariable.value("TMPDIR") ?? "/tmp"
@@ -43,8 +43,8 @@ public struct LocalClusterDirectory: Hashable, Sendable {
         guard mkdtemp(&template) != nil else {
             throw ServiceError(
                 .invalidConfiguration,
-                "No directory can be made in \(parent): \(systemMessage(errno)). Set TMPDIR to a directory that can be "
-                    + "written.")
+                "No directory can be created in \(parent): \(systemMessage(errno)). Set TMPDIR to a writable "
+                    + "directory.")
         }
         return try LocalClusterDirectory(
             path: String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))
@@ -59,7 +59,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
     /// The coordinator's state or a rank's store.
     public func data(of role: DaemonRole) -> String { "\(path)/\(role.fileName)" }
     public func socket(of role: DaemonRole) -> String { "\(path)/\(role.fileName).sock" }
-    /// Where a daemon answers HTTP: a socket, or `off` where the path is too long for one, as it may be with TCP.
+    /// A daemon's HTTP address: a socket, or `off` if the path is too long for one, as is possible with TCP.
     public func http(of role: DaemonRole) -> String {
         let path = "\(path)/\(role.fileName).http"
         return path.utf8.count <= Self.socketPathByteCountMax ? "unix:\(path)" : "off"
@@ -69,7 +69,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
     /// Whether an `up` has been here.
     public var isCluster: Bool { FileManager.default.fileExists(atPath: configurationFile) }
 
-    /// Makes the directory and its logs, for the owner only: whoever reaches a socket reaches the sequences.
+    /// Creates the directory and its logs, for the owner only: access to a socket is access to the sequences.
     func create() throws(ServiceError) {
         do {
             try FileManager.default.createDirectory(
@@ -77,7 +77,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
         } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(path) cannot be made: \(systemReason(error)). Choose a --dir that can be written.")
+                "\(path) cannot be created: \(systemReason(error)). Choose a writable --dir.")
         }
     }
 
@@ -103,7 +103,7 @@ public struct LocalClusterDirectory: Hashable, Sendable {
     public func remove() throws(ServiceError) {
         do { try FileManager.default.removeItem(atPath: path) } catch {
             guard FileManager.default.fileExists(atPath: path) else { return }
-            throw ServiceError(.internal, "\(path) cannot be removed: \(systemReason(error)). Remove it by hand.")
+            throw ServiceError(.internal, "\(path) cannot be removed: \(systemReason(error)). Remove it manually.")
         }
     }
 }
@@ -121,7 +121,7 @@ final class DirectoryLock: Sendable {
             let holder = String(decoding: bytes, as: UTF8.self)
             throw ServiceError(
                 .conflict,
-                "The cluster in \(directory.path) is being run by another `dcpctl up`"
+                "Another `dcpctl up` is running the cluster in \(directory.path)"
                     + (holder.isEmpty ? "" : " (pid \(holder.trimmingCharacters(in: .whitespacesAndNewlines)))")
                     + "; stop it with `dcpctl down --dir \(directory.path)`, or choose another --dir.")
         }

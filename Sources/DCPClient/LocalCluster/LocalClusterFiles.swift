@@ -60,7 +60,7 @@ extension LocalClusterDirectory {
         do { return try decoder.decode(Value.self, from: Data(bytes)) } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(file) cannot be understood (\(systemReason(error))); \(remedy).")
+                "\(file) cannot be parsed (\(systemReason(error))); \(remedy).")
         }
     }
 

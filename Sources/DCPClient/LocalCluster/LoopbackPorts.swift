@@ -1,7 +1,7 @@
 internal import DCPCore
 internal import Glibc
 
-/// TCP ports on 127.0.0.1 that nobody uses.
+/// Free TCP ports on 127.0.0.1.
 ///
 /// Ports are probed by binding them, and freed before the daemons bind them: another program may take one in between.
 /// The daemon then refuses to start and says so; the next `up` picks another.
@@ -15,7 +15,7 @@ enum LoopbackPorts {
         for wish in wishes {
             guard let probe = bound(to: wish ?? 0) ?? bound(to: 0) else {
                 throw ServiceError(
-                    .internal, "No free TCP port on 127.0.0.1: \(systemMessage(errno)). Use Unix sockets: no --tcp.")
+                    .internal, "No free TCP port on 127.0.0.1: \(systemMessage(errno)). Use Unix sockets: omit --tcp.")
             }
             ports.append(probe.port)
             probes.append(probe.descriptor)

@@ -2,7 +2,7 @@ internal import DCPCore
 internal import Foundation
 internal import Glibc
 
-/// A process, told apart from every other that had or will have its pid.
+/// A process, distinguished from every other that had or will have its pid.
 ///
 /// Start times count from boot, so an identity is written to a file only next to the boot it belongs to.
 public struct ProcessIdentity: Codable, Hashable, Sendable {
@@ -47,7 +47,7 @@ public struct ProcessIdentity: Codable, Hashable, Sendable {
 public enum ProcessExit: Hashable, Sendable, CustomStringConvertible {
     case status(Int32)
     case signal(Int32)
-    /// It was no child of this process: the kernel tells that it ended, not how.
+    /// It was not a child of this process: the kernel reports that it ended, but not how.
     case unknown
 
     public var description: String {

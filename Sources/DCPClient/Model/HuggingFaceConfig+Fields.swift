@@ -1,8 +1,8 @@
 internal import DCPCore
 
-/// What transformers' own classes take for a key that is missing, in release 5.24.
+/// The defaults of transformers' own classes for missing keys, in release 5.24.
 ///
-/// Not for null, which says that there is none. Old files, and configurations nested in others, lack what is as the class has it:
+/// They do not apply to null, which means none. Old files and nested configurations omit values that equal the class's:
 /// Gemma 3's 4B has no `head_dim` in its `text_config`.
 extension HuggingFaceConfig {
     private static func missing(_ key: String, of family: Family) -> Int? {

@@ -1,17 +1,17 @@
 internal import DCPCore
 
-/// What is known, and is not attention over all tokens or a window of them with one scale: it is refused with the reason.
+/// Known types of attention that are not over all tokens or a window with one scale: they are refused with the reason.
 extension HuggingFaceConfig {
     static func refusal(of type: String) -> String? {
         switch type {
         case "llama4", "llama4_text":
-            "most of its layers attend within chunks of positions (chunked-local attention), which is no window"
+            "most of its layers attend within chunks of positions (chunked-local attention), which is not a window"
         case "bloom", "mpt":
             "it adds a bias to every score that grows with the distance (ALiBi)"
         case "mamba", "mamba2", "falcon_mamba", "rwkv":
             "it keeps a state of one size instead of keys and values"
         case "bamba", "jamba", "nemotron_h", "qwen3_next", "recurrent_gemma", "zamba2":
-            "some of its layers use linear attention or a recurrence, whose state is no cache of keys and values"
+            "some of its layers use linear attention or a recurrence, whose state is not a cache of keys and values"
         default: nil
         }
     }

@@ -1,7 +1,7 @@
 internal import DCPCore
 
 extension HuggingFaceConfig {
-    /// What all layers of a model have in common.
+    /// The properties that all layers of a model share.
     struct Shape {
         var kvHeads: Int
         var keyDim: Int
@@ -25,9 +25,12 @@ extension HuggingFaceConfig {
         if !isDerived, let dim = try integer("head_dim", in: LayerAttention.keyDims) { return dim }
         let name = family == .gptBigcode ? "n_embd" : "hidden_size"
         let size = try fields.required(
-            integer(name, in: 1...1 << 20), name, "it is what the heads divide where `head_dim` is missing")
+            integer(name, in: 1...1 << 20), name, "without `head_dim`, this value gives the head dimension")
         guard size % queryHeads == 0 else {
-            throw fields.error(name, "is \(size), which \(queryHeads) query heads do not divide; give `head_dim`.")
+            throw fields.error(
+                name,
+                "is \(size), which is not a multiple of \(queryHeads) query heads; give "
+                    + "`head_dim`.")
         }
         return size / queryHeads
     }

@@ -69,8 +69,8 @@ extension HuggingFaceConfig {
                 guard let window else {
                     throw fields.error(
                         "sliding_window",
-                        "is none or switched off (use_sliding_window), and layer \(layer) has a window (layer_types, or the "
-                            + "family's order); correct one of them.")
+                        "is missing or disabled (use_sliding_window), but layer \(layer) has a window (layer_types, "
+                            + "or the family's default); correct one of them.")
                 }
                 return window
             default:

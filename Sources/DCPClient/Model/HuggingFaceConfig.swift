@@ -1,11 +1,12 @@
 internal import DCPCore
 
-/// A model's `config.json`, as Hugging Face transformers writes it and applies it.
+/// A model's `config.json` as written and interpreted by Hugging Face transformers.
 ///
-/// What a key means is its family's: the same `sliding_window` is every layer's in one, some layers' in another, and nothing
-/// in a third. So families are known by name, and one that is not known is refused rather than guessed at.
+/// The meaning of a key depends on the family: `sliding_window` applies to every layer in one, to some layers in
+/// another, and to none in a third. Families are therefore listed by name, and an unknown one is refused instead of
+/// guessed.
 struct HuggingFaceConfig {
-    /// Those whose attention is served, by `model_type`.
+    /// Supported families, by `model_type`.
     enum Family: String, CaseIterable {
         case deepseekV2 = "deepseek_v2"
         case deepseekV3 = "deepseek_v3"
@@ -32,7 +33,7 @@ struct HuggingFaceConfig {
     let queryHeads: Int
     private let root: ModelFields
 
-    /// - Throws: `.invalidModel` for what cannot be served, naming it.
+    /// - Throws: `.invalidModel` for unsupported attention, by name.
     init(_ root: ModelFields) throws(ServiceError) {
         (fields, family) = try Self.languageModel(root)
         self.root = root
@@ -64,8 +65,9 @@ struct HuggingFaceConfig {
         }
         throw fields.error(
             "model_type",
-            "is `\(type)`, which is not known; known are \(Family.allCases.map(\.rawValue).joined(separator: ", ")) and gemma3. "
-                + "If its attention is made of the same parts, describe it with --model-file.")
+            "is `\(type)`, which is not supported; supported types are "
+                + "\(Family.allCases.map(\.rawValue).joined(separator: ", ")) and gemma3. "
+                + "If its attention consists of the same parts, describe it with --model-file.")
     }
 
     func draft() throws(ServiceError) -> ModelDraft {

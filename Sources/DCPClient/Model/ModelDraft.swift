@@ -1,6 +1,6 @@
 internal import DCPCore
 
-/// What a file says of a model, before what is said beside the file is added.
+/// A model's description from a file, before options are added.
 struct ModelDraft {
     var layers: [LayerAttention]
     /// By layer; only what the file itself has.
@@ -19,7 +19,7 @@ struct ModelDraft {
         if let flag, let stated, flag != stated {
             throw ServiceError(
                 .invalidModel,
-                "\(file): `\(name)` is \(text(stated)), the command line says \(text(flag)); correct one of them.")
+                "\(file): `\(name)` is \(text(stated)), but the command line says \(text(flag)); correct one of them.")
         }
         return flag ?? stated
     }
@@ -29,12 +29,13 @@ struct ModelDraft {
     func allSinks(_ others: [SafetensorsFile], file: String) throws(ServiceError) -> [[Float]] {
         let wanted = layers.indices.filter { layers[$0].hasSinks }
         guard !wanted.isEmpty || others.isEmpty else {
-            throw ServiceError(.invalidModel, "\(file) describes no layer with sinks; leave --sinks out.")
+            throw ServiceError(.invalidModel, "\(file) describes no layer with sinks; omit --sinks.")
         }
         if let layer = sinks.keys.sorted().first(where: { !wanted.contains($0) }) {
             throw ServiceError(
                 .invalidModel,
-                "\(file): `sinks.\(layer)` has logits, and there is no layer \(layer) with sinks; correct its kind, or leave them out."
+                "\(file): `sinks.\(layer)` has logits, but there is no layer \(layer) with sinks; correct its kind, "
+                    + "or omit the logits."
             )
         }
         var all = [[Float]](repeating: [], count: layers.count)
@@ -51,7 +52,7 @@ struct ModelDraft {
             if let found, let own = sinks[layer], found != own {
                 throw ServiceError(
                     .invalidModel,
-                    "\(file): `sinks.\(layer)` differs from the file of --sinks; leave one of them out.")
+                    "\(file): `sinks.\(layer)` differs from the file given with --sinks; omit one of them.")
             }
             all[layer] = logits
         }
@@ -71,8 +72,8 @@ struct ModelDraft {
                 guard tensor.shape == [queryHeads] else {
                     throw ServiceError(
                         .invalidModel,
-                        "\(file.path): tensor \(name) has shape \(tensor.shape), layer \(layer) has \(queryHeads) query "
-                            + "heads; is it of another model?")
+                        "\(file.path): tensor \(name) has shape \(tensor.shape), but layer \(layer) has "
+                            + "\(queryHeads) query heads; is the file from another model?")
                 }
                 if let found = try tensor.firstNonFiniteValue() { throw found.error(file: file.path) }
                 return try tensor.floats(rows: 0..<queryHeads)

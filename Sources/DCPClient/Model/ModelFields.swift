@@ -1,11 +1,10 @@
 internal import DCPCore
 internal import Yams
 
-/// The keys of one mapping of a model file or a config.json, taken by their names. What is wrong is told with the file, the
-/// line, the key's path, its value and what to do.
+/// The keys of a mapping in a model file or a config.json.
 ///
-/// Both are read with Yams, JSON being YAML: it keeps lines, and refuses a key that is there twice, where Foundation's
-/// decoders do neither.
+/// Errors have the file, the line, the key's path, its value and the remedy. Both formats are read with Yams, because
+/// JSON is YAML: unlike Foundation's decoders, it keeps line numbers and refuses duplicate keys.
 struct ModelFields {
     /// Files beyond this describe no model.
     static let byteCountMax = 1 << 20
@@ -99,7 +98,7 @@ extension ModelFields {
                 throw error(name, "is not a key; \(hint)there are \(known.joined(separator: ", ")).")
             }
             if case .scalar(let scalar) = fields[name]?.node, scalar.isNull {
-                throw error(name, "has no value; give it one, or leave the key out.")
+                throw error(name, "has no value; give it a value, or omit the key.")
             }
         }
     }

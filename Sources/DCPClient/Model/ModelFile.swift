@@ -1,6 +1,6 @@
 internal import DCPCore
 
-/// A model that somebody describes: kinds of attention under names, and the order of layers by these names. YAML or JSON.
+/// A model file: named kinds of attention, and the order of layers by these names. YAML or JSON.
 ///
 /// ```yaml
 /// revision: sha256:41c8
@@ -14,7 +14,7 @@ internal import DCPCore
 ///   - {kind: local, repeat: 2}
 /// ```
 struct ModelFile {
-    /// A repetition of repetitions of runs is the most that a person would write, and read.
+    /// Deeper nesting than repetitions of repetitions of runs would not be readable.
     private static let depthMax = 4
 
     let fields: ModelFields
@@ -43,7 +43,7 @@ struct ModelFile {
             fields.fields("kinds"), "kinds", "name the layers' kinds, with query_heads, kv_heads and key_dim each")
         var kinds: [String: LayerAttention] = [:]
         for name in all.names {
-            let kind = try all.required(all.fields(name), name, "say its query_heads, kv_heads and key_dim")
+            let kind = try all.required(all.fields(name), name, "give its query_heads, kv_heads and key_dim")
             kinds[name] = try Self.attention(kind)
         }
         return kinds
@@ -66,10 +66,10 @@ struct ModelFile {
             var once: [LayerAttention] = []
             if run.has("layers") {
                 guard !run.has("kind") else {
-                    throw run.error("kind", "stands beside `layers`; a run has one of the two.")
+                    throw run.error("kind", "is given together with `layers`; a run has only one of the two.")
                 }
                 guard depth < Self.depthMax else {
-                    throw run.error("layers", "is nested deeper than \(Self.depthMax) levels; write it flatter.")
+                    throw run.error("layers", "is nested deeper than \(Self.depthMax) levels; reduce the nesting.")
                 }
                 try append(try self.runs(of: run), of: kinds, to: &once, depth: depth + 1)
             } else {
@@ -87,7 +87,8 @@ struct ModelFile {
             guard layers.count + count * once.count <= ModelDescription.layersMax else {
                 throw run.error(
                     "repeat",
-                    "makes \(layers.count + count * once.count) layers, more than \(ModelDescription.layersMax); correct it."
+                    "results in \(layers.count + count * once.count) layers, more than "
+                        + "\(ModelDescription.layersMax); correct it."
                 )
             }
             for _ in 0..<count { layers += once }
@@ -118,11 +119,11 @@ extension ModelFile {
         ])
         let heads = 1...LayerAttention.headsMax
         let queryHeads = try fields.required(
-            fields.integer("query_heads", in: heads), "query_heads", "say how many query heads a layer has")
+            fields.integer("query_heads", in: heads), "query_heads", "give the number of query heads of a layer")
         let kvHeads = try fields.required(
-            fields.integer("kv_heads", in: heads), "kv_heads", "say how many KV heads a layer has")
+            fields.integer("kv_heads", in: heads), "kv_heads", "give the number of KV heads of a layer")
         let keyDim = try fields.required(
-            fields.integer("key_dim", in: LayerAttention.keyDims), "key_dim", "say the dimension of a key")
+            fields.integer("key_dim", in: LayerAttention.keyDims), "key_dim", "give the dimension of a key")
         let valueDim = try fields.integer("value_dim", in: LayerAttention.valueDims)
         let softcap = try fields.number("softcap") ?? 0
         let window = try fields.integer("window", in: 0...LayerAttention.windowMax) ?? 0
@@ -145,7 +146,7 @@ extension ModelFile {
         case "own": return .own(dim)
         case "leading":
             _ = try fields.required(
-                fields.text("value_dim"), "value_dim", "say how many of the keys' dimensions the values are")
+                fields.text("value_dim"), "value_dim", "give the number of leading key dimensions that are the values")
             return .leading(dim)
         case let other:
             throw fields.error(

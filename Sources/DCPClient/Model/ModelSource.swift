@@ -1,6 +1,6 @@
 public import DCPCore
 
-/// Where a model's description comes from, and what is said beside the file.
+/// The source of a model's description, and options beside the file.
 public struct ModelSource: Sendable {
     public enum File: Sendable {
         /// A config.json as Hugging Face transformers writes it.

@@ -19,24 +19,24 @@ extension Cluster {
             }
             switch outages.failed(failure, at: now) {
             case .giveUp(let error): throw error
-            // Between two dials: nothing tells when somebody listens at an address.
+            // The pause between two attempts: there is no event for a new listener at an address.
             case .retry(let pause, _, _): try? await Task.sleep(for: pause)
             }
             guard !Task.isCancelled else { throw failure }
         }
     }
 
-    /// Does what the outages decide about a failure: returns when it is time to try again.
+    /// Executes the decision of `Outages` about a failure: returns when it is time to retry.
     ///
     /// - Parameter error: what the last call threw.
-    /// - Throws: the error for the caller, when the outages give up; `.stepAborted` when the task was cancelled.
+    /// - Throws: the error for the caller if the outage lasts too long; `.stepAborted` if the task was cancelled.
     public nonisolated func waitOut(_ error: ServiceError, _ outages: inout Outages) async throws(ServiceError) {
         var failure = error
         while true {
             switch outages.failed(failure, at: Self.now) {
             case .giveUp(let error): throw error
             case .retry(let pause, let needsTopology, let patience):
-                // Between two attempts: nothing tells when a daemon that was refused or full will answer again.
+                // The pause between two attempts: there is no event for a daemon that can answer again.
                 if pause > .zero { try? await Task.sleep(for: pause) }
                 guard !Task.isCancelled else {
                     throw ServiceError(.stepAborted, "The client was cancelled during an outage. \(failure.message)")
@@ -69,15 +69,15 @@ extension Cluster {
         }
     }
 
-    /// After a step or a commit failed: waits until the cluster serves again, makes the ranks agree, and tells from
-    /// where to send again.
+    /// After a failed step or commit: waits until the cluster serves again, makes the ranks agree, and returns where to
+    /// continue.
     ///
-    /// The outage is not over by that: call `outages.succeeded(at:)` after the next step or commit that succeeds.
+    /// This does not end the outage: call `outages.succeeded(at:)` after the next successful step or commit.
     /// - Parameters:
-    ///   - answered: up to where the caller has answers in all layers. Tokens that ranks hold beyond are given up, so that
-    ///     they are sent again and answered; those below that a rank has lost have to be sent again, and the same steps
-    ///     give the same bits.
-    /// - Returns: where the sequence ends now, in all layers: at most `answered`, at least the committed length.
+    ///   - answered: the length up to which the caller has answers in all layers. Ranks drop tokens beyond it, so that
+    ///     they are sent again and answered. Tokens below it that a rank has lost must also be sent again; the same
+    ///     steps give the same bits.
+    /// - Returns: the length of the sequence in all layers: at most `answered`, at least the committed length.
     /// - Throws: the error for the caller, when the outages give up; `.claimed` when another client has taken the sequence
     ///   over.
     public nonisolated func resume(

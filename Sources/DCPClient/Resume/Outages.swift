@@ -1,9 +1,9 @@
 public import DCPCore
 
-/// What a client does about failures: a value without clock or connection. `Cluster+Resume.swift` drives it.
+/// A client's reaction to failures: a value without clock or connection. `Cluster+Resume.swift` drives it.
 ///
-/// An *outage* begins with a retryable failure and ends with the next success. Within it the client tries again, at
-/// once the first time and then with growing pauses, until the outage has lasted for as long as is allowed.
+/// An *outage* begins with a retryable failure and ends with the next success. During it the client retries, first
+/// immediately and then with growing pauses, until the outage has lasted for the allowed time.
 public struct Outages: Sendable {
     /// How long one outage may last. Zero: every failure is final.
     public let allowance: Duration
@@ -23,8 +23,8 @@ public struct Outages: Sendable {
     public enum Decision: Hashable, Sendable {
         /// Not retryable, or the allowance is used up: the error for the caller.
         case giveUp(ServiceError)
-        /// After a pause, try again. With a new topology the client first asks the coordinator, which answers when the
-        /// cluster is ready, or when `patience` has passed.
+        /// Retry after a pause. With `needsTopology` the client first asks the coordinator, which answers when the
+        /// cluster is ready, or after `patience`.
         case retry(after: Duration, needsTopology: Bool, patience: Duration)
     }
 
@@ -46,7 +46,7 @@ public struct Outages: Sendable {
         let left = allowance - (now - outage.began)
         guard left > .zero else {
             var final = error
-            final.message += " The cluster did not recover within \(allowance); raise --retry-for if it needs longer."
+            final.message += " The cluster did not recover within \(allowance); raise --retry-for to wait longer."
             return .giveUp(final)
         }
         outage.failures += 1
@@ -58,8 +58,8 @@ public struct Outages: Sendable {
             after: min(pause, left), needsTopology: error.code.concernsMembership, patience: max(left - pause, .zero))
     }
 
-    /// A call that moves the work forward succeeded: an outage is over.
-    /// - Returns: how long it lasted and what began it, once.
+    /// A call that makes progress succeeded: an outage is over.
+    /// - Returns: its duration and its first failure, once.
     @discardableResult
     public mutating func succeeded(at now: Duration) -> (duration: Duration, cause: ServiceError)? {
         guard let outage = current else { return nil }
@@ -71,7 +71,7 @@ public struct Outages: Sendable {
 }
 
 extension ServiceError.Code {
-    /// Whether a change of the membership may explain it, so that the topology is asked for anew.
+    /// Whether a change of the membership may explain it, so that the topology must be fetched again.
     var concernsMembership: Bool {
         switch self {
         case .notReady, .staleEpoch, .rankUnavailable, .shuttingDown, .unreachable, .deadlineExceeded: true

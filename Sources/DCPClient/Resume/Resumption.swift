@@ -1,19 +1,21 @@
 package import DCPCore
 package import DCPWire
 
-/// How a client makes the ranks agree on a sequence that it has just claimed, as a value: what they hold comes in, what to
-/// ask of them goes out. Driven by `Cluster.resume` and by the simulator's clients.
+/// How a client makes the ranks agree on a sequence that it has just claimed, as a value: their status comes in,
+/// requests go out.
 ///
-/// The claim has ended everything that was under way, so what the ranks hold changes by nothing but what is asked here.
+/// `Cluster.resume` and the simulator's clients drive it. The claim has ended all running requests, so the ranks' state
+/// changes only by the requests made here.
 package enum Resumption: Hashable, Sendable {
-    /// All layers end at one length on all ranks: the client goes on from there.
+    /// All layers end at one length on all ranks: the client continues from there.
     case settled
-    /// Every rank is to cut all layers to this length.
+    /// Every rank must cut all layers to this length.
     case rewind(Int)
-    /// A rank has committed what another has lost. Nobody was told of that commit; only the directory takes it back.
+    /// A rank has committed tokens that another has lost. That commit was never acknowledged; only the coordinator can
+    /// undo it.
     case truncate(Int)
 
-    /// - Parameter lengthMax: what is kept at most, unless more is committed; nil keeps what every rank has of all layers.
+    /// - Parameter lengthMax: the maximum length to keep, unless more is committed; nil keeps the common length.
     package init(of progress: SequenceProgress, atMost lengthMax: Int?) {
         let kept = progress.length
         guard progress.longestCommittedLength <= kept else {

@@ -1,10 +1,10 @@
 internal import DCPCore
 
-/// The JSON of a safetensors header, parsed strictly from bytes that nobody vouches for.
+/// The JSON of a safetensors header, parsed strictly from untrusted bytes.
 ///
-/// Not Foundation's parser: that one keeps one of two members of the same name, turns 1.0 into 1 and true into a
-/// number, and builds whatever the bytes ask for. Here duplicates are refused and depth, elements and members are
-/// bounded, so the memory used is a small multiple of what an honest header of `membersMax` tensors needs.
+/// Foundation's parser is not used: it keeps one of two members of the same name, turns 1.0 into 1 and true into a
+/// number, and has no limits. This parser refuses duplicates and limits depth, elements and members, so that its memory
+/// is a small multiple of that for a valid header of `membersMax` tensors.
 struct HeaderJSON {
     enum Value {
         case object([(name: String, value: Value)])

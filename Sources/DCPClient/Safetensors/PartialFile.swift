@@ -3,19 +3,19 @@ internal import DCPCore
 internal import Glibc
 internal import SystemPackage
 
-/// A file that is being written: in the directory of its later name, under a hidden name of its own until it is whole.
+/// A file that is being written, in the directory of its final name, under a hidden name until it is complete.
 ///
-/// It holds a lock for as long as its writer lives. One that a killed process has left is therefore known by its lock being
-/// free, and the next writer of the same name removes it.
+/// It holds a lock while its writer exists. A file left by a killed process is detected by its free lock, and the next
+/// writer of the same name removes it.
 final class PartialFile: Sendable {
-    /// Where the file goes when it is whole.
+    /// The final path of the file.
     let path: String
     private let partialPath: String
     private let descriptor: OwnedDescriptor
     private let byteCount: Int
 
     /// Creates the file and reserves its space.
-    /// - Throws: `.invalidRequest` when the path is no place for a file or the disk has no room for it.
+    /// - Throws: `.invalidRequest` if the path is not valid for a file or the disk has no room for it.
     init(for path: String, byteCount: Int) throws(ServiceError) {
         try Self.checkTarget(path)
         let (directory, name) = Self.split(path)
@@ -40,7 +40,7 @@ final class PartialFile: Sendable {
         guard number == 0 else { throw failure(number) }
     }
 
-    /// Syncs the file and gives it its name, replacing what had it before.
+    /// Syncs the file and renames it, replacing an existing one.
     func publish() throws(ServiceError) {
         guard fsync(descriptor.value) == 0, rename(partialPath, path) == 0 else { throw failure(errno) }
         // The name is durable once the directory is; some file systems cannot sync one, and the file is whole anyway.
@@ -49,21 +49,22 @@ final class PartialFile: Sendable {
         }
     }
 
-    /// What a rename would fail at when everything has been computed, or would destroy: a directory, a device, a pipe.
+    /// Targets at which a rename would fail after everything is computed, or which it would destroy: a directory, a
+    /// device, a pipe.
     private static func checkTarget(_ path: String) throws(ServiceError) {
         guard !path.isEmpty, !path.utf8.contains(0) else {
-            throw ServiceError(.invalidRequest, "\(path.debugDescription) is no path of a file; name one.")
+            throw ServiceError(.invalidRequest, "\(path.debugDescription) is not a path of a file; give another path.")
         }
         var status = stat()
         let isThere = stat(path, &status) == 0
         guard isThere || path.utf8.last == UInt8(ascii: "/") else { return }
         guard isThere, status.st_mode & S_IFMT != S_IFDIR else {
             throw ServiceError(
-                .invalidRequest, "\(path) is a directory, and no file can be written in its place; name a file in it.")
+                .invalidRequest, "\(path) is a directory; give the path of a file in it.")
         }
         guard status.st_mode & S_IFMT == S_IFREG else {
             throw ServiceError(
-                .invalidRequest, "\(path) is not a regular file, and would be replaced by one; choose another path.")
+                .invalidRequest, "\(path) is not a regular file, and writing would replace it; choose another path.")
         }
     }
 
@@ -111,11 +112,12 @@ final class PartialFile: Sendable {
         if [ENOSPC, EDQUOT, EIO].contains(number), fstatvfs(descriptor.value, &room) == 0 {
             let free = UInt64(room.f_bavail) * UInt64(room.f_frsize)
             message +=
-                "The file takes \(byteCount) bytes, and the disk of \(Self.split(path).directory) has \(free) free. "
+                "The file needs \(byteCount) bytes, but the disk of \(Self.split(path).directory) has only \(free) "
+                + "free. "
         }
         return ServiceError(
             .invalidRequest,
-            message + "Free space or choose another path; what was there before is unchanged.")
+            message + "Free space or choose another path; the existing file is unchanged.")
     }
 
     private static func split(_ path: String) -> (directory: String, name: String) {

@@ -1,6 +1,6 @@
 public import DCPCore
 
-/// Every element type that a safetensors file may declare. Three of them can be rows of a step.
+/// Every element type that a safetensors file may declare. Three of them can be used in steps.
 public enum SafetensorsDataType: String, CaseIterable, Sendable {
     case bool = "BOOL"
     case float4 = "F4"
@@ -45,7 +45,7 @@ public enum SafetensorsDataType: String, CaseIterable, Sendable {
         }
     }
 
-    /// The type as rows of a step; nil for those that attention does not compute with.
+    /// The type in steps; nil for types that attention does not support.
     public var rowDataType: DataType? {
         switch self {
         case .bfloat16: .bfloat16

@@ -11,7 +11,7 @@ extension SafetensorsFile {
         guard entry.dataType == .uint32, entry.shape.count == 1, entry.shape[0] == count ?? entry.shape[0] else {
             throw ServiceError(
                 .invalidRequest,
-                "\(path): tensor \(Self.tokenIDsName) is \(entry.dataType.rawValue) \(entry.shape); it needs to be U32 "
+                "\(path): tensor \(Self.tokenIDsName) is \(entry.dataType.rawValue) \(entry.shape); it must be U32 "
                     + "[\(count.map(String.init) ?? "tokens")], one id for each token.")
         }
         let bytes = try bytes(of: entry)

@@ -3,9 +3,9 @@ internal import Glibc
 
 /// A safetensors file open for reading: 8 bytes of little-endian header length, a JSON header, the tensors' bytes.
 ///
-/// The file is read with pread, not mapped: a file that somebody truncates meanwhile is then an error with a message,
-/// where a mapping would be SIGBUS. Nothing is believed before it is compared with the file's size, and nothing is
-/// allocated that the file does not hold. A value, safe to use from any thread; calls block on the disk.
+/// The file is read with pread instead of a map: if it is truncated meanwhile, the result is an error and not SIGBUS.
+/// Every length is checked against the file's size, and nothing larger than the file is allocated. A value, safe to use
+/// from any thread; calls block on the disk.
 public struct SafetensorsFile: Sendable {
     public let path: String
     /// In the order of their bytes in the file.

@@ -92,7 +92,7 @@ struct SafetensorsHeader: Sendable {
             var sizes: [Int] = []
             for element in elements {
                 guard case .number(let text) = element, let size = Int(text), size >= 0 else {
-                    let shown = if case .number(let text) = element { text } else { "something that is no number" }
+                    let shown = if case .number(let text) = element { text } else { "something that is not a number" }
                     throw refuse(
                         "has \(shown) in its \(key); a size is a whole number in 0...\(Int.max). Write it again.")
                 }

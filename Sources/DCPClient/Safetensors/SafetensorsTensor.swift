@@ -76,8 +76,8 @@ public struct NonFiniteValue: Hashable, Sendable, CustomStringConvertible {
     public func error(file: String) -> ServiceError {
         ServiceError(
             .invalidRequest,
-            "\(file): \(self), and attention over it would be NaN for the whole sequence; find where the model overflows, "
-                + "or write the tensor as F32.")
+            "\(file): \(self), which would make the attention of the whole sequence NaN; find where the model "
+                + "overflows, or write the tensor as F32.")
     }
 
     // NaN differs from itself, but two reports of the same place and bits are the same report.

@@ -1,12 +1,12 @@
 public import DCPCore
 internal import Synchronization
 
-/// Writes a safetensors file piece by piece. The file appears under its name complete or not at all.
+/// Writes a safetensors file piece by piece.
 ///
-/// Tensors are declared first; then rows are appended to any of them in any turn, as steps of several layers bring them.
-/// Everything goes to a `PartialFile`, whose space is reserved at once and which `finish` syncs and renames; a writer that is
-/// dropped before removes it, and a file that stood under the name before stays as it was. Safe to use from any thread; calls
-/// block on the disk.
+/// The file appears under its name complete or not at all. Tensors are declared first; then values are appended to any
+/// of them in any order, as steps of several layers produce them. Everything goes to a `PartialFile`, whose space is
+/// reserved at once and which `finish` syncs and renames; a writer that is dropped before removes it, and a file that
+/// stood under the name before stays as it was. Safe to use from any thread; calls block on the disk.
 public final class SafetensorsWriter: Sendable {
     /// A tensor to be written.
     public struct Declaration: Hashable, Sendable {
@@ -114,7 +114,7 @@ public final class SafetensorsWriter: Sendable {
         try values.lendBytes { bytes throws(ServiceError) in try append(bytes, to: name) }
     }
 
-    /// Syncs the file and gives it its name, replacing what had it before.
+    /// Syncs the file and renames it, replacing an existing one.
     /// - Throws: `.invalidRequest` when a tensor is incomplete or the disk fails; the name is then untouched.
     public func finish() throws(ServiceError) {
         let incomplete = state.withLock { state in

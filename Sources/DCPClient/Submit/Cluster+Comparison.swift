@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPWire
 
 extension Cluster {
-    /// Compares what is stored of a sequence with a file's keys and values, bit by bit as the cache rounds them.
+    /// Compares the stored tokens of a sequence with a file's keys and values, bit for bit as rounded by the cache.
     ///
     /// - Parameters:
     ///   - position: of the file's first token.

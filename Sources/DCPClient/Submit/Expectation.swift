@@ -18,8 +18,8 @@ struct Expectation {
         guard tensor.shape == shape else {
             throw ServiceError(
                 .invalidRequest,
-                "\(file.path): tensor \(name) has shape \(tensor.shape), the results have \(shape); is this the expected "
-                    + "file of another input?")
+                "\(file.path): tensor \(name) has shape \(tensor.shape), but the results have \(shape); is this the "
+                    + "expected file for another input?")
         }
     }
 

@@ -1,7 +1,7 @@
 public import DCPCore
 internal import DCPWire
 
-/// Submits a file: prefill in chunks, then token by token, as an engine would, and collects the answers.
+/// Submits a file like an engine: prefill in chunks, then token by token, and collects the answers.
 public struct Submission: Sendable {
     private let file: SubmitFile
     private let options: SubmitOptions
@@ -30,14 +30,14 @@ public struct Submission: Sendable {
 
     /// Runs the submission, once, through outages of the cluster as long as `options.retryFor` allows.
     ///
-    /// After an outage it goes on from what every rank holds. Tokens that a rank has lost, because they were not
-    /// committed when it died, are sent again in the same steps: their answers, which are already written, would have
-    /// the same bits, and are not written again. An answer that never came is asked for by sending its step again.
+    /// After an outage it continues from the length that every rank has. Uncommitted tokens of a rank that died are
+    /// sent again in the same steps: their answers, which are already written, have the same bits and are not written
+    /// again. To get a missing answer, its step is sent again.
     /// - Parameters:
-    ///   - progress: called after each step with how many of the `tokens * layers` are answered.
+    ///   - progress: called after each step with the answered number of the `tokens * layers`.
     ///   - resumed: called when an outage is over.
-    /// - Throws: `.positionMismatch` before anything is sent, when the file does not begin where the sequence ends, or does
-    ///   not reach there; `.conflict` when what is stored is not the file's beginning.
+    /// - Throws: `.positionMismatch` before anything is sent, if the file does not begin where the sequence ends, or
+    ///   does not reach there; `.conflict` if the stored tokens differ from the file's beginning.
     public func run(
         on cluster: Cluster, progress: @escaping @Sendable (Int) -> Void,
         resumed: @escaping @Sendable (SubmissionReport.Resume) -> Void = { _ in }
@@ -77,7 +77,8 @@ public struct Submission: Sendable {
         }
         try writer?.finish()
         transfer.report.missingLayers = plan.missingLayers
-        // All is committed and written. What cannot be asked now is no failure of that, and nothing to wait for.
+        // Everything is committed and written. A failing status request does not change that, and is not worth waiting
+        // for.
         do throws(ServiceError) {
             let holdings = try await cluster.status(of: sequence)
             transfer.report.ranks = try await cluster.rankStatuses().map { ($0, holdings.localTokens[$0.rank] ?? 0) }
@@ -95,16 +96,18 @@ public struct Submission: Sendable {
             guard let position = plan.position, position != start.length else { return 0 }
             throw ServiceError(
                 .positionMismatch,
-                "The file starts at position \(position), but sequence `\(plan.sequenceName)` has \(start.length) tokens; send "
-                    + "the tokens from \(start.length) on, go on in the file with --continue, or choose another --sequence."
+                "The file starts at position \(position), but sequence `\(plan.sequenceName)` has \(start.length) "
+                    + "tokens; send only the tokens from \(start.length) on, continue in the file with --continue, "
+                    + "or choose another --sequence."
             )
         }
         let position = plan.position ?? 0
         guard (position...position + file.tokens).contains(start.length) else {
             throw ServiceError(
                 .positionMismatch,
-                "Sequence `\(plan.sequenceName)` has \(start.length) committed tokens, the file has those at "
-                    + "\(position)..<\(position + file.tokens): it cannot be continued. Correct --position, or choose another "
+                "Sequence `\(plan.sequenceName)` has \(start.length) committed tokens, but the file has those at "
+                    + "\(position)..<\(position + file.tokens), so it cannot continue the sequence. Correct "
+                    + "--position, or choose another "
                     + "--sequence.")
         }
         try await cluster.compare(file, from: position, with: sequence, upTo: start.length)

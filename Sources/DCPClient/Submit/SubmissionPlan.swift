@@ -1,7 +1,7 @@
 internal import DCPCore
 internal import DCPWire
 
-/// What a submission will do, settled from the flags, the file and the registered model, in this order of preference.
+/// The plan of a submission, from the flags, the file and the registered model, in this order of precedence.
 struct SubmissionPlan: Sendable {
     let modelName: String
     let sequenceName: String
@@ -12,7 +12,7 @@ struct SubmissionPlan: Sendable {
     let prefill: Int
     private let chunk: Int
     private let tokens: Int
-    /// Layers of the model that the file has not. Nothing of it can be committed without them.
+    /// Layers of the model that the file does not have. No token can be committed without them.
     let missingLayers: [Int]
 
     /// - Parameter known: the registered model of that name, if there is one.
@@ -29,25 +29,28 @@ struct SubmissionPlan: Sendable {
         guard fileLayers <= layers else {
             throw ServiceError(
                 .invalidRequest,
-                "\(file.path) has a layer \(fileLayers - 1), model `\(modelName)` has layers 0..<\(layers); correct "
+                "\(file.path) has a layer \(fileLayers - 1), but model `\(modelName)` has layers 0..<\(layers); "
+                    + "correct "
                     + "--layer or --layers.")
         }
         description = try file.description(options, layers: layers, known: known)
         missingLayers = Set(0..<layers).subtracting(file.layers.map(\.index)).sorted()
-        // How many layers a model has is a guess here: one in the middle that the file lacks may never come from anywhere.
+        // The number of layers is a guess here: a missing layer in the middle may never be sent.
         guard missingLayers.isEmpty || statedLayers != nil || known != nil || options.layer != nil else {
             let missing = missingLayers.map(String.init).joined(separator: ", ")
             throw ServiceError(
                 .invalidRequest,
-                "\(file.path) has a layer \(fileLayers - 1) and lacks \(missing), without which nothing of the new model "
-                    + "`\(modelName)` could be committed; add what is missing, or give --layers to compute without a commit."
+                "\(file.path) has a layer \(fileLayers - 1) but lacks \(missing), so no token of the new model "
+                    + "`\(modelName)` could be committed; add the missing layers, or give --layers to compute "
+                    + "without a commit."
             )
         }
         let prefill = try file.integer("prefill_tokens", flag: options.prefill) ?? file.tokens
         guard (0...file.tokens).contains(prefill) else {
             throw ServiceError(
                 .invalidRequest,
-                "A prefill of \(prefill) tokens is outside 0...\(file.tokens), the file's tokens; correct --prefill.")
+                "A prefill of \(prefill) tokens is outside 0...\(file.tokens), the number of tokens in the file; "
+                    + "correct --prefill.")
         }
         guard (1...StepRequest.tokensMax).contains(options.chunk) else {
             throw ServiceError(

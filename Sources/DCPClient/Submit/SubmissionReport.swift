@@ -16,7 +16,8 @@ public struct SubmissionReport: Sendable {
         public let cause: ServiceError
         /// From that failure to the next step or commit that succeeded.
         public let outage: Duration
-        /// What was durable when it ended: the submission went on from there, or from later where ranks still held it.
+        /// The durable length at its end: the submission continued from there, or from a later length that ranks still
+        /// had.
         public let committedLength: Int
     }
 
@@ -39,7 +40,7 @@ public struct SubmissionReport: Sendable {
     public internal(set) var resentTokens = 0
     /// Each rank's counters after the last commit, and how many of the sequence's tokens it holds.
     public internal(set) var ranks: [(status: RankStatus, tokens: Int)] = []
-    /// Why `ranks` is empty: the cluster went away when everything had been committed and written.
+    /// Why `ranks` is empty: the cluster became unavailable after everything was committed and written.
     public internal(set) var ranksFailure: ServiceError?
 
     /// The value at a fraction of the sorted durations; nil when there are none.

@@ -1,7 +1,8 @@
 internal import DCPCore
 internal import DCPWire
 
-/// The steps and commits of a submission, chunk by chunk and layer by layer, again and again from where the ranks are.
+/// The steps and commits of a submission, chunk by chunk and layer by layer, resumed from the ranks' length after each
+/// failure.
 struct SubmissionTransfer {
     let file: SubmitFile
     let plan: SubmissionPlan
@@ -65,11 +66,12 @@ struct SubmissionTransfer {
         let answered = start + (answered.min() ?? 0)
         let found = try await cluster.resume(sequence, after: failure, answered: answered, &outages)
         guard found.length >= start + kept else {
-            // What was there before and is lost: it was not committed, or a rank's disk has lost it.
+            // Lost earlier tokens: they were not committed, or a rank's disk has lost them.
             throw ServiceError(
                 .positionMismatch,
-                "Sequence `\(plan.sequenceName)` has fallen back to \(found.length) tokens, this submission began at "
-                    + "\(start + kept): tokens before are lost. Send those again, then go on in this file with --continue."
+                "Sequence `\(plan.sequenceName)` has fallen back to \(found.length) tokens, but this submission "
+                    + "began at \(start + kept): the tokens between are lost. Send those again, then continue in "
+                    + "this file with --continue."
             )
         }
         lengths = found.layerLengths
@@ -86,8 +88,9 @@ struct SubmissionTransfer {
                 guard lengths[layer.index] == position else {
                     throw ServiceError(
                         .conflict,
-                        "Layer \(layer.index) of sequence `\(plan.sequenceName)` ends at \(lengths[layer.index]), inside a "
-                            + "step of this file: another client uses it. Let one client at a time use a sequence.")
+                        "Layer \(layer.index) of sequence `\(plan.sequenceName)` ends at \(lengths[layer.index]), "
+                            + "inside a step of this file: another client is using the sequence. Only one client at "
+                            + "a time may use a sequence.")
                 }
                 let (queries, keys, values) = (
                     try rows(layer.queries, tokens), try rows(layer.keys, tokens),

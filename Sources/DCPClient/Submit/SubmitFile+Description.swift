@@ -4,9 +4,9 @@ internal import DCPCore
 extension SubmitFile {
     /// - Parameters:
     ///   - layers: of the model, at least the file's.
-    ///   - known: what is registered, or was given as a file of its own. It tells what neither flags nor file do.
-    /// - Throws: `.invalidRequest`, `.invalidModel`; `.modelMismatch` with both values where flags or file contradict a model
-    ///   that was given: it is the model, and nothing of it gives way.
+    ///   - known: the registered model, or that of a model file. It supplies what flags and file lack.
+    /// - Throws: `.invalidRequest`, `.invalidModel`; `.modelMismatch` with both values if flags or file contradict a
+    ///   given model, which takes precedence.
     func description(
         _ options: SubmitOptions, layers: Int, known: ModelDescription?
     ) throws(ServiceError) -> ModelDescription {
@@ -34,8 +34,8 @@ extension SubmitFile {
         if let differences = options.description?.differences(from: description), !differences.isEmpty {
             throw ServiceError(
                 .modelMismatch,
-                "\(path) and the flags are not of the model in --model-file (\(differences.joined(separator: "; "))); correct "
-                    + "one of them.")
+                "\(path) and the flags do not match the model in --model-file "
+                    + "(\(differences.joined(separator: "; "))); correct one of them.")
         }
         return description
     }
@@ -65,8 +65,9 @@ extension SubmitFile {
         if let stated, stated != layer.valueDim {
             throw ServiceError(
                 .invalidRequest,
-                "\(path): the metadata says value_dim \(stated), \(values.name) has \(layer.valueDim) dimensions; correct one "
-                    + "of them, or leave \(values.name) out if the values are the first dimensions of the keys.")
+                "\(path): the metadata says value_dim \(stated), but \(values.name) has \(layer.valueDim) "
+                    + "dimensions; correct one of them, or omit \(values.name) if the values are the first "
+                    + "dimensions of the keys.")
         }
         return .own(layer.valueDim)
     }

@@ -1,7 +1,7 @@
 public import DCPCore
 
-/// A file of queries, keys and values, checked: every tensor of a layer is there, and finite. Layers may differ in all but
-/// their tokens.
+/// A checked file of queries, keys and values: every tensor of a layer exists and is finite. Layers may differ in
+/// everything except their tokens.
 public struct SubmitFile: Sendable {
     /// One layer's tensors.
     struct Layer: Sendable {
@@ -27,7 +27,7 @@ public struct SubmitFile: Sendable {
     public let path: String
     public let tokens: Int
     let layers: [Layer]
-    /// What the client calls its tokens; nil when the file does not say.
+    /// The token ids; nil if the file has none.
     let tokenIDs: [UInt32]?
     let metadata: [String: String]
 
@@ -69,14 +69,15 @@ public struct SubmitFile: Sendable {
         if let sinks = layer.sinks, sinks.count != layer.queryHeads {
             throw ServiceError(
                 .invalidRequest,
-                "\(path): tensor \(layer.prefix)sinks has \(sinks.count) numbers, layer \(layer.index) has \(layer.queryHeads) "
-                    + "query heads; give one for each.")
+                "\(path): tensor \(layer.prefix)sinks has \(sinks.count) numbers, but layer \(layer.index) has "
+                    + "\(layer.queryHeads) query heads; give one number for each.")
         }
         for (key, value) in [("query_heads", layer.queryHeads), ("kv_heads", layer.kvHeads)] {
             if let stated = try integer(key), stated != value {
                 throw ServiceError(
                     .invalidRequest,
-                    "\(path): the metadata says \(key) \(stated), the tensors have \(value) in layer \(layer.index); correct "
+                    "\(path): the metadata says \(key) \(stated), but the tensors have \(value) in layer "
+                        + "\(layer.index); correct "
                         + "one of them.")
             }
         }
@@ -86,7 +87,8 @@ public struct SubmitFile: Sendable {
         guard tensor.shape == shape else {
             throw ServiceError(
                 .invalidRequest,
-                "\(path): tensor \(tensor.name) has shape \(tensor.shape), the others need \(shape); correct its shape."
+                "\(path): tensor \(tensor.name) has shape \(tensor.shape), but the others need \(shape); correct its "
+                    + "shape."
             )
         }
     }
@@ -109,7 +111,7 @@ extension SubmitFile {
             guard layer == nil else {
                 throw ServiceError(
                     .invalidRequest,
-                    "\(file.path) names its layers (layers.\(indices[0]).q ...), so --layer has no meaning; leave it out."
+                    "\(file.path) names its layers (layers.\(indices[0]).q ...), so --layer has no effect; omit it."
                 )
             }
             return try indices.map { (index) throws(ServiceError) in

@@ -1,7 +1,7 @@
 public import DCPCore
 public import DCPWire
 
-/// How a file is submitted. What is nil comes from the file's metadata, then from the cluster, then from a default.
+/// Options of a submission. For nil the file's metadata apply, then the cluster's model, then a default.
 public struct SubmitOptions: Sendable {
     public var model: String?
     public var sequence: String?
@@ -12,14 +12,14 @@ public struct SubmitOptions: Sendable {
     public var layers: Int?
     /// Where the file's tokens begin. Default: where the sequence ends; with `continues`, 0.
     public var position: Int?
-    /// Goes on where the sequence stands in the file, once what is stored has been compared with it.
+    /// Continues at the sequence's length in the file, after comparing the stored tokens with the file.
     public var continues = false
     /// How many tokens go in chunks; the rest go one at a time. Default: all.
     public var prefill: Int?
     public var chunk = 512
     public var scale: Float?
     public var softcap: Float?
-    /// Tokens that a query sees, its own counted; 0 for all.
+    /// Tokens that a query sees, including its own; 0 for all.
     public var window: Int?
     /// What identifies the model's weights; compared with what is registered.
     public var revision: String?

@@ -1,14 +1,14 @@
 internal import CLinux
 internal import Glibc
 
-/// How this process comes to memory and gives it back. A fault for each page costs a microsecond or two in a virtual machine, as
-/// much as moving the page's bytes through a socket.
+/// Memory allocation of this process. A fault for each page costs a microsecond or two in a virtual machine, as much as
+/// moving the page's bytes through a socket.
 public enum ProcessMemory {
-    /// Keeps some freed memory for the next frames. For programs: a library leaves malloc as it is.
+    /// Keeps some freed memory for the next frames. Only for programs: a library does not change malloc.
     public static func keepFreed() { dcp_keep_freed_memory() }
 
-    /// Advises the system to take huge pages for memory that is about to be written. Advice: without them it is slower, not
-    /// wrong.
+    /// Advises the system to use huge pages for memory that is about to be written. Only advice: without them it is
+    /// slower but correct.
     static func adviseHugePages(_ memory: UnsafeMutableRawBufferPointer) {
         let page = UInt(2 << 20)
         let base = UInt(bitPattern: memory.baseAddress)

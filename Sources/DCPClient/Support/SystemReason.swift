@@ -1,7 +1,7 @@
 internal import Foundation
 
-/// Why something of Foundation's failed, in the system's words: `No space left on device`. Its own name domains and numbers of
-/// another operating system.
+/// The reason for a Foundation error in the system's words: `No space left on device`. Foundation's own texts have
+/// domains and numbers of another operating system.
 func systemReason(_ error: any Error) -> String {
     switch error {
     case let error as DecodingError:

@@ -10,7 +10,7 @@ extension YamlError {
         case .duplicatedKeysInMapping(let duplicates, let context):
             (
                 context.mark.line,
-                "the key " + duplicates.map { "`\($0)`" }.joined(separator: ", ") + " is there twice"
+                "duplicate key " + duplicates.map { "`\($0)`" }.joined(separator: ", ")
             )
         default: (nil, "\(self)")
         }

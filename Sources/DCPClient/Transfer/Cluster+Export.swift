@@ -1,7 +1,7 @@
 public import DCPCore
 internal import DCPWire
 
-/// What a transfer moved.
+/// The result of a transfer.
 public struct TransferReport: Sendable {
     public let sequence: String
     public let model: String
@@ -33,10 +33,10 @@ extension ModelDescription {
 extension Cluster {
     /// Writes the committed tokens of a sequence to a file, which appears under its name complete or not at all.
     ///
-    /// Memory is bounded by some megabytes, whatever the length. Steps on the sequence go on; what they commit meanwhile is
-    /// not in the file.
+    /// It uses some megabytes of memory, whatever the length. Steps on the sequence continue; tokens committed
+    /// meanwhile are not in the file.
     /// - Parameter progress: called with the tokens done of the tokens there are, over all layers.
-    /// - Throws: `.conflict` when the sequence was cut meanwhile or a rank came back: the file would mix two states.
+    /// - Throws: `.conflict` if the sequence was cut meanwhile or a rank came back: the file would mix two states.
     public func export(
         _ name: String, to path: String, progress: @Sendable (_ done: Int, _ total: Int) -> Void = { _, _ in }
     ) async throws(ServiceError) -> TransferReport {
@@ -57,7 +57,7 @@ extension Cluster {
                 guard version == nil || version == rows.version else {
                     throw ServiceError(
                         .conflict,
-                        "Sequence `\(name)` was truncated, or a rank came back, while it was exported; \(path) is not "
+                        "Sequence `\(name)` was truncated, or a rank came back, during the export; \(path) was not "
                             + "written. Export it again.")
                 }
                 version = rows.version

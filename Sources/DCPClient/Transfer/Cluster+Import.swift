@@ -7,21 +7,21 @@ public struct ImportOptions: Sendable {
     public var name: String?
     /// The model's name; the file's unless given. Registered when it is not known.
     public var model: String?
-    /// Goes on after an import that did not come to its end, once what is there has been compared with the file.
+    /// Continues an incomplete import, after comparing the stored tokens with the file.
     public var resume = false
 
     public init() {}
 }
 
 extension Cluster {
-    /// Makes a sequence of a file that `export` wrote, on whatever shape of cluster: its keys and values are then bit by
-    /// bit those of the one it was exported from.
+    /// Creates a sequence from a file that `export` wrote, on any shape of cluster: its keys and values are bit for bit
+    /// those of the exported one.
     ///
-    /// Committed chunk by chunk. When it fails the sequence is whole up to what was committed, and the error says how far
-    /// that is; the same call with `resume` goes on from there.
+    /// It commits chunk by chunk. After a failure the sequence is intact up to its committed length, which the error
+    /// states; the same call with `resume` continues from there.
     /// - Parameter progress: called with the tokens done of the tokens there are, over all layers.
-    /// - Throws: `.conflict` when the sequence exists and is not empty, or is not what the file begins with;
-    ///   `.modelMismatch` when the model is registered and differs, in its revision or otherwise.
+    /// - Throws: `.conflict` if the sequence exists and is not empty, or differs from the file's beginning;
+    ///   `.modelMismatch` if the model is registered with another revision or description.
     public func importSequence(
         _ file: SequenceFile, _ options: ImportOptions = ImportOptions(),
         progress: @Sendable (_ done: Int, _ total: Int) -> Void = { _, _ in }
@@ -60,8 +60,8 @@ extension Cluster {
         } catch {
             var error = error
             error.message +=
-                " Sequence `\(name)` is committed up to \(committed) of the file's \(file.length) tokens: go on with "
-                + "--resume, or delete it with `dcpctl sequence close`."
+                " Sequence `\(name)` is committed up to \(committed) of the file's \(file.length) tokens: continue "
+                + "with --resume, or delete it with `dcpctl sequence close`."
             throw error
         }
         var report = TransferReport(sequence: name, model: model, tokens: file.length)
@@ -82,7 +82,7 @@ extension Cluster {
                 .conflict,
                 "Sequence `\(name)` exists with \(longest) tokens"
                     + (options.resume
-                        ? ", the file has \(file.length)" : "; go on after an interrupted import with --resume")
+                        ? ", the file has \(file.length)" : "; continue an interrupted import with --resume")
                     + "; import under another --name, or delete it with `dcpctl sequence close`.")
         }
         // What an interrupted import appended and did not commit.

@@ -2,7 +2,7 @@ public import DCPCore
 internal import DCPWire
 internal import Foundation
 
-/// A sequence in a safetensors file: for each layer its keys and values as the cache holds them.
+/// A sequence in a safetensors file: for each layer its keys and values in the cache format.
 ///
 /// | tensor | shape |
 /// |---|---|
@@ -11,9 +11,9 @@ internal import Foundation
 /// | `token_ids` | `[T]` in U32; only with ids |
 /// | `annotation` | `[n]` in U8; only with an annotation |
 ///
-/// Where a layer's values are a part of its keys there is no `v`. The metadata has `format` (`dcp-sequence`), `format_version`
-/// (`3`), `sequence`, `model`, `length`, `scope`, which may be empty, and `description`: `ModelDescription.encoded` in base64, with
-/// the revision. Nothing in it depends on the cluster's shape.
+/// If a layer's values are part of its keys, there is no `v`. The metadata has `format` (`dcp-sequence`),
+/// `format_version` (`3`), `sequence`, `model`, `length`, `scope`, which may be empty, and `description`:
+/// `ModelDescription.encoded` in base64, with the revision. Nothing in it depends on the cluster's shape.
 public struct SequenceFile: Sendable {
     static let format = "dcp-sequence"
     static let formatVersion = 3
@@ -23,7 +23,7 @@ public struct SequenceFile: Sendable {
     public let sequence: String
     public let model: String
     public let description: ModelDescription
-    /// Who may find the sequence by its ids.
+    /// The scope of the sequence.
     public let scope: String
     /// T, tokens.
     public let length: Int
@@ -79,7 +79,7 @@ public struct SequenceFile: Sendable {
         guard tensor.shape == expected, tensor.dataType == dataType else {
             throw ServiceError(
                 .invalidRequest,
-                "\(file.path): tensor \(name) is \(tensor.dataType.name) \(tensor.shape), the metadata says "
+                "\(file.path): tensor \(name) is \(tensor.dataType.name) \(tensor.shape), but the metadata says "
                     + "\(dataType.name) \(expected); export the sequence again.")
         }
         return tensor
@@ -90,7 +90,8 @@ public struct SequenceFile: Sendable {
         guard entry.dataType == .uint8, entry.byteRange.count <= SequenceLimits.annotationByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
-                "\(file.path): tensor \(annotationName) is \(entry.dataType.rawValue) \(entry.shape); it needs to be U8, at most "
+                "\(file.path): tensor \(annotationName) is \(entry.dataType.rawValue) \(entry.shape); it must be U8, "
+                    + "at most "
                     + "\(SequenceLimits.annotationByteCountMax) bytes.")
         }
         return try file.bytes(of: entry)

@@ -1,7 +1,7 @@
 public import DCPCore
 internal import DCPWire
 
-/// A damaged sequence, and how far it goes on being good on all ranks.
+/// A damaged sequence, and its intact length on all ranks.
 public struct SequenceRepair: Hashable, Sendable {
     public let sequence: SequenceHandle
     /// The committed length; nil when a rank has lost the sequence's record.
@@ -10,15 +10,16 @@ public struct SequenceRepair: Hashable, Sendable {
     public let intactLength: Int
     /// Whether a rank has lost the sequence's record: it is then closed and opened again, empty.
     public let isRecordLost: Bool
-    /// Whether some rank has damaged token ids, or a damaged annotation: all ranks have the same, so they are given again.
+    /// Whether some rank has damaged token ids or a damaged annotation, which are restored from another rank.
     public let restoresTokens: Bool
 }
 
 extension Cluster {
-    /// What would have to be done about the damage that a verification found. Changes nothing.
+    /// The repairs for the damage that a verification found.
     ///
-    /// A damaged local block of one rank makes everything bad from the global position of its first token on; the least of
-    /// these positions over all ranks is where a sequence is cut. Each fork that shares the block is damaged as well.
+    /// Changes nothing. A damaged block of one rank makes everything unusable from the global position of its first
+    /// token on; a sequence is cut to the smallest of these positions over all ranks. Each fork that shares the block
+    /// is damaged as well.
     public func repairs(for ranks: [RankVerification]) async throws(ServiceError) -> [SequenceRepair] {
         var intact: [SequenceID: Int] = [:]
         var (lost, restored): (Set<SequenceID>, Set<SequenceID>) = ([], [])
@@ -44,9 +45,9 @@ extension Cluster {
         }
     }
 
-    /// Cuts a damaged sequence back to its last good position, on all ranks, where it serves again up to, and gives damaged
-    /// token ids and annotations again, from a rank that has them whole.
-    /// - Throws: what the truncation throws; the sequence is then as it was. `.storeDamaged` when no rank has the ids.
+    /// Truncates a damaged sequence to its last good position on all ranks, up to which it is served again, and
+    /// restores damaged token ids and annotations from a rank that has them intact.
+    /// - Throws: the error of the truncation; the sequence is then unchanged. `.storeDamaged` if no rank has the ids.
     public func repair(_ repair: SequenceRepair) async throws(ServiceError) {
         let name = repair.sequence.record.name
         if repair.isRecordLost {
@@ -55,12 +56,12 @@ extension Cluster {
             return
         }
         let committed = try await status(of: repair.sequence).committedLength
-        // Somebody has cut it shorter meanwhile: then the damage is gone.
+        // Another client has cut it shorter meanwhile: the damage is gone.
         if committed > repair.intactLength { try await cut(name, to: repair.intactLength) }
         if repair.restoresTokens { try await restoreTokens(of: repair.sequence) }
     }
 
-    /// A rank writes again what it cannot read, and compares the rest.
+    /// A rank rewrites what it cannot read, and compares the rest.
     private func restoreTokens(of sequence: SequenceHandle) async throws(ServiceError) {
         let id = sequence.record.id
         let length = try await status(of: sequence).committedLength
@@ -74,7 +75,7 @@ extension Cluster {
         do throws(ServiceError) {
             part.annotation = try await annotation(of: id)
         } catch {
-            // Damaged on all ranks: nobody has it any more.
+            // Damaged on all ranks: it is lost.
             guard error.code == .storeDamaged else { throw error }
             part.annotation = []
         }

@@ -1,12 +1,12 @@
 public import DCPCore
 internal import DCPWire
 
-/// What a verification found in one rank's store.
+/// The findings of a verification in one rank's store.
 public struct RankVerification: Sendable {
     public let rank: RankIndex
     public var progress = VerificationProgress()
     public var findings: [StoreFinding] = []
-    /// Findings that the rank counted and could not keep: repair what is listed, then verify again.
+    /// Findings that the rank counted but could not keep: repair the listed ones, then verify again.
     public var unlistedCount = 0
 
     public init(rank: RankIndex) { self.rank = rank }
@@ -16,15 +16,15 @@ public struct RankVerification: Sendable {
 }
 
 extension Cluster {
-    /// Between two questions to the ranks of how far they are.
+    /// The interval between two status requests to the ranks.
     private static var verificationPollInterval: Duration { .milliseconds(100) }
 
-    /// Has every rank check its store, or one sequence in it, in the background, and follows them to the end.
+    /// Makes every rank verify its store, or one sequence in it, in the background, and follows them to the end.
     ///
-    /// A rank verifies once at a time: where one runs already that covers what is asked for, it is followed; where it is
-    /// of another sequence, it is waited for.
-    /// - Parameter progress: called as the ranks go on, with the sum over all of them.
-    /// - Throws: `.notReady` while a rank is missing; `.internal` when a rank's verification could not go on.
+    /// A rank runs one verification at a time: a running one that covers the request is followed; for one of another
+    /// sequence, this waits.
+    /// - Parameter progress: called with the sum over all ranks.
+    /// - Throws: `.notReady` while a rank is missing; `.internal` if a rank's verification could not continue.
     public func verify(
         _ sequence: SequenceHandle? = nil, progress: @Sendable (VerificationProgress) -> Void = { _ in }
     ) async throws(ServiceError) -> [RankVerification] {
@@ -49,13 +49,15 @@ extension Cluster {
                 try await Task.sleep(for: Self.verificationPollInterval)
             } catch {
                 throw ServiceError(
-                    .deadlineExceeded, "The verification goes on in the ranks; nobody waits for it here.")
+                    .deadlineExceeded,
+                    "The verification continues on the ranks, but this client no longer waits for "
+                        + "it.")
             }
         }
     }
 }
 
-/// One rank's verification as a client follows it: a value, status in, request out.
+/// A client's view of one rank's verification: a value, status in, request out.
 private struct FollowedRun {
     let rank: RankIndex
     let sequence: SequenceID?
@@ -78,7 +80,7 @@ private struct FollowedRun {
 
     mutating func take(_ status: VerificationStatus) throws(ServiceError) {
         if let run, status.run != run {
-            // Another client's followed ours before we had all of it: what we saw may be out of date.
+            // Another client's verification followed ours before we had all findings: ours may be out of date.
             self = FollowedRun(rank: rank, sequence: sequence)
             return
         }
@@ -88,7 +90,7 @@ private struct FollowedRun {
         }
         guard status.state != .failed, status.state != .idle else {
             throw ServiceError(
-                .internal, "The verification of \(rank) could not go on: \(status.failure) Try again.", rank: rank)
+                .internal, "The verification of \(rank) could not continue: \(status.failure) Try again.", rank: rank)
         }
         taken += status.findings.count
         result.findings += status.findings.filter { sequence == nil || $0.sequence == sequence }

@@ -1,21 +1,21 @@
 package import DCPCore
 package import DCPWire
 
-/// A sequence that is to begin with what is stored of some token ids, while ranks are asked what that is.
+/// A request for the longest stored prefix of some token ids, while ranks search for it.
 ///
-/// One rank searches, any of them: all have the same ids, of what they have committed. What it finds may be further there than
-/// elsewhere, while a commit is on its way; so all the others are asked how much of it they have, and the least counts. Nobody
-/// but the coordinator cuts or closes what is committed, so that holds until it forks.
+/// Any one rank searches, because all have the same ids for their committed tokens. While a commit is in progress, a
+/// sequence may be longer there than elsewhere; so all other ranks are asked for its length, and the smallest counts.
+/// Only the coordinator cuts or closes committed tokens, so this length holds until it forks.
 struct PendingMatch: Sendable {
     var request: OpenMatching
     var item: PendingItem<OpenMatching>
     var tag: Tag
     var caller: Caller
     var model: ModelRecord
-    /// Found, and not everywhere, or gone since.
+    /// Found, but not on every rank, or gone since.
     var excluded: [SequenceID] = []
     var found: HeldLength?
-    /// Ranks that are asked.
+    /// Ranks that were asked.
     var awaited: Set<RankIndex> = []
 }
 
@@ -32,7 +32,8 @@ extension OpenMatching: DirectoryItem {
         guard machine.matches.count < CoordinatorMachine.matchesMax else {
             throw ServiceError(
                 .overloaded,
-                "\(machine.matches.count) requests wait for a match, the limit is \(CoordinatorMachine.matchesMax); try "
+                "\(machine.matches.count) requests are waiting for a match, but the limit is "
+                    + "\(CoordinatorMachine.matchesMax); try "
                     + "again in a moment.")
         }
         return machine.search(
@@ -43,10 +44,10 @@ extension OpenMatching: DirectoryItem {
 
 extension CoordinatorMachine {
     static let matchesMax = 1024
-    /// Sequences that are found and turn out to be gone, before a search is given up.
+    /// Number of sequences found to be gone before the search is abandoned.
     private static let excludedMax = 16
 
-    /// Asks the ranks in turn, so that none does all the searching.
+    /// Asks the ranks in turn to spread the searches.
     mutating func search(_ match: PendingMatch) -> [Action] {
         let number = takeNumber()
         let ranks = members
@@ -69,7 +70,7 @@ extension CoordinatorMachine {
         return check(match, found, now: now)
     }
 
-    /// A rank has said how much it has of what another has found.
+    /// A rank has reported its length of the sequence that another has found.
     package mutating func lengths(
         _ link: LinkID, number: UInt64, _ lengths: [HeldLength], now: Duration
     ) -> [Action] {
@@ -91,14 +92,14 @@ extension CoordinatorMachine {
         takeMatch(link, number).map { refuse($0.item.place, error) } ?? []
     }
 
-    /// A rank is lost: who waits for one is told.
+    /// A rank is lost: requests that wait for it fail.
     mutating func abandonMatches(_ error: ServiceError) -> [Action] {
         let abandoned = matches.sorted { $0.key < $1.key }
         matches = [:]
         return abandoned.flatMap { refuse($0.value.item.place, error) }
     }
 
-    /// One of those that a match waits for has answered; nil when none does, or the client is gone.
+    /// One of the ranks that a match waits for has answered; nil if there is no such match, or the client is gone.
     private mutating func takeMatch(_ link: LinkID, _ number: UInt64) -> PendingMatch? {
         guard let rank = rank(of: link), var match = matches[number], match.awaited.remove(rank) != nil else {
             return nil
@@ -111,7 +112,7 @@ extension CoordinatorMachine {
         guard let parent = parent(found.sequence, for: match) else {
             return searchAgain(match, without: found.sequence, now: now)
         }
-        // A match is a use: what was found is not evicted before it is forked.
+        // A match is a use: the sequence is not evicted before it is forked.
         eviction.used([parent.record.id], at: now)
         var match = match
         match.found = found
@@ -121,7 +122,7 @@ extension CoordinatorMachine {
         return members.map { .send(.lengthsRequest([found.sequence]), number: number, to: $0.member.link) }
     }
 
-    /// The sequence that was found, unless it is gone, is about to go, or is another's.
+    /// The sequence found, unless it is gone, being closed, or of another model or scope.
     private func parent(_ id: SequenceID, for match: PendingMatch) -> SequenceEntry? {
         guard let entry = state.sequences[id], !entry.isClosing, entry.fork == nil, entry.truncateLength == nil,
             entry.record.model == match.model.id, entry.record.scope == match.request.scope
@@ -182,7 +183,7 @@ extension CoordinatorMachine {
     }
 }
 
-/// A sequence that is being made for a client, who is answered with its first claim.
+/// A sequence that is being created for a client, whose answer includes its first claim.
 struct NewSequence: Sendable {
     var sequence: MatchedSequence
     var item: PendingItem<OpenMatching>

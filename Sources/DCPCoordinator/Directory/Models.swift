@@ -13,13 +13,14 @@ extension RegisterModel: DirectoryItem {
             guard differences.isEmpty else {
                 throw ServiceError(
                     .modelMismatch,
-                    "Model `\(name)` is registered, but not as described (\(differences.joined(separator: "; "))); choose "
-                        + "another name, or `dcpctl model remove \(name)` first.")
+                    "Model `\(name)` is already registered with a different description "
+                        + "(\(differences.joined(separator: "; "))); choose another name, or run `dcpctl model "
+                        + "remove \(name)` first.")
             }
             let isOnItsWay = machine.join(item.answer(known)) { $0 == .putModel(known) }
             return isOnItsWay ? [] : machine.answer(item.answer(known))
         }
-        // That of the canaries is every health check's.
+        // Every health check may register the canaries' model.
         let needed = name == CanaryNames.model ? ClientRight.use : .administer
         try machine.caller(of: item.place).check(needed, for: "the new model `\(name)`")
         let record = ModelRecord(id: ModelID(machine.state.nextModel), name: name, description: description)
@@ -38,7 +39,7 @@ extension RemoveModel: DirectoryItem {
         guard users.isEmpty else {
             throw ServiceError(
                 .conflict,
-                "\(users.count) sequences use model `\(name)`, `\(users[0].record.name)` among them; close them first "
+                "\(users.count) sequences use model `\(name)`, for example `\(users[0].record.name)`; close them first "
                     + "(dcpctl sequence close).")
         }
         return machine.persist([.modelRemoved(record.id)])

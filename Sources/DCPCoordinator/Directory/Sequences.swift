@@ -43,7 +43,7 @@ extension OpenSequence: DirectoryItem {
         }
         machine.noteUse(of: name, now: now)
         let waiter = item.answer(OpenedSequence(sequence: known.record, model: owner))
-        // Nothing is for most: a look-up does not search all that is under way for others.
+        // Usually there is none: a look-up does not search all operations in progress.
         let isOnItsWay =
             machine.underWay[known.record.id] != nil
             && machine.join(waiter) { operation in
@@ -74,7 +74,7 @@ extension ForkSequence: DirectoryItem {
 }
 
 extension CoordinatorMachine {
-    /// Records a fork; it is still to be carried to ranks.
+    /// Records a fork; the ranks get it later.
     mutating func fork(
         _ parent: SequenceEntry, as newName: String, length: Int, by caller: Caller
     ) throws(ServiceError) -> (SequenceRecord, [Action]) {
@@ -94,7 +94,7 @@ extension TruncateSequence: DirectoryItem {
         try machine.checkReady()
         var entry = try machine.sequence(name, changedBy: item.place)
         try machine.check(claim, of: entry)
-        // An earlier one that some rank may still owe holds, whatever comes after it.
+        // An earlier truncation that some rank has not applied yet still applies.
         entry.truncateLength = min(entry.truncateLength ?? length, length)
         entry.history.note(length, in: machine.state.epoch)
         machine.noteUse(of: name, now: now)
@@ -122,25 +122,26 @@ extension CloseSequence: DirectoryItem {
 }
 
 extension SequenceEntry {
-    /// A canary's is nobody's: every health check uses it.
+    /// A canary's sequence has no owner: every health check uses it.
     init(_ record: SequenceRecord, ownedBy caller: Caller) {
         self.init(record: record, owner: CanaryNames.isSequence(record.name) ? "" : caller.identity)
     }
 }
 
 extension CoordinatorMachine {
-    /// The holder of a claim that is given to nobody: no client's identity.
+    /// The holder of a claim without a client.
     private static let nobody = "nobody"
 
-    /// A sequence that is to be changed. - Throws: `.accessDenied` when its caller may not.
+    /// A sequence to change.
+    /// - Throws: `.accessDenied` if the caller may not change it.
     fileprivate func sequence(_ name: String, changedBy place: ItemPlace) throws(ServiceError) -> SequenceEntry {
         let entry = try sequence(name)
         try caller(of: place).checkChange(of: "sequence `\(name)`", ownedBy: entry.owner)
         return entry
     }
 
-    /// Nobody has the sequence open any more. Its claim ends by a new one, which nobody is given: what its last client has
-    /// appended and not committed is taken back, and what it had sent is refused.
+    /// The sequence has no client any more. A new claim without a holder ends its claim: the last client's uncommitted
+    /// tokens are rolled back, and its late requests are refused.
     fileprivate mutating func giveUp(_ entry: SequenceEntry, _ waiter: ItemWaiter) -> [Action] {
         let claim = Claim(in: state.epoch, number: takeNumber() & 0xFFFF_FFFF)
         claims.take(claim, of: entry.record.id, for: Tag(client: ClientID(0), number: 0))
@@ -156,7 +157,7 @@ extension ClaimSequence: DirectoryItem {
         let actions = try machine.carryOut(self, item, tag)
         guard var entry = machine.state.sequences[sequence] else { return actions }
         machine.noteUse(of: entry.record.name, now: now)
-        // Somebody has it again.
+        // It has a client again.
         guard entry.retention.isKept else { return actions }
         entry.retention.isKept = false
         return machine.persist([.sequence(entry)]) + actions + machine.tellRetention(of: entry)
@@ -164,7 +165,7 @@ extension ClaimSequence: DirectoryItem {
 }
 
 extension RetainSequence: DirectoryItem {
-    /// The coordinator alone goes by it. Ranks keep it for the case that the directory is lost, and nobody waits for them.
+    /// Only the coordinator uses it. Ranks keep it in case the directory is lost, and no client waits for them.
     package func carryOut(
         on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
     ) throws(ServiceError) -> [CoordinatorMachine.Action] {
@@ -180,7 +181,7 @@ extension RetainSequence: DirectoryItem {
 }
 
 extension CoordinatorMachine {
-    /// A rank that is not there hears of it at its join.
+    /// An absent rank gets it at its join.
     fileprivate mutating func tellRetention(of entry: SequenceEntry) -> [Action] {
         phase == .ready ? carry(.retain(entry.record.id, entry.retention)) : []
     }

@@ -1,18 +1,18 @@
 internal import DCPCore
 internal import DCPWire
 
-/// What the directory is, by what the ranks' stores hold; the state that there is may be empty, or older than they.
+/// The directory rebuilt from the ranks' stores; the existing state may be empty, or older than they.
 ///
-/// Their word counts against the state's. What every rank has is there: a sequence of all of them is adopted, with the
-/// shortest length (`Reconciliation`), and so is a model. What one of them lacks nobody was told of, or somebody has closed:
-/// it is given up, and `unknown-grace` is the time to save it. Nothing else is taken from an older state than that a sequence
-/// was being closed: a truncation that it still owes may have been carried out, and the sequence gone on since.
+/// The stores take precedence over the state. A sequence that all ranks have is adopted with the shortest length
+/// (`Reconciliation`), and so is a model. A sequence that a rank lacks was never acknowledged, or is closed: it is
+/// given up, and `unknown-grace` is the time to save it. Only the closings in progress are taken from an older state: a
+/// pending truncation may already have been applied, and the sequence may have continued since.
 struct AdoptedDirectory {
     private(set) var changes: [StateChange] = []
     private(set) var report = AdoptionReport()
     private let state: CoordinatorState
     private let joined: [RankIndex: JoinedRank]
-    /// Ranks whose word counts.
+    /// Ranks whose stores count.
     private let witnesses: [RankIndex]
     private var models: [ModelID: ModelRecord] = [:]
     private var names: Set<NameKey> = []
@@ -38,13 +38,13 @@ struct AdoptedDirectory {
             for record in joined[rank]!.registration.models { found[record.id, default: [:]][rank] = record }
         }
         var names: Set<NameKey> = []
-        // Of two of one name the later stays.
+        // Of two with the same name, the later stays.
         for (id, records) in found.sorted(by: { $0.key > $1.key }) {
             let record = records[records.keys.min()!]!
             if let problem = problem(of: records) {
                 giveUp("model", record.name, "\(id)", problem)
             } else if !names.insert(NameKey(record.name)).inserted {
-                giveUp("model", record.name, "\(id)", "a later one has its name")
+                giveUp("model", record.name, "\(id)", "a later one has the same name")
             } else {
                 models[id] = record
                 if state.models[id] != record { changes.append(.model(record)) }
@@ -55,7 +55,7 @@ struct AdoptedDirectory {
 
     private func problem(of records: [RankIndex: ModelRecord]) -> String? {
         let missing = witnesses.filter { records[$0] == nil }
-        guard missing.isEmpty else { return "\(Self.list(missing)) has not got it" }
+        guard missing.isEmpty else { return "\(Self.list(missing)) does not have it" }
         let first = records[witnesses[0]]!
         for rank in witnesses.dropFirst() where records[rank] != first {
             let other = records[rank]!
@@ -88,13 +88,13 @@ struct AdoptedDirectory {
                 continue
             }
             guard let record = told.first, names.insert(NameKey(name)).inserted else {
-                giveUp("sequence", name, "\(id)", "a later one has its name")
+                giveUp("sequence", name, "\(id)", "a later one has the same name")
                 continue
             }
             let retention = holders.values.map(\.retention).reduce(holders.values.first!.retention) { $0.longer($1) }
-            // Where it was cut before this epoch nobody knows any more: an older copy of a store can have nothing of it.
+            // Its cuts before this epoch are unknown: nothing of it is valid in an older copy of a store.
             let before = CutHistory([.init(epoch: Epoch(state.epoch.value - 1), length: 0)])
-            // Whose it is stands in no store; whose it was in an older state it still is.
+            // Stores do not have the owner; it is taken from the older state, if it has one.
             let owner = known?.record == record ? known?.owner ?? "" : ""
             changes.append(
                 .sequence(SequenceEntry(record: record, owner: owner, retention: retention, history: before)))
@@ -111,7 +111,7 @@ struct AdoptedDirectory {
         of holders: [RankIndex: HeldSequences.Element], _ told: [SequenceRecord], _ name: String
     ) -> String? {
         let missing = witnesses.filter { holders[$0] == nil }
-        guard missing.isEmpty else { return "\(Self.list(missing)) has not got it" }
+        guard missing.isEmpty else { return "\(Self.list(missing)) does not have it" }
         guard told.count == witnesses.count, !name.isEmpty else { return "its name is unknown" }
         for other in told.dropFirst() where other != told[0] {
             return "the ranks disagree about it (`\(told[0].name)` of \(told[0].model) and scope `\(told[0].scope)`, "
@@ -128,7 +128,7 @@ struct AdoptedDirectory {
     private static func list(_ ranks: [RankIndex]) -> String { ranks.map { "\($0)" }.joined(separator: ", ") }
 }
 
-/// What became of a directory that was made of the ranks' stores.
+/// The result of rebuilding a directory from the ranks' stores.
 public struct AdoptionReport: Hashable, Sendable {
     public struct Lost: Hashable, Sendable {
         /// The model or the sequence, with its number.
@@ -138,9 +138,9 @@ public struct AdoptionReport: Hashable, Sendable {
 
     public var models = 0
     public var sequences = 0
-    /// Names that an older state had and no rank has: they were closed since.
+    /// Names in an older state that no rank has: they were closed since.
     public var closed: [String] = []
-    /// What some rank holds and the directory has not got. Sequences are kept there for `unknown-grace`.
+    /// Models and sequences of some ranks that were not adopted. Ranks keep such sequences for `unknown-grace`.
     public var lost: [Lost] = []
 
     package init(models: Int = 0, sequences: Int = 0) {

@@ -1,19 +1,19 @@
 package import DCPCore
 
-/// When sequences with a time to live are to be looked at again, by the second.
+/// The times at which sequences with a time to live are checked, in seconds.
 ///
-/// A use does not move a sequence: it is found not to be old when its second comes, and waits for its next one. So each is
-/// looked at once in its time to live, however many there are.
+/// A use does not move a sequence: it is found not to be old at its check, and is scheduled again. Each sequence is
+/// therefore checked once per time to live, however many there are.
 package struct AgeQueue: Sendable {
     private var waiting: [Int: Set<SequenceID>] = [:]
-    /// In which of these seconds each waits.
+    /// The second for which each is scheduled.
     private var seconds: [SequenceID: Int] = [:]
-    /// The first that has not been taken.
+    /// The first second not taken yet.
     private var next = 0
 
     package init() {}
 
-    /// - Parameter time: one that is over counts as the next second.
+    /// - Parameter time: a past time counts as the next second.
     package mutating func put(_ id: SequenceID, at time: Duration) {
         let second = max(time.secondsRoundedUp, next)
         guard seconds[id] != second else { return }
@@ -28,7 +28,7 @@ package struct AgeQueue: Sendable {
         if waiting[second]!.isEmpty { waiting[second] = nil }
     }
 
-    /// Those whose second has come. They wait no more.
+    /// Removes and returns those whose second has come.
     package mutating func take(now: Duration) -> [SequenceID] {
         var due: [SequenceID] = []
         while next <= now.components.seconds {

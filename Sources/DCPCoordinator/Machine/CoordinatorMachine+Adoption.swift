@@ -1,21 +1,21 @@
 internal import DCPCore
 package import DCPWire
 
-/// How the directory comes to be made of what the ranks hold, as a value.
+/// Rebuilding the directory from the ranks' stores, as a value.
 struct Adoption: Sendable {
-    /// Sequences whose names a rank is asked for at once: a frame of 2 MiB at the most.
+    /// Sequences in one request for names: a frame of at most 2 MiB.
     static let pageMax = 4096
 
-    /// Ranks whose stores are lost. What the others hold counts without them.
+    /// Ranks whose stores are lost. The others' stores count without them.
     let replaced: Set<RankIndex>
-    /// So far above all epochs that the ranks have seen it begins. Drawn: a copy of a store may have come in the place of one
-    /// that serves on and has seen more, an adoption among it.
+    /// The distance of the new epoch from the highest that the ranks have seen. It is random, because a copy of a store
+    /// may be registered in place of one that is still serving and has seen more, including an adoption.
     let epochMargin: UInt64
     /// The highest that a rank's store has seen.
     private(set) var epoch = Epoch.none
-    /// Whose stores they are.
+    /// The cluster of the stores.
     private(set) var cluster: ClusterID?
-    /// What each rank is still to be asked for.
+    /// Sequences whose names each rank has not been asked for yet.
     private var pages: [RankIndex: [[SequenceID]]] = [:]
     private var awaited: [UInt64: RankIndex] = [:]
     private(set) var records: [RankIndex: [SequenceID: SequenceRecord]] = [:]
@@ -40,14 +40,14 @@ struct Adoption: Sendable {
         }
     }
 
-    /// What a rank is to be asked for next.
+    /// The next sequences to ask a rank for.
     mutating func next(of rank: RankIndex, number: UInt64) -> [SequenceID]? {
         guard let page = pages[rank]?.popLast() else { return nil }
         awaited[number] = rank
         return page
     }
 
-    /// - Returns: false when the rank was not asked.
+    /// - Returns: false if the rank was not asked.
     mutating func take(_ some: [SequenceRecord], of rank: RankIndex, number: UInt64) -> Bool {
         guard awaited[number] == rank else { return false }
         awaited[number] = nil
@@ -58,44 +58,50 @@ struct Adoption: Sendable {
     var isComplete: Bool { awaited.isEmpty && pages.values.allSatisfy(\.isEmpty) }
 }
 
-/// The state is lost, or an older copy, and the ranks' stores are there: what they hold is the directory.
+/// Rebuilds the directory from the ranks' stores if the state is lost or an older copy.
 ///
-/// An operator asks for it, since only somebody who knows what happened can tell a lost state from a wrong one. All ranks
-/// have to be there, with stores of one cluster. It begins an epoch well above all that they have seen, asks each what its sequences
-/// are called once nothing changes them any more, and records the new directory in one transaction. That it has begun is
-/// recorded, too: a coordinator that dies in the midst goes on with it.
+/// An operator must request it, because only a person who knows what happened can distinguish a lost state from a wrong
+/// one. All ranks must register with stores of one cluster. The coordinator begins an epoch well above all that they
+/// have seen, requests the names of each rank's sequences when nothing changes them any more, and records the new
+/// directory in one transaction. It also records that the adoption has begun: after a crash in the middle, it
+/// continues.
 extension CoordinatorMachine {
-    /// Why a rank that comes has no business here; nil when it has.
+    /// Why a registering rank is refused, or nil.
     func stranger(_ newcomer: Registration) -> ServiceError? {
         let (rank, store) = (newcomer.rank, newcomer.store)
         func refusal(_ message: String) -> ServiceError { ServiceError(.storeRefused, message, rank: rank) }
         guard let adoption else {
             let remedy =
-                "its state was lost, is an older copy, or is another cluster's. Bring the newest state back; if that is "
-                + "lost for good, restart the coordinator with --adopt-ranks, which makes the directory of what the ranks' "
-                + "stores hold."
+                "its state was lost, is an older copy, or is another cluster's. Restore the newest state; if it is "
+                + "lost for good, restart the coordinator with --adopt-ranks, which rebuilds the directory from "
+                + "the ranks' stores."
             if newcomer.cluster != .none, newcomer.cluster != state.cluster {
                 return refusal(
-                    "The store \(store) of \(rank) belongs to cluster \(newcomer.cluster), this coordinator's state to "
+                    "The store \(store) of \(rank) belongs to cluster \(newcomer.cluster), but this coordinator's "
+                        + "state belongs to "
                         + "cluster \(state.cluster): \(remedy)")
             }
             guard newcomer.epoch <= state.epoch else {
-                return refusal("\(rank) has seen \(newcomer.epoch), this coordinator only \(state.epoch): \(remedy)")
+                return refusal(
+                    "\(rank) has seen \(newcomer.epoch), but this coordinator has seen only "
+                        + "\(state.epoch): \(remedy)")
             }
             guard newcomer.epoch == state.epoch, newcomer.directoryMark > state.directoryMark else { return nil }
             return refusal(
-                "\(rank) has seen change \(newcomer.directoryMark) of the directory in \(state.epoch), this coordinator only "
+                "\(rank) has seen change \(newcomer.directoryMark) of the directory in \(state.epoch), but this "
+                    + "coordinator has seen only "
                     + "\(state.directoryMark): \(remedy)")
         }
         if newcomer.cluster == .none {
             guard !adoption.replaced.contains(rank) else { return nil }
             return refusal(
-                "\(rank) came with the store \(store), which has never joined a cluster, and the coordinator is to make its "
-                    + "directory of what the stores hold. Start the rank with the right --store; if that is lost for good, "
-                    + "restart the coordinator with --adopt-without \(rank.value) beside --adopt-ranks, which gives up the "
-                    + "tokens that it held.")
+                "\(rank) came with the store \(store), which has never joined a cluster, but the coordinator "
+                    + "rebuilds its directory from the stores. Start the rank with the right --store; if that store "
+                    + "is lost for good, "
+                    + "restart the coordinator with --adopt-without \(rank.value) and --adopt-ranks, which gives up "
+                    + "the tokens that it held.")
         }
-        // A state of before the first epoch has drawn an identity that nobody has heard of.
+        // Before the first epoch, no rank knows the cluster id of the state.
         guard let cluster = adoption.cluster ?? (state.epoch == .none ? nil : state.cluster),
             newcomer.cluster != cluster
         else { return nil }
@@ -103,18 +109,18 @@ extension CoordinatorMachine {
         return refusal(
             "The store \(store) of \(rank) belongs to cluster \(newcomer.cluster), "
                 + (others.isEmpty ? "this coordinator's state" : "the stores of \(others.joined(separator: ", "))")
-                + " to cluster \(cluster): a directory is made of the stores of one cluster. Start each rank with the "
-                + "--store of the cluster that is meant.")
+                + " to cluster \(cluster): a directory is built from the stores of one cluster. Start each rank with "
+                + "its --store of the intended cluster.")
     }
 
-    /// All ranks are here.
+    /// All ranks have registered.
     mutating func beginAdoption() -> [StateChange] {
         adoption!.begin([])
         let epoch = Epoch(topology.epoch.value + adoption!.epochMargin)
         return [.epoch(epoch), .adopting(true)] + (adoption!.cluster.map { [.cluster($0)] } ?? [])
     }
 
-    /// All have registered with what they have for good.
+    /// All have registered with their final lengths.
     mutating func askForRecords() -> [Action] {
         adoption!.begin(joined)
         return members.flatMap { askForRecords(of: $0.rank, $0.member.link) } + adoptIfComplete()
@@ -126,7 +132,7 @@ extension CoordinatorMachine {
         return [.send(.recordsRequest(page), number: number, to: link)]
     }
 
-    /// A rank has said what some sequences are called.
+    /// A rank has sent the names of some sequences.
     package mutating func records(
         _ link: LinkID, number: UInt64, _ records: [SequenceRecord]
     ) -> [Action] {

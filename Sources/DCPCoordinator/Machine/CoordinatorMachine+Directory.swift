@@ -1,7 +1,7 @@
 internal import DCPCore
 package import DCPWire
 
-/// What clients ask of the directory. Each kind of request says in `carryOut` what becomes of it.
+/// Clients' requests to the directory. Each kind of request implements `carryOut`.
 extension CoordinatorMachine {
     public static let nameByteCountMax = 255
     /// A join takes some 20 us for each.
@@ -16,7 +16,7 @@ extension CoordinatorMachine {
     package func page(_ request: ListSequences) -> SequenceList {
         var list = SequenceList(directoryCount: state.sequences.count)
         var models: Set<ModelID> = []
-        // A prefix that few names begin with takes several pages: no request keeps the others waiting for all sequences.
+        // A rare prefix takes several pages, so that no request makes the others wait for a scan of all sequences.
         let ids = state.sequenceOrder.ids(after: request.after, count: ListSequences.countMax + 1)
         for id in ids.prefix(ListSequences.countMax) {
             list.next = id
@@ -37,7 +37,7 @@ extension CoordinatorMachine {
     func model(_ name: String) throws(ServiceError) -> ModelRecord {
         guard let record = state.model(named: name) else {
             throw ServiceError(
-                .unknownModel, "No model is called `\(name)`; `dcpctl model list` shows those there are.")
+                .unknownModel, "There is no model `\(name)`; `dcpctl model list` shows the registered models.")
         }
         return record
     }
@@ -52,14 +52,14 @@ extension CoordinatorMachine {
             let why =
                 switch cause {
                 case .room(let rank, _): "was closed to make room when the store of \(rank) was full"
-                case .age(let seconds): "was closed because nobody had used it for \(seconds) s, its time to live"
+                case .age(let seconds): "was closed because it had not been used for \(seconds) s, its time to live"
                 }
             return ServiceError(
                 .evicted,
                 "Sequence `\(name)` \(why); prefill it again, and pin it if it must stay (dcpctl sequence pin).")
         }
         return ServiceError(
-            .unknownSequence, "No sequence is called `\(name)`; `dcpctl sequence list` shows those there are.")
+            .unknownSequence, "There is no sequence `\(name)`; `dcpctl sequence list` shows the existing ones.")
     }
 
     func newSequence(_ name: String, model: ModelID, scope: String) throws(ServiceError) -> SequenceRecord {
@@ -68,18 +68,19 @@ extension CoordinatorMachine {
                 throw ServiceError(.notReady, "Sequence `\(name)` is still being closed; try again in a moment.")
             }
             throw ServiceError(
-                .conflict, "A sequence is called `\(name)` already; choose another name or close it first.")
+                .conflict, "Sequence `\(name)` already exists; choose another name or close it first.")
         }
         guard state.sequences.count < sequencesMax else {
             throw ServiceError(
                 .storeFull,
-                "The directory has \(state.sequences.count) sequences, the limit is \(sequencesMax); close some, or have old ones "
-                    + "closed with a time to live: dcpctl sequence retain NAME --time-to-live 30d.")
+                "The directory has \(state.sequences.count) sequences, but the limit is \(sequencesMax); close some, "
+                    + "or "
+                    + "give old ones a time to live: dcpctl sequence retain NAME --time-to-live 30d.")
         }
         return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model, scope: scope)
     }
 
-    /// A client that names a revision is not given keys and values of another; one that names none takes any.
+    /// A client that gives a revision never gets keys and values of another; without one, any revision matches.
     func check(scope: String) throws(ServiceError) {
         guard scope.utf8.count <= SequenceLimits.scopeByteCountMax else {
             throw ServiceError(
@@ -99,7 +100,7 @@ extension CoordinatorMachine {
         }
     }
 
-    /// Numbers are never given twice, also when their holder is removed and the coordinator restarts.
+    /// Numbers are never reused, even after a removal and a restart of the coordinator.
     func nextIDs(afterModel id: ModelID) -> StateChange {
         .nextIDs(model: id.value + 1, sequence: state.nextSequence)
     }

@@ -1,7 +1,7 @@
 public import DCPCore
 public import DCPWire
 
-/// Who is a member, and in which epoch.
+/// Membership and epochs.
 extension CoordinatorMachine {
     /// A rank has registered: for the first time on this link, or again with its lengths of the epoch.
     public mutating func registered(_ registration: Registration, link: LinkID, now: Duration) -> [Action] {
@@ -11,7 +11,7 @@ extension CoordinatorMachine {
                 link,
                 ServiceError(
                     .invalidConfiguration,
-                    "\(rank) is outside 0..<\(state.shape.ranks), the ranks of this cluster; correct --rank."))
+                    "\(rank) is not in this cluster, which has ranks 0..<\(state.shape.ranks); correct --rank."))
         }
         if let known = self.rank(of: link) {
             guard known == rank else {
@@ -27,15 +27,16 @@ extension CoordinatorMachine {
                     link,
                     ServiceError(
                         .conflict,
-                        "\(rank) is already here with store \(member.registration.store), a second one came with store "
+                        "\(rank) is already registered with store \(member.registration.store), and a second process "
+                            + "came with store "
                             + "\(registration.store); start each rank once, with its own --rank."))
             }
             guard member.registration.incarnation == registration.incarnation else {
                 return refuseSecondHolder(registration, link, beside: member, now: now)
             }
-            // The same process: its older connection is of no use any more.
-            actions += lost(rank, reason: "it connected again")
-            actions.append(.close(member.link, ServiceError(.rankUnavailable, "\(rank) has connected again.")))
+            // The same process: its older connection is obsolete.
+            actions += lost(rank, reason: "it reconnected")
+            actions.append(.close(member.link, ServiceError(.rankUnavailable, "\(rank) has reconnected.")))
         }
         if let error = stranger(registration) {
             return actions + [.report(.rankRefused(rank, error))] + refuse(link, error)
@@ -47,9 +48,10 @@ extension CoordinatorMachine {
                         link,
                         ServiceError(
                             .storeRefused,
-                            "\(rank) came with store \(registration.store), in this cluster it has \(expected). Start it "
-                                + "with the right --store; if that is lost for good, `dcpctl store replace \(rank.value)` takes "
-                                + "another in its place, which gives up the tokens it held."))
+                            "\(rank) came with store \(registration.store), but this cluster knows it with store "
+                                + "\(expected). Start it with the right --store; if that store is lost for good, "
+                                + "`dcpctl store replace \(rank.value)` accepts another in its place, which gives up "
+                                + "the tokens it held."))
             }
         }
         if state.stores[rank] == registration.store, registration.mark < state.marks[rank] ?? 0 {
@@ -74,7 +76,7 @@ extension CoordinatorMachine {
         return actions
     }
 
-    /// All ranks are here: a new epoch.
+    /// All ranks have registered: a new epoch begins.
     mutating func join() -> [Action] {
         phase = .joining
         for rank in state.shape.allRanks {
@@ -100,7 +102,7 @@ extension CoordinatorMachine {
         return persist(numbersTaken(by: registration))
     }
 
-    /// A rank that has registered in the epoch tells what it holds, a page of it.
+    /// A rank that has registered in the epoch sends a page of its sequences.
     package mutating func heldSequences(_ link: LinkID, epoch: Epoch, _ page: HeldSequences, now: Duration) -> [Action]
     {
         guard let rank = rank(of: link), case .joining = phase, epoch == state.epoch, isTelling(rank) else { return [] }
@@ -116,8 +118,9 @@ extension CoordinatorMachine {
                 link,
                 ServiceError(
                     .storeRefused,
-                    "\(rank) holds more than \(heldMax) sequences, twice as many as a directory may have: its store is not of "
-                        + "this cluster, or was never rid of what the directory does not know. Start it with the right --store.",
+                    "\(rank) holds more than \(heldMax) sequences, twice as many as a directory may have: its store "
+                        + "belongs to another cluster, or kept sequences that the directory does not know. Start it "
+                        + "with the right --store.",
                     rank: rank))
         }
         guard members.allSatisfy({ $0.member.hasJoined }) else { return [] }
@@ -125,13 +128,13 @@ extension CoordinatorMachine {
         return adoption == nil ? settle() : askForRecords()
     }
 
-    /// Whether a rank has registered in the epoch and not told all that it holds.
+    /// Whether a rank has registered in the epoch but not sent all its sequences.
     private func isTelling(_ rank: RankIndex) -> Bool {
         guard case .present(let member) = slots[rank] else { return false }
         return !member.hasJoined && member.holdings != nil
     }
 
-    /// What a rank may hold: also what an older directory knew.
+    /// The limit of a rank's sequences, including those of an older directory.
     private var heldMax: Int { 2 * sequencesMax }
 
     /// All ranks have registered in the epoch, and there is a directory.
@@ -176,7 +179,7 @@ extension CoordinatorMachine {
     public mutating func tick(now: Duration) -> [Action] {
         var actions: [Action] = []
         for (rank, member) in members where now - member.lastHeard > lease {
-            let reason = "it was silent for its whole lease of \(lease)"
+            let reason = "it sent nothing for its whole lease of \(lease)"
             actions += lost(rank, reason: reason)
             actions.append(
                 .close(member.link, ServiceError(.deadlineExceeded, "The lease of \(rank) ended: \(reason).")))
@@ -189,7 +192,7 @@ extension CoordinatorMachine {
             + evictAged(now: now)
     }
 
-    /// Clients that may wait for the cluster at once; one more is answered at once.
+    /// Clients that may wait for the cluster; further ones are answered immediately.
     static let waitersMax = 4096
 
     public mutating func topologyRequest(_ link: LinkID, _ tag: Tag, wait: Duration, now: Duration) -> [Action] {
@@ -209,7 +212,7 @@ extension CoordinatorMachine {
             + forgetRoom(of: rank)
     }
 
-    /// Tells every rank how the cluster is.
+    /// Sends every rank the topology.
     private func announce() -> [Action] {
         members.map { .send(.topology(topology), number: 0, to: $0.member.link) }
     }

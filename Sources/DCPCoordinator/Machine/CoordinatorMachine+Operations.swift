@@ -4,28 +4,28 @@ internal import DCPWire
 /// An operation on its way to ranks.
 struct PendingOperation: Sendable {
     var operation: DirectoryOperation
-    /// Who has neither confirmed nor refused it for good.
+    /// Ranks that have neither confirmed nor permanently refused it.
     var awaited: Set<RankIndex>
-    /// Who has refused it: what builds on it waits there until it is over everywhere.
+    /// Ranks that have refused it: dependent operations wait there until it has ended everywhere.
     var refusedBy: Set<RankIndex> = []
-    /// Whom to tell, and what, when all have confirmed; none for a reconciliation.
+    /// The clients to answer when all have confirmed; none for a reconciliation.
     var waiters: [ItemWaiter] = []
-    /// What it makes, for the client that is given a claim on it then.
+    /// The sequence that it creates, for the client that gets a claim on it.
     var new: NewSequence?
-    /// The first refusal for good.
+    /// The first permanent refusal.
     var refusal: ServiceError?
 }
 
-/// Operations are recorded first, then carried to the ranks, and again at a rejoin while they are not confirmed.
+/// Operations are recorded first, then sent to the ranks, and sent again at a rejoin until they are confirmed.
 ///
-/// What makes something (a model, a sequence, a fork) ends when any rank refuses it, is taken back everywhere, and the
-/// client is told. So does a claim, of which there is nothing to take back, and nothing is recorded. What gives something back (a truncation, a closing, a removal), and whatever a join owes, is asked for
-/// again while a rank cannot carry it out *now*. The order in which a rank is asked is its `OperationQueue`'s.
-///
-/// In a join nothing is taken back: clients were told that it is recorded. What a rank refuses for good stays owed to it, and the
-/// next join asks again.
+/// An operation that creates something (a model, a sequence, a fork) ends when any rank refuses it; it is undone
+/// everywhere, and the client gets the error. A claim also ends, but there is nothing to undo, and nothing is recorded.
+/// An operation that releases something (a truncation, a closing, a removal), and any operation of a join, is repeated
+/// while a rank cannot apply it *now*. Each rank's `OperationQueue` determines the order. In a join nothing is undone,
+/// because clients were told that it is recorded. An operation that a rank refuses permanently stays pending, and the
+/// next join repeats it.
 extension CoordinatorMachine {
-    /// Brings the ranks of a new epoch to one state, piece by piece.
+    /// Brings the ranks of a new epoch to the same state, piece by piece.
     public mutating func goOn(now: Duration) -> [Action] {
         guard reconciliation != nil else { return [] }
         guard reconciliation!.isComplete else {
@@ -42,14 +42,14 @@ extension CoordinatorMachine {
         return actions + finishReconciliationIfDone()
     }
 
-    /// It is known what the ranks are to do, and nobody has been asked for it yet.
+    /// The ranks' operations are known, and none has been sent yet.
     private mutating func found(_ plan: Reconciliation, now: Duration) -> [Action] {
         owed = plan.owed
         note(unknown: plan.unknown, now: now)
         return plan.events.map { .report($0) } + noteCuts(plan.cutLengths)
     }
 
-    /// Of this epoch, also where they were asked for in an earlier one: a rank's store has seen this one before it cuts.
+    /// In this epoch, even if they were requested in an earlier one: a rank's store has seen this epoch before it cuts.
     private mutating func noteCuts(_ lengths: [SequenceID: Int]) -> [Action] {
         persist(
             lengths.sorted { $0.key < $1.key }.compactMap { id, length in
@@ -99,7 +99,7 @@ extension CoordinatorMachine {
 
     mutating func sendQueued() -> [Action] { state.shape.allRanks.flatMap { sendQueued(to: $0) } }
 
-    /// Carries a recorded operation to all ranks.
+    /// Sends a recorded operation to all ranks.
     mutating func carry(_ operation: DirectoryOperation, for waiter: ItemWaiter? = nil) -> [Action] {
         begin(
             PendingOperation(
@@ -107,7 +107,7 @@ extension CoordinatorMachine {
         return sendQueued()
     }
 
-    /// Carries what makes a sequence to all ranks, and then the first claim on it.
+    /// Sends an operation that creates a sequence to all ranks, and then the first claim on it.
     mutating func carry(
         _ operation: DirectoryOperation, thenClaim sequence: MatchedSequence, for match: PendingMatch
     ) -> [Action] {
@@ -118,13 +118,13 @@ extension CoordinatorMachine {
         return sendQueued()
     }
 
-    /// Carries an operation that nobody waits for to some ranks.
+    /// Sends an operation without a waiting client to some ranks.
     mutating func carry(_ operation: DirectoryOperation, to ranks: Set<RankIndex>) -> [Action] {
         begin(PendingOperation(operation: operation, awaited: ranks))
         return sendQueued()
     }
 
-    /// Lets a client wait for an operation that is on its way already; false when there is none.
+    /// Lets a client wait for an operation in progress; false if there is none.
     mutating func join(_ waiter: ItemWaiter, where isSame: (DirectoryOperation) -> Bool) -> Bool {
         guard let number = operations.first(where: { isSame($0.value.operation) })?.key else { return false }
         operations[number]!.waiters.append(waiter)
@@ -143,8 +143,8 @@ extension CoordinatorMachine {
         if copying?.number == number { return endCopying(error) }
         guard let rank = rank(of: link), queues[rank]?.answered(number) ?? false, let pending = operations[number]
         else { return [] }
-        // In a join no client waits for the operation, and the record it comes from is older: it stays owed. A rank that
-        // has too much to write at this moment has room in the next.
+        // In a join no client waits for the operation, and its record exists: it stays pending. A rank whose write
+        // queue is full has room a moment later.
         if error.isRetryable
             && (phase == .joining || error.code == .overloaded || !pending.operation.isTakenBackWhenRefused)
         {
@@ -157,7 +157,7 @@ extension CoordinatorMachine {
         return finishIfAnswered(number) + sendQueued(to: rank) + copyIfDrained()
     }
 
-    /// Asks the ranks again that could not carry an operation out.
+    /// Repeats operations on ranks that could not apply them.
     mutating func resendPostponed() -> [Action] {
         for rank in queues.keys { queues[rank]!.retry() }
         return sendQueued()
@@ -174,7 +174,8 @@ extension CoordinatorMachine {
             for waiter in pending.waiters { actions += refuse(waiter.place, refusal) }
             if let new = pending.new { actions += refuse(new.item.place, refusal) }
         } else {
-            // A reconciliation's operations are confirmed together: the same one may be owed by several ranks.
+            // A reconciliation's operations are confirmed together, because several ranks may have the same pending
+            // one.
             if case .ready = phase { actions += persist(changes(whenConfirmed: pending.operation)) }
             for waiter in pending.waiters { actions += answer(waiter) }
             if let new = pending.new { actions += claimNew(new) }
@@ -182,7 +183,7 @@ extension CoordinatorMachine {
         return actions + finishReconciliationIfDone()
     }
 
-    /// What is no longer owed to any rank.
+    /// Changes that are no longer pending on any rank.
     private func changes(whenConfirmed operation: DirectoryOperation) -> [StateChange] {
         switch operation {
         case .putModel, .removeModel, .open, .claim, .retain: return []
@@ -198,7 +199,7 @@ extension CoordinatorMachine {
         }
     }
 
-    /// Undoes what a refused operation recorded, and what some ranks may have made of it.
+    /// Undoes the record of a refused operation, and its effects on some ranks.
     private mutating func takeBack(_ operation: DirectoryOperation) -> [Action] {
         switch operation {
         case .removeModel, .close, .evict, .claim, .retain: return []
@@ -213,13 +214,15 @@ extension CoordinatorMachine {
         }
     }
 
-    /// A rank has refused for good what it owes. The record stays, so the next join asks again: a truncation goes through
-    /// when the damage in its way is gone. Until then the sequence is longer there than elsewhere, and takes no tokens.
+    /// A rank has permanently refused a pending operation. The record stays, so the next join repeats it: a truncation
+    /// succeeds when the damage in its way is gone. Until then the sequence is longer there than elsewhere, and accepts
+    /// no tokens.
     private mutating func keepOwed(_ operation: DirectoryOperation) -> [Action] {
         if let id = operation.sequence { owed.remove(id) }
-        // What a fork would read of its parent is damaged there, which the rank has found by this. It says so when it
-        // registers, and the next join makes the fork as far as the parent is intact: without another join the sequence
-        // would be on some ranks only. At a length that was refused before it is something else, which a join does not mend.
+        // The rank has found that the part of the parent that a fork needs is damaged. It reports this when it
+        // registers, and the next join creates the fork with the parent's intact length; without another join only some
+        // ranks would have the sequence. If the same length was refused before, the cause is different, and a join does
+        // not help.
         guard case .fork(_, let child, let length, _) = operation, length < refusedForks[child] ?? .max else {
             return []
         }
@@ -244,17 +247,17 @@ extension CoordinatorMachine {
         return persist(changes) + becomeReadyIfDone()
     }
 
-    /// A rank is lost: what it owed is carried to it when it is back, from what is recorded.
+    /// A rank is lost: its pending operations are sent from the record when it is back.
     mutating func abandonOperations(lost rank: RankIndex) -> [Action] {
         let abandoned = operations.sorted { $0.key < $1.key }
         dropOperations()
         eviction.abandon()
-        let lost = ServiceError(.rankUnavailable, "\(rank) was lost. Ask again when it is back.", rank: rank)
+        let lost = ServiceError(.rankUnavailable, "\(rank) was lost. Try again when it is back.", rank: rank)
         return endCopying(lost)
             + abandoned.flatMap { _, pending in
                 let outlook: String
                 if case .claim = pending.operation {
-                    outlook = "Ask again when \(rank) is back."
+                    outlook = "Try again when \(rank) is back."
                 } else {
                     outlook = "The request is recorded and will be carried out when \(rank) is back."
                 }
@@ -290,8 +293,8 @@ extension DirectoryOperation {
         }
     }
 
-    /// Whether any refusal, for now or for good, ends the operation: the client is told and may ask again. The others
-    /// give things back, cannot be undone, and are asked for until they are done.
+    /// Whether any refusal, temporary or permanent, ends the operation: the client gets the error and may retry. The
+    /// others release something, cannot be undone, and are repeated until they succeed.
     var isTakenBackWhenRefused: Bool {
         switch self {
         case .putModel, .open, .fork, .claim: true

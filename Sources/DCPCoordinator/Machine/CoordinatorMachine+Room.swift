@@ -1,7 +1,7 @@
 public import DCPCore
 public import DCPWire
 
-/// Stores that are full: every rank is told alike, and, if that is the policy, sequences go.
+/// Full stores: every rank gets the same refusals, and sequences are evicted if the policy says so.
 extension CoordinatorMachine {
     /// A rank has renewed its lease.
     public mutating func renewed(
@@ -20,13 +20,13 @@ extension CoordinatorMachine {
         return actions + evictIfDue(now: now)
     }
 
-    /// Tells every rank why some take no new tokens, so that none does.
+    /// Sends every rank the refusals of others, so that none accepts new tokens.
     mutating func tellRefusals() -> [Action] {
         let all = refusals.sorted { $0.key < $1.key }.map(\.value)
         return members.map { .send(.refusals(all), number: 0, to: $0.member.link) }
     }
 
-    /// A rank is gone, and with it its word.
+    /// A rank is lost, and its refusal with it.
     mutating func forgetRoom(of rank: RankIndex) -> [Action] {
         eviction.forget(rank)
         return refusals.removeValue(forKey: rank) == nil ? [] : tellRefusals()
@@ -43,7 +43,7 @@ extension CoordinatorMachine {
         }
     }
 
-    /// A rank says what has to go to make the room that it wants.
+    /// A rank names the sequences to close for the space that it needs.
     public mutating func victims(
         _ link: LinkID, number: UInt64, _ sequences: [SequenceID], now: Duration
     ) -> [Action] {
@@ -51,13 +51,13 @@ extension CoordinatorMachine {
             let chosen = eviction.answered(rank, number, sequences),
             let (mostWanting, byteCount) = eviction.mostWanted
         else { return [] }
-        // Some may have been used, pinned or forked since the ranks were asked.
+        // Some may have been used, pinned or forked since the request to the ranks.
         let movable = chosen.compactMap { state.sequences[$0] }.filter(isMovable)
         let victims = eviction.candidates(among: movable, now: now).map { state.sequences[$0]! }
         return evict(victims, .room(mostWanting, byteCount: byteCount))
     }
 
-    /// Sequences that were not used for longer than they may.
+    /// Sequences past their time to live.
     mutating func evictAged(now: Duration) -> [Action] {
         guard phase == .ready else { return [] }
         var actions: [Action] = []
@@ -74,7 +74,7 @@ extension CoordinatorMachine {
         return actions
     }
 
-    /// Has a sequence looked at when it may be too old. One that is pinned never is; it is noted again when it is not any more.
+    /// Schedules a sequence's check for age. A pinned sequence is not scheduled until it is unpinned.
     mutating func noteAge(of entry: SequenceEntry, notBefore time: Duration = .zero) {
         if let end = eviction.endOfLife(of: entry), !entry.isClosing, !entry.retention.isPinned {
             ages.put(entry.record.id, at: max(end, time))
@@ -98,7 +98,8 @@ extension CoordinatorMachine {
         return actions
     }
 
-    /// Whether it may go at all: what an operation is about to change, or a fork is about to read, is in use.
+    /// Whether it may be closed: a sequence that an operation is about to change, or a fork is about to read, is in
+    /// use.
     private func isMovable(_ entry: SequenceEntry) -> Bool {
         !entry.isClosing && !entry.retention.isPinned && entry.fork == nil && underWay[entry.record.id] == nil
             && !CanaryNames.isSequence(entry.record.name)

@@ -1,9 +1,9 @@
 public import DCPCore
 package import DCPWire
 
-/// How far the ranks' stores have come for certain, as they reported it, as a value.
+/// The durable marks of the ranks' stores, as they reported them, as a value.
 struct StoreMarks: Sendable {
-    /// At most so often is a mark that rises made durable.
+    /// The minimum interval between recording rising marks.
     static let period = Duration.seconds(1)
 
     private(set) var reported: [RankIndex: UInt64] = [:]
@@ -22,7 +22,7 @@ struct StoreMarks: Sendable {
     mutating func forget(_ rank: RankIndex) { reported[rank] = nil }
 }
 
-/// Processes that came with a store whose holder was there, by incarnation, as a value.
+/// Processes that registered with a store in use, by incarnation, as a value.
 struct SecondHolders: Sendable {
     private struct Newcomer {
         var rank: RankIndex
@@ -33,9 +33,9 @@ struct SecondHolders: Sendable {
     private static let max = 1024
     private var newcomers: [UInt64: Newcomer] = [:]
 
-    /// - Parameter heard: when the holder was heard last. One that is heard after the newcomer came is no process that
-    ///   died a moment ago.
-    /// - Returns: whether somebody is to be told, once.
+    /// - Parameter heard: when the holder was last heard from. If that is after the newcomer registered, the holder has
+    ///   not just died.
+    /// - Returns: whether to report it; true only once.
     mutating func came(_ incarnation: UInt64, _ rank: RankIndex, heard: Duration, now: Duration) -> Bool {
         guard let known = newcomers[incarnation] else {
             if newcomers.count >= Self.max { newcomers = [:] }
@@ -50,7 +50,7 @@ struct SecondHolders: Sendable {
     mutating func forget(_ rank: RankIndex) { newcomers = newcomers.filter { $0.value.rank != rank } }
 }
 
-/// What an operator has given up of which rank's store.
+/// The losses of ranks' stores that an operator has confirmed.
 public struct RankLoss: Hashable, Sendable {
     public var rank: RankIndex
     public var loss: StoreLoss
@@ -61,7 +61,7 @@ public struct RankLoss: Hashable, Sendable {
     }
 }
 
-/// What operators ask about stores.
+/// Operators' requests about stores.
 extension CoordinatorMachine {
     package var recordedStores: [RecordedStore] {
         state.stores.sorted { $0.key < $1.key }.map { rank, store in
@@ -69,27 +69,30 @@ extension CoordinatorMachine {
         }
     }
 
-    /// - Throws: `.conflict` for a loss of what is not there, or not lost.
+    /// - Throws: `.conflict` if the store is not recorded, or not lost.
     package mutating func giveUp(_ loss: StoreLoss, of rank: RankIndex) throws(ServiceError) {
         guard let store = state.stores[rank] else {
             throw ServiceError(
-                .conflict, "\(rank) has no store in this cluster; `dcpctl store list` shows those there are.")
+                .conflict, "\(rank) has no store in this cluster; `dcpctl store list` shows the known stores.")
         }
         guard !isHere(rank) else {
             throw ServiceError(
                 .conflict,
-                "\(rank) is here with its store \(store): nothing is lost. Stop the rank first, if its store is to be given up.",
+                "\(rank) is registered with its store \(store): nothing is lost. To give its store up, stop the rank "
+                    + "first.",
                 rank: rank)
         }
         let mark = state.marks[rank] ?? 0
         guard loss == .store(store) || loss == .changes(mark) else {
             throw ServiceError(
-                .conflict, "\(rank) has store \(store) at change \(mark) by now; look at it and ask again.", rank: rank)
+                .conflict,
+                "\(rank) has store \(store) at change \(mark) by now; check it with `dcpctl store list` "
+                    + "and try again.", rank: rank)
         }
         losses.insert(RankLoss(rank, loss))
     }
 
-    /// Whether somebody has given that up. A line of the configuration may stay: it names what is no longer there.
+    /// Whether this loss is confirmed. A line in the configuration may stay: after the replacement it has no effect.
     mutating func spend(_ loss: StoreLoss, of rank: RankIndex) -> Bool {
         let loss = RankLoss(rank, loss)
         return losses.remove(loss) != nil || configuredLosses.contains(loss)
@@ -98,19 +101,20 @@ extension CoordinatorMachine {
     private func isHere(_ rank: RankIndex) -> Bool { members.contains { $0.rank == rank } }
 }
 
-/// Which of two stores of one rank is the right one: never two at a time, and never one that is behind what it was.
+/// Decides which store of a rank is the right one: never two at a time, and never one behind its reported mark.
 extension CoordinatorMachine {
-    /// Two processes with one store are a copy beside the original. The one that is there stays while it keeps its lease; the
-    /// other asks again, and gets in when the first was dead all along.
+    /// Two processes with one store are an original and a copy. The registered one stays while it keeps its lease; the
+    /// other retries, and is accepted if the first turns out to be dead.
     mutating func refuseSecondHolder(
         _ newcomer: Registration, _ link: LinkID, beside member: Member, now: Duration
     ) -> [Action] {
         let rank = newcomer.rank, holder = member.registration
         let error = ServiceError(
             .notReady,
-            "\(rank) is here already with store \(holder.store): \(holder.holder), at \(holder.endpoint), was heard "
-                + "\(now - member.lastHeard) ago. Another process came with the same store: \(newcomer.holder), at "
-                + "\(newcomer.endpoint). One of the two runs on a copy: stop that one.", rank: rank)
+            "\(rank) is already registered with store \(holder.store): \(holder.holder), at \(holder.endpoint), was "
+                + "last heard from \(now - member.lastHeard) ago. Another process came with the same store: "
+                + "\(newcomer.holder), at "
+                + "\(newcomer.endpoint). One of the two runs on a copy; stop that one.", rank: rank)
         let isNews = secondHolders.came(newcomer.incarnation, rank, heard: member.lastHeard, now: now)
         return (isNews ? [.report(.secondHolder(rank, error))] : []) + refuse(link, error)
     }
@@ -119,16 +123,18 @@ extension CoordinatorMachine {
         let rank = registration.rank
         return ServiceError(
             .storeRefused,
-            "\(rank) came with its store \(registration.store) at change \(registration.mark), which had come to change "
-                + "\(state.marks[rank] ?? 0) for certain: it is an older copy. Bring the newer store back; if that is lost for "
-                + "good, `dcpctl store accept-older \(rank.value)` takes this one, which cuts every sequence to what it holds.",
+            "\(rank) came with its store \(registration.store) at change \(registration.mark), but change "
+                + "\(state.marks[rank] ?? 0) was durable before: it is an older copy. Restore the newer store; if it "
+                + "is lost for good, `dcpctl store accept-older \(rank.value)` accepts this one, which cuts every "
+                + "sequence to what it holds.",
             rank: rank)
     }
 
-    /// Takes an older store in the place of the newer one, which is lost.
+    /// Accepts an older store in place of the lost newer one.
     ///
-    /// A join cuts each sequence to what all ranks have of it. That is too much where the sequence was cut since: what it has
-    /// from there on may be other tokens than the older store's, and nobody could tell. So it is cut to there again.
+    /// A join cuts each sequence to the tokens that all ranks have. That keeps too much if the sequence was cut since:
+    /// its later tokens may differ from those in the older store, and this could not be detected. So it is cut there
+    /// again.
     mutating func takeOlder(_ registration: Registration) -> [Action] {
         let (rank, epoch, recorded) = (registration.rank, registration.epoch, state.marks[registration.rank] ?? 0)
         var changes = [StateChange.mark(rank, registration.mark)]
@@ -148,10 +154,10 @@ extension CoordinatorMachine {
             + [.report(.olderStoreTaken(rank, mark: registration.mark, recorded: recorded, cuts: cuts))]
     }
 
-    /// Tells a rank how far the directory has come, if it does not know: before whatever it is told to write, so that it
-    /// remembers that with it.
+    /// Sends a rank the directory mark if it does not know it, before any operation, so that the rank records both
+    /// together.
     ///
-    /// While a backup begins none is told: the coordinator's copy is made before theirs, and would be behind them.
+    /// Not while a backup begins: the coordinator's copy is made before the ranks' copies, and would be behind them.
     mutating func tellDirectoryMark(to rank: RankIndex) -> [Action] {
         let mark = state.directoryMark
         guard copying == nil, case .present(let member) = slots[rank], member.directoryMark < mark else { return [] }

@@ -1,20 +1,20 @@
 internal import DCPCore
 internal import DCPWire
 
-/// Sequences that ranks hold and the directory does not know.
+/// Sequences on ranks that are not in the directory.
 ///
-/// Whatever clients asked for was recorded first, so there are none unless the coordinator's state was restored from a
-/// copy, or a rank's store was. An operator has the grace time to put that right; then they are dropped, since nobody can
-/// name them. Their numbers are never given again, so a new sequence cannot find an old one's tokens.
+/// Every request is recorded first, so there are none unless the coordinator's state or a rank's store was restored
+/// from a copy. An operator has the grace time to correct this; then they are dropped, because no client can name them.
+/// Their numbers are never reused, so a new sequence cannot get an old one's tokens.
 extension CoordinatorMachine {
     struct UnknownSequence: Sendable {
-        /// Of the join that found it first.
+        /// The time of the join that first found it.
         var since: Duration
         var ranks: Set<RankIndex>
         var model: ModelID
     }
 
-    /// Remembers what a join found, with the time of the join that found it first.
+    /// Records what a join found, with the time of the first join that found it.
     mutating func note(unknown found: [SequenceID: (ranks: Set<RankIndex>, model: ModelID)], now: Duration) {
         let known = unknownSequences
         unknownSequences = Dictionary(
@@ -26,7 +26,7 @@ extension CoordinatorMachine {
 
     private mutating func noteOldestUnknown() { oldestUnknown = unknownSequences.values.lazy.map(\.since).min() }
 
-    /// Has those closed whose grace time is over.
+    /// Closes those whose grace time has passed.
     mutating func dropUnknownSequences(now: Duration) -> [Action] {
         guard case .ready = phase, let oldestUnknown, now - oldestUnknown > unknownGrace else { return [] }
         defer { noteOldestUnknown() }
@@ -40,7 +40,7 @@ extension CoordinatorMachine {
         return actions
     }
 
-    /// The numbers after those that a rank's store ever had, where they are higher than the directory's own.
+    /// The numbers after the highest that a rank's store ever had, if they are higher than the directory's own.
     func numbersTaken(by registration: Registration) -> [StateChange] {
         let (model, sequence) = (registration.numbers.model &+ 1, registration.numbers.sequence &+ 1)
         guard model > state.nextModel || sequence > state.nextSequence else { return [] }

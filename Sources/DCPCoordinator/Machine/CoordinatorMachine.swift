@@ -5,12 +5,12 @@ public import DCPWire
 /// Membership and directory as a value: events in, actions out; no async, no clock, no socket.
 ///
 /// The cluster's phase: `incomplete → joining(e) → ready(e) → incomplete → joining(e + 1)`. It joins when every rank
-/// has registered; the epoch rises then. In `joining` each rank registers again, with the lengths it has once nothing
-/// of the old epoch can change them any more; the coordinator brings the ranks to one state (`Reconciliation`), and the
-/// ranks connect to their head groups. When all of that is confirmed the cluster is ready.
+/// has registered; the epoch rises then. In `joining` each rank registers again with its lengths, when nothing of the
+/// old epoch can change them any more.
 ///
-/// Actions are carried out in order. Those after a `persist` only when it is durable: whatever a rank or a client is
-/// told survives the coordinator.
+/// The coordinator brings the ranks to the same state (`Reconciliation`), and the ranks connect to their head groups.
+/// When all of this is confirmed, the cluster is ready. Actions are executed in order, and those after a `persist` only
+/// when it is durable: every answer to a rank or a client survives the coordinator.
 public struct CoordinatorMachine: Sendable {
     /// A connection, as the shell numbers it.
     public struct LinkID: Hashable, Sendable {
@@ -26,7 +26,7 @@ public struct CoordinatorMachine: Sendable {
         case close(LinkID, ServiceError)
         /// The coordinator's own store, as it is now, for a backup of this number.
         case hold(UInt64)
-        /// Let `goOn` do the next piece of what takes long, when others have had their turn.
+        /// Call `goOn` for the next piece of long work, after other events.
         case goOn
         case report(CoordinatorEvent)
     }
@@ -49,10 +49,10 @@ public struct CoordinatorMachine: Sendable {
         var lastHeard: Duration
         /// What it holds, from its registration in the current epoch until the cluster is ready.
         var holdings: Holdings?
-        /// Has told all that it holds in the current epoch.
+        /// It has sent all its sequences in the current epoch.
         var hasJoined = false
         var hasLinks = false
-        /// How far it was told the directory to have come, on its link.
+        /// The directory mark last sent on its link.
         var directoryMark = DirectoryMark.none
     }
 
@@ -72,50 +72,49 @@ public struct CoordinatorMachine: Sendable {
     var operations: [UInt64: PendingOperation] = [:]
     /// How many of them make, change or read each sequence.
     var underWay: [SequenceID: Int] = [:]
-    /// In which order each rank carries them out.
+    /// The order of operations for each rank.
     var queues: [RankIndex: OperationQueue] = [:]
     let operationWindow: Int
     let sequencesMax: Int
-    /// How many sequences `goOn` compares, looks up, or begins to carry, at once.
+    /// Number of sequences that `goOn` compares, looks up, or sends at once.
     package var joinPieceCount = Reconciliation.pieceCount
     var nextOperation: UInt64 = 1
     var nextRequest: UInt64 = 1
     var claims = Claims()
-    /// Sequences of which something is recorded as owed to ranks, and is not when the reconciliation's operations are
-    /// confirmed.
+    /// Sequences with recorded pending changes, which are applied when the reconciliation's operations are confirmed.
     var owed: Set<SequenceID> = []
-    /// The length at which a rank refused to make a fork in the last join.
+    /// The length at which a rank refused to create a fork in the last join.
     var refusedForks: [SequenceID: Int] = [:]
-    /// What ranks hold and the directory does not know, as of the last join.
+    /// Sequences on ranks that were not in the directory at the last join.
     var unknownSequences: [SequenceID: UnknownSequence] = [:]
     /// When the first of them was found.
     var oldestUnknown: Duration?
-    /// While the ranks of a new epoch are brought to one state.
+    /// Set while the ranks of a new epoch are brought to the same state.
     var reconciliation: Reconciliation?
     let lease: Duration
     let unknownGrace: Duration
-    /// Why ranks take no new tokens, as each said last.
+    /// Why ranks refuse new tokens, as each last reported.
     var refusals: [RankIndex: ServiceError] = [:]
     var eviction: Eviction
     var ages = AgeQueue()
-    /// What operators have given up by a request; each is spent by the store that is taken for it.
+    /// Losses that operators have confirmed by a request; accepting a store uses one up.
     var losses: Set<RankLoss> = []
-    /// What the configuration gives up.
+    /// Losses confirmed in the configuration.
     var configuredLosses: Set<RankLoss>
-    /// While the directory is made of what the ranks hold.
+    /// Set while the directory is being rebuilt from the ranks' stores.
     var adoption: Adoption?
-    /// While a backup is being begun nothing is sent to ranks.
+    /// Set while a backup begins: no operation is sent to ranks.
     var copying: Copying?
     var marks = StoreMarks()
     var secondHolders = SecondHolders()
 
     /// - Parameters:
     ///   - unknownGrace: how long ranks keep sequences that the directory does not know.
-    ///   - adoptsRanks: whether the directory is made of what the ranks' stores hold: an operator has said that the state
-    ///     is lost or an older copy.
-    ///   - adoptionMargin: how far above all epochs seen that begins; drawn by the caller.
-    ///   - evictIdle: with `lru`, how long a sequence must not have been used to be evicted.
-    ///   - operationWindow: how many operations may be on their way to one rank at once.
+    ///   - adoptsRanks: whether to rebuild the directory from the ranks' stores: an operator has confirmed that the
+    ///     state is lost or an older copy.
+    ///   - adoptionMargin: the distance of that epoch from the highest one seen; drawn by the caller.
+    ///   - evictIdle: with `lru`, the time without use after which a sequence may be evicted.
+    ///   - operationWindow: the maximum number of operations in flight per rank.
     public init(
         state: CoordinatorState, lease: Duration, unknownGrace: Duration = .seconds(3600),
         losses: Set<RankLoss> = [], adoptsRanks: Bool = false, adoptsWithout: Set<RankIndex> = [],
@@ -144,7 +143,7 @@ public struct CoordinatorMachine: Sendable {
         }
     }
 
-    /// Those who have registered in the epoch, with what they hold.
+    /// Ranks that have registered in the epoch, with their sequences.
     var joined: [JoinedRank] {
         members.compactMap { _, member in
             member.holdings.map { JoinedRank(registration: member.registration, holdings: $0) }
@@ -155,13 +154,13 @@ public struct CoordinatorMachine: Sendable {
 
     mutating func update(_ rank: RankIndex, _ body: (inout Member) -> Void) {
         guard case .present(var member) = slots[rank] else { return }
-        // Out of its place meanwhile, or what it holds would be copied at each change.
+        // Moved out meanwhile, so that a change does not copy its contents.
         slots[rank] = .missing(reason: "")
         body(&member)
         slots[rank] = .present(member)
     }
 
-    /// Applies changes to the state and asks for them to be made durable, counted.
+    /// Applies and counts changes to the state, and requests their persistence.
     mutating func persist(_ changes: [StateChange]) -> [Action] {
         guard !changes.isEmpty else { return [] }
         let changes = changes + [.directoryMark(state.directoryMark.next)]
@@ -194,7 +193,7 @@ public struct CoordinatorMachine: Sendable {
                 if !member.hasJoined { return "\(rank) is joining \(state.epoch)" }
                 return member.hasLinks ? nil : "\(rank) is connecting to its head group"
             }
-            if late.isEmpty, adoption != nil { return "the directory is being made of what the ranks hold" }
+            if late.isEmpty, adoption != nil { return "the directory is being rebuilt from the ranks' stores" }
             return late.isEmpty ? "sequences are being reconciled" : late.joined(separator: ", ")
         }
     }
@@ -213,7 +212,7 @@ public struct CoordinatorMachine: Sendable {
             case .ready: .ready
             }
         return Topology(
-            // No rank is told of an epoch below its own.
+            // No rank receives an epoch below its own.
             epoch: max(state.epoch, adoption?.epoch ?? .none), phase: wirePhase, reason: reason, shape: state.shape,
             leaseMilliseconds: UInt32(lease.components.seconds * 1000)
                 + UInt32(lease.components.attoseconds / 1_000_000_000_000_000),
@@ -221,33 +220,34 @@ public struct CoordinatorMachine: Sendable {
     }
 }
 
-/// What the coordinator did that somebody may want to know. The library reports; the daemon logs, once each.
+/// Events of the coordinator. The library reports them; the daemon logs each once.
 public enum CoordinatorEvent: Sendable {
     case listening(String)
     case rankRegistered(RankIndex, StoreID, endpoint: Endpoint)
     case rankLost(RankIndex, reason: String)
-    /// It came with a store of another cluster, or with one of none where ranks are adopted.
+    /// It registered with a store of another cluster or, during an adoption, of no cluster.
     case rankRefused(RankIndex, ServiceError)
-    /// Two processes that live have one rank's store; the one that came later is refused. The text names both.
+    /// Two running processes have one rank's store; the later one is refused. The text names both.
     case secondHolder(RankIndex, ServiceError)
-    /// A store that is behind what it reported is refused. The text names both marks.
+    /// A store behind its reported mark is refused. The text has both marks.
     case olderStore(RankIndex, ServiceError)
     /// A client gives up a rank's store, or its latest changes.
     case gaveUp(RankIndex, StoreLoss, by: String)
-    /// One is taken instead, as the operator wants it. Sequences that were cut since its epoch are cut to there again.
+    /// Another store is accepted instead, as the operator confirmed. Sequences that were cut since its epoch are cut
+    /// there again.
     case olderStoreTaken(RankIndex, mark: UInt64, recorded: UInt64, cuts: [(SequenceRecord, to: Int)])
     case joining(Epoch)
     case ready(Epoch)
-    /// Tokens that nobody asked to be cut are cut at a join, since not every rank has them.
+    /// A join cuts committed tokens without a request, because not every rank has them.
     case reconciled([SequenceCut])
-    /// The directory was made of what the ranks hold.
+    /// The directory was rebuilt from the ranks' stores.
     case adopted(AdoptionReport)
-    /// Sequences on a rank that the directory does not know. They are left alone for a grace time.
+    /// Sequences on a rank that are not in the directory. They are kept for a grace time.
     case unknownSequences(RankIndex, [SequenceID])
-    /// The grace time of one is over: the ranks that hold it are told to close it.
+    /// Its grace time has passed: the ranks that have it close it.
     case droppedUnknown(SequenceID, ranks: [RankIndex])
     case operationFailed(DirectoryOperation, ServiceError)
-    /// A sequence is closed that nobody asked to close.
+    /// The coordinator closes a sequence on its own decision.
     case evicted(SequenceID, name: String, EvictionCause)
     case refused(peer: String, RefusalCause, ServiceError)
     case fatal(ServiceError)

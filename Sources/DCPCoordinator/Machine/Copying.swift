@@ -1,32 +1,33 @@
 package import DCPCore
 package import DCPWire
 
-/// A backup that is being begun, as a value: until every daemon holds its store.
+/// The beginning of a backup, until every daemon holds its store, as a value.
 struct Copying: Sendable {
-    /// How long operations may be held back for it.
+    /// The maximum time for which operations are held back.
     static let waitMax = Duration.seconds(10)
 
     var item: PendingItem<BeginCopy>
     var number: UInt64
     var deadline: Duration
-    /// Ranks that do not hold their stores yet; nil while operations are still on their way.
+    /// Ranks that do not hold their stores yet; nil while operations are still in progress.
     var awaited: Set<RankIndex>?
 }
 
-/// All stores at one moment: when no operation is on its way to a rank, and none is sent until every rank holds its store.
+/// All stores are held at the same moment: when no operation is in flight to a rank, and none is sent until every rank
+/// holds its store.
 ///
-/// Steps and commits go on. A commit that one rank's copy has and another's has not is cut at the join after a restore, as
-/// after a crash; whoever was answered before the backup began has it in all copies. An operation is in all of them or in none:
-/// a truncation that one rank had carried out, and had gone on from with other tokens, while another had not, would be
-/// mixed with the old tokens, and lengths do not tell them apart. One that is recorded and not carried out is in the
-/// coordinator's own copy, and owed as after a crash.
+/// Steps and commits continue. A commit that only some ranks' copies have is cut at the join after a restore, as after
+/// a crash; commits acknowledged before the backup began are in all copies. An operation must be in all copies or in
+/// none: if one rank had applied a truncation and continued with other tokens while another had not, old and new tokens
+/// would be mixed, and lengths do not distinguish them. An operation that is recorded but not applied is in the
+/// coordinator's copy, and pending as after a crash.
 extension BeginCopy: DirectoryItem {
     package func carryOut(
         on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
     ) throws(ServiceError) -> [CoordinatorMachine.Action] {
         try machine.checkReady()
         guard machine.copying == nil else {
-            throw ServiceError(.overloaded, "Another backup is being begun; try again in a moment.")
+            throw ServiceError(.overloaded, "Another backup is starting; try again in a moment.")
         }
         let wait = min(.milliseconds(Int64(waitMilliseconds)), Copying.waitMax)
         machine.copying = Copying(item: item, number: machine.takeNumber(), deadline: now + wait)
@@ -35,7 +36,7 @@ extension BeginCopy: DirectoryItem {
 }
 
 extension CoordinatorMachine {
-    /// Has the ranks hold their stores once nothing is on its way to them.
+    /// Makes the ranks hold their stores when no operation is in flight.
     mutating func copyIfDrained() -> [Action] {
         guard let pending = copying, pending.awaited == nil, queues.values.allSatisfy(\.isIdle) else { return [] }
         copying!.awaited = Set(state.shape.allRanks)
@@ -64,7 +65,7 @@ extension CoordinatorMachine {
         return endCopying(
             ServiceError(
                 .deadlineExceeded,
-                "The ranks did not hold their stores in time: operations that are under way, steps that a "
-                    + "truncation waits for among them, have not ended. Try again."))
+                "The ranks did not hold their stores in time: operations in progress, or steps that a truncation "
+                    + "waits for, have not ended. Try again."))
     }
 }

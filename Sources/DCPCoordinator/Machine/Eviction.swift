@@ -1,58 +1,55 @@
 public import DCPCore
 internal import DCPWire
 
-/// What the coordinator does when a rank's store is full and no kept sequence makes room.
+/// The coordinator's policy when a rank's store is full and no kept sequence makes room.
 public enum EvictionPolicy: String, CaseIterable, Sendable {
-    /// Nothing: new tokens are refused until somebody closes or truncates sequences.
+    /// Nothing: new tokens are refused until a client closes or truncates sequences.
     case off
-    /// Closes the least recently used sequences, on all ranks, whose blocks make the room that a store wants.
+    /// Closes the least recently used sequences on all ranks until a store has the space that it needs.
     case lru
 }
 
-/// Why a sequence was closed that nobody asked to close.
+/// Why the coordinator closed a sequence on its own decision.
 public enum EvictionCause: Hashable, Sendable {
-    /// A rank wanted so many bytes freed.
+    /// A rank needed this many bytes.
     case room(RankIndex, byteCount: UInt64)
-    /// It was not used for so many seconds.
+    /// It was not used for this many seconds.
     case age(UInt32)
 }
 
-/// Which sequences go next, and when, as a value.
+/// Selects the sequences to evict, as a value.
 ///
-/// Those that are kept for their tokens go first, then, with `lru`, those that somebody has; among either the lowest priority
-/// first, and of one priority the least recently used.
-///
-/// In rounds. The ranks that want bytes freed are told what may go, in the order of the last uses, and each answers with
-/// what has to: only it knows which blocks sequences share. All of these go together, and only then is asked again, so
-/// no more go than needed and nobody waits for a renewal between two. Rejected: each rank's bytes with its renewals. What
-/// a sequence frees depends on which others go, and those that are pinned or busy only the coordinator knows.
-///
-/// Uses are ordered by the coordinator's own count of the reports it was given, never by a clock of a rank. They are not
-/// persisted here: after a restart of the coordinator all sequences count as used at its start, in the order that the
-/// ranks remember. Rejected: an order in the coordinator's state, which is a synced write for what costs nothing to ask.
+/// Kept sequences go first, then, with `lru`, those with a client; within each kind the lowest priority first, and
+/// within a priority the least recently used. Eviction proceeds in rounds. The coordinator sends the ranks that need
+/// space the candidates, and each answers with the victims, because only it knows which blocks sequences share. All
+/// victims are closed together before the next round, so that no more are closed than needed and no round waits for a
+/// lease renewal. Rejected: each rank's bytes with its renewals, because the space that a sequence frees depends on
+/// which others go, and only the coordinator knows which are pinned or busy. Uses are ordered by the coordinator's own
+/// count of reports, never by a rank's clock. They are not persisted here: after a restart of the coordinator all
+/// sequences count as used at its start, in the order that the ranks know. Rejected: an order in the coordinator's
+/// state, which would be a synced write for data that the ranks have anyway.
 struct Eviction: Sendable {
-    /// Names remembered of what was evicted; the oldest are forgotten.
+    /// Number of remembered names of evicted sequences; the oldest are dropped.
     static let remembersMax = 1024
-    /// Sequences that ranks are told of in one round, half a megabyte; the next round tells of later ones when none of
-    /// these frees anything.
+    /// Candidates in one round, half a megabyte; the next round has later ones if none of these frees anything.
     static let candidatesMax = 65_536
 
     let policy: EvictionPolicy
     /// A sequence that was used within this time counts as in use.
     let idle: Duration
     private var inquiry: Inquiry?
-    /// On their way.
+    /// Being closed.
     private var current: Set<SequenceID> = []
-    /// Candidates that are passed over, because they freed nothing.
+    /// Candidates that are skipped, because they freed nothing.
     private var skipped = 0
     private var uses: [SequenceID: Use] = [:]
     private var clock: UInt64 = 0
-    /// Bytes that each rank wanted freed when it said so last. Whether it still does it says when it is asked.
+    /// Bytes that each rank last requested. Its answer in a round is based on its current need.
     private var wanted: [RankIndex: UInt64] = [:]
     private var evictedNames: [(name: String, cause: EvictionCause)] = []
     private var hasBegun = false
 
-    /// A question to the ranks that want bytes freed.
+    /// A round: the request to the ranks that need space.
     private struct Inquiry: Sendable {
         var number: UInt64
         var awaited: Set<RankIndex>
@@ -77,10 +74,11 @@ struct Eviction: Sendable {
         }
     }
 
-    /// The ranks have joined for the first time since the start: what they say is the order so far.
+    /// The ranks have joined for the first time since the start, and report the order of uses.
     ///
-    /// All have seen much the same; one that was started later has seen less, and knows of the time before only the order
-    /// of changes. So the one that has seen most has the last word, on each sequence that it has.
+    /// All have seen much the same; one that was restarted later has seen less, and knows only the order of changes for
+    /// the time before. The rank that has seen the most uses therefore determines the order of each sequence that it
+    /// has.
     mutating func begin(_ joined: [JoinedRank]) {
         guard !hasBegun else { return }
         hasBegun = true
@@ -100,16 +98,16 @@ struct Eviction: Sendable {
     /// Whether the ranks should be asked now, if anything may go.
     var isDue: Bool { inquiry == nil && current.isEmpty && !wanted.isEmpty }
 
-    /// The rank that wants most, and how much, for the log.
+    /// The rank that needs the most space, and the amount, for the log.
     var mostWanted: (rank: RankIndex, byteCount: UInt64)? {
         wanted.max { ($0.value, $1.key) < ($1.value, $0.key) }.map { ($0.key, $0.value) }
     }
 
     private func lastUse(of id: SequenceID) -> Use { uses[id] ?? Use(order: 0, at: .zero) }
 
-    /// Sequences that may go to make room and are not in use, those that go first first.
+    /// Sequences that may be evicted and are not in use, in the order of eviction.
     func candidates(among entries: some Sequence<SequenceEntry>, now: Duration) -> [SequenceID] {
-        // Of a million, those that are wanted by a full store each time: a number for each is sorted, and no entry copied.
+        // There may be a million: it sorts one number for each and copies no entry.
         var places: [(place: UInt64, id: SequenceID)] = []
         for entry in entries {
             let lastUse = lastUse(of: entry.record.id)
@@ -121,7 +119,7 @@ struct Eviction: Sendable {
         return places.sorted { $0 < $1 }.map(\.id)
     }
 
-    /// When a sequence will have been unused for as long as it may; nil for one that may be so forever.
+    /// When a sequence reaches its time to live; nil without one.
     func endOfLife(of entry: SequenceEntry) -> Duration? {
         let timeToLive = entry.retention.timeToLive
         return timeToLive > 0 ? lastUse(of: entry.record.id).at + .seconds(Int(timeToLive)) : nil
@@ -129,7 +127,7 @@ struct Eviction: Sendable {
 
     /// Begins a round.
     /// - Parameter candidates: the least recently used first.
-    /// - Returns: whom to ask, and for which of the candidates.
+    /// - Returns: the ranks to ask, and the candidates.
     mutating func ask(
         _ number: UInt64, _ candidates: [SequenceID]
     ) -> (ranks: Set<RankIndex>, candidates: [SequenceID]) {
@@ -140,7 +138,7 @@ struct Eviction: Sendable {
         return (Set(wanted.keys), told)
     }
 
-    /// - Returns: what has to go, when that was the last answer; nil until then, and for an answer to an older question.
+    /// - Returns: the victims after the last answer; nil before, and for an answer to an older round.
     mutating func answered(_ rank: RankIndex, _ number: UInt64, _ victims: [SequenceID]) -> Set<SequenceID>? {
         guard var asked = inquiry, asked.number == number else { return nil }
         asked.awaited.remove(rank)
@@ -159,20 +157,20 @@ struct Eviction: Sendable {
         if evictedNames.count > Self.remembersMax { evictedNames.removeFirst() }
     }
 
-    /// It is gone, on all ranks.
+    /// It is closed on all ranks.
     mutating func ended(_ sequence: SequenceID) { current.remove(sequence) }
 
-    /// A rank was lost: what is still wanted is for the ranks to say again.
+    /// A rank was lost: the ranks report their needs again.
     mutating func abandon() {
         inquiry = nil
         current = []
         wanted = [:]
     }
 
-    /// No longer there, whoever closed it.
+    /// It no longer exists, for any reason.
     mutating func closed(_ sequence: SequenceID) { uses[sequence] = nil }
 
-    /// A new sequence of that name is nobody's who was evicted.
+    /// A new sequence of that name is not the evicted one.
     mutating func opened(_ name: String) { evictedNames.removeAll { $0.name == name } }
 
     /// Why it was evicted, if it was.

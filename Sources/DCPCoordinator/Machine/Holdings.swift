@@ -1,7 +1,7 @@
 internal import DCPCore
 internal import DCPWire
 
-/// What a rank's store holds in an epoch, as it tells by and by.
+/// The sequences in a rank's store in an epoch, received page by page.
 struct Holdings: Sendable {
     private(set) var sequences: [SequenceID: HeldSequences.Element] = [:]
     /// The least recently used first.
@@ -14,7 +14,7 @@ struct Holdings: Sendable {
     }
 }
 
-/// A rank's registration in an epoch with what its store holds.
+/// A rank's registration in an epoch with the sequences in its store.
 struct JoinedRank: Sendable {
     var registration: Registration
     var holdings: Holdings

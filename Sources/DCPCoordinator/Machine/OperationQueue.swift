@@ -2,20 +2,17 @@ internal import DCPCore
 internal import DCPWire
 internal import NIOCore
 
-/// What one rank is still to carry out, and what of it may be sent now, as a value.
+/// The pending operations of one rank, and those that may be sent now, as a value.
 ///
-/// Operations on the same model or sequence are carried out in the order they were recorded in, whatever becomes of each.
-/// Every operation takes a place in the line of each thing it concerns, and is sent when it stands at the front of all of
-/// them. It keeps its places until it is confirmed or ended: one that the rank cannot carry out now is passed by what
-/// concerns other things, and by nothing that builds on it. Operations that only need a thing to be there, as an open
-/// its model and a fork its parent, stand side by side.
-///
-/// At most `window` are on their way at once. Rejected: to send all of them and leave the order to the rank's write queue.
-/// That refuses what is above its bound and takes what comes later when there is room again, so truncations passed the
-/// forks that were to keep their tokens.
-///
-/// Places are taken in all lines at once, in the order of the operations' numbers, so no two wait for each other. What an
-/// operation costs does not depend on how many there are.
+/// Operations on the same model or sequence are applied in the order in which they were recorded, whatever their
+/// results. Every operation takes a place in the queue of each object that it concerns, and is sent when it is at the
+/// front of all of them. It keeps its places until it is confirmed or ended: if the rank cannot apply it now,
+/// operations on other objects overtake it, but none that depends on it does. Operations that only need an object to
+/// exist, such as an open its model and a fork its parent, share a place. At most `window` are in flight. Rejected:
+/// sending all of them and leaving the order to the rank's write queue. That queue refuses operations above its limit
+/// and accepts later ones when there is room again, so truncations overtook the forks that should keep their tokens.
+/// Places are taken in all queues at once, in the order of the operations' numbers, so no two operations wait for each
+/// other. The cost of an operation does not depend on their number.
 struct OperationQueue: Sendable {
     private enum Thing: Hashable {
         case model(ModelID)
@@ -24,14 +21,14 @@ struct OperationQueue: Sendable {
 
     private struct Place {
         var thing: Thing
-        /// Needs it to be there, and does not change it.
+        /// Needs the object to exist, and does not change it.
         var isShared: Bool
     }
 
     private struct Entry {
         var operation: DirectoryOperation
         var places: [Place]
-        /// Lines at whose front it does not stand yet.
+        /// Queues in which it is not at the front yet.
         var linesAhead = 0
         var isOnItsWay = false
         /// Is or was sent again.
@@ -47,7 +44,7 @@ struct OperationQueue: Sendable {
 
         private func takes(_ isShared: Bool) -> Bool { front == 0 || (isShared && isFrontShared) }
 
-        /// - Returns: whether it stands at the front at once.
+        /// - Returns: whether it is at the front immediately.
         mutating func join(_ number: UInt64, isShared: Bool) -> Bool {
             guard others.isEmpty, takes(isShared) else {
                 others.append((number, isShared))
@@ -59,7 +56,7 @@ struct OperationQueue: Sendable {
         }
 
         /// One at the front leaves.
-        /// - Returns: those who stand at the front from now on.
+        /// - Returns: the operations that are now at the front.
         mutating func leave() -> [UInt64] {
             front -= 1
             var moved: [UInt64] = []
@@ -76,9 +73,9 @@ struct OperationQueue: Sendable {
     private let window: Int
     private var entries: [UInt64: Entry] = [:]
     private var lines: [Thing: Line] = [:]
-    /// At the front of all their lines, and not sent yet.
+    /// At the front of all their queues, and not sent yet.
     private var sendable = CircularBuffer<UInt64>()
-    /// Sent, and the rank could not carry them out then.
+    /// Sent, but the rank could not apply them then.
     private var postponed = CircularBuffer<UInt64>()
     /// How many of those may be sent again now.
     private var retries = 0
@@ -86,7 +83,7 @@ struct OperationQueue: Sendable {
 
     init(window: Int) { self.window = window }
 
-    /// Nothing is on its way.
+    /// No operation is in flight.
     var isIdle: Bool { onTheirWay == 0 }
 
     /// - Parameter model: of the sequence that the operation concerns, where it is known.
@@ -115,7 +112,7 @@ struct OperationQueue: Sendable {
         }
     }
 
-    /// What is to be sent now; it is on its way from here on.
+    /// The operations to send now; they count as in flight from here on.
     mutating func takeSendable() -> [(number: UInt64, operation: DirectoryOperation)] {
         var taken: [(number: UInt64, operation: DirectoryOperation)] = []
         while onTheirWay < window {
@@ -137,7 +134,7 @@ struct OperationQueue: Sendable {
     }
 
     /// The rank has answered.
-    /// - Returns: false when it was not asked.
+    /// - Returns: false if the operation was not in flight.
     mutating func answered(_ number: UInt64) -> Bool {
         guard entries[number]?.isOnItsWay ?? false else { return false }
         entries[number]!.isOnItsWay = false
@@ -145,14 +142,14 @@ struct OperationQueue: Sendable {
         return true
     }
 
-    /// The rank cannot carry out now what it was asked for: it is asked again.
+    /// The rank cannot apply the operation now: it is repeated.
     mutating func postpone(_ number: UInt64) { postponed.append(number) }
 
-    /// Time has passed. One window of what is postponed is tried, and more while the rank carries some of it out: a rank
-    /// that cannot is not asked for everything it owes at each turn.
+    /// Time has passed. One window of postponed operations is repeated, and more while the rank applies some of them,
+    /// so that a rank that cannot apply any is not sent all of them each time.
     mutating func retry() { retries = min(window, postponed.count) }
 
-    /// It has been answered, and is over: what stood behind it may go.
+    /// It has ended: operations behind it may be sent.
     mutating func remove(_ number: UInt64) {
         guard let entry = entries.removeValue(forKey: number) else { return }
         if entry.isRetried, retries < postponed.count { retries += 1 }

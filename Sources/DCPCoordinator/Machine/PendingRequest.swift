@@ -2,7 +2,7 @@ package import DCPCore
 internal import DCPTransport
 package import DCPWire
 
-/// A client's request for one or many things, until the last of them is answered.
+/// A client's request with one or more items, until the last of them is answered.
 struct PendingRequest: Sendable {
     var link: CoordinatorMachine.LinkID
     var tag: Tag
@@ -20,28 +20,29 @@ package struct ItemPlace: Hashable, Sendable {
 package struct PendingItem<Item: RequestItem>: Sendable {
     var place: ItemPlace
 
-    /// Whom to tell what, once it is true.
+    /// The answer for a client when the operation has succeeded.
     func answer(_ answer: Item.Answer) -> ItemWaiter {
         ItemWaiter(place: place, answer: EncodedAnswer(.success(answer)))
     }
 }
 
-/// A client that waits for an item, and what it is told when that is done.
+/// A client that waits for an item, and its answer.
 package struct ItemWaiter: Sendable {
     var place: ItemPlace
     var answer: EncodedAnswer
 }
 
-/// What the directory does on an item.
+/// The directory's action for an item.
 package protocol DirectoryItem: RequestItem {
-    /// - Throws: why not; nothing has changed then.
+    /// - Throws: the reason for a refusal; nothing has changed then.
     func carryOut(
         on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
     ) throws(ServiceError) -> [CoordinatorMachine.Action]
 }
 
 extension CoordinatorMachine {
-    /// A client asks for one or many things. Each is done or refused by itself; what they change is made durable together.
+    /// A client's request with one or more items. Each succeeds or fails independently; their changes are made durable
+    /// together.
     package mutating func requested<Item: DirectoryItem>(
         _ request: Many<Item>, link: LinkID, tag: Tag, from caller: Caller, now: Duration
     ) -> [Action] {
@@ -64,10 +65,10 @@ extension CoordinatorMachine {
         return Self.persistingFirst(actions)
     }
 
-    /// Who asks for an item that is being carried out.
+    /// The caller of an item in progress.
     func caller(of place: ItemPlace) -> Caller { requests[place.request]!.caller }
 
-    /// What a waiting client was promised holds.
+    /// The operation that a client waits for has succeeded.
     mutating func answer(_ waiter: ItemWaiter) -> [Action] { answer(waiter.place, waiter.answer) }
 
     mutating func refuse(_ place: ItemPlace, _ error: ServiceError) -> [Action] {
@@ -85,8 +86,7 @@ extension CoordinatorMachine {
         return [.answer(message, request.tag, to: request.link)]
     }
 
-    /// One synced write for all changes, before anybody is told of any: what is durable earlier than it has to be harms
-    /// nobody.
+    /// One synced write for all changes before any answer; making a change durable earlier than necessary does no harm.
     private static func persistingFirst(_ actions: [Action]) -> [Action] {
         var changes: [StateChange] = []
         var rest: [Action] = []

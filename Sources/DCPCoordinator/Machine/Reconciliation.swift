@@ -1,20 +1,20 @@
 public import DCPCore
 internal import DCPWire
 
-/// What each rank has to do so that all hold the same: computed once all have registered in an epoch.
+/// The operations for each rank that make all ranks hold the same data, computed when all have registered in an epoch.
 ///
 /// A sequence's length becomes the smallest over the ranks: what every rank has committed, and nothing that only some
-/// have. Operations of one rank are carried out in order: models to put and to remove, forks and new sequences (while
+/// have. Operations of one rank are applied in order: models to put and to remove, forks and new sequences (while
 /// parents still have their tokens), truncations, closings.
 ///
-/// In pieces: of a million sequences it takes seconds, in which the coordinator has leases to renew.
+/// It works in pieces: a million sequences take seconds, during which the coordinator must renew leases.
 package struct Reconciliation {
-    /// Sequences of a piece unless told: some milliseconds.
+    /// Default number of sequences in a piece: some milliseconds.
     package static let pieceCount = 8192
 
-    /// Of what the directory still owes something, whether or not a rank turned out to lack it.
+    /// Sequences with pending changes, whether or not a rank turned out to lack them.
     private(set) var owed: Set<SequenceID> = []
-    /// What some rank has to cut, or what was to be cut before, and to where.
+    /// Sequences that some rank must cut, or that were to be cut before, with their lengths.
     private(set) var cutLengths: [SequenceID: Int] = [:]
     /// What ranks hold and the directory does not know.
     private(set) var unknown: [SequenceID: (ranks: Set<RankIndex>, model: ModelID)] = [:]
@@ -27,14 +27,14 @@ package struct Reconciliation {
     /// Of this part the sequences are being looked up in the directory; those before it were.
     private var lookedUp = 0
 
-    /// What is found out about one rank.
+    /// The result for one rank.
     private struct Part {
         let rank: RankIndex
         let holdings: Holdings
         var operations: [DirectoryOperation] = []
         var truncations: [DirectoryOperation] = []
         var closings: [DirectoryOperation] = []
-        /// The lengths of what the rank is to make.
+        /// The lengths of sequences that the rank must create.
         var made: [SequenceID: Int] = [:]
         /// How many of its sequences have been looked up.
         var lookedUp = 0
@@ -46,14 +46,14 @@ package struct Reconciliation {
             holdings = joined.holdings
             let known = Dictionary(joined.registration.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })
             operations = state.sortedModels.filter { known[$0.id] != $0 }.map { .putModel($0) }
-            // A model that was removed while the rank was away; one that sequences still use is left with them.
+            // A model that was removed while the rank was absent; it stays if sequences still use it.
             let gone = known.keys.sorted().filter { state.models[$0] == nil }
             guard !gone.isEmpty else { return }
             let used = Set(holdings.sequences.values.lazy.map(\.model))
             operations += gone.filter { !used.contains($0) }.map { .removeModel($0) }
         }
 
-        /// What it has of a sequence, or is to make of it.
+        /// Its length of a sequence, existing or to be created.
         func length(of id: SequenceID) -> Int? { holdings.sequences[id]?.committedLength ?? made[id] }
 
         /// What a fork of a sequence can have.
@@ -85,7 +85,7 @@ package struct Reconciliation {
         }
     }
 
-    /// What is worth telling of it.
+    /// The events to report.
     var events: [CoordinatorEvent] {
         var strangers: [RankIndex: [SequenceID]] = [:]
         for (id, found) in unknown { for rank in found.ranks { strangers[rank, default: []].append(id) } }
@@ -93,7 +93,7 @@ package struct Reconciliation {
             + strangers.sorted { $0.key < $1.key }.map { .unknownSequences($0.key, $0.value.sorted()) }
     }
 
-    /// What each rank is to be asked for next, in order; nothing when that was all.
+    /// The next operations of each rank, in order; none at the end.
     mutating func takeOperations() -> [(rank: RankIndex, operations: ArraySlice<DirectoryOperation>)] {
         parts.indices.compactMap { index in
             let piece = parts[index].operations.dropFirst(parts[index].taken).prefix(pieceCount)
@@ -110,13 +110,13 @@ package struct Reconciliation {
             for index in parts.indices where held[index] != nil { parts[index].closings.append(.close(id)) }
             return
         }
-        // What each rank can have of it: its own, or for a fork that it missed what the parent has there.
+        // The possible length on each rank: its own, or for a missed fork the parent's length there.
         let available = parts.indices.map { index in
             held[index]?.committedLength
                 ?? entry.fork.map { min($0.length, parts[index].intactLength(of: $0.parent) ?? 0) } ?? 0
         }
         let target = min(available.min() ?? 0, entry.truncateLength ?? Int.max)
-        // What some rank has, or all were to have, and no client has given up.
+        // The length that some rank has, or all should have, and that no client has cut.
         let longest = min(max(available.max() ?? 0, entry.fork?.length ?? 0), entry.truncateLength ?? Int.max)
         var truncated: [RankIndex] = []
         for index in parts.indices {
@@ -153,14 +153,14 @@ package struct Reconciliation {
     }
 }
 
-/// Committed tokens of one sequence that are given up at a join: some ranks had them, or were to have them, and not all.
+/// Committed tokens of a sequence that a join gives up because only some ranks had them, or should have had them.
 public struct SequenceCut: Hashable, Sendable {
     public var sequence: SequenceID
     public var name: String
     /// The longest that a rank had.
     public var from: Int
     public var to: Int
-    /// Who had more than is left.
+    /// Ranks that had more.
     public var ranks: [RankIndex]
 
     init(_ record: SequenceRecord, from: Int, to: Int, ranks: [RankIndex]) {

@@ -1,17 +1,17 @@
 internal import DCPWire
 
-/// What the machine wants done, in its order, as a value.
+/// The machine's actions in order, as a value.
 ///
-/// What stands behind a `persist` waits until that is durable. A `persist` takes along all that wait behind it: what is durable
-/// earlier than it has to be harms nobody, and each sync costs milliseconds, in which others come. So however many clients ask
-/// at once, two syncs answer all of them. What promises nothing waits for none: a rank whose lease is not renewed in time
-/// dials anew.
+/// Actions after a `persist` wait until it is durable. A `persist` includes all waiting `persist` actions behind it:
+/// making a change durable earlier than necessary does no harm, and each sync takes milliseconds, in which others
+/// arrive. However many clients send requests at once, two syncs serve all of them. Actions without a promise do not
+/// wait, because a rank whose lease is not renewed in time reconnects.
 package struct ActionQueue {
     package typealias Action = CoordinatorMachine.Action
 
     private var prompt: [Action] = []
     private var waiting: [Action] = []
-    /// So many of these were taken.
+    /// Number of actions taken.
     private var taken = 0
     package private(set) var isPersisting = false
 
@@ -21,8 +21,8 @@ package struct ActionQueue {
         for action in actions { action.isPromise ? waiting.append(action) : prompt.append(action) }
     }
 
-    /// What is to be done now; nil when there is nothing, or it waits. After a `persist` only what waits for nothing comes,
-    /// until it is durable.
+    /// The next action; nil if there is none, or it must wait. After a `persist`, only actions that need not wait are
+    /// returned until it is durable.
     package mutating func next() -> Action? {
         if !prompt.isEmpty { return prompt.removeFirst() }
         guard !isPersisting, taken < waiting.count else {

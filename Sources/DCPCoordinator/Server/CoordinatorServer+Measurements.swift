@@ -4,10 +4,10 @@ package import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
-/// What a coordinator has counted since its start. Owned by its event loop.
+/// A coordinator's counters since its start. Confined to its event loop.
 package struct CoordinatorCounters: Sendable {
     package var ranksLost: [RankIndex: UInt64] = [:]
-    /// Copies beside an original that lives, each once.
+    /// Copies beside a running original, each counted once.
     package var secondHolders: [RankIndex: UInt64] = [:]
     package var olderStores: [RankIndex: UInt64] = [:]
     /// Committed tokens that were given up at joins, and of how many sequences.
@@ -15,7 +15,7 @@ package struct CoordinatorCounters: Sendable {
     /// To make room, and for their age.
     package var evictions: (room: UInt64, age: UInt64) = (0, 0)
     package var operationsFailed = CauseCounts([.storeFull])
-    /// Connections that ended because of what the peer is or sent.
+    /// Connections closed because of the peer's identity or frames.
     package var framesRefused = CauseCounts([.incompatible, .protocolViolation])
 
     mutating func count(_ event: CoordinatorEvent) {
@@ -39,7 +39,7 @@ package struct CoordinatorCounters: Sendable {
     }
 }
 
-/// How the cluster is, as its coordinator knows it, at one moment of its event loop.
+/// The state of the cluster from its coordinator's view, at one moment of its event loop.
 package struct CoordinatorMeasurements: Sendable {
     package var epoch: Epoch
     /// Why the cluster is not ready; empty when it is.
@@ -57,7 +57,7 @@ package struct CoordinatorMeasurements: Sendable {
 }
 
 extension CoordinatorServer {
-    /// Whether nothing waits to be synced: all that it knows would survive it.
+    /// Whether no change waits for a sync: its whole state would survive a crash.
     package var isSettled: Bool { !isPersisting }
 
     package var place: (epoch: Epoch, directoryMark: DirectoryMark) {

@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPTransport
 internal import DCPWire
 
-/// What clients ask of the coordinator.
+/// Clients' requests to the coordinator.
 extension CoordinatorServer {
     static let requests = {
         var table = RequestTable<CoordinatorServer>()

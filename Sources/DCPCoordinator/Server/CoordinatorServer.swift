@@ -5,37 +5,37 @@ public import NIOCore
 
 /// The coordinator: a shell around `CoordinatorMachine`, confined to one event loop.
 ///
-/// Actions are carried out in order, and those behind a `persist` wait until the writer thread has synced it (`ActionQueue`);
-/// events that come meanwhile change the machine, and their actions queue up behind.
+/// Actions are executed in order, and those after a `persist` wait until the writer thread has synced it
+/// (`ActionQueue`); events that arrive meanwhile change the machine, and their actions are queued.
 public final class CoordinatorServer {
     public struct Configuration: Sendable {
         public var listen: Endpoint
-        /// A socket that listens already and belongs to whoever passed it; nil binds one at `listen`.
+        /// An already listening socket that belongs to its passer; nil binds one at `listen`.
         public var inheritedSocket: CInt?
         /// How long a rank may stay silent before it counts as lost.
         public var lease: Duration = .seconds(5)
-        /// What is given up of ranks' stores.
+        /// Confirmed losses of ranks' stores.
         public var losses: Set<RankLoss> = []
-        /// Whether the directory is made of what the ranks' stores hold, once.
+        /// Whether to rebuild the directory from the ranks' stores, once.
         public var adoptsRanks = false
-        /// Ranks whose stores are lost then: empty ones are taken, and what the others hold counts.
+        /// Ranks whose stores are lost: empty ones are accepted, and the others' stores count.
         public var adoptsWithout: Set<RankIndex> = []
-        /// How far above all epochs that ranks have seen the one begins then.
+        /// The distance of that epoch from the highest that ranks have seen.
         public var adoptionMargin = UInt64.random(in: 1000...1_000_000)
-        /// How long ranks keep sequences that the directory does not know.
+        /// How long ranks keep sequences that are not in the directory.
         public var unknownGrace: Duration = .seconds(3600)
         public var evict = EvictionPolicy.off
-        /// With `lru`, how long a sequence must not have been used to be evicted. Uses are reported with the leases, so
-        /// at least a lease.
+        /// With `lru`, the time without use after which a sequence may be evicted. Uses are reported with the leases,
+        /// so at least a lease.
         public var evictIdle: Duration = .seconds(10)
-        /// How many operations may be on their way to one rank at once: fewer than its store lets wait.
+        /// Maximum number of operations in flight per rank: fewer than its store's write queue takes.
         public var operationWindow = 256
         public var link = LinkSettings()
         /// Sequences that a turn of the loop compares in a join.
         package var joinPieceCount = Reconciliation.pieceCount
-        /// Runs what reads a held store; NIO's threads unless given.
+        /// Runs reads of a held store; by default on NIO's threads.
         package var copyWork: StoreCopies.DiskWork?
-        /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
+        /// Inspects the host for host reports. Called on a separate thread, may block; nil without a host.
         public var hostReport: (@Sendable () -> HostReport)?
 
         public init(listen: Endpoint) { self.listen = listen }
@@ -99,23 +99,23 @@ public final class CoordinatorServer {
         }
     }
 
-    /// Stops: what has been persisted stays, links are closed. Ranks keep serving.
+    /// Stops and closes links; persisted changes stay. Ranks keep serving.
     public func stop() {
         eventLoop.preconditionInEventLoop()
         isStopped = true
         ticker?.cancel()
         listener.stop()
         copies.endAll()
-        // From here on nobody is lost: a rank whose link is still open would hear that the others are missing, and stop
-        // serving.
+        // From here on no rank counts as lost: otherwise a rank with an open link would be told that the others are
+        // missing, and stop serving.
         linkIDs = [:]
         for (_, link) in links.sorted(by: { $0.key.value < $1.key.value }) {
             link.closeWhenFlushed(ServiceError(.shuttingDown, "The coordinator has stopped; try again later."))
         }
     }
 
-    /// Lets go of links and timers without telling anybody, as the death of the process would: for simulations, in which the
-    /// process lives on. Nothing may be asked of the server after it.
+    /// Drops links and timers without notice, like the death of the process: for simulations, in which the process
+    /// lives on. The server must not be used afterwards.
     package func abandon() {
         isStopped = true
         ticker?.cancel()
@@ -127,7 +127,7 @@ public final class CoordinatorServer {
     /// Where it listens, with the port the system chose when 0 was asked for.
     public var endpoint: Endpoint { listener.endpoint }
 
-    /// What it holds, for a line of status.
+    /// Its contents, for a status line.
     public var summary: (epoch: Epoch, models: Int, sequences: Int, reason: String) {
         (machine.state.epoch, machine.state.models.count, machine.state.sequences.count, machine.reason)
     }
@@ -147,7 +147,8 @@ public final class CoordinatorServer {
 
     func perform(_ new: [CoordinatorMachine.Action]) {
         actions.add(new)
-        // An action may close a link, which comes back here at once: its actions wait for those before them.
+        // An action may close a link, which calls back here immediately: the resulting actions wait for those before
+        // them.
         guard !isPerforming else { return }
         isPerforming = true
         while let action = actions.next() {
@@ -188,7 +189,7 @@ public final class CoordinatorServer {
                     server.actions.persisted()
                     server.perform([])
                 case .failure(let error):
-                    // What was promised cannot be kept: nobody is told anything more, and the daemon ends.
+                    // Changes cannot be persisted: nothing more is answered, and the daemon exits.
                     server.observe(.fatal(error))
                 }
             }
@@ -263,7 +264,7 @@ extension CoordinatorServer: LinkDelegate {
             let error = ServiceError(
                 .protocolViolation,
                 "\(link.peer?.sender ?? "A peer") sent a \(frame.message.type) frame, which the coordinator does not "
-                    + "take from it.")
+                    + "accept from it.")
             observe(.refused(peer: link.remoteAddress, .protocolViolation, error))
             link.close(error)
         }

@@ -1,21 +1,22 @@
 public import DCPCore
 public import DCPWire
 
-/// What the coordinator remembers: the cluster's shape, its models, its sequences, its epoch. Names are unique.
+/// The coordinator's durable state: the cluster's shape, models, sequences and epoch.
 ///
-/// A value that changes only through `StateChange`s, each of which is persisted before anybody is told of it.
+/// Names are unique. It is a value that changes only through `StateChange`s, each of which is persisted before it is
+/// acknowledged.
 public struct CoordinatorState: Hashable, Sendable {
     public let shape: ClusterShape
-    /// Which cluster this is; none until its store has drawn it.
+    /// The cluster id; none until its store has drawn it.
     public private(set) var cluster = ClusterID.none
     public private(set) var epoch = Epoch.none
-    /// Changes that were recorded, in this state or those that it was made of.
+    /// Number of changes recorded in this state and in those from which it was rebuilt.
     public private(set) var directoryMark = DirectoryMark.none
-    /// The directory is being made of what the ranks hold; what is here of it may be older.
+    /// The directory is being rebuilt from the ranks' stores; its contents here may be older.
     public private(set) var isAdopting = false
-    /// The store that each rank brought first; another store in its place is refused.
+    /// The first store of each rank; another store in its place is refused.
     public private(set) var stores: [RankIndex: StoreID] = [:]
-    /// How far each rank's store had come for certain: one that is behind is an older copy.
+    /// The durable mark of each rank's store: a store behind it is an older copy.
     public private(set) var marks: [RankIndex: UInt64] = [:]
     public private(set) var models: [ModelID: ModelRecord] = [:]
     public private(set) var sequences: [SequenceID: SequenceEntry] = [:]
@@ -67,7 +68,7 @@ public struct CoordinatorState: Hashable, Sendable {
     }
 
     func model(named name: String) -> ModelRecord? { models.values.first { NameKey($0.name) == NameKey(name) } }
-    /// Of two of one name that which is not being closed.
+    /// Of two with one name, the one that is not being closed.
     package func sequence(named name: String) -> SequenceEntry? {
         let entries = (named[NameKey(name)] ?? []).map { sequences[$0]! }
         return entries.first { !$0.isClosing } ?? entries.first
@@ -78,16 +79,16 @@ public struct CoordinatorState: Hashable, Sendable {
     var sortedSequences: some Sequence<SequenceEntry> { sequenceOrder.lazy.map { sequences[$0]! } }
 }
 
-/// A sequence in the directory, with what is still to be carried to ranks.
+/// A sequence in the directory, with its pending changes.
 public struct SequenceEntry: Hashable, Sendable {
     public var record: SequenceRecord
-    /// The identity of the client that has made it; empty for nobody's.
+    /// The identity of the client that created it, or empty.
     public var owner = ""
-    /// Being closed: ranks that have it still are told so; it is forgotten when all have confirmed.
+    /// Being closed: ranks that still have it get the operation; the entry is removed when all have confirmed.
     public var isClosing = false
-    /// Forked, and not yet confirmed by all ranks.
+    /// A fork not yet confirmed by all ranks.
     public var fork: Fork?
-    /// To be truncated, and not yet confirmed by all ranks.
+    /// A truncation not yet confirmed by all ranks.
     public var truncateLength: Int?
     public var retention = Retention()
     package var history: CutHistory
@@ -129,6 +130,6 @@ public enum StateChange: Hashable, Sendable {
     case modelRemoved(ModelID)
     case sequence(SequenceEntry)
     case sequenceRemoved(SequenceID)
-    /// The next numbers to give, so that those of removed models and sequences are not given again.
+    /// The next numbers to assign, so that those of removed models and sequences are not reused.
     case nextIDs(model: UInt32, sequence: UInt64)
 }

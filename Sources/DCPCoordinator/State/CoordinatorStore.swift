@@ -4,12 +4,12 @@ internal import DCPWire
 
 /// The coordinator's state on disk: one LMDB environment with the table `directory` (see `StateCoding`).
 ///
-/// Every change is synced before it counts as persisted: there are few, and each is a promise to somebody.
+/// Every change is synced before it counts as persisted: there are few, and each is acknowledged to a client or rank.
 public final class CoordinatorStore: Sendable {
     private let environment: Environment
     private let writer: Writer
     private let table: Table
-    /// What was on disk when it was opened.
+    /// The state on disk when it was opened.
     public let initialState: CoordinatorState
     /// There was nothing before.
     public let isNew: Bool
@@ -19,8 +19,8 @@ public final class CoordinatorStore: Sendable {
 
     /// - Parameters:
     ///   - directory: created when it is missing.
-    ///   - shape: the shape the daemon was started with. A new state takes it; an old one must have it.
-    ///   - newClusterID: the identity of a cluster that begins here; random unless given.
+    ///   - shape: the configured shape. A new state records it; an old one must have it.
+    ///   - newClusterID: the identity of a new cluster; random by default.
     ///   - writerHost: runs the writer's jobs instead of a thread, for simulations.
     /// - Throws: `.storeRefused` for another shape, `.storeDamaged`.
     public init(
@@ -47,7 +47,7 @@ public final class CoordinatorStore: Sendable {
             throw Self.serviceError(error)
         }
         do throws(StoreError) {
-            // Every record has just been read from the disk and compared with its checksum.
+            // Every record has just been read from the disk and verified.
             if environment.isSuspect { try environment.mark(suspect: false) }
             guard initialState.epoch == .none else { return }
             try environment.markCreated()
@@ -108,7 +108,7 @@ public final class CoordinatorStore: Sendable {
         environment.close()
     }
 
-    /// Releases the state as the death of the process would. With a writer's host only.
+    /// Releases the state like the death of the process. Only with a writer's host.
     package func abandon() {
         writer.abandon()
         environment.close()
@@ -137,8 +137,9 @@ public final class CoordinatorStore: Sendable {
                 guard LayoutFingerprint(stored) == LayoutFingerprint(shape) else {
                     throw ServiceError(
                         .storeRefused,
-                        "The state in \(directory) is of a cluster `\(LayoutFingerprint(stored))`, the daemon was started "
-                            + "for `\(LayoutFingerprint(shape))`; start it with the old shape, or with another --state."
+                        "The state in \(directory) belongs to a cluster `\(LayoutFingerprint(stored))`, but the "
+                            + "daemon was started for `\(LayoutFingerprint(shape))`; start it with the old shape, or "
+                            + "with another --state."
                     )
                 }
             } else {
@@ -148,7 +149,7 @@ public final class CoordinatorStore: Sendable {
         return state
     }
 
-    /// Before any other record is looked at: another format gives them another meaning.
+    /// Before any other record: another format gives them another meaning.
     private static func checkFormat(
         of records: [(key: [UInt8], value: [UInt8])], directory: String
     ) throws(ServiceError) {
@@ -156,14 +157,16 @@ public final class CoordinatorStore: Sendable {
         guard let superblock = records.first(where: { $0.key == StateCoding.superblockKey }) else {
             throw ServiceError(
                 .storeRefused,
-                "The state in \(directory) has no format number, this program reads \(StateCoding.format): it is of another "
-                    + "release or damaged. Start that release on it, or start with another --state.")
+                "The state in \(directory) has no format number, and this program reads format "
+                    + "\(StateCoding.format): it was written by another release or is damaged. Start that release on "
+                    + "it, or start with another --state.")
         }
         let format = try StateCoding.decodeFormat(superblock.value)
         guard format == StateCoding.format else {
             throw ServiceError(
                 .storeRefused,
-                "The state in \(directory) has format \(format), this program reads \(StateCoding.format). Start the release that "
+                "The state in \(directory) has format \(format), but this program reads \(StateCoding.format). Start "
+                    + "the release that "
                     + "wrote it, or start with another --state.")
         }
     }

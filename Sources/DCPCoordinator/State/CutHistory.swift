@@ -1,10 +1,10 @@
 package import DCPCore
 
-/// Where a sequence was cut, and in which epoch, as a value.
+/// The cuts of a sequence with their epochs, as a value.
 ///
-/// From a cut on a sequence may go on with other tokens, and its length does not tell the old ones from the new. A rank has
-/// carried out every cut of the epochs before the one that its store has seen last; of that one's cuts, and of later ones, an
-/// older copy of the store may lack any.
+/// After a cut a sequence may continue with other tokens, and its length does not distinguish the old ones from the
+/// new. A rank has applied every cut of the epochs before the last one that its store has seen; an older copy of the
+/// store may lack any cut of that epoch and later ones.
 package struct CutHistory: Hashable, Sendable {
     package struct Cut: Hashable, Sendable {
         package var epoch: Epoch
@@ -16,7 +16,8 @@ package struct CutHistory: Hashable, Sendable {
         }
     }
 
-    /// Of more the two oldest become one, which is the shorter of them and the later: more is then given up than has to be.
+    /// If there are more, the two oldest are merged into the shorter length and the later epoch, which may give up more
+    /// than necessary.
     package static let cutsMax = 8
 
     /// Epochs rise, and so do lengths: a cut undoes what a longer one before it has changed.
@@ -33,6 +34,6 @@ package struct CutHistory: Hashable, Sendable {
         cuts.removeFirst()
     }
 
-    /// How much of the sequence a store can have that has seen this epoch and none after it; nil when nothing was cut since.
+    /// The valid length of the sequence in a store whose last epoch is this one; nil if nothing was cut since.
     package func shortest(since epoch: Epoch) -> Int? { cuts.first { $0.epoch >= epoch }?.length }
 }

@@ -2,8 +2,8 @@ package import DCPCore
 
 /// The ids of a directory's sequences, in order.
 ///
-/// In buckets of a range of ids each, so that one of a million comes and goes at the cost of moving a few kilobytes. Ids are
-/// given by rising number, so nearly all come last. Two with the same ids are equal.
+/// Each bucket covers a range of ids, so that adding or removing one of a million moves only a few kilobytes. Ids rise,
+/// so nearly all are added at the end. Two orders with the same ids are equal.
 package struct SequenceOrder: Hashable, Sendable {
     private static let bucketBits: UInt64 = 12
 

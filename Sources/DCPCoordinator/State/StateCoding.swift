@@ -11,7 +11,7 @@ internal import NIOCore
 /// | `c` | cluster id: u64 |
 /// | `e` | epoch: u64 |
 /// | `d` | directory mark: u64 |
-/// | `a` | nothing; there while the directory is being made of what the ranks hold |
+/// | `a` | nothing; there while the directory is being rebuilt from the ranks' stores |
 /// | `n` | next model number: u32, next sequence number: u64 |
 /// | `r`, rank: u16 | store id: two u64 |
 /// | `k`, rank: u16 | the highest durable mark of its store: u64 |
@@ -37,7 +37,8 @@ package enum StateCoding {
         }
     }
 
-    /// The format of a state. - Throws: `.storeDamaged`.
+    /// The format of a state.
+    /// - Throws: `.storeDamaged`.
     package static func decodeFormat(_ value: [UInt8]) throws(ServiceError) -> UInt32 {
         try decode(superblockKey, value) { (r) throws(ServiceError) in
             for expected in magic {
@@ -167,7 +168,7 @@ package enum StateCoding {
             ServiceError(
                 .storeDamaged,
                 "The coordinator's record \(String(decoding: key.prefix(1), as: UTF8.self))\(key.dropFirst()) \(what); "
-                    + "bring its state directory back from a copy, or move it away and start the coordinator with "
+                    + "restore its state directory from a backup, or move it away and start the coordinator with "
                     + "--adopt-ranks.")
         }
         guard value.count >= 4 else { throw damaged("has only \(value.count) bytes") }

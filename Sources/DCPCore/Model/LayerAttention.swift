@@ -1,11 +1,11 @@
-/// The attention of one kind of layer: what a KV cache and a kernel need to know, and nothing else of the model.
+/// The attention of one kind of layer: only the properties that a KV cache and a kernel need.
 public struct LayerAttention: Hashable, Sendable {
-    /// Where a layer's values are.
+    /// The location of a layer's values.
     public enum Values: Hashable, Sendable {
-        /// Rows of their own, of so many dimensions.
+        /// Stored separately, with this many dimensions.
         case own(Int)
-        /// The first so many dimensions of the keys: nothing is sent or stored for them. Latent attention, as DeepSeek's
-        /// absorbed form computes it (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+        /// The first dimensions of the keys, this many: they are neither sent nor stored. Latent attention, as
+        /// DeepSeek's absorbed form computes it (DeepSeek-V2, arXiv 2405.04434, section 2.1).
         case leading(Int)
 
         /// Dv, of a value and of an output.
@@ -15,7 +15,7 @@ public struct LayerAttention: Hashable, Sendable {
             }
         }
 
-        /// Numbers of one token and KV head that are sent and stored for its value: Dv, or 0 where the key holds them.
+        /// Numbers sent and stored for the value of one token and KV head: Dv, or 0 if the values are part of the keys.
         public var ownDim: Int {
             switch self {
             case .own(let dim): dim
@@ -36,8 +36,8 @@ public struct LayerAttention: Hashable, Sendable {
     /// c of `c * tanh(score / c)`, applied after the scale; nil leaves scores as they are.
     public let softcap: Float?
     public let visibility: Visibility
-    /// Whether each query head has a sink: a learned logit in its denominator, which no value belongs to. The logits are
-    /// the layer's, see `ModelDescription.sinks`.
+    /// Whether each query head has a sink: a learned logit in its denominator, without a value. The logits belong to
+    /// the layer, see `ModelDescription.sinks`.
     public let hasSinks: Bool
 
     public static let headsMax = 1024
@@ -86,7 +86,8 @@ public struct LayerAttention: Hashable, Sendable {
         if case .leading(let dim) = values {
             try require(
                 dim <= keyDim,
-                "The values are the first \(dim) dimensions of keys that have \(keyDim); correct `value_dim`.")
+                "The values are the first \(dim) dimensions of the keys, but the keys have \(keyDim); correct "
+                    + "`value_dim`.")
         }
         try require(
             scale.isFinite && scale > 0, "The scale \(scale) is not a positive finite number; correct `scale`.")
@@ -102,7 +103,7 @@ public struct LayerAttention: Hashable, Sendable {
         }
     }
 
-    /// The factor a model uses unless it says otherwise: `1 / sqrt(Dk)`, rounded once, as a file has it that states it.
+    /// The default factor of a model: `1 / sqrt(Dk)`, rounded once, as in a file that states it.
     public static func defaultScale(keyDim: Int) -> Float { Float(1 / Double(keyDim).squareRoot()) }
 
     /// The differences between two kinds, as `name: this, not that`; empty when they are equal.

@@ -1,5 +1,5 @@
-/// The one form of a model's description in bytes: on the wire, in the ranks' stores, in the coordinator's state and in
-/// sequence files.
+/// The encoding of a model's description: on the wire, in the ranks' stores, in the coordinator's state and in sequence
+/// files.
 ///
 /// Integers are little-endian.
 ///
@@ -31,7 +31,7 @@
 /// | 19 | 1 | 0 |
 /// | 20 | 4 | tokens of the window; 0 for none |
 extension ModelDescription {
-    /// Raised when a byte changes its meaning.
+    /// It rises when a byte changes its meaning.
     public static let format: UInt8 = 1
 
     public var encoded: [UInt8] {
@@ -71,14 +71,15 @@ extension ModelDescription {
         return bytes
     }
 
-    /// - Throws: `.invalidModel` for another format, bytes that are missing or left over, and what no model may be.
+    /// - Throws: `.invalidModel` for another format, missing or surplus bytes, and invalid models.
     public init(encoded: some Collection<UInt8>) throws(ServiceError) {
         var reader = DescriptionReader(encoded)
         let format = try reader.next(UInt8.self)
         guard format == Self.format else {
             throw ServiceError(
                 .invalidModel,
-                "A model's description has format \(format), this program reads \(Self.format); use programs of one "
+                "A model's description has format \(format), but this program reads \(Self.format); use programs of "
+                    + "one "
                     + "version everywhere.")
         }
         let number = try reader.next(UInt8.self)
@@ -111,7 +112,7 @@ extension ModelDescription {
         guard reader.isAtEnd else { throw reader.broken("bytes left over") }
         try self.init(
             layers: layers, kvFormat: kvFormat, sinks: sinks, revision: revision.isEmpty ? nil : revision)
-        // One model has one form: equal bytes are equal models, and the other way round.
+        // A model has exactly one encoding: bytes are equal if and only if the models are.
         guard self.encoded.elementsEqual(encoded) else {
             throw reader.broken("another form of a valid description")
         }
@@ -137,7 +138,7 @@ extension LayerAttention {
     }
 }
 
-/// Takes a description apart, and says what is wrong with it.
+/// Decodes a description, and reports errors in it.
 private struct DescriptionReader {
     private var left: ArraySlice<UInt8>
 

@@ -1,5 +1,6 @@
 extension ModelDescription {
-    /// The layers as a person would say them, a line for each kind: `0 to 4, 6 to 10, 12: 8 query heads on 4 KV heads ...`.
+    /// A readable description of the layers, with a line for each kind: `0 to 4, 6 to 10, 12: 8 query heads on 4 KV
+    /// heads ...`.
     public var kindLines: [String] {
         kinds.indices.map { kind in
             let places = runs.filter { $0.kind == kind }.map { run in
@@ -11,9 +12,10 @@ extension ModelDescription {
         }
     }
 
-    /// The order of kinds, with what repeats said once: `4 x (5 x window of 1024 tokens, 1 x all), 2 x window of 1024 tokens`.
+    /// The order of kinds, with repetitions factored out: `4 x (5 x window of 1024 tokens, 1 x all), 2 x window of 1024
+    /// tokens`.
     ///
-    /// Kinds are named by what differs most, their visibility, where that tells them apart, else by their numbers.
+    /// Kinds are named by their visibility if that distinguishes them, otherwise by their numbers.
     public var pattern: String {
         let names = kinds.map { $0.visibility.description }
         let isTold = Set(names).count == names.count

@@ -1,16 +1,17 @@
-/// What a cluster serves under one name: the attention of each layer, the format of the KV cache, and what identifies the
-/// weights that the keys and values were computed with.
+/// The description of a model: the attention of each layer, the format of the KV cache, and an identifier of the
+/// weights with which keys and values were computed.
 ///
-/// Layers differ in everything but the KV format. Those that are alike are of one *kind*; kinds and runs of layers are
+/// Layers may differ in everything except the KV format. Equal layers are of one *kind*; kinds and runs of layers are
 /// derived, so that two descriptions of the same layers are equal.
 public struct ModelDescription: Hashable, Sendable {
-    /// What keys and values are rounded to, once, when a step brings them; attention then computes in Float32.
+    /// The format to which keys and values are rounded once, when a step appends them; attention then computes in
+    /// Float32.
     public let kvFormat: CacheFormat
     /// The different kinds, in the order of their first layers.
     public let kinds: [LayerAttention]
     /// One logit for each query head, over all head groups; empty for a layer without sinks.
     public let sinks: [[Float]]
-    /// Whatever the client says identifies weights and rotary settings, such as a checkpoint's hash. Nil says nothing.
+    /// A text from the client that identifies weights and rotary settings, such as a checkpoint's hash, or nil.
     public let revision: String?
     private let kindOfLayer: [UInt16]
 
@@ -23,7 +24,7 @@ public struct ModelDescription: Hashable, Sendable {
     /// Keys and values of one token in all layers, over all head groups.
     public var rowByteCount: Int { kindOfLayer.reduce(0) { $0 + kinds[Int($1)].rowByteCount(kvFormat.rowType) } }
 
-    /// - Parameter sinks: for each layer, one number for each query head where its kind has sinks, else none.
+    /// - Parameter sinks: for each layer, one number for each query head if its kind has sinks, otherwise none.
     /// - Throws: `.invalidModel`, with the value, the limit and the remedy.
     public init(
         layers: [LayerAttention], kvFormat: CacheFormat, sinks: [[Float]]? = nil, revision: String? = nil
@@ -35,7 +36,10 @@ public struct ModelDescription: Hashable, Sendable {
             (1...Self.layersMax).contains(layers.count),
             "\(layers.count) layers are outside 1...\(Self.layersMax); correct the model's `layers`.")
         let sinks = sinks ?? Array(repeating: [], count: layers.count)
-        try require(sinks.count == layers.count, "Sinks of \(sinks.count) layers are no model's of \(layers.count).")
+        try require(
+            sinks.count == layers.count,
+            "There are sinks for \(sinks.count) layers, but the model has "
+                + "\(layers.count) layers.")
         for (layer, logits) in sinks.enumerated() {
             let expected = layers[layer].hasSinks ? layers[layer].queryHeads : 0
             try require(
@@ -67,7 +71,7 @@ public struct ModelDescription: Hashable, Sendable {
         self.revision = revision
     }
 
-    /// A model whose layers are all alike, without sinks.
+    /// A model with equal layers, without sinks.
     public init(
         layers: Int, queryHeads: Int, kvHeads: Int, keyDim: Int, valueDim: Int, scale: Float, softcap: Float?,
         kvFormat: CacheFormat
@@ -75,12 +79,12 @@ public struct ModelDescription: Hashable, Sendable {
         let kind = try LayerAttention(
             queryHeads: queryHeads, kvHeads: kvHeads, keyDim: keyDim, values: .own(valueDim), scale: scale,
             softcap: softcap)
-        // The limit is checked before so many are made.
+        // The limit is checked before the layers are created.
         let count = min(max(layers, 0), Self.layersMax + 1)
         try self.init(layers: Array(repeating: kind, count: count), kvFormat: kvFormat)
     }
 
-    /// Layers beside each other that are of one kind.
+    /// Consecutive layers of one kind.
     public struct Run: Hashable, Sendable {
         /// Its index among `kinds`.
         public var kind: Int
@@ -100,8 +104,8 @@ public struct ModelDescription: Hashable, Sendable {
         return runs
     }
 
-    /// What is asked for and another description does not have, as `name: this, not that`; empty when it has all. Without a
-    /// revision any is taken.
+    /// The differences to another description, as `name: this, not that`; empty if there are none. Without a revision,
+    /// any revision matches.
     public func differences(from other: ModelDescription) -> [String] {
         var found: [String] = []
         if layers != other.layers { found.append("layers: \(layers), not \(other.layers)") }
@@ -112,7 +116,7 @@ public struct ModelDescription: Hashable, Sendable {
             found.append("revision: `\(revision)`, not \(other.revision.map { "`\($0)`" } ?? "none")")
         }
         guard layers == other.layers else { return found }
-        // The first layer that differs stands for those that differ like it.
+        // The first differing layer stands for all layers with the same difference.
         var told: Set<[Int]> = []
         for layer in 0..<layers where told.insert([Int(kindOfLayer[layer]), Int(other.kindOfLayer[layer])]).inserted {
             found += self[layer].differences(from: other[layer]).map { "layer \(layer), \($0)" }

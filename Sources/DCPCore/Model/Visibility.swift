@@ -1,11 +1,11 @@
-/// Which keys a query sees, by global positions: never by local indices, which name other tokens on each rank.
+/// The keys that a query sees, by global positions: never by local indices, which refer to different tokens on each
+/// rank.
 ///
-/// A further kind of visibility is a case here with the range that it yields; everything after asks for the range. See
-/// *Models*.
+/// A new kind of visibility is a case here with the range that it yields; all other code uses the range. See *Models*.
 public enum Visibility: Hashable, Sendable {
     /// All tokens up to its own.
     case all
-    /// The last n tokens, its own counted: the query at p sees p - n + 1 ... p.
+    /// The last n tokens, including its own: the query at p sees p - n + 1 ... p.
     case window(Int)
 
     /// The first position that the query at `position` sees. It sees all from there to its own, and never falls when the

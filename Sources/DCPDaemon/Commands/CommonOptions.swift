@@ -5,20 +5,22 @@ internal import DCPCore
 struct CommonOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "The configuration file (default: \(ConfigurationFile.defaultPath), which need not exist).",
+            "The configuration file (default: \(ConfigurationFile.defaultPath); it may be missing).",
             valueName: "file"))
     var config: String?
 
-    @Flag(help: "Check the configuration, say what is wrong with it, and end: 0 when it is good, 64 or 78 when not.")
+    @Flag(help: "Check the configuration, report errors and exit: with 0 if it is valid, otherwise with 64 or 78.")
     var checkConfig = false
 
-    @Flag(help: "Show every setting with its value, its default and where the value comes from, and end.")
+    @Flag(help: "Show every setting with its value, its default and the source of the value, and exit.")
     var printConfig = false
 
-    @Flag(help: "With --print-config: as JSON, with the flag and the environment variable of each setting.")
+    @Flag(help: "With --print-config: print JSON, including the flag and the environment variable of each setting.")
     var json = false
 
-    @Flag(help: "Stop when standard input ends, so that the daemon does not outlive the program that started it.")
+    @Flag(
+        help: "Stop at end of file on standard input, so that the daemon does not outlive the program that started "
+            + "it.")
     var stopOnStdinEof = false
 
     /// Whether the daemon only looks at its configuration.
@@ -26,7 +28,7 @@ struct CommonOptions: ParsableArguments {
 
     func validate() throws {
         do throws(ServiceError) { try FailPoint.check() } catch { throw ValidationError(error.message) }
-        guard !json || printConfig else { throw ValidationError("--json goes with --print-config.") }
+        guard !json || printConfig else { throw ValidationError("--json requires --print-config.") }
     }
 
     /// Prints what was asked for about a configuration that is good.
@@ -34,7 +36,7 @@ struct CommonOptions: ParsableArguments {
     func report(_ configuration: Configuration, condition: String?) throws {
         let report = ConfigurationReport(configuration: configuration)
         if printConfig { print(json ? try report.json() : report.text(), terminator: "") }
-        if checkConfig { Message.write(condition ?? "The configuration is good.") }
+        if checkConfig { Message.write(condition ?? "The configuration is valid.") }
     }
 }
 

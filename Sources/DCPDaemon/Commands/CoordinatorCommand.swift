@@ -9,14 +9,16 @@ public struct CoordinatorCommand: AsyncParsableCommand {
         commandName: "dcp-coordinator",
         abstract: "Holds the membership and the directory of a DCP cluster.",
         discussion: """
-            The coordinator knows which ranks there are, which models and which sequences. It is off the data path: a \
-            client asks it once for the topology, then talks to the ranks. When it is stopped the ranks keep serving.
+            The coordinator keeps track of ranks, models and sequences. It is not on the data path: a client gets the \
+            topology from it once and then talks to the ranks. While the coordinator is stopped, the ranks keep \
+            serving.
 
-            With --evict lru the least recently used sequence is closed when a rank's store is above its high watermark or \
-            its disk is full, and again until it is not. Pinned sequences (dcpctl sequence pin) and those in use stay.
+            With --evict lru the coordinator closes least recently used sequences while a rank's store is above its \
+            high watermark or its disk is full. It never closes pinned sequences (dcpctl sequence pin) or sequences in \
+            use.
 
-            A setting is taken from its flag, else from its environment variable, else from the configuration file; \
-            --print-config shows them all. SIGHUP reads the file again.
+            Each setting is read from its flag, its environment variable or the configuration file, in this order; \
+            --print-config shows all settings. SIGHUP reloads the file.
 
             EXAMPLE
               dcp-coordinator --ranks 4 --state /var/lib/dcp/coordinator \\
@@ -47,13 +49,15 @@ public struct CoordinatorCommand: AsyncParsableCommand {
 
     @Flag(
         help: ArgumentHelp(
-            "Make the directory of what the ranks' stores hold: the state is lost for good, or an older copy. Takes all ranks."
+            "Rebuild the directory from the ranks' stores, because the state is lost for good or an older copy. "
+                + "Needs all ranks."
         ))
     var adoptRanks = false
 
     @Option(
         help: ArgumentHelp(
-            "With --adopt-ranks: this rank's store is lost, too. An empty one is taken; every sequence is cut to 0.",
+            "With --adopt-ranks: this rank's store is lost as well. Accept an empty one; every sequence is cut to 0 "
+                + "tokens.",
             valueName: "rank"))
     var adoptWithout: [UInt16] = []
 

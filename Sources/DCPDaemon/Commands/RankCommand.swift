@@ -9,23 +9,26 @@ public struct RankCommand: AsyncParsableCommand {
         commandName: "dcp-rank",
         abstract: "Keeps one shard of every sequence's KV cache and serves attention over it.",
         discussion: """
-            A rank registers with the coordinator, which tells it the cluster's shape, and serves when all ranks are \
-            there. Its store belongs to it: the rank's number, the cluster's shape and the store are bound to each other.
+            A rank registers with the coordinator, which tells it the cluster's shape. It serves when all ranks have \
+            registered. A store is bound to the rank's number and the cluster's shape.
 
-            A setting is taken from its flag, else from its environment variable, else from the configuration file; \
-            --print-config shows them all. SIGHUP reads the file again. `{rank}` in a path or an address is the rank's \
-            number.
+            Each setting is read from its flag, its environment variable or the configuration file, in this order; \
+            --print-config shows all settings. SIGHUP reloads the file. `{rank}` in a path or an address stands for \
+            the rank's number.
 
-            The fastest kernels that the CPU has are used; the environment variable DCP_KERNELS forces others \
-            (`dcpctl kernels` lists them). How they prefetch is measured at the first start on a machine, in 0.3 s, and kept beside \
-            the store; DCP_KERNELS_AHEAD=first, second or none forces it.
+            The rank uses the fastest kernels that the CPU supports; the environment variable DCP_KERNELS forces \
+            others (`dcpctl kernels` lists them). At its first start on a machine the rank measures for 0.3 s how \
+            kernels should prefetch and stores the result beside the store; DCP_KERNELS_AHEAD=first, second or none \
+            overrides it.
 
-            With --disk-limit the data file never grows beyond that size. New tokens are refused, retryably, when the high \
-            watermark of the room for data is passed, until less than the low one is in use; closing and truncating \
-            sequences frees room. The same goes for a disk that is full: the rank reads on, and writes again by itself.
+            With --disk-limit the data file never grows beyond that size. Above the high watermark the rank refuses \
+            new tokens with a retryable error until usage falls below the low watermark; closing and truncating \
+            sequences frees room. A full disk has the same effect: the rank keeps reading, and accepts writes again \
+            when there is room.
 
-            --durability says what a loss of power may cost: nothing that was acknowledged (always), the last second \
-            (everysec), or what the kernel had not written (never). The death of the process costs nothing in any.
+            --durability defines what a power loss may cost: nothing acknowledged (always), the last second \
+            (everysec), or whatever the kernel has not written yet (never). A crash of the process never loses \
+            acknowledged data.
 
             EXAMPLE
               dcp-rank --rank 0 --store /var/lib/dcp/rank-0 \\
@@ -36,7 +39,7 @@ public struct RankCommand: AsyncParsableCommand {
 
     @OptionGroup var common: CommonOptions
 
-    @Option(help: "This rank's number, from 0. With --check-config or --print-config it may be left out.")
+    @Option(help: "This rank's number, from 0. Optional with --check-config or --print-config.")
     var rank: UInt16?
 
     @Option(help: .setting(.rankListen)) var listen: String?
@@ -65,7 +68,7 @@ public struct RankCommand: AsyncParsableCommand {
 
     public func validate() throws {
         guard rank != nil || common.isInspection else {
-            throw ValidationError("Which rank this is is missing; give --rank 0, --rank 1 and so on.")
+            throw ValidationError("--rank is missing; give the number of this rank: --rank 0, --rank 1 and so on.")
         }
         _ = try flags()
     }

@@ -38,7 +38,7 @@ struct Canaries: Sendable {
             guard let cluster else { preconditionFailure("connected above") }
             let report = try await cluster.lastingCanary()
             if record.succeeded(after: .now - began) {
-                log.write(.canaryFailing, .notice, "Canaries go through again", ["epoch": "\(report.epoch.value)"])
+                log.write(.canaryFailing, .notice, "Canaries succeed again", ["epoch": "\(report.epoch.value)"])
             }
         } catch {
             guard !Task.isCancelled else { return cluster }
@@ -46,7 +46,7 @@ struct Canaries: Sendable {
                 // Of a cluster that is not complete the membership's own entries tell.
                 log.write(
                     .canaryFailing, error.code == .notReady ? .info : .warning,
-                    "A canary failed, going on with the next",
+                    "A canary failed, continuing with the next",
                     ["error": "\(error.code)", "reason": "\(error.message)"])
             }
         }

@@ -29,7 +29,7 @@ package enum HTTPAddress: Hashable, Sendable, CustomStringConvertible {
 
     package static func refusal(_ text: String) -> String? {
         guard text != "off", HTTPAddress(text) == nil else { return nil }
-        return "`\(text)` is no place for an HTTP endpoint; write IP:PORT, unix:PATH (at most "
+        return "`\(text)` is not an address for the HTTP endpoint; write IP:PORT, unix:PATH (at most "
             + "\(Endpoint.unixPathByteCountMax) bytes) or off, for example 127.0.0.1:9470 or unix:/run/dcp/rank-0.http."
     }
 

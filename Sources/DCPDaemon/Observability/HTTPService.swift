@@ -118,7 +118,7 @@ extension HTTPService {
             answer = text(.ok, await observed.metrics().text, [.contentType: Exposition.contentType])
         case "/healthz": answer = verdict(await observed.health())
         case "/readyz": answer = verdict(await observed.readiness())
-        default: answer = text(.notFound, "There are /metrics, /healthz and /readyz.\n")
+        default: answer = text(.notFound, "Available paths: /metrics, /healthz and /readyz.\n")
         }
         return request.method == .head ? answer.createHeadResponse() : answer
     }

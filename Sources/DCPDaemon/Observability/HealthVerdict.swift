@@ -44,7 +44,7 @@ package struct HealthVerdict: Encodable, Hashable, Sendable {
     package func health(failure: String?) -> HealthVerdict {
         var verdict = self
         guard let interval = canary.intervalSeconds else {
-            if ok { verdict.reason = "no canary runs (canary-interval: off); ready" }
+            if ok { verdict.reason = "canaries are off (canary-interval: off); ready" }
             return verdict
         }
         let limit = interval * Self.intervalsMax
@@ -56,8 +56,8 @@ package struct HealthVerdict: Encodable, Hashable, Sendable {
         verdict.ok = false
         let cause = failure.map { ": \($0)" } ?? (reason.isEmpty ? "" : ": \(reason)")
         verdict.reason = Self.oneLine(
-            canary.ageSeconds.map { "no canary went through for \(Int($0)) s, the limit is \(Int(limit)) s\(cause)" }
-                ?? "no canary has gone through yet\(cause)")
+            canary.ageSeconds.map { "no canary succeeded for \(Int($0)) s, but the limit is \(Int(limit)) s\(cause)" }
+                ?? "no canary has succeeded yet\(cause)")
         return verdict
     }
 

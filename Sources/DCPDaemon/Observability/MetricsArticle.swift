@@ -7,24 +7,25 @@ package enum MetricsArticle {
     private static let introduction = """
         # Metrics and health
 
-        What every daemon tells over HTTP: metrics for Prometheus, whether it is healthy, whether it is ready.
+        The HTTP endpoint of each daemon: metrics for Prometheus, health and readiness.
 
         <!-- Made by `make reference` from Metric+Table.swift and MetricsArticle.swift; a test compares them. -->
 
         ## The endpoint
 
         Each daemon answers `GET /metrics`, `/healthz` and `/readyz` at `rank.http` or `coordinator.http`
-        (<doc:Configuration>). By default that is a Unix socket beside the daemon's own, which works for all ranks of a host
-        and in a unit without network:
+        (<doc:Configuration>). The default is a Unix socket beside the daemon's own socket, which works for all ranks of
+        a host and in a unit without network access:
 
         ```sh
         curl --unix-socket /run/dcp/rank-0.http http://dcp/metrics
         ```
 
-        Nobody is asked who he is, so an address that is not loopback is refused unless `insecure-http-any-address` says
-        otherwise. The endpoint has a thread of its own. At most 32 connections are served, with at most 8 KiB of header; one
-        that sends no whole request for 30 s is closed, and any after five minutes. A daemon whose event loop does not turn is
-        not waited for longer than 5 s. While a rank drains the endpoint goes on answering.
+        Requests are not authenticated, so the daemon refuses an address that is not loopback unless
+        `insecure-http-any-address` is set. The endpoint has its own thread. It serves at most 32 connections, each with
+        at most 8 KiB of header. It closes a connection that sends no complete request for 30 s, and any connection
+        after five minutes. If the daemon's event loop is blocked, a request fails after 5 s. While a rank drains, the
+        endpoint keeps answering.
 
         ## Scraping it
 
@@ -37,10 +38,10 @@ package enum MetricsArticle {
           http: 127.0.0.1:947{rank}
         ```
 
-        or keep the sockets, and put something in front of them that may open them:
-        `socat TCP-LISTEN:9470,bind=127.0.0.1,fork,reuseaddr UNIX-CONNECT:/run/dcp/rank-0.http` as the user `dcp`. The units
-        let nobody but this host connect (`IPAddressDeny=`); for a Prometheus elsewhere a proxy with TLS and authentication
-        belongs in front.
+        or keep the sockets, and run a proxy that may open them:
+        `socat TCP-LISTEN:9470,bind=127.0.0.1,fork,reuseaddr UNIX-CONNECT:/run/dcp/rank-0.http` as the user `dcp`. The
+        units accept connections only from this host (`IPAddressDeny=`); for a Prometheus on another host, put a proxy
+        with TLS and authentication in front.
 
         ```yaml
         rule_files: [/usr/share/dcp/prometheus/dcp-rules.yaml]
@@ -50,35 +51,36 @@ package enum MetricsArticle {
               - targets: ["127.0.0.1:9469", "127.0.0.1:9470", "127.0.0.1:9471"]
         ```
 
-        A rank's metrics have the label `rank`. The rules, with what to do about each alert, and a dashboard for Grafana
-        are in `observability/`, and in packages below `/usr/share/dcp`. Both expect the job's name to be `dcp`.
+        A rank's metrics have the label `rank`. The alert rules, with a remedy for each alert, and a Grafana dashboard
+        are in `observability/`; packages install them below `/usr/share/dcp`. Both expect the job name `dcp`.
 
         ## Health and readiness
 
-        Both answer 200 or 503 with one line of JSON: `ok`, `reason`, `ready`, `release`, `epoch`, `rank`, and of canaries
-        how often they come and how old the last one is.
+        Both answer 200 or 503 with one line of JSON: `ok`, `reason`, `ready`, `release`, `epoch`, `rank`, and the
+        interval of canaries with the age of the last one.
 
-        `/readyz` is good while requests are served: a rank has joined the epoch and does not drain; a coordinator has all its
-        ranks.
+        `/readyz` answers 200 while the daemon serves requests: a rank has joined the epoch and is not draining; a
+        coordinator has all its ranks.
 
-        `/healthz` is good only if a *canary* went through within three intervals. Every `canary-interval` the coordinator
-        sends a small prefill and decode step through all ranks, over its own endpoint as any client would, and compares the
-        answer with its own computation. Its verdict covers the whole cluster. A rank's covers what it takes part in: that
-        its share of a canary was computed, exchanged and answered. Ranks are not told how often canaries come; where the
-        coordinator's `canary-interval` is changed theirs has to be. With `off` no canary comes, and `/healthz` says no more
-        than `/readyz`, and says so.
+        `/healthz` answers 200 only if a *canary* succeeded within three intervals. Every `canary-interval` the
+        coordinator sends a small prefill and decode step through all ranks, over its own endpoint as any client would,
+        and compares the answer with its own computation. Its verdict covers the whole cluster. A rank's verdict covers
+        its own part: that its share of a canary was computed, exchanged and answered. Ranks do not learn the interval
+        from the coordinator: change `canary-interval` on all daemons together. With `off` there are no canaries, and
+        `/healthz` reports the same as `/readyz` and says so.
 
-        A canary goes on in one sequence, `.canary` of the model `.canary`, whose tokens are never committed and taken back at
-        the end: apart from the very first, which opens it, it writes to no disk. A full store, or one that writes no more,
-        takes its steps, since they stay in RAM: whether data can be written is `dcp_store_condition`, which has an alert, and
-        which no restart of a daemon would help. Only where the store was full before the first canary does that one fail.
-        The sequence is never evicted, and the order in which others are is not changed by it. Canaries count as steps.
+        All canaries use one sequence, `.canary` of the model `.canary`. Its tokens are never committed and are rolled
+        back at the end: only the first canary, which opens the sequence, writes to the disk. A store that is full or no
+        longer writes still accepts a canary's steps, because they stay in RAM. Whether data can be written is in
+        `dcp_store_condition`, which has an alert; restarting a daemon does not help there. Only if the store was full
+        before the first canary does that canary fail. The sequence is never evicted, and does not affect the order in
+        which others are. Canaries count as steps.
 
         ## Aggregating
 
-        Counters start at zero with the process (`process_start_time_seconds`). Buckets of histograms are fixed: from 100 us
-        to 60 s, about two and a half times from one to the next, so a quantile is right within that. A duration runs from
-        the moment the daemon's event loop takes the request up: what waits in a socket before is not in it.
+        Counters start at zero with the process (`process_start_time_seconds`). Histogram buckets are fixed, from 100 us
+        to 60 s, each about two and a half times the one before, so a quantile is accurate to that factor. A duration
+        starts when the daemon's event loop reads the request; it does not include time in the socket before.
 
         """
 }

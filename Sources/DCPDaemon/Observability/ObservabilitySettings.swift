@@ -17,8 +17,9 @@ struct ObservabilitySettings: Sendable {
             try configuration.checked([key, anyAddress]) { () throws(ServiceError) in
                 throw ServiceError(
                     .invalidConfiguration,
-                    "\(http) is not a loopback address, and the endpoint asks nobody who he is; use 127.0.0.1:PORT or a "
-                        + "Unix socket, or pass \(anyAddress.flag) where the network is trusted.")
+                    "\(http) is not a loopback address, and the endpoint does not authenticate requests; use "
+                        + "127.0.0.1:PORT or a "
+                        + "Unix socket, or pass \(anyAddress.flag) if the network is trusted.")
             }
         }
         canaryInterval = Double(configuration.text(interval)).map { .seconds($0) }

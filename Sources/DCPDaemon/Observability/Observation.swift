@@ -56,7 +56,7 @@ final class Observation<Server, Measurements: Sendable>: Sendable {
         }
         timer.cancel()
         guard let measurements else {
-            throw ServiceError(.deadlineExceeded, "the daemon's event loop has not turned for \(patience)")
+            throw ServiceError(.deadlineExceeded, "the daemon's event loop has not responded for \(patience)")
         }
         return measurements
     }

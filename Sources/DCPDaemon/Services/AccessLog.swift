@@ -18,28 +18,28 @@ extension DaemonLog {
             guard let files = try configuration.tlsFiles(keys) else {
                 guard tls != nil else { return }
                 throw ServiceError(
-                    .invalidConfiguration, "TLS cannot be turned off at run time; restart the daemon for plain TCP.")
+                    .invalidConfiguration, "TLS cannot be disabled at run time; restart the daemon to use plain TCP.")
             }
             guard let tls else {
                 throw ServiceError(
-                    .invalidConfiguration, "TLS cannot be turned on at run time; restart the daemon to have it.")
+                    .invalidConfiguration, "TLS cannot be enabled at run time; restart the daemon to use it.")
             }
             guard try tls.reload(files) else {
                 guard Configuration.areCredentials(files) else { return }
                 return logger.notice(
                     """
-                    Certificates are as they were: systemd reads a unit's credentials when it starts the unit, so new ones \
-                    take a restart
+                    Certificates are unchanged: systemd reads a unit's credentials when it starts the unit, so new \
+                    ones need a restart
                     """,
                     metadata: Self.describe(tls))
             }
             write(
-                .configurationReloaded, .notice, "Certificates read again, for connections from now on",
+                .configurationReloaded, .notice, "Certificates reloaded for new connections",
                 Self.describe(tls))
         } catch {
             let reason = (error as? ServiceError)?.message ?? "\(error)"
             write(
-                .configurationRefused, .error, "Certificates refused, going on with those held",
+                .configurationRefused, .error, "Certificates refused, keeping the current ones",
                 ["reason": "\(reason)"])
         }
     }

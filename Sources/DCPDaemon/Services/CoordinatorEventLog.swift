@@ -27,15 +27,15 @@ struct CoordinatorEventLog {
                 metadata: ["peer": "\(rank.value)", "store": "\(store)", "endpoint": "\(endpoint)"])
         case .rankLost(let rank, let reason):
             log.write(
-                .peerLost, .warning, "Rank lost, the cluster waits for it", cause: "\(rank)",
+                .peerLost, .warning, "Rank lost, waiting for it", cause: "\(rank)",
                 ["peer": "\(rank.value)", "reason": "\(reason)"])
         case .rankRefused(let rank, let error):
             logger.error(
-                "A rank is refused: its store is not this cluster's, or the state is not",
+                "A rank is refused: its store and the coordinator's state belong to different clusters or times",
                 metadata: ["peer": "\(rank.value)", "reason": "\(error.message)"])
         case .secondHolder(let rank, let error):
             log.write(
-                .secondHolder, .error, "Two processes have the store of one rank, the second is refused",
+                .secondHolder, .error, "Two processes use the store of one rank, the second is refused",
                 cause: "\(rank)",
                 ["peer": "\(rank.value)", "reason": "\(error.message)"])
         case .olderStore(let rank, let error):
@@ -48,7 +48,9 @@ struct CoordinatorEventLog {
             case .store(let store): metadata["store"] = "\(store)"
             case .changes(let mark): metadata["change"] = "\(mark)"
             }
-            logger.warning("A rank's store, or its latest changes, are given up: another is taken", metadata: metadata)
+            logger.warning(
+                "A rank's store, or its latest changes, are given up: another is "
+                    + "accepted", metadata: metadata)
         case .olderStoreTaken(let rank, let mark, let recorded, let cuts): write(rank, mark, recorded, cuts)
         case .joining(let epoch): logger.info("Joining", metadata: ["epoch": "\(epoch.value)"])
         case .ready(let epoch):
@@ -57,20 +59,20 @@ struct CoordinatorEventLog {
         case .adopted(let report): write(report)
         case .unknownSequences(let rank, let sequences):
             logger.warning(
-                "A rank holds sequences the directory does not know, dropping them after the grace time",
+                "A rank holds sequences that are not in the directory, dropping them after the grace time",
                 metadata: [
                     "peer": "\(rank.value)", "count": "\(sequences.count)",
                     "sequences": "\(Self.list(sequences.map { "\($0.value)" }, separator: ","))",
                 ])
         case .droppedUnknown(let sequence, let ranks):
             logger.warning(
-                "Dropping a sequence the directory does not know",
+                "Dropping a sequence that is not in the directory",
                 metadata: [
                     "sequence": "\(sequence.value)", "ranks": "\(ranks.map { "\($0.value)" }.joined(separator: ","))",
                 ])
         case .operationFailed(let operation, let error):
             logger.error(
-                "Operation refused by a rank and taken back where it made something",
+                "Operation refused by a rank and undone where it created something",
                 metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
         case .evicted(let sequence, let name, .room(let rank, let byteCount)):
             logger.notice(
@@ -81,7 +83,7 @@ struct CoordinatorEventLog {
                 ])
         case .evicted(let sequence, let name, .age(let seconds)):
             logger.notice(
-                "Sequence evicted: nobody had used it for its time to live",
+                "Sequence evicted: it was not used for its time to live",
                 metadata: ["sequence": "\(sequence.value)", "name": "\(name)", "unused": "\(seconds) s"])
         case .refused(let peer, let cause, let error):
             log.write(
@@ -106,7 +108,8 @@ struct CoordinatorEventLog {
         guard !cuts.isEmpty else { return }
         log.write(
             .committedCut, .warning,
-            "Sequences that were cut after the older store's epoch began are cut to there again", cause: "\(rank)",
+            "Sequences that were cut after the older store's epoch began are cut again to the same "
+                + "lengths", cause: "\(rank)",
             [
                 "count": "\(cuts.count)",
                 "sequences": "\(Self.list(cuts.map { "`\($0.0.name)` (\($0.0.id.value)) to \($0.to)" }))",
@@ -116,7 +119,7 @@ struct CoordinatorEventLog {
     private func write(_ report: AdoptionReport) {
         log.write(
             .directoryAdopted, report.lost.isEmpty ? .notice : .warning,
-            "The directory was made of what the ranks hold; leave --adopt-ranks out from now on",
+            "The directory was rebuilt from the ranks' stores; omit --adopt-ranks from now on",
             [
                 "models": "\(report.models)", "sequences": "\(report.sequences)",
                 "closed-since": "\(report.closed.count)", "closed-names": "\(Self.list(report.closed))",

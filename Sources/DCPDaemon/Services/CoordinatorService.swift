@@ -63,8 +63,8 @@ struct CoordinatorService: DaemonService {
         if store.isNew {
             logger.notice(
                 """
-                New cluster: its shape is for life. To begin again with another, stop all daemons, remove the \
-                coordinator's state and the ranks' stores, set the keys of `cluster` in dcp.yaml, and start
+                New cluster: its shape cannot change later. To start over with another shape, stop all daemons, remove \
+                the coordinator's state and the ranks' stores, set the keys of `cluster` in dcp.yaml, and start
                 """,
                 metadata: [
                     "ranks": "\(settings.shape.ranks)", "head-groups": "\(settings.shape.headGroups)",

@@ -36,7 +36,7 @@ final class RankEventLog {
     func stop() { ticker.stop() }
 
     private static func holdings(_ cache: ShardCache) -> String {
-        guard let held = try? cache.statistics() else { return "its store does not answer" }
+        guard let held = try? cache.statistics() else { return "its store does not respond" }
         let room = cache.refusal.map { ", no new tokens (\($0.code))" } ?? ""
         return "\(held.sequences) sequences, \(held.localTokens) tokens\(room)"
     }
@@ -58,7 +58,7 @@ final class RankEventLog {
         case .coordinatorConnected: logger.info("Coordinator connected")
         case .coordinatorLost(let error):
             logger.warning(
-                "Coordinator lost, serving on in the epoch held and dialling again",
+                "Coordinator lost, still serving in the current epoch and reconnecting",
                 metadata: ["reason": "\(error.message)"])
         case .joining(let epoch):
             joinedAt = .now()
@@ -74,27 +74,29 @@ final class RankEventLog {
             registered("not serving, \(reason)")
         case .peerConnected(let rank): logger.info("Peer connected", metadata: ["peer": "\(rank.value)"])
         case .memoryShared(let rank):
-            logger.info("Tensors go through shared memory", metadata: ["peer": "\(rank.value)"])
+            logger.info("Exchanging tensors through shared memory", metadata: ["peer": "\(rank.value)"])
         case .memoryNotShared(let rank, let error):
             logger.warning(
-                "Memory cannot be shared, tensors go over the connection",
+                "Memory cannot be shared, sending tensors over the connection",
                 metadata: ["peer": "\(rank.value)", "error": "\(error.code)", "reason": "\(error.message)"])
         case .peerLost(let rank, let error):
             // A rank that stops has said so.
             log.write(
-                .peerLost, error.code == .shuttingDown ? .notice : .warning, "Peer lost, its steps are aborted",
+                .peerLost, error.code == .shuttingDown ? .notice : .warning,
+                "Peer lost, steps that need it are "
+                    + "aborted",
                 cause: "\(rank) \(error.code)",
                 ["peer": "\(rank.value)", "reason": "\(error.message)"])
         case .peerNotReached(let rank, let error):
             logger.warning(
-                "Peer not reached, dialling again",
+                "Peer not reached, retrying",
                 metadata: ["peer": "\(rank.value)", "error": "\(error.code)", "reason": "\(error.message)"])
         case .stepAborted(let tag, let sequences, let error, let age):
             var metadata: Logger.Metadata = ["step": "\(tag)"]
             if let age { metadata["duration-us"] = "\(age.nanoseconds / 1000)" }
-            fail("Step aborted, the client was told", metadata, sequences, error)
+            fail("Step aborted, the client was notified", metadata, sequences, error)
         case .commitFailed(let sequences, let error):
-            fail("Commit failed, the client was told", [:], sequences, error)
+            fail("Commit failed, the client was notified", [:], sequences, error)
         case .refused(let peer, let cause, let error):
             log.write(
                 .connectionRefused, .warning, "Refused a connection", cause: cause.rawValue,
@@ -104,31 +106,34 @@ final class RankEventLog {
                 ])
         case .operationFailed(let operation, let error):
             logger.error(
-                "Operation failed, the coordinator was told",
+                "Operation failed, the coordinator was notified",
                 metadata: ["operation": "\(operation)", "reason": "\(error.message)"])
         case .claimEnded(let sequence, let tokens, let patience):
             log.write(
-                .claimEnded, .warning, "A client is gone, its uncommitted tokens were taken back", cause: "\(sequence)",
+                .claimEnded, .warning,
+                "A client has gone, its uncommitted tokens were rolled "
+                    + "back", cause: "\(sequence)",
                 [
                     "sequence": "\(sequence.value)", "tokens": "\(tokens)",
                     "duration-us": "\(patience.nanoseconds / 1000)",
                 ])
         case .claimNotEnded(let sequence, let error):
             logger.error(
-                "A client is gone, and its uncommitted tokens could not be taken back",
+                "A client has gone, and its uncommitted tokens could not be rolled back",
                 metadata: ["sequence": "\(sequence.value)", "reason": "\(error.message)"])
         case .storeCondition(let refusal?):
             log.write(
                 refusal.isRetryable ? .diskFull : .storeDamaged, refusal.isRetryable ? .warning : .critical,
-                "The store takes no new tokens", ["error": "\(refusal.code)", "reason": "\(refusal.message)"])
-        case .storeCondition(nil): logger.notice("The store takes new tokens again")
+                "The store refuses new tokens", ["error": "\(refusal.code)", "reason": "\(refusal.message)"])
+        case .storeCondition(nil): logger.notice("The store accepts new tokens again")
         case .verified(_, _, let failure?):
             logger.error("Verification failed", metadata: ["reason": "\(failure)"])
         case .verified(let findings, 0, nil):
             logger.notice("Store verified, no damage", metadata: ["leftovers": "\(findings)"])
         case .verified(let findings, let damage, nil):
             logger.error(
-                "Store verified, damage found; it is not served, cut it off with `dcpctl verify --repair`",
+                "Store verified, damage found; damaged tokens are not served, run `dcpctl verify --repair` to cut "
+                    + "them off",
                 metadata: ["damage": "\(damage)", "leftovers": "\(findings - damage)"])
         case .fatal: break  // Logged once, with the exit.
         }

@@ -10,22 +10,22 @@ extension RankService {
         if let forced = try Prefetch.forced() {
             PrefetchTable.current = PrefetchTable(forced)
             return logger.notice(
-                "Kernels prefetch as the environment says", metadata: [Prefetch.variable: "\(forced)"])
+                "Kernels prefetch as set in the environment", metadata: [Prefetch.variable: "\(forced)"])
         }
         guard PrefetchTrials.areUseful() else { return }
         let file = PrefetchFile(store: settings.storeDirectory, kernels: AttentionKernels.chosen.name)
         if let trials = file.read() {
             PrefetchTable.current = trials.table
-            return logger.info("Kernels prefetch as was found before", metadata: metadata(trials))
+            return logger.info("Kernels prefetch as measured at an earlier start", metadata: metadata(trials))
         }
         // On a thread that may block.
         let trials = try await NIOThreadPool.singleton.runIfActive { try PrefetchTrials.run() }
         PrefetchTable.current = trials.table
-        logger.notice("Kernels prefetch as was measured now", metadata: metadata(trials))
+        logger.notice("Kernels prefetch as measured now", metadata: metadata(trials))
         guard trials.areComplete else { return }
         do { try file.write(trials) } catch {
             logger.warning(
-                "How kernels prefetch cannot be kept, and is measured again at the next start",
+                "The measured prefetch setting cannot be stored, measuring again at the next start",
                 metadata: ["reason": "\(error)"])
         }
     }

@@ -52,7 +52,7 @@ struct RankService: DaemonService {
         guard rank.value < cluster.ranks else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(rank) is outside 0..<\(cluster.ranks), the ranks of the cluster; correct --rank.")
+                "\(rank) is not in the cluster, which has ranks 0..<\(cluster.ranks); correct --rank.")
         }
         let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
         observed.observation.isStarting("opening its store")
@@ -127,7 +127,7 @@ struct RankService: DaemonService {
         if let found = cache.reverification {
             logger.log(
                 level: found.damagedSequences.isEmpty ? .notice : .error,
-                "Verified the store, in which a sync had failed; what is damaged is not served",
+                "Verified the store after a failed sync; damaged tokens are not served",
                 metadata: [
                     "blocks": "\(found.progress.blocks)", "findings": "\(found.findings.count)",
                     "damaged": "\(found.damagedSequences.map { "\($0.value)" }.joined(separator: ","))",
@@ -136,13 +136,14 @@ struct RankService: DaemonService {
         let unfound = cache.sequencesWithDamagedIDs
         if !unfound.isEmpty {
             logger.error(
-                "Token ids are damaged; their sequences are served, and not found by them until `dcpctl verify --repair`",
+                "Token ids are damaged; their sequences are served, but cannot be found by token ids until `dcpctl "
+                    + "verify --repair`",
                 metadata: ["sequences": "\(unfound.map { "\($0.value)" }.joined(separator: ","))"])
         }
         if cache.highestEpoch == .none {
-            logger.notice("Store open, it is new", metadata: metadata)
+            logger.notice("New store opened", metadata: metadata)
         } else {
-            log.write(.recovered, .notice, "Store open, every sequence is back at its last commit", metadata)
+            log.write(.recovered, .notice, "Store opened, every sequence is at its last commit", metadata)
         }
         return cache
     }

@@ -56,10 +56,10 @@ struct ReloadService: Service {
             var metadata: Logger.Metadata = ["changed": "\(Self.list(changed))"]
             if !ignored.isEmpty { metadata["needs-restart"] = "\(Self.list(ignored))" }
             log.write(
-                .configurationReloaded, ignored.isEmpty ? .notice : .warning, "Configuration read again", metadata)
+                .configurationReloaded, ignored.isEmpty ? .notice : .warning, "Configuration reloaded", metadata)
         case .refused(let reason):
             log.write(
-                .configurationRefused, .error, "Configuration refused, going on with the one held",
+                .configurationRefused, .error, "Configuration refused, keeping the current one",
                 ["reason": "\(reason)"])
         }
     }

@@ -67,7 +67,7 @@ final class ServiceTicker {
         case .stuck(let reason):
             guard !hasReportedStuck else { return }
             hasReportedStuck = true
-            logger.critical("No progress, the watchdog is not pinged any more", metadata: ["reason": "\(reason)"])
+            logger.critical("No progress, no longer notifying the watchdog", metadata: ["reason": "\(reason)"])
         }
     }
 }

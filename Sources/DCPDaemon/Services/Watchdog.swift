@@ -30,18 +30,20 @@ package struct Watchdog {
         defer { last = progress }
         if let writerBusySince, now - writerBusySince > Self.writerTimeMax {
             return .stuck(
-                "the store has been at one transaction or sync for \((now - writerBusySince).nanoseconds / 1_000_000_000) s, "
+                "the store has been busy with one transaction or sync for "
+                    + "\((now - writerBusySince).nanoseconds / 1_000_000_000) s, "
                     + "the limit is \(Self.writerTimeMax.nanoseconds / 1_000_000_000) s; check the disk")
         }
         if let start = progress.oldestStart, now - start > interval {
             return .stuck(
-                "a computation has gone on for \((now - start).nanoseconds / 1_000_000_000) s, the watchdog interval is "
+                "a computation has been running for \((now - start).nanoseconds / 1_000_000_000) s, and the watchdog "
+                    + "interval is "
                     + "\(interval.nanoseconds / 1_000_000_000) s")
         }
         if let last, progress.waiting > 0, last.waiting > 0, progress.running == 0, last.running == 0,
             progress.finished == last.finished
         {
-            return .stuck("\(progress.waiting) computations wait and no thread takes one up")
+            return .stuck("\(progress.waiting) computations are waiting and no thread takes one")
         }
         return .alive
     }

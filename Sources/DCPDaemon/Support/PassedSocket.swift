@@ -16,7 +16,7 @@ struct PassedSocket {
         guard descriptors.count == 1 else {
             throw ServiceError(
                 .invalidConfiguration,
-                "systemd passed \(descriptors.count) sockets, the coordinator takes one; keep one ListenStream= in "
+                "systemd passed \(descriptors.count) sockets, but the coordinator takes one; keep one ListenStream= in "
                     + "dcp-coordinator.socket.")
         }
         var isListening: CInt = 0
@@ -26,7 +26,7 @@ struct PassedSocket {
         else {
             throw ServiceError(
                 .invalidConfiguration,
-                "The socket that systemd passed does not listen at a Unix path or an IP address; see ListenStream= in "
+                "The socket that systemd passed is not bound to a Unix path or an IP address; see ListenStream= in "
                     + "dcp-coordinator.socket.")
         }
         return PassedSocket(descriptor: descriptor, endpoint: endpoint)

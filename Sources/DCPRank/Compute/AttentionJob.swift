@@ -47,7 +47,7 @@ package struct AttentionJob: Sendable {
     package init(
         entries: Int, rows: Int, valueDim: Int, owners: [any AnyObject & Sendable],
         own: @escaping @Sendable (Int, inout AttentionStates) throws(ServiceError) -> Void = { _, _ in
-            preconditionFailure("all entries have work")
+            preconditionFailure("every entry has work")
         },
         entry: @escaping @Sendable (Int) throws(ServiceError) -> Entry
     ) {
@@ -90,7 +90,7 @@ package struct AttentionResult: Sendable {
     package var states: AttentionStates
     package var span: ComputeSpan
 
-    static let cancelled = ServiceError(.stepAborted, "The step was over before it was computed.")
+    static let cancelled = ServiceError(.stepAborted, "The step ended before it was computed.")
 }
 
 /// When something was computed on the pool, on the monotonic clock.

@@ -82,7 +82,7 @@ final class AttentionRun: ComputeJob {
                 state.begin = state.begin ?? start
                 return .prepare
             case .cutting:
-                guard let job = state.job else { preconditionFailure("what is cut was prepared") }
+                guard let job = state.job else { preconditionFailure("a job is split only after it was prepared") }
                 let some = state.taken..<min(state.taken + Self.entriesAtOnce, job.entries)
                 state.taken = some.upperBound
                 return .cut(some, job)
@@ -92,7 +92,7 @@ final class AttentionRun: ComputeJob {
                 state.taken += 1
                 return .run(next.run())
             case .finishing: return .finish
-            case .over: preconditionFailure("what is over has no pieces")
+            case .over: preconditionFailure("a finished job has no pieces")
             }
         }
         switch piece {
@@ -211,7 +211,7 @@ final class AttentionRun: ComputeJob {
             preconditionFailure("pieces are merged by one thread at a time")
         }
         let (next, entries, job) = state.withLock { ($0.next, $0.entries, $0.job) }
-        guard let job else { preconditionFailure("what is merged was prepared") }
+        guard let job else { preconditionFailure("a job is merged only after it was prepared") }
         var (index, tile) = next
         var outputs = 0
         while index < entries.count, outputs < Self.outputsAtOnce {

@@ -104,7 +104,7 @@ public final class ComputePool: Sendable {
             if case .host(let host) = workers {
                 host.dealt(line, PieceQueue.Line.allCases.filter(state.queue.isWaiting))
             }
-            guard let job = state.jobs[number] else { preconditionFailure("a job that waits is there") }
+            guard let job = state.jobs[number] else { preconditionFailure("a waiting job is in the table") }
             return (number, job.job, state.meter.began())
         }
         guard let (number, job, turn) = taken else { return false }

@@ -97,7 +97,7 @@ package struct PieceQueue: Sendable {
             line = prefills.isEmpty || due > 0 && !prefersPrefills ? .decode : .prefill
         }
         let job = line == .decode ? decodes.removeFirst() : prefills.removeFirst()
-        guard var rest = waiting[job] else { preconditionFailure("a job in line has pieces that wait") }
+        guard var rest = waiting[job] else { preconditionFailure("a queued job has waiting pieces") }
         due = line == .decode ? max(0, due - rest.cost) : Self.decodeShare * rest.cost
         waitingCount -= 1
         rest.count -= 1

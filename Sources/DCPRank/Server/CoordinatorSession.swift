@@ -182,7 +182,7 @@ final class CoordinatorSession {
         renewal = server.eventLoop.scheduleRepeatedTask(initialDelay: period, delay: period) { _ in
             let session = bound.value
             if session.server.eventLoop.now - session.lastRenewed > lease {
-                session.link?.close(ServiceError(.deadlineExceeded, "The coordinator was silent for a whole lease."))
+                session.link?.close(ServiceError(.deadlineExceeded, "The coordinator sent nothing for a whole lease."))
             } else {
                 session.renew()
             }
@@ -212,10 +212,11 @@ final class CoordinatorSession {
                 .fatal(
                     ServiceError(
                         .storeRefused,
-                        "The coordinator is at \(topology.epoch), this rank's store has seen \(epoch): the coordinator's "
-                            + "state was lost, is an older copy, or is another cluster's. Bring the newest state back; if "
-                            + "that is lost for good, restart the coordinator with --adopt-ranks, which makes the directory "
-                            + "of what the ranks' stores hold.")))
+                        "The coordinator is at \(topology.epoch), but this rank's store has seen \(epoch): the "
+                            + "coordinator's "
+                            + "state was lost, is an older copy, or is another cluster's. Restore the newest state; "
+                            + "if it is lost for good, restart the coordinator with --adopt-ranks, which rebuilds "
+                            + "the directory from the ranks' stores.")))
             return
         }
         self.topology = topology
@@ -290,7 +291,7 @@ final class CoordinatorSession {
 
 extension CoordinatorSession: LinkDelegate {
     func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello {
-        throw ServiceError(.internal, "A dialled link does not accept.")
+        throw ServiceError(.internal, "An outbound link does not accept connections.")
     }
 
     func link(_ link: Link, opened peer: Hello) {
@@ -298,7 +299,9 @@ extension CoordinatorSession: LinkDelegate {
         guard !isStopped, peer.role == .coordinator else {
             link.close(
                 ServiceError(
-                    .incompatible, "Found \(peer.sender) where the coordinator should be; check --coordinator."))
+                    .incompatible,
+                    "Expected the coordinator at this endpoint, but found \(peer.sender); check "
+                        + "--coordinator."))
             return
         }
         self.link = link
@@ -336,7 +339,7 @@ extension CoordinatorSession: LinkDelegate {
             link.close(
                 ServiceError(
                     .protocolViolation,
-                    "The coordinator sent a \(frame.message.type) frame, which a rank does not take."))
+                    "The coordinator sent a \(frame.message.type) frame, which a rank does not accept."))
         }
     }
 

@@ -16,7 +16,7 @@ final class ItemAnswers<Answer> {
     subscript(index: Int) -> Result<Answer, ServiceError>? {
         get { answers[index] }
         set {
-            precondition(answers[index] == nil && newValue != nil, "an item is answered once")
+            precondition(answers[index] == nil && newValue != nil, "an item is answered exactly once")
             answers[index] = newValue
             missing -= 1
             if missing == 0 { done(answers.map { $0! }) }

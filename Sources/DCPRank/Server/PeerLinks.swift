@@ -84,7 +84,7 @@ final class PeerLinks {
         peer.hasReported = false
         peers[rank] = peer
         if let old, old !== link {
-            old.close(ServiceError(.rankUnavailable, "\(rank) has connected again; this link is older."))
+            old.close(ServiceError(.rankUnavailable, "\(rank) has reconnected; this link is older."))
         }
         return true
     }
@@ -155,13 +155,16 @@ private final class DialAttempt: LinkDelegate {
     }
 
     func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello {
-        throw ServiceError(.internal, "A dialled link does not accept.")
+        throw ServiceError(.internal, "An outbound link does not accept connections.")
     }
 
     func link(_ link: Link, opened peer: Hello) {
         guard peer.rank == rank else {
             link.close(
-                ServiceError(.incompatible, "Expected \(rank) at this endpoint, found \(peer.sender); check --listen."))
+                ServiceError(
+                    .incompatible,
+                    "Expected \(rank) at this endpoint, but found \(peer.sender); check "
+                        + "--listen."))
             return
         }
         isOpen = true

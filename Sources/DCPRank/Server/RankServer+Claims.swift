@@ -49,7 +49,7 @@ extension RankServer {
     }
 
     private func takeBackUncommitted(of sequence: SequenceID) {
-        abortSteps(on: sequence, ServiceError(.stepAborted, "The client of \(sequence) is gone."))
+        abortSteps(on: sequence, ServiceError(.stepAborted, "The client of \(sequence) has gone."))
         whenIdle(sequence) { [self] in
             guard let state = cache.state(of: sequence) else { return }
             let tokens = (state.layerLengths.max() ?? 0) - state.committedLength
@@ -71,7 +71,7 @@ extension RankServer {
         let named = holdings.prefix(Self.holdersNamedMax).map { holding in
             let isGone = owners.goneFor(holding.sequence, at: now).map { gone in
                 let left = max(0, configuration.claimTimeout.nanoseconds - Int64(gone)) / 1_000_000_000
-                return ", whose client is gone, taken back in \(left) s"
+                return ", whose client has gone, rolled back in \(left) s"
             }
             let spilled = holding.spilledByteCount > 0 ? ", \(holding.spilledByteCount) of them in the store" : ""
             return "\(holding.sequence) \(holding.byteCount) bytes\(spilled)\(isGone ?? "")"

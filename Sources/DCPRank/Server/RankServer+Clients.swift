@@ -35,7 +35,7 @@ extension RankServer {
             counters.framesRefused.count(.protocolViolation)
             return link.close(
                 ServiceError(
-                    .protocolViolation, "A client sent a \(frame.message.type) frame, which a rank does not take."))
+                    .protocolViolation, "A client sent a \(frame.message.type) frame, which a rank does not accept."))
         }
         do throws(ServiceError) {
             try Self.requests.handle(body, of: frame, from: link, by: self)
@@ -91,8 +91,8 @@ extension RankServer {
     private func staleEpoch(_ epoch: Epoch) -> ServiceError {
         ServiceError(
             .staleEpoch,
-            "The request is of \(epoch), \(configuration.rank) serves \(coordinator.epoch); ask the coordinator for "
-                + "the topology and try again.")
+            "The request is for \(epoch), but \(configuration.rank) serves \(coordinator.epoch); get the topology "
+                + "from the coordinator and try again.")
     }
 
     // MARK: Steps
@@ -107,8 +107,8 @@ extension RankServer {
             guard steps.executions.count < configuration.stepsInFlightMax else {
                 throw ServiceError(
                     .overloaded,
-                    "\(steps.executions.count) steps are in flight, the limit is \(configuration.stepsInFlightMax); "
-                        + "try again when some have ended.")
+                    "\(steps.executions.count) steps are in flight, but the limit is "
+                        + "\(configuration.stepsInFlightMax); try again when some have ended.")
             }
             for entry in request.entries { try checkClaim(entry.claim, on: entry.sequence, from: link) }
             for part in request.commits { try checkClaim(part.claim, on: part.sequence, from: link) }
@@ -173,13 +173,13 @@ extension RankServer {
                 guard !changing.contains(entry.sequence), !isRollingBack(entry, layer: layer) else {
                     throw ServiceError(
                         .stepAborted,
-                        "\(entry.sequence) is being changed, or an aborted step's tokens are being taken back; ask for its "
-                            + "length and try again.")
+                        "\(entry.sequence) is being changed, or the tokens of an aborted step are being rolled back; "
+                            + "get its length and try again.")
                 }
                 guard state.model == request.model else {
                     throw ServiceError(
                         .modelMismatch,
-                        "\(entry.sequence) belongs to \(state.model), the step is for \(request.model); open the "
+                        "\(entry.sequence) belongs to \(state.model), but the step is for \(request.model); open the "
                             + "sequence again.")
                 }
                 let length = state.layerLengths[layer]
@@ -194,13 +194,14 @@ extension RankServer {
             if steps.isOver(tag), admitted.contains(where: { $0.1 != .repeat }) {
                 throw ServiceError(
                     .stepAborted,
-                    "\(tag) is over, and what it appended is gone; resume the sequence, or send the step with a higher "
+                    "\(tag) has ended, and its tokens were rolled back; resume the sequence, or send the step with a "
+                        + "higher "
                         + "attempt.")
             }
             let repeats = admitted.count { $0.1 == .repeat }
             guard repeats == 0 || repeats == admitted.count else {
                 throw ServiceError(
-                    .conflict, "Some of the step's tokens are already there and some are not; send a new step.")
+                    .conflict, "Some of the step's tokens are already stored and some are not; send a new step.")
             }
             // A canary tells whether steps go through; that the disk is full, the store's condition tells.
             if repeats == 0, model.name != CanaryNames.model { try checkTakesTokens(request.entries) }
@@ -303,7 +304,7 @@ extension RankServer {
                 call,
                 ServiceError(
                     .notReady,
-                    "\(configuration.rank) has started and not joined the cluster yet, so its lengths may change; try again."
+                    "\(configuration.rank) has not joined the cluster yet, so its lengths may change; try again."
                 ))
         }
         whenRolledBack(sequences) { [self] in

@@ -24,7 +24,7 @@ extension RankServer: LinkDelegate {
         guard peers.opened(link, rank: rank) else {
             let error = ServiceError(
                 .protocolViolation,
-                "\(rank) is not of the head group of \(configuration.rank); it has no business here.")
+                "\(rank) is not in the head group of \(configuration.rank) and must not connect to it.")
             link.close(error)
             return
         }
@@ -91,8 +91,8 @@ extension RankServer: LinkDelegate {
         } else if !steps.keep(frame, from: member, until: eventLoop.now + configuration.stepTimeoutMax) {
             let error = ServiceError(
                 .overloaded,
-                "\(configuration.rank) holds \(configuration.earlyByteCountMax) bytes of messages for steps that have "
-                    + "not come; send fewer steps at once.", rank: configuration.rank)
+                "\(configuration.rank) holds \(configuration.earlyByteCountMax) bytes of messages for steps that "
+                    + "have not arrived yet; send fewer steps at once.", rank: configuration.rank)
             steps.refuse(frame.tag, error)
             port.abort(frame.tag, in: coordinator.epoch, error)
         }

@@ -58,8 +58,8 @@ extension RankServer {
         if evicted.contains(sequence) {
             return ServiceError(
                 .evicted,
-                "\(sequence) was closed to make room, or because nobody had used it for its time to live; open it again, "
-                    + "prefill it, and pin it if it must stay (dcpctl sequence pin).")
+                "\(sequence) was closed to make room, or because it had not been used for its time to live; open it "
+                    + "again, prefill it, and pin it if it must stay (dcpctl sequence pin).")
         }
         return ServiceError(.unknownSequence, "\(sequence) is not open; open it again.")
     }

@@ -20,13 +20,15 @@ extension RankServer {
                 throw ServiceError(
                     .invalidRequest,
                     "\(configuration.rank) owns \(byteCount) bytes of positions \(request.position)..<"
-                        + "\(request.positions.upperBound), the limit of an answer is \(Self.rowsByteCountMax); ask for fewer "
+                        + "\(request.positions.upperBound), but the limit of an answer is \(Self.rowsByteCountMax); "
+                        + "ask for fewer "
                         + "tokens.")
             }
             guard rowsInFlightByteCount + byteCount <= Self.rowsInFlightByteCountMax else {
                 throw ServiceError(
                     .overloaded,
-                    "\(rowsInFlightByteCount) bytes of rows are being read, this answer needs \(byteCount) and the limit is "
+                    "\(rowsInFlightByteCount) bytes of keys and values are already being read, this answer needs "
+                        + "\(byteCount) and the limit is "
                         + "\(Self.rowsInFlightByteCountMax); try again when some have been sent.")
             }
             rowsInFlightByteCount += byteCount
@@ -74,7 +76,7 @@ extension ShardCache {
             }
             return byteCount
         }
-        guard let result else { preconditionFailure("the buffer lends its bytes at once") }
+        guard let result else { preconditionFailure("the buffer lends its bytes synchronously") }
         let stored = try result.get()
         guard let state = self.state(of: request.sequence), let model = self.model(state.model) else {
             throw ServiceError(.unknownSequence, "\(request.sequence) is not open; open it again.")

@@ -14,7 +14,7 @@ extension RankServer {
         guard resultByteCount <= limit else {
             throw ServiceError(
                 .invalidRequest,
-                "The answer to \(plan.tokens) tokens would take \(resultByteCount) bytes, the limit of a frame is "
+                "The answer to \(plan.tokens) tokens would take \(resultByteCount) bytes, but the limit of a frame is "
                     + "\(limit); send fewer tokens in one step (dcpctl submit --chunk).")
         }
         let byteCount = plan.byteCount(of: request, threads: pool.threads)
@@ -74,8 +74,8 @@ extension RankServer {
             cursors.rolledBack(entry, layer: layer)
             let error = ServiceError(
                 .stepAborted,
-                "The step builds on tokens from position \(entry.position) of \(entry.sequence), which were aborted; "
-                    + "send them again.")
+                "The step builds on tokens from position \(entry.position) of \(entry.sequence), whose step was "
+                    + "aborted; send them again.")
             let built = steps.inOrder { execution in
                 let appends = execution.request.appends
                 return Int(execution.tag.layer) == layer

@@ -12,7 +12,8 @@ extension RankServer {
             guard request.count <= ReadTokens.countMax else {
                 throw ServiceError(
                     .invalidRequest,
-                    "\(request.count) ids are asked for at once, the limit is \(ReadTokens.countMax); ask for fewer.")
+                    "\(request.count) ids were requested at once, but the limit is \(ReadTokens.countMax); request "
+                        + "fewer.")
             }
         } catch {
             return refuse(call, error)

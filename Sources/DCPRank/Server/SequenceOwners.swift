@@ -77,15 +77,19 @@ package struct SequenceOwners {
         guard claim >= latest else {
             throw ServiceError(
                 .claimed,
-                "\(sequence) was claimed by another client (\(latest)) after \(claim); one client at a time uses a sequence. "
-                    + "Resume it to take it over.")
+                "\(sequence) was claimed by another client (\(latest)) after \(claim); only one client at a time may "
+                    + "use a sequence. Resume it to take it over.")
         }
         guard claim.isOf(epoch) else {
-            throw ServiceError(.staleEpoch, "\(claim) on \(sequence) is not of \(epoch), which is served; resume it.")
+            throw ServiceError(
+                .staleEpoch,
+                "\(claim) on \(sequence) does not belong to \(epoch), the epoch served; "
+                    + "resume the sequence.")
         }
         throw ServiceError(
             .stepAborted,
-            "\(claim) on \(sequence) has ended: its client was gone for too long, and what it had not committed was taken back. "
+            "\(claim) on \(sequence) has ended: its client was gone for too long, and its uncommitted tokens were "
+                + "rolled back. "
                 + "Resume the sequence.")
     }
 

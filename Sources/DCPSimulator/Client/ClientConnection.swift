@@ -80,7 +80,7 @@ final class ClientConnection: LinkDelegate {
     // MARK: LinkDelegate
 
     func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello {
-        throw ServiceError(.internal, "A dialled link does not accept.")
+        throw ServiceError(.internal, "An outbound link does not accept connections.")
     }
 
     func link(_ link: Link, opened peer: Hello) {

@@ -21,7 +21,8 @@ extension SimulatedClient {
             let length = reply.found?.length ?? 0
             guard length >= least || simulation.hasDamage || losses != self.losses else {
                 return simulation.violate(
-                    .wrongPrefix, "\(name): a match found \(length) tokens, \(least) of its own are committed")
+                    .wrongPrefix, "\(name): a match found \(length) tokens, but \(least) of its own tokens are "
+                        + "committed")
             }
             guard let found = reply.found else { return then() }
             guard length <= wanted.count else {

@@ -82,7 +82,7 @@ final class CoordinatorNode: @unchecked Sendable {
         switch event {
         case .joining(let epoch): simulation.began(epoch)
         case .rankLost(let rank, let reason):
-            if reason == "it connected again" { replaced.insert(rank) } else { replaced.remove(rank) }
+            if reason == "it reconnected" { replaced.insert(rank) } else { replaced.remove(rank) }
         case .ready: hasBeenReady = true
         case .rankRefused where newer != nil: putNewerBack()
         case .adopted(let report):

@@ -1,14 +1,17 @@
-/// Whether a store takes new data. Deleting and reading go on in all but `failed`, in which only reading does.
+/// Whether a store accepts new data.
 ///
-/// `writable ⇄ full`, `writable or full ⇄ refused`, and from any of them `failed`, which only a restart ends.
+/// Deleting and reading are possible in all states except `failed`, in which only reading is. Transitions are `writable
+/// ⇄ full`, `writable or full ⇄ refused`, and from any of them `failed`, which only a restart ends.
 public enum StoreCondition: Hashable, Sendable {
     case writable
-    /// More is in use than the high watermark, or a commit found no room, and not yet less than the low watermark.
+    /// Usage is above the high watermark, or a commit found no room, and usage has not fallen below the low watermark
+    /// since.
     case full
-    /// The disk refused a write with this `errno`. A probe every second, and every commit that succeeds, ends it.
+    /// The disk refused a write with this `errno`. A successful probe, tried every second, or a successful commit ends
+    /// it.
     case refused(Int32)
-    /// A sync failed, or LMDB can write no more: nothing that was acknowledged since the last good sync can be trusted,
-    /// so nothing is written any more. The store is marked, and verified when it is opened again.
+    /// A sync failed, or LMDB cannot write any more: data acknowledged since the last successful sync cannot be
+    /// trusted, so nothing more is written. The store is marked, and verified when it is opened again.
     case failed(StoreError)
 
     public static func == (a: StoreCondition, b: StoreCondition) -> Bool {
@@ -29,13 +32,13 @@ public enum StoreCondition: Hashable, Sendable {
     }
 }
 
-/// How a store is doing, as of its last commit. Written by the writer's thread, read by any.
+/// The health of a store, as of its last commit. Written by the writer's thread, read by any.
 public struct StoreHealth: Sendable {
     public var condition = StoreCondition.writable
-    /// Bytes of pages in use; below the low watermark an upper bound, since the free list is then not read.
+    /// Bytes of pages in use; below the low watermark an upper bound, because the free list is not read then.
     public var usedByteCount = 0
     /// Bytes that new data may take: the largest size of the data file without the reserve for deletions.
     public var capacityByteCount = 0
-    /// What the refused transaction needs; 0 unless `refused`.
+    /// Bytes that the refused transaction needs; 0 unless `refused`.
     public var wantedByteCount = 0
 }

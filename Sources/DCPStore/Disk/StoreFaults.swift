@@ -1,10 +1,11 @@
-/// Where a test makes the disk fail, and looks at what has reached it. Every closure runs on the writer's thread.
+/// Hooks with which a test makes the disk fail, and inspects the data that has reached it. Every closure runs on the
+/// writer's thread.
 package struct StoreFaults: Sendable {
-    /// What the next sync fails with, an `errno`; 0 lets it go on. With `always` a commit contains one.
+    /// The `errno` of the next sync; 0 lets it succeed. With `always` a commit includes a sync.
     package var sync: @Sendable () -> Int32
-    /// What the next commit's writes fail with, an `errno`; 0 lets it go on.
+    /// The `errno` of the next commit's writes; 0 lets them succeed.
     package var write: @Sendable () -> Int32
-    /// The data file has reached the disk as it is now: what a loss of power would leave at the least.
+    /// The current data file has reached the disk: the least that a power loss would leave.
     package var synced: @Sendable (_ dataPath: String) -> Void
     /// No run of free pages is longer than this.
     package var runPagesMax: @Sendable () -> Int

@@ -1,6 +1,6 @@
-/// When a store counts as full, as shares of its capacity: full above `high`, and again writable below `low`.
+/// The shares of its capacity at which a store counts as full: it is full above `high`, and writable again below `low`.
 ///
-/// Between the two the store stays what it was, so that it does not change its mind with every commit.
+/// Between the two the state does not change, so that it does not toggle with every commit.
 public struct Watermarks: Hashable, Sendable {
     /// Percent of the capacity.
     public let high: Int
@@ -24,7 +24,7 @@ public struct Watermarks: Hashable, Sendable {
     public func highByteCount(capacity: Int) -> Int { Self.share(high, of: capacity) }
     public func lowByteCount(capacity: Int) -> Int { Self.share(low, of: capacity) }
 
-    /// Whether a store that was full, or was not, is full with this much in use.
+    /// Whether a store is full with this usage, given whether it was full before.
     func isFull(_ wasFull: Bool, used: Int, capacity: Int) -> Bool {
         used >= highByteCount(capacity: capacity) || wasFull && used >= lowByteCount(capacity: capacity)
     }

@@ -1,20 +1,18 @@
-/// Walks LMDB's pages before LMDB maps them.
+/// Checks LMDB's pages before LMDB maps them.
 ///
-/// LMDB believes its pages: one with a flipped bit ends the process, by an assertion or a stray address. Here every page
-/// that a table reaches must be of its kind, hold its nodes inside itself, in order, and point at pages that are there and
-/// nobody else's; then nothing that LMDB does with them leaves the file. What values say is not looked at: they have
-/// checksums of their own.
-///
-/// Little-endian machines with 64 bits, LMDB 0.9.
+/// LMDB trusts its pages: a flipped bit in one crashes the process, by an assertion or a wild address. This check
+/// requires every page that a table reaches to be of the right kind, to contain its nodes entirely and in order, and to
+/// point at existing pages that nothing else uses; LMDB then never leaves the file. The contents of values are not
+/// checked, because they have checksums. For little-endian 64-bit machines and LMDB 0.9.
 struct PageCheck: ~Copyable {
     /// More levels than 2^48 pages could fill.
     static let depthMax = 24
 
-    /// How much is read.
+    /// The scope of the check.
     enum Extent {
-        /// Branch and leaf pages: what a start can afford, whatever the values amount to.
+        /// Branch and leaf pages: fast enough for a start, whatever the size of the values.
         case trees
-        /// Also the first page of each large value, which says how many pages it has.
+        /// Also the first page of each large value, which has its number of pages.
         case values
     }
 
@@ -29,7 +27,7 @@ struct PageCheck: ~Copyable {
     private var tables: [(name: String, tree: PageTree)] = []
     private var counts = Counts()
     private var lastKey: [UInt8] = []
-    /// What the branches say that the next key is not below.
+    /// The lower bound for the next key, from the branches.
     private var floor: [UInt8] = []
     /// Pages on the free list.
     private var freePages: [Int] = []
@@ -48,7 +46,7 @@ struct PageCheck: ~Copyable {
     }
 
     /// Checks the file's newest transaction.
-    /// - Throws: `.damaged` with the page and what is wrong with it.
+    /// - Throws: `.damaged` with the page and the problem.
     /// - Parameter checkedPage: called for each page.
     static func run(_ path: String, _ extent: Extent, _ checkedPage: @escaping () -> Void) throws(StoreError) {
         var check = try PageCheck(path, extent, checkedPage)
@@ -87,17 +85,17 @@ struct PageCheck: ~Copyable {
         try walk(meta.free, .free, "the free list")
         try walk(meta.main, .main, "the root table")
         for (name, tree) in tables { try walk(tree, .table, "the table `\(name)`") }
-        // A page that its own transaction gave back was never written: the file may end before it.
+        // A page that a transaction allocated and freed again was never written: the file may end before it.
         var absent = Set<Int>()
         for page in freePages {
             guard page >= 2, page < file.pages ? used.insert(page) : absent.insert(page).inserted else {
-                throw file.damaged("page \(page) is on the free list and in use, or is there twice")
+                throw file.damaged("page \(page) is both on the free list and in use, or is listed twice")
             }
         }
         let missing = max(Int(meta.lastPage) + 1 - file.pages, 0)
         guard absent.count == missing else {
             throw file.damaged(
-                "it was truncated to \(file.pages) pages, and of the \(missing) missing ones \(absent.count) are free")
+                "it was truncated to \(file.pages) pages; \(absent.count) of the \(missing) missing pages are free")
         }
     }
 
@@ -105,7 +103,7 @@ struct PageCheck: ~Copyable {
         counts = Counts()
         (lastKey, floor) = ([], [])
         if tree.root == PageTree.noRoot {
-            guard tree.depth == 0, tree.entries == 0 else { throw file.damaged("\(name) has entries and no page") }
+            guard tree.depth == 0, tree.entries == 0 else { throw file.damaged("\(name) has entries but no page") }
             return
         }
         guard tree.depth >= 1, tree.depth <= Self.depthMax else {
@@ -116,7 +114,7 @@ struct PageCheck: ~Copyable {
             ("branch pages", counts.branchPages, tree.branchPages), ("leaf pages", counts.leafPages, tree.leafPages),
             ("overflow pages", counts.overflowPages, tree.overflowPages), ("entries", counts.entries, tree.entries),
         ] where count != stated && (extent == .values || what != "overflow pages") {
-            throw file.damaged("\(name) has \(count) \(what) and says \(stated)")
+            throw file.damaged("\(name) has \(count) \(what), but its record says \(stated)")
         }
     }
 
@@ -153,10 +151,10 @@ struct PageCheck: ~Copyable {
         for node in nodes {
             switch node {
             case .child(let page, let separator):
-                // The first child's has no meaning, and is mostly empty.
+                // The first child's key has no meaning and is usually empty.
                 if let separator {
                     guard isAbove(separator, kind) else {
-                        throw file.damaged("page \(number) of \(name) leads past its keys")
+                        throw file.damaged("page \(number) of \(name) points past its keys")
                     }
                     floor = separator
                 }
@@ -202,7 +200,7 @@ struct PageCheck: ~Copyable {
     ) throws(StoreError) -> [Node] {
         let size = file.pageByteCount
         func wrong(_ what: String) -> StoreError { file.damaged("page \(page.number) of \(name) \(what)") }
-        guard page.ownNumber == UInt64(page.number) else { throw wrong("says it is page \(page.ownNumber)") }
+        guard page.ownNumber == UInt64(page.number) else { throw wrong("states the number \(page.ownNumber)") }
         guard page.flags == (isLeaf ? Page.leaf : Page.branch) else { throw wrong("has the flags \(page.flags)") }
         let (lower, upper) = (page.lower, page.upper)
         guard lower >= Page.headerByteCount, lower % 2 == 0, lower <= upper, upper <= size else {
@@ -223,7 +221,7 @@ struct PageCheck: ~Copyable {
             let key = Array(page.bytes[offset + 8..<offset + 8 + keyByteCount])
             if isLeaf {
                 guard isAbove(key, kind), floor.isEmpty || !isBelow(key, floor, kind) else {
-                    throw wrong("has a key that is not above those before it")
+                    throw wrong("has a key that is not greater than the one before it")
                 }
                 (lastKey, floor) = (key, [])
                 counts.entries += 1
@@ -259,10 +257,10 @@ struct PageCheck: ~Copyable {
         func wrong(_ what: String) -> StoreError { file.damaged("page \(page.number) of \(name) \(what)") }
         let (large, subtree): (UInt16, UInt16) = (1, 2)
         if flags == large {
-            guard rest >= 8 else { throw wrong("has a node that reaches out of it") }
+            guard rest >= 8 else { throw wrong("has a node that extends past its end") }
             return .large(page.integer(place), byteCount: byteCount)
         }
-        guard byteCount <= rest else { throw wrong("has a value of \(byteCount) bytes that reaches out of it") }
+        guard byteCount <= rest else { throw wrong("has a value of \(byteCount) bytes that extends past its end") }
         switch (flags, kind) {
         case (0, .table): return .value
         case (0, .free):
@@ -276,11 +274,11 @@ struct PageCheck: ~Copyable {
         }
     }
 
-    /// A count, then so many page numbers.
+    /// A count, then this many page numbers.
     private func freeList(_ bytes: UnsafeRawBufferPointer) throws(StoreError) -> [Int] {
-        guard bytes.count >= 8, bytes.count % 8 == 0 else { throw file.damaged("the free list has a cut record") }
+        guard bytes.count >= 8, bytes.count % 8 == 0 else { throw file.damaged("the free list has a truncated record") }
         let count = bytes.loadUnaligned(as: UInt64.self)
-        guard count <= UInt64(bytes.count / 8 - 1) else { throw file.damaged("the free list has a cut record") }
+        guard count <= UInt64(bytes.count / 8 - 1) else { throw file.damaged("the free list has a truncated record") }
         var pages: [Int] = []
         for index in 0..<Int(count) {
             let page = bytes.loadUnaligned(fromByteOffset: 8 + 8 * index, as: UInt64.self)
@@ -290,7 +288,7 @@ struct PageCheck: ~Copyable {
         return pages
     }
 
-    /// A value in a run of pages of its own, behind one page header. A run may be longer than its value: LMDB writes a
+    /// A value in its own run of pages, after one page header. A run may be longer than its value: LMDB writes a
     /// shorter value over a longer one in place.
     private mutating func walkLarge(
         _ pointer: UInt64, byteCount: Int, _ kind: Kind, _ name: String
@@ -338,7 +336,7 @@ struct PageSet: Sendable {
 
     init(count: Int) { words = Array(repeating: 0, count: (count + 63) / 64) }
 
-    /// - Returns: false when the page was there.
+    /// - Returns: false if the page was already in the set.
     mutating func insert(_ page: Int) -> Bool {
         let bit = UInt64(1) << UInt64(page % 64)
         guard words[page / 64] & bit == 0 else { return false }

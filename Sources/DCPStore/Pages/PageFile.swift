@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// A data file of LMDB read by pages with pread, not mapped: a page that is not there is then an error and not SIGBUS.
+/// A data file of LMDB, read page by page with pread instead of a map: a missing page is then an error and not SIGBUS.
 struct PageFile: ~Copyable {
     let path: String
     let pageByteCount: Int
@@ -22,7 +22,7 @@ struct PageFile: ~Copyable {
     private static func open(_ path: String) throws(StoreError) -> (Int32, MetaPage) {
         let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw StoreError.lmdb(errno, "open the data file \(path)") }
-        // Tree pages are few and lie apart: what the kernel would read ahead of each is blocks, megabytes at a time.
+        // Tree pages are few and scattered: read-ahead would read megabytes of blocks after each.
         posix_fadvise(descriptor, 0, 0, POSIX_FADV_RANDOM)
         var head = [UInt8](repeating: 0, count: MetaPage.byteCount)
         let count = pread(descriptor, &head, head.count, 0)
@@ -30,15 +30,15 @@ struct PageFile: ~Copyable {
             Glibc.close(descriptor)
             throw StoreError(
                 .damaged,
-                "The data file \(path) is damaged or is not an LMDB file; restore it, or move the store's directory away "
-                    + "and restart, the rank then starts empty.")
+                "The data file \(path) is damaged or is not an LMDB file; restore it, or move the store's directory "
+                    + "away and restart the rank, which then starts empty.")
         }
         return (descriptor, meta)
     }
 
     deinit { Glibc.close(descriptor) }
 
-    /// Reads a run of pages; `bytes` is made as long as they are.
+    /// Reads a run of pages; `bytes` is resized to their length.
     /// - Throws: `.damaged` when the file does not have them.
     borrowing func read(_ number: Int, count: Int = 1, into bytes: inout [UInt8]) throws(StoreError) {
         guard number >= 0, count >= 1, number <= pages - count else {
@@ -59,8 +59,8 @@ struct PageFile: ~Copyable {
         }
     }
 
-    /// Has the kernel read pages at once, in the order in which they lie in the file, that will be asked for one by one: a disk
-    /// then has many requests to serve at a time, and not one after the other. Numbers beyond the file are passed over.
+    /// Lets the kernel start reading pages in file order that will be read one by one: a disk then serves many requests
+    /// at a time. Numbers beyond the file are ignored.
     borrowing func prefetch(_ numbers: [Int]) {
         let sorted = numbers.filter { (0..<pages).contains($0) }.sorted()
         var start = 0
@@ -77,8 +77,8 @@ struct PageFile: ~Copyable {
     borrowing func damaged(_ what: String) -> StoreError {
         StoreError(
             .damaged,
-            "The pages of \(path) are damaged: \(what). Restore it, or move the store's directory away and restart, the "
-                + "rank then starts empty.")
+            "The pages of \(path) are damaged: \(what). Restore it, or move the store's directory away and restart "
+                + "the rank, which then starts empty.")
     }
 }
 
@@ -100,7 +100,7 @@ struct Page {
         Value(littleEndian: bytes.loadUnaligned(fromByteOffset: offset, as: Value.self))
     }
 
-    /// The number that it says it has.
+    /// The number stated in the page.
     var ownNumber: UInt64 { integer(0) }
     var flags: UInt16 { integer(10) }
     var lower: Int { Int(integer(12, UInt16.self)) }
@@ -162,7 +162,7 @@ struct MetaPage {
 
     private static let transactionOffset = 128
 
-    /// nil for what is no such page.
+    /// nil for other pages.
     init?(_ page: Page) {
         let start = Page.headerByteCount
         guard page.flags & Page.meta != 0, page.integer(start, UInt32.self) == 0xBEEF_C0DE,

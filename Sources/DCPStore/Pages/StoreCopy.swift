@@ -1,19 +1,19 @@
 internal import CLMDB
 internal import Synchronization
 
-/// One state of a store's data file, held while the store goes on: what a backup reads, part by part.
+/// A state of a store's data file, held while the store continues, which a backup reads part by part.
 ///
-/// No page that this state reaches is written again while its read transaction lives. So pages can be read at any time, with
-/// pread: an error of the disk is then an error, and not SIGBUS. Only the two meta pages change; that of this state is kept
-/// from the beginning. What is on its free list is left out: in the copy there are holes.
+/// No page that this state reaches is overwritten while its read transaction is active. Pages can therefore be read at
+/// any time, with pread, so that a disk error is an error and not SIGBUS. Only the two meta pages change; that of this
+/// state is kept from the beginning. Pages on its free list are omitted and become holes in the copy.
 ///
-/// Rejected: `mdb_env_copyfd2`. It takes a transaction of its own, so that several stores could not be held at one moment
-/// first and read then, and a thread and a pipe for as long as the reader takes. What `MDB_CP_COMPACT` saves are the holes,
-/// and it renumbers all pages for that.
+/// Rejected: `mdb_env_copyfd2`. It begins its own transaction, so that several stores could not be held at the same
+/// moment and read later, and it needs a thread and a pipe for as long as the reader takes. `MDB_CP_COMPACT` would save
+/// only the holes, and renumbers all pages for that.
 ///
 /// @unchecked Sendable: the transaction is used by the initializer, and then only held; the file is read with pread.
 public final class StoreCopy: @unchecked Sendable {
-    /// Some pages, and where to go on.
+    /// Some pages, and the next page.
     public struct Part: Sendable {
         public var runs: [Range<Int>] = []
         public var bytes: [UInt8] = []
@@ -22,19 +22,19 @@ public final class StoreCopy: @unchecked Sendable {
 
     public static let partByteCountMax = 2 << 20
     private static let runsMax = 4096
-    /// Commits that may come between the transaction and the look at its meta page; each costs a sync, or a transaction of
-    /// the writer.
+    /// Commits that may happen between the transaction and reading its meta page; each takes a sync, or a transaction
+    /// of the writer.
     private static let attempts = 100
 
     private let held: Held
-    /// Pages that hold nothing; made at the first read.
+    /// Free pages; computed at the first read.
     private let free = Mutex<PageSet?>(nil)
 
     public var pageByteCount: Int { held.file.pageByteCount }
     public var pages: Int { held.pages }
 
-    /// Begins a read transaction, which lives as long as this.
-    /// - Throws: `.overloaded` with too many readers, or with commits that come faster than two pages are read; `.closed`.
+    /// Begins a read transaction, which is active as long as this object exists.
+    /// - Throws: `.overloaded` with too many readers, or if commits are faster than reading two pages; `.closed`.
     public init(of environment: Environment) throws(StoreError) {
         for _ in 0..<Self.attempts {
             if let held = try Held(environment) {
@@ -44,11 +44,11 @@ public final class StoreCopy: @unchecked Sendable {
         }
         throw StoreError(
             .overloaded,
-            "The store \(environment.directory) commits faster than its state can be taken, \(Self.attempts) times in a "
-                + "row; try again.")
+            "The store \(environment.directory) commits faster than its state can be copied (\(Self.attempts) "
+                + "attempts failed); try again.")
     }
 
-    /// Reads pages from `first` on: some megabytes, or what there is. One call at a time.
+    /// Reads pages from `first` on: some megabytes, or the rest. One call at a time.
     public func read(from first: Int) throws(StoreError) -> Part {
         let free = try freePages()
         var part = Part(next: min(max(first, 0), pages))
@@ -77,7 +77,7 @@ public final class StoreCopy: @unchecked Sendable {
         try free.withLock { free throws(StoreError) in
             if let free { return free }
             var found = PageSet(count: pages)
-            // A page that its own transaction gave back was never written: the file may end before it.
+            // A page that a transaction allocated and freed again was never written: the file may end before it.
             for page in min(held.file.pages, pages)..<pages { _ = found.insert(page) }
             try held.transaction.scanFreePages { page in if page < pages { _ = found.insert(page) } }
             free = found
@@ -90,10 +90,10 @@ public final class StoreCopy: @unchecked Sendable {
         let transaction: ReadTransaction
         let file: PageFile
         let pages: Int
-        /// As they are in the copy: of this state, and of one before it with the same pages, which nobody reads.
+        /// The meta pages in the copy: of this state, and of a preceding one with the same pages, which is never read.
         let metaPages: [UInt8]
 
-        /// nil when two commits have overwritten the meta page meanwhile.
+        /// nil if two commits have overwritten the meta page meanwhile.
         init?(_ environment: Environment) throws(StoreError) {
             transaction = try environment.beginRead()
             file = try PageFile(environment.dataPath)

@@ -1,6 +1,6 @@
 internal import CLMDB
 
-/// What reading means in both kinds of transaction. Pointers point into the map, or into a dirty page of a write.
+/// Reading in both kinds of transactions. Pointers point into the map, or into a dirty page of a write transaction.
 enum Access {
     static func get(_ transaction: OpaquePointer, _ table: Table, _ key: [UInt8])
         throws(StoreError) -> UnsafeRawBufferPointer?

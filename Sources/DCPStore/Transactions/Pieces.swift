@@ -1,8 +1,8 @@
 /// Values in pieces.
 ///
-/// LMDB gives a value of more than half a page a run of pages side by side. In a store whose free pages lie in pieces there
-/// may be none as long, however many pages are free; then the value is stored as several of one page each, under its key and
-/// their number. So every free page can hold data, whatever its neighbours are.
+/// LMDB stores a value of more than half a page in a run of consecutive pages. In a store with scattered free pages
+/// there may be no run long enough, however many pages are free; then the value is stored as several values of one page
+/// each, under its key and their number. Every free page can thus hold data.
 public enum PieceKey {
     public static let numberByteCount = 4
 
@@ -10,7 +10,7 @@ public enum PieceKey {
         key + withUnsafeBytes(of: UInt32(number).bigEndian) { Array($0) }
     }
 
-    /// - Returns: the number, nil when it is another value's key.
+    /// - Returns: the number; nil for another value's key.
     static func number(_ found: UnsafeRawBufferPointer, of key: [UInt8]) -> Int? {
         guard found.count == key.count + numberByteCount, found.starts(with: key) else { return nil }
         return Int(UInt32(bigEndian: found.loadUnaligned(fromByteOffset: key.count, as: UInt32.self)))
@@ -25,9 +25,9 @@ extension Environment {
 }
 
 extension WriteTransaction {
-    /// Puts a value as `reserve` does, or in pieces where no run of pages is as long as it.
+    /// Puts a value as `reserve` does, or in pieces if no run of pages is long enough.
     ///
-    /// Neither the value nor pieces of it may be there: what is there of the other kind would stay.
+    /// Neither the value nor pieces of it may exist: the other kind would stay.
     /// - Returns: whether it is in pieces.
     @discardableResult
     public mutating func place(
@@ -50,18 +50,18 @@ extension WriteTransaction {
     }
 
     /// Deletes a value, whole or in pieces.
-    /// - Parameter pages: what it takes.
-    /// - Returns: false when there was none.
+    /// - Parameter pages: the number of its pages.
+    /// - Returns: false if there was none.
     @discardableResult
     public mutating func remove(_ table: Table, _ key: [UInt8], pages: Int = 0) throws(StoreError) -> Bool {
         if try delete(table, key, pages: pages) { return true }
         return try removePieces(table, key)
     }
 
-    /// - Returns: false when there was none.
+    /// - Returns: false if there was none.
     @discardableResult
     public mutating func removePieces(_ table: Table, _ key: [UInt8]) throws(StoreError) -> Bool {
-        // Whichever are there: of a damaged value one may be missing.
+        // All existing pieces: a damaged value may lack some.
         var pieces: [[UInt8]] = []
         try scan(table, from: PieceKey.of(key, 0)) { found, _ in
             guard PieceKey.number(found, of: key) != nil else { return false }
@@ -79,8 +79,8 @@ extension WriteTransaction {
 }
 
 extension ReadTransaction {
-    /// Hands a value to a body: where it lies, or put together in memory that is the body's only.
-    /// - Returns: nil when there is none, or not all its pieces up to the last that is there.
+    /// Passes a value to a body: in place, or assembled in memory that is valid only in the body.
+    /// - Returns: nil if there is none, or a piece before the last existing one is missing.
     public borrowing func withValue<Result>(
         _ table: Table, _ key: [UInt8], _ body: (UnsafeRawBufferPointer) -> Result
     ) throws(StoreError) -> Result? { try Access.withValue(handle, table, key, body) }

@@ -1,9 +1,10 @@
 internal import CLMDB
 
-/// A consistent view of the store. Ends when it goes out of scope.
+/// A consistent view of the store, which ends when it goes out of scope.
 ///
-/// Pages freed by later transactions are not reused while it lives, so it must not live long: one reader of hours makes
-/// the file grow by all that is written meanwhile. May move between threads (`MDB_NOTLS`), is used by one at a time.
+/// Pages freed by later transactions are not reused while it is active, so keep it short: a reader that is active for
+/// hours makes the file grow by everything written meanwhile. It may move between threads (`MDB_NOTLS`), but only one
+/// may use it at a time.
 public struct ReadTransaction: ~Copyable {
     let handle: OpaquePointer
     private let environment: Environment
@@ -29,8 +30,8 @@ public struct ReadTransaction: ~Copyable {
 
     public borrowing func count(_ table: Table) throws(StoreError) -> Int { try Access.count(handle, table) }
 
-    /// Calls `body` with each entry from the first key at or after `start`, in key order, until it returns false.
-    /// The value's address comes from its leaf page: a large value's own pages are not touched.
+    /// Calls `body` with each entry from the first key at or after `start`, in key order, until it returns false. The
+    /// value's address comes from its leaf page; the pages of a large value are not touched.
     public borrowing func scan(
         _ table: Table, from start: [UInt8] = [],
         _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
@@ -59,7 +60,7 @@ public struct ReadTransaction: ~Copyable {
         }
     }
 
-    /// Of the state: it rises with each commit.
+    /// The number of the state; it rises with each commit.
     package var number: UInt64 { UInt64(bitPattern: Int64(mdb_txn_id(handle))) }
 
     deinit {
@@ -75,7 +76,7 @@ extension Environment {
         try ReadTransaction(self, isPrivileged: false)
     }
 
-    /// A read that finds a slot even among the most readers: for the writer thread and for statistics.
+    /// A read transaction that uses a reserved slot: for the writer thread and for statistics.
     public func beginRead(isPrivileged: Bool) throws(StoreError) -> ReadTransaction {
         try ReadTransaction(self, isPrivileged: isPrivileged)
     }

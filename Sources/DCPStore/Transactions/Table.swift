@@ -7,10 +7,10 @@ public struct Table: Sendable {
 }
 
 extension WriteTransaction {
-    /// Opens a table, and makes it when it is missing. Usable in all transactions after this one has committed.
+    /// Opens a table, and creates it if it is missing.
     ///
-    /// Before the writer starts, by one thread: lmdb.h, "This function must not be called from multiple concurrent
-    /// transactions in the same process".
+    /// It can be used in all transactions after this one has committed. To be called before the writer starts, by one
+    /// thread: lmdb.h, "This function must not be called from multiple concurrent transactions in the same process".
     public mutating func openTable(_ name: String) throws(StoreError) -> Table {
         var identifier: UInt32 = 0
         try StoreError.check(

@@ -7,35 +7,35 @@ internal import Synchronization
 public struct WriteTransaction: ~Copyable {
     private var handle: OpaquePointer?
     let environment: Environment
-    /// Values of so many pages and more are written in pieces: no run is known to be as long. 2 and more, since every page
-    /// is a run of one.
+    /// Values of at least this many pages are written in pieces, because no run is known to be long enough. At least 2,
+    /// because a single page needs no run.
     let runPagesMissing: Int
-    /// For tests: longer runs are not to be had.
+    /// For tests: longer runs are treated as unavailable.
     let runPagesMax: Int
     /// Puts and deletes so far; 0 means there is nothing to commit and nothing to undo.
     public private(set) var changes = 0
-    /// What the puts so far need: runs of pages for large values, and bytes in leaves.
+    /// The space for the puts so far: runs of pages for large values, and bytes in leaves.
     private var largePages = 0
     private var leafBytes = 0
-    /// An upper estimate of both in pages, but for the few that every commit copies: leaves are at least half full.
+    /// An upper estimate of both in pages, without the few that every commit copies: leaves are at least half full.
     var pages: Int { largePages + 2 * leafBytes / environment.pageByteCount + 1 }
-    /// What the deletes so far have given back, as the callers say.
+    /// The pages freed by the deletes so far, according to the callers.
     public private(set) var pagesFreed = 0
-    /// The run that LMDB's list of them takes at the least, a value of 8 bytes each.
+    /// The minimum run for LMDB's list of them, a value with 8 bytes per page.
     var freedListPages: Int { environment.runPages(valueByteCount: 8 * (pagesFreed + 1)) }
-    /// How many there should be at the most, so that there is a run for the list. Of its places 128 are for the trees' own
-    /// pages: as many leaves as a block has layers.
+    /// The maximum for which there is a run for the list. 128 of its entries are for pages of the trees: one leaf for
+    /// each layer of a block.
     private var pagesFreedMax: Int {
         let listed = (min(runPagesMissing, 18) - 1) * environment.pageByteCount / 8 - 3
         return min(listed - 128, 8192)
     }
-    /// LMDB marks a transaction as failed after an error inside a put or a delete; it can then only be aborted.
+    /// After an error in a put or a delete LMDB marks the transaction as failed; it can then only be aborted.
     private(set) var isFailed = false
-    /// The pages of the value that the failed put was of, 0 when it was another change.
+    /// The pages of the value of the failed put; 0 for another failed change.
     private(set) var runPagesFailed = 0
 
     init(_ environment: Environment, runPagesMissing: Int = .max) throws(StoreError) {
-        precondition(runPagesMissing >= 2, "every page is a run of one")
+        precondition(runPagesMissing >= 2, "a single page needs no run")
         self.runPagesMissing = runPagesMissing
         runPagesMax = environment.faults.withLock { $0?.runPagesMax() } ?? .max
         try environment.transactionBegins(isPrivileged: true)
@@ -96,8 +96,8 @@ public struct WriteTransaction: ~Copyable {
         fill(UnsafeMutableRawBufferPointer(start: value.mv_data, count: byteCount))
     }
 
-    /// - Parameter pages: what the value takes.
-    /// - Returns: false when there was no such key.
+    /// - Parameter pages: the number of the value's pages.
+    /// - Returns: false if there was no such key.
     @discardableResult
     public mutating func delete(_ table: Table, _ key: [UInt8], pages: Int = 0) throws(StoreError) -> Bool {
         let transaction = try live()
@@ -110,7 +110,7 @@ public struct WriteTransaction: ~Copyable {
         return true
     }
 
-    /// Whether a delete may give back so many pages more; the first of a transaction always may.
+    /// Whether a delete may free this many more pages; the first of a transaction always may.
     public func canFree(_ pages: Int) -> Bool { pagesFreed == 0 || pagesFreed + pages <= pagesFreedMax }
 
     public consuming func commit() throws(StoreError) {

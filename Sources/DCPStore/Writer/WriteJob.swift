@@ -1,7 +1,7 @@
-/// One unit of writing: all of it commits, or none.
+/// A unit of writing that commits entirely or not at all.
 public struct WriteJob: Sendable {
-    /// Something that no job of a transaction may change while another touches it, because the second plans from the state
-    /// the first leaves in memory, which changes only after the commit.
+    /// An object that no job of a transaction may change if another job of it uses it, because jobs plan from the state
+    /// in memory, which changes only after the commit.
     public struct Key: Hashable, Sendable {
         let space: UInt8
         let value: UInt64
@@ -12,28 +12,28 @@ public struct WriteJob: Sendable {
         }
     }
 
-    /// What it changes.
+    /// The objects that it changes.
     public var keys: [Key]
-    /// What it plans from and leaves as it is.
+    /// The objects that it only reads.
     public var readKeys: [Key]
     /// Shares its transaction with no other job.
     public var isAlone: Bool
     /// Leaves fewer pages in use than before, so it may take the reserve of a full store.
     public var isFreeing: Bool
-    /// Is on the disk when it completes, whatever the durability: undone by a loss of power, it would do harm.
+    /// It is on the disk when it completes, whatever the durability, because losing it in a power loss would do harm.
     public var isSynced: Bool
-    /// Only makes better what is good: has whole runs of pages or fails, and that it found none says nothing of the store.
+    /// An optional improvement: it needs whole runs of pages or fails, and its failure says nothing about the store.
     public var isOptional: Bool
     /// Set by the queue.
     var isInternal = false
-    /// Writes. May run several times: in a shared transaction that fails, then again alone, and again with values in pieces.
-    /// Throw before the first change and the other jobs of the transaction do not notice.
+    /// Writes. It may run several times: in a shared transaction that fails, then alone, and again with values in
+    /// pieces. If it throws before its first change, the other jobs of the transaction are not affected.
     public var body: @Sendable (inout WriteTransaction) throws -> Void
-    /// Takes back what `body` changed in memory. Called after every run of `body` that did not commit, also one that
-    /// threw, and of a synced job whose commit did not reach the disk: nothing is written after that, so what it deleted
+    /// Undoes the changes of `body` in memory. Called after every run of `body` that did not commit, including one that
+    /// threw, and for a synced job whose commit did not reach the disk: nothing is written after that, so deleted data
     /// can still be read.
     public var undo: @Sendable () -> Void
-    /// The outcome, once; a success after the commit is as durable as the setting says.
+    /// Receives the result once; a success comes after the commit, which is as durable as the setting requires.
     public var completion: @Sendable (Result<Void, any Error>) -> Void
 
     public init(

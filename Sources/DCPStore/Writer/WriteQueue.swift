@@ -19,7 +19,7 @@ final class WriteQueue: @unchecked Sendable {
         case group([WriteJob])
         /// The deadline passed without a job.
         case deadline
-        /// Stopped, and everything has been taken.
+        /// Stopped, and no job is left.
         case end
     }
 
@@ -33,13 +33,14 @@ final class WriteQueue: @unchecked Sendable {
         pthread_condattr_destroy(&attributes)
     }
 
-    /// - Parameter isInternal: of the store's own accord: never refused for want of room, and no reason to refuse others.
+    /// - Parameter isInternal: for the store's own jobs, which are never refused for lack of room and do not count
+    ///   against others.
     func push(_ job: WriteJob, isInternal: Bool) -> StoreError? {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
         if isStopped { return StoreError(.closed, "The store is being closed.") }
         guard isInternal || jobs.count < depthMax || jobs.count(where: { !$0.isInternal }) < depthMax else {
-            return StoreError(.overloaded, "\(depthMax) writes wait for the store, the most allowed; retry.")
+            return StoreError(.overloaded, "\(depthMax) writes are waiting for the store, which is the limit; retry.")
         }
         var job = job
         job.isInternal = isInternal
@@ -48,7 +49,7 @@ final class WriteQueue: @unchecked Sendable {
         return nil
     }
 
-    /// Refuses further jobs; those waiting will still be taken.
+    /// Refuses further jobs; waiting jobs still run.
     func stop() {
         pthread_mutex_lock(mutex)
         isStopped = true
@@ -56,7 +57,7 @@ final class WriteQueue: @unchecked Sendable {
         pthread_mutex_unlock(mutex)
     }
 
-    /// Waits for jobs, until `deadline` (monotonic) when there is one. Writer thread.
+    /// Waits for jobs, at most until `deadline` (monotonic) if there is one. Writer thread.
     func next(deadline: timespec?) -> Next {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
@@ -74,7 +75,7 @@ final class WriteQueue: @unchecked Sendable {
         return .group(group)
     }
 
-    /// Takes what `next` would, without waiting; nil when there is nothing.
+    /// Like `next`, without waiting; nil if there is no job.
     func poll() -> [WriteJob]? {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
@@ -85,14 +86,14 @@ final class WriteQueue: @unchecked Sendable {
         return group
     }
 
-    /// Refuses further jobs and drops those that wait, uncalled.
+    /// Refuses further jobs and drops waiting ones without running them.
     func abandon() {
         pthread_mutex_lock(mutex)
         isStopped = true
         let dropped = jobs
         jobs = []
         pthread_mutex_unlock(mutex)
-        // Released here, not with the mutex held: a job may hold the last reference to what owns this queue.
+        // Released without the mutex held: a job may hold the last reference to the owner of this queue.
         withExtendedLifetime(dropped) {}
     }
 

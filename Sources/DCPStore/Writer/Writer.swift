@@ -1,11 +1,11 @@
 internal import Glibc
 internal import Synchronization
 
-/// The one thread that writes to an environment.
+/// The only thread that writes to an environment.
 ///
 /// lmdb.h, on `MDB_NOTLS`: "Such an application must also serialize the write transactions in an OS thread". Jobs that
-/// wait at the same moment share one transaction, and so one sync. When one of them fails after it has changed
-/// something, or the commit fails, the transaction is aborted and each job runs again in its own.
+/// wait at the same time share one transaction, and therefore one sync. If one of them fails after a change, or the
+/// commit fails, the transaction is aborted and each job runs again in its own.
 ///
 /// @unchecked Sendable: `thread` is written once in `init`; everything the thread changes is local to `run` or in a
 /// mutex or an atomic.
@@ -17,12 +17,12 @@ public final class Writer: @unchecked Sendable {
 
     /// Starts the thread.
     /// - Parameters:
-    ///   - queueDepthMax: the most jobs that may wait; further ones are refused as `.overloaded`.
-    ///   - watermarks: when the store counts as full. The writer only says so (`health`); it takes data up to the
+    ///   - queueDepthMax: the maximum number of waiting jobs; further ones are refused as `.overloaded`.
+    ///   - watermarks: when the store counts as full. The writer only reports it (`health`) and accepts data up to the
     ///     capacity.
     ///   - host: runs the jobs instead of a thread.
-    ///   - turningOver: changes something small that is there. Run when a commit finds no pages but those that the transaction
-    ///     before it has freed, which LMDB gives to the one after the next.
+    ///   - turningOver: rewrites something small. Run when a commit finds only pages that the preceding transaction has
+    ///     freed, which LMDB reuses only after another transaction.
     public init(
         environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks = .standard,
         host: (any WriterHost)? = nil, turningOver: (@Sendable (inout WriteTransaction) throws -> Void)? = nil
@@ -52,42 +52,43 @@ public final class Writer: @unchecked Sendable {
         self.thread = thread
     }
 
-    /// Hands a job to the thread. Any thread; never blocks.
+    /// Passes a job to the thread.
     ///
-    /// The completion runs on the writer's thread, or at once on the caller's when the job is refused: `.overloaded`
-    /// with a full queue, `.closed`.
+    /// Any thread may call it; it never blocks. The completion runs on the writer's thread, or immediately on the
+    /// caller's if the job is refused: `.overloaded` with a full queue, `.closed`.
     public func submit(_ job: WriteJob) { core.submit(job, isInternal: false) }
 
-    /// As `submit`, beside the bound of the queue: for jobs of the store's own accord.
+    /// Like `submit`, but not limited by the queue: for the store's own jobs.
     public func submitInternal(_ job: WriteJob) { core.submit(job, isInternal: true) }
 
     /// Transactions committed since the start.
     public var transactionsCommitted: Int { core.transactionsCommitted.load(ordering: .relaxed) }
 
-    /// When the thread began the transaction, sync or probe that it is at, in nanoseconds, monotonic; nil while it waits.
+    /// When the thread began its current transaction, sync or probe, in monotonic nanoseconds; nil while it waits.
     public var busySince: UInt64? {
         let since = core.busySince.load(ordering: .relaxed)
         return since == 0 ? nil : since
     }
 
-    /// How the store is doing, as of the last commit.
+    /// The health of the store, as of the last commit.
     public var health: StoreHealth { core.health.withLock { $0 } }
 
-    /// Has every change of the condition told, on the writer's thread; the body must not block. One observer at a time.
+    /// Sets the observer of changes of the condition. It runs on the writer's thread and must not block. There is one
+    /// observer at a time.
     public func observeCondition(_ body: @escaping @Sendable (StoreHealth) -> Void) {
         core.observer.withLock { $0 = body }
     }
 
-    /// Has every sync told, on the writer's thread: every transaction whose jobs have completed by then is on the disk. The
-    /// body must not block. One observer at a time.
+    /// Sets the observer of syncs. It runs on the writer's thread when every transaction whose jobs have completed is
+    /// on the disk, and must not block. There is one observer at a time.
     public func observeSync(_ body: @escaping @Sendable () -> Void) { core.syncObserver.withLock { $0 = body } }
 
-    /// Refuses new jobs, runs those that wait, syncs, and ends the thread. Idempotent.
+    /// Refuses new jobs, runs waiting ones, syncs, and ends the thread.
     ///
-    /// From a completion, which runs on the thread itself, it returns before the rest has been run.
+    /// Idempotent. Called from a completion, on the thread itself, it returns before the remaining jobs have run.
     public func close() {
         core.queue.stop()
-        // It holds whoever watches, and that one this store.
+        // The observer and this store hold each other.
         core.observer.withLock { $0 = nil }
         core.syncObserver.withLock { $0 = nil }
         guard let thread else { return core.finish() }
@@ -102,9 +103,9 @@ public final class Writer: @unchecked Sendable {
         }
     }
 
-    /// With a host only: drops the jobs that wait, uncalled, and syncs nothing, as the death of the process would.
+    /// Only with a host: drops waiting jobs without running them and does not sync, like the death of the process.
     package func abandon() {
-        precondition(thread == nil, "a writer with a thread is closed")
+        precondition(thread == nil, "a writer that has a thread must be closed first")
         core.observer.withLock { $0 = nil }
         core.syncObserver.withLock { $0 = nil }
         core.abandon()

@@ -2,13 +2,13 @@ internal import CLMDB
 internal import Glibc
 internal import Synchronization
 
-/// What the writer makes of a disk that fails, and of one that has room again.
+/// The writer's handling of a failing disk, and of one that has room again.
 extension WriterCore {
     /// A commit has reached the file.
     func committed(pages: Int, isFreeing: Bool) {
         if case .refused = health.withLock({ $0.condition }) {
-            // A commit that took as much as was refused has shown that there is room. A smaller one may have found it on
-            // the free list, and a deletion always does; then the probe decides, which a deletion may have changed.
+            // A commit as large as the refused one proves that there is room. A smaller one may have used pages of the
+            // free list, and a deletion always does; then the probe decides.
             let byteCount = pages * environment.pageByteCount
             if !isFreeing, byteCount >= health.withLock({ $0.wantedByteCount }) {
                 endRefusal()
@@ -16,11 +16,11 @@ extension WriterCore {
                 endRefusal()
             }
         }
-        // Fails for want of a reader only, of which some are kept; what was measured before then stays.
+        // It fails only without a free reader, and some are reserved; the earlier measurement is then kept.
         try? measure()
     }
 
-    /// Takes stock after a commit: how much is in use, and whether that is too much.
+    /// Updates usage and condition after a commit.
     func measure() throws(StoreError) {
         let capacity = environment.capacityByteCount
         let low = watermarks.lowByteCount(capacity: capacity)
@@ -36,12 +36,13 @@ extension WriterCore {
         }
     }
 
-    /// What a transaction that was aborted says about the disk.
+    /// Evaluates an aborted transaction: what it says about the disk.
     /// - Returns: the error for the jobs.
     func judged(_ error: any Error, pages: Int) -> any Error {
         guard let error = error as? StoreError else { return error }
         guard let cause = error.cause, cause != MDB_MAP_FULL else {
-            // Full below the watermark when it lacks pages. Those that readers hold back come by themselves.
+            // A store without pages is full even below the watermark. Pages that readers hold back become free without
+            // action.
             if error.code == .full, !isEmpty(for: pages + environment.reservedPages) {
                 update { if case .writable = $0.condition { $0.condition = .full } }
             }
@@ -50,8 +51,8 @@ extension WriterCore {
         switch cause {
         case MDB_PANIC, MDB_CORRUPTED, MDB_PAGE_NOTFOUND: return fail(error)
         case ENOSPC, EIO, EDQUOT:
-            // A commit with `always` syncs. If that is what failed, its pages are lost and called clean: a second attempt
-            // would succeed without them.
+            // A commit with `always` syncs. If the sync failed, its pages are lost but marked as clean: a second
+            // attempt would succeed without them.
             if durability == .always, hasLostWrites { return fail(error) }
             refuse(cause, byteCount: pages * environment.pageByteCount)
             return error
@@ -64,8 +65,8 @@ extension WriterCore {
         return (witness?.check() ?? 0) != 0
     }
 
-    /// For good. After a failed fsync the kernel calls the lost pages clean and the next sync succeeds: nothing that was
-    /// acknowledged since the last good one can be trusted, so nothing more is written.
+    /// Permanent. After a failed fsync the kernel marks the lost pages as clean and the next sync succeeds: data
+    /// acknowledged since the last successful one cannot be trusted, so nothing more is written.
     @discardableResult
     func fail(_ error: StoreError) -> StoreError {
         if let failure { return failure }
@@ -74,12 +75,13 @@ extension WriterCore {
             try environment.mark(suspect: true)
         } catch {
             remedy =
-                "check the disk, verify the store with dcpctl verify, for it could not be marked (\(error)), then restart"
+                "check the disk, run dcpctl verify (the store could not be marked for verification: \(error)), then "
+                + "restart"
         }
         let failure = StoreError(
             .damaged,
-            "A write or a sync of the store \(environment.directory) failed, so what was acknowledged last may be lost, and "
-                + "nothing more is written: \(remedy). (\(error))",
+            "A write or a sync of the store \(environment.directory) failed. The latest acknowledged changes may be "
+                + "lost, and nothing more is written: \(remedy). (\(error))",
             cause: error.cause)
         self.failure = failure
         nextProbe = nil
@@ -95,7 +97,7 @@ extension WriterCore {
         }
     }
 
-    /// Asks the disk again. The commits that wait meanwhile are those of one allocation and one sync.
+    /// Probes the disk again. Commits wait meanwhile for one allocation and one sync.
     func probe() {
         beginsPiece()
         nextProbe = nil
@@ -110,7 +112,7 @@ extension WriterCore {
         }
     }
 
-    /// Whether the file itself has as much free space as was refused: what a deletion left.
+    /// Whether the file itself has as much free space as was refused, after a deletion.
     private var isRoomOnFreeList: Bool {
         let wanted = max(health.withLock { $0.wantedByteCount }, RoomProbe.byteCountRange.lowerBound)
         let free = (try? environment.freeListPages()) ?? 0
@@ -128,7 +130,7 @@ extension WriterCore {
         }
     }
 
-    /// Changes the health, and tells of a condition that is another than before.
+    /// Changes the health, and notifies the observer if the condition changed.
     private func update(_ change: (inout StoreHealth) -> Void) {
         let changed = health.withLock { health -> StoreHealth? in
             let before = health.condition

@@ -2,14 +2,14 @@ internal import CLMDB
 internal import Glibc
 internal import Synchronization
 
-/// What the writer's thread owns; apart from `Writer` so that the thread does not keep its own handle alive.
+/// The state of the writer's thread, separate from `Writer` so that the thread does not keep its own handle alive.
 ///
 /// @unchecked Sendable: `health` and `observer` are mutexes, `transactionsCommitted` and `busySince` are atomics, and
 /// everything else is touched by the writer's thread only, after `init`.
 final class WriterCore: @unchecked Sendable {
     let queue: WriteQueue
     let transactionsCommitted = Atomic(0)
-    /// When the thread began the transaction, sync or probe that it is at, in nanoseconds, monotonic; 0 while it waits.
+    /// When the thread began its current transaction, sync or probe, in monotonic nanoseconds; 0 while it waits.
     let busySince = Atomic<UInt64>(0)
     let health = Mutex(StoreHealth())
     let observer = Mutex<(@Sendable (StoreHealth) -> Void)?>(nil)
@@ -20,19 +20,19 @@ final class WriterCore: @unchecked Sendable {
     /// nil when the writer has ended.
     var witness: SyncWitness?
     var failure: StoreError?
-    /// When the disk is asked again whether it takes data; nil unless it refused some.
+    /// When the disk is probed again; nil unless it refused a write.
     var nextProbe: timespec?
     /// Runs the jobs instead of a thread, for simulations.
     private let host: (any WriterHost)?
-    /// Changes something, and takes no more than it frees.
+    /// Makes a change that takes no more pages than it frees.
     private let turningOver: (@Sendable (inout WriteTransaction) throws -> Void)?
-    /// No run is known to be as long as this, since something was last freed.
+    /// No run of this length was found since pages were last freed.
     private var runPagesMissing = Int.max
     private var isDirty = false
     private var isSyncScheduled = false
     private var isProbeScheduled = false
-    /// With `everysec`, when the oldest commit that is not synced will be. Nil with nothing to sync: an idle store has no
-    /// timer.
+    /// With `everysec`, when the oldest unsynced commit will be synced. Nil if there is nothing to sync: an idle store
+    /// has no timer.
     private var nextSync: timespec?
 
     init(
@@ -56,7 +56,7 @@ final class WriterCore: @unchecked Sendable {
 
     // MARK: With a host
 
-    /// What `run` does in one turn.
+    /// One turn of `run`.
     private func runWaiting() {
         guard let jobs = queue.poll() else { return }
         execute(jobs)
@@ -113,7 +113,7 @@ final class WriterCore: @unchecked Sendable {
         witness = nil
     }
 
-    /// For whoever watches that the thread gets on with its work.
+    /// For the watchdog.
     func beginsPiece() {
         guard host == nil else { return }
         var now = timespec()
@@ -167,7 +167,7 @@ final class WriterCore: @unchecked Sendable {
 
     // MARK: Transactions
 
-    /// Runs jobs in one transaction, or one by one when that fails.
+    /// Runs jobs in one transaction, or one by one if that fails.
     private func execute(_ jobs: [WriteJob]) {
         if let failure {
             for job in jobs { job.completion(.failure(failure)) }
@@ -183,11 +183,11 @@ final class WriterCore: @unchecked Sendable {
         }
     }
 
-    /// What an attempt came to that was aborted.
+    /// The result of an aborted attempt.
     private struct Usage {
-        /// What it needed, as far as it came.
+        /// The space that it needed, as far as it got.
         var pages = 0
-        /// The pages of the value that found no run; 0 when it was something else.
+        /// The pages of the value that found no run; 0 for another cause.
         var runPagesFailed = 0
     }
 
@@ -235,7 +235,7 @@ final class WriterCore: @unchecked Sendable {
                 } catch {
                     outcomes.append(.failure(error))
                     usage = Usage(pages: transaction.pages, runPagesFailed: transaction.runPagesFailed)
-                    // Refused before it changed anything: the others need not know.
+                    // Refused before any change: the other jobs are not affected.
                     guard transaction.changes == changes, !transaction.isFailed else { throw error }
                     ran.removeLast()
                     job.undo()
@@ -249,7 +249,7 @@ final class WriterCore: @unchecked Sendable {
             for job in ran.reversed() { job.undo() }
             throw error
         }
-        // What it freed may be runs.
+        // The freed pages may form runs.
         if isFreeing { runPagesMissing = .max }
         transactionsCommitted.wrappingAdd(1, ordering: .relaxed)
         if durability != .always { isDirty = true }
@@ -263,7 +263,7 @@ final class WriterCore: @unchecked Sendable {
         return outcomes
     }
 
-    /// Has values of so many pages, or all that it may, written in pieces from now on.
+    /// From now on writes values of this many pages, or all that it may, in pieces.
     /// - Returns: false when they were.
     private func splitMore(_ runPages: Int) -> Bool {
         guard runPagesMissing > 2 else { return false }
@@ -271,7 +271,7 @@ final class WriterCore: @unchecked Sendable {
         return true
     }
 
-    /// Makes usable what the last transaction freed.
+    /// Makes the pages freed by the last transaction usable.
     /// - Returns: false when that is not what so many pages lack.
     private func turnOver(for pages: Int) -> Bool {
         guard let turningOver, !hasRoom(for: pages), isEmpty(for: pages),
@@ -288,16 +288,16 @@ final class WriterCore: @unchecked Sendable {
         }
     }
 
-    /// Whether a transaction can take so many pages.
+    /// Whether a transaction can use this many pages.
     private func hasRoom(for pages: Int) -> Bool {
         (try? environment.availablePages(atLeast: pages)).map { $0 >= pages } ?? false
     }
 
-    /// Whether so many pages hold nothing, those included that readers hold back.
+    /// Whether this many pages are free, including those that readers hold back.
     func isEmpty(for pages: Int) -> Bool { (try? environment.emptyPages()).map { $0 >= pages } ?? false }
 
-    /// The transaction is in the file and may never be on the disk: what had to be there has failed, and memory shows it
-    /// no longer. The others have the outcomes they had.
+    /// The transaction is in the file but may never reach the disk: jobs that require a sync fail and are undone in
+    /// memory; the others keep their results.
     private func failSynced(_ jobs: [WriteJob], _ outcomes: inout [Result<Void, any Error>], _ failure: StoreError) {
         for (index, job) in jobs.enumerated().reversed() where job.isSynced {
             guard case .success = outcomes[index] else { continue }
@@ -306,7 +306,7 @@ final class WriterCore: @unchecked Sendable {
         }
     }
 
-    /// With `always` this syncs the pages, and then the page that makes them count.
+    /// With `always` this syncs the pages, and then the meta page.
     private func commit(_ transaction: consuming WriteTransaction) throws(StoreError) {
         let faults = environment.faults.withLock { $0 }
         if let code = faults?.write(), code != 0 { throw StoreError.lmdb(code, "commit") }
@@ -330,8 +330,8 @@ final class WriterCore: @unchecked Sendable {
         }
         throw StoreError(
             .full,
-            "The store \(environment.directory) has room, but steps that read it hold back what has just been deleted: of "
-                + "\(wanted * environment.pageByteCount) bytes \(available * environment.pageByteCount) can be used; retry "
-                + "when they are over.")
+            "The store \(environment.directory) has room, but running steps still read pages that were just deleted: "
+                + "\(available * environment.pageByteCount) of the \(wanted * environment.pageByteCount) bytes "
+                + "needed can be used; retry when these steps have ended.")
     }
 }

@@ -1,14 +1,14 @@
 package import DCPCore
 
-/// Who is connected, as far as it bounds who may connect. A value without sockets.
+/// Counts connections to limit new ones.
 ///
-/// A peer that is refused here takes no place. `waiting(peer) <= waiting <= connections`.
+/// It is a value without sockets. A refused peer takes no place. `waiting(peer) <= waiting <= connections`.
 package struct Admission {
-    /// Whom connections are counted by before they have a name.
+    /// The key by which connections are counted before they are identified.
     package enum Peer: Hashable, CustomStringConvertible {
         case address(String)
         case user(UInt32)
-        /// A network that does not tell, which is none of sockets: only `connectionsMax` bounds it.
+        /// A network that does not identify peers, which no socket does: only `connectionsMax` limits it.
         case unknown
 
         package var description: String {
@@ -27,27 +27,31 @@ package struct Admission {
 
     package init(limits: AdmissionLimits) { self.limits = limits }
 
-    /// Takes a connection in, or says why not.
+    /// Admits a connection, or returns the reason for refusing it.
     package mutating func enter(_ peer: Peer) -> Refusal? {
         if connections >= limits.connectionsMax {
             return Refusal(
                 .tooMany,
-                ServiceError(.overloaded, "\(limits.connectionsMax) connections are open, the limit; try again later."))
+                ServiceError(
+                    .overloaded,
+                    "\(limits.connectionsMax) connections are open, which is the limit; try "
+                        + "again later."))
         }
         if peer != .unknown, waitingOfPeer[peer, default: 0] >= limits.unauthenticatedPerPeerMax {
             return Refusal(
                 .tooManyOfPeer,
                 ServiceError(
                     .overloaded,
-                    "\(limits.unauthenticatedPerPeerMax) connections of \(peer) have not said hello yet, the limit; try again "
-                        + "later, or raise connections-per-peer."))
+                    "\(limits.unauthenticatedPerPeerMax) connections from \(peer) have not sent a hello yet, which "
+                        + "is the limit; try again later, or raise connections-per-peer."))
         }
         if peer != .unknown, waiting >= limits.unauthenticatedMax {
             return Refusal(
                 .tooManyUnauthenticated,
                 ServiceError(
                     .overloaded,
-                    "\(limits.unauthenticatedMax) connections have not said hello yet, the limit; try again later, or raise "
+                    "\(limits.unauthenticatedMax) connections have not sent a hello yet, which is the limit; try "
+                        + "again later, or raise "
                         + "unauthenticated-connections."))
         }
         connections += 1
@@ -56,12 +60,12 @@ package struct Admission {
         return nil
     }
 
-    /// The hello of a connection that has entered was accepted.
+    /// The hello of an admitted connection was accepted.
     package mutating func authenticated(_ peer: Peer) { release(peer) }
 
-    /// A connection that has entered is closed.
+    /// An admitted connection is closed.
     package mutating func leave(_ peer: Peer, wasAuthenticated: Bool) {
-        precondition(connections > 0, "who leaves has entered")
+        precondition(connections > 0, "a connection leaves only after it entered")
         connections -= 1
         if !wasAuthenticated { release(peer) }
     }
@@ -69,16 +73,16 @@ package struct Admission {
     private mutating func release(_ peer: Peer) {
         waiting -= 1
         let count = waitingOfPeer[peer, default: 0] - 1
-        precondition(waiting >= 0 && count >= 0, "who is released has waited")
+        precondition(waiting >= 0 && count >= 0, "a waiting connection is released only once")
         waitingOfPeer[peer] = count == 0 ? nil : count
     }
 }
 
-/// Why a connection is turned away, and what its peer is told where it can be.
+/// Why a connection is refused, and the error for its peer.
 package struct Refusal {
     package var cause: RefusalCause
     package var error: ServiceError
-    /// Whether the peer gets a frame that says so: not where it expects TLS.
+    /// Whether the peer gets a frame with the reason; not if it expects TLS.
     var isTold = true
 
     init(_ cause: RefusalCause, _ error: ServiceError) {

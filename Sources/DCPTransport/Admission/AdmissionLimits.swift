@@ -1,8 +1,8 @@
-/// What those may take who have not said who they are.
+/// Limits for connections that are not identified yet.
 public struct AdmissionLimits: Hashable, Sendable {
-    /// Connections that are open at once, known peers and others.
+    /// Open connections in total, identified or not.
     public var connectionsMax: Int
-    /// Connections of which no hello has been accepted yet.
+    /// Connections whose hello has not been accepted yet.
     public var unauthenticatedMax: Int
     /// The same of one peer: an IP address, or a user on a Unix socket.
     public var unauthenticatedPerPeerMax: Int

@@ -2,8 +2,8 @@ internal import DCPCore
 internal import DCPWire
 internal import NIOCore
 
-/// Stands before everything else on an accepted connection until its hello is accepted: counts the bytes, and tells plain
-/// bytes from TLS by the first one.
+/// The first handler on an accepted connection until its hello is accepted: it counts the bytes, and distinguishes
+/// plain bytes from TLS by the first one.
 final class GreetingGuard: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
@@ -38,17 +38,17 @@ final class GreetingGuard: ChannelInboundHandler {
                     .oversizedHello,
                     ServiceError(
                         .protocolViolation,
-                        "\(byteCount) bytes came before a hello was accepted, the limit is \(byteCountMax); "
+                        "\(byteCount) bytes came before a hello was accepted, but the limit is \(byteCountMax); "
                             + "handshake-limit raises it.")))
         }
         context.fireChannelRead(data)
     }
 
-    /// A peer of ours that was not told of TLS is answered in its own, plain protocol; the bytes are not looked at further.
+    /// A peer that is not configured for TLS is answered in the plain protocol; its bytes are not examined further.
     private func refusePlainText(_ bytes: ByteBuffer, _ context: ChannelHandlerContext) {
         let error = ServiceError(
             .accessDenied,
-            "This port takes TLS with certificates only; give tls-ca, tls-certificate and tls-key (dcpctl certs).")
+            "This port accepts only TLS with certificates; give tls-ca, tls-certificate and tls-key (dcpctl certs).")
         if bytes.getInteger(at: bytes.readerIndex, endianness: .little, as: UInt32.self) == FrameHeader.magic {
             let parts = Frame.greeting(.failure(error)).encode()
             context.writeAndFlush(wrapOutboundOut(parts[0]), promise: nil)

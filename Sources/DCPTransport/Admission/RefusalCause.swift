@@ -1,19 +1,19 @@
 /// Why a connection was refused. The raw value is its name in the journal and never changes.
 public enum RefusalCause: String, CaseIterable, Sendable {
-    /// A Unix socket's peer has a user and groups that are not allowed.
+    /// The user and groups of a Unix socket's peer are not allowed.
     case wrongUser = "wrong-uid"
-    /// A TLS port was sent something else than TLS.
+    /// Plain bytes were sent to a TLS port.
     case plainText = "plain-text"
     case noCertificate = "no-certificate"
-    /// The certificate is not from an authority of the cluster.
+    /// The certificate is not signed by an authority of the cluster.
     case unknownAuthority = "unknown-authority"
-    /// The certificate is valid no more, or not yet.
+    /// The certificate has expired or is not valid yet.
     case expired
-    /// The certificate is good and does not allow what the hello claims to be.
+    /// The certificate is valid, but for another role than the hello states.
     case wrongRole = "wrong-role"
-    /// A client that is known asked for more than it may. Only the request is refused.
+    /// An identified client lacks the right for a request. Only the request is refused.
     case missingRight = "missing-right"
-    /// TLS failed in another way: an old version, a peer that does not accept this daemon's certificate.
+    /// TLS failed in another way: an old version, or a peer that rejects this daemon's certificate.
     case failedHandshake = "failed-handshake"
     /// No hello within `handshakeTimeout`.
     case timeout
@@ -22,21 +22,21 @@ public enum RefusalCause: String, CaseIterable, Sendable {
     case tooManyOfPeer = "too-many-of-peer"
     case tooManyUnauthenticated = "too-many-unauthenticated"
     case tooMany = "too-many"
-    /// Bytes that are not this protocol, or break its rules, before the hello.
+    /// Bytes of another protocol, or a violation of its rules, before the hello.
     case notDCP = "not-dcp"
     /// Another version, or another cluster's layout.
     case incompatible
     /// A frame that began and did not end within `frameTimeout`.
     case unfinishedFrame = "unfinished-frame"
-    /// A frame that had begun first of all when they were more bytes than `unfinishedFrames` allows.
+    /// The oldest unfinished frame when all together exceeded the limit of `unfinishedFrames`.
     case tooManyUnfinished = "too-many-unfinished"
-    /// A peer that is known broke the rules.
+    /// An identified peer violated the protocol.
     case protocolViolation = "protocol-violation"
 
-    /// Those for which a connection is refused.
+    /// Causes for which a connection is refused.
     public static let ofConnections = allCases.filter { $0 != .missingRight }
 
-    /// Whether it was a frame, and not the connection, that was refused.
+    /// Whether a frame was refused and not the connection.
     public var concernsFrame: Bool {
         switch self {
         case .oversizedHello, .notDCP, .incompatible, .wrongRole, .protocolViolation, .unfinishedFrame,
@@ -47,7 +47,7 @@ public enum RefusalCause: String, CaseIterable, Sendable {
     }
 }
 
-/// How many connections were refused since the start, by cause.
+/// Number of refused connections since the start, by cause.
 public struct RefusedConnections: Hashable, Sendable {
     private var counts: [RefusalCause: UInt64] = [:]
 

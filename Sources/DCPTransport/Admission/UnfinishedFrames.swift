@@ -1,13 +1,14 @@
 internal import Synchronization
 
-/// The bytes of frames that have begun and not ended, of all links of a daemon, within a budget.
+/// Limits the bytes of unfinished frames over all links of a daemon.
 ///
-/// Nobody is asked to send a frame in one piece, so a peer that is known could have a daemon hold the largest frame for each of
-/// its links. When the budget is passed, the frames that began first are refused: one that has been on its way for so long is
-/// more likely to be stuck than one that has just begun, and a newcomer is served. Safe to use from any thread: the links of a
-/// daemon share a loop today, and nothing here depends on that.
+/// A peer may send a frame in parts, so an identified peer could make a daemon hold the largest frame for each of its
+/// links. Beyond the limit the oldest frames are refused: a frame that has taken long is more likely to be stuck than a
+/// new one, and new peers are served. Safe to use from any thread: the links of a daemon share a loop today, but
+/// nothing here depends on it.
 public final class UnfinishedFrames: Sendable {
-    /// What a link may hold without being counted: most frames are smaller, and are refused by nobody else's large ones.
+    /// Bytes per link that are not counted: most frames are smaller, and other peers' large frames do not cause their
+    /// refusal.
     static let uncountedByteCount = 64 << 10
 
     public let byteCountMax: Int
@@ -21,15 +22,16 @@ public final class UnfinishedFrames: Sendable {
 
     private struct State {
         var byteCount = 0
-        /// In the order in which they began.
+        /// Ordered by their start.
         var frames: [Unfinished] = []
         var next: UInt64 = 0
     }
 
-    /// - Parameter byteCountMax: at least one frame of the largest size, or that could never come.
+    /// - Parameter byteCountMax: at least the largest frame, which otherwise could never arrive.
     public init(byteCountMax: Int = 1 << 30) { self.byteCountMax = byteCountMax }
 
-    /// A frame has begun to be counted. `refuse` is called with its number, from any thread, at most once, when its bytes are wanted back.
+    /// Starts counting a frame. `refuse` is called with its number, from any thread, at most once, if it must be
+    /// dropped.
     func begin(refuse: @escaping @Sendable (UInt64) -> Void) -> UInt64 {
         state.withLock { state in
             state.next += 1
@@ -38,7 +40,7 @@ public final class UnfinishedFrames: Sendable {
         }
     }
 
-    /// How many of its bytes have come.
+    /// The number of its bytes received so far.
     func update(_ number: UInt64, byteCount: Int) {
         let refused = state.withLock { state -> ArraySlice<Unfinished> in
             guard let index = state.frames.firstIndex(where: { $0.number == number }) else { return [] }
@@ -55,7 +57,7 @@ public final class UnfinishedFrames: Sendable {
         for frame in refused { frame.refuse(frame.number) }
     }
 
-    /// It is whole, or its link is closed.
+    /// It is complete, or its link is closed.
     func end(_ number: UInt64) {
         state.withLock { state in
             guard let index = state.frames.firstIndex(where: { $0.number == number }) else { return }

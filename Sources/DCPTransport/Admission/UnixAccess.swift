@@ -2,7 +2,7 @@ package import DCPCore
 internal import Glibc
 internal import NIOCore
 
-/// Which users may connect to a Unix socket: root, the user that the daemon runs as, and those named.
+/// The users who may connect to a Unix socket: root, the daemon's user, and configured ones.
 public struct UnixAccess: Hashable, Sendable {
     public var users: Set<UInt32>
     public var groups: Set<UInt32>
@@ -21,7 +21,7 @@ public struct UnixAccess: Hashable, Sendable {
         self.own = own
     }
 
-    /// Whether others than root and the own user may connect, so that the socket's mode has to let them.
+    /// Whether other users than root and the daemon's may connect, so that the socket's mode must allow them.
     package var namesOthers: Bool { !users.subtracting([0, own]).isEmpty || !groups.isEmpty }
 
     func allows(_ peer: PeerCredentials) -> Bool {
@@ -29,7 +29,7 @@ public struct UnixAccess: Hashable, Sendable {
             || !groups.isDisjoint(with: peer.supplementaryGroups)
     }
 
-    /// Root and the own user could change the configuration, or the store: they may do everything.
+    /// Root and the daemon's user could change the configuration or the store, so they may do everything.
     package func caller(_ peer: PeerCredentials) -> Caller {
         let isOwn = peer.user == 0 || peer.user == own
         return Caller(identity: "uid:\(peer.user)", right: isOwn ? .administer : rights[peer.user])
@@ -53,7 +53,7 @@ public struct UnixAccess: Hashable, Sendable {
     }
 }
 
-/// Who is at the other end of a Unix socket, as the kernel says: as the peer was when it connected.
+/// The peer of a Unix socket, from the kernel, as of the time when it connected.
 package struct PeerCredentials: Sendable {
     package var user: UInt32
     package var group: UInt32
@@ -72,7 +72,7 @@ package struct PeerCredentials: Sendable {
         var group: UInt32 = .max
     }
 
-    /// Room for the groups of one peer; one with more is known by its first group alone.
+    /// Room for the groups of one peer; with more groups, only the first counts.
     private typealias Groups = [256 of UInt32]
 
     /// On the channel's event loop.
@@ -92,8 +92,8 @@ package struct PeerCredentials: Sendable {
         }
     }
 
-    /// The kernel's list is sorted, and what it did not fill is zero. So root's group cannot be told from no group: it
-    /// does not count.
+    /// The kernel's list is sorted, and unused entries are zero. Root's group cannot be distinguished from an unused
+    /// entry, so it does not count.
     private static func distinct(_ groups: Groups) -> Set<UInt32> {
         var found: Set<UInt32> = []
         for index in groups.indices where groups[index] != 0 { found.insert(groups[index]) }

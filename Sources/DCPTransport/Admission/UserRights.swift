@@ -1,15 +1,15 @@
 public import DCPCore
 
-/// What users at a Unix socket may do, as the key `rights` has it: `1000=use,1001=read,*=read`.
+/// The rights of users at a Unix socket, from the key `rights`: `1000=use,1001=read,*=read`.
 public struct UserRights: Hashable, Sendable {
     private var byUser: [UInt32: ClientRight] = [:]
-    /// Of those who are not named.
+    /// The right of users who are not named.
     private var others = ClientRight.administer
 
-    /// Everybody who may connect may do everything.
+    /// Every user who may connect may do everything.
     public init() {}
 
-    /// - Throws: `.invalidConfiguration`, naming the part that is wrong.
+    /// - Throws: `.invalidConfiguration` with the invalid part.
     public init(_ text: String) throws(ServiceError) {
         guard !text.isEmpty else { return }
         for part in text.split(separator: ",", omittingEmptySubsequences: false) {
@@ -32,7 +32,7 @@ public struct UserRights: Hashable, Sendable {
     private static func refusal(_ part: Substring) -> ServiceError {
         ServiceError(
             .invalidConfiguration,
-            "`\(part)` gives no right to a user; write UID=RIGHT once for each, with commas between, `*` for all others, and read, "
-                + "use or administer, as in 1000=use,*=read.")
+            "`\(part)` does not grant a right to a user; write UID=RIGHT once for each user, separated by commas, "
+                + "with `*` for all others and read, use or administer as the right, as in 1000=use,*=read.")
     }
 }

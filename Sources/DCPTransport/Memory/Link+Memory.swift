@@ -4,10 +4,10 @@ internal import NIOCore
 
 /// Payloads beside the connection.
 extension Link {
-    /// Whether payloads go through memory that the peer has too.
+    /// Whether payloads go through shared memory.
     package var sharesMemory: Bool { memory?.rings != nil }
 
-    /// What went through it, from this side.
+    /// Payloads sent through it from this side.
     package var memoryTraffic: SharedRings.Traffic { memory?.rings?.traffic ?? SharedRings.Traffic() }
 
     /// Both sides know each other.
@@ -20,8 +20,8 @@ extension Link {
         }
     }
 
-    /// - Returns: whether the message was for this side of the link, and not for its owner.
-    /// - Throws: `.protocolViolation` for what the peer may not send.
+    /// - Returns: whether the link handled the message; otherwise it is for the owner.
+    /// - Throws: `.protocolViolation` for messages that the peer may not send.
     func takeMemory(_ message: Message) throws(ServiceError) -> Bool {
         guard let memory else { return false }
         switch message {
@@ -41,8 +41,8 @@ extension Link {
         return true
     }
 
-    /// Puts a payload into memory, where there is any, for a frame that leaves next.
-    /// - Returns: where it lies there; nil when it goes with its frame.
+    /// Writes a payload to shared memory, if there is any, for the next frame.
+    /// - Returns: its place there; nil if it goes with its frame.
     func memoryPlace(for payload: [ByteBuffer]) throws(ServiceError) -> MemoryPlace? {
         guard let rings = memory?.rings, !payload.isEmpty else { return nil }
         do throws(ServiceError) {

@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPWire
 internal import Glibc
 
-/// How the ends of a link come to share memory. Confined to the link's loop.
+/// The exchange with which the ends of a link share memory. Confined to the link's loop.
 ///
 ///     dialling                       accepting
 ///        <------ memoryRequest ------           where a descriptor is waited for
@@ -10,14 +10,14 @@ internal import Glibc
 ///        ------- memorySent -------->           checked, and mapped
 ///        <------ memoryTaken --------
 ///
-/// From `memoryTaken` on each end may name payloads in memory; until then, and for good when something of this fails, payloads
-/// go with their frames.
+/// From `memoryTaken` on each end may name payloads in memory; until then, and permanently if any of this fails,
+/// payloads go with their frames.
 final class LinkMemory {
     private enum State {
         case none
-        /// The accepting end's: a descriptor is waited for.
+        /// The accepting end's: waiting for a descriptor.
         case requested
-        /// The dialling end's: memory that the other may not have taken.
+        /// The dialling end's: memory that the other end may not have mapped yet.
         case sent(SharedRings)
         case shared(SharedRings)
         case failed
@@ -41,16 +41,16 @@ final class LinkMemory {
     }
 
     /// Both sides know each other.
-    /// - Returns: what is to be sent to the other end.
-    /// - Throws: when no memory can be shared. The link goes on.
+    /// - Returns: the message for the other end.
+    /// - Throws: if no memory can be shared. The link stays open.
     func begin(with peer: Hello) throws(ServiceError) -> Message? {
         guard end == .accepting, peer.role == .rank, peer.features.contains(.sharedMemory) else { return nil }
         state = .requested
         return .memoryRequest(try ended { () throws(ServiceError) in try passage.open() })
     }
 
-    /// - Returns: what is to be sent to the other end.
-    /// - Throws: when no memory can be shared. The link goes on, but for a `.protocolViolation`.
+    /// - Returns: the message for the other end.
+    /// - Throws: if no memory can be shared. The link stays open, except after a `.protocolViolation`.
     func receive(_ message: Message) throws(ServiceError) -> Message? {
         switch (message, state) {
         case (.memoryRequest(let address), .none) where end == .dialling:
@@ -64,7 +64,7 @@ final class LinkMemory {
             return nil
         default:
             throw ServiceError(
-                .protocolViolation, "A \(message.type) frame came, which nobody waited for; the peer has a bug.")
+                .protocolViolation, "An unexpected \(message.type) frame came; the peer has a bug.")
         }
     }
 

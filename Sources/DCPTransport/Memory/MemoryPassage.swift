@@ -3,35 +3,36 @@ public import DCPCore
 public import DCPWire
 internal import Glibc
 
-/// The way of a descriptor from one end of a connection to the other, which carries bytes only. One for each end.
+/// Passes a descriptor from one end of a connection to the other, because the connection carries only bytes. One for
+/// each end.
 public protocol MemoryPassage: AnyObject {
-    /// Where a descriptor is waited for from now on.
+    /// Starts waiting for a descriptor, and returns the address.
     func open() throws(ServiceError) -> MemoryAddress
 
-    /// Sends a descriptor, which stays the caller's, to where the other end waits.
+    /// Sends a descriptor, which the caller keeps, to the address where the other end waits.
     func send(_ descriptor: CInt, to address: MemoryAddress) throws(ServiceError)
 
-    /// The descriptor that has been sent, which becomes the caller's. Nothing is waited for any more.
+    /// The received descriptor, which the caller owns. Stops waiting.
     func receive() throws(ServiceError) -> CInt
 }
 
-/// Datagrams to a socket beside the one that the connection came over.
+/// Passes descriptors in datagrams to a socket beside the listening one.
 ///
-/// The connection itself could carry a descriptor, but whoever reads it without asking for descriptors, as NIO does, loses it. A
-/// datagram is there as soon as it is sent, so neither end ever waits. Its socket has a name in that directory, which both ends
-/// reach, and not in the abstract namespace, which belongs to a network namespace: our units may have one each. Its token says
-/// that the sender is at the other end of the connection.
+/// The connection itself could carry a descriptor, but a reader that does not request descriptors, such as NIO, loses
+/// it. A datagram arrives as soon as it is sent, so neither end waits. Its socket has a name in that directory, which
+/// both ends reach, and not in the abstract namespace, which belongs to a network namespace: our units may have one
+/// each. Its token proves that the sender is the peer of the connection.
 package final class SocketPassage: MemoryPassage {
     private let listener: String
     private let mode: mode_t
     private var waiting: (socket: CInt, path: String, token: MemoryAddress.Token)?
 
-    /// In every name, behind that of the listening socket; what follows is random.
+    /// Part of every name, after that of the listening socket; the rest is random.
     private static let mark = ".memory-"
 
     /// - Parameters:
-    ///   - listener: path of the socket that the connection was made to.
-    ///   - mode: of the socket that waits for the descriptor.
+    ///   - listener: path of the listening socket.
+    ///   - mode: the mode of the socket that waits for the descriptor.
     package init(beside listener: String, mode: UInt32 = 0o600) {
         self.listener = listener
         self.mode = mode
@@ -44,17 +45,18 @@ package final class SocketPassage: MemoryPassage {
         var random = SystemRandomNumberGenerator()
         let path = listener + Self.mark + String(random.next() as UInt64, radix: 16)
         let token = MemoryAddress.Token(high: random.next(), low: random.next())
-        waiting = (try Self.checked(dcp_passage_open(path), "be waited for at \(path)"), path, token)
+        waiting = (try Self.checked(dcp_passage_open(path), "be received at \(path)"), path, token)
         chmod(path, mode)
         return MemoryAddress(name: Self.split(path).name, token: token)
     }
 
-    /// The other end names the socket, but not where it is, nor any that is not for this.
+    /// The other end chooses the socket's name, but neither its directory nor a name of another form.
     package func send(_ descriptor: CInt, to address: MemoryAddress) throws(ServiceError) {
         guard address.name.contains(Self.mark), !address.name.contains("/") else {
             throw ServiceError(
                 .protocolViolation,
-                "Memory is asked for at \(address.name.debugDescription), which is no name for it; the peer has a bug.")
+                "The peer requests shared memory at \(address.name.debugDescription), which is not a valid name; the "
+                    + "peer has a bug.")
         }
         let path = Self.split(listener).directory + address.name
         _ = try Self.checked(dcp_passage_send(path, address.token.bytes, descriptor), "be sent to \(path)")
@@ -62,7 +64,7 @@ package final class SocketPassage: MemoryPassage {
 
     package func receive() throws(ServiceError) -> CInt {
         guard let waiting else {
-            throw ServiceError(.protocolViolation, "Memory was sent that nobody asked for; the peer has a bug.")
+            throw ServiceError(.protocolViolation, "The peer sent shared memory without a request; the peer has a bug.")
         }
         defer { close() }
         return try Self.checked(dcp_passage_receive(waiting.socket, waiting.token.bytes), "be received")
@@ -75,7 +77,7 @@ package final class SocketPassage: MemoryPassage {
         self.waiting = nil
     }
 
-    /// Removes what killed processes that listened at the same path have left. Whoever listens there now owns the path.
+    /// Removes sockets left by killed processes that listened at the same path. The current listener owns the path.
     static func removeLeftovers(beside listener: String) {
         let (directory, name) = split(listener)
         guard let entries = opendir(directory.isEmpty ? "." : directory) else { return }

@@ -1,41 +1,42 @@
 package import DCPCore
 
-/// Where payloads lie in a ring, as its writer knows it. Kept in the writer's own memory: of all this the reader says one number
-/// only, how many payloads it has taken.
+/// The writer's allocation of payloads in a ring.
 ///
-/// Payloads are taken in the order in which they were placed, and each lies in one piece. When all have been taken the next lies
-/// at the beginning again, so that short ones use the same few pages, which stay in the caches.
+/// It is in the writer's private memory; the reader reports only the number of payloads taken. Payloads are taken in
+/// the order in which they were placed, and each is contiguous. When all have been taken, the next one starts at the
+/// beginning, so that short payloads use the same few pages, which stay in the CPU caches.
 package struct RingSpace {
     private let byteCount: Int
-    /// Of payloads that have not been taken, in the order they were placed.
+    /// Places of payloads that have not been taken, in order.
     private var places: [Range<Int>] = []
     private var takenCount: UInt64 = 0
 
-    /// Two payloads share no line of a cache.
+    /// Two payloads never share a cache line.
     static let alignment = 64
-    /// Payloads that wait to be taken.
+    /// Payloads not taken yet.
     package static let placesMax = 256
 
     package init(byteCount: Int) { self.byteCount = byteCount }
 
-    /// What a payload takes.
+    /// The bytes that a payload occupies.
     static func span(_ byteCount: Int) -> Int { (byteCount + alignment - 1) / alignment * alignment }
 
-    /// The reader has taken so many since the beginning.
-    /// - Throws: `.protocolViolation` for a number that it cannot have come to.
+    /// The reader has taken this many since the beginning.
+    /// - Throws: `.protocolViolation` for an impossible number.
     package mutating func taken(_ count: UInt64) throws(ServiceError) {
         let newCount = count &- takenCount
         guard newCount <= UInt64(places.count) else {
             throw ServiceError(
                 .protocolViolation,
-                "The peer says it took \(newCount) payloads out of shared memory, where \(places.count) were; it has a bug."
+                "The peer says that it took \(newCount) payloads out of shared memory, but only \(places.count) were "
+                    + "there; it has a bug."
             )
         }
         places.removeFirst(Int(newCount))
         takenCount = count
     }
 
-    /// Where the next payload may lie; nil without room.
+    /// The place for the next payload; nil without room.
     package mutating func place(_ byteCount: Int) -> Int? {
         let span = Self.span(byteCount)
         guard places.count < Self.placesMax, let offset = offset(of: span) else { return nil }
@@ -45,7 +46,7 @@ package struct RingSpace {
 
     private func offset(of span: Int) -> Int? {
         guard let first = places.first, let last = places.last else { return span <= byteCount ? 0 : nil }
-        // Behind the last, up to the end or to the first; at the beginning, before the first.
+        // After the last one, up to the end or to the first; or at the beginning, before the first.
         if last.lowerBound < first.lowerBound {
             return first.lowerBound - last.upperBound >= span ? last.upperBound : nil
         }

@@ -4,30 +4,31 @@ package import DCPWire
 internal import Glibc
 package import NIOCore
 
-/// Memory that both ends of a link have: a ring of payloads each way, and each way a count of those that were taken.
+/// Memory shared by both ends of a link: in each direction a ring of payloads and a count of those taken.
 ///
 /// | offset | bytes | |
 /// |---|---|---|
-/// | 0 | 8 | how many payloads the accepting end has taken since the beginning |
-/// | 64 | 8 | how many the dialling end has |
+/// | 0 | 8 | number of payloads that the accepting end has taken |
+/// | 64 | 8 | number that the dialling end has taken |
 /// | 4096 | R | payloads from the dialling end |
 /// | 4096 + R | R | payloads from the accepting end |
 ///
-/// DESIGN: the other process may write anything anywhere here, at any time. So nothing here says where something is or how long
-/// it is: frames do, which come over the link and cannot change any more when they are checked. A count is read once for each
-/// use, and compared with what the writer knows; a payload is copied once, and what was copied is checked and used. The memory
-/// cannot shrink (`dcp_shared_memory_check`). Whatever the other end does, it gets as far as with a wrong frame.
+/// DESIGN: the other process may write anything anywhere here, at any time. Therefore nothing here contains places or
+/// lengths: they are in frames, which arrive over the link and cannot change after they are checked. A count is read
+/// once for each use, and compared with the writer's own; a payload is copied once, and only the copy is checked and
+/// used. The memory cannot shrink (`dcp_shared_memory_check`). Whatever the other end does, it achieves no more than
+/// with a wrong frame.
 package final class SharedRings {
     package enum End {
         case dialling
         case accepting
     }
 
-    /// What went through it, from this end.
+    /// Payloads sent through it from this end.
     package struct Traffic: Hashable, Sendable {
         package var payloads: UInt64 = 0
         package var byteCount: UInt64 = 0
-        /// Payloads that found no room, and went with their frames.
+        /// Payloads without room, sent with their frames.
         package var fallbacks: UInt64 = 0
 
         package init() {}
@@ -40,7 +41,7 @@ package final class SharedRings {
     }
 
     static let headByteCount = 4096
-    /// What an end takes; what it makes is in its settings.
+    /// The sizes that an end accepts; the size that it creates is in its settings.
     private static let ringByteCounts = 4096...64 << 20
     /// Copying a longer payload would hold the loop for more than a third of a millisecond.
     package static let payloadByteCountMax = 2 << 20
@@ -48,18 +49,18 @@ package final class SharedRings {
     private let memory: UnsafeMutableRawBufferPointer
     private let outbound: UnsafeMutableRawBufferPointer
     private let inbound: UnsafeRawBufferPointer
-    /// Of the payloads that this end has put here: the other end's count.
+    /// The other end's count of payloads taken from this end's ring.
     private let takenThere: UnsafePointer<UInt64>
     private let takenHere: UnsafeMutablePointer<UInt64>
     private var space: RingSpace
     private let payloadByteCountMin: Int
     private var takenCount: UInt64 = 0
-    /// Of payloads that were taken in this turn.
+    /// Bytes of payloads taken in this turn.
     private var turnByteCount = 0
     package private(set) var traffic = Traffic()
 
     /// New memory.
-    /// - Returns: with a descriptor, which is the caller's.
+    /// - Returns: the memory and a descriptor that the caller owns.
     package static func create(at end: End, _ settings: MemorySettings) throws(ServiceError) -> (SharedRings, CInt) {
         let descriptor = dcp_shared_memory_create(headByteCount + 2 * settings.ringByteCount)
         guard descriptor >= 0 else { throw Self.failed("make", -descriptor) }
@@ -71,7 +72,7 @@ package final class SharedRings {
         }
     }
 
-    /// Maps what a descriptor is of, which stays the caller's.
+    /// Maps the memory of a descriptor, which the caller keeps.
     /// - Throws: `.protocolViolation` for memory that is not as `create` makes it.
     package init(_ descriptor: CInt, at end: End, _ settings: MemorySettings) throws(ServiceError) {
         let byteCount = dcp_shared_memory_check(descriptor)
@@ -81,7 +82,7 @@ package final class SharedRings {
         else {
             throw ServiceError(
                 .protocolViolation,
-                "What the peer passed is no memory with two rings, sealed against a change of its size; it has a bug.")
+                "The peer passed a descriptor that is not memory with two rings and a sealed size; it has a bug.")
         }
         guard let address = mmap(nil, byteCount, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0),
             address != MAP_FAILED
@@ -106,9 +107,9 @@ package final class SharedRings {
         ServiceError(.overloaded, "Cannot \(what) shared memory (\(String(cString: strerror(number)))).")
     }
 
-    /// Puts a payload here for the other end.
-    /// - Returns: where it lies; nil when it goes with its frame, for want of room or since that is as fast.
-    /// - Throws: `.protocolViolation` when the other end's count is wrong.
+    /// Writes a payload for the other end.
+    /// - Returns: its place; nil if it goes with its frame, for lack of room or because that is as fast.
+    /// - Throws: `.protocolViolation` if the other end's count is wrong.
     package func put(_ payload: [ByteBuffer]) throws(ServiceError) -> MemoryPlace? {
         let byteCount = payload.readableByteCount
         guard byteCount >= payloadByteCountMin, byteCount <= Self.payloadByteCountMax else { return nil }
@@ -134,7 +135,7 @@ package final class SharedRings {
 }
 
 extension SharedRings: PayloadMemory {
-    /// Bytes have come over the link: what they announce was all here at once.
+    /// Bytes have arrived over the link: all payloads that they name were here at the same time.
     package func turnBegan() { turnByteCount = 0 }
 
     package func take(_ byteCount: Int, at place: MemoryPlace) throws(ServiceError) -> ByteBuffer {
@@ -143,22 +144,23 @@ extension SharedRings: PayloadMemory {
         guard place.number == next else {
             throw ServiceError(
                 .protocolViolation,
-                "A frame announces payload \(place.number) of shared memory, where \(next) is the next: a frame was lost on the "
-                    + "way, or came twice. Connect again.")
+                "A frame announces payload \(place.number) of shared memory, but \(next) is the next: a frame was "
+                    + "lost or came twice. Reconnect.")
         }
         guard byteCount <= Self.payloadByteCountMax, offset <= inbound.count - byteCount else {
             throw ServiceError(
                 .protocolViolation,
-                "A frame announces \(byteCount) bytes at \(offset) of shared memory, which has \(inbound.count) and takes "
-                    + "payloads of up to \(Self.payloadByteCountMax); the peer has a bug.")
+                "A frame announces \(byteCount) bytes at \(offset) of shared memory, which has \(inbound.count) "
+                    + "bytes and takes payloads of up to \(Self.payloadByteCountMax); the peer has a bug.")
         }
         turnByteCount += RingSpace.span(byteCount)
-        // What the peer had sent before this end took the first of it was in the ring together. Without this bound a few bytes
-        // of frames would have it copied again and again.
+        // Payloads sent before this end took the first of them were in the ring together. Without this limit, a few
+        // bytes of frames could make this end copy the same bytes again and again.
         guard turnByteCount <= inbound.count else {
             throw ServiceError(
                 .protocolViolation,
-                "Frames announce \(turnByteCount) bytes that were in shared memory at once, which has \(inbound.count); the "
+                "Frames announce \(turnByteCount) bytes in shared memory at once, but it has \(inbound.count) bytes; "
+                    + "the "
                     + "peer has a bug.")
         }
         var payload = TensorMemory.buffer(byteCount: byteCount)

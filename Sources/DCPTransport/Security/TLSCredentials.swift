@@ -3,10 +3,10 @@ internal import NIOCore
 internal import NIOSSL
 internal import Synchronization
 
-/// A certificate, its key, and whom to believe: for all connections over TCP that are made from now on. Any thread.
+/// A certificate, its key and the trusted authorities for new TCP connections.
 ///
-/// TLS 1.3 with certificates on both sides, or nothing. New files are taken by `reload`; connections that are open keep
-/// what they have.
+/// Safe to use from any thread. TLS 1.3 with certificates on both sides is required. `reload` reads new files; open
+/// connections keep their credentials.
 public final class TLSCredentials: Sendable {
     private struct Loaded {
         let files: TLSFiles
@@ -16,19 +16,19 @@ public final class TLSCredentials: Sendable {
         let dialer: NIOSSLContext
     }
 
-    /// What the certificate has to be for.
+    /// The role that the certificate must have.
     private let role: CertificateRole?
     private let loaded: Mutex<Loaded>
 
-    /// - Parameter role: what the holder is; nil for a client of any name.
-    /// - Throws: `.invalidConfiguration`, naming the file, what is wrong with it, and what to do.
+    /// - Parameter role: the holder's role; nil for a client of any name.
+    /// - Throws: `.invalidConfiguration` with the file, the problem and the remedy.
     public init(_ files: TLSFiles, for role: CertificateRole?) throws(ServiceError) {
         self.role = role
         loaded = Mutex(try Self.load(files, for: role))
     }
 
-    /// Reads the files again. When they are refused, those held stay.
-    /// - Returns: whether anything is new.
+    /// Reads the files again. If they are refused, the current ones stay.
+    /// - Returns: whether anything changed.
     public func reload(_ files: TLSFiles) throws(ServiceError) -> Bool {
         let new = try Self.load(files, for: role)
         return loaded.withLock { old in
@@ -81,17 +81,17 @@ public final class TLSCredentials: Sendable {
         } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(files.certificate) and \(files.key) do not go together (\(error)); name a certificate and its key.")
+                "\(files.certificate) and \(files.key) do not match (\(error)); name a certificate and its key.")
         }
     }
 
     private static func harden(_ configuration: inout TLSConfiguration) {
         configuration.minimumTLSVersion = .tlsv13
-        // A peer that was refused owes us no farewell.
+        // A refused peer need not close TLS properly.
         configuration.shutdownTimeout = .seconds(1)
     }
 
-    /// What peers would refuse is refused here, where somebody reads it.
+    /// Certificates that peers would refuse are refused here, where the operator sees the error.
     private static func check(
         _ identity: TLSIdentity, for role: CertificateRole?, at path: String
     ) throws(ServiceError) {
@@ -111,7 +111,7 @@ public final class TLSCredentials: Sendable {
             let isOver = identity.notAfter < TLSIdentity.now
             throw ServiceError(
                 .invalidConfiguration,
-                "The certificate \(path) is valid \(isOver ? "no more" : "not yet"); "
+                "The certificate \(path) \(isOver ? "has expired" : "is not valid yet"); "
                     + (isOver ? "renew it (dcpctl certs renew)." : "set the clock, or wait."))
         }
     }
@@ -122,7 +122,7 @@ public final class TLSCredentials: Sendable {
         } catch {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(path) is not the PEM that is expected there (\(error)); see dcpctl certs show.")
+                "\(path) is not the expected PEM file (\(error)); see dcpctl certs show.")
         }
     }
 }

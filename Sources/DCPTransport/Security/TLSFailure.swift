@@ -1,50 +1,54 @@
 internal import DCPCore
 internal import NIOSSL
 
-/// What a failed handshake means. BoringSSL says it by the names of its errors.
+/// The errors for a failed handshake, derived from the names of BoringSSL's errors.
 enum TLSFailure {
     /// For the side that accepts.
-    /// - Parameter identity: of the certificate that was shown, if any came.
-    /// - Returns: nil when the peer just went away.
+    /// - Parameter identity: the identity in the presented certificate, if any.
+    /// - Returns: nil if the peer only disconnected.
     static func refusal(_ error: any Error, identity: TLSIdentity?) -> Refusal? {
         let names = "\(error)"
         if names.contains("EOF during handshake") { return nil }
         if names.contains("PEER_DID_NOT_RETURN_A_CERTIFICATE") {
             return Refusal(
                 .noCertificate,
-                ServiceError(.accessDenied, "The peer showed no certificate; make it one with dcpctl certs."))
+                ServiceError(.accessDenied, "The peer presented no certificate; make one for it with dcpctl certs."))
         }
         if names.contains("CERTIFICATE_VERIFY_FAILED") {
-            // BoringSSL tells that the chain does not hold, not why: the dates are looked at here.
+            // BoringSSL reports that the chain is invalid but not why, so the dates are checked here.
             if let identity, !identity.isValid(at: TLSIdentity.now) {
                 return Refusal(
                     .expired,
                     ServiceError(
                         .accessDenied,
-                        "The peer's certificate (\(identity.roleList)) is valid no more, or not yet; renew it with dcpctl "
-                            + "certs, or set the clocks."))
+                        "The peer's certificate (\(identity.roleList)) has expired or is not valid yet; renew it "
+                            + "with dcpctl certs, or set the clocks."))
             }
             return Refusal(
                 .unknownAuthority,
                 ServiceError(
                     .accessDenied,
-                    "The peer's certificate (\(identity?.roleList ?? "unreadable")) is not from an authority in tls-ca."
+                    "The peer's certificate (\(identity?.roleList ?? "unreadable")) is not signed by an authority in "
+                        + "tls-ca."
                 ))
         }
         return Refusal(
             .failedHandshake,
-            ServiceError(.accessDenied, "TLS failed: the peer \(reason(names)?.text ?? "broke it off (\(names))")."))
+            ServiceError(
+                .accessDenied,
+                "TLS failed: the peer "
+                    + "\(reason(names)?.text ?? "aborted the handshake (\(names))")."))
     }
 
-    /// For the side that dials: what to tell whoever wanted the connection.
+    /// For the side that connects: the error for its caller.
     static func dialError(_ error: any Error, identity: TLSIdentity?, endpoint: String) -> ServiceError {
         let names = "\(error)"
         if names.contains("CERTIFICATE_VERIFY_FAILED") {
             let remedy =
                 identity.map { $0.isValid(at: TLSIdentity.now) } == false
-                ? "valid no more, or not yet; renew it with dcpctl certs, or set the clocks."
-                : "not from an authority in tls-ca; correct tls-ca, or the certificate there."
-            return ServiceError(.accessDenied, "The certificate of \(endpoint) is \(remedy)")
+                ? "has expired or is not valid yet; renew it with dcpctl certs, or set the clocks."
+                : "is not signed by an authority in tls-ca; correct tls-ca, or the certificate there."
+            return ServiceError(.accessDenied, "The certificate of \(endpoint) \(remedy)")
         }
         guard let reason = reason(names) else {
             return ServiceError(
@@ -54,16 +58,16 @@ enum TLSFailure {
         return ServiceError(reason.code, "TLS with \(endpoint) failed: it \(reason.text).")
     }
 
-    /// Reasons that an operator can do something about, by the names of BoringSSL's errors and of TLS alerts.
+    /// Reasons with a remedy, by the names of BoringSSL's errors and of TLS alerts.
     private static let reasons: [(name: String, code: ServiceError.Code, text: String)] = [
-        ("CERTIFICATE_REQUIRED", .accessDenied, "wants a certificate, and none was shown"),
-        ("CERTIFICATE_EXPIRED", .accessDenied, "does not accept the certificate that it is shown: it is valid no more"),
+        ("CERTIFICATE_REQUIRED", .accessDenied, "requires a certificate, and none was presented"),
+        ("CERTIFICATE_EXPIRED", .accessDenied, "rejects the certificate presented to it: it has expired"),
         (
             "UNKNOWN_CA", .accessDenied,
-            "does not accept the certificate that it is shown: it is not from an authority that is believed there"
+            "rejects the certificate presented to it: it is not signed by an authority that is trusted there"
         ),
-        ("ALERT_BAD_CERTIFICATE", .accessDenied, "does not accept the certificate that it is shown"),
-        ("ALERT_CERTIFICATE_UNKNOWN", .accessDenied, "does not accept the certificate that it is shown"),
+        ("ALERT_BAD_CERTIFICATE", .accessDenied, "rejects the certificate presented to it"),
+        ("ALERT_CERTIFICATE_UNKNOWN", .accessDenied, "rejects the certificate presented to it"),
         ("WRONG_VERSION_NUMBER", .protocolViolation, "does not speak TLS"),
         ("UNSUPPORTED_PROTOCOL", .protocolViolation, "does not speak TLS 1.3"),
         ("ALERT_PROTOCOL_VERSION", .protocolViolation, "does not speak TLS 1.3"),

@@ -3,11 +3,11 @@ package import DCPWire
 internal import Glibc
 internal import NIOSSL
 
-/// What a verified certificate says of its holder.
+/// The holder's identity in a verified certificate.
 ///
-/// That the certificate is the cluster's is BoringSSL's to check; what it may be used for is checked here. There is no
-/// check of host names: a rank's number is bound to its store while its host and address change, so the role takes the
-/// name's place. Who dials rank 3 demands a certificate of rank 3, whatever the address was.
+/// BoringSSL checks that the certificate belongs to the cluster; this type checks its roles. Host names are not
+/// checked: a rank's number is bound to its store while its host and address may change, so the role replaces the name.
+/// A connection to rank 3 requires a certificate of rank 3, whatever the address.
 package struct TLSIdentity: Hashable, Sendable {
     package var roles: Set<CertificateRole>
     /// Seconds since 1970.
@@ -30,17 +30,16 @@ package struct TLSIdentity: Hashable, Sendable {
             roles: roles, notBefore: Int(certificate.notValidBefore), notAfter: Int(certificate.notValidAfter))
     }
 
-    /// Of the certificate that a peer has shown. Its dates are looked at here once more: a session that is resumed is not
-    /// verified again.
+    /// From the peer's certificate. Its dates are checked again here, because a resumed session is not verified again.
     static func shown(to tls: NIOSSLHandler?) throws(ServiceError) -> TLSIdentity {
         guard let certificate = tls?.peerCertificate else {
-            throw ServiceError(.accessDenied, "The peer showed no certificate; make it one with dcpctl certs.")
+            throw ServiceError(.accessDenied, "The peer presented no certificate; make one for it with dcpctl certs.")
         }
         let identity = TLSIdentity(certificate)
         guard identity.isValid(at: now) else {
             throw ServiceError(
                 .accessDenied,
-                "The peer's certificate (\(identity.roleList)) is valid no more; renew it with dcpctl certs.")
+                "The peer's certificate (\(identity.roleList)) has expired; renew it with dcpctl certs.")
         }
         return identity
     }
@@ -52,20 +51,22 @@ package struct TLSIdentity: Hashable, Sendable {
         roles.isEmpty ? "no role" : roles.map(\.uri).sorted().joined(separator: ", ")
     }
 
-    /// Whoever dials: the certificate of the one that answers has to carry this role.
+    /// For the connecting side: the peer's certificate must have this role.
     package func check(is expected: CertificateRole) throws(ServiceError) {
         guard roles.contains(expected) else {
             throw ServiceError(
                 .accessDenied,
-                "The certificate that answers is for \(roleList), not for \(expected.uri); correct the address, or the "
+                "The certificate presented there is for \(roleList), not for \(expected.uri); correct the address, "
+                    + "or the "
                     + "certificate there.")
         }
     }
 
-    /// Whoever accepts: the certificate has to carry the role that the hello claims.
+    /// For the accepting side: the certificate must have the role that the hello states.
     ///
-    /// A rank asks for the cluster's shape before it can state its layout: its certificate passes as a client's at the
-    /// coordinator, and only there. The coordinator's passes as a client's everywhere: it sends the canaries.
+    /// A rank requests the cluster's shape before it can state its layout, so its certificate counts as a client's at
+    /// the coordinator, and only there. The coordinator's certificate counts as a client's everywhere, because it sends
+    /// the canaries.
     package func check(_ hello: Hello, acceptedBy acceptor: CertificateRole) throws(ServiceError) {
         let isAllowed = roles.contains { role in
             switch (hello.role, role) {
@@ -79,13 +80,14 @@ package struct TLSIdentity: Hashable, Sendable {
         guard isAllowed else {
             throw ServiceError(
                 .accessDenied,
-                "The certificate is for \(roleList), and the hello is from \(hello.sender); use a certificate with that "
+                "The certificate is for \(roleList), but the hello is from \(hello.sender); use a certificate with "
+                    + "that "
                     + "role (dcpctl certs).")
         }
     }
 
-    /// As whom a client's requests are taken, once its hello has been: the one of its roles that may most. A rank's certificate
-    /// reads, since all that it asks as a client is the cluster's shape.
+    /// The identity for a client's requests after its hello: its role with the highest right. A rank's certificate has
+    /// the right to read, because it requests only the cluster's shape as a client.
     package var caller: Caller {
         let callers = roles.map { role in
             switch role {

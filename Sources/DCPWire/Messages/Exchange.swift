@@ -148,16 +148,16 @@ extension WireReader {
     mutating func readTokens() throws(ServiceError) -> Int {
         let tokens: UInt32 = try read("tokens")
         guard tokens <= StepRequest.tokensMax else {
-            throw malformed("has \(tokens) tokens, the limit of a step is \(StepRequest.tokensMax)")
+            throw malformed("has \(tokens) tokens, but the limit of a step is \(StepRequest.tokensMax)")
         }
         return Int(tokens)
     }
 
-    /// 1 is the natural logarithm, the only base there is.
+    /// 1 is the natural logarithm, the only base defined.
     mutating func readLogarithmBase() throws(ServiceError) {
         let base: UInt8 = try read("logarithm base")
         guard base == 1 else {
-            throw malformed("has an LSE in the unknown base \(base), 1 (the natural logarithm) is the only one")
+            throw malformed("has an LSE in the unknown base \(base); only 1 (the natural logarithm) is defined")
         }
     }
 }

@@ -1,6 +1,6 @@
 public import DCPCore
 
-/// Some of the sequences in a rank's store. They follow its registration in a new epoch, page by page: the lengths are final for
+/// A page of the sequences in a rank's store, sent after its registration in a new epoch: the lengths are final for
 /// that epoch.
 public struct HeldSequences: Hashable, Sendable, WireFields {
     /// Of a page, 35 bytes each.
@@ -10,9 +10,9 @@ public struct HeldSequences: Hashable, Sendable, WireFields {
         public var sequence: SequenceID
         public var model: ModelID
         public var committedLength: Int
-        /// Up to where it is not known to be damaged: what a fork of it can have.
+        /// The length without known damage: the longest fork of it.
         public var intactLength: Int
-        /// As the rank was told last.
+        /// As last received by the rank.
         public var retention: Retention
 
         public init(
@@ -29,7 +29,7 @@ public struct HeldSequences: Hashable, Sendable, WireFields {
 
     /// In the order of their last use, the least recent first, as far as the rank knows it.
     public var sequences: [Element]
-    /// Whether these were all.
+    /// Whether this is the last page.
     public var isLast: Bool
 
     public init(_ sequences: [Element], isLast: Bool) {

@@ -1,9 +1,9 @@
 public import DCPCore
 
-/// The first frame in each direction: who speaks, and over which layout.
+/// The first frame in each direction: the sender and its layout.
 ///
-/// The accepting side answers with a `welcome` that describes itself, or with a `failure` that names both values, and
-/// nothing else is read before.
+/// The accepting side answers with a `welcome` that describes itself, or with a `failure` that names both values.
+/// Nothing else is read before.
 public struct Hello: Hashable, Sendable {
     public enum Role: UInt8, Sendable, CustomStringConvertible {
         case client = 1
@@ -22,20 +22,20 @@ public struct Hello: Hashable, Sendable {
     public var role: Role
     /// Which rank, when the role is `rank`.
     public var rank: RankIndex?
-    /// The cluster's layout as the sender holds it; nil from a client, which takes the cluster's.
+    /// The sender's layout of the cluster; nil from a client, which uses the cluster's.
     public var fingerprint: Fingerprint?
     /// The sender's release, for logs and messages.
     public var release: String
-    /// What the sender can do beside what everybody can.
+    /// Optional features of the sender.
     public var features: Features
 
-    /// Unknown ones are kept, and mean nothing.
+    /// Unknown features are kept and ignored.
     public struct Features: OptionSet, Hashable, Sendable {
         public let rawValue: UInt32
 
         public init(rawValue: UInt32) { self.rawValue = rawValue }
 
-        /// Payloads may lie in memory that both sides share, where that can be passed.
+        /// Payloads may be in shared memory, if it can be passed.
         public static let sharedMemory = Features(rawValue: 1)
     }
 
@@ -72,12 +72,13 @@ public struct Hello: Hashable, Sendable {
     public func check(against own: LayoutFingerprint) throws(ServiceError) {
         if role == .client && fingerprint == nil { return }
         guard let fingerprint else {
-            throw ServiceError(.protocolViolation, "\(sender) came without the layout that every daemon states.")
+            throw ServiceError(.protocolViolation, "\(sender) did not state its layout, as every daemon must.")
         }
         guard fingerprint.value != own.value else { return }
         throw ServiceError(
             .incompatible,
-            "\(sender) has the layout `\(fingerprint.text)`, this daemon `\(own.text)`; start both with the same cluster "
+            "\(sender) has the layout `\(fingerprint.text)`, but this daemon has `\(own.text)`; start both with the "
+                + "same cluster "
                 + "shape.")
     }
 

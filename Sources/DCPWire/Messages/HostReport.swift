@@ -1,12 +1,12 @@
 public import DCPCore
 
-/// What a daemon sees of its host and of its own limits, for `dcpctl doctor`.
+/// A daemon's report of its host and its limits, for `dcpctl doctor`.
 ///
-/// A message of its own and not more of the rank status: it is asked for rarely, and looking costs system calls.
+/// It is not part of the rank status, because it is requested rarely and costs system calls.
 public struct HostReport: Hashable, Sendable {
     public var release: String
     public var hostName: String
-    /// The same for all processes on a machine, until it is started again; empty when it cannot be read.
+    /// The same for all processes on a machine until it reboots; empty if it cannot be read.
     public var bootID: String
     /// The host's wall clock, nanoseconds since 1970.
     public var wallNanoseconds: UInt64
@@ -20,9 +20,9 @@ public struct HostReport: Hashable, Sendable {
     public var hugePages: String
     public var disk: Disk?
     public var kernels: Kernels?
-    /// `NAME=value` of the variables that steer the kernels.
+    /// `NAME=value` of the environment variables that affect the kernels.
     public var variables: [String]
-    /// Of a rank: the other ranks of its head group.
+    /// From a rank: the other ranks of its head group.
     public var peers: [Peer]
 
     /// The disk under the store.
@@ -61,7 +61,7 @@ public struct HostReport: Hashable, Sendable {
     public struct Peer: Hashable, Sendable {
         public var rank: RankIndex
         public var isReached: Bool
-        /// Whether tensors of steps go through memory that both have.
+        /// Whether tensors are exchanged through shared memory.
         public var sharesMemory: Bool
 
         public init(rank: RankIndex, isReached: Bool, sharesMemory: Bool = false) {
@@ -71,7 +71,7 @@ public struct HostReport: Hashable, Sendable {
         }
     }
 
-    /// A report of nothing but who reports.
+    /// A report with only the sender's identity.
     public init(release: String = Release.current, processID: UInt32 = 0, userID: UInt32 = 0) {
         self.release = release
         self.processID = processID

@@ -1,16 +1,16 @@
 public import DCPCore
 
-/// Keeps a rank's lease, and tells what the coordinator decides by: whether the rank takes new tokens, and which sequences
-/// are in use.
+/// Renews a rank's lease, with the data for the coordinator's decisions: whether the rank accepts new tokens, and which
+/// sequences are in use.
 public struct LeaseRenewal: Hashable, Sendable {
     public var stepsInFlight: UInt32
-    /// Why the rank takes no new tokens; nil when it does.
+    /// Why the rank refuses new tokens; nil if it accepts them.
     public var refusal: ServiceError?
-    /// Bytes that evictions should free, without what is being deleted already.
+    /// Bytes that evictions should free, without those already being deleted.
     public var evictionByteCount: UInt64
     /// Sequences used since the last renewal, in the order of their last use, and those that steps in flight use.
     public var usedSequences: [SequenceID]
-    /// The mark that no loss of power takes from the store.
+    /// The mark that survives a power loss.
     public var durableMark: UInt64
 
     public init(

@@ -1,12 +1,13 @@
 public import DCPCore
 internal import NIOCore
 
-/// What the coordinator asks a rank: which stored sequence of a model and a scope begins with most of these ids.
+/// A request of the coordinator: the stored sequence of a model and a scope with the longest common prefix with these
+/// ids.
 public struct MatchQuestion: Hashable, Sendable {
     public var model: ModelID
     public var scope: String
     public var ids: [UInt32]
-    /// Sequences that are no answer.
+    /// Sequences to exclude.
     public var excluding: [SequenceID]
 
     public init(model: ModelID, scope: String, ids: [UInt32], excluding: [SequenceID] = []) {
@@ -33,7 +34,7 @@ extension MatchQuestion: WireFields {
     }
 }
 
-/// How much of a sequence a rank has: of a match, how much of it the ids begin with.
+/// The length of a sequence on a rank; in a match, the length of the common prefix.
 public struct HeldLength: Hashable, Sendable {
     public var sequence: SequenceID
     public var length: Int

@@ -1,12 +1,12 @@
 public import DCPCore
 
-/// What a rank tells the coordinator about itself, when it connects and again at each new epoch.
+/// A rank's registration with the coordinator, sent when it connects and again in each new epoch.
 public struct Registration: Hashable, Sendable {
     public var rank: RankIndex
     public var store: StoreID
-    /// The cluster whose store this is; none before its first join.
+    /// The cluster of the store; none before its first join.
     public var cluster: ClusterID
-    /// Where the other ranks and clients reach this rank.
+    /// The address of this rank for other ranks and clients.
     public var endpoint: Endpoint
     /// The highest epoch the rank has persisted.
     public var epoch: Epoch
@@ -15,13 +15,13 @@ public struct Registration: Hashable, Sendable {
     public var numbers: Numbers
     /// Uses of sequences that the rank has seen since its start: the rank with the most knows the order best.
     public var useCount: UInt64
-    /// Drawn by each start of a rank: the same one on another connection is the same process.
+    /// Drawn at each start of a rank: the same value on another connection means the same process.
     public var incarnation: UInt64
-    /// Which process it is, for people.
+    /// A description of the process, for people.
     public var holder: String
     /// The store's place in the order of its changes.
     public var mark: UInt64
-    /// How far it knows the directory to have come in `epoch`.
+    /// The directory mark that it knows in `epoch`.
     public var directoryMark: DirectoryMark
 
     public struct Numbers: Hashable, Sendable {
@@ -87,12 +87,13 @@ public struct Registration: Hashable, Sendable {
     }
 }
 
-/// The cluster as the coordinator sees it: what a client needs to send steps, and a rank to find its peers.
+/// The coordinator's view of the cluster, with which a client sends steps and a rank finds its peers.
 public struct Topology: Hashable, Sendable {
     public enum Phase: UInt8, Sendable {
         /// A rank is missing. `reason` says which.
         case incomplete = 1
-        /// All ranks are there; each registers again with its lengths of this epoch and connects to its head group.
+        /// All ranks are registered; each registers again with its lengths in this epoch and connects to its head
+        /// group.
         case joining = 2
         case ready = 3
     }
@@ -113,7 +114,7 @@ public struct Topology: Hashable, Sendable {
     /// Why the cluster is not ready, for people: `rank 2 missing (its connection closed)`. Empty when it is.
     public var reason: String
     public var shape: ClusterShape
-    /// How long a rank may stay silent before it counts as lost.
+    /// A rank counts as lost if it sends nothing for this time.
     public var leaseMilliseconds: UInt32
     /// All W ranks, in order.
     public var members: [Member]
@@ -194,7 +195,7 @@ extension Endpoint: WireFields {
         do throws(ServiceError) {
             try self.init(text)
         } catch {
-            throw reader.malformed("has an `endpoint` that is none (\(error.message))")
+            throw reader.malformed("has an invalid `endpoint` (\(error.message))")
         }
     }
 

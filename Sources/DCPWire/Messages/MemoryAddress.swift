@@ -1,10 +1,11 @@
 package import DCPCore
 
-/// Where one process takes the descriptor of memory from another of its host: a connection carries bytes only.
+/// The address at which a process receives the descriptor of shared memory from another on its host, because a
+/// connection carries only bytes.
 public struct MemoryAddress: Hashable, Sendable {
-    /// Of a socket in the directory of the one that the connection came over.
+    /// The name of a socket in the directory of the listening socket.
     public var name: String
-    /// What comes there without it is thrown away: who knows it has been told over the connection.
+    /// Datagrams without this token are dropped; only the peer on the connection knows it.
     public var token: Token
 
     public struct Token: Hashable, Sendable {
@@ -34,7 +35,8 @@ extension MemoryAddress: WireFields {
             !name.utf8.contains(UInt8(ascii: "/"))
         else {
             throw reader.malformed(
-                "names a socket with \(name.utf8.count) bytes, the limit is 1 to \(Self.nameByteCountMax), none of them 0 or /"
+                "names a socket with \(name.utf8.count) bytes; a name has 1 to \(Self.nameByteCountMax) bytes, none "
+                    + "of them 0 or /"
             )
         }
     }

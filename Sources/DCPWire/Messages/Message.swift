@@ -1,17 +1,17 @@
 public import DCPCore
 package import NIOCore
 
-/// Every kind of frame. The article *Protocol* describes each, byte by byte.
+/// Every kind of frame.
 ///
-/// Notices are decoded as they come: what happens on them is decided by values that take a `Message` in. Requests and replies
-/// are decoded by whoever knows which they are.
+/// The article *Protocol* describes each, byte by byte. Notices are decoded on arrival, and values that take a
+/// `Message` decide what to do. Requests and replies are decoded by the code that expects them.
 public enum Message: Sendable {
     case hello(Hello)
     case welcome(Hello)
     case failure(ServiceError)
 
     case register(Registration)
-    /// What a rank's store holds, a page of it.
+    /// A page of the sequences in a rank's store.
     case heldSequences(HeldSequences)
     case renewLease(LeaseRenewal)
     case leaseRenewed
@@ -19,35 +19,35 @@ public enum Message: Sendable {
     case linksReady
     case operation(DirectoryOperation)
     case operationDone
-    /// Why ranks of the cluster take no new tokens, each with its rank; empty when all do.
+    /// Why ranks of the cluster refuse new tokens, each with its rank; empty if all accept them.
     case refusals([ServiceError])
     /// Sequences that may be evicted, the least recently used first.
     case victimsRequest([SequenceID])
-    /// Those of them that have to go, so that the rank's store has the room it wants.
+    /// Those of them that must be closed to free the space that the rank's store needs.
     case victims([SequenceID])
     /// Which sequence begins with most of some token ids.
     case matchRequest(MatchQuestion)
-    /// At most one: none when none does.
+    /// At most one.
     case matched([HeldLength])
     /// How much of sequences a rank has committed and intact.
     case lengthsRequest([SequenceID])
     /// Of those that it has.
     case lengths([HeldLength])
-    /// What sequences are called, and whose they are.
+    /// The names and models of sequences.
     case recordsRequest([SequenceID])
     /// Of those that the rank has.
     case records([SequenceRecord])
-    /// Hold the store as it is, under the tag's number.
+    /// Hold a snapshot of the store under the tag's number.
     case copyRequest
     case copyHeld
-    /// How many changes the directory has recorded: a coordinator that knows of fewer in this epoch has an older state.
+    /// The number of changes in the directory: a coordinator with fewer in this epoch has an older state.
     case directoryMark(DirectoryMark)
 
-    /// Where the accepting side of a connection takes memory for both.
+    /// Where the accepting side of a connection receives memory for both.
     case memoryRequest(MemoryAddress)
     /// It has been sent there.
     case memorySent
-    /// It is in use: payloads may lie in it from here on.
+    /// It is in use: payloads may be in it from here on.
     case memoryTaken
 
     case query(QuerySlice)
@@ -65,13 +65,13 @@ public enum Message: Sendable {
 extension Message {
     public var type: FrameType { parts.type }
 
-    /// Bytes of tensors, which follow the fields.
+    /// Bytes of the tensors, which follow the fields.
     public var payloadByteCount: Int { parts.body.payloadByteCount }
 
     /// Writes the fields; returns the payload, which follows them uncopied.
     func encode(to writer: inout WireWriter) -> [ByteBuffer] { parts.body.encodeBody(to: &writer) }
 
-    /// Of fields and payload, where it has been computed already.
+    /// The checksum of fields and payload, if it is already computed.
     var knownChecksum: UInt32? {
         switch self {
         case .request(let body), .reply(let body): body.checksum
@@ -167,7 +167,7 @@ extension Message {
     }
 }
 
-/// As it is: written already, or not read yet.
+/// Already encoded, or not decoded yet.
 extension EncodedBody: FrameBody {
     package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         self.init(type: reader.type, fields: reader.takeRest(), payload: [payload])

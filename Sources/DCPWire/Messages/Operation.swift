@@ -1,6 +1,7 @@
 public import DCPCore
 
-/// What the coordinator carries to every rank after it has recorded it. Each is idempotent: at a rejoin it is sent again.
+/// A change that the coordinator sends to every rank after recording it. Operations are idempotent, because they are
+/// sent again after a rejoin.
 public enum DirectoryOperation: Hashable, Sendable, WireFields {
     case putModel(ModelRecord)
     case removeModel(ModelID)
@@ -8,12 +9,12 @@ public enum DirectoryOperation: Hashable, Sendable, WireFields {
     case fork(parent: SequenceID, child: SequenceID, length: Int, name: String)
     case truncate(SequenceID, length: Int)
     case close(SequenceID)
-    /// Closes a sequence that nobody asked to close, to make room.
+    /// Closes a sequence on the coordinator's own decision, to make room.
     case evict(SequenceID)
-    /// A client takes a sequence over: older claims are refused from now on, and others than the holder who do not administer.
-    /// Never recorded.
+    /// A client takes over a sequence: from now on older claims are refused, and so are other clients that may not
+    /// administer. Never recorded.
     case claim(SequenceID, Claim, holder: String)
-    /// How long a sequence stays, for the case that the directory is lost: the coordinator goes by its own record.
+    /// The retention of a sequence, in case the directory is lost; the coordinator uses its own record.
     case retain(SequenceID, Retention)
 
     package init(from reader: inout WireReader) throws(ServiceError) {

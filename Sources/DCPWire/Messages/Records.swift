@@ -12,7 +12,7 @@ public struct ModelRecord: Hashable, Sendable, WireFields {
         self.description = description
     }
 
-    /// The id, an empty name and a description of at least one kind and run.
+    /// The id, an empty name, and a description of at least one kind and run.
     static let byteCountMin = 45
 
     package init(from reader: inout WireReader) throws(ServiceError) {
@@ -29,24 +29,27 @@ public struct ModelRecord: Hashable, Sendable, WireFields {
 }
 
 extension ModelRecord {
-    /// - Parameter revision: what a client says; nothing is compared when it is empty.
+    /// - Parameter revision: the client's revision; if it is empty, nothing is compared.
     /// - Throws: `.modelMismatch` with both when the model has another.
     package func check(revision: String) throws(ServiceError) {
         guard !revision.isEmpty, revision != description.revision else { return }
         throw ServiceError(
             .modelMismatch,
-            "Model `\(name)` has \(description.revision.map { "revision `\($0)`" } ?? "no revision"), the client's is "
-                + "`\(revision)`: keys and values of one are wrong for the other. Register the client's under another name."
+            "Model `\(name)` has \(description.revision.map { "revision `\($0)`" } ?? "no revision"), but the "
+                + "client's is "
+                + "`\(revision)`: keys and values computed with one are wrong for the other. Register the client's "
+                + "model under another name."
         )
     }
 }
 
-/// A sequence as the directory keeps it. Its length is the ranks' to tell.
+/// A sequence in the directory. Only the ranks know its length.
 public struct SequenceRecord: Hashable, Sendable, WireFields {
     public var id: SequenceID
     public var name: String
     public var model: ModelID
-    /// Who may find it by its tokens: those who state the same scope. Empty, or e.g. a tenant's name or a salt.
+    /// Limits matches: only clients that give the same scope find the sequence. Empty, or for example a tenant's name
+    /// or a salt.
     public var scope: String
 
     public init(id: SequenceID, name: String, model: ModelID, scope: String = "") {

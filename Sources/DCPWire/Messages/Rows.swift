@@ -1,13 +1,13 @@
 public import DCPCore
 public import NIOCore
 
-/// Asks a rank for the keys and values it holds of some committed tokens of one layer.
+/// Requests a rank's keys and values of some committed tokens of one layer.
 public struct RowsRequest: Hashable, Sendable {
     public var sequence: SequenceID
     public var layer: Int
     /// The first token, global.
     public var position: Int
-    /// Tokens of the sequence; the rank answers with those among them that it owns.
+    /// Number of tokens of the sequence; the rank answers with those that it owns.
     public var count: Int
 
     public init(sequence: SequenceID, layer: Int, position: Int, count: Int) {
@@ -34,9 +34,10 @@ public struct RowsRequest: Hashable, Sendable {
     }
 }
 
-/// The owned tokens' keys and values of a request, by rising position, as the cache holds them.
+/// The keys and values of the owned tokens of a request, by rising position, as stored in the cache.
 public struct RowsReply: Sendable {
-    /// Changes whenever the rank cuts the sequence: two answers of one epoch and one generation are of one sequence.
+    /// It changes whenever the rank cuts the sequence: two answers with the same epoch and generation come from the
+    /// same state.
     public var generation: UInt64
     /// Tokens in the payload.
     public var tokens: Int
@@ -46,7 +47,7 @@ public struct RowsReply: Sendable {
     public var kvHeads: Int
     public var keyDim: Int
     public var valueDim: Int
-    /// The keys, then the values, as they go over the wire.
+    /// The keys, then the values, in the wire format.
     public var rows: ByteBuffer
 
     public init(

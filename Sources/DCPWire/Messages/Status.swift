@@ -4,7 +4,7 @@ public import DCPCore
 public struct SequenceLength: Hashable, Sendable {
     public var sequence: SequenceID
     public var length: Int
-    /// The sender's, on the sequence. `Cluster` fills it in.
+    /// The sender's claim on the sequence. `Cluster` fills it in.
     public var claim: Claim
 
     public init(sequence: SequenceID, length: Int, claim: Claim = .none) {
@@ -32,15 +32,15 @@ public struct SequenceLength: Hashable, Sendable {
 public struct SequenceStatus: Hashable, Sendable {
     public var sequence: SequenceID
     public var committedLength: Int
-    /// Per layer, what steps have brought, committed or not.
+    /// Per layer, its tokens, committed or not.
     public var layerLengths: [Int]
     /// Committed tokens that this rank owns.
     public var localTokens: Int
-    /// The latest that the rank has been told of, in whichever epoch; as of the last commit, when it was started since.
+    /// The latest claim that the rank knows, of any epoch; after a restart, that of the last commit.
     public var claim: Claim
-    /// What of the committed length can be served: less when something stored was found damaged.
+    /// The part of the committed length that can be served: less if stored data is damaged.
     public var intactLength: Int
-    /// How many committed tokens have ids: all or none, and none where the rank cannot read them.
+    /// Number of committed tokens with ids: all or none; also none if the rank cannot read them.
     public var tokenIDs: Int
 
     public init(
@@ -92,7 +92,7 @@ public struct RankStatus: Hashable, Sendable {
     /// Committed tokens in this rank's shards, over all sequences.
     public var tokens: UInt64
     public var sealedBlocks: UInt64
-    /// Of these, those that found no run of pages in the store.
+    /// Of these, blocks stored in pieces.
     public var piecedBlocks: UInt64 = 0
     /// Bytes of RAM in open blocks, uncommitted ones included.
     public var openBlockByteCount: UInt64
@@ -100,7 +100,7 @@ public struct RankStatus: Hashable, Sendable {
     public var uncommittedByteCount: UInt64
     /// From half of this on full blocks are spilled to the store.
     public var uncommittedByteCountMax: UInt64 = 0
-    /// Bytes of uncommitted tokens that were spilled.
+    /// Spilled bytes of uncommitted tokens.
     public var spilledByteCount: UInt64 = 0
     /// Bytes of the store in use.
     public var storeByteCount: UInt64
@@ -111,26 +111,26 @@ public struct RankStatus: Hashable, Sendable {
     public var framesRefused: UInt64
     public var receiveByteCount: UInt64
     public var sendByteCount: UInt64
-    /// Tokens that completed steps brought, counted at the first layer.
+    /// Tokens of completed steps, counted at the first layer.
     public var stepTokens: UInt64
-    /// Commits that succeeded, and how long they took together.
+    /// Successful commits, and their total duration.
     public var commits: UInt64
     public var commitNanoseconds: UInt64
-    /// Other ranks of the head group that are connected.
+    /// Connected other ranks of the head group.
     public var peersConnected: UInt64
-    /// Of these, those with which it shares memory.
+    /// Of these, ranks with shared memory.
     public var peersSharingMemory: UInt64 = 0
     /// Summed over the completed steps.
     public var stepTimes: StepTimes
     public var room: StoreRoom
-    /// Who has uncommitted tokens, the largest first; some of them.
+    /// Some of the sequences with uncommitted tokens, the largest first.
     public var holders: [Holder] = []
 
     /// A sequence with uncommitted tokens on the rank.
     public struct Holder: Hashable, Sendable {
         public var sequence: SequenceID
         public var byteCount: UInt64
-        /// Of these, bytes that were spilled.
+        /// Of these, spilled bytes.
         public var spilledByteCount: UInt64
 
         public init(sequence: SequenceID, byteCount: UInt64, spilledByteCount: UInt64) {

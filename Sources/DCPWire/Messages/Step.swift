@@ -1,18 +1,18 @@
 public import DCPCore
 public import NIOCore
 
-/// One call for one layer, as one rank receives it. The tag names the client, the step and the layer. It appends tokens and
-/// attends from them, or does one of the two.
+/// A step for one layer, as one rank receives it.
 ///
-/// Tensors are head-major, `[head][token][dimension]`, with the tokens of all entries one after the other: a slice of
-/// heads is then a slice of bytes, and the slices of all ranks joined in rank order are the whole.
+/// The tag contains the client, the step and the layer. A step appends tokens and computes their attention, or does one
+/// of the two. Tensors are head-major, `[head][token][dimension]`, with the tokens of all entries one after the other:
+/// a slice of heads is a slice of bytes, and concatenating the slices of all ranks in rank order gives all heads.
 public struct StepRequest: Sendable {
-    /// `count` tokens of a sequence, from `position` on: new ones, or, in a step that does not append, such as are there.
+    /// `count` tokens of a sequence from `position` on: new ones or, in a step that does not append, existing ones.
     public struct Entry: Hashable, Sendable {
         public var sequence: SequenceID
         public var position: Int
         public var count: Int
-        /// The sender's, on the sequence. `Cluster` fills it in.
+        /// The sender's claim on the sequence. `Cluster` fills it in.
         public var claim: Claim
 
         public init(sequence: SequenceID, position: Int, count: Int, claim: Claim = .none) {
@@ -27,16 +27,16 @@ public struct StepRequest: Sendable {
         static let byteCount = 28
     }
 
-    /// How every rank of a head group comes to the queries of all the group's heads.
+    /// How every rank of a head group gets the queries of all the group's heads.
     public enum QueryMode: UInt8, Sendable {
         /// Each rank is sent its own heads' queries; the ranks gather them.
         case gather = 1
         /// The client sends all the group's queries to every rank; nothing is gathered.
         case replicate = 2
-        /// There are no queries: the step's tokens are appended, and nothing is computed.
+        /// The step has no queries: its tokens are appended, and nothing is computed.
         case absent = 3
 
-        /// Those that a user chooses among, by name; nil is what costs less.
+        /// The choices for users, by name; nil selects the cheaper one.
         package static let choices: [String: QueryMode?] = ["auto": nil, "gather": .gather, "replicate": .replicate]
     }
 
@@ -45,10 +45,11 @@ public struct StepRequest: Sendable {
 
     public var model: ModelID
     public var queryMode: QueryMode
-    /// Whether the entries' tokens are new. Else they are in the cache, and the step only attends from them.
+    /// Whether the entries' tokens are new. Otherwise they are in the cache, and the step only computes their
+    /// attention.
     public var appends: Bool
     public var wantsLSE: Bool
-    /// How long the rank may take before it gives the step up, with a verdict to its group.
+    /// After this time the rank aborts the step, with a verdict to its group.
     public var timeoutMilliseconds: UInt32
     public var entries: [Entry]
     public var queryDataType: DataType
@@ -58,13 +59,14 @@ public struct StepRequest: Sendable {
     public var kvHeads: Int
     public var keyDim: Int
     public var valueDim: Int
-    /// Tokens in `keys` and `values`: all of the step's; without queries those that the rank owns, since nothing else is done
-    /// with them; none when the step does not append.
+    /// Tokens in `keys` and `values`: all of the step's; in a step without queries only those that the rank owns; none
+    /// if the step does not append.
     public var keyValueTokens: Int
-    /// What is committed when the step's tokens are in the cache, and durable, as far as the setting asks for it, before the
-    /// answer: one round trip for both. Of any sequences, up to lengths that all their layers have by then.
+    /// Parts to commit after the step's tokens are in the cache. They are as durable as the setting requires before the
+    /// answer is sent: one round trip for both. They may be of any sequences, up to lengths that all layers have
+    /// reached by then.
     public var commits: [SequenceCommit]
-    /// The queries, the keys and the values, one after the other, as they go over the wire.
+    /// The queries, the keys and the values, one after the other, in the wire format.
     public var tensors: ByteBuffer
 
     public init(
@@ -98,8 +100,8 @@ public struct StepRequest: Sendable {
     /// `[kvHeads][keyValueTokens][valueDim]`
     public var values: PayloadPart { tensor(at: byteCounts.queries + byteCounts.keys, byteCounts.values) }
 
-    /// Of the tensors, by what the fields say. 2^16 heads x 2^20 tokens x 2^16 dimensions x 4 bytes fits 64 bits: no product
-    /// can overflow.
+    /// Bytes of the tensors, according to the fields. 2^16 heads x 2^20 tokens x 2^16 dimensions x 4 bytes fits 64
+    /// bits: no product can overflow.
     private var byteCounts: (queries: Int, keys: Int, values: Int) {
         let rows = kvHeads * keyValueTokens * keyValueDataType.byteCount
         return (queryHeads * tokens * keyDim * queryDataType.byteCount, rows * keyDim, rows * valueDim)
@@ -113,15 +115,16 @@ public struct StepRequest: Sendable {
     /// As `queries`, for a message of its own.
     public var queryBuffer: ByteBuffer { tensors.getSlice(at: tensors.readerIndex, length: byteCounts.queries)! }
 
-    /// Whether the payload is what the fields say.
+    /// Checks that the payload matches the fields.
     /// - Throws: `.invalidRequest`, with both numbers of bytes.
     public func checkTensors() throws(ServiceError) {
         let (queries, keys, values) = byteCounts
         guard tensors.readableBytes == queries + keys + values else {
             throw ServiceError(
                 .invalidRequest,
-                "The step brings \(tensors.readableBytes) bytes of tensors; \(queries) of queries, \(keys) of keys and "
-                    + "\(values) of values follow from its heads, tokens, dimensions and dtypes. Correct the tensors.")
+                "The step has \(tensors.readableBytes) bytes of tensors, but its heads, tokens, dimensions and "
+                    + "dtypes require \(queries) of queries, \(keys) of keys and \(values) of values. Correct the "
+                    + "tensors.")
         }
     }
 
@@ -149,7 +152,7 @@ public struct StepRequest: Sendable {
         guard entries.allSatisfy({ $0.count >= 1 }) else { throw reader.malformed("has an entry without tokens") }
         let tokens = entries.reduce(0) { $0 + $1.count }
         guard tokens <= Self.tokensMax else {
-            throw reader.malformed("has \(tokens) tokens, the limit of a step is \(Self.tokensMax)")
+            throw reader.malformed("has \(tokens) tokens, but the limit of a step is \(Self.tokensMax)")
         }
         commits = try [SequenceCommit](from: &reader)
         tensors = payload

@@ -1,26 +1,26 @@
 package import DCPCore
 
-/// How long the parts of steps took on one rank, nanoseconds. In a rank's status: sums over the steps it has completed
-/// since its start, so that the difference of two answers is what happened between them.
+/// Durations of the parts of steps on one rank, in nanoseconds.
 ///
-/// Parts run side by side, so they need not add up to the total: queries are waited for while the new tokens are
-/// computed.
+/// A rank's status has their sums over all completed steps since its start, so that the difference of two answers
+/// covers the time between them. Parts overlap and need not add up to the total: for example, the rank computes the new
+/// tokens while it waits for queries.
 public struct StepTimes: Hashable, Sendable {
     /// From the request's arrival to the reply.
     public var total: UInt64 = 0
-    /// Attention over the step's own tokens, from a thread's taking it up to its end.
+    /// Attention over the step's own tokens, from its start on a thread to its end.
     public var newTokens: UInt64 = 0
     /// Attention over the shard, likewise.
     public var context: UInt64 = 0
     /// In kernels, for both, summed over the compute threads.
     public var kernels: UInt64 = 0
-    /// From the arrival until all ranks' queries, and all tokens before the step's, are there.
+    /// From the arrival until all ranks' queries, and all tokens before the step's, are available.
     public var queryWait: UInt64 = 0
-    /// From the own context partial until all that is to be merged is there. The wait for a slower rank is in it.
+    /// From the rank's own context partial until everything to merge is available. Includes the wait for a slower rank.
     public var partialWait: UInt64 = 0
-    /// Merging, the wait for a thread included.
+    /// Merging, including the wait for a thread.
     public var merge: UInt64 = 0
-    /// In none of these: waits for a thread before attention, for the append and for what is committed before the reply.
+    /// Everything else: waits for a thread before attention, for the append and for the commit before the reply.
     public var other: UInt64 = 0
 
     public init() {}
@@ -34,7 +34,7 @@ public struct StepTimes: Hashable, Sendable {
         for field in fields { sums[keyPath: field] &+= times[keyPath: field] }
     }
 
-    /// What was added since an earlier answer of the same process.
+    /// The difference to an earlier answer of the same process.
     public static func - (later: StepTimes, earlier: StepTimes) -> StepTimes {
         var difference = later
         for field in fields { difference[keyPath: field] &-= earlier[keyPath: field] }

@@ -1,6 +1,6 @@
 package import DCPCore
 
-/// A rank's store as its status tells it: when it syncs, and whether it takes new tokens.
+/// A rank's store in its status: when it syncs, and whether it accepts new tokens.
 public struct StoreRoom: Hashable, Sendable {
     public enum Condition: UInt8, Sendable, CaseIterable {
         case writable = 1
@@ -22,7 +22,7 @@ public struct StoreRoom: Hashable, Sendable {
     /// The watermarks.
     public var highByteCount: UInt64
     public var lowByteCount: UInt64
-    /// Bytes of blocks that no sequence has and that are still to be deleted.
+    /// Bytes of unreferenced blocks that are not deleted yet.
     public var deletingByteCount: UInt64
 
     public init(

@@ -1,12 +1,13 @@
 public import DCPCore
 
-/// What a client asks of a rank's verification. There is one at a time; who asks for another while one runs is told of it.
+/// A client's request about a rank's verification. Only one runs at a time; a request to start another returns the
+/// running one.
 public struct VerificationRequest: Hashable, Sendable {
-    /// Starts one, unless one runs.
+    /// Starts one unless one is running.
     public var start: Bool
     /// The only sequence to verify, or all; of a start.
     public var sequence: SequenceID?
-    /// The first finding wanted, counted from the beginning of the verification.
+    /// The first finding to return, counted from the beginning of the verification.
     public var firstFinding: Int
 
     public init(start: Bool, sequence: SequenceID? = nil, firstFinding: Int = 0) {
@@ -28,20 +29,20 @@ public struct VerificationRequest: Hashable, Sendable {
     }
 }
 
-/// A rank's verification: the one that runs, or the last one.
+/// A rank's running or last verification.
 public struct VerificationStatus: Hashable, Sendable {
     public enum State: UInt8, Sendable {
         /// There was none since the rank's start.
         case idle = 1
         case running = 2
         case done = 3
-        /// It could not go on; `failure` says why.
+        /// It could not continue; `failure` has the reason.
         case failed = 4
     }
 
-    /// Findings in one answer: as many as fit a frame whatever they say.
+    /// Findings in one answer: as many as fit into a frame in any case.
     public static let pageMax = 128
-    /// Findings that a rank keeps; more are counted only.
+    /// Findings that a rank keeps; further ones are only counted.
     public static let keptMax = 4096
 
     /// Rises with each verification of a rank since its start.
@@ -51,10 +52,10 @@ public struct VerificationStatus: Hashable, Sendable {
     public var sequence: SequenceID?
     public var progress: VerificationProgress
     public var failure: String
-    /// All that were found, and how many of them are damage.
+    /// All findings, and the number of damage findings.
     public var findingCount: Int
     public var damageCount: Int
-    /// Findings that can be asked for: the first so many.
+    /// Number of findings that can be requested.
     public var keptCount: Int
     public var firstFinding: Int
     /// From `firstFinding` on, at most `pageMax`.
@@ -91,7 +92,7 @@ public struct VerificationStatus: Hashable, Sendable {
             r throws(ServiceError) in try StoreFinding(from: &r)
         }
         guard findings.count <= Self.pageMax else {
-            throw reader.malformed("has \(findings.count) findings, the limit of an answer is \(Self.pageMax)")
+            throw reader.malformed("has \(findings.count) findings, but the limit of an answer is \(Self.pageMax)")
         }
     }
 
@@ -124,7 +125,7 @@ extension StoreFinding {
         let block = try reader.readOptional("block", UInt32.self)
         let intactLength = try reader.readOptional("intact length", UInt64.self)
         if let intactLength, intactLength > UInt64(WireReader.lengthMax) {
-            throw reader.malformed("has \(intactLength) in `intact length`, the limit is \(WireReader.lengthMax)")
+            throw reader.malformed("has \(intactLength) in `intact length`, but the limit is \(WireReader.lengthMax)")
         }
         self.init(
             kind, sequence: sequence.map { SequenceID($0) }, layer: layer.map { Int($0) }, block: block.map { Int($0) },
@@ -150,7 +151,8 @@ extension WireWriter {
 }
 
 extension WireReader {
-    /// What `write(optional:)` wrote. The bytes of an absent value are 0, so that a value has one encoding.
+    /// Reads a value written by `write(optional:)`. The bytes of an absent value are 0, so that each value has one
+    /// encoding.
     mutating func readOptional<Value: FixedWidthInteger>(
         _ field: StaticString, _ type: Value.Type
     ) throws(ServiceError) -> Value? {

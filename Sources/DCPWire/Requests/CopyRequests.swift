@@ -1,7 +1,7 @@
 package import DCPCore
 package import NIOCore
 
-/// Has all daemons hold their stores as they are at one moment, for a backup.
+/// Makes all daemons hold snapshots of their stores from the same moment, for a backup.
 package struct BeginCopy: RequestItem {
     package static let type = FrameType(request: 0x010C, "begin copy")
     package typealias Answer = BegunCopy
@@ -37,7 +37,7 @@ package struct BegunCopy: WireFields, Hashable {
     }
 }
 
-/// Reads pages of a store that is held, from one on.
+/// Reads pages of a held store, from some page on.
 package struct ReadCopy: Request, WireFields {
     package static let type = FrameType(request: 0x0301, "read copy")
     package typealias Reply = CopiedPages
@@ -70,7 +70,7 @@ package struct CopiedPages: FrameBody {
         let pageByteCount = Int(try reader.read("page bytes", as: UInt32.self))
         let count = try reader.readLength("pages"), next = try reader.readLength("next")
         let runs = try reader.readArray("runs", byteCountMin: 12) { r throws(ServiceError) in
-            // A length and 32 bits: their sum is no overflow.
+            // A length and 32 bits: their sum cannot overflow.
             let first = try r.readLength("first page")
             return first..<first + Int(try r.read("count", as: UInt32.self))
         }
@@ -84,7 +84,7 @@ package struct CopiedPages: FrameBody {
             end = run.upperBound
         }
         guard next <= count, runs.reduce(0, { $0 + $1.count }) * pageByteCount == payload.readableBytes else {
-            throw reader.malformed("has \(payload.readableBytes) bytes, which are not its runs of pages")
+            throw reader.malformed("has \(payload.readableBytes) bytes, which do not match its runs of pages")
         }
     }
 
@@ -102,7 +102,7 @@ package struct CopiedPages: FrameBody {
     package var payloadByteCount: Int { pages.bytes.count }
 }
 
-/// Lets go of a store that is held; succeeds when it is not.
+/// Drops a held store; succeeds if there is none.
 package struct EndCopy: Request, WireFields {
     package static let type = FrameType(request: 0x0302, "end copy")
     package typealias Reply = Done

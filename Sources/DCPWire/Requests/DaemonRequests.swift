@@ -1,6 +1,6 @@
 package import DCPCore
 
-/// The cluster as it is: answered when it is ready, or after so many milliseconds, whatever it is then.
+/// The cluster's topology: answered when the cluster is ready, or after this many milliseconds in any case.
 package struct GetTopology: Request, WireFields {
     package static let type = FrameType(request: 0x0100, "topology")
     package static let right = ClientRight.read
@@ -14,7 +14,7 @@ package struct GetTopology: Request, WireFields {
     package func encode(to writer: inout WireWriter) { writer.write(waitMilliseconds) }
 }
 
-/// A daemon's look at its host.
+/// A daemon's report of its host.
 package struct GetHostReport: Request, WireFields {
     package static let type = FrameType(request: 0x0300, "host report")
     package static let right = ClientRight.read

@@ -1,9 +1,9 @@
 package import DCPCore
 package import NIOCore
 
-/// What follows a frame's header: fields, and tensors in some kinds of frame.
+/// The body of a frame: fields, and tensors in some kinds of frame.
 package protocol FrameBody: Sendable {
-    /// - Throws: `.protocolViolation`, naming the field.
+    /// - Throws: `.protocolViolation` with the field.
     init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError)
 
     /// Writes the fields.
@@ -14,7 +14,7 @@ package protocol FrameBody: Sendable {
     var payloadByteCount: Int { get }
 }
 
-/// Fields that are written one after the other: a body without tensors, or a part of one.
+/// Consecutive fields: a body without tensors, or a part of one.
 package protocol WireFields: FrameBody {
     init(from reader: inout WireReader) throws(ServiceError)
     func encode(to writer: inout WireWriter)
@@ -23,7 +23,7 @@ package protocol WireFields: FrameBody {
 extension WireFields {
     package init(from reader: inout WireReader, payload: ByteBuffer) throws(ServiceError) {
         guard payload.readableBytes == 0 else {
-            throw reader.malformed("has \(payload.readableBytes) bytes of payload, but never has any")
+            throw reader.malformed("has \(payload.readableBytes) bytes of payload, but takes none")
         }
         try self.init(from: &reader)
     }
@@ -36,7 +36,7 @@ extension WireFields {
     package var payloadByteCount: Int { 0 }
 }
 
-/// No fields: it is said by the frame's type.
+/// No fields: the frame's type is the whole message.
 package struct Done: WireFields, Hashable {
     package init() {}
     package init(from reader: inout WireReader) throws(ServiceError) {}
@@ -56,7 +56,7 @@ extension Claim: WireFields {
 /// A 32-bit count, then each element.
 extension Array: FrameBody, WireFields where Element: WireFields {
     package init(from reader: inout WireReader) throws(ServiceError) {
-        // No part of a frame is empty; what an element takes at least is checked as it is read.
+        // No part of a frame is empty; an element's minimum size is checked while reading it.
         self = try reader.readArray("elements", byteCountMin: 1) { r throws(ServiceError) in try Element(from: &r) }
     }
 

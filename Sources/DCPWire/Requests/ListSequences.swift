@@ -6,12 +6,12 @@ package struct ListSequences: Request, WireFields {
     package static let right = ClientRight.read
     package typealias Reply = SequenceList
 
-    /// Of a page, and of those that are looked at for it: with the longest names and scopes it fits a frame twice.
+    /// Sequences in a page, and examined for it: with the longest names and scopes, two pages fit into a frame.
     package static let countMax = 8192
 
-    /// What their names begin with; empty for all.
+    /// A prefix of their names; empty for all.
     package var prefix: String
-    /// Those with a higher number.
+    /// Only sequences with a higher number.
     package var after: SequenceID
     /// 1 to `countMax`.
     package var count: Int
@@ -63,9 +63,10 @@ package struct SequenceList: WireFields {
     /// Those of the sequences.
     package var models: [ModelRecord]
     package var sequences: [Element]
-    /// Behind which number the next page begins, which may be empty and not the last; nil when there is none.
+    /// The number after which the next page begins; that page may be empty without being the last. nil for the last
+    /// page.
     package var next: SequenceID?
-    /// How many there are in the directory, of any name.
+    /// Number of sequences in the directory, with any name.
     package var directoryCount: Int
 
     package init(

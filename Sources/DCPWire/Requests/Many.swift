@@ -1,12 +1,12 @@
 package import DCPCore
 
-/// One of the things that a request asks for, each of which is answered by itself.
+/// An item of a request; each item is answered independently.
 package protocol RequestItem: WireFields, Hashable {
     associatedtype Answer: WireFields, Hashable
     /// Of a request for one or many of them.
     static var type: FrameType { get }
     static var right: ClientRight { get }
-    /// How many are asked for at once.
+    /// The number of items.
     static var itemsMax: Int { get }
 }
 
@@ -15,7 +15,7 @@ extension RequestItem {
     package static var right: ClientRight { .administer }
 }
 
-/// A request for one or many things. One that is refused does not undo the others.
+/// A request with one or more items. A refused item does not undo the others.
 package struct Many<Item: RequestItem>: Request, WireFields, Hashable {
     package static var type: FrameType { Item.type }
     package static var right: ClientRight { Item.right }
@@ -31,7 +31,7 @@ package struct Many<Item: RequestItem>: Request, WireFields, Hashable {
 
     package func encode(to writer: inout WireWriter) { items.encode(to: &writer) }
 
-    /// One answer for each item, in their order.
+    /// One answer for each item, in order.
     package struct Reply: WireFields, Hashable {
         package var answers: [Result<Item.Answer, ServiceError>]
 

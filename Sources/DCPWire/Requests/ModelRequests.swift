@@ -3,7 +3,7 @@ package import DCPCore
 /// Registers a model, or confirms that it is registered as described.
 package struct RegisterModel: RequestItem {
     package static let type = FrameType(request: 0x0101, "register model")
-    /// A new one takes more.
+    /// Creating one requires a higher right.
     package static let right = ClientRight.use
     package typealias Answer = ModelRecord
 

@@ -1,8 +1,8 @@
 package import DCPCore
 internal import NIOCore
 
-/// Makes a sequence of what is stored of some token ids: a fork of the one that begins with most of them, or an empty one. Its
-/// claim comes with it.
+/// Creates a sequence from the longest stored prefix of some token ids: a fork of the sequence that begins with the
+/// most of them, or an empty one. The answer includes its claim.
 package struct OpenMatching: RequestItem {
     package static let type = FrameType(request: 0x010B, "open matching sequence")
     package static let right = ClientRight.use
@@ -12,12 +12,12 @@ package struct OpenMatching: RequestItem {
     /// Of the new sequence.
     package var name: String
     package var model: String
-    /// Refused when it is not empty and the model has another.
+    /// The request is refused if this is not empty and the model has another revision.
     package var revision: String
-    /// Of the sequences that are looked at, and of the new one.
+    /// The scope of the search, and of the new sequence.
     package var scope: String
     package var ids: [UInt32]
-    /// How many tokens the new sequence has at most.
+    /// The maximum length of the new sequence.
     package var lengthMax: Int
 
     package init(name: String, model: String, revision: String, scope: String, ids: [UInt32], lengthMax: Int) {
@@ -51,7 +51,7 @@ package struct OpenMatching: RequestItem {
 package struct MatchedSequence: WireFields, Hashable {
     package var sequence: SequenceRecord
     package var model: ModelRecord
-    /// Tokens of the ids that it begins with, committed on every rank.
+    /// Length of the prefix, committed on every rank.
     package var length: Int
     package var claim: Claim
 

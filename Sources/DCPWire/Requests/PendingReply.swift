@@ -1,7 +1,7 @@
 package import DCPCore
 internal import NIOCore
 
-/// The reply to a request for many things, whose answers come one by one: each is written as it comes.
+/// The reply to a request with several items: each answer is encoded as it arrives.
 package struct PendingReply: Sendable {
     private let type: FrameType
     private var answers: [ByteBuffer?]
@@ -15,12 +15,12 @@ package struct PendingReply: Sendable {
 
     /// An item is answered once.
     package mutating func answer(_ index: Int, with answer: EncodedAnswer) {
-        precondition(answers[index] == nil, "item \(index) is answered already")
+        precondition(answers[index] == nil, "item \(index) has already been answered")
         answers[index] = answer.fields
         missing -= 1
     }
 
-    /// The whole, when no answer is missing any more.
+    /// The complete reply, when no answer is missing.
     package var message: Message? {
         guard missing == 0 else { return nil }
         var writer = WireWriter()
@@ -30,7 +30,7 @@ package struct PendingReply: Sendable {
     }
 }
 
-/// What answers one item, as it is written.
+/// The encoded answer to one item.
 package struct EncodedAnswer: Sendable {
     fileprivate let fields: ByteBuffer
 

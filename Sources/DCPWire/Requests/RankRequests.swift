@@ -13,7 +13,7 @@ extension StepResult: FrameBody {
     package var payloadByteCount: Int { outputs.readableBytes + (lse?.readableBytes ?? 0) }
 }
 
-/// How far a rank is with a sequence.
+/// A rank's status of a sequence.
 package struct GetSequenceStatus: RequestItem {
     package static let type = FrameType(request: 0x0202, "sequence status")
     package static let right = ClientRight.read
@@ -27,7 +27,7 @@ package struct GetSequenceStatus: RequestItem {
     package func encode(to writer: inout WireWriter) { sequence.encode(to: &writer) }
 }
 
-/// Cuts what is not committed, to one length in all layers.
+/// Cuts uncommitted tokens to one length in all layers.
 package struct CutUncommitted: RequestItem {
     package static let type = FrameType(request: 0x0203, "cut uncommitted")
     package static let right = ClientRight.use
@@ -41,8 +41,8 @@ package struct CutUncommitted: RequestItem {
     package func encode(to writer: inout WireWriter) { length.encode(to: &writer) }
 }
 
-/// Where a sequence ends on a rank after a cut: higher than what was asked for where more is committed, which only the
-/// coordinator cuts.
+/// The length of a sequence on a rank after a cut: greater than requested if more is committed, because only the
+/// coordinator cuts committed tokens.
 package struct CutLength: WireFields, Hashable {
     package var length: Int
 

@@ -1,31 +1,31 @@
 package import DCPCore
 internal import NIOCore
 
-/// What a client asks of a daemon, which answers it once: with its `Reply`, or with a `ServiceError`.
+/// A client's request, which a daemon answers once, with its `Reply` or with a `ServiceError`.
 ///
-/// A request is declared in one place: its number and name, its fields, and what answers it. The caller gets the reply's type
-/// from it, the daemon's `RequestTable` the handler's. The article *Protocol* describes each, byte by byte.
+/// The declaration of a request has its number and name, its fields and its reply. It gives the caller the reply's
+/// type, and the daemon's `RequestTable` the handler's. The article *Protocol* describes each, byte by byte.
 package protocol Request: FrameBody {
     associatedtype Reply: FrameBody
     /// Its number on the wire, which never changes, and its name for messages. The reply's number follows from it.
     static var type: FrameType { get }
-    /// What a client has to be allowed to ask for it.
+    /// The right that the request requires.
     static var right: ClientRight { get }
 }
 
 extension Request {
-    /// Where a request says nothing, the most.
+    /// The default is the highest right.
     package static var right: ClientRight { .administer }
 }
 
-/// A request or a reply whose fields have not been read yet, or are written already: links carry them without knowing what
-/// they mean.
+/// A request or a reply that is not decoded yet, or already encoded: links carry it without interpreting it.
 public struct EncodedBody: Sendable {
     public let type: FrameType
     let fields: ByteBuffer
     /// One after the other.
     let payload: [ByteBuffer]
-    /// Of one that is written, so that whoever makes it has the work and not the loop that sends it; nil when it was received.
+    /// The checksum of an encoded one, computed by its creator instead of the loop that sends it; nil for a received
+    /// one.
     let checksum: UInt32?
 
     init(type: FrameType, fields: ByteBuffer, payload: [ByteBuffer]) {
@@ -46,16 +46,20 @@ public struct EncodedBody: Sendable {
     package init<R: Request>(request: R) { self.init(R.type, request) }
     package init<R: Request>(reply: R.Reply, to: R.Type) { self.init(R.type.reply, reply) }
 
-    /// The body, when it is this request. - Throws: `.protocolViolation`, naming the field.
+    /// The body, if it is this request.
+    /// - Throws: `.protocolViolation` with the field.
     package func request<R: Request>(as: R.Type = R.self) throws(ServiceError) -> R { try decoded(R.type) }
 
-    /// The body, when it answers this request.
-    /// - Throws: `.protocolViolation`, naming the field, or both types.
+    /// The body, if it answers this request.
+    /// - Throws: `.protocolViolation` with the field, or with both types.
     package func reply<R: Request>(to: R.Type) throws(ServiceError) -> R.Reply { try decoded(R.type.reply) }
 
     private func decoded<Body: FrameBody>(_ expected: FrameType) throws(ServiceError) -> Body {
         guard type == expected else {
-            throw ServiceError(.protocolViolation, "A \(type) frame came where a \(expected) frame answers.")
+            throw ServiceError(
+                .protocolViolation,
+                "A \(expected) frame was expected as the answer, but a \(type) "
+                    + "frame came.")
         }
         var reader = WireReader(fields, of: expected)
         let body = try Body(from: &reader, payload: payload.joined)
@@ -75,15 +79,17 @@ extension Message {
 }
 
 extension Frame {
-    /// What answers a request of this type.
-    /// - Throws: the refusal, when it is one; `.protocolViolation` when it answers something else.
+    /// The reply to a request of this type.
+    /// - Throws: the error in the reply, or `.protocolViolation` if it answers another request.
     package func reply<R: Request>(to request: R.Type) throws(ServiceError) -> R.Reply {
         switch message {
         case .reply(let body): return try body.reply(to: request)
         case .failure(let error): throw error
         default:
             throw ServiceError(
-                .protocolViolation, "A \(message.type) frame came where a \(R.type.reply) frame answers.")
+                .protocolViolation,
+                "A \(R.type.reply) frame was expected as the answer, but a \(message.type) frame "
+                    + "came.")
         }
     }
 }

@@ -17,7 +17,7 @@ extension Retention: WireFields {
     }
 }
 
-/// Changes how long a sequence stays. Durable; needs no claim.
+/// Changes the retention of a sequence. Durable; needs no claim.
 package struct RetainSequence: RequestItem {
     package static let type = FrameType(request: 0x010A, "retain sequence")
     package typealias Answer = Retention

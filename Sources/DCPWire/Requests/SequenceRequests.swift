@@ -1,18 +1,18 @@
 package import DCPCore
 
-/// Opens a sequence; creates it when it is new and `create` is set.
+/// Opens a sequence; creates it if it does not exist and `create` is set.
 package struct OpenSequence: RequestItem {
     package static let type = FrameType(request: 0x0104, "open sequence")
-    /// A new one takes more.
+    /// Creating one requires a higher right.
     package static let right = ClientRight.read
     package typealias Answer = OpenedSequence
 
     package var name: String
-    /// Empty takes whichever it belongs to, and then creates nothing.
+    /// If empty, any model matches, and nothing is created.
     package var model: String
-    /// Refused when it is not empty and the model has another.
+    /// The request is refused if this is not empty and the model has another revision.
     package var revision: String
-    /// Of a new sequence; refused when an old one has another.
+    /// The scope of a new sequence; the request is refused if an existing one has another.
     package var scope: String
     package var create: Bool
 
@@ -61,14 +61,14 @@ package struct OpenedSequence: WireFields, Hashable {
     }
 }
 
-/// Takes a sequence over: answered when every rank refuses older claims, and no operation of one is under way.
+/// Takes a sequence over: answered when every rank refuses older claims, and no operation with one is in progress.
 package struct ClaimSequence: RequestItem {
     package static let type = FrameType(request: 0x0106, "claim sequence")
     package static let right = ClientRight.use
     package typealias Answer = Claim
 
     package var sequence: SequenceID
-    /// With a claim the sequence is only kept: refused when somebody else has claimed it since.
+    /// With a held claim the client only keeps the sequence: refused if another client has claimed it since.
     package var held: Claim
 
     package init(_ sequence: SequenceID, held: Claim) {
@@ -87,7 +87,8 @@ package struct ClaimSequence: RequestItem {
     }
 }
 
-/// Makes a sequence of the first tokens of another. Refused, as the next two are, unless the claim is the sequence's latest.
+/// Creates a sequence from the first tokens of another. Like the next two, it is refused unless the claim is the
+/// sequence's latest.
 package struct ForkSequence: RequestItem {
     package static let type = FrameType(request: 0x0107, "fork sequence")
     package static let right = ClientRight.use
@@ -156,7 +157,7 @@ package struct CloseSequence: RequestItem {
 
     package var name: String
     package var claim: Claim
-    /// Leaves it to be found by its tokens until the room is needed, and gives the claim up.
+    /// Keeps it for later matches until its room is needed, and gives the claim up.
     package var keep: Bool
 
     package init(name: String, claim: Claim, keep: Bool = false) {

@@ -1,6 +1,6 @@
 public import DCPCore
 
-/// The store of every rank that has ever come, by rank, as the coordinator has recorded it.
+/// The recorded store of every rank that has ever registered, by rank.
 package struct ListStores: Request, WireFields {
     package static let type = FrameType(request: 0x0110, "list stores")
     package static let right = ClientRight.read
@@ -11,11 +11,11 @@ package struct ListStores: Request, WireFields {
     package func encode(to writer: inout WireWriter) {}
 }
 
-/// A rank's store in the coordinator's records. Another one, or an older copy, is refused in its place.
+/// A rank's store in the coordinator's records. The coordinator refuses another store, or an older copy, in its place.
 public struct RecordedStore: Hashable, Sendable {
     public var rank: RankIndex
     public var store: StoreID
-    /// The last change that is known to be on its disk.
+    /// The last change known to be on its disk.
     public var mark: UInt64
     /// Whether the rank is a member with this store.
     public var isHere: Bool
@@ -44,8 +44,8 @@ extension RecordedStore: WireFields {
     }
 }
 
-/// Gives up a rank's store, or its latest changes: the next store that comes in its place is taken. Good until the coordinator
-/// ends; nothing is cut before the rank comes.
+/// Gives up a rank's store, or its latest changes: the coordinator accepts the next store in its place. Valid until the
+/// coordinator stops; nothing is cut before the rank registers.
 package struct GiveUpStore: Request, WireFields, Hashable {
     package static let type = FrameType(request: 0x0111, "give up store")
     package typealias Reply = Done

@@ -1,16 +1,16 @@
 public import DCPCore
 
-/// What a commit makes durable of one sequence.
+/// The part of one sequence that a commit makes durable.
 public struct SequenceCommit: Hashable, Sendable {
     public var sequence: SequenceID
     /// Global.
     public var length: Int
-    /// Ids of its tokens. A sequence has those of all committed tokens, or none.
+    /// Ids of its tokens. A sequence has ids for all committed tokens, or for none.
     public var tokens: TokenIDs?
-    /// Replaces what was left with the sequence, nil leaves it, and an empty one removes it. A sequence that is cut to
-    /// fewer tokens than it has then does not have it.
+    /// Replaces the annotation; nil keeps it, and an empty one removes it. A sequence that is cut below its length
+    /// after this commit loses it.
     public var annotation: [UInt8]?
-    /// The sender's, on the sequence. `Cluster` fills it in.
+    /// The sender's claim on the sequence. `Cluster` fills it in.
     public var claim: Claim
 
     public init(
@@ -52,7 +52,7 @@ extension TokenIDs: WireFields {
     }
 }
 
-/// Makes the first tokens of sequences durable on a rank, all or none, with their ids and annotations.
+/// Makes the first tokens of sequences durable on a rank, for all sequences or none, with their ids and annotations.
 package struct Commit: Request, WireFields {
     package static let type = FrameType(request: 0x0201, "commit")
     package static let right = ClientRight.use
@@ -70,12 +70,12 @@ package struct Commit: Request, WireFields {
     package func encode(to writer: inout WireWriter) { parts.encode(to: &writer) }
 }
 
-/// Reads ids of committed tokens back, and the annotation. Every rank has all.
+/// Reads ids of committed tokens, and the annotation. Every rank has all of them.
 package struct ReadTokens: Request, WireFields, Hashable {
     package static let type = FrameType(request: 0x0208, "token ids")
     package static let right = ClientRight.read
 
-    /// How many ids one answer has.
+    /// Maximum number of ids in an answer.
     package static let countMax = 1 << 20
 
     package var sequence: SequenceID
@@ -106,7 +106,7 @@ package struct ReadTokens: Request, WireFields, Hashable {
 
     package struct Reply: WireFields, Hashable {
         package var ids: [UInt32]
-        /// nil when there is none, or it was not asked for.
+        /// nil if there is none, or it was not requested.
         package var annotation: [UInt8]?
 
         package init(ids: [UInt32], annotation: [UInt8]?) {
@@ -127,13 +127,13 @@ package struct ReadTokens: Request, WireFields, Hashable {
     }
 }
 
-/// Asks a rank for the sequence of a model and scope that begins with the most of some ids.
+/// Searches a rank for the sequence of a model and scope with the longest common prefix with some ids.
 package struct MatchTokens: Request, WireFields, Hashable {
     package static let type = FrameType(request: 0x0207, "match")
     package static let right = ClientRight.read
 
     package var question: MatchQuestion
-    /// Refused when it is not empty and the model has another.
+    /// The request is refused if this is not empty and the model has another revision.
     package var revision: String
 
     package init(_ question: MatchQuestion, revision: String = "") {
@@ -151,7 +151,7 @@ package struct MatchTokens: Request, WireFields, Hashable {
         writer.write(revision)
     }
 
-    /// nil when no sequence begins with the first of the ids.
+    /// nil if no sequence begins with the first id.
     package struct Reply: WireFields, Hashable {
         package var found: HeldLength?
 

@@ -6,19 +6,19 @@ import DCPStore
 struct AllCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "all",
-        abstract: "The table of the README: decode, prefill, append and a whole step.",
+        abstract: "Measure everything in the README's table: decode, prefill, append and a whole step.",
         discussion: """
-            Decode at each context with one and two threads, for 4, 8 and 3 query heads a KV head, and with a window of \
-            1,024 at the longest; a chunk of prefill at the shortest; both of latent attention there; append; a step \
-            through two ranks at the longest. With the default contexts it takes about four minutes and up to 1.3 GB of \
-            disk.
+            Measures decode at each context with one and two threads, for 4, 8 and 3 query heads per KV head, and with \
+            a window of 1,024 at the longest context; a chunk of prefill, and both with latent attention, at the \
+            shortest; append; and a step through two ranks at the longest. With the default contexts it takes about \
+            four minutes and up to 1.3 GB of disk.
 
             EXAMPLE
               dcp-bench all
               dcp-bench all --json --plot all.svg
             """)
 
-    @Option(help: ArgumentHelp("Tokens to attend over; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("Tokens to attend over; separate several by commas.", valueName: "counts"))
     var context: String = "32k,128k"
 
     @Option(help: ArgumentHelp("Tokens of a chunk of prefill and append.", valueName: "count"))

@@ -20,10 +20,10 @@ struct CacheCommands: AsyncParsableCommand {
 struct CommitCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "commit",
-        abstract: "Commit decode tokens one by one: latency, and bytes written beside those of the tokens.",
+        abstract: "Commit decode tokens one by one: latency, and bytes written per byte of the tokens.",
         discussion: """
-            Each client appends a token to all layers of its own sequence and commits it. Commits that wait at the same \
-            moment share a transaction. A round fills and seals one block of each layer; --runs says how many.
+            Each client appends a token to all layers of its own sequence and commits it. Concurrent commits share a \
+            transaction. A round fills and seals one block of each layer; --runs sets the number of rounds.
 
             EXAMPLE
               dcp-bench cache commit --clients 1,8 --durability always,everysec,never
@@ -35,16 +35,17 @@ struct CommitCommand: AsyncParsableCommand {
     @Option(help: "Layers of the model.")
     var layers: Int = 32
 
-    @Option(help: ArgumentHelp("Clients at the same time; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("Concurrent clients; separate several by commas.", valueName: "counts"))
     var clients: String = "1,8"
 
     @Option(
         help: ArgumentHelp(
-            "Context ranks: this one owns one token in so many, and commits with all; several with commas.",
+            "Context ranks: the measured rank owns one token in this many, and commits each token; separate several "
+                + "by commas.",
             valueName: "counts"))
     var ranks: String = "1"
 
-    @Option(help: ArgumentHelp("never, everysec or always; several with commas.", valueName: "settings"))
+    @Option(help: ArgumentHelp("never, everysec or always; separate several by commas.", valueName: "settings"))
     var durability: String = "always,everysec,never"
 
     @OptionGroup var options: BenchOptions
@@ -78,10 +79,10 @@ struct CommitCommand: AsyncParsableCommand {
 struct OpenCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "open",
-        abstract: "Start a rank that was killed: opening its store, and from its start to a cluster that is ready.",
+        abstract: "Restart a killed rank: time to open its store, and time until the cluster is ready.",
         discussion: """
-            Real daemons, with a store that the kernel holds nothing of, of one sequence and one layer. 1m tokens of the \
-            default shape take 4.5 GiB of disk.
+            Runs real daemons on a store that is not in the page cache, with one sequence and one layer. 1m tokens of \
+            the default shape take 4.5 GiB of disk.
 
             EXAMPLE
               dcp-bench cache open --context 1m --runs 5
@@ -90,10 +91,10 @@ struct OpenCommand: AsyncParsableCommand {
 
     @OptionGroup var shape: CacheShapeOptions
 
-    @Option(help: ArgumentHelp("Tokens in the store; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("Tokens in the store; separate several by commas.", valueName: "counts"))
     var context: String = "128k"
 
-    @Option(help: "Ranks of the cluster, which share the tokens; the first is killed and started.")
+    @Option(help: "Ranks of the cluster, which share the tokens; the first is killed and restarted.")
     var ranks: Int = 1
 
     @OptionGroup var options: BenchOptions
@@ -123,20 +124,21 @@ struct OpenCommand: AsyncParsableCommand {
 struct MatchCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "match",
-        abstract: "Find the longest stored prefix of token ids, and make the index for it as a start does.",
+        abstract: "Find the longest stored prefix of token ids, and build the index for it as a start does.",
         discussion: """
-            Forks of one sequence part inside its last 64 tokens; as many sequences of 1,024 tokens have nothing in common. \
-            What is searched for parts from all at the last token but one. The default takes about a minute to write.
+            Forks of one sequence diverge inside its last 64 tokens; as many sequences of 1,024 tokens have nothing in \
+            common. The ids searched for diverge from all at the second-to-last token. Writing the default takes about \
+            a minute.
 
             EXAMPLE
               dcp-bench cache match
               dcp-bench cache match --context 1000,100000 --sequences 100,10000
             """)
 
-    @Option(help: ArgumentHelp("Ids to search for; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("Ids to search for; separate several by commas.", valueName: "counts"))
     var context: String = "100000"
 
-    @Option(help: ArgumentHelp("Forks that share them; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("Forks that share them; separate several by commas.", valueName: "counts"))
     var sequences: String = "10000"
 
     @OptionGroup var options: BenchOptions
@@ -159,22 +161,23 @@ struct MatchCommand: AsyncParsableCommand {
 struct CacheShapeOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "HqxHkvxD or HqxHkvxDkxDv, or llama-8b, llama-70b, smollm2-135m; several with commas. Default: 32x8x128.",
+            "HqxHkvxD or HqxHkvxDkxDv, or llama-8b, llama-70b, smollm2-135m; separate several by commas. Default: "
+                + "32x8x128.",
             valueName: "shapes"))
     var shape: String = "32x8x128"
 
     @Option(
         help: ArgumentHelp(
-            "What the KV cache keeps: \(CacheFormat.names); several with commas.", valueName: "formats"))
+            "What the KV cache keeps: \(CacheFormat.names); separate several by commas.", valueName: "formats"))
     var kvFormat: String = "bf16"
 }
 
 struct AppendCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "append",
-        abstract: "Append chunks to the panels and commit them: bytes of K and V a second, beside memcpy.",
+        abstract: "Append chunks to the panels and commit them: bytes of K and V per second, beside memcpy.",
         discussion: """
-            Each thread appends to a layer of its own; a commit seals the blocks of all.
+            Each thread appends to its own layer; a commit seals the blocks of all layers.
 
             EXAMPLE
               dcp-bench cache append
@@ -183,7 +186,10 @@ struct AppendCommand: AsyncParsableCommand {
 
     @OptionGroup var shape: ShapeOptions
 
-    @Option(help: ArgumentHelp("Tokens in the store before; several with commas.", valueName: "counts"))
+    @Option(
+        help: ArgumentHelp(
+            "Tokens in the store before the first append; separate several by "
+                + "commas.", valueName: "counts"))
     var context: String = "0"
 
     @Option(help: ArgumentHelp("Tokens of a chunk.", valueName: "count"))
@@ -191,10 +197,10 @@ struct AppendCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "The dtype of the rows to append: bf16, f16 or f32; several with commas.", valueName: "dtypes"))
+            "The dtype of the rows to append: bf16, f16 or f32; separate several by commas.", valueName: "dtypes"))
     var rows: String = "bf16"
 
-    @Option(help: ArgumentHelp("never, everysec or always; several with commas.", valueName: "settings"))
+    @Option(help: ArgumentHelp("never, everysec or always; separate several by commas.", valueName: "settings"))
     var durability: String = "everysec"
 
     @OptionGroup var options: BenchOptions

@@ -5,17 +5,18 @@ import DCPCore
 struct DirectoryCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "directory",
-        abstract: "Open, look up, fork, close and list sequences where there are many of them.",
+        abstract: "Open, look up, fork, close and list sequences in a large directory.",
         discussion: """
             Starts a coordinator and ranks as real daemons, and fills their directory with empty sequences. Each round \
-            sends so many requests of each kind, some of them at once, and waits for the answers: what is told is durable.
+            sends --requests requests of each kind, --pipelined at a time, and waits for the answers, which confirm \
+            durable changes.
 
             EXAMPLE
               dcp-bench directory
               dcp-bench directory --sequences 1k,10k,100k --pipelined 256 --json
             """)
 
-    @Option(help: ArgumentHelp("Sequences that are there; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("Sequences in the directory; separate several by commas.", valueName: "counts"))
     var sequences: String = "1k,10k,100k"
 
     @Option(help: ArgumentHelp("How many ranks.", valueName: "count"))
@@ -24,7 +25,7 @@ struct DirectoryCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Requests of each kind in a round.", valueName: "count"))
     var requests: String = "1k"
 
-    @Option(help: ArgumentHelp("How many of them are on their way at once.", valueName: "count"))
+    @Option(help: ArgumentHelp("How many of them are in flight at once.", valueName: "count"))
     var pipelined: String = "128"
 
     @OptionGroup var options: BenchOptions

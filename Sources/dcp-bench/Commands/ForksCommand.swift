@@ -7,9 +7,9 @@ struct ForksCommand: AsyncParsableCommand {
         commandName: "forks",
         abstract: "Fork a sequence through a local cluster: one fork, and a list of forks in one request.",
         discussion: """
-            Starts a coordinator and ranks as real daemons. Each round forks a sequence once, then as a list, then a \
-            sequence whose tokens are not committed as a list; the forks are timed at the client, compared with what was \
-            forked, and closed.
+            Starts a coordinator and ranks as real daemons. Each round forks a sequence once, then into a list of \
+            forks, then forks a sequence with uncommitted tokens into a list. The client times the forks, compares \
+            them with their parent, and closes them.
 
             EXAMPLE
               dcp-bench forks
@@ -18,13 +18,13 @@ struct ForksCommand: AsyncParsableCommand {
 
     @OptionGroup var shape: CacheShapeOptions
 
-    @Option(help: ArgumentHelp("How many ranks; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("How many ranks; separate several by commas.", valueName: "counts"))
     var ranks: String = "2,4"
 
-    @Option(help: ArgumentHelp("Tokens that are forked.", valueName: "count"))
+    @Option(help: ArgumentHelp("Tokens to fork.", valueName: "count"))
     var context: String = "1k"
 
-    @Option(help: ArgumentHelp("Forks of a list.", valueName: "count"))
+    @Option(help: ArgumentHelp("Forks in a list.", valueName: "count"))
     var forks: String = "32"
 
     @OptionGroup var options: BenchOptions

@@ -6,18 +6,18 @@ struct JoinCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "join",
         abstract:
-            "Open many sequences in a local cluster, and restart its ranks: from their start to a cluster that is ready.",
+            "Open many sequences in a local cluster and restart its ranks: time until the cluster is ready.",
         discussion: """
-            Starts a coordinator and ranks as real daemons. Sequences are opened in lists. Each round restarts the ranks as \
-            they are, and once more when one of them has a committed token of every sequence that the others lack, which \
-            the join cuts.
+            Starts a coordinator and ranks as real daemons, and opens the sequences in lists. Each round restarts the \
+            ranks as they are, and once more after one of them has committed a token of every sequence that the others \
+            lack, which the join cuts.
 
             EXAMPLE
               dcp-bench join
               dcp-bench join --sequences 1k,10k,100k --ranks 2 --runs 3
             """)
 
-    @Option(help: ArgumentHelp("Sequences in the cluster; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("Sequences in the cluster; separate several by commas.", valueName: "counts"))
     var sequences: String = "1k,10k,100k"
 
     @Option(help: ArgumentHelp("How many ranks.", valueName: "count"))

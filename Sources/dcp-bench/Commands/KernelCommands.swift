@@ -17,7 +17,7 @@ struct KernelCommands: AsyncParsableCommand {
 struct DecodeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "decode",
-        abstract: "Few query tokens: bytes of K and V a second, beside a streaming read of the same pages.",
+        abstract: "Few query tokens: bytes of K and V per second, beside a streaming read of the same pages.",
         discussion: """
             EXAMPLE
               dcp-bench kernels decode
@@ -31,23 +31,23 @@ struct DecodeCommand: AsyncParsableCommand {
 
     @OptionGroup var shape: ShapeOptions
 
-    @Option(help: ArgumentHelp("Tokens to attend over; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("Tokens to attend over; separate several by commas.", valueName: "counts"))
     var context: String = "128k"
 
     @Option(help: ArgumentHelp("Query tokens, at most 256.", valueName: "count"))
     var count: String = "1"
 
-    @Option(help: ArgumentHelp("Queries that bf16 holds, or any Float32: bf16 or f32.", valueName: "kind"))
+    @Option(help: ArgumentHelp("Queries that bf16 represents exactly (bf16), or any Float32 (f32).", valueName: "kind"))
     var queries: String = "bf16"
 
-    @Option(help: ArgumentHelp("Sequences in a call, each with a context of its own.", valueName: "count"))
+    @Option(help: ArgumentHelp("Sequences in a call, each with its own context.", valueName: "count"))
     var sequences: Int?
 
     @Option(
-        help: ArgumentHelp("Forks in a call: 64 tokens of each beside a context that all share.", valueName: "count"))
+        help: ArgumentHelp("Forks in a call: 64 tokens of each after a context that all share.", valueName: "count"))
     var forks: Int?
 
-    @Flag(help: "Scores as peaked as those of a trained model.")
+    @Flag(help: "Use scores as peaked as those of a trained model.")
     var peaked = false
 
     @OptionGroup var layer: LayerOptions
@@ -93,10 +93,9 @@ struct DecodeCommand: AsyncParsableCommand {
 struct PrefillCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "prefill",
-        abstract: "Many query tokens: operations a second, beside sgemm and the machine's peak.",
+        abstract: "Many query tokens: operations per second, beside sgemm and the machine's peak.",
         discussion: """
-            Counts two operations for each multiplication with its addition: 2 (Dk + Dv) for each query head, query token \
-            and token it sees.
+            A multiply-add counts as two operations: 2 (Dk + Dv) for each query head, query token and visible token.
 
             EXAMPLE
               dcp-bench kernels prefill
@@ -105,16 +104,16 @@ struct PrefillCommand: AsyncParsableCommand {
 
     @OptionGroup var shape: ShapeOptions
 
-    @Option(help: ArgumentHelp("Tokens to attend over; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("Tokens to attend over; separate several by commas.", valueName: "counts"))
     var context: String = "32k"
 
     @Option(help: ArgumentHelp("Query tokens.", valueName: "count"))
     var count: String = "512"
 
-    @Option(help: ArgumentHelp("Queries that bf16 holds, or any Float32: bf16 or f32.", valueName: "kind"))
+    @Option(help: ArgumentHelp("Queries that bf16 represents exactly (bf16), or any Float32 (f32).", valueName: "kind"))
     var queries: String = "bf16"
 
-    @Flag(help: "Measure the chunk's attention to its own tokens, too.")
+    @Flag(help: "Also measure the chunk's attention to its own tokens.")
     var causal = false
 
     @OptionGroup var layer: LayerOptions
@@ -142,7 +141,10 @@ struct PrefillCommand: AsyncParsableCommand {
 
 /// What a layer's attention is beside its shape.
 struct LayerOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("Queries see so many last tokens, their own counted. Default: all.", valueName: "count"))
+    @Option(
+        help: ArgumentHelp(
+            "Number of last tokens that a query sees, including its own. Default: "
+                + "all.", valueName: "count"))
     var window: String?
 
     @Flag(help: "Values are the first Dv dimensions of keys.")

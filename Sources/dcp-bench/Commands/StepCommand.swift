@@ -8,10 +8,11 @@ struct StepCommand: AsyncParsableCommand {
         commandName: "step",
         abstract: "Whole decode steps through a local cluster: latency, and where it goes.",
         discussion: """
-            Starts a coordinator and ranks as real daemons, fills the ranks' stores, and sends steps that each go on where \
-            the last one ended. The ranks time themselves: attention, kernels, the waits for queries and for partials, \
-            the merge. --threads are those of each rank. The overhead is what a step takes without the slower rank's \
-            kernels; it stands beside a ping-pong of the same bytes over a Unix socket.
+            Starts a coordinator and ranks as real daemons, fills the ranks' stores, and sends steps that each \
+            continue where the last one ended. The ranks time their own parts: attention, kernels, the waits for \
+            queries and for partials, and the merge. --threads applies to each rank. The overhead is the time of a \
+            step without the slower rank's kernels; it is shown beside a ping-pong of the same bytes over a Unix \
+            socket.
 
             EXAMPLE
               dcp-bench step
@@ -28,51 +29,54 @@ struct StepCommand: AsyncParsableCommand {
     @Option(help: "How many ranks.")
     var ranks: Int = 2
 
-    @Option(help: ArgumentHelp("Tokens in the cache before; several with commas.", valueName: "counts"))
+    @Option(
+        help: ArgumentHelp(
+            "Tokens in the cache before the steps; separate several by "
+                + "commas.", valueName: "counts"))
     var context: String = "128k"
 
     @Option(help: ArgumentHelp("Tokens of a step.", valueName: "count"))
     var count: String = "1"
 
-    @Option(help: ArgumentHelp("Queries as bf16 or as f32, on the wire as well.", valueName: "kind"))
+    @Option(help: ArgumentHelp("Queries as bf16 or f32, also on the wire.", valueName: "kind"))
     var queries: String = "bf16"
 
     @Option(help: "How ranks exchange partial results: a2a or ag-rs.")
     var exchange: String = Exchange.allToAll.name
 
-    @Option(help: "How ranks come to the queries: gather, replicate or auto.")
+    @Option(help: "How ranks get the queries: gather, replicate or auto.")
     var query: String = "auto"
 
-    @Option(help: ArgumentHelp("Clients that send steps at the same time.", valueName: "count"))
+    @Option(help: ArgumentHelp("Concurrent clients.", valueName: "count"))
     var clients: Int = 1
 
-    @Option(help: ArgumentHelp("Sequences in a step, all but one of them forks.", valueName: "count"))
+    @Option(help: ArgumentHelp("Sequences in a step, all of them forks except one.", valueName: "count"))
     var batch: Int = 1
 
     @Option(
         help: ArgumentHelp(
-            "Forks in a step, in turn with as many steps of one fork each.", valueName: "count"))
+            "Forks in a step, alternating with as many steps of one fork each.", valueName: "count"))
     var forks: Int?
 
-    @Flag(help: "Scores as peaked as those of a trained model.")
+    @Flag(help: "Use scores as peaked as those of a trained model.")
     var peaked = false
 
-    @Option(help: ArgumentHelp("Layers of the model: a token is a step through each.", valueName: "count"))
+    @Option(help: ArgumentHelp("Layers of the model; each token takes one step per layer.", valueName: "count"))
     var layers: Int = 1
 
     @Option(
         help: ArgumentHelp(
-            "Measure short steps while another client sends prefills of so many tokens over --context.",
+            "Measure short steps while another client sends prefills of this many tokens over --context.",
             valueName: "count"))
     var besidePrefill: String?
 
     @Flag(help: "Commit each token.")
     var commit = false
 
-    @Flag(help: "Connect by TCP on loopback, not by Unix sockets.")
+    @Flag(help: "Connect by TCP on loopback instead of Unix sockets.")
     var tcp = false
 
-    @Flag(help: "Connect by TLS on loopback, with certificates made for it.")
+    @Flag(help: "Connect by TLS on loopback, with temporary certificates.")
     var tls = false
 
     @Option(
@@ -83,7 +87,7 @@ struct StepCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Also measure the client in Python, in turn, with this interpreter, which has dcp_attention.",
+            "Also measure the Python client, alternately, with this interpreter; it needs dcp_attention.",
             valueName: "path"))
     var python: String?
 
@@ -91,7 +95,7 @@ struct StepCommand: AsyncParsableCommand {
 
     func validate() throws {
         guard (1...64).contains(ranks) else {
-            throw ValidationError("\(ranks) ranks are outside 1...64, the most that one machine is asked for.")
+            throw ValidationError("\(ranks) ranks are outside 1...64; correct --ranks.")
         }
         for (name, value, limit) in [
             ("--clients", clients, 256), ("--batch", batch, 1024), ("--forks", forks ?? 1, 1024),
@@ -100,18 +104,18 @@ struct StepCommand: AsyncParsableCommand {
             throw ValidationError("\(name) \(value) is outside 1...\(limit); correct it.")
         }
         guard forks == nil || (clients, batch) == (1, 1) && besidePrefill == nil && python == nil else {
-            throw ValidationError("--forks measures one client, without --batch, --python and --beside-prefill.")
+            throw ValidationError("--forks measures one client and excludes --batch, --python and --beside-prefill.")
         }
-        guard !(tcp && tls) else { throw ValidationError("--tls is TCP, too; give one of --tcp and --tls.") }
+        guard !(tcp && tls) else { throw ValidationError("--tls implies TCP; give only one of --tcp and --tls.") }
         guard python == nil || besidePrefill == nil && (clients, batch, layers) == (1, 1, 1) && !tls && !commit else {
             throw ValidationError(
-                "--python measures one client, sequence and layer, without --commit, --tls and --beside-prefill.")
+                "--python measures one client, sequence and layer, and excludes --commit, --tls and --beside-prefill.")
         }
         guard ["on", "off"].contains(sharedMemory) else {
             throw ValidationError("`\(sharedMemory)` is not a setting of --shared-memory; use on or off.")
         }
         guard StepRequest.QueryMode.choices[query] != nil else {
-            throw ValidationError("`\(query)` is not a way to bring queries; use auto, gather or replicate.")
+            throw ValidationError("`\(query)` is not a query mode; use auto, gather or replicate.")
         }
         guard Exchange(name: exchange) != nil else {
             throw ValidationError("`\(exchange)` is not an exchange; use a2a or ag-rs.")

@@ -5,11 +5,11 @@ import DCPCore
 struct TransferCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "transfer",
-        abstract: "Append keys and values through a local cluster and read them back: bytes of K and V a second.",
+        abstract: "Append keys and values through a local cluster and read them back: bytes of K and V per second.",
         discussion: """
-            Starts a coordinator and ranks as real daemons. Each round appends the tokens of one layer in one step without \
-            queries, commits them, reads them back and truncates the sequence; appending and reading are timed at the \
-            client. What is read is compared with what was sent.
+            Starts a coordinator and ranks as real daemons. Each round appends the tokens of one layer in one step \
+            without queries, commits them, reads them back and truncates the sequence; the client times appending and \
+            reading, and compares what it reads with what it sent.
 
             EXAMPLE
               dcp-bench transfer
@@ -18,7 +18,7 @@ struct TransferCommand: AsyncParsableCommand {
 
     @OptionGroup var shape: CacheShapeOptions
 
-    @Option(help: ArgumentHelp("How many ranks; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("How many ranks; separate several by commas.", valueName: "counts"))
     var ranks: String = "2,4"
 
     @Option(help: ArgumentHelp("Tokens of a round.", valueName: "count"))

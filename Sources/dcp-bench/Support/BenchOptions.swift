@@ -10,23 +10,23 @@ import Glibc
 struct BenchOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "How often to measure. Default: as often as gives a steady median within a few seconds.",
+            "Number of runs. Default: as many as give a steady median within a few seconds.",
             valueName: "count"))
     var runs: Int?
 
-    @Option(help: "The seed of keys, values and queries.")
+    @Option(help: "Seed for keys, values and queries.")
     var seed: UInt64 = 1
 
     @Option(
         help: ArgumentHelp(
-            "Where to make a directory for stores, removed at the end. Default: $TMPDIR, then /var/tmp.",
+            "Parent of the temporary directory for stores. Default: $TMPDIR, then /var/tmp.",
             valueName: "directory"))
     var dir: String?
 
     @Flag(help: "Print JSON instead of a table.")
     var json = false
 
-    @Option(help: ArgumentHelp("Also draw the figures beside their ceilings.", valueName: "file.svg"))
+    @Option(help: ArgumentHelp("Also plot the figures beside their ceilings.", valueName: "file.svg"))
     var plot: String?
 
     func validate() throws {
@@ -103,16 +103,17 @@ struct BenchOptions: ParsableArguments {
 struct ShapeOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "HqxHkvxD or HqxHkvxDkxDv, or llama-8b, llama-70b, smollm2-135m; several with commas. Default: 32x8x128.",
+            "HqxHkvxD or HqxHkvxDkxDv, or llama-8b, llama-70b, smollm2-135m; separate several by commas. Default: "
+                + "32x8x128.",
             valueName: "shapes"))
     var shape: String = "32x8x128"
 
-    @Option(help: ArgumentHelp("Compute threads; several with commas.", valueName: "counts"))
+    @Option(help: ArgumentHelp("Compute threads; separate several by commas.", valueName: "counts"))
     var threads: String = "1"
 
     @Option(
         help: ArgumentHelp(
-            "What the KV cache keeps: \(CacheFormat.names); several with commas.", valueName: "formats"))
+            "What the KV cache keeps: \(CacheFormat.names); separate several by commas.", valueName: "formats"))
     var kvFormat: String = "bf16"
 
     func shapes() throws(ServiceError) -> [AttentionShape] { try Lists.shapes(shape) }

@@ -6,19 +6,19 @@ import Glibc
 
 struct Backup: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Copy the stores of the coordinator and of all ranks, as they are at one moment, while they serve.",
+        abstract: "Copy a consistent snapshot of the stores of the coordinator and all ranks while they serve.",
         discussion: """
-            Every token that was committed when the backup began is in it, and no sequence is cut between two states. The \
-            directory is new, and appears complete or not at all; backup.json in it names cluster, epoch, shape, files with \
-            checksums, models and sequences. Its files have holes where the stores hold nothing: copy them with `cp \
-            --sparse=always`, `rsync -S` or `tar -S`.
+            The backup has every token that was committed when it began, and all stores at the same moment. The \
+            directory must not exist; it appears complete or not at all. Its backup.json lists cluster, epoch, shape, \
+            files with checksums, models and sequences. The files are sparse: copy them with `cp --sparse=always`, \
+            `rsync -S` or `tar -S`.
 
-            --only copies some stores, for a rank alone or the coordinator. Nothing is left behind by a backup that is \
-            interrupted; one that is killed leaves a hidden directory, which the next names.
+            --only copies single stores, of a rank or the coordinator. An interrupted backup leaves nothing behind; a \
+            killed one leaves a hidden directory, which the next backup reports.
 
-            With - for the directory the same files go to standard output as a tar archive, backup.json last, and what is \
-            said of them to standard error. Whoever reads it must not stand still for a minute. One that is interrupted \
-            has no end, and is not restored.
+            With - as the directory the same files go to standard output as a tar archive, with backup.json last, and \
+            messages go to standard error. The reader must not pause for a minute. An interrupted archive is \
+            incomplete, and restore refuses it.
 
             EXAMPLE
               dcpctl backup /srv/backup/dcp-$(date +%F)
@@ -26,9 +26,9 @@ struct Backup: AsyncParsableCommand {
               dcpctl backup - | zstd | ssh backup-host 'cat > dcp.tar.zst'
             """)
 
-    @Argument(help: "The directory to make; - for a tar archive on standard output.")
+    @Argument(help: "The directory to create; - for a tar archive on standard output.")
     var directory: String
-    @Option(help: ArgumentHelp("Copy this store only: coordinator, rank-0. May be given again.", valueName: "store"))
+    @Option(help: ArgumentHelp("Copy this store only: coordinator, rank-0. May be repeated.", valueName: "store"))
     var only: [String] = []
     @OptionGroup var client: ClientOptions
 
@@ -81,15 +81,15 @@ private let streamName = "-"
 
 struct Restore: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Put stores of a backup in place, for daemons that are stopped.",
+        abstract: "Restore stores from a backup while their daemons are stopped.",
         discussion: """
-            Each store goes to a directory of its own, as DIRECTORY/coordinator and DIRECTORY/rank-0. \
-            All files are compared with their checksums before the first store has its name. A store that is there is never \
-            overwritten: move it away.
+            Each store gets its own directory, such as DIRECTORY/coordinator or DIRECTORY/rank-0. All checksums are \
+            verified before the first store is put in place. An existing store is never overwritten; move it away \
+            first.
 
-            With all stores of one backup the cluster starts as it was. With some of them it does not by itself: see the \
-            article Backup. With - for the directory it is read from standard input, as `dcpctl backup -` has written it; one \
-            that ends early restores nothing.
+            With all stores of one backup the cluster starts in its earlier state. With only some of them it needs \
+            further steps: see the article Backup. With - as the directory the command reads the output of `dcpctl \
+            backup -` from standard input; an incomplete archive restores nothing.
 
             EXAMPLE
               dcpctl restore /srv/backup/dcp-2026-11-29 --owner dcp
@@ -97,15 +97,15 @@ struct Restore: AsyncParsableCommand {
               ssh backup-host cat dcp.tar.zst | zstd -dc | dcpctl restore - --owner dcp
             """)
 
-    @Argument(help: "The directory that `dcpctl backup` has made; - for standard input.")
+    @Argument(help: "The directory that `dcpctl backup` made; - for standard input.")
     var directory: String
-    @Option(help: ArgumentHelp("Restore this store only: coordinator, rank-0. May be given again.", valueName: "store"))
+    @Option(help: ArgumentHelp("Restore this store only: coordinator, rank-0. May be repeated.", valueName: "store"))
     var only: [String] = []
-    @Option(help: ArgumentHelp("The directory that the stores are to be in.", valueName: "directory"))
+    @Option(help: ArgumentHelp("The parent directory of the stores.", valueName: "directory"))
     var to = "/var/lib/dcp"
     @Option(
         help: ArgumentHelp(
-            "The user that the daemons run as, whose the stores are to be. Default: the owner of that directory.",
+            "The user that the daemons run as, who will own the stores. Default: the owner of --to.",
             valueName: "user"))
     var owner: String?
     @OptionGroup var output: OutputOptions
@@ -151,7 +151,7 @@ private func stores(_ names: [String]) throws -> [DaemonRole]? {
     guard !names.isEmpty else { return nil }
     return try names.map { name in
         guard let store = DaemonRole(fileName: name) else {
-            throw ValidationError("`\(name)` is no store; give --only coordinator, or --only rank-0 and the like.")
+            throw ValidationError("`\(name)` is not a store; give --only coordinator, or --only rank-0 and the like.")
         }
         return store
     }

@@ -7,8 +7,9 @@ struct Certificates: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "certs", abstract: "Make, renew and show the certificates of a cluster.",
         discussion: """
-            A cluster has an authority of its own. Its certificates say who may be the coordinator, rank 3 or a client; hosts \
-            and addresses do not matter. Keep ca-key.pem where no daemon runs: whoever has it can be anybody in the cluster.
+            A cluster has its own certificate authority. A certificate states its holder's role: coordinator, a \
+            particular rank, or client; host names and addresses do not matter. Keep ca-key.pem on a host without \
+            daemons: it allows impersonating any member of the cluster.
 
             EXAMPLE
               dcpctl certs init --directory ./certificates --ranks 4 --client alice
@@ -19,23 +20,24 @@ struct Certificates: AsyncParsableCommand {
 
     struct Init: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Make an authority, and certificates for the coordinator, the ranks and clients.",
+            abstract: "Create an authority, and certificates for the coordinator, the ranks and clients.",
             discussion: """
-                The directory must not exist; it appears when all is written. In it are ca.pem, coordinator.pem, rank-0.pem and so \
-                on, client-NAME.pem, and a key beside each, as in rank-0-key.pem, that its owner alone may read. A host \
-                needs ca.pem, and the certificates and keys of what runs there. The authority is valid for ten years.
+                The directory must not exist; it appears when it is complete. It contains ca.pem, coordinator.pem, \
+                rank-0.pem and so on, client-NAME.pem, and a key for each, such as rank-0-key.pem, which only its \
+                owner may read. A host needs ca.pem, and the certificates and keys of the daemons and clients on it. \
+                The authority is valid for ten years.
 
                 EXAMPLE
                   dcpctl certs init --directory ./certificates --ranks 4 --client alice --client bob
                 """)
 
-        @Option(help: ArgumentHelp("The directory to make.", valueName: "directory"))
+        @Option(help: ArgumentHelp("The directory to create.", valueName: "directory"))
         var directory: String
 
         @Option(help: "How many ranks the cluster has.")
         var ranks: Int
 
-        @Option(help: ArgumentHelp("The name of a client; may be given more than once.", valueName: "name"))
+        @Option(help: ArgumentHelp("The name of a client; may be repeated.", valueName: "name"))
         var client: [String] = []
 
         @OptionGroup var rights: RightsOption
@@ -45,7 +47,7 @@ struct Certificates: AsyncParsableCommand {
         func validate() throws {
             guard (1...ClusterShape.ranksMax).contains(ranks) else {
                 throw ValidationError(
-                    "A cluster of \(ranks) ranks cannot be; give 1 to \(ClusterShape.ranksMax) with --ranks.")
+                    "A cluster cannot have \(ranks) ranks; give 1 to \(ClusterShape.ranksMax) with --ranks.")
             }
         }
 
@@ -60,7 +62,7 @@ struct Certificates: AsyncParsableCommand {
 
     struct Add: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Make certificates for more clients and ranks, by the same authority.",
+            abstract: "Create certificates for more clients and ranks, signed by the same authority.",
             discussion: """
                 EXAMPLE
                   dcpctl certs add --directory ./certificates --client carol
@@ -70,10 +72,10 @@ struct Certificates: AsyncParsableCommand {
         @Option(help: ArgumentHelp("The directory that `dcpctl certs init` made.", valueName: "directory"))
         var directory: String
 
-        @Option(help: ArgumentHelp("The name of a client; may be given more than once.", valueName: "name"))
+        @Option(help: ArgumentHelp("The name of a client; may be repeated.", valueName: "name"))
         var client: [String] = []
 
-        @Option(help: ArgumentHelp("The number of a rank; may be given more than once.", valueName: "rank"))
+        @Option(help: ArgumentHelp("The number of a rank; may be repeated.", valueName: "rank"))
         var rank: [Int] = []
 
         @OptionGroup var rights: RightsOption
@@ -82,7 +84,7 @@ struct Certificates: AsyncParsableCommand {
 
         func validate() throws {
             guard !client.isEmpty || !rank.isEmpty else {
-                throw ValidationError("There is nothing to make; name a client with --client or a rank with --rank.")
+                throw ValidationError("Nothing to do; give a client with --client or a rank with --rank.")
             }
             for number in rank where !(0..<ClusterShape.ranksMax).contains(number) {
                 throw ValidationError("There is no rank \(number); give 0 to \(ClusterShape.ranksMax - 1) with --rank.")
@@ -102,10 +104,11 @@ struct Certificates: AsyncParsableCommand {
 
     struct Renew: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Make the certificates of a directory anew, by the same authority and for the same keys.",
+            abstract: "Renew the certificates of a directory, with the same authority and the same keys.",
             discussion: """
-                Copy them to where the old ones were, and `systemctl reload` the daemons. The authority itself is not renewed: \
-                before it ends, make another directory and replace the certificates of the whole cluster.
+                Replace the old certificates by the new ones, and `systemctl reload` the daemons. The command does not \
+                renew the authority: before that expires, create another directory and replace all certificates of the \
+                cluster.
 
                 EXAMPLE
                   dcpctl certs renew --directory ./certificates --days 90
@@ -127,7 +130,7 @@ struct Certificates: AsyncParsableCommand {
 
     struct Show: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Show the role, serial number, end and issuer of certificates.",
+            abstract: "Show the role, serial number, expiry and issuer of certificates.",
             discussion: """
                 EXAMPLE
                   dcpctl certs show ./certificates
@@ -148,11 +151,11 @@ struct Certificates: AsyncParsableCommand {
 struct RightsOption: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "What the clients may do: read (status, lists, exports), use (steps, and sequences of their own) or administer "
-                + "(everything, the default). Each includes those before it.", valueName: "right"),
+            "The clients' right: read (status, lists, exports), use (steps, and their own sequences) or administer "
+                + "(everything, the default). Each right includes those before it.", valueName: "right"),
         transform: { text in
             guard let right = ClientRight(rawValue: text) else {
-                throw ValidationError("`\(text)` is no right of a client; use read, use or administer.")
+                throw ValidationError("`\(text)` is not a right; use read, use or administer.")
             }
             return right
         })
@@ -160,13 +163,13 @@ struct RightsOption: ParsableArguments {
 }
 
 struct ValidityOptions: ParsableArguments {
-    @Option(help: "How many days the certificates are valid: 1 to \(CertificateValidity.authorityDays).")
+    @Option(help: "Validity of the certificates in days: 1 to \(CertificateValidity.authorityDays).")
     var days = CertificateValidity.leafDays
 
     func validate() throws {
         guard (1...CertificateValidity.authorityDays).contains(days) else {
             throw ValidationError(
-                "\(days) days are not a certificate's; give 1 to \(CertificateValidity.authorityDays) with --days.")
+                "\(days) days are outside 1...\(CertificateValidity.authorityDays); correct --days.")
         }
     }
 }

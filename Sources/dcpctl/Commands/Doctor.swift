@@ -10,14 +10,14 @@ import Glibc
 
 struct Doctor: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Check hosts, daemons and certificates, and say what to do.",
+        abstract: "Check hosts, daemons and certificates, and suggest remedies.",
         discussion: """
-            Looks at this host, and when there is a cluster at all its daemons: whether they answer and reach each other, their \
-            releases, clocks, limits, disks, stores and kernels. Without a coordinator, by --coordinator, DCP_COORDINATOR or \
-            at the default address, it looks at this host only. Nothing is changed, and no step is sent; for that there is \
-            `dcpctl health`.
+            Checks this host and, if there is a cluster, all its daemons: whether they answer and reach each other, \
+            their releases, clocks, limits, disks, stores and kernels. Without a coordinator (given by --coordinator \
+            or DCP_COORDINATOR, or at the default address), it checks only this host. It changes nothing and sends no \
+            step; `dcpctl health` does that.
 
-            Ends with 0 when no check failed, warnings or not, and with 69 otherwise.
+            Exits with 69 if a check failed, and with 0 otherwise, even if there are warnings.
 
             EXAMPLE
               dcpctl doctor
@@ -25,12 +25,12 @@ struct Doctor: AsyncParsableCommand {
               dcpctl doctor --json | jq '.checks[] | select(.status == "failed")'
             """)
 
-    @Option(help: ArgumentHelp("Check the disk under this store on this host, too.", valueName: "directory"))
+    @Option(help: ArgumentHelp("Also check the disk of this store on this host.", valueName: "directory"))
     var store: String?
 
     @Option(
         help: ArgumentHelp(
-            "Check these certificates on this host, too: a directory or a file; may be given more than once.",
+            "Also check these certificates on this host: a directory or a file; may be repeated.",
             valueName: "path"))
     var certificates: [String] = []
 
@@ -48,7 +48,7 @@ struct Doctor: AsyncParsableCommand {
             if try hasCluster() {
                 checks += try await clusterChecks()
             } else {
-                note = "No coordinator is at \(try client.endpoint()): this host alone was checked."
+                note = "No coordinator answers at \(try client.endpoint()): only this host was checked."
             }
             let view = DoctorView(checks: checks)
             try client.output.print(view) { view.text + (note.isEmpty ? "" : "\n\n\(note)") }

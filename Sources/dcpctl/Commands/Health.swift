@@ -7,15 +7,16 @@ struct Health: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Send a real step through all ranks and check the answer.",
         discussion: """
-            Three states: healthy, a canary's prefill and decode went through every rank and came back right; refusing, so did \
-            it, and new tokens of others are refused, as with full disks; or an error. Exits with 0, 75 and the error's status.
+            There are three results. Healthy (exit status 0): a canary's prefill and decode went through every rank \
+            with correct answers. Refusing (75): the same, but the cluster refuses new tokens of other clients, for \
+            example because disks are full. Otherwise the command fails with the error's status.
 
             EXAMPLE
               dcpctl health --timeout 2s || systemctl status 'dcp-rank@*'
               systemctl restart dcp-rank@2 && dcpctl health --wait 1m
             """)
 
-    @Option(help: ArgumentHelp("How long the cluster may take to be ready: 30s, 5m.", valueName: "duration"))
+    @Option(help: ArgumentHelp("How long to wait for the cluster to be ready: 30s, 5m.", valueName: "duration"))
     var wait: String = "0s"
 
     @OptionGroup var client: ClientOptions

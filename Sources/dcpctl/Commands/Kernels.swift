@@ -5,17 +5,17 @@ import DCPCore
 
 struct Kernels: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Show which kernels this machine computes with.",
+        abstract: "Show the kernels that this machine uses.",
         discussion: """
-            Attention runs on the widest instruction set that CPU and system support; DCP_KERNELS=scalar, avx2, avx512, \
-            avx512bf16 or neon forces another, here and in the daemons. Beside scalar kernels prefill runs on OpenBLAS, \
-            which chooses by the CPU; OPENBLAS_CORETYPE forces it.
+            Attention uses the widest instruction set that the CPU and the system support; DCP_KERNELS=scalar, avx2, \
+            avx512, avx512bf16 or neon forces another, here and in the daemons. With scalar kernels prefill runs on \
+            OpenBLAS, which selects its core by the CPU; OPENBLAS_CORETYPE overrides it.
 
-            Kernels prefetch keys and values into the first-level or the second-level cache, or leave that to the \
-            hardware: which is fastest differs between processors. This command runs them for 0.3 s and shows what each \
-            way reads, as a rank does at its first start on a machine; it keeps what it found in kernels.json in its \
-            store's directory. DCP_KERNELS_AHEAD=first, second or none forces one; second:48 does so 48 KiB before the \
-            use. Answers have the same bits with any.
+            Kernels prefetch keys and values into the first-level or the second-level cache, or leave prefetching to \
+            the hardware; which is fastest depends on the processor. This command runs them for 0.3 s and shows the \
+            read rate of each way. A rank does the same at its first start on a machine and stores the result as \
+            kernels.json in its store's directory. DCP_KERNELS_AHEAD=first, second or none forces a way; second:48 \
+            prefetches 48 KiB ahead. Answers are the same to the bit with any.
 
             EXAMPLE
               dcpctl kernels
@@ -70,7 +70,7 @@ struct KernelsView: Encodable {
             lines.append("\(index == 0 ? "Prefetch:" : "         ") \(trial.name): \(trial.figures)")
         }
         if openblasCoreIsForcedOlder {
-            lines.append("OPENBLAS_CORETYPE forces an older core than this CPU has; unset it for faster sgemm.")
+            lines.append("OPENBLAS_CORETYPE forces an older core than this CPU; unset it for faster sgemm.")
         }
         return lines.joined(separator: "\n")
     }

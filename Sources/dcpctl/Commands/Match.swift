@@ -7,10 +7,10 @@ import DCPWire
 extension Sequences {
     struct Match: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Find the stored sequence that begins with the most of some token ids.",
+            abstract: "Find the stored sequence that shares the longest prefix with some token ids.",
             discussion: """
-                Only sequences of the model and scope are looked at, and of these what every rank has committed. Fork what is \
-                found at the length that is told, and send the rest.
+                The search covers the tokens that every rank has committed, in sequences of the given model and scope. \
+                Fork the sequence at the length found, and send the remaining tokens.
 
                 EXAMPLE
                   dcpctl sequence match --ids 1,15043,3186 --model llama
@@ -19,20 +19,23 @@ extension Sequences {
 
         @Argument(help: "A safetensors file with a tensor token_ids, U32 [tokens].")
         var file: String?
-        @Option(help: ArgumentHelp("The ids, with commas, instead of a file.", valueName: "ids"))
+        @Option(help: ArgumentHelp("The ids, separated by commas, instead of a file.", valueName: "ids"))
         var ids: String?
         @Option(help: ArgumentHelp("The model's name.", valueName: "name"))
         var model: String
         @Option(
-            help: ArgumentHelp("What the model's revision must be. Default: any.", valueName: "text"))
+            help: ArgumentHelp("The revision that the model must have. Default: any.", valueName: "text"))
         var revision: String?
-        @Option(help: ArgumentHelp("The scope of the sequences. Default: those without.", valueName: "text"))
+        @Option(
+            help: ArgumentHelp(
+                "The scope of the sequences. Default: sequences without a "
+                    + "scope.", valueName: "text"))
         var scope: String = ""
         @OptionGroup var client: ClientOptions
 
         func validate() throws {
             guard (file == nil) != (ids == nil) else {
-                throw ValidationError("The ids come from a file or from --ids; give one of them.")
+                throw ValidationError("Give the ids either in a file or with --ids.")
             }
             if ids != nil { _ = try listedIDs() }
         }

@@ -6,16 +6,17 @@ import DCPCore
 extension Models {
     struct Add: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Register a model, from its config.json or from a file that describes its layers.",
+            abstract: "Register a model from its config.json or from a file that describes its layers.",
             discussion: """
-                --config reads what Hugging Face transformers writes, for the families deepseek_v2, deepseek_v3, falcon, gemma2, \
-                gemma3, glm4, gpt_bigcode, gpt_oss, llama, mistral, olmo3, phi3, qwen2, qwen3, qwen3_moe and smollm3. What cannot \
-                be served is refused by name: linear attention, chunked-local attention, ALiBi. --model-file takes any \
-                order of layers; the article Models has its form.
+                --config reads a config.json of Hugging Face transformers, for the families deepseek_v2, deepseek_v3, \
+                falcon, gemma2, gemma3, glm4, gpt_bigcode, gpt_oss, llama, mistral, olmo3, phi3, qwen2, qwen3, \
+                qwen3_moe and smollm3. Unsupported attention is refused by name: linear attention, chunked-local \
+                attention, ALiBi. --model-file takes any order of layers; the article Models describes its format.
 
-                Sinks are weights, and in no config.json: give the checkpoint's files with --sinks.
+                Sinks are weights and not in config.json: give the checkpoint's files with --sinks.
 
-                Adding what is there already changes nothing; a model that differs is refused with both values.
+                Adding a model that is already registered changes nothing; if it differs, the command fails and shows \
+                both values.
 
                 EXAMPLE
                   dcpctl model add llama --config Llama-3.1-8B/config.json --revision 2024-07-23
@@ -35,13 +36,14 @@ extension Models {
 
         @Option(
             help: ArgumentHelp(
-                "What the cache keeps: \(CacheFormat.names). Default: what the file says, else bf16.",
+                "The cache format: \(CacheFormat.names). Default: as the file says, otherwise bf16.",
                 valueName: "format"))
         var kvFormat: String?
 
         @Option(
             help: ArgumentHelp(
-                "What identifies weights and rotary settings, such as a hash; compared wherever a client names one.",
+                "An identifier of weights and rotary settings, such as a hash; compared with the revision that a "
+                    + "client gives.",
                 valueName: "text"))
         var revision: String?
 
@@ -51,7 +53,7 @@ extension Models {
                 valueName: "file"))
         var sinks: [String] = []
 
-        @Flag(help: "Only say what would be registered; needs no cluster.")
+        @Flag(help: "Only show what would be registered; needs no cluster.")
         var dryRun = false
 
         @OptionGroup var client: ClientOptions
@@ -92,7 +94,9 @@ extension Models {
                     try client.output.print(view) {
                         view.text + "\n"
                             + (known == nil
-                                ? "Added model `\(name)`." : "Model `\(name)` was there already, as described.")
+                                ? "Added model `\(name)`."
+                                : "Model `\(name)` is already registered with this "
+                                    + "description.")
                     }
                 }
             }

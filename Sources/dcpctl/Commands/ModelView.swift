@@ -82,8 +82,8 @@ struct ModelView: Encodable {
             : "\(layers) layers of \(kinds.count) kinds: \(pattern)"
         return """
             Model \(name)
-            Revision: \(revision ?? "none said")
-            KV cache: \(kvFormat), \(ByteFormat.format(bytesPerToken)) a token over all ranks
+            Revision: \(revision ?? "none")
+            KV cache: \(kvFormat), \(ByteFormat.format(bytesPerToken)) per token over all ranks
             Layers:   \(order)
             """ + "\n" + kinds.map { "  \($0.text)" }.joined(separator: "\n")
     }

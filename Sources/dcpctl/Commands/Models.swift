@@ -8,8 +8,8 @@ struct Models: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "model", abstract: "Add, list, show and remove models.",
         discussion: """
-            A model's layers may differ: in what a query sees (all tokens, or a window of the last ones), in heads and \
-            dimensions, scale and soft cap, in sinks, and in whether values are a part of the keys.
+            A model's layers may differ in what a query sees (all tokens, or a window of the last ones), heads and \
+            dimensions, scale and soft cap, sinks, and whether values are part of the keys.
 
             EXAMPLE
               dcpctl model add gemma --config gemma-3/config.json --revision 2024-06-27
@@ -37,7 +37,7 @@ struct Models: AsyncParsableCommand {
 
     struct Show: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Show one model: its layers' attention, and what they keep.",
+            abstract: "Show a model: the attention of its layers, and what they store.",
             discussion: """
                 EXAMPLE
                   dcpctl model show smollm2
@@ -51,7 +51,7 @@ struct Models: AsyncParsableCommand {
             try await client.execute { cluster in
                 guard let record = try await cluster.model(named: name) else {
                     throw ServiceError(
-                        .unknownModel, "No model is called `\(name)`; `dcpctl model list` shows those there are.")
+                        .unknownModel, "There is no model `\(name)`; `dcpctl model list` shows the registered models.")
                 }
                 let view = ModelView(record)
                 try client.output.print(view) { view.text }

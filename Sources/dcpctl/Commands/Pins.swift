@@ -9,8 +9,8 @@ extension Sequences {
         static let configuration = CommandConfiguration(
             abstract: "Keep a sequence from being evicted.",
             discussion: """
-                A coordinator with --evict lru closes the least recently used sequence when a store is full, and kept ones \
-                (sequence close --keep) in any case. A pinned one stays, until it is unpinned or closed.
+                When a store is full, the coordinator closes kept sequences (sequence close --keep), and with --evict \
+                lru also the least recently used ones. A pinned sequence stays until it is unpinned or closed.
 
                 EXAMPLE
                   dcpctl sequence pin chat-1
@@ -30,7 +30,7 @@ extension Sequences {
 
     struct Unpin: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Let a sequence be evicted again.",
+            abstract: "Allow a sequence to be evicted again.",
             discussion: """
                 EXAMPLE
                   dcpctl sequence unpin chat-1
@@ -52,10 +52,10 @@ extension Sequences {
 extension Sequences {
     struct Retain: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Say how long a sequence stays: its priority, and its time to live.",
+            abstract: "Set how long a sequence stays: its priority and its time to live.",
             discussion: """
-                Sequences of a lower priority are evicted first. One that has not been used for its time to live is closed, \
-                unless it is pinned. Kept sequences (sequence close --keep) go before others.
+                Sequences with a lower priority are evicted first. A sequence that was not used for its time to live \
+                is closed, unless it is pinned. Kept sequences (sequence close --keep) are evicted before others.
 
                 EXAMPLE
                   dcpctl sequence retain chat-1 --priority 10
@@ -64,11 +64,11 @@ extension Sequences {
 
         @Argument(help: "The sequence's name.")
         var name: String
-        @Option(help: ArgumentHelp("From -128, which goes first, to 127; 0 unless set.", valueName: "number"))
+        @Option(help: ArgumentHelp("From -128 (evicted first) to 127. Default: 0.", valueName: "number"))
         var priority: Int8?
         @Option(
             help: ArgumentHelp(
-                "Close it when it has not been used for so many seconds; 0 for never.", valueName: "seconds"))
+                "Close the sequence after this many seconds without use; 0 for never.", valueName: "seconds"))
         var ttl: UInt32?
         @OptionGroup var client: ClientOptions
 

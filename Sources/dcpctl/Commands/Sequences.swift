@@ -21,22 +21,22 @@ struct Sequences: AsyncParsableCommand {
 
     struct List: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "List the sequences and how far each is committed.",
+            abstract: "List the sequences and their committed lengths.",
             discussion: """
-                Those of canaries, which health checks use, are listed with --all.
+                --all includes the sequences of canaries, which health checks use.
 
                 EXAMPLE
                   dcpctl sequence list
                   dcpctl sequence list --prefix tenant-7/ --limit 100
                 """)
 
-        @Flag(help: "List the sequences of canaries, too.")
+        @Flag(help: "Include the sequences of canaries.")
         var all = false
 
-        @Option(help: "Those whose names begin with this.")
+        @Option(help: "Only sequences whose names begin with this.")
         var prefix: String = ""
 
-        @Option(help: ArgumentHelp("As many at most, the oldest first. Default: all.", valueName: "count"))
+        @Option(help: ArgumentHelp("At most this many, the oldest first. Default: all.", valueName: "count"))
         var limit: Int?
 
         @OptionGroup var client: ClientOptions
@@ -65,7 +65,7 @@ struct Sequences: AsyncParsableCommand {
 
     struct Show: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Show one sequence: its lengths by layer, its tokens by rank.",
+            abstract: "Show a sequence: its lengths by layer and its tokens by rank.",
             discussion: """
                 EXAMPLE
                   dcpctl sequence show chat-1
@@ -112,7 +112,7 @@ struct Sequences: AsyncParsableCommand {
 
     struct Fork: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Make sequence NEW of the first LENGTH tokens of NAME, sharing their blocks.",
+            abstract: "Create sequence NEW from the first LENGTH tokens of NAME; the two share blocks.",
             discussion: """
                 EXAMPLE
                   dcpctl sequence fork chat-1 chat-1-retry 4096
@@ -127,7 +127,7 @@ struct Sequences: AsyncParsableCommand {
         var length: Int
         @Option(
             help: ArgumentHelp(
-                "What the model's revision must be; keys and values of another are of no use. Default: any.",
+                "The revision that the model must have. Default: any.",
                 valueName: "text"))
         var revision: String?
         @OptionGroup var client: ClientOptions
@@ -146,9 +146,9 @@ struct Sequences: AsyncParsableCommand {
 
     struct Close: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Delete a sequence, or leave it to be found until its room is needed.",
+            abstract: "Delete a sequence, or keep it for later matches until its room is needed.",
             discussion: """
-                Blocks that forks share stay until the last of them is closed.
+                Shared blocks stay until the last fork that uses them is closed.
 
                 EXAMPLE
                   dcpctl sequence close chat-1
@@ -158,7 +158,8 @@ struct Sequences: AsyncParsableCommand {
         @Argument(help: "The sequence's name.")
         var name: String
         @Flag(
-            help: "Leave it to be found by its tokens. It goes first when a store is full, whatever --evict says.")
+            help: "Keep it for later matches by its tokens. It is evicted first when a store is full, whatever "
+                + "--evict says.")
         var keep = false
         @OptionGroup var client: ClientOptions
 

@@ -101,8 +101,8 @@ struct StatusView: Encodable {
         let state = phase == "ready" ? "ready" : "not ready: \(reason)"
         return """
             Cluster \(state)
-            Epoch \(epoch), \(ranks.count) ranks = \(headGroups) head groups x \(contextRanks) context ranks, interleave \
-            \(interleave), \(blockTokens) tokens a block, exchange \(exchange)
+            Epoch \(epoch), \(ranks.count) ranks = \(headGroups) head groups x \(contextRanks) context ranks, \
+            interleave \(interleave), \(blockTokens) tokens per block, exchange \(exchange)
             Sequences \(sequences)
 
             \(RankView.overview(ranks))\(RankView.refusal(ranks))

@@ -17,7 +17,7 @@ struct StoreLossOptions: ParsableArguments {
     @Argument(help: "The rank whose store is lost.")
     var rank: UInt16
 
-    @Flag(help: "Give it up without asking.")
+    @Flag(help: "Do not ask for confirmation.")
     var yes = false
 
     @Option(help: ArgumentHelp("How long to wait for the rank: 30s, 10m; 0s does not wait.", valueName: "duration"))
@@ -28,7 +28,7 @@ struct StoreLossOptions: ParsableArguments {
     func validate() throws {
         if !yes, isatty(STDIN_FILENO) == 0 {
             throw ValidationError(
-                "The command asks before it gives tokens up, and standard input is no terminal; add --yes.")
+                "The command asks before it gives tokens up, but standard input is not a terminal; add --yes.")
         }
     }
 
@@ -52,7 +52,9 @@ struct StoreLossOptions: ParsableArguments {
         let stores = try await cluster.stores()
         guard let known = stores.first(where: { $0.rank.value == rank }) else {
             throw ServiceError(
-                .invalidRequest, "Rank \(rank) has no store in this cluster; `dcpctl store list` shows those there are."
+                .invalidRequest,
+                "Rank \(rank) has no store in this cluster; `dcpctl store list` shows the known "
+                    + "stores."
             )
         }
         return known
@@ -82,8 +84,8 @@ struct StoreLossOptions: ParsableArguments {
         }
         throw ServiceError(
             .notReady,
-            "\(known.rank) has not come within \(DurationFormat.short(patience)). What was given up stays so until the coordinator "
-                + "ends; start the rank, and see `dcpctl status`.", rank: known.rank)
+            "\(known.rank) did not register within \(DurationFormat.short(patience)). The loss stays confirmed until "
+                + "the coordinator stops; start the rank, and check `dcpctl status`.", rank: known.rank)
     }
 }
 
@@ -103,7 +105,8 @@ struct StoreReplacementView: Encodable {
 
     var text: String {
         guard let taken else {
-            return "Rank \(rank): store \(givenUp.store) is given up, and another one is taken when it comes."
+            return "Rank \(rank): store \(givenUp.store) is given up, and another one is accepted when the rank "
+                + "registers with it."
         }
         return "Rank \(rank) serves with store \(taken.store), at change \(taken.change)."
     }

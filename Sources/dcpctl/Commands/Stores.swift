@@ -6,10 +6,10 @@ import DCPWire
 
 struct Stores: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "store", abstract: "List the ranks' stores; take another in the place of one that is lost.",
+        commandName: "store", abstract: "List the ranks' stores; accept another in place of a lost one.",
         discussion: """
-            The coordinator knows the store of each rank, and how far it had come. Another store, or an older copy, is refused, and the \
-            rank ends with 78: nobody's tokens are given up unless somebody says so.
+            The coordinator records the store of each rank and its last durable change. It refuses another store or an \
+            older copy, and the rank exits with 78: committed tokens are given up only when an operator confirms it.
 
             EXAMPLE
               dcpctl store list
@@ -20,9 +20,9 @@ struct Stores: AsyncParsableCommand {
 
     struct List: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "List the stores that the coordinator has recorded, and whether their ranks are here.",
+            abstract: "List the stores that the coordinator has recorded, and whether their ranks are registered.",
             discussion: """
-                CHANGE is the last change that is known to be on the disk: a store that comes below it is an older copy.
+                CHANGE is the last durable change: a store below it is an older copy.
 
                 EXAMPLE
                   dcpctl store list
@@ -46,11 +46,11 @@ struct Stores: AsyncParsableCommand {
 
     struct Replace: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Give up a rank's store, which is lost for good, and take an empty one in its place.",
+            abstract: "Give up a rank's store that is lost for good, and accept an empty one in its place.",
             discussion: """
-                Every sequence is cut to 0 tokens, since attention needs every rank's part: export what can be exported \
-                elsewhere before, restore a copy of the store if there is one. The command says what is to be done meanwhile, \
-                and waits until the rank has come with its new store and the cluster is ready.
+                Every sequence is cut to 0 tokens, because attention needs every rank's part. If there is a copy of \
+                the store, restore that instead. The command says what to do, and waits until the rank has registered \
+                with its new store and the cluster is ready.
 
                 EXAMPLE
                   dcpctl store replace 2
@@ -64,7 +64,7 @@ struct Stores: AsyncParsableCommand {
                 StoreLossPlan(
                     loss: .store(known.store),
                     consequence:
-                        "Its tokens are given up: every sequence is cut to 0 tokens, and has to be prefilled again.",
+                        "Its tokens are given up: every sequence is cut to 0 tokens and must be prefilled again.",
                     next:
                         "Make sure that the store's directory is empty (the old one may be moved away), and start the rank"
                 )
@@ -74,10 +74,10 @@ struct Stores: AsyncParsableCommand {
 
     struct AcceptOlder: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Take an older copy of a rank's store, whose latest changes are lost for good.",
+            abstract: "Accept an older copy of a rank's store whose latest changes are lost for good.",
             discussion: """
-                Every sequence is cut to what the copy holds. The command says what is to be done meanwhile, and waits until \
-                the rank has come with the copy and the cluster is ready.
+                Every sequence is cut to what the copy holds. The command says what to do, and waits until the rank \
+                has registered with the copy and the cluster is ready.
 
                 EXAMPLE
                   dcpctl store accept-older 2
@@ -90,8 +90,8 @@ struct Stores: AsyncParsableCommand {
                 StoreLossPlan(
                     loss: .changes(known.mark),
                     consequence:
-                        "What it had beyond the older copy is given up: every sequence is cut to what that holds.",
-                    next: "Put the copy in the place of the store, and start the rank")
+                        "The changes after the older copy are given up: every sequence is cut to what the copy holds.",
+                    next: "Replace the store by the copy, and start the rank")
             }
         }
     }

@@ -6,26 +6,27 @@ import DCPWire
 
 struct Submit: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Send a file of queries, keys and values; write the attention's answer.",
+        abstract: "Send queries, keys and values from a file; write the attention's output.",
         discussion: """
-            The file has tensors q [T, Hq, Dk], k [T, Hkv, Dk] and v [T, Hkv, Dv] for one layer, or layers.0.q, layers.0.k \
-            and so on for several; f32, bf16 or f16. All layers of the model come in one file: a token is committed with all \
-            its layers. Without v the values are the first value_dim dimensions of the keys (latent attention). A layer with \
-            sinks has them as sinks [Hq], or layers.0.sinks. Token ids, token_ids [T] in u32, are committed with the tokens, and \
-            `dcpctl sequence match` finds the sequence by them.
+            The file has tensors q [T, Hq, Dk], k [T, Hkv, Dk] and v [T, Hkv, Dv] for one layer, or layers.0.q, \
+            layers.0.k and so on for several; f32, bf16 or f16. One file has all layers of the model, because a token \
+            is committed with all its layers. Without v the values are the first value_dim dimensions of the keys \
+            (latent attention). Sinks are in sinks [Hq], or layers.0.sinks. Token ids, token_ids [T] in u32, are \
+            committed with the tokens, and `dcpctl sequence match` finds the sequence by them.
 
-            Its metadata may give model, revision, layers, query_heads, kv_heads, prefill_tokens, position and sequence, and \
-            for all layers or one scale, softcap, window and value_dim: window, or layers.0.window. Options win over it. A \
-            model that is not known is registered from the file; a known one must match. With --model-file the model is what \
-            that file says, and a file or an option that contradicts it is refused.
+            The file's metadata may give model, revision, layers, query_heads, kv_heads, prefill_tokens, position and \
+            sequence, and for all layers or a single one scale, softcap, window and value_dim: window, or \
+            layers.0.window. Options override it. An unknown model is registered from the file; a known one must \
+            match. With --model-file that file describes the model, and contradicting files or options are refused.
 
-            The first --prefill tokens go in chunks, the rest one at a time, as a decoder would. The answer is o [T, Hq, \
-            Dv] and lse [T, Hq], or layers.0.o and so on, float32. With --continue, after a command that was interrupted, only \
-            the tokens that are not committed yet are sent and answered; the output's metadata has the first one's number.
+            The first --prefill tokens are sent in chunks and the rest one at a time, as a decoder does. The output is \
+            o [T, Hq, Dv] and lse [T, Hq], or layers.0.o and so on, in float32. With --continue, after an interrupted \
+            command, only the uncommitted tokens are sent and answered; the output's metadata has the position of the \
+            first one.
 
-            With --retry-for the command waits while a daemon is restarted, learns how far every rank has come, and goes \
-            on from there; the answer is the same to the bit. Each time it says so on standard error. A request to a \
-            daemon that is stopped and not dead fails only after --timeout, which should then be shorter.
+            With --retry-for the command waits while a daemon restarts, resumes the sequence and continues; the output \
+            is the same to the bit. It reports each outage on standard error. A request to a suspended daemon fails \
+            only after --timeout, so choose a shorter one.
 
             EXAMPLE
               dcpctl submit prompt.safetensors --sequence chat-1 --output o.safetensors
@@ -38,12 +39,12 @@ struct Submit: AsyncParsableCommand {
     @Argument(help: "The safetensors file.")
     var file: String
 
-    @Option(help: ArgumentHelp("Where the answer is written.", valueName: "file"))
+    @Option(help: ArgumentHelp("The file to write the output to.", valueName: "file"))
     var output: String?
 
     @Option(
         help: ArgumentHelp(
-            "The sequence to append to; created when it is new. Default: the file's name.", valueName: "name"))
+            "The sequence to append to; created if it does not exist. Default: the file's name.", valueName: "name"))
     var sequence: String?
 
     @Option(help: ArgumentHelp("The model. Default: the file's name.", valueName: "name"))
@@ -51,25 +52,27 @@ struct Submit: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "What a new model's cache keeps: \(CacheFormat.names). Default: the keys' dtype.", valueName: "format"))
+            "The cache format of a new model: \(CacheFormat.names). Default: the keys' dtype.", valueName: "format"))
     var kvFormat: String?
 
-    @Option(help: "Which layer q, k and v are of. Default: 0.")
+    @Option(help: "The layer that q, k and v belong to. Default: 0.")
     var layer: Int?
 
-    @Option(help: "How many layers a new model has. Default: as many as the file.")
+    @Option(help: "Number of layers of a new model. Default: as many as in the file.")
     var layers: Int?
 
-    @Option(help: "Where the tokens begin. Default: where the sequence ends; with --continue, 0.")
+    @Option(help: "Position of the first token. Default: the end of the sequence; with --continue, 0.")
     var position: Int?
 
     @Flag(
         name: .customLong("continue"),
-        help: "Go on where the sequence stands in the file, after comparing what is stored with it.")
+        help: "Continue at the sequence's length in the file, after comparing the stored tokens with the file.")
     var continues = false
 
     @Option(
-        help: ArgumentHelp("How many tokens go in chunks; the rest one at a time. Default: all.", valueName: "tokens"))
+        help: ArgumentHelp(
+            "Number of tokens to send in chunks; the rest are sent one at a time. Default: "
+                + "all.", valueName: "tokens"))
     var prefill: Int?
 
     @Option(help: ArgumentHelp("Tokens in a chunk.", valueName: "tokens"))
@@ -81,18 +84,18 @@ struct Submit: AsyncParsableCommand {
     @Option(help: "c of c * tanh(score / c); 0 for none.")
     var softcap: Float?
 
-    @Option(help: "How many tokens a query sees, its own counted; 0 for all. Default: all.")
+    @Option(help: "Number of tokens that a query sees, including its own; 0 for all. Default: all.")
     var window: Int?
 
     @Option(
         help: ArgumentHelp(
-            "What identifies the weights, such as their hash. A model of another is refused. Default: any.",
+            "An identifier of the weights, such as their hash; must match the model's. Default: any.",
             valueName: "text"))
     var revision: String?
 
     @Option(
         help: ArgumentHelp(
-            "The whole model, in YAML or JSON; the article Models has its form.", valueName: "file"))
+            "A description of the whole model, in YAML or JSON; see the article Models.", valueName: "file"))
     var modelFile: String?
 
     @Option(
@@ -102,23 +105,24 @@ struct Submit: AsyncParsableCommand {
 
     @Option(
         help:
-            "How ranks come to the queries: gather (each is sent its own heads), replicate (each is sent all) or auto (what costs less)."
+            "How ranks get the queries: gather (each is sent its own heads), replicate (each is sent all) or auto "
+            + "(the cheaper one)."
     )
     var query: String = "auto"
 
     @Option(
         help: ArgumentHelp(
-            "Go on after an outage of the cluster that is over within this time: 30s, 5m. Default: fail at once.",
+            "Continue after an outage of the cluster of up to this time: 30s, 5m. Default: fail immediately.",
             valueName: "duration"))
     var retryFor: String = "0s"
 
-    @Option(help: ArgumentHelp("Compare the answer with this file.", valueName: "file"))
+    @Option(help: ArgumentHelp("Compare the output with this file.", valueName: "file"))
     var expect: String?
 
-    @Option(help: "By how much a value may differ from the expected one.")
+    @Option(help: "The largest allowed difference from an expected value.")
     var tolerance: Float = 2e-5
 
-    @Option(help: ArgumentHelp("Start a cluster of this many ranks for this one call.", valueName: "ranks"))
+    @Option(help: ArgumentHelp("Start a temporary cluster of this many ranks for this call.", valueName: "ranks"))
     var local: Int?
 
     @OptionGroup(title: "Local cluster") var cluster: ClusterOptions
@@ -129,13 +133,15 @@ struct Submit: AsyncParsableCommand {
             throw ValidationError("`\(kvFormat)` is not a cache format; use \(CacheFormat.names).")
         }
         guard StepRequest.QueryMode.choices[query] != nil else {
-            throw ValidationError("`\(query)` is not a way to bring queries; use auto, gather or replicate.")
+            throw ValidationError("`\(query)` is not a query mode; use auto, gather or replicate.")
         }
         guard tolerance >= 0 else {
             throw ValidationError("The tolerance \(tolerance) is negative; correct --tolerance.")
         }
         guard sinks.isEmpty || modelFile != nil else {
-            throw ValidationError("--sinks belongs to --model-file; give both, or sinks as tensors of the file.")
+            throw ValidationError(
+                "--sinks requires --model-file; give both, or put the sinks into the file as "
+                    + "tensors.")
         }
         for (name, value) in [
             ("--layer", layer), ("--layers", layers), ("--position", position), ("--prefill", prefill),
@@ -209,11 +215,11 @@ struct Submit: AsyncParsableCommand {
             if !report.missingLayers.isEmpty {
                 let missing = report.missingLayers.map(String.init).joined(separator: ", ")
                 printMessage(
-                    "the file lacks layers \(missing) of model `\(report.model)`: nothing of it is committed, and the next client of "
-                        + "sequence `\(report.sequence)` takes it back")
+                    "the file lacks layers \(missing) of model `\(report.model)`: nothing of it is committed, and "
+                        + "the next client of sequence `\(report.sequence)` discards it")
             }
             if let failure = report.ranksFailure {
-                printMessage("everything is committed; what each rank holds could not be asked: \(failure)")
+                printMessage("everything is committed, but the ranks' status could not be read: \(failure)")
             }
             let view = SubmissionView(report)
             try client.output.print(view) { view.text }
@@ -227,7 +233,8 @@ struct Submit: AsyncParsableCommand {
                 guard let error, error > tolerance else { continue }
                 throw ServiceError(
                     .invalidRequest,
-                    "Layer \(layer.layer): \(name) is off by up to \(error) from \(expect ?? ""), the tolerance is "
+                    "Layer \(layer.layer): \(name) differs by up to \(error) from \(expect ?? ""), but the tolerance "
+                        + "is "
                         + "\(tolerance). Raise --tolerance if the expected file was computed with less precision.")
             }
         }

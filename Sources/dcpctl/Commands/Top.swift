@@ -8,11 +8,11 @@ import UnixSignals
 
 struct Top: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Watch the ranks: throughput, latencies, stores, and the busiest sequences.",
+        abstract: "Watch the ranks: throughput, latencies, stores and the busiest sequences.",
         discussion: """
-            Rates and latencies are of the time since the refresh before; in the first they are not known. A step is one \
-            layer's; tokens are counted once. q or Ctrl-C ends it. On anything but a terminal each refresh is printed \
-            below the one before.
+            Rates and latencies cover the time since the previous refresh; the first refresh has none. A step is one \
+            layer; tokens are counted once. Press q or Ctrl-C to quit. If the output is not a terminal, each refresh \
+            is printed below the previous one.
 
             EXAMPLE
               dcpctl top
@@ -23,7 +23,7 @@ struct Top: AsyncParsableCommand {
     @Option(help: ArgumentHelp("How often to refresh: 500ms, 2s.", valueName: "duration"))
     var interval = "1s"
 
-    @Flag(help: "Print one refresh, of one interval, and end.")
+    @Flag(help: "Print one refresh, after one interval, and exit.")
     var once = false
 
     @Option(help: ArgumentHelp("How many sequences to show, the busiest first.", valueName: "n"))
@@ -39,7 +39,7 @@ struct Top: AsyncParsableCommand {
             throw ValidationError("--interval: \(error.message)")
         }
         guard duration >= Self.intervalMin else {
-            throw ValidationError("--interval: \(interval) is below the shortest of 100ms.")
+            throw ValidationError("--interval: \(interval) is below the minimum of 100ms.")
         }
         guard (0...1000).contains(sequences) else {
             throw ValidationError("--sequences: \(sequences) is outside 0...1000.")

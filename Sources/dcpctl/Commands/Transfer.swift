@@ -9,7 +9,7 @@ extension Sequences {
             abstract: "Write the committed keys and values of a sequence to a safetensors file.",
             discussion: """
                 The file does not depend on the shape of the cluster, and appears complete or not at all. Steps on the \
-                sequence go on meanwhile.
+                sequence continue during the export.
 
                 EXAMPLE
                   dcpctl sequence export chat-1 chat-1.safetensors
@@ -17,7 +17,7 @@ extension Sequences {
 
         @Argument(help: "The sequence's name.")
         var name: String
-        @Argument(help: "The file to write; replaced when it exists.")
+        @Argument(help: "The file to write; an existing one is replaced.")
         var file: String
         @OptionGroup var client: ClientOptions
 
@@ -33,11 +33,11 @@ extension Sequences {
 
     struct Import: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "Make a sequence of a file that `export` wrote.",
+            abstract: "Create a sequence from a file that `export` wrote.",
             discussion: """
-                Works between clusters of any shapes. The model is registered when it is not known, and must match when it \
-                is. An import that was interrupted leaves the sequence with a part of the tokens; --resume compares them with \
-                the file and goes on.
+                The two clusters may have different shapes. An unknown model is registered; a known one must match. An \
+                interrupted import leaves the sequence with some of the tokens; --resume compares them with the file \
+                and continues.
 
                 EXAMPLE
                   dcpctl sequence import chat-1.safetensors --name chat-1-copy
@@ -49,7 +49,7 @@ extension Sequences {
         var name: String?
         @Option(help: ArgumentHelp("The model's name. Default: as it was exported.", valueName: "name"))
         var model: String?
-        @Flag(help: "Go on after an import that was interrupted.")
+        @Flag(help: "Continue an interrupted import.")
         var resume = false
         @OptionGroup var client: ClientOptions
 
@@ -63,7 +63,7 @@ extension Sequences {
             } text: { report in
                 "Sequence `\(report.sequence)` of model `\(report.model)` has \(report.tokens) tokens (\(report.layers) "
                     + "layers, \(ByteFormat.format(report.byteCount))) from \(file)"
-                    + (report.tokensKept > 0 ? "; the first \(report.tokensKept) were there." : ".")
+                    + (report.tokensKept > 0 ? "; the first \(report.tokensKept) were already there." : ".")
             }
         }
     }

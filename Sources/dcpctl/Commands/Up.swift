@@ -8,11 +8,11 @@ struct Up: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Start a coordinator and ranks on this machine.",
         discussion: """
-            Starts real daemons over a directory, waits until they are ready and prints how to reach them. A directory \
-            that was used before is taken up again, with its sequences; options that are left out are then the old ones. \
-            Of a detached cluster that still runs in part, the daemons that have died are started again.
+            Starts daemons with their files in one directory, waits until they are ready and prints how to reach them. \
+            In a directory used before, the cluster starts with its sequences and, unless options are given, its \
+            earlier options. If some daemons of a detached cluster are still running, the command restarts the others.
 
-            Without --detach the command stays until Ctrl-C or `dcpctl down`, and stops the daemons when it ends.
+            Without --detach the command runs until Ctrl-C or `dcpctl down`, and stops the daemons when it exits.
 
             EXAMPLE
               dcpctl up --ranks 4 --dir ./cluster --detach
@@ -28,14 +28,14 @@ struct Up: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Where stores, sockets and logs are. Default: $XDG_STATE_HOME/dcp or ~/.local/state/dcp.",
+            "Directory of stores, sockets and logs. Default: $XDG_STATE_HOME/dcp or ~/.local/state/dcp.",
             valueName: "directory"))
     var dir: String?
 
-    @Flag(help: "Return when the cluster is ready and leave the daemons running.")
+    @Flag(help: "Return when the cluster is ready, and leave the daemons running.")
     var detach = false
 
-    @Option(help: ArgumentHelp("How long the cluster may take to become ready.", valueName: "duration"))
+    @Option(help: ArgumentHelp("How long to wait until the cluster is ready.", valueName: "duration"))
     var wait: String = "60s"
 
     @OptionGroup var output: OutputOptions
@@ -106,7 +106,7 @@ struct Up: AsyncParsableCommand {
                 _ = await local.stop(deadline: .seconds(30))
                 return
             }
-            printMessage("The \(role) ended (\(exit)); start it again with `dcpctl up` when this command has ended.")
+            printMessage("The \(role) ended (\(exit)); start it again with `dcpctl up` after this command has ended.")
             throw local.earlyExit(of: role)
         }
         throw CancellationError()
@@ -124,7 +124,7 @@ struct Down: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Stop the daemons that `dcpctl up` started.",
         discussion: """
-            Each daemon ends the steps in flight and closes its store; sequences stay, and the next `up` finds them.
+            Each daemon finishes the steps in flight and closes its store. The next `dcpctl up` has the same sequences.
 
             EXAMPLE
               dcpctl down --dir ./cluster
@@ -133,7 +133,7 @@ struct Down: AsyncParsableCommand {
     @Option(help: ArgumentHelp("The directory given to `dcpctl up`.", valueName: "directory"))
     var dir: String?
 
-    @Option(help: ArgumentHelp("How long the daemons may take before they are killed.", valueName: "duration"))
+    @Option(help: ArgumentHelp("How long to wait before killing the daemons.", valueName: "duration"))
     var deadline: String = "30s"
 
     @OptionGroup var output: OutputOptions
@@ -143,7 +143,7 @@ struct Down: AsyncParsableCommand {
             let deadline = try DurationFormat.parse(deadline)
             let directory = try LocalDirectory.resolve(dir)
             guard let local = try LocalCluster.find(in: directory) else {
-                try output.print([StoppedView]()) { "Nothing runs in \(directory.path)." }
+                try output.print([StoppedView]()) { "No daemon is running in \(directory.path)." }
                 return
             }
             let stopped = await local.stop(deadline: deadline).map {

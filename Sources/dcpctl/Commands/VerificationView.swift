@@ -86,7 +86,7 @@ struct VerificationView: Encodable {
         if repaired { return "All damage has been repaired." }
         let more = unlisted > 0 ? " \(unlisted) findings are not listed: repair, then verify again." : ""
         return "\(damaged) findings of damage." + more
-            + (repairs.isEmpty ? " `dcpctl verify --repair` cuts damaged sequences back." : "")
+            + (repairs.isEmpty ? " `dcpctl verify --repair` truncates damaged sequences." : "")
     }
 }
 
@@ -107,12 +107,12 @@ struct RepairView: Encodable {
     }
 
     private var lengths: String {
-        from.map { "from \($0) to \(to) tokens" } ?? "to 0 tokens, since a rank has lost its record"
+        from.map { "from \($0) to \(to) tokens" } ?? "to 0 tokens, because a rank has lost its record"
     }
     private func text(_ cut: String, _ given: String) -> String {
         let parts = (from == to ? [] : ["\(cut) \(lengths)"]) + (restoresTokens ? [given] : [])
         return "Sequence `\(sequence)` " + parts.joined(separator: ", and ") + "."
     }
-    var plan: String { text("will be cut", "will be given its token ids and annotation again") }
-    var done: String { text("was cut", "was given its token ids and annotation again") }
+    var plan: String { text("will be cut", "will get its token ids and annotation again") }
+    var done: String { text("was cut", "got its token ids and annotation again") }
 }

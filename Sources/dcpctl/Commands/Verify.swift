@@ -8,13 +8,13 @@ import Glibc
 
 struct Verify: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Check every checksum, key and count in the ranks' stores; cut damaged sequences back.",
+        abstract: "Check every checksum, key and count in the ranks' stores; truncate damaged sequences.",
         discussion: """
-            Without --store all ranks check their stores in the background, while steps go on; what is found damaged is not \
-            served from then on. --repair then cuts each damaged sequence back to its last good position, on all ranks, and \
-            it goes on from there. Ends with 74 when damage was found and is still there, with 0 otherwise.
+            Without --store all ranks check their stores in the background while they serve steps; they stop serving \
+            any token found damaged. --repair then truncates each damaged sequence to its last good position on all \
+            ranks. Exits with 74 if there is damage that was not repaired, and with 0 otherwise.
 
-            With --store the store of one rank that is stopped is checked, and not changed.
+            With --store the command checks the store of a stopped rank without changing it.
 
             EXAMPLE
               dcpctl verify
@@ -22,13 +22,13 @@ struct Verify: AsyncParsableCommand {
               dcpctl verify --store /var/lib/dcp/rank-0
             """)
 
-    @Option(help: ArgumentHelp("Check the store in this directory, of a rank that is stopped.", valueName: "directory"))
+    @Option(help: ArgumentHelp("Check the store of a stopped rank in this directory.", valueName: "directory"))
     var store: String?
 
     @Option(help: ArgumentHelp("Check this sequence only.", valueName: "name"))
     var sequence: String?
 
-    @Flag(help: "Cut damaged sequences back to their last good position, on all ranks.")
+    @Flag(help: "Truncate damaged sequences to their last good position on all ranks.")
     var repair = false
 
     @Flag(help: "Repair without asking.")
@@ -39,13 +39,14 @@ struct Verify: AsyncParsableCommand {
     func validate() throws {
         if store != nil, repair {
             throw ValidationError(
-                "--repair needs all ranks, which must be cut alike, and --store has one; start the rank and run `dcpctl verify "
+                "--repair must truncate on all ranks, but --store gives only one; start the rank and run `dcpctl "
+                    + "verify "
                     + "--repair` without --store.")
         }
         if repair, !yes, isatty(STDIN_FILENO) == 0 {
-            throw ValidationError("--repair asks before it cuts, and standard input is no terminal; add --yes.")
+            throw ValidationError("--repair asks before it truncates, but standard input is not a terminal; add --yes.")
         }
-        if yes, !repair { throw ValidationError("--yes has no meaning without --repair; leave it out.") }
+        if yes, !repair { throw ValidationError("--yes has no effect without --repair; omit it.") }
     }
 
     func run() async throws {
@@ -131,7 +132,7 @@ struct Verify: AsyncParsableCommand {
     private func confirm(_ repairs: [SequenceRepair]) -> Bool {
         if yes { return true }
         let list = repairs.map { "  " + RepairView($0).plan }.joined(separator: "\n")
-        let text = "\(list)\nTokens behind these positions are lost, and have to be prefilled again. Go on? [y/N] "
+        let text = "\(list)\nTokens from these positions on are lost and must be prefilled again. Continue? [y/N] "
         let bytes = Array(text.utf8)
         _ = write(STDERR_FILENO, bytes, bytes.count)
         return ["y", "yes"].contains((readLine() ?? "").lowercased())

@@ -11,11 +11,12 @@ struct ClientOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Where the coordinator listens: unix:PATH or tcp:HOST:PORT. Default: DCP_COORDINATOR, then \(defaultCoordinator).",
+            "The coordinator's address: unix:PATH or tcp:HOST:PORT. Default: DCP_COORDINATOR, then "
+                + "\(defaultCoordinator).",
             valueName: "endpoint"))
     var coordinator: String?
 
-    @Option(help: ArgumentHelp("How long a request may take: 500ms, 30s, 5m.", valueName: "duration"))
+    @Option(help: ArgumentHelp("Timeout of a request: 500ms, 30s, 5m.", valueName: "duration"))
     var timeout: String = "30s"
 
     @OptionGroup var tls: TLSOptions
@@ -71,7 +72,7 @@ struct ClientOptions: ParsableArguments {
 }
 
 struct OutputOptions: ParsableArguments {
-    @Flag(help: "Print JSON instead of tables; an error is one line of JSON, the last of standard error.")
+    @Flag(help: "Print JSON instead of tables; an error is a line of JSON, the last one on standard error.")
     var json = false
 
     /// Prints a value: as JSON, or as text made for people.

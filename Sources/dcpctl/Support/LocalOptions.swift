@@ -6,13 +6,13 @@ import Glibc
 
 /// The shape of a cluster on this machine.
 struct ClusterOptions: ParsableArguments {
-    @Option(help: "How many head groups the ranks form. Divides the ranks and every model's KV heads. Default: 1.")
+    @Option(help: "Number of head groups; must divide the ranks and every model's KV heads. Default: 1.")
     var headGroups: Int?
 
-    @Option(help: "How many consecutive tokens one rank owns. Divides the block tokens. Default: 1.")
+    @Option(help: "Number of consecutive tokens that one rank owns; must divide --block-tokens. Default: 1.")
     var interleave: Int?
 
-    @Option(help: "Local tokens in a block; a multiple of 16. Default: 64.")
+    @Option(help: "Number of tokens in a block; must be a multiple of 16. Default: 64.")
     var blockTokens: Int?
 
     @Option(help: "How ranks exchange partial results: a2a or ag-rs. Default: a2a.")
@@ -48,23 +48,25 @@ struct ClusterOptions: ParsableArguments {
 struct LocalDiskOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "The most that each rank's data file may take on the disk: 200GB, 64MiB. Default: no limit.",
+            "Largest size of each rank's data file: 200GB, 64MiB. Default: no limit.",
             valueName: "size"))
     var diskLimit: String?
 
     @Option(
         help: ArgumentHelp(
-            "New tokens are refused from this share of a store's room on, in per cent. Default: 95.",
+            "High watermark: a rank refuses new tokens from this percentage of its store's room on. Default: 95.",
             valueName: "per cent"))
     var highWatermark: String?
 
     @Option(
-        help: ArgumentHelp("Below this share they are taken again, in per cent. Default: 90.", valueName: "per cent"))
+        help: ArgumentHelp(
+            "Low watermark: below this percentage the rank accepts new tokens again. Default: "
+                + "90.", valueName: "per cent"))
     var lowWatermark: String?
 
     @Option(
         help: ArgumentHelp(
-            "When a commit reaches the disk: always, everysec or never. Default: everysec.", valueName: "durability"))
+            "When a commit is synced: always, everysec or never. Default: everysec.", valueName: "durability"))
     var durability: String?
 
     @Option(
@@ -75,7 +77,7 @@ struct LocalDiskOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "With lru, how long a sequence must not have been used to be evicted, in seconds. Default: 10.",
+            "With lru, the seconds without use after which a sequence may be evicted. Default: 10.",
             valueName: "seconds"))
     var evictIdle: String?
 
@@ -100,7 +102,7 @@ enum LocalDirectory {
         }
         guard let home = EnvironmentVariable.value("HOME") else {
             throw ServiceError(
-                .invalidConfiguration, "Neither HOME nor XDG_STATE_HOME is set; name a directory with --dir.")
+                .invalidConfiguration, "Neither HOME nor XDG_STATE_HOME is set; give a directory with --dir.")
         }
         return try LocalClusterDirectory(path: home + "/.local/state/dcp")
     }

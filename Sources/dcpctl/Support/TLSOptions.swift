@@ -7,7 +7,7 @@ import Glibc
 struct TLSOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "For TCP: the certificates of the authorities that are believed. Default: DCP_TLS_CA.", valueName: "file"))
+            "For TCP: the certificates of the trusted authorities. Default: DCP_TLS_CA.", valueName: "file"))
     var tlsCa: String?
 
     @Option(
@@ -32,7 +32,7 @@ struct TLSOptions: ParsableArguments {
         guard let authority = given[0].1, let certificate = given[1].1, let key = given[2].1 else {
             throw ServiceError(
                 .invalidConfiguration,
-                "TLS takes an authority, a certificate and its key; give \(missing.joined(separator: " and ")) too.")
+                "TLS needs an authority, a certificate and its key; also give \(missing.joined(separator: " and ")).")
         }
         return try TLSCredentials(TLSFiles(authority: authority, certificate: certificate, key: key), for: nil)
     }

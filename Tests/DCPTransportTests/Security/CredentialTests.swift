@@ -37,7 +37,7 @@ struct CredentialTests {
         #expect(try #require(refusal(good, for: nil)).contains("not for dcp:client:NAME"))
         #expect(refusal(try certificates.files([.client("a"), .coordinator]), for: nil) == nil)
         #expect(
-            try #require(refusal(certificates.files([.coordinator], validity: .over))).contains("valid no more; renew"))
+            try #require(refusal(certificates.files([.coordinator], validity: .over))).contains("has expired; renew"))
         #expect(
             try #require(refusal(certificates.files([.coordinator], validity: .toCome))).contains("valid not yet"))
         try certificates.write(String(repeating: "x", count: 1 << 20 + 1), to: good.authority)

@@ -52,7 +52,11 @@ struct SecureLinkTests {
                 endpoint, settings: LinkSettings(tls: try certificates.credentials(.client("a"), believes: other)))
             let error = try await distrustful.closed()
             #expect(
-                error.code == .accessDenied && error.message.contains("not from an authority in tls-ca"), "\(error)")
+                error.code == .accessDenied
+                    && error.message.contains(
+                        "is not signed by an authority in "
+                            + "tls-ca"),
+                "\(error)")
             _ = try await station.recorder.closed()
             #expect(try await station.refused()[.failedHandshake] == 1)
         }

@@ -45,7 +45,7 @@ extension Integration {
                     let none = metrics.contains("dcp_shared_memory_payloads_total{rank=\"1\"} 0\n")
                     #expect(none == (setting == "off"), "\(metrics)")
                     let doctor = try await cluster.tool.run("doctor")
-                    #expect(doctor.data.contains("2 by shared memory") == (setting == "on"), "\(doctor.data)")
+                    #expect(doctor.data.contains("2 through shared memory") == (setting == "on"), "\(doctor.data)")
                 }
             }
             #expect(answers.count == 2 && answers[0] == answers[1])

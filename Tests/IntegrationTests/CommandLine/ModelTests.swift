@@ -41,7 +41,7 @@ extension Integration {
                     let added = try await tool.run(add)
                     #expect(added.status == 0 && added.data.contains("Added model `\(name)`"), "\(added.messages)")
                     let again = try await tool.run(add)
-                    #expect(again.status == 0 && again.data.contains("there already"), "\(again.messages)")
+                    #expect(again.status == 0 && again.data.contains("already registered"), "\(again.messages)")
                     let shown = try await tool.run("model", "show", name, "--json").object()
                     #expect(shown["revision"] as? String == "r-\(name)")
                     for key in ["pattern", "layers", "kv_format", "bytes_per_token"] {

@@ -59,7 +59,10 @@ extension Integration {
                     let file = cluster.local.directory.data(of: .rank(RankIndex(rank))) + "/data.mdb"
                     let size = try FileManager.default.attributesOfItem(atPath: file)[.size] as? Int
                     #expect(try #require(size) <= limit)
-                    #expect(try cluster.log(of: .rank(RankIndex(rank))).contains("takes new tokens again") || rank > 0)
+                    #expect(
+                        try cluster.log(of: .rank(RankIndex(rank))).contains(
+                            "accepts new tokens "
+                                + "again") || rank > 0)
                 }
             }
         }

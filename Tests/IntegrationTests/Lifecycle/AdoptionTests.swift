@@ -58,7 +58,7 @@ extension Integration {
                 for rank in local.roles.dropFirst() { try local.start(rank) }
                 try await cluster.waitUntilReady()
                 let log = try cluster.log(of: .coordinator)
-                #expect(log.contains("The directory was made of what the ranks hold"), "\(log)")
+                #expect(log.contains("The directory was rebuilt from the ranks' stores"), "\(log)")
                 #expect(log.contains("not-adopted: 0"), "\(log)")
                 let list = try await cluster.tool.run("sequence", "list", "--json").list()
                 #expect(Set(list.compactMap { $0["name"] as? String }) == Set(traces.keys))

@@ -133,12 +133,12 @@ extension Integration {
             for place in [7, 124, page, archive.count - 1024 - 512 - 1024] {
                 var damaged = archive
                 damaged[place] ^= 4
-                try await restore(damaged, saying: place == page ? "is damaged" : "checksum does not hold")
+                try await restore(damaged, saying: place == page ? "is damaged" : "fails its checksum")
             }
             try await restore(Data("no archive".utf8) + Data(count: 1000), saying: "Decompress it first")
             _ = try await Self.shell("cd \(to)/.. && mkdir -p x && tar -xC x < \(path) && tar -cf own.tar -C x .")
             try await restore(
-                try Data(contentsOf: URL(filePath: place.path("own.tar"))), saying: "its directory restored")
+                try Data(contentsOf: URL(filePath: place.path("own.tar"))), saying: "restore its directory")
             try await CommandLineTool(coordinator: nil).fails(
                 65, saying: ["before its end"], ["restore", "-", "--to", to])
         }

@@ -68,7 +68,7 @@ extension Integration {
                 }
                 finished.set()
                 #expect(try await rounds > 0)
-                try await cluster.tool.fails(65, saying: ["overwrites nothing"], ["backup", backup])
+                try await cluster.tool.fails(65, saying: ["does not overwrite it"], ["backup", backup])
                 // What the original answers from there on.
                 return try await cluster.withClient { client in
                     var answers: [String: [Answer]] = [:]
@@ -86,7 +86,7 @@ extension Integration {
                 try FileManager.default.createDirectory(atPath: home, withIntermediateDirectories: true)
                 let source = round == 0 ? backup : place.path("earlier-1")
                 try await tool.run("restore", source, "--to", home)
-                try await tool.fails(65, saying: ["overwrites nothing"], ["restore", source, "--to", home])
+                try await tool.fails(65, saying: ["does not overwrite them"], ["restore", source, "--to", home])
                 let verified = try await tool.run("verify", "--store", home + "/rank-1", "--json").object()
                 #expect(verified["damaged"] as? Int == 0)
                 let local = try LocalCluster.start(in: LocalClusterDirectory(path: home), options: setup.options)
@@ -161,7 +161,7 @@ extension Integration {
             try await tool.fails(65, saying: ["is damaged", "checksum"], ["restore", backup, "--to", to])
             #expect(try FileManager.default.contentsOfDirectory(atPath: to).isEmpty)
             try FileManager.default.removeItem(atPath: backup + "/backup.json")
-            try await tool.fails(65, saying: ["is no whole backup"], ["restore", backup, "--to", to])
+            try await tool.fails(65, saying: ["is not a complete backup"], ["restore", backup, "--to", to])
         }
     }
 }

@@ -44,7 +44,7 @@ extension Integration {
             guard kernels["instruction_set"] as? String != "scalar" else { return }
             try await ClusterSetup(ranks: 1, environment: ["DCP_KERNELS_AHEAD": ""]).run { cluster in
                 let role = DaemonRole.rank(RankIndex(0))
-                #expect(try cluster.log(of: role).contains("Kernels prefetch as was measured now"))
+                #expect(try cluster.log(of: role).contains("Kernels prefetch as measured now"))
                 #expect(try cluster.log(of: role).contains("bf16-4-rows"))
                 let file = cluster.local.directory.data(of: role) + "/kernels.json"
                 // A machine that did much else has not come to all kinds of work, and measures again.
@@ -52,7 +52,7 @@ extension Integration {
                 try await cluster.local.kill(role)
                 try cluster.local.start(role)
                 try await cluster.waitUntilReady()
-                #expect(try cluster.log(of: role).contains("Kernels prefetch as was found before"))
+                #expect(try cluster.log(of: role).contains("Kernels prefetch as measured at an earlier start"))
                 #expect(FileManager.default.contents(atPath: file) == kept)
             }
         }

@@ -193,7 +193,7 @@ extension Integration {
                 let found = try await cluster.tool.run("verify")
                 #expect(found.status == 74 && found.data.contains("fail their checksum"), "\(found)")
                 let repaired = try await cluster.tool.run("verify", "--repair", "--yes")
-                #expect(repaired.status == 0 && repaired.data.contains("given its token ids"), "\(repaired)")
+                #expect(repaired.status == 0 && repaired.data.contains("got its token ids"), "\(repaired)")
                 #expect(try await cluster.tool.run("verify").status == 0)
                 try await cluster.withClient { client in
                     for _ in 0..<3 {

@@ -36,7 +36,7 @@ extension Integration {
 
                 // A new model is registered by who administers alone.
                 check(
-                    try await user.run("submit", Self.trace, "--sequence", "s"), 77, "client:user may use",
+                    try await user.run("submit", Self.trace, "--sequence", "s"), 77, "client:user has the right to use",
                     "the right to administer", "dcpctl certs add")
                 check(try await admin.run("submit", Self.trace, "--sequence", "admins"), 0)
                 check(try await user.run("submit", Self.trace, "--sequence", "s"), 0)
@@ -50,15 +50,17 @@ extension Integration {
                 for command in [
                     ["submit", Self.trace, "--sequence", "r"], ["sequence", "close", "s"], ["health"],
                     ["sequence", "truncate", "s", "1"],
-                ] { check(try await reader.run(command), 77, "client:reader may read", "--rights use") }
+                ] { check(try await reader.run(command), 77, "client:reader has the right to read", "--rights use") }
 
                 for command in [["sequence", "close", "s"], ["sequence", "fork", "s", "t", "9"]] {
                     check(
-                        try await other.run(command), 77, "sequence `s` belongs to client:user", "client:other may use",
+                        try await other.run(command), 77, "sequence `s` belongs to client:user",
+                        "client:other has "
+                            + "the right to use only its own",
                         "--rights administer")
                 }
                 for command in [["sequence", "pin", "s"], ["verify"], ["store", "replace", "0", "--yes"]] {
-                    check(try await user.run(command), 77, "client:user may use", "--rights administer")
+                    check(try await user.run(command), 77, "client:user has the right to use", "--rights administer")
                 }
                 try await secure.cluster.waitForLog(of: .coordinator, "cause: missing-right")
 
@@ -114,7 +116,11 @@ extension Integration {
                 check(try await run(4003, "submit", Self.trace, "--sequence", "admins"), 0)
                 check(try await run(4001, "submit", Self.trace, "--sequence", "s"), 0)
                 check(try await run(4002, "status"), 0)
-                check(try await run(4002, "sequence", "close", "s"), 77, "uid:4002 may read", "`rights` of dcp.yaml")
+                check(
+                    try await run(4002, "sequence", "close", "s"), 77, "uid:4002 has the right to read",
+                    "`rights` "
+                        + "in the "
+                        + "dcp.yaml")
                 check(try await run(4001, "sequence", "close", "admins"), 77, "belongs to uid:4003")
                 check(try await run(4001, "sequence", "close", "s"), 0)
                 // Root is the daemons' own user here.

@@ -164,10 +164,10 @@ extension Integration {
                         try await secure.cluster.waitForLog(of: role, entry)
                     }
                 }
-                try await reload(both, "Certificates read again")
+                try await reload(both, "Certificates reloaded")
                 let status = try await bob.run("health")
                 #expect(status.status == 0, "\(status.messages)")
-                try await reload("nonsense", "Certificates refused, going on with those held")
+                try await reload("nonsense", "Certificates refused, keeping the current ones")
                 // The file at hand is no good for clients either.
                 try Data(both.utf8).write(to: URL(filePath: path), options: .atomic)
                 #expect(try await bob.run("health").status == 0)

@@ -81,7 +81,7 @@ extension Chaos {
             try await figure(label) > count || second.exit != nil
         }
         // With the lease of a machine that stalled the original may have lost its place; the copy is still an older one.
-        let stalled = try coordinatorLog(from: log).contains("silent for its whole lease")
+        let stalled = try coordinatorLog(from: log).contains("sent nothing for its whole lease")
         let text = second.lastLogLines().joined(separator: "\n")
         guard second.exit == nil && text.contains("One of the two runs on a copy") || stalled else {
             throw SoakFailure("The copy beside \(role) ended, or does not know why it waits: \(text)")

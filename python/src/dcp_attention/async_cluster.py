@@ -1,4 +1,4 @@
-"""A cluster for asyncio, and what the client does: `AsyncCluster`."""
+"""The client for asyncio, on which the blocking client is built: `AsyncCluster`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class AsyncCluster:
         retry_for: float = 60,
         transport: Transport | None = None,
     ) -> Self:
-        """See `Cluster.connect`. ``transport`` is for those who bring a network of their own."""
+        """See `Cluster.connect`. ``transport`` replaces the network, for example in tests."""
         coordinator = Endpoint.default() if endpoint is None else Endpoint.of(endpoint)
         session = Session(
             transport or LoopTransport(), coordinator, tls or TLS.from_environment(), timeout, step_timeout

@@ -58,7 +58,7 @@ def run(cluster: Cluster, sequence: Sequence, count: int, queries: DType, lines:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m dcp_attention.bench", description=__doc__)
-    parser.add_argument("--coordinator", help="where the coordinator listens; default: DCP_COORDINATOR")
+    parser.add_argument("--coordinator", help="the coordinator's address; default: DCP_COORDINATOR")
     parser.add_argument("--sequence", required=True, help="the sequence that the steps go to")
     parser.add_argument("--count", type=int, default=1, help="tokens of a step")
     parser.add_argument("--queries", choices=("bf16", "f32"), default="bf16", help="the dtype of queries")

@@ -77,7 +77,7 @@ class Cluster(ClusterDirectory, ClusterAttention):
         )
 
     def close(self) -> None:
-        """Closes the connections. Uncommitted tokens are taken back by the ranks 15 seconds later
+        """Closes the connections. The ranks roll uncommitted tokens back 15 seconds later
         (``claim-timeout``).
         """
         self._run(self._cluster.close())
@@ -93,5 +93,5 @@ class Cluster(ClusterDirectory, ClusterAttention):
     # The cluster.
 
     def topology(self, wait: float = 0) -> Topology:
-        """The cluster as it is now; waits up to ``wait`` seconds for it to become ready, and answers in any case."""
+        """The cluster's status; waits up to ``wait`` seconds for it to become ready, and answers in any case."""
         return self._run(self._cluster.topology(wait))

@@ -54,13 +54,13 @@ def as_array(tensor: Any) -> npt.NDArray[Any]:
     if device not in _CPU_DEVICES:
         raise InvalidRequest(
             f"A tensor of {type(tensor).__module__}.{type(tensor).__name__} is in the memory of a device (DLPack type "
-            f"{int(device)}); bring it to the CPU first."
+            f"{int(device)}); move it to the CPU first."
         )
     capsule = tensor.__dlpack__()
     view = ctypes.cast(_pointer(capsule, b"dltensor"), ctypes.POINTER(_Tensor)).contents
     if view.lanes != 1 or (view.code, view.bits) not in ((_FLOAT, 32), (_FLOAT, 16), (_BFLOAT, 16)):
         raise InvalidRequest(
-            f"A tensor has the DLPack dtype {view.code} of {view.bits} bits; bring it in f32, f16 or bf16."
+            f"A tensor has the DLPack dtype {view.code} of {view.bits} bits; convert it to f32, f16 or bf16."
         )
     size = view.bits // 8
     shape = tuple(view.shape[axis] for axis in range(view.ndim))

@@ -1,4 +1,4 @@
-"""What can go wrong, as a hierarchy of classes with the service's codes.
+"""The errors, as a hierarchy of classes with the service's codes.
 
 Catch :class:`ServiceError` for everything, :class:`RetryableError` for what may succeed later without anybody changing
 it, or a class by its name. A client has retried for ``retry_for`` seconds before it raises something retryable.
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
-    """A failure that somebody has to act on: what happened, to which value, and what to do.
+    """A failure: what happened, to which value, and what to do about it.
 
     Attributes:
         code: The number on the wire; see *Protocol*, "Error codes".
@@ -145,7 +145,7 @@ class AccessDenied(ServiceError):
 
 
 class Claimed(ServiceError):
-    """Another client has taken the sequence over. `Cluster.resume` takes it back."""
+    """Another client has taken over the sequence. `Cluster.resume` takes it back."""
 
     code, name = 15, "claimed"
 
@@ -193,13 +193,13 @@ class ShuttingDown(RetryableError):
 
 
 class StepAborted(RetryableError):
-    """The client left, or something that the step builds on was taken back."""
+    """The client disconnected, or tokens that the step builds on were rolled back."""
 
     code, name = 108, "step aborted"
 
 
 class Unreachable(RetryableError):
-    """Nobody listens at the address."""
+    """No daemon listens at the address."""
 
     code, name = 109, "unreachable"
 

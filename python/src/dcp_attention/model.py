@@ -1,4 +1,4 @@
-"""What a cluster serves under one name: the attention of each layer, and the format of the KV cache."""
+"""The description of a model: the attention of each layer, and the format of the KV cache."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class CacheFormat(enum.IntEnum):
 
     @property
     def row_type(self) -> DType:
-        """What keys and values are rounded to when a step brings them, and read back as."""
+        """The dtype that keys and values of a step are rounded to, and read back as."""
         return DType(self)
 
     @staticmethod
@@ -90,7 +90,7 @@ class CacheFormat(enum.IntEnum):
 
 
 def f32(value: float) -> float:
-    """A number as a binary32 has it, which is what descriptions hold."""
+    """A number rounded to binary32, the format of numbers in descriptions."""
     try:
         return float(struct.unpack("<f", struct.pack("<f", value))[0])
     except OverflowError:
@@ -171,7 +171,7 @@ class LayerAttention:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a KV cache and its kernels need to know of a model.
+    """The properties of a model that a KV cache and its kernels depend on.
 
     Attributes:
         layers: One for each layer; those that are alike may be one object.

@@ -1,4 +1,4 @@
-"""Who a client is to daemons that it reaches over TCP."""
+"""A client's identity for daemons that it reaches over TCP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TLS:
 
     @staticmethod
     def from_environment() -> TLS | None:
-        """What ``DCP_TLS_CA``, ``DCP_TLS_CERTIFICATE`` and ``DCP_TLS_KEY`` name; ``None`` without any of them.
+        """The files in ``DCP_TLS_CA``, ``DCP_TLS_CERTIFICATE`` and ``DCP_TLS_KEY``; ``None`` without any of them.
 
         Raises:
             InvalidConfiguration: Some of them are set, and not all.
@@ -44,7 +44,7 @@ class TLS:
         return TLS(*values)
 
     def context(self) -> ssl.SSLContext:
-        """What `ssl` needs to dial.
+        """The `ssl` context for connections.
 
         Raises:
             InvalidConfiguration: A file cannot be read, or certificate and key do not go together.
@@ -70,7 +70,7 @@ class TLS:
 
 
 def check_role(certificate: Any, expected: str) -> None:
-    """Whoever dials: the certificate of the one that answers has to carry a role.
+    """For the connecting side: the certificate of the peer must have a role.
 
     Args:
         certificate: As `ssl.SSLSocket.getpeercert` has it.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 class Exchange(enum.IntEnum):
-    """How the partial results of a head group become each rank's own heads. Both give the same bits."""
+    """How a head group combines partial results into each rank's own heads. Both give the same bits."""
 
     ALL_TO_ALL = 1
     ALL_GATHER_REDUCE_SCATTER = 2

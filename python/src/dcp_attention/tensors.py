@@ -58,11 +58,12 @@ def rows(tensor: Tensor, name: str, tokens: int, heads: int, dim: int) -> Rows:
     dtype = _DTYPES.get(array.dtype)
     if dtype is None:
         if array.dtype.name != "bfloat16":
-            raise InvalidRequest(f"The {name} are {array.dtype}; bring them in f32, f16 or bf16.")
+            raise InvalidRequest(f"The {name} are {array.dtype}; convert them to f32, f16 or bf16.")
         array, dtype = array.view(np.uint16), DType.BF16
     if array.shape != (tokens, heads, dim):
         raise InvalidRequest(
-            f"The {name} are {list(array.shape)}, the step and its layer need [{tokens}, {heads}, {dim}]; correct the "
+            f"The {name} are {list(array.shape)}, but the step and its layer need "
+            f"[{tokens}, {heads}, {dim}]; correct the "
             "tensors."
         )
     return Rows(array, dtype)
@@ -79,7 +80,7 @@ def _array(tensor: Tensor, name: str) -> npt.NDArray[Any]:
     if hasattr(tensor, "__array__"):
         return np.asarray(tensor)
     raise InvalidRequest(
-        f"The {name} are of {type(tensor).__name__}, which is no tensor; bring a numpy array, a torch tensor or "
+        f"The {name} are of {type(tensor).__name__}, which is not a tensor; pass a numpy array, a torch tensor or "
         "anything with __dlpack__."
     )
 
@@ -97,7 +98,7 @@ def _torch_array(torch: Any, tensor: Any) -> npt.NDArray[Any]:
 
 
 def stored(numbers: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
-    """Rows of a cache under the dtype that callers know: bf16 as ``ml_dtypes`` has it, where that is installed."""
+    """Keys or values of a cache in a dtype for callers: bf16 as in ``ml_dtypes``, if that is installed."""
     if dtype is not DType.BF16:
         return numbers
     try:

@@ -1,4 +1,4 @@
-"""What goes into the calls of a cluster and comes out of them."""
+"""The arguments and results of a cluster's calls."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long a sequence stays.
+    """How long a sequence is kept.
 
     Attributes:
         is_pinned: Never evicted, never too old.
@@ -180,7 +180,7 @@ class Progress:
 
     @property
     def length(self) -> int:
-        """Where the sequence ends: what every layer has on every rank."""
+        """The end of the sequence: the length that every layer has on every rank."""
         return min(self.layers)
 
 
@@ -217,7 +217,7 @@ class CachedRows:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What an export or an import moved.
+    """The result of an export or an import.
 
     Attributes:
         sequence: The sequence.

@@ -47,7 +47,7 @@ def test_a_plain_configuration_is_taken(llama: Path) -> None:
         ({"pipeline_parallel_size": 2}, "--pipeline-parallel-size is 2 and has to be 1"),
         ({"enable_prefix_caching": True}, "add --no-enable-prefix-caching"),
         ({"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}, "Speculative decoding"),
-        ({"enable_lora": True}, "leave --enable-lora out"),
+        ({"enable_lora": True}, "remove --enable-lora"),
         ({"kv_transfer_config": TRANSFER | {"kv_role": "kv_producer"}}, 'has to be "kv_both"'),
         ({"kv_cache_dtype": "fp8"}, "--kv-cache-dtype is fp8"),
         ({"runner": "pooling"}, "The runner is pooling"),

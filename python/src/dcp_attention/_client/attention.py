@@ -16,7 +16,7 @@ from dcp_attention.values import AttentionOutput, Commit, TokenIDs
 
 
 class Attention:
-    """Attention, and what it attends over."""
+    """Attention, and the tokens that it attends over."""
 
     def __init__(self, session: Session, claims: Claims, keeper: Keeper) -> None:
         self._session = session
@@ -91,7 +91,7 @@ def checked_ids(token_ids: TokenIDs) -> tuple[int, ...]:
     if ids.size == 0:
         return ()
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise InvalidRequest(f"Token ids are {ids.dtype} of shape {list(ids.shape)}; bring a list of whole numbers.")
+        raise InvalidRequest(f"Token ids are {ids.dtype} of shape {list(ids.shape)}; pass a list of whole numbers.")
     least, most = int(ids.min()), int(ids.max())
     if least < 0 or most > 0xFFFF_FFFF:
         raise InvalidRequest(
@@ -108,6 +108,6 @@ def _started(commit: Commit) -> StartedIDs | None:
     if start < 0:
         raise InvalidRequest(
             f"{len(ids)} token ids are more than the {commit.length} tokens of sequence `{commit.sequence.name}`; "
-            "bring those of its tokens alone."
+            "pass only those of its tokens."
         )
     return StartedIDs(start, ids)

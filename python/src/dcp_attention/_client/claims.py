@@ -1,4 +1,4 @@
-"""Who may change a sequence: this client, once it has claimed it, until another does."""
+"""Claims: this client may change a sequence after claiming it, until another client claims it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Claims:
         return sequence in self._held and self.good(sequence, epoch) is None
 
     async def commit_parts(self, commits: Iterable[IDsOf], epoch: int) -> tuple[CommitPart, ...]:
-        """Commits as ranks are asked for them.
+        """The commits as ranks expect them.
 
         Raises:
             StaleEpoch: As of `stated`.
@@ -148,7 +148,7 @@ class Claims:
             if latest > held.value:
                 raise Claimed(
                     f"Sequence `{sequence.name}` was claimed by another client ({latest:#x}) after {held.value:#x}. "
-                    "One client at a time uses a sequence: resume it to take it over."
+                    "Only one client at a time may use a sequence; resume it to take it over."
                 )
         return await self.take(sequence, held.value)
 

@@ -52,7 +52,7 @@ R = TypeVar("R")
 
 
 class Directory:
-    """What the coordinator keeps. Items of a request that fail retryably are asked again; what is not retryable ends
+    """The coordinator's directory. Items that fail retryably are sent again; an error that is not retryable ends
     the call when all others are done.
     """
 
@@ -109,7 +109,7 @@ class Directory:
         revision: str | None,
         longest: int | None,
     ) -> tuple[Sequence, int]:
-        """Makes a sequence of what is stored of some ids."""
+        """Makes a sequence from the longest stored prefix of some ids."""
         ids = checked_ids(token_ids)
         most = len(ids) if longest is None else longest
         item = OpenMatching(name, model_name(model), revision or "", scope, ids, most)
@@ -128,7 +128,7 @@ class Directory:
         return await self._keeper.persist((), attempt)
 
     async def _made_before(self, item: OpenMatching) -> tuple[Sequence, int]:
-        """The sequence that an earlier attempt has made, whose answer was lost; of another client's nothing is
+        """The sequence that an earlier attempt has made, whose answer was lost; a sequence of another client is not
         promised, so its ids are compared.
         """
         (sequence,) = await self.open_many([item.name], item.model, item.scope, item.revision, False)
@@ -195,8 +195,8 @@ class Directory:
         ]
 
     async def _forked(self, fork: Fork, answer: SequenceRecord | ServiceError, number: int) -> Sequence | ServiceError:
-        """What became of a fork. Names of forks are their maker's: one that is taken in a later attempt was made by an
-        earlier one, and may have less than was asked for.
+        """The outcome of a fork. A fork's name belongs to its maker: a name taken in a later attempt was used by an
+        earlier one, whose fork may be shorter than requested.
         """
         if isinstance(answer, Conflict) and number > 0:
             (child,) = await self.open_many([fork.name], fork.parent.model, fork.parent.scope, None, False)
@@ -234,7 +234,7 @@ class Directory:
     async def retain(
         self, sequence: Sequence | str, pinned: bool | None, priority: int | None, time_to_live: int | None
     ) -> Retention:
-        """Changes how long a sequence stays."""
+        """Changes the retention of a sequence."""
         name = sequence if isinstance(sequence, str) else sequence.name
         return (await self._each(RETAIN_SEQUENCE, [RetainSequence(name, pinned, priority, time_to_live)]))[0]
 
@@ -269,7 +269,7 @@ class Directory:
         await self._keeper.persist_each([sequence for sequence, _ in wanted], attempt)
 
     async def _each(self, many: Many[Q, R], items: SequenceOf[Q]) -> list[R]:
-        """Asks for things that may be asked for again."""
+        """Sends requests that may be repeated."""
 
         async def attempt(_: int, some: list[int]) -> list[R | ServiceError]:
             return await self._session.ask_each(many, [items[index] for index in some])

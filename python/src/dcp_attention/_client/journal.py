@@ -1,4 +1,4 @@
-"""What a client keeps of a sequence until it is committed, so that an outage can be undone."""
+"""The uncommitted tokens that a client keeps, so that it can send them again after an outage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dcp_attention.model import DType
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens of one layer: ``[KV heads, tokens, Dk]`` and ``[KV heads, tokens, Dv]``, whose memory nobody changes."""
+    """Tokens of one layer: ``[KV heads, tokens, Dk]`` and ``[KV heads, tokens, Dv]``, whose memory must not change."""
 
     position: int
     keys: npt.NDArray[Any]
@@ -23,7 +23,7 @@ class Chunk:
 
     @property
     def end(self) -> int:
-        """Where the tokens end."""
+        """The position after the last token."""
         return self.position + int(self.keys.shape[1])
 
     def part(self, start: int, end: int) -> Chunk:
@@ -33,7 +33,7 @@ class Chunk:
 
 
 class Journal:
-    """The chunks of each layer, by rising position, and where each layer ends.
+    """The chunks of each layer, by rising position, and each layer's end.
 
     Attributes:
         base: Where the layers ended that nothing was appended to since.
@@ -47,11 +47,11 @@ class Journal:
         self._ends: dict[int, int] = {}
 
     def end(self, layer: int) -> int:
-        """Where a layer ends, as the caller knows it."""
+        """A layer's end, as the caller knows it."""
         return self._ends.get(layer, self.base)
 
     def least_end(self, layers: int) -> int:
-        """What all layers have."""
+        """The length that all layers have."""
         return min(self.end(layer) for layer in range(layers))
 
     def appended(self, layer: int, end: int, chunk: Chunk | None) -> None:
@@ -67,7 +67,7 @@ class Journal:
                 self._chunks[layer] = [chunk for chunk in chunks if chunk.end > length]
 
     def cut(self, length: int) -> None:
-        """The layers end there, where they do not end before."""
+        """Cuts the layers that are longer to a length."""
         self.base = min(self.base, length)
         self._ends = {layer: min(end, length) for layer, end in self._ends.items()}
         for layer, chunks in self._chunks.items():
@@ -78,7 +78,7 @@ class Journal:
             ]
 
     def forked(self, length: int) -> Journal:
-        """What the fork of the first tokens has: the same chunks."""
+        """The journal of a fork of the first tokens: the same chunks."""
         fork = Journal(length)
         for layer, chunks in self._chunks.items():
             fork._chunks[layer] = list(chunks)
@@ -101,7 +101,7 @@ class Journal:
 
 
 def joined(chunks: Iterable[Chunk], tokens_max: int) -> list[Chunk]:
-    """Chunks that follow each other, as few of at most so many tokens."""
+    """Joins consecutive chunks into as few as possible of at most this many tokens."""
     result: list[Chunk] = []
     waiting: list[Chunk] = []
     count = 0

@@ -1,4 +1,4 @@
-"""Sequences through outages: what they have, and how the ranks are brought back to it."""
+"""Keeps sequences through outages: their tokens, and how the ranks get them back."""
 
 from __future__ import annotations
 
@@ -65,25 +65,25 @@ class Keeper:
         return self._used.get(sequence.id)
 
     def use(self, sequence: Sequence, position: int) -> Used:
-        """A sequence; at its first use all layers are taken to end at a position."""
+        """A sequence; at its first use all layers are assumed to end at a position."""
         used = self._used.get(sequence.id)
         if used is None:
             used = self._used[sequence.id] = Used(sequence, Journal(position), self._session.epoch)
         return used
 
     def made(self, sequence: Sequence, journal: Journal, *, is_settled: bool = True) -> None:
-        """A sequence is there that this client has made, or has just made the ranks agree on."""
+        """Records a sequence that this client has created, or has just made the ranks agree on."""
         self._used[sequence.id] = Used(sequence, journal, self._session.epoch, is_settled)
 
     def doubt(self, sequences: Iterable[Sequence]) -> None:
-        """Their first use failed: where they end is to be asked before the next."""
+        """Their first use failed: their ends are requested before the next use."""
         for sequence in sequences:
             used = self._used.get(sequence.id)
             if used is not None:
                 used.is_settled, used.is_guessed = False, True
 
     def drop(self, sequence: Sequence) -> None:
-        """Nothing is known of it any more: it is closed, or about to be taken over."""
+        """Forgets a sequence that is closed or about to be taken over."""
         self._used.pop(sequence.id, None)
         self._claims.drop(sequence.id)
 
@@ -92,7 +92,7 @@ class Keeper:
     async def persist(
         self, sequences: Iterable[Sequence], attempt: Callable[[int], Awaitable[T]], *, prepares: bool = True
     ) -> T:
-        """Runs an attempt until it succeeds. Before each the ranks have what this client knows of the sequences.
+        """Runs an attempt until it succeeds. Before each attempt the ranks get the tokens that this client knows.
 
         Args:
             sequences: What it is about; no other call about them runs at the same time.
@@ -219,7 +219,7 @@ class Keeper:
     # The ranks brought to agree.
 
     async def take_over(self, sequence: Sequence, at_most: int | None) -> int:
-        """Claims a sequence from whoever has it, and makes the ranks agree on it.
+        """Claims a sequence from its current client, and makes the ranks agree on it.
 
         Returns:
             Where all layers end.
@@ -230,7 +230,7 @@ class Keeper:
         return there.length
 
     async def _settle(self, used: Used) -> None:
-        """Brings the ranks to what this client knows, after a failure or a change of the membership."""
+        """Brings the ranks to the state that this client knows, after a failure or a change of the membership."""
         topology = await self._session.ready_topology()
         if used.is_settled and used.epoch == topology.epoch:
             return
@@ -283,8 +283,8 @@ class Keeper:
         used.epoch, used.is_settled = self._session.epoch, True
         name = used.sequence.name
         raise TokensLost(
-            f"Sequence `{name}` ends at {there.length} ({there.committed} committed), where this client knew of {most} "
-            f"tokens and does not have the others: bring the tokens from {there.length} on again.",
+            f"Sequence `{name}` ends at {there.length} ({there.committed} committed), but this client knew "
+            f"of {most} tokens and no longer has the others: send the tokens from {there.length} on again.",
             sequence=name,
             length=there.length,
         )
@@ -309,7 +309,7 @@ class Keeper:
         )
 
     async def status(self, sequence: Sequence) -> Progress:
-        """What the ranks hold of a sequence."""
+        """The ranks' status of a sequence."""
         topology = await self._session.ready_topology()
         statuses = (await self.rank_statuses([sequence.id], topology))[sequence.id]
         if len(statuses) < topology.shape.ranks:
@@ -319,7 +319,7 @@ class Keeper:
     async def rank_statuses(
         self, sequences: SequenceOf[int], topology: Topology
     ) -> dict[int, dict[int, SequenceStatus]]:
-        """What each rank says of sequences; see `claims.rank_statuses`.
+        """Each rank's status of sequences; see `claims.rank_statuses`.
 
         Raises:
             StaleEpoch: A rank answered in another epoch: it may have lost what this client has.
@@ -330,7 +330,7 @@ class Keeper:
         return found
 
     async def cut_uncommitted(self, lengths: list[tuple[Sequence, int]]) -> list[int | ServiceError]:
-        """Cuts what is not committed of sequences, each to its length.
+        """Cuts the uncommitted tokens of sequences, each to its length.
 
         Returns:
             Where each ends then: at what is committed where that is more.
@@ -364,7 +364,7 @@ class Keeper:
     # Steps.
 
     async def send(self, step: Contents, commits: tuple[IDsOf, ...] = ()) -> AttentionOutput:
-        """Sends each rank its part of a step, once, and what it is to commit with it."""
+        """Sends each rank its part of a step once, with the commit to do after it."""
         session = self._session
         topology = await session.ready_topology()
         claims = [await self._claims.stated(entry.sequence, topology.epoch) for entry in step.entries]

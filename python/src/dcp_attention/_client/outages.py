@@ -1,4 +1,4 @@
-"""What a client does about failures: a value without clock or connection."""
+"""A client's reaction to failures: a value without clock or connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MEMBERSHIP = (NotReady, StaleEpoch, RankUnavailable, ShuttingDown, Unreachable,
 
 
 def concerns_membership(error: ServiceError) -> bool:
-    """Whether a change of the membership may explain it, so that the topology is asked for anew."""
+    """Whether a change of the membership may explain it, so that the topology must be fetched again."""
     return isinstance(error, _MEMBERSHIP)
 
 

@@ -1,4 +1,4 @@
-"""What a step brings, and each rank's part of it: values in, frames out."""
+"""A step's tensors, and each rank's part of them: values in, frames out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dcp_attention.shape import ClusterShape
 from dcp_attention.values import AttentionOutput, Entry, Model, QueryMode, Topology
 
 FRAME_BYTES = 128 << 20
-"""Of a request or a reply of one step: half of what a frame may have, so that several steps are on their way."""
+"""Limit of a step's request or reply: half of a frame's limit, so that several steps can be in flight."""
 
 LOCAL_BYTES, REMOTE_BYTES = 256 << 10, 64 << 10
 """What replicating queries may send more than gathering them would, to all ranks together: about what is sent in the
@@ -29,7 +29,7 @@ time of the exchange that is left out, over sockets of one machine and over a ne
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a call brings for all ranks. Tensors are head-major, ``[heads, tokens, dim]``, and contiguous.
+    """The tensors of a call for all ranks. They are head-major, ``[heads, tokens, dim]``, and contiguous.
 
     Attributes:
         queries: ``None`` for tokens that are appended without attention.
@@ -112,7 +112,7 @@ class Contents:
             yield rank, *made[2:]
 
     def _query_mode(self, topology: Topology) -> QueryMode:
-        """As asked for, or what costs less: replicated queries save the ranks a message to each other before any of
+        """The requested mode, or the cheaper one: replicated queries save the ranks a message before any of
         them can begin, and cost the client as many bytes as the ranks would have sent.
         """
         if self.query_mode is not None:
@@ -204,7 +204,7 @@ def head_places(shape: ClusterShape, query_heads: int, kv_heads: int) -> tuple[t
 
 
 def _bounds(entries: Iterable[Entry], tokens_max: int) -> Iterator[tuple[tuple[Entry, ...], int, int]]:
-    """Entries in groups of at most so many tokens, and which tokens of all they have."""
+    """Entries in groups of at most this many tokens, and which tokens each group has."""
     group: list[Entry] = []
     start = end = 0
     for whole in entries:
@@ -232,7 +232,7 @@ def contents(
     lse: bool = True,
     keeps: bool = False,
 ) -> Contents:
-    """What a call brings, checked against its layer.
+    """The tensors of a call, checked against its layer.
 
     Args:
         layer: Which one.
@@ -264,7 +264,7 @@ def contents(
     values = None if v is None else tensors.rows(v, "values", tokens, a.kv_heads, a.value_dim)
     if keys is not None and values is not None and keys.dtype is not values.dtype:
         raise InvalidRequest(
-            f"Keys are {keys.dtype.name.lower()} and values {values.dtype.name.lower()}; bring both in one dtype."
+            f"Keys are {keys.dtype.name.lower()} and values {values.dtype.name.lower()}; use one dtype for both."
         )
     kv_dtype = model.description.kv_format.row_type if keys is None else keys.dtype
     return Contents(

@@ -1,4 +1,4 @@
-"""How a client makes the ranks agree on a sequence that it has just claimed: what they hold comes in, what to ask goes
+"""How a client makes the ranks agree on a sequence that it has just claimed: their status comes in, requests go
 out.
 """
 
@@ -12,11 +12,11 @@ from dcp_attention.values import Progress
 
 
 class Action(enum.Enum):
-    """What the ranks are to be asked."""
+    """The request to send to the ranks."""
 
     SETTLED = "all layers end at one length on all ranks"
-    REWIND = "every rank cuts what is not committed of all layers to the length"
-    TRUNCATE = "a rank has committed what another has lost: only the directory takes it back"
+    REWIND = "every rank cuts the uncommitted tokens of all layers to the length"
+    TRUNCATE = "a rank has committed tokens that another has lost: only the coordinator can truncate them"
 
 
 def progress(statuses: SequenceOf[SequenceStatus]) -> Progress:
@@ -38,7 +38,7 @@ def progress(statuses: SequenceOf[SequenceStatus]) -> Progress:
 
 
 def resumption(there: Progress, at_most: int | None) -> tuple[Action, int]:
-    """What to ask, and the length that it is about.
+    """The next request, and its length.
 
     Args:
         there: What the ranks hold, now that the claim has ended what was under way.

@@ -96,7 +96,7 @@ class Writer:
         return self._end
 
     def abandon(self) -> None:
-        """Removes what was written."""
+        """Removes the partial file."""
         self._file.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._partial)
@@ -104,7 +104,7 @@ class Writer:
 
 @contextlib.contextmanager
 def writing(writer: Writer) -> Iterator[Writer]:
-    """Removes a file that does not become complete."""
+    """Removes the file if it is not completed."""
     try:
         yield writer
     except BaseException:

@@ -25,7 +25,7 @@ _DIALLING = -1
 
 
 class Session:
-    """Asks the coordinator and the ranks, and knows nothing of what for."""
+    """Sends requests to the coordinator and the ranks, independent of their meaning."""
 
     def __init__(
         self, transport: Transport, coordinator: Endpoint, tls: TLS | None, timeout: float, step_timeout: float
@@ -58,7 +58,7 @@ class Session:
         return 0 if self._topology is None else self._topology.epoch
 
     async def topology(self, wait: float = 0) -> Topology:
-        """The cluster as it is now; waits up to so many seconds for it to become ready."""
+        """The cluster's status; waits up to this many seconds for it to become ready."""
         wait = min(max(wait, 0), _WAIT_MAX)
         topology = await self.ask(GET_TOPOLOGY, Wait(int(wait * 1000)), timeout=wait + self.timeout)
         for rank, link in list(self._links.items()):
@@ -69,7 +69,7 @@ class Session:
         return topology
 
     async def ready_topology(self, wait: float = 0) -> Topology:
-        """The topology of a cluster that serves, as it is known or asked for.
+        """The topology of a serving cluster, cached or fetched.
 
         Raises:
             NotReady: With the coordinator's reason, which names the missing ranks.
@@ -83,7 +83,7 @@ class Session:
         return topology
 
     def forget_topology(self, error: ServiceError | None = None) -> None:
-        """The next call asks anew, unless an error says nothing about the membership."""
+        """Makes the next call fetch the topology again, unless the error has nothing to do with the membership."""
         if error is None or concerns_membership(error):
             self._topology = None
 
@@ -136,7 +136,7 @@ class Session:
     async def ask_ranks(
         self, request: Request[Q, R], value: Q, topology: Topology, ranks: Iterable[int] | None = None
     ) -> list[R]:
-        """Asks ranks the same, all unless told; the first failure is the outcome."""
+        """Sends the same request to ranks, by default to all; the first failure is the outcome."""
         fields = bytearray()
         request.fields.write(fields, value)
         encoded = bytes(fields)
@@ -184,7 +184,7 @@ class Session:
 
 
 def reply(request: Request[Q, R], frame: Frame) -> R:
-    """What a frame answers."""
+    """The reply in a frame."""
     reader = frame.reader()
     value = request.reply.read(reader)
     reader.end()
@@ -192,10 +192,10 @@ def reply(request: Request[Q, R], frame: Frame) -> R:
 
 
 def counted(answers: Sequence[R | ServiceError], count: int, peer: str) -> Sequence[R | ServiceError]:
-    """Answers to so many items."""
+    """Checks that there is one answer for each item."""
     if len(answers) != count:
         raise ProtocolViolation(
-            f"{peer} answered with {len(answers)} answers to {count} items, which is not what it was asked for; it has "
+            f"{peer} answered with {len(answers)} answers to {count} items, which does not answer the request; it has "
             "a bug or is of another release."
         )
     return answers

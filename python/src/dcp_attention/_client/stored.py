@@ -1,4 +1,4 @@
-"""What the ranks hold: lengths, token ids, rows."""
+"""Reads from the ranks: lengths, token ids, keys and values."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Stored:
     # Lengths.
 
     async def status(self, sequence: Sequence) -> Progress:
-        """What the ranks hold of a sequence."""
+        """The ranks' status of a sequence."""
         return await self._keeper.read([sequence], lambda: self._keeper.status(sequence))
 
     async def statuses(self, sequences: Iterable[Sequence]) -> dict[int, Progress]:
-        """What the ranks hold of sequences; one that is not on every rank is left out."""
+        """The ranks' status of sequences; a sequence that is not on every rank is omitted."""
         known = list(sequences)
 
         async def attempt() -> dict[int, Progress]:
@@ -78,7 +78,8 @@ class Stored:
                     return PrefixMatch(found.sequence, length)
                 excluding += (found.sequence,)
             raise NotReady(
-                f"{_MATCHES_MAX} sequences that begin with the ids are damaged on some rank or being closed; try again."
+                f"{_MATCHES_MAX} sequences that begin with these ids are damaged on a rank or are being "
+                "closed; try again."
             )
 
         return await self._keeper.persist((), attempt)
@@ -108,11 +109,11 @@ class Stored:
         return np.array(ids, np.uint32)
 
     async def annotation(self, sequence: Sequence) -> bytes | None:
-        """What a client left with a sequence."""
+        """The annotation of a sequence."""
         return (await self._read(ReadTokens(sequence.id, 0, 0, True))).annotation
 
     async def _read(self, request: ReadTokens) -> StoredTokens:
-        """Asks one rank after the other for what all have, until one has it intact."""
+        """Reads data that all ranks have from one rank after the other, until one has it intact."""
 
         async def attempt(_: int) -> StoredTokens:
             topology = await self._session.ready_topology()

@@ -97,13 +97,13 @@ class Transfers:
             raise ServiceError.of(
                 error.number,
                 f"{error.message} Sequence `{sequence.name}` is committed up to {committed} of the file's "
-                f"{file.length} tokens: go on with resume=True, or delete it.",
+                f"{file.length} tokens: continue with resume=True, or delete it.",
                 error.rank,
             ) from error
         return Transfer(sequence, file.length, kept, file.length * description.row_bytes)
 
     async def _begin(self, file: SequenceFile, sequence: Sequence, resume: bool) -> int:
-        """How many of the file's tokens are there already."""
+        """How many of the file's tokens are already stored."""
         there = await self._stored.status(sequence)
         longest = max(there.committed, *there.layers)
         if longest == 0:
@@ -111,11 +111,7 @@ class Transfers:
         if not resume or there.committed > file.length:
             raise Conflict(
                 f"Sequence `{sequence.name}` exists with {longest} tokens"
-                + (
-                    f", the file has {file.length}"
-                    if resume
-                    else "; go on after an interrupted import with resume=True"
-                )
+                + (f", the file has {file.length}" if resume else "; continue an interrupted import with resume=True")
                 + "; import under another name, or delete it."
             )
         # What an interrupted import appended and did not commit.

@@ -1,4 +1,4 @@
-"""Attention, and what is stored."""
+"""Attention and stored data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ClusterAttention(ClusterBase):
-    """What the ranks are asked."""
+    """The calls that the ranks answer."""
 
     # Attention.
 
@@ -118,7 +118,7 @@ class ClusterAttention(ClusterBase):
         return self._run(self._cluster.status(sequence))
 
     def statuses(self, sequences: Iterable[Sequence]) -> dict[int, Progress]:
-        """What the ranks hold of sequences, by their numbers; one that is not on every rank is left out."""
+        """The ranks' status of sequences, by their numbers; a sequence that is not on every rank is omitted."""
         return self._run(self._cluster.statuses(sequences))
 
     def token_ids(self, sequence: Sequence, start: int = 0, count: int | None = None) -> npt.NDArray[np.uint32]:
@@ -135,7 +135,7 @@ class ClusterAttention(ClusterBase):
         return self._run(self._cluster.token_ids(sequence, start, count))
 
     def annotation(self, sequence: Sequence) -> bytes | None:
-        """What a client left with a sequence at its last commit; ``None`` for nothing."""
+        """The annotation of a sequence at its last commit; ``None`` if it has none."""
         return self._run(self._cluster.annotation(sequence))
 
     def rows(self, sequence: Sequence, layer: int, start: int = 0, count: int | None = None) -> CachedRows:

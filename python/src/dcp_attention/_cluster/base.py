@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class ClusterBase:
-    """A client whose calls are carried out one after the other, whichever thread they come from."""
+    """A client that executes calls one at a time, from any thread."""
 
     def __init__(self, cluster: AsyncCluster) -> None:
         """Use `connect`."""

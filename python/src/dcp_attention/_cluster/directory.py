@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ClusterDirectory(ClusterBase):
-    """What the coordinator is asked."""
+    """The calls that the coordinator answers."""
 
     # Models.
 
@@ -58,7 +58,7 @@ class ClusterDirectory(ClusterBase):
         revision: str | None = None,
         create: bool = True,
     ) -> Sequence:
-        """Opens a sequence, or makes an empty one. `status` tells how long it is, `resume` makes it this client's.
+        """Opens a sequence, or creates an empty one. `status` returns its length, `resume` claims it for this client.
 
         Args:
             name: 1 to 255 bytes, no control characters.
@@ -100,8 +100,8 @@ class ClusterDirectory(ClusterBase):
         revision: str | None = None,
         longest: int | None = None,
     ) -> tuple[Sequence, int]:
-        """Makes a sequence of what is stored of some token ids: a fork of the one of that model and scope that begins
-        with most of them, which shares its blocks, or an empty one.
+        """Makes a sequence from the longest stored prefix of token ids: a fork of the sequence of that model and scope
+        that begins with the most of them, which shares its blocks, or an empty sequence.
 
         Args:
             name: Of the new sequence.
@@ -160,7 +160,7 @@ class ClusterDirectory(ClusterBase):
         return self._run(self._cluster.fork_many(forks))
 
     def close_sequences(self, sequences: Iterable[Sequence | str], *, keep: bool = False) -> None:
-        """Deletes sequences, in one request. Blocks that forks share stay until the last of them is closed.
+        """Deletes sequences in one request. Blocks that forks share stay until the last of them is closed.
 
         Args:
             sequences: Sequences, or their names.
@@ -180,7 +180,7 @@ class ClusterDirectory(ClusterBase):
         priority: int | None = None,
         time_to_live: int | None = None,
     ) -> Retention:
-        """Changes how long a sequence stays, durably; ``None`` leaves a setting as it is. See `Retention`.
+        """Changes the retention of a sequence durably; ``None`` leaves a setting unchanged. See `Retention`.
 
         Raises:
             UnknownSequence: It does not exist.
@@ -198,7 +198,7 @@ class ClusterDirectory(ClusterBase):
         self._run(self._cluster.cut(sequences, length))
 
     def cut_many(self, lengths: Iterable[tuple[Sequence, int]]) -> None:
-        """Cuts sequences, each to a length of its own; see `cut`."""
+        """Cuts sequences, each to its own length; see `cut`."""
         self._run(self._cluster.cut_many(lengths))
 
     def resume(self, sequence: Sequence, *, at_most: int | None = None) -> int:

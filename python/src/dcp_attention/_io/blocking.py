@@ -37,21 +37,21 @@ class BlockingLink:
 
     @property
     def is_open(self) -> bool:
-        """Whether the socket is; a peer that has gone is noticed by the next request."""
+        """Whether the socket is closed; a peer that has gone is noticed by the next request."""
         return self.socket.fileno() >= 0
 
     @property
     def awaits(self) -> bool:
-        """Whether something is to come."""
+        """Whether an answer is outstanding."""
         return self.is_open and (self.conversation.is_waiting or not self.conversation.is_welcome)
 
     @property
     def has_buffered(self) -> bool:
-        """Whether bytes have been taken from the socket that poll(2) does not see."""
+        """Whether bytes are buffered that poll(2) does not report."""
         return self.awaits and isinstance(self.socket, ssl.SSLSocket) and self.socket.pending() > 0
 
     def close(self) -> None:
-        """Closes the connection; what waits fails."""
+        """Closes the connection; waiting requests fail."""
         self.end(ShuttingDown("The client closed the connection."))
 
     def end(self, error: ServiceError) -> None:
@@ -104,7 +104,7 @@ class BlockingLink:
             )
 
     def receive(self) -> None:
-        """Takes what is there, as long as something waits for it. Ends the connection when the peer did."""
+        """Reads available bytes while requests are waiting. Closes the connection if the peer did."""
         conversation = self.conversation
         reader = conversation.reader
         try:
@@ -134,7 +134,7 @@ class BlockingTransport:
         self._poll_of = lru_cache(maxsize=64)(_poll_of)
 
     def _receive(self, links: list[BlockingLink], deadline: float, is_due: Callable[[], bool]) -> bool:
-        """Receives over links until nothing is due.
+        """Receives over links until no answer is outstanding.
 
         Returns:
             Whether that was before the deadline.
@@ -214,7 +214,7 @@ class BlockingTransport:
         time.sleep(seconds)
 
     def lock(self, keys: Iterable[int]) -> AbstractAsyncContextManager[Any]:
-        """See `Transport`: whoever calls has one of its own."""
+        """See `Transport`: each caller has its own."""
         return _NO_LOCK
 
 

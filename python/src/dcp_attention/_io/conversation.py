@@ -1,4 +1,4 @@
-"""One connection without its socket: requests that wait, and what arrives for them."""
+"""The state of a connection without its socket: waiting requests, and the answers that arrive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def hello(release: str) -> list[Buffer]:
 
 
 class Conversation:
-    """What waits for answers on a connection. Whoever has the socket passes on what it receives."""
+    """The requests that wait for answers on a connection. The owner of the socket passes on the bytes received."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
@@ -52,7 +52,7 @@ class Conversation:
         self._waiting[tag] = (type | REPLY_BIT, answer)
 
     def forget(self, tag: Tag) -> None:
-        """Nobody waits for this answer any more: it is dropped when it comes."""
+        """Abandons a request: its answer is dropped when it arrives."""
         self._waiting.pop(tag, None)
 
     def received(self, count: int) -> None:
@@ -97,12 +97,12 @@ class Conversation:
 
     def _unexpected(self, frame: Frame) -> ServiceError:
         return ProtocolViolation(
-            f"{self.peer.name} answered with a frame of type {frame.type:#06x}, which is not what it was asked for; it "
+            f"{self.peer.name} answered with a frame of type {frame.type:#06x}, which does not answer the request; it "
             "has a bug or is of another release."
         )
 
     def ended(self, error: ServiceError) -> None:
-        """The connection is closed: what waits fails."""
+        """The connection is closed: waiting requests fail."""
         self.failure = self.failure or error
         waiting, self._waiting = self._waiting, {}
         for _, answer in waiting.values():

@@ -1,4 +1,4 @@
-"""Where a daemon listens, and whom a client expects there."""
+"""The address of a daemon, and the peer that a client expects there."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Endpoint:
         if self.path or _is_loopback(self.host):
             return
         raise InvalidConfiguration(
-            f"{self.text} is not a loopback address, and plain TCP is for loopback only; give `tls` with the files "
+            f"{self.text} is not a loopback address, and plain TCP is allowed only on loopback; give `tls` with files "
             "that `dcpctl certs` made, or use a Unix socket."
         )
 
@@ -95,17 +95,17 @@ class Peer:
 
     @property
     def role(self) -> str:
-        """What its certificate has to say."""
+        """The role that its certificate must state."""
         return "dcp:coordinator" if self.rank is None else f"dcp:rank:{self.rank}"
 
     def unreachable(self, why: object) -> ServiceError:
-        """The error when nobody answers."""
+        """The error for a daemon that does not answer."""
         if self.rank is None:
             return Unreachable(
-                f"Nobody answers as the coordinator at {self.endpoint.text} ({why}); start it, or correct the address."
+                f"The coordinator does not answer at {self.endpoint.text} ({why}); start it, or correct the address."
             )
         return RankUnavailable(
-            f"Nobody answers as {self.name} at {self.endpoint.text} ({why}). Start it: "
+            f"{self.name} does not answer at {self.endpoint.text} ({why}). Start it: "
             f"{self.endpoint.start_of(self.rank)}.",
             rank=self.rank,
         )

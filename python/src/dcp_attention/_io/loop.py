@@ -68,7 +68,7 @@ class LoopLink(asyncio.BufferedProtocol):
         self._writable.set()
 
     def close(self) -> None:
-        """Closes the connection; what waits fails."""
+        """Closes the connection; waiting requests fail."""
         self._end(ShuttingDown("The client closed the connection."))
 
     def _end(self, error: ServiceError) -> None:
@@ -92,7 +92,7 @@ class LoopLink(asyncio.BufferedProtocol):
         check_role(self._transport.get_extra_info("peercert"), self.peer.role)
 
     def send(self, pieces: list[Buffer]) -> None:
-        """Sends a frame, in whose middle nobody else writes."""
+        """Sends a frame; no other task writes in between."""
         assert self._transport is not None
         if self.is_open:
             for piece in pieces:
@@ -100,7 +100,7 @@ class LoopLink(asyncio.BufferedProtocol):
 
     @property
     def is_congested(self) -> bool:
-        """Whether so much waits to be sent that no more should come."""
+        """Whether so much is queued for sending that callers should wait."""
         return not self._writable.is_set()
 
     async def taken(self) -> None:

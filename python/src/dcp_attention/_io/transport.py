@@ -1,4 +1,4 @@
-"""What the client needs of a network, for callers that wait and for asyncio."""
+"""The network interface of the client, for blocking callers and for asyncio."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Link(Protocol):
 
     @property
     def peer(self) -> Peer:
-        """Who is at the other end."""
+        """The peer at the other end."""
 
     @property
     def is_open(self) -> bool:
         """Whether requests may be sent; it may close at any moment after."""
 
     def close(self) -> None:
-        """Closes the connection; what waits fails."""
+        """Closes the connection; waiting requests fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to be sent over a link: a frame in pieces, and what to match its answer by."""
+    """A request to send over a link: a frame in pieces, and the tag that matches its answer."""
 
     link: Any
     type: int
@@ -45,7 +45,7 @@ class Transport(Protocol):
     """A network. Its coroutines suspend on a loop, or never: then they can be run without one."""
 
     async def open(self, peer: Peer, tls: TLS | None) -> Link:
-        """Dials, says hello, and checks who answers.
+        """Connects, exchanges hellos, and checks the peer.
 
         Raises:
             Unreachable: Nobody listens there; for a rank `RankUnavailable`.
@@ -66,18 +66,18 @@ class Transport(Protocol):
         """Waits."""
 
     def lock(self, keys: Iterable[int]) -> AbstractAsyncContextManager[Any]:
-        """Keeps callers that run beside each other apart where one of their keys is the same."""
+        """Serializes concurrent callers that share a key."""
 
 
 def late(peer: Peer, timeout: float) -> ServiceError:
-    """The error when an answer does not come in time."""
+    """The error for an answer that does not arrive in time."""
     return DeadlineExceeded(
         f"{peer.name} did not answer within {timeout:g} s; try again or raise the timeout.", rank=peer.rank
     )
 
 
 def dial_error(peer: Peer, error: OSError) -> ServiceError:
-    """What a failure to connect means."""
+    """The error for a failure to connect."""
     if isinstance(error, ssl.SSLError):
         return tls_error(peer, error)
     if isinstance(error, PermissionError):
@@ -90,7 +90,7 @@ def dial_error(peer: Peer, error: OSError) -> ServiceError:
 
 
 def tls_error(peer: Peer, error: ssl.SSLError) -> ServiceError:
-    """What a failed handshake means, on either side."""
+    """The error for a failed handshake, on either side."""
     reason = (error.reason or str(error)).replace("_", " ").lower()
     return AccessDenied(
         f"{peer.name} at {peer.endpoint.text} and this client do not agree on TLS 1.3 with certificates ({reason}); "

@@ -17,7 +17,7 @@ NO_RANK = 0xFFFF
 
 
 class Reader:
-    """Takes fields apart. Nothing is allocated for a count that the bytes cannot hold."""
+    """Decodes fields. It allocates nothing for a count larger than the bytes can hold."""
 
     __slots__ = ("bytes", "offset")
 
@@ -37,7 +37,7 @@ class Reader:
             ProtocolViolation: There are fewer.
         """
         if count > self.left:
-            raise ProtocolViolation(f"A frame has {self.left} bytes of fields where {count} are due.")
+            raise ProtocolViolation(f"A frame has {self.left} bytes of fields left, but needs {count}.")
         start = self.offset
         self.offset = start + count
         return self.bytes[start : self.offset]
@@ -179,7 +179,7 @@ class Array(Generic[T]):
     def read(self, reader: Reader) -> tuple[T, ...]:
         count = U32.read(reader)
         if count * self.item.least > reader.left:
-            raise ProtocolViolation(f"A frame counts {count} values where it has {reader.left} bytes.")
+            raise ProtocolViolation(f"A frame announces {count} values, but has only {reader.left} bytes.")
         return tuple(self.item.read(reader) for _ in range(count))
 
 
@@ -201,7 +201,7 @@ class Optional(Generic[T]):
 
 @dataclass(frozen=True)
 class Present(Generic[T]):
-    """A bool that says whether a value is there, and the value, which is `absent` without."""
+    """A bool for the presence of a value, and the value, which is `absent` if the bool is false."""
 
     item: Codec[T]
     absent: T

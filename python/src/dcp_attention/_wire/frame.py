@@ -68,7 +68,7 @@ def encode(type: int, epoch: int, tag: Tag, fields: bytes | bytearray, payload: 
     if len(fields) > FIELDS_MAX or size > PAYLOAD_MAX:
         raise InvalidRequest(
             f"A frame of {len(fields)} bytes of fields and {size} of payload is above the limits of {FIELDS_MAX} and "
-            f"{PAYLOAD_MAX}; ask for less at once."
+            f"{PAYLOAD_MAX}; request less at once."
         )
     crc: int = google_crc32c.value(bytes(fields))
     for piece in payload:
@@ -94,7 +94,7 @@ def encode(type: int, epoch: int, tag: Tag, fields: bytes | bytearray, payload: 
 
 
 def view(piece: Buffer) -> memoryview:
-    """The bytes of a piece, where they are."""
+    """The bytes of a piece, without a copy."""
     return piece.data.cast("B") if isinstance(piece, np.ndarray) else memoryview(piece)
 
 
@@ -121,11 +121,11 @@ class FrameReader:
 
     @property
     def is_between_frames(self) -> bool:
-        """Whether no byte of a frame has come that is not whole."""
+        """Whether no incomplete frame is buffered."""
         return self._parsed is None and self._found == 0
 
     def buffer(self) -> memoryview:
-        """Where to receive into: at least one byte."""
+        """The buffer to receive into: at least one byte."""
         return self._ahead[self._found :] if self._parsed is None else self._view[self._filled :]
 
     def received(self, count: int) -> Frame | None:

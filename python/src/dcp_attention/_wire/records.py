@@ -155,7 +155,7 @@ class _Shape:
 
 
 class _Members:
-    """All ranks in their order: the rank, whether it is there, and its endpoint if so."""
+    """All ranks in order: the rank, whether it is registered, and its endpoint if it is."""
 
     least = 4
 
@@ -203,7 +203,7 @@ TOPOLOGY: Record[Topology] = Record(
 
 @dataclass(frozen=True, slots=True)
 class ListedSequence:
-    """A sequence, and how long it stays."""
+    """A sequence and its retention."""
 
     record: SequenceRecord
     retention: Retention

@@ -1,4 +1,4 @@
-"""What clients ask and what they are answered, but steps and rows, whose frames have tensors."""
+"""The requests of clients and their answers, except those with tensors (steps, keys and values)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Many(Generic[Q, R]):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who speaks: role 1 is a client, 2 a rank, 3 the coordinator."""
+    """The sender: role 1 is a client, 2 a rank, 3 the coordinator."""
 
     role: int
     rank: int | None
@@ -175,7 +175,7 @@ class CloseSequence:
 
 @dataclass(frozen=True, slots=True)
 class RetainSequence:
-    """Changes how long a sequence stays; ``None`` leaves a setting as it is."""
+    """Changes the retention of a sequence; ``None`` leaves a setting unchanged."""
 
     name: str
     is_pinned: bool | None
@@ -185,7 +185,7 @@ class RetainSequence:
 
 @dataclass(frozen=True, slots=True)
 class OpenMatching:
-    """Makes a sequence of what is stored of some ids."""
+    """Makes a sequence from the longest stored prefix of some ids."""
 
     name: str
     model: str
@@ -269,7 +269,7 @@ class StartedIDs:
 
 @dataclass(frozen=True, slots=True)
 class CommitPart:
-    """What of a sequence becomes durable."""
+    """The part of a sequence to make durable."""
 
     sequence: int
     length: int
@@ -280,7 +280,7 @@ class CommitPart:
 
 @dataclass(frozen=True, slots=True)
 class SequenceStatus:
-    """What a rank has of a sequence."""
+    """A sequence's state on a rank."""
 
     sequence: int
     committed: int
@@ -321,7 +321,7 @@ class HeldLength:
 
 @dataclass(frozen=True, slots=True)
 class ReadTokens:
-    """Reads token ids, and what was left with the sequence."""
+    """Reads token ids and the annotation."""
 
     sequence: int
     start: int
@@ -331,7 +331,7 @@ class ReadTokens:
 
 @dataclass(frozen=True, slots=True)
 class StoredTokens:
-    """Token ids, and what was left with the sequence."""
+    """Token ids and the annotation."""
 
     ids: tuple[int, ...]
     annotation: bytes | None

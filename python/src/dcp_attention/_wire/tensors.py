@@ -1,4 +1,4 @@
-"""Frames with tensors: steps and rows, whose fields are packed at once."""
+"""Frames with tensors: steps, and keys and values read back. Their fields are packed in one call."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _EXIT = {"equal": 0, "tied": 0, "refused": 3, "differs": 1}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Checks what the arguments name, prints the reports, and returns the exit status."""
+    """Checks the models in the arguments, prints the reports, and returns the exit status."""
     options = _parser().parse_args(arguments)
     if options.architectures == []:
         from dcp_attention.check.architectures import ARCHITECTURES

@@ -1,4 +1,4 @@
-"""The same prompts with a model's own attention and with the daemons', and what the difference means."""
+"""Compares a model's own attention with the daemons' on the same prompts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DIFFERENT_TOKENS = 8
 
 @dataclass(frozen=True)
 class Prompt:
-    """What became of one prompt.
+    """The result for one prompt.
 
     Attributes:
         length: Its tokens.
@@ -60,7 +60,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a model.
+    """The result for a model.
 
     Attributes:
         model: What the user called it.
@@ -206,7 +206,7 @@ def _use_daemons(model: PreTrainedModel) -> None:
     kept = model.config.get_text_config(decoder=True)._attn_implementation
     if kept != "dcp":
         raise NotServed(
-            f"It has attention code of its own, and keeps `{kept}` when it is told to take `dcp`. It cannot be served."
+            f"It has its own attention code, and keeps `{kept}` when `dcp` is selected. It cannot be served."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a user calls a model, as a model."""
+"""Loads a model by the name that a user gives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from.
+    """The source of a model.
 
     Attributes:
         name: A directory or a name that `from_pretrained` takes, a file of weights in GGUF, a configuration's file or a

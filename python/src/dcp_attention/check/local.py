@@ -29,7 +29,7 @@ def find_program(name: str) -> str:
             return found
     raise FileNotFoundError(
         f"`{name}` is neither in the directory that DCP_BIN names, nor on the PATH, nor in .build/release. Run `make "
-        "build`, or set DCP_BIN to where the programs are."
+        "build`, or set DCP_BIN to the directory of the programs."
     )
 
 
@@ -62,7 +62,7 @@ class LocalCluster:
         self._dcpctl("up", "--ranks", str(self._ranks), "--detach", *self._options)
 
     def down(self) -> None:
-        """Stops them; what they store stays."""
+        """Stops the daemons; their stores stay."""
         self._dcpctl("down")
 
     def pids(self) -> dict[str, int]:

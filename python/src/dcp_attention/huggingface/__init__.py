@@ -40,7 +40,7 @@ _REFUSALS = {
     (
         "llama4",
         "llama4_text",
-    ): "most of its layers attend within chunks of positions (chunked-local attention), which is no window",
+    ): "most of its layers attend within chunks of positions (chunked-local attention), which is not a window",
     ("bloom", "mpt"): "it adds a bias to every score that grows with the distance (ALiBi)",
     ("mamba", "mamba2", "falcon_mamba", "rwkv"): "it keeps a state of one size instead of keys and values",
     (
@@ -50,7 +50,7 @@ _REFUSALS = {
         "qwen3_next",
         "recurrent_gemma",
         "zamba2",
-    ): "some of its layers use linear attention or a recurrence, whose state is no cache of keys and values",
+    ): "some of its layers use linear attention or a recurrence, whose state is not a cache of keys and values",
 }
 
 _WEIGHTS = {"bfloat16": CacheFormat.BF16, "float16": CacheFormat.F16, "float32": CacheFormat.F32}
@@ -105,7 +105,8 @@ def _language_model(root: Fields) -> Fields:
                 raise fields.error("model_type", f"is `{kind}`, which cannot be served: {why}.")
         raise fields.error(
             "model_type",
-            f"is `{kind}`, which is not known; known are {', '.join(FAMILIES)} and gemma3. If its attention is made of "
+            f"is `{kind}`, which is not supported; supported types are {', '.join(FAMILIES)} and gemma3. "
+            "If its attention is made of "
             "the same parts, describe it with ModelDescription and LayerAttention.",
         )
     fields.family = kind

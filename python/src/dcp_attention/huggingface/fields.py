@@ -1,4 +1,4 @@
-"""The keys of a configuration, and what transformers' own classes take for one that is missing, in release 5.24."""
+"""The keys of a configuration, and the defaults of transformers' own classes, in release 5.24."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Fields:
         return InvalidModel(f"{self._file}: `{self._path}{name}` {message}")
 
     def has(self, name: str) -> bool:
-        """Whether the key is there, null or not."""
+        """Whether the key exists, null or not."""
         return name in self._values
 
     def _value(self, name: str) -> Any:

@@ -40,7 +40,7 @@ def _head_dim(fields: Fields, heads: int) -> int:
         return dim
     name = "n_embd" if fields.family == "gpt_bigcode" else "hidden_size"
     size: int = fields.required(
-        fields.integer(name, range(1, 1 << 20)), name, "it is what the heads divide where `head_dim` is missing"
+        fields.integer(name, range(1, 1 << 20)), name, "without `head_dim`, this value gives the head dimension"
     )
     if size % heads:
         raise fields.error(name, f"is {size}, which {heads} query heads do not divide; give `head_dim`.")
@@ -92,7 +92,7 @@ def _latent_shape(fields: Fields) -> dict[str, Any]:
 
 
 def _mscale(fields: Fields) -> float:
-    """What YaRN multiplies queries and keys by, in all of their dimensions."""
+    """The factor by which YaRN multiplies queries and keys in all of their dimensions."""
     # `rope_scaling` and `type` before transformers 5, which takes the old key where a file has both.
     rope = fields.fields("rope_scaling") or fields.fields("rope_parameters")
     if rope is None:

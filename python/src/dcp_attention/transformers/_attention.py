@@ -1,4 +1,4 @@
-"""The attention function ``dcp``: what a model asks for, checked, and passed to the cache behind its keys."""
+"""The attention function ``dcp``: checks a model's call and passes it to the cache behind its keys."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def dcp_attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls for ``attn_implementation="dcp"``; arguments as of its other attention functions.
+    """The attention function for ``attn_implementation="dcp"``, with the arguments of transformers' other ones.
 
     Raises:
         NotServed: No DCP cache is behind the keys, or the daemons do not know this kind of attention.
@@ -109,7 +109,7 @@ def _checked(
     is_causal: bool | None,
     others: dict[str, Any],
 ) -> CheckedMask:
-    """Refuses what the daemons do not know; returns the mask."""
+    """Refuses arguments that the daemons do not support; returns the mask."""
     name = type(module).__name__
     for argument, meaning in _UNKNOWN.items():
         if (passed := others.get(argument)) is not None and passed is not False:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Latents:
-    """What turns a layer's attention over heads into one over latents.
+    """The matrices that turn a layer's attention over heads into one over latents.
 
     A head's key is ``[W_UK c, r]`` and its value ``W_UV c``, with c the token's latent and r its rotated dimensions,
     which all heads share. So ``q . k = (W_UK^T q_nope) . c + q_rot . r``, and the output is W_UV times the weighted
@@ -31,7 +31,7 @@ class Latents:
 
     @staticmethod
     def of(call: AttentionCall) -> Latents | None:
-        """What belongs to a call, or ``None`` if its layer has no latents, or makes keys of them in another way."""
+        """The latents of a call, or ``None`` if its layer has none or derives keys from them in another way."""
         latent, rotated, module = call.update.keys, call.update.values, call.module
         weight = getattr(getattr(module, "kv_b_proj", None), "weight", None)
         if weight is None or getattr(module.kv_b_proj, "bias", None) is not None or latent.shape[1] != 1:
@@ -65,5 +65,5 @@ class Latents:
 
     @staticmethod
     def keys(call: AttentionCall) -> torch.Tensor:
-        """What is stored: ``[B, 1, T, rank + rope]``; the values are its first dimensions."""
+        """The stored keys: ``[B, 1, T, rank + rope]``; the values are its first dimensions."""
         return torch.cat([call.update.keys, call.update.values], -1)

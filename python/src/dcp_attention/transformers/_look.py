@@ -1,4 +1,4 @@
-"""What a model's layers attend to, found out by looking: one token goes through the model, and each layer's call is
+"""The attention of a model's layers, found by observation: one token goes through the model, and each layer's call is
 noted.
 
 Configurations are not read for it: what a key means differs from family to family and from release to release, and code
@@ -51,7 +51,7 @@ class ServedModel:
 
 
 class NoStateCache(Cache):
-    """A cache that keeps nothing on this side: one length for all layers, and no other state."""
+    """A cache that stores nothing locally: one length for all layers, and no other state."""
 
     def __init__(self) -> None:
         super().__init__(layers=[_Placeholder()])
@@ -76,13 +76,13 @@ class NoStateCache(Cache):
     def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
         """Refuses layers that choose which keys they attend to."""
         raise NotServed(
-            f"Layer {layer_idx} keeps the keys of an indexer, which chooses what is attended to (sparse attention). "
+            f"Layer {layer_idx} keeps the keys of an indexer that selects tokens (sparse attention). "
             "The daemons attend to all tokens of a window."
         )
 
 
 class _Placeholder(CacheLayerMixin):
-    """Generation asks a cache's layers of what kind they are; these are all alike."""
+    """Generation queries the kind of each layer of a cache; these layers are all alike."""
 
     is_sliding = False
     is_croppable = True
@@ -107,7 +107,7 @@ class _Placeholder(CacheLayerMixin):
 
 
 class _Notes(NoStateCache):
-    """Notes what each layer calls, and answers with zeros."""
+    """Records each layer's call, and answers with zeros."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ _served: weakref.WeakKeyDictionary[PreTrainedModel, tuple[object, ServedModel]] 
 
 
 def served(model: PreTrainedModel, revision: str | None = None) -> ServedModel:
-    """How the daemons serve a model; found out once, and again when its weights have changed.
+    """How the daemons serve a model; determined once, and again when its weights change.
 
     Args:
         model: With ``attn_implementation="dcp"``.
@@ -212,8 +212,8 @@ def _look(model: PreTrainedModel, revision: str | None) -> ServedModel:
         )
     if model.config.is_encoder_decoder:
         raise NotServed(
-            "The model is an encoder with a decoder, whose cross attention sees no tokens of its own. Daemons serve "
-            "decoders."
+            "The model is an encoder with a decoder, whose cross attention does not attend to its own tokens. "
+            "Daemons serve decoders."
         )
     notes = _Notes()
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
@@ -247,7 +247,7 @@ def _look(model: PreTrainedModel, revision: str | None) -> ServedModel:
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """What a model's forward pass calls its cache: releases of transformers differ."""
+    """The name of the cache argument of a model's forward pass, which depends on the release of transformers."""
     parameters = inspect.signature(model.forward).parameters
     return "cache" if "cache" in parameters else "past_key_values"
 

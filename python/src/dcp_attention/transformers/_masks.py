@@ -1,4 +1,4 @@
-"""The mask function ``dcp``: looks at the mask that a model would build, and says in a few words what it is.
+"""The mask function ``dcp``: inspects the mask that a model would build and classifies it.
 
 Daemons know two masks: causal, and causal within a window. A model says its mask as a function of positions; that
 function is evaluated here, for each query of the forward pass, and what is neither is refused. The mask that is
@@ -54,7 +54,7 @@ class CheckedMask(torch.Tensor):
         if name == "__getitem__" and (part := args[0]._part(args[1])) is not None:
             return part
         raise NotServed(
-            f"The model computes with its attention mask (`{name}`): it has a mask, or attention code, of its own, "
+            f"The model computes with its attention mask (`{name}`): it has its own mask or attention code, "
             "which the daemons cannot serve."
         )
 
@@ -92,7 +92,7 @@ def dcp_mask(
     use_vmap: bool = False,
     **_: Any,
 ) -> CheckedMask:
-    """What transformers calls for ``attn_implementation="dcp"`` to build a mask; arguments as of ``sdpa_mask``.
+    """The mask function for ``attn_implementation="dcp"``, with the arguments of ``sdpa_mask``.
 
     Raises:
         NotServed: The mask is neither causal nor a window, or padding is not on the left.
@@ -166,7 +166,7 @@ def _left_padding(mask: torch.Tensor | None) -> tuple[int, ...] | None:
     padding = (~taken).sum(-1)
     if not bool((taken == (torch.arange(mask.shape[-1], device=mask.device)[None] >= padding[:, None])).all()):
         raise NotServed(
-            "The attention mask leaves out tokens behind the first one that it takes. Pad on the left "
+            "The attention mask excludes tokens after the first one that it includes. Pad on the left "
             "(tokenizer.padding_side = 'left'), and only before the first token."
         )
     return tuple(padding.tolist())

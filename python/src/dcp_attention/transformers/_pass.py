@@ -1,4 +1,4 @@
-"""What a cache knows of the forward pass that it is in."""
+"""A cache's state during a forward pass."""
 
 from __future__ import annotations
 

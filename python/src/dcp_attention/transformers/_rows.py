@@ -59,7 +59,7 @@ class Rows:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the rows' sequences, or of those to come."""
+        """The names of the sequences of the batch's rows, existing or new."""
         return tuple(row.sequence.name for row in self.all) or tuple(self._names)
 
     # Where rows come from.
@@ -95,7 +95,7 @@ class Rows:
         self.cut([max(0, kept - row.padding) for row in self.all])
 
     def _stored(self, name: str) -> Row | None:
-        """What is durable of a sequence, taken over from whoever had it."""
+        """The committed length of a sequence, after claiming it."""
         try:
             sequence = self._cluster.open(name, create=False, scope=self._scope)
         except UnknownSequence:
@@ -128,7 +128,7 @@ class Rows:
     # What becomes of them.
 
     def commits(self) -> list[Commit]:
-        """What makes all tokens durable, with their ids where they are known."""
+        """The commits that make all tokens durable, with their ids if these are known."""
         return [
             Commit(row.sequence, row.length, None if row.ids is None else row.ids[row.committed : row.length])
             for row in self.all
@@ -156,12 +156,12 @@ class Rows:
             row.cut(length)
 
     def even(self) -> None:
-        """Takes back what a forward pass that did not come to its end has left in some layers."""
+        """Rolls back the tokens that an incomplete forward pass appended to some layers."""
         for row in self.all:
             row.cut(min(row.length, self._cluster.resume(row.sequence, at_most=row.length)))
 
     def select(self, parents: SequenceOf[int]) -> None:
-        """Makes row i what row ``parents[i]`` is: sequences stay, are forked, or are closed."""
+        """Replaces row i by row ``parents[i]``: keeps, forks or closes sequences."""
         if list(parents) == list(range(len(self.all))):
             return
         taken: set[int] = set()
@@ -187,12 +187,12 @@ class Rows:
 
 
 def fork_name(name: str) -> str:
-    """A name for a fork that nobody has."""
+    """A unique name for a fork."""
     return f"{name.split('~')[0]}~{secrets.token_hex(6)}"
 
 
 def _forked(row: Row, sequence: Sequence) -> Row:
-    """The row of a fork. What was not committed of the parent is not committed of it."""
+    """The row of a fork. Tokens that are uncommitted in the parent are uncommitted in the fork."""
     return Row(sequence, row.padding, row.length, row.committed, None if row.ids is None else list(row.ids))
 
 

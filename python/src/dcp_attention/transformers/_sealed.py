@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Owner(Protocol):
-    """Who computes the attention of an update."""
+    """Selects what computes the attention of an update."""
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """The output of an attention call, ``[B, T, Hq, Dv]`` in the queries' dtype, on their device."""
@@ -31,7 +31,7 @@ class Owner(Protocol):
 
 @dataclass(eq=False)
 class Update:
-    """What one layer of one forward pass hands to the cache.
+    """The keys and values that one layer of a forward pass hands to the cache.
 
     Attributes:
         owner: The cache.
@@ -102,7 +102,7 @@ _BY_TOKEN = {
 
 
 class SealedTensor(torch.Tensor):
-    """Keys or values of an `Update`, or what was made of them token by token."""
+    """Keys or values of an `Update`, or tensors derived from them token by token."""
 
     update: Update
 

@@ -141,7 +141,7 @@ class DCPCache(NoStateCache):
         return self._length
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Takes the last ``-tokens_to_remove`` tokens back, as assisted decoding does with what was not accepted."""
+        """Rolls back the last ``-tokens_to_remove`` tokens, as assisted decoding does with rejected ones."""
         if tokens_to_remove > 0:
             raise ValueError(f"crop({tokens_to_remove}) is no number of tokens to remove; pass it negated.")
         if tokens_to_remove < 0:
@@ -150,7 +150,7 @@ class DCPCache(NoStateCache):
             self._rows.cut([max(0, self._length - row.padding) for row in self._rows.all])
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Makes row i what row ``beam_idx[i]`` is, by forks."""
+        """Replaces row i by row ``beam_idx[i]``, by forks."""
         self._end_pass()
         self._rows.select(beam_idx.tolist())
 
@@ -163,7 +163,7 @@ class DCPCache(NoStateCache):
         self.reorder_cache(torch.arange(len(self._rows.all)).repeat_interleave(repeats))
 
     def reset(self) -> None:
-        """Cuts all rows to nothing."""
+        """Cuts all rows to length 0."""
         self.crop(-self.get_seq_length())
 
     # Attention.
@@ -312,7 +312,7 @@ class DCPCache(NoStateCache):
         forward.has_padding = True
 
     def _end_pass(self) -> None:
-        """Between forward passes: all layers have all tokens, or what some have is taken back."""
+        """Between forward passes: all layers have all tokens, or tokens that only some have are rolled back."""
         self._refuse_unattended()
         if self._pass is not None and not self._pass.is_complete:
             self._rows.even()
@@ -359,14 +359,14 @@ class DCPCache(NoStateCache):
         self._rows.commit()
 
     def fork(self, name: str | SequenceOf[str]) -> DCPCache:
-        """A cache under another name that goes on from here by itself; blocks are shared, not copied."""
+        """A copy of the cache under another name, independent from here on; blocks are shared, not copied."""
         self._end_pass()
         if not self._rows.all:
             raise ValueError("The cache has no tokens yet; make another cache under another name.")
         return self._copy(self._rows.fork([name] if isinstance(name, str) else name))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DCPCache:
-        """A fork, under a name that nobody has: what ``copy.deepcopy`` of a prefilled cache is for."""
+        """A fork with a unique name: what ``copy.deepcopy`` of a prefilled cache is for."""
         return self.fork([fork_name(row.sequence.name) for row in self._rows.all])
 
     def _copy(self, rows: list[Row]) -> DCPCache:
@@ -377,12 +377,12 @@ class DCPCache(NoStateCache):
         return copied
 
     def delete(self) -> None:
-        """Closes its sequences: their tokens are gone."""
+        """Closes its sequences, which deletes their tokens."""
         self.cluster.close_sequences([row.sequence for row in self._rows.all])
         self._rows.all, self._length, self._pass, self._waiting = [], 0, None, None
 
     def close(self) -> None:
-        """Commits; the sequences stay, to be taken up by their names or found by their tokens."""
+        """Commits; the sequences stay, and can be opened by name or found by their tokens."""
         if self._watch is not None:
             self._watch.end()
             self._watch = None

@@ -1,4 +1,4 @@
-"""What is not served: `NotServed`."""
+"""The error for unsupported models: `NotServed`."""
 
 from __future__ import annotations
 

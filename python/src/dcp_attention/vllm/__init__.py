@@ -23,7 +23,7 @@ __all__ = ["TRIED", "DCPAttentionBackend", "DCPConnector", "Unsupported", "regis
 
 
 def register() -> None:
-    """What vLLM calls in each of its processes: makes both classes known under their names, and imports neither."""
+    """The entry point that vLLM calls in each of its processes: registers both classes by name, and imports neither."""
     from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 
     if "DCPConnector" not in KVConnectorFactory._registry:

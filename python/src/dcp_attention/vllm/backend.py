@@ -30,12 +30,12 @@ class DCPAttentionBackend(AttentionBackend):
 
     @staticmethod
     def get_impl_cls() -> type[DCPAttentionImpl]:
-        """What computes a layer."""
+        """The class that computes a layer."""
         return DCPAttentionImpl
 
     @staticmethod
     def get_builder_cls() -> type[DCPMetadataBuilder]:
-        """What makes a batch's metadata."""
+        """The class that builds a batch's metadata."""
         return DCPMetadataBuilder
 
     @classmethod
@@ -56,7 +56,7 @@ class DCPAttentionBackend(AttentionBackend):
 
 @dataclass
 class DCPMetadata:
-    """What all layers of a step share.
+    """Metadata that all layers of a step share.
 
     Attributes:
         first_blocks: Of each row its first block in vLLM's own cache, which tells whose it is.
@@ -70,12 +70,12 @@ class DCPMetadata:
 
     @cached_property
     def tokens(self) -> int:
-        """How many rows of a tensor count; what follows is padding."""
+        """The number of valid rows of a tensor; the rest is padding."""
         return sum(self.counts)
 
     @cached_property
     def worker(self) -> WorkerSide | None:
-        """Who asks the cluster; ``None`` while vLLM warms up with requests that are nobody's."""
+        """The worker that calls the cluster; ``None`` while vLLM warms up with dummy requests."""
         return get_kv_transfer_group().worker if has_kv_transfer_group() else None
 
     @cached_property
@@ -86,7 +86,7 @@ class DCPMetadata:
 
 
 class DCPMetadataBuilder(AttentionMetadataBuilder[DCPMetadata]):
-    """Makes metadata once a step."""
+    """Builds metadata once per step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As vLLM calls it, whose own is abstract."""

@@ -26,7 +26,7 @@ class DCPConnector(KVConnectorBase_V1):
     """
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
-        """Connects; ``DCP_TLS_*`` in the environment says who this client is, as for any other.
+        """Connects; ``DCP_TLS_*`` in the environment has this client's identity, as for any other.
 
         Raises:
             Unsupported: This vLLM cannot be served.
@@ -43,18 +43,18 @@ class DCPConnector(KVConnectorBase_V1):
 
     @property
     def requires_kv_delivery(self) -> bool:
-        """Nothing is handed off: a preempted request goes on where it was."""
+        """Does nothing: a preempted request continues where it was."""
         return False
 
     # Beside the model.
 
     @property
     def worker(self) -> WorkerSide:
-        """What attention asks."""
+        """The interface for attention."""
         return self._worker
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
-        """Registers the model, now that its layers and weights are there."""
+        """Registers the model, now that its layers and weights are loaded."""
         config = self._vllm_config
         layers = attention_layers(config)
         description = describe(layers, config.model_config.dtype, self._options.model_revision(config))
@@ -69,20 +69,20 @@ class DCPConnector(KVConnectorBase_V1):
         self._worker.begin(connector_metadata)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        """Nothing is loaded."""
+        """Does nothing: there is nothing to load."""
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """Nothing is loaded."""
+        """Does nothing: there is nothing to load."""
 
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
         """The layer's step has saved it."""
 
     def wait_for_save(self) -> None:
-        """Commits what the step has computed."""
+        """Commits the tokens that the step computed."""
         self._worker.commit()
 
     def shutdown(self) -> None:
-        """Leaves what still runs to be found, and disconnects."""
+        """Keeps the sequences of running requests for later matches, and disconnects."""
         if hasattr(self, "_worker"):
             self._worker.close()
         self._cluster.close()
@@ -94,14 +94,14 @@ class DCPConnector(KVConnectorBase_V1):
         return self._scheduler.matched_tokens(request) - num_computed_tokens, False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        """A request begins to run, or goes on after a preemption."""
+        """A request starts, or continues after a preemption."""
         self._scheduler.admit(request, blocks.get_block_ids()[0][0], num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> Plan:
-        """What the worker has to know of a step."""
+        """A step's plan for the worker."""
         return self._scheduler.next_plan(scheduler_output.num_scheduled_tokens)
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
-        """A request is over; its blocks hold nothing and are free at once."""
+        """A request has ended; its blocks hold nothing and are free immediately."""
         self._scheduler.finish(request.request_id)
         return False, None

@@ -1,4 +1,4 @@
-"""What the cluster has to know of a model, read from the attention layers that vLLM built of it."""
+"""The model's description for the cluster, read from the attention layers that vLLM built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``kv_connector_extra_config`` may say."""
+"""The keys of ``kv_connector_extra_config``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scheduler tells the worker about a step."""
+"""The scheduler's message to the worker about a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dcp_attention import Sequence
 
 @dataclass(frozen=True)
 class Admission:
-    """A request that begins to run, or goes on after a preemption.
+    """A request that starts, or continues after a preemption.
 
     Attributes:
         request_id: vLLM's name of it.

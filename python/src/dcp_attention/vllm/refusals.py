@@ -1,4 +1,4 @@
-"""What of vLLM's configuration cannot be served, found before anything is computed."""
+"""Checks of vLLM's configuration for unsupported settings, before anything is computed."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def _model(vllm_config: Any) -> Iterator[str]:
     if model.is_encoder_decoder:
         yield "The model has an encoder, whose attention is not causal."
     if model.is_multimodal_model:
-        yield "The model takes images or sound, which token ids do not tell apart: prefixes would be found wrongly."
+        yield "The model takes images or sound, which token ids do not distinguish: prefix matches would be wrong."
     if model.has_inner_state or model.is_hybrid:
         yield "Some layers keep a recurrent state, which is no cache of keys and values."
     if model.attention_chunk_size is not None:
-        yield f"Layers attend within chunks of {model.attention_chunk_size} tokens, which is no window."
+        yield f"Layers attend within chunks of {model.attention_chunk_size} tokens, which is not a window."
     if model.enable_prompt_embeds:
         yield "Prompts may be embeddings, which have no token ids to be found by; leave --enable-prompt-embeds out."
     if vllm_config.lora_config is not None:
-        yield "Adapters change keys and values that token ids do not tell apart; leave --enable-lora out."
+        yield "Adapters change keys and values, but token ids do not distinguish them; remove --enable-lora."

@@ -1,4 +1,4 @@
-"""The connector's half beside vLLM's scheduler: which sequence a request has, and how much of it is there already."""
+"""The connector's half beside vLLM's scheduler: the sequence of a request, and how much of it is already stored."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ class SchedulerSide:
 
     @staticmethod
     def _longest(request: Any) -> int:
-        """The most tokens that are taken from others: not the last, and none if all logits of a prompt are wanted."""
+        """The most tokens to reuse: never the last one, and none if all logits of a prompt are requested."""
         return 0 if request.skip_reading_prefix_cache else int(request.num_tokens) - 1
 
     def admit(self, request: Any, first_block: int, length: int) -> None:
-        """Notes that a request has blocks and begins at a length, which is at most what was matched."""
+        """Records that a request has blocks and begins at a length, which is at most the matched one."""
         held = self._held[request.request_id]
         held.length = length
         held.was_admitted = True
@@ -95,7 +95,7 @@ class SchedulerSide:
             self._cluster.close_sequences([held.sequence])
 
     def next_plan(self, scheduled: dict[str, int]) -> Plan:
-        """The plan of a step in which requests compute so many tokens, from where they are."""
+        """The plan of a step in which each request computes this many tokens from its current length."""
         plan, self._plan = self._plan, Plan()
         for request_id, count in scheduled.items():
             held = self._held[request_id]
@@ -107,5 +107,5 @@ class SchedulerSide:
 
 
 def _sequence_name(request_id: str) -> str:
-    """A name that says whose it is, and is nobody else's: clients choose request ids, and may choose one twice."""
+    """A unique name that contains the request id: clients choose request ids, and may choose one twice."""
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', request_id)[:200]}~{secrets.token_hex(6)}"

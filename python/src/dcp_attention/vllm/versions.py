@@ -1,4 +1,4 @@
-"""The versions of vLLM that the plugin was tried with. What it hooks into is no stable interface of vLLM's."""
+"""The versions of vLLM that the plugin was tested with. It hooks into interfaces that vLLM does not keep stable."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ TRIED = ("0.32.0",)
 
 
 class Unsupported(RuntimeError):
-    """A configuration or version of vLLM that cannot be served, and what to change. Nothing was computed."""
+    """A configuration or version of vLLM that is not supported, and what to change. Nothing was computed."""
 
 
 def installed() -> str:
-    """The version of vLLM, without what a build adds to it (``0.32.0+cpu`` is ``0.32.0``)."""
+    """The version of vLLM without the build suffix (``0.32.0`` for ``0.32.0+cpu``)."""
     from vllm import __version__
 
     return str(__version__).partition("+")[0]
@@ -30,5 +30,5 @@ def require_tried() -> None:
     if not is_tried():
         raise Unsupported(
             f"DCPConnector was tried with vLLM {' and '.join(TRIED)}, and this is vLLM {installed()}, which may "
-            f"differ in what it hooks into; install vllm=={TRIED[-1]}, or a dcp-attention for {installed()}."
+            f"differ in the interfaces it uses; install vllm=={TRIED[-1]}, or a dcp-attention for {installed()}."
         )

@@ -20,7 +20,7 @@ class WorkerSide:
         self._plan = Plan()
 
     def begin(self, plan: Plan) -> None:
-        """Carries out what a plan has to be done before the step."""
+        """Carries out the part of a plan that comes before the step."""
         self._plan = plan
         self.close(plan.finished)
         for admission in plan.admitted:
@@ -36,7 +36,7 @@ class WorkerSide:
         if length < admission.length:
             raise RuntimeError(
                 f"Sequence `{sequence.name}` of request `{request}` has {length} tokens, and had {admission.length} "
-                "when the request was scheduled; somebody else has cut it."
+                "when the request was scheduled; another client has cut it."
             )
         if length > admission.length:
             self._cluster.cut(sequence, admission.length)
@@ -56,7 +56,7 @@ class WorkerSide:
         return self._cluster.step(self._layers[layer_name], entries, q, k, v, lse=False)
 
     def commit(self) -> None:
-        """Makes what the step computed durable, with its ids: all requests in one transaction."""
+        """Commits the tokens that the step computed, with their ids: all requests in one transaction."""
         if self._plan.shares:
             self._cluster.commit(
                 Commit(self._sequences[share.request_id], share.position + len(share.token_ids), share.token_ids)
