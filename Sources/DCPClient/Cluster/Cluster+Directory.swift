@@ -108,7 +108,7 @@ extension Cluster {
         try await ask(ListSequences(count: 1)).directoryCount
     }
 
-    func list(
+    package func list(
         prefix: String = "", limit: Int? = nil, where isWanted: (String) -> Bool = { _ in true }
     ) async throws(ServiceError) -> SequenceList {
         var list = SequenceList()

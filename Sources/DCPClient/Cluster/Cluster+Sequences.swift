@@ -70,7 +70,7 @@ extension Cluster {
 
     /// What each rank that has a sequence says of it.
     /// - Parameter sequences: at most as many as a rank is asked about at once.
-    func rankStatuses(of sequences: [SequenceID], in topology: Topology)
+    package func rankStatuses(of sequences: [SequenceID], in topology: Topology)
         async throws(ServiceError) -> [SequenceID: [(RankIndex, SequenceStatus)]]
     {
         let replies = try await askRanks(Many(sequences.map { GetSequenceStatus($0) }), topology: topology)

@@ -164,7 +164,7 @@ public actor Cluster {
     }
 
     /// Asks the coordinator.
-    func ask<R: Request>(_ request: R, timeout: Duration? = nil) async throws(ServiceError) -> R.Reply {
+    package func ask<R: Request>(_ request: R, timeout: Duration? = nil) async throws(ServiceError) -> R.Reply {
         if !coordinator.isOpen {
             coordinator = try await Connection.open(
                 coordinator.endpoint, name: "the coordinator", tls: tls, eventLoop: eventLoop)
@@ -177,7 +177,7 @@ public actor Cluster {
 
     /// Asks the coordinator for one or many things.
     /// - Returns: the answers in the order of `items`.
-    func ask<Item: RequestItem>(
+    package func ask<Item: RequestItem>(
         each items: [Item]
     ) async throws(ServiceError) -> [Result<Item.Answer, ServiceError>] {
         var answers: [Result<Item.Answer, ServiceError>] = []
@@ -189,7 +189,7 @@ public actor Cluster {
     }
 
     /// Asks the coordinator for one thing.
-    func ask<Item: RequestItem>(one item: Item) async throws(ServiceError) -> Item.Answer {
+    package func ask<Item: RequestItem>(one item: Item) async throws(ServiceError) -> Item.Answer {
         try await ask(each: [item])[0].get()
     }
 
@@ -204,14 +204,15 @@ public actor Cluster {
 
     /// Asks all ranks the same.
     /// - Returns: the replies in the order of ranks.
-    func askRanks<R: Request>(_ request: R, topology: Topology) async throws(ServiceError) -> [R.Reply] {
+    package func askRanks<R: Request>(_ request: R, topology: Topology) async throws(ServiceError) -> [R.Reply] {
         try await ask(
             topology.shape.allRanks.map { ($0, request) }, topology: topology,
             tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
     }
 
     /// Asks one rank.
-    func ask<R: Request>(_ request: R, of rank: RankIndex, in topology: Topology) async throws(ServiceError) -> R.Reply
+    package func ask<R: Request>(_ request: R, of rank: RankIndex, in topology: Topology) async throws(ServiceError)
+        -> R.Reply
     {
         try await ask(
             [(rank, request)], topology: topology, tag: Tag(client: client, number: takeNumber()),
@@ -220,7 +221,7 @@ public actor Cluster {
 
     /// Asks ranks, all at once; the first failure is the outcome.
     /// - Returns: the replies in the order of `requests`.
-    func ask<R: Request>(
+    package func ask<R: Request>(
         _ requests: [(rank: RankIndex, request: R)], topology: Topology, tag: Tag, timeout: Duration
     ) async throws(ServiceError) -> [R.Reply] {
         do throws(ServiceError) {
@@ -262,7 +263,7 @@ public actor Cluster {
     }
 
     /// - Parameter what: what it has answered with.
-    static func unexpected(_ what: String, from peer: String) -> ServiceError {
+    package static func unexpected(_ what: String, from peer: String) -> ServiceError {
         ServiceError(
             .protocolViolation,
             "\(peer) answered with \(what), which is not what it was asked for; the peer has a bug or is of another release."

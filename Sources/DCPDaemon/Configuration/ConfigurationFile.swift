@@ -1,5 +1,5 @@
-internal import DCPClient
 package import DCPCore
+internal import DCPFiles
 internal import Yams
 
 /// `/etc/dcp/dcp.yaml`: one file for all daemons of a host, so all of it is checked by each of them.

@@ -1,7 +1,7 @@
-internal import DCPClient
 internal import DCPConsole
 internal import DCPCoordinator
 internal import DCPCore
+internal import DCPHost
 internal import DCPTransport
 internal import DCPWire
 internal import Logging

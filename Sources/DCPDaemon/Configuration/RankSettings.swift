@@ -1,7 +1,7 @@
 internal import DCPAttention
 internal import DCPCache
-internal import DCPClient
 internal import DCPCore
+internal import DCPHost
 internal import DCPRank
 internal import DCPStore
 internal import DCPTransport
