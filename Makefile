@@ -208,6 +208,7 @@ check-hosts: build
 ENGINES := dcp_attention/(transformers|vllm|check)/|tests/[a-z_]+/|tests/hf_support|examples/
 lint: $(PYTHON_ENV)/ready
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift
+	Tests/Support/lint/type-names Sources
 	cd python && ../$(PYTHON_ENV)/bin/ruff check . && ../$(PYTHON_ENV)/bin/ruff format --check . && \
 		../$(PYTHON_ENV)/bin/mypy --exclude '$(ENGINES)'
 

@@ -170,7 +170,7 @@ public final class DaemonProcess: Sendable {
 
     /// The last lines this run wrote to its log, oldest first.
     public func lastLogLines(max: Int = 12) -> [String] {
-        DaemonLog.lastLines(of: logPath, from: logStart ?? 0, max: max)
+        DaemonLogFile.lastLines(of: logPath, from: logStart ?? 0, max: max)
     }
 }
 

@@ -34,6 +34,6 @@ struct CommonOptions: ParsableArguments {
     func report(_ configuration: Configuration, condition: String?) throws {
         let report = ConfigurationReport(configuration: configuration)
         if printConfig { print(json ? try report.json() : report.text(), terminator: "") }
-        if checkConfig { Message.write(condition ?? "The configuration is good.") }
+        if checkConfig { StandardError.write(condition ?? "The configuration is good.") }
     }
 }

@@ -1,7 +1,7 @@
 internal import Foundation
 
 /// The log file of a daemon, as far as a failure report needs it.
-enum DaemonLog {
+enum DaemonLogFile {
     static let tailByteCountMax = 16 * 1024
 
     /// The last lines written after a byte offset, oldest first; empty when there is no log. Control characters become

@@ -10,7 +10,7 @@ internal import DCPCore
 /// | 12 + n | 4 | d, bytes of the description |
 /// | 16 + n | d | description, `ModelDescription.encoded` |
 /// | 16 + n + d | 4 | CRC-32C of key and bytes 0..<16 + n + d |
-struct ModelRecord {
+struct StoredModel {
     var name: String
     var description: ModelDescription
     var fingerprint: UInt64
@@ -29,7 +29,7 @@ struct ModelRecord {
     }
 }
 
-extension ModelRecord {
+extension StoredModel {
     init?(_ id: ModelID, _ value: UnsafeRawBufferPointer) {
         guard var reader = RecordReader(key: Self.key(id), value), let fingerprint = reader.next(UInt64.self),
             let nameByteCount = reader.next(UInt32.self), let name = reader.nextBytes(Int(nameByteCount)),

@@ -38,7 +38,7 @@ internal import Synchronization
 /// | 136 + 16 (n + m + r) | s | scope, UTF-8 |
 /// | 136 + 16 (n + m + r) + s | t | name, UTF-8 |
 /// | 136 + 16 (n + m + r) + s + t | 4 | CRC-32C of key and all bytes before |
-struct SequenceRecord {
+struct StoredSequence {
     /// Where a fork came from. Kept so that a repeated fork is recognised.
     struct Origin: Equatable, Sendable {
         var parent: SequenceID
@@ -175,7 +175,7 @@ extension RecordReader {
     }
 }
 
-extension SequenceRecord {
+extension StoredSequence {
     init?(_ id: SequenceID, _ value: UnsafeRawBufferPointer) {
         guard var reader = RecordReader(key: Self.key(id), value), let model = reader.next(UInt32.self),
             let isFork = reader.nextFlag(), let isPinned = reader.nextFlag(), let isKept = reader.nextFlag(),
