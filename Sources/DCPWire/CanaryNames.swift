@@ -1,12 +1,17 @@
-/// The names of what health checks use: a step through all ranks, whose tokens are never committed.
-///
-/// A rank takes a canary's tokens also when its store takes no others, since they stay in RAM; the coordinator does not evict
-/// its sequence, which would free nothing.
-public enum CanaryNames {
-    public static let model = ".canary"
-    /// The one that a coordinator's own canaries go on using.
-    public static let sequence = ".canary"
+internal import DCPCore
 
-    /// Whether a sequence is a canary's: the lasting one, or one that `dcpctl health` opened and closes again.
-    public static func isSequence(_ name: String) -> Bool { name == sequence || name.hasPrefix(sequence + "-") }
+/// The names of what health checks use: a step through all ranks, whose tokens are never committed. Names that begin with a
+/// dot are given to nothing else.
+package enum CanaryNames {
+    package static let model = ".canary"
+    /// The one that a coordinator's own canaries go on using.
+    package static let sequence = ".canary"
+
+    /// Whether only a canary may have a name.
+    package static func isReserved(_ name: String) -> Bool { name.hasPrefix(".") }
+}
+
+extension SequenceRecord {
+    /// Whether it is a health check's: the lasting one, or one that `dcpctl health` opened and closes again.
+    package var isCanary: Bool { model == .canary }
 }

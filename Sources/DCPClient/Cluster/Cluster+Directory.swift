@@ -88,9 +88,9 @@ extension Cluster {
     /// - Parameters:
     ///   - prefix: what their names begin with.
     ///   - limit: as many at most; nil for all.
-    ///   - isWanted: by name; what is not does not count for the limit.
+    ///   - isWanted: what is not does not count for the limit.
     public func sequences(
-        prefix: String = "", limit: Int? = nil, where isWanted: (String) -> Bool = { _ in true }
+        prefix: String = "", limit: Int? = nil, where isWanted: (SequenceRecord) -> Bool = { _ in true }
     ) async throws(ServiceError) -> [SequenceHandle] {
         let list = try await list(prefix: prefix, limit: limit, where: isWanted)
         let models = Dictionary(list.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })
@@ -109,7 +109,7 @@ extension Cluster {
     }
 
     package func list(
-        prefix: String = "", limit: Int? = nil, where isWanted: (String) -> Bool = { _ in true }
+        prefix: String = "", limit: Int? = nil, where isWanted: (SequenceRecord) -> Bool = { _ in true }
     ) async throws(ServiceError) -> SequenceList {
         var list = SequenceList()
         var request = ListSequences(prefix: prefix)
@@ -119,7 +119,7 @@ extension Cluster {
             let page = try await ask(request)
             let known = Set(list.models.map(\.id))
             list.models += page.models.filter { !known.contains($0.id) }
-            list.sequences += page.sequences.filter { isWanted($0.record.name) }
+            list.sequences += page.sequences.filter { isWanted($0.record) }
             list.directoryCount = page.directoryCount
             guard let next = page.next else { break }
             request.after = next

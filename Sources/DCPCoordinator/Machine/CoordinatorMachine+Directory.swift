@@ -76,7 +76,15 @@ extension CoordinatorMachine {
                 "The directory has \(state.sequences.count) sequences, the limit is \(sequencesMax); close some, or have old ones "
                     + "closed with a time to live: dcpctl sequence retain NAME --time-to-live 30d.")
         }
+        guard CanaryNames.isReserved(name) == (model == .canary) else { throw reserved(name, of: "sequence") }
         return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model, scope: scope)
+    }
+
+    func reserved(_ name: String, of kind: String) -> ServiceError {
+        ServiceError(
+            .invalidRequest,
+            "Names of canaries, and no others, begin with a dot; `\(name)` cannot name this \(kind). Choose another --\(kind)."
+        )
     }
 
     /// A client that names a revision is not given keys and values of another; one that names none takes any.

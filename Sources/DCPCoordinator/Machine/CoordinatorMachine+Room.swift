@@ -101,7 +101,7 @@ extension CoordinatorMachine {
     /// Whether it may go at all: what an operation is about to change, or a fork is about to read, is in use.
     private func isMovable(_ entry: SequenceEntry) -> Bool {
         !entry.isClosing && !entry.retention.isPinned && entry.fork == nil && underWay[entry.record.id] == nil
-            && !CanaryNames.isSequence(entry.record.name)
+            && !entry.record.isCanary
     }
 
     /// A client is about to use sequences.

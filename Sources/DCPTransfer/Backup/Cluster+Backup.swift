@@ -15,8 +15,8 @@ struct HeldCopies {
     func manifest(_ files: [BackupManifest.File]) -> BackupManifest {
         BackupManifest(
             takenAt: heldAt, topology: (topology.cluster, topology.shape), epoch: epoch, release: Release.current,
-            files: files, models: directory.models.map(\.name).filter { $0 != CanaryNames.model },
-            sequences: directory.sequences.map(\.record.name).filter { !CanaryNames.isSequence($0) })
+            files: files, models: directory.models.filter { $0.id != .canary }.map(\.name),
+            sequences: directory.sequences.map(\.record).filter { !$0.isCanary }.map(\.name))
     }
 }
 
