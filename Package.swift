@@ -82,7 +82,7 @@ let package = Package(
         // What a rank computes and keeps.
         library("DCPCore", ["CChecksum", system]),
         library("DCPAttention", ["DCPCore", "CAttentionKernels", "COpenBLAS"]),
-        library("DCPStore", ["CLMDB", "CLinux"]),
+        library("DCPStore", ["DCPCore", "CLMDB", "CLinux"]),
         library("DCPCache", ["DCPCore", "DCPAttention", "DCPStore"]),
 
         // How ranks, coordinator and clients talk.
