@@ -1,6 +1,6 @@
 internal import DCPAttention
 public import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 
 /// What all measurements share: where, how often, with which seed, and how they are told to end.
 public struct Bench: Sendable {

@@ -2,8 +2,9 @@ internal import DCPAttention
 internal import DCPCache
 internal import DCPClient
 internal import DCPCore
+internal import DCPLocalCluster
+internal import DCPOracle
 internal import DCPStore
-internal import DCPTestKit
 internal import DCPWire
 
 /// What it takes to bring the ranks of a cluster of many sequences together: a join of ranks that hold the same, and one in

@@ -1,5 +1,5 @@
-internal import DCPClient
 internal import DCPCore
+internal import DCPLocalCluster
 internal import Foundation
 
 /// The client in Python, in a process of its own: it sends a step whenever it is told to, at the end of a sequence of its own,

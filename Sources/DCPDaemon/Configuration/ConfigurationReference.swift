@@ -1,7 +1,7 @@
 /// The settings, told to people: the article Configuration.md, the manual page dcp.yaml(5) and a file to begin with.
 /// All three from the table, so none of them can lag behind the code.
 package enum ConfigurationReference {
-    private static let headings: [(ConfigurationKey.Section, title: String, introduction: String)] = [
+    private static let headings: [(Setting.Section, title: String, introduction: String)] = [
         (
             .cluster, "The cluster",
             "What the coordinator makes of the cluster when its state is created. Ranks are told; they need none of it."
@@ -57,7 +57,7 @@ package enum ConfigurationReference {
             """
         for (section, title, introduction) in headings {
             text += "\n## \(title)\n\n\(introduction)\n"
-            for key in ConfigurationKey.all where key.section == section {
+            for key in Setting.all where key.section == section {
                 text += """
 
                     ### \(key.path)
@@ -66,7 +66,7 @@ package enum ConfigurationReference {
 
                     | flag | variable | allowed | default | reload |
                     |---|---|---|---|---|
-                    | `\(key.flag)` | `\(key.variable)` | \(key.kind.domain) | \(key.defaultValue.map { "`\($0)`" } ?? "none") \
+                    | `\(key.flag)` | `\(key.variable)` | \(key.domain) | \(key.defaultValue.map { "`\($0)`" } ?? "none") \
                     | \(key.isReloadable ? "yes" : "restart") |
 
                     """
@@ -119,9 +119,9 @@ package enum ConfigurationReference {
             """
         for (section, _, _) in headings {
             text += "\n\(section.rawValue):\n"
-            for key in ConfigurationKey.all where key.section == section {
+            for key in Setting.all where key.section == section {
                 let note = key.defaultValue == nil ? " No default; for example:" : ""
-                text += "  # \(key.summary)\(note)\n  #\(key.name): \(key.defaultValue ?? key.kind.example)\n"
+                text += "  # \(key.summary)\(note)\n  #\(key.name): \(key.defaultValue ?? key.example)\n"
             }
         }
         return text + "\n# What is different for single ranks.\nranks:\n  #0:\n    #threads: 4\n"
@@ -141,12 +141,12 @@ package enum ConfigurationReference {
         for (section, title, introduction) in headings {
             page.heading(title.uppercased())
             page.paragraph(introduction)
-            for key in ConfigurationKey.all where key.section == section {
-                page.item("\(key.path): \(key.kind.placeholder)")
+            for key in Setting.all where key.section == section {
+                page.item("\(key.path): \(key.placeholder)")
                 page.body("\(key.summary) \(key.detail)")
                 page.breakLine()
                 page.body(
-                    "Allowed: \(key.kind.domain). Default: \(key.defaultValue ?? "none"). Flag: \(key.flag). Variable: "
+                    "Allowed: \(key.domain). Default: \(key.defaultValue ?? "none"). Flag: \(key.flag). Variable: "
                         + "\(key.variable)." + (key.isReloadable ? " Can be reloaded." : ""))
             }
         }

@@ -1,5 +1,5 @@
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 internal import DCPWire
 
 /// Matches, as `Cluster.match` makes them: one rank answers, all tell how far they are. Then all are asked for the ids that were

@@ -50,7 +50,7 @@ struct Sequences: AsyncParsableCommand {
         func run() async throws {
             try await client.execute { cluster in
                 let sequences = try await cluster.sequences(prefix: prefix, limit: limit) {
-                    all || !CanaryNames.isSequence($0)
+                    all || !$0.isCanary
                 }
                 // Lengths are the ranks' to tell; the names are there also while a rank is not.
                 var progress: [SequenceID: SequenceProgress] = [:]

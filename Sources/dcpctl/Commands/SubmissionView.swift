@@ -1,6 +1,6 @@
-import DCPClient
 import DCPConsole
 import DCPCore
+import DCPTransfer
 import DCPWire
 
 /// What `dcpctl submit` prints.
