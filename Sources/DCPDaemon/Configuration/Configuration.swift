@@ -72,7 +72,7 @@ package struct Configuration: Sendable {
         self.values = values
     }
 
-    /// A variable that looks like one of ours and is none would be obeyed by nobody.
+    /// Refuses a variable with the prefix of a section that is no setting's: it would have no effect.
     private static func checkVariables(_ environment: [String: String]) throws {
         let prefixes = Setting.Section.allCases.map { "DCP_\($0.rawValue.uppercased())_" }
         let known = Set(Setting.all.map(\.variable))
@@ -81,7 +81,7 @@ package struct Configuration: Sendable {
         }
         if let name = unknown.sorted().first {
             throw ConfigurationError(
-                .variable(name), "is no setting's variable; unset it, or see --print-config --json for the names.")
+                .variable(name), "does not belong to a setting; unset it, or see --print-config --json for the names.")
         }
     }
 
