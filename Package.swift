@@ -82,7 +82,7 @@ let package = Package(
         // What a rank computes and keeps.
         library("DCPCore", ["CChecksum", system]),
         library("DCPAttention", ["DCPCore", "CAttentionKernels", "COpenBLAS"]),
-        library("DCPStore", ["CLMDB", "CLinux"]),
+        library("DCPStore", ["DCPCore", "CLMDB", "CLinux"]),
         library("DCPCache", ["DCPCore", "DCPAttention", "DCPStore"]),
 
         // How ranks, coordinator and clients talk.
@@ -101,34 +101,40 @@ let package = Package(
             ]),
         library(
             "DCPCoordinator", ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", "DCPObservability", nioCore]),
+        library("DCPClient", ["DCPCore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix, system]),
+
+        // What programs have beside the client.
+        library("DCPFiles", ["DCPCore", yams]),
+        library("DCPSafetensors", ["DCPCore", "DCPFiles", "CLinux", system]),
+        library("DCPModelFiles", ["DCPCore", "DCPFiles", "DCPSafetensors", yams]),
         library(
-            "DCPClient",
-            ["DCPCore", "DCPStore", "DCPWire", "DCPTransport", "CLinux", nioCore, nioPosix, system, yams]),
+            "DCPTransfer",
+            ["DCPCore", "DCPStore", "DCPWire", "DCPClient", "DCPFiles", "DCPSafetensors", system]),
+        library("DCPLocalCluster", ["DCPCore", "DCPFiles", "CLinux", system]),
+        library("DCPHost", ["DCPWire", system]),
         library("DCPConsole", ["DCPCore"]),
-        library(
-            "DCPDoctor",
-            ["DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPClient", "DCPConsole", system]),
         library(
             "DCPDaemon",
             [
                 "DCPCore", "DCPAttention", "DCPCache", "DCPStore", "DCPWire", "DCPTransport", "DCPRank",
-                "DCPCoordinator", "DCPClient", "DCPConsole", "DCPObservability", "CSystemd", nioCore, nioPosix, logging,
-                lifecycle, unixSignals, argumentParser, yams, hummingbird,
+                "DCPCoordinator", "DCPClient", "DCPFiles", "DCPHost", "DCPConsole", "DCPObservability", "CSystemd",
+                nioCore, nioPosix, logging, lifecycle, unixSignals, argumentParser, yams, hummingbird,
             ]),
-        library("DCPTestKit", ["DCPCore", "DCPAttention"]),
+        library("DCPOracle", ["DCPCore"]),
+        library("DCPTestKit", ["DCPCore", "DCPAttention", "DCPOracle"]),
         library(
             "DCPBench",
             [
                 "DCPCore", "DCPAttention", "DCPStore", "DCPCache", "DCPCertificates", "DCPWire", "DCPTransport",
-                "DCPRank",
-                "DCPClient", "DCPConsole", "DCPTestKit", "CBenchmarkKernels",
+                "DCPRank", "DCPClient", "DCPTransfer", "DCPLocalCluster", "DCPHost", "DCPConsole", "DCPOracle",
+                "CBenchmarkKernels",
             ]),
 
         library(
             "DCPSimulator",
             [
                 "DCPCore", "DCPStore", "DCPCache", "DCPWire", "DCPTransport", "DCPRank", "DCPCoordinator", "DCPClient",
-                "DCPTestKit", nioCore,
+                "DCPOracle", nioCore,
             ]),
 
         // Thin executables.
@@ -138,7 +144,8 @@ let package = Package(
             "dcpctl",
             [
                 "DCPCore", "DCPAttention", "DCPCache", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient",
-                "DCPConsole", "DCPDoctor", argumentParser, unixSignals, system,
+                "DCPSafetensors", "DCPModelFiles", "DCPTransfer", "DCPLocalCluster", "DCPHost", "DCPConsole",
+                argumentParser, unixSignals, system,
             ]),
         executable(
             "dcp-bench",
@@ -153,12 +160,13 @@ let package = Package(
         executable(
             "dcp-soak",
             [
-                "DCPCore", "DCPAttention", "DCPCache", "DCPClient", "DCPTransport", "DCPWire", "DCPConsole",
-                "DCPTestKit", argumentParser,
+                "DCPCore", "DCPAttention", "DCPCache", "DCPClient", "DCPLocalCluster", "DCPHost", "DCPTransport",
+                "DCPWire",
+                "DCPConsole", "DCPTestKit", argumentParser,
             ], path: "Tests/Support/soak"),
 
         tests("DCPCore"),
-        tests("DCPAttention", ["DCPClient"]),
+        tests("DCPAttention", ["DCPSafetensors"]),
         tests("DCPStore"),
         tests("DCPCache", ["DCPAttention", "DCPStore", "cache-crasher"]),
         tests("DCPCertificates", [x509, swiftASN1]),
@@ -168,18 +176,25 @@ let package = Package(
         tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", "DCPTransport", nioCore, nioPosix]),
         tests("DCPCoordinator", ["DCPWire", "DCPStore", "DCPTransport"]),
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
+        tests("DCPSafetensors"),
+        tests("DCPModelFiles", ["DCPSafetensors"]),
+        tests("DCPTransfer"),
+        tests("DCPLocalCluster"),
+        tests("DCPHost", ["DCPWire"]),
         tests("DCPObservability"),
         tests("DCPDaemon", ["DCPAttention", "DCPRank", "DCPObservability", nioCore, logging, argumentParser]),
         tests("DCPConsole"),
-        tests("DCPDoctor", ["DCPCertificates", "DCPClient", "DCPWire"]),
+        tests("dcpctl", ["DCPCertificates", "DCPClient", "DCPWire"]),
         tests("DCPBench"),
         .testTarget(
             name: "SimulationTests", dependencies: ["DCPTestKit", "dcp-simulator"], swiftSettings: swiftSettings),
         .testTarget(
             name: "IntegrationTests",
             dependencies: [
-                "DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient", "DCPTestKit",
-                "dcp-rank", "dcp-coordinator", "dcpctl", "dcp-bench", "dcp-soak", nioCore, nioPosix, nioSSL,
+                "DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient", "DCPSafetensors",
+                "DCPTransfer", "DCPLocalCluster", "DCPHost", "DCPTestKit", "dcp-rank", "dcp-coordinator", "dcpctl",
+                "dcp-bench",
+                "dcp-soak", nioCore, nioPosix, nioSSL,
             ],
             swiftSettings: swiftSettings),
     ]

@@ -5,7 +5,7 @@ internal import Synchronization
 /// The state that a job passes from its body to its undo and its apply.
 ///
 /// @unchecked Sendable: all three run on the writer's thread, one after the other.
-final class Plan<Value>: @unchecked Sendable {
+final class Handoff<Value>: @unchecked Sendable {
     var value: Value
 
     init(_ value: Value) { self.value = value }
@@ -25,7 +25,7 @@ extension ShardCache {
         undo: @escaping @Sendable () -> Void = {},
         apply: @escaping @Sendable () -> Void = {}
     ) {
-        let written = Plan<DirectoryMark?>(nil)
+        let written = Handoff<DirectoryMark?>(nil)
         let job = WriteJob(
             keys: keys, reading: readKeys, isAlone: isAlone, isFreeing: isFreeing, isSynced: isSynced,
             isOptional: isOptional,

@@ -108,7 +108,7 @@ struct StoreLoader {
                 return false
             }
             let id = ModelID(RecordReader.key(key, at: 0))
-            guard let record = ModelRecord(id, value),
+            guard let record = StoredModel(id, value),
                 record.fingerprint == LayoutFingerprint(record.description, in: cluster).value
             else {
                 failure = damaged("The record of \(id)")
@@ -125,8 +125,8 @@ struct StoreLoader {
 
     private func records(
         _ read: borrowing ReadTransaction, _ content: inout StoreContent
-    ) throws -> [(SequenceID, SequenceRecord)] {
-        var records: [(SequenceID, SequenceRecord)] = []
+    ) throws -> [(SequenceID, StoredSequence)] {
+        var records: [(SequenceID, StoredSequence)] = []
         var damaged: [SequenceID: String] = [:]
         let models = content.models
         let layout = cluster.layout
@@ -134,7 +134,7 @@ struct StoreLoader {
         try read.scan(tables.sequences) { key, value in
             guard key.count == 8 else { return true }
             let id = SequenceID(RecordReader.key(key, at: 0))
-            if let record = SequenceRecord(id, value), models[record.model] != nil,
+            if let record = StoredSequence(id, value), models[record.model] != nil,
                 record.agrees(localLength: layout.localLength(ofRank: contextRank, length: record.committed), layout)
             {
                 records.append((id, record))
@@ -148,7 +148,7 @@ struct StoreLoader {
     }
 
     private func sequence(
-        _ id: SequenceID, _ record: SequenceRecord, _ models: [ModelID: ModelEntry]
+        _ id: SequenceID, _ record: StoredSequence, _ models: [ModelID: ModelEntry]
     ) throws -> SequenceCache {
         guard let model = models[record.model] else { throw damaged("The record of \(id)") }
         var missing: (layer: Int, block: Int)?

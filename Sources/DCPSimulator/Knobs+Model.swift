@@ -1,5 +1,5 @@
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 
 extension Knobs {
     /// Draws a model: layers of one kind, or of up to three that share nothing but what the cluster asks for.

@@ -1,6 +1,6 @@
 internal import DCPCore
+internal import DCPOracle
 internal import DCPStore
-internal import DCPTestKit
 internal import DCPTransport
 
 /// What one seed's cluster is and what happens to it, drawn before anything runs.

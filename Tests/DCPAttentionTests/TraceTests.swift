@@ -1,6 +1,6 @@
 import DCPAttention
-import DCPClient
 import DCPCore
+import DCPSafetensors
 import DCPTestKit
 import Foundation
 import Testing

@@ -69,7 +69,7 @@ struct CrashTests {
             // What it managed to say before it died is acknowledged too.
             while let line = child.line() { last = line }
             let verifier = try Crasher("verify", path, last)
-            #expect(verifier.status() == 0, "DCP_SEED=\(generator.seed), \(last) acknowledged")
+            #expect(verifier.status() == 0, "DCP_SEED=\(SeededGenerator.seed), \(last) acknowledged")
         }
     }
 

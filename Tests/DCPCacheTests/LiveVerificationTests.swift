@@ -1,5 +1,6 @@
 import DCPCache
 import DCPCore
+import DCPTestKit
 import Foundation
 import Testing
 
@@ -142,12 +143,12 @@ struct LiveVerificationTests {
                 batches += 1
                 if batches < 300 { try change() }
             }
-            #expect(verdict.damage == [], "round \(round), seed \(generator.seed)")
+            #expect(verdict.damage == [], "round \(round), seed \(SeededGenerator.seed)")
             for leftover in verdict.leftovers { #expect(leftover.kind == .unreferencedBlocks) }
         }
         try rig.settle()
-        #expect(try Verdict(rig.cache.verification()).findings == [], "seed \(generator.seed)")
-        #expect(try rig.verifyStopped().findings == [], "seed \(generator.seed)")
+        #expect(try Verdict(rig.cache.verification()).findings == [], "seed \(SeededGenerator.seed)")
+        #expect(try rig.verifyStopped().findings == [], "seed \(SeededGenerator.seed)")
     }
 
     @Test("rows read back are those appended, for the owned tokens of any range, sealed or open")

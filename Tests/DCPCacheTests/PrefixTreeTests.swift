@@ -1,5 +1,6 @@
 import DCPCache
 import DCPCore
+import DCPTestKit
 import Testing
 
 @Suite("prefix tree")

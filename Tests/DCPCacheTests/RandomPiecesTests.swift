@@ -22,7 +22,7 @@ struct RandomPiecesTests {
             try run.operate(&generator)
             guard step % 20 == 19 else { continue }
             try readers.pausing { try run.takesTokens(&generator) }
-            #expect(try run.store.holdsAll(), "DCP_SEED=\(generator.seed)")
+            #expect(try run.store.holdsAll(), "DCP_SEED=\(SeededGenerator.seed)")
         }
         readers.stop()
         #expect(run.mixed.withLock { $0 } == [])
@@ -33,10 +33,10 @@ struct RandomPiecesTests {
         #expect(try Verdict(run.store.cache.verification()).findings == [])
         #expect(try run.store.rig.verifyStopped().findings == [])
         print(
-            "pieces \(variant): DCP_SEED=\(generator.seed), blocks of \(run.pages) pages, \(run.checks) checks, \(run.stuck) "
+            "pieces \(variant): DCP_SEED=\(SeededGenerator.seed), blocks of \(run.pages) pages, \(run.checks) checks, \(run.stuck) "
                 + "stuck, \(run.refused) refused, at most \(run.piecedMax) in pieces, \(readers.count.withLock { $0 }) reads"
         )
-        #expect(run.stuck == 0 && run.checks > 0, "DCP_SEED=\(generator.seed)")
+        #expect(run.stuck == 0 && run.checks > 0, "DCP_SEED=\(SeededGenerator.seed)")
     }
 }
 

@@ -1,6 +1,7 @@
 import DCPCache
 import DCPCore
 import DCPStore
+import DCPTestKit
 import Foundation
 import Testing
 
@@ -10,7 +11,7 @@ struct RandomSpillTests {
     @Test("append, commit, rewind, fork, truncate, close, crash, in any order, beside readers", arguments: 0..<8)
     func operations(_ variant: Int) throws {
         var generator = SeededGenerator("spilling \(variant)")
-        let seed = generator.seed
+        let seed = SeededGenerator.seed
         generator = SeededGenerator(generator, variant)
         let run = try SpillRun(variant, &generator)
         // Some seeds draw small appends for a long time.

@@ -1,6 +1,7 @@
 import DCPCache
 import DCPCore
 import DCPStore
+import DCPTestKit
 import Testing
 
 /// Ids and annotations against arrays, with starts in between.
@@ -75,7 +76,7 @@ struct RandomTokensTests {
             try check(rig, model, &generator)
         }
         try rig.settle()
-        #expect(try rig.verifyStopped().findings.isEmpty, "DCP_SEED=\(generator.seed)")
+        #expect(try rig.verifyStopped().findings.isEmpty, "DCP_SEED=\(SeededGenerator.seed)")
         try rig.reopen()
         for id in model.keys { try rig.close(id) }
         try rig.settle()
@@ -100,7 +101,7 @@ struct RandomTokensTests {
                 .map { (id: Int($0.key), length: zip(wanted, $0.value.ids).prefix { $0 == $1 }.count) }
                 .filter { $0.length > 0 }.max { ($0.length, $1.id) < ($1.length, $0.id) }
             let found = try rig.match(wanted, scope: scope, excluding: excluded)
-            #expect(found == best.map { [$0.id, $0.length] }, "DCP_SEED=\(generator.seed)")
+            #expect(found == best.map { [$0.id, $0.length] }, "DCP_SEED=\(SeededGenerator.seed)")
         }
     }
 }

@@ -1,6 +1,7 @@
 import DCPCache
 import DCPCore
 import DCPStore
+import DCPTestKit
 import Testing
 
 /// The cache against a trivial model in memory, in which a sequence is a list of tags for each layer.
@@ -87,10 +88,10 @@ struct RandomisedTests {
             }
             if Int.random(in: 0..<4, using: &generator) == 0 { rig.cache.releaseIdle() }
             model[id] = reference
-            guard try agrees(rig, model, log, generator.seed) else { return }
+            guard try agrees(rig, model, log, SeededGenerator.seed) else { return }
         }
         try rig.settle()
-        #expect(try rig.verifyStopped().findings == [], "DCP_SEED=\(generator.seed)")
+        #expect(try rig.verifyStopped().findings == [], "DCP_SEED=\(SeededGenerator.seed)")
         try rig.reopen()
         for id in model.keys { try rig.close(id) }
         try rig.settle()

@@ -271,24 +271,10 @@ func expect(
     }
 }
 
-/// splitmix64; the seed is printed, and `DCP_SEED` replaces it.
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-    let seed: UInt64
-
+extension SeededGenerator {
     init(_ name: String) {
-        let given = ProcessInfo.processInfo.environment["DCP_SEED"].flatMap { UInt64($0) }
-        seed = given ?? UInt64.random(in: 0...UInt64(UInt32.max))
-        state = seed
-        print("\(name): DCP_SEED=\(seed)")
-    }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
+        self.init(seed: Self.seed)
+        print("\(name): DCP_SEED=\(Self.seed)")
     }
 }
 

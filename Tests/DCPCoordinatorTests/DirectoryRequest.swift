@@ -7,6 +7,7 @@ enum DirectoryRequest {
     case registerModel(name: String, ModelDescription)
     case removeModel(name: String)
     case openSequence(name: String, model: String, revision: String, create: Bool)
+    case openCanary(name: String)
     case truncate(name: String, length: Int, claim: Claim)
     case fork(name: String, newName: String, length: Int, claim: Claim)
     case close(name: String, claim: Claim)
@@ -38,6 +39,7 @@ enum DirectoryRequest {
         case .removeModel(let name): RemoveModel(name: name)
         case .openSequence(let name, let model, let revision, let create):
             OpenSequence(name: name, model: model, revision: revision, create: create)
+        case .openCanary(let name): OpenCanary(name: name)
         case .truncate(let name, let length, let claim): TruncateSequence(name: name, length: length, claim: claim)
         case .fork(let name, let newName, let length, let claim):
             ForkSequence(name: name, newName: newName, length: length, claim: claim)
@@ -98,7 +100,8 @@ struct DirectoryReply: Equatable {
             return try body.reply(to: Many<Item>.self).answers.map { $0.map { $0 } }
         }
         let kinds: [any RequestItem.Type] = [
-            RegisterModel.self, RemoveModel.self, OpenSequence.self, TruncateSequence.self, ForkSequence.self,
+            RegisterModel.self, RemoveModel.self, OpenSequence.self, OpenCanary.self, TruncateSequence.self,
+            ForkSequence.self,
             CloseSequence.self, RetainSequence.self, ClaimSequence.self, OpenMatching.self,
         ]
         return try kinds.lazy.compactMap { try answers($0) }.first ?? []

@@ -189,7 +189,7 @@ struct FullStoreTests {
     func canary() throws {
         var driver = try ready(sequences: 1)
         for name in [".canary", ".canary-5f"] {
-            _ = try driver.carry(.openSequence(name: name, model: "m", revision: "", create: true))
+            _ = try driver.carry(.openCanary(name: name))
         }
         let first = evict(&driver, at: .seconds(200), 9)
         #expect(evictions(first) == [SequenceID(1)])

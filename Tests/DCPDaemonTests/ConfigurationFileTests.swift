@@ -71,8 +71,8 @@ struct ConfigurationFileTests {
         let file = try ConfigurationFile("rank:\n  threads: 2\nranks:\n  3:\n    threads: 7\n", path: "f.yaml")
         for (rank, expected) in [(RankIndex(0), ("2", 2)), (RankIndex(3), ("7", 5))] {
             let configuration = try Configuration(
-                keys: ConfigurationKey.ofRank, rank: rank, flags: [:], environment: [:], file: file)
-            let value = try #require(configuration[.threads])
+                settings: Setting.ofRank, rank: rank, flags: [:], environment: [:], file: file)
+            let value = try #require(configuration.statement(of: RankKeys.table.threads.setting))
             #expect(value.text == expected.0 && value.origin == .file("f.yaml", line: expected.1))
         }
     }

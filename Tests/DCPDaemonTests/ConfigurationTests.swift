@@ -2,30 +2,40 @@ import ArgumentParser
 import DCPCore
 import DCPDaemon
 import Foundation
+import Logging
 import Testing
 
 @Suite("Settings")
 struct ConfigurationTests {
+    private static let keys = RankKeys.table
     private static let file = "rank:\n  threads: 2\n  durability: never\n  map-size: 7\n"
 
     private func rank(
-        flags: [ConfigurationKey: String] = [:], environment: [String: String] = [:], file: String = file
+        flags: [Setting: String] = [:], environment: [String: String] = [:], file: String = file
     ) throws -> Configuration {
         try Configuration(
-            keys: ConfigurationKey.ofRank, rank: RankIndex(5), flags: flags, environment: environment,
+            settings: Setting.ofRank, rank: RankIndex(5), flags: flags, environment: environment,
             file: try ConfigurationFile(file, path: "f.yaml"))
     }
 
     @Test("flags stand before environment, environment before file, file before what is built in")
     func precedence() throws {
         let configuration = try rank(
-            flags: [.threads: "4"], environment: ["DCP_RANK_THREADS": "3", "DCP_RANK_DURABILITY": "always"])
-        #expect(configuration[.threads] == .init(text: "4", origin: .flag("--threads")))
-        #expect(configuration[.durability] == .init(text: "always", origin: .variable("DCP_RANK_DURABILITY")))
-        #expect(configuration[.mapSize] == .init(text: "7", origin: .file("f.yaml", line: 4)))
-        #expect(configuration[.uncommittedLimit] == .init(text: "1024", origin: .builtIn))
-        #expect(configuration[.advertise] == nil)
-        #expect(configuration[.store] == .init(text: "/var/lib/dcp/rank-5", origin: .builtIn))
+            flags: [Self.keys.threads.setting: "4"],
+            environment: ["DCP_RANK_THREADS": "3", "DCP_RANK_DURABILITY": "always"])
+        #expect(configuration.statement(of: Self.keys.threads.setting) == .init(text: "4", origin: .flag("--threads")))
+        #expect(
+            configuration.statement(of: Self.keys.durability.setting)
+                == .init(text: "always", origin: .variable("DCP_RANK_DURABILITY")))
+        #expect(
+            configuration.statement(of: Self.keys.mapSize.setting) == .init(text: "7", origin: .file("f.yaml", line: 4))
+        )
+        #expect(
+            configuration.statement(of: Self.keys.uncommittedLimit.setting) == .init(text: "1024", origin: .builtIn))
+        #expect(configuration.statement(of: Self.keys.advertise.setting) == nil)
+        #expect(
+            configuration.statement(of: Self.keys.store.setting) == .init(text: "/var/lib/dcp/rank-5", origin: .builtIn)
+        )
     }
 
     @Test("a bad variable is refused by its name, and one that is no setting too")
@@ -42,7 +52,9 @@ struct ConfigurationTests {
     func changes() throws {
         let before = try rank()
         let after = try rank(file: "rank:\n  threads: 2\n  log-level: debug\n  map-size: 8\n")
-        #expect(after.changes(since: before) == [.durability, .mapSize, .rankLogLevel])
+        #expect(
+            after.changes(since: before)
+                == [Self.keys.durability.setting, Self.keys.mapSize.setting, Self.keys.logLevel.setting])
     }
 
     @Test("a reload reads the file again, and keeps what it has when the file is refused")
@@ -51,25 +63,25 @@ struct ConfigurationTests {
         defer { try? FileManager.default.removeItem(atPath: path) }
         try Self.file.write(toFile: path, atomically: true, encoding: .utf8)
         let source = ConfigurationSource(
-            keys: ConfigurationKey.ofRank, rank: RankIndex(0), flags: [:], filePath: path, environment: [:])
-        #expect(try source.load()[.threads]?.text == "2")
+            settings: Setting.ofRank, rank: RankIndex(0), flags: [:], filePath: path, environment: [:])
+        #expect(try source.load()[Self.keys.threads] == 2)
         try "rank:\n  threads: 3\n".write(toFile: path, atomically: true, encoding: .utf8)
-        #expect(try source.load()[.threads]?.text == "3")
+        #expect(try source.load()[Self.keys.threads] == 3)
         try "rank:\n  threads: x\n".write(toFile: path, atomically: true, encoding: .utf8)
         #expect(throws: ConfigurationError.self) { try source.load() }
     }
 
     @Test("names are distinct, defaults are good, and every key is in one table of its daemon")
     func table() {
-        let keys = ConfigurationKey.all
+        let keys = Setting.all
         #expect(Set(keys.map(\.path)).count == keys.count)
         #expect(Set(keys.map(\.variable)).count == keys.count)
-        for daemon in [ConfigurationKey.ofCoordinator, ConfigurationKey.ofRank] {
+        for daemon in [Setting.ofCoordinator, Setting.ofRank] {
             #expect(Set(daemon.map(\.flag)).count == daemon.count)
         }
         for key in keys {
             if let text = key.defaultValue {
-                #expect(key.kind.refusal(text.replacing("{rank}", with: "0")) == nil, "\(key.path)")
+                #expect(key.refusal(text.replacing("{rank}", with: "0")) == nil, "\(key.path)")
             }
         }
     }
@@ -80,8 +92,8 @@ struct ConfigurationTests {
             "--config", "--check-config", "--print-config", "--json", "--stop-on-stdin-eof", "--rank",
             "--adopt-ranks", "--adopt-without", "--version", "--help",
         ]
-        let commands: [(any ParsableCommand.Type, [ConfigurationKey])] = [
-            (RankCommand.self, ConfigurationKey.ofRank), (CoordinatorCommand.self, ConfigurationKey.ofCoordinator),
+        let commands: [(any ParsableCommand.Type, [Setting])] = [
+            (RankCommand.self, Setting.ofRank), (CoordinatorCommand.self, Setting.ofCoordinator),
         ]
         for (command, keys) in commands {
             let help = command.helpMessage(columns: 200)
@@ -94,5 +106,37 @@ struct ConfigurationTests {
             }
             #expect(Set(shown).subtracting(acts) == Set(keys.map(\.flag)))
         }
+    }
+
+    @Test("each flag reaches its setting, and no other", arguments: Setting.all)
+    func flag(setting: Setting) throws {
+        let line = setting.isSwitch ? [setting.flag] : [setting.flag, setting.example]
+        let given =
+            setting.section == .rank
+            ? try RankCommand.parse(["--rank", "0"] + line).settings.given
+            : try CoordinatorCommand.parse(line).settings.given
+        #expect(given == [setting: setting.isSwitch ? "true" : setting.example])
+    }
+
+    @Test("values have the types of their keys, set, as built in and not set")
+    func types() throws {
+        let keys = Self.keys
+        let built = try rank()
+        #expect(built[keys.drainTimeout] == .seconds(20) && built[keys.memoryIdle] == .seconds(60))
+        #expect(built[keys.sharedMemory] && built[keys.access.users].isEmpty && built[keys.diskLimit] == nil)
+        let file = """
+            rank:
+              memory-idle: off
+              drain-timeout: 0.3
+              shared-memory: "off"
+              allowed-uids: 7, 8
+              log-level: error
+              disk-limit: 8MiB
+
+            """
+        let set = try rank(file: file)
+        #expect(set[keys.drainTimeout] == .milliseconds(300) && set[keys.memoryIdle] == nil)
+        #expect(!set[keys.sharedMemory] && set[keys.access.users] == [7, 8] && set[keys.diskLimit] == 8 << 20)
+        #expect(set[keys.logLevel] == .error)
     }
 }

@@ -29,20 +29,20 @@ struct ReferenceTests {
     func sample() throws {
         let sample = ConfigurationReference.sample()
         #expect(try ConfigurationFile(sample, path: "sample").values.isEmpty)
-        for key in ConfigurationKey.all { #expect(sample.contains("  #\(key.name): "), "\(key.path)") }
+        for key in Setting.all { #expect(sample.contains("  #\(key.name): "), "\(key.path)") }
         // With the comments taken off it is still a good file.
         let lines = sample.split(separator: "\n").map { line in
             let isKey = line.hasPrefix("  #") && !line.hasPrefix("  # ") || line.hasPrefix("    #")
             return isKey ? String(line.replacing("#", with: "", maxReplacements: 1)) : String(line)
         }
         let full = try ConfigurationFile(lines.joined(separator: "\n"), path: "sample")
-        #expect(full.values.count == ConfigurationKey.all.count)
+        #expect(full.values.count == Setting.all.count)
     }
 
     @Test("the manual page shows every key, and no line that the formatter would take for its own")
     func manual() throws {
         let page = ConfigurationReference.manual(release: "1")
-        for key in ConfigurationKey.all { #expect(page.contains(ManualPage.escaped(key.path)), "\(key.path)") }
+        for key in Setting.all { #expect(page.contains(ManualPage.escaped(key.path)), "\(key.path)") }
         #expect(ManualPage.escaped(".x\n'y\na\\b-c ") == "\\&.x\n\\&'y\na\\eb\\-c")
     }
 }

@@ -5,8 +5,9 @@ import DCPWire
 enum Catalog {
     static let requests: [any Request.Type] = [
         GetTopology.self, ListModels.self, ListSequences.self, Many<RegisterModel>.self, Many<RemoveModel>.self,
-        Many<OpenSequence>.self, Many<ClaimSequence>.self, Many<ForkSequence>.self, Many<TruncateSequence>.self,
-        Many<CloseSequence>.self, Many<RetainSequence>.self, Many<OpenMatching>.self, StepRequest.self, Commit.self,
+        Many<OpenSequence>.self, Many<OpenCanary>.self, Many<ClaimSequence>.self, Many<ForkSequence>.self,
+        Many<TruncateSequence>.self, Many<CloseSequence>.self, Many<RetainSequence>.self, Many<OpenMatching>.self,
+        StepRequest.self, Commit.self,
         Many<GetSequenceStatus>.self, Many<CutUncommitted>.self, RowsRequest.self, GetRankStatus.self,
         VerificationRequest.self, GetHostReport.self, ReadTokens.self, MatchTokens.self, ListStores.self,
         GiveUpStore.self, Many<BeginCopy>.self, ReadCopy.self, EndCopy.self,

@@ -2,8 +2,8 @@ internal import DCPAttention
 internal import DCPCache
 internal import DCPConsole
 internal import DCPCore
+internal import DCPOracle
 internal import DCPStore
-internal import DCPTestKit
 internal import Foundation
 
 /// The store of one rank with one sequence, as a rank's own code writes it: what is measured reads its mapped pages.

@@ -1,6 +1,6 @@
 internal import DCPAttention
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 
 /// Keys, values and queries that are cheap to make: seeded numbers, uniform in -1...1, of which every row is a window.
 ///

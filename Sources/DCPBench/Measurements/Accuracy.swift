@@ -1,6 +1,6 @@
 internal import DCPAttention
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 
 /// How far results are from dense attention in Float64 over the same numbers.
 public struct Accuracy: Encodable, Hashable, Sendable {

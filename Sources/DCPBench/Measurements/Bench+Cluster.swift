@@ -1,4 +1,5 @@
 internal import DCPClient
+internal import DCPLocalCluster
 
 extension Bench {
     /// Runs a body with a client of a fresh local cluster of real daemons, with one compute thread each. The daemons are

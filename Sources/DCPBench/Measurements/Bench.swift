@@ -1,6 +1,6 @@
 internal import DCPAttention
 public import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 
 /// Settings shared by all measurements: directory, runs, seed, and cancellation.
 public struct Bench: Sendable {

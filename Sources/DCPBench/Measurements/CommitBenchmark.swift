@@ -1,8 +1,8 @@
 internal import DCPAttention
 internal import DCPCache
 public import DCPCore
+internal import DCPHost
 public import DCPStore
-internal import DCPTestKit
 internal import Foundation
 internal import Synchronization
 

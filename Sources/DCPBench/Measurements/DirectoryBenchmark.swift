@@ -1,6 +1,6 @@
 internal import DCPClient
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 internal import DCPWire
 
 /// The coordinator's directory with many sequences in it, through real daemons: opening, looking up, forking, closing and

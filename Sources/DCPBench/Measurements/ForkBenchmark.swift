@@ -1,6 +1,6 @@
 internal import DCPClient
 public import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 internal import DCPWire
 
 /// Forks of one sequence by real daemons: one, and a list in one request, of committed tokens and of uncommitted ones. What

@@ -2,8 +2,9 @@ internal import DCPAttention
 internal import DCPCache
 internal import DCPClient
 internal import DCPCore
+internal import DCPLocalCluster
+internal import DCPOracle
 internal import DCPStore
-internal import DCPTestKit
 internal import DCPWire
 
 /// The time of a join with many sequences: a join of ranks that hold the same, and one in which a rank has a token of

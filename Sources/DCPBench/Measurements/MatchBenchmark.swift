@@ -1,7 +1,7 @@
 internal import CBenchmarkKernels
 internal import DCPCache
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 
 /// Finding the longest stored prefix of some token ids, and making the index for it: what `cache match` measures.
 public struct MatchBenchmark: Sendable {

@@ -2,6 +2,7 @@ internal import DCPAttention
 internal import DCPCache
 internal import DCPClient
 public import DCPCore
+internal import DCPLocalCluster
 internal import DCPStore
 internal import DCPWire
 internal import Glibc

@@ -1,6 +1,6 @@
 internal import DCPClient
 public import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 internal import DCPWire
 
 /// Keys and values through a local cluster of real daemons, without attention: appending them, and reading them back. What

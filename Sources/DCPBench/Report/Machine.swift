@@ -29,7 +29,7 @@ public struct Machine: Encodable, Hashable, Sendable {
 }
 
 /// The kernels that were measured.
-public struct Kernels: Encodable, Hashable, Sendable {
+public struct MeasuredKernels: Encodable, Hashable, Sendable {
     public var instructionSet: String
     public var openblasCore: String
     /// Whether the environment forces narrower vectors on OpenBLAS than this CPU has.
@@ -37,9 +37,9 @@ public struct Kernels: Encodable, Hashable, Sendable {
     /// How they prefetch, for each cache format and number of rows: `bf16, 4 rows: second:32`.
     public var prefetch: [String]
 
-    public static var current: Kernels {
+    public static var current: MeasuredKernels {
         let selection = KernelSelection.current
-        return Kernels(
+        return MeasuredKernels(
             instructionSet: selection.instructionSet, openblasCore: selection.openBLASCore,
             openblasCoreIsForcedOlder: selection.openBLASCoreIsForcedOlder, prefetch: PrefetchTable.current.lines)
     }

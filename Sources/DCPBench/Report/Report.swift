@@ -164,7 +164,7 @@ public struct Report: Encodable, Sendable {
     /// The command: `kernels decode`.
     public var benchmark: String
     public var machine: Machine
-    public var kernels: Kernels
+    public var kernels: MeasuredKernels
     /// The options in force, by their names.
     public var parameters: [String: String]
     public var seed: UInt64
@@ -182,6 +182,6 @@ public struct Report: Encodable, Sendable {
         self.directory = directory
         self.notMeasured = notMeasured
         machine = Machine.current
-        kernels = Kernels.current
+        kernels = MeasuredKernels.current
     }
 }

@@ -1,5 +1,5 @@
-internal import DCPClient
 internal import DCPCore
+internal import DCPLocalCluster
 internal import Foundation
 
 /// The Python client in a separate process: on request it sends a step at the end of its own sequence, and reports the

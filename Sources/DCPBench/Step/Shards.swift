@@ -1,6 +1,6 @@
-internal import DCPClient
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPLocalCluster
+internal import DCPOracle
 
 /// The ranks' shards in their files, read by as many threads as all ranks have.
 final class Shards: Sendable {

@@ -1,5 +1,6 @@
 internal import DCPClient
 public import DCPCore
+internal import DCPLocalCluster
 internal import DCPTransport
 internal import DCPWire
 

@@ -1,6 +1,7 @@
 internal import DCPCertificates
 internal import DCPClient
 internal import DCPCore
+internal import DCPLocalCluster
 internal import DCPTransport
 
 /// A local cluster of real daemons for steps, connected as a load asks for.

@@ -2,7 +2,8 @@ internal import DCPAttention
 internal import DCPCache
 internal import DCPClient
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPLocalCluster
+internal import DCPOracle
 internal import DCPTransport
 internal import DCPWire
 

@@ -1,4 +1,4 @@
-internal import DCPClient
+internal import DCPLocalCluster
 internal import DCPWire
 
 /// From the timings of steps to figures.

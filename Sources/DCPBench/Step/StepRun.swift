@@ -1,7 +1,9 @@
 internal import DCPAttention
 internal import DCPClient
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPLocalCluster
+internal import DCPOracle
+internal import DCPTransfer
 internal import DCPWire
 
 /// Decode steps one after the other, each at the end of the sequence, timed at the client and by the ranks.

@@ -78,7 +78,7 @@ final class SequenceCache: Sendable {
     let model: ModelEntry
     let scope: String
     let name: String
-    let origin: SequenceRecord.Origin?
+    let origin: StoredSequence.Origin?
     let core: Mutex<Core>
 
     struct Core: Sendable {
@@ -88,7 +88,7 @@ final class SequenceCache: Sendable {
         var floor: Int
         /// Blocks of tokens below may be those of a fork, too, and of no record: layers drop them together. Global.
         var shared = 0
-        /// As in the record; see `SequenceRecord.lastChange`.
+        /// As in the record; see `StoredSequence.lastChange`.
         var lastChange: UInt64
         /// The latest that this rank has been told of.
         var claim: Claim
@@ -116,7 +116,7 @@ final class SequenceCache: Sendable {
     }
 
     init(
-        id: SequenceID, model: ModelEntry, scope: String, name: String, origin: SequenceRecord.Origin?, committed: Int,
+        id: SequenceID, model: ModelEntry, scope: String, name: String, origin: StoredSequence.Origin?, committed: Int,
         lastChange: UInt64, claim: Claim = .none, retention: Retention = Retention(), residence: Residence?
     ) {
         self.id = id

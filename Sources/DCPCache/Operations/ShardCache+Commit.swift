@@ -46,7 +46,7 @@ extension ShardCache {
             return completion(
                 .failure(fail(.invalidRequest, "\(pair.0.sequence) appears twice in the commit; list it once.")))
         }
-        let plans = Plan<[CommitPlan]>([])
+        let plans = Handoff<[CommitPlan]>([])
         enqueue(parts.map { Self.key($0.sequence) }, completion) { [self] transaction in
             plans.value = []
             // Everything is checked before the first byte is written, so that a refusal affects no other job.
@@ -125,10 +125,10 @@ extension ShardCache {
             &transaction)
         plan.rest = try delete(replaceRows(of: sequence, by: plan.rows), &transaction)
         try writeTokens(&plan.tokens, length: plan.length, &transaction)
-        let record = SequenceRecord(
+        let record = StoredSequence(
             sequence, committed: plan.length, lineage: plan.sealing.lineage.covering(plan.sealed.upperBound),
             rows: plan.rows, tokens: plan.tokens.record, lastChange: plan.change, claim: plan.claim)
-        try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
+        try transaction.put(tables.sequences, StoredSequence.key(sequence.id), record.encoded(sequence.id))
     }
 
     private func apply(_ plan: CommitPlan) {

@@ -25,8 +25,8 @@ extension ShardCache {
     public func fork(
         parent: SequenceID, child: SequenceID, length: Int, name: String = "", completion: @escaping CacheCompletion
     ) {
-        let origin = SequenceRecord.Origin(parent: parent, length: length)
-        let plan = Plan<Forking?>(nil)
+        let origin = StoredSequence.Origin(parent: parent, length: length)
+        let plan = Handoff<Forking?>(nil)
         // Committed tokens are only read, so many forks of one parent share a transaction. Uncommitted tokens are
         // sealed.
         let committed = sequenceCaches.withLock { $0[parent] }?.core.withLock(\.committed) ?? 0
@@ -65,8 +65,8 @@ extension ShardCache {
     }
 
     private func fork(
-        _ parent: SequenceCache, _ child: SequenceID, _ name: String, _ origin: SequenceRecord.Origin,
-        _ plan: Plan<Forking?>, _ transaction: inout WriteTransaction
+        _ parent: SequenceCache, _ child: SequenceID, _ name: String, _ origin: StoredSequence.Origin,
+        _ plan: Handoff<Forking?>, _ transaction: inout WriteTransaction
     ) throws {
         try prepare(parent)
         let length = origin.length
@@ -124,10 +124,10 @@ extension ShardCache {
         _ = replaceRows(of: forked, by: ownRows)
         let ids = try cutTokens(of: parent.id, to: committed, writer: lineage.writer, &transaction)
         tokens = ids
-        let record = SequenceRecord(
+        let record = StoredSequence(
             forked, committed: committed, lineage: lineage.covering(localLength(committed) / blockTokens),
             rows: ownRows, tokens: ids, lastChange: change, claim: .none)
-        try transaction.put(tables.sequences, SequenceRecord.key(child), record.encoded(child))
+        try transaction.put(tables.sequences, StoredSequence.key(child), record.encoded(child))
         try transaction.raise(Counter.sequence, to: child.value, tables.meta)
     }
 

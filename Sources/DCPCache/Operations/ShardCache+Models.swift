@@ -22,9 +22,9 @@ extension ShardCache {
                 }
                 return
             }
-            let record = ModelRecord(
+            let record = StoredModel(
                 name: name, description: description, fingerprint: LayoutFingerprint(description, in: cluster).value)
-            try transaction.put(tables.models, ModelRecord.key(id), record.encoded(id))
+            try transaction.put(tables.models, StoredModel.key(id), record.encoded(id))
             try transaction.raise(Counter.model, to: UInt64(id.value), tables.meta)
         } apply: { [self] in
             modelEntries.withLock { models in
@@ -45,7 +45,7 @@ extension ShardCache {
             guard users == 0 else {
                 throw fail(.conflict, "\(users) sequences use \(id) on \(rank); close them first.")
             }
-            try transaction.delete(tables.models, ModelRecord.key(id))
+            try transaction.delete(tables.models, StoredModel.key(id))
         } apply: { [self] in
             modelEntries.withLock { $0[id] = nil }
         }

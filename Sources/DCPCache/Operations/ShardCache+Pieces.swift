@@ -95,7 +95,7 @@ extension ShardCache {
     /// reserve is not for this, and a failure is tried again when something has been freed.
     func healPieces() {
         guard let batch = pieced.withLock({ $0.next() }) else { return }
-        let damaged = Plan<Set<BlockKey>>([])
+        let damaged = Handoff<Set<BlockKey>>([])
         enqueue([], isAlone: true, isInternal: true, isOptional: true) { [self] result in
             let isDone = (try? result.get()) != nil
             let transactions = writer.transactionsCommitted

@@ -9,8 +9,8 @@ extension ShardCache {
         // From the reserve of a full store: what is to stay is decided when there is no room.
         enqueue([Self.key(id)], isFreeing: true, completion) { [self] transaction in
             guard try sequence(id).core.withLock(\.retention) != retention else { return }
-            let key = SequenceRecord.key(id)
-            guard let value = try transaction.get(tables.sequences, key), var record = SequenceRecord(id, value) else {
+            let key = StoredSequence.key(id)
+            guard let value = try transaction.get(tables.sequences, key), var record = StoredSequence(id, value) else {
                 throw fail(
                     .storeDamaged,
                     "The record of \(id) in the store of \(rank) is damaged; `dcpctl verify` rewrites it from memory."

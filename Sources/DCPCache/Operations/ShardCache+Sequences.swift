@@ -19,8 +19,8 @@ extension ShardCache {
                         "The scope of \(id) has \(scope.utf8.count) bytes, more than the limit of "
                             + "\(SequenceLimits.scopeByteCountMax); shorten it.")))
         }
-        let plan = Plan<SequenceCache?>(nil)
-        let lineage = Plan<Lineage?>(nil)
+        let plan = Handoff<SequenceCache?>(nil)
+        let lineage = Handoff<Lineage?>(nil)
         enqueue([Self.key(id)], completion) { [self] transaction in
             guard let entry = modelEntries.withLock({ $0[model] }) else {
                 throw fail(.unknownModel, "\(model) is not in the store of \(rank); add it first.")
@@ -46,10 +46,10 @@ extension ShardCache {
             let opened = SequenceCache(
                 id: id, model: entry, scope: scope, name: name, origin: nil, committed: 0, lastChange: change,
                 residence: Residence(layers, blocks: 0, account: indexes))
-            let record = SequenceRecord(
+            let record = StoredSequence(
                 opened, committed: 0, lineage: fresh, rows: fresh, tokens: TokenRecord(lineage: fresh),
                 lastChange: change, claim: .none)
-            try transaction.put(tables.sequences, SequenceRecord.key(id), record.encoded(id))
+            try transaction.put(tables.sequences, StoredSequence.key(id), record.encoded(id))
             try transaction.raise(Counter.sequence, to: id.value, tables.meta)
             plan.value = opened
             lineage.value = fresh
@@ -70,9 +70,9 @@ extension ShardCache {
 
     /// Removes a sequence with its uncommitted tokens; succeeds when there is none. Blocks that a fork shares stay.
     public func close(_ id: SequenceID, completion: @escaping CacheCompletion) {
-        let plan = Plan<(closed: SequenceCache, layers: [LayerState], lineage: Lineage?, rows: Lineage?)?>(nil)
-        let rest = Plan(Doomed())
-        let change = Plan<UInt64>(0)
+        let plan = Handoff<(closed: SequenceCache, layers: [LayerState], lineage: Lineage?, rows: Lineage?)?>(nil)
+        let rest = Handoff(Doomed())
+        let change = Handoff<UInt64>(0)
         // Synced: the directory removes it permanently, and would not repeat the operation for a rank that lost it.
         enqueue([Self.key(id)], isFreeing: true, isSynced: true, completion) { [self] transaction in
             change.value = 0
@@ -80,7 +80,7 @@ extension ShardCache {
                 guard damagedRecords.withLock({ $0[id] != nil }) else { return }
                 change.value = try putChange(&transaction)
                 // Its blocks and rows are found at the next start, when every record can be read again.
-                try transaction.delete(tables.sequences, SequenceRecord.key(id))
+                try transaction.delete(tables.sequences, StoredSequence.key(id))
                 return
             }
             closed.core.withLock { $0.isClosed = true }
@@ -94,7 +94,7 @@ extension ShardCache {
             }
             plan.value = (closed, layers, lineages.withLock { $0[id] }, rowLineages.withLock { $0[id] })
             change.value = try putChange(&transaction)
-            try transaction.delete(tables.sequences, SequenceRecord.key(id))
+            try transaction.delete(tables.sequences, StoredSequence.key(id))
             let rows = try delete(replaceRows(of: closed, by: nil), &transaction)
             rest.value = Doomed(blocks: try delete(replaceLineage(of: closed, by: nil), &transaction), rows: rows)
         } undo: { [self] in

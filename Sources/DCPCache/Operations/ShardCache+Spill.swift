@@ -68,7 +68,7 @@ extension ShardCache {
     }
 
     private func spillBatch() {
-        let batch = Plan<[Sealing]>([])
+        let batch = Handoff<[Sealing]>([])
         // Alone: whose blocks it takes is not known before it runs.
         enqueue([], isAlone: true, isInternal: true) { [self] result in
             ended(result)
@@ -162,7 +162,7 @@ extension ShardCache {
     /// Deletes spilled blocks that a rewind has dropped from all layers.
     func trim(_ sequence: SequenceCache) {
         let id = sequence.id
-        let plan = Plan<Sealing?>(nil)
+        let plan = Handoff<Sealing?>(nil)
         enqueue([Self.key(id)], isFreeing: true, isInternal: true) { [self] result in
             if case .failure = result { spills.withLock { $0.noteUntrimmed(id) } }
         } body: { [self] transaction in

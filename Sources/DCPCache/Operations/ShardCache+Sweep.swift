@@ -81,7 +81,7 @@ extension ShardCache {
     }
 
     func sweep() {
-        let plan = Plan(Doomed())
+        let plan = Handoff(Doomed())
         // Alone: its apply replaces the list, which no other job of the same transaction may have added to.
         enqueue([], isAlone: true, isFreeing: true, isInternal: true, { _ in }) { [self] transaction in
             let all = doomed.withLock { $0 }

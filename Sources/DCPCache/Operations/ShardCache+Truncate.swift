@@ -26,7 +26,7 @@ extension ShardCache {
     /// - Parameter completion: `.invalidRequest` above the committed length; `.storeDamaged` when the cut is behind, or
     ///   goes through, something damaged; `.unknownSequence`, `.storeFull`.
     public func truncate(_ id: SequenceID, length: Int, completion: @escaping CacheCompletion) {
-        let plan = Plan<Truncation?>(nil)
+        let plan = Handoff<Truncation?>(nil)
         // Synced: a rank that lost the cut with its power would come back with the tokens that others have replaced.
         enqueue([Self.key(id)], isFreeing: true, isSynced: true, completion) { [self] transaction in
             let sequence = try sequence(id)
@@ -56,7 +56,7 @@ extension ShardCache {
     }
 
     private func truncate(
-        _ sequence: SequenceCache, from committed: Int, to length: Int, _ plan: Plan<Truncation?>,
+        _ sequence: SequenceCache, from committed: Int, to length: Int, _ plan: Handoff<Truncation?>,
         _ transaction: inout WriteTransaction
     ) throws {
         guard let lineage = lineages.withLock({ $0[sequence.id] }),
@@ -99,10 +99,10 @@ extension ShardCache {
             return core.claim
         }
         plan.value?.change = change
-        let record = SequenceRecord(
+        let record = StoredSequence(
             sequence, committed: length, lineage: replacement, rows: rows, tokens: tokens, lastChange: change,
             claim: claim)
-        try transaction.put(tables.sequences, SequenceRecord.key(sequence.id), record.encoded(sequence.id))
+        try transaction.put(tables.sequences, StoredSequence.key(sequence.id), record.encoded(sequence.id))
         plan.value?.rest.blocks = try delete(replaceLineage(of: sequence, by: replacement), &transaction)
     }
 

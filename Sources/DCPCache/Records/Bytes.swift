@@ -36,16 +36,6 @@ struct RecordBytes {
     }
 }
 
-enum Checksum {
-    /// The checksum of a record's value: of its key, then of its bytes.
-    static func of(key: [UInt8], _ bytes: UnsafeRawBufferPointer) -> UInt32 {
-        var crc = CRC32C()
-        key.withUnsafeBytes { crc.update($0) }
-        crc.update(bytes)
-        return crc.value
-    }
-}
-
 /// Reads a record's little-endian integers. nil past its end: every field is checked, none is trusted.
 struct RecordReader {
     private var rest: UnsafeRawBufferPointer

@@ -13,7 +13,7 @@ struct TokenTable: Sendable {
             self.record = record
         }
 
-        init(_ sequence: SequenceRecord) {
+        init(_ sequence: StoredSequence) {
             self.init(space: Space(model: sequence.model, scope: sequence.scope), record: sequence.tokens)
         }
     }

@@ -40,10 +40,10 @@ extension ShardCache {
             guard let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] }),
                 let rows = rowLineages.withLock({ $0[id] }), let tokens = tokens.withLock({ $0[id] })
             else { return }
-            let key = SequenceRecord.key(id)
-            if let value = try transaction.get(tables.sequences, key), SequenceRecord(id, value) != nil { return }
+            let key = StoredSequence.key(id)
+            if let value = try transaction.get(tables.sequences, key), StoredSequence(id, value) != nil { return }
             let core = sequence.core.withLock { $0 }
-            let record = SequenceRecord(
+            let record = StoredSequence(
                 sequence, committed: core.committed,
                 lineage: lineage.covering(localLength(core.committed) / blockTokens), rows: rows, tokens: tokens,
                 lastChange: core.lastChange, claim: core.claim)

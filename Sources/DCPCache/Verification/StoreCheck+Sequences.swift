@@ -51,7 +51,7 @@ extension StoreCheck {
         _ id: SequenceID, until stop: Int, _ read: borrowing ReadTransaction, _ found: inout [Suspect]
     ) throws -> Bool {
         // Closed since the list was made.
-        guard try read.get(tables.sequences, SequenceRecord.key(id)) != nil else { return true }
+        guard try read.get(tables.sequences, StoredSequence.key(id)) != nil else { return true }
         guard let (record, model) = try record(of: id, read) else {
             hasDamagedRecord = true
             let message =
@@ -80,7 +80,7 @@ extension StoreCheck {
 
     /// A writer number that would be given out again would let new blocks take the keys of old ones.
     private func checkWriters(
-        _ id: SequenceID, _ record: SequenceRecord, _ read: borrowing ReadTransaction, _ found: inout [Suspect]
+        _ id: SequenceID, _ record: StoredSequence, _ read: borrowing ReadTransaction, _ found: inout [Suspect]
     ) throws {
         guard let next = try read.number(Counter.writer, tables.meta)
         else { return }
@@ -160,7 +160,7 @@ extension StoreCheck {
 
     /// The rows of the open block: all there, and good. At most a block's worth, so always in one batch.
     private mutating func checkRows(
-        of id: SequenceID, _ record: SequenceRecord, _ model: ModelEntry, _ read: borrowing ReadTransaction,
+        of id: SequenceID, _ record: StoredSequence, _ model: ModelEntry, _ read: borrowing ReadTransaction,
         _ found: inout [Suspect]
     ) throws {
         for (writer, index) in record.rows.places {

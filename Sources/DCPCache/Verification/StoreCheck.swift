@@ -139,7 +139,7 @@ struct StoreCheck: Sendable {
         var counted: [UInt64: Int] = [:]
         if let only {
             ids = [only]
-            guard try read.get(tables.sequences, SequenceRecord.key(only)) != nil else {
+            guard try read.get(tables.sequences, StoredSequence.key(only)) != nil else {
                 throw ServiceError(.unknownSequence, "\(only) is not in the store of \(rank).", rank: rank)
             }
         } else {
@@ -168,7 +168,7 @@ struct StoreCheck: Sendable {
 
     /// A model's layout, when its record is good.
     func model(_ id: ModelID, _ value: UnsafeRawBufferPointer) -> ModelEntry? {
-        guard let record = ModelRecord(id, value), cluster.accepts(record.description),
+        guard let record = StoredModel(id, value), cluster.accepts(record.description),
             record.fingerprint == LayoutFingerprint(record.description, in: cluster).value
         else { return nil }
         return ModelEntry(
@@ -179,9 +179,9 @@ struct StoreCheck: Sendable {
     /// A sequence's record with its model, when both are good and agree with the sequence's length.
     mutating func record(
         of id: SequenceID, _ read: borrowing ReadTransaction
-    ) throws -> (record: SequenceRecord, model: ModelEntry)? {
-        guard let value = try read.get(tables.sequences, SequenceRecord.key(id)),
-            let record = SequenceRecord(id, value),
+    ) throws -> (record: StoredSequence, model: ModelEntry)? {
+        guard let value = try read.get(tables.sequences, StoredSequence.key(id)),
+            let record = StoredSequence(id, value),
             record.agrees(localLength: localLength(record.committed), cluster.layout),
             let model = try model(record.model, read)
         else { return nil }
@@ -191,7 +191,7 @@ struct StoreCheck: Sendable {
     /// A model's layout, when its record is good. A good one is remembered: it never changes, and sequences are many.
     private mutating func model(_ id: ModelID, _ read: borrowing ReadTransaction) throws -> ModelEntry? {
         if let known = goodModels[id] { return known }
-        guard let stored = try read.get(tables.models, ModelRecord.key(id)), let model = model(id, stored) else {
+        guard let stored = try read.get(tables.models, StoredModel.key(id)), let model = model(id, stored) else {
             return nil
         }
         goodModels[id] = model
@@ -199,13 +199,13 @@ struct StoreCheck: Sendable {
     }
 
     /// Those of all sequences that can be read.
-    func readableRecords(_ read: borrowing ReadTransaction) throws -> [(SequenceID, SequenceRecord)] {
-        var records: [(SequenceID, SequenceRecord)] = []
+    func readableRecords(_ read: borrowing ReadTransaction) throws -> [(SequenceID, StoredSequence)] {
+        var records: [(SequenceID, StoredSequence)] = []
         var ignored: [Suspect] = []
         try scan(tables.sequences, read, &ignored) { key, value in
             guard key.count == 8 else { return true }
             let id = SequenceID(RecordReader.key(key, at: 0))
-            if let record = SequenceRecord(id, value) { records.append((id, record)) }
+            if let record = StoredSequence(id, value) { records.append((id, record)) }
             return true
         }
         return records

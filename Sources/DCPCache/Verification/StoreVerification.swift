@@ -98,7 +98,7 @@ public final class StoreVerification: Sendable {
         try environment.beginRead().scan(tables.sequences) { key, value in
             guard key.count == 8 else { return true }
             let id = SequenceID(RecordReader.key(key, at: 0))
-            if let name = SequenceRecord(id, value)?.name, !name.isEmpty { names[id] = name }
+            if let name = StoredSequence(id, value)?.name, !name.isEmpty { names[id] = name }
             return true
         }
         return names

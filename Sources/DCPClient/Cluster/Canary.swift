@@ -29,11 +29,10 @@ extension Cluster {
     /// - Throws: the step's failure; `.internal` if the answer is wrong; `.overloaded` if a rank refuses tokens because
     ///   too many are uncommitted.
     public func health() async throws(ServiceError) -> HealthReport {
-        let (topology, model) = try await prepareCanary()
         let name = "\(CanaryNames.sequence)-" + String(client.value, radix: 16)
-        let sequence = try await openSequence(name, model: CanaryNames.model)
+        let (topology, sequence) = try await openCanary(name)
         do throws(ServiceError) {
-            var report = try await canary(sequence, model, topology)
+            var report = try await canary(sequence, topology)
             try await closeSequence(name)
             for status in try await rankStatuses() {
                 try Self.checkUncommitted(status)
@@ -66,34 +65,27 @@ extension Cluster {
     ///
     /// - Throws: the step's failure; `.internal` when the answer is wrong.
     package func lastingCanary() async throws(ServiceError) -> HealthReport {
-        let (topology, model) = try await prepareCanary()
-        let sequence = try await openSequence(CanaryNames.sequence, model: CanaryNames.model)
+        let (topology, sequence) = try await openCanary(CanaryNames.sequence)
         // Tokens left by an incomplete canary.
         try await resume(sequence, atMost: 0)
-        let report = try await canary(sequence, model, topology)
+        let report = try await canary(sequence, topology)
         try await resume(sequence, atMost: 0)
         return report
     }
 
-    /// The canary's model: small, and with a query head for every rank of a group.
-    private func prepareCanary() async throws(ServiceError) -> (Topology, ModelRecord) {
+    private func openCanary(_ name: String) async throws(ServiceError) -> (Topology, SequenceHandle) {
         let topology = try await topology()
         guard topology.phase == .ready else {
             throw ServiceError(.notReady, "The cluster is not ready: \(topology.reason).")
         }
-        let groups = topology.shape.headGroups
-        let heads = groups * max(2, topology.shape.contextRanks)
-        let description = try ModelDescription(
-            layers: 1, queryHeads: heads, kvHeads: groups, keyDim: 8, valueDim: 8, scale: 0.5, softcap: nil,
-            kvFormat: .float32)
-        return (topology, try await registerModel(CanaryNames.model, description))
+        let opened = try await ask(one: OpenCanary(name: name))
+        return (topology, SequenceHandle(record: opened.sequence, model: opened.model))
     }
 
-    private func canary(_ sequence: SequenceHandle, _ model: ModelRecord, _ topology: Topology)
-        async throws(ServiceError) -> HealthReport
-    {
-        let prefill = topology.shape.contextRanks * topology.shape.layout.interleave + 1
-        let tokens = prefill + 1
+    private func canary(_ sequence: SequenceHandle, _ topology: Topology) async throws(ServiceError) -> HealthReport {
+        let model = sequence.model
+        let tokens = topology.shape.layout.canaryTokens
+        let prefill = tokens - 1
         let attention = model.description[0]
         var random = SystemRandomNumberGenerator()
         func numbers(_ heads: Int, _ dim: Int) -> [Float] {

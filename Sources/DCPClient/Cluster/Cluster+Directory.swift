@@ -87,10 +87,11 @@ extension Cluster {
     /// Sequences that are not being closed, in the order of their creation. They are read page by page, so the result
     /// may or may not include one that is created or closed meanwhile.
     /// - Parameters:
-    ///   - prefix: a prefix of their names. - limit: the maximum number; nil for all.
-    ///   - isWanted: a filter by name; excluded ones do not count for the limit.
+    ///   - prefix: a prefix of their names.
+    ///   - limit: the maximum number; nil for all.
+    ///   - isWanted: a filter; excluded sequences do not count for the limit.
     public func sequences(
-        prefix: String = "", limit: Int? = nil, where isWanted: (String) -> Bool = { _ in true }
+        prefix: String = "", limit: Int? = nil, where isWanted: (SequenceRecord) -> Bool = { _ in true }
     ) async throws(ServiceError) -> [SequenceHandle] {
         let list = try await list(prefix: prefix, limit: limit, where: isWanted)
         let models = Dictionary(list.models.map { ($0.id, $0) }, uniquingKeysWith: { a, _ in a })
@@ -110,8 +111,8 @@ extension Cluster {
         try await ask(ListSequences(count: 1)).directoryCount
     }
 
-    func list(
-        prefix: String = "", limit: Int? = nil, where isWanted: (String) -> Bool = { _ in true }
+    package func list(
+        prefix: String = "", limit: Int? = nil, where isWanted: (SequenceRecord) -> Bool = { _ in true }
     ) async throws(ServiceError) -> SequenceList {
         var list = SequenceList()
         var request = ListSequences(prefix: prefix)
@@ -121,7 +122,7 @@ extension Cluster {
             let page = try await ask(request)
             let known = Set(list.models.map(\.id))
             list.models += page.models.filter { !known.contains($0.id) }
-            list.sequences += page.sequences.filter { isWanted($0.record.name) }
+            list.sequences += page.sequences.filter { isWanted($0.record) }
             list.directoryCount = page.directoryCount
             guard let next = page.next else { break }
             request.after = next

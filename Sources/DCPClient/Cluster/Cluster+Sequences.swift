@@ -72,7 +72,7 @@ extension Cluster {
 
     /// The status of a sequence on each rank that has it.
     /// - Parameter sequences: at most as many as a rank is asked about at once.
-    func rankStatuses(of sequences: [SequenceID], in topology: Topology)
+    package func rankStatuses(of sequences: [SequenceID], in topology: Topology)
         async throws(ServiceError) -> [SequenceID: [(RankIndex, SequenceStatus)]]
     {
         let replies = try await askRanks(Many(sequences.map { GetSequenceStatus($0) }), topology: topology)

@@ -163,7 +163,7 @@ public actor Cluster {
     }
 
     /// Asks the coordinator.
-    func ask<R: Request>(_ request: R, timeout: Duration? = nil) async throws(ServiceError) -> R.Reply {
+    package func ask<R: Request>(_ request: R, timeout: Duration? = nil) async throws(ServiceError) -> R.Reply {
         if !coordinator.isOpen {
             coordinator = try await Connection.open(
                 coordinator.endpoint, name: "the coordinator", tls: tls, eventLoop: eventLoop)
@@ -176,7 +176,7 @@ public actor Cluster {
 
     /// Sends the coordinator a request with one or more items.
     /// - Returns: the answers in the order of `items`.
-    func ask<Item: RequestItem>(
+    package func ask<Item: RequestItem>(
         each items: [Item]
     ) async throws(ServiceError) -> [Result<Item.Answer, ServiceError>] {
         var answers: [Result<Item.Answer, ServiceError>] = []
@@ -188,7 +188,7 @@ public actor Cluster {
     }
 
     /// Asks the coordinator for one thing.
-    func ask<Item: RequestItem>(one item: Item) async throws(ServiceError) -> Item.Answer {
+    package func ask<Item: RequestItem>(one item: Item) async throws(ServiceError) -> Item.Answer {
         try await ask(each: [item])[0].get()
     }
 
@@ -203,14 +203,15 @@ public actor Cluster {
 
     /// Sends all ranks the same request.
     /// - Returns: the replies in the order of ranks.
-    func askRanks<R: Request>(_ request: R, topology: Topology) async throws(ServiceError) -> [R.Reply] {
+    package func askRanks<R: Request>(_ request: R, topology: Topology) async throws(ServiceError) -> [R.Reply] {
         try await ask(
             topology.shape.allRanks.map { ($0, request) }, topology: topology,
             tag: Tag(client: client, number: takeNumber()), timeout: timeouts.request)
     }
 
     /// Asks one rank.
-    func ask<R: Request>(_ request: R, of rank: RankIndex, in topology: Topology) async throws(ServiceError) -> R.Reply
+    package func ask<R: Request>(_ request: R, of rank: RankIndex, in topology: Topology) async throws(ServiceError)
+        -> R.Reply
     {
         try await ask(
             [(rank, request)], topology: topology, tag: Tag(client: client, number: takeNumber()),
@@ -219,7 +220,7 @@ public actor Cluster {
 
     /// Sends requests to ranks concurrently; the first failure is the result.
     /// - Returns: the replies in the order of `requests`.
-    func ask<R: Request>(
+    package func ask<R: Request>(
         _ requests: [(rank: RankIndex, request: R)], topology: Topology, tag: Tag, timeout: Duration
     ) async throws(ServiceError) -> [R.Reply] {
         do throws(ServiceError) {
@@ -261,7 +262,7 @@ public actor Cluster {
     }
 
     /// - Parameter what: what it has answered with.
-    static func unexpected(_ what: String, from peer: String) -> ServiceError {
+    package static func unexpected(_ what: String, from peer: String) -> ServiceError {
         ServiceError(
             .protocolViolation,
             "\(peer) answered with \(what), which does not answer the request; the peer has a bug or runs another "

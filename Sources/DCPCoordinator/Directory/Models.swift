@@ -20,9 +20,8 @@ extension RegisterModel: DirectoryItem {
             let isOnItsWay = machine.join(item.answer(known)) { $0 == .putModel(known) }
             return isOnItsWay ? [] : machine.answer(item.answer(known))
         }
-        // Every health check may register the canaries' model.
-        let needed = name == CanaryNames.model ? ClientRight.use : .administer
-        try machine.caller(of: item.place).check(needed, for: "the new model `\(name)`")
+        try machine.caller(of: item.place).check(.administer, for: "the new model `\(name)`")
+        guard !CanaryNames.isReserved(name) else { throw machine.reserved(name, of: "model") }
         let record = ModelRecord(id: ModelID(machine.state.nextModel), name: name, description: description)
         return machine.persist([.model(record), machine.nextIDs(afterModel: record.id)])
             + machine.carry(.putModel(record), for: item.answer(record))

@@ -42,17 +42,52 @@ extension OpenSequence: DirectoryItem {
                 "Sequence `\(name)` has scope `\(known.record.scope)`, not `\(scope)`; choose another name or scope.")
         }
         machine.noteUse(of: name, now: now)
-        let waiter = item.answer(OpenedSequence(sequence: known.record, model: owner))
+        return machine.answer(
+            item.answer(OpenedSequence(sequence: known.record, model: owner)), whenOpen: known.record.id)
+    }
+}
+
+extension OpenCanary: DirectoryItem {
+    package func carryOut(
+        on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
+    ) throws(ServiceError) -> [CoordinatorMachine.Action] {
+        try machine.checkReady()
+        try machine.check(name: name, of: "sequence")
+        let known = machine.state.models[.canary]
+        let model: ModelRecord
+        if let known { model = known } else { model = try .canary(of: machine.state.shape) }
+        if let entry = machine.state.sequence(named: name), !entry.isClosing, entry.record.isCanary {
+            return machine.answer(
+                item.answer(OpenedSequence(sequence: entry.record, model: model)), whenOpen: entry.record.id)
+        }
+        let new = try machine.newSequence(name, model: .canary, scope: "")
+        let put =
+            known == nil ? machine.persist([.model(model)]) + machine.carry(.putModel(model)) : []
+        let entry = SequenceEntry(new, ownedBy: machine.caller(of: item.place))
+        return put + machine.persist([.sequence(entry), machine.nextIDs(afterSequence: new.id)])
+            + machine.carry(.open(new), for: item.answer(OpenedSequence(sequence: new, model: model)))
+    }
+}
+
+extension ModelRecord {
+    fileprivate static func canary(of shape: ClusterShape) throws(ServiceError) -> ModelRecord {
+        ModelRecord(id: .canary, name: CanaryNames.model, description: try shape.canaryModel())
+    }
+}
+
+extension CoordinatorMachine {
+    /// Answers when no rank has a sequence still to open.
+    fileprivate mutating func answer(_ waiter: ItemWaiter, whenOpen id: SequenceID) -> [Action] {
         // Usually there is none: a look-up does not search all operations in progress.
         let isOnItsWay =
-            machine.underWay[known.record.id] != nil
-            && machine.join(waiter) { operation in
+            underWay[id] != nil
+            && join(waiter) { operation in
                 switch operation {
-                case .open, .fork: operation.sequence == known.record.id
+                case .open, .fork: operation.sequence == id
                 case .putModel, .removeModel, .truncate, .close, .evict, .claim, .retain: false
                 }
             }
-        return isOnItsWay ? [] : machine.answer(waiter)
+        return isOnItsWay ? [] : answer(waiter)
     }
 }
 
@@ -124,7 +159,7 @@ extension CloseSequence: DirectoryItem {
 extension SequenceEntry {
     /// A canary's sequence has no owner: every health check uses it.
     init(_ record: SequenceRecord, ownedBy caller: Caller) {
-        self.init(record: record, owner: CanaryNames.isSequence(record.name) ? "" : caller.identity)
+        self.init(record: record, owner: record.isCanary ? "" : caller.identity)
     }
 }
 

@@ -77,7 +77,15 @@ extension CoordinatorMachine {
                     + "or "
                     + "give old ones a time to live: dcpctl sequence retain NAME --time-to-live 30d.")
         }
+        guard CanaryNames.isReserved(name) == (model == .canary) else { throw reserved(name, of: "sequence") }
         return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model, scope: scope)
+    }
+
+    func reserved(_ name: String, of kind: String) -> ServiceError {
+        ServiceError(
+            .invalidRequest,
+            "Names that begin with a dot are reserved for canaries; `\(name)` cannot name this \(kind). Choose another --\(kind)."
+        )
     }
 
     /// A client that gives a revision never gets keys and values of another; without one, any revision matches.

@@ -102,7 +102,7 @@ extension CoordinatorMachine {
     /// use.
     private func isMovable(_ entry: SequenceEntry) -> Bool {
         !entry.isClosing && !entry.retention.isPinned && entry.fork == nil && underWay[entry.record.id] == nil
-            && !CanaryNames.isSequence(entry.record.name)
+            && !entry.record.isCanary
     }
 
     /// A client is about to use sequences.

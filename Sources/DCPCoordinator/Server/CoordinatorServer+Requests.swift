@@ -17,6 +17,7 @@ extension CoordinatorServer {
         table.on(Many<RegisterModel>.self) { $0.carryOut($1, $2) }
         table.on(Many<RemoveModel>.self) { $0.carryOut($1, $2) }
         table.on(Many<OpenSequence>.self) { $0.carryOut($1, $2) }
+        table.on(Many<OpenCanary>.self) { $0.carryOut($1, $2) }
         table.on(Many<ClaimSequence>.self) { $0.carryOut($1, $2) }
         table.on(Many<ForkSequence>.self) { $0.carryOut($1, $2) }
         table.on(Many<TruncateSequence>.self) { $0.carryOut($1, $2) }

@@ -41,10 +41,8 @@ public final class CoordinatorStore: Sendable {
             var state = try Self.state(of: records, shape: shape, directory: directory)
             if state.cluster == .none { state.apply(.cluster(newClusterID)) }
             initialState = state
-        } catch let error as ServiceError {
-            throw error
         } catch {
-            throw Self.serviceError(error)
+            throw ServiceError(any: error, rank: nil)
         }
         do throws(StoreError) {
             // Every record has just been read from the disk and verified.
@@ -52,7 +50,7 @@ public final class CoordinatorStore: Sendable {
             guard initialState.epoch == .none else { return }
             try environment.markCreated()
         } catch {
-            throw Self.serviceError(error)
+            throw ServiceError(error, rank: nil)
         }
         persist([
             StateCoding.superblock(), StateCoding.encode(shape), StateCoding.encode(.cluster(initialState.cluster)),
@@ -83,7 +81,7 @@ public final class CoordinatorStore: Sendable {
                         }
                     }
                 },
-                completion: { result in completion(result.mapError { Self.serviceError($0) }) }))
+                completion: { result in completion(result.mapError { ServiceError(any: $0, rank: nil) }) }))
     }
 
     /// Holds the state as it is on the disk, for a backup.
@@ -91,14 +89,15 @@ public final class CoordinatorStore: Sendable {
         do throws(StoreError) {
             let copy = try StoreCopy(of: environment)
             return { page in
-                Result { () throws(StoreError) in try copy.read(from: page) }.mapError { Self.serviceError($0) }.map {
-                    StoredPages(
-                        pageByteCount: copy.pageByteCount, pages: copy.pages,
-                        runs: $0.runs, bytes: $0.bytes, next: $0.next)
-                }
+                Result { () throws(StoreError) in try copy.read(from: page) }.mapError { ServiceError($0, rank: nil) }
+                    .map {
+                        StoredPages(
+                            pageByteCount: copy.pageByteCount, pages: copy.pages,
+                            runs: $0.runs, bytes: $0.bytes, next: $0.next)
+                    }
             }
         } catch {
-            throw Self.serviceError(error)
+            throw ServiceError(error, rank: nil)
         }
     }
 
@@ -169,18 +168,5 @@ public final class CoordinatorStore: Sendable {
                     + "the release that "
                     + "wrote it, or start with another --state.")
         }
-    }
-
-    private static func serviceError(_ error: any Error) -> ServiceError {
-        guard let error = error as? StoreError else { return ServiceError(.internal, "\(error)") }
-        let code: ServiceError.Code =
-            switch error.code {
-            case .full: .storeFull
-            case .overloaded: .overloaded
-            case .closed: .shuttingDown
-            case .damaged: .storeDamaged
-            default: .storeRefused
-            }
-        return ServiceError(code, error.message)
     }
 }

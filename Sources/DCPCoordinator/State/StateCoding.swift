@@ -149,16 +149,9 @@ package enum StateCoding {
         var writer = WireWriter()
         body(&writer)
         var bytes = Array(writer.buffer.readableBytesView)
-        withUnsafeBytes(of: checksum(key, bytes[...]).littleEndian) { bytes.append(contentsOf: $0) }
+        let checksum = bytes.withUnsafeBytes { Checksum.of(key: key, $0) }
+        withUnsafeBytes(of: checksum.littleEndian) { bytes.append(contentsOf: $0) }
         return (key, bytes)
-    }
-
-    /// Over the key too: a value under another record's key is damage.
-    private static func checksum(_ key: [UInt8], _ value: ArraySlice<UInt8>) -> UInt32 {
-        var crc = CRC32C()
-        key.withUnsafeBytes { crc.update($0) }
-        value.withUnsafeBytes { crc.update($0) }
-        return crc.value
     }
 
     private static func decode<Value>(
@@ -174,7 +167,9 @@ package enum StateCoding {
         guard value.count >= 4 else { throw damaged("has only \(value.count) bytes") }
         let bytes = value.dropLast(4)
         let stored = value.suffix(4).reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
-        guard checksum(key, bytes) == stored else { throw damaged("fails its checksum") }
+        guard bytes.withUnsafeBytes({ Checksum.of(key: key, $0) }) == stored else {
+            throw damaged("fails its checksum")
+        }
         var reader = WireReader(ByteBuffer(bytes: bytes), of: .operation)
         do throws(ServiceError) {
             let result = try body(&reader)

@@ -36,29 +36,6 @@ struct CommonOptions: ParsableArguments {
     func report(_ configuration: Configuration, condition: String?) throws {
         let report = ConfigurationReport(configuration: configuration)
         if printConfig { print(json ? try report.json() : report.text(), terminator: "") }
-        if checkConfig { Message.write(condition ?? "The configuration is valid.") }
+        if checkConfig { StandardError.write(condition ?? "The configuration is valid.") }
     }
-}
-
-extension ArgumentHelp {
-    /// The help of a setting's flag, from the table.
-    static func setting(_ key: ConfigurationKey) -> ArgumentHelp {
-        let initial = key.defaultValue.map { " (default: \($0))" } ?? ""
-        let isFlag = if case .boolean = key.kind { true } else { false }
-        return ArgumentHelp(
-            isFlag ? "\(key.summary) \(key.detail)" : key.summary + initial, valueName: key.kind.placeholder)
-    }
-}
-
-/// Settings that the command line gives, checked one by one, so that a slip is answered with the usage.
-func givenFlags(_ options: KeyValuePairs<ConfigurationKey, String?>) throws -> [ConfigurationKey: String] {
-    var given: [ConfigurationKey: String] = [:]
-    for (key, text) in options {
-        guard let text else { continue }
-        if let refusal = key.kind.refusal(text.replacing("{rank}", with: "0")) {
-            throw ValidationError("\(key.flag): \(refusal)")
-        }
-        given[key] = text
-    }
-    return given
 }

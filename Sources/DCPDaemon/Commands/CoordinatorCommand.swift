@@ -28,24 +28,7 @@ public struct CoordinatorCommand: AsyncParsableCommand {
 
     @OptionGroup var common: CommonOptions
 
-    @Option(help: .setting(.ranks)) var ranks: String?
-    @Option(help: .setting(.headGroups)) var headGroups: String?
-    @Option(help: .setting(.interleave)) var interleave: String?
-    @Option(help: .setting(.blockTokens)) var blockTokens: String?
-    @Option(help: .setting(.exchange)) var exchange: String?
-    @Option(help: .setting(.coordinatorListen)) var listen: String?
-    @Option(help: .setting(.state)) var state: String?
-    @Option(help: .setting(.lease)) var lease: String?
-    @Option(help: .setting(.unknownGrace)) var unknownGrace: String?
-    @Option(help: .setting(.evict)) var evict: String?
-    @Option(help: .setting(.evictIdle)) var evictIdle: String?
-    @Option(help: .setting(.canaryInterval)) var canaryInterval: String?
-    @Option(help: .setting(.replaceStore)) var replaceStore: String?
-    @Option(help: .setting(.acceptOlderStore)) var acceptOlderStore: String?
-    @Option(help: .setting(.coordinatorHTTP)) var http: String?
-    @Flag(help: .setting(.coordinatorHTTPAnyAddress)) var insecureHttpAnyAddress = false
-    @OptionGroup var access: AccessOptions
-    @Option(help: .setting(.coordinatorLogLevel)) var logLevel: String?
+    @OptionGroup package var settings: SettingOptions<CoordinatorKeys>
 
     @Flag(
         help: ArgumentHelp(
@@ -63,15 +46,15 @@ public struct CoordinatorCommand: AsyncParsableCommand {
 
     public init() {}
 
-    public func validate() throws { _ = try flags() }
+    public func validate() throws { try settings.check() }
 
     public func run() async throws {
-        var source = try source()
+        var source = source()
         source.isInspected = common.isInspection && EnvironmentVariable.value("CREDENTIALS_DIRECTORY") == nil
         let (configuration, loaded) = try Runtime.refusing { [source] in try Self.load(source) }
         if common.isInspection {
             let condition = try configuration.missingCredentials(
-                listening: .coordinatorListen, dialled: nil, ConfigurationKey.coordinatorAccess)
+                listening: CoordinatorKeys.table.listen, dialled: nil, CoordinatorKeys.table.access)
             return try common.report(configuration, condition: condition)
         }
         var settings = loaded
@@ -84,26 +67,15 @@ public struct CoordinatorCommand: AsyncParsableCommand {
     }
 
     /// All of the configuration, checked; what `run` does before it serves.
-    package func check() throws { _ = try Self.load(try source()) }
+    package func check() throws { _ = try Self.load(source()) }
 
     static func load(_ source: ConfigurationSource) throws -> (Configuration, CoordinatorSettings) {
         let configuration = try source.load()
         return (configuration, try CoordinatorSettings(configuration))
     }
 
-    private func source() throws -> ConfigurationSource {
+    private func source() -> ConfigurationSource {
         ConfigurationSource(
-            keys: ConfigurationKey.ofCoordinator, rank: nil, flags: try flags(), filePath: common.config)
-    }
-
-    private func flags() throws -> [ConfigurationKey: String] {
-        try givenFlags([
-            .ranks: ranks, .headGroups: headGroups, .interleave: interleave, .blockTokens: blockTokens,
-            .exchange: exchange, .coordinatorListen: listen, .state: state, .lease: lease,
-            .unknownGrace: unknownGrace, .evict: evict, .evictIdle: evictIdle,
-            .canaryInterval: canaryInterval, .replaceStore: replaceStore, .acceptOlderStore: acceptOlderStore,
-            .coordinatorHTTP: http,
-            .coordinatorHTTPAnyAddress: insecureHttpAnyAddress ? "true" : nil, .coordinatorLogLevel: logLevel,
-        ]).merging(access.flags(ConfigurationKey.coordinatorAccess)) { $1 }
+            settings: Setting.ofCoordinator, rank: nil, flags: settings.given, filePath: common.config)
     }
 }

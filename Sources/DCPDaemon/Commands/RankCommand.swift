@@ -42,27 +42,7 @@ public struct RankCommand: AsyncParsableCommand {
     @Option(help: "This rank's number, from 0. Optional with --check-config or --print-config.")
     var rank: UInt16?
 
-    @Option(help: .setting(.rankListen)) var listen: String?
-    @Option(help: .setting(.advertise)) var advertise: String?
-    @Option(help: .setting(.coordinator)) var coordinator: String?
-    @Option(help: .setting(.store)) var store: String?
-    @Option(help: .setting(.threads)) var threads: String?
-    @Option(help: .setting(.durability)) var durability: String?
-    @Option(help: .setting(.mapSize)) var mapSize: String?
-    @Option(help: .setting(.diskLimit)) var diskLimit: String?
-    @Option(help: .setting(.highWatermark)) var highWatermark: String?
-    @Option(help: .setting(.lowWatermark)) var lowWatermark: String?
-    @Option(help: .setting(.uncommittedLimit)) var uncommittedLimit: String?
-    @Option(help: .setting(.memoryLimit)) var memoryLimit: String?
-    @Option(help: .setting(.memoryIdle)) var memoryIdle: String?
-    @Option(help: .setting(.sharedMemory)) var sharedMemory: String?
-    @Option(help: .setting(.claimTimeout)) var claimTimeout: String?
-    @Option(help: .setting(.drainTimeout)) var drainTimeout: String?
-    @Option(help: .setting(.expectedCanaryInterval)) var canaryInterval: String?
-    @Option(help: .setting(.rankHTTP)) var http: String?
-    @Flag(help: .setting(.rankHTTPAnyAddress)) var insecureHttpAnyAddress = false
-    @OptionGroup var access: AccessOptions
-    @Option(help: .setting(.rankLogLevel)) var logLevel: String?
+    @OptionGroup package var settings: SettingOptions<RankKeys>
 
     public init() {}
 
@@ -70,16 +50,16 @@ public struct RankCommand: AsyncParsableCommand {
         guard rank != nil || common.isInspection else {
             throw ValidationError("--rank is missing; give the number of this rank: --rank 0, --rank 1 and so on.")
         }
-        _ = try flags()
+        try settings.check()
     }
 
     public func run() async throws {
-        var source = try source()
+        var source = source()
         source.isInspected = common.isInspection && EnvironmentVariable.value("CREDENTIALS_DIRECTORY") == nil
         let (configuration, settings) = try Runtime.refusing { [source] in try load(source) }
         if common.isInspection {
             let condition = try configuration.missingCredentials(
-                listening: .rankListen, dialled: .coordinator, ConfigurationKey.rankAccess)
+                listening: RankKeys.table.listen, dialled: RankKeys.table.coordinator, RankKeys.table.access)
             return try common.report(configuration, condition: condition)
         }
         ProcessMemory.keepFreed()
@@ -91,7 +71,7 @@ public struct RankCommand: AsyncParsableCommand {
     }
 
     /// All of the configuration, checked; what `run` does before it serves.
-    package func check() throws { _ = try load(try source()) }
+    package func check() throws { _ = try load(source()) }
 
     private func load(_ source: ConfigurationSource) throws -> (Configuration, RankSettings) {
         let configuration = try source.load()
@@ -101,22 +81,9 @@ public struct RankCommand: AsyncParsableCommand {
         )
     }
 
-    private func source() throws -> ConfigurationSource {
+    private func source() -> ConfigurationSource {
         ConfigurationSource(
-            keys: ConfigurationKey.ofRank, rank: rank.map { RankIndex($0) }, flags: try flags(),
+            settings: Setting.ofRank, rank: rank.map { RankIndex($0) }, flags: settings.given,
             filePath: common.config)
-    }
-
-    private func flags() throws -> [ConfigurationKey: String] {
-        try givenFlags([
-            .rankListen: listen, .advertise: advertise, .coordinator: coordinator, .store: store, .threads: threads,
-            .durability: durability, .mapSize: mapSize, .diskLimit: diskLimit,
-            .highWatermark: highWatermark, .lowWatermark: lowWatermark, .uncommittedLimit: uncommittedLimit,
-            .memoryLimit: memoryLimit, .memoryIdle: memoryIdle, .sharedMemory: sharedMemory,
-            .claimTimeout: claimTimeout, .drainTimeout: drainTimeout, .expectedCanaryInterval: canaryInterval,
-            .rankHTTP: http,
-            .rankHTTPAnyAddress: insecureHttpAnyAddress ? "true" : nil,
-            .rankLogLevel: logLevel,
-        ]).merging(access.flags(ConfigurationKey.rankAccess)) { $1 }
     }
 }

@@ -1,6 +1,7 @@
 internal import DCPCore
 internal import DCPTransport
 internal import Glibc
+internal import NIOCore
 
 /// Who may talk to a daemon, from its configuration.
 extension Configuration {
@@ -11,15 +12,15 @@ extension Configuration {
         _ keys: AccessKeys, credentials: String? = EnvironmentVariable.value("CREDENTIALS_DIRECTORY")
     ) throws -> TLSFiles? {
         let names = ["ca.pem", "certificate.pem", "key.pem"]
-        let configured = keys.files.map { self[$0]?.text }
+        let configured = keys.files.map { self[$0] }
         var paths = configured
         if configured.allSatisfy({ $0 == nil }), let credentials {
             paths = names.map { access("\(credentials)/\($0)", F_OK) == 0 ? "\(credentials)/\($0)" : nil }
         }
         guard paths.contains(where: { $0 != nil }) else { return nil }
-        return try checked(keys.files) { () throws(ServiceError) in
+        return try checked(keys.files.map(\.setting)) { () throws(ServiceError) in
             guard let authority = paths[0], let certificate = paths[1], let key = paths[2] else {
-                let missing = zip(keys.files, paths).filter { $0.1 == nil }.map(\.0.path)
+                let missing = zip(keys.files, paths).filter { $0.1 == nil }.map(\.0.setting.path)
                 throw ServiceError(
                     .invalidConfiguration,
                     "TLS takes an authority, a certificate and its key; set \(missing.joined(separator: " and ")) too, "
@@ -38,39 +39,39 @@ extension Configuration {
     /// - Parameter role: whose certificate it has to be; nil to leave the files unread, where nobody knows who it is.
     func link(_ keys: AccessKeys, role: CertificateRole?) throws -> LinkSettings {
         var link = LinkSettings()
-        link.handshakeTimeout = timeAmount(keys.handshakeTimeout)
-        link.admission.handshakeByteCountMax = ByteSize(text(keys.handshakeLimit))!.byteCount
-        link.admission.unauthenticatedPerPeerMax = integer(keys.connectionsPerPeer)
-        link.admission.unauthenticatedMax = integer(keys.unauthenticatedConnections)
-        link.frameTimeout = timeAmount(keys.frameTimeout)
-        link.unfinishedFrames = UnfinishedFrames(byteCountMax: ByteSize(text(keys.unfinishedFramesLimit))!.byteCount)
+        link.handshakeTimeout = TimeAmount(self[keys.handshakeTimeout])
+        link.admission.handshakeByteCountMax = self[keys.handshakeLimit]
+        link.admission.unauthenticatedPerPeerMax = self[keys.connectionsPerPeer]
+        link.admission.unauthenticatedMax = self[keys.unauthenticatedConnections]
+        link.frameTimeout = TimeAmount(self[keys.frameTimeout])
+        link.unfinishedFrames = UnfinishedFrames(byteCountMax: self[keys.unfinishedFramesLimit])
         link.admission.connectionsMax = min(link.admission.connectionsMax, Descriptors.connectionsMax)
         link.unixAccess = UnixAccess(
-            users: ValueKind.ids(self[keys.users]?.text ?? ""),
-            groups: ValueKind.ids(self[keys.groups]?.text ?? ""),
-            rights: try UserRights(self[keys.rights]?.text ?? ""))
+            users: self[keys.users], groups: self[keys.groups], rights: self[keys.rights])
         if let files = try tlsFiles(keys), let role {
-            link.tls = try checked(keys.files) { () throws(ServiceError) in try TLSCredentials(files, for: role) }
+            link.tls = try checked(keys.files.map(\.setting)) { () throws(ServiceError) in
+                try TLSCredentials(files, for: role)
+            }
         }
         return link
     }
 
     /// An endpoint to listen at: over TCP with certificates, or plain within this machine when that was asked for by name.
-    func listenEndpoint(_ key: ConfigurationKey, _ keys: AccessKeys) throws -> Endpoint {
+    func listenEndpoint(_ key: ConfigurationKey<Endpoint>, _ keys: AccessKeys) throws -> Endpoint {
         let hasTLS = try tlsFiles(keys) != nil
-        return try checked([key, keys.insecureLoopbackOnly]) { () throws(ServiceError) in
-            let endpoint = try Endpoint(text(key))
+        return try checked([key.setting, keys.insecureLoopbackOnly.setting]) { () throws(ServiceError) in
+            let endpoint = self[key]
             guard !hasTLS, !isInspected else { return endpoint }
-            try endpoint.checkPlainAllowed(insecureLoopbackOnly: flag(keys.insecureLoopbackOnly))
+            try endpoint.checkPlainAllowed(insecureLoopbackOnly: self[keys.insecureLoopbackOnly])
             return endpoint
         }
     }
 
     /// An endpoint to dial.
-    func dialledEndpoint(_ key: ConfigurationKey, _ keys: AccessKeys) throws -> Endpoint {
+    func dialledEndpoint(_ key: ConfigurationKey<Endpoint>, _ keys: AccessKeys) throws -> Endpoint {
         let hasTLS = try tlsFiles(keys) != nil
-        return try checked([key]) { () throws(ServiceError) in
-            let endpoint = try Endpoint(text(key))
+        return try checked([key.setting]) { () throws(ServiceError) in
+            let endpoint = self[key]
             if !hasTLS, !isInspected { try endpoint.checkPlainDialAllowed() }
             return endpoint
         }
@@ -80,22 +81,21 @@ extension Configuration {
 /// What a configuration that is looked at and not run leaves open.
 extension Configuration {
     /// What the certificates that only the unit is passed would have to be there for; nil when nothing takes any.
-    func missingCredentials(listening: ConfigurationKey, dialled: ConfigurationKey?, _ keys: AccessKeys) throws
-        -> String?
-    {
+    func missingCredentials(
+        listening: ConfigurationKey<Endpoint>, dialled: ConfigurationKey<Endpoint>?, _ keys: AccessKeys
+    ) throws -> String? {
         guard try tlsFiles(keys) == nil else { return nil }
-        func needs(_ key: ConfigurationKey, _ check: (Endpoint) throws(ServiceError) -> Void) throws -> String? {
-            let endpoint = try Endpoint(text(key))
-            do throws(ServiceError) { try check(endpoint) } catch { return "\(key.path): \(endpoint)" }
+        func needs(_ key: ConfigurationKey<Endpoint>, _ check: (Endpoint) throws(ServiceError) -> Void) -> String? {
+            do throws(ServiceError) { try check(self[key]) } catch { return "\(key.setting.path): \(self[key])" }
             return nil
         }
-        let insecure = flag(keys.insecureLoopbackOnly)
+        let insecure = self[keys.insecureLoopbackOnly]
         let found = [
-            try needs(listening) { endpoint throws(ServiceError) in
+            needs(listening) { endpoint throws(ServiceError) in
                 try endpoint.checkPlainAllowed(insecureLoopbackOnly: insecure)
             },
-            try dialled.flatMap { key in
-                try needs(key) { endpoint throws(ServiceError) in try endpoint.checkPlainDialAllowed() }
+            dialled.flatMap { key in
+                needs(key) { endpoint throws(ServiceError) in try endpoint.checkPlainDialAllowed() }
             },
         ].compactMap { $0 }
         guard !found.isEmpty else { return nil }

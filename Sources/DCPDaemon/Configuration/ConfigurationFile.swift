@@ -1,5 +1,5 @@
-internal import DCPClient
 package import DCPCore
+internal import DCPFiles
 internal import Yams
 
 /// `/etc/dcp/dcp.yaml`: one file for all daemons of a host, so all of it is checked by each of them.
@@ -17,10 +17,9 @@ package struct ConfigurationFile: Sendable {
     static let byteCountMax = 1 << 20
 
     package let path: String
-    /// By `ConfigurationKey.path`.
-    package private(set) var values: [ConfigurationKey: Entry] = [:]
+    package private(set) var values: [Setting: Entry] = [:]
     /// What `ranks` says about single ranks.
-    package private(set) var rankValues: [RankIndex: [ConfigurationKey: Entry]] = [:]
+    package private(set) var rankValues: [RankIndex: [Setting: Entry]] = [:]
 
     /// A host without a file: everything is as built in.
     package static func absent(_ path: String) -> ConfigurationFile { ConfigurationFile(path: path) }
@@ -53,10 +52,10 @@ package struct ConfigurationFile: Sendable {
                 try readRanks(section, line: line)
                 continue
             }
-            guard let known = ConfigurationKey.Section(rawValue: name) else {
+            guard let known = Setting.Section(rawValue: name) else {
                 throw unknown(
                     name, line: line, of: "the file",
-                    among: ConfigurationKey.Section.allCases.map(\.rawValue) + ["ranks"])
+                    among: Setting.Section.allCases.map(\.rawValue) + ["ranks"])
             }
             values.merge(try read(section, known, line: line)) { $1 }
         }
@@ -74,22 +73,22 @@ package struct ConfigurationFile: Sendable {
     }
 
     private func read(
-        _ node: Node, _ section: ConfigurationKey.Section, line: Int
-    ) throws -> [ConfigurationKey: Entry] {
-        var values: [ConfigurationKey: Entry] = [:]
-        let keys = ConfigurationKey.all.filter { $0.section == section }
+        _ node: Node, _ section: Setting.Section, line: Int
+    ) throws -> [Setting: Entry] {
+        var values: [Setting: Entry] = [:]
+        let keys = Setting.all.filter { $0.section == section }
         for (value, name, line) in try pairs(node, of: "`\(section.rawValue)`", line: line) {
             guard let key = keys.first(where: { $0.name == name }) else {
                 throw unknown(name, line: line, of: "`\(section.rawValue)`", among: keys.map(\.name))
             }
             guard case .scalar(let scalar) = value else {
-                throw refused(line, "`\(key.path)` takes one value: \(key.kind.domain).")
+                throw refused(line, "`\(key.path)` takes one value: \(key.domain).")
             }
             guard !scalar.isNull else {
                 throw refused(line, "`\(key.path)` has no value; give it one or remove the line.")
             }
             let sample = scalar.string.replacing("{rank}", with: section == .rank ? "0" : "{rank}")
-            if let refusal = key.kind.refusal(sample) { throw refused(line, "`\(key.path)`: \(refusal)") }
+            if let refusal = key.refusal(sample) { throw refused(line, "`\(key.path)`: \(refusal)") }
             values[key] = Entry(text: scalar.string, line: line)
         }
         return values
@@ -106,7 +105,9 @@ package struct ConfigurationFile: Sendable {
 
     /// A number that the cluster does not have is a slip; known only where the file says how many there are.
     private func checkRankNumbers() throws {
-        guard let entry = values[.ranks], let count = Int(entry.text) else { return }
+        guard let entry = values[CoordinatorKeys.table.cluster.ranks.setting], let count = Int(entry.text) else {
+            return
+        }
         for (rank, own) in rankValues where Int(rank.value) >= count {
             let line = own.values.map(\.line).min() ?? entry.line
             throw refused(

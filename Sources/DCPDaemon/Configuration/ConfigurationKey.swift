@@ -1,49 +1,74 @@
-/// One setting of the daemons under all its names.
-///
-/// `block-tokens` of section `cluster` is the flag `--block-tokens`, the environment variable
-/// `DCP_CLUSTER_BLOCK_TOKENS` and the line `block-tokens: 64` below `cluster:` in the file. The names follow from
-/// section and name, so none can be forgotten or spelled otherwise.
-package struct ConfigurationKey: Hashable, Sendable {
-    package enum Section: String, CaseIterable, Sendable {
-        /// What the coordinator makes of the cluster; for life.
-        case cluster
-        case coordinator
-        /// Every rank of the host; `ranks: { 2: ... }` says otherwise for one.
-        case rank
-    }
+/// A setting with the type of its value: `configuration[keys.threads]` is an `Int` that has been checked.
+package struct ConfigurationKey<Value: Sendable>: Sendable {
+    package let setting: Setting
+    /// The value while nobody sets one; nil where there is a default, which is a text like any other.
+    let unset: Value?
 
-    package let section: Section
-    package let name: String
-    package let kind: ValueKind
-    /// nil: not set unless somebody sets it.
-    package let defaultValue: String?
-    /// Whether a reload (SIGHUP) takes a new value; everything else takes a restart.
-    package let isReloadable: Bool
-    /// One sentence: the help of the flag, and the beginning of the reference.
-    package let summary: String
-    /// What else an operator should know; for the reference only.
-    package let detail: String
-
-    package init(
-        _ section: Section, _ name: String, _ kind: ValueKind, default defaultValue: String?,
+    init(
+        _ section: Setting.Section, _ name: String, _ kind: ValueKind<Value>, default text: String,
         isReloadable: Bool = false, _ summary: String, _ detail: String = ""
     ) {
-        self.section = section
-        self.name = name
-        self.kind = kind
-        self.defaultValue = defaultValue
-        self.isReloadable = isReloadable
-        self.summary = summary
-        self.detail = detail
+        setting = Setting(section, name, kind, default: text, isReloadable, summary, detail)
+        unset = nil
     }
 
-    /// As the file nests it, and as messages name it.
-    package var path: String { "\(section.rawValue).\(name)" }
-    package var flag: String { "--\(name)" }
-    package var variable: String {
-        "DCP_" + path.uppercased().map { $0 == "." || $0 == "-" ? "_" : String($0) }.joined()
+    init(
+        _ section: Setting.Section, _ name: String, _ kind: ValueKind<Value>, unset: Value, isReloadable: Bool = false,
+        _ summary: String, _ detail: String = ""
+    ) {
+        setting = Setting(section, name, kind, default: nil, isReloadable, summary, detail)
+        self.unset = unset
     }
 
-    package static func == (a: ConfigurationKey, b: ConfigurationKey) -> Bool { a.path == b.path }
-    package func hash(into hasher: inout Hasher) { hasher.combine(path) }
+    /// A setting that need not be set.
+    init<Wrapped>(
+        _ section: Setting.Section, _ name: String, _ kind: ValueKind<Wrapped>, isReloadable: Bool = false,
+        _ summary: String, _ detail: String = ""
+    ) where Value == Wrapped? {
+        setting = Setting(section, name, kind, default: nil, isReloadable, summary, detail)
+        unset = .some(nil)
+    }
+}
+
+extension Setting {
+    fileprivate init<Value>(
+        _ section: Section, _ name: String, _ kind: ValueKind<Value>, default defaultValue: String?,
+        _ isReloadable: Bool, _ summary: String, _ detail: String
+    ) {
+        self.init(
+            section: section, name: name, defaultValue: defaultValue, isReloadable: isReloadable, summary: summary,
+            detail: detail, placeholder: kind.placeholder, example: kind.example, domain: kind.domain,
+            isSwitch: kind.isSwitch, value: { text throws(ValueRefusal) in try kind.value(text) })
+    }
+}
+
+/// A part of the table: its properties are keys, or parts.
+package protocol SettingTable: Sendable {}
+
+/// What a `SettingTable` finds among its properties.
+protocol SettingCarrier {
+    var setting: Setting { get }
+}
+
+extension ConfigurationKey: SettingCarrier {}
+
+extension SettingTable {
+    /// Every setting, in the order in which they are declared. They are reflected, so that none can be left out.
+    package var settings: [Setting] {
+        Mirror(reflecting: self).children.flatMap { child -> [Setting] in
+            switch child.value {
+            case let key as any SettingCarrier: [key.setting]
+            case let table as any SettingTable: table.settings
+            default: preconditionFailure("\(child.label ?? "a property") of \(Self.self) is neither key nor table")
+            }
+        }
+    }
+}
+
+extension Setting {
+    /// Those a daemon reads.
+    package static let ofCoordinator = CoordinatorKeys.table.settings
+    package static let ofRank = RankKeys.table.settings
+    /// In the order of the reference.
+    package static let all = ofCoordinator + ofRank
 }

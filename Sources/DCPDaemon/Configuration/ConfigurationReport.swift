@@ -19,8 +19,8 @@ struct ConfigurationReport {
         var table = TextTable(
             [TextTable.Column("KEY"), TextTable.Column("VALUE", alignment: .left)]
                 + [TextTable.Column("DEFAULT", alignment: .left), TextTable.Column("FROM")])
-        for key in configuration.keys {
-            let value = configuration[key]
+        for key in configuration.settings {
+            let value = configuration.statement(of: key)
             table.append([
                 key.path, value?.text ?? "-", key.defaultValue ?? "-", "\(value?.origin ?? .builtIn)",
             ])
@@ -29,8 +29,8 @@ struct ConfigurationReport {
     }
 
     func json() throws -> String {
-        let rows = configuration.keys.map { key in
-            let value = configuration[key]
+        let rows = configuration.settings.map { key in
+            let value = configuration.statement(of: key)
             return Row(
                 key: key.path, value: value?.text, default: key.defaultValue,
                 origin: "\(value?.origin ?? .builtIn)", flag: key.flag, variable: key.variable,

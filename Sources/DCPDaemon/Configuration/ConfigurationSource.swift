@@ -4,9 +4,9 @@ internal import Foundation
 /// All that a configuration is read from, so that a reload can read it again. The file may have changed; flags and
 /// environment cannot.
 package struct ConfigurationSource: Sendable {
-    package var keys: [ConfigurationKey]
+    package var settings: [Setting]
     package var rank: RankIndex?
-    package var flags: [ConfigurationKey: String]
+    package var flags: [Setting: String]
     package var environment: [String: String]
     /// nil: the default path, where a file need not be.
     package var filePath: String?
@@ -16,10 +16,10 @@ package struct ConfigurationSource: Sendable {
     package static let pathVariable = "DCP_CONFIG"
 
     package init(
-        keys: [ConfigurationKey], rank: RankIndex?, flags: [ConfigurationKey: String], filePath: String?,
+        settings: [Setting], rank: RankIndex?, flags: [Setting: String], filePath: String?,
         environment: [String: String] = ProcessInfo.processInfo.environment
     ) {
-        self.keys = keys
+        self.settings = settings
         self.rank = rank
         self.flags = flags
         // Set and empty is not set, as for every variable.
@@ -38,7 +38,7 @@ package struct ConfigurationSource: Sendable {
             file = .absent(ConfigurationFile.defaultPath)
         }
         var configuration = try Configuration(
-            keys: keys, rank: rank, flags: flags, environment: environment, file: file)
+            settings: settings, rank: rank, flags: flags, environment: environment, file: file)
         configuration.isInspected = isInspected
         return configuration
     }

@@ -1,6 +1,7 @@
-internal import DCPClient
+internal import DCPConsole
 internal import DCPCoordinator
 internal import DCPCore
+internal import DCPHost
 internal import DCPTransport
 internal import DCPWire
 internal import Logging
@@ -8,8 +9,8 @@ internal import Logging
 extension Configuration {
     /// What is given up of stores.
     var losses: Set<RankLoss> {
-        ValueKind.losses(self[.replaceStore]?.text ?? "", .store)
-            .union(ValueKind.losses(self[.acceptOlderStore]?.text ?? "", .change))
+        let keys = CoordinatorKeys.table
+        return self[keys.replaceStore].union(self[keys.acceptOlderStore])
     }
 }
 
@@ -24,38 +25,40 @@ struct CoordinatorSettings {
     /// - Throws: `ConfigurationError` for what single values do not show: a shape that does not come out even, plain TCP
     ///   that was not asked for.
     init(_ configuration: Configuration) throws {
-        let keys: [ConfigurationKey] = [.ranks, .headGroups, .interleave, .blockTokens]
-        shape = try configuration.checked(keys) { () throws(ServiceError) in
+        let keys = CoordinatorKeys.table
+        let access = keys.access, cluster = keys.cluster
+        shape = try configuration.checked(
+            [cluster.ranks, cluster.headGroups, cluster.interleave, cluster.blockTokens].map(\.setting)
+        ) { () throws(ServiceError) in
             try ClusterShape(
-                ranks: configuration.integer(.ranks), headGroups: configuration.integer(.headGroups),
-                interleave: configuration.integer(.interleave), blockTokens: configuration.integer(.blockTokens),
-                exchange: Exchange(name: configuration.text(.exchange))!)
+                ranks: configuration[cluster.ranks], headGroups: configuration[cluster.headGroups],
+                interleave: configuration[cluster.interleave], blockTokens: configuration[cluster.blockTokens],
+                exchange: configuration[cluster.exchange])
         }
-        let access = ConfigurationKey.coordinatorAccess
         server = CoordinatorServer.Configuration(
-            listen: try configuration.listenEndpoint(.coordinatorListen, access))
+            listen: try configuration.listenEndpoint(keys.listen, access))
         server.link = try configuration.link(access, role: .coordinator)
-        server.lease = .milliseconds(Int((configuration.seconds(.lease) * 1000).rounded()))
-        server.unknownGrace = .milliseconds(Int((configuration.seconds(.unknownGrace) * 1000).rounded()))
-        server.evict = EvictionPolicy(rawValue: configuration.text(.evict))!
-        let lease = configuration.seconds(.lease), idle = configuration.seconds(.evictIdle)
-        server.evictIdle = .milliseconds(Int((idle * 1000).rounded()))
+        server.lease = configuration[keys.lease]
+        server.unknownGrace = configuration[keys.unknownGrace]
+        server.evict = configuration[keys.evict]
+        let lease = configuration[keys.lease], idle = configuration[keys.evictIdle]
+        server.evictIdle = idle
         if server.evict != .off {
-            try configuration.checked([.evictIdle, .lease]) { () throws(ServiceError) in
+            try configuration.checked([keys.evictIdle.setting, keys.lease.setting]) { () throws(ServiceError) in
                 guard idle >= lease else {
                     throw ServiceError(
                         .invalidConfiguration,
-                        "An idle time of \(idle) s is outside \(lease)...86400, from the lease to a day.")
+                        "An idle time of \(idle.inSeconds) s is outside \(lease.inSeconds)...86400, from the lease to a day."
+                    )
                 }
             }
         }
         observability = try ObservabilitySettings(
-            configuration, http: .coordinatorHTTP, anyAddress: .coordinatorHTTPAnyAddress,
-            canaryInterval: .canaryInterval)
+            configuration, http: keys.http, anyAddress: keys.httpAnyAddress, canaryInterval: keys.canaryInterval)
         server.losses = configuration.losses
-        let state = configuration.text(.state)
+        let state = configuration[keys.state]
         stateDirectory = state
         server.hostReport = { HostInspection.report(store: state) }
-        logLevel = Logger.Level(rawValue: configuration.text(.coordinatorLogLevel))!
+        logLevel = configuration[keys.logLevel]
     }
 }

@@ -1,7 +1,7 @@
 internal import DCPAttention
 internal import DCPCache
-internal import DCPClient
 internal import DCPCore
+internal import DCPHost
 internal import DCPRank
 internal import DCPStore
 internal import DCPTransport
@@ -26,31 +26,29 @@ struct RankSettings {
         do throws(ServiceError) { _ = try Prefetch.forced() } catch {
             throw ConfigurationError(.variable(Prefetch.variable), error.message)
         }
-        let access = ConfigurationKey.rankAccess
+        let keys = RankKeys.table, access = keys.access
         let link = try configuration.link(access, role: isKnown ? .rank(rank) : nil)
-        let listen = try configuration.listenEndpoint(.rankListen, access)
-        var advertised: Endpoint?
-        if configuration[.advertise] != nil { advertised = try configuration.endpoint(.advertise) }
+        let listen = try configuration.listenEndpoint(keys.listen, access)
         self.rank = RankConfiguration(
-            rank: rank, listen: listen, advertise: advertised,
-            coordinator: try configuration.dialledEndpoint(.coordinator, access),
-            threads: configuration.integer(.threads))
+            rank: rank, listen: listen, advertise: configuration[keys.advertise],
+            coordinator: try configuration.dialledEndpoint(keys.coordinator, access),
+            threads: configuration[keys.threads])
         self.rank.link = link
-        self.rank.link.memory = configuration.text(.sharedMemory) == "on" ? MemorySettings() : nil
-        self.rank.drainTimeout = configuration.timeAmount(.drainTimeout)
-        self.rank.claimTimeout = configuration.timeAmount(.claimTimeout)
-        self.rank.memoryIdle =
-            configuration.text(.memoryIdle) == "off" ? nil : configuration.timeAmount(.memoryIdle)
+        self.rank.link.memory = configuration[keys.sharedMemory] ? MemorySettings() : nil
+        self.rank.drainTimeout = TimeAmount(configuration[keys.drainTimeout])
+        self.rank.claimTimeout = TimeAmount(configuration[keys.claimTimeout])
+        self.rank.memoryIdle = configuration[keys.memoryIdle].map { TimeAmount($0) }
         cache = ShardCache.Settings()
-        cache.durability = Durability(rawValue: configuration.text(.durability))!
-        cache.mapByteCountMax = configuration.integer(.mapSize) << 30
-        if let limit = configuration[.diskLimit].flatMap({ ByteSize($0.text) }) {
-            let byteCount = ShardCache.Settings.mapByteCountMax(diskByteCountMax: limit.byteCount)
-            let isBuiltIn = configuration[.mapSize]?.origin == .builtIn
+        cache.durability = configuration[keys.durability]
+        cache.mapByteCountMax = configuration[keys.mapSize] << 30
+        if let limit = configuration[keys.diskLimit] {
+            let byteCount = ShardCache.Settings.mapByteCountMax(diskByteCountMax: limit)
+            let isBuiltIn = configuration.statement(of: keys.mapSize.setting)?.origin == .builtIn
             cache.mapByteCountMax = isBuiltIn ? byteCount : min(byteCount, cache.mapByteCountMax)
         }
-        let (high, low) = (configuration.integer(.highWatermark), configuration.integer(.lowWatermark))
-        cache.watermarks = try configuration.checked([.highWatermark, .lowWatermark]) { () throws(ServiceError) in
+        let (high, low) = (configuration[keys.highWatermark], configuration[keys.lowWatermark])
+        cache.watermarks = try configuration.checked([keys.highWatermark.setting, keys.lowWatermark.setting]) {
+            () throws(ServiceError) in
             guard let watermarks = Watermarks(high: high, low: low) else {
                 throw ServiceError(
                     .invalidConfiguration,
@@ -58,23 +56,13 @@ struct RankSettings {
             }
             return watermarks
         }
-        cache.uncommittedByteCountMax = configuration.integer(.uncommittedLimit) << 20
-        cache.memoryByteCountMax = configuration[.memoryLimit].flatMap { ByteSize($0.text)?.byteCount }
+        cache.uncommittedByteCountMax = configuration[keys.uncommittedLimit] << 20
+        cache.memoryByteCountMax = configuration[keys.memoryLimit]
         observability = try ObservabilitySettings(
-            configuration, http: .rankHTTP, anyAddress: .rankHTTPAnyAddress, canaryInterval: .expectedCanaryInterval)
-        let store = configuration.text(.store)
+            configuration, http: keys.http, anyAddress: keys.httpAnyAddress, canaryInterval: keys.canaryInterval)
+        let store = configuration[keys.store]
         storeDirectory = store
         self.rank.hostReport = { HostInspection.report(store: store) }
-        logLevel = Logger.Level(rawValue: configuration.text(.rankLogLevel))!
-    }
-}
-
-extension Configuration {
-    func endpoint(_ key: ConfigurationKey) throws -> Endpoint {
-        try checked([key]) { () throws(ServiceError) in try Endpoint(text(key)) }
-    }
-
-    func timeAmount(_ key: ConfigurationKey) -> TimeAmount {
-        .nanoseconds(Int64((seconds(key) * 1e9).rounded()))
+        logLevel = configuration[keys.logLevel]
     }
 }

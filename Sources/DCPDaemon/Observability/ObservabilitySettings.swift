@@ -9,19 +9,18 @@ struct ObservabilitySettings: Sendable {
 
     /// - Throws: `ConfigurationError` for an address that others reach and that was not asked for by name.
     init(
-        _ configuration: Configuration, http key: ConfigurationKey, anyAddress: ConfigurationKey,
-        canaryInterval interval: ConfigurationKey
+        _ configuration: Configuration, http key: ConfigurationKey<HTTPAddress?>, anyAddress: ConfigurationKey<Bool>,
+        canaryInterval interval: ConfigurationKey<Duration?>
     ) throws {
-        http = HTTPAddress(configuration.text(key))
-        if let http, !http.isLocal, !configuration.flag(anyAddress) {
-            try configuration.checked([key, anyAddress]) { () throws(ServiceError) in
+        http = configuration[key]
+        if let http, !http.isLocal, !configuration[anyAddress] {
+            try configuration.checked([key.setting, anyAddress.setting]) { () throws(ServiceError) in
                 throw ServiceError(
                     .invalidConfiguration,
                     "\(http) is not a loopback address, and the endpoint does not authenticate requests; use "
-                        + "127.0.0.1:PORT or a "
-                        + "Unix socket, or pass \(anyAddress.flag) if the network is trusted.")
+                        + "127.0.0.1:PORT or a Unix socket, or pass \(anyAddress.setting.flag) if the network is trusted.")
             }
         }
-        canaryInterval = Double(configuration.text(interval)).map { .seconds($0) }
+        canaryInterval = configuration[interval]
     }
 }

@@ -32,9 +32,9 @@ struct CoordinatorService: DaemonService {
     private var logger: Logger { log.logger }
 
     func apply(_ configuration: Configuration) {
-        log.set(level: Logger.Level(rawValue: configuration.text(.coordinatorLogLevel))!)
+        log.set(level: configuration[CoordinatorKeys.table.logLevel])
         observed.observation.perform { [losses = configuration.losses] in $0.configure(losses) }
-        log.reload(settings.server.link.tls, configuration, ConfigurationKey.coordinatorAccess)
+        log.reload(settings.server.link.tls, configuration, CoordinatorKeys.table.access)
     }
 
     func run() async throws {
@@ -43,8 +43,8 @@ struct CoordinatorService: DaemonService {
         var configuration = settings.server
         if let passed = try PassedSocket.take() {
             if configuration.link.tls == nil {
-                let insecure = ConfigurationKey.coordinatorAccess.insecureLoopbackOnly
-                try passed.endpoint.checkPlainAllowed(insecureLoopbackOnly: reload.current.flag(insecure))
+                let insecure = CoordinatorKeys.table.access.insecureLoopbackOnly
+                try passed.endpoint.checkPlainAllowed(insecureLoopbackOnly: reload.current[insecure])
             }
             configuration.listen = passed.endpoint
             configuration.inheritedSocket = passed.descriptor

@@ -39,8 +39,8 @@ struct RankService: DaemonService {
 
     func apply(_ configuration: Configuration) {
         // The drain timeout is read when it is needed.
-        log.set(level: Logger.Level(rawValue: configuration.text(.rankLogLevel))!)
-        log.reload(settings.rank.link.tls, configuration, ConfigurationKey.rankAccess)
+        log.set(level: configuration[RankKeys.table.logLevel])
+        log.reload(settings.rank.link.tls, configuration, RankKeys.table.access)
     }
 
     func run() async throws {
@@ -178,7 +178,7 @@ struct RankService: DaemonService {
             failure = error
         }
         ServiceManager.stopping()
-        let timeout = reload.current.timeAmount(.drainTimeout)
+        let timeout = TimeAmount(reload.current[RankKeys.table.drainTimeout])
         logger.notice("Draining", metadata: ["deadline": "\(timeout.nanoseconds / 1_000_000_000) s"])
         try await eventLoop.flatSubmit { server.value.server.stop(drainTimeout: timeout) }.get()
         observed.observation.ended()

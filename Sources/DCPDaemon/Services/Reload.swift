@@ -18,7 +18,7 @@ final class Reload: Sendable {
 
     enum Outcome {
         /// `ignored`: keys that changed and take a restart.
-        case changed([ConfigurationKey], ignored: [ConfigurationKey])
+        case changed([Setting], ignored: [Setting])
         case refused(String)
     }
 
@@ -64,7 +64,7 @@ struct ReloadService: Service {
         }
     }
 
-    private static func list(_ keys: [ConfigurationKey]) -> String {
+    private static func list(_ keys: [Setting]) -> String {
         keys.isEmpty ? "nothing" : keys.map(\.path).joined(separator: ", ")
     }
 }

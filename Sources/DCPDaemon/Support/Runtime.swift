@@ -82,7 +82,7 @@ enum Runtime {
                 end(error.status.rawValue)
             }
             if error.status == .configuration {
-                Message.write("Error: \(error.message)")
+                StandardError.write("Error: \(error.message)")
                 exit(error.status.rawValue)
             }
             throw ValidationError(error.message)

@@ -204,7 +204,7 @@ extension RankServer {
                     .conflict, "Some of the step's tokens are already stored and some are not; send a new step.")
             }
             // A canary tells whether steps go through; that the disk is full, the store's condition tells.
-            if repeats == 0, model.name != CanaryNames.model { try checkTakesTokens(request.entries) }
+            if repeats == 0, !isCanary(request, plan.layout) { try checkTakesTokens(request.entries) }
         } catch {
             for (entry, admission) in admitted where admission != .repeat {
                 cursors.rolledBack(entry, layer: layer)

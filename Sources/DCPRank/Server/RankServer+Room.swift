@@ -23,6 +23,11 @@ extension RankServer {
         if let refusal = otherRefusals.first { throw refusal }
     }
 
+    /// Whether a step is a canary's, and no longer than one: such tokens stay in RAM.
+    func isCanary(_ request: StepRequest, _ layout: ContextLayout) -> Bool {
+        request.model == .canary && request.entries.allSatisfy { $0.position + $0.count <= layout.canaryTokens }
+    }
+
     /// Follows the store from now on.
     func observeStore() {
         let bound = NIOLoopBound(WeakServer(self), eventLoop: eventLoop)

@@ -1,5 +1,5 @@
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 internal import DCPWire
 
 /// What a client believes one sequence to hold, kept apart from the system: the reference.

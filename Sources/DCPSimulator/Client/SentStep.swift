@@ -1,5 +1,5 @@
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 internal import DCPWire
 internal import NIOCore
 

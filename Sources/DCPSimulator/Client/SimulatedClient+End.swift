@@ -1,5 +1,5 @@
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 internal import DCPWire
 
 /// What a client does when its script is done.

@@ -1,5 +1,5 @@
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 internal import DCPWire
 
 /// Matches, as `Cluster.match` makes them: one rank answers, and all report their lengths. Then the ids of the match

@@ -1,6 +1,6 @@
 internal import DCPClient
 internal import DCPCore
-internal import DCPTestKit
+internal import DCPOracle
 internal import DCPWire
 internal import NIOCore
 

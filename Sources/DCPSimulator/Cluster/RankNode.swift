@@ -1,8 +1,8 @@
 internal import DCPCache
 internal import DCPCore
+internal import DCPOracle
 internal import DCPRank
 internal import DCPStore
-internal import DCPTestKit
 internal import DCPTransport
 internal import NIOCore
 

@@ -1,6 +1,6 @@
 internal import DCPCore
+internal import DCPOracle
 internal import DCPStore
-internal import DCPTestKit
 internal import Foundation
 internal import Glibc
 

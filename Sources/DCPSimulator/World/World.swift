@@ -1,4 +1,4 @@
-internal import DCPTestKit
+internal import DCPOracle
 
 /// Simulated time, everything that is still to happen in it, and the randomness it is drawn from.
 ///

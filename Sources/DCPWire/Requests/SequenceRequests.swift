@@ -41,6 +41,22 @@ package struct OpenSequence: RequestItem {
     }
 }
 
+/// Opens a sequence of a canary; makes it when it is new, and the canaries' model too.
+package struct OpenCanary: RequestItem {
+    package static let type = FrameType(request: 0x010D, "open canary")
+    package static let right = ClientRight.use
+    package typealias Answer = OpenedSequence
+    package static let itemsMax = 1
+
+    /// Begins with a dot.
+    package var name: String
+
+    package init(name: String) { self.name = name }
+
+    package init(from reader: inout WireReader) throws(ServiceError) { name = try reader.readString("name") }
+    package func encode(to writer: inout WireWriter) { writer.write(name) }
+}
+
 package struct OpenedSequence: WireFields, Hashable {
     package var sequence: SequenceRecord
     package var model: ModelRecord

@@ -1,7 +1,7 @@
 import ArgumentParser
-import DCPClient
 import DCPConsole
 import DCPCore
+import DCPTransfer
 import Glibc
 
 struct Backup: AsyncParsableCommand {

@@ -34,7 +34,7 @@ struct Certificates: AsyncParsableCommand {
         @Option(help: ArgumentHelp("The directory to create.", valueName: "directory"))
         var directory: String
 
-        @Option(help: "How many ranks the cluster has.")
+        @Option(help: "The number of ranks in the cluster.")
         var ranks: Int
 
         @Option(help: ArgumentHelp("The name of a client; may be repeated.", valueName: "name"))

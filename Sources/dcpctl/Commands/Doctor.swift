@@ -3,7 +3,7 @@ import DCPAttention
 import DCPClient
 import DCPConsole
 import DCPCore
-import DCPDoctor
+import DCPHost
 import DCPTransport
 import DCPWire
 import Glibc

@@ -2,6 +2,7 @@ import ArgumentParser
 import DCPClient
 import DCPConsole
 import DCPCore
+import DCPModelFiles
 
 extension Models {
     struct Add: AsyncParsableCommand {

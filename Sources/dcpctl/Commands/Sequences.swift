@@ -50,7 +50,7 @@ struct Sequences: AsyncParsableCommand {
         func run() async throws {
             try await client.execute { cluster in
                 let sequences = try await cluster.sequences(prefix: prefix, limit: limit) {
-                    all || !CanaryNames.isSequence($0)
+                    all || !$0.isCanary
                 }
                 // Only ranks know lengths; the names are available even while a rank is missing.
                 var progress: [SequenceID: SequenceProgress] = [:]

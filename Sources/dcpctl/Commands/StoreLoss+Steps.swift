@@ -37,7 +37,7 @@ struct StoreLossOptions: ParsableArguments {
             let patience = try DurationFormat.parse(wait)
             let known = try await recorded(in: cluster)
             let plan = plan(known)
-            let sequences = try await cluster.sequences().filter { !CanaryNames.isSequence($0.record.name) }.count
+            let sequences = try await cluster.sequences().filter { !$0.record.isCanary }.count
             guard confirm(known, plan, sequences: sequences) else { return }
             try await cluster.giveUp(plan.loss, of: known.rank)
             let start = ServiceStart.of(known.rank, beside: try client.endpoint())

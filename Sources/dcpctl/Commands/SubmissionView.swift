@@ -1,6 +1,6 @@
-import DCPClient
 import DCPConsole
 import DCPCore
+import DCPTransfer
 import DCPWire
 
 /// The output of `dcpctl submit`.

@@ -1,7 +1,9 @@
 import ArgumentParser
-import DCPClient
 import DCPConsole
 import DCPCore
+import DCPLocalCluster
+import DCPModelFiles
+import DCPTransfer
 import DCPWire
 
 struct Submit: AsyncParsableCommand {

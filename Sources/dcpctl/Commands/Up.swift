@@ -1,7 +1,7 @@
 import ArgumentParser
-import DCPClient
 import DCPConsole
 import DCPCore
+import DCPLocalCluster
 import Glibc
 
 struct Up: AsyncParsableCommand {

@@ -1,6 +1,7 @@
 import ArgumentParser
 import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTransport
 import Glibc
 

@@ -1,5 +1,6 @@
 import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import DCPWire
 import Testing

@@ -1,5 +1,4 @@
 import DCPAttention
-import DCPClient
 import DCPCore
 import DCPTestKit
 import DCPWire

@@ -1,6 +1,7 @@
 import DCPClient
 import DCPCore
 import DCPTestKit
+import DCPTransfer
 import DCPWire
 import Foundation
 import Testing

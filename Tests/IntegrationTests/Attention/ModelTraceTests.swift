@@ -1,6 +1,7 @@
 import DCPAttention
 import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import DCPWire
 import Foundation

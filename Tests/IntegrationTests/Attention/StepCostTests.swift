@@ -1,6 +1,6 @@
 import DCPClient
 import DCPCore
-import DCPTestKit
+import DCPHost
 import DCPWire
 import Foundation
 import Testing

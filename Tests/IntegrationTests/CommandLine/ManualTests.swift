@@ -1,4 +1,3 @@
-import DCPClient
 import DCPTestKit
 import Foundation
 import Testing

@@ -1,5 +1,5 @@
-import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import Foundation
 import Glibc

@@ -1,5 +1,6 @@
 import DCPClient
 import DCPCore
+import DCPSafetensors
 import DCPTestKit
 import Foundation
 import Testing

@@ -1,6 +1,7 @@
-import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
+import DCPTransfer
 import Foundation
 import Glibc
 import Testing

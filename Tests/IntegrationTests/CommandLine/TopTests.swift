@@ -1,4 +1,3 @@
-import DCPClient
 import DCPCore
 import DCPTestKit
 import Foundation

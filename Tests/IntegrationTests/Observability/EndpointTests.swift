@@ -1,5 +1,5 @@
-import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import DCPTransport
 import Foundation

@@ -1,4 +1,5 @@
-import DCPClient
+import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import Foundation
 import Testing

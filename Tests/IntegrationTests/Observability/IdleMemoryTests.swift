@@ -1,5 +1,6 @@
 import DCPClient
 import DCPCore
+import DCPHost
 import DCPTestKit
 import DCPWire
 import Testing

@@ -1,6 +1,7 @@
 import DCPCertificates
 import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import DCPTransport
 import Foundation

@@ -1,6 +1,6 @@
 import DCPCertificates
-import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import DCPTransport
 import DCPWire

@@ -1,5 +1,5 @@
 import DCPAttention
-import DCPClient
+import DCPLocalCluster
 import DCPTestKit
 import Foundation
 import Testing

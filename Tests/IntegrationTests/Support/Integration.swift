@@ -1,6 +1,7 @@
 import DCPAttention
 import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import DCPTransport
 import Foundation
@@ -129,11 +130,6 @@ enum Binaries {
         return FileManager.default.isExecutableFile(atPath: beside + "/dcp-rank")
             ? beside : repositoryFile(".build/release")
     }()
-}
-
-func repositoryFile(_ path: String) -> String {
-    URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
-        .deletingLastPathComponent().appending(path: path).path
 }
 
 /// Runs what blocks on a thread of its own: the threads that tasks share are few.

@@ -1,5 +1,5 @@
-import DCPClient
 import DCPCore
+import DCPSafetensors
 import DCPTestKit
 import Foundation
 import Testing

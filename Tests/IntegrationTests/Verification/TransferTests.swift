@@ -1,6 +1,9 @@
 import DCPClient
 import DCPCore
+import DCPLocalCluster
+import DCPSafetensors
 import DCPTestKit
+import DCPTransfer
 import DCPWire
 import Foundation
 import Synchronization

@@ -2,6 +2,7 @@ import ArgumentParser
 import DCPClient
 import DCPConsole
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import DCPTransport
 import DCPWire

@@ -1,6 +1,6 @@
-import DCPClient
 import DCPCore
-import DCPTestKit
+import DCPHost
+import DCPLocalCluster
 
 /// The memory of ranks, while a soak lasts: what they need with the same contents must not grow.
 struct MemoryWatch: Sendable {

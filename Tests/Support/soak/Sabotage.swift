@@ -1,5 +1,5 @@
-import DCPClient
 import DCPCore
+import DCPLocalCluster
 import Foundation
 
 /// An older copy of rank 1's store in the place of its own, accepted: acknowledged commits are lost, and the soak must say so.

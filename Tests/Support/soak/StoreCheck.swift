@@ -2,6 +2,7 @@ import DCPAttention
 import DCPCache
 import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPWire
 
 /// Opens the stores of a cluster that has stopped, and compares every stored token with what was sent.

@@ -1,5 +1,4 @@
 import DCPCache
-import DCPClient
 import DCPCore
 import Foundation
 

@@ -33,8 +33,7 @@ def test_smollm2(
         model = copy.deepcopy(model)
         torch.nn.Module.to(model, torch.bfloat16)  # transformers refuses it for weights that came from GGUF
     model.set_attn_implementation("sdpa")
-    # In bf16 four of these prompts come to a tie within 32 tokens, at a logit of 16 to 32 that is one of a hundred.
-    tokens = 32 if os.environ.get("WHOLE_GRID") and dtype == "f32" else 12
+    tokens = 32 if os.environ.get("WHOLE_GRID") else 12
     report = compare_model("SmolLM2", model, request.getfixturevalue(ranks), list(prompts.values()), tokens=tokens)
     for name, prompt in zip(prompts, report.prompts, strict=True):
         print(f"{name}: {prompt}")  # noqa: T201
@@ -42,4 +41,9 @@ def test_smollm2(
         assert prompt.difference <= prompt.tolerance, name
         # bf16 has a hundred logits or so between 16 and 32, so that the first two may be equal: then either is right.
         assert prompt.verdict == "equal" or (dtype == "bf16" and prompt.verdict == "tied"), name
-    assert sum(prompt.equal == tokens for prompt in report.prompts) >= 6
+        assert prompt.generated == tokens, name
+    if dtype == "f32":
+        assert sum(prompt.equal == tokens for prompt in report.prompts) >= 6
+    else:
+        # Which prompts come to a tie depends on the machine: one of some thirty tokens does.
+        assert sum(prompt.equal for prompt in report.prompts) >= 0.8 * tokens * len(report.prompts)

@@ -216,6 +216,9 @@ OPEN_SEQUENCE: Many[OpenSequence, OpenedSequence] = Many(
     Record(OpenSequence, name=STRING, model=STRING, revision=STRING, scope=STRING, create=BOOL),
     Record(OpenedSequence, sequence=SEQUENCE, model=MODEL),
 )
+OPEN_CANARY: Many[Named, OpenedSequence] = Many(
+    0x010D, Record(Named, name=STRING), Record(OpenedSequence, sequence=SEQUENCE, model=MODEL)
+)
 LIST_SEQUENCES: Request[ListSequences, Listing] = Request(
     0x0105,
     Record(ListSequences, prefix=STRING, after=U64, count=U32),

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # on and enlarge it. A wrong scale, window or mask changes logits by tenths of them.
 _F32_TOLERANCE = 2e-4
 
+# Where tokens differ the comparison goes on with the model's own, so many times: each prefills once more.
+_DIFFERENT_TOKENS = 8
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -29,12 +32,12 @@ class Prompt:
 
     Attributes:
         length: Its tokens.
-        generated: Tokens that were generated.
-        equal: How many of them, from the first on, are the same.
-        difference: The largest difference of a logit up to there.
+        generated: Tokens that were compared.
+        equal: How many of them are the same.
+        difference: The largest difference of a logit.
         scale: The largest logit.
-        tolerance: How large the difference may be; see `compare`.
-        margin: Where tokens differ, how far the model itself preferred its own: at most the tolerance is a tie.
+        tolerance: How large the difference may be; see `compare_model`.
+        margin: Where tokens differ, how far the model itself preferred its own, at most: up to the tolerance is a tie.
     """
 
     length: int
@@ -138,6 +141,9 @@ def compare_model(
     of them. So the model's own are those of all prompts, in each way that transformers has to compute them. The model
     is in f32 afterwards.
 
+    Where tokens differ, the daemons go on with the model's own, so that all of them are compared, and not only those
+    before the first tie: where ties lie depends on the machine.
+
     Args:
         name: What the report calls it.
         model: The model.
@@ -151,11 +157,7 @@ def compare_model(
     try:
         _use_daemons(model)
         facts = served(model)
-        daemons = []
-        for prompt in prompts:
-            cache = DCPCache(cluster, f"check-{secrets.token_hex(6)}", model=model)
-            daemons.append(_generate(model, prompt, tokens, cache))
-            cache.delete()
+        daemons = [_along(model, prompt, run, cluster) for prompt, run in zip(prompts, own, strict=True)]
     except NotServed as refusal:
         return Report(name, dtype, attention, "refused", str(refusal))
     exact = own
@@ -224,6 +226,25 @@ def _generate(model: PreTrainedModel, prompt: Sequence[int], tokens: int, cache:
     return _Run(answer.sequences[0, len(prompt) :].tolist(), torch.cat(answer.logits).float().cpu())
 
 
+def _along(model: PreTrainedModel, prompt: Sequence[int], own: _Run, cluster: Cluster) -> _Run:
+    """What the daemons generate, each token after the model's own before it.
+
+    Shorter than `own` where more than `_DIFFERENT_TOKENS` differ.
+    """
+    found = _Run([], own.logits[:0])
+    for _ in range(1 + _DIFFERENT_TOKENS):
+        done = len(found.ids)
+        cache = DCPCache(cluster, f"check-{secrets.token_hex(6)}", model=model)
+        run = _generate(model, [*prompt, *own.ids[:done]], len(own.ids) - done, cache)
+        cache.delete()
+        pairs = zip(own.ids[done:], run.ids, strict=True)
+        until = next((at + 1 for at, (one, other) in enumerate(pairs) if one != other), len(run.ids))
+        found = _Run([*found.ids, *run.ids[:until]], torch.cat([found.logits, run.logits[:until]]))
+        if len(found.ids) == len(own.ids):
+            break
+    return found
+
+
 def _forced(model: PreTrainedModel, prompt: Sequence[int], run: _Run) -> _Run:
     """The logits of the same tokens from another model: one forward pass."""
     ids = torch.tensor([[*prompt, *run.ids[:-1]]], device=model.device)
@@ -244,18 +265,19 @@ def _forced_ways(
         yield [_forced(model, prompt, run) for prompt, run in zip(prompts, runs, strict=True)]
 
 
-def _difference(one: _Run, other: _Run, until: int | None = None) -> float:
-    return float((one.logits[:until] - other.logits[:until]).abs().max())
+def _difference(one: _Run, other: _Run) -> float:
+    count = min(len(one.ids), len(other.ids))
+    return float((one.logits[:count] - other.logits[:count]).abs().max())
 
 
 def _judge(length: int, own: _Run, daemons: _Run, exact: _Run, rounding: float) -> Prompt:
-    equal = next((at for at, (a, b) in enumerate(zip(own.ids, daemons.ids, strict=True)) if a != b), len(own.ids))
-    until = min(equal + 1, len(own.ids))  # logits are of the same tokens up to the first that differs
-    scale = float(own.logits[:until].abs().max())
-    difference = _difference(daemons, exact, until)
+    count = len(daemons.ids)
+    scale = float(own.logits[:count].abs().max())
+    difference = _difference(daemons, exact)
     tolerance = _F32_TOLERANCE * scale + 2 * rounding
-    margin = None
-    if equal < len(own.ids):
-        there = own.logits[equal]
-        margin = float(there[own.ids[equal]] - there[daemons.ids[equal]])
-    return Prompt(length, len(own.ids), equal, difference, scale, tolerance, margin)
+    margins = [
+        float(logits[one] - logits[other])
+        for logits, one, other in zip(own.logits[:count], own.ids[:count], daemons.ids, strict=True)
+        if one != other
+    ]
+    return Prompt(length, count, count - len(margins), difference, scale, tolerance, max(margins, default=None))

@@ -1,0 +1,2 @@
+// What tests compare with comes with their kit.
+@_exported public import DCPOracle

@@ -1,0 +1,54 @@
+internal import DCPClient
+internal import DCPCore
+internal import DCPSafetensors
+internal import DCPWire
+
+extension Cluster {
+    /// Compares the stored tokens of a sequence with a file's keys and values, bit for bit as rounded by the cache.
+    ///
+    /// - Parameters:
+    ///   - position: of the file's first token.
+    ///   - end: up to here, at most the committed length.
+    /// - Throws: `.conflict`, naming layer and tokens, where they differ.
+    func compare(
+        _ file: SubmitFile, from position: Int, with sequence: SequenceHandle, upTo end: Int
+    ) async throws(ServiceError) {
+        let description = sequence.model.description
+        for layer in file.layers {
+            for start in stride(from: position, to: end, by: description.transferTokens) {
+                guard !Task.isCancelled else { throw ServiceError(.stepAborted, "The comparison was interrupted.") }
+                let positions = start..<min(start + description.transferTokens, end)
+                let stored = try await rows(of: sequence, layer: layer.index, positions: positions)
+                let tokens = positions.lowerBound - position..<positions.upperBound - position
+                let keys = try layer.keys.rounded(tokens, to: description.kvFormat.rowType)
+                let values = try layer.values?.rounded(tokens, to: description.kvFormat.rowType) ?? []
+                guard stored.keys == keys, stored.values == values else {
+                    throw ServiceError(
+                        .conflict,
+                        "Sequence `\(sequence.record.name)` is not the beginning of \(file.path): layer \(layer.index) differs in "
+                            + "positions \(positions.lowerBound)..<\(positions.upperBound). Choose another --sequence, or correct "
+                            + "--position.")
+                }
+            }
+        }
+    }
+}
+
+extension SafetensorsTensor {
+    /// Some rows' bytes as a cache of that dtype keeps them: rounded to nearest, ties to even.
+    fileprivate func rounded(_ rows: Range<Int>, to target: DataType) throws(ServiceError) -> [UInt8] {
+        guard target != dataType else { return try withRows(rows) { Array($0) } }
+        var bytes: [UInt8] = []
+        func append(_ number: some FixedWidthInteger) { withUnsafeBytes(of: number.littleEndian) { bytes += $0 } }
+        for value in try floats(rows: rows) {
+            switch target {
+            case .float32: append(value.bitPattern)
+            case .float16: append(Float16(value).bitPattern)
+            case .bfloat16:
+                let bits = value.bitPattern
+                append(UInt16(truncatingIfNeeded: (bits &+ 0x7fff &+ (bits >> 16 & 1)) >> 16))
+            }
+        }
+        return bytes
+    }
+}
