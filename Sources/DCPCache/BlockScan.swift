@@ -1,7 +1,8 @@
 internal import DCPCore
 internal import DCPStore
 
-/// What the table `blocks` holds, from one scan over its entries: a block is one of them, or several pieces in a row.
+/// The contents of the table `blocks`, from one scan over its entries: a block is one entry, or several consecutive
+/// pieces.
 struct BlockScan {
     /// A writer's blocks of one layer in key order, which is block order, and whether it has the right size.
     typealias LayerBlocks = [(index: Int, isGood: Bool)]
@@ -57,12 +58,12 @@ struct BlockScan {
         pieced.append(PiecedBlocks.Block(key: key, pages: model.blockPages[key.layer], pieces: pieces))
     }
 
-    /// - Parameter address: of a block that has to have so many bytes.
+    /// - Parameter address: the address of a block with the expected size.
     private mutating func add(_ key: BlockKey, pages: Int, address: (_ byteCount: Int) -> BlockAddress?) {
         guard let model = models[key.model], lineages.isCovered(writer: key.writer, block: key.index) else {
             return addOrphan(key, pages: pages)
         }
-        // No layer of the model's: nobody reads it, `verify` tells.
+        // Not a layer of the model: it is never read, and `verify` reports it.
         guard key.layer < model.layers else { return }
         let address = address(model.blockByteCounts[key.layer])
         blocks[key.writer, default: [:]][key.layer, default: []].append((key.index, address != nil))

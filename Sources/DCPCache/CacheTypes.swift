@@ -17,16 +17,16 @@ extension ShardCache {
         /// that is larger than the other half. Bounds RAM together with one open block for each layer of each sequence in
         /// use. Default 1 GiB.
         public var uncommittedByteCountMax: Int
-        /// When so many bytes are in RAM, of open blocks, of blocks that are not committed and of the places of others, sequences
-        /// give up theirs that have committed all they have, those that were used the longest ago first. No limit to what is
-        /// in use. Default none.
+        /// Limit of RAM for open blocks, uncommitted blocks and addresses of others. Beyond it, fully committed
+        /// sequences are dropped from RAM, the least recently used first. Sequences in use are not limited. Default
+        /// none.
         public var memoryByteCountMax: Int?
         /// The most bytes of blocks in RAM that are kept for later blocks after they were sealed or dropped. Default
         /// 64 MiB: a step of 512 tokens in 32 layers of 8 KV heads of 128 + 128 bf16. Large blocks share mappings of
         /// 2 MiB or more; what is left of the last comes on top.
         public var spareByteCountMax: Int
-        /// Up to so many bytes of blocks that are in pieces in the store are kept in RAM, put together. A step puts together
-        /// for itself what is beyond, and begins to while the others hold no more than as much. Default 256 MiB.
+        /// Limit of RAM for assembled blocks that the store holds in pieces. A step assembles further blocks for
+        /// itself, if the other steps hold no more than the same amount. Default 256 MiB.
         public var assembledByteCountMax = 256 << 20
         /// The most operations that may wait for the writer; further ones are refused as `.overloaded`. Default 1024.
         public var queueDepthMax: Int
@@ -35,7 +35,7 @@ extension ShardCache {
         public var watermarks = Watermarks.standard
         /// For tests.
         package var faults: StoreFaults?
-        /// Runs the writer's jobs instead of a thread of its own, for simulations.
+        /// Runs the writer's jobs instead of its thread, for simulations.
         package var writerHost: (any WriterHost)?
         /// The identity of a store that is made here; random unless given.
         package var newStoreID: StoreID?
@@ -71,8 +71,8 @@ public struct SequenceState: Hashable, Sendable {
     public var areIDsIntact: Bool
     /// Each layer's length including what is not committed, global tokens.
     public var layerLengths: [Int]
-    /// What can be served: `committedLength`, or less when a stored value was found damaged. Truncating to it, or
-    /// below, makes the sequence usable again. Only damage met since the start is known.
+    /// The length that can be served: `committedLength`, or less if a stored value is damaged. Truncating to it, or
+    /// below, makes the sequence usable again. Only damage found since the start is known.
     public var intactLength: Int
     /// Its place in the order of this store's changes: the higher, the later it was opened, committed, forked or cut.
     /// Durable with the change.
@@ -81,7 +81,7 @@ public struct SequenceState: Hashable, Sendable {
     public var claim: Claim
 }
 
-/// What the cache holds, at one moment.
+/// The contents of the cache, at one moment.
 public struct CacheStatistics: Hashable, Sendable {
     public var sequences: Int
     /// Committed tokens of this rank, summed over sequences; shared tokens of forks count in each. With many sequences as of
@@ -89,7 +89,7 @@ public struct CacheStatistics: Hashable, Sendable {
     public var localTokens: Int
     /// Blocks in the store, each for one layer; shared ones count once, spilled ones with the others.
     public var sealedBlocks: Int
-    /// Of these, those that are in pieces, since no run of free pages was as long as they are.
+    /// Of these, blocks in pieces, because no run of free pages was long enough.
     public var piecedBlocks: Int
     /// Bytes of open and uncommitted blocks in RAM, with those that only a reader still holds, and of blocks in pieces that
     /// were put together.

@@ -10,7 +10,7 @@ public final class LoadProgress: Sendable {
 
     public init() {}
 
-    /// Everything that was done so far, whatever it was: more than before for as long as the loading goes on.
+    /// The sum of all work done so far: it rises while loading makes progress.
     public var steps: Int { count(pages) + count(blocks) + count(sequences) + count(ids) + count(batches) }
 
     /// For the line of `systemctl status`.

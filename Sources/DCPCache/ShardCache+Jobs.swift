@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPStore
 internal import Synchronization
 
-/// What a job hands from its body to its undo and its apply.
+/// The state that a job passes from its body to its undo and its apply.
 ///
 /// @unchecked Sendable: all three run on the writer's thread, one after the other.
 final class Handoff<Value>: @unchecked Sendable {
@@ -47,8 +47,8 @@ extension ShardCache {
         if isInternal { writer.submitInternal(job) } else { writer.submit(job) }
     }
 
-    /// Makes freed pages usable. LMDB gives the pages that transaction N frees to N + 2 at the earliest, and a commit
-    /// that fails for lack of them makes no transaction: on a full store somebody has to.
+    /// Makes freed pages usable. LMDB reuses the pages that transaction N frees in N + 2 at the earliest, and a commit
+    /// that fails for lack of them makes no transaction: on a full store this job does.
     private func turnOver() {
         writer.submitInternal(
             WriteJob(

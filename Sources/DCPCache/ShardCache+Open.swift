@@ -23,7 +23,7 @@ struct CacheTables: Sendable {
         annotations = try transaction.openTable("annotations")
     }
 
-    /// Changes nothing, in a transaction of its own: pages that the one before has freed can be used after it.
+    /// A transaction without changes: afterwards pages freed by the one before can be reused.
     @Sendable func rewrite(_ transaction: inout WriteTransaction) throws {
         guard let stored = try transaction.get(meta, Counter.writer) else { return }
         try transaction.put(meta, Counter.writer, Array(stored))

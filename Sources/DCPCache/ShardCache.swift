@@ -7,10 +7,10 @@ internal import Synchronization
 ///
 /// DESIGN. Sealed blocks are immutable values in the map that kernels read in place. The open block of each layer, and
 /// full blocks that are not committed yet, are in RAM in the same layout; when these become too many, some are sealed
-/// before the commit that counts them. A commit writes, in one transaction, what became durable; then the RAM blocks that
-/// it sealed give way to their mapped twins. All durable changes run on one
-/// thread, the writer's, in three parts: `body` checks, plans from memory and writes; `undo` takes back what it changed
-/// in memory if the transaction fails; `apply` changes memory once it has committed.
+/// before the commit that counts them. A commit writes everything that becomes durable in one transaction; then the
+/// mapped copies replace the RAM blocks that it sealed. All durable changes run on one thread, the writer's, in three
+/// parts: `body` checks, plans from memory and writes; `undo` restores the state in memory if the transaction fails;
+/// `apply` changes memory once it has committed.
 ///
 /// Threads: every method may be called from any thread. None of them blocks on the store except `close()`, and the
 /// first use of a sequence after a start, which reads its tail.
@@ -30,11 +30,11 @@ public final class ShardCache: Sendable {
     /// Changed by the writer's thread only: of a cut and of a close in the body, so that those behind it in the transaction
     /// see what is no longer covered, and taken back by the undo. They cover spilled blocks, too.
     let lineages: Mutex<LineageTable>
-    /// Who wrote the rows of the open blocks, by local index: of what is committed. Changed as `lineages` are.
+    /// The writers of the committed tail rows of open blocks, by local index. Changed like `lineages`.
     let rowLineages: Mutex<LineageTable>
     /// The last one: further forks in its block share what it has. Writer's thread only.
     let reopening = Mutex<Reopening?>(nil)
-    /// What no sequence has any more and is not deleted yet. Changed by the writer's thread only.
+    /// Unreferenced values that are not deleted yet. Changed only by the writer's thread.
     let doomed: Mutex<Doomed>
     /// Token ids and annotations. Changed by the writer's thread only, but for what turns out to be unreadable. Held while a
     /// match reads.
@@ -132,8 +132,8 @@ public final class ShardCache: Sendable {
         environment.close()
     }
 
-    /// The environment closes itself when nobody has it any more. The writer's thread may be the one that lets go of the cache,
-    /// and syncs after that.
+    /// The environment closes itself with its last reference. The writer's thread may release the cache last, and syncs
+    /// after that.
     deinit { writer.close() }
 
     // MARK: Epoch
@@ -150,8 +150,8 @@ public final class ShardCache: Sendable {
     /// Persists an epoch of a cluster. A lower one than the highest succeeds and changes nothing, and a store that belongs to
     /// a cluster stays with it.
     public func persist(epoch wanted: Epoch, of joined: ClusterID = .none, completion: @escaping CacheCompletion) {
-        // From the reserve of a full store: a rank that could not join would leave nobody to free space.
-        // What was told of the directory before is of an earlier epoch, perhaps of a coordinator whose state is lost.
+        // Uses the reserve of a full store: if the rank could not join, no client could free space. An earlier
+        // directory mark belongs to an earlier epoch, possibly of a coordinator whose state is lost.
         directoryMarks.withLock { $0.told = .none }
         enqueue([Self.epochKey], isFreeing: true, completion) { [tables] transaction in
             if wanted.value > (try transaction.number(Counter.epoch, tables.meta)) ?? 0 {
@@ -174,8 +174,7 @@ public final class ShardCache: Sendable {
     /// How far the store knows the directory to have come in its epoch.
     public var directoryMark: DirectoryMark { directoryMarks.withLock { $0.stored } }
 
-    /// The directory has come so far. It is in the store with whatever is written next, for which it is told: nothing is
-    /// written for its sake alone.
+    /// Sets the directory mark. The store records it with the next write; nothing is written for it alone.
     public func note(_ mark: DirectoryMark) { directoryMarks.withLock { $0.told = max($0.told, mark) } }
 
     /// Writes how far the directory has come, where the store does not know.

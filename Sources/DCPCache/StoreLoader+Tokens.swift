@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPStore
 
 extension StoreLoader {
-    /// Who begins with which ids, from the ids themselves: every chunk is read and checked, once.
+    /// Builds the index of ids from the stored chunks, each of which is read and verified once.
     func tokenTable(_ entries: [(id: SequenceID, entry: TokenTable.Entry)]) throws -> TokenTable {
         var table = TokenTable()
         // Everything is new: nothing is dropped.

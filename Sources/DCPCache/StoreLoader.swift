@@ -2,7 +2,7 @@ internal import DCPCore
 internal import DCPStore
 internal import Synchronization
 
-/// What a store holds at its start.
+/// The contents of a store at its start.
 struct StoreContent {
     var storeID: StoreID
     var epoch: Epoch
@@ -64,7 +64,7 @@ struct StoreLoader {
             content.lineages[id] = record.lineage
             content.rowLineages[id] = record.rows
         }
-        // With an unreadable record nobody knows which blocks it shares, so then no block is called an orphan.
+        // If a record is unreadable, the blocks that it shares are unknown, so no block counts as an orphan.
         var scan = BlockScan(
             models: content.models, lineages: content.lineages, pageByteCount: environment.pageByteCount)
         try read.scan(tables.blocks) { key, value in
@@ -87,7 +87,7 @@ struct StoreLoader {
             progress?.indexedSequence()
             content.change = max(content.change, record.lastChange)
         }
-        // A record that cannot be read may have had the highest. The order goes on well above whatever that was.
+        // An unreadable record may have had the highest. The order continues well above it.
         if !content.damagedRecords.isEmpty { content.change += 1 << 32 }
         return content
     }
@@ -169,7 +169,7 @@ struct StoreLoader {
         return sequence
     }
 
-    /// How many of a lineage's blocks are there, up to the first that is missing.
+    /// Number of a lineage's blocks up to the first missing one.
     private func blocksFound(of lineage: Lineage, layer: Int) -> Int {
         for (writer, range) in lineage.ranges {
             let stored = blocks[writer]?[layer] ?? []

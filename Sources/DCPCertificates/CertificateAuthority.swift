@@ -22,7 +22,7 @@ public struct CertificateAuthority: Sendable {
         self.issuer = issuer
     }
 
-    /// A new authority with a key of its own. Two have different names, so that a message tells them apart.
+    /// A new authority with a new key. Authorities have different names, so that messages distinguish them.
     public static func make(validity: CertificateValidity = .authority) throws(ServiceError) -> CertificateAuthority {
         let key = Certificate.PrivateKey(P256.Signing.PrivateKey())
         let mark = String(UInt32.random(in: 0...UInt32.max), radix: 16)

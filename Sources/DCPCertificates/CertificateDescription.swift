@@ -3,7 +3,7 @@ internal import Foundation
 internal import SwiftASN1
 internal import X509
 
-/// What a certificate says about itself, whether or not anybody should believe it.
+/// The contents of a certificate, trusted or not.
 public struct CertificateDescription: Hashable, Sendable {
     public var subject: String
     public var issuer: String

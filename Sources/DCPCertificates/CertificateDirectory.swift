@@ -66,7 +66,7 @@ public struct CertificateDirectory: Sendable {
             // Only an empty directory that came meanwhile would be replaced.
             try FileAccess.move(temporary.path, to: path, replacing: true)
         } catch {
-            // What cannot be removed is named by nothing and read by nobody; the error that matters is the first.
+            // Files that cannot be removed are unreferenced; the first error is the one to report.
             try? FileManager.default.removeItem(atPath: temporary.path)
             throw error
         }
@@ -92,7 +92,7 @@ public struct CertificateDirectory: Sendable {
         for role in roles {
             pairs.append((role.fileName, try authority.issue([role], validity: .days(days, from: now))))
         }
-        // The key first: a certificate that is there can be used.
+        // The key first, so that an existing certificate can be used.
         var texts: [(path: String, text: String, mode: mode_t)] = []
         for (name, pair) in pairs {
             texts.append((key(name), try pair.keyPEM, FileAccess.keyMode))
@@ -127,7 +127,7 @@ public struct CertificateDirectory: Sendable {
         return try files()
     }
 
-    /// What is in the directory: the authority first, then by name.
+    /// The contents of the directory: the authority first, then by name.
     /// - Throws: `.invalidRequest` that names the file, for one that cannot be read or is no certificate, and when there is none.
     public func files() throws(ServiceError) -> [CertificateFile] {
         let names = try names()

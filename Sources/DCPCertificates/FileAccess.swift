@@ -8,7 +8,7 @@ enum FileAccess {
     static let keyMode: mode_t = 0o600
     static let certificateMode: mode_t = 0o644
 
-    /// No file of certificates is longer; what is asked to be read may be anything.
+    /// No file of certificates is longer; the path may name anything.
     static let byteCountMax = 1 << 20
 
     /// Writes a file that does not exist yet.

@@ -38,7 +38,7 @@ public struct KeyedCertificate: Sendable {
         get throws(ServiceError) { try Self.text { try certificate.serializeAsPEM() } }
     }
 
-    /// PKCS #8. Whoever reads it can be what the certificate says.
+    /// PKCS #8. Its reader can impersonate the certificate's holder.
     public var keyPEM: String { get throws(ServiceError) { try Self.text { try key.serializeAsPEM() } } }
 
     private static func text(_ document: () throws -> PEMDocument) throws(ServiceError) -> String {

@@ -1,7 +1,7 @@
 public import DCPCore
 
-/// Every member gives each other member a piece of its own; every member ends with the pieces made for it, in rank
-/// order of who made them.
+/// Every member sends each other member a separate piece; every member ends with the pieces for it, in the rank order
+/// of their senders.
 public struct AllToAll<Piece: Equatable & Sendable>: Sendable {
     public enum Action: Sendable {
         case send(Piece, to: Int)

@@ -7,7 +7,7 @@ public import DCPCore
 public struct ReduceScatter<Summand: Equatable & Sendable>: Sendable {
     public enum Action: Sendable {
         case send(Summand, to: Int)
-        /// What to add up, in rank order. Once.
+        /// The summands in rank order. Returned once.
         case reduce([Summand])
     }
 

@@ -36,7 +36,7 @@ struct Roster<Piece: Equatable & Sendable>: Sendable {
         return true
     }
 
-    /// All pieces in rank order, once they are there.
+    /// All pieces in rank order, when they are complete.
     var complete: [Piece]? { missingCount == 0 ? pieces.map { $0! } : nil }
 
     /// Whose pieces have not come.

@@ -10,7 +10,7 @@ public enum ArgumentBytes {
                 continue
             }
             let message = Array("Error: \(refusal(of: String(cString: argument), at: index))\n".utf8)
-            // A message that cannot be written has nobody to be told of it.
+            // If a message cannot be written, the failure cannot be reported either.
             _ = write(STDERR_FILENO, message, message.count)
             exit(ExitStatus.usage.rawValue)
         }

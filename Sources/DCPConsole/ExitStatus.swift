@@ -7,7 +7,7 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
     case usage = 64
     /// EX_DATAERR: a file, a model, a name or a position is wrong, or a result is not as expected.
     case badData = 65
-    /// EX_UNAVAILABLE: nobody serves, or not in a way that we can talk to.
+    /// EX_UNAVAILABLE: no daemon answers, or it speaks another protocol.
     case unavailable = 69
     /// EX_SOFTWARE: a bug of ours.
     case bug = 70
@@ -40,7 +40,7 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
     public init(_ error: ServiceError) {
         switch error.code {
         case .invalidConfiguration: self = .usage
-        // What the peer or its store is does not change by asking again, and is nothing that the user's data caused.
+        // A retry does not change the peer or its store, and the user's data is not the cause.
         case .unreachable, .incompatible, .protocolViolation, .storeRefused: self = .unavailable
         case .accessDenied: self = .accessDenied
         case .internal: self = .bug

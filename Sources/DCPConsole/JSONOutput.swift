@@ -1,7 +1,8 @@
 public import DCPCore
 internal import Foundation
 
-/// What `--json` prints: one document, indented, keys in snake_case and in order, so that two outputs can be compared.
+/// The output of `--json`: one document, indented, keys in snake_case and in order, so that two outputs can be
+/// compared.
 public enum JSONOutput {
     /// The document with a line feed at its end. Values that JSON cannot write become the strings `inf`, `-inf`, `nan`:
     /// the LSE of no tokens is minus infinity.

@@ -4,8 +4,8 @@ internal import Synchronization
 
 /// A terminal that shows one page again and again, on its alternate screen.
 ///
-/// What was on the terminal is there again when the screen is closed, whoever closes it. Keys are read without waiting for a
-/// line; signals stay the program's to handle.
+/// Closing the screen restores the terminal's contents. Keys are read without waiting for a line; signals stay the
+/// program's to handle.
 public final class LiveScreen: Sendable {
     /// What is pressed; ends with the terminal. For one reader.
     public let keys: AsyncStream<Character>

@@ -42,7 +42,7 @@ public final class ProgressBar: Sendable {
             write: isTerminal ? draw : nil)
     }
 
-    /// For a terminal that does not tell its size: `COLUMNS`, where somebody has exported it.
+    /// For a terminal that does not report its size: `COLUMNS`, if it is exported.
     private static let columnsWithoutTerminal = getenv("COLUMNS").flatMap { Int(String(cString: $0)) } ?? 80
 
     /// - Parameters:
@@ -61,7 +61,7 @@ public final class ProgressBar: Sendable {
         self.write = write
     }
 
-    /// Shows that so many parts are done.
+    /// Shows the number of completed parts.
     public func update(done: Int, at now: ContinuousClock.Instant = .now) {
         guard let write else { return }
         state.withLock { state in

@@ -5,7 +5,7 @@ package struct TerminalSize: Sendable {
     package var rows: Int
     package var columns: Int
 
-    /// Of the terminal behind a descriptor; nil when there is none, or when it does not tell.
+    /// Of the terminal of a descriptor; nil if it is not a terminal, or does not report its size.
     package init?(of descriptor: CInt) {
         var size = winsize()
         guard ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_row > 0, size.ws_col > 0 else { return nil }

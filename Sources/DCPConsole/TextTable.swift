@@ -32,8 +32,8 @@ public struct TextTable: Sendable {
 
     /// Adds a row of as many cells as there are columns, or the process traps.
     ///
-    /// Control characters, such as a line feed in a name that somebody chose, are shown escaped: a cell stays in its
-    /// row and cannot move the terminal's cursor.
+    /// Control characters, such as a line feed in a client's name, are shown escaped: a cell stays in its row and
+    /// cannot move the terminal's cursor.
     public mutating func append(_ cells: [String]) {
         precondition(cells.count == columns.count)
         rows.append(cells.map(Self.printable))

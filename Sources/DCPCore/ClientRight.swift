@@ -49,9 +49,8 @@ public struct Caller: Hashable, Sendable {
         try check(.use, for: "a change of \(sequence)")
         throw ServiceError(
             .accessDenied,
-            "\(sequence) belongs to \(owner), and \(identity) may \(right) only its own sequences; those of others "
-                + "require the right to "
-                + "\(ClientRight.administer). \(remedy(.administer))")
+            "\(sequence) belongs to \(owner), and \(identity) has the right to \(right) only its own sequences; "
+                + "those of others require the right to \(ClientRight.administer). \(remedy(.administer))")
     }
 
     private func remedy(_ needed: ClientRight) -> String {

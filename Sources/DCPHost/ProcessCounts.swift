@@ -1,7 +1,7 @@
 internal import Foundation
 
-/// What the kernel counts of a process, in a file of lines with a name and a number: `/proc/PID/status`, `/proc/PID/io`. See
-/// proc(5).
+/// The kernel's counters of a process, from a file of lines with a name and a number: `/proc/PID/status`,
+/// `/proc/PID/io`. See proc(5).
 public struct ProcessCounts: Sendable {
     private let numbers: [Substring: Int]
 

@@ -1,6 +1,6 @@
-/// How often something took how long, or was how large: counts in fixed buckets, and the sum.
+/// A histogram of durations or sizes: counts in fixed buckets, and the sum.
 ///
-/// A value without a clock and without a lock: whoever owns it observes on its own thread and hands out copies. Observing is
+/// A value without a clock and without a lock: its owner observes on its own thread and hands out copies. Observing is
 /// a search over some twenty bounds. Whole numbers inside, so that the same observations give the same bytes of text.
 public struct Histogram: Hashable, Sendable {
     /// Upper bounds, inclusive and rising, and what they are counted in.

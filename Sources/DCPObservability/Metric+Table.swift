@@ -17,8 +17,7 @@ extension Metric {
         "Rises when a lost rank comes back. Frequent changes without a restart by you mean that a rank keeps failing.")
     public static let connections = Metric(
         "dcp_connections", .gauge, [.rank, .coordinator],
-        "Open connections of clients, and on the coordinator also "
-            + "of ranks.",
+        "Open connections of clients, and on the coordinator also of ranks.",
         "A rank's peers are in `dcp_peers_connected`.")
     public static let framesRefused = Metric(
         "dcp_frames_refused_total", .counter, [.rank, .coordinator], labels: ["cause"],
@@ -42,10 +41,10 @@ extension Metric {
         "`decode` steps have one token per sequence, `prefill` steps more. Includes the canary's steps.")
     public static let stepCompute = Metric(
         "dcp_step_compute_seconds", .histogram, [.rank],
-        "Of completed steps: the sum of attention on this rank over the context and the new tokens.")
+        "Time that a completed step spends in attention on this rank, over the context and the new tokens.")
     public static let stepExchange = Metric(
         "dcp_step_exchange_wait_seconds", .histogram, [.rank],
-        "Of completed steps: waiting for other ranks' queries and partial results.",
+        "Time that a completed step waits for other ranks' queries and partial results.",
         "Includes the wait for a slower rank, and for queries also the wait for earlier steps of the sequence.")
     public static let stepsAborted = Metric(
         "dcp_steps_aborted_total", .counter, [.rank], labels: ["cause"], "Steps aborted or refused, by cause.",

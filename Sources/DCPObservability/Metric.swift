@@ -18,7 +18,7 @@ public struct Metric: Hashable, Sendable {
     public let help: String
     public let labels: [String]
     public let daemons: Set<Daemon>
-    /// What an operator makes of it; for the article only.
+    /// How to interpret it; only for the article.
     public let detail: String
 
     /// Traps for a name or a label that breaks Prometheus' naming rules: they are written by us alone.

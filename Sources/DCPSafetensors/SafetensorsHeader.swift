@@ -102,8 +102,12 @@ struct SafetensorsHeader: Sendable {
         }
         guard case .string(let typeName) = try field("dtype"), let dataType = SafetensorsDataType(rawValue: typeName)
         else {
-            let shown = if case .string(let text) = try field("dtype") { text.debugDescription } else { "no string" }
-            throw refuse("has the dtype \(shown), which safetensors does not know; convert it to F32, F16 or BF16.")
+            guard case .string(let text) = try field("dtype") else {
+                throw refuse("has a dtype that is not a string; write it again.")
+            }
+            throw refuse(
+                "has the dtype \(text.debugDescription), which safetensors does not define; convert it to F32, F16 or "
+                    + "BF16.")
         }
         let shape = try sizes("shape", limit: dimensionsMax)
         guard let byteCount = dataType.byteCount(ofShape: shape) else {

@@ -3,7 +3,7 @@ package import DCPRank
 internal import Foundation
 internal import Glibc
 
-/// Runs seeds one after the other, each in a directory of its own that is removed afterwards.
+/// Runs seeds one after the other, each in a separate directory that is removed afterwards.
 package struct Batch: Sendable {
     private let directory: String
     private let steps: Int

@@ -35,10 +35,10 @@ struct Knobs {
     var uncommittedBlocks: Int?
     /// What a turn of a rank's event loop may compute itself; with zero all is the threads', at any time after.
     var loopWorkMax: Duration
-    /// How long sequences stay in RAM that nobody uses, and whether no more of them than are in use.
+    /// How long unused sequences stay in RAM, and whether memory is only enough for those in use.
     var memoryIdle: Duration
     var isMemoryShort: Bool
-    /// Sequences that are told of, compared and carried at once in a join: all that there are, or a piece at a time.
+    /// Sequences that a join reports, compares and transfers together: all, or a piece at a time.
     var joinPieceCount: Int
     /// Of the memory that ranks share; nil has all payloads go with their frames.
     var sharedMemory: MemorySettings?

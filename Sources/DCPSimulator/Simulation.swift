@@ -10,15 +10,15 @@ public struct Violation: Error, Sendable {
     public enum Rule: String, Sendable, CaseIterable {
         /// No acknowledged commit is lost.
         case lostCommit = "lost commit"
-        /// No rank has committed what nobody asked it to.
+        /// No rank has committed more than a client requested.
         case inventedCommit = "invented commit"
         /// Every answered step equals the reference.
         case wrongAnswer = "wrong answer"
-        /// What is answered is in place: it can be committed.
+        /// An answered step's tokens are in place: they can be committed.
         case answeredNotInPlace = "answered, not in place"
-        /// No step is applied twice, or after it was taken back.
+        /// No step is applied twice, or after it was rolled back.
         case appliedTwice = "applied twice"
-        /// Who resumes a sequence finds all its layers at one length.
+        /// A client that resumes a sequence finds all its layers at one length.
         case layersApart = "layers apart"
         /// Nothing is answered to a client after another has resumed its sequence.
         case overruledClaim = "overruled claim"
@@ -296,7 +296,7 @@ public final class Simulation: @unchecked Sendable {
         }
     }
 
-    /// The coordinator's state is lost, with the number of an epoch that perhaps nobody has served.
+    /// The coordinator's state is lost, including the number of an epoch that perhaps no rank has served.
     func lostDirectory() { epoch = answers.values.compactMap(\.last?.epoch).max() ?? .none }
 
     func timedOut(_ client: String, _ request: String) {
@@ -324,7 +324,7 @@ public final class Simulation: @unchecked Sendable {
             && counts["\(FaultKnobs.Kind.failedSync)"] != nil
     }
 
-    /// Kills a rank within moments, or does not: what is on its way to it then is owed at its next join.
+    /// May kill a rank soon: messages in flight to it are then owed at its next join.
     func mayKillSoon() {
         guard !isCalm, knobs.faults.rates.contains(where: { $0.kind == .kill && $0.rate > 0 }), world.chance(0.5)
         else { return }

@@ -7,7 +7,7 @@ struct Main {
     static func main() {
         // A reader of our output that goes away (`dcp-simulator replay ... | head`) ends us quietly.
         signal(SIGPIPE, SIG_DFL)
-        // Kernels that are the same on every machine, unless others are asked for.
+        // Kernels that are the same on every machine, unless others are requested.
         setenv("DCP_KERNELS", "scalar", 0)
         DcpSimulator.main()
     }

@@ -75,7 +75,7 @@ struct ConversionTests {
         }
     }
 
-    @Test("what the cache format cannot hold is reported")
+    @Test("values that the cache format cannot hold are reported")
     func notFinite() {
         for type in CacheFormat.allCases {
             for value in [Float.nan, .infinity, -.infinity] { #expect(!patterns([1, value, 2], type).isFinite) }

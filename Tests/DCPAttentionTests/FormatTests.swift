@@ -27,7 +27,7 @@ struct FormatTests {
         }
     }
 
-    @Test("a number that is no format stops the process, whichever kernels are asked")
+    @Test("a number that is not a format stops the process, with any kernels")
     func unknown() async {
         await #expect(processExitsWith: .signal(SIGILL)) {
             let shape = dcp_panel_shape(format: 4, kv_heads: 1, key_dim: 8, value_dim: 8, block_tokens: 16)

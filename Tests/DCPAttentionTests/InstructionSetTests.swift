@@ -59,7 +59,7 @@ private struct Rows {
     var queries: [Float]
     var maximum: [Float]
     var sum: [Float]
-    /// `[count][valueDim]`, and 16 numbers beyond that nobody may write.
+    /// `[count][valueDim]`, and 16 numbers beyond it that must not be written.
     var output: [Float]
 
     static let beyond: Float = -77
@@ -294,7 +294,7 @@ struct KernelSelectionTests {
     }
 
     @Test(
-        "OpenBLAS cores that use narrower vectors than the CPU has are told",
+        "OpenBLAS cores that use narrower vectors than the CPU's are reported",
         arguments: [
             ("Haswell", "avx512bf16", true), ("Haswell", "avx512", true), ("Zen", "avx512", true),
             ("Cooperlake", "avx512", false),

@@ -35,7 +35,7 @@ struct LongSumTests {
             format: .bfloat16, kvHeads: 1, group: 8, keyDim: 8, valueDim: 8, length: 8192, kernels: kernels)
         problem.scale = 1
         let zeros = [Float](repeating: 0, count: 7)
-        // Values that repeat themselves every so many tokens are rounded by as few of the thresholds.
+        // Values with a short period meet only as many of the rounding thresholds as the period has tokens.
         let patterns: [(value: (Int) -> Float, errorMax: Double)] = [
             ({ _ in 1 }, 0x1p-14), ({ $0 % 2 == 0 ? 1 : -1 }, 0x1p-13), ({ $0 % 4 == 1 ? 1 : -1 }, 0x1p-12),
             ({ $0 % 8 < 4 ? 1 : -1 }, 0x1p-11),

@@ -50,7 +50,7 @@ struct OwnTokenTests {
         }
     }
 
-    @Test("what is not finite in the format of the cache is refused")
+    @Test("values that are not finite in the format of the cache are refused")
     func refused() throws {
         let attention = try LayerAttention(queryHeads: 1, kvHeads: 1, keyDim: 8, values: .own(8), scale: 1)
         let own = OwnToken(

@@ -65,7 +65,7 @@ struct PanelReaderTests {
         }
     }
 
-    @Test("what a writer has put into panels comes back", arguments: CacheFormat.allCases)
+    @Test("values written into panels are read back", arguments: CacheFormat.allCases)
     func roundTrip(format: CacheFormat) throws {
         var random = SeededGenerator.ofRun(salt: 77 + UInt64(format.rawValue))
         let (heads, keyDim, valueDim, count) = (3, 40, 24, 50)

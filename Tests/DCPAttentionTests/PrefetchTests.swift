@@ -37,7 +37,7 @@ struct PrefetchTests {
         "trials try every way with each kind of work, choose the fastest, and the table has it", .timeLimit(.minutes(1))
     )
     func trials() throws {
-        // On a machine that does other things the time may be up early: what was tried is whole.
+        // On a loaded machine the time limit may end the trials early; the trials made so far are complete.
         let trials = try PrefetchTrials.run()
         guard PrefetchTrials.areUseful() else { return #expect(trials.trials.isEmpty) }
         try #require(!trials.trials.isEmpty)

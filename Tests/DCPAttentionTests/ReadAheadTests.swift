@@ -35,7 +35,7 @@ private final class MappedBlocks {
 
 @Suite("blocks that are on disk")
 struct ReadAheadTests {
-    @Test("the piece that begins asks for pages that nobody has touched; the result is that of blocks in memory")
+    @Test("the first piece prefetches untouched pages; the result equals that of blocks in memory")
     func cold() async throws {
         var problem = AttentionCase(format: .bfloat16, kvHeads: 8, group: 1, keyDim: 128, valueDim: 128)
         problem.length = 64 * 40

@@ -26,7 +26,7 @@ struct ParameterTests {
     }
 
     @Test(
-        "what is no shape is refused with the text and the forms there are",
+        "a text that is not a shape is refused with the text and the valid forms",
         arguments: [
             "", "32", "32x8", "32x8x", "x8x128", "32x8x128x128x1", "ax8x128", "-32x8x128", "+32x8x128", "32x8x1e2",
             "llama", "32 x8x128", "99999999999999999999x8x128",
@@ -52,7 +52,7 @@ struct ParameterTests {
     }
 
     @Test(
-        "what is no number in the range is refused with the item, the option and the range",
+        "a value that is not a number in the range is refused with the item, the option and the range",
         arguments: ["", "x", "32kk", "-1", "0", "65", "1k", "1.5", "k", "9223372036854775807k"])
     func badCounts(text: String) {
         refused(.invalidConfiguration, words: [text.debugDescription, "--threads"]) {

@@ -92,7 +92,7 @@ struct AppendTests {
         try rig.appendAll(2, at: 0, [1, 2, 3, 4, 5])
         expect(.overloaded, "\(20 * row)", "commit or rewind") { try rig.append(1, layer: 0, at: 5, [6]) }
         #expect(try rig.state(1).layerLengths == [5, 5])
-        // What one layer has got the others get, or nobody could commit it.
+        // The other layers must accept what one layer has accepted, or it could never be committed.
         try rig.cache.rewind(sequence: SequenceID(1), layer: 0, length: 3)
         try rig.open(3)
         try rig.append(3, layer: 0, at: 0, [1, 2])

@@ -53,14 +53,14 @@ struct CommitTests {
         #expect(rig.cache.sequences.map(\.committedLength) == [3, 3])
     }
 
-    @Test("a full map is retryable, reads go on, and truncation makes room")
+    @Test("a full map is retryable, reads continue, and truncation makes room")
     func mapFull() throws {
         let settings = ShardCache.Settings(mapByteCountMax: 4 << 20, durability: .never)
         let rig = try Rig(layers: 1, kvHeads: 4, dims: (64, 64), settings: settings)
         try fill(rig, until: .storeFull)
     }
 
-    @Test("a full disk is retryable, reads go on, and truncation makes room")
+    @Test("a full disk is retryable, reads continue, and truncation makes room")
     func diskFull() throws {
         let mount = TemporaryDirectory()
         guard try run("/bin/mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", mount.path) == 0 else {

@@ -4,7 +4,7 @@ import Testing
 
 @Suite("ShardCache: how far the directory has come")
 struct DirectoryMarkTests {
-    @Test("it is in the store with what is written next, and with nothing of its own; an epoch begins without")
+    @Test("it is stored with the next write, and never causes one; a new epoch starts without it")
     func written() throws {
         let rig = try Rig()
         try finish { rig.cache.persist(epoch: Epoch(3), of: ClusterID(77), completion: $0) }
@@ -19,7 +19,7 @@ struct DirectoryMarkTests {
         #expect(rig.cache.directoryMark == DirectoryMark(12) && rig.cache.highestEpoch == Epoch(3))
 
         rig.cache.note(DirectoryMark(13))
-        // The epoch that it has: what it knows stays.
+        // The same epoch again: the mark is kept.
         try finish { rig.cache.persist(epoch: Epoch(3), completion: $0) }
         try rig.open(2)
         #expect(rig.cache.directoryMark == DirectoryMark(12))

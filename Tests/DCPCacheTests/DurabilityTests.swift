@@ -7,7 +7,7 @@ import Glibc
 import Synchronization
 import Testing
 
-/// A disk that fails when it is told to, and remembers what a loss of power would leave.
+/// A disk that fails on request, and remembers what a loss of power would leave.
 private final class Disk: Sendable {
     private let syncError = Atomic<Int32>(0)
     private let writeError = Atomic<Int32>(0)
@@ -43,7 +43,7 @@ struct DurabilityTests {
         return rig
     }
 
-    /// The rank after a loss of power: what is left is the file as it was synced last.
+    /// The rank after a loss of power: the file as last synced remains.
     private func afterPowerLoss(_ disk: Disk, _ body: (Rig) throws -> Void) throws {
         let directory = TemporaryDirectory()
         let path = directory.path("store")
@@ -156,7 +156,7 @@ struct DurabilityTests {
         #expect(rig.cache.reverification == nil, "once")
     }
 
-    @Test("what a failed sync has lost is found when the store is opened again, and not served")
+    @Test("data lost by a failed sync are detected when the store is opened again, and not served")
     func lostBlock() throws {
         let disk = Disk()
         let rig = try rig(.always, disk)

@@ -6,7 +6,7 @@ import Testing
 /// What a start leaves to the first use of a sequence, and how it tells that it goes on.
 @Suite("first use after a start")
 struct FirstUseTests {
-    /// A sequence of so many blocks of 128 KiB, of which 128 are a piece.
+    /// A sequence of `blocks` blocks of 128 KiB; 128 of them make a piece.
     private func filled(blocks: Int) throws -> (rig: Rig, tags: [UInt32]) {
         let rig = try Rig(layers: 1, kvHeads: 8, dims: (128, 128))
         let tags = (0..<UInt32(blocks * 16)).map { $0 }
@@ -52,7 +52,7 @@ struct FirstUseTests {
         #expect(try rig.holds(1, tags))
     }
 
-    @Test("what a window does not see is not read, damaged or not; a window elsewhere is checked anew")
+    @Test("blocks outside a window are not read, damaged or not; a window elsewhere is checked")
     func windows() throws {
         let (rig, tags) = try filled(blocks: 200)
         try rig.flip(payload(of: 50 * 16, rig), at: 0)

@@ -14,7 +14,9 @@ struct ForkTests {
         return rig
     }
 
-    @Test("a fork has its parent's tokens, and both go on alone", arguments: [0, 1, 5, 31, 32, 33, 64, 96, 98, 100])
+    @Test(
+        "a fork has its parent's tokens, and both continue independently",
+        arguments: [0, 1, 5, 31, 32, 33, 64, 96, 98, 100])
     func fork(_ length: Int) throws {
         let rig = try rig()
         let blocks = try rig.cache.statistics().sealedBlocks

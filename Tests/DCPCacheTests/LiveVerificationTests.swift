@@ -9,7 +9,7 @@ import Testing
 struct LiveVerificationTests {
     private static let tags = (0..<UInt32(40)).map { $0 &+ 11 }
 
-    @Test("what is found damaged is not served from then on, and a cut repairs it, in a fork as well")
+    @Test("blocks found damaged are not served any longer, and a cut repairs them, in a fork as well")
     func distrust() throws {
         let rig = try Rig()
         try rig.open(1)
@@ -42,7 +42,7 @@ struct LiveVerificationTests {
         #expect(try Verdict(rig.cache.verification()).findings == [])
     }
 
-    @Test("tokens that were appended before damage was met can be taken back, and not committed")
+    @Test("tokens appended before damage was found can be rolled back, but not committed")
     func rewind() throws {
         let rig = try Rig()
         try rig.open(1)
@@ -81,7 +81,7 @@ struct LiveVerificationTests {
         #expect(try rig.holds(1, Self.tags))
     }
 
-    @Test("what was cut off before it is told of is not held against what took its place")
+    @Test("damage in tokens cut off before the report does not affect their successors")
     func outdated() throws {
         let rig = try Rig()
         try rig.open(1)

@@ -53,7 +53,7 @@ struct PiecesTests {
         #expect(try store.rig.verifyStopped().findings == [])
     }
 
-    @Test("what was acknowledged is there when the process is killed")
+    @Test("acknowledged commits survive SIGKILL")
     func killed() throws {
         let (store, _, large) = try storeInPieces()
         try store.append(large, 7)
@@ -270,7 +270,7 @@ struct PiecesTests {
             }
         }
         #expect(isRefused, "the reader held nothing back")
-        // Below the low watermark: nobody has to close anything.
+        // Below the low watermark, no sequence has to be closed.
         #expect(store.cache.refusal == nil)
         #expect(reader != nil)
         reader = nil

@@ -201,7 +201,7 @@ private final class ShortReaders: Sendable {
         }
     }
 
-    /// Runs a body while nobody reads.
+    /// Runs a body while no reader is active.
     func pausing(_ body: () throws -> Void) rethrows { try turn.withLock { _ in try body() } }
 
     func stop() {

@@ -4,7 +4,7 @@ import DCPStore
 import DCPTestKit
 import Testing
 
-/// The cache against a trivial model in memory: what a sequence holds is a list of tags for each layer.
+/// The cache against a trivial model in memory, in which a sequence is a list of tags for each layer.
 @Suite("randomised")
 struct RandomisedTests {
     struct Reference {
@@ -121,7 +121,7 @@ struct RandomisedTests {
 }
 
 extension SeededGenerator {
-    /// A generator of its own for a variant of a test.
+    /// A separate generator for a variant of a test.
     init(_ other: SeededGenerator, _ variant: Int) {
         self = other
         for _ in 0..<variant { _ = next() }

@@ -34,7 +34,7 @@ struct ResidenceTests {
         #expect(statistics.residentSequences == 0)
     }
 
-    @Test("what is committed and not used leaves RAM, and is there again at the next use")
+    @Test("committed, unused data leave RAM, and are back at the next use")
     func release() throws {
         let rig = try rig(3)
         let before = try rig.cache.statistics()
@@ -66,7 +66,7 @@ struct ResidenceTests {
         #expect(try rig.rows() == [])
     }
 
-    @Test("what is not committed stays, and so do its sequence and what a reader reads")
+    @Test("uncommitted data stay in RAM, as do their sequence and the data that a reader uses")
     func inUse() throws {
         let rig = try rig(2)
         try rig.append(1, layer: 1, at: 44, [1, 2])
@@ -116,7 +116,7 @@ struct ResidenceTests {
         #expect([1, 2, 3, 4].map { rig.cache.isAtHand(SequenceID($0)) } == [false, true, true, false])
     }
 
-    @Test("what was found intact is not read again, and damage is not forgotten")
+    @Test("blocks found intact are not checked again, and damage is remembered")
     func verified() throws {
         let rig = try rig()
         func pieces() throws -> Int {

@@ -6,7 +6,7 @@ import DCPTestKit
 import Foundation
 import Testing
 
-/// One rank's cache in a directory of its own, and what the tests do with it.
+/// One rank's cache in a separate directory, and the operations that tests use.
 final class Rig {
     let directory = TemporaryDirectory()
     let storePath: String
@@ -76,8 +76,8 @@ final class Rig {
 
     func state(_ id: UInt64) throws -> SequenceState { try #require(cache.state(of: SequenceID(id))) }
 
-    /// Keeps the writer in a completion until the returned semaphore is signalled: what is submitted meanwhile shares
-    /// transactions as far as it may.
+    /// Keeps the writer in a completion until the returned semaphore is signalled: jobs submitted meanwhile share
+    /// transactions where possible.
     func hold() -> DispatchSemaphore {
         let (entered, gate) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
         cache.removeModel(ModelID(999)) { _ in
@@ -235,7 +235,7 @@ func finish(_ start: (@escaping CacheCompletion) -> Void) throws {
     try pending.wait()
 }
 
-/// An operation under way.
+/// An operation in progress.
 ///
 /// @unchecked Sendable: `result` is written before the semaphore is signalled and read after it.
 final class Pending: @unchecked Sendable {

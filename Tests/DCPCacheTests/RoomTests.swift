@@ -94,7 +94,7 @@ struct RoomTests {
         #expect(rig.cache.crowding == nil && rig.cache.refusal != nil)
     }
 
-    @Test("a large sequence is deleted in several transactions, between which others commit; a restart goes on")
+    @Test("a large sequence is deleted in several transactions, between which others commit; a restart continues")
     func batches() throws {
         // Blocks of one page: 8192 of them are the most that one transaction frees.
         let rig = try Rig(layers: 16, kvHeads: 1, dims: (8, 8))

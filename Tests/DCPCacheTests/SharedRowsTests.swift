@@ -106,7 +106,7 @@ struct SharedRowsTests {
         #expect(try rig.rows() == [])
     }
 
-    @Test("a parent that is rewound, cut or goes on leaves the block that its fork borrows as it was", arguments: 0..<3)
+    @Test("rewinding, cutting or extending a parent does not change the block that its fork borrows", arguments: 0..<3)
     func borrowed(_ change: Int) throws {
         let rig = try rig()
         try rig.appendAll(1, at: 44, others(1, 2))

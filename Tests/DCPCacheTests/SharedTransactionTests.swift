@@ -7,7 +7,8 @@ import Glibc
 import Synchronization
 import Testing
 
-/// Jobs that share a transaction change sequences which share blocks: none of them alone sees what becomes nobody's.
+/// Jobs that share a transaction change sequences which share blocks: none of them alone sees which blocks lose their
+/// last owner.
 @Suite("transactions of several jobs")
 struct SharedTransactionTests {
     private func tags(_ count: Int) -> [UInt32] { (0..<UInt32(count)).map { $0 &* 11 } }
@@ -86,7 +87,7 @@ struct SharedTransactionTests {
         arguments: [[1, 2, 3], [3, 1, 2], [2, 3, 1]])
     func closes(order: [UInt64]) throws {
         let rig = try family()
-        // One, and perhaps already the one that turns the freed pages over.
+        // One for the closes, and perhaps one that recycles the freed pages.
         #expect(try together(rig, order.map(close)) <= 2)
         try expectClean(rig, "\(order)")
         #expect(try rig.cache.statistics().sealedBlocks == 0)
@@ -101,7 +102,7 @@ struct SharedTransactionTests {
         #expect(try rig.cache.statistics().sealedBlocks == length / 16 * rig.shape.layers)
     }
 
-    @Test("a transaction that fails is taken back, and the jobs leave nothing when they run alone")
+    @Test("a failed transaction is rolled back, and its jobs leave nothing when they run alone")
     func retried() throws {
         let refusals = Atomic(0)
         var settings = ShardCache.Settings(mapByteCountMax: 1 << 28, durability: .never)

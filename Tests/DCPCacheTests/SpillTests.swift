@@ -62,7 +62,7 @@ struct SpillTests {
         }
     }
 
-    @Test("a sequence that goes on while a batch takes its blocks is in the batch once")
+    @Test("a sequence that grows while a batch takes its blocks is in the batch once")
     func goesOn() throws {
         // Many layers, so that taking the blocks of all lasts as long as an append of some.
         let layers = 64
@@ -139,7 +139,7 @@ struct SpillTests {
         }
     }
 
-    @Test("a crash leaves no more in use than before", arguments: [0, 40])
+    @Test("a crash leaves no additional pages in use", arguments: [0, 40])
     func usage(_ committed: Int) throws {
         let rig = try spilled(committed: committed)
         let plain = try Rig(interleave: 4)
@@ -184,7 +184,7 @@ struct SpillTests {
         }
     }
 
-    @Test("one layer alone is taken back, as a step is that fails, and written again")
+    @Test("a single layer is rolled back, as after a failed step, and written again")
     func oneLayer() throws {
         let rig = try spilled()
         let others = Self.tags.map { $0 &+ 5000 }
@@ -250,7 +250,7 @@ struct SpillTests {
         #expect(try rig.holds(1, Array(repeating: 9, count: appended + 40), layers: [0]))
     }
 
-    @Test("who holds how much is told, the largest first")
+    @Test("the holders are reported with their sizes, the largest first")
     func holdings() throws {
         let rig = try spilled()
         try rig.open(2)

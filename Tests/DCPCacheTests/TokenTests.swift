@@ -34,7 +34,7 @@ struct TokenTests {
         }
     }
 
-    @Test("what contradicts, leaves a gap, is too much or too little is refused, and changes nothing")
+    @Test("ids that contradict, leave a gap, or are too many or too few are refused, and change nothing")
     func refusals() throws {
         let rig = try rig(Array(Self.ids[..<300]))
         try rig.appendAll(1, at: 300, Array(Self.ids[300..<310]))
@@ -71,7 +71,7 @@ struct TokenTests {
         #expect(try rig.ids(1) == Array(Self.ids[..<310]), "repeated in part, and as a whole")
     }
 
-    @Test("a sequence without ids gets them from 0 on and for all its tokens, or goes on without")
+    @Test("a sequence without ids gets them from 0 on and for all its tokens, or stays without")
     func without() throws {
         let rig = try Rig(layers: 1, kvHeads: 1)
         try rig.open(1)
@@ -179,7 +179,8 @@ struct TokenTests {
     }
 
     @Test(
-        "damaged ids are told, never promised, and made good by a commit of all or by a cut", arguments: [true, false])
+        "damaged ids are reported, never matched, and repaired by a commit of all ids or by a cut",
+        arguments: [true, false])
     func damage(_ isCommitted: Bool) throws {
         let rig = try rig()
         try rig.fork(1, 2, 600)
@@ -223,7 +224,7 @@ struct TokenTests {
         #expect(try rig.match(Self.ids) == [1, 700])
     }
 
-    @Test("a damaged annotation is told and can be replaced")
+    @Test("a damaged annotation is reported and can be replaced")
     func damagedAnnotation() throws {
         let rig = try rig()
         try rig.commit(1, 700, nil, annotation: Array("a client's own state".utf8))

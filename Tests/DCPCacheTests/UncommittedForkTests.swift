@@ -23,7 +23,7 @@ struct UncommittedForkTests {
     private func others(_ salt: UInt32, _ count: Int) -> [UInt32] { (0..<UInt32(count)).map { $0 &+ 1000 &* salt } }
 
     @Test(
-        "a fork has its parent's tokens, uncommitted as there, and both go on alone",
+        "a fork has its parent's uncommitted tokens, and both continue independently",
         arguments: [21, 30, 64, 65, 99, 100])
     func fork(_ length: Int) throws {
         let rig = try rig()
@@ -59,7 +59,7 @@ struct UncommittedForkTests {
     }
 
     @Test(
-        "what becomes of the parent the fork does not feel, and the other way round", arguments: Change.allCases,
+        "changes of the parent do not affect the fork, nor the reverse", arguments: Change.allCases,
         [true, false])
     func change(_ change: Change, ofParent: Bool) throws {
         let rig = try rig()

@@ -97,7 +97,7 @@ struct VerificationTests {
         #expect(findings.allSatisfy { $0.sequence == SequenceID(2) && $0.layer == nil })
     }
 
-    @Test("a damaged record is found; its blocks may be nobody's, and what a fork shares is the fork's")
+    @Test("a damaged record is found; its blocks may have no owner, and those that a fork shares are the fork's")
     func record() throws {
         let rig = try rig()
         try rig.change { transaction, table in
@@ -125,7 +125,7 @@ struct VerificationTests {
             }
         }
         let findings = try rig.verifyStopped().damage
-        // Without its model nobody can say whether a sequence's record is right.
+        // Without its model a sequence's record cannot be checked.
         #expect(findings.map(\.kind) == [.superblock, .model, .record, .record, .record])
         #expect(findings[0].message.contains("`epoch`") && findings[1].message.contains("model #7"))
         try rig.change { transaction, table in
@@ -218,7 +218,7 @@ struct VerificationTests {
 }
 
 extension Rig {
-    /// The data file when nobody has it open.
+    /// The data file when no process has it open.
     fileprivate func bytesOnceClosed() throws -> Data {
         cache.close()
         return try Data(contentsOf: URL(fileURLWithPath: dataPath))

@@ -35,7 +35,7 @@ struct VictimTests {
         #expect(victims(rig, [3, 1], freeing: 0).isEmpty)
     }
 
-    @Test("what a living fork shares is not freed; with the last of a family all of it goes")
+    @Test("blocks shared with a living fork are not freed; with the last of a family all are")
     func families() throws {
         let rig = try rig([1: 160])
         try rig.fork(1, 2, 160)

@@ -99,7 +99,7 @@ struct ChainTests {
         #expect(serials.allSatisfy { $0.count == 20 && $0.first! >= 0x40 && $0.first! < 0x80 })
     }
 
-    @Test("a renewed certificate has the old one's key, roles and names, and a serial number of its own")
+    @Test("a renewed certificate has the old one's key, roles and names, and a new serial number")
     func renewal() async throws {
         let authority = try CertificateAuthority.make()
         let old = try authority.issue([.rank(RankIndex(7)), .client("x")], hostNames: ["h"], validity: .days(1))

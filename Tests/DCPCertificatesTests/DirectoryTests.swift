@@ -64,7 +64,7 @@ struct DirectoryTests {
             try FileManager.default.contentsOfDirectory(atPath: temporary.path).sorted() == ["c", "file", "link"])
     }
 
-    @Test("what cannot be made leaves nothing behind and names the file")
+    @Test("a failure leaves nothing behind and names the file")
     func failures() throws {
         let temporary = TemporaryDirectory()
         for clients in [["../x"], ["a", "a"], ["x-key"], [""], [String(repeating: "a", count: 65)], ["ä"]] {
@@ -132,7 +132,7 @@ struct DirectoryTests {
         #expect(missing?.message.contains("ca-key.pem") == true)
     }
 
-    @Test("a key that others may read, and one of another certificate, are told")
+    @Test("a key that others may read, and a key of another certificate, are reported")
     func keys() throws {
         let temporary = TemporaryDirectory()
         let directory = CertificateDirectory(path: temporary.path("c"))
@@ -157,7 +157,7 @@ struct DirectoryTests {
     func roles(uri: String) { #expect(CertificateRole(uri: uri)?.uri == uri) }
 
     @Test(
-        "what is no role is none",
+        "a text that is not a role is refused",
         arguments: [
             "", "dcp:", "dcp:rank", "dcp:rank:", "dcp:rank:-1", "dcp:rank:+1", "dcp:rank:01", "dcp:rank:65536",
             "dcp:rank:1:2",

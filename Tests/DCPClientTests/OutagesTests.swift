@@ -35,7 +35,7 @@ struct OutagesTests {
         #expect(error.message.contains("--retry-for"))
     }
 
-    @Test("a new topology is asked for after what a change of membership may explain", arguments: 100..<110)
+    @Test("a new topology is requested after errors that a change of membership may explain", arguments: 100..<110)
     func topology(code: UInt16) {
         let error = ServiceError(ServiceError.Code(rawValue: code), "")
         var outages = Outages(allowance: .seconds(1))

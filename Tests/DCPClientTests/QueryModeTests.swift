@@ -4,7 +4,7 @@ import DCPTransport
 import DCPWire
 import Testing
 
-@Suite("How ranks come to the queries, where nobody says it")
+@Suite("The default way in which ranks get the queries")
 struct QueryModeTests {
     private func mode(
         ranks: Int, headGroups: Int = 1, kilobytes: Int = 8, seesContext: Bool = true,

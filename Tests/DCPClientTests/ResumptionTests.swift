@@ -26,7 +26,7 @@ struct ResumptionTests {
         #expect(action((0, [0, 0]), (0, [0, 0])) == .settled)
     }
 
-    @Test("no more than the client has answers for, and no less than any rank has committed")
+    @Test("at most the length that the client has answers for, and at least every rank's committed length")
     func bounds() {
         #expect(action((5, [8, 8]), (5, [8, 8]), atMost: 6) == .rewind(6))
         #expect(action((5, [8, 8]), (5, [8, 8]), atMost: 2) == .rewind(5))
@@ -34,7 +34,9 @@ struct ResumptionTests {
         #expect(action((5, [8, 8]), (5, [8, 8]), atMost: 9) == .settled)
     }
 
-    @Test("what one rank has committed and another has lost is cut by the directory, to what all have committed")
+    @Test(
+        "tokens that one rank has committed and another has lost are cut by the directory, to the length that all have committed"
+    )
     func lostCommit() {
         #expect(action((5, [5, 5]), (6, [6, 6])) == .truncate(5))
         #expect(action((4, [5, 5]), (6, [8, 8]), atMost: 3) == .truncate(4))

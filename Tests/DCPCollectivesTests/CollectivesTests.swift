@@ -84,7 +84,7 @@ struct CollectivesTests {
         }
     }
 
-    @Test("reduce-scatter: summands are handed out in rank order whoever came first, so the sum has the same bits")
+    @Test("reduce-scatter: summands are added in rank order, however they arrive, so the sum has the same bits")
     func reduceScatter() throws {
         // In Float these three give another sum in another order.
         let summands: [Float] = [1, 1e8, -1e8]

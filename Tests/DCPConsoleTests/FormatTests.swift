@@ -15,7 +15,7 @@ struct FormatTests {
     }
 
     @Test(
-        "what is not a duration is refused, naming it",
+        "a text that is not a duration is refused with the text",
         arguments: ["", "30", "s", "-1s", "1..5s", "1d", "3 s", "1e5s", "99999999999h", "infs", "\u{0}s"])
     func refuses(text: String) {
         let error = #expect(throws: ServiceError.self) { try DurationFormat.parse(text) }

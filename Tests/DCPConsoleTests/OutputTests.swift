@@ -79,7 +79,7 @@ struct OutputTests {
             ])
     }
 
-    @Test("what is done in parts is counted whole, at the rate of the whole, and moves the bar with each part")
+    @Test("work in parts is counted as a whole, at the rate of the whole, and each part moves the bar")
     func parts() {
         let bar = ProgressBar(label: "submit", total: 320, parts: 32, start: .now, columns: { 80 }, write: nil)
         #expect(

@@ -12,7 +12,9 @@ struct ActionQueueTests {
         return actions
     }
 
-    @Test("a thousand clients that open sequences at once cost two syncs, and each is told when its own is durable")
+    @Test(
+        "a thousand clients that open sequences together cost two syncs, and each gets its answer when its own is durable"
+    )
     func pipelined() throws {
         var driver = try Driver()
         driver.becomeReady()
@@ -30,7 +32,7 @@ struct ActionQueueTests {
                 driver.send(.openSequence(name: "s\(number)", model: "m", revision: "", create: true)))
             work(&queue)
         }
-        // The first is on its way to the disk, and nobody was told of any.
+        // The first is being written to the disk, and no message was sent yet.
         #expect(syncs.count == 1 && asked.isEmpty && queue.isPersisting)
         queue.persisted()
         work(&queue)

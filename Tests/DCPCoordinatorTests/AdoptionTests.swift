@@ -48,7 +48,7 @@ struct AdoptionTests {
         }
     }
 
-    /// Both registrations of an epoch, and answers to what is asked. What the last answer led to.
+    /// Registers both ranks, answers the coordinator's questions and returns the actions after the last answer.
     private func adopt(_ held: [Held], _ driver: inout Driver) -> [CoordinatorMachine.Action] {
         _ = register(held, &driver)
         var actions = register(held, &driver, epoch: driver.machine.state.epoch)
@@ -74,7 +74,8 @@ struct AdoptionTests {
     }
 
     @Test(
-        "with the state lost: an epoch above all, models, names, scopes, the shortest lengths, and what is cut is told")
+        "with the state lost: an epoch above all, models, names, scopes, the shortest lengths, and a report of the cuts"
+    )
     func lost() throws {
         var driver = try Driver(adopts: true)
         var (first, second) = (try held([s: 40, t: 8]), try held([s: 30, t: 8]))
@@ -89,7 +90,7 @@ struct AdoptionTests {
         #expect(driver.machine.state.isAdopting && refusals(came).isEmpty)
         for rank in 0..<2 as Range<UInt16> { driver.linksReady(rank) }
         let actions = adopt([first, second], &driver)
-        // In one transaction, and before anybody is asked to cut.
+        // In one transaction, before any rank is told to cut.
         #expect(kinds(actions).first == "persist" && !driver.machine.state.isAdopting)
         #expect(try report(actions) == AdoptionReport(models: 1, sequences: 2))
         #expect(driver.machine.state.models == [ModelID(3): first.models[0]])
@@ -107,7 +108,7 @@ struct AdoptionTests {
         #expect(try driver.carry(.registerModel(name: "n", try shape())).models.map(\.id) == [ModelID(9)])
     }
 
-    @Test("names are asked for in pages, of each rank")
+    @Test("names are requested in pages from each rank")
     func pages() throws {
         let count = 5000
         var held = try held([:])
@@ -122,7 +123,9 @@ struct AdoptionTests {
         #expect(Set(asked.flatMap(\.ids)).count == count)
     }
 
-    @Test("what not all have, or have alike, is given up with the reason; the ranks keep it for the grace time")
+    @Test(
+        "sequences that are missing or differ on a rank are not adopted, with the reason; ranks keep them for the grace time"
+    )
     func givenUp() throws {
         let whole = try held([s: 40, t: 8])
         func change(_ body: (inout Held) throws -> Void) throws -> Held {
@@ -207,7 +210,7 @@ struct AdoptionTests {
         #expect(driver.machine.phase == .ready && Set(self.entries(driver).keys) == ["cut", "new"])
     }
 
-    @Test("a coordinator that dies in the midst goes on with it, without being told again")
+    @Test("a coordinator that dies in the midst of adoption continues it at its restart, without the option")
     func interrupted() throws {
         let held = try held([s: 40, t: 8])
         var first = try Driver(adopts: true)
@@ -253,7 +256,7 @@ struct AdoptionTests {
         #expect(Set(entries(driver).keys) == ["s"])
     }
 
-    @Test("two clusters' ranks, and a store that has never joined one, are refused; the operator is told what to do")
+    @Test("two clusters' ranks, and a store that has never joined one, are refused with the remedy")
     func strangers() throws {
         let held = try held([s: 40])
         var driver = try Driver(adopts: true)
@@ -284,7 +287,7 @@ struct AdoptionTests {
         #expect(asked.contains(.truncate(s, length: 0)) && asked.contains(.putModel(held.models[0])))
     }
 
-    @Test("without being told to, a coordinator refuses ranks that know more than it, and names the remedy")
+    @Test("without the option a coordinator refuses ranks that know more than it, and names the remedy")
     func notTold() throws {
         var driver = try Driver()
         for (cluster, epoch) in [(ClusterID(5), Epoch(7)), (.none, Epoch(7)), (ClusterID(5), .none)] {

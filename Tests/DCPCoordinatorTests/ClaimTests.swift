@@ -23,7 +23,7 @@ struct ClaimTests {
         ]
     }
 
-    @Test("what comes after the successor's claim is refused for good, and nothing is recorded", arguments: 0..<3)
+    @Test("requests after the successor's claim are refused finally, and nothing is recorded", arguments: 0..<3)
     func late(_ kind: Int) throws {
         var driver = try ready()
         let old = try driver.taken("s")
@@ -42,7 +42,7 @@ struct ClaimTests {
         #expect(operations(driver.send(.truncate(name: "t", length: 1, claim: other))).count == 2)
     }
 
-    @Test("every rank is told of a claim before its holder hears of it")
+    @Test("every rank has a claim before its holder gets the answer")
     func told() throws {
         var driver = try ready()
         let asked = driver.sendClaim("s")
@@ -59,7 +59,7 @@ struct ClaimTests {
         #expect(kinds(done) == ["answer reply"] && replies(done)[0].claim == claim)
     }
 
-    @Test("a rank's refusal of a claim is the client's answer, and nothing is taken back")
+    @Test("a rank's refusal of a claim is the client's answer, and nothing is rolled back")
     func refused() throws {
         var driver = try ready()
         let carried = operations(driver.sendClaim("s"))
@@ -70,7 +70,7 @@ struct ClaimTests {
         #expect(driver.claim("s") != nil)
     }
 
-    @Test("a claim goes on from the one that is held, unless another client has claimed the sequence since")
+    @Test("a claim succeeds the one that is held, unless another client has claimed the sequence since")
     func held() throws {
         var driver = try ready()
         let first = try driver.taken("s")
@@ -90,7 +90,7 @@ struct ClaimTests {
         #expect(restarted.claim("s", held: kept) != nil)
     }
 
-    @Test("what was taken before is carried out on all ranks before they are told of the claim", arguments: 0..<3)
+    @Test("operations accepted earlier are carried out on all ranks before these get the claim", arguments: 0..<3)
     func underWay(_ kind: Int) throws {
         var driver = try ready()
         let old = try driver.taken("s")
@@ -103,11 +103,11 @@ struct ClaimTests {
         } else {
             #expect(driver.sendClaim("s").isEmpty)
         }
-        // Nobody waits for it on another sequence.
+        // Claims on other sequences do not wait for it.
         #expect(driver.claim("t") != nil)
         let first = driver.on { $0.operationDone(carried[0].link, number: carried[0].number) }
         #expect(operations(first).map(\.link) == (isClosing ? [] : [carried[0].link]) && replies(first).isEmpty)
-        // A rank that cannot now is asked again, and waited for.
+        // A rank that fails temporarily gets the operation again, and the claim waits for it.
         if kind != 1 {
             let busy = ServiceError(.storeFull, "Busy.")
             #expect(driver.on { $0.operationFailed(carried[1].link, number: carried[1].number, busy) }.isEmpty)

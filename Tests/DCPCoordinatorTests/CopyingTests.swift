@@ -54,7 +54,7 @@ struct CopyingTests {
         driver.confirm(done)
     }
 
-    @Test("what a rank cannot carry out now is owed, and holds no backup back")
+    @Test("an operation that a rank cannot carry out now is owed, and does not delay a backup")
     func postponed() throws {
         var driver = try ready()
         let claim = try driver.taken("s")
@@ -68,7 +68,7 @@ struct CopyingTests {
         #expect(driver.machine.state.sequences[SequenceID(1)]?.truncateLength == 3, "the coordinator's copy has it")
     }
 
-    @Test("a rank that cannot, that is lost, or that takes too long ends it, and everything goes on")
+    @Test("a rank that fails, is lost, or takes too long ends the backup, and service continues")
     func failed() throws {
         typealias End = (inout Driver, (number: UInt64, link: LinkID)) -> [CoordinatorMachine.Action]
         let ends: [(End, ServiceError.Code)] = [

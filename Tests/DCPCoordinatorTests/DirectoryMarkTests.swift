@@ -24,7 +24,7 @@ struct DirectoryMarkTests {
         }
     }
 
-    @Test("a rank that was told of more refuses it, with the remedy; with the newest state all goes on")
+    @Test("a rank that has seen a later mark refuses it, with the remedy; with the newest state service resumes")
     func refused() throws {
         let (older, newer) = try cluster()
         let told = try #require(marks(newer.actions, to: 1).last)
@@ -52,7 +52,7 @@ struct DirectoryMarkTests {
         #expect(restarted.machine.phase == .joining)
     }
 
-    @Test("what ranks were told in an earlier epoch says nothing of a later one; adopted ranks are not asked")
+    @Test("marks of an earlier epoch do not apply to a later one; adopted ranks are not checked")
     func epochs() throws {
         let (older, newer) = try cluster()
         let (told, epoch) = (newer.machine.state.directoryMark, newer.machine.state.epoch)
@@ -70,7 +70,7 @@ struct DirectoryMarkTests {
         #expect(adopting.machine.phase == .joining)
     }
 
-    @Test("a rank is told before each operation that it does not know of, with its lease, and once")
+    @Test("a rank gets a new mark before each operation, with its lease, and once")
     func told() throws {
         var (_, driver) = try cluster()
         let sent = driver.send(.openSequence(name: "more", model: "m", revision: "", create: true))
@@ -84,7 +84,7 @@ struct DirectoryMarkTests {
         }
         driver.confirm(sent)
         #expect(marks(driver.on { $0.renewed(Driver.link(0), now: .zero) }, to: 0).isEmpty)
-        // What only the coordinator records is told with the lease.
+        // Changes that only the coordinator records are reported with the lease.
         let pin = driver.on { $0.renewed(Driver.link(0), LeaseRenewal(stepsInFlight: 0, durableMark: 9), now: .zero) }
         #expect(marks(pin, to: 0).isEmpty)
         driver.on { $0.tick(now: .seconds(2)) }
@@ -94,7 +94,7 @@ struct DirectoryMarkTests {
         #expect(marks(driver.on { $0.renewed(Driver.link(0), now: .seconds(2)) }, to: 0).isEmpty)
     }
 
-    @Test("while a backup begins nobody is told, since the coordinator's copy is made before theirs")
+    @Test("while a backup begins no mark is sent, since the coordinator's copy is made before the ranks'")
     func backups() throws {
         var (_, driver) = try cluster()
         let asked = driver.send(many: [BeginCopy(waitMilliseconds: 10_000)])

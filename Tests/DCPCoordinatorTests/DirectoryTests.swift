@@ -81,7 +81,7 @@ struct DirectoryTests {
         #expect(driver.machine.page(ListSequences(prefix: "x")).models.isEmpty)
     }
 
-    @Test("a directory that has as many sequences as a rank can register takes no more until one is closed")
+    @Test("a directory with as many sequences as a rank can register accepts no others until one is closed")
     func full() throws {
         var driver = try Driver(sequencesMax: 2)
         driver.becomeReady()
@@ -189,7 +189,7 @@ struct DirectoryTests {
     }
 
     @Test(
-        "a model or sequence that a rank refuses, for good or for now, is taken back on all ranks; the client is told",
+        "a model or sequence that a rank refuses, finally or for now, is removed on all ranks; the client gets the error",
         arguments: [ServiceError.Code.invalidRequest, .storeFull])
     func refused(code: ServiceError.Code) throws {
         for request in [
@@ -204,14 +204,14 @@ struct DirectoryTests {
             let last = driver.on { $0.operationDone(carried[1].link, number: carried[1].number) }
             #expect(errors(last) == [error])
             #expect(operations(last).count == 2)
-            // Until it is gone everywhere nobody is told that it is there.
+            // Until every rank has removed it, no client learns that it existed.
             driver.confirm(last)
             #expect(before.models == driver.machine.state.models)
             #expect(before.sequences == driver.machine.state.sequences)
         }
     }
 
-    @Test("a truncation that a rank refuses for good is no longer owed")
+    @Test("a truncation that a rank refuses finally is no longer owed")
     func refusedTruncation() throws {
         var driver = try ready(sequences: ["s"])
         let carried = operations(driver.ask(.truncate(name: "s", length: 3)))
@@ -226,7 +226,7 @@ struct DirectoryTests {
     }
 
     @Test(
-        "what a rank cannot truncate or close now is asked of it again at the next tick, and the client waits for it",
+        "a truncation or close that a rank cannot do now is sent again at the next tick, and the client waits for it",
         arguments: [DirectoryRequest.truncate(name: "s", length: 3), .close(name: "s")])
     func postponed(request: DirectoryRequest) throws {
         var driver = try ready(sequences: ["s"])
@@ -265,7 +265,8 @@ struct DirectoryTests {
         #expect(driver.machine.state.sequences.keys.map(\.value) == [1])
     }
 
-    @Test("a rank lost during an operation: the client is told which, may try again, and the rejoin carries it")
+    @Test(
+        "a rank lost during an operation: the error names it and is retryable, and the rejoin completes the operation")
     func lostDuring() throws {
         var driver = try ready(sequences: ["s"])
         let carried = operations(driver.ask(.truncate(name: "s", length: 3)))
@@ -273,7 +274,7 @@ struct DirectoryTests {
         let told = errors(close(&driver, 1))
         #expect(told.map(\.code) == [.rankUnavailable] && told[0].isRetryable)
         #expect(told[0].rank == RankIndex(1) && told[0].message.contains("rank 1"))
-        // Its answer, should it still come, is nobody's.
+        // Its late answer is ignored.
         #expect(driver.on { $0.operationDone(Driver.link(1), number: carried[1].number) }.isEmpty)
         let from = driver.actions.count
         let record = try #require(driver.machine.state.models[ModelID(1)])
@@ -285,7 +286,7 @@ struct DirectoryTests {
         #expect(driver.machine.phase == .ready && driver.machine.state.sequences[SequenceID(1)]?.truncateLength == nil)
     }
 
-    @Test("a client that goes away during an operation is told nothing; the operation goes on")
+    @Test("a client that disconnects during an operation gets no answer; the operation continues")
     func clientGone() throws {
         var driver = try ready()
         let sent = driver.ask(.openSequence(name: "t", model: "m", revision: "", create: true))

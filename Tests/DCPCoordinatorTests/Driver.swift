@@ -3,7 +3,7 @@ import DCPCore
 import DCPWire
 import Testing
 
-/// Testing has tags of its own.
+/// Testing has another type of this name.
 typealias Tag = DCPWire.Tag
 typealias LinkID = CoordinatorMachine.LinkID
 
@@ -135,7 +135,7 @@ struct Driver {
         note(machine.linksReady(Self.link(rank), epoch: machine.state.epoch, now: now))
     }
 
-    /// Brings all ranks from nothing to ready, confirming whatever they are asked for.
+    /// Brings all ranks from nothing to ready, confirming every operation.
     mutating func becomeReady(
         models: [ModelRecord] = [], lengths: [[SequenceID: Int]] = []
     ) {

@@ -42,7 +42,7 @@ struct LargeJoinTests {
         actions.contains { if case .goOn = $0 { true } else { false } }
     }
 
-    @Test("is computed and asked for in pieces, and nobody is asked for anything before all is known")
+    @Test("is computed and carried out in pieces, and no operation is sent before all are known")
     func pieces() throws {
         var driver = Driver(state: try state())
         join(&driver)

@@ -59,7 +59,8 @@ struct ManyTests {
         #expect(driver.machine.state.sequences.values.map(\.record.name).sorted() == ["a", "b", "s"])
     }
 
-    @Test("one that a rank refuses is taken back alone; a rank that is lost fails what waits, and the reply is whole")
+    @Test(
+        "an item that a rank refuses is rolled back alone; a lost rank fails the waiting items, and the reply has all")
     func refusedByRank() throws {
         var driver = try ready()
         let sent = operations(driver.send(many: ["a", "b"].map { OpenSequence(name: $0, model: "m", create: true) }))
@@ -87,7 +88,7 @@ struct ManyTests {
         #expect(answers(driver.send(many: [OpenSequence]()), to: OpenSequence.self).map(\.count) == [0])
     }
 
-    @Test("a scope is the sequence's for good, its forks have it, and another is refused with both")
+    @Test("a sequence's scope never changes, its forks have it, and another is refused with both")
     func scopes() throws {
         var driver = try ready()
         driver.confirm(driver.send(many: [OpenSequence(name: "t", model: "m", scope: "tenant", create: true)]))

@@ -80,7 +80,7 @@ struct MatchingTests {
         driver.confirm(forked)
         let answer = try #require(answers(Array(driver.actions[before...])).first).get()
         #expect(answer.sequence.name == "new" && answer.length == 20 && answer.claim != .none)
-        // And it is the latest: what states it is taken.
+        // The claim is the latest one: a request with it is accepted.
         let cut = driver.send(many: [TruncateSequence(name: "new", length: 1, claim: answer.claim)])
         #expect(errors(cut).isEmpty && !operations(cut).isEmpty)
     }
@@ -109,7 +109,7 @@ struct MatchingTests {
                 == .fork(parent: SequenceID(1), child: SequenceID(5), length: 7, name: "short"))
     }
 
-    @Test("what is gone, closing, of another scope, or not on a rank is no answer: the search goes on without it")
+    @Test("sequences that are closed, closing, of another scope, or missing on a rank are skipped in the search")
     func gone() throws {
         var driver = try ready()
         var asked = questions(driver.send(many: [open("new")]))
@@ -119,7 +119,7 @@ struct MatchingTests {
         // Not there.
         asked = questions(found(&driver, asked[0].sent, 99, 30))
         #expect(asked[0].question.excluding == [SequenceID(2), SequenceID(99)])
-        // Closed while ranks are asked for their lengths, or not on one of them.
+        // The sequence is closed while ranks report their lengths, or is missing on one of them.
         let lengths = lengthQuestions(found(&driver, asked[0].sent, 1, 30))
         let again = questions(held(&driver, lengths[0], 1, nil))
         #expect(again[0].question.excluding == [SequenceID(2), SequenceID(99), SequenceID(1)])
@@ -138,7 +138,7 @@ struct MatchingTests {
         #expect(questions(held(&driver, lengths[1], 1, 30))[0].question.excluding == [SequenceID(1)])
     }
 
-    @Test("names, models, revisions and scopes are checked first; a rank that is lost or cannot search is told")
+    @Test("names, models, revisions and scopes are checked first; a rank that is lost or cannot search is reported")
     func refusals() throws {
         var driver = try ready()
         func code(_ request: OpenMatching) -> ServiceError.Code? { errors(driver.send(many: [request])).first?.code }

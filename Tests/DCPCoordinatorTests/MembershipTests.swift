@@ -56,7 +56,7 @@ struct MembershipTests {
         #expect(driver.machine.phase == .ready)
     }
 
-    @Test("TRAPS 42: the epoch rises at every join, and is persisted before anyone is told of it")
+    @Test("TRAPS 42: the epoch rises at every join, and is persisted before it is sent")
     func epochs() throws {
         var driver = try Driver()
         for epoch in 1...4 as ClosedRange<UInt64> {
@@ -88,7 +88,7 @@ struct MembershipTests {
         let replaced = driver.register(0, link: LinkID(51))
         #expect(refusals(replaced).map(\.link) == [Driver.link(0)])
         driver.register(1)
-        // The older connection's end is nobody's loss.
+        // The end of the older connection does not count as a loss.
         driver.on { $0.linkClosed(Driver.link(0), reason: ServiceError(.rankUnavailable, "gone")) }
         #expect(driver.machine.phase == .joining)
     }
@@ -124,7 +124,7 @@ struct MembershipTests {
         replacing.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
         #expect(refusals(replacing.register(1, store: StoreID(high: 8, low: 8))).map(\.error.code) == [.storeRefused])
 
-        // It names the store that is lost: it says nothing about the one that has come since, nor about another rank's.
+        // A loss names the lost store: it covers neither a later store of the rank nor another rank's.
         var wrong = Driver(restarting: replacing, losses: [RankLoss(RankIndex(1), .store(Driver.store(1)))])
         #expect(refusals(wrong.register(1, store: StoreID(high: 8, low: 8))).map(\.error.code) == [.storeRefused])
     }
@@ -140,7 +140,7 @@ struct MembershipTests {
                 return nil
             } catch { return error }
         }
-        #expect(refusal(.store(Driver.store(1)), of: rank)?.message.contains("is here") == true)
+        #expect(refusal(.store(Driver.store(1)), of: rank)?.message.contains("is registered") == true)
         driver.on { $0.linkClosed(Driver.link(1), reason: ServiceError(.rankUnavailable, "gone")) }
         #expect(refusal(.store(Driver.store(0)), of: rank)?.message.contains("\(Driver.store(1))") == true)
         #expect(refusal(.changes(1), of: rank)?.code == .conflict)

@@ -21,7 +21,7 @@ struct OperationOrderTests {
         return driver
     }
 
-    /// Both ranks come again, with these lengths: what they are asked for first.
+    /// Both ranks register again, with these lengths; returns the first operations sent to them.
     private func join(_ driver: inout Driver, _ lengths: [SequenceID: Int]) throws -> [CoordinatorMachine.Action] {
         for rank in 0..<2 as Range<UInt16> {
             driver.on { $0.linkClosed(Driver.link(rank), reason: ServiceError(.rankUnavailable, "gone")) }
@@ -41,7 +41,7 @@ struct OperationOrderTests {
         try #require(operations(actions).first { $0.link == Driver.link(rank) }).number
     }
 
-    @Test("a truncation waits for the fork before it, which is asked for again, and other sequences' pass")
+    @Test("a truncation waits for the preceding fork, which is sent again, and those of other sequences overtake it")
     func postponed() throws {
         var driver = try ready(["s", "other"])
         let claim = try driver.taken("s"), other = try driver.taken("other")
@@ -80,7 +80,7 @@ struct OperationOrderTests {
         #expect(errors(done).map(\.code) == [.storeFull])
     }
 
-    @Test("a rank that has too much to write is asked again, and the client is not told")
+    @Test("a rank that has too much to write gets the operation again, invisibly to the client")
     func overloadedWhileReady() throws {
         var driver = try ready(["s"])
         let forked = driver.ask(.fork(name: "s", newName: "t", length: 8))
@@ -110,7 +110,9 @@ struct OperationOrderTests {
         #expect(sent(done, to: 0) == [.truncate(s, length: 2)])
     }
 
-    @Test("at most a window is on its way to a rank, and a rank that can do nothing is asked for a window at each turn")
+    @Test(
+        "at most a window of operations is in flight to a rank, and a rank that can do nothing gets a window at each turn"
+    )
     func window() throws {
         let count = 3000, window = 256
         var driver = try ready((0..<count).map { "s\($0)" })

@@ -140,7 +140,7 @@ struct ReconciliationTests {
         #expect(driver.machine.phase == .ready && driver.machine.state.sequences[t]?.fork != nil)
     }
 
-    @Test("a truncation that a rank refuses for damage at a join stays owed, and is asked for at the next")
+    @Test("a truncation that a rank refuses for damage at a join stays owed, and is sent at the next")
     func truncationRefusedInJoin() throws {
         var driver = try directory(["s"])
         _ = driver.ask(.truncate(name: "s", length: 6))
@@ -186,7 +186,7 @@ struct ReconciliationTests {
         #expect(operations(then).map(\.operation) == [.truncate(s, length: 3)])
     }
 
-    @Test("a fork of a fork that nobody has made yet is made after its parent")
+    @Test("a fork of a pending fork is made after its parent")
     func forkOfFork() throws {
         var driver = try directory(["s"])
         let u = SequenceID(3)
@@ -288,7 +288,7 @@ struct ReconciliationTests {
         #expect(driver.persisted.contains(.nextIDs(model: 10, sequence: 78)))
     }
 
-    @Test("two ranks that agree are asked for nothing, and nothing is persisted but the epoch")
+    @Test("two ranks that agree get no operations, and nothing is persisted but the epoch")
     func agreed() throws {
         var driver = try directory(["s", "t"])
         let (asked, actions) = try join(&driver, [[s: 10, t: 0], [s: 10, t: 0]])

@@ -55,7 +55,7 @@ struct RetentionTests {
         #expect(candidates(&driver, at: .seconds(200)) == [5, 2, 6, 3, 1])
     }
 
-    @Test("who claims a kept sequence has it again; its claim of before is no good any more")
+    @Test("a client that claims a kept sequence has it again; its earlier claim is invalid")
     func claimed() throws {
         var driver = try ready(evict: .off)
         let old = try driver.taken("s1")

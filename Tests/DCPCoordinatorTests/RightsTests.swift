@@ -40,7 +40,7 @@ struct RightsTests {
         #expect(refusal(driver.send(new, from: Self.admin)) == nil)
     }
 
-    @Test("who only reads opens what is there, and makes nothing")
+    @Test("a reader opens existing sequences, and creates nothing")
     func readers() throws {
         var driver = try ready()
         #expect(refusal(driver.send(open("s"), from: Self.reader))?.code == .accessDenied)
@@ -49,7 +49,7 @@ struct RightsTests {
         #expect(refusal(driver.send(open("s"), from: Self.reader)) == nil)
     }
 
-    @Test("a sequence is claimed, forked, cut and closed by its owner and by who administers, by nobody else")
+    @Test("only its owner and administrators may claim, fork, cut and close a sequence")
     func owners() throws {
         var driver = try ready()
         driver.confirm(driver.send(open("s"), from: Self.alice))
@@ -61,7 +61,7 @@ struct RightsTests {
         }
         for caller in [Self.alice, Self.admin] {
             let asked = driver.send(claim, from: caller)
-            // Ranks are told who holds it.
+            // Ranks learn who holds the claim.
             let holders = operations(asked).map { operation -> String in
                 if case .claim(_, _, let holder) = operation.operation { holder } else { "none" }
             }
@@ -77,7 +77,7 @@ struct RightsTests {
         for guess in guesses {
             let actions = driver.send(guess, from: Self.bob)
             let denied = refusal(actions)
-            // The journal is told, too.
+            // The journal has it, too.
             #expect(
                 actions.contains {
                     if case .report(.refused(peer: "client:bob", .missingRight, _)) = $0 { true } else { false }
@@ -90,7 +90,7 @@ struct RightsTests {
         #expect(driver.machine.state.sequences[SequenceID(1)] == nil)
     }
 
-    @Test("a canary's sequence is nobody's, whoever has made it")
+    @Test("a canary's sequence has no owner, whoever created it")
     func canaries() throws {
         var driver = try ready()
         #expect(refusal(driver.send(.openCanary(name: ".canary"), from: Self.reader))?.code == .accessDenied)

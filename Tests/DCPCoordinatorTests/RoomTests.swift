@@ -3,7 +3,7 @@ import DCPCore
 import DCPWire
 import Testing
 
-/// What ranks are told of full stores.
+/// The refusals that the coordinator sends to ranks.
 private func refusalLists(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(
     refusals: [ServiceError], link: LinkID
 )] {
@@ -17,7 +17,7 @@ private func evictions(_ actions: some Sequence<CoordinatorMachine.Action>) -> [
     return Array(Set(ids)).sorted()
 }
 
-/// What ranks are asked for victims among.
+/// The candidates from which ranks choose victims.
 private func inquiries(_ actions: some Sequence<CoordinatorMachine.Action>) -> [(
     candidates: [SequenceID], number: UInt64, link: LinkID
 )] {
@@ -50,7 +50,7 @@ struct FullStoreTests {
 
     private let full = ServiceError(.storeFull, "Full.", rank: RankIndex(1))
 
-    /// A full rank renews, and answers what it is asked with the first `count` candidates.
+    /// A full rank renews, and answers with the first `count` candidates.
     private func evict(
         _ driver: inout Driver, at now: Duration, _ count: Int = 1
     ) -> [CoordinatorMachine.Action] {
@@ -62,7 +62,7 @@ struct FullStoreTests {
         }
     }
 
-    @Test("one rank's refusal is told to all ranks, once; its end as well")
+    @Test("one rank's refusal is sent to all ranks, once; its end as well")
     func told() throws {
         var driver = try ready(ranks: 3, evict: .off)
         let now = driver.now
@@ -91,7 +91,7 @@ struct FullStoreTests {
         #expect(refusalLists(driver.actions[before...]).map(\.refusals).last == [full])
     }
 
-    @Test("lru: the sequence whose last use is the oldest goes first, recorded before ranks are told")
+    @Test("lru: the least recently used sequence is evicted first, and recorded before ranks get the operation")
     func leastRecentlyUsed() throws {
         var driver = try ready()
         driver.on { $0.renewed(Driver.link(0), self.renewal(used: [2, 1, 4]), now: .seconds(20)) }
@@ -136,7 +136,7 @@ struct FullStoreTests {
         }
     }
 
-    @Test("a round: the ranks that want room say what has to go, all of that goes at once, then it is asked again")
+    @Test("a round: ranks that need room choose victims, all are evicted together, and the next round follows")
     func rounds() throws {
         var driver = try ready(ranks: 3)
         let now = driver.now
@@ -144,7 +144,7 @@ struct FullStoreTests {
         let asked = try #require(inquiries(first).first)
         #expect(inquiries(first).map(\.link) == [Driver.link(1)], "rank 0 and rank 2 want nothing")
         #expect(asked.candidates == [1, 2, 3, 4].map { SequenceID($0) })
-        // While it is asked nobody is asked again, whoever else is full by now.
+        // While its answer is pending, no other rank is asked, even if another is full by now.
         #expect(inquiries(driver.on { $0.renewed(Driver.link(0), self.renewal(wants: 5), now: now) }).isEmpty)
         let answer = [1, 3, 4].map { SequenceID($0) }
         #expect(driver.on { $0.victims(Driver.link(1), number: asked.number + 1, answer, now: now) }.isEmpty)
@@ -220,7 +220,7 @@ struct FullStoreTests {
         #expect(evict(&off, at: .seconds(400)).isEmpty)
     }
 
-    @Test("what an operation is changing, or a fork is reading, is not evicted")
+    @Test("a sequence that an operation changes, or a fork reads, is not evicted")
     func busy() throws {
         var driver = try ready(sequences: 2)
         _ = driver.ask(.fork(name: "s1", newName: "t", length: 0))

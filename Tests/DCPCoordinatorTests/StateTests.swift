@@ -77,7 +77,7 @@ struct StateCodingTests {
         }
     }
 
-    @Test("a key that nobody writes is damage", arguments: [[], [0x7A], [0x72, 1], [0x73, 1]] as [[UInt8]])
+    @Test("an unknown key is damage", arguments: [[], [0x7A], [0x72, 1], [0x73, 1]] as [[UInt8]])
     func unknownKey(key: [UInt8]) throws {
         let value = try #require(StateCoding.encode(.epoch(Epoch(1))).value)
         let error = try #require(throws: ServiceError.self) { try StateCoding.decode(key: key, value: value) }
@@ -168,7 +168,7 @@ struct CoordinatorStoreTests {
         try transaction.commit()
     }
 
-    @Test("another format is refused with both numbers, none at all with the one that is read; nothing is written")
+    @Test("another format is refused with both numbers, a missing one with the supported number; nothing is written")
     func otherFormat() async throws {
         for format in [nil, StateCoding.format + 1, 77] as [UInt32?] {
             let path = directory.path("state-\(format ?? 0)")
@@ -186,7 +186,7 @@ struct CoordinatorStoreTests {
         }
     }
 
-    @Test("a second coordinator on the same directory is refused, and the first goes on")
+    @Test("a second coordinator on the same directory is refused, and the first keeps running")
     func second() async throws {
         let path = directory.path("state")
         let store = try CoordinatorStore(directory: path, shape: try cluster())

@@ -26,7 +26,7 @@ struct StoreCopyTests {
         #expect(driver.machine.phase == .joining)
     }
 
-    @Test("a process that was started again gets in when the lease of the dead one has ended, and nobody is alarmed")
+    @Test("a restarted process is accepted when the lease of the dead one has ended, without an alarm")
     func restarted() throws {
         var driver = try Driver()
         driver.register(0, incarnation: 1)
@@ -38,7 +38,7 @@ struct StoreCopyTests {
         #expect(refusals(late).isEmpty && secondHolders(driver.actions).isEmpty)
     }
 
-    @Test("a store behind the durable mark it reported is refused for good, also by a coordinator that starts again")
+    @Test("a store behind its reported durable mark is refused finally, also by a restarted coordinator")
     func older() throws {
         var first = try Driver()
         first.becomeReady()

@@ -37,7 +37,7 @@ struct CRC32CTests {
         #expect(["vpclmulqdq", "sse4.2", "scalar"].contains(CRC32C.implementation))
     }
 
-    @Test("the instructions and the table agree on every length up to 4,500 bytes, and go on from what came before")
+    @Test("the instructions and the table agree on every length up to 4,500 bytes, and continue from a previous sum")
     func lengths() {
         var generator = SeededGenerator.ofRun(salt: 2)
         let bytes = (0..<4500).map { _ in UInt8(truncatingIfNeeded: generator.next()) }

@@ -27,7 +27,7 @@ struct ClientRightTests {
         }
     }
 
-    @Test("a user of a Unix socket is told of the configuration")
+    @Test("a user of a Unix socket is referred to the configuration")
     func remedyOfUsers() {
         let refusal = refusal { () throws(ServiceError) in
             try Caller(identity: "uid:1000", right: .read).check(.use, for: "a step")
@@ -35,7 +35,9 @@ struct ClientRightTests {
         #expect(refusal?.message.contains("`rights` in the dcp.yaml") == true)
     }
 
-    @Test("a sequence is changed by who has made it and uses, by who administers, and nobody's by all who use")
+    @Test(
+        "a sequence may be changed by its creator with the right to use, by administrators, and without an owner by all users"
+    )
     func owners() {
         func caller(_ right: ClientRight) -> Caller { Caller(identity: "client:alice", right: right) }
         for owner in ["client:alice", "client:bob", ""] {

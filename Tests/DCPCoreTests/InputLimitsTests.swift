@@ -47,7 +47,7 @@ struct InputLimitsTests {
     }
 
     @Test(
-        "what rounds to a finite number of the dtype is allowed, the next number is not",
+        "values that round to a finite number of the dtype are allowed, the next one is not",
         arguments: DataType.allCases)
     func rounding(dataType: DataType) {
         let largest = dataType.inputMagnitudeMax

@@ -137,7 +137,7 @@ struct ModelDescriptionTests {
             differences(try model([full, sunk], sink: 1), try model([full, sunk], sink: 2)) == ["the sinks of layer 1"])
     }
 
-    @Test("a model is told as a person would tell it")
+    @Test("a model is described in a person's terms")
     func text() throws {
         let models = try Self.models()
         #expect(models[0].pattern == "1 x all")
@@ -150,7 +150,7 @@ struct ModelDescriptionTests {
             ])
     }
 
-    @Test("what no model may be is refused with the value and the limit")
+    @Test("an impossible model is refused with the value and the limit")
     func refusals() throws {
         func message(_ body: () throws -> Void) -> String {
             do {

@@ -38,7 +38,7 @@ struct WholeFileTests {
         #expect(refusal("/proc/self/maps")?.hasSuffix("has more than 100 bytes") == true)
     }
 
-    @Test("a pipe, a directory and a device are told from a file, and a link leads to what it is to")
+    @Test("a pipe, a directory and a device are distinguished from a file, and a link leads to its target")
     func others() throws {
         let pipe = directory.path("pipe")
         #expect(mkfifo(pipe, 0o600) == 0)
@@ -52,7 +52,7 @@ struct WholeFileTests {
         #expect(WholeFile.otherKind(mode: S_IFREG | 0o600) == nil)
     }
 
-    @Test("what is not there is refused in the system's words")
+    @Test("a missing file is refused in the system's words")
     func absent() {
         let path = directory.path("absent")
         #expect(refusal(path) == "\(path) cannot be read (No such file or directory)")

@@ -51,7 +51,7 @@ struct ConfigurationFileTests {
     }
 
     @Test(
-        "what says nothing is taken",
+        "empty files and sections are accepted",
         arguments: ["", "\n", "# nothing\n", "rank:\n", "rank:\n  # threads: 2\n", "ranks:\n  0:\n", "{}"])
     func empty(text: String) throws {
         let file = try ConfigurationFile(text, path: "f.yaml")

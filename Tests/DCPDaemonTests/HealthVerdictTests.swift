@@ -25,7 +25,7 @@ struct HealthVerdictTests {
         #expect(!new.ok && new.ready && new.reason.contains("no canary has succeeded yet"))
     }
 
-    @Test("with canaries off health says no more than readiness, and says so")
+    @Test("with canaries off health reports the same as readiness, and says so")
     func off() {
         let good = verdict(nil, interval: nil, age: nil).health(failure: nil)
         #expect(good.ok && good.reason.contains("off"))

@@ -39,7 +39,7 @@ struct JournalTests {
         }
     }
 
-    @Test("each event has a number of its own, of 128 bits, and a text without a line that ends the catalog's entry")
+    @Test("each event has a unique number of 128 bits, and a text without a line that ends the catalog's entry")
     func events() {
         let events = JournalEvent.all
         #expect(Set(events.map(\.messageID)).count == events.count)

@@ -14,7 +14,7 @@ struct PrefetchFileTests {
                     uniqueKeysWithValues: Prefetch.candidates.enumerated().map { ($1, Double(10 * index + $0)) }))
         })
 
-    @Test("what was written is read by the same processor with the same kernels, and by no other")
+    @Test("the file is used only by the same processor with the same kernels")
     func kept() throws {
         let directory = TemporaryDirectory()
         let file = PrefetchFile(store: directory.path, processor: "one", kernels: "avx2")

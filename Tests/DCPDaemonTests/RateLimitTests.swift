@@ -12,7 +12,7 @@ struct RateLimitTests {
         #expect(limit.admit("a", now: .seconds(9)) == .init(isWritten: false, suppressed: 0))
         #expect(limit.admit("a", now: .seconds(10)) == .init(isWritten: true, suppressed: 8))
         #expect(limit.admit("a", now: .seconds(10)) == .init(isWritten: false, suppressed: 0))
-        // A long silence gives the burst back, and no more than that.
+        // A long silence restores the burst, and not more.
         written = (0..<5).map { _ in limit.admit("a", now: .seconds(1000)).isWritten }
         #expect(written == [true, true, true, false, false])
     }
@@ -25,7 +25,7 @@ struct RateLimitTests {
         #expect(!limit.admit("a", now: .zero).isWritten)
     }
 
-    @Test("a cause is written at most burst + time / period times, and each entry is written or told as suppressed")
+    @Test("a cause is written at most burst + time / period times, and each entry is written or counted as suppressed")
     func random() {
         var generator = SeededGenerator.ofRun(salt: 31)
         let burst = Int.random(in: 1...5, using: &generator)

@@ -3,7 +3,7 @@ import DCPDaemon
 import Foundation
 import Testing
 
-@Suite("What is made from the tables")
+@Suite("Files generated from the tables")
 struct ReferenceTests {
     private static let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
         .deletingLastPathComponent().deletingLastPathComponent()

@@ -10,7 +10,7 @@ struct WatchdogTests {
 
     private func isAlive(_ verdict: Watchdog.Verdict) -> Bool { verdict == .alive }
 
-    @Test("an idle daemon is alive for as long as somebody asks")
+    @Test("an idle daemon stays alive for as long as it is queried")
     func idle() {
         var watchdog = Watchdog(interval: .seconds(10))
         for second in stride(from: 0, to: 100, by: 5) {

@@ -20,7 +20,7 @@ struct DaemonProcessTests {
             environment: ["DCP_TEST_EVENTS": events.path], logPath: directory.path(log), lifeline: lifeline)
     }
 
-    @Test("the exit status, or the signal, is told once and for all")
+    @Test("the exit status, or the signal, is reported once and stays")
     func exits() throws {
         let failing = try shell("exit 70")
         #expect(failing.waitForExit() == .status(70))
@@ -58,7 +58,7 @@ struct DaemonProcessTests {
         #expect(second.waitForExit() == .status(4))
     }
 
-    @Test("a daemon leads a session of its own, with default signals and no descriptors of ours")
+    @Test("a daemon leads a new session, with default signals and none of our descriptors")
     func isolation() throws {
         // Not close-on-exec, as a library may open one.
         let ours = open("/dev/null", O_RDONLY)
@@ -72,8 +72,8 @@ struct DaemonProcessTests {
         #expect(process.waitForExit() == .status(0))
         let lines = process.lastLogLines()
         #expect(lines.prefix(4) == ["fd 0", "fd 1", "fd 2", "\(process.pid) \(process.pid)"])
-        // Read after exec: a shell that waits for a child blocks signals of its own.
-        // Signals 32 and 33 are the C library's own, which posix_spawn leaves ignored; a program never sees them.
+        // Read after exec: a shell that waits for a child blocks signals itself. Signals 32 and 33 are the C library's
+        // own, which posix_spawn leaves ignored; a program never sees them.
         #expect(lines.filter { $0.hasPrefix("Sig") && $0.hasSuffix("0000000") }.count == 2, "\(lines)")
     }
 
@@ -97,7 +97,7 @@ struct DaemonProcessTests {
         #expect(DaemonProcess.attach(name: "x", identity: stranger, logPath: "") == nil)
         #expect(ProcessIdentity(pid: process.pid) == process.identity)
         process.closeLifeline()
-        // Whoever asks first reaps it; the other learns of the end all the same.
+        // The first wait reaps it; the second still learns that it has ended.
         #expect(found.waitForExit() != nil)
         #expect(process.waitForExit() != nil)
         #expect(process.identity.isRunning == false)

@@ -4,7 +4,7 @@ import DCPTestKit
 import Foundation
 import Testing
 
-/// Shell scripts stand in for the daemons: what is tested is how processes are handled, not what they do.
+/// Shell scripts stand in for the daemons: the tests cover how processes are handled, not what they do.
 @Suite("local clusters", .serialized)
 final class LocalClusterTests {
     private let temporary: TemporaryDirectory
@@ -30,7 +30,7 @@ final class LocalClusterTests {
         let path = temporary.path("bin/\(name)")
         let draft = temporary.path("\(name).draft")
         try Data("#!/bin/sh\n\(text)\n".utf8).write(to: URL(filePath: draft))
-        // By a process of its own: a file that this one has open for writing, or a child of another test that it is just
+        // By a separate process: a file that this one has open for writing, or a child of another test that it is just
         // starting, cannot be executed (ETXTBSY).
         let install = try Process.run(URL(filePath: "/usr/bin/install"), arguments: ["-m", "755", draft, path])
         install.waitUntilExit()
@@ -156,7 +156,7 @@ final class LocalClusterTests {
         await cluster.stop(deadline: .seconds(60))
     }
 
-    @Test("a pids.json of another boot, or with a reused pid, names nobody")
+    @Test("a pids.json of another boot, or with a reused pid, names no process")
     func stalePIDs() async throws {
         let (cluster, _) = try start()
         let text = try String(contentsOfFile: directory.pidsFile, encoding: .utf8)
@@ -205,7 +205,7 @@ final class LocalClusterTests {
         #expect(await found.stop(deadline: .seconds(60)).count == 3)
     }
 
-    @Test("what cannot be started is refused before anything is: executables, socket paths, directories")
+    @Test("unusable executables, socket paths and directories are refused before anything is started")
     func refusals() throws {
         let long = try LocalClusterDirectory(path: temporary.path(String(repeating: "x", count: 100)))
         let path = #expect(throws: ServiceError.self) { try LocalCluster.start(in: long, options: options) }

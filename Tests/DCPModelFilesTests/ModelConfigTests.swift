@@ -139,7 +139,7 @@ struct ModelConfigTests {
         #expect(error?.message.contains("omit --sinks") == true)
     }
 
-    @Test("what cannot be served is refused by name, with the reason")
+    @Test("models that cannot be served are refused by name, with the reason")
     func refusals() throws {
         #expect(try refusal("llama4_text").contains("chunked-local"))
         #expect(try refusal("mamba").contains("state"))
@@ -232,7 +232,7 @@ struct ModelConfigTests {
     }
 
     @Test(
-        "mistakes are told with the key, its value and what to do",
+        "errors have the key, its value and the remedy",
         arguments: [
             ("num_hidden_layers", "many", "`many`, not a whole number in 1...1024"),
             ("num_hidden_layers", nil, "missing; give the number of layers"), ("num_attention_heads", 0, "`0`"),

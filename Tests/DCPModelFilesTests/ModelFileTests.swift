@@ -108,7 +108,7 @@ struct ModelFileTests {
         expectRefusal(text + "\nsinks: {first: [1, 2]}", saying: [":5:", "`sinks.first`", "number of a layer"])
     }
 
-    @Test("what the command line says must not contradict the file")
+    @Test("the command line must not contradict the file")
     func contradictions() throws {
         #expect(try description(Self.gemma) { $0.revision = "sha256:41c8" }.revision == "sha256:41c8")
         expectRefusal(Self.gemma, saying: ["`revision`", "`sha256:41c8`", "`b`"]) { $0.revision = "b" }
@@ -116,7 +116,7 @@ struct ModelFileTests {
     }
 
     @Test(
-        "mistakes are told with line, key path, value and remedy",
+        "errors have line, key path, value and remedy",
         arguments: [
             ("query_heads: 8, ", "query_heads: eight, ", [":5:", "`kinds.local.query_heads`", "`eight`", "1...1024"]),
             ("query_heads: 8, ", "query_heads: 2000, ", [":5:", "`2000`", "1...1024"]),

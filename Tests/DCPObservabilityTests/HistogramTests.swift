@@ -31,7 +31,7 @@ struct HistogramTests {
         }
     }
 
-    @Test("causes that are expected begin at zero; a code that nobody knows does not make the counts grow")
+    @Test("expected causes start at zero; an unknown code adds no count")
     func causes() {
         var causes = CauseCounts([.staleEpoch])
         causes.count(.incompatible)

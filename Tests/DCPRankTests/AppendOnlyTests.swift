@@ -95,7 +95,7 @@ struct AppendOnlyTests {
         #expect(error.code == .deadlineExceeded && error.message.contains("the append of context rank 2"))
     }
 
-    @Test("a failed append is the group's verdict, and what is there is taken back")
+    @Test("a failed append is the group's verdict, and appended tokens are rolled back")
     func failed() throws {
         var machine = try machine()
         _ = machine.start(none)

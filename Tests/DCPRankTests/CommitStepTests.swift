@@ -73,7 +73,7 @@ struct CommitStepTests {
         #expect(machine.isFinished)
     }
 
-    @Test("what ends the step while it commits ends its answer, not the commit: nothing is taken back")
+    @Test("an error while a step commits ends its answer, not the commit: nothing is rolled back")
     func ended() throws {
         for event in [StepMachine.Event.aborted(failure), .failed(failure), .expired] {
             var machine = try committing()

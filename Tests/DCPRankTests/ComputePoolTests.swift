@@ -63,7 +63,7 @@ struct ComputePoolTests {
         #expect(pool.progress == ComputeProgress(finished: 10))
     }
 
-    @Test("what waits when the pool is shut down is let go, and what is under way ends")
+    @Test("at the pool's shutdown waiting work is dropped, and running work ends")
     func shutDown() throws {
         let pool = ComputePool(threads: 1)
         let (record, gate) = (Record(), DispatchSemaphore(value: 0))

@@ -38,7 +38,7 @@ struct CoordinatorSessionTests {
         return bytes
     }
 
-    /// A rank with a store of its own and nobody beside it. Stopped when the body returns.
+    /// A single rank with its store. Stopped when the body returns.
     private func withRank(
         _ cluster: ClusterShape, in directory: TemporaryDirectory, on group: MultiThreadedEventLoopGroup,
         observe: @escaping @Sendable (RankEvent) -> Void = { _ in }, _ body: () async throws -> Void

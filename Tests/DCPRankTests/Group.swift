@@ -14,8 +14,8 @@ struct Outcome {
     var endings: Int { replies.count + verdicts.count }
 }
 
-/// One machine with what it waits for: the answers of its own computations, in any order, and messages of its peers,
-/// each peer's in the order they were sent, as a connection brings them.
+/// One machine and what it waits for: the results of its computations, in any order, and messages of its peers, each
+/// peer's in the order they were sent, as a connection brings them.
 struct Member {
     let test: StepCase
     let rank: Int

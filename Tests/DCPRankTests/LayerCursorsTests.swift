@@ -129,7 +129,7 @@ struct LayerCursorsTests {
         cursors.rolledBack(second, layer: 0)
         #expect(try cursors.admit(first, tag: tag(1), layer: 0, length: 3) == .repeat)
         #expect(try cursors.admit(second, tag: tag(3), layer: 0, length: 3) == .append(isContextReady: true))
-        // Nobody repeats a step that was taken back itself.
+        // A step that was itself rolled back is not repeated.
         cursors.rolledBack(second, layer: 0)
         cursors.rolledBack(first, layer: 0)
         #expect(try cursors.admit(first, tag: tag(1), layer: 0, length: 0) == .append(isContextReady: true))

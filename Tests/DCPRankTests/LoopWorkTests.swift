@@ -44,7 +44,7 @@ struct LoopWorkTests {
         #expect(first == 10 && second == 10)
     }
 
-    @Test("what was read before is told first, and what one has sent leaves before the next is computed")
+    @Test("earlier messages are delivered first, and sent messages leave before the next computation")
     func order() async throws {
         let events = try await onLoop { loop in
             let work = LoopWork(eventLoop: loop, threads: 1, turnMax: .milliseconds(1))
@@ -72,7 +72,7 @@ struct LoopWorkTests {
     }
 
     @Test(
-        "what takes longer than a handover is computed here by a rank of one idle thread, or where all threads would save less",
+        "work longer than a handover runs on the loop if there is one idle thread, or if all threads would save less",
         arguments: [
             (1, 0, 400, true, true), (1, 1, 400, true, false), (1, 1, 60, false, true), (2, 0, 100, true, true),
             (2, 0, 140, true, false), (16, 0, 61, true, true), (16, 0, 400, true, false), (16, 0, 400, false, true),

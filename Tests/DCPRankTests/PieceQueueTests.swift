@@ -22,7 +22,7 @@ struct PieceQueueTests {
         #expect(queue.add(0, of: 5, in: .decode, cost: 0) == 0)
     }
 
-    @Test("a decode step waits for the pieces under way, and for none that waits", arguments: [1, 2, 32])
+    @Test("a decode step waits for running pieces, and not for waiting ones", arguments: [1, 2, 32])
     func decodeFirst(threads: Int) {
         var queue = PieceQueue(threads: threads)
         #expect(queue.add(1000, of: 1, in: .prefill, cost: Self.bound) == threads)

@@ -7,7 +7,7 @@ import Testing
 struct RecentContextsTests {
     private func at(_ seconds: Int64) -> NIODeadline { .uptimeNanoseconds(1) + .seconds(seconds) }
 
-    @Test("what was read holds for its layer and from its first position on, and not for long")
+    @Test("a read context applies to its layer and from its first position on, and only briefly")
     func holds() {
         var recent = RecentContexts()
         recent.note(SequenceID(1), layer: 3, from: 100, at: at(0))

@@ -18,7 +18,7 @@ struct SequenceOwnersTests {
         }
     }
 
-    @Test("only the latest claim is taken; whoever states an older one is told that another has come")
+    @Test("only the latest claim is accepted; an older one is refused because another client has taken over")
     func latest() {
         var owners = SequenceOwners()
         owners.claimed(sequence, claim(4), at: 0)
@@ -47,7 +47,7 @@ struct SequenceOwnersTests {
         #expect(refusal(SequenceOwners(), .none)?.code == .staleEpoch)
     }
 
-    @Test("the holder is who has claimed it last, and of a fork whoever held its parent")
+    @Test("the holder is the last claimant, and for a fork the holder of its parent")
     func holder() {
         var owners = SequenceOwners()
         #expect(owners.holder(of: sequence).isEmpty)
@@ -94,7 +94,7 @@ struct SequenceOwnersTests {
         #expect(refusal(owners, claim(1)) == nil)
     }
 
-    @Test("who has claimed and never came is gone from then on")
+    @Test("a claimant that never connected counts as gone from then on")
     func neverCame() {
         var owners = SequenceOwners()
         owners.claimed(sequence, claim(1), at: 50)

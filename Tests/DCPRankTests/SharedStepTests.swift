@@ -8,7 +8,7 @@ import Testing
 
 @Suite("attention of a step whose entries share blocks", .timeLimit(.minutes(1)))
 struct SharedStepTests {
-    @Test("on threads each entry gets the bits that it has in a step of its own, in any batch", arguments: [1, 3])
+    @Test("on threads each entry gets the bits that it has in a separate step, in any batch", arguments: [1, 3])
     func batches(threads: Int) throws {
         var random = SeededGenerator(seed: SeededGenerator.seed)
         let attention = try LayerAttention(

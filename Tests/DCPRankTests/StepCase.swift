@@ -160,5 +160,5 @@ func bits(_ event: StepMachine.Event) -> [UInt64] {
     }
 }
 
-/// Testing has tags of its own.
+/// Testing has another type of this name.
 typealias Tag = DCPWire.Tag

@@ -127,7 +127,7 @@ struct StepFailureTests {
         }
     }
 
-    @Test("a verdict before the client's own request ends the step for good")
+    @Test("a verdict before the client's request ends the step finally")
     func verdictBeforeStart() throws {
         for test in Self.cases {
             var member = try Member(test, rank: 0)
@@ -138,7 +138,7 @@ struct StepFailureTests {
         }
     }
 
-    @Test("the verdict is told by the rank where it arose, to each other rank once; the others pass nothing on")
+    @Test("the rank where the verdict arose sends it to each other rank once; the others do not forward it")
     func whoTells() throws {
         let test = StepCase(ranks: 3, queryHeads: 3, kvHeads: 1)
         var group = try Group(test)
@@ -153,7 +153,7 @@ struct StepFailureTests {
         #expect(aborts == [[:], [0: 1, 2: 1], [:]])
     }
 
-    @Test("late answers and messages after the end change nothing, and a late append is taken back")
+    @Test("late answers and messages after the end change nothing, and a late append is rolled back")
     func lateAnswers() throws {
         let test = StepCase()
         var group = try Group(test)

@@ -100,7 +100,7 @@ struct StepWaitTests {
         #expect(member.outcome.verdicts.map(\.code) == [.protocolViolation])
     }
 
-    @Test("TRAPS 29: a step starts no exchange of its own accord before the context is there, whoever is early")
+    @Test("TRAPS 29: a step starts no exchange before its context is ready, whichever rank is early")
     func pipelined() throws {
         let test = StepCase()
         var canonical = try Group(test)

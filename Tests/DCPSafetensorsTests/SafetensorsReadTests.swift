@@ -118,11 +118,11 @@ struct SafetensorsReadTests {
             ("no shape", tensor(#""dtype":"F32","data_offsets":[0,8]"#), "has no shape"),
             ("no offsets", tensor(#""dtype":"F32","shape":[2]"#), "has no data_offsets"),
             ("unknown dtype", tensor(#""dtype":"F128","shape":[2],"data_offsets":[0,8]"#), "the dtype \"F128\""),
-            ("dtype a number", tensor(#""dtype":3,"shape":[2],"data_offsets":[0,8]"#), "the dtype no string"),
+            ("dtype a number", tensor(#""dtype":3,"shape":[2],"data_offsets":[0,8]"#), "a dtype that is not a string"),
             ("negative dimension", tensor(#""dtype":"F32","shape":[-2],"data_offsets":[0,8]"#), "has -2 in its shape"),
             ("a fraction", tensor(#""dtype":"F32","shape":[2.0],"data_offsets":[0,8]"#), "has 2.0 in its shape"),
             ("an exponent", tensor(#""dtype":"F32","shape":[2e0],"data_offsets":[0,8]"#), "has 2e0 in its shape"),
-            ("a word as dimension", tensor(#""dtype":"F32","shape":["2"],"data_offsets":[0,8]"#), "no number"),
+            ("a word as dimension", tensor(#""dtype":"F32","shape":["2"],"data_offsets":[0,8]"#), "is not a number"),
             (
                 "17 dimensions",
                 tensor(#""dtype":"F32","shape":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]"#), "at most 16"

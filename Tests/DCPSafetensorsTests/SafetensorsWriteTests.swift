@@ -10,7 +10,7 @@ struct SafetensorsWriteTests {
 
     init() { directory = TemporaryDirectory() }
 
-    @Test("what is written is read back: tensors appended in any turn, metadata, names that need escapes")
+    @Test("written files are read back: tensors appended in any order, metadata, names that need escapes")
     func roundTrip() throws {
         let path = directory.path("out.safetensors")
         let name = "layers.\"0\"\\\n\u{1}\u{e9}"
@@ -103,7 +103,7 @@ struct SafetensorsWriteTests {
         #expect(try FileManager.default.contentsOfDirectory(atPath: path).isEmpty)
     }
 
-    @Test("what a killed writer has left is removed by the next of that name; another's and a live one's stay")
+    @Test("the next writer of the same name removes a killed writer's file; others' and a live one's stay")
     func abandonedFiles() throws {
         let path = directory.path("o.safetensors")
         let (dead, other) = (".o.safetensors.1-a.partial", ".o.safetensors.x.1-a.partial")
@@ -140,7 +140,7 @@ struct SafetensorsWriteTests {
 
     @Test("a write that the system refuses is an error that names the remedy, and leaves no half file")
     func writeFails() async {
-        // In a process of its own: the size limit that stands in for a full disk would hold for all tests.
+        // In a separate process: the size limit that stands in for a full disk would otherwise apply to all tests.
         await #expect(processExitsWith: .success) {
             let directory = TemporaryDirectory()
             signal(SIGXFSZ, SIG_IGN)

@@ -5,7 +5,7 @@ import Glibc
 import Synchronization
 import Testing
 
-/// A disk that fails when it is told to, and remembers what a loss of power would leave.
+/// A disk that fails on request, and remembers what a loss of power would leave.
 final class FaultyDisk: Sendable {
     private let syncError = Atomic<Int32>(0)
     private let writeError = Atomic<Int32>(0)
@@ -26,12 +26,12 @@ final class FaultyDisk: Sendable {
             })
     }
 
-    /// Waits for a sync that nobody has waited for yet.
+    /// Waits for the next sync.
     func waitForSync() { synced.wait() }
     var syncs: Int { copies.withLock { $0.count } }
     var lastCopy: Data? { copies.withLock { $0.last } }
 
-    /// The store as a loss of power at this moment leaves it, in a directory of its own.
+    /// The store as a loss of power at this moment leaves it, in a new directory.
     func afterPowerLoss() throws -> TemporaryDirectory {
         let directory = TemporaryDirectory()
         try FileManager.default.createDirectory(atPath: directory.path("store"), withIntermediateDirectories: true)
@@ -124,7 +124,7 @@ struct FaultTests {
         #expect(try keys(in: disk.afterPowerLoss()) == ["a", "b"])
     }
 
-    @Test("a sync that fails stops writing for good, and marks the store", arguments: [Durability.always, .everysec])
+    @Test("a failed sync stops all further writes, and marks the store", arguments: [Durability.always, .everysec])
     func failedSync(_ durability: Durability) throws {
         let disk = FaultyDisk()
         let bench = try Bench(durability: durability)
@@ -146,7 +146,7 @@ struct FaultTests {
             return
         }
         #expect(error.code == .damaged && error.cause == EIO)
-        // The disk is well again: what was lost is not.
+        // The disk works again; the lost writes stay lost.
         disk.failSyncs(0)
         let syncs = disk.syncs
         #expect(try refusal { try put(bench, "c") }.message.contains("nothing more is written"))
@@ -181,7 +181,7 @@ struct FaultTests {
         #expect(error.message.contains("could not be marked") && error.message.contains("dcpctl verify"))
     }
 
-    @Test("what a store remembers is not lost when its lock file is")
+    @Test("a store keeps its marks when its lock file is lost")
     func marks() throws {
         let directory = TemporaryDirectory()
         let path = directory.path("store")
@@ -261,7 +261,7 @@ struct FaultTests {
         #expect(bench.writer.transactionsCommitted == 1)
     }
 
-    @Test("a disk that refuses writes fails commits, changes nothing, and is asked again until it takes them")
+    @Test("a disk that refuses writes fails commits, changes nothing, and is retried until it accepts them")
     func refusedWrite() throws {
         let disk = FaultyDisk()
         let bench = try Bench(durability: .never)
@@ -367,7 +367,7 @@ struct FaultTests {
     }
 }
 
-/// Conditions as they are told, in order.
+/// Conditions as they are reported, in order.
 final class Conditions: Sendable {
     private let told = Mutex<[StoreHealth]>([])
     private let arrived = DispatchSemaphore(value: 0)

@@ -81,7 +81,7 @@ struct PiecesTests {
         #expect(try entries(bench) == 0)
     }
 
-    @Test("what one transaction deletes where there are no runs has a list of one page")
+    @Test("without runs, the pages that one transaction deletes fit a list of one page")
     func deletions() throws {
         let bench = try bench()
         let keys = (0..<300).map { [UInt8($0 / 100), UInt8($0 % 100)] }

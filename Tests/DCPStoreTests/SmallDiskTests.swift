@@ -7,7 +7,7 @@ import Testing
 
 @Suite("small disk")
 struct SmallDiskTests {
-    @Test("a full file system: commits fail, reads and deletions go on, and room anywhere on it is found again")
+    @Test("a full file system: commits fail, reads and deletions continue, and freed space anywhere on it is found")
     func fullDisk() throws {
         let disk = TemporaryDirectory()
         guard geteuid() == 0, mount("tmpfs", disk.path, "tmpfs", 0, "size=2m") == 0 else {
@@ -49,7 +49,7 @@ struct SmallDiskTests {
         }
         #expect([ENOSPC, EIO].contains(code))
         #expect(try value("k0") == 300_000 && value("k\(count)") == nil)
-        // Room that somebody else makes: found without a commit.
+        // Space that another process frees is found without a commit.
         try FileManager.default.removeItem(atPath: ballast)
         #expect(conditions.next().condition == .writable)
         try put("k\(count)")

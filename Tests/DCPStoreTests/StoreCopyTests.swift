@@ -3,7 +3,7 @@ import DCPTestKit
 import Foundation
 import Testing
 
-@Suite("StoreCopy: one state of a store, while the store goes on", .timeLimit(.minutes(2)))
+@Suite("StoreCopy: one state of a store, while the store keeps writing", .timeLimit(.minutes(2)))
 struct StoreCopyTests {
     private func environment(_ path: String) throws -> Environment {
         try Environment(directory: path, mapByteCountMax: 1 << 28, tablesMax: 2, durability: .never)

@@ -3,7 +3,7 @@ import DCPTestKit
 import Synchronization
 import Testing
 
-/// Keeps what it is given until it is told to run it.
+/// Keeps jobs until it is told to run them.
 private final class HandCrank: WriterHost {
     private let waiting = Mutex<[@Sendable () -> Void]>([])
     let syncs = Mutex(0)

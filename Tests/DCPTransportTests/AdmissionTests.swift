@@ -7,7 +7,7 @@ import Testing
 struct AdmissionTests {
     private typealias Peer = Admission.Peer
 
-    @Test("a peer's own connections end at its limit, everybody's at theirs, and all at the last")
+    @Test("connections are limited for each peer, for unauthenticated peers, and in total")
     func limits() {
         var admission = Admission(
             limits: AdmissionLimits(connectionsMax: 5, unauthenticatedMax: 4, unauthenticatedPerPeerMax: 2))
@@ -65,7 +65,7 @@ struct AdmissionTests {
         #expect(admission.connections == 0)
     }
 
-    @Test("Unix sockets: root, the own user, named users, and members of named groups; nobody else")
+    @Test("Unix sockets: only root, the daemon's user, named users, and members of named groups")
     func unixAccess() {
         let access = UnixAccess(users: [1000], groups: [50], own: 998)
         func allows(_ user: UInt32, _ group: UInt32 = 65534, _ more: Set<UInt32> = []) -> Bool {

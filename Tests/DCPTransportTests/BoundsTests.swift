@@ -140,7 +140,7 @@ struct BoundsTests {
         }
     }
 
-    @Test("a peer that reads nothing for the stall timeout is closed, and the owner is told how much waited")
+    @Test("a peer that reads nothing for the stall timeout is closed; the reason has the number of bytes pending")
     func stall() async throws {
         let settings = LinkSettings(stallTimeout: .milliseconds(50))
         try await withStation(unix, settings: settings) { station, endpoint in
@@ -174,7 +174,7 @@ struct BoundsTests {
         }
     }
 
-    @Test("over the budget of begun frames the one that began first is refused, and the others come whole")
+    @Test("above the budget of incomplete frames the oldest is refused, and the others arrive complete")
     func unfinishedFrames() async throws {
         let settings = LinkSettings(unfinishedFrames: UnfinishedFrames(byteCountMax: 1536 << 10))
         try await withStation(unix, settings: settings) { station, endpoint in
@@ -211,7 +211,7 @@ struct BoundsTests {
         frame.encode().flatMap(\.readableBytesView)
     }
 
-    @Test("one connection over the limit is told so and closed; when another leaves there is room again")
+    @Test("a connection above the limit is closed with the reason; when another closes, a new one is accepted")
     func connections() async throws {
         try await withStation(unix, settings: LinkSettings(admission: AdmissionLimits(connectionsMax: 2))) {
             station, endpoint in

@@ -10,7 +10,7 @@ struct LargeFrameTests {
     private let directory = TemporaryDirectory(in: "/tmp")
     private var unix: Endpoint { .unix(path: directory.path("s")) }
 
-    /// A frame whose payload has so many numbers, drawn from the generator.
+    /// A frame whose payload is the given count of numbers drawn from the generator.
     private func frame(_ number: UInt64, floats: Int, _ generator: inout SeededGenerator) -> Frame {
         var payload = ByteBuffer()
         for _ in 0..<floats / 2 { payload.writeInteger(generator.next()) }

@@ -37,7 +37,7 @@ struct LinkTests {
             #expect(try await server.frame().tag.number == 7)
             try await station.on(server) { try $0.send(frame(8)) }
             #expect(try await client.frame().tag.number == 8)
-            // The other side is told of a close, and a closed link takes nothing more.
+            // The peer learns the reason for a close, and a closed link accepts no frames.
             try await station.on(client) { $0.close(ServiceError(.shuttingDown, "Done.")) }
             #expect(try await client.closed() == ServiceError(.shuttingDown, "Done."))
             #expect(try await server.closed().code == .rankUnavailable)
@@ -45,7 +45,7 @@ struct LinkTests {
         }
     }
 
-    @Test("TRAPS 20, 23: another layout is refused; the dialler is told both fingerprints", arguments: ["unix", "tcp"])
+    @Test("TRAPS 20, 23: another layout is refused; the dialler gets both fingerprints", arguments: ["unix", "tcp"])
     func refusal(kind: String) async throws {
         let (ours, theirs) = (try layout(4), try layout(8))
         let server = Recorder { hello throws(ServiceError) in
@@ -66,10 +66,10 @@ struct LinkTests {
         }
     }
 
-    @Test("nobody there: unreachable, with the address", arguments: ["unix", "tcp"])
+    @Test("no listener: unreachable, with the address", arguments: ["unix", "tcp"])
     func unreachable(kind: String) async throws {
         try await withStation(.unix(path: directory.path("a"))) { station, _ in
-            // Port 1 of loopback is nobody's.
+            // No process listens on port 1 of loopback.
             let nowhere = kind == "unix" ? Endpoint.unix(path: directory.path("b")) : .tcp(host: "127.0.0.1", port: 1)
             guard case .failed(let error) = try await station.dial(nowhere).next() else {
                 Issue.record("something answered")

@@ -146,5 +146,5 @@ func frame(_ number: UInt64, _ payload: ByteBuffer = ByteBuffer()) -> Frame {
                 tokens: 1, heads: 1, keyDim: payload.readableBytes / 4, dataType: .float32, queries: payload)))
 }
 
-/// Testing has tags of its own.
+/// Testing has another type of this name.
 typealias Tag = DCPWire.Tag

@@ -6,7 +6,7 @@ import Testing
 @Suite("Frames: what is refused, and how it says so")
 struct RefusalTests {
     @Test(
-        "a stranger is told apart after 4 bytes, and named",
+        "a foreign protocol is recognised after 4 bytes, and named",
         arguments: [
             ("GET / HTTP/1.1\r\n\r\n", "HTTP"), ("POST /x HTTP/1.1", "HTTP"), ("PRI * HTTP/2.0", "HTTP"),
             ("SSH-2.0-OpenSSH", "something else"),

@@ -334,7 +334,7 @@ enum Samples {
     }
 }
 
-/// Every stored value of anything, buffers by their readable bytes: what a round trip must keep.
+/// Every stored value of anything, buffers by their readable bytes; a round trip must keep them.
 func structure(_ value: Any) -> String {
     if let buffer = value as? ByteBuffer { return "\(Array(buffer.readableBytesView))" }
     let children = Mirror(reflecting: value).children
@@ -342,5 +342,5 @@ func structure(_ value: Any) -> String {
     return "(" + children.map { "\($0.label ?? "_"): \(structure($0.value))" }.joined(separator: ", ") + ")"
 }
 
-/// Testing has tags of its own.
+/// Testing has another type of this name.
 typealias Tag = DCPWire.Tag

@@ -10,7 +10,7 @@ struct TensorMemoryTests {
 
     private func address(_ memory: UnsafeMutableRawBufferPointer) -> UnsafeMutableRawPointer { memory.baseAddress! }
 
-    @Test("what comes back is lent to the next who asks for about as much, and to nobody else")
+    @Test("returned memory is lent again only for requests of about its size")
     func reuse() {
         let first = pool.take(3 << 20)
         first.storeBytes(of: 7, as: UInt8.self)
@@ -29,7 +29,7 @@ struct TensorMemoryTests {
         #expect(pool.heldByteCount == 7 << 20)
     }
 
-    @Test("no more is held than the limit: what came back first goes to the system")
+    @Test("memory above the limit goes back to the system, oldest first")
     func limit() {
         let memory = (0..<5).map { _ in pool.take(2 << 20) }
         for (index, some) in memory.enumerated() {
@@ -43,7 +43,7 @@ struct TensorMemoryTests {
         #expect(pool.heldByteCount == 0, "one that is larger than the limit lets go of all")
     }
 
-    @Test("what nobody takes goes back to the system, and what is lent stays")
+    @Test("unused memory goes back to the system, and lent memory stays")
     func idle() async throws {
         let lent = pool.take(2 << 20)
         let held = pool.take(1 << 20)

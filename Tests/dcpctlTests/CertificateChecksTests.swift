@@ -18,7 +18,7 @@ struct CertificateChecksTests {
         checks(at: path, in: days).filter { $0.status != .ok }
     }
 
-    @Test("a fresh directory is well; its end is told 30 days before, and when it has come")
+    @Test("a new directory passes; expiry is reported 30 days before, and when it has happened")
     func expiry() throws {
         _ = try directory.create(ranks: 1, clients: [], days: 60)
         #expect(complaints().isEmpty && checks().count == 10, "\(checks())")

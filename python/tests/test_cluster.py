@@ -311,7 +311,7 @@ def test_a_sequence_that_another_client_takes_over(
 
 
 def test_a_coordinator_that_is_not_there(tmp_path: object) -> None:
-    with pytest.raises(Unreachable, match="Nobody answers as the coordinator at unix:/tmp/dcp-nobody"):
+    with pytest.raises(Unreachable, match="The coordinator does not answer at unix:/tmp/dcp-nobody"):
         Cluster.connect("unix:/tmp/dcp-nobody", retry_for=0)
     with pytest.raises(Unreachable, match=r"did not recover within 0\.1 s"):
         Cluster.connect("unix:/tmp/dcp-nobody", retry_for=0.1)

@@ -259,7 +259,7 @@ def test_what_another_process_had_appended_is_lost_and_said_so(
         text.step(heir, same, 10, 12)
         frail.kill("rank-0")
         frail.start()
-        with pytest.raises(TokensLost, match="ends at 6 .* bring the tokens from 6 on again") as caught:
+        with pytest.raises(TokensLost, match="ends at 6 .* send the tokens from 6 on again") as caught:
             text.step(heir, same, 12, 13)
         assert (caught.value.length, caught.value.sequence) == (6, "lost")
         text.step(heir, same, 6, 20)

@@ -111,7 +111,7 @@ def test_numpys_own_dlpack_is_taken() -> None:
     [
         (np.zeros((5, 3, 8)), "The keys are float64; convert them to f32, f16 or bf16."),
         (np.zeros((5, 2, 8), np.float32), r"The keys are \[5, 2, 8\], but the step and its layer need \[5, 3, 8\]"),
-        ([1, 2], "The keys are of list, which is no tensor"),
+        ([1, 2], "The keys are of list, which is not a tensor"),
         (Exporter(np.zeros((5, 3, 8)), 2), "DLPack dtype 2 of 64 bits; convert it to f32, f16 or bf16"),
         (Exporter(np.zeros((5, 3, 8), np.float32), 2, device=2), "memory of a device .* move it to the CPU first"),
     ],

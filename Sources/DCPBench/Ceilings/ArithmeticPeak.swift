@@ -2,7 +2,7 @@ internal import CBenchmarkKernels
 internal import DCPAttention
 internal import Synchronization
 
-/// What the threads can compute at most, all at once: multiply-adds on registers, and OpenBLAS's sgemm.
+/// The peak of all threads together: multiply-adds on registers, and OpenBLAS's sgemm.
 final class ArithmeticPeak: Sendable {
     private let team: Team
     private let matrices: [SgemmCeiling]

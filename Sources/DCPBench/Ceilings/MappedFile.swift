@@ -1,9 +1,9 @@
 internal import DCPCore
 internal import Glibc
 
-/// A rank's data file, mapped a second time: the page cache's very pages, to be read beside what the rank does with them.
+/// A rank's data file, mapped a second time: the same pages of the page cache, for reading beside the rank's work.
 ///
-/// @unchecked Sendable: memory that nobody here writes.
+/// @unchecked Sendable: the memory is never written here.
 final class MappedFile: @unchecked Sendable {
     private let base: UnsafeMutableRawPointer
     let byteCount: Int

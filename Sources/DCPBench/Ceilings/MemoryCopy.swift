@@ -2,7 +2,7 @@ internal import Glibc
 
 /// memcpy between buffers that no cache holds: source and destination rotate through more memory than caches have.
 ///
-/// `@unchecked Sendable`: each thread copies inside a part of its own.
+/// `@unchecked Sendable`: each thread copies within its part.
 final class MemoryCopy: @unchecked Sendable {
     let byteCount: Int
     private let places: Int

@@ -1,8 +1,8 @@
 internal import DCPCore
 internal import Glibc
 
-/// Writing bytes over those of a plain file, with or without waiting for the disk: what a commit of them costs at least.
-/// The file has its size and its place on the disk already, so that it grows no more.
+/// Overwriting bytes of a plain file, with or without waiting for the disk: the minimum cost of a commit of them. The
+/// file already has its size and its place on the disk, so that it does not grow.
 final class PlainFile {
     private let descriptor: Int32
     private let path: String

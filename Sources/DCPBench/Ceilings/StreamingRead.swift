@@ -9,7 +9,7 @@ final class StreamingRead: @unchecked Sendable {
     private let blocks: [UnsafeRawPointer]
     private let payloadByteCount: Int
     private let owner: (any AnyObject & Sendable)?
-    /// What was read, so that it has to be.
+    /// The result of reading, so that it is not optimised away.
     private let digest = Atomic<UInt64>(0)
     /// The ways that are measured.
     private var ways = [0]

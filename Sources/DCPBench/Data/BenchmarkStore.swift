@@ -46,12 +46,12 @@ final class BenchmarkStore {
         }
     }
 
-    /// Bytes of K and V of so many of this rank's tokens in one layer.
+    /// Bytes of K and V of this many of this rank's tokens in one layer.
     func byteCount(localTokens: Int) -> Int { localTokens * layout.rowByteCount }
 
     var layout: PanelLayout { PanelLayout(model[0], model.kvFormat, in: cache.cluster) }
 
-    /// What a store of so many tokens takes on disk, roughly and not too little.
+    /// An upper estimate of the disk space of a store with this many tokens.
     static func diskByteCount(_ model: ModelDescription, tokens: Int) -> Int {
         tokens * model.rowByteCount / 8 * 9 + (64 << 20)
     }

@@ -24,7 +24,7 @@ public final class ScratchDirectory: Sendable {
         path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    /// A path in it that was not given before; nothing is there yet.
+    /// A new unused path in it.
     func fresh(_ stem: String) -> String {
         "\(path)/\(stem)-\(taken.add(1, ordering: .relaxed).newValue)"
     }

@@ -10,7 +10,7 @@ public struct AppendBenchmark: Sendable {
     public var formats: [CacheFormat]
     /// Tokens in the store before the first append.
     public var contexts: [Int]
-    /// Each thread appends to a layer of its own; the commit is one.
+    /// Each thread appends to its own layer; there is one commit.
     public var threads: [Int]
     /// Tokens of a chunk.
     public var count: Int
@@ -31,14 +31,14 @@ public struct AppendBenchmark: Sendable {
         self.durabilities = durabilities
     }
 
-    /// What these figures do not tell.
+    /// Costs that these figures do not include.
     public static let notMeasured = [
         "receiving the rows: they lie in memory, in no cache",
         "several commits that share a transaction, which cost less together",
         "the write to disk after a commit that does not wait for it (`never`, `everysec`)",
     ]
 
-    /// Measures all combinations. Blocks; a thread of its own calls it.
+    /// Measures all combinations. Blocks; called on a separate thread.
     public func run(_ bench: Bench) throws -> [Finding] {
         var results: [Finding] = []
         for format in formats {

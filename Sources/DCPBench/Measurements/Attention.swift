@@ -4,7 +4,7 @@ internal import DCPRank
 
 /// The attention of one step that is computed again and again: of one sequence, or of several.
 struct Work: Sendable {
-    /// What a sequence's query tokens see.
+    /// The tokens that a sequence's queries see.
     struct Entry: Sendable {
         let visible: VisibleTokens
         let blocks: KVBlocks

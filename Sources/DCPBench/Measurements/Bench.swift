@@ -2,7 +2,7 @@ internal import DCPAttention
 public import DCPCore
 internal import DCPOracle
 
-/// What all measurements share: where, how often, with which seed, and how they are told to end.
+/// Settings shared by all measurements: directory, runs, seed, and cancellation.
 public struct Bench: Sendable {
     public var repetition: Repetition
     public var seed: UInt64

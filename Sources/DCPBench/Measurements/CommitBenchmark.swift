@@ -11,9 +11,9 @@ public struct CommitBenchmark: Sendable {
     public var shapes: [AttentionShape]
     public var formats: [CacheFormat]
     public var layers: Int
-    /// Each has a sequence of its own and commits after each token, all into one store.
+    /// Each has its own sequence and commits after each token, all into one store.
     public var clients: [Int]
-    /// Context ranks of the cluster: this store's rank owns one token in so many, and takes part in every commit.
+    /// Context ranks of the cluster: this store's rank owns one token in this many, and takes part in every commit.
     public var ranks: [Int]
     public var durabilities: [Durability]
 
@@ -29,13 +29,13 @@ public struct CommitBenchmark: Sendable {
         self.durabilities = durabilities
     }
 
-    /// What these figures do not tell.
+    /// Costs that these figures do not include.
     public static let notMeasured = [
         "attention between the commits: tokens come as fast as they can be appended",
         "what the disk itself writes beyond the pages it is given",
     ]
 
-    /// Measures all combinations. Blocks; a thread of its own calls it.
+    /// Measures all combinations. Blocks; called on a separate thread.
     public func run(_ bench: Bench) throws -> [Finding] {
         var results: [Finding] = []
         for format in formats {
@@ -99,7 +99,7 @@ public struct CommitBenchmark: Sendable {
     }
 }
 
-/// What this process has written so far: proc(5), `/proc/pid/io`.
+/// Bytes written by this process so far: proc(5), `/proc/pid/io`.
 private struct ProcessIO {
     /// Bytes given to write calls.
     var writtenByteCount = 0

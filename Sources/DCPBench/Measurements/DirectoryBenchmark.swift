@@ -6,7 +6,7 @@ internal import DCPWire
 /// The coordinator's directory with many sequences in it, through real daemons: opening, looking up, forking, closing and
 /// listing. What `directory` measures.
 public struct DirectoryBenchmark: Sendable {
-    /// Sequences that are there, each with what is measured beside them.
+    /// Numbers of existing sequences to measure with.
     public var sequences: [Int]
     public var ranks: Int
     /// Requests of a round of each kind.
@@ -21,7 +21,7 @@ public struct DirectoryBenchmark: Sendable {
         self.pipelined = pipelined
     }
 
-    /// What these figures do not tell.
+    /// Costs that these figures do not include.
     public static let notMeasured = [
         "tokens: the sequences are empty",
         "a network: ranks and client are processes of this machine, which share its cores and its disk",
@@ -58,7 +58,7 @@ public struct DirectoryBenchmark: Sendable {
 
     private static func name(_ number: Int) -> String { "conversation-\(number)" }
 
-    /// What one round took, seconds.
+    /// The durations of one round, in seconds.
     private struct Timing {
         var opens = 0.0
         var lookUps = 0.0
@@ -73,7 +73,7 @@ public struct DirectoryBenchmark: Sendable {
         var timings: [Timing] = []
         var random = SeededGenerator(seed: bench.seed)
         let start = ContinuousClock.now
-        // One that does not count: connections, pages that are there for the first time.
+        // A warm-up round: connections, first page faults.
         while timings.isEmpty
             || bench.repetition.wantsAnother(
                 after: timings.count - 1, elapsed: (ContinuousClock.now - start).inSeconds)
@@ -110,7 +110,7 @@ public struct DirectoryBenchmark: Sendable {
         return timing
     }
 
-    /// How long all requests took, so many at once.
+    /// The duration of all requests, this many at a time.
     private func seconds(_ request: @escaping @Sendable (Int) async throws -> Void) async throws -> Double {
         let (requests, pipelined) = (requests, pipelined)
         let clock = ContinuousClock.now

@@ -8,7 +8,7 @@ internal import DCPWire
 public struct ForkBenchmark: Sendable {
     public var shapes: [AttentionShape]
     public var formats: [CacheFormat]
-    /// Of the cluster, each number with a cluster of its own.
+    /// Ranks of the cluster; each number has its own cluster.
     public var ranks: [Int]
     /// Tokens that are forked.
     public var context: Int
@@ -23,7 +23,7 @@ public struct ForkBenchmark: Sendable {
         self.forks = forks
     }
 
-    /// What these figures do not tell.
+    /// Costs that these figures do not include.
     public static let notMeasured = [
         "a network: ranks and client are processes of this machine, which share its memory and cores",
         "steps of the forks, which a client runs next",
@@ -51,7 +51,7 @@ public struct ForkBenchmark: Sendable {
         return finding(parameters, try await bench.withCluster(ranks: ranks) { try await measure(model, $0, bench) })
     }
 
-    /// What one round took, seconds.
+    /// The durations of one round, in seconds.
     private struct Timing {
         /// Of committed tokens.
         var one: Double
@@ -85,7 +85,7 @@ public struct ForkBenchmark: Sendable {
         let file = try PlainFile(bench.directory.fresh("page"), byteCount: 4096)
         var timings: [Timing] = []
         let start = ContinuousClock.now
-        // One that does not count: connections, claims, pages that are there for the first time.
+        // A warm-up round: connections, claims, first page faults.
         while timings.isEmpty
             || bench.repetition.wantsAnother(
                 after: timings.count - 1, elapsed: (ContinuousClock.now - start).inSeconds)

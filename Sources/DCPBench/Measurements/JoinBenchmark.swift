@@ -7,10 +7,10 @@ internal import DCPOracle
 internal import DCPStore
 internal import DCPWire
 
-/// What it takes to bring the ranks of a cluster of many sequences together: a join of ranks that hold the same, and one in
-/// which a rank has a token of each sequence that the others lack. What `join` measures.
+/// The time of a join with many sequences: a join of ranks that hold the same, and one in which a rank has a token of
+/// each sequence that the others lack. What `join` measures.
 public struct JoinBenchmark: Sendable {
-    /// How many there are, each number with a cluster of its own.
+    /// Numbers of sequences; each has its own cluster.
     public var sequences: [Int]
     public var ranks: Int
 
@@ -19,7 +19,7 @@ public struct JoinBenchmark: Sendable {
         self.ranks = ranks
     }
 
-    /// What these figures do not tell.
+    /// Costs that these figures do not include.
     public static let notMeasured = [
         "a network: ranks and client are processes of this machine, which share its memory and cores",
         "blocks: the sequences are empty, or have one token",

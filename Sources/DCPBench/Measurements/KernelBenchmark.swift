@@ -45,7 +45,7 @@ public struct KernelBenchmark: Sendable {
         self.withNewTokens = withNewTokens
     }
 
-    /// What these figures do not tell.
+    /// Costs that these figures do not include.
     public static func notMeasured(_ kind: Kind) -> [String] {
         let common = [
             "page faults and disk reads, since all pages are in memory and mapped before the first run",
@@ -58,7 +58,7 @@ public struct KernelBenchmark: Sendable {
         }
     }
 
-    /// Measures all combinations. Blocks; a thread of its own calls it.
+    /// Measures all combinations. Blocks; called on a separate thread.
     public func run(_ bench: Bench) throws -> [Finding] {
         var bench = bench
         if isPeaked { bench.scoreDeviation = Bench.peakedDeviation }

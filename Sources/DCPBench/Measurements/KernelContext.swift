@@ -23,7 +23,7 @@ final class KernelContext {
         try store.fill(upTo: tokens, RowPattern(seed: bench.seed, dataType: format.rowType), bench.interruption)
     }
 
-    /// Some tokens in panels that nobody else has.
+    /// Some tokens in unshared panels.
     static func panels(
         _ attention: LayerAttention, _ format: CacheFormat, tokens: Int, _ bench: Bench
     ) throws(ServiceError) -> NewTokenPanels {
@@ -72,7 +72,7 @@ final class KernelContext {
 /// The sequences of one call.
 public enum KernelBatch: Hashable, Sendable {
     case one
-    /// Each with a context of its own.
+    /// Each with its own context.
     case sequences(Int)
     /// Each with `ownTokens` beside a context that all share.
     case forks(Int)

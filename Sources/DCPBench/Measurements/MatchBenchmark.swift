@@ -5,7 +5,7 @@ internal import DCPOracle
 
 /// Finding the longest stored prefix of some token ids, and making the index for it: what `cache match` measures.
 public struct MatchBenchmark: Sendable {
-    /// Of the first sequence, and of what is searched for.
+    /// Ids of the first sequence and of the search.
     public var contexts: [Int]
     /// Forks of it that part inside its last 64 tokens, and beside them as many sequences of 1024 tokens that have nothing in
     /// common.
@@ -16,13 +16,13 @@ public struct MatchBenchmark: Sendable {
         self.sequences = sequences
     }
 
-    /// What these figures do not tell.
+    /// Costs that these figures do not include.
     public static let notMeasured = [
         "chunks of ids that are not in memory: the store was just written",
         "what a client waits for on the way to a rank, and for the status of the others",
     ]
 
-    /// Measures all combinations. Blocks; a thread of its own calls it.
+    /// Measures all combinations. Blocks; called on a separate thread.
     public func run(_ bench: Bench) throws -> [Finding] {
         var results: [Finding] = []
         for context in contexts {

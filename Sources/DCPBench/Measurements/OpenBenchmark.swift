@@ -13,7 +13,7 @@ public struct OpenBenchmark: Sendable {
     public var shapes: [AttentionShape]
     public var formats: [CacheFormat]
     public var contexts: [Int]
-    /// Of the cluster. One of them is killed and started.
+    /// Ranks of the cluster. One of them is killed and restarted.
     public var ranks: Int
 
     public init(shapes: [AttentionShape], formats: [CacheFormat], contexts: [Int], ranks: Int) {
@@ -23,13 +23,13 @@ public struct OpenBenchmark: Sendable {
         self.ranks = ranks
     }
 
-    /// What these figures do not tell.
+    /// Costs that these figures do not include.
     public static let notMeasured = [
         "noticing that a rank has died: it is started when the coordinator knows",
         "the first use of a block, which checks its checksum",
     ]
 
-    /// Measures all combinations, each with a cluster of its own.
+    /// Measures all combinations, each with its own cluster.
     public func run(_ bench: Bench) async throws -> [Finding] {
         var results: [Finding] = []
         for format in formats {
@@ -65,7 +65,7 @@ public struct OpenBenchmark: Sendable {
         }
     }
 
-    /// What one death and start took.
+    /// The durations of one kill and restart.
     private struct Timing {
         /// Seconds.
         var open: Double

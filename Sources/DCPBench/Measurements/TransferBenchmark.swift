@@ -8,7 +8,7 @@ internal import DCPWire
 public struct TransferBenchmark: Sendable {
     public var shapes: [AttentionShape]
     public var formats: [CacheFormat]
-    /// Of the cluster, which share the tokens; each number with a cluster of its own.
+    /// Ranks of the cluster, which share the tokens; each number has its own cluster.
     public var ranks: [Int]
     /// Tokens that are appended in one step, and read back in one call.
     public var count: Int
@@ -20,7 +20,7 @@ public struct TransferBenchmark: Sendable {
         self.count = count
     }
 
-    /// What these figures do not tell.
+    /// Costs that these figures do not include.
     public static let notMeasured = [
         "a network: ranks and client are processes of this machine, which share its memory and cores",
         "commits, which come between appending and reading back",
@@ -51,7 +51,7 @@ public struct TransferBenchmark: Sendable {
         }
     }
 
-    /// What one round took, seconds.
+    /// The durations of one round, in seconds.
     private struct Timing {
         var append: Double
         var read: Double
@@ -80,7 +80,7 @@ public struct TransferBenchmark: Sendable {
         var timings: [Timing] = []
         var kept = CachedRows()
         let start = ContinuousClock.now
-        // One that does not count: connections, and pages that are there for the first time.
+        // A warm-up round: connections and first page faults.
         while timings.isEmpty
             || bench.repetition.wantsAnother(
                 after: timings.count - 1, elapsed: (ContinuousClock.now - start).inSeconds)

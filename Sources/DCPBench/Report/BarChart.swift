@@ -1,6 +1,6 @@
 internal import Foundation
 
-/// Bars of figures beside their ceilings, as SVG: one section for each unit, with a scale of its own.
+/// Bars of figures beside their ceilings, as SVG: one section for each unit, with its own scale.
 struct BarChart {
     struct Bar {
         var label: String

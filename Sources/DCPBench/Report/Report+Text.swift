@@ -37,7 +37,7 @@ extension Report {
         return table.rendered()
     }
 
-    /// What the table does not say: machine, kernels, seed, how ceilings were measured, and what no figure tells.
+    /// Notes below the table: machine, kernels, seed, how ceilings were measured, and what is not measured.
     public var notes: [String] {
         var notes = [
             "Machine: \(machine.cpu), \(machine.cores) cores, \(ByteFormat.format(machine.memoryBytes)), \(machine.system).",

@@ -19,12 +19,12 @@ public struct Quantity: Encodable, Hashable, Sendable {
     }
 }
 
-/// What a figure is printed beside, measured in the same run.
+/// The reference of a figure, measured in the same run.
 public struct Comparison: Encodable, Hashable, Sendable {
     public enum Kind: String, Encodable, Sendable {
-        /// What the figure could be at most.
+        /// The best possible value of the figure.
         case ceiling
-        /// What the figure is a part of.
+        /// The whole of which the figure is a part.
         case whole
     }
 
@@ -79,7 +79,7 @@ public struct Figure: Encodable, Hashable, Sendable {
     }
 }
 
-/// What a measurement was made with. What does not apply is nil.
+/// The parameters of a measurement. Those that do not apply are nil.
 public struct Parameters: Encodable, Hashable, Sendable {
     /// `kernels decode`
     public var benchmark: String
@@ -144,7 +144,7 @@ public struct Parameters: Encodable, Hashable, Sendable {
 public struct Finding: Encodable, Hashable, Sendable {
     public var parameters: Parameters
     public var figures: [Figure]
-    /// What one run took, where the figures are rates.
+    /// The duration of one run, if the figures are rates.
     public var time: Quantity?
     /// nil for what computes nothing.
     public var accuracy: Accuracy?
@@ -159,7 +159,7 @@ public struct Finding: Encodable, Hashable, Sendable {
     }
 }
 
-/// What `dcp-bench` prints, as a table or as JSON.
+/// The output of `dcp-bench`, as a table or as JSON.
 public struct Report: Encodable, Sendable {
     /// The command: `kernels decode`.
     public var benchmark: String

@@ -12,8 +12,7 @@ public struct Samples: Hashable, Sendable {
     public var count: Int { values.count }
     public var median: Double { percentile(50) }
 
-    /// The value below which so many percent lie, between neighbours by linear interpolation: 0 is the least, 100 the
-    /// greatest.
+    /// The percentile, by linear interpolation between neighbours: 0 is the minimum, 100 the maximum.
     public func percentile(_ percent: Double) -> Double {
         precondition((0...100).contains(percent))
         let place = percent / 100 * Double(sorted.count - 1)

@@ -13,7 +13,7 @@ final class PrefillLoad: Sendable {
     private let isOver = Atomic<Bool>(false)
 
     /// - Parameters:
-    ///   - cluster: connections of its own.
+    ///   - cluster: its own connections.
     ///   - position: the sequence's length, all committed.
     ///   - queries: of the prefill's tokens, as are `keys` and `values`.
     init(
@@ -28,7 +28,7 @@ final class PrefillLoad: Sendable {
         self.values = values
     }
 
-    /// Sends prefills until `stop`. What each has appended is cut off again, so that all have the same context.
+    /// Sends prefills until `stop`. The tokens of each are cut again, so that all have the same context.
     /// - Returns: seconds of each.
     func run() async throws -> [Double] {
         var seconds: [Double] = []
@@ -44,6 +44,6 @@ final class PrefillLoad: Sendable {
         return seconds
     }
 
-    /// The prefill that is under way is the last.
+    /// The running prefill is the last.
     func stop() { isOver.store(true, ordering: .relaxed) }
 }

@@ -2,8 +2,8 @@ internal import DCPCore
 internal import DCPLocalCluster
 internal import Foundation
 
-/// The client in Python, in a process of its own: it sends a step whenever it is told to, at the end of a sequence of its own,
-/// and says how long that took.
+/// The Python client in a separate process: on request it sends a step at the end of its own sequence, and reports the
+/// duration.
 ///
 /// Its sequence is a fork of the benchmark's: the blocks that ranks read are the same.
 final class PythonTwin: Sendable {

@@ -40,7 +40,7 @@ public struct StepBenchmark: Sendable {
         self.python = python
     }
 
-    /// What these figures do not tell.
+    /// Costs that these figures do not include.
     public static let notMeasured = [
         "a network: ranks and client are processes of this machine, which share its memory and cores",
         "prefill: the ranks' stores are filled before, as their own code would",
@@ -49,7 +49,7 @@ public struct StepBenchmark: Sendable {
         "page faults and disk reads, since all pages are in memory and mapped before the first step that counts",
     ]
 
-    /// Measures all combinations, each with a cluster of its own.
+    /// Measures all combinations, each with its own cluster.
     public func run(_ bench: Bench) async throws -> [Finding] {
         var bench = bench
         if isPeaked { bench.scoreDeviation = Bench.peakedDeviation }

@@ -17,11 +17,11 @@ struct StepContext: Sendable {
     /// The first and the last KV head, and for each keys `[tokens][Dk]` and values `[tokens][Dv]` as the ranks hold them.
     let heads: [(kvHead: Int, keys: [Float], values: [Float])]
 
-    /// Gives a running cluster a model and a sequence of so many committed tokens.
+    /// Creates a model and a sequence with this many committed tokens in a running cluster.
     ///
-    /// The coordinator makes both; then the ranks are stopped, their stores are filled here by the code that ranks run,
-    /// and the ranks started again: they report what they hold, and the coordinator takes it. Prefill of 128k tokens step
-    /// by step would take minutes of attention that is not measured here.
+    /// The coordinator creates both; then the ranks are stopped, their stores are filled here with the ranks' code, and
+    /// the ranks are restarted and report their lengths to the coordinator. Prefill of 128k tokens step by step would
+    /// take minutes of attention that is not measured here.
     static func fill(
         _ cluster: StepCluster, _ model: ModelDescription, tokens: Int, _ bench: Bench
     ) async throws -> StepContext {

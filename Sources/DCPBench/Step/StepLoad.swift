@@ -1,21 +1,21 @@
 public import DCPWire
 
-/// What steps are sent by, and how many at once.
+/// The clients of the steps, and their number.
 public struct StepLoad: Sendable {
-    /// What clients and ranks are connected by.
+    /// The transport between clients and ranks.
     public enum Connection: String, Sendable {
         case unix
         case tcp
         case tls
     }
 
-    /// Each has connections and sequences of its own; all send a step at the same time.
+    /// Each has its own connections and sequences; all send a step at the same time.
     public var clients: Int
     /// Sequences in one step.
     public var batch: Int
     /// Whether as many steps of one fork each are measured in turn with each step.
     public var comparesAlone: Bool
-    /// Of the model: a token is a step through each.
+    /// Layers of the model; each token takes one step per layer.
     public var layers: Int
     /// Whether each token is committed.
     public var commits: Bool

@@ -73,7 +73,7 @@ extension StepRun {
             }
         }
         if ranks > 1 {
-            // Who is last to be ready waits for nobody's computation: its waits are the exchange alone.
+            // The last rank to be ready does not wait for computations: its waits are only the exchange.
             let exchange = samples { timing in
                 let query = timing.ranks.map(\.queryWait).min() ?? 0
                 let partial = timing.ranks.map(\.partialWait).min() ?? 0
@@ -84,7 +84,7 @@ extension StepRun {
         return figures + twinFigures(timings, latency)
     }
 
-    /// What the client in Python takes beside this one: for whole steps, and for what is no rank's.
+    /// The time of the Python client beside this one: for whole steps, and for the part outside the ranks.
     private func twinFigures(_ timings: [Timing], _ latency: Samples) -> [Figure] {
         let twins = timings.compactMap(\.python)
         guard twins.count == timings.count else { return [] }

@@ -17,7 +17,7 @@ struct StepRun {
     private let queries: QueryRows
     private let queryDataType: DataType
     let threads: Int
-    /// Sends a step of its own after each that is measured here.
+    /// Sends its own step after each measured one.
     var twin: PythonTwin?
     /// A client beside those that are measured, for prefills.
     var besideCluster: Cluster?
@@ -39,7 +39,7 @@ struct StepRun {
         queryDataType = kind.dataType
     }
 
-    /// What the steps of one token took.
+    /// The durations of the steps of one token.
     struct Timing {
         /// At a client: seconds, the mean of the clients.
         var token: Double
@@ -150,7 +150,7 @@ struct StepRun {
         return made.reduce(0) { $0 + $1.seconds } / Double(made.count)
     }
 
-    /// Sums of a rank over so many steps, divided by them.
+    /// Means of a rank over this many steps.
     private func newTimes(since before: inout [RankStatus], steps: Int) async throws -> [StepTimes] {
         let after = try await clusters[0].rankStatuses()
         defer { before = after }
@@ -159,8 +159,8 @@ struct StepRun {
 
     private func elapsed(_ start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start).inSeconds }
 
-    /// What goes there and back over a socket in a step: the request and the result of a rank, then a partial each way for each
-    /// other rank.
+    /// The bytes that a step sends in both directions over a socket: the request and the result of a rank, then a
+    /// partial each way for each other rank.
     var messages: [(there: Int, back: Int)] {
         let ranks = local.configuration.ranks
         let tokens = count * load.batch
@@ -174,7 +174,7 @@ struct StepRun {
 
     // MARK: Clients
 
-    /// The first sequence is the one that was filled; the others are forks of it.
+    /// The first sequence was filled; the others are forks of it.
     private func makeClients() async throws -> [StepClient] {
         let first = try await clusters[0].openSequence(StepContext.sequence, model: nil, create: false)
         let progress = try await clusters[0].status(of: first)
@@ -195,7 +195,7 @@ struct StepRun {
         return clients
     }
 
-    /// Further forks, each with steps of its own.
+    /// Further forks, each with its own steps.
     private func makeLoneClients() async throws -> [StepClient] {
         let names = (0..<load.batch).map { "\(StepContext.sequence)-alone-\($0)" }
         try await fork(try await clusters[0].openSequence(StepContext.sequence, model: nil, create: false), as: names)
@@ -248,7 +248,7 @@ struct StepRun {
         return repeated(Rounding.bytes(values, as: queryDataType), queryDataType, model.queryHeads, model.keyDim, batch)
     }
 
-    /// The same in each step: what a token's numbers are changes nothing of its time.
+    /// The same in each step: the values of a token do not affect its time.
     private func rows(_ tensor: Int, _ dim: Int, of batch: Int) -> TokenRows {
         let positions = position..<position + count
         return repeated(

@@ -1,6 +1,6 @@
 internal import DCPAttention
 
-/// A sealed block that is in pieces in the store, put together in RAM. Nobody changes it.
+/// A sealed block that the store holds in pieces, assembled in RAM. Immutable.
 final class AssembledBlock: Sendable {
     private let memory: MemoryBlock
     private let byteCount: Int

@@ -13,8 +13,8 @@ struct BlockPlace: Sendable {
     }
 }
 
-/// The memory of blocks in RAM. What blocks give back is kept for later ones: the page faults of fresh memory cost more
-/// than writing the block.
+/// The memory of blocks in RAM. Freed memory is kept for reuse, because page faults of fresh memory cost more than
+/// writing the block.
 final class BlockPool: Sendable {
     /// Bytes of the blocks in use.
     let account = ByteAccount()

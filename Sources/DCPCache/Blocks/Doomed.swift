@@ -1,6 +1,6 @@
 internal import DCPCore
 
-/// What no sequence has any more and is still in the store.
+/// Values that no sequence refers to any more and that are still in the store.
 struct Doomed: Sendable {
     var blocks: [DoomedBlocks] = []
     var rows: [DoomedRows] = []

@@ -1,10 +1,10 @@
 internal import DCPCore
 
-/// Who wrote the sealed blocks of a sequence, in order.
+/// The writers of a sequence's sealed blocks, in order.
 ///
-/// Blocks are shared by forks and so are named after a *writer*, a rank-local number that is never given out twice, and
-/// not after a sequence. A sequence gets a writer when it is opened or forked, and a new one whenever it drops a sealed
-/// block: the dropped ones may live on in a fork, or still wait for deletion, and what it seals next must not take
+/// Forks share blocks, so blocks are named after a *writer*, a rank-local number that is never assigned twice, and not
+/// after a sequence. A sequence gets a writer when it is opened or forked, and a new one whenever it drops a sealed
+/// block: the dropped blocks may still exist in a fork, or wait for deletion, and the next sealed blocks must not take
 /// their keys.
 ///
 /// A sequence's lineage in memory also covers what is sealed and not committed: blocks that were spilled. Its record does
@@ -25,8 +25,8 @@ struct Lineage: Equatable, Sendable {
     private(set) var entries: [Entry]
     /// Those before it are not of this lineage: of rows, those of sealed blocks.
     private(set) var start: Int
-    /// There may be blocks under the writer's number behind the end: a crash left them, they wait for deletion, or a fork has
-    /// them. What is sealed next needs another number.
+    /// There may be blocks with the writer's number beyond the end: a crash left them, they wait for deletion, or a
+    /// fork has them. The next sealed block needs another number.
     var isWriterSpent = false
 
     init(writer: UInt64, entries: [Entry] = [], from start: Int = 0) {
@@ -74,7 +74,7 @@ struct Lineage: Equatable, Sendable {
     /// The first `blocks` blocks, for a record.
     func covering(_ blocks: Int) -> Lineage { cut(to: blocks, writer: writer) }
 
-    /// The first `blocks` blocks, for a sequence that goes on as another writer.
+    /// The first `blocks` blocks, for a sequence that continues with another writer.
     func cut(to blocks: Int, writer: UInt64) -> Lineage {
         var kept: [Entry] = []
         for (writer, range) in ranges where range.lowerBound < blocks {

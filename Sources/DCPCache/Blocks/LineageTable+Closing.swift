@@ -1,8 +1,8 @@
 internal import DCPCore
 
-/// What closing sequences one after another frees: a block goes with the last of its users.
+/// The space freed by closing sequences one after another: a block is freed with the last of its users.
 struct ClosingOrder: Sendable {
-    /// Of each writer, the blocks that go with the sequence at a place of the order.
+    /// For each writer, the blocks freed with the sequence at a place of the order.
     private var blocks: [UInt64: [(place: Int, blocks: RangeSet<Int>)]] = [:]
     private let lineages: [Lineage?]
     /// Blocks, in each layer, that go with each sequence when all before it are closed.
@@ -13,7 +13,8 @@ struct ClosingOrder: Sendable {
         lineages = order.map { table[$0] }
         blockCounts = [Int](repeating: 0, count: order.count)
         for writer in Set(lineages.flatMap { $0?.ranges.map(\.writer) ?? [] }) {
-            // From the last to go on: what a later one covers does not go with an earlier one. Who stays is the latest.
+            // From the last one backwards: a block covered by a later sequence is not freed with an earlier one.
+            // Sequences that stay count as the last.
             let users = (table.users[writer] ?? [:]).map { (place: places[$0.key] ?? .max, blocks: $0.value) }
             var covered = RangeSet<Int>()
             for user in users.sorted(by: { $0.place > $1.place }) {

@@ -29,8 +29,8 @@ final class ByteAccount: Sendable {
 final class MemoryBlock: @unchecked Sendable {
     /// `payloadByteCount` bytes, 64-byte aligned, zero where no token has been written.
     let address: UnsafeMutableRawPointer
-    /// Readers that hold the block. Raised with the layer's mutex held; while it is 0 and the mutex is held, nobody
-    /// reads.
+    /// Readers that hold the block. Raised with the layer's mutex held; while it is 0 and the mutex is held, there are
+    /// no readers.
     let leases = Atomic(0)
     private let memory: Memory
 
@@ -98,9 +98,9 @@ final class MemoryBlock: @unchecked Sendable {
     }
 }
 
-/// Where the payload of a sealed block is in the map.
+/// The address of a sealed block's payload in the map.
 ///
-/// @unchecked Sendable: an address of memory that nobody writes; who follows it holds a read transaction, by the rule in
+/// @unchecked Sendable: the memory is never written; users of the address hold a read transaction, by the rule in
 /// `ContextReader`.
 struct BlockAddress: @unchecked Sendable {
     /// nil for a block in pieces: these are looked up by their keys, and put together.

@@ -67,7 +67,7 @@ struct PiecedBlocks: Sendable {
         return taken
     }
 
-    /// What `next` gave has come to its end.
+    /// The work returned by `next` has ended.
     /// - Parameter found: those that are not intact; nil when no run was found.
     mutating func end(_ blocks: [Block], damaged found: Set<BlockKey>?, transactions now: Int) {
         if let found {

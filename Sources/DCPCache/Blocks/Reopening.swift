@@ -28,8 +28,8 @@ struct Reopening {
         rows.ranges.allSatisfy { table.isCovered(writer: $0.writer, blocks: $0.blocks) }
     }
 
-    /// The blocks for one more; nil when nobody has them any more. Whoever has them may drop tokens of its own behind these
-    /// meanwhile, never these: they are committed, and a cut replaces the block.
+    /// The blocks for another fork; nil if no fork has them any more. Their holder may drop its own later tokens
+    /// meanwhile, but never these: they are committed, and a cut replaces the block.
     var borrowedBlocks: [MemoryBlock]? {
         let blocks = blocks.compactMap { $0.block.map { MemoryBlock(borrowing: $0) } }
         return blocks.count == self.blocks.count ? blocks : nil

@@ -1,10 +1,10 @@
 internal import DCPCore
 internal import Synchronization
 
-/// What is in RAM of a sequence that is in use: where the blocks of each layer are in the store, and its open block.
+/// The data in RAM of a sequence in use: the addresses of each layer's blocks in the store, and its open blocks.
 ///
-/// A sequence that is not used, and has committed all it has, has none: it is made again from the store at the next use. Who
-/// works with one holds a reference to it, so that it is not given up meanwhile.
+/// A fully committed idle sequence has none: it is loaded from the store at the next use. Users hold a reference, so
+/// that it is not dropped meanwhile.
 final class Residence: Sendable {
     let layers: [LayerCache]
     private let blocks = Atomic(0)

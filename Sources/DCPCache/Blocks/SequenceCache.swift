@@ -47,7 +47,7 @@ final class ModelEntry: Sendable {
     }
 }
 
-/// What one layer of a sequence holds on this rank: block i is `mapped[i]`, or `memory[i - mapped.count]`.
+/// One layer of a sequence on this rank: block i is `mapped[i]`, or `memory[i - mapped.count]`.
 struct LayerState: Sendable {
     /// Tokens appended, global, committed or not.
     var length: Int
@@ -56,7 +56,7 @@ struct LayerState: Sendable {
     /// Blocks below this index may be in the store under the keys of the lineage: those of `mapped`, and some that this layer
     /// has dropped and others have not.
     var stored = 0
-    /// Of the sealed blocks in pieces, those that are kept in RAM, by index.
+    /// The sealed blocks in pieces that are kept in RAM, by index.
     var assembled: [Int: AssembledBlock] = [:]
     /// The open block and, before it, full blocks that are neither committed nor spilled.
     var memory: [MemoryBlock] = []
@@ -84,7 +84,7 @@ final class SequenceCache: Sendable {
     struct Core: Sendable {
         /// Global.
         var committed: Int
-        /// Tokens below cannot be rewound: committed, or in a commit under way. Global.
+        /// Tokens below cannot be rewound: they are committed, or in a commit in progress. Global.
         var floor: Int
         /// Blocks of tokens below may be those of a fork, too, and of no record: layers drop them together. Global.
         var shared = 0
@@ -93,7 +93,7 @@ final class SequenceCache: Sendable {
         /// The latest that this rank has been told of.
         var claim: Claim
         var retention: Retention
-        /// What is in RAM; nil for a sequence that has not been used for a while.
+        /// Its data in RAM; nil for an idle sequence.
         var residence: Residence?
         /// As in the order of uses.
         var lastUse: UInt64 = 0
@@ -174,7 +174,7 @@ extension LayerState {
         if !assembled.isEmpty { assembled = assembled.filter { $0.key < count } }
     }
 
-    /// Becomes what it was before a job that is taken back.
+    /// Restores the state before a job that is undone.
     mutating func restore(_ saved: LayerState) {
         let generation = generation + 1
         self = saved
@@ -188,7 +188,7 @@ extension LayerState {
         precondition(blocks >= 0, "sealed blocks are dropped first")
         memory.removeLast(max(memory.count - blocks, 0))
         let tokens = count % panels.blockTokens
-        // Who borrows a block copies no more of it than its tokens.
+        // A fork that borrows a block copies only its own tokens.
         guard tokens > 0, blocks > 0, let last = memory.last, !last.isBorrowed else { return }
         if last.leases.load(ordering: .acquiring) == 0 {
             last.clear(from: tokens, panels)

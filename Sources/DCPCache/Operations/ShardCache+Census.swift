@@ -1,9 +1,9 @@
 public import DCPCore
 internal import Synchronization
 
-/// All sequences at a glance, for what is asked of a million of them at once: `state(of:)` looks each up in several places.
+/// An overview of all sequences, for requests about a million of them: `state(of:)` needs several look-ups for each.
 extension ShardCache {
-    /// What a rank tells of a sequence when it joins; see `SequenceState`.
+    /// A rank's report of a sequence when it joins; see `SequenceState`.
     public struct HeldSequence: Hashable, Sendable {
         public var id: SequenceID
         public var model: ModelID
@@ -25,7 +25,7 @@ extension ShardCache {
         }
     }
 
-    /// What can be served of a sequence.
+    /// The length of a sequence that can be served.
     func intactLength(_ core: borrowing SequenceCache.Core) -> Int {
         guard let damage = core.damage else { return core.committed }
         // The first length that needs the damaged token is its position + 1.

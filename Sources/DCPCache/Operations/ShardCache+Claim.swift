@@ -2,13 +2,13 @@ internal import DCPAttention
 public import DCPCore
 internal import Synchronization
 
-/// Whose a sequence's tokens are, and those that are nobody's any more.
+/// Uncommitted tokens and their clients.
 extension ShardCache {
-    /// Somebody takes a sequence over. Uncommitted tokens that not all layers have are dropped: they are the beginning of
-    /// something of which only the predecessor knows the rest, and the next token would stand at other positions in some
-    /// layers than in others.
+    /// A client takes a sequence over. Uncommitted tokens that not all layers have are dropped: they are the beginning
+    /// of something of which only the predecessor knows the rest, and the next token would stand at other positions in
+    /// some layers than in others.
     ///
-    /// No step and no commit of the sequence may be under way. A claim that is older than the known one changes nothing.
+    /// No step or commit of the sequence may be in progress. A claim older than the known one changes nothing.
     /// - Throws: `.unknownSequence`, `.storeDamaged`; `.notReady` during a truncation.
     public func take(over id: SequenceID, _ claim: Claim) throws(ServiceError) {
         let sequence = try sequence(id)
@@ -40,11 +40,11 @@ extension ShardCache {
     }
 }
 
-/// What a sequence has appended on this rank and not committed.
+/// The uncommitted bytes of a sequence on this rank.
 public struct UncommittedHolding: Hashable, Sendable {
     public var sequence: SequenceID
     /// Of its rows.
     public var byteCount = 0
-    /// Of these, bytes that were spilled to the store.
+    /// Of these, bytes spilled to the store.
     public var spilledByteCount = 0
 }

@@ -3,7 +3,7 @@ public import DCPCore
 internal import DCPStore
 internal import Synchronization
 
-/// What a commit of one sequence writes, planned under the locks and written without them.
+/// The writes of one sequence's commit, planned under the locks and executed without them.
 struct CommitPlan {
     var committed: Int
     var length: Int
@@ -49,7 +49,7 @@ extension ShardCache {
         let plans = Handoff<[CommitPlan]>([])
         enqueue(parts.map { Self.key($0.sequence) }, completion) { [self] transaction in
             plans.value = []
-            // Everything is checked before the first byte is written: a refusal then concerns nobody else.
+            // Everything is checked before the first byte is written, so that a refusal affects no other job.
             for part in parts {
                 if let plan = try plan(part, transaction) {
                     plans.value.append(plan)

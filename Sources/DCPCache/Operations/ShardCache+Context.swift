@@ -50,7 +50,7 @@ extension ShardCache {
         }
     }
 
-    /// Whether what a sequence has in RAM while it is used is there. Its first use brings it from the store.
+    /// Whether a sequence is loaded into RAM. Its first use loads it from the store.
     public func isAtHand(_ id: SequenceID) -> Bool {
         sequenceCaches.withLock { $0[id] }?.core.withLock { $0.residence != nil } ?? false
     }
@@ -134,7 +134,7 @@ extension ShardCache {
         }
     }
 
-    /// What a look at a layer came to.
+    /// The result of looking up a layer.
     private enum ReaderView {
         case reader(ContextReader)
         /// Not all of the sealed blocks have been checked.
@@ -191,8 +191,8 @@ extension ShardCache {
     /// Bytes of a piece: some milliseconds from memory, a second from a slow disk.
     private static var pieceByteCount: Int { 16 << 20 }
 
-    /// Compares the checksums of blocks that have not been used since the start, a piece at a time: a long context takes
-    /// minutes. Each piece has a read transaction of its own, and counts as checked whatever becomes of the next.
+    /// Compares the checksums of blocks that have not been used since the start, a piece at a time: a long context
+    /// takes minutes. Each piece has its own read transaction, and counts as checked whatever the result of the next.
     private func checkBlocks(
         of id: SequenceID, layer: Int, _ positions: Range<Int>, _ goesOn: () throws(ServiceError) -> Void
     ) throws(ServiceError) {

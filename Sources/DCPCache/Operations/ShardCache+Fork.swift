@@ -2,7 +2,7 @@ public import DCPCore
 internal import DCPStore
 internal import Synchronization
 
-/// What a fork writes.
+/// The writes of a fork.
 private struct Forking {
     var child: SequenceCache
     /// The child's.
@@ -27,7 +27,8 @@ extension ShardCache {
     ) {
         let origin = StoredSequence.Origin(parent: parent, length: length)
         let plan = Handoff<Forking?>(nil)
-        // Committed tokens are only read, so many forks of one parent share a transaction. What is not committed is sealed.
+        // Committed tokens are only read, so many forks of one parent share a transaction. Uncommitted tokens are
+        // sealed.
         let committed = sequenceCaches.withLock { $0[parent] }?.core.withLock(\.committed) ?? 0
         let isReading = length <= committed
         let changed = isReading ? [child] : [parent, child]
@@ -159,7 +160,7 @@ extension ShardCache {
                 fromLocalIndex: (forked.sealing.layers.map(\.first).min() ?? 0) * blockTokens,
                 "The blocks of \(child.id) cannot be read back from the store of \(rank): \(error)")
         }
-        // What cannot be read back is still in the parent's RAM.
+        // Blocks that cannot be read back are still in the parent's RAM.
         try? apply(forked.sealing)
         let committed = localLength(child.core.withLock(\.committed))
         for (number, layer) in child.layers.enumerated() {

@@ -113,9 +113,9 @@ extension ShardCache {
 
     // MARK: Giving up
 
-    /// Gives up the RAM of sequences that have not been used since the last call and have committed all that they have.
+    /// Drops fully committed sequences that were not used since the last call from RAM.
     ///
-    /// What was found intact stays so. Any thread; done by the writer's.
+    /// Blocks found intact stay marked. Any thread may call it; the writer's thread executes it.
     public func releaseIdle() {
         let mark = idleMark.exchange(useCounter.load(ordering: .relaxed), ordering: .relaxed)
         guard residents.withLock({ !$0.isEmpty }) else { return }
@@ -159,7 +159,7 @@ extension ShardCache {
     private func release(_ sequence: SequenceCache, lastUse: UInt64) {
         let sealed = lineages.withLock { $0[sequence.id]?.sealedBlocks }
         sequence.core.withLock { core in
-            // Who has a reference is about to use it.
+            // A holder of a reference is about to use it.
             guard core.lastUse == lastUse, !core.isClosed, core.floor == core.committed,
                 isKnownUniquelyReferenced(&core.residence)
             else { return }

@@ -3,8 +3,8 @@ internal import DCPStore
 internal import Synchronization
 
 extension ShardCache {
-    /// Notes how long a sequence is to stay. The coordinator goes by its own record; this one is for the case that it is
-    /// lost. No change in the order of changes: the tokens are the same.
+    /// Records the retention of a sequence. The coordinator uses its own record; this one is for the case that it is
+    /// lost. It does not count in the order of changes, because the tokens are unchanged.
     public func retain(_ id: SequenceID, _ retention: Retention, completion: @escaping CacheCompletion) {
         // From the reserve of a full store: what is to stay is decided when there is no room.
         enqueue([Self.key(id)], isFreeing: true, completion) { [self] transaction in

@@ -2,7 +2,7 @@ public import DCPCore
 internal import DCPStore
 internal import Synchronization
 
-/// What the verification found that follows a failed sync.
+/// The findings of the verification after a failed sync.
 public struct Reverification: Hashable, Sendable {
     public var progress = VerificationProgress()
     /// Sequences with something damaged, which is not served.

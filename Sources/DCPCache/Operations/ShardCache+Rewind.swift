@@ -5,8 +5,8 @@ internal import Synchronization
 
 /// Dropping uncommitted tokens, at once: in RAM, and from the index where they were spilled.
 extension ShardCache {
-    /// Drops uncommitted tokens of one layer from `length` (global) on.
-    /// Damage is no obstacle: what is dropped is uncommitted, and a step that met the damage has to be taken back.
+    /// Drops uncommitted tokens of one layer from `length` (global) on. Damage does not prevent it: the dropped tokens
+    /// are uncommitted, and a step that met the damage must be rolled back.
     /// - Throws: `.positionMismatch` below the committed length, below that of a commit under way, below that of a fork that
     ///   shares uncommitted tokens, and above the layer's length.
     public func rewind(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) {
@@ -56,7 +56,7 @@ extension ShardCache {
                 dropsSealed = dropsSealed || drops
             }
             core.shared = min(core.shared, length)
-            // What was damaged is gone.
+            // The damaged part is gone.
             if let damage = core.damage, damage.localIndex >= localLength(length) { core.damage = nil }
             return dropsSealed
         }
@@ -119,8 +119,8 @@ extension ShardCache {
     ) throws(ServiceError) -> MemoryBlock? {
         let tokens = local - index * blockTokens
         guard tokens > 0 else { return nil }
-        // The address is in the index, so nothing has deleted the block, and this keeps the map. Whoever opens a block again
-        // waits for it to be read, mostly from memory: it was written a moment ago.
+        // The address is in the index, so nothing has deleted the block, and this keeps the map. Reopening a block
+        // waits for reading it, mostly from memory, because it was just written.
         let read = try mapping { () throws(StoreError) in try environment.beginRead(isPrivileged: true) }
         defer { withExtendedLifetime(read) {} }
         guard let lineage = lineages.withLock({ $0[sequence.id] }) else { throw unknown(sequence.id) }

@@ -68,8 +68,8 @@ extension ShardCache {
                 + "\(settings.watermarks.high) % of \(capacity) bytes: commit or rewind, then retry.")
     }
 
-    /// What blocks take in the store, in percent of their rows: whole pages, for small shapes several times as much. Of
-    /// the model for which it is the most.
+    /// The size of blocks in the store, in percent of their keys and values: whole pages, for small shapes several
+    /// times as much. The largest value of all models.
     private var blockPercent: Int {
         let pageByteCount = environment.pageByteCount
         return modelEntries.withLock { models in
@@ -80,8 +80,8 @@ extension ShardCache {
         }
     }
 
-    /// Bytes that evictions should free: down to the low watermark, or what the disk refused. What is already to be
-    /// deleted counts as freed.
+    /// Bytes that evictions should free: down to the low watermark, or the refused size. Pending deletions count as
+    /// freed.
     public var evictionByteCount: Int {
         let health = health
         let pending = doomedByteCount

@@ -2,7 +2,7 @@ internal import DCPAttention
 public import DCPCore
 internal import Synchronization
 
-/// What was read back out of the cache, for the KV heads of the group, in the cache format.
+/// Keys and values read back from the cache, for the KV heads of the group, in the cache format.
 public struct StoredRows: Hashable, Sendable {
     /// Changes whenever the sequence is cut: rows of one generation are of one sequence. Counted from the rank's start.
     public var generation: UInt64

@@ -25,7 +25,7 @@ struct Sealing {
     var inPieces: Set<BlockKey> = []
     /// As it was, when it covered blocks that a rewind has dropped from all layers.
     var former: Lineage?
-    /// Of these, what is left to delete.
+    /// Of these, the rest to delete.
     var rest: [DoomedBlocks] = []
 
     var isEmpty: Bool { layers.allSatisfy(\.blocks.isEmpty) }
@@ -84,7 +84,8 @@ extension ShardCache {
         }
     }
 
-    /// What rewinds have dropped may be a fork's, too, so it is no more of this sequence before anything takes its place.
+    /// Blocks dropped by rewinds may belong to a fork as well, so they are removed from this sequence before anything
+    /// takes their place.
     private func trim(_ sealing: inout Sealing, _ transaction: inout WriteTransaction) throws {
         let committed = localLength(sealing.sequence.core.withLock(\.committed)) / blockTokens
         let sealed = sealing.layers.reduce(committed) { max($0, $1.first) }
@@ -154,7 +155,7 @@ extension ShardCache {
                 pieces: environment.pieces(valueByteCount: sealing.sequence.model.blockByteCounts[key.layer]))
         }
         pieced.withLock { pieced in
-            // What was there of these keys has been replaced.
+            // Earlier values of these keys have been replaced.
             if pieced.count > 0 {
                 let replaced = Set(sealing.keys)
                 pieced.remove { replaced.contains($0.key) }

@@ -73,7 +73,7 @@ extension ShardCache {
         let plan = Handoff<(closed: SequenceCache, layers: [LayerState], lineage: Lineage?, rows: Lineage?)?>(nil)
         let rest = Handoff(Doomed())
         let change = Handoff<UInt64>(0)
-        // Synced: the directory forgets it for good, and would not tell a rank that had it again.
+        // Synced: the directory removes it permanently, and would not repeat the operation for a rank that lost it.
         enqueue([Self.key(id)], isFreeing: true, isSynced: true, completion) { [self] transaction in
             change.value = 0
             guard let closed = sequenceCaches.withLock({ $0[id] }) else {
@@ -200,7 +200,7 @@ extension ShardCache {
     /// A change is in a committed transaction. Writer thread.
     func stored(_ change: UInt64) { storedChange.max(change, ordering: .relaxed) }
 
-    /// What has been committed by now is on the disk. Writer thread.
+    /// Everything committed by now is on the disk. Writer thread.
     func noteSync() { durableChange.max(storedChange.load(ordering: .relaxed), ordering: .relaxed) }
 
     /// The store's place in the order of its own changes.
@@ -209,8 +209,8 @@ extension ShardCache {
     /// No store of this process has come further.
     package var markMax: UInt64 { changes.load(ordering: .relaxed) }
 
-    /// The mark that no loss of power takes back; at times somewhat less, never more. What an earlier process has written
-    /// counts from the first sync of this one.
+    /// The mark that survives a power loss; sometimes a little less, never more. Changes of an earlier process count
+    /// from the first sync of this one.
     public var durableMark: UInt64 {
         let durable = durableChange.load(ordering: .relaxed)
         return settings.durability == .always && durable > 0 ? mark : durable

@@ -52,7 +52,7 @@ extension ShardCache {
     /// Whether a batch is on its way to the store.
     package var isSpilling: Bool { spills.withLock(\.isRunning) }
 
-    /// Begins to spill when too much is in RAM and nobody does.
+    /// Starts spilling if too much is in RAM and no spill is running.
     func spillIfCrowded() {
         guard uncommitted.value > spillThreshold else { return }
         let transactions = writer.transactionsCommitted

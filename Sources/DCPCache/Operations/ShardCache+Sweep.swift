@@ -70,8 +70,8 @@ extension ShardCache {
         return rest
     }
 
-    /// Remembers what a committed operation left to delete, and deletes it in transactions of its own. Were the process to
-    /// end before, the next start finds that no sequence has it.
+    /// Records values that a committed operation left to delete, and deletes them in separate transactions. If the
+    /// process ends before, the next start finds that no sequence refers to them.
     func sweepLater(_ rest: Doomed) {
         let isPending = doomed.withLock { doomed in
             doomed += rest

@@ -107,7 +107,7 @@ extension ShardCache {
     }
 
     /// New RAM blocks, one for each layer, with the tokens of the block that a local length cuts; none at a block's
-    /// edge. Writer thread: nobody else deletes the sealed block meanwhile.
+    /// edge. Writer thread: nothing else deletes the sealed block meanwhile.
     /// - Parameter borrows: what is in RAM is not copied.
     func straddlingBlocks(
         _ sequence: SequenceCache, lineage: Lineage, localLength: Int, borrows: Bool = false

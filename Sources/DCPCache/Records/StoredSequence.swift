@@ -47,7 +47,7 @@ struct StoredSequence {
 
     var model: ModelID
     var scope: String
-    /// What clients call it, and how long it is to stay: so that a directory that is lost can be made of the stores.
+    /// Its name and retention, so that a lost directory can be rebuilt from the stores.
     var name: String
     var retention: Retention
     var origin: Origin?
@@ -77,7 +77,7 @@ struct StoredSequence {
 
     static func key(_ id: SequenceID) -> [UInt8] { KeyBytes.of(id.value) }
 
-    /// Whether its lineages end where those of a sequence with so many local tokens do.
+    /// Whether its lineages match this number of local tokens.
     func agrees(localLength: Int, _ layout: ContextLayout) -> Bool {
         let (block, tokens) = layout.block(ofLocalIndex: localLength)
         return lineage.sealedBlocks == block && rows.sealedBlocks == localLength
@@ -142,7 +142,7 @@ extension RecordReader {
         return entries
     }
 
-    /// What a record says of ids and annotation, and the rows, the scope and the name behind it.
+    /// The ids and annotation of a record, and the following tail rows, scope and name.
     fileprivate mutating func nextTokens(
         committed: Int
     ) -> (tokens: TokenRecord, rows: Lineage, scope: String, name: String)? {

@@ -6,7 +6,7 @@ package protocol TokenSource: ~Copyable {
     borrowing func id(of sequence: SequenceID, at position: Int) throws -> UInt32
 
     /// How many ids two sequences have in common, up to `end`.
-    /// - Parameter start: so many are known to be equal.
+    /// - Parameter start: number of ids known to be equal.
     borrowing func commonLength(_ a: SequenceID, _ b: SequenceID, from start: Int, upTo end: Int) throws -> Int
 
     /// How many of the first of `ids` a sequence begins with, up to `end`.
@@ -70,7 +70,7 @@ package struct PrefixTree: Sendable {
 
     package func length(of sequence: SequenceID) -> Int? { places[sequence].map { nodes[$0].length } }
 
-    /// Where the search for some ids ends: they share `length` with the edge to `node`, and go on in another way than it.
+    /// Where the search for some ids ends: they share `length` ids with the edge to `node`, and then differ from it.
     struct Location {
         var node: Int
         var length: Int
@@ -99,9 +99,9 @@ package struct PrefixTree: Sendable {
         return node
     }
 
-    // MARK: Changes. What has to be read is read before the first change.
+    // MARK: Changes. All reads come before the first change.
 
-    /// Adds a sequence of so many ids, at least one.
+    /// Adds a sequence with this many ids, at least one.
     package mutating func insert<Source: TokenSource & ~Copyable>(
         _ sequence: SequenceID, length: Int, from source: borrowing Source
     ) throws {
@@ -109,7 +109,7 @@ package struct PrefixTree: Sendable {
         try insert(sequence, length: length, under: Self.root, source)
     }
 
-    /// A sequence has grown to so many ids.
+    /// A sequence has grown to this many ids.
     package mutating func extend<Source: TokenSource & ~Copyable>(
         _ sequence: SequenceID, to length: Int, from source: borrowing Source
     ) throws {

@@ -2,7 +2,7 @@ public import DCPCore
 internal import DCPStore
 internal import Synchronization
 
-/// What a commit makes durable of one sequence.
+/// The part of one sequence that a commit makes durable.
 public struct CommitPart: Hashable, Sendable {
     public var sequence: SequenceID
     /// Global.
@@ -23,7 +23,7 @@ public struct CommitPart: Hashable, Sendable {
     }
 }
 
-/// What a commit writes of ids and annotation.
+/// The ids and annotation that a commit writes.
 struct TokenPlan {
     /// As they will be, but for the number of a new annotation.
     var record: TokenRecord
@@ -94,8 +94,8 @@ extension ShardCache {
         ) { AnnotationRecord.write(annotation, number: number, into: $0) }
     }
 
-    /// What a sequence has of another's ids and annotation, or of its own after a cut, and writes the chunk that the cut goes
-    /// through. One that is damaged there stays damaged: cutting is never refused for it.
+    /// The ids and annotation of a fork, or of a sequence after a cut; writes the chunk at the cut. A damaged chunk
+    /// stays damaged: it never prevents a cut.
     func cutTokens(
         of id: SequenceID, to length: Int, writer: UInt64, _ transaction: inout WriteTransaction
     ) throws -> TokenRecord {

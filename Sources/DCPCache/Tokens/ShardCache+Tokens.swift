@@ -71,7 +71,7 @@ extension ShardCache {
         }
     }
 
-    /// What the last client left with the sequence; nil when there is nothing.
+    /// The annotation of the sequence, or nil.
     /// - Throws: `.storeDamaged`, `.unknownSequence`, `.overloaded`.
     public func annotation(of id: SequenceID) throws(ServiceError) -> [UInt8]? {
         _ = try sequence(id)
@@ -95,7 +95,7 @@ extension ShardCache {
     /// Sequences that have ids and cannot be found by them, since some are damaged.
     public var sequencesWithDamagedIDs: [SequenceID] { tokens.withLock(\.damaged) }
 
-    /// Makes the index as a start does, for measuring: `body` runs while it is there.
+    /// Builds the index as a start does, for measurements: `body` runs while it exists.
     package func withNewIndex<Result>(_ body: () throws -> Result) throws -> Result {
         let entries = tokens.withLock(\.entries).sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
         let loader = StoreLoader(
@@ -146,7 +146,7 @@ extension ShardCache {
             }
         }
         put(sequence, record) { tree, reader in
-            // What was damaged may have been cut off.
+            // The damaged part may have been cut off.
             try reader.insert(sequence.id, into: &tree)
         }
     }
@@ -164,7 +164,7 @@ extension ShardCache {
         }
     }
 
-    /// A sequence has another record, and what nobody needs any more is deleted later.
+    /// A sequence has a new record; values that are no longer needed are deleted later.
     private func put(
         _ sequence: SequenceCache, _ record: TokenRecord,
         _ change: (inout PrefixTree, borrowing TokenReader) throws -> Void

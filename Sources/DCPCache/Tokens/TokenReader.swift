@@ -1,10 +1,10 @@
 internal import DCPCore
 internal import DCPStore
 
-/// Reads token ids where they are stored, each chunk with its checksum.
+/// Reads token ids from the store and verifies each chunk.
 ///
-/// What the records say may be older than what the transaction sees: chunks only grow, and go after the records have let go
-/// of them.
+/// The records may be older than the transaction, because chunks only grow, and are deleted after no record refers to
+/// them.
 struct TokenReader: TokenSource, ~Copyable {
     let read: ReadTransaction
     let table: Table
@@ -63,13 +63,13 @@ struct TokenReader: TokenSource, ~Copyable {
 }
 
 extension TokenChunk {
-    /// What is wrong with one that cannot be read, for people.
+    /// The problem with an unreadable one, for people.
     static func damage(_ index: Int, of sequence: SequenceID) -> String {
         "The ids of \(sequence) from token \(index * tokens) on are missing or fail their checksum"
     }
 }
 
-/// What reading means in both kinds of transaction.
+/// Reading in both kinds of transactions.
 protocol StoreReading: ~Copyable {
     borrowing func get(_ table: Table, _ key: [UInt8]) throws(StoreError) -> UnsafeRawBufferPointer?
 }

@@ -1,11 +1,12 @@
 internal import DCPCore
 internal import DCPStore
 
-/// What a sequence's record says of its token ids and its annotation.
+/// The token ids and the annotation in a sequence's record.
 struct TokenRecord: Equatable, Sendable {
     /// Ids: as many as committed tokens, or none.
     var count = 0
-    /// Who wrote the full chunks of ids. Not the lineage of the blocks: chunks end at other tokens.
+    /// The writers of the full chunks of ids. It differs from the lineage of the blocks, because chunks end at other
+    /// tokens.
     var lineage: Lineage
     var annotation: Annotation?
 
@@ -32,9 +33,9 @@ struct TokenRecord: Equatable, Sendable {
     /// Ids of a chunk.
     func tokens(inChunk index: Int) -> Int { min(count - index * TokenChunk.tokens, TokenChunk.tokens) }
 
-    /// What a sequence has of it that begins with the first `length` tokens, under another writer.
+    /// The record for a sequence with the first `length` tokens, under another writer.
     ///
-    /// A shortened sequence, too, leaves its open chunk: nothing that a chunk has said under its key ever changes.
+    /// A shortened sequence also abandons its open chunk: the ids in a chunk under its key never change.
     func cut(to length: Int, writer: UInt64) -> TokenRecord {
         let kept = min(count, length)
         return TokenRecord(
@@ -45,7 +46,7 @@ struct TokenRecord: Equatable, Sendable {
 
 /// Up to 256 ids of a sequence: a value of the table `tokens`, the ids (4 bytes each) and a CRC-32C of key and ids.
 ///
-/// A chunk only grows, until it is full. So whoever knows how many ids it had reads those from it at any later time.
+/// A chunk only grows until it is full, so a reader that knows how many ids it had can read them at any later time.
 enum TokenChunk {
     /// Three fit a page of 4 KiB, so that none needs a run of pages.
     static let tokens = 256

@@ -1,8 +1,8 @@
 internal import DCPCore
 
-/// What a cache knows of the token ids and annotations of its sequences: who uses what, and who begins with which ids.
+/// The token ids and annotations of a cache's sequences: their users and the index of prefixes.
 ///
-/// A value without I/O of its own. It changes when a change of the store has been committed, never before.
+/// It is a value without I/O, and changes only after the store's change has been committed.
 struct TokenTable: Sendable {
     struct Entry: Sendable {
         var space: Space
@@ -37,14 +37,14 @@ struct TokenTable: Sendable {
     /// Whether its prefixes can be found.
     func isIndexed(_ id: SequenceID) -> Bool { entries[id].map { trees[$0.space]?.contains(id) ?? false } ?? false }
 
-    /// Sequences whose ids are damaged: they have some, and nobody finds them.
+    /// Sequences with damaged ids, which cannot be found by them.
     var damaged: [SequenceID] { entries.filter { $0.value.record.count > 0 && !isIndexed($0.key) }.keys.sorted() }
 
     func isUsed(_ key: TokenChunk.Key) -> Bool { chunkUsers.isCovered(writer: key.writer, block: key.index) }
     func isUsed(annotation number: UInt64) -> Bool { annotationUsers.isCovered(writer: number, block: 0) }
 
     /// Gives a sequence what it has from now on. Its place in the tree is another matter.
-    /// - Returns: what nobody has any more.
+    /// - Returns: the values that are no longer referenced.
     mutating func put(_ id: SequenceID, _ space: Space, _ record: TokenRecord) -> Doomed {
         let former = entries.updateValue(Entry(space: space, record: record), forKey: id)?.record
         return replace(id, former, by: record)
@@ -63,8 +63,7 @@ struct TokenTable: Sendable {
         changeTree(entry.space) { $0.remove(id) }
     }
 
-    /// Changes the tree of a sequence; one that turns out to be unreadable on the way is hidden, and the change goes on
-    /// without it.
+    /// Changes the tree of a sequence; a sequence found unreadable is hidden, and the change continues without it.
     mutating func index(
         _ id: SequenceID, _ reader: borrowing TokenReader,
         _ change: (inout PrefixTree, borrowing TokenReader) throws -> Void

@@ -2,8 +2,8 @@ internal import DCPAttention
 internal import DCPCore
 
 extension BlockRecord {
-    /// What is wrong with a stored block, to complete "Block 3 of ..."; nil when it is what its key says and its bytes are
-    /// those that were sealed. Reads all of it.
+    /// The damage of a stored block, to complete "Block 3 of ..."; nil if it matches its key and its bytes are intact.
+    /// Reads all of it.
     static func damage(_ key: BlockKey, payload: UnsafeRawPointer, panels: PanelLayout) -> String? {
         if isIntact(key, payload: payload, panels: panels) { return nil }
         let header = UnsafeRawBufferPointer(start: payload - headerByteCount, count: headerByteCount)

@@ -71,6 +71,6 @@ extension ShardCache {
 }
 
 extension String {
-    /// Without the full stop at its end: `checkIntact` goes on with the remedy.
+    /// Without the final full stop: `checkIntact` appends the remedy.
     fileprivate var withoutStop: String { hasSuffix(".") ? String(dropLast()) : self }
 }

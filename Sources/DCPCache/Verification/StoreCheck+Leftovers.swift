@@ -1,14 +1,14 @@
 internal import DCPCore
 internal import DCPStore
 
-/// What all records said that could be read, in one transaction.
+/// The contents of all readable records, from one transaction.
 struct References: Sendable {
     var blocks = LineageTable()
     var rows = LineageTable()
     var transaction: UInt64
 }
 
-/// What no sequence refers to.
+/// Values to which no sequence refers.
 extension StoreCheck {
     /// Scans the keys of `blocks` for those that no lineage covers.
     mutating func checkReferences(from start: [UInt8], _ read: borrowing ReadTransaction) throws -> [Suspect] {
@@ -59,9 +59,9 @@ extension StoreCheck {
 
     /// Those that no record refers to.
     ///
-    /// The records are read once, and again only where something seems to belong to none and they may have changed since: with
-    /// a batch for every 65,536 keys, the sequences of each would be read for all the others. What a record has given up
-    /// meanwhile is no finding: it waits for deletion.
+    /// The records are read once, and again only where something seems to belong to none and they may have changed
+    /// since: with a batch for every 65,536 keys, the sequences of each would be read for all the others. Values
+    /// released by a record meanwhile are not findings: they wait for deletion.
     private mutating func unreferenced<Key>(
         _ keys: [Key], _ read: borrowing ReadTransaction, isReferred: (References, Key) -> Bool
     ) throws -> [Key] {

@@ -9,8 +9,8 @@ struct SequencePlace: Sendable {
     var isBegun = false
 }
 
-/// What has been checked of one writer's blocks. Forks share blocks: each is read once, and its damage is that of every
-/// sequence that refers to it.
+/// The checked blocks of one writer. Forks share blocks: each is read once, and its damage applies to every sequence
+/// that refers to it.
 struct WriterCheck: Sendable {
     /// By layer, the first block that has not been read.
     var next: [Int]

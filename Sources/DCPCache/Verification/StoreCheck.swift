@@ -7,7 +7,7 @@ struct Suspect: Sendable {
     var finding: StoreFinding
     /// The first local token that is not good; nil where no token is concerned.
     var localIndex: Int?
-    /// Who wrote the damaged block; nil for a row.
+    /// The writer of the damaged block; nil for a tail row.
     var writer: UInt64?
 }
 
@@ -44,7 +44,7 @@ struct StoreCheck: Sendable {
 
     var phase = Phase.catalogue
     var progress = VerificationProgress()
-    /// What the store held at the start.
+    /// The contents of the store at the start.
     var sequences: [SequenceID] = []
     /// Where the sequence of the phase has been checked up to.
     var place = SequencePlace()
@@ -53,7 +53,7 @@ struct StoreCheck: Sendable {
     /// Blocks that have been checked, by writer.
     var writers: [UInt64: WriterCheck] = [:]
     var hasDamagedRecord = false
-    /// What the batches about leftovers know of the records.
+    /// The records, for the batches that find leftovers.
     var references: References?
     /// Rows that belong to no open block, of the writer that the scan is in.
     var strays: (writer: UInt64, rows: [Int])?
@@ -223,7 +223,7 @@ struct StoreCheck: Sendable {
         _ = try scan(table, from: [], entriesMax: .max, read, &found, body)
     }
 
-    /// - Returns: where the next scan goes on; nil at the table's end.
+    /// - Returns: where the next scan continues; nil at the table's end.
     func scan(
         _ table: Table, from start: [UInt8], entriesMax: Int, _ read: borrowing ReadTransaction,
         _ found: inout [Suspect], _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool

@@ -2,11 +2,11 @@ public import DCPCore
 internal import DCPStore
 internal import Synchronization
 
-/// A walk through everything a store holds, which compares every checksum, key and count: `dcpctl verify`.
+/// A check of every checksum, key and count in a store: `dcpctl verify`.
 ///
-/// Works in batches, each in a read transaction of its own: a reader that lived for the whole walk would keep every page
-/// that is freed meanwhile from being reused. Each sequence is judged by its record, blocks and rows of one transaction,
-/// so commits and truncations between two batches are no damage.
+/// It works in batches, each in its own read transaction, because a reader active for the whole check would prevent
+/// every page freed meanwhile from being reused. The record, blocks and tail rows of a sequence are compared within one
+/// transaction, so commits and truncations between two batches do not count as damage.
 ///
 /// LMDB's own pages have no checksum. Damage in them shows as values that are missing, misplaced or not readable.
 ///
@@ -23,7 +23,7 @@ public final class StoreVerification: Sendable {
     public let rank: RankIndex
     public let cluster: ClusterShape
     public let storeID: StoreID
-    /// What clients call the sequences, of a store that was opened for this alone.
+    /// The names of the sequences, for a store that was opened only for this.
     public let names: [SequenceID: String]
     private let check: Mutex<StoreCheck>
     /// Whom to tell of damage, so that it is never served; nil for a store that no rank serves.
@@ -44,7 +44,7 @@ public final class StoreVerification: Sendable {
         self.owned = owned
     }
 
-    /// A walk through the store of a rank that serves. What it finds damaged is not served from then on.
+    /// A check of the store of a serving rank. Damage that it finds is not served from then on.
     /// - Parameter sequence: only this one, or all.
     convenience init(cache: ShardCache, sequence: SequenceID?, batchByteCount: Int) {
         let check = StoreCheck(

@@ -2,7 +2,7 @@ internal import DCPCore
 internal import Logging
 internal import Synchronization
 
-/// A daemon's log: plain entries through `logger`, events with their number, at most so many of one cause.
+/// A daemon's log: plain entries through `logger`, events with their number, and a limit of entries per cause.
 ///
 /// Safe to use from any thread.
 final class DaemonLog: Sendable {

@@ -1,7 +1,6 @@
 package import Logging
 
-/// One entry as fields and as a line. What swift-log calls metadata becomes `DCP_` fields: `duration-us` is
-/// `DCP_DURATION_US`.
+/// One entry as fields and as a line. swift-log's metadata become `DCP_` fields: `duration-us` is `DCP_DURATION_US`.
 package struct JournalEntry {
     /// Metadata that is the journal's own and is not shown in the line.
     static let messageIDKey = "message-id"

@@ -1,12 +1,12 @@
 internal import Logging
 
-/// What an operator may want to find or be told of: a number for `journalctl MESSAGE_ID=`, and the text that
-/// `journalctl -x` shows for it. The numbers never change.
+/// An event for operators: a number for `journalctl MESSAGE_ID=`, and the text that `journalctl -x` shows for it. The
+/// numbers never change.
 package struct JournalEvent: Hashable, Sendable {
     /// 128 bits, as `systemd-id128 new` makes them: 32 hexadecimal digits.
     package let messageID: String
     package let subject: String
-    /// What it means and what to do, in lines of the catalog; `@FIELD@` stands for a field of the entry.
+    /// Its meaning and remedy, in lines of the catalog; `@FIELD@` stands for a field of the entry.
     package let explanation: String
 
     private init(_ messageID: String, _ subject: String, _ explanation: String) {

@@ -22,7 +22,7 @@ package struct RateLimit {
 
     let burst: Int
     let period: Duration
-    /// Causes remembered; the one that has been quiet longest gives way.
+    /// Number of causes; the one unused for the longest time is dropped.
     let causesMax: Int
     private var buckets: [String: Bucket] = [:]
 

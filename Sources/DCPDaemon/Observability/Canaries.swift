@@ -15,7 +15,7 @@ struct Canaries: Sendable {
     /// For a step and for any request of a canary. A cluster that takes longer is not well.
     private static let timeout = Duration.seconds(10)
 
-    /// Until its task is cancelled. What is under way then is not heard of.
+    /// Runs until its task is cancelled. A running canary is then not reported.
     func run() async {
         var cluster: Cluster?
         while !Task.isCancelled {
@@ -43,7 +43,7 @@ struct Canaries: Sendable {
         } catch {
             guard !Task.isCancelled else { return cluster }
             if record.failed(error) {
-                // Of a cluster that is not complete the membership's own entries tell.
+                // While the cluster is incomplete, the membership's own entries report it.
                 log.write(
                     .canaryFailing, error.code == .notReady ? .info : .warning,
                     "A canary failed, continuing with the next",

@@ -3,7 +3,7 @@ internal import DCPObservability
 internal import Foundation
 internal import Synchronization
 
-/// What became of a coordinator's canaries. Any thread.
+/// The results of a coordinator's canaries. Any thread.
 final class CanaryRecord: Sendable {
     private struct State {
         var lastSuccess: (instant: ContinuousClock.Instant, secondsSince1970: Double)?

@@ -39,7 +39,7 @@ struct CoordinatorObserved: Observed {
         do throws(ServiceError) {
             add(try await observation.measurements(), to: &exposition)
         } catch {
-            // Starting, stopping or stuck: what is known is told, and that the cluster cannot be used.
+            // While starting, stopping or stuck: reports the known figures, and that the cluster cannot be used.
             exposition.add(.clusterReady, 0)
         }
         return exposition

@@ -13,8 +13,8 @@ internal import ServiceLifecycle
 
 /// A daemon's HTTP endpoint: `/metrics`, `/healthz`, `/readyz`.
 ///
-/// It has a thread of its own and shares none with steps. Whoever connects is bounded: so many connections, so much header,
-/// so much time for a request, no methods but GET and HEAD.
+/// It has its own thread and shares none with steps. It limits connections, header bytes and the time of a request, and
+/// accepts only GET and HEAD.
 struct HTTPService: Service {
     let address: HTTPAddress
     let observed: any Observed
@@ -86,7 +86,7 @@ struct HTTPService: Service {
         try await application.run()
     }
 
-    /// Another daemon's socket is not to be taken away from it; one that nobody listens at is left over and replaced.
+    /// Another daemon's socket must not be taken over; a socket without a listener is stale and is replaced.
     private func checkUnused(_ path: String) throws(ServiceError) {
         let descriptor = socket(AF_UNIX, CInt(SOCK_STREAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { return }

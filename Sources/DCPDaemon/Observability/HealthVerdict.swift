@@ -1,5 +1,4 @@
-/// What `/healthz` and `/readyz` answer: whether all is well, the reason in one line, and what is known. A value without a
-/// clock.
+/// The answer of `/healthz` and `/readyz`: the verdict, its reason in one line, and figures. A value without a clock.
 package struct HealthVerdict: Encodable, Hashable, Sendable {
     package var ok: Bool
     /// Why not; for a daemon without canaries, what its answer rests on. One line.
@@ -39,7 +38,7 @@ package struct HealthVerdict: Encodable, Hashable, Sendable {
         self.canary = canary
     }
 
-    /// `/healthz`: whether a canary went through lately. Without canaries it can say no more than the readiness.
+    /// `/healthz`: whether a canary succeeded recently. Without canaries it is the same as the readiness.
     /// - Parameter failure: what the last canary met, when it failed.
     package func health(failure: String?) -> HealthVerdict {
         var verdict = self

@@ -21,14 +21,14 @@ final class Observation<Server, Measurements: Sendable>: Sendable {
 
     private static var patience: Duration { .seconds(5) }
 
-    /// What the daemon does while there is no server: `dialling the coordinator`.
+    /// The daemon's activity while there is no server: `dialling the coordinator`.
     func isStarting(_ what: String) { standing.withLock { $0 = what } }
 
     func began(_ server: NIOLoopBound<Server>, _ eventLoop: any EventLoop) {
         source.withLock { $0 = Source(server: server, eventLoop: eventLoop) }
     }
 
-    /// The server's end: from here on nothing is asked of it.
+    /// The server has ended: it is not queried from here on.
     func ended() {
         standing.withLock { $0 = "stopping" }
         source.withLock { $0 = nil }

@@ -1,6 +1,6 @@
 internal import DCPObservability
 
-/// What the HTTP endpoint asks of a daemon. Any thread; answers while the daemon starts and drains too.
+/// The HTTP endpoint's interface to a daemon. Any thread; it also answers while the daemon starts and drains.
 protocol Observed: Sendable {
     func metrics() async -> Exposition
     func readiness() async -> HealthVerdict

@@ -3,7 +3,7 @@ internal import DCPWire
 internal import Foundation
 internal import Glibc
 
-/// What both daemons tell of their process.
+/// Metrics of the process, for both daemons.
 struct ProcessFigures: Sendable {
     private let start = Date().timeIntervalSince1970
     /// Empty for a daemon without kernels.

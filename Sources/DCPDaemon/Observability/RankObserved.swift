@@ -10,7 +10,7 @@ internal import NIOCore
 
 /// A rank at its HTTP endpoint.
 struct RankObserved: Observed {
-    /// What a request finds: the loop's measurements, and the store and the threads, which answer any thread.
+    /// The data for a request: the loop's measurements, and the store and the threads, which any thread can query.
     struct Parts: Sendable {
         var measurements: RankMeasurements
         var cache: ShardCache
@@ -60,7 +60,8 @@ struct RankObserved: Observed {
             add(parts.progress, to: &exposition)
             try add(parts.cache, to: &exposition)
         } catch {
-            // Starting, stopping, stuck, or without its store: what is known is told, and that it does not serve.
+            // While starting, stopping, stuck, or without its store: reports the known figures, and that the rank does
+            // not serve.
             if !exposition.contains(.serving) { exposition.add(.serving, 0) }
         }
         return exposition

@@ -3,7 +3,7 @@ internal import DCPTransport
 internal import Foundation
 internal import Logging
 
-/// What the journal is told of who may connect.
+/// Journal entries about access.
 extension DaemonLog {
     /// How the daemon is reached, by whom, and as whom it answers.
     func listening(_ endpoint: String, _ link: LinkSettings) {
@@ -12,7 +12,7 @@ extension DaemonLog {
         logger.notice("Listening", metadata: metadata)
     }
 
-    /// Takes the certificate files anew. What is refused leaves those that are held.
+    /// Reloads the certificate files. If they are refused, the current ones stay.
     func reload(_ tls: TLSCredentials?, _ configuration: Configuration, _ keys: AccessKeys) {
         do {
             guard let files = try configuration.tlsFiles(keys) else {

@@ -5,7 +5,8 @@ internal import DCPTransport
 internal import Logging
 internal import NIOCore
 
-/// One line for each event, at the level syslog means by it; and what systemd is told. Confined to the rank's loop.
+/// One journal entry for each event, at the corresponding syslog level, and the status for systemd. Confined to the
+/// rank's loop.
 final class RankEventLog {
     let log: DaemonLog
     var logger: Logger { log.logger }
@@ -17,7 +18,7 @@ final class RankEventLog {
     private var joinedAt: NIODeadline?
     private let standing = Standing()
 
-    /// What the rank does, in words.
+    /// The rank's status in words.
     private final class Standing {
         var text = "waiting for the coordinator"
     }
@@ -139,7 +140,7 @@ final class RankEventLog {
         }
     }
 
-    /// What a failure means for an operator depends on its cause: the disk, the store, a peer, or the request alone.
+    /// The level and event of a failure depend on its cause: the disk, the store, a peer, or only the request.
     private func fail(
         _ what: Logger.Message, _ metadata: Logger.Metadata, _ sequences: [SequenceID], _ error: ServiceError
     ) {

@@ -78,7 +78,7 @@ struct RankService: DaemonService {
                     logger.warning("Coordinator not reached, retrying", metadata: ["reason": "\(error.message)"])
                     hasReported = true
                 }
-                // Each attempt has run to its end: the daemon is not stuck, it waits for somebody else.
+                // Each attempt has ended: the daemon is not stuck but waits for another.
                 ServiceManager.extendTimeout(by: Self.startExtension, status: "dialling the coordinator")
                 // Between two dials, not for something to happen: nothing tells when a socket will exist.
                 try? await cancelWhenGracefulShutdown {
@@ -108,7 +108,7 @@ struct RankService: DaemonService {
                 by: Self.startExtension, status: "loading the store: \(progress.description)")
         }
         defer { ticker.cancel() }
-        // On a thread of its own: opening scans the keys of a store that may be large.
+        // On a separate thread: opening scans the keys of a store that may be large.
         let cache = try await NIOThreadPool.singleton.runIfActive { [settings] in
             try ShardCache.open(
                 directory: settings.storeDirectory, rank: settings.rank.rank, cluster: cluster,
@@ -168,7 +168,7 @@ struct RankService: DaemonService {
         var failure: (any Error)?
         do {
             try await eventLoop.flatSubmit { server.value.server.start() }.get()
-            // Serves until it is told to stop, or cannot go on.
+            // Serves until it is stopped, or fails.
             failure = await withGracefulShutdownHandler {
                 await fatalErrors.first { _ in true }
             } onGracefulShutdown: {
@@ -183,7 +183,7 @@ struct RankService: DaemonService {
         try await eventLoop.flatSubmit { server.value.server.stop(drainTimeout: timeout) }.get()
         observed.observation.ended()
         try await pool.shutDown()
-        // What clients have committed last is written before the daemon ends.
+        // The latest commits are written before the daemon ends.
         cache.close()
         // Completions of pool and writer still come to the loop and need the server; this comes after all of them.
         try await eventLoop.submit { server.value.events.stop() }.get()

@@ -13,7 +13,7 @@ final class Reload: Sendable {
         self.configuration = Mutex(configuration)
     }
 
-    /// What was read last and not refused. Of keys that take a restart it may be ahead of what the daemon does.
+    /// The last accepted configuration. Keys that need a restart may differ from the running settings.
     var current: Configuration { configuration.withLock { $0 } }
 
     enum Outcome {

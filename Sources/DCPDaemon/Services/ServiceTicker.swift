@@ -14,7 +14,7 @@ final class ServiceTicker {
     private var lastStatus = ""
     private var timer: RepeatedTask?
 
-    /// How often the status is told, unless the watchdog wants to be pinged more often.
+    /// The interval of status reports, unless the watchdog needs a shorter one.
     static let periodMax = TimeAmount.seconds(2)
 
     /// - Parameters:

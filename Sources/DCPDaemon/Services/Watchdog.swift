@@ -1,13 +1,13 @@
 package import DCPRank
 package import NIOCore
 
-/// Whether a daemon may tell systemd that it is alive. A value without a clock.
+/// Decides whether a daemon may notify systemd's watchdog.
 ///
-/// It is asked on the event loop, so the loop turns or nobody asks. It then looks at the compute threads: a job that has
-/// run for a whole watchdog interval without ending a piece, or jobs that wait while no thread takes any up, is a daemon
-/// that serves nobody, and no ping is sent. systemd then kills and restarts it; the cluster goes on from what is
-/// committed. A piece of attention takes milliseconds, the longest append some hundred. Last the store's writer, which a
-/// slow disk may keep for minutes, and a disk that hangs for ever.
+/// A value without a clock. It runs on the event loop, so a blocked loop sends nothing. It then checks the compute
+/// threads: if a job has run for a whole watchdog interval without ending a piece, or jobs wait while no thread takes
+/// any, the daemon serves no one, and no notification is sent. systemd then kills and restarts it, and the cluster
+/// continues from the committed tokens. A piece of attention takes milliseconds, the longest append some hundred. Last
+/// the store's writer, which a slow disk may keep for minutes, and a disk that hangs for ever.
 package struct Watchdog {
     package enum Verdict: Equatable {
         case alive

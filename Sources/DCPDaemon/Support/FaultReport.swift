@@ -1,6 +1,6 @@
 internal import DCPStore
 
-/// What a daemon has said of reads that fail under its store's map, before it ends of them.
+/// A daemon's report of failed reads through its store's map, before they kill it.
 enum FaultReport {
     static func report() {
         // The journal reads standard error line by line; `<2>` is critical, as for other ends by failure.

@@ -2,8 +2,8 @@ internal import DCPCoordinator
 internal import DCPCore
 internal import DCPWire
 
-/// What has to be the same for two releases to work together, and on what is stored: a package compares it with the release that it
-/// replaces.
+/// The numbers that must be equal for two releases to work together and on the same data: a package compares them with
+/// the release that it replaces.
 package enum FormatNumbers {
     /// `protocol 4, stores 4, state 2`
     package static var line: String {

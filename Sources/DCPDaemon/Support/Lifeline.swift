@@ -3,8 +3,8 @@ internal import NIOCore
 internal import NIOPosix
 internal import ServiceLifecycle
 
-/// Ends the daemon when standard input ends: the other end is held by whoever started it (`dcpctl up`, a test), so its
-/// daemons do not outlive a parent that was killed.
+/// Stops the daemon at the end of standard input: the parent (`dcpctl up`, a test) holds the other end, so its daemons
+/// do not outlive it even if it is killed.
 struct Lifeline: Service {
     func run() async throws {
         let input = dup(STDIN_FILENO)

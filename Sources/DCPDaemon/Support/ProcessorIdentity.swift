@@ -1,7 +1,7 @@
 internal import DCPCore
 internal import Foundation
 
-/// What kind of processor this machine has, as far as Linux says: equal for machines whose caches behave alike.
+/// The kind of this machine's processor, from Linux: equal for machines with the same cache behaviour.
 package enum ProcessorIdentity {
     /// Of the first processor in /proc/cpuinfo, on x86-64 and on arm64.
     private static let fields = [

@@ -5,15 +5,15 @@ internal import Logging
 internal import ServiceLifecycle
 internal import UnixSignals
 
-/// A daemon's service: runs until it is told to stop, and takes over settings that can change at run time.
+/// A daemon's service: runs until it is stopped, and applies settings that can change at run time.
 protocol DaemonService: Service {
     var reload: Reload { get }
     func apply(_ configuration: Configuration)
-    /// What begins before the service and ends after it.
+    /// Services that begin before the main service and end after it.
     var companions: [any Service] { get }
 }
 
-/// What both daemons do around their service: log, obey signals, end with the right status.
+/// The common frame of both daemons: logging, signals and exit statuses.
 enum Runtime {
     /// Runs a service until SIGTERM or SIGINT, the end of the lifeline, or its own failure; then exits the process.
     /// SIGHUP reloads the configuration.
@@ -89,8 +89,8 @@ enum Runtime {
         }
     }
 
-    /// Ends over what does not get better by itself. Where a socket was passed, whoever waits there would have systemd start
-    /// this daemon again at once, without end: a pause makes a retry of that, which finds a repaired file.
+    /// Exits because of a permanent failure. If systemd passed a socket, a waiting client would make it start this
+    /// daemon again immediately, in a loop: a pause turns this into a retry, which finds a corrected file.
     private static func end(_ status: Int32) -> Never {
         let isFinal = ConfigurationError.Status(rawValue: status) != nil
         if isFinal, ServiceManager.hasPassedSockets { _ = sleep(retryPause) }

@@ -2,7 +2,7 @@ internal import CSystemd
 internal import Glibc
 internal import Synchronization
 
-/// What systemd is told, and what it has given. Without systemd (no `NOTIFY_SOCKET`) nothing is told.
+/// Notifications to systemd, and what it passes. Without systemd (no `NOTIFY_SOCKET`) nothing is sent.
 enum ServiceManager {
     private static let hasBeenReady = Atomic(false)
     private static let hasTakenSockets = Atomic(false)

@@ -1,6 +1,6 @@
 internal import Glibc
 
-/// Lines on standard error for whoever has typed the command; a daemon that serves has its log instead.
+/// Lines on standard error for the user of a command; a serving daemon uses its log instead.
 enum StandardError {
     static func write(_ text: String) {
         let line = Array((text + "\n").utf8)

@@ -21,7 +21,7 @@ package struct AttentionJob: Sendable {
         /// Without pieces.
         package static let own = Entry()
 
-        /// What has been computed.
+        /// The result so far.
         var withoutOwner: Entry {
             var entry = self
             entry.owner = nil
@@ -109,8 +109,8 @@ package struct ComputeSpan: Hashable, Sendable {
 }
 
 extension ComputePool {
-    /// Prepares a job, then deals its pieces to all threads; whoever ends the last merges them: in fixed order, so the result
-    /// does not depend on who that is.
+    /// Prepares a job, then deals its pieces to all threads; the thread that ends the last piece merges them: in fixed
+    /// order, so the result does not depend on who that is.
     ///
     /// - Parameters:
     ///   - isCancelled: asked before each piece; the job then ends as `.stepAborted`.

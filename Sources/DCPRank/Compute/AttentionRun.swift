@@ -3,10 +3,11 @@ internal import DCPCore
 internal import NIOCore
 internal import Synchronization
 
-/// One attention under way: `preparing < cutting < attending < finishing < over`, each in pieces of bounded time.
+/// An attention computation in progress: `preparing < cutting < attending < finishing < over`, each in pieces of
+/// bounded time.
 ///
-/// What is small of an entry is computed as it is cut, while its queries and panels are in a cache, and not dealt again. It is
-/// merged then, too, and given up, so that the next entry finds its memory in the cache.
+/// Small entries are computed when they are split, while their queries and panels are in a CPU cache, and not dealt
+/// again. They are also merged then and released, so that the next entry finds its memory in the cache.
 final class AttentionRun: ComputeJob {
     private enum Stage {
         /// One thread makes the job.
@@ -35,7 +36,7 @@ final class AttentionRun: ComputeJob {
         var ended = 0
         /// Pieces that have begun; the last that was left is gone on with first, while it is in a cache.
         var left: [any PortionRun] = []
-        /// What entries are merged into; nil while a thread has it.
+        /// The destination of merged entries; nil while a thread has it.
         var states: Kept<AttentionStates>?
         /// Which entry and tile is merged next, when all pieces have ended.
         var next = (entry: 0, tile: 0)
@@ -141,7 +142,7 @@ final class AttentionRun: ComputeJob {
                     kernelTime = kernelTime + (NIODeadline.now() - start)
                 }
                 if try !mergesAtOnce(index, entry, of: job) {
-                    // What it has read is not needed any more.
+                    // The data that it read is no longer needed.
                     made.append((index, entry.withoutOwner))
                 }
             }

@@ -1,8 +1,8 @@
-/// What compute threads compute piece by piece.
+/// A job that compute threads execute piece by piece.
 package protocol ComputeJob: AnyObject, Sendable {
     /// Computes a piece that no thread has taken. As many threads are in here at a time as pieces were named.
     /// - Parameter goesOn: to be called by a piece that takes long, whenever a part of it is done.
-    /// - Returns: what may be computed from now on because of it. A job of which no piece waits or is under way is over.
+    /// - Returns: the pieces that may be computed from now on. A job without waiting or running pieces has ended.
     func computePiece(_ goesOn: () -> Void) -> NextPieces
 }
 

@@ -24,7 +24,7 @@ public final class ComputePool: Sendable {
     private struct Job {
         let job: any ComputeJob
         let line: PieceQueue.Line
-        /// Pieces that wait or are under way.
+        /// Waiting and running pieces.
         var pieces: Int
     }
 
@@ -32,7 +32,7 @@ public final class ComputePool: Sendable {
     private let state: Mutex<State>
     public let threads: Int
 
-    /// For whoever watches that the threads get on with their work.
+    /// For the watchdog.
     public var progress: ComputeProgress {
         state.withLock { state in
             var progress = state.meter.progress
@@ -59,8 +59,8 @@ public final class ComputePool: Sendable {
     /// Runs a body on one of the threads, as one piece. After `shutDown` began, jobs are dropped.
     public func submit(_ body: @escaping @Sendable () -> Void) { submit { _ in body() } }
 
-    /// `submit` for a body that takes long, which calls `goesOn` whenever a part of it is done: whoever watches the threads
-    /// then knows it from one that is stuck. Nobody waits for it by the token.
+    /// `submit` for a long body, which calls `goesOn` after each part of it, so that the watchdog can distinguish it
+    /// from a stuck one. No token waits for it.
     package func submit(_ body: @escaping @Sendable (_ goesOn: () -> Void) -> Void) {
         add(
             SerialJob { goesOn in
@@ -120,7 +120,7 @@ public final class ComputePool: Sendable {
         return true
     }
 
-    /// Ends the threads after the pieces that are under way.
+    /// Ends the threads after the running pieces.
     public func shutDown() async throws {
         dropWaiting()
         guard case .threads(let pool) = workers else { return }

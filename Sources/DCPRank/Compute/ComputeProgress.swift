@@ -1,6 +1,6 @@
 public import NIOCore
 
-/// What the compute threads are at, at one moment.
+/// The state of the compute threads, at one moment.
 public struct ComputeProgress: Hashable, Sendable {
     /// Pieces that no thread has taken up.
     public var waiting = 0

@@ -1,15 +1,15 @@
 package import NIOCore
 
-/// What a rank computes on its event loop: handing it to a thread and its result back would take longer.
+/// Computations on a rank's event loop, which are shorter than handing them to a thread and back.
 ///
-/// DESIGN: in a turn the loop reads what has come over its links, then runs tasks until there are none. What is taken here
-/// is a task of its own each, and what the one before has sent leaves first. By their estimates all of a turn take
-/// `turnMax` at most, however many links bring steps: the others' frames wait no longer than that, and what does not fit goes
-/// to the compute threads. Estimates are of shapes, not of clocks, so that a simulated history repeats.
+/// DESIGN: in a turn the loop reads from its links, then runs tasks until there are none. Each computation here is a
+/// separate task, and frames sent by the previous one leave first. By their estimates, all computations of a turn take
+/// at most `turnMax`, however many links have steps: other frames wait no longer than that, and the rest goes to the
+/// compute threads. Estimates are of shapes, not of clocks, so that a simulated history repeats.
 ///
 /// Confined to the loop.
 package final class LoopWork {
-    /// What two threads take to wake up: the compute thread, and the loop for its result. Measured: 30 us each.
+    /// The time to wake two threads: the compute thread, and the loop for its result. Measured: 30 us each.
     package static let handover = TimeAmount.microseconds(60)
 
     private let eventLoop: any EventLoop
@@ -17,7 +17,7 @@ package final class LoopWork {
     private let turnMax: TimeAmount
     /// Estimated, of what was taken since the loop last had nothing to compute.
     private var taken = TimeAmount.zero
-    /// What other ranks or the client wait for, and what waits for nobody.
+    /// Computations that other ranks or the client wait for, and others.
     private var awaited: CircularBuffer<() -> Void> = []
     private var others: CircularBuffer<() -> Void> = []
     private var isScheduled = false
@@ -51,7 +51,7 @@ package final class LoopWork {
     }
 
     /// Runs a computation that was taken, after what has come before it in this turn.
-    /// - Parameter isAwaited: before those that nobody waits for.
+    /// - Parameter isAwaited: runs before computations that nothing waits for.
     package func run(isAwaited: Bool, _ body: @escaping () -> Void) {
         if isAwaited {
             awaited.append(body)

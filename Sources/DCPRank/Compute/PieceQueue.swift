@@ -20,7 +20,7 @@ package struct PieceQueue: Sendable {
     package typealias Job = UInt64
 
     package enum Line: Sendable, CaseIterable {
-        /// Somebody waits for a token.
+        /// A client waits for a token.
         case decode
         /// Steps of many tokens, and what else takes long and is not waited for by the token.
         case prefill
@@ -36,7 +36,7 @@ package struct PieceQueue: Sendable {
     /// Those with pieces that wait, in the order of their turns.
     private var decodes: CircularBuffer<Job> = []
     private var prefills: CircularBuffer<Job> = []
-    /// What the decode line may still take before the prefill that waits.
+    /// The rest of the decode line's share before a waiting prefill.
     private var due = 0
     private let threads: Int
     /// `BrokenRule.turns`.
@@ -48,7 +48,7 @@ package struct PieceQueue: Sendable {
 
     /// How much more than a prefill that waits the decode line takes.
     package static let decodeShare = 8
-    /// What a piece counts at least: taking it, and what it does beside multiplying.
+    /// The minimum cost of a piece: taking it, and its work beside multiplying.
     package static let costMin = PieceRun.multiplicationsMax / 64
     /// So many pieces of the decode line may be dealt while a prefill waits, of which none takes longer than one should.
     package static let decodesMax = decodeShare * PieceRun.multiplicationsMax / costMin
@@ -83,7 +83,7 @@ package struct PieceQueue: Sendable {
         return woken
     }
 
-    /// What a thread computes that has been woken, or has ended its piece.
+    /// The next piece for a thread that was woken or has ended its piece.
     /// - Returns: nil when nothing waits; the thread then sleeps.
     package mutating func take() -> (job: Job, line: Line)? {
         let line: Line

@@ -1,10 +1,10 @@
 package import DCPCore
 package import NIOCore
 
-/// Which contexts were attended over a moment ago, as a value: their pages are in memory, so that nobody waits for a disk
-/// who reads them again.
+/// The contexts read recently, as a value: their pages are in memory, so that reading them again does not wait for a
+/// disk.
 ///
-/// A hint: where it is wrong, under great want of memory, a page fault is taken on the event loop.
+/// It is only a hint: if it is wrong, under memory pressure, a page fault happens on the event loop.
 package struct RecentContexts {
     private struct Key: Hashable {
         let sequence: SequenceID
@@ -34,7 +34,7 @@ package struct RecentContexts {
         recent[Key(sequence: sequence, layer: layer)] = (first, now)
     }
 
-    /// Whether all from a position on was read. What has been appended since is in memory in any case.
+    /// Whether everything from a position on was read. Tokens appended since are in memory in any case.
     package func holds(_ sequence: SequenceID, layer: Int, from first: Int, at now: NIODeadline) -> Bool {
         let key = Key(sequence: sequence, layer: layer)
         guard let read = recent[key] ?? former[key] else { return false }

@@ -8,7 +8,7 @@ package enum BrokenRule: String, CaseIterable, Sendable {
     case epoch
     /// Replies to a step before its tokens are in the cache.
     case append
-    /// Takes the first position that a window shows as a local index of its own.
+    /// Uses the first position of a window as a local index.
     case window
     /// Counts a head's sink in each part of its attention, and not once at the end.
     case sink

@@ -4,7 +4,7 @@ internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
-/// What the coordinator has recorded and every rank carries out.
+/// Operations that the coordinator has recorded and every rank applies.
 extension CoordinatorSession {
     func carryOut(_ operation: DirectoryOperation, number: UInt64) {
         let bound = NIOLoopBound(self, eventLoop: server.eventLoop)
@@ -24,7 +24,7 @@ extension CoordinatorSession {
                 id: record.id, model: record.model, scope: record.scope, name: record.name, completion: done)
         case .fork(let parent, let child, let length, let name):
             server.beginWriting(parent)
-            // What is committed nothing changes, and what comes behind the fork it does not read.
+            // Committed tokens do not change, and the fork does not read tokens after it.
             server.whenInPlace(parent, to: length) {
                 cache.fork(parent: parent, child: child, length: length, name: name, completion: done)
             }
@@ -60,7 +60,7 @@ extension CoordinatorSession {
         }
     }
 
-    /// What sequences are called, and whose they are.
+    /// The names and models of sequences.
     func records(of sequences: [SequenceID]) -> [SequenceRecord] {
         sequences.compactMap { server.cache.state(of: $0) }.map {
             SequenceRecord(id: $0.id, name: $0.name, model: $0.model, scope: $0.scope)

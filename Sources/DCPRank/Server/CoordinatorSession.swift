@@ -99,7 +99,7 @@ final class CoordinatorSession {
     private func lost(_ error: ServiceError) {
         link = nil
         renewal?.cancel()
-        // Nobody would tell when they end. A full rank of the own group still aborts its steps.
+        // There would be no notice of their end. A full rank of the same group still aborts its steps.
         server.take(refusals: [])
         guard !isStopped else { return }
         // Bytes that were damaged on the way, in either direction, are no reason to end: the next connection has others.
@@ -267,22 +267,23 @@ final class CoordinatorSession {
 
     private func persisted(_ next: Epoch, _ result: Result<Void, ServiceError>) {
         guard !isDraining, epoch == next, let topology, topology.epoch == next, topology.phase != .incomplete else {
-            // A rank was lost meanwhile: the next join has an epoch of its own.
+            // A rank was lost meanwhile: the next join has a new epoch.
             return
         }
         if case .failure(let error) = result {
             link?.close(error)
             return
         }
-        // The coordinator calls the cluster ready only after this registration and all it asks for in answer, and no
-        // client sends in an epoch that is not ready. So whoever sends in it now has heard of that before this rank.
+        // The coordinator reports the cluster as ready only after this registration and all resulting operations, and
+        // no client sends in an epoch that is not ready. A client that sends in it now has therefore learned of that
+        // before this rank.
         serving = .yes
         hasJoined = true
         FailPoint.registerAgain.pass()
         register()
         tell(heldSequences()[...])
         let group = server.cluster.members(ofHeadGroup: server.cluster.headGroup(of: server.configuration.rank))
-        // All are there: the phase is not incomplete.
+        // All ranks are registered: the phase is not incomplete.
         server.peers.update(
             group.compactMap { rank in topology.endpoint(of: rank).map { (rank, $0) } }, delegate: server)
         linksChanged()

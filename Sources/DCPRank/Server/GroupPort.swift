@@ -2,10 +2,11 @@ internal import DCPCore
 internal import DCPTransport
 internal import DCPWire
 
-/// Where what the ranks of a head group send each other of their steps leaves this rank, and where it comes in: tensors,
-/// verdicts, and that tokens are in place.
+/// The exchange of step messages with the ranks of a head group: tensors, verdicts, and notices that tokens are in
+/// place.
 ///
-/// A step says what goes to whom (`StepMachine+Messages.swift`). What carries it is the link's to choose, and no step sees it.
+/// A step decides what goes to which rank (`StepMachine+Messages.swift`). The link chooses the transport, invisibly to
+/// the step.
 struct GroupPort {
     private let own: RankIndex
     private let cluster: ClusterShape

@@ -1,6 +1,6 @@
 internal import DCPCore
 
-/// The answers to the items of one request, which come one by one; given out together when the last is there. Of one loop.
+/// The answers to the items of one request, which arrive one by one and are returned together. Confined to one loop.
 final class ItemAnswers<Answer> {
     private var answers: [Result<Answer, ServiceError>?]
     private var missing: Int

@@ -67,7 +67,7 @@ final class PeerLinks {
             let known = peers[rank]?.endpoint
             peers[rank]?.endpoint = endpoint
             if let known, known != endpoint, let old = peers[rank]?.link {
-                // Its end is noticed, and the new endpoint dialled, when the link reports that it is closed.
+                // `closed(_:)` dials the new endpoint.
                 old.close(ServiceError(.staleEpoch, "\(rank) has moved to \(endpoint)."))
             } else {
                 dialIfNeeded(rank)

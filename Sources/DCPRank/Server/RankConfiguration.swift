@@ -4,16 +4,16 @@ public import DCPWire
 internal import Glibc
 public import NIOCore
 
-/// What a rank needs to know to serve. Every limit has a default.
+/// The configuration of a rank. Every limit has a default.
 public struct RankConfiguration: Sendable {
     public var rank: RankIndex
     public var listen: Endpoint
-    /// What the rank tells others to dial; `listen` unless an address is translated on the way.
+    /// The address that the rank advertises; `listen` unless addresses are translated.
     public var advertise: Endpoint?
     public var coordinator: Endpoint
     /// Compute threads.
     public var threads: Int
-    /// What one turn of the event loop may compute itself, by estimate: as long as that other links wait. Zero leaves all to
+    /// The estimated computing time per turn of the event loop, for which other links wait. Zero leaves everything to
     /// the threads.
     public var loopWorkMax = TimeAmount.microseconds(600)
     /// Steps in flight at once. One more is answered `overloaded`.
@@ -28,22 +28,22 @@ public struct RankConfiguration: Sendable {
     public var redialDelay = TimeAmount.milliseconds(250)
     /// How long a graceful stop waits for steps and commits in flight.
     public var drainTimeout = TimeAmount.seconds(20)
-    /// How long a client may be gone before what it has appended and not committed is taken back.
+    /// How long a client may be gone before its uncommitted tokens are rolled back.
     public var claimTimeout = TimeAmount.seconds(15)
-    /// How long a sequence that nobody uses keeps what it has in RAM; nil for ever.
+    /// How long an idle sequence stays in RAM; nil for no limit.
     public var memoryIdle: TimeAmount? = .seconds(60)
     /// Which process this is: another with the same store is a copy of it.
     public var incarnation = UInt64.random(in: 1 ... .max)
     /// The same, for people.
     public var holder = Self.thisProcess
     public var link = LinkSettings()
-    /// Looks at the host for clients that ask. Called on a thread of its own, may block; nil where there is no host.
+    /// Inspects the host for host reports. Called on a separate thread, may block; nil without a host.
     public var hostReport: (@Sendable () -> HostReport)?
     /// Runs what reads a held store; NIO's threads unless given.
     package var copyWork: StoreCopies.DiskWork?
     /// Sequences that a turn of the loop tells the coordinator of in a join.
     package var heldPageCount = HeldSequences.countMax
-    /// What the rank does wrong on purpose, in a simulation.
+    /// The rule that the rank breaks on purpose, in a simulation.
     package var broken: BrokenRule?
 
     public init(rank: RankIndex, listen: Endpoint, advertise: Endpoint? = nil, coordinator: Endpoint, threads: Int) {

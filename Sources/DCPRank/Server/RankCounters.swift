@@ -4,7 +4,7 @@ package import DCPTransport
 package import DCPWire
 package import NIOCore
 
-/// What a rank has counted since its start. Owned by the event loop; copies go to whoever asks.
+/// A rank's counters since its start. Confined to the event loop, which hands out copies.
 package struct RankCounters: Sendable {
     package var decodeSteps = Histogram(.seconds)
     package var prefillSteps = Histogram(.seconds)
@@ -16,11 +16,10 @@ package struct RankCounters: Sendable {
     package var commits = Histogram(.seconds)
     package var commitsFailed = CauseCounts([.storeFull, .storeDamaged])
     package var prefixMatches = PrefixMatches()
-    /// Connections that ended because of what the peer is or sent. What refuses connections before their first frame
-    /// counts here too.
+    /// Connections closed because of the peer's identity or frames, including those refused before their first frame.
     package var framesRefused = CauseCounts([.incompatible, .protocolViolation])
     package var peersLost: UInt64 = 0
-    /// Claims of clients that were gone, with uncommitted tokens that were taken back.
+    /// Claims of clients that had gone, whose uncommitted tokens were rolled back.
     package var claimsEnded: UInt64 = 0
     /// Of links that are closed; open ones are added when asked.
     package var receivedByteCount: UInt64 = 0

@@ -3,11 +3,11 @@ public import DCPTransport
 public import DCPWire
 public import NIOCore
 
-/// What a rank did that somebody may want to know. The library reports; the daemon logs, once each.
+/// Events of a rank. The library reports them; the daemon logs each once.
 public enum RankEvent: Sendable {
     case listening(String)
     case coordinatorConnected
-    /// Serving goes on in the epoch that is held; dialling goes on too.
+    /// The rank keeps serving in its epoch, and keeps reconnecting.
     case coordinatorLost(ServiceError)
     case joining(Epoch)
     case ready(Epoch)
@@ -27,13 +27,13 @@ public enum RankEvent: Sendable {
     /// A peer was turned away or broke the protocol.
     case refused(peer: String, RefusalCause, ServiceError)
     case operationFailed(DirectoryOperation, ServiceError)
-    /// A client was gone for too long, and its uncommitted tokens were taken back.
+    /// A client was gone for too long, and its uncommitted tokens were rolled back.
     case claimEnded(SequenceID, tokens: Int, after: TimeAmount)
-    /// They could not be: they stay until somebody resumes the sequence.
+    /// They could not be rolled back: they stay until a client resumes the sequence.
     case claimNotEnded(SequenceID, ServiceError)
     /// The store takes no new tokens, for a reason, or takes them again.
     case storeCondition(refusal: ServiceError?)
-    /// A verification has come to its end, or could not go on.
+    /// A verification has ended, or could not continue.
     case verified(findings: Int, damage: Int, failure: String?)
     /// The rank cannot serve under this configuration; the daemon ends.
     case fatal(ServiceError)

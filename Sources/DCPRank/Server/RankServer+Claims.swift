@@ -4,9 +4,9 @@ internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
-/// Who may change a sequence, and what becomes of tokens whose client is gone.
+/// Claims, and tokens whose client has gone.
 extension RankServer {
-    /// Refuses what does not state the latest claim on its sequence; otherwise notes that its client is there.
+    /// Refuses requests without the latest claim on their sequence; otherwise records that the client is present.
     func checkClaim(_ claim: Claim, on sequence: SequenceID, from link: Link) throws(ServiceError) {
         guard let stored = cache.claim(of: sequence) else { throw unknown(sequence) }
         let epoch = configuration.broken == .epoch ? Epoch(claim.value >> 32) : coordinator.epoch

@@ -6,7 +6,7 @@ internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
-/// What clients ask of a rank.
+/// Clients' requests to a rank.
 extension RankServer {
     private static let requests = {
         var table = RequestTable<RankServer>()
@@ -42,7 +42,7 @@ extension RankServer {
         } catch {
             answer(link, frame.tag, .failure(error))
             guard error.code != .accessDenied else {
-                // Nobody else's step ends for it, whatever tag it has.
+                // No step of another client ends because of it, whatever its tag.
                 return observe(.refused(peer: link.remoteAddress, .missingRight, error))
             }
             counters.framesRefused.count(error.code)
@@ -262,7 +262,7 @@ extension RankServer {
         }
     }
 
-    /// Each by itself, when nothing that is under way can change the sequence any more.
+    /// Each separately, when no running request can change the sequence any more.
     private func cutUncommitted(_ lengths: [SequenceLength], _ call: Call<Many<CutUncommitted>>) {
         do throws(ServiceError) { try checkServing(call.epoch) } catch { return refuse(call, error) }
         let answers = ItemAnswers<CutLength>(count: lengths.count) { [self] in answer(call, each: $0) }

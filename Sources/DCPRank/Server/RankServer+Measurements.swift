@@ -5,8 +5,8 @@ package import DCPTransport
 internal import DCPWire
 package import NIOCore
 
-/// How a rank is, at one moment of its event loop: what is cheap to copy there. What its cache and its threads hold may be
-/// asked from any thread.
+/// The state of a rank at one moment of its event loop, as far as it is cheap to copy. Its cache and its threads can be
+/// queried from any thread.
 package struct RankMeasurements: Sendable {
     package var epoch: Epoch
     /// Why steps are refused; nil while they are served.

@@ -2,7 +2,7 @@ internal import DCPCache
 internal import DCPCore
 internal import DCPWire
 
-/// Waiting until steps are over, without blocking the loop: whoever waits is run by the last step that ends.
+/// Waits for the end of steps without blocking the loop: the last step to end runs the waiting bodies.
 extension RankServer {
     /// Work that must not overlap the steps of some sequences.
     struct QuietWaiter {
@@ -10,10 +10,10 @@ extension RankServer {
         var body: () -> Void
     }
 
-    /// Runs a body when no step touches a sequence any more, its computations included; at once when none does.
+    /// Runs a body when no step, including its computations, uses a sequence any more; immediately if none does.
     ///
-    /// An aborted step's append may still run on a compute thread, and is taken back when it ends. Whoever changes or
-    /// reads lengths in between would see tokens that are about to vanish, and ranks would disagree.
+    /// An aborted step's append may still run on a compute thread, and is rolled back when it ends. Changing or reading
+    /// lengths in between would see tokens that are about to disappear, and ranks would disagree.
     func whenQuiet(_ sequence: SequenceID, _ body: @escaping () -> Void) {
         wait(for: { steps in !steps.executions.values.contains { $0.touches(sequence) } }, body)
     }
@@ -26,8 +26,8 @@ extension RankServer {
             }, body)
     }
 
-    /// Runs a body when no step is under way that appends tokens of a sequence before `length`, its computations included; at
-    /// once when these are committed.
+    /// Runs a body when no running step, including its computations, appends tokens of a sequence before `length`;
+    /// immediately if these are committed.
     func whenInPlace(_ sequence: SequenceID, to length: Int, _ body: @escaping () -> Void) {
         guard length > cache.state(of: sequence)?.committedLength ?? 0 else { return body() }
         wait(
@@ -50,7 +50,7 @@ extension RankServer {
     /// Runs a body when no step is left, computations included.
     func whenAllQuiet(_ body: @escaping () -> Void) { wait(for: { $0.executions.isEmpty }, body) }
 
-    /// Runs a body when no aborted step of some sequences is still being taken back.
+    /// Runs a body when no aborted step of some sequences is still being rolled back.
     func whenRolledBack(_ sequences: [SequenceID], _ body: @escaping () -> Void) {
         wait(
             for: { steps in

@@ -4,9 +4,9 @@ internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
-/// What the steps in flight have in common: room, tokens that arrive, tokens that are taken back.
+/// Shared state of the steps in flight: memory, tokens that arrive, tokens that are rolled back.
 extension RankServer {
-    /// Whether there is room for what a step will hold: its tensors, everybody's queries and the partials in Float32.
+    /// Whether there is memory for a step: its tensors, all ranks' queries and the partials in Float32.
     /// - Throws: `.overloaded` over the budget, `.invalidRequest` for an answer that no frame could hold.
     func checkRoom(for request: StepRequest, _ plan: StepPlan) throws(ServiceError) {
         let resultByteCount = plan.ownHeads.count * plan.tokens * (plan.attention.valueDim + 1) * 4
@@ -26,7 +26,7 @@ extension RankServer {
         }
     }
 
-    /// Tokens of a step are in the cache: steps behind it may go on.
+    /// Tokens of a step are in the cache: later steps may continue.
     func appended(_ entries: [StepRequest.Entry], layer: Int) {
         for entry in entries { cursors.appended(entry, layer: layer) }
         let ready = steps.inOrder {

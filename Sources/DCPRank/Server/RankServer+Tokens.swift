@@ -59,7 +59,7 @@ extension RankServer {
         }
     }
 
-    /// Reads the store on a compute thread, and goes on here.
+    /// Reads the store on a compute thread, and continues here.
     private func onComputeThread<Value: Sendable>(
         _ body: @escaping @Sendable () throws(ServiceError) -> Value,
         then: @escaping (Result<Value, ServiceError>) -> Void

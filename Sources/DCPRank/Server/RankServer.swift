@@ -6,8 +6,8 @@ internal import DCPWire
 internal import Glibc
 public import NIOCore
 
-/// One rank: it serves steps, commits and questions of clients, exchanges with its head group, and obeys the
-/// coordinator.
+/// A rank: it serves clients' steps, commits and queries, exchanges messages with its head group, and applies the
+/// coordinator's operations.
 ///
 /// DESIGN: everything here is confined to one event loop, without locks. Frames come in on the loop, go through
 /// values (`StepMachine`, `LayerCursors`, `StepTable`) and leave as frames or as jobs; compute threads and the store's
@@ -32,7 +32,7 @@ public final class RankServer {
     /// Bytes that the steps in flight hold.
     var stepByteCount = 0
     var commitsInFlight = 0
-    /// How many commits and forks of a sequence are under way; no entry for none.
+    /// Number of running commits and forks of a sequence; no entry for none.
     var writesOn: [SequenceID: Int] = [:]
     /// Why other ranks take no new tokens, as the coordinator says.
     var otherRefusals: [ServiceError] = []
@@ -42,7 +42,7 @@ public final class RankServer {
     var rowsInFlightByteCount = 0
     /// The verification that runs, or the last one.
     var verification: VerificationRun?
-    /// What this rank says of itself.
+    /// This rank's hello.
     let hello: Hello
     let peers: PeerLinks
     let port: GroupPort
@@ -119,7 +119,7 @@ public final class RankServer {
         }
     }
 
-    /// What has not been used since the last time goes, so after between one and two periods.
+    /// Sequences not used since the last run are dropped, after one to two periods.
     private func releaseIdleMemory() {
         guard let period = configuration.memoryIdle, eventLoop.now >= lastRelease + period else { return }
         lastRelease = eventLoop.now
@@ -185,7 +185,7 @@ public final class RankServer {
         }
     }
 
-    /// What went through memory that peers share, from this rank.
+    /// Payloads sent through shared memory by this rank.
     package var memoryTraffic: SharedRings.Traffic {
         peers.links.reduce(into: counters.memoryTraffic) { $0 += $1.memoryTraffic }
     }

@@ -1,12 +1,12 @@
 package import DCPCore
 
-/// Who may change each sequence on this rank, as a value: the client with the latest claim, for as long as it is there.
+/// The clients that may change each sequence on this rank, as a value: the client with the latest claim, while it is
+/// present.
 ///
-/// The coordinator tells every rank of a claim before its holder hears of it, so a request must state exactly the claim
-/// that is known here. What an older holder sent, whenever it comes, states another one.
-///
-/// A client that is gone, whose connection has closed or that has never come, keeps its claim for a while. Then the claim
-/// ends, and what the client has appended and not committed is nobody's: it would take up its place for ever.
+/// The coordinator sends a claim to every rank before its holder gets it, so a request must state exactly the claim
+/// known here. Requests of an older holder, whenever they arrive, state another one. A client that has gone (its
+/// connection is closed, or it never connected) keeps its claim for a while. Then the claim ends, and the client's
+/// uncommitted tokens have no owner: they would take up room forever.
 package struct SequenceOwners {
     /// A connection of a client, as the server numbers them.
     package typealias Connection = UInt64
@@ -22,8 +22,8 @@ package struct SequenceOwners {
 
     private var owners: [SequenceID: Owner] = [:]
     private var used: [Connection: Set<SequenceID>] = [:]
-    /// Since when a holder is gone, and nobody has looked whether it has left something; in nanoseconds of any clock that
-    /// does not go back.
+    /// Since when a holder has been gone without a check for its uncommitted tokens; in nanoseconds of a monotonic
+    /// clock.
     private var gone: [SequenceID: UInt64] = [:]
 
     package init() {}
@@ -36,7 +36,7 @@ package struct SequenceOwners {
         gone[sequence] = now
     }
 
-    /// A client has forked a sequence of its own. Until it claims the fork, it holds that, too, for as long as it is there.
+    /// A client has forked its sequence. Until the fork is claimed, the client holds it as well, while it is present.
     package mutating func forked(_ child: SequenceID, from parent: SequenceID, at now: UInt64) {
         guard owners[child] == nil else { return }
         owners[child] = Owner(claim: .none, holder: holder(of: parent))
@@ -51,7 +51,7 @@ package struct SequenceOwners {
         gone[sequence] = nil
     }
 
-    /// The identity of who holds a sequence; empty when nobody does, or nobody was asked who he is.
+    /// The identity of a sequence's holder; empty without one, or if clients are not authenticated.
     package func holder(of sequence: SequenceID) -> String { owners[sequence]?.holder ?? "" }
 
     private mutating func leave(_ sequence: SequenceID) {
@@ -123,6 +123,6 @@ package struct SequenceOwners {
         return ended
     }
 
-    /// For how long the holder of a sequence has been gone; nil while it is there, or nobody holds it.
+    /// For how long the holder of a sequence has been gone; nil while it is present, or without a holder.
     package func goneFor(_ sequence: SequenceID, at now: UInt64) -> UInt64? { gone[sequence].map { now - $0 } }
 }

@@ -24,7 +24,7 @@ struct StepTable {
 
     init(earlyByteCountMax: Int) { self.earlyByteCountMax = earlyByteCountMax }
 
-    /// Some of the steps, in the order they came: what is told to several is told in the same order in every run.
+    /// Some of the steps, in the order of arrival, so that notices to several steps have the same order in every run.
     func inOrder(_ isIncluded: (StepExecution) -> Bool) -> [StepExecution] {
         executions.values.filter(isIncluded).sorted { $0.ordinal < $1.ordinal }
     }

@@ -4,7 +4,7 @@ internal import DCPCore
 ///
 /// After a start the order is that of the last changes, which the store remembers.
 struct UseLog {
-    /// A renewal tells of no more than so many; of more it tells the latest.
+    /// Maximum number of uses in a renewal; if there are more, the latest.
     static let reportedMax = 1 << 20
 
     /// Uses since the start. Of several ranks the one with the most knows the order best.
@@ -47,7 +47,7 @@ struct UseLog {
     }
 }
 
-/// Sequences that were closed to make room, so that their next use is told what became of them. The oldest are forgotten.
+/// Sequences that were closed to make room, so that their next use gets the right error. The oldest are dropped.
 struct EvictedSequences {
     static let countMax = 4096
 

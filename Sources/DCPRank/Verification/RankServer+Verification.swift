@@ -3,7 +3,7 @@ internal import DCPCore
 internal import DCPTransport
 internal import DCPWire
 
-/// Verifications that clients ask for: one at a time, whoever asks.
+/// Verifications requested by clients: one at a time.
 extension RankServer {
     /// Answers at once. A rank that is not serving verifies too: that may be why it is not.
     func verify(_ request: VerificationRequest, _ call: Call<VerificationRequest>) {

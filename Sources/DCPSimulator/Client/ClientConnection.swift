@@ -44,7 +44,7 @@ final class ClientConnection: LinkDelegate {
         send(frame)
     }
 
-    /// Sends without expecting an answer beside the one that is awaited.
+    /// Sends without expecting another answer than the pending one.
     func send(_ frame: Frame) {
         guard let link else {
             if !isClosed { waiting.append(frame) }

@@ -4,8 +4,7 @@ internal import DCPWire
 
 /// What a client believes one sequence to hold, kept apart from the system: the reference.
 ///
-/// A token that is sent again after it was taken back brings other values, so that a rank that kept the old ones answers
-/// wrongly.
+/// A token that is sent again after a rollback has other values, so that a rank that kept the old ones answers wrongly.
 final class ModelSequence {
     struct Layer {
         /// `[token][kvHeads][Dk]`, rounded to the cache format.
@@ -24,11 +23,11 @@ final class ModelSequence {
     let hasIDs: Bool
     /// Raised with each cut, so that a token that is sent again has another id.
     private var idGeneration: UInt64 = 0
-    /// The longest length of which a commit was sent since the last cut: more than this, no rank may have committed.
+    /// The greatest length for which a commit was sent since the last cut: no rank may have committed more.
     var askedLength = 0
-    /// How often less was promised, or some of it was taken back: two moments without one between them are of one story.
+    /// Counts cuts and rollbacks. Two moments with the same count belong to one history.
     private(set) var cuts = 0
-    /// A cut was asked for while steps may have been on their way: until the next rewind a rank may have those, too.
+    /// A cut was requested while steps may have been in flight: until the next rewind a rank may have those, too.
     var mayBeLonger = false
     /// What was acknowledged as committed, and when: the last entry is what no rank may have lost.
     private(set) var acknowledged: [(time: UInt64, length: Int)] = [(0, 0)]

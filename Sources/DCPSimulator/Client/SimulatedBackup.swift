@@ -2,11 +2,11 @@ internal import DCPCore
 internal import DCPTransport
 internal import DCPWire
 
-/// A backup as `dcpctl backup` takes it: all daemons hold their stores, and each is read through a connection of its own.
+/// A backup as `dcpctl backup` takes it: all daemons hold their stores, and each is read through a separate connection.
 ///
-/// What clients were promised before it was asked for must be in it. Until it has been answered they go on; what they have sent
-/// by then may be in it, and nothing else. A sequence of which something was taken back in between has two stories, of which
-/// the backup has one: it is not compared.
+/// It must contain everything acknowledged to clients before it was requested. Clients keep running until it is
+/// answered; it may contain what they have sent by then, and nothing else. A sequence that was cut or rolled back in
+/// between has two histories, and the backup may have either: it is not compared.
 final class SimulatedBackup: @unchecked Sendable {
     private unowned let simulation: Simulation
     private let process: Process

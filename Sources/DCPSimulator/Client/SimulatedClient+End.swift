@@ -41,7 +41,7 @@ extension SimulatedClient {
         send(step) { [self] in verify(all, layer: layer + 1) }
     }
 
-    /// Closes some of its sequences at once, at times a parent with its forks: what they share is nobody's then.
+    /// Closes some of its sequences together, at times a parent with its forks: then their shared blocks have no owner.
     private func closeTogether() {
         doing = "closing"
         let closing = sequences.filter { _ in world.chance(0.7) }

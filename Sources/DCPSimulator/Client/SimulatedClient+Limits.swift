@@ -15,9 +15,9 @@ extension SimulatedClient {
         let step = SentStep(
             [(sequence, world.draw(1...24))], claims: claims, layer: layer, tag: takeTag(layer: layer), model: model!,
             cluster: cluster, mode: mode, timeout: simulation.knobs.stepTimeout, random: &world.random)
-        // It is none of the sequence's: whoever appends it has more than was sent.
+        // The step is not recorded in the reference: a rank that appends it has more than was sent.
         sequence.cut(layer, to: position)
-        // A rank that has no query heads of its own is sent none, and none is sent values that its keys hold.
+        // A rank without query heads receives no queries, and no rank receives values that its keys contain.
         let tensors: [InputLimits.Tensor] =
             [.key] + (mode == .replicate ? [.query] : []) + (step.attention.ownValueDim > 0 ? [.value] : [])
         let tensor = tensors[world.draw(0...tensors.count - 1)]

@@ -2,14 +2,14 @@ internal import DCPCore
 internal import DCPOracle
 internal import DCPWire
 
-/// Matches, as `Cluster.match` makes them: one rank answers, all tell how far they are. Then all are asked for the ids that were
-/// promised.
+/// Matches, as `Cluster.match` makes them: one rank answers, and all report their lengths. Then the ids of the match
+/// are requested from all.
 extension SimulatedClient {
     func match(then: @escaping () -> Void) {
         doing = "matching"
         guard let own = sequences.filter({ !$0.ids.isEmpty }).randomElement(using: &world.random) else { return then() }
         let wanted = Array(own.ids.prefix(world.draw(1...own.ids.count))) + (world.chance(0.5) ? [7] : [])
-        // Those of other clients change meanwhile. What nobody has lost must be found.
+        // Sequences of other clients change meanwhile; this client's must be found.
         let least =
             sequences.filter(\.hasIDs).map { sequence in
                 zip(wanted, sequence.ids.prefix(sequence.floor)).prefix { $0 == $1 }.count
@@ -21,7 +21,8 @@ extension SimulatedClient {
             let length = reply.found?.length ?? 0
             guard length >= least || simulation.hasDamage || losses != self.losses else {
                 return simulation.violate(
-                    .wrongPrefix, "\(name): a match found \(length) tokens, but \(least) of its own tokens are "
+                    .wrongPrefix,
+                    "\(name): a match found \(length) tokens, but \(least) of its own tokens are "
                         + "committed")
             }
             guard let found = reply.found else { return then() }

@@ -2,7 +2,7 @@ internal import DCPClient
 internal import DCPCore
 internal import DCPWire
 
-/// What a client does after a failure: what to try again is decided by `Outages`, what to rewind by `Resumption`, as in
+/// What a client does after a failure: `Outages` decides what to retry and `Resumption` what to rewind, as in
 /// `Cluster`.
 extension SimulatedClient {
     /// Forgets the connections, as a client that is started again would; its sequences live on in the ranks.
@@ -23,7 +23,7 @@ extension SimulatedClient {
         if let error {
             switch outages.failed(error, at: .nanoseconds(Int64(world.now))) {
             case .retry(let after, let needs, _): (pause, needsTopology) = (after.nanoseconds, needs)
-            // Whoever started the client would start it again.
+            // A supervisor would restart the client.
             case .giveUp: pause = world.delay(.milliseconds(5) ... .milliseconds(300))
             }
         }
@@ -199,7 +199,8 @@ extension SimulatedClient {
                 return truncate(sequence, to: world.chance(0.5) ? Self.position(in: error.message) ?? 0 : 0)
             }
         }
-        // A claim that it had asked for before it crashed came after its own. Whoever runs such a client starts it again.
+        // A claim that it requested before it crashed arrived after its new one. A supervisor would restart such a
+        // client.
         if error.code == .claimed, hasCrashed { return recover(after: error) }
         guard error.isRetryable else { return unexpected(error, doing) }
         if error.code == .overloaded { mustCommit = true }

@@ -213,8 +213,8 @@ extension SimulatedClient {
         }
     }
 
-    /// Asks at times for a commit of tokens that nobody ever sent, while another sequence is changed: every rank must refuse
-    /// it, whatever becomes of the other. Nobody waits for the answers.
+    /// At times requests a commit of tokens that were never sent, while another sequence is changed: every rank must
+    /// refuse it, whatever happens to the other. The answers are ignored.
     func mayOvercommit(beside changed: ModelSequence?) {
         // One that it has claimed: a fork may just have been made.
         guard let changed, world.chance(0.4),

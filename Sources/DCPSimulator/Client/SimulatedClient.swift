@@ -9,9 +9,9 @@ internal import NIOCore
 /// (`+Recovery`), compares every answer with the reference (`+Checks`), and closes some of its sequences at the end (`+End`).
 /// Here are its connections and requests.
 ///
-/// Its rules: the first failure of a request over all ranks ends it; after any failure it asks for the topology where that
-/// may have changed, repeats what it had asked of the directory until that is answered, and resumes before it goes on. Nobody
-/// else uses its sequences.
+/// Its rules: the first failure of a request over all ranks ends it; after any failure it requests the topology if that
+/// may have changed, repeats its requests to the directory until they are answered, and resumes before it continues. No
+/// other client uses its sequences.
 final class SimulatedClient: @unchecked Sendable {
     let name: String
     unowned let simulation: Simulation
@@ -36,7 +36,7 @@ final class SimulatedClient: @unchecked Sendable {
     var isFinished = false
     /// What it does, for people who ask why it does not finish.
     var doing = "starting"
-    /// Raised at each failure: what was asked before it no longer matters.
+    /// Raised at each failure: answers to earlier requests are ignored.
     var turn = 0
     var outages = Outages(allowance: .seconds(1_000_000))
     /// Who it was before, when that one lives on.
@@ -142,7 +142,7 @@ final class SimulatedClient: @unchecked Sendable {
         }
     }
 
-    /// The simulation is over: whoever waits for an answer gets none.
+    /// The simulation is over: pending requests get no answer.
     func abandon() {
         isFinished = true
         unanswered = nil

@@ -21,7 +21,7 @@ final class CoordinatorNode: @unchecked Sendable {
     private var adopts = false
     /// Every rank's store has joined the cluster.
     private var hasBeenReady = false
-    /// What the disk held when an older state of it was put in its place, and nobody was told.
+    /// The disk's contents when an older state silently replaced them.
     private var newer: [UInt8]?
     private var hasHadOlderState = false
 
@@ -103,7 +103,7 @@ final class CoordinatorNode: @unchecked Sendable {
         disk.losePower(.always)
     }
 
-    /// Its state is gone, or is again what it was some time ago. Whoever starts it next knows.
+    /// Its state is lost, or replaced by an older one. The operator who starts it next knows.
     func loseState(forOlder isOlder: Bool) {
         let older = isOlder ? disk.olderContents() : []
         guard isUp, hasBeenReady, newer == nil, let older else { return }
@@ -115,7 +115,7 @@ final class CoordinatorNode: @unchecked Sendable {
 
     // MARK: An older state
 
-    /// An older state of its disk is in its place, and whoever starts it does not know.
+    /// An older state has replaced its disk, and the operator does not know.
     var hasOlderState: Bool { newer != nil }
 
     /// Whether a rank may end for having met an older state, by a frame of perhaps some time ago.
@@ -136,7 +136,7 @@ final class CoordinatorNode: @unchecked Sendable {
         simulation.lostDirectory()
     }
 
-    /// Ranks have told that its state is an older one, and somebody brings the newer one.
+    /// Ranks have reported that its state is an older one; an operator restores the newer one.
     private func putNewerBack() {
         simulation.count("older state refused")
         simulation.world.after(0, nil, "exit") { [weak self] in

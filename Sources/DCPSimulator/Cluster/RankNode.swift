@@ -242,8 +242,8 @@ final class RankNode: @unchecked Sendable {
         twin = nil
     }
 
-    /// It may get in when the original has lost its lease: then it goes before it has changed anything, for what the
-    /// original has not reported yet nobody could miss.
+    /// It may register when the original has lost its lease. Then it stops before it has changed anything, because
+    /// changes that the original has not reported yet could not be missed.
     private func twinObserves(_ event: RankEvent) {
         switch event {
         case .joining where !simulation.coordinator.hasReplaced(rank), .fatal:
@@ -262,7 +262,7 @@ final class RankNode: @unchecked Sendable {
         disk.replace(with: older)
     }
 
-    /// The rank was told that its store is an older one, and somebody brings the newer one.
+    /// The rank was refused because its store is an older one; an operator restores the newer one.
     private func putNewerBack() {
         simulation.count("older store refused")
         simulation.world.after(0, nil, "exit") { [weak self] in

@@ -18,10 +18,11 @@ final class SimulatedDisk: @unchecked Sendable {
     private var scatteredUntil: UInt64 = 0
     /// Syncs fail until then.
     private var syncsFailUntil: UInt64 = 0
-    /// A sync has failed: what was written since the last good one may never reach the disk, and is called clean.
+    /// A sync has failed: writes since the last successful one may never reach the disk, although their pages are
+    /// marked clean.
     private(set) var hasLostWrites = false
     private static let pageByteCount = 4096
-    /// Synced states that somebody has kept a copy of, the older first.
+    /// Copies of synced states, oldest first.
     private var copies: [(time: UInt64, markMax: UInt64, bytes: [UInt8])] = []
     /// At most what the store on it has come to.
     var markMax: () -> UInt64 = { .max }
@@ -79,7 +80,7 @@ final class SimulatedDisk: @unchecked Sendable {
     /// What it holds now.
     var contents: [UInt8] { read() }
 
-    /// A synced state of some time ago; nil when there is none yet.
+    /// An earlier synced state; nil when there is none yet.
     /// - Parameter mark: what the store had come to since, if that matters.
     func olderContents(before mark: UInt64? = nil) -> [UInt8]? {
         copies.first { copy in copy.time + copyAge <= world.now && mark.map { copy.markMax < $0 } ?? true }?.bytes
@@ -191,8 +192,8 @@ final class SimulatedDisk: @unchecked Sendable {
         }
         guard let start = blocks.randomElement(using: &world.random) else { return false }
         let payload = bytes.withUnsafeBytes { Int($0.loadUnaligned(fromByteOffset: start + 28, as: UInt32.self)) }
-        // Of a block in pieces the first, on one page: what follows it is something else's. LMDB says how many pages a value
-        // has, 4 bytes before it.
+        // For a block in pieces, only the first piece, on one page: other data follow it. LMDB stores a value's number
+        // of pages 4 bytes before it.
         let pages = bytes.withUnsafeBytes { Int($0.loadUnaligned(fromByteOffset: start - 4, as: UInt32.self)) }
         let end = start + min(48 + payload, pages * Self.pageByteCount - 16)
         guard end <= bytes.count,

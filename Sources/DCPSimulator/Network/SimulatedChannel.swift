@@ -18,11 +18,11 @@ final class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {
     /// On its way to the peer, in order.
     private(set) var outbound: [Segment] = []
     private var pending: [(bytes: ByteBuffer, promise: EventLoopPromise<Void>?)] = []
-    /// Writes that wait for room in the socket's buffer: each is done when so many bytes have arrived.
+    /// Writes that wait for room in the socket's buffer: each completes when `arrived` bytes have arrived.
     private var blocked: [(arrived: Int, promise: EventLoopPromise<Void>)] = []
     private var sentByteCount = 0
     private var arrivedByteCount = 0
-    /// Whoever dials, until the connection is made.
+    /// The dialler's promise, until the connection is made.
     var connecting: EventLoopPromise<any Channel>?
     /// When the last segment arrives, at the earliest.
     var lastArrival: UInt64 = 0
@@ -96,7 +96,7 @@ final class SimulatedChannel: Channel, ChannelCore, @unchecked Sendable {
         outbound.append(.end)
     }
 
-    /// The process has died, and nobody in it is told.
+    /// The process has died without any callbacks.
     ///
     /// But each promise is completed: a future that is not keeps itself and its callbacks, and these the daemon, for good. The
     /// daemon has been abandoned before, and does nothing about it.

@@ -196,7 +196,7 @@ final class SimulatedNetwork: Network, @unchecked Sendable {
         send(from: channel)
     }
 
-    /// A process has died. With its machine, nobody hears of it until `tellPeers`.
+    /// A process has died. If its machine died too, peers learn of it only at `tellPeers`.
     func died(_ process: Process, withMachine: Bool) -> [SimulatedChannel] {
         let channels = process.channels
         process.channels = []

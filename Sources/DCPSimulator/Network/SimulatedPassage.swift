@@ -3,7 +3,8 @@ internal import DCPTransport
 internal import DCPWire
 internal import Glibc
 
-/// Descriptors of real memory on their way between simulated processes: what is shared is shared, and only its passing drawn.
+/// Descriptors of real memory in transit between simulated processes: the memory is really shared, and only its
+/// transfer is simulated.
 final class SimulatedPassage: MemoryPassage {
     private let network: SimulatedNetwork
     private var address: MemoryAddress?
@@ -20,7 +21,7 @@ final class SimulatedPassage: MemoryPassage {
 
     func send(_ descriptor: CInt, to address: MemoryAddress) throws(ServiceError) {
         guard network.passesDescriptor else { throw Self.lost }
-        // Whoever waited there may be gone: then nobody takes it.
+        // The receiver may be gone; the descriptor is then never taken.
         network.descriptors[address] = dup(descriptor)
     }
 

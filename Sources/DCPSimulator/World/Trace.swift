@@ -1,4 +1,4 @@
-/// What happened, as a hash of every line and, when somebody reads it, as the lines.
+/// The history, as a hash of every line and, on request, as the lines.
 public final class Trace {
     /// FNV-1a of all lines, 64 bits.
     public private(set) var hash: UInt64 = 0xcbf2_9ce4_8422_2325
@@ -17,7 +17,7 @@ public final class Trace {
         print?("\(stamp) \(process) \(label)")
     }
 
-    /// Something within the event that is worth a line of its own.
+    /// Something within the event that deserves a separate line.
     func note(_ text: @autoclosure () -> String) {
         guard let print else { return }
         print("\(stamp)   \(text())")

@@ -11,7 +11,7 @@ internal import DCPOracle
 /// @unchecked Sendable, here and in the whole module: a world and all in it are used by the one thread that runs it. The
 /// daemons' closures are `@Sendable`, hence the conformance.
 final class World: @unchecked Sendable {
-    /// Something that will happen. Held by the queue, and by whoever may cancel it.
+    /// A future event. Held by the queue, and by code that may cancel it.
     final class Event: @unchecked Sendable {
         fileprivate(set) var time: UInt64
         let ordinal: UInt64
@@ -91,8 +91,8 @@ final class World: @unchecked Sendable {
             guard event.time <= deadline else { return false }
             queue.removeFirst()
             if let process = event.process, process.pausedUntil > event.time {
-                // With its old ordinal: what a paused process finds when it wakes is in the order it came. And the same
-                // event: whoever wants to cancel it has this one.
+                // It keeps its ordinal, so that a paused process finds its events in the order of arrival. It stays the
+                // same object, so that it can still be cancelled.
                 event.time = process.pausedUntil
                 queue.push(event)
                 continue
@@ -124,9 +124,9 @@ final class Process: @unchecked Sendable {
     let name: String
     let world: World
     private(set) var isAlive = true
-    /// Stopped by a signal until then; its kernel goes on, so connections stay.
+    /// Stopped by a signal until then; its kernel keeps running, so connections stay open.
     var pausedUntil: UInt64 = 0
-    /// Everything it does takes so many times longer.
+    /// Factor by which everything it does takes longer.
     var slowness: UInt64 = 1
     var channels: [SimulatedChannel] = []
 

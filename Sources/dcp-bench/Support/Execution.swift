@@ -48,6 +48,6 @@ func interruptible<Value: Sendable>(
 /// A message for people: on standard error, with the program's name.
 func printMessage(_ text: String) {
     let bytes = Array("dcp-bench: \(text)\n".utf8)
-    // A message that cannot be written has nobody to be told of it.
+    // If the message cannot be written, there is nowhere to report it.
     _ = write(STDERR_FILENO, bytes, bytes.count)
 }

@@ -38,7 +38,7 @@ struct Backup: AsyncParsableCommand {
         try await execute {
             let bar = LateProgressBar("backup", unit: "MiB")
             let output = directory == streamName ? try PipeEnd.standardOutput() : nil
-            // Who reads it may end, which is to be said.
+            // The reader may end, which must be reported.
             if output != nil { signal(SIGPIPE, SIG_IGN) }
             let manifest = try await interruptible { () async throws -> BackupManifest in
                 var made: BackupManifest?

@@ -41,7 +41,7 @@ struct KernelsView: Encodable {
     var prefillUsesSgemm: Bool
     var openblasCore: String
     var openblasCoreIsForcedOlder: Bool
-    /// What `DCP_KERNELS_AHEAD` says.
+    /// The value of `DCP_KERNELS_AHEAD`.
     var forcedPrefetch: String?
     /// Empty when it is forced, and for kernels that do not prefetch.
     var prefetch: [PrefetchTrials.Trial]

@@ -10,7 +10,7 @@ struct ModelView: Encodable {
     var revision: String?
     var kvFormat: String
     var layers: Int
-    /// What a token keeps, over all ranks.
+    /// Bytes stored per token over all ranks.
     var bytesPerToken: Int
     /// The order of kinds.
     var pattern: String

@@ -52,7 +52,7 @@ struct Sequences: AsyncParsableCommand {
                 let sequences = try await cluster.sequences(prefix: prefix, limit: limit) {
                     all || !$0.isCanary
                 }
-                // Lengths are the ranks' to tell; the names are there also while a rank is not.
+                // Only ranks know lengths; the names are available even while a rank is missing.
                 var progress: [SequenceID: SequenceProgress] = [:]
                 if try await cluster.topology().phase == .ready {
                     progress = try await cluster.statuses(of: sequences)

@@ -229,7 +229,7 @@ struct RankView: Encodable {
         return table.rendered()
     }
 
-    /// Who has uncommitted tokens on each rank, for a person; empty when nobody has.
+    /// The sequences with uncommitted tokens on each rank, as text; empty if there are none.
     static func holders(_ views: [RankView]) -> String {
         var table = TextTable("RANK", "UNCOMMITTED OF", "BYTES", "SPILLED")
         var isEmpty = true

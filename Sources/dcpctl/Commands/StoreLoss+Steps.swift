@@ -5,7 +5,7 @@ import DCPCore
 import DCPWire
 import Glibc
 
-/// What is given up, what that costs, and what the operator does next.
+/// The loss, its cost, and the operator's next step.
 struct StoreLossPlan {
     var loss: StoreLoss
     var consequence: String
@@ -71,7 +71,7 @@ struct StoreLossOptions: ParsableArguments {
         return ["y", "yes"].contains((readLine() ?? "").lowercased())
     }
 
-    /// The store that has come in its place, once the cluster is ready with it; nil when nobody waits.
+    /// The store in its place when the cluster is ready with it; nil without waiting.
     private func taken(
         in cluster: Cluster, instead known: RecordedStore, _ plan: StoreLossPlan, within patience: Duration
     ) async throws -> RecordedStore? {
@@ -92,7 +92,7 @@ struct StoreLossOptions: ParsableArguments {
 struct StoreReplacementView: Encodable {
     var rank: Int
     var givenUp: StoreView
-    /// nil when nobody has waited for it.
+    /// nil without waiting.
     var taken: StoreView?
     var sequences: Int
 

@@ -3,7 +3,7 @@ import DCPCore
 import DCPTransfer
 import DCPWire
 
-/// What `dcpctl submit` prints.
+/// The output of `dcpctl submit`.
 struct SubmissionView: Encodable {
     struct Layer: Encodable {
         var layer: Int

@@ -2,7 +2,7 @@ import DCPClient
 import DCPCore
 import DCPWire
 
-/// What a cluster says of itself at one moment.
+/// The state of a cluster at one moment.
 struct TopSample {
     var at: ContinuousClock.Instant
     var topology: Topology

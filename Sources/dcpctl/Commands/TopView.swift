@@ -143,6 +143,6 @@ extension TopView.Rank {
 }
 
 extension SequenceProgress {
-    /// What every layer of every rank has.
+    /// The length in every layer of every rank.
     fileprivate var length: Int { layerLengths.min() ?? committedLength }
 }

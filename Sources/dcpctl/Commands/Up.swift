@@ -59,7 +59,7 @@ struct Up: AsyncParsableCommand {
                     try announce(local)
                     if !detach { try await stay(local) }
                 } catch {
-                    // A daemon ends with 0 only when it is told to: `dcpctl down` came before the cluster was ready.
+                    // A daemon exits with 0 only on request: `dcpctl down` came before the cluster was ready.
                     let isStopped = local.roles.contains { local.daemon($0)?.exit == .status(0) }
                     _ = await local.stop(deadline: .seconds(30))
                     guard isStopped, !detach, !Task.isCancelled else { throw error }
@@ -94,7 +94,7 @@ struct Up: AsyncParsableCommand {
             Try `dcpctl status`; stop it with `dcpctl down --dir \(ShellQuoting.quoted(view.directory))`.
             """
         }
-        // Whoever reads this through a pipe waits for it.
+        // The reader of a pipe waits for it.
         fflush(nil)
     }
 

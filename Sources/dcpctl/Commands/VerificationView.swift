@@ -3,7 +3,7 @@ import DCPConsole
 import DCPCore
 import DCPWire
 
-/// What `dcpctl verify` prints.
+/// The output of `dcpctl verify`.
 struct VerificationView: Encodable {
     struct Rank: Encodable {
         var rank: Int

@@ -8,15 +8,15 @@ public struct Check: Hashable, Sendable, Encodable {
         case failed
     }
 
-    /// What was looked at: `disk`, `clock`.
+    /// The subject of the check: `disk`, `clock`.
     public var name: String
     /// Whose: `this host`, `rank 2`, `ca.pem`.
     public var subject: String
     public var status: Status
     public var value: String
-    /// What the value should be.
+    /// The expected value.
     public var limit: String
-    /// What to do; empty when it is ok.
+    /// The remedy; empty if the check is ok.
     public var remedy: String
 
     static func ok(_ name: String, _ subject: String, _ value: String, limit: String) -> Check {

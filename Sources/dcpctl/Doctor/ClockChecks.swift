@@ -3,10 +3,10 @@ import DCPClient
 internal import DCPConsole
 internal import DCPWire
 
-/// The wall clocks of the hosts against this one's, as far as the answers tell: give or take half their round trip.
+/// Compares the hosts' wall clocks with this one's, to within half a round trip.
 ///
-/// Nothing in the protocol depends on them, leases are on monotonic clocks. Certificates do, and whoever reads the
-/// journals of two hosts.
+/// The protocol does not depend on them, because leases use monotonic clocks; the validity of certificates does, and so
+/// does comparing the journals of two hosts.
 enum ClockChecks {
     static let offsetWarning = Duration.seconds(1)
     /// A certificate that was made just now is not valid yet on a host that is further behind.

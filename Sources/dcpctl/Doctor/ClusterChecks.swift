@@ -3,7 +3,7 @@ internal import DCPConsole
 public import DCPCore
 public import DCPWire
 
-/// What was learnt of one daemon.
+/// The results for one daemon.
 public struct DaemonFindings: Sendable {
     /// Nil is the coordinator.
     public var rank: RankIndex?
@@ -24,7 +24,7 @@ public struct DaemonFindings: Sendable {
     var subject: String { rank.map { "\($0)" } ?? "coordinator" }
 }
 
-/// The daemons of a cluster: whether they are there, reach each other, and fit together.
+/// Checks of a cluster's daemons: whether they answer, reach each other, and match.
 public enum ClusterChecks {
     public static func checks(_ topology: Topology, _ daemons: [DaemonFindings], release: String) -> [Check] {
         [readiness(topology, daemons)] + daemons.flatMap { checks($0, release: release) } + ClockChecks.checks(daemons)

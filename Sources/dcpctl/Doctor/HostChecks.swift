@@ -2,7 +2,7 @@ public import DCPAttention
 internal import DCPConsole
 public import DCPWire
 
-/// What one report tells, of a daemon or of this tool.
+/// Checks of one host report, of a daemon or of this tool.
 public enum HostChecks {
     /// As many files as the shipped unit's limit leaves for links would need a limit of 4096; below this the system's own
     /// default was lowered.

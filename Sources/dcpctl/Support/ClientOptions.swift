@@ -97,6 +97,6 @@ func execute(_ body: () async throws -> Void) async throws {
 /// A message for people: on standard error, with the program's name.
 func printMessage(_ text: String) {
     let bytes = Array("dcpctl: \(text)\n".utf8)
-    // A message that cannot be written has nobody to be told of it.
+    // If a message cannot be written, the failure cannot be reported either.
     _ = write(STDERR_FILENO, bytes, bytes.count)
 }

@@ -3,7 +3,7 @@ import DCPConsole
 import DCPCore
 import Glibc
 
-/// What a command says when it fails: a line for people, or with `--json` one line of JSON, the last of standard error.
+/// The error output of a command: a line for people, or with `--json` a line of JSON, the last one on standard error.
 enum ErrorOutput {
     struct View: Encodable {
         struct Failure: Encodable {

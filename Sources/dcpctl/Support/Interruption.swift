@@ -13,7 +13,7 @@ func interruptible<Result: Sendable>(_ body: @escaping @Sendable () async throws
         let first = try await group.next()
         group.cancelAll()
         if let first, let result = first { return result }
-        // A signal: what the body started is down before the program is.
+        // After a signal, everything that the body started stops before the program does.
         if let late = try await group.next(), let result = late { return result }
         throw CancellationError()
     }

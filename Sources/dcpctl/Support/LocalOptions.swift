@@ -45,7 +45,7 @@ struct ClusterOptions: ParsableArguments {
     }
 }
 
-/// What the daemons of a local cluster are told of disks; they check the values.
+/// Disk options for the daemons of a local cluster, which check the values.
 struct LocalDiskOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
@@ -109,7 +109,7 @@ enum LocalDirectory {
     }
 }
 
-/// Ready: every rank is there, all ranks of a head group reach each other, and all hold the same.
+/// Ready: every rank is registered, all ranks of a head group are connected, and all hold the same data.
 let clusterIsReady: LocalCluster.ReadyCheck = { endpoint async throws(ServiceError) in
     let cluster = try await Cluster.connectWhenReady(to: Endpoint(endpoint), wait: .seconds(120))
     await cluster.close()

@@ -3,7 +3,7 @@ import DCPCore
 import DCPTransport
 import Glibc
 
-/// Who this client is to daemons that it reaches over TCP.
+/// This client's credentials for daemons over TCP.
 struct TLSOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(

@@ -5,7 +5,7 @@ import Testing
 
 @Suite("Places in a ring")
 struct RingSpaceTests {
-    @Test("what has been taken makes room; an empty ring begins anew")
+    @Test("consumed messages free space; an empty ring starts again at its beginning")
     func places() throws {
         var space = RingSpace(byteCount: 1024)
         #expect(space.place(500) == 0)

@@ -75,7 +75,8 @@ struct SharedMemoryLinkTests {
         }
     }
 
-    @Test("who cannot, or is no rank, is sent frames", arguments: ["peer", "own", "client", "tcp"])
+    @Test(
+        "a peer that cannot share memory, or is not a rank, gets frames", arguments: ["peer", "own", "client", "tcp"])
     func notShared(kind: String) async throws {
         let server = server()
         let endpoint = kind == "tcp" ? try Endpoint("tcp:127.0.0.1:0") : .unix(path: directory.path("s"))
@@ -109,7 +110,7 @@ struct SharedMemoryLinkTests {
     }
 
     @Test(
-        "messages about memory that nobody waits for end the connection",
+        "unexpected messages about memory end the connection",
         arguments: [Message.memorySent, .memoryTaken])
     func unexpected(message: Message) async throws {
         let server = server()
@@ -160,7 +161,7 @@ struct SharedMemoryLinkTests {
         #expect(error?.code == .protocolViolation)
     }
 
-    @Test("what a killed process has left is removed by the next that listens there, and nothing else")
+    @Test("the next listener removes only what a killed process has left")
     func leftovers() async throws {
         let path = directory.path("s")
         let others = ["s.memory-12", "s.memory-ff", "t.memory-12", "s.other"]

@@ -64,7 +64,7 @@ struct SharedRingsTests {
     }
 
     @Test(
-        "what does not lie in the ring is refused",
+        "an extent outside the ring is refused",
         arguments: [(1, 64 << 10), (64 << 10, 1), ((64 << 10) + 1, 0), (1, Int(UInt32.max)), (Int(UInt32.max), 0)])
     func outside(byteCount: Int, offset: Int) throws {
         let (dialling, _) = try ends(settings)
@@ -122,7 +122,7 @@ struct SharedRingsTests {
     }
 
     /// For ten minutes with DCP_FUZZ_SECONDS=600.
-    @Test("garbage that is written into the memory meanwhile does no more than wrong numbers and a refusal")
+    @Test("garbage written into the memory meanwhile causes only wrong numbers and a refusal")
     func garbage() throws {
         let seconds = ProcessInfo.processInfo.environment["DCP_FUZZ_SECONDS"].flatMap { Int($0) } ?? 2
         let seed = SeededGenerator.seed
@@ -159,7 +159,7 @@ struct SharedRingsTests {
     }
 }
 
-/// Writes garbage all over some memory, on a thread of its own, and tries to shrink it.
+/// Writes garbage all over some memory, on a separate thread, and tries to shrink it.
 private final class GarbageWriter: Sendable {
     private let isOver = Atomic<Bool>(false)
     private let ended = DispatchSemaphore(value: 0)

@@ -2,9 +2,9 @@ import DCPCore
 import DCPTransport
 import Testing
 
-@Suite("Who a client is to a daemon")
+@Suite("The identity of a client")
 struct CallerTests {
-    @Test("of a certificate's roles the one that may most; a rank's reads, the coordinator's may everything")
+    @Test("a certificate's most privileged role counts; a rank's may read, the coordinator's may do everything")
     func certificates() {
         func caller(_ roles: CertificateRole...) -> Caller {
             TLSIdentity(roles: Set(roles), notBefore: 0, notAfter: .max).caller
@@ -30,7 +30,7 @@ struct CallerTests {
     }
 
     @Test(
-        "what gives no right to a user is refused with the part that is wrong",
+        "an entry that gives no user a right is refused with the part that is wrong",
         arguments: [
             "1000", "1000=", "1000=write", "=read", "+1=read", "01=read", "1000=use,1000=use", "1000=use,",
             "1000=use=read",

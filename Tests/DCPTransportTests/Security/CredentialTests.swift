@@ -44,7 +44,7 @@ struct CredentialTests {
         #expect(try #require(refusal(good)).contains("more than 1048576 bytes"))
     }
 
-    @Test("a key that everybody may read is refused")
+    @Test("a world-readable key is refused")
     func openKey() throws {
         let files = try certificates.files([.coordinator])
         try FileManager.default.setAttributes([.posixPermissions: 0o644], ofItemAtPath: files.key)

@@ -48,7 +48,7 @@ struct IdentityTests {
         Claim(roles: [rank0, .client("a")], hello: client, acceptor: rank3, isAllowed: true),
     ]
 
-    @Test("who accepts demands the role that the hello claims", arguments: claims)
+    @Test("the accepting side demands the role that the hello claims", arguments: claims)
     func claim(claim: Claim) {
         let identity = TLSIdentity(roles: Set(claim.roles), notBefore: 0, notAfter: .max)
         let denial = Self.denial { () throws(ServiceError) in
@@ -60,7 +60,7 @@ struct IdentityTests {
         #expect(denial.message.contains(identity.roleList) && denial.message.contains(claim.hello.sender))
     }
 
-    @Test("who dials demands the role that was dialled, to the rank's number")
+    @Test("the dialling side demands the role that it dialled, including the rank's number")
     func dialled() {
         for (identity, role, isAllowed) in [
             (Self.identity(Self.rank3), Self.rank3, true), (Self.identity(Self.rank3), Self.rank0, false),

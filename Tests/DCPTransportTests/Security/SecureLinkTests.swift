@@ -39,7 +39,7 @@ struct SecureLinkTests {
         }
     }
 
-    @Test("who answers with another role, or from another authority, hears no hello")
+    @Test("a peer with another role, or from another authority, receives no hello")
     func wrongServer() async throws {
         try await withCoordinator { station, endpoint in
             let mistaken = try await station.dial(endpoint, settings: try settings(.client("a")), expecting: Self.rank0)
@@ -62,7 +62,7 @@ struct SecureLinkTests {
         }
     }
 
-    @Test("a certificate of another role is told so, before the owner of the listener hears of it")
+    @Test("a certificate of another role is refused with the reason, before the listener's owner sees the link")
     func wrongRole() async throws {
         try await withCoordinator { station, endpoint in
             let claims = Hello(role: .rank, rank: RankIndex(1), fingerprint: nil)
@@ -113,7 +113,7 @@ struct SecureLinkTests {
         }
     }
 
-    @Test("plain bytes are refused by the first one; a peer of ours is told why in its own words")
+    @Test("plain bytes are refused at the first byte; a dcp peer gets the reason in the protocol")
     func plainText() async throws {
         try await withCoordinator { station, endpoint in
             for text in ["GET / HTTP/1.1\r\n\r\n", "D", "\u{15}\u{3}"] {
@@ -130,7 +130,7 @@ struct SecureLinkTests {
         }
     }
 
-    @Test("a client with TLS at a port without is told what is wrong")
+    @Test("a client with TLS at a port without TLS gets the reason")
     func plainServer() async throws {
         try await withStation(Endpoint("tcp:127.0.0.1:0")) { station, endpoint in
             let client = try await station.dial(endpoint, settings: try settings(.client("a")))
@@ -168,7 +168,7 @@ struct SecureLinkTests {
         }
     }
 
-    @Test("after a reload new connections have the new authority, and open ones go on")
+    @Test("after a reload new connections use the new authority, and open ones stay")
     func reload() async throws {
         let credentials = try certificates.credentials(.coordinator)
         let other = try TestCertificates()
@@ -189,7 +189,7 @@ struct SecureLinkTests {
         }
     }
 
-    @Test("over Unix sockets nobody needs a certificate; plain TCP beyond this machine is not dialled")
+    @Test("Unix sockets need no certificate; plain TCP to another machine is not dialled")
     func elsewhere() async throws {
         let directory = TemporaryDirectory(in: "/tmp")
         let settings = try settings(.coordinator)

@@ -188,7 +188,7 @@ extension Integration {
             }
         }
 
-        /// SIGKILL while a token is under way, which is then nobody's.
+        /// SIGKILL while a token is in flight, which is then lost.
         private func kill(
             _ rank: Int, during position: Int, of trace: Trace, _ sequence: SequenceHandle, _ cluster: TestCluster,
             _ client: Cluster

@@ -195,7 +195,7 @@ extension Cluster {
     }
 
     /// Queries at positions that are there, in all layers.
-    /// - Parameter position: where they are asked for instead of their own.
+    /// - Parameter position: the position to request instead of the queries' own.
     fileprivate func queries(
         _ trace: Trace, _ ranges: [Range<Int>], at position: Int? = nil, on sequence: SequenceHandle,
         mode: StepRequest.QueryMode = .gather

@@ -53,7 +53,7 @@ extension Integration {
         }
 
         @Test(
-            "a rank killed in the middle of writing into memory: its peer and the client hear of it, and go on",
+            "a rank killed in the middle of writing into memory: its peer and the client recover",
             arguments: [0, 1])
         func killedWhileWriting(rank: Int) async throws {
             let trace = try Self.trace(tokens: 200)
@@ -116,8 +116,8 @@ extension Integration {
                 #expect(writes > 0 && answered > 0, "seed \(SeededGenerator.seed): \(writes), \(answered), \(failed)")
                 let after = [0, 1].map { cluster.local.daemon(.rank(RankIndex($0)))?.pid }
                 #expect(after == daemons.map(\.pid), "seed \(SeededGenerator.seed)")
-                // With nobody who disturbs them they are right again, if not at once: a count that was written last may end
-                // one more connection.
+                // Undisturbed, they answer correctly again after a while: the last damaged count may still end one more
+                // connection.
                 let answers = try await cluster.withClient { client in
                     var answers: [Answer]?
                     while answers == nil {

@@ -116,7 +116,7 @@ extension Integration {
 
         /// A pipe would be waited for, and a device need not end: the limit ends the test that waits.
         @Test(
-            "what is no regular file is refused by each command that reads one, with what it is",
+            "each command that reads a file refuses anything but a regular file, and names its kind",
             .timeLimit(.minutes(2)),
             arguments: [
                 (65, "model add m --dry-run --config FILE"), (65, "model add m --dry-run --model-file FILE"),
@@ -180,7 +180,7 @@ extension Integration {
             }
         }
 
-        @Test("a value beyond f16 is refused by an f16 cache with a clear error; the sequence goes on")
+        @Test("a value beyond f16 is refused by an f16 cache with a clear error; the sequence stays usable")
         func overflow() async throws {
             let trace = Trace(try shape(4, 2, 8, 8, .float16), tokens: 40, salt: 602)
             try await ClusterSetup(ranks: 3).run { cluster in

@@ -45,7 +45,7 @@ extension Integration {
                 let inUse = try await rank(0, store: store, cluster)
                 #expect(inUse.exit == .status(78), "\(inUse.log)")
                 #expect(inUse.log.contains(store), "\(inUse.log)")
-                // Rank 1's store copied: nobody holds it.
+                // A copy of rank 1's store, which no process has open.
                 let copy = cluster.directory.path("copy")
                 await cluster.local.stop(deadline: .seconds(60))
                 try FileManager.default.copyItem(
@@ -59,7 +59,7 @@ extension Integration {
             }
         }
 
-        @Test("a rank index twice: the second, with a store of its own, is refused naming both stores")
+        @Test("a rank index twice: the second, with another store, is refused naming both stores")
         func rankTwice() async throws {
             try await ClusterSetup(ranks: 2).run { cluster in
                 let present = try await cluster.withClient { try await $0.rankStatuses()[1].store }

@@ -144,7 +144,7 @@ extension Integration {
             }
         }
 
-        @Test("half a frame, then nothing: the connection ends with its peer, nobody else notices")
+        @Test("half a frame, then nothing: the connection ends with its peer, and no other is affected")
         func halfFrame() async throws {
             let trace = Trace(try shape(4, 2, 16, 16, .bfloat16), tokens: 40, salt: 503)
             try await ClusterSetup(ranks: 2).run { cluster in

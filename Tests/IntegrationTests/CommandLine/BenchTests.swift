@@ -310,7 +310,8 @@ extension Integration {
         ]
 
         @Test(
-            "what cannot be measured is refused before anything is, with the value and the remedy", arguments: refusals)
+            "impossible measurements are refused before any is made, with the value and the remedy", arguments: refusals
+        )
         func refused(refusal: Refusal) async throws {
             let arguments = refusal.arguments.split(separator: " ").map(String.init)
             try await tool.fails(refusal.status, saying: refusal.words, arguments)

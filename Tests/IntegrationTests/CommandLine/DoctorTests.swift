@@ -35,7 +35,7 @@ extension Integration {
             return Found(status: outcome.status, failed: failed, warnings: warnings, checks: checks)
         }
 
-        @Test("a healthy cluster: every daemon is asked, nothing fails; a killed rank is named by all that miss it")
+        @Test("a healthy cluster: every daemon answers, nothing fails; all that miss a killed rank name it")
         func killedRank() async throws {
             try await ClusterSetup(ranks: 3).run { cluster in
                 let healthy = try await doctor(cluster.tool, ["--store", cluster.directory.path])

@@ -69,7 +69,7 @@ extension Integration {
                 64, saying: words, ["up", "--detach", "--dir", directory.path("c")] + options)
         }
 
-        @Test("nobody at the endpoint: 69, with the endpoint and what to do")
+        @Test("no daemon at the endpoint: 69, with the endpoint and the remedy")
         func nobody() async throws {
             let directory = TemporaryDirectory()
             let endpoint = "unix:" + directory.path("c.sock")

@@ -34,7 +34,9 @@ extension Integration {
             }
         }
 
-        @Test("nobody there: the remedy is how that cluster is started, quoted for a shell; an empty variable is none")
+        @Test(
+            "no daemon: the remedy is the command that starts the cluster, quoted for a shell; an empty variable counts as unset"
+        )
         func remedies() async throws {
             var tool = CommandLineTool(coordinator: "unix:/tmp/no such/coordinator.sock")
             try await tool.fails(69, saying: ["dcpctl up --dir '/tmp/no such'"], ["status"])
@@ -55,7 +57,7 @@ extension Integration {
             try await ClusterSetup(ranks: 1).run { cluster in
                 let (whole, gap) = (cluster.directory.path("whole"), cluster.directory.path("gap"))
                 try trace.write(layer: nil, to: whole)
-                // Only the names of layer 1's tensors are changed: what is of no layer is left alone.
+                // Only the names of layer 1's tensors are changed: tensors outside the layers are left alone.
                 var bytes = try Data(contentsOf: URL(filePath: whole))
                 #expect(bytes.range(of: Data("layers.1.".utf8)) != nil)
                 while let range = bytes.range(of: Data("layers.1.".utf8)) {

@@ -75,7 +75,7 @@ extension Integration {
         }
 
         @Test(
-            "--continue goes on where the sequence stands in the file, and not in another file", arguments: [nil, 20])
+            "--continue resumes at the sequence's position in the file, and refuses another file", arguments: [nil, 20])
         func continues(position: Int?) async throws {
             let trace = Trace(try shape(layers: 2, 4, 2, 16, 8, .bfloat16), tokens: 80, salt: 803)
             let first = position ?? 0

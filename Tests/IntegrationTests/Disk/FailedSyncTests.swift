@@ -25,7 +25,7 @@ extension Integration {
         }
 
         @Test(
-            "a rank whose sync fails writes no more, all ranks refuse alike, and a restart verifies its store",
+            "a rank whose sync fails stops writing, all ranks refuse alike, and a restart verifies its store",
             arguments: ["always", "everysec"])
         func failedSync(_ durability: String) async throws {
             let trace = Trace(try shape(4, 4, 64, 64, .float32), tokens: 400, salt: 720)

@@ -38,7 +38,7 @@ extension Integration {
                     let progress = try await client.resume(sequence)
                     #expect(!progress.isUneven && progress.committedLength == committed)
                     #expect(progress.layerLengths == [committed, committed], "no rank keeps a refused token")
-                    // Whoever filled up first, all say why.
+                    // All ranks report the reason, whichever filled up first.
                     let full = try await client.statuses { $0.allSatisfy { !$0.room.refusal.isEmpty } }
                     for status in full {
                         #expect(status.room.durability == "everysec")
@@ -68,7 +68,9 @@ extension Integration {
             }
         }
 
-        @Test("--evict lru: the least recently used sequence goes on all ranks; a pinned one and the one in use stay")
+        @Test(
+            "--evict lru: the least recently used sequence is evicted on all ranks; a pinned one and the one in use stay"
+        )
         func eviction() async throws {
             let trace = try Self.trace(711)
             var setup = ClusterSetup(ranks: 2, blockTokens: 64)
@@ -115,7 +117,7 @@ extension Integration {
             }
         }
 
-        @Test("--evict off: what is kept for its tokens makes room, the lowest priority first; what somebody has stays")
+        @Test("--evict off: kept sequences make room, the lowest priority first; claimed ones stay")
         func kept() async throws {
             let trace = try Self.trace(714)
             let ids = (0..<400).map { UInt32($0 * 5 + 3) }

@@ -32,7 +32,7 @@ extension Integration {
         }
 
         @Test(
-            "with the state deleted ranks end with 78 and name the remedy; adopted, every sequence goes on under its name, pins and all"
+            "with the state deleted ranks exit with 78 and name the remedy; after adoption every sequence keeps its name and pins"
         )
         func lost() async throws {
             let traces = ["chat-1": try Self.trace(951), "chat-2": try Self.trace(952)]
@@ -113,7 +113,7 @@ extension Integration {
         }
 
         @Test(
-            "an older state is refused by the ranks also when no epoch came after it; with the newest one all goes on"
+            "ranks refuse an older state even if no epoch came after it; with the newest one service resumes"
         )
         func sameEpoch() async throws {
             let traces = ["first": try Self.trace(958), "second": try Self.trace(959)]

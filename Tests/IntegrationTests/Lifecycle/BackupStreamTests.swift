@@ -99,7 +99,7 @@ extension Integration {
             }
         }
 
-        @Test("of a stream that ends early, is damaged or is something else nothing is restored, and it is said why")
+        @Test("a stream that ends early, is damaged or is not a backup restores nothing, and the error says why")
         func refused() async throws {
             let place = TemporaryDirectory()
             let path = place.path("backup.tar"), changed = place.path("changed.tar")

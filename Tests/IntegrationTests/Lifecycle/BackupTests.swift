@@ -118,7 +118,7 @@ extension Integration {
                         }
                         #expect(matches == (length == 0 ? 2 : 1), "at \(length), round \(round)")
                     }
-                    #expect(!(try cluster.log(of: .coordinator).contains("directory does not know")))
+                    #expect(!(try cluster.log(of: .coordinator).contains("not in the directory")))
                     await local.stop(deadline: .seconds(30))
                 } catch {
                     await local.stop(deadline: .seconds(30))

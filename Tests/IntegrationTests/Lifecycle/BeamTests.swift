@@ -59,7 +59,8 @@ extension Integration {
             return beams
         }
 
-        @Test("beams go on from uncommitted tokens, each as if it were alone; one is committed, the others are closed")
+        @Test(
+            "beams continue from uncommitted tokens, each as if it were alone; one is committed, the others are closed")
         func beams() async throws {
             let traces = try Self.traces()
             var setup = ClusterSetup(ranks: 4, headGroups: 2, interleave: 4)
@@ -120,7 +121,7 @@ extension Integration {
             }
         }
 
-        @Test("a rank that is killed has its parts of the committed tokens; each beam goes on from these")
+        @Test("a killed rank keeps its parts of the committed tokens; each beam continues from these")
         func killed() async throws {
             let traces = try Self.traces()
             try await ClusterSetup(ranks: 2, interleave: 4).run { cluster in

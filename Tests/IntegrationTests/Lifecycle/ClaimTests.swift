@@ -22,7 +22,7 @@ extension Integration {
             ]
         }
 
-        @Test("what comes after the successor has resumed and committed is refused, and takes no token away")
+        @Test("late requests after the successor has resumed and committed are refused, and remove no token")
         func late() async throws {
             let trace = try Self.trace()
             try await ClusterSetup(ranks: 2).run { cluster in
@@ -57,7 +57,7 @@ extension Integration {
             }
         }
 
-        @Test("what was taken before is over on every rank before the successor resumes")
+        @Test("operations accepted earlier end on every rank before the successor resumes")
         func underWay() async throws {
             let trace = try Self.trace()
             var setup = ClusterSetup(ranks: 2)
@@ -101,7 +101,8 @@ extension Integration {
             }
         }
 
-        @Test("after the coordinator's death a claim is void; who held it goes on, unless another has come meanwhile")
+        @Test(
+            "after the coordinator's death a claim is void; its holder continues, unless another has claimed meanwhile")
         func restart() async throws {
             let trace = try Self.trace()
             try await ClusterSetup(ranks: 2).run { cluster in
@@ -163,7 +164,7 @@ extension Integration {
             }
         }
 
-        @Test("of two clients on one sequence the one that came last goes on, and the other is told so")
+        @Test("of two clients on one sequence the last one continues, and the other gets an error that says so")
         func two() async throws {
             let trace = try Self.trace()
             try await ClusterSetup(ranks: 2).run { cluster in
@@ -201,7 +202,7 @@ extension Integration {
         }
 
         @Test(
-            "a client that overrules itself, by a resume beside a step, is told to go on and not that it was taken over"
+            "a client that overrules itself, by a resume beside a step, is told to retry and not that it was taken over"
         )
         func itself() async throws {
             let trace = try Self.trace()

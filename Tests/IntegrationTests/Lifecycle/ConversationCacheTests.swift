@@ -81,7 +81,7 @@ extension Integration {
             }
         }
 
-        @Test("what is stored of some tokens is opened after a SIGKILL of all ranks, and answers the same bits")
+        @Test("the stored prefix of some tokens is opened after a SIGKILL of all ranks, and answers the same bits")
         func matching() async throws {
             let trace = try Self.trace(1502)
             try await ClusterSetup(ranks: 3, interleave: 4).run { cluster in
@@ -124,7 +124,7 @@ extension Integration {
         }
 
         @Test(
-            "clients that match, go on, commit and keep at once, beside one that closes what they find, agree on the bits"
+            "clients that match, extend, commit and keep concurrently, while another closes their matches, agree on the bits"
         )
         func together() async throws {
             let trace = try Self.trace(1503)

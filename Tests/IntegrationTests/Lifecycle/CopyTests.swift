@@ -68,14 +68,14 @@ extension Integration {
                             Issue.record("a copy was answered: \(message.type)")
                             continue
                         }
-                        #expect(error.code == .stepAborted && error.message.contains("is over"), "\(error)")
+                        #expect(error.code == .stepAborted && error.message.contains("has ended"), "\(error)")
                     }
                     #expect(try await client.status(of: sequence).layerLengths == [30])
                 }
             }
         }
 
-        @Test("what a peer sends for a step that is sent again after its answer waits for the request")
+        @Test("a peer's messages for a step that is repeated after its answer wait for the request")
         func peerFirst() async throws {
             let trace = Trace(try shape(4, 2, 16, 16, .float32), tokens: 40, salt: 909)
             try await ClusterSetup(ranks: 2).run { cluster in

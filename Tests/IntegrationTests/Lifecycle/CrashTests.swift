@@ -78,7 +78,9 @@ extension Integration {
             case commit
         }
 
-        @Test("a rank killed in mid-prefill: the sequence goes on from what was committed", arguments: Moment.allCases)
+        @Test(
+            "a rank killed in mid-prefill: the sequence continues from the committed tokens", arguments: Moment.allCases
+        )
         func killedInPrefill(moment: Moment) async throws {
             let trace = try Self.trace(202, tokens: 400)
             try await ClusterSetup(ranks: 3).run { cluster in

@@ -56,7 +56,7 @@ extension Integration {
             }
         }
 
-        @Test("a first chunk that one rank refuses stays on no other when its client is gone, and nobody has to resume")
+        @Test("a first chunk that one rank refuses stays on no other rank when its client has gone, without a resume")
         func refusedByOne() async throws {
             let trace = Trace(try shape(4, 2, 16, 16, .float32), tokens: 40, salt: 933)
             var spoilt = trace
@@ -92,7 +92,7 @@ extension Integration {
             }
         }
 
-        @Test("what a client that is gone has not committed is named, then taken back, and others append again")
+        @Test("uncommitted tokens of a client that has gone are named, then rolled back, and others append again")
         func abandoned() async throws {
             // 8 KiB a token: a rank with 1 MiB for uncommitted tokens has room for 128, which fill no block that it could spill.
             let trace = Trace(try shape(8, 8, 128, 128, .float32), tokens: 200, salt: 932)

@@ -21,7 +21,7 @@ extension Integration {
                 64, saying: ["`neon`", "DCP_KERNELS", available.joined(separator: ", ")], ["kernels"])
         }
 
-        @Test("dcpctl kernels: shows what each way to prefetch reads, or the one that DCP_KERNELS_AHEAD forces")
+        @Test("dcpctl kernels shows the rate of each way to prefetch, or the way that DCP_KERNELS_AHEAD forces")
         func prefetch() async throws {
             let free = try await CommandLineTool(environment: ["DCP_KERNELS_AHEAD": ""]).run("kernels", "--json")
                 .object()

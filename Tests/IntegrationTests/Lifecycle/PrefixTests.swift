@@ -103,7 +103,7 @@ extension Integration {
             }
         }
 
-        @Test("what contradicts, leaves a gap or is too much is refused over the wire, and nothing has changed")
+        @Test("ids that contradict, leave a gap or are too many are refused over the wire, and nothing has changed")
         func refusals() async throws {
             let trace = try Self.trace(1402)
             let ids = Self.ids(300)
@@ -140,7 +140,7 @@ extension Integration {
             }
         }
 
-        @Test("scopes and revisions separate: nobody finds another's prefixes, and another revision is named with both")
+        @Test("scopes and revisions isolate prefixes, and an error about another revision names both")
         func scopes() async throws {
             let plain = try shape(4, 2, 16, 16, .float32)
             let shape = try ModelDescription(layers: [plain[0]], kvFormat: .float32, revision: "r1")

@@ -10,7 +10,7 @@ extension Integration {
     /// What comes back by itself.
     @Suite("recovery")
     struct RecoveryTests {
-        @Test("a client goes on after the coordinator was stopped and started")
+        @Test("a client continues after a restart of the coordinator")
         func coordinator() async throws {
             let trace = Trace(try shape(4, 2, 16, 16, .bfloat16), tokens: 60, salt: 800)
             try await ClusterSetup(ranks: 2).run { cluster in

@@ -135,7 +135,7 @@ extension Integration {
         }
 
         @Test(
-            "a rank that is told to stop while a step runs ends it, or fails it with a retryable error; whole frames only"
+            "a rank that stops while a step runs completes it, or fails it with a retryable error; whole frames only"
         )
         func drain() async throws {
             let trace = Trace(try shape(8, 2, 64, 64, .float32), tokens: 1200, salt: 903)

@@ -91,7 +91,7 @@ extension Integration {
             }
         }
 
-        @Test("uncommitted tokens are gone after a restart, and the sequence goes on where it was committed")
+        @Test("uncommitted tokens are lost at a restart, and the sequence continues from its last commit")
         func uncommitted() async throws {
             let trace = try Self.trace(103)
             try await ClusterSetup(ranks: 2).run { cluster in

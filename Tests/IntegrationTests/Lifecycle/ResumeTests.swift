@@ -14,7 +14,9 @@ extension Integration {
             ClusterSetup(ranks: 4, headGroups: 2, exchange: .allGatherReduceScatter, threads: 2),
         ]
 
-        @Test("after each of many failed steps the sequence goes on at once, with the right answers", arguments: setups)
+        @Test(
+            "after each of many failed steps the sequence continues immediately, with the right answers",
+            arguments: setups)
         func manyFailures(setup: ClusterSetup) async throws {
             let trace = Trace(try shape(8, 4, 16, 16, .float16), tokens: 120, salt: 950)
             try await setup.run { cluster in

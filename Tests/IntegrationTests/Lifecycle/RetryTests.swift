@@ -76,7 +76,7 @@ extension Integration {
             }
         }
 
-        @Test("what the cluster does not recover from within --retry-for fails with the reason and what is committed")
+        @Test("after --retry-for without recovery the command fails with the reason and the committed length")
         func tooLong() async throws {
             let trace = try Self.trace()
             try await ClusterSetup(ranks: 2).run { cluster in
@@ -129,7 +129,7 @@ extension Integration {
             }
         }
 
-        @Test("a client that resumes: a step never counts twice, an answer that never came is asked for again")
+        @Test("a client that resumes: a step never counts twice, and a lost answer is requested again")
         func unanswered() async throws {
             let trace = try Self.trace()
             try await ClusterSetup(ranks: 2).run { cluster in

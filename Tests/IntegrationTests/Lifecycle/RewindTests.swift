@@ -36,7 +36,7 @@ extension Integration {
         }
 
         /// The simulator's track record, 5.
-        @Test("what a client sent before another claimed the sequence, and comes after it, is refused on every rank")
+        @Test("requests sent before another client's claim that arrive after it are refused on every rank")
         func late() async throws {
             let trace = Trace(try shape(4, 2, 16, 16, .float32), tokens: 40, salt: 907)
             try await ClusterSetup(ranks: 2).run { cluster in

@@ -155,7 +155,7 @@ extension Integration {
             }
         }
 
-        @Test("what a client that is gone had spilled is deleted after claim-timeout")
+        @Test("tokens spilled by a client that has gone are deleted after claim-timeout")
         func gone() async throws {
             let trace = try Self.trace(1202)
             try await Self.setup().run { cluster in

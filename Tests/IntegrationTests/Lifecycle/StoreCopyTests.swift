@@ -40,7 +40,7 @@ extension Integration {
         }
 
         @Test(
-            "an older copy of a store is refused with 78 and both changes, and nobody is cut; accepted, it cuts sequences to what it holds, with a warning"
+            "an older copy of a store is refused with 78 and both changes, and cuts nothing; accepted, it cuts sequences to its tokens, with a warning"
         )
         func older() async throws {
             let (trace, other) = (try Self.trace(941), try Self.trace(942))

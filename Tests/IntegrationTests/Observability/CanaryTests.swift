@@ -52,7 +52,7 @@ extension Integration {
             }
         }
 
-        @Test("canaries write nothing, and leave neither tokens nor sequences behind but the one they go on in")
+        @Test("canaries write nothing, and leave no tokens and no sequence behind but their own")
         func traces() async throws {
             try await setup.run { cluster in
                 func canaries(_ count: Double) async throws {
@@ -114,7 +114,7 @@ extension Integration {
                 #expect(health.status == 75)
                 #expect(try health.object()["state"] as? String == "refusing")
                 let text = try await cluster.tool.run("health").data
-                #expect(text.contains("new tokens are refused") && text.contains("--disk-limit"), "\(text)")
+                #expect(text.contains("New tokens are refused") && text.contains("--disk-limit"), "\(text)")
             }
         }
 

@@ -25,7 +25,7 @@ extension Integration {
         }
 
         @Test(
-            "by certificate: who reads looks and exports, who uses has its own sequences, and both are told what is missing"
+            "by certificate: readers view and export, users have their own sequences, and a refusal names the missing right"
         )
         func certificates() async throws {
             try await SecureCluster.run { secure in

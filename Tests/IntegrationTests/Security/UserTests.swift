@@ -35,7 +35,7 @@ extension Integration {
         }
 
         @Test(
-            "a user that is not named is refused and told of; named ones, and members of named groups, are served",
+            "a user that is not named is refused and logged; named ones, and members of named groups, are served",
             .enabled(if: canSwitch, Comment(rawValue: skipped)))
         func users() async throws {
             let trace = Trace(try shape(4, 2, 16, 16, .bfloat16), tokens: 20, salt: 4300)

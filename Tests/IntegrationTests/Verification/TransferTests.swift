@@ -87,7 +87,7 @@ extension Integration {
             }
         }
 
-        @Test("a rank killed in the middle of an import: it says how far it came, and goes on from there")
+        @Test("a rank killed in the middle of an import: it reports its progress, and continues from there")
         func interrupted() async throws {
             // 16 KiB a token: 512 tokens a chunk, so three chunks.
             let trace = Trace(try shape(8, 8, 256, 256, .float32), tokens: 1300, salt: 3110)
@@ -136,7 +136,7 @@ extension Integration {
             }
         }
 
-        @Test("what cannot be imported or exported is refused, and leaves nothing behind")
+        @Test("impossible imports and exports are refused, and leave nothing behind")
         func refusals() async throws {
             let trace = Trace(try shape(layers: 2, 4, 2, 16, 16, .bfloat16), tokens: 80, salt: 3120)
             let other = Trace(trace.shape, tokens: 80, salt: 3121)

@@ -21,7 +21,7 @@ extension Integration {
 
         /// Layer 1, which is damaged: with values of its own, or latent.
         @Test(
-            "a flipped bit fails the steps of its sequences and no others; a repair cuts them, and they go on",
+            "a flipped bit fails the steps of its sequences and no others; after a repair cuts them, they continue",
             arguments: [false, true])
         func flippedBit(isMixed: Bool) async throws {
             let victim = try Self.trace(tokens: 200, salt: 3000, isMixed: isMixed)
@@ -80,7 +80,7 @@ extension Integration {
             }
         }
 
-        @Test("a damaged block that no window shows any more: steps go on over the others, a verification finds it")
+        @Test("a damaged block outside every window: steps continue over the others, and a verification finds it")
         func unseenBlock() async throws {
             let trace = try Self.trace(tokens: 200, salt: 3007, isMixed: true)
             try await Self.setup.run { cluster in

@@ -216,7 +216,7 @@ class TokensLost(ServiceError):
 
     Attributes:
         sequence: The sequence's name.
-        length: Where it ends now, in all layers on all ranks: bring the tokens from there on again.
+        length: Where it ends now, in all layers on all ranks: send the tokens from there on again.
     """
 
     def __init__(self, message: str, *, sequence: str = "", length: int = 0) -> None:

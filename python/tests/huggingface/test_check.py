@@ -47,7 +47,7 @@ def test_a_configuration_over_a_cluster_of_its_own(tmp_path: Path, capsys: pytes
 def test_exit_statuses(tmp_path: Path, running: dcp_support.LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--cluster", running.endpoint, "--lengths", "5", "--tokens", "4"]
     assert main(["--architectures", "llama", "mpt", *options]) == 3
-    assert "REFUSED: It has attention code of its own" in capsys.readouterr().out
+    assert "REFUSED: It has its own attention code" in capsys.readouterr().out
     assert main([str(tmp_path / "nothing"), *options]) == 2
     with pytest.raises(SystemExit) as usage:
         main(["--dtype", "f8"])
