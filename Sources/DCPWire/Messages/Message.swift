@@ -68,14 +68,15 @@ extension Message {
     /// Bytes of tensors, which follow the fields.
     public var payloadByteCount: Int { parts.body.payloadByteCount }
 
-    /// Writes the fields; returns the payload, which follows them uncopied.
-    func encode(to writer: inout WireWriter) -> [ByteBuffer] { parts.body.encodeBody(to: &writer) }
-
-    /// Of fields and payload, where it has been computed already.
-    var knownChecksum: UInt32? {
+    /// The fields, and the payload uncopied. What is written already stays as it is.
+    var encoded: EncodedBody {
         switch self {
-        case .request(let body), .reply(let body): body.checksum
-        default: nil
+        case .request(let body), .reply(let body): return body
+        default:
+            let (type, body) = parts
+            var writer = WireWriter()
+            let payload = body.encodeBody(to: &writer)
+            return EncodedBody(type: type, fields: writer.buffer, payload: payload)
         }
     }
 

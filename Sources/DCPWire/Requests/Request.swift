@@ -1,5 +1,5 @@
 package import DCPCore
-internal import NIOCore
+package import NIOCore
 
 /// What a client asks of a daemon, which answers it once: with its `Reply`, or with a `ServiceError`.
 ///
@@ -22,17 +22,18 @@ extension Request {
 /// they mean.
 public struct EncodedBody: Sendable {
     public let type: FrameType
-    let fields: ByteBuffer
+    package let fields: ByteBuffer
     /// One after the other.
-    let payload: [ByteBuffer]
+    package let payload: [ByteBuffer]
     /// Of one that is written, so that whoever makes it has the work and not the loop that sends it; nil when it was received.
     let checksum: UInt32?
 
-    init(type: FrameType, fields: ByteBuffer, payload: [ByteBuffer]) {
+    /// - Parameter checksum: of one that is written.
+    init(type: FrameType, fields: ByteBuffer, payload: [ByteBuffer], checksum: UInt32? = nil) {
         self.type = type
         self.fields = fields
         self.payload = payload
-        checksum = nil
+        self.checksum = checksum
     }
 
     private init(_ type: FrameType, _ body: some FrameBody) {
