@@ -9,10 +9,11 @@ public struct AllGather<Piece: Equatable & Sendable>: Sendable {
         case finished([Piece])
     }
 
-    private let rank: Int
-    private let members: Int
-    private var roster: Roster<Piece>
+    @usableFromInline let rank: Int
+    @usableFromInline let members: Int
+    @usableFromInline var roster: Roster<Piece>
 
+    @inlinable
     public init(rank: Int, members: Int) {
         precondition((0..<members).contains(rank))
         self.rank = rank
@@ -21,17 +22,21 @@ public struct AllGather<Piece: Equatable & Sendable>: Sendable {
     }
 
     /// Gives the own piece.
+    @inlinable
     public mutating func contribute(_ piece: Piece) throws(ServiceError) -> [Action] {
         _ = try roster.insert(piece, from: rank, of: "all-gather")
-        return (0..<members).filter { $0 != rank }.map { .send(piece, to: $0) } + finished
+        var actions: [Action] = []
+        for member in 0..<members where member != rank { actions.append(.send(piece, to: member)) }
+        return actions + finished
     }
 
+    @inlinable
     public mutating func receive(_ piece: Piece, from member: Int) throws(ServiceError) -> [Action] {
         try roster.insert(piece, from: member, of: "all-gather") ? finished : []
     }
 
-    private var finished: [Action] { roster.complete.map { [.finished($0)] } ?? [] }
+    @inlinable var finished: [Action] { roster.complete.map { [.finished($0)] } ?? [] }
 
     /// Members whose piece has not come, for the message when the deadline passes.
-    public var missing: [Int] { roster.missing }
+    @inlinable public var missing: [Int] { roster.missing }
 }

@@ -11,23 +11,27 @@ public struct ReduceScatter<Summand: Equatable & Sendable>: Sendable {
         case reduce([Summand])
     }
 
-    private var exchange: AllToAll<Summand>
+    @usableFromInline var exchange: AllToAll<Summand>
 
+    @inlinable
     public init(rank: Int, members: Int) { exchange = AllToAll(rank: rank, members: members) }
 
     /// Gives the own summands, one for each member in rank order.
+    @inlinable
     public mutating func contribute(_ summands: [Summand]) throws(ServiceError) -> [Action] {
         try exchange.contribute(summands).map(Self.action)
     }
 
+    @inlinable
     public mutating func receive(_ summand: Summand, from member: Int) throws(ServiceError) -> [Action] {
         try exchange.receive(summand, from: member).map(Self.action)
     }
 
     /// Members whose summand has not come, for the message when the deadline passes.
-    public var missing: [Int] { exchange.missing }
+    @inlinable public var missing: [Int] { exchange.missing }
 
-    private static func action(_ action: AllToAll<Summand>.Action) -> Action {
+    @inlinable
+    static func action(_ action: AllToAll<Summand>.Action) -> Action {
         switch action {
         case .send(let summand, let member): .send(summand, to: member)
         case .finished(let summands): .reduce(summands)

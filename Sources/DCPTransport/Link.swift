@@ -30,6 +30,8 @@ public final class Link {
     }
 
     private let channel: any Channel
+    /// For closures that must not keep the link alive.
+    lazy var bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
     private let side: Side
     private let settings: LinkSettings
     private(set) weak var delegate: (any LinkDelegate)?
@@ -88,7 +90,7 @@ public final class Link {
         self.state = .closed
         lastWriteProgress = channel.eventLoop.now
         if tls == nil { ReceiveAllocator.install(inbound, on: channel) }
-        let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
+        let bound = bound
         state = .greeting(
             deadline: channel.eventLoop.scheduleTask(in: settings.handshakeTimeout) {
                 bound.value.link?.handshakeExpired()
@@ -111,12 +113,17 @@ public final class Link {
         return nil
     }
 
+    /// The peer's, when it is one. Asked for each frame, and so not a part of a copy of the hello.
+    package private(set) var peerRank: RankIndex?
+
+    private var peerName: String { peer?.sender ?? "The peer" }
+
     /// Sends a frame.
     /// - Throws: `.overloaded` if too many bytes are queued for this peer, `.rankUnavailable` if the link is closed,
     ///   `.invalidRequest` for a payload over the limit, which the peer would refuse.
     public func send(_ frame: Frame) throws(ServiceError) {
         channel.eventLoop.preconditionInEventLoop()
-        guard case .open(let peer) = state else {
+        guard case .open = state else {
             throw ServiceError(.rankUnavailable, "The connection is closed; try again.")
         }
         let body = frame.body
@@ -124,22 +131,20 @@ public final class Link {
         guard fieldsByteCount <= settings.frameLimits.fieldsByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
-                "A \(frame.message.type) frame for \(peer.sender) has \(fieldsByteCount) bytes of fields, but the "
-                    + "limit is "
+                "A \(body.type) frame for \(peerName) has \(fieldsByteCount) bytes of fields, but the limit is "
                     + "\(settings.frameLimits.fieldsByteCountMax); request fewer sequences at once.")
         }
         guard outboundByteCount <= settings.outboundByteCountMax else {
             throw ServiceError(
                 .overloaded,
-                "\(outboundByteCount) bytes are already queued for \(peer.sender), but the limit is "
+                "\(outboundByteCount) bytes are already queued for \(peerName), but the limit is "
                     + "\(settings.outboundByteCountMax); send fewer or smaller steps at once.")
         }
         let payloadByteCount = body.payload.readableByteCount
         guard payloadByteCount <= settings.frameLimits.payloadByteCountMax else {
             throw ServiceError(
                 .invalidRequest,
-                "A \(frame.message.type) frame for \(peer.sender) has \(payloadByteCount) bytes of payload, but the "
-                    + "limit is "
+                "A \(body.type) frame for \(peerName) has \(payloadByteCount) bytes of payload, but the limit is "
                     + "\(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl submit --chunk)."
             )
         }
@@ -176,7 +181,7 @@ public final class Link {
             lastWriteProgress = channel.eventLoop.now
             scheduleStallCheck()
         }
-        let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
+        let bound = bound
         for part in parts.dropLast() { channel.write(part, promise: nil) }
         channel.write(parts.last!).whenComplete { _ in bound.value.link?.wrote(byteCount) }
         if !isFlushDue { channel.eventLoop.execute { bound.value.link?.flush() } }
@@ -198,7 +203,7 @@ public final class Link {
 
     /// A peer that does not read would hold memory forever. One timer per link, re-armed while bytes are queued.
     private func scheduleStallCheck() {
-        let bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
+        let bound = bound
         stallCheck = channel.eventLoop.scheduleTask(in: settings.stallTimeout) { bound.value.link?.checkStall() }
     }
 
@@ -210,8 +215,7 @@ public final class Link {
             close(
                 ServiceError(
                     .deadlineExceeded,
-                    "\(peer?.sender ?? "The peer") read none of the \(outboundByteCount) queued bytes within "
-                        + "\(seconds) s; "
+                    "\(peerName) read none of the \(outboundByteCount) queued bytes within \(seconds) s; "
                         + "the connection was closed."))
         } else {
             scheduleStallCheck()
@@ -229,12 +233,6 @@ public final class Link {
         if case .accepted = side, refusal == nil { refusal = .timeout }
         close(error)
     }
-}
-
-/// Timers and write completions must not keep a link alive.
-private struct WeakLink {
-    weak var link: Link?
-    init(_ link: Link) { self.link = link }
 }
 
 // MARK: - Called by the channel handler
@@ -334,6 +332,7 @@ extension Link {
             // Writing the welcome to a peer that has gone closes the link and notifies its owner.
             guard case .greeting = state else { return }
             state = .open(peer)
+            peerRank = peer.rank
             inbound.limits = settings.frameLimits
             frameWatch = makeFrameWatch()
             wasAuthenticated = true

@@ -22,32 +22,24 @@ extension Frame {
     public func encode() -> [ByteBuffer] { encode(body) }
 
     /// The bytes after the header.
-    package struct Body {
-        package var fields: ByteBuffer
-        /// One after the other, uncopied.
-        package var payload: [ByteBuffer]
-    }
-
-    package var body: Body {
-        var writer = WireWriter()
-        let payload = message.encode(to: &writer)
-        return Body(fields: writer.buffer, payload: payload)
-    }
+    package var body: EncodedBody { message.encoded }
 
     /// - Parameters:
     ///   - body: this frame's.
     ///   - place: the payload's place in shared memory; nil to send it after the fields.
-    package func encode(_ body: Body, inMemory place: MemoryPlace? = nil) -> [ByteBuffer] {
+    package func encode(_ body: EncodedBody, inMemory place: MemoryPlace? = nil) -> [ByteBuffer] {
         let checksum =
             place == nil
-            ? message.knownChecksum ?? CRC32C.checksum(body.fields, body.payload) : CRC32C.checksum(body.fields, [])
+            ? body.checksum ?? CRC32C.checksum(body.fields, body.payload) : CRC32C.checksum(body.fields, [])
         let header = FrameHeader(
-            type: message.type, epoch: epoch, tag: tag, sender: sender, fieldsByteCount: body.fields.readableBytes,
+            type: body.type, epoch: epoch, tag: tag, sender: sender, fieldsByteCount: body.fields.readableBytes,
             payloadByteCount: body.payload.readableByteCount, bodyChecksum: checksum, memoryPlace: place)
         var head = ByteBufferAllocator().buffer(capacity: FrameHeader.byteCount + body.fields.readableBytes)
         header.write(to: &head)
         head.writeImmutableBuffer(body.fields)
-        return [head] + (place == nil ? body.payload.filter { $0.readableBytes > 0 } : [])
+        var parts = [head]
+        if place == nil { for part in body.payload where part.readableBytes > 0 { parts.append(part) } }
+        return parts
     }
 }
 
@@ -137,7 +129,8 @@ extension CRC32C {
     /// The checksum of fields and payload, from the header.
     static func checksum(_ fields: ByteBuffer, _ payload: [ByteBuffer]) -> UInt32 {
         var crc = CRC32C()
-        for part in [fields] + payload { part.withUnsafeReadableBytes { crc.update($0) } }
+        fields.withUnsafeReadableBytes { crc.update($0) }
+        for part in payload { part.withUnsafeReadableBytes { crc.update($0) } }
         return crc.value
     }
 }

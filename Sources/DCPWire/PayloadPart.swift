@@ -2,8 +2,8 @@ public import NIOCore
 
 /// A part of a payload, without a copy. A slice of a `ByteBuffer` that begins beyond 16 MiB would be a copy.
 public struct PayloadPart: Sendable {
-    private let payload: ByteBuffer
-    private let offset: Int
+    @usableFromInline let payload: ByteBuffer
+    @usableFromInline let offset: Int
     public let byteCount: Int
 
     /// - Parameter offset: from the first readable byte.
@@ -21,6 +21,7 @@ public struct PayloadPart: Sendable {
         return PayloadPart(payload, at: self.offset + offset, byteCount: byteCount)
     }
 
+    @inlinable
     public func withUnsafeBytes<Value, Failure: Error>(
         _ body: (UnsafeRawBufferPointer) throws(Failure) -> Value
     ) throws(Failure) -> Value {

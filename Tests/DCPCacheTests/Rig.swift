@@ -74,7 +74,18 @@ final class Rig {
 
     func close(_ id: UInt64) throws { try finish { cache.close(SequenceID(id), completion: $0) } }
 
-    func state(_ id: UInt64) throws -> SequenceState { try #require(cache.state(of: SequenceID(id))) }
+    func state(_ id: UInt64) throws -> SequenceState {
+        let state = try #require(cache.state(of: SequenceID(id)))
+        // What steps ask for, without the rest of it.
+        for (layer, length) in state.layerLengths.enumerated() {
+            let found = cache.layer(layer, of: state.id)
+            #expect(found?.model == state.model && found?.length == length)
+        }
+        let longest = state.layerLengths.max() ?? 0
+        #expect(!cache.hasLayer(of: state.id, beyond: longest) && cache.hasLayer(of: state.id, beyond: longest - 1))
+        #expect(cache.layer(state.layerLengths.count, of: state.id)?.length == 0)
+        return state
+    }
 
     /// Keeps the writer in a completion until the returned semaphore is signalled: jobs submitted meanwhile share
     /// transactions where possible.

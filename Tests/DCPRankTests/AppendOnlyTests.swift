@@ -19,7 +19,7 @@ struct AppendOnlyTests {
         actions.map {
             switch $0 {
             case .startAppend: "append"
-            case .reply(let states): "reply \(states.rows)"
+            case .reply(let answer): "reply \((try? StepCase.states(in: answer).rows) ?? -1)"
             case .fail(let error): "fail \(error.code)"
             case .sendAbort(_, let member): "abort \(member)"
             case .rollBack: "roll back"

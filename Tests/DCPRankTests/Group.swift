@@ -78,7 +78,7 @@ struct Member {
                 outcome.sent[message.to, default: []].append(message.event)
             }
             switch action {
-            case .reply(let states): outcome.replies.append(states)
+            case .reply(let answer): outcome.replies.append(try StepCase.states(in: answer))
             case .fail(let error): outcome.verdicts.append(error)
             case .rollBack: outcome.rollBacks += 1
             default: break

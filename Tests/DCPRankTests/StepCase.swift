@@ -88,17 +88,44 @@ struct StepCase: Sendable, CustomTestStringConvertible {
             lse: generator.floats(rows, limit: 8).map { Double($0) })
     }
 
-    /// What every rank has to answer, without any exchange.
+    /// What every rank has to answer, without any exchange; with log-sum-exps as an answer has them.
     func expected() throws -> [AttentionStates] {
         let all = (0..<ranks).map { queries(ofRank: $0) }
         let slices = queryMode == .gather ? all : [all[0]]
         let partials = (0..<ranks).map { context(ofRank: $0, slices) }
         return try (0..<ranks).map { rank in
             let plan = try plan(ofRank: rank)
-            guard plan.hasContext else { return newTokens(ofRank: rank) }
-            let own = try AttentionStates.merge(partials.map { $0.slice(rows: plan.rows(ofRank: rank)) })
-            return try AttentionStates.merge([own, newTokens(ofRank: rank)])
+            var states = newTokens(ofRank: rank)
+            if plan.hasContext {
+                let own = try AttentionStates.merge(partials.map { $0.slice(rows: plan.rows(ofRank: rank)) })
+                states = try AttentionStates.merge([own, states])
+            }
+            states.lse = states.lse.map { Double(Float($0)) }
+            return states
         }
+    }
+
+    /// The answer with some states, written in two pieces where it has as many rows.
+    func written(_ states: AttentionStates, ofRank rank: Int) throws -> EncodedBody {
+        var answer = try plan(ofRank: rank).pendingAnswer
+        for rows in [0..<states.rows / 2, states.rows / 2..<states.rows] {
+            let some = states.slice(rows: rows)
+            answer.append(outputs: some.outputs, lse: some.lse)
+        }
+        return answer.body
+    }
+
+    /// What a client reads in an answer.
+    static func states(in answer: EncodedBody) throws -> AttentionStates {
+        let result = try answer.reply(to: StepRequest.self)
+        func floats(_ buffer: ByteBuffer?) -> [Float] {
+            let bytes = buffer.map { Array($0.readableBytesView) } ?? []
+            return bytes.withUnsafeBytes { bytes in
+                (0..<bytes.count / 4).map { bytes.loadUnaligned(fromByteOffset: $0 * 4, as: Float.self) }
+            }
+        }
+        return AttentionStates(
+            valueDim: result.valueDim, outputs: floats(result.outputs), lse: floats(result.lse).map { Double($0) })
     }
 }
 
@@ -120,11 +147,12 @@ func answer(to action: StepMachine.Action, of test: StepCase, rank: Int) throws 
         }
         return .correctionDone(slices, lse: combined.slice(rows: plan.rows(ofRank: rank)).values)
     case .startMerge(let partials, let newTokens):
-        return .mergeDone(try AttentionStates.merge([AttentionStates.merge(partials.map(\.states)), newTokens]))
+        let context = partials.isEmpty ? [] : [try AttentionStates.merge(partials.map(\.states))]
+        return .mergeDone(try test.written(AttentionStates.merge(context + [newTokens]), ofRank: rank))
     case .startReduction(let summands, let lse, let newTokens):
         let context = AttentionStates(
             valueDim: newTokens.valueDim, outputs: AttentionStates.sum(of: summands), lse: lse)
-        return .mergeDone(try AttentionStates.merge([context, newTokens]))
+        return .mergeDone(try test.written(AttentionStates.merge([context, newTokens]), ofRank: rank))
     case .sendQuery, .sendPartial, .sendLogSumExp, .sendCorrected, .sendAbort, .sendAppended, .reply, .fail, .rollBack:
         return nil
     }

@@ -164,6 +164,31 @@ extension ShardCache {
         sequenceCaches.withLock { $0[id] }.flatMap(state)
     }
 
+    /// What a step asks of each of its entries: whose model it is, and where one of its layers ends, with what is not committed;
+    /// without all that `state(of:)` copies.
+    ///
+    /// - Parameter layer: of the model; where the sequence has no such layer, its length is 0.
+    /// - Returns: nil where `state(of:)` is.
+    public func layer(_ layer: Int, of id: SequenceID) -> (model: ModelID, length: Int)? {
+        guard let sequence = sequenceCaches.withLock({ $0[id] }) else { return nil }
+        let found = sequence.core.withLock { core -> (residence: Residence?, committed: Int)? in
+            core.isClosed ? nil : (core.residence, core.committed)
+        }
+        guard let found else { return nil }
+        guard layer < sequence.model.layers else { return (sequence.model.id, 0) }
+        return (
+            sequence.model.id, found.residence.map { $0.layers[layer].state.withLock(\.length) } ?? found.committed
+        )
+    }
+
+    /// Whether any layer of a sequence has more tokens than so many.
+    public func hasLayer(of id: SequenceID, beyond length: Int) -> Bool {
+        guard let sequence = sequenceCaches.withLock({ $0[id] }) else { return false }
+        let found = sequence.core.withLock { ($0.isClosed, $0.residence, $0.committed) }
+        guard !found.0 else { return false }
+        return found.1.map { $0.layers.contains { $0.state.withLock(\.length) > length } } ?? (found.2 > length)
+    }
+
     /// All sequences, by id. Those whose record is damaged are not among them.
     public var sequences: [SequenceState] {
         sequenceCaches.withLock { Array($0.values) }.compactMap(state).sorted { $0.id < $1.id }

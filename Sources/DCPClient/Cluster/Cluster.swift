@@ -224,12 +224,9 @@ public actor Cluster {
         _ requests: [(rank: RankIndex, request: R)], topology: Topology, tag: Tag, timeout: Duration
     ) async throws(ServiceError) -> [R.Reply] {
         do throws(ServiceError) {
-            var connections: [Connection] = []
-            for (rank, _) in requests { connections.append(try await connection(to: rank, in: topology)) }
-            let futures = zip(requests, connections).map { request, connection in
-                connection.request(request.request, epoch: topology.epoch, tag: tag, timeout: timeout)
-            }
-            return try await EventLoopFuture.whenAllSucceed(futures, on: eventLoop).result()
+            var parts: [(connection: Connection, request: R)] = []
+            for (rank, request) in requests { parts.append((try await connection(to: rank, in: topology), request)) }
+            return try await Connection.ask(parts, epoch: topology.epoch, tag: tag, timeout: timeout)
         } catch {
             forgetTopology(after: error)
             throw explained(error, of: requests.map(\.request))

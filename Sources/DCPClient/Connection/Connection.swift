@@ -50,13 +50,40 @@ final class Connection: Sendable {
     /// Sends a request. The future is of this connection's loop; it fails with a `ServiceError`, at the latest after
     /// `timeout`.
     func request<R: Request>(_ request: R, epoch: Epoch, tag: Tag, timeout: Duration) -> EventLoopFuture<R.Reply> {
-        let state = state
+        let (state, eventLoop) = (state, eventLoop)
         return eventLoop.flatSubmit {
             let frame = Frame(epoch: epoch, tag: tag, message: .request(request))
-            return state.value.request(frame, timeout: TimeAmount(timeout)).flatMapResult { reply in
+            let promise = eventLoop.makePromise(of: EncodedBody.self)
+            state.value.request(frame, timeout: TimeAmount(timeout)) { promise.completeWith($0.mapError { $0 }) }
+            return promise.futureResult.flatMapResult { reply in
                 Result { () throws(ServiceError) in try reply.reply(to: R.self) }
             }
         }
+    }
+
+    /// Asks several peers, each over a connection of its own, under one tag. All connections are of one loop, which only sends:
+    /// requests are written, and replies read, by the caller.
+    /// - Returns: the replies in the order of the requests.
+    /// - Throws: the first failure, at the latest after `timeout`.
+    static func ask<R: Request>(
+        _ requests: [(connection: Connection, request: R)], epoch: Epoch, tag: Tag, timeout: Duration
+    ) async throws(ServiceError) -> [R.Reply] {
+        guard let eventLoop = requests.first?.connection.eventLoop else { return [] }
+        let parts = requests.map { connection, request in
+            (state: connection.state, frame: Frame(epoch: epoch, tag: tag, message: .request(request)))
+        }
+        let outcome = await withCheckedContinuation {
+            (continuation: CheckedContinuation<Result<[EncodedBody], ServiceError>, Never>) in
+            eventLoop.execute {
+                let gathering = Gathering(parts.count, continuation)
+                for (index, part) in parts.enumerated() {
+                    part.state.value.request(part.frame, timeout: TimeAmount(timeout)) { gathering.take($0, at: index) }
+                }
+            }
+        }
+        var replies: [R.Reply] = []
+        for body in try outcome.get() { replies.append(try body.reply(to: R.self)) }
+        return replies
     }
 
     func close() {
@@ -65,6 +92,32 @@ final class Connection: Sendable {
     }
 
     deinit { close() }
+}
+
+/// Replies that are waited for together: all of them, or the first failure. Confined to the loop.
+private final class Gathering {
+    private var replies: [EncodedBody?]
+    private var missing: Int
+    private var continuation: CheckedContinuation<Result<[EncodedBody], ServiceError>, Never>?
+
+    init(_ count: Int, _ continuation: CheckedContinuation<Result<[EncodedBody], ServiceError>, Never>) {
+        replies = Array(repeating: nil, count: count)
+        missing = count
+        self.continuation = continuation
+    }
+
+    func take(_ result: Result<EncodedBody, ServiceError>, at index: Int) {
+        guard let continuation else { return }
+        switch result {
+        case .success(let reply):
+            replies[index] = reply
+            missing -= 1
+            guard missing == 0 else { return }
+            continuation.resume(returning: .success(replies.map { $0! }))
+        case .failure(let error): continuation.resume(returning: .failure(error))
+        }
+        self.continuation = nil
+    }
 }
 
 /// Shared by a connection and its state on the loop, which sets it.
@@ -83,7 +136,8 @@ private final class ConnectionState: LinkDelegate {
     private var link: Link? {
         didSet { openFlag.value.store(link != nil, ordering: .releasing) }
     }
-    private var pending: [Tag: (promise: EventLoopPromise<EncodedBody>, deadline: Scheduled<Void>)] = [:]
+    private typealias Done = (Result<EncodedBody, ServiceError>) -> Void
+    private var pending: [Tag: (done: Done, deadline: Scheduled<Void>)] = [:]
     private var closeReason: ServiceError?
     /// The link holds its delegate weakly.
     private var keepsItself: ConnectionState?
@@ -101,23 +155,21 @@ private final class ConnectionState: LinkDelegate {
         keepsItself = self
     }
 
-    func request(_ frame: Frame, timeout: TimeAmount) -> EventLoopFuture<EncodedBody> {
-        let promise = eventLoop.makePromise(of: EncodedBody.self)
-        guard let link else {
-            promise.fail(closeReason ?? unavailable("The connection is closed."))
-            return promise.futureResult
-        }
+    /// - Parameter done: called once, on the loop.
+    func request(
+        _ frame: Frame, timeout: TimeAmount, done: @escaping (Result<EncodedBody, ServiceError>) -> Void
+    ) {
+        guard let link else { return done(.failure(closeReason ?? unavailable("The connection is closed."))) }
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let tag = frame.tag
         let deadline = eventLoop.scheduleTask(in: timeout) { bound.value.expired(tag, after: timeout) }
         precondition(pending[tag] == nil, "a tag is in use by at most one request")
-        pending[tag] = (promise, deadline)
+        pending[tag] = (done, deadline)
         do throws(ServiceError) {
             try link.send(frame)
         } catch {
             finish(tag, .failure(error))
         }
-        return promise.futureResult
     }
 
     func close() { link?.close(ServiceError(.shuttingDown, "The client closed the connection.")) }
@@ -146,12 +198,9 @@ private final class ConnectionState: LinkDelegate {
     }
 
     private func finish(_ tag: Tag, _ result: Result<EncodedBody, ServiceError>) {
-        guard let (promise, deadline) = pending.removeValue(forKey: tag) else { return }
+        guard let (done, deadline) = pending.removeValue(forKey: tag) else { return }
         deadline.cancel()
-        switch result {
-        case .success(let reply): promise.succeed(reply)
-        case .failure(let error): promise.fail(error)
-        }
+        done(result)
     }
 
     private func unavailable(_ what: String) -> ServiceError {

@@ -73,8 +73,8 @@ package final class LoopWork {
             return
         }
         body()
-        // Not at once: behind what takes its result, and then behind what that has written.
-        onLoop { work in work.onLoop { $0.runNext() } }
+        // Not at once: behind what its result has had written.
+        onLoop { $0.runNext() }
     }
 
     private func onLoop(_ body: @escaping (LoopWork) -> Void) {

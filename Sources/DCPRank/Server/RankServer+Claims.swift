@@ -6,14 +6,24 @@ internal import NIOCore
 
 /// Claims, and tokens whose client has gone.
 extension RankServer {
-    /// Refuses requests without the latest claim on their sequence; otherwise records that the client is present.
+    /// Refuses requests without the latest claims on their sequences; otherwise records that the client is present.
+    func checkClaims(
+        _ claims: some Sequence<(sequence: SequenceID, claim: Claim)>, from link: Link
+    ) throws(ServiceError) {
+        let connection = incoming[ObjectIdentifier(link)]?.ordinal
+        for (sequence, claim) in claims {
+            guard let stored = cache.claim(of: sequence) else { throw unknown(sequence) }
+            let epoch = configuration.broken == .epoch ? Epoch(claim.value >> 32) : coordinator.epoch
+            let holder = try owners.check(claim, on: sequence, stored: stored, in: epoch)
+            if !link.caller.mayChange(ownedBy: holder) {
+                try link.caller.checkChange(of: "\(sequence)", ownedBy: holder)
+            }
+            if let connection { owners.use(sequence, over: connection) }
+        }
+    }
+
     func checkClaim(_ claim: Claim, on sequence: SequenceID, from link: Link) throws(ServiceError) {
-        guard let stored = cache.claim(of: sequence) else { throw unknown(sequence) }
-        let epoch = configuration.broken == .epoch ? Epoch(claim.value >> 32) : coordinator.epoch
-        try owners.check(claim, on: sequence, stored: stored, in: epoch)
-        try link.caller.checkChange(of: "\(sequence)", ownedBy: owners.holder(of: sequence))
-        guard let connection = incoming[ObjectIdentifier(link)]?.ordinal else { return }
-        owners.use(sequence, over: connection)
+        try checkClaims(CollectionOfOne((sequence: sequence, claim: claim)), from: link)
     }
 
     /// A client takes a sequence over. Older claims are refused from now on; what they have begun ends first.

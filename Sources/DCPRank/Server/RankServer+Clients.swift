@@ -95,138 +95,13 @@ extension RankServer {
                 + "from the coordinator and try again.")
     }
 
-    // MARK: Steps
-
-    private func admit(_ request: StepRequest, _ call: Call<StepRequest>) {
-        let tag = call.tag
-        // Sent twice: the answer that is on its way answers both.
-        guard steps[tag] == nil, let link = call.link else { return }
-        do throws(ServiceError) {
-            try checkServing(call.epoch)
-            if let verdict = steps.verdict(for: tag) { throw verdict }
-            guard steps.executions.count < configuration.stepsInFlightMax else {
-                throw ServiceError(
-                    .overloaded,
-                    "\(steps.executions.count) steps are in flight, but the limit is "
-                        + "\(configuration.stepsInFlightMax); try again when some have ended.")
-            }
-            for entry in request.entries { try checkClaim(entry.claim, on: entry.sequence, from: link) }
-            for part in request.commits { try checkClaim(part.claim, on: part.sequence, from: link) }
-            let (plan, appends, isContextReady) = try check(request, tag: tag)
-            let timeout = min(
-                .milliseconds(Int64(request.timeoutMilliseconds)), configuration.stepTimeoutMax)
-            var machine = StepMachine(plan, appends: appends)
-            machine.repliesBeforeAppend = configuration.broken == .append
-            let execution = StepExecution(
-                tag: tag, request: request, epoch: call.epoch, machine: machine, client: link, server: self,
-                timeout: timeout)
-            stepByteCount += execution.byteCount
-            let early = steps.insert(execution)
-            execution.start()
-            if isContextReady { execution.deliver(.contextReady) }
-            for (frame, member) in early { execution.receive(frame.message, from: member) }
-        } catch {
-            refuse(error, request, call)
-        }
-    }
-
-    /// A step this rank cannot take: the verdict goes to the client and to the group, where the step may be waiting.
-    private func refuse(_ error: ServiceError, _ request: StepRequest, _ call: Call<StepRequest>) {
-        let tag = call.tag
-        counters.stepsAborted.count(error.code)
-        observe(.stepAborted(tag, request.entries.map(\.sequence), error, after: nil))
-        refuse(call, error)
-        tellGroup(error, of: tag, epoch: call.epoch)
-    }
-
-    private func tellGroup(_ error: ServiceError, of tag: Tag, epoch: Epoch) {
-        var verdict = error
-        verdict.rank = verdict.rank ?? configuration.rank
-        steps.refuse(tag, verdict)
-        if epoch == coordinator.epoch { port.abort(tag, in: epoch, verdict) }
-    }
-
-    private func check(_ request: StepRequest, tag: Tag) throws(ServiceError) -> (StepPlan, Bool, Bool) {
-        guard let model = cache.model(request.model) else {
-            throw ServiceError(.unknownModel, "\(request.model) is not registered; open the sequence again.")
-        }
-        let layer = Int(tag.layer)
-        guard layer < model.description.layers else {
-            throw ServiceError(
-                .invalidRequest,
-                "Layer \(layer) is outside 0..<\(model.description.layers) of model `\(model.name)`; correct --layer.")
-        }
-        let plan = try StepPlan(
-            request, layer: layer,
-            model: ModelRecord(id: request.model, name: model.name, description: model.description), cluster: cluster,
-            rank: configuration.rank)
-        try request.checkTensors()
-        try checkRoom(for: request, plan)
-        var admitted: [(StepRequest.Entry, LayerCursors.Admission)] = []
-        do throws(ServiceError) {
-            for entry in request.entries {
-                guard let state = cache.state(of: entry.sequence) else {
-                    throw unknown(entry.sequence)
-                }
-                // Of a refused step as well: who tries again will need it.
-                uses.note([entry.sequence])
-                guard !changing.contains(entry.sequence), !isRollingBack(entry, layer: layer) else {
-                    throw ServiceError(
-                        .stepAborted,
-                        "\(entry.sequence) is being changed, or the tokens of an aborted step are being rolled back; "
-                            + "get its length and try again.")
-                }
-                guard state.model == request.model else {
-                    throw ServiceError(
-                        .modelMismatch,
-                        "\(entry.sequence) belongs to \(state.model), but the step is for \(request.model); open the "
-                            + "sequence again.")
-                }
-                let length = state.layerLengths[layer]
-                guard request.appends else {
-                    try cursors.checkQueries(entry, layer: layer, length: length)
-                    continue
-                }
-                admitted.append((entry, try cursors.admit(entry, tag: tag, layer: layer, length: length)))
-            }
-            guard request.appends else { return (plan, false, isContextReady(request, layer: layer)) }
-            // A copy that comes after the original was answered and its tokens were cut off again.
-            if steps.isOver(tag), admitted.contains(where: { $0.1 != .repeat }) {
-                throw ServiceError(
-                    .stepAborted,
-                    "\(tag) has ended, and its tokens were rolled back; resume the sequence, or send the step with a "
-                        + "higher "
-                        + "attempt.")
-            }
-            let repeats = admitted.count { $0.1 == .repeat }
-            guard repeats == 0 || repeats == admitted.count else {
-                throw ServiceError(
-                    .conflict, "Some of the step's tokens are already stored and some are not; send a new step.")
-            }
-            // A canary tells whether steps go through; that the disk is full, the store's condition tells.
-            if repeats == 0, !isCanary(request, plan.layout) { try checkTakesTokens(request.entries) }
-        } catch {
-            for (entry, admission) in admitted where admission != .repeat {
-                cursors.rolledBack(entry, layer: layer)
-            }
-            throw error
-        }
-        return (plan, admitted.allSatisfy { $0.1 != .repeat }, isContextReady(request, layer: layer))
-    }
-
-    private func isRollingBack(_ entry: StepRequest.Entry, layer: Int) -> Bool {
-        steps.executions.values.contains {
-            $0.request.appends && $0.machine.isOver && Int($0.tag.layer) == layer && $0.touches(entry.sequence)
-        }
-    }
-
     // MARK: Commits
 
     private func commit(_ parts: [SequenceCommit], _ call: Call<Commit>) {
         guard let link = call.link else { return }
         do throws(ServiceError) {
             try checkServing(call.epoch)
-            for part in parts { try checkClaim(part.claim, on: part.sequence, from: link) }
+            try checkClaims(parts.lazy.map { ($0.sequence, $0.claim) }, from: link)
         } catch {
             return refuse(call, error)
         }

@@ -40,7 +40,7 @@ extension RankServer: LinkDelegate {
     }
 
     package func link(_ link: Link, received frame: Frame) {
-        if let rank = link.peer?.rank {
+        if let rank = link.peerRank {
             receive(frame, from: rank, over: link)
         } else {
             receive(frame, fromClient: link)

@@ -66,6 +66,6 @@ extension RankServer {
         counters.stepExchange.observe(times.queryWait &+ times.partialWait)
         counters.stepTimes += times
         if execution.tag.layer == 0 { counters.tokens &+= UInt64(execution.machine.plan.tokens) }
-        if isDecode, request.model == .canary { lastCanary = eventLoop.now }
+        if isDecode, execution.isCanary { lastCanary = eventLoop.now }
     }
 }

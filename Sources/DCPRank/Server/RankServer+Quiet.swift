@@ -70,6 +70,7 @@ extension RankServer {
 
     /// A step, commit or fork has ended: runs what waited for it.
     func runQuietWaiters() {
+        guard !quietWaiters.isEmpty else { return }
         let ready = quietWaiters.filter { $0.isQuiet(steps) }
         guard !ready.isEmpty else { return }
         quietWaiters.removeAll { $0.isQuiet(steps) }

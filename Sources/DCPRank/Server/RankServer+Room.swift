@@ -14,10 +14,7 @@ extension RankServer {
     /// - Throws: `.storeFull`, retryable, with the rank, what it holds, its limit and the remedy; `.storeDamaged` when a
     ///   rank writes no more.
     func checkTakesTokens(_ entries: [StepRequest.Entry]) throws(ServiceError) {
-        let isNew = entries.contains { entry in
-            let lengths = cache.state(of: entry.sequence)?.layerLengths ?? []
-            return entry.position + entry.count > lengths.max() ?? 0
-        }
+        let isNew = entries.contains { !cache.hasLayer(of: $0.sequence, beyond: $0.positions.upperBound - 1) }
         guard isNew else { return }
         if let refusal = cache.refusal ?? cache.crowding { throw refusal }
         if let refusal = otherRefusals.first { throw refusal }

@@ -7,8 +7,9 @@ internal import NIOCore
 /// Shared state of the steps in flight: memory, tokens that arrive, tokens that are rolled back.
 extension RankServer {
     /// Whether there is memory for a step: its tensors, all ranks' queries and the partials in Float32.
+    /// - Returns: the number of those bytes.
     /// - Throws: `.overloaded` over the budget, `.invalidRequest` for an answer that no frame could hold.
-    func checkRoom(for request: StepRequest, _ plan: StepPlan) throws(ServiceError) {
+    func checkRoom(for request: StepRequest, _ plan: StepPlan) throws(ServiceError) -> Int {
         let resultByteCount = plan.ownHeads.count * plan.tokens * (plan.attention.valueDim + 1) * 4
         let limit = configuration.link.frameLimits.payloadByteCountMax
         guard resultByteCount <= limit else {
@@ -24,13 +25,15 @@ extension RankServer {
                 "The steps in flight hold \(stepByteCount) bytes, this one needs \(byteCount) and the limit is "
                     + "\(configuration.stepByteCountMax); try again when some have ended.")
         }
+        return byteCount
     }
 
     /// Tokens of a step are in the cache: later steps may continue.
     func appended(_ entries: [StepRequest.Entry], layer: Int) {
         for entry in entries { cursors.appended(entry, layer: layer) }
+        // Only those that wait for it: one step's entries may be thousands.
         let ready = steps.inOrder {
-            Int($0.tag.layer) == layer && isContextReady($0.request, layer: layer)
+            Int($0.tag.layer) == layer && !$0.machine.isContextReady && isContextReady($0.request, layer: layer)
         }
         for execution in ready { execution.deliver(.contextReady) }
     }
@@ -39,7 +42,7 @@ extension RankServer {
         request.entries.allSatisfy { entry in
             cursors.holds(
                 entry.contextEnd(appends: request.appends), of: entry.sequence, layer: layer,
-                length: cache.state(of: entry.sequence)?.layerLengths[layer] ?? 0)
+                length: cache.layer(layer, of: entry.sequence)?.length ?? 0)
         }
     }
 
@@ -65,7 +68,7 @@ extension RankServer {
         for entry in entries {
             do throws(ServiceError) {
                 // A step whose append failed or never began has nothing in the cache.
-                if let state = cache.state(of: entry.sequence), state.layerLengths[layer] > entry.position {
+                if let found = cache.layer(layer, of: entry.sequence), found.length > entry.position {
                     try cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
                 }
             } catch {

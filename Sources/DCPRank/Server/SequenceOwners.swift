@@ -66,14 +66,16 @@ package struct SequenceOwners {
     /// - Parameters:
     ///   - stored: the claim that the store knows, where this value knows none.
     ///   - epoch: the one that is served.
+    /// - Returns: the identity of who holds it, as `holder`.
     /// - Throws: `.claimed` when another client has claimed it since; `.staleEpoch` for a claim of an older epoch;
     ///   `.stepAborted` when the claim has ended.
+    @discardableResult
     package func check(
         _ claim: Claim, on sequence: SequenceID, stored: Claim, in epoch: Epoch
-    ) throws(ServiceError) {
+    ) throws(ServiceError) -> String {
         let owner = owners[sequence]
         let latest = max(owner?.claim ?? .none, stored)
-        if claim == latest, claim.isOf(epoch), let owner, !owner.hasEnded { return }
+        if claim == latest, claim.isOf(epoch), let owner, !owner.hasEnded { return owner.holder }
         guard claim >= latest else {
             throw ServiceError(
                 .claimed,

@@ -21,13 +21,13 @@ struct UseLog {
         }
     }
 
-    mutating func note(_ sequences: some Sequence<SequenceID>) {
-        for sequence in sequences {
-            clock += 1
-            count += 1
-            lastUses[sequence] = clock
-            untold.insert(sequence)
-        }
+    mutating func note(_ sequences: some Sequence<SequenceID>) { for sequence in sequences { note(sequence) } }
+
+    mutating func note(_ sequence: SequenceID) {
+        clock += 1
+        count += 1
+        lastUses[sequence] = clock
+        untold.insert(sequence)
     }
 
     mutating func forget(_ sequence: SequenceID) {

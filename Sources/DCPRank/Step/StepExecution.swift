@@ -18,6 +18,8 @@ final class StepExecution {
     var ordinal: UInt64 = 0
     /// What the step holds while it is in flight.
     let byteCount: Int
+    /// Of the coordinator's, which sees by it whether steps go through.
+    let isCanary: Bool
     private(set) var machine: StepMachine
     /// The client, while it is there.
     private weak var client: Link?
@@ -29,8 +31,8 @@ final class StepExecution {
     private var timeline: StepTimeline
 
     init(
-        tag: Tag, request: StepRequest, epoch: Epoch, machine: StepMachine, client: Link, server: RankServer,
-        timeout: TimeAmount
+        tag: Tag, request: StepRequest, epoch: Epoch, machine: StepMachine, byteCount: Int, isCanary: Bool,
+        client: Link, server: RankServer, timeout: TimeAmount
     ) {
         self.tag = tag
         self.request = request
@@ -40,7 +42,8 @@ final class StepExecution {
         self.server = server
         timeline = StepTimeline(arrival: server.eventLoop.now)
         layer = Int(tag.layer)
-        byteCount = machine.plan.byteCount(of: request, threads: server.pool.threads)
+        self.byteCount = byteCount
+        self.isCanary = isCanary
         work = StepWork(
             plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool,
             broken: server.configuration.broken)
@@ -124,15 +127,11 @@ final class StepExecution {
                 case .failure(let error): deliver(.commitFailed(error))
                 }
             }
-        case .reply(let states):
+        case .reply(let answer):
             over()
-            let result = StepResult(
-                tokens: plan.tokens, heads: plan.ownHeads.count, valueDim: states.valueDim,
-                outputs: ByteBuffer(floats: states.outputs[...]),
-                lse: plan.wantsLSE ? ByteBuffer(floats: states.lse.map { Float($0) }[...]) : nil)
             // Before the answer leaves: the client may run as soon as it is written, and this thread only after it.
             let replied = server.eventLoop.now
-            server.answer(client, tag, .reply(result, to: StepRequest.self))
+            server.answer(client, tag, .reply(answer))
             server.completed(self, timeline.times(replied: replied))
         case .fail(let error):
             over()
@@ -153,9 +152,9 @@ final class StepExecution {
         work.cancel()
     }
 
-    private func merged(_ states: AttentionStates) {
+    private func merged(_ answer: EncodedBody) {
         timeline.merged = server.eventLoop.now
-        deliver(.mergeDone(states))
+        deliver(.mergeDone(answer))
     }
 
     private func appended() {
@@ -198,15 +197,17 @@ final class StepExecution {
         let bound = NIOLoopBound((execution: self, deliver: deliver), eventLoop: server.eventLoop)
         let eventLoop = server.eventLoop
         let isOnThreads = place.isOnThreads
-        return { result in
-            eventLoop.execute {
-                let (execution, deliver) = bound.value
-                if isOnThreads { execution.server.loopWork.onThreads -= 1 }
-                switch result {
-                case .success(let value): deliver(execution, value)
-                case .failure(let error): execution.deliver(failed(execution, error))
-                }
+        let arrive: @Sendable (Result<Value, ServiceError>) -> Void = { result in
+            let (execution, deliver) = bound.value
+            if isOnThreads { execution.server.loopWork.onThreads -= 1 }
+            switch result {
+            case .success(let value): deliver(execution, value)
+            case .failure(let error): execution.deliver(failed(execution, error))
             }
+        }
+        // What was computed on the loop is a task of its own there, in which nothing else is under way.
+        return { result in
+            if !isOnThreads, eventLoop.inEventLoop { arrive(result) } else { eventLoop.execute { arrive(result) } }
         }
     }
 }

@@ -108,9 +108,6 @@ extension StepMachine {
         self.newTokens = nil
         phase = .merging
         switch exchanged {
-        case .nothing where plan.sinks.isEmpty:
-            output = newTokens
-            return replyIfReady()
         case .nothing:
             outstandingCount += 1
             return [.startMerge([], newTokens: newTokens)]

@@ -36,8 +36,8 @@ public struct StepMachine: Sendable {
         case startReduction([[Float]], lse: [Double], newTokens: AttentionStates)
         /// What the request asks to be committed. Answer with `.committed` or `.commitFailed`.
         case startCommit
-        /// The outputs of the own heads, `[head][token]`.
-        case reply(AttentionStates)
+        /// The outputs of the own heads, `[head][token]`, as they are sent.
+        case reply(EncodedBody)
         /// The verdict, to the client.
         case fail(ServiceError)
         /// The verdict, to the rest of the group; only from the rank where it arose.
@@ -62,7 +62,8 @@ public struct StepMachine: Sendable {
         case corrected([Float], from: Int)
         /// Another rank has its tokens of a step without queries.
         case peerAppended(from: Int)
-        case mergeDone(AttentionStates)
+        /// The answer, written.
+        case mergeDone(EncodedBody)
         /// The append failed and left the cache as it was.
         case appendFailed(ServiceError)
         /// What was to be committed is as durable as the setting asks for.
@@ -118,7 +119,7 @@ public struct StepMachine: Sendable {
     /// What the exchange left, waiting for the new tokens.
     var exchanged: Exchanged?
     var newTokens: AttentionStates?
-    var output: AttentionStates?
+    var output: EncodedBody?
     var append: Append
     /// Without queries no exchange ties the ranks together, and each has checked its own tokens alone: they wait for each
     /// other here, so that none has answered when another refuses.
@@ -170,7 +171,7 @@ public struct StepMachine: Sendable {
         if plan.queryMode == .absent {
             // Only the append is left; of a repeat only to say that it is there.
             phase = .merging
-            output = .empty(rows: 0, valueDim: plan.attention.valueDim)
+            output = plan.pendingAnswer.body
             return repliesBeforeAppend ? replyIfReady() : tellIfInPlace()
         }
         var actions: [Action] = []
@@ -256,8 +257,8 @@ public struct StepMachine: Sendable {
             let count = plan.ownHeads.count * plan.tokens * plan.attention.valueDim
             guard summand.count == count else { throw mismatch("\(summand.count) outputs", "\(count)", member) }
             return handle(try corrections.receive(summand, from: member))
-        case .mergeDone(let states):
-            output = states
+        case .mergeDone(let answer):
+            output = answer
             return replyIfReady()
         case .committed:
             return reply()

@@ -86,8 +86,9 @@ public struct StepPlan: Sendable {
         try require("key dimensions", request.keyDim, attention.keyDim)
         // None where the values are a part of the keys.
         try require("value dimensions", request.valueDim, attention.ownValueDim)
-        var seen = Set<SequenceID>()
-        for entry in request.entries where !seen.insert(entry.sequence).inserted {
+        var seen = Set<SequenceID>(minimumCapacity: request.entries.count > 1 ? request.entries.count : 0)
+        // Most steps have one.
+        for entry in request.entries where request.entries.count > 1 && !seen.insert(entry.sequence).inserted {
             throw ServiceError(
                 .invalidRequest,
                 "\(entry.sequence) is in the step twice; join its tokens into one entry, or send two steps.")
@@ -181,6 +182,11 @@ public struct StepPlan: Sendable {
             start += entry.count
         }
         preconditionFailure("the step has \(rows) rows, and none of number \(row)")
+    }
+
+    /// The answer to the step, none of its rows yet.
+    package var pendingAnswer: PendingStepResult {
+        PendingStepResult(tokens: tokens, heads: ownHeads.count, valueDim: attention.valueDim, wantsLSE: wantsLSE)
     }
 
     /// The states of this rank's shard as the group exchanges them, at once.

@@ -1,5 +1,6 @@
 internal import DCPAttention
 internal import DCPCore
+internal import DCPWire
 internal import Synchronization
 
 /// What a step computes of the partial results of its group, some rows at a time.
@@ -28,7 +29,7 @@ extension StepWork {
 
     func merge(
         _ partials: [Partial], _ newTokens: AttentionStates, in place: Place,
-        completion: @escaping Completion<AttentionStates>
+        completion: @escaping Completion<EncodedBody>
     ) {
         merge(newTokens, in: place, completion: completion) { rows throws(ServiceError) in
             guard !partials.isEmpty else { return nil }
@@ -42,7 +43,7 @@ extension StepWork {
 
     func reduce(
         _ summands: [[Float]], lse: [Double], _ newTokens: AttentionStates, in place: Place,
-        completion: @escaping Completion<AttentionStates>
+        completion: @escaping Completion<EncodedBody>
     ) {
         let dim = newTokens.valueDim
         merge(newTokens, in: place, completion: completion) { rows throws(ServiceError) in
@@ -55,27 +56,22 @@ extension StepWork {
         }
     }
 
+    /// The answer is written as it is computed.
     /// - Parameter context: the merged context part of some rows; nil where there is none.
     private func merge(
-        _ newTokens: AttentionStates, in place: Place, completion: @escaping Completion<AttentionStates>,
+        _ newTokens: AttentionStates, in place: Place, completion: @escaping Completion<EncodedBody>,
         context: @escaping @Sendable (_ rows: Range<Int>) throws(ServiceError) -> AttentionStates?
     ) {
-        let dim = newTokens.valueDim
-        let rowsAtOnce = max(1, Self.outputsAtOnce / dim)
-        let kept = Kept((outputs: [Float](), lse: [Double]()))
-        submit(in: place, completion) { [self] () throws(ServiceError) -> AttentionStates? in
-            let first = kept.value.lse.count
+        let rowsAtOnce = max(1, Self.outputsAtOnce / newTokens.valueDim)
+        let kept = Kept((answer: plan.pendingAnswer, rows: 0))
+        submit(in: place, completion) { [self] () throws(ServiceError) -> EncodedBody? in
+            let first = kept.value.rows
             let rows = first..<min(first + rowsAtOnce, newTokens.rows)
-            if rows.count == newTokens.rows { return try merged(context(rows), newTokens, rows: rows) }
-            if first == 0 {
-                kept.value.outputs.reserveCapacity(newTokens.rows * dim)
-                kept.value.lse.reserveCapacity(newTokens.rows)
-            }
-            let merged = try merged(context(rows), newTokens.slice(rows: rows), rows: rows)
-            kept.value.outputs += merged.outputs
-            kept.value.lse += merged.lse
-            guard rows.upperBound == newTokens.rows else { return nil }
-            return AttentionStates(valueDim: dim, outputs: kept.value.outputs, lse: kept.value.lse)
+            let own = rows.count == newTokens.rows ? newTokens : newTokens.slice(rows: rows)
+            let merged = try merged(context(rows), own, rows: rows)
+            kept.value.answer.append(outputs: merged.outputs, lse: merged.lse)
+            kept.value.rows = rows.upperBound
+            return rows.upperBound == newTokens.rows ? kept.value.answer.body : nil
         }
     }
 

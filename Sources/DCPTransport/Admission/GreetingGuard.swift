@@ -3,8 +3,8 @@ internal import DCPWire
 internal import NIOCore
 
 /// The first handler on an accepted connection until its hello is accepted: it counts the bytes, and distinguishes
-/// plain bytes from TLS by the first one.
-final class GreetingGuard: ChannelInboundHandler {
+/// plain bytes from TLS by the first one. Then it is removed.
+final class GreetingGuard: ChannelInboundHandler, RemovableChannelHandler {
     typealias InboundIn = ByteBuffer
     typealias OutboundOut = ByteBuffer
 
@@ -23,7 +23,11 @@ final class GreetingGuard: ChannelInboundHandler {
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        guard link.isGreeting else { return context.fireChannelRead(data) }
+        guard link.isGreeting else {
+            // From now on there is nothing to guard.
+            context.fireChannelRead(data)
+            return context.pipeline.syncOperations.removeHandler(context: context, promise: nil)
+        }
         let bytes = unwrapInboundIn(data)
         let isFirst = byteCount == 0
         byteCount += bytes.readableBytes

@@ -68,14 +68,15 @@ extension Message {
     /// Bytes of the tensors, which follow the fields.
     public var payloadByteCount: Int { parts.body.payloadByteCount }
 
-    /// Writes the fields; returns the payload, which follows them uncopied.
-    func encode(to writer: inout WireWriter) -> [ByteBuffer] { parts.body.encodeBody(to: &writer) }
-
-    /// The checksum of fields and payload, if it is already computed.
-    var knownChecksum: UInt32? {
+    /// The fields, and the payload uncopied. A body that is already encoded stays as it is.
+    var encoded: EncodedBody {
         switch self {
-        case .request(let body), .reply(let body): body.checksum
-        default: nil
+        case .request(let body), .reply(let body): return body
+        default:
+            let (type, body) = parts
+            var writer = WireWriter()
+            let payload = body.encodeBody(to: &writer)
+            return EncodedBody(type: type, fields: writer.buffer, payload: payload)
         }
     }
 

@@ -25,27 +25,31 @@ public struct StepTimes: Hashable, Sendable {
 
     public init() {}
 
-    private static var fields: [WritableKeyPath<StepTimes, UInt64>] {
-        [\.total, \.newTokens, \.context, \.kernels, \.queryWait, \.partialWait, \.merge, \.other]
+    /// Field by field, by name: a list of key paths is made and read at each call, which took the event loop microseconds a step.
+    private static func combined(
+        _ a: StepTimes, _ b: StepTimes, _ operation: (UInt64, UInt64) -> UInt64
+    ) -> StepTimes {
+        var times = StepTimes()
+        times.total = operation(a.total, b.total)
+        times.newTokens = operation(a.newTokens, b.newTokens)
+        times.context = operation(a.context, b.context)
+        times.kernels = operation(a.kernels, b.kernels)
+        times.queryWait = operation(a.queryWait, b.queryWait)
+        times.partialWait = operation(a.partialWait, b.partialWait)
+        times.merge = operation(a.merge, b.merge)
+        times.other = operation(a.other, b.other)
+        return times
     }
 
-    public static func += (sums: inout StepTimes, times: StepTimes) {
-        // A sum wraps after five centuries.
-        for field in fields { sums[keyPath: field] &+= times[keyPath: field] }
-    }
+    /// A sum wraps after five centuries.
+    public static func += (sums: inout StepTimes, times: StepTimes) { sums = combined(sums, times, &+) }
 
     /// The difference to an earlier answer of the same process.
-    public static func - (later: StepTimes, earlier: StepTimes) -> StepTimes {
-        var difference = later
-        for field in fields { difference[keyPath: field] &-= earlier[keyPath: field] }
-        return difference
-    }
+    public static func - (later: StepTimes, earlier: StepTimes) -> StepTimes { combined(later, earlier, &-) }
 
     /// The mean of so many.
     public static func / (sums: StepTimes, count: Int) -> StepTimes {
-        var mean = sums
-        for field in fields { mean[keyPath: field] /= UInt64(count) }
-        return mean
+        combined(sums, sums) { sum, _ in sum / UInt64(count) }
     }
 
     package init(from reader: inout WireReader) throws(ServiceError) {
@@ -54,5 +58,10 @@ public struct StepTimes: Hashable, Sendable {
 
     package func encode(to writer: inout WireWriter) {
         for field in Self.fields { writer.write(self[keyPath: field]) }
+    }
+
+    /// In their order on the wire.
+    private static var fields: [WritableKeyPath<StepTimes, UInt64>] {
+        [\.total, \.newTokens, \.context, \.kernels, \.queryWait, \.partialWait, \.merge, \.other]
     }
 }

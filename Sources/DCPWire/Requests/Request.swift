@@ -1,5 +1,5 @@
 package import DCPCore
-internal import NIOCore
+package import NIOCore
 
 /// A client's request, which a daemon answers once, with its `Reply` or with a `ServiceError`.
 ///
@@ -21,18 +21,19 @@ extension Request {
 /// A request or a reply that is not decoded yet, or already encoded: links carry it without interpreting it.
 public struct EncodedBody: Sendable {
     public let type: FrameType
-    let fields: ByteBuffer
+    package let fields: ByteBuffer
     /// One after the other.
-    let payload: [ByteBuffer]
+    package let payload: [ByteBuffer]
     /// The checksum of an encoded one, computed by its creator instead of the loop that sends it; nil for a received
     /// one.
     let checksum: UInt32?
 
-    init(type: FrameType, fields: ByteBuffer, payload: [ByteBuffer]) {
+    /// - Parameter checksum: of one that is written.
+    init(type: FrameType, fields: ByteBuffer, payload: [ByteBuffer], checksum: UInt32? = nil) {
         self.type = type
         self.fields = fields
         self.payload = payload
-        checksum = nil
+        self.checksum = checksum
     }
 
     private init(_ type: FrameType, _ body: some FrameBody) {
