@@ -125,8 +125,7 @@ public final class Link {
             throw ServiceError(
                 .invalidRequest,
                 "A \(frame.message.type) frame for \(peer.sender) has \(fieldsByteCount) bytes of fields, but the "
-                    + "limit is "
-                    + "\(settings.frameLimits.fieldsByteCountMax); request fewer sequences at once.")
+                    + "limit is \(settings.frameLimits.fieldsByteCountMax); request fewer sequences at once.")
         }
         guard outboundByteCount <= settings.outboundByteCountMax else {
             throw ServiceError(
@@ -139,8 +138,8 @@ public final class Link {
             throw ServiceError(
                 .invalidRequest,
                 "A \(frame.message.type) frame for \(peer.sender) has \(payloadByteCount) bytes of payload, but the "
-                    + "limit is "
-                    + "\(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl submit --chunk)."
+                    + "limit is \(settings.frameLimits.payloadByteCountMax); send fewer tokens in one step (dcpctl "
+                    + "submit --chunk)."
             )
         }
         // After all checks that may refuse the frame: a payload in memory must be named by a frame, or it is never

@@ -195,8 +195,7 @@ extension RankServer {
                 throw ServiceError(
                     .stepAborted,
                     "\(tag) has ended, and its tokens were rolled back; resume the sequence, or send the step with a "
-                        + "higher "
-                        + "attempt.")
+                        + "higher attempt.")
             }
             let repeats = admitted.count { $0.1 == .repeat }
             guard repeats == 0 || repeats == admitted.count else {
