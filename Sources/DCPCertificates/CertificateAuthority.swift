@@ -74,8 +74,7 @@ public struct CertificateAuthority: Sendable {
             throw ServiceError(
                 .invalidRequest,
                 "The certificates would outlive their authority; make them for at most \(days) days, or start over "
-                    + "with "
-                    + "another authority.")
+                    + "with another authority.")
         }
         return try Self.building { () throws in
             let certificate = try Certificate(

@@ -44,8 +44,7 @@ public struct CertificateDirectory: Sendable {
             throw ServiceError(
                 .conflict,
                 "\(path) already exists, and nothing is overwritten. Give a directory that does not exist, or use "
-                    + "`dcpctl certs "
-                    + "renew` or `dcpctl certs add` for one with certificates.")
+                    + "`dcpctl certs renew` or `dcpctl certs add` for one with certificates.")
         }
         let authority = try CertificateAuthority.make(
             validity: .days(max(days, CertificateValidity.authorityDays), from: now))
@@ -202,9 +201,8 @@ public struct CertificateDirectory: Sendable {
         for name in names where !CertificateRole.isClientName(name) {
             throw ServiceError(
                 .invalidRequest,
-                "`\(name)` is not a valid client name; use up to 64 letters, digits, `.`, `_` and `-`, beginning "
-                    + "with a letter or a "
-                    + "digit and not ending with `-key`.")
+                "`\(name)` is not a valid client name; use up to 64 letters, digits, `.`, `_` and `-`, beginning with "
+                    + "a letter or a digit and not ending with `-key`.")
         }
         guard Set(names).count == names.count else {
             throw ServiceError(.invalidRequest, "A client is named twice; name each once.")

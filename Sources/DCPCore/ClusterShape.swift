@@ -22,8 +22,7 @@ public struct ClusterShape: Hashable, Sendable {
             throw ServiceError(
                 .invalidConfiguration,
                 "\(ranks) ranks cannot form \(headGroups) head groups of equal size; choose a --head-groups that "
-                    + "divides "
-                    + "--ranks.")
+                    + "divides --ranks.")
         }
         self.headGroups = headGroups
         self.layout = try ContextLayout(

@@ -45,9 +45,8 @@ extension LocalCluster {
         if let (role, process) = running.min(by: { $0.value.pid < $1.value.pid }) {
             throw ServiceError(
                 .conflict,
-                "The cluster in \(directory.path) is already running (\(role), pid \(process.pid)); use it, or stop "
-                    + "it with "
-                    + "`dcpctl down --dir \(directory.path)`.")
+                "The cluster in \(directory.path) is already running (\(role), pid \(process.pid)); use it, or stop it "
+                    + "with `dcpctl down --dir \(directory.path)`.")
         }
         let existing = try directory.readConfiguration()
         let configuration = try options.resolve(existing, directory: directory.path)

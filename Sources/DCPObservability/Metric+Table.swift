@@ -96,9 +96,8 @@ extension Metric {
         "dcp_store_condition", .gauge, [.rank], labels: ["condition"],
         "1 for the store's current condition, 0 for "
             + "the others.",
-        "`writable`; `full`: above the watermark; `refused`: the disk refuses writes; `failed`: nothing is written "
-            + "any more, restart "
-            + "the rank.")
+        "`writable`; `full`: above the watermark; `refused`: the disk refuses writes; `failed`: nothing is written any "
+            + "more, restart the rank.")
     public static let storeTransactions = Metric(
         "dcp_store_transactions_total", .counter, [.rank], "Write transactions committed.",
         "Fewer than commits if several commits share one.")

@@ -1,6 +1,6 @@
 internal import Foundation
 
-/// A directory of a test's own, with everything in it gone when this object is.
+/// A temporary directory for one test, removed with this object.
 public final class TemporaryDirectory: Sendable {
     public let path: String
 

@@ -25,8 +25,8 @@ extension Endpoint {
             throw ServiceError(
                 .invalidConfiguration,
                 "\(self) is not a loopback address, and plain TCP is allowed only on loopback; set tls-ca, "
-                    + "tls-certificate and "
-                    + "tls-key (dcpctl certs makes them), or use tcp:127.0.0.1:PORT or a Unix socket.")
+                    + "tls-certificate and tls-key (dcpctl certs makes them), or use tcp:127.0.0.1:PORT or a Unix "
+                    + "socket.")
         }
         guard !isTCP || insecureLoopbackOnly else {
             throw ServiceError(
@@ -42,8 +42,7 @@ extension Endpoint {
             throw ServiceError(
                 .invalidConfiguration,
                 "\(self) is not a loopback address, and plain TCP is allowed only on loopback; give tls-ca, "
-                    + "tls-certificate and "
-                    + "tls-key (dcpctl certs makes them).")
+                    + "tls-certificate and tls-key (dcpctl certs makes them).")
         }
     }
 }

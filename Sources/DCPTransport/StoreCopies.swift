@@ -58,8 +58,7 @@ package final class StoreCopies {
                     ServiceError(
                         .conflict,
                         "This daemon holds no copy \(request.number) of its store: it was restarted, or the copy was "
-                            + "not read for "
-                            + "\(Self.patience.nanoseconds / 1_000_000_000) s. Start the backup again.")))
+                            + "not read for \(Self.patience.nanoseconds / 1_000_000_000) s. Start the backup again.")))
         }
         guard !copy.isBeingRead else {
             return answer(

@@ -100,8 +100,7 @@ public struct FrameDecoder: Sendable {
             throw ServiceError(
                 .protocolViolation,
                 "A \(header.type) frame has checksum \(hex(checksum)), but its header states "
-                    + "\(hex(header.bodyChecksum)): "
-                    + "the bytes were damaged in transit. Reconnect.")
+                    + "\(hex(header.bodyChecksum)): the bytes were damaged in transit. Reconnect.")
         }
         var frame = frame
         frame.moveReaderIndex(forwardBy: FrameHeader.byteCount)

@@ -137,9 +137,8 @@ extension FrameHeader {
         guard version == Self.version else {
             throw ServiceError(
                 .incompatible,
-                "The peer speaks protocol version \(version), but this program speaks version \(Self.version); "
-                    + "install the same "
-                    + "release on both sides.")
+                "The peer speaks protocol version \(version), but this program speaks version \(Self.version); install "
+                    + "the same release on both sides.")
         }
         let rawType: UInt16 = integer(6)
         guard let type = FrameType(rawValue: rawType) else {
@@ -175,9 +174,8 @@ extension FrameHeader {
         ] where count > limit {
             throw ServiceError(
                 .protocolViolation,
-                "A \(type) frame announces \(count) bytes of \(name), but the limit is \(limit); send fewer tokens "
-                    + "in one "
-                    + "step (dcpctl submit --chunk).")
+                "A \(type) frame announces \(count) bytes of \(name), but the limit is \(limit); send fewer tokens in "
+                    + "one step (dcpctl submit --chunk).")
         }
     }
 

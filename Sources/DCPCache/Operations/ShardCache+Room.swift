@@ -63,9 +63,8 @@ extension ShardCache {
         guard waiting > 0, used + waiting >= settings.watermarks.highByteCount(capacity: capacity) else { return nil }
         return fail(
             .storeFull,
-            "The store of \(rank) holds \(used) bytes and \(waiting) more are waiting to be committed, above the "
-                + "high watermark of "
-                + "\(settings.watermarks.high) % of \(capacity) bytes: commit or rewind, then retry.")
+            "The store of \(rank) holds \(used) bytes and \(waiting) more are waiting to be committed, above the high "
+                + "watermark of \(settings.watermarks.high) % of \(capacity) bytes: commit or rewind, then retry.")
     }
 
     /// The size of blocks in the store, in percent of their keys and values: whole pages, for small shapes several

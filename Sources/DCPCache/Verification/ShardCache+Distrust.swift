@@ -53,8 +53,7 @@ extension ShardCache {
         restored.finding.intactLength = state.committedLength
         restored.finding.message =
             "The record of \(id) on \(rank) failed its checksum; it is rewritten from memory, and nothing is lost. "
-            + "Verify "
-            + "again."
+            + "Verify again."
         return restored
     }
 

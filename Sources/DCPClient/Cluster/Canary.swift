@@ -122,9 +122,8 @@ extension Cluster {
         guard worst <= Self.canaryErrorMax else {
             throw ServiceError(
                 .internal,
-                "The canary's answer is off by \(worst), but the limit is \(Self.canaryErrorMax): the cluster "
-                    + "computes wrongly. "
-                    + "Stop using it and report this.")
+                "The canary's answer is off by \(worst), but the limit is \(Self.canaryErrorMax): the cluster computes "
+                    + "wrongly. Stop using it and report this.")
         }
         return HealthReport(
             epoch: topology.epoch, ranks: topology.shape.ranks, outputErrorMax: worst, prefillStep: durations[0],

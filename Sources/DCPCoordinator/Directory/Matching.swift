@@ -33,8 +33,7 @@ extension OpenMatching: DirectoryItem {
             throw ServiceError(
                 .overloaded,
                 "\(machine.matches.count) requests are waiting for a match, but the limit is "
-                    + "\(CoordinatorMachine.matchesMax); try "
-                    + "again in a moment.")
+                    + "\(CoordinatorMachine.matchesMax); try again in a moment.")
         }
         return machine.search(
             PendingMatch(

@@ -63,8 +63,7 @@ extension CoordinatorMachine {
             throw ServiceError(
                 .overloaded,
                 "\(claims.underWay) claims are on their way to ranks, but the limit is \(Claims.underWayMax); try "
-                    + "again in a "
-                    + "moment.")
+                    + "again in a moment.")
         }
         let claim = Claim(in: state.epoch, number: takeNumber() & 0xFFFF_FFFF)
         claims.take(claim, of: id, for: tag)
@@ -78,9 +77,8 @@ extension CoordinatorMachine {
         if let latest, latest > claim { throw claimedSince(claim, entry) }
         throw ServiceError(
             .staleEpoch,
-            "\(claim) on sequence `\(entry.record.name)` dates from before the coordinator's restart; nothing "
-                + "changed. Claim the "
-                + "sequence again.")
+            "\(claim) on sequence `\(entry.record.name)` dates from before the coordinator's restart; nothing changed. "
+                + "Claim the sequence again.")
     }
 
     private func claimedSince(_ claim: Claim, _ entry: SequenceEntry) -> ServiceError {

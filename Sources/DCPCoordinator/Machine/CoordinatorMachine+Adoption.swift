@@ -78,8 +78,7 @@ extension CoordinatorMachine {
             if newcomer.cluster != .none, newcomer.cluster != state.cluster {
                 return refusal(
                     "The store \(store) of \(rank) belongs to cluster \(newcomer.cluster), but this coordinator's "
-                        + "state belongs to "
-                        + "cluster \(state.cluster): \(remedy)")
+                        + "state belongs to cluster \(state.cluster): \(remedy)")
             }
             guard newcomer.epoch <= state.epoch else {
                 return refusal(
@@ -89,17 +88,15 @@ extension CoordinatorMachine {
             guard newcomer.epoch == state.epoch, newcomer.directoryMark > state.directoryMark else { return nil }
             return refusal(
                 "\(rank) has seen change \(newcomer.directoryMark) of the directory in \(state.epoch), but this "
-                    + "coordinator has seen only "
-                    + "\(state.directoryMark): \(remedy)")
+                    + "coordinator has seen only \(state.directoryMark): \(remedy)")
         }
         if newcomer.cluster == .none {
             guard !adoption.replaced.contains(rank) else { return nil }
             return refusal(
-                "\(rank) came with the store \(store), which has never joined a cluster, but the coordinator "
-                    + "rebuilds its directory from the stores. Start the rank with the right --store; if that store "
-                    + "is lost for good, "
-                    + "restart the coordinator with --adopt-without \(rank.value) and --adopt-ranks, which gives up "
-                    + "the tokens that it held.")
+                "\(rank) came with the store \(store), which has never joined a cluster, but the coordinator rebuilds "
+                    + "its directory from the stores. Start the rank with the right --store; if that store is lost for "
+                    + "good, restart the coordinator with --adopt-without \(rank.value) and --adopt-ranks, which gives "
+                    + "up the tokens that it held.")
         }
         // Before the first epoch, no rank knows the cluster id of the state.
         guard let cluster = adoption.cluster ?? (state.epoch == .none ? nil : state.cluster),

@@ -74,8 +74,7 @@ extension CoordinatorMachine {
             throw ServiceError(
                 .storeFull,
                 "The directory has \(state.sequences.count) sequences, but the limit is \(sequencesMax); close some, "
-                    + "or "
-                    + "give old ones a time to live: dcpctl sequence retain NAME --time-to-live 30d.")
+                    + "or give old ones a time to live: dcpctl sequence retain NAME --time-to-live 30d.")
         }
         guard CanaryNames.isReserved(name) == (model == .canary) else { throw reserved(name, of: "sequence") }
         return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model, scope: scope)

@@ -28,8 +28,7 @@ extension CoordinatorMachine {
                     ServiceError(
                         .conflict,
                         "\(rank) is already registered with store \(member.registration.store), and a second process "
-                            + "came with store "
-                            + "\(registration.store); start each rank once, with its own --rank."))
+                            + "came with store \(registration.store); start each rank once, with its own --rank."))
             }
             guard member.registration.incarnation == registration.incarnation else {
                 return refuseSecondHolder(registration, link, beside: member, now: now)

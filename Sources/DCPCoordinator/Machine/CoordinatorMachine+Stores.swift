@@ -113,8 +113,8 @@ extension CoordinatorMachine {
             .notReady,
             "\(rank) is already registered with store \(holder.store): \(holder.holder), at \(holder.endpoint), was "
                 + "last heard from \(now - member.lastHeard) ago. Another process came with the same store: "
-                + "\(newcomer.holder), at "
-                + "\(newcomer.endpoint). One of the two runs on a copy; stop that one.", rank: rank)
+                + "\(newcomer.holder), at \(newcomer.endpoint). One of the two runs on a copy; stop that "
+                + "one.", rank: rank)
         let isNews = secondHolders.came(newcomer.incarnation, rank, heard: member.lastHeard, now: now)
         return (isNews ? [.report(.secondHolder(rank, error))] : []) + refuse(link, error)
     }

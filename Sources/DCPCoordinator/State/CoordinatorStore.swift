@@ -165,8 +165,7 @@ public final class CoordinatorStore: Sendable {
             throw ServiceError(
                 .storeRefused,
                 "The state in \(directory) has format \(format), but this program reads \(StateCoding.format). Start "
-                    + "the release that "
-                    + "wrote it, or start with another --state.")
+                    + "the release that wrote it, or start with another --state.")
         }
     }
 }

@@ -79,8 +79,7 @@ extension ModelDescription {
             throw ServiceError(
                 .invalidModel,
                 "A model's description has format \(format), but this program reads \(Self.format); use programs of "
-                    + "one "
-                    + "version everywhere.")
+                    + "one version everywhere.")
         }
         let number = try reader.next(UInt8.self)
         guard let kvFormat = CacheFormat(rawValue: number) else { throw reader.broken("the cache format \(number)") }

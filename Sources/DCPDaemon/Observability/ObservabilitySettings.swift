@@ -18,7 +18,8 @@ struct ObservabilitySettings: Sendable {
                 throw ServiceError(
                     .invalidConfiguration,
                     "\(http) is not a loopback address, and the endpoint does not authenticate requests; use "
-                        + "127.0.0.1:PORT or a Unix socket, or pass \(anyAddress.setting.flag) if the network is trusted.")
+                        + "127.0.0.1:PORT or a Unix socket, or pass \(anyAddress.setting.flag) if the network is trusted."
+                )
             }
         }
         canaryInterval = configuration[interval]

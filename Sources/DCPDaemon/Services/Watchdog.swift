@@ -37,8 +37,7 @@ package struct Watchdog {
         if let start = progress.oldestStart, now - start > interval {
             return .stuck(
                 "a computation has been running for \((now - start).nanoseconds / 1_000_000_000) s, and the watchdog "
-                    + "interval is "
-                    + "\(interval.nanoseconds / 1_000_000_000) s")
+                    + "interval is \(interval.nanoseconds / 1_000_000_000) s")
         }
         if let last, progress.waiting > 0, last.waiting > 0, progress.running == 0, last.running == 0,
             progress.finished == last.finished

@@ -213,10 +213,9 @@ final class CoordinatorSession {
                     ServiceError(
                         .storeRefused,
                         "The coordinator is at \(topology.epoch), but this rank's store has seen \(epoch): the "
-                            + "coordinator's "
-                            + "state was lost, is an older copy, or is another cluster's. Restore the newest state; "
-                            + "if it is lost for good, restart the coordinator with --adopt-ranks, which rebuilds "
-                            + "the directory from the ranks' stores.")))
+                            + "coordinator's state was lost, is an older copy, or is another cluster's. Restore the "
+                            + "newest state; if it is lost for good, restart the coordinator with --adopt-ranks, which "
+                            + "rebuilds the directory from the ranks' stores.")))
             return
         }
         self.topology = topology

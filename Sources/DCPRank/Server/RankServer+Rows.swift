@@ -19,17 +19,16 @@ extension RankServer {
             guard byteCount <= Self.rowsByteCountMax else {
                 throw ServiceError(
                     .invalidRequest,
-                    "\(configuration.rank) owns \(byteCount) bytes of positions \(request.position)..<"
-                        + "\(request.positions.upperBound), but the limit of an answer is \(Self.rowsByteCountMax); "
-                        + "ask for fewer "
-                        + "tokens.")
+                    "\(configuration.rank) owns \(byteCount) bytes of positions "
+                        + "\(request.position)..<\(request.positions.upperBound), but the limit of an answer is "
+                        + "\(Self.rowsByteCountMax); ask for fewer tokens.")
             }
             guard rowsInFlightByteCount + byteCount <= Self.rowsInFlightByteCountMax else {
                 throw ServiceError(
                     .overloaded,
                     "\(rowsInFlightByteCount) bytes of keys and values are already being read, this answer needs "
-                        + "\(byteCount) and the limit is "
-                        + "\(Self.rowsInFlightByteCountMax); try again when some have been sent.")
+                        + "\(byteCount) and the limit is \(Self.rowsInFlightByteCountMax); try again when some have "
+                        + "been sent.")
             }
             rowsInFlightByteCount += byteCount
             let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)

@@ -91,8 +91,7 @@ package struct SequenceOwners {
         throw ServiceError(
             .stepAborted,
             "\(claim) on \(sequence) has ended: its client was gone for too long, and its uncommitted tokens were "
-                + "rolled back. "
-                + "Resume the sequence.")
+                + "rolled back. Resume the sequence.")
     }
 
     /// A request of the owner has come.

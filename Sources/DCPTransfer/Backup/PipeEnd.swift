@@ -26,9 +26,8 @@ public final class PipeEnd: Sendable {
         guard isatty(STDIN_FILENO) == 0 else {
             throw ServiceError(
                 .invalidRequest,
-                "Standard input is a terminal. Pipe a backup to it, as in zstd -dc backup.tar.zst | dcpctl restore "
-                    + "-, or "
-                    + "name a directory.")
+                "Standard input is a terminal. Pipe a backup to it, as in zstd -dc backup.tar.zst | dcpctl restore -, "
+                    + "or name a directory.")
         }
         return try PipeEnd(STDIN_FILENO, O_RDONLY)
     }

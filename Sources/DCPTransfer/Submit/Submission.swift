@@ -109,8 +109,7 @@ public struct Submission: Sendable {
                 .positionMismatch,
                 "Sequence `\(plan.sequenceName)` has \(start.length) committed tokens, but the file has those at "
                     + "\(position)..<\(position + file.tokens), so it cannot continue the sequence. Correct "
-                    + "--position, or choose another "
-                    + "--sequence.")
+                    + "--position, or choose another --sequence.")
         }
         try await cluster.compare(file, from: position, with: sequence, upTo: start.length)
         return start.length - position

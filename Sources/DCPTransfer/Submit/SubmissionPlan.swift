@@ -30,8 +30,7 @@ struct SubmissionPlan: Sendable {
             throw ServiceError(
                 .invalidRequest,
                 "\(file.path) has a layer \(fileLayers - 1), but model `\(modelName)` has layers 0..<\(layers); "
-                    + "correct "
-                    + "--layer or --layers.")
+                    + "correct --layer or --layers.")
         }
         description = try file.description(options, layers: layers, known: known)
         missingLayers = Set(0..<layers).subtracting(file.layers.map(\.index)).sorted()

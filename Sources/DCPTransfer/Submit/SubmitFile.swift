@@ -78,8 +78,7 @@ public struct SubmitFile: Sendable {
                 throw ServiceError(
                     .invalidRequest,
                     "\(path): the metadata says \(key) \(stated), but the tensors have \(value) in layer "
-                        + "\(layer.index); correct "
-                        + "one of them.")
+                        + "\(layer.index); correct one of them.")
             }
         }
     }

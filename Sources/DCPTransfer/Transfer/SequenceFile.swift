@@ -94,8 +94,7 @@ public struct SequenceFile: Sendable {
             throw ServiceError(
                 .invalidRequest,
                 "\(file.path): tensor \(annotationName) is \(entry.dataType.rawValue) \(entry.shape); it must be U8, "
-                    + "at most "
-                    + "\(SequenceLimits.annotationByteCountMax) bytes.")
+                    + "at most \(SequenceLimits.annotationByteCountMax) bytes.")
         }
         return try file.bytes(of: entry)
     }

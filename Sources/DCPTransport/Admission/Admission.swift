@@ -50,9 +50,8 @@ package struct Admission {
                 .tooManyUnauthenticated,
                 ServiceError(
                     .overloaded,
-                    "\(limits.unauthenticatedMax) connections have not sent a hello yet, which is the limit; try "
-                        + "again later, or raise "
-                        + "unauthenticated-connections."))
+                    "\(limits.unauthenticatedMax) connections have not sent a hello yet, which is the limit; try again "
+                        + "later, or raise unauthenticated-connections."))
         }
         connections += 1
         waiting += 1

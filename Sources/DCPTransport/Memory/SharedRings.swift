@@ -160,8 +160,7 @@ extension SharedRings: PayloadMemory {
             throw ServiceError(
                 .protocolViolation,
                 "Frames announce \(turnByteCount) bytes in shared memory at once, but it has \(inbound.count) bytes; "
-                    + "the "
-                    + "peer has a bug.")
+                    + "the peer has a bug.")
         }
         var payload = TensorMemory.buffer(byteCount: byteCount)
         payload.writeBytes(UnsafeRawBufferPointer(rebasing: inbound[offset..<offset + byteCount]))

@@ -56,9 +56,8 @@ package struct TLSIdentity: Hashable, Sendable {
         guard roles.contains(expected) else {
             throw ServiceError(
                 .accessDenied,
-                "The certificate presented there is for \(roleList), not for \(expected.uri); correct the address, "
-                    + "or the "
-                    + "certificate there.")
+                "The certificate presented there is for \(roleList), not for \(expected.uri); correct the address, or "
+                    + "the certificate there.")
         }
     }
 
@@ -81,8 +80,7 @@ package struct TLSIdentity: Hashable, Sendable {
             throw ServiceError(
                 .accessDenied,
                 "The certificate is for \(roleList), but the hello is from \(hello.sender); use a certificate with "
-                    + "that "
-                    + "role (dcpctl certs).")
+                    + "that role (dcpctl certs).")
         }
     }
 

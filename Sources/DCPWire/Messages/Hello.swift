@@ -78,8 +78,7 @@ public struct Hello: Hashable, Sendable {
         throw ServiceError(
             .incompatible,
             "\(sender) has the layout `\(fingerprint.text)`, but this daemon has `\(own.text)`; start both with the "
-                + "same cluster "
-                + "shape.")
+                + "same cluster shape.")
     }
 
     package init(from reader: inout WireReader) throws(ServiceError) {

@@ -40,8 +40,7 @@ struct Verify: AsyncParsableCommand {
         if store != nil, repair {
             throw ValidationError(
                 "--repair must truncate on all ranks, but --store gives only one; start the rank and run `dcpctl "
-                    + "verify "
-                    + "--repair` without --store.")
+                    + "verify --repair` without --store.")
         }
         if repair, !yes, isatty(STDIN_FILENO) == 0 {
             throw ValidationError("--repair asks before it truncates, but standard input is not a terminal; add --yes.")
