@@ -388,6 +388,7 @@ REQUESTS: tuple[Request[Any, Any] | Many[Any, Any], ...] = (
     REMOVE_MODEL,
     LIST_MODELS,
     OPEN_SEQUENCE,
+    OPEN_CANARY,
     LIST_SEQUENCES,
     CLAIM_SEQUENCE,
     FORK_SEQUENCE,
