@@ -49,7 +49,7 @@ public struct PrefetchTrials: Hashable, Sendable {
     /// Whether a machine's kernels prefetch at all: those in portable C do not.
     public static func areUseful(_ kernels: AttentionKernels = .chosen) -> Bool { kernels.name != "scalar" }
 
-    /// Runs them on this thread, for about 0.3 s of its processor's time. Blocks, with 64 MiB of memory.
+    /// Runs them on this thread, for about 0.4 s of its processor's time. Blocks, with 64 MiB of memory.
     ///
     /// Each way has three rounds, in turn with the others, and the smallest median wins: what else uses the machine's memory
     /// meanwhile concerns all of them. Who else has its processors does not: time is the thread's own.
@@ -64,7 +64,7 @@ public struct PrefetchTrials: Hashable, Sendable {
         return trials
     }
 
-    private static let secondsMax = 0.3
+    private static let secondsMax = 0.5
     /// A start does not wait longer, however many others want the processors.
     private static let wallTimeMax = Duration.seconds(2)
     fileprivate static let rounds = 3
@@ -118,7 +118,9 @@ private final class TrialContext {
         let fastest = Prefetch.candidates.min { medians[$0]! < medians[$1]! }!
         return PrefetchTrials.Trial(
             format: work.format, rows: work.rows, chosen: fastest,
-            gigabytesPerSecond: medians.mapValues { Double(Self.byteCount) / $0 / 1e9 })
+            gigabytesPerSecond: medians.mapValues {
+                Double(blocks.blocks.count * blocks.layout.payloadByteCount) / $0 / 1e9
+            })
     }
 
     /// Seconds of one pass over the context.
@@ -138,7 +140,8 @@ private final class TrialContext {
     }
 
     private func blocks(_ layout: PanelLayout) -> KVBlocks {
-        let count = Self.byteCount / layout.payloadByteCount
+        // Of formats of one byte, whose kernels have as much to compute for half the bytes, half as much.
+        let count = Self.byteCount / (layout.format.elementByteCount == 1 ? 2 : 1) / layout.payloadByteCount
         // A step that has no divisor in common with a power of two comes to each block once, far from the one before.
         let step = 0x2545
         let order = (0..<count).map { UnsafeRawPointer(memory) + $0 &* step % count * layout.payloadByteCount }

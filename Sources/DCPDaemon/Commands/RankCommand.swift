@@ -17,7 +17,7 @@ public struct RankCommand: AsyncParsableCommand {
             number.
 
             The fastest kernels that the CPU has are used; the environment variable DCP_KERNELS forces others \
-            (`dcpctl kernels` lists them). How they prefetch is measured at the first start on a machine, in 0.3 s, and kept beside \
+            (`dcpctl kernels` lists them). How they prefetch is measured at the first start on a machine, in 0.5 s, and kept beside \
             the store; DCP_KERNELS_AHEAD=first, second or none forces it.
 
             With --disk-limit the data file never grows beyond that size. New tokens are refused, retryably, when the high \

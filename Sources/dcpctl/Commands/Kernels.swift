@@ -12,7 +12,7 @@ struct Kernels: AsyncParsableCommand {
             which chooses by the CPU; OPENBLAS_CORETYPE forces it.
 
             Kernels prefetch keys and values into the first-level or the second-level cache, or leave that to the \
-            hardware: which is fastest differs between processors. This command runs them for 0.3 s and shows what each \
+            hardware: which is fastest differs between processors. This command runs them for 0.5 s and shows what each \
             way reads, as a rank does at its first start on a machine; it keeps what it found in kernels.json in its \
             store's directory. DCP_KERNELS_AHEAD=first, second or none forces one; second:48 does so 48 KiB before the \
             use. Answers have the same bits with any.
