@@ -25,6 +25,18 @@ enum { dcp_dot = 1 };
 enum { dcp_dot = 0 };
 #endif
 
+#ifdef DCP_BYTE_DOT
+enum { dcp_byte_dot = 1 };
+#else
+enum { dcp_byte_dot = 0 };
+#endif
+
+// Whether a format's bytes are multiplied and added as they are.
+DCP_INLINE int dcp_is_byte_dot(int type) { return dcp_byte_dot && type == dcp_int8; }
+
+// Whether a format's pairs are multiplied and added as bf16.
+DCP_INLINE int dcp_is_dot(int type) { return dcp_dot && (type == dcp_bf16 || type == dcp_fp8); }
+
 // What the rows of a tile see of a group: all of them the first `all` tokens, some of them more, up to `most`.
 typedef struct {
     int64_t all, most;
@@ -55,6 +67,12 @@ typedef struct {
     float added[dcp_attention_rows_max];   // to the sum by this group
     float factor[dcp_attention_rows_max];  // for what was accumulated before
     float scores[dcp_attention_rows_max][dcp_group_tokens];
+    // Of formats that have them: of keys to be multiplied with scores, of values with weights.
+    float key_scales[dcp_group_tokens], value_scales[dcp_group_tokens];
+#ifdef DCP_BYTE_DOT
+    uint8_t byte_weights[2][dcp_attention_rows_max][dcp_group_tokens]; // high bytes, low bytes
+    float weight_units[dcp_attention_rows_max];
+#endif
 #ifdef DCP_DOT
     uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens
     uint64_t heavy[dcp_attention_rows_max / dcp_tile_rows]; // a bit for each token with a second term in a row of the tile
@@ -109,10 +127,10 @@ DCP_INLINE void dcp_ask(dcp_group *group, dcp_asking *asking, uintptr_t bytes) {
     }
 }
 
-// Whether the values' loop takes both terms of every weight: where all keep two, and where so few rows wait for memory. Terms
-// that are 0 change no bit.
-DCP_INLINE int dcp_sums_both_terms(const dcp_attention_rows *rows) {
-    return rows->light_share == 0.0f || rows->rows <= dcp_tile_rows;
+// Whether the values' loop takes both terms of every weight: where all keep two, and where so few rows wait for memory, which
+// those of bytes do not. Terms that are 0 change no bit.
+DCP_INLINE int dcp_sums_both_terms(int type, const dcp_attention_rows *rows) {
+    return rows->light_share == 0.0f || (type != dcp_fp8 && rows->rows <= dcp_tile_rows);
 }
 
 // How many register tiles cover so many lanes for all rows.
@@ -127,13 +145,15 @@ DCP_INLINE int64_t dcp_tiles(int64_t rows, int64_t lanes) {
 // without DCP_DOT: measured as what serves 4 and 8 rows best.
 DCP_INLINE void dcp_deal_ahead(int type, dcp_group *group, int64_t tokens, const dcp_ahead *ahead) {
     const dcp_attention_rows *rows = group->rows;
-    const int dot = dcp_dot && type == dcp_bf16;
+    const int dot = dcp_is_dot(type);
     const int64_t bytes = ahead->end - ahead->at + ahead->then_end - ahead->then;
     const int64_t groups = (tokens + dcp_group_tokens - 1) / dcp_group_tokens;
     const int64_t group_tokens = dcp_min(tokens, dcp_group_tokens);
     const int64_t keys = dcp_tiles(rows->rows, dcp_padded(group_tokens)) * (dot ? rows->terms : 1) * (rows->key_dim / 2);
     const int64_t values = dcp_tiles(rows->rows, rows->value_dim) * (group_tokens / 2);
-    const int64_t value_time = dot && dcp_sums_both_terms(rows) ? 2 : 1, weight_time = dot ? 8 : 4;
+    // Bytes are four at once, and their two terms as long as pairs.
+    const int64_t value_time = dot && dcp_sums_both_terms(type, rows) ? 2 : 1;
+    const int64_t weight_time = dot || dcp_is_byte_dot(type) ? 8 : 4;
     const float time = (float)(groups * (keys + value_time * values + weight_time * rows->rows));
     const float rate = (float)bytes / time;
     // Rounded up: what is asked for too late is of no use.

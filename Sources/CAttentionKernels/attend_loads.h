@@ -5,10 +5,11 @@
 #include "attend_ahead.h"
 
 // Two rows of `vectors` vectors: keys of two dimensions, values of two tokens. `pair` is where the first row's vector 0
-// is, `stride` the elements between the two rows; bf16 has them interleaved. Of the last vector only `some` lanes are
-// read when `some` is not 0.
-DCP_INLINE void dcp_load_pair(int type, int vectors, int some, const char *pair, int64_t stride, dcp_vec *first,
-                              dcp_vec *second) {
+// is, `stride` the elements between the two rows; bf16 and fp8 have them interleaved, and int8 four, of which it is the
+// first or the second half. Of the last vector only `some` lanes are read when `some` is not 0. Numbers are to be
+// multiplied with dcp_units.
+DCP_INLINE void dcp_load_pair(int type, int is_key, int half, int vectors, int some, const char *pair, int64_t stride,
+                              dcp_vec *first, dcp_vec *second) {
     DCP_UNROLL
     for (int v = 0; v < vectors; v++) {
         if (type == dcp_bf16) {
@@ -16,6 +17,17 @@ DCP_INLINE void dcp_load_pair(int type, int vectors, int some, const char *pair,
             const dcp_words words = some ? words_load_some(at, some) : words_load(at);
             first[v] = words_low(words);
             second[v] = words_high(words);
+        } else if (type == dcp_int8) {
+            const uint32_t *at = (const uint32_t *)pair + v * dcp_width;
+            const dcp_words bytes = some ? words_load_some(at, some) : words_load(at);
+            const dcp_words words = is_key ? words_flip_signs(bytes) : bytes;
+            first[v] = half ? words_byte(words, 2) : words_byte(words, 0);
+            second[v] = half ? words_byte(words, 3) : words_byte(words, 1);
+        } else if (type == dcp_fp8) {
+            const uint16_t *at = (const uint16_t *)pair + v * dcp_width;
+            const dcp_halves bytes = some ? halves_load_some(at, some) : halves_load(at);
+            first[v] = halves_low_e4m3(bytes);
+            second[v] = halves_high_e4m3(bytes);
         } else if (type == dcp_f16) {
             const uint16_t *at = (const uint16_t *)pair + v * dcp_width;
             first[v] = some ? vec_from_f16_some(at, some) : vec_from_f16(at);
@@ -28,6 +40,12 @@ DCP_INLINE void dcp_load_pair(int type, int vectors, int some, const char *pair,
     }
 }
 
+// What a loaded number is meant to be multiplied with: e4m3 in its place in f16 is 2^-8 of the number. As bf16 it is what it is.
+DCP_INLINE float dcp_units(int type) { return type == dcp_fp8 && !dcp_dot ? 0x1p8f : 1.0f; }
+
+// Dimensions of a key, or tokens of a value, that are interleaved, and at least a pair.
+DCP_INLINE int64_t dcp_step(int type) { return type == dcp_int8 ? 4 : 2; }
+
 // Adds two dimensions, or two tokens, of one row to its sums.
 DCP_INLINE void dcp_add_pair(int vectors, float first, float second, const dcp_vec *even, const dcp_vec *odd,
                              dcp_vec *total) {
@@ -39,7 +57,18 @@ DCP_INLINE void dcp_add_pair(int vectors, float first, float second, const dcp_v
 }
 
 #ifdef DCP_DOT
-DCP_INLINE void dcp_load_words(int vectors, int some, const char *pair, dcp_words *words) {
+DCP_INLINE void dcp_load_words(int type, int vectors, int some, const char *pair, dcp_words *words) {
+#ifdef words_from_e4m3
+    if (type == dcp_fp8) {
+        if (vectors == 1) {
+            words[0] = some ? words_from_e4m3_some(pair, some) : words_from_e4m3(pair);
+        }
+        DCP_UNROLL
+        for (int v = 0; v + 1 < vectors; v += 2) words_pair_from_e4m3(pair + 2 * v * dcp_width, words + v);
+        return;
+    }
+#endif
+    (void)type;
     DCP_UNROLL
     for (int v = 0; v < vectors; v++) {
         const uint32_t *at = (const uint32_t *)pair + v * dcp_width;

@@ -50,9 +50,21 @@ static inline __attribute__((always_inline)) float32x4_t vec_shifted_exp(float32
 #define vec_add(a, b) vaddq_f32(a, b)
 #define vec_sub(a, b) vsubq_f32(a, b)
 #define vec_mul(a, b) vmulq_f32(a, b)
+#define vec_mul_nonzero(a, b)                                                                                          \
+    vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(vmulq_f32(a, b)), vceqzq_f32(a)))
 #define vec_sum_lanes(vec) vaddvq_f32(vec)
 #define vec_max_lanes(vec) vmaxvq_f32(vec)
 #define vec_from_f16(at) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at)))
+typedef uint16x4_t dcp_halves;
+#define halves_load(at) vld1_u16(at)
+// Sign, exponent and mantissa in their places in f16: the sign is shifted in twice, and once cut off.
+#define halves_f16(halves)                                                                                             \
+    vcvt_f32_f16(vreinterpret_f16_s16(vand_s16(vshr_n_s16(vreinterpret_s16_u16(halves), 1), vdup_n_s16((int16_t)0xBF80))))
+#define halves_low_e4m3(halves) halves_f16(vshl_n_u16(halves, 8))
+#define halves_high_e4m3(halves) halves_f16(halves)
+#define words_flip_signs(words) veorq_u32(words, vdupq_n_u32(0x80808080u))
+#define words_byte(words, i)                                                                                           \
+    vcvtq_f32_s32(vshrq_n_s32(vreinterpretq_s32_u32(vshlq_n_u32(words, 24 - 8 * (i))), 24))
 #define words_load(at) vld1q_u32(at)
 #define words_low(words) vreinterpretq_f32_u32(vshlq_n_u32(words, 16))
 #define words_high(words) vreinterpretq_f32_u32(vandq_u32(words, vdupq_n_u32(0xFFFF0000u)))
@@ -62,11 +74,13 @@ static inline __attribute__((always_inline)) float32x4_t vec_shifted_exp(float32
 #define vec_store_some(at, n, vec) ((void)(n), vst1_f32(at, vget_low_f32(vec)))
 #define words_load_some(at, n) ((void)(n), vcombine_u32(vld1_u32(at), vdup_n_u32(0)))
 
-static inline float32x4_t vec_from_f16_some(const uint16_t *at, int n) {
+static inline uint16x4_t halves_load_some(const uint16_t *at, int n) {
     uint16_t pair[4] = {0};
     memcpy(pair, at, 2 * (size_t)n);
-    return vec_from_f16(pair);
+    return vld1_u16(pair);
 }
+
+#define vec_from_f16_some(at, n) vcvt_f32_f16(vreinterpret_f16_u16(halves_load_some(at, n)))
 
 #include "attend_vector.h"
 

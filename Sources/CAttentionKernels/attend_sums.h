@@ -9,9 +9,9 @@
 
 #include "attend_loads.h"
 
-// Whether a row sees the tokens t and t + 1, of which not all rows see both: two bits. Without ranges t is the last.
+// Whether a row sees the tokens t and t + 1, of which not all rows see both, or none the tokens after them: two bits.
 DCP_INLINE uint32_t dcp_seen_pair(int is_ranged, const dcp_group *group, int64_t row, int64_t t) {
-    return is_ranged ? (uint32_t)(group->seen[row] >> t) & 3 : 1;
+    return is_ranged ? (uint32_t)(group->seen[row] >> t) & 3 : t + 1 < group->tokens ? 3 : 1;
 }
 
 #ifdef DCP_DOT
@@ -34,21 +34,21 @@ DCP_INLINE void dcp_add_seen_dots(int is_ranged, int count, int vectors, const d
 //
 // The two lines that add a term to all rows stand here and in dcp_sum_dots four times: as a function of their own they are
 // unrolled later, and 4 rows from memory were 8 % slower (measured in turn, in one process).
-DCP_INLINE void dcp_sum_exact_dots(int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
+DCP_INLINE void dcp_sum_exact_dots(int type, int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
                                    dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
                                    dcp_vec total[][4]) {
     dcp_words words[4];
     int64_t t = 0;
     for (; t + 1 < sight.all; t += 2, values += pair_bytes) {
         dcp_ask(group, asking, group->value_bytes);
-        dcp_load_words(vectors, some, values, words);
+        dcp_load_words(type, vectors, some, values, words);
         DCP_UNROLL
         for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
         DCP_UNROLL
         for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[1][row + r][t / 2], words, total[r]);
     }
     for (; t < sight.most; t += 2, values += pair_bytes) {
-        dcp_load_words(vectors, some, values, words);
+        dcp_load_words(type, vectors, some, values, words);
         for (int term = 0; term < 2; term++)
             dcp_add_seen_dots(is_ranged, count, vectors, group, row, t, term, words, total);
     }
@@ -56,7 +56,7 @@ DCP_INLINE void dcp_sum_exact_dots(int is_ranged, int count, int vectors, int so
 
 // Second terms where a row of the tile has a heavy token: each in its turn, so that a row's sum has the order of the loop
 // above, beside any others. To add all of them afterwards was as fast, and another order.
-DCP_INLINE void dcp_sum_dots(int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
+DCP_INLINE void dcp_sum_dots(int type, int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
                              dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
                              dcp_vec total[][4]) {
     dcp_words words[4];
@@ -67,13 +67,13 @@ DCP_INLINE void dcp_sum_dots(int is_ranged, int count, int vectors, int some, dc
         const int64_t next = heavy == 0 ? shared : dcp_min(__builtin_ctzll(heavy) / 2 * 2, shared);
         for (; t < next; t += 2, values += pair_bytes) {
             dcp_ask(group, asking, group->value_bytes);
-            dcp_load_words(vectors, some, values, words);
+            dcp_load_words(type, vectors, some, values, words);
             DCP_UNROLL
             for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
         }
         if (t == shared) break;
         dcp_ask(group, asking, group->value_bytes);
-        dcp_load_words(vectors, some, values, words);
+        dcp_load_words(type, vectors, some, values, words);
         DCP_UNROLL
         for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
         DCP_UNROLL
@@ -82,43 +82,57 @@ DCP_INLINE void dcp_sum_dots(int is_ranged, int count, int vectors, int some, dc
         t += 2, values += pair_bytes;
     }
     for (; t < sight.most; t += 2, values += pair_bytes) {
-        dcp_load_words(vectors, some, values, words);
+        dcp_load_words(type, vectors, some, values, words);
         for (int term = 0; term < 2; term++)
             dcp_add_seen_dots(is_ranged, count, vectors, group, row, t, term, words, total);
     }
 }
 #endif
 
+// The two tokens of a pair that not all rows see.
+DCP_INLINE void dcp_add_seen_pair(int is_ranged, int count, int vectors, const dcp_group *group, int64_t row, int64_t t,
+                                  const dcp_vec *even, const dcp_vec *odd, dcp_vec total[][4]) {
+    DCP_UNROLL
+    for (int r = 0; r < count; r++) {
+        const float *weight = group->scores[row + r] + t;
+        const uint32_t seen = dcp_seen_pair(is_ranged, group, row + r, t);
+        if (seen & 1) {
+            DCP_UNROLL
+            for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[0]), even[v], total[r][v]);
+        }
+        if (seen & 2) {
+            DCP_UNROLL
+            for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[1]), odd[v], total[r][v]);
+        }
+    }
+}
+
+// Where tokens are interleaved by more than two, `values` stays at those that lie beside each other for two pairs.
 DCP_INLINE void dcp_sum_products(int type, int is_ranged, int count, int vectors, int some, dcp_group *group,
                                  int64_t row, dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
                                  dcp_vec total[][4]) {
     const float *weights = group->scores[row];
-    const int64_t stride = pair_bytes / 2 / dcp_element_bytes(type);
+    const int64_t stride = pair_bytes / 2 / dcp_element_bytes(type), step = dcp_step(type);
     dcp_vec even[4], odd[4];
     int64_t t = 0;
-    for (; t + 1 < sight.all; t += 2, values += pair_bytes) {
-        dcp_ask(group, asking, group->value_bytes);
-        dcp_load_pair(type, vectors, some, values, stride, even, odd);
+    for (; t + step <= sight.all; t += step, values += step / 2 * pair_bytes) {
         DCP_UNROLL
-        for (int r = 0; r < count; r++) {
-            const float *weight = weights + r * dcp_group_tokens + t;
-            dcp_add_pair(vectors, weight[0], weight[1], even, odd, total[r]);
+        for (int half = 0; half < step / 2; half++) {
+            dcp_ask(group, asking, group->value_bytes);
+            dcp_load_pair(type, 0, half, vectors, some, values, stride, even, odd);
+            DCP_UNROLL
+            for (int r = 0; r < count; r++) {
+                const float *weight = weights + r * dcp_group_tokens + t + 2 * half;
+                dcp_add_pair(vectors, weight[0], weight[1], even, odd, total[r]);
+            }
         }
     }
-    for (; t < sight.most; t += 2, values += pair_bytes) {
-        dcp_load_pair(type, vectors, some, values, stride, even, odd);
+    for (; t < sight.most; t += step, values += step / 2 * pair_bytes) {
         DCP_UNROLL
-        for (int r = 0; r < count; r++) {
-            const float *weight = weights + r * dcp_group_tokens + t;
-            const uint32_t seen = dcp_seen_pair(is_ranged, group, row + r, t);
-            if (seen & 1) {
-                DCP_UNROLL
-                for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[0]), even[v], total[r][v]);
-            }
-            if (seen & 2) {
-                DCP_UNROLL
-                for (int v = 0; v < vectors; v++) total[r][v] = vec_fma(vec_set1(weight[1]), odd[v], total[r][v]);
-            }
+        for (int half = 0; half < step / 2; half++) {
+            if (t + 2 * half >= sight.most) break;
+            dcp_load_pair(type, 0, half, vectors, some, values, stride, even, odd);
+            dcp_add_seen_pair(is_ranged, count, vectors, group, row, t + 2 * half, even, odd, total);
         }
     }
 }

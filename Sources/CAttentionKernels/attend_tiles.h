@@ -2,11 +2,18 @@
 #ifndef DCP_ATTEND_TILES_H
 #define DCP_ATTEND_TILES_H
 
+#include "attend_bytes.h"
 #include "attend_sums.h"
 
 // Scores of `vectors` vectors of tokens from `token`, for `count` rows from `row`: a share of the sums.
 DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *group, int64_t row, int64_t token,
                                dcp_share share) {
+#ifdef DCP_BYTE_DOT
+    if (dcp_is_byte_dot(type)) {
+        dcp_score_bytes(count, vectors, group, row, token);
+        return;
+    }
+#endif
     const dcp_attention_rows *rows = group->rows;
     const int64_t dim = rows->key_dim, stride = rows->block_tokens;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
@@ -20,7 +27,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
             total[r][v] = share.begins ? vec_zero() : vec_load(&group->scores[row + r][token + v * dcp_width]);
         }
     }
-    if (dcp_dot && type == dcp_bf16) {
+    if (dcp_is_dot(type)) {
 #ifdef DCP_DOT
         // The smallest first: their sums round at their own magnitude, not at that of the score.
         for (int64_t term = share.end_term; term-- > share.term;) {
@@ -28,7 +35,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
             for (int64_t d = 0; d < (share.to - share.from) / 2; d++) {
                 dcp_ask(group, &asking, group->key_bytes);
                 dcp_words words[4];
-                dcp_load_words(vectors, 0, keys + d * pair_bytes, words);
+                dcp_load_words(type, vectors, 0, keys + d * pair_bytes, words);
                 DCP_UNROLL
                 for (int r = 0; r < count; r++) dcp_add_dot(vectors, query[r * (dim / 2) + d], words, total[r]);
             }
@@ -36,24 +43,30 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
 #endif
     } else {
         const float *query = rows->queries + row * dim;
-        for (int64_t d = share.from; d < share.to; d += 2, keys += pair_bytes) {
-            dcp_ask(group, &asking, group->key_bytes);
-            dcp_vec even[4], odd[4];
-            dcp_load_pair(type, vectors, 0, keys, stride, even, odd);
+        const int64_t step = dcp_step(type);
+        for (int64_t d = share.from; d < share.to; d += step, keys += step / 2 * pair_bytes) {
             DCP_UNROLL
-            for (int r = 0; r < count; r++) {
-                dcp_add_pair(vectors, query[r * dim + d], query[r * dim + d + 1], even, odd, total[r]);
+            for (int half = 0; half < step / 2; half++) {
+                dcp_ask(group, &asking, group->key_bytes);
+                dcp_vec even[4], odd[4];
+                dcp_load_pair(type, 1, half, vectors, 0, keys, stride, even, odd);
+                const float *pair = query + d + 2 * half;
+                DCP_UNROLL
+                for (int r = 0; r < count; r++) {
+                    dcp_add_pair(vectors, pair[r * dim], pair[r * dim + 1], even, odd, total[r]);
+                }
             }
         }
     }
     dcp_end_asking(group, asking);
     const dcp_vec scale = vec_set1(share.ends ? rows->scale : 1.0f);
     DCP_UNROLL
-    for (int r = 0; r < count; r++) {
+    for (int v = 0; v < vectors; v++) {
+        const int64_t at = token + v * dcp_width;
+        const dcp_vec factor =
+            dcp_has_scales(type) && share.ends ? vec_load(group->key_scales + at) : scale;
         DCP_UNROLL
-        for (int v = 0; v < vectors; v++) {
-            vec_store(&group->scores[row + r][token + v * dcp_width], vec_mul(total[r][v], scale));
-        }
+        for (int r = 0; r < count; r++) vec_store(&group->scores[row + r][at], vec_mul(total[r][v], factor));
     }
 }
 
@@ -70,25 +83,31 @@ DCP_INLINE void dcp_value_tile(int type, int is_ranged, int count, int vectors, 
                          + (dim - strip) * dcp_format(type).interleaved * size;
     const dcp_sight sight =
         is_ranged ? group->sights[row / dcp_tile_rows] : (dcp_sight){group->tokens, group->tokens};
-    dcp_asking asking = dcp_begin_asking(group);
     dcp_vec total[dcp_tile_rows][4];
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         DCP_UNROLL
         for (int v = 0; v < vectors; v++) total[r][v] = vec_zero();
     }
-    if (dcp_dot && type == dcp_bf16) {
+    if (dcp_is_byte_dot(type)) {
+#ifdef DCP_BYTE_DOT
+        dcp_value_bytes(count, vectors, some, group, row, values, (sight.most + 3) / 4, 2 * pair_bytes, total);
+#endif
+    } else if (dcp_is_dot(type)) {
 #ifdef DCP_DOT
-        if (dcp_sums_both_terms(group->rows)) {
-            dcp_sum_exact_dots(is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+        dcp_asking asking = dcp_begin_asking(group);
+        if (dcp_sums_both_terms(type, group->rows)) {
+            dcp_sum_exact_dots(type, is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
         } else {
-            dcp_sum_dots(is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+            dcp_sum_dots(type, is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
         }
+        dcp_end_asking(group, asking);
 #endif
     } else {
+        dcp_asking asking = dcp_begin_asking(group);
         dcp_sum_products(type, is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+        dcp_end_asking(group, asking);
     }
-    dcp_end_asking(group, asking);
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         if (is_ranged && group->end[row + r] == 0) continue;

@@ -10,6 +10,12 @@
 //   vec_load_some, vec_store_some    the first n lanes only, the others are neither read nor written
 //   vec_from_f16, vec_from_f16_some  the same many f16 elements, widened
 //   words_load, words_load_some, words_low, words_high
+//   vec_mul_nonzero(a, b)            the product; 0 where a is, whatever b
+//   dcp_halves                       as many 16-bit pairs of bytes: halves_load, halves_load_some
+//   halves_low_e4m3, halves_high_e4m3
+//                                    a byte of each pair, an e4m3, times 2^-8
+//   words_flip_signs                 the highest bit of each byte
+//   words_byte(words, i)             byte i of each word, which is signed
 //   dcp_vectors_max(R)               how many vectors per row fit the registers beside each other for R rows: 4 or 2
 //
 // and, where bf16 pairs are multiplied and added as they are, DCP_DOT and
@@ -23,6 +29,16 @@
 //   words_store_high                 the high halves, as half as many words
 //   vec_residue                      the difference of two vectors in some lanes, and 0 in the others
 //   vec_above                        the lanes that are above a vector's, as bits
+//
+// and, where bytes are, DCP_BYTE_DOT and
+//
+//   words_set1, words_sum, words_to_float
+//                                    of 32-bit integers
+//   words_raise_byte                 256 times
+//   words_add_bytes(c, a, b)         c + the sum of a's unsigned bytes times b's signed ones
+//   vec_store_halves(high, low, vec) rounds to 16 bits, and stores the two bytes of each apart
+//
+// and, for pairs of e4m3 as pairs of bf16, words_from_e4m3, words_from_e4m3_some, and words_pair_from_e4m3 for two vectors
 //
 // As in attend_block.h tokens lie along SIMD lanes and a group of 64 tokens is scored, weighted and added. Here up to
 // four rows share a register tile: a vector of keys or values is loaded and widened once for all of them. A row's sum
@@ -87,7 +103,7 @@ DCP_INLINE int dcp_is_wide(const dcp_attention_rows *rows) {
 }
 
 DCP_INLINE void dcp_score_group(int type, int is_wide, dcp_group *group) {
-    const int64_t dim = group->rows->key_dim, terms = dcp_dot && type == dcp_bf16 ? group->rows->terms : 1;
+    const int64_t dim = group->rows->key_dim, terms = dcp_is_dot(type) ? group->rows->terms : 1;
     if (!is_wide) {
         const dcp_share all = {0, dim, 0, terms, 1, 1, 0};
         DCP_FOR_TILES(dcp_score_rows, type, group, all);
@@ -117,6 +133,19 @@ DCP_INLINE void dcp_value_group(int type, int is_wide, int is_ranged, dcp_group 
     }
 }
 
+// The scales of a group's tokens; those of tokens that a row does not see may be anything, NaN included.
+DCP_INLINE void dcp_load_scales(int type, dcp_group *group, const void *keys) {
+    const dcp_attention_rows *rows = group->rows;
+    const float *key_scales = dcp_panel_scales(keys, rows->key_dim, rows->block_tokens) + group->first;
+    const float *value_scales = dcp_panel_scales(group->values, rows->value_dim, rows->value_tokens) + group->first;
+    const int64_t padded = dcp_padded(group->tokens);
+    const dcp_vec scale = vec_set1(rows->scale * dcp_units(type)), unit = vec_set1(dcp_units(type));
+    for (int64_t t = 0; t < padded; t += dcp_width) {
+        vec_store(group->key_scales + t, vec_mul(vec_load(key_scales + t), scale));
+        vec_store(group->value_scales + t, vec_mul(vec_load(value_scales + t), unit));
+    }
+}
+
 // `is_wide` and `is_ranged`, whether rows differ in what they see, are constants: loops without are as they would be alone,
 // down to the registers. In one function with them, reading from memory was 5 to 10 % slower.
 DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp_attention_rows *rows,
@@ -143,6 +172,7 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
         group.tokens = dcp_min(seen.end - first, dcp_group_tokens);
         // Tokens beside the visible ones are scored as well: inside the panel, and replaced before they are read.
         if (is_ranged) dcp_see_group(&group, visible, (int32_t)first);
+        if (dcp_has_scales(type)) dcp_load_scales(type, &group, keys);
         dcp_score_group(type, is_wide, &group);
         dcp_weigh_group(type, is_ranged, &group);
         dcp_value_group(type, is_wide, is_ranged, &group);
@@ -163,7 +193,7 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
     DCP_ATTENTION_PANEL(name##_ranged, type, 0, 1)                                                                     \
     void name(const dcp_attention_rows *rows, const void *keys, const void *values, dcp_token_ranges visible,          \
               dcp_ahead ahead) {                                                                                       \
-        if (dcp_is_wide(rows)) {                                                                                       \
+        if (dcp_is_wide(rows) && !dcp_is_byte_dot(type)) {                                                             \
             name##_wide(rows, keys, values, visible, ahead);                                                           \
         } else if (visible.first != NULL) {                                                                            \
             name##_ranged(rows, keys, values, visible, ahead);                                                         \

@@ -5,7 +5,7 @@
 #ifndef DCP_ATTEND_WEIGHTS_H
 #define DCP_ATTEND_WEIGHTS_H
 
-#include "attend_ahead.h"
+#include "attend_bytes.h"
 
 // The maximum of a row with this group. Scores of tokens that it does not see become -inf.
 DCP_INLINE void dcp_raise_maximum(int is_ranged, dcp_group *group, int64_t row) {
@@ -38,6 +38,11 @@ DCP_INLINE void dcp_weigh_tokens(dcp_group *group, int64_t row, int64_t padded) 
     group->added[row] = vec_sum_lanes(sum);
 }
 
+// Weights with the scales of the values that they are for: of tokens that the row does not see 0, whatever their scale.
+DCP_INLINE dcp_vec dcp_scaled(int type, const dcp_group *group, int64_t t, dcp_vec weights) {
+    return dcp_has_scales(type) ? vec_mul_nonzero(weights, vec_load(group->value_scales + t)) : weights;
+}
+
 #ifdef DCP_DOT
 // What is added to the bits of a light token's weight before their lower half is cut off. Rounded to nearest, equal weights
 // would all be off alike, and thousands of them as much as one: 2^-8 of what they share. With these a token rounds up as
@@ -53,11 +58,11 @@ static const uint32_t dcp_thresholds[dcp_group_tokens] = {
 };
 
 // The first terms of a row's weights, and the second ones: all, or in the lanes of `heavy`.
-DCP_INLINE void dcp_split_weights(dcp_group *group, int64_t row, int64_t padded) {
+DCP_INLINE void dcp_split_weights(int type, dcp_group *group, int64_t row, int64_t padded) {
     const float share = group->rows->light_share;
     if (share == 0.0f) {
         for (int64_t t = 0; t < padded; t += dcp_width) {
-            const dcp_vec weight = vec_load(group->scores[row] + t);
+            const dcp_vec weight = dcp_scaled(type, group, t, vec_load(group->scores[row] + t));
             vec_store_bf16(&group->weights[0][row][t / 2], weight);
             vec_store_bf16(&group->weights[1][row][t / 2], vec_sub(weight, vec_nearest_bf16(weight)));
         }
@@ -70,10 +75,11 @@ DCP_INLINE void dcp_split_weights(dcp_group *group, int64_t row, int64_t padded)
     for (int64_t t = 0; t < padded; t += dcp_width) {
         const dcp_vec weight = vec_load(group->scores[row] + t);
         const uint64_t lanes = vec_above(weight, light);
-        const dcp_words first = vec_round_bf16(weight, lanes, words_load(dcp_thresholds + t));
+        const dcp_vec scaled = dcp_scaled(type, group, t, weight);
+        const dcp_words first = vec_round_bf16(scaled, lanes, words_load(dcp_thresholds + t));
         words_store_high(&group->weights[0][row][t / 2], first);
         // Second terms of light tokens are 0, and change no bit of the row where one beside it has a heavy token.
-        vec_store_bf16(&group->weights[1][row][t / 2], vec_residue(weight, lanes, words_high(first)));
+        vec_store_bf16(&group->weights[1][row][t / 2], vec_residue(scaled, lanes, words_high(first)));
         heavy |= lanes << t;
     }
     group->heavy[row / dcp_tile_rows] |= heavy;
@@ -106,17 +112,27 @@ DCP_INLINE void dcp_weigh_group(int type, int is_ranged, dcp_group *group) {
         }
     }
     dcp_end_asking(group, asking);
-    if (dcp_dot && type == dcp_bf16) {
+    if (dcp_is_byte_dot(type)) {
+#ifdef DCP_BYTE_DOT
+        for (int64_t r = 0; r < rows; r++) dcp_split_byte_weights(group, r, dcp_padded(dcp_end(is_ranged, group, r)));
+#endif
+    } else if (dcp_is_dot(type)) {
 #ifdef DCP_DOT
         for (int64_t r = 0; r < rows; r += dcp_tile_rows) group->heavy[r / dcp_tile_rows] = 0;
         for (int64_t r = 0; r < rows; r++) {
             if (dcp_end(is_ranged, group, r) == dcp_group_tokens) {
-                dcp_split_weights(group, r, dcp_group_tokens);
+                dcp_split_weights(type, group, r, dcp_group_tokens);
             } else {
-                dcp_split_weights(group, r, dcp_padded(dcp_end(is_ranged, group, r)));
+                dcp_split_weights(type, group, r, dcp_padded(dcp_end(is_ranged, group, r)));
             }
         }
 #endif
+    } else if (dcp_has_scales(type)) {
+        for (int64_t r = 0; r < rows; r++) {
+            float *weights = group->scores[r];
+            for (int64_t t = 0; t < dcp_padded(dcp_end(is_ranged, group, r)); t += dcp_width)
+                vec_store(weights + t, dcp_scaled(type, group, t, vec_load(weights + t)));
+        }
     }
     dcp_update_sums(group);
 }

@@ -12,8 +12,18 @@
         .rows_to_f32 = dcp_rows_to_f32_##set, .values_of_keys = dcp_values_of_keys_##set,                              \
     }
 
-static dcp_kernel_table available[4];
+static dcp_kernel_table available[6];
 static int available_count;
+
+#if defined(__x86_64__)
+// A set whose kernel of int8 is another: that takes its queries from query_terms.
+static void add_vnni(dcp_kernel_table table, const char *name, dcp_attention_kernel *kernel) {
+    table.name = name;
+    table.attend[dcp_int8] = kernel;
+    table.reads_terms |= 1 << dcp_int8;
+    available[available_count++] = table;
+}
+#endif
 
 // __builtin_cpu_supports asks the CPU and, with XGETBV, whether the system saves the registers.
 __attribute__((constructor)) static void probe(void) {
@@ -22,14 +32,24 @@ __attribute__((constructor)) static void probe(void) {
     __builtin_cpu_init();
     const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (avx2) available[available_count++] = DCP_KERNELS(avx2, 8);
+    if (avx2 && __builtin_cpu_supports("avxvnni")) {
+        add_vnni(DCP_KERNELS(avx2, 8), "avx2vnni", dcp_attend_int8_avx2vnni);
+    }
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
         available[available_count++] = DCP_KERNELS(avx512, 16);
+        if (__builtin_cpu_supports("avx512vnni")) {
+            add_vnni(DCP_KERNELS(avx512, 16), "avx512vnni", dcp_attend_int8_avx512vnni);
+        }
         if (__builtin_cpu_supports("avx512bf16")) {
-            dcp_kernel_table table = DCP_KERNELS(avx512, 16);
+            dcp_kernel_table table = available[available_count - 1];
             table.name = "avx512bf16";
             table.attend[dcp_bf16] = dcp_attend_bf16_avx512bf16;
-            table.bf16_reads_terms = 1;
+            table.reads_terms |= 1 << dcp_bf16;
+            if (__builtin_cpu_supports("avx512vbmi")) {
+                table.attend[dcp_fp8] = dcp_attend_fp8_avx512bf16;
+                table.reads_terms |= 1 << dcp_fp8;
+            }
             available[available_count++] = table;
         }
     }
@@ -55,7 +75,7 @@ void dcp_attend_block(const dcp_kernel_table *kernels, int32_t format, const dcp
 int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t format, const dcp_attention_rows *rows,
                         int64_t head_bytes) {
     const int64_t near = 12 << 10, far = 20 << 10;
-    const int reads_terms = format == dcp_bf16 && kernels->bf16_reads_terms;
+    const int reads_terms = dcp_reads_terms(kernels, format);
     const int64_t weight_terms = rows->light_share > 0 && rows->rows > 4 ? 1 : 2;
     // Twice the number, of keys and of values.
     const int64_t multiplications =

@@ -8,10 +8,11 @@
 enum { own_dim_max = 576 };
 
 // A row as the panel's type holds it, widened. Returns 0, or -1 when it is not finite there.
-static int rounded(const dcp_kernel_table *kernels, const dcp_own_token *token, const void *row, int64_t count,
-                   float *restrict out) {
+static int rounded(const dcp_kernel_table *kernels, const dcp_own_token *token, const void *row, int is_key,
+                   int64_t count, float *restrict out) {
     if (dcp_rows_to_f32(kernels, token->row_type, row, count, out) != 0) return -1;
     if (token->row_type == token->format) return 0;
+    if (dcp_has_scales(token->format)) return dcp_round_row(token->format, is_key, out, count);
     int finite = 1;
     if (token->format == dcp_bf16) {
         for (int64_t i = 0; i < count; i++) out[i] = dcp_bf16_to_f32(dcp_f32_to_bf16(out[i]));
@@ -38,8 +39,8 @@ int dcp_attend_own_token(const dcp_kernel_table *kernels, const dcp_own_token *t
                          const float *queries, int64_t query_stride, float *output, int64_t output_stride, double *lse,
                          int64_t lse_stride) {
     float key[own_dim_max], value[own_dim_max];
-    if (rounded(kernels, token, token->key, token->key_dim, key) != 0) return -1;
-    if (token->value && rounded(kernels, token, token->value, token->value_dim, value) != 0) return -1;
+    if (rounded(kernels, token, token->key, 1, token->key_dim, key) != 0) return -1;
+    if (token->value && rounded(kernels, token, token->value, 0, token->value_dim, value) != 0) return -1;
     const float *seen = token->value ? value : key;
     for (int64_t row = 0; row < rows; row++) {
         float score = product(queries + row * query_stride, key, token->key_dim) * token->scale;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "convert.h"
+#include "panels_bytes.h"
 #include "strips.h"
 
 static float row_element(int32_t row_type, const void *rows, int64_t index) {
@@ -59,6 +60,14 @@ int dcp_panel_write_scalar(const dcp_panel_shape *s, int32_t row_type, const voi
                            int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first,
                            int streams) {
     (void)streams;
+    if (dcp_has_scales(s->format)) {
+        // Constants, as in the functions of an instruction set.
+        return s->format == dcp_int8
+                   ? dcp_write_bytes(dcp_rows_to_f32_scalar, row_type, dcp_int8, s, keys, values, row_tokens, source,
+                                     count, payload, first)
+                   : dcp_write_bytes(dcp_rows_to_f32_scalar, row_type, dcp_fp8, s, keys, values, row_tokens, source,
+                                     count, payload, first);
+    }
     const int64_t size = dcp_element_bytes(s->format);
     const int64_t head_bytes = (int64_t)s->block_tokens * (s->key_dim + s->value_dim) * size;
     int finite = 1;
@@ -95,6 +104,8 @@ static void read_token(const dcp_panel_shape *s, const void *payload, int64_t to
 
 void dcp_panel_read_scalar(const dcp_panel_shape *s, const void *payload, int64_t first, int64_t count, void *keys,
                            void *values) {
+    if (s->format == dcp_int8) return dcp_read_bytes(dcp_int8, s, payload, first, count, keys, values);
+    if (s->format == dcp_fp8) return dcp_read_bytes(dcp_fp8, s, payload, first, count, keys, values);
     const int64_t size = dcp_element_bytes(s->format);
     for (int64_t t = 0; t < count; t++) {
         read_token(s, payload, first + t, (char *)keys + t * s->kv_heads * s->key_dim * size,

@@ -3,6 +3,7 @@
 #ifndef DCP_PANELS_READ_H
 #define DCP_PANELS_READ_H
 
+#include "panels_bytes.h"
 #include "panels_words.h"
 
 // Words `word`.. of a K panel for dcp_width tokens from one on: of f16 a word is two dimensions, which lie in lines of their
@@ -116,7 +117,13 @@ DCP_PANEL_INLINE void dcp_read_panels(int type, const dcp_panel_shape *shape, co
 
 // The reader of an instruction set: one for each format.
 #define DCP_READ_CASE(name, number, ...)                                                                               \
-    case number: dcp_read_panels(number, shape, payload, first, count, keys, values); break;
+    case number:                                                                                                       \
+        if (dcp_has_scales(number)) {                                                                                  \
+            dcp_read_bytes(number, shape, payload, first, count, keys, values);                                        \
+        } else {                                                                                                       \
+            dcp_read_panels(number, shape, payload, first, count, keys, values);                                       \
+        }                                                                                                              \
+        break;
 
 #define DCP_PANEL_READER(set)                                                                                          \
     void dcp_panel_read_##set(const dcp_panel_shape *shape, const void *payload, int64_t first, int64_t count,         \

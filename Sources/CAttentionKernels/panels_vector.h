@@ -11,6 +11,7 @@
 #ifndef DCP_PANELS_VECTOR_H
 #define DCP_PANELS_VECTOR_H
 
+#include "panels_bytes.h"
 #include "panels_words.h"
 
 enum { dcp_run_tokens = 16 };
@@ -241,6 +242,10 @@ DCP_PANEL_INLINE int dcp_convert_rows(int from, const char *rows, int64_t count,
     static int write_##from##_##to##_##set(const dcp_panel_shape *shape, const void *keys, const void *values,         \
                                            int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,   \
                                            int64_t first, int streams) {                                               \
+        if (dcp_has_scales(dcp_##to)) {                                                                                \
+            return dcp_write_bytes(dcp_rows_to_f32_##set, dcp_##from, dcp_##to, shape, keys, values, row_tokens,       \
+                                   source, count, payload, first);                                                     \
+        }                                                                                                              \
         return dcp_write_panels(dcp_##from, dcp_##to, shape, keys, values, row_tokens, source, count, payload, first,  \
                                 streams);                                                                              \
     }

@@ -1,8 +1,8 @@
-// Queries as sums of bf16, for the kernels that multiply bf16 pairs.
+// Queries in the forms that kernels multiply: sums of bf16, and bytes.
 #include <string.h>
 
-#include "convert.h"
 #include "attention.h"
+#include "bytes.h"
 
 // Each term is cut off, not rounded: what remains then has 8 significant bits fewer, and the largest Float32 does not
 // become infinite.
@@ -27,4 +27,31 @@ static int32_t split(const float *restrict queries, int64_t count, uint16_t *res
 
 int32_t dcp_split_queries(const float *restrict queries, int64_t count, uint16_t *restrict terms, int64_t stride) {
     return split(queries, count, terms, terms + stride, terms + 2 * stride);
+}
+
+void dcp_byte_queries(const float *queries, int64_t rows, int64_t key_dim, void *out) {
+    for (int64_t r = 0; r < rows; r++, queries += key_dim) {
+        float row[dcp_rotated_max];
+        memcpy(row, queries, sizeof *row * (size_t)key_dim);
+        dcp_rotate(row, key_dim);
+        const float most = dcp_row_magnitude(row, key_dim);
+        // 127 times 256 and 127, so that both bytes are signed. Of more dimensions fewer: key_dim products with 127 stay
+        // below 2^31.
+        const float top = key_dim <= 512 ? 32639.0f : 29000.0f;
+        const int is_some = most > 0x1p-100f && most < INFINITY;
+        const float inverse = is_some ? top / most : 0.0f;
+        char *high = (char *)out + r * dcp_byte_query_bytes(key_dim), *low = high + key_dim;
+        int32_t sum = 0;
+        for (int64_t d = 0; d < key_dim; d++) {
+            const float scaled = is_some ? row[d] * inverse : 0.0f;
+            const int32_t number = (int32_t)(dcp_bits(scaled + 0x1.8p23f) - 0x4B400000u);
+            const int32_t below = (int8_t)(uint8_t)(number & 0xFF);
+            high[d] = (char)((number - below) / 256);
+            low[d] = (char)below;
+            sum += number;
+        }
+        // A row that is not finite has scores that are not.
+        const dcp_byte_unit unit = {is_some ? most / top : most < INFINITY ? 0.0f : NAN, -128 * sum};
+        memcpy(high + 2 * key_dim, &unit, sizeof unit);
+    }
 }

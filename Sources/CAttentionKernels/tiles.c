@@ -2,7 +2,7 @@
 #include "tiles.h"
 
 #include "convert.h"
-#include "strips.h"
+#include "panels_bytes.h"
 
 void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t first, int64_t count,
                       float *restrict tile, int64_t stride) {
@@ -25,6 +25,17 @@ void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t fi
         for (int64_t d = 0; d < shape->key_dim; d++)
             memcpy(tile + d * stride, (const float *)keys + d * shape->block_tokens + first, 4 * (size_t)count);
         break;
+    case dcp_int8:
+    case dcp_fp8: {
+        const float *scales = dcp_panel_scales(keys, shape->key_dim, shape->block_tokens) + first;
+        for (int64_t t = 0; t < count; t++) {
+            uint8_t bytes[dcp_rotated_max];
+            dcp_take_bytes(shape->format, 0, keys, shape->key_dim, shape->block_tokens, first + t, bytes);
+            for (int64_t d = 0; d < shape->key_dim; d++)
+                tile[d * stride + t] = dcp_byte_value(shape->format, bytes[d]) * scales[t];
+        }
+        break;
+    }
     default: __builtin_trap();
     }
 }
@@ -58,6 +69,16 @@ static void strip_to_tile(int32_t format, const void *strip, int64_t dim, int64_
 void dcp_values_to_tile(const dcp_panel_shape *shape, const void *values, int64_t first, int64_t count,
                         float *restrict tile) {
     const int64_t dim = shape->value_dim, size = dcp_element_bytes(shape->format);
+    if (dcp_has_scales(shape->format)) {
+        const float *scales = dcp_panel_scales(values, dim, shape->block_tokens) + first;
+        for (int64_t t = 0; t < count; t++) {
+            uint8_t bytes[dcp_rotated_max];
+            dcp_take_bytes(shape->format, 1, values, dim, shape->block_tokens, first + t, bytes);
+            for (int64_t d = 0; d < dim; d++)
+                tile[t * dim + d] = dcp_byte_value(shape->format, bytes[d]) * scales[t];
+        }
+        return;
+    }
     for (int64_t strip = 0; strip < dim; strip += dcp_strip_dims) {
         strip_to_tile(shape->format, (const char *)values + strip * shape->block_tokens * size,
                       dcp_strip_width(strip, dim), first, count, tile + strip, dim);

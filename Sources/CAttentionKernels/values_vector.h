@@ -74,6 +74,8 @@ DCP_PANEL_INLINE void dcp_transpose_strip(int type, const char *keys, int64_t bl
 
 DCP_PANEL_INLINE void dcp_transpose_values(int type, const char *keys, int64_t block_tokens, int64_t value_dim,
                                            int64_t tokens, char *values, int64_t value_tokens) {
+    // Values of formats with scales are their own.
+    if (dcp_has_scales(type)) __builtin_trap();
     const int64_t size = dcp_element_bytes(type);
     for (int64_t strip = 0; strip < value_dim; strip += dcp_strip_dims) {
         dcp_transpose_strip(type, keys + strip * block_tokens * size, block_tokens, dcp_strip_width(strip, value_dim),

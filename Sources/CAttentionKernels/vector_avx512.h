@@ -18,6 +18,8 @@ enum { dcp_width = 16 };
 #define vec_add(a, b) _mm512_add_ps(a, b)
 #define vec_sub(a, b) _mm512_sub_ps(a, b)
 #define vec_mul(a, b) _mm512_mul_ps(a, b)
+#define vec_mul_nonzero(a, b)                                                                                          \
+    _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ), a, b)
 #define vec_max(a, b) _mm512_max_ps(a, b)
 #define vec_sum_lanes(vec) _mm512_reduce_add_ps(vec)
 #define vec_max_lanes(vec) _mm512_reduce_max_ps(vec)
@@ -43,6 +45,15 @@ static inline __attribute__((always_inline)) __m512 vec_shifted_exp(__m512 x, in
 #define vec_store_some(at, n, vec) _mm512_mask_storeu_ps(at, lanes_mask(n), vec)
 #define vec_from_f16(at) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(at)))
 #define vec_from_f16_some(at, n) _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_mask(n), at))
+typedef __m256i dcp_halves;
+#define halves_load(at) _mm256_loadu_si256((const __m256i *)(at))
+#define halves_load_some(at, n) _mm256_maskz_loadu_epi16(lanes_mask(n), at)
+// Sign, exponent and mantissa in their places in f16: the sign is shifted in twice, and once cut off.
+#define halves_f16(halves) _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(halves, 1), _mm256_set1_epi16((short)0xBF80)))
+#define halves_low_e4m3(halves) halves_f16(_mm256_slli_epi16(halves, 8))
+#define halves_high_e4m3(halves) halves_f16(halves)
+#define words_flip_signs(words) _mm512_xor_si512(words, _mm512_set1_epi8((char)0x80))
+#define words_byte(words, i) _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 24 - 8 * (i)), 24))
 #define words_load(at) _mm512_loadu_si512(at)
 #define words_load_some(at, n) _mm512_maskz_loadu_epi32(lanes_mask(n), at)
 #define words_low(words) _mm512_castsi512_ps(_mm512_slli_epi32(words, 16))

@@ -5,7 +5,7 @@ public import DCPCore
 ///
 /// `@unchecked Sendable`: the table is written before `main` and constant afterwards.
 public struct AttentionKernels: Hashable, @unchecked Sendable, CustomStringConvertible {
-    /// `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
+    /// `scalar`, `avx2`, `avx2vnni`, `avx512`, `avx512vnni`, `avx512bf16` or `neon`.
     public let name: String
     let table: UnsafePointer<dcp_kernel_table>
 
@@ -30,7 +30,7 @@ public struct AttentionKernels: Hashable, @unchecked Sendable, CustomStringConve
         guard let kernels = available.first(where: { $0.name == name }) else {
             let names = available.map(\.name).joined(separator: ", ")
             let reason =
-                ["avx2", "avx512", "avx512bf16", "neon"].contains(name)
+                ["avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon"].contains(name)
                 ? "are not supported by this machine" : "do not exist"
             throw ServiceError(
                 .invalidConfiguration,
@@ -48,8 +48,8 @@ public struct AttentionKernels: Hashable, @unchecked Sendable, CustomStringConve
     /// Rows of one tile.
     var rowsMax: Int { usesSgemm ? WorkSplit.rowsMax : Int(dcp_attention_rows_max) }
 
-    /// Whether queries are given as sums of bf16.
-    func readsTerms(of format: CacheFormat) -> Bool { format == .bfloat16 && table.pointee.bf16_reads_terms != 0 }
+    /// Whether queries are given as terms.
+    func readsTerms(of format: CacheFormat) -> Bool { dcp_reads_terms(table, Int32(format.rawValue)) != 0 }
 
     public var description: String { name }
 }

@@ -7,13 +7,19 @@ public enum CacheFormat: UInt8, CaseIterable, Sendable {
     case bfloat16 = 1
     case float16 = 2
     case float32 = 3
+    /// Bytes with a scale for each token and KV head; keys are rotated first, so that a dimension that stands out is spread
+    /// over all.
+    case int8 = 4
+    /// e4m3 with a scale for each token and KV head. What is e4m3 times a power of two stays what it is.
+    case fp8 = 5
 
-    /// The dtype to which keys and values of a step are rounded, and in which they are read back.
+    /// The dtype in which keys and values are read back: exactly the numbers in the cache, except for the rotation of
+    /// `int8`, which is undone in Float32. Written again they become the same bytes.
     public var rowType: DataType {
         switch self {
         case .bfloat16: .bfloat16
         case .float16: .float16
-        case .float32: .float32
+        case .float32, .int8, .fp8: .float32
         }
     }
 
@@ -22,23 +28,34 @@ public enum CacheFormat: UInt8, CaseIterable, Sendable {
         switch self {
         case .bfloat16, .float16: 2
         case .float32: 4
+        case .int8, .fp8: 1
         }
     }
 
-    /// The name in options, files and messages: `bf16`, `f16`, `f32`.
+    /// Of the scale that a token's key, or its value, has for each KV head; 0 where there is none.
+    public var scaleByteCount: Int { hasScales ? 4 : 0 }
+
+    public var hasScales: Bool { self == .int8 || self == .fp8 }
+
+    /// The name in options, files and messages: `bf16`, `f16`, `f32`, `int8`, `fp8`.
     public var name: String {
         switch self {
         case .bfloat16: "bf16"
         case .float16: "f16"
         case .float32: "f32"
+        case .int8: "int8"
+        case .fp8: "fp8"
         }
     }
 
-    /// All names, as a message lists them.
+    /// Those that keep rows as they are, each in the place of its dtype.
+    public static let ofRows = DataType.allCases.map(CacheFormat.init)
+
+    /// The names that a model may state, as a message lists them. Those of formats with scales are not among them yet.
     public static let names = "bf16, f16 or f32"
 
     public init?(name: String) {
-        guard let match = CacheFormat.allCases.first(where: { $0.name == name.lowercased() }) else { return nil }
+        guard let match = CacheFormat.ofRows.first(where: { $0.name == name.lowercased() }) else { return nil }
         self = match
     }
 

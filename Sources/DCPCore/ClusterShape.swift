@@ -65,7 +65,7 @@ public struct ClusterShape: Hashable, Sendable {
                 "\(kind.kvHeads) KV heads cannot be divided over the cluster's \(headGroups) head groups; serve this "
                     + "model from a cluster whose --head-groups divides its KV heads (1 always does).")
         }
-        let tokenByteCount = kind.kvHeads / headGroups * (kind.keyDim + kind.ownValueDim) * kvFormat.elementByteCount
+        let tokenByteCount = kind.keptByteCount(kvFormat) / headGroups
         let byteCount = tokenByteCount * layout.blockTokens
         guard byteCount <= Self.blockByteCountMax else {
             let multiple = ContextLayout.blockTokensMultiple

@@ -74,7 +74,8 @@ public struct ReferenceAttention: Sendable {
     /// is off by a few units of 2^-24 of the sum of its terms' magnitudes, which the product of the norms bounds; that is the
     /// error of the log-sum-exp, and the relative error of a weight. All kernels add a key's terms one after the other, so that
     /// it grows like the root of their number (Higham, Accuracy and Stability of Numerical Algorithms, 4.2).
-    public func tolerance(queries: [Float], keys: [Float]) -> Double {
+    /// - Parameter scoreErrorMax: by how much a score may be off beside that, relative to the product of norms.
+    public func tolerance(queries: [Float], keys: [Float], scoreErrorMax: Double = 0) -> Double {
         func largestNorm(_ rows: [Float]) -> Double {
             stride(from: 0, to: rows.count, by: attention.keyDim).reduce(0) { largest, start in
                 let squares = rows[start..<start + attention.keyDim].reduce(0) { $0 + Double($1) * Double($1) }
@@ -82,6 +83,7 @@ public struct ReferenceAttention: Sendable {
             }
         }
         let growth = max(1, (Double(attention.keyDim) / 128).squareRoot())
-        return 2e-6 + 8e-7 * growth * largestNorm(queries) * largestNorm(keys) * Double(attention.scale)
+        return 2e-6 + (8e-7 * growth + scoreErrorMax) * largestNorm(queries) * largestNorm(keys)
+            * Double(attention.scale)
     }
 }

@@ -32,6 +32,11 @@ public enum Rounding {
         values.map { rounded($0, to: type) }
     }
 
+    /// Rows `[rows][dim]` as a KV cache of this format keeps them.
+    public static func kept(_ rows: [Float], dim: Int, areKeys: Bool, _ format: CacheFormat) -> [Float] {
+        format.hasScales ? format.rounded(rows, dim: dim, areKeys: areKeys) : rounded(rows, to: format.rowType)
+    }
+
     /// The bytes of values in a dtype, as a step brings them.
     public static func bytes(_ values: [Float], as type: DataType) -> [UInt8] {
         switch type {

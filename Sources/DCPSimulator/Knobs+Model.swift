@@ -7,12 +7,13 @@ extension Knobs {
         -> ModelDescription
     {
         var kinds: [LayerAttention] = []
-        for _ in 0..<pick([1, 1, 2, 3], &random) { kinds.append(try kind(of: cluster, &random)) }
+        let kvFormat = pick(CacheFormat.allCases, &random)
+        for _ in 0..<pick([1, 1, 2, 3], &random) { kinds.append(try kind(of: cluster, kvFormat, &random)) }
         // Each kind has a layer.
         let layers = kinds + (0..<pick([0, 0, 1, 2], &random)).map { _ in pick(kinds, &random) }
         let sinks = layers.map { random.floats($0.hasSinks ? $0.queryHeads : 0, limit: 8) }
         return try ModelDescription(
-            layers: layers, kvFormat: pick([.float32, .bfloat16, .float16], &random), sinks: sinks,
+            layers: layers, kvFormat: kvFormat, sinks: sinks,
             revision: pick([nil, "9f2c", "9f2c/theta=10000"], &random))
     }
 
@@ -20,23 +21,22 @@ extension Knobs {
     var uncommittedByteCountMax: Int? {
         uncommittedBlocks.map { blocks in
             let row =
-                (0..<model.layers).map { layer in
-                    let kind = model[layer]
-                    let dims = kind.kvHeads / shape.headGroups * (kind.keyDim + kind.ownValueDim)
-                    return dims * model.kvFormat.elementByteCount
-                }.max() ?? 0
+                (0..<model.layers).map { model[$0].keptByteCount(model.kvFormat) / shape.headGroups }.max() ?? 0
             return blocks * shape.layout.blockTokens * row
         }
     }
 
     private static func kind(
-        of cluster: ClusterShape, _ random: inout SeededGenerator
+        of cluster: ClusterShape, _ kvFormat: CacheFormat, _ random: inout SeededGenerator
     ) throws(ServiceError) -> LayerAttention {
         let kvHeads = cluster.headGroups * pick(cluster.headGroups == 1 ? [1, 2, 3] : [1, 1, 2], &random)
         return try LayerAttention(
             queryHeads: kvHeads * pick([1, 2, 3], &random), kvHeads: kvHeads, keyDim: pick([8, 8, 12], &random),
             // Also blocks, and rows, of several pages.
-            values: pick([.own(8), .own(10), .own(136), .leading(8)], &random), scale: 0.4,
+            values: pick(
+                kvFormat.hasScales ? [.own(8), .own(12), .own(136)] : [.own(8), .own(10), .own(136), .leading(8)],
+                &random),
+            scale: 0.4,
             softcap: pick([nil, nil, 20], &random), visibility: visibility(of: cluster, &random),
             hasSinks: pick([false, false, true], &random))
     }

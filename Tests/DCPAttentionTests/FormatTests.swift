@@ -12,7 +12,10 @@ struct FormatTests {
             let found = dcp_format(Int32(format.rawValue))
             #expect(String(cString: found.name) == format.name)
             #expect(Int(found.element_bytes) == format.elementByteCount)
-            #expect(CacheFormat(name: format.name) == format)
+            #expect(
+                Int(dcp_panel_bytes(Int32(format.rawValue), 1, 1)) == format.elementByteCount + format.scaleByteCount)
+            #expect(dcp_row_type_of(Int32(format.rawValue)) == Int32(format.rowType.rawValue))
+            #expect(CacheFormat(name: format.name) == (format.hasScales ? nil : format))
         }
         #expect(CacheFormat.names == "bf16, f16 or f32")
     }
@@ -30,7 +33,7 @@ struct FormatTests {
     @Test("a number that is not a format stops the process, with any kernels")
     func unknown() async {
         await #expect(processExitsWith: .signal(SIGILL)) {
-            let shape = dcp_panel_shape(format: 4, kv_heads: 1, key_dim: 8, value_dim: 8, block_tokens: 16)
+            let shape = dcp_panel_shape(format: 6, kv_heads: 1, key_dim: 8, value_dim: 8, block_tokens: 16)
             withUnsafePointer(to: shape) { shape in
                 let payload = [UInt8](repeating: 0, count: 1024)
                 var (keys, values) = ([UInt8](repeating: 0, count: 64), [UInt8](repeating: 0, count: 64))

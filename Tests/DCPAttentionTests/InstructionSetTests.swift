@@ -95,7 +95,12 @@ private struct Rows {
         table: UnsafePointer<dcp_kernel_table>
     ) {
         var terms = [UInt16](repeating: 0, count: 3 * queries.count)
-        let termCount = dcp_split_queries(queries, Int64(queries.count), &terms, Int64(queries.count))
+        var termCount: Int32 = 1
+        if layout.format == .int8 {
+            dcp_byte_queries(queries, Int64(count), Int64(keyDim), &terms)
+        } else {
+            termCount = dcp_split_queries(queries, Int64(queries.count), &terms, Int64(queries.count))
+        }
         queries.withUnsafeBufferPointer { queries in
             maximum.withUnsafeMutableBufferPointer { maximum in
                 sum.withUnsafeMutableBufferPointer { sum in
@@ -130,7 +135,7 @@ private var tables: [UnsafePointer<dcp_kernel_table>] {
 struct InstructionSetTests {
     @Test(
         "blocks that end where memory ends: nothing beyond is read or written, and all sets agree with scalar",
-        arguments: KernelGridTests.dims, CacheFormat.allCases)
+        arguments: KernelGridTests.dims, CacheFormat.ofRows)
     func guarded(dims: (Int, Int), format: CacheFormat) throws {
         var generator = SeededGenerator.ofRun(salt: UInt64(dims.0 * 1000 + dims.1))
         for (number, blockTokens) in [16, 32, 48, 64, 80, 128, 144].enumerated() {
@@ -156,7 +161,7 @@ struct InstructionSetTests {
                     var rows = start
                     rows.take(block, layout: layout, visible: visible, table: table)
                     rows.take(block, layout: layout, visible: visible, table: table)
-                    let readsTerms = format == .bfloat16 && table.pointee.bf16_reads_terms != 0
+                    let readsTerms = dcp_reads_terms(table, Int32(format.rawValue)) != 0
                     check(
                         rows, scalar, weightError: readsTerms ? 0x1p-17 : 0,
                         "\(String(cString: table.pointee.name)) \(layout) \(visible)")
@@ -199,11 +204,12 @@ struct InstructionSetTests {
 
     private func alone(_ format: CacheFormat, _ lightShare: Float, firstWritten: Int) throws {
         var generator = SeededGenerator.ofRun(salt: 21)
-        let layout = PanelLayout(format: format, kvHeads: 1, keyDim: 72, valueDim: 90, blockTokens: 144)
+        let dim = format.hasScales ? 92 : 90
+        let layout = PanelLayout(format: format, kvHeads: 1, keyDim: 72, valueDim: dim, blockTokens: 144)
         // Tokens 70 and beyond are NaN, and those before the first written.
         let block = try GuardedBlock(
             layout: layout, first: firstWritten, tokens: 70 - firstWritten, generator: &generator)
-        var start = Rows(count: 16, keyDim: 72, valueDim: 90, softCap: 0, generator: &generator)
+        var start = Rows(count: 16, keyDim: 72, valueDim: dim, softCap: 0, generator: &generator)
         start.lightShare = lightShare
         let ranges = (0..<16).map { row in
             let (first, end) = [
@@ -224,15 +230,15 @@ struct InstructionSetTests {
                     continue
                 }
                 #expect(alone.maximum[0] == all.maximum[row] && alone.sum[0] == all.sum[row])
-                #expect(alone.output[..<90] == all.output[row * 90..<(row + 1) * 90])
-                #expect(alone.output[..<90].allSatisfy { $0.isFinite })
+                #expect(alone.output[..<dim] == all.output[row * dim..<(row + 1) * dim])
+                #expect(alone.output[..<dim].allSatisfy { $0.isFinite })
             }
         }
     }
 
     @Test(
         "rows that all see the same first tokens become the same bits, said once or for each",
-        arguments: CacheFormat.allCases)
+        arguments: CacheFormat.ofRows)
     func all(format: CacheFormat) throws {
         var generator = SeededGenerator.ofRun(salt: 23)
         for (keyDim, valueDim) in [(72, 90), (300, 280)] {
@@ -277,7 +283,10 @@ struct KernelSelectionTests {
     func named() throws {
         let available = AttentionKernels.available
         #expect(available.first?.name == "scalar")
-        #expect(Set(available.map(\.name)).isSubset(of: ["scalar", "avx2", "avx512", "avx512bf16", "neon"]))
+        #expect(
+            Set(available.map(\.name)).isSubset(of: [
+                "scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon",
+            ]))
         for kernels in available { #expect(try AttentionKernels.named(kernels.name) == kernels) }
         #expect(try AttentionKernels.named(nil) == available.last)
         #expect(available.contains(AttentionKernels.chosen))

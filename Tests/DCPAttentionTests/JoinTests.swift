@@ -116,7 +116,7 @@ struct JoinTests {
                     for context in [1, 33, 700] {
                         number += 1
                         try JoinCase(
-                            format: CacheFormat.allCases[number % 3], ranks: ranks, interleave: interleave,
+                            format: CacheFormat.ofRows[number % 3], ranks: ranks, interleave: interleave,
                             kvHeads: kvHeads, group: group, context: context, count: count, score: score
                         ).check(salt: UInt64(number))
                     }

@@ -13,6 +13,7 @@ struct KernelGridTests {
 
     @Test("TRAPS 26, 46: context of any length, dtype and head dimension", arguments: dims, Variant.all)
     func context(dims: (Int, Int), variant: Variant) throws {
+        let dims = (variant.dims(dims.0), variant.dims(dims.1))
         let groups = [1, 2, 3, 4, 6, 8, 16]
         var number = dims.0 + Int(variant.format.rawValue)
         for length in [0, 1, 15, 16, 17, 63, 64, 65, 200] {
@@ -35,6 +36,7 @@ struct KernelGridTests {
 
     @Test("a step's own tokens, causal, through both paths", arguments: dims, Variant.all)
     func causal(dims: (Int, Int), variant: Variant) throws {
+        let dims = (variant.dims(dims.0), variant.dims(dims.1))
         for (number, count) in [1, 2, 7, 15, 16, 17, 64, 65, 96].enumerated() {
             let problem = AttentionCase(
                 format: variant.format, kvHeads: 1 + number % 2, group: [1, 2, 4][number % 3], keyDim: dims.0,

@@ -7,7 +7,7 @@ import Testing
 struct LargeNumberTests {
     /// The largest of each dtype.
     private func largest(_ format: CacheFormat) -> Float {
-        Rounding.rounded([format.rowType.inputMagnitudeMax], to: format.rowType)[0]
+        Rounding.kept([format.rowType.inputMagnitudeMax], dim: 1, areKeys: false, format)[0]
     }
 
     @Test(
@@ -48,9 +48,10 @@ struct LargeNumberTests {
         }
     }
 
-    @Test("queries and keys at their limits give finite scores, the same as in Float64", arguments: Variant.all)
+    @Test("queries and keys at their limits give finite scores, the same as in Float64", arguments: Variant.ofRows)
     func scores(variant: Variant) throws {
-        for (keyDim, scale) in [(8, Float(1e-30)), (64, 0.125), (256, 1), (254, 1e6)] {
+        for (dim, scale) in [(8, Float(1e-30)), (64, 0.125), (256, 1), (254, 1e6)] {
+            let keyDim = variant.dims(dim)
             for count in [1, 24] {
                 var problem = AttentionCase(
                     format: variant.format, kvHeads: 1, group: 2, keyDim: keyDim, valueDim: 8, count: count,
@@ -59,16 +60,19 @@ struct LargeNumberTests {
                 problem.scale = scale
                 let limits = InputLimits(try problem.attention(), kvFormat: variant.format)
                 var inputs = problem.inputs(salt: UInt64(keyDim))
-                let key = Rounding.rounded([limits.key], to: variant.format.rowType)[0]
+                let key =
+                    variant.format.hasScales
+                    ? limits.key : Rounding.rounded([limits.key], to: variant.format.rowType)[0]
                 for index in inputs.queries.indices {
                     inputs.queries[index] = index % 3 == 0 ? -limits.query : limits.query
                 }
                 for index in inputs.keys.indices { inputs.keys[index] = index / keyDim % 2 == 0 ? key : -key }
                 let states = try problem.states(inputs), reference = try problem.reference(inputs)
                 #expect(states.outputs.allSatisfy { $0.isFinite } && states.lse.allSatisfy { $0.isFinite })
-                // Scores are equal or far apart.
+                // Scores are equal or far apart. A sixth of a product of norms is the least of them.
+                let tolerance = 1e-6 + 6 * AttentionWork.scoreErrorMax(variant.format, keyDim: keyDim, variant.kernels)
                 let lse = RowOrder.tokenMajor(states.lse, tokens: count, heads: 2, dim: 1)
-                #expect(zip(lse, reference.lse).allSatisfy { abs($0 - $1) <= 1e-6 * abs($1) }, "\(problem)")
+                #expect(zip(lse, reference.lse).allSatisfy { abs($0 - $1) <= tolerance * abs($1) }, "\(problem)")
                 #expect(Difference(states, reference, tokens: count).output <= 1e-5, "\(problem)")
             }
         }

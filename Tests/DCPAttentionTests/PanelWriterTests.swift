@@ -137,7 +137,7 @@ struct PanelWriterTests {
 
     @Test(
         "each writes the scalar twin's bits, its own tokens' bytes only, and stays inside its memory",
-        arguments: DataType.allCases, CacheFormat.allCases)
+        arguments: DataType.allCases, CacheFormat.ofRows)
     func twins(rowType: DataType, format: CacheFormat) throws {
         let seed = SeededGenerator.seed
         var generator = SeededGenerator.ofRun(salt: UInt64(40 + 3 * rowType.rawValue + format.rawValue))
@@ -192,7 +192,7 @@ struct PanelWriterTests {
         if finite { #expect(twinResult == 0, "\(what)") }
     }
 
-    @Test("each number stands where the layout says", arguments: CacheFormat.allCases)
+    @Test("each number stands where the layout says", arguments: CacheFormat.ofRows)
     func places(format: CacheFormat) {
         for (number, dims) in Self.dims.enumerated() {
             let blockTokens = 16 << (number % 3)
@@ -237,7 +237,7 @@ struct PanelWriterTests {
         }
     }
 
-    @Test("a single number that is not finite is found wherever it is", arguments: CacheFormat.allCases)
+    @Test("a single number that is not finite is found wherever it is", arguments: CacheFormat.ofRows)
     func oneBadNumber(format: CacheFormat) throws {
         var generator = SeededGenerator.ofRun(salt: 60)
         let write = PanelWrite(

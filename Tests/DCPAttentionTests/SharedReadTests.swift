@@ -53,7 +53,7 @@ struct SharedReadTests {
         }
     }
 
-    @Test("latent attention, whose values are made of keys once for all", arguments: Variant.all)
+    @Test("latent attention, whose values are made of keys once for all", arguments: Variant.ofRows)
     func latent(variant: Variant) throws {
         for (number, group) in [4, 16, 32].enumerated() {
             var family = Family(variant, ranks: 1, group: group)
@@ -238,7 +238,8 @@ private struct Family {
             }
             withExtendedLifetime(owners) {}
             if variant.kernels.name == "scalar" { #expect(taken.allSatisfy { $0 == 0 }) }
-            guard sharesMost, variant.kernels.name != "scalar" else { continue }
+            // What is shared of formats of bytes is smaller than a piece.
+            guard sharesMost, variant.kernels.name != "scalar", !variant.format.hasScales else { continue }
             #expect(taken.allSatisfy { $0 >= 1 }, "\(taken)")
         }
     }

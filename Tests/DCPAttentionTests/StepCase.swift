@@ -59,11 +59,11 @@ struct StepCase: CustomStringConvertible, Sendable {
         let tokens = context + count
         return Inputs(
             queries: generator.distinctRows(tokens: count, heads: heads, dim: keyDim, limit: 8),
-            keys: Rounding.rounded(
-                generator.distinctRows(tokens: tokens, heads: kvHeads, dim: keyDim), to: format.rowType),
-            values: Rounding.rounded(
+            keys: Rounding.kept(
+                generator.distinctRows(tokens: tokens, heads: kvHeads, dim: keyDim), dim: keyDim, areKeys: true, format),
+            values: Rounding.kept(
                 generator.distinctRows(tokens: tokens, heads: kvHeads, dim: try attention.ownValueDim),
-                to: format.rowType))
+                dim: try attention.ownValueDim, areKeys: false, format))
     }
 
     func reference(_ inputs: Inputs) throws -> ReferenceAttention.Result {
@@ -133,7 +133,9 @@ struct StepCase: CustomStringConvertible, Sendable {
     }
 
     func tolerance(_ inputs: Inputs) throws -> Double {
-        ReferenceAttention(try attention).tolerance(queries: inputs.queries, keys: inputs.keys)
+        try ReferenceAttention(attention).tolerance(
+            queries: inputs.queries, keys: inputs.keys,
+            scoreErrorMax: AttentionWork.scoreErrorMax(format, keyDim: keyDim, kernels))
     }
 
     /// Compares with the reference, and each rank's part over all of its blocks with that over those that are seen.

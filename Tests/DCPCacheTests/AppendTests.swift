@@ -75,7 +75,8 @@ struct AppendTests {
             try row.withUnsafeMutableBytes {
                 reader.layout.read(token: place, of: last, into: try #require($0.baseAddress))
             }
-            if row.contains(where: { $0 != 0 }) { return false }
+            // Of formats with scales a zero may be a negative one.
+            if row.contains(where: { $0 != 0 && $0 != 0x80 }) { return false }
         }
         return true
     }

@@ -25,6 +25,7 @@ final class Rig {
         path: String? = nil
     ) throws {
         storePath = path ?? directory.path("store")
+        let dims = format.hasScales ? (dims.0, (dims.1 + 3) / 4 * 4) : dims
         self.rank = RankIndex(rank)
         cluster = try ClusterShape(
             ranks: ranks, headGroups: headGroups, interleave: interleave, blockTokens: blockTokens, exchange: .allToAll)
@@ -189,7 +190,7 @@ final class Rig {
     deinit { cache.close() }
 }
 
-/// Rows whose numbers follow from a tag: integers up to 250, which every cache format holds exactly.
+/// Rows whose numbers follow from a tag: integers up to 250, which every dtype of rows holds exactly.
 struct StepRows {
     private var keys: [Float] = []
     private var values: [Float] = []
@@ -216,15 +217,13 @@ struct StepRows {
     static func stored(tag: UInt32, layer: Int, shape: ModelDescription, cluster: ClusterShape) -> [UInt8] {
         let heads = 0..<shape.kvHeads / cluster.headGroups
         let numbers =
-            heads.flatMap { Self.numbers(tag, layer, $0, 0, shape.keyDim) }
-            + heads.flatMap { Self.numbers(tag, layer, $0, 1, shape.valueDim) }
-        return numbers.flatMap { number -> [UInt8] in
-            switch shape.kvFormat {
-            case .float32: withUnsafeBytes(of: number) { Array($0) }
-            case .float16: withUnsafeBytes(of: Float16(number)) { Array($0) }
-            case .bfloat16: withUnsafeBytes(of: UInt16(number.bitPattern >> 16)) { Array($0) }
-            }
-        }
+            Rounding.kept(
+                heads.flatMap { Self.numbers(tag, layer, $0, 0, shape.keyDim) }, dim: shape.keyDim, areKeys: true,
+                shape.kvFormat)
+            + Rounding.kept(
+                heads.flatMap { Self.numbers(tag, layer, $0, 1, shape.valueDim) }, dim: shape.valueDim, areKeys: false,
+                shape.kvFormat)
+        return Rounding.bytes(numbers, as: shape.kvFormat.rowType)
     }
 
     func withRows<Result>(_ body: (KeyValueRows) throws -> Result) throws -> Result {

@@ -37,8 +37,8 @@ typedef struct {
     // ones keep 16 bits. 0: all keep them.
     float light_share;
     const float *queries; // [rows][key_dim]
-    // [terms][rows][key_dim / 2] pairs of bf16 whose sum over terms is the queries; see dcp_split_queries. Only for
-    // kernels that say so, otherwise NULL.
+    // [terms][rows][key_dim / 2] pairs of bf16 whose sum over terms is the queries; see dcp_split_queries. Of int8
+    // what dcp_byte_queries makes. Only for kernels that say so, otherwise NULL.
     const uint32_t *query_terms;
     float *maximum;       // [rows]
     float *sum;           // [rows]
@@ -68,7 +68,8 @@ typedef struct {
 
 // Takes one block of one KV head into the rows' state.
 //
-//   keys, values  the head's panels, 4-byte aligned
+//   keys, values  the head's panels, 4-byte aligned; those of int8 take queries that are rotated as its keys are
+//                 (dcp_rotate_rows)
 //   visible       the block's tokens that each row sees; a row that sees none (first == end) keeps its state untouched
 //   ahead         prefetched in address order while the block is computed, evenly spread; never read
 //
@@ -84,6 +85,20 @@ typedef void dcp_attention_kernel(const dcp_attention_rows *rows, const void *ke
 //
 // Returns how many of the three are needed: the others are all 0.
 int32_t dcp_split_queries(const float *queries, int64_t count, uint16_t *terms, int64_t stride);
+
+// Queries as kernels of int8 take them in query_terms that multiply bytes: for each row the high bytes of 16-bit numbers
+// [key_dim], the low ones, both signed, and the unit; rows follow each other at dcp_byte_query_bytes.
+typedef struct {
+    float unit;
+    int32_t offset; // -128 times the sum of the row's numbers
+} dcp_byte_unit;
+
+static inline int64_t dcp_byte_query_bytes(int64_t key_dim) { return 6 * key_dim; }
+
+// Rotates queries, as keys of int8 are, and makes 16-bit numbers of them: off by at most half of 1/32639 of a row's largest.
+//
+//   queries [rows][key_dim], out [rows] of dcp_byte_query_bytes, 4-byte aligned
+void dcp_byte_queries(const float *queries, int64_t rows, int64_t key_dim, void *out);
 
 // Adds the rows' sums and outputs to the carried ones, and begins them anew; maxima stay.
 void dcp_carry_rows(const dcp_attention_rows *rows, dcp_carried_rows carried);
@@ -101,8 +116,10 @@ DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, scalar)
 DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, avx2)
 // AVX-512 F, BW, VL and DQ.
 DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, avx512)
-// With AVX512-BF16: reads query_terms.
-dcp_attention_kernel dcp_attend_bf16_avx512bf16;
+// With AVX512-BF16, for fp8 with VBMI as well: read query_terms.
+dcp_attention_kernel dcp_attend_bf16_avx512bf16, dcp_attend_fp8_avx512bf16;
+// With AVX-VNNI, and with AVX512-VNNI: read query_terms.
+dcp_attention_kernel dcp_attend_int8_avx2vnni, dcp_attend_int8_avx512vnni;
 #elif defined(__aarch64__)
 DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, neon)
 #endif

@@ -6,15 +6,20 @@
 
 // The kernels of one instruction set.
 typedef struct {
-    const char *name; // "scalar", "avx2", "avx512", "avx512bf16", "neon"
+    const char *name; // "scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon"
     dcp_attention_kernel *attend[dcp_formats_end]; // by the number of a format
-    int32_t bf16_reads_terms; // that of bf16 takes its queries from query_terms
+    uint32_t reads_terms; // a bit for each format, 1 << number: its kernel takes queries from query_terms
     int32_t lanes;            // Float32 in a vector
     dcp_panel_writer *write_panels;
     dcp_panel_reader *read_panels;
     dcp_rows_converter *rows_to_f32;
     dcp_value_maker *values_of_keys;
 } dcp_kernel_table;
+
+// Whether a format's kernel takes its queries from query_terms.
+static inline int dcp_reads_terms(const dcp_kernel_table *kernels, int32_t format) {
+    return kernels->reads_terms >> dcp_checked_format(format) & 1;
+}
 
 // The instruction sets that CPU and operating system support, slowest first; probed once, before main.
 // dcp_kernels(0) is always "scalar".

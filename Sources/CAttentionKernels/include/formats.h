@@ -10,7 +10,9 @@
 #define DCP_CACHE_FORMATS(each, ...)                                                                                   \
     each(bf16, 1, 2, 2, __VA_ARGS__)                                                                                   \
     each(f16, 2, 2, 1, __VA_ARGS__)                                                                                    \
-    each(f32, 3, 4, 1, __VA_ARGS__)
+    each(f32, 3, 4, 1, __VA_ARGS__)                                                                                    \
+    each(int8, 4, 1, 4, __VA_ARGS__)                                                                                   \
+    each(fp8, 5, 1, 2, __VA_ARGS__)
 
 // The dtypes of rows, which are formats as well, of the same number.
 #define DCP_ROW_TYPES(each, ...)                                                                                       \
@@ -23,7 +25,8 @@ enum { DCP_CACHE_FORMATS(DCP_FORMAT_NUMBER, ) dcp_formats_end, dcp_row_types_end
 #undef DCP_FORMAT_NUMBER
 
 // They are on the wire and in stores. DCPAttentionTests compares them with the numbers in Swift.
-_Static_assert(dcp_bf16 == 1 && dcp_f16 == 2 && dcp_f32 == 3, "DCPCore.CacheFormat and DCPCore.DataType say otherwise");
+_Static_assert(dcp_bf16 == 1 && dcp_f16 == 2 && dcp_f32 == 3 && dcp_int8 == 4 && dcp_fp8 == 5,
+               "DCPCore.CacheFormat and DCPCore.DataType say otherwise");
 
 typedef struct {
     const char *name;
@@ -44,6 +47,14 @@ static inline __attribute__((always_inline)) dcp_cache_format dcp_format(int num
 
 static inline __attribute__((always_inline)) int64_t dcp_element_bytes(int format) {
     return dcp_format(format).element_bytes;
+}
+
+// Whether a row is kept in bytes with a scale of its own, a Float32: see bytes.h.
+static inline __attribute__((always_inline)) int dcp_has_scales(int format) { return dcp_element_bytes(format) == 1; }
+
+// The dtype that rows are read back as: exactly, and written again they become the same bytes.
+static inline int dcp_row_type_of(int format) {
+    return dcp_has_scales(format) ? dcp_f32 : format;
 }
 
 // The number, which is one of a format, or of a dtype of rows: indices of tables.

@@ -18,6 +18,21 @@ typedef struct {
     int32_t block_tokens;
 } dcp_panel_shape;
 
+// One KV head's K panel, and its V panel, with the scales of their tokens behind them.
+static inline int64_t dcp_panel_bytes(int format, int64_t dim, int64_t block_tokens) {
+    const int64_t scales = dcp_has_scales(format) && dim > 0 ? 4 : 0;
+    return block_tokens * (dim * dcp_element_bytes(format) + scales);
+}
+static inline int64_t dcp_key_panel_bytes(const dcp_panel_shape *shape) {
+    return dcp_panel_bytes(shape->format, shape->key_dim, shape->block_tokens);
+}
+static inline int64_t dcp_head_bytes(const dcp_panel_shape *shape) {
+    return dcp_key_panel_bytes(shape) + dcp_panel_bytes(shape->format, shape->value_dim, shape->block_tokens);
+}
+static inline const float *dcp_panel_scales(const void *panel, int64_t dim, int64_t block_tokens) {
+    return (const float *)((const char *)panel + dim * block_tokens);
+}
+
 // Writes tokens of row-major K and V into the panels of a block, rounding to nearest, ties to even.
 //
 //   keys   [kv_heads][row_tokens][key_dim],   values [kv_heads][row_tokens][value_dim], of the dtype row_type, unaligned
@@ -35,13 +50,26 @@ typedef int dcp_panel_writer(const dcp_panel_shape *shape, int32_t row_type, con
                              int64_t row_tokens, const uint32_t *source, int64_t count, void *payload, int64_t first,
                              int streams);
 
-// Reads tokens first..<first + count out of a block, in the format's row type: what the writer was given, rounded.
+// Reads tokens first..<first + count out of a block, in the format's row type: what the writer was given, rounded. Of bytes
+// with scales these are numbers again, and keys as they came; written again they become the same bytes.
 //
 //   keys [count][kv_heads][key_dim], values [count][kv_heads][value_dim]
 //
 // Other threads may write the block's other tokens meanwhile.
 typedef void dcp_panel_reader(const dcp_panel_shape *shape, const void *payload, int64_t first, int64_t count,
                               void *keys, void *values);
+
+// A token of a format with scales as it is kept: the bytes of its keys [kv_heads][key_dim], of its values [kv_heads][value_dim],
+// then the scales of the keys [kv_heads] and of the values [kv_heads]. Unaligned. Of int8 all bytes are signed.
+int64_t dcp_packed_bytes(const dcp_panel_shape *shape);
+void dcp_packed_read(const dcp_panel_shape *shape, const void *payload, int64_t token, void *packed);
+void dcp_packed_write(const dcp_panel_shape *shape, const void *packed, void *payload, int64_t token);
+
+// Rows of keys, or of queries, as int8 panels keep keys: rotated, in place. Products of two rows stay what they were.
+void dcp_rotate_rows(float *rows, int64_t count, int64_t dim);
+
+// A row as a panel with scales keeps it, and as Float32 again, in place. Returns 0, or -1 when it is not finite.
+int dcp_round_row(int32_t format, int is_key, float *row, int64_t dim);
 
 // count values of row_type, unaligned, as Float32. Exact. Returns 0, or -1 when one is NaN or infinite.
 typedef int dcp_rows_converter(int32_t row_type, const void *rows, int64_t count, float *out);

@@ -9,7 +9,8 @@
 
 // Many query rows: scores and outputs come from sgemm over Float32 tiles, the softmax runs between the two.
 
-// Copies tokens first..<first + count of one head's K panel as Float32 into tile [key_dim][stride]. Exact.
+// Copies tokens first..<first + count of one head's K panel as Float32 into tile [key_dim][stride]. Exact; those of int8
+// rotated, as their panel holds them.
 void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t first, int64_t count, float *tile,
                       int64_t stride);
 

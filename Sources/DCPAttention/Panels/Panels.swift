@@ -59,6 +59,30 @@ extension PanelLayout {
         rowTokens.withUnsafeBufferPointer { write(rows, rowTokens: $0, into: payload, at: token) }
     }
 
+    /// Reads one token out of a block's panels as they keep it: `keptByteCount` bytes.
+    public func take(token: Int, of payload: UnsafeRawPointer, into kept: UnsafeMutableRawPointer) {
+        precondition((0..<blockTokens).contains(token))
+        guard format.hasScales else { return read(token: token, of: payload, into: kept) }
+        withUnsafePointer(to: shape) { dcp_packed_read($0, payload, Int64(token), kept) }
+    }
+
+    /// Writes what `take` gave, of a block of these dimensions and heads, as each of some tokens. Touches their bytes only.
+    public func put(_ kept: UnsafeRawPointer, into payload: UnsafeMutableRawPointer, at tokens: Range<Int>) {
+        precondition(tokens.lowerBound >= 0 && tokens.upperBound <= blockTokens)
+        guard format.hasScales else {
+            let rows = KeyValueRows(
+                dataType: format.rowType, keys: kept, values: kept + kvHeads * keyDim * format.rowType.byteCount,
+                tokens: 1)
+            // Numbers that are not finite are copied as well.
+            _ = write(
+                rows, rowTokens: [UInt32](repeating: 0, count: tokens.count), into: payload, at: tokens.lowerBound)
+            return
+        }
+        withUnsafePointer(to: shape) {
+            for token in tokens { dcp_packed_write($0, kept, payload, Int64(token)) }
+        }
+    }
+
     /// Reads one token back out of a block's panels: `rowByteCount` bytes, in the format's row type.
     public func read(token: Int, of payload: UnsafeRawPointer, into row: UnsafeMutableRawPointer) {
         precondition((0..<blockTokens).contains(token))
@@ -81,11 +105,5 @@ extension PanelLayout {
         withUnsafePointer(to: shape) {
             dcp_panel_read(kernels.table, $0, payload, Int64(tokens.lowerBound), Int64(tokens.count), keys, values)
         }
-    }
-
-    /// The row that `read` gives, as rows of one token, to be written into another block.
-    public func rows(of row: UnsafeRawPointer) -> KeyValueRows {
-        KeyValueRows(
-            dataType: format.rowType, keys: row, values: row + kvHeads * keyDim * format.rowType.byteCount, tokens: 1)
     }
 }

@@ -22,6 +22,9 @@ public struct PrefetchTable: Hashable, Sendable {
         /// The most used first.
         package static let all = [few, many].flatMap { rows in CacheFormat.allCases.map { Work($0, rows: rows) } }
 
+        /// Those that are measured at a first start: of the formats that a model may state.
+        package static let tried = all.filter { CacheFormat.ofRows.contains($0.format) }
+
         /// Its place in `all`: each tile of a step looks there.
         fileprivate var index: Int {
             Int(format.rawValue) - 1 + (rows == Self.few ? 0 : CacheFormat.allCases.count)
@@ -42,7 +45,7 @@ public struct PrefetchTable: Hashable, Sendable {
     }
 
     /// Each kind of work and how it prefetches: `bf16, 4 rows: second:32`.
-    public var lines: [String] { Work.all.map { "\($0.format.name), \($0.rows) rows: \(self[$0])" } }
+    public var lines: [String] { Work.tried.map { "\($0.format.name), \($0.rows) rows: \(self[$0])" } }
 
     private static let shared = Mutex(PrefetchTable())
 

@@ -36,7 +36,7 @@ public struct PrefetchTrials: Hashable, Sendable {
     public private(set) var trials: [Trial]
 
     /// Whether all kinds of work were tried: time was not up before.
-    public var areComplete: Bool { trials.count == PrefetchTable.Work.all.count }
+    public var areComplete: Bool { trials.count == PrefetchTable.Work.tried.count }
 
     public init(_ trials: [Trial] = []) { self.trials = trials }
 
@@ -58,7 +58,7 @@ public struct PrefetchTrials: Hashable, Sendable {
         guard areUseful(kernels) else { return trials }
         let context = TrialContext()
         let (start, end) = (ThreadTime.now, ContinuousClock.now + wallTimeMax)
-        for work in PrefetchTable.Work.all where ThreadTime.now - start < secondsMax && ContinuousClock.now < end {
+        for work in PrefetchTable.Work.tried where ThreadTime.now - start < secondsMax && ContinuousClock.now < end {
             trials.trials.append(try context.compare(work, kernels))
         }
         return trials
@@ -118,7 +118,9 @@ private final class TrialContext {
         let fastest = Prefetch.candidates.min { medians[$0]! < medians[$1]! }!
         return PrefetchTrials.Trial(
             format: work.format, rows: work.rows, chosen: fastest,
-            gigabytesPerSecond: medians.mapValues { Double(Self.byteCount) / $0 / 1e9 })
+            gigabytesPerSecond: medians.mapValues {
+                Double(blocks.blocks.count * blocks.layout.payloadByteCount) / $0 / 1e9
+            })
     }
 
     /// Seconds of one pass over the context.
@@ -138,7 +140,8 @@ private final class TrialContext {
     }
 
     private func blocks(_ layout: PanelLayout) -> KVBlocks {
-        let count = Self.byteCount / layout.payloadByteCount
+        // Of formats of one byte, whose kernels have as much to compute for half the bytes, half as much.
+        let count = Self.byteCount / (layout.format.elementByteCount == 1 ? 2 : 1) / layout.payloadByteCount
         // A step that has no divisor in common with a power of two comes to each block once, far from the one before.
         let step = 0x2545
         let order = (0..<count).map { UnsafeRawPointer(memory) + $0 &* step % count * layout.payloadByteCount }

@@ -82,7 +82,7 @@ public final class AttentionWork: @unchecked Sendable {
         carryShift = CarriedStates.shift(tokensMax: split.pieces.reduce(0) { max($0, $1.keys.count) })
         readAhead = blocks.isMapped ? ReadAhead(blocks, split.pieces) : nil
         tileQueries = TileQueries(
-            rows: split.tiles.map(\.rows), keyDim: attention.keyDim,
+            rows: split.tiles.map(\.rows), keyDim: attention.keyDim, format: blocks.layout.format,
             asTerms: kernels.readsTerms(of: blocks.layout.format))
         // Those of one piece are made by its thread.
         for (index, tile) in split.tiles.enumerated() where tile.pieces.count > 1 {
@@ -122,7 +122,17 @@ public final class AttentionWork: @unchecked Sendable {
     /// the largest value. Of light weights that is the case where all roundings have the sign of their values; they are
     /// rounded up and down in turn, so what is left is below 2^-11 unless values were made for it.
     package var weightErrorMax: Float {
-        kernels.readsTerms(of: blocks.layout.format) ? (lightShare > 0 ? 0x1p-7 : 0x1p-17) : 0
+        guard kernels.readsTerms(of: blocks.layout.format) else { return 0 }
+        // Half a unit of 16 bits for each of 64 tokens.
+        if blocks.layout.format == .int8 { return 32 / 65535 }
+        return lightShare > 0 ? 0x1p-7 : 0x1p-17
+    }
+
+    /// By how much a score may be off, relative to the product of norms, beside Float32's rounding: where queries are 16-bit
+    /// numbers each is off by half a unit.
+    package static func scoreErrorMax(_ format: CacheFormat, keyDim: Int, _ kernels: AttentionKernels) -> Double {
+        guard format == .int8, kernels.readsTerms(of: format) else { return 0 }
+        return 0.5 / (keyDim > 512 ? 29_000 : 32_639) * Double(keyDim).squareRoot()
     }
 
     /// How many pieces there are to run; 0 when there are no heads, no tokens or nothing to attend over.

@@ -44,7 +44,7 @@ package final class SharedRead: Sendable {
         self.pieces = pieces
         let tiles = works[0].split.tiles
         queries = TileQueries(
-            rows: tiles.map { _ in rows }, keyDim: works[0].attention.keyDim,
+            rows: tiles.map { _ in rows }, keyDim: works[0].attention.keyDim, format: works[0].blocks.layout.format,
             asTerms: works[0].kernels.readsTerms(of: works[0].blocks.layout.format))
         shared = works.dropFirst().reduce(tiles[0].shared) { $0.clamped(to: $1.split.tiles[0].shared) }
         for member in members {

@@ -8,20 +8,24 @@ internal import DCPCore
 final class TileQueries: @unchecked Sendable {
     /// `[rows][Dk]`, Float32; nil when the kernels read terms.
     private let rows: UnsafeMutablePointer<Float>?
-    /// For each tile `[3][rows][Dk]` bf16, of which the tile's first terms are used.
+    /// For each tile `[3][rows][Dk]` bf16, of which the tile's first terms are used; of int8 `[rows][3 Dk]`, in which
+    /// `dcp_byte_queries` has its own order.
     private let terms: UnsafeMutablePointer<UInt16>?
     /// How many terms each tile has.
     private let termCounts: UnsafeMutablePointer<Int32>?
     /// For each tile, the first of its rows, and behind the last how many there are.
     private let firstRow: [Int]
     private let keyDim: Int
+    private let format: CacheFormat
 
     /// Room for some tiles.
     /// - Parameters:
     ///   - rows: of each tile.
-    ///   - asTerms: whether the kernels take queries as sums of bf16.
-    init(rows tiles: [Int], keyDim: Int, asTerms: Bool) {
+    ///   - format: of the keys that they meet; those of int8 are rotated, and queries with them.
+    ///   - asTerms: whether the kernels take queries as terms.
+    init(rows tiles: [Int], keyDim: Int, format: CacheFormat, asTerms: Bool) {
         self.keyDim = keyDim
+        self.format = format
         firstRow = tiles.reduce(into: [0]) { $0.append($0[$0.count - 1] + $1) }
         let count = firstRow[tiles.count]
         guard asTerms else {
@@ -57,7 +61,14 @@ final class TileQueries: @unchecked Sendable {
                 let source = base + token * keyDim
                 let row = first + place * part.tokens.count
                 guard let terms, let termCounts else {
-                    (rows! + (start + row) * keyDim).update(from: source, count: count)
+                    let made = rows! + (start + row) * keyDim
+                    made.update(from: source, count: count)
+                    if format == .int8 { dcp_rotate_rows(made, Int64(part.tokens.count), Int64(keyDim)) }
+                    continue
+                }
+                if format == .int8 {
+                    dcp_byte_queries(
+                        source, Int64(part.tokens.count), Int64(keyDim), terms + (start + row) * 3 * keyDim)
                     continue
                 }
                 let needed = dcp_split_queries(
@@ -77,7 +88,7 @@ final class TileQueries: @unchecked Sendable {
         rows.map { UnsafePointer($0 + firstRow[tile] * keyDim) }
     }
 
-    /// Pairs of dimensions, and how many terms.
+    /// Pairs of dimensions, or bytes, and how many terms.
     func terms(ofTile tile: Int) -> (UnsafePointer<UInt32>, count: Int32)? {
         guard let terms, let termCounts else { return nil }
         let start = UnsafeRawPointer(terms + firstRow[tile] * 3 * keyDim)

@@ -47,13 +47,13 @@ final class BenchmarkStore {
     }
 
     /// Bytes of K and V of this many of this rank's tokens in one layer.
-    func byteCount(localTokens: Int) -> Int { localTokens * layout.rowByteCount }
+    func byteCount(localTokens: Int) -> Int { localTokens * layout.keptByteCount }
 
     var layout: PanelLayout { PanelLayout(model[0], model.kvFormat, in: cache.cluster) }
 
     /// An upper estimate of the disk space of a store with this many tokens.
     static func diskByteCount(_ model: ModelDescription, tokens: Int) -> Int {
-        tokens * model.rowByteCount / 8 * 9 + (64 << 20)
+        tokens * model.keptByteCount / 8 * 9 + (64 << 20)
     }
 
     /// Appends up to a length and seals, while the writer thread writes what came before. Shows how far it is.

@@ -50,7 +50,8 @@ struct RowPattern {
         var numbers: [Float] = []
         for (tensor, dim) in [layout.keyDim, layout.ownValueDim].enumerated() {
             for head in 0..<layout.kvHeads {
-                numbers += self.numbers(tensor: tensor, head: head, position..<position + 1, dim: dim)
+                let row = self.numbers(tensor: tensor, head: head, position..<position + 1, dim: dim)
+                numbers += Rounding.kept(row, dim: dim, areKeys: tensor == 0, layout.format)
             }
         }
         return Rounding.bytes(numbers, as: layout.format.rowType)

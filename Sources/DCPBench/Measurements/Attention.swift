@@ -41,7 +41,7 @@ struct Work: Sendable {
     var byteCount: Int {
         entries.reduce(0) {
             let seen = $1.visible[0].lowerBound..<$1.visible.keyTokens
-            return $0 + seen.count * $1.blocks.layout.rowByteCount
+            return $0 + seen.count * $1.blocks.layout.keptByteCount
         }
     }
 

@@ -128,7 +128,7 @@ public struct OpenBenchmark: Sendable {
         return [
             Figure("open, nothing in memory", open, unit: "ms"),
             Figure("read from the disk", Samples(timings.map { Double($0.readByteCount) / 1048576 }), unit: "MiB").of(
-                "K and V", Samples([held * Double(layout.rowByteCount) / 1048576])),
+                "K and V", Samples([held * Double(layout.keptByteCount) / 1048576])),
             Figure("start to ready", Samples(timings.map { $0.start * 1e3 }), unit: "ms").under("open", open),
         ]
     }

@@ -82,11 +82,10 @@ final class MemoryBlock: @unchecked Sendable {
     /// Zeroes the tokens from `token` on: what was dropped is never seen again, not even past a reader's count.
     func clear(from token: Int, _ panels: PanelLayout) {
         guard token < panels.blockTokens else { return }
-        let zeros = [UInt8](repeating: 0, count: panels.rowByteCount)
+        let zeros = [UInt8](repeating: 0, count: panels.keptByteCount)
         zeros.withUnsafeBytes { zeros in
             guard let row = zeros.baseAddress else { return }
-            let slots = [UInt32](repeating: 0, count: panels.blockTokens - token)
-            _ = panels.write(panels.rows(of: row), rowTokens: slots, into: address, at: token)
+            panels.put(row, into: address, at: token..<panels.blockTokens)
         }
     }
 

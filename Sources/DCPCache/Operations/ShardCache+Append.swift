@@ -72,7 +72,7 @@ extension ShardCache {
         let (position, end) = (positions.lowerBound, positions.upperBound)
         let local = cluster.layout.localRange(ofRank: contextRank, from: position, to: end)
         try checkIntact(core, localLength: local.upperBound)
-        let byteCount = local.count * sequence.model.panels[layer].rowByteCount
+        let byteCount = local.count * sequence.model.panels[layer].keptByteCount
         guard try takesRoom(byteCount, sequence, end: end) else { return false }
         do throws(ServiceError) {
             let sources = sources(local)

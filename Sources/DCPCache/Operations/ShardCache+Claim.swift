@@ -31,8 +31,8 @@ extension ShardCache {
                 let committed = localLength(core.committed)
                 for (layer, panels) in zip(core.layers, sequence.model.panels) {
                     let (end, sealed) = layer.state.withLock { (localLength($0.length), $0.mapped.count * blockTokens) }
-                    holding.byteCount += (end - committed) * panels.rowByteCount
-                    holding.spilledByteCount += max(min(sealed, end) - committed, 0) * panels.rowByteCount
+                    holding.byteCount += (end - committed) * panels.keptByteCount
+                    holding.spilledByteCount += max(min(sealed, end) - committed, 0) * panels.keptByteCount
                 }
             }
             return holding.byteCount > 0 ? holding : nil

@@ -92,10 +92,9 @@ extension ShardCache {
             let isGood = try read.withValue(tables.tail, key) { value in
                 guard let row = TailRecord.rows(key: key, value, layout: layout) else { return false }
                 for (layer, block) in blocks.enumerated() {
-                    let panels = layout.panels[layer]
-                    _ = panels.write(
-                        panels.rows(of: row + layout.offsets[layer]), rowTokens: [0], into: block.address,
-                        at: index - rows.start)
+                    layout.panels[layer].put(
+                        row + layout.offsets[layer], into: block.address,
+                        at: index - rows.start..<index - rows.start + 1)
                 }
                 return true
             }

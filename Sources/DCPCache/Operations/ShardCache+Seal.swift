@@ -123,7 +123,7 @@ extension ShardCache {
                 let tokens = core.layers[number].state.withLock { state in
                     replace(layer, by: addresses[number], &state, sequence.model.panels[number], committed: committed)
                 }
-                byteCount += tokens * sequence.model.panels[number].rowByteCount
+                byteCount += tokens * sequence.model.panels[number].keptByteCount
             }
             uncommitted.add(-byteCount)
             spilled.add(byteCount)

@@ -150,7 +150,7 @@ extension ShardCache {
     }
 
     private func account(_ sequence: SequenceCache, layer: Int, _ tokens: Range<Int>, sealed: Int, times: Int) {
-        let rowByteCount = sequence.model.panels[layer].rowByteCount
+        let rowByteCount = sequence.model.panels[layer].keptByteCount
         let stored = tokens.clamped(to: 0..<sealed * blockTokens).count
         spilled.add(times * stored * rowByteCount)
         uncommitted.add(times * (tokens.count - stored) * rowByteCount)

@@ -7,7 +7,8 @@ internal import DCPStore
 /// Named after a writer, as blocks are, so that forks share the rows of the block that they are cut from.
 ///
 /// The value holds the token's row in each layer, one after the other, and a CRC-32C of key and rows (4 bytes). A row is K
-/// `[kvHeads][Dk]` and then V `[kvHeads][Dv]` in the cache format, as `PanelLayout.read` gives it.
+/// `[kvHeads][Dk]` and then V `[kvHeads][Dv]` in the cache format, and their scales where it has some, as `PanelLayout.take`
+/// gives it.
 enum TailRecord {
     static let keyByteCount = 16
 
@@ -40,7 +41,7 @@ enum TailRecord {
         let rows = UnsafeMutableRawBufferPointer(rebasing: place[..<layout.rowByteCount])
         guard let base = rows.baseAddress else { return }
         for (layer, block) in blocks.enumerated() {
-            layout.panels[layer].read(token: token, of: block.payload, into: base + layout.offsets[layer])
+            layout.panels[layer].take(token: token, of: block.payload, into: base + layout.offsets[layer])
         }
         let checksum = Checksum.of(key: key, UnsafeRawBufferPointer(rows))
         place.storeBytes(of: checksum.littleEndian, toByteOffset: rows.count, as: UInt32.self)
@@ -65,7 +66,7 @@ struct TailLayout: Sendable {
         self.panels = panels
         var end = 0
         offsets = panels.map { layer in
-            defer { end += layer.rowByteCount }
+            defer { end += layer.keptByteCount }
             return end
         }
         rowByteCount = end

@@ -54,6 +54,12 @@ public struct LayerAttention: Hashable, Sendable {
     /// Keys and values of one token, all KV heads, in a dtype.
     public func rowByteCount(_ dataType: DataType) -> Int { kvHeads * (keyDim + ownValueDim) * dataType.byteCount }
 
+    /// The same as a cache keeps them.
+    public func keptByteCount(_ format: CacheFormat) -> Int {
+        let scales = (ownValueDim > 0 ? 2 : 1) * format.scaleByteCount
+        return kvHeads * ((keyDim + ownValueDim) * format.elementByteCount + scales)
+    }
+
     /// - Throws: `.invalidModel`, with the value, the limit and the remedy.
     public init(
         queryHeads: Int, kvHeads: Int, keyDim: Int, values: Values, scale: Float, softcap: Float? = nil,

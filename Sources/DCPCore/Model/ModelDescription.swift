@@ -22,6 +22,9 @@ public struct ModelDescription: Hashable, Sendable {
     public var layers: Int { kindOfLayer.count }
     public subscript(layer: Int) -> LayerAttention { kinds[Int(kindOfLayer[layer])] }
     /// Keys and values of one token in all layers, over all head groups.
+    public var keptByteCount: Int { kindOfLayer.reduce(0) { $0 + kinds[Int($1)].keptByteCount(kvFormat) } }
+
+    /// The same in the dtype that rows are read back as.
     public var rowByteCount: Int { kindOfLayer.reduce(0) { $0 + kinds[Int($1)].rowByteCount(kvFormat.rowType) } }
 
     /// - Parameter sinks: for each layer, one number for each query head if its kind has sinks, otherwise none.
@@ -49,6 +52,15 @@ public struct ModelDescription: Hashable, Sendable {
             try require(
                 logits.allSatisfy(\.isFinite),
                 "A sink of layer \(layer) is NaN or infinite; correct the model's weights.")
+        }
+        for kind in kvFormat.hasScales ? Set(layers) : [] {
+            let dims =
+                kind.ownValueDim == 0
+                ? "values that are a part of the keys" : "dimensions of \(kind.keyDim) and \(kind.valueDim)"
+            try require(
+                kind.ownValueDim > 0 && kind.keyDim % 4 == 0 && kind.valueDim % 4 == 0,
+                "A KV cache of \(kvFormat.name) cannot keep \(dims): it keeps values of their own, of dimensions that are "
+                    + "multiples of 4. Choose \(CacheFormat.ofRows.map(\.name).joined(separator: ", ")).")
         }
         if let revision {
             try require(

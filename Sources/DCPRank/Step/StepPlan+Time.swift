@@ -20,7 +20,7 @@ extension StepPlan {
 
     /// Bytes of a token's keys and values in the cache of a rank.
     private var rowByteCount: Int {
-        partition.kvHeads * (attention.keyDim + attention.ownValueDim) * kvFormat.elementByteCount
+        attention.keptByteCount(kvFormat) / attention.kvHeads * partition.kvHeads
     }
 
     /// Of multiplications and additions for one query head and token, for each token that it sees.

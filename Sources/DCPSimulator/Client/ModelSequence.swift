@@ -95,8 +95,8 @@ final class ModelSequence {
 
     /// Takes new tokens in, as they are about to be sent.
     func append(_ layer: Int, _ keys: [Float], _ values: [Float], tokens: Int) {
-        layers[layer].keys += Rounding.rounded(keys, to: model.kvFormat.rowType)
-        layers[layer].values += Rounding.rounded(values, to: model.kvFormat.rowType)
+        layers[layer].keys += Rounding.kept(keys, dim: model[layer].keyDim, areKeys: true, model.kvFormat)
+        layers[layer].values += Rounding.kept(values, dim: model[layer].ownValueDim, areKeys: false, model.kvFormat)
         layers[layer].count += tokens
         guard hasIDs else { return }
         // Not drawn from the seed's numbers. Few ids, so that sequences begin alike and part at any place.

@@ -20,8 +20,8 @@ extension Cluster {
                 let positions = start..<min(start + description.transferTokens, end)
                 let stored = try await rows(of: sequence, layer: layer.index, positions: positions)
                 let tokens = positions.lowerBound - position..<positions.upperBound - position
-                let keys = try layer.keys.rounded(tokens, to: description.kvFormat.rowType)
-                let values = try layer.values?.rounded(tokens, to: description.kvFormat.rowType) ?? []
+                let keys = try layer.keys.rounded(tokens, areKeys: true, description.kvFormat)
+                let values = try layer.values?.rounded(tokens, areKeys: false, description.kvFormat) ?? []
                 guard stored.keys == keys, stored.values == values else {
                     throw ServiceError(
                         .conflict,
@@ -35,18 +35,18 @@ extension Cluster {
 }
 
 extension SafetensorsTensor {
-    /// Some rows' bytes as a cache of that dtype keeps them: rounded to nearest, ties to even.
-    fileprivate func rounded(_ rows: Range<Int>, to target: DataType) throws(ServiceError) -> [UInt8] {
-        guard target != dataType else { return try withRows(rows) { Array($0) } }
+    /// Some rows' bytes as a cache of that format gives them back.
+    fileprivate func rounded(
+        _ rows: Range<Int>, areKeys: Bool, _ format: CacheFormat
+    ) throws(ServiceError) -> [UInt8] {
+        guard format.hasScales || format.rowType != dataType else { return try withRows(rows) { Array($0) } }
         var bytes: [UInt8] = []
         func append(_ number: some FixedWidthInteger) { withUnsafeBytes(of: number.littleEndian) { bytes += $0 } }
-        for value in try floats(rows: rows) {
-            switch target {
+        for value in format.rounded(try floats(rows: rows), dim: shape.last ?? 1, areKeys: areKeys) {
+            switch format.rowType {
             case .float32: append(value.bitPattern)
             case .float16: append(Float16(value).bitPattern)
-            case .bfloat16:
-                let bits = value.bitPattern
-                append(UInt16(truncatingIfNeeded: (bits &+ 0x7fff &+ (bits >> 16 & 1)) >> 16))
+            case .bfloat16: append(UInt16(truncatingIfNeeded: value.bitPattern >> 16))
             }
         }
         return bytes

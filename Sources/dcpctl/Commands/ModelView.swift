@@ -57,7 +57,7 @@ struct ModelView: Encodable {
         revision = model.revision
         kvFormat = model.kvFormat.name
         layers = model.layers
-        bytesPerToken = model.rowByteCount
+        bytesPerToken = model.keptByteCount
         pattern = model.pattern
         kinds = model.kinds.indices.map { Kind($0, of: model) }
     }

@@ -26,7 +26,7 @@ extension Integration {
             }
         }
 
-        @Test("TRAPS 26: rows of every dtype into caches of every format", arguments: CacheFormat.allCases)
+        @Test("TRAPS 26: rows of every dtype into caches of every format", arguments: CacheFormat.ofRows)
         func dtypes(format: CacheFormat) async throws {
             try await ClusterSetup(ranks: 2).run { cluster in
                 try await cluster.withClient { client in
@@ -77,7 +77,7 @@ extension Integration {
             }
         }
 
-        @Test("one rank answers with the bits of the plain kernel", arguments: CacheFormat.allCases)
+        @Test("one rank answers with the bits of the plain kernel", arguments: CacheFormat.ofRows)
         func plainKernel(type: CacheFormat) async throws {
             let setup = ClusterSetup(ranks: 1, blockTokens: 64)
             let cuts = Cuts(counts: [1, 63, 1, 200, 2, 7, 96, 1, 1])

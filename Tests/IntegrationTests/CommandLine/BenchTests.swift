@@ -292,7 +292,7 @@ extension Integration {
             Refusal(arguments: "kernels decode --context 0", words: ["\"0\"", "--context"]),
             Refusal(arguments: "kernels decode --context 32k,x", words: ["\"x\"", "--context", "32k"]),
             Refusal(arguments: "kernels prefill --count 1,2", words: ["--count", "one number"]),
-            Refusal(arguments: "kernels decode --kv-format int8", words: ["int8", "bf16, f16 or f32"]),
+            Refusal(arguments: "kernels decode --kv-format int4", words: ["int4", "bf16, f16 or f32"]),
             Refusal(arguments: "kernels decode --queries f16", words: ["f16", "bf16 or f32"]),
             Refusal(arguments: "kernels decode --threads 0", words: ["\"0\"", "--threads"]),
             Refusal(arguments: "kernels decode --runs 0", words: ["0 runs"]),

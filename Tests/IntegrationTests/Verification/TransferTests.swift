@@ -37,8 +37,10 @@ extension Integration {
 
         @Test(
             "from one shape to every other and out again: the same file; what it holds is attended to as before",
-            arguments: CacheFormat.allCases, [false, true])
+            arguments: CacheFormat.ofRows, [false, true])
         func grid(type: CacheFormat, isMixed: Bool) async throws {
+            // Formats with scales do not keep values that are a part of the keys.
+            guard !isMixed || !type.hasScales else { return }
             let shape = isMixed ? try mixedShape(type) : try shape(layers: 2, 8, 4, 16, 24, type, softcap: 20)
             let trace = Trace(shape, tokens: Self.length + 40, salt: 3100 + UInt64(type.rawValue))
             let directory = TemporaryDirectory()
@@ -78,11 +80,13 @@ extension Integration {
                 for (name, values, dim) in [
                     ("k", rows.keys, kind.keyDim), ("v", rows.values, kind.ownValueDim),
                 ] where dim > 0 {
+                    let kept = Rounding.kept(
+                        Array(values[..<(Self.length * kind.kvHeads * dim)]), dim: dim, areKeys: name == "k",
+                        trace.shape.kvFormat)
                     let tensor = try file.tensor(named: "layers.\(layer).\(name)")
-                    let count = Self.length * kind.kvHeads * dim
                     #expect(tensor.shape == [Self.length, kind.kvHeads, dim])
                     let bytes = try tensor.withBytes { (bytes) throws(ServiceError) in Array(bytes) }
-                    #expect(bytes == Rounding.bytes(Array(values[..<count]), as: trace.shape.kvFormat.rowType))
+                    #expect(bytes == Rounding.bytes(kept, as: trace.shape.kvFormat.rowType))
                 }
             }
         }

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "../../../Sources/CAttentionKernels/convert.h"
-#include "../../../Sources/CAttentionKernels/strips.h"
+#include "../../../Sources/CAttentionKernels/panels_bytes.h"
 #include "check.h"
 
 enum { blocks_max = 3, dim_max = 320, block_tokens_max = 144 };
@@ -19,7 +19,8 @@ typedef struct {
     // What each row sees of a block; all of them the same where `is_all`.
     int32_t first[blocks_max][dcp_attention_rows_max], end[blocks_max][dcp_attention_rows_max];
     int is_all;
-    float queries[dcp_attention_rows_max * dim_max];
+    float queries[dcp_attention_rows_max * dim_max]; // of int8 rotated, from those as they come
+    float plain_queries[dcp_attention_rows_max * dim_max];
 } problem;
 
 typedef struct {
@@ -27,16 +28,20 @@ typedef struct {
 } states;
 
 static const void *values_of(const problem *p, int block) {
-    const int64_t size = dcp_element_bytes(p->shape.format);
-    return (const char *)p->panels[block].base + p->shape.block_tokens * p->shape.key_dim * size;
+    return (const char *)p->panels[block].base + dcp_key_panel_bytes(&p->shape);
 }
 
 static void run(const problem *p, const dcp_kernel_table *kernels, states *s) {
     memset(s, 0, sizeof *s);
     for (int r = 0; r < p->rows; r++) s->maximum[r] = -INFINITY;
-    static uint16_t terms[3 * dcp_attention_rows_max * dim_max];
+    static _Alignas(64) uint16_t terms[3 * dcp_attention_rows_max * dim_max];
     const int64_t elements = (int64_t)p->rows * p->shape.key_dim;
-    const int32_t term_count = dcp_split_queries(p->queries, elements, terms, elements);
+    int32_t term_count = 1;
+    if (p->shape.format == dcp_int8) {
+        dcp_byte_queries(p->plain_queries, p->rows, p->shape.key_dim, terms);
+    } else {
+        term_count = dcp_split_queries(p->queries, elements, terms, elements);
+    }
     const dcp_attention_rows rows = {
         .rows = p->rows, .key_dim = p->shape.key_dim, .value_dim = p->shape.value_dim,
         .block_tokens = p->shape.block_tokens, .value_tokens = p->shape.block_tokens, .terms = term_count, .scale = 0.5f,
@@ -63,18 +68,38 @@ static double element(int type, const void *panel, int64_t index) {
     return type == dcp_bf16 ? dcp_bf16_to_f32(bits) : dcp_f16_to_f32(bits);
 }
 
+// A number of a panel; keys of int8 as they stand there, rotated.
+static double key_element(const dcp_panel_shape *s, const void *panel, int64_t token, int64_t dim) {
+    const int64_t tokens = s->block_tokens;
+    if (dcp_has_scales(s->format)) {
+        const uint8_t byte = ((const uint8_t *)panel)[dcp_key_byte(s->format, tokens, token, dim)];
+        return (double)dcp_byte_value(s->format, byte ^ dcp_key_offset(s->format))
+               * dcp_panel_scales(panel, s->key_dim, tokens)[token];
+    }
+    const int64_t index = s->format == dcp_bf16 ? (dim / 2 * tokens + token) * 2 + dim % 2 : dim * tokens + token;
+    return element(s->format, panel, index);
+}
+static double value_element(const dcp_panel_shape *s, const void *panel, int64_t token, int64_t dim) {
+    const int64_t tokens = s->block_tokens;
+    if (dcp_has_scales(s->format)) {
+        const uint8_t byte = ((const uint8_t *)panel)[dcp_value_byte(s->format, tokens, s->value_dim, token, dim)];
+        return (double)dcp_byte_value(s->format, byte) * dcp_panel_scales(panel, s->value_dim, tokens)[token];
+    }
+    const int64_t strip = dcp_strip_of(dim), width = dcp_strip_width(strip, s->value_dim), place = dim - strip;
+    const int64_t index = s->format == dcp_bf16 ? (token / 2 * width + place) * 2 + token % 2 : token * width + place;
+    return element(s->format, panel, strip * tokens + index);
+}
+
 // Output and log-sum-exp of one row.
 static double reference(const problem *p, int row, double *output) {
     static double scores[blocks_max * block_tokens_max];
-    const int64_t key_dim = p->shape.key_dim, value_dim = p->shape.value_dim, tokens = p->shape.block_tokens;
-    const int type = p->shape.format;
+    const int64_t key_dim = p->shape.key_dim, value_dim = p->shape.value_dim;
     double highest = -INFINITY, sum = 0;
     for (int b = 0; b < p->blocks; b++) {
         for (int64_t t = p->first[b][row]; t < p->end[b][row]; t++) {
             double score = 0;
             for (int64_t d = 0; d < key_dim; d++) {
-                const int64_t index = type == dcp_bf16 ? (d / 2 * tokens + t) * 2 + d % 2 : d * tokens + t;
-                score += p->queries[row * key_dim + d] * element(type, p->panels[b].base, index);
+                score += p->queries[row * key_dim + d] * key_element(&p->shape, p->panels[b].base, t, d);
             }
             score *= 0.5;
             if (p->soft_cap > 0) score = p->soft_cap * tanh(score / p->soft_cap);
@@ -88,9 +113,7 @@ static double reference(const problem *p, int row, double *output) {
             const double weight = exp(scores[b * block_tokens_max + t] - highest);
             sum += weight;
             for (int64_t d = 0; d < value_dim; d++) {
-                const int64_t strip = dcp_strip_of(d), width = dcp_strip_width(strip, value_dim), place = d - strip;
-                const int64_t index = type == dcp_bf16 ? (t / 2 * width + place) * 2 + t % 2 : t * width + place;
-                output[d] += weight * element(type, values_of(p, b), strip * tokens + index);
+                output[d] += weight * value_element(&p->shape, values_of(p, b), t, d);
             }
         }
     }
@@ -120,11 +143,19 @@ static void fill_block(problem *p, int block) {
 static void compare(const dcp_kernel_table *kernels, const problem *p, const states *ours, const states *twin) {
     // Elements of scaled queries and of keys are below 1, so the product of two norms is about Dk / 3: scores are off by a
     // few units of 2^-24 of it.
-    const double bound = 2e-6 + 4e-7 * p->shape.key_dim / 3;
+    const double exact_bound = 2e-6 + 4e-7 * p->shape.key_dim / 3;
     // Weights as one or two bf16, of values below 1.
-    const int reads_terms = kernels->bf16_reads_terms && p->shape.format == dcp_bf16;
-    const double weight_error = !reads_terms ? 0 : p->light_share > 0 ? 0x1p-7 : 0x1p-17;
+    const int reads_terms = dcp_reads_terms(kernels, p->shape.format);
+    const int reads_bytes = reads_terms && p->shape.format == dcp_int8;
+    // As 16-bit numbers of 64 tokens each is off by half a unit at most, and so are queries.
+    const double weight_error = !reads_terms      ? 0
+                                : reads_bytes     ? 64 * 0.5 / 65535
+                                : p->light_share > 0 ? 0x1p-7
+                                                     : 0x1p-17;
     for (int r = 0; r < p->rows; r++) {
+        double most = 0;
+        for (int d = 0; d < p->shape.key_dim; d++) most = fmax(most, fabs(p->queries[r * p->shape.key_dim + d]));
+        const double bound = exact_bound + (reads_bytes ? 0.5 * most / 32639 * sqrt(p->shape.key_dim) : 0);
         double output[dim_max], worst = 0, worst_twin = 0;
         const double lse = reference(p, r, output);
         const int is_empty = lse == -INFINITY;
@@ -147,9 +178,9 @@ static void compare(const dcp_kernel_table *kernels, const problem *p, const sta
 }
 
 static void check_problem(const dcp_kernel_table *kernels, problem *p) {
-    const uint64_t bytes = (uint64_t)(p->shape.block_tokens * (p->shape.key_dim + p->shape.value_dim)
-                                      * (dcp_element_bytes(p->shape.format)));
-    for (int i = 0; i < p->rows * p->shape.key_dim; i++) p->queries[i] = 2 * next_float();
+    const uint64_t bytes = (uint64_t)dcp_head_bytes(&p->shape);
+    for (int i = 0; i < p->rows * p->shape.key_dim; i++) p->queries[i] = p->plain_queries[i] = 2 * next_float();
+    if (p->shape.format == dcp_int8) dcp_rotate_rows(p->queries, p->rows, p->shape.key_dim);
     for (int b = 0; b < p->blocks; b++) {
         p->panels[b] = guarded_make(bytes);
         // All tokens, none, or some: each row another number.
@@ -188,12 +219,12 @@ static void check_infinities(const dcp_kernel_table *kernels, problem *p) {
 
 // The largest values of a dtype: sums of as many as a state takes stay finite.
 static void check_large_values(const dcp_kernel_table *kernels, problem *p) {
-    static const float largest[] = {0, 0x1.FEp127f, 65504, FLT_MAX};
+    static const float largest[] = {0, 0x1.FEp127f, 65504, FLT_MAX, FLT_MAX, FLT_MAX};
     for (int type = dcp_bf16; type < dcp_formats_end; type++) {
         for (int rows = 1; rows <= dcp_attention_rows_max; rows += 9) {
             p->shape = (dcp_panel_shape){type, 1, 8, 8, 64};
             p->rows = rows, p->blocks = 1, p->light_share = rows % 2 ? 0 : INFINITY, p->soft_cap = 0;
-            p->panels[0] = guarded_make((uint64_t)(64 * 16 * dcp_element_bytes(type)));
+            p->panels[0] = guarded_make((uint64_t)dcp_head_bytes(&p->shape));
             for (int r = 0; r < rows; r++) p->first[0][r] = 0, p->end[0][r] = 64;
             fill_block(p, 0);
             for (int i = 0; i < rows * 8; i++) p->queries[i] = next_float();
@@ -225,7 +256,8 @@ void check_attention(const dcp_kernel_table *kernels) {
         for (unsigned d = 0; d < sizeof dims / sizeof dims[0]; d++) {
             for (unsigned b = 0; b < sizeof block_tokens / sizeof block_tokens[0]; b++) {
                 for (int rows = 1; rows <= dcp_attention_rows_max; rows += 1 + (int)(next_random() % 4)) {
-                    p.shape = (dcp_panel_shape){type, 1, dims[d][0], dims[d][1], block_tokens[b]};
+                    p.shape = (dcp_panel_shape){type, 1, dims_of(type, dims[d][0]), dims_of(type, dims[d][1]),
+                                                block_tokens[b]};
                     p.rows = rows;
                     p.blocks = 1 + (int)(next_random() % blocks_max);
                     p.is_all = next_random() % 3 == 0;

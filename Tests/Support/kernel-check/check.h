@@ -25,7 +25,11 @@ extern long cases, failures;
 // Counts a case, and says what failed.
 void check(int holds, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+// Dimensions of formats with scales are multiples of four: so many, or a few more.
+static inline int dims_of(int format, int dims) { return dcp_has_scales(format) ? (dims + 3) / 4 * 4 : dims; }
+
 void check_attention(const dcp_kernel_table *kernels);
 void check_panels(const dcp_kernel_table *kernels);
+void check_bytes(const dcp_kernel_table *kernels);
 
 #endif

@@ -60,6 +60,7 @@ static void check_set(const dcp_kernel_table *kernels, uint64_t seed) {
     cases = 0;
     const long failures_before = failures;
     check_panels(kernels);
+    check_bytes(kernels);
     const long panels = cases;
     check_attention(kernels);
     printf("%s: %ld comparisons of panels and %ld of attention, %ld failed, seed %llu\n", kernels->name, panels,

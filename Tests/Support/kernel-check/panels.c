@@ -35,8 +35,7 @@ static void check_write(const dcp_kernel_table *kernels, int row_type, const dcp
     const uint64_t rows = (uint64_t)(shape->kv_heads * row_tokens * dcp_element_bytes(row_type));
     guarded keys = guarded_make(rows * (uint64_t)shape->key_dim);
     guarded values = guarded_make(rows * (uint64_t)shape->value_dim);
-    const uint64_t bytes = (uint64_t)((int64_t)shape->kv_heads * shape->block_tokens
-                                      * (shape->key_dim + shape->value_dim) * dcp_element_bytes(shape->format));
+    const uint64_t bytes = (uint64_t)(shape->kv_heads * dcp_head_bytes(shape));
     guarded ours = guarded_make(bytes), twin = guarded_make(bytes);
     fill(keys, row_type);
     fill(values, row_type);
@@ -91,7 +90,7 @@ static void check_values(const dcp_kernel_table *kernels, int type, int dim, int
 
 void check_panels(const dcp_kernel_table *kernels) {
     static const int dims[][2] = {{2, 2}, {8, 10}, {18, 34}, {64, 72}, {80, 6}, {128, 128}, {256, 254}, {72, 0}};
-    for (int type = dcp_bf16; type < dcp_formats_end; type++) {
+    for (int type = dcp_bf16; type < dcp_row_types_end; type++) {
         for (int dim = 2; dim <= 130; dim += 2) {
             for (int block = 16; block <= 144; block += 32) {
                 check_values(kernels, type, dim, block, 0, block);
@@ -104,8 +103,8 @@ void check_panels(const dcp_kernel_table *kernels) {
         for (int format = dcp_bf16; format < dcp_formats_end; format++) {
             for (unsigned d = 0; d < sizeof dims / sizeof dims[0]; d++) {
                 for (int block = 16; block <= 48; block += 32) {
-                    const dcp_panel_shape shape = {format, 1 + (int)(next_random() % 3), dims[d][0], dims[d][1],
-                                                   block};
+                    const dcp_panel_shape shape = {format, 1 + (int)(next_random() % 3), dims_of(format, dims[d][0]),
+                                                   dims_of(format, dims[d][1]), block};
                     check_write(kernels, row_type, &shape, 0, block);
                     check_write(kernels, row_type, &shape, 1, block - 2);
                     check_write(kernels, row_type, &shape, block - 1, 1);

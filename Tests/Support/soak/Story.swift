@@ -129,7 +129,10 @@ struct Story: Sendable {
             }
         }
         return Rounding.bytes(
-            some(keys[layer], kind.keyDim) + some(values[layer], kind.ownValueDim), as: shape.kvFormat.rowType)
+            Rounding.kept(some(keys[layer], kind.keyDim), dim: kind.keyDim, areKeys: true, shape.kvFormat)
+                + Rounding.kept(
+                    some(values[layer], kind.ownValueDim), dim: kind.ownValueDim, areKeys: false, shape.kvFormat),
+            as: shape.kvFormat.rowType)
     }
 
     /// The answer to a step in Float64, over keys and values as the cache holds them.
@@ -141,9 +144,11 @@ struct Story: Sendable {
         let seen = 0..<range.upperBound
         return ReferenceAttention(kind).attend(
             queries: some(queries[layer], kind.queryHeads, kind.keyDim, range),
-            keys: Rounding.rounded(some(keys[layer], kind.kvHeads, kind.keyDim, seen), to: shape.kvFormat.rowType),
-            values: Rounding.rounded(
-                some(values[layer], kind.kvHeads, kind.ownValueDim, seen), to: shape.kvFormat.rowType),
+            keys: Rounding.kept(
+                some(keys[layer], kind.kvHeads, kind.keyDim, seen), dim: kind.keyDim, areKeys: true, shape.kvFormat),
+            values: Rounding.kept(
+                some(values[layer], kind.kvHeads, kind.ownValueDim, seen), dim: kind.ownValueDim, areKeys: false,
+                shape.kvFormat),
             position: range.lowerBound, sinks: shape.sinks[layer])
     }
 }
