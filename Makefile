@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # `make run` and `make test` are all a newcomer needs; `make help` lists the rest.
 
 # Debian 12's packages beside Swift 6.3: the store, sgemm, readiness notification, and where to find them.

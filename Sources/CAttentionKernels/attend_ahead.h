@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the loops of attend_vector.h share over one group of tokens, and how they ask for the memory that comes next.
 //
 // Reading as fast as memory delivers takes some 64 lines in flight at any time, and hardware asks for more only as lines

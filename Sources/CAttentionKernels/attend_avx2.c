@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention with AVX2, FMA and F16C.
 //
 // Built on VFMADD231PS (two 256-bit FMAs a cycle, latency 4 to 5: four rows by two vectors are 8 independent sums),

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention over int8 panels with AVX-VNNI, which machines have that do without AVX-512.
 //
 // Built on VPDPBUSD in 256 bits: 32 products of an unsigned and a signed byte added to 8 integers.

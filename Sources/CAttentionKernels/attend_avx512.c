@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention with AVX-512 F, BW, VL and DQ.
 //
 // Built on VFMADD231PS (two 512-bit FMAs a cycle, latency 4: four rows by four vectors are 16 independent sums),

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention over bf16 panels with AVX512-BF16; f16 and f32 panels have no use for it.
 //
 // Built on VDPBF16PS: 32 products of bf16 added to 16 Float32 sums, two a cycle on Zen 5, one on Intel. It treats

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention over fp8 panels with AVX512-BF16 and VBMI: e4m3 has 4 significant bits, so it is a bf16.
 //
 // Built on VPERMI2B, which looks up 64 bytes among 128, twice for the two bytes of a bf16, and on VDPBF16PS.

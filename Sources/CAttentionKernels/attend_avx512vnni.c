@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention over int8 panels with AVX512-VNNI.
 //
 // Built on VPDPBUSD: 64 products of an unsigned and a signed byte added to 16 integers, one or two a cycle.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention over bf16 panels: K [Dk/2][blockTokens][2], V [Dv/64][blockTokens/2][64][2]. A pair is one 32-bit word; its
 // first element is the low half (little-endian), so a shift and a mask make two Float32.
 #include "attend_block.h"

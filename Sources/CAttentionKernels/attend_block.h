@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The attention kernel, written once over the two functions that a cache format supplies.
 //
 // Tokens lie along SIMD lanes: 16 tokens' scores accumulate side by side and need no horizontal sum. A group of 64

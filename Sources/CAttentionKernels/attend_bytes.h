@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Scores and weighted values of int8 panels by integer products of bytes: the tiles of attend_tiles.h where an instruction set
 // defines DCP_BYTE_DOT. Included by it.
 //

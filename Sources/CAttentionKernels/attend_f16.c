@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention over f16 panels: K [Dk][blockTokens], V [Dv/64][blockTokens][64].
 #include "attend_block.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention over f32 panels: K [Dk][blockTokens], V [Dv/64][blockTokens][64], read where they are.
 #include "attend_block.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention over fp8 panels, scaled as they are widened: see panels_bytes.h.
 #include "attend_block.h"
 #include "panels_bytes.h"

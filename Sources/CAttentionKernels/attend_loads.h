@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Vectors of keys and values from the panels, and what is added up of them. Included by attend_sums.h.
 #ifndef DCP_ATTEND_LOADS_H
 #define DCP_ATTEND_LOADS_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention with NEON, which every arm64 machine has, fused multiply-adds included.
 //
 // Built on FMLA (four rows by four vectors are 16 independent sums), LD1R for query elements and weights, SHL and AND to

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The sums of a tile's weighted values, over `vectors` vectors of dimensions from `values`, or `some` dimensions, for
 // `count` rows. Included by attend_tiles.h.
 //

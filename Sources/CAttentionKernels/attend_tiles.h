@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Scores and weighted values in tiles of registers: up to four rows by up to four vectors. Included by attend_vector.h.
 #ifndef DCP_ATTEND_TILES_H
 #define DCP_ATTEND_TILES_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The attention kernel of an instruction set, written once over a few vector operations. A file for an instruction set
 // defines these, opens its target bracket, and includes this header for what follows from them:
 //

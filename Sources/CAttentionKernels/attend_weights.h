@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The softmax of one group of tokens, for all rows: scores become weights. Included by attend_vector.h.
 //
 // In passes over all rows and not row by row: what one row computes is a chain of dependent instructions, and rows beside

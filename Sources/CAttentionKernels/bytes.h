@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rows of keys or values in bytes, each with a scale of its own: what a row becomes depends on nothing beside it. Loops
 // without branches over any number of dimensions, in integers and single operations of Float32, so that they vectorise
 // for any instruction set and give the same bits.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The second level of long sums: Float64, which a state is taken into every few thousand tokens.
 #include <math.h>
 

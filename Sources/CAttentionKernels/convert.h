@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Conversions between Float32 and the 16-bit types by integer arithmetic, so that they vectorise without F16C or
 // AVX512-BF16 and give the same bits on every machine. To 16 bits they round to nearest, ties to even. A NaN becomes a
 // quiet one and keeps the upper part of its payload, as the instructions of x86-64 and arm64 do.

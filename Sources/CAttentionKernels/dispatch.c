@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The table of kernels. A file for an instruction set adds its line here, behind its own check of the machine.
 #include "dispatch.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention of a token to itself alone.
 #include "convert.h"
 #include "softmax_row.h"

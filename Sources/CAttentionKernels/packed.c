@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tokens of formats with scales as they are kept, and what a row becomes in one.
 #include <string.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Panels in scalar C: the twin of the vector writers, and reading rows back.
 #include "panels.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Panels with AVX2 and F16C.
 //
 // Built on VPUNPCK and VPERM2I128 for the transpose (24 shuffles for a tile of 256 bytes), VPACKUSDW with VPERMQ to pack

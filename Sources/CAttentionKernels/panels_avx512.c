@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Panels with AVX-512 F, BW, VL and DQ.
 //
 // bf16 is rounded by integer arithmetic: VCVTNE2PS2BF16 flushes denormals and would differ from the scalar twin.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Panels of formats with scales: K [Dk/i][blockTokens][i] and V [Dv/64][blockTokens/i][64][i] bytes, i of them interleaved, each
 // followed by the scales of its tokens. A file for an instruction set includes this inside its target bracket, after what
 // widens rows; loops are a compiler's, and their bits the same for all.

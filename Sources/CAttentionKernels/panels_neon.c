@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Panels with NEON.
 //
 // Built on TRN1 and TRN2 for the transpose (8 for a tile of 64 bytes), SRI to pair high halves, FCVTN and FCVTL for f16.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The panel reader of an instruction set, over the operations that panels_words.h lists: the transpose of what the writer
 // does. Tokens and words that do not fill a tile are covered by one that overlaps the one before: it repeats what that gave.
 #ifndef DCP_PANELS_READ_H

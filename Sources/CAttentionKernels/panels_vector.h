@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The panel writer of an instruction set, over the operations that panels_words.h lists.
 //
 // A K panel is its rows' transpose, word by word for bf16 and f32, and with the pairs of a word taken apart for f16.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rows as vectors of 32-bit words, written once over a few vector operations. A file for an instruction set defines
 // these, opens its target bracket, and includes panels_vector.h:
 //

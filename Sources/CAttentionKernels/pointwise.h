@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // exp and tanh without a branch or a table, so that a loop over them vectorises for any instruction set.
 // The constants are those of Cephes 2.8 (expf.c, tanhf.c; S. L. Moshier).
 #ifndef DCP_POINTWISE_H

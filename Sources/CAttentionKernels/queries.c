@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Queries in the forms that kernels multiply: sums of bf16, and bytes.
 #include <string.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Keys of int8 panels are rotated, and queries with them: their products stay what they were, and what one dimension stands
 // out by, as trained models have it, is spread over all. A scale for each token is then enough, which a dimension 100 times
 // as large as the others would ruin: 34 % off, against 2.5. A scale for each dimension of a block would serve as well, but the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One row's step of the online softmax (Milakov and Gimelshein, arXiv 1805.02867): what both paths share.
 #ifndef DCP_SOFTMAX_ROW_H
 #define DCP_SOFTMAX_ROW_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The softmax between the two matrix products, and the end of a row.
 #include "softmax_row.h"
 #include "tiles.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where the values of a V panel are. It is in strips of 64 dimensions, one after the other, each with all tokens: so what a
 // register tile of the attention kernels reads over some tokens is one stream of addresses, and whole lines of it. The last
 // strip has the dimensions that are left.

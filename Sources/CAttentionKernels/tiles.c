@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Panels of any cache format as Float32 tiles.
 #include "tiles.h"
 

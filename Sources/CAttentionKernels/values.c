@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Values out of keys in scalar C: the twin of the vector ones.
 #include "strips.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Values that are the first dimensions of keys, as the V panel that the attention kernels read: a transpose in tiles of
 // registers, over the operations of panels_words.h and one more:
 //

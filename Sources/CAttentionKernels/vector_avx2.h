@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The vector operations of attend_vector.h in AVX2, FMA and F16C. Included inside a target bracket.
 #ifndef DCP_VECTOR_AVX2_H
 #define DCP_VECTOR_AVX2_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The vector operations of attend_vector.h in AVX-512 F, BW, VL and DQ. Included inside a target bracket.
 #ifndef DCP_VECTOR_AVX512_H
 #define DCP_VECTOR_AVX512_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The vector operations of attend_vector.h for pairs of bf16 in AVX512-BF16. Included inside a target bracket.
 #ifndef DCP_VECTOR_AVX512BF16_H
 #define DCP_VECTOR_AVX512BF16_H

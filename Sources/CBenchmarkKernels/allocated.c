@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a data structure takes: Swift's Glibc lacks `mallinfo2`.
 #include "CBenchmarkKernels.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Multiply-adds on registers: how fast one thread can compute.
 //
 // Twelve independent sums: two FMAs a cycle with a latency of four or five need ten. Each sum goes to s * a + b with

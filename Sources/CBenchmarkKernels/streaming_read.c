@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Streaming reads: how fast one thread can get bytes from memory.
 //
 // A thread's bandwidth is the lines it has in flight divided by the latency. Out-of-order execution and the hardware

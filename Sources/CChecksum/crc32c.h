@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef DCP_CRC32C_H
 #define DCP_CRC32C_H
 

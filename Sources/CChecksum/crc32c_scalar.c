@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "CChecksum.h"
 
 // One byte a step through a table made at load time. The twin that the instruction is tested against.

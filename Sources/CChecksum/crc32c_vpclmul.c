@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "crc32c.h"
 
 // Folding, as in V. Gopal et al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction" (Intel, 2009),

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // OpenBLAS, for the sgemm of prefill on machines without vector kernels, and as a benchmark's ceiling. Only DCPAttention imports it.
 //
 // Declared here instead of including <cblas.h>: Debian switches that header between BLAS implementations through

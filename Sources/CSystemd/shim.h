@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // libsystemd: readiness, watchdog, passed sockets, journal. Only DCPDaemon imports it.
 //
 // Without this sd_journal_sendv is a macro, which Swift does not see; the fields it adds are given by the caller.

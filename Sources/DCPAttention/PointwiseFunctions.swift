@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CAttentionKernels
 
 /// The kernels' own exp and tanh, for the tests that measure them.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import COpenBLAS
 
 /// OpenBLAS's product of two large square matrices: what a prefill that is made of sgemm can reach at most.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// Every member gives one piece to all; every member ends with all pieces in rank order.

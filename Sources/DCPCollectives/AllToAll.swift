@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// Every member sends each other member a separate piece; every member ends with the pieces for it, in the rank order

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// Every member gives each other member a summand; every member ends with the summands of its own slice.

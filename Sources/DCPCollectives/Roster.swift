@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// One piece from each member of a head group, in whatever order they come; handed out in rank order.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// How a command ends: the numbers of sysexits.h that scripts and service managers know.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A table of text for a terminal: columns as wide as their widest cell, two spaces between them, no trailing spaces.
 ///
 /// ```

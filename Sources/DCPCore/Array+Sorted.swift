@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 extension Array {
     /// The number of leading elements of a sorted array for which a predicate holds, by binary search.
     /// - Parameter isBefore: true for a prefix of the elements, false for the rest.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CChecksum
 
 /// CRC-32C (Castagnoli), the checksum of every frame and every stored value; RFC 3720 section 12.1.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The number format of a KV cache, stated by a model and used in the blocks of its sequences.
 ///
 /// Tensors on the wire have a ``DataType``, which may differ from the cache's format. Read back, every format has one

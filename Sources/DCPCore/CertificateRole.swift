@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A role that a certificate gives its holder in a cluster: a URI in its subject alternative name.
 ///
 /// ```

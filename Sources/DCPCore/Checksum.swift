@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The checksum of a record in a store, a rank's or the coordinator's.
 package enum Checksum {
     /// Of its key, then of its bytes: a value under another record's key is damage.

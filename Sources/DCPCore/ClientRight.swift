@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The rights of a client in a cluster. Each includes those before it: `read < use < administer`.
 ///
 /// - `read`: status, lists, matches, exports: read-only operations.

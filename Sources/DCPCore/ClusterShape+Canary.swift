@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 extension ModelID {
     /// The canaries' model. The coordinator describes it and gives this number to no other, so no client can register a
     /// model that passes for it. Ranks take a canary's tokens also when their store takes no others.

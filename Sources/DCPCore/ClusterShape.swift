@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The arrangement of a cluster's ranks: W ranks form G head groups of C context ranks.
 ///
 /// It is fixed when the cluster is created. The coordinator stores it and sends it to every rank, which compares it

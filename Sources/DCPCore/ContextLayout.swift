@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The context rank that owns a token, and the token's place in its shard: the only implementation of the ownership
 /// rule.
 ///

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// One daemon of a cluster.
 public enum DaemonRole: Hashable, Sendable, CustomStringConvertible {
     case coordinator

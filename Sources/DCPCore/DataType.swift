@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The element type of tensors: of the queries, keys and values of a step, and of keys and values read back from a
 /// cache.
 ///

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The address of a daemon: `unix:/run/dcp/rank-0.sock` or `tcp:127.0.0.1:7400`.
 public enum Endpoint: Hashable, Sendable, CustomStringConvertible {
     case unix(path: String)

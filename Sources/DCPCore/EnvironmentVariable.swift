@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Glibc
 
 /// Environment variables, with the same rule everywhere: a variable that is set but empty counts as unset, as in a

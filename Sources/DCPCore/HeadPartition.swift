@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The query heads of a head group whose output each context rank returns: its *own heads*.
 ///
 /// A balanced contiguous split. Slices may be uneven and, with more ranks than heads, empty: 9 query heads on 4 ranks

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The permanent number of a rank daemon, bound to its store: `dcp-rank@N` is rank N.
 public struct RankIndex: Hashable, Comparable, Sendable, CustomStringConvertible {
     public let value: UInt16

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Limits for the numbers of a step, so that attention over them, now and later, stays within Float32.
 ///
 /// A limit applies to each query or key separately: a key is checked once, when a step appends it, and every later

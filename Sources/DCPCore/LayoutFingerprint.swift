@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// 64 bits that two parties compare before they exchange anything; they are equal if and only if the layouts are.
 ///
 /// The fingerprint is derived in one place from one text, so that two roles cannot read a setting at different times or

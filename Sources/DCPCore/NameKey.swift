@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A name as a key: names are equal if their UTF-8 bytes are.
 ///
 /// `String`'s equality is Unicode's canonical equivalence: `é` as one scalar equals `e` with an accent. Clients in

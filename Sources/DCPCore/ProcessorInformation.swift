@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The entries of /proc/cpuinfo for the first processor, by their names there: `model name`, `CPU part`.
 package struct ProcessorInformation: Sendable {
     private var values: [String: String] = [:]

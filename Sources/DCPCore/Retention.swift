@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The properties that determine whether and when a sequence is evicted.
 public struct Retention: Hashable, Sendable {
     /// Never evicted; the time to live is ignored.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A failure for a user, an operator or a program to act on: what happened, to which value, and what to do.
 ///
 /// It is sent over the wire, so a rank's reason reaches the client verbatim. `message` is one or two sentences that

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Text that a shell reads as one word.
 public enum ShellQuoting {
     public static func quoted(_ text: String) -> String {

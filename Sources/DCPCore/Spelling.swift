@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 extension String {
     /// The word in a list of which this is most likely a misspelling, or nil if none is close.
     package func slip(among words: [String]) -> String? {

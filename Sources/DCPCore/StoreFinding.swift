@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// An inconsistency in a rank's store, as reported by a verification.
 public struct StoreFinding: Hashable, Sendable {
     /// The kind of inconsistency. Numbers from 64 on are leftovers: nothing is lost, and served data is not affected.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The part of a rank's store that is given up, so that another store may take its place.
 ///
 /// It names the lost store or changes, so it has no effect on stores that come after the replacement.

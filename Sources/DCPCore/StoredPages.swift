@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Some pages of one state of a store, as a backup reads them.
 public struct StoredPages: Hashable, Sendable {
     public var pageByteCount: Int

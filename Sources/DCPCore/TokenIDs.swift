@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A client's ids of consecutive tokens of a sequence.
 public struct TokenIDs: Hashable, Sendable {
     /// The position of the first.

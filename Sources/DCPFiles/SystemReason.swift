@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Foundation
 
 /// The reason for a Foundation error in the system's words: `No space left on device`. Foundation's own texts have

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Foundation
 
 /// The kernel's counters of a process, from a file of lines with a name and a number: `/proc/PID/status`,

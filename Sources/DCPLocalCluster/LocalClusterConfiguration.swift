@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// The configuration chosen by the first `up` in a directory and kept in `cluster.json`; the layout of stores depends

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// The defaults of transformers' own classes for missing keys, in release 5.24.

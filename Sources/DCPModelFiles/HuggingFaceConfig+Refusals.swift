@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// Known types of attention that are not over all tokens or a window with one scale: they are refused with the reason.

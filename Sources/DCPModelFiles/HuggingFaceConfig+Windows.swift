@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// Which layers have a window, as transformers decides it. Its masks let the query at p see the keys after p - window, so p -

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// A model's `config.json` as written and interpreted by Hugging Face transformers.

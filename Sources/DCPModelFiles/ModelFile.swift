@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// A model file: named kinds of attention, and the order of layers by these names. YAML or JSON.

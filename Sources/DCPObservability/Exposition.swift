@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Metrics and their values as text, in Prometheus' exposition format 0.0.4.
 ///
 /// https://prometheus.io/docs/instrumenting/exposition_formats: "All lines for a given metric must be provided as one single

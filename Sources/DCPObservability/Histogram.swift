@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A histogram of durations or sizes: counts in fixed buckets, and the sum.
 ///
 /// A value without a clock and without a lock: its owner observes on its own thread and hands out copies. Observing is

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Every metric there is. Names after https://prometheus.io/docs/practices/naming: base units, `_total` for counters, and no
 /// unit hidden in a label.
 extension Metric {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// One metric that a daemon exposes: its name, what it means, and its labels. The table `Metric.all` is the only place
 /// where a metric is described; the exposition's HELP lines and the article Metrics.md are made from it.
 public struct Metric: Hashable, Sendable {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The article Metrics.md, from the table.
 public enum MetricsReference {
     public static func article(introduction: String) -> String {

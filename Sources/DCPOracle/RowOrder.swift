@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// `[tokens][heads][dim]` and `[heads][tokens][dim]`: the order of files and references, and that of the system.
 public enum RowOrder {
     public static func headMajor<Element>(_ rows: [Element], tokens: Int, heads: Int, dim: Int) -> [Element] {

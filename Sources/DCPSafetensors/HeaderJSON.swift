@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// The JSON of a safetensors header, parsed strictly from untrusted bytes.

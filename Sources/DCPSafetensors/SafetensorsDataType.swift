@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// Every element type that a safetensors file may declare. Three of them can be used in steps.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// One tensor of an open file, of a dtype that attention computes with. A value that keeps its file open.

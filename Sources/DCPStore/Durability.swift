@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// When a commit reaches the disk. Every completed commit survives the death of this process.
 ///
 /// | setting | what is lost with the process | with power or the kernel |

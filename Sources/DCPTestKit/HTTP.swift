@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Glibc
 
 /// Requests over a Unix socket, byte by byte as they are given. One connection a request; blocking.

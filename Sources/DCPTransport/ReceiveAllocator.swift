@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import NIOCore
 
 /// The destination of a channel's reads: the frame being received, or a buffer sized by recent reads.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import NIOCore
 
 /// Timers, write completions and calls under way must not keep a link alive. There is one for each link: copying a weak reference

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// The names used by health checks, which send a step through all ranks and never commit its tokens. All names that

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The meaning of a frame: its number on the wire, which never changes, and its name for messages.
 ///
 /// This type lists the notices, which are not answered or are answered by a notice. A request's number is in its

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import NIOCore
 
 /// A part of a payload, without a copy. A slice of a `ByteBuffer` that begins beyond 16 MiB would be a copy.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import Glibc
 
 /// Names the seed when the process dies of a trap: a precondition of the daemons that failed.

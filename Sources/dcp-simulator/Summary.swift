@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DCPSimulator
 
 /// What a run of seeds came to, as text and as JSON.

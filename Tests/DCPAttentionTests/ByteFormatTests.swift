@@ -1,6 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DCPAttention
-import DCPClient
 import DCPCore
+import DCPSafetensors
 import DCPTestKit
 import Foundation
 import Testing

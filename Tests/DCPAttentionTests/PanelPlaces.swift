@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DCPCore
 
 /// Where a number stands in a panel, counted in numbers: the layout's definition, written a second time.

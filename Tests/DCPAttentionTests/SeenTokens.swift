@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import CAttentionKernels
 
 /// The tokens of a block that each row sees, as kernels take them.

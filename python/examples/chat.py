@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A conversation that outlives what holds it: `make chat`.
 
 Starts a cluster of four ranks and asks a model of transformers a question. While it answers, a rank is killed, and then

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs the model of `chat.py`: says what it does as lines of JSON.
 
 With a prompt it begins the conversation ``chat-1``. Without one it goes on with it, knowing nothing but what the

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Chats with a GGUF model through llama.cpp, whose attention a cluster computes: no fork, no patch, an unchanged build.
 
 llama.cpp calls an evaluation callback between the nodes of its graph. Here it reads each layer's queries, keys and

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Clusters that the tests of a session share."""
 
 from __future__ import annotations

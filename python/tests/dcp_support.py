@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Real daemons for tests, and attention as a textbook has it."""
 
 from __future__ import annotations

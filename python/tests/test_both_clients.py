@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """This client and the Swift one (`dcpctl`) on the same sequences."""
 
 from __future__ import annotations

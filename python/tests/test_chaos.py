@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Random calls about several sequences while daemons are killed: what a client knows is what it reads, always."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The calls of a cluster, over real daemons."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Every document that `dcpctl --json` prints is as its schema says, and every command has one."""
 
 from __future__ import annotations

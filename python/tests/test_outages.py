@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Daemons that are killed while a client steps: callers see a delay, and answers of the same bits."""
 
 from __future__ import annotations

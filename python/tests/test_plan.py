@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Which queries each rank is sent, where the caller does not say it: what costs less."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Steps over grids of clusters, kinds of layers, dtypes and lengths, compared with dense attention in f64."""
 
 from __future__ import annotations

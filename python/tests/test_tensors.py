@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Tensors of several libraries, over the memory that they have."""
 
 from __future__ import annotations

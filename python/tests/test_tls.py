@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """TCP: TLS 1.3 with certificates on both sides, and what roles in them may."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Values of the client: ownership, journal, outages, what resumes a sequence. No connection, no clock."""
 
 from __future__ import annotations

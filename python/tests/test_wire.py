@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The codec against frames that the daemons' own codec has encoded (Tests/Fixtures/wire-frames.json)."""
 
 from __future__ import annotations

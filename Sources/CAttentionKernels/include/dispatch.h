@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef DCP_DISPATCH_H
 #define DCP_DISPATCH_H
 

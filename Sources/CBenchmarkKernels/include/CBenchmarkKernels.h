@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What one thread of this machine can do at most: the ceilings that measurements are printed beside.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #ifndef DCP_CCHECKSUM_H
 #define DCP_CCHECKSUM_H
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What Glibc hides from Swift, each with its reason. One header a topic.
 #pragma once
 

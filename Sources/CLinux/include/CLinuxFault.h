@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A read under a map that the kernel cannot satisfy is a signal, not an error.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Files. Every function returns a negative errno on failure.
 #pragma once
 

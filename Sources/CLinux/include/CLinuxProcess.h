@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Processes and the descriptors that tell about them. Every function returns a negative errno on failure.
 #pragma once
 

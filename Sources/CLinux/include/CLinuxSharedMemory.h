@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Memory that two processes share, and how its descriptor gets from one to the other. Every function returns a negative errno
 // on failure. In C because memfd_create, seals and control messages are macros, or need _GNU_SOURCE.
 #pragma once

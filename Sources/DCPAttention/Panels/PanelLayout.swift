@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// Where every number of a block's payload is: the layout that the kernels read and the store keeps.

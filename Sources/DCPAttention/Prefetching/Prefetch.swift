@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// How kernels prefetch keys and values: into which cache, and how long before their use. Results have the same bits with

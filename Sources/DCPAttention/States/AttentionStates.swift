@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The attention state of many rows: normalised outputs and their natural log-sum-exp.
 ///
 /// A row is one query head of one query token. The order everywhere in the system is head-major, `[head][token]`, so a

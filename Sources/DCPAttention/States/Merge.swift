@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// Merging partials, in three steps that both exchange forms are made of, so that both give the same bits:

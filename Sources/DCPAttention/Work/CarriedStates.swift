@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CAttentionKernels
 
 /// The second level of a long piece's sums: Float64, for the tiles of one piece while it is computed.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// Keys and values of consecutive tokens of one sequence and layer, in panels: mapped pages, an open block, or a step's

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Glibc
 
 /// Queries and advises the kernel about the pages of a mapped file. Any thread may call it.

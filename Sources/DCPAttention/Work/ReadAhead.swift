@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// Asks the kernel for blocks of a mapped file before a thread runs into them.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CAttentionKernels
 
 /// What each row of a tile sees of some key tokens, as kernels take it. Borrowed memory.

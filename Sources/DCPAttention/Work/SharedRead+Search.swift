@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Which entries of a step have blocks in common.
 extension SharedRead {
     /// What a step's entries share.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// Key tokens that several entries of a step have in common, since their sequences are forks: their blocks are read once, and

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// The Float32 operands of one tile, for the time of one piece. At most about 1.3 MiB, at 576 dimensions.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// Which key tokens each of an entry's query tokens sees: a range for each, numbered in the blocks that are attended over.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPCore
 
 /// How attention is cut into pieces that may run in any order, on any threads.

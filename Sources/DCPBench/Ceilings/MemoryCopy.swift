@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Glibc
 
 /// memcpy between buffers that no cache holds: source and destination rotate through more memory than caches have.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CBenchmarkKernels
 
 /// The ways of reading memory that this machine supports; see CBenchmarkKernels.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// Heads and dimensions of what is measured: `32x8x128` is Hq x Hkv x D, `32x8x192x128` has its own Dk and Dv, and

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Foundation
 
 /// Bars of figures beside their ceilings, as SVG: one section for each unit, with its own scale.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// How often something is measured: as often as asked, or until the median is steady enough for its cost.
 public struct Repetition: Sendable {
     /// `--runs`; nil measures for `seconds`, but at least `runsMin` and at most `runsMax` times.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Measured values of one quantity, in the order they were measured. Never empty.
 public struct Samples: Hashable, Sendable {
     public let values: [Double]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPAttention
 
 /// A sealed block that the store holds in pieces, assembled in RAM. Immutable.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Glibc
 
 /// A piece of memory that blocks of one size are carved out of, released with the last block that refers to it.

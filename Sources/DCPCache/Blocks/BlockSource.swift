@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A block of a layer, wherever it is at the moment.
 enum BlockSource {
     case memory(MemoryBlock)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// The space freed by closing sequences one after another: a block is freed with the last of its users.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The begin of a sealed block as rows and in RAM again, for a fork that ends in it. Others that do share both.
 struct Reopening {
     /// Of the sealed block: what it has under this number never changes.

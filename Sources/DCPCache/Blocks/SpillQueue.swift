@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// Sequences that may have full blocks in RAM, and who waits for the writer to take some to the store.

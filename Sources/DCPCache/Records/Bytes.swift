@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// Builds a key: integers big-endian, so that LMDB's byte order is their numeric order.

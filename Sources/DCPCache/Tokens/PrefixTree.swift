@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPCore
 
 /// Where ids come from that a `PrefixTree` has to look at: the store, or a test's arrays.

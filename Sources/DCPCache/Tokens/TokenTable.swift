@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// The token ids and annotations of a cache's sequences: their users and the index of prefixes.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// A client's reaction to failures: a value without clock or connection. `Cluster+Resume.swift` drives it.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPWire
 
 /// The machine's actions in order, as a value.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// What rows become in a cache, apart from the kernels that write them: to compare a file with a cache, and for oracles.
 extension CacheFormat {
     /// No scale is smaller.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The attention of one kind of layer: only the properties that a KV cache and a kernel need.
 public struct LayerAttention: Hashable, Sendable {
     /// The location of a layer's values.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The encoding of a model's description: on the wire, in the ranks' stores, in the coordinator's state and in sequence
 /// files.
 ///

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 extension ModelDescription {
     /// A readable description of the layers, with a line for each kind: `0 to 4, 6 to 10, 12: 8 query heads on 4 KV
     /// heads ...`.

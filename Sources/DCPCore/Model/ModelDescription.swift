@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The description of a model: the attention of each layer, the format of the KV cache, and an identifier of the
 /// weights with which keys and values were computed.
 ///

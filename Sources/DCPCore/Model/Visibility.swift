@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The keys that a query sees, by global positions: never by local indices, which refer to different tokens on each
 /// rank.
 ///

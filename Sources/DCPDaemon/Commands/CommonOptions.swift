@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import ArgumentParser
 internal import DCPCore
 
@@ -19,8 +21,9 @@ struct CommonOptions: ParsableArguments {
     var json = false
 
     @Flag(
-        help: "Stop at end of file on standard input, so that the daemon does not outlive the program that started "
-            + "it.")
+        help: """
+            Stop at end of file on standard input, so that the daemon does not outlive the program that started it.
+            """)
     var stopOnStdinEof = false
 
     /// Whether the daemon only looks at its configuration.

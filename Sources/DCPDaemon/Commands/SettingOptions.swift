@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import ArgumentParser
 
 /// A table whose settings are the flags of a daemon.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPTransport
 
 /// Who may talk to a daemon: the same keys in the sections of both.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPCore
 
 /// The settings of one daemon, each with where it came from: flags before environment before file before what is built

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A configuration that is refused: where it stands, what is wrong, what to do.
 package struct ConfigurationError: Error, Sendable, CustomStringConvertible {
     /// EX_USAGE or EX_CONFIG of sysexits.h. systemd restarts after neither.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A setting with the type of its value: `configuration[keys.threads]` is an `Int` that has been checked.
 package struct ConfigurationKey<Value: Sendable>: Sendable {
     package let setting: Setting

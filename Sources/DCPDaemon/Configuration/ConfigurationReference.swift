@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The settings, told to people: the article Configuration.md, the manual page dcp.yaml(5) and a file to begin with.
 /// All three from the table, so none of them can lag behind the code.
 package enum ConfigurationReference {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A manual page in the macros of man(7).
 package struct ManualPage {
     package private(set) var text: String

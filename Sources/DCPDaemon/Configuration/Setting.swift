@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// One setting of the daemons under all its names, whatever the type of its value.
 ///
 /// `block-tokens` of section `cluster` is the flag `--block-tokens`, the environment variable

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import Logging
 
 /// One entry as fields and as a line. swift-log's metadata become `DCP_` fields: `duration-us` is `DCP_DURATION_US`.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Logging
 
 /// An event for operators: a number for `journalctl MESSAGE_ID=`, and the text that `journalctl -x` shows for it. The

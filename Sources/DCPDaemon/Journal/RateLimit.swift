@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Bounds how often one cause is written: a peer that is refused ten times a second is one piece of news, not ten.
 ///
 /// A value without a clock. Each cause has a burst, which fills up again at one entry a period; what was held back is

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The answer of `/healthz` and `/readyz`: the verdict, its reason in one line, and figures. A value without a clock.
 package struct HealthVerdict: Encodable, Hashable, Sendable {
     package var ok: Bool

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPObservability
 
 /// The article Metrics.md: how the endpoint is used, and the table of metrics.
@@ -14,7 +16,7 @@ package enum MetricsArticle {
         ## The endpoint
 
         Each daemon answers `GET /metrics`, `/healthz` and `/readyz` at `rank.http` or `coordinator.http`
-        (<doc:Configuration>). The default is a Unix socket beside the daemon's own socket, which works for all ranks of
+        ([Configuration](Configuration.md)). The default is a Unix socket beside the daemon's own socket, which works for all ranks of
         a host and in a unit without network access:
 
         ```sh

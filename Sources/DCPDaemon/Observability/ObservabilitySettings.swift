@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// The endpoint's and the canary's part of a daemon's configuration.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPObservability
 internal import DCPWire
 internal import Foundation

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCoordinator
 internal import DCPCore
 internal import DCPTransport
@@ -49,8 +51,7 @@ struct CoordinatorEventLog {
             case .changes(let mark): metadata["change"] = "\(mark)"
             }
             logger.warning(
-                "A rank's store, or its latest changes, are given up: another is "
-                    + "accepted", metadata: metadata)
+                "A rank's store, or its latest changes, are given up: another is accepted", metadata: metadata)
         case .olderStoreTaken(let rank, let mark, let recorded, let cuts): write(rank, mark, recorded, cuts)
         case .joining(let epoch): logger.info("Joining", metadata: ["epoch": "\(epoch.value)"])
         case .ready(let epoch):
@@ -108,8 +109,8 @@ struct CoordinatorEventLog {
         guard !cuts.isEmpty else { return }
         log.write(
             .committedCut, .warning,
-            "Sequences that were cut after the older store's epoch began are cut again to the same "
-                + "lengths", cause: "\(rank)",
+            "Sequences that were cut after the older store's epoch began are cut again to the same lengths",
+            cause: "\(rank)",
             [
                 "count": "\(cuts.count)",
                 "sequences": "\(Self.list(cuts.map { "`\($0.0.name)` (\($0.0.id.value)) to \($0.to)" }))",

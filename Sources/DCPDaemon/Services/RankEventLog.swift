@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCache
 internal import DCPCore
 internal import DCPRank
@@ -84,8 +86,7 @@ final class RankEventLog {
             // A rank that stops has said so.
             log.write(
                 .peerLost, error.code == .shuttingDown ? .notice : .warning,
-                "Peer lost, steps that need it are "
-                    + "aborted",
+                "Peer lost, steps that need it are aborted",
                 cause: "\(rank) \(error.code)",
                 ["peer": "\(rank.value)", "reason": "\(error.message)"])
         case .peerNotReached(let rank, let error):
@@ -112,8 +113,7 @@ final class RankEventLog {
         case .claimEnded(let sequence, let tokens, let patience):
             log.write(
                 .claimEnded, .warning,
-                "A client has gone, its uncommitted tokens were rolled "
-                    + "back", cause: "\(sequence)",
+                "A client has gone, its uncommitted tokens were rolled back", cause: "\(sequence)",
                 [
                     "sequence": "\(sequence.value)", "tokens": "\(tokens)",
                     "duration-us": "\(patience.nanoseconds / 1000)",
@@ -133,8 +133,10 @@ final class RankEventLog {
             logger.notice("Store verified, no damage", metadata: ["leftovers": "\(findings)"])
         case .verified(let findings, let damage, nil):
             logger.error(
-                "Store verified, damage found; damaged tokens are not served, run `dcpctl verify --repair` to cut "
-                    + "them off",
+                """
+                Store verified, damage found; damaged tokens are not served, run `dcpctl verify --repair` to cut \
+                them off
+                """,
                 metadata: ["damage": "\(damage)", "leftovers": "\(findings - damage)"])
         case .fatal: break  // Logged once, with the exit.
         }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPAttention
 internal import DCPCache
 internal import DCPClient
@@ -136,8 +138,10 @@ struct RankService: DaemonService {
         let unfound = cache.sequencesWithDamagedIDs
         if !unfound.isEmpty {
             logger.error(
-                "Token ids are damaged; their sequences are served, but cannot be found by token ids until `dcpctl "
-                    + "verify --repair`",
+                """
+                Token ids are damaged; their sequences are served, but cannot be found by token ids until \
+                `dcpctl verify --repair`
+                """,
                 metadata: ["sequences": "\(unfound.map { "\($0.value)" }.joined(separator: ","))"])
         }
         if cache.highestEpoch == .none {

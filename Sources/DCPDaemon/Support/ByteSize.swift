@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A size as people write it: `200GB`, `64MiB`, `1.5TiB`, `4096`. KB, MB, GB and TB are powers of 1000, KiB, MiB, GiB and
 /// TiB of 1024; a number alone is bytes.
 struct ByteSize: Equatable {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPStore
 
 /// A daemon's report of failed reads through its store's map, before they kill it.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Glibc
 
 /// Lines on standard error for the user of a command; a serving daemon uses its log instead.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A job that compute threads execute piece by piece.
 package protocol ComputeJob: AnyObject, Sendable {
     /// Computes a piece that no thread has taken. As many threads are in here at a time as pieces were named.

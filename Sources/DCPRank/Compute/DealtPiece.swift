@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPAttention
 
 /// A piece of a job's attention as it is dealt to threads: of one entry, or of what several entries share.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import NIOCore
 
 /// Computations on a rank's event loop, which are shorter than handing them to a thread and back.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A rule that a rank breaks on purpose: a simulation that does not notice would notice nothing else either.
 ///
 /// nil in every daemon; only `package` code can set it.

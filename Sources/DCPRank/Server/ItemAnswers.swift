@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// The answers to the items of one request, which arrive one by one and are returned together. Confined to one loop.

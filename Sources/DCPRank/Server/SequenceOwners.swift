@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPCore
 
 /// The clients that may change each sequence on this rank, as a value: the client with the latest claim, while it is

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// In which order sequences were used, and which of them since the coordinator was told last.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPRank
 
 /// Which pieces a rank's threads were given, one after the other, and whether that was fair.

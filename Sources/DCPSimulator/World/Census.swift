@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Every process that there was in a simulation, to find those that something holds on to when it is over.
 ///
 /// All that a daemon is made of leads to its process, by its event loop or its writer's host. So what is left of it keeps its

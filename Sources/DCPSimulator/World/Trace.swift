@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The history, as a hash of every line and, on request, as the lines.
 public final class Trace {
     /// FNV-1a of all lines, 64 bits.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPOracle
 
 /// Simulated time, everything that is still to happen in it, and the randomness it is drawn from.

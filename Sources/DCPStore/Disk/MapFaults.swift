@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CLinux
 
 /// Failed reads through a store's map, which cause SIGBUS because there is no call to return an error.

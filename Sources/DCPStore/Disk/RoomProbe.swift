@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Glibc
 
 /// Checks whether a disk that refused a write accepts one now. It writes, because only a write reveals quotas,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Whether a store accepts new data.
 ///
 /// Deleting and reading are possible in all states except `failed`, in which only reading is. Transitions are `writable

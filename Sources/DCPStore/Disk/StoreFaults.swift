@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Hooks with which a test makes the disk fail, and inspects the data that has reached it. Every closure runs on the
 /// writer's thread.
 package struct StoreFaults: Sendable {

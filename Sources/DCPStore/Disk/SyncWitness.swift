@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Glibc
 
 /// A descriptor of the data file through which nothing is written. It distinguishes a failed sync from a refused write,

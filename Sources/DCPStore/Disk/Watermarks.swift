@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// The shares of its capacity at which a store counts as full: it is full above `high`, and writable again below `low`.
 ///
 /// Between the two the state does not change, so that it does not toggle with every commit.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Checks LMDB's pages before LMDB maps them.
 ///
 /// LMDB trusts its pages: a flipped bit in one crashes the process, by an assertion or a wild address. This check

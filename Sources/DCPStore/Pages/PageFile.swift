@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import Glibc
 
 /// A data file of LMDB, read page by page with pread instead of a map: a missing page is then an error and not SIGBUS.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CLMDB
 
 /// Reading in both kinds of transactions. Pointers point into the map, or into a dirty page of a write transaction.

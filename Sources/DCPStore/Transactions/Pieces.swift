@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Values in pieces.
 ///
 /// LMDB stores a value of more than half a page in a run of consecutive pages. In a store with scattered free pages

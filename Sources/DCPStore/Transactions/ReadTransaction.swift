@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CLMDB
 
 /// A consistent view of the store, which ends when it goes out of scope.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CLMDB
 
 /// One named table (LMDB: database) of an environment, a map from byte strings to byte strings in key order.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// A unit of writing that commits entirely or not at all.
 public struct WriteJob: Sendable {
     /// An object that no job of a transaction may change if another job of it uses it, because jobs plan from the state

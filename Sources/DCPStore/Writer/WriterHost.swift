@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Runs the jobs of a writer instead of its thread, for simulations, which decide when each transaction happens.
 ///
 /// It must run everything on one thread, one job after the other.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPCore
 
 /// The header block of a file in a tar archive, as a value: POSIX ustar, with a pax record before it for a size that

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import DCPCore
 
 /// Reads a tar archive, file by file. Every length is checked before use.

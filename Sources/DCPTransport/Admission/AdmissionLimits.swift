@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Limits for connections that are not identified yet.
 public struct AdmissionLimits: Hashable, Sendable {
     /// Open connections in total, identified or not.

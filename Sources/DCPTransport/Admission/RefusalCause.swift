@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Why a connection was refused. The raw value is its name in the journal and never changes.
 public enum RefusalCause: String, CaseIterable, Sendable {
     /// The user and groups of a Unix socket's peer are not allowed.

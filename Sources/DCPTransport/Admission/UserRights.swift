@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// The rights of users at a Unix socket, from the key `rights`: `1000=use,1001=read,*=read`.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Memory that the two ends of a link share.
 public struct MemorySettings: Hashable, Sendable {
     /// Bytes in each direction.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 internal import CLinux
 package import DCPCore
 package import DCPWire

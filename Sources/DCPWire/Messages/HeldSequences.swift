@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// A page of the sequences in a rank's store, sent after its registration in a new epoch: the lengths are final for

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// A daemon's report of its host and its limits, for `dcpctl doctor`.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// Renews a rank's lease, with the data for the coordinator's decisions: whether the rank accepts new tokens, and which

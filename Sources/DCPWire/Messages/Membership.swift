@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// A rank's registration with the coordinator, sent when it connects and again in each new epoch.

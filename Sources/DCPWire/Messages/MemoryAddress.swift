@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPCore
 
 /// The address at which a process receives the descriptor of shared memory from another on its host, because a

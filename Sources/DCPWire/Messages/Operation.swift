@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// A change that the coordinator sends to every rank after recording it. Operations are idempotent, because they are

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPCore
 
 /// A rank's store in its status: when it syncs, and whether it accepts new tokens.

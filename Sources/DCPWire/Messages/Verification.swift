@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 public import DCPCore
 
 /// A client's request about a rank's verification. Only one runs at a time; a request to start another returns the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPCore
 
 /// The cluster's topology: answered when the cluster is ready, or after this many milliseconds in any case.

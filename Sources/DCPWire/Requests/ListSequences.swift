@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPCore
 
 /// Sequences that are not being closed, by number, a page at a time.

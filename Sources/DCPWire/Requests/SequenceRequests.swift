@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package import DCPCore
 
 /// Opens a sequence; creates it if it does not exist and `create` is set.

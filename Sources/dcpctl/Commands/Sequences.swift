@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import ArgumentParser
 import DCPClient
 import DCPConsole
@@ -158,8 +160,10 @@ struct Sequences: AsyncParsableCommand {
         @Argument(help: "The sequence's name.")
         var name: String
         @Flag(
-            help: "Keep it for later matches by its tokens. It is evicted first when a store is full, whatever "
-                + "--evict says.")
+            help: """
+                Keep it for later matches by its tokens. It is evicted first when a store is full, whatever \
+                --evict says.
+                """)
         var keep = false
         @OptionGroup var client: ClientOptions
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import ArgumentParser
 import DCPConsole
 import DCPCore
@@ -106,10 +108,10 @@ struct Submit: AsyncParsableCommand {
     var sinks: [String] = []
 
     @Option(
-        help:
-            "How ranks get the queries: gather (each is sent its own heads), replicate (each is sent all) or auto "
-            + "(the cheaper one)."
-    )
+        help: """
+            How ranks get the queries: gather (each is sent its own heads), replicate (each is sent all) or auto \
+            (the cheaper one).
+            """)
     var query: String = "auto"
 
     @Option(

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// One thing that was looked at, and how it was found.
 public struct Check: Hashable, Sendable, Encodable {
     public enum Status: String, Sendable, Encodable, CaseIterable {

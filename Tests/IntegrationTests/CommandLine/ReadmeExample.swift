@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DCPClient
 
 /// Sends a prompt of 512 tokens to a cluster, layer by layer, and makes it durable.

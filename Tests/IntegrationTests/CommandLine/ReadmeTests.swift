@@ -1,5 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
 import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import DCPTransport
 import Foundation

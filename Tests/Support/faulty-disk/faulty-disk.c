@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Loaded into a daemon before its libraries (LD_PRELOAD): a disk whose syncs fail.
 //
 // While the file named by DCP_FAULTY_DISK exists, fdatasync of a file whose path begins with that file's content fails with

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attention kernels against their scalar twins and against attention in float64.
 #include <float.h>
 #include <math.h>

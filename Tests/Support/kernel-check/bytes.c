@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Formats with scales: how far a number is from what it becomes, what is read back, and that this becomes the same again.
 #include <math.h>
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the checks of kernels share: a seeded generator, guarded memory, and the count of cases.
 #ifndef DCP_KERNEL_CHECK_H
 #define DCP_KERNEL_CHECK_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Compares kernels with their scalar twins, and with attention in float64. In C, for machines that the Swift tests do not
 // run on, under an emulator, and for sanitizers: see `make check-arm64` and `make check-kernels`.
 //

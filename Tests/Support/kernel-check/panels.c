@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Panel writers and row conversions: every bit of the scalar twin's, and no byte of other tokens.
 #include <stdlib.h>
 #include <string.h>

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /// Holds all clients between two operations while the cluster is given what they have to be told of.
 actor Pause {
     private var clients: Int

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Exact attention as a service, over KV caches that are sharded over several daemons and survive them.
 
 `Cluster` is for callers that wait, `AsyncCluster` for asyncio; both do the same.

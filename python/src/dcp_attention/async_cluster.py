@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The client for asyncio, on which the blocking client is built: `AsyncCluster`."""
 
 from __future__ import annotations

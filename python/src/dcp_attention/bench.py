@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Decode steps on command, timed: the twin of `dcp-bench step`, which runs it with ``--python``.
 
 For each line on standard input a step goes to the end of a sequence; its seconds at the client are a line on standard

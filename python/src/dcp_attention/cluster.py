@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A cluster for callers that wait: `Cluster`."""
 
 from __future__ import annotations

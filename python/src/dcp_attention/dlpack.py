@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Tensors of other libraries as numpy arrays over the same memory, bf16 included, which numpy's own import refuses."""
 
 from __future__ import annotations

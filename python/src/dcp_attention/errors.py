@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The errors, as a hierarchy of classes with the service's codes.
 
 Catch :class:`ServiceError` for everything, :class:`RetryableError` for what may succeed later without anybody changing

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The description of a model: the attention of each layer, and the format of the KV cache."""
 
 from __future__ import annotations

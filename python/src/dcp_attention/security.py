@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A client's identity for daemons that it reaches over TCP."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """How the ranks of a cluster are arranged, and which of them has which token and answers for which head."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Queries, keys and values as callers have them, made ready for the wire without a needless copy."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The arguments and results of a cluster's calls."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Models and clusters that the tests of transformers share. Without torch and transformers there are no such tests."""
 
 from __future__ import annotations

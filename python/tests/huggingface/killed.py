@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Generates and prints each token, until it is killed."""
 
 from __future__ import annotations

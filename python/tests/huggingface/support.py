@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Models for tests of transformers."""
 
 from __future__ import annotations

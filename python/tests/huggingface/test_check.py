@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """``python -m dcp_attention.check``, and the table of architectures in the documentation."""
 
 from __future__ import annotations

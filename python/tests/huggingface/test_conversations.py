@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """What is stored is taken up: by its name, by its tokens, in another process."""
 
 from __future__ import annotations

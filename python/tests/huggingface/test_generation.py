@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Every way to generate, on small random models: the same tokens as with a cache of transformers' own."""
 
 from __future__ import annotations

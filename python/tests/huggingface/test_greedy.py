@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Greedy tokens with the daemons' attention are the model's own: SmolLM2, prompts of 10 to 1,800 tokens."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Ranks are killed in the middle of an answer: a delay, and the same tokens."""
 
 from __future__ import annotations

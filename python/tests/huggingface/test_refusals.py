@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """What the daemons cannot compute is refused before a token is generated, with what was found."""
 
 from __future__ import annotations

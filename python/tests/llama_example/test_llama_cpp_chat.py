@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The example for llama.cpp against llama.cpp itself: SmolLM2-135M-Instruct, whose GGUF file a package carries."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Small random models on disk, vLLM in processes of its own, and real daemons."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A vLLM in a process of its own: reads a job from standard input, writes what happens as lines of JSON.
 
 A job is ``{"model", "endpoint", "dtype", "options", "extra", "runs"}``. Without an endpoint vLLM computes its attention

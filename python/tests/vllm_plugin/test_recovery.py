@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """What is left when daemons, or everything, is killed."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """What cannot be served is refused before anything is computed, with what to change."""
 
 from __future__ import annotations

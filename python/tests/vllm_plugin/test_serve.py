@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """`vllm serve MODEL` with two more options, as an article shows it: the API over HTTP, in vLLM's own processes."""
 
 from __future__ import annotations

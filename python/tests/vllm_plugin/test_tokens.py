@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Greedy tokens are vLLM's own, whoever computes the attention."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Steps, appends, queries and commits."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Claims: this client may change a sequence after claiming it, until another client claims it."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Models and sequences, by name."""
 
 from __future__ import annotations

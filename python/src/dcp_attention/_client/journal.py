@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The uncommitted tokens that a client keeps, so that it can send them again after an outage."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Keeps sequences through outages: their tokens, and how the ranks get them back."""
 
 from __future__ import annotations

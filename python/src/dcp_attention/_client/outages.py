@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A client's reaction to failures: a value without clock or connection."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A step's tensors, and each rank's part of them: values in, frames out."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """How a client makes the ranks agree on a sequence that it has just claimed: their status comes in, requests go
 out.
 """

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A sequence in a safetensors file, as `dcpctl sequence export` writes it: for each layer keys and values as the cache
 holds them.
 

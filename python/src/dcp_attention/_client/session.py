@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The client's connections, the topology, and requests over them."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Reads from the ranks: lengths, token ids, keys and values."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Sequences to files and back."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Attention and stored data."""
 
 from __future__ import annotations

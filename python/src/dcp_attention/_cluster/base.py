@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """How blocking methods run coroutines."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Sockets for callers that wait: every coroutine here ends without suspending."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The state of a connection without its socket: waiting requests, and the answers that arrive."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The address of a daemon, and the peer that a client expects there."""
 
 from __future__ import annotations

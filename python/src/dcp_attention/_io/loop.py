@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Connections of asyncio."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The network interface of the client, for blocking callers and for asyncio."""
 
 from __future__ import annotations

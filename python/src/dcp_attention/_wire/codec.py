@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """How values of each type stand in a frame's fields: one declaration for both directions."""
 
 from __future__ import annotations

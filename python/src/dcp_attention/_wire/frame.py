@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Frames: a header of 64 bytes, then fields, then a payload of tensors. Bytes in, frames out; no socket."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Records that occur in several frames: models, sequences, shapes, topologies."""
 
 from __future__ import annotations

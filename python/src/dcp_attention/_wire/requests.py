@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The requests of clients and their answers, except those with tensors (steps, keys and values)."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Frames with tensors: steps, and keys and values read back. Their fields are packed in one call."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """``python -m dcp_attention.check``: see ``--help``."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Small random models of many of transformers' architectures, with every kind of layer that their families have."""
 
 from __future__ import annotations

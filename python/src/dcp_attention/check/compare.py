@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Compares a model's own attention with the daemons' on the same prompts."""
 
 from __future__ import annotations

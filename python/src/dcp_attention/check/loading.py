@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Loads a model by the name that a user gives."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A cluster on this machine, for as long as a block of code runs."""
 
 from __future__ import annotations

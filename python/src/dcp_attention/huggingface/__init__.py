@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A model's ``config.json``, as Hugging Face transformers writes it and applies it.
 
 What a key means is its family's: the same ``sliding_window`` is every layer's in one, some layers' in another, and

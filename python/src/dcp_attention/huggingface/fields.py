@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The keys of a configuration, and the defaults of transformers' own classes, in release 5.24."""
 
 from __future__ import annotations

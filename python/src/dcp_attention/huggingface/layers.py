@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The attention of each layer."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Which layers have a window, as transformers decides it."""
 
 from __future__ import annotations

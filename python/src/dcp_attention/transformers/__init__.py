@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Hugging Face transformers on the daemons: `DCPCache`, and ``attn_implementation="dcp"``, which importing this
 registers.
 

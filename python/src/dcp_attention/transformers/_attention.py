@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The attention function ``dcp``: checks a model's call and passes it to the cache behind its keys."""
 
 from __future__ import annotations

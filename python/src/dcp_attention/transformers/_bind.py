@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Which model a cache is used with, and which tokens go through it.
 
 Generation hands a cache to a model, never the model to the cache. A cache that was not told its model watches which

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Latent attention in its absorbed form: one small latent is stored for each token instead of all heads' keys and
 values.
 """

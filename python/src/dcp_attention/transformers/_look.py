@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The attention of a model's layers, found by observation: one token goes through the model, and each layer's call is
 noted.
 

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The mask function ``dcp``: inspects the mask that a model would build and classifies it.
 
 Daemons know two masks: causal, and causal within a window. A model says its mask as a function of positions; that

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A cache's state during a forward pass."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The rows of a batch, and the sequences that they are in the cluster."""
 
 from __future__ import annotations

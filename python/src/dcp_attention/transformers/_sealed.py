@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Tensors that only the attention function ``dcp`` can open.
 
 `DCPCache.update` returns the new keys and values sealed. A model whose own code computes attention from them would

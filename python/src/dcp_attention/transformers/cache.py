@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A transformers cache whose keys and values are in a cluster: `DCPCache`."""
 
 from __future__ import annotations

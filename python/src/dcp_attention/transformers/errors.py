@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The error for unsupported models: `NotServed`."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """vLLM with its KV cache in a cluster: a KV connector, and the attention backend that belongs to it.
 
 The package is a plugin of vLLM's (entry point ``vllm.general_plugins``): where it is installed, two options use it::

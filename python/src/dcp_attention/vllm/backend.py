@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """An attention backend of vLLM's that asks a cluster: one step a layer for all requests of a batch."""
 
 from __future__ import annotations

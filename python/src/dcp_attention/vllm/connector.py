@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The KV connector: vLLM's calls, passed on to its halves beside the scheduler and beside the model."""
 
 from __future__ import annotations

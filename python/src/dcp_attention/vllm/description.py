@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The model's description for the cluster, read from the attention layers that vLLM built."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The keys of ``kv_connector_extra_config``."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The scheduler's message to the worker about a step."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Checks of vLLM's configuration for unsupported settings, before anything is computed."""
 
 from __future__ import annotations

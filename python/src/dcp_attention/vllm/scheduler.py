@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The connector's half beside vLLM's scheduler: the sequence of a request, and how much of it is already stored."""
 
 from __future__ import annotations

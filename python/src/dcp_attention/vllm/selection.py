@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """How vLLM comes to use the attention backend."""
 
 from __future__ import annotations

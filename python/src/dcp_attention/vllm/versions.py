@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The versions of vLLM that the plugin was tested with. It hooks into interfaces that vLLM does not keep stable."""
 
 from __future__ import annotations

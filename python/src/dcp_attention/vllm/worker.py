@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The connector's half beside the model: opens, steps, commits and closes the sequences of the requests that run."""
 
 from __future__ import annotations
