@@ -96,8 +96,7 @@ extension Metric {
         "dcp_store_deleting_bytes", .gauge, [.rank], "Bytes of closed sequences that are not deleted yet.")
     public static let storeCondition = Metric(
         "dcp_store_condition", .gauge, [.rank], labels: ["condition"],
-        "1 for the store's current condition, 0 for "
-            + "the others.",
+        "1 for the store's current condition, 0 for the others.",
         "`writable`; `full`: above the watermark; `refused`: the disk refuses writes; `failed`: nothing is written any "
             + "more, restart the rank.")
     public static let storeTransactions = Metric(

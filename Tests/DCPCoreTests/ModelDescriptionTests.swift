@@ -99,7 +99,7 @@ struct ModelDescriptionTests {
             var newer = bytes
             newer[0] = 9
             let error = try #require(throws: ServiceError.self) { try ModelDescription(encoded: newer) }
-            #expect(error.code == .invalidModel && error.message.contains("format 9, this program reads 1"))
+            #expect(error.code == .invalidModel && error.message.contains("format 9, but this program reads 1"))
         }
     }
 
@@ -169,7 +169,7 @@ struct ModelDescriptionTests {
             ({ _ = try ModelDescription(layers: [], kvFormat: .bfloat16) }, "0 layers are outside 1...1024"),
             ({ _ = try Self.kind(keyDim: 578) }, "578 is not an even number in 8...576"),
             ({ _ = try Self.kind(values: .own(514)) }, "514 is not an even number in 8...512"),
-            ({ _ = try Self.kind(values: .leading(98)) }, "first 98 dimensions of keys that have 96"),
+            ({ _ = try Self.kind(values: .leading(98)) }, "first 98 dimensions of the keys, but the keys have 96"),
             ({ _ = try Self.kind(sees: .window(0)) }, "A window of 0 tokens is outside 1..."),
             ({ _ = try Self.kind(sees: .window(1 << 33)) }, "A window of 8589934592 tokens"),
             (

@@ -33,7 +33,7 @@ struct ConfigurationFileTests {
         BadFile("rank:\n  insecure-loopback-only: yes\n", ["f.yaml:2:", "`yes`", "true nor false"]),
         BadFile("rank:\n  listen: /run/x.sock\n", ["f.yaml:2:", "unix:PATH or tcp:HOST:PORT"]),
         BadFile("coordinator:\n  lease: .inf\n", ["f.yaml:2:", "`.inf`", "0.1...3600"]),
-        BadFile("rank:\n  threads: 1\n  threads: 2\n", ["f.yaml:", "`threads`", "twice"]),
+        BadFile("rank:\n  threads: 1\n  threads: 2\n", ["f.yaml:", "duplicate key `threads`"]),
         BadFile("rank: {threads: 1\n", ["f.yaml:", "not YAML"]),
         BadFile("rank:\n\tthreads: 1\n", ["f.yaml:2:", "not YAML"]),
         BadFile("- rank\n", ["f.yaml:1:", "`key: value`"]),

@@ -171,7 +171,7 @@ final class LocalClusterTests {
         #expect(try LocalCluster.find(in: directory) == nil)
         try Data("{".utf8).write(to: URL(filePath: directory.pidsFile))
         let damaged = #expect(throws: ServiceError.self) { try LocalCluster.find(in: directory) }
-        #expect(damaged?.message.contains("pids.json cannot be understood") == true)
+        #expect(damaged?.message.contains("pids.json cannot be parsed") == true)
         #expect(cluster.running.count == 3)
         await cluster.stop(deadline: .seconds(60))
     }

@@ -15,7 +15,7 @@ struct ExpositionTests {
                 # HELP dcp_epoch The membership's epoch.
                 # TYPE dcp_epoch gauge
                 dcp_epoch{rank="3"} 7
-                # HELP dcp_store_condition 1 for the condition the store is in, else 0.
+                # HELP dcp_store_condition 1 for the store's current condition, 0 for the others.
                 # TYPE dcp_store_condition gauge
                 dcp_store_condition{rank="3",condition="writable"} 1
                 dcp_store_condition{rank="3",condition="full"} 0

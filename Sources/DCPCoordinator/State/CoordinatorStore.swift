@@ -158,7 +158,7 @@ public final class CoordinatorStore: Sendable {
         guard let superblock = records.first(where: { $0.key == StateCoding.superblockKey }) else {
             throw ServiceError(
                 .storeRefused,
-                "The state in \(directory) has no format number, and this program reads format "
+                "The state in \(directory) has no format number, but this program reads format "
                     + "\(StateCoding.format): it was written by another release or is damaged. Start that release on "
                     + "it, or start with another --state.")
         }

@@ -28,7 +28,7 @@ struct CredentialTests {
         #expect(refusal(good) == nil)
         var files = good
         files.key = try certificates.files([.coordinator]).key
-        #expect(try #require(refusal(files)).contains("do not go together"))
+        #expect(try #require(refusal(files)).contains("do not match"))
         files = good
         files.authority = "/nowhere/ca.pem"
         #expect(try #require(refusal(files)).contains("/nowhere/ca.pem cannot be read (No such file"))
@@ -41,7 +41,7 @@ struct CredentialTests {
         #expect(
             try #require(refusal(certificates.files([.coordinator], validity: .over))).contains("has expired; renew"))
         #expect(
-            try #require(refusal(certificates.files([.coordinator], validity: .toCome))).contains("valid not yet"))
+            try #require(refusal(certificates.files([.coordinator], validity: .toCome))).contains("is not valid yet"))
         try certificates.write(String(repeating: "x", count: 1 << 20 + 1), to: good.authority)
         #expect(try #require(refusal(good)).contains("more than 1048576 bytes"))
     }

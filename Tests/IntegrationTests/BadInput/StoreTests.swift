@@ -70,7 +70,7 @@ extension Integration {
                 #expect(second.log.contains("\(present)"), "\(second.log)")
                 let outside = try await rank(2, store: cluster.directory.path("third"), cluster)
                 #expect(outside.exit == .status(78), "\(outside.log)")
-                #expect(outside.log.contains("rank 2 is outside 0..<2"), "\(outside.log)")
+                #expect(outside.log.contains("rank 2 is not in the cluster, which has ranks 0..<2"), "\(outside.log)")
                 #expect(try await cluster.tool.run("health").status == 0)
             }
         }

@@ -57,7 +57,7 @@ extension Integration {
                 let latent = try await tool.run("model", "show", "deepseek_v3")
                 #expect(
                     latent.data.contains("61 layers") && latent.data.contains("keys of 576, values their first 512"))
-                #expect(latent.data.contains("68.6 KiB a token"))
+                #expect(latent.data.contains("68.6 KiB per token"))
                 for (name, words) in [
                     ("llama4_text", "chunked-local"), ("mamba", "state"), ("qwen3_next", "linear attention"),
                     ("gpt_oss", "--sinks"),

@@ -70,7 +70,7 @@ extension Integration {
                 try cluster.local.startRank(1)
                 try await cluster.waitUntilReady()
                 let log = try cluster.log(of: .rank(RankIndex(1)))
-                #expect(log.contains("takes no new tokens") && log.contains("Verified the store"))
+                #expect(log.contains("The store refuses new tokens") && log.contains("Verified the store"))
                 try await cluster.withClient { client in
                     let sequence = try await client.openSequence("s", model: nil)
                     let length = try await client.resume(sequence).committedLength

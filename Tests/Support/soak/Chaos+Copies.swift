@@ -52,7 +52,7 @@ extension Chaos {
         guard exit == .status(78) else {
             throw SoakFailure("\(role) with a store of change \(copy.mark), an older copy, is not refused: \(log)")
         }
-        let named = log.firstMatch(of: #/at change (\d+), which had come to change (\d+) for certain/#)
+        let named = log.firstMatch(of: #/at change (\d+), but change (\d+) was durable before/#)
         guard let named, let came = UInt64(named.1), let had = UInt64(named.2), came == copy.mark, came < had else {
             throw SoakFailure(
                 "\(role) came with change \(copy.mark), and the refusal does not name both changes: \(log)")
