@@ -170,7 +170,7 @@ def test_a_ranks_certificate_is_no_clients_at_a_rank(secure: SecureCluster) -> N
         with pytest.raises(AccessDenied, match="rank:1 has the right to read, but register model requires"):
             client.register_model("m", DESCRIPTION)
         sequence = client.open("of-alice")
-        with pytest.raises(AccessDenied, match="The certificate is for dcp:rank:1, and the hello is from a client"):
+        with pytest.raises(AccessDenied, match="The certificate is for dcp:rank:1, but the hello is from a client"):
             client.status(sequence)
 
 
