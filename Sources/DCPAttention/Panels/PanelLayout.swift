@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import CAttentionKernels
 public import DCPCore
 
 /// Where every number of a block's payload is: the layout that the kernels read and the store keeps.
@@ -86,5 +87,8 @@ public struct PanelLayout: Hashable, Sendable {
     public func valuePanelOffset(ofHead head: Int) -> Int { head * headByteCount + keyPanelByteCount }
 
     /// From the start of a K panel to one of its tokens: some formats have several dimensions there.
-    func keyTokenOffset(_ token: Int) -> Int { token * (format == .float16 || format == .fp8 ? 2 : 4) }
+    func keyTokenOffset(_ token: Int) -> Int {
+        let format = dcp_format(Int32(format.rawValue))
+        return token * Int(format.element_bytes * format.interleaved)
+    }
 }

@@ -152,10 +152,10 @@ extension ShardCache {
     }
 
     private func account(_ sequence: SequenceCache, layer: Int, _ tokens: Range<Int>, sealed: Int, times: Int) {
-        let rowByteCount = sequence.model.panels[layer].keptByteCount
+        let keptByteCount = sequence.model.panels[layer].keptByteCount
         let stored = tokens.clamped(to: 0..<sealed * blockTokens).count
-        spilled.add(times * stored * rowByteCount)
-        uncommitted.add(times * (tokens.count - stored) * rowByteCount)
+        spilled.add(times * stored * keptByteCount)
+        uncommitted.add(times * (tokens.count - stored) * keptByteCount)
     }
 
     // MARK: State
