@@ -30,13 +30,13 @@ public struct Caller: Hashable, Sendable {
     /// A client that connects where clients are not authenticated.
     public static let unlimited = Caller(identity: "", right: .administer)
 
-    /// - Parameter what: a request, for the message.
+    /// - Parameter what: a request, for the message; evaluated only for that, since every request is checked.
     /// - Throws: `.accessDenied` with the missing right and how to grant it.
-    public func check(_ needed: ClientRight, for what: String) throws(ServiceError) {
+    public func check(_ needed: ClientRight, for what: @autoclosure () -> String) throws(ServiceError) {
         guard right < needed else { return }
         throw ServiceError(
             .accessDenied,
-            "\(identity) has the right to \(right), but \(what) requires the right to \(needed). \(remedy(needed))")
+            "\(identity) has the right to \(right), but \(what()) requires the right to \(needed). \(remedy(needed))")
     }
 
     /// A sequence may be changed by its owner and by clients that may administer. A sequence without an owner may be
@@ -45,13 +45,14 @@ public struct Caller: Hashable, Sendable {
         right == .administer || right == .use && (owner.isEmpty || owner == identity)
     }
 
+    /// - Parameter sequence: for the message, as above.
     /// - Throws: `.accessDenied` with the owner, the missing right and how to grant it.
-    public func checkChange(of sequence: String, ownedBy owner: String) throws(ServiceError) {
+    public func checkChange(of sequence: @autoclosure () -> String, ownedBy owner: String) throws(ServiceError) {
         guard !mayChange(ownedBy: owner) else { return }
-        try check(.use, for: "a change of \(sequence)")
+        try check(.use, for: "a change of \(sequence())")
         throw ServiceError(
             .accessDenied,
-            "\(sequence) belongs to \(owner), and \(identity) has the right to \(right) only its own sequences; "
+            "\(sequence()) belongs to \(owner), and \(identity) has the right to \(right) only its own sequences; "
                 + "those of others require the right to \(ClientRight.administer). \(remedy(.administer))")
     }
 

@@ -33,8 +33,7 @@ package struct RequestTable<Server>: Sendable {
         precondition(handlers[R.type] == nil, "\(R.type) already has a handler")
         handlers[R.type] = { server, body, frame, link in
             do throws(ServiceError) {
-                // Who may everything is asked nothing, as nearly all are: the words take longer than the request's fields.
-                if link.caller.right != .administer { try link.caller.check(R.right, for: "\(R.type)") }
+                try link.caller.check(R.right, for: "\(R.type)")
                 handler(server, try body.request(as: R.self), Call(frame, over: link))
                 return .success(())
             } catch {
@@ -51,8 +50,7 @@ package struct RequestTable<Server>: Sendable {
         guard let handler = handlers[body.type] else {
             throw ServiceError(
                 .protocolViolation,
-                "A client sent a \(body.type) frame, which this daemon does not accept; see "
-                    + "Protocol."
+                "A client sent a \(body.type) frame, which this daemon does not accept; see Protocol."
             )
         }
         try handler(server, body, frame, link).get()

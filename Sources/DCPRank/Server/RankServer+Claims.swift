@@ -17,9 +17,7 @@ extension RankServer {
             guard let stored = cache.claim(of: sequence) else { throw unknown(sequence) }
             let epoch = configuration.broken == .epoch ? Epoch(claim.value >> 32) : coordinator.epoch
             let holder = try owners.check(claim, on: sequence, stored: stored, in: epoch)
-            if !link.caller.mayChange(ownedBy: holder) {
-                try link.caller.checkChange(of: "\(sequence)", ownedBy: holder)
-            }
+            try link.caller.checkChange(of: "\(sequence)", ownedBy: holder)
             if let connection { owners.use(sequence, over: connection) }
         }
     }

@@ -88,12 +88,13 @@ public struct StepPlan: Sendable {
         try require("key dimensions", request.keyDim, attention.keyDim)
         // None where the values are a part of the keys.
         try require("value dimensions", request.valueDim, attention.ownValueDim)
-        var seen = Set<SequenceID>(minimumCapacity: request.entries.count > 1 ? request.entries.count : 0)
-        // Most steps have one.
-        for entry in request.entries where request.entries.count > 1 && !seen.insert(entry.sequence).inserted {
-            throw ServiceError(
-                .invalidRequest,
-                "\(entry.sequence) is in the step twice; join its tokens into one entry, or send two steps.")
+        if request.entries.count > 1 {
+            var seen = Set<SequenceID>(minimumCapacity: request.entries.count)
+            for entry in request.entries where !seen.insert(entry.sequence).inserted {
+                throw ServiceError(
+                    .invalidRequest,
+                    "\(entry.sequence) is in the step twice; join its tokens into one entry, or send two steps.")
+            }
         }
         self.attention = attention
         kvFormat = model.description.kvFormat
