@@ -76,8 +76,7 @@ public final class Link {
     init(
         channel: any Channel, side: Side, settings: LinkSettings, delegate: any LinkDelegate,
         passage: (any MemoryPassage)? = nil, tls: NIOSSLHandler? = nil, turnedAway: Refusal? = nil,
-        caller: Caller = .unlimited,
-        authenticated: (() -> Void)? = nil
+        caller: Caller = .unlimited, authenticated: (() -> Void)? = nil
     ) {
         channel.eventLoop.preconditionInEventLoop()
         self.channel = channel
@@ -115,8 +114,11 @@ public final class Link {
         return nil
     }
 
-    /// The peer's, when it is one. Asked for each frame, and so not a part of a copy of the hello.
-    package private(set) var peerRank: RankIndex?
+    /// The rank of a peer that is one. It is asked for each frame, without a copy of the whole hello.
+    package var peerRank: RankIndex? {
+        if case .open(let hello) = state { return hello.rank }
+        return nil
+    }
 
     private var peerName: String { peer?.sender ?? "The peer" }
 
@@ -334,7 +336,6 @@ extension Link {
             // Writing the welcome to a peer that has gone closes the link and notifies its owner.
             guard case .greeting = state else { return }
             state = .open(peer)
-            peerRank = peer.rank
             inbound.limits = settings.frameLimits
             frameWatch = makeFrameWatch()
             wasAuthenticated = true
@@ -385,10 +386,9 @@ extension Link {
     /// Closes the connection because of something the peer sent, with a failure frame if possible.
     func refuse(_ error: ServiceError) {
         refusal = cause(of: error)
-        if case .accepted = side {
-            write(.greeting(.failure(error)))
-        } else if case .open = state {
-            write(.greeting(.failure(error)))
+        switch (side, state) {
+        case (.accepted, _), (_, .open): write(.greeting(.failure(error)))
+        default: break
         }
         close(error)
     }
