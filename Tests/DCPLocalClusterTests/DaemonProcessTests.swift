@@ -65,10 +65,12 @@ struct DaemonProcessTests {
         // Not close-on-exec, as a library may open one.
         let ours = open("/dev/null", O_RDONLY)
         defer { close(ours) }
-        #expect((3..<200).contains(ours))
+        #expect(ours >= 3)
+        // The suites share a process: how many descriptors are open beside it depends on what runs meanwhile.
+        let descriptors = max(200, ours + 1)
         let process = try shell(
             """
-            i=0; while [ $i -lt 200 ]; do [ -e /proc/$$/fd/$i ] && echo fd $i; i=$((i + 1)); done
+            i=0; while [ $i -lt \(descriptors) ]; do [ -e /proc/$$/fd/$i ] && echo fd $i; i=$((i + 1)); done
             cut -d' ' -f1,6 /proc/$$/stat; exec grep -E 'SigIgn|SigBlk' /proc/self/status
             """)
         #expect(process.waitForExit() == .status(0))
