@@ -18,8 +18,7 @@ public struct CertificateAuthority: Sendable {
         guard CertificateDescription(issuer.certificate).isAuthority else {
             throw ServiceError(
                 .invalidRequest,
-                "The certificate `\(issuer.certificate.subject)` does not belong to "
-                    + "an authority.")
+                "The certificate `\(issuer.certificate.subject)` does not belong to an authority.")
         }
         self.issuer = issuer
     }

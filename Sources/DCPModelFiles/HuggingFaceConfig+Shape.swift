@@ -31,8 +31,7 @@ extension HuggingFaceConfig {
         guard size % queryHeads == 0 else {
             throw fields.error(
                 name,
-                "is \(size), which is not a multiple of \(queryHeads) query heads; give "
-                    + "`head_dim`.")
+                "is \(size), which is not a multiple of \(queryHeads) query heads; give `head_dim`.")
         }
         return size / queryHeads
     }

@@ -79,19 +79,16 @@ extension Metric {
         "dcp_store_used_bytes", .gauge, [.rank], "Bytes of the store's pages in use.")
     public static let storeFile = Metric(
         "dcp_store_file_bytes", .gauge, [.rank],
-        "Size of the store's data file on "
-            + "the disk.")
+        "Size of the store's data file on the disk.")
     public static let storeLimit = Metric(
         "dcp_store_limit_bytes", .gauge, [.rank], "Size limit of the store.",
         "From `disk-limit` or `map-size`.")
     public static let storeHigh = Metric(
         "dcp_store_high_watermark_bytes", .gauge, [.rank],
-        "High watermark: from this many used bytes on, the rank "
-            + "refuses new tokens.")
+        "High watermark: from this many used bytes on, the rank refuses new tokens.")
     public static let storeLow = Metric(
         "dcp_store_low_watermark_bytes", .gauge, [.rank],
-        "Low watermark: below this many used bytes, the rank "
-            + "accepts new tokens again.")
+        "Low watermark: below this many used bytes, the rank accepts new tokens again.")
     public static let storeDeleting = Metric(
         "dcp_store_deleting_bytes", .gauge, [.rank], "Bytes of closed sequences that are not deleted yet.")
     public static let storeCondition = Metric(
@@ -189,12 +186,10 @@ extension Metric {
         "dcp_cluster_ready", .gauge, [.coordinator], "1 while all ranks are registered and hold the same data.")
     public static let clusterRanks = Metric(
         "dcp_cluster_ranks", .gauge, [.coordinator],
-        "Number of ranks of the "
-            + "cluster.")
+        "Number of ranks of the cluster.")
     public static let rankRegistered = Metric(
         "dcp_rank_registered", .gauge, [.coordinator], labels: ["peer"],
-        "1 for each rank that holds its lease, 0 "
-            + "for the others."
+        "1 for each rank that holds its lease, 0 for the others."
     )
     public static let ranksLost = Metric(
         "dcp_ranks_lost_total", .counter, [.coordinator], labels: ["peer"],

@@ -41,8 +41,7 @@ extension Environment {
                 guard code == MDB_NOTFOUND else { throw StoreError.lmdb(code, "open the table \(name)") }
                 throw StoreError(
                     .refused,
-                    "\(directory) holds an LMDB file without the table `\(name)`: it is not the store of a "
-                        + "rank.")
+                    "\(directory) holds an LMDB file without the table `\(name)`: it is not the store of a rank.")
             }
             tables.append(Table(name: name, identifier: identifier))
         }

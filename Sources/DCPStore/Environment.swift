@@ -205,8 +205,7 @@ public final class Environment: @unchecked Sendable {
             guard isPrivileged || lifetime.transactions < Self.readersMax - Self.readersReserved else {
                 throw StoreError(
                     .overloaded,
-                    "\(lifetime.transactions) readers are using the store \(directory), which is the limit; "
-                        + "retry.")
+                    "\(lifetime.transactions) readers are using the store \(directory), which is the limit; retry.")
             }
             lifetime.transactions += 1
         }

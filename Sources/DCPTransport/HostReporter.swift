@@ -29,8 +29,7 @@ package final class HostReporter {
                 .failure(
                     ServiceError(
                         .overloaded,
-                        "This daemon is already inspecting its host for another client; "
-                            + "try again.")))
+                        "This daemon is already inspecting its host for another client; try again.")))
         }
         isLooking = true
         let bound = NIOLoopBound((self, answer), eventLoop: eventLoop)

@@ -67,8 +67,7 @@ package final class StoreCopies {
                 .failure(
                     ServiceError(
                         .overloaded,
-                        "This copy is already being read; send one request at a "
-                            + "time.")))
+                        "This copy is already being read; send one request at a time.")))
         }
         copy.expiry.cancel()
         held[request.number]!.isBeingRead = true

@@ -187,8 +187,7 @@ struct MembershipTests {
         #expect(
             driver.machine.phase == .incomplete
                 && driver.machine.reason.contains(
-                    "rank 1 missing (it sent "
-                        + "nothing")
+                    "rank 1 missing (it sent nothing")
         )
         #expect(topologies(actions).map(\.link) == [Driver.link(0)])
         #expect(driver.on { $0.tick(now: .seconds(9)) }.isEmpty)

@@ -10,8 +10,7 @@ import Testing
 struct OperationOrderTests {
     private static let full = ServiceError(
         .overloaded,
-        "1 writes are waiting for the store, which is the limit; "
-            + "retry.")
+        "1 writes are waiting for the store, which is the limit; retry.")
     private let s = SequenceID(1), t = SequenceID(2)
 
     /// Two ranks, ready, with these sequences of model `m`.

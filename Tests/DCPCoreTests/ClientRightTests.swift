@@ -22,8 +22,7 @@ struct ClientRightTests {
         #expect(refusal.code == .accessDenied && !refusal.isRetryable)
         for part in [
             "client:alice has the right to \(has)", "a step", "the right to \(needs)", "dcpctl certs add",
-            "--rights "
-                + "\(needs)",
+            "--rights \(needs)",
         ] {
             #expect(refusal.message.contains(part), "\(refusal.message)")
         }

@@ -59,8 +59,7 @@ public final class ScratchDirectory: Sendable {
         do { try FileManager.default.removeItem(atPath: path) } catch {
             throw ServiceError(
                 .internal,
-                "\(path) cannot be removed: \(error.localizedDescription) Remove it "
-                    + "manually.")
+                "\(path) cannot be removed: \(error.localizedDescription) Remove it manually.")
         }
     }
 }

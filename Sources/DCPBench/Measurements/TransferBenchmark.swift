@@ -110,8 +110,7 @@ public struct TransferBenchmark: Sendable {
             guard read.keys == keys, read.values == values, kept.keys == keys, kept.values == values else {
                 throw ServiceError(
                     .internal,
-                    "The keys and values read back differ from those appended. Report this "
-                        + "as a bug.")
+                    "The keys and values read back differ from those appended. Report this as a bug.")
             }
             try await cluster.cut(StepContext.sequence, to: 0)
             let (copied, echoed) = try await onOwnThread {

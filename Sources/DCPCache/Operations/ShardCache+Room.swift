@@ -50,8 +50,7 @@ extension ShardCache {
                 .storeFull,
                 "The disk of the store of \(rank) is full or refuses writes (\(String(cString: strerror(code)))) at \(used) "
                     + "of \(capacity) bytes: new tokens are refused until the disk accepts writes again; free space "
-                    + "on it, or close "
-                    + "or truncate sequences.")
+                    + "on it, or close or truncate sequences.")
         case .failed(let error):
             return fail(.storeDamaged, error.message)
         }

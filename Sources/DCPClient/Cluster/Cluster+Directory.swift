@@ -101,8 +101,7 @@ extension Cluster {
             guard let model = models[element.record.model] else {
                 throw ServiceError(
                     .internal,
-                    "Sequence `\(element.record.name)` refers to \(element.record.model), which is not "
-                        + "listed.")
+                    "Sequence `\(element.record.name)` refers to \(element.record.model), which is not listed.")
             }
             return SequenceHandle(record: element.record, model: model, retention: element.retention)
         }

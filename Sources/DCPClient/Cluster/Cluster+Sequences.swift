@@ -44,8 +44,7 @@ extension Cluster {
         guard let progress = try await statuses(of: [sequence])[sequence.record.id] else {
             throw ServiceError(
                 .unknownSequence,
-                "Not every rank has sequence `\(sequence.record.name)`; it may have been closed "
-                    + "meanwhile.")
+                "Not every rank has sequence `\(sequence.record.name)`; it may have been closed meanwhile.")
         }
         return progress
     }

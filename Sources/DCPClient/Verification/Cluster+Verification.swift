@@ -52,8 +52,7 @@ extension Cluster {
             } catch {
                 throw ServiceError(
                     .deadlineExceeded,
-                    "The verification continues on the ranks, but this client no longer waits for "
-                        + "it.")
+                    "The verification continues on the ranks, but this client no longer waits for it.")
             }
         }
     }

@@ -84,8 +84,7 @@ extension CoordinatorMachine {
             }
             guard newcomer.epoch <= state.epoch else {
                 return refusal(
-                    "\(rank) has seen \(newcomer.epoch), but this coordinator has seen only "
-                        + "\(state.epoch): \(remedy)")
+                    "\(rank) has seen \(newcomer.epoch), but this coordinator has seen only \(state.epoch): \(remedy)")
             }
             guard newcomer.epoch == state.epoch, newcomer.directoryMark > state.directoryMark else { return nil }
             return refusal(

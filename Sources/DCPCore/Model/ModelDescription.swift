@@ -43,8 +43,7 @@ public struct ModelDescription: Hashable, Sendable {
         let sinks = sinks ?? Array(repeating: [], count: layers.count)
         try require(
             sinks.count == layers.count,
-            "There are sinks for \(sinks.count) layers, but the model has "
-                + "\(layers.count) layers.")
+            "There are sinks for \(sinks.count) layers, but the model has \(layers.count) layers.")
         for (layer, logits) in sinks.enumerated() {
             let expected = layers[layer].hasSinks ? layers[layer].queryHeads : 0
             try require(

@@ -302,8 +302,7 @@ extension CoordinatorSession: LinkDelegate {
             link.close(
                 ServiceError(
                     .incompatible,
-                    "Expected the coordinator at this endpoint, but found \(peer.sender); check "
-                        + "--coordinator."))
+                    "Expected the coordinator at this endpoint, but found \(peer.sender); check --coordinator."))
             return
         }
         self.link = link

@@ -165,8 +165,7 @@ private final class DialAttempt: LinkDelegate {
             link.close(
                 ServiceError(
                     .incompatible,
-                    "Expected \(rank) at this endpoint, but found \(peer.sender); check "
-                        + "--listen."))
+                    "Expected \(rank) at this endpoint, but found \(peer.sender); check --listen."))
             return
         }
         isOpen = true

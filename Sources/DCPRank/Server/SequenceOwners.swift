@@ -87,8 +87,7 @@ package struct SequenceOwners {
         guard claim.isOf(epoch) else {
             throw ServiceError(
                 .staleEpoch,
-                "\(claim) on \(sequence) does not belong to \(epoch), the epoch served; "
-                    + "resume the sequence.")
+                "\(claim) on \(sequence) does not belong to \(epoch), the epoch served; resume the sequence.")
         }
         throw ServiceError(
             .stepAborted,

@@ -24,8 +24,7 @@ extension SimulatedClient {
             guard length >= least || simulation.hasDamage || losses != self.losses else {
                 return simulation.violate(
                     .wrongPrefix,
-                    "\(name): a match found \(length) tokens, but \(least) of its own tokens are "
-                        + "committed")
+                    "\(name): a match found \(length) tokens, but \(least) of its own tokens are committed")
             }
             guard let found = reply.found else { return then() }
             guard length <= wanted.count else {

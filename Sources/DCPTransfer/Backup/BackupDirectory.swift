@@ -31,8 +31,7 @@ final class BackupDirectory: Sendable {
                 .invalidRequest,
                 number == EEXIST
                     ? "\(partialPath) exists: another backup to \(path) is running, or was killed. Wait for it, or "
-                        + "remove "
-                        + "that directory."
+                        + "remove that directory."
                     : "\(partialPath) cannot be made: \(systemMessage(number)). Choose a directory that this user may write to."
             )
         }

@@ -81,8 +81,7 @@ public struct BackupManifest: Codable, Hashable, Sendable {
         guard stores.count == files.count, files.allSatisfy({ $0.owner != nil && $0.bytes >= 0 }) else {
             throw ServiceError(
                 .invalidRequest,
-                "\(path) names files that do not belong to a backup: "
-                    + "\(stores.sorted()).")
+                "\(path) names files that do not belong to a backup: \(stores.sorted()).")
         }
     }
 

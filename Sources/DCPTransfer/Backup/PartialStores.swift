@@ -90,8 +90,7 @@ final class PartialStores {
         guard stat(place, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
             throw ServiceError(
                 .invalidRequest,
-                "\(place) is not a directory; give the parent directory of the stores, for example "
-                    + "/var/lib/dcp."
+                "\(place) is not a directory; give the parent directory of the stores, for example /var/lib/dcp."
             )
         }
         guard let name else { return (status.st_uid, status.st_gid) }

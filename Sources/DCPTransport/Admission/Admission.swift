@@ -36,8 +36,7 @@ package struct Admission {
                 .tooMany,
                 ServiceError(
                     .overloaded,
-                    "\(limits.connectionsMax) connections are open, which is the limit; try "
-                        + "again later."))
+                    "\(limits.connectionsMax) connections are open, which is the limit; try again later."))
         }
         if peer != .unknown, waitingOfPeer[peer, default: 0] >= limits.unauthenticatedPerPeerMax {
             return Refusal(

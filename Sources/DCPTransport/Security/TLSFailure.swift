@@ -38,8 +38,7 @@ enum TLSFailure {
             .failedHandshake,
             ServiceError(
                 .accessDenied,
-                "TLS failed: the peer "
-                    + "\(reason(names)?.text ?? "aborted the handshake (\(names))")."))
+                "TLS failed: the peer \(reason(names)?.text ?? "aborted the handshake (\(names))")."))
     }
 
     /// For the side that connects: the error for its caller.

@@ -61,8 +61,7 @@ public struct EncodedBody: Sendable {
         guard type == expected else {
             throw ServiceError(
                 .protocolViolation,
-                "A \(expected) frame was expected as the answer, but a \(type) "
-                    + "frame came.")
+                "A \(expected) frame was expected as the answer, but a \(type) frame came.")
         }
         var reader = WireReader(fields, of: expected)
         let body = try Body(from: &reader, payload: payload.joined)
@@ -91,8 +90,7 @@ extension Frame {
         default:
             throw ServiceError(
                 .protocolViolation,
-                "A \(R.type.reply) frame was expected as the answer, but a \(message.type) frame "
-                    + "came.")
+                "A \(R.type.reply) frame was expected as the answer, but a \(message.type) frame came.")
         }
     }
 }

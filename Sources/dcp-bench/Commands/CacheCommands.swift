@@ -190,8 +190,7 @@ struct AppendCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Tokens in the store before the first append; separate several by "
-                + "commas.", valueName: "counts"))
+            "Tokens in the store before the first append; separate several by commas.", valueName: "counts"))
     var context: String = "0"
 
     @Option(help: ArgumentHelp("Tokens of a chunk.", valueName: "count"))

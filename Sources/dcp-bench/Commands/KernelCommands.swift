@@ -145,8 +145,7 @@ struct PrefillCommand: AsyncParsableCommand {
 struct LayerOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
-            "Number of last tokens that a query sees, including its own. Default: "
-                + "all.", valueName: "count"))
+            "Number of last tokens that a query sees, including its own. Default: all.", valueName: "count"))
     var window: String?
 
     @Flag(help: "Values are the first Dv dimensions of keys.")

@@ -33,8 +33,7 @@ struct StepCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Tokens in the cache before the steps; separate several by "
-                + "commas.", valueName: "counts"))
+            "Tokens in the cache before the steps; separate several by commas.", valueName: "counts"))
     var context: String = "128k"
 
     @Option(help: ArgumentHelp("Tokens of a step.", valueName: "count"))

@@ -31,8 +31,7 @@ extension Sequences {
         var revision: String?
         @Option(
             help: ArgumentHelp(
-                "The scope of the sequences. Default: sequences without a "
-                    + "scope.", valueName: "text"))
+                "The scope of the sequences. Default: sequences without a scope.", valueName: "text"))
         var scope: String = ""
         @OptionGroup var client: ClientOptions
 

@@ -98,8 +98,7 @@ extension Models {
                         view.text + "\n"
                             + (known == nil
                                 ? "Added model `\(name)`."
-                                : "Model `\(name)` is already registered with this "
-                                    + "description.")
+                                : "Model `\(name)` is already registered with this description.")
                     }
                 }
             }

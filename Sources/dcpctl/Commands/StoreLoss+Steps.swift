@@ -55,8 +55,7 @@ struct StoreLossOptions: ParsableArguments {
         guard let known = stores.first(where: { $0.rank.value == rank }) else {
             throw ServiceError(
                 .invalidRequest,
-                "Rank \(rank) has no store in this cluster; `dcpctl store list` shows the known "
-                    + "stores."
+                "Rank \(rank) has no store in this cluster; `dcpctl store list` shows the known stores."
             )
         }
         return known

@@ -75,8 +75,7 @@ struct Submit: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Number of tokens to send in chunks; the rest are sent one at a time. Default: "
-                + "all.", valueName: "tokens"))
+            "Number of tokens to send in chunks; the rest are sent one at a time. Default: all.", valueName: "tokens"))
     var prefill: Int?
 
     @Option(help: ArgumentHelp("Tokens in a chunk.", valueName: "tokens"))
@@ -144,8 +143,7 @@ struct Submit: AsyncParsableCommand {
         }
         guard sinks.isEmpty || modelFile != nil else {
             throw ValidationError(
-                "--sinks requires --model-file; give both, or put the sinks into the file as "
-                    + "tensors.")
+                "--sinks requires --model-file; give both, or put the sinks into the file as tensors.")
         }
         for (name, value) in [
             ("--layer", layer), ("--layers", layers), ("--position", position), ("--prefill", prefill),
@@ -238,8 +236,7 @@ struct Submit: AsyncParsableCommand {
                 throw ServiceError(
                     .invalidRequest,
                     "Layer \(layer.layer): \(name) differs by up to \(error) from \(expect ?? ""), but the tolerance "
-                        + "is "
-                        + "\(tolerance). Raise --tolerance if the expected file was computed with less precision.")
+                        + "is \(tolerance). Raise --tolerance if the expected file was computed with less precision.")
             }
         }
     }

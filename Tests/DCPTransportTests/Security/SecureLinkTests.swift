@@ -56,8 +56,7 @@ struct SecureLinkTests {
             #expect(
                 error.code == .accessDenied
                     && error.message.contains(
-                        "is not signed by an authority in "
-                            + "tls-ca"),
+                        "is not signed by an authority in tls-ca"),
                 "\(error)")
             _ = try await station.recorder.closed()
             #expect(try await station.refused()[.failedHandshake] == 1)

@@ -64,8 +64,7 @@ extension Integration {
                     #expect(try #require(size) <= limit)
                     #expect(
                         try cluster.log(of: .rank(RankIndex(rank))).contains(
-                            "accepts new tokens "
-                                + "again") || rank > 0)
+                            "accepts new tokens again") || rank > 0)
                 }
             }
         }

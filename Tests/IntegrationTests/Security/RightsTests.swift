@@ -58,8 +58,7 @@ extension Integration {
                 for command in [["sequence", "close", "s"], ["sequence", "fork", "s", "t", "9"]] {
                     check(
                         try await other.run(command), 77, "sequence `s` belongs to client:user",
-                        "client:other has "
-                            + "the right to use only its own",
+                        "client:other has the right to use only its own",
                         "--rights administer")
                 }
                 for command in [["sequence", "pin", "s"], ["verify"], ["store", "replace", "0", "--yes"]] {
@@ -121,9 +120,7 @@ extension Integration {
                 check(try await run(4002, "status"), 0)
                 check(
                     try await run(4002, "sequence", "close", "s"), 77, "uid:4002 has the right to read",
-                    "`rights` "
-                        + "in the "
-                        + "dcp.yaml")
+                    "`rights` in the dcp.yaml")
                 check(try await run(4001, "sequence", "close", "admins"), 77, "belongs to uid:4003")
                 check(try await run(4001, "sequence", "close", "s"), 0)
                 // Root is the daemons' own user here.
