@@ -33,9 +33,9 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
         prefillUsesSgemm = AttentionKernels.chosen.usesSgemm
         let core = String(cString: openblas_get_corename())
         openBLASCore = core
-        let widest = AttentionKernels.fastest.name
+        let fastest = AttentionKernels.fastest.name
         openBLASCoreIsForcedOlder =
-            EnvironmentVariable.value("OPENBLAS_CORETYPE") != nil && Self.isOlder(openBLASCore: core, than: widest)
+            EnvironmentVariable.value("OPENBLAS_CORETYPE") != nil && Self.isOlder(openBLASCore: core, than: fastest)
     }
 
     /// Whether a core type's kernels use narrower vectors than an instruction set has.
@@ -48,11 +48,8 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
             case "haswell", "zen": 256
             default: 128
             }
-        return switch instructionSet {
-        case "avx512", "avx512bf16": bits < 512
-        case "avx2": bits < 256
-        default: false
-        }
+        if instructionSet.hasPrefix("avx512") { return bits < 512 }
+        return instructionSet.hasPrefix("avx2") && bits < 256
     }
 
     public var description: String {

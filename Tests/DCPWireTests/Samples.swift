@@ -153,7 +153,7 @@ enum Samples {
         report.disk = HostReport.Disk(
             directory: "/var/lib/dcp/rank-1", fileSystem: "ext4", freeByteCount: 1 << 40, byteCount: 1 << 41)
         report.kernels = HostReport.Kernels(
-            instructionSet: "avx2", widest: "avx512bf16", openBLASCore: "Haswell", openBLASCoreIsForcedOlder: true)
+            instructionSet: "avx2", fastest: "avx512bf16", openBLASCore: "Haswell", openBLASCoreIsForcedOlder: true)
         report.variables = ["OPENBLAS_CORETYPE=Haswell", ""]
         report.peers = [
             HostReport.Peer(rank: RankIndex(0), isReached: true), HostReport.Peer(rank: RankIndex(2), isReached: false),

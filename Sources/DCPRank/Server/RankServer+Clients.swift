@@ -215,7 +215,7 @@ extension RankServer {
                     report.peers = peers.reached
                     let kernels = KernelSelection.current
                     report.kernels = HostReport.Kernels(
-                        instructionSet: kernels.instructionSet, widest: AttentionKernels.available.last!.name,
+                        instructionSet: kernels.instructionSet, fastest: AttentionKernels.available.last!.name,
                         openBLASCore: kernels.openBLASCore,
                         openBLASCoreIsForcedOlder: kernels.openBLASCoreIsForcedOlder)
                     return report

@@ -9,9 +9,10 @@ struct Kernels: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show the kernels that this machine uses.",
         discussion: """
-            Attention uses the widest instruction set that the CPU and the system support; DCP_KERNELS=scalar, avx2, \
-            avx512, avx512bf16 or neon forces another, here and in the daemons. With scalar kernels prefill runs on \
-            OpenBLAS, which selects its core by the CPU; OPENBLAS_CORETYPE overrides it.
+            Attention uses the fastest instruction set that the CPU and the system support, listed last; DCP_KERNELS \
+            forces another, here and in the daemons. CPUs whose bf16 instructions are slow use Float32 arithmetic. \
+            With scalar kernels prefill runs on OpenBLAS, which selects its core by the CPU; OPENBLAS_CORETYPE \
+            overrides it.
 
             Kernels prefetch keys and values into the first-level or the second-level cache, or leave prefetching to \
             the hardware; which is fastest depends on the processor. This command runs them for 0.3 s and shows the \
