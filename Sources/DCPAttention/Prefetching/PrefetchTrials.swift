@@ -51,7 +51,7 @@ public struct PrefetchTrials: Hashable, Sendable {
     /// Whether a machine's kernels prefetch at all: those in portable C do not.
     public static func areUseful(_ kernels: AttentionKernels = .chosen) -> Bool { kernels.name != "scalar" }
 
-    /// Runs them on this thread, for about 0.3 s of its processor's time. Blocks, with 64 MiB of memory.
+    /// Runs them on this thread, for about 0.5 s of its processor's time. Blocks, with 64 MiB of memory.
     ///
     /// Each way has three rounds, in turn with the others, and the smallest median wins: what else uses the machine's memory
     /// meanwhile concerns all of them. Who else has its processors does not: time is the thread's own.
@@ -66,7 +66,7 @@ public struct PrefetchTrials: Hashable, Sendable {
         return trials
     }
 
-    private static let secondsMax = 0.3
+    private static let secondsMax = 0.5
     /// A start does not wait longer, however many others want the processors.
     private static let wallTimeMax = Duration.seconds(2)
     fileprivate static let rounds = 3

@@ -19,7 +19,7 @@ public struct RankCommand: AsyncParsableCommand {
             the rank's number.
 
             The rank uses the fastest kernels that the CPU supports; the environment variable DCP_KERNELS forces \
-            others (`dcpctl kernels` lists them). At its first start on a machine the rank measures for 0.3 s how \
+            others (`dcpctl kernels` lists them). At its first start on a machine the rank measures for 0.5 s how \
             kernels should prefetch and stores the result beside the store; DCP_KERNELS_AHEAD=first, second or none \
             overrides it.
 

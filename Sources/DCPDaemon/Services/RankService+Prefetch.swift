@@ -7,7 +7,7 @@ internal import NIOPosix
 
 extension RankService {
     /// How kernels prefetch on this machine: as `DCP_KERNELS_AHEAD` says, as an earlier start of this store found, or as
-    /// is measured now, in 0.3 s.
+    /// is measured now, in 0.5 s.
     func choosePrefetch() async throws {
         if let forced = try Prefetch.forced() {
             PrefetchTable.current = PrefetchTable(forced)
