@@ -38,7 +38,11 @@ public struct PrefetchTrials: Hashable, Sendable {
     public private(set) var trials: [Trial]
 
     /// Whether all kinds of work were tried: time was not up before.
-    public var areComplete: Bool { trials.count == PrefetchTable.Work.tried.count }
+    public var areComplete: Bool { PrefetchTable.Work.tried.allSatisfy(has) }
+
+    private func has(_ work: PrefetchTable.Work) -> Bool {
+        trials.contains { $0.format == work.format && $0.rows == work.rows }
+    }
 
     public init(_ trials: [Trial] = []) { self.trials = trials }
 
@@ -51,18 +55,30 @@ public struct PrefetchTrials: Hashable, Sendable {
     /// Whether a machine's kernels prefetch at all: those in portable C do not.
     public static func areUseful(_ kernels: AttentionKernels = .chosen) -> Bool { kernels.name != "scalar" }
 
-    /// Runs them on this thread, for about 0.5 s of its processor's time. Blocks, with 64 MiB of memory.
+    /// Runs them on this thread, for about 0.5 s of its processor's time. Blocks, with 64 MiB of memory. What that was too
+    /// short for is left out; at least one is run.
     ///
     /// Each way has three rounds, in turn with the others, and the smallest median wins: what else uses the machine's memory
     /// meanwhile concerns all of them. Who else has its processors does not: time is the thread's own.
-    public static func run(_ kernels: AttentionKernels = .chosen) throws(ServiceError) -> PrefetchTrials {
-        var trials = PrefetchTrials()
-        guard areUseful(kernels) else { return trials }
+    /// - Parameter known: of earlier runs: only what they lack is run.
+    public static func run(
+        _ kernels: AttentionKernels = .chosen, after known: PrefetchTrials = PrefetchTrials()
+    ) throws(ServiceError) -> PrefetchTrials {
+        var trials = known
+        guard areUseful(kernels), !known.areComplete else { return trials }
         let context = TrialContext()
         let (start, end) = (ThreadTime.now, ContinuousClock.now + wallTimeMax)
-        for work in PrefetchTable.Work.tried where ThreadTime.now - start < secondsMax && ContinuousClock.now < end {
+        for work in PrefetchTable.Work.tried where !known.has(work) {
             trials.trials.append(try context.compare(work, kernels))
+            guard ThreadTime.now - start < secondsMax && ContinuousClock.now < end else { break }
         }
+        return trials
+    }
+
+    /// Runs all of them, however long it takes: about a second on an idle machine.
+    public static func runAll(_ kernels: AttentionKernels = .chosen) throws(ServiceError) -> PrefetchTrials {
+        var trials = try run(kernels)
+        while areUseful(kernels), !trials.areComplete { trials = try run(kernels, after: trials) }
         return trials
     }
 
