@@ -21,11 +21,10 @@ public struct PrefetchTable: Hashable, Sendable {
             self.rows = rows <= Self.few ? Self.few : Self.many
         }
 
-        /// The most used first.
         package static let all = [few, many].flatMap { rows in CacheFormat.allCases.map { Work($0, rows: rows) } }
 
-        /// Those that are measured at a first start: of the formats that a model may state.
-        package static let tried = all.filter { CacheFormat.ofRows.contains($0.format) }
+        /// In the order in which they are measured: should time be up, those of rows are done, with few of them first.
+        package static let tried = all.filter { !$0.format.hasScales } + all.filter { $0.format.hasScales }
 
         /// Its index in `all`, which each tile of a step looks up.
         fileprivate var index: Int {

@@ -39,7 +39,11 @@ public struct PrefetchTrials: Hashable, Sendable {
     public private(set) var trials: [Trial]
 
     /// Whether all kinds of work were tried before the time was up.
-    public var areComplete: Bool { trials.count == PrefetchTable.Work.tried.count }
+    public var areComplete: Bool { PrefetchTable.Work.tried.allSatisfy(has) }
+
+    private func has(_ work: PrefetchTable.Work) -> Bool {
+        trials.contains { $0.format == work.format && $0.rows == work.rows }
+    }
 
     public init(_ trials: [Trial] = []) { self.trials = trials }
 
@@ -52,18 +56,33 @@ public struct PrefetchTrials: Hashable, Sendable {
     /// Whether a machine's kernels prefetch at all: those in portable C do not.
     public static func areUseful(_ kernels: AttentionKernels = .chosen) -> Bool { kernels.name != "scalar" }
 
-    /// Runs them on this thread, for about 0.3 s of processor time. Blocks the thread, and takes 64 MiB of memory.
+    /// Runs them on this thread, for at most 0.3 s of processor time. Blocks the thread, and takes 64 MiB of memory. Trials that
+    /// do not fit into the time are left out; at least one is run.
     ///
     /// Each way has three rounds, alternating with the others, and the smallest median wins: other use of the machine's
     /// memory affects all of them. Other use of its processors affects none: time is the thread's processor time.
-    public static func run(_ kernels: AttentionKernels = .chosen) throws(ServiceError) -> PrefetchTrials {
-        var trials = PrefetchTrials()
-        guard areUseful(kernels) else { return trials }
+    /// - Parameter known: the trials of earlier runs, which are not repeated.
+    public static func run(
+        _ kernels: AttentionKernels = .chosen, after known: PrefetchTrials = PrefetchTrials()
+    ) throws(ServiceError) -> PrefetchTrials {
+        var trials = known
+        guard areUseful(kernels), !known.areComplete else { return trials }
         let context = TrialContext()
         let (start, end) = (ThreadTime.now, ContinuousClock.now + wallTimeMax)
-        for work in PrefetchTable.Work.tried where ThreadTime.now - start < secondsMax && ContinuousClock.now < end {
+        for work in PrefetchTable.Work.tried where !known.has(work) {
+            let begun = ThreadTime.now
             trials.trials.append(try context.compare(work, kernels))
+            // The next one is expected to take as long.
+            let now = ThreadTime.now
+            guard now - start + (now - begun) <= secondsMax, ContinuousClock.now < end else { break }
         }
+        return trials
+    }
+
+    /// Runs all of them, however long it takes: about a second on an idle machine.
+    public static func runAll(_ kernels: AttentionKernels = .chosen) throws(ServiceError) -> PrefetchTrials {
+        var trials = try run(kernels)
+        while areUseful(kernels), !trials.areComplete { trials = try run(kernels, after: trials) }
         return trials
     }
 
