@@ -28,10 +28,8 @@ extension RankServer {
             let (appends, isContextReady) = try check(request, tag: tag, isCanary: isCanary)
             let timeout = min(
                 .milliseconds(Int64(request.timeoutMilliseconds)), configuration.stepTimeoutMax)
-            var machine = StepMachine(plan, appends: appends)
-            machine.repliesBeforeAppend = configuration.broken == .append
             let execution = StepExecution(
-                tag: tag, request: request, epoch: call.epoch, machine: machine, byteCount: byteCount,
+                tag: tag, request: request, epoch: call.epoch, machine: StepMachine(plan, appends: appends), byteCount: byteCount,
                 isCanary: isCanary,
                 client: link, server: self, timeout: timeout)
             stepByteCount += execution.byteCount

@@ -15,8 +15,7 @@ extension RankServer {
         let connection = incoming[ObjectIdentifier(link)]?.ordinal
         for (sequence, claim) in claims {
             guard let stored = cache.claim(of: sequence) else { throw unknown(sequence) }
-            let epoch = configuration.broken == .epoch ? Epoch(claim.value >> 32) : coordinator.epoch
-            let holder = try owners.check(claim, on: sequence, stored: stored, in: epoch)
+            let holder = try owners.check(claim, on: sequence, stored: stored, in: coordinator.epoch)
             try link.caller.checkChange(of: "\(sequence)", ownedBy: holder)
             if let connection { owners.use(sequence, over: connection) }
         }

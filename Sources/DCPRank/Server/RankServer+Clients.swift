@@ -85,9 +85,9 @@ extension RankServer {
     /// - Throws: why this rank cannot serve data at all, or not in the frame's epoch.
     func checkServing(_ epoch: Epoch) throws(ServiceError) {
         // Whether it serves or not: an older epoch's request can never be taken, and its sender is to know why.
-        guard epoch >= coordinator.epoch || configuration.broken == .epoch else { throw staleEpoch(epoch) }
+        guard epoch >= coordinator.epoch else { throw staleEpoch(epoch) }
         try coordinator.checkServing()
-        guard epoch == coordinator.epoch || configuration.broken == .epoch else { throw staleEpoch(epoch) }
+        guard epoch == coordinator.epoch else { throw staleEpoch(epoch) }
     }
 
     private func staleEpoch(_ epoch: Epoch) -> ServiceError {
@@ -107,7 +107,6 @@ extension RankServer {
         } catch {
             return refuse(call, error)
         }
-        if configuration.broken == .commit { answer(call, Done()) }
         commit(parts) { [self] result in answer(call, result.map { Done() }) }
     }
 

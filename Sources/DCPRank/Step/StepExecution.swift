@@ -47,8 +47,7 @@ final class StepExecution {
         self.byteCount = byteCount
         self.isCanary = isCanary
         work = StepWork(
-            plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool,
-            broken: server.configuration.broken)
+            plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool)
         let bound = NIOLoopBound(WeakExecution(self), eventLoop: server.eventLoop)
         deadline = server.eventLoop.scheduleTask(in: timeout) { bound.value.execution?.deliver(.expired) }
     }
