@@ -112,8 +112,7 @@ extension RankServer {
 
     /// - Parameter done: called on the loop.
     func commit(_ parts: [SequenceCommit], done: @escaping (Result<Void, ServiceError>) -> Void) {
-        commitsInFlight += 1
-        for part in parts { beginWriting(part.sequence) }
+        work.beginCommit(of: parts.lazy.map(\.sequence))
         let began = eventLoop.now
         let bound = NIOLoopBound((server: self, done: done), eventLoop: eventLoop)
         let eventLoop = eventLoop
@@ -131,8 +130,8 @@ extension RankServer {
                     server.observe(.commitFailed(parts.map(\.sequence), error))
                 }
                 done(result)
-                server.commitsInFlight -= 1
-                for part in parts { server.endWriting(part.sequence) }
+                server.work.endCommit(of: parts.lazy.map(\.sequence))
+                server.runReady()
                 server.finishDrainIfEmpty()
             }
         }
@@ -147,7 +146,7 @@ extension RankServer {
                 guard let link = call.link else { return }
                 try checkClaim(length.claim, on: length.sequence, from: link)
                 abortSteps(on: length.sequence, ServiceError(.stepAborted, "\(length.sequence) was cut."))
-                whenIdle(length.sequence) { [self] in
+                when(.idle(length.sequence)) { [self] in
                     answers[index] = Result { () throws(ServiceError) in try cut(length.sequence, to: length.length) }
                 }
             } catch {
@@ -183,7 +182,7 @@ extension RankServer {
                     "\(configuration.rank) has not joined the cluster yet, so its lengths may change; try again."
                 ))
         }
-        whenRolledBack(sequences) { [self] in
+        when(.rolledBack(sequences)) { [self] in
             answer(
                 call, each: sequences.map { sequence in Result { () throws(ServiceError) in try status(of: sequence) } }
             )
