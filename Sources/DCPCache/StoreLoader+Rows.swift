@@ -15,8 +15,8 @@ extension StoreLoader {
             try read.scan(tables.tail, from: start) { key, value in
                 guard let (writer, index) = TailRecord.place(key) else { return true }
                 // Past those that belong to a sequence at once.
-                if let end = lineages.end(ofCover: writer, block: index) {
-                    next = TailRecord.key(writer: writer, localIndex: end)
+                if let end = lineages.end(ofCover: writer, block: index.value) {
+                    next = TailRecord.key(writer: writer, localIndex: LocalIndex(end))
                     return false
                 }
                 let pages = TailRecord.piece(key).map { $0 + 1 } ?? environment.runPages(valueByteCount: value.count)
@@ -28,7 +28,7 @@ extension StoreLoader {
         }
     }
 
-    private static func append(_ writer: UInt64, _ index: Int, pages: Int, to stray: inout [DoomedRows]) {
+    private static func append(_ writer: UInt64, _ index: LocalIndex, pages: Int, to stray: inout [DoomedRows]) {
         guard let last = stray.last, last.writer == writer,
             last.tokens.upperBound == index || last.tokens.last == index
         else { return stray.append(DoomedRows(writer: writer, tokens: index..<index + 1, pages: pages)) }

@@ -39,8 +39,8 @@ struct DoomedBlocks: Sendable {
 /// Rows to delete.
 struct DoomedRows: Sendable {
     var writer: UInt64
-    /// By local index.
-    var tokens: Range<Int>
+    /// Of the tokens of the shard.
+    var tokens: Range<LocalIndex>
     /// Pages that one row takes; 0 in a leaf.
     var pages: Int
 }

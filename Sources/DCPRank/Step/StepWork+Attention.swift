@@ -145,7 +145,7 @@ extension StepWork {
                     tokens: tokens,
                     visible: .context(
                         plan.attention.visibility, seenFrom: entry.positions, areOwn: !plan.appends, of: plan.layout,
-                        rank: plan.contextRank, local: reader.firstIndex..<reader.firstIndex + reader.tokens),
+                        rank: plan.contextRank, local: reader.local),
                     over: KVBlocks(
                         layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: !isRecent)))
         }
