@@ -23,7 +23,7 @@ struct CommitPlan {
     /// As they were, when they have been replaced.
     var formerRows: Lineage?
     /// Rows of sealed blocks that are left to delete.
-    var rest: [DoomedRows] = []
+    var rest: [DoomedTailRows] = []
 
     var sequence: SequenceCache { sealing.sequence }
 }

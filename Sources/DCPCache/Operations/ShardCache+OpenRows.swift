@@ -14,7 +14,7 @@ extension ShardCache {
 
     /// Gives a sequence other rows, or none; part of a job's body, undone by putting the former back.
     /// - Returns: rows that no sequence has any more, also of those that drop them in the same transaction.
-    func replaceRows(of sequence: SequenceCache, by replacement: Lineage?) -> [DoomedRows] {
+    func replaceRows(of sequence: SequenceCache, by replacement: Lineage?) -> [DoomedTailRows] {
         let pages = environment.runPages(valueByteCount: sequence.model.tail.byteCount)
         return rowLineages.withLock { table in
             if let former = table[sequence.id], let replacement, replacement.continues(former) {
@@ -23,7 +23,7 @@ extension ShardCache {
             }
             return table.replace(sequence.id, by: replacement).map { writer, rows in
                 let tokens = LocalIndex(rows.lowerBound)..<LocalIndex(rows.upperBound)
-                return DoomedRows(writer: writer, tokens: tokens, pages: pages)
+                return DoomedTailRows(writer: writer, tokens: tokens, pages: pages)
             }
         }
     }
