@@ -313,7 +313,7 @@ enum Samples {
             .partial(PartialSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: bytes(48))),
             // A rank with no own heads still takes part.
             .partial(PartialSlice(tokens: 2, heads: 0, valueDim: 4, outputs: ByteBuffer(), lse: ByteBuffer())),
-            .logSumExp(LogSumExpRows(tokens: 2, heads: 3, lse: bytes(48))),
+            .logSumExp(LogSumExps(tokens: 2, heads: 3, lse: bytes(48))),
             .corrected(CorrectedSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96))),
             .abort(ServiceError(.storeFull, "The store is full.", rank: RankIndex(0))), .appended,
         ]

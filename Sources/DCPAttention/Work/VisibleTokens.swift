@@ -49,17 +49,17 @@ public struct VisibleTokens: Hashable, Sendable {
     ///   - positions: the entry's.
     ///   - areOwn: whether the shard includes the query tokens, so that each sees keys up to its own; otherwise all keys
     ///     precede `positions`.
-    ///   - local: the local indices of the tokens in the blocks. The first one begins a block and is not after any
+    ///   - local: the tokens of the shard that are in the blocks. The first one begins a block and is not after any
     ///     visible token; the end is the shard's length.
     public static func context(
         _ visibility: Visibility, seenFrom positions: Range<Int>, areOwn: Bool = false, of layout: ContextLayout,
-        rank: Int, local: Range<Int>
+        rank: Int, local: Range<LocalIndex>
     ) -> VisibleTokens {
+        let shard = Shard(layout, contextRank: rank)
         precondition(
-            local.lowerBound % layout.blockTokens == 0, "Blocks begin at a multiple of \(layout.blockTokens) tokens.")
-        func number(_ position: Int) -> Int {
-            min(layout.localLength(ofRank: rank, length: position), local.upperBound) - local.lowerBound
-        }
+            shard.block(of: local.lowerBound).offset == 0, "Blocks begin at a multiple of \(layout.blockTokens) tokens."
+        )
+        func number(_ position: Int) -> Int { min(shard.end(of: position), local.upperBound) - local.lowerBound }
         let firsts = firsts(visibility, positions, number: number)
         precondition(firsts?[0] ?? 0 >= 0, "Tokens that the first query sees are missing.")
         let sees = areOwn && number(positions.lowerBound + 1) < local.count

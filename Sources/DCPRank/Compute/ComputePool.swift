@@ -52,9 +52,10 @@ public final class ComputePool: Sendable {
     }
 
     /// Threads that are a host's: for simulations.
-    package init(threads: Int, host: ComputeHost, broken: BrokenRule? = nil) {
+    /// - Parameter decodeShare: see `PieceQueue`.
+    package init(threads: Int, host: ComputeHost, decodeShare: Int = PieceQueue.decodeShare) {
         self.threads = threads
-        state = Mutex(State(queue: PieceQueue(threads: threads, prefersPrefills: broken == .turns)))
+        state = Mutex(State(queue: PieceQueue(threads: threads, decodeShare: decodeShare)))
         workers = .host(host)
     }
 

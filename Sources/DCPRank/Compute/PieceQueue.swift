@@ -41,24 +41,25 @@ package struct PieceQueue: Sendable {
     /// The rest of the decode line's share before a waiting prefill.
     private var due = 0
     private let threads: Int
-    /// `BrokenRule.turns`.
-    private let prefersPrefills: Bool
+    private let decodeShare: Int
     /// Threads that were woken and have not found the queue empty.
     private var busy = 0
     /// Pieces that wait, of all jobs.
     package private(set) var waitingCount = 0
 
-    /// How much more than a prefill that waits the decode line takes.
+    /// How much more than a prefill that waits the decode line takes, unless a queue is given another share.
     package static let decodeShare = 8
     /// The minimum cost of a piece: taking it, and its work beside multiplying.
     package static let costMin = PieceRun.multiplicationsMax / 64
     /// So many pieces of the decode line may be dealt while a prefill waits, of which none takes longer than one should.
     package static let decodesMax = decodeShare * PieceRun.multiplicationsMax / costMin
 
-    package init(threads: Int, prefersPrefills: Bool = false) {
-        precondition(threads >= 1)
+    /// - Parameter decodeShare: of the time while a prefill waits, in times of what the prefill takes; with 0 each prefill
+    ///   is before all decode steps.
+    package init(threads: Int, decodeShare: Int = PieceQueue.decodeShare) {
+        precondition(threads >= 1 && decodeShare >= 0)
         self.threads = threads
-        self.prefersPrefills = prefersPrefills
+        self.decodeShare = decodeShare
     }
 
     /// Pieces of a job that may be computed from now on, by as many threads.
@@ -74,7 +75,7 @@ package struct PieceQueue: Sendable {
         if waiting[job] == nil {
             waiting[job] = Waiting(count: count, cost: cost, line: line)
             // It begins to wait now; one that was there before it waits as long already.
-            if line == .prefill, prefills.isEmpty { due = max(due, Self.decodeShare * cost) }
+            if line == .prefill, prefills.isEmpty { due = max(due, decodeShare * cost) }
             append(job, to: line)
         } else {
             waiting[job]!.count += count
@@ -96,11 +97,11 @@ package struct PieceQueue: Sendable {
             }
             line = .prefill
         } else {
-            line = prefills.isEmpty || due > 0 && !prefersPrefills ? .decode : .prefill
+            line = prefills.isEmpty || due > 0 ? .decode : .prefill
         }
         let job = line == .decode ? decodes.removeFirst() : prefills.removeFirst()
         guard var rest = waiting[job] else { preconditionFailure("a queued job has waiting pieces") }
-        due = line == .decode ? max(0, due - rest.cost) : Self.decodeShare * rest.cost
+        due = line == .decode ? max(0, due - rest.cost) : decodeShare * rest.cost
         waitingCount -= 1
         rest.count -= 1
         waiting[job] = rest.count > 0 ? rest : nil

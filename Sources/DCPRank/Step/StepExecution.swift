@@ -22,11 +22,12 @@ final class StepExecution {
     let byteCount: Int
     /// Of the coordinator's, which sees by it whether steps go through.
     let isCanary: Bool
-    private(set) var machine: StepMachine
+    private var machine: StepMachine
     /// The client, while it is there.
     private weak var client: Link?
-    /// The server's table holds the execution until it is finished; then this cycle ends.
-    let server: RankServer
+    /// Its table holds the execution until it is finished; then this cycle ends.
+    private let host: any StepHost
+    private let eventLoop: any EventLoop
     private let work: StepWork
     private var deadline: Scheduled<Void>?
     private let layer: Int
@@ -34,26 +35,34 @@ final class StepExecution {
 
     init(
         tag: Tag, request: StepRequest, epoch: Epoch, machine: StepMachine, byteCount: Int, isCanary: Bool,
-        client: Link, server: RankServer, timeout: TimeAmount
+        client: Link, host: any StepHost, timeout: TimeAmount
     ) {
         self.tag = tag
         self.request = request
         self.epoch = epoch
         self.machine = machine
         self.client = client
-        self.server = server
-        timeline = StepTimeline(arrival: server.eventLoop.now)
+        self.host = host
+        eventLoop = host.eventLoop
+        timeline = StepTimeline(arrival: eventLoop.now)
         layer = Int(tag.layer)
         self.byteCount = byteCount
         self.isCanary = isCanary
         work = StepWork(
-            plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool,
-            broken: server.configuration.broken)
-        let bound = NIOLoopBound(WeakExecution(self), eventLoop: server.eventLoop)
-        deadline = server.eventLoop.scheduleTask(in: timeout) { bound.value.execution?.deliver(.expired) }
+            plan: machine.plan, request: request, layer: Int(tag.layer), cache: host.cache, pool: host.pool)
+        let bound = NIOLoopBound(WeakExecution(self), eventLoop: eventLoop)
+        deadline = eventLoop.scheduleTask(in: timeout) { bound.value.execution?.deliver(.expired) }
     }
 
     func isClient(_ link: Link) -> Bool { client === link }
+
+    var plan: StepPlan { machine.plan }
+    /// Whether the client has its answer.
+    var isOver: Bool { machine.isOver }
+    /// Whether the client has the outputs.
+    var isAnswered: Bool { machine.isAnswered }
+    /// Whether the tokens before the step's are in the cache.
+    var isContextReady: Bool { machine.isContextReady }
 
     func touches(_ sequence: SequenceID) -> Bool { request.entries.contains { $0.sequence == sequence } }
 
@@ -66,7 +75,7 @@ final class StepExecution {
 
     func deliver(_ event: StepMachine.Event) {
         perform(machine.handle(event))
-        if machine.isFinished { server.finished(self) }
+        if machine.isFinished { host.finished(self) }
     }
 
     /// A message of another rank of the group.
@@ -81,9 +90,9 @@ final class StepExecution {
         let plan = machine.plan
         switch action {
         case .startAppend:
-            let isAtHand = request.entries.allSatisfy { server.cache.isAtHand($0.sequence) }
+            let isAtHand = request.entries.allSatisfy { work.cache.isAtHand($0.sequence) }
             let place = place(plan.appendTime(of: request), isAtHand)
-            let arrive = arrival(from: place, failed: { .appendFailed($0.server.withHolders($1)) }) {
+            let arrive = arrival(from: place, failed: { .appendFailed($0.host.withHolders($1)) }) {
                 (execution: StepExecution, _: Void) in
                 execution.appended()
             }
@@ -97,16 +106,16 @@ final class StepExecution {
                     execution.deliver(.newTokensDone(result.states))
                 })
         case .startContext(let slices):
-            timeline.contextReady = server.eventLoop.now
-            let isRecent = server.hasRecentlyRead(plan, layer: layer)
+            timeline.contextReady = eventLoop.now
+            let isRecent = host.hasRecentlyRead(plan, layer: layer)
             // Where a disk is waited for, the loop does not wait.
             let place = place(plan.contextTime, isRecent, splits: true, isAwaited: true)
             work.attendContext(
                 slices, isRecent: isRecent, in: place,
                 completion: arrival(from: place) { execution, result in
                     execution.timeline.context = result.span
-                    execution.timeline.partialReady = execution.server.eventLoop.now
-                    execution.server.hasRead(plan, layer: execution.layer)
+                    execution.timeline.partialReady = execution.eventLoop.now
+                    execution.host.hasRead(plan, layer: execution.layer)
                     execution.deliver(.contextDone(result.states))
                 })
         case .startCorrection(let states, let lse):
@@ -115,15 +124,15 @@ final class StepExecution {
                 states, lse: lse, in: place,
                 completion: arrival(from: place) { $0.deliver(.correctionDone($1.0, lse: $1.1)) })
         case .startMerge(let partials, let newTokens):
-            timeline.mergeReady = server.eventLoop.now
+            timeline.mergeReady = eventLoop.now
             let place = place(plan.mergeTime(rows: newTokens.rows), isAwaited: true)
             work.merge(partials, newTokens, in: place, completion: arrival(from: place) { $0.merged($1) })
         case .startReduction(let summands, let lse, let newTokens):
-            timeline.mergeReady = server.eventLoop.now
+            timeline.mergeReady = eventLoop.now
             let place = place(plan.mergeTime(rows: newTokens.rows), isAwaited: true)
             work.reduce(summands, lse: lse, newTokens, in: place, completion: arrival(from: place) { $0.merged($1) })
         case .startCommit:
-            server.commit(request.commits) { [self] result in
+            host.commit(request.commits) { [self] result in
                 switch result {
                 case .success: deliver(.committed)
                 case .failure(let error): deliver(.commitFailed(error))
@@ -132,17 +141,14 @@ final class StepExecution {
         case .reply(let answer):
             over()
             // Before the answer leaves: the client may run as soon as it is written, and this thread only after it.
-            let replied = server.eventLoop.now
-            server.answer(client, tag, .reply(answer))
-            server.completed(self, timeline.times(replied: replied))
+            let replied = eventLoop.now
+            host.answer(client, tag, .reply(answer))
+            host.completed(self, timeline.times(replied: replied))
         case .fail(let error):
             over()
-            server.answer(client, tag, .failure(error))
-            server.counters.stepsAborted.count(error.code)
-            server.observe(
-                .stepAborted(
-                    tag, request.entries.map(\.sequence), error, after: server.eventLoop.now - timeline.arrival))
-        case .rollBack: server.rollBack(request.entries, layer: layer)
+            host.answer(client, tag, .failure(error))
+            host.aborted(tag, request, error, after: eventLoop.now - timeline.arrival)
+        case .rollBack: host.rollBack(request.entries, layer: layer)
         case .sendQuery, .sendPartial, .sendLogSumExp, .sendCorrected, .sendAbort, .sendAppended:
             preconditionFailure("what is sent is a message")
         }
@@ -155,19 +161,19 @@ final class StepExecution {
     }
 
     private func merged(_ answer: EncodedBody) {
-        timeline.merged = server.eventLoop.now
+        timeline.merged = eventLoop.now
         deliver(.mergeDone(answer))
     }
 
     private func appended() {
         // Tokens of a step that has failed are about to be taken back: nothing may build on them.
-        if !machine.isOver { server.appended(request.entries, layer: layer) }
+        if !machine.isOver { host.appended(request.entries, layer: layer) }
         deliver(.appended)
     }
 
     private func send(_ message: Message, to member: Int) {
         do throws(ServiceError) {
-            try server.port.send(message, of: tag, in: epoch, to: member)
+            try host.send(message, of: tag, in: epoch, to: member)
         } catch {
             guard !machine.isOver else { return }
             deliver(.failed(error))
@@ -182,11 +188,12 @@ final class StepExecution {
     private func place(
         _ time: TimeAmount, _ isAtHand: Bool = true, splits: Bool = false, isAwaited: Bool = false
     ) -> StepWork.Place {
-        guard isAtHand, server.loopWork.takes(time, splits: splits) else {
-            server.loopWork.onThreads += 1
+        let loopWork = host.loopWork
+        guard isAtHand, loopWork.takes(time, splits: splits) else {
+            loopWork.onThreads += 1
             return .threads
         }
-        return .loop { [server] body in server.loopWork.run(isAwaited: isAwaited, body) }
+        return .loop { body in loopWork.run(isAwaited: isAwaited, body) }
     }
 
     /// Brings a result back to the loop. A failure of the computation becomes the machine's, after it has counted the
@@ -196,12 +203,12 @@ final class StepExecution {
         failed: @escaping @Sendable (StepExecution, ServiceError) -> StepMachine.Event = { .computationFailed($1) },
         _ deliver: @escaping (StepExecution, Value) -> Void
     ) -> @Sendable (Result<Value, ServiceError>) -> Void {
-        let bound = NIOLoopBound((execution: self, deliver: deliver), eventLoop: server.eventLoop)
-        let eventLoop = server.eventLoop
+        let bound = NIOLoopBound((execution: self, deliver: deliver), eventLoop: eventLoop)
+        let eventLoop = eventLoop
         let isOnThreads = place.isOnThreads
         let arrive: @Sendable (Result<Value, ServiceError>) -> Void = { result in
             let (execution, deliver) = bound.value
-            if isOnThreads { execution.server.loopWork.onThreads -= 1 }
+            if isOnThreads { execution.host.loopWork.onThreads -= 1 }
             switch result {
             case .success(let value): deliver(execution, value)
             case .failure(let error): execution.deliver(failed(execution, error))

@@ -124,9 +124,7 @@ extension StepMachine {
 
     /// The client may send its next step or its commit as soon as it has the reply, so the tokens are in place first.
     mutating func replyIfReady() -> [Action] {
-        guard case .merging = phase, (isInPlace && isInPlaceEverywhere) || repliesBeforeAppend, output != nil else {
-            return []
-        }
+        guard case .merging = phase, isInPlace, isInPlaceEverywhere, output != nil else { return [] }
         guard plan.commits else { return reply() }
         phase = .committing
         outstandingCount += 1

@@ -128,8 +128,6 @@ public struct StepMachine: Sendable {
     var appends: AllGather<InPlace>
     var isInPlaceEverywhere: Bool
     var hasRolledBack = false
-    /// `BrokenRule.append`.
-    var repliesBeforeAppend = false
 
     /// Computations that were started and have not answered. The step's memory is needed until it is zero.
     public internal(set) var outstandingCount = 0
@@ -174,7 +172,7 @@ public struct StepMachine: Sendable {
             // Only the append is left; of a repeat only to say that it is there.
             phase = .merging
             output = plan.pendingAnswer.body
-            return repliesBeforeAppend ? replyIfReady() : tellIfInPlace()
+            return tellIfInPlace()
         }
         var actions: [Action] = []
         if plan.appends {
