@@ -3,7 +3,8 @@
 internal import DCPAttention
 internal import NIOCore
 
-/// Of which job the next free thread computes a piece, as a value: jobs and threads that come in, jobs and threads to wake out.
+/// Selects the job of which the next free thread computes a piece, as a value: jobs and threads in, jobs and threads to
+/// wake out.
 ///
 /// DESIGN: a *piece* is what a thread computes without looking up, and is bounded: `PieceRun.multiplicationsMax`
 /// multiplications of attention, or what else takes no longer. After each the thread comes here again, so what waits is
@@ -18,7 +19,7 @@ internal import NIOCore
 /// Costs are estimates of shapes, and not clocks, so that a simulated history repeats. Counting pieces instead was rejected: those
 /// of a decode step may be a hundred times shorter, and one prefill's would come between every few of them.
 package struct PieceQueue: Sendable {
-    /// Numbered by who adds them.
+    /// Numbered by the caller.
     package typealias Job = UInt64
 
     package enum Line: Sendable, CaseIterable {
@@ -35,7 +36,7 @@ package struct PieceQueue: Sendable {
     }
 
     private var waiting: [Job: Waiting] = [:]
-    /// Those with pieces that wait, in the order of their turns.
+    /// Jobs with waiting pieces, in the order of their turns.
     private var decodes: CircularBuffer<Job> = []
     private var prefills: CircularBuffer<Job> = []
     /// The rest of the decode line's share before a waiting prefill.
@@ -44,7 +45,7 @@ package struct PieceQueue: Sendable {
     private let decodeShare: Int
     /// Threads that were woken and have not found the queue empty.
     private var busy = 0
-    /// Pieces that wait, of all jobs.
+    /// Waiting pieces of all jobs.
     package private(set) var waitingCount = 0
 
     /// How much more than a prefill that waits the decode line takes, unless a queue is given another share.
@@ -74,7 +75,7 @@ package struct PieceQueue: Sendable {
         waitingCount += count
         if waiting[job] == nil {
             waiting[job] = Waiting(count: count, cost: cost, line: line)
-            // It begins to wait now; one that was there before it waits as long already.
+            // It begins to wait now; an earlier one has waited as long already.
             if line == .prefill, prefills.isEmpty { due = max(due, decodeShare * cost) }
             append(job, to: line)
         } else {
@@ -109,7 +110,7 @@ package struct PieceQueue: Sendable {
         return (job, line)
     }
 
-    /// Whether pieces of a line wait.
+    /// Whether pieces of a line are waiting.
     package func isWaiting(in line: Line) -> Bool {
         switch line {
         case .decode: !decodes.isEmpty
@@ -117,7 +118,7 @@ package struct PieceQueue: Sendable {
         }
     }
 
-    /// Drops what waits: the threads end.
+    /// Drops all waiting pieces: the threads end.
     package mutating func removeAll() {
         waiting = [:]
         (decodes, prefills) = ([], [])

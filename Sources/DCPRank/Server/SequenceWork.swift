@@ -3,9 +3,9 @@
 internal import DCPCore
 internal import DCPWire
 
-/// What works on sequences beside their steps, and what waits until nothing does, as a value.
+/// The work on sequences other than their steps, and what waits until it ends, as a value.
 struct SequenceWork {
-    /// What something waits for that must not overlap steps.
+    /// What must end before something that must not overlap steps.
     enum Quiet {
         /// No step uses the sequence any more, its computations included.
         ///
@@ -24,14 +24,14 @@ struct SequenceWork {
 
     /// Running commits and forks of each sequence; no entry for none.
     private var writes: [SequenceID: Int] = [:]
-    /// Those that an operation of the coordinator is changing.
+    /// Sequences that an operation of the coordinator is changing.
     private var changing: Set<SequenceID> = []
     private var waiting: [(quiet: Quiet, body: () -> Void)] = []
     private(set) var commitsInFlight = 0
 
     // MARK: Writes
 
-    /// The writer is asked for something that reads or commits tokens of a sequence.
+    /// Counts a write that reads or commits tokens of a sequence.
     mutating func beginWriting(_ sequence: SequenceID) { writes[sequence, default: 0] += 1 }
 
     mutating func endWriting(_ sequence: SequenceID) {
@@ -51,7 +51,7 @@ struct SequenceWork {
 
     // MARK: Changes by the coordinator
 
-    /// From now on no step is taken for the sequence.
+    /// From now on steps of the sequence are refused.
     mutating func beginChange(of sequence: SequenceID) { changing.insert(sequence) }
     mutating func endChange(of sequence: SequenceID) { changing.remove(sequence) }
     func isChanging(_ sequence: SequenceID) -> Bool { changing.contains(sequence) }

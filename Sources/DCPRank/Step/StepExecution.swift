@@ -8,22 +8,22 @@ internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
-/// One step's shell: it drives the machine, gives computations to the pool and messages to the links.
+/// The shell of a step: it drives the machine, and passes computations to the pool and messages to the links.
 ///
-/// Confined to the event loop. Jobs on compute threads hold only what they need, all of it `Sendable`, and come back
-/// to the loop with an event.
+/// Confined to the event loop. Jobs on compute threads hold only what they need, all of it `Sendable`, and return to
+/// the loop with an event.
 final class StepExecution {
     let tag: Tag
     let request: StepRequest
     let epoch: Epoch
-    /// Its place among the steps of this rank; the table's to set.
+    /// Its place among the steps of this rank; set by the table.
     var ordinal: UInt64 = 0
-    /// What the step holds while it is in flight.
+    /// Bytes that the step holds while it is in flight.
     let byteCount: Int
-    /// Of the coordinator's, which sees by it whether steps go through.
+    /// Whether the coordinator sent it to see whether steps go through.
     let isCanary: Bool
     private var machine: StepMachine
-    /// The client, while it is there.
+    /// The client, while it is connected.
     private weak var client: Link?
     /// Its table holds the execution until it is finished; then this cycle ends.
     private let host: any StepHost
@@ -108,7 +108,7 @@ final class StepExecution {
         case .startContext(let slices):
             timeline.contextReady = eventLoop.now
             let isRecent = host.hasRecentlyRead(plan, layer: layer)
-            // Where a disk is waited for, the loop does not wait.
+            // The loop must not wait for a disk.
             let place = place(plan.contextTime, isRecent, splits: true, isAwaited: true)
             work.attendContext(
                 slices, isRecent: isRecent, in: place,
@@ -140,7 +140,7 @@ final class StepExecution {
             }
         case .reply(let answer):
             over()
-            // Before the answer leaves: the client may run as soon as it is written, and this thread only after it.
+            // Taken before the answer is written: the client may run at once then, and this thread only after it.
             let replied = eventLoop.now
             host.answer(client, tag, .reply(answer))
             host.completed(self, timeline.times(replied: replied))
@@ -154,7 +154,7 @@ final class StepExecution {
         }
     }
 
-    /// The client has its answer: no deadline any more, and pieces that still wait for a thread are not computed.
+    /// The client has its answer: the deadline is cancelled, and pieces that still wait for a thread are dropped.
     private func over() {
         deadline?.cancel()
         work.cancel()
@@ -166,7 +166,7 @@ final class StepExecution {
     }
 
     private func appended() {
-        // Tokens of a step that has failed are about to be taken back: nothing may build on them.
+        // Tokens of a failed step are about to be rolled back: no step may build on them.
         if !machine.isOver { host.appended(request.entries, layer: layer) }
         deliver(.appended)
     }
@@ -180,7 +180,7 @@ final class StepExecution {
         }
     }
 
-    /// Where a computation of so much time is done.
+    /// Decides where a computation that takes this long runs.
     /// - Parameters:
     ///   - isAtHand: whether it reads nothing that may have to come from the disk.
     ///   - splits: whether all threads would share it.
@@ -196,8 +196,8 @@ final class StepExecution {
         return .loop { body in loopWork.run(isAwaited: isAwaited, body) }
     }
 
-    /// Brings a result back to the loop. A failure of the computation becomes the machine's, after it has counted the
-    /// computation as answered.
+    /// Returns a result to the loop. The machine counts the computation as answered, and then takes a failure of it as
+    /// its own.
     private func arrival<Value: Sendable>(
         from place: StepWork.Place,
         failed: @escaping @Sendable (StepExecution, ServiceError) -> StepMachine.Event = { .computationFailed($1) },
@@ -214,7 +214,7 @@ final class StepExecution {
             case .failure(let error): execution.deliver(failed(execution, error))
             }
         }
-        // What was computed on the loop is a task of its own there, in which nothing else is under way.
+        // A computation on the loop is a separate task, during which nothing else is in progress.
         return { result in
             if !isOnThreads, eventLoop.inEventLoop { arrive(result) } else { eventLoop.execute { arrive(result) } }
         }

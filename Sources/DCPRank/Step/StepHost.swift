@@ -6,7 +6,7 @@ internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
-/// What a step in flight needs of its rank: where it computes, whom it tells, and what it shares with other steps.
+/// What a step in flight needs of its rank: where to compute, whom to tell, and what it shares with other steps.
 ///
 /// Everything is called on the event loop. The step holds its host, and the host's table the step until it is finished.
 protocol StepHost: AnyObject {
@@ -23,21 +23,21 @@ protocol StepHost: AnyObject {
 
     /// Whether the pages of all that a step sees are in memory, since another has just read them.
     func hasRecentlyRead(_ plan: StepPlan, layer: Int) -> Bool
-    /// A step has read all that it sees.
+    /// A step has read everything that it sees.
     func hasRead(_ plan: StepPlan, layer: Int)
     /// Tokens of a step are in the cache: later steps may continue.
     func appended(_ entries: [StepRequest.Entry], layer: Int)
-    /// Takes an aborted step's tokens back, and with them the steps that were built on them.
+    /// Rolls back an aborted step's tokens, and the steps that build on them.
     func rollBack(_ entries: [StepRequest.Entry], layer: Int)
     /// - Parameter done: called on the loop.
     func commit(_ parts: [SequenceCommit], done: @escaping (Result<Void, ServiceError>) -> Void)
 
-    /// The cache's refusal of an append for want of room, with who has it.
+    /// Adds to the cache's refusal of an append which sequences hold the memory.
     func withHolders(_ error: ServiceError) -> ServiceError
 
-    /// A step's answer has left.
+    /// A step has been answered.
     func completed(_ execution: StepExecution, _ times: StepTimes)
-    /// A step was refused, or aborted some time after it came.
+    /// A step was refused, or aborted some time after its arrival.
     func aborted(_ tag: Tag, _ request: StepRequest, _ error: ServiceError, after time: TimeAmount?)
     /// Nothing of the step is left to happen on this rank.
     func finished(_ execution: StepExecution)
