@@ -9,13 +9,36 @@ extension Integration {
     @Suite("dcpctl: manual and usage")
     struct ManualTests {
         static let commands = [
-            [], ["up"], ["down"], ["submit"], ["status"], ["ranks"], ["health"], ["model"], ["model", "list"],
+            [], ["up"], ["down"], ["submit"], ["status"], ["top"], ["ranks"], ["health"], ["model"], ["model", "list"],
             ["model", "add"], ["model", "show"], ["model", "remove"], ["sequence"], ["sequence", "list"],
-            ["sequence", "show"],
-            ["sequence", "truncate"], ["sequence", "fork"], ["sequence", "close"], ["sequence", "export"],
-            ["sequence", "import"], ["sequence", "pin"], ["sequence", "unpin"], ["verify"], ["doctor"],
+            ["sequence", "show"], ["sequence", "match"], ["sequence", "truncate"], ["sequence", "fork"],
+            ["sequence", "close"], ["sequence", "export"], ["sequence", "import"], ["sequence", "pin"],
+            ["sequence", "unpin"], ["sequence", "retain"], ["verify"], ["store"], ["store", "list"],
+            ["store", "replace"], ["store", "accept-older"], ["backup"], ["restore"], ["doctor"], ["kernels"],
             ["certs"], ["certs", "init"], ["certs", "add"], ["certs", "renew"], ["certs", "show"],
         ]
+
+        private struct Described: Decodable {
+            var commandName: String
+            var subcommands: [Described]?
+
+            func commands(after path: [String]) -> [[String]] {
+                [path]
+                    + (subcommands ?? []).filter { $0.commandName != "help" }
+                    .flatMap { $0.commands(after: path + [$0.commandName]) }
+            }
+        }
+
+        private struct Dump: Decodable {
+            var command: Described
+        }
+
+        @Test("these tests know every command")
+        func allCommands() async throws {
+            let outcome = try await CommandLineTool().run("--experimental-dump-help")
+            let dump = try JSONDecoder().decode(Dump.self, from: Data(outcome.data.utf8))
+            #expect(Set(dump.command.commands(after: [])) == Set(Self.commands))
+        }
 
         @Test("every command has help with an example of itself", arguments: commands)
         func help(command: [String]) async throws {
