@@ -18,7 +18,7 @@ static int available_count;
 
 #if defined(__x86_64__)
 // A set whose kernel of int8 is another: that takes its queries from query_terms.
-static void add_vnni(dcp_kernel_table table, const char *name, dcp_attention_kernel *kernel) {
+static void add_byte_dot(dcp_kernel_table table, const char *name, dcp_attention_kernel *kernel) {
     table.name = name;
     table.attend[dcp_int8] = kernel;
     table.reads_terms |= 1 << dcp_int8;
@@ -34,13 +34,15 @@ __attribute__((constructor)) static void probe(void) {
     const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (avx2) available[available_count++] = DCP_KERNELS(avx2, 8);
     if (avx2 && __builtin_cpu_supports("avxvnni")) {
-        add_vnni(DCP_KERNELS(avx2, 8), "avx2vnni", dcp_attend_int8_avx2vnni);
+        add_byte_dot(DCP_KERNELS(avx2, 8), "avx2vnni", dcp_attend_int8_avx2vnni);
     }
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
         available[available_count++] = DCP_KERNELS(avx512, 16);
         if (__builtin_cpu_supports("avx512vnni")) {
-            add_vnni(DCP_KERNELS(avx512, 16), "avx512vnni", dcp_attend_int8_avx512vnni);
+            dcp_kernel_table table = DCP_KERNELS(avx512, 16);
+            if (__builtin_cpu_supports("gfni")) table.attend[dcp_fp8] = dcp_attend_fp8_avx512gfni;
+            add_byte_dot(table, "avx512vnni", dcp_attend_int8_avx512vnni);
         }
         if (__builtin_cpu_supports("avx512bf16")) {
             dcp_kernel_table table = available[available_count - 1];
