@@ -74,6 +74,7 @@ typedef struct {
 #ifdef DCP_BYTE_DOT
     uint8_t byte_weights[2][dcp_attention_rows_max][dcp_group_tokens]; // high bytes, low bytes
     float weight_units[dcp_attention_rows_max];
+    int32_t weight_offsets[dcp_attention_rows_max]; // -128 times the sum of a row's weights
 #endif
 #ifdef DCP_DOT
     uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens

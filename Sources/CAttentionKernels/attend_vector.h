@@ -36,7 +36,9 @@
 //   words_set1, words_sum, words_to_float
 //                                    of 32-bit integers
 //   words_raise_byte                 256 times
-//   words_add_bytes(c, a, b)         c + the sum of a's unsigned bytes times b's signed ones
+//   words_add_bytes(c, a, b)         c + the sum of a's unsigned bytes times b's signed ones; or, with DCP_BYTES_ALIKE,
+//   words_add_signed, words_add_unsigned
+//                                    of bytes that are both signed, both unsigned
 //   vec_store_halves(high, low, vec) rounds to 16 bits, and stores the two bytes of each apart
 //
 // and, for pairs of e4m3, vec_pairs_from_e4m3 (an even number of vectors at once, as halves_low_e4m3 and halves_high_e4m3 would

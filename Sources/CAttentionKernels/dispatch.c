@@ -4,6 +4,11 @@
 
 #include <stddef.h>
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #define DCP_ATTEND(name, number, bytes, interleaved, set) [number] = dcp_attend_##name##_##set,
 #define DCP_KERNELS(set, width)                                                                                        \
     (dcp_kernel_table) {                                                                                               \
@@ -16,7 +21,6 @@
 static dcp_kernel_table available[6];
 static int available_count;
 
-#if defined(__x86_64__)
 // A set whose kernel of int8 is another: that takes its queries from query_terms.
 static void add_byte_dot(dcp_kernel_table table, const char *name, dcp_attention_kernel *kernel) {
     table.name = name;
@@ -24,7 +28,6 @@ static void add_byte_dot(dcp_kernel_table table, const char *name, dcp_attention
     table.reads_terms |= 1 << dcp_int8;
     available[available_count++] = table;
 }
-#endif
 
 // __builtin_cpu_supports asks the CPU and, with XGETBV, whether the system saves the registers.
 __attribute__((constructor)) static void probe(void) {
@@ -58,6 +61,7 @@ __attribute__((constructor)) static void probe(void) {
     }
 #elif defined(__aarch64__)
     available[available_count++] = DCP_KERNELS(neon, 4);
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) add_byte_dot(DCP_KERNELS(neon, 4), "neondot", dcp_attend_int8_neondot);
 #endif
 }
 

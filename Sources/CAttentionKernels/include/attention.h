@@ -125,6 +125,8 @@ dcp_attention_kernel dcp_attend_fp8_avx512gfni;
 dcp_attention_kernel dcp_attend_int8_avx2vnni, dcp_attend_int8_avx512vnni;
 #elif defined(__aarch64__)
 DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, neon)
+// With products of bytes (ARMv8.2 dotprod): reads query_terms.
+dcp_attention_kernel dcp_attend_int8_neondot;
 #endif
 
 #endif
