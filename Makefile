@@ -206,7 +206,7 @@ check-arm64: deps-arm64
 		$(ARM64_CC) -I$(KERNELS)/include -c $$source -o $(ARM64_BUILD)/check/$$(basename $$source .c).o || exit 1; \
 	done
 	aarch64-linux-gnu-gcc -static $(ARM64_BUILD)/*.o $(ARM64_BUILD)/check/*.o -lm -o $(ARM64_BUILD)/kernel-check
-	qemu-aarch64 $(ARM64_BUILD)/kernel-check neon $(CHECK_SEED)
+	qemu-aarch64 -cpu max $(ARM64_BUILD)/kernel-check all $(CHECK_SEED)
 
 # Debian's promtool; nothing is installed or started but a cluster in a temporary directory.
 check-metrics: build

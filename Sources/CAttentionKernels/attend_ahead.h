@@ -48,7 +48,7 @@ typedef struct {
 typedef struct {
     int64_t from, to, term, end_term;
     int begins, ends;
-    int is_ranged; // see dcp_attend_panel
+    int is_ranged, is_widened; // see dcp_attend_panel
 } dcp_share;
 
 // What the loops over one group share.
@@ -56,6 +56,7 @@ typedef struct {
     const dcp_attention_rows *rows;
     const char *keys;   // at the group's first token
     const char *values; // of the block
+    float *widened; // see attend_widened.h
     int64_t first;      // of the block's tokens, the group's first
     int64_t tokens;     // of the group, up to the last that some row sees
     // What each row sees of the group: both are 0 where it is nothing.
@@ -73,6 +74,7 @@ typedef struct {
 #ifdef DCP_BYTE_DOT
     uint8_t byte_weights[2][dcp_attention_rows_max][dcp_group_tokens]; // high bytes, low bytes
     float weight_units[dcp_attention_rows_max];
+    int32_t weight_offsets[dcp_attention_rows_max]; // -128 times the sum of a row's weights
 #endif
 #ifdef DCP_DOT
     uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens

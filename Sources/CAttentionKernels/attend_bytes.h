@@ -6,12 +6,29 @@
 // shifted, then the low ones are. K is unsigned, 128 more than the number, which a constant for each row takes back.
 // Integers wrap around on the way, and are exact in the end, in any order: the bits of a row depend neither on tiles nor
 // on the rows beside it, and tokens that a row does not see have a weight of 0.
+//
+// With DCP_BYTES_ALIKE, where instructions multiply bytes that are both signed or both unsigned, the highest bit of a panel's
+// bytes is flipped as they are loaded: keys are then signed, and values 128 more than the number, which a constant for each
+// row takes back. It comes to the same integers.
 #ifndef DCP_ATTEND_BYTES_H
 #define DCP_ATTEND_BYTES_H
 
 #include "attend_loads.h"
 
 #ifdef DCP_BYTE_DOT
+
+#ifdef DCP_BYTES_ALIKE
+enum { dcp_bytes_alike = 1 };
+#define dcp_add_key_bytes(c, keys, query) words_add_signed(c, keys, query)
+#define dcp_add_value_bytes(c, weights, values) words_add_unsigned(c, weights, values)
+#else
+enum { dcp_bytes_alike = 0 };
+#define dcp_add_key_bytes(c, keys, query) words_add_bytes(c, keys, query)
+#define dcp_add_value_bytes(c, weights, values) words_add_bytes(c, weights, values)
+#endif
+
+// Bytes of a panel as they are multiplied.
+DCP_INLINE dcp_words dcp_multiplied(dcp_words bytes) { return dcp_bytes_alike ? words_flip_signs(bytes) : bytes; }
 
 // One row as dcp_byte_queries makes it.
 DCP_INLINE const char *dcp_byte_query(const dcp_attention_rows *rows, int64_t row) {
@@ -41,14 +58,14 @@ DCP_INLINE void dcp_score_bytes(int count, int vectors, dcp_group *group, int64_
             dcp_ask(group, &asking, group->key_bytes);
             dcp_words words[4];
             DCP_UNROLL
-            for (int v = 0; v < vectors; v++) words[v] = words_load(keys + 4 * v * dcp_width);
+            for (int v = 0; v < vectors; v++) words[v] = dcp_multiplied(words_load((const uint32_t *)keys + v * dcp_width));
             DCP_UNROLL
             for (int r = 0; r < count; r++) {
                 uint32_t bytes;
                 memcpy(&bytes, query + r * dcp_byte_query_bytes(dim) + d, 4);
                 const dcp_words both = words_set1(bytes);
                 DCP_UNROLL
-                for (int v = 0; v < vectors; v++) total[r][v] = words_add_bytes(total[r][v], words[v], both);
+                for (int v = 0; v < vectors; v++) total[r][v] = dcp_add_key_bytes(total[r][v], words[v], both);
             }
         }
     }
@@ -56,10 +73,11 @@ DCP_INLINE void dcp_score_bytes(int count, int vectors, dcp_group *group, int64_
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         const dcp_byte_unit unit = *(const dcp_byte_unit *)(dcp_byte_query(rows, row + r) + 2 * dim);
+        const dcp_words offset = words_set1((uint32_t)(dcp_bytes_alike ? 0 : unit.offset));
         DCP_UNROLL
         for (int v = 0; v < vectors; v++) {
             const int64_t at = token + v * dcp_width;
-            const dcp_vec number = words_to_float(words_sum(total[r][v], words_set1((uint32_t)unit.offset)));
+            const dcp_vec number = words_to_float(words_sum(total[r][v], offset));
             vec_store(&group->scores[row + r][at],
                       vec_mul(number, vec_mul(vec_set1(unit.unit), vec_load(group->key_scales + at))));
         }
@@ -83,6 +101,12 @@ DCP_INLINE void dcp_split_byte_weights(dcp_group *group, int64_t row, int64_t pa
     for (int64_t t = 0; t < dcp_group_tokens; t += dcp_width) {
         const dcp_vec number = t < padded ? vec_mul(vec_load(weights + t), inverse) : vec_zero();
         vec_store_halves(group->byte_weights[0][row] + t, group->byte_weights[1][row] + t, number);
+    }
+    if (dcp_bytes_alike) {
+        const uint8_t *high = group->byte_weights[0][row], *low = group->byte_weights[1][row];
+        int32_t sum = 0;
+        for (int64_t t = 0; t < dcp_group_tokens; t++) sum += 256 * high[t] + low[t];
+        group->weight_offsets[row] = -128 * sum;
     }
 }
 
@@ -110,8 +134,8 @@ DCP_INLINE void dcp_value_bytes(int count, int vectors, int some, dcp_group *gro
             dcp_words words[4];
             DCP_UNROLL
             for (int v = 0; v < vectors; v++) {
-                const char *vector = at + 4 * v * dcp_width;
-                words[v] = some ? words_load_some(vector, some) : words_load(vector);
+                const uint32_t *vector = (const uint32_t *)at + v * dcp_width;
+                words[v] = dcp_multiplied(some ? words_load_some(vector, some) : words_load(vector));
             }
             DCP_UNROLL
             for (int r = 0; r < count; r++) {
@@ -119,7 +143,7 @@ DCP_INLINE void dcp_value_bytes(int count, int vectors, int some, dcp_group *gro
                 memcpy(&bytes, group->byte_weights[term][row + r] + 4 * quad, 4);
                 const dcp_words both = words_set1(bytes);
                 DCP_UNROLL
-                for (int v = 0; v < vectors; v++) total[r][v] = words_add_bytes(total[r][v], both, words[v]);
+                for (int v = 0; v < vectors; v++) total[r][v] = dcp_add_value_bytes(total[r][v], both, words[v]);
             }
         }
     }
@@ -127,8 +151,10 @@ DCP_INLINE void dcp_value_bytes(int count, int vectors, int some, dcp_group *gro
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         const dcp_vec unit = vec_set1(group->weight_units[row + r]);
+        const dcp_words offset = words_set1((uint32_t)(dcp_bytes_alike ? group->weight_offsets[row + r] : 0));
         DCP_UNROLL
-        for (int v = 0; v < vectors; v++) result[r][v] = vec_mul(words_to_float(total[r][v]), unit);
+        for (int v = 0; v < vectors; v++)
+            result[r][v] = vec_mul(words_to_float(words_sum(total[r][v], offset)), unit);
     }
 }
 

@@ -11,6 +11,12 @@
 // multiplied with dcp_units.
 DCP_INLINE void dcp_load_pair(int type, int is_key, int half, int vectors, int some, const char *pair, int64_t stride,
                               dcp_vec *first, dcp_vec *second) {
+#ifdef vec_pairs_from_e4m3
+    if (type == dcp_fp8 && vectors % 2 == 0 && !some) {
+        vec_pairs_from_e4m3(vectors, pair, first, second);
+        return;
+    }
+#endif
     DCP_UNROLL
     for (int v = 0; v < vectors; v++) {
         if (type == dcp_bf16) {

@@ -5,6 +5,7 @@
 
 #include "attend_bytes.h"
 #include "attend_sums.h"
+#include "attend_widened.h"
 
 // Scores of `vectors` vectors of tokens from `token`, for `count` rows from `row`: a share of the sums.
 DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *group, int64_t row, int64_t token,
@@ -44,13 +45,16 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
 #endif
     } else {
         const float *query = rows->queries + row * dim;
-        const int64_t step = dcp_step(type);
-        for (int64_t d = share.from; d < share.to; d += step, keys += step / 2 * pair_bytes) {
+        const int from = share.is_widened ? dcp_f32 : type;
+        const int64_t step = dcp_step(from), step_bytes = share.is_widened ? 8 * dcp_group_tokens : step / 2 * pair_bytes;
+        const int64_t beside = share.is_widened ? dcp_group_tokens : stride;
+        if (share.is_widened) keys = (const char *)(group->widened + token);
+        for (int64_t d = share.from; d < share.to; d += step, keys += step_bytes) {
             DCP_UNROLL
             for (int half = 0; half < step / 2; half++) {
                 dcp_ask(group, &asking, group->key_bytes);
                 dcp_vec even[4], odd[4];
-                dcp_load_pair(type, 1, half, vectors, 0, keys, stride, even, odd);
+                dcp_load_pair(from, 1, half, vectors, 0, keys, beside, even, odd);
                 const float *pair = query + d + 2 * half;
                 DCP_UNROLL
                 for (int r = 0; r < count; r++) {
@@ -72,8 +76,9 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
 }
 
 // Adds the weighted values of `vectors` vectors of dimensions from `dim`, or of `some` dimensions, to `count` rows.
-DCP_INLINE void dcp_value_tile(int type, int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
+DCP_INLINE void dcp_value_tile(int type, dcp_share share, int count, int vectors, int some, dcp_group *group, int64_t row,
                                int64_t dim) {
+    const int is_ranged = share.is_ranged;
     const dcp_attention_rows *rows = group->rows;
     const int64_t strip = dcp_strip_of(dim), size = dcp_element_bytes(type);
     // A constant where a tile is as wide as a strip.
@@ -106,7 +111,12 @@ DCP_INLINE void dcp_value_tile(int type, int is_ranged, int count, int vectors, 
 #endif
     } else {
         dcp_asking asking = dcp_begin_asking(group);
-        dcp_sum_products(type, is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+        if (share.is_widened) {
+            dcp_sum_products(dcp_f32, is_ranged, count, vectors, some, group, row, sight,
+                             (const char *)(group->widened + dim - strip), 8 * dcp_strip_dims, &asking, total);
+        } else {
+            dcp_sum_products(type, is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+        }
         dcp_end_asking(group, asking);
     }
     DCP_UNROLL
@@ -148,16 +158,16 @@ DCP_INLINE void dcp_value_rows(int type, int count, dcp_group *group, int64_t ro
     for (int64_t dim = share.from; dim < dims;) {
         const int64_t vectors = (dims - dim) / dcp_width;
         if (vectors >= 4 && dcp_vectors_max(count) >= 4) {
-            dcp_value_tile(type, share.is_ranged, count, 4, 0, group, row, dim);
+            dcp_value_tile(type, share, count, 4, 0, group, row, dim);
             dim += 4 * dcp_width;
         } else if (vectors >= 2) {
-            dcp_value_tile(type, share.is_ranged, count, 2, 0, group, row, dim);
+            dcp_value_tile(type, share, count, 2, 0, group, row, dim);
             dim += 2 * dcp_width;
         } else if (vectors == 1) {
-            dcp_value_tile(type, share.is_ranged, count, 1, 0, group, row, dim);
+            dcp_value_tile(type, share, count, 1, 0, group, row, dim);
             dim += dcp_width;
         } else {
-            dcp_value_tile(type, share.is_ranged, count, 1, (int)(dims - dim), group, row, dim);
+            dcp_value_tile(type, share, count, 1, (int)(dims - dim), group, row, dim);
             dim = dims;
         }
     }

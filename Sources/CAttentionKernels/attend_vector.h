@@ -36,10 +36,13 @@
 //   words_set1, words_sum, words_to_float
 //                                    of 32-bit integers
 //   words_raise_byte                 256 times
-//   words_add_bytes(c, a, b)         c + the sum of a's unsigned bytes times b's signed ones
+//   words_add_bytes(c, a, b)         c + the sum of a's unsigned bytes times b's signed ones; or, with DCP_BYTES_ALIKE,
+//   words_add_signed, words_add_unsigned
+//                                    of bytes that are both signed, both unsigned
 //   vec_store_halves(high, low, vec) rounds to 16 bits, and stores the two bytes of each apart
 //
-// and, for pairs of e4m3 as pairs of bf16, words_from_e4m3, words_from_e4m3_some, and words_pair_from_e4m3 for two vectors
+// and, for pairs of e4m3, vec_pairs_from_e4m3 (an even number of vectors at once, as halves_low_e4m3 and halves_high_e4m3 would
+// make them), and as pairs of bf16 words_from_e4m3, words_from_e4m3_some, and words_pair_from_e4m3 for two vectors
 //
 // As in attend_block.h tokens lie along SIMD lanes and a group of 64 tokens is scored, weighted and added. Here up to
 // four rows share a register tile: a vector of keys or values is loaded and widened once for all of them. A row's sum
@@ -103,10 +106,19 @@ DCP_INLINE int dcp_is_wide(const dcp_attention_rows *rows) {
     return (rows->key_dim > dcp_wide_dim || rows->value_dim > dcp_wide_dim) && rows->rows > dcp_tile_rows;
 }
 
-DCP_INLINE void dcp_score_group(int type, int is_wide, dcp_group *group) {
+DCP_INLINE void dcp_score_group(int type, int is_wide, int is_widened, dcp_group *group) {
     const int64_t dim = group->rows->key_dim, terms = dcp_is_dot(type) ? group->rows->terms : 1;
+    if (is_widened) {
+        for (int64_t from = 0; from < dim; from += dcp_widened_dims) {
+            const int64_t to = dcp_min(from + dcp_widened_dims, dim);
+            const dcp_share share = {from, to, 0, 1, from == 0, to == dim, 0, 1};
+            dcp_widen_keys(type, group, from, to);
+            DCP_FOR_TILES(dcp_score_rows, type, group, share);
+        }
+        return;
+    }
     if (!is_wide) {
-        const dcp_share all = {0, dim, 0, terms, 1, 1, 0};
+        const dcp_share all = {0, dim, 0, terms, 1, 1, 0, 0};
         DCP_FOR_TILES(dcp_score_rows, type, group, all);
         return;
     }
@@ -114,14 +126,23 @@ DCP_INLINE void dcp_score_group(int type, int is_wide, dcp_group *group) {
         for (int64_t from = 0; from < dim; from += dcp_key_share) {
             const int64_t to = dcp_min(from + dcp_key_share, dim);
             const dcp_share share = {
-                from, to, term, term + 1, from == 0 && term == terms - 1, to == dim && term == 0, 0};
+                from, to, term, term + 1, from == 0 && term == terms - 1, to == dim && term == 0, 0, 0};
             DCP_FOR_TILES(dcp_score_rows, type, group, share);
         }
     }
 }
 
-DCP_INLINE void dcp_value_group(int type, int is_wide, int is_ranged, dcp_group *group) {
+DCP_INLINE void dcp_value_group(int type, int is_wide, int is_widened, int is_ranged, dcp_group *group) {
     const int64_t dim = group->rows->value_dim;
+    if (is_widened) {
+        for (int64_t from = 0; from < dim; from += dcp_strip_dims) {
+            const dcp_share share = {.from = from, .to = dcp_min(from + dcp_strip_dims, dim), .is_ranged = is_ranged,
+                                     .is_widened = 1};
+            dcp_widen_values(type, group, from);
+            DCP_FOR_TILES(dcp_value_rows, type, group, share);
+        }
+        return;
+    }
     if (!is_wide) {
         const dcp_share all = {.to = dim, .is_ranged = is_ranged};
         DCP_FOR_TILES(dcp_value_rows, type, group, all);
@@ -148,8 +169,9 @@ DCP_INLINE void dcp_load_scales(int type, dcp_group *group, const void *keys) {
 }
 
 // `is_wide` and `is_ranged`, whether rows differ in what they see, are constants: loops without are as they would be alone,
-// down to the registers. In one function with them, reading from memory was 5 to 10 % slower.
-DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp_attention_rows *rows,
+// down to the registers. In one function with them, reading from memory was 5 to 10 % slower. So is whether bytes are widened
+// for all tiles, into memory that has room for dcp_widened_dims times a group's tokens; else it is NULL.
+DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, float *widened, const dcp_attention_rows *rows,
                                  const void *keys, const void *values, dcp_token_ranges visible, dcp_ahead ahead) {
     const dcp_cache_format format = dcp_format(type);
     const dcp_seen_tokens seen = dcp_seen_by_some(rows->rows, visible);
@@ -164,6 +186,8 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
     group.then_end = (uintptr_t)ahead.then_end;
     group.level = ahead.level;
     group.values = values;
+    group.widened = widened;
+    const int is_widened = widened != NULL;
     dcp_deal_ahead(type, &group, seen.end - start, &ahead);
     DCP_NO_CALL
     for (int64_t r = 0; r < rows->rows; r++) group.maximum[r] = rows->maximum[r], group.sum[r] = rows->sum[r];
@@ -174,9 +198,9 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
         // Tokens beside the visible ones are scored as well: inside the panel, and replaced before they are read.
         if (is_ranged) dcp_see_group(&group, visible, (int32_t)first);
         if (dcp_has_scales(type)) dcp_load_scales(type, &group, keys);
-        dcp_score_group(type, is_wide, &group);
+        dcp_score_group(type, is_wide, is_widened, &group);
         dcp_weigh_group(type, is_ranged, &group);
-        dcp_value_group(type, is_wide, is_ranged, &group);
+        dcp_value_group(type, is_wide, is_widened, is_ranged, &group);
     }
     DCP_NO_CALL
     for (int64_t r = 0; r < rows->rows; r++) rows->maximum[r] = group.maximum[r], rows->sum[r] = group.sum[r];
@@ -186,20 +210,28 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, const dcp
 #define DCP_ATTENTION_PANEL(name, type, is_wide, is_ranged)                                                            \
     static __attribute__((noinline)) void name(const dcp_attention_rows *rows, const void *keys, const void *values,   \
                                                dcp_token_ranges visible, dcp_ahead ahead) {                            \
-        dcp_attend_panel(type, is_wide, is_ranged, rows, keys, values, visible, ahead);                                \
+        dcp_attend_panel(type, is_wide, is_ranged, NULL, rows, keys, values, visible, ahead);                          \
     }
 
 #define DCP_ATTENTION_KERNEL(name, type)                                                                               \
     DCP_ATTENTION_PANEL(name##_wide, type, 1, 1)                                                                       \
     DCP_ATTENTION_PANEL(name##_ranged, type, 0, 1)                                                                     \
+    static __attribute__((noinline)) void name##_widened(const dcp_attention_rows *rows, const void *keys,             \
+                                                         const void *values, dcp_token_ranges visible,                 \
+                                                         dcp_ahead ahead) {                                            \
+        _Alignas(64) float widened[dcp_widened_dims * dcp_group_tokens];                                               \
+        if (dcp_is_widening(type)) dcp_attend_panel(type, 0, 1, widened, rows, keys, values, visible, ahead);          \
+    }                                                                                                                  \
     void name(const dcp_attention_rows *rows, const void *keys, const void *values, dcp_token_ranges visible,          \
               dcp_ahead ahead) {                                                                                       \
-        if (dcp_is_wide(rows) && !dcp_is_byte_dot(type)) {                                                             \
+        if (dcp_is_widening(type) && rows->rows > 2 * dcp_tile_rows) {                                                 \
+            name##_widened(rows, keys, values, visible, ahead);                                                        \
+        } else if (dcp_is_wide(rows) && !dcp_is_byte_dot(type)) {                                                      \
             name##_wide(rows, keys, values, visible, ahead);                                                           \
         } else if (visible.first != NULL) {                                                                            \
             name##_ranged(rows, keys, values, visible, ahead);                                                         \
         } else {                                                                                                       \
-            dcp_attend_panel(type, 0, 0, rows, keys, values, visible, ahead);                                          \
+            dcp_attend_panel(type, 0, 0, NULL, rows, keys, values, visible, ahead);                                    \
         }                                                                                                              \
     }
 

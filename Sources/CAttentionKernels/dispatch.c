@@ -6,6 +6,11 @@
 
 #include "bf16_rate.h"
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #define DCP_ATTEND(name, number, bytes, interleaved, set) [number] = dcp_attend_##name##_##set,
 #define DCP_KERNELS(set, width)                                                                                        \
     (dcp_kernel_table) {                                                                                               \
@@ -20,13 +25,18 @@ static int available_count;
 
 static void add(dcp_kernel_table table) { available[available_count++] = table; }
 
-#if defined(__x86_64__)
-// Sets in which one format has another kernel, that takes its queries from query_terms.
+// A set in which one format has another kernel, that takes its queries from query_terms.
 static dcp_kernel_table with(dcp_kernel_table table, const char *name, int format, dcp_attention_kernel *kernel) {
     table.name = name;
     table.attend[format] = kernel;
     table.reads_terms |= 1 << format;
     return table;
+}
+
+#if defined(__x86_64__)
+static dcp_kernel_table with_vnni(dcp_kernel_table table) {
+    if (__builtin_cpu_supports("gfni")) table.attend[dcp_fp8] = dcp_attend_fp8_avx512gfni;
+    return with(table, "avx512vnni", dcp_int8, dcp_attend_int8_avx512vnni);
 }
 
 static dcp_kernel_table with_bf16(dcp_kernel_table table) {
@@ -39,7 +49,7 @@ static dcp_kernel_table with_bf16(dcp_kernel_table table) {
 static void add_avx512(void) {
     const dcp_kernel_table avx512 = DCP_KERNELS(avx512, 16);
     const int vnni = __builtin_cpu_supports("avx512vnni"), bf16 = __builtin_cpu_supports("avx512bf16");
-    const dcp_kernel_table most = vnni ? with(avx512, "avx512vnni", dcp_int8, dcp_attend_int8_avx512vnni) : avx512;
+    const dcp_kernel_table most = vnni ? with_vnni(avx512) : avx512;
     const int pays = bf16 && dcp_bf16_pays();
     if (bf16 && !pays) add(with_bf16(most));
     add(avx512);
@@ -65,6 +75,9 @@ __attribute__((constructor)) static void probe(void) {
     }
 #elif defined(__aarch64__)
     add(DCP_KERNELS(neon, 4));
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) {
+        add(with(DCP_KERNELS(neon, 4), "neondot", dcp_int8, dcp_attend_int8_neondot));
+    }
 #endif
 }
 

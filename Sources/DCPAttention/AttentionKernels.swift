@@ -7,7 +7,7 @@ public import DCPCore
 ///
 /// `@unchecked Sendable`: the table is written before `main` and constant afterwards.
 public struct AttentionKernels: Hashable, @unchecked Sendable, CustomStringConvertible {
-    /// `scalar`, `avx2`, `avx2vnni`, `avx512`, `avx512vnni`, `avx512bf16` or `neon`.
+    /// `scalar`, `avx2`, `avx2vnni`, `avx512`, `avx512vnni`, `avx512bf16`, `neon` or `neondot`.
     public let name: String
     let table: UnsafePointer<dcp_kernel_table>
 
@@ -32,7 +32,7 @@ public struct AttentionKernels: Hashable, @unchecked Sendable, CustomStringConve
         guard let kernels = available.first(where: { $0.name == name }) else {
             let names = available.map(\.name).joined(separator: ", ")
             let reason =
-                ["avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon"].contains(name)
+                ["avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon", "neondot"].contains(name)
                 ? "are not supported by this machine" : "do not exist"
             throw ServiceError(
                 .invalidConfiguration,

@@ -287,7 +287,7 @@ struct KernelSelectionTests {
         #expect(available.first?.name == "scalar")
         #expect(
             Set(available.map(\.name)).isSubset(of: [
-                "scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon",
+                "scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon", "neondot",
             ]))
         for kernels in available { #expect(try AttentionKernels.named(kernels.name) == kernels) }
         #expect(try AttentionKernels.named(nil) == available.last)

@@ -119,10 +119,14 @@ DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, avx2)
 DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, avx512)
 // With AVX512-BF16, for fp8 with VBMI as well: read query_terms.
 dcp_attention_kernel dcp_attend_bf16_avx512bf16, dcp_attend_fp8_avx512bf16;
+// With GFNI: the bits of avx512.
+dcp_attention_kernel dcp_attend_fp8_avx512gfni;
 // With AVX-VNNI, and with AVX512-VNNI: read query_terms.
 dcp_attention_kernel dcp_attend_int8_avx2vnni, dcp_attend_int8_avx512vnni;
 #elif defined(__aarch64__)
 DCP_CACHE_FORMATS(DCP_DECLARE_ATTENTION, neon)
+// With products of bytes (ARMv8.2 dotprod): reads query_terms.
+dcp_attention_kernel dcp_attend_int8_neondot;
 #endif
 
 #endif

@@ -7,7 +7,7 @@
 
 // The kernels of one instruction set.
 typedef struct {
-    const char *name; // "scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon"
+    const char *name; // "scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon", "neondot"
     dcp_attention_kernel *attend[dcp_formats_end]; // by the number of a format
     uint32_t reads_terms; // a bit for each format, 1 << number: its kernel takes queries from query_terms
     int32_t lanes;            // Float32 in a vector
