@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the loops of attend_vector.h share over one group of tokens, and how they ask for the memory that comes next.
+// What the loops of attend_vector.h share over one group of tokens, and how they prefetch the memory that comes next.
 //
 // Reading as fast as memory delivers takes some 64 lines in flight at any time, and hardware asks for more only as lines
-// are used. So the caller names the memory that comes next, and each loop asks for its share of it, in address order.
+// are used. So the caller names the memory that comes next, and each loop prefetches its share of it, in address order.
 // Measured (Zen 5, bf16, 4 rows): 0.56 of a streaming read without, 0.86 to 0.88 like this. Which cache serves best
 // differs between processors: a Zen 4 core has 24 or so requests of its first level in flight, and more of its second.
 // Kernels.md in the DocC catalogue has what else was tried.
@@ -41,7 +41,7 @@ DCP_INLINE int dcp_is_dot(int type) { return dcp_dot && (type == dcp_bf16 || typ
 // What the rows of a tile see of a group: all of them the first `all` tokens, some of them more, up to `most`.
 typedef struct {
     int64_t all, most;
-} dcp_sight;
+} dcp_visible_range;
 
 // What a loop over all rows takes of keys, or of values: some dimensions, and terms of the queries. Scores of some of them
 // begin at 0 or go on, and end scaled or not.
@@ -80,14 +80,14 @@ typedef struct {
     uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens
     uint64_t heavy[dcp_attention_rows_max / dcp_tile_rows]; // a bit for each token with a second term in a row of the tile
 #endif
-    uintptr_t ahead, ahead_due, ahead_end; // addresses: asked for, due by now, the end
+    uintptr_t ahead, ahead_due, ahead_end; // addresses: prefetched, due by now, the end
     // Volatile so that a compiler does not keep them in registers that the loops need: they are read once a block, the
     // level once a line.
     volatile uintptr_t then, then_end;
     volatile int32_t level;
     uintptr_t key_bytes, weight_bytes, value_bytes; // due each time, or for each row's weights
     uint64_t seen[dcp_attention_rows_max]; // a bit for each token that the row sees
-    dcp_sight sights[dcp_attention_rows_max / dcp_tile_rows];
+    dcp_visible_range visible[dcp_attention_rows_max / dcp_tile_rows];
 } dcp_group;
 
 // The end of what a row sees of the group.
@@ -98,34 +98,34 @@ DCP_INLINE int64_t dcp_end(int is_ranged, const dcp_group *group, int64_t row) {
 // What a loop keeps of the group's in registers.
 typedef struct {
     uintptr_t at, due, end;
-} dcp_asking;
+} dcp_prefetching;
 
-DCP_INLINE dcp_asking dcp_begin_asking(const dcp_group *group) {
-    return (dcp_asking){group->ahead, group->ahead_due, group->ahead_end};
+DCP_INLINE dcp_prefetching dcp_begin_prefetching(const dcp_group *group) {
+    return (dcp_prefetching){group->ahead, group->ahead_due, group->ahead_end};
 }
 
-DCP_INLINE void dcp_end_asking(dcp_group *group, dcp_asking asking) {
-    group->ahead = asking.at;
-    group->ahead_due = asking.due;
-    group->ahead_end = asking.end;
+DCP_INLINE void dcp_end_prefetching(dcp_group *group, dcp_prefetching prefetching) {
+    group->ahead = prefetching.at;
+    group->ahead_due = prefetching.due;
+    group->ahead_end = prefetching.end;
 }
 
 // Asks for what is due when so many more bytes are.
-DCP_INLINE void dcp_ask(dcp_group *group, dcp_asking *asking, uintptr_t bytes) {
-    asking->due += bytes;
-    for (; asking->at < asking->due; asking->at += 64) {
-        if (__builtin_expect(asking->at >= asking->end, 0)) {
+DCP_INLINE void dcp_prefetch_share(dcp_group *group, dcp_prefetching *prefetching, uintptr_t bytes) {
+    prefetching->due += bytes;
+    for (; prefetching->at < prefetching->due; prefetching->at += 64) {
+        if (__builtin_expect(prefetching->at >= prefetching->end, 0)) {
             if (group->then == 0) return;
-            asking->due += group->then - asking->at;
-            asking->at = group->then;
-            asking->end = group->then_end;
+            prefetching->due += group->then - prefetching->at;
+            prefetching->at = group->then;
+            prefetching->end = group->then_end;
             group->then = group->then_end = 0;
         }
         // The level is a constant of the instruction.
         if (group->level == 2) {
-            __builtin_prefetch((const void *)asking->at, 0, 2);
+            __builtin_prefetch((const void *)prefetching->at, 0, 2);
         } else {
-            __builtin_prefetch((const void *)asking->at, 0, 3);
+            __builtin_prefetch((const void *)prefetching->at, 0, 3);
         }
     }
 }
@@ -159,7 +159,7 @@ DCP_INLINE void dcp_deal_ahead(int type, dcp_group *group, int64_t tokens, const
     const int64_t weight_time = dot || dcp_is_byte_dot(type) ? 8 : 4;
     const float time = (float)(groups * (keys + value_time * values + weight_time * rows->rows));
     const float rate = (float)bytes / time;
-    // Rounded up: what is asked for too late is of no use.
+    // Rounded up: what is prefetched too late is of no use.
     group->key_bytes = (uintptr_t)rate + 1;
     group->value_bytes = (uintptr_t)(rate * (float)value_time) + 1;
     group->weight_bytes = (uintptr_t)(rate * (float)weight_time) + 1;

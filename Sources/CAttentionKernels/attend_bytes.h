@@ -38,7 +38,7 @@ DCP_INLINE const char *dcp_byte_query(const dcp_attention_rows *rows, int64_t ro
 DCP_INLINE void dcp_score_bytes(int count, int vectors, dcp_group *group, int64_t row, int64_t token) {
     const dcp_attention_rows *rows = group->rows;
     const int64_t dim = rows->key_dim, word_bytes = 4 * (int64_t)rows->block_tokens;
-    dcp_asking asking = dcp_begin_asking(group);
+    dcp_prefetching prefetching = dcp_begin_prefetching(group);
     dcp_words total[dcp_tile_rows][4];
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
@@ -55,7 +55,7 @@ DCP_INLINE void dcp_score_bytes(int count, int vectors, dcp_group *group, int64_
             }
         }
         for (int64_t d = 0; d < dim; d += 4, keys += word_bytes) {
-            dcp_ask(group, &asking, group->key_bytes);
+            dcp_prefetch_share(group, &prefetching, group->key_bytes);
             dcp_words words[4];
             DCP_UNROLL
             for (int v = 0; v < vectors; v++) words[v] = dcp_multiplied(words_load((const uint32_t *)keys + v * dcp_width));
@@ -69,7 +69,7 @@ DCP_INLINE void dcp_score_bytes(int count, int vectors, dcp_group *group, int64_
             }
         }
     }
-    dcp_end_asking(group, asking);
+    dcp_end_prefetching(group, prefetching);
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         const dcp_byte_unit unit = *(const dcp_byte_unit *)(dcp_byte_query(rows, row + r) + 2 * dim);
@@ -113,7 +113,7 @@ DCP_INLINE void dcp_split_byte_weights(dcp_group *group, int64_t row, int64_t pa
 // `values` is at the group's first token; `quads` are as many times four tokens.
 DCP_INLINE void dcp_value_bytes(int count, int vectors, int some, dcp_group *group, int64_t row, const char *values,
                                 int64_t quads, int64_t quad_bytes, dcp_vec result[][4]) {
-    dcp_asking asking = dcp_begin_asking(group);
+    dcp_prefetching prefetching = dcp_begin_prefetching(group);
     dcp_words total[dcp_tile_rows][4];
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
@@ -130,7 +130,7 @@ DCP_INLINE void dcp_value_bytes(int count, int vectors, int some, dcp_group *gro
             }
         }
         for (int64_t quad = 0; quad < quads; quad++, at += quad_bytes) {
-            dcp_ask(group, &asking, group->value_bytes);
+            dcp_prefetch_share(group, &prefetching, group->value_bytes);
             dcp_words words[4];
             DCP_UNROLL
             for (int v = 0; v < vectors; v++) {
@@ -147,7 +147,7 @@ DCP_INLINE void dcp_value_bytes(int count, int vectors, int some, dcp_group *gro
             }
         }
     }
-    dcp_end_asking(group, asking);
+    dcp_end_prefetching(group, prefetching);
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
         const dcp_vec unit = vec_set1(group->weight_units[row + r]);

@@ -36,19 +36,20 @@ DCP_INLINE void dcp_add_seen_dots(int is_ranged, int count, int vectors, const d
 // The two lines that add a term to all rows stand here and in dcp_sum_dots four times: as a function of their own they are
 // unrolled later, and 4 rows from memory were 8 % slower (measured in turn, in one process).
 DCP_INLINE void dcp_sum_exact_dots(int type, int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
-                                   dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
+                                   dcp_visible_range visible, const char *values, int64_t pair_bytes,
+                                   dcp_prefetching *prefetching,
                                    dcp_vec total[][4]) {
     dcp_words words[4];
     int64_t t = 0;
-    for (; t + 1 < sight.all; t += 2, values += pair_bytes) {
-        dcp_ask(group, asking, group->value_bytes);
+    for (; t + 1 < visible.all; t += 2, values += pair_bytes) {
+        dcp_prefetch_share(group, prefetching, group->value_bytes);
         dcp_load_words(type, vectors, some, values, words);
         DCP_UNROLL
         for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
         DCP_UNROLL
         for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[1][row + r][t / 2], words, total[r]);
     }
-    for (; t < sight.most; t += 2, values += pair_bytes) {
+    for (; t < visible.most; t += 2, values += pair_bytes) {
         dcp_load_words(type, vectors, some, values, words);
         for (int term = 0; term < 2; term++)
             dcp_add_seen_dots(is_ranged, count, vectors, group, row, t, term, words, total);
@@ -58,22 +59,23 @@ DCP_INLINE void dcp_sum_exact_dots(int type, int is_ranged, int count, int vecto
 // Second terms where a row of the tile has a heavy token: each in its turn, so that a row's sum has the order of the loop
 // above, beside any others. To add all of them afterwards was as fast, and another order.
 DCP_INLINE void dcp_sum_dots(int type, int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
-                             dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
+                             dcp_visible_range visible, const char *values, int64_t pair_bytes,
+                             dcp_prefetching *prefetching,
                              dcp_vec total[][4]) {
     dcp_words words[4];
-    const int64_t shared = sight.all / 2 * 2;
+    const int64_t shared = visible.all / 2 * 2;
     uint64_t heavy = group->heavy[row / dcp_tile_rows];
     int64_t t = 0;
     while (t < shared) {
         const int64_t next = heavy == 0 ? shared : dcp_min(__builtin_ctzll(heavy) / 2 * 2, shared);
         for (; t < next; t += 2, values += pair_bytes) {
-            dcp_ask(group, asking, group->value_bytes);
+            dcp_prefetch_share(group, prefetching, group->value_bytes);
             dcp_load_words(type, vectors, some, values, words);
             DCP_UNROLL
             for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
         }
         if (t == shared) break;
-        dcp_ask(group, asking, group->value_bytes);
+        dcp_prefetch_share(group, prefetching, group->value_bytes);
         dcp_load_words(type, vectors, some, values, words);
         DCP_UNROLL
         for (int r = 0; r < count; r++) dcp_add_dot(vectors, group->weights[0][row + r][t / 2], words, total[r]);
@@ -82,7 +84,7 @@ DCP_INLINE void dcp_sum_dots(int type, int is_ranged, int count, int vectors, in
         heavy &= ~(3ull << t);
         t += 2, values += pair_bytes;
     }
-    for (; t < sight.most; t += 2, values += pair_bytes) {
+    for (; t < visible.most; t += 2, values += pair_bytes) {
         dcp_load_words(type, vectors, some, values, words);
         for (int term = 0; term < 2; term++)
             dcp_add_seen_dots(is_ranged, count, vectors, group, row, t, term, words, total);
@@ -110,16 +112,17 @@ DCP_INLINE void dcp_add_seen_pair(int is_ranged, int count, int vectors, const d
 
 // Where tokens are interleaved by more than two, `values` stays at those that lie beside each other for two pairs.
 DCP_INLINE void dcp_sum_products(int type, int is_ranged, int count, int vectors, int some, dcp_group *group,
-                                 int64_t row, dcp_sight sight, const char *values, int64_t pair_bytes, dcp_asking *asking,
+                                 int64_t row, dcp_visible_range visible, const char *values, int64_t pair_bytes,
+                                 dcp_prefetching *prefetching,
                                  dcp_vec total[][4]) {
     const float *weights = group->scores[row];
     const int64_t stride = pair_bytes / 2 / dcp_element_bytes(type), step = dcp_step(type);
     dcp_vec even[4], odd[4];
     int64_t t = 0;
-    for (; t + step <= sight.all; t += step, values += step / 2 * pair_bytes) {
+    for (; t + step <= visible.all; t += step, values += step / 2 * pair_bytes) {
         DCP_UNROLL
         for (int half = 0; half < step / 2; half++) {
-            dcp_ask(group, asking, group->value_bytes);
+            dcp_prefetch_share(group, prefetching, group->value_bytes);
             dcp_load_pair(type, 0, half, vectors, some, values, stride, even, odd);
             DCP_UNROLL
             for (int r = 0; r < count; r++) {
@@ -128,10 +131,10 @@ DCP_INLINE void dcp_sum_products(int type, int is_ranged, int count, int vectors
             }
         }
     }
-    for (; t < sight.most; t += step, values += step / 2 * pair_bytes) {
+    for (; t < visible.most; t += step, values += step / 2 * pair_bytes) {
         DCP_UNROLL
         for (int half = 0; half < step / 2; half++) {
-            if (t + 2 * half >= sight.most) break;
+            if (t + 2 * half >= visible.most) break;
             dcp_load_pair(type, 0, half, vectors, some, values, stride, even, odd);
             dcp_add_seen_pair(is_ranged, count, vectors, group, row, t + 2 * half, even, odd, total);
         }

@@ -20,7 +20,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
     const int64_t dim = rows->key_dim, stride = rows->block_tokens;
     const int64_t pair_bytes = 2 * stride * dcp_element_bytes(type);
     const char *keys = group->keys + token * dcp_format(type).interleaved * dcp_element_bytes(type) + share.from / 2 * pair_bytes;
-    dcp_asking asking = dcp_begin_asking(group);
+    dcp_prefetching prefetching = dcp_begin_prefetching(group);
     dcp_vec total[dcp_tile_rows][4];
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
@@ -35,7 +35,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
         for (int64_t term = share.end_term; term-- > share.term;) {
             const uint32_t *query = rows->query_terms + (term * rows->rows + row) * (dim / 2) + share.from / 2;
             for (int64_t d = 0; d < (share.to - share.from) / 2; d++) {
-                dcp_ask(group, &asking, group->key_bytes);
+                dcp_prefetch_share(group, &prefetching, group->key_bytes);
                 dcp_words words[4];
                 dcp_load_words(type, vectors, 0, keys + d * pair_bytes, words);
                 DCP_UNROLL
@@ -52,7 +52,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
         for (int64_t d = share.from; d < share.to; d += step, keys += step_bytes) {
             DCP_UNROLL
             for (int half = 0; half < step / 2; half++) {
-                dcp_ask(group, &asking, group->key_bytes);
+                dcp_prefetch_share(group, &prefetching, group->key_bytes);
                 dcp_vec even[4], odd[4];
                 dcp_load_pair(from, 1, half, vectors, 0, keys, beside, even, odd);
                 const float *pair = query + d + 2 * half;
@@ -63,7 +63,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
             }
         }
     }
-    dcp_end_asking(group, asking);
+    dcp_end_prefetching(group, prefetching);
     const dcp_vec scale = vec_set1(share.ends ? rows->scale : 1.0f);
     DCP_UNROLL
     for (int v = 0; v < vectors; v++) {
@@ -87,8 +87,8 @@ DCP_INLINE void dcp_value_tile(int type, dcp_share share, int count, int vectors
     const int64_t pair_bytes = 2 * width * size;
     const char *values = group->values + (strip * rows->value_tokens + group->first * width) * size
                          + (dim - strip) * dcp_format(type).interleaved * size;
-    const dcp_sight sight =
-        is_ranged ? group->sights[row / dcp_tile_rows] : (dcp_sight){group->tokens, group->tokens};
+    const dcp_visible_range visible =
+        is_ranged ? group->visible[row / dcp_tile_rows] : (dcp_visible_range){group->tokens, group->tokens};
     dcp_vec total[dcp_tile_rows][4];
     DCP_UNROLL
     for (int r = 0; r < count; r++) {
@@ -97,27 +97,30 @@ DCP_INLINE void dcp_value_tile(int type, dcp_share share, int count, int vectors
     }
     if (dcp_is_byte_dot(type)) {
 #ifdef DCP_BYTE_DOT
-        dcp_value_bytes(count, vectors, some, group, row, values, (sight.most + 3) / 4, 2 * pair_bytes, total);
+        dcp_value_bytes(count, vectors, some, group, row, values, (visible.most + 3) / 4, 2 * pair_bytes, total);
 #endif
     } else if (dcp_is_dot(type)) {
 #ifdef DCP_DOT
-        dcp_asking asking = dcp_begin_asking(group);
+        dcp_prefetching prefetching = dcp_begin_prefetching(group);
         if (dcp_sums_both_terms(type, group->rows)) {
-            dcp_sum_exact_dots(type, is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+            dcp_sum_exact_dots(type, is_ranged, count, vectors, some, group, row, visible, values, pair_bytes,
+                               &prefetching, total);
         } else {
-            dcp_sum_dots(type, is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+            dcp_sum_dots(type, is_ranged, count, vectors, some, group, row, visible, values, pair_bytes,
+                         &prefetching, total);
         }
-        dcp_end_asking(group, asking);
+        dcp_end_prefetching(group, prefetching);
 #endif
     } else {
-        dcp_asking asking = dcp_begin_asking(group);
+        dcp_prefetching prefetching = dcp_begin_prefetching(group);
         if (share.is_widened) {
-            dcp_sum_products(dcp_f32, is_ranged, count, vectors, some, group, row, sight,
-                             (const char *)(group->widened + dim - strip), 8 * dcp_strip_dims, &asking, total);
+            dcp_sum_products(dcp_f32, is_ranged, count, vectors, some, group, row, visible,
+                             (const char *)(group->widened + dim - strip), 8 * dcp_strip_dims, &prefetching, total);
         } else {
-            dcp_sum_products(type, is_ranged, count, vectors, some, group, row, sight, values, pair_bytes, &asking, total);
+            dcp_sum_products(type, is_ranged, count, vectors, some, group, row, visible, values, pair_bytes,
+                             &prefetching, total);
         }
-        dcp_end_asking(group, asking);
+        dcp_end_prefetching(group, prefetching);
     }
     DCP_UNROLL
     for (int r = 0; r < count; r++) {

@@ -88,13 +88,13 @@ DCP_INLINE void dcp_see_group(dcp_group *group, dcp_token_ranges visible, int32_
         group->seen[r] = dcp_first_tokens(group->end[r]) & ~dcp_first_tokens(group->begin[r]);
     }
     for (int64_t row = 0; row < rows; row += dcp_tile_rows) {
-        dcp_sight sight = {tokens, 0};
+        dcp_visible_range visible = {tokens, 0};
         for (int64_t r = row; r < dcp_min(row + dcp_tile_rows, rows); r++) {
             const int64_t end = group->end[r], all = group->begin[r] == 0 ? end : 0;
-            sight.all = all < sight.all ? all : sight.all;
-            sight.most = end > sight.most ? end : sight.most;
+            visible.all = all < visible.all ? all : visible.all;
+            visible.most = end > visible.most ? end : visible.most;
         }
-        group->sights[row / dcp_tile_rows] = sight;
+        group->visible[row / dcp_tile_rows] = visible;
     }
 }
 

@@ -101,10 +101,10 @@ DCP_INLINE void dcp_update_sums(dcp_group *group) {
 
 DCP_INLINE void dcp_weigh_group(int type, int is_ranged, dcp_group *group) {
     const int64_t rows = group->rows->rows;
-    dcp_asking asking = dcp_begin_asking(group);
+    dcp_prefetching prefetching = dcp_begin_prefetching(group);
     for (int64_t r = 0; r < rows; r++) dcp_raise_maximum(is_ranged, group, r);
     for (int64_t r = 0; r < rows; r++) {
-        dcp_ask(group, &asking, group->weight_bytes);
+        dcp_prefetch_share(group, &prefetching, group->weight_bytes);
         // A count that the compiler knows keeps the whole row in registers.
         if (dcp_end(is_ranged, group, r) == dcp_group_tokens) {
             dcp_weigh_tokens(group, r, dcp_group_tokens);
@@ -112,7 +112,7 @@ DCP_INLINE void dcp_weigh_group(int type, int is_ranged, dcp_group *group) {
             dcp_weigh_tokens(group, r, dcp_padded(dcp_end(is_ranged, group, r)));
         }
     }
-    dcp_end_asking(group, asking);
+    dcp_end_prefetching(group, prefetching);
     if (dcp_is_byte_dot(type)) {
 #ifdef DCP_BYTE_DOT
         for (int64_t r = 0; r < rows; r++) dcp_split_byte_weights(group, r, dcp_padded(dcp_end(is_ranged, group, r)));

@@ -30,7 +30,7 @@ DCP_PANEL_INLINE uint32_t dcp_key_word(int type, const char *panel, int64_t bloc
 }
 
 // Keys of one head; `stride` bytes are from one token's row to the next's. Each line of a row is written whole: the words of
-// some tokens go before the next tokens. Meanwhile what is read next is asked for: a panel's lines are read in an order that
+// some tokens go before the next tokens. Meanwhile what is read next is prefetched: a panel's lines are read in an order that
 // the processor's own prefetch does not follow.
 DCP_PANEL_INLINE void dcp_read_keys(int type, const char *panel, int64_t block_tokens, int64_t dim, int64_t first,
                                     int64_t count, char *out, int64_t stride, const char *next, int64_t next_bytes) {

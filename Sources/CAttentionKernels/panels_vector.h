@@ -8,7 +8,7 @@
 // into the panel strip by strip.
 //
 // Rows and panels are many short runs of memory, too short for the processor's own prefetch: while a run is written the
-// rows of the next are asked for.
+// rows of the next are prefetched.
 #ifndef DCP_PANELS_VECTOR_H
 #define DCP_PANELS_VECTOR_H
 
@@ -63,7 +63,7 @@ DCP_PANEL_INLINE void dcp_run_after(int from, const dcp_panel_job *job, const dc
 }
 
 // Asks for the rows of one of `steps` shares of a run.
-DCP_PANEL_INLINE void dcp_run_ask(const dcp_run *run, int64_t step, int64_t steps) {
+DCP_PANEL_INLINE void dcp_prefetch_run(const dcp_run *run, int64_t step, int64_t steps) {
     for (int64_t r = run->count * step / steps; r < run->count * (step + 1) / steps; r++) {
         for (int64_t byte = 0; byte < run->row_bytes; byte += 64) __builtin_prefetch(run->rows[r] + byte, 0, 3);
     }
@@ -75,7 +75,7 @@ DCP_PANEL_INLINE void dcp_key_run(int from, int to, int streams, const dcp_run *
     enum { groups = dcp_run_tokens / dcp_width };
     const int64_t words = dcp_words_of(to, dim), steps = (words + dcp_width - 1) / dcp_width;
     for (int64_t step = 0; step < steps; step++) {
-        dcp_run_ask(next, step, steps);
+        dcp_prefetch_run(next, step, steps);
         // The last vector overlaps the one before, whose lines are written and are not written again.
         const int64_t here = step < steps - 1 || words < dcp_width ? step * dcp_width : words - dcp_width;
         const int64_t written = step * dcp_width - here;
@@ -166,7 +166,7 @@ DCP_PANEL_INLINE void dcp_write_keys(int from, int to, const dcp_panel_job *job,
         return;
     }
     for (int64_t t = 0; t < run->count; t++) {
-        dcp_run_ask(next, t, run->count);
+        dcp_prefetch_run(next, t, run->count);
         dcp_key_token(from, to, run->rows[t], dim, block_tokens, panel, run->token + t, highest);
     }
 }
@@ -197,7 +197,7 @@ DCP_PANEL_INLINE void dcp_write_values(int from, int to, const dcp_panel_job *jo
                             taken == 2 ? run->rows[t + 1] + skipped : NULL, dcp_strip_width(strip, dim),
                             panel + strip * strip_tokens, token, highest);
         }
-        for (const int64_t end = t + taken; t < end; t++) dcp_run_ask(next, t, run->count);
+        for (const int64_t end = t + taken; t < end; t++) dcp_prefetch_run(next, t, run->count);
     }
 }
 

@@ -32,7 +32,7 @@ const dcp_kernel_table *dcp_kernels(int index);
 void dcp_attend_block(const dcp_kernel_table *kernels, int32_t format, const dcp_attention_rows *rows,
                       const void *keys, const void *values, dcp_token_ranges visible, dcp_ahead ahead);
 
-// How many bytes before their use these rows' keys and values are best asked for (`ahead` of the kernels): near what a
+// How many bytes before their use these rows' keys and values are best prefetched (`ahead` of the kernels): near what a
 // first-level cache holds, and less where a loop over the panel is over before memory delivers the next one.
 //
 //   head_bytes   keys and values of one KV head in a block
