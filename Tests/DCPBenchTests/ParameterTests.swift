@@ -63,14 +63,14 @@ struct ParameterTests {
     }
 
     @Test("an empty item of a list, and a list where one number belongs, are refused")
-    func lists() {
+    func lists() throws {
         refused(.invalidConfiguration, words: ["\"1,,2\"", "empty"]) {
             _ = try Lists.counts("1,,2", option: "--threads", in: 1...64)
         }
         refused(.invalidConfiguration, words: ["--count", "one number"]) {
             _ = try Lists.count("1,2", option: "--count", in: 1...64)
         }
-        #expect(try! Lists.formats("bf16,int8,fp8") == [.bfloat16, .int8, .fp8])
+        #expect(try Lists.formats("bf16,int8,fp8") == [.bfloat16, .int8, .fp8])
         refused(.invalidConfiguration, words: ["int4", "bf16, f16, f32, int8 or fp8"]) {
             _ = try Lists.formats("bf16,int4")
         }
