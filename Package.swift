@@ -154,7 +154,7 @@ let package = Package(
                 unixSignals,
             ]),
         executable("dcp-reference", ["DCPConsole", "DCPDaemon", "DCPWire", argumentParser]),
-        executable("dcp-simulator", ["DCPCore", "DCPConsole", "DCPRank", "DCPSimulator", argumentParser]),
+        executable("dcp-simulator", ["DCPCore", "DCPConsole", "DCPSimulator", argumentParser]),
         executable(
             "cache-crasher", ["DCPCore", "DCPAttention", "DCPCache", "DCPStore"], path: "Tests/Support/cache-crasher"),
         executable(

@@ -9,6 +9,8 @@
 #include <sys/auxv.h>
 #endif
 
+#include "bf16_rate.h"
+
 #define DCP_ATTEND(name, number, bytes, interleaved, set) [number] = dcp_attend_##name##_##set,
 #define DCP_KERNELS(set, width)                                                                                        \
     (dcp_kernel_table) {                                                                                               \
@@ -21,47 +23,56 @@
 static dcp_kernel_table available[6];
 static int available_count;
 
-// A set whose kernel of int8 is another: that takes its queries from query_terms.
-static void add_byte_dot(dcp_kernel_table table, const char *name, dcp_attention_kernel *kernel) {
+static void add(dcp_kernel_table table) { available[available_count++] = table; }
+
+// Sets in which one format has another kernel, that takes its queries from query_terms.
+static dcp_kernel_table with(dcp_kernel_table table, const char *name, int format, dcp_attention_kernel *kernel) {
     table.name = name;
-    table.attend[dcp_int8] = kernel;
-    table.reads_terms |= 1 << dcp_int8;
-    available[available_count++] = table;
+    table.attend[format] = kernel;
+    table.reads_terms |= 1 << format;
+    return table;
 }
+
+#if defined(__x86_64__)
+static dcp_kernel_table with_bf16(dcp_kernel_table table) {
+    table = with(table, "avx512bf16", dcp_bf16, dcp_attend_bf16_avx512bf16);
+    if (!__builtin_cpu_supports("avx512vbmi")) return table;
+    return with(table, table.name, dcp_fp8, dcp_attend_fp8_avx512bf16);
+}
+
+// VDPBF16PS is the fastest set where it pays. Where it does not, it can still be forced.
+static void add_avx512(void) {
+    const dcp_kernel_table avx512 = DCP_KERNELS(avx512, 16);
+    const int vnni = __builtin_cpu_supports("avx512vnni"), bf16 = __builtin_cpu_supports("avx512bf16");
+    dcp_kernel_table most = vnni ? with(avx512, "avx512vnni", dcp_int8, dcp_attend_int8_avx512vnni) : avx512;
+    if (vnni && __builtin_cpu_supports("gfni")) most.attend[dcp_fp8] = dcp_attend_fp8_avx512gfni;
+    const int pays = bf16 && dcp_bf16_pays();
+    if (bf16 && !pays) add(with_bf16(most));
+    add(avx512);
+    if (vnni) add(most);
+    if (pays) add(with_bf16(most));
+}
+#endif
 
 // __builtin_cpu_supports asks the CPU and, with XGETBV, whether the system saves the registers.
 __attribute__((constructor)) static void probe(void) {
-    available[available_count++] = DCP_KERNELS(scalar, 4);
+    add(DCP_KERNELS(scalar, 4));
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    if (avx2) available[available_count++] = DCP_KERNELS(avx2, 8);
-    if (avx2 && __builtin_cpu_supports("avxvnni")) {
-        add_byte_dot(DCP_KERNELS(avx2, 8), "avx2vnni", dcp_attend_int8_avx2vnni);
+    if (!avx2) return;
+    add(DCP_KERNELS(avx2, 8));
+    if (__builtin_cpu_supports("avxvnni")) {
+        add(with(DCP_KERNELS(avx2, 8), "avx2vnni", dcp_int8, dcp_attend_int8_avx2vnni));
     }
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-        available[available_count++] = DCP_KERNELS(avx512, 16);
-        if (__builtin_cpu_supports("avx512vnni")) {
-            dcp_kernel_table table = DCP_KERNELS(avx512, 16);
-            if (__builtin_cpu_supports("gfni")) table.attend[dcp_fp8] = dcp_attend_fp8_avx512gfni;
-            add_byte_dot(table, "avx512vnni", dcp_attend_int8_avx512vnni);
-        }
-        if (__builtin_cpu_supports("avx512bf16")) {
-            dcp_kernel_table table = available[available_count - 1];
-            table.name = "avx512bf16";
-            table.attend[dcp_bf16] = dcp_attend_bf16_avx512bf16;
-            table.reads_terms |= 1 << dcp_bf16;
-            if (__builtin_cpu_supports("avx512vbmi")) {
-                table.attend[dcp_fp8] = dcp_attend_fp8_avx512bf16;
-                table.reads_terms |= 1 << dcp_fp8;
-            }
-            available[available_count++] = table;
-        }
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512dq")) {
+        add_avx512();
     }
 #elif defined(__aarch64__)
-    available[available_count++] = DCP_KERNELS(neon, 4);
-    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) add_byte_dot(DCP_KERNELS(neon, 4), "neondot", dcp_attend_int8_neondot);
+    const dcp_kernel_table neon = DCP_KERNELS(neon, 4);
+    add(neon);
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) add(with(neon, "neondot", dcp_int8, dcp_attend_int8_neondot));
 #endif
 }
 

@@ -15,10 +15,15 @@ static int rounded(const dcp_kernel_table *kernels, const dcp_own_token *token, 
     if (token->row_type == token->format) return 0;
     if (dcp_has_scales(token->format)) return dcp_round_row(token->format, is_key, out, count);
     int finite = 1;
-    if (token->format == dcp_bf16) {
+    switch (token->format) {
+    case dcp_bf16:
         for (int64_t i = 0; i < count; i++) out[i] = dcp_bf16_to_f32(dcp_f32_to_bf16(out[i]));
-    } else if (token->format == dcp_f16) {
+        break;
+    case dcp_f16:
         for (int64_t i = 0; i < count; i++) out[i] = dcp_f16_to_f32(dcp_f32_to_f16(out[i]));
+        break;
+    case dcp_f32: break;
+    default: __builtin_trap();
     }
     for (int64_t i = 0; i < count; i++) finite &= dcp_f32_is_finite(out[i]);
     return finite ? 0 : -1;

@@ -16,9 +16,9 @@ public struct AttentionKernels: Hashable, @unchecked Sendable, CustomStringConve
         dcp_kernels(index).map { AttentionKernels(name: String(cString: $0.pointee.name), table: $0) }
     }
 
-    /// What `AttentionWork` computes with: what `DCP_KERNELS` names, else the fastest.
+    /// The kernels of `AttentionWork`: those that `DCP_KERNELS` names, otherwise the fastest.
     ///
-    /// With a value that `KernelSelection.check` refuses, the fastest: programs call that first and end.
+    /// The fastest also if `KernelSelection.check` refuses the value: programs call that first, and exit.
     public static let chosen: AttentionKernels = {
         do throws(ServiceError) { return try named(KernelSelection.forced) } catch { return fastest }
     }()
@@ -26,7 +26,7 @@ public struct AttentionKernels: Hashable, @unchecked Sendable, CustomStringConve
     static var fastest: AttentionKernels { available[available.count - 1] }
 
     /// - Parameter name: nil for the fastest.
-    /// - Throws: `.invalidConfiguration` when the name is unknown, or this machine does not support it.
+    /// - Throws: `.invalidConfiguration` if the name is unknown, or this machine does not support it.
     public static func named(_ name: String?) throws(ServiceError) -> AttentionKernels {
         guard let name else { return fastest }
         guard let kernels = available.first(where: { $0.name == name }) else {
@@ -41,16 +41,16 @@ public struct AttentionKernels: Hashable, @unchecked Sendable, CustomStringConve
         return kernels
     }
 
-    /// Whether many rows are left to OpenBLAS: where there are no vector kernels.
+    /// Whether OpenBLAS computes many rows, because there are no vector kernels.
     var usesSgemm: Bool { name == "scalar" }
 
-    /// Up to so many rows the scalar kernels beat packing matrices for sgemm.
+    /// Up to this many rows the scalar kernels are faster than packing matrices for sgemm.
     static let rowsMaxBesideSgemm = 15
 
-    /// Rows of one tile.
+    /// The most rows of a tile.
     var rowsMax: Int { usesSgemm ? WorkSplit.rowsMax : Int(dcp_attention_rows_max) }
 
-    /// Whether queries are given as terms.
+    /// Whether the kernels read queries as terms.
     func readsTerms(of format: CacheFormat) -> Bool { dcp_reads_terms(table, Int32(format.rawValue)) != 0 }
 
     public var description: String { name }

@@ -3,19 +3,19 @@
 internal import COpenBLAS
 public import DCPCore
 
-/// The kernels this process computes with, for `dcpctl` and the journal.
+/// The kernels that this process uses, for `dcpctl` and the journal.
 public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
     /// The environment variable that forces an instruction set: `DCP_KERNELS=scalar|avx2|avx512|avx512bf16|neon`.
     public static let variable = "DCP_KERNELS"
 
     /// `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
     public let instructionSet: String
-    /// Whether many rows are computed by OpenBLAS's sgemm: beside scalar kernels.
+    /// Whether OpenBLAS's sgemm computes many rows, as it does beside scalar kernels.
     public let prefillUsesSgemm: Bool
     /// The core type whose sgemm OpenBLAS chose, after `OPENBLAS_CORETYPE`: `Haswell`, `Cooperlake`.
     public let openBLASCore: String
-    /// Whether `OPENBLAS_CORETYPE` made OpenBLAS use narrower vectors than this CPU has: its sgemm is then
-    /// slower than it could be.
+    /// Whether `OPENBLAS_CORETYPE` makes OpenBLAS use narrower vectors than this CPU has, so that its sgemm is slower
+    /// than it could be.
     public let openBLASCoreIsForcedOlder: Bool
 
     public static let current = KernelSelection()
@@ -24,7 +24,7 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
     /// - Throws: `.invalidConfiguration`, with the values that are possible.
     public static func check() throws(ServiceError) { _ = try AttentionKernels.named(forced) }
 
-    /// `DCP_KERNELS`; set but empty is not set.
+    /// The value of `DCP_KERNELS`; an empty one counts as unset.
     static var forced: String? { EnvironmentVariable.value(variable) }
 
     private init() {
@@ -33,12 +33,12 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
         prefillUsesSgemm = AttentionKernels.chosen.usesSgemm
         let core = String(cString: openblas_get_corename())
         openBLASCore = core
-        let widest = AttentionKernels.fastest.name
+        let fastest = AttentionKernels.fastest.name
         openBLASCoreIsForcedOlder =
-            EnvironmentVariable.value("OPENBLAS_CORETYPE") != nil && Self.isOlder(openBLASCore: core, than: widest)
+            EnvironmentVariable.value("OPENBLAS_CORETYPE") != nil && Self.isOlder(openBLASCore: core, than: fastest)
     }
 
-    /// Whether a core type's kernels use narrower vectors than an instruction set has.
+    /// Whether the kernels of a core type use narrower vectors than an instruction set.
     package static func isOlder(openBLASCore core: String, than instructionSet: String) -> Bool {
         // OpenBLAS, cpuid_x86.c: the core types with AVX-512 kernels, then those with AVX2; others are older.
         let core = core.lowercased()
@@ -48,11 +48,8 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
             case "haswell", "zen": 256
             default: 128
             }
-        return switch instructionSet {
-        case "avx512", "avx512bf16": bits < 512
-        case "avx2": bits < 256
-        default: false
-        }
+        if instructionSet.hasPrefix("avx512") { return bits < 512 }
+        return instructionSet.hasPrefix("avx2") && bits < 256
     }
 
     public var description: String {
@@ -60,6 +57,6 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
             + (openBLASCoreIsForcedOlder ? " (an older core than this CPU's, by OPENBLAS_CORETYPE)" : "")
     }
 
-    /// OpenBLAS would start threads of its own beside the rank's; touched before the first sgemm.
+    /// Keeps OpenBLAS from starting threads beside the rank's; accessed before the first sgemm.
     static let useOneBLASThread: Void = openblas_set_num_threads(1)
 }

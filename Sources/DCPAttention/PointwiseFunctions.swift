@@ -2,7 +2,7 @@
 
 internal import CAttentionKernels
 
-/// The kernels' own exp and tanh, for the tests that measure them.
+/// The kernels' exp and tanh, for the tests that measure their errors.
 package enum PointwiseFunctions {
     /// e^x for x <= 0.
     package static func exp(_ values: [Float]) -> [Float] {

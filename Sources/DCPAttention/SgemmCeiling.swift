@@ -2,11 +2,11 @@
 
 internal import COpenBLAS
 
-/// OpenBLAS's product of two large square matrices: what a prefill that is made of sgemm can reach at most.
+/// OpenBLAS's product of two large square matrices: the ceiling of a prefill that consists of sgemm.
 ///
-/// Each thread that measures has an object of its own.
+/// Each measuring thread needs its own object.
 ///
-/// `@unchecked Sendable`: the matrices are changed by `multiply` only, of which one call runs at a time.
+/// `@unchecked Sendable`: only `multiply` changes the matrices, and one call runs at a time.
 package final class SgemmCeiling: @unchecked Sendable {
     /// Rows and columns of the matrices.
     package let size: Int
@@ -27,7 +27,7 @@ package final class SgemmCeiling: @unchecked Sendable {
     }
 
     /// Multiplies once, on the calling thread.
-    /// - Returns: the floating point operations done.
+    /// - Returns: the number of floating point operations.
     @discardableResult
     package func multiply() -> UInt64 {
         KernelSelection.useOneBLASThread

@@ -19,6 +19,7 @@ internal import Synchronization
 public final class ShardCache: Sendable {
     public let rank: RankIndex
     public let cluster: ClusterShape
+    let shard: Shard
     public let settings: Settings
     public let storeID: StoreID
 
@@ -85,6 +86,7 @@ public final class ShardCache: Sendable {
     ) {
         self.rank = rank
         self.cluster = cluster
+        shard = Shard(cluster.layout, contextRank: cluster.contextRank(of: rank))
         self.settings = settings
         self.environment = environment
         self.tables = tables
@@ -111,11 +113,7 @@ public final class ShardCache: Sendable {
         healPieces()
     }
 
-    /// This rank's place in its head group.
-    var contextRank: Int { cluster.contextRank(of: rank) }
-    var blockTokens: Int { cluster.layout.blockTokens }
-
-    func localLength(_ length: Int) -> Int { cluster.layout.localLength(ofRank: contextRank, length: length) }
+    var blockTokens: Int { shard.blockTokens }
 
     /// Refuses further operations, runs those that wait, syncs and releases the store. Idempotent.
     ///

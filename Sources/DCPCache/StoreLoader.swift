@@ -30,6 +30,7 @@ struct StoreContent {
 struct StoreLoader {
     let rank: RankIndex
     let cluster: ClusterShape
+    private let shard: Shard
     let environment: Environment
     let tables: CacheTables
     let progress: LoadProgress?
@@ -41,6 +42,7 @@ struct StoreLoader {
     ) {
         self.rank = rank
         self.cluster = cluster
+        shard = Shard(cluster.layout, contextRank: cluster.contextRank(of: rank))
         self.environment = environment
         self.tables = tables
         self.progress = progress
@@ -131,13 +133,11 @@ struct StoreLoader {
         var records: [(SequenceID, StoredSequence)] = []
         var damaged: [SequenceID: String] = [:]
         let models = content.models
-        let layout = cluster.layout
-        let contextRank = cluster.contextRank(of: rank)
         try read.scan(tables.sequences) { key, value in
             guard key.count == 8 else { return true }
             let id = SequenceID(RecordReader.key(key, at: 0))
             if let record = StoredSequence(id, value), models[record.model] != nil,
-                record.agrees(localLength: layout.localLength(ofRank: contextRank, length: record.committed), layout)
+                record.agrees(with: shard)
             {
                 records.append((id, record))
             } else {
@@ -165,7 +165,7 @@ struct StoreLoader {
         if let missing {
             sequence.core.withLock {
                 $0.markMissing(
-                    block: missing.block, layer: missing.layer, of: id, cluster.layout.blockTokens, on: rank)
+                    block: missing.block, layer: missing.layer, of: id, in: shard, on: rank)
             }
         }
         return sequence

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import Glibc
+
 /// A table of text for a terminal: columns as wide as their widest cell, two spaces between them, no trailing spaces.
+///
+/// On a terminal that is too narrow the columns of words are clipped, the widest first, and then the lines: a wrapped table
+/// is unreadable. Files and pipes get all of it.
 ///
 /// ```
 /// RANK  STATE    TOKENS
@@ -41,22 +46,42 @@ public struct TextTable: Sendable {
         rows.append(cells.map(Self.printable))
     }
 
-    /// The table, lines separated by line feeds; none after the last.
-    public func rendered() -> String {
-        let widths = columns.indices.map { column in
+    /// The table for standard output, lines separated by line feeds; none after the last.
+    public func rendered() -> String { rendered(width: TerminalSize(of: STDOUT_FILENO)?.columns) }
+
+    /// - Parameter width: the most characters of a line; nil for no limit.
+    package func rendered(width: Int?) -> String {
+        let right = columns.indices.map(isRightAligned)
+        var widths = columns.indices.map { column in
             max(columns[column].title.count, rows.map { $0[column].count }.max() ?? 0)
         }
-        let right = columns.indices.map(isRightAligned)
+        if let width { Self.narrow(&widths, to: width, keeping: right) }
         func line(_ cells: [String]) -> String {
             var text = ""
             for (column, cell) in cells.enumerated() {
+                let cell = Self.clipped(cell, to: widths[column])
                 let padding = String(repeating: " ", count: widths[column] - cell.count)
                 text += (column == 0 ? "" : "  ") + (right[column] ? padding + cell : cell + padding)
             }
             while text.last == " " { text.removeLast() }
-            return text
+            return width.map { Self.clipped(text, to: $0) } ?? text
         }
         return ([columns.map(\.title)] + rows).map(line).joined(separator: "\n")
+    }
+
+    /// Columns of words are not made narrower than this.
+    private static let wordsMin = 12
+
+    private static func narrow(_ widths: inout [Int], to width: Int, keeping right: [Bool]) {
+        while widths.reduce(2 * (widths.count - 1), +) > width {
+            let words = widths.indices.filter { !right[$0] && widths[$0] > wordsMin }
+            guard let widest = words.max(by: { widths[$0] < widths[$1] }) else { return }
+            widths[widest] -= 1
+        }
+    }
+
+    private static func clipped(_ text: String, to width: Int) -> String {
+        text.count <= width ? text : text.prefix(max(width - 1, 0)) + "…"
     }
 
     private func isRightAligned(_ column: Int) -> Bool {

@@ -53,11 +53,11 @@ public enum CacheFormat: UInt8, CaseIterable, Sendable {
     /// Those that keep rows as they are, each in the place of its dtype.
     public static let ofRows = DataType.allCases.map(CacheFormat.init)
 
-    /// The names that a model may state, as a message lists them. Those of formats with scales are not among them yet.
-    public static let names = "bf16, f16 or f32"
+    /// The names that a model may state, as a message lists them.
+    public static let names = "bf16, f16, f32, int8 or fp8"
 
     public init?(name: String) {
-        guard let match = CacheFormat.ofRows.first(where: { $0.name == name.lowercased() }) else { return nil }
+        guard let match = CacheFormat.allCases.first(where: { $0.name == name.lowercased() }) else { return nil }
         self = match
     }
 

@@ -24,13 +24,16 @@ extension SafetensorsFile {
         }
     }
 
-    /// The whole tensor, of whichever dtype.
-    package func bytes(of entry: SafetensorsEntry) throws(ServiceError) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: entry.byteRange.count)
+    /// The whole tensor, of whichever dtype, or some of its bytes.
+    /// - Parameter range: counted from the tensor's first byte, and inside it.
+    package func bytes(of entry: SafetensorsEntry, _ range: Range<Int>? = nil) throws(ServiceError) -> [UInt8] {
+        let range = range ?? 0..<entry.byteRange.count
+        precondition(range.lowerBound >= 0 && range.upperBound <= entry.byteRange.count)
+        var bytes = [UInt8](repeating: 0, count: range.count)
         var failure: ServiceError?
         bytes.withUnsafeMutableBytes { buffer in
             do throws(ServiceError) {
-                try read(dataOffset: entry.byteRange.lowerBound, into: buffer)
+                try read(dataOffset: entry.byteRange.lowerBound + range.lowerBound, into: buffer)
             } catch {
                 failure = error
             }

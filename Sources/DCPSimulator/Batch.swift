@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import DCPCore
-package import DCPRank
 internal import Foundation
 internal import Glibc
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 package import DCPCore
-package import DCPRank
 internal import DCPStore
 internal import DCPTransport
 internal import DCPWire
@@ -65,7 +64,8 @@ public final class Simulation: @unchecked Sendable {
     let knobs: Knobs
     let network: SimulatedNetwork
     let directory: String
-    let canary: BrokenRule?
+    /// Of the ranks, when they are to break a rule.
+    let sabotage: Sabotage?
     private let seed: UInt64
     private let steps: Int
     private(set) var isCalm = false
@@ -100,8 +100,8 @@ public final class Simulation: @unchecked Sendable {
         self.seed = seed
         self.steps = steps
         self.directory = directory
-        self.canary = canary
         knobs = try Knobs(seed: seed, steps: steps)
+        sabotage = canary.map { [shape = knobs.shape] in Sabotage($0, of: shape) }
         world = World(seed: seed, trace: trace)
         network = SimulatedNetwork(world: world, knobs: knobs.network)
     }

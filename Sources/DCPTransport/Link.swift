@@ -34,20 +34,20 @@ public final class Link {
     private let channel: any Channel
     /// For closures that must not keep the link alive.
     lazy var bound = NIOLoopBound(WeakLink(self), eventLoop: channel.eventLoop)
-    private let side: Side
+    let side: Side
     private let settings: LinkSettings
     private(set) weak var delegate: (any LinkDelegate)?
     /// nil if payloads always go with their frames.
     let memory: LinkMemory?
     /// nil over a connection without TLS.
-    private let tls: NIOSSLHandler?
+    let tls: NIOSSLHandler?
     /// Called once, when the hello has been accepted.
     private var authenticated: (() -> Void)?
     /// Called once, before the delegate's `closed`, if the peer was refused.
     var refused: ((RefusalCause) -> Void)?
     private(set) var wasAuthenticated = false
     /// The peer's identity as a client: first from the socket, and after its hello from its certificate.
-    package private(set) var caller: Caller
+    package internal(set) var caller: Caller
     private var turnedAway: Refusal?
     private var state: State
     let inbound = InboundFrames()
@@ -247,17 +247,6 @@ extension Link {
         if case .dialled(_, _, let hello) = side, tls == nil { write(.greeting(.hello(hello))) }
     }
 
-    /// The TLS handshake is done, and BoringSSL holds the peer's certificate for the cluster's.
-    func becameSecure() {
-        guard case .greeting = state, case .dialled(_, let role, let hello) = side else { return }
-        do throws(ServiceError) {
-            try TLSIdentity.shown(to: tls).check(is: role)
-            write(.greeting(.hello(hello)))
-        } catch {
-            close(error)
-        }
-    }
-
     /// The channel reports an error, and is closed next.
     func failed(_ error: any Error) {
         guard closeReason == nil else { return }
@@ -357,32 +346,6 @@ extension Link {
         }
     }
 
-    private func greet(_ frame: Frame) throws(ServiceError) -> Hello {
-        switch (side, frame.message) {
-        case (.dialled, .welcome(let welcome)):
-            return welcome
-        case (.dialled, .failure(let refusal)):
-            closeReason = refusal
-            throw refusal
-        case (.accepted(let role), .hello(let hello)):
-            if tls != nil {
-                let identity = try TLSIdentity.shown(to: tls)
-                try identity.check(hello, acceptedBy: role)
-                caller = identity.caller
-            } else if hello.role != .client {
-                // A peer with limited rights cannot be a daemon.
-                try caller.check(.administer, for: "a hello as \(hello.sender)")
-            }
-            guard let delegate else { throw ServiceError(.shuttingDown, "The daemon is stopping; try again later.") }
-            let welcome = try delegate.link(self, accepts: hello)
-            write(.greeting(.welcome(welcome)))
-            return hello
-        default:
-            throw ServiceError(
-                .protocolViolation, "A \(frame.message.type) frame came before the hello; the peer has a bug.")
-        }
-    }
-
     /// Closes the connection because of something the peer sent, with a failure frame if possible.
     func refuse(_ error: ServiceError) {
         refusal = cause(of: error)
@@ -391,14 +354,5 @@ extension Link {
         default: break
         }
         close(error)
-    }
-
-    private func cause(of error: ServiceError) -> RefusalCause {
-        guard case .greeting = state else { return .protocolViolation }
-        switch error.code {
-        case .accessDenied: return .wrongRole
-        case .incompatible: return .incompatible
-        default: return inbound.wasOverLimit ? .oversizedHello : .notDCP
-        }
     }
 }

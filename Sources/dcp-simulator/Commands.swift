@@ -3,7 +3,6 @@
 import ArgumentParser
 import DCPConsole
 import DCPCore
-import DCPRank
 import DCPSimulator
 import Glibc
 

@@ -308,7 +308,7 @@ struct KernelSelectionTests {
         "OpenBLAS cores that use narrower vectors than the CPU's are reported",
         arguments: [
             ("Haswell", "avx512bf16", true), ("Haswell", "avx512", true), ("Zen", "avx512", true),
-            ("Cooperlake", "avx512", false),
+            ("Haswell", "avx512vnni", true), ("Nehalem", "avx2vnni", true), ("Cooperlake", "avx512", false),
             ("SkylakeX", "avx512", false), ("Haswell", "avx2", false), ("Nehalem", "avx2", true),
             ("Prescott", "scalar", false),
         ])

@@ -232,7 +232,9 @@ private struct Family {
                     return AttentionWork(
                         attention: attention, partition: partition, heads: heads, queries: queries,
                         tokens: start..<start + member.count,
-                        visible: .context(visibility, seenFrom: positions, of: layout, rank: rank, local: local),
+                        visible: .context(
+                            visibility, seenFrom: positions, of: layout, rank: rank,
+                            local: LocalIndex(local.lowerBound)..<LocalIndex(local.upperBound)),
                         over: KVBlocks(
                             layout: panels, blocks: Array(blocks[place][(local.lowerBound / Self.blockTokens)...]),
                             tokens: local.count), kernels: variant.kernels)

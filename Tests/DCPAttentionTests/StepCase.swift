@@ -110,8 +110,8 @@ struct StepCase: CustomStringConvertible, Sendable {
         return try states(
             inputs, heads: 0..<heads, over: local.map { layout.position(ofLocalIndex: $0, rank: rank) },
             visible: .context(
-                visibility, seenFrom: context..<context + count, areOwn: isCached, of: layout, rank: rank, local: local)
-        )
+                visibility, seenFrom: context..<context + count, areOwn: isCached, of: layout, rank: rank,
+                local: LocalIndex(local.lowerBound)..<LocalIndex(local.upperBound)))
     }
 
     /// The part of the step's own tokens, of some heads.

@@ -81,7 +81,7 @@ struct VisibilityTests {
                 let start = first / 48 * 48
                 let visible = VisibleTokens.context(
                     visibility, seenFrom: position..<position + count, of: layout, rank: rank,
-                    local: start..<owned.count)
+                    local: LocalIndex(start)..<LocalIndex(owned.count))
                 for token in 0..<count {
                     let seen = owned.indices.filter { owned[$0] > position + token - window }.map { $0 - start }
                     #expect(Array(visible[token]) == seen)
@@ -92,7 +92,7 @@ struct VisibilityTests {
                 let start = layout.localLength(ofRank: rank, length: visibility.first(seenFrom: position)) / 48 * 48
                 let visible = VisibleTokens.context(
                     visibility, seenFrom: position..<position + count, areOwn: true, of: layout, rank: rank,
-                    local: start..<owned.count)
+                    local: LocalIndex(start)..<LocalIndex(owned.count))
                 for token in 0..<count {
                     let last = position + token
                     let seen = owned.indices.filter { owned[$0] > last - window && owned[$0] <= last }
@@ -114,7 +114,8 @@ struct VisibilityTests {
             let context = 131_072
             guard let dealt = try? ContextLayout(contextRanks: 1, interleave: 1, blockTokens: 64) else { return }
             let visible = VisibleTokens.context(
-                .window(window), seenFrom: context..<context + count, of: dealt, rank: 0, local: 0..<context)
+                .window(window), seenFrom: context..<context + count, of: dealt, rank: 0,
+                local: LocalIndex(0)..<LocalIndex(context))
             let split = WorkSplit(
                 partition: partition, heads: 0..<32, visible: visible, layout: layout, rowsMax: 64)
             for tile in split.tiles {

@@ -70,7 +70,8 @@ struct ParameterTests {
         refused(.invalidConfiguration, words: ["--count", "one number"]) {
             _ = try Lists.count("1,2", option: "--count", in: 1...64)
         }
-        refused(.invalidConfiguration, words: ["int4", "bf16, f16 or f32"]) {
+        #expect(try! Lists.formats("bf16,int8,fp8") == [.bfloat16, .int8, .fp8])
+        refused(.invalidConfiguration, words: ["int4", "bf16, f16, f32, int8 or fp8"]) {
             _ = try Lists.formats("bf16,int4")
         }
         refused(.invalidConfiguration, words: ["f16", "bf16 or f32"]) { _ = try QueryKind(option: "f16") }

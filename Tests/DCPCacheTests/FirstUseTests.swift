@@ -62,10 +62,10 @@ struct FirstUseTests {
         func tokens(_ positions: Range<Int>) throws -> (first: Int, tokens: Int) {
             let context = try rig.cache.contexts([(SequenceID(1), positions)], layer: 0)[0]
             for index in 0..<context.tokens {
-                let tag = tags[context.firstIndex + index]
+                let tag = tags[context.firstIndex.value + index]
                 #expect(rig.row(index, of: context) == rig.stored(tag))
             }
-            return (context.firstIndex, context.tokens)
+            return (context.firstIndex.value, context.tokens)
         }
         #expect(try tokens(1000..<3200) == (992, 2208))
         #expect(try tokens(3199..<3200) == (3184, 16))

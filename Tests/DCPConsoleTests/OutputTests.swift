@@ -35,6 +35,26 @@ struct OutputTests {
         #expect(table.rendered() == "NAME\na\\nb\\u{1B}[2J")
     }
 
+    @Test("a table that is too wide loses the ends of words first, then those of lines")
+    func narrow() {
+        var table = TextTable("SEQUENCE", "OWNER", "TOKENS")
+        table.append(["a-conversation-of-many-words", "client:someone", "12800"])
+        #expect(
+            table.rendered(width: 40) == """
+                SEQUENCE          OWNER           TOKENS
+                a-conversation-…  client:someone   12800
+                """)
+        #expect(
+            table.rendered(width: 24) == """
+                SEQUENCE      OWNER    …
+                a-conversat…  client:so…
+                """)
+        #expect(table.rendered(width: 200) == table.rendered(width: nil))
+        for width in 1...60 {
+            #expect(table.rendered(width: width).split(separator: "\n").allSatisfy { $0.count <= width })
+        }
+    }
+
     private struct Status: Encodable {
         var headGroups = 2
         var lse: Float = -.infinity

@@ -134,7 +134,7 @@ struct ModelFileTests {
             ("value_dim: 64", "values: leading", ["`kinds.local.value_dim` is missing"]),
             ("value_dim: 64", "values: keys", ["`keys`", "write own"]),
             ("value_dim: 64", "value_dim: 98, values: leading", ["first 98", "have 96"]),
-            ("kv_format: f16", "kv_format: int4", [":3:", "`int4`", "bf16, f16 or f32"]),
+            ("kv_format: f16", "kv_format: int4", [":3:", "`int4`", "int8 or fp8"]),
             ("kv_format: f16", "revision: b", ["duplicate key", "revision"]),
             ("kind: global", "kind: globl", [":12:", "`layers[0].layers[1].kind`", "write `global`"]),
             ("kind: global", "kind: global, layers: []", ["one of the two"]),

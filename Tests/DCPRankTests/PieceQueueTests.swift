@@ -66,6 +66,14 @@ struct PieceQueueTests {
         for _ in 0..<10 { #expect(Self.decodesBeforePrefill(&queue) == 1) }
     }
 
+    @Test("a queue's share: so many decode pieces come before each of a prefill that waits", arguments: [0, 1, 3])
+    func share(_ decodeShare: Int) {
+        var queue = PieceQueue(threads: 1, decodeShare: decodeShare)
+        _ = queue.add(1 << 20, of: 1, in: .decode, cost: Self.bound)
+        _ = queue.add(10, of: 2, in: .prefill, cost: Self.bound)
+        for _ in 0..<10 { #expect(Self.decodesBeforePrefill(&queue) == decodeShare) }
+    }
+
     @Test("jobs of a line take turns, piece by piece, and one that comes late has its turn at once")
     func turns() {
         var queue = PieceQueue(threads: 1)

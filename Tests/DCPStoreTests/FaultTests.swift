@@ -7,67 +7,8 @@ import Glibc
 import Synchronization
 import Testing
 
-/// A disk that fails on request, and remembers what a loss of power would leave.
-final class FaultyDisk: Sendable {
-    private let syncError = Atomic<Int32>(0)
-    private let writeError = Atomic<Int32>(0)
-    private let copies = Mutex<[Data]>([])
-    private let synced = DispatchSemaphore(value: 0)
-
-    func failSyncs(_ code: Int32) { syncError.store(code, ordering: .sequentiallyConsistent) }
-    func failWrites(_ code: Int32) { writeError.store(code, ordering: .sequentiallyConsistent) }
-
-    var faults: StoreFaults {
-        StoreFaults(
-            sync: { self.syncError.load(ordering: .sequentiallyConsistent) },
-            write: { self.writeError.load(ordering: .sequentiallyConsistent) },
-            synced: { path in
-                let copy = (try? Data(contentsOf: URL(fileURLWithPath: path))) ?? Data()
-                self.copies.withLock { $0.append(copy) }
-                self.synced.signal()
-            })
-    }
-
-    /// Waits for the next sync.
-    func waitForSync() { synced.wait() }
-    var syncs: Int { copies.withLock { $0.count } }
-    var lastCopy: Data? { copies.withLock { $0.last } }
-
-    /// The store as a loss of power at this moment leaves it, in a new directory.
-    func afterPowerLoss() throws -> TemporaryDirectory {
-        let directory = TemporaryDirectory()
-        try FileManager.default.createDirectory(atPath: directory.path("store"), withIntermediateDirectories: true)
-        try (lastCopy ?? Data()).write(to: URL(fileURLWithPath: directory.path("store/data.mdb")))
-        return directory
-    }
-}
-
 @Suite("disk that fails")
 struct FaultTests {
-    private func put(_ bench: Bench, _ key: String, byteCount: Int = 3, isFreeing: Bool = false) throws {
-        let done = Outcome()
-        let table = bench.table
-        bench.writer.submit(
-            WriteJob(
-                isFreeing: isFreeing,
-                body: { try $0.put(table, Array(key.utf8), [UInt8](repeating: 1, count: byteCount)) },
-                completion: done.finish))
-        try done.wait()
-    }
-
-    private func delete(_ bench: Bench, _ key: String) throws {
-        let done = Outcome()
-        let table = bench.table
-        bench.writer.submit(
-            WriteJob(isFreeing: true, body: { try $0.delete(table, Array(key.utf8)) }, completion: done.finish))
-        try done.wait()
-    }
-
-    private func refusal(_ body: () throws -> Void) throws -> StoreError {
-        do { try body() } catch let error as StoreError { return error }
-        throw Refused()
-    }
-
     /// The keys that a store has after its file was all that was left.
     private func keys(in directory: TemporaryDirectory) throws -> Set<String> {
         let environment = try Environment(
@@ -89,7 +30,7 @@ struct FaultTests {
         let bench = try Bench(durability: .always)
         bench.environment.inject(disk.faults)
         for key in ["a", "b", "c"] {
-            try put(bench, key)
+            try bench.put(key)
             #expect(try keys(in: disk.afterPowerLoss()).contains(key), "synced before it was acknowledged")
         }
         #expect(disk.syncs == 3)
@@ -100,13 +41,13 @@ struct FaultTests {
         let disk = FaultyDisk()
         let bench = try Bench(durability: .everysec)
         bench.environment.inject(disk.faults)
-        try put(bench, "a")
-        try put(bench, "b")
+        try bench.put("a")
+        try bench.put("b")
         disk.waitForSync()
         #expect(try keys(in: disk.afterPowerLoss()) == ["a", "b"])
         // Nothing to sync, no timer: the next sync is that of the next commit.
         #expect(disk.syncs == 1)
-        try put(bench, "c")
+        try bench.put("c")
         disk.waitForSync()
         #expect(try keys(in: disk.afterPowerLoss()) == ["a", "b", "c"])
         #expect(disk.syncs == 2)
@@ -117,9 +58,9 @@ struct FaultTests {
         let disk = FaultyDisk()
         let bench = try Bench(durability: .never)
         bench.environment.inject(disk.faults)
-        try put(bench, "a")
+        try bench.put("a")
         try bench.environment.sync()
-        try put(bench, "b")
+        try bench.put("b")
         #expect(try keys(in: disk.afterPowerLoss()) == ["a"])
         bench.writer.close()
         #expect(disk.syncs == 2)
@@ -134,13 +75,13 @@ struct FaultTests {
         try bench.environment.markCreated()
         let conditions = Conditions()
         bench.writer.observeCondition { conditions.note($0) }
-        try put(bench, "a")
+        try bench.put("a")
         disk.failSyncs(EIO)
         if durability == .always {
-            #expect(try refusal { try put(bench, "b") }.code == .damaged)
+            #expect(try refusal { try bench.put("b") }.code == .damaged)
         } else {
             // Acknowledged, and lost with the sync that follows.
-            try put(bench, "b")
+            try bench.put("b")
         }
         let health = conditions.next()
         guard case .failed(let error) = health.condition else {
@@ -151,8 +92,8 @@ struct FaultTests {
         // The disk works again; the lost writes stay lost.
         disk.failSyncs(0)
         let syncs = disk.syncs
-        #expect(try refusal { try put(bench, "c") }.message.contains("nothing more is written"))
-        #expect(try refusal { try delete(bench, "a") }.code == .damaged)
+        #expect(try refusal { try bench.put("c") }.message.contains("nothing more is written"))
+        #expect(try refusal { try bench.delete("a") }.code == .damaged)
         #expect(try bench.value("a") == [1, 1, 1], "reading goes on")
         #expect(bench.environment.isSuspect)
         bench.writer.close()
@@ -178,7 +119,7 @@ struct FaultTests {
         try FileManager.default.createDirectory(
             atPath: bench.directory.path("store/dcp-store.suspect"), withIntermediateDirectories: false)
         disk.failSyncs(EIO)
-        let error = try refusal { try put(bench, "a") }
+        let error = try refusal { try bench.put("a") }
         #expect(error.code == .damaged && error.cause == EIO)
         #expect(error.message.contains("could not be marked") && error.message.contains("dcpctl verify"))
     }
@@ -261,144 +202,5 @@ struct FaultTests {
             outcomes.wait(5) == ["refused failed", "cut failed", "refused cut failed", "commit", "close failed"])
         #expect(undone.withLock { $0 } == ["refused", "refused cut", "close", "cut"])
         #expect(bench.writer.transactionsCommitted == 1)
-    }
-
-    @Test("a disk that refuses writes fails commits, changes nothing, and is retried until it accepts them")
-    func refusedWrite() throws {
-        let disk = FaultyDisk()
-        let bench = try Bench(durability: .never)
-        bench.environment.inject(disk.faults)
-        let conditions = Conditions()
-        bench.writer.observeCondition { conditions.note($0) }
-        try put(bench, "a")
-        for code in [ENOSPC, EIO, EDQUOT] {
-            disk.failWrites(code)
-            let error = try refusal { try put(bench, "b", byteCount: 100_000) }
-            #expect(error.code == .full && error.cause == code)
-            #expect(try bench.value("b") == nil && bench.value("a") != nil)
-            let health = conditions.next()
-            #expect(health.condition == .refused(code))
-            #expect(health.wantedByteCount >= 100_000)
-            #expect(!bench.environment.isSuspect)
-            // No commit any more: the probe finds the room.
-            disk.failWrites(0)
-            #expect(conditions.next().condition == .writable)
-            #expect(bench.writer.health.wantedByteCount == 0)
-        }
-        try put(bench, "b", byteCount: 100_000)
-    }
-
-    @Test("a commit as large as the refused one ends the refusal; a smaller one does not")
-    func endOfRefusal() throws {
-        let disk = FaultyDisk()
-        let bench = try Bench(durability: .never)
-        bench.environment.inject(disk.faults)
-        try put(bench, "a")
-        disk.failWrites(ENOSPC)
-        let (table, writer) = (bench.table, bench.writer)
-        let small = Outcome()
-        let seen = Mutex<StoreCondition?>(nil)
-        // On the writer's thread, so that no probe comes between the two.
-        writer.submit(
-            WriteJob(
-                body: { try $0.put(table, [1], [UInt8](repeating: 1, count: 1 << 20)) },
-                completion: { _ in
-                    disk.failWrites(0)
-                    writer.submit(
-                        WriteJob(
-                            body: { try $0.put(table, [2], [1]) },
-                            completion: { result in
-                                seen.withLock { $0 = writer.health.condition }
-                                small.finish(result)
-                            }))
-                }))
-        try small.wait()
-        #expect(seen.withLock { $0 } == .refused(ENOSPC))
-        try put(bench, "b", byteCount: 1 << 20)
-        #expect(bench.writer.health.condition == .writable)
-    }
-
-    @Test("watermarks: full above the high one until below the low one, and the writer says so at once")
-    func watermarks() throws {
-        let bench = try Bench(mapByteCountMax: 4 << 20)
-        let conditions = Conditions()
-        bench.writer.observeCondition { conditions.note($0) }
-        let capacity = bench.writer.health.capacityByteCount
-        #expect(capacity == 4 << 20)
-        var written = 0
-        while bench.writer.health.condition == .writable {
-            try put(bench, "k\(written)", byteCount: 50_000)
-            written += 1
-        }
-        #expect(conditions.next().condition == .full)
-        #expect(bench.writer.health.usedByteCount >= Watermarks.standard.highByteCount(capacity: capacity))
-        // Data is still taken, up to the capacity.
-        try put(bench, "more", byteCount: 50_000)
-        while bench.writer.health.condition == .full {
-            written -= 1
-            let used = bench.writer.health.usedByteCount
-            #expect(used >= Watermarks.standard.lowByteCount(capacity: capacity))
-            try delete(bench, "k\(written)")
-        }
-        #expect(conditions.next().condition == .writable)
-        #expect(bench.writer.health.usedByteCount < Watermarks.standard.lowByteCount(capacity: capacity))
-    }
-
-    @Test("a limit of the disk holds for the file, whatever is written and deleted")
-    func diskLimit() throws {
-        for limit in [4 << 20, 16 << 20] {
-            let bench = try Bench(mapByteCountMax: Environment.mapByteCountMax(fileByteCountMax: limit))
-            for round in 0..<3 {
-                var written = 0
-                while (try? put(bench, "\(round)-\(written)", byteCount: 30_000)) != nil { written += 1 }
-                #expect(written > 10)
-                for index in 0..<written { try delete(bench, "\(round)-\(index)") }
-            }
-            var status = stat()
-            stat(bench.directory.path("store/data.mdb"), &status)
-            #expect(status.st_size <= limit && status.st_size > limit / 2)
-        }
-    }
-
-    @Test("watermarks are ordered percentages")
-    func watermarkRange() {
-        #expect(Watermarks(high: 95, low: 90) == .standard)
-        for (high, low) in [(90, 95), (50, 50), (101, 50), (50, 0)] { #expect(Watermarks(high: high, low: low) == nil) }
-        #expect(Watermarks.standard.highByteCount(capacity: .max) > .max / 100 * 94)
-        #expect(Watermarks.standard.lowByteCount(capacity: 1000) == 900)
-    }
-}
-
-/// Conditions as they are reported, in order.
-final class Conditions: Sendable {
-    private let told = Mutex<[StoreHealth]>([])
-    private let arrived = DispatchSemaphore(value: 0)
-
-    func note(_ health: StoreHealth) {
-        told.withLock { $0.append(health) }
-        arrived.signal()
-    }
-
-    func next() -> StoreHealth {
-        arrived.wait()
-        return told.withLock { $0.removeFirst() }
-    }
-}
-
-/// One job's outcome.
-final class Outcome: Sendable {
-    private let result = Mutex<Result<Void, any Error>?>(nil)
-    private let arrived = DispatchSemaphore(value: 0)
-
-    var finish: @Sendable (Result<Void, any Error>) -> Void {
-        { result in
-            self.result.withLock { $0 = result }
-            self.arrived.signal()
-        }
-    }
-
-    func wait() throws {
-        arrived.wait()
-        try result.withLock { $0 }?.get()
     }
 }

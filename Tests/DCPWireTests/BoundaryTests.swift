@@ -51,7 +51,7 @@ struct BoundaryTests {
                 RowsReply(
                     generation: 0, tokens: tokens, dataType: .float32, kvHeads: most, keyDim: most, valueDim: most,
                     rows: none), to: RowsRequest.self),
-            .logSumExp(LogSumExpRows(tokens: tokens, heads: most, lse: none)),
+            .logSumExp(LogSumExps(tokens: tokens, heads: most, lse: none)),
             .corrected(CorrectedSlice(tokens: tokens, heads: most, valueDim: most, outputs: none)),
         ]
         for message in messages {

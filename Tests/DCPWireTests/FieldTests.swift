@@ -116,7 +116,7 @@ struct FieldTests {
                     to: StepRequest.self), 9
             ),
             (.partial(PartialSlice(tokens: 1, heads: 1, valueDim: 1, outputs: outputs, lse: lse)), 8),
-            (.logSumExp(LogSumExpRows(tokens: 1, heads: 1, lse: lse)), 6),
+            (.logSumExp(LogSumExps(tokens: 1, heads: 1, lse: lse)), 6),
         ]
         for (message, offset) in carriers {
             #expect(patched(message, at: offset, [1]) == nil)
@@ -161,7 +161,7 @@ struct FieldTests {
         for message in slices {
             #expect(patched(message, at: 0, huge)?.code == .protocolViolation, "\(message.type)")
         }
-        let rows = Message.logSumExp(LogSumExpRows(tokens: 1, heads: 0, lse: ByteBuffer()))
+        let rows = Message.logSumExp(LogSumExps(tokens: 1, heads: 0, lse: ByteBuffer()))
         #expect(patched(rows, at: 0, Array(huge.prefix(6)))?.code == .protocolViolation)
     }
 

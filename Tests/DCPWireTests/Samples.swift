@@ -12,10 +12,15 @@ enum Samples {
             kvFormat: .bfloat16)
         let plain = try ModelDescription(
             layers: 1, queryHeads: 8, kvHeads: 8, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvFormat: .float32)
+        let bytes = try [CacheFormat.int8, .fp8].map { format in
+            try ModelDescription(
+                layers: 2, queryHeads: 4, kvHeads: 2, keyDim: 16, valueDim: 12, scale: 0.25, softcap: nil,
+                kvFormat: format)
+        }
         let model = ModelRecord(id: ModelID(7), name: "smöl", description: shape)
         let cluster = try ClusterShape(
             ranks: 4, headGroups: 2, interleave: 16, blockTokens: 64, exchange: .allGatherReduceScatter)
-        return try control(model, plain, cluster) + (try directory(model, plain)) + clients(cluster) + peers()
+        return try control(model, plain, cluster) + (try directory(model, [plain] + bytes)) + clients(cluster) + peers()
     }
 
     private static var retention: Retention {
@@ -84,14 +89,14 @@ enum Samples {
         ]
     }
 
-    private static func directory(_ model: ModelRecord, _ plain: ModelDescription) throws -> [Message] {
+    private static func directory(_ model: ModelRecord, _ descriptions: [ModelDescription]) throws -> [Message] {
         let record = SequenceRecord(id: SequenceID(11), name: "chat", model: ModelID(7), scope: "tenant")
         let opened = OpenedSequence(sequence: record, model: model)
         let refusal = ServiceError(.unknownSequence, "No.")
         return [
             .request(GetTopology(waitMilliseconds: 30_000)), .request(ListModels()), .request(ListSequences()),
             .request(ListSequences(prefix: "tenant-", after: SequenceID(7), count: 1)),
-            .request(Many([RegisterModel(name: "m", plain)])), .request(Many([RemoveModel(name: "m")])),
+            .request(Many(descriptions.map { RegisterModel(name: "m", $0) })), .request(Many([RemoveModel(name: "m")])),
             .request(
                 Many([
                     OpenSequence(name: "s", model: "m", revision: "r", scope: "tenant", create: true),
@@ -153,7 +158,7 @@ enum Samples {
         report.disk = HostReport.Disk(
             directory: "/var/lib/dcp/rank-1", fileSystem: "ext4", freeByteCount: 1 << 40, byteCount: 1 << 41)
         report.kernels = HostReport.Kernels(
-            instructionSet: "avx2", widest: "avx512bf16", openBLASCore: "Haswell", openBLASCoreIsForcedOlder: true)
+            instructionSet: "avx2", fastest: "avx512bf16", openBLASCore: "Haswell", openBLASCoreIsForcedOlder: true)
         report.variables = ["OPENBLAS_CORETYPE=Haswell", ""]
         report.peers = [
             HostReport.Peer(rank: RankIndex(0), isReached: true), HostReport.Peer(rank: RankIndex(2), isReached: false),
@@ -308,7 +313,7 @@ enum Samples {
             .partial(PartialSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96), lse: bytes(48))),
             // A rank with no own heads still takes part.
             .partial(PartialSlice(tokens: 2, heads: 0, valueDim: 4, outputs: ByteBuffer(), lse: ByteBuffer())),
-            .logSumExp(LogSumExpRows(tokens: 2, heads: 3, lse: bytes(48))),
+            .logSumExp(LogSumExps(tokens: 2, heads: 3, lse: bytes(48))),
             .corrected(CorrectedSlice(tokens: 2, heads: 3, valueDim: 4, outputs: bytes(96))),
             .abort(ServiceError(.storeFull, "The store is full.", rank: RankIndex(0))), .appended,
         ]

@@ -16,7 +16,7 @@ struct HostChecksTests {
         report.disk = HostReport.Disk(
             directory: "/var/lib/dcp", fileSystem: "ext4", freeByteCount: 100 << 30, byteCount: 200 << 30)
         report.kernels = HostReport.Kernels(
-            instructionSet: "avx2", widest: "avx2", openBLASCore: "Haswell", openBLASCoreIsForcedOlder: false)
+            instructionSet: "avx2", fastest: "avx2", openBLASCore: "Haswell", openBLASCoreIsForcedOlder: false)
         return report
     }
 
@@ -65,7 +65,7 @@ struct HostChecksTests {
         var report = report()
         report.hugePages = "never"
         report.kernels = HostReport.Kernels(
-            instructionSet: "scalar", widest: "avx512", openBLASCore: "Haswell", openBLASCoreIsForcedOlder: true)
+            instructionSet: "scalar", fastest: "avx512", openBLASCore: "Haswell", openBLASCoreIsForcedOlder: true)
         report.variables = ["DCP_KERNELS=scalar", "OPENBLAS_CORETYPE=Haswell"]
         for (name, word) in [
             ("huge pages", "madvise"), ("kernels", "DCP_KERNELS"), ("OpenBLAS", "OPENBLAS_CORETYPE"),

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -94,6 +95,30 @@ def cluster(ranks: int, *options: object) -> Iterator[LocalCluster]:
             yield running
         finally:
             running.stop()
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "BF16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "U32": np.dtype("<u4"),
+    "U8": np.dtype("u1"),
+    "I8": np.dtype("u1"),
+    "F8_E4M3": np.dtype("u1"),
+}
+
+
+def safetensors(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a file; bf16 as u16, bytes as u8."""
+    data = path.read_bytes()
+    (count,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + count])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        start, end = (8 + count + offset for offset in entry["data_offsets"])
+        tensors[name] = np.frombuffer(data[start:end], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors
 
 
 def seeded() -> tuple[int, np.random.Generator]:

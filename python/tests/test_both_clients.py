@@ -4,39 +4,18 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
 import dcp_support
 import numpy as np
 import pytest
-from dcp_support import FIXTURES, LocalCluster, dcpctl, seeded
+from dcp_support import FIXTURES, LocalCluster, dcpctl, safetensors, seeded
 
 from dcp_attention import Cluster, Commit, Conflict, Entry, InvalidRequest, Model, ModelDescription, Sequence
 
 TRACE = FIXTURES / "smollm2-trace.safetensors"
 EXPECTED = FIXTURES / "smollm2-trace-expected.safetensors"
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BF16": np.dtype("<u2"),
-    "F32": np.dtype("<f4"),
-    "U32": np.dtype("<u4"),
-    "U8": np.dtype("u1"),
-}
-
-
-def safetensors(path: Path) -> dict[str, Any]:
-    """The tensors of a file, bf16 as u16."""
-    data = path.read_bytes()
-    (count,) = struct.unpack_from("<Q", data)
-    header = json.loads(data[8 : 8 + count])
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        start, end = (8 + count + offset for offset in entry["data_offsets"])
-        tensors[name] = np.frombuffer(data[start:end], DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return tensors
 
 
 @pytest.fixture(scope="module")

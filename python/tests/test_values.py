@@ -9,6 +9,7 @@ import pytest
 from dcp_support import seeded
 
 from dcp_attention import (
+    CacheFormat,
     ClusterShape,
     Exchange,
     InvalidConfiguration,
@@ -197,8 +198,24 @@ def test_a_description_that_cannot_be() -> None:
         ModelDescription(())
     with pytest.raises(InvalidModel, match=r"A revision of 256 bytes is outside 1\.\.\.255"):
         ModelDescription.uniform(1, query_heads=1, kv_heads=1, key_dim=8, revision="x" * 256)
-    with pytest.raises(InvalidModel, match="`int8` is no cache format"):
-        ModelDescription.uniform(1, query_heads=1, kv_heads=1, key_dim=8, kv_format="int8")
+    with pytest.raises(InvalidModel, match="`int4` is no cache format; use bf16, f16, f32, int8 or fp8"):
+        ModelDescription.uniform(1, query_heads=1, kv_heads=1, key_dim=8, kv_format="int4")
+
+
+@pytest.mark.parametrize("kv_format", [CacheFormat.INT8, CacheFormat.FP8])
+def test_what_a_cache_of_bytes_keeps(kv_format: CacheFormat) -> None:
+    name = kv_format.name.lower()
+    description = ModelDescription.uniform(3, query_heads=8, kv_heads=2, key_dim=64, value_dim=32, kv_format=name)
+    assert description.kv_format is CacheFormat.named(name) is kv_format
+    assert kv_format.row_type is DType.F32
+    assert (description.kept_bytes, description.row_bytes) == (3 * 2 * (64 + 32 + 8), 3 * 2 * 96 * 4)
+    fine = LayerAttention(query_heads=4, kv_heads=2, key_dim=64)
+    odd = LayerAttention(query_heads=4, kv_heads=2, key_dim=64, value_dim=10)
+    with pytest.raises(InvalidModel, match=rf"{name} cannot keep layer 1, of dimensions 64 and 10.*multiples of 4"):
+        ModelDescription((fine, odd), kv_format)
+    latent = LayerAttention(query_heads=4, kv_heads=1, key_dim=64, value_dim=32, leading_values=True)
+    with pytest.raises(InvalidModel, match=rf"{name} cannot keep layer 0, whose values are the first 32 dimensions"):
+        ModelDescription((latent,), kv_format)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def test_what_the_fields_mean() -> None:
     (kind,) = opened.model.description.kinds
     assert (kind.query_heads, kind.kv_heads, kind.key_dim, kind.value_dim) == (9, 3, 64, 32)
     assert (kind.scale, kind.softcap, opened.model.description.kv_format) == (0.125, 30, CacheFormat.BF16)
+    described = [request.description for request in values(0x0101)[0]]
+    assert [one.kv_format for one in described] == [CacheFormat.F32, CacheFormat.INT8, CacheFormat.FP8]
     assert (refusal.name, refusal.message) == ("unknown sequence", "No.")
     matched, _ = values(0x810B)[0]
     assert (matched.length, matched.claim) == (2, 9)

@@ -3,10 +3,10 @@
 internal import CAttentionKernels
 public import DCPCore
 
-/// Where every number of a block's payload is: the layout that the kernels read and the store keeps.
+/// Where each number of a block's payload is: the layout that kernels read and the store keeps.
 ///
-/// A payload holds, for each KV head of the head group, its K panel and then its V panel; no V panel where values are the
-/// first dimensions of keys:
+/// A payload holds, for each KV head of the head group, its K panel and then its V panel; no V panel where values are
+/// the first dimensions of keys:
 ///
 /// | cache format | K panel | V panel |
 /// |---|---|---|
@@ -14,16 +14,16 @@ public import DCPCore
 /// | bf16, fp8 | `[Dk/2][blockTokens][2]` | `[Dv/64][blockTokens/2][64][2]` |
 /// | int8 | `[Dk/4][blockTokens][4]` | `[Dv/64][blockTokens/4][64][4]` |
 ///
-/// Behind each panel of int8 and fp8 stand its tokens' scales, `[blockTokens]` in Float32. Bytes of int8 keys are 128 more
-/// than the number.
+/// Each panel of int8 and fp8 is followed by the scales of its tokens, `[blockTokens]` in Float32. Bytes of int8 keys
+/// are the number plus 128.
 ///
-/// So scores accumulate with tokens along SIMD lanes and need no horizontal sums; measured, three times as fast as
-/// row-major on the same kernel. The bf16 pairs are the operands of `vdpbf16ps`: two dimensions of one token in K, two
-/// tokens of one dimension in V.
+/// Scores accumulate with tokens along SIMD lanes and need no horizontal sums: three times as fast as row-major with
+/// the same kernel. The bf16 pairs are the operands of `vdpbf16ps`: two dimensions of one token in K, two tokens of one
+/// dimension in V.
 ///
-/// V is in strips of 64 dimensions, which is what a tile of the kernels takes at once: the strip is one stream of addresses.
-/// Where 64 does not divide Dv the last strip is as wide as what is left, so a panel has no padding: a Dv of 80 is
-/// `[blockTokens/2][64][2]` and then `[blockTokens/2][16][2]`. A Dv of up to 64 is one strip.
+/// V is in strips of 64 dimensions, which a tile of the kernels takes at once: a strip is one stream of addresses. If
+/// 64 does not divide Dv, the last strip is narrower, so a panel has no padding: a Dv of 80 is `[blockTokens/2][64][2]`
+/// and then `[blockTokens/2][16][2]`. A Dv of up to 64 is one strip.
 public struct PanelLayout: Hashable, Sendable {
     public let format: CacheFormat
     /// KV heads of one head group.
@@ -46,7 +46,7 @@ public struct PanelLayout: Hashable, Sendable {
             blockTokens: blockTokens)
     }
 
-    /// Values in rows of their own.
+    /// Whether values have panels of their own.
     public init(format: CacheFormat, kvHeads: Int, keyDim: Int, valueDim: Int, blockTokens: Int) {
         self.init(
             format: format, kvHeads: kvHeads, keyDim: keyDim, values: .own(valueDim), blockTokens: blockTokens)
@@ -68,25 +68,25 @@ public struct PanelLayout: Hashable, Sendable {
     /// Dv, of a value and of an output.
     public var valueDim: Int { values.dim }
 
-    /// The dimensions of the V panel; 0 where values are the first dimensions of keys, and there is no V panel.
+    /// The dimensions of the V panel; 0 if values are the first dimensions of keys and there is none.
     public var ownValueDim: Int { values.ownDim }
 
     public var keyPanelByteCount: Int { blockTokens * (keyDim * format.elementByteCount + format.scaleByteCount) }
     public var valuePanelByteCount: Int {
         ownValueDim == 0 ? 0 : blockTokens * (ownValueDim * format.elementByteCount + format.scaleByteCount)
     }
-    /// One KV head: its K panel, then its V panel.
+    /// Bytes of one KV head: its K panel, then its V panel.
     public var headByteCount: Int { keyPanelByteCount + valuePanelByteCount }
     public var payloadByteCount: Int { kvHeads * headByteCount }
-    /// One token read back out of the panels: K `[kvHeads][Dk]`, then V `[kvHeads][Dv]`, in the format's row type.
+    /// Bytes of a token read back from the panels: K `[kvHeads][Dk]`, then V `[kvHeads][Dv]`, in the format's row type.
     public var rowByteCount: Int { kvHeads * (keyDim + ownValueDim) * format.rowType.byteCount }
-    /// One token as the panels keep it: with scales its bytes and they, else the row.
+    /// Bytes of a token as the panels keep it: its bytes and scales if the format has scales, otherwise its row.
     public var keptByteCount: Int { payloadByteCount / blockTokens }
 
     public func keyPanelOffset(ofHead head: Int) -> Int { head * headByteCount }
     public func valuePanelOffset(ofHead head: Int) -> Int { head * headByteCount + keyPanelByteCount }
 
-    /// From the start of a K panel to one of its tokens: some formats have several dimensions there.
+    /// The offset of a token in a K panel, in which some formats have several dimensions of a token side by side.
     func keyTokenOffset(_ token: Int) -> Int {
         let format = dcp_format(Int32(format.rawValue))
         return token * Int(format.element_bytes * format.interleaved)

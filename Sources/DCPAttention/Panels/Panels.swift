@@ -3,14 +3,14 @@
 internal import CAttentionKernels
 public import DCPCore
 
-/// Row-major keys and values as a step brings them, for the KV heads of one head group.
+/// Row-major keys and values of a step, for the KV heads of one head group.
 ///
-/// Borrowed memory: valid while the owner says so. Unaligned.
+/// Borrowed memory, valid as long as its owner says. Unaligned.
 public struct KeyValueRows {
     public let dataType: DataType
     /// `[kvHeads][tokens][Dk]`
     public let keys: UnsafeRawPointer
-    /// `[kvHeads][tokens][Dv]`; not read where the layout's keys hold the values.
+    /// `[kvHeads][tokens][Dv]`; not read if the layout's keys hold the values.
     public let values: UnsafeRawPointer
     public let tokens: Int
 
@@ -31,14 +31,14 @@ extension PanelLayout {
 
     /// Rounds rows to the cache format, nearest and ties to even, and writes them into a block's panels.
     ///
-    /// Touches the bytes of those tokens only: other threads may read the block's other tokens meanwhile.
+    /// Touches only the bytes of those tokens: other threads may read the block's other tokens meanwhile.
     ///
     /// - Parameters:
     ///   - rowTokens: for each token to write, its index in `rows`.
     ///   - payload: `payloadByteCount` bytes, 64-byte aligned.
     ///   - token: the block's token that receives the first of them.
-    ///   - isReadSoon: false lets whole cache lines go past the caches, which saves reading them before they are written:
-    ///     for many tokens that nothing reads next.
+    ///   - isReadSoon: false for many tokens that nothing reads next: whole cache lines then bypass the caches, which
+    ///     saves reading them before they are written.
     /// - Returns: false when a value is not finite in the cache format; the tokens then hold unspecified values.
     public func write(
         _ rows: KeyValueRows, rowTokens: UnsafeBufferPointer<UInt32>, into payload: UnsafeMutableRawPointer,
@@ -61,21 +61,22 @@ extension PanelLayout {
         rowTokens.withUnsafeBufferPointer { write(rows, rowTokens: $0, into: payload, at: token) }
     }
 
-    /// Reads one token out of a block's panels as they keep it: `keptByteCount` bytes.
+    /// Copies a token from a block's panels as they keep it: `keptByteCount` bytes.
     public func take(token: Int, of payload: UnsafeRawPointer, into kept: UnsafeMutableRawPointer) {
         precondition((0..<blockTokens).contains(token))
         guard format.hasScales else { return read(token: token, of: payload, into: kept) }
         withUnsafePointer(to: shape) { dcp_packed_read($0, payload, Int64(token), kept) }
     }
 
-    /// Writes what `take` gave, of a block of these dimensions and heads, as each of some tokens. Touches their bytes only.
+    /// Writes a token that `take` copied from a block of the same shape to each of some tokens. Touches only their
+    /// bytes.
     public func put(_ kept: UnsafeRawPointer, into payload: UnsafeMutableRawPointer, at tokens: Range<Int>) {
         precondition(tokens.lowerBound >= 0 && tokens.upperBound <= blockTokens)
         guard format.hasScales else {
             let rows = KeyValueRows(
                 dataType: format.rowType, keys: kept, values: kept + kvHeads * keyDim * format.rowType.byteCount,
                 tokens: 1)
-            // Numbers that are not finite are copied as well.
+            // Numbers that are not finite are copied, too.
             _ = write(
                 rows, rowTokens: [UInt32](repeating: 0, count: tokens.count), into: payload, at: tokens.lowerBound)
             return
@@ -85,7 +86,7 @@ extension PanelLayout {
         }
     }
 
-    /// Reads one token back out of a block's panels: `rowByteCount` bytes, in the format's row type.
+    /// Reads a token back from a block's panels: `rowByteCount` bytes, in the format's row type.
     public func read(token: Int, of payload: UnsafeRawPointer, into row: UnsafeMutableRawPointer) {
         precondition((0..<blockTokens).contains(token))
         read(
@@ -98,7 +99,7 @@ extension PanelLayout {
     /// Other threads may write the block's other tokens meanwhile.
     /// - Parameters:
     ///   - keys: `[tokens][kvHeads][Dk]`
-    ///   - values: `[tokens][kvHeads][Dv]`; not touched where the keys hold them.
+    ///   - values: `[tokens][kvHeads][Dv]`; not touched if keys hold the values.
     public func read(
         tokens: Range<Int>, of payload: UnsafeRawPointer, keys: UnsafeMutableRawPointer,
         values: UnsafeMutableRawPointer, kernels: AttentionKernels = .chosen

@@ -2,8 +2,7 @@
 
 public import DCPCore
 
-/// How kernels prefetch keys and values: into which cache, and how long before their use. Results have the same bits with
-/// any.
+/// How kernels prefetch keys and values: into which cache, and how far ahead. It does not affect the bits of results.
 public struct Prefetch: Hashable, Sendable, CustomStringConvertible {
     public enum Level: String, Sendable {
         /// Left to the hardware.
@@ -13,8 +12,8 @@ public struct Prefetch: Hashable, Sendable, CustomStringConvertible {
     }
 
     public var level: Level
-    /// How many bytes of a context are read between a prefetch and its use; nil for as many as `dcp_ahead_bytes` finds for
-    /// the work.
+    /// The bytes of a context that are read between a prefetch and its use; nil for the distance that `dcp_ahead_bytes`
+    /// chooses for the work.
     public var byteCount: Int?
 
     public init(_ level: Level, byteCount: Int? = nil) {
@@ -22,19 +21,19 @@ public struct Prefetch: Hashable, Sendable, CustomStringConvertible {
         self.byteCount = byteCount
     }
 
-    /// Into the first-level cache: what serves Zen 5 best.
+    /// Into the first-level cache: the best for Zen 5.
     public static let first = Prefetch(.first)
 
-    /// What is tried. 32 KiB before their use lines lie in any second-level cache, and from 16 to 64 KiB it made no
-    /// difference (Zen 4).
+    /// The ways that are tried. 32 KiB ahead fits into any second-level cache, and 16 to 64 KiB made no difference on
+    /// Zen 4.
     package static let candidates = [first, Prefetch(.second, byteCount: 32 << 10), Prefetch(.none)]
 
-    /// The environment variable that forces one: `DCP_KERNELS_AHEAD=first|second|none`, with a distance in KiB if wanted:
-    /// `second:48`.
+    /// The environment variable that forces one: `DCP_KERNELS_AHEAD=first|second|none`, optionally with a distance in
+    /// KiB, as in `second:48`.
     public static let variable = "DCP_KERNELS_AHEAD"
 
-    /// What `DCP_KERNELS_AHEAD` says; set but empty is not set.
-    /// - Throws: `.invalidConfiguration` for a value that says nothing.
+    /// The value of `DCP_KERNELS_AHEAD`; an empty one counts as unset.
+    /// - Throws: `.invalidConfiguration` for an unknown value.
     public static func forced() throws(ServiceError) -> Prefetch? {
         guard let text = EnvironmentVariable.value(variable) else { return nil }
         guard let prefetch = Prefetch(text) else {
@@ -46,7 +45,7 @@ public struct Prefetch: Hashable, Sendable, CustomStringConvertible {
         return prefetch
     }
 
-    /// As `description` has it.
+    /// In the form of `description`.
     public init?(_ text: String) {
         let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
         guard let level = Level(rawValue: String(parts[0])),

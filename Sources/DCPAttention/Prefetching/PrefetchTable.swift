@@ -6,7 +6,7 @@ internal import Synchronization
 
 /// How kernels prefetch, by the kind of work.
 public struct PrefetchTable: Hashable, Sendable {
-    /// What differs enough to be measured for itself: a cache format, and whether reading or arithmetic is the limit.
+    /// A kind of work that is measured separately: a cache format, and whether reading or arithmetic is the limit.
     package struct Work: Hashable, Sendable {
         package var format: CacheFormat
         /// Rows that share a KV head: `few` or `many`.
@@ -15,19 +15,18 @@ public struct PrefetchTable: Hashable, Sendable {
         static let few = 4
         static let many = 8
 
-        /// - Parameter rows: any number; of 5 or more arithmetic takes about as long as reading.
+        /// - Parameter rows: any number; with 5 or more arithmetic takes about as long as reading.
         package init(_ format: CacheFormat, rows: Int) {
             self.format = format
             self.rows = rows <= Self.few ? Self.few : Self.many
         }
 
-        /// The most used first.
         package static let all = [few, many].flatMap { rows in CacheFormat.allCases.map { Work($0, rows: rows) } }
 
-        /// Those that are measured at a first start: of the formats that a model may state.
-        package static let tried = all.filter { CacheFormat.ofRows.contains($0.format) }
+        /// In the order in which they are measured: should time be up, those of rows are done, with few of them first.
+        package static let tried = all.filter { !$0.format.hasScales } + all.filter { $0.format.hasScales }
 
-        /// Its place in `all`: each tile of a step looks there.
+        /// Its index in `all`, which each tile of a step looks up.
         fileprivate var index: Int {
             Int(format.rawValue) - 1 + (rows == Self.few ? 0 : CacheFormat.allCases.count)
         }
@@ -36,7 +35,7 @@ public struct PrefetchTable: Hashable, Sendable {
     /// By `Work.index`.
     private var chosen: [Prefetch]
 
-    /// The same for all work; into the first-level cache unless told.
+    /// The same for all work; by default into the first-level cache.
     public init(_ prefetch: Prefetch = .first) {
         chosen = [Prefetch](repeating: prefetch, count: Work.all.count)
     }
@@ -46,20 +45,19 @@ public struct PrefetchTable: Hashable, Sendable {
         set { chosen[work.index] = newValue }
     }
 
-    /// Each kind of work and how it prefetches: `bf16, 4 rows: second:32`.
+    /// Each kind of work with its prefetching: `bf16, 4 rows: second:32`.
     public var lines: [String] { Work.tried.map { "\($0.format.name), \($0.rows) rows: \(self[$0])" } }
 
     private static let shared = Mutex(PrefetchTable())
 
-    /// What work of this process that is begun from now on uses. Any thread.
+    /// The table for work that this process begins from now on. Any thread may use it.
     public static var current: PrefetchTable {
         get { shared.withLock { $0 } }
         set { shared.withLock { $0 = newValue } }
     }
 
-    /// Where rows of a tile look for what to prefetch: the level as kernels number it, and how many bytes further; nil for
-    /// nowhere.
-    /// - Parameter blockByteCount: what is read of each block: no more than the next one is known.
+    /// How the rows of a tile prefetch: the level as kernels number it, and the distance in bytes; nil for not at all.
+    /// - Parameter blockByteCount: the bytes that are read of each block; the distance is limited to the next block.
     package func ahead(
         _ rows: dcp_attention_rows, _ kernels: AttentionKernels, _ layout: PanelLayout, blockByteCount: Int
     ) -> (level: Int32, byteCount: Int)? {

@@ -3,19 +3,20 @@
 public import DCPCore
 internal import Glibc
 
-/// What each way to prefetch gives on this machine: found by running its kernels.
+/// How fast each way to prefetch is on this machine, measured with its kernels.
 ///
-/// Caches differ between processors in how many lines they wait for at a time, which nothing tells: on Zen 4 kernels that
-/// prefetch into the first-level cache read 0.55 of what they read with the second, and Zen 5 has it the other way round.
+/// Caches differ between processors in how many outstanding lines they allow, and nothing reports that number. On Zen 4
+/// kernels that prefetch into the first-level cache read 0.55 as fast as with the second level; on Zen 5 it is the
+/// reverse.
 public struct PrefetchTrials: Hashable, Sendable {
     /// One kind of work.
     public struct Trial: Hashable, Sendable, Codable {
         public var format: CacheFormat
-        /// That share a KV head.
+        /// Rows that share a KV head.
         public var rows: Int
         /// The fastest.
         public var chosen: Prefetch
-        /// Of keys and values, with each.
+        /// Bytes of keys and values a second, with each way.
         public var gigabytesPerSecond: [Prefetch: Double]
 
         public init(format: CacheFormat, rows: Int, chosen: Prefetch, gigabytesPerSecond: [Prefetch: Double]) {
@@ -28,7 +29,7 @@ public struct PrefetchTrials: Hashable, Sendable {
         /// `bf16, 4 rows`
         public var name: String { "\(format.name), \(rows) rows" }
 
-        /// The ways by how they did: `second:32 24.9, first 17.6, none 14.2 GB/s`
+        /// The ways, fastest first: `second:32 24.9, first 17.6, none 14.2 GB/s`
         public var figures: String {
             gigabytesPerSecond.sorted { $0.value > $1.value }
                 .map { "\($0.key) \(($0.value * 10).rounded() / 10)" }.joined(separator: ", ") + " GB/s"
@@ -37,8 +38,12 @@ public struct PrefetchTrials: Hashable, Sendable {
 
     public private(set) var trials: [Trial]
 
-    /// Whether all kinds of work were tried: time was not up before.
-    public var areComplete: Bool { trials.count == PrefetchTable.Work.tried.count }
+    /// Whether all kinds of work were tried before the time was up.
+    public var areComplete: Bool { PrefetchTable.Work.tried.allSatisfy(has) }
+
+    private func has(_ work: PrefetchTable.Work) -> Bool {
+        trials.contains { $0.format == work.format && $0.rows == work.rows }
+    }
 
     public init(_ trials: [Trial] = []) { self.trials = trials }
 
@@ -51,28 +56,43 @@ public struct PrefetchTrials: Hashable, Sendable {
     /// Whether a machine's kernels prefetch at all: those in portable C do not.
     public static func areUseful(_ kernels: AttentionKernels = .chosen) -> Bool { kernels.name != "scalar" }
 
-    /// Runs them on this thread, for about 0.3 s of its processor's time. Blocks, with 64 MiB of memory.
+    /// Runs them on this thread, for at most 0.3 s of processor time. Blocks the thread, and takes 64 MiB of memory. Trials that
+    /// do not fit into the time are left out; at least one is run.
     ///
-    /// Each way has three rounds, in turn with the others, and the smallest median wins: what else uses the machine's memory
-    /// meanwhile concerns all of them. Who else has its processors does not: time is the thread's own.
-    public static func run(_ kernels: AttentionKernels = .chosen) throws(ServiceError) -> PrefetchTrials {
-        var trials = PrefetchTrials()
-        guard areUseful(kernels) else { return trials }
+    /// Each way has three rounds, alternating with the others, and the smallest median wins: other use of the machine's
+    /// memory affects all of them. Other use of its processors affects none: time is the thread's processor time.
+    /// - Parameter known: the trials of earlier runs, which are not repeated.
+    public static func run(
+        _ kernels: AttentionKernels = .chosen, after known: PrefetchTrials = PrefetchTrials()
+    ) throws(ServiceError) -> PrefetchTrials {
+        var trials = known
+        guard areUseful(kernels), !known.areComplete else { return trials }
         let context = TrialContext()
         let (start, end) = (ThreadTime.now, ContinuousClock.now + wallTimeMax)
-        for work in PrefetchTable.Work.tried where ThreadTime.now - start < secondsMax && ContinuousClock.now < end {
+        for work in PrefetchTable.Work.tried where !known.has(work) {
+            let begun = ThreadTime.now
             trials.trials.append(try context.compare(work, kernels))
+            // The next one is expected to take as long.
+            let now = ThreadTime.now
+            guard now - start + (now - begun) <= secondsMax, ContinuousClock.now < end else { break }
         }
         return trials
     }
 
+    /// Runs all of them, however long it takes: about a second on an idle machine.
+    public static func runAll(_ kernels: AttentionKernels = .chosen) throws(ServiceError) -> PrefetchTrials {
+        var trials = try run(kernels)
+        while areUseful(kernels), !trials.areComplete { trials = try run(kernels, after: trials) }
+        return trials
+    }
+
     private static let secondsMax = 0.3
-    /// A start does not wait longer, however many others want the processors.
+    /// A start waits no longer than this, however busy the processors are.
     private static let wallTimeMax = Duration.seconds(2)
     fileprivate static let rounds = 3
 }
 
-/// Seconds that the calling thread has had a processor.
+/// Processor time of the calling thread, in seconds.
 private enum ThreadTime {
     static var now: Double {
         var time = timespec()
@@ -81,7 +101,7 @@ private enum ThreadTime {
     }
 }
 
-/// Memory that kernels read as if it were a store: more than caches hold, its blocks in any order.
+/// Memory that kernels read as if it were a store: larger than the caches, with its blocks in random order.
 private final class TrialContext {
     private static let byteCount = 64 << 20
     private static let kvHeads = 8
@@ -91,10 +111,10 @@ private final class TrialContext {
     private let memory: UnsafeMutableRawPointer
 
     init() {
-        // In large pages. In those of 4 KiB, which lie anywhere once a machine has been up for a while, walks through page
-        // tables took most of the time, and each way was as fast as the others (12 to 14 GB/s, where a store's file read 23
-        // with one of them and 12 with the others). The pages are there before they are timed: each byte is written, and is a
-        // small finite number in every format.
+        // In huge pages. With pages of 4 KiB, which are scattered once a machine has been up for a while, page walks
+        // took most of the time, and all ways were as fast as each other (12 to 14 GB/s, where a store's file gave 23
+        // with one and 12 with the others). Each byte is written before the measurement, as a small finite number in
+        // every format.
         memory = .allocate(byteCount: Self.byteCount, alignment: 2 << 20)
         _ = madvise(memory, Self.byteCount, MADV_HUGEPAGE)
         memory.initializeMemory(as: UInt8.self, repeating: 0x3c, count: Self.byteCount)
@@ -142,9 +162,9 @@ private final class TrialContext {
     }
 
     private func blocks(_ layout: PanelLayout) -> KVBlocks {
-        // Of formats of one byte, whose kernels have as much to compute for half the bytes, half as much.
+        // Half as many bytes for formats of one byte, whose kernels compute as much for half the bytes.
         let count = Self.byteCount / (layout.format.elementByteCount == 1 ? 2 : 1) / layout.payloadByteCount
-        // A step that has no divisor in common with a power of two comes to each block once, far from the one before.
+        // An odd stride visits each of a power of two of blocks once, each far from the one before.
         let step = 0x2545
         let order = (0..<count).map { UnsafeRawPointer(memory) + $0 &* step % count * layout.payloadByteCount }
         return KVBlocks(layout: layout, blocks: order, tokens: count * layout.blockTokens)
@@ -169,7 +189,7 @@ extension PrefetchTrials.Trial {
 
     public init(from decoder: any Decoder) throws {
         let container = try decoder.container(keyedBy: CodingKeys.self)
-        /// What a word stands for.
+        /// The way that a word stands for.
         func known<Value>(_ value: Value?, _ key: CodingKeys) throws -> Value {
             guard let value else {
                 throw DecodingError.dataCorruptedError(

@@ -3,8 +3,8 @@
 /// The attention state of many rows: normalised outputs and their natural log-sum-exp.
 ///
 /// A row is one query head of one query token. The order everywhere in the system is head-major, `[head][token]`, so a
-/// contiguous range of heads is a contiguous range of rows. The state of a row that saw no token is (0, -inf); it is set
-/// from lengths, never inferred from what a kernel left behind (TRAPS: the contract for empty shards).
+/// contiguous range of heads is a contiguous range of rows. The state of a row that saw no token is (0, -inf); it is
+/// set from lengths, never inferred from what a kernel left behind (TRAPS: the contract for empty shards).
 public struct AttentionStates: Hashable, Sendable {
     public let rows: Int
     /// Dv.
@@ -13,8 +13,8 @@ public struct AttentionStates: Hashable, Sendable {
     public var outputs: [Float]
     /// `[rows]`, natural; -inf for a row without tokens.
     ///
-    /// Float64: a log-sum-exp is as large as the scores, and its rounding is the relative error of a weight. In Float32 it
-    /// was 5e-5 at scores of 1e4, and at 1e8 one token weighed as much as a thousand.
+    /// Float64: a log-sum-exp is as large as the scores, and its rounding is the relative error of a weight. In Float32
+    /// it was 5e-5 at scores of 1e4, and at 1e8 one token weighed as much as a thousand.
     public var lse: [Double]
 
     /// - Parameters:
@@ -35,8 +35,7 @@ public struct AttentionStates: Hashable, Sendable {
             lse: [Double](repeating: NaturalLogSumExp.empty.value, count: rows))
     }
 
-    /// Rows of which each is to be written before anything reads it: to fill those of a prefill would take as long as to merge
-    /// them.
+    /// Rows that must be written before they are read: clearing those of a prefill would take as long as merging them.
     package static func unspecified(rows: Int, valueDim: Int) -> AttentionStates {
         AttentionStates(
             valueDim: valueDim, outputs: [Float](unspecified: rows * valueDim), lse: [Double](unspecified: rows))
@@ -60,7 +59,7 @@ public struct AttentionStates: Hashable, Sendable {
 }
 
 extension Array where Element: BitwiseCopyable {
-    /// Elements that hold whatever the memory does, for types of which any bits are a value.
+    /// Undefined elements, of a type for which any bits are a value.
     init(unspecified count: Int) {
         self.init(unsafeUninitializedCapacity: count) { _, initializedCount in initializedCount = count }
     }

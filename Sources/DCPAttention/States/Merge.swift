@@ -2,12 +2,12 @@
 
 public import DCPCore
 
-/// Merging partials, in three steps that both exchange forms are made of, so that both give the same bits:
-/// all-to-all calls `merge` on the receiver; all-gather with reduce-scatter combines the gathered log-sum-exps, corrects
-/// on the sender and sums on the receiver.
+/// Merging partials, in three steps that both exchanges consist of, so that both give the same bits: all-to-all calls
+/// `merge` on the receiver; all-gather with reduce-scatter combines the gathered log-sum-exps, corrects on the sender
+/// and sums on the receiver.
 ///
-/// The merge is associative and commutative up to rounding; ranks always merge in rank order, so a layout gives the same
-/// bits run after run.
+/// The merge is associative and commutative up to rounding; ranks always merge in rank order, so a layout gives the
+/// same bits run after run.
 extension AttentionStates {
     /// The log-sum-exp over ranks, per row: -inf where every partial is empty.
     /// - Parameter partials: `[rank][row]` in rank order.
@@ -38,7 +38,7 @@ extension AttentionStates {
     /// - Parameter shares: `[rank]` of row-major `[rows][valueDim]`, at least one, all finite.
     public static func sum(of shares: [[Float]]) -> [Float] {
         precondition(!shares.isEmpty && shares.allSatisfy { $0.count == shares[0].count })
-        // Started from the first share and not from 0, so that one share keeps its bits, -0 included.
+        // The sum begins with the first share and not with 0, so that a single share keeps its bits, -0 included.
         var sum = shares[0]
         for share in shares.dropFirst() {
             sum.withUnsafeMutableBufferPointer { sum in
@@ -56,8 +56,8 @@ extension AttentionStates {
     /// The merged state of partials over disjoint tokens, in the order given. One partial keeps its bits.
     ///
     /// A sink is one more partial, of output 0 and its logit as log-sum-exp: it takes part in the denominator and adds
-    /// nothing. So it must count once for each row, whatever the ranks and parts: only the rank that owns a head gives it,
-    /// in its last merge. Without any token the merged state is (0, sink).
+    /// nothing. So it must count once for each row, whatever the ranks and parts: only the rank that owns a head gives
+    /// it, in its last merge. Without any token the merged state is (0, sink).
     ///
     /// - Parameter sinks: one for each head whose rows the partials have, or none.
     /// - Throws: `.internal` when a log-sum-exp is NaN or +inf (TRAPS 6).
@@ -72,7 +72,7 @@ extension AttentionStates {
             lse.append(sinks.flatMap { [Double](repeating: Double($0), count: rows / sinks.count) })
         }
         let combined = try combinedLSE(lse)
-        // What `sum(of:)` makes of `corrected(by:)`, bit for bit, in one pass.
+        // The bits of `sum(of:)` over `corrected(by:)`, in one pass.
         let outputs = [Float](unsafeUninitializedCapacity: rows * dim) { merged, count in
             guard let first = merged.baseAddress else { return }
             for (place, partial) in partials.enumerated() {
@@ -93,11 +93,12 @@ extension AttentionStates {
         return AttentionStates(valueDim: dim, outputs: outputs, lse: combined.values)
     }
 
-    /// Adds a row's share to a sum, which the first share begins and not 0, so that one share keeps its bits, -0 included.
+    /// Adds a row's share to a sum. The sum begins with the first share and not with 0, so that a single share keeps
+    /// its bits, -0 included.
     private static func add(
         _ row: UnsafePointer<Float>, _ weight: Float, to sum: UnsafeMutablePointer<Float>, count: Int, isFirst: Bool
     ) {
-        // Decided for the row and not for each number: loops without a branch take several at once.
+        // Decided for each row, not for each number: a loop without branches is vectorised.
         switch (isFirst, weight == 0) {
         case (true, true): sum.initialize(repeating: 0, count: count)
         case (true, false): for at in 0..<count { sum[at] = row[at] * weight }

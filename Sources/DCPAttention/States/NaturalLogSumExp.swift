@@ -3,9 +3,9 @@
 public import DCPCore
 internal import Glibc
 
-/// The natural logarithm of the sum of a softmax's exponentials: what a partial weighs in a merge.
+/// The natural logarithm of the sum of a softmax's exponentials: the weight of a partial in a merge.
 ///
-/// The base is in the type: kernels of other projects return base 2, and a base-2 value in a base-e merge is a quiet,
+/// The type states the base: kernels of other projects return base 2, and a base-2 value in a base-e merge gives a
 /// plausible and wrong answer (TRAPS 1 to 3). -inf stands for "no tokens".
 public struct NaturalLogSumExp: Hashable, Sendable {
     public var value: Double
@@ -25,7 +25,7 @@ public struct NaturalLogSumExp: Hashable, Sendable {
 
 /// The log-sum-exp of all partials of each row.
 public struct CombinedLogSumExp: Hashable, Sendable {
-    /// `[rows]`, natural; -inf for a row that no partial has tokens for.
+    /// `[rows]`, natural; -inf for a row for which no partial has tokens.
     public private(set) var values: [Double]
 
     /// - Parameter partials: `[partial][row]` in rank order, at least one, natural logarithms.

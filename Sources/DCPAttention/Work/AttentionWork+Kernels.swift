@@ -3,11 +3,11 @@
 internal import CAttentionKernels
 internal import DCPCore
 
-/// A piece through the kernels.
+/// Takes pieces through the kernels.
 extension AttentionWork {
     /// - Parameters:
-    ///   - keys: some of the piece's, from the start of a block; up to its end, or to a block's.
-    ///   - carried: of the piece's tiles.
+    ///   - keys: some of the piece's keys; they begin with a block, and end with the piece or a block.
+    ///   - carried: the carried sums of the piece's tiles.
     func attend(_ keys: Range<Int>, ofPiece index: Int, _ carried: CarriedStates?) {
         let piece = split.pieces[index]
         let pass = BlockPass(blocks, kernels, end: piece.keys.upperBound)
@@ -42,9 +42,9 @@ extension AttentionWork {
     }
 
     /// - Parameters:
-    ///   - count: how many rows.
-    ///   - queries: theirs, those of a tile of it.
-    ///   - state: theirs.
+    ///   - count: the number of rows.
+    ///   - queries: the queries of their tile.
+    ///   - state: the state of these rows.
     func kernelRows(_ count: Int, queries: TileQueries, ofTile index: Int, _ state: State) -> dcp_attention_rows {
         let terms = queries.terms(ofTile: index)
         return dcp_attention_rows(

@@ -4,15 +4,17 @@ internal import CAttentionKernels
 internal import COpenBLAS
 internal import DCPCore
 
-/// Many rows on a machine without vector kernels of ours: OpenBLAS has sgemm for more of them.
+/// Many rows on a machine that our vector kernels do not support: OpenBLAS has sgemm for more machines.
 extension AttentionWork {
-    /// Key tokens whose scores are computed at once. With 256 rows, a tile and its operands fit a second-level cache.
+    /// Key tokens whose scores are computed at once: with 256 rows, a tile and its operands fit into a second-level
+    /// cache.
     static var tileTokens: Int { 256 }
 
     /// Many rows: scores, softmax and outputs tile by tile, both products by sgemm.
     /// - Parameters:
-    ///   - keyTokens: some of the piece's, from a multiple of `tileTokens` after its first; up to its end, or to such a multiple.
-    ///   - carried: of this tile alone.
+    ///   - keyTokens: some of the piece's key tokens; they begin a multiple of `tileTokens` after its first one, and end
+    ///     with the piece or such a multiple.
+    ///   - carried: the carried sums of this tile alone.
     func multiply(_ keyTokens: Range<Int>, ofTile index: Int, piece: Int, _ carried: CarriedStates?) {
         KernelSelection.useOneBLASThread
         let tile = split.tiles[index]
@@ -61,7 +63,7 @@ extension AttentionWork {
         for segment in segments {
             let panel = segment.payload + layout.keyPanelOffset(ofHead: tile.kvHead)
             if layout.format == .float32 {
-                // The panel is an operand of sgemm as it stands.
+                // The panel is an operand of sgemm as it is.
                 let keys = panel.assumingMemoryBound(to: Float.self) + segment.first
                 product(keys, stride: layout.blockTokens, count: segment.count, column: column)
             } else {
@@ -74,8 +76,8 @@ extension AttentionWork {
         if layout.format != .float32 { product(scratch.keys, stride: Self.tileTokens, count: count, column: 0) }
     }
 
-    /// output `[rows][Dv]` += weights `[rows][count]` x values `[count][Dv]`; where keys hold the values, their first rows
-    /// are an operand as they stand, or as `score` left them.
+    /// output `[rows][Dv]` += weights `[rows][count]` x values `[count][Dv]`; where keys hold the values, their first
+    /// rows are an operand as they stand, or as `score` left them.
     private func addValues(
         _ segments: [KVBlocks.Segment], count: Int, of tile: WorkSplit.Tile, with scratch: TileScratch,
         into state: State

@@ -4,19 +4,20 @@ internal import CAttentionKernels
 public import DCPCore
 internal import Synchronization
 
-/// Attention of one entry's query tokens over some blocks: a shard's context, or the step's own new tokens.
+/// Attention of one entry's query tokens over some blocks: a shard's context, or the step's new tokens.
 ///
 /// DESIGN: the work is cut into pieces by its shape alone (`WorkSplit`). A piece is some query rows against some key
 /// tokens; it writes a state of its own, so pieces run in any order on any threads without a lock, and `finish` merges
-/// them in key order. Of a long piece a thread computes a portion at a time (`PieceRun`). Few rows and many go through the
-/// same kernels, which take up to 64 rows that share a KV head at once; without vector kernels many rows go through sgemm,
-/// over tiles of 256 rows by 256 tokens. Scratch memory is that of one tile, whatever the context's length.
+/// them in key order. Of a long piece a thread computes a portion at a time (`PieceRun`). Few rows and many go through
+/// the same kernels, which take up to 64 rows that share a KV head at once; without vector kernels many rows go through
+/// sgemm, over tiles of 256 rows by 256 tokens. Scratch memory is that of one tile, whatever the context's length.
 ///
-/// `@unchecked Sendable`: all is constant after `init` but the states, and the queries of tiles that have one piece; each is
-/// written by the one run of its piece, and read by `finish`, which checks through an atomic count that all have ended.
+/// `@unchecked Sendable`: all is constant after `init` but the states, and the queries of tiles that have one piece;
+/// each is written by the one run of its piece, and read by `finish`, which checks through an atomic count that all
+/// have ended.
 public final class AttentionWork: @unchecked Sendable {
     public let attention: LayerAttention
-    /// The query heads computed here, numbered inside the group.
+    /// The query heads computed here, as indices in the head group.
     public let heads: Range<Int>
     /// This entry's tokens among the step's.
     public let tokens: Range<Int>
@@ -30,17 +31,17 @@ public final class AttentionWork: @unchecked Sendable {
     let tileQueries: TileQueries
     /// Kernels that multiply bf16 round weights to it that are at most this share of the sum so far: a third less to
     /// compute. FlashAttention rounds all of them, which costs up to 2^-8 when few tokens weigh much; of light ones the
-    /// errors cancel each other out. 0 over few tokens, where it would gain little. The number of rows has no part in it: an
-    /// entry's are computed beside those of others, and alone.
+    /// errors cancel each other out. 0 over few tokens, where it would gain little. The number of rows has no part in
+    /// it: an entry's are computed beside those of others, and alone.
     let lightShare: Float
     /// See `CarriedStates.shift`.
     let carryShift: Int32
     let readAhead: ReadAhead?
-    /// For each tile, the first of its rows among the states.
+    /// The first row of each tile among the states.
     private let firstRow: [Int]
-    /// For each tile, how many pieces all tiles before it have.
+    /// For each tile, the number of pieces of all tiles before it.
     private let firstPiece: [Int]
-    /// `[tile][piece of the tile][row]`, and Dv numbers for each in `output`, where a line is left free after each piece.
+    /// `[tile][piece of the tile][row]`; `output` has Dv numbers for each, and a free cache line after each piece.
     private let maximum: UnsafeMutablePointer<Float>
     private let sum: UnsafeMutablePointer<Float>
     private let output: UnsafeMutablePointer<Float>
@@ -49,7 +50,7 @@ public final class AttentionWork: @unchecked Sendable {
     /// - Parameters:
     ///   - attention: the layer's; its dims are those of `over.layout`.
     ///   - partition: the group's heads; which KV head a query head reads.
-    ///   - heads: query heads to compute, numbered inside the group, contained in `queries.heads`; may be empty.
+    ///   - heads: the query heads to compute, as indices in the head group; a part of `queries.heads`, may be empty.
     ///   - queries: the step's queries, unscaled; the layer's scale is applied to the scores here.
     ///   - tokens: this entry's tokens among the step's.
     ///   - visible: which of the key tokens each of them sees.
@@ -86,7 +87,7 @@ public final class AttentionWork: @unchecked Sendable {
         tileQueries = TileQueries(
             rows: split.tiles.map(\.rows), keyDim: attention.keyDim, format: blocks.layout.format,
             asTerms: kernels.readsTerms(of: blocks.layout.format))
-        // Those of one piece are made by its thread.
+        // The thread of a tile's only piece makes its queries.
         for (index, tile) in split.tiles.enumerated() where tile.pieces.count > 1 {
             tileQueries.make(tile, at: index, of: queries, tokens: tokens)
         }
@@ -112,17 +113,17 @@ public final class AttentionWork: @unchecked Sendable {
         output.deallocate()
     }
 
-    /// Over fewer tokens than this no weight is rounded.
+    /// No weight is rounded over fewer tokens than this.
     private static let lightTokensMin = 2048
     private static let lightShareMax: Float = 1 / 32
-    /// A cache line. Without it a row's outputs are a power of two apart in all pieces, so in the same few places of every
-    /// cache, and merging them takes half as long again.
+    /// A cache line. Without it the outputs of a row are a power of two apart in all pieces, so they compete for the
+    /// same few sets of every cache, and merging them takes half as long again.
     private static let freeFloats = 16
 
-    /// By how much a weight may be off, relative to itself, beside the rounding of its score: 0 with Float32 arithmetic,
-    /// 2^-17 where weights are sums of two bf16, 2^-7 where light ones are one. An output is off by no more than this times
-    /// the largest value. Of light weights that is the case where all roundings have the sign of their values; they are
-    /// rounded up and down in turn, so what is left is below 2^-11 unless values were made for it.
+    /// The largest relative error of a weight beside the rounding of its score: 0 with Float32 arithmetic, 2^-17 if
+    /// weights are sums of two bf16, 2^-7 if light ones are a single bf16. The error of an output is at most this times
+    /// the largest value. Light weights reach it only if all roundings have the sign of their values; they are rounded
+    /// up and down in turn, so the error is below 2^-11 unless values were made for it.
     package var weightErrorMax: Float {
         guard kernels.readsTerms(of: blocks.layout.format) else { return 0 }
         // Half a unit of 16 bits for each of 64 tokens.
@@ -130,14 +131,14 @@ public final class AttentionWork: @unchecked Sendable {
         return lightShare > 0 ? 0x1p-7 : 0x1p-17
     }
 
-    /// By how much a score may be off, relative to the product of norms, beside Float32's rounding: where queries are 16-bit
-    /// numbers each is off by half a unit.
+    /// The largest error of a score beside Float32's rounding, relative to the product of norms: each query that is a
+    /// 16-bit number is off by half a unit.
     package static func scoreErrorMax(_ format: CacheFormat, keyDim: Int, _ kernels: AttentionKernels) -> Double {
         guard format == .int8, kernels.readsTerms(of: format) else { return 0 }
         return 0.5 / (keyDim > 512 ? 29_000 : 32_639) * Double(keyDim).squareRoot()
     }
 
-    /// How many pieces there are to run; 0 when there are no heads, no tokens or nothing to attend over.
+    /// The number of pieces to run; 0 without heads, without tokens, or with nothing to attend over.
     public var pieceCount: Int { split.pieces.count }
 
     /// Computes one piece. Distinct pieces may run at the same time on different threads; each runs exactly once.
@@ -147,21 +148,21 @@ public final class AttentionWork: @unchecked Sendable {
         while run.advance() {}
     }
 
-    /// Query rows that share a KV head; at least one when there are pieces.
+    /// Query rows that share a KV head; at least one if there are pieces.
     package var tileCount: Int { split.tiles.count }
 
-    /// How many outputs are merged for a tile.
+    /// The number of outputs that are merged for a tile.
     package func outputCount(ofTile index: Int) -> Int {
         split.tiles[index].rows * attention.valueDim * split.tiles[index].pieces.count
     }
 
     /// Merges the pieces in key order and writes the entry's rows. All pieces have run.
     ///
-    /// Rows of an entry with nothing to attend over become (0, -inf), by that length.
+    /// Rows of an entry with nothing to attend over become (0, -inf), which is decided from the length.
     /// - Parameter states: rows `[heads][step tokens]`; only rows of this entry's tokens are written.
     public func finish(into states: inout AttentionStates) { finish(tiles: 0..<tileCount, into: &states) }
 
-    /// The same for some of the tiles, for a thread that does something else in between.
+    /// The same for some of the tiles, for a thread that does other work in between.
     package func finish(tiles: Range<Int>, into states: inout AttentionStates) {
         precondition(finishedPieces.load(ordering: .acquiring) == pieceCount, "Each piece runs exactly once.")
         precondition(
@@ -204,7 +205,7 @@ public final class AttentionWork: @unchecked Sendable {
         let sum: UnsafeMutablePointer<Float>
         let output: UnsafeMutablePointer<Float>
 
-        /// Set here and not by the kernels: they only ever add to a state.
+        /// Set here and not by the kernels, which only add to a state.
         func begin(rows: Int, valueDim: Int) {
             maximum.update(repeating: -.infinity, count: rows)
             sum.update(repeating: 0, count: rows)
@@ -220,8 +221,8 @@ public final class AttentionWork: @unchecked Sendable {
         return State(maximum: maximum + row, sum: sum + row, output: output + row * attention.valueDim + free)
     }
 
-    /// For each row of a tile, which of some key tokens it sees, numbered from the first of them.
-    /// - Returns: whether any row sees one; else nothing is set.
+    /// Sets which of some key tokens each row of a tile sees, as indices from the first of these.
+    /// - Returns: whether any row sees one; otherwise nothing is set.
     func setVisible(
         _ ranges: RowRanges, of tile: WorkSplit.Tile, in keys: Range<Int>
     ) -> Bool {
@@ -230,7 +231,7 @@ public final class AttentionWork: @unchecked Sendable {
         return true
     }
 
-    /// - Parameter first: the number of the tile's first row among those of `ranges`.
+    /// - Parameter first: the index in `ranges` of the tile's first row.
     func setRanges(_ ranges: RowRanges, from first: Int = 0, of tile: WorkSplit.Tile, in keys: Range<Int>) {
         for (place, token) in tile.tokens.enumerated() {
             let seen = visible[token].clamped(to: keys)

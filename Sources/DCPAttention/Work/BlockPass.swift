@@ -3,20 +3,22 @@
 internal import CAttentionKernels
 internal import DCPCore
 
-/// Tiles of query rows through the kernels: block after block, in each the KV heads in the order of their addresses.
+/// Takes tiles of query rows through the kernels block by block, and in each block by KV head in the order of
+/// addresses.
 struct BlockPass {
-    /// A tile as the loop over blocks needs it: that loop runs every microsecond.
+    /// A tile as the loop over blocks needs it; an iteration of that loop takes about a microsecond.
     struct Tile {
         var rows: dcp_attention_rows
-        /// Of its KV head's panels, from the start of a block.
+        /// Offset of its KV head's panels from the start of a block.
         fileprivate var keyOffset: Int
         fileprivate var valueOffset: Int
-        /// Tiles that share a KV head find it in a cache; the first of them prefetches what comes next, so many bytes later.
+        /// The distance in bytes to what this tile prefetches: only the first tile of a KV head does, the others find
+        /// it in a cache.
         fileprivate var prefetches: Bool
-        /// As kernels number them.
+        /// The level as kernels number it.
         fileprivate var aheadLevel: Int32
         fileprivate var aheadByteCount: Int
-        /// Key tokens that all rows see.
+        /// The key tokens that all rows see.
         fileprivate var shared: Range<Int>
     }
 
@@ -24,7 +26,7 @@ struct BlockPass {
     private let kernels: AttentionKernels
     private let end: Int
 
-    /// - Parameter end: of the piece: what is before it is prefetched.
+    /// - Parameter end: of the piece; nothing beyond it is prefetched.
     init(_ blocks: KVBlocks, _ kernels: AttentionKernels, end: Int) {
         self.blocks = blocks
         self.kernels = kernels
@@ -32,9 +34,9 @@ struct BlockPass {
     }
 
     /// - Parameters:
-    ///   - kvHeads: of the piece.
-    ///   - isFirst: of those that share the KV head.
-    ///   - shared: key tokens that all rows see.
+    ///   - kvHeads: the KV heads of the piece.
+    ///   - isFirst: whether it is the first of the tiles that share the KV head.
+    ///   - shared: the key tokens that all rows see.
     func tile(
         _ rows: dcp_attention_rows, kvHead: Int, of kvHeads: Int, isFirst: Bool, shared: Range<Int>,
         _ prefetch: PrefetchTable
@@ -49,19 +51,19 @@ struct BlockPass {
             aheadByteCount: layout.ownValueDim > 0 ? ahead?.byteCount ?? 0 : layout.headByteCount, shared: shared)
     }
 
-    /// Tokens that go through the kernels at once: a block, or, where values have to be made of keys, no more of it than lie
-    /// in a cache with them.
+    /// Tokens that go through the kernels at once: a block, or, if values are made of keys, as much of it as fits into
+    /// a cache with them.
     static func stepTokens(of layout: PanelLayout) -> Int {
         layout.ownValueDim > 0 ? layout.blockTokens : min(layout.blockTokens, madeTokens)
     }
-    /// A group of the kernels: groups then lie where they lie in a block.
+    /// A group of the kernels, so that groups begin where they begin in a block.
     private static var madeTokens: Int { 64 }
 
     /// - Parameters:
-    ///   - keyTokens: from the start of a block; up to the piece's end, or to a block's.
+    ///   - keyTokens: begin with a block, and end with the piece or a block.
     ///   - tiles: in the order of their KV heads.
-    ///   - willTake: called before the tiles take so many tokens.
-    ///   - setVisible: sets, for each row of a tile, which of some key tokens it sees; returns whether any sees one.
+    ///   - willTake: called before the tiles take that many tokens.
+    ///   - setVisible: sets which of some key tokens each row of a tile sees; returns whether any row sees one.
     func run(
         _ keyTokens: Range<Int>, _ tiles: UnsafeMutableBufferPointer<Tile>, willTake: (_ tokens: Int) -> Void,
         setVisible: (_ ranges: RowRanges, _ tile: Int, _ keys: Range<Int>) -> Bool
@@ -80,7 +82,7 @@ struct BlockPass {
     ) {
         let layout = blocks.layout, stepTokens = Self.stepTokens(of: layout)
         let format = Int32(layout.format.rawValue)
-        // K and V of the piece's KV heads lie beside each other in a block.
+        // K and V of the piece's KV heads are adjacent in a block.
         let read = tiles[0].keyOffset..<tiles[tiles.count - 1].keyOffset + layout.headByteCount
         var made = layout.ownValueDim > 0 ? nil : MadeValues(layout, tokens: stepTokens, kernels)
         var token = keyTokens.lowerBound
@@ -110,7 +112,7 @@ struct BlockPass {
         }
     }
 
-    /// So many bytes later in the part of each block that is read: here, over its end, or all beyond it.
+    /// The address that many bytes further in what is read of each block: in this block, across its end, or beyond it.
     private func ahead(
         of tile: Tile, _ payload: UnsafeRawPointer, following: UnsafeRawPointer?, read: Range<Int>
     ) -> dcp_ahead {

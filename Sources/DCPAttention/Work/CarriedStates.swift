@@ -2,23 +2,23 @@
 
 internal import CAttentionKernels
 
-/// The second level of a long piece's sums: Float64, for the tiles of one piece while it is computed.
+/// The second level of a long piece's sums: Float64, for the tiles of a piece while it is computed.
 ///
-/// A state of the kernels takes 4,096 tokens; then it is added here and begins anew. Of a piece that is no longer there are
-/// none. What is left at the piece's end goes back to the state, so `finish` sees one form.
+/// A state of the kernels takes 4,096 tokens; then it is added to these sums and starts over. Shorter pieces have none.
+/// At the end of the piece the sums go back into the state, so that `finish` sees one form.
 final class CarriedStates {
     private let maximum: UnsafeMutablePointer<Float>
     private let sum: UnsafeMutablePointer<Double>
     private let output: UnsafeMutablePointer<Double>
-    /// For each tile, the first of its rows.
+    /// The first row of each tile.
     private let firstRow: [Int]
     private let valueDim: Int
     private let shift: Int32
     private var heldTokens = 0
 
     /// - Parameters:
-    ///   - rows: of each tile.
-    ///   - shift: of the work.
+    ///   - rows: the rows of each tile.
+    ///   - shift: the work's shift.
     init(rows: [Int], valueDim: Int, shift: Int32) {
         var count = 0
         firstRow = rows.map { rows in
@@ -41,16 +41,16 @@ final class CarriedStates {
         output.deallocate()
     }
 
-    /// By how many powers of two a piece's weights are smaller than those of one state, so that their sum is at most 1/2 as
-    /// well; 0 for pieces of one state. All pieces of a work have the same.
+    /// The power of two by which a piece's weights are smaller than those of one state, so that their sum is at most
+    /// 1/2, too; 0 for pieces of one state. All pieces of a work have the same shift.
     static func shift(tokensMax: Int) -> Int32 {
         var shift: Int32 = 0
         while dcp_state_tokens_max << shift < tokensMax { shift += 1 }
         return shift
     }
 
-    /// Counts tokens that the states take next.
-    /// - Returns: whether they have to be carried before.
+    /// Counts the tokens that the states take next.
+    /// - Returns: whether the states must be carried first.
     func count(_ tokens: Int) -> Bool {
         let areFull = heldTokens + tokens > dcp_state_tokens_max
         heldTokens = areFull ? tokens : heldTokens + tokens

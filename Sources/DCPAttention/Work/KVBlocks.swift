@@ -5,15 +5,15 @@ public import DCPCore
 /// Keys and values of consecutive tokens of one sequence and layer, in panels: mapped pages, an open block, or a step's
 /// new tokens.
 ///
-/// `@unchecked Sendable`: the memory is only read, and the caller keeps it alive and unchanged in its first `tokens`
-/// tokens until the result of all work over it is taken.
+/// `@unchecked Sendable`: the memory is only read, and the caller keeps it, and its first `tokens` tokens unchanged,
+/// until the results of all work over it have been taken.
 public struct KVBlocks: @unchecked Sendable {
     public let layout: PanelLayout
     /// Payloads in token order, each `layout.payloadByteCount` bytes and 64-byte aligned. All but the last are full.
     public let blocks: [UnsafeRawPointer]
-    /// Tokens in all blocks. What stands in the last block beyond them is never used, NaN included.
+    /// Tokens in all blocks. Anything beyond them in the last block is never used, NaN included.
     public let tokens: Int
-    /// Whether blocks are in a mapped file, so that pages of them may have to be read.
+    /// Whether blocks are in a mapped file, so that their pages may have to be read from disk.
     public let isMapped: Bool
 
     public init(layout: PanelLayout, blocks: [UnsafeRawPointer], tokens: Int, isMapped: Bool = false) {
@@ -44,25 +44,25 @@ public struct KVBlocks: @unchecked Sendable {
 
     struct Segment {
         let payload: UnsafeRawPointer
-        /// The first of its tokens inside the block.
+        /// The index in the block of its first token.
         let first: Int
         let count: Int
     }
 }
 
-/// Panels of a step's own new tokens, for the causal part. Owns their memory; `blocks` is valid as long as this lives.
+/// Panels of a step's new tokens, for the causal part. Owns their memory; `blocks` is valid as long as this object.
 ///
-/// Values are rounded to the cache format as the cache rounds them, so a token weighs the same in the step that brings it and
-/// in all later ones.
+/// Keys and values are rounded to the cache format as the cache rounds them, so a token counts the same in its own step
+/// as in all later ones.
 ///
-/// `@unchecked Sendable`: each block is written by one thread, and read by those that know that it was.
+/// `@unchecked Sendable`: one thread writes each block, and threads that synchronise with it read the block.
 public final class NewTokenPanels: @unchecked Sendable {
     public let blocks: KVBlocks
     private let memory: UnsafeMutableRawPointer
 
     /// - Parameters:
-    ///   - layout: the cache's layout. Few tokens take smaller blocks than it says.
-    ///   - rows: keys and values of the whole step, for all KV heads of the layout.
+    ///   - layout: the cache's layout. Few tokens take smaller blocks than its.
+    ///   - rows: the keys and values of the whole step, for all KV heads of the layout.
     ///   - tokens: the tokens of `rows` that belong to this entry.
     /// - Throws: `.invalidRequest` when a value is NaN, infinite, or beyond the cache format's range.
     public convenience init(layout: PanelLayout, rows: KeyValueRows, tokens: Range<Int>) throws(ServiceError) {
@@ -70,7 +70,7 @@ public final class NewTokenPanels: @unchecked Sendable {
         try fill(0..<blocks.blocks.count, rows, tokens: tokens)
     }
 
-    /// Room for some tokens, to be filled before anything reads it.
+    /// Space for some tokens, to be filled before it is read.
     package init(layout: PanelLayout, tokens count: Int) {
         let lanes = ContextLayout.blockTokensMultiple
         let layout = PanelLayout(

@@ -3,21 +3,21 @@
 internal import CAttentionKernels
 internal import DCPCore
 
-/// Values that are the first dimensions of keys, as the V panel that kernels read: made for some tokens of a KV head, in
-/// memory that stays in a cache, and read by all tiles of a piece that share them.
+/// A V panel for values that are the first dimensions of keys. It is made for some tokens of a KV head, in memory that
+/// stays in a cache, and all tiles of a piece that need these values read it.
 ///
-/// What kernels would save by a form of their own is the transpose, some 3 % of the time with 128 rows; each instruction set
-/// would need twice the loops.
+/// Kernels that read values out of K panels would save the transpose, about 3 % of the time with 128 rows, and need
+/// twice the loops for each instruction set.
 struct MadeValues: ~Copyable {
     private let layout: PanelLayout
     private let kernels: AttentionKernels
     private let memory: UnsafeMutableRawPointer
-    /// Of the panel.
+    /// Tokens that the panel holds.
     private let tokens: Int
-    /// Whose values are there.
+    /// The tokens whose values it holds now.
     private var keys: UnsafeRawPointer?
 
-    /// - Parameter tokens: at most so many at once.
+    /// - Parameter tokens: the most at once.
     init(_ layout: PanelLayout, tokens: Int, _ kernels: AttentionKernels) {
         self.layout = layout
         self.kernels = kernels
@@ -26,7 +26,7 @@ struct MadeValues: ~Copyable {
     }
 
     /// - Parameters:
-    ///   - keys: of the first of the tokens, in a K panel.
+    ///   - keys: the key of the first token, in a K panel.
     ///   - tokens: a multiple of 16.
     mutating func values(of keys: UnsafeRawPointer, tokens: Int) -> UnsafeRawPointer {
         if keys != self.keys {

@@ -10,15 +10,15 @@ package enum MappedPages {
         UInt(bitPattern: address) / byteCount * byteCount
     }
 
-    /// Whether the page of an address is in memory; true also when the kernel does not say.
+    /// Whether the page of an address is in memory; also true if the kernel does not answer.
     package static func isResident(_ address: UnsafeRawPointer) -> Bool {
         var state: UInt8 = 1
         _ = mincore(UnsafeMutableRawPointer(bitPattern: page(of: address)), Int(byteCount), &state)
         return state & 1 == 1
     }
 
-    /// Starts reading exactly these pages before their first touch. On a block this was measured to be twice as fast as the
-    /// read-ahead of a page fault. It is only advice: if the kernel refuses it, reading is slower but correct.
+    /// Starts to read exactly these pages before their first use, which is twice as fast for a block as the read-ahead
+    /// of page faults. It is advice: if the kernel refuses it, reading is slower but correct.
     package static func willNeed(_ address: UnsafeRawPointer, byteCount: Int) {
         let start = page(of: address)
         let end = UInt(bitPattern: address) + UInt(byteCount)

@@ -3,8 +3,8 @@
 internal import CAttentionKernels
 public import DCPCore
 
-/// The new-token part of an entry that brings one token: it sees itself alone, so its weight is 1 and its output its value, as
-/// the cache rounds it. No panels are made for it, and nothing is cut.
+/// The new-token part of an entry with one new token, which sees only itself: its weight is 1, and its output is its
+/// value as the cache rounds it. It needs no panels and no split.
 public struct OwnToken: Sendable {
     private let attention: LayerAttention
     private let format: CacheFormat
@@ -12,8 +12,8 @@ public struct OwnToken: Sendable {
     private let heads: Range<Int>
 
     /// - Parameters:
-    ///   - format: of the cache.
-    ///   - heads: query heads to compute, numbered inside the group.
+    ///   - format: the cache format.
+    ///   - heads: the query heads to compute, as indices in the head group.
     public init(_ attention: LayerAttention, _ format: CacheFormat, partition: HeadPartition, heads: Range<Int>) {
         self.attention = attention
         self.format = format
@@ -23,7 +23,7 @@ public struct OwnToken: Sendable {
 
     /// Writes the rows of one token.
     /// - Parameters:
-    ///   - token: among the step's, as in `queries` and `rows`.
+    ///   - token: its index in the step, as in `queries` and `rows`.
     ///   - states: rows `[heads][step tokens]`.
     /// - Throws: `.invalidRequest` when a value is NaN, infinite, or beyond the cache format's range.
     public func attend(

@@ -3,25 +3,25 @@
 internal import DCPCore
 internal import Synchronization
 
-/// A computation of which a thread does a portion at a time.
+/// A computation that a thread performs one portion at a time.
 package protocol PortionRun: AnyObject, Sendable {
     /// Computes the next portion.
     /// - Returns: whether there are more.
     func advance() -> Bool
 }
 
-/// How much of a piece is computed at a time.
+/// How much of a piece a thread computes at a time.
 struct Portion {
-    /// In whole blocks, or what else a portion begins and ends at.
+    /// A multiple of `unit`.
     let tokens: Int
-    /// In multiplications with their additions; where it waits for memory, as many as would fit into that time.
+    /// In multiply-adds; waiting for memory counts as the multiply-adds that would fit into that time.
     let cost: Int
 
     /// - Parameters:
-    ///   - multiplications: for each key token.
-    ///   - byteCount: of one key token.
-    ///   - keyTokens: of the piece.
-    ///   - unit: tokens of which a portion has a multiple.
+    ///   - multiplications: multiply-adds for each key token.
+    ///   - byteCount: bytes of each key token.
+    ///   - keyTokens: key tokens of the piece.
+    ///   - unit: a portion has a multiple of this number of tokens.
     init(multiplications: Int, byteCount: Int, keyTokens: Int, unit: Int) {
         let most = min(PieceRun.multiplicationsMax / multiplications, PieceRun.byteCountMax / byteCount)
         tokens = max(1, most / unit) * unit
@@ -31,14 +31,14 @@ struct Portion {
     }
 }
 
-/// A piece that is computed a portion at a time, so that a thread may do something else between two.
+/// Computes a piece one portion at a time, so that its thread can turn to other work between two portions.
 ///
-/// A portion is some of the piece's key tokens, in their order: at most `multiplicationsMax` multiplications with their
-/// additions and `byteCountMax` bytes of keys and values, which takes a thread 0.7 ms at the most on a Zen 4, and no less than
-/// a block. The piece's states stand in the work's memory, so which thread goes on, and when, changes no bit. Smaller pieces
-/// were the other way to the same end: each has a state of its own, and of a prefill they are megabytes that have to be merged.
+/// A portion is a range of the piece's key tokens, in order: at most `multiplicationsMax` multiply-adds and
+/// `byteCountMax` bytes of keys and values, which takes a thread of a Zen 4 at most 0.7 ms, and at least one block. The
+/// piece's states stay in the work's memory, so it does not matter to any bit which thread continues, or when. Smaller
+/// pieces were rejected: each has a state, and those of a prefill are megabytes that must be merged.
 ///
-/// `@unchecked Sendable`: one thread at a time has it, and who hands it on makes visible what was written.
+/// `@unchecked Sendable`: one thread at a time uses it, and handing it on synchronises its memory.
 package final class PieceRun: PortionRun, @unchecked Sendable {
     private let work: AttentionWork
     private let index: Int
@@ -46,19 +46,19 @@ package final class PieceRun: PortionRun, @unchecked Sendable {
     private let portionTokens: Int
     /// The first key token of the next portion.
     private var next: Int
-    /// For pieces that are longer than a state may be: of all tiles together, or beside sgemm of each.
+    /// For pieces with more tokens than one state may take: of all tiles together, or with sgemm of each tile.
     private let carried: [CarriedStates]
     private let multiplies: Bool
 
-    /// What a thread computes in some 0.7 ms: less than what a step between machines takes, and a thousand times what changing
-    /// from one piece to another costs.
+    /// A thread computes this much in about 0.7 ms: less than a step between machines takes, and a thousand times what
+    /// switching between pieces costs.
     package static let multiplicationsMax = 1 << 25
-    /// What a thread reads in some 0.4 ms.
+    /// A thread reads this much in about 0.4 ms.
     package static let byteCountMax = 8 << 20
 
     /// - Parameters:
-    ///   - piece: `0..<pieceCount`, of which there is no other run.
-    ///   - portionTokens: key tokens of a portion, in whole blocks; nil for as many as the bounds allow.
+    ///   - piece: `0..<pieceCount`; each piece has one run.
+    ///   - portionTokens: key tokens of a portion, in whole blocks; nil for the most that the bounds allow.
     package init(_ work: AttentionWork, piece index: Int, portionTokens: Int? = nil) {
         self.work = work
         self.index = index
@@ -89,18 +89,18 @@ package final class PieceRun: PortionRun, @unchecked Sendable {
 }
 
 extension AttentionWork {
-    /// What each portion of a piece takes at most; see `Portion.cost`.
+    /// The largest cost of a portion of a piece; see `Portion.cost`.
     package func portionCost(ofPiece index: Int) -> Int { portion(of: split.pieces[index]).cost }
 
-    /// What all of it takes, where that is no more than a portion of each piece.
+    /// The cost of the whole work, if it is no more than a portion of each piece.
     package var cost: Int { (0..<pieceCount).reduce(0) { $0 + portionCost(ofPiece: $1) } }
 
-    /// For each key token.
+    /// Multiply-adds for each key token.
     func multiplications(of piece: WorkSplit.Piece) -> Int {
         split.tiles[piece.tiles].reduce(0) { $0 + $1.rows } * (attention.keyDim + attention.valueDim)
     }
 
-    /// Of one key token.
+    /// Bytes of one key token.
     func byteCount(of piece: WorkSplit.Piece) -> Int {
         max(1, kvHeads(of: piece) * blocks.layout.headByteCount / blocks.layout.blockTokens)
     }

@@ -5,17 +5,17 @@ public import DCPCore
 
 /// The queries of one step and layer, for a contiguous range of the group's query heads: Float32, unscaled.
 public struct QueryRows: Sendable {
-    /// Numbered inside the head group.
+    /// Indices in the head group.
     public let heads: Range<Int>
-    /// Tokens of the whole step, over all its entries.
+    /// The tokens of the whole step, of all its entries.
     public let tokens: Int
     /// Dk.
     public let keyDim: Int
     /// `[heads][tokens][keyDim]`.
     public private(set) var values: [Float]
 
-    /// Rows to be filled by `set`, all of them: until then they are whatever the memory holds, since zeros for a prefill would
-    /// take as long as its queries.
+    /// Rows that `set` must fill, all of them; until then they are undefined. Clearing those of a prefill would take as
+    /// long as its queries do.
     public init(heads: Range<Int>, tokens: Int, keyDim: Int) {
         self.init(
             heads: heads, tokens: tokens, keyDim: keyDim,
@@ -31,12 +31,12 @@ public struct QueryRows: Sendable {
         self.values = values
     }
 
-    /// Takes the rows of some of the heads, as a client or another rank sent them.
+    /// Stores the rows of some of the heads, as a client or another rank sent them.
     ///
     /// - Parameters:
-    ///   - slice: heads inside `heads`; may be empty.
+    ///   - slice: a part of `heads`; may be empty.
     ///   - rows: `[slice][tokens][keyDim]` of `dataType`, unaligned.
-    /// - Throws: `.invalidRequest` when a number is beyond the limits.
+    /// - Throws: `.invalidRequest` if a number is beyond the limits.
     public mutating func set(
         heads slice: Range<Int>, dataType: DataType, rows: UnsafeRawPointer, limits: InputLimits
     ) throws(ServiceError) {

@@ -2,19 +2,20 @@
 
 internal import DCPCore
 
-/// Asks the kernel for blocks of a mapped file before a thread runs into them.
+/// Reads blocks of a mapped file ahead of the threads that attend over them.
 ///
-/// A context that does not fit into memory is read from disk as it is attended over, and a page fault brings some
-/// 128 KiB while its thread waits. So whoever comes into a stretch of blocks looks at the one after it, and asks for all
-/// its pages when its middle is not in memory: the kernel takes pages away in the order of their use, so by long stretches.
-/// A look is a system call of 3 us; asking for pages that are there would cost as much as reading them.
+/// A context that does not fit into memory is read from disk during attention, and each page fault reads some 128 KiB
+/// while its thread waits. So the thread that enters a stretch of blocks checks the next stretch, and prefetches all of
+/// its pages if its middle is not in memory. One page stands for the stretch because the kernel evicts pages in the
+/// order of their last use. The check is a system call of 3 us; prefetching pages that are in memory would take as long
+/// as reading them.
 struct ReadAhead {
-    /// What a disk delivers in some 10 ms.
+    /// A disk reads this much in about 10 ms.
     private static let stretchByteCount = 16 << 20
 
     private let blocks: KVBlocks
     private let pieces: [WorkSplit.Piece]
-    /// The blocks that any piece reads.
+    /// All blocks that a piece reads.
     private let read: Range<Int>
     private let blocksPerStretch: Int
 
@@ -26,7 +27,7 @@ struct ReadAhead {
         blocksPerStretch = max(1, Self.stretchByteCount / blocks.layout.payloadByteCount)
     }
 
-    /// Called by the thread that begins a piece; pieces begin in order, or nearly.
+    /// The thread that begins a piece calls this; pieces begin in order, or nearly so.
     func begin(piece: Int) {
         let own = Self.blocks(of: pieces[piece], in: blocks.layout)
         if own.lowerBound == read.lowerBound { willNeed(from: read.lowerBound) }

@@ -2,12 +2,12 @@
 
 internal import CAttentionKernels
 
-/// What each row of a tile sees of some key tokens, as kernels take it. Borrowed memory.
+/// Which of some key tokens each row of a tile sees, in the form that kernels take. Borrowed memory.
 struct RowRanges {
     let first: UnsafeMutablePointer<Int32>
     let end: UnsafeMutablePointer<Int32>
 
-    /// - Parameter memory: room for two numbers a row.
+    /// - Parameter memory: space for two numbers for each row.
     init(_ memory: UnsafeMutablePointer<Int32>, rows: Int) {
         first = memory
         end = memory + rows
@@ -15,7 +15,7 @@ struct RowRanges {
 
     var ranges: dcp_token_ranges { dcp_token_ranges(first: first, end: end, all: 0) }
 
-    /// All rows see so many first tokens: nothing is written for each.
+    /// All rows see this many first tokens; no range is written for each row.
     static func all(_ tokens: Int) -> dcp_token_ranges {
         dcp_token_ranges(first: nil, end: nil, all: Int32(tokens))
     }

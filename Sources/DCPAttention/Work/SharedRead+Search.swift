@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Which entries of a step have blocks in common.
+/// Finds the entries of a step that share blocks.
 extension SharedRead {
-    /// What a step's entries share.
+    /// The shared reads of a step.
     package struct Found: Sendable {
         package fileprivate(set) var reads: [SharedRead] = []
-        /// For each work, how many of its first pieces the reads compute.
+        /// For each work, how many of its first pieces the shared reads compute.
         package fileprivate(set) var taken: [Int]
     }
 
-    /// Looks for blocks that entries have in common from their first one on. The same memory says that it is the same block.
+    /// Finds the blocks that entries share from their first block on. Two blocks are the same if their addresses are.
     ///
-    /// It takes time by the number of works, and of blocks that they share.
+    /// Takes time in proportion to the number of works and of the blocks that they share.
     package static func find(in works: [AttentionWork]) -> Found {
         var search = Search(works)
         search.run()
         return search.found
     }
 
-    /// Works that have all blocks before one in common, and that one.
+    /// Works that share all blocks up to and including one.
     private struct Group {
         var works: [Int]
         var block: Int
@@ -45,7 +45,7 @@ extension SharedRead {
                 {
                     end += 1
                 }
-                // The piece of a much longer context may not fit into what all share. The others go on without it.
+                // The piece of a much longer context may not fit into what all share. The others continue without it.
                 let tokens = end * works[group.works[0]].blocks.layout.blockTokens
                 let fitting = group.works.filter { next(of: $0).upperBound <= tokens }
                 let others = group.works.filter { next(of: $0).upperBound > tokens }
@@ -55,14 +55,14 @@ extension SharedRead {
             }
         }
 
-        /// Parts works by one of their blocks, and leaves out those that have it for themselves.
+        /// Groups works by the address of one of their blocks, and drops those that share it with no other.
         private mutating func part(_ some: [Int], at block: Int) {
             struct Key: Hashable {
                 let block: UnsafeRawPointer
                 let start: Int
                 let lightShare: Float
             }
-            /// A work that is alone so far as its complement, or the number of a group.
+            /// The index of a group, or the complement of the index of a work that is alone so far.
             var places: [Key: Int] = [:]
             places.reserveCapacity(some.count)
             for work in some where found.taken[work] < works[work].pieceCount {
@@ -81,18 +81,18 @@ extension SharedRead {
             }
         }
 
-        /// The next of a work's pieces that is not taken.
+        /// The next piece of a work that is not in a shared read yet.
         private func next(of work: Int) -> Range<Int> {
             works[work].split.pieces[found.taken[work]].keys
         }
 
-        /// nil for one that is not full: another may have other tokens there.
+        /// nil for a block that is not full: another sequence may have other tokens in it.
         private func block(_ index: Int, of work: Int) -> UnsafeRawPointer? {
             let blocks = works[work].blocks
             return (index + 1) * blocks.layout.blockTokens <= blocks.tokens ? blocks.blocks[index] : nil
         }
 
-        /// Makes reads of what some works have in common, for as many at a time as fit into a tile.
+        /// Makes shared reads of the blocks that some works share, for as many works at a time as fit into a tile.
         private mutating func take(_ some: [Int], upTo tokens: Int) {
             guard some.count > 1 else { return }
             let rows = some.reduce(0) { $0 + works[$1].rowsOfTile }

@@ -2,39 +2,39 @@
 
 internal import DCPCore
 
-/// Key tokens that several entries of a step have in common, since their sequences are forks: their blocks are read once, and
-/// the rows of all entries that share a KV head are one tile of the kernels.
+/// Key tokens that several entries of a step share because their sequences are forks. Their blocks are read once, and
+/// the rows of all entries that share a KV head form one tile of the kernels.
 ///
-/// DESIGN: an entry's rows have the bits that they have alone, whoever is beside them. So each keeps the cut into pieces, the
-/// states and the rules of its own work, which depend on its own shape. A piece of the read is as long as the longest that a
-/// member has there; those of the others lie in it (`WorkSplit`). Where one ends, its member's states go to the work, and
-/// begin anew.
+/// DESIGN: an entry's rows have the same bits beside other entries as alone. So each entry keeps the pieces, the states
+/// and the rules of its own work, which depend only on its own shape. A piece of the shared read is as long as the
+/// longest piece that a member has there; the pieces of the others lie inside it (`WorkSplit`). At the end of a
+/// member's piece its states are stored in its work, and new ones begin.
 package final class SharedRead: Sendable {
     struct Member: Sendable {
         let work: AttentionWork
-        /// The number of its first row in each tile.
+        /// The index of its first row in each tile.
         let firstRow: Int
         /// Of each tile.
         let rows: Int
-        /// For each piece of the read, the first of its pieces that lie in it.
+        /// For each piece of the read, the first of the member's pieces inside it.
         let firstPiece: [Int]
     }
 
     let members: [Member]
-    /// The key tokens of each piece, numbered as in every member.
+    /// The key tokens of each piece; the indices are the same in all members.
     let pieces: [Range<Int>]
-    /// Of each tile; there is one for each KV head.
+    /// Rows of each tile; there is one tile for each KV head.
     let rows: Int
     let queries: TileQueries
-    /// Key tokens that all rows see.
+    /// The key tokens that all rows see.
     let shared: Range<Int>
 
     /// Of one tile.
     static let rowsMax = 64
 
     /// - Parameters:
-    ///   - works: of the same step, with `rowsMax` rows of each KV head or fewer between them.
-    ///   - firstPieces: for each, the first of its pieces in each of `pieces`.
+    ///   - works: of one step, with at most `rowsMax` rows for each KV head in total.
+    ///   - firstPieces: for each work, the first of its pieces in each of `pieces`.
     init(_ works: [AttentionWork], pieces: [Range<Int>], firstPieces: [[Int]]) {
         var rows = 0
         members = zip(works, firstPieces).map { work, firstPiece in
@@ -59,7 +59,7 @@ package final class SharedRead: Sendable {
 
     package var pieceCount: Int { pieces.count }
 
-    /// What each portion of a piece takes at most; see `Portion.cost`.
+    /// The largest cost of a portion of a piece; see `Portion.cost`.
     package func portionCost(ofPiece index: Int) -> Int { portion(ofPiece: index).cost }
 
     func portion(ofPiece index: Int) -> Portion {
@@ -69,24 +69,24 @@ package final class SharedRead: Sendable {
             byteCount: work.byteCount(of: piece), keyTokens: pieces[index].count, unit: work.blocks.layout.blockTokens)
     }
 
-    /// What the reads of a step take at most beside its entries' states, before anything is cut: queries in the form that
-    /// kernels read, and the running states of the pieces under way, which may be of two levels.
+    /// The most bytes that the shared reads of a step need beside the states of its entries, known before any work is
+    /// split: queries in the kernels' form, and the running states of pieces in progress, which may have two levels.
     /// - Parameters:
-    ///   - rows: query heads times tokens, of all entries.
-    ///   - threads: that compute pieces.
+    ///   - rows: query heads times tokens, over all entries.
+    ///   - threads: how many compute pieces.
     package static func byteCountMax(rows: Int, kvHeads: Int, keyDim: Int, valueDim: Int, threads: Int) -> Int {
         rows * keyDim * 6 + threads * min(rows, kvHeads * rowsMax) * (valueDim + 2) * (4 + 8)
     }
 }
 
 extension AttentionWork {
-    /// Whether its rows may be computed beside those of other entries: few, over several pieces, and by kernels of which a row
-    /// does not depend on the rows beside it.
+    /// Whether its rows may share a tile with those of other entries: they are few, span several pieces, and the
+    /// kernels compute each row independently of the others.
     var maySharePieces: Bool {
         split.isNested && split.pieces.count > 1 && split.pieces[0].keys.lowerBound == 0 && !visible.areOwn
             && !kernels.usesSgemm && split.tiles.allSatisfy { $0.rows == split.tiles[0].rows }
     }
 
-    /// Of each tile, where all have as many.
+    /// Rows of each tile, if all tiles have the same number.
     var rowsOfTile: Int { split.tiles[0].rows }
 }

@@ -4,26 +4,26 @@ internal import CAttentionKernels
 internal import DCPCore
 internal import Synchronization
 
-/// A piece of a shared read, a portion at a time as those of one entry are (`PieceRun`).
+/// Computes a piece of a shared read, one portion at a time, as `PieceRun` does for a piece of one entry.
 ///
-/// `@unchecked Sendable`: one thread at a time has it, and who hands it on makes visible what was written.
+/// `@unchecked Sendable`: one thread at a time uses it, and handing it on synchronises its memory.
 package final class SharedRun: PortionRun, @unchecked Sendable {
     private let read: SharedRead
     private let keys: Range<Int>
     private let portionTokens: Int
     /// The first key token of the next portion.
     private var next: Int
-    /// For each member, the piece of its own that it is in, and what that carries.
+    /// For each member, its current piece and the carried sums of that piece.
     private var pieces: [Int]
     private var carried: [CarriedStates?]
-    /// The running states: of each tile the outputs of its rows, then their maxima and sums.
+    /// The running states: for each tile the outputs of its rows, then their maxima and sums.
     private let memory: UnsafeMutablePointer<Float>
     private let tileCount: Int
     private let valueDim: Int
 
     /// - Parameters:
-    ///   - piece: `0..<read.pieceCount`, of which there is no other run.
-    ///   - portionTokens: key tokens of a portion, in whole blocks; nil for as many as the bounds allow.
+    ///   - piece: `0..<read.pieceCount`; each piece has one run.
+    ///   - portionTokens: key tokens of a portion, in whole blocks; nil for the most that the bounds allow.
     package init(_ read: SharedRead, piece index: Int, portionTokens: Int? = nil) {
         self.read = read
         keys = read.pieces[index]
@@ -33,7 +33,7 @@ package final class SharedRun: PortionRun, @unchecked Sendable {
         carried = read.members.map { _ in nil }
         tileCount = read.members[0].work.tileCount
         valueDim = read.members[0].work.attention.valueDim
-        // Lines of their own for each tile.
+        // Each tile begins at a cache line.
         memory = UnsafeMutableRawPointer.allocate(
             byteCount: tileCount * Self.floats(rows: read.rows, valueDim) * 4, alignment: 64
         ).bindMemory(to: Float.self, capacity: tileCount * Self.floats(rows: read.rows, valueDim))
@@ -92,7 +92,7 @@ package final class SharedRun: PortionRun, @unchecked Sendable {
         }
     }
 
-    /// The states of a tile's rows, from one on.
+    /// The states of a tile's rows, starting with one of them.
     private func state(ofTile index: Int, from row: Int = 0) -> AttentionWork.State {
         let output = memory + index * Self.floats(rows: read.rows, valueDim)
         let maximum = output + read.rows * valueDim
@@ -100,7 +100,7 @@ package final class SharedRun: PortionRun, @unchecked Sendable {
             maximum: maximum + row, sum: maximum + read.rows + row, output: output + row * valueDim)
     }
 
-    /// A member's rows of a tile, as far as adding them up needs them.
+    /// A member's rows of a tile: what is needed to carry their sums.
     private func rows(of member: Int, in tile: dcp_attention_rows) -> dcp_attention_rows {
         var rows = tile
         rows.rows = Int32(read.members[member].rows)
@@ -110,10 +110,10 @@ package final class SharedRun: PortionRun, @unchecked Sendable {
         return rows
     }
 
-    /// A member comes to the next of its pieces.
+    /// Begins a member's next piece.
     private func begin(_ member: Int) {
         let work = read.members[member].work
-        // Of blocks that all have; one of them is enough.
+        // All members have these blocks, so one member's suffice.
         if member == 0 { work.readAhead?.begin(piece: pieces[member]) }
         if work.carryShift > 0 { carried[member] = work.carriedStates(of: piece(of: member).tiles) }
         for index in 0..<tileCount {
@@ -122,7 +122,7 @@ package final class SharedRun: PortionRun, @unchecked Sendable {
         }
     }
 
-    /// A member has come to the end of a piece.
+    /// Ends a member's piece.
     private func settle(_ member: Int) {
         let work = read.members[member].work, count = read.members[member].rows
         for index in 0..<tileCount {

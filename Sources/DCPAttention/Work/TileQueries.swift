@@ -3,28 +3,29 @@
 internal import CAttentionKernels
 internal import DCPCore
 
-/// The queries of an entry in the form its kernels read, one tile after the other. Made once for all pieces: by the thread of
-/// the piece where a tile has one, so that many rows are shared out among threads, and those of a tile lie in a cache.
+/// The queries of an entry in the form that its kernels read, tile by tile. They are made once for all pieces. If a
+/// tile has one piece, the thread of that piece makes them: then threads share the work, and the queries of a tile are
+/// in a cache.
 ///
-/// `@unchecked Sendable`: a tile is made by one thread, and read by those that know that it was.
+/// `@unchecked Sendable`: one thread makes a tile, and threads that synchronise with it read the tile.
 final class TileQueries: @unchecked Sendable {
-    /// `[rows][Dk]`, Float32; nil when the kernels read terms.
+    /// `[rows][Dk]`, Float32; nil if the kernels read terms.
     private let rows: UnsafeMutablePointer<Float>?
-    /// For each tile `[3][rows][Dk]` bf16, of which the tile's first terms are used; of int8 `[rows][3 Dk]`, in which
-    /// `dcp_byte_queries` has its own order.
+    /// For each tile `[3][rows][Dk]` in bf16, of which the tile's first terms are used; for int8 `[rows][3 Dk]` in the
+    /// order of `dcp_byte_queries`.
     private let terms: UnsafeMutablePointer<UInt16>?
-    /// How many terms each tile has.
+    /// The number of terms of each tile.
     private let termCounts: UnsafeMutablePointer<Int32>?
-    /// For each tile, the first of its rows, and behind the last how many there are.
+    /// The first row of each tile, and after the last the number of rows.
     private let firstRow: [Int]
     private let keyDim: Int
     private let format: CacheFormat
 
-    /// Room for some tiles.
+    /// Space for some tiles.
     /// - Parameters:
-    ///   - rows: of each tile.
-    ///   - format: of the keys that they meet; those of int8 are rotated, and queries with them.
-    ///   - asTerms: whether the kernels take queries as terms.
+    ///   - rows: the rows of each tile.
+    ///   - format: the format of the keys; int8 keys are rotated, and so are their queries.
+    ///   - asTerms: whether the kernels read queries as terms.
     init(rows tiles: [Int], keyDim: Int, format: CacheFormat, asTerms: Bool) {
         self.keyDim = keyDim
         self.format = format
@@ -43,12 +44,12 @@ final class TileQueries: @unchecked Sendable {
         termCounts?.initialize(repeating: 1, count: tiles.count)
     }
 
-    /// Makes rows of a tile, before they are read: those of some heads and tokens, one head after the other.
+    /// Makes rows of a tile before they are read: those of some heads and tokens, head by head.
     /// - Parameters:
-    ///   - part: whose they are.
-    ///   - first: the number of the first of them in the tile.
-    ///   - queries: the step's, unscaled.
-    ///   - tokens: the entry's among the step's.
+    ///   - part: the heads and tokens.
+    ///   - first: the index in the tile of the first row.
+    ///   - queries: the step's queries, unscaled.
+    ///   - tokens: the entry's tokens among the step's.
     func make(
         _ part: WorkSplit.Tile, at index: Int, from first: Int = 0, of queries: QueryRows, tokens: Range<Int>
     ) {
@@ -57,7 +58,7 @@ final class TileQueries: @unchecked Sendable {
         queries.values.withUnsafeBufferPointer { values in
             guard let base = values.baseAddress else { return }
             for (place, head) in part.heads.enumerated() {
-                // A head's tokens lie beside each other in the step's queries, and in the tile.
+                // A head's tokens are adjacent in the step's queries and in the tile.
                 let token =
                     (head - queries.heads.lowerBound) * queries.tokens + tokens.lowerBound + part.tokens.lowerBound
                 let source = base + token * keyDim
@@ -90,7 +91,7 @@ final class TileQueries: @unchecked Sendable {
         rows.map { UnsafePointer($0 + firstRow[tile] * keyDim) }
     }
 
-    /// Pairs of dimensions, or bytes, and how many terms.
+    /// Pairs of dimensions, or bytes, and the number of terms.
     func terms(ofTile tile: Int) -> (UnsafePointer<UInt32>, count: Int32)? {
         guard let terms, let termCounts else { return nil }
         let start = UnsafeRawPointer(terms + firstRow[tile] * 3 * keyDim)

@@ -2,13 +2,13 @@
 
 internal import DCPCore
 
-/// The Float32 operands of one tile, for the time of one piece. At most about 1.3 MiB, at 576 dimensions.
+/// The Float32 operands of a tile while a piece is computed: at most about 1.3 MiB, with 576 dimensions.
 final class TileScratch {
     /// `[rows][tokens]`: scores, then weights.
     let scores: UnsafeMutablePointer<Float>
     /// `[Dk][tokens]`
     let keys: UnsafeMutablePointer<Float>
-    /// `[tokens][Dv]`; none where keys hold them.
+    /// `[tokens][Dv]`; none if keys hold the values.
     let values: UnsafeMutablePointer<Float>
     let ranges: RowRanges
 

@@ -2,23 +2,24 @@
 
 public import DCPCore
 
-/// Which key tokens each of an entry's query tokens sees: a range for each, numbered in the blocks that are attended over.
+/// Which key tokens each query token of an entry sees: a range of the tokens in the attended blocks.
 ///
-/// Ranges are made from global positions, here and nowhere else: a window's first token is a position, and each rank looks
-/// up which of its own tokens is the first at or after it. A further kind of visibility is a case of `Visibility` and no
-/// change here.
+/// Ranges are derived from global positions, and only here. A window begins at a position, and each rank looks up the
+/// first of its own tokens at or after it. Another kind of visibility is another case of `Visibility`; nothing changes
+/// here.
 ///
-/// Neither end of a range falls from one query token to the next; kernels and `WorkSplit` rely on it.
+/// Neither end of a range decreases from one query token to the next; kernels and `WorkSplit` rely on this.
 public struct VisibleTokens: Hashable, Sendable {
     /// Query tokens.
     public let count: Int
     /// Key tokens in all blocks.
     public let keyTokens: Int
-    /// Whether key token i is query token i's own, and the last that it sees. Otherwise each sees up to the last.
+    /// Whether key token i is query token i, and the last that it sees. Otherwise each query token sees up to the last
+    /// key.
     let areOwn: Bool
-    /// For each query token the first that it sees; nil where all see from the first on, which is not looked up for each.
+    /// The first key token that each query token sees; nil if all see the first one, which needs no lookup.
     private let firsts: [Int]?
-    /// For each query token where what it sees ends; nil where that is the last key token for all, or its own.
+    /// The end of the range of each query token; nil if all ranges end with the last key token, or with their own.
     private let ends: [Int]?
 
     private init(count: Int, keyTokens: Int, areOwn: Bool, firsts: [Int]?, ends: [Int]? = nil) {
@@ -30,12 +31,12 @@ public struct VisibleTokens: Hashable, Sendable {
         self.ends = ends
     }
 
-    /// Each of some query tokens sees all key tokens.
+    /// Every query token sees every key token.
     public static func all(count: Int, of keyTokens: Int) -> VisibleTokens {
         VisibleTokens(count: count, keyTokens: keyTokens, areOwn: false, firsts: nil)
     }
 
-    /// Of the tokens that a step brings for an entry: each sees itself and those before it, as far as `visibility` goes.
+    /// For the new tokens of an entry: each sees itself and those before it that `visibility` allows.
     /// - Parameter positions: the entry's.
     public static func new(_ visibility: Visibility, at positions: Range<Int>) -> VisibleTokens {
         VisibleTokens(
@@ -43,22 +44,22 @@ public struct VisibleTokens: Hashable, Sendable {
             firsts: firsts(visibility, positions) { max($0 - positions.lowerBound, 0) })
     }
 
-    /// Of a rank's shard of the context of an entry.
+    /// For a rank's shard of an entry's context.
     /// - Parameters:
     ///   - positions: the entry's.
-    ///   - areOwn: whether the shard's tokens go up to the last of `positions`, so that each query token sees those up to its
-    ///     own; else all are before `positions`.
-    ///   - local: the local indices of the tokens in the blocks. The first is a block's, and not after one that is seen;
-    ///     the end is the shard's length.
+    ///   - areOwn: whether the shard includes the query tokens, so that each sees keys up to its own; otherwise all keys
+    ///     precede `positions`.
+    ///   - local: the tokens of the shard that are in the blocks. The first one begins a block and is not after any
+    ///     visible token; the end is the shard's length.
     public static func context(
         _ visibility: Visibility, seenFrom positions: Range<Int>, areOwn: Bool = false, of layout: ContextLayout,
-        rank: Int, local: Range<Int>
+        rank: Int, local: Range<LocalIndex>
     ) -> VisibleTokens {
+        let shard = Shard(layout, contextRank: rank)
         precondition(
-            local.lowerBound % layout.blockTokens == 0, "Blocks begin at a multiple of \(layout.blockTokens) tokens.")
-        func number(_ position: Int) -> Int {
-            min(layout.localLength(ofRank: rank, length: position), local.upperBound) - local.lowerBound
-        }
+            shard.block(of: local.lowerBound).offset == 0, "Blocks begin at a multiple of \(layout.blockTokens) tokens."
+        )
+        func number(_ position: Int) -> Int { min(shard.end(of: position), local.upperBound) - local.lowerBound }
         let firsts = firsts(visibility, positions, number: number)
         precondition(firsts?[0] ?? 0 >= 0, "Tokens that the first query sees are missing.")
         let sees = areOwn && number(positions.lowerBound + 1) < local.count
@@ -67,8 +68,8 @@ public struct VisibleTokens: Hashable, Sendable {
             ends: sees ? positions.map { number($0 + 1) } : nil)
     }
 
-    /// - Parameter number: of the first key token at or after a position.
-    /// - Returns: nil when all query tokens see from key token 0 on: then the last does.
+    /// - Parameter number: gives the index of the first key token at or after a position.
+    /// - Returns: nil if all query tokens see key token 0, which is so if the last one does.
     private static func firsts(
         _ visibility: Visibility, _ positions: Range<Int>, number: (_ position: Int) -> Int
     ) -> [Int]? {
@@ -76,13 +77,13 @@ public struct VisibleTokens: Hashable, Sendable {
         return positions.map { number(visibility.first(seenFrom: $0)) }
     }
 
-    /// What a query token sees; the end is not before the first, where it sees nothing.
+    /// The range of a query token; empty if it sees nothing.
     package subscript(token: Int) -> Range<Int> {
         let end = areOwn ? token + 1 : ends?[token] ?? keyTokens
         return (firsts?[token] ?? 0)..<end
     }
 
-    /// The most that one query token sees.
+    /// The largest number of key tokens that a query token sees.
     var most: Int {
         guard let firsts else { return count > 0 ? keyTokens : 0 }
         return firsts.indices.reduce(0) { max($0, self[$1].count) }

@@ -2,34 +2,35 @@
 
 package import DCPCore
 
-/// How attention is cut into pieces that may run in any order, on any threads.
+/// How attention is split into pieces that may run in any order, on any threads.
 ///
-/// It depends on the shape of the entry's work only. So a result has the same bits however many threads there are, whichever
-/// finishes first, and whatever else its step brings. Pieces of few rows have powers of two of blocks, none more than the one
-/// before it: where two entries begin with the same blocks, the pieces of one then lie in those of the other, however long
-/// either is, and are computed together (`SharedRead`). Pieces are counted from the block of the first token that their rows
-/// see: blocks before it are not read, and whether the caller left them out changes no bit.
+/// The split depends only on the shape of the entry's work. So a result has the same bits for any number of threads, in
+/// whatever order they finish, and with whatever else is in its step. Pieces of few rows have a power of two of blocks,
+/// and none has more than the one before it. If two entries begin with the same blocks, the pieces of one therefore lie
+/// inside those of the other, whatever their lengths, and are computed together (`SharedRead`). Pieces are counted from
+/// the block of the first token that their rows see: blocks before it are not read, and leaving them out changes no
+/// bit.
 package struct WorkSplit: Sendable {
-    /// Query rows that share a KV head: some heads, some of the entry's tokens. They are one operand of the kernels, so
-    /// each byte of K and V is read once for all of them.
+    /// Query rows that share a KV head: some heads and some of the entry's tokens. They are one operand of the kernels,
+    /// so each byte of K and V is read once for all of them.
     package struct Tile: Hashable, Sendable {
         package let kvHead: Int
-        /// Query heads, numbered inside the group.
+        /// Query heads, as indices in the head group.
         package let heads: Range<Int>
         /// The entry's tokens, from 0.
         package let tokens: Range<Int>
-        /// Key tokens that any of `tokens` sees; empty when they see none.
+        /// The key tokens that any of `tokens` sees; empty if they see none.
         package let seen: Range<Int>
-        /// Key tokens that all of `tokens` see.
+        /// The key tokens that all of `tokens` see.
         package let shared: Range<Int>
-        /// Indices into `pieces`, in key order; shared with the tiles of the same pieces.
+        /// Indices into `pieces`, in key order; tiles of the same pieces have the same.
         package internal(set) var pieces: Range<Int>
 
         package var rows: Int { heads.count * tokens.count }
     }
 
-    /// Consecutive tiles against some of the key tokens. All KV heads of a decode step are in each of its pieces, since
-    /// they lie beside each other in a block: memory is read in the order of its addresses.
+    /// Consecutive tiles against some of the key tokens. Each piece of a decode step has all KV heads, because they are
+    /// adjacent in a block: memory is read in the order of its addresses.
     package struct Piece: Hashable, Sendable {
         package let tiles: Range<Int>
         package let keys: Range<Int>
@@ -37,38 +38,38 @@ package struct WorkSplit: Sendable {
 
     package private(set) var tiles: [Tile] = []
     package private(set) var pieces: [Piece] = []
-    /// Whether the lengths of pieces, but for the last, are powers of two of blocks.
+    /// Whether the lengths of pieces, except the last, are powers of two of blocks.
     package private(set) var isNested = false
 
-    /// Rows of one tile come from at most this many heads, so that many heads and many tokens split both ways.
+    /// Rows of one tile come from at most this many heads, so that many heads with many tokens are split both ways.
     package static let headsMax = 64
-    /// Rows of the tiles of one piece that share a KV head: their running outputs stay in the second-level cache.
+    /// Rows that the tiles of a piece have for a KV head: their running outputs stay in the second-level cache.
     package static let rowsMax = 256
-    /// K and V of a piece, at least: what a thread reads in some 30 us. Shorter ones of many sequences are a tenth slower, for
-    /// their states.
+    /// The fewest bytes of K and V of a piece: a thread reads them in about 30 us. With shorter pieces many sequences
+    /// are a tenth slower, because of their states.
     package static let pieceByteCountMin = 1 << 20
-    /// The same of so much that many threads share it, who end at about the same time only with shorter ones.
+    /// From this size on many threads share the work, and finish at about the same time only with shorter pieces.
     private static let shortPieceByteCountMin = 512 << 10
     private static let longByteCount = 64 << 20
-    /// Of all keys, at most: each piece keeps a state of its own until the end, which are merged on one thread.
+    /// The most pieces: each has a state until the end, when one thread merges them.
     package static let piecesMax = 256
-    /// So many may always be there, however large their states are.
+    /// This many are always allowed, however large their states are.
     private static let piecesOfAnySize = 32
-    /// Outputs in all states, if there are more than those.
+    /// The most outputs in all states, if there are more pieces than that.
     private static let stateByteCountMax = 4 << 20
-    /// A piece is this part of the keys that are left, until the least size is reached. Long ones first, short ones last: up
-    /// to 32 threads, which take the next as they have ended one, then end at about the same time.
+    /// A piece is this part of the remaining keys, down to the least size. Long pieces come first and short ones last,
+    /// so up to 32 threads, each of which takes the next piece when it ends one, finish at about the same time.
     private static let piecesOfRest = 40
-    /// The same where the next power of two below is taken, which is less.
+    /// The same if lengths are rounded down to a power of two.
     private static let piecesOfNestedRest = 28
-    /// Up to so many rows of an entry that share a KV head, another entry's fit beside them into a tile.
+    /// With up to this many rows for a KV head, another entry's rows fit into the same tile.
     private static let nestedRowsMax = 32
 
     /// - Parameters:
-    ///   - heads: query heads to compute, numbered inside the group; may be empty.
-    ///   - visible: what the entry's query tokens see.
-    ///   - layout: pieces begin and end at its blocks.
-    ///   - rowsMax: of one tile.
+    ///   - heads: the query heads to compute, as indices in the head group; may be empty.
+    ///   - visible: which key tokens the entry's query tokens see.
+    ///   - layout: pieces begin and end with its blocks.
+    ///   - rowsMax: the most rows of a tile.
     package init(
         partition: HeadPartition, heads: Range<Int>, visible: VisibleTokens, layout: PanelLayout, rowsMax: Int
     ) {
@@ -107,7 +108,7 @@ package struct WorkSplit: Sendable {
         }
     }
 
-    /// How the keys of a bundle are cut.
+    /// How the keys of a bundle are split.
     private struct Cut {
         var blockTokens: Int
         /// Blocks of a piece.
@@ -116,9 +117,9 @@ package struct WorkSplit: Sendable {
         var isNested: Bool
 
         /// - Parameters:
-        ///   - kvHeads: of a bundle.
-        ///   - rows: of all bundles.
-        ///   - keyTokens: of the bundle that sees most.
+        ///   - kvHeads: the KV heads of a bundle.
+        ///   - rows: the rows of all bundles.
+        ///   - keyTokens: the key tokens of the bundle that sees most.
         init(bundles: Int, kvHeads: Int, rows: Int, keyTokens: Int, isNested: Bool, _ layout: PanelLayout) {
             let stateByteCount = max(rows * layout.valueDim * 4 / bundles, 1)
             let piecesMax = min(
@@ -147,18 +148,19 @@ package struct WorkSplit: Sendable {
         }
     }
 
-    /// What the states of all pieces take at most, before anything is cut: outputs, maxima and sums of each row and piece.
+    /// The most bytes that the states of all pieces need, known before the split: outputs, maxima and sums of each row
+    /// and piece.
     /// - Parameters:
-    ///   - heads: query heads that are computed.
-    ///   - tokens: query tokens.
-    ///   - keyTokens: that any of them sees.
+    ///   - heads: how many query heads are computed.
+    ///   - tokens: how many query tokens.
+    ///   - keyTokens: how many key tokens any of them sees.
     package static func stateByteCountMax(
         heads: Int, tokens: Int, keyTokens: Int, partition: HeadPartition, layout: PanelLayout
     ) -> Int {
         let rows = heads * tokens
         guard rows > 0, keyTokens > 0 else { return 0 }
         let shared = partition.queryHeadsPerKVHead
-        // Up to a tile of each KV head is one bundle. Many rows are more: at least as many as hold them.
+        // Up to a tile for each KV head is one bundle. Many rows are several, at least as many as can hold them.
         let bundles = shared * tokens <= headsMax ? 1 : blocks(rows, of: rowsMax)
         let kvHeads = bundles == 1 ? min(heads, partition.kvHeads) : 1
         let isNested = bundles == 1 && shared * tokens <= nestedRowsMax
@@ -168,10 +170,10 @@ package struct WorkSplit: Sendable {
         return pieces * rows * (layout.valueDim + 2) * 4
     }
 
-    /// How many of a size hold so much.
+    /// How many of a size hold this many.
     private static func blocks(_ count: Int, of size: Int) -> Int { (count + size - 1) / size }
 
-    /// What some tiles see, from the start of its first block. Empty when they see nothing.
+    /// The key tokens that some tiles see, from the start of the first block. Empty if they see none.
     private static func keys(of tiles: ArraySlice<Tile>, blockTokens: Int) -> Range<Int> {
         var (first, end) = (Int.max, 0)
         for tile in tiles where !tile.seen.isEmpty {

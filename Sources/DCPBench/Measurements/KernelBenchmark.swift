@@ -101,7 +101,7 @@ public struct KernelBenchmark: Sendable {
                 Work.Entry(
                     visible: .context(
                         visibility, seenFrom: blocks.tokens..<blocks.tokens + count, of: layout, rank: 0,
-                        local: 0..<blocks.tokens), blocks: blocks)
+                        local: LocalIndex(0)..<LocalIndex(blocks.tokens)), blocks: blocks)
             }, owner: owner)
         let check = try AccuracyCheck(work)
         for threads in threads {

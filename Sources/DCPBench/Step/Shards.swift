@@ -18,7 +18,7 @@ final class Shards: Sendable {
         for rank in shape.allRanks {
             let file = try MappedFile(local.directory.data(of: .rank(rank)) + "/data.mdb")
             let tokens = shape.layout.localLength(ofRank: shape.contextRank(of: rank), length: context.tokens)
-            parts += file.parts(byteCount: max(tokens * model.rowByteCount, partByteCount), of: partByteCount)
+            parts += file.parts(byteCount: max(tokens * model.keptByteCount, partByteCount), of: partByteCount)
             files.append(file)
         }
         team = Team(threads: threads * shape.ranks)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import DCPAttention
+public import DCPCore
 internal import DCPStore
 internal import Synchronization
 
@@ -20,11 +21,13 @@ internal import Synchronization
 public final class ContextReader: @unchecked Sendable {
     /// Each block's payload in `layout`, 64-byte aligned. All are full but the last.
     public let blocks: [UnsafeRawPointer]
-    /// The local index of the first block's first token.
-    public let firstIndex: Int
+    /// The first block's first token.
+    public let firstIndex: LocalIndex
     /// Local tokens in the blocks. Places past them in the last block hold zeros, stale finite values of tokens appended since, or
     /// bytes being written: mask them by selection, not by multiplication.
     public let tokens: Int
+    /// The tokens in the blocks.
+    public var local: Range<LocalIndex> { firstIndex..<firstIndex + tokens }
     public let layout: PanelLayout
     private let memory: [MemoryBlock]
     private let assembled: [AssembledBlock]
@@ -36,8 +39,8 @@ public final class ContextReader: @unchecked Sendable {
     ///   - memory: already leased; this object ends the leases.
     ///   - account: counts the readers alive.
     init(
-        sealed: [UnsafeRawPointer], assembled: [AssembledBlock], memory: [MemoryBlock], firstIndex: Int, tokens: Int,
-        layout: PanelLayout, snapshot: Snapshot, account: ByteAccount
+        sealed: [UnsafeRawPointer], assembled: [AssembledBlock], memory: [MemoryBlock], firstIndex: LocalIndex,
+        tokens: Int, layout: PanelLayout, snapshot: Snapshot, account: ByteAccount
     ) {
         blocks = sealed + memory.map { UnsafeRawPointer($0.address) }
         self.assembled = assembled

@@ -5,7 +5,7 @@ internal import DCPCore
 /// Values that no sequence refers to any more and that are still in the store.
 struct Doomed: Sendable {
     var blocks: [DoomedBlocks] = []
-    var rows: [DoomedRows] = []
+    var rows: [DoomedTailRows] = []
     var chunks: [DoomedChunks] = []
     var annotations: [DoomedAnnotation] = []
 
@@ -37,10 +37,10 @@ struct DoomedBlocks: Sendable {
 }
 
 /// Rows to delete.
-struct DoomedRows: Sendable {
+struct DoomedTailRows: Sendable {
     var writer: UInt64
-    /// By local index.
-    var tokens: Range<Int>
+    /// Of the tokens of the shard.
+    var tokens: Range<LocalIndex>
     /// Pages that one row takes; 0 in a leaf.
     var pages: Int
 }

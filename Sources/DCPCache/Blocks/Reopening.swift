@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
+internal import DCPCore
+
 /// The begin of a sealed block as rows and in RAM again, for a fork that ends in it. Others that do share both.
 struct Reopening {
     /// Of the sealed block: what it has under this number never changes.
     private let writer: UInt64
-    /// By local index.
+    /// Of the tokens of the shard.
     let rows: Lineage
     /// Of each layer, as long as one of the forks has it.
     private let blocks: [Weak]
@@ -21,8 +23,8 @@ struct Reopening {
     }
 
     /// Whether it has some rows of a sealed block.
-    func isReopening(_ writer: UInt64?, _ rows: Range<Int>) -> Bool {
-        writer == self.writer && rows.lowerBound == self.rows.start && rows.upperBound <= self.rows.sealedBlocks
+    func isReopening(_ writer: UInt64?, _ rows: Range<LocalIndex>) -> Bool {
+        writer == self.writer && rows.lowerBound == self.rows.rowStart && rows.upperBound <= self.rows.rowEnd
     }
 
     /// Whether a sequence still has the rows, so that they are in the store.

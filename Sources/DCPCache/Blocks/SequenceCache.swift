@@ -113,7 +113,7 @@ final class SequenceCache: Sendable {
 
     /// Nothing from this local token on can be served.
     struct Damage: Sendable {
-        var localIndex: Int
+        var start: LocalIndex
         var message: String
     }
 
@@ -133,20 +133,20 @@ final class SequenceCache: Sendable {
     }
 
     /// Records damage; the earliest counts.
-    func markDamaged(fromLocalIndex index: Int, _ message: String) {
-        core.withLock { $0.markDamaged(fromLocalIndex: index, message) }
+    func markDamaged(from start: LocalIndex, _ message: String) {
+        core.withLock { $0.markDamaged(from: start, message) }
     }
 }
 
 extension SequenceCache.Core {
-    mutating func markDamaged(fromLocalIndex index: Int, _ message: String) {
-        if let damage, damage.localIndex <= index { return }
-        damage = SequenceCache.Damage(localIndex: index, message: message)
+    mutating func markDamaged(from start: LocalIndex, _ message: String) {
+        if let damage, damage.start <= start { return }
+        damage = SequenceCache.Damage(start: start, message: message)
     }
 
-    mutating func markMissing(block: Int, layer: Int, of id: SequenceID, _ blockTokens: Int, on rank: RankIndex) {
+    mutating func markMissing(block: Int, layer: Int, of id: SequenceID, in shard: Shard, on rank: RankIndex) {
         markDamaged(
-            fromLocalIndex: block * blockTokens,
+            from: shard.start(ofBlock: block),
             "Block \(block) of layer \(layer) of \(id) is missing in the store of \(rank), or has a wrong size")
     }
 }
@@ -183,13 +183,13 @@ extension LayerState {
         self.generation = generation
     }
 
-    /// Drops the tokens from local index `count` on, all of them in RAM. Blocks that a reader holds are replaced, not
+    /// Drops the tokens from `end` on, all of them in RAM. Blocks that a reader holds are replaced, not
     /// changed.
-    mutating func dropMemory(fromLocalIndex count: Int, _ panels: PanelLayout, pool: BlockPool) {
-        let blocks = (count + panels.blockTokens - 1) / panels.blockTokens - mapped.count
+    mutating func dropMemory(from end: LocalIndex, of shard: Shard, _ panels: PanelLayout, pool: BlockPool) {
+        let (block, tokens) = shard.block(of: end)
+        let blocks = block + (tokens > 0 ? 1 : 0) - mapped.count
         precondition(blocks >= 0, "sealed blocks are dropped first")
         memory.removeLast(max(memory.count - blocks, 0))
-        let tokens = count % panels.blockTokens
         // A fork that borrows a block copies only its own tokens.
         guard tokens > 0, blocks > 0, let last = memory.last, !last.isBorrowed else { return }
         if last.leases.load(ordering: .acquiring) == 0 {

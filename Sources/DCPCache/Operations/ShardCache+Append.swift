@@ -35,7 +35,7 @@ extension ShardCache {
         }
         // Of the step's tokens: its first is at `position - tokens.lowerBound`.
         return try append(id, layer, position..<position + tokens.count, rows) { local in
-            cluster.layout.offsets(ofLocalIndices: local, rank: contextRank, from: position - tokens.lowerBound)
+            shard.offsets(of: local, from: position - tokens.lowerBound)
         }
     }
 
@@ -49,9 +49,7 @@ extension ShardCache {
     public func appendIfRoom(
         sequence id: SequenceID, layer: Int, positions: Range<Int>, owned rows: KeyValueRows, from first: Int
     ) throws(ServiceError) -> Bool {
-        let count = cluster.layout.localRange(
-            ofRank: contextRank, from: positions.lowerBound, to: positions.upperBound
-        ).count
+        let count = shard.range(of: positions).count
         guard first >= 0, first + count <= rows.tokens else {
             throw fail(
                 .invalidRequest,
@@ -66,14 +64,14 @@ extension ShardCache {
     /// - Returns: false, with nothing changed, when there is no room in RAM at the moment.
     private func append(
         _ id: SequenceID, _ layer: Int, _ positions: Range<Int>, _ rows: KeyValueRows,
-        sources: (_ local: Range<Int>) -> [UInt32]
+        sources: (_ local: Range<LocalIndex>) -> [UInt32]
     ) throws(ServiceError) -> Bool {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
         let core = try prepare(sequence)
         let (position, end) = (positions.lowerBound, positions.upperBound)
-        let local = cluster.layout.localRange(ofRank: contextRank, from: position, to: end)
-        try checkIntact(core, localLength: local.upperBound)
+        let local = shard.range(of: positions)
+        try checkIntact(core, upTo: local.upperBound)
         let byteCount = local.count * sequence.model.panels[layer].keptByteCount
         guard try takesRoom(byteCount, sequence, end: end) else { return false }
         do throws(ServiceError) {
@@ -87,7 +85,9 @@ extension ShardCache {
             uncommitted.add(-byteCount)
             throw error
         }
-        if local.upperBound / blockTokens > local.lowerBound / blockTokens { spills.withLock { $0.note(id) } }
+        if shard.block(of: local.upperBound).block > shard.block(of: local.lowerBound).block {
+            spills.withLock { $0.note(id) }
+        }
         spillIfCrowded()
         relieveMemory()
         return true
@@ -116,12 +116,12 @@ extension ShardCache {
 
     /// Writes rows to local tokens, in new blocks where needed. With the layer's mutex held.
     private func write(
-        _ rows: KeyValueRows, _ sources: [UInt32], at local: Range<Int>, _ state: inout LayerState,
+        _ rows: KeyValueRows, _ sources: [UInt32], at local: Range<LocalIndex>, _ state: inout LayerState,
         _ panels: PanelLayout
     ) throws(ServiceError) {
         var next = local.lowerBound
         while next < local.upperBound {
-            let (block, offset) = cluster.layout.block(ofLocalIndex: next)
+            let (block, offset) = shard.block(of: next)
             let count = min(blockTokens - offset, local.upperBound - next)
             let isWhole = count == blockTokens
             if block - state.mapped.count == state.memory.count {
@@ -141,7 +141,7 @@ extension ShardCache {
                     at: offset, isReadSoon: !isWhole)
             }
             guard isFinite else {
-                state.dropMemory(fromLocalIndex: local.lowerBound, panels, pool: memory)
+                state.dropMemory(from: local.lowerBound, of: shard, panels, pool: memory)
                 throw fail(
                     .invalidRequest,
                     "A key or value of the step is not finite in \(panels.format.name); check the model's output.")

@@ -31,7 +31,7 @@ extension ShardCache {
     func intactLength(_ core: borrowing SequenceCache.Core) -> Int {
         guard let damage = core.damage else { return core.committed }
         // The first length that needs the damaged token is its position + 1.
-        return min(core.committed, cluster.layout.position(ofLocalIndex: damage.localIndex, rank: contextRank))
+        return min(core.committed, shard.position(of: damage.start))
     }
 
     /// Committed tokens of this rank, summed over sequences. Of many it is counted again when a hundred times as long as that
@@ -40,7 +40,7 @@ extension ShardCache {
         let now = ContinuousClock.now
         if let count = tokenCount.withLock({ $0.due > now ? $0.value : nil }) { return count }
         let all = sequenceCaches.withLock { Array($0.values) }
-        let count = all.reduce(0) { $0 + localLength($1.core.withLock { $0.committed }) }
+        let count = all.reduce(0) { $0 + shard.count(of: $1.core.withLock { $0.committed }) }
         let pause: Duration = all.count < Self.sequencesCountedAlways ? .zero : (ContinuousClock.now - now) * 100
         tokenCount.withLock { $0 = TokenCount(value: count, due: now + pause) }
         return count

@@ -30,9 +30,11 @@ extension ShardCache {
         sequenceCaches.withLock { Array($0.values) }.compactMap { sequence in
             var holding = UncommittedHolding(sequence: sequence.id)
             sequence.core.withLock { core in
-                let committed = localLength(core.committed)
+                let committed = shard.end(of: core.committed)
                 for (layer, panels) in zip(core.layers, sequence.model.panels) {
-                    let (end, sealed) = layer.state.withLock { (localLength($0.length), $0.mapped.count * blockTokens) }
+                    let (end, sealed) = layer.state.withLock {
+                        (shard.end(of: $0.length), shard.start(ofBlock: $0.mapped.count))
+                    }
                     holding.byteCount += (end - committed) * panels.keptByteCount
                     holding.spilledByteCount += max(min(sealed, end) - committed, 0) * panels.keptByteCount
                 }

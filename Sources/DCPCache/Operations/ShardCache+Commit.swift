@@ -23,7 +23,7 @@ struct CommitPlan {
     /// As they were, when they have been replaced.
     var formerRows: Lineage?
     /// Rows of sealed blocks that are left to delete.
-    var rest: [DoomedRows] = []
+    var rest: [DoomedTailRows] = []
 
     var sequence: SequenceCache { sealing.sequence }
 }
@@ -86,7 +86,7 @@ extension ShardCache {
         }
         let (committed, claim) = try sequence.core.withLock { core throws(ServiceError) in
             if length > core.committed {
-                try checkIntact(core, localLength: localLength(length))
+                try checkIntact(core, upTo: shard.end(of: length))
                 core.floor = length
             }
             return (core.committed, core.claim)
@@ -96,7 +96,7 @@ extension ShardCache {
         return CommitPlan(
             committed: committed, length: end, sealing: Sealing(sequence: sequence, lineage: lineage),
             change: takeChange(), claim: claim, tokens: tokens,
-            sealed: localLength(committed) / blockTokens..<localLength(end) / blockTokens, rows: rows)
+            sealed: shard.fullBlocks(of: committed)..<shard.fullBlocks(of: end), rows: rows)
     }
 
     private func collectBlocks(_ plan: inout CommitPlan) throws(ServiceError) {
@@ -121,9 +121,9 @@ extension ShardCache {
         try write(&plan.sealing, &transaction)
         if !plan.sealed.isEmpty { FailPoint.commitSealed.pass() }
         plan.formerRows = plan.rows
-        plan.rows = plan.rows.dropping(before: plan.sealed.upperBound * blockTokens)
+        plan.rows = plan.rows.dropping(before: shard.start(ofBlock: plan.sealed.upperBound))
         try putRows(
-            plan.rows.sealedBlocks..<localLength(plan.length), of: sequence, blocks: plan.open, behind: &plan.rows,
+            plan.rows.rowEnd..<shard.end(of: plan.length), of: sequence, blocks: plan.open, behind: &plan.rows,
             &transaction)
         plan.rest = try delete(replaceRows(of: sequence, by: plan.rows), &transaction)
         try writeTokens(&plan.tokens, length: plan.length, &transaction)
@@ -137,7 +137,7 @@ extension ShardCache {
         let sequence = plan.sequence
         stored(plan.change)
         tokensCommitted(sequence, plan.tokens.record)
-        let tokens = localLength(plan.committed)..<localLength(plan.length)
+        let tokens = shard.range(of: plan.committed..<plan.length)
         sequence.core.withLock { core in
             core.committed = plan.length
             core.floor = plan.length
@@ -154,7 +154,7 @@ extension ShardCache {
             try apply(plan.sealing)
         } catch {
             sequence.markDamaged(
-                fromLocalIndex: plan.sealed.lowerBound * blockTokens,
+                from: shard.start(ofBlock: plan.sealed.lowerBound),
                 "The blocks of \(sequence.id) cannot be read back from the store of \(rank): \(error)")
         }
     }

@@ -107,7 +107,7 @@ extension ShardCache {
         own: (blocks: [Int: AssembledBlock], generation: Int)?
     ) throws(ServiceError) -> ReaderView {
         try withReadable(id, layer: layer, positions) { sequence, local, state -> ReaderView in
-            let blocks = blocks(of: local)
+            let blocks = shard.blocks(of: local)
             let sealed = blocks.clamped(to: 0..<state.mapped.count)
             guard sealed.isEmpty || sealed == sealed.clamped(to: state.verified) else { return .unchecked }
             // Of another generation: put together before the sequence was cut, so perhaps others.
@@ -127,7 +127,7 @@ extension ShardCache {
             let open = max(blocks.lowerBound, state.mapped.count)..<max(blocks.upperBound, state.mapped.count)
             let memory = open.map { state.memory[$0 - state.mapped.count] }
             for block in memory { block.leases.add(1, ordering: .acquiring) }
-            let first = blocks.lowerBound * blockTokens
+            let first = shard.start(ofBlock: blocks.lowerBound)
             return .reader(
                 ContextReader(
                     sealed: payloads, assembled: assembled, memory: memory, firstIndex: first,
@@ -145,16 +145,10 @@ extension ShardCache {
         case inPieces(SequenceCache, [Int], generation: Int)
     }
 
-    /// The blocks that local tokens are in; of no tokens none, where they would be.
-    private func blocks(of local: Range<Int>) -> Range<Int> {
-        let first = local.lowerBound / blockTokens
-        return local.isEmpty ? first..<first : first..<(local.upperBound + blockTokens - 1) / blockTokens
-    }
-
     /// Looks at a layer whose tokens up to the last of `positions` can be served. With the layer's mutex held.
     private func withReadable<Result>(
         _ id: SequenceID, layer: Int, _ positions: Range<Int>,
-        _ body: (SequenceCache, _ local: Range<Int>, LayerState) -> Result
+        _ body: (SequenceCache, _ local: Range<LocalIndex>, LayerState) -> Result
     ) throws(ServiceError) -> Result {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
@@ -163,8 +157,8 @@ extension ShardCache {
             throw fail(
                 .invalidRequest, "A context from position \(positions.lowerBound) on begins before the sequence.")
         }
-        let local = localLength(positions.lowerBound)..<localLength(positions.upperBound)
-        try checkIntact(core, localLength: local.upperBound)
+        let local = shard.range(of: positions)
+        try checkIntact(core, upTo: local.upperBound)
         return try core.layers[layer].state.withLock { state throws(ServiceError) in
             guard !state.isClosed else { throw unknown(id) }
             guard positions.upperBound <= state.length else {
@@ -208,7 +202,7 @@ extension ShardCache {
         defer { withExtendedLifetime(snapshot) {} }
         let piece = try withReadable(id, layer: layer, positions) { sequence, local, state -> Piece in
             let count = max(1, Self.pieceByteCount / sequence.model.panels[layer].payloadByteCount)
-            let needed = blocks(of: local).clamped(to: 0..<state.mapped.count)
+            let needed = shard.blocks(of: local).clamped(to: 0..<state.mapped.count)
             let verified = state.verified
             let adjoins =
                 !verified.isEmpty && needed.lowerBound <= verified.upperBound
@@ -269,7 +263,8 @@ extension ShardCache {
         // Dropped meanwhile, so the lineage may not be that of the addresses. A truncation changes the generation before it
         // changes the lineage, so when it is current, both are of the piece.
         guard isCurrent, let failure else { return }
-        sequence.markDamaged(fromLocalIndex: intact * blockTokens, failure.message)
-        try checkIntact(sequence.core.withLock { $0 }, localLength: intact * blockTokens + 1)
+        let start = shard.start(ofBlock: intact)
+        sequence.markDamaged(from: start, failure.message)
+        try checkIntact(sequence.core.withLock { $0 }, upTo: start + 1)
     }
 }

@@ -73,19 +73,19 @@ extension ShardCache {
         try prepare(parent)
         let length = origin.length
         let core = try hold(parent, length)
-        let local = localLength(length)
-        let shared = local / blockTokens
+        let local = shard.end(of: length)
+        let shared = shard.fullBlocks(of: length)
         guard var lineage = lineages.withLock({ $0[parent.id] }),
             let parentRows = rowLineages.withLock({ $0[parent.id] })
         else { throw unknown(parent.id) }
         let committed = min(length, core.committed)
         let rows = openRows(committed: committed)
         // Then it is a block of committed tokens, whose rows are gone.
-        let isReopening = parentRows.start > rows.lowerBound && !rows.isEmpty
+        let isReopening = parentRows.rowStart > rows.lowerBound && !rows.isEmpty
         let cut = isReopening ? lineage.writer(ofBlock: shared) : nil
         let known = reopening.withLock { $0 }.flatMap { $0.isReopening(cut, rows) ? $0 : nil }
         let open =
-            try known?.borrowedBlocks ?? straddlingBlocks(parent, lineage: lineage, localLength: local, borrows: true)
+            try known?.borrowedBlocks ?? straddlingBlocks(parent, lineage: lineage, at: local, borrows: true)
         var sealing = Sealing(sequence: parent, lineage: lineage)
         var layers: [LayerState] = []
         for (index, layer) in core.layers.enumerated() {
@@ -108,16 +108,16 @@ extension ShardCache {
         defer { plan.value = Forking(child: forked, lineage: lineage, sealing: sealing, tokens: tokens) }
         try write(&sealing, &transaction)
         lineage = sealing.lineage.cut(to: shared, writer: try takeWriter(&transaction))
-        if shared > localLength(committed) / blockTokens {
+        if shared > shard.fullBlocks(of: committed) {
             // What the parent seals in the place of these, after a rewind, must not take their keys.
             sealing.lineage.isWriterSpent = true
             for sequence in [parent, forked] { sequence.core.withLock { $0.shared = max($0.shared, length) } }
         }
         let sharedRows = known.flatMap { known in rowLineages.withLock { known.isIn($0) } ? known.rows : nil }
         var ownRows = (sharedRows ?? parentRows).cut(to: rows.upperBound, writer: lineage.writer)
-        if ownRows.start != rows.lowerBound { ownRows = Lineage(writer: lineage.writer, from: rows.lowerBound) }
+        if ownRows.rowStart != rows.lowerBound { ownRows = Lineage(writer: lineage.writer, from: rows.lowerBound) }
         try putRows(
-            ownRows.sealedBlocks..<rows.upperBound, of: forked, blocks: open.map { .memory($0) }, behind: &ownRows,
+            ownRows.rowEnd..<rows.upperBound, of: forked, blocks: open.map { .memory($0) }, behind: &ownRows,
             &transaction)
         if let cut, sharedRows == nil {
             reopening.withLock { $0 = Reopening(writer: cut, rows: ownRows, blocks: open) }
@@ -127,7 +127,7 @@ extension ShardCache {
         let ids = try cutTokens(of: parent.id, to: committed, writer: lineage.writer, &transaction)
         tokens = ids
         let record = StoredSequence(
-            forked, committed: committed, lineage: lineage.covering(localLength(committed) / blockTokens),
+            forked, committed: committed, lineage: lineage.covering(shard.fullBlocks(of: committed)),
             rows: ownRows, tokens: ids, lastChange: change, claim: .none)
         try transaction.put(tables.sequences, StoredSequence.key(child), record.encoded(child))
         try transaction.raise(Counter.sequence, to: child.value, tables.meta)
@@ -143,7 +143,7 @@ extension ShardCache {
                     "\(parent.id) has \(reached) tokens in all layers on \(rank), \(core.committed) of them committed, and "
                         + "cannot be forked at \(length); append the rest first, or fork it at \(reached) or earlier.")
             }
-            try checkIntact(core, localLength: localLength(length))
+            try checkIntact(core, upTo: shard.end(of: length))
             core.floor = max(core.floor, length)
             return core
         }
@@ -159,18 +159,18 @@ extension ShardCache {
         } catch {
             sealed = forked.sealing.layers.map { _ in [] }
             child.markDamaged(
-                fromLocalIndex: (forked.sealing.layers.map(\.first).min() ?? 0) * blockTokens,
+                from: shard.start(ofBlock: forked.sealing.layers.map(\.first).min() ?? 0),
                 "The blocks of \(child.id) cannot be read back from the store of \(rank): \(error)")
         }
         // Blocks that cannot be read back are still in the parent's RAM.
         try? apply(forked.sealing)
-        let committed = localLength(child.core.withLock(\.committed))
+        let committed = shard.end(of: child.core.withLock(\.committed))
         for (number, layer) in child.layers.enumerated() {
             layer.state.withLock { state in
                 state.noteWritten(state.mapped.count..<state.mapped.count + sealed[number].count)
                 state.mapped += sealed[number]
                 holdUncommitted(
-                    child, layer: number, committed..<localLength(state.length), sealed: state.mapped.count)
+                    child, layer: number, committed..<shard.end(of: state.length), sealed: state.mapped.count)
             }
         }
         lineages.withLock { $0[child.id] = forked.lineage }

@@ -6,9 +6,9 @@ internal import DCPStore
 
 extension ShardCache {
     /// Refuses lengths that reach into what was found damaged.
-    func checkIntact(_ core: SequenceCache.Core, localLength: Int) throws(ServiceError) {
-        guard let damage = core.damage, localLength > damage.localIndex else { return }
-        let position = cluster.layout.position(ofLocalIndex: damage.localIndex, rank: contextRank)
+    func checkIntact(_ core: SequenceCache.Core, upTo end: LocalIndex) throws(ServiceError) {
+        guard let damage = core.damage, end > damage.start else { return }
+        let position = shard.position(of: damage.start)
         throw fail(
             .storeDamaged, "\(damage.message); truncate the sequence to \(position) tokens and prefill the rest.")
     }

@@ -7,37 +7,38 @@ internal import Synchronization
 
 /// The committed rows of open blocks, in the table `tail`.
 extension ShardCache {
-    /// Those of a sequence, by local index.
-    func openRows(committed: Int) -> Range<Int> {
-        let local = localLength(committed)
-        return local / blockTokens * blockTokens..<local
+    /// The tokens of a sequence that have some.
+    func openRows(committed: Int) -> Range<LocalIndex> {
+        shard.start(ofBlock: shard.fullBlocks(of: committed))..<shard.end(of: committed)
     }
 
     /// Gives a sequence other rows, or none; part of a job's body, undone by putting the former back.
     /// - Returns: rows that no sequence has any more, also of those that drop them in the same transaction.
-    func replaceRows(of sequence: SequenceCache, by replacement: Lineage?) -> [DoomedRows] {
+    func replaceRows(of sequence: SequenceCache, by replacement: Lineage?) -> [DoomedTailRows] {
         let pages = environment.runPages(valueByteCount: sequence.model.tail.byteCount)
         return rowLineages.withLock { table in
             if let former = table[sequence.id], let replacement, replacement.continues(former) {
                 table[sequence.id] = replacement
                 return []
             }
-            return table.replace(sequence.id, by: replacement).map {
-                DoomedRows(writer: $0.writer, tokens: $0.blocks, pages: pages)
+            return table.replace(sequence.id, by: replacement).map { writer, rows in
+                let tokens = LocalIndex(rows.lowerBound)..<LocalIndex(rows.upperBound)
+                return DoomedTailRows(writer: writer, tokens: tokens, pages: pages)
             }
         }
     }
 
-    /// Writes rows of local tokens, which are all in `blocks`, one for each layer, behind those of a lineage.
+    /// Writes rows of tokens, which are all in `blocks`, one for each layer, behind those of a lineage.
     func putRows(
-        _ tokens: Range<Int>, of sequence: SequenceCache, blocks: [BlockSource], behind rows: inout Lineage,
+        _ tokens: Range<LocalIndex>, of sequence: SequenceCache, blocks: [BlockSource], behind rows: inout Lineage,
         _ transaction: inout WriteTransaction
     ) throws {
         let layout = sequence.model.tail
         for token in tokens {
             let key = TailRecord.key(writer: rows.writer, localIndex: token)
             try transaction.place(tables.tail, key, byteCount: layout.byteCount) {
-                TailRecord.write(key: key, blocks: blocks, token: token % blockTokens, layout: layout, into: $0)
+                TailRecord.write(
+                    key: key, blocks: blocks, token: shard.block(of: token).offset, layout: layout, into: $0)
             }
         }
         rows.seal(upTo: tokens.upperBound)

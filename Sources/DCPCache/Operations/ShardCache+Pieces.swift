@@ -74,9 +74,9 @@ extension ShardCache {
         }
         // As of a check: when the generation is current, the lineage was that of the blocks.
         if isCurrent, let failed {
-            sequence.markDamaged(
-                fromLocalIndex: failed * blockTokens, damagedBlock(failed, layer: layer, of: sequence.id).message)
-            try checkIntact(sequence.core.withLock { $0 }, localLength: failed * blockTokens + 1)
+            let start = shard.start(ofBlock: failed)
+            sequence.markDamaged(from: start, damagedBlock(failed, layer: layer, of: sequence.id).message)
+            try checkIntact(sequence.core.withLock { $0 }, upTo: start + 1)
         }
         return blocks
     }

@@ -72,7 +72,7 @@ extension ShardCache {
                 guard addresses.count == blocks.upperBound else { break }
             }
             if addresses.count < lineage.sealedBlocks {
-                core.markMissing(block: addresses.count, layer: layer, of: sequence.id, blockTokens, on: rank)
+                core.markMissing(block: addresses.count, layer: layer, of: sequence.id, in: shard, on: rank)
             }
             all.append(addresses)
         }
@@ -84,26 +84,25 @@ extension ShardCache {
         of sequence: SequenceCache, _ rows: Lineage, _ core: inout SequenceCache.Core, _ read: borrowing ReadTransaction
     ) throws(StoreError) -> [MemoryBlock] {
         // A missing block has left the index short; then nothing past it can be placed.
-        guard rows.start < rows.sealedBlocks, core.damage.map({ $0.localIndex >= rows.start }) ?? true else {
+        guard rows.rowStart < rows.rowEnd, core.damage.map({ $0.start >= rows.rowStart }) ?? true else {
             return []
         }
         let layout = sequence.model.tail
         let blocks = layout.panels.map { MemoryBlock($0, .zeros, pool: memory) }
-        for (writer, index) in rows.places {
+        for (writer, index) in rows.rowPlaces {
             let key = TailRecord.key(writer: writer, localIndex: index)
             let isGood = try read.withValue(tables.tail, key) { value in
                 guard let row = TailRecord.rows(key: key, value, layout: layout) else { return false }
+                let token = index - rows.rowStart
                 for (layer, block) in blocks.enumerated() {
-                    layout.panels[layer].put(
-                        row + layout.offsets[layer], into: block.address,
-                        at: index - rows.start..<index - rows.start + 1)
+                    layout.panels[layer].put(row + layout.offsets[layer], into: block.address, at: token..<token + 1)
                 }
                 return true
             }
             guard isGood == true else {
-                let position = cluster.layout.position(ofLocalIndex: index, rank: contextRank)
+                let position = shard.position(of: index)
                 core.markDamaged(
-                    fromLocalIndex: index,
+                    from: index,
                     "The row of token \(position) of \(sequence.id) in the store of \(rank) is missing or fails its "
                         + "checksum")
                 break

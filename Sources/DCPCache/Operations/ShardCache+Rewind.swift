@@ -59,7 +59,7 @@ extension ShardCache {
             }
             core.shared = min(core.shared, length)
             // The damaged part is gone.
-            if let damage = core.damage, damage.localIndex >= localLength(length) { core.damage = nil }
+            if let damage = core.damage, damage.start >= shard.end(of: length) { core.damage = nil }
             return dropsSealed
         }
         if dropsSealed { trim(sequence) }
@@ -92,15 +92,15 @@ extension ShardCache {
         guard !state.isFrozen else { throw fail(.notReady, "\(sequence.id) is being truncated on \(rank); retry.") }
         guard length < state.length else { return false }
         let panels = sequence.model.panels[layer]
-        let local = localLength(length)
-        let kept = local / blockTokens
+        let local = shard.end(of: length)
+        let kept = shard.fullBlocks(of: length)
         let dropsSealed = kept < state.mapped.count
         // It may fail, so before anything is changed.
         let open = dropsSealed ? try reopen(sequence, layer: layer, state.mapped[kept], index: kept, local, &core) : nil
         let sealed = state.mapped.count
-        releaseUncommitted(sequence, layer: layer, local..<localLength(state.length), sealed: sealed)
+        releaseUncommitted(sequence, layer: layer, local..<shard.end(of: state.length), sealed: sealed)
         if dropsSealed {
-            let reopened = max(kept * blockTokens, min(localLength(core.committed), local))..<local
+            let reopened = max(shard.start(ofBlock: kept), min(shard.end(of: core.committed), local))..<local
             releaseUncommitted(sequence, layer: layer, reopened, sealed: sealed)
             holdUncommitted(sequence, layer: layer, reopened, sealed: kept)
             state.dropSealed(from: kept)
@@ -108,7 +108,7 @@ extension ShardCache {
             state.verified = state.verified.clamped(to: 0..<kept)
             state.generation += 1
         } else {
-            state.dropMemory(fromLocalIndex: local, panels, pool: memory)
+            state.dropMemory(from: local, of: shard, panels, pool: memory)
         }
         state.length = length
         return dropsSealed
@@ -116,10 +116,10 @@ extension ShardCache {
 
     /// The tokens before `local` of a spilled block that the cut goes through, in RAM again; nil when it is at the block's edge.
     private func reopen(
-        _ sequence: SequenceCache, layer: Int, _ address: BlockAddress, index: Int, _ local: Int,
+        _ sequence: SequenceCache, layer: Int, _ address: BlockAddress, index: Int, _ local: LocalIndex,
         _ core: inout SequenceCache.Core
     ) throws(ServiceError) -> MemoryBlock? {
-        let tokens = local - index * blockTokens
+        let tokens = local - shard.start(ofBlock: index)
         guard tokens > 0 else { return nil }
         // The address is in the index, so nothing has deleted the block, and this keeps the map. Reopening a block
         // waits for reading it, mostly from memory, because it was just written.
@@ -130,7 +130,7 @@ extension ShardCache {
             return try copy(address, of: sequence, layer: layer, index: index, lineage, tokens: tokens)
         } catch {
             guard error.code == .storeDamaged else { throw error }
-            core.markDamaged(fromLocalIndex: index * blockTokens, error.message)
+            core.markDamaged(from: shard.start(ofBlock: index), error.message)
             return MemoryBlock(sequence.model.panels[layer], .zeros, pool: memory)
         }
     }

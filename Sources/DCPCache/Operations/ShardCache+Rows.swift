@@ -18,9 +18,7 @@ extension ShardCache {
     public func rowsByteCount(sequence id: SequenceID, layer: Int, positions: Range<Int>) throws(ServiceError) -> Int {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
-        let local = cluster.layout.localRange(
-            ofRank: contextRank, from: positions.lowerBound, to: positions.upperBound)
-        return local.count * sequence.model.panels[layer].rowByteCount
+        return shard.range(of: positions).count * sequence.model.panels[layer].rowByteCount
     }
 
     /// Reads this rank's keys and values of committed tokens of one layer, bit by bit as they are attended to.
@@ -49,7 +47,7 @@ extension ShardCache {
             let context = try contexts([(id, positions)], layer: layer, goesOn: goesOn)[0]
             // Cut and grown again since: the reader may be of either.
             guard try prepare(sequence).layers[layer].state.withLock({ $0.generation }) == before else { continue }
-            let first = localLength(positions.lowerBound) - context.firstIndex
+            let first = shard.end(of: positions.lowerBound) - context.firstIndex
             let local = min(first, context.tokens)..<context.tokens
             context.read(local, into: bytes)
             return StoredRows(generation: UInt64(before), tokens: local.count)

@@ -89,7 +89,7 @@ extension ShardCache {
     /// Blocks dropped by rewinds may belong to a fork as well, so they are removed from this sequence before anything
     /// takes their place.
     private func trim(_ sealing: inout Sealing, _ transaction: inout WriteTransaction) throws {
-        let committed = localLength(sealing.sequence.core.withLock(\.committed)) / blockTokens
+        let committed = shard.fullBlocks(of: sealing.sequence.core.withLock(\.committed))
         let sealed = sealing.layers.reduce(committed) { max($0, $1.first) }
         guard sealed < sealing.lineage.sealedBlocks else { return }
         sealing.former = sealing.lineage
@@ -119,7 +119,7 @@ extension ShardCache {
         notePieces(of: sealing)
         let addresses = try addresses(sealing)
         sequence.core.withLock { core in
-            let committed = localLength(core.committed)
+            let committed = shard.end(of: core.committed)
             var byteCount = 0
             for (number, layer) in sealing.layers.enumerated() where !layer.blocks.isEmpty {
                 let tokens = core.layers[number].state.withLock { state in
@@ -135,7 +135,7 @@ extension ShardCache {
     /// - Returns: tokens that are uncommitted and no longer in RAM.
     private func replace(
         _ layer: Sealing.Layer, by addresses: [BlockAddress], _ state: inout LayerState, _ panels: PanelLayout,
-        committed: Int
+        committed: LocalIndex
     ) -> Int {
         guard state.mapped.count == layer.first else { return 0 }
         let count = zip(state.memory, layer.blocks).prefix { $0 === $1 }.count
@@ -147,7 +147,8 @@ extension ShardCache {
         state.noteWritten(written)
         state.mapped += addresses.prefix(count)
         state.memory.removeFirst(count)
-        return max(written.upperBound * blockTokens - max(written.lowerBound * blockTokens, committed), 0)
+        let start = max(shard.start(ofBlock: written.lowerBound), committed)
+        return max(shard.start(ofBlock: written.upperBound) - start, 0)
     }
 
     private func notePieces(of sealing: Sealing) {
@@ -190,11 +191,11 @@ extension ShardCache {
 
     /// The block of rows of the tail, in each layer; none for no rows. Writer's thread.
     func sources(
-        of rows: Range<Int>, _ sequence: SequenceCache, _ lineage: Lineage
+        of rows: Range<LocalIndex>, _ sequence: SequenceCache, _ lineage: Lineage
     ) throws(ServiceError) -> [BlockSource] {
         guard !rows.isEmpty else { return [] }
         return try sequence.model.panels.indices.map { layer throws(ServiceError) in
-            try source(sequence, layer: layer, index: rows.lowerBound / blockTokens, lineage)
+            try source(sequence, layer: layer, index: shard.block(of: rows.lowerBound).block, lineage)
         }
     }
 

@@ -112,10 +112,10 @@ extension ShardCache {
             guard let (closed, layers, _, _) = plan.value else { return }
             // Now, so that the RAM is free when the completion says so.
             plan.value = nil
-            let committed = localLength(closed.core.withLock { $0.committed })
+            let committed = shard.end(of: closed.core.withLock { $0.committed })
             for (layer, saved) in layers.enumerated() {
                 releaseUncommitted(
-                    closed, layer: layer, committed..<localLength(saved.length), sealed: saved.mapped.count)
+                    closed, layer: layer, committed..<shard.end(of: saved.length), sealed: saved.mapped.count)
             }
             sequenceCaches.withLock { $0[id] = nil }
             tokensClosed(id)
@@ -142,18 +142,18 @@ extension ShardCache {
 
     /// Tokens of one layer, by local index, are uncommitted.
     /// - Parameter sealed: blocks of the layer that are, or were, in the store.
-    func holdUncommitted(_ sequence: SequenceCache, layer: Int, _ tokens: Range<Int>, sealed: Int) {
+    func holdUncommitted(_ sequence: SequenceCache, layer: Int, _ tokens: Range<LocalIndex>, sealed: Int) {
         account(sequence, layer: layer, tokens, sealed: sealed, times: 1)
     }
 
     /// They are no longer.
-    func releaseUncommitted(_ sequence: SequenceCache, layer: Int, _ tokens: Range<Int>, sealed: Int) {
+    func releaseUncommitted(_ sequence: SequenceCache, layer: Int, _ tokens: Range<LocalIndex>, sealed: Int) {
         account(sequence, layer: layer, tokens, sealed: sealed, times: -1)
     }
 
-    private func account(_ sequence: SequenceCache, layer: Int, _ tokens: Range<Int>, sealed: Int, times: Int) {
+    private func account(_ sequence: SequenceCache, layer: Int, _ tokens: Range<LocalIndex>, sealed: Int, times: Int) {
         let keptByteCount = sequence.model.panels[layer].keptByteCount
-        let stored = tokens.clamped(to: 0..<sealed * blockTokens).count
+        let stored = tokens.clamped(to: shard.start(ofBlock: 0)..<shard.start(ofBlock: sealed)).count
         spilled.add(times * stored * keptByteCount)
         uncommitted.add(times * (tokens.count - stored) * keptByteCount)
     }

@@ -153,7 +153,7 @@ extension ShardCache {
         }
     }
 
-    private func fullBlocks(_ state: LayerState) -> Int { localLength(state.length) / blockTokens }
+    private func fullBlocks(_ state: LayerState) -> Int { shard.fullBlocks(of: state.length) }
 
     private func hasFullBlocks(_ sealing: Sealing) -> Bool {
         sealing.sequence.layers.contains { layer in

@@ -28,8 +28,8 @@ extension ShardCache {
 
     /// Deletes rows, as many as the transaction may.
     /// - Returns: what is left to delete.
-    func delete(_ doomed: [DoomedRows], _ transaction: inout WriteTransaction) throws -> [DoomedRows] {
-        var rest: [DoomedRows] = []
+    func delete(_ doomed: [DoomedTailRows], _ transaction: inout WriteTransaction) throws -> [DoomedTailRows] {
+        var rest: [DoomedTailRows] = []
         for var remaining in doomed {
             while transaction.canFree(remaining.pages), let token = remaining.tokens.first {
                 let key = TailRecord.key(writer: remaining.writer, localIndex: token)

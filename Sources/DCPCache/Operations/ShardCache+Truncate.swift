@@ -38,7 +38,7 @@ extension ShardCache {
                     .invalidRequest,
                     "\(id) has \(core.committed) committed tokens on \(rank) and cannot be truncated to \(length).")
             }
-            try checkIntact(core, localLength: localLength(length))
+            try checkIntact(core, upTo: shard.end(of: length))
             if length == core.committed { return try dropUncommitted(sequence, to: length) }
             try truncate(sequence, from: core.committed, to: length, plan, &transaction)
         } undo: { [self] in
@@ -64,10 +64,10 @@ extension ShardCache {
         guard let lineage = lineages.withLock({ $0[sequence.id] }),
             let formerRows = rowLineages.withLock({ $0[sequence.id] })
         else { throw unknown(sequence.id) }
-        let new = localLength(length)
-        let kept = new / blockTokens
+        let new = shard.end(of: length)
+        let kept = shard.fullBlocks(of: length)
         // Copies, also of an open block: until the commit the old blocks must stay as they are.
-        let copies = try straddlingBlocks(sequence, lineage: lineage, localLength: new)
+        let copies = try straddlingBlocks(sequence, lineage: lineage, at: new)
         var replacement = lineage
         if kept < lineage.sealedBlocks { replacement = lineage.cut(to: kept, writer: try takeWriter(&transaction)) }
         // Of rows and ids: what was cut off may live on in a fork.
@@ -91,9 +91,10 @@ extension ShardCache {
             sequence: sequence, committed: committed, length: length, layers: saved, lineage: lineage, rows: formerRows,
             tokens: tokens)
         var rows = formerRows.cut(to: new, writer: writer)
-        if rows.start != kept * blockTokens { rows = Lineage(writer: writer, from: kept * blockTokens) }
+        let start = shard.start(ofBlock: kept)
+        if rows.rowStart != start { rows = Lineage(writer: writer, from: start) }
         try putRows(
-            rows.sealedBlocks..<new, of: sequence, blocks: copies.map { .memory($0) }, behind: &rows, &transaction)
+            rows.rowEnd..<new, of: sequence, blocks: copies.map { .memory($0) }, behind: &rows, &transaction)
         plan.value?.rest.rows = try delete(replaceRows(of: sequence, by: rows), &transaction)
         let change = takeChange()
         let claim = sequence.core.withLock { core in
@@ -108,13 +109,13 @@ extension ShardCache {
         plan.value?.rest.blocks = try delete(replaceLineage(of: sequence, by: replacement), &transaction)
     }
 
-    /// New RAM blocks, one for each layer, with the tokens of the block that a local length cuts; none at a block's
-    /// edge. Writer thread: nothing else deletes the sealed block meanwhile.
+    /// New RAM blocks, one for each layer, with the tokens of the block that the shard is cut in at `end`; none at a
+    /// block's edge. Writer thread: nothing else deletes the sealed block meanwhile.
     /// - Parameter borrows: what is in RAM is not copied.
     func straddlingBlocks(
-        _ sequence: SequenceCache, lineage: Lineage, localLength: Int, borrows: Bool = false
+        _ sequence: SequenceCache, lineage: Lineage, at end: LocalIndex, borrows: Bool = false
     ) throws(ServiceError) -> [MemoryBlock] {
-        let (index, tokens) = cluster.layout.block(ofLocalIndex: localLength)
+        let (index, tokens) = shard.block(of: end)
         guard tokens > 0 else { return [] }
         var copies: [MemoryBlock] = []
         for (number, layer) in sequence.layers.enumerated() {
@@ -129,8 +130,8 @@ extension ShardCache {
                     copies.append(try copy(sealed, of: sequence, layer: number, index: index, lineage, tokens: tokens))
                 } catch {
                     guard error.code == .storeDamaged else { throw error }
-                    sequence.markDamaged(fromLocalIndex: index * blockTokens, error.message)
-                    try checkIntact(sequence.core.withLock { $0 }, localLength: localLength)
+                    sequence.markDamaged(from: shard.start(ofBlock: index), error.message)
+                    try checkIntact(sequence.core.withLock { $0 }, upTo: end)
                     throw error
                 }
             } else if let open = source.memory {
@@ -161,10 +162,10 @@ extension ShardCache {
     private func finish(_ truncation: Truncation) {
         let sequence = truncation.sequence
         stored(truncation.change)
-        let committed = localLength(truncation.committed)
+        let committed = shard.end(of: truncation.committed)
         for (number, saved) in truncation.layers.enumerated() {
             releaseUncommitted(
-                sequence, layer: number, committed..<localLength(saved.length), sealed: saved.mapped.count)
+                sequence, layer: number, committed..<shard.end(of: saved.length), sealed: saved.mapped.count)
             sequence.layers[number].state.withLock { $0.isFrozen = false }
         }
         sequence.core.withLock { core in
@@ -173,7 +174,7 @@ extension ShardCache {
             core.shared = min(core.shared, truncation.length)
             // The cut was checked to be before it.
             core.damage = nil
-            core.residence?.note(blocks: localLength(truncation.length) / blockTokens)
+            core.residence?.note(blocks: shard.fullBlocks(of: truncation.length))
         }
         tokensTruncated(sequence, truncation.tokens)
         sweepLater(truncation.rest)

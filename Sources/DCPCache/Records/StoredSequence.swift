@@ -79,11 +79,11 @@ struct StoredSequence {
 
     static func key(_ id: SequenceID) -> [UInt8] { KeyBytes.of(id.value) }
 
-    /// Whether its lineages match this number of local tokens.
-    func agrees(localLength: Int, _ layout: ContextLayout) -> Bool {
-        let (block, tokens) = layout.block(ofLocalIndex: localLength)
-        return lineage.sealedBlocks == block && rows.sealedBlocks == localLength
-            && rows.start == localLength - tokens
+    /// Whether its lineages match its length.
+    func agrees(with shard: Shard) -> Bool {
+        let blocks = shard.fullBlocks(of: committed)
+        return lineage.sealedBlocks == blocks && rows.rowStart == shard.start(ofBlock: blocks)
+            && rows.rowEnd == shard.end(of: committed)
     }
 
     func encoded(_ id: SequenceID) -> [UInt8] {

@@ -14,18 +14,18 @@ internal import DCPStore
 enum TailRecord {
     static let keyByteCount = 16
 
-    static func key(writer: UInt64, localIndex: Int) -> [UInt8] {
+    static func key(writer: UInt64, localIndex: LocalIndex) -> [UInt8] {
         var key = KeyBytes()
         key.append(writer)
-        key.append(UInt64(localIndex))
+        key.append(UInt64(localIndex.value))
         return key.bytes
     }
 
     /// Which row a key names, or a piece of it.
-    static func place(_ key: UnsafeRawBufferPointer) -> (writer: UInt64, localIndex: Int)? {
+    static func place(_ key: UnsafeRawBufferPointer) -> (writer: UInt64, localIndex: LocalIndex)? {
         guard key.count == keyByteCount || key.count == keyByteCount + PieceKey.numberByteCount else { return nil }
         let index: UInt64 = RecordReader.key(key, at: 8)
-        return (RecordReader.key(key, at: 0), Int(truncatingIfNeeded: index))
+        return (RecordReader.key(key, at: 0), LocalIndex(Int(truncatingIfNeeded: index)))
     }
 
     /// The number of a piece, when its key is one.

@@ -14,21 +14,21 @@ extension ShardCache {
         for id in unreadable {
             enqueue([Self.key(id)], isInternal: true, { _ in }, body: { _ in }, apply: { [self] in recheckIDs(of: id) })
         }
-        let damaged = suspects.filter { $0.finding.isDamage && $0.localIndex != nil }
+        let damaged = suspects.filter { $0.finding.isDamage && $0.start != nil }
         guard !damaged.isEmpty else { return }
         let keys = Set(damaged.compactMap(\.finding.sequence)).map(Self.key)
         enqueue(keys, isAlone: true, isInternal: true, { _ in }) { [self] transaction in
             for suspect in damaged {
-                guard let id = suspect.finding.sequence, let index = suspect.localIndex,
+                guard let id = suspect.finding.sequence, let start = suspect.start,
                     let sequence = sequenceCaches.withLock({ $0[id] }), let lineage = lineages.withLock({ $0[id] })
                 else { continue }
                 let isStill: Bool
                 if let writer = suspect.writer {
-                    isStill = lineage.writer(ofBlock: index / blockTokens) == writer
+                    isStill = lineage.writer(ofBlock: shard.block(of: start).block) == writer
                 } else {
-                    isStill = try isBadRow(index, of: sequence, transaction)
+                    isStill = try isBadRow(start, of: sequence, transaction)
                 }
-                if isStill { sequence.markDamaged(fromLocalIndex: index, suspect.finding.message.withoutStop) }
+                if isStill { sequence.markDamaged(from: start, suspect.finding.message.withoutStop) }
             }
         }
     }
@@ -47,7 +47,7 @@ extension ShardCache {
             let core = sequence.core.withLock { $0 }
             let record = StoredSequence(
                 sequence, committed: core.committed,
-                lineage: lineage.covering(localLength(core.committed) / blockTokens), rows: rows, tokens: tokens,
+                lineage: lineage.covering(shard.fullBlocks(of: core.committed)), rows: rows, tokens: tokens,
                 lastChange: core.lastChange, claim: core.claim)
             try transaction.put(tables.sequences, key, record.encoded(id))
         }
@@ -60,9 +60,9 @@ extension ShardCache {
     }
 
     private func isBadRow(
-        _ index: Int, of sequence: SequenceCache, _ transaction: borrowing WriteTransaction
+        _ index: LocalIndex, of sequence: SequenceCache, _ transaction: borrowing WriteTransaction
     ) throws -> Bool {
-        guard let writer = rowLineages.withLock({ $0[sequence.id] })?.writer(ofBlock: index) else { return false }
+        guard let writer = rowLineages.withLock({ $0[sequence.id] })?.writer(of: index) else { return false }
         let key = TailRecord.key(writer: writer, localIndex: index)
         let isGood = try transaction.withValue(tables.tail, key) {
             TailRecord.rows(key: key, $0, layout: sequence.model.tail) != nil

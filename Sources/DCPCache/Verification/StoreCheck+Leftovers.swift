@@ -39,14 +39,14 @@ extension StoreCheck {
     /// Scans the keys of `tail` for rows that belong to no open block.
     mutating func checkStrays(from start: [UInt8], _ read: borrowing ReadTransaction) throws -> [Suspect] {
         var found: [Suspect] = []
-        var places: [(writer: UInt64, localIndex: Int)] = []
+        var places: [(writer: UInt64, localIndex: LocalIndex)] = []
         let next = try scan(tables.tail, from: start, entriesMax: batchEntries, read, &found) { key, _ in
             guard let row = TailRecord.place(key) else { return false }
             if places.last.map({ $0 == row }) != true { places.append(row) }
             return true
         }
         let rows = try unreferenced(places, read) { references, row in
-            references.rows.isCovered(writer: row.writer, block: row.localIndex)
+            references.rows.isCovered(writer: row.writer, block: row.localIndex.value)
         }
         for (writer, index) in rows {
             if let known = strays, known.writer != writer { report(known, &found) }
@@ -91,9 +91,9 @@ extension StoreCheck {
             : "they are deleted at the rank's next start at the latest"
     }
 
-    private mutating func report(_ stray: (writer: UInt64, rows: [Int]), _ found: inout [Suspect]) {
+    private mutating func report(_ stray: (writer: UInt64, rows: [LocalIndex]), _ found: inout [Suspect]) {
         strays = nil
-        let shown = stray.rows.prefix(8).map(String.init).joined(separator: ", ")
+        let shown = stray.rows.prefix(8).map(\.description).joined(separator: ", ")
         let message =
             "\(stray.rows.count) rows of writer \(stray.writer) on \(rank) belong to no sequence (local tokens \(shown)"
             + (stray.rows.count > 8 ? " ...)" : ")") + ": \(leftoversRemedy)."

@@ -118,11 +118,11 @@ extension StoreCheck {
                 progress.byteCount += model.panels[layer].payloadByteCount
             }
             if let damage = known.damage[WriterCheck.Place(layer: layer, block: index)] {
-                let local = index * blockTokens
+                let start = shard.start(ofBlock: index)
                 let finding = StoreFinding(
-                    damage.kind, sequence: id, layer: layer, block: index, intactLength: position(ofLocalIndex: local),
+                    damage.kind, sequence: id, layer: layer, block: index, intactLength: shard.position(of: start),
                     "Block \(index) of layer \(layer) of \(id) on \(rank) \(damage.what)")
-                found.append(Suspect(finding: finding, localIndex: local, writer: writer))
+                found.append(Suspect(finding: finding, start: start, writer: writer))
             }
             place.block = index + 1
         }
@@ -165,7 +165,7 @@ extension StoreCheck {
         of id: SequenceID, _ record: StoredSequence, _ model: ModelEntry, _ read: borrowing ReadTransaction,
         _ found: inout [Suspect]
     ) throws {
-        for (writer, index) in record.rows.places {
+        for (writer, index) in record.rows.rowPlaces {
             let key = TailRecord.key(writer: writer, localIndex: index)
             let isGood = try read.withValue(tables.tail, key) {
                 TailRecord.rows(key: key, $0, layout: model.tail) != nil
@@ -173,13 +173,13 @@ extension StoreCheck {
             progress.rows += 1
             progress.byteCount += model.rowByteCount
             if isGood == true { continue }
-            let position = position(ofLocalIndex: index)
+            let position = shard.position(of: index)
             let finding = StoreFinding(
                 isGood == nil ? .missingRow : .row, sequence: id, block: record.lineage.sealedBlocks,
                 intactLength: position,
                 "The row of token \(position) of \(id) on \(rank) "
                     + (isGood == nil ? "is missing." : "fails its checksum, or has a wrong size."))
-            found.append(Suspect(finding: finding, localIndex: index))
+            found.append(Suspect(finding: finding, start: index))
         }
     }
 }

@@ -7,8 +7,8 @@ internal import DCPStore
 /// A finding, and where in the index it is: what a serving rank needs to stop serving it.
 struct Suspect: Sendable {
     var finding: StoreFinding
-    /// The first local token that is not good; nil where no token is concerned.
-    var localIndex: Int?
+    /// The first token that is not good; nil where no token is concerned.
+    var start: LocalIndex?
     /// The writer of the damaged block; nil for a tail row.
     var writer: UInt64?
 }
@@ -34,6 +34,7 @@ struct StoreCheck: Sendable {
 
     let rank: RankIndex
     let cluster: ClusterShape
+    let shard: Shard
     let environment: Environment
     let tables: CacheTables
     /// The only sequence to verify, or all.
@@ -58,7 +59,7 @@ struct StoreCheck: Sendable {
     /// The records, for the batches that find leftovers.
     var references: References?
     /// Rows that belong to no open block, of the writer that the scan is in.
-    var strays: (writer: UInt64, rows: [Int])?
+    var strays: (writer: UInt64, rows: [LocalIndex])?
 
     init(
         rank: RankIndex, cluster: ClusterShape, environment: Environment, tables: CacheTables,
@@ -67,6 +68,7 @@ struct StoreCheck: Sendable {
     ) {
         self.rank = rank
         self.cluster = cluster
+        shard = Shard(cluster.layout, contextRank: cluster.contextRank(of: rank))
         self.environment = environment
         self.tables = tables
         only = sequence
@@ -77,14 +79,6 @@ struct StoreCheck: Sendable {
     var isDone: Bool {
         if case .done = phase { return true }
         return false
-    }
-
-    var contextRank: Int { cluster.contextRank(of: rank) }
-    var blockTokens: Int { cluster.layout.blockTokens }
-
-    func localLength(_ length: Int) -> Int { cluster.layout.localLength(ofRank: contextRank, length: length) }
-    func position(ofLocalIndex index: Int) -> Int {
-        cluster.layout.position(ofLocalIndex: index, rank: contextRank)
     }
 
     /// One batch, in one read transaction.
@@ -158,7 +152,7 @@ struct StoreCheck: Sendable {
                 counted[writer] = max(counted[writer] ?? 0, range.upperBound)
                 total += new * model.blockByteCount
             }
-            let rows = localLength(record.committed) % blockTokens
+            let rows = shard.block(of: shard.end(of: record.committed)).offset
             total += rows * model.rowByteCount
             total += record.tokens.count * 4 + (record.tokens.annotation?.byteCount ?? 0)
         }
@@ -184,7 +178,7 @@ struct StoreCheck: Sendable {
     ) throws -> (record: StoredSequence, model: ModelEntry)? {
         guard let value = try read.get(tables.sequences, StoredSequence.key(id)),
             let record = StoredSequence(id, value),
-            record.agrees(localLength: localLength(record.committed), cluster.layout),
+            record.agrees(with: shard),
             let model = try model(record.model, read)
         else { return nil }
         return (record, model)

@@ -54,14 +54,17 @@ public struct ModelDescription: Hashable, Sendable {
                 logits.allSatisfy(\.isFinite),
                 "A sink of layer \(layer) is NaN or infinite; correct the model's weights.")
         }
-        for kind in kvFormat.hasScales ? Set(layers) : [] {
-            let dims =
-                kind.ownValueDim == 0
-                ? "values that are a part of the keys" : "dimensions of \(kind.keyDim) and \(kind.valueDim)"
+        for (layer, kind) in kvFormat.hasScales ? Array(layers.enumerated()) : [] {
+            let others = "choose bf16, f16 or f32 as the cache format."
             try require(
-                kind.ownValueDim > 0 && kind.keyDim % 4 == 0 && kind.valueDim % 4 == 0,
-                "A KV cache of \(kvFormat.name) cannot keep \(dims): it keeps values of their own, of dimensions that are "
-                    + "multiples of 4. Choose \(CacheFormat.ofRows.map(\.name).joined(separator: ", ")).")
+                kind.ownValueDim > 0,
+                "A KV cache of \(kvFormat.name) cannot keep layer \(layer), whose values are the first "
+                    + "\(kind.valueDim) dimensions of its keys (latent attention): it needs values of their own; "
+                    + others)
+            try require(
+                kind.keyDim % 4 == 0 && kind.valueDim % 4 == 0,
+                "A KV cache of \(kvFormat.name) cannot keep layer \(layer), of dimensions \(kind.keyDim) and "
+                    + "\(kind.valueDim): it needs multiples of 4. Pad the heads with zeros, or " + others)
         }
         if let revision {
             try require(

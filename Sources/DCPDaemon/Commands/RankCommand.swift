@@ -19,9 +19,9 @@ public struct RankCommand: AsyncParsableCommand {
             the rank's number.
 
             The rank uses the fastest kernels that the CPU supports; the environment variable DCP_KERNELS forces \
-            others (`dcpctl kernels` lists them). At its first start on a machine the rank measures for 0.3 s how \
-            kernels should prefetch and stores the result beside the store; DCP_KERNELS_AHEAD=first, second or none \
-            overrides it.
+            others (`dcpctl kernels` lists them). At its first start on a machine the rank measures for at most 0.3 s how \
+            kernels should prefetch, at the next one what that was too short for, and stores the result beside the \
+            store; DCP_KERNELS_AHEAD=first, second or none overrides it.
 
             With --disk-limit the data file never grows beyond that size. Above the high watermark the rank refuses \
             new tokens with a retryable error until usage falls below the low watermark; closing and truncating \

@@ -6,8 +6,8 @@ internal import Logging
 internal import NIOPosix
 
 extension RankService {
-    /// How kernels prefetch on this machine: as `DCP_KERNELS_AHEAD` says, as an earlier start of this store found, or as
-    /// is measured now, in 0.3 s.
+    /// How kernels prefetch on this machine: as `DCP_KERNELS_AHEAD` says, as earlier starts of this store found, or as
+    /// is measured now, in at most 0.3 s. What does not fit is measured at the next start.
     func choosePrefetch() async throws {
         if let forced = try Prefetch.forced() {
             PrefetchTable.current = PrefetchTable(forced)
@@ -16,15 +16,15 @@ extension RankService {
         }
         guard PrefetchTrials.areUseful() else { return }
         let file = PrefetchFile(store: settings.storeDirectory, kernels: AttentionKernels.chosen.name)
-        if let trials = file.read() {
-            PrefetchTable.current = trials.table
-            return logger.info("Kernels prefetch as measured at an earlier start", metadata: metadata(trials))
+        let known = file.read() ?? PrefetchTrials()
+        guard !known.areComplete else {
+            PrefetchTable.current = known.table
+            return logger.info("Kernels prefetch as measured at an earlier start", metadata: metadata(known))
         }
         // On a thread that may block.
-        let trials = try await NIOThreadPool.singleton.runIfActive { try PrefetchTrials.run() }
+        let trials = try await NIOThreadPool.singleton.runIfActive { try PrefetchTrials.run(after: known) }
         PrefetchTable.current = trials.table
         logger.notice("Kernels prefetch as measured now", metadata: metadata(trials))
-        guard trials.areComplete else { return }
         do { try file.write(trials) } catch {
             logger.warning(
                 "The measured prefetch setting cannot be stored, measuring again at the next start",

@@ -19,14 +19,13 @@ package struct PrefetchFile {
         self.kernels = kernels
     }
 
-    /// The trials of an earlier start; nil when there are none of this processor and these kernels.
+    /// The trials of earlier starts, perhaps not all; nil when there are none of this processor and these kernels.
     package func read() -> PrefetchTrials? {
         guard let data = FileManager.default.contents(atPath: path),
             let content = try? JSONDecoder().decode(Content.self, from: data), content.version == Content.versionNow,
             content.processor == processor, content.kernels == kernels
         else { return nil }
-        let trials = PrefetchTrials(content.trials)
-        return trials.areComplete ? trials : nil
+        return PrefetchTrials(content.trials)
     }
 
     /// - Throws: what the file system says.

@@ -14,7 +14,7 @@ final class AttentionRun: ComputeJob {
     private enum Stage {
         /// One thread makes the job.
         case preparing
-        /// Some entries at a time are cut into pieces.
+        /// A few entries at a time are split into pieces.
         case cutting
         case attending
         /// One thread at a time merges pieces.
@@ -26,21 +26,21 @@ final class AttentionRun: ComputeJob {
         var stage = Stage.preparing
         var job: AttentionJob?
         var begin: NIODeadline?
-        /// Those that are cut and not merged.
+        /// Entries that are split and not merged.
         var entries: [AttentionJob.Entry?] = []
-        /// Entries that a thread has taken to cut, and those that are cut.
+        /// Entries that a thread has begun to split, and entries that are split.
         var taken = 0
         var cut = 0
-        /// Those that were too large to be computed as they were cut, by entry.
+        /// Entries that were too large to be computed when they were split, by entry.
         var large: [(entry: Int, work: AttentionWork)] = []
         /// Theirs.
         var pieces: [DealtPiece] = []
         var ended = 0
-        /// Pieces that have begun; the last that was left is gone on with first, while it is in a cache.
+        /// Pieces in progress; the one left most recently is continued first, while it is in a cache.
         var left: [any PortionRun] = []
         /// The destination of merged entries; nil while a thread has it.
         var states: Kept<AttentionStates>?
-        /// Which entry and tile is merged next, when all pieces have ended.
+        /// The entry and tile to merge next, when all pieces have ended.
         var next = (entry: 0, tile: 0)
         var failure: ServiceError?
         var kernelTime = TimeAmount.zero
@@ -51,11 +51,11 @@ final class AttentionRun: ComputeJob {
     private let prepare: @Sendable () throws(ServiceError) -> AttentionJob?
     private let completion: @Sendable (Result<AttentionResult, ServiceError>) -> Void
 
-    /// Entries that are cut at once.
+    /// Entries that are split at once.
     private static let entriesAtOnce = 8
-    /// An entry that takes no longer is computed as it is cut.
+    /// An entry that takes no longer than this is computed when it is split.
     private static let smallCostMax = PieceRun.multiplicationsMax / 16
-    /// Outputs that are merged at once: some 0.4 ms, with the page faults of new memory.
+    /// Outputs that are merged at once, in about 0.4 ms with the page faults of new memory.
     private static let outputsAtOnce = 1 << 17
     /// Of preparing and of finishing.
     static let serialPiece = NextPieces(count: 1, cost: PieceRun.multiplicationsMax / 2)
@@ -159,12 +159,12 @@ final class AttentionRun: ComputeJob {
             state.cut += some.count
             return state.cut == job.entries ? state.large : nil
         }
-        // Another thread cuts the last.
+        // Another thread splits the last ones.
         guard let all else { return .none }
         return deal(all) ?? finish()
     }
 
-    /// Merges an entry that is computed, unless another thread is merging one: then that waits for the end.
+    /// Merges an entry that is computed, unless another thread is merging one: then it is merged at the end.
     private func mergesAtOnce(
         _ index: Int, _ entry: AttentionJob.Entry, of job: AttentionJob
     ) throws(ServiceError) -> Bool {
@@ -174,7 +174,7 @@ final class AttentionRun: ComputeJob {
         return true
     }
 
-    /// All entries are cut: finds what they have in common, and deals the pieces.
+    /// All entries are split: finds what they share, and deals the pieces.
     /// - Returns: nil when there are none to compute.
     private func deal(_ large: [(entry: Int, work: AttentionWork)]) -> NextPieces? {
         let pieces = DealtPiece.all(of: large.sorted { $0.entry < $1.entry }.map(\.work))
@@ -201,7 +201,7 @@ final class AttentionRun: ComputeJob {
         } ?? finish()
     }
 
-    /// All pieces have ended: begins to merge them, and does not wait for another turn with the first.
+    /// All pieces have ended: begins to merge them, the first one at once.
     private func finish() -> NextPieces {
         if let failure = state.withLock({ $0.failure }) { return end(.failure(failure)) }
         state.withLock { $0.stage = .finishing }
@@ -219,7 +219,7 @@ final class AttentionRun: ComputeJob {
         var outputs = 0
         while index < entries.count, outputs < Self.outputsAtOnce {
             guard let entry = entries[index] else {
-                // Merged as it was cut.
+                // Merged when it was split.
                 index += 1
                 continue
             }
@@ -251,7 +251,7 @@ final class AttentionRun: ComputeJob {
     }
 
     private func end(_ result: Result<AttentionResult, ServiceError>) -> NextPieces {
-        // Let go of without the lock: readers among it end their transaction.
+        // Released without the lock: readers among them end their transactions.
         let held = state.withLock { state in
             defer {
                 state = State()

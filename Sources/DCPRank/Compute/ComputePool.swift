@@ -52,9 +52,10 @@ public final class ComputePool: Sendable {
     }
 
     /// Threads that are a host's: for simulations.
-    package init(threads: Int, host: ComputeHost, broken: BrokenRule? = nil) {
+    /// - Parameter decodeShare: see `PieceQueue`.
+    package init(threads: Int, host: ComputeHost, decodeShare: Int = PieceQueue.decodeShare) {
         self.threads = threads
-        state = Mutex(State(queue: PieceQueue(threads: threads, prefersPrefills: broken == .turns)))
+        state = Mutex(State(queue: PieceQueue(threads: threads, decodeShare: decodeShare)))
         workers = .host(host)
     }
 
@@ -71,7 +72,7 @@ public final class ComputePool: Sendable {
             }, in: .prefill, NextPieces(count: 1, cost: 0))
     }
 
-    /// Takes up a job.
+    /// Adds a job.
     /// - Parameter pieces: those that may be computed at once.
     package func add(_ job: any ComputeJob, in line: PieceQueue.Line, _ pieces: NextPieces) {
         let woken = state.withLock { state -> Int in
@@ -94,7 +95,7 @@ public final class ComputePool: Sendable {
         }
     }
 
-    /// One piece at a time: what else happens in between is the host's to say.
+    /// One piece at a time: the host decides what happens in between.
     private func computeNextPiece(on host: ComputeHost) {
         host.run { [self] in if computePiece() { computeNextPiece(on: host) } }
     }
@@ -137,11 +138,11 @@ public final class ComputePool: Sendable {
         try pool.syncShutdownGracefully()
     }
 
-    /// Lets go of what has not run; see `RankServer.abandon`.
+    /// Releases what has not run; see `RankServer.abandon`.
     func abandon() { dropWaiting() }
 
     private func dropWaiting() {
-        // Let go of without the lock: whatever the jobs hold goes with them.
+        // Released without the lock: this may release much that the jobs hold.
         let dropped = state.withLock { state in
             state.isShutDown = true
             state.queue.removeAll()
@@ -152,7 +153,7 @@ public final class ComputePool: Sendable {
     }
 }
 
-/// In place of threads, in a simulation.
+/// Replaces threads in a simulation.
 package struct ComputeHost: Sendable {
     /// Runs a turn of a thread, once, at any time; as many at a time as there are threads.
     package var run: @Sendable (_ turn: @escaping @Sendable () -> Void) -> Void

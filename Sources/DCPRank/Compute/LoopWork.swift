@@ -17,13 +17,13 @@ package final class LoopWork {
     private let eventLoop: any EventLoop
     private let threads: Int
     private let turnMax: TimeAmount
-    /// Estimated, of what was taken since the loop last had nothing to compute.
+    /// The estimated time of what was taken since the loop last had nothing to compute.
     private var taken = TimeAmount.zero
     /// Computations that other ranks or the client wait for, and others.
     private var awaited: CircularBuffer<() -> Void> = []
     private var others: CircularBuffer<() -> Void> = []
     private var isScheduled = false
-    /// Computations that threads were given and have not brought back.
+    /// Computations that threads have and have not returned.
     package var onThreads = 0
 
     /// - Parameters:
@@ -52,7 +52,7 @@ package final class LoopWork {
         return true
     }
 
-    /// Runs a computation that was taken, after what has come before it in this turn.
+    /// Runs a computation that was taken, after the earlier ones of this turn.
     /// - Parameter isAwaited: runs before computations that nothing waits for.
     package func run(isAwaited: Bool, _ body: @escaping () -> Void) {
         if isAwaited {
@@ -65,7 +65,7 @@ package final class LoopWork {
         onLoop { $0.runNext() }
     }
 
-    /// Lets go of what has not run; see `RankServer.abandon`.
+    /// Releases what has not run; see `RankServer.abandon`.
     func abandon() { (awaited, others) = ([], []) }
 
     private func runNext() {
@@ -75,7 +75,7 @@ package final class LoopWork {
             return
         }
         body()
-        // Not at once: behind what its result has had written.
+        // Not at once: after the frames that its result sends.
         onLoop { $0.runNext() }
     }
 

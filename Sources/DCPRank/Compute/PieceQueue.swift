@@ -3,7 +3,8 @@
 internal import DCPAttention
 internal import NIOCore
 
-/// Of which job the next free thread computes a piece, as a value: jobs and threads that come in, jobs and threads to wake out.
+/// Selects the job of which the next free thread computes a piece, as a value: jobs and threads in, jobs and threads to
+/// wake out.
 ///
 /// DESIGN: a *piece* is what a thread computes without looking up, and is bounded: `PieceRun.multiplicationsMax`
 /// multiplications of attention, or what else takes no longer. After each the thread comes here again, so what waits is
@@ -18,7 +19,7 @@ internal import NIOCore
 /// Costs are estimates of shapes, and not clocks, so that a simulated history repeats. Counting pieces instead was rejected: those
 /// of a decode step may be a hundred times shorter, and one prefill's would come between every few of them.
 package struct PieceQueue: Sendable {
-    /// Numbered by who adds them.
+    /// Numbered by the caller.
     package typealias Job = UInt64
 
     package enum Line: Sendable, CaseIterable {
@@ -35,30 +36,31 @@ package struct PieceQueue: Sendable {
     }
 
     private var waiting: [Job: Waiting] = [:]
-    /// Those with pieces that wait, in the order of their turns.
+    /// Jobs with waiting pieces, in the order of their turns.
     private var decodes: CircularBuffer<Job> = []
     private var prefills: CircularBuffer<Job> = []
     /// The rest of the decode line's share before a waiting prefill.
     private var due = 0
     private let threads: Int
-    /// `BrokenRule.turns`.
-    private let prefersPrefills: Bool
+    private let decodeShare: Int
     /// Threads that were woken and have not found the queue empty.
     private var busy = 0
-    /// Pieces that wait, of all jobs.
+    /// Waiting pieces of all jobs.
     package private(set) var waitingCount = 0
 
-    /// How much more than a prefill that waits the decode line takes.
+    /// How much more than a prefill that waits the decode line takes, unless a queue is given another share.
     package static let decodeShare = 8
     /// The minimum cost of a piece: taking it, and its work beside multiplying.
     package static let costMin = PieceRun.multiplicationsMax / 64
     /// So many pieces of the decode line may be dealt while a prefill waits, of which none takes longer than one should.
     package static let decodesMax = decodeShare * PieceRun.multiplicationsMax / costMin
 
-    package init(threads: Int, prefersPrefills: Bool = false) {
-        precondition(threads >= 1)
+    /// - Parameter decodeShare: of the time while a prefill waits, in times of what the prefill takes; with 0 each prefill
+    ///   is before all decode steps.
+    package init(threads: Int, decodeShare: Int = PieceQueue.decodeShare) {
+        precondition(threads >= 1 && decodeShare >= 0)
         self.threads = threads
-        self.prefersPrefills = prefersPrefills
+        self.decodeShare = decodeShare
     }
 
     /// Pieces of a job that may be computed from now on, by as many threads.
@@ -73,8 +75,8 @@ package struct PieceQueue: Sendable {
         waitingCount += count
         if waiting[job] == nil {
             waiting[job] = Waiting(count: count, cost: cost, line: line)
-            // It begins to wait now; one that was there before it waits as long already.
-            if line == .prefill, prefills.isEmpty { due = max(due, Self.decodeShare * cost) }
+            // It begins to wait now; an earlier one has waited as long already.
+            if line == .prefill, prefills.isEmpty { due = max(due, decodeShare * cost) }
             append(job, to: line)
         } else {
             waiting[job]!.count += count
@@ -96,11 +98,11 @@ package struct PieceQueue: Sendable {
             }
             line = .prefill
         } else {
-            line = prefills.isEmpty || due > 0 && !prefersPrefills ? .decode : .prefill
+            line = prefills.isEmpty || due > 0 ? .decode : .prefill
         }
         let job = line == .decode ? decodes.removeFirst() : prefills.removeFirst()
         guard var rest = waiting[job] else { preconditionFailure("a queued job has waiting pieces") }
-        due = line == .decode ? max(0, due - rest.cost) : Self.decodeShare * rest.cost
+        due = line == .decode ? max(0, due - rest.cost) : decodeShare * rest.cost
         waitingCount -= 1
         rest.count -= 1
         waiting[job] = rest.count > 0 ? rest : nil
@@ -108,7 +110,7 @@ package struct PieceQueue: Sendable {
         return (job, line)
     }
 
-    /// Whether pieces of a line wait.
+    /// Whether pieces of a line are waiting.
     package func isWaiting(in line: Line) -> Bool {
         switch line {
         case .decode: !decodes.isEmpty
@@ -116,7 +118,7 @@ package struct PieceQueue: Sendable {
         }
     }
 
-    /// Drops what waits: the threads end.
+    /// Drops all waiting pieces: the threads end.
     package mutating func removeAll() {
         waiting = [:]
         (decodes, prefills) = ([], [])

@@ -25,20 +25,20 @@ extension CoordinatorSession {
             cache.openSequence(
                 id: record.id, model: record.model, scope: record.scope, name: record.name, completion: done)
         case .fork(let parent, let child, let length, let name):
-            server.beginWriting(parent)
+            server.work.beginWriting(parent)
             // Committed tokens do not change, and the fork does not read tokens after it.
             server.whenInPlace(parent, to: length) {
                 cache.fork(parent: parent, child: child, length: length, name: name, completion: done)
             }
         case .truncate(let sequence, let length):
-            server.changing.insert(sequence)
+            server.work.beginChange(of: sequence)
             server.abortSteps(on: sequence, changed)
-            server.whenQuiet(sequence) { cache.truncate(sequence, length: length, completion: done) }
+            server.when(.withoutSteps(sequence)) { cache.truncate(sequence, length: length, completion: done) }
         case .close(let sequence), .evict(let sequence):
-            if case .evict = operation { server.evicted.insert(sequence) }
-            server.changing.insert(sequence)
+            if case .evict = operation { server.uses.noteEviction(of: sequence) }
+            server.work.beginChange(of: sequence)
             server.abortSteps(on: sequence, changed)
-            server.whenQuiet(sequence) { cache.close(sequence, completion: done) }
+            server.when(.withoutSteps(sequence)) { cache.close(sequence, completion: done) }
         case .claim(let sequence, let claim, let holder):
             server.take(over: sequence, claim, by: holder) { [weak self] in self?.carriedOut(operation, number, $0) }
         case .retain(let sequence, let retention): cache.retain(sequence, retention, completion: done)
@@ -87,7 +87,7 @@ extension CoordinatorSession {
         switch operation {
         case .truncate(let sequence, _), .close(let sequence), .evict(let sequence):
             server.cursors.forget(sequence)
-            server.changing.remove(sequence)
+            server.work.endChange(of: sequence)
         case .fork(let parent, _, _, _): server.endWriting(parent)
         case .putModel, .removeModel, .open, .claim, .retain: break
         }

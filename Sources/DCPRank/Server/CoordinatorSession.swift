@@ -21,6 +21,8 @@ final class CoordinatorSession {
     private(set) var epoch: Epoch
     /// Whether this process has joined an epoch. Before that its store may lack what the others have: the join mends it.
     private(set) var hasJoined = false
+    /// Why other ranks take no new tokens, as the coordinator says; none without a coordinator.
+    private(set) var otherRefusals: [ServiceError] = []
     private var topology: Topology?
     private var hasSentLinksReady = false
     private var renewal: RepeatedTask?
@@ -102,7 +104,7 @@ final class CoordinatorSession {
         link = nil
         renewal?.cancel()
         // There would be no notice of their end. A full rank of the same group still aborts its steps.
-        server.take(refusals: [])
+        otherRefusals = []
         guard !isStopped else { return }
         // Bytes that were damaged on the way, in either direction, are no reason to end: the next connection has others.
         // Nor is being denied: certificates and settings are read again while daemons run.
@@ -251,7 +253,7 @@ final class CoordinatorSession {
         epoch = next
         hasSentLinksReady = false
         server.observe(.joining(next))
-        server.whenAllQuiet { self.persist(next) }
+        server.when(.withoutAnyStep) { self.persist(next) }
     }
 
     private func persist(_ next: Epoch) {
@@ -323,7 +325,8 @@ extension CoordinatorSession: LinkDelegate {
             follow(topology)
         case .operation(let operation): carryOut(operation, number: frame.tag.number)
         case .leaseRenewed: break
-        case .refusals(let refusals): server.take(refusals: refusals)
+        case .refusals(let refusals):
+            otherRefusals = refusals.filter { $0.rank != server.configuration.rank }
         case .victimsRequest(let candidates):
             send(.victims(server.victims(among: candidates)), number: frame.tag.number)
         case .matchRequest(let question): answer(question, number: frame.tag.number)

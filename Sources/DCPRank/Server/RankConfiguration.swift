@@ -45,8 +45,6 @@ public struct RankConfiguration: Sendable {
     package var copyWork: StoreCopies.DiskWork?
     /// Sequences that a turn of the loop tells the coordinator of in a join.
     package var heldPageCount = HeldSequences.countMax
-    /// The rule that the rank breaks on purpose, in a simulation.
-    package var broken: BrokenRule?
 
     public init(rank: RankIndex, listen: Endpoint, advertise: Endpoint? = nil, coordinator: Endpoint, threads: Int) {
         self.rank = rank

@@ -30,7 +30,27 @@ package struct RankCounters: Sendable {
     /// Of the completed steps.
     package var stepTimes = StepTimes()
 
+    /// When a canary's decode step last went through this rank.
+    package var lastCanary: NIODeadline?
+
     package var stepsCompleted: UInt64 { decodeSteps.count &+ prefillSteps.count }
+}
+
+extension RankCounters {
+    /// A step's answer has left.
+    mutating func completed(_ step: StepExecution, _ times: StepTimes, at now: NIODeadline) {
+        let isDecode = step.request.entries.allSatisfy { $0.count == 1 }
+        if isDecode {
+            decodeSteps.observe(times.total)
+        } else {
+            prefillSteps.observe(times.total)
+        }
+        stepCompute.observe(times.newTokens &+ times.context)
+        stepExchange.observe(times.queryWait &+ times.partialWait)
+        stepTimes += times
+        if step.tag.layer == 0 { tokens &+= UInt64(step.plan.tokens) }
+        if isDecode, step.isCanary { lastCanary = now }
+    }
 }
 
 /// How the searches for stored prefixes came out.

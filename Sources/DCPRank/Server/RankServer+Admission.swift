@@ -28,13 +28,9 @@ extension RankServer {
             let (appends, isContextReady) = try check(request, tag: tag, isCanary: isCanary)
             let timeout = min(
                 .milliseconds(Int64(request.timeoutMilliseconds)), configuration.stepTimeoutMax)
-            var machine = StepMachine(plan, appends: appends)
-            machine.repliesBeforeAppend = configuration.broken == .append
             let execution = StepExecution(
-                tag: tag, request: request, epoch: call.epoch, machine: machine, byteCount: byteCount,
-                isCanary: isCanary,
-                client: link, server: self, timeout: timeout)
-            stepByteCount += execution.byteCount
+                tag: tag, request: request, epoch: call.epoch, machine: StepMachine(plan, appends: appends),
+                byteCount: byteCount, isCanary: isCanary, client: link, host: self, timeout: timeout)
             let early = steps.insert(execution)
             execution.start()
             if isContextReady { execution.deliver(.contextReady) }
@@ -47,8 +43,7 @@ extension RankServer {
     /// A step this rank cannot take: the verdict goes to the client and to the group, where the step may be waiting.
     private func refuse(_ error: ServiceError, _ request: StepRequest, _ call: Call<StepRequest>) {
         let tag = call.tag
-        counters.stepsAborted.count(error.code)
-        observe(.stepAborted(tag, request.entries.map(\.sequence), error, after: nil))
+        aborted(tag, request, error, after: nil)
         refuse(call, error)
         tellGroup(error, of: tag, epoch: call.epoch)
     }
@@ -130,7 +125,7 @@ extension RankServer {
     ) throws(ServiceError) -> Int {
         guard let found = cache.layer(layer, of: entry.sequence) else { throw unknown(entry.sequence) }
         uses.note(entry.sequence)
-        guard !changing.contains(entry.sequence), !isRollingBack(entry, layer: layer) else {
+        guard !work.isChanging(entry.sequence), !isRollingBack(entry, layer: layer) else {
             throw ServiceError(
                 .stepAborted,
                 "\(entry.sequence) is being changed, or the tokens of an aborted step are being rolled back; get its "
@@ -147,7 +142,7 @@ extension RankServer {
 
     private func isRollingBack(_ entry: StepRequest.Entry, layer: Int) -> Bool {
         steps.executions.values.contains {
-            $0.request.appends && $0.machine.isOver && Int($0.tag.layer) == layer && $0.touches(entry.sequence)
+            $0.request.appends && $0.isOver && Int($0.tag.layer) == layer && $0.touches(entry.sequence)
         }
     }
 }

@@ -12,11 +12,10 @@ extension RankServer {
     func checkClaims(
         _ claims: some Sequence<(sequence: SequenceID, claim: Claim)>, from link: Link
     ) throws(ServiceError) {
-        let connection = incoming[ObjectIdentifier(link)]?.ordinal
+        let connection = clients.ordinal(of: link)
         for (sequence, claim) in claims {
             guard let stored = cache.claim(of: sequence) else { throw unknown(sequence) }
-            let epoch = configuration.broken == .epoch ? Epoch(claim.value >> 32) : coordinator.epoch
-            let holder = try owners.check(claim, on: sequence, stored: stored, in: epoch)
+            let holder = try owners.check(claim, on: sequence, stored: stored, in: coordinator.epoch)
             try link.caller.checkChange(of: "\(sequence)", ownedBy: holder)
             if let connection { owners.use(sequence, over: connection) }
         }
@@ -36,7 +35,7 @@ extension RankServer {
         abortSteps(
             on: sequence,
             ServiceError(.stepAborted, "\(sequence) was claimed while the step was in flight; resume the sequence."))
-        whenIdle(sequence) { [self] in
+        when(.idle(sequence)) { [self] in
             // Nothing of a sequence whose record is damaged is served to anybody.
             guard cache.claim(of: sequence) != nil else { return done(.success(())) }
             do throws(ServiceError) {
@@ -60,7 +59,7 @@ extension RankServer {
 
     private func takeBackUncommitted(of sequence: SequenceID) {
         abortSteps(on: sequence, ServiceError(.stepAborted, "The client of \(sequence) has gone."))
-        whenIdle(sequence) { [self] in
+        when(.idle(sequence)) { [self] in
             guard let state = cache.state(of: sequence) else { return }
             let tokens = (state.layerLengths.max() ?? 0) - state.committedLength
             do throws(ServiceError) {

@@ -85,9 +85,9 @@ extension RankServer {
     /// - Throws: why this rank cannot serve data at all, or not in the frame's epoch.
     func checkServing(_ epoch: Epoch) throws(ServiceError) {
         // Whether it serves or not: an older epoch's request can never be taken, and its sender is to know why.
-        guard epoch >= coordinator.epoch || configuration.broken == .epoch else { throw staleEpoch(epoch) }
+        guard epoch >= coordinator.epoch else { throw staleEpoch(epoch) }
         try coordinator.checkServing()
-        guard epoch == coordinator.epoch || configuration.broken == .epoch else { throw staleEpoch(epoch) }
+        guard epoch == coordinator.epoch else { throw staleEpoch(epoch) }
     }
 
     private func staleEpoch(_ epoch: Epoch) -> ServiceError {
@@ -107,14 +107,12 @@ extension RankServer {
         } catch {
             return refuse(call, error)
         }
-        if configuration.broken == .commit { answer(call, Done()) }
         commit(parts) { [self] result in answer(call, result.map { Done() }) }
     }
 
     /// - Parameter done: called on the loop.
     func commit(_ parts: [SequenceCommit], done: @escaping (Result<Void, ServiceError>) -> Void) {
-        commitsInFlight += 1
-        for part in parts { beginWriting(part.sequence) }
+        work.beginCommit(of: parts.lazy.map(\.sequence))
         let began = eventLoop.now
         let bound = NIOLoopBound((server: self, done: done), eventLoop: eventLoop)
         let eventLoop = eventLoop
@@ -132,8 +130,8 @@ extension RankServer {
                     server.observe(.commitFailed(parts.map(\.sequence), error))
                 }
                 done(result)
-                server.commitsInFlight -= 1
-                for part in parts { server.endWriting(part.sequence) }
+                server.work.endCommit(of: parts.lazy.map(\.sequence))
+                server.runReady()
                 server.finishDrainIfEmpty()
             }
         }
@@ -148,7 +146,7 @@ extension RankServer {
                 guard let link = call.link else { return }
                 try checkClaim(length.claim, on: length.sequence, from: link)
                 abortSteps(on: length.sequence, ServiceError(.stepAborted, "\(length.sequence) was cut."))
-                whenIdle(length.sequence) { [self] in
+                when(.idle(length.sequence)) { [self] in
                     answers[index] = Result { () throws(ServiceError) in try cut(length.sequence, to: length.length) }
                 }
             } catch {
@@ -184,7 +182,7 @@ extension RankServer {
                     "\(configuration.rank) has not joined the cluster yet, so its lengths may change; try again."
                 ))
         }
-        whenRolledBack(sequences) { [self] in
+        when(.rolledBack(sequences)) { [self] in
             answer(
                 call, each: sequences.map { sequence in Result { () throws(ServiceError) in try status(of: sequence) } }
             )
@@ -215,7 +213,7 @@ extension RankServer {
                     report.peers = peers.reached
                     let kernels = KernelSelection.current
                     report.kernels = HostReport.Kernels(
-                        instructionSet: kernels.instructionSet, widest: AttentionKernels.available.last!.name,
+                        instructionSet: kernels.instructionSet, fastest: AttentionKernels.available.last!.name,
                         openBLASCore: kernels.openBLASCore,
                         openBLASCoreIsForcedOlder: kernels.openBLASCoreIsForcedOlder)
                     return report

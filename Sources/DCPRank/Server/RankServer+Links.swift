@@ -18,8 +18,7 @@ extension RankServer: LinkDelegate {
 
     package func link(_ link: Link, opened peer: Hello) {
         guard let rank = peer.rank else {
-            incoming[ObjectIdentifier(link)] = (nextIncoming, link)
-            nextIncoming += 1
+            clients.opened(link)
             return
         }
         let replaced = peers.link(to: rank) != nil
@@ -58,9 +57,7 @@ extension RankServer: LinkDelegate {
     }
 
     package func link(_ link: Link, closed error: ServiceError) {
-        if let connection = incoming.removeValue(forKey: ObjectIdentifier(link))?.ordinal {
-            owners.closed(connection, at: now)
-        }
+        if let connection = clients.closed(link) { owners.closed(connection, at: now) }
         counters.receivedByteCount += link.receivedByteCount
         counters.sentByteCount += link.sentByteCount
         counters.memoryTraffic += link.memoryTraffic
@@ -80,7 +77,7 @@ extension RankServer: LinkDelegate {
         for execution in steps.inOrder({ $0.isClient(link) }) {
             execution.deliver(.failed(ServiceError(.stepAborted, "The client closed its connection.")))
         }
-        if hasDrained { finishCloseIfEmpty() }
+        if stopping.isFlushing { finishCloseIfEmpty() }
     }
 
     private func receive(_ frame: Frame, from rank: RankIndex, over link: Link) {

@@ -47,27 +47,12 @@ extension RankServer {
             epoch: coordinator.epoch, refusal: refusal, isCoordinatorConnected: coordinator.isConnected,
             peers: peers.count, peersConnected: peers.links.count,
             peersSharingMemory: peers.links.count { $0.sharesMemory }, memoryTraffic: memoryTraffic,
-            clients: incoming.count,
-            stepsInFlight: steps.executions.count, stepByteCount: stepByteCount, commitsInFlight: commitsInFlight,
+            clients: clients.count,
+            stepsInFlight: steps.executions.count, stepByteCount: steps.bytes.heldByteCount,
+            commitsInFlight: work.commitsInFlight,
             counters: counters, receivedByteCount: traffic.received, sentByteCount: traffic.sent,
             verifications: verification?.number ?? 0, isVerifying: verification?.state == .running,
-            damageFound: verification?.damageCount ?? 0, canaryAge: lastCanary.map { eventLoop.now - $0 },
+            damageFound: verification?.damageCount ?? 0, canaryAge: counters.lastCanary.map { eventLoop.now - $0 },
             refused: refusedConnections, certificateEnd: configuration.link.tls?.notAfter)
-    }
-
-    /// A step's answer has left.
-    func completed(_ execution: StepExecution, _ times: StepTimes) {
-        let request = execution.request
-        let isDecode = request.entries.allSatisfy { $0.count == 1 }
-        if isDecode {
-            counters.decodeSteps.observe(times.total)
-        } else {
-            counters.prefillSteps.observe(times.total)
-        }
-        counters.stepCompute.observe(times.newTokens &+ times.context)
-        counters.stepExchange.observe(times.queryWait &+ times.partialWait)
-        counters.stepTimes += times
-        if execution.tag.layer == 0 { counters.tokens &+= UInt64(execution.machine.plan.tokens) }
-        if isDecode, execution.isCanary { lastCanary = eventLoop.now }
     }
 }

@@ -19,7 +19,7 @@ extension RankServer {
         let isNew = entries.contains { !cache.hasLayer(of: $0.sequence, beyond: $0.positions.upperBound - 1) }
         guard isNew else { return }
         if let refusal = cache.refusal ?? cache.crowding { throw refusal }
-        if let refusal = otherRefusals.first { throw refusal }
+        if let refusal = coordinator.otherRefusals.first { throw refusal }
     }
 
     /// Whether a step is a canary's, and no longer than one: such tokens stay in RAM.
@@ -43,11 +43,6 @@ extension RankServer {
         coordinator.renew()
     }
 
-    /// The coordinator's word on all ranks.
-    func take(refusals: [ServiceError]) {
-        otherRefusals = refusals.filter { $0.rank != configuration.rank }
-    }
-
     func noteStepsInFlight() {
         uses.note(steps.inOrder { _ in true }.lazy.flatMap { $0.request.entries.map(\.sequence) })
     }
@@ -59,7 +54,7 @@ extension RankServer {
     }
 
     func unknown(_ sequence: SequenceID) -> ServiceError {
-        if evicted.contains(sequence) {
+        if uses.isEvicted(sequence) {
             return ServiceError(
                 .evicted,
                 "\(sequence) was closed to make room, or because it had not been used for its time to live; open it "
@@ -80,7 +75,7 @@ extension RankServer {
             }
         return StoreRoom(
             durability: cache.settings.durability.rawValue, condition: condition,
-            refusal: (cache.refusal ?? otherRefusals.first)?.message ?? "",
+            refusal: (cache.refusal ?? coordinator.otherRefusals.first)?.message ?? "",
             fileByteCount: UInt64(statistics.storeFileByteCount),
             highByteCount: UInt64(cache.settings.watermarks.highByteCount(capacity: capacity)),
             lowByteCount: UInt64(cache.settings.watermarks.lowByteCount(capacity: capacity)),

@@ -25,21 +25,21 @@ extension RankServer {
                         + "\(request.position)..<\(request.positions.upperBound), but the limit of an answer is "
                         + "\(Self.rowsByteCountMax); ask for fewer tokens.")
             }
-            guard rowsInFlightByteCount + byteCount <= Self.rowsInFlightByteCountMax else {
+            guard rowBytes.fits(byteCount) else {
                 throw ServiceError(
                     .overloaded,
-                    "\(rowsInFlightByteCount) bytes of keys and values are already being read, this answer needs "
-                        + "\(byteCount) and the limit is \(Self.rowsInFlightByteCountMax); try again when some have "
+                    "\(rowBytes.heldByteCount) bytes of keys and values are already being read, this answer needs "
+                        + "\(byteCount) and the limit is \(rowBytes.byteCountMax); try again when some have "
                         + "been sent.")
             }
-            rowsInFlightByteCount += byteCount
+            rowBytes.take(byteCount)
             let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)
             let (cache, headGroups, eventLoop) = (cache, cluster.headGroups, eventLoop)
             pool.submit { goesOn in
                 let message = cache.answer(to: request, byteCount: byteCount, headGroups: headGroups, goesOn)
                 eventLoop.execute {
                     let (server, call) = bound.value
-                    server.rowsInFlightByteCount -= byteCount
+                    server.rowBytes.giveBack(byteCount)
                     server.answer(call.link, call.tag, message)
                 }
             }

@@ -21,11 +21,11 @@ extension RankServer {
                     + "\(limit); send fewer tokens in one step (dcpctl submit --chunk).")
         }
         let byteCount = plan.byteCount(of: request, threads: pool.threads)
-        guard stepByteCount == 0 || stepByteCount + byteCount <= configuration.stepByteCountMax else {
+        guard steps.bytes.fits(byteCount) else {
             throw ServiceError(
                 .overloaded,
-                "The steps in flight hold \(stepByteCount) bytes, this one needs \(byteCount) and the limit is "
-                    + "\(configuration.stepByteCountMax); try again when some have ended.")
+                "The steps in flight hold \(steps.bytes.heldByteCount) bytes, this one needs \(byteCount) and the limit is "
+                    + "\(steps.bytes.byteCountMax); try again when some have ended.")
         }
         return byteCount
     }
@@ -35,7 +35,7 @@ extension RankServer {
         for entry in entries { cursors.appended(entry, layer: layer) }
         // Only those that wait for it: one step's entries may be thousands.
         let ready = steps.inOrder {
-            Int($0.tag.layer) == layer && !$0.machine.isContextReady && isContextReady($0.request, layer: layer)
+            Int($0.tag.layer) == layer && !$0.isContextReady && isContextReady($0.request, layer: layer)
         }
         for execution in ready { execution.deliver(.contextReady) }
     }
@@ -101,7 +101,7 @@ extension RankServer {
 
     /// A step that the ranks of a group do each for itself does not need them.
     func abortExchanges(_ error: ServiceError) {
-        for execution in steps.inOrder({ $0.machine.plan.needsGroup }) {
+        for execution in steps.inOrder({ $0.plan.needsGroup }) {
             execution.deliver(.failed(error))
         }
     }

@@ -12,9 +12,8 @@ extension RankServer {
     /// - Parameter drainTimeout: the configuration's unless given.
     public func stop(drainTimeout: TimeAmount? = nil) -> EventLoopFuture<Void> {
         eventLoop.preconditionInEventLoop()
-        if let drained { return drained.futureResult }
-        let promise = eventLoop.makePromise(of: Void.self)
-        drained = promise
+        if let drain = stopping.drain { return drain.futureResult }
+        let drained = stopping.beginDrain(on: eventLoop)
         listener.stop()
         verification?.stop()
         copies.endAll()
@@ -22,17 +21,17 @@ extension RankServer {
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let timeout = drainTimeout ?? configuration.drainTimeout
         let deadline = eventLoop.scheduleTask(in: timeout) { bound.value.abandonSteps() }
-        promise.futureResult.whenSuccess {
+        drained.whenSuccess {
             deadline.cancel()
             bound.value.closeLinks()
         }
         finishDrainIfEmpty()
         // The last answers are written before the daemon ends; a peer that does not read them is not waited for long.
-        let closed = allClosed.futureResult
+        let closed = stopping.close.futureResult
         let flushDeadline = configuration.link.handshakeTimeout
-        return promise.futureResult.flatMap {
+        return drained.flatMap {
             let server = bound.value
-            let giveUp = server.eventLoop.scheduleTask(in: flushDeadline) { bound.value.allClosed.succeed() }
+            let giveUp = server.eventLoop.scheduleTask(in: flushDeadline) { bound.value.stopping.close.succeed() }
             return closed.always { _ in giveUp.cancel() }
         }
     }
@@ -41,27 +40,27 @@ extension RankServer {
         let error = ServiceError(
             .shuttingDown, "\(configuration.rank) stopped before the step ended; try again later.")
         for execution in steps.inOrder({ _ in true }) { execution.deliver(.failed(error)) }
-        drained?.succeed()
+        stopping.drain?.succeed()
     }
 
     func finishDrainIfEmpty() {
-        guard steps.executions.isEmpty, commitsInFlight == 0 else { return }
-        drained?.succeed()
+        guard steps.executions.isEmpty, work.commitsInFlight == 0 else { return }
+        stopping.drain?.succeed()
     }
 
     private func closeLinks() {
-        hasDrained = true
-        earlyTimer?.cancel()
+        stopping.beginFlush()
+        upkeep.stop()
         coordinator.stop()
         peers.stop()
-        for (_, link) in incoming.values.sorted(by: { $0.ordinal < $1.ordinal }) {
+        for link in clients.inOrder {
             link.closeWhenFlushed(ServiceError(.shuttingDown, "\(configuration.rank) has stopped."))
         }
         finishCloseIfEmpty()
     }
 
     func finishCloseIfEmpty() {
-        guard incoming.isEmpty, peers.links.isEmpty else { return }
-        allClosed.succeed()
+        guard clients.isEmpty, peers.links.isEmpty else { return }
+        stopping.close.succeed()
     }
 }

@@ -49,11 +49,10 @@ extension RankServer {
     /// Looks for who begins with some ids, for a client or for the coordinator.
     func search(_ question: MatchQuestion, done: @escaping (Result<MatchTokens.Reply, ServiceError>) -> Void) {
         let cache = cache
-        let excess = configuration.broken == .match ? 1 : 0
         onComputeThread { () throws(ServiceError) in
             let found = try cache.match(
                 model: question.model, scope: question.scope, ids: question.ids, excluding: Set(question.excluding))
-            return MatchTokens.Reply(found.map { HeldLength(sequence: $0.sequence, length: $0.length + excess) })
+            return MatchTokens.Reply(found.map { HeldLength(sequence: $0.sequence, length: $0.length) })
         } then: { [self] result in
             counters.prefixMatches.note(result)
             if let found = try? result.get().found { uses.note([found.sequence]) }

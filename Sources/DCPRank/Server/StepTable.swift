@@ -23,8 +23,13 @@ struct StepTable {
     private var answered = RecentTags(capacity: Self.recentTagsMax)
     private static let recentTagsMax = 8192
     private let earlyByteCountMax: Int
+    /// What the steps in flight hold.
+    private(set) var bytes: ByteBudget
 
-    init(earlyByteCountMax: Int) { self.earlyByteCountMax = earlyByteCountMax }
+    init(earlyByteCountMax: Int, byteCountMax: Int) {
+        self.earlyByteCountMax = earlyByteCountMax
+        bytes = ByteBudget(byteCountMax: byteCountMax)
+    }
 
     /// Some of the steps, in the order of arrival, so that notices to several steps have the same order in every run.
     func inOrder(_ isIncluded: (StepExecution) -> Bool) -> [StepExecution] {
@@ -37,6 +42,7 @@ struct StepTable {
     mutating func insert(_ execution: StepExecution) -> [(frame: Frame, member: Int)] {
         precondition(executions[execution.tag] == nil)
         executions[execution.tag] = execution
+        bytes.take(execution.byteCount)
         execution.ordinal = nextOrdinal
         nextOrdinal += 1
         over.remove(execution.tag)
@@ -46,10 +52,10 @@ struct StepTable {
     }
 
     mutating func remove(_ tag: Tag) {
-        let isAnswered = executions[tag]?.machine.isAnswered ?? false
-        executions[tag] = nil
+        guard let execution = executions.removeValue(forKey: tag) else { preconditionFailure("a step is removed once") }
+        bytes.giveBack(execution.byteCount)
         // A step that was answered had all that peers send for it: what comes under its tag now is of a repeat, and is kept.
-        if isAnswered { answered.insert(tag) } else { over.insert(tag) }
+        if execution.isAnswered { answered.insert(tag) } else { over.insert(tag) }
     }
 
     /// Remembers that a step was refused before its request came or could be taken: whatever peers sent for it is

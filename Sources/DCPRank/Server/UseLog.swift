@@ -2,7 +2,7 @@
 
 internal import DCPCore
 
-/// In which order sequences were used, and which of them since the coordinator was told last.
+/// In which order sequences were used, which of them since the coordinator was told last, and which had to go.
 ///
 /// After a start the order is that of the last changes, which the store remembers.
 struct UseLog {
@@ -14,6 +14,7 @@ struct UseLog {
     private var lastUses: [SequenceID: UInt64] = [:]
     private var untold: Set<SequenceID> = []
     private var clock: UInt64 = 0
+    private var evicted = EvictedSequences()
 
     /// - Parameter sequences: the least recently changed first.
     init(_ sequences: some Sequence<SequenceID> = []) {
@@ -37,6 +38,12 @@ struct UseLog {
         untold.remove(sequence)
     }
 
+    /// The sequence is about to be closed to make room; its next use gets the right error.
+    mutating func noteEviction(of sequence: SequenceID) { evicted.insert(sequence) }
+
+    /// Whether a sequence was closed to make room, as far as that is remembered.
+    func isEvicted(_ sequence: SequenceID) -> Bool { evicted.contains(sequence) }
+
     /// The higher, the later; 0 for one that was never used.
     func lastUse(of sequence: SequenceID) -> UInt64 { lastUses[sequence] ?? 0 }
 
@@ -50,7 +57,7 @@ struct UseLog {
 }
 
 /// Sequences that were closed to make room, so that their next use gets the right error. The oldest are dropped.
-struct EvictedSequences {
+private struct EvictedSequences {
     static let countMax = 4096
 
     private var known: Set<SequenceID> = []

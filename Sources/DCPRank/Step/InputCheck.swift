@@ -5,9 +5,9 @@ internal import DCPWire
 
 /// The check of a step's tensors, a piece at a time, as a value.
 ///
-/// All the step's tensors, and not only what this rank keeps of them: with queries the ranks of a group are given the same keys
-/// and values, so none of them appends what another refuses. Without queries each is given its own, and the machine has
-/// them wait for each other.
+/// It covers all tensors of the step, not only what this rank keeps of them. With queries all ranks of a group receive
+/// the same keys and values, so none of them appends what another refuses. Without queries each receives only its own
+/// tokens, and the machine makes them wait for each other.
 struct InputCheck: Sendable {
     private struct Tensor {
         var kind: InputLimits.Tensor
@@ -24,12 +24,12 @@ struct InputCheck: Sendable {
     private let plan: StepPlan
     private let limits: InputLimits
     private let tensors: [Tensor]
-    /// What is checked next.
+    /// The next part to check.
     private var tensor = 0
     private var head = 0
     private var failure: ServiceError?
 
-    /// Checked at once: some 0.5 ms.
+    /// Bytes that are checked at once, in about 0.5 ms.
     private static let byteCountAtOnce = 4 << 20
 
     init(of request: StepRequest, _ plan: StepPlan, _ limits: InputLimits) {
@@ -50,7 +50,7 @@ struct InputCheck: Sendable {
         ]
     }
 
-    /// Checks the next piece; once something was refused, that again.
+    /// Checks the next piece; after a refusal, throws the same error again.
     /// - Returns: whether all have been checked.
     mutating func advance() throws(ServiceError) -> Bool {
         if let failure { throw failure }

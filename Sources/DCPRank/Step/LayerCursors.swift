@@ -5,18 +5,19 @@ public import DCPWire
 
 /// Where each layer of each sequence ends, steps in flight included, as a value.
 ///
-/// A step starts exactly where its layer ends: that rule alone makes appends happen once (TRAPS 29). Steps may follow
-/// each other before the first is finished; a later one's context waits until the earlier one's tokens are in place.
+/// A step must start exactly where its layer ends: this rule alone makes appends happen once (TRAPS 29). Steps may be
+/// sent before earlier ones have finished; a later step's context waits until the earlier step's tokens are in the
+/// cache.
 ///
-/// Of a layer with no step on its way the cache knows the length, so all that is lost when it is forgotten is which step was
-/// the last, and may be sent again. So layers that were not used for long are: `idleMax` others have been since, or twice as
-/// many. A hundred thousand conversations of a model of 80 layers would keep gigabytes otherwise.
+/// The cache knows the length of a layer without steps in flight, so forgetting the layer loses only which step was the
+/// last one and may be sent again. Layers are therefore forgotten after `idleMax` to twice as many others have been
+/// used. Otherwise a hundred thousand conversations of a model with 80 layers would keep gigabytes.
 public struct LayerCursors: Sendable {
     /// What a step on a layer may do.
     public enum Admission: Hashable, Sendable {
         /// New tokens: reserve them. `isContextReady` tells whether everything before them is in the cache.
         case append(isContextReady: Bool)
-        /// The tokens are there from the same step sent before; only the attention is computed again.
+        /// The same step was sent before and its tokens are in the cache; only the attention is computed again.
         case `repeat`
     }
 
@@ -29,16 +30,16 @@ public struct LayerCursors: Sendable {
         var appended: Int
         /// The step that was admitted last.
         var last: Step?
-        /// The one before it: the last again when that is taken back.
+        /// The step before it, which becomes the last again if that one is rolled back.
         var former: Step?
     }
 
     private typealias Cursors = [SequenceID: [Int: Cursor]]
 
-    /// The layers that were used last, and how many there are.
+    /// The layers used most recently, and their number.
     private var recent: Cursors = [:]
     private var recentCount = 0
-    /// Those that were used last before them. What is in both is of `recent`.
+    /// The layers used before them. A layer in both counts as recent.
     private var former: Cursors = [:]
     private let idleMax: Int
 
@@ -60,7 +61,7 @@ public struct LayerCursors: Sendable {
     private mutating func use(_ sequence: SequenceID, _ layer: Int, _ cursor: Cursor) {
         if recent[sequence, default: [:]].updateValue(cursor, forKey: layer) == nil { recentCount += 1 }
         guard recentCount > idleMax else { return }
-        // With a step on its way a layer stays, however long it has not been used.
+        // A layer with a step in flight stays, however long ago it was used.
         let busy = former.compactMapValues { layers in
             let busy = layers.filter { $0.value.appended < $0.value.reserved }
             return busy.isEmpty ? nil : busy
@@ -111,7 +112,8 @@ public struct LayerCursors: Sendable {
         use(entry.sequence, layer, cursor)
     }
 
-    /// Admits an entry of a step that only attends, or refuses it. It may see what steps in flight bring, once that is there.
+    /// Admits an entry that brings no tokens, or refuses it. It may see tokens of steps in flight, once they are in the
+    /// cache.
     ///
     /// - Parameter length: as in `admit`.
     /// - Throws: `.positionMismatch`, with both numbers.
@@ -131,8 +133,8 @@ public struct LayerCursors: Sendable {
         (cursor(sequence, layer)?.appended ?? length()) >= tokens
     }
 
-    /// An admitted entry was taken back, or its step was refused for another: the layer ends where it began. The step before
-    /// it may then be sent again.
+    /// An admitted entry was rolled back, or its step was refused because of another entry: the layer ends where it did
+    /// before. The step before it may then be sent again.
     public mutating func rolledBack(_ entry: StepRequest.Entry, layer: Int) {
         guard let cursor = cursor(entry.sequence, layer), cursor.reserved > entry.position else { return }
         let former = cursor.former.flatMap { $0.position + $0.count == entry.position ? $0 : nil }
@@ -141,7 +143,7 @@ public struct LayerCursors: Sendable {
             Cursor(reserved: entry.position, appended: min(cursor.appended, entry.position), last: former))
     }
 
-    /// Forgets a sequence whose length was changed by something else than steps.
+    /// Forgets a sequence whose length changed other than by a step.
     public mutating func forget(_ sequence: SequenceID) {
         recentCount -= recent.removeValue(forKey: sequence)?.count ?? 0
         former[sequence] = nil

@@ -4,8 +4,8 @@ public import DCPAttention
 internal import DCPWire
 internal import NIOCore
 
-/// A rank's context states for the rows of one rank's own heads, as the wire has them: on the event loop no number of them is
-/// copied, neither when they are sent nor when they come.
+/// A rank's context states for the rows of the heads that one rank owns, in the form of the wire: the event loop copies
+/// none of their numbers, neither to send nor to receive them.
 public struct Partial: Hashable, Sendable {
     public let valueDim: Int
     /// `[rows][valueDim]`, Float32.
@@ -19,7 +19,7 @@ public struct Partial: Hashable, Sendable {
         self.lse = lse
     }
 
-    /// Of all rows of some states.
+    /// A partial of all rows of some states.
     public init(_ states: AttentionStates) {
         self.init(
             valueDim: states.valueDim, outputs: ByteBuffer(floats: states.outputs[...]),
@@ -45,10 +45,10 @@ public enum ContextStates: Sendable {
     case whole(AttentionStates)
 }
 
-/// Makes the partials of some states, some rows at a time.
+/// Makes the partials of some states, a few rows at a time.
 package struct PartialCut {
     private let states: AttentionStates
-    /// Of each rank, in rank order.
+    /// The heads of each rank, in rank order.
     private let rows: [Range<Int>]
     private var partials: [Partial] = []
     private var outputs = ByteBuffer()
@@ -106,7 +106,7 @@ extension ByteBuffer {
         _ = numbers.withUnsafeBytes { writeBytes($0) }
     }
 
-    /// Copied, since a slice of a frame is not aligned.
+    /// A copy, because a slice of a frame is not aligned.
     private func numbers<Number: BitwiseCopyable>(_ range: Range<Int>) -> [Number] {
         let size = MemoryLayout<Number>.size
         precondition(readableBytes % size == 0)

@@ -4,11 +4,11 @@ internal import DCPAttention
 internal import DCPCore
 internal import DCPWire
 
-/// The queries of a step's heads in Float32, converted some heads at a time.
+/// Converts the queries of a step's heads to Float32, a few heads at a time.
 struct QueryConversion: Sendable {
-    /// Queries of some heads, as they came.
+    /// Queries of some heads, as they were received.
     struct Part: Sendable {
-        /// Numbered inside the head group.
+        /// Indices in the head group.
         var heads: Range<Int>
         var dataType: DataType
         var rows: PayloadPart
@@ -17,11 +17,11 @@ struct QueryConversion: Sendable {
     private let parts: [Part]
     private let limits: InputLimits
     private var queries: QueryRows
-    /// What is converted next.
+    /// The next part to convert.
     private var part = 0
     private var head = 0
 
-    /// Converted at once: some 0.5 ms.
+    /// Numbers that are converted at once, in about 0.5 ms.
     private static let numbersAtOnce = 1 << 19
 
     /// - Parameter parts: those of all the heads.

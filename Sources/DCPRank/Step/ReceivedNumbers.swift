@@ -3,14 +3,14 @@
 package import DCPAttention
 package import DCPCore
 
-/// Checks of what the ranks of a group send each other, its own part among it: attention over finite queries, keys and
-/// values gives no other numbers. A client is told the rank whose memory, processor or program is at fault, instead of
-/// being answered with its NaN.
+/// Checks what the ranks of a group send each other, including this rank's part: attention over finite queries, keys
+/// and values gives only finite numbers. The client learns which rank's memory, processor or program is at fault,
+/// instead of receiving a NaN.
 ///
-/// In the merge's job, where the numbers are read anyway, and not on the event loop when they come.
+/// The merge does this, which reads the numbers anyway, and not the event loop when they arrive.
 package enum ReceivedNumbers {
-    /// A log-sum-exp is no NaN and not +inf, and where it is finite so are the outputs. Where it is -inf, for no tokens,
-    /// they are not used, whatever they hold (TRAPS 5).
+    /// A log-sum-exp must not be NaN or +inf; if it is finite, the outputs must be finite, too. If it is -inf, for no
+    /// tokens, the outputs are not used, whatever they hold (TRAPS 5).
     /// - Parameter firstRow: of the partial's, the first of these, for the message.
     package static func check(
         _ partial: AttentionStates, firstRow: Int = 0, from member: Int
@@ -31,7 +31,7 @@ package enum ReceivedNumbers {
         }
     }
 
-    /// Weighed outputs are all finite: those of no tokens are 0.
+    /// All weighted outputs must be finite; those of no tokens are 0.
     package static func check(corrected outputs: ArraySlice<Float>, from member: Int) throws(ServiceError) {
         guard let index = firstNotFinite(outputs) else { return }
         throw ServiceError(

@@ -8,25 +8,26 @@ internal import DCPTransport
 internal import DCPWire
 internal import NIOCore
 
-/// One step's shell: it drives the machine, gives computations to the pool and messages to the links.
+/// The shell of a step: it drives the machine, and passes computations to the pool and messages to the links.
 ///
-/// Confined to the event loop. Jobs on compute threads hold only what they need, all of it `Sendable`, and come back
-/// to the loop with an event.
+/// Confined to the event loop. Jobs on compute threads hold only what they need, all of it `Sendable`, and return to
+/// the loop with an event.
 final class StepExecution {
     let tag: Tag
     let request: StepRequest
     let epoch: Epoch
-    /// Its place among the steps of this rank; the table's to set.
+    /// Its place among the steps of this rank; set by the table.
     var ordinal: UInt64 = 0
-    /// What the step holds while it is in flight.
+    /// Bytes that the step holds while it is in flight.
     let byteCount: Int
-    /// Of the coordinator's, which sees by it whether steps go through.
+    /// Whether the coordinator sent it to see whether steps go through.
     let isCanary: Bool
-    private(set) var machine: StepMachine
-    /// The client, while it is there.
+    private var machine: StepMachine
+    /// The client, while it is connected.
     private weak var client: Link?
-    /// The server's table holds the execution until it is finished; then this cycle ends.
-    let server: RankServer
+    /// Its table holds the execution until it is finished; then this cycle ends.
+    private let host: any StepHost
+    private let eventLoop: any EventLoop
     private let work: StepWork
     private var deadline: Scheduled<Void>?
     private let layer: Int
@@ -34,26 +35,34 @@ final class StepExecution {
 
     init(
         tag: Tag, request: StepRequest, epoch: Epoch, machine: StepMachine, byteCount: Int, isCanary: Bool,
-        client: Link, server: RankServer, timeout: TimeAmount
+        client: Link, host: any StepHost, timeout: TimeAmount
     ) {
         self.tag = tag
         self.request = request
         self.epoch = epoch
         self.machine = machine
         self.client = client
-        self.server = server
-        timeline = StepTimeline(arrival: server.eventLoop.now)
+        self.host = host
+        eventLoop = host.eventLoop
+        timeline = StepTimeline(arrival: eventLoop.now)
         layer = Int(tag.layer)
         self.byteCount = byteCount
         self.isCanary = isCanary
         work = StepWork(
-            plan: machine.plan, request: request, layer: Int(tag.layer), cache: server.cache, pool: server.pool,
-            broken: server.configuration.broken)
-        let bound = NIOLoopBound(WeakExecution(self), eventLoop: server.eventLoop)
-        deadline = server.eventLoop.scheduleTask(in: timeout) { bound.value.execution?.deliver(.expired) }
+            plan: machine.plan, request: request, layer: Int(tag.layer), cache: host.cache, pool: host.pool)
+        let bound = NIOLoopBound(WeakExecution(self), eventLoop: eventLoop)
+        deadline = eventLoop.scheduleTask(in: timeout) { bound.value.execution?.deliver(.expired) }
     }
 
     func isClient(_ link: Link) -> Bool { client === link }
+
+    var plan: StepPlan { machine.plan }
+    /// Whether the client has its answer.
+    var isOver: Bool { machine.isOver }
+    /// Whether the client has the outputs.
+    var isAnswered: Bool { machine.isAnswered }
+    /// Whether the tokens before the step's are in the cache.
+    var isContextReady: Bool { machine.isContextReady }
 
     func touches(_ sequence: SequenceID) -> Bool { request.entries.contains { $0.sequence == sequence } }
 
@@ -66,7 +75,7 @@ final class StepExecution {
 
     func deliver(_ event: StepMachine.Event) {
         perform(machine.handle(event))
-        if machine.isFinished { server.finished(self) }
+        if machine.isFinished { host.finished(self) }
     }
 
     /// A message of another rank of the group.
@@ -81,9 +90,9 @@ final class StepExecution {
         let plan = machine.plan
         switch action {
         case .startAppend:
-            let isAtHand = request.entries.allSatisfy { server.cache.isAtHand($0.sequence) }
+            let isAtHand = request.entries.allSatisfy { work.cache.isAtHand($0.sequence) }
             let place = place(plan.appendTime(of: request), isAtHand)
-            let arrive = arrival(from: place, failed: { .appendFailed($0.server.withHolders($1)) }) {
+            let arrive = arrival(from: place, failed: { .appendFailed($0.host.withHolders($1)) }) {
                 (execution: StepExecution, _: Void) in
                 execution.appended()
             }
@@ -97,16 +106,16 @@ final class StepExecution {
                     execution.deliver(.newTokensDone(result.states))
                 })
         case .startContext(let slices):
-            timeline.contextReady = server.eventLoop.now
-            let isRecent = server.hasRecentlyRead(plan, layer: layer)
-            // Where a disk is waited for, the loop does not wait.
+            timeline.contextReady = eventLoop.now
+            let isRecent = host.hasRecentlyRead(plan, layer: layer)
+            // The loop must not wait for a disk.
             let place = place(plan.contextTime, isRecent, splits: true, isAwaited: true)
             work.attendContext(
                 slices, isRecent: isRecent, in: place,
                 completion: arrival(from: place) { execution, result in
                     execution.timeline.context = result.span
-                    execution.timeline.partialReady = execution.server.eventLoop.now
-                    execution.server.hasRead(plan, layer: execution.layer)
+                    execution.timeline.partialReady = execution.eventLoop.now
+                    execution.host.hasRead(plan, layer: execution.layer)
                     execution.deliver(.contextDone(result.states))
                 })
         case .startCorrection(let states, let lse):
@@ -115,15 +124,15 @@ final class StepExecution {
                 states, lse: lse, in: place,
                 completion: arrival(from: place) { $0.deliver(.correctionDone($1.0, lse: $1.1)) })
         case .startMerge(let partials, let newTokens):
-            timeline.mergeReady = server.eventLoop.now
+            timeline.mergeReady = eventLoop.now
             let place = place(plan.mergeTime(rows: newTokens.rows), isAwaited: true)
             work.merge(partials, newTokens, in: place, completion: arrival(from: place) { $0.merged($1) })
         case .startReduction(let summands, let lse, let newTokens):
-            timeline.mergeReady = server.eventLoop.now
+            timeline.mergeReady = eventLoop.now
             let place = place(plan.mergeTime(rows: newTokens.rows), isAwaited: true)
             work.reduce(summands, lse: lse, newTokens, in: place, completion: arrival(from: place) { $0.merged($1) })
         case .startCommit:
-            server.commit(request.commits) { [self] result in
+            host.commit(request.commits) { [self] result in
                 switch result {
                 case .success: deliver(.committed)
                 case .failure(let error): deliver(.commitFailed(error))
@@ -131,50 +140,47 @@ final class StepExecution {
             }
         case .reply(let answer):
             over()
-            // Before the answer leaves: the client may run as soon as it is written, and this thread only after it.
-            let replied = server.eventLoop.now
-            server.answer(client, tag, .reply(answer))
-            server.completed(self, timeline.times(replied: replied))
+            // Taken before the answer is written: the client may run at once then, and this thread only after it.
+            let replied = eventLoop.now
+            host.answer(client, tag, .reply(answer))
+            host.completed(self, timeline.times(replied: replied))
         case .fail(let error):
             over()
-            server.answer(client, tag, .failure(error))
-            server.counters.stepsAborted.count(error.code)
-            server.observe(
-                .stepAborted(
-                    tag, request.entries.map(\.sequence), error, after: server.eventLoop.now - timeline.arrival))
-        case .rollBack: server.rollBack(request.entries, layer: layer)
+            host.answer(client, tag, .failure(error))
+            host.aborted(tag, request, error, after: eventLoop.now - timeline.arrival)
+        case .rollBack: host.rollBack(request.entries, layer: layer)
         case .sendQuery, .sendPartial, .sendLogSumExp, .sendCorrected, .sendAbort, .sendAppended:
             preconditionFailure("what is sent is a message")
         }
     }
 
-    /// The client has its answer: no deadline any more, and pieces that still wait for a thread are not computed.
+    /// The client has its answer: the deadline is cancelled, and pieces that still wait for a thread are dropped.
     private func over() {
         deadline?.cancel()
         work.cancel()
     }
 
     private func merged(_ answer: EncodedBody) {
-        timeline.merged = server.eventLoop.now
+        timeline.merged = eventLoop.now
         deliver(.mergeDone(answer))
     }
 
     private func appended() {
-        // Tokens of a step that has failed are about to be taken back: nothing may build on them.
-        if !machine.isOver { server.appended(request.entries, layer: layer) }
+        // Tokens of a failed step are about to be rolled back: no step may build on them.
+        if !machine.isOver { host.appended(request.entries, layer: layer) }
         deliver(.appended)
     }
 
     private func send(_ message: Message, to member: Int) {
         do throws(ServiceError) {
-            try server.port.send(message, of: tag, in: epoch, to: member)
+            try host.send(message, of: tag, in: epoch, to: member)
         } catch {
             guard !machine.isOver else { return }
             deliver(.failed(error))
         }
     }
 
-    /// Where a computation of so much time is done.
+    /// Decides where a computation that takes this long runs.
     /// - Parameters:
     ///   - isAtHand: whether it reads nothing that may have to come from the disk.
     ///   - splits: whether all threads would share it.
@@ -182,32 +188,33 @@ final class StepExecution {
     private func place(
         _ time: TimeAmount, _ isAtHand: Bool = true, splits: Bool = false, isAwaited: Bool = false
     ) -> StepWork.Place {
-        guard isAtHand, server.loopWork.takes(time, splits: splits) else {
-            server.loopWork.onThreads += 1
+        let loopWork = host.loopWork
+        guard isAtHand, loopWork.takes(time, splits: splits) else {
+            loopWork.onThreads += 1
             return .threads
         }
-        return .loop { [server] body in server.loopWork.run(isAwaited: isAwaited, body) }
+        return .loop { body in loopWork.run(isAwaited: isAwaited, body) }
     }
 
-    /// Brings a result back to the loop. A failure of the computation becomes the machine's, after it has counted the
-    /// computation as answered.
+    /// Returns a result to the loop. The machine counts the computation as answered, and then takes a failure of it as
+    /// its own.
     private func arrival<Value: Sendable>(
         from place: StepWork.Place,
         failed: @escaping @Sendable (StepExecution, ServiceError) -> StepMachine.Event = { .computationFailed($1) },
         _ deliver: @escaping (StepExecution, Value) -> Void
     ) -> @Sendable (Result<Value, ServiceError>) -> Void {
-        let bound = NIOLoopBound((execution: self, deliver: deliver), eventLoop: server.eventLoop)
-        let eventLoop = server.eventLoop
+        let bound = NIOLoopBound((execution: self, deliver: deliver), eventLoop: eventLoop)
+        let eventLoop = eventLoop
         let isOnThreads = place.isOnThreads
         let arrive: @Sendable (Result<Value, ServiceError>) -> Void = { result in
             let (execution, deliver) = bound.value
-            if isOnThreads { execution.server.loopWork.onThreads -= 1 }
+            if isOnThreads { execution.host.loopWork.onThreads -= 1 }
             switch result {
             case .success(let value): deliver(execution, value)
             case .failure(let error): execution.deliver(failed(execution, error))
             }
         }
-        // What was computed on the loop is a task of its own there, in which nothing else is under way.
+        // A computation on the loop is a separate task, during which nothing else is in progress.
         return { result in
             if !isOnThreads, eventLoop.inEventLoop { arrive(result) } else { eventLoop.execute { arrive(result) } }
         }

@@ -21,7 +21,7 @@ extension StepMachine {
         case .sendLogSumExp(let lse, let member):
             (
                 .logSumExp(
-                    LogSumExpRows(
+                    LogSumExps(
                         tokens: plan.tokens, heads: plan.partition.queryHeads, lse: ByteBuffer(doubles: lse[...]))),
                 member
             )

@@ -5,7 +5,7 @@ internal import DCPCollectives
 internal import DCPCore
 internal import DCPWire
 
-/// The strands of a step, each carried as far as what is there allows.
+/// The strands of a step, each advanced as far as its inputs allow.
 extension StepMachine {
     mutating func handle(_ actions: [AllGather<QuerySlice>.Action]) -> [Action] {
         actions.flatMap { action in
@@ -26,7 +26,7 @@ extension StepMachine {
         return [.startAppend]
     }
 
-    /// Without queries: the group hears that the own tokens are there.
+    /// Without queries: tells the group that this rank's tokens are in the cache.
     mutating func tellIfInPlace() -> [Action] {
         guard isInPlace else { return [] }
         do throws(ServiceError) {
@@ -122,11 +122,10 @@ extension StepMachine {
         }
     }
 
-    /// The client may send its next step or its commit as soon as it has the reply, so the tokens are in place first.
+    /// The client may send its next step or its commit as soon as it has the reply, so the tokens must be in place
+    /// before.
     mutating func replyIfReady() -> [Action] {
-        guard case .merging = phase, (isInPlace && isInPlaceEverywhere) || repliesBeforeAppend, output != nil else {
-            return []
-        }
+        guard case .merging = phase, isInPlace, isInPlaceEverywhere, output != nil else { return [] }
         guard plan.commits else { return reply() }
         phase = .committing
         outstandingCount += 1

@@ -5,17 +5,16 @@ internal import DCPCollectives
 internal import DCPCore
 internal import DCPWire
 
-/// How a step fails, and the checks that make it.
+/// How a step fails, and the checks that can fail it.
 extension StepMachine {
-    /// A failure that arose here: the group is told.
+    /// A failure of this rank, which it tells the group.
     mutating func fail(_ error: ServiceError) -> [Action] {
         guard !isOver else { return [] }
         let aborts = (0..<plan.members).filter { $0 != plan.contextRank }.map { Action.sendAbort(error, to: $0) }
         return aborts + end(error)
     }
 
-    /// From when a commit has begun the tokens stay, whatever becomes of the answer: as of a commit that was asked for by
-    /// itself.
+    /// Once a commit has begun the tokens stay, whatever becomes of the answer, as with a separate commit request.
     mutating func end(_ error: ServiceError) -> [Action] {
         if case .committing = phase { hasRolledBack = true }
         phase = .failed
@@ -68,7 +67,7 @@ extension StepMachine {
                 + "same tag. Send each step to all ranks alike.")
     }
 
-    /// Whose pieces are missing, for a person who reads the log.
+    /// Names the ranks whose pieces are missing, for readers of the log.
     var waitingFor: String {
         func ranks(_ missing: [Int], _ what: String) -> String {
             "the \(what) of context rank " + missing.map(String.init).joined(separator: ", ")

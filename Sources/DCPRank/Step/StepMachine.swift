@@ -13,40 +13,40 @@ public import DCPWire
 ///     new tokens: causal attention of the own heads ----------^          ^
 ///     append of the owned tokens ----------------------------------------+
 ///
-/// `gathering < attending < exchanging < merging < committing < replied`, and from any of them `failed`. Without anything to
-/// commit the reply is next after the merge. Peers may be a phase ahead:
-/// each collective takes pieces from the start. The first failure, of this rank or of any other, is the verdict; it is
-/// told to the client, and by the rank where it arose to the whole group, so that nobody waits for a deadline.
+/// `gathering < attending < exchanging < merging < committing < replied`, and from any of them `failed`. Without a
+/// commit the reply follows the merge. Peers may be a phase ahead: each collective takes pieces from the start. The
+/// first failure, of this rank or of any other, is the verdict. The client is told, and the rank where it arose tells
+/// the whole group, so that no rank waits for a deadline.
 public struct StepMachine: Sendable {
     public enum Action: Sendable {
         case sendQuery(QuerySlice, to: Int)
-        /// Causal attention of the own heads over the step's tokens. Answer with `.newTokensDone`.
+        /// Causal attention of this rank's heads over the step's tokens. Answer with `.newTokensDone`.
         case startNewTokens
-        /// The owned tokens into the cache. Answer with `.appended` or `.appendFailed`.
+        /// Append the tokens that this rank owns to the cache. Answer with `.appended` or `.appendFailed`.
         case startAppend
         /// Attention of all the group's heads over this rank's shard. Answer with `.contextDone`.
         /// The slices are those of all ranks in rank order, or the one replicated slice.
         case startContext([QuerySlice])
         case sendPartial(Partial, to: Int)
         case sendLogSumExp([Double], to: Int)
-        /// Weighs the context partial by `exp(own LSE - combined LSE)`. Answer with `.correctionDone`.
+        /// Multiply the context partial by `exp(own LSE - combined LSE)`. Answer with `.correctionDone`.
         case startCorrection(AttentionStates, lse: [[Double]])
         case sendCorrected([Float], to: Int)
         /// All-to-all: merge the ranks' partials in rank order, then the new tokens. Answer with `.mergeDone`.
         case startMerge([Partial], newTokens: AttentionStates)
         /// Reduce-scatter: add the corrected outputs in rank order, then merge the new tokens. Answer with `.mergeDone`.
         case startReduction([[Float]], lse: [Double], newTokens: AttentionStates)
-        /// What the request asks to be committed. Answer with `.committed` or `.commitFailed`.
+        /// Commit what the request asks for. Answer with `.committed` or `.commitFailed`.
         case startCommit
-        /// The outputs of the own heads, `[head][token]`, as they are sent.
+        /// The outputs of this rank's heads, `[head][token]`, encoded.
         case reply(EncodedBody)
         /// The verdict, to the client.
         case fail(ServiceError)
         /// The verdict, to the rest of the group; only from the rank where it arose.
         case sendAbort(ServiceError, to: Int)
-        /// Without queries: the own tokens are in the cache.
+        /// Without queries: this rank's tokens are in the cache.
         case sendAppended(to: Int)
-        /// Take the step's tokens, as far as they are there, and its place in the layer back.
+        /// Roll back those of the step's tokens that are in the cache, and its place in the layer.
         case rollBack
     }
 
@@ -59,19 +59,19 @@ public struct StepMachine: Sendable {
         case contextDone(ContextStates)
         case partial(Partial, from: Int)
         case logSumExp([Double], from: Int)
-        /// The weighed outputs for each rank's own heads, in rank order, and the combined LSE of this rank's.
+        /// The corrected outputs for each rank's heads, in rank order, and the combined LSE of this rank's heads.
         case correctionDone([[Float]], lse: [Double])
         case corrected([Float], from: Int)
-        /// Another rank has its tokens of a step without queries.
+        /// Another rank has appended its tokens of a step without queries.
         case peerAppended(from: Int)
-        /// The answer, written.
+        /// The encoded answer.
         case mergeDone(EncodedBody)
-        /// The append failed and left the cache as it was.
+        /// The append failed and left the cache unchanged.
         case appendFailed(ServiceError)
-        /// What was to be committed is as durable as the setting asks for.
+        /// The commit is as durable as the setting demands.
         case committed
         case commitFailed(ServiceError)
-        /// Another computation that was started failed, and will not answer otherwise.
+        /// Another computation failed, and will give no other answer.
         case computationFailed(ServiceError)
         /// Something else went wrong: the client or a peer is gone, a message could not be sent.
         case failed(ServiceError)
@@ -99,7 +99,7 @@ public struct StepMachine: Sendable {
     }
 
     enum Append: Sendable {
-        /// The cache holds the tokens already: a repeat, or queries alone.
+        /// The cache already holds the tokens: a repeat, or queries alone.
         case none
         /// For the tokens before the step's own.
         case waiting
@@ -118,23 +118,21 @@ public struct StepMachine: Sendable {
     var corrections: ReduceScatter<[Float]>
     var ownLSE: [Double]?
     var contextPartial: AttentionStates?
-    /// What the exchange left, waiting for the new tokens.
+    /// The result of the exchange, which waits for the new tokens.
     var exchanged: Exchanged?
     var newTokens: AttentionStates?
     var output: EncodedBody?
     var append: Append
-    /// Without queries no exchange ties the ranks together, and each has checked its own tokens alone: they wait for each
-    /// other here, so that none has answered when another refuses.
+    /// Without queries no exchange synchronises the ranks, and each has checked only its own tokens. They wait for each
+    /// other here, so that none answers if another refuses.
     var appends: AllGather<InPlace>
     var isInPlaceEverywhere: Bool
     var hasRolledBack = false
-    /// `BrokenRule.append`.
-    var repliesBeforeAppend = false
 
-    /// Computations that were started and have not answered. The step's memory is needed until it is zero.
+    /// Computations that have not answered. The step's memory is needed until this is zero.
     public internal(set) var outstandingCount = 0
 
-    /// What a rank says that has its tokens.
+    /// What a rank sends when it has appended its tokens.
     struct InPlace: Hashable, Sendable {}
 
     /// - Parameter appends: false when the step repeats one whose tokens the cache already holds.
@@ -168,20 +166,20 @@ public struct StepMachine: Sendable {
 
     /// Begins the step with the queries the client sent.
     public mutating func start(_ own: QuerySlice) -> [Action] {
-        // A verdict of the group may be here before the client's request.
+        // A verdict of the group may arrive before the client's request.
         guard !isOver else { return [] }
         if plan.queryMode == .absent {
-            // Only the append is left; of a repeat only to say that it is there.
+            // Only the append is left, or for a repeat only the news that it is done.
             phase = .merging
             output = plan.pendingAnswer.body
-            return repliesBeforeAppend ? replyIfReady() : tellIfInPlace()
+            return tellIfInPlace()
         }
         var actions: [Action] = []
         if plan.appends {
             outstandingCount += 1
             actions = [.startNewTokens]
         } else {
-            // Of no tokens: whatever is seen is in the cache.
+            // There are no new tokens: everything visible is in the cache.
             newTokens = .empty(rows: plan.ownHeads.count * plan.tokens, valueDim: plan.attention.valueDim)
         }
         if !plan.hasContext {
@@ -195,7 +193,7 @@ public struct StepMachine: Sendable {
             gathered = [own]
             return actions + startContextIfReady()
         case .gather:
-            // Q leaves at once; it waits for no turn and no other step.
+            // Q is sent at once; it waits for no turn and no other step.
             do throws(ServiceError) {
                 let gather = try queries.contribute(own)
                 return handle(gather) + actions
@@ -226,7 +224,7 @@ public struct StepMachine: Sendable {
         case .appendFailed: append = .failed
         default: break
         }
-        // A late append of a failed step leaves tokens behind that no rank may keep.
+        // A late append of a failed step leaves tokens that no rank may keep.
         if isOver { return rollBackIfNeeded() }
         switch event {
         case .contextReady:

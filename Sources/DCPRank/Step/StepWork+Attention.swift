@@ -96,10 +96,10 @@ extension StepWork {
             guard let queries = converted.value else { return .goesOn }
             guard mayWait else {
                 guard let readers = try cache.contextsAtHand(wanted, layer: layer) else { return .waits }
-                return .job(try contextJob(readers, queries, isRecent: isRecent))
+                return .job(contextJob(readers, queries, isRecent: isRecent))
             }
             guard let readers = try contexts(wanted) else { return .goesOn }
-            return .job(try contextJob(readers, queries, isRecent: isRecent))
+            return .job(contextJob(readers, queries, isRecent: isRecent))
         }
     }
 
@@ -133,11 +133,8 @@ extension StepWork {
         }
     }
 
-    private func contextJob(
-        _ readers: [ContextReader], _ queries: QueryRows, isRecent: Bool
-    ) throws(ServiceError) -> AttentionJob {
-        let (layout, rank) = try windowLayout
-        return job(heads: queries.heads.count, owners: readers) { _, _ in
+    private func contextJob(_ readers: [ContextReader], _ queries: QueryRows, isRecent: Bool) -> AttentionJob {
+        job(heads: queries.heads.count, owners: readers) { _, _ in
             preconditionFailure("a context has work")
         } entry: { [self] index in
             let (entry, tokens) = entries[index]
@@ -147,8 +144,8 @@ extension StepWork {
                     attention: plan.attention, partition: plan.partition, heads: queries.heads, queries: queries,
                     tokens: tokens,
                     visible: .context(
-                        plan.attention.visibility, seenFrom: entry.positions, areOwn: !plan.appends, of: layout,
-                        rank: rank, local: reader.firstIndex..<reader.firstIndex + reader.tokens),
+                        plan.attention.visibility, seenFrom: entry.positions, areOwn: !plan.appends, of: plan.layout,
+                        rank: plan.contextRank, local: reader.local),
                     over: KVBlocks(
                         layout: reader.layout, blocks: reader.blocks, tokens: reader.tokens, isMapped: !isRecent)))
         }
@@ -162,16 +159,6 @@ extension StepWork {
         AttentionJob(
             entries: entries.count, rows: heads * plan.tokens, valueDim: plan.attention.valueDim, owners: owners,
             own: own, entry: entry)
-    }
-
-    /// By which the first positions of windows are found among this rank's tokens.
-    private var windowLayout: (ContextLayout, rank: Int) {
-        get throws(ServiceError) {
-            guard broken == .window else { return (plan.layout, plan.contextRank) }
-            // With one rank alone a position is a local index.
-            let (interleave, blockTokens) = (plan.layout.interleave, plan.layout.blockTokens)
-            return (try ContextLayout(contextRanks: 1, interleave: interleave, blockTokens: blockTokens), 0)
-        }
     }
 
     /// The own heads' part of the queries the client sent.

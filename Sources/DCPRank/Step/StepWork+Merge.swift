@@ -83,10 +83,6 @@ extension StepWork {
         _ context: AttentionStates?, _ newTokens: AttentionStates, rows: Range<Int>
     ) throws(ServiceError) -> AttentionStates {
         let sinks = plan.sinks.isEmpty ? [] : rows.map { plan.sinks[$0 / plan.tokens] }
-        var parts = [context, newTokens].compactMap { $0 }
-        if broken == .sink {
-            parts = try parts.map { (part) throws(ServiceError) in try AttentionStates.merge([part], sinks: sinks) }
-        }
-        return try AttentionStates.merge(parts, sinks: sinks)
+        return try AttentionStates.merge([context, newTokens].compactMap { $0 }, sinks: sinks)
     }
 }

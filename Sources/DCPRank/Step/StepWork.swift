@@ -32,7 +32,6 @@ final class StepWork: Sendable {
     let layer: Int
     let cache: ShardCache
     let pool: ComputePool
-    let broken: BrokenRule?
     /// With which of the step's tokens are its.
     let entries: [(entry: StepRequest.Entry, tokens: Range<Int>)]
     let isCancelled = Atomic<Bool>(false)
@@ -47,17 +46,13 @@ final class StepWork: Sendable {
         var row = 0
     }
 
-    init(
-        plan: StepPlan, request: StepRequest, layer: Int, cache: ShardCache, pool: ComputePool,
-        broken: BrokenRule?
-    ) {
+    init(plan: StepPlan, request: StepRequest, layer: Int, cache: ShardCache, pool: ComputePool) {
         self.plan = plan
         self.request = request
         limits = InputLimits(plan.attention, kvFormat: plan.kvFormat)
         self.layer = layer
         self.cache = cache
         self.pool = pool
-        self.broken = broken
         inputs = Mutex(InputCheck(of: request, plan, limits))
         var start = 0
         entries = request.entries.map { entry in

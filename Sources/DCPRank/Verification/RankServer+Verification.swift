@@ -10,7 +10,7 @@ extension RankServer {
     /// Answers at once. A rank that is not serving verifies too: that may be why it is not.
     func verify(_ request: VerificationRequest, _ call: Call<VerificationRequest>) {
         if request.start, verification?.state != .running {
-            guard drained == nil else {
+            guard stopping.drain == nil else {
                 let error = ServiceError(.shuttingDown, "\(configuration.rank) is stopping; try again later.")
                 return refuse(call, error)
             }

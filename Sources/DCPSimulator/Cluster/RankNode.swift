@@ -65,7 +65,9 @@ final class RankNode: @unchecked Sendable {
             if isNew { disk.sync() }
             self.cache = cache
             let loop = SimulatedLoop(process)
-            let pool = ComputePool(threads: knobs.threads, host: host(of: process), broken: simulation.canary)
+            let pool = ComputePool(
+                threads: knobs.threads, host: host(of: process),
+                decodeShare: simulation.sabotage?.decodeShare ?? PieceQueue.decodeShare)
             var configuration = RankConfiguration(
                 rank: rank, listen: endpoint, coordinator: CoordinatorNode.endpoint, threads: knobs.threads)
             configuration.incarnation = world.random.next()
@@ -79,11 +81,11 @@ final class RankNode: @unchecked Sendable {
             configuration.heldPageCount = knobs.joinPieceCount
             configuration.stepTimeoutMax = .seconds(20)
             configuration.copyWork = process.reads
-            configuration.link.network = simulation.network
+            configuration.link.network =
+                simulation.sabotage?.network(of: rank, over: simulation.network) ?? simulation.network
             configuration.link.memory = knobs.sharedMemory
             configuration.link.handshakeTimeout = .seconds(2)
             configuration.link.stallTimeout = .seconds(6)
-            configuration.broken = simulation.canary
             let server = RankServer(
                 configuration, cluster: knobs.shape, cache: cache, pool: pool, eventLoop: loop
             ) { [weak self] event in self?.observe(event, of: process) }

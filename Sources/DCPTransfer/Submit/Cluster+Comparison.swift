@@ -41,16 +41,14 @@ extension SafetensorsTensor {
     fileprivate func rounded(
         _ rows: Range<Int>, areKeys: Bool, _ format: CacheFormat
     ) throws(ServiceError) -> [UInt8] {
-        guard format.hasScales || format.rowType != dataType else { return try withRows(rows) { Array($0) } }
-        var bytes: [UInt8] = []
-        func append(_ number: some FixedWidthInteger) { withUnsafeBytes(of: number.littleEndian) { bytes += $0 } }
-        for value in format.rounded(try floats(rows: rows), dim: shape.last ?? 1, areKeys: areKeys) {
-            switch format.rowType {
-            case .float32: append(value.bitPattern)
-            case .float16: append(Float16(value).bitPattern)
-            case .bfloat16: append(UInt16(truncatingIfNeeded: value.bitPattern >> 16))
-            }
-        }
-        return bytes
+        format.readBack(try withRows(rows) { Array($0) }, of: dataType, dim: shape.last ?? 1, areKeys: areKeys)
+    }
+}
+
+extension CacheFormat {
+    /// Rows of a dtype as bytes of the `rowType`, as a cache of this format gives them back.
+    func readBack(_ rows: [UInt8], of dataType: DataType, dim: Int, areKeys: Bool) -> [UInt8] {
+        guard hasScales || rowType != dataType else { return rows }
+        return rowType.bytes(rounded(dataType.numbers(rows), dim: dim, areKeys: areKeys))
     }
 }

@@ -15,15 +15,15 @@ public struct TransferReport: Sendable {
     public let tokens: Int
     /// Tokens that an import found in place already.
     public var tokensKept = 0
-    /// Bytes of keys and values.
+    /// Bytes of keys and values in the file.
     public let byteCount: Int
 
-    init(sequence: String, model: ModelRecord, tokens: Int) {
+    init(sequence: String, model: ModelRecord, tokens: Int, byteCount: Int) {
         self.sequence = sequence
         self.model = model.name
         layers = model.description.layers
         self.tokens = tokens
-        byteCount = tokens * model.description.rowByteCount
+        self.byteCount = byteCount
     }
 }
 
@@ -40,18 +40,25 @@ extension Cluster {
     ///
     /// It uses some megabytes of memory, whatever the length. Steps on the sequence continue; tokens committed
     /// meanwhile are not in the file.
-    /// - Parameter progress: called with the tokens done of the tokens there are, over all layers.
-    /// - Throws: `.conflict` if the sequence was cut meanwhile or a rank came back: the file would mix two states.
+    /// - Parameters:
+    ///   - dataType: of the rows in the file. nil is the cache's own form: bytes with scales for `int8` and `fp8`. It keeps
+    ///     every bit, as a dtype does that is as wide as the cache's rows; a narrower one rounds.
+    ///   - progress: called with the tokens done of the tokens there are, over all layers.
+    /// - Throws: `.conflict` if the sequence was cut meanwhile or a rank came back: the file would mix two states;
+    ///   `.invalidRequest` for a number that the dtype cannot hold.
     public func export(
-        _ name: String, to path: String, progress: @Sendable (_ done: Int, _ total: Int) -> Void = { _, _ in }
+        _ name: String, to path: String, as dataType: DataType? = nil,
+        progress: @Sendable (_ done: Int, _ total: Int) -> Void = { _, _ in }
     ) async throws(ServiceError) -> TransferReport {
         let sequence = try await openSequence(name, model: nil)
         let description = sequence.model.description
+        let rowsWriter = RowsWriter(description.kvFormat, as: dataType)
         let there = try await status(of: sequence)
         let length = there.committedLength
         let ids = length > 0 && there.tokenIDs >= length ? try await tokenIDs(of: sequence.record.id, 0..<length) : nil
         let writer = try SequenceFile.writer(
-            path, of: sequence, length: length, tokenIDs: ids, annotation: try await annotation(of: sequence.record.id))
+            path, of: sequence, length: length, rowsWriter, tokenIDs: ids,
+            annotation: try await annotation(of: sequence.record.id))
         var version: CachedRows.Version?
         var done = 0
         for layer in 0..<description.layers {
@@ -66,20 +73,20 @@ extension Cluster {
                             + "written. Export it again.")
                 }
                 version = rows.version
-                try rows.keys.lendBytes { (bytes) throws(ServiceError) in
-                    try writer.append(bytes, to: SequenceFile.keys(layer))
-                }
-                if description[layer].ownValueDim > 0 {
-                    try rows.values.lendBytes { (bytes) throws(ServiceError) in
-                        try writer.append(bytes, to: SequenceFile.values(layer))
-                    }
+                let (keyDim, valueDim) = (description[layer].keyDim, description[layer].ownValueDim)
+                try rowsWriter.append(rows.keys, to: SequenceFile.keys(layer), dim: keyDim, areKeys: true, writer)
+                if valueDim > 0 {
+                    try rowsWriter.append(
+                        rows.values, to: SequenceFile.values(layer), dim: valueDim, areKeys: false, writer)
                 }
                 done += positions.count
                 progress(done, length * description.layers)
             }
         }
         try writer.finish()
-        return TransferReport(sequence: name, model: sequence.model, tokens: length)
+        return TransferReport(
+            sequence: name, model: sequence.model, tokens: length,
+            byteCount: length * rowsWriter.tokenByteCount(description))
     }
 
     func checkNotCancelled() throws(ServiceError) {

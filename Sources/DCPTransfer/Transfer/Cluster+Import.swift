@@ -18,7 +18,7 @@ public struct ImportOptions: Sendable {
 
 extension Cluster {
     /// Creates a sequence from a file that `export` wrote, on any shape of cluster: its keys and values are bit for bit
-    /// those of the exported one.
+    /// those of the exported one, unless the export rounded them. Rows of another dtype than the cache's are rounded.
     ///
     /// It commits chunk by chunk. After a failure the sequence is intact up to its committed length, which the error
     /// states; the same call with `resume` continues from there.
@@ -67,7 +67,7 @@ extension Cluster {
                 + "with --resume, or delete it with `dcpctl sequence close`."
             throw error
         }
-        var report = TransferReport(sequence: name, model: model, tokens: file.length)
+        var report = TransferReport(sequence: name, model: model, tokens: file.length, byteCount: file.byteCount)
         report.tokensKept = kept
         return report
     }
@@ -95,7 +95,7 @@ extension Cluster {
                 try checkNotCancelled()
                 let tokens = start..<min(start + file.description.transferTokens, there.committedLength)
                 let stored = try await rows(of: sequence, layer: layer, positions: tokens)
-                let wanted = try file.rows(layer: layer, tokens)
+                let wanted = try file.rowsReadBack(layer: layer, tokens)
                 guard stored.keys == wanted.keys, stored.values == wanted.values else {
                     throw ServiceError(
                         .conflict,
@@ -113,7 +113,7 @@ extension Cluster {
     ) async throws(ServiceError) {
         let rows = try file.rows(layer: layer, tokens)
         let attention = file.description[layer]
-        let dataType = file.description.kvFormat.rowType
+        let dataType = file.keys[layer].dataType
         try await append(
             layer: layer, [sequence.entry(position: tokens.lowerBound, count: tokens.count)], model: sequence.model,
             keys: TokenRows(

@@ -7,22 +7,26 @@ internal import DCPSafetensors
 internal import DCPWire
 internal import Foundation
 
-/// A sequence in a safetensors file: for each layer its keys and values in the cache format.
+/// A sequence in a safetensors file: for each layer its keys and values.
 ///
 /// | tensor | shape |
 /// |---|---|
-/// | `layers.<l>.k` | `[T, Hkv, Dk]` in the model's cache format |
-/// | `layers.<l>.v` | `[T, Hkv, Dv]` in the model's cache format |
+/// | `layers.<l>.k` | `[T, Hkv, Dk]` in BF16, F16, F32, or in I8 or F8_E4M3 with scales |
+/// | `layers.<l>.v` | `[T, Hkv, Dv]` in the same |
+/// | `layers.<l>.k_scale`, `layers.<l>.v_scale` | `[T, Hkv]` in F32; only of I8 and F8_E4M3 |
 /// | `token_ids` | `[T]` in U32; only with ids |
 /// | `annotation` | `[n]` in U8; only with an annotation |
 ///
 /// If a layer's values are part of its keys, there is no `v`. The metadata has `format` (`dcp-sequence`),
 /// `format_version` (`3`), `sequence`, `model`, `length`, `scope`, which may be empty, and `description`:
-/// `ModelDescription.encoded` in base64, with the revision. Nothing in it depends on the cluster's shape.
+/// `ModelDescription.encoded` in base64, with the revision. `key_rotation` says that keys in I8 are rotated as a cache
+/// keeps them. Nothing in it depends on the cluster's shape.
 public struct SequenceFile: Sendable {
     static let format = "dcp-sequence"
     static let formatVersion = 3
     static let annotationName = "annotation"
+    /// The rotation of the keys of `int8`, see *Kernels*: signs that never change, then Walsh-Hadamard transforms.
+    static let keyRotation = "signs-walsh-hadamard"
 
     public let path: String
     public let sequence: String
@@ -35,9 +39,9 @@ public struct SequenceFile: Sendable {
     /// One for each token; nil for a sequence without.
     let tokenIDs: [UInt32]?
     let annotation: [UInt8]?
-    let keys: [SafetensorsTensor]
+    let keys: [FileRows]
     /// nil where they are a part of the keys.
-    let values: [SafetensorsTensor?]
+    let values: [FileRows?]
 
     /// Opens a file and checks all that can be checked without a cluster.
     /// - Throws: `.invalidRequest`, naming file, tensor or key, value and remedy.
@@ -62,32 +66,42 @@ public struct SequenceFile: Sendable {
         } catch {
             throw ServiceError(.invalidRequest, "\(path): \(error.message)")
         }
-        let (length, description) = (length, described)
-        var (keyTensors, valueTensors): ([SafetensorsTensor], [SafetensorsTensor?]) = ([], [])
-        for layer in 0..<description.layers {
-            let attention = description[layer]
-            func tensor(_ name: String, dim: Int) throws(ServiceError) -> SafetensorsTensor {
-                try Self.tensor(name, of: file, description.kvFormat.rowType, [length, attention.kvHeads, dim])
-            }
-            keyTensors.append(try tensor(Self.keys(layer), dim: attention.keyDim))
-            valueTensors.append(
-                attention.ownValueDim == 0 ? nil : try tensor(Self.values(layer), dim: attention.ownValueDim))
-        }
-        self.description = description
-        (keys, values) = (keyTensors, valueTensors)
+        description = described
+        (keys, values) = try Self.layers(
+            of: file, length: length, described, areKeysRotated: try metadata.rotatesKeys())
     }
 
-    private static func tensor(
-        _ name: String, of file: SafetensorsFile, _ dataType: DataType, _ expected: [Int]
-    ) throws(ServiceError) -> SafetensorsTensor {
-        let tensor = try file.tensor(named: name)
-        guard tensor.shape == expected, tensor.dataType == dataType else {
-            throw ServiceError(
-                .invalidRequest,
-                "\(file.path): tensor \(name) is \(tensor.dataType.name) \(tensor.shape), but the metadata says "
-                    + "\(dataType.name) \(expected); export the sequence again.")
+    private static func layers(
+        of file: SafetensorsFile, length: Int, _ description: ModelDescription, areKeysRotated: Bool
+    ) throws(ServiceError) -> (keys: [FileRows], values: [FileRows?]) {
+        var (keys, values): ([FileRows], [FileRows?]) = ([], [])
+        for layer in 0..<description.layers {
+            let attention = description[layer]
+            let key = try FileRows(
+                Self.keys(layer), of: file, shape: [length, attention.kvHeads, attention.keyDim],
+                areRotated: areKeysRotated)
+            keys.append(key)
+            guard attention.ownValueDim > 0 else {
+                values.append(nil)
+                continue
+            }
+            let value = try FileRows(
+                Self.values(layer), of: file, shape: [length, attention.kvHeads, attention.ownValueDim],
+                areRotated: false)
+            guard value.dataType == key.dataType else {
+                throw ServiceError(
+                    .invalidRequest,
+                    "\(file.path): \(Self.keys(layer)) has rows of \(key.dataType.name) and \(Self.values(layer)) of "
+                        + "\(value.dataType.name); store both in one dtype.")
+            }
+            values.append(value)
         }
-        return tensor
+        return (keys, values)
+    }
+
+    /// Bytes of keys and values in the file.
+    var byteCount: Int {
+        keys.reduce(0) { $0 + $1.byteCount } + values.reduce(0) { $0 + ($1?.byteCount ?? 0) }
     }
 
     private static func annotation(of file: SafetensorsFile) throws(ServiceError) -> [UInt8]? {
@@ -104,30 +118,38 @@ public struct SequenceFile: Sendable {
     static func keys(_ layer: Int) -> String { "layers.\(layer).k" }
     static func values(_ layer: Int) -> String { "layers.\(layer).v" }
 
-    /// Keys and values of some tokens of a layer.
+    /// Keys and values of some tokens of a layer, in the file's dtype.
     func rows(layer: Int, _ tokens: Range<Int>) throws(ServiceError) -> (keys: [UInt8], values: [UInt8]) {
-        (
-            try keys[layer].withRows(tokens) { (bytes) throws(ServiceError) in Array(bytes) },
-            try values[layer]?.withRows(tokens) { (bytes) throws(ServiceError) in Array(bytes) } ?? []
+        (try keys[layer].rows(tokens), try values[layer]?.rows(tokens) ?? [])
+    }
+
+    /// The same as a cache of the model gives them back.
+    func rowsReadBack(layer: Int, _ tokens: Range<Int>) throws(ServiceError) -> (keys: [UInt8], values: [UInt8]) {
+        let (rows, attention, format) = (try rows(layer: layer, tokens), description[layer], description.kvFormat)
+        let dataType = keys[layer].dataType
+        return (
+            format.readBack(rows.keys, of: dataType, dim: attention.keyDim, areKeys: true),
+            format.readBack(rows.values, of: dataType, dim: attention.ownValueDim, areKeys: false)
         )
     }
 
     /// A writer of a file for a sequence; appending to its tensors is the caller's.
     static func writer(
-        _ path: String, of sequence: SequenceHandle, length: Int, tokenIDs: [UInt32]?, annotation: [UInt8]?
+        _ path: String, of sequence: SequenceHandle, length: Int, _ rows: RowsWriter, tokenIDs: [UInt32]?,
+        annotation: [UInt8]?
     ) throws(ServiceError) -> SafetensorsWriter {
         let description = sequence.model.description
-        let metadata = [
+        var metadata = [
             "format": format, "format_version": "\(formatVersion)", "sequence": sequence.record.name,
             "model": sequence.model.name, "length": "\(length)", "scope": sequence.record.scope,
             "description": Data(description.encoded).base64EncodedString(),
         ]
+        if rows.rotatesKeys { metadata[Metadata.keyRotation] = keyRotation }
         var tensors = (0..<description.layers).flatMap { layer in
             let attention = description[layer]
-            let rows = [(keys(layer), attention.keyDim), (values(layer), attention.ownValueDim)].filter { $0.1 > 0 }
-            return rows.map { name, dim in
-                SafetensorsWriter.Declaration(
-                    name: name, dataType: description.kvFormat.rowType, shape: [length, attention.kvHeads, dim])
+            let both = [(keys(layer), attention.keyDim), (values(layer), attention.ownValueDim)].filter { $0.1 > 0 }
+            return both.flatMap { name, dim in
+                rows.declarations(name, shape: [length, attention.kvHeads, dim])
             }
         }
         if tokenIDs != nil {
@@ -146,6 +168,8 @@ public struct SequenceFile: Sendable {
 extension SequenceFile {
     /// The metadata as it is read: every key that is missing or wrong is named.
     private struct Metadata {
+        static let keyRotation = "key_rotation"
+
         let path: String
         let values: [String: String]
 
@@ -169,6 +193,13 @@ extension SequenceFile {
         func number(_ key: String) throws(ServiceError) -> Int {
             guard let value = values[key].flatMap({ Int($0) }), value >= 0 else { throw wrong(key, "a whole number") }
             return value
+        }
+
+        /// Whether keys in I8 are rotated; without the key they are as a model has them.
+        func rotatesKeys() throws(ServiceError) -> Bool {
+            guard values[Self.keyRotation] != nil else { return false }
+            try require(Self.keyRotation, SequenceFile.keyRotation)
+            return true
         }
     }
 }

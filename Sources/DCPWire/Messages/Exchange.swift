@@ -78,7 +78,7 @@ public struct PartialSlice: Sendable {
 }
 
 /// All-gather and reduce-scatter, first half: the sender's LSE for all heads of the group.
-public struct LogSumExpRows: Sendable {
+public struct LogSumExps: Sendable {
     public var tokens: Int
     public var heads: Int
     /// `[heads][tokens]`, Float64, natural logarithm.

@@ -47,14 +47,14 @@ public struct HostReport: Hashable, Sendable {
     public struct Kernels: Hashable, Sendable {
         /// `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
         public var instructionSet: String
-        /// The widest that this machine supports.
-        public var widest: String
+        /// The fastest of those that this machine supports.
+        public var fastest: String
         public var openBLASCore: String
         public var openBLASCoreIsForcedOlder: Bool
 
-        public init(instructionSet: String, widest: String, openBLASCore: String, openBLASCoreIsForcedOlder: Bool) {
+        public init(instructionSet: String, fastest: String, openBLASCore: String, openBLASCoreIsForcedOlder: Bool) {
             self.instructionSet = instructionSet
-            self.widest = widest
+            self.fastest = fastest
             self.openBLASCore = openBLASCore
             self.openBLASCoreIsForcedOlder = openBLASCoreIsForcedOlder
         }
@@ -101,7 +101,7 @@ public struct HostReport: Hashable, Sendable {
         }
         if try reader.readBool("has kernels") {
             kernels = Kernels(
-                instructionSet: try reader.readString("instruction set"), widest: try reader.readString("widest"),
+                instructionSet: try reader.readString("instruction set"), fastest: try reader.readString("fastest"),
                 openBLASCore: try reader.readString("OpenBLAS core"),
                 openBLASCoreIsForcedOlder: try reader.readBool("forced older"))
         }
@@ -136,7 +136,7 @@ public struct HostReport: Hashable, Sendable {
         writer.write(kernels != nil)
         if let kernels {
             writer.write(kernels.instructionSet)
-            writer.write(kernels.widest)
+            writer.write(kernels.fastest)
             writer.write(kernels.openBLASCore)
             writer.write(kernels.openBLASCoreIsForcedOlder)
         }

@@ -31,7 +31,7 @@ extension PartialSlice: FrameBody {
     package var payloadByteCount: Int { outputs.readableBytes + lse.readableBytes }
 }
 
-extension LogSumExpRows: FrameBody {
+extension LogSumExps: FrameBody {
     package var payloadByteCount: Int { lse.readableBytes }
 }
 

@@ -54,7 +54,7 @@ public enum Message: Sendable {
 
     case query(QuerySlice)
     case partial(PartialSlice)
-    case logSumExp(LogSumExpRows)
+    case logSumExp(LogSumExps)
     case corrected(CorrectedSlice)
     case abort(ServiceError)
     /// The sender has its tokens of a step without queries.

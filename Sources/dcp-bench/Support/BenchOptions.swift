@@ -49,7 +49,7 @@ struct BenchOptions: ParsableArguments {
             if let forced = try Prefetch.forced() {
                 PrefetchTable.current = PrefetchTable(forced)
             } else if attends {
-                PrefetchTable.current = try PrefetchTrials.run().table
+                PrefetchTable.current = try PrefetchTrials.runAll().table
             }
             let directory = try ScratchDirectory(in: dir)
             let interruption = Interruption()

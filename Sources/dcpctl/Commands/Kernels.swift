@@ -9,14 +9,16 @@ struct Kernels: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show the kernels that this machine uses.",
         discussion: """
-            Attention uses the widest instruction set that the CPU and the system support; DCP_KERNELS=scalar, avx2, \
-            avx512, avx512bf16 or neon forces another, here and in the daemons. With scalar kernels prefill runs on \
-            OpenBLAS, which selects its core by the CPU; OPENBLAS_CORETYPE overrides it.
+            Attention uses the fastest instruction set that the CPU and the system support, listed last; DCP_KERNELS \
+            forces another, here and in the daemons. CPUs whose bf16 instructions are slow use Float32 arithmetic. \
+            With scalar kernels prefill runs on OpenBLAS, which selects its core by the CPU; OPENBLAS_CORETYPE \
+            overrides it.
 
             Kernels prefetch keys and values into the first-level or the second-level cache, or leave prefetching to \
-            the hardware; which is fastest depends on the processor. This command runs them for 0.3 s and shows the \
-            read rate of each way. A rank does the same at its first start on a machine and stores the result as \
-            kernels.json in its store's directory. DCP_KERNELS_AHEAD=first, second or none forces a way; second:48 \
+            the hardware; which is fastest depends on the processor. This command runs them for each cache format, \
+            about a second in all, and shows the read rate of each way. A rank does the same at its first start on a \
+            machine, for at most 0.3 s at each start until all is measured, and stores the result as kernels.json in its \
+            store's directory. DCP_KERNELS_AHEAD=first, second or none forces a way; second:48 \
             prefetches 48 KiB ahead. Answers are the same to the bit with any.
 
             EXAMPLE
@@ -30,7 +32,7 @@ struct Kernels: AsyncParsableCommand {
         try await execute {
             try KernelSelection.check()
             let forced = try Prefetch.forced()
-            let trials = try forced == nil ? PrefetchTrials.run() : PrefetchTrials()
+            let trials = try forced == nil ? PrefetchTrials.runAll() : PrefetchTrials()
             let view = KernelsView(.current, forced: forced, trials)
             try output.print(view) { view.text }
         }

@@ -66,7 +66,7 @@ struct ModelView: Encodable {
 
     static func table(_ views: [ModelView]) -> String {
         guard !views.isEmpty else { return "No models." }
-        var table = TextTable("MODEL", "REVISION", "KV DTYPE", "A TOKEN", "LAYERS", "KINDS")
+        var table = TextTable("MODEL", "REVISION", "KV FORMAT", "A TOKEN", "LAYERS", "KINDS")
         for view in views {
             table.append([
                 view.name, view.revision ?? "-", view.kvFormat, ByteFormat.format(view.bytesPerToken), "\(view.layers)",

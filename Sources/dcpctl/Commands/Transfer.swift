@@ -14,19 +14,39 @@ extension Sequences {
                 The file does not depend on the shape of the cluster, and appears complete or not at all. Steps on the \
                 sequence continue during the export.
 
+                The file has the keys and values in the form of the cache, and an import gives the same bits: rows of \
+                bf16, f16 or f32, or of an int8 or fp8 cache bytes with a scale for each token and KV head. --as \
+                writes rows of another dtype, for programs that read no others. A narrower one rounds them, and these \
+                bits are lost; f32 keeps all of any cache.
+
                 EXAMPLE
                   dcpctl sequence export chat-1 chat-1.safetensors
+                  dcpctl sequence export chat-1 chat-1.safetensors --as bf16
                 """)
 
         @Argument(help: "The sequence's name.")
         var name: String
         @Argument(help: "The file to write; an existing one is replaced.")
         var file: String
+        @Option(
+            name: .customLong("as"),
+            help: ArgumentHelp(
+                "The dtype of rows in the file: bf16, f16 or f32. Default: the form of the cache.", valueName: "dtype"))
+        var rowType: String?
         @OptionGroup var client: ClientOptions
 
+        func validate() throws {
+            if let rowType, DataType(name: rowType) == nil {
+                throw ValidationError("`\(rowType)` is not a dtype of rows; use bf16, f16 or f32.")
+            }
+        }
+
         func run() async throws {
+            let dataType = rowType.flatMap { DataType(name: $0) }
             try await transfer(client, "export") { cluster, bar in
-                try await cluster.export(name, to: file) { done, total in bar.update(done: done, of: total) }
+                try await cluster.export(name, to: file, as: dataType) { done, total in
+                    bar.update(done: done, of: total)
+                }
             } text: { report in
                 "Wrote \(report.tokens) tokens of sequence `\(report.sequence)` (\(report.layers) layers, "
                     + "\(ByteFormat.format(report.byteCount))) to \(file)."
@@ -38,9 +58,9 @@ extension Sequences {
         static let configuration = CommandConfiguration(
             abstract: "Create a sequence from a file that `export` wrote.",
             discussion: """
-                The two clusters may have different shapes. An unknown model is registered; a known one must match. An \
-                interrupted import leaves the sequence with some of the tokens; --resume compares them with the file \
-                and continues.
+                The two clusters may have different shapes. An unknown model is registered; a known one must match. \
+                Rows of another dtype than the cache's are rounded to it. An interrupted import leaves the sequence \
+                with some of the tokens; --resume compares them with the file and continues.
 
                 EXAMPLE
                   dcpctl sequence import chat-1.safetensors --name chat-1-copy

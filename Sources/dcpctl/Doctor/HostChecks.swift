@@ -65,12 +65,12 @@ public enum HostChecks {
     }
 
     private static func kernels(_ kernels: HostReport.Kernels, _ subject: String) -> Check {
-        guard kernels.instructionSet != kernels.widest else {
-            return .ok("kernels", subject, kernels.instructionSet, limit: kernels.widest)
+        guard kernels.instructionSet != kernels.fastest else {
+            return .ok("kernels", subject, kernels.instructionSet, limit: kernels.fastest)
         }
         return .warning(
-            "kernels", subject, kernels.instructionSet, limit: kernels.widest,
-            remedy: "DCP_KERNELS forces older kernels than this CPU supports; unset it.")
+            "kernels", subject, kernels.instructionSet, limit: kernels.fastest,
+            remedy: "DCP_KERNELS forces slower kernels than this CPU supports; unset it.")
     }
 
     private static func openBLAS(_ kernels: HostReport.Kernels, _ variables: [String], _ subject: String) -> Check {
@@ -87,10 +87,10 @@ public enum HostChecks {
 }
 
 extension HostReport.Kernels {
-    /// What a selection is, beside the widest that the machine has.
+    /// What a selection is, beside the fastest that the machine has.
     public init(_ selection: KernelSelection) {
         self.init(
-            instructionSet: selection.instructionSet, widest: AttentionKernels.available.last!.name,
+            instructionSet: selection.instructionSet, fastest: AttentionKernels.available.last!.name,
             openBLASCore: selection.openBLASCore, openBLASCoreIsForcedOlder: selection.openBLASCoreIsForcedOlder)
     }
 }

@@ -33,6 +33,8 @@ extension Integration {
                 ("MHA f32", try shape(4, 4, 16, 24, .float32)),
                 ("MQA f16", try shape(6 * groups, groups, 32, 16, .float16)),
                 ("capped f32", try shape(8, 2, 24, 40, .float32, softcap: 3)),
+                ("MQA int8", try shape(6 * groups, groups, 32, 16, .int8)),
+                ("capped fp8", try shape(8, 2, 24, 40, .fp8, softcap: 3)),
             ]
         }
 

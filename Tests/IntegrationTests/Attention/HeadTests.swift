@@ -28,7 +28,7 @@ extension Integration {
             }
         }
 
-        @Test("TRAPS 26: rows of every dtype into caches of every format", arguments: CacheFormat.ofRows)
+        @Test("TRAPS 26: rows of every dtype into caches of every format", arguments: CacheFormat.allCases)
         func dtypes(format: CacheFormat) async throws {
             try await ClusterSetup(ranks: 2).run { cluster in
                 try await cluster.withClient { client in
@@ -68,7 +68,8 @@ extension Integration {
             try await ClusterSetup(ranks: 2).run { cluster in
                 try await cluster.withClient { client in
                     for (keyDim, valueDim) in [(8, 256), (80, 96), (112, 10), (192, 128), (256, 8), (14, 22)] {
-                        for type in [CacheFormat.bfloat16, .float32] {
+                        let bytes = keyDim % 4 == 0 && valueDim % 4 == 0 ? [CacheFormat.int8, .fp8] : []
+                        for type in [CacheFormat.bfloat16, .float32] + bytes {
                             let trace = Trace(try shape(4, 2, keyDim, valueDim, type), tokens: 60, salt: 46)
                             let sequence = try await client.open(trace, "dims-\(keyDim)-\(valueDim)-\(type.name)")
                             let answers = try await client.play(trace, Cuts(counts: [20, 38, 1, 1]), on: sequence)
@@ -79,7 +80,7 @@ extension Integration {
             }
         }
 
-        @Test("one rank answers with the bits of the plain kernel", arguments: CacheFormat.ofRows)
+        @Test("one rank answers with the bits of the plain kernel", arguments: CacheFormat.allCases)
         func plainKernel(type: CacheFormat) async throws {
             let setup = ClusterSetup(ranks: 1, blockTokens: 64)
             let cuts = Cuts(counts: [1, 63, 1, 200, 2, 7, 96, 1, 1])

@@ -5,6 +5,7 @@ import DCPCore
 import DCPLocalCluster
 import DCPTestKit
 import DCPWire
+import Foundation
 import NIOCore
 import Testing
 
@@ -112,34 +113,26 @@ extension Integration {
             try await ClusterSetup(ranks: 1).run { cluster in
                 let endpoints = [cluster.local.rankEndpoints[0], cluster.local.coordinatorEndpoint]
                 try await onOwnThread {
-                    let ofRanks: [Message] = [
-                        .commit([SequenceLength(sequence: SequenceID(1), length: 1)]),
-                        .item(GetSequenceStatus(SequenceID(1))),
-                        .cut(SequenceLength(sequence: SequenceID(1), length: 1)), .request(GetRankStatus()),
-                        .request(RowsRequest(sequence: SequenceID(1), layer: 0, position: 0, count: 1)),
-                        .request(GetHostReport()),
-                    ]
-                    let ofCoordinator: [Message] = [
-                        .request(GetTopology(waitMilliseconds: 0)), .request(ListModels()), .request(ListSequences()),
-                        .request(GetHostReport()),
-                    ]
-                    for (daemon, requests) in zip(endpoints, [ofRanks, ofCoordinator]) {
+                    let samples = try Sample.all()
+                    let requests = [0x02, 0x01].map { kind in samples.filter { [kind, 0x03].contains($0.type >> 8) } }
+                    for (daemon, requests) in zip(endpoints, requests) {
+                        #expect(requests.count > 6)
                         let connection = try RawConnection.client(daemon)
                         for request in requests {
                             for isLonger in [true, false] {
-                                guard let bytes = malformed(request, isLonger: isLonger) else { continue }
+                                guard let bytes = try malformed(request, isLonger: isLonger) else { continue }
                                 connection.send(bytes)
-                                let frame = try #require(try connection.receive(), "\(request.type): it was closed")
+                                let frame = try #require(try connection.receive(), "\(request.name): it was closed")
                                 guard case .failure(let error) = frame.message else {
-                                    Issue.record("\(request.type) was answered with \(frame.message.type)")
+                                    Issue.record("\(request.name) was answered with \(frame.message.type)")
                                     continue
                                 }
                                 #expect(frame.tag.number == 9 && error.code == .protocolViolation, "\(error)")
-                                #expect(error.message.contains("\(request.type)"), "\(error)")
+                                #expect(error.message.contains(request.name), "\(error)")
                             }
                         }
                         // A frame that cannot be trusted still ends it.
-                        var damaged = try #require(malformed(requests[0], isLonger: true))
+                        var damaged = try #require(try malformed(requests[0], isLonger: true))
                         damaged[damaged.count - 1] ^= 1
                         connection.send(damaged)
                         guard case .failure(let error)? = try connection.receive()?.message else {
@@ -153,11 +146,37 @@ extension Integration {
             }
         }
 
-        /// A request with a byte of fields too many, or without its last; nil for one without fields.
-        private func malformed(_ request: Message, isLonger: Bool) -> [UInt8]? {
-            let frame = Frame(epoch: .none, tag: Tag(client: ClientID(77), number: 9), message: request)
+        /// A frame that the tests of the wire wrote, one at least of each type (`FixtureTests`).
+        private struct Sample: Decodable {
+            var type: Int
+            var name: String
+            var frame: String
+
+            static func all() throws -> [Sample] {
+                let file = URL(filePath: repositoryFile("Tests/Fixtures/wire-frames.json"))
+                return try JSONDecoder().decode([Sample].self, from: Data(contentsOf: file))
+            }
+
+            func decoded() throws -> Frame {
+                let digits = Array(frame)
+                let bytes = try stride(from: 0, to: digits.count, by: 2).map {
+                    try #require(UInt8(String(digits[$0..<$0 + 2]), radix: 16))
+                }
+                var (buffer, decoder) = (ByteBuffer(bytes: bytes), FrameDecoder(limits: FrameLimits()))
+                return try #require(try decoder.next(from: &buffer))
+            }
+        }
+
+        /// A request with a byte of fields too many, or without its last; nil for one without fields, or with tensors
+        /// behind them.
+        private func malformed(_ request: Sample, isLonger: Bool) throws -> [UInt8]? {
+            var frame = try request.decoded()
+            frame.epoch = .none
+            frame.tag = Tag(client: ClientID(77), number: 9)
             var bytes = RawConnection.bytes(frame)
-            if isLonger { bytes.append(0) } else if bytes.count == 64 { return nil } else { bytes.removeLast() }
+            let fields = bytes[40..<44].reversed().reduce(0) { $0 << 8 | Int($1) }
+            guard bytes.count == 64 + fields, isLonger || fields > 0 else { return nil }
+            if isLonger { bytes.append(0) } else { bytes.removeLast() }
             // The header again, with the new count and both checksums.
             func set(_ value: UInt32, at offset: Int) {
                 withUnsafeBytes(of: value.littleEndian) { bytes.replaceSubrange(offset..<offset + 4, with: $0) }

@@ -47,13 +47,13 @@ extension Integration {
                 uniqueKeysWithValues: try list.map { (try #require($0["name"] as? String), $0) })
         }
 
-        /// bf16 kernels may round weights to bf16.
+        /// Kernels of bf16 and fp8 may round weights to bf16, those of int8 round queries and weights to 16 bits.
         private func checkAccuracy(_ result: [String: Any]) throws {
             let accuracy = try #require(result["accuracy"] as? [String: Any])
             let parameters = try #require(result["parameters"] as? [String: Any])
-            let isBFloat16 = parameters["kv_format"] as? String == "bf16"
-            #expect(try #require(accuracy["output_max"] as? Double) < (isBFloat16 ? 2e-3 : 1e-5), "\(parameters)")
-            #expect(try #require(accuracy["lse_max"] as? Double) < (isBFloat16 ? 1e-3 : 1e-5), "\(parameters)")
+            let rounds = !["f16", "f32"].contains(parameters["kv_format"] as? String)
+            #expect(try #require(accuracy["output_max"] as? Double) < (rounds ? 2e-3 : 1e-5), "\(parameters)")
+            #expect(try #require(accuracy["lse_max"] as? Double) < (rounds ? 1e-3 : 1e-5), "\(parameters)")
             #expect(try #require(accuracy["rows"] as? Int) >= 1)
         }
 
@@ -62,9 +62,9 @@ extension Integration {
             let plots = TemporaryDirectory()
             let object = try await run(
                 "kernels", "decode", "--shape", "4x2x16,smollm2-135m,6x2x16x24", "--context", "96,1k", "--threads",
-                "1,2", "--kv-format", "bf16,f16,f32", "--plot", plots.path("p.svg"))
+                "1,2", "--kv-format", "bf16,f16,f32,int8,fp8", "--plot", plots.path("p.svg"))
             let results = try results(object)
-            #expect(results.count == 36, "three shapes, two contexts, two thread counts, three dtypes")
+            #expect(results.count == 60, "three shapes, two contexts, two thread counts, five formats")
             for result in results {
                 let figure = try #require(try figures(result)["K and V read"])
                 #expect((figure["beside"] as? [[String: Any]])?.first?["name"] as? String == "streaming read")
@@ -85,15 +85,15 @@ extension Integration {
             let object = try await run(
                 "kernels", "prefill", "--shape", "4x2x32", "--context", "500", "--count", "70", "--causal",
                 "--kv-format",
-                "bf16,f32")
+                "bf16,f32,int8,fp8")
             let results = try results(object)
-            #expect(results.count == 4)
+            #expect(results.count == 8)
             for result in results {
                 let beside = try #require(try figures(result)["attention"]?["beside"] as? [[String: Any]])
                 #expect(beside.prefix(2).map { $0["name"] as? String } == ["sgemm", "f32 multiply-add"])
                 try checkAccuracy(result)
             }
-            #expect(results.count { ($0["parameters"] as? [String: Any])?["causal"] as? Bool == true } == 2)
+            #expect(results.count { ($0["parameters"] as? [String: Any])?["causal"] as? Bool == true } == 4)
         }
 
         @Test(
@@ -294,7 +294,7 @@ extension Integration {
             Refusal(arguments: "kernels decode --context 0", words: ["\"0\"", "--context"]),
             Refusal(arguments: "kernels decode --context 32k,x", words: ["\"x\"", "--context", "32k"]),
             Refusal(arguments: "kernels prefill --count 1,2", words: ["--count", "one number"]),
-            Refusal(arguments: "kernels decode --kv-format int4", words: ["int4", "bf16, f16 or f32"]),
+            Refusal(arguments: "kernels decode --kv-format int4", words: ["int4", "int8 or fp8"]),
             Refusal(arguments: "kernels decode --queries f16", words: ["f16", "bf16 or f32"]),
             Refusal(arguments: "kernels decode --threads 0", words: ["\"0\"", "--threads"]),
             Refusal(arguments: "kernels decode --runs 0", words: ["0 runs"]),

@@ -9,13 +9,36 @@ extension Integration {
     @Suite("dcpctl: manual and usage")
     struct ManualTests {
         static let commands = [
-            [], ["up"], ["down"], ["submit"], ["status"], ["ranks"], ["health"], ["model"], ["model", "list"],
+            [], ["up"], ["down"], ["submit"], ["status"], ["top"], ["ranks"], ["health"], ["model"], ["model", "list"],
             ["model", "add"], ["model", "show"], ["model", "remove"], ["sequence"], ["sequence", "list"],
-            ["sequence", "show"],
-            ["sequence", "truncate"], ["sequence", "fork"], ["sequence", "close"], ["sequence", "export"],
-            ["sequence", "import"], ["sequence", "pin"], ["sequence", "unpin"], ["verify"], ["doctor"],
+            ["sequence", "show"], ["sequence", "match"], ["sequence", "truncate"], ["sequence", "fork"],
+            ["sequence", "close"], ["sequence", "export"], ["sequence", "import"], ["sequence", "pin"],
+            ["sequence", "unpin"], ["sequence", "retain"], ["verify"], ["store"], ["store", "list"],
+            ["store", "replace"], ["store", "accept-older"], ["backup"], ["restore"], ["doctor"], ["kernels"],
             ["certs"], ["certs", "init"], ["certs", "add"], ["certs", "renew"], ["certs", "show"],
         ]
+
+        private struct Described: Decodable {
+            var commandName: String
+            var subcommands: [Described]?
+
+            func commands(after path: [String]) -> [[String]] {
+                [path]
+                    + (subcommands ?? []).filter { $0.commandName != "help" }
+                    .flatMap { $0.commands(after: path + [$0.commandName]) }
+            }
+        }
+
+        private struct Dump: Decodable {
+            var command: Described
+        }
+
+        @Test("these tests know every command")
+        func allCommands() async throws {
+            let outcome = try await CommandLineTool().run("--experimental-dump-help")
+            let dump = try JSONDecoder().decode(Dump.self, from: Data(outcome.data.utf8))
+            #expect(Set(dump.command.commands(after: [])) == Set(Self.commands))
+        }
 
         @Test("every command has help with an example of itself", arguments: commands)
         func help(command: [String]) async throws {
@@ -36,17 +59,18 @@ extension Integration {
             "a wrong command line ends with 64 and says what is wrong",
             arguments: [
                 (["bogus"], "bogus"), (["up", "--bogus"], "--bogus"), (["submit"], "file"),
-                (["submit", "f", "--kv-format", "int8"], "int8"), (["submit", "f", "--query", "all"], "all"),
+                (["submit", "f", "--kv-format", "int4"], "int8 or fp8"), (["submit", "f", "--query", "all"], "all"),
                 (["submit", "f", "--exchange", "ring"], "ring"), (["submit", "f", "--tolerance=-1"], "-1"),
                 (["submit", "f", "--layer", "x"], "x"), (["submit", "f", "--retry-for", "soon"], "soon"),
                 (["submit", "f", "--position=-4"], "-4"), (["submit", "f", "--window=-1"], "-1"),
                 (["submit", "f", "--sinks", "s"], "--model-file"), (["model", "add", "m"], "--config"),
                 (["model", "add", "m", "--config", "c", "--model-file", "f"], "one of"),
-                (["model", "add", "m", "--config", "c", "--kv-format", "int8"], "int8"),
+                (["model", "add", "m", "--config", "c", "--kv-format", "int4"], "int8 or fp8"),
                 (["sequence", "truncate", "s", "--", "-1"], "-1"), (["sequence", "fork", "s"], "new"),
                 (["verify", "--store", "s", "--repair", "--yes"], "all ranks"), (["verify", "--yes"], "--repair"),
                 (["verify", "--repair"], "--yes"),
-                (["sequence", "export", "s"], "file"), (["status", "--timeout", "soon"], "soon"),
+                (["sequence", "export", "s"], "file"), (["sequence", "export", "s", "f", "--as", "int8"], "int8"),
+                (["status", "--timeout", "soon"], "soon"),
                 (["status", "--coordinator", "here"], "here"),
                 (["certs", "init", "--directory", "d", "--ranks", "0"], "0 ranks"),
                 (["certs", "init", "--directory", "d", "--ranks", "2", "--days", "0"], "0 days"),

@@ -72,6 +72,31 @@ extension Integration {
             }
         }
 
+        @Test("--kv-format int8 and fp8: what a token takes, and layers that they cannot keep")
+        func bytes() async throws {
+            try await ClusterSetup(ranks: 1).run { cluster in
+                for format in ["int8", "fp8"] {
+                    let add = ["model", "add", "llama-\(format)", "--config", Self.config("llama"), "--kv-format"]
+                    let added = try await cluster.tool.run(add + [format, "--json"])
+                    #expect(added.status == 0, "\(added.messages)")
+                    // 32 layers of 32 heads of 128, keys and values, with a scale of 4 bytes each.
+                    #expect(try added.object()["kv_format"] as? String == format)
+                    #expect(try added.object()["bytes_per_token"] as? Int == 32 * 32 * 2 * (128 + 4))
+                    try await cluster.tool.fails(65, saying: ["cache format: f32, not \(format)"], add + ["f32"])
+                    try await cluster.tool.fails(
+                        65, saying: [format, "layer 0", "first 512 dimensions", "bf16, f16 or f32"],
+                        ["model", "add", "x", "--config", Self.config("deepseek_v3"), "--kv-format", format])
+                    let kind = "{query_heads: 4, kv_heads: 2, key_dim: 10}"
+                    let odd = try Self.write(
+                        "{kv_format: \(format), kinds: {k: \(kind)}, layers: [{kind: k}]}",
+                        to: cluster.directory.path("odd.yaml"))
+                    try await cluster.tool.fails(
+                        65, saying: [format, "dimensions 10 and 10", "multiples of 4"],
+                        ["model", "add", "x", "--model-file", odd])
+                }
+            }
+        }
+
         @Test("another revision, and another model, are refused with both values wherever they are named")
         func revisions() async throws {
             let trace = Trace(try shape(layers: 2, 4, 2, 16, 8, .float32), tokens: 30, salt: 820)

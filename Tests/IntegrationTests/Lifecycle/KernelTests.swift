@@ -28,7 +28,9 @@ extension Integration {
             let free = try await CommandLineTool(environment: ["DCP_KERNELS_AHEAD": ""]).run("kernels", "--json")
                 .object()
             #expect(free["forced_prefetch"] == nil)
-            for trial in try #require(free["prefetch"] as? [[String: Any]]) {
+            let trials = try #require(free["prefetch"] as? [[String: Any]])
+            #expect(trials.isEmpty || trials.count == 2 * CacheFormat.allCases.count)
+            for trial in trials {
                 let figures = try #require(trial["gigabytes_per_second"] as? [String: Double])
                 #expect(Set(figures.keys) == ["first", "second:32", "none"])
                 #expect(figures.values.allSatisfy { $0 > 0 })
@@ -49,12 +51,18 @@ extension Integration {
                 #expect(try cluster.log(of: role).contains("Kernels prefetch as measured now"))
                 #expect(try cluster.log(of: role).contains("bf16-4-rows"))
                 let file = cluster.local.directory.data(of: role) + "/kernels.json"
-                // A machine that did much else has not come to all kinds of work, and measures again.
-                guard let kept = FileManager.default.contents(atPath: file) else { return }
-                try await cluster.local.kill(role)
-                try cluster.local.start(role)
-                try await cluster.waitUntilReady()
-                #expect(try cluster.log(of: role).contains("Kernels prefetch as measured at an earlier start"))
+                // A machine that does much else comes to some kinds of work at each start, and to one at least.
+                let known = "Kernels prefetch as measured at an earlier start"
+                var kept: Data?
+                for _ in 0..<20 {
+                    if try cluster.log(of: role).contains(known) { break }
+                    kept = FileManager.default.contents(atPath: file)
+                    #expect(kept != nil)
+                    try await cluster.local.kill(role)
+                    try cluster.local.start(role)
+                    try await cluster.waitUntilReady()
+                }
+                #expect(try cluster.log(of: role).contains(known))
                 #expect(FileManager.default.contents(atPath: file) == kept)
             }
         }

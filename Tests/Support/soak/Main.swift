@@ -117,13 +117,14 @@ struct SoakRun {
         let shape = try ClusterShape(
             ranks: chosen.ranks, headGroups: chosen.groups, interleave: chosen.interleave, blockTokens: 16,
             exchange: chosen.exchange)
-        let model = try ModelDescription.ofSoak()
+        let kvFormat = CacheFormat.allCases.randomElement(using: &random)!
+        let model = try ModelDescription.ofSoak(kvFormat)
         let durability = ["always", "everysec", "never"].randomElement(using: &random)!
         let stories = Story.tree(model, count: 6, length: 300, &random)
         tally.update {
             $0.cluster =
                 "\(chosen.ranks) ranks, \(chosen.groups) head groups, interleave \(chosen.interleave), "
-                + "\(chosen.exchange.name), durability \(durability)"
+                + "\(chosen.exchange.name), durability \(durability), a cache of \(kvFormat.name)"
         }
         let place = try LocalClusterDirectory(path: "\(directory)/c")
         try FileManager.default.createDirectory(atPath: place.path, withIntermediateDirectories: true)

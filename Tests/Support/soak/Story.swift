@@ -5,17 +5,19 @@ import DCPCore
 import DCPTestKit
 
 extension ModelDescription {
-    /// Three kinds of layers with dimensions of their own: a window and sinks, latent, all tokens.
-    static func ofSoak() throws(ServiceError) -> ModelDescription {
+    /// Three kinds of layers with dimensions of their own: a window and sinks; latent, where the format keeps that; all
+    /// tokens.
+    static func ofSoak(_ kvFormat: CacheFormat) throws(ServiceError) -> ModelDescription {
         let windowed = try LayerAttention(
             queryHeads: 6, kvHeads: 2, keyDim: 32, values: .own(16), scale: LayerAttention.defaultScale(keyDim: 32),
             visibility: .window(70), hasSinks: true)
-        let latent = try LayerAttention(
-            queryHeads: 8, kvHeads: 2, keyDim: 40, values: .leading(32), scale: LayerAttention.defaultScale(keyDim: 40))
+        let second = try LayerAttention(
+            queryHeads: 8, kvHeads: 2, keyDim: 40, values: kvFormat.hasScales ? .own(32) : .leading(32),
+            scale: LayerAttention.defaultScale(keyDim: 40))
         let plain = try LayerAttention(
             queryHeads: 6, kvHeads: 2, keyDim: 32, values: .own(16), scale: LayerAttention.defaultScale(keyDim: 32))
         return try ModelDescription(
-            layers: [windowed, latent, plain], kvFormat: .bfloat16, sinks: [[-1, 0, 0.5, 1.25, 2, 4], [], []],
+            layers: [windowed, second, plain], kvFormat: kvFormat, sinks: [[-1, 0, 0.5, 1.25, 2, 4], [], []],
             revision: "soak")
     }
 }

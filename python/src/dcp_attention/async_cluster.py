@@ -21,6 +21,7 @@ from dcp_attention._client.transfer import Transfers
 from dcp_attention._io.endpoint import Endpoint
 from dcp_attention._io.loop import LoopTransport
 from dcp_attention.errors import ServiceError
+from dcp_attention.model import DType
 from dcp_attention.security import TLS
 from dcp_attention.values import (
     AttentionOutput,
@@ -289,10 +290,13 @@ class AsyncCluster:
         """See `Cluster.rows`."""
         return await self._stored.rows(sequence, layer, start, count)
 
-    async def export(self, sequence: Sequence | str, path: str | os.PathLike[str]) -> Transfer:
+    async def export(
+        self, sequence: Sequence | str, path: str | os.PathLike[str], *, dtype: DType | str | None = None
+    ) -> Transfer:
         """See `Cluster.export`."""
+        rows = DType.named(dtype) if isinstance(dtype, str) else dtype
         known = await self.open(sequence) if isinstance(sequence, str) else sequence
-        return await self._transfers.export(known, path)
+        return await self._transfers.export(known, path, rows)
 
     async def import_(
         self,

@@ -62,27 +62,43 @@ _DTYPES = {
 
 
 class CacheFormat(enum.IntEnum):
-    """How a KV cache keeps its numbers; the value is the byte that stands for it on the wire and in stores."""
+    """How a KV cache keeps its numbers; the value is the byte that stands for it on the wire and in stores.
+
+    ``INT8`` and ``FP8`` (e4m3) keep bytes, with a scale for each token and KV head: half of what bf16 takes. *Kernels*
+    says how exact they are. They need dimensions that are multiples of 4, and values of their own.
+    """
 
     BF16 = 1
     F16 = 2
     F32 = 3
+    INT8 = 4
+    FP8 = 5
 
     @property
     def row_type(self) -> DType:
-        """The dtype that keys and values of a step are rounded to, and read back as."""
-        return DType(self)
+        """The dtype that keys and values are read back as: exactly the numbers in the cache, for ``INT8`` with the
+        rotation of its keys undone.
+        """
+        return DType.F32 if self.has_scales else DType(self)
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether it keeps bytes with scales."""
+        return self in (CacheFormat.INT8, CacheFormat.FP8)
 
     @staticmethod
     def named(name: str) -> CacheFormat:
-        """The format of a name: ``bf16``, ``f16`` or ``f32``, or another name of the dtype that it keeps.
+        """The format of a name: ``bf16``, ``f16``, ``f32``, ``int8`` or ``fp8``, or another name of the dtype that it
+        keeps.
 
         Raises:
             InvalidModel: There is no such format.
         """
+        if name in ("int8", "fp8"):
+            return CacheFormat[name.upper()]
         found = _DTYPES.get(name.removeprefix("torch."))
         if found is None:
-            raise InvalidModel(f"`{name}` is no cache format; use bf16, f16 or f32.")
+            raise InvalidModel(f"`{name}` is no cache format; use bf16, f16, f32, int8 or fp8.")
         return CacheFormat.keeping(found)
 
     @staticmethod
@@ -194,12 +210,30 @@ class ModelDescription:
         sinks = self.sinks or ((),) * len(self.layers)
         object.__setattr__(self, "sinks", tuple(tuple(f32(x) for x in logits) for logits in sinks))
         self._check_sinks()
+        if self.kv_format.has_scales:
+            self._check_bytes()
         size = 1 if self.revision is None else len(self.revision.encode())
         if not 1 <= size <= REVISION_BYTES_MAX:
             raise InvalidModel(
                 f"A revision of {size} bytes is outside 1...{REVISION_BYTES_MAX}; give a hash of the weights and "
                 "settings, or none."
             )
+
+    def _check_bytes(self) -> None:
+        name = self.kv_format.name.lower()
+        for index, layer in enumerate(self.layers):
+            if layer.leading_values:
+                raise InvalidModel(
+                    f"A KV cache of {name} cannot keep layer {index}, whose values are the first {layer.value_dim} "
+                    "dimensions of its keys (latent attention): it needs values of their own; choose bf16, f16 or f32 "
+                    "as the cache format."
+                )
+            if layer.key_dim % 4 or layer.value_dim % 4:
+                raise InvalidModel(
+                    f"A KV cache of {name} cannot keep layer {index}, of dimensions {layer.key_dim} and "
+                    f"{layer.value_dim}: it needs multiples of 4. Pad the heads with zeros, or choose bf16, f16 or f32 "
+                    "as the cache format."
+                )
 
     def _check_sinks(self) -> None:
         if len(self.sinks) != len(self.layers):
@@ -291,6 +325,16 @@ class ModelDescription:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of keys and values of one token in all layers, over all ranks."""
-        numbers = sum(layer.kv_heads * (layer.key_dim + layer.own_value_dim) for layer in self.layers)
-        return numbers * self.kv_format.row_type.size
+        """Bytes of keys and values of one token in all layers, over all ranks, as they are read back."""
+        return self._numbers * self.kv_format.row_type.size
+
+    @property
+    def kept_bytes(self) -> int:
+        """The same as caches keep them: of ``INT8`` and ``FP8`` a byte for each number, and four for each scale."""
+        if not self.kv_format.has_scales:
+            return self.row_bytes
+        return self._numbers + 4 * sum(2 * layer.kv_heads for layer in self.layers)
+
+    @property
+    def _numbers(self) -> int:
+        return sum(layer.kv_heads * (layer.key_dim + layer.own_value_dim) for layer in self.layers)

@@ -69,6 +69,21 @@ def test_a_difference_is_seen(running: dcp_support.LocalCluster, monkeypatch: py
     assert main(["--architectures", "llama", "--cluster", running.endpoint]) == 1
 
 
+@pytest.mark.parametrize("kv_format", ["int8", "fp8"])
+def test_a_cache_of_bytes_is_off_by_what_it_rounds(
+    running: dcp_support.LocalCluster, capsys: pytest.CaptureFixture[str], kv_format: str
+) -> None:
+    options = ["--cluster", running.endpoint, "--kv-format", kv_format, "--tokens", "8", "--json"]
+    main(["--architectures", "llama", *options])
+    (report,) = json.loads(capsys.readouterr().out)
+    assert (report["dtype"], report["kv_format"]) == ("f32", kv_format)
+    assert report["bytes_per_token"] == 4 * 2 * 2 * (16 + 4)
+    for prompt in report["prompts"]:
+        # Far more than another order of sums does, and what the model's own attention over rounded rows shows.
+        assert 1e-3 * prompt["scale"] < prompt["difference"] <= prompt["tolerance"] < 0.5 * prompt["scale"]
+    assert main(["--architectures", "deepseek_v2", *options]) == 3
+
+
 def test_the_table_of_architectures(running: dcp_support.LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
     """The article has what the command prints: each architecture's layers or why it is refused, and the verdict."""
     some = (

@@ -162,6 +162,15 @@ def test_head_dims_beyond_the_limits(two: Cluster) -> None:
         generate(small("llama", head_dim=4), ids(5, 1), past_key_values=DCPCache(two, "refused"))
 
 
+@pytest.mark.parametrize("kv_format", ["int8", "fp8"])
+def test_layers_that_bytes_cannot_keep(two: Cluster, kv_format: str) -> None:
+    latent = small("deepseek_v2")
+    with pytest.raises(NotServed, match=rf"{kv_format} cannot keep layer 0, whose values are the first 32 dimensions"):
+        generate(latent, ids(5, 1), past_key_values=DCPCache(two, "refused", kv_format=kv_format))
+    with pytest.raises(NotServed, match=rf"{kv_format} cannot keep layer 0, of dimensions 10 and 10"):
+        generate(small("llama", head_dim=10), ids(5, 1), past_key_values=DCPCache(two, "refused", kv_format=kv_format))
+
+
 def test_batches_of_another_size(llama: PreTrainedModel, cache: DCPCache) -> None:
     generate(llama, ids(5, 1, 2), past_key_values=cache)
     with pytest.raises(ValueError, match="3 rows and the cache 2"):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A sequence in a safetensors file, as `dcpctl sequence export` writes it: for each layer keys and values as the cache
-holds them.
+"""A sequence in a safetensors file, as `dcpctl sequence export` writes it: for each layer keys and values.
 
-See *Transfer*. ``layers.<l>.k`` is ``[T, Hkv, Dk]`` and ``layers.<l>.v`` ``[T, Hkv, Dv]`` in the cache format,
-``token_ids`` ``[T]`` in U32, ``annotation`` in U8.
+See *Transfer*. ``layers.<l>.k`` is ``[T, Hkv, Dk]`` and ``layers.<l>.v`` ``[T, Hkv, Dv]`` in BF16, F16 or F32, or in I8
+or F8_E4M3 with ``layers.<l>.k_scale`` and ``layers.<l>.v_scale`` ``[T, Hkv]`` in F32; ``token_ids`` is ``[T]`` in U32,
+``annotation`` in U8.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from dcp_attention._client.scaled import ScaledRows, narrowed, numbers, rounded, scaled, widened
 from dcp_attention._wire.records import decoded, encoded
 from dcp_attention._wire.tensors import NUMPY_DTYPES
 from dcp_attention.errors import InvalidModel, InvalidRequest
-from dcp_attention.model import DType, ModelDescription
+from dcp_attention.model import CacheFormat, DType, ModelDescription
 from dcp_attention.values import Sequence
 
 FORMAT, FORMAT_VERSION = "dcp-sequence", "3"
+KEY_ROTATION = "signs-walsh-hadamard"
+"""The rotation of the keys of ``int8``, see *Kernels*."""
 _NAMES = {DType.BF16: "BF16", DType.F16: "F16", DType.F32: "F32"}
+_BYTES = {CacheFormat.INT8: "I8", CacheFormat.FP8: "F8_E4M3"}
+_SIZES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4, "U32": 4}
 _HEADER_MAX = 100 << 20
 
 
@@ -37,31 +42,49 @@ class Writer:
     """Writes a file under another name, tensor after tensor, and gives it its own when it is complete."""
 
     def __init__(
-        self, path: str | os.PathLike[str], sequence: Sequence, length: int, ids: int | None, annotation: bytes | None
+        self,
+        path: str | os.PathLike[str],
+        sequence: Sequence,
+        length: int,
+        ids: int | None,
+        annotation: bytes | None,
+        dtype: DType | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self._partial = f"{self.path}.partial-{os.getpid()}"
         description = sequence.model.description
-        self._header: dict[str, Any] = {
-            "__metadata__": {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "sequence": sequence.name,
-                "model": sequence.model.name,
-                "length": str(length),
-                "scope": sequence.scope,
-                "description": base64.b64encode(encoded(description)).decode(),
-            }
+        self._format = description.kv_format
+        self._dtype = dtype
+        """Of rows; ``None`` for the cache's own form."""
+        if dtype is None and not self._format.has_scales:
+            self._dtype = self._format.row_type
+        metadata = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "sequence": sequence.name,
+            "model": sequence.model.name,
+            "length": str(length),
+            "scope": sequence.scope,
+            "description": base64.b64encode(encoded(description)).decode(),
         }
+        if self._dtype is None and self._format is CacheFormat.INT8:
+            metadata["key_rotation"] = KEY_ROTATION
+        self._header: dict[str, Any] = {"__metadata__": metadata}
         self._end = 0
+        self.row_bytes = 0
+        """Of the tensors of keys and values."""
+        tensors: list[tuple[str, str, tuple[int, ...]]] = []
         for layer, attention in enumerate(description.layers):
             for name, dim in ((f"layers.{layer}.k", attention.key_dim), (f"layers.{layer}.v", attention.own_value_dim)):
                 if dim:
-                    self._declare(name, _NAMES[description.kv_format.row_type], (length, attention.kv_heads, dim))
+                    tensors += self._rows(name, (length, attention.kv_heads, dim))
         if ids is not None:
-            self._declare("token_ids", "U32", (ids,))
+            tensors.append(("token_ids", "U32", (ids,)))
         if annotation is not None:
-            self._declare("annotation", "U8", (len(annotation),))
+            tensors.append(("annotation", "U8", (len(annotation),)))
+        # Wider elements first, so that each tensor begins at a multiple of its element.
+        for name, elements, shape in sorted(tensors, key=lambda tensor: -_SIZES[tensor[1]]):
+            self._declare(name, elements, shape)
         self._file: IO[bytes] = open(self._partial, "xb")  # noqa: SIM115
         header = json.dumps(self._header, separators=(",", ":"), ensure_ascii=False).encode()
         header += b" " * (-len(header) % 8)
@@ -70,10 +93,41 @@ class Writer:
         self._file.write(struct.pack("<Q", len(header)) + header)
         self._file.truncate(self._start + self._end)
 
+    def _rows(self, name: str, shape: tuple[int, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
+        if self._dtype is not None:
+            return [(name, _NAMES[self._dtype], shape)]
+        return [(name, _BYTES[self._format], shape), (f"{name}_scale", "F32", shape[:2])]
+
     def _declare(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
-        size = math.prod(shape) * {"U8": 1, "BF16": 2, "F16": 2}.get(dtype, 4)
+        size = math.prod(shape) * _SIZES[dtype]
+        if name.startswith("layers."):
+            self.row_bytes += size
         self._header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [self._end, self._end + size]}
         self._end += size
+
+    def append_rows(self, name: str, rows: npt.NDArray[Any], *, are_keys: bool) -> None:
+        """Writes the next rows of keys or values, as the cache gives them back.
+
+        Raises:
+            InvalidRequest: The file's dtype cannot hold a number.
+        """
+        read = self._format.row_type
+        if self._dtype is None:
+            made = scaled(widened(rows, read), self._format, are_keys=are_keys)
+            self.append(name, made.codes)
+            self.append(f"{name}_scale", made.scales.astype("<f4"))
+        elif self._dtype is read:
+            self.append(name, rows.view(np.uint8))
+        else:
+            wide = widened(rows, read)
+            narrow = narrowed(wide, self._dtype)
+            beyond = wide[~np.isfinite(widened(narrow, self._dtype))]
+            if beyond.size:
+                raise InvalidRequest(
+                    f"{self.path}: {name} has {beyond[0]}, which {self._dtype.name.lower()} cannot hold. Export it in "
+                    "another dtype, such as f32."
+                )
+            self.append(name, narrow.astype(NUMPY_DTYPES[self._dtype]))
 
     def append(self, name: str, numbers: npt.NDArray[Any] | bytes) -> None:
         """Writes the next numbers of a tensor."""
@@ -115,6 +169,45 @@ def writing(writer: Writer) -> Iterator[Writer]:
 
 
 @dataclass(frozen=True)
+class FileRows:
+    """Keys or values of one layer in a file: rows of a dtype, bf16 in u16, or codes with a scale for each.
+
+    Attributes:
+        array: ``[T, heads, dim]``.
+        dtype: Of the rows that it gives.
+        kv_format: For codes, the format whose codes they are.
+        scales: For codes, ``[T, heads]``.
+        are_rotated: For codes of ``int8``, whether they are rotated, as a cache keeps its keys.
+    """
+
+    array: npt.NDArray[Any]
+    dtype: DType
+    kv_format: CacheFormat | None = None
+    scales: npt.NDArray[np.float32] | None = None
+    are_rotated: bool = False
+
+    def rows(self, start: int, end: int) -> npt.NDArray[Any]:
+        """The rows of some tokens."""
+        part = self.array[start:end]
+        if self.kv_format is None or self.scales is None:
+            return part
+        some = ScaledRows(np.array(part), np.array(self.scales[start:end]))
+        return numbers(some, self.kv_format, are_rotated=self.are_rotated)
+
+    def read_back(self, start: int, end: int, kv_format: CacheFormat, *, are_keys: bool) -> npt.NDArray[Any]:
+        """The same as a cache of a format gives them back."""
+        rows = self.rows(start, end)
+        if self.dtype is kv_format.row_type and not kv_format.has_scales:
+            return rows
+        return narrowed(rounded(widened(rows, self.dtype), kv_format, are_keys=are_keys), kv_format.row_type)
+
+    @property
+    def nbytes(self) -> int:
+        """In the file."""
+        return self.array.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+
+@dataclass(frozen=True)
 class SequenceFile:
     """A file that an export wrote, with all that can be checked without a cluster checked."""
 
@@ -126,8 +219,8 @@ class SequenceFile:
     description: ModelDescription
     token_ids: npt.NDArray[np.uint32] | None
     annotation: bytes | None
-    keys: tuple[npt.NDArray[Any], ...]
-    values: tuple[npt.NDArray[Any] | None, ...]
+    keys: tuple[FileRows, ...]
+    values: tuple[FileRows | None, ...]
 
     @staticmethod
     def opened(path: str | os.PathLike[str]) -> SequenceFile:
@@ -156,16 +249,37 @@ class SequenceFile:
                 f"{name}: the metadata's description is no model's ({error}); export it again."
             ) from error
         tokens = int(length)
-        dtype, numpy_dtype = _NAMES[description.kv_format.row_type], NUMPY_DTYPES[description.kv_format.row_type]
+        if metadata.get("key_rotation") not in (None, KEY_ROTATION):
+            raise _wrong(name, "key_rotation", metadata["key_rotation"], f"`{KEY_ROTATION}`")
+        rotates = "key_rotation" in metadata
 
         def tensor(key: str, dtype: str, numpy_dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
             return _tensor(name, header, data, key, dtype, numpy_dtype, shape)
 
+        def rows(key: str, shape: tuple[int, ...], are_rotated: bool) -> FileRows:
+            entry = header.get(key)
+            found = entry.get("dtype") if isinstance(entry, dict) else None
+            for kv_format, dtype in _BYTES.items():
+                if dtype == found:
+                    codes = tensor(key, dtype, np.dtype("u1"), shape)
+                    scales = tensor(f"{key}_scale", "F32", np.dtype("<f4"), shape[:2])
+                    return FileRows(codes, DType.F32, kv_format, scales, are_rotated)
+            row_type = next((row_type for row_type, dtype in _NAMES.items() if dtype == found), None)
+            # Of no dtype of rows: the message names that of the cache.
+            row_type = description.kv_format.row_type if row_type is None else row_type
+            return FileRows(tensor(key, _NAMES[row_type], NUMPY_DTYPES[row_type], shape), row_type)
+
         keys, values = [], []
         for layer, a in enumerate(description.layers):
-            keys.append(tensor(f"layers.{layer}.k", dtype, numpy_dtype, (tokens, a.kv_heads, a.key_dim)))
-            shape = (tokens, a.kv_heads, a.own_value_dim)
-            values.append(tensor(f"layers.{layer}.v", dtype, numpy_dtype, shape) if a.own_value_dim else None)
+            k = rows(f"layers.{layer}.k", (tokens, a.kv_heads, a.key_dim), rotates)
+            v = rows(f"layers.{layer}.v", (tokens, a.kv_heads, a.own_value_dim), False) if a.own_value_dim else None
+            if v is not None and v.dtype is not k.dtype:
+                raise InvalidRequest(
+                    f"{name}: layers.{layer}.k has rows of {k.dtype.name.lower()} and layers.{layer}.v of "
+                    f"{v.dtype.name.lower()}; store both in one dtype."
+                )
+            keys.append(k)
+            values.append(v)
         ids = tensor("token_ids", "U32", np.dtype("<u4"), (tokens,)) if "token_ids" in header else None
         annotation = None
         if "annotation" in header:

@@ -15,7 +15,7 @@ from dcp_attention._client.plan import contents
 from dcp_attention._client.sequence_file import SequenceFile, Writer, writing
 from dcp_attention._client.stored import Stored
 from dcp_attention.errors import Conflict, ServiceError
-from dcp_attention.model import ModelDescription
+from dcp_attention.model import DType, ModelDescription
 from dcp_attention.values import Commit, Entry, Sequence, Transfer
 
 _MOVED_BYTES = 8 << 20
@@ -39,7 +39,7 @@ class Transfers:
         self._stored = stored
         self._keeper = keeper
 
-    async def export(self, sequence: Sequence, path: str | os.PathLike[str]) -> Transfer:
+    async def export(self, sequence: Sequence, path: str | os.PathLike[str], dtype: DType | None) -> Transfer:
         """Writes the committed tokens of a sequence to a file."""
         description = sequence.model.description
         there = await self._stored.status(sequence)
@@ -50,7 +50,7 @@ class Transfers:
         annotation = await self._stored.annotation(sequence)
         tokens = _moved_tokens(description)
         version: tuple[int, ...] | None = None
-        with writing(Writer(path, sequence, length, None if ids is None else length, annotation)) as writer:
+        with writing(Writer(path, sequence, length, None if ids is None else length, annotation, dtype)) as writer:
             for layer in range(len(description.layers)):
                 for start in range(0, length, tokens):
                     rows = await self._stored.rows(sequence, layer, start, min(tokens, length - start))
@@ -60,15 +60,15 @@ class Transfers:
                             f"{writer.path} is not written. Export it again."
                         )
                     version = rows.version
-                    writer.append(f"layers.{layer}.k", rows.keys.view(np.uint8))
+                    writer.append_rows(f"layers.{layer}.k", rows.keys, are_keys=True)
                     if rows.values is not None:
-                        writer.append(f"layers.{layer}.v", rows.values.view(np.uint8))
+                        writer.append_rows(f"layers.{layer}.v", rows.values, are_keys=False)
             if ids is not None:
                 writer.append("token_ids", ids.astype("<u4"))
             if annotation is not None:
                 writer.append("annotation", annotation)
             writer.finish()
-        return Transfer(sequence, length, 0, length * description.row_bytes)
+        return Transfer(sequence, length, 0, writer.row_bytes)
 
     async def import_(
         self, path: str | os.PathLike[str], name: str | None, model_name: str | None, resume: bool
@@ -102,7 +102,8 @@ class Transfers:
                 f"{file.length} tokens: continue with resume=True, or delete it.",
                 error.rank,
             ) from error
-        return Transfer(sequence, file.length, kept, file.length * description.row_bytes)
+        size = sum(rows.nbytes for rows in (*file.keys, *file.values) if rows is not None)
+        return Transfer(sequence, file.length, kept, size)
 
     async def _begin(self, file: SequenceFile, sequence: Sequence, resume: bool) -> int:
         """How many of the file's tokens are already stored."""
@@ -127,18 +128,23 @@ class Transfers:
 
     async def _compare(self, file: SequenceFile, sequence: Sequence, layer: int, start: int, end: int) -> None:
         rows = await self._stored.rows(sequence, layer, start, end - start)
-        for there, wanted in ((rows.keys, file.keys[layer]), (rows.values, file.values[layer])):
-            if there is None or wanted is None:
+        kv_format = file.description.kv_format
+        for there, rows_there, are_keys in (
+            (rows.keys, file.keys[layer], True),
+            (rows.values, file.values[layer], False),
+        ):
+            if there is None or rows_there is None:
                 continue
-            if not np.array_equal(there.view(np.uint8), wanted[start:end].view(np.uint8)):
+            wanted = rows_there.read_back(start, end, kv_format, are_keys=are_keys)
+            if not np.array_equal(there.view(np.uint8), wanted.view(np.uint8)):
                 raise Conflict(
                     f"Sequence `{sequence.name}` is not the beginning of {file.path}: layer {layer} differs in tokens "
                     f"{start}..<{end}; import under another name, or delete it first."
                 )
 
     async def _append(self, file: SequenceFile, sequence: Sequence, layer: int, start: int, end: int) -> None:
-        values = file.values[layer]
-        part = None if values is None else values[start:end]
+        keys, values = file.keys[layer].rows(start, end), file.values[layer]
+        part = None if values is None else values.rows(start, end)
         entry = Entry(sequence, start, end - start)
         keeps = self._keeper.retry_for > 0
-        await self._attention.run(contents(layer, [entry], None, file.keys[layer][start:end], part, keeps=keeps))
+        await self._attention.run(contents(layer, [entry], None, keys, part, keeps=keeps))

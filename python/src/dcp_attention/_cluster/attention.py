@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from dcp_attention.model import DType
     from dcp_attention.tensors import Tensor
 
 
@@ -156,15 +157,24 @@ class ClusterAttention(ClusterBase):
         """
         return self._run(self._cluster.rows(sequence, layer, start, count))
 
-    def export(self, sequence: Sequence | str, path: str | os.PathLike[str]) -> Transfer:
+    def export(
+        self, sequence: Sequence | str, path: str | os.PathLike[str], *, dtype: DType | str | None = None
+    ) -> Transfer:
         """Writes the committed tokens of a sequence to a safetensors file, as `dcpctl sequence export` does. It
         appears under its name complete or not at all. Memory is bounded by some megabytes.
 
+        Args:
+            sequence: The sequence, or its name.
+            path: The file.
+            dtype: Of the rows in the file; a narrower one than the cache's rounds them. ``None`` is the form of the
+                cache, which keeps every bit: for ``int8`` and ``fp8`` bytes with scales.
+
         Raises:
             Conflict: The sequence was cut meanwhile, or a rank came back.
+            InvalidRequest: The dtype cannot hold a number.
             OSError: The file cannot be written.
         """
-        return self._run(self._cluster.export(sequence, path))
+        return self._run(self._cluster.export(sequence, path, dtype=dtype))
 
     def import_(
         self,
@@ -174,7 +184,8 @@ class ClusterAttention(ClusterBase):
         model: str | None = None,
         resume: bool = False,
     ) -> Transfer:
-        """Makes a sequence of a file that an export wrote, on whatever shape of cluster, with the same bits.
+        """Makes a sequence of a file that an export wrote, on whatever shape of cluster, with the same bits. Rows of
+        another dtype than the cache's are rounded to it.
 
         Args:
             path: The file.

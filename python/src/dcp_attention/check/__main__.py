@@ -10,7 +10,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from dcp_attention import Cluster, ServiceError
+from dcp_attention import CacheFormat, Cluster, InvalidModel, ServiceError
 from dcp_attention.check.local import LocalCluster
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ examples:
   python -m dcp_attention.check HuggingFaceTB/SmolLM2-135M-Instruct
   python -m dcp_attention.check ./model/model.Q4_1.gguf --dtype bf16 --lengths 10,1800
   python -m dcp_attention.check ./config.json --layers 2 --json
+  python -m dcp_attention.check ./model --kv-format int8
   python -m dcp_attention.check --architectures llama gemma3_text --markdown
 
 exit status: 0 all equal, or tied; 1 some differ; 2 usage; 3 some are refused, and none differs; 4 no cluster, or it
@@ -91,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=("f32", "bf16", "f16"), help="of the weights; the model's own, or f32 for random ones"
     )
     parser.add_argument(
+        "--kv-format",
+        type=_kv_format,
+        metavar="FORMAT",
+        help="of the daemons' cache: bf16, f16, f32, int8 or fp8; the dtype of the weights",
+    )
+    parser.add_argument(
         "--prompt", action="append", metavar="TEXT", help="a prompt, for a model with a tokenizer; may be repeated"
     )
     parser.add_argument("--lengths", default="10,60,200", help="of random prompts, in tokens (10,60,200)")
@@ -104,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--markdown", action="store_true", help="print a table")
     return parser
+
+
+def _kv_format(name: str) -> CacheFormat:
+    try:
+        return CacheFormat.named(name)
+    except InvalidModel as error:
+        raise argparse.ArgumentTypeError(error.message) from error
 
 
 @contextlib.contextmanager
@@ -123,16 +137,26 @@ def _check(name: str, cluster: Cluster, options: argparse.Namespace) -> Report:
         tokenizer = source.tokenizer()
         prompts = [tokenizer(text)["input_ids"] for text in options.prompt]
     lengths = tuple(int(length) for length in options.lengths.split(","))
-    return compare(source, cluster, prompts, lengths=lengths, dtype=options.dtype, tokens=options.tokens)
+    return compare(
+        source,
+        cluster,
+        prompts,
+        lengths=lengths,
+        dtype=options.dtype,
+        kv_format=options.kv_format,
+        tokens=options.tokens,
+    )
 
 
 def _lines(report: Report) -> list[str]:
     """A report for people."""
-    lines = [f"{report.model}, {report.dtype}, compared with `{report.attention}`"]
+    cache = "" if report.kv_format in ("", report.dtype) else f", a cache of {report.kv_format}"
+    lines = [f"{report.model}, {report.dtype}{cache}, compared with `{report.attention}`"]
     lines += [f"  {count} layers: {words}" for words, count in report.layers]
     for prompt in report.prompts:
+        margin = "" if prompt.margin is None else f", the model's own preferred by at most {prompt.margin:.1e}"
         lines.append(
-            f"  {prompt.length} tokens: {prompt.equal} of {prompt.generated} equal, logits differ by "
+            f"  {prompt.length} tokens: {prompt.equal} of {prompt.generated} equal{margin}, logits differ by "
             f"{prompt.difference:.1e} of {prompt.scale:.1f}, at most {prompt.tolerance:.1e}: {prompt.verdict}"
         )
     return [*lines, f"{report.verdict.upper()}{': ' + report.reason if report.reason else ''}"]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from dcp_attention import CacheFormat
+from dcp_attention.check.rounding import RoundingCache
 from dcp_attention.transformers import DCPCache, NotServed, cache_argument, served
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ class Report:
 
     Attributes:
         model: What the user called it.
-        dtype: Of its weights and its cache.
+        dtype: Of its weights.
+        kv_format: Of the daemons' cache.
         attention: What the daemons were compared with: what transformers chooses for the model.
         verdict: ``equal``, ``tied``, ``differs`` or ``refused``.
         reason: Why it was refused.
@@ -77,6 +80,7 @@ class Report:
 
     model: str
     dtype: str
+    kv_format: str
     attention: str
     verdict: str
     reason: str | None = None
@@ -111,6 +115,7 @@ def compare(
     *,
     lengths: Sequence[int] = (10, 60, 200),
     dtype: str | None = None,
+    kv_format: CacheFormat | None = None,
     tokens: int = 32,
 ) -> Report:
     """Loads a model, and compares it as `compare_model` does.
@@ -121,17 +126,25 @@ def compare(
         prompts: Token ids; ``None`` draws some.
         lengths: Of those that are drawn.
         dtype: See `Source.load`.
+        kv_format: See `compare_model`.
         tokens: How many to generate.
     """
     try:
         model = source.load(None, dtype)
     except ImportError as error:
-        return Report(source.name, dtype or "", "", "refused", f"transformers cannot load it: {error}")
-    return compare_model(source.name, model, cluster, prompts or draw(model, source.seed, lengths), tokens=tokens)
+        return Report(source.name, dtype or "", "", "", "refused", f"transformers cannot load it: {error}")
+    prompts = prompts or draw(model, source.seed, lengths)
+    return compare_model(source.name, model, cluster, prompts, kv_format=kv_format, tokens=tokens)
 
 
 def compare_model(
-    name: str, model: PreTrainedModel, cluster: Cluster, prompts: Sequence[Sequence[int]], *, tokens: int = 32
+    name: str,
+    model: PreTrainedModel,
+    cluster: Cluster,
+    prompts: Sequence[Sequence[int]],
+    *,
+    kv_format: CacheFormat | None = None,
+    tokens: int = 32,
 ) -> Report:
     """Generates greedily with the model's own attention and with the daemons', and compares tokens and
     logits.
@@ -143,6 +156,9 @@ def compare_model(
     of them. So the model's own are those of all prompts, in each way that transformers has to compute them. The model
     is in f32 afterwards.
 
+    A cache of another format than the model's dtype rounds more, such as one of ``int8``. What that does to the model
+    its own attention shows, over keys and values that are rounded alike: these are further ways, in f32 too.
+
     Where tokens differ, the daemons go on with the model's own, so that all of them are compared, and not only those
     before the first tie: where ties lie depends on the machine.
 
@@ -151,22 +167,26 @@ def compare_model(
         model: The model.
         cluster: Where the daemons are.
         prompts: Token ids.
+        kv_format: Of the daemons' cache; ``None`` is the model's dtype.
         tokens: How many to generate.
     """
     dtype = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[model.dtype]
     attention = model.config.get_text_config(decoder=True)._attn_implementation
+    form = kv_format or CacheFormat.named(dtype)
     own = [_generate(model, prompt, tokens, None) for prompt in prompts]
     try:
         _use_daemons(model)
-        facts = served(model)
-        daemons = [_along(model, prompt, run, cluster) for prompt, run in zip(prompts, own, strict=True)]
+        facts = served(model, kv_format=form)
+        daemons = [_along(model, prompt, run, cluster, form) for prompt, run in zip(prompts, own, strict=True)]
     except NotServed as refusal:
-        return Report(name, dtype, attention, "refused", str(refusal))
+        return Report(name, dtype, form.name.lower(), attention, "refused", str(refusal))
     exact = own
     rounding = 0.0
-    if dtype != "f32":
-        ways = [own, *_forced_ways(model, prompts, own)]
-        model.set_attn_implementation(attention)
+    ways = [] if dtype == "f32" else [own, *_forced_ways(model, prompts, own)]
+    if form is not CacheFormat.named(dtype):
+        ways += _forced_ways(model, prompts, own, form)
+    model.set_attn_implementation(attention)
+    if ways:
         torch.nn.Module.float(
             model
         )  # transformers refuses it for weights that came from GGUF, though they are plain ones
@@ -181,10 +201,11 @@ def compare_model(
     return Report(
         name,
         dtype,
+        form.name.lower(),
         attention,
         next(verdict for verdict in ("differs", "tied", "equal") if verdict in verdicts),
         layers=tuple((in_words(kind), layers.count(kind)) for kind in facts.description.kinds),
-        bytes_per_token=facts.description.row_bytes,
+        bytes_per_token=facts.description.kept_bytes,
         prompts=results,
     )
 
@@ -228,7 +249,7 @@ def _generate(model: PreTrainedModel, prompt: Sequence[int], tokens: int, cache:
     return _Run(answer.sequences[0, len(prompt) :].tolist(), torch.cat(answer.logits).float().cpu())
 
 
-def _along(model: PreTrainedModel, prompt: Sequence[int], own: _Run, cluster: Cluster) -> _Run:
+def _along(model: PreTrainedModel, prompt: Sequence[int], own: _Run, cluster: Cluster, kv_format: CacheFormat) -> _Run:
     """What the daemons generate, each token after the model's own before it.
 
     Shorter than `own` where more than `_DIFFERENT_TOKENS` differ.
@@ -236,7 +257,7 @@ def _along(model: PreTrainedModel, prompt: Sequence[int], own: _Run, cluster: Cl
     found = _Run([], own.logits[:0])
     for _ in range(1 + _DIFFERENT_TOKENS):
         done = len(found.ids)
-        cache = DCPCache(cluster, f"check-{secrets.token_hex(6)}", model=model)
+        cache = DCPCache(cluster, f"check-{secrets.token_hex(6)}", model=model, kv_format=kv_format)
         run = _generate(model, [*prompt, *own.ids[:done]], len(own.ids) - done, cache)
         cache.delete()
         pairs = zip(own.ids[done:], run.ids, strict=True)
@@ -247,16 +268,20 @@ def _along(model: PreTrainedModel, prompt: Sequence[int], own: _Run, cluster: Cl
     return found
 
 
-def _forced(model: PreTrainedModel, prompt: Sequence[int], run: _Run) -> _Run:
-    """The logits of the same tokens from another model: one forward pass."""
+def _forced(model: PreTrainedModel, prompt: Sequence[int], run: _Run, kv_format: CacheFormat | None = None) -> _Run:
+    """The logits of the same tokens from another model, or over rounded keys and values: one forward pass."""
     ids = torch.tensor([[*prompt, *run.ids[:-1]]], device=model.device)
+    cache = {} if kv_format is None else {cache_argument(model): RoundingCache(kv_format)}
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
+        logits = model(input_ids=ids, use_cache=bool(cache), **cache).logits[0, len(prompt) - 1 :]
     return _Run(run.ids, logits.float().cpu())
 
 
 def _forced_ways(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], runs: Sequence[_Run]
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    runs: Sequence[_Run],
+    kv_format: CacheFormat | None = None,
 ) -> Iterator[list[_Run]]:
     """The logits of the same tokens in each way that transformers can compute the model's attention on CPUs."""
     for way in ("eager", "sdpa"):
@@ -264,7 +289,7 @@ def _forced_ways(
             model.set_attn_implementation(way)
         except ValueError:  # not every model has both
             continue
-        yield [_forced(model, prompt, run) for prompt, run in zip(prompts, runs, strict=True)]
+        yield [_forced(model, prompt, run, kv_format) for prompt, run in zip(prompts, runs, strict=True)]
 
 
 def _difference(one: _Run, other: _Run) -> float:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from dcp_attention import CacheFormat, InvalidModel, LayerAttention, ModelDescription
+from dcp_attention import CacheFormat, InvalidModel, LayerAttention, ModelDescription, ModelMismatch
 from dcp_attention.transformers._latent import Latents
 from dcp_attention.transformers._sealed import Update
 from dcp_attention.transformers.errors import NotServed
@@ -27,6 +27,7 @@ from dcp_attention.transformers.errors import NotServed
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from dcp_attention import Sequence
     from dcp_attention.transformers._attention import AttentionCall
 
 _FORMATS = {torch.bfloat16: CacheFormat.BF16, torch.float16: CacheFormat.F16, torch.float32: CacheFormat.F32}
@@ -50,6 +51,21 @@ class ServedModel:
     description: ModelDescription
     layers: dict[int, int]
     latents: dict[int, Latents]
+
+    def check(self, sequence: Sequence) -> None:
+        """Refuses a stored sequence of another model.
+
+        Raises:
+            ModelMismatch: With both.
+        """
+        theirs, ours = sequence.model.description, self.description
+        if theirs != ours:
+            raise ModelMismatch(
+                f"Sequence `{sequence.name}` is of model `{sequence.model.name}`, revision `{theirs.revision}`, in a "
+                f"cache of {theirs.kv_format.name.lower()}, and the model that would use it is `{self.name}`, revision "
+                f"`{ours.revision}`, in one of {ours.kv_format.name.lower()}. Use another name, or the weights and the "
+                "kv_format that made it."
+            )
 
 
 class NoStateCache(Cache):
@@ -184,26 +200,32 @@ def attention_of(call: AttentionCall, *, is_latent: bool) -> LayerAttention:
 _served: weakref.WeakKeyDictionary[PreTrainedModel, tuple[object, ServedModel]] = weakref.WeakKeyDictionary()
 
 
-def served(model: PreTrainedModel, revision: str | None = None) -> ServedModel:
+def served(
+    model: PreTrainedModel, revision: str | None = None, kv_format: CacheFormat | str | None = None
+) -> ServedModel:
     """How the daemons serve a model; determined once, and again when its weights change.
 
     Args:
         model: With ``attn_implementation="dcp"``.
         revision: What identifies its weights; ``None`` is a digest of a sample of each weight and of the configuration.
+        kv_format: How the daemons' caches keep keys and values; ``None`` is the dtype of the model's own.
 
     Raises:
         NotServed: It has a layer that they cannot serve.
+        InvalidModel: There is no such format.
     """
+    form = CacheFormat.named(kv_format) if isinstance(kv_format, str) else kv_format
     # Every change in place raises a tensor's version; every other one makes another tensor.
-    state = (revision, tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in model.parameters()))
+    weights = tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in model.parameters())
+    state = (revision, form, weights)
     known, facts = _served.get(model, (None, None))
     if facts is None or known != state:
-        facts = _look(model, revision)
+        facts = _look(model, revision, form)
         _served[model] = state, facts
     return facts
 
 
-def _look(model: PreTrainedModel, revision: str | None) -> ServedModel:
+def _look(model: PreTrainedModel, revision: str | None, kv_format: CacheFormat | None) -> ServedModel:
     config = model.config.get_text_config(decoder=True)
     implementation = config._attn_implementation
     if implementation != "dcp":
@@ -233,12 +255,15 @@ def _look(model: PreTrainedModel, revision: str | None) -> ServedModel:
             "of them."
         )
     order = sorted(notes.kinds)
-    description = ModelDescription(
-        layers=tuple(notes.kinds[layer] for layer in order),
-        kv_format=_FORMATS[notes.dtype],
-        sinks=tuple(notes.sinks.get(layer, ()) for layer in order) if notes.sinks else (),
-        revision=revision or _revision(model),
-    )
+    try:
+        description = ModelDescription(
+            layers=tuple(notes.kinds[layer] for layer in order),
+            kv_format=_FORMATS[notes.dtype] if kv_format is None else kv_format,
+            sinks=tuple(notes.sinks.get(layer, ()) for layer in order) if notes.sinks else (),
+            revision=revision or _revision(model),
+        )
+    except InvalidModel as error:
+        raise NotServed(error.message) from error
     digest = hashlib.sha256(repr(description).encode()).hexdigest()[:12]
     return ServedModel(
         name=f"{config.model_type}-{digest}",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dcp_attention import ModelMismatch
 from dcp_attention.transformers._bind import ModelWatch, TokenWatch
 from dcp_attention.transformers._latent import Latents
 from dcp_attention.transformers._look import NoStateCache, attention_of, not_attended, served
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from typing_extensions import Self
 
-    from dcp_attention import Cluster
+    from dcp_attention import CacheFormat, Cluster
     from dcp_attention.transformers._attention import AttentionCall
     from dcp_attention.transformers._look import ServedModel
 
@@ -62,6 +61,7 @@ class DCPCache(NoStateCache):
         tokens: Any = None,
         scope: str = "",
         revision: str | None = None,
+        kv_format: CacheFormat | str | None = None,
         commit_every: int = 16,
     ) -> None:
         """Takes up the sequences of that name, or prepares to make them.
@@ -74,16 +74,19 @@ class DCPCache(NoStateCache):
                 taken too. A stored sequence is cut to what it has in common with them. ``None`` takes it up as it is.
             scope: Of new sequences: who may find them by their tokens.
             revision: What identifies the model's weights; ``None`` is a digest of a sample of them.
+            kv_format: How the daemons keep keys and values, such as ``int8`` or ``fp8``, which take half of what bf16
+                does; ``None`` is the model's dtype. Caches of one format are not those of another.
             commit_every: After how many tokens they are committed.
 
         Raises:
-            NotServed: The model has a layer that the daemons cannot serve.
-            ModelMismatch: A stored sequence is another model's, or has other weights.
+            NotServed: The model has a layer that the daemons cannot serve, or that the format cannot keep.
+            ModelMismatch: A stored sequence is another model's, or has other weights or another format.
         """
         super().__init__()
         self.cluster = cluster
         self._rows = Rows(cluster, [name] if isinstance(name, str) else name, scope)
         self._revision = revision
+        self._kv_format = kv_format
         self._commit_every = commit_every
         self._model: ServedModel | None = None
         self._tokens: TokenWatch | None = None
@@ -110,6 +113,7 @@ class DCPCache(NoStateCache):
         *,
         scope: str = "",
         revision: str | None = None,
+        kv_format: CacheFormat | str | None = None,
         commit_every: int = 16,
     ) -> Self:
         """A cache under a new name that begins with the most of some token ids that is stored of this model, whoever
@@ -121,10 +125,11 @@ class DCPCache(NoStateCache):
             NotServed: The model has a layer that the daemons cannot serve.
         """
         (ids,) = token_lists(tokens)
-        facts = served(model, revision)
+        facts = served(model, revision, kv_format)
         registered = cluster.register_model(facts.name, facts.description)
         cluster.open_matching(name, registered, ids, scope=scope, longest=len(ids) - 1)
-        return cls(cluster, name, model=model, scope=scope, revision=revision, commit_every=commit_every)
+        options = {"scope": scope, "revision": revision, "kv_format": kv_format, "commit_every": commit_every}
+        return cls(cluster, name, model=model, **options)  # type: ignore[arg-type]
 
     # What generation asks.
 
@@ -340,15 +345,9 @@ class DCPCache(NoStateCache):
         return facts
 
     def _bind(self, model: PreTrainedModel) -> ServedModel:
-        facts = served(model, self._revision)
+        facts = served(model, self._revision, self._kv_format)
         for row in self._rows.all:
-            theirs = row.sequence.model
-            if theirs.description != facts.description:
-                raise ModelMismatch(
-                    f"Sequence `{row.sequence.name}` is of model `{theirs.name}`, revision "
-                    f"`{theirs.description.revision}`, and the model that would use it is `{facts.name}`, revision "
-                    f"`{facts.description.revision}`. Use another name, or the weights that made it."
-                )
+            facts.check(row.sequence)
         self._tokens = TokenWatch.of(model)
         self._model = facts
         return facts

@@ -59,7 +59,8 @@ class DCPConnector(KVConnectorBase_V1):
         """Registers the model, now that its layers and weights are loaded."""
         config = self._vllm_config
         layers = attention_layers(config)
-        description = describe(layers, config.model_config.dtype, self._options.model_revision(config))
+        revision = self._options.model_revision(config)
+        description = describe(layers, config.model_config.dtype, revision, self._options.kv_format)
         model = self._cluster.register_model(self._options.model_name(config), description)
         self._worker = WorkerSide(self._cluster, layers)
         logger.info("Keys and values of %d layers are in model `%s` of the cluster.", len(layers), model.name)

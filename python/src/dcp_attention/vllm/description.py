@@ -35,20 +35,23 @@ def attention_layers(vllm_config: Any) -> dict[str, Attention]:
     return dict(sorted(found.items(), key=lambda item: extract_layer_index(item[0])))
 
 
-def describe(layers: dict[str, Attention], dtype: torch.dtype, revision: str | None) -> ModelDescription:
+def describe(
+    layers: dict[str, Attention], dtype: torch.dtype, revision: str | None, kv_format: str | None
+) -> ModelDescription:
     """The description of a model.
 
     Args:
         layers: Its attention layers, in their order, with their weights.
-        dtype: What it computes in, and the cluster keeps.
+        dtype: What it computes in.
         revision: What identifies its weights.
+        kv_format: How the cluster keeps keys and values; ``None`` is the dtype.
 
     Raises:
-        InvalidModel: The cluster has no such attention.
+        InvalidModel: The cluster has no such attention, or no such format for it.
     """
     return ModelDescription(
         tuple(_describe(layer.impl, layer.head_size_v) for layer in layers.values()),
-        CacheFormat.named(str(dtype)),
+        CacheFormat.named(kv_format or str(dtype)),
         sinks=tuple(
             () if layer.impl.sinks is None else tuple(layer.impl.sinks.float().tolist()) for layer in layers.values()
         ),

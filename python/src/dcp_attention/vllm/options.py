@@ -22,6 +22,8 @@ class Options:
         model: The model's name in the cluster; ``None`` is the last part of vLLM's. A name stands for one description.
         revision: What identifies the weights; ``None`` is the commit of the hub's that they are from, where vLLM knows
             it.
+        kv_format: How the cluster keeps keys and values: ``bf16``, ``f16``, ``f32``, ``int8`` or ``fp8``; ``None`` is
+            the model's dtype.
         scope: Who finds each other's prefixes: those that state the same one. A request's ``cache_salt`` narrows it.
         retry_for: Seconds for which an outage of daemons is waited out.
     """
@@ -29,6 +31,7 @@ class Options:
     endpoint: str | None = None
     model: str | None = None
     revision: str | None = None
+    kv_format: str | None = None
     scope: str = ""
     retry_for: float = 60
 

@@ -44,7 +44,10 @@ def _cache(vllm_config: Any) -> Iterator[str]:
         yield "vLLM's own prefix caching is on, and its blocks hold nothing: add --no-enable-prefix-caching."
     dtype = str(vllm_config.model_config.dtype).removeprefix("torch.")
     if cache.cache_dtype not in ("auto", dtype):
-        yield f"--kv-cache-dtype is {cache.cache_dtype} and has to be auto: the cluster keeps the model's {dtype}."
+        yield (
+            f"--kv-cache-dtype is {cache.cache_dtype} and has to be auto: vLLM's own cache holds nothing. For 8 bits "
+            "in the cluster set kv_format in kv_connector_extra_config to int8 or fp8."
+        )
 
 
 def _steps(vllm_config: Any) -> Iterator[str]:

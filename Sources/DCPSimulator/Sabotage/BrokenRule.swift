@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// A rule that a rank breaks on purpose: a simulation that does not notice would notice nothing else either.
-///
-/// nil in every daemon; only `package` code can set it.
+/// A rule that the ranks of a simulation break on purpose: a simulation that does not notice would notice nothing else
+/// either. `Sabotage` breaks them from outside.
 package enum BrokenRule: String, CaseIterable, Sendable {
     /// Answers a commit before the store has it.
     case commit
-    /// Serves requests of any epoch.
+    /// Answers in the first epoch that it has served, whichever it serves.
     case epoch
     /// Replies to a step before its tokens are in the cache.
     case append
-    /// Uses the first position of a window as a local index.
+    /// Takes the length of a window for a number of its own tokens.
     case window
-    /// Counts a head's sink in each part of its attention, and not once at the end.
+    /// Counts a head's sink twice.
     case sink
     /// Promises one token more than a match has compared.
     case match

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import DCPCore
+internal import DCPFiles
+internal import DCPSafetensors
+
+/// Writes keys and values into the tensors of a sequence file: in the cache's own form, or as rows of another dtype.
+struct RowsWriter: Sendable {
+    private enum Form: Sendable {
+        /// As they are read.
+        case asRead(DataType)
+        case scaled(CacheFormat)
+        case rounded(from: DataType, to: DataType)
+    }
+
+    private let format: CacheFormat
+    private let form: Form
+
+    /// - Parameter dataType: of the rows in the file; nil for the cache's own form.
+    init(_ format: CacheFormat, as dataType: DataType?) {
+        self.format = format
+        form =
+            switch dataType {
+            case nil: format.hasScales ? .scaled(format) : .asRead(format.rowType)
+            case format.rowType?: .asRead(format.rowType)
+            case let dataType?: .rounded(from: format.rowType, to: dataType)
+            }
+    }
+
+    /// Whether keys are written as `int8` rotates them.
+    var rotatesKeys: Bool {
+        if case .scaled(.int8) = form { true } else { false }
+    }
+
+    /// Keys and values of one token in all layers.
+    func tokenByteCount(_ description: ModelDescription) -> Int {
+        switch form {
+        case .scaled: description.keptByteCount
+        case .asRead(let type), .rounded(_, let type):
+            (0..<description.layers).reduce(0) { $0 + description[$1].rowByteCount(type) }
+        }
+    }
+
+    /// The tensors of a name.
+    /// - Parameter shape: `[T, heads, dim]`
+    func declarations(_ name: String, shape: [Int]) -> [SafetensorsWriter.Declaration] {
+        switch form {
+        case .asRead(let type), .rounded(_, let type): [.init(name: name, dataType: type, shape: shape)]
+        case .scaled(let format):
+            [
+                .init(name: name, elements: FileRows.elements(format)!, shape: shape),
+                .init(name: FileRows.scales(name), dataType: .float32, shape: Array(shape.dropLast())),
+            ]
+        }
+    }
+
+    /// Writes the next rows of a tensor.
+    /// - Parameter rows: `[tokens][heads][dim]` as the cache gives them back.
+    /// - Throws: `.invalidRequest` for a number that the file's dtype cannot hold, and when the disk fails.
+    func append(
+        _ rows: [UInt8], to name: String, dim: Int, areKeys: Bool, _ writer: SafetensorsWriter
+    ) throws(ServiceError) {
+        func write(_ bytes: [UInt8], _ name: String) throws(ServiceError) {
+            try bytes.lendBytes { (bytes) throws(ServiceError) in try writer.append(bytes, to: name) }
+        }
+        switch form {
+        case .asRead: try write(rows, name)
+        case .scaled(let format):
+            let scaled = format.scaled(format.rowType.numbers(rows), dim: dim, areKeys: areKeys)
+            try write(scaled.bytes, name)
+            try writer.append(scaled.scales, to: FileRows.scales(name))
+        case .rounded(let from, let to):
+            let numbers = from.numbers(rows)
+            if let number = numbers.first(where: { abs($0) > to.inputMagnitudeMax }) {
+                throw ServiceError(
+                    .invalidRequest,
+                    "\(writer.path): \(name) has \(number), which \(to.name) cannot hold: its limit is "
+                        + "\(to.inputMagnitudeMax). Export it in another dtype, such as f32.")
+            }
+            try write(to.bytes(numbers), name)
+        }
+    }
+}
