@@ -132,7 +132,8 @@ extension Integration {
                             }
                         }
                         // A frame that cannot be trusted still ends it.
-                        var damaged = try #require(try malformed(requests[0], isLonger: true))
+                        var damaged = try #require(
+                            try requests.lazy.compactMap { try malformed($0, isLonger: true) }.first)
                         damaged[damaged.count - 1] ^= 1
                         connection.send(damaged)
                         guard case .failure(let error)? = try connection.receive()?.message else {
