@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import io
 import itertools
 from collections.abc import Iterator
@@ -381,3 +382,16 @@ def test_the_twin_of_the_benchmark_steps_for_each_line(client: Cluster, sequence
     assert ready == "ready"
     assert all(float(number) > 0 for number in seconds)
     assert client.status(sequence).layers == (6, 0)
+
+
+def test_blocking_and_asynchronous_clients_have_the_same_methods() -> None:
+    def public(client: type[Cluster] | type[AsyncCluster]) -> dict[str, list[tuple[str, object]] | None]:
+        members = ((name, getattr(client, name)) for name in dir(client) if not name.startswith("_"))
+        return {
+            name: [(p.name, p.default) for p in inspect.signature(member).parameters.values() if p.name != "transport"]
+            if callable(member)
+            else None
+            for name, member in members
+        }
+
+    assert public(Cluster) == public(AsyncCluster)
