@@ -42,7 +42,7 @@ struct FileRows: Sendable {
                     + "again.")
         }
         let entry = file.entry(named: name)
-        let format = CacheFormat.allCases.first { Self.elements($0) == entry?.dataType && $0.hasScales }
+        let format = CacheFormat.allCases.first { $0.hasScales && Self.elements($0) == entry?.dataType }
         guard let entry, let format else {
             let tensor = try file.tensor(named: name)
             try check(name, tensor.shape, shape)

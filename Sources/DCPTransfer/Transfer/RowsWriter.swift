@@ -8,9 +8,10 @@ internal import DCPSafetensors
 struct RowsWriter: Sendable {
     private enum Form: Sendable {
         /// As they are read.
-        case asRead(DataType)
-        case scaled(CacheFormat)
-        case rounded(from: DataType, to: DataType)
+        case asRead
+        /// Bytes and scales.
+        case scaled
+        case rounded(to: DataType)
     }
 
     private let format: CacheFormat
@@ -21,37 +22,40 @@ struct RowsWriter: Sendable {
         self.format = format
         form =
             switch dataType {
-            case nil: format.hasScales ? .scaled(format) : .asRead(format.rowType)
-            case format.rowType?: .asRead(format.rowType)
-            case let dataType?: .rounded(from: format.rowType, to: dataType)
+            case nil: format.hasScales ? .scaled : .asRead
+            case format.rowType?: .asRead
+            case let dataType?: .rounded(to: dataType)
             }
     }
 
     /// Whether keys are written as `int8` rotates them.
     var rotatesKeys: Bool {
-        if case .scaled(.int8) = form { true } else { false }
+        if case .scaled = form { format == .int8 } else { false }
+    }
+
+    /// The dtype of rows in the file; nil if it has bytes and scales.
+    private var fileType: DataType? {
+        switch form {
+        case .asRead: format.rowType
+        case .scaled: nil
+        case .rounded(let dataType): dataType
+        }
     }
 
     /// Keys and values of one token in all layers.
     func tokenByteCount(_ description: ModelDescription) -> Int {
-        switch form {
-        case .scaled: description.keptByteCount
-        case .asRead(let type), .rounded(_, let type):
-            (0..<description.layers).reduce(0) { $0 + description[$1].rowByteCount(type) }
-        }
+        guard let fileType else { return description.keptByteCount }
+        return (0..<description.layers).reduce(0) { $0 + description[$1].rowByteCount(fileType) }
     }
 
     /// The tensors of a name.
     /// - Parameter shape: `[T, heads, dim]`
     func declarations(_ name: String, shape: [Int]) -> [SafetensorsWriter.Declaration] {
-        switch form {
-        case .asRead(let type), .rounded(_, let type): [.init(name: name, dataType: type, shape: shape)]
-        case .scaled(let format):
-            [
-                .init(name: name, elements: FileRows.elements(format)!, shape: shape),
-                .init(name: FileRows.scales(name), dataType: .float32, shape: Array(shape.dropLast())),
-            ]
-        }
+        if let fileType { return [.init(name: name, dataType: fileType, shape: shape)] }
+        return [
+            .init(name: name, elements: FileRows.elements(format)!, shape: shape),
+            .init(name: FileRows.scales(name), dataType: .float32, shape: Array(shape.dropLast())),
+        ]
     }
 
     /// Writes the next rows of a tensor.
@@ -65,12 +69,12 @@ struct RowsWriter: Sendable {
         }
         switch form {
         case .asRead: try write(rows, name)
-        case .scaled(let format):
+        case .scaled:
             let scaled = format.scaled(format.rowType.numbers(rows), dim: dim, areKeys: areKeys)
             try write(scaled.bytes, name)
             try writer.append(scaled.scales, to: FileRows.scales(name))
-        case .rounded(let from, let to):
-            let numbers = from.numbers(rows)
+        case .rounded(let to):
+            let numbers = format.rowType.numbers(rows)
             if let number = numbers.first(where: { abs($0) > to.inputMagnitudeMax }) {
                 throw ServiceError(
                     .invalidRequest,
