@@ -5,11 +5,13 @@ public import DCPCore
 
 /// The kernels that this process uses, for `dcpctl` and the journal.
 public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
-    /// The environment variable that forces an instruction set: `DCP_KERNELS=scalar|avx2|avx512|avx512bf16|neon`.
+    /// The environment variable that forces an instruction set, by a name in `AttentionKernels.available`.
     public static let variable = "DCP_KERNELS"
 
-    /// `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
+    /// A name in `AttentionKernels.available`.
     public let instructionSet: String
+    /// The fastest that this machine supports.
+    public let fastest: String
     /// Whether OpenBLAS's sgemm computes many rows, as it does beside scalar kernels.
     public let prefillUsesSgemm: Bool
     /// The core type whose sgemm OpenBLAS chose, after `OPENBLAS_CORETYPE`: `Haswell`, `Cooperlake`.
@@ -33,7 +35,7 @@ public struct KernelSelection: Hashable, Sendable, CustomStringConvertible {
         prefillUsesSgemm = AttentionKernels.chosen.usesSgemm
         let core = String(cString: openblas_get_corename())
         openBLASCore = core
-        let fastest = AttentionKernels.fastest.name
+        fastest = AttentionKernels.fastest.name
         openBLASCoreIsForcedOlder =
             EnvironmentVariable.value("OPENBLAS_CORETYPE") != nil && Self.isOlder(openBLASCore: core, than: fastest)
     }

@@ -213,7 +213,7 @@ extension RankServer {
                     report.peers = peers.reached
                     let kernels = KernelSelection.current
                     report.kernels = HostReport.Kernels(
-                        instructionSet: kernels.instructionSet, fastest: AttentionKernels.available.last!.name,
+                        instructionSet: kernels.instructionSet, fastest: kernels.fastest,
                         openBLASCore: kernels.openBLASCore,
                         openBLASCoreIsForcedOlder: kernels.openBLASCoreIsForcedOlder)
                     return report

@@ -90,7 +90,7 @@ extension HostReport.Kernels {
     /// What a selection is, beside the fastest that the machine has.
     public init(_ selection: KernelSelection) {
         self.init(
-            instructionSet: selection.instructionSet, fastest: AttentionKernels.available.last!.name,
+            instructionSet: selection.instructionSet, fastest: selection.fastest,
             openBLASCore: selection.openBLASCore, openBLASCoreIsForcedOlder: selection.openBLASCoreIsForcedOlder)
     }
 }
