@@ -54,7 +54,7 @@ public struct ModelDescription: Hashable, Sendable {
                 logits.allSatisfy(\.isFinite),
                 "A sink of layer \(layer) is NaN or infinite; correct the model's weights.")
         }
-        for (layer, kind) in kvFormat.hasScales ? Array(layers.enumerated()) : [] {
+        for (layer, kind) in layers.enumerated() where kvFormat.hasScales {
             let others = "choose bf16, f16 or f32 as the cache format."
             try require(
                 kind.ownValueDim > 0,
