@@ -26,9 +26,7 @@ struct FaultTests {
 
     @Test("power loss with always: everything that was acknowledged is there")
     func powerLossAlways() throws {
-        let disk = FaultyDisk()
-        let bench = try Bench(durability: .always)
-        bench.environment.inject(disk.faults)
+        let (disk, bench) = try FaultyDisk.under(.always)
         for key in ["a", "b", "c"] {
             try bench.put(key)
             #expect(try keys(in: disk.afterPowerLoss()).contains(key), "synced before it was acknowledged")
@@ -38,9 +36,7 @@ struct FaultTests {
 
     @Test("power loss with everysec: everything is there once the timer has synced, without another commit")
     func powerLossEverySecond() throws {
-        let disk = FaultyDisk()
-        let bench = try Bench(durability: .everysec)
-        bench.environment.inject(disk.faults)
+        let (disk, bench) = try FaultyDisk.under(.everysec)
         try bench.put("a")
         try bench.put("b")
         disk.waitForSync()
@@ -55,9 +51,7 @@ struct FaultTests {
 
     @Test("power loss with never: what was synced last is a whole store; a stop syncs")
     func powerLossNever() throws {
-        let disk = FaultyDisk()
-        let bench = try Bench(durability: .never)
-        bench.environment.inject(disk.faults)
+        let (disk, bench) = try FaultyDisk.under(.never)
         try bench.put("a")
         try bench.environment.sync()
         try bench.put("b")
@@ -69,9 +63,7 @@ struct FaultTests {
 
     @Test("a failed sync stops all further writes, and marks the store", arguments: [Durability.always, .everysec])
     func failedSync(_ durability: Durability) throws {
-        let disk = FaultyDisk()
-        let bench = try Bench(durability: durability)
-        bench.environment.inject(disk.faults)
+        let (disk, bench) = try FaultyDisk.under(durability)
         try bench.environment.markCreated()
         let conditions = Conditions()
         bench.writer.observeCondition { conditions.note($0) }
@@ -112,9 +104,7 @@ struct FaultTests {
 
     @Test("a store that cannot be marked after a failed sync says so, with what to do instead")
     func unmarkable() throws {
-        let disk = FaultyDisk()
-        let bench = try Bench(durability: .always)
-        bench.environment.inject(disk.faults)
+        let (disk, bench) = try FaultyDisk.under(.always)
         // In the place of the mark, and not to be opened for writing.
         try FileManager.default.createDirectory(
             atPath: bench.directory.path("store/dcp-store.suspect"), withIntermediateDirectories: false)
@@ -175,9 +165,7 @@ struct FaultTests {
         "a failed sync fails the jobs that had to be synced, which are undone; the others have their own outcomes",
         arguments: [Durability.everysec, .never])
     func failedSyncOfGroup(_ durability: Durability) throws {
-        let disk = FaultyDisk()
-        let bench = try Bench(durability: durability)
-        bench.environment.inject(disk.faults)
+        let (disk, bench) = try FaultyDisk.under(durability)
         let table = bench.table
         let outcomes = Outcomes()
         let undone = Mutex<[String]>([])

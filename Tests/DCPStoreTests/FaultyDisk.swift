@@ -13,6 +13,13 @@ final class FaultyDisk: Sendable {
     private let copies = Mutex<[Data]>([])
     private let synced = DispatchSemaphore(value: 0)
 
+    /// A store on a disk that works until it is told to fail.
+    static func under(_ durability: Durability) throws -> (FaultyDisk, Bench) {
+        let (disk, bench) = (FaultyDisk(), try Bench(durability: durability))
+        bench.environment.inject(disk.faults)
+        return (disk, bench)
+    }
+
     func failSyncs(_ code: Int32) { syncError.store(code, ordering: .sequentiallyConsistent) }
     func failWrites(_ code: Int32) { writeError.store(code, ordering: .sequentiallyConsistent) }
 

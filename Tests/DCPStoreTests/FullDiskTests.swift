@@ -11,9 +11,7 @@ import Testing
 struct FullDiskTests {
     @Test("a disk that refuses writes fails commits, changes nothing, and is retried until it accepts them")
     func refusedWrite() throws {
-        let disk = FaultyDisk()
-        let bench = try Bench(durability: .never)
-        bench.environment.inject(disk.faults)
+        let (disk, bench) = try FaultyDisk.under(.never)
         let conditions = Conditions()
         bench.writer.observeCondition { conditions.note($0) }
         try bench.put("a")
@@ -36,9 +34,7 @@ struct FullDiskTests {
 
     @Test("a commit as large as the refused one ends the refusal; a smaller one does not")
     func endOfRefusal() throws {
-        let disk = FaultyDisk()
-        let bench = try Bench(durability: .never)
-        bench.environment.inject(disk.faults)
+        let (disk, bench) = try FaultyDisk.under(.never)
         try bench.put("a")
         disk.failWrites(ENOSPC)
         let (table, writer) = (bench.table, bench.writer)
