@@ -200,6 +200,8 @@ def test_a_description_that_cannot_be() -> None:
         ModelDescription.uniform(1, query_heads=1, kv_heads=1, key_dim=8, revision="x" * 256)
     with pytest.raises(InvalidModel, match="`int4` is no cache format; use bf16, f16, f32, int8 or fp8"):
         ModelDescription.uniform(1, query_heads=1, kv_heads=1, key_dim=8, kv_format="int4")
+    with pytest.raises(InvalidModel, match="The cache format is <DType.F32: 3>; give a CacheFormat, such as Cache"):
+        ModelDescription.uniform(1, query_heads=1, kv_heads=1, key_dim=8, kv_format=DType.F32)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kv_format", [CacheFormat.INT8, CacheFormat.FP8])

@@ -210,6 +210,9 @@ class ModelDescription:
         sinks = self.sinks or ((),) * len(self.layers)
         object.__setattr__(self, "sinks", tuple(tuple(f32(x) for x in logits) for logits in sinks))
         self._check_sinks()
+        # A dtype of rows has some of the same names and numbers, and int8 and fp8 are none of its values.
+        if not isinstance(self.kv_format, CacheFormat):
+            raise InvalidModel(f"The cache format is {self.kv_format!r}; give a CacheFormat, such as CacheFormat.BF16.")
         if self.kv_format.has_scales:
             self._check_bytes()
         size = 1 if self.revision is None else len(self.revision.encode())

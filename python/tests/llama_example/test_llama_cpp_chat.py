@@ -16,7 +16,7 @@ import gguf as gguf_format
 import llama_cpp
 import pytest
 
-from dcp_attention import Cluster, DType
+from dcp_attention import CacheFormat, Cluster
 
 EXAMPLE = dcp_support.REPOSITORY / "python" / "examples" / "llama_cpp_chat.py"
 LENGTHS = (10, 40, 150, 400, 900, 1800)
@@ -89,7 +89,7 @@ def test_tokens_are_llama_cpps_own(
     ranks: int, unquantized: str, example: Any, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     with dcp_support.cluster(ranks) as daemons, Cluster.connect(daemons.endpoint) as cluster:
-        llama = example.ClusterLlama(unquantized, cluster, "smollm2", DType.F32)
+        llama = example.ClusterLlama(unquantized, cluster, "smollm2", CacheFormat.F32)
         for number, (prompt, answer) in enumerate(zip(prompts, expected, strict=True)):
             sequence = cluster.open(f"prompt-{number}", llama.model)
             assert list(llama.generate(sequence, prompt, 0, TOKENS)) == answer, f"{len(prompt)} tokens"
@@ -101,7 +101,7 @@ def test_it_goes_on_after_a_rank_and_from_what_is_held(
 ) -> None:
     prompt, answer = prompts[3], expected[3]
     with dcp_support.cluster(2) as daemons, Cluster.connect(daemons.endpoint) as cluster:
-        llama = example.ClusterLlama(unquantized, cluster, "smollm2", DType.F32)
+        llama = example.ClusterLlama(unquantized, cluster, "smollm2", CacheFormat.F32)
         generation = llama.generate(cluster.open("first", llama.model), prompt, 0, TOKENS)
         tokens = list(islice(generation, 8))
         daemons.kill("rank-1")
