@@ -58,7 +58,8 @@ let package = Package(
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
-        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0"),
+        // Without swift-configuration and all of Foundation, of which metrics need nothing.
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0", traits: []),
         .package(url: "https://github.com/apple/swift-asn1", from: "1.7.0"),
         .package(url: "https://github.com/apple/swift-certificates", from: "1.21.0"),
         .package(url: "https://github.com/apple/swift-crypto", "3.12.3"..<"5.0.0"),
@@ -192,9 +193,8 @@ let package = Package(
             name: "IntegrationTests",
             dependencies: [
                 "DCPCore", "DCPAttention", "DCPCertificates", "DCPWire", "DCPTransport", "DCPClient", "DCPSafetensors",
-                "DCPTransfer", "DCPLocalCluster", "DCPHost", "DCPTestKit", "dcp-rank", "dcp-coordinator", "dcpctl",
-                "dcp-bench",
-                "dcp-soak", nioCore, nioPosix, nioSSL,
+                "DCPTransfer", "DCPLocalCluster", "DCPHost", "DCPObservability", "DCPTestKit", "dcp-rank",
+                "dcp-coordinator", "dcpctl", "dcp-bench", "dcp-soak", nioCore, nioPosix, nioSSL,
             ],
             swiftSettings: swiftSettings),
     ]

@@ -2,6 +2,7 @@
 
 import DCPCore
 import DCPLocalCluster
+import DCPObservability
 import DCPTestKit
 import DCPTransport
 import Foundation
@@ -49,6 +50,19 @@ extension Integration {
                 #expect(posted.status == 405 && posted.headers.contains("allow: get, head"))
                 let head = try await cluster.get("/metrics", of: Self.rank, method: "HEAD")
                 #expect(head.status == 200 && head.body.isEmpty)
+            }
+        }
+
+        @Test("a daemon that serves describes every metric that the table says it has, and no other")
+        func described() async throws {
+            try await ClusterSetup().run { cluster in
+                for (daemon, kind) in [(Self.rank, Metric.Daemon.rank), (.coordinator, .coordinator)] {
+                    let lines = try await cluster.get("/metrics", of: daemon).body.split(separator: "\n")
+                    let described = lines.filter { $0.hasPrefix("# TYPE ") }.map { String($0.dropFirst("# TYPE ".count)) }
+                    // The cluster has no TLS.
+                    let metrics = Metric.all.filter { $0.daemons.contains(kind) && $0 != .certificateEnd }
+                    #expect(described.sorted() == metrics.map { "\($0.name) \($0.kind.rawValue)" }.sorted())
+                }
             }
         }
 
