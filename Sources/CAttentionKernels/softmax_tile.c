@@ -49,8 +49,24 @@ static inline float divided(float sum, float divisor) {
     return sum <= FLT_MAX && sum >= -FLT_MAX ? largest : mean;
 }
 
+// A row of one piece, as most entries of a batch have it: there is nothing to weigh.
+static inline void finish_piece(int64_t value_dim, int32_t shift, float maximum, float sum, const float *output,
+                                float *restrict result, double *lse) {
+    if (sum == 0.0f) {
+        for (int64_t d = 0; d < value_dim; d++) result[d] = 0.0f;
+        *lse = -INFINITY;
+        return;
+    }
+    for (int64_t d = 0; d < value_dim; d++) result[d] = divided(output[d], sum);
+    *lse = (double)maximum + log(ldexp(sum, shift));
+}
+
 void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, int64_t value_dim, int32_t shift,
                     const float *maximum, const float *sum, const float *output, float *restrict result, double *lse) {
+    if (pieces == 1) {
+        finish_piece(value_dim, shift, *maximum, *sum, output, result, lse);
+        return;
+    }
     float highest = -INFINITY;
     for (int64_t p = 0; p < pieces; p++) {
         const float value = maximum[p * row_stride];
