@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the loops of attend_vector.h share over one group of tokens, and how they prefetch the memory that comes next.
+// The state that the loops of attend_vector.h share over one group of tokens, and how they prefetch the memory that comes
+// next.
 //
-// Reading as fast as memory delivers takes some 64 lines in flight at any time, and hardware asks for more only as lines
-// are used. So the caller names the memory that comes next, and each loop prefetches its share of it, in address order.
-// Measured (Zen 5, bf16, 4 rows): 0.56 of a streaming read without, 0.86 to 0.88 like this. Which cache serves best
-// differs between processors: a Zen 4 core has 24 or so requests of its first level in flight, and more of its second.
-// Kernels.md in the DocC catalogue has what else was tried.
+// Reading as fast as memory delivers takes about 64 cache lines in flight at any time, and hardware prefetches more only as
+// lines are used. So the caller names the memory that comes next, and each loop prefetches its share of it, in address
+// order. Measured on Zen 5 (bf16, 4 rows): 0.56 of a streaming read without this, 0.86 to 0.88 with it. Which cache is best
+// to prefetch into differs between processors: a Zen 4 core has about 24 requests of its first level in flight, and more of
+// its second. Kernels.md in the DocC catalogue has what else was tried.
 #ifndef DCP_ATTEND_AHEAD_H
 #define DCP_ATTEND_AHEAD_H
 
@@ -15,7 +16,7 @@ enum { dcp_group_tokens = 64, dcp_tile_rows = 4 };
 
 #define DCP_INLINE static inline __attribute__((always_inline))
 #define DCP_UNROLL _Pragma("clang loop unroll(full)")
-// For a handful of iterations, which a compiler would make a call of memcpy.
+// For loops of a few iterations, which a compiler would turn into a call of memcpy.
 #define DCP_NO_CALL _Pragma("clang loop vectorize(disable) unroll(disable)")
 
 DCP_INLINE int64_t dcp_min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -32,44 +33,45 @@ enum { dcp_byte_dot = 1 };
 enum { dcp_byte_dot = 0 };
 #endif
 
-// Whether a format's bytes are multiplied and added as they are.
+// Whether a format's bytes are multiplied and accumulated as integers.
 DCP_INLINE int dcp_is_byte_dot(int type) { return dcp_byte_dot && type == dcp_int8; }
 
-// Whether a format's pairs are multiplied and added as bf16.
+// Whether a format's pairs are multiplied and accumulated as bf16.
 DCP_INLINE int dcp_is_dot(int type) { return dcp_dot && (type == dcp_bf16 || type == dcp_fp8); }
 
-// What the rows of a tile see of a group: all of them the first `all` tokens, some of them more, up to `most`.
+// The tokens of a group that the rows of a tile see: all rows see the first `all` tokens, and none sees any from `most` on.
 typedef struct {
     int64_t all, most;
 } dcp_visible_range;
 
-// What a loop over all rows takes of keys, or of values: some dimensions, and terms of the queries. Scores of some of them
-// begin at 0 or go on, and end scaled or not.
+// The share of keys or values that one loop over all rows takes: the dimensions from..<to, and for keys the terms
+// term..<end_term of the queries. Scores start at 0 if `begins`, and otherwise continue; if `ends`, they are complete and
+// are scaled.
 typedef struct {
     int64_t from, to, term, end_term;
     int begins, ends;
     int is_ranged, is_widened; // see dcp_attend_panel
 } dcp_share;
 
-// What the loops over one group share.
+// The state that the loops over one group share.
 typedef struct {
     const dcp_attention_rows *rows;
     const char *keys;   // at the group's first token
     const char *values; // of the block
     float *widened; // see attend_widened.h
-    int64_t first;      // of the block's tokens, the group's first
-    int64_t tokens;     // of the group, up to the last that some row sees
-    // What each row sees of the group: both are 0 where it is nothing.
+    int64_t first;      // the group's first token, as an index into the block
+    int64_t tokens;     // of the group, up to the last that any row sees
+    // The tokens begin..<end of the group that each row sees; both are 0 if it sees none.
     int32_t begin[dcp_attention_rows_max], end[dcp_attention_rows_max];
-    // At the start of a line: each vector of what follows lay in one line or over two, as the stack happened to. From
-    // memory four rows of bf16 gain 6 %.
+    // Aligned to a cache line. Without that, each of the vectors that follow lay in one line or across two, depending on
+    // the stack. Four rows of bf16 from memory gain 6 %.
     _Alignas(64) float maximum[dcp_attention_rows_max]; // with `sum` the rows' state
     float sum[dcp_attention_rows_max];
-    float highest[dcp_attention_rows_max]; // the maximum with this group
-    float added[dcp_attention_rows_max];   // to the sum by this group
-    float factor[dcp_attention_rows_max];  // for what was accumulated before
+    float highest[dcp_attention_rows_max]; // the maximum including this group
+    float added[dcp_attention_rows_max];   // what this group adds to the sum
+    float factor[dcp_attention_rows_max];  // rescales what was accumulated before
     float scores[dcp_attention_rows_max][dcp_group_tokens];
-    // Of formats that have them: of keys to be multiplied with scores, of values with weights.
+    // For formats with scales: scores are multiplied by those of keys, and weights by those of values.
     float key_scales[dcp_group_tokens], value_scales[dcp_group_tokens];
 #ifdef DCP_BYTE_DOT
     uint8_t byte_weights[2][dcp_attention_rows_max][dcp_group_tokens]; // high bytes, low bytes
@@ -78,24 +80,24 @@ typedef struct {
 #endif
 #ifdef DCP_DOT
     uint32_t weights[2][dcp_attention_rows_max][dcp_group_tokens / 2]; // two terms, as pairs of tokens
-    uint64_t heavy[dcp_attention_rows_max / dcp_tile_rows]; // a bit for each token with a second term in a row of the tile
+    uint64_t heavy[dcp_attention_rows_max / dcp_tile_rows]; // a bit for each token with a second term in any row of the tile
 #endif
-    uintptr_t ahead, ahead_due, ahead_end; // addresses: prefetched, due by now, the end
-    // Volatile so that a compiler does not keep them in registers that the loops need: they are read once a block, the
-    // level once a line.
+    uintptr_t ahead, ahead_due, ahead_end; // addresses: prefetched up to here, due up to here, the end
+    // Volatile, so that a compiler does not keep them in registers that the loops need: `then` and `then_end` are read once
+    // a block, `level` once a line.
     volatile uintptr_t then, then_end;
     volatile int32_t level;
-    uintptr_t key_bytes, weight_bytes, value_bytes; // due each time, or for each row's weights
+    uintptr_t key_bytes, weight_bytes, value_bytes; // due for each iteration, or for each row's weights
     uint64_t seen[dcp_attention_rows_max]; // a bit for each token that the row sees
     dcp_visible_range visible[dcp_attention_rows_max / dcp_tile_rows];
 } dcp_group;
 
-// The end of what a row sees of the group.
+// The end of the tokens of the group that a row sees.
 DCP_INLINE int64_t dcp_end(int is_ranged, const dcp_group *group, int64_t row) {
     return is_ranged ? group->end[row] : group->tokens;
 }
 
-// What a loop keeps of the group's in registers.
+// The part of the group's state that a loop keeps in registers.
 typedef struct {
     uintptr_t at, due, end;
 } dcp_prefetching;
@@ -110,7 +112,7 @@ DCP_INLINE void dcp_end_prefetching(dcp_group *group, dcp_prefetching prefetchin
     group->ahead_end = prefetching.end;
 }
 
-// Asks for what is due when so many more bytes are.
+// Makes `bytes` more bytes due, and prefetches the lines that are due.
 DCP_INLINE void dcp_prefetch_share(dcp_group *group, dcp_prefetching *prefetching, uintptr_t bytes) {
     prefetching->due += bytes;
     for (; prefetching->at < prefetching->due; prefetching->at += 64) {
@@ -121,7 +123,7 @@ DCP_INLINE void dcp_prefetch_share(dcp_group *group, dcp_prefetching *prefetchin
             prefetching->end = group->then_end;
             group->then = group->then_end = 0;
         }
-        // The level is a constant of the instruction.
+        // The level must be a constant, since it is part of the instruction.
         if (group->level == 2) {
             __builtin_prefetch((const void *)prefetching->at, 0, 2);
         } else {
@@ -130,22 +132,22 @@ DCP_INLINE void dcp_prefetch_share(dcp_group *group, dcp_prefetching *prefetchin
     }
 }
 
-// Whether the values' loop takes both terms of every weight: where all keep two, and where so few rows wait for memory, which
-// those of bytes do not. Terms that are 0 change no bit.
+// Whether the loop over values takes both terms of every weight. It does if all weights keep two terms, and also if there
+// are so few rows that they wait for memory, which those of fp8 do not. Terms that are 0 change no bit.
 DCP_INLINE int dcp_sums_both_terms(int type, const dcp_attention_rows *rows) {
     return rows->light_share == 0.0f || (type != dcp_fp8 && rows->rows <= dcp_tile_rows);
 }
 
-// How many register tiles cover so many lanes for all rows.
+// How many register tiles cover `lanes` lanes of all rows.
 DCP_INLINE int64_t dcp_tiles(int64_t rows, int64_t lanes) {
     const int64_t tile = dcp_tile_rows, step = dcp_vectors_max(dcp_min(rows, tile)) * dcp_width;
     return (rows + tile - 1) / tile * ((lanes + step - 1) / step);
 }
 
-// Deals out what is ahead over the loops of the block, in proportion to the time they take: requests that come at an even
-// rate keep the most lines in flight. The unit of time is an iteration of a loop over keys; an iteration over values
-// takes two where each weight has two terms, and the weights of a row about eight, or four of the longer iterations
-// without DCP_DOT: measured as what serves 4 and 8 rows best.
+// Distributes the memory ahead over the loops of the block, in proportion to the time that they take: requests at an even
+// rate keep the most lines in flight. The unit of time is an iteration of a loop over keys. An iteration over values takes
+// two units if each weight has two terms. The weights of a row take about eight units, or four of the longer ones of
+// Float32 arithmetic. These numbers served 4 and 8 rows best when measured.
 DCP_INLINE void dcp_deal_ahead(int type, dcp_group *group, int64_t tokens, const dcp_ahead *ahead) {
     const dcp_attention_rows *rows = group->rows;
     const int dot = dcp_is_dot(type);
@@ -154,12 +156,12 @@ DCP_INLINE void dcp_deal_ahead(int type, dcp_group *group, int64_t tokens, const
     const int64_t group_tokens = dcp_min(tokens, dcp_group_tokens);
     const int64_t keys = dcp_tiles(rows->rows, dcp_padded(group_tokens)) * (dot ? rows->terms : 1) * (rows->key_dim / 2);
     const int64_t values = dcp_tiles(rows->rows, rows->value_dim) * (group_tokens / 2);
-    // Bytes are four at once, and their two terms as long as pairs.
+    // Loops over bytes take four tokens at once but run once for each of two terms: as many iterations as with pairs.
     const int64_t value_time = dot && dcp_sums_both_terms(type, rows) ? 2 : 1;
     const int64_t weight_time = dot || dcp_is_byte_dot(type) ? 8 : 4;
     const float time = (float)(groups * (keys + value_time * values + weight_time * rows->rows));
     const float rate = (float)bytes / time;
-    // Rounded up: what is prefetched too late is of no use.
+    // Rounded up, since what is prefetched too late is of no use.
     group->key_bytes = (uintptr_t)rate + 1;
     group->value_bytes = (uintptr_t)(rate * (float)value_time) + 1;
     group->weight_bytes = (uintptr_t)(rate * (float)weight_time) + 1;

@@ -2,7 +2,7 @@
 // Attention with AVX2, FMA and F16C.
 //
 // Built on VFMADD231PS (two 256-bit FMAs a cycle, latency 4 to 5: four rows by two vectors are 8 independent sums),
-// VBROADCASTSS from memory for query elements and weights (a load port only), VPSLLD and VPAND to split bf16 pairs,
+// VBROADCASTSS from memory for query elements and weights (which take only a load port), VPSLLD and VPAND to split bf16 pairs,
 // VCVTPH2PS for f16, and VPMASKMOVD and VMASKMOVPS for dimensions that do not fill a vector.
 #if defined(__x86_64__)
 

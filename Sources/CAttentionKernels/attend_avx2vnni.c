@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over int8 panels with AVX-VNNI, which machines have that do without AVX-512.
+// Attention over int8 panels with AVX-VNNI, which some machines without AVX-512 have.
 //
-// Built on VPDPBUSD in 256 bits: 32 products of an unsigned and a signed byte added to 8 integers.
+// Built on VPDPBUSD in 256 bits, which adds 32 products of an unsigned and a signed byte to 8 integers.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -26,7 +26,7 @@
 
 static inline __attribute__((always_inline)) void vec_store_halves(uint8_t *high, uint8_t *low, __m256 vec) {
     const __m256i numbers = _mm256_cvtps_epi32(vec);
-    // The high bytes of four numbers, and behind them the low ones, in each half.
+    // In each half, the high bytes of four numbers and then their low bytes.
     const __m256i order = _mm256_setr_epi8(1, 5, 9, 13, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, 1, 5, 9, 13, 0, 4, 8,
                                            12, -1, -1, -1, -1, -1, -1, -1, -1);
     const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(numbers, order),

@@ -2,7 +2,7 @@
 // Attention with AVX-512 F, BW, VL and DQ.
 //
 // Built on VFMADD231PS (two 512-bit FMAs a cycle, latency 4: four rows by four vectors are 16 independent sums),
-// VBROADCASTSS from memory for query elements and weights (a load port only), VPSLLD and VPANDD to split bf16 pairs,
+// VBROADCASTSS from memory for query elements and weights (which take only a load port), VPSLLD and VPANDD to split bf16 pairs,
 // VCVTPH2PS for f16, and masked loads and stores for dimensions that do not fill a vector.
 #if defined(__x86_64__)
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over fp8 panels with AVX512-BF16 and VBMI: e4m3 has 4 significant bits, so it is a bf16.
+// Attention over fp8 panels with AVX512-BF16 and VBMI: an e4m3 has 4 significant bits, so it is exact as a bf16.
 //
-// Built on VPERMI2B, which looks up 64 bytes among 128, twice for the two bytes of a bf16, and on VDPBF16PS.
+// Built on VPERMI2B, which looks up 64 bytes among 128, once for each of the two bytes of a bf16, and on VDPBF16PS.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -19,7 +19,7 @@
 #include "vector_avx512.h"
 #include "vector_avx512bf16.h"
 
-// The two bytes of an e4m3 without its sign as a bf16. NaN, which no panel holds, would be 480.
+// The bf16 of an e4m3 without its sign. NaN, which no panel holds, would be 480.
 #define DCP_E4M3(code)                                                                                                 \
     ((code) > 7   ? ((code) << 4) + (120 << 7)                                                                         \
      : (code) > 3 ? (120 << 7) + ((code) - 4) * 32                                                                   \
@@ -37,8 +37,8 @@ static const _Alignas(64) uint8_t low_bytes[128] = {DCP_BYTES_32(DCP_LOW, 0), DC
 static const _Alignas(64) uint8_t high_bytes[128] = {DCP_BYTES_32(DCP_HIGH, 0), DCP_BYTES_32(DCP_HIGH, 32),
                                                      DCP_BYTES_32(DCP_HIGH, 64), DCP_BYTES_32(DCP_HIGH, 96)};
 
-// The bytes of 32 pairs, and those of the first 16 and of the last 16 side by side in each 128 bits: in order again once low
-// and high bytes are interleaved.
+// Looks up the low and the high bytes of the bf16 of 32 pairs. In each 128 bits, pairs of the first 16 lie beside pairs of
+// the last 16: they are in order again once low and high bytes are interleaved.
 static inline __attribute__((always_inline)) void halve_e4m3(__m512i bytes, __m512i *low, __m512i *high) {
     const __m512i codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), bytes);
     *low = _mm512_permutex2var_epi8(_mm512_load_si512(low_bytes), codes, _mm512_load_si512(low_bytes + 64));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over fp8 panels with AVX-512 and GFNI, in Float32: the bits of dcp_attend_fp8_avx512.
 //
-// Built on GF2P8AFFINEQB, of which each bit of a byte is a sum of any bits of another: it makes the two upper bytes of the
-// Float32 that an e4m3 is, of 64 at once. 21 operations for 128 numbers, where shifts and VCVTPH2PS take 36. It cannot
-// make a number of exponent 0, a zero or a denormal: where there is one the 128 are widened by those.
+// Built on GF2P8AFFINEQB, which makes each bit of a byte a sum of any bits of another. It makes the two upper bytes of the
+// Float32 of an e4m3, for 64 at once: 21 operations for 128 numbers, where shifts and VCVTPH2PS take 36. It cannot make a
+// number of exponent 0, a zero or a denormal. If there is one among the 128, shifts and VCVTPH2PS widen them all.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -21,14 +21,15 @@
 #include "vector_avx512.h"
 #include "attend_ahead.h"
 
-// Byte i, from the lowest, says which bits of a byte are bit 7 - i of the result: sign and three upper bits of the exponent,
-// between which the bias goes; the lowest bit of the exponent and the mantissa.
+// Byte i of a matrix, counted from the lowest, selects the source bits of bit 7 - i of the result. The high byte gets the
+// sign and the three upper bits of the exponent, with the bias between them; the low byte gets the lowest bit of the
+// exponent and the mantissa.
 #define DCP_HIGH_BYTE 0x1020400000000080
 #define DCP_LOW_BYTE 0x0000000001020408
-// Of Float32, with 2^-8 of the number: what vector_avx512.h makes of an e4m3.
+// The bias for a Float32 of 2^-8 of the number, which is what vector_avx512.h makes of an e4m3.
 #define DCP_BIAS (112 >> 1)
 
-// 32 pairs, as two vectors of the first of each and of the second. None has an exponent of 0.
+// Widens 32 pairs to two vectors of their first numbers and two of their second ones. None has an exponent of 0.
 DCP_INLINE void pairs_from_normal_e4m3(__m512i codes, __m512 *first, __m512 *second) {
     const __m512i high = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(DCP_HIGH_BYTE), DCP_BIAS);
     const __m512i low = _mm512_gf2p8affine_epi64_epi8(codes, _mm512_set1_epi64(DCP_LOW_BYTE), 0);
@@ -40,9 +41,10 @@ DCP_INLINE void pairs_from_normal_e4m3(__m512i codes, __m512 *first, __m512 *sec
     }
 }
 
-// Two or four vectors of each.
+// Widens any pairs, to two or four vectors of each.
 DCP_INLINE void pairs_from_e4m3(int vectors, const char *at, __m512 *first, __m512 *second) {
-    // The first 16 pairs and the last 16 side by side in each 128 bits: in order again once bytes are interleaved.
+    // Puts pairs of the first 16 and of the last 16 side by side in each 128 bits: they are in order again once bytes are
+    // interleaved.
     const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), exponent = _mm512_set1_epi8(0x78);
     __m512i codes[2];
     __mmask64 denormal = 0;

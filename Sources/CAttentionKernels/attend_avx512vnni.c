@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over int8 panels with AVX512-VNNI.
 //
-// Built on VPDPBUSD: 64 products of an unsigned and a signed byte added to 16 integers, one or two a cycle.
+// Built on VPDPBUSD, which adds 64 products of an unsigned and a signed byte to 16 integers, one or two a cycle.
 #if defined(__x86_64__)
 
 #include <immintrin.h>

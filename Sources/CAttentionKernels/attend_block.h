@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The attention kernel, written once over the two functions that a cache format supplies.
+// The scalar attention kernel, written once over the two functions that a cache format supplies.
 //
-// Tokens lie along SIMD lanes: 16 tokens' scores accumulate side by side and need no horizontal sum. A group of 64
-// tokens is scored for all rows, weighted, and its values added, so K and V are converted once for all rows and the
-// scratch memory (60 KiB of stack, of which keys of 256 dimensions use 40) stays in a near cache. Sums run in runs of
-// 16 dimensions and of 64 tokens which are then added up: several short sums lose less than one long one.
+// Tokens lie along SIMD lanes: the scores of 16 tokens accumulate side by side and need no horizontal sum. A group of 64
+// tokens is scored for all rows and weighted, and its values are accumulated. So K and V are widened once for all rows, and
+// the scratch memory (57 KiB of stack, of which keys of 256 dimensions use 37) stays in a near cache. Sums are over 16
+// dimensions or 64 tokens, and are then added up: several short sums lose less than one long one.
 #ifndef DCP_ATTEND_BLOCK_H
 #define DCP_ATTEND_BLOCK_H
 
@@ -22,10 +22,10 @@ typedef struct {
     int64_t stride;
 } dcp_view;
 
-// Keys of 16 tokens from `first`, as [key_dim][16]; `scratch` has room for them.
+// Loads the keys of 16 tokens from `first`, as [key_dim][16]; `scratch` has room for them.
 typedef dcp_view dcp_load_keys(const dcp_attention_rows *rows, const void *panel, int64_t first, float *scratch);
-// Values of `tokens` tokens from `first`, dimensions dim..<dim + width, as [tokens][width], width <= 16; `scratch` has
-// room for tokens rounded up to even. A token beyond `tokens` may be loaded, never used.
+// Loads the values of `tokens` tokens from `first`, dimensions dim..<dim + width, as [tokens][width], width <= 16;
+// `scratch` has room for tokens rounded up to even. A token beyond `tokens` may be loaded but is never used.
 typedef dcp_view dcp_load_values(const dcp_attention_rows *rows, const void *panel, int64_t first, int64_t tokens,
                                  int64_t dim, int64_t width, float *scratch);
 
@@ -33,9 +33,9 @@ static inline void dcp_prefetch(const char *from, const char *end) {
     for (; from < end; from += 64) __builtin_prefetch(from, 0, 3);
 }
 
-// Lanes are read 16 tokens at a time, a stride that hardware does not foresee. So a group's keys are prefetched in
-// address order before the first of them is used, and its values while the keys are being scored: measured from memory,
-// bf16, 4 rows, 4.1 GB/s without, 5.2 with both prefetched at the start, 6.8 like this, 7.7 from cache.
+// Keys are read 16 tokens at a time, with a stride that hardware does not predict. So a group's keys are prefetched in
+// address order before the first of them is used, and its values while the keys are being scored. Measured from memory
+// (bf16, 4 rows): 4.1 GB/s without, 5.2 with both prefetched at the start, 6.8 like this; from a cache 7.7.
 static inline void dcp_prefetch_keys(const dcp_attention_rows *rows, dcp_cache_format format, const void *keys,
                                      int64_t first, int64_t tokens) {
     const int64_t token_bytes = format.element_bytes * format.interleaved;
@@ -45,7 +45,7 @@ static inline void dcp_prefetch_keys(const dcp_attention_rows *rows, dcp_cache_f
     }
 }
 
-// Asks for one of `shares` shares of 16 tokens' values.
+// Prefetches one of `shares` shares of the values of 16 tokens.
 static inline void dcp_prefetch_values(const dcp_attention_rows *rows, dcp_cache_format format, const void *values,
                                        int64_t first, int64_t share, int64_t shares) {
     for (int64_t strip = 0; strip < rows->value_dim; strip += dcp_strip_dims) {
@@ -97,14 +97,15 @@ static inline __attribute__((always_inline)) void dcp_attend_group(const dcp_att
                                                                    dcp_load_values *load_values) {
     float scores[dcp_attention_rows_max][dcp_group_tokens];
     float factor[dcp_attention_rows_max];
-    // What each row sees of the group; begin == end: nothing.
+    // The tokens begin..<end of the group that each row sees; none if begin == end.
     int32_t begin[dcp_attention_rows_max], end[dcp_attention_rows_max];
     for (int64_t r = 0; r < rows->rows; r++) {
         const dcp_seen_tokens seen = dcp_seen_by(r, visible);
         end[r] = dcp_clamped(seen.end - (int32_t)first, (int32_t)tokens);
         begin[r] = dcp_clamped(seen.first - (int32_t)first, end[r]);
     }
-    // Up to 15 tokens beside the visible ones are scored: inside the panel, and replaced before they are read.
+    // Up to 15 tokens beside the visible ones are scored as well. They are inside the panel, and their scores are replaced
+    // before they are read.
     float key_scratch[dcp_key_dim_max * dcp_lanes];
     dcp_prefetch_keys(rows, format, keys, first, dcp_padded(tokens));
     for (int64_t t = 0; t < tokens; t += dcp_lanes) {
@@ -143,7 +144,7 @@ static inline __attribute__((always_inline)) void dcp_attend_over(const dcp_atte
                                                                   dcp_cache_format format, dcp_load_keys *load_keys,
                                                                   dcp_load_values *load_values) {
     const dcp_seen_tokens seen = dcp_seen_by_some(rows->rows, visible);
-    // Groups begin at multiples of their size, wherever rows begin: what a row becomes depends on no other row.
+    // Groups begin at multiples of their size, wherever rows begin, so that the result of a row depends on no other row.
     const int64_t start = seen.first / dcp_group_tokens * dcp_group_tokens;
     for (int64_t first = start; first < seen.end; first += dcp_group_tokens) {
         const int64_t tokens = seen.end - first < dcp_group_tokens ? seen.end - first : dcp_group_tokens;

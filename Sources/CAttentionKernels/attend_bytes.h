@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores and weighted values of int8 panels by integer products of bytes: the tiles of attend_tiles.h where an instruction set
-// defines DCP_BYTE_DOT. Included by it.
+// Scores and weighted values of int8 panels by integer products of bytes: the tiles of attend_tiles.h for an instruction
+// set that defines DCP_BYTE_DOT. Included by attend_tiles.h and attend_weights.h.
 //
-// Queries and weights are 16-bit numbers with a unit each, of two bytes: the high ones are multiplied first, the sum is
-// shifted, then the low ones are. K is unsigned, 128 more than the number, which a constant for each row takes back.
-// Integers wrap around on the way, and are exact in the end, in any order: the bits of a row depend neither on tiles nor
-// on the rows beside it, and tokens that a row does not see have a weight of 0.
+// Queries and weights are 16-bit numbers of two bytes, with a unit for each row. The high bytes are multiplied first, the
+// sums are multiplied by 256, and the products of the low bytes are added. K is unsigned, the number plus 128, and a
+// constant for each row takes the 128 back. Integers wrap around on the way and are exact in the end, in any order. So the
+// bits of a row depend neither on tiles nor on the rows beside it. Tokens that a row does not see have a weight of 0.
 //
-// With DCP_BYTES_ALIKE, where instructions multiply bytes that are both signed or both unsigned, the highest bit of a panel's
-// bytes is flipped as they are loaded: keys are then signed, and values 128 more than the number, which a constant for each
-// row takes back. It comes to the same integers.
+// DCP_BYTES_ALIKE is for instructions that multiply bytes that are both signed or both unsigned. With it, the highest bit
+// of a panel's bytes is flipped as they are loaded: keys are then signed, and values are the number plus 128, which a
+// constant for each row takes back. The resulting integers are the same.
 #ifndef DCP_ATTEND_BYTES_H
 #define DCP_ATTEND_BYTES_H
 
@@ -27,10 +27,10 @@ enum { dcp_bytes_alike = 0 };
 #define dcp_add_value_bytes(c, weights, values) words_add_bytes(c, weights, values)
 #endif
 
-// Bytes of a panel as they are multiplied.
+// Bytes of a panel in the form in which they are multiplied.
 DCP_INLINE dcp_words dcp_multiplied(dcp_words bytes) { return dcp_bytes_alike ? words_flip_signs(bytes) : bytes; }
 
-// One row as dcp_byte_queries makes it.
+// One row of what dcp_byte_queries makes.
 DCP_INLINE const char *dcp_byte_query(const dcp_attention_rows *rows, int64_t row) {
     return (const char *)rows->query_terms + row * dcp_byte_query_bytes(rows->key_dim);
 }
@@ -84,7 +84,7 @@ DCP_INLINE void dcp_score_bytes(int count, int vectors, dcp_group *group, int64_
     }
 }
 
-// A row's weights, with the scales of the values, as 16-bit numbers whose largest is 65535.
+// Makes 16-bit numbers, of which the largest is 65535, of a row's weights times the scales of their values.
 DCP_INLINE void dcp_split_byte_weights(dcp_group *group, int64_t row, int64_t padded) {
     float *weights = group->scores[row];
     dcp_vec most = vec_zero();
@@ -94,7 +94,7 @@ DCP_INLINE void dcp_split_byte_weights(dcp_group *group, int64_t row, int64_t pa
         vec_store(weights + t, scaled);
     }
     const float highest = vec_max_lanes(most);
-    // Below this nothing is left of an output, and the inverse would be infinite.
+    // Weights below this would leave nothing of an output, and their inverse could be infinite.
     const int is_some = highest > 0x1p-100f;
     const dcp_vec inverse = vec_set1(is_some ? 65535.0f / highest : 0.0f);
     group->weight_units[row] = is_some ? highest / 65535.0f : 0.0f;
@@ -110,7 +110,7 @@ DCP_INLINE void dcp_split_byte_weights(dcp_group *group, int64_t row, int64_t pa
     }
 }
 
-// `values` is at the group's first token; `quads` are as many times four tokens.
+// `values` points to the group's first token; `quads` is the number of groups of four tokens.
 DCP_INLINE void dcp_value_bytes(int count, int vectors, int some, dcp_group *group, int64_t row, const char *values,
                                 int64_t quads, int64_t quad_bytes, dcp_vec result[][4]) {
     dcp_prefetching prefetching = dcp_begin_prefetching(group);

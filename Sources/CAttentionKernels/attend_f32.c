@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over f32 panels: K [Dk][blockTokens], V [Dv/64][blockTokens][64], read where they are.
+// Attention over f32 panels: K [Dk][blockTokens], V [Dv/64][blockTokens][64], read in place.
 #include "attend_block.h"
 
 static inline dcp_view load_keys(const dcp_attention_rows *rows, const void *panel, int64_t first, float *scratch) {

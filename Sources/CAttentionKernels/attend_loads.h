@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vectors of keys and values from the panels, and what is added up of them. Included by attend_sums.h.
+// Loads vectors of keys and values from the panels, and adds their products to sums. Included by attend_sums.h,
+// attend_bytes.h and attend_widened.h.
 #ifndef DCP_ATTEND_LOADS_H
 #define DCP_ATTEND_LOADS_H
 
 #include "attend_ahead.h"
 
-// Two rows of `vectors` vectors: keys of two dimensions, values of two tokens. `pair` is where the first row's vector 0
-// is, `stride` the elements between the two rows; bf16 and fp8 have them interleaved, and int8 four, of which it is the
-// first or the second half. Of the last vector only `some` lanes are read when `some` is not 0. Numbers are to be
-// multiplied with dcp_units.
+// Loads two rows of `vectors` vectors: keys of two dimensions, or values of two tokens. `pair` points to vector 0 of the
+// first row, and `stride` is the number of elements between the two rows. bf16 and fp8 have the two rows interleaved. int8
+// has four interleaved, and `half` selects the first or the second two. If `some` is not 0, only `some` lanes of a vector
+// are read. The numbers must still be multiplied by dcp_units.
 DCP_INLINE void dcp_load_pair(int type, int is_key, int half, int vectors, int some, const char *pair, int64_t stride,
                               dcp_vec *first, dcp_vec *second) {
 #ifdef vec_pairs_from_e4m3
@@ -47,13 +48,13 @@ DCP_INLINE void dcp_load_pair(int type, int is_key, int half, int vectors, int s
     }
 }
 
-// What a loaded number is meant to be multiplied with: e4m3 in its place in f16 is 2^-8 of the number. As bf16 it is what it is.
+// The factor that a loaded number still needs. Moved into place in f16, an e4m3 is 2^-8 of its number; as bf16 it needs none.
 DCP_INLINE float dcp_units(int type) { return type == dcp_fp8 && !dcp_dot ? 0x1p8f : 1.0f; }
 
-// Dimensions of a key, or tokens of a value, that are interleaved, and at least a pair.
+// The dimensions of a key, or tokens of a value, that a loop takes at once: those that are interleaved, and at least two.
 DCP_INLINE int64_t dcp_step(int type) { return type == dcp_int8 ? 4 : 2; }
 
-// Adds two dimensions, or two tokens, of one row to its sums.
+// Adds the products of two dimensions, or of two tokens, to the sums of one row.
 DCP_INLINE void dcp_add_pair(int vectors, float first, float second, const dcp_vec *even, const dcp_vec *odd,
                              dcp_vec *total) {
     const dcp_vec a = vec_set1(first), b = vec_set1(second);

@@ -2,7 +2,7 @@
 // Attention with NEON, which every arm64 machine has, fused multiply-adds included.
 //
 // Built on FMLA (four rows by four vectors are 16 independent sums), LD1R for query elements and weights, SHL and AND to
-// split bf16 pairs, and FCVTL for f16. bf16 is widened, not fed to BFDOT: that would round the weights to bf16.
+// split bf16 pairs, and FCVTL for f16. bf16 is widened and not fed to BFDOT, which would round the weights to bf16.
 #if defined(__aarch64__)
 
 #include <arm_neon.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over int8 panels with NEON's products of bytes, which arm64 machines have since 2017 or so (ARMv8.2).
+// Attention over int8 panels with NEON's products of bytes, which arm64 machines have had since 2017 or so (ARMv8.2).
 //
-// Built on SDOT and UDOT: 16 products of bytes, both signed or both unsigned, added to 4 integers. The integers are those of
-// VPDPBUSD, to the bit.
+// Built on SDOT and UDOT, which add 16 products of bytes, both signed or both unsigned, to 4 integers. The integers are
+// those of VPDPBUSD, to the bit.
 #if defined(__aarch64__)
 
 #include <arm_neon.h>

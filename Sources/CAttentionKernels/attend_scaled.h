@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loads of the scalar kernels of formats with scales: numbers are scaled as they are widened. See panels_bytes.h.
+// The loads of the scalar kernels for formats with scales, which scale numbers as they widen them. See panels_bytes.h.
 #ifndef DCP_ATTEND_SCALED_H
 #define DCP_ATTEND_SCALED_H
 

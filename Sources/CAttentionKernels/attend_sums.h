@@ -2,21 +2,22 @@
 // The sums of a tile's weighted values, over `vectors` vectors of dimensions from `values`, or `some` dimensions, for
 // `count` rows. Included by attend_tiles.h.
 //
-// First tokens that all rows see, in pairs; none where a row begins inside the group. Then those that some see: a row takes
-// only what it sees, since a weight of 0 would take in a value that is NaN. Panels hold tokens in pairs, so the token beside
-// an odd one is inside.
+// Each sum first takes the tokens that all rows see, in pairs; there are none if a row begins inside the group. Then it
+// takes the tokens that only some rows see. A row adds only those that it sees, since a weight of 0 times a value of NaN is
+// NaN. Panels hold tokens in pairs, so the second token of the last pair is inside the panel even if it is not part of the
+// group.
 #ifndef DCP_ATTEND_SUMS_H
 #define DCP_ATTEND_SUMS_H
 
 #include "attend_loads.h"
 
-// Whether a row sees the tokens t and t + 1, of which not all rows see both, or none the tokens after them: two bits.
+// Two bits: whether a row sees token t, and whether it sees token t + 1. For pairs that not all rows see as a whole.
 DCP_INLINE uint32_t dcp_seen_pair(int is_ranged, const dcp_group *group, int64_t row, int64_t t) {
     return is_ranged ? (uint32_t)(group->seen[row] >> t) & 3 : t + 1 < group->tokens ? 3 : 1;
 }
 
 #ifdef DCP_DOT
-// One term of a pair of tokens that not all rows see.
+// Adds one term of a pair of tokens that not all rows see.
 DCP_INLINE void dcp_add_seen_dots(int is_ranged, int count, int vectors, const dcp_group *group, int64_t row, int64_t t,
                                   int term, const dcp_words *words, dcp_vec total[][4]) {
     DCP_UNROLL
@@ -31,10 +32,10 @@ DCP_INLINE void dcp_add_seen_dots(int is_ranged, int count, int vectors, const d
     }
 }
 
-// All tokens have a second term: both in one loop, which loads values once.
+// Adds both terms of all tokens in one loop, which loads values once.
 //
-// The two lines that add a term to all rows stand here and in dcp_sum_dots four times: as a function of their own they are
-// unrolled later, and 4 rows from memory were 8 % slower (measured in turn, in one process).
+// The two lines that add a term to all rows are repeated here and in dcp_sum_dots. As a function of their own they are
+// unrolled later, and 4 rows from memory were 8 % slower (measured alternately, in one process).
 DCP_INLINE void dcp_sum_exact_dots(int type, int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
                                    dcp_visible_range visible, const char *values, int64_t pair_bytes,
                                    dcp_prefetching *prefetching,
@@ -56,8 +57,9 @@ DCP_INLINE void dcp_sum_exact_dots(int type, int is_ranged, int count, int vecto
     }
 }
 
-// Second terms where a row of the tile has a heavy token: each in its turn, so that a row's sum has the order of the loop
-// above, beside any others. To add all of them afterwards was as fast, and another order.
+// Adds second terms only where a row of the tile has a heavy token. Each follows its first term, so that a row's sum has
+// the order of the loop above, whatever rows are beside it. To add all of them at the end was as fast, but is another
+// order.
 DCP_INLINE void dcp_sum_dots(int type, int is_ranged, int count, int vectors, int some, dcp_group *group, int64_t row,
                              dcp_visible_range visible, const char *values, int64_t pair_bytes,
                              dcp_prefetching *prefetching,
@@ -92,7 +94,7 @@ DCP_INLINE void dcp_sum_dots(int type, int is_ranged, int count, int vectors, in
 }
 #endif
 
-// The two tokens of a pair that not all rows see.
+// Adds the two tokens of a pair that not all rows see.
 DCP_INLINE void dcp_add_seen_pair(int is_ranged, int count, int vectors, const dcp_group *group, int64_t row, int64_t t,
                                   const dcp_vec *even, const dcp_vec *odd, dcp_vec total[][4]) {
     DCP_UNROLL
@@ -110,7 +112,7 @@ DCP_INLINE void dcp_add_seen_pair(int is_ranged, int count, int vectors, const d
     }
 }
 
-// Where tokens are interleaved by more than two, `values` stays at those that lie beside each other for two pairs.
+// Adds products in Float32. If four tokens are interleaved, `values` points to all four while their two pairs are added.
 DCP_INLINE void dcp_sum_products(int type, int is_ranged, int count, int vectors, int some, dcp_group *group,
                                  int64_t row, dcp_visible_range visible, const char *values, int64_t pair_bytes,
                                  dcp_prefetching *prefetching,

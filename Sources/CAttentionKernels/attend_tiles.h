@@ -7,7 +7,7 @@
 #include "attend_sums.h"
 #include "attend_widened.h"
 
-// Scores of `vectors` vectors of tokens from `token`, for `count` rows from `row`: a share of the sums.
+// Computes a share of the scores of `vectors` vectors of tokens from `token`, for `count` rows from `row`.
 DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *group, int64_t row, int64_t token,
                                dcp_share share) {
 #ifdef DCP_BYTE_DOT
@@ -31,7 +31,7 @@ DCP_INLINE void dcp_score_tile(int type, int count, int vectors, dcp_group *grou
     }
     if (dcp_is_dot(type)) {
 #ifdef DCP_DOT
-        // The smallest first: their sums round at their own magnitude, not at that of the score.
+        // The smallest terms come first: their sums round at their own magnitude, not at that of the score.
         for (int64_t term = share.end_term; term-- > share.term;) {
             const uint32_t *query = rows->query_terms + (term * rows->rows + row) * (dim / 2) + share.from / 2;
             for (int64_t d = 0; d < (share.to - share.from) / 2; d++) {
@@ -81,7 +81,7 @@ DCP_INLINE void dcp_value_tile(int type, dcp_share share, int count, int vectors
     const int is_ranged = share.is_ranged;
     const dcp_attention_rows *rows = group->rows;
     const int64_t strip = dcp_strip_of(dim), size = dcp_element_bytes(type);
-    // A constant where a tile is as wide as a strip.
+    // This is a constant if a tile is as wide as a strip.
     const int64_t width =
         vectors * dcp_width == dcp_strip_dims ? dcp_strip_dims : dcp_strip_width(strip, rows->value_dim);
     const int64_t pair_bytes = 2 * width * size;
@@ -138,7 +138,7 @@ DCP_INLINE void dcp_value_tile(int type, dcp_share share, int count, int vectors
     }
 }
 
-// Scores and values of one tile's rows: as many vectors at once as the registers hold, then what is left.
+// Scores and values of one tile's rows: as many vectors at once as the registers hold, then the tail.
 DCP_INLINE void dcp_score_rows(int type, int count, dcp_group *group, int64_t row, dcp_share share) {
     const int64_t tokens = dcp_padded(group->tokens);
     for (int64_t token = 0; token < tokens;) {

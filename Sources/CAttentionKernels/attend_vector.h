@@ -1,66 +1,68 @@
 // SPDX-License-Identifier: Apache-2.0
 // The attention kernel of an instruction set, written once over a few vector operations. A file for an instruction set
-// defines these, opens its target bracket, and includes this header for what follows from them:
+// opens its target bracket, defines these operations, and includes this header:
 //
-//   dcp_vec, dcp_words               16, 8 or 4 Float32; as many 32-bit words, each a bf16 pair
+//   dcp_vec, dcp_words               vectors of 16, 8 or 4 Float32, and of as many 32-bit words, each a bf16 pair
 //   dcp_width                        that number
 //   vec_zero, vec_set1, vec_load, vec_store, vec_add, vec_sub, vec_mul, vec_fma (a * b + c, one rounding)
 //   vec_max (the second where the first is NaN), vec_sum_lanes, vec_max_lanes
-//   vec_shifted_exp (e^x / 2^shift for x <= 0: at most 2 ulp, exact at 0, 0 where it is below 2^-126, NaN for NaN; the shift
-//   is a constant)
-//   vec_load_some, vec_store_some    the first n lanes only, the others are neither read nor written
-//   vec_from_f16, vec_from_f16_some  the same many f16 elements, widened
+//   vec_shifted_exp (e^x / 2^shift for x <= 0: at most 2 ulp, exact at 0, 0 if the result is below 2^-126, NaN for NaN;
+//   the shift is a constant)
+//   vec_load_some, vec_store_some    the first n lanes only; the others are neither read nor written
+//   vec_from_f16, vec_from_f16_some  as many f16 elements, widened
 //   words_load, words_load_some, words_low, words_high
-//   vec_mul_nonzero(a, b)            the product; 0 where a is, whatever b
-//   dcp_halves                       as many 16-bit pairs of bytes: halves_load, halves_load_some
+//   vec_mul_nonzero(a, b)            the product; 0 where a is 0, whatever b is
+//   dcp_halves                       a vector of as many 16-bit pairs of bytes: halves_load, halves_load_some
 //   halves_low_e4m3, halves_high_e4m3
-//                                    a byte of each pair, an e4m3, times 2^-8
-//   words_flip_signs                 the highest bit of each byte
-//   words_byte(words, i)             byte i of each word, which is signed
-//   dcp_vectors_max(R)               how many vectors per row fit the registers beside each other for R rows: 4 or 2
+//                                    the low or the high byte of each pair, an e4m3, widened, times 2^-8
+//   words_flip_signs                 flips the highest bit of each byte
+//   words_byte(words, i)             byte i of each word, a signed number, as Float32
+//   dcp_vectors_max(R)               how many vectors for each of R rows fit in the registers: 4 or 2
 //
-// and, where bf16 pairs are multiplied and added as they are, DCP_DOT and
+// An instruction set that multiplies and adds bf16 pairs without widening them also defines DCP_DOT and
 //
 //   words_set1, words_and            a word in all lanes; the bits that are in both
 //   vec_dot (c + a.first * b.first + a.second * b.second)
-//   vec_store_bf16                   rounds to bf16, the nearest, and stores half as many words
-//   vec_nearest_bf16                 what that stores, widened
-//   vec_round_bf16                   bf16 in the high halves of words: the nearest in some lanes; in the others the number
-//                                    above where the low half with the lane's threshold added carries. The low is anything
-//   words_store_high                 the high halves, as half as many words
-//   vec_residue                      the difference of two vectors in some lanes, and 0 in the others
-//   vec_above                        the lanes that are above a vector's, as bits
+//   vec_store_bf16                   rounds to the nearest bf16, and stores half as many words
+//   vec_nearest_bf16                 what vec_store_bf16 stores, widened
+//   vec_round_bf16                   bf16 in the high halves of words, whose low halves are undefined: the nearest in the
+//                                    given lanes; in the others rounded up if the low half plus the lane's threshold
+//                                    carries, and else down
+//   words_store_high                 stores the high halves, as half as many words
+//   vec_residue                      the difference of two vectors in the given lanes, and 0 in the others
+//   vec_above                        a bit for each lane that is greater than that of another vector
 //
-// and, where bytes are, DCP_BYTE_DOT and
+// One that multiplies and adds bytes without widening them also defines DCP_BYTE_DOT and
 //
 //   words_set1, words_sum, words_to_float
-//                                    of 32-bit integers
-//   words_raise_byte                 256 times
+//                                    for 32-bit integers
+//   words_raise_byte                 256 times each integer
 //   words_add_bytes(c, a, b)         c + the sum of a's unsigned bytes times b's signed ones; or, with DCP_BYTES_ALIKE,
 //   words_add_signed, words_add_unsigned
-//                                    of bytes that are both signed, both unsigned
-//   vec_store_halves(high, low, vec) rounds to 16 bits, and stores the two bytes of each apart
+//                                    the same for bytes that are both signed, or both unsigned
+//   vec_store_halves(high, low, vec) rounds to 16-bit integers, and stores their high bytes and their low bytes
 //
-// and, for pairs of e4m3, vec_pairs_from_e4m3 (an even number of vectors at once, as halves_low_e4m3 and halves_high_e4m3 would
-// make them), and as pairs of bf16 words_from_e4m3, words_from_e4m3_some, and words_pair_from_e4m3 for two vectors
+// For pairs of e4m3 it may define vec_pairs_from_e4m3, which gives an even number of vectors at once with the results of
+// halves_low_e4m3 and halves_high_e4m3. To make them pairs of bf16 it may define words_from_e4m3, words_from_e4m3_some, and
+// words_pair_from_e4m3 for two vectors.
 //
-// As in attend_block.h tokens lie along SIMD lanes and a group of 64 tokens is scored, weighted and added. Here up to
-// four rows share a register tile: a vector of keys or values is loaded and widened once for all of them. A row's sum
-// takes its terms one after the other, in the order of dimensions and tokens, whatever tile it is in: its bits depend
-// neither on the rows beside it nor on how many tokens those see.
+// As in attend_block.h, tokens lie along SIMD lanes, and a group of 64 tokens is scored, weighted and accumulated. Here up
+// to four rows share a register tile: a vector of keys or values is loaded and widened once for all of them. A row's sum
+// takes its terms one after the other, in the order of dimensions and tokens, in any tile. So its bits depend neither on
+// the rows beside it nor on how many tokens those see.
 //
-// With DCP_DOT the products of bf16 are exact and sums are Float32, as without. Queries are a sum of up to three bf16
-// (dcp_split_queries) and weights one of two, which keeps 16 of their 24 bits: results differ from Float32 arithmetic by
-// 2^-17 of the values, not by the 2^-8 of weights that are simply rounded. From memory it costs nothing: the second
-// term of the weights waits for no load. Where light_share says so only tokens that weigh much have a second term, and many
-// rows leave out the others'.
+// With DCP_DOT the products of bf16 are exact and sums are Float32, as without it. Queries are a sum of up to three bf16
+// (dcp_split_queries) and weights a sum of two, which keeps 16 of their 24 bits. So results differ from Float32 arithmetic
+// by 2^-17 of the values, and not by 2^-8 as with weights that are rounded to one bf16. From memory this costs nothing: the
+// second term of the weights waits for no load. With a light_share only heavy tokens have a second term, and many rows skip
+// the second terms of the others.
 #ifndef DCP_ATTEND_VECTOR_H
 #define DCP_ATTEND_VECTOR_H
 
 #include "attend_tiles.h"
 #include "attend_weights.h"
 
-// Calls a step with the number of rows of each tile as a constant.
+// Calls `step` for each tile, with the tile's number of rows as a constant.
 #define DCP_FOR_TILES(step, type, group, share)                                                                        \
     do {                                                                                                               \
         for (int64_t row = 0; row < (group)->rows->rows; row += dcp_tile_rows) {                                       \
@@ -73,10 +75,10 @@
         }                                                                                                              \
     } while (0)
 
-// A bit for each of so many first tokens of a group, at most 64.
+// A bit for each of the first `count` tokens of a group, at most 64.
 DCP_INLINE uint64_t dcp_first_tokens(int32_t count) { return count == 64 ? ~0ull : (1ull << count) - 1; }
 
-// What rows see of the group that begins at the block's token `first`.
+// Finds the tokens that each row sees of the group that begins at the block's token `first`.
 DCP_INLINE void dcp_see_group(dcp_group *group, dcp_token_ranges visible, int32_t first) {
     const int32_t tokens = (int32_t)group->tokens;
     const int64_t rows = group->rows->rows;
@@ -98,8 +100,9 @@ DCP_INLINE void dcp_see_group(dcp_group *group, dcp_token_ranges visible, int32_
     }
 }
 
-// Keys and values of many dimensions do not fit the first-level cache beside what else a group's loops touch. So many rows
-// take some dimensions at a time, and find them there. It changes no sum's order.
+// Keys and values of many dimensions do not fit in the first-level cache beside the other data of a group's loops. So if
+// there is more than one tile of rows, loops take some dimensions at a time, which then stay there. No sum changes its
+// order.
 enum { dcp_wide_dim = 256, dcp_key_share = 144, dcp_value_share = 64 };
 
 DCP_INLINE int dcp_is_wide(const dcp_attention_rows *rows) {
@@ -155,7 +158,7 @@ DCP_INLINE void dcp_value_group(int type, int is_wide, int is_widened, int is_ra
     }
 }
 
-// The scales of a group's tokens; those of tokens that a row does not see may be anything, NaN included.
+// Loads the scales of a group's tokens. Those of tokens that a row does not see may be anything, NaN included.
 DCP_INLINE void dcp_load_scales(int type, dcp_group *group, const void *keys) {
     const dcp_attention_rows *rows = group->rows;
     const float *key_scales = dcp_panel_scales(keys, rows->key_dim, rows->block_tokens) + group->first;
@@ -168,15 +171,16 @@ DCP_INLINE void dcp_load_scales(int type, dcp_group *group, const void *keys) {
     }
 }
 
-// `is_wide` and `is_ranged`, whether rows differ in what they see, are constants: loops without are as they would be alone,
-// down to the registers. In one function with them, reading from memory was 5 to 10 % slower. So is whether bytes are widened
-// for all tiles, into memory that has room for dcp_widened_dims times a group's tokens; else it is NULL.
+// `is_wide` and `is_ranged` (whether rows differ in what they see) are constants, so that the loops that need neither
+// compile as if the others did not exist, down to the registers. With all of them in one function, reading from memory was
+// 5 to 10 % slower. Whether `widened` is NULL is a constant, too. It is NULL, or memory for dcp_widened_dims times a
+// group's tokens, into which bytes are widened once for all tiles.
 DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, float *widened, const dcp_attention_rows *rows,
                                  const void *keys, const void *values, dcp_token_ranges visible, dcp_ahead ahead) {
     const dcp_cache_format format = dcp_format(type);
     const dcp_seen_tokens seen = dcp_seen_by_some(rows->rows, visible);
     if (seen.end == 0) return;
-    // Groups begin at multiples of their size, wherever rows begin: what a row becomes depends on no other row.
+    // Groups begin at multiples of their size, wherever rows begin, so that the result of a row depends on no other row.
     const int64_t start = seen.first / dcp_group_tokens * dcp_group_tokens;
     dcp_group group;
     group.rows = rows;
@@ -195,7 +199,8 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, float *wi
         group.keys = (const char *)keys + first * format.interleaved * format.element_bytes;
         group.first = first;
         group.tokens = dcp_min(seen.end - first, dcp_group_tokens);
-        // Tokens beside the visible ones are scored as well: inside the panel, and replaced before they are read.
+        // Tokens beside the visible ones are scored as well. They are inside the panel, and their scores are replaced
+        // before they are read.
         if (is_ranged) dcp_see_group(&group, visible, (int32_t)first);
         if (dcp_has_scales(type)) dcp_load_scales(type, &group, keys);
         dcp_score_group(type, is_wide, is_widened, &group);
@@ -206,7 +211,7 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, float *wi
     for (int64_t r = 0; r < rows->rows; r++) rows->maximum[r] = group.maximum[r], rows->sum[r] = group.sum[r];
 }
 
-// A kernel of an instruction set, and its forms that are functions of their own.
+// A kernel of an instruction set, and its variants, which are separate functions.
 #define DCP_ATTENTION_PANEL(name, type, is_wide, is_ranged)                                                            \
     static __attribute__((noinline)) void name(const dcp_attention_rows *rows, const void *keys, const void *values,   \
                                                dcp_token_ranges visible, dcp_ahead ahead) {                            \

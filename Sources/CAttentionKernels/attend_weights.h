@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The softmax of one group of tokens, for all rows: scores become weights. Included by attend_vector.h.
+// The softmax of one group of tokens for all rows, which turns scores into weights. Included by attend_vector.h.
 //
-// In passes over all rows and not row by row: what one row computes is a chain of dependent instructions, and rows beside
-// each other hide each other's latency. Nothing waits for the factors of what was accumulated before, which come last.
+// It runs in passes over all rows and not row by row: one row's computation is a chain of dependent instructions, and rows
+// beside each other hide each other's latency. The factors of what was accumulated before come last, since nothing waits
+// for them.
 #ifndef DCP_ATTEND_WEIGHTS_H
 #define DCP_ATTEND_WEIGHTS_H
 
 #include "attend_bytes.h"
 
-// The maximum of a row with this group. Scores of tokens that it does not see become -inf.
+// Computes the maximum of a row including this group. Scores of tokens that the row does not see become -inf.
 DCP_INLINE void dcp_raise_maximum(int is_ranged, dcp_group *group, int64_t row) {
     const float soft_cap = group->rows->soft_cap;
     const int64_t end = dcp_end(is_ranged, group, row), padded = dcp_padded(end);
@@ -26,7 +27,7 @@ DCP_INLINE void dcp_raise_maximum(int is_ranged, dcp_group *group, int64_t row) 
     group->highest[row] = here > before ? here : before;
 }
 
-// The weights of a row and their sum; `padded` tokens are scored.
+// Computes the weights of a row and their sum; `padded` tokens are scored.
 DCP_INLINE void dcp_weigh_tokens(dcp_group *group, int64_t row, int64_t padded) {
     float *scores = group->scores[row];
     const dcp_vec shift = vec_set1(group->highest[row]);
@@ -39,16 +40,17 @@ DCP_INLINE void dcp_weigh_tokens(dcp_group *group, int64_t row, int64_t padded) 
     group->added[row] = vec_sum_lanes(sum);
 }
 
-// Weights with the scales of the values that they are for: of tokens that the row does not see 0, whatever their scale.
+// Weights times the scales of their values. Weights of tokens that the row does not see stay 0, whatever the scale.
 DCP_INLINE dcp_vec dcp_scaled(int type, const dcp_group *group, int64_t t, dcp_vec weights) {
     return dcp_has_scales(type) ? vec_mul_nonzero(weights, vec_load(group->value_scales + t)) : weights;
 }
 
 #ifdef DCP_DOT
-// What is added to the bits of a light token's weight before their lower half is cut off. Rounded to nearest, equal weights
-// would all be off alike, and thousands of them as much as one: 2^-8 of what they share. With these a token rounds up as
-// often as its weight is near the number above: among 64 tokens, and among every second, fourth or eighth of them. The
-// place in its group decides, so the bits of a layout are always the same.
+// The thresholds that are added to the bits of light tokens' weights before the lower half is cut off. If they were rounded
+// to nearest, equal weights would all have the same error, and thousands of them together would be off by as much as one:
+// 2^-8 of what they share. With thresholds, the nearer a weight is to the number above, the more tokens round up: among 64
+// tokens, and among every second, fourth or eighth of them. A token's place in its group determines its threshold, so the
+// bits of a layout are always the same.
 #define DCP_THRESHOLD(token) (39 * (token) % 64 * 1024 + 512)
 #define DCP_THRESHOLDS(token)                                                                                          \
     DCP_THRESHOLD(token), DCP_THRESHOLD(token + 1), DCP_THRESHOLD(token + 2), DCP_THRESHOLD(token + 3),                \
@@ -58,7 +60,7 @@ static const uint32_t dcp_thresholds[dcp_group_tokens] = {
     DCP_THRESHOLDS(32), DCP_THRESHOLDS(40), DCP_THRESHOLDS(48), DCP_THRESHOLDS(56),
 };
 
-// The first terms of a row's weights, and the second ones: all, or in the lanes of `heavy`.
+// Computes the first terms of a row's weights, and the second terms of all of them or of heavy tokens only.
 DCP_INLINE void dcp_split_weights(int type, dcp_group *group, int64_t row, int64_t padded) {
     const float share = group->rows->light_share;
     if (share == 0.0f) {
@@ -69,7 +71,8 @@ DCP_INLINE void dcp_split_weights(int type, dcp_group *group, int64_t row, int64
         }
         return;
     }
-    // Of the sum before the group only what needs no factor is counted: too little where the maximum rose.
+    // The sum before the group counts only if it needs no factor. If the maximum rose, it is left out, and more tokens are
+    // heavy.
     const float before = group->highest[row] == group->maximum[row] ? group->sum[row] : 0.0f;
     const dcp_vec light = vec_set1(share * (before + group->added[row]));
     uint64_t heavy = 0;
@@ -79,7 +82,7 @@ DCP_INLINE void dcp_split_weights(int type, dcp_group *group, int64_t row, int64
         const dcp_vec scaled = dcp_scaled(type, group, t, weight);
         const dcp_words first = vec_round_bf16(scaled, lanes, words_load(dcp_thresholds + t));
         words_store_high(&group->weights[0][row][t / 2], first);
-        // Second terms of light tokens are 0, and change no bit of the row where one beside it has a heavy token.
+        // Second terms of light tokens are 0, so they change no bit of this row where a row beside it has a heavy token.
         vec_store_bf16(&group->weights[1][row][t / 2], vec_residue(scaled, lanes, words_high(first)));
         heavy |= lanes << t;
     }
@@ -87,11 +90,12 @@ DCP_INLINE void dcp_split_weights(int type, dcp_group *group, int64_t row, int64
 }
 #endif
 
-// The rows' factors, sums and maxima. Rows lie along the lanes here; lanes beyond the last row do not matter.
+// Updates the rows' factors, sums and maxima. Rows lie along the lanes here; lanes beyond the last row do not matter.
 DCP_INLINE void dcp_update_sums(dcp_group *group) {
     for (int64_t row = 0; row < group->rows->rows; row += dcp_width) {
         const dcp_vec before = vec_load(group->maximum + row), highest = vec_load(group->highest + row);
-        // -inf - (-inf), of a row that has seen nothing yet, is no number: a factor of 0 keeps its sum 0.
+        // For a row that has seen nothing yet, -inf - (-inf) is NaN. vec_max makes it -inf, and the factor of 0 keeps the
+        // sum 0.
         const dcp_vec factor = vec_shifted_exp(vec_max(vec_sub(before, highest), vec_set1(-INFINITY)), 0);
         vec_store(group->factor + row, factor);
         vec_store(group->sum + row, vec_fma(vec_load(group->sum + row), factor, vec_load(group->added + row)));
@@ -105,7 +109,7 @@ DCP_INLINE void dcp_weigh_group(int type, int is_ranged, dcp_group *group) {
     for (int64_t r = 0; r < rows; r++) dcp_raise_maximum(is_ranged, group, r);
     for (int64_t r = 0; r < rows; r++) {
         dcp_prefetch_share(group, &prefetching, group->weight_bytes);
-        // A count that the compiler knows keeps the whole row in registers.
+        // With a constant count, the compiler keeps the whole row in registers.
         if (dcp_end(is_ranged, group, r) == dcp_group_tokens) {
             dcp_weigh_tokens(group, r, dcp_group_tokens);
         } else {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bytes of a group as Float32, for rows of more than two tiles: widened once, and not by each tile. Included by attend_tiles.h.
+// Widens the bytes of a group to Float32 once for all tiles, if there are more than two tiles of rows. Included by
+// attend_tiles.h.
 //
-// Numbers and the order of sums are those of tiles that widen for themselves. Some dimensions at a time, so that they stay in
-// the first-level cache: keys as [dimension][64 tokens], values as [token][64 dimensions].
+// Numbers and the order of sums are the same as with tiles that each widen for themselves. It takes some dimensions at a
+// time, so that they stay in the first-level cache: keys as [dimension][64 tokens], values as [token][64 dimensions].
 #ifndef DCP_ATTEND_WIDENED_H
 #define DCP_ATTEND_WIDENED_H
 
@@ -10,10 +11,11 @@
 
 enum { dcp_widened_dims = 64 };
 
-// Whether tiles widen bytes to Float32, which costs as much as a row.
+// Whether tiles widen bytes to Float32. For 128 numbers of fp8 that is 36 operations with AVX-512, or 21 with GFNI, beside
+// the 32 FMAs of four rows.
 DCP_INLINE int dcp_is_widening(int type) { return dcp_has_scales(type) && !dcp_is_dot(type) && !dcp_is_byte_dot(type); }
 
-// Keys of the dimensions from..<to.
+// Widens dimensions from..<to of the keys.
 DCP_INLINE void dcp_widen_keys(int type, dcp_group *group, int64_t from, int64_t to) {
     const int64_t stride = group->rows->block_tokens, beside = dcp_format(type).interleaved, step = dcp_step(type);
     const int64_t padded = dcp_padded(group->tokens), vectors = padded == dcp_group_tokens && dcp_width >= 8 ? 2 : 1;
@@ -39,7 +41,7 @@ DCP_INLINE void dcp_widen_keys(int type, dcp_group *group, int64_t from, int64_t
     }
 }
 
-// Values of the dimensions of a strip that begins at `strip`, for all tokens that some row sees.
+// Widens the values of the strip that begins at dimension `strip`, for all tokens that any row sees.
 DCP_INLINE void dcp_widen_values(int type, dcp_group *group, int64_t strip) {
     const dcp_attention_rows *rows = group->rows;
     const int64_t width = dcp_strip_width(strip, rows->value_dim), beside = dcp_format(type).interleaved;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whether VDPBF16PS is worth its rounding: CPUs that have it differ by a factor of four.
+// Whether VDPBF16PS is worth its rounding: its speed differs by a factor of four between CPUs.
 //
-// A Zen 4 and a Zen 5 start it as often as a multiply-add of Float32, so it does twice the work. An Emerald Rapids takes
-// four multiply-adds' time for it, so Float32 does twice the work there. No flag of the CPU tells, and a list of models
-// would be wrong for those to come. So both are timed on registers, in 20 us once in a process. Bits depend on the
-// answer, but it cannot waver: the rates are a factor of two from the threshold either way, and the shortest of 16
-// attempts is one that nothing interrupted.
+// Zen 4 and Zen 5 start it as often as a multiply-add of Float32, so it does twice the work. On Emerald Rapids it takes the
+// time of four multiply-adds, so Float32 does twice the work there. No flag of the CPU tells which is the case, and a list
+// of models would be wrong for future ones. So both instructions are timed on registers, which takes 20 us once in a
+// process. The bits of results depend on the answer, but the answer is stable: the rates are a factor of two from the
+// threshold on either side, and the shortest of 16 attempts is one that nothing interrupted.
 #include "bf16_rate.h"
 
 #if defined(__x86_64__)
@@ -14,7 +14,8 @@
 
 enum { attempts = 16, iterations = 64 };
 
-// Eight sums hide either instruction's latency. All of the loop is assembly, so that it is the same in every build.
+// Eight independent sums hide the latency of either instruction. The whole loop is assembly, so that it is the same in
+// every build.
 #define DCP_NEXT(instruction, sum) instruction " %9, %9, %" #sum "\n\t"
 #define DCP_TIME(instruction)                                                                                          \
     const __m512 zero = _mm512_setzero_ps();                                                                           \

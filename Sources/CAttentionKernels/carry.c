@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The second level of long sums: Float64, which a state is taken into every few thousand tokens.
+// The second level of long sums, in Float64, to which a state is added every few thousand tokens.
 #include <math.h>
 
 #include "attention.h"
@@ -10,7 +10,7 @@ static void carry_row(const dcp_attention_rows *rows, dcp_carried_rows carried, 
     float *restrict output = rows->output + row * rows->value_dim;
     double *restrict total = carried.output + row * rows->value_dim;
     const double sum = rows->sum[row];
-    // The row saw no token since the last time; its maximum is the same.
+    // The row saw no token since the last time, so its maximum is the same.
     if (sum == 0.0) return;
     // -inf - (-inf) does not arise: a row with a sum has a maximum, or its sum is NaN.
     const double factor = carried.sum[row] == 0.0 ? 0.0 : exp((double)carried.maximum[row] - (double)rows->maximum[row]);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Conversions between Float32 and the 16-bit types by integer arithmetic, so that they vectorise without F16C or
-// AVX512-BF16 and give the same bits on every machine. To 16 bits they round to nearest, ties to even. A NaN becomes a
-// quiet one and keeps the upper part of its payload, as the instructions of x86-64 and arm64 do.
+// AVX512-BF16 and give the same bits on every machine. Conversions to 16 bits round to nearest, ties to even. A NaN becomes
+// a quiet one and keeps the upper part of its payload, as with the instructions of x86-64 and arm64; only bf16 to Float32
+// is a mere shift.
 #ifndef DCP_CONVERT_H
 #define DCP_CONVERT_H
 
@@ -32,7 +33,8 @@ static inline uint16_t dcp_f32_to_bf16(float value) {
 }
 
 static inline float dcp_f16_to_f32(uint16_t half) {
-    // Exponent and mantissa moved into place, then rescaled by 2^112: denormals come out right without a branch.
+    // Exponent and mantissa are moved into place and then rescaled by 2^112, so that denormals come out right without a
+    // branch.
     const uint32_t sign = (uint32_t)(half & 0x8000) << 16;
     const uint32_t magnitude = (uint32_t)(half & 0x7FFF) << 13;
     if ((half & 0x7C00) == 0x7C00) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of kernels. A file for an instruction set adds its line here, behind its own check of the machine.
+// The table of kernels. A new instruction set gets a line in probe(), after a check that the machine supports it.
 #include "dispatch.h"
 
 #include <stddef.h>
@@ -25,7 +25,7 @@ static int available_count;
 
 static void add(dcp_kernel_table table) { available[available_count++] = table; }
 
-// A set in which one format has another kernel, that takes its queries from query_terms.
+// A set in which one format has another kernel, one that takes its queries from query_terms.
 static dcp_kernel_table with(dcp_kernel_table table, const char *name, int format, dcp_attention_kernel *kernel) {
     table.name = name;
     table.attend[format] = kernel;
@@ -45,7 +45,7 @@ static dcp_kernel_table with_bf16(dcp_kernel_table table) {
     return with(table, table.name, dcp_fp8, dcp_attend_fp8_avx512bf16);
 }
 
-// VDPBF16PS is the fastest set where it pays. Where it does not, it can still be forced.
+// avx512bf16 is the fastest set where VDPBF16PS pays. Where it does not, the set can still be forced.
 static void add_avx512(void) {
     const dcp_kernel_table avx512 = DCP_KERNELS(avx512, 16);
     const int vnni = __builtin_cpu_supports("avx512vnni"), bf16 = __builtin_cpu_supports("avx512bf16");
@@ -58,7 +58,7 @@ static void add_avx512(void) {
 }
 #endif
 
-// __builtin_cpu_supports asks the CPU and, with XGETBV, whether the system saves the registers.
+// __builtin_cpu_supports checks the CPU and, with XGETBV, whether the operating system saves the registers.
 __attribute__((constructor)) static void probe(void) {
     add(DCP_KERNELS(scalar, 4));
 #if defined(__x86_64__)
@@ -92,15 +92,15 @@ void dcp_attend_block(const dcp_kernel_table *kernels, int32_t format, const dcp
     kernels->attend[dcp_checked_format(format)](rows, keys, values, visible, ahead);
 }
 
-// Measured on Zen 5 over 1 to 16 rows, D 64 to 256 and all formats: with few multiplications for each line of 64 bytes
-// 12 KiB are about best, and 24 KiB, which push lines out of the first-level cache, cost up to 7 %. With more of them a
-// panel is read in bursts, by the first tile of rows and of dimensions, and 12 KiB cost 5 to 20 %.
+// Measured on Zen 5 with 1 to 16 rows, D 64 to 256 and all formats. With few multiplications for each line of 64 bytes, 12
+// KiB are about best; 24 KiB evict lines from the first-level cache and cost up to 7 %. With more of them, a panel is read
+// in bursts, by the first tile of rows and of dimensions, and 12 KiB cost 5 to 20 %.
 int64_t dcp_ahead_bytes(const dcp_kernel_table *kernels, int32_t format, const dcp_attention_rows *rows,
                         int64_t head_bytes) {
     const int64_t near = 12 << 10, far = 20 << 10;
     const int reads_terms = dcp_reads_terms(kernels, format);
     const int64_t weight_terms = rows->light_share > 0 && rows->rows > 4 ? 1 : 2;
-    // Twice the number, of keys and of values.
+    // The multiplications for a line of keys and a line of values, so twice the average.
     const int64_t multiplications =
         reads_terms ? rows->rows * (rows->terms + weight_terms)
                     : 2 * rows->rows * 64 / dcp_element_bytes(format) / kernels->lanes;

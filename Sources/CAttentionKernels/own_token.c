@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention of a token to itself alone.
+// Attention of a token to only itself.
 #include "convert.h"
 #include "softmax_row.h"
 #include "tiles.h"
@@ -8,7 +8,7 @@
 
 enum { own_dim_max = 576 };
 
-// A row as the panel's type holds it, widened. Returns 0, or -1 when it is not finite there.
+// Widens a row, rounded as the panel's format holds it. Returns 0, or -1 if it is not finite in that format.
 static int rounded(const dcp_kernel_table *kernels, const dcp_own_token *token, const void *row, int is_key,
                    int64_t count, float *restrict out) {
     if (dcp_rows_to_f32(kernels, token->row_type, row, count, out) != 0) return -1;
@@ -29,7 +29,7 @@ static int rounded(const dcp_kernel_table *kernels, const dcp_own_token *token, 
     return finite ? 0 : -1;
 }
 
-// In as many sums as there are lanes: short ones lose less than one long one, and go side by side.
+// The dot product, in as many sums as there are lanes: short sums lose less than one long one, and run side by side.
 static float product(const float *restrict a, const float *restrict b, int64_t count) {
     float total[dcp_lanes] = {0};
     int64_t d = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tokens of formats with scales as they are kept, and what a row becomes in one.
+// Packed tokens of formats with scales, and the rotation and rounding of rows.
 #include <string.h>
 
 #include "panels.h"
@@ -10,7 +10,7 @@ int64_t dcp_packed_bytes(const dcp_panel_shape *shape) {
     return shape->kv_heads * (shape->key_dim + shape->value_dim + scales);
 }
 
-// The places of one head's row in a packed token.
+// The places of the bytes and of the scale of one head's row in a packed token.
 typedef struct {
     int64_t bytes, scale;
 } place;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Panels in scalar C: the twin of the vector writers, and reading rows back.
+// Panels in scalar C: the twins of the vector writers, readers and converters.
 #include "panels.h"
 
 #include <string.h>
@@ -19,7 +19,7 @@ static float row_element(int32_t row_type, const void *rows, int64_t index) {
     }
 }
 
-// The bits of an element in the panel's format. Of the same dtype they are copied: a signalling NaN stays one.
+// The bits of an element in the panel's format. If that is the row's dtype they are copied, so a signalling NaN stays one.
 static uint32_t converted(int32_t row_type, const void *rows, int64_t index, int32_t format) {
     if (row_type == format && format != dcp_f32) {
         uint16_t bits;
@@ -62,7 +62,7 @@ int dcp_panel_write_scalar(const dcp_panel_shape *s, int32_t row_type, const voi
                            int streams) {
     (void)streams;
     if (dcp_has_scales(s->format)) {
-        // Constants, as in the functions of an instruction set.
+        // The formats are constants, as in the functions of an instruction set.
         return s->format == dcp_int8
                    ? dcp_write_bytes(dcp_rows_to_f32_scalar, row_type, dcp_int8, s, keys, values, row_tokens, source,
                                      count, payload, first)

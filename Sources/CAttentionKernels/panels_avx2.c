@@ -36,13 +36,13 @@ enum { dcp_width = 8 };
 static inline __m256i words_round_bf16(__m256i bits) {
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7FFF));
-    // A NaN is not rounded, which could make it infinite, but made quiet.
+    // A NaN is made quiet and not rounded, which could make it infinite.
     const __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7FFFFFFF));
     const __m256i nan = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7F800000));
     return _mm256_blendv_epi8(rounded, _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000)), nan);
 }
 
-// Words below 65536 as 16-bit elements, a's and then b's.
+// Packs words below 65536 as 16-bit elements, first a's and then b's.
 static inline __m256i words_pack_low(__m256i a, __m256i b) {
     return _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8);
 }
@@ -59,7 +59,7 @@ static inline __m256i words_pack_f16(__m256i a, __m256i b) {
 
 static inline __attribute__((always_inline)) void words_transpose(__m256i *t) {
     __m256i u[8];
-    // 4 by 4 inside each 128-bit lane, then the lanes.
+    // Transpose 4 by 4 words inside each 128-bit lane, then the lanes.
 #pragma clang loop unroll(full)
     for (int i = 0; i < 8; i += 2) {
         u[i] = _mm256_unpacklo_epi32(t[i], t[i + 1]);

@@ -36,13 +36,13 @@ enum { dcp_width = 16 };
 static inline __m512i words_round_bf16(__m512i bits) {
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7FFF));
-    // A NaN is not rounded, which could make it infinite, but made quiet.
+    // A NaN is made quiet and not rounded, which could make it infinite.
     const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7FFFFFFF));
     const __mmask16 nan = _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(0x7F800000));
     return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x00400000));
 }
 
-// VPTERNLOG: where the mask is 1 b's bit, else a's.
+// VPTERNLOG: b's bit where the mask is 1, else a's.
 static inline __m512i words_pair_high(__m512i a, __m512i b) {
     return _mm512_ternarylogic_epi32(_mm512_srli_epi32(a, 16), b, _mm512_set1_epi32((int)0xFFFF0000u), 0xD8);
 }
@@ -61,7 +61,8 @@ static inline __m512i words_pack_f16(__m512i a, __m512i b) {
 
 static inline __attribute__((always_inline)) void words_transpose(__m512i *t) {
     __m512i u[16];
-    // 32-bit words of rows 2i and 2i + 1, then pairs of those: 4 by 4 inside each 128-bit lane.
+    // Interleave 32-bit words of rows 2i and 2i + 1, then pairs of those: a transpose of 4 by 4 words inside each 128-bit
+    // lane.
 #pragma clang loop unroll(full)
     for (int i = 0; i < 16; i += 2) {
         u[i] = _mm512_unpacklo_epi32(t[i], t[i + 1]);
@@ -74,7 +75,8 @@ static inline __attribute__((always_inline)) void words_transpose(__m512i *t) {
         t[i + 2] = _mm512_unpacklo_epi64(u[i + 1], u[i + 3]);
         t[i + 3] = _mm512_unpackhi_epi64(u[i + 1], u[i + 3]);
     }
-    // Lane l of t[4g + j] is words 4l + j of rows 4g..<4g + 4: the lanes are a 4 by 4 matrix themselves.
+    // Lane l of t[4g + j] has word 4l + j of rows 4g..<4g + 4. So the lanes are a 4 by 4 matrix themselves, still to
+    // transpose.
 #pragma clang loop unroll(full)
     for (int j = 0; j < 4; j++) {
         const __m512i even = _mm512_shuffle_i32x4(t[j], t[j + 4], 0x88), odd = _mm512_shuffle_i32x4(t[j], t[j + 4], 0xDD);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Panels of formats with scales: K [Dk/i][blockTokens][i] and V [Dv/64][blockTokens/i][64][i] bytes, i of them interleaved, each
-// followed by the scales of its tokens. A file for an instruction set includes this inside its target bracket, after what
-// widens rows; loops are a compiler's, and their bits the same for all.
+// Panels of formats with scales: bytes as K [Dk/i][blockTokens][i] and V [Dv/64][blockTokens/i][64][i], i of them
+// interleaved. The scales of its tokens follow each panel. A file for an instruction set includes this inside its target
+// bracket and passes its function that widens rows. The compiler vectorises the loops, whose bits are the same for all
+// sets.
 //
-// Bytes of int8 keys are 128 more than the number: instructions multiply unsigned bytes by signed ones.
+// Bytes of int8 keys are the number plus 128, since VPDPBUSD multiplies unsigned bytes by signed ones.
 #ifndef DCP_PANELS_BYTES_H
 #define DCP_PANELS_BYTES_H
 
@@ -22,7 +23,7 @@ DCP_BYTES_INLINE float *dcp_scales_of(void *panel, int64_t dim, int64_t block_to
     return (float *)((char *)panel + dim * block_tokens);
 }
 
-// Where dimension `dim` of a token is in a panel.
+// The place of dimension `dim` of a token in a panel.
 DCP_BYTES_INLINE int64_t dcp_key_byte(int format, int64_t block_tokens, int64_t token, int64_t dim) {
     const int64_t beside = dcp_format(format).interleaved;
     return (dim / beside * block_tokens + token) * beside + dim % beside;
@@ -34,7 +35,7 @@ DCP_BYTES_INLINE int64_t dcp_value_byte(int format, int64_t block_tokens, int64_
     return strip * block_tokens + (token / beside * width + dim - strip) * beside + token % beside;
 }
 
-// Bytes of some tokens' rows into a K panel: dimensions that lie beside each other are a word of one token.
+// Writes the bytes of some tokens' rows into a K panel, in which a token's interleaved dimensions lie beside each other.
 DCP_BYTES_INLINE void dcp_put_keys(int format, const uint8_t (*rows)[dcp_rotated_max], int64_t count, int64_t dim,
                                    int64_t block_tokens, uint8_t *panel, int64_t token) {
     const int64_t beside = dcp_format(format).interleaved;
@@ -45,7 +46,7 @@ DCP_BYTES_INLINE void dcp_put_keys(int format, const uint8_t (*rows)[dcp_rotated
     }
 }
 
-// Into a V panel: a whole group of tokens that lie beside each other at once, others byte by byte.
+// Writes them into a V panel: interleaved tokens at once if all of them are there, others byte by byte.
 DCP_BYTES_INLINE void dcp_put_values(int format, const uint8_t (*rows)[dcp_rotated_max], int64_t count, int64_t dim,
                                      int64_t block_tokens, uint8_t *panel, int64_t token) {
     const int64_t beside = dcp_format(format).interleaved;
@@ -65,7 +66,7 @@ DCP_BYTES_INLINE void dcp_put_values(int format, const uint8_t (*rows)[dcp_rotat
     }
 }
 
-// Some rows of one head into one of its panels. Returns whether all were finite.
+// Writes some rows of one head into one of its panels. Returns whether all were finite.
 DCP_BYTES_INLINE int dcp_write_byte_rows(dcp_rows_converter *widen, int from, int to, int is_value, const char *rows,
                                          const uint32_t *source, int64_t count, int64_t dim, int64_t block_tokens,
                                          uint8_t *panel, int64_t first) {
@@ -107,7 +108,7 @@ DCP_BYTES_INLINE int dcp_write_bytes(dcp_rows_converter *widen, int from, int to
     return finite ? 0 : -1;
 }
 
-// The bytes of one token, as dcp_to_bytes gave them.
+// Reads the bytes of one token, as dcp_to_bytes made them.
 DCP_BYTES_INLINE void dcp_take_bytes(int format, int is_value, const uint8_t *panel, int64_t dim, int64_t block_tokens,
                                      int64_t token, uint8_t *restrict bytes) {
     if (is_value) {
@@ -118,7 +119,7 @@ DCP_BYTES_INLINE void dcp_take_bytes(int format, int is_value, const uint8_t *pa
     }
 }
 
-// Rows of one panel in Float32; `stride` bytes are from one token's row to the next's.
+// Reads rows of one panel as Float32; the rows of successive tokens are `stride` bytes apart.
 DCP_BYTES_INLINE void dcp_read_byte_rows(int format, int is_value, const uint8_t *panel, int64_t dim,
                                          int64_t block_tokens, int64_t first, int64_t count, char *out,
                                          int64_t stride) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Panels with NEON.
 //
-// Built on TRN1 and TRN2 for the transpose (8 for a tile of 64 bytes), SRI to pair high halves, FCVTN and FCVTL for f16.
-// There is no store past the caches: STNP is a hint for the same lines.
+// Built on TRN1 and TRN2 for the transpose (8 for a tile of 64 bytes), SRI to pair high halves, FCVTN and FCVTL for f16. No
+// store bypasses the caches: STNP is only a hint.
 #if defined(__aarch64__)
 
 #include <arm_neon.h>
@@ -34,7 +34,7 @@ enum { dcp_width = 4 };
 static inline uint32x4_t words_round_bf16(uint32x4_t bits) {
     const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
     const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, odd), vdupq_n_u32(0x7FFF));
-    // A NaN is not rounded, which could make it infinite, but made quiet.
+    // A NaN is made quiet and not rounded, which could make it infinite.
     const uint32x4_t nan = vcgtq_u32(vandq_u32(bits, vdupq_n_u32(0x7FFFFFFF)), vdupq_n_u32(0x7F800000));
     return vbslq_u32(nan, vorrq_u32(bits, vdupq_n_u32(0x00400000)), rounded);
 }

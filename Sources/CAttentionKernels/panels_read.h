@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The panel reader of an instruction set, over the operations that panels_words.h lists: the transpose of what the writer
-// does. Tokens and words that do not fill a tile are covered by one that overlaps the one before: it repeats what that gave.
+// The panel reader of an instruction set, over the operations that panels_words.h lists: it undoes the writer's transpose.
+// Tokens and words that do not fill a tile are covered by a tile that overlaps the one before, and repeats its results.
 #ifndef DCP_PANELS_READ_H
 #define DCP_PANELS_READ_H
 
 #include "panels_bytes.h"
 #include "panels_words.h"
 
-// Words `word`.. of a K panel for dcp_width tokens from one on: of f16 a word is two dimensions, which lie in lines of their
-// own.
+// Loads word `word` of a K panel for dcp_width tokens from `token` on. For f16 a word is two dimensions, which lie in
+// separate lines.
 DCP_PANEL_INLINE dcp_words dcp_key_words(int type, const char *panel, int64_t block_tokens, int64_t token,
                                          int64_t word) {
     if (type != dcp_f16) return words_load(panel + 4 * (word * block_tokens + token));
@@ -29,9 +29,9 @@ DCP_PANEL_INLINE uint32_t dcp_key_word(int type, const char *panel, int64_t bloc
     return low | (uint32_t)high << 16;
 }
 
-// Keys of one head; `stride` bytes are from one token's row to the next's. Each line of a row is written whole: the words of
-// some tokens go before the next tokens. Meanwhile what is read next is prefetched: a panel's lines are read in an order that
-// the processor's own prefetch does not follow.
+// Reads the keys of one head; the rows of successive tokens are `stride` bytes apart. Each line of a row is written whole:
+// all words of some tokens are written before those of the next tokens. Meanwhile what is read next is prefetched, since a
+// panel's lines are read in an order that hardware prefetch does not follow.
 DCP_PANEL_INLINE void dcp_read_keys(int type, const char *panel, int64_t block_tokens, int64_t dim, int64_t first,
                                     int64_t count, char *out, int64_t stride, const char *next, int64_t next_bytes) {
     const int64_t words = dcp_words_of(type, dim);
@@ -62,13 +62,13 @@ DCP_PANEL_INLINE void dcp_read_keys(int type, const char *panel, int64_t block_t
     }
 }
 
-// One token of a bf16 pair, whose other token may be written meanwhile.
+// Reads one token of a bf16 pair, whose other token may be written meanwhile.
 DCP_PANEL_INLINE void dcp_read_value_half(const char *strip, int64_t dim, int64_t token, char *out) {
     const char *at = strip + (token / 2 * 2 * dim + token % 2) * 2;
     for (int64_t d = 0; d < dim; d++) memcpy(out + 2 * d, at + 4 * d, 2);
 }
 
-// A strip of a token's values, and of the next one's where there is a row for it.
+// Reads a strip of a token's values, and of the next token's if there is a row for it.
 DCP_PANEL_INLINE void dcp_read_value_strip(int type, const char *strip, int64_t dim, int64_t token, char *row,
                                            char *next_row) {
     const char *at = strip + token * dim * dcp_element_bytes(type);
@@ -87,7 +87,7 @@ DCP_PANEL_INLINE void dcp_read_value_strip(int type, const char *strip, int64_t 
     }
 }
 
-// Values of one head.
+// Reads the values of one head.
 DCP_PANEL_INLINE void dcp_read_values(int type, const char *panel, int64_t block_tokens, int64_t dim, int64_t first,
                                       int64_t count, char *out, int64_t stride) {
     for (int64_t t = 0; t < count;) {
@@ -116,7 +116,7 @@ DCP_PANEL_INLINE void dcp_read_panels(int type, const dcp_panel_shape *shape, co
     }
 }
 
-// The reader of an instruction set: one for each format.
+// The reader of an instruction set, with a case for each format.
 #define DCP_READ_CASE(name, number, ...)                                                                               \
     case number:                                                                                                       \
         if (dcp_has_scales(number)) {                                                                                  \

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The panel writer of an instruction set, over the operations that panels_words.h lists.
 //
-// A K panel is its rows' transpose, word by word for bf16 and f32, and with the pairs of a word taken apart for f16.
-// Tokens are taken in runs of up to 16, the tokens of a cache line of words: a whole run is transposed in registers, a
-// vector of words of 16 rows at a time, and leaves as whole lines. The tokens of a part of a run are written one by one,
-// since the bytes of their neighbours must not be touched. So are, in V, the tokens whose pair is not whole. A row of V goes
-// into the panel strip by strip.
+// A K panel is the transpose of its rows, word by word for bf16 and f32, and with the pair of each word taken apart for
+// f16. Tokens are taken in runs of up to 16, the tokens of a cache line of words. A whole run is transposed in registers,
+// one vector of words of 16 rows at a time, and is stored as whole lines. The tokens of an incomplete run are written one
+// by one, since the bytes of their neighbours must not be touched. So are the tokens of V whose pair is incomplete. A row
+// of V goes into the panel strip by strip.
 //
-// Rows and panels are many short runs of memory, too short for the processor's own prefetch: while a run is written the
-// rows of the next are prefetched.
+// Rows and panels are many short runs of memory, too short for hardware prefetch. So while a run is written, the rows of
+// the next are prefetched.
 #ifndef DCP_PANELS_VECTOR_H
 #define DCP_PANELS_VECTOR_H
 
@@ -17,7 +17,7 @@
 
 enum { dcp_run_tokens = 16 };
 
-// What one call writes.
+// The arguments of one call.
 typedef struct {
     const dcp_panel_shape *shape;
     const char *keys, *values;
@@ -28,7 +28,7 @@ typedef struct {
     int streams_keys, streams_values;
 } dcp_panel_job;
 
-// Tokens of one panel inside one multiple of dcp_run_tokens.
+// Tokens of one panel, all from the same aligned group of dcp_run_tokens.
 typedef struct {
     int64_t head;
     int is_value;
@@ -48,8 +48,8 @@ DCP_PANEL_INLINE void dcp_run_at(int from, const dcp_panel_job *job, int64_t hea
     for (int64_t t = 0; t < run->count; t++) run->rows[t] = rows + source[t] * run->row_bytes;
 }
 
-// The run after one: the panel's next tokens, then the head's other panel, if it has one, then the next head. Empty after
-// the last.
+// Finds the run after `run`: the panel's next tokens, then the head's other panel, if it has one, then the next head. It is
+// empty after the last.
 DCP_PANEL_INLINE void dcp_run_after(int from, const dcp_panel_job *job, const dcp_run *run, dcp_run *next) {
     const int is_last = run->token + run->count == job->end;
     const int is_last_of_head = is_last && (run->is_value || job->shape->value_dim == 0);
@@ -62,21 +62,21 @@ DCP_PANEL_INLINE void dcp_run_after(int from, const dcp_panel_job *job, const dc
     }
 }
 
-// Asks for the rows of one of `steps` shares of a run.
+// Prefetches the rows of one of `steps` shares of a run.
 DCP_PANEL_INLINE void dcp_prefetch_run(const dcp_run *run, int64_t step, int64_t steps) {
     for (int64_t r = run->count * step / steps; r < run->count * (step + 1) / steps; r++) {
         for (int64_t byte = 0; byte < run->row_bytes; byte += 64) __builtin_prefetch(run->rows[r] + byte, 0, 3);
     }
 }
 
-// A whole run of keys. `panel` is at the run's first token.
+// Writes a whole run of keys. `panel` points to the run's first token.
 DCP_PANEL_INLINE void dcp_key_run(int from, int to, int streams, const dcp_run *run, int64_t dim, int64_t block_tokens,
                                   char *panel, dcp_words *highest, const dcp_run *next) {
     enum { groups = dcp_run_tokens / dcp_width };
     const int64_t words = dcp_words_of(to, dim), steps = (words + dcp_width - 1) / dcp_width;
     for (int64_t step = 0; step < steps; step++) {
         dcp_prefetch_run(next, step, steps);
-        // The last vector overlaps the one before, whose lines are written and are not written again.
+        // The last vector overlaps the one before. Lines that are already written are not written again.
         const int64_t here = step < steps - 1 || words < dcp_width ? step * dcp_width : words - dcp_width;
         const int64_t written = step * dcp_width - here;
         dcp_words tile[groups][dcp_width];
@@ -112,7 +112,7 @@ DCP_PANEL_INLINE void dcp_key_run(int from, int to, int streams, const dcp_run *
     }
 }
 
-// One token's key. `panel` is at the head's first token.
+// Writes one token's key. `panel` points to the head's first token.
 DCP_PANEL_INLINE void dcp_key_token(int from, int to, const char *row, int64_t dim, int64_t block_tokens, char *panel,
                                     int64_t token, dcp_words *highest) {
     uint32_t words[dcp_row_words_max];
@@ -130,7 +130,7 @@ DCP_PANEL_INLINE void dcp_key_token(int from, int to, const char *row, int64_t d
     }
 }
 
-// Both tokens of a bf16 pair, of at least dcp_width dimensions.
+// Writes both tokens of a bf16 pair, of at least dcp_width dimensions.
 DCP_PANEL_INLINE void dcp_value_pair(int from, int streams, const char *first, const char *second, int64_t dim,
                                      char *out, dcp_words *highest) {
     for (int64_t d = 0; d < dim; d += dcp_width) {
@@ -145,7 +145,7 @@ DCP_PANEL_INLINE void dcp_value_pair(int from, int streams, const char *first, c
     }
 }
 
-// One token of a bf16 pair, whose other token may be in use.
+// Writes one token of a bf16 pair, whose other token may be in use.
 DCP_PANEL_INLINE void dcp_value_half(int from, const char *row, int64_t dim, char *strip, int64_t token,
                                      dcp_words *highest) {
     uint32_t words[dcp_strip_dims / 2];
@@ -171,7 +171,8 @@ DCP_PANEL_INLINE void dcp_write_keys(int from, int to, const dcp_panel_job *job,
     }
 }
 
-// A strip of a token's values, and of the next one's where they are a whole pair. `rows` are at the strip's first dimension.
+// Writes a strip of a token's values, and of the next token's if they are a whole pair. `row` and `next_row` point to the
+// strip's first dimension.
 DCP_PANEL_INLINE void dcp_value_strip(int from, int to, int streams, const char *row, const char *next_row, int64_t dim,
                                       char *strip, int64_t token, dcp_words *highest) {
     char *out = strip + token * dim * dcp_element_bytes(to);
@@ -206,7 +207,7 @@ DCP_PANEL_INLINE int dcp_write_panels(int from, int to, const dcp_panel_shape *s
                                       char *payload, int64_t first, int streams) {
     const int64_t key_bytes = shape->block_tokens * shape->key_dim * dcp_element_bytes(to);
     const int64_t head_bytes = key_bytes + shape->block_tokens * shape->value_dim * dcp_element_bytes(to);
-    // Past the caches go whole lines only, each once: otherwise it costs more than it saves.
+    // Only whole lines bypass the caches, each written once: otherwise it costs more than it saves.
     const int is_aligned = streams && (uintptr_t)payload % 64 == 0;
     const dcp_panel_job job = {
         .shape = shape, .keys = keys, .values = values, .row_tokens = row_tokens, .source = source, .first = first,
@@ -238,7 +239,7 @@ DCP_PANEL_INLINE int dcp_convert_rows(int from, const char *rows, int64_t count,
     return dcp_all_finite(dcp_f32, highest) ? 0 : -1;
 }
 
-// The functions of an instruction set: a writer for each dtype of rows and format, and the choice among them.
+// The functions of an instruction set: a writer for each dtype of rows and each format, and the dispatch among them.
 #define DCP_PANEL_WRITER(to, number, bytes, interleaved, set, from)                                                    \
     static int write_##from##_##to##_##set(const dcp_panel_shape *shape, const void *keys, const void *values,         \
                                            int64_t row_tokens, const uint32_t *source, int64_t count, void *payload,   \

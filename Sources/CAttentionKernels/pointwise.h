@@ -9,9 +9,9 @@
 #pragma STDC FP_CONTRACT OFF
 
 // e^x / 2^shift for x <= 0: at most 2 ulp over [-88, 0] while it is a normal number, exact at 0, exactly 0 below -88 and at
-// -inf, NaN for NaN. Positive x are correct up to 88; the softmax has none.
+// -inf, NaN for NaN. It is correct for positive x up to 88 as well, but the softmax has none.
 static inline float dcp_shifted_exp(float x, int shift) {
-    // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+    // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
     const float shifted = x * 1.44269504088896341f + 0x1.8p23f;
     const float n = shifted - 0x1.8p23f;
     const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -22,7 +22,7 @@ static inline float dcp_shifted_exp(float x, int shift) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = (p * (r * r) + r) + 1.0f;
-    // 2^n in two factors: below 2^-126 the product is a denormal, rounded once, by the second.
+    // 2^n is applied in two factors: a result below 2^-126 is a denormal that only the second multiplication rounds.
     const uint32_t exponent = dcp_bits(shifted) - 0x4B400000u + 127u + 32u - (uint32_t)shift;
     const float result = p * dcp_float(exponent << 23) * 0x1p-32f;
     return x < -88.0f ? 0.0f : result;

@@ -5,10 +5,10 @@
 #include "attention.h"
 #include "bytes.h"
 
-// Each term is cut off, not rounded: what remains then has 8 significant bits fewer, and the largest Float32 does not
-// become infinite.
+// Each term is truncated, not rounded: the rest then has 8 fewer significant bits, and the largest Float32 does not become
+// infinite.
 //
-// The terms have pointers of their own, which tells a compiler that several numbers may be split at once.
+// Each term has a restrict pointer of its own, which tells a compiler that it may split several numbers at once.
 static int32_t split(const float *restrict queries, int64_t count, uint16_t *restrict highs, uint16_t *restrict middles,
                      uint16_t *restrict lows) {
     uint32_t second = 0, third = 0;
@@ -36,8 +36,8 @@ void dcp_byte_queries(const float *queries, int64_t rows, int64_t key_dim, void 
         memcpy(row, queries, sizeof *row * (size_t)key_dim);
         dcp_rotate(row, key_dim);
         const float most = dcp_row_magnitude(row, key_dim);
-        // 127 times 256 and 127, so that both bytes are signed. Of more dimensions fewer: key_dim products with 127 stay
-        // below 2^31.
+        // 32639 is 127 * 256 + 127, so that both bytes are signed. With more dimensions it is less, so that the sum of
+        // key_dim products with 127 stays below 2^31.
         const float top = key_dim <= 512 ? 32639.0f : 29000.0f;
         const int is_some = most > 0x1p-100f && most < INFINITY;
         const float inverse = is_some ? top / most : 0.0f;
@@ -51,7 +51,7 @@ void dcp_byte_queries(const float *queries, int64_t rows, int64_t key_dim, void 
             low[d] = (char)below;
             sum += number;
         }
-        // A row that is not finite has scores that are not.
+        // If a row is not finite, its scores are not finite either.
         const dcp_byte_unit unit = {is_some ? most / top : most < INFINITY ? 0.0f : NAN, -128 * sum};
         memcpy(high + 2 * key_dim, &unit, sizeof unit);
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys of int8 panels are rotated, and queries with them: their products stay what they were, and what one dimension stands
-// out by, as trained models have it, is spread over all. A scale for each token is then enough, which a dimension 100 times
-// as large as the others would ruin: 34 % off, against 2.5. A scale for each dimension of a block would serve as well, but the
-// bits of a token would depend on those beside it, and so on what was cut off since.
+// Keys of int8 panels are rotated, and queries with them. Their dot products stay the same, and a dimension that stands
+// out, as in trained models, is spread over all dimensions. One scale for each token is then enough: with a dimension 100
+// times as large as the others, results are off by 2.5 %, and by 34 without the rotation. A scale for each dimension of a
+// block would serve as well, but the bits of a token would depend on those beside it, and so on what was cut off since.
 //
-// Signs, then a Walsh-Hadamard transform of the first 2^k dimensions, and where there are more another of the last 2^k. Sums in
-// a fixed order of two numbers each: the bits are those of any instruction set.
+// The rotation flips signs, then applies a Walsh-Hadamard transform to the first 2^k dimensions and, if there are more,
+// another to the last 2^k. Each sum is of two numbers, in a fixed order, so all instruction sets give the same bits.
 #ifndef DCP_ROTATION_H
 #define DCP_ROTATION_H
 
@@ -17,14 +17,14 @@
 
 enum { dcp_rotated_max = 576 };
 
-// A bit for each dimension, from a generator of random numbers. They are in stores: a sign never changes.
+// A bit for each dimension, from a generator of random numbers. Keys in stores depend on them, so a sign never changes.
 static const uint32_t dcp_rotation_signs[dcp_rotated_max / 32] = {
     0x05FDF179, 0x6CC6BE18, 0xAC0504A5, 0x4BA71AB7, 0x28398F9F, 0xDAE85D09,
     0xF6466D5F, 0x0B8E90E9, 0x651011CB, 0x4E6980EE, 0xB822B63B, 0xC4E08E67,
     0xD47A9A78, 0x28B58AB4, 0x31BFA6AF, 0xA02BFF2F, 0x06D002DB, 0x1414F6B5,
 };
 
-// The largest power of two that is no more than dim.
+// The largest power of two that is at most dim.
 static inline int64_t dcp_rotation_size(int64_t dim) {
     int64_t size = 1;
     while (2 * size <= dim) size *= 2;
@@ -38,8 +38,8 @@ static inline void dcp_flip_signs(float *row, int64_t dim) {
     }
 }
 
-// Of each level the sums go to the first half and the differences to the second, which sorts numbers as the next level takes
-// them: every level is the same loop, and after the last all stand where they stood.
+// At each level the sums go to the first half and the differences to the second, which is the order in which the next level
+// takes them. So every level is the same loop, and after the last all numbers are back in their places.
 static inline void dcp_transform_level(const float *restrict from, int64_t size, float *restrict to) {
     for (int64_t i = 0; i < size / 2; i++) {
         const float a = from[2 * i], b = from[2 * i + 1];

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One row's step of the online softmax (Milakov and Gimelshein, arXiv 1805.02867): what both paths share.
+// One row's step of the online softmax (Milakov and Gimelshein, arXiv 1805.02867), shared by attend_block.h and
+// softmax_tile.c.
 #ifndef DCP_SOFTMAX_ROW_H
 #define DCP_SOFTMAX_ROW_H
 
@@ -21,11 +22,11 @@ static inline dcp_seen_tokens dcp_seen_by(int64_t row, dcp_token_ranges visible)
     return (dcp_seen_tokens){visible.first[row], visible.end[row]};
 }
 
-// The tokens of a block that one row or another sees: none where end is 0.
+// The range of a block's tokens that any row sees; there are none if end is 0.
 static inline dcp_seen_tokens dcp_seen_by_some(int64_t rows, dcp_token_ranges visible) {
     if (visible.first == NULL) return (dcp_seen_tokens){0, visible.all};
     dcp_seen_tokens seen = {INT32_MAX, 0};
-    // Without branches, as what it calls: a loop over rows becomes vectors.
+    // There are no branches, so that the loop over rows vectorises.
     for (int64_t r = 0; r < rows; r++) {
         const int32_t first = visible.first[r], end = visible.first[r] < visible.end[r] ? visible.end[r] : 0;
         const int32_t begin = end > 0 ? first : INT32_MAX;
@@ -35,7 +36,7 @@ static inline dcp_seen_tokens dcp_seen_by_some(int64_t rows, dcp_token_ranges vi
     return seen;
 }
 
-// A number as far as it is in 0...most.
+// A number clamped to 0...most.
 static inline int32_t dcp_clamped(int32_t number, int32_t most) {
     const int32_t positive = number > 0 ? number : 0;
     return positive < most ? positive : most;
@@ -43,15 +44,14 @@ static inline int32_t dcp_clamped(int32_t number, int32_t most) {
 
 static inline int64_t dcp_padded(int64_t count) { return (count + dcp_lanes - 1) / dcp_lanes * dcp_lanes; }
 
-// Turns the scores of the 1 or more visible tokens first..<end into weights (dcp_weight_shift) relative to the new maximum
-// and takes them into the running maximum and sum. Returns the factor for what was accumulated before.
+// Turns the scores of the visible tokens first..<end, at least one, into weights (dcp_weight_shift) relative to the new
+// maximum, and updates the running maximum and sum. Returns the factor for what was accumulated before.
 //
-//   scores [dcp_padded(end)], in place, not yet scaled; whatever stands before first, at end and beyond is replaced by a
+//   scores [dcp_padded(end)], not yet scaled, replaced in place; whatever is before first, or from end on, becomes a
 //          weight of 0
 //
-// The caller skips a row without visible tokens, so the new maximum is never the -inf of an empty row and no
-// (-inf) - (-inf) arises. A score that is NaN or +inf, or a maximum of -inf, makes the sum NaN: the fault stays
-// visible.
+// The caller skips a row without visible tokens, so the new maximum is never the -inf of an empty row and no (-inf) -
+// (-inf) arises. A score that is NaN or +inf, or a maximum of -inf, makes the sum NaN: the fault stays visible.
 static inline float dcp_softmax_row(float *restrict scores, int64_t first, int64_t end, float scale, float soft_cap,
                                     float *maximum, float *sum) {
     const int64_t padded = dcp_padded(end);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The softmax between the two matrix products, and the end of a row.
+// The softmax between the two matrix products, and the final result of a row.
 #include "softmax_row.h"
 #include "tiles.h"
 
@@ -25,7 +25,7 @@ void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stri
     }
 }
 
-// Adds some dimensions of up to finish_pieces_max pieces to those of a row, in registers.
+// Adds `dims` dimensions of up to finish_pieces_max pieces to those of a row, in registers.
 enum { finish_pieces_max = 64, finish_dims = 16 };
 
 static inline void add_pieces(int64_t pieces, const float *weights, const float *output, int64_t stride, int64_t next,
@@ -33,32 +33,48 @@ static inline void add_pieces(int64_t pieces, const float *weights, const float 
     float row[finish_dims] = {0};
     for (int64_t p = 0; p < pieces; p++) {
         const float *part = output + p * stride;
-        // No hardware foresees the way from piece to piece, and what was written is long out of the caches.
+        // Hardware does not predict the jumps from piece to piece, and what was written has long left the caches.
         __builtin_prefetch(part + next);
-        // A piece in which the row sees no token may hold anything.
+        // If the row sees no token of a piece, its output there may hold anything.
         if (weights[p] == 0.0f) continue;
         for (int64_t d = 0; d < dims; d++) row[d] += weights[p] * part[d];
     }
     for (int64_t d = 0; d < dims; d++) result[d] += row[d];
 }
 
-// A mean of the largest finite numbers may round to beyond them: a sum that was finite stays so.
+// A mean of the largest finite numbers may round to infinity. If the sum was finite, the mean is clamped to finite numbers.
 static inline float divided(float sum, float divisor) {
     const float mean = sum / divisor;
     const float largest = mean > FLT_MAX ? FLT_MAX : mean < -FLT_MAX ? -FLT_MAX : mean;
     return sum <= FLT_MAX && sum >= -FLT_MAX ? largest : mean;
 }
 
+// A row of one piece, as most entries of a batch have it: there is nothing to weigh.
+static inline void finish_piece(int64_t value_dim, int32_t shift, float maximum, float sum, const float *output,
+                                float *restrict result, double *lse) {
+    if (sum == 0.0f) {
+        for (int64_t d = 0; d < value_dim; d++) result[d] = 0.0f;
+        *lse = -INFINITY;
+        return;
+    }
+    for (int64_t d = 0; d < value_dim; d++) result[d] = divided(output[d], sum);
+    *lse = (double)maximum + log(ldexp(sum, shift));
+}
+
 void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, int64_t value_dim, int32_t shift,
                     const float *maximum, const float *sum, const float *output, float *restrict result, double *lse) {
+    if (pieces == 1) {
+        finish_piece(value_dim, shift, *maximum, *sum, output, result, lse);
+        return;
+    }
     float highest = -INFINITY;
     for (int64_t p = 0; p < pieces; p++) {
         const float value = maximum[p * row_stride];
         highest = value > highest ? value : highest;
     }
     for (int64_t d = 0; d < value_dim; d++) result[d] = 0.0f;
-    // Each piece's sum is at most 1/2. So that all are, their weights are smaller by as many powers of two as there are
-    // pieces.
+    // Each piece's sum is at most 1/2. So that the total is, too, all weights are divided by a power of two above the
+    // number of pieces.
     int halvings = 0;
     while (pieces >> halvings > 1) halvings++;
     halvings++;
@@ -69,7 +85,7 @@ void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, i
         float weights[finish_pieces_max];
         for (int64_t p = 0; p < count; p++) {
             const float part_sum = sum[(first + p) * row_stride];
-            // A sum of 0 is a piece in which the row sees no token: the heaviest that it sees adds 2^-shift, or NaN.
+            // A sum of 0 means that the row sees no token of the piece: otherwise its heaviest token adds 2^-shift, or NaN.
             weights[p] = part_sum == 0.0f ? 0.0f : unit * expf(maximum[(first + p) * row_stride] - highest);
             if (part_sum != 0.0f) total += (double)weights[p] * (double)part_sum;
         }

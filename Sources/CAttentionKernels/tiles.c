@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Panels of any cache format as Float32 tiles.
+// Copies panels of any cache format into Float32 tiles.
 #include "tiles.h"
 
 #include "convert.h"
@@ -41,7 +41,7 @@ void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t fi
     }
 }
 
-// A strip of `dim` dimensions, into rows of `stride`.
+// Copies a strip of `dim` dimensions into rows that are `stride` apart.
 static void strip_to_tile(int32_t format, const void *strip, int64_t dim, int64_t first, int64_t count,
                           float *restrict tile, int64_t stride) {
     for (int64_t t = 0; t < count; t++, tile += stride) {

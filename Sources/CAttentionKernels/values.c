@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Values out of keys in scalar C: the twin of the vector ones.
+// Values made of keys in scalar C: the twin of values_vector.h.
 #include "strips.h"
 
-// Both begin with the strip's first dimension.
+// `keys` and `values` point to the strip's first dimension.
 static void make_strip(int32_t format, const void *keys, int64_t block_tokens, int64_t dim, int64_t tokens,
                        void *values) {
     switch (format) {

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// Values that are the first dimensions of keys, as the V panel that the attention kernels read: a transpose in tiles of
-// registers, over the operations of panels_words.h and one more:
+// Makes a V panel, as the attention kernels read it, of the first dimensions of keys: a transpose in tiles of registers,
+// over the operations of panels_words.h and one more:
 //
-//   words_raise(words)             the low halves as high ones; the low are 0
+//   words_raise(words)             moves the low halves to the high halves, and zeroes the low ones
 //
-// Tokens and dimensions that do not fill a tile are covered by one that overlaps the one before: it writes again what that
-// wrote.
+// Tokens and dimensions that do not fill a tile are covered by a tile that overlaps the one before, and writes the same
+// numbers again.
 #ifndef DCP_VALUES_VECTOR_H
 #define DCP_VALUES_VECTOR_H
 
 #include "panels_words.h"
 
-// A tile of f32 is a square of words. One of bf16 has pairs of dimensions that become rows, of twice as many tokens, which
-// become pairs; one of f16 is twice as large both ways.
+// A tile of f32 is a square of words. A tile of bf16 turns pairs of dimensions into pairs of tokens, and has twice as many
+// tokens as dimensions. A tile of f16 is twice as large in both directions.
 DCP_PANEL_INLINE int64_t dcp_tile_tokens(int type) { return type == dcp_f32 ? dcp_width : 2 * dcp_width; }
 DCP_PANEL_INLINE int64_t dcp_tile_dims(int type) { return type == dcp_f16 ? 2 * dcp_width : dcp_width; }
 
-// A tile of a strip of `width` dimensions, of which `dim` is one; keys and values are at the strip's first.
+// Transposes a tile of a strip of `width` dimensions, from the strip's dimension `dim` on. `keys` and `values` point to the
+// strip's first dimension.
 DCP_PANEL_INLINE void dcp_values_tile(int type, const char *keys, int64_t block_tokens, int64_t width, int64_t token,
                                       int64_t dim, char *values) {
     const int64_t size = dcp_element_bytes(type), row_bytes = width * size;
@@ -75,7 +76,7 @@ DCP_PANEL_INLINE void dcp_transpose_strip(int type, const char *keys, int64_t bl
 
 DCP_PANEL_INLINE void dcp_transpose_values(int type, const char *keys, int64_t block_tokens, int64_t value_dim,
                                            int64_t tokens, char *values, int64_t value_tokens) {
-    // Values of formats with scales are their own.
+    // Values of formats with scales are never made of keys.
     if (dcp_has_scales(type)) __builtin_trap();
     const int64_t size = dcp_element_bytes(type);
     for (int64_t strip = 0; strip < value_dim; strip += dcp_strip_dims) {

@@ -16,7 +16,7 @@ static inline __m256i lanes_mask(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-// An even number of f16 elements below 8, as pairs: there is no masked load of 16-bit elements.
+// Loads an even number of f16 elements, below 8, as pairs: there is no masked load of 16-bit elements.
 static inline __m256 vec_from_f16_some(const uint16_t *at, int n) {
     const __m128i mask = _mm_cmpgt_epi32(_mm_set1_epi32(n / 2), _mm_setr_epi32(0, 1, 2, 3));
     return _mm256_cvtph_ps(_mm_maskload_epi32((const int *)at, mask));
@@ -47,7 +47,7 @@ static inline __attribute__((always_inline)) __m256 vec_shifted_exp(__m256 x, in
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
     p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
-    // 2^n from the integer in the low bits of `shifted`; below 2^-126 it would not be one, and 0 is taken.
+    // 2^n is made from the integer in the low bits of `shifted`. Below 2^-126 that would fail, and the result is 0.
     const __m256i bias = _mm256_set1_epi32(127 - shift);
     const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(shifted), bias), 23);
     const __m256 limit = _mm256_set1_ps(-87.33654f + 0.69314718f * (float)shift);
@@ -73,7 +73,7 @@ typedef __m128i dcp_halves;
 #define halves_load(at) _mm_loadu_si128((const __m128i *)(at))
 #define halves_load_some(at, n)                                                                                        \
     _mm_maskload_epi32((const int *)(at), _mm_cmpgt_epi32(_mm_set1_epi32((n) / 2), _mm_setr_epi32(0, 1, 2, 3)))
-// Sign, exponent and mantissa in their places in f16: the sign is shifted in twice, and once cut off.
+// Moves sign, exponent and mantissa to their places in f16. The shift doubles the sign, and the mask cuts off the copy.
 #define halves_f16(halves) _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(halves, 1), _mm_set1_epi16((short)0xBF80)))
 #define halves_low_e4m3(halves) halves_f16(_mm_slli_epi16(halves, 8))
 #define halves_high_e4m3(halves) halves_f16(halves)

@@ -24,9 +24,9 @@ enum { dcp_width = 16 };
 #define vec_max(a, b) _mm512_max_ps(a, b)
 #define vec_sum_lanes(vec) _mm512_reduce_add_ps(vec)
 #define vec_max_lanes(vec) _mm512_reduce_max_ps(vec)
-// e^x / 2^shift for x <= 0 as dcp_shifted_exp promises it, in 12 instructions: 2^x for the part that is no integer, by the
-// polynomial with the least relative error (3e-9) among those of degree 6 that are 1 at 0, then VSCALEFPS. The shift is in
-// the polynomial's constants, since VSCALEFPS has no room for it. 0 below 2^-126.
+// e^x / 2^shift for x <= 0 as dcp_shifted_exp promises it, but 0 below 2^-126, in 12 instructions. 2 to the power of the
+// fraction is the polynomial with the least relative error (3e-9) among those of degree 6 that are 1 at 0; VSCALEFPS then
+// applies the integer part. The shift is in the polynomial's constants, since VSCALEFPS has no room for it.
 static inline __attribute__((always_inline)) __m512 vec_shifted_exp(__m512 x, int shift) {
     const float unit = 1.0f / (float)(1 << shift);
     const __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f));
@@ -49,7 +49,7 @@ static inline __attribute__((always_inline)) __m512 vec_shifted_exp(__m512 x, in
 typedef __m256i dcp_halves;
 #define halves_load(at) _mm256_loadu_si256((const __m256i *)(at))
 #define halves_load_some(at, n) _mm256_maskz_loadu_epi16(lanes_mask(n), at)
-// Sign, exponent and mantissa in their places in f16: the sign is shifted in twice, and once cut off.
+// Moves sign, exponent and mantissa to their places in f16. The shift doubles the sign, and the mask cuts off the copy.
 #define halves_f16(halves) _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(halves, 1), _mm256_set1_epi16((short)0xBF80)))
 #define halves_low_e4m3(halves) halves_f16(_mm256_slli_epi16(halves, 8))
 #define halves_high_e4m3(halves) halves_f16(halves)

@@ -11,7 +11,7 @@ enum { dcp_width = 4 };
 // 16 sums, 8 vectors of K or V and a broadcast: 25 of 32 registers.
 #define dcp_vectors_max(rows) 4
 
-// FMAX gives NaN where either is NaN; a comparison is false there and selects the second.
+// FMAX gives NaN where either is NaN; the comparison is false there and selects the second.
 static inline float32x4_t vec_max(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 
 // e^x / 2^shift as dcp_shifted_exp computes it, but with fused multiply-adds.
@@ -25,7 +25,7 @@ static inline __attribute__((always_inline)) float32x4_t vec_shifted_exp(float32
     p = vfmaq_f32(vdupq_n_f32(1.6666665459e-1f), p, r);
     p = vfmaq_f32(vdupq_n_f32(5.0000001201e-1f), p, r);
     p = vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0f));
-    // 2^n by its exponent; below 2^-126 it has none, and 0 is taken.
+    // 2^n is made from its exponent. Below 2^-126 it has none, and the result is 0.
     const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127 - shift)), 23);
     const float32x4_t result = vmulq_f32(p, vreinterpretq_f32_s32(power));
     const float32x4_t limit = vdupq_n_f32(-87.33654f + 0.69314718f * (float)shift);
@@ -47,7 +47,7 @@ static inline __attribute__((always_inline)) float32x4_t vec_shifted_exp(float32
 #define vec_from_f16(at) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at)))
 typedef uint16x4_t dcp_halves;
 #define halves_load(at) vld1_u16(at)
-// Sign, exponent and mantissa in their places in f16: the sign is shifted in twice, and once cut off.
+// Moves sign, exponent and mantissa to their places in f16. The shift doubles the sign, and the mask cuts off the copy.
 #define halves_f16(halves)                                                                                             \
     vcvt_f32_f16(vreinterpret_f16_s16(vand_s16(vshr_n_s16(vreinterpret_s16_u16(halves), 1), vdup_n_s16((int16_t)0xBF80))))
 #define halves_low_e4m3(halves) halves_f16(vshl_n_u16(halves, 8))
@@ -59,7 +59,7 @@ typedef uint16x4_t dcp_halves;
 #define words_low(words) vreinterpretq_f32_u32(vshlq_n_u32(words, 16))
 #define words_high(words) vreinterpretq_f32_u32(vandq_u32(words, vdupq_n_u32(0xFFFF0000u)))
 
-// Dimensions are even: what does not fill a vector of four is two of them.
+// Dimensions are even, so those that do not fill a vector of four are two.
 #define vec_load_some(at, n) ((void)(n), vcombine_f32(vld1_f32(at), vdup_n_f32(0)))
 #define vec_store_some(at, n, vec) ((void)(n), vst1_f32(at, vget_low_f32(vec)))
 #define words_load_some(at, n) ((void)(n), vcombine_u32(vld1_u32(at), vdup_n_u32(0)))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a data structure takes: Swift's Glibc lacks `mallinfo2`.
+// The memory that a data structure takes. In C because Swift's Glibc lacks `mallinfo2`.
 #include "CBenchmarkKernels.h"
 
 #include <malloc.h>

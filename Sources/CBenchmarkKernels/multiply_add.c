@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Multiply-adds on registers: how fast one thread can compute.
 //
-// Twelve independent sums: two FMAs a cycle with a latency of four or five need ten. Each sum goes to s * a + b with
-// a < 1, so it stays a normal number. An empty asm on each sum keeps the compiler from joining or hoisting any.
+// There are twelve independent sums: two FMAs a cycle with a latency of four or five need ten. Each step replaces a sum s
+// by s * a + b with a < 1, so it stays a normal number. An empty asm on each sum keeps the compiler from merging or
+// hoisting any.
 #include "CBenchmarkKernels.h"
 
 enum { dcp_sums = 12 };
 
-// What the sums became, so that they have to be computed.
+// The final sums go here, so that the compiler must compute them.
 static volatile float sink;
 
 #if defined(__x86_64__)
@@ -33,7 +34,8 @@ static uint64_t multiply_add_512(uint64_t iterations) {
 
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))), apply_to = function)
 static uint64_t multiply_add_bf16_512(uint64_t iterations) {
-    // 0x3F00 is 0.5 in bf16. The sums grow by 0.5 an iteration, until they round to themselves: normal numbers always.
+    // 0x3F00 is 0.5 in bf16. The sums grow by 0.5 an iteration until they round to themselves, and are always normal
+    // numbers.
     const __m512bh a = (__m512bh)_mm512_set1_epi16(0x3F00), b = (__m512bh)_mm512_set1_epi16(0x3F00);
     __m512 s[dcp_sums];
     for (int i = 0; i < dcp_sums; i++) s[i] = _mm512_set1_ps((float)i);
@@ -71,7 +73,7 @@ static uint64_t multiply_add_256(uint64_t iterations) {
 #pragma clang attribute pop
 #endif
 
-// For any machine: vectors of four floats, as the base of every 64-bit CPU has them.
+// For any machine: vectors of four floats, which the baseline of every 64-bit CPU has.
 typedef float dcp_four __attribute__((vector_size(16)));
 
 static uint64_t multiply_add_portable(uint64_t iterations) {
@@ -82,7 +84,7 @@ static uint64_t multiply_add_portable(uint64_t iterations) {
     for (uint64_t n = 0; n < iterations; n++) {
 #pragma clang loop unroll(full)
         for (int i = 0; i < dcp_sums; i++) s[i] = s[i] * a + b;
-        // Between iterations nothing is known about the constants, so no two iterations become one.
+        // Between iterations the compiler knows nothing about the constants, so it cannot merge two iterations.
         __asm__ volatile("" : : : "memory");
     }
     for (int i = 1; i < dcp_sums; i++) s[0] = s[0] + s[i];

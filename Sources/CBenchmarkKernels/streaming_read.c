@@ -29,7 +29,8 @@ typedef uint64_t dcp_read_function(const void *bytes, size_t count);
         return fold(a[0]);                                                                                             \
     }
 
-// The buffer as four streams side by side: more prefetchers at work. Blocks of a store are a few hundred KiB.
+// Reads the buffer as four streams side by side, so that more prefetchers are at work. Blocks of a store are a few hundred
+// KiB.
 #define DCP_READ_STREAMS(name)                                                                                         \
     static uint64_t name(const void *bytes, size_t count) {                                                            \
         const char *const at = bytes;                                                                                  \
@@ -102,7 +103,7 @@ DCP_READ_STREAMS(read_256_streams)
 #pragma clang attribute pop
 #endif
 
-// Words in plain C; the compiler makes of it what the base machine has.
+// Words in plain C, which the compiler turns into whatever the baseline machine has.
 static uint64_t read_words(const void *bytes, size_t count) {
     uint64_t a[8] = {0};
     const char *at = bytes;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "crc32c.h"
 
-// Filled once, before main.
+// Set once, before main.
 static uint32_t (*chosen)(uint32_t, const void *, size_t) = dcp_crc32c_scalar;
 static const char *chosen_name = "scalar";
 

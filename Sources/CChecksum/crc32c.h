@@ -4,12 +4,12 @@
 
 #include "CChecksum.h"
 
-// What `crc32c.c` chooses among, besides the scalar twin. Each `prepare` says whether this machine has the instructions, and
-// is called before its function.
+// The implementations among which `crc32c.c` chooses, besides the scalar twin. Each `prepare` returns whether this machine
+// has the instructions, and must be called before its function.
 int dcp_crc32c_sse42_prepare(void);
 uint32_t dcp_crc32c_sse42(uint32_t crc, const void *bytes, size_t count);
 
-// Uses the one before for what is short, which has to be prepared as well.
+// Uses dcp_crc32c_sse42 for short inputs and tails, so that must be prepared as well.
 int dcp_crc32c_vpclmul_prepare(void);
 uint32_t dcp_crc32c_vpclmul(uint32_t crc, const void *bytes, size_t count);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "CChecksum.h"
 
-// One byte a step through a table made at load time. The twin that the instruction is tested against.
+// One byte a step through a table made at load time. This is the twin that the other implementations are tested against.
 static uint32_t table[256];
 
 __attribute__((constructor)) static void fill_table(void) {

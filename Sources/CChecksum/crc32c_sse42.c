@@ -3,16 +3,16 @@
 
 #include <string.h>
 
-// `crc32 r64, r64` has a latency of 3 and a throughput of 1 on Intel since Nehalem and on AMD since Zen: one stream runs
-// at a third of what the unit can do. So three lie side by side, and are joined with a carry-less multiply, as in V.
-// Gopal et al., "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction" (Intel, 2011).
+// `crc32 r64, r64` has a latency of 3 and a throughput of 1 on Intel since Nehalem and on AMD since Zen: one stream runs at
+// a third of what the unit can do. So three streams run side by side, and a carry-less multiply joins them, as in V. Gopal
+// et al., "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction" (Intel, 2011).
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-// Bytes of one of three streams: long ones for blocks, short ones for frames and what is left of blocks.
+// Bytes of one of three streams: long ones for blocks, short ones for frames and the tails of blocks.
 enum { long_stream = 1024, short_stream = 128 };
 
-// Of a stream length n: x^(8n - 33) and x^(16n - 33), reflected; they move a checksum past one and past two streams.
+// For streams of n bytes, x^(8n - 33) and x^(16n - 33), reflected. They move a checksum past one and past two streams.
 typedef struct {
     uint32_t past_one, past_two;
 } stream_constants;
@@ -38,20 +38,21 @@ static inline uint64_t word_at(const unsigned char *at) {
     return word;
 }
 
-// crc * x^(8n) for the constant of n bytes. The product of two reflected numbers is off by x, the reduction by x^32.
+// crc * x^(8n) for the constant of n bytes. The product of two reflected numbers is off by a factor of x, and the reduction
+// by x^32.
 static inline uint64_t moved(uint64_t crc, uint32_t constant) {
     const __m128i product = _mm_clmulepi64_si128(_mm_cvtsi64_si128((long long)crc), _mm_cvtsi32_si128((int)constant), 0);
     return _mm_crc32_u64(0, (uint64_t)_mm_cvtsi128_si64(product));
 }
 
-// As many times three streams as there are.
+// Takes three streams at a time, as long as there are three.
 static inline uint64_t three_streams(uint64_t crc, const unsigned char **bytes, size_t *count, size_t stream,
                                      stream_constants constants) {
     for (; *count >= 3 * stream; *bytes += 3 * stream, *count -= 3 * stream) {
         const unsigned char *at = *bytes;
         uint64_t second = 0, third = 0;
         for (size_t line = 0; line < stream; line += 64) {
-            // Streams are too short for the processor's own prefetch: the next three are asked for here.
+            // Streams are too short for hardware prefetch, so the next three are prefetched here.
             for (size_t s = 3; s < 6; s++) _mm_prefetch((const char *)at + s * stream + line, _MM_HINT_T0);
             for (size_t i = line; i < line + 64; i += 8) {
                 crc = _mm_crc32_u64(crc, word_at(at + i));

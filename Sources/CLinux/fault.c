@@ -60,12 +60,13 @@ static void handle(int signal, siginfo_t *info, void *context)
             " (SIGBUS): the file was truncated under this process, or its disk reports an error, which dmesg shows. The "
             "process ends. Its next start checks the store's pages; then find what is damaged with `dcpctl verify`, or "
             "restore the store.\n");
-        // Whoever reads the log has it, or nobody does: there is nothing to be done about a write that fails here.
+        // If this write fails, nothing more can be done: there is nowhere else to report it.
         if (write(STDERR_FILENO, line.bytes, line.count) < 0) break;
         break;
     }
     errno = saved;
-    // Back to the instruction, which faults again: the process ends as it would have, core dump and status included.
+    // The return goes back to the instruction, which faults again: the process ends as it would have, core dump and status
+    // included.
     sigaction(SIGBUS, &previous, NULL);
 }
 

@@ -13,7 +13,8 @@
 
 static int negated(int result) { return result < 0 ? -errno : result; }
 
-// A program started with 0, 1 or 2 closed opens its files there, where the dup2 of the child would overwrite them.
+// If this program was started with 0, 1 or 2 closed, a file may have one of these numbers, and the child's dup2 would
+// overwrite it.
 static int above_standard(int descriptor) { return negated(fcntl(descriptor, F_DUPFD_CLOEXEC, 3)); }
 
 static int prepare(posix_spawn_file_actions_t *actions, posix_spawnattr_t *attributes, int input, int output)
@@ -25,7 +26,8 @@ static int prepare(posix_spawn_file_actions_t *actions, posix_spawnattr_t *attri
     if (!error) error = posix_spawn_file_actions_adddup2(actions, output, 1);
     if (!error) error = posix_spawn_file_actions_adddup2(actions, output, 2);
     if (!error) error = posix_spawn_file_actions_addclosefrom_np(actions, 3);
-    // A parent that ignores SIGTERM or SIGINT in favour of its own handling hands "ignored" on through exec.
+    // If the parent ignores SIGTERM or SIGINT because it handles them in another way, exec would make the child ignore
+    // them, too.
     if (!error) error = posix_spawnattr_setsigdefault(attributes, &all);
     if (!error) error = posix_spawnattr_setsigmask(attributes, &none);
     if (!error)

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-// Of Linux 6.3, newer than the headers of Debian 12.
+// Added in Linux 6.3, which is newer than the headers of Debian 12.
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U
 #endif
@@ -50,7 +50,7 @@ ssize_t dcp_shared_memory_check(int descriptor)
 static int address_of(const char *path, struct sockaddr_un *address)
 {
     size_t length = strlen(path);
-    // An empty path would be bound to a name that the kernel chooses.
+    // The kernel would bind an empty path to a name of its choice.
     if (length == 0 || length >= sizeof address->sun_path) return -ENAMETOOLONG;
     memset(address, 0, sizeof *address);
     address->sun_family = AF_UNIX;
@@ -71,7 +71,7 @@ int dcp_passage_open(const char *path)
     return passage;
 }
 
-// The union aligns what the kernel reads and writes.
+// The union aligns the bytes, which the kernel reads and writes as headers.
 union control {
     char bytes[CMSG_SPACE(sizeof(int))];
     struct cmsghdr header;
@@ -98,7 +98,7 @@ int dcp_passage_send(const char *path, const uint8_t token[TOKEN_BYTES], int des
     return closed(sender, sent < 0 ? errno : 0);
 }
 
-// Closes all descriptors of a message but the first, or that too.
+// Closes all descriptors of a message. With `keep`, keeps the first one open and returns it; otherwise returns -1.
 static int first_descriptor(struct msghdr *message, int keep)
 {
     int first = -1;
@@ -119,7 +119,7 @@ static int first_descriptor(struct msghdr *message, int keep)
 
 int dcp_passage_receive(int passage, const uint8_t token[TOKEN_BYTES])
 {
-    // As many as a queue of datagrams holds, so that somebody who goes on sending does not hold the caller.
+    // The number is limited, so that somebody who keeps sending cannot keep the caller here.
     for (int tries = 0; tries < 32; tries++) {
         uint8_t bytes[TOKEN_BYTES + 1];
         struct iovec part = {.iov_base = bytes, .iov_len = sizeof bytes};

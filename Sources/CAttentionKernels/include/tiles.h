@@ -8,10 +8,10 @@
 #include "dispatch.h"
 #include "panels.h"
 
-// Many query rows: scores and outputs come from sgemm over Float32 tiles, the softmax runs between the two.
+// For many query rows: sgemm computes scores and outputs over Float32 tiles, and the softmax runs between the two products.
 
-// Copies tokens first..<first + count of one head's K panel as Float32 into tile [key_dim][stride]. Exact; those of int8
-// rotated, as their panel holds them.
+// Copies tokens first..<first + count of one head's K panel as Float32 into tile [key_dim][stride]. Exact. Keys of int8
+// stay rotated, as their panel holds them.
 void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t first, int64_t count, float *tile,
                       int64_t stride);
 
@@ -20,37 +20,37 @@ void dcp_values_to_tile(const dcp_panel_shape *shape, const void *values, int64_
 
 // One online softmax step over a tile of scores.
 //
-//   scores   [rows][stride], stride a multiple of 16, not yet scaled; columns 0..<columns in, weights out (0 where a
-//            row does not see)
+//   scores   [rows][stride], stride a multiple of 16. On entry columns 0..<columns are scores, not yet scaled; on return
+//            they are weights, 0 for tokens that a row does not see
 //   visible  the tile's tokens that each row sees, of 0..<columns; a row that sees none keeps its maximum, sum
 //            and output, and its weights are 0
-//   maximum, sum [rows], output [rows][value_dim]: the running state; output is rescaled, its new part is the caller's
-//            sgemm of the weights with the values
+//   maximum, sum [rows], output [rows][value_dim]: the running state; output is rescaled, and the caller adds the
+//            product of weights and values to it by sgemm
 void dcp_softmax_tile(int64_t rows, int64_t columns, float *scores, int64_t stride, dcp_token_ranges visible,
                       float scale, float soft_cap, float *maximum, float *sum, float *output, int64_t value_dim);
 
-// The attention of one row from its running states in several pieces, in piece order.
+// Computes the attention of one row from its running states in several pieces, in piece order.
 //
-//   shift  weights of all pieces are e^(score - maximum) / 2^shift
+//   shift  the weights of all pieces are e^(score - maximum) / 2^shift
 //   maximum[p * row_stride], sum[p * row_stride], output[p * output_stride ...]: piece p
-//   result [value_dim], lse: natural; a row without tokens in any piece is (0, -inf)
+//   result [value_dim]; lse, a natural logarithm. A row without tokens in any piece gets (0, -inf)
 void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, int64_t value_dim, int32_t shift,
                     const float *maximum, const float *sum, const float *output, float *result, double *lse);
 
-// A step's new token that sees itself alone.
+// A step's new token that sees only itself.
 typedef struct {
-    int32_t row_type, format; // of key and value; of the panel that they would be written into
+    int32_t row_type, format; // the dtype of key and value; the format of their panel
     int32_t key_dim, value_dim;
     float scale, soft_cap;
-    const void *key, *value; // unaligned; value NULL: the first dimensions of the key
+    const void *key, *value; // unaligned; if value is NULL, it is the first dimensions of the key
 } dcp_own_token;
 
-// Rows that share a KV head over one token: its weight is 1, whatever its score. So the output is its value, as a panel
-// holds it, and the log-sum-exp its score.
+// Attention of rows that share a KV head to one token. Its weight is 1, whatever its score. So the output is its value,
+// rounded as a panel holds it, and the log-sum-exp is its score.
 //
 //   row r: queries + r * query_stride, output + r * output_stride, lse + r * lse_stride
 //
-// Returns 0, or -1 when a key or a value is not finite in the panel's type.
+// Returns 0, or -1 if the key or the value is not finite in the panel's format.
 int dcp_attend_own_token(const dcp_kernel_table *kernels, const dcp_own_token *token, int64_t rows,
                          const float *queries, int64_t query_stride, float *output, int64_t output_stride, double *lse,
                          int64_t lse_stride);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What Glibc hides from Swift, each with its reason. One header a topic.
+// The parts of Glibc that Swift does not see, each with the reason. There is one header for each topic.
 #pragma once
 
 #include "CLinuxProcess.h"

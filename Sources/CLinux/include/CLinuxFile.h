@@ -4,6 +4,6 @@
 
 #include <sys/types.h>
 
-/// fallocate(2) without a mode, which needs _GNU_SOURCE. Not posix_fallocate: where a file system cannot reserve, that one
-/// writes the whole range instead.
+/// fallocate(2) with mode 0, which needs _GNU_SOURCE. It is not posix_fallocate, which writes the whole range if the file
+/// system cannot reserve it.
 int dcp_reserve(int descriptor, off_t byte_count);

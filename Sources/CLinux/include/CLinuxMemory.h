@@ -2,6 +2,6 @@
 // Memory of the process.
 #pragma once
 
-/// Has malloc keep up to 64 MiB of freed memory, of each arena, instead of giving it back to the system at once; allocations of
-/// 32 MiB or more are given back all the same. In C because Swift's Glibc has no malloc.h.
+/// Makes malloc keep up to 64 MiB of freed memory in each arena, instead of returning it to the system at once. Allocations
+/// of 32 MiB or more are still returned. In C because Swift's Glibc has no malloc.h.
 void dcp_keep_freed_memory(void);

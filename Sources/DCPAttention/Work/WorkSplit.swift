@@ -83,8 +83,8 @@ package struct WorkSplit: Sendable {
         for kvHead in kvHeads {
             let all = heads.clamped(to: kvHead * shared..<(kvHead + 1) * shared)
             let own = tiles.count
-            for some in Self.chunks(of: all, max: min(Self.headsMax, rowsMax)) {
-                for slice in Self.chunks(of: 0..<visible.count, max: max(1, rowsMax / some.count)) {
+            Self.forEachChunk(of: all, max: min(Self.headsMax, rowsMax)) { some in
+                Self.forEachChunk(of: 0..<visible.count, max: max(1, rowsMax / some.count)) { slice in
                     let first = visible[slice.lowerBound], last = visible[slice.upperBound - 1]
                     tiles.append(
                         Tile(
@@ -92,7 +92,7 @@ package struct WorkSplit: Sendable {
                             shared: last.lowerBound..<max(last.lowerBound, first.upperBound), pieces: 0..<0))
                 }
             }
-            bundles += Self.chunks(of: own..<tiles.count, max: max(1, Self.rowsMax / rowsMax))
+            Self.forEachChunk(of: own..<tiles.count, max: max(1, Self.rowsMax / rowsMax)) { bundles.append($0) }
         }
         if bundles.count == kvHeads.count, bundles.count == tiles.count { bundles = [0..<tiles.count] }
 
@@ -183,9 +183,13 @@ package struct WorkSplit: Sendable {
         return end == 0 ? 0..<0 : first / blockTokens * blockTokens..<end
     }
 
-    private static func chunks(of range: Range<Int>, max count: Int) -> some Collection<Range<Int>> {
-        stride(from: range.lowerBound, to: range.upperBound, by: count).lazy.map {
-            $0..<Swift.min($0 + count, range.upperBound)
+    /// Called once for each entry of a step, of which a lazy collection of ranges took a quarter of the split's time.
+    private static func forEachChunk(of range: Range<Int>, max count: Int, _ body: (Range<Int>) -> Void) {
+        var start = range.lowerBound
+        while start < range.upperBound {
+            let end = Swift.min(start + count, range.upperBound)
+            body(start..<end)
+            start = end
         }
     }
 }

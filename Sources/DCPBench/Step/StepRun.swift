@@ -140,7 +140,7 @@ struct StepRun {
         let made = try await withThrowingTaskGroup(of: (index: Int, client: StepClient, seconds: Double).self) {
             group in
             for (index, client) in clients.enumerated() {
-                group.addTask {
+                group.addTask(executorPreference: client.cluster.executor) {
                     var client = client
                     let seconds = try await client.token().seconds
                     return (index, client, seconds)

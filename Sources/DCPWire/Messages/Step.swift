@@ -96,31 +96,29 @@ public struct StepRequest: Sendable {
     public var tokens: Int { entries.reduce(0) { $0 + $1.count } }
 
     /// `[queryHeads][tokens][keyDim]`
-    public var queries: PayloadPart { tensor(at: 0, byteCounts.queries) }
+    public var queries: PayloadPart { PayloadPart(tensors, at: 0, byteCount: queryByteCount) }
     /// `[kvHeads][keyValueTokens][keyDim]`
-    public var keys: PayloadPart { tensor(at: byteCounts.queries, byteCounts.keys) }
+    public var keys: PayloadPart { PayloadPart(tensors, at: queryByteCount, byteCount: keyByteCount) }
     /// `[kvHeads][keyValueTokens][valueDim]`
-    public var values: PayloadPart { tensor(at: byteCounts.queries + byteCounts.keys, byteCounts.values) }
-
-    /// Bytes of the tensors, according to the fields. 2^16 heads x 2^20 tokens x 2^16 dimensions x 4 bytes fits 64
-    /// bits: no product can overflow.
-    private var byteCounts: (queries: Int, keys: Int, values: Int) {
-        let rows = kvHeads * keyValueTokens * keyValueDataType.byteCount
-        return (queryHeads * tokens * keyDim * queryDataType.byteCount, rows * keyDim, rows * valueDim)
-    }
-
-    /// Not before `checkTensors`.
-    private func tensor(at offset: Int, _ byteCount: Int) -> PayloadPart {
-        PayloadPart(tensors, at: offset, byteCount: byteCount)
+    public var values: PayloadPart {
+        PayloadPart(tensors, at: queryByteCount + keyByteCount, byteCount: valueByteCount)
     }
 
     /// As `queries`, for a message of its own.
-    public var queryBuffer: ByteBuffer { tensors.getSlice(at: tensors.readerIndex, length: byteCounts.queries)! }
+    public var queryBuffer: ByteBuffer { tensors.getSlice(at: tensors.readerIndex, length: queryByteCount)! }
+
+    /// What keys and values leave of the payload: not before `checkTensors`. The product of the fields would add up the
+    /// tokens of all entries, for each entry that is appended.
+    private var queryByteCount: Int { tensors.readableBytes - keyByteCount - valueByteCount }
+    // 2^16 heads x 2^20 tokens x 2^16 dimensions x 4 bytes fits 64 bits: no product can overflow.
+    private var keyByteCount: Int { kvHeads * keyValueTokens * keyValueDataType.byteCount * keyDim }
+    private var valueByteCount: Int { kvHeads * keyValueTokens * keyValueDataType.byteCount * valueDim }
 
     /// Checks that the payload matches the fields.
     /// - Throws: `.invalidRequest`, with both numbers of bytes.
     public func checkTensors() throws(ServiceError) {
-        let (queries, keys, values) = byteCounts
+        let queries = queryHeads * tokens * keyDim * queryDataType.byteCount
+        let (keys, values) = (keyByteCount, valueByteCount)
         guard tensors.readableBytes == queries + keys + values else {
             throw ServiceError(
                 .invalidRequest,

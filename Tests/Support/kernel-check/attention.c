@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention kernels against their scalar twins and against attention in float64.
+// Compares attention kernels with their scalar twins and with attention in float64.
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,10 +17,10 @@ typedef struct {
     int rows, blocks, repeats;
     float soft_cap, light_share;
     guarded panels[blocks_max];
-    // What each row sees of a block; all of them the same where `is_all`.
+    // The tokens of a block that each row sees; the same for all rows if `is_all`.
     int32_t first[blocks_max][dcp_attention_rows_max], end[blocks_max][dcp_attention_rows_max];
     int is_all;
-    float queries[dcp_attention_rows_max * dim_max]; // of int8 rotated, from those as they come
+    float queries[dcp_attention_rows_max * dim_max]; // rotated for int8; plain_queries are not
     float plain_queries[dcp_attention_rows_max * dim_max];
 } problem;
 
@@ -69,7 +69,7 @@ static double element(int type, const void *panel, int64_t index) {
     return type == dcp_bf16 ? dcp_bf16_to_f32(bits) : dcp_f16_to_f32(bits);
 }
 
-// A number of a panel; keys of int8 as they stand there, rotated.
+// A number of a panel. Keys of int8 are rotated, as the panel holds them.
 static double key_element(const dcp_panel_shape *s, const void *panel, int64_t token, int64_t dim) {
     const int64_t tokens = s->block_tokens;
     if (dcp_has_scales(s->format)) {
@@ -91,7 +91,7 @@ static double value_element(const dcp_panel_shape *s, const void *panel, int64_t
     return element(s->format, panel, strip * tokens + index);
 }
 
-// Output and log-sum-exp of one row.
+// Computes the output of one row, and returns its log-sum-exp.
 static double reference(const problem *p, int row, double *output) {
     static double scores[blocks_max * block_tokens_max];
     const int64_t key_dim = p->shape.key_dim, value_dim = p->shape.value_dim;
@@ -123,7 +123,7 @@ static double reference(const problem *p, int row, double *output) {
     return highest + log(sum);
 }
 
-// Tokens after those that a row sees are NaN, and those before them.
+// Tokens before and after those that any row sees are NaN.
 static void fill_block(problem *p, int block) {
     int least = p->shape.block_tokens, most = 0;
     for (int r = 0; r < p->rows; r++) {
@@ -137,7 +137,7 @@ static void fill_block(problem *p, int block) {
     for (int i = 0; i < most * p->shape.key_dim; i++) keys[i] = next_float();
     for (int i = 0; i < most * p->shape.value_dim; i++) values[i] = next_float();
     if (p->shape.format == dcp_fp8 && next_random() % 2) {
-        // Zeros, and numbers that are denormal as e4m3, which kernels take another way.
+        // Zeros, and numbers that are denormal as e4m3, which kernels convert in another way.
         for (int i = 0; i < most * p->shape.key_dim; i++) keys[i] = ldexpf(keys[i], -(int)(next_random() % 24));
         for (int i = 0; i < most * p->shape.value_dim; i++) values[i] = ldexpf(values[i], -(int)(next_random() % 24));
     }
@@ -147,13 +147,13 @@ static void fill_block(problem *p, int block) {
 }
 
 static void compare(const dcp_kernel_table *kernels, const problem *p, const states *ours, const states *twin) {
-    // Elements of scaled queries and of keys are below 1, so the product of two norms is about Dk / 3: scores are off by a
-    // few units of 2^-24 of it.
+    // Elements of scaled queries and of keys are below 1, so the product of two norms is about Dk / 3. Scores are off by a
+    // few units of 2^-24 of that.
     const double exact_bound = 2e-6 + 4e-7 * p->shape.key_dim / 3;
-    // Weights as one or two bf16, of values below 1.
+    // The error of weights as one or two bf16, with values below 1.
     const int reads_terms = dcp_reads_terms(kernels, p->shape.format);
     const int reads_bytes = reads_terms && p->shape.format == dcp_int8;
-    // As 16-bit numbers of 64 tokens each is off by half a unit at most, and so are queries.
+    // As 16-bit numbers, the weights of 64 tokens are each off by at most half a unit, and so are queries.
     const double weight_error = !reads_terms      ? 0
                                 : reads_bytes     ? 64 * 0.5 / 65535
                                 : p->light_share > 0 ? 0x1p-7
@@ -183,7 +183,7 @@ static void compare(const dcp_kernel_table *kernels, const problem *p, const sta
     }
 }
 
-// The set whose kernel of a format widens numbers in another way, and then computes the same, to the bit.
+// The set whose kernel for a format widens numbers in another way, and otherwise computes the same, to the bit; or NULL.
 static const dcp_kernel_table *same_widened(const dcp_kernel_table *kernels, int format) {
     if (format != dcp_fp8 || kernels->lanes != 16 || dcp_reads_terms(kernels, format)) return NULL;
     for (int i = 0; dcp_kernels(i) != NULL; i++) {
@@ -198,7 +198,7 @@ static void check_problem(const dcp_kernel_table *kernels, problem *p) {
     if (p->shape.format == dcp_int8) dcp_rotate_rows(p->queries, p->rows, p->shape.key_dim);
     for (int b = 0; b < p->blocks; b++) {
         p->panels[b] = guarded_make(bytes);
-        // All tokens, none, or some: each row another number.
+        // Each row sees all tokens, none, or a random range.
         for (int r = 0; r < p->rows; r++) {
             const uint64_t kind = next_random() % 4;
             p->end[b][r] = kind == 0 ? 0 : kind == 1 ? p->shape.block_tokens
@@ -224,7 +224,7 @@ static void check_problem(const dcp_kernel_table *kernels, problem *p) {
     for (int b = 0; b < p->blocks; b++) guarded_free(p->panels[b]);
 }
 
-// A score that is infinite, or a maximum of -inf, makes its row's sum NaN, and no other row's.
+// A score that is infinite, or a maximum of -inf, makes the sum of its row NaN, and that of no other row.
 static void check_infinities(const dcp_kernel_table *kernels, problem *p) {
     p->shape = (dcp_panel_shape){dcp_f32, 1, 8, 8, 16};
     p->rows = 3, p->blocks = 1, p->light_share = 0, p->soft_cap = 0;
@@ -241,7 +241,7 @@ static void check_infinities(const dcp_kernel_table *kernels, problem *p) {
     }
 }
 
-// The largest values of a dtype: sums of as many as a state takes stay finite.
+// With the largest values of a format, the sums of as many tokens as a state takes stay finite.
 static void check_large_values(const dcp_kernel_table *kernels, problem *p) {
     static const float largest[] = {0, 0x1.FEp127f, 65504, FLT_MAX, FLT_MAX, FLT_MAX};
     for (int type = dcp_bf16; type < dcp_formats_end; type++) {

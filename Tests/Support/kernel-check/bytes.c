@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Formats with scales: how far a number is from what it becomes, what is read back, and that this becomes the same again.
+// Formats with scales: how far a number is from what it becomes, what is read back, and that this becomes the same bytes
+// again.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,7 @@
 
 enum { tokens = 48 };
 
-// Numbers of a size that differs from row to row, and a dimension that stands out.
+// Numbers of a size that differs from row to row. Some rows have a dimension that stands out, and some are 0.
 static void fill_rows(float *rows, int64_t count, int64_t dim) {
     for (int64_t r = 0; r < count; r++) {
         const float size = ldexpf(1, (int)(next_random() % 60) - 30);
@@ -23,7 +24,8 @@ static void widen(int row_type, const void *rows, int64_t count, float *out) {
     dcp_rows_to_f32(dcp_kernels(0), row_type, rows, count, out);
 }
 
-// Half a step of a row whose largest number is `most`, relative to that of which a step is one: e4m3 is exact to 2^-4.
+// The largest error that is allowed, about half a step. For fp8 it is relative to the number, since e4m3 is exact to 2^-4.
+// For int8 it is half of 1/127 of the row's largest number, `most`, or `norm` if the row was rotated.
 static double allowed(int format, double most, double number, double norm) {
     if (format == dcp_fp8) return fmax(fabs(number) * 0x1p-4, most * 0x1p-17) + 0x1p-69;
     return norm > 0 ? norm : most / 127 * 0.51;
@@ -36,7 +38,8 @@ static void check_rows(int format, int is_key, const float *rows, const float *b
             most = fmax(most, fabs(rows[d]));
             size += (double)rows[d] * rows[d];
         }
-        // A rotated row is off by no more than half a step in each of its dimensions, of which the largest is at most its norm.
+        // A rotated row is off by at most half a step in each of its dimensions, and the largest of these is at most the
+        // row's norm.
         const double norm = format == dcp_int8 && is_key ? sqrt(size) / 127 * 0.51 * sqrt((double)dim) : 0;
         for (int64_t d = 0; d < dim; d++) {
             const double error = fabs((double)rows[d] - back[d]);
@@ -65,7 +68,7 @@ static void check_kept(const dcp_kernel_table *kernels, int format, int key_dim,
     dcp_panel_read(dcp_kernels(0), &shape, payload.base, 0, tokens, twin.base, kept.base);
     check(memcmp(keys.base, twin.base, keys.byte_count) == 0, "%s: keys read back", dcp_format(format).name);
 
-    // [tokens][heads][dim] are rows of one token of as many heads.
+    // Each token of [tokens][heads][dim] is a tensor of one token, [heads][1][dim].
     float *back = malloc((size_t)numbers * 4), *row = malloc((size_t)numbers * 4);
     memset(again.base, 0, bytes);
     memset(copy.base, 0, bytes);
@@ -93,7 +96,7 @@ static void check_kept(const dcp_kernel_table *kernels, int format, int key_dim,
     guarded_free(kept);
 }
 
-// A rotation keeps products, and its inverse undoes it.
+// A rotation keeps dot products, and its inverse undoes it.
 static void check_rotation(int64_t dim) {
     float a[dcp_rotated_max], b[dcp_rotated_max], rotated[2][dcp_rotated_max];
     fill_rows(a, 1, dim);
@@ -114,7 +117,7 @@ static void check_rotation(int64_t dim) {
     check(off <= 1e-6 * sqrt(norms[0]), "rotated and back, %d dims: off by %g", (int)dim, off);
 }
 
-// Every e4m3, times any power of two, stays what it is.
+// Every e4m3 times a power of two is kept exactly.
 static void check_e4m3(void) {
     for (int exponent = -40; exponent <= 100; exponent += 7) {
         float row[128];

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compares kernels with their scalar twins, and with attention in float64. In C, for machines that the Swift tests do not
-// run on, under an emulator, and for sanitizers: see `make check-arm64` and `make check-kernels`.
+// Compares kernels with their scalar twins, and with attention in float64. It is in C so that it also runs under an
+// emulator, for machines on which the Swift tests do not run, and with sanitizers: see `make check-arm64` and `make
+// check-kernels`.
 //
 //   kernel-check SET|all [SEED]
 //
@@ -69,7 +70,8 @@ static void check_set(const dcp_kernel_table *kernels, uint64_t seed) {
            cases - panels, failures - failures_before, (unsigned long long)seed);
 }
 
-// Bits depend on which set is the fastest, so that must be the same in every process, whatever else the machine does.
+// The bits of results depend on which set is the fastest, so the answer must be the same in every process, whatever else
+// the machine does.
 static void check_rate(void) {
 #if defined(__x86_64__)
     if (!__builtin_cpu_supports("avx512bf16")) return;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Panel writers and row conversions: every bit of the scalar twin's, and no byte of other tokens.
+// Panel writers and row conversions give every bit of the scalar twin's, and write no byte of other tokens.
 #include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
 
-// Any bits: of 16-bit types every pattern comes up, and of f32 magnitudes that f16 rounds in all its ways.
+// Random bits: 16-bit types get every pattern, and f32 half of the time gets magnitudes that f16 rounds in all its ways.
 static void fill(guarded memory, int type) {
     for (uint64_t at = 0; at + 1 < memory.byte_count; at += 2) {
         const uint16_t bits = (uint16_t)next_random();
@@ -68,11 +68,11 @@ static void check_conversion(const dcp_kernel_table *kernels, int row_type, int6
     guarded_free(twin);
 }
 
-// Values that are the first dimensions of keys.
+// Checks values that are the first dimensions of keys.
 static void check_values(const dcp_kernel_table *kernels, int type, int dim, int block_tokens, int first, int tokens) {
     const int64_t size = dcp_element_bytes(type);
     guarded keys = guarded_make((uint64_t)(dim * block_tokens * size));
-    // Into a panel of that many tokens, or of more.
+    // The V panel has as many tokens, or 16 more.
     const int64_t value_tokens = tokens + (int64_t)(next_random() % 2) * 16;
     const uint64_t value_bytes = (uint64_t)(dim * value_tokens * size);
     guarded ours = guarded_make(value_bytes), twin = guarded_make(value_bytes);
