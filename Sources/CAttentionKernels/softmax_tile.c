@@ -57,7 +57,17 @@ static inline void finish_piece(int64_t value_dim, int32_t shift, float maximum,
         *lse = -INFINITY;
         return;
     }
-    for (int64_t d = 0; d < value_dim; d++) result[d] = divided(output[d], sum);
+    // The exponents of infinities and NaN are all ones, and adding 1 to them overflows. Looking for one in integers takes a
+    // third of the operations of `divided`, which is needed only then.
+    uint32_t overflow = 0;
+    for (int64_t d = 0; d < value_dim; d++) {
+        const union { float number; uint32_t bits; } mean = {.number = output[d] / sum};
+        overflow |= (mean.bits & 0x7FFFFFFFu) + 0x00800000u;
+        result[d] = mean.number;
+    }
+    if (overflow >> 31) {
+        for (int64_t d = 0; d < value_dim; d++) result[d] = divided(output[d], sum);
+    }
     *lse = (double)maximum + log(ldexp(sum, shift));
 }
 

@@ -94,8 +94,8 @@ extension DataType {
     /// - Parameter bytes: little-endian elements, unaligned.
     public func firstBeyond(_ limit: Float, in bytes: UnsafeRawBufferPointer) -> Int? {
         // The bits of a number without its sign are an integer that grows with the magnitude, and NaN is above all of
-        // them. An addition makes exactly the numbers beyond the limit overflow into the sign bit, in words of two or
-        // four elements, four words at a time.
+        // them. An addition makes exactly the numbers beyond the limit overflow into the sign bit. The loop handles two
+        // or four elements at once and can be vectorised.
         let elementBits = byteCount * 8
         let signs = self == .float32 ? 0x8000_0000_8000_0000 as UInt64 : 0x8000_8000_8000_8000
         let ones = self == .float32 ? 0x0000_0001_0000_0001 as UInt64 : 0x0001_0001_0001_0001
@@ -105,17 +105,10 @@ extension DataType {
         let run = 512
         for start in stride(from: 0, to: words, by: run) {
             let end = min(start + run, words)
-            var (offset, four) = (start * 8, SIMD4<UInt64>())
-            while offset + 32 <= end * 8 {
-                let value = bytes.loadUnaligned(fromByteOffset: offset, as: SIMD4<UInt64>.self)
-                four |= (value & ~signs) &+ added
-                offset += 32
-            }
-            var beyond = four[0] | four[1] | four[2] | four[3]
-            while offset < end * 8 {
+            var beyond: UInt64 = 0
+            for offset in stride(from: start * 8, to: end * 8, by: 8) {
                 let value = bytes.loadUnaligned(fromByteOffset: offset, as: UInt64.self)
                 beyond |= (value & ~signs) &+ added
-                offset += 8
             }
             if beyond & signs != 0 {
                 return (start * 8 / byteCount..<end * 8 / byteCount).first { isBeyond(limit, at: $0, of: bytes) }

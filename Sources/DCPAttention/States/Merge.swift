@@ -47,22 +47,10 @@ extension AttentionStates {
                 }
             }
         }
-        sum.withUnsafeMutableBufferPointer { sum in
-            guard let first = sum.baseAddress else { return }
-            limit(first, count: sum.count)
-        }
-        return sum
-    }
-
-    /// Weights add up to 1, so a sum of finite shares is at most rounding beyond the largest number, which it becomes.
-    private static func limit(_ sums: UnsafeMutablePointer<Float>, count: Int) {
-        // Of an infinity and of NaN alone the sign bit is set. A loop over integers that looks for one costs a third of
-        // one that compares numbers and replaces them.
-        var infinite: UInt32 = 0
-        for index in 0..<count { infinite |= (sums[index].bitPattern & 0x7FFF_FFFF) &+ 0x0080_0000 }
-        guard infinite >> 31 != 0 else { return }
+        // Weights add up to 1, so a sum of finite shares is at most rounding beyond the largest number.
         let largest = Float.greatestFiniteMagnitude
-        for index in 0..<count { sums[index] = min(max(sums[index], -largest), largest) }
+        for index in 0..<sum.count { sum[index] = min(max(sum[index], -largest), largest) }
+        return sum
     }
 
     /// The merged state of partials over disjoint tokens, in the order given. One partial keeps its bits.
@@ -98,7 +86,9 @@ extension AttentionStates {
                 }
             }
             count = rows * dim
-            limit(first, count: count)
+            // Weights add up to 1, so a sum of finite shares is at most rounding beyond the largest number.
+            let largest = Float.greatestFiniteMagnitude
+            for index in 0..<count { first[index] = min(max(first[index], -largest), largest) }
         }
         return AttentionStates(valueDim: dim, outputs: outputs, lse: combined.values)
     }

@@ -66,6 +66,28 @@ extension Integration {
             }
         }
 
+        @Test("a task on a client's executor stays on the thread that sends and receives, and is answered as elsewhere")
+        func executor() async throws {
+            let trace = Trace(try shape(8, 2, 64, 64, .bfloat16), tokens: 60, salt: 78)
+            try await ClusterSetup(ranks: 2).run { cluster in
+                try await cluster.withClient { client in
+                    let sequence = try await client.open(trace, "on-its-thread", model: "m")
+                    try await withTaskExecutorPreference(client.executor) {
+                        let thread = Self.thread()
+                        var answers: [Answer] = [Answer()]
+                        for position in 0..<60 {
+                            answers[0].append(try await client.step(trace, position..<position + 1, on: sequence))
+                            #expect(Self.thread() == thread, "position \(position)")
+                        }
+                        trace.check(answers, "on the client's thread")
+                    }
+                }
+            }
+        }
+
+        /// Asynchronous functions may not call it themselves.
+        private static func thread() -> pthread_t { pthread_self() }
+
         @Test("64 clients decode at once: each is answered as if alone, and the ranks answer others meanwhile")
         func crowd() async throws {
             let shape = try shape(8, 2, 64, 64, .bfloat16)
